@@ -1,0 +1,97 @@
+"""Everything that Pilot raises of itself.
+
+Each message says what was wrong, where, and what to do. Errors of a user's own task are not in
+here: they arrive as what they were, with `RemoteTraceback` as their cause.
+"""
+
+from __future__ import annotations
+
+
+class PilotError(Exception):
+    """Base of all errors of Pilot. `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class SiteError(PilotError):
+    """A site is unknown, its file is wrong, or its directory cannot be used."""
+
+    exit_code = 3
+
+
+class WorkflowError(PilotError):
+    """A workflow file is wrong; the message opens with ``file:line:``."""
+
+    exit_code = 4
+
+
+class HeadError(PilotError):
+    """No head can be reached, started, or it does not answer."""
+
+    exit_code = 5
+
+
+class AuthenticationError(HeadError):
+    """The head or the client holds another key."""
+
+
+class BatchError(PilotError):
+    """The batch system refused a request or does not answer."""
+
+    exit_code = 6
+
+
+class SubmissionError(PilotError):
+    """A task cannot be accepted: no pool can run it, or it cannot be sent."""
+
+    exit_code = 7
+
+
+class ResultError(PilotError):
+    """A value cannot be read: its file is missing, torn, or was deleted."""
+
+
+class TaskError(PilotError):
+    """A task did not end well, and not by an exception of its own."""
+
+    exit_code = 8
+
+
+class TaskCrashed(TaskError):
+    """The process of a task died: signal, out of memory, or an exit behind Python's back."""
+
+
+class TaskTimedOut(TaskError):
+    """A task ran longer than its time limit."""
+
+
+class TaskAborted(TaskError):
+    """A task could not run since one of its inputs will never come."""
+
+
+class CommandFailed(TaskError):
+    """A command ended with another exit status than zero."""
+
+
+class RemoteTraceback(Exception):
+    """The traceback of a task, as text, from where it was raised.
+
+    It is the ``__cause__`` of the exception that a future raises, so that Python prints it.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"\n{self.text.rstrip()}"
+
+
+class EncodingError(PilotError):
+    """An object cannot be pickled, or its pickle needs something that is not here."""
+
+    exit_code = 7
+
+
+class StorageError(PilotError):
+    """A value cannot be written: the disk is full, read-only, or not permitted."""
