@@ -1,0 +1,167 @@
+"""How many nodes to ask for, and which pilots to end: pure, with reasons.
+
+Demand is measured in node-seconds, not in task counts: what waits and runs, by class, times its
+mean time, against the pilots that there are and those that wait in Slurm's queue. A thousand tasks
+of a millisecond need no second node; four tasks of an hour need all that the pool allows.
+
+Invariants: never more nodes than the pool's `max_nodes`, never more than `max_queued` pilots in
+Slurm's queue; a pilot is ended only when it has been idle for the pool's idle time, or when it is
+still queued and nothing is left to do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from scheduler.resources import NodeShape, Resources, nodes_needed, ranks_that_fit
+
+#: What a task is taken to last while none of its class has ended, in seconds.
+UNKNOWN_S = 60.0
+#: A backlog that the nodes at hand clear in so many seconds is no reason for more nodes.
+PATIENCE_S = 30.0
+
+
+class ClassDemand(msgspec.Struct, frozen=True):
+    """Tasks of one class that wait or run."""
+
+    need: Resources
+    #: Empty: any pool.
+    pool: str
+    count: int
+    mean_s: float | None
+    time_limit_s: float = 0.0
+
+
+class PoolLimits(msgspec.Struct, frozen=True):
+    """What a pool may grow to."""
+
+    name: str
+    shape: NodeShape
+    min_nodes: int
+    max_nodes: int
+    nodes_per_pilot: int
+    max_queued: int
+    walltime_s: float
+    idle_s: float
+
+
+class PilotSupply(msgspec.Struct, frozen=True):
+    """A pilot as elasticity sees it."""
+
+    name: str
+    pool: str
+    nodes: int
+    #: It waits in the queue of the batch system.
+    queued: bool
+    #: Seconds since it had work; 0 while it has.
+    idle_s: float = 0.0
+    #: It takes no more tasks.
+    draining: bool = False
+
+
+class Grow(msgspec.Struct, frozen=True):
+    """Submit a pilot."""
+
+    pool: str
+    nodes: int
+    walltime_s: float
+    reason: str
+
+
+class End(msgspec.Struct, frozen=True):
+    """End a pilot, or take it out of the queue."""
+
+    pilot: str
+    reason: str
+
+
+def nodes_wanted(pool: PoolLimits, demand: Sequence[ClassDemand]) -> tuple[int, int]:
+    """Nodes that the demand is worth in this pool, and the most that one task needs at once.
+
+    For each class: its tasks fill at most ``count / (tasks per node)`` nodes, and are worth
+    ``node-seconds / PATIENCE_S``, since fewer nodes would be done soon anyway.
+    """
+    wanted = 0.0
+    at_once = 0
+    for work in demand:
+        if not work.count or (work.pool and work.pool != pool.name):
+            continue
+        nodes = nodes_needed(work.need, pool.shape)
+        if nodes is None or nodes > pool.nodes_per_pilot:
+            continue
+        mean_s = UNKNOWN_S if work.mean_s is None else work.mean_s
+        if nodes > 1:
+            per_task = float(nodes)
+        else:
+            # What fits beside each other in one node.
+            ranks = ranks_that_fit(
+                work.need, pool.shape.cores, pool.shape.memory_mib or None, pool.shape.gpus
+            )
+            per_task = 1.0 / max(1, ranks // work.need.ranks)
+        filled = work.count * per_task
+        wanted += min(filled, max(filled * mean_s / PATIENCE_S, per_task))
+        at_once = max(at_once, nodes)
+    return max(math.ceil(wanted - 1e-9), at_once), at_once
+
+
+def decide(
+    pools: Sequence[PoolLimits], demand: Sequence[ClassDemand], pilots: Sequence[PilotSupply]
+) -> list[Grow | End]:
+    """What to submit and what to end, pool by pool.
+
+    Demand that several pools could serve goes to the first of them with room, in the order of the
+    site file.
+    """
+    decisions: list[Grow | End] = []
+    served: set[int] = set()
+    for pool in pools:
+        mine = [pilot for pilot in pilots if pilot.pool == pool.name]
+        usable = [pilot for pilot in mine if not pilot.draining]
+        here = [work for number, work in enumerate(demand) if work.pool or number not in served]
+        wanted, at_once = nodes_wanted(pool, here)
+        target = min(max(wanted, pool.min_nodes), pool.max_nodes)
+        if wanted and wanted <= pool.max_nodes:
+            served.update(
+                number
+                for number, work in enumerate(demand)
+                if nodes_needed(work.need, pool.shape) is not None
+            )
+        have = sum(pilot.nodes for pilot in usable)
+        # Nodes of a draining pilot are still held: the limit counts them, the supply does not.
+        free = pool.max_nodes - sum(pilot.nodes for pilot in mine)
+        queued = sum(pilot.queued for pilot in mine)
+        largest = max((pilot.nodes for pilot in usable), default=0)
+        if at_once > largest:
+            # Nodes in several small pilots do not serve a task that needs them at once.
+            have = min(have, target - at_once)
+        while have < target and free > 0 and queued < pool.max_queued:
+            nodes = min(pool.nodes_per_pilot, max(target - have, at_once), free)
+            if nodes < at_once and at_once > largest:
+                break
+            decisions.append(
+                Grow(
+                    pool.name,
+                    nodes,
+                    pool.walltime_s,
+                    f"work for {wanted} nodes, {max(have, 0)} there or on the way",
+                )
+            )
+            have, free, queued = have + nodes, free - nodes, queued + 1
+            largest = max(largest, nodes)
+        spare = sum(pilot.nodes for pilot in usable) - target
+        if at_once > largest:
+            # Idle pilots that are too small hold the nodes that the task waits for.
+            spare = sum(pilot.nodes for pilot in usable if pilot.idle_s)
+        for pilot in sorted(usable, key=lambda pilot: (not pilot.queued, -pilot.idle_s)):
+            surplus = pilot.nodes <= spare
+            if pilot.queued and surplus and not wanted:
+                decisions.append(End(pilot.name, "nothing is left for it to do"))
+            elif not pilot.queued and pilot.idle_s >= pool.idle_s and surplus:
+                decisions.append(End(pilot.name, f"idle for {pilot.idle_s:.0f} s"))
+            else:
+                continue
+            spare -= pilot.nodes
+    return decisions
