@@ -1,0 +1,21 @@
+"""One YAML file per site, or kind of site, and the one schema that checks them all.
+
+`yamlfile` reads YAML into typed structs and names file and line of what is wrong; `schema` says
+what a site file may hold; `templates` are the files shipped here, which ``pilot init`` copies.
+"""
+
+from __future__ import annotations
+
+from site_configs.schema import PoolConfig, SiteConfig, load_site_file, site_file_schema
+from site_configs.templates import template_text, templates
+from site_configs.yamlfile import SiteFileError
+
+__all__ = [
+    "PoolConfig",
+    "SiteConfig",
+    "SiteFileError",
+    "load_site_file",
+    "site_file_schema",
+    "template_text",
+    "templates",
+]

@@ -1,0 +1,294 @@
+"""What a site file may hold: one schema for all sites.
+
+A site file is YAML. Each struct here is one mapping of it and each attribute one key; where the
+attribute carries its unit in its name (``walltime_s``), the key is the name without it
+(``walltime``) and takes a text such as ``1h`` or ``4G``. The comment above an attribute is its
+documentation, also in the JSON schema that editors use.
+
+Invariants: a `SiteConfig` that was loaded is complete and consistent, nothing in it is checked
+again; unknown keys are errors; no path of code is for one site.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, field
+from msgspec.structs import replace
+
+from scheduler.resources import NodeShape
+from site_configs import yamlfile
+from site_configs.yamlfile import (
+    Bytes,
+    Count,
+    EnvironmentText,
+    Mebibytes,
+    Seconds,
+    SiteFileError,
+    YamlPath,
+)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_NAME_RULE = "use letters, digits, '_', '.' and '-', at most 64"
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class _Mapping(Struct, frozen=True, forbid_unknown_fields=True):
+    """One mapping of a site file."""
+
+
+class HeadConfig(_Mapping, frozen=True, kw_only=True):
+    """The head: the process that keeps the tasks."""
+
+    #: The head ends after this time without work and without clients.
+    idle_timeout_s: Seconds = field(default=1800.0, name="idle_timeout")
+    #: The login node as compute nodes reach it: a host name, an address, the name of a network
+    #: interface, or auto.
+    address: str = "auto"
+    #: The TCP port that pilots and remote clients connect to; 0: any free one.
+    port: int = 0
+
+
+class StoreConfig(_Mapping, frozen=True, kw_only=True):
+    """The database."""
+
+    #: SQLite's journal: wal or truncate; auto tries what the file system can.
+    journal: Literal["auto", "wal", "truncate"] = "auto"
+
+
+class LeaseConfig(_Mapping, frozen=True, kw_only=True):
+    """The lease: who may be the head."""
+
+    #: How often the head renews its lease.
+    renew_s: Seconds = field(default=2.0, name="renew")
+    #: After this time without a renewal another head may take over.
+    expire_s: Seconds = field(default=15.0, name="expire")
+
+
+class DataConfig(_Mapping, frozen=True, kw_only=True):
+    """Values of tasks."""
+
+    #: Values up to this size travel inline; larger ones go through files.
+    inline_limit_bytes: Bytes = field(default=65536, name="inline_limit")
+
+
+class MpiConfig(_Mapping, frozen=True, kw_only=True):
+    """How MPI programs and worlds start."""
+
+    #: The launcher: srun, mpirun, mpiexec-hydra…; auto takes the first that the site has.
+    launcher: str = "auto"
+    #: More options for the launcher's command line, each as one text.
+    options: tuple[str, ...] = ()
+    #: Environment variables for the ranks.
+    variables: dict[str, EnvironmentText] = {}
+
+
+class EnvironmentConfig(_Mapping, frozen=True, kw_only=True):
+    """What is around the agent and the tasks on compute nodes."""
+
+    #: Shell lines that the job script runs before the agent starts, as "module load".
+    setup: str = ""
+    #: Environment variables of the agent and the tasks.
+    variables: dict[str, EnvironmentText] = {}
+    #: The Python interpreter on compute nodes; auto is the one that runs the head.
+    python: str = "auto"
+
+
+class SlurmConfig(_Mapping, frozen=True, kw_only=True):
+    """Manners towards Slurm."""
+
+    #: Time between two queries of the queue.
+    poll_interval_s: Seconds = field(default=2.0, name="poll_interval")
+    #: The least time between two submissions.
+    submit_interval_s: Seconds = field(default=1.0, name="submit_interval")
+    #: Each Slurm command is given up after this time.
+    command_limit_s: Seconds = field(default=30.0, name="command_limit")
+    #: Job names begin with this word.
+    job_name_prefix: str = "pilot"
+
+
+class PoolConfig(_Mapping, frozen=True, kw_only=True):
+    """A pool: pilots of one kind."""
+
+    #: Slurm partition; empty: the cluster's default.
+    partition: str = ""
+    #: Slurm account to charge.
+    account: str = ""
+    #: Slurm quality of service.
+    qos: str = ""
+    #: Features that nodes must have, as Slurm's --constraint.
+    constraint: str = ""
+    #: Slurm reservation.
+    reservation: str = ""
+    #: Cores that Pilot uses on each node; auto (all of this machine) on a local site only.
+    cores_per_node: Count = 0
+    #: Memory that Pilot uses on each node; 0: memory is not counted.
+    memory_per_node_mib: Mebibytes = field(default=0, name="memory_per_node")
+    #: GPUs that Pilot uses on each node.
+    gpus_per_node: Annotated[int, Meta(ge=0)] = 0
+    #: Nodes that are kept even when there is no work.
+    min_nodes: Annotated[int, Meta(ge=0)] = 0
+    #: Nodes that the pool has at most; auto is 4 (1 on a local site), or what min_nodes and
+    #: nodes_per_pilot need.
+    max_nodes: Count = 0
+    #: Nodes that one pilot has at most; on a local site always 1.
+    nodes_per_pilot: Annotated[int, Meta(ge=1)] = 1
+    #: Pilots that wait in Slurm's queue at most.
+    max_pilots_queued: Annotated[int, Meta(ge=1)] = 2
+    #: The walltime of a pilot.
+    walltime_s: Seconds = field(default=3600.0, name="walltime")
+    #: This long before its end a pilot is warned and drains.
+    warning_s: Seconds = field(default=60.0, name="warning")
+    #: A pilot without work ends after this time.
+    idle_time_s: Seconds = field(default=60.0, name="idle_time")
+    #: More options for sbatch, each as one text ("--exclusive").
+    sbatch_options: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> NodeShape:
+        """What each node of the pool offers to tasks."""
+        return NodeShape(self.cores_per_node, self.memory_per_node_mib, self.gpus_per_node)
+
+
+class SiteConfig(_Mapping, frozen=True, kw_only=True):
+    """A site."""
+
+    #: The site's name; if left out, its file's name (of a site.yaml: its directory's name).
+    name: str = ""
+    #: The batch system: local (pilots are processes of this machine) or slurm.
+    batch: Literal["local", "slurm"]
+    #: The pools by name; the first one is the default.
+    pools: dict[str, PoolConfig]
+    #: The head: the process that keeps the tasks.
+    head: HeadConfig = HeadConfig()
+    #: The database.
+    store: StoreConfig = StoreConfig()
+    #: The lease: who may be the head.
+    lease: LeaseConfig = LeaseConfig()
+    #: Values of tasks.
+    data: DataConfig = DataConfig()
+    #: How MPI programs and worlds start.
+    mpi: MpiConfig = MpiConfig()
+    #: What is around the agent and the tasks on compute nodes.
+    environment: EnvironmentConfig = EnvironmentConfig()
+    #: Manners towards Slurm.
+    slurm: SlurmConfig = SlurmConfig()
+
+    @property
+    def default_pool(self) -> str:
+        """The name of the pool for tasks that name none."""
+        return next(iter(self.pools))
+
+
+def load_site_file(path: Path) -> SiteConfig:
+    """Read and check a site file.
+
+    Raises
+    ------
+    SiteFileError
+        The file is wrong; the message says where (``file:line:``), what, and what to do.
+    """
+    file = yamlfile.load(path, SiteConfig, error_type=SiteFileError)
+    config = _completed(file.value, path)
+    for place, message in _faults(config):
+        raise file.error(*place, message=message)
+    return config
+
+
+def site_file_schema() -> dict[str, Any]:
+    """The JSON schema of a site file, for editors."""
+    return yamlfile.json_schema(SiteConfig)
+
+
+def _completed(config: SiteConfig, path: Path) -> SiteConfig:
+    """The config with what ``auto`` stands for."""
+    local = config.batch == "local"
+    pools = {
+        name: replace(
+            pool,
+            cores_per_node=pool.cores_per_node or (len(os.sched_getaffinity(0)) if local else 0),
+            max_nodes=pool.max_nodes
+            or max(pool.min_nodes, pool.nodes_per_pilot, 1 if local else 4),
+        )
+        for name, pool in config.pools.items()
+    }
+    name = config.name or (path.resolve().parent.name if path.stem == "site" else path.stem)
+    return replace(config, name=name, pools=pools)
+
+
+def _faults(config: SiteConfig) -> Iterator[tuple[YamlPath, str]]:
+    """What types alone cannot say: where it is, and what is wrong."""
+    if not _NAME.fullmatch(config.name):
+        yield ("name",), f"{config.name!r} is no name; {_NAME_RULE}"
+    if not config.pools:
+        yield ("pools",), "there is no pool; add one, such as 'main: {}'"
+    if not 0 <= config.head.port <= 65535:
+        yield (
+            ("head", "port"),
+            f"{config.head.port} is no TCP port; use 1024 to 65535, or 0 for any",
+        )
+    if config.lease.renew_s <= 0 or config.lease.expire_s < 3 * config.lease.renew_s:
+        yield (
+            ("lease", "expire"),
+            f"is {config.lease.expire_s:g} s; make it at least three times 'renew' "
+            f"({config.lease.renew_s:g} s), which must be longer than 0 s",
+        )
+    for key in ("poll_interval", "command_limit"):
+        if getattr(config.slurm, f"{key}_s") <= 0:
+            yield ("slurm", key), "must be longer than 0 s"
+    if not _NAME.fullmatch(config.slurm.job_name_prefix):
+        yield (
+            ("slurm", "job_name_prefix"),
+            f"{config.slurm.job_name_prefix!r} cannot begin a job name; {_NAME_RULE}",
+        )
+    for section, variables in (
+        ("mpi", config.mpi.variables),
+        ("environment", config.environment.variables),
+    ):
+        for variable in variables:
+            if not _VARIABLE.fullmatch(variable):
+                yield (
+                    (section, "variables", variable),
+                    "is no name of an environment variable; use letters, digits and '_'",
+                )
+    for name, pool in config.pools.items():
+        for place, message in _pool_faults(name, pool, config.batch):
+            yield ("pools", name, *place), message
+
+
+def _pool_faults(name: str, pool: PoolConfig, batch: str) -> Iterator[tuple[YamlPath, str]]:
+    if not _NAME.fullmatch(name):
+        yield (), f"{name!r} is no name for a pool; {_NAME_RULE}"
+    if not pool.cores_per_node:
+        yield (
+            ("cores_per_node",),
+            "must be a number on a Slurm site; see CPUTot of 'scontrol show node'",
+        )
+    if pool.min_nodes > pool.max_nodes:
+        yield ("min_nodes",), f"{pool.min_nodes} is more than max_nodes ({pool.max_nodes})"
+    if batch == "local" and pool.nodes_per_pilot != 1:
+        yield ("nodes_per_pilot",), "a pilot of a local site has one node; remove this key"
+    if pool.nodes_per_pilot > pool.max_nodes:
+        yield (
+            ("nodes_per_pilot",),
+            f"{pool.nodes_per_pilot} is more than max_nodes ({pool.max_nodes})",
+        )
+    if pool.walltime_s <= pool.warning_s:
+        yield (
+            ("walltime",),
+            f"is {pool.walltime_s:g} s, so a pilot would be warned of its end "
+            f"({pool.warning_s:g} s before) at once; make it longer, or the key 'warning' shorter",
+        )
+    for key in ("partition", "account", "qos", "constraint", "reservation"):
+        if not getattr(pool, key).isprintable():
+            yield (key,), "has a character that cannot be printed; write it on one line"
+    for index, option in enumerate(pool.sbatch_options):
+        if not option.startswith("-") or not option.isprintable():
+            yield (
+                ("sbatch_options", index),
+                f"{option!r} is no option of sbatch; write it as '--name=value'",
+            )

@@ -1,0 +1,24 @@
+"""The site files that are shipped with the package, as text to copy. Nothing here checks them."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+
+def templates() -> list[str]:
+    """Names of the shipped site files, sorted."""
+    files = (entry.name for entry in resources.files("site_configs").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
+
+
+def template_text(name: str) -> str:
+    """The shipped site file `name`, as YAML text.
+
+    Raises
+    ------
+    KeyError
+        No such file is shipped; the message names those that are.
+    """
+    if name not in templates():
+        raise KeyError(f"no template is named {name!r}; there are {', '.join(templates())}")
+    return (resources.files("site_configs") / f"{name}.yaml").read_text(encoding="utf-8")

@@ -1,0 +1,627 @@
+"""Reading a YAML file into typed structs, with errors that name file and line.
+
+`load` is the whole interface: it parses, checks against a type and keeps the line of every key, so
+that checks made later (`YamlFile.error`) name lines too. Site files and workflows are both read
+here.
+
+Invariants:
+
+- Plain data only: no tag creates an object of a class.
+- A key that is written twice, or that no type knows, is an error, never dropped.
+- A key with nothing behind it, where a mapping belongs, is an empty mapping: all its lines may be
+  comments.
+- Plain words are text. Only ``true``, ``false``, ``null`` and numbers are not (YAML 1.2's core
+  schema): a partition may be named ``no`` or ``on``, ``1:30:00`` is a text, ``1e-3`` a number.
+- Each error reads ``file:line: where: what is wrong; what to do``.
+"""
+
+from __future__ import annotations
+
+import abc
+import difflib
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+import yaml
+
+from scheduler.resources import parse_duration_s, parse_memory_mib
+
+T = TypeVar("T")
+
+#: Where a value is in a file: keys and indices from the top.
+YamlPath = tuple[str | int, ...]
+
+_NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
+_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", re.IGNORECASE)
+_BYTE_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
+# A type checker sees the type that the program gets; msgspec sees a class of its own to convert.
+# Registered as virtual subclasses, plain numbers and texts pass its check of the converted value.
+if TYPE_CHECKING:
+    Seconds = float
+    Mebibytes = int
+    Bytes = int
+    Count = int
+    EnvironmentText = str
+else:
+
+    def _written_as_text(name: str, value_type: type) -> abc.ABCMeta:
+        kind = abc.ABCMeta(name, (), {})
+        kind.register(value_type)
+        return kind
+
+    #: A length of time: ``90s``, ``10m``, ``1:30:00``, or seconds.
+    Seconds = _written_as_text("Seconds", float)
+    #: An amount of memory: ``4G``, ``512M``, or MiB.
+    Mebibytes = _written_as_text("Mebibytes", int)
+    #: A size: ``64K``, ``1M``, or bytes.
+    Bytes = _written_as_text("Bytes", int)
+    #: A whole number from 1, or ``auto``, which the program sees as 0.
+    Count = _written_as_text("Count", int)
+    #: A text; a whole number is taken as its digits.
+    EnvironmentText = _written_as_text("EnvironmentText", str)
+
+
+class YamlError(ValueError):
+    """A YAML file is wrong. The message opens with ``file:line:``."""
+
+
+class SiteFileError(YamlError):
+    """A site file is wrong. The message opens with ``file:line:``."""
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the plain words of YAML 1.2's core schema."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    ("merge", r"<<", "<"),
+):
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first)
+    )
+
+
+def _construct_int(_loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = str(node.value)
+    digits = text.lower().lstrip("+-")
+    if digits.startswith(("0x", "0o")):
+        return int(digits, 0)
+    return int(text)  # YAML 1.1 would read 010 as 8
+
+
+def _construct_float(_loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    text = str(node.value).lower()
+    return float(text.replace(".inf", "inf").replace(".nan", "nan"))
+
+
+_COLLECTION_TAGS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+
+
+class YamlFile(Generic[T]):
+    """A file that was read: its value, and the line of everything in it."""
+
+    def __init__(
+        self, name: str, value: T, root: yaml.Node | None, error_type: type[YamlError]
+    ) -> None:
+        #: The file's name as it stands in messages.
+        self.name = name
+        #: What the file says.
+        self.value = value
+        self._root = root
+        self._error_type = error_type
+
+    def line_of(self, *path: str | int) -> int:
+        """The line (from 1) of a key or list item; of what holds it, where it is not there."""
+        return _line_of(self._root, path)
+
+    def error(self, *path: str | int, message: str) -> YamlError:
+        """An error about what is at `path`, to be raised: ``file:line: path: message``."""
+        return self._error_type(_located(self.name, self._root, path, message))
+
+
+def load(
+    source: Path | str,
+    value_type: type[T],
+    name: str | None = None,
+    *,
+    error_type: type[YamlError] = YamlError,
+) -> YamlFile[T]:
+    """Read YAML and check it against a type.
+
+    Parameters
+    ----------
+    source
+        A path, or the YAML itself as text.
+    value_type
+        A msgspec struct (or any type that msgspec converts to). Attributes may be of the types
+        `Seconds`, `Mebibytes`, `Bytes`, `Count` and `EnvironmentText` of this module.
+    name
+        The file's name in messages; the path if left out.
+    error_type
+        The class of the errors to raise.
+
+    Raises
+    ------
+    YamlError
+        As `error_type`: the file cannot be read, is no YAML, or does not fit `value_type`.
+    """
+    if isinstance(source, Path):
+        name = name or str(source)
+        try:
+            text = source.read_text(encoding="utf-8")
+        except OSError as error:
+            raise error_type(f"{name}: cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise error_type(f"{name}: is not UTF-8 text; save it as UTF-8") from error
+    else:
+        name = name or "<text>"
+        text = source
+    root, data = _parse(text, name, error_type)
+    data = _empty_as_mapping(data, msgspec.inspect.type_info(value_type))
+    try:
+        value = msgspec.convert(data, value_type, dec_hook=_convert_custom)
+    except msgspec.ValidationError as error:
+        path, message = _explain(error, data, value_type)
+        raise error_type(_located(name, root, path, message)) from None
+    return YamlFile(name, value, root, error_type)
+
+
+def json_schema(value_type: Any) -> dict[str, Any]:
+    """The JSON schema of a type that `load` checks, for editors.
+
+    The ``#:`` comment above an attribute becomes its description.
+    """
+    schema = msgspec.json.schema(value_type, schema_hook=_custom_schema)
+    definitions = schema.get("$defs", {})
+    for struct in _structs_of(msgspec.inspect.type_info(value_type)):
+        properties = definitions.get(struct.cls.__name__, {}).get("properties", {})
+        comments = attribute_comments(struct.cls)
+        for struct_field in struct.fields:
+            comment = comments.get(struct_field.name)
+            if comment and struct_field.encode_name in properties:
+                properties[struct_field.encode_name] = {
+                    **properties[struct_field.encode_name],
+                    "description": comment,
+                }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def attribute_comments(cls: type) -> dict[str, str]:
+    """The ``#:`` comments of a class's attributes, each joined to one line, by attribute."""
+    comments: dict[str, str] = {}
+    pending: list[str] = []
+    own_bases = [c for c in reversed(cls.__mro__) if "__annotations__" in vars(c)]
+    for line in "\n".join(inspect.getsource(c) for c in own_bases).splitlines():
+        stripped = line.strip()
+        if stripped.startswith("#:"):
+            pending.append(stripped[2:].strip())
+            continue
+        attribute = re.match(r"(\w+)\s*:", stripped)
+        if attribute and pending:
+            comments[attribute[1]] = " ".join(pending)
+        pending = []
+    return comments
+
+
+# --- parsing -------------------------------------------------------------------------------------
+
+
+def _parse(
+    text: str, name: str, error_type: type[YamlError]
+) -> tuple[yaml.Node | None, dict[Any, Any] | Any]:
+    """The text's node tree, which knows lines, and its plain value."""
+    try:
+        loader = _Loader(text)
+    except yaml.YAMLError as error:
+        raise error_type(f"{name}: is no YAML: {error}") from None
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None, {}
+        return root, _construct(loader, root, name, error_type, {}, set())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{name}:{mark.line + 1}" if mark else name
+        told = " ".join(part for part in (error.context, error.problem) if part)
+        if "\\t" in told:
+            told += "; indent with spaces"
+        raise error_type(f"{where}: is no YAML: {told}") from None
+    except yaml.YAMLError as error:
+        raise error_type(f"{name}: is no YAML: {error}") from None
+    finally:
+        loader.dispose()
+
+
+def _construct(
+    loader: yaml.SafeLoader,
+    node: yaml.Node,
+    name: str,
+    error_type: type[YamlError],
+    made: dict[int, Any],
+    open_nodes: set[int],
+) -> Any:
+    """The plain value of a node. `made` shares what an alias names, `open_nodes` finds circles."""
+    if id(node) in made:
+        return made[id(node)]
+    line = node.start_mark.line + 1
+    if id(node) in open_nodes:
+        raise error_type(f"{name}:{line}: an alias stands for something that holds it")
+    if isinstance(node, yaml.CollectionNode) and node.tag not in _COLLECTION_TAGS:
+        raise error_type(f"{name}:{line}: the tag {node.tag!r} is not known here; remove it")
+    open_nodes.add(id(node))
+    value: Any
+    if isinstance(node, yaml.MappingNode):
+        value = {}
+        merged: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            key_line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise error_type(f"{name}:{key_line}: a key is a list or mapping; write a word")
+            item = _construct(loader, value_node, name, error_type, made, open_nodes)
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                for part in item if isinstance(item, list) else [item]:
+                    if not isinstance(part, dict):
+                        raise error_type(f"{name}:{key_line}: '<<' takes mappings only")
+                    merged = {**part, **merged}
+                continue
+            key = _scalar(loader, key_node, name, error_type)
+            if key in value:
+                raise error_type(
+                    f"{name}:{key_line}: key {key!r} is written twice in one mapping; remove one"
+                )
+            value[key] = item
+        value = {**merged, **value}
+    elif isinstance(node, yaml.SequenceNode):
+        value = [
+            _construct(loader, item, name, error_type, made, open_nodes) for item in node.value
+        ]
+    else:
+        value = _scalar(loader, node, name, error_type)
+    open_nodes.discard(id(node))
+    made[id(node)] = value
+    return value
+
+
+def _scalar(
+    loader: yaml.SafeLoader, node: yaml.Node, name: str, error_type: type[YamlError]
+) -> Any:
+    try:
+        return loader.construct_object(node)
+    except ValueError as error:  # such as a !!timestamp that is none
+        line = node.start_mark.line + 1
+        raise error_type(f"{name}:{line}: {node.value!r}: {error}") from None
+
+
+def _empty_as_mapping(data: Any, one: msgspec.inspect.Type) -> Any:
+    """Data with each nothing that stands where a mapping belongs replaced by an empty mapping."""
+    if isinstance(one, msgspec.inspect.Metadata):
+        return _empty_as_mapping(data, one.type)
+    if isinstance(one, msgspec.inspect.StructType):
+        fields = {f.encode_name: f.type for f in one.fields}
+        if data is None:
+            return {}
+        if isinstance(data, dict):
+            return {
+                key: _empty_as_mapping(value, fields[key]) if key in fields else value
+                for key, value in data.items()
+            }
+    if isinstance(one, msgspec.inspect.DictType):
+        if data is None:
+            return {}
+        if isinstance(data, dict):
+            return {key: _empty_as_mapping(value, one.value_type) for key, value in data.items()}
+    return data
+
+
+# --- lines ---------------------------------------------------------------------------------------
+
+
+def _line_of(root: yaml.Node | None, path: YamlPath) -> int:
+    if root is None:
+        return 1
+    node, line = root, root.start_mark.line + 1
+    for step in path:
+        found = _child(node, step)
+        if found is None:
+            break
+        mark, node = found
+        line = mark.line + 1
+    return line
+
+
+def _child(node: yaml.Node, step: str | int) -> tuple[Any, yaml.Node] | None:
+    """The mark and the node of one key or item of a node."""
+    if isinstance(node, yaml.SequenceNode):
+        if isinstance(step, int) and 0 <= step < len(node.value):
+            item = node.value[step]
+            return item.start_mark, item
+        return None
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == str(step):
+                return key.start_mark, value
+        for key, value in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                parts = value.value if isinstance(value, yaml.SequenceNode) else [value]
+                for part in parts:
+                    if found := _child(part, step):
+                        return found
+    return None
+
+
+def _located(name: str, root: yaml.Node | None, path: YamlPath, message: str) -> str:
+    where = "".join(
+        f"[{step}]" if isinstance(step, int) else f".{step}" if index else step
+        for index, step in enumerate(path)
+    )
+    return f"{name}:{_line_of(root, path)}: {where + ': ' if where else ''}{message}"
+
+
+# --- explaining what does not fit ----------------------------------------------------------------
+
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "object": "a mapping (key: value)",
+    "array": "a list",
+    "null": "nothing",
+}
+
+
+def _explain(error: msgspec.ValidationError, data: Any, value_type: Any) -> tuple[YamlPath, str]:
+    """Where the fault is, and what to tell, from msgspec's error."""
+    told, _, at = str(error).partition(" - at ")
+    key_in = re.fullmatch(r"`key` in `(.*)`", at)
+    steps = _split_path(key_in[1] if key_in else at.strip("`"))
+    path = _resolve(data, steps, lambda d: _fails(d, value_type, str(error)))
+    value = _value_at(data, path)
+    if key_in:
+        odd = [key for key in value if not isinstance(key, str)] if isinstance(value, dict) else []
+        if odd:
+            return (*path, str(odd[0])), f"the key {odd[0]!r} is no text; put it in quotes"
+        return path, f"a key is wrong: {told}"
+    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", told, re.DOTALL):
+        known = [f.encode_name for s in _structs_at(value_type, data, path) for f in s.fields]
+        return (*path, unknown[1]), f"unknown key; {_suggest(unknown[1], known)}"
+    if missing := re.fullmatch(r"Object missing required field `(.*)`", told):
+        return path, f"the key {missing[1]!r} is missing; add it"
+    if expected := re.match(r"Expected `([^`]*)`(?:, got `[^`]*`)?(.*)", told, re.DOTALL):
+        words = " or ".join(_WORDS.get(t.strip(), t.strip()) for t in expected[1].split("|"))
+        return (
+            path,
+            f"expected {words}{expected[2]}, got {_show(value)}{_quotes_hint(words, value)}",
+        )
+    if told.startswith("Invalid enum value"):
+        choices = _choices_at(value_type, path)
+        hint = _suggest(str(value), choices) if choices else "see the reference for its values"
+        return path, f"{_show(value)} is no value for this key; {hint}"
+    return path, told
+
+
+def _quotes_hint(expected: str, value: Any) -> str:
+    if "a text" in expected and isinstance(value, (bool, int, float)):
+        return "; put it in quotes"
+    if "number" in expected and isinstance(value, str) and _NUMBER.fullmatch(value):
+        return "; remove the quotes"
+    return ""
+
+
+def _suggest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Known: {', '.join(sorted(set(known)))}"
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, dict):
+        return "a mapping (key: value)"
+    if isinstance(value, list):
+        return "a list"
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f"the text {value!r}"
+    return f"the number {value!r}" if isinstance(value, (int, float)) else repr(value)
+
+
+def _split_path(at: str) -> list[str | int]:
+    """Steps of msgspec's ``$.pools[...].tags[2]``; ``...`` is a key that it does not tell."""
+    steps: list[str | int] = []
+    for name, index in re.findall(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]", at.removeprefix("$")):
+        steps.append(name if name else index if index == "..." else int(index))
+    return steps
+
+
+def _resolve(data: Any, steps: list[str | int], fails: Callable[[Any], bool]) -> YamlPath:
+    """Steps with each ``...`` replaced by its key.
+
+    msgspec does not tell the key of a mapping of anything; so each key is tried alone: the one
+    that gives the same error is it.
+    """
+    path: list[str | int] = []
+    for step in steps:
+        if step != "...":
+            path.append(step)
+            continue
+        keys = _value_at(data, tuple(path))
+        for key in keys if isinstance(keys, dict) else []:
+            if fails(_with_only(data, tuple(path), key)):
+                path.append(key if isinstance(key, int) else str(key))
+                break
+        else:
+            return tuple(path)
+    return tuple(path)
+
+
+def _with_only(data: Any, path: YamlPath, key: Any) -> Any:
+    """A copy of data whose mapping at `path` has no key but `key`."""
+    if not path:
+        return {key: data[key]}
+    step: Any = path[0]
+    if isinstance(data, list):
+        return [
+            _with_only(item, path[1:], key) if index == step else item
+            for index, item in enumerate(data)
+        ]
+    return {k: _with_only(v, path[1:], key) if k == step else v for k, v in data.items()}
+
+
+def _fails(data: Any, value_type: Any, message: str) -> bool:
+    try:
+        msgspec.convert(data, value_type, dec_hook=_convert_custom)
+    except msgspec.ValidationError as error:
+        return str(error) == message
+    return False
+
+
+def _value_at(data: Any, path: YamlPath) -> Any:
+    for step in path:
+        try:
+            data = data[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return data
+
+
+def _types_at(value_type: Any, path: YamlPath) -> Iterator[msgspec.inspect.Type]:
+    """Every type that may stand at `path`."""
+    types = list(_alternatives(msgspec.inspect.type_info(value_type)))
+    for step in path:
+        inner: list[msgspec.inspect.Type] = []
+        for one in types:
+            if isinstance(one, msgspec.inspect.StructType):
+                inner += [f.type for f in one.fields if f.encode_name == step]
+            elif isinstance(one, msgspec.inspect.DictType):
+                inner.append(one.value_type)
+            elif isinstance(
+                one,
+                (
+                    msgspec.inspect.ListType,
+                    msgspec.inspect.VarTupleType,
+                    msgspec.inspect.SetType,
+                    msgspec.inspect.FrozenSetType,
+                ),
+            ):
+                inner.append(one.item_type)
+        types = [part for one in inner for part in _alternatives(one)]
+    yield from types
+
+
+def _alternatives(one: msgspec.inspect.Type) -> Iterator[msgspec.inspect.Type]:
+    if isinstance(one, msgspec.inspect.Metadata):
+        yield from _alternatives(one.type)
+    elif isinstance(one, msgspec.inspect.UnionType):
+        for part in one.types:
+            yield from _alternatives(part)
+    else:
+        yield one
+
+
+def _structs_at(value_type: Any, data: Any, path: YamlPath) -> Iterator[msgspec.inspect.StructType]:
+    """The structs that may stand at `path`; among tagged ones the one that the data names."""
+    structs = [
+        one for one in _types_at(value_type, path) if isinstance(one, msgspec.inspect.StructType)
+    ]
+    value = _value_at(data, path)
+    tagged = [
+        one
+        for one in structs
+        if one.tag_field and isinstance(value, dict) and value.get(one.tag_field) == one.tag
+    ]
+    yield from tagged or structs
+
+
+def _choices_at(value_type: Any, path: YamlPath) -> list[str]:
+    choices: list[str] = []
+    for one in _types_at(value_type, path):
+        if isinstance(one, msgspec.inspect.LiteralType):
+            choices += [str(value) for value in one.values]
+        elif isinstance(one, msgspec.inspect.EnumType):
+            choices += [str(member.value) for member in one.cls]
+    return choices
+
+
+def _structs_of(root: msgspec.inspect.Type) -> list[msgspec.inspect.StructType]:
+    """All structs that a type is made of."""
+    found: dict[type, msgspec.inspect.StructType] = {}
+    waiting = [root]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, msgspec.inspect.StructType):
+            if one.cls not in found:
+                found[one.cls] = one
+                waiting += [f.type for f in one.fields]
+        elif isinstance(one, msgspec.inspect.DictType):
+            waiting.append(one.value_type)
+        elif isinstance(one, msgspec.inspect.UnionType):
+            waiting += one.types
+        elif isinstance(one, msgspec.inspect.Metadata):
+            waiting.append(one.type)
+        elif isinstance(one, (msgspec.inspect.ListType, msgspec.inspect.VarTupleType)):
+            waiting.append(one.item_type)
+    return list(found.values())
+
+
+# --- texts with units ----------------------------------------------------------------------------
+
+
+def _convert_custom(custom: Any, value: Any) -> Any:
+    """The number or text that a value of one of this module's types stands for."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no amount; write a number")
+    if custom is Seconds:
+        return float(parse_duration_s(value))
+    if custom is Mebibytes:
+        return parse_memory_mib(value)
+    if custom is Bytes:
+        return _parse_bytes(value)
+    if custom is Count:
+        if value == "auto":
+            return 0
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+        raise ValueError(f"{value!r} is no whole number from 1, nor auto")
+    if custom is EnvironmentText:
+        if isinstance(value, bool) or not isinstance(value, (str, int)):
+            raise ValueError(f"{value!r} is no text; put it in quotes")
+        return str(value)
+    raise NotImplementedError(f"no conversion to {custom}")
+
+
+def _parse_bytes(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = _BYTES.fullmatch(value) if isinstance(value, str) else None
+    if not match:
+        raise ValueError(f'{value!r} is no size; write it as "64K", "1M" or in bytes')
+    return int(float(match[1]) * _BYTE_UNITS[match[2].upper()])
+
+
+def _custom_schema(custom: Any) -> dict[str, Any]:
+    if custom is Count:
+        return {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]}
+    if custom is EnvironmentText:
+        return {"type": ["string", "integer"]}
+    return {"type": ["string", "number"], "minimum": 0}

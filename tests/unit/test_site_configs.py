@@ -1,0 +1,318 @@
+"""Site files: what they may hold, and what a mistake in one is told as."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import pytest
+
+from scheduler.resources import NodeShape
+from site_configs import (
+    PoolConfig,
+    SiteConfig,
+    SiteFileError,
+    load_site_file,
+    site_file_schema,
+    template_text,
+    templates,
+    yamlfile,
+)
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "site-file.md"
+
+#: A right file of four lines, to add mistakes to.
+SLURM = "batch: slurm\npools:\n  cpu:\n    cores_per_node: 4\n"
+
+
+def load_text(directory: Path, text: str) -> SiteConfig:
+    path = directory / "site.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_site_file(path)
+
+
+# --- templates -----------------------------------------------------------------------------------
+
+
+def test_the_shipped_files_are_right(tmp_path: Path) -> None:
+    assert templates() == ["local", "slurm", "virtual"]
+    for name in templates():
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(template_text(name), encoding="utf-8")
+        assert load_site_file(path).name == name
+    with pytest.raises(KeyError, match="local, slurm, virtual"):
+        template_text("../setup")
+
+
+def test_the_local_site_is_this_machine(tmp_path: Path) -> None:
+    config = load_text(tmp_path, template_text("local"))
+    pool = config.pools[config.default_pool]
+    assert (config.batch, config.default_pool) == ("local", "main")
+    assert pool.shape == NodeShape(len(os.sched_getaffinity(0)), 0, 0)
+    assert (pool.max_nodes, pool.nodes_per_pilot) == (1, 1)
+
+
+def test_the_virtual_clusters_site(tmp_path: Path) -> None:
+    config = load_text(tmp_path, template_text("virtual"))
+    assert config.default_pool == "main"
+    assert {name: pool.partition for name, pool in config.pools.items()} == {
+        "main": "main",
+        "urgent": "urgent",
+    }
+    for pool in config.pools.values():
+        assert pool.shape == NodeShape(4, 4000, 0)
+        assert pool.max_nodes == 4
+    assert (config.mpi.launcher, config.mpi.options) == ("srun", ("--mpi=pmix",))
+
+
+def test_the_slurm_template_names_every_key_of_a_site() -> None:
+    text = template_text("slurm")
+    for name, key in _keys():
+        # A GPU pool's keys stand in the example of one.
+        assert f"{key}:" in text, f"{name}.{key}"
+
+
+# --- values --------------------------------------------------------------------------------------
+
+
+def test_defaults_are_complete(tmp_path: Path) -> None:
+    config = load_text(tmp_path, SLURM)
+    assert config.name == tmp_path.name  # a site.yaml is named by its directory
+    assert config.head.idle_timeout_s == 1800
+    assert (config.lease.renew_s, config.lease.expire_s) == (2, 15)
+    assert config.data.inline_limit_bytes == 65536
+    assert config.mpi.launcher == "auto"
+    assert config.store.journal == "auto"
+    pool = config.pools["cpu"]
+    assert pool == PoolConfig(cores_per_node=4, max_nodes=4)
+    assert (pool.walltime_s, pool.idle_time_s, pool.max_pilots_queued) == (3600, 60, 2)
+
+
+def test_units_are_read_once(tmp_path: Path) -> None:
+    config = load_text(
+        tmp_path,
+        SLURM
+        + "    memory_per_node: 1.5G\n    walltime: 1-12:00:00\n    idle_time: 90\n"
+        + "data: {inline_limit: 1M}\nslurm: {poll_interval: 500ms, submit_interval: 0}\n",
+    )
+    pool = config.pools["cpu"]
+    assert (pool.memory_per_node_mib, pool.walltime_s, pool.idle_time_s) == (1536, 129600, 90)
+    assert type(pool.walltime_s) is float
+    assert config.data.inline_limit_bytes == 2**20
+    assert (config.slurm.poll_interval_s, config.slurm.submit_interval_s) == (0.5, 0)
+
+
+def test_a_loaded_site_can_be_sent_and_stored(tmp_path: Path) -> None:
+    """Its values are plain: no class of the loader is left in them."""
+    config = load_text(tmp_path, template_text("virtual"))
+    plain = msgspec.msgpack.decode(msgspec.msgpack.encode(config))
+    assert plain["pools"]["main"]["walltime"] == 1800.0
+
+
+def test_plain_words_are_texts(tmp_path: Path) -> None:
+    """YAML 1.1 would read these as false, 8, 5400 and a text."""
+    config = load_text(
+        tmp_path,
+        SLURM
+        + "    partition: no\n    max_nodes: 010\n    walltime: 1:30:00\n    account: 0x1f_\n",
+    )
+    pool = config.pools["cpu"]
+    assert (pool.partition, pool.max_nodes, pool.walltime_s) == ("no", 10, 5400)
+    assert pool.account == "0x1f_"
+
+
+def test_sections_may_be_comments_only(tmp_path: Path) -> None:
+    config = load_text(tmp_path, "batch: local\nhead:\n  # port: 1\npools:\n  main:\n")
+    assert config.head.port == 0
+    assert config.default_pool == "main"
+
+
+def test_pools_may_share_lines(tmp_path: Path) -> None:
+    text = SLURM.replace("cpu:", "cpu: &cpu") + "  long:\n    <<: *cpu\n    walltime: 2d\n"
+    pools = load_text(tmp_path, text).pools
+    assert pools["long"] == msgspec.structs.replace(pools["cpu"], walltime_s=172800.0)
+
+
+def test_environment_numbers_are_their_digits(tmp_path: Path) -> None:
+    config = load_text(tmp_path, SLURM + "environment: {variables: {A: 1, B: x, C: ''}}\n")
+    assert config.environment.variables == {"A": "1", "B": "x", "C": ""}
+
+
+def test_a_site_may_name_itself(tmp_path: Path) -> None:
+    assert load_text(tmp_path, "name: mine\n" + SLURM).name == "mine"
+    path = tmp_path / "cluster.yaml"
+    path.write_text(SLURM)
+    assert load_site_file(path).name == "cluster"
+
+
+# --- mistakes ------------------------------------------------------------------------------------
+
+MISTAKES = [
+    # What, in which line, what the message must say.
+    ("", 1, "'batch' is missing"),
+    ("pools: {a: {}}\n", 1, "'batch' is missing"),
+    ("batch: local\n", 1, "'pools' is missing"),
+    ("batch: slrum\npools: {}\n", 1, "batch: the text 'slrum'.*did you mean 'slurm'"),
+    ("batch: local\npools:\n", 2, "there is no pool"),
+    ("batch: local\npools: {a: {}}\nhed: {}\n", 3, "hed: unknown key; did you mean 'head'"),
+    (SLURM + "    waltime: 1h\n", 5, "pools.cpu.waltime: unknown key; did you mean 'walltime'"),
+    (SLURM + "    xyzzy: 1h\n", 5, "unknown key; Known: account, constraint"),
+    (SLURM + "    walltime: one hour\n", 5, 'pools.cpu.walltime: .* "90s", "10m"'),
+    (SLURM + "    walltime: .inf\n", 5, "no amount"),
+    (SLURM + "    walltime: -5\n", 5, "cannot be negative"),
+    (SLURM + "    walltime: 30s\n", 5, "warned of its end"),
+    (SLURM + "    memory_per_node: lots\n", 5, "no amount of memory"),
+    (SLURM + "    memory_per_node: true\n", 5, "no amount of memory"),
+    (SLURM + "    max_nodes: many\n", 5, "whole number from 1"),
+    (SLURM + "    max_nodes: 0\n", 5, "whole number from 1"),
+    (SLURM + "    max_nodes: 2\n    min_nodes: 3\n", 6, "3 is more than max_nodes"),
+    (SLURM + "    nodes_per_pilot: 3\n    max_nodes: 2\n", 5, "3 is more than max_nodes"),
+    (SLURM + "    max_nodes: 2\n    max_nodes: 3\n", 6, "written twice"),
+    (SLURM + "    gpus_per_node: -1\n", 5, "expected a whole number >= 0, got the number -1"),
+    (SLURM + "    account: 2026\n", 5, "expected a text, got the number 2026; put it in quotes"),
+    (SLURM + '    account: "a\\nb"\n', 5, "on one line"),
+    (SLURM + "    sbatch_options: [--x, exclusive]\n", 5, r"sbatch_options\[1\]: 'exclusive'"),
+    (SLURM + "    sbatch_options:\n    - --x\n    - [a]\n", 7, "expected a text, got a list"),
+    (SLURM + "  gpu:\n    walltime: 1h\n", 5, "pools.gpu.cores_per_node: must be a number"),
+    (SLURM + "  a b:\n    cores_per_node: 1\n", 5, "'a b' is no name for a pool"),
+    (SLURM + "  2: {cores_per_node: 3}\n", 5, "the key 2 is no text; put it in quotes"),
+    (SLURM + "  ? [a]\n  : {}\n", 5, "a key is a list"),
+    ("batch: local\npools:\n  m: {nodes_per_pilot: 2}\n", 3, "has one node"),
+    (SLURM + "lease: {expire: 3s}\n", 5, "lease.expire: is 3 s; make it at least three times"),
+    (SLURM + "head:\n  port: 99999\n", 6, "head.port: 99999 is no TCP port"),
+    (SLURM + "head:\n  port: '80'\n", 6, "expected a whole number, got the text '80'; remove"),
+    (SLURM + "head: [a]\n", 5, "head: expected a mapping .*, got a list"),
+    (SLURM + "store: {journal: off}\n", 5, "'off' is no value.*auto, truncate, wal"),
+    (SLURM + "data: {inline_limit: lots}\n", 5, '"64K"'),
+    (SLURM + "mpi:\n  options: --mpi=pmix\n", 6, "mpi.options: expected a list"),
+    (SLURM + "mpi: {variables: {A-B: x}}\n", 5, "mpi.variables.A-B: is no name"),
+    (SLURM + "environment:\n  variables:\n    A: 1.5\n", 7, "put it in quotes"),
+    (SLURM + "slurm: {job_name_prefix: a b}\n", 5, "cannot begin a job name"),
+    (SLURM + "slurm: {poll_interval: 0}\n", 5, "longer than 0"),
+    (SLURM + "name: a/b\n", 5, "'a/b' is no name"),
+    ("- a\n- b\n", 1, "expected a mapping .*, got a list"),
+    ("batch: [\n", 2, "is no YAML"),
+    ("batch: slurm\n\tpools: x\n", 2, "is no YAML.*indent with spaces"),
+    (SLURM + "---\na: 1\n", 5, "another document"),
+    (SLURM + "  b: &x [*x]\n", 5, "an alias stands for something that holds it"),
+    (SLURM + "  b: !!python/object:os.system {}\n", 5, "the tag .* is not known"),
+    (SLURM + "  b: !odd x\n", 5, "is no YAML.*!odd"),
+    (SLURM + "  b: *nothing\n", 5, "undefined alias"),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "told"), MISTAKES)
+def test_a_mistake_names_line_and_remedy(tmp_path: Path, text: str, line: int, told: str) -> None:
+    with pytest.raises(SiteFileError, match=f"(?s){told}") as raised:
+        load_text(tmp_path, text)
+    assert str(raised.value).startswith(f"{tmp_path / 'site.yaml'}:{line}: ")
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(SiteFileError, match=r"none\.yaml: cannot be read: No such file"):
+        load_site_file(tmp_path / "none.yaml")
+    (tmp_path / "site.yaml").write_bytes(b"batch: \xff")
+    with pytest.raises(SiteFileError, match="UTF-8"):
+        load_site_file(tmp_path / "site.yaml")
+    (tmp_path / "site.yaml").write_bytes(b"batch: \x01")
+    with pytest.raises(SiteFileError, match="is no YAML"):
+        load_site_file(tmp_path / "site.yaml")
+
+
+# --- the reader, for any type --------------------------------------------------------------------
+
+
+class _Leaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    #: How much.
+    #: Really.
+    amount: yamlfile.Mebibytes = 0
+    kind: Literal["a", "b"] = "a"
+
+
+class _Run(msgspec.Struct, frozen=True, tag_field="do", tag="run", forbid_unknown_fields=True):
+    command: str
+
+
+class _Wait(msgspec.Struct, frozen=True, tag_field="do", tag="wait", forbid_unknown_fields=True):
+    time_s: yamlfile.Seconds = msgspec.field(name="time")
+
+
+class _Tree(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    leaves: list[dict[str, _Leaf]] = []
+    steps: list[_Run | _Wait] = []
+    anything: Any = None
+
+
+def test_reads_any_type_and_keeps_lines() -> None:
+    text = "leaves:\n- x: {}\n- y:\n    amount: 2G\n  z:\n    kind: b\nanything: [1, a: 1e-3]\n"
+    file = yamlfile.load(text, _Tree, "tree.yaml")
+    assert file.value.leaves[1]["y"].amount == 2048
+    assert file.value.anything == [1, {"a": 0.001}]
+    assert file.line_of("leaves") == 1
+    assert file.line_of("leaves", 1, "z") == 5
+    assert file.line_of("leaves", 1, "z", "kind") == 6
+    assert file.line_of("leaves", 1, "z", "amount") == 5  # not there: what holds it
+    assert file.line_of("leaves", 9) == 1
+    assert file.line_of() == 1
+    error = file.error("leaves", 1, "z", "kind", message="is odd")
+    assert isinstance(error, yamlfile.YamlError)
+    assert str(error) == "tree.yaml:6: leaves[1].z.kind: is odd"
+
+
+def test_lines_are_found_through_merges() -> None:
+    text = "leaves:\n- a: &a\n    kind: b\n  b:\n    <<: *a\n"
+    file = yamlfile.load(text, _Tree)
+    assert file.value.leaves[0]["b"].kind == "b"
+    assert file.line_of("leaves", 0, "b", "kind") == 3
+
+
+def test_the_key_at_fault_is_found_among_many() -> None:
+    text = (
+        "leaves:\n- a: {}\n- a: {amount: 1}\n  b: {amount: 1}\n  c: {amount: x}\n  d: {amount: y}\n"
+    )
+    with pytest.raises(yamlfile.YamlError, match=r"^<text>:5: leaves\[1\].c.amount: 'x' is no"):
+        yamlfile.load(text, _Tree)
+
+
+def test_unknown_keys_of_tagged_mappings_are_compared_to_their_own() -> None:
+    with pytest.raises(yamlfile.YamlError, match=r":3: .*comand: unknown key; did you mean 'comm"):
+        yamlfile.load("steps:\n- {do: wait, time: 1s}\n- {do: run, comand: x}\n", _Tree)
+    with pytest.raises(yamlfile.YamlError, match="'command' is missing"):
+        yamlfile.load("steps:\n- do: run\n", _Tree)
+    steps = yamlfile.load("steps: [{do: wait, time: 2m}]\n", _Tree).value.steps
+    assert steps == [_Wait(120.0)]
+
+
+def test_the_schema_carries_the_comments() -> None:
+    leaf = yamlfile.json_schema(_Tree)["$defs"]["_Leaf"]
+    assert leaf["properties"]["amount"]["description"] == "How much. Really."
+    assert "description" not in leaf["properties"]["kind"]
+    assert leaf["additionalProperties"] is False
+
+
+# --- schema and reference ------------------------------------------------------------------------
+
+
+def _keys() -> list[tuple[str, str]]:
+    schema = site_file_schema()
+    return [(name, key) for name, one in schema["$defs"].items() for key in one["properties"]]
+
+
+def test_every_key_is_described() -> None:
+    definitions = site_file_schema()["$defs"]
+    assert set(definitions) >= {"SiteConfig", "PoolConfig", "HeadConfig", "SlurmConfig"}
+    for name, key in _keys():
+        assert definitions[name]["properties"][key].get("description"), f"{name}.{key}"
+
+
+def test_the_reference_tells_every_key_and_nothing_else() -> None:
+    text = REFERENCE.read_text(encoding="utf-8")
+    definitions = site_file_schema()["$defs"]
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    told = [line.split("|")[1].strip().strip("`") for line in rows]
+    assert sorted(told) == sorted(key for _, key in _keys())
+    for name, key in _keys():
+        description = definitions[name]["properties"][key]["description"]
+        assert any(f"| `{key}` " in row and description in row for row in rows), f"{name}.{key}"
