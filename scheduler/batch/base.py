@@ -1,0 +1,273 @@
+"""The interface to a batch system: what is asked of it, and what it answers.
+
+A pilot is one job. The head knows it by its `JobRequest.name`, which it makes unique and writes to
+its database before it submits; so after a crash, or after a submission without an answer, it finds
+the job again by name.
+
+Invariants that every adapter keeps:
+
+- *Unknown is never empty.* A query without an answer raises `BatchUnavailable`; an empty answer
+  means that the batch system said so.
+- One call of `BatchSystem.jobs` is one query, however many jobs there are.
+- No call waits without end: each has a time limit.
+- A job goes on when the adapter, or the process that has it, ends.
+
+`slurm` speaks to Slurm's command line and `local` runs jobs as processes of this machine. An
+adapter over Slurm's own library (pyslurm, which is bound to one release of Slurm) would be
+`slurm_rpc`, behind this same interface and tested by the same contract tests.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+_JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class BatchError(Exception):
+    """Base of what an adapter raises."""
+
+
+class BatchUnavailable(BatchError):
+    """The batch system gave no answer, so nothing is known: neither yes nor no.
+
+    After `BatchSystem.submit` the job may exist or not: look for its name.
+    """
+
+
+class SubmitRefused(BatchError):
+    """The batch system said no: the job does not exist."""
+
+
+class ShrinkRefused(BatchError):
+    """The job keeps the nodes it has. Try later, or end it as a whole when it is idle."""
+
+
+class Phase(str, enum.Enum):
+    """Where a job is in its life."""
+
+    #: It waits for nodes; it may have run before (see `JobStatus.restart_count`).
+    QUEUED = "queued"
+    #: It has its nodes.
+    RUNNING = "running"
+    #: It has nodes, but its processes stand still.
+    SUSPENDED = "suspended"
+    #: It gives its nodes back. It ends, or is queued again under the same id.
+    ENDING = "ending"
+    #: It will not run again.
+    ENDED = "ended"
+
+
+class WhyEnded(str, enum.Enum):
+    """Why a job ended, in one word for all batch systems."""
+
+    #: Its script ended with exit status 0.
+    COMPLETED = "completed"
+    #: Its script ended with another exit status, or by a signal.
+    FAILED = "failed"
+    #: Somebody cancelled it.
+    CANCELLED = "cancelled"
+    #: It reached the end of its walltime, or its deadline.
+    TIMEOUT = "timeout"
+    #: Another job took its nodes.
+    PREEMPTED = "preempted"
+    #: One of its nodes failed, or did not boot.
+    NODE_FAILURE = "node_failure"
+    #: It used more memory than it had.
+    OUT_OF_MEMORY = "out_of_memory"
+    #: It ended, and nobody knows how.
+    UNKNOWN = "unknown"
+
+
+class JobDirectives(Protocol):
+    """What a job asks of the batch system for each of its nodes. A pool of a site file is one."""
+
+    @property
+    def partition(self) -> str: ...
+    @property
+    def account(self) -> str: ...
+    @property
+    def qos(self) -> str: ...
+    @property
+    def constraint(self) -> str: ...
+    @property
+    def reservation(self) -> str: ...
+    @property
+    def cores_per_node(self) -> int:
+        """Cores on each node."""
+        ...
+
+    @property
+    def memory_per_node_mib(self) -> int:
+        """Memory on each node, in MiB; 0: what the batch system gives."""
+        ...
+
+    @property
+    def gpus_per_node(self) -> int:
+        """GPUs on each node."""
+        ...
+
+    @property
+    def sbatch_options(self) -> Sequence[str]:
+        """More options for the head of the job script, each as one text."""
+        ...
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """One job to submit.
+
+    Raises
+    ------
+    ValueError
+        The name, a variable's name, a number or the directory cannot be part of a job script.
+    """
+
+    #: The job's name: letters, digits, ``.``, ``_`` and ``-``. Unique, see the module's docstring.
+    name: str
+    #: What the job runs on its first node: the program and its arguments.
+    command: Sequence[str]
+    #: Number of nodes.
+    nodes: int
+    #: The walltime in seconds.
+    walltime_s: float
+    #: An existing directory that all nodes see: the script is kept there as ``<name>.sh``, and its
+    #: output goes to ``<job id>.out``.
+    directory: Path
+    #: What it asks for each node.
+    directives: JobDirectives
+    #: Shell lines that run before the command, as ``module load``.
+    setup: str = ""
+    #: Environment variables that the command sees.
+    variables: Mapping[str, str] = field(default_factory=dict)
+    #: How long before its end the script's process gets SIGUSR1, in seconds.
+    warning_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if not _JOB_NAME.fullmatch(self.name):
+            raise ValueError(
+                f"{self.name!r} is no job name; use letters, digits, '.', '_' and '-' (at most 128)"
+            )
+        if self.nodes < 1:
+            raise ValueError(f"job {self.name} asks for {self.nodes} nodes; ask for at least 1")
+        if not self.walltime_s > 0:
+            raise ValueError(f"job {self.name} asks for a walltime of {self.walltime_s} s")
+        if not self.command:
+            raise ValueError(f"job {self.name} has no command")
+        path = str(self.directory)
+        if not self.directory.is_absolute() or not path.isprintable() or "\\" in path:
+            # With a backslash in it, Slurm takes no pattern such as %j in an output path.
+            raise ValueError(
+                f"{path!r} cannot be a job's directory: it must be an absolute path without "
+                "backslashes and line breaks"
+            )
+        for variable in self.variables:
+            if not _VARIABLE_NAME.fullmatch(variable):
+                raise ValueError(f"{variable!r} is no name of an environment variable")
+
+
+class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What the batch system says of one job. Times are seconds since 1970; None is unknown."""
+
+    #: The batch system's id of the job.
+    job_id: str
+    #: The name that it was submitted under.
+    name: str
+    #: Where it is in its life.
+    phase: Phase
+    #: The state in the batch system's own word, such as ``CONFIGURING``.
+    state: str
+    #: The batch system's reason for the state, such as ``Priority``; empty if it gave none.
+    reason: str = ""
+    #: Host names of the nodes it has; the first runs the script.
+    nodes: tuple[str, ...] = ()
+    #: When it was submitted, or queued again.
+    submitted_at: float | None = None
+    #: When it started; of a queued job None.
+    started_at: float | None = None
+    #: When the batch system expects a queued job to start.
+    expected_at: float | None = None
+    #: When its walltime ends; of an ended job when it ended.
+    ends_at: float | None = None
+    #: How often it was started again under the same id.
+    restart_count: int = 0
+    #: Exit status of its script as a shell counts it: 128 + N after signal N.
+    exit_status: int | None = None
+    #: Why it ended; None while it has not.
+    why_ended: WhyEnded | None = None
+
+
+class BatchSystem(Protocol):
+    """A batch system. Calls may be made from one thread at a time."""
+
+    #: The adapter's name as in a site file.
+    name: str
+
+    def submit(self, request: JobRequest) -> str:
+        """Submit a job and return its id.
+
+        Raises
+        ------
+        SubmitRefused
+            The job does not exist; the message is the batch system's own.
+        BatchUnavailable
+            The job may exist or not: look for its name.
+        """
+        ...
+
+    def jobs(self, name_prefix: str) -> dict[str, JobStatus]:
+        """All jobs of this user whose name begins with `name_prefix`, by id.
+
+        Holds every job that is queued, runs or is ending, and those that ended as long as the batch
+        system remembers them (minutes, on most sites).
+
+        Raises
+        ------
+        BatchUnavailable
+            No answer. It says nothing about the jobs.
+        """
+        ...
+
+    def ended(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
+        """What is known of jobs that `jobs` lists no more, by id; jobs unknown are left out.
+
+        For jobs that `jobs` did not list although it answered: they have ended, this says how if
+        anybody knows. Never raises `BatchUnavailable`: accounting is optional.
+        """
+        ...
+
+    def cancel(self, job_ids: Iterable[str]) -> None:
+        """Ask for the end of jobs: SIGTERM, later SIGKILL. Returns before they have ended.
+
+        Ids of jobs that have ended, or never were, are no error.
+
+        Raises
+        ------
+        BatchUnavailable
+            No answer; ask again.
+        """
+        ...
+
+    def release_nodes(self, job_id: str, keep: Sequence[str]) -> None:
+        """Shrink a running job to the nodes `keep`, its first node among them.
+
+        Raises
+        ------
+        ShrinkRefused
+            The job keeps all its nodes.
+        BatchUnavailable
+            No answer.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what the adapter holds. Jobs go on."""
+        ...
