@@ -1,0 +1,7 @@
+"""Values: how they are encoded, where they are kept, and how they are read back.
+
+`values` is the entrance. Below it, in the order in which a large value goes: `parts` takes an
+object apart into arrays and a pickle, `checksum` sums them up, `hdf5` writes them into one file,
+`durable` gives that file its name, `segments` keeps many results in one file, `checkpoint` keeps
+the state of one task.
+"""

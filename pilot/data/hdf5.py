@@ -1,0 +1,522 @@
+"""One HDF5 file: a `Draft` while it is written, a `SealedFile` once it has its name.
+
+Responsible for how a value lies in a file, and for turning HDF5's errors into Pilot's. Knows
+neither sessions nor tasks.
+
+A value is one of
+
+- a data set of a native type: a lone array;
+- a data set of opaque bytes: the pickle of an object without arrays;
+- a group: an object with arrays. They are native data sets named after their place in the object;
+  ``.pickle`` holds the names in order and the skeleton (see `pilot.data.parts`): the length of the
+  names in 8 bytes, the names with NUL between them, the skeleton. Attributes repeat plain numbers
+  and strings for people.
+
+Each carries the attribute ``pilot`` with its kind, size in bytes and checksum.
+
+Invariants:
+
+- a file has its final name only when it is whole and on the disk, and is never changed after that;
+- all data sets are contiguous, and HDF5 only says where: data are read and written without it, and
+  it never meets a full disk itself;
+- HDF5 gets file objects, never names. So it takes no file locks, which Lustre may not have; and a
+  user may look into a file with h5py meanwhile, which it otherwise refuses in the same process
+  when the settings differ.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import io
+import os
+import struct
+import weakref
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+from h5py import h5a, h5d, h5f, h5fd, h5g, h5o, h5p, h5s, h5t
+from numpy.typing import NDArray
+
+from pilot.data import durable
+from pilot.data.checksum import checksum
+from pilot.data.parts import SKELETON, Parts, native_type, raw
+from pilot.errors import PilotError, ResultError, StorageError
+
+#: What h5py raises for a file that is damaged or cannot be written, or when a callback fails.
+_HDF5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, SystemError)
+
+_ATTRIBUTE = b"pilot"
+_ATTRIBUTE_DTYPE = np.dtype([("kind", "S8"), ("size", "<u8"), ("checksum", "<u4")])
+_ATTRIBUTE_TYPE = h5t.py_create(_ATTRIBUTE_DTYPE, logical=True)
+
+#: Tells a pickle from an array of bytes. It has no tag, since h5py reads no type that has one.
+_PICKLE_TYPE = h5t.create(h5t.OPAQUE, 1)
+
+_SCALAR = h5s.create(h5s.SCALAR)
+
+#: Before the names in ``.pickle``.
+_LENGTH = struct.Struct("<Q")
+
+_LINKS = h5p.create(h5p.LINK_CREATE)
+_LINKS.set_create_intermediate_group(True)
+_LINKS.set_char_encoding(h5t.CSET_UTF8)
+
+_DATASETS = h5p.create(h5p.DATASET_CREATE)
+_DATASETS.set_layout(h5d.CONTIGUOUS)
+_DATASETS.set_fill_time(h5d.FILL_TIME_NEVER)
+_DATASETS.set_alloc_time(h5d.ALLOC_TIME_EARLY)
+_DATASETS.set_obj_track_times(False)
+
+
+class Written(NamedTuple):
+    """What a reference to a value in a file needs besides its name."""
+
+    size: int
+    checksum: int
+
+
+class Draft:
+    """A file that is being written, under its temporary name.
+
+    Parameters
+    ----------
+    temporary
+        In the directory of the final file. What is there is overwritten.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be created.
+    """
+
+    def __init__(self, temporary: Path) -> None:
+        self.temporary = temporary
+        self._descriptor = -1
+        self._file: Any = None
+        self._metadata = _Metadata()
+        try:
+            durable.make_directory(temporary.parent)
+            self._descriptor = os.open(
+                temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644
+            )
+            access = _access(self._metadata)
+            # As old a format as has checksums on all metadata: readable from HDF5 1.8 on.
+            access.set_libver_bounds(h5f.LIBVER_V18, getattr(h5f, "LIBVER_V110", h5f.LIBVER_LATEST))
+            self._file = h5f.create(os.fsencode(temporary), h5f.ACC_TRUNC, fapl=access)
+            _drafts.add(self)
+        except _HDF5_ERRORS as cause:
+            self.discard()
+            raise _cannot_write(temporary, cause) from cause
+
+    def write(self, name: str, parts: Parts) -> Written:
+        """Write a value as the object `name`, which must be new.
+
+        Raises
+        ------
+        StorageError
+            It cannot be written. The values before it are not affected.
+        """
+        encoded = name.encode()
+        self._check_open()
+        try:
+            written, kind, top = self._write(encoded, parts)
+            self._describe(top, kind, written)
+        except BaseException as cause:
+            with contextlib.suppress(*_HDF5_ERRORS):  # It may not be linked yet.
+                h5g.open(self._file, b"/").unlink(encoded)
+            if isinstance(cause, _HDF5_ERRORS):
+                raise _cannot_write(self.temporary, cause) from cause
+            raise
+        return written
+
+    def _write(self, name: bytes, parts: Parts) -> tuple[Written, bytes, Any]:
+        if parts.skeleton is None:
+            array = parts.arrays[0]
+            top = self._array(name, array)
+            return Written(parts.size, checksum(raw(array))), b"array", top
+        if not parts.arrays:
+            data = np.frombuffer(parts.skeleton, np.uint8)
+            top = self._pickle(name, data)
+            return Written(parts.size, checksum(data)), b"pickle", top
+        total = 0
+        for path, array in zip(parts.names, parts.arrays, strict=True):
+            self._array(name + b"/" + path.encode(), array)
+            total = checksum(raw(array), total)
+        names = "\0".join(parts.names).encode()
+        data = np.frombuffer(_LENGTH.pack(len(names)) + names + parts.skeleton, np.uint8)
+        self._pickle(name + b"/" + SKELETON.encode(), data)
+        top = h5g.open(self._file, name)
+        notes = h5py.Group(top).attrs
+        for key, note in parts.notes.items():
+            if key.encode() != _ATTRIBUTE:
+                notes[key] = note
+        return Written(parts.size, checksum(data, total)), b"tree", top
+
+    def _array(self, name: bytes, array: NDArray[Any]) -> Any:
+        return self._dataset(name, array, native_type(array.dtype), array.shape)
+
+    def _pickle(self, name: bytes, data: NDArray[np.uint8]) -> Any:
+        return self._dataset(name, data.view("V1"), _PICKLE_TYPE, data.shape)
+
+    def _dataset(self, name: bytes, data: NDArray[Any], kind: Any, shape: tuple[int, ...]) -> Any:
+        space = h5s.create_simple(shape) if shape else _SCALAR
+        dataset = h5d.create(self._file, name, kind, space, _DATASETS, _LINKS)
+        if data.size:
+            _write_all(self._descriptor, raw(data).data, dataset.get_offset())
+        return dataset
+
+    def _describe(self, top: Any, kind: bytes, written: Written) -> None:
+        attribute = h5a.create(top, _ATTRIBUTE, _ATTRIBUTE_TYPE, _SCALAR)
+        attribute.write(np.array((kind, *written), _ATTRIBUTE_DTYPE), _ATTRIBUTE_TYPE)
+
+    def publish(self, final: Path) -> None:
+        """Finish the file, and give it its name.
+
+        Raises
+        ------
+        StorageError
+            The disk is full, say. While `is_open`, the file still has all its values and
+            `publish` may be tried again.
+        """
+        self._check_open()
+        try:
+            h5f.flush(self._file)
+            self._metadata.write_to(self._descriptor)
+        except _HDF5_ERRORS as cause:
+            raise _cannot_write(final, cause) from cause
+        try:
+            file, self._file = self._file, None
+            file.close()
+            self._metadata.write_to(self._descriptor)
+            durable.publish(self._descriptor, self.temporary, final)
+        except _HDF5_ERRORS as cause:
+            self.discard()
+            raise _cannot_write(final, cause) from cause
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    @property
+    def is_open(self) -> bool:
+        """Whether values can be added."""
+        return self._file is not None and self._descriptor >= 0
+
+    def _check_open(self) -> None:
+        if not self.is_open:
+            raise StorageError(
+                f"{self.temporary} is not open in this process: it was sealed, discarded, or "
+                "belongs to the process that this one was forked from"
+            )
+
+    def discard(self) -> None:
+        """Forget the file and remove it. Does nothing where it is not open."""
+        if self._descriptor < 0:
+            return
+        os.close(self._descriptor)
+        self._descriptor = -1
+        self.close()
+        with contextlib.suppress(OSError):
+            self.temporary.unlink(missing_ok=True)
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: let go of the file, which is the parent's.
+
+        HDF5 keeps it open: another thread of the parent may have been inside of it.
+        """
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def close(self) -> None:
+        """Close it in HDF5, which changes nothing on the disk."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    def __del__(self) -> None:
+        self.discard()
+        self.close()
+
+
+#: HDF5 closes what is open when the process ends, and would call into a Python that is gone.
+_drafts: weakref.WeakSet[Draft] = weakref.WeakSet()
+_open_files: weakref.WeakSet[SealedFile] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_files() -> None:
+    for draft in list(_drafts):
+        draft.discard()
+        draft.close()
+    for file in list(_open_files):
+        file.close()
+
+
+def _leave_drafts() -> None:
+    for draft in list(_drafts):
+        draft.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_leave_drafts)
+
+
+class SealedFile:
+    """A finished file, open for reading. Threads may share it.
+
+    It is closed when nobody refers to it any more.
+
+    Raises
+    ------
+    ResultError
+        The file is missing, or is no whole HDF5 file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._bytes: _Bytes | None = None
+        self._file: Any = None
+        try:
+            self._bytes = _Bytes(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            self._file = h5f.open(os.fsencode(path), h5f.ACC_RDONLY, _access(self._bytes))
+        except _HDF5_ERRORS as cause:
+            self.close()
+            raise _cannot_read(path, "", cause) from cause
+        _open_files.add(self)
+
+    def is_at(self, path: Path) -> bool:
+        """Whether `path` is still this very file: it may have been deleted meanwhile."""
+        try:
+            status = path.stat()
+        except OSError:
+            return False
+        return self._bytes is not None and self._bytes.identity == _identity(status)
+
+    def read(self, name: str, expected: int | None = None) -> Parts:
+        """The value `name`, checked against its checksum.
+
+        Parameters
+        ----------
+        expected
+            The checksum that is known from elsewhere; otherwise the one in the file counts.
+
+        Raises
+        ------
+        ResultError
+            It is not there, or damaged.
+        """
+        assert self._bytes is not None
+        return _read(self._file, self._bytes, self.path, name, expected)
+
+    def close(self) -> None:
+        """Close it now."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+        if self._bytes is not None:
+            self._bytes.close()
+            self._bytes = None
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _read(file: Any, source: _Bytes, path: Path, name: str, expected: int | None) -> Parts:
+    try:
+        top = h5o.open(file, name.encode())
+        if expected is None:
+            described = np.empty((), _ATTRIBUTE_DTYPE)
+            h5a.open(top, _ATTRIBUTE).read(described, _ATTRIBUTE_TYPE)
+            expected = described["checksum"].item()
+        if isinstance(top, h5g.GroupID):
+            parts, found = _read_tree(top, source)
+        else:
+            data = _read_data(top, source)
+            found = checksum(raw(data))
+            if isinstance(top.get_type(), h5t.TypeOpaqueID):
+                parts = Parts([], [], data.tobytes(), {})
+            else:
+                parts = Parts([data], [""], None, {})
+    except (*_HDF5_ERRORS, EOFError, struct.error) as cause:
+        raise _cannot_read(path, name, cause) from cause
+    if found != expected:
+        problem = PilotError(f"its checksum is {found:08x} instead of {expected:08x}")
+        raise _cannot_read(path, name, problem)
+    return parts
+
+
+def _read_tree(group: Any, source: _Bytes) -> tuple[Parts, int]:
+    data = _read_data(h5o.open(group, SKELETON.encode()), source)
+    packed = data.tobytes()
+    end = _LENGTH.size + _LENGTH.unpack_from(packed)[0]
+    names = packed[_LENGTH.size : end].split(b"\0")
+    arrays = [_read_data(h5o.open(group, name), source) for name in names]
+    found = 0
+    for array in (*arrays, data):
+        found = checksum(raw(array), found)
+    return Parts(arrays, [name.decode() for name in names], packed[end:], {}), found
+
+
+def _read_data(dataset: Any, source: _Bytes) -> NDArray[Any]:
+    data = np.empty(dataset.shape, dataset.dtype)
+    if data.size:
+        source.read_into(raw(data).data, dataset.get_offset())
+    return data
+
+
+class _Bytes:
+    """A file for h5py to read from; no state is shared with a forked process."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._position = 0
+        self._descriptor = descriptor
+        status = os.fstat(descriptor)
+        self._size = status.st_size
+        self.identity = _identity(status)
+
+    def read_into(self, buffer: memoryview, offset: int | None) -> None:
+        """Fill `buffer` from `offset` on."""
+        if offset is None:
+            raise ValueError("no space was allocated for its data")
+        while buffer:
+            count = os.preadv(self._descriptor, [buffer], offset)
+            if not count:
+                raise EOFError("the file ends before its data")
+            buffer, offset = buffer[count:], offset + count
+
+    def readinto(self, buffer: memoryview) -> int:
+        count = os.preadv(self._descriptor, [buffer], self._position)
+        self._position += count
+        return count
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + (self._size if whence == os.SEEK_END else 0)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def write(self, _data: object) -> int:
+        raise io.UnsupportedOperation("sealed")
+
+    def truncate(self, _size: int | None = None) -> int:
+        raise io.UnsupportedOperation("sealed")
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class _Metadata:
+    """What HDF5 writes into a draft: kept in memory until `write_to`.
+
+    HDF5 cannot go on after a write has failed: by version, it refuses all that follows or crashes.
+    So none fails, and the disk is full only where that can be handled.
+    """
+
+    _PAGE = 4096
+
+    def __init__(self) -> None:
+        self._pages: defaultdict[int, bytearray] = defaultdict(lambda: bytearray(self._PAGE))
+        #: Offset and size of what was written; the rest of a page is data, or nothing.
+        self._extents: dict[int, int] = {}
+        self._position = 0
+        self._size = 0
+
+    def write_to(self, descriptor: int) -> None:
+        """Bring the file behind `descriptor` up to date."""
+        runs: list[list[int]] = []
+        for start, size in sorted(self._extents.items()):
+            if runs and start <= runs[-1][1]:
+                runs[-1][1] = max(runs[-1][1], start + size)
+            else:
+                runs.append([start, start + size])
+        for start, end in runs:
+            content = bytearray(end - start)
+            self._copy(start, memoryview(content), into_pages=False)
+            _write_all(descriptor, memoryview(content), start)
+        os.ftruncate(descriptor, self._size)
+
+    def _copy(self, offset: int, outside: memoryview, *, into_pages: bool) -> None:
+        while outside:
+            number, first = divmod(offset, self._PAGE)
+            count = min(self._PAGE - first, len(outside))
+            page = self._pages[number]
+            if into_pages:
+                page[first : first + count] = outside[:count]
+            else:
+                outside[:count] = page[first : first + count]
+            outside, offset = outside[count:], offset + count
+
+    def readinto(self, buffer: memoryview) -> int:
+        self._copy(self._position, memoryview(buffer).cast("B"), into_pages=False)
+        self._position += len(buffer)
+        return len(buffer)
+
+    def write(self, data: memoryview) -> int:
+        size = len(data)
+        self._copy(self._position, memoryview(data).cast("B"), into_pages=True)
+        self._extents[self._position] = max(size, self._extents.get(self._position, 0))
+        self._position += size
+        self._size = max(self._size, self._position)
+        return size
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + (self._size if whence == os.SEEK_END else 0)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def truncate(self, size: int | None = None) -> int:
+        self._size = self._position if size is None else size
+        return self._size
+
+    def flush(self) -> None:
+        pass
+
+
+def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count
+
+
+def _access(file: _Bytes | _Metadata) -> Any:
+    access = h5p.create(h5p.FILE_ACCESS)
+    access.set_fclose_degree(h5f.CLOSE_STRONG)
+    access.set_fileobj_driver(h5fd.fileobj_driver, file)
+    return access
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _cannot_write(path: Path, cause: Exception) -> StorageError:
+    errno = cause.errno if isinstance(cause, OSError) else None
+    reason = os.strerror(errno) if errno else str(cause)
+    return StorageError(
+        f"cannot write {path}: {reason}. Check free space, quota and permissions of this "
+        "directory (df -h, lfs quota)."
+    )
+
+
+def _cannot_read(path: Path, name: str, cause: Exception) -> ResultError:
+    what = f"{name} in {path}" if name else str(path)
+    if isinstance(cause, FileNotFoundError):
+        return ResultError(
+            f"cannot read {what}: there is no such file. Its session was purged, or the file was "
+            "deleted by hand or by a clean-up of the file system; run the task again."
+        )
+    reason = cause.args[0] if isinstance(cause, KeyError) else cause
+    return ResultError(
+        f"cannot read {what}: {reason}. The file is damaged or was changed; restore it from a "
+        "backup, or run the task again."
+    )

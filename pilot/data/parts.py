@@ -1,0 +1,281 @@
+"""An object as arrays and a pickle, and back: pure, no files.
+
+Responsible for what is stored how. An object is pickled, but its NumPy arrays are lifted out: the
+pickle (the *skeleton*) keeps a mark in place of each, and the array gets a name that tells a person
+where in the object it was: ``{"u": [a, b]}`` gives ``u/0`` and ``u/1``. Since everything else is
+left to pickle, what comes back is what went in: types, keys of any kind, identity of an array that
+is in two places.
+
+Invariants:
+
+- an array is lifted only where HDF5 gives back the same dtype; others (objects, Unicode, dates)
+  stay in the pickle, as do instances of subclasses;
+- a lifted array is C-contiguous; that is all that may change of it;
+- names are unique, have no empty component, and none that is ``.``.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from functools import lru_cache
+from typing import Any
+
+import cloudpickle
+import numpy as np
+from h5py import h5t
+from numpy.typing import NDArray
+
+from pilot.data.values import decoding_error, encoding_error, needs_cloudpickle
+
+#: A data set costs as much as 4 KiB of data. The first few small arrays get one each, so that a
+#: person finds them; a value of thousands of small arrays keeps the rest in its pickle.
+_SMALL_BYTES = 4096
+_SMALL_ARRAYS = 256
+
+#: How far names are looked for; arrays behind that are numbered.
+_NAMED_OBJECTS = 10_000
+_NAMED_DEPTH = 16
+
+#: HDF5 has no more dimensions.
+_MAX_DIMENSIONS = 32
+
+#: Names in the group of a value that no component of a name may take.
+SKELETON = ".pickle"
+UNNAMED = ".arrays"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """An object taken apart."""
+
+    #: Lifted arrays, C-contiguous, in the order of their marks in the skeleton.
+    arrays: list[NDArray[Any]]
+    #: One per array: a path with ``/`` between its components; ``""`` for a lone array.
+    names: list[str]
+    #: The pickle; ``None`` where the object is nothing but one array.
+    skeleton: bytes | None
+    #: Plain numbers and strings of a dict, for people who look into the file.
+    notes: dict[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Bytes of data."""
+        return sum(array.nbytes for array in self.arrays) + len(self.skeleton or b"")
+
+
+def raw(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """The bytes of a C-contiguous array, not copied."""
+    return array.reshape(-1).view(np.uint8) if array.size else np.empty(0, np.uint8)
+
+
+@lru_cache(maxsize=256)
+def native_type(dtype: np.dtype[Any]) -> Any:
+    """The HDF5 type that gives back exactly `dtype`, or None where there is none."""
+    if dtype.hasobject or (dtype.kind == "V" and dtype.names is None):
+        return None
+    try:
+        native = h5t.py_create(dtype, logical=True)
+        return native if native.dtype == dtype else None
+    except (TypeError, ValueError):
+        return None
+
+
+def is_native(obj: object) -> bool:
+    """Whether `obj` is an array that HDF5 keeps as it is."""
+    return (
+        type(obj) is np.ndarray
+        and obj.ndim <= _MAX_DIMENSIONS
+        and native_type(obj.dtype) is not None
+    )
+
+
+def take_apart(obj: Any) -> Parts:
+    """`obj` as arrays and a pickle.
+
+    Raises
+    ------
+    EncodingError
+        Neither pickle nor cloudpickle can take it.
+    """
+    if is_native(obj):
+        return Parts([np.asarray(obj, order="C")], [""], None, {})
+    lifter: _Lifter | _CloudLifter
+    try:
+        lifter = _Lifter(obj)
+        skeleton = lifter.lift(obj)
+        again = needs_cloudpickle(skeleton)
+    except MemoryError:
+        raise
+    except Exception:
+        again = True
+    if again:
+        lifter = _CloudLifter(obj)
+        try:
+            skeleton = lifter.lift(obj)
+        except MemoryError:
+            raise
+        except Exception as cause:
+            raise encoding_error(obj, cause) from cause
+    return Parts(lifter.arrays, lifter.names, skeleton, _notes(obj) if lifter.arrays else {})
+
+
+def put_together(parts: Parts) -> Any:
+    """The object again. It takes over the arrays, which must be writable.
+
+    Raises
+    ------
+    EncodingError
+        The pickle needs something that is not here, such as a module.
+    """
+    if parts.skeleton is None:
+        return parts.arrays[0]
+    try:
+        return pickle.loads(parts.skeleton, buffers=parts.arrays)
+    except MemoryError:
+        raise
+    except Exception as cause:
+        raise decoding_error(cause) from cause
+
+
+def itself(array: NDArray[Any]) -> NDArray[Any]:
+    """What a skeleton calls on each lifted array. Its name is part of the format of the files."""
+    return array
+
+
+#: Stands in the skeleton for the next array. Writable, or pickle would wrap what replaces it.
+_MARK = pickle.PickleBuffer(bytearray())
+
+
+class _Lifting:
+    """What the two picklers below have in common."""
+
+    def __init__(self, obj: object) -> None:
+        self._file = io.BytesIO()
+        super().__init__(self._file, 5, buffer_callback=self._stays)  # type: ignore[call-arg]
+        self._known = dict(_array_names(obj))
+        self._small_left = _SMALL_ARRAYS
+        self.arrays: list[NDArray[Any]] = []
+        self.names: list[str] = []
+
+    def lift(self, obj: object) -> bytes:
+        self.dump(obj)  # type: ignore[attr-defined]
+        return self._file.getvalue()
+
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is np.ndarray and self._worth_it(obj) and is_native(obj):
+            self.arrays.append(np.asarray(obj, order="C"))
+            self.names.append(self._known.get(id(obj)) or f"{UNNAMED}/{len(self.names)}")
+            return itself, (_MARK,)
+        return super().reducer_override(obj)  # type: ignore[misc]
+
+    def _worth_it(self, array: NDArray[Any]) -> bool:
+        if array.nbytes >= _SMALL_BYTES:
+            return True
+        self._small_left -= 1
+        return self._small_left >= 0
+
+    @staticmethod
+    def _stays(buffer: pickle.PickleBuffer) -> bool:
+        return buffer is not _MARK
+
+
+class _Plain(pickle.Pickler):
+    def reducer_override(self, _obj: Any) -> Any:
+        return NotImplemented
+
+
+class _Lifter(_Lifting, _Plain):
+    """By reference, fast."""
+
+
+class _CloudLifter(_Lifting, cloudpickle.Pickler):  # type: ignore[misc]
+    """By value, for what the user's script itself defines."""
+
+
+def _array_names(obj: object) -> Iterator[tuple[int, str]]:
+    """The identity and the name of each array in nested containers, breadth first."""
+    seen = {id(obj)}
+    level: list[tuple[str, object]] = [("", obj)]
+    for _ in range(_NAMED_DEPTH):
+        below: list[tuple[str, object]] = []
+        for path, container in level:
+            taken = {SKELETON, UNNAMED} if not path else set()
+            for key, child in _children(container):
+                if id(child) in seen:
+                    continue
+                if len(seen) > _NAMED_OBJECTS:
+                    return
+                if type(child) is np.ndarray or _is_container(child):
+                    seen.add(id(child))
+                    name = f"{path}/{unique(component(key), taken)}".lstrip("/")
+                    if type(child) is np.ndarray:
+                        yield id(child), name
+                    else:
+                        below.append((name, child))
+        level = below
+
+
+def _is_container(obj: object) -> bool:
+    return type(obj) in (dict, list, tuple) or _is_record(obj)
+
+
+def _is_record(obj: object) -> bool:
+    named_tuple = isinstance(obj, tuple) and hasattr(obj, "_fields")
+    return named_tuple or (is_dataclass(obj) and not isinstance(obj, type))
+
+
+def _children(obj: Any) -> Iterable[tuple[object, object]]:
+    if type(obj) is dict:
+        return obj.items()
+    if type(obj) in (list, tuple):
+        return enumerate(obj)
+    if _is_record(obj):
+        names = getattr(obj, "_fields", None) or [field.name for field in fields(obj)]
+        return ((name, getattr(obj, name, None)) for name in names)
+    return ()
+
+
+def component(key: object) -> str:
+    """`key` as one component of a path, of HDF5 or of the file system."""
+    plain = type(key) in (str, float) or (type(key) is int and abs(key) < 2**64)
+    text = str(key) if plain else type(key).__name__
+    text = text[:100].replace("/", "_").replace("\0", "_")
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return "_" if text in ("", ".", "..") else text
+
+
+def unique(name: str, taken: set[str]) -> str:
+    """`name`, or with ``~2``, ``~3``… behind it where it is taken; it is taken then."""
+    candidate, n = name, 1
+    while candidate in taken:
+        n += 1
+        candidate = f"{name}~{n}"
+    taken.add(candidate)
+    return candidate
+
+
+_NOTES = 32
+_NOTE_CHARACTERS = 1000
+
+
+def _notes(obj: object) -> dict[str, Any]:
+    notes: dict[str, Any] = {}
+    for key, value in obj.items() if isinstance(obj, dict) else ():
+        if len(notes) == _NOTES:
+            break
+        if type(key) is str and component(key) == key and _is_note(value):
+            notes[key] = value
+    return notes
+
+
+def _is_note(value: object) -> bool:
+    if type(value) is str:
+        return len(value) <= _NOTE_CHARACTERS and value.isprintable()
+    if type(value) is int:
+        return -(2**63) <= value < 2**63
+    if isinstance(value, np.generic):
+        return native_type(value.dtype) is not None
+    return type(value) in (float, bool)

@@ -1,0 +1,291 @@
+"""Segments: HDF5 files with the results of many tasks.
+
+Responsible for which file a result goes to, what it is called in it, and for reading it again. A
+result is ``/<session>/<task name>/<task id>/<index>`` in ``results/<session>/<owner>-<n>.h5``.
+
+Invariants:
+
+- one writer per file: an owner is one process, and its name is never used again;
+- a result has a `Value`, which is what can be announced, only after its segment is sealed;
+- a sealed segment is never changed, and never replaced by another.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pilot.data.hdf5 import Draft, SealedFile, Written
+from pilot.data.parts import component, put_together, take_apart, unique
+from pilot.data.values import Value
+
+#: Under the site directory.
+RESULTS = "results"
+
+#: When a segment is large enough to be sealed whatever else.
+TARGET_BYTES = 256 * 1024 * 1024
+
+
+class Unsealed:
+    """A result in a segment that is not sealed yet: nothing that could be announced."""
+
+    __slots__ = ("_value", "index", "name", "session", "size", "task_id")
+
+    def __init__(self, session: str, task_id: str, index: int, name: str, size: int) -> None:
+        self.session = session
+        self.task_id = task_id
+        self.index = index
+        self.name = name
+        #: Bytes of data.
+        self.size = size
+        self._value: Value | None = None
+
+    @property
+    def value(self) -> Value:
+        """The reference, once the segment is sealed.
+
+        Raises
+        ------
+        RuntimeError
+            It is not; a result that was announced now could be lost.
+        """
+        if self._value is None:
+            raise RuntimeError(
+                f"result {self.index} of task {self.task_id} is in a segment that is not sealed: "
+                "call SegmentWriter.seal() first"
+            )
+        return self._value
+
+
+class _Segment:
+    """An open segment: its file, and what is in it."""
+
+    def __init__(self, draft: Draft) -> None:
+        self.draft = draft
+        self.names: set[str] = set()
+        self.results: list[tuple[Unsealed, Written]] = []
+        self.size = 0
+
+
+class SegmentWriter:
+    """Writes results into segments: one open segment per session. Threads may share it.
+
+    As a context manager it seals at the end, or discards what is unsealed after an exception.
+
+    Parameters
+    ----------
+    site_dir
+        The site directory.
+    owner
+        A name for this process that no other process has or had on this site.
+    target_bytes
+        The size from which on a segment is `full`.
+    """
+
+    def __init__(self, site_dir: Path, owner: str, *, target_bytes: int = TARGET_BYTES) -> None:
+        self.site_dir = site_dir
+        self.owner = owner
+        self.target_bytes = target_bytes
+        self._open: dict[str, _Segment] = {}
+        self._sealed: list[Value] = []
+        self._count = 0
+        self._lock = threading.RLock()
+
+    def add(self, session: str, task_name: str, task_id: str, index: int, obj: object) -> Unsealed:
+        """Write one result. It is kept by `seal`, not before.
+
+        Raises
+        ------
+        EncodingError
+            It cannot be pickled.
+        StorageError
+            It cannot be written. The results before it are not affected.
+        """
+        parts = take_apart(obj)
+        with self._lock:
+            segment = self._segment(session)
+            # A task that was cut off and runs again in this process has the same name again.
+            group = f"/{component(session)}/{component(task_name)}/{component(task_id)}"
+            name = unique(f"{group}/{index}", segment.names)
+            try:
+                written = segment.draft.write(name, parts)
+            except BaseException:
+                segment.names.discard(name)
+                raise
+            result = Unsealed(session, task_id, index, name, written.size)
+            segment.results.append((result, written))
+            segment.size += written.size
+            return result
+
+    def _segment(self, session: str) -> _Segment:
+        if session not in self._open:
+            directory = self._directory(session)
+            while (directory / _final(self.owner, self._count)).exists():
+                self._count += 1
+            self._open[session] = _Segment(Draft(directory / _temporary(self.owner, self._count)))
+            self._count += 1
+        return self._open[session]
+
+    def _directory(self, session: str) -> Path:
+        return self.site_dir / RESULTS / component(session)
+
+    @property
+    def pending(self) -> list[Unsealed]:
+        """Results that are written and not sealed."""
+        with self._lock:
+            return [result for s in self._open.values() for result, _ in s.results]
+
+    @property
+    def pending_bytes(self) -> int:
+        """Size of `pending`."""
+        with self._lock:
+            return sum(segment.size for segment in self._open.values())
+
+    @property
+    def full(self) -> bool:
+        """Whether a segment has reached `target_bytes`, so that it is time to seal."""
+        with self._lock:
+            return any(segment.size >= self.target_bytes for segment in self._open.values())
+
+    def seal(self) -> list[Value]:
+        """Finish all open segments.
+
+        Returns
+        -------
+        list of Value
+            What can be announced since the last call, segment by segment, each in the order of
+            `add`. Each `Unsealed` has its `value` as well.
+
+        Raises
+        ------
+        StorageError
+            The disk is full, say. What is still `pending` can be sealed later; results that are
+            neither pending nor have a value are lost, and their tasks must run again.
+        """
+        with self._lock:
+            for session, segment in list(self._open.items()):
+                try:
+                    path = self._publish(segment.draft)
+                except BaseException:
+                    if not segment.draft.is_open:
+                        del self._open[session]
+                    raise
+                del self._open[session]
+                for result, written in segment.results:
+                    result._value = Value(written.size, b"", path, result.name, written.checksum)
+                    self._sealed.append(result._value)
+            sealed, self._sealed = self._sealed, []
+            return sealed
+
+    def _publish(self, draft: Draft) -> str:
+        final = draft.temporary.with_name(draft.temporary.name[1:].removesuffix(".tmp"))
+        draft.publish(final)
+        return final.relative_to(self.site_dir).as_posix()
+
+    def discard(self) -> None:
+        """Give up what is not sealed, and remove its files."""
+        with self._lock:
+            for segment in self._open.values():
+                segment.draft.discard()
+            self._open.clear()
+
+    def __enter__(self) -> SegmentWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.seal()
+        else:
+            self.discard()
+
+
+def remove_unsealed(site_dir: Path, owner: str) -> list[Path]:
+    """Remove what an owner that has died left unfinished.
+
+    Returns
+    -------
+    list of Path
+        The temporary files that are gone now.
+    """
+    pattern = rf"\.{re.escape(component(owner))}-\d+\.h5\.tmp.*"
+    hidden = (site_dir / RESULTS).glob("*/.*")
+    gone = sorted(path for path in hidden if re.fullmatch(pattern, path.name))
+    for path in gone:
+        path.unlink(missing_ok=True)
+    return gone
+
+
+def _final(owner: str, n: object) -> str:
+    return f"{component(owner)}-{n}.h5"
+
+
+def _temporary(owner: str, n: object) -> str:
+    return f".{_final(owner, n)}.tmp"
+
+
+class OpenFiles:
+    """Segments that were read lately, kept open. Threads may share it.
+
+    Parameters
+    ----------
+    most
+        How many files are open at most, besides those being read right now.
+    """
+
+    def __init__(self, most: int = 16) -> None:
+        self._most = most
+        self._files: OrderedDict[Path, SealedFile] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, path: Path) -> SealedFile:
+        """The file at `path`, opened if need be.
+
+        Raises
+        ------
+        ResultError
+            It is missing or damaged.
+        """
+        with self._lock:
+            file = self._files.pop(path, None)
+            if file is None or not file.is_at(path):
+                file = SealedFile(path)
+            self._files[path] = file
+            while len(self._files) > self._most:
+                # Closed when the last thread that reads it is done with it.
+                self._files.popitem(last=False)
+            return file
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def after_fork(self) -> None:
+        """In the child: nobody holds the lock there, whoever did in the parent."""
+        self._lock = threading.Lock()
+
+
+_open_files = OpenFiles()
+os.register_at_fork(after_in_child=_open_files.after_fork)
+
+
+def read(site_dir: Path, value: Value) -> Any:
+    """The object behind a reference.
+
+    Raises
+    ------
+    ResultError
+        Its file is missing, torn or changed.
+    EncodingError
+        Its pickle needs something that is not here, such as a module.
+    """
+    file = _open_files.get(site_dir / value.path)
+    return put_together(file.read(value.name, value.checksum))

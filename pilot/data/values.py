@@ -1,0 +1,263 @@
+"""How a value travels: inline up to a limit, beyond that as a reference into a segment.
+
+Responsible for turning objects into bytes and back, and for deciding which way they go. Reads and
+writes no files itself. Importing it loads neither NumPy nor HDF5: who handles small values only
+does not wait for them.
+
+Invariants:
+
+- a `Value` that is a reference names a sealed file;
+- pickles refer to nothing that is defined in a user's script: a worker could not import it;
+- an array larger than the limit is never pickled to find out how large it is.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pilot.errors import EncodingError
+
+if TYPE_CHECKING:
+    from pilot.data.segments import SegmentWriter, Unsealed
+
+#: What a value may have to travel inline, unless the site says otherwise.
+INLINE_LIMIT_BYTES = 64 * 1024
+
+_PROTOCOL = 5
+
+
+class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A value on the wire and in the database: inline, or a reference into a sealed segment."""
+
+    #: Bytes of data: of the pickle, or of the arrays and pickles in the segment.
+    size: int
+    #: The pickle, where the value is inline.
+    payload: bytes = b""
+    #: The segment, relative to the site directory; empty where the value is inline.
+    path: str = ""
+    #: The object in the segment, from its root: ``/session/task name/task id/index``.
+    name: str = ""
+    #: Of the data in the segment. A payload has none: its channel protects it.
+    checksum: int = 0
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether the value itself is in here."""
+        return not self.path
+
+
+def encode(obj: object) -> bytes:
+    """Pickle `obj`, by value what only the user's script defines.
+
+    Raises
+    ------
+    EncodingError
+        It, or something in it, cannot be pickled.
+    """
+    try:
+        payload = pickle.dumps(obj, _PROTOCOL)
+        if not needs_cloudpickle(payload):
+            return payload
+    except MemoryError:
+        raise
+    except Exception:
+        pass  # Lambdas and local classes; for the rest, cloudpickle's error is the one to show.
+    import cloudpickle
+
+    try:
+        return bytes(cloudpickle.dumps(obj, _PROTOCOL))
+    except MemoryError:
+        raise
+    except Exception as cause:
+        raise encoding_error(obj, cause) from cause
+
+
+def decode(payload: bytes) -> Any:
+    """The object that `encode` was given.
+
+    Raises
+    ------
+    EncodingError
+        Its pickle needs something that is not here, such as a module.
+    """
+    try:
+        return pickle.loads(payload)
+    except MemoryError:
+        raise
+    except Exception as cause:
+        raise decoding_error(cause) from cause
+
+
+def store(
+    obj: object,
+    *,
+    writer: SegmentWriter,
+    session: str,
+    task_name: str,
+    task_id: str,
+    index: int = 0,
+    inline_limit: int = INLINE_LIMIT_BYTES,
+) -> Value | Unsealed:
+    """Encode `obj` inline, or write it into the open segment of `session`.
+
+    Returns
+    -------
+    Value or Unsealed
+        See `announceable`. An `Unsealed` becomes a `Value` by `writer.seal()`.
+
+    Raises
+    ------
+    EncodingError
+        It cannot be pickled.
+    StorageError
+        It cannot be written.
+    """
+    if not _surely_larger(obj, inline_limit):
+        payload = encode(obj)
+        if len(payload) <= inline_limit:
+            return Value(len(payload), payload)
+    return writer.add(session, task_name, task_id, index, obj)
+
+
+def announceable(stored: Value | Unsealed) -> Value:
+    """What `store` gave, as it may be told to others.
+
+    Raises
+    ------
+    RuntimeError
+        Its segment is not sealed.
+    """
+    return stored if isinstance(stored, Value) else stored.value
+
+
+def load(value: Value, site_dir: Path) -> Any:
+    """The object again.
+
+    Raises
+    ------
+    ResultError
+        Its file is missing, torn or changed.
+    EncodingError
+        Its pickle needs something that is not here, such as a module.
+    """
+    if value.is_inline:
+        return decode(value.payload)
+    from pilot.data import segments
+
+    return segments.read(site_dir, value)
+
+
+def needs_cloudpickle(payload: bytes) -> bool:
+    """Whether a pickle made by reference might refer to what a worker cannot import."""
+    if b"__main__" in payload:
+        return True
+    cloudpickle = sys.modules.get("cloudpickle")
+    return cloudpickle is not None and bool(cloudpickle.list_registry_pickle_by_value())
+
+
+#: How many nested objects are counted before the answer is "maybe not".
+_COUNTED = 10_000
+
+
+def _surely_larger(obj: object, limit: int) -> bool:
+    """Whether `obj` holds more than `limit` bytes in arrays and strings, without pickling it.
+
+    What is in two places counts twice: then a value goes into a segment that might have been
+    inline, which is no harm.
+    """
+    numpy = sys.modules.get("numpy")  # Where it is not loaded, there are no arrays.
+    size = 0
+    left = _COUNTED
+    stack: list[Iterable[object]] = [(obj,)]
+    while stack:
+        for item in stack.pop():
+            kind = type(item)
+            if kind in (bytes, bytearray, str):
+                size += len(item)  # type: ignore[arg-type]
+            elif kind in (list, tuple):
+                stack.append(item)  # type: ignore[arg-type]
+            elif kind is dict:
+                stack.append(item.values())  # type: ignore[attr-defined]
+            elif numpy is not None and kind is numpy.ndarray:
+                size += 0 if item.dtype.hasobject else item.nbytes  # type: ignore[attr-defined]
+            left -= 1
+            if size > limit:
+                return True
+            if not left:
+                return False
+    return False
+
+
+def encoding_error(obj: object, cause: Exception) -> EncodingError:
+    """The error that says which part of `obj` cannot be pickled."""
+    where, part = _culprit(obj)
+    what = f"an object of type {_type_name(obj)}"
+    if where:
+        what += f" (its part {where} of type {_type_name(part)})"
+    return EncodingError(
+        f"cannot pickle {what}: {type(cause).__name__}: {cause}. "
+        "Pass what it can be made from, such as a path or numbers, and make it inside the task."
+    )
+
+
+def decoding_error(cause: Exception) -> EncodingError:
+    """The error for a pickle that cannot be read in this process."""
+    advice = "It was written by another version of the program, or its class has changed."
+    if isinstance(cause, ImportError):
+        advice = (
+            "The module must be importable here as it was where the object was made: keep it "
+            "beside the script or in a directory of sys.path that all nodes see."
+        )
+    return EncodingError(f"cannot unpickle a value: {type(cause).__name__}: {cause}. {advice}")
+
+
+def _type_name(obj: object) -> str:
+    kind = type(obj)
+    return (
+        kind.__qualname__
+        if kind.__module__ == "builtins"
+        else (f"{kind.__module__}.{kind.__qualname__}")
+    )
+
+
+#: How deep, and among how many parts of one object, the error message looks for the reason.
+_SEARCH_DEPTH = 8
+_SEARCH_WIDTH = 1000
+
+
+def _culprit(obj: object, where: str = "", depth: int = _SEARCH_DEPTH) -> tuple[str, object]:
+    """The smallest part of `obj` that cannot be pickled, and the way to it."""
+    for step, part in _inside(obj) if depth else ():
+        if not _can_be_pickled(part):
+            return _culprit(part, where + step, depth - 1)
+    return where, obj
+
+
+def _inside(obj: object) -> list[tuple[str, object]]:
+    if isinstance(obj, dict):
+        found = [(f"[{key!r:.60}]", part) for key, part in obj.items()]
+    elif isinstance(obj, (list, tuple)):
+        found = [(f"[{n}]", part) for n, part in enumerate(obj[:_SEARCH_WIDTH])]
+    elif isinstance(getattr(obj, "__dict__", None), dict) and not isinstance(obj, type):
+        found = [(f".{name}", part) for name, part in vars(obj).items()]
+    else:
+        found = []
+    return found[:_SEARCH_WIDTH]
+
+
+def _can_be_pickled(obj: object) -> bool:
+    import cloudpickle
+
+    if type(obj) in (int, float, bool, str, bytes, type(None)):
+        return True
+    try:
+        cloudpickle.dumps(obj, _PROTOCOL)
+    except Exception:
+        return False
+    return True
