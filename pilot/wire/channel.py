@@ -1,0 +1,275 @@
+"""How messages travel: ZeroMQ with CURVE, over Unix sockets on one machine and TCP between them.
+
+Every connection is encrypted and authenticated: servers (the head, agents) have the site's server
+key, everybody else its client key, and a server admits that one key only. Whoever can read the
+site directory's ``keys`` is the user; nobody else is let in.
+
+No queue here drops anything: high-water marks are off, and whoever sends bounds what is under way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
+import zmq
+import zmq.auth
+from zmq.auth.thread import ThreadAuthenticator
+
+from pilot.errors import AuthenticationError, SiteError
+
+M = TypeVar("M")
+
+#: At most so many messages are read from a socket before others have their turn.
+_BATCH = 1000
+
+encode = msgspec.msgpack.Encoder().encode
+
+
+class Keys(msgspec.Struct, frozen=True):
+    """A site's CURVE keys, as ZeroMQ takes them."""
+
+    server_public: bytes
+    server_secret: bytes
+    client_public: bytes
+    client_secret: bytes
+    directory: Path
+
+
+def load_keys(directory: Path) -> Keys:
+    """Read a site's keys.
+
+    Raises
+    ------
+    SiteError
+        They are missing, damaged, or readable by others.
+    """
+    pairs = []
+    for name in ("server", "client"):
+        path = directory / f"{name}.key_secret"
+        try:
+            if path.stat().st_mode & 0o077:
+                raise SiteError(f"{path} can be read by others; make it private: chmod 600 {path}")
+            pairs.append(zmq.auth.load_certificate(path))
+        except OSError as error:
+            raise SiteError(f"the key {path} cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise SiteError(f"the key {path} is damaged: {error}") from error
+    (server_public, server_secret), (client_public, client_secret) = pairs
+    return Keys(server_public, server_secret or b"", client_public, client_secret or b"", directory)
+
+
+def runtime_dir() -> Path:
+    """A private directory of this user on this machine, for Unix sockets.
+
+    Raises
+    ------
+    SiteError
+        Somebody else made it.
+    """
+    path = Path(tempfile.gettempdir()) / f"pilot-{os.getuid()}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    status = path.lstat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o077 or path.is_symlink():
+        raise SiteError(f"{path} is not a private directory of yours; remove it, or set $TMPDIR")
+    return path
+
+
+def socket_path(name: str) -> Path:
+    """The Unix socket for `name`, short enough for the kernel however long the name is."""
+    return runtime_dir() / hashlib.blake2b(name.encode(), digest_size=9).hexdigest()
+
+
+def boot_id() -> str:
+    """What tells this machine, since its start, from all others."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = ""
+    return f"{socket.gethostname()}/{boot}"
+
+
+class Endpoints(msgspec.Struct, frozen=True):
+    """Where a server can be reached."""
+
+    #: The machine that `local` is good on.
+    boot: str
+    local: str
+    remote: str
+
+    def choose(self) -> str:
+        """The endpoint to connect to from this machine."""
+        if self.boot == boot_id() and Path(self.local.removeprefix("ipc://")).exists():
+            return self.local
+        return self.remote
+
+
+def _tune(sock: zmq.Socket[bytes]) -> None:
+    sock.linger = 0
+    sock.sndhwm = sock.rcvhwm = 0
+    # A peer whose machine vanished is noticed, and the connection is made anew.
+    sock.heartbeat_ivl = 5_000
+    sock.heartbeat_timeout = 20_000
+    sock.reconnect_ivl = 50
+    sock.reconnect_ivl_max = 1_000
+    sock.maxmsgsize = 1 << 31
+
+
+class Server(Generic[M]):
+    """A ROUTER socket that many peers connect to.
+
+    Parameters
+    ----------
+    keys
+        The site's keys.
+    name
+        What tells this server's Unix socket from others on the machine.
+    message_type
+        Union of the messages that may arrive; others are logged and dropped.
+    address
+        Host name or address that other machines reach this one by; ``auto``: the host name.
+    port
+        TCP port; 0: any that is free.
+    """
+
+    def __init__(
+        self, keys: Keys, name: str, message_type: Any, address: str = "auto", port: int = 0
+    ) -> None:
+        self._context = zmq.Context()
+        self._authenticator = ThreadAuthenticator(
+            self._context, log=logging.getLogger("pilot.auth")
+        )
+        self._authenticator.start()
+        self._authenticator.configure_curve(domain="*", location=str(keys.directory))
+        self._decoder: msgspec.msgpack.Decoder[M] = msgspec.msgpack.Decoder(message_type)
+        self.socket = self._context.socket(zmq.ROUTER)
+        _tune(self.socket)
+        self.socket.router_handover = True
+        self.socket.curve_server = True
+        self.socket.curve_secretkey = keys.server_secret
+        self.socket.curve_publickey = keys.server_public
+        self._path = socket_path(name)
+        self._path.unlink(missing_ok=True)
+        self.socket.bind(f"ipc://{self._path}")
+        host = socket.gethostname() if address == "auto" else address
+        try:
+            port = self._bind_tcp(port)
+        except zmq.ZMQError as error:
+            raise SiteError(
+                f"port {port} cannot be bound: {error}; set head.port to 0 (any) in site.yaml"
+            ) from error
+        self.endpoints = Endpoints(boot_id(), f"ipc://{self._path}", f"tcp://{host}:{port}")
+
+    def _bind_tcp(self, port: int) -> int:
+        if port:
+            self.socket.bind(f"tcp://*:{port}")
+            return port
+        return self.socket.bind_to_random_port("tcp://*")
+
+    def receive(self) -> Iterator[tuple[bytes, M]]:
+        """What has arrived, with who sent it; ends when nothing is left."""
+        receive = self.socket.recv_multipart
+        for _ in range(_BATCH):
+            try:
+                frames = receive(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if len(frames) != 2:
+                continue
+            try:
+                yield frames[0], self._decoder.decode(frames[1])
+            except msgspec.DecodeError as error:
+                logging.getLogger("pilot.wire").warning("a message was dropped: %s", error)
+
+    def send(self, peer: bytes, message: msgspec.Struct) -> None:
+        """Send to a peer; one that is gone gets nothing."""
+        self.socket.send_multipart((peer, encode(message)))
+
+    def close(self) -> None:
+        """Close the socket; what was sent has a second to leave."""
+        self.socket.close(linger=1000)
+        self._authenticator.stop()
+        self._context.term()
+        self._path.unlink(missing_ok=True)
+
+
+class Client(Generic[M]):
+    """A DEALER socket that is connected to one server at a time."""
+
+    def __init__(self, keys: Keys, identity: bytes, message_type: Any) -> None:
+        self._context = zmq.Context()
+        self._keys = keys
+        self._identity = identity
+        self._decoder: msgspec.msgpack.Decoder[M] = msgspec.msgpack.Decoder(message_type)
+        self.socket: zmq.Socket[bytes] = cast("zmq.Socket[bytes]", None)
+        self._monitor: zmq.Socket[bytes] | None = None
+        self.endpoint = ""
+
+    def connect(self, endpoint: str) -> None:
+        """Connect, in place of the server before; what was not sent to that one is dropped."""
+        self._close_socket(0)
+        self.endpoint = endpoint
+        sock = self._context.socket(zmq.DEALER)
+        _tune(sock)
+        sock.identity = self._identity
+        sock.curve_serverkey = self._keys.server_public
+        sock.curve_secretkey = self._keys.client_secret
+        sock.curve_publickey = self._keys.client_public
+        self._monitor = sock.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+        )
+        sock.connect(endpoint)
+        self.socket = sock
+
+    def check(self) -> None:
+        """Raise where the server refused our key, or has not the key that we expect.
+
+        Raises
+        ------
+        AuthenticationError
+            The keys of the two sides differ.
+        """
+        if self._monitor is not None and self._monitor.poll(0):
+            self._monitor.recv_multipart()
+            raise AuthenticationError(
+                f"the server at {self.endpoint} and this process hold different keys; "
+                f"{self._keys.directory} must be the same directory for both "
+                "(or copy it again, then restart the head)"
+            )
+
+    def send(self, message: msgspec.Struct) -> None:
+        """Send to the server."""
+        self.socket.send(encode(message))
+
+    def receive(self) -> Iterator[M]:
+        """What has arrived; ends when nothing is left."""
+        receive = self.socket.recv
+        for _ in range(_BATCH):
+            try:
+                frame = receive(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            yield self._decoder.decode(frame)
+
+    def _close_socket(self, linger_ms: int) -> None:
+        if self.socket is None:
+            return
+        self.socket.disable_monitor()
+        if self._monitor is not None:
+            self._monitor.close(linger=0)
+            self._monitor = None
+        self.socket.close(linger=linger_ms)
+
+    def close(self, linger_ms: int = 1000) -> None:
+        """Close the connection; what was sent has so long to leave."""
+        self._close_socket(linger_ms)
+        self._context.term()

@@ -1,0 +1,411 @@
+"""A client's connection to the head: one thread that sends what is submitted and brings results.
+
+Invariants
+----------
+- What was submitted is kept until the head has accepted it, and sent again to a new head; the head
+  knows it by its ids, so nothing is doubled.
+- When the head is gone the thread looks for the next one, or starts it, and asks again for every
+  task that is still awaited: futures resolve as if nothing had happened.
+- The user's threads never touch a socket: they put things into queues and wake the thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any, Protocol
+
+import msgspec
+import zmq
+
+from pilot.errors import AuthenticationError, HeadError, PilotError
+from pilot.head.daemon import ensure_head, find_head
+from pilot.site import Site
+from pilot.version import __version__
+from pilot.wire import messages as m
+from pilot.wire.channel import Client, load_keys
+from pilot.wire.discovery import read_address
+
+#: How long a greeting may stay without an answer.
+GREETING_S = 20.0
+#: How often a silent head is looked after.
+WATCH_S = 0.25
+#: A client starts at most so many heads within so many seconds.
+RESTARTS, RESTART_S = 8, 60.0
+#: Tasks in one message.
+FRAME = 5000
+
+
+class Awaited(Protocol):
+    """What takes the outcome of a task."""
+
+    def settle(self, outcome: m.TaskOutcome) -> None:
+        """The task has ended."""
+
+    def refuse(self, reason: str) -> None:
+        """The head did not take the task."""
+
+    def started(self) -> None:
+        """The task runs."""
+
+
+class Connection:
+    """A thread that speaks with the head of a site.
+
+    Parameters
+    ----------
+    site
+        The site.
+    start
+        Start a head where there is none; otherwise raise.
+
+    Raises
+    ------
+    HeadError
+        There is no head, it does not start, or does not answer.
+    AuthenticationError
+        It holds other keys.
+    """
+
+    def __init__(self, site: Site, start: bool = True) -> None:
+        self._site = site
+        self._start = start
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._awake = False
+        self._lock = threading.Lock()
+        self._outbox: deque[msgspec.Struct] = deque()
+        self._submissions: list[_Parcel] = []
+        self._unaccepted: dict[int, m.Submit] = {}
+        self._awaited: dict[int, Awaited] = {}
+        self._requests: dict[int, tuple[msgspec.Struct, Future[Any]]] = {}
+        self._numbers = itertools.count(1)
+        self._tasks = itertools.count(1)
+        self._templates = itertools.count(1)
+        self._stream = 0
+        self._epoch = 0
+        self._connects: list[float] = []
+        self._stopping = False
+        self._failure: Exception | None = None
+        self._ready: Future[None] = Future()
+        self._flushed = threading.Condition(self._lock)
+        self._thread = threading.Thread(target=self._run, name="pilot-connection", daemon=True)
+        self._thread.start()
+        try:
+            self._ready.result()
+        except BaseException:
+            self.close()
+            raise
+
+    # --- for users' threads
+
+    def next_task(self) -> int:
+        """A number for a new task."""
+        return self._stream << 32 | next(self._tasks)
+
+    def next_template(self) -> int:
+        """A number for a new template."""
+        return self._stream << 32 | next(self._templates)
+
+    def submit(
+        self,
+        session: int,
+        functions: list[m.Function],
+        templates: list[m.Template],
+        tasks: list[m.TaskSpec],
+        awaited: list[Awaited],
+    ) -> None:
+        """Send tasks, and later tell `awaited` (in the order of `tasks`) how they ended."""
+        self._check()
+        with self._lock:
+            for spec, future in zip(tasks, awaited, strict=True):
+                self._awaited[spec.id] = future
+            self._submissions.append(_Parcel(session, functions, templates, tasks))
+        self._notify()
+
+    def watch(self, awaited: dict[int, Awaited]) -> None:
+        """Tell these how their tasks, which were submitted before, end or ended."""
+        self._check()
+        with self._lock:
+            self._awaited.update(awaited)
+        self._outbox.append(m.Watch(list(awaited)))
+        self._notify()
+
+    def request(self, make: Callable[[int], msgspec.Struct], timeout: float | None = 60.0) -> Any:
+        """Send what `make` gives for a request number, and wait for the reply.
+
+        Raises
+        ------
+        HeadError
+            The head refused, or did not answer in `timeout` seconds.
+        """
+        future = self.post(make)
+        try:
+            return future.result(timeout)
+        except FutureTimeoutError:
+            raise HeadError(
+                f"the head of {self._site.name} did not answer within {timeout:g} s; see "
+                f"{self._site.logs / 'head.log'}"
+            ) from None
+
+    def post(self, make: Callable[[int], msgspec.Struct]) -> Future[Any]:
+        """Send what `make` gives for a request number; the future has the reply."""
+        self._check()
+        number = next(self._numbers)
+        message = make(number)
+        future: Future[Any] = Future()
+        with self._lock:
+            self._requests[number] = (message, future)
+        self._outbox.append(message)
+        self._notify()
+        return future
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until everything that was submitted is accepted (so: durable)."""
+        with self._flushed:
+            return self._flushed.wait_for(
+                lambda: bool(self._failure) or not (self._submissions or self._unaccepted), timeout
+            )
+
+    def close(self) -> None:
+        """End the thread; what was not sent is dropped (see `flush`)."""
+        self._stopping = True
+        self._notify()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._stopping:
+            raise HeadError("this connection is closed")
+
+    def _notify(self) -> None:
+        # One wake-up for many submissions: the thread clears the flag before it looks.
+        if not self._awake:
+            self._awake = True
+            os.eventfd_write(self._wake, 1)
+
+    # --- the thread
+
+    def _run(self) -> None:
+        client: Client[Any] | None = None
+        try:
+            self._site.prepare()
+            client = Client(
+                load_keys(self._site.keys),
+                b"client:" + uuid.uuid4().bytes,
+                m.ToClient,
+            )
+            self._connect(client)
+            self._ready.set_result(None)
+            self._serve(client)
+        except Exception as error:
+            self._fail(error)
+        finally:
+            if client is not None:
+                client.close()
+            self._fail(HeadError("this connection is closed"))
+            os.close(self._wake)
+
+    def _serve(self, client: Client[Any]) -> None:
+        poller = self._poller(client)
+        heard = time.monotonic()
+        while True:
+            for source, _ in poller.poll(int(WATCH_S * 1000)):
+                if source == self._wake:
+                    os.eventfd_read(self._wake)
+            self._awake = False
+            stopping = self._stopping
+            self._send(client)
+            for message in client.receive():
+                self._take(message)
+                heard = time.monotonic()
+            if stopping:
+                return
+            now = time.monotonic()
+            if now - heard > WATCH_S and self._lost():
+                self._connect(client)
+                poller = self._poller(client)
+                heard = time.monotonic()
+
+    def _poller(self, client: Client[Any]) -> zmq.Poller:
+        poller = zmq.Poller()
+        poller.register(client.socket, zmq.POLLIN)
+        poller.register(self._wake, zmq.POLLIN)
+        return poller
+
+    def _lost(self) -> bool:
+        """Whether another head is there, or this one is dead."""
+        address = read_address(self._site.address_file)
+        if address is None:
+            # It said good-bye. A new one is needed only if we still want something.
+            return bool(self._awaited or self._unaccepted or self._requests or self._submissions)
+        return address.epoch > self._epoch or address.is_dead()
+
+    def _connect(self, client: Client[Any]) -> None:
+        """Find or start the head, greet it, and ask again for all that is open."""
+        deadline = time.monotonic() + 2 * GREETING_S
+        while not self._stopping:
+            self._count_connects()
+            address = ensure_head(self._site) if self._start else find_head(self._site)
+            if address is None:
+                raise HeadError(
+                    f"no head runs for site {self._site.name}; `pilot head start` starts one"
+                )
+            client.connect(address.endpoints.choose())
+            client.send(m.ClientHello(m.PROTOCOL, __version__, self._stream))
+            welcome = self._await_welcome(client, deadline)
+            if welcome is None:
+                continue
+            if welcome.refused:
+                raise HeadError(welcome.refused)
+            self._stream, self._epoch = welcome.stream, welcome.epoch
+            break
+        with self._lock:
+            unaccepted = list(self._unaccepted.values())
+            open_requests = [message for message, _ in self._requests.values()]
+            sent = {spec.id for submit in unaccepted for spec in submit.tasks}
+            waiting = {spec.id for parcel in self._submissions for spec in parcel.tasks}
+            watched = [task for task in self._awaited if task not in sent and task not in waiting]
+        self._outbox.clear()
+        for message in [*unaccepted, *open_requests]:
+            client.send(message)
+        if watched:
+            client.send(m.Watch(watched))
+
+    def _count_connects(self) -> None:
+        """Give up on a site whose heads die again and again."""
+        now = time.monotonic()
+        self._connects = [then for then in self._connects if now - then < RESTART_S]
+        self._connects.append(now)
+        if len(self._connects) > RESTARTS:
+            raise HeadError(
+                f"the head of {self._site.name} has ended {RESTARTS} times within {RESTART_S:.0f} "
+                f"s; see {self._site.logs / 'head.log'}. Accepted tasks are in the database; they go "
+                "on with the next head"
+            )
+
+    def _await_welcome(self, client: Client[Any], deadline: float) -> m.Welcome | None:
+        while not self._stopping:
+            if client.socket.poll(100):
+                for message in client.receive():
+                    if isinstance(message, m.Welcome):
+                        return message
+            client.check()
+            address = read_address(self._site.address_file)
+            if (
+                address is None
+                or address.is_dead()
+                or address.endpoints.choose() != client.endpoint
+            ):
+                return None  # it died meanwhile
+            if time.monotonic() > deadline:
+                raise HeadError(
+                    f"the head of {self._site.name} on {address.host} (pid {address.pid}) does not "
+                    f"answer at {client.endpoint}; is there a firewall, or is it stopped? "
+                    f"See {self._site.logs / 'head.log'}"
+                )
+        return None
+
+    def _send(self, client: Client[Any]) -> None:
+        with self._lock:
+            parcels, self._submissions = self._submissions, []
+            frames = []
+            for parcel in _merge(parcels):
+                seq = next(self._numbers)
+                frame = m.Submit(
+                    seq, parcel.session, parcel.functions, parcel.templates, parcel.tasks
+                )
+                self._unaccepted[seq] = frame
+                frames.append(frame)
+        for frame in frames:
+            client.send(frame)
+        while self._outbox:
+            client.send(self._outbox.popleft())
+
+    def _take(self, message: Any) -> None:
+        if isinstance(message, m.Outcomes):
+            with self._lock:
+                settled = [(self._awaited.pop(o.task, None), o) for o in message.outcomes]
+            for awaited, outcome in settled:
+                if awaited is not None:
+                    awaited.settle(outcome)
+        elif isinstance(message, m.Started):
+            for task in message.tasks:
+                if awaited := self._awaited.get(task):
+                    awaited.started()
+        elif isinstance(message, m.Accepted):
+            with self._flushed:
+                self._unaccepted.pop(message.seq, None)
+                refused = [(self._awaited.pop(task, None), why) for task, why in message.refused]
+                self._flushed.notify_all()
+            for awaited, reason in refused:
+                if awaited is not None:
+                    awaited.refuse(reason)
+        elif isinstance(message, m.Reply):
+            with self._lock:
+                _, future = self._requests.pop(message.request, (None, None))
+            if future is not None and message.error:
+                future.set_exception(HeadError(message.error))
+            elif future is not None:
+                future.set_result(message.result)
+
+    def _fail(self, error: Exception) -> None:
+        """Nothing more will come: tell everybody who waits."""
+        with self._flushed:
+            if self._failure is not None:
+                return
+            self._failure = error
+            awaited = list(self._awaited.values())
+            requests = [future for _, future in self._requests.values()]
+            self._awaited.clear()
+            self._requests.clear()
+            self._flushed.notify_all()
+        if not self._ready.done():
+            self._ready.set_exception(error)
+        for future in requests:
+            future.set_exception(error)
+        for waiting in awaited:
+            waiting.refuse(str(error))
+
+
+class _Parcel(msgspec.Struct):
+    session: int
+    functions: list[m.Function]
+    templates: list[m.Template]
+    tasks: list[m.TaskSpec]
+
+
+def _merge(parcels: list[_Parcel]) -> list[_Parcel]:
+    """Neighbours of the same session in one, up to the size of a frame."""
+    merged: list[_Parcel] = []
+    for parcel in parcels:
+        last = merged[-1] if merged else None
+        if (
+            last is not None
+            and last.session == parcel.session
+            and len(last.tasks) + len(parcel.tasks) <= FRAME
+        ):
+            last.functions.extend(parcel.functions)
+            last.templates.extend(parcel.templates)
+            last.tasks.extend(parcel.tasks)
+        else:
+            merged.append(
+                _Parcel(
+                    parcel.session,
+                    list(parcel.functions),
+                    list(parcel.templates),
+                    list(parcel.tasks),
+                )
+            )
+    return merged
+
+
+__all__ = ["AuthenticationError", "Awaited", "Connection", "PilotError"]

@@ -1,0 +1,57 @@
+"""How the head is found: it writes where it listens into the site directory, others read it.
+
+The file is replaced in one step and carries the epoch, so that who reads it sees one head or the
+other, never half of one; a lower epoch than one that was seen before is an old head's.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from pilot.wire.channel import Endpoints, boot_id
+
+
+class HeadAddress(msgspec.Struct, frozen=True):
+    """Where a head listens, and which one it is."""
+
+    epoch: int
+    host: str
+    pid: int
+    #: Clock ticks since the boot at which the process started.
+    started: int
+    endpoints: Endpoints
+    version: str
+
+    def is_dead(self) -> bool:
+        """Whether the process surely lives no more; False where it cannot be known from here."""
+        return self.endpoints.boot == boot_id() and process_started(self.pid) != self.started
+
+
+def process_started(pid: int) -> int:
+    """When a process started, in clock ticks since the boot; -1 where there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return -1
+    fields = stat[stat.rindex(")") + 2 :].split()
+    # A zombie holds nothing any more.
+    return -1 if fields[0] in ("Z", "X") else int(fields[19])
+
+
+def read_address(path: Path) -> HeadAddress | None:
+    """What the site directory says of its head; None where it says nothing."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=HeadAddress)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def write_address(path: Path, address: HeadAddress) -> None:
+    """Tell everybody where the head listens."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(address)))
+    partial.chmod(0o600)
+    partial.replace(path)

@@ -1,0 +1,520 @@
+"""What is said on the wire: typed structs, and nothing else.
+
+Every message is a tagged, array-like struct, so that a frame of a thousand tasks costs a few
+microseconds to read. Fields are only ever added at the end, with defaults; a change of meaning
+raises `PROTOCOL`, and the greeting of either side is refused where it differs.
+
+A task id is ``(stream << 32) | n``: the head hands out streams, whoever submits counts ``n``
+itself. So a future is known by its id before anything was sent, a frame that is sent twice is
+recognised, and nobody waits for a number. People read it as ``stream.n``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+from pilot.data.values import Value
+from scheduler.resources import NodeShape, Resources
+
+#: Raised whenever the meaning of a message changes.
+PROTOCOL = 1
+
+#: What a head says to a pilot that it does not know (any more): greet again.
+WHO_ARE_YOU = "who are you?"
+
+#: One result of a task: (task id, index of the result).
+Ref: TypeAlias = tuple[int, int]
+
+
+def task_label(task: int) -> str:
+    """A task id as people read it."""
+    return f"{task >> 32}.{task & 0xFFFFFFFF}"
+
+
+def parse_task_label(text: str) -> int:
+    """The task id that `task_label` wrote.
+
+    Raises
+    ------
+    ValueError
+        The text is no task id.
+    """
+    stream, dot, number = text.partition(".")
+    if not (dot and stream.isdigit() and number.isdigit()):
+        raise ValueError(f"{text!r} is no task id; task ids look like 3.17")
+    return int(stream) << 32 | int(number)
+
+
+class _Message(msgspec.Struct, array_like=True, tag=True):
+    pass
+
+
+# --- what tasks are ------------------------------------------------------------------------------
+
+
+class Function(msgspec.Struct, array_like=True, frozen=True):
+    """A user's function, sent once per session."""
+
+    #: Hash of the payload.
+    digest: bytes
+    #: The pickled function.
+    payload: bytes
+
+
+class Template(msgspec.Struct, array_like=True, frozen=True):
+    """What many tasks share: the function and how to run it. Sent once, named by `id`."""
+
+    #: Numbered by whoever submits, in the manner of tasks.
+    id: int
+    session: int
+    #: What users call it.
+    name: str
+    #: ``python``, ``mpi``, ``command`` or ``mpi-command``.
+    kind: str
+    #: Digest of the function; empty for commands.
+    function: bytes
+    resources: Resources
+    #: Seconds; 0: none.
+    time_limit_s: float = 0.0
+    retries: int = 0
+    #: Names of exception classes (also of base classes) that are retried; empty: all.
+    retry_on: tuple[str, ...] = ()
+    max_crashes: int = 3
+    priority: int = 0
+    #: Empty: any pool that fits.
+    pool: str = ""
+    returns: int = 1
+    #: ``fail``, ``ignore``, ``cancel_successors`` or ``stop_session``.
+    on_failure: str = "fail"
+    #: With ``ignore``: what dependents get, encoded.
+    default: bytes = b""
+
+
+class TaskSpec(msgspec.Struct, array_like=True, frozen=True):
+    """One task: its arguments and what they wait for."""
+
+    id: int
+    template: int
+    #: Arguments, encoded; futures in them are references.
+    payload: bytes
+    #: The results that the arguments refer to, each once.
+    inputs: tuple[Ref, ...] = ()
+
+
+class Environment(msgspec.Struct, array_like=True, frozen=True):
+    """Where a session's code is found on the workers."""
+
+    working_dir: str
+    sys_path: tuple[str, ...] = ()
+    variables: dict[str, str] = {}
+
+
+class SessionInfo(msgspec.Struct, array_like=True, frozen=True):
+    """A session as agents need to know it."""
+
+    id: int
+    name: str
+    environment: Environment
+
+
+class LogSpan(msgspec.Struct, array_like=True, frozen=True):
+    """Where the output of an attempt is: a part of a file, relative to the site directory."""
+
+    path: str
+    start: int
+    #: -1: to the end, the task still runs.
+    end: int
+
+
+class TaskFailure(msgspec.Struct, array_like=True, frozen=True):
+    """Why an attempt did not end well."""
+
+    #: Class name of the exception, or what happened (``SIGKILL``, ``exit 3``).
+    type: str
+    message: str
+    #: The remote traceback, or the last lines of output.
+    detail: str = ""
+    #: The exception itself, encoded; empty where it could not be.
+    exception: bytes = b""
+    #: Class names of the exception and of its bases, for `Template.retry_on`.
+    bases: tuple[str, ...] = ()
+    node: str = ""
+    attempt: int = 0
+
+    @property
+    def is_crash(self) -> bool:
+        """Whether the task's process died, in place of raising."""
+        return not self.bases
+
+
+class Completion(msgspec.Struct, array_like=True, frozen=True):
+    """How an attempt ended, as the pilot reports it until the head has committed it.
+
+    Times are seconds since the epoch, by the clock of the host where they were taken.
+    """
+
+    task: int
+    attempt: int
+    #: ``ok``, ``error``, ``crash``, ``timeout``, ``interrupted`` or ``cancelled``.
+    outcome: str
+    values: tuple[Value, ...] = ()
+    failure: TaskFailure | None = None
+    node: str = ""
+    received: float = 0.0
+    fetched: float = 0.0
+    started: float = 0.0
+    ended: float = 0.0
+    reported: float = 0.0
+    logs: tuple[LogSpan, ...] = ()
+
+
+# --- client → head -------------------------------------------------------------------------------
+
+
+class ClientHello(_Message):
+    """First words of a client. `stream` is 0 for a new one."""
+
+    protocol: int
+    version: str
+    stream: int = 0
+
+
+class OpenSession(_Message):
+    """Create a session, or attach to one where `session` is not 0."""
+
+    request: int
+    name: str
+    environment: Environment
+    session: int = 0
+
+
+class Submit(_Message):
+    """Tasks, with the functions and templates that the head has not seen in this session."""
+
+    seq: int
+    session: int
+    functions: list[Function]
+    templates: list[Template]
+    tasks: list[TaskSpec]
+
+
+class Watch(_Message):
+    """Tell me how these tasks end (or ended)."""
+
+    tasks: list[int]
+
+
+class Cancel(_Message):
+    """End these tasks; with none named, the whole session."""
+
+    request: int
+    session: int
+    tasks: list[int] = []
+
+
+class CloseSession(_Message):
+    """No more submissions: the session ends when its tasks have."""
+
+    request: int
+    session: int
+
+
+class Query(_Message):
+    """Ask for rows: what `pilot.head.queries` knows by this name."""
+
+    request: int
+    name: str
+    arguments: dict[str, Any] = {}
+
+
+class Command(_Message):
+    """Tell the head to do something to itself: ``stop`` or ``drain``."""
+
+    request: int
+    name: str
+    arguments: dict[str, Any] = {}
+
+
+# --- head → client -------------------------------------------------------------------------------
+
+
+class Welcome(_Message):
+    """Answer to either greeting. `refused` says why not, where it is not empty."""
+
+    epoch: int
+    version: str
+    stream: int = 0
+    refused: str = ""
+
+
+class Accepted(_Message):
+    """A submission was committed. `refused` names tasks that were not taken, and why."""
+
+    seq: int
+    refused: list[tuple[int, str]] = []
+
+
+class TaskOutcome(msgspec.Struct, array_like=True, frozen=True):
+    """How a task ended."""
+
+    task: int
+    state: str
+    values: tuple[Value, ...] = ()
+    failure: TaskFailure | None = None
+
+
+class Outcomes(_Message):
+    """Tasks that ended; each was committed before it is told."""
+
+    outcomes: list[TaskOutcome]
+
+
+class Started(_Message):
+    """Tasks that have run for a while now."""
+
+    tasks: list[int]
+
+
+class Reply(_Message):
+    """Answer to a request; `error` is not empty where it failed."""
+
+    request: int
+    result: Any = None
+    error: str = ""
+
+
+# --- agent → head --------------------------------------------------------------------------------
+
+
+class NodeInfo(msgspec.Struct, array_like=True, frozen=True):
+    """A node of a pilot."""
+
+    name: str
+    shape: NodeShape
+
+
+class PilotHello(_Message):
+    """First words of an agent, and again to each new head."""
+
+    protocol: int
+    version: str
+    #: Name of the pilot: that of its Slurm job.
+    pilot: str
+    job: str
+    #: Which life of the job: Slurm requeues under the same id.
+    life: int
+    pool: str
+    nodes: list[NodeInfo]
+    #: When the walltime is over, seconds since the epoch; 0: never.
+    ends_at: float
+    #: Attempts that it holds and has not ended: (task, attempt).
+    held: list[tuple[int, int]] = []
+
+
+class Completions(_Message):
+    """Attempts that ended; repeated to a new head until acknowledged."""
+
+    pilot: str
+    seq: int
+    completions: list[Completion]
+
+
+class RunningTask(msgspec.Struct, array_like=True, frozen=True):
+    """An attempt that runs for a while now."""
+
+    task: int
+    attempt: int
+    node: str
+    started: float
+    logs: tuple[LogSpan, ...] = ()
+
+
+class PilotStatus(_Message):
+    """A sign of life, with what has run for a while."""
+
+    pilot: str
+    running: list[RunningTask]
+    #: The nodes that it has now.
+    nodes: list[NodeInfo]
+    #: Seconds since anything ran here.
+    idle_s: float
+    draining: bool = False
+
+
+class PilotBye(_Message):
+    """The agent ends; what it still held goes back."""
+
+    pilot: str
+    reason: str
+    held: list[tuple[int, int]] = []
+
+
+# --- head → agent --------------------------------------------------------------------------------
+
+
+class InputValue(msgspec.Struct, array_like=True, frozen=True):
+    """A result that a task needs."""
+
+    task: int
+    index: int
+    value: Value
+
+
+class Work(msgspec.Struct, array_like=True, frozen=True):
+    """One attempt to be made."""
+
+    task: int
+    attempt: int
+    template: int
+    payload: bytes
+    inputs: tuple[InputValue, ...] = ()
+
+
+class Assign(_Message):
+    """Work for a pilot, with what it has not seen yet."""
+
+    sessions: list[SessionInfo]
+    functions: list[Function]
+    templates: list[Template]
+    work: list[Work]
+
+
+class Committed(_Message):
+    """Completions up to this sequence number are in the database: forget them."""
+
+    seq: int
+
+
+class CancelWork(_Message):
+    """End these tasks, whether they run or wait."""
+
+    tasks: list[int]
+
+
+class EndPilot(_Message):
+    """Start nothing new; end when what runs has ended, or now."""
+
+    reason: str
+    now: bool = False
+
+
+# --- agent ↔ node worker, executors and ranks ----------------------------------------------------
+
+
+class NodeHello(_Message):
+    """A node worker is up."""
+
+    node: str
+    shape: NodeShape
+    pid: int
+
+
+class StartExecutor(_Message):
+    """Start an executor on these cores."""
+
+    executor: int
+    session: SessionInfo
+    cores: tuple[int, ...]
+    gpus: tuple[int, ...]
+
+
+class StopExecutor(_Message):
+    """End an executor: SIGTERM, and after `grace_s` SIGKILL, to its whole process group."""
+
+    executor: int
+    grace_s: float
+
+
+class ExecutorExited(_Message):
+    """An executor is gone."""
+
+    executor: int
+    #: As `multiprocessing.Process.exitcode`: negative for a signal.
+    status: int
+    #: The task that it was in, 0 for none.
+    task: int
+    started: float
+    logs: tuple[LogSpan, ...]
+    #: The last lines of the task's output.
+    tail: str
+
+
+class NodeStatus(_Message):
+    """A sign of life of a node worker, with what its executors have run for a while."""
+
+    node: str
+    running: list[RunningTask]
+
+
+class AgentStatus(_Message):
+    """A sign of life of the agent, to node workers."""
+
+
+class ExecutorHello(_Message):
+    """An executor is ready."""
+
+    executor: int
+    pid: int
+
+
+class RankHello(_Message):
+    """A rank of an MPI world is ready."""
+
+    world: int
+    rank: int
+    size: int
+    pid: int
+    node: str
+
+
+class LaunchPlan(msgspec.Struct, array_like=True, frozen=True):
+    """How an executor starts an MPI program: what comes before the command, and variables."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+
+
+class Run(_Message):
+    """Work for an executor or a rank, in this order, with the functions that it has not seen."""
+
+    functions: list[Function]
+    templates: list[Template]
+    work: list[Work]
+    plan: LaunchPlan | None = None
+
+
+class Done(_Message):
+    """Attempts that ended in an executor (rank 0 for an MPI world)."""
+
+    executor: int
+    completions: list[Completion]
+
+
+class RankDone(_Message):
+    """A rank has left the task; rank 0 brings the value."""
+
+    world: int
+    rank: int
+    completion: Completion
+
+
+class Exit(_Message):
+    """End: to node workers, executors and ranks."""
+
+
+FromClient: TypeAlias = (
+    ClientHello | OpenSession | Submit | Watch | Cancel | CloseSession | Query | Command
+)
+FromPilot: TypeAlias = PilotHello | Completions | PilotStatus | PilotBye
+ToHead: TypeAlias = FromClient | FromPilot
+ToClient: TypeAlias = Welcome | Accepted | Outcomes | Started | Reply
+ToPilot: TypeAlias = Welcome | Assign | Committed | CancelWork | EndPilot
+ToAgent: TypeAlias = (
+    NodeHello | ExecutorExited | NodeStatus | ExecutorHello | RankHello | Done | RankDone
+)
+ToNode: TypeAlias = StartExecutor | StopExecutor | AgentStatus | Exit
+ToExecutor: TypeAlias = Run | Exit
+
+Message: TypeAlias = _Message
