@@ -1,0 +1,102 @@
+"""Starting a head in the background, and stopping it: for whoever needs one.
+
+A head is a process of its own session, so it outlives whoever started it. Any number of processes
+may find at the same moment that there is none: a file lock lets one of them start it, and the lease
+decides in the end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pilot.errors import HeadError
+from pilot.site import Site
+from pilot.wire.discovery import HeadAddress, read_address
+
+#: How long a head may take to start, beyond the time that an old lease needs to expire.
+START_S = 30.0
+
+
+def find_head(site: Site) -> HeadAddress | None:
+    """The head of the site, or None where there is none (that can be seen from here)."""
+    address = read_address(site.address_file)
+    return None if address is None or address.is_dead() else address
+
+
+def ensure_head(site: Site) -> HeadAddress:
+    """The head of the site, started where there is none.
+
+    Raises
+    ------
+    HeadError
+        It did not start; the message has its last words.
+    """
+    address = find_head(site)
+    if address is not None:
+        return address
+    site.prepare()
+    deadline = time.monotonic() + START_S + site.config.lease.expire_s
+    try:
+        with FileLock(site.directory / "head.start", timeout=START_S):
+            address = find_head(site)
+            return address if address is not None else _start(site, deadline)
+    except Timeout:
+        raise HeadError(
+            f"another process has been starting the head of {site.name} for {START_S:.0f} s; "
+            f"see {site.logs / 'head.log'}"
+        ) from None
+
+
+def head_command(site: Site) -> list[str]:
+    """The command that is a head, in the foreground."""
+    return [sys.executable, "-m", "pilot", "head", "run", str(site.directory)]
+
+
+def _start(site: Site, deadline: float) -> HeadAddress:
+    log = site.logs / "head.log"
+    with log.open("ab") as output:
+        begin = output.tell()
+        process = subprocess.Popen(
+            head_command(site),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=site.directory,
+            start_new_session=True,
+        )
+    old = read_address(site.address_file)
+    while time.monotonic() < deadline:
+        address = read_address(site.address_file)
+        if address is not None and address != old and not address.is_dead():
+            return address
+        if process.poll() is not None:
+            # Another one may have been faster.
+            address = find_head(site)
+            if address is not None:
+                return address
+            raise HeadError(_last_words(log, begin))
+        time.sleep(0.005)
+    process.kill()
+    raise HeadError(f"the head of {site.name} did not start in time; see {log}")
+
+
+def _last_words(log: Path, begin: int) -> str:
+    with log.open("rb") as output:
+        output.seek(begin)
+        lines = output.read().decode(errors="replace").strip().splitlines()
+    last = next((line for line in reversed(lines) if line.startswith("pilot: ")), None)
+    return last.removeprefix("pilot: ") if last else "\n".join(lines[-5:]) or f"see {log}"
+
+
+def kill_head(site: Site) -> None:
+    """End a head on this machine that does not answer."""
+    address = find_head(site)
+    if address is not None and not address.is_dead():
+        os.kill(address.pid, signal.SIGTERM)

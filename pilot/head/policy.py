@@ -1,0 +1,49 @@
+"""What follows from how an attempt ended: the outcome table of the semantics, as one function.
+
+Pure. An attempt that was interrupted (preempted, walltime, node lost) costs neither a retry nor a
+crash; a task's own error costs a retry; a process that died costs a crash.
+"""
+
+from __future__ import annotations
+
+from pilot.wire.messages import Completion, Template
+
+#: States that a task does not leave.
+COMPLETED, FAILED, TIMED_OUT, CANCELLED, ABORTED = (
+    "COMPLETED",
+    "FAILED",
+    "TIMED_OUT",
+    "CANCELLED",
+    "ABORTED",
+)
+FINAL = frozenset((COMPLETED, FAILED, TIMED_OUT, CANCELLED, ABORTED))
+#: States on the way there.
+PENDING, READY, ASSIGNED, RUNNING = "PENDING", "READY", "ASSIGNED", "RUNNING"
+
+
+def verdict(template: Template, completion: Completion, errors: int, crashes: int) -> str | None:
+    """The final state that an attempt brings, or None where the task is to be tried again.
+
+    Parameters
+    ----------
+    template
+        The policy of the task.
+    completion
+        How the attempt ended.
+    errors, crashes
+        How many attempts have ended so, this one included.
+    """
+    outcome = completion.outcome
+    if outcome == "ok":
+        return COMPLETED
+    if outcome == "interrupted":
+        return None
+    if outcome == "timeout":
+        return TIMED_OUT
+    if outcome == "cancelled":
+        return CANCELLED
+    if outcome == "crash":
+        return None if crashes <= template.max_crashes else FAILED
+    bases = completion.failure.bases if completion.failure else ()
+    named = not template.retry_on or not set(template.retry_on).isdisjoint(bases)
+    return None if named and errors <= template.retries else FAILED

@@ -1,0 +1,113 @@
+-- Every statement of the store, by name.
+
+-- name: add_stream
+INSERT INTO streams (owner, created) VALUES (:owner, :created) RETURNING id;
+
+-- name: add_session
+INSERT INTO sessions (name, state, environment, created)
+VALUES (:name, 'OPEN', :environment, :created) RETURNING id;
+
+-- name: set_session_state
+UPDATE sessions SET state = :state, ended = :ended WHERE id = :id;
+
+-- name: add_functions
+INSERT OR IGNORE INTO functions (session, digest, payload) VALUES (?, ?, ?);
+
+-- name: add_templates
+INSERT OR IGNORE INTO templates (id, session, name, kind, pool, detail) VALUES (?, ?, ?, ?, ?, ?);
+
+-- name: add_tasks
+INSERT OR IGNORE INTO tasks (id, session, template, state, created, payload, inputs)
+VALUES (?, ?, ?, 'READY', ?, ?, ?);
+
+-- name: end_tasks
+UPDATE tasks SET state = ?, ended = ?, result = ? WHERE id = ?;
+
+-- name: count_attempts
+UPDATE tasks SET attempts = ?, errors = ?, crashes = ? WHERE id = ?;
+
+-- name: add_attempts
+INSERT OR REPLACE INTO attempts (task, number, outcome, pilot, node, created, ready, assigned,
+                                 received, fetched, started, ended, reported, committed,
+                                 failure, logs)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: payloads
+SELECT id, payload FROM tasks WHERE id IN (SELECT value FROM json_each(?));
+
+-- name: states
+SELECT id, state FROM tasks WHERE id IN (SELECT value FROM json_each(?));
+
+-- name: results
+SELECT id, state, result FROM tasks
+WHERE id IN (SELECT value FROM json_each(?)) AND ended IS NOT NULL;
+
+-- name: functions_of
+SELECT digest, payload FROM functions WHERE session = ?;
+
+-- name: unfinished_tasks
+SELECT id, session, template, payload, inputs, attempts, errors, crashes, created
+FROM tasks INDEXED BY tasks_unfinished WHERE ended IS NULL ORDER BY id;
+
+-- name: templates_of
+SELECT detail FROM templates WHERE session = ?;
+
+-- name: template_of
+SELECT p.detail FROM tasks t JOIN templates p ON p.id = t.template WHERE t.id = ?;
+
+-- name: open_sessions
+SELECT id, name, state, environment FROM sessions WHERE state <> 'CLOSED' ORDER BY id;
+
+-- name: session
+SELECT id, name, state, environment FROM sessions WHERE id = ?;
+
+-- name: add_pilot
+INSERT INTO pilots (name, pool, nodes, walltime, state, job, reason, created)
+VALUES (:name, :pool, :nodes, :walltime, :state, :job, :reason, :created)
+ON CONFLICT (name) DO UPDATE SET state = excluded.state, job = excluded.job, ended = NULL;
+
+-- name: set_pilot
+UPDATE pilots SET state = :state, job = :job, nodes = :nodes, reason = :reason,
+                  submitted = :submitted, started = :started, ended = :ended
+WHERE name = :name;
+
+-- name: pilots_alive
+SELECT name, pool, nodes, walltime, state, job, reason, created, submitted, started, ended
+FROM pilots WHERE ended IS NULL ORDER BY created;
+
+-- name: list_pilots
+SELECT name, pool, nodes, walltime, state, job, reason, created, submitted, started, ended
+FROM pilots ORDER BY created DESC LIMIT :limit;
+
+-- name: list_sessions
+SELECT s.id, s.name, s.state, s.created, s.ended,
+       (SELECT count(*) FROM tasks t WHERE t.session = s.id) AS tasks
+FROM sessions s ORDER BY s.id DESC LIMIT :limit;
+
+-- name: count_states
+SELECT state, count(*) AS tasks FROM tasks WHERE session = :session GROUP BY state;
+
+-- name: list_tasks
+SELECT t.id, t.session, p.name, p.kind, t.state, t.attempts, t.created, t.ended
+FROM tasks t JOIN templates p ON p.id = t.template
+WHERE (:session IS NULL OR t.session = :session)
+  AND (:state IS NULL OR t.state = :state)
+  AND (:name IS NULL OR p.name = :name)
+ORDER BY t.id LIMIT :limit OFFSET :offset;
+
+-- name: show_task
+SELECT t.id, t.session, p.name, p.kind, t.state, t.attempts, t.created, t.ended, t.result,
+       t.inputs, p.detail
+FROM tasks t JOIN templates p ON p.id = t.template WHERE t.id = :task;
+
+-- name: list_attempts
+SELECT number, outcome, pilot, node, created, ready, assigned, received, fetched, started, ended,
+       reported, committed, failure, logs
+FROM attempts WHERE task = :task ORDER BY number;
+
+-- name: get_meta
+SELECT value FROM meta WHERE key = ?;
+
+-- name: set_meta
+INSERT INTO meta (key, value) VALUES (?, ?)
+ON CONFLICT (key) DO UPDATE SET value = excluded.value;

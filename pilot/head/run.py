@@ -1,0 +1,41 @@
+"""The head as a process: its log, its name in ``ps``, and what it says when it cannot start."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import setproctitle
+
+from pilot.errors import PilotError
+from pilot.head.server import Head
+from pilot.process import raise_file_limit
+from pilot.site import open_site
+
+
+def main(directory: Path, adopt_job: str = "") -> None:
+    """Be the head of a site until told to end, or idle for long.
+
+    Parameters
+    ----------
+    directory
+        The site directory.
+    adopt_job
+        The batch job that this process runs in, if it is to be the first pilot.
+    """
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    try:
+        site = open_site(directory)
+        setproctitle.setproctitle(f"pilot head {site.name}")
+        raise_file_limit()
+        head = Head(site, adopt_job)
+    except PilotError as error:
+        print(f"pilot: {error}", file=sys.stderr)  # noqa: T201 - the starter reads it
+        # Not sys.exit: threads of a half-made head must not keep the process.
+        sys.stderr.flush()
+        os._exit(error.exit_code)
+    head.run()

@@ -1,0 +1,82 @@
+-- The tables of tasks.db. One writer: the head. Times are seconds since the epoch.
+
+CREATE TABLE meta (
+    key   TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+
+-- Whoever submits has a stream: a task id is (stream << 32) | n.
+CREATE TABLE streams (
+    id      INTEGER PRIMARY KEY,
+    owner   TEXT NOT NULL,
+    created REAL NOT NULL
+);
+
+CREATE TABLE sessions (
+    id          INTEGER PRIMARY KEY,
+    name        TEXT NOT NULL,
+    state       TEXT NOT NULL,              -- OPEN, CLOSING, CLOSED
+    environment BLOB NOT NULL,
+    created     REAL NOT NULL,
+    ended       REAL
+);
+
+CREATE TABLE functions (
+    session INTEGER NOT NULL,
+    digest  BLOB NOT NULL,
+    payload BLOB NOT NULL,
+    PRIMARY KEY (session, digest)
+) WITHOUT ROWID;
+
+CREATE TABLE templates (
+    id      INTEGER PRIMARY KEY,
+    session INTEGER NOT NULL,
+    name    TEXT NOT NULL,
+    kind    TEXT NOT NULL,
+    pool    TEXT NOT NULL,
+    detail  BLOB NOT NULL                   -- the template as it is sent
+);
+
+CREATE TABLE tasks (
+    id       INTEGER PRIMARY KEY,
+    session  INTEGER NOT NULL,
+    template INTEGER NOT NULL,
+    state    TEXT NOT NULL,                 -- READY stands for all states before the final one
+    created  REAL NOT NULL,
+    ended    REAL,
+    payload  BLOB,                          -- arguments
+    inputs   BLOB,                          -- the results that they refer to
+    result   BLOB,                          -- values, or the failure
+    attempts INTEGER NOT NULL DEFAULT 0,
+    errors   INTEGER NOT NULL DEFAULT 0,
+    crashes  INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX tasks_by_session ON tasks (session, state);
+-- What a new head has to read: never more than what is unfinished.
+CREATE INDEX tasks_unfinished ON tasks (id) WHERE ended IS NULL;
+
+CREATE TABLE attempts (
+    task      INTEGER NOT NULL,
+    number    INTEGER NOT NULL,
+    outcome   TEXT NOT NULL,
+    pilot     TEXT NOT NULL,
+    node      TEXT NOT NULL,
+    created   REAL, ready   REAL, assigned REAL, received REAL, fetched REAL,
+    started   REAL, ended   REAL, reported REAL, committed REAL,
+    failure   BLOB,
+    logs      BLOB,
+    PRIMARY KEY (task, number)
+) WITHOUT ROWID;
+
+CREATE TABLE pilots (
+    name      TEXT PRIMARY KEY,
+    pool      TEXT NOT NULL,
+    nodes     INTEGER NOT NULL,
+    walltime  REAL NOT NULL,
+    state     TEXT NOT NULL,                -- INTENDED, QUEUED, RUNNING, ENDED
+    job       TEXT,                         -- the batch system's id, once it answered
+    reason    TEXT NOT NULL,                -- why it was asked for, later why it ended
+    created   REAL NOT NULL,
+    submitted REAL, started REAL, ended REAL
+) WITHOUT ROWID;
+CREATE INDEX pilots_alive ON pilots (name) WHERE ended IS NULL;

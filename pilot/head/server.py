@@ -1,0 +1,673 @@
+"""The head's loop: frames, timers and answers in; effects carried out.
+
+One thread owns the core, the sockets and the database. A turn of the loop takes in what has
+arrived, hands out work, and writes everything that has changed as one transaction; what must only
+be told after it is durable (acceptance, results, acknowledgements to pilots) is told when the
+commit is done, while the next turns go on.
+
+Invariants
+----------
+- Nothing is told before it is committed; work is handed out at once, since a pilot's completion of
+  a task that a crash made unknown is ignored and the client submits it again.
+- The lease is checked before anything is written or said; without it the process ends at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+import zmq
+
+from pilot.data.values import Value
+from pilot.errors import PilotError
+from pilot.head import core as c
+from pilot.head import queries
+from pilot.head.fleet import Fleet
+from pilot.head.lease import Lease
+from pilot.head.store import Batch, Store
+from pilot.site import Site
+from pilot.version import __version__
+from pilot.wire import messages as m
+from pilot.wire.channel import Server, load_keys
+from pilot.wire.discovery import HeadAddress, process_started, write_address
+from scheduler.resources import NodeShape
+
+log = logging.getLogger("pilot.head")
+
+#: The loop looks after its timers at least so often, in seconds.
+TICK_S = 0.25
+#: After a restart, how long to wait for the pilots of before, in seconds.
+REJOIN_S = 10.0
+#: After a failed commit, how long until the next try, in seconds.
+RETRY_S = 1.0
+#: Arguments of waiting tasks are kept in memory up to so many bytes; others are read when needed.
+PAYLOAD_BYTES = 256 << 20
+#: So many of the last outcomes are kept in memory, for tasks that need them as inputs.
+RECENT = 50_000
+#: How long the head waits for its pilots when it is told to end, in seconds.
+STOP_S = 20.0
+
+
+class _Peer:
+    """A pilot's connection, and what it has been sent already."""
+
+    def __init__(self, address: bytes) -> None:
+        self.address = address
+        self.sessions: set[int] = set()
+        self.functions: set[tuple[int, bytes]] = set()
+        self.templates: set[int] = set()
+
+
+class Head:
+    """The head of a site. `run` returns when it was told to end or has been idle for long.
+
+    Raises
+    ------
+    HeadError
+        Another head runs, or the database cannot be opened.
+    """
+
+    def __init__(self, site: Site, adopt_job: str = "") -> None:
+        site.prepare()
+        self._site = site
+        config = site.config
+        self._lease = Lease(site.lease_file, config.lease.renew_s, config.lease.expire_s)
+        self._lease.acquire()
+        self._store = Store(site.database, config.store.journal)
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._core = c.Core()
+        self._batch = Batch()
+        self._committing: Batch | None = None
+        self._commit_error: Exception | None = None
+        self._committed = False
+        self._retry_at = 0.0
+        self._payloads: dict[int, bytes] = {}
+        self._payload_bytes = 0
+        self._recent: dict[int, m.TaskOutcome] = {}
+        self._functions: dict[int, dict[bytes, m.Function]] = {}
+        self._sessions: dict[int, m.SessionInfo] = {}
+        self._clients: dict[int, bytes] = {}
+        self._streams: dict[bytes, int] = {}
+        self._resumed: set[bytes] = set()
+        self._watchers: dict[int, list[bytes]] = {}
+        self._peers: dict[str, _Peer] = {}
+        self._lives: dict[str, tuple[str, int]] = {}
+        self.running: dict[int, m.RunningTask] = {}
+        self._stopping = ""
+        self._stop_by = 0.0
+        self._fleet = Fleet(site, self._store, self._notify, self._pilot_lost)
+        self._server: Server[Any] = Server(
+            load_keys(site.keys),
+            f"{site.directory}/head",
+            m.ToHead,
+            config.head.address,
+            config.head.port,
+        )
+        self._started = self._busy = time.time()
+        self._restore()
+        self._expected = {name for name, row in self._fleet.pilots.items() if row.job is not None}
+        self._handlers: dict[type, Callable[[bytes, Any, float], None]] = {
+            m.Submit: self._on_submit,
+            m.Completions: self._on_completions,
+            m.PilotStatus: self._on_status,
+            m.ClientHello: self._on_client,
+            m.OpenSession: self._on_open,
+            m.Watch: self._on_watch,
+            m.Cancel: self._on_cancel,
+            m.CloseSession: self._on_close,
+            m.Query: self._on_query,
+            m.Command: self._on_command,
+            m.PilotHello: self._on_pilot,
+            m.PilotBye: self._on_bye,
+        }
+        if adopt_job:
+            self._fleet.adopt(adopt_job, self._started)
+
+    def _restore(self) -> None:
+        """Take on what an earlier head left unfinished."""
+        now = time.time()
+        unfinished = self._store.unfinished()
+        for session, name, state, environment in self._store.sessions():
+            self._sessions[session] = m.SessionInfo(session, name, environment)
+            self._functions[session] = self._store.functions(session)
+            tasks = unfinished.get(session, [])
+            for spec, *_ in tasks:
+                self._keep_payload(spec)
+            self._carry_out(
+                self._core.apply(
+                    c.TasksRestored(
+                        session, state == "CLOSING", self._store.templates(session), tasks
+                    ),
+                    now,
+                )
+            )
+        count = sum(map(len, unfinished.values()))
+        if count:
+            log.info("restored %d unfinished tasks", count)
+
+    # --- the loop
+
+    def run(self) -> None:
+        """Serve until told to end, or idle for long."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop("told by a signal", end_pilots=False))
+        address = HeadAddress(
+            self._lease.epoch,
+            os.uname().nodename,
+            os.getpid(),
+            process_started(os.getpid()),
+            self._server.endpoints,
+            __version__,
+        )
+        write_address(self._site.address_file, address)
+        log.info("head of %s, epoch %d, %s", self._site.name, address.epoch, address.endpoints)
+        poller = zmq.Poller()
+        poller.register(self._server.socket, zmq.POLLIN)
+        poller.register(self._wake, zmq.POLLIN)
+        ticked = 0.0
+        while True:
+            for source, _ in poller.poll(int(TICK_S * 1000)):
+                if source == self._wake:
+                    os.eventfd_read(self._wake)
+            if not self._lease.renew():
+                log.critical("the lease is lost: another head may run; this one ends at once")
+                os._exit(1)
+            now = time.time()
+            self._after_commit()
+            for peer, message in self._server.receive():
+                self._handle(peer, message, now)
+            self._fleet.take()
+            self._assign(now)
+            self._commit(now)
+            if now - ticked >= TICK_S:
+                ticked = now
+                self._tick(now)
+                if self._is_over(now):
+                    break
+        self._close()
+
+    def _handle(self, peer: bytes, message: Any, now: float) -> None:
+        try:
+            self._handlers[type(message)](peer, message, now)
+        except Exception as error:
+            # One bad message must not end the head: it would be sent to the next one again.
+            kind = type(message).__name__
+            expected = isinstance(error, PilotError)
+            log.log(
+                logging.INFO if expected else logging.ERROR,
+                "%s: %s",
+                kind,
+                error,
+                exc_info=not expected,
+            )
+            request = getattr(message, "request", None)
+            if request is not None:
+                text = str(error) if expected else f"{kind} failed in the head: {error!r}"
+                self._server.send(peer, m.Reply(request, error=text))
+
+    def _tick(self, now: float) -> None:
+        if self._expected and (
+            now - self._started > REJOIN_S or self._expected.isdisjoint(self._fleet.pilots)
+        ):
+            self._expected.clear()
+        if self._stopping:
+            return
+        for name in self._fleet.tick(now, self._core.demand):
+            self._end_pilot(name, "idle", now)
+
+    def _is_over(self, now: float) -> bool:
+        if self._core.tasks or self._fleet.pilots:
+            self._busy = max(self._busy, now)
+        idle_s = self._site.config.head.idle_timeout_s
+        if not self._stopping and idle_s and now - self._busy > idle_s:
+            self._stop("idle", end_pilots=True)
+        if not self._stopping:
+            return False
+        if self._batch or self._committing:
+            return now > self._stop_by + STOP_S
+        return not self._stop_by or not self._fleet.pilots or now > self._stop_by
+
+    def _stop(self, reason: str, end_pilots: bool) -> None:
+        self._stopping = self._stopping or reason
+        if end_pilots:
+            now = time.time()
+            self._stop_by = now + STOP_S
+            queued = []
+            for name in list(self._fleet.pilots):
+                if name in self._peers:
+                    self._end_pilot(name, reason, now, at_once=True)
+                else:
+                    queued.append(name)
+            try:
+                self._fleet.cancel_all(queued)
+            except Exception as error:
+                log.warning("queued pilots could not be cancelled: %s", error)
+            for name in queued:
+                self._fleet.ended(name, reason, now)
+        self._notify()
+
+    def _close(self) -> None:
+        log.info("ends: %s", self._stopping)
+        left = [name for name in self._fleet.pilots if name in self._fleet.pilots]
+        if self._stop_by and left:
+            self._fleet.cancel_all(left)
+        self._site.address_file.unlink(missing_ok=True)
+        self._server.close()
+        self._fleet.close()
+        self._store.close()
+        self._lease.release()
+
+    def _notify(self) -> None:
+        os.eventfd_write(self._wake, 1)
+
+    # --- effects
+
+    def _carry_out(self, effects: c.Effects) -> None:
+        """Note what is to be written, and what to tell after that."""
+        batch, now = self._batch, time.time()
+        if effects.attempts:
+            batch.add_attempts(effects.attempts, now)
+            for attempt in effects.attempts:
+                self.running.pop(attempt.completion.task, None)
+        if effects.ended:
+            batch.add_ends(effects.ended)
+            by_client: dict[bytes, list[m.TaskOutcome]] = {}
+            for end in effects.ended:
+                outcome = m.TaskOutcome(
+                    end.task,
+                    end.state,
+                    end.completion.values if end.completion else (),
+                    end.failure,
+                )
+                self._recent[end.task] = outcome
+                self._drop_payload(end.task)
+                for peer in self._audience(end.task):
+                    by_client.setdefault(peer, []).append(outcome)
+            for peer, outcomes in by_client.items():
+                batch.after.append(_later(self._server.send, peer, m.Outcomes(outcomes)))
+        for pilot, tasks in effects.cancel.items():
+            if pilot in self._peers:
+                self._server.send(self._peers[pilot].address, m.CancelWork(tasks))
+        if effects.started:
+            told: dict[bytes, list[int]] = {}
+            for task in effects.started:
+                for peer in self._audience(task):
+                    told.setdefault(peer, []).append(task)
+            for peer, tasks in told.items():
+                self._server.send(peer, m.Started(tasks))
+        for session in effects.sessions_ended:
+            batch.end_session(session, "CLOSED", now)
+            self._sessions.pop(session, None)
+            self._functions.pop(session, None)
+
+    def _audience(self, task: int) -> Iterable[bytes]:
+        watchers = self._watchers.pop(task, None) if self._watchers else None
+        owner = self._clients.get(task >> 32)
+        if watchers is None:
+            return (owner,) if owner is not None else ()
+        return {*watchers, owner} if owner is not None else set(watchers)
+
+    def _commit(self, now: float) -> None:
+        """Write what has changed since the last commit, unless one is under way."""
+        if self._committing is not None or now < self._retry_at:
+            return
+        batch = self._batch
+        if not batch:
+            return
+        self._committing, self._batch = batch, Batch()
+        self._committed, self._commit_error = False, None
+        self._store.write(batch, self._commit_done)
+
+    def _commit_done(self, error: Exception | None) -> None:
+        """Called from the committing thread."""
+        self._commit_error = error
+        self._committed = True
+        self._notify()
+
+    def _after_commit(self) -> None:
+        if not self._committed or self._committing is None:
+            return
+        batch, self._committing = self._committing, None
+        self._committed = False
+        if self._commit_error is not None:
+            log.error(
+                "the database cannot be written: %s; nothing is lost, trying again",
+                self._commit_error,
+            )
+            self._retry_at = time.time() + RETRY_S
+            batch.extend(self._batch)
+            self._batch = batch
+            return
+        for tell in batch.after:
+            tell()
+        if len(self._recent) > 2 * RECENT:
+            # What is not committed yet is among the newest, so what goes can be read again.
+            for task in list(self._recent)[:RECENT]:
+                del self._recent[task]
+
+    # --- work for pilots
+
+    def _assign(self, now: float) -> None:
+        if self._expected or self._stopping:
+            return
+        for name, tasks in self._core.assign(now).items():
+            self._send_work(self._peers[name], tasks)
+
+    def _send_work(self, peer: _Peer, tasks: list[c.Task]) -> None:
+        sessions, functions, templates = [], [], []
+        missing = [task.id for task in tasks if task.id not in self._payloads]
+        read = self._store.payloads(missing) if missing else {}
+        values = self._values({ref[0] for task in tasks for ref in task.inputs})
+        work = []
+        for task in tasks:
+            template = task.template
+            if template.id not in peer.templates:
+                peer.templates.add(template.id)
+                templates.append(template)
+                if template.session not in peer.sessions:
+                    peer.sessions.add(template.session)
+                    sessions.append(self._sessions[template.session])
+                key = (template.session, template.function)
+                if key not in peer.functions:
+                    peer.functions.add(key)
+                    functions.append(self._functions[template.session][template.function])
+            payload = self._payloads.get(task.id)
+            work.append(
+                m.Work(
+                    task.id,
+                    task.attempt,
+                    template.id,
+                    read[task.id] if payload is None else payload,
+                    tuple(
+                        m.InputValue(source, index, values[source][index])
+                        for source, index in task.inputs
+                    )
+                    if task.inputs
+                    else (),
+                )
+            )
+        self._server.send(peer.address, m.Assign(sessions, functions, templates, work))
+
+    def _values(self, tasks: set[int]) -> dict[int, tuple[Value, ...]]:
+        """The values of tasks that have ended."""
+        found = {task: self._recent[task] for task in tasks if task in self._recent}
+        unknown = tasks - found.keys()
+        if unknown:
+            found.update((outcome.task, outcome) for outcome in self._store.results(unknown))
+        return {
+            task: outcome.values if outcome.state == "COMPLETED" else self._default(task)
+            for task, outcome in found.items()
+        }
+
+    def _default(self, task: int) -> tuple[Value, ...]:
+        """What dependents get of a failed task with ``on_failure="ignore"``."""
+        template = self._store.template_of(task)
+        return (Value(len(template.default), template.default),) * template.returns
+
+    def _keep_payload(self, spec: m.TaskSpec) -> None:
+        if self._payload_bytes < PAYLOAD_BYTES:
+            self._payloads[spec.id] = spec.payload
+            self._payload_bytes += len(spec.payload)
+
+    def _drop_payload(self, task: int) -> None:
+        payload = self._payloads.pop(task, None)
+        if payload is not None:
+            self._payload_bytes -= len(payload)
+
+    # --- clients
+
+    def _on_client(self, peer: bytes, hello: m.ClientHello, now: float) -> None:
+        self._busy = now
+        refused = _refusal(hello.protocol, hello.version)
+        stream = hello.stream
+        if not refused:
+            if stream:
+                self._resumed.add(peer)
+            else:
+                stream = self._store.add_stream(peer.hex(), now)
+            self._clients[stream] = peer
+            self._streams[peer] = stream
+        self._server.send(peer, m.Welcome(self._lease.epoch, __version__, stream, refused))
+
+    def _on_open(self, peer: bytes, message: m.OpenSession, now: float) -> None:
+        session = message.session
+        if session:
+            found = self._store.session(session)
+            if found is None:
+                raise PilotError(f"there is no session {session}; `pilot session list` shows them")
+            if found[1] != "OPEN":
+                raise PilotError(f"session {session} is {found[1]}: it takes no more tasks")
+        else:
+            session = self._store.add_session(message.name, message.environment, now)
+            self._sessions[session] = m.SessionInfo(session, message.name, message.environment)
+            self._functions[session] = {}
+        self._server.send(peer, m.Reply(message.request, session))
+
+    def _on_submit(self, peer: bytes, message: m.Submit, now: float) -> None:
+        self._busy = now
+        session, tasks = message.session, message.tasks
+        if session not in self._sessions:
+            refused = [(spec.id, f"session {session} is closed or unknown") for spec in tasks]
+            self._server.send(peer, m.Accepted(message.seq, refused))
+            return
+        if peer in self._resumed:
+            # It may have sent these to the head before, which may have finished them.
+            known = self._store.states([spec.id for spec in tasks])
+            ended = [
+                spec.id for spec in tasks if spec.id in known and spec.id not in self._core.tasks
+            ]
+            if ended:
+                self._tell_ended(peer, ended)
+                tasks = [spec for spec in tasks if spec.id not in known]
+        for function in message.functions:
+            self._functions[session][function.digest] = function
+        self._batch.add_functions(session, message.functions)
+        self._batch.add_templates(message.templates)
+        effects = self._core.apply(
+            c.TasksSubmitted(session, message.templates, tasks, self._ended_inputs(tasks)), now
+        )
+        for spec, _ in effects.accepted:
+            self._keep_payload(spec)
+        self._batch.add_tasks(session, effects.accepted)
+        self._carry_out(effects)
+        self._batch.after.append(
+            _later(self._server.send, peer, m.Accepted(message.seq, effects.refused))
+        )
+        if not self._core.pilots:
+            self._fleet.hurry()
+            self._notify()
+
+    def _ended_inputs(self, tasks: list[m.TaskSpec]) -> dict[int, str]:
+        """States of the inputs that are no unfinished tasks."""
+        wanted = {ref[0] for spec in tasks if spec.inputs for ref in spec.inputs}
+        wanted.difference_update(self._core.tasks)
+        if not wanted:
+            return {}
+        states = {task: self._recent[task].state for task in wanted if task in self._recent}
+        unknown = wanted.difference(states)
+        if unknown:
+            states.update(self._store.states(unknown))
+        return states
+
+    def _on_watch(self, peer: bytes, message: m.Watch, _now: float) -> None:
+        ended = []
+        for task in message.tasks:
+            if task in self._core.tasks:
+                if self._clients.get(task >> 32) != peer:
+                    self._watchers.setdefault(task, []).append(peer)
+            else:
+                ended.append(task)
+        if ended:
+            self._tell_ended(peer, ended)
+
+    def _tell_ended(self, peer: bytes, tasks: list[int]) -> None:
+        """Tell a client how tasks ended, after whatever is not committed of them is."""
+
+        def tell() -> None:
+            outcomes = [self._recent[task] for task in tasks if task in self._recent]
+            unknown = [task for task in tasks if task not in self._recent]
+            if unknown:
+                outcomes.extend(self._store.results(unknown))
+            found = {outcome.task for outcome in outcomes}
+            # Never accepted, and its client has given it up: say so rather than nothing.
+            outcomes.extend(
+                m.TaskOutcome(
+                    task,
+                    "FAILED",
+                    failure=m.TaskFailure("unknown", f"task {m.task_label(task)} does not exist"),
+                )
+                for task in tasks
+                if task not in found
+            )
+            self._server.send(peer, m.Outcomes(outcomes))
+
+        self._batch.after.append(tell)
+
+    def _on_cancel(self, peer: bytes, message: m.Cancel, now: float) -> None:
+        effects = self._core.apply(c.TasksCancelled(message.session, message.tasks or None), now)
+        self._carry_out(effects)
+        reply = m.Reply(message.request, len(effects.ended))
+        self._batch.after.append(_later(self._server.send, peer, reply))
+
+    def _on_close(self, peer: bytes, message: m.CloseSession, now: float) -> None:
+        self._batch.end_session(message.session, "CLOSING", None)
+        self._carry_out(self._core.apply(c.SessionClosed(message.session), now))
+        reply = m.Reply(message.request, True)
+        self._batch.after.append(_later(self._server.send, peer, reply))
+
+    def _on_query(self, peer: bytes, message: m.Query, now: float) -> None:
+        self._busy = now
+        view = queries.View(self._store, self._core, self._fleet, self.running, self._status)
+        answer = queries.answer(view, message.name, message.arguments)
+        self._server.send(peer, m.Reply(message.request, answer))
+
+    def _status(self) -> dict[str, Any]:
+        """What the head says of itself."""
+        return {
+            "site": self._site.name,
+            "directory": str(self._site.directory),
+            "host": os.uname().nodename,
+            "pid": os.getpid(),
+            "epoch": self._lease.epoch,
+            "version": __version__,
+            "started": self._started,
+            "unfinished": len(self._core.tasks),
+            "clients": len(self._clients),
+            "pilots": len(self._fleet.pilots),
+            "trouble": str(self._commit_error or "") or self._fleet.trouble,
+        }
+
+    def _on_command(self, peer: bytes, message: m.Command, _now: float) -> None:
+        if message.name != "stop":
+            raise PilotError(f"the head knows no command {message.name!r}")
+        self._server.send(peer, m.Reply(message.request, self._status()))
+        self._stop("told to", end_pilots=not message.arguments.get("leave_pilots", False))
+
+    # --- pilots
+
+    def _on_pilot(self, address: bytes, hello: m.PilotHello, now: float) -> None:
+        refused = _refusal(hello.protocol, hello.version)
+        self._server.send(address, m.Welcome(self._lease.epoch, __version__, 0, refused))
+        if refused:
+            log.warning("pilot %s refused: %s", hello.pilot, refused)
+            return
+        life = (hello.job, hello.life)
+        if self._lives.get(hello.pilot, life) != life:
+            self._pilot_lost(hello.pilot, "its job was requeued")
+        self._lives[hello.pilot] = life
+        self._expected.discard(hello.pilot)
+        self._peers[hello.pilot] = _Peer(address)
+        self._fleet.joined(hello.pilot, hello.job, hello.pool, len(hello.nodes), now)
+        log.info(
+            "pilot %s (job %s) joined with %d nodes, holding %d tasks",
+            hello.pilot,
+            hello.job,
+            len(hello.nodes),
+            len(hello.held),
+        )
+        event = c.PilotJoined(
+            hello.pilot,
+            hello.pool,
+            _common_shape(hello.nodes),
+            len(hello.nodes),
+            hello.ends_at,
+            hello.held,
+        )
+        self._carry_out(self._core.apply(event, now))
+        if self._stopping and self._stop_by:
+            self._end_pilot(hello.pilot, self._stopping, now, at_once=True)
+
+    def _on_completions(self, address: bytes, message: m.Completions, now: float) -> None:
+        self._carry_out(self._core.apply(c.AttemptsEnded(message.pilot, message.completions), now))
+        self._batch.after.append(_later(self._server.send, address, m.Committed(message.seq)))
+
+    def _on_status(self, _address: bytes, message: m.PilotStatus, now: float) -> None:
+        if message.pilot not in self._core.pilots:
+            # It is taken for lost, but lives: let it introduce itself again.
+            self._server.send(_address, m.Welcome(self._lease.epoch, __version__, 0, m.WHO_ARE_YOU))
+            return
+        self._fleet.heard(message.pilot, len(message.nodes), message.idle_s, message.draining, now)
+        pilot = self._core.pilots[message.pilot]
+        if pilot.nodes != len(message.nodes) or pilot.draining != message.draining:
+            self._carry_out(
+                self._core.apply(
+                    c.PilotChanged(message.pilot, len(message.nodes), message.draining), now
+                )
+            )
+        if message.running:
+            for running in message.running:
+                if running.task in self._core.tasks:
+                    self.running[running.task] = running
+            self._carry_out(
+                self._core.apply(c.AttemptsRunning(message.pilot, message.running), now)
+            )
+
+    def _on_bye(self, _address: bytes, message: m.PilotBye, _now: float) -> None:
+        self._pilot_lost(message.pilot, message.reason)
+        self._fleet.left(message.pilot, message.reason)
+
+    def _pilot_lost(self, name: str, reason: str) -> None:
+        self._peers.pop(name, None)
+        self._expected.discard(name)
+        if name in self._core.pilots:
+            self._carry_out(self._core.apply(c.PilotLost(name, reason), time.time()))
+
+    def _end_pilot(self, name: str, reason: str, now: float, at_once: bool = False) -> None:
+        peer = self._peers.get(name)
+        if peer is None:
+            return
+        log.info("pilot %s is told to end: %s", name, reason)
+        self._server.send(peer.address, m.EndPilot(reason, at_once))
+        if pilot := self._core.pilots.get(name):
+            self._carry_out(self._core.apply(c.PilotChanged(name, pilot.nodes, True), now))
+        self._fleet.pilots[name].draining = True
+
+
+def _later(
+    send: Callable[[bytes, msgspec.Struct], None], peer: bytes, message: msgspec.Struct
+) -> Callable[[], None]:
+    return lambda: send(peer, message)
+
+
+def _refusal(protocol: int, version: str) -> str:
+    if protocol == m.PROTOCOL:
+        return ""
+    return (
+        f"this head is Pilot {__version__} (protocol {m.PROTOCOL}), the other side is {version} "
+        f"(protocol {protocol}); use the same release on both, after `pilot head stop`"
+    )
+
+
+def _common_shape(nodes: list[m.NodeInfo]) -> NodeShape:
+    """What every node of a pilot has at least."""
+    return NodeShape(
+        min((node.shape.cores for node in nodes), default=1),
+        min((node.shape.memory_mib for node in nodes), default=0),
+        min((node.shape.gpus for node in nodes), default=0),
+    )

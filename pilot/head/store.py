@@ -1,0 +1,394 @@
+"""The database: every session, task, attempt and pilot in one SQLite file, and one writer.
+
+What the head's loop collects in a turn is written as one `Batch` in one transaction (group commit).
+The rows are put in by the loop's own thread, since SQLite gives Python's lock away at every row and
+two busy threads would wait for each other there; only COMMIT, which waits for the disk, runs in
+a thread of its own. So the loop goes on while the disk works.
+
+Invariants
+----------
+- Nobody else opens the file: the lease comes before, ``locking_mode=EXCLUSIVE`` holds it.
+- Nothing in a batch is told to anybody before its commit is done.
+- A batch whose commit fails (disk full, I/O error) is rolled back, kept, and written again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pilot.data.values import Value
+from pilot.errors import HeadError
+from pilot.head.core import Attempt, Ended, Task
+from pilot.wire.messages import (
+    Environment,
+    Function,
+    LogSpan,
+    TaskFailure,
+    TaskOutcome,
+    TaskSpec,
+    Template,
+)
+
+SCHEMA_VERSION = 1
+
+_HERE = Path(__file__).parent
+
+
+def _load_queries(text: str) -> dict[str, str]:
+    """Split ``-- name: x`` sections into statements."""
+    parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)[1:]
+    return {name: sql.strip() for name, sql in zip(parts[::2], parts[1::2], strict=True)}
+
+
+QUERIES = _load_queries((_HERE / "queries.sql").read_text())
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_result = msgspec.msgpack.Decoder(tuple[tuple[Value, ...], TaskFailure | None]).decode
+_decode_inputs = msgspec.msgpack.Decoder(tuple[tuple[int, int], ...]).decode
+_decode_template = msgspec.msgpack.Decoder(Template).decode
+_decode_environment = msgspec.msgpack.Decoder(Environment).decode
+_decode_failure = msgspec.msgpack.Decoder(TaskFailure).decode
+_decode_logs = msgspec.msgpack.Decoder(tuple[LogSpan, ...]).decode
+
+#: Most results have no failure and one small value: their encoding without the encoder's set-up.
+_NO_VALUES = _encode(((), None))
+
+
+class Batch:
+    """What is to be written in one transaction."""
+
+    def __init__(self) -> None:
+        self.functions: list[tuple[int, bytes, bytes]] = []
+        self.templates: list[tuple[int, int, str, str, str, bytes]] = []
+        self.tasks: list[tuple[object, ...]] = []
+        self.ends: list[tuple[object, ...]] = []
+        self.attempts: list[tuple[object, ...]] = []
+        self.counts: list[tuple[int, int, int, int]] = []
+        self.sessions: list[dict[str, object]] = []
+        #: What to do once this is committed.
+        self.after: list[Callable[[], None]] = []
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.tasks
+            or self.ends
+            or self.attempts
+            or self.sessions
+            or self.functions
+            or self.templates
+            or self.after
+        )
+
+    def extend(self, later: Batch) -> None:
+        """Take in what came after this batch."""
+        for name in vars(self):
+            getattr(self, name).extend(getattr(later, name))
+
+    def add_functions(self, session: int, functions: Iterable[Function]) -> None:
+        """Functions of a session."""
+        self.functions.extend((session, f.digest, f.payload) for f in functions)
+
+    def add_templates(self, templates: Iterable[Template]) -> None:
+        """Templates of a session."""
+        self.templates.extend(
+            (t.id, t.session, t.name, t.kind, t.pool, _encode(t)) for t in templates
+        )
+
+    def add_tasks(self, session: int, accepted: Iterable[tuple[TaskSpec, Task]]) -> None:
+        """Tasks that were taken on."""
+        self.tasks.extend(
+            (
+                spec.id,
+                session,
+                spec.template,
+                task.created_at,
+                spec.payload,
+                _encode(spec.inputs) if spec.inputs else None,
+            )
+            for spec, task in accepted
+        )
+
+    def add_ends(self, ended: Iterable[Ended]) -> None:
+        """Final states, with the values or the failure."""
+        self.ends.extend(
+            (
+                end.state,
+                end.at,
+                _encode((end.completion.values if end.completion else (), end.failure)),
+                end.task,
+            )
+            for end in ended
+        )
+
+    def add_attempts(self, attempts: Iterable[Attempt], now: float) -> None:
+        """Attempts that ended."""
+        for attempt in attempts:
+            c = attempt.completion
+            self.attempts.append(
+                (
+                    c.task,
+                    c.attempt,
+                    c.outcome,
+                    attempt.pilot,
+                    c.node,
+                    attempt.created,
+                    attempt.ready,
+                    attempt.assigned,
+                    c.received,
+                    c.fetched,
+                    c.started,
+                    c.ended,
+                    c.reported,
+                    now,
+                    _encode(c.failure) if c.failure else None,
+                    _encode(c.logs) if c.logs else None,
+                )
+            )
+            self.counts.append((c.attempt, attempt.errors, attempt.crashes, c.task))
+
+    def end_session(self, session: int, state: str, ended: float | None) -> None:
+        """A session changes its state."""
+        self.sessions.append({"id": session, "state": state, "ended": ended})
+
+
+class Store:
+    """The open database.
+
+    Parameters
+    ----------
+    path
+        The database file; made where it does not exist.
+    journal
+        ``wal`` or ``truncate``; ``auto`` takes WAL where SQLite grants it.
+
+    Raises
+    ------
+    HeadError
+        The file is damaged, of a newer release, or cannot be opened.
+    """
+
+    def __init__(self, path: Path, journal: str = "auto") -> None:
+        self._path = path
+        self._committer = ThreadPoolExecutor(1, "commit")
+        self._committing: Future[None] | None = None
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._open(journal)
+        except sqlite3.DatabaseError as error:
+            raise HeadError(
+                f"the database {path} cannot be opened: {error}; if it is damaged, move it away "
+                "(keep it) and start again"
+            ) from error
+
+    def _open(self, journal: str) -> None:
+        execute = self._db.execute
+        # Before the first access: then WAL needs no shared memory, which network file systems lack.
+        execute("PRAGMA locking_mode = EXCLUSIVE")
+        mode = "truncate" if journal == "truncate" else "wal"
+        execute(f"PRAGMA journal_mode = {mode}").fetchone()
+        execute("PRAGMA synchronous = FULL")
+        execute("PRAGMA cache_size = -65536")
+        execute("PRAGMA wal_autocheckpoint = 4000")
+        tables = execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if not tables:
+            self._db.executescript(f"BEGIN;\n{(_HERE / 'schema.sql').read_text()}\nCOMMIT;")
+            self.set_meta("schema", str(SCHEMA_VERSION))
+            return
+        verdict = execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+        version = int(self.meta("schema") or 0)
+        if version != SCHEMA_VERSION:
+            raise HeadError(
+                f"the database {self._path} has schema version {version}, this release of Pilot "
+                f"knows {SCHEMA_VERSION}; use the release that wrote it, or another site directory"
+            )
+
+    def close(self) -> None:
+        """Wait for a commit under way and close the file."""
+        self.join()
+        self._committer.shutdown()
+        self._db.close()
+
+    # --- writing
+
+    def write(self, batch: Batch, done: Callable[[Exception | None], None]) -> None:
+        """Write a batch in one transaction, and call `done` from another thread after its commit.
+
+        The caller writes no other batch before `done` was called; `done` gets the error where the
+        transaction failed and was rolled back.
+        """
+        self.join()
+        try:
+            self._put(batch)
+        except sqlite3.Error as error:
+            self._roll_back()
+            done(error)
+            return
+        self._committing = self._committer.submit(self._commit, done)
+
+    def _put(self, batch: Batch) -> None:
+        many = self._db.executemany
+        self._db.execute("BEGIN IMMEDIATE")
+        if batch.functions:
+            many(QUERIES["add_functions"], batch.functions)
+        if batch.templates:
+            many(QUERIES["add_templates"], batch.templates)
+        if batch.tasks:
+            many(QUERIES["add_tasks"], batch.tasks)
+        if batch.attempts:
+            many(QUERIES["add_attempts"], batch.attempts)
+            many(QUERIES["count_attempts"], batch.counts)
+        if batch.ends:
+            many(QUERIES["end_tasks"], batch.ends)
+        if batch.sessions:
+            many(QUERIES["set_session_state"], batch.sessions)
+
+    def _commit(self, done: Callable[[Exception | None], None]) -> None:
+        try:
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            done(error)
+        else:
+            done(None)
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    def join(self) -> None:
+        """Wait for the commit under way, if there is one."""
+        if self._committing is not None:
+            self._committing.result()
+            self._committing = None
+
+    def _now(self, query: str, arguments: dict[str, object]) -> list[Any]:
+        """Run one statement that must be durable when it returns: rare things, such as pilots."""
+        self.join()
+        return self._db.execute(QUERIES[query], arguments).fetchall()
+
+    def add_stream(self, owner: str, now: float) -> int:
+        """A number of its own for somebody who submits."""
+        return int(self._now("add_stream", {"owner": owner, "created": now})[0][0])
+
+    def add_session(self, name: str, environment: Environment, now: float) -> int:
+        """Create a session; returns its id."""
+        rows = self._now(
+            "add_session", {"name": name, "environment": _encode(environment), "created": now}
+        )
+        return int(rows[0][0])
+
+    def add_pilot(self, row: dict[str, object]) -> None:
+        """Record the intent to submit a pilot, before it is submitted."""
+        self._now("add_pilot", row)
+
+    def set_pilot(self, row: dict[str, object]) -> None:
+        """Record what became of a pilot."""
+        self._now("set_pilot", row)
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Keep a fact about the database itself."""
+        self.join()
+        self._db.execute(QUERIES["set_meta"], (key, value))
+
+    # --- reading
+
+    def _read(self, query: str, arguments: object = ()) -> list[Any]:
+        return self._db.execute(QUERIES[query], arguments).fetchall()  # type: ignore[arg-type]
+
+    def rows(self, query: str, arguments: dict[str, object]) -> list[dict[str, Any]]:
+        """The rows of a query as dictionaries, for `pilot.head.queries`."""
+        cursor = self._db.execute(QUERIES[query], arguments)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def meta(self, key: str) -> str | None:
+        """A fact about the database itself."""
+        rows = self._read("get_meta", (key,))
+        return str(rows[0][0]) if rows else None
+
+    def payloads(self, tasks: Sequence[int]) -> dict[int, bytes]:
+        """The arguments of tasks."""
+        return dict(self._read("payloads", (json.dumps(list(tasks)),)))
+
+    def states(self, tasks: Iterable[int]) -> dict[int, str]:
+        """The states of those of the tasks that exist."""
+        return dict(self._read("states", (json.dumps(list(tasks)),)))
+
+    def results(self, tasks: Iterable[int]) -> list[TaskOutcome]:
+        """How those of the tasks that ended have ended."""
+        return [
+            TaskOutcome(task, state, *_decode_result(result or _NO_VALUES))
+            for task, state, result in self._read("results", (json.dumps(list(tasks)),))
+        ]
+
+    def functions(self, session: int) -> dict[bytes, Function]:
+        """All functions of a session, by digest."""
+        return {
+            digest: Function(digest, payload)
+            for digest, payload in self._read("functions_of", (session,))
+        }
+
+    def templates(self, session: int) -> list[Template]:
+        """All templates of a session."""
+        return [_decode_template(row[0]) for row in self._read("templates_of", (session,))]
+
+    def template_of(self, task: int) -> Template:
+        """The template of a task."""
+        return _decode_template(self._read("template_of", (task,))[0][0])
+
+    def sessions(self) -> list[tuple[int, str, str, Environment]]:
+        """Id, name, state and environment of the sessions that are not closed."""
+        return [
+            (session, name, state, _decode_environment(environment))
+            for session, name, state, environment in self._read("open_sessions")
+        ]
+
+    def session(self, session: int) -> tuple[str, str, Environment] | None:
+        """Name, state and environment of a session."""
+        rows = self._read("session", (session,))
+        if not rows:
+            return None
+        return rows[0][1], rows[0][2], _decode_environment(rows[0][3])
+
+    def unfinished(self) -> dict[int, list[tuple[TaskSpec, int, int, int, float]]]:
+        """Unfinished tasks by session: spec, attempts, errors, crashes, created."""
+        found: dict[int, list[tuple[TaskSpec, int, int, int, float]]] = {}
+        for task, session, template, payload, inputs, *counts in self._read("unfinished_tasks"):
+            spec = TaskSpec(task, template, payload, _decode_inputs(inputs) if inputs else ())
+            found.setdefault(session, []).append((spec, *counts))
+        return found
+
+
+def decode_result(result: bytes | None) -> tuple[tuple[Value, ...], TaskFailure | None]:
+    """The values and the failure in the ``result`` column of a task."""
+    return _decode_result(result or _NO_VALUES)
+
+
+def decode_failure(failure: bytes | None) -> TaskFailure | None:
+    """The failure in a row of an attempt."""
+    return _decode_failure(failure) if failure else None
+
+
+def decode_logs(logs: bytes | None) -> tuple[LogSpan, ...]:
+    """Where the output of an attempt is."""
+    return _decode_logs(logs) if logs else ()
+
+
+def decode_template(detail: bytes) -> Template:
+    """The template in a row of a task."""
+    return _decode_template(detail)
+
+
+def decode_inputs(inputs: bytes | None) -> tuple[tuple[int, int], ...]:
+    """The results that a task needs."""
+    return _decode_inputs(inputs) if inputs else ()
