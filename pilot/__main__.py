@@ -1,0 +1,61 @@
+"""``python -m pilot``: the command line, and the processes that Pilot starts itself.
+
+Those (``agent``, ``node``, ``rank`` and ``head run``) are told apart before anything of the
+command line is imported: there may be thousands of them, and they start often.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def _head(arguments: list[str]) -> None:
+    from pilot.head.run import main
+
+    main(Path(arguments[0]), *arguments[1:])
+
+
+def _agent(arguments: list[str]) -> None:
+    from pilot.agent.agent import main
+
+    site, pilot, _, pool = arguments
+    main(Path(site), pilot, pool)
+
+
+def _node(arguments: list[str]) -> None:
+    import msgspec
+
+    from pilot.agent.node import main
+    from pilot.wire.channel import Endpoints
+
+    site, pilot, node, agent, cores, memory_mib, gpus = arguments
+    endpoint = msgspec.json.decode(agent, type=Endpoints).choose()
+    main(Path(site), pilot, node, endpoint, int(cores), int(memory_mib), int(gpus))
+
+
+def _rank(_: list[str]) -> None:
+    from pilot.agent.mpi_world import main
+
+    main()
+
+
+def main() -> None:
+    """Run what the arguments say."""
+    arguments = sys.argv[1:]
+    if arguments[:2] == ["head", "run"]:
+        _head(arguments[2:])
+    elif arguments[:1] == ["agent"]:
+        _agent(arguments[1:])
+    elif arguments[:1] == ["node"]:
+        _node(arguments[1:])
+    elif arguments[:1] == ["rank"]:
+        _rank(arguments[1:])
+    else:
+        from pilot.cli import main as command_line
+
+        command_line()
+
+
+if __name__ == "__main__":
+    main()

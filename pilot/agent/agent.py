@@ -1,0 +1,602 @@
+"""The agent of a pilot: on the first node of its Slurm job, between the head and the executors.
+
+The shell around `rules`: it turns frames, signals, exits of processes and time into calls, and
+carries the actions out.
+
+Invariants
+----------
+- A completion is kept, and told to each new head, until a head says that it is committed.
+- The pilot goes on without a head; the next one is found through the site directory, and one with a
+  lower epoch than a known one is not listened to.
+- It knows nothing of SQLite or of Slurm's queue: its job's end comes as a time and as signals.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import setproctitle
+import zmq
+
+from launchers import HostShare, Launcher, Placement, get_launcher, node_worker
+from pilot.agent import rules as r
+from pilot.agent.mpi_world import VARIABLE, HostCores, WorldConfig
+from pilot.process import die_with_parent, raise_file_limit
+from pilot.site import Site, open_site
+from pilot.version import __version__
+from pilot.wire import messages as m
+from pilot.wire.channel import Client, Server, load_keys
+from pilot.wire.discovery import HeadAddress, read_address
+from scheduler.batch import expand_nodelist
+
+log = logging.getLogger("pilot.agent")
+
+#: How often timers are looked at, in seconds.
+TICK_S = 0.1
+#: Signs of life go to the head and to node workers so often, in seconds.
+STATUS_S = 1.0
+#: The site directory is looked at for a new head so often, in seconds.
+LOOK_S = 0.5
+#: A pilot without a head ends after so long, once it has nothing to run, in seconds.
+ORPHAN_S = 600.0
+#: A node worker that is silent for so long is gone, in seconds.
+NODE_SILENT_S = 20.0
+#: What still runs so long before the end of the walltime is interrupted, in seconds.
+END_S = 10.0
+#: How long the agent waits for its processes and for the head's last word at its end, in seconds.
+LEAVE_S = 8.0
+#: At the end of a world, between asking it and killing it, in seconds.
+WORLD_GRACE_S = 5.0
+
+
+class _World:
+    """The launcher process of an MPI world."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log_path: Path) -> None:
+        self.process = process
+        self.log = log_path
+        self.ranks: dict[int, bytes] = {}
+        self.kill_at = 0.0
+
+
+class _Peer:
+    """An executor's connection, and what it has been sent already."""
+
+    def __init__(self, address: bytes) -> None:
+        self.address = address
+        self.templates: set[int] = set()
+        self.functions: set[bytes] = set()
+
+
+class Agent:
+    """The agent of one pilot; `run` returns when the pilot ends."""
+
+    def __init__(self, site: Site, pilot: str, pool: str) -> None:
+        self._site = site
+        self._pilot = pilot
+        self._pool = site.config.pools[pool]
+        self._pool_name = pool
+        environ = os.environ
+        self._job = environ.get("PILOT_JOB_ID", str(os.getpid()))
+        self._life = int(environ.get("PILOT_RESTART_COUNT") or 0)
+        self._ends_at = float(environ.get("PILOT_JOB_ENDS_AT") or 0)
+        self._hosts = expand_nodelist(environ.get("PILOT_NODELIST") or socket.gethostname())
+        self._rules = r.Rules()
+        self._sessions: dict[int, m.SessionInfo] = {}
+        self._functions: dict[tuple[int, bytes], m.Function] = {}
+        self._nodes: dict[str, bytes] = {}
+        self._node_heard: dict[str, float] = {}
+        self._node_running: dict[str, list[m.RunningTask]] = {}
+        self._steps: dict[str, subprocess.Popen[bytes]] = {}
+        self._executors: dict[int, _Peer] = {}
+        self._worlds: dict[int, _World] = {}
+        self._world_peers: dict[int, dict[int, _Peer]] = {}
+        self._unacknowledged: dict[int, m.Completions] = {}
+        self._sequence = 0
+        self._head: HeadAddress | None = None
+        self._welcomed = False
+        self._head_heard = time.time()
+        self._looked = self._told = self._ticked = 0.0
+        self._ending = ""
+        self._leave_by = 0.0
+        self._signals: list[int] = []
+        self._launcher: Launcher | None = None
+        keys = load_keys(site.keys)
+        self._server: Server[Any] = Server(keys, f"{site.directory}/{pilot}", m.ToAgent)
+        self._client: Client[Any] = Client(keys, f"pilot:{pilot}".encode(), m.ToPilot)
+
+    # --- the loop
+
+    def run(self) -> None:
+        """Serve until the pilot ends."""
+        wake = self._listen_to_signals()
+        self._rules.busy_at = time.time()
+        for host in self._hosts:
+            self._start_node(host)
+        poller = zmq.Poller()
+        poller.register(self._server.socket, zmq.POLLIN)
+        poller.register(wake, zmq.POLLIN)
+        while True:
+            now = time.time()
+            if self._look_for_head(now):
+                poller = zmq.Poller()
+                poller.register(self._server.socket, zmq.POLLIN)
+                poller.register(wake, zmq.POLLIN)
+                poller.register(self._client.socket, zmq.POLLIN)
+            poller.poll(int(TICK_S * 1000))
+            now = time.time()
+            self._take_signals(wake, now)
+            for peer, message in self._server.receive():
+                self._take(peer, message, now)
+            if self._head is not None:
+                for message in self._client.receive():
+                    self._take_from_head(message, now)
+            if now - self._ticked >= TICK_S:
+                self._ticked = now
+                self._tick(now)
+            self._carry_out()
+            self._report()
+            if self._ending and self._is_over(now):
+                break
+        self._close()
+
+    def _listen_to_signals(self) -> socket.socket:
+        reader, writer = socket.socketpair()
+        reader.setblocking(False)
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD, signal.SIGINT):
+            signal.signal(number, lambda number, _: self._signals.append(number))
+        self._writer = writer
+        return reader
+
+    def _take_signals(self, wake: socket.socket, now: float) -> None:
+        try:
+            wake.recv(4096)
+        except BlockingIOError:
+            return
+        while self._signals:
+            number = self._signals.pop(0)
+            if number == signal.SIGUSR1:
+                self._drain("its walltime is near its end", now)
+            elif number in (signal.SIGTERM, signal.SIGINT):
+                self._end("its job was cancelled or preempted", now, at_once=True)
+        self._reap(now)
+
+    def _tick(self, now: float) -> None:
+        self._rules.tick(now)
+        self._reap(now)
+        for number, world in self._worlds.items():
+            if world.kill_at and now >= world.kill_at:
+                log.warning("world %d does not end; its launcher is killed", number)
+                _kill_group(world.process, signal.SIGKILL)
+                world.kill_at = now + 5.0
+        for node, heard in list(self._node_heard.items()):
+            if now - heard > NODE_SILENT_S:
+                self._lose_node(node, f"node {node} was silent for {NODE_SILENT_S:.0f} s", now)
+        if self._ends_at and now > self._ends_at - END_S and not self._ending:
+            self._end("its walltime is over", now, at_once=True)
+        if now - self._told >= STATUS_S:
+            self._told = now
+            self._tell_status(now)
+        idle_s = now - self._rules.busy_at
+        if self._rules.draining and self._rules.is_idle and not self._ending:
+            self._end("it has drained", now)
+        alone_s = 0.0 if self._welcomed else now - self._head_heard
+        if not self._ending and self._rules.is_idle and min(idle_s, alone_s) > ORPHAN_S:
+            self._end("no head has come", now)
+
+    def _tell_status(self, now: float) -> None:
+        for address in self._nodes.values():
+            self._server.send(address, m.AgentStatus())
+        if not self._welcomed:
+            return
+        running = self._rules.running(now)
+        for tasks in self._node_running.values():
+            running.extend(tasks)
+        self._client.send(
+            m.PilotStatus(
+                self._pilot,
+                [self._with_world_logs(task) for task in running],
+                self._node_infos(),
+                0.0 if self._rules.held else now - self._rules.busy_at,
+                self._rules.draining,
+            )
+        )
+
+    def _with_world_logs(self, running: m.RunningTask) -> m.RunningTask:
+        if running.logs:
+            return running
+        for number, world in self._rules.worlds.items():
+            if world.work is not None and world.work.task == running.task:
+                logs = tuple(
+                    m.LogSpan(f"logs/{self._pilot}/world-{number}-rank-{rank}.out", 0, -1)
+                    for rank in range(world.need.ranks)
+                )
+                return msgspec.structs.replace(running, logs=logs)
+        return running
+
+    # --- the head
+
+    def _look_for_head(self, now: float) -> bool:
+        """Connect to the head, or to the next one; True where the connection is new."""
+        if now - self._looked < LOOK_S:
+            return False
+        self._looked = now
+        address = read_address(self._site.address_file)
+        if address is None or (self._head is not None and address.epoch <= self._head.epoch):
+            if self._head is not None and (address is None or address.is_dead()):
+                self._welcomed = False
+            return False
+        log.info("head of epoch %d on %s", address.epoch, address.host)
+        self._head = address
+        self._welcomed = False
+        self._client.connect(address.endpoints.choose())
+        self._greet()
+        return True
+
+    def _greet(self) -> None:
+        held = dict(self._rules.held)
+        for frame in self._unacknowledged.values():
+            held.update((c.task, c.attempt) for c in frame.completions)
+        self._client.send(
+            m.PilotHello(
+                m.PROTOCOL,
+                __version__,
+                self._pilot,
+                self._job,
+                self._life,
+                self._pool_name,
+                self._node_infos(),
+                self._ends_at,
+                list(held.items()),
+            )
+        )
+        for frame in self._unacknowledged.values():
+            self._client.send(frame)
+
+    def _node_infos(self) -> list[m.NodeInfo]:
+        """The nodes; at the start also those whose worker has not reported yet."""
+        shape = self._pool.shape
+        names = [*self._rules.nodes, *(h for h in self._steps if h not in self._rules.nodes)]
+        return [m.NodeInfo(name, shape) for name in names]
+
+    def _take_from_head(self, message: Any, now: float) -> None:
+        self._head_heard = now
+        if isinstance(message, m.Assign):
+            for session in message.sessions:
+                self._sessions[session.id] = session
+            for template in message.templates:
+                for function in message.functions:
+                    if function.digest == template.function:
+                        self._functions[(template.session, function.digest)] = function
+            self._rules.add_work(message.templates, message.work, now)
+        elif isinstance(message, m.Committed):
+            self._unacknowledged.pop(message.seq, None)
+        elif isinstance(message, m.CancelWork):
+            self._rules.cancel(message.tasks, now)
+        elif isinstance(message, m.EndPilot):
+            if message.now:
+                self._end(message.reason, now, at_once=True)
+            else:
+                self._drain(message.reason, now)
+        elif isinstance(message, m.Welcome):
+            if message.refused == m.WHO_ARE_YOU:
+                self._greet()
+            elif message.refused:
+                log.error("the head refuses this pilot: %s", message.refused)
+                self._end(message.refused, now, at_once=True)
+            else:
+                self._welcomed = True
+
+    def _report(self) -> None:
+        completions = self._rules.take_completions()
+        if not completions:
+            return
+        self._sequence += 1
+        frame = m.Completions(self._pilot, self._sequence, completions)
+        self._unacknowledged[self._sequence] = frame
+        if self._welcomed:
+            self._client.send(frame)
+
+    # --- node workers, executors, ranks
+
+    def _take(self, peer: bytes, message: Any, now: float) -> None:
+        if isinstance(message, m.Done):
+            self._rules.executor_done(message.executor, message.completions, now)
+        elif isinstance(message, m.RankDone):
+            self._rules.rank_done(message.world, message.rank, message.completion, now)
+        elif isinstance(message, m.ExecutorHello):
+            self._executors[message.executor] = _Peer(peer)
+            self._rules.executor_ready(message.executor, message.pid, now)
+        elif isinstance(message, m.RankHello):
+            self._world_peers.setdefault(message.world, {})[message.rank] = _Peer(peer)
+            self._rules.rank_ready(message.world, message.rank, now)
+        elif isinstance(message, m.NodeStatus):
+            self._node_heard[message.node] = now
+            self._node_running[message.node] = message.running
+        elif isinstance(message, m.ExecutorExited):
+            self._executors.pop(message.executor, None)
+            self._rules.executor_exited(
+                message.executor,
+                message.status,
+                message.task,
+                message.started,
+                message.logs,
+                message.tail,
+                now,
+            )
+        elif isinstance(message, m.NodeHello):
+            self._nodes[message.node] = peer
+            self._node_heard[message.node] = now
+            position = self._hosts.index(message.node)
+            self._rules.add_node(message.node, message.shape, now, position)
+
+    def _start_node(self, host: str) -> None:
+        shape = self._pool.shape
+        endpoint = self._server.endpoints
+        command = [
+            sys.executable,
+            "-m",
+            "pilot",
+            "node",
+            str(self._site.directory),
+            self._pilot,
+            host,
+            msgspec.json.encode(endpoint).decode(),
+            str(shape.cores),
+            str(shape.memory_mib),
+            str(shape.gpus),
+        ]
+        kind = "srun" if self._site.config.batch == "slurm" else "local"
+        launch = node_worker(kind, host, command)
+        self._steps[host] = subprocess.Popen(
+            launch.argv,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **launch.env},
+            preexec_fn=_child_of_agent,
+        )
+
+    def _reap(self, now: float) -> None:
+        """Notice launchers that have ended."""
+        for host, process in list(self._steps.items()):
+            if process.poll() is not None:
+                del self._steps[host]
+                self._lose_node(
+                    host, f"the node worker on {host} ended with {process.returncode}", now
+                )
+        for number, world in list(self._worlds.items()):
+            if world.process.poll() is not None:
+                del self._worlds[number]
+                self._world_peers.pop(number, None)
+                # Ranks that outlive their launcher would keep its cores.
+                _kill_group(world.process, signal.SIGKILL)
+                self._rules.world_exited(number, world.process.returncode, _tail(world.log), now)
+
+    def _lose_node(self, node: str, reason: str, now: float) -> None:
+        self._nodes.pop(node, None)
+        self._node_heard.pop(node, None)
+        self._node_running.pop(node, None)
+        for executor in self._rules.lose_node(node, reason, now):
+            self._executors.pop(executor.id, None)
+            if executor.pid and self._site.config.batch == "local":
+                # Its node worker was killed: what it had started is ours to end.
+                _kill_pid_group(executor.pid)
+        if self._ending:
+            return
+        log.warning("%s", reason)
+        if not self._steps and not self._nodes:
+            self._end("it has no nodes left", now, at_once=True)
+        elif node in self._steps:
+            self._steps[node].terminate()
+
+    def _carry_out(self) -> None:
+        for action in self._rules.take_actions():
+            if isinstance(action, r.RunOnExecutor):
+                self._run_on_executor(action)
+            elif isinstance(action, r.RunOnWorld):
+                self._run_on_world(action)
+            elif isinstance(action, r.StartExecutor):
+                self._send_to_node(
+                    action.node,
+                    m.StartExecutor(
+                        action.executor,
+                        self._sessions[action.session],
+                        action.cores,
+                        action.gpus,
+                    ),
+                )
+            elif isinstance(action, r.StopExecutor):
+                self._send_to_node(action.node, m.StopExecutor(action.executor, action.grace_s))
+            elif isinstance(action, r.StartWorld):
+                self._start_world(action)
+            else:
+                self._stop_world(action.world)
+
+    def _send_to_node(self, node: str, message: msgspec.Struct) -> None:
+        address = self._nodes.get(node)
+        if address is not None:
+            self._server.send(address, message)
+
+    def _run_on_executor(self, action: r.RunOnExecutor) -> None:
+        peer = self._executors.get(action.executor)
+        if peer is None:
+            return
+        plan = None
+        if action.shares:
+            launch = self._mpi().launch(
+                (), _placement(action.shares), env=self._site.config.mpi.variables
+            )
+            plan = m.LaunchPlan(launch.argv, launch.env)
+        self._server.send(peer.address, self._run_message(peer, action.work, plan))
+
+    def _run_on_world(self, action: r.RunOnWorld) -> None:
+        for peer in self._world_peers.get(action.world, {}).values():
+            self._server.send(peer.address, self._run_message(peer, [action.work], None))
+
+    def _run_message(self, peer: _Peer, work: list[m.Work], plan: m.LaunchPlan | None) -> m.Run:
+        templates = []
+        functions = []
+        for number in {item.template for item in work} - peer.templates:
+            template = self._rules.templates[number]
+            templates.append(template)
+            peer.templates.add(number)
+            if template.function not in peer.functions:
+                peer.functions.add(template.function)
+                functions.append(self._functions[(template.session, template.function)])
+        return m.Run(functions, templates, work, plan)
+
+    # --- MPI worlds
+
+    def _mpi(self) -> Launcher:
+        if self._launcher is None:
+            mpi = self._site.config.mpi
+            name = mpi.launcher
+            if name == "auto" and self._site.config.batch == "slurm":
+                name = "srun"
+            self._launcher = get_launcher(name, mpi.options)
+        return self._launcher
+
+    def _start_world(self, action: r.StartWorld) -> None:
+        config = WorldConfig(
+            world=action.world,
+            pilot=self._pilot,
+            site=str(self._site.directory),
+            agent=self._server.endpoints,
+            session=self._sessions[action.session],
+            cores_per_rank=action.need.cores,
+            gpus_per_rank=action.need.gpus,
+            cores_of_node=self._pool.shape.cores,
+            hosts={s.node: HostCores(s.cores, s.gpus) for s in action.shares},
+        )
+        path = self._site.logs / self._pilot / f"world-{action.world}.out"
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            launch = self._mpi().launch(
+                [sys.executable, "-m", "pilot", "rank"],
+                _placement(action.shares),
+                env={
+                    **self._site.config.mpi.variables,
+                    VARIABLE: msgspec.json.encode(config).decode(),
+                },
+            )
+            with path.open("ab") as output:
+                process = subprocess.Popen(
+                    launch.argv,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **launch.env},
+                    preexec_fn=_child_of_agent,
+                    start_new_session=True,
+                )
+        except (OSError, ValueError) as error:
+            log.error("an MPI world cannot be started: %s", error)
+            self._rules.world_exited(
+                action.world, 127, f"{error}\nset mpi.launcher in site.yaml", time.time()
+            )
+            return
+        self._worlds[action.world] = _World(process, path)
+
+    def _stop_world(self, number: int) -> None:
+        world = self._worlds.get(number)
+        if world is None:
+            return
+        busy = self._rules.worlds.get(number)
+        if busy is not None and busy.work is not None:
+            _kill_group(world.process, signal.SIGTERM)
+        else:
+            for peer in self._world_peers.get(number, {}).values():
+                self._server.send(peer.address, m.Exit())
+        world.kill_at = time.time() + WORLD_GRACE_S
+
+    # --- the end
+
+    def _drain(self, reason: str, now: float) -> None:
+        if not self._rules.draining:
+            log.info("draining: %s", reason)
+            self._rules.drain(reason, now)
+
+    def _end(self, reason: str, now: float, at_once: bool = False) -> None:
+        if at_once:
+            self._rules.stop_all(reason, now)
+        if self._ending:
+            return
+        log.info("ends: %s", reason)
+        self._ending = reason
+        self._leave_by = now + LEAVE_S
+        self._rules.draining = True
+
+    def _is_over(self, now: float) -> bool:
+        if now > self._leave_by:
+            return True
+        return self._rules.is_idle and not (self._unacknowledged and self._welcomed)
+
+    def _close(self) -> None:
+        if self._welcomed:
+            self._client.send(m.PilotBye(self._pilot, self._ending, list(self._rules.held.items())))
+        for address in self._nodes.values():
+            self._server.send(address, m.Exit())
+        for number in list(self._worlds):
+            self._stop_world(number)
+        deadline = time.monotonic() + LEAVE_S / 2
+        processes = [*self._steps.values(), *(world.process for world in self._worlds.values())]
+        for process in processes:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.terminate()
+        for world in self._worlds.values():
+            _kill_group(world.process, signal.SIGKILL)
+        if self._head is not None:
+            self._client.close()
+        self._server.close()
+
+
+def _placement(shares: tuple[Any, ...]) -> Placement:
+    return Placement(tuple(HostShare(s.node, s.ranks, s.cores) for s in shares))
+
+
+def _child_of_agent() -> None:
+    """Between fork and exec: what the agent starts ends with it."""
+    die_with_parent(signal.SIGTERM)
+
+
+def _kill_group(process: subprocess.Popen[bytes], number: int) -> None:
+    _kill_pid_group(process.pid, number)
+
+
+def _kill_pid_group(pid: int, number: int = signal.SIGKILL) -> None:
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _tail(path: Path, size: int = 4096) -> str:
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - size))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def main(site_dir: Path, pilot: str, pool: str) -> None:
+    """Be the agent of a pilot."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+    setproctitle.setproctitle(f"pilot agent {pilot}")
+    raise_file_limit()
+    Agent(open_site(site_dir), pilot, pool).run()

@@ -1,0 +1,107 @@
+"""An executor: a persistent Python process that runs tasks one after the other.
+
+It is forked from the node worker's fork server, pins itself, connects to the agent and waits on its
+socket. A few words of shared memory tell the node worker which task it is in, so that a crash is
+blamed on the right one, and so that what runs is seen without any message.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import struct
+import time
+from pathlib import Path
+
+import msgspec
+import setproctitle
+
+from pilot.agent.work import Worker
+from pilot.process import (
+    die_with_parent,
+    enter_environment,
+    gpu_variables,
+    pin,
+    redirect_output,
+    thread_variables,
+)
+from pilot.site import open_site
+from pilot.wire import messages as m
+from pilot.wire.channel import Client, load_keys
+
+#: In shared memory, for each executor: task, attempt, start of the task, start of its output.
+SLOT = struct.Struct("<qqdq")
+
+
+class ExecutorConfig(msgspec.Struct):
+    """What an executor is told at its start."""
+
+    number: int
+    #: A name that no other process has or had on this site.
+    owner: str
+    pilot: str
+    node: str
+    site: str
+    agent: str
+    session: m.SessionInfo
+    cores: tuple[int, ...]
+    gpus: tuple[int, ...]
+    cores_of_node: int
+    #: Path of the output, and of the shared memory, and the slot in it.
+    log: str
+    memory: str
+    slot: int
+
+
+def main(packed: bytes) -> None:
+    """Be an executor until told to end."""
+    config = msgspec.msgpack.decode(packed, type=ExecutorConfig)
+    os.setsid()
+    die_with_parent()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    setproctitle.setproctitle(f"pilot executor {config.number} {config.pilot}")
+    redirect_output(Path(config.log))
+    pin(config.cores, config.cores_of_node)
+    os.environ.update(thread_variables(len(config.cores)))
+    os.environ.update(gpu_variables(config.gpus))
+    site = open_site(Path(config.site))
+    worker = Worker(site, config.owner, config.node, Path(config.log))
+    environment = config.session.environment
+    worker.broken = enter_environment(
+        environment.working_dir, environment.sys_path, environment.variables
+    )
+    with open(config.memory, "r+b") as file:
+        memory = mmap.mmap(file.fileno(), 0)
+    client: Client[m.Run | m.Exit] = Client(
+        load_keys(site.keys), b"executor:%d" % config.number, m.ToExecutor
+    )
+    client.connect(config.agent)
+    client.send(m.ExecutorHello(config.number, os.getpid()))
+    _serve(config, client, worker, memory)
+    client.close()
+
+
+def _serve(
+    config: ExecutorConfig,
+    client: Client[m.Run | m.Exit],
+    worker: Worker,
+    memory: mmap.mmap,
+) -> None:
+    offset = config.slot * SLOT.size
+    pack = SLOT.pack_into
+    while True:
+        client.socket.poll()
+        for message in client.receive():
+            if isinstance(message, m.Exit):
+                return
+            worker.learn(message.functions, message.templates)
+            for work in message.work:
+                pack(memory, offset, work.task, work.attempt, time.time(), worker.log_position())
+                completions = worker.run(work, message.plan)
+                pack(memory, offset, 0, 0, 0.0, 0)
+                if completions:
+                    client.send(m.Done(config.number, completions))
+            if completions := worker.seal():
+                client.send(m.Done(config.number, completions))

@@ -1,0 +1,374 @@
+"""What happens in one task: inputs in, function or command run, values out.
+
+Used by executors and by the ranks of MPI worlds. Whatever the user's code does short of ending the
+process becomes a `Completion`; nothing in here raises because of it.
+
+Invariant: a completion is given out only when the segments that its values are in are sealed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pilot.arguments import decode_arguments
+from pilot.context import Context, set_context
+from pilot.data.values import Value, decode, encode, load, store
+from pilot.errors import CommandFailed, PilotError
+from pilot.site import Site
+from pilot.task import CommandResult, ShellCommand, Task, failure_text
+from pilot.wire.messages import (
+    Completion,
+    Function,
+    LaunchPlan,
+    LogSpan,
+    TaskFailure,
+    Template,
+    Work,
+    task_label,
+)
+
+#: So much of a command's output is part of its result, from the end.
+OUTPUT_BYTES = 64 * 1024
+#: Results that wait for their segment are sealed after so many seconds, if nothing else does.
+SEAL_S = 0.05
+
+
+class Worker:
+    """Runs tasks in this process, one after the other.
+
+    Parameters
+    ----------
+    site
+        The site.
+    owner
+        A name that no other process has or had on this site, for segments.
+    node
+        The name of the node.
+    log
+        The file that this process's output goes to.
+    rank, ranks
+        For MPI.
+    """
+
+    def __init__(
+        self, site: Site, owner: str, node: str, log: Path, rank: int = 0, ranks: int = 1
+    ) -> None:
+        self._site = site
+        self._owner = owner
+        self._node = node
+        self._log = log
+        self._log_name = log.relative_to(site.directory).as_posix()
+        self._rank = rank
+        self._ranks = ranks
+        self._inline_limit = site.config.data.inline_limit_bytes
+        self._payloads: dict[bytes, bytes] = {}
+        self._functions: dict[bytes, Callable[..., Any]] = {}
+        self._templates: dict[int, Template] = {}
+        self._writer: Any = None
+        self._unsealed: list[tuple[Completion, list[Any]]] = []
+        self._unsealed_since = 0.0
+        #: Why nothing can run here, such as a working directory that is not there.
+        self.broken: Exception | None = None
+
+    def learn(self, functions: Iterable[Function], templates: Iterable[Template]) -> None:
+        """Take in what tasks will refer to."""
+        for function in functions:
+            self._payloads[function.digest] = function.payload
+        for template in templates:
+            self._templates[template.id] = template
+
+    def log_position(self) -> int:
+        """How far this process's output has come."""
+        return os.lseek(1, 0, os.SEEK_CUR)
+
+    def run(self, work: Work, plan: LaunchPlan | None = None) -> list[Completion]:
+        """Run one task; returns what can be reported, which may be later ones' together."""
+        template = self._templates[work.template]
+        begin = self.log_position()
+        received = time.time()
+        fetched = started = received
+        stored: list[Any] = []
+        outcome, failure = "ok", None
+        try:
+            if self.broken is not None:
+                raise self.broken
+            function = self._function(template)
+            inputs = {(i.task, i.index): load(i.value, self._site.directory) for i in work.inputs}
+            args, kwargs = decode_arguments(work.payload, inputs)
+            fetched = started = time.time()
+            set_context(self._context(work, template, started))
+            if isinstance(function, ShellCommand):
+                result: Any = self._run_command(function, args, kwargs, begin, plan)
+            else:
+                result = function(*args, **kwargs)
+            ended = time.time()
+            if self._rank == 0:
+                stored = self._store(work, template, result)
+        except BaseException as error:
+            ended = time.time()
+            outcome, failure = "error", self._failure(error, work)
+        finally:
+            set_context(None)
+            self._flush_output()
+        end = self.log_position()
+        logs = (LogSpan(self._log_name, begin, end),) if end > begin else ()
+        completion = Completion(
+            task=work.task,
+            attempt=work.attempt,
+            outcome=outcome,
+            failure=failure,
+            node=self._node,
+            fetched=fetched,
+            started=started,
+            ended=ended,
+            reported=time.time(),
+            logs=logs,
+        )
+        if all(type(value) is Value for value in stored):
+            return (
+                [msgspec.structs.replace(completion, values=tuple(stored))]
+                if stored
+                else [completion]
+            )
+        if not self._unsealed:
+            self._unsealed_since = ended
+        self._unsealed.append((completion, stored))
+        if self._writer.full or ended - self._unsealed_since > SEAL_S:
+            return self.seal()
+        return []
+
+    def seal(self) -> list[Completion]:
+        """Make what is written durable, and give out the completions that waited for it."""
+        if not self._unsealed:
+            return []
+        waiting, self._unsealed = self._unsealed, []
+        try:
+            self._writer.seal()
+        except Exception as error:
+            self._writer.discard()
+            failure = TaskFailure(
+                type=type(error).__name__,
+                message=f"its result could not be stored: {error}",
+                bases=_bases(error),
+                node=self._node,
+            )
+            return [
+                msgspec.structs.replace(completion, outcome="error", failure=failure)
+                for completion, _ in waiting
+            ]
+        return [
+            msgspec.structs.replace(
+                completion, values=tuple(v if type(v) is Value else v.value for v in stored)
+            )
+            for completion, stored in waiting
+        ]
+
+    # --- the parts of one task
+
+    def _function(self, template: Template) -> Callable[..., Any]:
+        function = self._functions.get(template.function)
+        if function is None:
+            loaded = decode(self._payloads[template.function])
+            function = loaded.function if isinstance(loaded, Task) else loaded
+            self._functions[template.function] = function
+        return function
+
+    def _context(self, work: Work, template: Template, started: float) -> Context:
+        return Context(
+            task_id=task_label(work.task),
+            name=template.name,
+            session_id=template.session,
+            attempt=work.attempt,
+            resources=template.resources,
+            deadline=started + template.time_limit_s if template.time_limit_s else None,
+            rank=self._rank,
+            ranks=self._ranks,
+            checkpoints=self._site.checkpoints,
+        )
+
+    def _store(self, work: Work, template: Template, result: Any) -> list[Any]:
+        """The values of a task, inline or written to the open segment."""
+        if template.returns == 1:
+            results: Sequence[Any] = (result,)
+        else:
+            results = list(result.values()) if isinstance(result, dict) else result
+            if not isinstance(results, (tuple, list)) or len(results) != template.returns:
+                raise TypeError(
+                    f"{template.name} has returns={template.returns}, but gave "
+                    + (
+                        f"{len(results)} values"
+                        if isinstance(results, (tuple, list))
+                        else f"a {type(result).__name__}"
+                    )
+                )
+        if self._writer is None:
+            self._writer = _LazyWriter(self._site.directory, self._owner)
+        return [
+            store(
+                value,
+                writer=self._writer,
+                session=str(template.session),
+                task_name=template.name,
+                task_id=task_label(work.task),
+                index=index,
+                inline_limit=self._inline_limit,
+            )
+            for index, value in enumerate(results)
+        ]
+
+    def _failure(self, error: BaseException, work: Work) -> TaskFailure:
+        try:
+            pickled = encode(error)
+            decode(pickled)  # some exceptions can be pickled, but not made again
+        except Exception:
+            pickled = b""
+        try:
+            message = str(error)
+        except Exception as unprintable:
+            message = f"(its text cannot be had: {unprintable!r})"
+        return TaskFailure(
+            type=type(error).__name__,
+            message=message,
+            detail=_traceback(error),
+            exception=pickled,
+            bases=_bases(error),
+            node=self._node,
+            attempt=work.attempt,
+        )
+
+    def _flush_output(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            # It may be closed or replaced by the user's code.
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+
+    # --- commands
+
+    def _run_command(
+        self,
+        command: ShellCommand,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        begin: int,
+        plan: LaunchPlan | None,
+    ) -> CommandResult:
+        command.check_inputs(kwargs)
+        argv = command.argv(args, kwargs)
+        launched = [*plan.argv, *argv] if plan else argv
+        env = {**os.environ, **(plan.env if plan else {}), **command.env}
+        home = Path.cwd()
+        if command.cwd:
+            os.chdir(command.cwd)
+        try:
+            status = _spawn(
+                launched,
+                env,
+                command.path(command.stdin, args, kwargs),
+                command.path(command.stdout, args, kwargs),
+                command.path(command.stderr, args, kwargs),
+            )
+        finally:
+            if command.cwd:
+                os.chdir(home)
+        output = self._output_since(begin)
+        if status not in command.success:
+            raise CommandFailed(failure_text(argv, status, output))
+        text = argv[-1] if argv[:2] == ["/bin/sh", "-c"] else " ".join(argv)
+        return CommandResult(text, status, output, command.collect_outputs(kwargs))
+
+    def _output_since(self, begin: int) -> str:
+        end = self.log_position()
+        if end <= begin:
+            return ""
+        with self._log.open("rb") as log:
+            log.seek(max(begin, end - OUTPUT_BYTES))
+            return log.read(end - log.tell()).decode(errors="replace")
+
+
+class _LazyWriter:
+    """A segment writer that loads HDF5 when the first large value comes."""
+
+    def __init__(self, directory: Path, owner: str) -> None:
+        self._arguments = (directory, owner)
+
+    def __getattr__(self, name: str) -> Any:
+        from pilot.data.segments import SegmentWriter
+
+        writer = SegmentWriter(*self._arguments)
+        self.__dict__.update(
+            {method: getattr(writer, method) for method in ("add", "seal", "discard")}
+        )
+        self._writer = writer
+        return getattr(writer, name)
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time to seal."""
+        return bool(self._writer.full)
+
+
+def _spawn(
+    argv: list[str],
+    env: dict[str, str],
+    stdin: str | None,
+    stdout: str | None,
+    stderr: str | None,
+) -> int:
+    """Run a command to its end without copying this process; returns its exit status.
+
+    Raises
+    ------
+    PilotError
+        The command is not there.
+    """
+    actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 0, stdin or os.devnull, os.O_RDONLY, 0)]
+    create = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    if stdout:
+        actions.append((os.POSIX_SPAWN_OPEN, 1, stdout, create, 0o666))
+    if stderr and stderr == stdout:
+        actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
+    elif stderr:
+        actions.append((os.POSIX_SPAWN_OPEN, 2, stderr, create, 0o666))
+    try:
+        pid = os.posix_spawnp(
+            argv[0],
+            argv,
+            env,
+            file_actions=actions,
+            setsigdef=[signal.SIGINT, signal.SIGPIPE],
+        )
+    except FileNotFoundError as error:
+        missing = next((p for p in (stdin,) if p and not Path(p).exists()), None)
+        if missing:
+            raise PilotError(
+                f"{missing}, which is to be its standard input, is not there"
+            ) from error
+        raise PilotError(
+            f"command not found: {argv[0]}; is it on the PATH of the compute nodes?"
+        ) from error
+    except OSError as error:
+        raise PilotError(f"{argv[0]} cannot be started: {error.strerror}") from error
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _bases(error: BaseException) -> tuple[str, ...]:
+    return tuple(base.__name__ for base in type(error).__mro__ if base is not object)
+
+
+def _traceback(error: BaseException) -> str:
+    """The traceback from the user's function on, without the frames of this module."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return "".join(traceback.format_exception(type(error), error, trace))

@@ -1,0 +1,89 @@
+"""What every process of a pilot does at its start: name, limits, output, end with its parent.
+
+Linux only: a process asks the kernel to be ended when its parent is, so that nothing is left
+behind whoever is killed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Have the kernel send this process a signal when its parent ends."""
+    _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+
+
+def raise_file_limit() -> None:
+    """Allow as many open files as the system does: each executor is a connection."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
+
+
+def redirect_output(path: Path) -> None:
+    """Append stdout and stderr to a file from now on; stdin is empty."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+    os.close(nothing)
+    # With O_APPEND the position is only known after a first write; start at the end.
+    os.lseek(1, 0, os.SEEK_END)
+
+
+def pin(cores: tuple[int, ...], cores_of_node: int) -> None:
+    """Keep this process to its cores, where core numbers mean real cores.
+
+    A node may be told to have more cores than there are (tests do); then nothing is pinned.
+    """
+    real = sorted(os.sched_getaffinity(0))
+    if cores and cores_of_node <= len(real):
+        os.sched_setaffinity(0, {real[core] for core in cores})
+
+
+def thread_variables(cores: int) -> dict[str, str]:
+    """What tells numeric libraries how many threads to use."""
+    names = ("OMP", "OPENBLAS", "MKL", "BLIS", "VECLIB_MAXIMUM", "NUMEXPR")
+    return {f"{name}_NUM_THREADS": str(cores) for name in names}
+
+
+def gpu_variables(gpus: tuple[int, ...]) -> dict[str, str]:
+    """What tells GPU libraries which devices to use."""
+    listed = ",".join(map(str, gpus))
+    return {"CUDA_VISIBLE_DEVICES": listed, "ROCR_VISIBLE_DEVICES": listed} if gpus else {}
+
+
+def enter_environment(
+    working_dir: str, sys_path: tuple[str, ...], variables: dict[str, str]
+) -> Exception | None:
+    """Be where the session's program was: directory, module search path, variables.
+
+    Returns
+    -------
+    Exception or None
+        Why it is not possible.
+    """
+    import sys
+
+    os.environ.update(variables)
+    # In front, as they were there, but behind nothing that this process has from elsewhere.
+    sys.path[:0] = [path for path in sys_path if path not in sys.path]
+    try:
+        os.chdir(working_dir)
+    except OSError as error:
+        return FileNotFoundError(
+            f"the working directory of the session, {working_dir}, cannot be entered on "
+            f"{os.uname().nodename} ({error.strerror}); start from a directory on the shared file "
+            "system"
+        )
+    return None
