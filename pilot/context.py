@@ -1,0 +1,99 @@
+"""What a running task can know of itself: ``pilot.context()``.
+
+The executor sets it before each task and clears it afterwards; outside of a task there is none.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pilot.errors import PilotError
+from scheduler.resources import Resources
+
+if TYPE_CHECKING:
+    from pilot.data.checkpoint import Checkpoint
+
+
+class Context:
+    """The task that runs in this process.
+
+    Attributes
+    ----------
+    task_id, name
+        The task's id, as lists show it, and its name.
+    session_id
+        The id of its session.
+    attempt
+        Number of this attempt; the first is 1.
+    resources
+        What it was given.
+    deadline
+        When its time limit ends, seconds since the epoch; None: no limit.
+    rank, ranks
+        Its rank and their number; 0 and 1 for a plain task.
+    """
+
+    def __init__(
+        self,
+        *,
+        task_id: str,
+        name: str,
+        session_id: int,
+        attempt: int,
+        resources: Resources,
+        deadline: float | None,
+        rank: int,
+        ranks: int,
+        checkpoints: Path,
+    ) -> None:
+        self.task_id = task_id
+        self.name = name
+        self.session_id = session_id
+        self.attempt = attempt
+        self.resources = resources
+        self.deadline = deadline
+        self.rank = rank
+        self.ranks = ranks
+        self._checkpoints = checkpoints
+
+    @cached_property
+    def logger(self) -> logging.Logger:
+        """A logger whose output is the task's."""
+        return logging.getLogger(f"pilot.task.{self.name}")
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The task's own checkpoints: ``save(step, state)`` and ``load()``."""
+        from pilot.data.checkpoint import Checkpoint
+
+        directory = self._checkpoints / str(self.session_id) / self.task_id
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Checkpoint(directory, self.rank, self.ranks, attempt=self.attempt)
+
+    def __repr__(self) -> str:
+        return f"<pilot context of task {self.task_id}, attempt {self.attempt}>"
+
+
+_current: Context | None = None
+
+
+def context() -> Context:
+    """The context of the task that runs in this process.
+
+    Raises
+    ------
+    PilotError
+        No task runs here: it was called in the user's own program.
+    """
+    if _current is None:
+        raise PilotError("there is no context: this code does not run in a task")
+    return _current
+
+
+def set_context(value: Context | None) -> None:
+    """Set or clear the context; for executors."""
+    global _current
+    _current = value

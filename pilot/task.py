@@ -1,0 +1,511 @@
+"""What users call tasks: functions with options, MPI functions, and commands.
+
+`task`, `mpi` and `shell` make a `Task`. Called directly it is plain Python, here and now; with
+``submit`` and ``map`` it goes to the session. Options may be given to the decorator and, per call,
+by ``options``; the values of resources may be functions of the call's arguments.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import shlex
+import string
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
+
+from pilot.errors import CommandFailed, PilotError
+from scheduler.resources import Resources, parse_duration_s, parse_memory_mib
+
+if TYPE_CHECKING:
+    from pilot.future import Future
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PYTHON, MPI, COMMAND, MPI_COMMAND = "python", "mpi", "command", "mpi-command"
+_ON_FAILURE = ("fail", "ignore", "cancel_successors", "stop_session")
+
+
+class OptionError(PilotError, ValueError):
+    """An option of a task has no meaning."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a task is run. Resource values may be functions of the task's arguments."""
+
+    #: What the task is called in lists; default: the function's name.
+    name: str | None = None
+    #: Cores (of each rank).
+    cores: int | Callable[..., int] = 1
+    #: Memory (of each rank): ``"4G"``, or a number of MiB.
+    memory: int | float | str | Callable[..., Any] = 0
+    #: GPUs (of each rank).
+    gpus: int | Callable[..., int] = 0
+    #: MPI ranks.
+    ranks: int | Callable[..., int] = 1
+    #: Ranks on each node; None: as it fits.
+    ranks_per_node: int | Callable[..., int] | None = None
+    #: Longest run: ``"10m"``, or seconds; None: no limit.
+    time_limit: float | str | Callable[..., Any] | None = None
+    #: How often to try again after the task's own error.
+    retries: int = 0
+    #: Exception classes (or their names) that are retried; None: all.
+    retry_on: type[BaseException] | str | Sequence[type[BaseException] | str] | None = None
+    #: How often to try again after the task's process died.
+    max_crashes: int = 3
+    #: Higher goes first.
+    priority: int = 0
+    #: The pool to run in; None: any that fits.
+    pool: str | None = None
+    #: How many results, or their names.
+    returns: int | Sequence[str] = 1
+    #: ``fail``, ``ignore``, ``cancel_successors`` or ``stop_session``.
+    on_failure: str = "fail"
+    #: With ``on_failure="ignore"``: what dependents get in place of the result.
+    default: Any = None
+
+    @property
+    def return_names(self) -> tuple[str, ...]:
+        """Names of the results; empty where they have none."""
+        return () if isinstance(self.returns, int) else tuple(self.returns)
+
+    @property
+    def return_count(self) -> int:
+        """How many results the task has."""
+        return self.returns if isinstance(self.returns, int) else len(self.returns)
+
+    def retry_names(self) -> tuple[str, ...]:
+        """Names of the exception classes that are retried; empty for all."""
+        if self.retry_on is None:
+            return ()
+        named = [self.retry_on] if isinstance(self.retry_on, (type, str)) else self.retry_on
+        return tuple(item if isinstance(item, str) else item.__name__ for item in named)
+
+    def resolve(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ResolvedOptions:
+        """The resources of one call, in the program's units.
+
+        Raises
+        ------
+        OptionError
+            A value has no meaning; the message names the option.
+        """
+
+        def value(name: str) -> Any:
+            given = getattr(self, name)
+            return given(*args, **kwargs) if callable(given) else given
+
+        def whole(name: str, least: int) -> int:
+            given = value(name)
+            if isinstance(given, bool) or not isinstance(given, int) or given < least:
+                raise OptionError(f"{name}={given!r}: give a whole number, at least {least}")
+            return given
+
+        try:
+            memory_mib = parse_memory_mib(value("memory"))
+        except ValueError as error:
+            raise OptionError(f"memory: {error}") from None
+        try:
+            limit = value("time_limit")
+            time_limit_s = 0.0 if limit is None else parse_duration_s(limit)
+        except ValueError as error:
+            raise OptionError(f"time_limit: {error}") from None
+        resources = Resources(
+            cores=whole("cores", 1),
+            memory_mib=memory_mib,
+            gpus=whole("gpus", 0),
+            ranks=whole("ranks", 1),
+            ranks_per_node=0 if self.ranks_per_node is None else whole("ranks_per_node", 1),
+        )
+        if resources.ranks_per_node > resources.ranks:
+            resources = Resources(
+                resources.cores,
+                resources.memory_mib,
+                resources.gpus,
+                resources.ranks,
+                resources.ranks,
+            )
+        return ResolvedOptions(resources, time_limit_s)
+
+    def is_dynamic(self) -> bool:
+        """Whether any resource is a function of the arguments."""
+        names = ("cores", "memory", "gpus", "ranks", "ranks_per_node", "time_limit")
+        return any(callable(getattr(self, name)) for name in names)
+
+
+@dataclass(frozen=True)
+class ResolvedOptions:
+    """The part of the options that may depend on the arguments."""
+
+    resources: Resources
+    time_limit_s: float
+
+
+_OPTION_NAMES = frozenset(item.name for item in fields(Options))
+
+
+def make_options(base: Options, changes: Mapping[str, Any]) -> Options:
+    """Options with changes.
+
+    Raises
+    ------
+    OptionError
+        There is no such option, or a value has no meaning.
+    """
+    unknown = sorted(set(changes) - _OPTION_NAMES)
+    if unknown:
+        raise OptionError(
+            f"there is no option {unknown[0]!r}; there are {', '.join(sorted(_OPTION_NAMES))}"
+        )
+    options = replace(base, **changes)
+    if options.on_failure not in _ON_FAILURE:
+        raise OptionError(
+            f"on_failure={options.on_failure!r}: give one of {', '.join(_ON_FAILURE)}"
+        )
+    if options.return_count < 1 or isinstance(options.returns, str):
+        raise OptionError(f"returns={options.returns!r}: give a number from 1, or a list of names")
+    for name in ("retries", "max_crashes"):
+        number = getattr(options, name)
+        if not isinstance(number, int) or number < 0:
+            raise OptionError(f"{name}={number!r}: give a whole number, at least 0")
+    if not isinstance(options.priority, int):
+        raise OptionError(f"priority={options.priority!r}: give a whole number")
+    if not options.is_dynamic():
+        options.resolve((), {})
+    return options
+
+
+class Task(Generic[P, R]):
+    """A function that can be run as a task.
+
+    Made by `task`, `mpi` or `shell`; `options` gives a copy with other options.
+    """
+
+    def __init__(self, function: Callable[P, R], kind: str, options: Options) -> None:
+        self.function = function
+        self.kind = kind
+        self.task_options = options
+        name = str(options.name or getattr(function, "__name__", type(function).__name__))
+        self.__name__ = name
+        self.__qualname__: str = getattr(function, "__qualname__", name)
+        self.__module__ = getattr(function, "__module__", "")
+        self.__doc__ = function.__doc__
+        self.__wrapped__ = function
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here and now, without Pilot."""
+        return self.function(*args, **kwargs)
+
+    def options(self, **changes: Any) -> Task[P, R]:
+        """The same task with other options.
+
+        Raises
+        ------
+        OptionError
+            There is no such option, or a value has no meaning.
+        """
+        options = make_options(self.task_options, changes)
+        kind = self.kind
+        if kind in (COMMAND, MPI_COMMAND):
+            kind = command_kind(options)
+        return Task(self.function, kind, options)
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future[R]:
+        """Run it in the current session. Arguments may hold futures, at any depth."""
+        from pilot.session import current_session
+
+        return current_session().submit(self, *args, **kwargs)
+
+    def map(self, *iterables: Iterable[Any]) -> list[Future[R]]:
+        """Submit one task for each item (for each row of several iterables), sent as one."""
+        from pilot.session import current_session
+
+        return current_session().submit_many(self, zip(*iterables, strict=False))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By name where a worker can import it, so that a module's tasks stay its own."""
+        module = sys.modules.get(self.__module__)
+        if self.__module__ != "__main__" and getattr(module, self.__qualname__, None) is self:
+            return (import_object, (self.__module__, self.__qualname__))
+        return (Task, (self.function, self.kind, self.task_options))
+
+    def __repr__(self) -> str:
+        return f"<pilot {self.kind} task {self.__name__}>"
+
+
+def import_object(module: str, name: str) -> Any:
+    """The object of this name in a module; names may have dots."""
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+@overload
+def task(function: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(**options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def task(function: Callable[P, R] | None = None, /, **options: Any) -> Any:
+    """Make a function a task: ``@pilot.task``, or ``@pilot.task(cores=2, memory="4G")``.
+
+    Parameters
+    ----------
+    **options
+        See `Options`.
+
+    Raises
+    ------
+    OptionError
+        There is no such option, or a value has no meaning.
+    """
+
+    def decorate(decorated: Callable[P, R]) -> Task[P, R]:
+        if not callable(decorated):
+            raise OptionError(f"a task is made of a function, not of {decorated!r}")
+        return Task(decorated, PYTHON, make_options(Options(), options))
+
+    return decorate if function is None else decorate(function)
+
+
+def mpi(ranks: int | Callable[..., int], **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Make a function an MPI task: its body runs on every rank.
+
+    ``MPI.COMM_WORLD`` has exactly these ranks; the result is what rank 0 returns.
+
+    Parameters
+    ----------
+    ranks
+        Number of ranks.
+    **options
+        See `Options`, such as ``ranks_per_node=2``.
+    """
+
+    def decorate(decorated: Callable[P, R]) -> Task[P, R]:
+        return Task(decorated, MPI, make_options(Options(), {"ranks": ranks, **options}))
+
+    return decorate
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """How a command ended. In another command's text it stands for its (only) output file."""
+
+    command: str
+    returncode: int
+    #: What it wrote to stdout and stderr, up to 64 KiB from the end.
+    stdout: str = ""
+    #: The files that it was to make, by the name of their parameter.
+    outputs: dict[str, Path] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        if len(self.outputs) == 1:
+            return str(next(iter(self.outputs.values())))
+        return self.stdout.strip()
+
+    def __getitem__(self, name: str) -> Path:
+        return self.outputs[name]
+
+
+class _ShellFormatter(string.Formatter):
+    """`str.format` for shells: what is put in is quoted; ``{x:raw}`` puts it in as it is."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if format_spec == "raw":
+            return str(value)
+        if isinstance(value, (list, tuple)):
+            return " ".join(shlex.quote(str(item)) for item in value)
+        return shlex.quote(format(value, format_spec) if format_spec else str(value))
+
+
+@dataclass(frozen=True)
+class ShellCommand:
+    """A command line with parameters. Called, it runs the command here and now."""
+
+    #: With ``{name}`` for parameters; or the words of a command that needs no shell.
+    command: str | tuple[str, ...]
+    #: Parameters that name files which must be there before, and after.
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    cwd: str | None = None
+    stdin: str | None = None
+    stdout: str | None = None
+    stderr: str | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    #: Exit statuses that mean success.
+    success: tuple[int, ...] = (0,)
+
+    @property
+    def __name__(self) -> str:
+        words = self.command.split() if isinstance(self.command, str) else self.command
+        return Path(words[0]).name if words else "command"
+
+    def argv(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
+        """The words to execute.
+
+        Raises
+        ------
+        PilotError
+            A parameter is missing.
+        """
+        if not isinstance(self.command, str):
+            return list(self.command)
+        return ["/bin/sh", "-c", self._format(self.command, args, kwargs)]
+
+    def path(
+        self, text: str | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> str | None:
+        """A file name with its parameters filled in."""
+        return None if text is None else self._format(text, args, kwargs, raw=True)
+
+    def _format(
+        self, text: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], raw: bool = False
+    ) -> str:
+        formatter = string.Formatter() if raw else _ShellFormatter()
+        try:
+            return formatter.vformat(text, args, kwargs)
+        except (KeyError, IndexError) as error:
+            raise PilotError(
+                f"the command {text!r} needs a parameter {error}; call submit({str(error)[1:-1]}=…)"
+            ) from None
+
+    def check_inputs(self, kwargs: Mapping[str, Any]) -> None:
+        """See that the input files are there.
+
+        Raises
+        ------
+        FileNotFoundError
+            One is not.
+        """
+        for name in self.inputs:
+            path = Path(self.cwd or ".") / str(kwargs[name])
+            if not path.exists():
+                raise FileNotFoundError(
+                    f"input file {name}={path} of {self.__name__!r} is not there"
+                )
+
+    def collect_outputs(self, kwargs: Mapping[str, Any]) -> dict[str, Path]:
+        """The output files, as absolute paths.
+
+        Raises
+        ------
+        FileNotFoundError
+            The command did not make one.
+        """
+        made = {}
+        for name in self.outputs:
+            path = (Path(self.cwd or ".") / str(kwargs[name])).absolute()
+            if not path.exists():
+                raise FileNotFoundError(f"{self.__name__!r} did not make its output {name}={path}")
+            made[name] = path
+        return made
+
+    def __call__(self, *args: Any, **kwargs: Any) -> CommandResult:
+        self.check_inputs(kwargs)
+        argv = self.argv(args, kwargs)
+        done = subprocess.run(argv, cwd=self.cwd, capture_output=True, text=True, check=False)
+        if done.returncode not in self.success:
+            raise CommandFailed(failure_text(argv, done.returncode, done.stdout + done.stderr))
+        return CommandResult(
+            argv[-1] if isinstance(self.command, str) else shlex.join(argv),
+            done.returncode,
+            done.stdout + done.stderr,
+            self.collect_outputs(kwargs),
+        )
+
+
+def failure_text(argv: Sequence[str], returncode: int, output: str) -> str:
+    """What to say of a command that failed."""
+    command = argv[-1] if argv[:2] == ["/bin/sh", "-c"] else shlex.join(argv)
+    if returncode == 127:
+        why = "command not found (exit status 127); is it on the PATH of the compute nodes?"
+    elif returncode < 0:
+        why = f"killed by signal {-returncode}"
+    else:
+        why = f"exit status {returncode}"
+    tail = "\n".join(output.strip().splitlines()[-10:])
+    return f"{command}: {why}" + (f"\n{tail}" if tail else "")
+
+
+def command_kind(options: Options) -> str:
+    """Whether a command is started once, or as the ranks of an MPI job."""
+    return COMMAND if options.ranks == 1 and options.ranks_per_node is None else MPI_COMMAND
+
+
+def shell(
+    command: str | Sequence[str],
+    *,
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    cwd: str | Path | None = None,
+    stdin: str | None = None,
+    stdout: str | None = None,
+    stderr: str | None = None,
+    env: Mapping[str, str] | None = None,
+    success: Sequence[int] = (0,),
+    **options: Any,
+) -> Task[..., CommandResult]:
+    """Make a command a task: ``shell("gmx mdrun -s {tpr} -o {out}", outputs=["out"])``.
+
+    ``submit(tpr=…, out=…)`` fills the parameters in, quoted for the shell; ``{x:raw}`` is not
+    quoted. With ``ranks=`` the command is started as an MPI program by the site's launcher.
+
+    Parameters
+    ----------
+    command
+        A text for ``/bin/sh``, or the words of a command that needs no shell.
+    inputs, outputs
+        Parameters that name files: those must be there before, these after the command.
+    cwd, stdin, stdout, stderr
+        Working directory and files; output that goes to no file is kept in the task's log.
+    env
+        Additions to the environment.
+    success
+        Exit statuses that mean success.
+    **options
+        See `Options`.
+
+    Raises
+    ------
+    OptionError
+        There is no such option, or a value has no meaning.
+    """
+    if not command:
+        raise OptionError("the command is empty")
+    made = make_options(Options(), options)
+    function = ShellCommand(
+        command if isinstance(command, str) else tuple(str(word) for word in command),
+        tuple(inputs),
+        tuple(outputs),
+        None if cwd is None else str(cwd),
+        stdin,
+        stdout,
+        stderr,
+        dict(env or {}),
+        tuple(success),
+    )
+    return Task(cast("Callable[..., CommandResult]", function), command_kind(made), made)
+
+
+def as_task(function: Any) -> Task[..., Any]:
+    """A `Task` of anything that can be called.
+
+    Raises
+    ------
+    OptionError
+        It cannot be called.
+    """
+    if isinstance(function, Task):
+        return function
+    if not callable(function):
+        raise OptionError(f"a task is made of a function, not of {function!r}")
+    if inspect.iscoroutinefunction(function):
+        raise OptionError(f"{function.__name__} is a coroutine function; give a plain function")
+    return Task(function, PYTHON, Options())
