@@ -64,7 +64,8 @@ class _World:
     def __init__(self, process: subprocess.Popen[bytes], log_path: Path) -> None:
         self.process = process
         self.log = log_path
-        self.ranks: dict[int, bytes] = {}
+        #: Node and process id of each rank that lives.
+        self.ranks: dict[int, tuple[str, int]] = {}
         self.kill_at = 0.0
 
 
@@ -320,7 +321,15 @@ class Agent:
             self._rules.executor_ready(message.executor, message.pid, now)
         elif isinstance(message, m.RankHello):
             self._world_peers.setdefault(message.world, {})[message.rank] = _Peer(peer)
+            if world := self._worlds.get(message.world):
+                node = self._node_of(message.node)
+                world.ranks[message.rank] = (node, message.pid)
+                self._send_to_node(node, m.WatchRank(message.world, message.rank, message.pid))
             self._rules.rank_ready(message.world, message.rank, now)
+        elif isinstance(message, m.RankExited):
+            if world := self._worlds.get(message.world):
+                world.ranks.pop(message.rank, None)
+            self._rules.rank_exited(message.world)
         elif isinstance(message, m.NodeStatus):
             self._node_heard[message.node] = now
             self._node_running[message.node] = message.running
@@ -422,6 +431,11 @@ class Agent:
             else:
                 self._stop_world(action.world)
 
+    def _node_of(self, host: str) -> str:
+        """The node that a process means by its host name, which may have a domain or not."""
+        short = host.split(".")[0]
+        return next((node for node in self._nodes if node.split(".")[0] == short), host)
+
     def _send_to_node(self, node: str, message: msgspec.Struct) -> None:
         address = self._nodes.get(node)
         if address is not None:
@@ -513,6 +527,9 @@ class Agent:
             return
         busy = self._rules.worlds.get(number)
         if busy is not None and busy.work is not None:
+            # Ranks that hang in MPI hear nothing, and launchers take seconds to end them.
+            for node, pid in world.ranks.values():
+                self._send_to_node(node, m.KillRank(pid))
             _kill_group(world.process, signal.SIGTERM)
         else:
             for peer in self._world_peers.get(number, {}).values():

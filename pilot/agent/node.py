@@ -11,6 +11,7 @@ Invariants
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import mmap
 import multiprocessing
@@ -89,6 +90,8 @@ class NodeWorker:
             self._memory = mmap.mmap(file.fileno(), 0)
         self._free_slots = list(range(SLOTS - 1, -1, -1))
         self._executors: dict[int, _Running] = {}
+        #: Ranks of MPI worlds on this node, by the descriptor that tells their end.
+        self._ranks: dict[int, m.WatchRank] = {}
         self._poller = zmq.Poller()
         self._ending = False
         self._client: Client[Any] = Client(
@@ -110,6 +113,7 @@ class NodeWorker:
                     heard = time.monotonic()
                     self._take(message)
                 self._reap(ready)
+                self._reap_ranks(ready)
                 now = time.monotonic()
                 self._kill_overdue(now)
                 if now - told >= STATUS_S:
@@ -136,8 +140,31 @@ class NodeWorker:
             self._start(message)
         elif isinstance(message, m.StopExecutor):
             self._stop(message.executor, message.grace_s)
+        elif isinstance(message, m.WatchRank):
+            self._watch_rank(message)
+        elif isinstance(message, m.KillRank):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(message.pid, signal.SIGKILL)
         elif isinstance(message, m.Exit):
             self._ending = True
+
+    def _watch_rank(self, message: m.WatchRank) -> None:
+        try:
+            process = os.pidfd_open(message.pid)
+        except ProcessLookupError:
+            self._client.send(m.RankExited(message.world, message.rank))
+        except OSError:
+            return  # an old kernel: the launcher will tell, later
+        else:
+            self._ranks[process] = message
+            self._poller.register(process, zmq.POLLIN)
+
+    def _reap_ranks(self, ready: dict[Any, int]) -> None:
+        for process in [process for process in self._ranks if process in ready]:
+            message = self._ranks.pop(process)
+            self._poller.unregister(process)
+            os.close(process)
+            self._client.send(m.RankExited(message.world, message.rank))
 
     def _start(self, message: m.StartExecutor) -> None:
         slot = self._free_slots.pop()

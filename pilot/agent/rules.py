@@ -457,6 +457,12 @@ class Rules:
                 self._release_world(world)
                 self.schedule(now)
 
+    def rank_exited(self, number: int) -> None:
+        """A rank is gone: its world cannot go on."""
+        world = self.worlds.get(number)
+        if world is not None:
+            self._stop_world(world)
+
     def world_exited(self, number: int, status: int, tail: str, now: float) -> None:
         """A world is gone, all of it."""
         world = self.worlds.pop(number, None)

@@ -427,6 +427,27 @@ class StopExecutor(_Message):
     grace_s: float
 
 
+class WatchRank(_Message):
+    """Tell when this process, a rank of an MPI world on your node, has ended."""
+
+    world: int
+    rank: int
+    pid: int
+
+
+class KillRank(_Message):
+    """End this process, a rank of an MPI world on your node."""
+
+    pid: int
+
+
+class RankExited(_Message):
+    """A rank is gone: known at once, where launchers take their time."""
+
+    world: int
+    rank: int
+
+
 class ExecutorExited(_Message):
     """An executor is gone."""
 
@@ -512,9 +533,16 @@ ToHead: TypeAlias = FromClient | FromPilot
 ToClient: TypeAlias = Welcome | Accepted | Outcomes | Started | Reply
 ToPilot: TypeAlias = Welcome | Assign | Committed | CancelWork | EndPilot
 ToAgent: TypeAlias = (
-    NodeHello | ExecutorExited | NodeStatus | ExecutorHello | RankHello | Done | RankDone
+    NodeHello
+    | ExecutorExited
+    | NodeStatus
+    | ExecutorHello
+    | RankHello
+    | RankExited
+    | Done
+    | RankDone
 )
-ToNode: TypeAlias = StartExecutor | StopExecutor | AgentStatus | Exit
+ToNode: TypeAlias = StartExecutor | StopExecutor | WatchRank | KillRank | AgentStatus | Exit
 ToExecutor: TypeAlias = Run | Exit
 
 Message: TypeAlias = _Message
