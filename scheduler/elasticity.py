@@ -87,10 +87,8 @@ def nodes_wanted(pool: PoolLimits, demand: Sequence[ClassDemand]) -> tuple[int, 
     wanted = 0.0
     at_once = 0
     for work in demand:
-        if not work.count or (work.pool and work.pool != pool.name):
-            continue
         nodes = nodes_needed(work.need, pool.shape)
-        if nodes is None or nodes > pool.nodes_per_pilot:
+        if nodes is None or not _holds(pool, work):
             continue
         mean_s = UNKNOWN_S if work.mean_s is None else work.mean_s
         if nodes > 1:
@@ -107,28 +105,36 @@ def nodes_wanted(pool: PoolLimits, demand: Sequence[ClassDemand]) -> tuple[int, 
     return max(math.ceil(wanted - 1e-9), at_once), at_once
 
 
+def _holds(pool: PoolLimits, work: ClassDemand) -> bool:
+    """Whether a pilot of the pool can run the tasks."""
+    if work.pool and work.pool != pool.name:
+        return False
+    nodes = nodes_needed(work.need, pool.shape)
+    return bool(work.count) and nodes is not None and nodes <= pool.nodes_per_pilot
+
+
 def decide(
     pools: Sequence[PoolLimits], demand: Sequence[ClassDemand], pilots: Sequence[PilotSupply]
 ) -> list[Grow | End]:
     """What to submit and what to end, pool by pool.
 
-    Demand that several pools could serve goes to the first of them with room, in the order of the
-    site file.
+    Tasks that name no pool make demand in the first one, in the order of the site file, that can
+    hold them: no pool grows for work that has another place. (Pilots that are there take whatever
+    fits them.)
     """
     decisions: list[Grow | End] = []
-    served: set[int] = set()
+    placed: set[int] = set()
     for pool in pools:
         mine = [pilot for pilot in pilots if pilot.pool == pool.name]
         usable = [pilot for pilot in mine if not pilot.draining]
-        here = [work for number, work in enumerate(demand) if work.pool or number not in served]
-        wanted, at_once = nodes_wanted(pool, here)
+        here = [
+            number
+            for number, work in enumerate(demand)
+            if number not in placed and _holds(pool, work)
+        ]
+        placed.update(here)
+        wanted, at_once = nodes_wanted(pool, [demand[number] for number in here])
         target = min(max(wanted, pool.min_nodes), pool.max_nodes)
-        if wanted and wanted <= pool.max_nodes:
-            served.update(
-                number
-                for number, work in enumerate(demand)
-                if nodes_needed(work.need, pool.shape) is not None
-            )
         have = sum(pilot.nodes for pilot in usable)
         # Nodes of a draining pilot are still held: the limit counts them, the supply does not.
         free = pool.max_nodes - sum(pilot.nodes for pilot in mine)

@@ -22,8 +22,7 @@ class Resources(msgspec.Struct, frozen=True, array_like=True):
 
     A task has ``ranks`` processes; each needs ``cores`` cores, ``memory_mib`` of memory and
     ``gpus`` GPUs on one node. A plain task is one rank. With ``ranks_per_node`` set, ranks are laid
-    out in
-    blocks of exactly that many per node; 0 leaves the layout to the placement.
+    out in blocks of exactly that many per node; 0 leaves the layout to the placement.
     """
 
     #: Cores of each rank.

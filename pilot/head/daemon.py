@@ -23,6 +23,9 @@ from pilot.wire.discovery import HeadAddress, read_address
 #: How long a head may take to start, beyond the time that an old lease needs to expire.
 START_S = 30.0
 
+#: Heads that this process has started. They outlive it; those that ended are reaped here.
+_started: list[subprocess.Popen[bytes]] = []
+
 
 def find_head(site: Site) -> HeadAddress | None:
     """The head of the site, or None where there is none (that can be seen from here)."""
@@ -30,8 +33,16 @@ def find_head(site: Site) -> HeadAddress | None:
     return None if address is None or address.is_dead() else address
 
 
-def ensure_head(site: Site) -> HeadAddress:
+def ensure_head(site: Site, adopt_job: str = "") -> HeadAddress:
     """The head of the site, started where there is none.
+
+    Parameters
+    ----------
+    site
+        The site.
+    adopt_job
+        The batch job that this process runs in, if a head that is started here is to use its
+        nodes as the first pilot.
 
     Raises
     ------
@@ -46,7 +57,7 @@ def ensure_head(site: Site) -> HeadAddress:
     try:
         with FileLock(site.directory / "head.start", timeout=START_S):
             address = find_head(site)
-            return address if address is not None else _start(site, deadline)
+            return address if address is not None else _start(site, deadline, adopt_job)
     except Timeout:
         raise HeadError(
             f"another process has been starting the head of {site.name} for {START_S:.0f} s; "
@@ -54,24 +65,26 @@ def ensure_head(site: Site) -> HeadAddress:
         ) from None
 
 
-def head_command(site: Site) -> list[str]:
+def head_command(site: Site, adopt_job: str = "") -> list[str]:
     """The command that is a head, in the foreground."""
-    return [sys.executable, "-m", "pilot", "head", "run", str(site.directory)]
+    command = [sys.executable, "-m", "pilot", "head", "run", str(site.directory)]
+    return [*command, adopt_job] if adopt_job else command
 
 
-def _start(site: Site, deadline: float) -> HeadAddress:
+def _start(site: Site, deadline: float, adopt_job: str) -> HeadAddress:
     log = site.logs / "head.log"
+    old = read_address(site.address_file)
     with log.open("ab") as output:
         begin = output.tell()
         process = subprocess.Popen(
-            head_command(site),
+            head_command(site, adopt_job),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=site.directory,
             start_new_session=True,
         )
-    old = read_address(site.address_file)
+    _started[:] = [*(child for child in _started if child.poll() is None), process]
     while time.monotonic() < deadline:
         address = read_address(site.address_file)
         if address is not None and address != old and not address.is_dead():

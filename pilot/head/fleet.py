@@ -132,12 +132,16 @@ class Fleet:
 
     # --- the loop's side
 
-    def tick(self, now: float, demand: Callable[[], list[ClassDemand]]) -> list[str]:
-        """Ask and decide, if it is time; returns pilots that should be told to end."""
+    def poll(self, now: float) -> None:
+        """Ask what became of the pilots, if it is time."""
         self._watch_own(now)
         if self.pilots and not self._polling and now - self._polled >= self._poll_interval():
             self._polling, self._polled = True, now
             self._ask(lambda: self._batch.jobs(self.prefix), self._listed)
+
+    def tick(self, now: float, demand: Callable[[], list[ClassDemand]]) -> list[str]:
+        """Ask and decide, if it is time; returns pilots that should be told to end."""
+        self.poll(now)
         if now - self._decided < DECIDE_S:
             return []
         self._decided = now

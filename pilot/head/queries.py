@@ -1,19 +1,20 @@
 """What can be asked of a head: one function for each query, from name and arguments to plain data.
 
 Rows come from the database; what only the core knows (which of the unfinished tasks are assigned or
-run, and where) is laid over them. Nothing here changes anything.
+run, and where) is laid over them. Nothing here changes anything. With an empty core (see `offline`)
+the rows stand as they are: there all unfinished tasks are READY.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from pilot.errors import PilotError
 from pilot.head.core import Core
-from pilot.head.fleet import Fleet
 from pilot.head.policy import FINAL
 from pilot.head.store import (
     Store,
@@ -29,12 +30,48 @@ from pilot.wire.messages import RunningTask, parse_task_label, task_label
 LIMIT = 1000
 
 
+class Pilot(Protocol):
+    """What is known of a pilot beyond the database."""
+
+    @property
+    def nodes(self) -> int:
+        """The nodes that it has now."""
+
+    @property
+    def heard(self) -> float:
+        """When it last gave a sign of life; 0: it has not."""
+
+    @property
+    def idle_s(self) -> float:
+        """How long nothing has run there."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether it starts nothing new."""
+
+    @property
+    def waits_for(self) -> str:
+        """The batch system's reason for its state."""
+
+    @property
+    def expected(self) -> float | None:
+        """When the batch system expects it to start."""
+
+
+class Pilots(Protocol):
+    """The fleet, as far as queries look at it."""
+
+    @property
+    def pilots(self) -> Mapping[str, Pilot]:
+        """The pilots that have not ended, by name."""
+
+
 class View(NamedTuple):
     """What queries look at."""
 
     store: Store
     core: Core
-    fleet: Fleet
+    fleet: Pilots
     running: Mapping[int, RunningTask]
     status: Callable[[], dict[str, Any]]
 
@@ -53,36 +90,63 @@ def answer(view: View, name: str, arguments: dict[str, Any]) -> Any:
     return query(view, **arguments)
 
 
+def head(view: View) -> dict[str, Any]:
+    """The head alone: cheap, for who asks again and again."""
+    return view.status()
+
+
 def status(view: View) -> dict[str, Any]:
-    """The head, and the sessions that are open."""
+    """The head, the sessions that are open, and the pilots."""
     return {
         **view.status(),
-        "sessions": [row for row in sessions(view) if row["state"] != "CLOSED"],
+        "sessions": sessions(view, open_only=True),
         "fleet": fleet(view, alive=True),
     }
 
 
-def sessions(view: View, limit: int = LIMIT) -> list[dict[str, Any]]:
-    """Sessions, the newest first."""
-    rows = view.store.rows("list_sessions", {"limit": limit})
+def sessions(view: View, limit: int = LIMIT, open_only: bool = False) -> list[dict[str, Any]]:
+    """Sessions, the newest first; all, or those that are open or have unfinished tasks."""
+    return _sessions(view, limit=limit, open_only=open_only)
+
+
+def _sessions(
+    view: View, session: int | None = None, limit: int = LIMIT, open_only: bool = False
+) -> list[dict[str, Any]]:
+    arguments: dict[str, object] = {"session": session, "limit": limit, "open_only": open_only}
+    rows = view.store.rows("list_sessions", arguments)
     for row in rows:
         live = view.core.sessions.get(row["id"])
-        row["unfinished"] = live.unfinished if live else 0
+        if live is not None:
+            row["unfinished"] = live.unfinished
     return rows
 
 
-def session(view: View, session: int) -> dict[str, Any]:
-    """One session with the number of its tasks in each state."""
-    for row in sessions(view, limit=-1):
-        if row["id"] == session:
-            return {**row, "states": _states(view, session)}
-    raise PilotError(f"there is no session {session}; `pilot session list` shows them")
+def session(view: View, session: int | None = None) -> dict[str, Any]:
+    """A session (the newest, if none is named): where its code is, and its tasks by state."""
+    rows = _sessions(view, session, limit=1)
+    found = view.store.session(rows[0]["id"]) if rows else None
+    if found is None:
+        raise PilotError(
+            "there is no session yet"
+            if session is None
+            else f"there is no session {session}; `pilot session list` shows them"
+        )
+    _, _, environment = found
+    return {
+        **rows[0],
+        "working_dir": environment.working_dir,
+        "sys_path": list(environment.sys_path),
+        "states": _states(view, rows[0]["id"]),
+    }
 
 
 def _states(view: View, session: int) -> dict[str, int]:
-    rows = view.store.rows("count_states", {"session": session})
-    counts = {row["state"]: row["tasks"] for row in rows if row["state"] in FINAL}
     live = view.core.sessions.get(session)
+    counts = {
+        row["state"]: row["tasks"]
+        for row in view.store.rows("count_states", {"session": session})
+        if row["state"] in FINAL or live is None
+    }
     if live is not None and live.unfinished:
         for task in view.core.tasks.values():
             if task.template.session == session:
@@ -99,23 +163,22 @@ def tasks(
     offset: int = 0,
 ) -> list[dict[str, Any]]:
     """Tasks, in the order of their ids."""
-    final = state if state in FINAL else None
-    unfinished = state is not None and final is None
-    rows = view.store.rows(
-        "list_tasks",
-        {
-            "session": session,
-            # All that are unfinished are READY in the database; the core knows more.
-            "state": "READY" if unfinished else final,
-            "name": name,
-            "limit": -1 if unfinished else limit,
-            "offset": 0 if unfinished else offset,
-        },
-    )
-    rows = [_with_live_state(view, row) for row in rows]
-    if unfinished:
-        rows = [row for row in rows if row["state"] == state][offset : offset + limit]
-    return rows
+    if state is None or state in FINAL or not view.core.tasks:
+        rows = view.store.rows(
+            "list_tasks",
+            {"session": session, "state": state, "name": name, "limit": limit, "offset": offset},
+        )
+    else:
+        # All that are unfinished are READY in the database; the core knows more.
+        wanted = sorted(
+            task.id
+            for task in view.core.tasks.values()
+            if task.state == state
+            and session in (None, task.template.session)
+            and name in (None, task.template.name)
+        )[offset : offset + limit]
+        rows = view.store.rows("list_these_tasks", {"tasks": json.dumps(wanted)})
+    return [_with_live_state(view, row) for row in rows]
 
 
 def _with_live_state(view: View, row: dict[str, Any]) -> dict[str, Any]:
@@ -125,6 +188,7 @@ def _with_live_state(view: View, row: dict[str, Any]) -> dict[str, Any]:
         row["state"] = live.state
         row["attempts"] = live.attempt
         row["pilot"] = live.pilot.name if live.pilot else None
+        row["node"] = row["started"] = row["ran_s"] = None
         if running := view.running.get(number):
             row["node"], row["started"] = running.node, running.started
     return {**row, "id": task_label(number)}
@@ -212,17 +276,19 @@ def result(view: View, task: str) -> dict[str, Any]:
             else f"{ended[0].failure.type}: {ended[0].failure.message}\n{ended[0].failure.detail}",
         }
     live = view.core.tasks.get(number)
-    if live is None:
+    state = live.state if live else view.store.states([number]).get(number)
+    if state is None:
         raise PilotError(f"there is no task {task}; `pilot task list` shows them")
-    return {"state": live.state, "values": [], "error": None}
+    return {"state": state, "values": [], "error": None}
 
 
 def fleet(view: View, alive: bool = False, limit: int = LIMIT) -> list[dict[str, Any]]:
-    """Pilots, the newest first."""
-    rows = view.store.rows("list_pilots", {"limit": limit})
+    """Pilots, the newest first; all, or those that have not ended."""
+    rows = view.store.rows("list_pilots", {"limit": limit, "alive": alive})
     for row in rows:
         known = view.fleet.pilots.get(row["name"])
         joined = view.core.pilots.get(row["name"])
+        row["waits_for"], row["expected"], row["idle_s"], row["draining"] = "", None, 0.0, False
         if known is not None:
             row["nodes"] = known.nodes
             row["waits_for"] = known.waits_for if not known.heard else ""
@@ -231,7 +297,7 @@ def fleet(view: View, alive: bool = False, limit: int = LIMIT) -> list[dict[str,
             row["draining"] = known.draining
         row["cores"] = joined.shape.cores * joined.nodes if joined else None
         row["tasks"] = len(joined.held) if joined else 0
-    return [row for row in rows if not alive or row["state"] != "ENDED"]
+    return rows
 
 
 def _number(task: str) -> int:
@@ -242,5 +308,6 @@ def _number(task: str) -> int:
 
 
 _QUERIES: dict[str, Callable[..., Any]] = {
-    query.__name__: query for query in (status, sessions, session, tasks, task, logs, result, fleet)
+    query.__name__: query
+    for query in (head, status, sessions, session, tasks, task, logs, result, fleet)
 }

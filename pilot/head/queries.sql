@@ -77,28 +77,45 @@ FROM pilots WHERE ended IS NULL ORDER BY created;
 
 -- name: list_pilots
 SELECT name, pool, nodes, walltime, state, job, reason, created, submitted, started, ended
-FROM pilots ORDER BY created DESC LIMIT :limit;
+FROM pilots WHERE NOT :alive OR ended IS NULL ORDER BY created DESC LIMIT :limit;
 
 -- name: list_sessions
 SELECT s.id, s.name, s.state, s.created, s.ended,
-       (SELECT count(*) FROM tasks t WHERE t.session = s.id) AS tasks
-FROM sessions s ORDER BY s.id DESC LIMIT :limit;
+       (SELECT count(*) FROM tasks t WHERE t.session = s.id) AS tasks,
+       (SELECT count(*) FROM tasks t WHERE t.session = s.id AND t.state = 'READY') AS unfinished
+FROM sessions s
+WHERE (:session IS NULL OR s.id = :session) AND (NOT :open_only OR s.state <> 'CLOSED')
+ORDER BY s.id DESC LIMIT :limit;
 
 -- name: count_states
 SELECT state, count(*) AS tasks FROM tasks WHERE session = :session GROUP BY state;
 
+-- name: count_unfinished
+SELECT count(*) AS tasks FROM tasks INDEXED BY tasks_unfinished WHERE ended IS NULL;
+
 -- name: list_tasks
-SELECT t.id, t.session, p.name, p.kind, t.state, t.attempts, t.created, t.ended
+SELECT t.id, t.session, p.name, p.kind, t.state, t.attempts, t.created, t.ended,
+       a.pilot, a.node, a.started, a.ended - a.started AS ran_s
 FROM tasks t JOIN templates p ON p.id = t.template
+LEFT JOIN attempts a ON a.task = t.id AND a.number = t.attempts
 WHERE (:session IS NULL OR t.session = :session)
   AND (:state IS NULL OR t.state = :state)
   AND (:name IS NULL OR p.name = :name)
 ORDER BY t.id LIMIT :limit OFFSET :offset;
 
+-- name: list_these_tasks
+SELECT t.id, t.session, p.name, p.kind, t.state, t.attempts, t.created, t.ended,
+       a.pilot, a.node, a.started, a.ended - a.started AS ran_s
+FROM tasks t JOIN templates p ON p.id = t.template
+LEFT JOIN attempts a ON a.task = t.id AND a.number = t.attempts
+WHERE t.id IN (SELECT value FROM json_each(:tasks)) ORDER BY t.id;
+
 -- name: show_task
-SELECT t.id, t.session, p.name, p.kind, t.state, t.attempts, t.created, t.ended, t.result,
-       t.inputs, p.detail
-FROM tasks t JOIN templates p ON p.id = t.template WHERE t.id = :task;
+SELECT t.id, t.session, p.name, p.kind, t.state, t.attempts, t.created, t.ended,
+       a.pilot, a.node, a.started, a.ended - a.started AS ran_s, t.result, t.inputs, p.detail
+FROM tasks t JOIN templates p ON p.id = t.template
+LEFT JOIN attempts a ON a.task = t.id AND a.number = t.attempts
+WHERE t.id = :task;
 
 -- name: list_attempts
 SELECT number, outcome, pilot, node, created, ready, assigned, received, fetched, started, ended,

@@ -217,6 +217,7 @@ class Head:
         ):
             self._expected.clear()
         if self._stopping:
+            self._fleet.poll(now)
             return
         for name in self._fleet.tick(now, self._core.demand):
             self._end_pilot(name, "idle", now)

@@ -1,0 +1,164 @@
+"""What can be asked when no head runs: the same queries, on the database file, read-only.
+
+Invariants
+----------
+- Nothing is written to the database, and a head that starts is not kept waiting: the file is open
+  for the one question only, and not even locked where it was closed in good order.
+- Nothing is read while somebody holds the lease: then the head is the one to ask.
+- What was committed is seen, also after a head was killed and left its journal behind.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import quote
+
+from pilot.errors import HeadError
+from pilot.head import queries
+from pilot.head.core import Core
+from pilot.head.daemon import find_head
+from pilot.head.lease import Holder, read_lease
+from pilot.head.store import SCHEMA_VERSION, Store
+from pilot.site import Site
+from pilot.version import __version__
+
+#: How long a head may take to start or to end before a question is given up, in seconds.
+_SETTLE_S = 10.0
+SCHEMA = Path(__file__).parent / "schema.sql"
+
+
+class _Reader(Store):
+    """The reading half of the store."""
+
+    def __init__(self, uri: str) -> None:
+        self._committing = None
+        self._db = sqlite3.connect(uri, uri=True, isolation_level=None)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+
+def _open(path: Path) -> _Reader:
+    """The database; where there never was one, an empty one in memory."""
+    if path.exists():
+        return _Reader(f"file:{quote(str(path))}?{_mode(path)}")
+    reader = _Reader(":memory:")
+    reader._db.executescript(SCHEMA.read_text())
+    reader.set_meta("schema", str(SCHEMA_VERSION))
+    return reader
+
+
+def _mode(path: Path) -> str:
+    """How SQLite has to open the file to see all that was committed.
+
+    Raises
+    ------
+    HeadError
+        It needs to be repaired first.
+    """
+    if _is_filled(path.with_name(f"{path.name}-wal")):
+        return "mode=ro"  # a head was killed: what it wrote last is still in the log
+    if _is_filled(path.with_name(f"{path.name}-journal")):
+        raise HeadError(
+            f"the last head was killed while it wrote to {path}; `pilot head start` sets it right"
+        )
+    # Nobody writes: SQLite needs no lock, and no files of its own beside it.
+    return "mode=ro&immutable=1"
+
+
+def _is_filled(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+class _NoFleet:
+    """Where no head runs, nobody knows more of the pilots than the database."""
+
+    pilots: Mapping[str, Any] = MappingProxyType({})
+
+
+def lease_holder(site: Site) -> Holder | None:
+    """Who holds the lease of the site, dead ones excepted."""
+    holder = read_lease(site.lease_file)
+    return None if holder is None or holder.is_dead() else holder
+
+
+def await_head(site: Site) -> bool:
+    """Whether a head runs; where one starts or ends right now, waits for it."""
+    deadline = time.monotonic() + _SETTLE_S
+    while find_head(site) is None:
+        if lease_holder(site) is None or time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def answer(site: Site, name: str, arguments: dict[str, Any]) -> Any:
+    """Answer a query of `pilot.head.queries` from the database of a site without a head.
+
+    Raises
+    ------
+    HeadError
+        A head starts or ends right now, or the file cannot be read.
+    PilotError
+        What is asked for does not exist.
+    """
+    _check_lease(site)
+    try:
+        reader = _open(site.database)
+        try:
+            _check_schema(reader, site.database)
+            view = queries.View(reader, Core(), _NoFleet(), {}, lambda: _status(site, reader))
+            found = queries.answer(view, name, arguments)
+        finally:
+            reader.close()
+    except sqlite3.Error as error:
+        _check_lease(site)
+        raise HeadError(
+            f"the database {site.database} cannot be read: {error}; `pilot head start` says more"
+        ) from error
+    _check_lease(site)  # it may have been written while it was read
+    return found
+
+
+def _check_lease(site: Site) -> None:
+    holder = lease_holder(site)
+    if holder is not None:
+        raise HeadError(
+            f"a head of {site.name} (pid {holder.pid} on {holder.host}) starts or ends right now; "
+            "ask again in a moment"
+        )
+
+
+def _check_schema(reader: _Reader, path: Path) -> None:
+    version = int(reader.meta("schema") or 0)
+    if version != SCHEMA_VERSION:
+        raise HeadError(
+            f"the database {path} has schema version {version}, this release of Pilot knows "
+            f"{SCHEMA_VERSION}; use the release that wrote it"
+        )
+
+
+def _status(site: Site, reader: _Reader) -> dict[str, Any]:
+    """What the head would say of itself, with None for what only a head has."""
+    return {
+        "site": site.name,
+        "directory": str(site.directory),
+        "host": None,
+        "pid": None,
+        "epoch": None,
+        "version": __version__,
+        "started": None,
+        "unfinished": reader.rows("count_unfinished", {})[0]["tasks"],
+        "clients": 0,
+        "pilots": len(reader.rows("pilots_alive", {})),
+        "trouble": "",
+    }
