@@ -87,11 +87,6 @@ class Future(concurrent.futures.Future[T]):
         self._session._cancel(self)
         return True
 
-    @property
-    def task_count(self) -> int:
-        """How many results the task has."""
-        return self._count
-
     def _end_cancelled(self) -> bool:
         """Become cancelled, whether running or not; False where it had ended."""
         with self._condition:

@@ -291,6 +291,19 @@ class Session(concurrent.futures.Executor):
         self._functions[id(task)] = (task, function)
         return function
 
+    def future(self, task_id: str) -> Future[Any]:
+        """The future of a task that was submitted before, here or by another process.
+
+        Parameters
+        ----------
+        task_id
+            As `Future.task_id` gives it, such as ``3.17``.
+        """
+        future: Future[Any] = Future(self, m.parse_task_label(task_id))
+        self._futures.add(future)
+        self._connection.watch({future.task: _Settler(self, future)})
+        return future
+
     # --- the end of tasks
 
     def _settle(self, future: Future[Any], outcome: m.TaskOutcome) -> None:
@@ -303,12 +316,12 @@ class Session(concurrent.futures.Executor):
         if not future.running():
             future.set_running_or_notify_cancel()
         if outcome.state == "COMPLETED":
-            future.set_result(self._result(future, outcome.values))
+            future.set_result(self._result(outcome.values))
         else:
             future.set_exception(exception_of(outcome))
 
-    def _result(self, future: Future[Any], values: tuple[Value, ...]) -> Any:
-        unread = Unread(values, self.site.directory, future.task_count > 1)
+    def _result(self, values: tuple[Value, ...]) -> Any:
+        unread = Unread(values, self.site.directory, whole=len(values) != 1)
         if any(value.path for value in values):
             return unread
         try:

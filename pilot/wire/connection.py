@@ -122,8 +122,8 @@ class Connection:
         awaited: list[Awaited],
     ) -> None:
         """Send tasks, and later tell `awaited` (in the order of `tasks`) how they ended."""
-        self._check()
         with self._lock:
+            self._check()
             for spec, future in zip(tasks, awaited, strict=True):
                 self._awaited[spec.id] = future
             self._submissions.append(_Parcel(session, functions, templates, tasks))
@@ -131,8 +131,8 @@ class Connection:
 
     def watch(self, awaited: dict[int, Awaited]) -> None:
         """Tell these how their tasks, which were submitted before, end or ended."""
-        self._check()
         with self._lock:
+            self._check()
             self._awaited.update(awaited)
         self._outbox.append(m.Watch(list(awaited)))
         self._notify()
@@ -156,11 +156,11 @@ class Connection:
 
     def post(self, make: Callable[[int], msgspec.Struct]) -> Future[Any]:
         """Send what `make` gives for a request number; the future has the reply."""
-        self._check()
         number = next(self._numbers)
         message = make(number)
         future: Future[Any] = Future()
         with self._lock:
+            self._check()
             self._requests[number] = (message, future)
         self._outbox.append(message)
         self._notify()
@@ -188,9 +188,12 @@ class Connection:
 
     def _notify(self) -> None:
         # One wake-up for many submissions: the thread clears the flag before it looks.
-        if not self._awake:
-            self._awake = True
-            os.eventfd_write(self._wake, 1)
+        if self._awake:
+            return
+        with self._lock:
+            if not self._awake:
+                self._awake = True
+                os.eventfd_write(self._wake, 1)
 
     # --- the thread
 
@@ -212,7 +215,10 @@ class Connection:
             if client is not None:
                 client.close()
             self._fail(HeadError("this connection is closed"))
-            os.close(self._wake)
+            with self._lock:
+                # For good: nobody writes to a number that may soon be another file's.
+                self._awake = True
+                os.close(self._wake)
 
     def _serve(self, client: Client[Any]) -> None:
         poller = self._poller(client)
