@@ -290,6 +290,7 @@ class Head:
                 self._drop_payload(end.task)
                 for peer in self._audience(end.task):
                     by_client.setdefault(peer, []).append(outcome)
+                self._watchers.pop(end.task, None)
             for peer, outcomes in by_client.items():
                 batch.after.append(_later(self._server.send, peer, m.Outcomes(outcomes)))
         for pilot, tasks in effects.cancel.items():
@@ -308,9 +309,10 @@ class Head:
             self._functions.pop(session, None)
 
     def _audience(self, task: int) -> Iterable[bytes]:
-        watchers = self._watchers.pop(task, None) if self._watchers else None
+        """The clients that want to know of a task."""
         owner = self._clients.get(task >> 32)
-        if watchers is None:
+        watchers = self._watchers.get(task, ()) if self._watchers else ()
+        if not watchers:
             return (owner,) if owner is not None else ()
         return {*watchers, owner} if owner is not None else set(watchers)
 
