@@ -12,8 +12,20 @@ import resource
 import signal
 from pathlib import Path
 
+import setproctitle
+
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def name_process(title: str) -> None:
+    """What ``ps`` shows of this process.
+
+    The kernel's short name of it must have no blanks: Slurm reads ``/proc/PID/stat`` with a format
+    that stops at one, and then cannot end the process (seen with ``proctrack/linuxproc``).
+    """
+    setproctitle.setproctitle(title)
+    setproctitle.setthreadtitle("-".join(title.split()[:2]))
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> None:

@@ -24,13 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import setproctitle
 import zmq
 
 from launchers import HostShare, Launcher, Placement, get_launcher, node_worker
 from pilot.agent import rules as r
 from pilot.agent.mpi_world import VARIABLE, HostCores, WorldConfig
-from pilot.process import die_with_parent, raise_file_limit
+from pilot.process import die_with_parent, name_process, raise_file_limit
 from pilot.site import Site, open_site
 from pilot.version import __version__
 from pilot.wire import messages as m
@@ -614,6 +613,6 @@ def main(site_dir: Path, pilot: str, pool: str) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
-    setproctitle.setproctitle(f"pilot agent {pilot}")
+    name_process(f"pilot agent {pilot}")
     raise_file_limit()
     Agent(open_site(site_dir), pilot, pool).run()

@@ -15,13 +15,13 @@ import time
 from pathlib import Path
 
 import msgspec
-import setproctitle
 
 from pilot.agent.work import Worker
 from pilot.process import (
     die_with_parent,
     enter_environment,
     gpu_variables,
+    name_process,
     pin,
     redirect_output,
     thread_variables,
@@ -61,7 +61,7 @@ def main(packed: bytes) -> None:
     die_with_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    setproctitle.setproctitle(f"pilot executor {config.number} {config.pilot}")
+    name_process(f"pilot executor {config.number} {config.pilot}")
     redirect_output(Path(config.log))
     pin(config.cores, config.cores_of_node)
     os.environ.update(thread_variables(len(config.cores)))

@@ -14,13 +14,13 @@ import time
 from pathlib import Path
 
 import msgspec
-import setproctitle
 
 from pilot.agent.work import Worker
 from pilot.process import (
     die_with_parent,
     enter_environment,
     gpu_variables,
+    name_process,
     pin,
     redirect_output,
     thread_variables,
@@ -68,7 +68,7 @@ def main() -> None:
     node = os.uname().nodename
     here = [number for number, host in enumerate(world.allgather(node)) if host == node]
     _take_share(config, node, here.index(rank))
-    setproctitle.setproctitle(f"pilot rank {rank}/{size} world {config.world} {config.pilot}")
+    name_process(f"pilot rank {rank}/{size} world {config.world} {config.pilot}")
     site = open_site(Path(config.site))
     log = site.logs / config.pilot / f"world-{config.world}-rank-{rank}.out"
     redirect_output(log)

@@ -24,12 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import setproctitle
 import zmq
 
 from pilot.agent.executor import SLOT, ExecutorConfig
 from pilot.agent.executor import main as executor_main
-from pilot.process import die_with_parent, raise_file_limit
+from pilot.process import die_with_parent, name_process, raise_file_limit
 from pilot.site import open_site
 from pilot.wire import messages as m
 from pilot.wire.channel import Client, load_keys, runtime_dir
@@ -289,7 +288,7 @@ def main(
 ) -> None:
     """Be a node worker."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
-    setproctitle.setproctitle(f"pilot node {node} {pilot}")
+    name_process(f"pilot node {node} {pilot}")
     die_with_parent(signal.SIGTERM)
     raise_file_limit()
     NodeWorker(site_dir, pilot, node, agent, NodeShape(cores, memory_mib, gpus)).run()

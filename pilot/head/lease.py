@@ -39,6 +39,8 @@ class Holder(msgspec.Struct, frozen=True):
 
     def is_dead(self) -> bool:
         """Whether the holder surely lives no more; False where that cannot be known from here."""
+        if not self.pid:
+            return True  # it gave the lease up
         return self.boot == boot_id() and process_started(self.pid) != self.started
 
 
@@ -159,9 +161,10 @@ class Lease:
         return True
 
     def release(self) -> None:
-        """Give the lease up, if it is still ours."""
+        """Give the lease up, if it is still ours. The file stays: the epoch must go on growing."""
         if self._holder is not None and read_lease(self._path) == self._holder:
-            self._path.unlink(missing_ok=True)
+            self._holder = msgspec.structs.replace(self._holder, pid=0)
+            self._write_aside().replace(self._path)
         self._holder = None
 
 

@@ -7,11 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-import setproctitle
-
 from pilot.errors import PilotError
 from pilot.head.server import Head
-from pilot.process import raise_file_limit
+from pilot.process import name_process, raise_file_limit
 from pilot.site import open_site
 
 
@@ -30,7 +28,7 @@ def main(directory: Path, adopt_job: str = "") -> None:
     )
     try:
         site = open_site(directory)
-        setproctitle.setproctitle(f"pilot head {site.name}")
+        name_process(f"pilot head {site.name}")
         raise_file_limit()
         head = Head(site, adopt_job)
     except PilotError as error:
