@@ -6,6 +6,7 @@ The executor sets it before each task and clears it afterwards; outside of a tas
 from __future__ import annotations
 
 import logging
+import sys
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,8 +62,15 @@ class Context:
 
     @cached_property
     def logger(self) -> logging.Logger:
-        """A logger whose output is the task's."""
-        return logging.getLogger(f"pilot.task.{self.name}")
+        """A logger whose output, from INFO on, is part of the task's."""
+        logger = logging.getLogger(f"pilot.task.{self.name}")
+        if not logger.handlers:
+            handler = logging.StreamHandler(sys.stderr)
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            logger.addHandler(handler)
+            logger.setLevel(logging.INFO)
+            logger.propagate = False
+        return logger
 
     @cached_property
     def checkpoint(self) -> Checkpoint:

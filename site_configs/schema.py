@@ -44,7 +44,7 @@ class _Mapping(Struct, frozen=True, forbid_unknown_fields=True):
 class HeadConfig(_Mapping, frozen=True, kw_only=True):
     """The head: the process that keeps the tasks."""
 
-    #: The head ends after this time without work and without clients.
+    #: The head ends after this time without work and without a word from a client.
     idle_timeout_s: Seconds = field(default=1800.0, name="idle_timeout")
     #: The login node as compute nodes reach it: a host name, an address, the name of a network
     #: interface, or auto.

@@ -30,6 +30,7 @@ from pilot.head.policy import (
     PENDING,
     READY,
     RUNNING,
+    TIMED_OUT,
     verdict,
 )
 from pilot.wire.messages import (
@@ -634,7 +635,7 @@ class Core:
                     after = CANCELLED if policy == "cancel_successors" else ABORTED
                     ending.extend((dependent, after, None, cause) for dependent in task.dependents)
                 task.dependents = None
-            if policy == "stop_session" and state in (FAILED, "TIMED_OUT"):
+            if policy == "stop_session" and state in (FAILED, TIMED_OUT):
                 ending.extend(
                     (other, CANCELLED, None, None)
                     for other in self.tasks.values()

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -107,6 +109,7 @@ class Fleet:
         self._decided = 0.0
         self._polled = 0.0
         self._polling = False
+        self._last_submit = -math.inf
         self._back_off: dict[str, tuple[float, float]] = {}
         self._own: dict[str, subprocess.Popen[bytes]] = {}
         self.trouble = ""
@@ -190,7 +193,9 @@ class Fleet:
     def heard(self, name: str, nodes: int, idle_s: float, draining: bool, now: float) -> None:
         """A sign of life."""
         if row := self.pilots.get(name):
-            row.nodes, row.idle_s, row.heard, row.draining = nodes, idle_s, now, draining
+            # A pilot that ends has no workers left, but its job still has the nodes.
+            row.nodes = nodes or row.nodes
+            row.idle_s, row.heard, row.draining = idle_s, now, draining
 
     def left(self, name: str, reason: str) -> None:
         """A pilot has said good-bye; whether its job ends or waits again, the next list tells."""
@@ -280,10 +285,17 @@ class Fleet:
         log.info("pilot %s: %d nodes of pool %s: %s", row.name, row.nodes, row.pool, row.reason)
         request = self._request(row)
         self._ask(
-            lambda: self._batch.submit(request),
+            lambda: self._submit_in_turn(request),
             lambda job: self._submitted(row, job),
             lambda error: self._not_submitted(row, error),
         )
+
+    def _submit_in_turn(self, request: JobRequest) -> str:
+        """Submit, but not sooner after the last time than the site allows; in the batch thread."""
+        since = time.monotonic() - self._last_submit
+        time.sleep(max(0.0, self._site.config.slurm.submit_interval_s - since))
+        self._last_submit = time.monotonic()
+        return self._batch.submit(request)
 
     def _request(self, row: PilotRow) -> JobRequest:
         config = self._site.config
@@ -337,6 +349,8 @@ class Fleet:
         row = self.pilots[decision.pilot]
         if row.heard:
             return True
+        if row.name in self._own:
+            return False  # its agent is just starting; the job is not ours to cancel
         if row.job and not row.draining:
             row.draining = True
             row.reason = decision.reason

@@ -36,12 +36,12 @@ def verdict(template: Template, completion: Completion, errors: int, crashes: in
     outcome = completion.outcome
     if outcome == "ok":
         return COMPLETED
-    if outcome == "interrupted":
+    if outcome in ("interrupted", "cancelled"):
+        # A task that somebody cancelled has left by then: this one was only stopped in one place,
+        # because a head did not know (yet) that it is wanted.
         return None
     if outcome == "timeout":
         return TIMED_OUT
-    if outcome == "cancelled":
-        return CANCELLED
     if outcome == "crash":
         return None if crashes <= template.max_crashes else FAILED
     bases = completion.failure.bases if completion.failure else ()

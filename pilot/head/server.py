@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -27,7 +28,7 @@ import zmq
 from pilot.data.values import Value
 from pilot.errors import PilotError
 from pilot.head import core as c
-from pilot.head import queries
+from pilot.head import policy, queries
 from pilot.head.fleet import Fleet
 from pilot.head.lease import Lease
 from pilot.head.store import Batch, Store
@@ -219,7 +220,12 @@ class Head:
         if self._stopping:
             self._fleet.poll(now)
             return
-        for name in self._fleet.tick(now, self._core.demand):
+        try:
+            ending = self._fleet.tick(now, self._core.demand)
+        except sqlite3.Error as error:
+            log.error("pilots cannot be written down: %s; trying again", error)
+            return
+        for name in ending:
             self._end_pilot(name, "idle", now)
 
     def _is_over(self, now: float) -> bool:
@@ -496,7 +502,16 @@ class Head:
         unknown = wanted.difference(states)
         if unknown:
             states.update(self._store.states(unknown))
+        for task, state in states.items():
+            if state in (policy.FAILED, policy.TIMED_OUT, policy.ABORTED) and self._is_ignored(
+                task
+            ):
+                states[task] = policy.COMPLETED
         return states
+
+    def _is_ignored(self, task: int) -> bool:
+        """Whether dependents of this failed task get its declared default."""
+        return self._store.template_of(task).on_failure == "ignore"
 
     def _on_watch(self, peer: bytes, message: m.Watch, _now: float) -> None:
         ended = []

@@ -294,8 +294,8 @@ class Connection:
         if len(self._connects) > RESTARTS:
             raise HeadError(
                 f"the head of {self._site.name} has ended {RESTARTS} times within {RESTART_S:.0f} "
-                f"s; see {self._site.logs / 'head.log'}. Accepted tasks are in the database; they go "
-                "on with the next head"
+                f"s; see {self._site.logs / 'head.log'}. Accepted tasks are in the database; "
+                "they go on with the next head"
             )
 
     def _await_welcome(self, client: Client[Any], deadline: float) -> m.Welcome | None:
