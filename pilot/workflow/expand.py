@@ -1,0 +1,338 @@
+"""From plans to the graph: foreach unfolded, references resolved, options made.
+
+Pure: it starts nothing and looks at no file. Groups come out in an order in which each task stands
+behind those that it waits for; a circle is an error.
+"""
+
+from __future__ import annotations
+
+import graphlib
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pilot.errors import PilotError
+from pilot.task import (
+    Options,
+    ShellCommand,
+    command_kind,
+    make_options,
+)
+from pilot.workflow.commands import CommandPlan
+from pilot.workflow.graph import Graph, Node, Result, TaskGroup, results_in
+from pilot.workflow.plans import Plan, Plans, RangePlan
+from pilot.workflow.problems import Problems, Wrong
+from pilot.workflow.ranges import MOST_ITEMS, numbers
+from pilot.workflow.references import (
+    COMMAND_ATTRIBUTES,
+    INDEX,
+    TASKS,
+    Compiled,
+    Outline,
+    Scope,
+    Text,
+    texts_in,
+    value_of,
+)
+from pilot.workflow.targets import Target
+from site_configs.yamlfile import YamlPath
+
+
+def in_order(plans: Mapping[str, Plan], line_of: Callable[..., int]) -> list[Plan]:
+    """The plans, each behind those that it waits for.
+
+    Raises
+    ------
+    Wrong
+        Tasks wait for each other in a circle; the message names them and their lines.
+    """
+    sorter = graphlib.TopologicalSorter({name: plan.after for name, plan in plans.items()})
+    try:
+        return [plans[name] for name in sorter.static_order() if name in plans]
+    except graphlib.CycleError as error:
+        # Each in the list is needed by the next one.
+        cycle = list(reversed(error.args[1]))[:-1]
+        first = min(cycle, key=lambda name: line_of(TASKS, name))
+        begin = cycle.index(first)
+        names = [*cycle[begin:], *cycle[:begin], first]
+        shown = " needs ".join(f"{name} (line {line_of(TASKS, name)})" for name in names)
+        raise Wrong(
+            (TASKS, first),
+            f"tasks wait for each other in a circle: {shown}; take one of these away",
+        ) from None
+
+
+def expand(
+    plans: Plans,
+    targets: Mapping[str, Target],
+    *,
+    name: str,
+    line_of: Callable[..., int],
+    problems: Problems,
+) -> Graph:
+    """The graph of all tasks.
+
+    Parameters
+    ----------
+    targets
+        What the Python and MPI tasks run, by name of the task.
+    name
+        What the workflow is called.
+    line_of
+        The line of a place in the file.
+    problems
+        Takes what is wrong; a task that waits for a wrong one is left out.
+    """
+    try:
+        ordered = in_order(plans.tasks, line_of)
+    except Wrong as circle:
+        problems.add(circle.path, circle.message)
+        return Graph(name, ())
+    outlines: dict[str, Outline] = {}
+    groups: list[TaskGroup] = []
+    for plan in ordered:
+        if any(needed not in outlines for needed in plan.after):
+            continue
+        with problems.caught():
+            outline, nodes = _expand_task(plan, targets.get(plan.name), plans.variables, outlines)
+            outlines[plan.name] = outline
+            groups.append(
+                TaskGroup(
+                    name=plan.name,
+                    line=line_of(*plan.path),
+                    text=plan.text,
+                    variables=None if plan.foreach is None else tuple(plan.foreach),
+                    after=plan.after,
+                    nodes=tuple(nodes),
+                )
+            )
+    results: dict[str, Any] = {}
+    if len(outlines) == len(plans.tasks):
+        for key, value in plans.results.items():
+            with problems.caught():
+                results[key] = value_of(value, Scope(plans.variables, outlines))
+    return Graph(name, tuple(groups), results)
+
+
+def _expand_task(
+    plan: Plan,
+    target: Target | None,
+    variables: Mapping[str, Any],
+    outlines: Mapping[str, Outline],
+) -> tuple[Outline, list[Node]]:
+    rows = _rows(plan, Scope(variables, outlines))
+    makers = _Makers(plan, target)
+    items: list[tuple[int | None, Mapping[str, Any]]] = (
+        [(None, {})] if rows is None else list(enumerate(rows))
+    )
+    nodes = []
+    for index, values in items:
+        number = {} if index is None else {INDEX: index}
+        scope = Scope({**variables, **values, **number}, outlines)
+        nodes.append(makers.node(index, values, scope))
+    return makers.outline(rows), nodes
+
+
+class _Makers:
+    """Makes the nodes of one task; what several of them share is made once."""
+
+    def __init__(self, plan: Plan, target: Target | None) -> None:
+        self.plan = plan
+        self.target = target
+        self.is_command = plan.command is not None or (
+            target is not None and target.command is not None
+        )
+        self._options: dict[str, Options] = {}
+        self._same_options = not any(list(texts_in(option.value)) for option in plan.options)
+        self._commands: dict[str, ShellCommand] = {}
+
+    def node(self, index: int | None, values: Mapping[str, Any], scope: Scope) -> Node:
+        options = self.options(scope)
+        kwargs = value_of(self.plan.kwargs, scope)
+        if self.is_command:
+            kwargs = {name: _for_shell(value) for name, value in kwargs.items()}
+        function, kind = self.function(options, kwargs, scope)
+        return Node(
+            task=self.plan.name,
+            index=index,
+            values=values,
+            function=function,
+            kind=kind,
+            options=options,
+            args=tuple(value_of(self.plan.args, scope)),
+            kwargs=kwargs,
+            needs=tuple(r for text in self.plan.needs for r in self._needed(text, scope)),
+        )
+
+    def outline(self, rows: Sequence[Mapping[str, Any]] | None) -> Outline:
+        attributes: tuple[str, ...] | None = None
+        if self.is_command:
+            plan, target = self.plan.command, self.target
+            command = target.command if target is not None else None
+            files = command.outputs if command is not None else plan.outputs if plan else ()
+            attributes = (*files, *COMMAND_ATTRIBUTES)
+        options = self.target.options if self.target is not None else Options()
+        for option in self.plan.options:
+            if option.name == "returns":  # the same for all items: a reference cannot stand there
+                options = _with_option(options, "returns", option.value, option.path)
+        return Outline(self.plan.name, rows, options.return_count, options.return_names, attributes)
+
+    # --- options
+
+    def options(self, scope: Scope) -> Options:
+        """The options of one item: the decorator's, over them the file's, over them the task's."""
+        if self._same_options and self._options:
+            return next(iter(self._options.values()))
+        before = scope.without_results("an option, which must be known before")
+        values = [value_of(option.value, before) for option in self.plan.options]
+        key = repr(values)
+        if key not in self._options:
+            base = self.target.options if self.target is not None else Options()
+            options = make_options(base, {"name": self.plan.name})
+            for option, value in zip(self.plan.options, values, strict=True):
+                options = _with_option(options, option.name, value, option.path)
+            self._options[key] = options
+        return self._options[key]
+
+    # --- functions and commands
+
+    def function(
+        self, options: Options, kwargs: dict[str, Any], scope: Scope
+    ) -> tuple[Callable[..., Any], str]:
+        """What one item runs, and its kind."""
+        kind = command_kind(options) if self.is_command else ""
+        if self.plan.command is not None:
+            self._check_files(self.plan.command, kwargs)
+            return self._command(self.plan.command, scope), kind
+        assert self.target is not None
+        return self.target.function, kind or self.target.kind
+
+    def _command(self, plan: CommandPlan, scope: Scope) -> ShellCommand:
+        before = scope.without_results("a value that must be known before the command starts")
+        cwd, env = value_of(plan.cwd, before), value_of(plan.env, before)
+        key = repr((cwd, env))
+        if key not in self._commands:
+            self._commands[key] = ShellCommand(
+                plan.run,
+                tuple(plan.inputs),
+                tuple(plan.outputs),
+                None if cwd is None else str(cwd),
+                plan.streams.get("stdin"),
+                plan.streams.get("stdout"),
+                plan.streams.get("stderr"),
+                {name: str(_for_shell(value)) for name, value in env.items()},
+                plan.success,
+            )
+        return self._commands[key]
+
+    def _check_files(self, command: CommandPlan, kwargs: Mapping[str, Any]) -> None:
+        for key, names in (("inputs", command.inputs), ("outputs", command.outputs)):
+            for name in names:
+                value, where = kwargs[name], (*self.plan.path, key, name)
+                if key == "outputs" and isinstance(value, Result):
+                    raise Wrong(where, "the name of an output must be known before the run")
+                if not isinstance(value, (str, int, float, Result)):
+                    raise Wrong(where, f"expected the name of one file, got {value!r}")
+
+    def _needed(self, text: Text, scope: Scope) -> list[Result]:
+        found = list(results_in(value_of(text, scope)))
+        if any(result.part is not None for result in found):
+            raise Wrong(
+                text.path, f"{text.alone}: name a task or an item of it, no part of a result"
+            )
+        return found
+
+
+def _with_option(options: Options, name: str, value: Any, path: YamlPath) -> Options:
+    if name in ("name", "pool") and value is not None and not isinstance(value, str):
+        raise Wrong(path, f"expected a text, got {value!r}")
+    try:
+        return make_options(options, {name: value})
+    except PilotError as error:
+        told = str(error)
+        for opening in (f"{name}=", f"{name}: "):
+            told = told.removeprefix(opening)
+        raise Wrong(path, told) from None
+
+
+def _for_shell(value: Any) -> Any:
+    """A value as a command gets it: ``true`` as YAML writes it, not as Python does."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return [_for_shell(item) for item in value]
+    return value
+
+
+# --- foreach -------------------------------------------------------------------------------------
+
+
+def _rows(plan: Plan, scope: Scope) -> list[dict[str, Any]] | None:
+    """The values of the variables of each item, the last variable changing fastest."""
+    if plan.foreach is None:
+        return None
+    where = (*plan.path, "foreach")
+    columns = {
+        name: values_of(values, (*where, name), scope) for name, values in plan.foreach.items()
+    }
+    if plan.side_by_side:
+        lengths = {name: len(values) for name, values in columns.items()}
+        if len(set(lengths.values())) > 1:
+            shown = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+            raise Wrong(where, f"variables side by side need equally many values: {shown}")
+        combinations: Any = zip(*columns.values(), strict=True)
+    else:
+        count = math.prod(len(values) for values in columns.values())
+        if count > MOST_ITEMS:
+            raise Wrong(where, f"gives {count} items; at most {MOST_ITEMS} are possible")
+        combinations = itertools.product(*columns.values())
+    return [dict(zip(columns, values, strict=True)) for values in combinations]
+
+
+def values_of(values: Compiled, where: YamlPath, scope: Scope) -> list[Any]:
+    """The values of a foreach variable or of a list.
+
+    Raises
+    ------
+    Wrong
+        They are no list.
+    """
+    if isinstance(values, RangePlan):
+        return _range(values, scope)
+    found = value_of(values, scope)
+    if isinstance(found, Result):
+        found = _parts(found, scope)
+    if not isinstance(found, list):
+        shown = f"{values.alone}: " if isinstance(values, Text) else ""
+        raise Wrong(where, f"expected a list, got {shown}{_described(found)}")
+    return found
+
+
+def _parts(result: Result, scope: Scope) -> Any:
+    """One task with several results is a list of them."""
+    assert scope.outlines is not None
+    count = scope.outlines[result.task].result_count
+    if result.part is not None or count == 1:
+        return result
+    return [Result(result.task, result.index, part) for part in range(count)]
+
+
+def _range(plan: RangePlan, scope: Scope) -> list[Any]:
+    before = scope.without_results("a limit of a range, which must be known before")
+    limits = {key: value_of(value, before) for key, value in plan.limits.items()}
+    for key, value in limits.items():
+        wanted = (int,) if key == "count" else (int, float)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, wanted)):
+            kind = "a whole number" if key == "count" else "a number"
+            raise Wrong((*plan.path, key), f"expected {kind}, got {value!r}")
+    try:
+        return list(numbers(limits["from"], limits["to"], limits["step"], limits["count"]))
+    except ValueError as error:
+        raise Wrong(plan.path, str(error)) from None
+    except OverflowError:
+        raise Wrong(plan.path, "the numbers of this range are too large") from None
+
+
+def _described(value: Any) -> str:
+    return "the result of one task" if isinstance(value, Result) else repr(value)

@@ -1,0 +1,117 @@
+"""The tasks of a workflow as they would run: plain values, made by `expand`, read by all others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pilot.task import Options
+
+
+@dataclass(frozen=True)
+class Result:
+    """The place that the result of a task will take."""
+
+    task: str
+    #: Number of the item; None where the task has no foreach.
+    index: int | None = None
+    #: One of several results by number, or what is taken of a command's result by name.
+    part: int | str | None = None
+
+    def __str__(self) -> str:
+        item = "" if self.index is None else f"[{self.index}]"
+        part = "" if self.part is None else f".{self.part}"
+        if isinstance(self.part, int):
+            part = f"[{self.part}]"
+        return f"tasks.{self.task}{item}{part}"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One task that would run."""
+
+    task: str
+    index: int | None
+    #: The values of the foreach variables; results may be among them.
+    values: Mapping[str, Any]
+    #: What runs: a function, or a `pilot.task.ShellCommand`. Nodes share it.
+    function: Callable[..., Any]
+    kind: str
+    #: Nodes share it.
+    options: Options
+    #: May hold `Result`, at any depth.
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    #: Tasks that come before though no argument holds their results.
+    needs: tuple[Result, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """Its name for people, such as ``simulate[3]``."""
+        return self.task if self.index is None else f"{self.task}[{self.index}]"
+
+    @property
+    def dependencies(self) -> tuple[str, ...]:
+        """Labels of the tasks that it waits for, each once."""
+        found = [*results_in(self.args), *results_in(self.kwargs), *self.needs]
+        return tuple(
+            dict.fromkeys(r.task if r.index is None else f"{r.task}[{r.index}]" for r in found)
+        )
+
+
+@dataclass(frozen=True)
+class TaskGroup:
+    """What one entry of the file stands for: one task, or one for each item."""
+
+    name: str
+    #: Its line in the file.
+    line: int
+    #: What the file says that runs: ``module:function``, or the command.
+    text: str
+    #: Names of the foreach variables; None where the task has no foreach.
+    variables: tuple[str, ...] | None
+    #: Names of the tasks that it waits for.
+    after: tuple[str, ...]
+    nodes: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """All tasks of a workflow; each group stands behind those that it waits for."""
+
+    name: str
+    groups: tuple[TaskGroup, ...]
+    #: The section ``results``, with `Result` in the place of references.
+    results: Mapping[str, Any] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Node]:
+        return (node for group in self.groups for node in group.nodes)
+
+    def __len__(self) -> int:
+        return sum(len(group.nodes) for group in self.groups)
+
+
+def results_in(value: Any) -> Iterator[Result]:
+    """Every `Result` in lists, tuples and mappings, at any depth."""
+    if isinstance(value, Result):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from results_in(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from results_in(item)
+
+
+def replace_results(value: Any, replace: Callable[[Result], Any]) -> Any:
+    """The same value with something else in the place of every `Result`."""
+    if isinstance(value, Result):
+        return replace(value)
+    if isinstance(value, Mapping):
+        return {key: replace_results(item, replace) for key, item in value.items()}
+    if isinstance(value, list):
+        return [replace_results(item, replace) for item in value]
+    if isinstance(value, tuple):
+        return tuple(replace_results(item, replace) for item in value)
+    return value

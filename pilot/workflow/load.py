@@ -1,0 +1,137 @@
+"""Workflow files: read, checked as a whole, and ready to run.
+
+Loading needs no site and no session; it imports the modules that the tasks name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pilot.workflow.expand import expand, values_of
+from pilot.workflow.files import check_files
+from pilot.workflow.graph import Graph
+from pilot.workflow.parameters import parameter_values
+from pilot.workflow.plans import Plan, make_plans, values_plan
+from pilot.workflow.problems import Problems, Wrong
+from pilot.workflow.references import WORKFLOW, Scope
+from pilot.workflow.schema import WorkflowFile, WorkflowFileError
+from pilot.workflow.targets import Target, add_to_search_path, find_target
+from site_configs import yamlfile
+
+if TYPE_CHECKING:
+    from pilot.session import Session
+    from pilot.workflow.run import SubmittedWorkflow
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A workflow that was read and checked."""
+
+    name: str
+    #: The file, as an absolute path.
+    path: Path
+    #: The values of all parameters.
+    parameters: Mapping[str, Any]
+    #: Directories that the workers must search for modules: `Session(sys_path=…)`.
+    sys_path: tuple[Path, ...]
+    _graph: Graph
+
+    def graph(self) -> Graph:
+        """The tasks that would run, with what they wait for."""
+        return self._graph
+
+    def submit(self, session: Session) -> SubmittedWorkflow:
+        """Submit all tasks to a session, those first that others wait for.
+
+        Raises
+        ------
+        SubmissionError
+            No pool can ever run a task, or it cannot be sent.
+        """
+        from pilot.workflow.run import submit_graph
+
+        return submit_graph(self._graph, session)
+
+
+def load_workflow(path: str | Path, parameters: Mapping[str, Any] | None = None) -> Workflow:
+    """Read and check a workflow file.
+
+    Modules that it names are imported, from its directory first, which is added to ``sys.path`` as
+    that of a script would be.
+
+    Parameters
+    ----------
+    path
+        The file.
+    parameters
+        Values in place of the file's defaults, as texts or as what they are.
+
+    Raises
+    ------
+    WorkflowError
+        Something in the file is wrong, or a parameter. The message has one line
+        ``file:line: where: what is wrong; what to do`` for each finding.
+    """
+    path = Path(path)
+    file = yamlfile.load(path, WorkflowFile, error_type=WorkflowFileError)
+    problems = Problems(file)
+    values: dict[str, Any] = dict(file.value.parameters)
+    try:
+        values = parameter_values(file.value.parameters, parameters or {})
+    except Wrong as wrong:
+        problems.add(wrong.path, wrong.message)
+    except WorkflowFileError as error:
+        raise WorkflowFileError(f"{path}: {error}") from None
+    home = path.absolute().parent
+    name = file.value.name or path.stem
+    variables = {**values, WORKFLOW: {"name": name, "directory": str(home)}}
+    variables |= _lists(file.value, variables, problems)
+    plans = make_plans(file.value, variables, problems)
+    sys_path = _search_path(file.value, home, problems)
+    add_to_search_path(sys_path)
+    targets: dict[str, Target] = {}
+    for plan in plans.tasks.values():
+        if plan.kind != "run":
+            with problems.caught():
+                targets[plan.name] = _target(plan, sys_path)
+    problems.raise_if_any()
+    graph = expand(plans, targets, name=name, line_of=file.line_of, problems=problems)
+    check_files(graph, problems)
+    problems.raise_if_any()
+    return Workflow(name, path.absolute(), values, sys_path, graph)
+
+
+def _lists(
+    file: WorkflowFile, variables: Mapping[str, Any], problems: Problems
+) -> dict[str, list[Any]]:
+    """The values of the section ``lists``; one may refer to those above it."""
+    found: dict[str, list[Any]] = {}
+    for name, values in file.lists.items():
+        where = ("lists", name)
+        if name in file.parameters:
+            problems.add(where, f"{name!r} is a parameter too; choose another name")
+        scope = Scope({**variables, **found})
+        found[name] = []  # a wrong one is known all the same: one mistake, one message
+        with problems.caught():
+            found[name] = values_of(values_plan(values, where), where, scope)
+    return found
+
+
+def _search_path(file: WorkflowFile, home: Path, problems: Problems) -> tuple[Path, ...]:
+    found = [home]
+    for number, text in enumerate(file.path):
+        directory = (home / Path(text).expanduser()).resolve()
+        if directory.is_dir():
+            found.append(directory)
+        else:
+            problems.add(("path", number), f"there is no directory {directory}")
+    return tuple(dict.fromkeys(found))
+
+
+def _target(plan: Plan, sys_path: tuple[Path, ...]) -> Target:
+    target = find_target(plan.text, plan.kind == "mpi", (*plan.path, plan.kind), sys_path)
+    target.check_call(plan.args, list(plan.kwargs), (*plan.path, "args"), (*plan.path, "with"))
+    return target

@@ -1,0 +1,267 @@
+"""What each entry of a workflow file means: its keys checked against each other, its texts read.
+
+Pure: what comes in is what the file says, what goes out are `Plan`s for `expand`, and findings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from msgspec import UNSET
+from msgspec.structs import asdict
+
+from pilot.workflow.commands import STREAMS, CommandPlan, command_kwargs, command_plan
+from pilot.workflow.expression import (
+    NAME,
+    Attribute,
+    ExpressionError,
+    Reference,
+    parse_reference,
+)
+from pilot.workflow.problems import Problems, Wrong
+from pilot.workflow.references import (
+    INDEX,
+    RESERVED,
+    TASKS,
+    Compiled,
+    Outline,
+    Scope,
+    Text,
+    check_names,
+    compiled,
+    texts_in,
+)
+from pilot.workflow.schema import CommonOptions, Range, TaskEntry, WorkflowFile
+from site_configs.yamlfile import YamlPath
+
+_KINDS = ("python", "mpi", "run")
+#: Keys that mean something for commands only.
+_COMMAND_KEYS = ("inputs", "outputs", "cwd", *STREAMS, "env", "success")
+#: Options of one task that are no common ones.
+_OWN_OPTIONS = ("name", "ranks", "ranks_per_node", "returns", "default")
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option of a task, and where it is said."""
+
+    name: str
+    value: Compiled
+    path: YamlPath
+
+
+@dataclass(frozen=True)
+class RangePlan:
+    """Numbers at equal distances: ``from``, ``to``, ``step`` and ``count``."""
+
+    limits: Mapping[str, Compiled]
+    path: YamlPath
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An entry of ``tasks``."""
+
+    name: str
+    #: ``python``, ``mpi`` or ``run``, and its text.
+    kind: str
+    text: str
+    options: tuple[Option, ...]
+    #: None where the task has no foreach.
+    foreach: Mapping[str, Compiled] | None
+    side_by_side: bool
+    args: Compiled
+    kwargs: Compiled
+    needs: tuple[Text, ...]
+    command: CommandPlan | None
+    #: The tasks that it refers to.
+    after: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> YamlPath:
+        """Where it is in the file."""
+        return (TASKS, self.name)
+
+
+@dataclass(frozen=True)
+class Plans:
+    """A workflow file, read."""
+
+    tasks: Mapping[str, Plan]
+    results: Compiled
+    #: What can be referred to everywhere.
+    variables: Mapping[str, Any]
+
+
+def make_plans(file: WorkflowFile, variables: Mapping[str, Any], problems: Problems) -> Plans:
+    """Read every entry; what is wrong is added to `problems`.
+
+    Parameters
+    ----------
+    variables
+        The parameters and lists, and what is known of the workflow.
+    """
+    if not file.tasks:
+        problems.add((TASKS,), "there is no task; add one")
+    for section, names in (("parameters", file.parameters), ("lists", file.lists)):
+        for name in names:
+            with problems.caught():
+                _check_name(name, (section, name), RESERVED)
+    outlines = {name: Outline(name, None) for name in file.tasks}
+    tasks: dict[str, Plan] = {}
+    for name, entry in file.tasks.items():
+        with problems.caught():
+            _check_name(name, (TASKS, name), ())
+        with problems.caught():
+            plan = _plan(name, entry, file.defaults)
+            tasks[name] = plan
+            outer = Scope(variables, outlines)
+            inner = outer
+            if plan.foreach is not None:
+                inner = Scope({**variables, **dict.fromkeys(plan.foreach), INDEX: 0}, outlines)
+            after: dict[str, None] = {}
+            for text, is_outer in _texts(plan):
+                with problems.caught():
+                    after.update(dict.fromkeys(check_names(text, outer if is_outer else inner)))
+            tasks[name] = replace(plan, after=tuple(after))
+    results: Compiled = {}
+    with problems.caught():
+        results = compiled(file.results, ("results",))
+        for text in texts_in(results):
+            with problems.caught():
+                list(check_names(text, Scope(variables, outlines)))
+    return Plans(tasks, results, variables)
+
+
+def _plan(name: str, entry: TaskEntry, defaults: CommonOptions) -> Plan:
+    path: YamlPath = (TASKS, name)
+    given = [kind for kind in _KINDS if getattr(entry, kind) is not None]
+    if len(given) != 1:
+        told = "says nothing to run" if not given else f"has {' and '.join(given)}"
+        raise Wrong(path, f"the task {told}; give one of python, mpi and run")
+    kind = given[0]
+    _check_keys(entry, kind, path)
+    command = command_plan(entry, path) if kind == "run" else None
+    kwargs = compiled(entry.with_, (*path, "with"))
+    if command is not None:
+        kwargs = command_kwargs(command, kwargs, path)
+    return Plan(
+        name=name,
+        kind=kind,
+        text=str(getattr(entry, kind)),
+        options=tuple(_options(entry, defaults, path)),
+        foreach=_foreach(entry, path),
+        side_by_side=entry.combine == "zip",
+        args=compiled(entry.args, (*path, "args")),
+        kwargs=kwargs,
+        needs=tuple(_needs(entry, path)),
+        command=command,
+    )
+
+
+def _check_keys(entry: TaskEntry, kind: str, path: YamlPath) -> None:
+    """Keys that mean nothing beside others are errors, not ignored."""
+    if kind != "run":
+        for key in _COMMAND_KEYS:
+            if getattr(entry, key) not in (None, {}):
+                raise Wrong((*path, key), f"{key!r} goes with 'run' only, not with {kind!r}")
+    else:
+        if entry.args:
+            raise Wrong((*path, "args"), "a command takes its arguments by name: use 'with'")
+        if entry.returns is not UNSET:
+            raise Wrong(
+                (*path, "returns"),
+                "a command's results are the files in 'outputs', and its stdout; remove this",
+            )
+    if isinstance(entry.returns, list):
+        for number, name in enumerate(entry.returns):
+            _check_name(name, (*path, "returns", number), ())
+    if kind == "python":
+        for key in ("ranks", "ranks_per_node"):
+            if getattr(entry, key) is not UNSET:
+                raise Wrong((*path, key), f"{key!r} goes with 'mpi' and 'run'; write 'mpi:'")
+    if entry.combine is not None and entry.foreach is None:
+        raise Wrong((*path, "combine"), "'combine' says how the variables of 'foreach' go together")
+    if entry.default is not UNSET and entry.on_failure != "ignore":
+        raise Wrong((*path, "default"), "'default' goes with 'on_failure: ignore'")
+
+
+def _options(entry: TaskEntry, defaults: CommonOptions, path: YamlPath) -> Iterator[Option]:
+    for source, names, where in (
+        (defaults, CommonOptions.__struct_fields__, ("defaults",)),
+        (entry, CommonOptions.__struct_fields__, path),
+        (entry, _OWN_OPTIONS, path),
+    ):
+        for name in names:
+            value = getattr(source, name)
+            if value is not UNSET:
+                yield Option(name, compiled(value, (*where, name)), (*where, name))
+
+
+def _foreach(entry: TaskEntry, path: YamlPath) -> dict[str, Compiled] | None:
+    if entry.foreach is None:
+        return None
+    if not entry.foreach:
+        raise Wrong((*path, "foreach"), "names no variable; write NAME: [VALUE, …]")
+    plans: dict[str, Compiled] = {}
+    for name, values in entry.foreach.items():
+        where = (*path, "foreach", name)
+        _check_name(name, where, RESERVED)
+        plans[name] = values_plan(values, where)
+    return plans
+
+
+def values_plan(values: list[Any] | Range | str, where: YamlPath) -> Compiled:
+    """What a list, a range, or a reference to a list says; a range as a `RangePlan`.
+
+    Raises
+    ------
+    Wrong
+        It is a text that is no reference.
+    """
+    if isinstance(values, Range):
+        limits = {key.rstrip("_"): value for key, value in asdict(values).items()}
+        return RangePlan(compiled(limits, where), where)
+    plan = compiled(values, where)
+    if isinstance(values, str) and not (isinstance(plan, Text) and plan.alone is not None):
+        raise Wrong(
+            where,
+            "expected a list, a range (from, to, step or count) or one ${…} that is a list, "
+            f"got the text {values!r}",
+        )
+    return plan
+
+
+def _needs(entry: TaskEntry, path: YamlPath) -> Iterator[Text]:
+    single = isinstance(entry.needs, str)
+    texts = [entry.needs] if isinstance(entry.needs, str) else entry.needs
+    for number, text in enumerate(texts):
+        where = (*path, "needs") if single else (*path, "needs", number)
+        if "${" in text:
+            raise Wrong(where, f"{text!r}: write the task's name alone, such as needs: [prepare]")
+        try:
+            inner = parse_reference(text)
+        except ExpressionError as error:
+            raise Wrong(where, str(error)) from None
+        yield Text((Reference(TASKS, (Attribute(inner.name), *inner.steps)),), where)
+
+
+def _texts(plan: Plan) -> Iterator[tuple[Text, bool]]:
+    """Every text with references of a task, and whether it stands outside of its foreach."""
+    for values in (plan.foreach or {}).values():
+        limits = values.limits if isinstance(values, RangePlan) else values
+        yield from ((text, True) for text in texts_in(limits))
+    inner: list[Compiled] = [option.value for option in plan.options]
+    inner += [plan.args, plan.kwargs, list(plan.needs)]
+    if plan.command is not None:
+        inner += [plan.command.cwd, plan.command.env]
+    yield from ((text, False) for text in texts_in(inner))
+
+
+def _check_name(name: str, path: YamlPath, reserved: tuple[str, ...]) -> None:
+    if not NAME.fullmatch(name):
+        raise Wrong(path, f"{name!r} is no name; use letters, digits, '_' and '-'")
+    if name in reserved:
+        raise Wrong(path, f"{name!r} has a meaning of its own in references; choose another name")

@@ -1,0 +1,65 @@
+"""What is wrong in a workflow file: collected, so that a user sees all of it at once.
+
+Code that checks one thing raises `Wrong` with the place in the file; `Problems` knows the lines.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pilot.workflow.schema import WorkflowFileError
+from site_configs.yamlfile import YamlFile, YamlPath
+
+
+class Wrong(Exception):
+    """Something at a place of the file is wrong."""
+
+    def __init__(self, path: YamlPath, message: str) -> None:
+        super().__init__(message)
+        self.path = path
+        self.message = message
+
+
+class Problems:
+    """The findings about one file."""
+
+    def __init__(self, file: YamlFile[Any]) -> None:
+        self._file = file
+        self._found: dict[tuple[int, str], None] = {}
+
+    def add(self, path: YamlPath, message: str) -> None:
+        """Note a finding; the same one is noted once."""
+        line = self._file.line_of(*path)
+        self._found[(line, str(self._file.error(*path, message=message)))] = None
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Note what is raised as `Wrong`, and go on behind the block."""
+        try:
+            yield
+        except Wrong as wrong:
+            self.add(wrong.path, wrong.message)
+
+    def raise_if_any(self) -> None:
+        """Tell all findings, in the order of lines.
+
+        Raises
+        ------
+        WorkflowFileError
+            There are some.
+        """
+        if self._found:
+            ordered = sorted(self._found, key=lambda found: found[0])
+            raise WorkflowFileError("\n".join(text for _, text in ordered))
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """``did you mean …? Known: …``, for a word that is not among the known."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(word, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    shown = names if len(names) <= 20 else [*names[:20], "…"]
+    return hint + (f"Known: {', '.join(shown)}" if names else "there are none")

@@ -1,0 +1,62 @@
+"""Numbers at equal distances, for foreach."""
+
+from __future__ import annotations
+
+import math
+
+#: More items than this in one foreach are a slip of the pen.
+MOST_ITEMS = 10_000_000
+
+
+def numbers(
+    start: int | float,
+    to: int | float | None,
+    step: int | float | None,
+    count: int | None,
+) -> list[int | float]:
+    """The numbers from `start` to `to`, both included, or `count` of them.
+
+    With `to` and `count` they are those of `numpy.linspace`, to the last bit. They are whole where
+    start and distance are.
+
+    Raises
+    ------
+    ValueError
+        The four do not go together; the message says why.
+    """
+    given = [value for value in (start, to, step) if value is not None]
+    if not all(map(math.isfinite, given)):
+        raise ValueError("a range needs finite numbers")
+    if count is not None and count < 0:
+        raise ValueError(f"count is {count}; it cannot be negative")
+    if to is None:
+        if count is None:
+            raise ValueError("a range needs 'to' or 'count'")
+        _check(count)
+        distance = 1 if step is None else step
+        return [start + number * distance for number in range(count)]
+    if count is None:
+        distance = 1 if step is None else step
+        if distance == 0:
+            raise ValueError("step is 0; it leads nowhere")
+        if isinstance(start, int) and isinstance(to, int) and isinstance(distance, int):
+            count = (to - start) // distance + 1
+        else:
+            # What is less than a billionth of a step beyond the end is a rounding error.
+            count = math.floor((to - start) / distance + 1e-9) + 1
+        _check(count)
+        return [start + number * distance for number in range(count)]
+    if step is not None:
+        raise ValueError("give two of 'to', 'step' and 'count', not all three")
+    _check(count)
+    if count < 2:
+        return [start][:count]
+    if isinstance(start, int) and isinstance(to, int) and (to - start) % (count - 1) == 0:
+        return [start + number * ((to - start) // (count - 1)) for number in range(count)]
+    distance = (to - start) / (count - 1)
+    return [number * distance + start for number in range(count - 1)] + [float(to)]
+
+
+def _check(count: int) -> None:
+    if count > MOST_ITEMS:
+        raise ValueError(f"the range has {count} numbers; at most {MOST_ITEMS} are possible")

@@ -1,0 +1,162 @@
+"""A workflow's graph for people (`graph_text`) and for programs (`graph_data`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+from pilot.task import Options, ShellCommand
+from pilot.workflow.graph import Graph, Node, Result, TaskGroup, replace_results
+
+#: A group with more items than this is shown by its first and last.
+_SHOWN = 6
+
+
+def graph_text(graph: Graph) -> str:
+    """The graph for a terminal: one paragraph for each entry of the file."""
+    lines = [f"{graph.name}: {_counted(len(graph), 'task')}"]
+    for group in graph.groups:
+        lines += ["", *_group_lines(group)]
+    if graph.results:
+        width = max(map(len, graph.results))
+        lines += ["", "results"]
+        lines += [f"    {key:{width}}  {_shown(value)}" for key, value in graph.results.items()]
+    return "\n".join(lines)
+
+
+def graph_data(graph: Graph) -> dict[str, Any]:
+    """The graph as plain data for JSON; the result of a task stands as ``${tasks.…}``."""
+    return {
+        "name": graph.name,
+        "count": len(graph),
+        "tasks": [
+            {
+                "name": group.name,
+                "line": group.line,
+                "runs": group.text,
+                "variables": None if group.variables is None else list(group.variables),
+                "after": list(group.after),
+                "count": len(group.nodes),
+                "items": [_node_data(node) for node in group.nodes],
+            }
+            for group in graph.groups
+        ],
+        "results": _plain(graph.results),
+    }
+
+
+def _node_data(node: Node) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "label": node.label,
+        "index": node.index,
+        "kind": node.kind,
+        "values": _plain(node.values),
+        "options": {n: v for n, v in _options(node.options) if (n, v) != ("name", node.task)},
+        "resources": _resources(node.options),
+        "args": _plain(list(node.args)),
+        "with": {key: _plain(value) for key, value in node.kwargs.items() if key[0] != "_"},
+        "dependencies": list(node.dependencies),
+    }
+    if (command := _command(node)) is not None:
+        data["command"] = command
+    return data
+
+
+def _group_lines(group: TaskGroup) -> Iterator[str]:
+    items = "" if group.variables is None else f" ({_counted(len(group.nodes), 'task')})"
+    kind = group.nodes[0].kind if group.nodes else ""
+    yield f"{group.name}{items}   {'' if _is_command(group) else f'{kind} {group.text}'}".rstrip()
+    about = []
+    if group.nodes:
+        first = group.nodes[0].options
+        same = all(node.options == first for node in group.nodes)
+        about = [_resources(first) or "resources by the arguments"]
+        about += [f"{name} {value}" for name, value in _options(first) if name not in _RESOURCES]
+        if not same:
+            about.append("and others")
+    if about:
+        yield f"    {'; '.join(about)}"
+    if group.after:
+        yield f"    after {', '.join(group.after)}"
+    nodes: tuple[Node | None, ...] = group.nodes
+    if len(nodes) > _SHOWN:
+        nodes = (*nodes[: _SHOWN - 2], None, nodes[-1])
+    for node in nodes:
+        if node is None:
+            yield "    …"
+        elif line := _node_line(node):
+            yield f"    {line}"
+
+
+def _node_line(node: Node) -> str:
+    parts = [] if node.index is None else [f"[{node.index}]"]
+    if node.values:
+        parts.append(", ".join(f"{name} = {_shown(value)}" for name, value in node.values.items()))
+    if (command := _command(node)) is not None:
+        parts.append(f"$ {_one_line(command)}")
+    return "  ".join(parts)
+
+
+def _is_command(group: TaskGroup) -> bool:
+    return bool(group.nodes) and isinstance(group.nodes[0].function, ShellCommand)
+
+
+def _command(node: Node) -> str | None:
+    """The command line of a node, with ``${tasks.…}`` for what is not known yet."""
+    if not isinstance(node.function, ShellCommand):
+        return None
+    kwargs = replace_results(dict(node.kwargs), _reference)
+    try:
+        argv = node.function.argv((), kwargs)
+    except (ValueError, TypeError, AttributeError, LookupError):
+        return str(node.function.command)  # it formats a number that is not known yet
+    text = argv[-1] if isinstance(node.function.command, str) else " ".join(argv)
+    return re.sub(r"'(\$\{tasks\.[^']*\})'", r"\1", text)
+
+
+_RESOURCES = ("name", "cores", "memory", "gpus", "ranks", "ranks_per_node")
+
+
+def _options(options: Options) -> Iterator[tuple[str, Any]]:
+    """The options that are not as they always are."""
+    usual = Options()
+    for option in fields(options):
+        value = getattr(options, option.name)
+        if value != getattr(usual, option.name):
+            if callable(value) and not isinstance(value, type):
+                value = "by the arguments"
+            elif option.name == "retry_on":
+                value = list(options.retry_names())
+            yield option.name, list(value) if isinstance(value, tuple) else value
+
+
+def _resources(options: Options) -> str | None:
+    return None if options.is_dynamic() else str(options.resolve((), {}).resources)
+
+
+def _plain(value: Any) -> Any:
+    """Plain data for JSON."""
+    return replace_results(value, _reference)
+
+
+def _reference(result: Result) -> str:
+    return f"${{{result}}}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list) and len(value) > _SHOWN:
+        return f"[{_shown(value[0])}, … {_shown(value[-1])}]"
+    value = _plain(value)
+    return _one_line(value if isinstance(value, str) else str(value))
+
+
+def _one_line(text: str) -> str:
+    lines = text.strip().splitlines() or [""]
+    shown = lines[0] if len(lines) == 1 else f"{lines[0]} …"
+    return shown if len(shown) <= 100 else shown[:97] + "..."
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")

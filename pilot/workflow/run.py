@@ -1,0 +1,160 @@
+"""Submitting a workflow's graph through a session, and collecting what comes out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from pilot.future import Future
+from pilot.task import CommandResult, Options, Task
+from pilot.workflow.graph import Graph, Node, Result, TaskGroup, replace_results
+from pilot.workflow.targets import NEEDS
+
+if TYPE_CHECKING:
+    from pilot.session import Session
+
+#: Options that may be functions of the arguments.
+_DYNAMIC = ("cores", "memory", "gpus", "ranks", "ranks_per_node", "time_limit")
+
+
+@dataclass(frozen=True)
+class SubmittedWorkflow:
+    """A workflow in a session."""
+
+    graph: Graph
+    session: Session
+    #: The futures by name of the task: one for each item, one where there is no foreach.
+    futures: Mapping[str, list[Future[Any]]]
+
+    @property
+    def all_futures(self) -> list[Future[Any]]:
+        """The futures of all tasks, in the order in which they were submitted."""
+        return [future for futures in self.futures.values() for future in futures]
+
+    def results(self) -> dict[str, Any]:
+        """The values of the section ``results``; waits for the tasks that they come from.
+
+        Raises
+        ------
+        Exception
+            What the first of these tasks ended with, if it did not end well.
+        """
+        return {
+            key: replace_results(value, self._value) for key, value in self.graph.results.items()
+        }
+
+    def _value(self, result: Result) -> Any:
+        value = self.futures[result.task][result.index or 0].result()
+        if isinstance(result.part, str):
+            return _command_part(value, result.part)
+        return value if result.part is None else value[result.part]
+
+
+def submit_graph(graph: Graph, session: Session) -> SubmittedWorkflow:
+    """Submit all tasks, those first that others wait for; items that run the same go as one.
+
+    Raises
+    ------
+    SubmissionError
+        No pool can ever run a task, or it cannot be sent. What was submitted before stays.
+    """
+    futures: dict[str, list[Future[Any]]] = {}
+    for group in graph.groups:
+        futures[group.name] = _submit_group(group, futures, session)
+    return SubmittedWorkflow(graph, session, futures)
+
+
+def _submit_group(
+    group: TaskGroup, futures: Mapping[str, list[Future[Any]]], session: Session
+) -> list[Future[Any]]:
+    made: list[Future[Any]] = []
+    for nodes in _alike(group.nodes):
+        task = _task(nodes[0])
+        calls = [_call(node, futures) for node in nodes]
+        if not any(args for args, _ in calls):
+            made += session.submit_many(task, [kwargs for _, kwargs in calls])
+        elif not any(kwargs for _, kwargs in calls):
+            made += session.submit_many(task, [args for args, _ in calls])
+        else:
+            made += [session.submit(task, *args, **kwargs) for args, kwargs in calls]
+    return made
+
+
+def _alike(nodes: Iterable[Node]) -> Iterable[list[Node]]:
+    """Neighbours that run the same in the same way."""
+    for _, alike in itertools.groupby(
+        nodes, key=lambda node: (id(node.function), id(node.options), bool(node.needs))
+    ):
+        yield list(alike)
+
+
+def _task(node: Node) -> Task[..., Any]:
+    options = _without_needs(node.options) if node.needs else node.options
+    return Task(node.function, node.kind, options)
+
+
+def _call(
+    node: Node, futures: Mapping[str, list[Future[Any]]]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a node, with futures in the places of results."""
+
+    def argument(result: Result) -> Any:
+        future = futures[result.task][result.index or 0]
+        if isinstance(result.part, str):
+            return CommandPart(future, result.part)
+        return future if result.part is None else future[result.part]
+
+    args = replace_results(node.args, argument)
+    kwargs = replace_results(dict(node.kwargs), argument)
+    if node.needs:
+        kwargs[NEEDS] = [After(argument(result)) for result in node.needs]
+    return args, kwargs
+
+
+class CommandPart:
+    """A file of a command's result (or its ``stdout``), as an argument of another task."""
+
+    def __init__(self, future: Future[Any], name: str) -> None:
+        self.future = future
+        self.name = name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_command_part, (self.future, self.name))
+
+
+class After:
+    """An argument that makes a task wait for a future, and brings nothing of its value."""
+
+    def __init__(self, future: Future[Any]) -> None:
+        self.future = future
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.future.__reduce__()  # notes the future as an input of the task
+        return (bool, (True,))
+
+
+def _command_part(result: CommandResult, name: str) -> Any:
+    if name in result.outputs:
+        return result.outputs[name]
+    # Without the end of its last line, as a shell's $(command).
+    return result.stdout.rstrip("\n") if name == "stdout" else getattr(result, name)
+
+
+def _without_needs(options: Options) -> Options:
+    """Options whose functions of the arguments do not see what stands for `needs`."""
+    changes: dict[str, Any] = {
+        name: _ignoring_needs(getattr(options, name))
+        for name in _DYNAMIC
+        if callable(getattr(options, name))
+    }
+    return replace(options, **changes)
+
+
+def _ignoring_needs(function: Callable[..., Any]) -> Callable[..., Any]:
+    def value(*args: Any, **kwargs: Any) -> Any:
+        kwargs.pop(NEEDS, None)
+        return function(*args, **kwargs)
+
+    return value

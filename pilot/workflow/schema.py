@@ -1,0 +1,137 @@
+"""What a workflow file may hold: the structs that check it, and its JSON schema for editors.
+
+Each struct is one mapping of the file and each attribute one key. A value that may be a reference
+(``${…}``) is typed as text beside its own type; what it stands for is checked when it is known.
+The comment above an attribute is its documentation, also in the JSON schema.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import UNSET, Struct, UnsetType, field
+
+from pilot.errors import WorkflowError
+from site_configs import yamlfile
+
+
+class WorkflowFileError(WorkflowError, yamlfile.YamlError):
+    """A workflow file is wrong; the message opens with ``file:line:``."""
+
+
+class _Mapping(Struct, forbid_unknown_fields=True):
+    """One mapping of a workflow file."""
+
+
+class Range(_Mapping):
+    """Numbers at equal distances: by to and step, by to and count, or by step and count."""
+
+    #: The first number.
+    from_: int | float | str = field(default=0, name="from")
+    #: The last number; with a step, none goes beyond it.
+    to: int | float | str | None = None
+    #: From one number to the next; 1 if it is not given and cannot be derived.
+    step: int | float | str | None = None
+    #: How many numbers.
+    count: int | str | None = None
+
+
+class CommonOptions(_Mapping):
+    """How tasks are run: what may stand in `defaults`, and in each task."""
+
+    #: Cores of each rank; 1 by default.
+    cores: int | str | UnsetType = UNSET
+    #: Memory of each rank: 4G, or a number of MiB; not counted by default.
+    memory: int | float | str | UnsetType = UNSET
+    #: GPUs of each rank.
+    gpus: int | str | UnsetType = UNSET
+    #: Longest run: 10m, 1:30:00, or seconds; null: no limit.
+    time_limit: int | float | str | UnsetType | None = UNSET
+    #: How often to try again after the task's own error; 0 by default.
+    retries: int | str | UnsetType = UNSET
+    #: Names of the exception classes that are retried; all by default.
+    retry_on: str | list[str] | UnsetType | None = UNSET
+    #: How often to try again after the task's process died; 3 by default.
+    max_crashes: int | str | UnsetType = UNSET
+    #: Higher goes first.
+    priority: int | str | UnsetType = UNSET
+    #: The pool to run in; any that fits by default.
+    pool: str | UnsetType | None = UNSET
+    #: What follows when the task has failed for good: its dependents are aborted (fail), run with
+    #: its default (ignore), are cancelled (cancel_successors), or the session ends (stop_session).
+    on_failure: Literal["fail", "ignore", "cancel_successors", "stop_session"] | UnsetType = UNSET
+
+
+class TaskEntry(CommonOptions):
+    """A task, or with `foreach` many: a Python function, an MPI function, or a command."""
+
+    #: A Python function, as module:function.
+    python: str | None = None
+    #: An MPI function, as module:function; its body runs on every rank.
+    mpi: str | None = None
+    #: A command for the shell; {name} is a parameter of with, inputs or outputs. With ranks it is
+    #: started as an MPI program.
+    run: str | None = None
+    #: Variables and their values: one task for each combination.
+    foreach: dict[str, list[Any] | Range | str] | None = None
+    #: How several variables go together: every combination, or side by side.
+    combine: Literal["product", "zip"] | None = None
+    #: Arguments by position.
+    args: list[Any] = []
+    #: Arguments by name.
+    with_: dict[str, Any] = field(default_factory=dict, name="with")
+    #: Files that must be there before the command, by name.
+    inputs: dict[str, str] = {}
+    #: Files that the command makes, by name.
+    outputs: dict[str, str] = {}
+    #: Tasks that must have ended well before, though nothing of them is used here.
+    needs: str | list[str] = []
+    #: Working directory of the command.
+    cwd: str | None = None
+    #: File that the command reads as its standard input.
+    stdin: str | None = None
+    #: File for the command's standard output.
+    stdout: str | None = None
+    #: File for the command's standard error.
+    stderr: str | None = None
+    #: Additions to the command's environment.
+    env: dict[str, str | int | float] = {}
+    #: Exit statuses of the command that mean success; 0 by default.
+    success: list[int] | None = None
+    #: What the task is called in lists; its key by default.
+    name: str | UnsetType = UNSET
+    #: MPI ranks.
+    ranks: int | str | UnsetType = UNSET
+    #: Ranks on each node; as it fits by default.
+    ranks_per_node: int | str | UnsetType | None = UNSET
+    #: How many results the function returns, or their names.
+    returns: int | list[str] | UnsetType = UNSET
+    #: With on_failure ignore: what dependents get in place of the result.
+    default: Any = UNSET
+
+
+class WorkflowFile(_Mapping, kw_only=True):
+    """A workflow: tasks, what they depend on, and what comes out."""
+
+    #: What lists call the session; the file's name by default.
+    name: str | None = None
+    #: Values that the command line may change (pilot run FILE -p NAME=VALUE), with their defaults.
+    parameters: dict[str, Any] = {}
+    #: Lists that several tasks use, by name: values as in foreach, without results of tasks.
+    lists: dict[str, list[Any] | Range | str] = {}
+    #: Options of every task that does not say otherwise.
+    defaults: CommonOptions = field(default_factory=CommonOptions)
+    #: Directories to search for modules, relative to this file; its own is always searched.
+    path: list[str] = []
+    #: The tasks, by name.
+    tasks: dict[str, TaskEntry]
+    #: What is printed in the end, by name.
+    results: dict[str, Any] = {}
+
+
+def workflow_schema() -> dict[str, Any]:
+    """The JSON schema of workflow files, for editors."""
+    schema = yamlfile.json_schema(WorkflowFile)
+    task = schema["$defs"][TaskEntry.__name__]
+    task["oneOf"] = [{"required": [kind]} for kind in ("python", "mpi", "run")]
+    return schema

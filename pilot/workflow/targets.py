@@ -1,0 +1,210 @@
+"""What tasks run: the ``module:function`` of a workflow, found and checked when the file is loaded.
+
+Modules are imported here, on the login node, so that a wrong name is told with its line and not
+after an hour in the queue. A task carries only the name (`ByName`): workers import the module
+themselves.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pilot.errors import PilotError
+from pilot.task import COMMAND, MPI, MPI_COMMAND, PYTHON, Options, ShellCommand, Task, as_task
+from pilot.workflow.commands import check_format
+from pilot.workflow.problems import Wrong, suggestion
+from site_configs.yamlfile import YamlPath
+
+_NAME = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)")
+
+
+#: The argument that only makes a task wait; functions do not get it.
+NEEDS = "_pilot_needs"
+
+
+class ByName:
+    """A function of a module, which travels as its name alone."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module = module
+        self.name = name
+        self.__name__ = name.rpartition(".")[2]
+        self.__qualname__ = name
+        self._function: Callable[..., Any] | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._function is None:
+            found: Any = importlib.import_module(self.module)
+            for part in self.name.split("."):
+                found = getattr(found, part)
+            self._function = found.function if isinstance(found, Task) else found
+        kwargs.pop(NEEDS, None)
+        return self._function(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (ByName, (self.module, self.name))
+
+    def __repr__(self) -> str:
+        return f"{self.module}:{self.name}"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a task runs."""
+
+    #: As the file has it.
+    text: str
+    function: Callable[..., Any]
+    kind: str
+    #: Those of its decorator.
+    options: Options
+    #: None where Python does not know it.
+    signature: inspect.Signature | None = None
+
+    @property
+    def command(self) -> ShellCommand | None:
+        """The command, if it is one."""
+        return self.function if isinstance(self.function, ShellCommand) else None
+
+    def check_call(
+        self, args: Sequence[Any], names: Sequence[str], args_path: YamlPath, names_path: YamlPath
+    ) -> None:
+        """See that the function can be called so.
+
+        Raises
+        ------
+        Wrong
+            An argument is missing, or one that it does not take is given.
+        """
+        if self.command is not None:
+            self._check_command(self.command, args, names, args_path, names_path)
+        if self.signature is None:
+            return
+        parameters = self.signature.parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            taken = [
+                p.name
+                for p in parameters.values()
+                if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+            ]
+            for name in names:
+                if name not in taken:
+                    raise Wrong(
+                        (*names_path, name),
+                        f"{self.text} takes no argument {name!r}; {suggestion(name, taken)}",
+                    )
+        try:
+            self.signature.bind(*args, **dict.fromkeys(names))
+        except TypeError as error:
+            path = args_path if args else names_path
+            bare = [p.replace(annotation=p.empty) for p in parameters.values()]
+            shown = inspect.Signature(bare)
+            raise Wrong(path, f"{self.text}{shown} cannot be called so: {error}") from None
+
+    def _check_command(
+        self,
+        command: ShellCommand,
+        args: Sequence[Any],
+        names: Sequence[str],
+        args_path: YamlPath,
+        names_path: YamlPath,
+    ) -> None:
+        if args:
+            raise Wrong(args_path, "a command takes its arguments by name: use 'with'")
+        texts = (command.command, command.stdin, command.stdout, command.stderr)
+        for text in texts:
+            if isinstance(text, str):
+                check_format(text, names, names_path)
+        for name in (*command.inputs, *command.outputs):
+            if name not in names:
+                raise Wrong(names_path, f"{self.text} needs the name of its file {name!r}; add it")
+
+
+def add_to_search_path(directories: Sequence[Path]) -> None:
+    """Let this process find modules there, before all others, as a script's directory."""
+    for directory in reversed(directories):
+        if str(directory) not in sys.path:
+            sys.path.insert(0, str(directory))
+            importlib.invalidate_caches()
+
+
+def find_target(text: str, mpi: bool, path: YamlPath, directories: Sequence[Path]) -> Target:
+    """The function that ``module:function`` names.
+
+    Parameters
+    ----------
+    mpi
+        Whether it is to run on MPI ranks.
+    path
+        Where in the file it stands.
+    directories
+        Where the user's modules are; named when one is not found.
+
+    Raises
+    ------
+    Wrong
+        There is none, or it is of another kind.
+    """
+    match = _NAME.fullmatch(text)
+    if not match:
+        raise Wrong(path, f"{text!r} names no function; write module:function, such as heat:solve")
+    module, name = match[1], match[2]
+    found = _attribute(_import(module, path, directories), module, name, path)
+    try:
+        task = as_task(found)
+    except PilotError as error:
+        raise Wrong(path, f"{text}: {error}") from None
+    if mpi and isinstance(found, Task) and task.kind != MPI:
+        raise Wrong(path, f"{text} is a {task.kind} task, not one for MPI; write it as 'python:'")
+    if not mpi and task.kind == MPI:
+        raise Wrong(path, f"{text} is an MPI task; write it as 'mpi:'")
+    command = task.kind in (COMMAND, MPI_COMMAND)
+    try:
+        signature = None if command else inspect.signature(task.function)
+    except (TypeError, ValueError):
+        signature = None
+    return Target(
+        text,
+        task.function if command else ByName(module, name),
+        MPI if mpi else task.kind if command else PYTHON,
+        task.task_options,
+        signature,
+    )
+
+
+def _import(module: str, path: YamlPath, directories: Sequence[Path]) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise Wrong(path, f"module {module!r} cannot be imported: {error}") from None
+        there = [found.stem for place in directories for found in sorted(place.glob("*.py"))]
+        close = difflib.get_close_matches(error.name, there, n=1)
+        places = ", ".join(map(str, directories))
+        raise Wrong(
+            path,
+            f"there is no module {error.name!r}, neither installed nor in {places}; "
+            + (f"did you mean {close[0]!r}? " if close else "")
+            + "More places are added by 'path:'",
+        ) from None
+    except (Exception, SystemExit) as error:
+        raise Wrong(
+            path, f"module {module!r} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _attribute(found: Any, module: str, name: str, path: YamlPath) -> Any:
+    for part in name.split("."):
+        if not hasattr(found, part):
+            known = [n for n in dir(found) if n[0] != "_" and callable(getattr(found, n, None))]
+            raise Wrong(path, f"{module} has no function {name!r}; {suggestion(part, known)}")
+        found = getattr(found, part)
+    return found
