@@ -329,12 +329,12 @@ class Session(concurrent.futures.Executor):
         except Exception:
             return unread  # the error is raised where somebody asks for the result
 
-    def _refuse(self, future: Future[Any], reason: str) -> None:
+    def _fail(self, future: Future[Any], error: Exception) -> None:
         self._futures.discard(future)
         if not future.done():
             if not future.running():
                 future.set_running_or_notify_cancel()
-            future.set_exception(SubmissionError(reason))
+            future.set_exception(error)
 
     def _cancel(self, future: Future[Any]) -> None:
         self._futures.discard(future)
@@ -435,8 +435,8 @@ class _Settler:
     def settle(self, outcome: m.TaskOutcome) -> None:
         self.session._settle(self.future, outcome)
 
-    def refuse(self, reason: str) -> None:
-        self.session._refuse(self.future, reason)
+    def fail(self, error: Exception) -> None:
+        self.session._fail(self.future, error)
 
     def started(self) -> None:
         if not self.future.done() and not self.future.running():

@@ -245,9 +245,11 @@ class Agent:
         return True
 
     def _greet(self) -> None:
-        held = dict(self._rules.held)
+        self._welcomed = False
+        held: dict[int, int] = {}
         for frame in self._unacknowledged.values():
             held.update((c.task, c.attempt) for c in frame.completions)
+        held.update(self._rules.held)
         self._client.send(
             m.PilotHello(
                 m.PROTOCOL,
@@ -261,8 +263,6 @@ class Agent:
                 list(held.items()),
             )
         )
-        for frame in self._unacknowledged.values():
-            self._client.send(frame)
 
     def _node_infos(self) -> list[m.NodeInfo]:
         """The nodes; at the start also those whose worker has not reported yet."""
@@ -295,8 +295,11 @@ class Agent:
             elif message.refused:
                 log.error("the head refuses this pilot: %s", message.refused)
                 self._end(message.refused, now, at_once=True)
-            else:
+            elif not self._welcomed:
                 self._welcomed = True
+                # Also what has ended since the greeting.
+                for frame in self._unacknowledged.values():
+                    self._client.send(frame)
 
     def _report(self) -> None:
         completions = self._rules.take_completions()
@@ -313,6 +316,8 @@ class Agent:
     def _take(self, peer: bytes, message: Any, now: float) -> None:
         if isinstance(message, m.Done):
             self._rules.executor_done(message.executor, message.completions, now)
+        elif isinstance(message, m.Ran):
+            self._rules.executor_ran(message.executor, message.tasks, now)
         elif isinstance(message, m.RankDone):
             self._rules.rank_done(message.world, message.rank, message.completion, now)
         elif isinstance(message, m.ExecutorHello):

@@ -11,6 +11,7 @@ import mmap
 import os
 import signal
 import struct
+import threading
 import time
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from pilot.site import open_site
 from pilot.wire import messages as m
 from pilot.wire.channel import Client, load_keys
 
+#: So long may a large result wait for others to join it in one file, in seconds.
+SEAL_S = 0.02
 #: In shared memory, for each executor: task, attempt, start of the task, start of its output.
 SLOT = struct.Struct("<qqdq")
 
@@ -83,6 +86,34 @@ def main(packed: bytes) -> None:
     client.close()
 
 
+class Sealer(threading.Thread):
+    """Seals what is written a moment after its task, so that several results share a file.
+
+    A thread with a connection of its own, since the next task may run for hours.
+    """
+
+    def __init__(self, config: ExecutorConfig, worker: Worker) -> None:
+        super().__init__(name="sealer", daemon=True)
+        self._config = config
+        self._worker = worker
+        #: Set when there is something to be sealed.
+        self.due = threading.Event()
+
+    def run(self) -> None:
+        """Seal, whenever it is due."""
+        client: Client[m.Run | m.Exit] = Client(
+            load_keys(open_site(Path(self._config.site)).keys),
+            b"sealer:%d" % self._config.number,
+            m.ToExecutor,
+        )
+        client.connect(self._config.agent)
+        while self.due.wait():
+            self.due.clear()
+            time.sleep(SEAL_S)
+            if completions := self._worker.seal():
+                client.send(m.Done(self._config.number, completions))
+
+
 def _serve(
     config: ExecutorConfig,
     client: Client[m.Run | m.Exit],
@@ -91,6 +122,7 @@ def _serve(
 ) -> None:
     offset = config.slot * SLOT.size
     pack = SLOT.pack_into
+    sealer: Sealer | None = None
     while True:
         client.socket.poll()
         for message in client.receive():
@@ -103,5 +135,9 @@ def _serve(
                 pack(memory, offset, 0, 0, 0.0, 0)
                 if completions:
                     client.send(m.Done(config.number, completions))
-            if completions := worker.seal():
-                client.send(m.Done(config.number, completions))
+                else:
+                    client.send(m.Ran(config.number, [work.task]))
+                    if sealer is None:
+                        sealer = Sealer(config, worker)
+                        sealer.start()
+                    sealer.due.set()

@@ -146,6 +146,7 @@ class Executor:
         "shares",
         "started_at",
         "stopping",
+        "unsealed",
     )
 
     def __init__(self, number: int, session: int, share: Share, now: float) -> None:
@@ -159,6 +160,8 @@ class Executor:
         self.pid = 0
         self.queue: Queue | None = None
         self.pipeline: deque[Work] = deque()
+        #: What has run here and waits for its results to be on the disk.
+        self.unsealed: dict[int, Work] = {}
         #: All shares of the MPI program that it has started.
         self.shares: tuple[Share, ...] = ()
         self.started_at = now
@@ -339,7 +342,7 @@ class Rules:
         lost = [executor for executor in self.executors.values() if executor.node == name]
         for executor in lost:
             del self.executors[executor.id]
-            for work in executor.pipeline:
+            for work in [*executor.unsealed.values(), *executor.pipeline]:
                 self._report(_ended(work, "interrupted", reason, name, now))
             self._release(executor)
         for world in list(self.worlds.values()):
@@ -366,31 +369,43 @@ class Rules:
         executor = self.executors.get(number)
         if executor is None:
             return
-        pipeline, queue = executor.pipeline, executor.queue
         for completion in completions:
-            if pipeline and pipeline[0].task == completion.task:
-                pipeline.popleft()
-            else:
-                # Reported out of order: it had to wait for its segment to be sealed.
-                rest = [work for work in pipeline if work.task != completion.task]
-                if len(rest) == len(pipeline):
-                    continue
-                pipeline.clear()
-                pipeline.extend(rest)
-            if queue is not None and completion.outcome == "ok":
+            work = executor.unsealed.pop(completion.task, None) or self._leave(executor, completion)
+            if work is None:
+                continue
+            if completion.outcome == "ok":
+                queue = self._queue_of[work.template]
                 took = completion.ended - completion.started
                 queue.mean_s = took if queue.mean_s is None else 0.8 * queue.mean_s + 0.2 * took
             outcome = executor.killed_for.pop(completion.task, "")
             if outcome == "timeout" and completion.outcome != "ok":
                 completion = msgspec.structs.replace(completion, outcome=outcome)
             self._report(completion)
+        self._go_on(executor, now)
+
+    def executor_ran(self, number: int, tasks: Iterable[int], now: float) -> None:
+        """An executor is through with attempts whose completions will follow."""
+        executor = self.executors.get(number)
+        if executor is None:
+            return
+        for task in tasks:
+            if executor.pipeline and executor.pipeline[0].task == task:
+                executor.unsealed[task] = executor.pipeline.popleft()
+        self._go_on(executor, now)
+
+    def _leave(self, executor: Executor, completion: Completion) -> Work | None:
+        """Take what an executor has ended from its pipeline, where it is the first."""
+        if executor.pipeline and executor.pipeline[0].task == completion.task:
+            return executor.pipeline.popleft()
+        return None
+
+    def _go_on(self, executor: Executor, now: float) -> None:
+        """An executor may have nothing left to do: give it more, or its cores to others."""
         executor.first_started = now
         self.busy_at = now
-        if executor.stopping:
+        if executor.stopping or self._feed(executor, now) or executor.pipeline:
             return
-        if self._feed(executor, now):
-            return
-        if not pipeline:
+        if executor.queue is not None:
             self._release(executor)
             executor.idle_since = now
             self.schedule(now)
@@ -424,6 +439,13 @@ class Rules:
                 continue
             self._report(msgspec.structs.replace(completion, started=started or now, logs=logs))
         executor.pipeline.clear()
+        for work in executor.unsealed.values():
+            # It had run, but its result never was on the disk.
+            if self.draining:
+                self._report(_ended(work, "interrupted", "the pilot ended", executor.node, now))
+            else:
+                self._queue_of[work.template].waiting.appendleft(work)
+        executor.unsealed.clear()
         self._release(executor)
         self.schedule(now)
 

@@ -12,6 +12,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -39,8 +40,6 @@ from pilot.wire.messages import (
 
 #: So much of a command's output is part of its result, from the end.
 OUTPUT_BYTES = 64 * 1024
-#: Results that wait for their segment are sealed after so many seconds, if nothing else does.
-SEAL_S = 0.05
 
 
 class Worker:
@@ -76,7 +75,7 @@ class Worker:
         self._templates: dict[int, Template] = {}
         self._writer: Any = None
         self._unsealed: list[tuple[Completion, list[Any]]] = []
-        self._unsealed_since = 0.0
+        self._sealing = threading.Lock()
         #: Why nothing can run here, such as a working directory that is not there.
         self.broken: Exception | None = None
 
@@ -92,7 +91,7 @@ class Worker:
         return os.lseek(1, 0, os.SEEK_CUR)
 
     def run(self, work: Work, plan: LaunchPlan | None = None) -> list[Completion]:
-        """Run one task; returns what can be reported, which may be later ones' together."""
+        """Run one task; returns its completion, or nothing where `seal` will give it out."""
         template = self._templates[work.template]
         begin = self.log_position()
         received = time.time()
@@ -140,38 +139,45 @@ class Worker:
                 if stored
                 else [completion]
             )
-        if not self._unsealed:
-            self._unsealed_since = ended
-        self._unsealed.append((completion, stored))
-        if self._writer.full or ended - self._unsealed_since > SEAL_S:
-            return self.seal()
+        with self._sealing:
+            self._unsealed.append((completion, stored))
         return []
 
     def seal(self) -> list[Completion]:
-        """Make what is written durable, and give out the completions that waited for it."""
-        if not self._unsealed:
-            return []
-        waiting, self._unsealed = self._unsealed, []
+        """Make what is written durable, and give out the completions that waited for it.
+
+        May be called from another thread than `run`.
+        """
+        with self._sealing:
+            waiting, self._unsealed = self._unsealed, []
+            return self._seal(waiting) if waiting else []
+
+    def _seal(self, waiting: list[tuple[Completion, list[Any]]]) -> list[Completion]:
+        error: Exception | None = None
         try:
             self._writer.seal()
-        except Exception as error:
+        except Exception as failed:
             self._writer.discard()
-            failure = TaskFailure(
-                type=type(error).__name__,
-                message=f"its result could not be stored: {error}",
-                bases=_bases(error),
-                node=self._node,
-            )
-            return [
-                msgspec.structs.replace(completion, outcome="error", failure=failure)
-                for completion, _ in waiting
-            ]
-        return [
-            msgspec.structs.replace(
-                completion, values=tuple(v if type(v) is Value else v.value for v in stored)
-            )
-            for completion, stored in waiting
-        ]
+            error = failed
+        completions = []
+        for completion, stored in waiting:
+            try:
+                values = tuple(v if type(v) is Value else v.value for v in stored)
+                completions.append(msgspec.structs.replace(completion, values=values))
+            except RuntimeError as unsealed:
+                completions.append(self._not_stored(completion, error or unsealed))
+        return completions
+
+    def _not_stored(self, completion: Completion, error: Exception) -> Completion:
+        """The task ran well, but its result could not be kept: the disk is full, say."""
+        failure = TaskFailure(
+            type=type(error).__name__,
+            message=f"its result could not be stored: {error}",
+            bases=_bases(error),
+            node=self._node,
+            attempt=completion.attempt,
+        )
+        return msgspec.structs.replace(completion, outcome="error", failure=failure)
 
     # --- the parts of one task
 
@@ -308,13 +314,7 @@ class _LazyWriter:
         self.__dict__.update(
             {method: getattr(writer, method) for method in ("add", "seal", "discard")}
         )
-        self._writer = writer
         return getattr(writer, name)
-
-    @property
-    def full(self) -> bool:
-        """Whether it is time to seal."""
-        return bool(self._writer.full)
 
 
 def _spawn(

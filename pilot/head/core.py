@@ -431,8 +431,8 @@ class Core:
             named = [task for task in self.tasks.values() if task.template.session == event.session]
         else:
             named = [self.tasks[task] for task in event.tasks if task in self.tasks]
-        # Dependents first would do as well: a task that has left is not ended again.
-        for task in named:
+        # Dependents come after what they depend on: from the end, all are cancelled, none aborted.
+        for task in reversed(named):
             if task.id in self.tasks:
                 self._end(task, CANCELLED, now, effects)
 

@@ -10,12 +10,14 @@ Invariants
 - Others take over only after they have watched the counter stand still for `expire_s`, by their own
   monotonic clock (clocks of two machines are never compared), or where the holder's process is
   known to be dead: same machine, same boot, no such process.
+- A silent head of the same machine is killed by who takes over; it has the database locked.
 - Each take-over raises the epoch; pilots refuse a head with a lower one.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -112,9 +114,15 @@ class Lease:
                     os.link(mine, self._path)
                 except FileExistsError:
                     raise HeadRuns("another process has just become head") from None
+        except FileNotFoundError:
+            # Its holder gave it up between two looks.
+            self.acquire(max(found.epoch if found else 0, least_epoch))
+            return
         finally:
             mine.unlink(missing_ok=True)
         self._renewed = time.monotonic()
+        if found is not None:
+            _end(found)
 
     def _await_silence(self) -> Holder | None:
         first = read_lease(self._path)
@@ -173,6 +181,16 @@ def _runs(holder: Holder) -> str:
         f"a head of this site runs already: pid {holder.pid} on {holder.host}, epoch "
         f"{holder.epoch}; `pilot head stop` ends it"
     )
+
+
+def _end(holder: Holder) -> None:
+    """End a silent head of this machine: stopped or hung, it still has the database locked."""
+    try:
+        while holder.boot == boot_id() and not holder.is_dead():
+            os.kill(holder.pid, signal.SIGKILL)
+            time.sleep(0.01)
+    except ProcessLookupError:
+        return
 
 
 def _is_stale(path: Path, age_s: float) -> bool:

@@ -127,6 +127,8 @@ class Head:
             m.PilotHello: self._on_pilot,
             m.PilotBye: self._on_bye,
         }
+        #: Whoever started a head inside a job: it ends with that process, as the job does.
+        self._starter = os.getppid() if adopt_job else 0
         if adopt_job:
             self._fleet.adopt(adopt_job, self._started)
 
@@ -217,6 +219,8 @@ class Head:
             now - self._started > REJOIN_S or self._expected.isdisjoint(self._fleet.pilots)
         ):
             self._expected.clear()
+        if self._starter and os.getppid() != self._starter and not self._stopping:
+            self._stop("the job's program has ended", end_pilots=True)
         if self._stopping:
             self._fleet.poll(now)
             return

@@ -182,6 +182,11 @@ class Store:
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._open(journal)
+        except sqlite3.OperationalError as error:
+            raise HeadError(
+                f"the database {path} cannot be opened: {error}; if it is locked, an old head "
+                "hangs on another machine (head.log says where it ran): end it there"
+            ) from error
         except sqlite3.DatabaseError as error:
             raise HeadError(
                 f"the database {path} cannot be opened: {error}; if it is damaged, move it away "

@@ -122,6 +122,15 @@ def _tune(sock: zmq.Socket[bytes]) -> None:
     sock.maxmsgsize = 1 << 31
 
 
+def _denials() -> logging.Logger:
+    """A logger that tells who was refused, and nothing else."""
+    logger = logging.getLogger("pilot.auth")
+    logger.setLevel(logging.DEBUG)  # pyzmq says it at this level
+    if not logger.filters:
+        logger.addFilter(lambda record: "DENIED" in record.getMessage())
+    return logger
+
+
 class Server(Generic[M]):
     """A ROUTER socket that many peers connect to.
 
@@ -143,9 +152,7 @@ class Server(Generic[M]):
         self, keys: Keys, name: str, message_type: Any, address: str = "auto", port: int = 0
     ) -> None:
         self._context = zmq.Context()
-        self._authenticator = ThreadAuthenticator(
-            self._context, log=logging.getLogger("pilot.auth")
-        )
+        self._authenticator = ThreadAuthenticator(self._context, log=_denials())
         self._authenticator.start()
         self._authenticator.configure_curve(domain="*", location=str(keys.directory))
         self._decoder: msgspec.msgpack.Decoder[M] = msgspec.msgpack.Decoder(message_type)
@@ -207,6 +214,7 @@ class Client(Generic[M]):
         self._context = zmq.Context()
         self._keys = keys
         self._identity = identity
+        self._connections = 0
         self._decoder: msgspec.msgpack.Decoder[M] = msgspec.msgpack.Decoder(message_type)
         self.socket: zmq.Socket[bytes] = cast("zmq.Socket[bytes]", None)
         self._monitor: zmq.Socket[bytes] | None = None
@@ -218,7 +226,11 @@ class Client(Generic[M]):
         self.endpoint = endpoint
         sock = self._context.socket(zmq.DEALER)
         _tune(sock)
-        sock.identity = self._identity
+        # Each connection has an identity of its own: the one before may find its way to the new
+        # server as well (a head's Unix socket is where the last one's was), and must not be taken
+        # for this one.
+        self._connections += 1
+        sock.identity = b"%s#%d" % (self._identity, self._connections)
         sock.curve_serverkey = self._keys.server_public
         sock.curve_secretkey = self._keys.client_secret
         sock.curve_publickey = self._keys.client_public

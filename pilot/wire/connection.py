@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import msgspec
 import zmq
 
-from pilot.errors import AuthenticationError, HeadError, PilotError
+from pilot.errors import AuthenticationError, HeadError, PilotError, SubmissionError
 from pilot.head.daemon import ensure_head, find_head
 from pilot.site import Site
 from pilot.version import __version__
@@ -49,8 +49,8 @@ class Awaited(Protocol):
     def settle(self, outcome: m.TaskOutcome) -> None:
         """The task has ended."""
 
-    def refuse(self, reason: str) -> None:
-        """The head did not take the task."""
+    def fail(self, error: Exception) -> None:
+        """The head did not take the task, or nothing more will be heard of it."""
 
     def started(self) -> None:
         """The task runs."""
@@ -354,7 +354,7 @@ class Connection:
                 self._flushed.notify_all()
             for awaited, reason in refused:
                 if awaited is not None:
-                    awaited.refuse(reason)
+                    awaited.fail(SubmissionError(reason))
         elif isinstance(message, m.Reply):
             with self._lock:
                 _, future = self._requests.pop(message.request, (None, None))
@@ -379,7 +379,7 @@ class Connection:
         for future in requests:
             future.set_exception(error)
         for waiting in awaited:
-            waiting.refuse(str(error))
+            waiting.fail(error)
 
 
 class _Parcel(msgspec.Struct):

@@ -513,6 +513,13 @@ class Done(_Message):
     completions: list[Completion]
 
 
+class Ran(_Message):
+    """Attempts that have run; their completions follow when their results are on the disk."""
+
+    executor: int
+    tasks: list[int]
+
+
 class RankDone(_Message):
     """A rank has left the task; rank 0 brings the value."""
 
@@ -539,6 +546,7 @@ ToAgent: TypeAlias = (
     | ExecutorHello
     | RankHello
     | RankExited
+    | Ran
     | Done
     | RankDone
 )
