@@ -275,6 +275,8 @@ class Rules:
             self._queue_of[template.id] = self._queues.setdefault(key, Queue(template))
         for item in work:
             if item.task in self.held:
+                # An older attempt is still here: its end is told as that of the newer one.
+                self.held[item.task] = item.attempt
                 continue
             self.held[item.task] = item.attempt
             self._received[item.task] = now

@@ -93,6 +93,7 @@ class Task:
         "crashes",
         "created_at",
         "dependents",
+        "ended_attempt",
         "errors",
         "id",
         "inputs",
@@ -117,6 +118,8 @@ class Task:
         self.dependents: list[Task] | None = None
         #: Number of the last attempt; the first is 1.
         self.attempt = 0
+        #: The last attempt whose end was reported, and counted.
+        self.ended_attempt = 0
         self.errors = 0
         self.crashes = 0
         self.pilot: Pilot | None = None
@@ -383,7 +386,8 @@ class Core:
         for spec, attempts, errors, crashes, created in event.tasks:
             template = self.templates[spec.template]
             task = Task(spec.id, template, self._class_of[template.id], created)
-            task.attempt, task.errors, task.crashes = attempts, errors, crashes
+            task.attempt = task.ended_attempt = attempts
+            task.errors, task.crashes = errors, crashes
             self.tasks[spec.id] = task
             restored.append((spec, task))
         session.unfinished += len(restored)
@@ -451,7 +455,10 @@ class Core:
         pilot.nodes, pilot.ends_at, pilot.draining = event.nodes, event.ends_at, False
         for number, attempt in event.held:
             task = self.tasks.get(number)
-            if task is None or (task.pilot is not None and task.pilot is not pilot):
+            if task is None or task.pilot not in (None, pilot):
+                effects.cancel.setdefault(pilot.name, []).append(number)
+            elif task.pilot is None and attempt <= task.ended_attempt:
+                # Its end is known, only the pilot does not know that.
                 effects.cancel.setdefault(pilot.name, []).append(number)
             elif task.pilot is None:
                 task.attempt = attempt
@@ -517,12 +524,17 @@ class Core:
         pilot = self.pilots.get(event.pilot)
         for completion in event.completions:
             task = self.tasks.get(completion.task)
-            if pilot is not None:
+            here = task is not None and pilot is not None and task.pilot is pilot
+            if pilot is not None and not here:
                 pilot.release(completion.task)
             if task is None:
                 continue  # ended before: cancelled, or reported twice
-            if completion.attempt != task.attempt and completion.outcome != "ok":
-                continue  # the end of an attempt that was given up long ago
+            if completion.outcome == "ok":
+                if not here:
+                    self._recall(task, effects)
+            elif not here or completion.attempt != task.attempt:
+                continue  # reported twice, or the end of an attempt that was given up
+            task.ended_attempt = max(task.ended_attempt, completion.attempt)
             self._attempt_ended(task, pilot, completion, now, effects)
 
     def _attempt_ended(
@@ -556,7 +568,11 @@ class Core:
             self._end(task, state, now, effects, completion)
         else:
             self._leave_pilot(task)
-            self._make_ready(task, now, first=True)
+            if task.missing:
+                # Another head had given it away when an input had come that is lost again.
+                task.state = PENDING
+            else:
+                self._make_ready(task, now, first=True)
 
     def _attempts_running(self, event: AttemptsRunning, _now: float, effects: Effects) -> None:
         for running in event.running:
@@ -577,6 +593,13 @@ class Core:
             work.queue.appendleft(task)
         else:
             work.queue.append(task)
+
+    def _recall(self, task: Task, effects: Effects) -> None:
+        """Have the pilot of a task end it; its cores stay counted until that is reported."""
+        if task.pilot is not None:
+            effects.cancel.setdefault(task.pilot.name, []).append(task.id)
+            task.pilot = None
+            task.task_class.assigned -= 1
 
     def _leave_pilot(self, task: Task) -> None:
         """The task is with no pilot any more."""
@@ -604,10 +627,7 @@ class Core:
                 continue
             if task.pilot is not None:
                 if completion is None:
-                    effects.cancel.setdefault(task.pilot.name, []).append(task.id)
-                    # Its cores stay counted until the pilot reports that it is over.
-                    task.pilot = None
-                    task.task_class.assigned -= 1
+                    self._recall(task, effects)
                 else:
                     self._leave_pilot(task)
             elif task.state == READY:

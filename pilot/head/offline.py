@@ -86,7 +86,7 @@ class _NoFleet:
 
 
 def lease_holder(site: Site) -> Holder | None:
-    """Who holds the lease of the site, dead ones excepted."""
+    """Who holds the lease of the site; None where it was given up, or its holder is dead."""
     holder = read_lease(site.lease_file)
     return None if holder is None or holder.is_dead() else holder
 

@@ -1,0 +1,56 @@
+"""The command line ``pilot``: one click module for each noun, on top of the Python API.
+
+What a Python caller would need as well is not in here. Exit codes are those of `pilot.errors`, 2
+for a wrong command line, 130 after Ctrl-C; errors of Pilot are one message without a traceback.
+
+Invariant: importing this package loads click and nothing larger, so that ``--help`` and the
+completion of shells are quick; every command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import click
+
+from pilot.cli.common import Program, Settings, site_option
+from pilot.cli.completion import completion
+from pilot.cli.fleet import fleet
+from pilot.cli.head import head
+from pilot.cli.result import result
+from pilot.cli.run import run
+from pilot.cli.session import session
+from pilot.cli.site import init
+from pilot.cli.status import status
+from pilot.cli.submit import submit
+from pilot.cli.task import task
+from pilot.version import __version__
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="pilot", message="%(prog)s %(version)s")
+@site_option
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Elastic pilot jobs for Slurm: Python, MPI and shell tasks by the million.
+
+    \b
+    pilot run workflow.yaml        run a workflow, with its progress
+    pilot submit -- COMMAND        run one command
+    pilot status                   what is going on
+
+    Exit codes: 0 all is well, 2 the command line is wrong, 3 the site (or: no head runs), 4 the
+    workflow file, 5 the head, 6 the batch system, 7 a task was not taken, 8 a task failed, 130
+    Ctrl-C, 1 anything else.
+    """
+    context.ensure_object(Settings)
+
+
+for command in (init, run, submit, status, head, session, task, result, fleet, completion):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """The console script ``pilot``."""
+    cli(prog_name="pilot")
+
+
+__all__ = ["cli", "main"]

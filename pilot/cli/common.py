@@ -1,0 +1,149 @@
+"""What all commands share: the options, which site is meant, asking the head, and how they end."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pilot.cli.output import note
+from pilot.errors import PilotError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from pilot.site import Site
+
+C = TypeVar("C", bound=Callable[..., Any])
+
+#: Asks a query of `pilot.head.queries` by name, and gives its plain data.
+Ask = Callable[..., Any]
+
+INTERRUPTED = 130
+
+
+@dataclass
+class Settings:
+    """What was said before the command, and holds for it."""
+
+    #: Name or path of the site; None: ``$PILOT_SITE``, or ``local``.
+    site: str | None = None
+
+
+class Program(click.Group):
+    """The whole command line: what its commands raise becomes a message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except PilotError as error:
+            if os.environ.get("PILOT_DEBUG"):
+                traceback.print_exc()
+            note(str(error))
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            note("interrupted")
+            ctx.exit(INTERRUPTED)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - as in click
+        """The commands in the order of a user's first day."""
+        return list(self.commands)
+
+
+# --- options -------------------------------------------------------------------------------------
+
+
+def _keep_site(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    settings = context.ensure_object(Settings)
+    if value is not None:
+        settings.site = value
+
+
+def _complete_site(
+    _context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    from pilot.site import list_sites
+
+    return [CompletionItem(name) for name in list_sites() if name.startswith(incomplete)]
+
+
+def site_option(command: C) -> C:
+    """``--site``, which may stand before and behind the command's name."""
+    return click.option(
+        "--site",
+        "-s",
+        metavar="SITE",
+        expose_value=False,
+        callback=_keep_site,
+        shell_complete=_complete_site,
+        help="Name or path of the site. Default: $PILOT_SITE, or local.",
+    )(command)
+
+
+def json_option(command: C) -> C:
+    """``--json``, given to the command as `as_json`."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print JSON; times in seconds since the epoch."
+    )(command)
+
+
+def current_site() -> Site:
+    """The site that the command is for.
+
+    Raises
+    ------
+    SiteError
+        There is no such site.
+    """
+    from pilot.site import find_site
+
+    return find_site(click.get_current_context().ensure_object(Settings).site)
+
+
+# --- asking --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def asking(site: Site, *, quiet: bool = False) -> Iterator[Ask]:
+    """Ask the head of a site; where none runs, its database, and say so unless `quiet`.
+
+    Raises
+    ------
+    HeadError
+        The head does not answer, or the database cannot be read.
+    """
+    from pilot.errors import HeadError
+    from pilot.head.daemon import find_head
+    from pilot.head.offline import answer, await_head
+    from pilot.wire import messages as m
+    from pilot.wire.connection import Connection
+
+    connection = None
+    if await_head(site):
+        try:
+            connection = Connection(site, start=False)
+        except HeadError:
+            if find_head(site) is not None:
+                raise  # it is there, but does not answer
+    if connection is None:
+        if not quiet:
+            note(
+                f"no head of {site.name} runs: this is from its database, where all unfinished "
+                "tasks are READY and pilots may have ended since"
+            )
+        yield lambda query, /, **arguments: answer(site, query, arguments)
+        return
+    try:
+        yield lambda query, /, **arguments: connection.request(
+            lambda n: m.Query(n, query, arguments)
+        )
+    finally:
+        connection.close()

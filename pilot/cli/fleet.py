@@ -1,0 +1,68 @@
+"""``pilot fleet``: the pilots, each of them a job of the batch system."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from pilot.cli.common import asking, current_site, json_option, site_option
+from pilot.cli.output import ago, duration, note, print_json, print_table
+
+
+@click.group()
+def fleet() -> None:
+    """The pilots: jobs of the batch system that run tasks."""
+
+
+@fleet.command("list")
+@click.option("--all", "everything", is_flag=True, help="Also those that have ended.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
+@json_option
+@site_option
+def list_(everything: bool, limit: int, as_json: bool) -> None:
+    """List the pilots, the newest first."""
+    site = current_site()
+    with asking(site) as ask:
+        rows = ask("fleet", alive=not everything, limit=limit)
+    if as_json:
+        print_json(rows)
+    elif rows:
+        print_pilots(rows)
+    else:
+        note("no pilots" + ("" if everything else " now; --all shows those that have ended"))
+
+
+def print_pilots(rows: Sequence[dict[str, Any]]) -> None:
+    """Print rows of the query ``fleet``."""
+    print_table(
+        ("pilot", "pool", "job", "state", "nodes", "cores", "tasks", "started", "remark"),
+        [
+            (
+                row["name"],
+                row["pool"],
+                row["job"],
+                row["state"],
+                row["nodes"],
+                row["cores"],
+                row["tasks"],
+                ago(row["started"]),
+                remark(row),
+            )
+            for row in rows
+        ],
+    )
+
+
+def remark(row: dict[str, Any]) -> str:
+    """What a pilot waits for, or why it ends or ended."""
+    if row["state"] == "ENDED":
+        return str(row["reason"])
+    if row["draining"]:
+        return "drains"
+    parts = [f"waits for {row['waits_for']}"] if row["waits_for"] else []
+    if row["expected"] and row["started"] is None:
+        parts.append(f"expected in {duration(max(0.0, row['expected'] - time.time()))}")
+    return ", ".join(parts)

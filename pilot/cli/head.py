@@ -1,0 +1,154 @@
+"""``pilot head``: start, stop and look at the process that keeps the tasks."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from pilot.cli.common import asking, current_site, json_option, site_option
+from pilot.cli.output import counted, duration, moment, note, print_fields, print_json
+
+if TYPE_CHECKING:
+    from pilot.site import Site
+    from pilot.wire.discovery import HeadAddress
+
+#: Longer than a head waits for its pilots when it is told to end, in seconds.
+_STOP_LIMIT_S = 60.0
+#: Exit code of ``head status`` where none runs.
+NOT_RUNNING = 3
+
+
+@click.group()
+def head() -> None:
+    """The process on the login node that keeps the tasks.
+
+    It starts by itself when it is needed, and ends when it has been idle for long.
+    """
+
+
+@head.command()
+@click.option("--foreground", is_flag=True, help="Stay here, and log to the terminal.")
+@site_option
+def start(foreground: bool) -> None:
+    """Start the head, where none runs yet."""
+    from pilot.head.daemon import ensure_head, find_head, head_command
+
+    site = current_site()
+    found = find_head(site)
+    if found is not None:
+        click.echo(f"the head of {site.name} runs already: pid {found.pid} on {found.host}")
+        return
+    if foreground:
+        command = head_command(site)
+        os.execv(command[0], command)
+    address = ensure_head(site)
+    click.echo(f"the head of {site.name} runs: pid {address.pid} on {address.host}")
+
+
+@head.command()
+@click.option("--leave-pilots", is_flag=True, help="Pilots go on with what they have.")
+@site_option
+def stop(leave_pilots: bool) -> None:
+    """End the head and its pilots, and wait until it is gone.
+
+    Tasks that are not finished stay in the database; the next head goes on with them.
+    """
+    site = current_site()
+    if stop_head(site, leave_pilots) is None:
+        click.echo(f"no head of {site.name} runs")
+    else:
+        click.echo(f"the head of {site.name} has ended")
+
+
+def stop_head(site: Site, leave_pilots: bool = False) -> HeadAddress | None:
+    """Tell a head to end, and wait until it has; None where none runs.
+
+    Raises
+    ------
+    HeadError
+        It does not answer, or does not end.
+    """
+    from pilot.errors import HeadError
+    from pilot.head.daemon import find_head
+    from pilot.wire import messages as m
+    from pilot.wire.connection import Connection
+
+    address = find_head(site)
+    if address is None:
+        return None
+    try:
+        connection = Connection(site, start=False)
+        try:
+            arguments = {"leave_pilots": leave_pilots}
+            connection.request(lambda n: m.Command(n, "stop", arguments))
+        finally:
+            connection.close()
+    except HeadError:
+        if find_head(site) is not None:
+            raise
+        # Otherwise somebody else has just stopped it.
+    deadline = time.monotonic() + _STOP_LIMIT_S
+    while not _is_gone(site, address):
+        if time.monotonic() > deadline:
+            raise HeadError(
+                f"the head of {site.name} (pid {address.pid} on {address.host}) was told to end "
+                f"{_STOP_LIMIT_S:.0f} s ago and has not; see {site.logs / 'head.log'}. "
+                f"`kill -9 {address.pid}` there ends it, and nothing is lost by that"
+            )
+        time.sleep(0.05)
+    return address
+
+
+def _is_gone(site: Site, address: HeadAddress) -> bool:
+    from pilot.head.offline import lease_holder
+    from pilot.wire.channel import boot_id
+
+    if address.endpoints.boot == boot_id():
+        return address.is_dead()
+    holder = lease_holder(site)
+    return holder is None or holder.epoch != address.epoch
+
+
+@head.command()
+@json_option
+@site_option
+@click.pass_context
+def status(context: click.Context, as_json: bool) -> None:
+    """Say whether the head runs: exit code 0 if so, 3 if not."""
+    site = current_site()
+    with asking(site, quiet=True) as ask:
+        data = ask("head")
+    running = data["pid"] is not None
+    if as_json:
+        print_json({"running": running, **data})
+    elif running:
+        print_fields(
+            {
+                "site": f"{data['site']}  {data['directory']}",
+                "head": f"pid {data['pid']} on {data['host']}",
+                "version": data["version"],
+                "since": f"{moment(data['started'])} ({duration(time.time() - data['started'])})",
+                "work": f"{counted(data['unfinished'], 'unfinished task')}, "
+                f"{counted(data['pilots'], 'pilot')}",
+                "trouble": data["trouble"],
+            }
+        )
+    else:
+        click.echo(f"no head of {site.name} runs: {_why_not(site, data['unfinished'])}")
+    context.exit(0 if running else NOT_RUNNING)
+
+
+def _why_not(site: Site, unfinished: int) -> str:
+    from pilot.wire.discovery import read_address
+
+    died = read_address(site.address_file)
+    why = f"the last one (pid {died.pid} on {died.host}) died" if died else "none was needed"
+    if unfinished:
+        note(
+            f"{counted(unfinished, 'task')} {'is' if unfinished == 1 else 'are'} unfinished; "
+            "`pilot head start` goes on with them"
+        )
+    return why

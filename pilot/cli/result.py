@@ -1,0 +1,155 @@
+"""``pilot result``: the values that tasks returned."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pilot.cli.common import asking, current_site, json_option, site_option
+from pilot.cli.output import counted, note, print_json
+from pilot.errors import ResultError, StorageError, TaskError
+
+if TYPE_CHECKING:
+    from pilot.site import Site
+
+_SUFFIXES = (".npy", ".json", ".pkl", ".pickle")
+
+
+@click.group()
+def result() -> None:
+    """Values that tasks returned."""
+
+
+@result.command()
+@click.argument("task_id", metavar="ID")
+@click.option("--index", type=click.IntRange(0), help="Only this one of several results.")
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the value to this file: .npy, .json, .pkl or .pickle.",
+)
+@json_option
+@site_option
+def get(task_id: str, index: int | None, output: Path | None, as_json: bool) -> None:
+    """Print the result of a task, or write it to a file.
+
+    Of a value that is in an HDF5 file, the file and the dataset are told on stderr.
+    """
+    from pilot.data.values import Value, load
+
+    if output is not None and output.suffix not in _SUFFIXES:
+        raise click.UsageError(
+            f"--output {output}: give a name that ends in {', '.join(_SUFFIXES)}"
+        )
+    site = current_site()
+    with asking(site) as ask:
+        data = ask("result", task=task_id)
+        _check_state(task_id, data)
+        # Classes of the user's own come from where the session's program found them.
+        session = ask("task", task=task_id)["session"]
+        sys.path += ask("session", session=session)["sys_path"]
+    stored = [Value(**value) for value in data["values"]]
+    if index is not None:
+        if index >= len(stored):
+            raise ResultError(
+                f"task {task_id} has {counted(len(stored), 'result')}, numbered from 0"
+            )
+        stored = stored[index : index + 1]
+    values = [load(value, site.directory) for value in stored]
+    whole = values[0] if len(values) == 1 else tuple(values)
+    if output is not None:
+        save(whole, output)
+        click.echo(output)
+    elif as_json:
+        shown = [
+            {**_place(site, v), "value": plain(x)} for v, x in zip(stored, values, strict=True)
+        ]
+        print_json({"task": task_id, "state": data["state"], "values": shown})
+    else:
+        for value in stored:
+            if value.path:
+                note(f"{site.directory / value.path}: {value.name}")
+        click.echo(repr(whole))
+
+
+def _check_state(task_id: str, data: dict[str, Any]) -> None:
+    if data["state"] == "COMPLETED":
+        return
+    if data["error"] is not None:
+        raise TaskError(f"task {task_id} is {data['state']}: {data['error'].rstrip()}")
+    if data["state"] in ("FAILED", "TIMED_OUT", "CANCELLED", "ABORTED"):
+        raise TaskError(f"task {task_id} is {data['state']}: it has no result")
+    raise ResultError(f"task {task_id} is {data['state']}: it has no result yet")
+
+
+def _place(site: Site, value: Any) -> dict[str, Any]:
+    file = str(site.directory / value.path) if value.path else None
+    return {"size": value.size, "file": file, "dataset": value.name or None}
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it; what JSON does not know, as its ``repr``."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None  # as JSON has no word for it
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if callable(getattr(value, "tolist", None)):  # arrays and numbers of NumPy
+        return plain(value.tolist())
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return repr(value)
+
+
+def save(value: Any, path: Path) -> None:
+    """Write a value in the format that the file's name says; in one step, never half of it.
+
+    Raises
+    ------
+    ResultError
+        The format cannot hold the value.
+    StorageError
+        The file cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            _write(value, path.suffix, file)
+        partial.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write(value: Any, suffix: str, file: Any) -> None:
+    if suffix == ".npy":
+        import numpy as np
+
+        try:
+            array = np.asarray(value)
+        except ValueError:  # rows of different lengths
+            array = np.asarray(None)
+        if array.dtype.hasobject:
+            raise ResultError(
+                f"the result, a {type(value).__name__}, is no array; give a file .pkl, or choose "
+                "one of several results by --index"
+            )
+        np.save(file, array, allow_pickle=False)
+    elif suffix == ".json":
+        import json
+
+        file.write(json.dumps(plain(value), ensure_ascii=False).encode())
+    else:
+        from pilot.data.values import encode
+
+        file.write(encode(value))

@@ -1,0 +1,70 @@
+"""``pilot init``: make a site."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+
+#: What a person has to look at in a site file is marked with this word.
+_MARK = "CHANGE"
+#: A setting, which may be commented out.
+_SETTING = re.compile(rf"\s*(# ?)?(?!{_MARK})\w+:")
+
+
+@click.command()
+@click.option(
+    "--template",
+    "-t",
+    type=click.Choice(["local", "slurm", "virtual"]),
+    default="local",
+    show_default=True,
+    help="The site file to begin with.",
+)
+@click.argument("name", metavar="[NAME|PATH]", required=False)
+def init(template: str, name: str | None) -> None:
+    """Make a site, and say what to edit next.
+
+    A NAME makes it under $PILOT_HOME (default: ~/.pilot), a PATH (with a slash) anywhere: choose a
+    file system that the compute nodes share. Without either it is named as the template. What is
+    there is never overwritten.
+    """
+    from pilot.site import SITE_FILE, create_site, pilot_home
+
+    wanted = name or template
+    is_path = "/" in wanted or wanted.startswith(".")
+    directory = Path(wanted).expanduser().absolute() if is_path else pilot_home() / wanted
+    site = create_site(directory, template)
+    file = directory / SITE_FILE
+    click.echo(f"made site {site.name}: {file}")
+    marked = _marked_lines(file.read_text())
+    if marked:
+        click.echo(f"\nEdit the lines that are marked {_MARK}:")
+        for number, line in marked:
+            click.echo(f"  {file}:{number}: {line}")
+        click.echo("\nThen:")
+    else:
+        click.echo("\nNext:")
+    said = shlex.quote(str(directory) if is_path else wanted)
+    for command, meaning in (
+        (f"export PILOT_SITE={said}", "if this is to be your default site"),
+        (f"pilot head start --site {said}", "tells whether all is well"),
+        (f"pilot submit --site {said} --wait -- hostname", "runs a first task"),
+    ):
+        click.echo(f"  {command:<{44 + len(said)}}  # {meaning}")
+
+
+def _marked_lines(text: str) -> list[tuple[int, str]]:
+    """Number and text of the settings that are marked, or that a marked comment announces."""
+    lines = text.splitlines()
+    header = next((n for n, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    found = []
+    announced = False
+    for number, line in enumerate(lines[header:], start=header + 1):
+        announced = announced or _MARK in line
+        if announced and _SETTING.match(line):
+            found.append((number, line.strip()))
+            announced = False
+    return found

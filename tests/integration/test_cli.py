@@ -1,0 +1,531 @@
+"""The command line with a real head and local pilots."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from support.sites import SiteUnderTest
+from support.waiting import wait_until
+
+from pilot.cli import cli
+
+DEADLINE_S = 60.0
+
+MODULE = '''
+import sys
+import time
+from pathlib import Path
+
+
+class Thing:
+    def __init__(self, number):
+        self.number = number
+
+    def __repr__(self):
+        return f"Thing({self.number})"
+
+
+def double(x):
+    print("doubles", x)
+    if x == 3:
+        raise ValueError("three is\\nnot allowed")
+    return 2 * x
+
+
+def total(numbers):
+    return sum(numbers)
+
+
+def table(n):
+    import numpy
+
+    return numpy.arange(float(n))
+
+
+def thing(number):
+    return Thing(number)
+
+
+def wait_for(path, deadline_s=60.0):
+    """Say something, wait for a file, and say something else."""
+    print("waits", flush=True)
+    end = time.monotonic() + deadline_s
+    while not Path(path).exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    print("goes on", flush=True)
+'''
+
+WORKFLOW = """
+parameters: {n: 2}
+tasks:
+  double: {python: "cli_module:double", foreach: {x: {from: 1, to: "${n}"}}, args: ["${x}"]}
+  total: {python: "cli_module:total", args: ["${tasks.double}"]}
+  table: {python: "cli_module:table", args: [20000]}
+  thing: {python: "cli_module:thing", args: [5]}
+results:
+  total: ${tasks.total}
+  table: ${tasks.table}
+"""
+
+WAITING = """
+parameters: {mark: ""}
+tasks:
+  wait: {python: "cli_module:wait_for", foreach: {x: [1, 2, 3]}, args: ["${mark}"]}
+"""
+
+
+class Pilot:
+    """The command line, used on a site under test from the site's scratch directory."""
+
+    def __init__(self, site: SiteUnderTest) -> None:
+        self.site = site
+        self.directory = site.scratch
+        (self.directory / "cli_module.py").write_text(MODULE)
+        (self.directory / "workflow.yaml").write_text(WORKFLOW)
+        (self.directory / "waiting.yaml").write_text(WAITING)
+
+    def __call__(self, *arguments: object, code: int = 0) -> Result:
+        """Run a command here, and see that it ends with this exit code."""
+        result = CliRunner().invoke(cli, [str(a) for a in arguments], prog_name="pilot")
+        assert result.exit_code == code, (result.output, result.exception)
+        return result
+
+    def json(self, *arguments: object) -> Any:
+        """The JSON that a command prints."""
+        return json.loads(self(*arguments, "--json").stdout)
+
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
+        """Start a command as a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "pilot", *map(str, arguments)],
+            cwd=self.directory,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def submit(self, *command: str) -> str:
+        """Submit a command; returns the task's id."""
+        return self("submit", "--", *command).stdout.strip()
+
+    def state(self, task: str) -> str:
+        """The state of a task."""
+        return str(self.json("task", "show", task)["state"])
+
+    def await_state(self, task: str, state: str) -> None:
+        """Wait until the task is in this state."""
+        wait_until(lambda: self.state(task) == state, DEADLINE_S, f"task {task} to be {state}")
+
+
+@pytest.fixture
+def program(shared_site: SiteUnderTest, monkeypatch: pytest.MonkeyPatch) -> Pilot:
+    return _program(shared_site, monkeypatch)
+
+
+@pytest.fixture
+def own_program(local_site: SiteUnderTest, monkeypatch: pytest.MonkeyPatch) -> Pilot:
+    return _program(local_site, monkeypatch)
+
+
+def _program(site: SiteUnderTest, monkeypatch: pytest.MonkeyPatch) -> Pilot:
+    for name in ("PILOT_SITE", "PILOT_DEBUG", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    pilot = Pilot(site)
+    monkeypatch.chdir(pilot.directory)
+    return pilot
+
+
+@pytest.fixture
+def finished() -> Iterator[Callable[[subprocess.Popen[str]], tuple[int, str, str]]]:
+    """Waits for the end of processes; those that a test leaves behind are killed."""
+    processes = []
+
+    def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+        processes.append(process)
+        out, err = process.communicate(timeout=DEADLINE_S)
+        return process.returncode, out, err
+
+    yield finish
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def read_until(stream: Any, word: str) -> str:
+    """Read lines until one has the word; the reader's end fails the test."""
+    for line in stream:
+        if word in line:
+            return str(line)
+    raise AssertionError(f"{word!r} did not come")
+
+
+# --- commands as tasks ---------------------------------------------------------------------------
+
+
+def test_a_command_is_submitted_and_found_again(program: Pilot) -> None:
+    task = program("submit", "--name", "greet", "--", "echo", "hello", "{x}").stdout.strip()
+    program.await_state(task, "COMPLETED")
+    assert program("task", "logs", task).stdout == "hello {x}\n"
+    shown = program("task", "show", task).stdout
+    assert "greet" in shown and "COMPLETED" in shown
+    (row,) = program.json("task", "list", "--name", "greet")
+    assert (row["id"], row["attempts"], row["kind"]) == (task, 1, "command")
+    assert row["ran_s"] > 0
+    session = program.json("session", "show", row["session"])
+    assert (session["name"], session["state"]) == ("cli", "CLOSED")
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "output"),
+    [
+        ("echo out; echo err >&2", 0, "out\nerr\n"),
+        ("echo out; exit 3", 3, "out\n"),
+        ("kill -9 $$", 137, ""),
+        ("echo $PWD $A", 0, None),
+    ],
+)
+def test_waiting_passes_output_and_status_on(
+    program: Pilot, command: str, code: int, output: str | None
+) -> None:
+    result = program("submit", "--wait", "--env", "A=7", "--", "sh", "-c", command, code=code)
+    assert result.stdout == (f"{program.directory} 7\n" if output is None else output)
+
+
+def test_a_command_that_is_not_there(program: Pilot) -> None:
+    result = program("submit", "--wait", "--", "nosuchcommand", code=127)
+    assert "command not found: nosuchcommand" in result.stderr
+
+
+def test_a_command_that_takes_too_long(program: Pilot) -> None:
+    result = program("submit", "--wait", "--time-limit", "0.2", "--", "sleep", "60", code=8)
+    assert "longer than its time limit" in result.stderr
+
+
+def test_a_directory_that_is_not_there(program: Pilot) -> None:
+    result = program("submit", "--wait", "--cwd", "nosuch", "--", "true", code=8)
+    assert "FileNotFoundError" in result.stderr
+
+
+def test_output_to_a_file_with_braces_in_its_name(program: Pilot) -> None:
+    program("submit", "--wait", "--stdout", "out{1}.txt", "--", "echo", "hello")
+    assert (program.directory / "out{1}.txt").read_text() == "hello\n"
+
+
+def test_a_command_that_fits_nowhere_is_refused_and_leaves_no_session_open(
+    program: Pilot,
+) -> None:
+    result = program("submit", "--cores", "1000", "--", "true", code=7)
+    assert "1000 cores" in result.stderr
+    (session, *_) = program.json("session", "list")
+    wait_until(
+        lambda: program.json("session", "show", session["id"])["state"] == "CLOSED",
+        DEADLINE_S,
+        "the session to be closed",
+    )
+
+
+def test_commands_of_one_session(program: Pilot) -> None:
+    session = program.site.session(name="mine")
+    try:
+        for _ in range(2):
+            program("submit", "--session", session.id, "--", "true")
+        assert program("submit", "--session", session.id, "--wait", "--", "true").output == ""
+        data = program.json("session", "show", session.id)
+        assert (data["name"], data["state"], data["tasks"]) == ("mine", "OPEN", 3)
+    finally:
+        session.shutdown()
+    program("submit", "--session", session.id, "--", "true", code=5)
+
+
+# --- workflows and programs ----------------------------------------------------------------------
+
+
+def test_a_workflow_ends_with_a_summary(program: Pilot) -> None:
+    result = program("run", "workflow.yaml")
+    assert "5 tasks in session" in result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("workflow: 5 tasks in ")
+    assert lines[0].endswith(": 5 COMPLETED")
+    results = {
+        line.split()[0]: line.split(maxsplit=1)[1] for line in lines if line.startswith("  ")
+    }
+    assert results["total"] == "6"
+    file, _, dataset = results["table"].partition(": ")
+    import h5py
+
+    with h5py.File(file) as opened:
+        assert opened[dataset].shape == (20000,)
+    assert Path(lines[-1].removeprefix("data: ")).is_dir()
+
+
+def test_a_summary_for_programs(program: Pilot) -> None:
+    summary = program.json("run", "workflow.yaml", "-p", "n=1")
+    assert summary["states"] == {"COMPLETED": 4}
+    assert summary["results"]["total"] == {"value": 2}
+    (stored,) = summary["results"]["table"]["stored"]
+    assert Path(stored["file"]).parent == Path(summary["data"])
+    assert program.json("session", "show", summary["session"])["states"] == {"COMPLETED": 4}
+
+
+def test_failed_tasks_are_named_with_their_error(program: Pilot) -> None:
+    result = program("run", "workflow.yaml", "-p", "n=4", code=8)
+    assert "1 ABORTED, 5 COMPLETED, 1 FAILED" in result.stdout
+    assert "  double[2]: ValueError: three is\n" in result.stdout
+    assert "(tasks.total has no result)" in result.stdout
+    (task,) = [
+        line.rpartition(" ")[2] for line in result.stdout.splitlines() if "pilot task logs" in line
+    ]
+    assert program("task", "logs", task).stdout == "doubles 3\n"
+    shown = program("task", "show", task).stdout
+    assert "ValueError: three is\nnot allowed" in shown
+    assert "Traceback" in shown
+    assert "not allowed" in program("result", "get", task, code=8).stderr
+
+
+def test_a_workflow_that_goes_on_alone(program: Pilot) -> None:
+    session = int(program("run", "--detach", "workflow.yaml").stdout)
+    wait_until(
+        lambda: program.json("session", "show", session)["state"] == "CLOSED",
+        DEADLINE_S,
+        "the session to end by itself",
+    )
+    assert program.json("session", "show", session)["states"] == {"COMPLETED": 5}
+
+
+def test_a_task_that_fits_nowhere_cancels_what_was_submitted_before_it(program: Pilot) -> None:
+    (program.directory / "large.yaml").write_text(
+        'tasks:\n  a: {run: "sleep 60"}\n  b: {run: "true", needs: a, cores: 1000}\n'
+    )
+    begin = time.monotonic()
+    assert "1000 cores" in program("run", "large.yaml", code=7).stderr
+    assert time.monotonic() - begin < 30
+    (session, *_) = program.json("session", "list")
+    assert program.json("session", "show", session["id"])["states"] == {"CANCELLED": 1}
+
+
+def test_a_program_uses_the_site(
+    program: Pilot, finished: Callable[[subprocess.Popen[str]], tuple[int, str, str]]
+) -> None:
+    (program.directory / "study.py").write_text(
+        "import sys\n"
+        "import pilot\n"
+        "with pilot.Session() as session:\n"
+        "    print(session.submit(pow, 2, int(sys.argv[2])).result())\n"
+    )
+    site = program.site.directory
+    status, out, err = finished(program.start("run", "-s", site, "study.py", "--to", "5"))
+    assert (status, out) == (0, "32\n"), err
+
+
+def test_ctrl_c_cancels_a_run(
+    program: Pilot, finished: Callable[[subprocess.Popen[str]], tuple[int, str, str]]
+) -> None:
+    process = program.start("run", "waiting.yaml", "-p", f"mark={program.directory / 'never'}")
+    session = int(read_until(process.stderr, "in session").split("session ")[1].split()[0])
+    wait_until(
+        lambda: program.json("task", "list", "--session", session, "--state", "RUNNING"),
+        DEADLINE_S,
+        "a task to run",
+    )
+    process.send_signal(signal.SIGINT)
+    status, _, err = finished(process)
+    assert status == 130
+    assert f"session {session} was cancelled" in err
+    data = program.json("session", "show", session)
+    assert (data["state"], data["states"]) == ("CLOSED", {"CANCELLED": 3})
+
+
+def test_ctrl_c_cancels_a_command_that_is_waited_for(
+    program: Pilot, finished: Callable[[subprocess.Popen[str]], tuple[int, str, str]]
+) -> None:
+    process = program.start("submit", "--name", "endless", "--wait", "--", "sleep", "300")
+    wait_until(
+        lambda: program.json("task", "list", "--name", "endless", "--state", "RUNNING"),
+        DEADLINE_S,
+        "the command to run",
+    )
+    process.send_signal(signal.SIGINT)
+    status, _, err = finished(process)
+    assert (status, "was cancelled" in err) == (130, True)
+    (row,) = program.json("task", "list", "--name", "endless")
+    assert row["state"] == "CANCELLED"
+
+
+def test_a_session_is_cancelled(program: Pilot) -> None:
+    mark = program.directory / "never"
+    session = program("run", "--detach", "waiting.yaml", "-p", f"mark={mark}").stdout.strip()
+    assert "3 tasks cancelled" in program("session", "cancel", session).stdout
+    assert program.json("session", "show", session)["states"] == {"CANCELLED": 3}
+    assert "has ended already" in program("session", "cancel", session).stdout
+    program("session", "cancel", "9999", code=5)
+
+
+# --- looking -------------------------------------------------------------------------------------
+
+
+def test_logs_follow_a_task_until_it_ends(
+    program: Pilot, finished: Callable[[subprocess.Popen[str]], tuple[int, str, str]]
+) -> None:
+    mark = program.directory / "followed"
+    session = program("run", "--detach", "waiting.yaml", "-p", f"mark={mark}").stdout.strip()
+    task = program.json("task", "list", "--session", session)[0]["id"]
+    process = program.start("task", "logs", "-f", task)
+    try:
+        assert read_until(process.stdout, "waits") == "waits\n"
+        assert program("task", "logs", task).stdout == "waits\n"
+    finally:
+        mark.touch()
+    assert finished(process) == (0, "goes on\n", "")
+    assert program("task", "logs", task).stdout == "waits\ngoes on\n"
+
+
+def test_results(program: Pilot, tmp_path: Path) -> None:
+    session = program.json("run", "workflow.yaml")["session"]
+    tasks = {row["name"]: row["id"] for row in program.json("task", "list", "--session", session)}
+    assert program("result", "get", tasks["total"]).output == "6\n"
+    assert program("result", "get", tasks["thing"]).output == "Thing(5)\n"
+    table = program("result", "get", tasks["table"])
+    assert table.stdout.startswith("array([")
+    assert f".h5: /{session}/table/{tasks['table']}/0" in table.stderr
+    (value,) = program.json("result", "get", tasks["total"])["values"]
+    assert (value["value"], value["file"]) == (6, None)
+    for name in ("table.npy", "total.json", "thing.pkl"):
+        program("result", "get", tasks[name.partition(".")[0]], "-o", tmp_path / name)
+    assert np.array_equal(np.load(tmp_path / "table.npy"), np.arange(20000.0))
+    assert json.loads((tmp_path / "total.json").read_text()) == 6
+    assert repr(pickle.loads((tmp_path / "thing.pkl").read_bytes())) == "Thing(5)"
+    program("result", "get", tasks["total"], "--index", "1", code=1)
+    program("result", "get", "9999.1", code=5)
+
+
+def test_tasks_are_listed_by_session_state_and_name_in_pieces(program: Pilot) -> None:
+    session = program.json("run", "workflow.yaml")["session"]
+    every = program.json("task", "list", "--session", session)
+    assert [row["name"] for row in every].count("double") == 2
+    assert program.json("task", "list", "--session", session, "--state", "failed") == []
+    (one,) = program.json("task", "list", "--session", session, "--name", "total")
+    assert one["state"] == "COMPLETED"
+    first = program("task", "list", "--session", session, "--limit", 2)
+    assert len(first.stdout.splitlines()) == 3
+    assert "--offset 2" in first.stderr
+    rest = program.json("task", "list", "--session", session, "--limit", 3, "--offset", 2)
+    assert rest == every[2:]
+
+
+def test_unfinished_tasks_are_listed_by_their_live_state(program: Pilot) -> None:
+    mark = program.directory / "listed"
+    session = program("run", "--detach", "waiting.yaml", "-p", f"mark={mark}").stdout.strip()
+
+    def listed(state: str) -> list[Any]:
+        return list(program.json("task", "list", "--session", session, "--state", state))
+
+    try:
+        wait_until(lambda: len(listed("RUNNING")) == 2, DEADLINE_S, "two tasks on two cores")
+        assert program.json("session", "show", session)["states"]["RUNNING"] == 2
+        running = listed("RUNNING")
+        assert all(row["node"] and row["started"] and row["ran_s"] is None for row in running)
+        waiting = listed("READY") + listed("ASSIGNED")
+        assert {row["id"] for row in waiting}.isdisjoint(row["id"] for row in running)
+        assert len(waiting) == 1
+        assert "has no result yet" in program("result", "get", running[0]["id"], code=1).stderr
+    finally:
+        mark.touch()
+
+
+def test_status_and_fleet(program: Pilot) -> None:
+    program("submit", "--wait", "--", "true")
+    (pilot,) = program.json("fleet", "list")
+    assert (pilot["state"], pilot["cores"], pilot["pool"]) == ("RUNNING", 2, "main")
+    status = program.json("status")
+    assert status["running"] is True
+    assert [row["name"] for row in status["fleet"]] == [pilot["name"]]
+    text = program("status").stdout
+    assert f"the head runs (pid {status['pid']} on {status['host']})" in text
+    assert pilot["name"] in text
+    assert pilot["name"] in program("fleet", "list", "--all").stdout
+
+
+# --- the head ------------------------------------------------------------------------------------
+
+
+def test_the_head_is_started_and_stopped_also_twice(own_program: Pilot) -> None:
+    own_program("head", "status", code=3)
+    assert f"runs: pid {own_program.site.head_pid}" not in own_program("head", "start").stdout
+    pid = own_program.site.head_pid
+    assert f"runs already: pid {pid}" in own_program("head", "start").stdout
+    assert f"pid {pid}" in own_program("head", "status").stdout
+    assert own_program.json("head", "status")["pid"] == pid
+    assert "has ended" in own_program("head", "stop").stdout
+    assert own_program.site.head_pid == 0
+    assert "no head" in own_program("head", "stop").stdout
+    own_program("head", "status", code=3)
+
+
+def test_a_head_in_the_foreground(
+    own_program: Pilot, finished: Callable[[subprocess.Popen[str]], tuple[int, str, str]]
+) -> None:
+    process = own_program.start("head", "start", "--foreground")
+    wait_until(lambda: own_program.site.head_pid == process.pid, DEADLINE_S, "the head")
+    own_program("head", "stop")
+    status, _, err = finished(process)
+    assert (status, "ends: told to" in err) == (0, True)
+
+
+def test_after_a_head_that_ended_its_database_is_read(own_program: Pilot) -> None:
+    task = own_program.submit("echo", "hello")
+    own_program.await_state(task, "COMPLETED")
+    before = own_program.json("task", "show", task)
+    own_program("head", "stop")
+    files = {path.name: path.stat().st_mtime_ns for path in own_program.site.directory.iterdir()}
+    result = own_program("task", "show", task, "--json")
+    assert json.loads(result.stdout) == before
+    assert "no head of" in result.stderr
+    assert own_program("task", "logs", task).stdout == "hello\n"
+    assert "returncode=0" in own_program("result", "get", task).stdout
+    assert own_program.json("fleet", "list") == []
+    assert len(own_program.json("fleet", "list", "--all")) == 1
+    assert own_program.json("status")["running"] is False
+    now = {path.name: path.stat().st_mtime_ns for path in own_program.site.directory.iterdir()}
+    assert now == files
+
+
+def test_after_a_head_that_was_killed_everything_committed_is_seen(own_program: Pilot) -> None:
+    mark = own_program.directory / "killed"
+    done = own_program.submit("echo", "hello")
+    own_program.await_state(done, "COMPLETED")
+    session = own_program("run", "--detach", "waiting.yaml", "-p", f"mark={mark}").stdout.strip()
+    pid = own_program.site.head_pid
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: own_program.site.head_pid == 0, DEADLINE_S, "the head to be gone")
+    try:
+        assert f"the last one (pid {pid}" in own_program("head", "status", code=3).stdout
+        assert own_program("task", "logs", done).stdout == "hello\n"
+        assert own_program.json("session", "show", session)["states"] == {"READY": 3}
+        assert own_program.json("session", "list", "--open")[0]["unfinished"] == 3
+        unfinished = own_program.json("task", "list", "--state", "READY")
+        assert [row["session"] for row in unfinished] == [int(session)] * 3
+        own_program("result", "get", unfinished[0]["id"], code=1)
+        assert own_program.json("status")["unfinished"] == 3
+        # Work that comes brings up a new head, which has all of it.
+        own_program.submit("true")
+        assert own_program.site.head_pid not in (0, pid)
+        assert own_program.state(done) == "COMPLETED"
+    finally:
+        mark.touch()
+    for row in unfinished:
+        own_program.await_state(row["id"], "COMPLETED")
