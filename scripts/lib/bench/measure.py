@@ -1,0 +1,115 @@
+"""Arithmetic on samples, and what ``/proc`` says of processes: processor time and peak memory.
+
+The arithmetic is pure; whoever reads ``/proc`` gets 0 for a process that is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+_TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
+
+
+class DeadlineError(Exception):
+    """A workload took longer than it may."""
+
+
+class Deadline:
+    """A time by which something must be over.
+
+    Parameters
+    ----------
+    seconds
+        From now on.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+        self._seconds = seconds
+
+    def left_s(self) -> float:
+        """Seconds that are left.
+
+        Raises
+        ------
+        DeadlineError
+            None are.
+        """
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise DeadlineError(f"it was not over after {self._seconds:g} s")
+        return left
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The value that `percent` % of the values are below, between neighbours in proportion.
+
+    Raises
+    ------
+    ValueError
+        There are no values, or `percent` is not from 0 to 100.
+    """
+    if not values:
+        raise ValueError("no values have no percentile")
+    if not 0 <= percent <= 100:
+        raise ValueError(f"{percent} is no percentage")
+    ordered = sorted(values)
+    position = (len(ordered) - 1) * percent / 100
+    below = int(position)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+
+
+def median(values: Sequence[float]) -> float:
+    """The 50th percentile."""
+    return percentile(values, 50)
+
+
+def cumulative(values: Sequence[float]) -> list[tuple[float, float]]:
+    """The distribution: each value in order, with the share of values up to and including it."""
+    return [(value, (n + 1) / len(values)) for n, value in enumerate(sorted(values))]
+
+
+def cpu_s(pid: int) -> float:
+    """Processor seconds that a process has used, all its threads together."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0.0
+    fields = stat[stat.rindex(")") + 2 :].split()
+    return (int(fields[11]) + int(fields[12])) * _TICK_S
+
+
+def memory_mib(pid: int, field: str = "VmHWM") -> float:
+    """Memory of a process in MiB: ``VmHWM`` at its peak, ``VmRSS`` now."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0.0
+    for line in status.splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
+def processes(names: Iterable[str]) -> dict[str, list[int]]:
+    """The processes of pilots: role (``agent``, ``node``, ``executor``, ``rank``) → process ids.
+
+    Parameters
+    ----------
+    names
+        Names of the pilots, which are the last word of their processes' titles.
+    """
+    wanted = set(names)
+    found: dict[str, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().replace(b"\0", b" ").decode(errors="replace").split()
+        except OSError:
+            continue  # it has ended meanwhile
+        if len(words) > 2 and words[0] == "pilot" and words[-1] in wanted:
+            found.setdefault(words[1], []).append(int(path.parent.name))
+    return found

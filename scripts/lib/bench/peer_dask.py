@@ -1,0 +1,61 @@
+"""Dask's distributed scheduler: single-threaded worker processes on this machine, no dashboard."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import dask  # type: ignore[import-not-found,import-untyped,unused-ignore]
+from distributed import Client, LocalCluster  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+
+class Dask:
+    """An open client."""
+
+    name = "Dask distributed"
+    takes_futures = True
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Any:
+        """One call."""
+        return self._client.submit(function, *args, pure=False)
+
+    def submit_many(
+        self, function: Callable[..., Any], rows: Sequence[tuple[Any, ...]]
+    ) -> list[Any]:
+        """One graph; calls without arguments have nothing to map over."""
+        if not rows or not rows[0]:
+            return [self.submit(function) for _ in rows]
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        return list(self._client.map(function, *columns, pure=False))
+
+    def values(self, futures: Sequence[Any], timeout_s: float) -> list[Any]:
+        """Their values, brought in one request."""
+        from distributed import wait
+
+        wait(futures, timeout=timeout_s)
+        return list(self._client.gather(list(futures)))
+
+
+@contextlib.contextmanager
+def opened(workers: int, directory: Path) -> Iterator[Dask]:
+    """A local cluster with so many workers."""
+    settings = {
+        "temporary-directory": str(directory / "dask"),
+        "distributed.scheduler.active-memory-manager.start": False,
+        "distributed.scheduler.work-stealing": False,
+        "distributed.scheduler.worker-saturation": float("inf"),
+        "distributed.admin.tick.interval": "1s",
+    }
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=40
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield Dask(client)

@@ -1,0 +1,50 @@
+"""executorlib's SingleNodeExecutor with resident workers (``block_allocation``).
+
+Its dependencies are resolved by a thread of the client that looks around every 10 ms by default;
+here every 0.1 ms.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from executorlib import SingleNodeExecutor  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+
+class Executorlib:
+    """An open executor."""
+
+    name = "executorlib"
+    takes_futures = True
+
+    def __init__(self, executor: Any) -> None:
+        self._executor = executor
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Any:
+        """One call."""
+        return self._executor.submit(function, *args)
+
+    def submit_many(
+        self, function: Callable[..., Any], rows: Sequence[tuple[Any, ...]]
+    ) -> list[Any]:
+        """It has no other way that gives futures than one after the other."""
+        return [self._executor.submit(function, *row) for row in rows]
+
+    def values(self, futures: Sequence[Any], timeout_s: float) -> list[Any]:
+        """Their values."""
+        if concurrent.futures.wait(futures, timeout_s).not_done:
+            raise TimeoutError(f"{self.name} was not done after {timeout_s:.0f} s")
+        return [future.result() for future in futures]
+
+
+@contextlib.contextmanager
+def opened(workers: int, directory: Path) -> Iterator[Executorlib]:  # noqa: ARG001 - as for others
+    """An executor with so many resident workers."""
+    with SingleNodeExecutor(
+        max_workers=workers, block_allocation=True, refresh_rate=0.0001
+    ) as executor:
+        yield Executorlib(executor)

@@ -1,0 +1,73 @@
+"""Parsl's HighThroughputExecutor: one block on this machine, no scaling, no memoization."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import parsl  # type: ignore[import-not-found,import-untyped,unused-ignore]
+from parsl.config import Config  # type: ignore[import-not-found,import-untyped,unused-ignore]
+from parsl.executors import HighThroughputExecutor  # type: ignore[import-not-found,import-untyped,unused-ignore]
+from parsl.providers import LocalProvider  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+
+class Parsl:
+    """An open `DataFlowKernel`."""
+
+    name = "Parsl HTEX"
+    takes_futures = True
+
+    def __init__(self, kernel: Any) -> None:
+        self._kernel = kernel
+        self._apps: dict[Callable[..., Any], Any] = {}
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Any:
+        """One app call."""
+        app = self._apps.get(function)
+        if app is None:
+            app = parsl.python_app(function, data_flow_kernel=self._kernel, cache=False)
+            self._apps[function] = app
+        return app(*args)
+
+    def submit_many(
+        self, function: Callable[..., Any], rows: Sequence[tuple[Any, ...]]
+    ) -> list[Any]:
+        """It has no other way than one after the other."""
+        return [self.submit(function, *row) for row in rows]
+
+    def values(self, futures: Sequence[Any], timeout_s: float) -> list[Any]:
+        """Their values."""
+        if concurrent.futures.wait(futures, timeout_s).not_done:
+            raise TimeoutError(f"{self.name} was not done after {timeout_s:.0f} s")
+        return [future.result() for future in futures]
+
+
+@contextlib.contextmanager
+def opened(workers: int, directory: Path) -> Iterator[Parsl]:
+    """Parsl with so many workers."""
+    # It starts its own scripts by name, also where its environment is not an active one.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    config = Config(
+        executors=[
+            HighThroughputExecutor(
+                label="bench",
+                address="127.0.0.1",
+                max_workers_per_node=workers,
+                prefetch_capacity=4 * workers,
+                provider=LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1),
+            )
+        ],
+        strategy="none",
+        initialize_logging=False,
+        run_dir=str(directory / "parsl"),
+    )
+    kernel = parsl.DataFlowKernel(config)
+    try:
+        yield Parsl(kernel)
+    finally:
+        kernel.cleanup()

@@ -1,0 +1,191 @@
+"""What Pilot is measured beside in the same run: what the system itself or Python's library can do.
+
+Rates are in tasks per second. Whoever adds a reference sees that it does the same work as the tasks
+that it stands beside.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench import tasks
+
+#: Where two-rank programs are measured, this is the program: it starts MPI and uses it.
+MPI_PROGRAM = (
+    sys.executable,
+    "-c",
+    "from mpi4py import MPI; assert MPI.COMM_WORLD.allreduce(1) == 2",
+)
+
+
+class ProcessPool:
+    """`concurrent.futures.ProcessPoolExecutor`: local, and nothing is durable."""
+
+    name = "ProcessPoolExecutor"
+    takes_futures = False
+
+    def __init__(self, executor: concurrent.futures.ProcessPoolExecutor) -> None:
+        self._executor = executor
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Any:
+        """One call."""
+        return self._executor.submit(function, *args)
+
+    def submit_many(
+        self, function: Callable[..., Any], rows: Sequence[tuple[Any, ...]]
+    ) -> list[Any]:
+        """It has no other way that gives futures than one after the other."""
+        return [self._executor.submit(function, *row) for row in rows]
+
+    def values(self, futures: Sequence[Any], timeout_s: float) -> list[Any]:
+        """Their values."""
+        if concurrent.futures.wait(futures, timeout_s).not_done:
+            raise TimeoutError(f"{self.name} was not done after {timeout_s:.0f} s")
+        return [future.result() for future in futures]
+
+
+@contextmanager
+def process_pool(workers: int) -> Iterator[ProcessPool]:
+    """A pool of so many processes."""
+    with concurrent.futures.ProcessPoolExecutor(workers) as executor:
+        yield ProcessPool(executor)
+
+
+def xargs_rate(count: int, workers: int, timeout_s: float) -> float:
+    """``xargs -P``: so many ``/bin/true``, `workers` at a time."""
+    numbers = "\n".join(map(str, range(count)))
+    begin = time.perf_counter()
+    subprocess.run(
+        ["xargs", "-n", "1", "-P", str(workers), "/bin/true"],
+        input=numbers.encode(),
+        check=True,
+        timeout=timeout_s,
+    )
+    return count / (time.perf_counter() - begin)
+
+
+def spawn_loops_rate(count: int, workers: int, timeout_s: float) -> float:
+    """`workers` processes side by side that each start ``/bin/true`` in a loop."""
+    each = -(-count // workers)
+    with concurrent.futures.ProcessPoolExecutor(workers) as executor:
+        list(executor.map(tasks.spawn_loop, [1] * workers, timeout=timeout_s))
+        begin = time.perf_counter()
+        done = sum(executor.map(tasks.spawn_loop, [each] * workers, timeout=timeout_s))
+        return done / (time.perf_counter() - begin)
+
+
+class Loop(NamedTuple):
+    """How a loop of commands went."""
+
+    #: Runs per second.
+    rate: float
+    #: Runs that failed and were made again.
+    repeated: int
+
+
+def command_loop(
+    command: Sequence[str],
+    count: int,
+    at_once: int,
+    timeout_s: float,
+    env: Mapping[str, str],
+    retries: int,
+) -> Loop:
+    """`count` runs of a command, so many at a time, each started when another has ended.
+
+    Raises
+    ------
+    RuntimeError
+        One failed more than `retries` times; the message has its last words.
+    """
+    failures: list[str] = []
+
+    def run() -> None:
+        for attempt in range(1 + retries):
+            done = subprocess.run(
+                list(command),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=timeout_s,
+                env={**os.environ, **env},
+            )
+            if not done.returncode:
+                return
+            if attempt < retries:
+                failures.append(done.stderr)
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stderr[-1000:]}")
+
+    begin = time.perf_counter()
+    with concurrent.futures.ThreadPoolExecutor(at_once) as threads:
+        runs = [threads.submit(run) for _ in range(count)]
+        try:
+            for one in runs:
+                one.result()
+        except BaseException:
+            threads.shutdown(cancel_futures=True)
+            raise
+    return Loop(count / (time.perf_counter() - begin), len(failures))
+
+
+def hdf5_mb_per_s(count: int, floats: int, path: Path) -> float:
+    """Write arrays of so many 64-bit floats into one file with h5py, fsync, read them again.
+
+    Returns
+    -------
+    float
+        Megabytes (10⁶ bytes) of arrays per second of writing and reading together.
+    """
+    import h5py
+
+    begin = time.perf_counter()
+    with h5py.File(path, "w") as file:
+        for index in range(count):
+            file[f"task/{index}"] = tasks.array(index, floats)
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    with h5py.File(path, "r") as file:
+        for index in range(count):
+            found = file[f"task/{index}"][()]
+            if found[0] != index or found[-1] != index:
+                raise RuntimeError(f"array {index} is not what was written")
+    elapsed_s = time.perf_counter() - begin
+    path.unlink()
+    return count * floats * 8 / 1e6 / elapsed_s
+
+
+def sbatch_s(python: str, directory: Path, options: Sequence[str], timeout_s: float) -> float:
+    """Seconds from ``sbatch`` of ``python -c pass`` until it has run."""
+    mark = directory / f"sbatch-{time.time_ns()}"
+    command = f"{python} -c pass && touch {mark}"
+    begin = time.perf_counter()
+    subprocess.run(
+        [
+            "sbatch",
+            "--quiet",
+            f"--chdir={directory}",
+            "--output=/dev/null",
+            *options,
+            f"--wrap={command}",
+        ],
+        check=True,
+        timeout=timeout_s,
+        stdout=subprocess.DEVNULL,
+    )
+    while not mark.exists():
+        if time.perf_counter() - begin > timeout_s:
+            raise TimeoutError(f"the job of sbatch had not run after {timeout_s:.0f} s")
+        time.sleep(0.002)
+    elapsed_s = time.perf_counter() - begin
+    mark.unlink()
+    return elapsed_s

@@ -1,0 +1,265 @@
+"""What a workload is given: fresh sites, contenders that take turns, a cluster where there is one.
+
+Responsible for the surroundings of a measurement, not for what is measured. Invariants: a site is
+used by one workload only and lies in its directory; leaving `Stage.site` has ended its head, and
+with it its pilots.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+import pilot
+from bench import measure, peers, references, tasks
+from bench.report import Findings
+from bench.systems import Pilot, System
+from pilot.errors import PilotError
+from pilot.head.daemon import find_head
+from pilot.site import SITE_FILE, Site, open_site
+from pilot.wire import messages as m
+from pilot.wire.connection import Connection
+from scheduler.batch import open_batch
+from site_configs import template_text
+
+T = TypeVar("T")
+
+#: How long a head has to end itself and its pilots, in seconds.
+_STOP_S = 40.0
+#: How long the first tasks may take, which wait for pilots and processes to start, in seconds.
+WARM_S = 120.0
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """A Slurm that pilots can be submitted to."""
+
+    #: What tables call it.
+    name: str
+    #: The text of a site file for it.
+    site_text: str
+    #: A directory that all nodes see, where the workload's directory is made.
+    shared: Path
+
+    @property
+    def mpi_options(self) -> list[str]:
+        """What ``srun`` needs to start MPI programs."""
+        return list(self._mpi.get("options", []))
+
+    @property
+    def mpi_variables(self) -> dict[str, str]:
+        """What MPI programs need in their environment."""
+        return {name: str(value) for name, value in self._mpi.get("variables", {}).items()}
+
+    @property
+    def _mpi(self) -> dict[str, Any]:
+        return yaml.safe_load(self.site_text).get("mpi") or {}
+
+
+@dataclass
+class Stage:
+    """The surroundings of one workload.
+
+    Attributes
+    ----------
+    directory
+        The workload's own; it is removed afterwards.
+    site_text
+        The site file that fresh sites get.
+    quick, large
+        Less of everything; the variants that take long.
+    slurm, no_slurm
+        The Slurm to be used by the workloads that need one, or why there is none.
+    peers
+        Names of the peers that are to be measured too.
+    findings
+        What was found so far.
+    """
+
+    directory: Path
+    site_text: str
+    quick: bool = False
+    large: bool = False
+    slurm: Slurm | None = None
+    no_slurm: str = ""
+    peers: Sequence[str] = ()
+    findings: Findings = field(default_factory=Findings)
+
+    def count(self, full: int, quick: int) -> int:
+        """How many of something, in a full and in a quick run."""
+        return quick if self.quick else full
+
+    @property
+    def workers(self) -> int:
+        """How many tasks can run at a time on one node of the site."""
+        pools = yaml.safe_load(self.site_text)["pools"]
+        cores = next(iter(pools.values())).get("cores_per_node", "auto")
+        return len(os.sched_getaffinity(0)) if cores == "auto" else int(cores)
+
+    def say(self, text: str) -> None:
+        """Tell whoever waits what is being done."""
+        print(f"  {text}", file=sys.stderr, flush=True)
+
+    # --- Pilot
+
+    @contextlib.contextmanager
+    def site(self, text: str = "") -> Iterator[Site]:
+        """A fresh site, with this site file or else its usual one; its head and pilots end with
+        the block."""
+        directory = Path(tempfile.mkdtemp(prefix="bench-", dir=self.directory))
+        (directory / SITE_FILE).write_text(text or self.site_text)
+        site = open_site(directory)
+        try:
+            yield site
+        finally:
+            end_site(site)
+            shutil.rmtree(directory, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def pilot(self) -> Iterator[Pilot]:
+        """Pilot on a fresh site, warm: its pilot and its executors are there."""
+        with self.site() as site, pilot.Session(site, name="bench") as session:
+            system = Pilot(session)
+            warm(system, self.workers)
+            yield system
+
+    # --- contenders
+
+    def contest(
+        self, workload: str, measurement: Callable[[System], T], rounds: int
+    ) -> dict[str, list[T]]:
+        """Measure all contenders, warm; returns the samples of each, Pilot's first.
+
+        Pilot and the process pool take turns, so that whatever else the machine does meets both;
+        peers come one after the other, since they keep it busy even when they have nothing to do.
+        """
+        samples: dict[str, list[T]] = {Pilot.name: [], references.ProcessPool.name: []}
+        # The pool first: it forks its processes before there are threads.
+        with references.process_pool(self.workers) as pool:
+            warm(pool, self.workers)
+            with self.pilot() as ours:
+                for _ in range(rounds):
+                    for system in (ours, pool):
+                        samples[system.name].append(measurement(system))
+        for name in self.peers:
+            self.say(f"beside it: {name}")
+            try:
+                with peers.opened(name, self.workers, self.directory) as peer:
+                    warm(peer, self.workers)
+                    samples[peer.name] = [measurement(peer) for _ in range(rounds)]
+            except Exception as error:
+                # It is no fault of ours, and the other figures stand without it.
+                self.findings.miss(workload, name, f"{type(error).__name__}: {error}")
+        return samples
+
+
+def warm(system: System, workers: int) -> None:
+    """Have a system start all its processes, and load the functions there."""
+    for _ in range(3):
+        system.values(system.submit_many(tasks.nothing, [()] * (50 * workers)), WARM_S)
+
+
+def rest(samples: dict[str, T]) -> dict[str, T]:
+    """What all others than Pilot have."""
+    return {name: sample for name, sample in samples.items() if name != Pilot.name}
+
+
+# --- processes of a site -------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def asking(site: Site) -> Iterator[Callable[..., Any]]:
+    """Ask the head of a site: what is given in the block takes the name of a query."""
+    connection = Connection(site, start=False)
+    try:
+        yield lambda name, **arguments: connection.request(
+            lambda number: m.Query(number, name, arguments)
+        )
+    finally:
+        connection.close()
+
+
+def site_processes(site: Site) -> dict[str, list[int]]:
+    """The processes of a site by role: ``head``, ``agent``, ``node``, ``executor``, ``rank``."""
+    with asking(site) as ask:
+        names = [row["name"] for row in ask("fleet", alive=True)]
+    head = find_head(site)
+    found = measure.processes(names)
+    return {**found, "head": [head.pid]} if head else found
+
+
+def cpu_by_role(roles: dict[str, list[int]]) -> dict[str, float]:
+    """Processor seconds that the processes of each role have used; the client is this process."""
+    used = {role: sum(map(measure.cpu_s, pids)) for role, pids in roles.items()}
+    return {"client": time.process_time(), **used}
+
+
+def end_site(site: Site) -> None:
+    """End the head of a site and its pilots, whatever state they are in."""
+    if find_head(site) is not None:
+        try:
+            _tell_to_end(site)
+        except PilotError as error:
+            print(f"  the head of {site.directory} does not end: {error}", file=sys.stderr)
+    with contextlib.closing(open_batch(site.config, site.jobs)) as batch:
+        prefix = f"{site.config.slurm.job_name_prefix}-{site.name}-"
+        names = [row for row in batch.jobs(prefix).values() if row.why_ended is None]
+        if names:
+            batch.cancel([row.job_id for row in names])
+
+
+def _tell_to_end(site: Site) -> None:
+    head = find_head(site)
+    connection = Connection(site, start=False)
+    try:
+        connection.request(lambda number: m.Command(number, "stop"), _STOP_S)
+    finally:
+        connection.close()
+    end = time.monotonic() + _STOP_S
+    while head is not None and not head.is_dead():
+        if time.monotonic() > end:
+            os.kill(head.pid, 9)
+            return
+        time.sleep(0.01)
+
+
+# --- Slurm ---------------------------------------------------------------------------------------
+
+
+def find_virtual_cluster() -> tuple[Slurm | None, str]:
+    """The virtual cluster of this machine, or why there is none. Its environment is taken on."""
+    from virtual_cluster import cluster
+    from virtual_cluster.errors import ClusterError
+
+    try:
+        layout = cluster.layout_from_environment()
+        status = cluster.status(layout)
+        if not status.up or status.shared_directory is None:
+            return None, "no virtual cluster is up (scripts/virtual-cluster up)"
+        if not status.healthy:
+            return None, f"the virtual cluster is not well: {'; '.join(status.problems)}"
+        os.environ.update(cluster.environment(layout))
+    except ClusterError as error:
+        return None, str(error)
+    return (
+        Slurm("virtual cluster", template_text("virtual"), Path(status.shared_directory)),
+        "",
+    )
+
+
+def changed(site_text: str, **pool: Any) -> str:
+    """A site file with other settings for all its pools."""
+    content = yaml.safe_load(site_text)
+    for settings in content["pools"].values():
+        settings.update(pool)
+    return str(yaml.safe_dump(content))

@@ -1,0 +1,64 @@
+"""The functions that are run as tasks. Importing this loads nothing else: workers import it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+def same(data: bytes) -> bytes:
+    """What goes in comes out."""
+    return data
+
+
+def one_more(number: int) -> int:
+    """A link of a chain."""
+    return number + 1
+
+
+def branch(number: int, index: int) -> int:
+    """One of the tasks between a fork and its join."""
+    return number + index
+
+
+def join(*parts: int) -> int:
+    """The end of a fork-join: the number that its fork gave, since the first branch adds 0."""
+    return min(parts)
+
+
+def mark(index: int, directory: str) -> int:
+    """Leave a trace of each execution, in one file for each process that executes."""
+    file = os.open(f"{directory}/{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.write(file, b"%d\n" % index)
+    finally:
+        os.close(file)
+    return index
+
+
+def array(index: int, count: int) -> Any:
+    """An array of `count` 64-bit floats that tells which one it is."""
+    import numpy as np
+
+    return np.full(count, float(index))
+
+
+def spawn_loop(count: int) -> int:
+    """Start ``/bin/true`` so many times, one after the other, as plainly as the system allows."""
+    for _ in range(count):
+        pid = os.posix_spawn("/bin/true", ["/bin/true"], os.environ)
+        _, status = os.waitpid(pid, 0)
+        if status:
+            raise RuntimeError(f"/bin/true ended with status {status}")
+    return count
+
+
+def sum_over_ranks(number: int) -> tuple[int, int]:
+    """The number of ranks, and the sum of `number` over them."""
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD.size, MPI.COMM_WORLD.allreduce(number)

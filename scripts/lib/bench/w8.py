@@ -1,0 +1,97 @@
+"""W8, survival: W1, and SIGKILL to the head when half of the results are there.
+
+Lost are tasks without a result; repeated are those that ran more than once, as they tell themselves
+by a mark in a file. The time to the first new result is counted from the kill, and from the moment
+where the next head says where it listens.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pilot
+from bench import measure, tasks
+from bench.measure import Deadline
+from bench.stage import Stage, warm
+from bench.systems import Pilot
+from pilot.head.daemon import find_head
+from pilot.site import Site
+
+ROUNDS = 3
+LIMIT_S = 120.0
+
+
+def run(stage: Stage) -> None:
+    """Measure."""
+    count = stage.count(10_000, 1_000)
+    runs = [_one(stage, count) for _ in range(stage.count(ROUNDS, 1))]
+    title = f"{count:,} tasks, head killed halfway"
+    for case, unit, figure in (
+        ("lost, all rounds", "tasks", sum(one["lost"] for one in runs)),
+        ("repeated, all rounds", "tasks", sum(one["repeated"] for one in runs)),
+        ("kill → first new result", "s", measure.median([one["from_kill_s"] for one in runs])),
+        ("next head → first new result", "s", measure.median([one["from_head_s"] for one in runs])),
+    ):
+        stage.findings.add("W8", f"{title}: {case}", unit, figure, more_is_better=False)
+    stage.findings.data["W8"] = runs
+
+
+class _Arrivals:
+    """When results came; says when half of them are there."""
+
+    def __init__(self, half: int) -> None:
+        self.times: list[float] = []
+        self.half_is_there = threading.Event()
+        self._half = half
+
+    def note(self, _: Any) -> None:
+        """A result is there. Called from the session's one thread only."""
+        self.times.append(time.time())
+        if len(self.times) == self._half:
+            self.half_is_there.set()
+
+
+def _one(stage: Stage, count: int) -> dict[str, float]:
+    marks = stage.directory / f"marks-{time.time_ns()}"
+    marks.mkdir()
+    with stage.site() as site, pilot.Session(site, name="bench") as session:
+        warm(Pilot(session), stage.workers)
+        arrivals = _Arrivals(count // 2)
+        deadline = Deadline(LIMIT_S)
+        futures = [session.submit(tasks.mark, number, str(marks)) for number in range(count)]
+        for future in futures:
+            future.add_done_callback(arrivals.note)
+        arrivals.half_is_there.wait(deadline.left_s())
+        killed_at = _kill_head(site)
+        values = pilot.gather(futures, timeout=deadline.left_s(), return_exceptions=True)
+        listens_at = site.address_file.stat().st_mtime
+    lost = sum(value != number for number, value in enumerate(values))
+    after = [then for then in arrivals.times if then > listens_at]
+    if listens_at < killed_at or not after:
+        raise RuntimeError("no result came from a second head: all were there before the kill")
+    repeated = sum(times - 1 for times in _executions(marks).values())
+    return {
+        "lost": lost,
+        "repeated": repeated,
+        "from_kill_s": after[0] - killed_at,
+        "from_head_s": after[0] - listens_at,
+    }
+
+
+def _kill_head(site: Site) -> float:
+    head = find_head(site)
+    if head is None:
+        raise RuntimeError("there was no head to kill")
+    os.kill(head.pid, signal.SIGKILL)
+    return time.time()
+
+
+def _executions(marks: Path) -> Counter[int]:
+    """How often each task ran."""
+    return Counter(int(line) for file in marks.iterdir() for line in file.read_text().splitlines())

@@ -1,0 +1,148 @@
+"""What is asked of the running Slurm, and what it answers.
+
+Responsible for calling Slurm's commands and reading their answers; decides nothing.
+"""
+
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .errors import ClusterError
+from .plan import Layout
+
+_USABLE = frozenset({"idle", "planned", "mixed", "allocated", "completing"})
+_DRAINED = frozenset({"drained", "draining", "fail", "failing"})
+_SIGNS = "*$~#!%@^-+"
+_CALL_DEADLINE_S = 30.0
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """What Slurm says of one node."""
+
+    #: Slurm's word: ``idle``, ``allocated``, ``down``...
+    state: str
+    #: Whether the node answers the controller.
+    responding: bool
+    partitions: tuple[str, ...]
+
+    @property
+    def usable(self) -> bool:
+        """Whether jobs can run there."""
+        return self.responding and self.state in _USABLE
+
+    @property
+    def drained(self) -> bool:
+        """Whether it was withdrawn from use; unlike a DOWN node it does not come back by itself."""
+        return self.responding and self.state in _DRAINED
+
+
+def environment(layout: Layout) -> dict[str, str]:
+    """Return the variables by which commands find this cluster.
+
+    As the cluster is root's, Open MPI is told that being started by root is meant.
+    """
+    return {
+        "SLURM_CONF": str(layout.slurm_conf),
+        "PILOT_VIRTUAL_CLUSTER": str(layout.root),
+        "OMPI_ALLOW_RUN_AS_ROOT": "1",
+        "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    }
+
+
+def nodes(layout: Layout) -> dict[str, NodeReport]:
+    """Return Slurm's report of each node, by name.
+
+    Raises
+    ------
+    ClusterError
+        When the controller does not answer.
+    """
+    columns = "NodeList:64,StateLong:64,Partition:64"
+    return parse_nodes(call(layout, ["sinfo", "--Node", "--noheader", f"--Format={columns}"]))
+
+
+def parse_nodes(text: str) -> dict[str, NodeReport]:
+    """Read the lines ``NODE STATE PARTITION`` of sinfo: one per node and partition, in any order.
+
+    A star after the state means that the node does not respond, other signs what Slurm is about to
+    do with it; a star after the partition, that it is the default.
+    """
+    reports: dict[str, NodeReport] = {}
+    for line in text.splitlines():
+        name, state, partition = line.split()
+        others = reports[name].partitions if name in reports else ()
+        reports[name] = NodeReport(
+            state=state.rstrip(_SIGNS),
+            responding="*" not in state,
+            partitions=tuple(sorted((*others, partition.rstrip("*")))),
+        )
+    return reports
+
+
+def set_down(layout: Layout, node: str, reason: str) -> None:
+    """Tell the controller that a node is lost, and its jobs with it."""
+    call(layout, ["scontrol", "update", f"NodeName={node}", "State=DOWN", f"Reason={reason}"])
+
+
+def resume(layout: Layout, node: str) -> None:
+    """Let a node that was drained take jobs again."""
+    call(layout, ["scontrol", "update", f"NodeName={node}", "State=RESUME"])
+
+
+def controller_answers(layout: Layout) -> bool:
+    """Tell whether slurmctld answers."""
+    return _succeeds(layout, ["scontrol", "--quiet", "ping"]) and _succeeds(layout, ["sinfo"])
+
+
+def register_account(layout: Layout) -> None:
+    """Make the cluster known to slurmdbd, with an account `pilot` that root is a user of."""
+    for entity in (
+        ["cluster", "pilot"],
+        ["account", "pilot", "cluster=pilot", "description=pilot", "organization=pilot"],
+        ["user", "root", "account=pilot", "cluster=pilot", "adminlevel=admin"],
+    ):
+        call(layout, ["sacctmgr", "--immediate", "--quiet", "add", *entity])
+
+
+def database_daemon_answers(layout: Layout) -> bool:
+    """Tell whether slurmdbd answers."""
+    return _succeeds(layout, ["sacctmgr", "--noheader", "list", "cluster"])
+
+
+def call(layout: Layout, command: Sequence[str]) -> str:
+    """Run one of Slurm's commands and return what it prints.
+
+    Raises
+    ------
+    ClusterError
+        When it fails, or takes too long.
+    """
+    answer = _run(layout, command)
+    if answer.returncode != 0:
+        raise ClusterError(
+            f"{' '.join(command)} failed: {(answer.stderr or answer.stdout).strip()}"
+        )
+    return answer.stdout
+
+
+def _succeeds(layout: Layout, command: Sequence[str]) -> bool:
+    return _run(layout, command).returncode == 0
+
+
+def _run(layout: Layout, command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
+    try:
+        return subprocess.run(
+            command,
+            env={**os.environ, **environment(layout)},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_CALL_DEADLINE_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ClusterError(
+            f"{' '.join(command)} did not answer in {_CALL_DEADLINE_S:g} s"
+        ) from error
