@@ -90,7 +90,7 @@ class Agent:
         self._life = int(environ.get("PILOT_RESTART_COUNT") or 0)
         self._ends_at = float(environ.get("PILOT_JOB_ENDS_AT") or 0)
         self._hosts = expand_nodelist(environ.get("PILOT_NODELIST") or socket.gethostname())
-        self._rules = r.Rules()
+        self._rules = r.Rules(self._hosts, self._pool.shape)
         self._sessions: dict[int, m.SessionInfo] = {}
         self._functions: dict[tuple[int, bytes], m.Function] = {}
         self._nodes: dict[str, bytes] = {}
@@ -266,9 +266,7 @@ class Agent:
 
     def _node_infos(self) -> list[m.NodeInfo]:
         """The nodes; at the start also those whose worker has not reported yet."""
-        shape = self._pool.shape
-        names = [*self._rules.nodes, *(h for h in self._steps if h not in self._rules.nodes)]
-        return [m.NodeInfo(name, shape) for name in names]
+        return [m.NodeInfo(name, self._pool.shape) for name in self._rules.hosts]
 
     def _take_from_head(self, message: Any, now: float) -> None:
         self._head_heard = now
@@ -291,12 +289,14 @@ class Agent:
                 self._drain(message.reason, now)
         elif isinstance(message, m.Welcome):
             if message.refused == m.WHO_ARE_YOU:
-                self._greet()
+                if self._welcomed:  # otherwise it was asked before the last greeting arrived
+                    self._greet()
             elif message.refused:
                 log.error("the head refuses this pilot: %s", message.refused)
                 self._end(message.refused, now, at_once=True)
             elif not self._welcomed:
                 self._welcomed = True
+                self._tell_status(now)
                 # Also what has ended since the greeting.
                 for frame in self._unacknowledged.values():
                     self._client.send(frame)
@@ -399,7 +399,9 @@ class Agent:
         self._nodes.pop(node, None)
         self._node_heard.pop(node, None)
         self._node_running.pop(node, None)
-        for executor in self._rules.lose_node(node, reason, now):
+        lost = self._rules.lose_node(node, reason, now)
+        self._tell_status(now)
+        for executor in lost:
             self._executors.pop(executor.id, None)
             if executor.pid and self._site.config.batch == "local":
                 # Its node worker was killed: what it had started is ours to end.
@@ -546,10 +548,13 @@ class Agent:
         if not self._rules.draining:
             log.info("draining: %s", reason)
             self._rules.drain(reason, now)
+            # Before what is handed back, so that it does not come again.
+            self._tell_status(now)
 
     def _end(self, reason: str, now: float, at_once: bool = False) -> None:
         if at_once:
             self._rules.stop_all(reason, now)
+            self._tell_status(now)
         if self._ending:
             return
         log.info("ends: %s", reason)

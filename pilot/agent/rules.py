@@ -28,7 +28,7 @@ from pilot.wire.messages import (
     Work,
 )
 from scheduler.placement import FreeNode, Share, place
-from scheduler.resources import NodeShape, Resources
+from scheduler.resources import NodeShape, Resources, nodes_needed
 
 #: An executor may have work of this many seconds waiting in its own queue, and so many tasks.
 PIPELINE_S = 0.005
@@ -224,7 +224,10 @@ class Rules:
     """The state of a pilot. Methods take what happened; `take_actions` and `take_completions` give
     what is to be done and reported."""
 
-    def __init__(self) -> None:
+    def __init__(self, hosts: Iterable[str], shape: NodeShape) -> None:
+        #: The pilot's nodes, those that have not reported yet included, and what each has.
+        self.hosts = list(hosts)
+        self.shape = shape
         self.nodes: dict[str, FreeNode] = {}
         self.templates: dict[int, Template] = {}
         self.executors: dict[int, Executor] = {}
@@ -282,6 +285,9 @@ class Rules:
             self._received[item.task] = now
             self._queue_of[item.template].waiting.append(item)
         self.busy_at = now
+        self._hand_back_misfits(now)
+        if self.draining:
+            self.hand_back("the pilot starts nothing any more", now)
         self.schedule(now)
 
     def cancel(self, tasks: Iterable[int], now: float) -> None:
@@ -313,6 +319,18 @@ class Rules:
                 self._report(_ended(work, "interrupted", reason, "", now))
             queue.waiting.clear()
 
+    def _hand_back_misfits(self, now: float) -> None:
+        """Give back what the nodes that are left can never run."""
+        for queue in self._queues.values():
+            if not queue.waiting:
+                continue
+            nodes = nodes_needed(queue.need, self.shape)
+            if nodes is None or nodes > len(self.hosts):
+                for work in queue.waiting:
+                    reason = f"the pilot has {len(self.hosts)} nodes left"
+                    self._report(_ended(work, "interrupted", reason, "", now))
+                queue.waiting.clear()
+
     def drain(self, reason: str, now: float) -> None:
         """Start nothing any more."""
         self.draining = True
@@ -333,14 +351,17 @@ class Rules:
 
     def add_node(self, name: str, shape: NodeShape, now: float, position: int = 0) -> None:
         """A node worker is up; `position` is its place in the batch system's list of nodes."""
+        if name not in self.hosts:
+            self.hosts.append(name)
         if name not in self.nodes:
             self.nodes[name] = FreeNode(name, shape, position)
             self.schedule(now)
 
     def lose_node(self, name: str, reason: str, now: float) -> list[Executor]:
         """A node is gone, with all that ran there; returns its executors."""
-        if self.nodes.pop(name, None) is None:
-            return []
+        if name in self.hosts:
+            self.hosts.remove(name)
+        self.nodes.pop(name, None)
         lost = [executor for executor in self.executors.values() if executor.node == name]
         for executor in lost:
             del self.executors[executor.id]
@@ -351,6 +372,7 @@ class Rules:
             if any(share.node == name for share in world.shares):
                 world.killed_for = world.killed_for or "interrupted"
                 self._stop_world(world)
+        self._hand_back_misfits(now)
         self.schedule(now)
         return lost
 
@@ -776,8 +798,17 @@ class Rules:
             self._actions.append(StopWorld(world.id))
 
     def _report(self, completion: Completion) -> None:
-        if self.held.pop(completion.task, None) is None:
+        attempt = self.held.pop(completion.task, None)
+        if attempt is None:
             return
+        if attempt != completion.attempt:
+            # The older attempt was to be ended, the newer one never ran.
+            outcome = completion.outcome
+            completion = msgspec.structs.replace(
+                completion,
+                attempt=attempt,
+                outcome="interrupted" if outcome == "cancelled" else outcome,
+            )
         received = self._received.pop(completion.task, 0.0)
         if not completion.received:
             completion = msgspec.structs.replace(completion, received=received)

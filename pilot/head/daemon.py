@@ -16,7 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pilot.errors import HeadError
+from pilot.errors import HeadError, SiteError
 from pilot.site import Site
 from pilot.wire.discovery import HeadAddress, read_address
 
@@ -63,6 +63,11 @@ def ensure_head(site: Site, adopt_job: str = "") -> HeadAddress:
             f"another process has been starting the head of {site.name} for {START_S:.0f} s; "
             f"see {site.logs / 'head.log'}"
         ) from None
+    except OSError as error:
+        raise SiteError(
+            f"the site directory {site.directory} cannot be written: {error.strerror}; mend its "
+            "permissions, or choose another with $PILOT_HOME or `pilot init`"
+        ) from error
 
 
 def head_command(site: Site, adopt_job: str = "") -> list[str]:

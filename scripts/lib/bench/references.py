@@ -18,8 +18,11 @@ from typing import Any, NamedTuple
 
 from bench import tasks
 
-#: Where two-rank programs are measured, this is the program: it starts MPI and uses it.
+#: Where two-rank programs are measured, this is the program: it starts MPI and uses it. A start on
+#: which two ranks do not find each other would wait for long.
 MPI_PROGRAM = (
+    "timeout",
+    "20",
     sys.executable,
     "-c",
     "from mpi4py import MPI; assert MPI.COMM_WORLD.allreduce(1) == 2",

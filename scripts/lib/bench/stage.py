@@ -257,9 +257,9 @@ def find_virtual_cluster() -> tuple[Slurm | None, str]:
     )
 
 
-def changed(site_text: str, **pool: Any) -> str:
-    """A site file with other settings for all its pools."""
+def one_pool(site_text: str, **settings: Any) -> str:
+    """A site file with the first of its pools only, and some of its settings changed."""
     content = yaml.safe_load(site_text)
-    for settings in content["pools"].values():
-        settings.update(pool)
+    name, pool = next(iter(content["pools"].items()))
+    content["pools"] = {name: {**pool, **settings}}
     return str(yaml.safe_dump(content))

@@ -4,8 +4,8 @@ MPI functions (mpi4py) run on warm worlds; their first round, which starts the w
 of its own. MPI programs are started anew each time, as a loop of ``srun`` in the same allocation
 does. Without a Slurm: two ranks on this machine, beside a loop of ``mpiexec``.
 
-The start of an MPI program through a launcher fails now and then on a machine that is too busy: it
-is tried again on both sides, and the report says how often.
+The start of an MPI program through a launcher fails now and then on a machine that is too busy (its
+ranks do not find each other): it is tried again on both sides, and the report says how often.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import pilot
 from bench import references, tasks
 from bench.measure import Deadline
-from bench.stage import Stage, asking, changed
+from bench.stage import Stage, asking, one_pool
 
 NODES = 4
 RANKS = 2
@@ -37,7 +37,7 @@ def run(stage: Stage) -> None:
         stage.findings.miss("W5", f"on {NODES} nodes", stage.no_slurm)
         _measure(stage, count, "on one node", "")
         return
-    text = changed(stage.slurm.site_text, min_nodes=NODES, max_nodes=NODES, nodes_per_pilot=NODES)
+    text = one_pool(stage.slurm.site_text, min_nodes=NODES, max_nodes=NODES, nodes_per_pilot=NODES)
     _measure(stage, count, f"over 2 of {NODES} nodes", text)
 
 

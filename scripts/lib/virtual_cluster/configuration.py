@@ -33,7 +33,7 @@ AuthInfo=socket={layout.munge_socket},cred_expire=10
 
 # Nodes say they have what is written here, whatever the machine has.
 SlurmdParameters=config_overrides
-ProctrackType=proctrack/linuxproc
+ProctrackType=proctrack/cgroup
 TaskPlugin=task/none
 MpiDefault=pmix
 ReturnToService=2

@@ -1,0 +1,42 @@
+"""Fixtures of all tests: sites that are always ended, with every process that they started.
+
+Tests wait with `support.waiting.wait_until` only, never by sleeping.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from support.sites import SiteUnderTest, local_template, site_under_test  # noqa: E402
+
+
+@pytest.fixture
+def make_site() -> Iterator[Callable[..., SiteUnderTest]]:
+    """Make local sites: ``make_site(cores=4, lease={...})``; see `support.sites.local_template`."""
+    with ExitStack() as stack:
+
+        def make(**changes: Any) -> SiteUnderTest:
+            return stack.enter_context(site_under_test(local_template(**changes)))
+
+        yield make
+
+
+@pytest.fixture
+def local_site(make_site: Callable[..., SiteUnderTest]) -> SiteUnderTest:
+    """A local site for one test, with 2 cores."""
+    return make_site()
+
+
+@pytest.fixture(scope="module")
+def shared_site() -> Iterator[SiteUnderTest]:
+    """A local site with 2 cores for all tests of a module: for those that do no harm to it."""
+    with site_under_test(local_template()) as site:
+        yield site

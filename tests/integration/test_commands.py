@@ -1,0 +1,159 @@
+"""Commands as tasks: parameters, files, output, exit statuses, limits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pilot
+from pilot import Session
+from support import tasks
+from support.sites import SiteUnderTest
+from support.waiting import wait_until
+
+DEADLINE_S = 30.0
+
+
+@pytest.fixture(scope="module")
+def session(shared_site: SiteUnderTest) -> Iterator[Session]:
+    with shared_site.session() as session:
+        yield session
+
+
+def test_output_is_the_result(session: Session) -> None:
+    result = session.submit(pilot.shell("echo out; echo err >&2")).result(DEADLINE_S)
+    assert result.returncode == 0
+    assert sorted(result.stdout.split()) == ["err", "out"]
+    assert result.command == "echo out; echo err >&2"
+
+
+def test_parameters_are_quoted(session: Session) -> None:
+    echo = pilot.shell("printf '%s|' {words} {one} {plain:raw}")
+    nasty = "a b; echo $HOME 'x'"
+    result = session.submit(echo, words=["1 2", "3"], one=nasty, plain="p q").result(DEADLINE_S)
+    assert result.stdout == f"1 2|3|{nasty}|p|q|"
+
+
+def test_words_need_no_shell(session: Session) -> None:
+    result = session.submit(pilot.shell(["printf", "%s", "$HOME *"])).result(DEADLINE_S)
+    assert result.stdout == "$HOME *"
+
+
+def test_files_in_and_out(session: Session, tmp_path: Path) -> None:
+    make = pilot.shell("seq {n} > {out}", outputs=["out"])
+    add = pilot.shell("paste -sd+ {numbers} | bc > {out}", inputs=["numbers"], outputs=["out"])
+    numbers = session.submit(make, n=100, out=tmp_path / "numbers")
+    total = session.submit(add, numbers=numbers, out=tmp_path / "total")
+    result = total.result(DEADLINE_S)
+    assert result["out"] == tmp_path / "total"
+    assert result["out"].read_text() == "5050\n"
+
+
+def test_output_that_was_not_made(session: Session, tmp_path: Path) -> None:
+    error = session.submit(
+        pilot.shell("true {out}", outputs=["out"]), out=tmp_path / "missing"
+    ).exception(DEADLINE_S)
+    assert isinstance(error, FileNotFoundError)
+    assert f"did not make its output out={tmp_path / 'missing'}" in str(error)
+
+
+def test_input_that_is_not_there(session: Session, tmp_path: Path) -> None:
+    error = session.submit(
+        pilot.shell("cat {data}", inputs=["data"]), data=tmp_path / "missing"
+    ).exception(DEADLINE_S)
+    assert isinstance(error, FileNotFoundError)
+    assert f"input file data={tmp_path / 'missing'}" in str(error)
+
+
+def test_streams_directory_and_environment(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("from a file\n")
+    task = pilot.shell(
+        "cat; pwd; echo $COLOUR; echo wrong >&2",
+        cwd=tmp_path,
+        stdin="in.txt",
+        stdout="out-{name}.txt",
+        stderr="err-{name}.txt",
+        env={"COLOUR": "green"},
+    )
+    session.submit(task, name="a").result(DEADLINE_S)
+    assert (tmp_path / "out-a.txt").read_text() == f"from a file\n{tmp_path}\ngreen\n"
+    assert (tmp_path / "err-a.txt").read_text() == "wrong\n"
+
+
+def test_exit_status(session: Session) -> None:
+    error = session.submit(pilot.shell("echo last words; exit 7")).exception(DEADLINE_S)
+    assert isinstance(error, pilot.CommandFailed)
+    assert "exit status 7" in str(error) and "last words" in str(error)
+    allowed = session.submit(pilot.shell("exit 7", success=[0, 7])).result(DEADLINE_S)
+    assert allowed.returncode == 7
+
+
+def test_signal(session: Session) -> None:
+    error = session.submit(pilot.shell("kill -SEGV $$")).exception(DEADLINE_S)
+    assert isinstance(error, pilot.CommandFailed) and "signal 11" in str(error)
+
+
+def test_retries(session: Session, tmp_path: Path) -> None:
+    task = pilot.shell("echo x >> {runs}; test $(wc -l < {runs}) -ge 3", retries=2)
+    result = session.submit(task, runs=tmp_path / "runs").result(DEADLINE_S)
+    assert result.returncode == 0
+    assert (tmp_path / "runs").read_text() == "x\n" * 3
+
+
+def test_time_limit_kills_the_whole_group(
+    session: Session, shared_site: SiteUnderTest, tmp_path: Path
+) -> None:
+    task = pilot.shell("sleep 1000 & echo $! > {pid}; wait", time_limit=0.5)
+    error = session.submit(task, pid=tmp_path / "pid").exception(DEADLINE_S)
+    assert isinstance(error, pilot.TaskTimedOut)
+    child = int((tmp_path / "pid").read_text())
+    wait_until(
+        lambda: child not in [process.pid for process in shared_site.processes()],
+        DEADLINE_S,
+        "the command's child to end",
+    )
+
+
+def test_cancel(session: Session, shared_site: SiteUnderTest, tmp_path: Path) -> None:
+    future = session.submit(pilot.shell("echo $$ > {pid}; exec sleep 1000"), pid=tmp_path / "pid")
+    path = tmp_path / "pid"
+    wait_until(lambda: path.exists() and path.read_text(), DEADLINE_S, "the command to run")
+    child = int(path.read_text())
+    assert future.cancel()
+    wait_until(
+        lambda: child not in [process.pid for process in shared_site.processes()],
+        DEADLINE_S,
+        "the command to end",
+    )
+
+
+def test_many_commands(session: Session) -> None:
+    echo = pilot.shell("echo {n}")
+    results = pilot.gather([session.submit(echo, n=n) for n in range(60)], timeout=DEADLINE_S)
+    assert [int(result.stdout) for result in results] == list(range(60))
+
+
+def test_output_of_a_command_is_in_its_log_only(
+    session: Session, shared_site: SiteUnderTest
+) -> None:
+    futures = [session.submit(pilot.shell("echo only {n}"), n=n) for n in range(5)]
+    pilot.gather(futures, timeout=DEADLINE_S)
+    for number, future in enumerate(futures):
+        (span,) = shared_site.query("logs", task=future.task_id)
+        data = (shared_site.directory / span["path"]).read_bytes()[span["start"] : span["end"]]
+        assert data == b"only %d\n" % number
+
+
+def test_directly_called_it_runs_here() -> None:
+    assert pilot.shell("echo {word}")(word="here").stdout == "here\n"
+    with pytest.raises(pilot.CommandFailed, match="exit status 4"):
+        pilot.shell("exit 4")()
+
+
+def test_command_is_a_process_of_the_executor(session: Session) -> None:
+    parent = int(session.submit(pilot.shell("echo $PPID")).result(DEADLINE_S).stdout)
+    assert parent != os.getpid()
+    assert session.submit(tasks.square, 2).result(DEADLINE_S) == 4

@@ -1,0 +1,275 @@
+"""MPI functions in warm worlds, MPI programs, and what happens when ranks fail or die."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pilot
+from pilot import Session
+from support import tasks
+from support.sites import SiteUnderTest, local_template, site_under_test
+from support.waiting import wait_until
+
+pytest.importorskip("mpi4py")
+
+DEADLINE_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def mpi_site() -> Iterator[SiteUnderTest]:
+    """A node that is said to have 4 cores; the machine may have fewer."""
+    with site_under_test(local_template(cores=4)) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def session(mpi_site: SiteUnderTest) -> Iterator[Session]:
+    with mpi_site.session() as session:
+        yield session
+
+
+@pilot.mpi(ranks=2)
+def total(x: float) -> tuple[float, int, int]:
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    return world.allreduce(x * (world.rank + 1)), world.size, os.getpid()
+
+
+def test_body_runs_on_every_rank(session: Session) -> None:
+    value, size, _ = session.submit(total, 10.0).result(DEADLINE_S)
+    assert (value, size) == (30.0, 2)
+
+
+def test_world_has_exactly_the_ranks(session: Session) -> None:
+    futures = [session.submit(total.options(ranks=ranks), 1.0) for ranks in (1, 2, 3, 4)]
+    assert [future.result(DEADLINE_S)[:2] for future in futures] == [
+        (1.0, 1),
+        (3.0, 2),
+        (6.0, 3),
+        (10.0, 4),
+    ]
+
+
+def test_worlds_are_kept_warm(session: Session) -> None:
+    pids = {session.submit(total, 1.0).result(DEADLINE_S)[2] for _ in range(10)}
+    assert len(pids) == 1
+
+
+def test_context_of_a_rank(session: Session) -> None:
+    @pilot.mpi(ranks=3)
+    def ask() -> Any:
+        from mpi4py import MPI
+
+        here = pilot.context()
+        return MPI.COMM_WORLD.gather((here.rank, here.ranks))
+
+    assert session.submit(ask).result(DEADLINE_S) == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_ranks_depend_on_the_arguments(session: Session) -> None:
+    dynamic = total.options(ranks=lambda x: int(x))
+    assert session.submit(dynamic, 3.0).result(DEADLINE_S)[1] == 3
+
+
+def test_results_of_ranks_feed_other_tasks(session: Session) -> None:
+    futures = [session.submit(total, float(n)) for n in range(5)]
+    after = session.submit(lambda parts: sum(part[0] for part in parts), futures)
+    assert after.result(DEADLINE_S) == sum(3.0 * n for n in range(5))
+
+
+def test_large_result_of_a_world(session: Session) -> None:
+    @pilot.mpi(ranks=2)
+    def field() -> Any:
+        import numpy as np
+        from mpi4py import MPI
+
+        return np.full(50_000, float(MPI.COMM_WORLD.size))
+
+    assert session.submit(field).result(DEADLINE_S).tolist() == [2.0] * 50_000
+
+
+def test_checkpoint_has_the_parts_of_all_ranks(session: Session) -> None:
+    @pilot.mpi(ranks=2, retries=1)
+    def work() -> Any:
+        from mpi4py import MPI
+
+        here, world = pilot.context(), MPI.COMM_WORLD
+        found = here.checkpoint.load()
+        if found is None:
+            here.checkpoint.save(3, {"mine": here.rank * 10})
+            world.barrier()
+            raise OSError("try again")
+        step, state = found
+        return world.gather((step, state["mine"]))
+
+    assert session.submit(work).result(DEADLINE_S) == [(3, 0), (3, 10)]
+
+
+# --- failures -------------------------------------------------------------------------------------
+
+
+def test_all_ranks_raise(session: Session) -> None:
+    @pilot.mpi(ranks=2)
+    def fail() -> None:
+        raise ValueError("on every rank")
+
+    error = session.submit(fail).exception(DEADLINE_S)
+    assert isinstance(error, ValueError)
+    assert "2 of 2 ranks failed" in str(error.__cause__)
+
+
+def test_one_rank_raises_and_the_others_wait_for_it(session: Session) -> None:
+    @pilot.mpi(ranks=2)
+    def fail() -> None:
+        from mpi4py import MPI
+
+        if MPI.COMM_WORLD.rank == 1:
+            raise ValueError("on one rank")
+        MPI.COMM_WORLD.barrier()
+
+    error = session.submit(fail).exception(DEADLINE_S)
+    assert isinstance(error, ValueError)
+    text = str(error.__cause__)
+    assert "1 of 2 ranks failed, 1 did not leave the task" in text and "rank 1:" in text
+    assert session.submit(total, 1.0).result(DEADLINE_S)[0] == 3.0
+
+
+def test_time_limit(session: Session) -> None:
+    @pilot.mpi(ranks=2, time_limit=1)
+    def hang() -> None:
+        tasks.pause(1000)
+
+    error = session.submit(hang).exception(DEADLINE_S)
+    assert isinstance(error, pilot.TaskTimedOut)
+    assert session.submit(total, 1.0).result(DEADLINE_S)[0] == 3.0
+
+
+def test_cancel(session: Session, mpi_site: SiteUnderTest, tmp_path: Path) -> None:
+    hold = pilot.mpi(ranks=3)(tasks.wait_for_file)
+    started, never = tmp_path / "started", tmp_path / "never"
+    future = session.submit(hold, str(started), str(never), 1000.0)
+    wait_until(started.exists, DEADLINE_S, "the ranks to run")
+    assert len(mpi_site.processes("pilot rank 0/3")) == 1
+    assert future.cancel()
+    wait_until(lambda: not mpi_site.processes("/3 world"), DEADLINE_S, "the ranks to end")
+    assert session.submit(total, 1.0).result(DEADLINE_S)[0] == 3.0
+
+
+@pytest.mark.parametrize("victim", ["rank 0/2", "rank 1/2", "mpiexec"])
+def test_killed_process_of_a_world(
+    session: Session, mpi_site: SiteUnderTest, tmp_path: Path, victim: str
+) -> None:
+    """It takes down its world only; the task is run again, in a new one."""
+    started, go, beside = tmp_path / "started", tmp_path / "go", tmp_path / "beside"
+    other = session.submit(tasks.wait_for_file, str(beside), str(go))
+    wait_until(beside.exists, DEADLINE_S, "the other task to run")
+    agent = mpi_site.pid_of("agent")
+
+    def work(started: str, go: str) -> int:
+        tasks.wait_for_file(started, go)
+        return pilot.context().attempt
+
+    future = session.submit(pilot.mpi(ranks=2)(work), str(started), str(go))
+    wait_until(started.exists, DEADLINE_S, "the ranks to run")
+    # Launchers of other, idle worlds may be there, too: the newest is this task's.
+    words = "mpiexec" if victim == "mpiexec" else f"pilot {victim}"
+    for process in mpi_site.processes(words):
+        os.kill(process.pid, signal.SIGKILL)
+    go.touch()
+    assert future.result(DEADLINE_S) >= 2
+    assert other.result(DEADLINE_S) == str(beside)
+    assert mpi_site.pid_of("agent") == agent
+
+
+def test_rank_that_kills_itself_is_told(session: Session) -> None:
+    @pilot.mpi(ranks=2, max_crashes=0)
+    def die() -> None:
+        from mpi4py import MPI
+
+        print("goodbye from", MPI.COMM_WORLD.rank, flush=True)
+        if MPI.COMM_WORLD.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        tasks.pause(1000)
+
+    error = session.submit(die).exception(DEADLINE_S)
+    assert isinstance(error, pilot.TaskCrashed)
+    assert "a rank died" in str(error)
+
+
+# --- programs -------------------------------------------------------------------------------------
+
+
+def test_mpi_program(session: Session, tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import sys\n"
+        "from mpi4py import MPI\n"
+        "world = MPI.COMM_WORLD\n"
+        "ranks = world.gather(world.rank)\n"
+        "if world.rank == 0:\n"
+        "    open(sys.argv[1], 'w').write(f'{world.size} {ranks}')\n"
+    )
+    program = pilot.shell(f"{sys.executable} {script} {{out}}", outputs=["out"], ranks=2)
+    out = tmp_path / "out"
+    assert session.submit(program, out=out).result(DEADLINE_S).returncode == 0
+    assert out.read_text() == "2 [0, 1]"
+
+
+def test_mpi_program_that_fails(session: Session, tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import sys\nfrom mpi4py import MPI\n"
+        "MPI.COMM_WORLD.barrier()\nsys.exit(5)\n"
+    )
+    error = session.submit(
+        pilot.shell(f"{sys.executable} {script}", ranks=2)
+    ).exception(DEADLINE_S)
+    assert isinstance(error, pilot.CommandFailed)
+    assert "exit status" in str(error)
+
+
+# --- idle -----------------------------------------------------------------------------------------
+
+
+def test_idle_ranks_do_not_spin(session: Session, mpi_site: SiteUnderTest) -> None:
+    session.submit(total, 1.0).result(DEADLINE_S)
+    pids = mpi_site.pids_of("rank", 2)
+    before = sum(map(_cpu_ticks, pids))
+    # Some other work takes its time meanwhile.
+    session.submit(tasks.pause, 1.0).result(DEADLINE_S)
+    assert sum(map(_cpu_ticks, pids)) - before <= 5 * len(pids)
+
+
+def _cpu_ticks(pid: int) -> int:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return 0
+    return int(fields[11]) + int(fields[12])
+
+
+def test_all_ranks_end_with_the_pilot() -> None:
+    """Also when the agent is killed in the middle of a task."""
+    with site_under_test(local_template(cores=2)) as site, site.session() as session:
+        started, go = site.scratch / "started", site.scratch / "go"
+        future = session.submit(
+            pilot.mpi(ranks=2)(tasks.wait_for_file), str(started), str(go), 1000.0
+        )
+        wait_until(started.exists, DEADLINE_S, "the ranks to run")
+        ranks = site.pids_of("rank", 2)
+        os.kill(site.pid_of("agent"), signal.SIGKILL)
+        wait_until(
+            lambda: not set(ranks) & {process.pid for process in site.processes()},
+            DEADLINE_S,
+            "the ranks to end",
+        )
+        go.touch()
+        assert future.result(DEADLINE_S) == str(started)

@@ -1,0 +1,1011 @@
+"""A whole site under a virtual clock: client, head, pilots, executors, all that can go wrong.
+
+The head is the real `Core`, the pilots are the real `Rules`; sockets, processes, the database and
+the batch system are modelled around them as their shells treat them. Everything that happens is an
+entry in one queue of events, and all that is left to chance comes from one seeded generator, so a
+seed is a run that can be repeated exactly.
+
+What must always hold is checked after every event that touches the core or the rules of a pilot.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pilot.agent import rules as r
+from pilot.head import core as c
+from pilot.head.policy import (
+    ABORTED,
+    ASSIGNED,
+    CANCELLED,
+    COMPLETED,
+    FAILED,
+    FINAL,
+    READY,
+    RUNNING,
+    TIMED_OUT,
+)
+from pilot.wire.messages import (
+    Completion,
+    InputValue,
+    RunningTask,
+    TaskFailure,
+    TaskOutcome,
+    TaskSpec,
+    Template,
+    Work,
+)
+from pilot.data.values import Value
+from scheduler.resources import NodeShape, Resources
+
+#: After this time nothing goes wrong any more, and what is left has to end.
+CALM_S = 60.0
+#: By then everything must have ended.
+END_S = 4000.0
+#: As in the head's shell.
+REJOIN_S = 10.0
+
+CORES = 4
+
+
+# --- what is modelled around the core ------------------------------------------------------------
+
+
+@dataclass
+class StoredTask:
+    """A row of the table of tasks."""
+
+    spec: TaskSpec
+    session: int
+    created: float
+    attempts: int = 0
+    errors: int = 0
+    crashes: int = 0
+    state: str = READY
+
+
+@dataclass
+class Store:
+    """What is committed."""
+
+    templates: dict[int, list[Template]] = field(default_factory=dict)
+    tasks: dict[int, StoredTask] = field(default_factory=dict)
+    sessions: dict[int, str] = field(default_factory=dict)
+    #: Announced to the client, after commit.
+    announced: dict[int, str] = field(default_factory=dict)
+
+
+class Link:
+    """A connection: what is sent arrives in order, or never once one of its ends is gone."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self.alive = True
+        self._last = 0.0
+
+    def send(self, receive: Callable[[], None]) -> None:
+        cluster = self._cluster
+        self._last = max(self._last, cluster.now) + cluster.rng.expovariate(100.0)
+        cluster.at(self._last, lambda: receive() if self.alive else None)
+
+
+class Head:
+    """The core with the glue that the head's shell is: what is told is told after a commit."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.core = c.Core()
+        self.alive = True
+        self.started = cluster.now
+        self.links: dict[str, Link] = {}
+        self.lives: dict[str, int] = {}
+        self.recent: dict[int, str] = {}
+        self.batch: list[Callable[[], None]] = []
+        self.after: list[Callable[[], None]] = []
+        store = cluster.store
+        self.expected = set(cluster.agents) if store.tasks else set()
+        for session, state in store.sessions.items():
+            if state == "CLOSED":
+                continue
+            unfinished = [
+                (row.spec, row.attempts, row.errors, row.crashes, row.created)
+                for number, row in sorted(store.tasks.items())
+                if row.session == session and row.state not in FINAL
+            ]
+            self._carry_out(
+                self.core.apply(
+                    c.TasksRestored(
+                        session,
+                        state == "CLOSING",
+                        store.templates.get(session, []),
+                        unfinished,
+                    ),
+                    cluster.now,
+                )
+            )
+        self._turn()
+
+    def _turn(self) -> None:
+        """One turn of the head's loop."""
+        if not self.alive:
+            return
+        cluster = self.cluster
+        if self.expected and cluster.now - self.started > REJOIN_S:
+            self.expected.clear()
+        if not self.expected:
+            for name, tasks in self.core.assign(cluster.now).items():
+                self._send_work(name, tasks)
+        check_core(self.core)
+        if self.batch or self.after:
+            self._commit()
+        else:
+            cluster.after(cluster.rng.uniform(0.001, 0.05), self._turn)
+
+    def _commit(self) -> None:
+        batch, after = self.batch, self.after
+        self.batch, self.after = [], []
+
+        def done() -> None:
+            if not self.alive:
+                return  # the process died before its transaction was committed
+            for write in batch:
+                write()
+            if self.cluster.rng.random() < self.cluster.head_deaths_at_commit:
+                self.cluster.kill_head()  # committed, and nobody was told
+                if not self.alive:
+                    return
+            for tell in after:
+                tell()
+            self._turn()
+
+        self.cluster.after(self.cluster.rng.uniform(0.0, 0.1), done)
+
+    def _send_work(self, name: str, tasks: list[c.Task]) -> None:
+        work, templates = [], {}
+        for task in tasks:
+            for source, _ in task.inputs:
+                state = self.recent.get(source) or self._stored_state(source)
+                assert state in FINAL, f"task {task.id:#x} was assigned, its input is {state}"
+                row = self.cluster.store.tasks.get(source)
+                policy = row and self.cluster.policies[source]
+                assert state == COMPLETED or policy == "ignore", (state, policy)
+            assert self._stored_state(task.id) not in FINAL, "a finished task was assigned"
+            templates[task.template.id] = task.template
+            inputs = tuple(InputValue(s, i, Value(0, b"")) for s, i in task.inputs)
+            work.append(Work(task.id, task.attempt, task.template.id, b"", inputs))
+        agent = self.cluster.agents.get(name)
+        link = self.links.get(name)
+        if agent and link:
+            link.send(lambda: agent.add_work(list(templates.values()), work))
+
+    def _stored_state(self, task: int) -> str:
+        row = self.cluster.store.tasks.get(task)
+        return row.state if row else ""
+
+    # --- what arrives
+
+    def on_submit(
+        self, link: Link, session: int, templates: list[Template], tasks: list[TaskSpec]
+    ) -> None:
+        cluster, store = self.cluster, self.cluster.store
+        known = [spec for spec in tasks if spec.id in store.tasks]
+        ended = [spec.id for spec in known if spec.id not in self.core.tasks]
+        self._tell(link, ended)
+        tasks = [spec for spec in tasks if spec.id not in store.tasks]
+        inputs = {source for spec in tasks for source, _ in spec.inputs} - set(self.core.tasks)
+        states = {
+            source: self.recent.get(source) or self._stored_state(source)
+            for source in inputs
+            if source in self.recent or source in store.tasks
+        }
+        effects = self.core.apply(c.TasksSubmitted(session, templates, tasks, states), cluster.now)
+
+        def write() -> None:
+            known = {template.id for template in store.templates.setdefault(session, [])}
+            store.templates[session].extend(t for t in templates if t.id not in known)
+            for spec, task in effects.accepted:
+                store.tasks.setdefault(spec.id, StoredTask(spec, session, task.created_at))
+
+        self.batch.append(write)
+        self._carry_out(effects)
+        accepted = {spec.id for spec in tasks} | {spec.id for spec in known}
+        self.after.append(
+            lambda: link.send(lambda: cluster.client.accepted(accepted, dict(effects.refused)))
+        )
+
+    def on_watch(self, link: Link, tasks: list[int]) -> None:
+        self._tell(link, [task for task in tasks if task not in self.core.tasks])
+
+    def _tell(self, link: Link, tasks: list[int]) -> None:
+        def tell() -> None:
+            states = {task: self._stored_state(task) for task in tasks}
+            link.send(lambda: self.cluster.client.told(states))
+
+        if tasks:
+            self.after.append(tell)
+
+    def on_cancel(self, session: int, tasks: list[int] | None) -> None:
+        self._carry_out(self.core.apply(c.TasksCancelled(session, tasks), self.cluster.now))
+
+    def on_close(self, link: Link, session: int) -> None:
+        def write() -> None:
+            if self.cluster.store.sessions[session] == "OPEN":
+                self.cluster.store.sessions[session] = "CLOSING"
+
+        self.batch.append(write)
+        self._carry_out(self.core.apply(c.SessionClosed(session), self.cluster.now))
+        self.after.append(lambda: link.send(lambda: self.cluster.client.session_closed(session)))
+
+    def on_hello(self, agent: Agent, link: Link, held: list[tuple[int, int]]) -> None:
+        name = agent.name
+        if self.lives.get(name, agent.life) != agent.life:
+            self.pilot_lost(name, "requeued")
+        self.lives[name] = agent.life
+        self.expected.discard(name)
+        self.links[name] = link
+        link.send(agent.on_welcome)
+        event = c.PilotJoined(name, "main", NodeShape(CORES), len(agent.nodes), 0.0, held)
+        self._carry_out(self.core.apply(event, self.cluster.now))
+
+    def on_status(
+        self, agent: Agent, link: Link, running: list[RunningTask], nodes: int, draining: bool
+    ) -> None:
+        name = agent.name
+        pilot = self.core.pilots.get(name)
+        if pilot is None:
+            link.send(agent.on_who_are_you)
+            return
+        if pilot.nodes != nodes or pilot.draining != draining:
+            event = c.PilotChanged(name, nodes, draining)
+            self._carry_out(self.core.apply(event, self.cluster.now))
+        self._carry_out(self.core.apply(c.AttemptsRunning(name, running), self.cluster.now))
+
+    def on_completions(
+        self, agent: Agent, link: Link, number: int, completions: list[Completion]
+    ) -> None:
+        self._carry_out(
+            self.core.apply(c.AttemptsEnded(agent.name, completions), self.cluster.now)
+        )
+        self.after.append(lambda: link.send(lambda: agent.on_committed(number)))
+
+    def pilot_lost(self, name: str, reason: str) -> None:
+        self.links.pop(name, None)
+        self.expected.discard(name)
+        if name in self.core.pilots:
+            self._carry_out(self.core.apply(c.PilotLost(name, reason), self.cluster.now))
+
+    # --- what follows
+
+    def _carry_out(self, effects: c.Effects) -> None:
+        check_core(self.core)
+        cluster, store = self.cluster, self.cluster.store
+        for end in effects.ended:
+            assert end.task not in self.recent, "a task has ended twice"
+            self.recent[end.task] = end.state
+        ends = [(end.task, end.state) for end in effects.ended]
+        counts = [
+            (a.completion.task, a.completion.attempt, a.errors, a.crashes)
+            for a in effects.attempts
+        ]
+
+        def write() -> None:
+            for task, attempt, errors, crashes in counts:
+                row = store.tasks[task]
+                row.attempts, row.errors, row.crashes = attempt, errors, crashes
+            for task, state in ends:
+                row = store.tasks[task]
+                assert row.state not in FINAL, f"{task:#x}: {state} after {row.state}"
+                row.state = state
+            for session in effects.sessions_ended:
+                store.sessions[session] = "CLOSED"
+
+        def tell() -> None:
+            cluster.client.link.send(lambda: cluster.client.told(dict(ends)))
+
+        self.batch.append(write)
+        if ends:
+            self.after.append(tell)
+        for name, tasks in effects.cancel.items():
+            if name in self.links and name in cluster.agents:
+                agent = cluster.agents[name]
+                self.links[name].send(lambda agent=agent, tasks=tasks: agent.cancel(tasks))
+
+
+class Client:
+    """A client: keeps what it submitted until it is accepted, asks every new head again."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.link = Link(cluster)
+        self.unaccepted: dict[int, tuple[int, list[Template], TaskSpec]] = {}
+        self.awaited: set[int] = set()
+        self.closing: set[int] = set()
+        self.refused: dict[int, str] = {}
+
+    def submit(self, session: int, templates: list[Template], tasks: list[TaskSpec]) -> None:
+        for spec in tasks:
+            self.unaccepted[spec.id] = (session, templates, spec)
+            self.awaited.add(spec.id)
+        self._say(lambda head: head.on_submit(self.link, session, templates, tasks))
+
+    def cancel(self, session: int, tasks: list[int] | None) -> None:
+        self._say(lambda head: head.on_cancel(session, tasks))
+
+    def close(self, session: int) -> None:
+        self.closing.add(session)
+        self._say(lambda head: head.on_close(self.link, session))
+
+    def _say(self, words: Callable[[Head], None]) -> None:
+        head = self.cluster.head
+        if head.alive:
+            self.link.send(lambda: words(head) if head.alive else None)
+
+    def connect(self) -> None:
+        """There is a new head."""
+        self.link.alive = False
+        self.link = Link(self.cluster)
+        again = list(self.unaccepted.values())
+        for session, templates, spec in again:
+            self._say(
+                lambda head, session=session, templates=templates, spec=spec: head.on_submit(
+                    self.link, session, templates, [spec]
+                )
+            )
+        watched = [task for task in self.awaited if task not in self.unaccepted]
+        self._say(lambda head: head.on_watch(self.link, watched))
+        for session in self.closing:
+            self._say(lambda head, session=session: head.on_close(self.link, session))
+
+    def accepted(self, tasks: set[int], refused: dict[int, str]) -> None:
+        for task in tasks:
+            self.unaccepted.pop(task, None)
+        for task, why in refused.items():
+            self.refused[task] = why
+            self.awaited.discard(task)
+
+    def told(self, states: dict[int, str]) -> None:
+        for task, state in states.items():
+            before = self.cluster.store.announced.setdefault(task, state)
+            assert before == state, f"{task:#x} was {before}, now {state}"
+            self.awaited.discard(task)
+
+    def session_closed(self, session: int) -> None:
+        self.closing.discard(session)
+
+
+class Agent:
+    """The rules of a pilot with the glue that its shell is, and its executors and worlds."""
+
+    def __init__(self, cluster: Cluster, name: str, nodes: int) -> None:
+        self.cluster = cluster
+        self.name = name
+        self.life = 0
+        self.alive = True
+        self.link: Link | None = None
+        self.head: Head | None = None
+        self.welcomed = False
+        self.unacknowledged: dict[int, list[Completion]] = {}
+        self.sequence = 0
+        self.nodes = [f"{name}.{number}" for number in range(nodes)]
+        self.rules = r.Rules(self.nodes, NodeShape(CORES))
+        self.executors: dict[int, Executor] = {}
+        self.worlds: dict[int, World] = {}
+        self.running: dict[int, RunningTask] = {}
+        self.leaving = False
+        for position, node in enumerate(self.nodes):
+            self.rules.add_node(node, NodeShape(CORES), cluster.now, position)
+        self._tick()
+
+    def _tick(self) -> None:
+        if not self.alive:
+            return
+        self.rules.tick(self.cluster.now)
+        head = self.cluster.head
+        if head.alive and head is not self.head:
+            self._connect(head)
+        else:
+            self.tell_status()
+        self.step()
+        if self.leaving and self.rules.is_idle and not self.unacknowledged:
+            self.bye()
+        else:
+            self.cluster.after(0.5, self._tick)
+
+    def tell_status(self) -> None:
+        head, link = self.head, self.link
+        if self.welcomed and head is not None and link is not None:
+            running, nodes = list(self.running.values()), len(self.rules.hosts)
+            draining = self.rules.draining
+            link.send(
+                lambda: head.on_status(self, link, running, nodes, draining) if head.alive else None
+            )
+
+    def _connect(self, head: Head) -> None:
+        if self.link:
+            self.link.alive = False
+        self.head, self.link = head, Link(self.cluster)
+        self.greet()
+
+    def greet(self) -> None:
+        self.welcomed = False
+        held: dict[int, int] = {}
+        for completions in self.unacknowledged.values():
+            held.update((done.task, done.attempt) for done in completions)
+        held.update(self.rules.held)
+        head, link = self.head, self.link
+        assert head is not None and link is not None
+        link.send(lambda: head.on_hello(self, link, list(held.items())) if head.alive else None)
+
+    def on_who_are_you(self) -> None:
+        if self.welcomed:
+            self.greet()
+
+    def on_welcome(self) -> None:
+        if not self.welcomed:
+            self.welcomed = True
+            self.tell_status()
+            for number in self.unacknowledged:
+                self._send(number)
+
+    def on_committed(self, number: int) -> None:
+        self.unacknowledged.pop(number, None)
+
+    def _send(self, number: int) -> None:
+        head, link = self.head, self.link
+        assert head is not None and link is not None
+        completions = self.unacknowledged[number]
+        copies = 2 if self.cluster.rng.random() < 0.05 else 1
+        for _ in range(copies):
+            link.send(
+                lambda: head.on_completions(self, link, number, completions) if head.alive else None
+            )
+
+    def add_work(self, templates: list[Template], work: list[Work]) -> None:
+        if self.alive:
+            self.rules.add_work(templates, work, self.cluster.now)
+            self.step()
+
+    def cancel(self, tasks: list[int]) -> None:
+        if self.alive:
+            self.rules.cancel(tasks, self.cluster.now)
+            self.step()
+
+    def leave(self) -> None:
+        """Its walltime is over, or it is preempted with a grace time."""
+        self.leaving = True
+        self.rules.stop_all("its walltime is over", self.cluster.now)
+        self.tell_status()
+        self.step()
+
+    def bye(self) -> None:
+        head, link = self.head, self.link
+        if head is not None and link is not None:
+            link.send(lambda: head.pilot_lost(self.name, "bye") if head.alive else None)
+        self.vanish(told=True)
+
+    def vanish(self, told: bool = False) -> None:
+        """All of it is gone at once; the head hears of it from the batch system."""
+        self.alive = False
+        self.cluster.agents.pop(self.name, None)
+        if self.link and not told:
+            self.link.alive = False
+        self.cluster.after(
+            self.cluster.rng.uniform(0.5, 5.0), lambda: self.cluster.batch_says_gone(self.name)
+        )
+
+    def lose_node(self, node: str) -> None:
+        if not self.alive or node not in self.nodes or len(self.nodes) == 1:
+            return
+        self.nodes.remove(node)
+        for executor in list(self.executors.values()):
+            if executor.node == node:
+                executor.alive = False
+                del self.executors[executor.id]
+        self.rules.lose_node(node, "node lost", self.cluster.now)
+        self.tell_status()
+        self.step()
+
+    def step(self) -> None:
+        """Carry out and report."""
+        while actions := self.rules.take_actions():
+            for action in actions:
+                self._carry_out(action)
+        check_rules(self.rules)
+        if completions := self.rules.take_completions():
+            for done in completions:
+                self.running.pop(done.task, None)
+            self.sequence += 1
+            self.unacknowledged[self.sequence] = completions
+            for done in completions:
+                self.cluster.reported[done.task].add((self.name, done.attempt, done.outcome))
+            if self.welcomed:
+                self._send(self.sequence)
+
+    def _carry_out(self, action: r.Action) -> None:
+        if isinstance(action, r.StartExecutor):
+            self.executors[action.executor] = Executor(self, action.executor, action.node)
+        elif isinstance(action, r.StopExecutor):
+            if executor := self.executors.get(action.executor):
+                executor.stop(action.grace_s)
+        elif isinstance(action, r.RunOnExecutor):
+            if executor := self.executors.get(action.executor):
+                executor.take(action.work)
+        elif isinstance(action, r.StartWorld):
+            self.worlds[action.world] = World(self, action.world, action.need.ranks)
+        elif isinstance(action, r.RunOnWorld):
+            self.worlds[action.world].take(action.work)
+        else:
+            if world := self.worlds.get(action.world):
+                world.stop()
+
+
+class Executor:
+    """A process that runs tasks one after the other, and may die at any moment."""
+
+    def __init__(self, agent: Agent, number: int, node: str) -> None:
+        self.agent = agent
+        self.cluster = agent.cluster
+        self.id = number
+        self.node = node
+        self.alive = True
+        self.queue: deque[Work] = deque()
+        self.current: Work | None = None
+        self.cluster.after(self.cluster.rng.uniform(0.0, 0.3), self._ready)
+
+    def _heard(self, say: Callable[[], None]) -> None:
+        """What it says arrives if its agent and node are still there."""
+
+        def arrive() -> None:
+            if self.agent.alive and self.id in self.agent.executors:
+                say()
+                self.agent.step()
+
+        self.cluster.after(0.0005, arrive)
+
+    def _ready(self) -> None:
+        if self.alive:
+            self._heard(lambda: self.agent.rules.executor_ready(self.id, 1, self.cluster.now))
+
+    def take(self, work: list[Work]) -> None:
+        self.queue.extend(work)
+        self._next()
+
+    def _next(self) -> None:
+        if not self.alive or self.current is not None or not self.queue:
+            return
+        work = self.current = self.queue.popleft()
+        started = self.cluster.now
+        self.cluster.note_run(work)
+        self.agent.running[work.task] = RunningTask(work.task, work.attempt, self.node, started)
+        self.cluster.after(self.cluster.duration(), lambda: self._end(work, started))
+
+    def _end(self, work: Work, started: float) -> None:
+        if not self.alive or self.current is not work:
+            return
+        outcome = self.cluster.outcome(work)
+        if outcome == "crash":
+            self.die(-9)
+            return
+        self.current = None
+        done = completion(work, outcome, started, self.cluster.now)
+        rules, now = self.agent.rules, self.cluster.now
+        if self.cluster.rng.random() < 0.2:
+            # Its result is large: it is reported when the segment is sealed.
+            self._heard(lambda: rules.executor_ran(self.id, [work.task], now))
+            self.cluster.after(
+                0.05,
+                lambda: self.alive
+                and self._heard(lambda: rules.executor_done(self.id, [done], now)),
+            )
+        else:
+            self._heard(lambda: rules.executor_done(self.id, [done], now))
+        self._next()
+
+    def stop(self, grace_s: float) -> None:
+        # Some tasks end, or sit out the grace time, before the signal gets them.
+        self.cluster.after(self.cluster.rng.uniform(0.0, grace_s), lambda: self.die(-15))
+
+    def die(self, status: int) -> None:
+        if not self.alive:
+            return
+        self.alive = False
+        task = self.current.task if self.current else 0
+
+        def heard() -> None:
+            self.agent.rules.executor_exited(
+                self.id, status, task, self.cluster.now, (), "", self.cluster.now
+            )
+            del self.agent.executors[self.id]
+
+        self._heard(heard)
+
+
+class World:
+    """The ranks of an MPI world: they leave a task one by one, or all die."""
+
+    def __init__(self, agent: Agent, number: int, ranks: int) -> None:
+        self.agent = agent
+        self.cluster = agent.cluster
+        self.id = number
+        self.ranks = ranks
+        self.alive = True
+        self.current: Work | None = None
+        for rank in range(ranks):
+            self.cluster.after(
+                self.cluster.rng.uniform(0.1, 0.5),
+                lambda rank=rank: self._say(
+                    lambda: agent.rules.rank_ready(number, rank, self.cluster.now)
+                ),
+            )
+
+    def _say(self, say: Callable[[], None]) -> None:
+        if self.alive and self.agent.alive:
+            say()
+            self.agent.step()
+
+    def take(self, work: Work) -> None:
+        self.cluster.note_run(work)
+        self.current = work
+        started, outcome = self.cluster.now, self.cluster.outcome(work)
+        duration = self.cluster.duration()
+        if outcome == "crash":
+            self.cluster.after(duration, lambda: self.die(9))
+            return
+        hanging = outcome == "error" and self.cluster.rng.random() < 0.5
+        for rank in range(self.ranks):
+            if hanging and rank:
+                continue  # the first rank has raised, the others wait for it in MPI
+            done = completion(work, outcome, started, self.cluster.now + duration)
+            self.cluster.after(
+                duration + self.cluster.rng.uniform(0.0, 0.01),
+                lambda rank=rank, done=done: self._say(
+                    lambda: self.agent.rules.rank_done(self.id, rank, done, self.cluster.now)
+                ),
+            )
+
+    def stop(self) -> None:
+        self.cluster.after(self.cluster.rng.uniform(0.0, 3.0), lambda: self.die(15))
+
+    def die(self, status: int) -> None:
+        if not self.alive:
+            return
+
+        def exited() -> None:
+            self.alive = False
+            self.agent.worlds.pop(self.id, None)
+            self.agent.rules.world_exited(self.id, 128 + status, "", self.cluster.now)
+
+        self._say(exited)
+
+
+def completion(work: Work, outcome: str, started: float, ended: float) -> Completion:
+    failure = None
+    if outcome == "error":
+        failure = TaskFailure("ValueError", "as told", bases=("ValueError", "Exception"))
+    return Completion(
+        work.task, work.attempt, outcome, failure=failure, started=started, ended=ended
+    )
+
+
+# --- the cluster ---------------------------------------------------------------------------------
+
+NEEDS = (
+    ("python", Resources()),
+    ("python", Resources()),
+    ("python", Resources(cores=2)),
+    ("python", Resources(cores=4)),
+    ("mpi", Resources(ranks=2)),
+    ("mpi", Resources(ranks=2, ranks_per_node=1)),
+    ("mpi-command", Resources(ranks=3)),
+)
+
+
+class Cluster:
+    """One run, from its seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.now = 0.0
+        self._events: list[tuple[float, int, Callable[[], Any]]] = []
+        self._numbers = itertools.count()
+        self._tasks = itertools.count(1)
+        self._templates = itertools.count(1)
+        self._pilots = itertools.count(1)
+        self.store = Store()
+        self.agents: dict[str, Agent] = {}
+        #: How often each task was run.
+        self.runs: Counter[int] = Counter()
+        #: What pilots have said of each task: pilot, attempt, outcome.
+        self.reported: dict[int, set[tuple[str, int, str]]] = defaultdict(set)
+        self.policies: dict[int, str] = {}
+        self.specs: dict[int, tuple[Template, TaskSpec]] = {}
+        self.cancelled: set[int] = set()
+        #: Tasks in a pilot that was taken for lost while it lived: nobody can tell it to stop.
+        self.cut_off: set[int] = set()
+        self.calm = False
+        #: How likely a task ends in an error or a crash; how likely a head dies after a commit.
+        self.error_rate = self.rng.choice((0.0, 0.1, 0.4))
+        self.crash_rate = self.rng.choice((0.0, 0.05, 0.2))
+        self.head_deaths_at_commit = self.rng.choice((0.0, 0.0, 0.02))
+        self.mean_s = self.rng.choice((0.001, 0.05, 1.0, 5.0))
+        self.head = Head(self)
+        self.client = Client(self)
+        self.open_templates: dict[int, list[Template]] = {}
+
+    # --- time
+
+    def at(self, when: float, what: Callable[[], Any]) -> None:
+        heapq.heappush(self._events, (when, next(self._numbers), what))
+
+    def after(self, seconds: float, what: Callable[[], Any]) -> None:
+        self.at(self.now + seconds, what)
+
+    def run(self) -> None:
+        """Let it all happen, and see that everything has ended well."""
+        for session in (1, 2):
+            self.store.sessions[session] = "OPEN"
+            self.open_templates[session] = [self._template(session) for _ in range(4)]
+        self._start_pilot()
+        for _ in range(self.rng.randrange(5, 30)):
+            self.at(self.rng.uniform(0.0, CALM_S * 0.9), self._submit_some)
+        for _ in range(self.rng.randrange(0, 25)):
+            self.at(self.rng.uniform(0.5, CALM_S), self._misfortune)
+        self.at(CALM_S, self._calm_down)
+        while self._events:
+            self.now, _, what = heapq.heappop(self._events)
+            what()
+            if self.now > CALM_S and self._is_over():
+                break
+            assert self.now < END_S, f"it does not end: {self._describe()}"
+        self._check_end()
+
+    def _is_over(self) -> bool:
+        return (
+            set(self.store.sessions.values()) == {"CLOSED"}
+            and not self.client.awaited
+            and not self.client.unaccepted
+            and all(a.rules.is_idle and not a.unacknowledged for a in self.agents.values())
+            and not any(pilot.held for pilot in self.head.core.pilots.values())
+        )
+
+    def _calm_down(self) -> None:
+        self.calm = True
+        if not self.head.alive:
+            self._start_head()
+        if not any(len(agent.nodes) >= 2 and not agent.leaving for agent in self.agents.values()):
+            self._start_pilot(nodes=3)
+        for session in self.store.sessions:
+            self.client.close(session)
+
+    def _describe(self) -> str:
+        core = self.head.core
+        return (
+            f"unfinished {[(t.id, t.state, t.attempt, t.missing) for t in core.tasks.values()]}, "
+            f"pilots {[(p.name, p.nodes, p.draining, p.held) for p in core.pilots.values()]}, "
+            f"agents {[(a.name, a.rules.held, len(a.unacknowledged)) for a in self.agents.values()]}, "
+            f"awaited {self.client.awaited}, unaccepted {list(self.client.unaccepted)}, "
+            f"sessions {self.store.sessions}"
+        )
+
+    # --- what chance brings
+
+    def duration(self) -> float:
+        return self.rng.expovariate(1.0 / self.mean_s)
+
+    def outcome(self, work: Work) -> str:
+        if self.rng.random() < self.crash_rate:
+            return "crash"
+        if self.rng.random() < self.error_rate:
+            return "error"
+        return "ok"
+
+    def note_run(self, work: Work) -> None:
+        self.runs[work.task] += 1
+        state = self.store.announced.get(work.task)
+        assert state not in (COMPLETED, FAILED, TIMED_OUT) or work.task in self.cut_off, (
+            f"{work.task:#x} runs after it was announced as {state}"
+        )
+
+    def _template(self, session: int) -> Template:
+        kind, need = self.rng.choice(NEEDS)
+        number = next(self._templates)
+        return Template(
+            id=number,
+            session=session,
+            name=f"t{number}",
+            kind=kind,
+            function=b"%d" % number,
+            resources=need,
+            time_limit_s=self.rng.choice((0.0, 0.0, 0.0, 10.0)),
+            retries=self.rng.choice((0, 1, 3)),
+            max_crashes=self.rng.choice((0, 3)),
+            priority=self.rng.choice((0, 0, 5)),
+            on_failure=self.rng.choice(("fail", "fail", "ignore", "cancel_successors")),
+        )
+
+    def _submit_some(self) -> None:
+        session = self.rng.choice((1, 2))
+        templates = self.open_templates[session]
+        specs = []
+        for _ in range(self.rng.randrange(1, 8)):
+            template = self.rng.choice(templates)
+            task = next(self._tasks)
+            sources = [
+                number for number, (other, _) in self.specs.items() if other.session == session
+            ][-10:]
+            chosen = self.rng.sample(sources, min(len(sources), self.rng.choice((0, 0, 1, 2))))
+            spec = TaskSpec(task, template.id, b"", tuple((source, 0) for source in chosen))
+            self.specs[task] = (template, spec)
+            self.policies[task] = template.on_failure
+            specs.append(spec)
+        self.client.submit(session, templates, specs)
+
+    def _misfortune(self) -> None:
+        if self.calm:
+            return
+        agents = list(self.agents.values())
+        agent = self.rng.choice(agents) if agents else None
+        what = self.rng.choice(
+            ("head", "head", "vanish", "leave", "node", "executor", "silent", "cancel", "pilot")
+        )
+        if what == "head":
+            self.kill_head()
+        elif what == "pilot" or agent is None:
+            self._start_pilot()
+        elif what == "vanish":
+            agent.vanish()
+        elif what == "leave":
+            agent.leave()
+        elif what == "node":
+            agent.lose_node(self.rng.choice(agent.nodes))
+        elif what == "executor":
+            if processes := [*agent.executors.values(), *agent.worlds.values()]:
+                self.rng.choice(processes).die(-9 if self.rng.random() < 0.5 else 1)
+        elif what == "silent":
+            # The head takes it for lost, but it lives.
+            if self.head.alive:
+                self.cut_off.update(agent.rules.held)
+                self.head.pilot_lost(agent.name, "silent")
+        elif self.specs:
+            session = self.rng.choice((1, 2))
+            tasks = [t for t, (template, _) in self.specs.items() if template.session == session]
+            named = self.rng.sample(tasks, min(len(tasks), 3))
+            self.cancelled.update(named)
+            self.client.cancel(session, named)
+
+    def _start_pilot(self, nodes: int = 0) -> None:
+        name = f"p{next(self._pilots)}"
+        self.agents[name] = Agent(self, name, nodes or self.rng.choice((1, 2, 3)))
+
+    def batch_says_gone(self, name: str) -> None:
+        if self.head.alive:
+            self.head.pilot_lost(name, "its job has ended")
+        else:
+            self.after(1.0, lambda: self.batch_says_gone(name))
+
+    def kill_head(self) -> None:
+        if not self.head.alive or self.calm:
+            return
+        self.head.alive = False
+        for agent in self.agents.values():
+            agent.welcomed = False
+            if agent.link:
+                agent.link.alive = False
+        self.client.link.alive = False
+        self.after(self.rng.uniform(0.1, 3.0), self._start_head)
+
+    def _start_head(self) -> None:
+        if not self.head.alive:
+            self.head = Head(self)
+            self.client.connect()
+
+    # --- the end
+
+    def _check_end(self) -> None:
+        core, store = self.head.core, self.store
+        check_core(core)
+        assert set(store.sessions.values()) == {"CLOSED"}, self._describe()
+        assert not core.tasks and not core.sessions and not core.templates and not core.classes
+        for pilot in core.pilots.values():
+            assert not pilot.held and pilot.load == 0, (pilot.name, pilot.held)
+        for agent in self.agents.values():
+            assert not agent.rules.held and not agent.unacknowledged
+        assert not self.client.awaited, self._describe()
+        for task, (template, _) in self.specs.items():
+            if task in self.client.refused:
+                assert task not in store.tasks
+                continue
+            row = store.tasks[task]
+            assert row.state in FINAL
+            assert store.announced[task] == row.state
+            outcomes = Counter(outcome for _, _, outcome in self.reported[task])
+            # What is counted has happened, and a task is given up at its limits, not before.
+            assert row.errors <= min(outcomes["error"], template.retries + 1), (task, outcomes)
+            assert row.crashes <= min(outcomes["crash"], template.max_crashes + 1), (task, outcomes)
+            if row.state == COMPLETED:
+                assert outcomes["ok"] and self.runs[task]
+            elif row.state == FAILED:
+                assert row.errors > template.retries or row.crashes > template.max_crashes
+            elif row.state == TIMED_OUT:
+                assert outcomes["timeout"]
+            elif row.state == ABORTED:
+                assert self._upstream_states(task) - {COMPLETED}
+            else:
+                assert task in self.cancelled or "cancel_successors" in self._policies_upstream(task)
+
+    def _upstream_states(self, task: int) -> set[str]:
+        return {self.store.tasks[source].state for source, _ in self.specs[task][1].inputs}
+
+    def _policies_upstream(self, task: int) -> set[str]:
+        found, todo = set(), [source for source, _ in self.specs[task][1].inputs]
+        while todo:
+            source = todo.pop()
+            found.add(self.policies[source])
+            todo.extend(s for s, _ in self.specs[source][1].inputs)
+        return found
+
+
+# --- what always holds ---------------------------------------------------------------------------
+
+
+def check_core(core: c.Core) -> None:
+    """The invariants of the core, counted out."""
+    ready: Counter[int] = Counter()
+    assigned: Counter[int] = Counter()
+    unfinished: Counter[int] = Counter()
+    for task in core.tasks.values():
+        unfinished[task.template.session] += 1
+        work = id(task.task_class)
+        if task.state == READY:
+            ready[work] += 1
+            assert not task.missing, f"{task.id:#x} is ready without {task.missing} inputs"
+            assert task.pilot is None
+            assert task in task.task_class.queue, f"{task.id:#x} is ready, but in no queue"
+        elif task.state in (ASSIGNED, RUNNING):
+            assigned[work] += 1
+            assert task.pilot is not None, f"{task.id:#x} is {task.state} nowhere"
+            assert core.pilots.get(task.pilot.name) is task.pilot, f"{task.id:#x} is lost"
+            assert task.id in task.pilot.held, f"{task.id:#x} is not held by its pilot"
+        else:
+            assert task.missing and task.pilot is None, f"{task.id:#x} waits for nothing"
+    for work in core.classes.values():
+        assert work.ready == ready[id(work)]
+        assert work.assigned == assigned[id(work)]
+    for session in core.sessions.values():
+        assert session.unfinished == unfinished[session.id]
+    for pilot in core.pilots.values():
+        assert pilot.load == sum(pilot.held.values())
+
+
+def check_rules(rules: r.Rules) -> None:
+    """The invariants of a pilot: every core has one user, every attempt is in one place."""
+    used: dict[str, list[int]] = {name: [] for name in rules.nodes}
+    places: Counter[int] = Counter()
+    for queue in rules._queues.values():
+        places.update(work.task for work in queue.waiting)
+    for executor in rules.executors.values():
+        places.update(work.task for work in executor.pipeline)
+        places.update(list(executor.unsealed))
+        if executor.queue is not None:
+            for share in executor.shares or (executor.share,):
+                used.setdefault(share.node, []).extend(share.cores)
+    for world in rules.worlds.values():
+        if world.work is not None:
+            places[world.work.task] += 1
+        if world.queue is not None:
+            for share in world.shares:
+                used.setdefault(share.node, []).extend(share.cores)
+    for name, node in rules.nodes.items():
+        assert sorted([*used[name], *node.cores]) == list(range(CORES)), (
+            f"{name}: cores {sorted(used[name])} are used, {sorted(node.cores)} are free"
+        )
+    assert places == Counter(list(rules.held)), f"held {sorted(rules.held)}, found {places}"
+
+
+__all__ = ["Cluster", "TaskOutcome", "check_core", "check_rules"]
