@@ -1,27 +1,35 @@
 """How the arguments of a task travel: pickled, with futures as references, at any depth.
 
-A future that is pickled while arguments are being encoded leaves a reference behind and is noted as
-an input; when the worker unpickles the arguments, the reference becomes the value. So futures may
-stand anywhere that pickle reaches (lists, dicts, dataclasses, a user's own classes), and arguments
-without futures cost nothing more than their pickle.
+A future that is pickled while arguments are being encoded leaves a reference behind (the number of
+the input, so that the same call has the same bytes in every run) and is noted as an input; when the
+worker unpickles the arguments, the reference becomes the value. So futures may stand anywhere that
+pickle reaches (lists, dicts, dataclasses, a user's own classes), and arguments without futures cost
+nothing more than their pickle.
+
+Arguments that are too large to travel through the head are written to a segment by whoever
+submits; what travels is a pickle of a few bytes that reads them (`spilled`).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from pilot.data.values import decode, encode
+import msgspec
+
+from pilot.data.values import Value, decode, encode, load
 
 Ref = tuple[int, int]
 
 
 class _Local(threading.local):
-    #: Inputs found so far, while arguments are encoded in this thread.
-    found: dict[Ref, None] | None = None
-    #: The values of the inputs, while arguments are decoded in this thread.
-    values: Mapping[Ref, Any] | None = None
+    #: Inputs found so far, with their numbers, while arguments are encoded in this thread.
+    found: dict[Ref, int] | None = None
+    #: The values of the inputs, and the site directory, while arguments are decoded in this thread.
+    values: Sequence[Any] | None = None
+    directory: Path | None = None
 
 
 _local = _Local()
@@ -37,7 +45,7 @@ def encode_arguments(
     SubmissionError
         An argument cannot be pickled.
     """
-    found: dict[Ref, None] = {}
+    found: dict[Ref, int] = {}
     _local.found = found
     try:
         payload = encode((args, kwargs))
@@ -47,15 +55,43 @@ def encode_arguments(
 
 
 def decode_arguments(
-    payload: bytes, values: Mapping[Ref, Any]
+    payload: bytes, values: Sequence[Any], directory: Path
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments, with the values of the inputs in their places."""
-    _local.values = values
+    """The arguments, with the values of the inputs in their places.
+
+    Parameters
+    ----------
+    payload
+        What `encode_arguments` or `spilled` gave.
+    values
+        The values of the inputs, in the order in which `encode_arguments` gave them.
+    directory
+        The site directory, for what is in segments.
+    """
+    _local.values, _local.directory = values, directory
     try:
         args, kwargs = decode(payload)
     finally:
-        _local.values = None
+        _local.values = _local.directory = None
     return args, kwargs
+
+
+class _Spilled:
+    def __init__(self, value: Value) -> None:
+        self._value = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_read_spilled, msgspec.structs.astuple(self._value))
+
+
+def spilled(value: Value) -> bytes:
+    """A payload that stands for the one in a segment."""
+    return encode(_Spilled(value))
+
+
+def _read_spilled(*fields: Any) -> Any:
+    assert _local.directory is not None
+    return decode(load(Value(*fields), _local.directory))
 
 
 def refer(task: int, indices: tuple[int, ...], whole: bool) -> tuple[Any, ...]:
@@ -71,15 +107,15 @@ def refer(task: int, indices: tuple[int, ...], whole: bool) -> tuple[Any, ...]:
             "a future can only be pickled as an argument of a task; "
             "to give one to another process, give its task id"
         )
-    refs = [(task, index) for index in indices]
-    _local.found.update(dict.fromkeys(refs))
-    return (_resolve_all, (refs,)) if whole else (_resolve, refs[0])
+    found = _local.found
+    numbers = tuple(found.setdefault((task, index), len(found)) for index in indices)
+    return (_resolve_all, numbers) if whole else (_resolve, numbers)
 
 
-def _resolve(task: int, index: int) -> Any:
+def _resolve(number: int) -> Any:
     assert _local.values is not None
-    return _local.values[(task, index)]
+    return _local.values[number]
 
 
-def _resolve_all(refs: list[Ref]) -> tuple[Any, ...]:
-    return tuple(_resolve(*ref) for ref in refs)
+def _resolve_all(*numbers: int) -> tuple[Any, ...]:
+    return tuple(map(_resolve, numbers))

@@ -15,6 +15,7 @@ from pilot.errors import PilotError
 from scheduler.resources import Resources
 
 if TYPE_CHECKING:
+    from pilot.children import TaskSession
     from pilot.data.checkpoint import Checkpoint
 
 
@@ -35,6 +36,8 @@ class Context:
         When its time limit ends, seconds since the epoch; None: no limit.
     rank, ranks
         Its rank and their number; 0 and 1 for a plain task.
+    session
+        Submits tasks from this one: ``session.submit(…)``.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Context:
         rank: int,
         ranks: int,
         checkpoints: Path,
+        session: TaskSession,
     ) -> None:
         self.task_id = task_id
         self.name = name
@@ -59,6 +63,7 @@ class Context:
         self.rank = rank
         self.ranks = ranks
         self._checkpoints = checkpoints
+        self.session = session
 
     @cached_property
     def logger(self) -> logging.Logger:
@@ -98,6 +103,11 @@ def context() -> Context:
     """
     if _current is None:
         raise PilotError("there is no context: this code does not run in a task")
+    return _current
+
+
+def running_context() -> Context | None:
+    """The context of the task that runs in this process; None where none does."""
     return _current
 
 

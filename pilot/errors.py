@@ -70,7 +70,20 @@ class TaskAborted(TaskError):
 
 
 class CommandFailed(TaskError):
-    """A command ended with another exit status than zero."""
+    """A command ended with another exit status than zero.
+
+    Attributes
+    ----------
+    returncode
+        Its exit status; -N where signal N ended it.
+    """
+
+    def __init__(self, message: str, returncode: int = 1) -> None:
+        super().__init__(message, returncode)
+        self.returncode = returncode
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class RemoteTraceback(Exception):

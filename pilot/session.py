@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import atexit
 import concurrent.futures
-import hashlib
 import os
 import sys
 import threading
@@ -19,12 +18,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from pilot.arguments import encode_arguments
+from pilot.children import TaskSession
+from pilot.context import running_context
 from pilot.data.values import Value, decode, encode
 from pilot.errors import (
     PilotError,
     RemoteTraceback,
-    SubmissionError,
     TaskAborted,
     TaskCrashed,
     TaskError,
@@ -32,10 +31,10 @@ from pilot.errors import (
 )
 from pilot.future import Future, Unread
 from pilot.site import Site, find_site
-from pilot.task import Options, ResolvedOptions, Task, as_task
+from pilot.submission import NO_GROUP, Call, GroupKey, Parcel, Submitter, as_calls
+from pilot.task import OptionError, Options, Task, make_options
 from pilot.wire import messages as m
 from pilot.wire.connection import Connection
-from scheduler.assignment import refusal
 
 T = TypeVar("T")
 
@@ -46,8 +45,8 @@ _stack = threading.local()
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
-def current_session() -> Session:
-    """The session of the innermost ``with`` block, or else the only one that is open.
+def current_session() -> Session | TaskSession:
+    """The session of the innermost ``with`` block, of the running task, or the only open one.
 
     Raises
     ------
@@ -57,6 +56,8 @@ def current_session() -> Session:
     entered: list[Session] = getattr(_stack, "sessions", [])
     if entered:
         return entered[-1]
+    if (running := running_context()) is not None:
+        return running.session
     opened = [session for session in _sessions if session.is_open]
     if len(opened) == 1:
         return opened[0]
@@ -83,6 +84,12 @@ class Session(concurrent.futures.Executor):
         Directories that workers search for modules first, before those of this process.
     variables
         Additions to the environment of the tasks.
+    weight
+        Its share of the cores beside other sessions of the same priority.
+    priority
+        Sessions of higher priority go first.
+    options
+        Default options of its tasks, such as ``{"retries": 2}``; what a task says itself wins.
 
     Raises
     ------
@@ -98,16 +105,14 @@ class Session(concurrent.futures.Executor):
         session_id: int | None = None,
         sys_path: Sequence[str | os.PathLike[str]] = (),
         variables: Mapping[str, str] | None = None,
+        weight: float = 1.0,
+        priority: int = 0,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self.site = site if isinstance(site, Site) else find_site(site)
         self._connection = Connection(self.site)
         self._lock = threading.Lock()
         self._futures: set[Future[Any]] = set()
-        self._functions: dict[int, tuple[Any, m.Function]] = {}
-        self._sent_functions: set[bytes] = set()
-        self._templates: dict[tuple[Any, ...], int] = {}
-        self._recent: dict[tuple[int, ResolvedOptions], tuple[Any, int]] = {}
-        self._tasks: dict[int, tuple[Any, Task[..., Any]]] = {}
         self._closed = False
         environment = m.Environment(
             working_dir=str(Path.cwd()),
@@ -115,13 +120,30 @@ class Session(concurrent.futures.Executor):
             variables=dict(variables or {}),
         )
         self.name = name or Path(sys.argv[0] or "python").stem or "python"
+        make_options(Options(), options or {})  # say what is wrong before the session is made
         try:
-            self.id: int = self._connection.request(
-                lambda n: m.OpenSession(n, self.name, environment, session_id or 0)
+            reply: tuple[int, bytes] = self._connection.request(
+                lambda n: m.OpenSession(
+                    n,
+                    self.name,
+                    environment,
+                    session_id or 0,
+                    weight,
+                    priority,
+                    encode(dict(options or {})),
+                )
             )
         except BaseException:
             self._connection.close()
             raise
+        self.id, kept = reply
+        self._submitter = Submitter(
+            self.id,
+            self.site,
+            self._connection.next_task,
+            self._connection.next_template,
+            decode(kept) if options is None else options,
+        )
         _sessions.add(self)
 
     @property
@@ -148,148 +170,52 @@ class Session(concurrent.futures.Executor):
         RuntimeError
             The session was shut down.
         """
-        task = self._as_task(fn)
+        task = self._submitter.task(fn)
         return self._submit(task, [(args, kwargs)])[0]
 
     def submit_many(
         self, fn: Callable[..., T], rows: Iterable[tuple[Any, ...] | Mapping[str, Any]]
     ) -> list[Future[T]]:
         """One task for each row of arguments (a tuple, or a mapping of names), sent as one."""
-        task = self._as_task(fn)
-        return self._submit(
-            task,
-            [((), dict(row)) if isinstance(row, Mapping) else (tuple(row), {}) for row in rows],
-        )
+        task = self._submitter.task(fn)
+        return self._submit(task, as_calls(rows))
 
     def _submit(
-        self, task: Task[..., Any], calls: list[tuple[tuple[Any, ...], dict[str, Any]]]
+        self,
+        task: Task[..., Any],
+        calls: list[Call],
     ) -> list[Future[Any]]:
-        options = task.task_options
-        names, count = options.return_names, options.return_count
-        dynamic = options.is_dynamic()
-        functions: list[m.Function] = []
-        templates: list[m.Template] = []
-        specs: list[m.TaskSpec] = []
-        futures: list[Future[Any]] = []
-        template = 0
-        # Ids are taken and the frame is queued under one lock: a task never overtakes its inputs.
+        group: Group | None = getattr(_stack, "group", None)
+        if group is not None and group.session is not self:
+            group = None
+        names, count = task.task_options.return_names, task.task_options.return_count
+        # Ids are taken and the parcel is queued under one lock: a task never overtakes its inputs.
         with self._lock:
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            for args, kwargs in calls:
-                if dynamic or not template:
-                    template = self._template(task, args, kwargs, functions, templates)
-                payload, inputs = encode_arguments(args, kwargs)
-                future: Future[Any] = Future(self, self._connection.next_task(), names, count)
-                specs.append(m.TaskSpec(future.task, template, payload, inputs))
-                futures.append(future)
+            parcel = Parcel()
+            ids = self._submitter.add(parcel, task, calls, group.key if group else NO_GROUP)
+            futures = [Future[Any](self, number, names, count) for number in ids]
             self._futures.update(futures)
-            if specs:
-                self._connection.submit(
-                    self.id, functions, templates, specs, [_Settler(self, f) for f in futures]
-                )
+            if group is not None:
+                group.futures.extend(futures)
+            if ids:
+                self._connection.submit(self.id, parcel, [_Settler(self, f) for f in futures])
         return futures
 
-    def _as_task(self, fn: Any) -> Task[..., Any]:
-        if isinstance(fn, Task):
-            return fn
-        known = self._tasks.get(id(fn))
-        if known is not None and known[0] is fn:
-            return known[1]
-        task = as_task(fn)
-        if len(self._tasks) > 1000:
-            self._tasks.clear()
-        self._tasks[id(fn)] = (fn, task)
-        return task
+    def group(self, name: str, *, on_failure: str = "continue") -> Group:
+        """Tasks that belong together: submitted inside ``with session.group(…) as group:``.
 
-    def _template(
-        self,
-        task: Task[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        functions: list[m.Function],
-        templates: list[m.Template],
-    ) -> int:
-        """The id of the template for a call; new ones are appended to what is to be sent."""
-        options = task.task_options
-        resolved = options.resolve(args, kwargs)
-        recent = self._recent.get((id(task), resolved))
-        if recent is not None and recent[0] is task:
-            return recent[1]
-        function = self._function(task)
-        default = encode(options.default) if options.on_failure == "ignore" else b""
-        key = (
-            task.__name__,
-            task.kind,
-            function.digest,
-            resolved,
-            options.retries,
-            options.retry_names(),
-            options.max_crashes,
-            options.priority,
-            options.pool or "",
-            options.return_count,
-            options.on_failure,
-            default,
-        )
-        number = self._templates.get(key)
-        if number is None:
-            self._check(options, resolved, task)
-            number = self._connection.next_template()
-            templates.append(
-                m.Template(
-                    id=number,
-                    session=self.id,
-                    name=task.__name__,
-                    kind=task.kind,
-                    function=function.digest,
-                    resources=resolved.resources,
-                    time_limit_s=resolved.time_limit_s,
-                    retries=options.retries,
-                    retry_on=options.retry_names(),
-                    max_crashes=options.max_crashes,
-                    priority=options.priority,
-                    pool=options.pool or "",
-                    returns=options.return_count,
-                    on_failure=options.on_failure,
-                    default=default,
-                )
-            )
-            self._templates[key] = number
-            if function.digest not in self._sent_functions:
-                functions.append(function)
-                self._sent_functions.add(function.digest)
-        if len(self._recent) > 1000:
-            self._recent.clear()
-        self._recent[(id(task), resolved)] = (task, number)
-        return number
-
-    def _check(self, options: Options, resolved: ResolvedOptions, task: Task[..., Any]) -> None:
-        pools = (
-            (name, pool.shape, pool.nodes_per_pilot, pool.walltime_s)
-            for name, pool in self.site.config.pools.items()
-        )
-        reason = refusal(resolved.resources, options.pool or "", pools, resolved.time_limit_s)
-        if reason:
-            raise SubmissionError(f"task {task.__name__!r} was not submitted: {reason}")
-
-    def _function(self, task: Task[..., Any]) -> m.Function:
-        """What is sent of a task's function; pickled once."""
-        known = self._functions.get(id(task))
-        if known is not None and known[0] is task:
-            return known[1]
-        by_name = isinstance(task.__reduce__()[1][0], str)
-        try:
-            payload = encode(task if by_name else task.function)
-        except PilotError as error:
-            raise SubmissionError(
-                f"the function {task.__qualname__} cannot be sent to workers: {error}"
-            ) from error
-        function = m.Function(_digest(payload), payload)
-        if len(self._functions) > 1000:
-            self._functions.clear()
-        self._functions[id(task)] = (task, function)
-        return function
+        Parameters
+        ----------
+        name
+            What it is called.
+        on_failure
+            ``cancel``: the failure of one task ends the others; ``continue``: it does not.
+        """
+        if on_failure not in ("cancel", "continue"):
+            raise OptionError(f"on_failure={on_failure!r}: a group can cancel, or continue")
+        return Group(self, GroupKey(name, on_failure == "cancel"))
 
     def future(self, task_id: str) -> Future[Any]:
         """The future of a task that was submitted before, here or by another process.
@@ -303,6 +229,32 @@ class Session(concurrent.futures.Executor):
         self._futures.add(future)
         self._connection.watch({future.task: _Settler(self, future)})
         return future
+
+    def query(self, name: str, **arguments: Any) -> Any:
+        """Ask the head; see `pilot.head.queries` for what can be asked.
+
+        Raises
+        ------
+        PilotError
+            There is no such query, or what it asks for does not exist.
+        """
+        return self._connection.request(lambda n: m.Query(n, name, arguments))
+
+    def ask(self, name: str, **arguments: Any) -> concurrent.futures.Future[Any]:
+        """As `query`, without waiting for the answer."""
+        return self._connection.post(lambda n: m.Query(n, name, arguments))
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until the head has accepted (or refused) all that was submitted; it is durable then.
+
+        Returns
+        -------
+        bool
+            False where that took longer than `timeout` seconds.
+        """
+        flushed = self._connection.flush(timeout)
+        self.query("head")  # whatever was refused is known before this answer
+        return flushed
 
     # --- the end of tasks
 
@@ -342,9 +294,33 @@ class Session(concurrent.futures.Executor):
 
     # --- the end of the session
 
+    def pause(self) -> None:
+        """Start nothing until `resume`; what runs goes on."""
+        self._control("pause")
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._control("resume")
+
+    def stop(self) -> None:
+        """Take no more tasks from anybody; those that are there go on."""
+        self._connection.flush()
+        self._control("stop")
+
     def cancel(self) -> None:
         """End all tasks of the session, running ones included."""
         self._connection.request(lambda n: m.Cancel(n, self.id))
+
+    def purge(self) -> None:
+        """Delete the data of a session that has ended: results, checkpoints; its records stay."""
+        self._control("purge")
+
+    def delete(self) -> None:
+        """Delete all that is known of a session that has ended."""
+        self._control("delete")
+
+    def _control(self, verb: str, timeout: float = 60.0) -> None:
+        self._connection.request(lambda n: m.ControlSession(n, self.id, verb), timeout)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks; see `concurrent.futures.Executor.shutdown`.
@@ -367,7 +343,7 @@ class Session(concurrent.futures.Executor):
                 if not future.running():
                     future.cancel()
         self._connection.flush()
-        self._connection.request(lambda n: m.CloseSession(n, self.id))
+        self._control("close")
         if wait:
             self._finish()
         else:
@@ -416,11 +392,56 @@ class Session(concurrent.futures.Executor):
         self._closed = True
         self._connection.flush(_INTERRUPT_S)
         self._connection.request(lambda n: m.Cancel(n, self.id), _INTERRUPT_S)
-        self._connection.request(lambda n: m.CloseSession(n, self.id), _INTERRUPT_S)
+        self._control("close", _INTERRUPT_S)
         self._connection.close()
 
     def __repr__(self) -> str:
         return f"<pilot session {self.id} {self.name!r} on {self.site.name}>"
+
+
+class Group:
+    """Tasks of a session that belong together; made by `Session.group`.
+
+    Inside its ``with`` block, whatever this thread submits to the session belongs to it, and so do
+    the children of its tasks. Leaving the block does not wait.
+    """
+
+    def __init__(self, session: Session, key: GroupKey) -> None:
+        self.session = session
+        self.key = key
+        #: The futures of what was submitted in it.
+        self.futures: list[Future[Any]] = []
+        self._outer: Group | None = None
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """As `Session.submit`, in this group."""
+        with self:
+            return self.session.submit(fn, *args, **kwargs)
+
+    def submit_many(
+        self, fn: Callable[..., T], rows: Iterable[tuple[Any, ...] | Mapping[str, Any]]
+    ) -> list[Future[T]]:
+        """As `Session.submit_many`, in this group."""
+        with self:
+            return self.session.submit_many(fn, rows)
+
+    def cancel(self) -> None:
+        """End all tasks of the group, running ones included."""
+        session, name = self.session, self.key.name
+        session._connection.flush()
+        session._connection.request(lambda n: m.Cancel(n, session.id, [], name))
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until all that was submitted in it has ended; False where that took too long."""
+        return not concurrent.futures.wait(self.futures, timeout).not_done
+
+    def __enter__(self) -> Group:
+        self._outer = getattr(_stack, "group", None)
+        _stack.group = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _stack.group = self._outer
 
 
 class _Settler:
@@ -464,10 +485,6 @@ def exception_of(outcome: m.TaskOutcome) -> BaseException:
     if failure.detail:
         error.__cause__ = RemoteTraceback(f"{title}:\n{failure.detail}")
     return error
-
-
-def _digest(payload: bytes) -> bytes:
-    return hashlib.blake2b(payload, digest_size=16).digest()
 
 
 def _search_path(first: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:

@@ -56,6 +56,11 @@ class Site:
         return self.directory / "keys"
 
     @property
+    def results(self) -> Path:
+        """Values that are too large for the database, by session."""
+        return self.directory / "results"
+
+    @property
     def logs(self) -> Path:
         """Output of the head, the pilots and the tasks."""
         return self.directory / "logs"

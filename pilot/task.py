@@ -132,6 +132,12 @@ class Options:
             )
         return ResolvedOptions(resources, time_limit_s)
 
+    def changes(self) -> dict[str, Any]:
+        """The options that are not what they would be by default."""
+        default = Options()
+        named = {name: getattr(self, name) for name in _OPTION_NAMES}
+        return {name: v for name, v in named.items() if v is not getattr(default, name)}
+
     def is_dynamic(self) -> bool:
         """Whether any resource is a function of the arguments."""
         names = ("cores", "memory", "gpus", "ranks", "ranks_per_node", "time_limit")
@@ -186,10 +192,14 @@ class Task(Generic[P, R]):
     Made by `task`, `mpi` or `shell`; `options` gives a copy with other options.
     """
 
-    def __init__(self, function: Callable[P, R], kind: str, options: Options) -> None:
+    def __init__(
+        self, function: Callable[P, R], kind: str, given: Mapping[str, Any] | None = None
+    ) -> None:
         self.function = function
-        self.kind = kind
-        self.task_options = options
+        #: The options that were given, and all of them.
+        self.given = dict(given or {})
+        self.task_options = options = make_options(Options(), self.given)
+        self.kind = command_kind(options) if kind in (COMMAND, MPI_COMMAND) else kind
         name = str(options.name or getattr(function, "__name__", type(function).__name__))
         self.__name__ = name
         self.__qualname__: str = getattr(function, "__qualname__", name)
@@ -209,30 +219,31 @@ class Task(Generic[P, R]):
         OptionError
             There is no such option, or a value has no meaning.
         """
-        options = make_options(self.task_options, changes)
-        kind = self.kind
-        if kind in (COMMAND, MPI_COMMAND):
-            kind = command_kind(options)
-        return Task(self.function, kind, options)
+        return Task(self.function, self.kind, {**self.given, **changes})
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> Task[P, R]:
+        """The same task with other options where it has none of its own."""
+        return Task(self.function, self.kind, {**defaults, **self.given})
 
     def submit(self, *args: Any, **kwargs: Any) -> Future[R]:
         """Run it in the current session. Arguments may hold futures, at any depth."""
         from pilot.session import current_session
 
-        return current_session().submit(self, *args, **kwargs)
+        return cast("Future[R]", current_session().submit(self, *args, **kwargs))
 
     def map(self, *iterables: Iterable[Any]) -> list[Future[R]]:
         """Submit one task for each item (for each row of several iterables), sent as one."""
         from pilot.session import current_session
 
-        return current_session().submit_many(self, zip(*iterables, strict=False))
+        rows = zip(*iterables, strict=False)
+        return cast("list[Future[R]]", current_session().submit_many(self, rows))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """By name where a worker can import it, so that a module's tasks stay its own."""
         module = sys.modules.get(self.__module__)
         if self.__module__ != "__main__" and getattr(module, self.__qualname__, None) is self:
             return (import_object, (self.__module__, self.__qualname__))
-        return (Task, (self.function, self.kind, self.task_options))
+        return (Task, (self.function, self.kind, self.given))
 
     def __repr__(self) -> str:
         return f"<pilot {self.kind} task {self.__name__}>"
@@ -267,7 +278,7 @@ def task(function: Callable[P, R] | None = None, /, **options: Any) -> Any:
     def decorate(decorated: Callable[P, R]) -> Task[P, R]:
         if not callable(decorated):
             raise OptionError(f"a task is made of a function, not of {decorated!r}")
-        return Task(decorated, PYTHON, make_options(Options(), options))
+        return Task(decorated, PYTHON, options)
 
     return decorate if function is None else decorate(function)
 
@@ -286,7 +297,7 @@ def mpi(ranks: int | Callable[..., int], **options: Any) -> Callable[[Callable[P
     """
 
     def decorate(decorated: Callable[P, R]) -> Task[P, R]:
-        return Task(decorated, MPI, make_options(Options(), {"ranks": ranks, **options}))
+        return Task(decorated, MPI, {"ranks": ranks, **options})
 
     return decorate
 
@@ -412,7 +423,8 @@ class ShellCommand:
         argv = self.argv(args, kwargs)
         done = subprocess.run(argv, cwd=self.cwd, capture_output=True, text=True, check=False)
         if done.returncode not in self.success:
-            raise CommandFailed(failure_text(argv, done.returncode, done.stdout + done.stderr))
+            text = failure_text(argv, done.returncode, done.stdout + done.stderr)
+            raise CommandFailed(text, done.returncode)
         return CommandResult(
             argv[-1] if isinstance(self.command, str) else shlex.join(argv),
             done.returncode,
@@ -479,7 +491,6 @@ def shell(
     """
     if not command:
         raise OptionError("the command is empty")
-    made = make_options(Options(), options)
     function = ShellCommand(
         command if isinstance(command, str) else tuple(str(word) for word in command),
         tuple(inputs),
@@ -491,7 +502,7 @@ def shell(
         dict(env or {}),
         tuple(success),
     )
-    return Task(cast("Callable[..., CommandResult]", function), command_kind(made), made)
+    return Task(cast("Callable[..., CommandResult]", function), COMMAND, options)
 
 
 def as_task(function: Any) -> Task[..., Any]:
@@ -508,4 +519,4 @@ def as_task(function: Any) -> Task[..., Any]:
         raise OptionError(f"a task is made of a function, not of {function!r}")
     if inspect.iscoroutinefunction(function):
         raise OptionError(f"{function.__name__} is a coroutine function; give a plain function")
-    return Task(function, PYTHON, Options())
+    return Task(function, PYTHON)

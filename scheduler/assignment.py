@@ -29,13 +29,20 @@ class WorkClass(Protocol):
     """What the assignment needs to know of a class of tasks."""
 
     need: Resources
-    priority: int
     pool: str
     time_limit_s: float
     #: Mean duration in seconds; None until one has ended.
     mean_s: float | None
     #: Tasks of this class that are ready.
     ready: int
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Higher goes first: the session's priority, then the task's."""
+
+    @property
+    def share(self) -> float:
+        """Cores that its session has, by the session's weight: who has least goes first."""
 
 
 class PilotRoom(Protocol):
@@ -85,24 +92,47 @@ def room(work: WorkClass, pilot: PilotRoom) -> int:
 def assign(
     classes: Iterable[WorkClass], pilots: Iterable[PilotRoom], now: float
 ) -> Iterator[tuple[WorkClass, PilotRoom, int]]:
-    """Share ready tasks out, classes of high priority first, each over the emptiest pilots.
+    """Share ready tasks out, classes of high rank first, each over the emptiest pilots.
+
+    Of classes of the same rank, the one whose session has the smallest share of the cores goes
+    first, and where several sessions wait, each is given a part of the room at a time: so sessions
+    share by weight, and none starves beside one with a million tasks.
 
     The caller must raise a pilot's `load` and lower the class's `ready` by what was yielded before
     it asks for the next one: the decisions follow each other.
     """
     pilots = list(pilots)
-    for work in sorted(classes, key=lambda work: -work.priority):
-        candidates = [pilot for pilot in pilots if fits(work, pilot, now)]
-        candidates.sort(key=lambda pilot: pilot.load / (pilot.shape.cores * pilot.nodes))
-        for number, pilot in enumerate(candidates):
-            if not work.ready:
-                break
-            count = min(work.ready, room(work, pilot))
-            if pilot.load and len(candidates) - number > 1:
-                # Beyond a first filling, an even share: nobody hoards what others could run.
-                count = min(count, -(-work.ready // (len(candidates) - number)))
-            if count > 0:
-                yield work, pilot, count
+    waiting = [work for work in classes if work.ready]
+    while waiting:
+        work = min(waiting, key=lambda work: (-work.rank[0], -work.rank[1], work.share))
+        rivals = sum(other.rank == work.rank for other in waiting)
+        placed = False
+        for pilot, count in _spread(work, pilots, now, rivals):
+            yield work, pilot, count
+            placed = True
+            if rivals > 1:
+                break  # the others first
+        if rivals == 1 or not placed or not work.ready:
+            waiting.remove(work)
+
+
+def _spread(
+    work: WorkClass, pilots: list[PilotRoom], now: float, rivals: int
+) -> Iterator[tuple[PilotRoom, int]]:
+    """How many tasks of one class each pilot should get now, the emptiest pilots first."""
+    candidates = [pilot for pilot in pilots if fits(work, pilot, now)]
+    candidates.sort(key=lambda pilot: pilot.load / (pilot.shape.cores * pilot.nodes))
+    for number, pilot in enumerate(candidates):
+        if not work.ready:
+            return
+        count = min(work.ready, room(work, pilot))
+        if rivals > 1:
+            count = -(-count // rivals)
+        elif pilot.load and len(candidates) - number > 1:
+            # Beyond a first filling, an even share: nobody hoards what others could run.
+            count = min(count, -(-work.ready // (len(candidates) - number)))
+        if count > 0:
+            yield pilot, count
 
 
 def refusal(

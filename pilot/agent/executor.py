@@ -55,6 +55,7 @@ class ExecutorConfig(msgspec.Struct):
     log: str
     memory: str
     slot: int
+    stream: int
 
 
 def main(packed: bytes) -> None:
@@ -70,7 +71,7 @@ def main(packed: bytes) -> None:
     os.environ.update(thread_variables(len(config.cores)))
     os.environ.update(gpu_variables(config.gpus))
     site = open_site(Path(config.site))
-    worker = Worker(site, config.owner, config.node, Path(config.log))
+    worker = Worker(site, config.owner, config.node, Path(config.log), config.stream)
     environment = config.session.environment
     worker.broken = enter_environment(
         environment.working_dir, environment.sys_path, environment.variables

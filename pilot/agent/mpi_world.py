@@ -52,6 +52,8 @@ class WorldConfig(msgspec.Struct):
     gpus_per_rank: int
     cores_of_node: int
     hosts: dict[str, HostCores]
+    #: For the ids of tasks that rank 0 submits.
+    stream: int
 
 
 def main() -> None:
@@ -73,7 +75,13 @@ def main() -> None:
     log = site.logs / config.pilot / f"world-{config.world}-rank-{rank}.out"
     redirect_output(log)
     worker = Worker(
-        site, f"{config.pilot}-world-{config.world}-{rank}-{os.getpid()}", node, log, rank, size
+        site,
+        f"{config.pilot}-world-{config.world}-{rank}-{os.getpid()}",
+        node,
+        log,
+        config.stream,
+        rank,
+        size,
     )
     environment = config.session.environment
     worker.broken = enter_environment(

@@ -183,6 +183,7 @@ class NodeWorker:
             log=str(path),
             memory=str(self._memory_path),
             slot=slot,
+            stream=message.stream,
         )
         process = self._spawner.Process(
             target=executor_main, args=(msgspec.msgpack.encode(config),), daemon=False

@@ -22,12 +22,15 @@ from typing import Any
 import msgspec
 
 from pilot.arguments import decode_arguments
+from pilot.children import TaskSession, delegations
 from pilot.context import Context, set_context
 from pilot.data.values import Value, decode, encode, load, store
 from pilot.errors import CommandFailed, PilotError
 from pilot.site import Site
+from pilot.submission import GroupKey, Submitter, counter
 from pilot.task import CommandResult, ShellCommand, Task, failure_text
 from pilot.wire.messages import (
+    Children,
     Completion,
     Function,
     LaunchPlan,
@@ -40,6 +43,8 @@ from pilot.wire.messages import (
 
 #: So much of a command's output is part of its result, from the end.
 OUTPUT_BYTES = 64 * 1024
+#: Stands for a result that comes from a child.
+NO_VALUE = Value(0)
 
 
 class Worker:
@@ -55,12 +60,21 @@ class Worker:
         The name of the node.
     log
         The file that this process's output goes to.
+    stream
+        For the ids of tasks that its tasks submit.
     rank, ranks
         For MPI.
     """
 
     def __init__(
-        self, site: Site, owner: str, node: str, log: Path, rank: int = 0, ranks: int = 1
+        self,
+        site: Site,
+        owner: str,
+        node: str,
+        log: Path,
+        stream: int,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self._site = site
         self._owner = owner
@@ -73,6 +87,9 @@ class Worker:
         self._payloads: dict[bytes, bytes] = {}
         self._functions: dict[bytes, Callable[..., Any]] = {}
         self._templates: dict[int, Template] = {}
+        self._next_task = counter(stream)
+        self._next_template = counter(stream)
+        self._submitters: dict[int, Submitter] = {}
         self._writer: Any = None
         self._unsealed: list[tuple[Completion, list[Any]]] = []
         self._sealing = threading.Lock()
@@ -97,22 +114,23 @@ class Worker:
         received = time.time()
         fetched = started = received
         stored: list[Any] = []
-        outcome, failure = "ok", None
+        outcome, failure, children = "ok", None, None
         try:
             if self.broken is not None:
                 raise self.broken
             function = self._function(template)
-            inputs = {(i.task, i.index): load(i.value, self._site.directory) for i in work.inputs}
-            args, kwargs = decode_arguments(work.payload, inputs)
+            inputs = [load(item.value, self._site.directory) for item in work.inputs]
+            args, kwargs = decode_arguments(work.payload, inputs, self._site.directory)
             fetched = started = time.time()
-            set_context(self._context(work, template, started))
+            session = self._session(template)
+            set_context(self._context(work, template, started, session))
             if isinstance(function, ShellCommand):
                 result: Any = self._run_command(function, args, kwargs, begin, plan)
             else:
                 result = function(*args, **kwargs)
             ended = time.time()
             if self._rank == 0:
-                stored = self._store(work, template, result)
+                stored, children = self._take_results(work, template, result, session)
         except BaseException as error:
             ended = time.time()
             outcome, failure = "error", self._failure(error, work)
@@ -132,6 +150,7 @@ class Worker:
             ended=ended,
             reported=time.time(),
             logs=logs,
+            children=children,
         )
         if all(type(value) is Value for value in stored):
             return (
@@ -189,7 +208,20 @@ class Worker:
             self._functions[template.function] = function
         return function
 
-    def _context(self, work: Work, template: Template, started: float) -> Context:
+    def _session(self, template: Template) -> TaskSession:
+        """What a task submits with; a new one each time: a failed task leaves no children."""
+        submitter = self._submitters.get(template.session)
+        if submitter is None:
+            submitter = Submitter(
+                template.session, self._site, self._next_task, self._next_template
+            )
+            self._submitters[template.session] = submitter
+        group = GroupKey(template.group, template.group_fails_together)
+        return TaskSession(submitter, template.session, group)
+
+    def _context(
+        self, work: Work, template: Template, started: float, session: TaskSession
+    ) -> Context:
         return Context(
             task_id=task_label(work.task),
             name=template.name,
@@ -200,27 +232,21 @@ class Worker:
             rank=self._rank,
             ranks=self._ranks,
             checkpoints=self._site.checkpoints,
+            session=session,
         )
 
-    def _store(self, work: Work, template: Template, result: Any) -> list[Any]:
-        """The values of a task, inline or written to the open segment."""
-        if template.returns == 1:
-            results: Sequence[Any] = (result,)
-        else:
-            results = list(result.values()) if isinstance(result, dict) else result
-            if not isinstance(results, (tuple, list)) or len(results) != template.returns:
-                raise TypeError(
-                    f"{template.name} has returns={template.returns}, but gave "
-                    + (
-                        f"{len(results)} values"
-                        if isinstance(results, (tuple, list))
-                        else f"a {type(result).__name__}"
-                    )
-                )
+    def _take_results(
+        self, work: Work, template: Template, result: Any, session: TaskSession
+    ) -> tuple[list[Any], Children | None]:
+        """The values of a task, inline or written to the open segment, and its children."""
+        results = _results(template, result)
         if self._writer is None:
             self._writer = _LazyWriter(self._site.directory, self._owner)
-        return [
-            store(
+        delegated = delegations(results)
+        values = [
+            NO_VALUE
+            if index in delegated
+            else store(
                 value,
                 writer=self._writer,
                 session=str(template.session),
@@ -231,6 +257,7 @@ class Worker:
             )
             for index, value in enumerate(results)
         ]
+        return values, session.take(delegated)
 
     def _failure(self, error: BaseException, work: Work) -> TaskFailure:
         try:
@@ -288,7 +315,7 @@ class Worker:
                 os.chdir(home)
         output = self._output_since(begin)
         if status not in command.success:
-            raise CommandFailed(failure_text(argv, status, output))
+            raise CommandFailed(failure_text(argv, status, output), status)
         text = argv[-1] if argv[:2] == ["/bin/sh", "-c"] else " ".join(argv)
         return CommandResult(text, status, output, command.collect_outputs(kwargs))
 
@@ -299,6 +326,31 @@ class Worker:
         with self._log.open("rb") as log:
             log.seek(max(begin, end - OUTPUT_BYTES))
             return log.read(end - log.tell()).decode(errors="replace")
+
+
+def _results(template: Template, result: Any) -> Sequence[Any]:
+    """What a function gave, as one object for each of the task's results.
+
+    Raises
+    ------
+    TypeError
+        It gave something else.
+    """
+    if template.returns == 1 and not template.return_names:
+        return (result,)
+    names = template.return_names
+    if isinstance(result, dict) and names:
+        if set(result) == set(names):
+            return [result[name] for name in names]
+        gave = f"a dict of {', '.join(map(repr, result))}"
+    elif isinstance(result, (tuple, list)):
+        if len(result) == template.returns:
+            return result
+        gave = f"{len(result)} values"
+    else:
+        gave = f"a {type(result).__name__}"
+    wanted = ", ".join(map(repr, names)) if names else str(template.returns)
+    raise TypeError(f"{template.name} is to return {wanted} (returns=…), but gave {gave}")
 
 
 class _LazyWriter:

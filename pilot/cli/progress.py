@@ -99,15 +99,13 @@ class _Hints:
     """Asks the head now and then, and never waits for it."""
 
     def __init__(self, session: Session) -> None:
-        self._connection = session._connection
+        self._session = session
         self._asked = time.monotonic() - _ASK_S / 2
         self._answers: list[concurrent.futures.Future[Any]] = []
         self._hint = Hint()
 
     def now(self) -> Hint:
         """The newest that is known."""
-        from pilot.wire import messages as m
-
         if self._answers and all(answer.done() for answer in self._answers):
             if not any(answer.exception() for answer in self._answers):
                 self._hint = hint_of(*(answer.result() for answer in self._answers))
@@ -115,8 +113,8 @@ class _Hints:
         if not self._answers and time.monotonic() - self._asked >= _ASK_S:
             self._asked = time.monotonic()
             self._answers = [
-                self._connection.post(lambda n: m.Query(n, "head")),
-                self._connection.post(lambda n: m.Query(n, "fleet", {"alive": True})),
+                self._session.ask("head"),
+                self._session.ask("fleet", alive=True),
             ]
         return self._hint
 

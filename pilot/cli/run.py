@@ -273,11 +273,9 @@ def _future(submitted: SubmittedWorkflow, ref: Result) -> Future[Any]:
 
 def _stored(submitted: SubmittedWorkflow, ref: Result) -> list[dict[str, str]]:
     """File and dataset of those values of a task that are in files."""
-    from pilot.wire import messages as m
-
     session = submitted.session
     task = _future(submitted, ref).task_id
-    values = session._connection.request(lambda n: m.Query(n, "task", {"task": task}))["results"]
+    values = session.query("task", task=task)["results"]
     if isinstance(ref.part, int):
         values = values[ref.part : ref.part + 1]
     return [

@@ -105,11 +105,11 @@ def cancel(session_id: int) -> None:
     connection = Connection(site)
     try:
         data = connection.request(lambda n: m.Query(n, "session", {"session": session_id}))
-        if data["state"] == "CLOSED":
+        if data["state"] in ("CLOSED", "PURGED"):
             click.echo(f"session {session_id} has ended already")
             return
         ended = connection.request(lambda n: m.Cancel(n, session_id))
-        connection.request(lambda n: m.CloseSession(n, session_id))
+        connection.request(lambda n: m.ControlSession(n, session_id, "close"))
     finally:
         connection.close()
     click.echo(f"session {session_id}: {counted(ended, 'task')} cancelled")

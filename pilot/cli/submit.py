@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +89,7 @@ def submit(
             future = session.submit(task)
         finally:
             _hand_over(session, is_own=session_id is None)
-        status = _await(session, future, command) if wait else _accepted(future)
+        status = _await(session, future) if wait else _accepted(future)
     finally:
         if session_id is not None:
             session.detach()
@@ -99,14 +98,10 @@ def submit(
 
 def _hand_over(session: Session, is_own: bool) -> None:
     """Wait until the head has taken or refused the task; a session of our own ends with it."""
-    from pilot.wire import messages as m
-
     if is_own:
         session.shutdown(wait=False)
     else:
-        session._connection.flush()
-        # The answer comes behind the one to the submission.
-        session._connection.request(lambda n: m.Query(n, "head"))
+        session.flush()
 
 
 def _accepted(future: Future[Any]) -> int:
@@ -117,14 +112,13 @@ def _accepted(future: Future[Any]) -> int:
     return 0
 
 
-def _await(session: Session, future: Future[Any], command: Sequence[str]) -> int:
+def _await(session: Session, future: Future[Any]) -> int:
     """Wait for the task, print what it wrote, and say what to end with."""
-    from pilot.wire import messages as m
-
     try:
         error = future.exception()
     except KeyboardInterrupt:
-        session._connection.request(lambda n: m.Cancel(n, session.id, [future.task]))
+        future.cancel()
+        session.flush()
         note(f"task {future.task_id} was cancelled")
         return INTERRUPTED
     except CancelledError:
@@ -135,7 +129,7 @@ def _await(session: Session, future: Future[Any], command: Sequence[str]) -> int
         Output(session.site.directory).show(last_attempt(ask("logs", task=future.task_id)))
     if error is None:
         return 0
-    status = exit_status(command, error)
+    status = exit_status(error)
     if status is None:
         raise (
             error
@@ -146,17 +140,11 @@ def _await(session: Session, future: Future[Any], command: Sequence[str]) -> int
     return status
 
 
-def exit_status(command: Sequence[str], error: BaseException) -> int | None:
-    """What a shell would end with after this command; None where the task did not get so far."""
-    from pilot.task import failure_text
-
-    text = str(error)
+def exit_status(error: BaseException) -> int | None:
+    """What a shell would end with; None where the task did not get so far."""
     if isinstance(error, CommandFailed):
-        for status in range(-64, 256):
-            said = failure_text(command, status, "")
-            if text == said or text.startswith(f"{said}\n"):
-                return status if status >= 0 else 128 - status
-    return _NOT_FOUND if text.startswith("command not found: ") else None
+        return error.returncode if error.returncode >= 0 else 128 - error.returncode
+    return _NOT_FOUND if str(error).startswith("command not found: ") else None
 
 
 def _literal(path: str | None) -> str | None:

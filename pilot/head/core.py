@@ -9,7 +9,10 @@ Invariants
 ----------
 - Only unfinished tasks are kept: memory does not grow with history.
 - A task is in exactly one of PENDING, READY (and then in its class's queue), ASSIGNED or RUNNING
-  (and then with exactly one pilot), or it has left with one final state, told in one effect.
+  (and then with exactly one pilot), DELEGATED (it ran; children have its results), or it has left
+  with one final state, told in one effect.
+- Children come to be with their parent's end, in the same effects: so in one transaction. Each
+  result has one owner at a time; it is passed on along any number of delegations in a loop.
 - The first good end of a task counts; whatever is reported later of it changes nothing.
 - Nothing here costs more when more tasks wait: queues are popped, never scanned.
 """
@@ -21,11 +24,13 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from pilot.data.values import Value
 from pilot.head.policy import (
     ABORTED,
     ASSIGNED,
     CANCELLED,
     COMPLETED,
+    DELEGATED,
     FAILED,
     PENDING,
     READY,
@@ -34,7 +39,10 @@ from pilot.head.policy import (
     verdict,
 )
 from pilot.wire.messages import (
+    Children,
     Completion,
+    Function,
+    Ref,
     RunningTask,
     TaskFailure,
     TaskSpec,
@@ -45,15 +53,30 @@ from scheduler import assignment
 from scheduler.elasticity import ClassDemand
 from scheduler.resources import NodeShape, Resources
 
+#: What a session has used counts half after so many seconds, when sessions share cores.
+USED_HALF_S = 30.0
+
+
 # --- what the core keeps -------------------------------------------------------------------------
 
 
 class TaskClass:
     """Tasks that are alike for the scheduler, and the queue of those that are ready."""
 
-    __slots__ = ("assigned", "mean_s", "need", "pool", "priority", "queue", "ready", "time_limit_s")
+    __slots__ = (
+        "assigned",
+        "mean_s",
+        "need",
+        "pool",
+        "priority",
+        "queue",
+        "ready",
+        "session",
+        "time_limit_s",
+    )
 
-    def __init__(self, template: Template) -> None:
+    def __init__(self, template: Template, session: Session) -> None:
+        self.session = session
         self.need = template.resources
         self.priority = template.priority
         self.pool = template.pool
@@ -66,19 +89,52 @@ class TaskClass:
         #: Tasks that pilots hold.
         self.assigned = 0
 
+    @property
+    def rank(self) -> tuple[int, int]:
+        """The session's priority, then the task's."""
+        return self.session.priority, self.priority
+
+    @property
+    def share(self) -> float:
+        """What the session has and had lately of the cores, by its weight."""
+        return (self.session.load + self.session.used) / self.session.weight
+
     def learn(self, duration_s: float) -> None:
         """Take one more duration into the mean."""
         self.mean_s = duration_s if self.mean_s is None else 0.9 * self.mean_s + 0.1 * duration_s
 
 
 class Session:
-    """A session's counters and whether it takes more tasks."""
+    """A session's place among others, its counters, and whether it takes and runs tasks."""
 
-    __slots__ = ("closed", "counts", "id", "unfinished")
+    __slots__ = (
+        "closed",
+        "counts",
+        "id",
+        "load",
+        "paused",
+        "priority",
+        "stopped",
+        "unfinished",
+        "used",
+        "weight",
+    )
 
     def __init__(self, session: int) -> None:
         self.id = session
+        #: Ends when its tasks have.
         self.closed = False
+        #: Takes no more tasks from clients (running tasks may still submit).
+        self.stopped = False
+        #: Starts nothing.
+        self.paused = False
+        #: Its share of the cores beside sessions of the same priority.
+        self.weight = 1.0
+        self.priority = 0
+        #: Cores of its tasks that pilots hold.
+        self.load = 0
+        #: Core-seconds of its tasks that ended, the older the less.
+        self.used = 0.0
         self.unfinished = 0
         #: Final states of the tasks that ended since this head started.
         self.counts: dict[str, int] = {}
@@ -90,11 +146,14 @@ class Task:
     __slots__ = (
         "assigned_at",
         "attempt",
+        "awaiting",
         "crashes",
         "created_at",
+        "delegates",
         "dependents",
         "ended_attempt",
         "errors",
+        "heirs",
         "id",
         "inputs",
         "missing",
@@ -104,6 +163,7 @@ class Task:
         "state",
         "task_class",
         "template",
+        "values",
     )
 
     def __init__(self, task: int, template: Template, task_class: TaskClass, now: float) -> None:
@@ -116,6 +176,13 @@ class Task:
         #: How many of them are still to come.
         self.missing = 0
         self.dependents: list[Task] | None = None
+        #: Tasks that have delegated results to this one: (task, index there, index here).
+        self.heirs: list[tuple[Task, int, int]] | None = None
+        #: Of a DELEGATED task: its children that have its results, how many of these are still to
+        #: come, and those that are there.
+        self.delegates: tuple[Task, ...] = ()
+        self.awaiting = 0
+        self.values: list[Value] = []
         #: Number of the last attempt; the first is 1.
         self.attempt = 0
         #: The last attempt whose end was reported, and counted.
@@ -163,26 +230,43 @@ class TasksSubmitted(msgspec.Struct, frozen=True):
     ended: Mapping[int, str]
 
 
+class Restored(msgspec.Struct, frozen=True):
+    """An unfinished task from the database."""
+
+    spec: TaskSpec
+    attempts: int
+    errors: int
+    crashes: int
+    created: float
+    #: The values that are there, and who has the others; None where it is not DELEGATED.
+    delegated: tuple[tuple[Value, ...], dict[int, Ref]] | None = None
+
+
+class SessionOpened(msgspec.Struct, frozen=True):
+    """A session is there, or has changed."""
+
+    session: int
+    weight: float = 1.0
+    priority: int = 0
+    closed: bool = False
+    stopped: bool = False
+    paused: bool = False
+
+
 class TasksRestored(msgspec.Struct, frozen=True):
-    """Unfinished tasks from the database: (spec, attempts, errors, crashes, created)."""
+    """Unfinished tasks from the database."""
 
     session: int
-    closed: bool
     templates: list[Template]
-    tasks: list[tuple[TaskSpec, int, int, int, float]]
-
-
-class SessionClosed(msgspec.Struct, frozen=True):
-    """No more tasks will come."""
-
-    session: int
+    tasks: list[Restored]
 
 
 class TasksCancelled(msgspec.Struct, frozen=True):
-    """End these tasks, or with None all of the session."""
+    """End these tasks, or with None all of the session, or of one of its groups."""
 
     session: int
     tasks: list[int] | None
+    group: str = ""
 
 
 class PilotJoined(msgspec.Struct, frozen=True):
@@ -212,10 +296,14 @@ class PilotLost(msgspec.Struct, frozen=True):
 
 
 class AttemptsEnded(msgspec.Struct, frozen=True):
-    """What a pilot reports of the attempts that ended there."""
+    """What a pilot reports of the attempts that ended there.
+
+    `ended` has the states of inputs of children that are no unfinished tasks.
+    """
 
     pilot: str
     completions: list[Completion]
+    ended: Mapping[int, str] = {}
 
 
 class AttemptsRunning(msgspec.Struct, frozen=True):
@@ -226,9 +314,9 @@ class AttemptsRunning(msgspec.Struct, frozen=True):
 
 
 Event = (
-    TasksSubmitted
+    SessionOpened
+    | TasksSubmitted
     | TasksRestored
-    | SessionClosed
     | TasksCancelled
     | PilotJoined
     | PilotChanged
@@ -248,8 +336,24 @@ class Ended(msgspec.Struct, frozen=True):
     session: int
     state: str
     at: float
-    completion: Completion | None
+    values: tuple[Value, ...]
     failure: TaskFailure | None
+
+
+class Delegated(msgspec.Struct, frozen=True):
+    """A task has ended and its results are to come from children."""
+
+    task: int
+    values: tuple[Value, ...]
+    refs: dict[int, Ref]
+
+
+class Learned(msgspec.Struct, frozen=True):
+    """Functions and templates that came with children."""
+
+    session: int
+    functions: tuple[Function, ...]
+    templates: tuple[Template, ...]
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -267,14 +371,29 @@ class Attempt(msgspec.Struct, frozen=True):
 class Effects:
     """What the server has to carry out, in the order: write, commit, tell."""
 
-    __slots__ = ("accepted", "attempts", "cancel", "ended", "refused", "sessions_ended", "started")
+    __slots__ = (
+        "accepted",
+        "attempts",
+        "cancel",
+        "delegated",
+        "ended",
+        "late",
+        "learned",
+        "refused",
+        "sessions_ended",
+        "started",
+    )
 
     def __init__(self) -> None:
-        #: Tasks to insert, with their state and time of creation.
-        self.accepted: list[tuple[TaskSpec, Task]] = []
+        #: Tasks to insert, with their parent's id (0: none).
+        self.accepted: list[tuple[TaskSpec, Task, int]] = []
         #: Tasks that were not taken, and why.
         self.refused: list[tuple[int, str]] = []
         self.attempts: list[Attempt] = []
+        self.learned: list[Learned] = []
+        self.delegated: list[Delegated] = []
+        #: Attempts of tasks that had ended already: (pilot, how they were stopped).
+        self.late: list[tuple[str, Completion]] = []
         self.ended: list[Ended] = []
         #: Pilot → tasks that it must end.
         self.cancel: dict[str, list[int]] = {}
@@ -297,10 +416,13 @@ class Core:
         self.sessions: dict[int, Session] = {}
         self.pilots: dict[str, Pilot] = {}
         self._class_of: dict[int, TaskClass] = {}
+        self._faded = 0.0
+        #: Tasks that the event under way has ended, with the state that their dependents see.
+        self._just_ended: dict[int, str] = {}
         self._handlers = {
             TasksSubmitted: self._submitted,
             TasksRestored: self._restored,
-            SessionClosed: self._closed,
+            SessionOpened: self._opened,
             TasksCancelled: self._cancelled,
             PilotJoined: self._joined,
             PilotChanged: self._changed,
@@ -312,14 +434,16 @@ class Core:
     def apply(self, event: Event, now: float) -> Effects:
         """Take one event in and say what is to be done."""
         effects = Effects()
+        self._just_ended.clear()
         self._handlers[type(event)](event, now, effects)  # type: ignore[operator]
         return effects
 
     def assign(self, now: float) -> dict[str, list[Task]]:
         """Hand ready tasks to pilots: pilot name → the tasks that it gets now."""
-        classes = [work for work in self.classes.values() if work.ready]
+        classes = [work for work in self.classes.values() if work.ready and not work.session.paused]
         if not classes:
             return {}
+        self._fade(now)
         pilots = [pilot for pilot in self.pilots.values() if not pilot.draining]
         given: dict[str, list[Task]] = {}
         for work, room, count in assignment.assign(classes, pilots, now):
@@ -327,18 +451,27 @@ class Core:
             given.setdefault(room.name, []).extend(self._give(work, room, count, now))
         return given
 
+    def _fade(self, now: float) -> None:
+        """Let what sessions have used count less the longer ago it is."""
+        if now - self._faded < 1.0:
+            return
+        factor = 0.5 ** ((now - self._faded) / USED_HALF_S)
+        self._faded = now
+        for session in self.sessions.values():
+            session.used *= factor
+
     def demand(self) -> list[ClassDemand]:
         """What is to be run, by class: the question that elasticity answers."""
         return [
             ClassDemand(
                 need=work.need,
                 pool=work.pool,
-                count=work.ready + work.assigned,
+                count=work.assigned + (0 if work.session.paused else work.ready),
                 mean_s=work.mean_s,
                 time_limit_s=work.time_limit_s,
             )
             for work in self.classes.values()
-            if work.ready or work.assigned
+            if work.assigned or (work.ready and not work.session.paused)
         ]
 
     # --- submission
@@ -346,32 +479,37 @@ class Core:
     def _submitted(self, event: TasksSubmitted, now: float, effects: Effects) -> None:
         session = self._session(event.session)
         self._learn_templates(event.templates)
-        tasks = self.tasks
         for spec in event.tasks:
-            if spec.id in tasks:
+            if spec.id in self.tasks:
                 continue  # sent twice
-            if refusal := self._refusal(session, spec, event.ended):
+            refusal = ""
+            if session.closed or session.stopped:
+                refusal = "the session is closed: it takes no more tasks"
+            refusal = refusal or self._refusal(spec, event.ended)
+            if refusal:
                 effects.refused.append((spec.id, refusal))
                 continue
-            template = self.templates[spec.template]
-            task = Task(spec.id, template, self._class_of[template.id], now)
-            tasks[spec.id] = task
-            session.unfinished += 1
-            effects.accepted.append((spec, task))
-            if spec.inputs:
-                self._link(task, spec)
+            task = self._take_on(spec, 0, now, effects)
             if not task.missing:
                 self._make_ready(task, now)
 
-    def _refusal(self, session: Session, spec: TaskSpec, ended: Mapping[int, str]) -> str:
-        if session.closed:
-            return "the session is closed: it takes no more tasks"
+    def _take_on(self, spec: TaskSpec, parent: int, now: float, effects: Effects) -> Task:
+        template = self.templates[spec.template]
+        task = Task(spec.id, template, self._class_of[template.id], now)
+        self.tasks[spec.id] = task
+        self._session(template.session).unfinished += 1
+        effects.accepted.append((spec, task, parent))
+        if spec.inputs:
+            self._link(task, spec)
+        return task
+
+    def _refusal(self, spec: TaskSpec, ended: Mapping[int, str]) -> str:
         if spec.template not in self.templates:
             return f"the template {task_label(spec.template)} was never sent"
         for needed, _ in spec.inputs:
             if needed in self.tasks:
                 continue
-            state = ended.get(needed)
+            state = self._just_ended.get(needed) or ended.get(needed)
             if state is None:
                 return f"it needs a result of task {task_label(needed)}, which does not exist"
             if state != COMPLETED:
@@ -380,19 +518,20 @@ class Core:
 
     def _restored(self, event: TasksRestored, now: float, effects: Effects) -> None:
         session = self._session(event.session)
-        session.closed = event.closed
         self._learn_templates(event.templates)
-        restored = []
-        for spec, attempts, errors, crashes, created in event.tasks:
-            template = self.templates[spec.template]
-            task = Task(spec.id, template, self._class_of[template.id], created)
-            task.attempt = task.ended_attempt = attempts
-            task.errors, task.crashes = errors, crashes
-            self.tasks[spec.id] = task
-            restored.append((spec, task))
-        session.unfinished += len(restored)
-        for spec, task in restored:
-            self._link(task, spec)
+        for item in event.tasks:
+            template = self.templates[item.spec.template]
+            task = Task(item.spec.id, template, self._class_of[template.id], item.created)
+            task.attempt = task.ended_attempt = item.attempts
+            task.errors, task.crashes = item.errors, item.crashes
+            self.tasks[task.id] = task
+        session.unfinished += len(event.tasks)
+        for item in event.tasks:
+            task = self.tasks[item.spec.id]
+            if item.delegated is not None:
+                self._delegate(task, *item.delegated)
+                continue
+            self._link(task, item.spec)
             if not task.missing:
                 self._make_ready(task, now)
         self._end_session_if_done(session, effects)
@@ -423,11 +562,16 @@ class Core:
                 template.priority,
                 template.pool,
             )
-            self._class_of[template.id] = self.classes.setdefault(key, TaskClass(template))
+            work = self.classes.get(key)
+            if work is None:
+                work = self.classes[key] = TaskClass(template, self._session(template.session))
+            self._class_of[template.id] = work
 
-    def _closed(self, event: SessionClosed, _now: float, effects: Effects) -> None:
+    def _opened(self, event: SessionOpened, _now: float, effects: Effects) -> None:
         session = self._session(event.session)
-        session.closed = True
+        session.weight, session.priority = event.weight, event.priority
+        session.closed, session.stopped = event.closed, event.stopped
+        session.paused = event.paused
         self._end_session_if_done(session, effects)
 
     def _cancelled(self, event: TasksCancelled, now: float, effects: Effects) -> None:
@@ -519,6 +663,7 @@ class Core:
         cores = work.need.total_cores
         pilot.held[task.id] = cores
         pilot.load += cores
+        work.session.load += cores
 
     def _attempts_ended(self, event: AttemptsEnded, now: float, effects: Effects) -> None:
         pilot = self.pilots.get(event.pilot)
@@ -527,15 +672,24 @@ class Core:
             here = task is not None and pilot is not None and task.pilot is pilot
             if pilot is not None and not here:
                 pilot.release(completion.task)
-            if task is None:
-                continue  # ended before: cancelled, or reported twice
+            if completion.children is not None:
+                self._learn_from(completion.children, effects)
+            if task is None or task.state == DELEGATED:
+                # Ended before: reported twice, or cancelled while it ran, which is worth a record.
+                if completion.outcome == "cancelled" and completion.started and pilot is not None:
+                    effects.late.append((pilot.name, completion))
+                continue
             if completion.outcome == "ok":
                 if not here:
                     self._recall(task, effects)
             elif not here or completion.attempt != task.attempt:
-                continue  # reported twice, or the end of an attempt that was given up
+                # Reported twice, or the end of an attempt that was given up: it is over, also if
+                # its pilot should greet with it before it hears that this is known.
+                if not here:
+                    task.ended_attempt = max(task.ended_attempt, completion.attempt)
+                continue
             task.ended_attempt = max(task.ended_attempt, completion.attempt)
-            self._attempt_ended(task, pilot, completion, now, effects)
+            self._attempt_ended(task, pilot, completion, now, effects, event.ended)
 
     def _attempt_ended(
         self,
@@ -544,11 +698,16 @@ class Core:
         completion: Completion,
         now: float,
         effects: Effects,
+        ended: Mapping[int, str] = {},
     ) -> None:
         outcome = completion.outcome
-        if outcome == "ok":
-            task.task_class.learn(max(0.0, completion.ended - completion.started))
-        elif outcome == "error":
+        work = task.task_class
+        if completion.started:
+            took = max(0.0, completion.ended - completion.started)
+            work.session.used += took * work.need.total_cores
+            if outcome == "ok":
+                work.learn(took)
+        if outcome == "error":
             task.errors += 1
         elif outcome == "crash":
             task.crashes += 1
@@ -564,15 +723,70 @@ class Core:
             )
         )
         state = verdict(task.template, completion, task.errors, task.crashes)
-        if state is not None:
-            self._end(task, state, now, effects, completion)
-        else:
+        if state is None:
             self._leave_pilot(task)
             if task.missing:
                 # Another head had given it away when an input had come that is lost again.
                 task.state = PENDING
             else:
                 self._make_ready(task, now, first=True)
+        elif state == COMPLETED and completion.children is not None:
+            self._add_children(task, completion, completion.children, ended, now, effects)
+        else:
+            self._end(task, state, now, effects, completion.values, completion.failure, True)
+
+    # --- children
+
+    def _learn_from(self, children: Children, effects: Effects) -> None:
+        """Keep what later children of the same executor refer to, whatever becomes of these."""
+        for template in children.templates[:1]:
+            if template.session in self.sessions:
+                self._learn_templates(children.templates)
+                effects.learned.append(
+                    Learned(template.session, children.functions, children.templates)
+                )
+
+    def _add_children(
+        self,
+        task: Task,
+        completion: Completion,
+        children: Children,
+        ended: Mapping[int, str],
+        now: float,
+        effects: Effects,
+    ) -> None:
+        """A task has ended well and leaves children, some of which may have its results."""
+        impossible: list[tuple[Task, str]] = []
+        for spec in children.tasks:
+            refusal = self._refusal(spec, ended)
+            child = self._take_on(spec, task.id, now, effects)
+            if refusal:
+                impossible.append((child, refusal))
+            elif not child.missing:
+                self._make_ready(child, now)
+        if children.delegated:
+            self._let_go(task, effects, reported=True)
+            self._delegate(task, completion.values, children.delegated)
+            effects.delegated.append(Delegated(task.id, completion.values, children.delegated))
+        else:
+            self._end(task, COMPLETED, now, effects, completion.values, None, True)
+        for child, refusal in impossible:
+            failure = TaskFailure(type="TaskAborted", message=refusal)
+            self._end(child, ABORTED, now, effects, (), failure)
+
+    def _delegate(self, task: Task, values: tuple[Value, ...], refs: dict[int, Ref]) -> None:
+        """The task's results are those of children."""
+        task.state = DELEGATED
+        task.values = list(values)
+        task.awaiting = len(refs)
+        delegates = []
+        for index, (number, there) in refs.items():
+            child = self.tasks[number]
+            if child.heirs is None:
+                child.heirs = []
+            child.heirs.append((task, index, there))
+            delegates.append(child)
+        task.delegates = tuple(delegates)
 
     def _attempts_running(self, event: AttemptsRunning, _now: float, effects: Effects) -> None:
         for running in event.running:
@@ -598,15 +812,18 @@ class Core:
         """Have the pilot of a task end it; its cores stay counted until that is reported."""
         if task.pilot is not None:
             effects.cancel.setdefault(task.pilot.name, []).append(task.id)
-            task.pilot = None
-            task.task_class.assigned -= 1
+            self._unassign(task)
 
     def _leave_pilot(self, task: Task) -> None:
         """The task is with no pilot any more."""
         if task.pilot is not None:
             task.pilot.release(task.id)
-            task.pilot = None
-            task.task_class.assigned -= 1
+            self._unassign(task)
+
+    def _unassign(self, task: Task) -> None:
+        task.pilot = None
+        task.task_class.assigned -= 1
+        task.task_class.session.load -= task.task_class.need.total_cores
 
     def _end(
         self,
@@ -614,54 +831,86 @@ class Core:
         state: str,
         now: float,
         effects: Effects,
-        completion: Completion | None = None,
+        values: tuple[Value, ...] = (),
+        failure: TaskFailure | None = None,
+        reported: bool = False,
     ) -> None:
-        """Give a task its final state, and its dependents what follows from it."""
-        ending: list[tuple[Task, str, Completion | None, TaskFailure | None]] = [
-            (task, state, completion, completion.failure if completion else None)
+        """Give a task its final state, and to others what follows from it.
+
+        `reported`: its pilot knows that it has ended.
+        """
+        ending: list[tuple[Task, str, tuple[Value, ...], TaskFailure | None, bool]] = [
+            (task, state, values, failure, reported)
         ]
         # A list in place of recursion: chains may be as long as they like.
         while ending:
-            task, state, completion, failure = ending.pop()
+            task, state, values, failure, reported = ending.pop()
             if self.tasks.pop(task.id, None) is None:
                 continue
-            if task.pilot is not None:
-                if completion is None:
-                    self._recall(task, effects)
-                else:
-                    self._leave_pilot(task)
-            elif task.state == READY:
-                task.task_class.ready -= 1
+            self._let_go(task, effects, reported)
             task.state = state
-            effects.ended.append(
-                Ended(task.id, task.template.session, state, now, completion, failure)
-            )
             session = self._session(task.template.session)
+            effects.ended.append(Ended(task.id, session.id, state, now, values, failure))
             session.unfinished -= 1
             session.counts[state] = session.counts.get(state, 0) + 1
             policy = task.template.on_failure
-            if task.dependents:
-                if state == COMPLETED or (policy == "ignore" and state != CANCELLED):
-                    for dependent in task.dependents:
-                        dependent.missing -= 1
-                        if not dependent.missing and dependent.state == PENDING:
-                            self._make_ready(dependent, now)
-                else:
-                    cause = TaskFailure(
-                        type="TaskAborted",
-                        message=_cause(task, state, failure),
-                        detail=failure.detail if failure else "",
-                    )
-                    after = CANCELLED if policy == "cancel_successors" else ABORTED
-                    ending.extend((dependent, after, None, cause) for dependent in task.dependents)
-                task.dependents = None
-            if policy == "stop_session" and state in (FAILED, TIMED_OUT):
-                ending.extend(
-                    (other, CANCELLED, None, None)
-                    for other in self.tasks.values()
-                    if other.template.session == session.id
+            if state != COMPLETED and policy == "ignore" and state != CANCELLED:
+                values = default_values(task.template)
+                good = True
+            else:
+                good = state == COMPLETED
+            self._just_ended[task.id] = COMPLETED if good else state
+            for parent, index, there in task.heirs or ():
+                if not good:
+                    ending.append((parent, state, (), failure, True))
+                    continue
+                parent.values[index] = values[there]
+                parent.awaiting -= 1
+                if not parent.awaiting:
+                    ending.append((parent, COMPLETED, tuple(parent.values), None, True))
+            if good:
+                for dependent in task.dependents or ():
+                    dependent.missing -= 1
+                    if not dependent.missing and dependent.state == PENDING:
+                        self._make_ready(dependent, now)
+            elif task.dependents:
+                cause = TaskFailure(
+                    type="TaskAborted",
+                    message=_cause(task, state, failure),
+                    detail=failure.detail if failure else "",
                 )
+                after = CANCELLED if policy == "cancel_successors" else ABORTED
+                ending.extend((each, after, (), cause, False) for each in task.dependents)
+            if state == CANCELLED:
+                ending.extend((child, CANCELLED, (), None, False) for child in task.delegates)
+            if policy == "stop_session" and state in (FAILED, TIMED_OUT):
+                others = self._members(session.id, "")
+            elif task.template.group_fails_together and state in (FAILED, TIMED_OUT):
+                others = self._members(session.id, task.template.group)
+            else:
+                others = []
+            ending.extend((other, CANCELLED, (), None, False) for other in others)
+            task.dependents = task.heirs = None
+            task.delegates = ()
             self._end_session_if_done(session, effects)
+
+    def _members(self, session: int, group: str) -> list[Task]:
+        """The unfinished tasks of a session, or of one of its groups, in order of submission."""
+        return [
+            task
+            for task in self.tasks.values()
+            if task.template.session == session and group in ("", task.template.group)
+        ]
+
+    def _let_go(self, task: Task, effects: Effects, reported: bool) -> None:
+        """Take a task that ends from its queue, or from its pilot."""
+        if task.pilot is None:
+            if task.state == READY:
+                task.task_class.ready -= 1
+        elif reported:
+            self._leave_pilot(task)
+        else:
+            self._recall(task, effects)
 
     def _end_session_if_done(self, session: Session, effects: Effects) -> None:
         if session.closed and not session.unfinished:
@@ -680,6 +929,11 @@ class Core:
         return self.sessions.setdefault(session, Session(session))
 
 
+def default_values(template: Template) -> tuple[Value, ...]:
+    """What others get of a failed task with ``on_failure="ignore"``."""
+    return (Value(len(template.default), template.default),) * template.returns
+
+
 def _cause(task: Task, state: str, failure: TaskFailure | None) -> str:
     """The sentence that a dependent's error opens with; it names the first cause."""
     if failure is not None and failure.type == "TaskAborted":
@@ -692,18 +946,22 @@ __all__ = [
     "AttemptsEnded",
     "AttemptsRunning",
     "Core",
+    "Delegated",
     "Effects",
     "Ended",
     "Event",
+    "Learned",
     "Pilot",
     "PilotChanged",
     "PilotJoined",
     "PilotLost",
     "Resources",
+    "Restored",
     "Session",
-    "SessionClosed",
+    "SessionOpened",
     "Task",
     "TasksCancelled",
     "TasksRestored",
     "TasksSubmitted",
+    "default_values",
 ]

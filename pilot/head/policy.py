@@ -19,6 +19,8 @@ COMPLETED, FAILED, TIMED_OUT, CANCELLED, ABORTED = (
 FINAL = frozenset((COMPLETED, FAILED, TIMED_OUT, CANCELLED, ABORTED))
 #: States on the way there.
 PENDING, READY, ASSIGNED, RUNNING = "PENDING", "READY", "ASSIGNED", "RUNNING"
+#: It has run; its results are to come from tasks that it has submitted.
+DELEGATED = "DELEGATED"
 
 
 def verdict(template: Template, completion: Completion, errors: int, crashes: int) -> str | None:

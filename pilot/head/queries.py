@@ -131,7 +131,7 @@ def session(view: View, session: int | None = None) -> dict[str, Any]:
             if session is None
             else f"there is no session {session}; `pilot session list` shows them"
         )
-    _, _, environment = found
+    environment = found.environment
     return {
         **rows[0],
         "working_dir": environment.working_dir,
@@ -220,6 +220,7 @@ def task(view: View, task: str) -> dict[str, Any]:
                 )
             }
         ),
+        "parent": task_label(row["parent"]) if row["parent"] else None,
         "inputs": inputs,
         "results": [
             {"size": value.size, "file": value.path or None, "name": value.name or None}

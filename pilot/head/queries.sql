@@ -1,14 +1,39 @@
 -- Every statement of the store, by name.
 
--- name: add_stream
-INSERT INTO streams (owner, created) VALUES (:owner, :created) RETURNING id;
+-- name: add_streams
+INSERT INTO streams (id, count, owner, created)
+VALUES (coalesce((SELECT id + count FROM streams ORDER BY id DESC LIMIT 1), 1),
+        :count, :owner, :created)
+RETURNING id;
 
 -- name: add_session
-INSERT INTO sessions (name, state, environment, created)
-VALUES (:name, 'OPEN', :environment, :created) RETURNING id;
+INSERT INTO sessions (name, state, weight, priority, options, environment, created)
+VALUES (:name, 'OPEN', :weight, :priority, :options, :environment, :created) RETURNING id;
 
 -- name: set_session_state
-UPDATE sessions SET state = :state, ended = :ended WHERE id = :id;
+UPDATE sessions SET state = :state, ended = coalesce(:ended, ended) WHERE id = :id;
+
+-- name: pause_session
+UPDATE sessions SET paused = :paused WHERE id = :id;
+
+-- name: purge_tasks
+UPDATE tasks SET payload = NULL, inputs = NULL, result = NULL, delegated = NULL
+WHERE session = :id;
+
+-- name: purge_functions
+DELETE FROM functions WHERE session = :id;
+
+-- name: delete_attempts
+DELETE FROM attempts WHERE task IN (SELECT id FROM tasks WHERE session = :id);
+
+-- name: delete_tasks
+DELETE FROM tasks WHERE session = :id;
+
+-- name: delete_templates
+DELETE FROM templates WHERE session = :id;
+
+-- name: delete_session
+DELETE FROM sessions WHERE id = :id;
 
 -- name: add_functions
 INSERT OR IGNORE INTO functions (session, digest, payload) VALUES (?, ?, ?);
@@ -17,14 +42,20 @@ INSERT OR IGNORE INTO functions (session, digest, payload) VALUES (?, ?, ?);
 INSERT OR IGNORE INTO templates (id, session, name, kind, pool, detail) VALUES (?, ?, ?, ?, ?, ?);
 
 -- name: add_tasks
-INSERT OR IGNORE INTO tasks (id, session, template, state, created, payload, inputs)
-VALUES (?, ?, ?, 'READY', ?, ?, ?);
+INSERT OR IGNORE INTO tasks (id, session, template, parent, state, created, payload, inputs)
+VALUES (?, ?, ?, ?, 'READY', ?, ?, ?);
+
+-- name: delegate_tasks
+UPDATE tasks SET state = 'DELEGATED', delegated = ? WHERE id = ?;
 
 -- name: end_tasks
 UPDATE tasks SET state = ?, ended = ?, result = ? WHERE id = ?;
 
 -- name: count_attempts
 UPDATE tasks SET attempts = ?, errors = ?, crashes = ? WHERE id = ?;
+
+-- name: count_late_attempts
+UPDATE tasks SET attempts = ? WHERE id = ?;
 
 -- name: add_attempts
 INSERT OR REPLACE INTO attempts (task, number, outcome, pilot, node, created, ready, assigned,
@@ -36,7 +67,8 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 SELECT id, payload FROM tasks WHERE id IN (SELECT value FROM json_each(?));
 
 -- name: states
-SELECT id, state FROM tasks WHERE id IN (SELECT value FROM json_each(?));
+SELECT id, CASE WHEN state = 'COMPLETED' AND result IS NULL THEN 'DELETED' ELSE state END
+FROM tasks WHERE id IN (SELECT value FROM json_each(?));
 
 -- name: results
 SELECT id, state, result FROM tasks
@@ -46,7 +78,7 @@ WHERE id IN (SELECT value FROM json_each(?)) AND ended IS NOT NULL;
 SELECT digest, payload FROM functions WHERE session = ?;
 
 -- name: unfinished_tasks
-SELECT id, session, template, payload, inputs, attempts, errors, crashes, created
+SELECT id, session, template, payload, inputs, attempts, errors, crashes, created, delegated
 FROM tasks INDEXED BY tasks_unfinished WHERE ended IS NULL ORDER BY id;
 
 -- name: templates_of
@@ -56,10 +88,12 @@ SELECT detail FROM templates WHERE session = ?;
 SELECT p.detail FROM tasks t JOIN templates p ON p.id = t.template WHERE t.id = ?;
 
 -- name: open_sessions
-SELECT id, name, state, environment FROM sessions WHERE state <> 'CLOSED' ORDER BY id;
+SELECT id, name, state, paused, weight, priority, options, environment
+FROM sessions WHERE state NOT IN ('CLOSED', 'PURGED') ORDER BY id;
 
 -- name: session
-SELECT id, name, state, environment FROM sessions WHERE id = ?;
+SELECT id, name, state, paused, weight, priority, options, environment
+FROM sessions WHERE id = ?;
 
 -- name: add_pilot
 INSERT INTO pilots (name, pool, nodes, walltime, state, job, reason, created)
@@ -80,11 +114,11 @@ SELECT name, pool, nodes, walltime, state, job, reason, created, submitted, star
 FROM pilots WHERE NOT :alive OR ended IS NULL ORDER BY created DESC LIMIT :limit;
 
 -- name: list_sessions
-SELECT s.id, s.name, s.state, s.created, s.ended,
+SELECT s.id, s.name, s.state, s.paused, s.weight, s.priority, s.created, s.ended,
        (SELECT count(*) FROM tasks t WHERE t.session = s.id) AS tasks,
        (SELECT count(*) FROM tasks t WHERE t.session = s.id AND t.state = 'READY') AS unfinished
 FROM sessions s
-WHERE (:session IS NULL OR s.id = :session) AND (NOT :open_only OR s.state <> 'CLOSED')
+WHERE (:session IS NULL OR s.id = :session) AND (NOT :open_only OR s.state NOT IN ('CLOSED', 'PURGED'))
 ORDER BY s.id DESC LIMIT :limit;
 
 -- name: count_states

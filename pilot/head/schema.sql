@@ -5,9 +5,10 @@ CREATE TABLE meta (
     value TEXT NOT NULL
 ) WITHOUT ROWID;
 
--- Whoever submits has a stream: a task id is (stream << 32) | n.
+-- Whoever submits has a stream: a task id is (stream << 32) | n. Pilots have many at a time.
 CREATE TABLE streams (
     id      INTEGER PRIMARY KEY,
+    count   INTEGER NOT NULL,
     owner   TEXT NOT NULL,
     created REAL NOT NULL
 );
@@ -15,7 +16,11 @@ CREATE TABLE streams (
 CREATE TABLE sessions (
     id          INTEGER PRIMARY KEY,
     name        TEXT NOT NULL,
-    state       TEXT NOT NULL,              -- OPEN, CLOSING, CLOSED
+    state       TEXT NOT NULL,              -- OPEN, STOPPED, CLOSING, CLOSED, PURGED
+    paused      INTEGER NOT NULL DEFAULT 0,
+    weight      REAL NOT NULL,
+    priority    INTEGER NOT NULL,
+    options     BLOB NOT NULL,              -- default options of its tasks, for clients
     environment BLOB NOT NULL,
     created     REAL NOT NULL,
     ended       REAL
@@ -41,12 +46,14 @@ CREATE TABLE tasks (
     id       INTEGER PRIMARY KEY,
     session  INTEGER NOT NULL,
     template INTEGER NOT NULL,
-    state    TEXT NOT NULL,                 -- READY stands for all states before the final one
+    parent   INTEGER NOT NULL DEFAULT 0,    -- the task that submitted it; 0: a client
+    state    TEXT NOT NULL,                 -- READY stands for PENDING, ASSIGNED and RUNNING too
     created  REAL NOT NULL,
     ended    REAL,
     payload  BLOB,                          -- arguments
     inputs   BLOB,                          -- the results that they refer to
     result   BLOB,                          -- values, or the failure
+    delegated BLOB,                         -- of a DELEGATED task: values, and who has the others
     attempts INTEGER NOT NULL DEFAULT 0,
     errors   INTEGER NOT NULL DEFAULT 0,
     crashes  INTEGER NOT NULL DEFAULT 0

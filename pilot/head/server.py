@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sqlite3
 import time
@@ -31,7 +32,7 @@ from pilot.head import core as c
 from pilot.head import policy, queries
 from pilot.head.fleet import Fleet
 from pilot.head.lease import Lease
-from pilot.head.store import Batch, Store
+from pilot.head.store import Batch, SessionRow, Store
 from pilot.site import Site
 from pilot.version import __version__
 from pilot.wire import messages as m
@@ -118,10 +119,11 @@ class Head:
             m.Completions: self._on_completions,
             m.PilotStatus: self._on_status,
             m.ClientHello: self._on_client,
+            m.ClientBye: self._on_client_bye,
             m.OpenSession: self._on_open,
             m.Watch: self._on_watch,
             m.Cancel: self._on_cancel,
-            m.CloseSession: self._on_close,
+            m.ControlSession: self._on_control,
             m.Query: self._on_query,
             m.Command: self._on_command,
             m.PilotHello: self._on_pilot,
@@ -136,20 +138,16 @@ class Head:
         """Take on what an earlier head left unfinished."""
         now = time.time()
         unfinished = self._store.unfinished()
-        for session, name, state, environment in self._store.sessions():
-            self._sessions[session] = m.SessionInfo(session, name, environment)
-            self._functions[session] = self._store.functions(session)
-            tasks = unfinished.get(session, [])
-            for spec, *_ in tasks:
-                self._keep_payload(spec)
-            self._carry_out(
-                self._core.apply(
-                    c.TasksRestored(
-                        session, state == "CLOSING", self._store.templates(session), tasks
-                    ),
-                    now,
-                )
-            )
+        for row in self._store.sessions():
+            self._sessions[row.id] = m.SessionInfo(row.id, row.name, row.environment)
+            self._functions[row.id] = self._store.functions(row.id)
+            tasks = unfinished.get(row.id, [])
+            for item in tasks:
+                if item.delegated is None:
+                    self._keep_payload(item.spec)
+            templates = self._store.templates(row.id)
+            self._carry_out(self._core.apply(c.TasksRestored(row.id, templates, tasks), now))
+            self._carry_out(self._core.apply(_opened(row), now))
         count = sum(map(len, unfinished.values()))
         if count:
             log.info("restored %d unfinished tasks", count)
@@ -282,20 +280,30 @@ class Head:
     def _carry_out(self, effects: c.Effects) -> None:
         """Note what is to be written, and what to tell after that."""
         batch, now = self._batch, time.time()
+        for learned in effects.learned:
+            for function in learned.functions:
+                self._functions[learned.session][function.digest] = function
+            batch.add_functions(learned.session, learned.functions)
+            batch.add_templates(learned.templates)
+        if effects.accepted:
+            for spec, *_ in effects.accepted:
+                self._keep_payload(spec)
+            batch.add_tasks(effects.accepted)
+        if effects.delegated:
+            batch.add_delegated(effects.delegated)
+            for delegated in effects.delegated:
+                self._drop_payload(delegated.task)
         if effects.attempts:
             batch.add_attempts(effects.attempts, now)
             for attempt in effects.attempts:
                 self.running.pop(attempt.completion.task, None)
+        if effects.late:
+            batch.add_late_attempts(effects.late, now)
         if effects.ended:
             batch.add_ends(effects.ended)
             by_client: dict[bytes, list[m.TaskOutcome]] = {}
             for end in effects.ended:
-                outcome = m.TaskOutcome(
-                    end.task,
-                    end.state,
-                    end.completion.values if end.completion else (),
-                    end.failure,
-                )
+                outcome = m.TaskOutcome(end.task, end.state, end.values, end.failure)
                 self._recent[end.task] = outcome
                 self._drop_payload(end.task)
                 for peer in self._audience(end.task):
@@ -420,8 +428,7 @@ class Head:
 
     def _default(self, task: int) -> tuple[Value, ...]:
         """What dependents get of a failed task with ``on_failure="ignore"``."""
-        template = self._store.template_of(task)
-        return (Value(len(template.default), template.default),) * template.returns
+        return c.default_values(self._store.template_of(task))
 
     def _keep_payload(self, spec: m.TaskSpec) -> None:
         if self._payload_bytes < PAYLOAD_BYTES:
@@ -439,28 +446,44 @@ class Head:
         self._busy = now
         refused = _refusal(hello.protocol, hello.version)
         stream = hello.stream
-        if not refused:
+        if not refused and stream >= 0:
             if stream:
                 self._resumed.add(peer)
             else:
-                stream = self._store.add_stream(peer.hex(), now)
+                stream = self._store.add_streams(peer.hex(), 1, now)
             self._clients[stream] = peer
             self._streams[peer] = stream
         self._server.send(peer, m.Welcome(self._lease.epoch, __version__, stream, refused))
 
+    def _on_client_bye(self, peer: bytes, _message: m.ClientBye, _now: float) -> None:
+        self._resumed.discard(peer)
+        stream = self._streams.pop(peer, 0)
+        if self._clients.get(stream) == peer:
+            del self._clients[stream]
+
     def _on_open(self, peer: bytes, message: m.OpenSession, now: float) -> None:
         session = message.session
         if session:
-            found = self._store.session(session)
-            if found is None:
-                raise PilotError(f"there is no session {session}; `pilot session list` shows them")
-            if found[1] != "OPEN":
-                raise PilotError(f"session {session} is {found[1]}: it takes no more tasks")
+            row = self._session_row(session)
+            if row.state != "OPEN":
+                raise PilotError(f"session {session} is {row.state}: it takes no more tasks")
+            options = row.options
         else:
-            session = self._store.add_session(message.name, message.environment, now)
+            if message.weight <= 0:
+                raise PilotError(f"weight={message.weight}: give a number above 0")
+            session = self._store.add_session(message, now)
+            options = message.options
             self._sessions[session] = m.SessionInfo(session, message.name, message.environment)
             self._functions[session] = {}
-        self._server.send(peer, m.Reply(message.request, session))
+            opened = c.SessionOpened(session, message.weight, message.priority)
+            self._carry_out(self._core.apply(opened, now))
+        self._server.send(peer, m.Reply(message.request, [session, options]))
+
+    def _session_row(self, session: int) -> SessionRow:
+        row = self._store.session(session)
+        if row is None:
+            raise PilotError(f"there is no session {session}; `pilot session list` shows them")
+        return row
 
     def _on_submit(self, peer: bytes, message: m.Submit, now: float) -> None:
         self._busy = now
@@ -485,9 +508,6 @@ class Head:
         effects = self._core.apply(
             c.TasksSubmitted(session, message.templates, tasks, self._ended_inputs(tasks)), now
         )
-        for spec, _ in effects.accepted:
-            self._keep_payload(spec)
-        self._batch.add_tasks(session, effects.accepted)
         self._carry_out(effects)
         self._batch.after.append(
             _later(self._server.send, peer, m.Accepted(message.seq, effects.refused))
@@ -496,7 +516,7 @@ class Head:
             self._fleet.hurry()
             self._notify()
 
-    def _ended_inputs(self, tasks: list[m.TaskSpec]) -> dict[int, str]:
+    def _ended_inputs(self, tasks: Iterable[m.TaskSpec]) -> dict[int, str]:
         """States of the inputs that are no unfinished tasks."""
         wanted = {ref[0] for spec in tasks if spec.inputs for ref in spec.inputs}
         wanted.difference_update(self._core.tasks)
@@ -557,11 +577,51 @@ class Head:
         reply = m.Reply(message.request, len(effects.ended))
         self._batch.after.append(_later(self._server.send, peer, reply))
 
-    def _on_close(self, peer: bytes, message: m.CloseSession, now: float) -> None:
-        self._batch.end_session(message.session, "CLOSING", None)
-        self._carry_out(self._core.apply(c.SessionClosed(message.session), now))
+    def _on_control(self, peer: bytes, message: m.ControlSession, now: float) -> None:
+        session, verb = message.session, message.verb
+        row = self._session_row(session)
+        if verb in ("purge", "delete"):
+            self._remove(row, verb)
+        elif row.state in ("CLOSED", "PURGED"):
+            if verb != "close":
+                raise PilotError(f"session {session} is {row.state}: it cannot {verb}")
+        else:
+            row = self._changed(row, verb)
+            if verb in ("pause", "resume"):
+                self._store.pause_session(session, row.paused)
+            else:
+                self._batch.end_session(session, row.state, None)
+            self._carry_out(self._core.apply(_opened(row), now))
         reply = m.Reply(message.request, True)
         self._batch.after.append(_later(self._server.send, peer, reply))
+
+    @staticmethod
+    def _changed(row: SessionRow, verb: str) -> SessionRow:
+        """What a session becomes."""
+        if verb in ("pause", "resume"):
+            return row._replace(paused=verb == "pause")
+        if verb == "stop":
+            return row._replace(state=row.state if row.state == "CLOSING" else "STOPPED")
+        if verb == "close":
+            return row._replace(state="CLOSING")
+        raise PilotError(f"a session knows no {verb!r}")
+
+    def _remove(self, row: SessionRow, verb: str) -> None:
+        """Delete a session's data, or all that is known of it."""
+        if row.state not in ("CLOSED", "PURGED"):
+            raise PilotError(
+                f"session {row.id} is {row.state}; close it and let it end, or cancel it, "
+                f"before you {verb} it"
+            )
+        for directory in (self._site.results, self._site.checkpoints):
+            shutil.rmtree(directory / str(row.id), ignore_errors=True)
+        if verb == "purge":
+            self._store.purge(row.id)
+            self._batch.end_session(row.id, "PURGED", None)
+        else:
+            self._store.delete(row.id)
+        # What is remembered may be of this session; the rest is read again when it is needed.
+        self._recent.clear()
 
     def _on_query(self, peer: bytes, message: m.Query, now: float) -> None:
         self._busy = now
@@ -595,7 +655,8 @@ class Head:
 
     def _on_pilot(self, address: bytes, hello: m.PilotHello, now: float) -> None:
         refused = _refusal(hello.protocol, hello.version)
-        self._server.send(address, m.Welcome(self._lease.epoch, __version__, 0, refused))
+        stream = 0 if refused else self._store.add_streams(hello.pilot, m.STREAMS, now)
+        self._server.send(address, m.Welcome(self._lease.epoch, __version__, stream, refused))
         if refused:
             log.warning("pilot %s refused: %s", hello.pilot, refused)
             return
@@ -626,7 +687,16 @@ class Head:
             self._end_pilot(hello.pilot, self._stopping, now, at_once=True)
 
     def _on_completions(self, address: bytes, message: m.Completions, now: float) -> None:
-        self._carry_out(self._core.apply(c.AttemptsEnded(message.pilot, message.completions), now))
+        children = [
+            spec
+            for completion in message.completions
+            if completion.children is not None
+            for spec in completion.children.tasks
+        ]
+        ended = self._ended_inputs(children) if children else {}
+        self._carry_out(
+            self._core.apply(c.AttemptsEnded(message.pilot, message.completions, ended), now)
+        )
         self._batch.after.append(_later(self._server.send, address, m.Committed(message.seq)))
 
     def _on_status(self, _address: bytes, message: m.PilotStatus, now: float) -> None:
@@ -675,6 +745,17 @@ def _later(
     send: Callable[[bytes, msgspec.Struct], None], peer: bytes, message: msgspec.Struct
 ) -> Callable[[], None]:
     return lambda: send(peer, message)
+
+
+def _opened(row: SessionRow) -> c.SessionOpened:
+    return c.SessionOpened(
+        row.id,
+        row.weight,
+        row.priority,
+        closed=row.state == "CLOSING",
+        stopped=row.state == "STOPPED",
+        paused=row.paused,
+    )
 
 
 def _refusal(protocol: int, version: str) -> str:

@@ -20,17 +20,20 @@ import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from pilot.data.values import Value
 from pilot.errors import HeadError
-from pilot.head.core import Attempt, Ended, Task
+from pilot.head.core import Attempt, Delegated, Ended, Restored, Task
 from pilot.wire.messages import (
+    Completion,
     Environment,
     Function,
     LogSpan,
+    OpenSession,
+    Ref,
     TaskFailure,
     TaskOutcome,
     TaskSpec,
@@ -53,6 +56,7 @@ QUERIES = _load_queries((_HERE / "queries.sql").read_text())
 _encode = msgspec.msgpack.Encoder().encode
 _decode_result = msgspec.msgpack.Decoder(tuple[tuple[Value, ...], TaskFailure | None]).decode
 _decode_inputs = msgspec.msgpack.Decoder(tuple[tuple[int, int], ...]).decode
+_decode_delegated = msgspec.msgpack.Decoder(tuple[tuple[Value, ...], dict[int, Ref]]).decode
 _decode_template = msgspec.msgpack.Decoder(Template).decode
 _decode_environment = msgspec.msgpack.Decoder(Environment).decode
 _decode_failure = msgspec.msgpack.Decoder(TaskFailure).decode
@@ -62,6 +66,34 @@ _decode_logs = msgspec.msgpack.Decoder(tuple[LogSpan, ...]).decode
 _NO_VALUES = _encode(((), None))
 
 
+class SessionRow(NamedTuple):
+    """A session as the database has it."""
+
+    id: int
+    name: str
+    #: OPEN, STOPPED, CLOSING, CLOSED or PURGED.
+    state: str
+    paused: bool
+    weight: float
+    priority: int
+    options: bytes
+    environment: Environment
+
+
+def _session_row(row: tuple[Any, ...]) -> SessionRow:
+    session, name, state, paused, weight, priority, options, environment = row
+    return SessionRow(
+        session,
+        name,
+        state,
+        bool(paused),
+        weight,
+        priority,
+        options,
+        _decode_environment(environment),
+    )
+
+
 class Batch:
     """What is to be written in one transaction."""
 
@@ -69,9 +101,11 @@ class Batch:
         self.functions: list[tuple[int, bytes, bytes]] = []
         self.templates: list[tuple[int, int, str, str, str, bytes]] = []
         self.tasks: list[tuple[object, ...]] = []
+        self.delegated: list[tuple[bytes, int]] = []
         self.ends: list[tuple[object, ...]] = []
         self.attempts: list[tuple[object, ...]] = []
         self.counts: list[tuple[int, int, int, int]] = []
+        self.late: list[tuple[int, int]] = []
         self.sessions: list[dict[str, object]] = []
         #: What to do once this is committed.
         self.after: list[Callable[[], None]] = []
@@ -85,7 +119,7 @@ class Batch:
             or self.functions
             or self.templates
             or self.after
-        )
+        )  # what is delegated comes with its attempt
 
     def extend(self, later: Batch) -> None:
         """Take in what came after this batch."""
@@ -102,18 +136,19 @@ class Batch:
             (t.id, t.session, t.name, t.kind, t.pool, _encode(t)) for t in templates
         )
 
-    def add_tasks(self, session: int, accepted: Iterable[tuple[TaskSpec, Task]]) -> None:
+    def add_tasks(self, accepted: Iterable[tuple[TaskSpec, Task, int]]) -> None:
         """Tasks that were taken on."""
         self.tasks.extend(
             (
                 spec.id,
-                session,
+                task.template.session,
                 spec.template,
+                parent,
                 task.created_at,
                 spec.payload,
                 _encode(spec.inputs) if spec.inputs else None,
             )
-            for spec, task in accepted
+            for spec, task, parent in accepted
         )
 
     def add_ends(self, ended: Iterable[Ended]) -> None:
@@ -122,37 +157,30 @@ class Batch:
             (
                 end.state,
                 end.at,
-                _encode((end.completion.values if end.completion else (), end.failure)),
+                _encode((end.values, end.failure)),
                 end.task,
             )
             for end in ended
         )
 
+    def add_delegated(self, delegated: Iterable[Delegated]) -> None:
+        """Tasks whose results are to come from children."""
+        self.delegated.extend((_encode((d.values, d.refs)), d.task) for d in delegated)
+
     def add_attempts(self, attempts: Iterable[Attempt], now: float) -> None:
         """Attempts that ended."""
         for attempt in attempts:
             c = attempt.completion
-            self.attempts.append(
-                (
-                    c.task,
-                    c.attempt,
-                    c.outcome,
-                    attempt.pilot,
-                    c.node,
-                    attempt.created,
-                    attempt.ready,
-                    attempt.assigned,
-                    c.received,
-                    c.fetched,
-                    c.started,
-                    c.ended,
-                    c.reported,
-                    now,
-                    _encode(c.failure) if c.failure else None,
-                    _encode(c.logs) if c.logs else None,
-                )
-            )
+            times = (attempt.created, attempt.ready, attempt.assigned)
+            self.attempts.append(_attempt_row(c, attempt.pilot, times, now))
             self.counts.append((c.attempt, attempt.errors, attempt.crashes, c.task))
+
+    def add_late_attempts(self, late: Iterable[tuple[str, Completion]], now: float) -> None:
+        """Attempts of tasks that had ended before them."""
+        for pilot, completion in late:
+            row = _attempt_row(completion, pilot, (None, None, None), now)
+            self.attempts.append(row)
+            self.late.append((completion.attempt, completion.task))
 
     def end_session(self, session: int, state: str, ended: float | None) -> None:
         """A session changes its state."""
@@ -198,6 +226,8 @@ class Store:
         # Before the first access: then WAL needs no shared memory, which network file systems lack.
         execute("PRAGMA locking_mode = EXCLUSIVE")
         mode = "truncate" if journal == "truncate" else "wal"
+        # Only a new file takes this in: what is purged is given back.
+        execute("PRAGMA auto_vacuum = INCREMENTAL")
         execute(f"PRAGMA journal_mode = {mode}").fetchone()
         execute("PRAGMA synchronous = FULL")
         execute("PRAGMA cache_size = -65536")
@@ -252,6 +282,9 @@ class Store:
         if batch.attempts:
             many(QUERIES["add_attempts"], batch.attempts)
             many(QUERIES["count_attempts"], batch.counts)
+            many(QUERIES["count_late_attempts"], batch.late)
+        if batch.delegated:
+            many(QUERIES["delegate_tasks"], batch.delegated)
         if batch.ends:
             many(QUERIES["end_tasks"], batch.ends)
         if batch.sessions:
@@ -281,16 +314,54 @@ class Store:
         self.join()
         return self._db.execute(QUERIES[query], arguments).fetchall()
 
-    def add_stream(self, owner: str, now: float) -> int:
-        """A number of its own for somebody who submits."""
-        return int(self._now("add_stream", {"owner": owner, "created": now})[0][0])
+    def add_streams(self, owner: str, count: int, now: float) -> int:
+        """Numbers for somebody who submits; returns the first of `count`."""
+        row = {"owner": owner, "count": count, "created": now}
+        return int(self._now("add_streams", row)[0][0])
 
-    def add_session(self, name: str, environment: Environment, now: float) -> int:
+    def add_session(self, message: OpenSession, now: float) -> int:
         """Create a session; returns its id."""
-        rows = self._now(
-            "add_session", {"name": name, "environment": _encode(environment), "created": now}
+        row = {
+            "name": message.name,
+            "weight": message.weight,
+            "priority": message.priority,
+            "options": message.options,
+            "environment": _encode(message.environment),
+            "created": now,
+        }
+        return int(self._now("add_session", row)[0][0])
+
+    def pause_session(self, session: int, paused: bool) -> None:
+        """Record whether a session is paused."""
+        self._now("pause_session", {"id": session, "paused": paused})
+
+    def purge(self, session: int) -> None:
+        """Delete a session's arguments, results and functions; its records stay."""
+        self._all_of(session, "purge_tasks", "purge_functions")
+
+    def delete(self, session: int) -> None:
+        """Delete all that is known of a session."""
+        self._all_of(
+            session,
+            "delete_attempts",
+            "delete_tasks",
+            "delete_templates",
+            "purge_functions",
+            "delete_session",
         )
-        return int(rows[0][0])
+
+    def _all_of(self, session: int, *queries: str) -> None:
+        """Run statements for a session in one transaction, and give the space back."""
+        self.join()
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            for query in queries:
+                self._db.execute(QUERIES[query], {"id": session})
+            self._db.execute("COMMIT")
+        except sqlite3.Error:
+            self._roll_back()
+            raise
+        self._db.execute("PRAGMA incremental_vacuum").fetchall()
 
     def add_pilot(self, row: dict[str, object]) -> None:
         """Record the intent to submit a pilot, before it is submitted."""
@@ -351,27 +422,48 @@ class Store:
         """The template of a task."""
         return _decode_template(self._read("template_of", (task,))[0][0])
 
-    def sessions(self) -> list[tuple[int, str, str, Environment]]:
-        """Id, name, state and environment of the sessions that are not closed."""
-        return [
-            (session, name, state, _decode_environment(environment))
-            for session, name, state, environment in self._read("open_sessions")
-        ]
+    def sessions(self) -> list[SessionRow]:
+        """The sessions that have not ended."""
+        return [_session_row(row) for row in self._read("open_sessions")]
 
-    def session(self, session: int) -> tuple[str, str, Environment] | None:
-        """Name, state and environment of a session."""
+    def session(self, session: int) -> SessionRow | None:
+        """A session; None where there is none with this id."""
         rows = self._read("session", (session,))
-        if not rows:
-            return None
-        return rows[0][1], rows[0][2], _decode_environment(rows[0][3])
+        return _session_row(rows[0]) if rows else None
 
-    def unfinished(self) -> dict[int, list[tuple[TaskSpec, int, int, int, float]]]:
-        """Unfinished tasks by session: spec, attempts, errors, crashes, created."""
-        found: dict[int, list[tuple[TaskSpec, int, int, int, float]]] = {}
-        for task, session, template, payload, inputs, *counts in self._read("unfinished_tasks"):
+    def unfinished(self) -> dict[int, list[Restored]]:
+        """Unfinished tasks by session."""
+        found: dict[int, list[Restored]] = {}
+        for row in self._read("unfinished_tasks"):
+            task, session, template, payload, inputs, attempts, errors, crashes = row[:8]
+            created, delegated = row[8:]
             spec = TaskSpec(task, template, payload, _decode_inputs(inputs) if inputs else ())
-            found.setdefault(session, []).append((spec, *counts))
+            owed = _decode_delegated(delegated) if delegated else None
+            found.setdefault(session, []).append(
+                Restored(spec, attempts, errors, crashes, created, owed)
+            )
         return found
+
+
+def _attempt_row(
+    c: Completion, pilot: str, times: tuple[float | None, float | None, float | None], now: float
+) -> tuple[object, ...]:
+    return (
+        c.task,
+        c.attempt,
+        c.outcome,
+        pilot,
+        c.node,
+        *times,
+        c.received,
+        c.fetched,
+        c.started,
+        c.ended,
+        c.reported,
+        now,
+        _encode(c.failure) if c.failure else None,
+        _encode(c.logs) if c.logs else None,
+    )
 
 
 def decode_result(result: bytes | None) -> tuple[tuple[Value, ...], TaskFailure | None]:

@@ -28,6 +28,7 @@ import zmq
 from pilot.errors import AuthenticationError, HeadError, PilotError, SubmissionError
 from pilot.head.daemon import ensure_head, find_head
 from pilot.site import Site
+from pilot.submission import Parcel
 from pilot.version import __version__
 from pilot.wire import messages as m
 from pilot.wire.channel import Client, load_keys
@@ -65,6 +66,8 @@ class Connection:
         The site.
     start
         Start a head where there is none; otherwise raise.
+    submits
+        Whether it will submit tasks, or only ask.
 
     Raises
     ------
@@ -74,21 +77,21 @@ class Connection:
         It holds other keys.
     """
 
-    def __init__(self, site: Site, start: bool = True) -> None:
+    def __init__(self, site: Site, start: bool = True, submits: bool = True) -> None:
         self._site = site
         self._start = start
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._awake = False
         self._lock = threading.Lock()
         self._outbox: deque[msgspec.Struct] = deque()
-        self._submissions: list[_Parcel] = []
+        self._submissions: list[tuple[int, Parcel]] = []
         self._unaccepted: dict[int, m.Submit] = {}
         self._awaited: dict[int, Awaited] = {}
         self._requests: dict[int, tuple[msgspec.Struct, Future[Any]]] = {}
         self._numbers = itertools.count(1)
         self._tasks = itertools.count(1)
         self._templates = itertools.count(1)
-        self._stream = 0
+        self._stream = 0 if submits else -1
         self._epoch = 0
         self._connects: list[float] = []
         self._stopping = False
@@ -116,17 +119,15 @@ class Connection:
     def submit(
         self,
         session: int,
-        functions: list[m.Function],
-        templates: list[m.Template],
-        tasks: list[m.TaskSpec],
+        parcel: Parcel,
         awaited: list[Awaited],
     ) -> None:
-        """Send tasks, and later tell `awaited` (in the order of `tasks`) how they ended."""
+        """Send tasks, and later tell `awaited` (in their order) how they ended."""
         with self._lock:
             self._check()
-            for spec, future in zip(tasks, awaited, strict=True):
+            for spec, future in zip(parcel.tasks, awaited, strict=True):
                 self._awaited[spec.id] = future
-            self._submissions.append(_Parcel(session, functions, templates, tasks))
+            self._submissions.append((session, parcel))
         self._notify()
 
     def watch(self, awaited: dict[int, Awaited]) -> None:
@@ -213,6 +214,8 @@ class Connection:
             self._fail(error)
         finally:
             if client is not None:
+                if self._ready.done() and not self._failure:
+                    client.send(m.ClientBye())
                 client.close()
             self._fail(HeadError("this connection is closed"))
             with self._lock:
@@ -278,7 +281,7 @@ class Connection:
             unaccepted = list(self._unaccepted.values())
             open_requests = [message for message, _ in self._requests.values()]
             sent = {spec.id for submit in unaccepted for spec in submit.tasks}
-            waiting = {spec.id for parcel in self._submissions for spec in parcel.tasks}
+            waiting = {spec.id for _, parcel in self._submissions for spec in parcel.tasks}
             watched = [task for task in self._awaited if task not in sent and task not in waiting]
         self._outbox.clear()
         for message in [*unaccepted, *open_requests]:
@@ -324,11 +327,9 @@ class Connection:
         with self._lock:
             parcels, self._submissions = self._submissions, []
             frames = []
-            for parcel in _merge(parcels):
+            for session, parcel in _merge(parcels):
                 seq = next(self._numbers)
-                frame = m.Submit(
-                    seq, parcel.session, parcel.functions, parcel.templates, parcel.tasks
-                )
+                frame = m.Submit(seq, session, parcel.functions, parcel.templates, parcel.tasks)
                 self._unaccepted[seq] = frame
                 frames.append(frame)
         for frame in frames:
@@ -359,7 +360,7 @@ class Connection:
             with self._lock:
                 _, future = self._requests.pop(message.request, (None, None))
             if future is not None and message.error:
-                future.set_exception(HeadError(message.error))
+                future.set_exception(PilotError(message.error))
             elif future is not None:
                 future.set_result(message.result)
 
@@ -382,35 +383,18 @@ class Connection:
             waiting.fail(error)
 
 
-class _Parcel(msgspec.Struct):
-    session: int
-    functions: list[m.Function]
-    templates: list[m.Template]
-    tasks: list[m.TaskSpec]
-
-
-def _merge(parcels: list[_Parcel]) -> list[_Parcel]:
+def _merge(parcels: list[tuple[int, Parcel]]) -> list[tuple[int, Parcel]]:
     """Neighbours of the same session in one, up to the size of a frame."""
-    merged: list[_Parcel] = []
-    for parcel in parcels:
-        last = merged[-1] if merged else None
-        if (
-            last is not None
-            and last.session == parcel.session
-            and len(last.tasks) + len(parcel.tasks) <= FRAME
-        ):
-            last.functions.extend(parcel.functions)
-            last.templates.extend(parcel.templates)
-            last.tasks.extend(parcel.tasks)
-        else:
-            merged.append(
-                _Parcel(
-                    parcel.session,
-                    list(parcel.functions),
-                    list(parcel.templates),
-                    list(parcel.tasks),
-                )
-            )
+    merged: list[tuple[int, Parcel]] = []
+    for session, parcel in parcels:
+        if merged and merged[-1][0] == session:
+            last = merged[-1][1]
+            if len(last.tasks) + len(parcel.tasks) <= FRAME:
+                last.functions.extend(parcel.functions)
+                last.templates.extend(parcel.templates)
+                last.tasks.extend(parcel.tasks)
+                continue
+        merged.append((session, parcel))
     return merged
 
 

@@ -24,6 +24,9 @@ PROTOCOL = 1
 #: What a head says to a pilot that it does not know (any more): greet again.
 WHO_ARE_YOU = "who are you?"
 
+#: A pilot gets so many streams at a time, one for each executor or MPI world.
+STREAMS = 4096
+
 #: One result of a task: (task id, index of the result).
 Ref: TypeAlias = tuple[int, int]
 
@@ -88,8 +91,14 @@ class Template(msgspec.Struct, array_like=True, frozen=True):
     returns: int = 1
     #: ``fail``, ``ignore``, ``cancel_successors`` or ``stop_session``.
     on_failure: str = "fail"
+    #: Names of the results; empty where they have none.
+    return_names: tuple[str, ...] = ()
     #: With ``ignore``: what dependents get, encoded.
     default: bytes = b""
+    #: Tasks that are cancelled together.
+    group: str = ""
+    #: Whether the failure of one ends the others of its group.
+    group_fails_together: bool = False
 
 
 class TaskSpec(msgspec.Struct, array_like=True, frozen=True):
@@ -149,6 +158,16 @@ class TaskFailure(msgspec.Struct, array_like=True, frozen=True):
         return not self.bases
 
 
+class Children(msgspec.Struct, array_like=True, frozen=True):
+    """The tasks that a task has submitted; they come to be when it ends well, or not at all."""
+
+    functions: tuple[Function, ...]
+    templates: tuple[Template, ...]
+    tasks: tuple[TaskSpec, ...]
+    #: Which of the task's results are those of children: index of the result → (child, index).
+    delegated: dict[int, Ref]
+
+
 class Completion(msgspec.Struct, array_like=True, frozen=True):
     """How an attempt ended, as the pilot reports it until the head has committed it.
 
@@ -168,26 +187,40 @@ class Completion(msgspec.Struct, array_like=True, frozen=True):
     ended: float = 0.0
     reported: float = 0.0
     logs: tuple[LogSpan, ...] = ()
+    #: With ``ok``: the tasks that it has submitted. Results that are delegated have an empty value.
+    children: Children | None = None
 
 
 # --- client → head -------------------------------------------------------------------------------
 
 
 class ClientHello(_Message):
-    """First words of a client. `stream` is 0 for a new one."""
+    """First words of a client. `stream` is 0 for a new one, -1 for who only asks."""
 
     protocol: int
     version: str
     stream: int = 0
 
 
+class ClientBye(_Message):
+    """Last words of a client."""
+
+
 class OpenSession(_Message):
-    """Create a session, or attach to one where `session` is not 0."""
+    """Create a session, or attach to one where `session` is not 0.
+
+    The reply is the session's id and its default options, as they were given when it was created.
+    """
 
     request: int
     name: str
     environment: Environment
     session: int = 0
+    #: Its share of the cores beside sessions of the same priority.
+    weight: float = 1.0
+    priority: int = 0
+    #: Default options of its tasks, encoded; only clients read them.
+    options: bytes = b""
 
 
 class Submit(_Message):
@@ -207,18 +240,20 @@ class Watch(_Message):
 
 
 class Cancel(_Message):
-    """End these tasks; with none named, the whole session."""
+    """End these tasks, or those of a group; with neither named, all of the session."""
 
     request: int
     session: int
     tasks: list[int] = []
+    group: str = ""
 
 
-class CloseSession(_Message):
-    """No more submissions: the session ends when its tasks have."""
+class ControlSession(_Message):
+    """Tell a session to ``pause``, ``resume``, ``stop``, ``close``, ``purge`` or ``delete``."""
 
     request: int
     session: int
+    verb: str
 
 
 class Query(_Message):
@@ -241,7 +276,10 @@ class Command(_Message):
 
 
 class Welcome(_Message):
-    """Answer to either greeting. `refused` says why not, where it is not empty."""
+    """Answer to either greeting. `refused` says why not, where it is not empty.
+
+    A pilot's `stream` is the first of `STREAMS`, for the tasks that its tasks submit.
+    """
 
     epoch: int
     version: str
@@ -418,6 +456,8 @@ class StartExecutor(_Message):
     session: SessionInfo
     cores: tuple[int, ...]
     gpus: tuple[int, ...]
+    #: For the ids of tasks that its tasks submit.
+    stream: int
 
 
 class StopExecutor(_Message):
@@ -533,7 +573,15 @@ class Exit(_Message):
 
 
 FromClient: TypeAlias = (
-    ClientHello | OpenSession | Submit | Watch | Cancel | CloseSession | Query | Command
+    ClientHello
+    | ClientBye
+    | OpenSession
+    | Submit
+    | Watch
+    | Cancel
+    | ControlSession
+    | Query
+    | Command
 )
 FromPilot: TypeAlias = PilotHello | Completions | PilotStatus | PilotBye
 ToHead: TypeAlias = FromClient | FromPilot

@@ -92,7 +92,7 @@ def _alike(nodes: Iterable[Node]) -> Iterable[list[Node]]:
 
 def _task(node: Node) -> Task[..., Any]:
     options = _without_needs(node.options) if node.needs else node.options
-    return Task(node.function, node.kind, options)
+    return Task(node.function, node.kind, options.changes())
 
 
 def _call(

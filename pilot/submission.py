@@ -1,0 +1,259 @@
+"""How a call becomes a task on the wire: its template, its function, its arguments.
+
+Used by a `Session`, which sends tasks from a user's program, and by a running task, whose children
+go with its own end. What was sent once (functions, templates) is not made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+
+import msgspec
+
+from pilot.arguments import encode_arguments, spilled
+from pilot.data.values import encode
+from pilot.errors import PilotError, SubmissionError
+from pilot.site import Site
+from pilot.task import Options, ResolvedOptions, Task, as_task
+from pilot.wire import messages as m
+from scheduler.assignment import refusal
+
+if TYPE_CHECKING:
+    from pilot.data.segments import SegmentWriter
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+#: So many functions are known by their identity, so that a lambda in a loop fills no memory.
+_KNOWN = 1000
+
+
+#: The arguments of one call.
+Call: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def as_calls(rows: Iterable[tuple[Any, ...] | Mapping[str, Any]]) -> list[Call]:
+    """Rows of arguments, each a tuple or a mapping of names, as calls."""
+    return [((), dict(row)) if isinstance(row, Mapping) else (tuple(row), {}) for row in rows]
+
+
+class GroupKey(NamedTuple):
+    """A group of tasks that are cancelled together."""
+
+    #: Empty: none.
+    name: str
+    #: Whether the failure of one ends the others.
+    fails_together: bool
+
+
+NO_GROUP = GroupKey("", False)
+
+
+class Parcel:
+    """What one submission adds: tasks, and the functions and templates that are new with them."""
+
+    __slots__ = ("functions", "tasks", "templates")
+
+    def __init__(self) -> None:
+        self.functions: list[m.Function] = []
+        self.templates: list[m.Template] = []
+        self.tasks: list[m.TaskSpec] = []
+
+
+class Submitter:
+    """Makes tasks of calls, for one session.
+
+    Parameters
+    ----------
+    session
+        The session's id.
+    site
+        The site: what its pools can hold, and where large arguments go.
+    next_task, next_template
+        Give new ids.
+    defaults
+        Options of tasks that say nothing else.
+    """
+
+    def __init__(
+        self,
+        session: int,
+        site: Site,
+        next_task: Callable[[], int],
+        next_template: Callable[[], int],
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._defaults = dict(defaults or {})
+        self._session = session
+        self._site = site
+        self._writer: SegmentWriter | None = None
+        self._next_task = next_task
+        self._next_template = next_template
+        self._tasks: dict[int, tuple[Any, Task[..., Any]]] = {}
+        self._functions: dict[int, tuple[Any, m.Function]] = {}
+        self._sent: set[bytes] = set()
+        #: Templates that were sent, with no id → their ids.
+        self._templates: dict[m.Template, int] = {}
+        self._recent: dict[tuple[int, ResolvedOptions, GroupKey], tuple[Any, int]] = {}
+
+    def task(self, function: Any) -> Task[..., Any]:
+        """The task for anything that can be called; the same one for the same function."""
+        if isinstance(function, Task) and not self._defaults:
+            return function
+        known = self._tasks.get(id(function))
+        if known is not None and known[0] is function:
+            return known[1]
+        task = as_task(function)
+        if self._defaults:
+            task = task.with_defaults(self._defaults)
+        _remember(self._tasks, id(function), (function, task))
+        return task
+
+    def add(
+        self,
+        parcel: Parcel,
+        task: Task[..., Any],
+        calls: list[Call],
+        group: GroupKey = NO_GROUP,
+    ) -> list[int]:
+        """Put one task for each call into the parcel; returns their ids.
+
+        Raises
+        ------
+        SubmissionError
+            No pool can ever run one, or it cannot be pickled. Then none is in the parcel.
+        """
+        dynamic = task.task_options.is_dynamic()
+        limit = self._site.config.data.inline_limit_bytes
+        template = 0
+        specs: list[m.TaskSpec] = []
+        large = []
+        for args, kwargs in calls:
+            if dynamic or not template:
+                template = self._template(task, args, kwargs, parcel, group)
+            payload, inputs = encode_arguments(args, kwargs)
+            if len(payload) > limit:
+                large.append(len(specs))
+            specs.append(m.TaskSpec(self._next_task(), template, payload, inputs))
+        if large:
+            self._spill(task, specs, large)
+        parcel.tasks.extend(specs)
+        return [spec.id for spec in specs]
+
+    def _spill(self, task: Task[..., Any], specs: list[m.TaskSpec], large: list[int]) -> None:
+        """Write large arguments to a segment: big data never passes through the head."""
+        from pilot.data.segments import SegmentWriter  # it loads HDF5: only when it is needed
+
+        if self._writer is None:
+            owner = f"arguments-{self._next_template():x}-{os.getpid()}"
+            self._writer = SegmentWriter(self._site.directory, owner)
+        written = [
+            self._writer.add(
+                str(self._session), task.__name__, m.task_label(spec.id), 0, spec.payload
+            )
+            for spec in (specs[number] for number in large)
+        ]
+        self._writer.seal()
+        for number, unsealed in zip(large, written, strict=True):
+            specs[number] = msgspec.structs.replace(specs[number], payload=spilled(unsealed.value))
+
+    def _template(
+        self,
+        task: Task[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        parcel: Parcel,
+        group: GroupKey,
+    ) -> int:
+        """The id of the template for a call; a new one is put into the parcel."""
+        options = task.task_options
+        resolved = options.resolve(args, kwargs)
+        recent = self._recent.get((id(task), resolved, group))
+        if recent is not None and recent[0] is task:
+            return recent[1]
+        function = self._function(task)
+        template = _template(self._session, task, function, resolved, group)
+        number = self._templates.get(template)
+        if number is None:
+            self._check(options, resolved, task)
+            number = self._next_template()
+            parcel.templates.append(msgspec.structs.replace(template, id=number))
+            self._templates[template] = number
+            if function.digest not in self._sent:
+                parcel.functions.append(function)
+                self._sent.add(function.digest)
+        _remember(self._recent, (id(task), resolved, group), (task, number))
+        return number
+
+    def _check(self, options: Options, resolved: ResolvedOptions, task: Task[..., Any]) -> None:
+        pools = (
+            (name, pool.shape, pool.nodes_per_pilot, pool.walltime_s)
+            for name, pool in self._site.config.pools.items()
+        )
+        reason = refusal(resolved.resources, options.pool or "", pools, resolved.time_limit_s)
+        if reason:
+            raise SubmissionError(f"task {task.__name__!r} was not submitted: {reason}")
+
+    def _function(self, task: Task[..., Any]) -> m.Function:
+        """What is sent of a task's function; pickled once."""
+        known = self._functions.get(id(task))
+        if known is not None and known[0] is task:
+            return known[1]
+        by_name = isinstance(task.__reduce__()[1][0], str)
+        try:
+            payload = encode(task if by_name else task.function)
+        except PilotError as error:
+            raise SubmissionError(
+                f"the function {task.__qualname__} cannot be sent to workers: {error}"
+            ) from error
+        function = m.Function(hashlib.blake2b(payload, digest_size=16).digest(), payload)
+        _remember(self._functions, id(task), (task, function))
+        return function
+
+
+def counter(stream: int) -> Callable[[], int]:
+    """Ids of a stream, one after the other."""
+    numbers = itertools.count(stream << 32 | 1)
+    return lambda: next(numbers)
+
+
+def _template(
+    session: int,
+    task: Task[..., Any],
+    function: m.Function,
+    resolved: ResolvedOptions,
+    group: GroupKey,
+) -> m.Template:
+    """The template of a call, without its id."""
+    options = task.task_options
+    return m.Template(
+        id=0,
+        session=session,
+        name=task.__name__,
+        kind=task.kind,
+        function=function.digest,
+        resources=resolved.resources,
+        time_limit_s=resolved.time_limit_s,
+        retries=options.retries,
+        retry_on=options.retry_names(),
+        max_crashes=options.max_crashes,
+        priority=options.priority,
+        pool=options.pool or "",
+        returns=options.return_count,
+        return_names=options.return_names,
+        on_failure=options.on_failure,
+        default=encode(options.default) if options.on_failure == "ignore" else b"",
+        group=group.name,
+        group_fails_together=group.fails_together,
+    )
+
+
+def _remember(known: dict[K, V], key: K, value: V) -> None:
+    """Keep a value, and not more than `_KNOWN` of them."""
+    if len(known) >= _KNOWN:
+        known.clear()
+    known[key] = value
