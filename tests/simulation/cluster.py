@@ -18,13 +18,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from pilot.agent import rules as r
+from pilot.data.values import Value
 from pilot.head import core as c
 from pilot.head.policy import (
     ABORTED,
     ASSIGNED,
     CANCELLED,
     COMPLETED,
+    DELEGATED,
     FAILED,
     FINAL,
     READY,
@@ -32,8 +36,10 @@ from pilot.head.policy import (
     TIMED_OUT,
 )
 from pilot.wire.messages import (
+    Children,
     Completion,
     InputValue,
+    Ref,
     RunningTask,
     TaskFailure,
     TaskOutcome,
@@ -41,7 +47,6 @@ from pilot.wire.messages import (
     Template,
     Work,
 )
-from pilot.data.values import Value
 from scheduler.resources import NodeShape, Resources
 
 #: After this time nothing goes wrong any more, and what is left has to end.
@@ -68,6 +73,7 @@ class StoredTask:
     errors: int = 0
     crashes: int = 0
     state: str = READY
+    delegated: tuple[tuple[Value, ...], dict[int, Ref]] | None = None
 
 
 @dataclass
@@ -114,21 +120,20 @@ class Head:
             if state == "CLOSED":
                 continue
             unfinished = [
-                (row.spec, row.attempts, row.errors, row.crashes, row.created)
+                c.Restored(
+                    row.spec, row.attempts, row.errors, row.crashes, row.created, row.delegated
+                )
                 for number, row in sorted(store.tasks.items())
                 if row.session == session and row.state not in FINAL
             ]
             self._carry_out(
                 self.core.apply(
-                    c.TasksRestored(
-                        session,
-                        state == "CLOSING",
-                        store.templates.get(session, []),
-                        unfinished,
-                    ),
+                    c.TasksRestored(session, store.templates.get(session, []), unfinished),
                     cluster.now,
                 )
             )
+            opened = c.SessionOpened(session, closed=state == "CLOSING")
+            self._carry_out(self.core.apply(opened, cluster.now))
         self._turn()
 
     def _turn(self) -> None:
@@ -198,19 +203,12 @@ class Head:
         ended = [spec.id for spec in known if spec.id not in self.core.tasks]
         self._tell(link, ended)
         tasks = [spec for spec in tasks if spec.id not in store.tasks]
-        inputs = {source for spec in tasks for source, _ in spec.inputs} - set(self.core.tasks)
-        states = {
-            source: self.recent.get(source) or self._stored_state(source)
-            for source in inputs
-            if source in self.recent or source in store.tasks
-        }
+        states = self._ended_inputs(tasks)
         effects = self.core.apply(c.TasksSubmitted(session, templates, tasks, states), cluster.now)
 
         def write() -> None:
             known = {template.id for template in store.templates.setdefault(session, [])}
             store.templates[session].extend(t for t in templates if t.id not in known)
-            for spec, task in effects.accepted:
-                store.tasks.setdefault(spec.id, StoredTask(spec, session, task.created_at))
 
         self.batch.append(write)
         self._carry_out(effects)
@@ -218,6 +216,18 @@ class Head:
         self.after.append(
             lambda: link.send(lambda: cluster.client.accepted(accepted, dict(effects.refused)))
         )
+
+    def _ended_inputs(self, tasks: list[TaskSpec]) -> dict[int, str]:
+        """States of the inputs that are no unfinished tasks; ignored failures count as good."""
+        inputs = {source for spec in tasks for source, _ in spec.inputs} - set(self.core.tasks)
+        states = {}
+        for source in inputs:
+            state = self.recent.get(source) or self._stored_state(source)
+            if state in (FAILED, TIMED_OUT, ABORTED) and self.cluster.policies[source] == "ignore":
+                state = COMPLETED
+            if state:
+                states[source] = state
+        return states
 
     def on_watch(self, link: Link, tasks: list[int]) -> None:
         self._tell(link, [task for task in tasks if task not in self.core.tasks])
@@ -239,7 +249,7 @@ class Head:
                 self.cluster.store.sessions[session] = "CLOSING"
 
         self.batch.append(write)
-        self._carry_out(self.core.apply(c.SessionClosed(session), self.cluster.now))
+        self._carry_out(self.core.apply(c.SessionOpened(session, closed=True), self.cluster.now))
         self.after.append(lambda: link.send(lambda: self.cluster.client.session_closed(session)))
 
     def on_hello(self, agent: Agent, link: Link, held: list[tuple[int, int]]) -> None:
@@ -269,9 +279,9 @@ class Head:
     def on_completions(
         self, agent: Agent, link: Link, number: int, completions: list[Completion]
     ) -> None:
-        self._carry_out(
-            self.core.apply(c.AttemptsEnded(agent.name, completions), self.cluster.now)
-        )
+        children = [spec for each in completions if each.children for spec in each.children.tasks]
+        event = c.AttemptsEnded(agent.name, completions, self._ended_inputs(children))
+        self._carry_out(self.core.apply(event, self.cluster.now))
         self.after.append(lambda: link.send(lambda: agent.on_committed(number)))
 
     def pilot_lost(self, name: str, reason: str) -> None:
@@ -290,11 +300,21 @@ class Head:
             self.recent[end.task] = end.state
         ends = [(end.task, end.state) for end in effects.ended]
         counts = [
-            (a.completion.task, a.completion.attempt, a.errors, a.crashes)
-            for a in effects.attempts
+            (a.completion.task, a.completion.attempt, a.errors, a.crashes) for a in effects.attempts
         ]
 
         def write() -> None:
+            for learned in effects.learned:
+                known = {template.id for template in store.templates[learned.session]}
+                store.templates[learned.session].extend(
+                    t for t in learned.templates if t.id not in known
+                )
+            for spec, task, _ in effects.accepted:
+                row = StoredTask(spec, task.template.session, task.created_at)
+                store.tasks.setdefault(spec.id, row)
+            for delegated in effects.delegated:
+                row = store.tasks[delegated.task]
+                row.state, row.delegated = "DELEGATED", (delegated.values, delegated.refs)
             for task, attempt, errors, crashes in counts:
                 row = store.tasks[task]
                 row.attempts, row.errors, row.crashes = attempt, errors, crashes
@@ -594,14 +614,17 @@ class Executor:
             return
         self.current = None
         done = completion(work, outcome, started, self.cluster.now)
+        if outcome == "ok":
+            done = msgspec.structs.replace(done, children=self.cluster.children(work))
         rules, now = self.agent.rules, self.cluster.now
         if self.cluster.rng.random() < 0.2:
             # Its result is large: it is reported when the segment is sealed.
             self._heard(lambda: rules.executor_ran(self.id, [work.task], now))
             self.cluster.after(
                 0.05,
-                lambda: self.alive
-                and self._heard(lambda: rules.executor_done(self.id, [done], now)),
+                lambda: (
+                    self.alive and self._heard(lambda: rules.executor_done(self.id, [done], now))
+                ),
             )
         else:
             self._heard(lambda: rules.executor_done(self.id, [done], now))
@@ -688,8 +711,9 @@ def completion(work: Work, outcome: str, started: float, ended: float) -> Comple
     failure = None
     if outcome == "error":
         failure = TaskFailure("ValueError", "as told", bases=("ValueError", "Exception"))
+    values = (Value(0),) if outcome == "ok" else ()
     return Completion(
-        work.task, work.attempt, outcome, failure=failure, started=started, ended=ended
+        work.task, work.attempt, outcome, values, failure, started=started, ended=ended
     )
 
 
@@ -725,6 +749,8 @@ class Cluster:
         self.reported: dict[int, set[tuple[str, int, str]]] = defaultdict(set)
         self.policies: dict[int, str] = {}
         self.specs: dict[int, tuple[Template, TaskSpec]] = {}
+        #: Children that tasks have submitted, also in attempts that did not count.
+        self.parents: dict[int, int] = {}
         self.cancelled: set[int] = set()
         #: Tasks in a pilot that was taken for lost while it lived: nobody can tell it to stop.
         self.cut_off: set[int] = set()
@@ -788,7 +814,7 @@ class Cluster:
         return (
             f"unfinished {[(t.id, t.state, t.attempt, t.missing) for t in core.tasks.values()]}, "
             f"pilots {[(p.name, p.nodes, p.draining, p.held) for p in core.pilots.values()]}, "
-            f"agents {[(a.name, a.rules.held, len(a.unacknowledged)) for a in self.agents.values()]}, "
+            f"agents {[(a.name, a.rules.held) for a in self.agents.values()]}, "
             f"awaited {self.client.awaited}, unaccepted {list(self.client.unaccepted)}, "
             f"sessions {self.store.sessions}"
         )
@@ -811,6 +837,32 @@ class Cluster:
         assert state not in (COMPLETED, FAILED, TIMED_OUT) or work.task in self.cut_off, (
             f"{work.task:#x} runs after it was announced as {state}"
         )
+
+    def children(self, work: Work) -> Children | None:
+        """What a task submits, if it does, and which child has its result, if one has."""
+        parent = self.specs[work.task][0]
+        if self.rng.random() > 0.15 or len(self.specs) > 400:
+            return None
+        templates = self.rng.sample(self.open_templates[parent.session], 2)
+        new = ()
+        if self.rng.random() < 0.3:
+            new = (self._template(parent.session),)
+        specs: list[TaskSpec] = []
+        for _ in range(self.rng.randrange(1, 4)):
+            template = self.rng.choice([*templates, *new])
+            # Children may need their elder siblings, and what their parent needed.
+            sources = [spec.id for spec in specs] + [item.task for item in work.inputs]
+            chosen = self.rng.sample(sources, min(len(sources), self.rng.choice((0, 0, 1))))
+            number = 1 << 32 | next(self._tasks)
+            spec = TaskSpec(number, template.id, b"", tuple((source, 0) for source in chosen))
+            self.specs[number] = (template, spec)
+            self.policies[number] = template.on_failure
+            self.parents[number] = work.task
+            specs.append(spec)
+        delegated = {}
+        if self.rng.random() < 0.6:
+            delegated[0] = (self.rng.choice(specs).id, 0)
+        return Children((), new, tuple(specs), delegated)
 
     def _template(self, session: int) -> Template:
         kind, need = self.rng.choice(NEEDS)
@@ -921,9 +973,23 @@ class Cluster:
             if task in self.client.refused:
                 assert task not in store.tasks
                 continue
-            row = store.tasks[task]
+            row = store.tasks.get(task)
+            if task in self.parents:
+                parent = store.tasks[self.parents[task]]
+                if row is None:
+                    continue  # submitted by an attempt that did not count
+                family = [t for t, p in self.parents.items() if p == self.parents[task]]
+                assert parent.state in FINAL, "a child without its parent's end"
+                born = [t for t in family if t in store.tasks]
+                assert len(born) <= 3, f"children of several attempts: {born}"
+            else:
+                assert store.announced[task] == row.state
             assert row.state in FINAL
-            assert store.announced[task] == row.state
+            if row.delegated is not None:
+                heir = store.tasks[row.delegated[1][0][0]]
+                passed = COMPLETED if self._is_ignored(row, heir) else heir.state
+                assert row.state in (passed, CANCELLED), (row.state, heir.state)
+                continue
             outcomes = Counter(outcome for _, _, outcome in self.reported[task])
             # What is counted has happened, and a task is given up at its limits, not before.
             assert row.errors <= min(outcomes["error"], template.retries + 1), (task, outcomes)
@@ -937,18 +1003,34 @@ class Cluster:
             elif row.state == ABORTED:
                 assert self._upstream_states(task) - {COMPLETED}
             else:
-                assert task in self.cancelled or "cancel_successors" in self._policies_upstream(task)
+                assert self._may_be_cancelled(task)
+
+    def _is_ignored(self, row: StoredTask, heir: StoredTask) -> bool:
+        """Whether a child that failed gave its parent a default."""
+        return self.policies[heir.spec.id] == "ignore" and heir.state != CANCELLED
 
     def _upstream_states(self, task: int) -> set[str]:
         return {self.store.tasks[source].state for source, _ in self.specs[task][1].inputs}
 
-    def _policies_upstream(self, task: int) -> set[str]:
-        found, todo = set(), [source for source, _ in self.specs[task][1].inputs]
+    def _may_be_cancelled(self, task: int) -> bool:
+        """Whether it was cancelled itself, or anything that it hangs on was."""
+        seen, todo = set(), [task]
         while todo:
-            source = todo.pop()
-            found.add(self.policies[source])
-            todo.extend(s for s, _ in self.specs[source][1].inputs)
-        return found
+            number = todo.pop()
+            if number in seen:
+                continue
+            seen.add(number)
+            if number in self.cancelled:
+                return True
+            if number != task and self.policies[number] == "cancel_successors":
+                return True
+            todo.extend(source for source, _ in self.specs[number][1].inputs)
+            if number in self.parents:
+                todo.append(self.parents[number])
+            row = self.store.tasks.get(number)
+            if row is not None and row.delegated is not None:
+                todo.extend(child for child, _ in row.delegated[1].values())
+        return False
 
 
 # --- what always holds ---------------------------------------------------------------------------
@@ -972,6 +1054,11 @@ def check_core(core: c.Core) -> None:
             assert task.pilot is not None, f"{task.id:#x} is {task.state} nowhere"
             assert core.pilots.get(task.pilot.name) is task.pilot, f"{task.id:#x} is lost"
             assert task.id in task.pilot.held, f"{task.id:#x} is not held by its pilot"
+        elif task.state == DELEGATED:
+            assert task.pilot is None and 0 < task.awaiting <= len(task.delegates)
+            for child in task.delegates:
+                assert core.tasks.get(child.id) is child, f"{task.id:#x} hopes in vain"
+                assert any(heir is task for heir, _, _ in child.heirs or ())
         else:
             assert task.missing and task.pilot is None, f"{task.id:#x} waits for nothing"
     for work in core.classes.values():

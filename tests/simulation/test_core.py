@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from cluster import Cluster  # noqa: E402
+from cluster import Cluster
 
 _SEED = os.environ.get("PILOT_SIMULATION_SEED")
 _COUNT = int(os.environ.get("PILOT_SIMULATIONS", "200"))
