@@ -249,7 +249,7 @@ def test_commands_of_one_session(program: Pilot) -> None:
         assert (data["name"], data["state"], data["tasks"]) == ("mine", "OPEN", 3)
     finally:
         session.shutdown()
-    program("submit", "--session", session.id, "--", "true", code=5)
+    program("submit", "--session", session.id, "--", "true", code=1)
 
 
 # --- workflows and programs ----------------------------------------------------------------------
@@ -372,7 +372,7 @@ def test_a_session_is_cancelled(program: Pilot) -> None:
     assert "3 tasks cancelled" in program("session", "cancel", session).stdout
     assert program.json("session", "show", session)["states"] == {"CANCELLED": 3}
     assert "has ended already" in program("session", "cancel", session).stdout
-    program("session", "cancel", "9999", code=5)
+    program("session", "cancel", "9999", code=1)
 
 
 # --- looking -------------------------------------------------------------------------------------
@@ -410,7 +410,7 @@ def test_results(program: Pilot, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "total.json").read_text()) == 6
     assert repr(pickle.loads((tmp_path / "thing.pkl").read_bytes())) == "Thing(5)"
     program("result", "get", tasks["total"], "--index", "1", code=1)
-    program("result", "get", "9999.1", code=5)
+    program("result", "get", "9999.1", code=1)
 
 
 def test_tasks_are_listed_by_session_state_and_name_in_pieces(program: Pilot) -> None:

@@ -633,12 +633,14 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("output", ["", "exit status 4\n", "a: exit status 9"])
 def test_the_exit_status_of_a_command(status: int, code: int, output: str) -> None:
     command = ["sh", "-c", "echo 'x: exit status 5'\nfalse"]
-    assert exit_status(command, CommandFailed(failure_text(command, status, output))) == code
+    error = CommandFailed(failure_text(command, status, output), status)
+    assert exit_status(error) == code
+    assert exit_status(pickle.loads(pickle.dumps(error))) == code
 
 
 def test_an_error_that_is_no_exit_status() -> None:
-    assert exit_status(["nosuch"], PilotError("command not found: nosuch; is it…")) == 127
-    assert exit_status(["true"], ValueError("something else")) is None
+    assert exit_status(PilotError("command not found: nosuch; is it…")) == 127
+    assert exit_status(ValueError("something else")) is None
 
 
 # --- progress ------------------------------------------------------------------------------------
