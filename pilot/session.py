@@ -307,9 +307,11 @@ class Session(concurrent.futures.Executor):
         self._connection.flush()
         self._control("stop")
 
-    def cancel(self) -> None:
-        """End all tasks of the session, running ones included."""
-        self._connection.request(lambda n: m.Cancel(n, self.id))
+    def cancel(self, futures: Iterable[Future[Any]] | None = None) -> None:
+        """End these tasks, or all of the session, running ones included; the head has it then."""
+        tasks = None if futures is None else [future.task for future in futures]
+        if tasks != []:
+            self._connection.request(lambda n: m.Cancel(n, self.id, tasks or []))
 
     def purge(self) -> None:
         """Delete the data of a session that has ended: results, checkpoints; its records stay."""

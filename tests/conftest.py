@@ -6,6 +6,7 @@ Tests wait with `support.waiting.wait_until` only, never by sleeping.
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,17 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from support.sites import SiteUnderTest, local_template, site_under_test  # noqa: E402
+from support.sites import SiteUnderTest, local_template, site_under_test
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runtime_directory() -> Iterator[None]:
+    """Sockets of all sites under test lie in a directory of their own, with a short name."""
+    with tempfile.TemporaryDirectory(prefix="pilot-tests-") as directory:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TMPDIR", directory)
+            patch.setattr(tempfile, "tempdir", directory)
+            yield
 
 
 @pytest.fixture

@@ -117,8 +117,7 @@ def _await(session: Session, future: Future[Any]) -> int:
     try:
         error = future.exception()
     except KeyboardInterrupt:
-        future.cancel()
-        session.flush()
+        session.cancel([future])
         note(f"task {future.task_id} was cancelled")
         return INTERRUPTED
     except CancelledError:

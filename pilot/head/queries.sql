@@ -146,7 +146,8 @@ WHERE t.id IN (SELECT value FROM json_each(:tasks)) ORDER BY t.id;
 
 -- name: show_task
 SELECT t.id, t.session, p.name, p.kind, t.state, t.attempts, t.created, t.ended,
-       a.pilot, a.node, a.started, a.ended - a.started AS ran_s, t.result, t.inputs, p.detail
+       a.pilot, a.node, a.started, a.ended - a.started AS ran_s, t.result, t.inputs, t.parent,
+       p.detail
 FROM tasks t JOIN templates p ON p.id = t.template
 LEFT JOIN attempts a ON a.task = t.id AND a.number = t.attempts
 WHERE t.id = :task;

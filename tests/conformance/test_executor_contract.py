@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-import pilot
-from pilot import Session
 from support import tasks
 from support.sites import SiteUnderTest
 from support.waiting import wait_until
+
+import pilot
+from pilot import Session
 
 DEADLINE_S = 30.0
 
@@ -236,7 +236,7 @@ def test_exception_carries_the_remote_traceback(session: Session) -> None:
     error = session.submit(tasks.fail).exception(DEADLINE_S)
     assert error is not None and isinstance(error.__cause__, pilot.RemoteTraceback)
     text = str(error.__cause__)
-    assert "in fail" in text and 'raise ValueError(message)' in text
+    assert "in fail" in text and "raise ValueError(message)" in text
     assert "support/tasks.py" in text
 
 

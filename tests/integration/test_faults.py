@@ -14,12 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-import pilot
-from pilot.head.lease import read_lease
 from support import tasks
 from support.sites import TESTS, SiteUnderTest
 from support.waiting import wait_until
+
+import pilot
+from pilot.head.lease import read_lease
 
 DEADLINE_S = 30.0
 

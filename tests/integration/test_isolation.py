@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-import pilot
 from support import tasks
 from support.sites import SiteUnderTest
 from support.waiting import wait_until
+
+import pilot
 
 DEADLINE_S = 30.0
 

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-import pilot
-from pilot import Session
 from support import tasks
 from support.sites import TESTS, SiteUnderTest
 from support.waiting import wait_until
+
+import pilot
+from pilot import Session
 
 DEADLINE_S = 30.0
 

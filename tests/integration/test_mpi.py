@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-import pilot
-from pilot import Session
 from support import tasks
 from support.sites import SiteUnderTest, local_template, site_under_test
 from support.waiting import wait_until
+
+import pilot
+from pilot import Session
 
 pytest.importorskip("mpi4py")
 
@@ -225,13 +225,8 @@ def test_mpi_program(session: Session, tmp_path: Path) -> None:
 
 def test_mpi_program_that_fails(session: Session, tmp_path: Path) -> None:
     script = tmp_path / "program.py"
-    script.write_text(
-        "import sys\nfrom mpi4py import MPI\n"
-        "MPI.COMM_WORLD.barrier()\nsys.exit(5)\n"
-    )
-    error = session.submit(
-        pilot.shell(f"{sys.executable} {script}", ranks=2)
-    ).exception(DEADLINE_S)
+    script.write_text("import sys\nfrom mpi4py import MPI\nMPI.COMM_WORLD.barrier()\nsys.exit(5)\n")
+    error = session.submit(pilot.shell(f"{sys.executable} {script}", ranks=2)).exception(DEADLINE_S)
     assert isinstance(error, pilot.CommandFailed)
     assert "exit status" in str(error)
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-import pilot
-from pilot import Session
 from support import tasks
 from support.sites import TESTS, SiteUnderTest
 from support.waiting import wait_until
+
+import pilot
+from pilot import Session
 
 DEADLINE_S = 30.0
 
@@ -82,7 +82,9 @@ def test_long_chain(session: Session) -> None:
 def test_tree_of_sums(session: Session) -> None:
     level = [session.submit(tasks.square, number) for number in range(64)]
     while len(level) > 1:
-        level = [session.submit(tasks.add, a, b) for a, b in zip(level[::2], level[1::2], strict=True)]
+        level = [
+            session.submit(tasks.add, a, b) for a, b in zip(level[::2], level[1::2], strict=True)
+        ]
     assert level[0].result(DEADLINE_S) == sum(n * n for n in range(64))
 
 
@@ -274,7 +276,8 @@ def test_next_attempt_finds_the_checkpoint(session: Session) -> None:
         if found is None:
             checkpoint.save(7, {"field": np.arange(3.0)})
             os._exit(1)
-        return found.step, found.state["field"].tolist()
+        step, state = found
+        return step, state["field"].tolist()
 
     assert session.submit(work).result(DEADLINE_S) == (7, [0.0, 1.0, 2.0])
 

@@ -42,12 +42,23 @@ if world.rank == 0:
     print(json.dumps({"places": places, "total": total, "library": MPI.Get_library_version()}))
 """
 
+STUBBORN = """
+import ctypes, os, signal, sys, time
+
+PR_SET_NAME = 15
+ctypes.CDLL(None).prctl(PR_SET_NAME, b"a name so", 0, 0, 0)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() == 0:
+    os.setsid()
+time.sleep(float(sys.argv[1]))
+"""
+
 
 # What needs no cluster
 
 
 def test_a_plan_survives_being_written() -> None:
-    plan = Plan(LAYOUT, Shape(nodes=3, cpus=2), IPv4Network("10.203.7.0/24"), "login")
+    plan = Plan(LAYOUT, Shape(nodes=3, cpus=2), IPv4Network("10.203.7.0/24"), "login", "cgroup")
     assert Plan.from_json(plan.to_json(), LAYOUT) == plan
     assert len({node.address for node in plan.nodes} | {plan.login_address}) == 4
 
@@ -205,6 +216,23 @@ def test_mpi_over_two_nodes(
     assert "Open MPI" in world["library"]
 
 
+def test_no_process_outlives_its_step(
+    virtual_cluster: VirtualCluster, shared_directory: Path
+) -> None:
+    # One that ignores SIGTERM, has left its session, and has a name with spaces in it.
+    duration_s = _unique_duration_s()
+    program = shared_directory / "stubborn.py"
+    program.write_text(STUBBORN)
+    script = f"srun {sys.executable} {program} {duration_s}"
+    with virtual_cluster.job_of(script, shared_directory) as job_id:
+        virtual_cluster.wait_for("two processes", lambda: len(_sleepers(duration_s)) == 2, 30)
+        virtual_cluster.run("scancel", str(job_id))
+        virtual_cluster.wait_for("their end", lambda: not _sleepers(duration_s), 30)
+    virtual_cluster.wait_for(
+        "idle nodes", lambda: set(virtual_cluster.node_states().values()) == {"idle"}, 30
+    )
+
+
 def test_preemption_requeues_under_the_same_id(
     virtual_cluster: VirtualCluster, shared_directory: Path
 ) -> None:
@@ -345,6 +373,7 @@ def test_down_leaves_nothing_behind(spare_cluster: VirtualCluster) -> None:
     assert not _processes(stray)
     assert str(directory) not in Path("/proc/mounts").read_text()
     assert _links() == links_before
+    assert not list(Path("/sys/fs/cgroup").glob(f"freezer/{Layout(directory).tag}-*"))
     assert spare_cluster.script("status").returncode == 3
     spare_cluster.do("down")
 
@@ -405,6 +434,18 @@ def _processes(argument: str) -> list[int]:
             if entry.name.isdecimal() and argument.encode() in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
     return found
+
+
+def _sleepers(duration_s: str) -> list[int]:
+    """Return the processes of `STUBBORN` (not srun, which has the duration in its command too)."""
+    return [pid for pid in _processes(duration_s) if _name(pid) == "a name so"]
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _links() -> set[str]:

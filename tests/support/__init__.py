@@ -1,1 +1,1 @@
-"""What tests of several directories share; `tests/conftest.py` puts it on the module search path."""
+"""What tests of several directories share; `tests/conftest.py` puts it on the search path."""

@@ -1,8 +1,8 @@
 """Sites for tests: made in a directory of their own, and always ended with all their processes.
 
 A process belongs to a site under test if the site's mark is in its command line (which has the
-names of its head and pilots), in its first environment, or in the name of its directory or of a
-file that it has open. So nothing that a test starts can hide, whoever started it.
+names of its head and pilots), is set in its first environment, or is in the name of its directory
+or of a file that it has open. So nothing that a test starts can hide, whoever started it.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class SiteUnderTest:
     def _is_mine(self, pid: int, title: str) -> bool:
         if _state(pid) in "ZX":
             return False
-        if self.mark in title or self.mark in _read(pid, "environ"):
+        if self.mark in title or f"PILOT_TEST={self.mark}\0" in _read(pid, "environ"):
             return True
         links = [f"/proc/{pid}/cwd"]
         with contextlib.suppress(OSError):
@@ -218,9 +218,8 @@ def site_under_test(
 ) -> Iterator[SiteUnderTest]:
     """A site for one test or module; fails where its processes do not end by themselves."""
     site = SiteUnderTest(parent or Path(tempfile.gettempdir()), template)
-    before = {name: os.environ.get(name) for name in ("PILOT_HOME", "TMPDIR")}
-    # Sockets, too, lie in the site's own place.
-    os.environ.update(PILOT_HOME=str(site.home), TMPDIR=str(site.home))
+    home = os.environ.get("PILOT_HOME")
+    os.environ["PILOT_HOME"] = str(site.home)  # the command line calls it "local"
     try:
         yield site
         left = site.end()
@@ -231,11 +230,10 @@ def site_under_test(
         site.end()
         raise
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        if home is None:
+            del os.environ["PILOT_HOME"]
+        else:
+            os.environ["PILOT_HOME"] = home
         site.remove()
 
 

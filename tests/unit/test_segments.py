@@ -618,14 +618,14 @@ def test_a_file_that_was_deleted_is_missed_though_it_was_open(
 def test_open_files_are_few(tmp_path: Path) -> None:
     values = [seal_one(SegmentWriter(tmp_path, f"e{n}"), GRID + n) for n in range(6)]
     files = OpenFiles(most=2)
-    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    before = len(os.listdir("/proc/self/fd"))
     for _ in range(2):
         for n, value in enumerate(values):
             file = files.get(tmp_path / value.path)
             assert_same(parts.put_together(file.read(value.name)), GRID + n)
     del file
     assert len(files) == 2
-    assert len(os.listdir("/proc/self/fd")) == before + 2  # noqa: PTH208
+    assert len(os.listdir("/proc/self/fd")) == before + 2
 
 
 def test_a_file_is_opened_once_for_many_results(

@@ -76,7 +76,7 @@ class InProcess:
         )
         future.set_running_or_notify_cancel()
         there_args, there_kwargs = decode_arguments(
-            payload, {ref: self.values[ref] for ref in inputs}
+            payload, [self.values[ref] for ref in inputs], Path()
         )
         function = pickle.loads(pickle.dumps(task.function))  # as a worker gets it
         try:

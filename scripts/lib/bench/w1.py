@@ -141,7 +141,9 @@ def _large(stage: Stage, count: int, small_rate: float) -> None:
         _check(values, list(range(1, count + 1)))
         peak_mib = measure.memory_mib(head.pid)
     case = f"{count:,} zero-work, sent in frames"
-    stage.findings.add("W1", case, "tasks/s", rate, {"pilot, 10,000": small_rate})
+    stage.findings.add(
+        "W1", case, "tasks/s", rate, {f"pilot, {stage.count(10_000, 1_000):,} tasks": small_rate}
+    )
     stage.findings.add("W1", case, "MiB head's peak", peak_mib, more_is_better=False)
     stage.findings.add(
         "W1",

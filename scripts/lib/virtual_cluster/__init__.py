@@ -9,6 +9,7 @@ The modules, in the order in which ``up`` uses them:
 - ``packages``: the distribution packages it needs.
 - ``configuration``: the text of every configuration file (pure).
 - ``machines``: a node as a set of kernel namespaces, held by ``machine_init``, its process 1.
+- ``cgroups``: how Slurm keeps track of the processes of a job.
 - ``network``: the bridge and the links of the nodes.
 - ``slurm``: what is asked of the running Slurm, and its answers.
 - ``cluster``: the commands ``up``, ``down``, ``status``, ``cut``, ``join`` and ``kill``.

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import configuration, machines, network, packages, slurm
+from . import cgroups, configuration, machines, network, packages, slurm
 from .errors import ClusterDownError, ClusterError, UnfitMachineError, wait_until
 from .machines import Machine
 from .plan import SERVICES, SLURMD_PORT, Layout, Node, Plan, Shape, choose_subnet
@@ -116,6 +116,7 @@ def up(layout: Layout, shape: Shape) -> None:
             shape=shape,
             subnet=choose_subnet(network.taken_networks(), layout),
             login=socket.gethostname().split(".")[0],
+            proctrack="cgroup" if cgroups.available() else "pgid",
         )
         try:
             _create(plan)
@@ -132,6 +133,7 @@ def down(layout: Layout) -> None:
     _require_root()
     with _lock(layout):
         _remove(layout)
+        _say(f"down: {layout.root}")
 
 
 def status(layout: Layout) -> Status:
@@ -262,6 +264,8 @@ def _make_directories(plan: Plan) -> None:
     layout.plan_file.write_text(plan.to_json())
     for directory in (layout.etc, layout.logs, layout.controller_state, layout.shared):
         directory.mkdir()
+    if plan.proctrack == "cgroup":
+        layout.freezer.mkdir(parents=True)
     layout.shared.chmod(0o1777)
     layout.logs.chmod(0o1777)  # each daemon writes there under its own user
     for directory, user in ((layout.munge, "munge"), (layout.database, "mysql")):
@@ -274,7 +278,7 @@ def _write_configuration(plan: Plan) -> None:
     layout.slurm_conf.write_text(configuration.slurm_conf(plan))
     layout.hosts.write_text(configuration.hosts(plan))
     layout.mariadb_conf.write_text(configuration.mariadb_conf(plan))
-    (layout.etc / "cgroup.conf").write_text(configuration.cgroup_conf())
+    (layout.etc / "cgroup.conf").write_text(configuration.cgroup_conf(plan))
     slurmdbd_conf = layout.etc / "slurmdbd.conf"
     slurmdbd_conf.write_text(configuration.slurmdbd_conf(plan))
     slurmdbd_conf.chmod(0o600)  # slurmdbd refuses any other
@@ -294,7 +298,13 @@ def _create_database(services: Machine, layout: Layout) -> None:
         "--skip-test-db",
         "--auth-root-authentication-method=socket",
     ]
-    answer = subprocess.run(services.inside(command), capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        services.inside(command),
+        env=_daemon_environment(layout),  # not the caller's, whose TMPDIR may be closed to mysql
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if answer.returncode != 0:
         raise ClusterError(f"{' '.join(command)} failed: {answer.stdout}{answer.stderr}")
 
@@ -463,6 +473,7 @@ def _ends_of_logs(layout: Layout, lines: int = 8) -> str:
 def _remove(layout: Layout) -> None:
     for machine in machines.find(layout).values():
         machine.kill()
+    cgroups.remove_all(layout)
     if shutil.which("ip"):
         network.remove_all(layout)
     if not layout.root.exists():

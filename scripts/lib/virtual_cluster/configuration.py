@@ -33,7 +33,7 @@ AuthInfo=socket={layout.munge_socket},cred_expire=10
 
 # Nodes say they have what is written here, whatever the machine has.
 SlurmdParameters=config_overrides
-ProctrackType=proctrack/cgroup
+ProctrackType=proctrack/{plan.proctrack}
 TaskPlugin=task/none
 MpiDefault=pmix
 ReturnToService=2
@@ -99,12 +99,13 @@ LogFile={layout.logs}/slurmdbd.log
 """
 
 
-def cgroup_conf() -> str:
-    """Return cgroup.conf: nothing is confined, and no cgroup is made or asked for."""
-    return """\
+def cgroup_conf(plan: Plan) -> str:
+    """Return cgroup.conf: cgroups are used to find a job's processes, and confine nothing."""
+    return f"""\
 # Written by virtual-cluster.
-# Named, so that Slurm does not look for what this machine has; unused, as nothing is confined.
+# Named, so that it does not depend on what this machine has.
 CgroupPlugin=cgroup/v1
+CgroupMountpoint={plan.layout.cgroups}
 ConstrainCores=no
 ConstrainRAMSpace=no
 """

@@ -20,6 +20,7 @@ READY = "ready"
 def main() -> None:
     """Become the machine named on the command line; never return."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from virtual_cluster import cgroups
     from virtual_cluster.plan import SERVICES, Layout
 
     layout, name = Layout(Path(sys.argv[1])), sys.argv[2]
@@ -29,6 +30,8 @@ def main() -> None:
         socket.sethostname(name)
         _mount("--bind", layout.node_disk(name) / "tmp", "/tmp")
         _mount("-t", "tmpfs", "tmpfs", "/dev/shm")
+        if layout.freezer.exists():
+            cgroups.enter(layout, name)
 
     # Process 1 inherits every orphan. Ignoring SIGCHLD makes the kernel collect them when they end.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

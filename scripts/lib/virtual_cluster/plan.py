@@ -79,6 +79,15 @@ class Layout:
         return self.etc / "hosts"
 
     @property
+    def cgroups(self) -> Path:
+        """Where Slurm looks for cgroup hierarchies; each node mounts its own part there."""
+        return self.root / "cgroup"
+
+    @property
+    def freezer(self) -> Path:
+        return self.cgroups / "freezer"
+
+    @property
     def mariadb_conf(self) -> Path:
         return self.etc / "mariadb.cnf"
 
@@ -139,6 +148,8 @@ class Plan:
     subnet: IPv4Network
     #: This machine's short host name: it is the login node.
     login: str
+    #: Slurm's way to keep track of processes: ``cgroup``, or ``pgid`` where it can't have that.
+    proctrack: str
 
     @property
     def login_address(self) -> IPv4Address:
@@ -185,6 +196,7 @@ class Plan:
             "cpus": self.shape.cpus,
             "subnet": str(self.subnet),
             "login": self.login,
+            "proctrack": self.proctrack,
         }
         return json.dumps(content, indent=2) + "\n"
 
@@ -196,6 +208,7 @@ class Plan:
             shape=Shape(nodes=content["nodes"], cpus=content["cpus"]),
             subnet=IPv4Network(content["subnet"]),
             login=content["login"],
+            proctrack=content.get("proctrack", "cgroup"),
         )
 
 

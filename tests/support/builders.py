@@ -1,0 +1,40 @@
+"""Small builders of messages, for tests of the pure parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pilot.wire.messages import Completion, TaskFailure, TaskSpec, Template, Work
+from scheduler.resources import Resources
+
+
+def template(number: int = 1, session: int = 1, **changes: Any) -> Template:
+    """A template of a plain Python task on one core."""
+    fields: dict[str, Any] = {
+        "name": f"t{number}",
+        "kind": "python",
+        "function": b"f%d" % number,
+        "resources": Resources(),
+    }
+    return Template(id=number, session=session, **{**fields, **changes})
+
+
+def spec(number: int, template: int = 1, needs: tuple[int, ...] = ()) -> TaskSpec:
+    """A task that needs the first results of others."""
+    return TaskSpec(number, template, b"payload", tuple((source, 0) for source in needs))
+
+
+def work(task: int, attempt: int = 1, template: int = 1) -> Work:
+    """An attempt as a pilot gets it."""
+    return Work(task, attempt, template, b"payload")
+
+
+def done(task: int, outcome: str = "ok", attempt: int = 1, **changes: Any) -> Completion:
+    """How an attempt ended, after one second."""
+    failure = None
+    if outcome == "error":
+        failure = TaskFailure("ValueError", "as told", bases=("ValueError", "Exception"))
+    elif outcome != "ok":
+        failure = TaskFailure(outcome, f"it was {outcome}")
+    fields: dict[str, Any] = {"failure": failure, "started": 1.0, "ended": 2.0}
+    return Completion(task, attempt, outcome, **{**fields, **changes})

@@ -1,0 +1,207 @@
+"""Which pilot gets how many tasks of which class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.assignment import DRAIN_S, PREFETCH_S, assign, fits, refusal, room
+from scheduler.resources import NodeShape, Resources, nodes_needed
+
+NOW = 1000.0
+
+
+@dataclass
+class Work:
+    need: Resources = field(default_factory=Resources)
+    ready: int = 10
+    pool: str = ""
+    time_limit_s: float = 0.0
+    mean_s: float | None = None
+    rank: tuple[int, int] = (0, 0)
+    share: float = 0.0
+
+
+@dataclass
+class Room:
+    pool: str = "main"
+    shape: NodeShape = field(default_factory=lambda: NodeShape(4))
+    nodes: int = 1
+    load: int = 0
+    ends_at: float = 0.0
+    got: int = 0
+
+
+def hand_out(classes: list[Work], rooms: list[Room]) -> list[tuple[Work, Room, int]]:
+    """Carry the decisions out as the core does."""
+    given = []
+    for work, pilot, count in assign(classes, rooms, NOW):
+        assert isinstance(work, Work) and isinstance(pilot, Room)
+        assert 0 < count <= work.ready
+        work.ready -= count
+        pilot.load += count * work.need.total_cores
+        pilot.got += count
+        work.share += count * work.need.total_cores
+        given.append((work, pilot, count))
+    return given
+
+
+# --- what fits ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("work", "pilot", "answer"),
+    [
+        (Work(), Room(), True),
+        (Work(pool="gpu"), Room(), False),
+        (Work(pool="main"), Room(), True),
+        (Work(Resources(cores=5)), Room(nodes=2), False),
+        (Work(Resources(ranks=8)), Room(nodes=2), True),
+        (Work(Resources(ranks=9)), Room(nodes=2), False),
+        (Work(Resources(ranks=2, ranks_per_node=1)), Room(), False),
+        (Work(time_limit_s=100), Room(ends_at=NOW + 100 + DRAIN_S), True),
+        (Work(time_limit_s=100), Room(ends_at=NOW + 99 + DRAIN_S), False),
+        (Work(mean_s=100), Room(ends_at=NOW + 149 + DRAIN_S), False),
+        (Work(mean_s=100), Room(ends_at=NOW + 150 + DRAIN_S), True),
+        (Work(), Room(ends_at=NOW), False),
+    ],
+)
+def test_fits(work: Work, pilot: Room, answer: bool) -> None:
+    assert fits(work, pilot, NOW) is answer
+
+
+def test_unknown_tasks_fill_the_cores_and_no_more() -> None:
+    assert room(Work(), Room()) == 4
+    assert room(Work(), Room(load=3)) == 1
+    assert room(Work(), Room(load=4)) == 0
+    assert room(Work(Resources(cores=3)), Room()) == 1
+
+
+def test_large_task_queues_up_in_a_busy_pilot() -> None:
+    assert room(Work(Resources(cores=4)), Room(load=1)) == 1
+    assert room(Work(Resources(cores=4)), Room(load=4)) == 0
+
+
+def test_short_tasks_are_sent_ahead() -> None:
+    assert room(Work(mean_s=PREFETCH_S * 2), Room()) == 4
+    assert room(Work(mean_s=PREFETCH_S / 10), Room()) == 4 * 11
+    assert room(Work(mean_s=0.0), Room()) == 4 * 1001
+
+
+# --- the shares -----------------------------------------------------------------------------------
+
+
+def test_high_rank_goes_first() -> None:
+    low, high, higher = Work(rank=(0, 0)), Work(rank=(0, 5)), Work(rank=(1, 0))
+    given = hand_out([low, high, higher], [Room(nodes=3)])
+    assert [(work, count) for work, _, count in given] == [(higher, 10), (high, 2)]
+
+
+def test_emptiest_pilot_goes_first() -> None:
+    full, empty = Room(load=3), Room()
+    hand_out([Work(ready=4)], [full, empty])
+    assert (full.got, empty.got) == (0, 4)
+
+
+def test_nobody_hoards_what_others_could_run() -> None:
+    rooms = [Room(load=1), Room(load=1)]
+    hand_out([Work(ready=20, mean_s=0.001)], rooms)
+    assert abs(rooms[0].got - rooms[1].got) <= 1 and rooms[0].got + rooms[1].got == 20
+
+
+def test_sessions_share_the_room() -> None:
+    one, two = Work(ready=1000), Work(ready=1000)
+    given: dict[int, int] = {id(one): 0, id(two): 0}
+    for work, _, count in hand_out([one, two], [Room(shape=NodeShape(64))]):
+        given[id(work)] += count
+    assert sum(given.values()) == 64
+    assert min(given.values()) >= 16
+
+
+def test_no_class_is_stuck_behind_one_that_fits_nowhere() -> None:
+    impossible, small = Work(Resources(cores=99), rank=(9, 9)), Work()
+    hand_out([impossible, small], [Room()])
+    assert (impossible.ready, small.ready) == (10, 6)
+
+
+works = st.builds(
+    Work,
+    need=st.builds(Resources, cores=st.integers(1, 5), ranks=st.integers(1, 6)),
+    ready=st.integers(0, 500),
+    pool=st.sampled_from(["", "main", "other"]),
+    mean_s=st.sampled_from([None, 0.0, 0.001, 0.05, 10.0]),
+    rank=st.tuples(st.integers(0, 1), st.integers(0, 1)),
+    share=st.floats(0, 10),
+)
+rooms = st.builds(
+    Room,
+    pool=st.sampled_from(["main", "other"]),
+    nodes=st.integers(1, 3),
+    load=st.integers(0, 20),
+    ends_at=st.sampled_from([0.0, NOW + 10, NOW + 1e6]),
+)
+
+
+@given(st.lists(works, max_size=5), st.lists(rooms, max_size=4))
+def test_decisions_keep_the_rules(classes: list[Work], pilots: list[Room]) -> None:
+    before = [(work.ready, work) for work in classes]
+    given = hand_out(classes, pilots)
+    assert all(fits(work, pilot, NOW) for work, pilot, _ in given)
+    for ready, work in before:
+        assert work.ready == ready - sum(count for other, _, count in given if other is work)
+    # Nobody waits while a pilot that it fits has the cores for it.
+    for work in classes:
+        assert not work.ready or not any(
+            fits(work, pilot, NOW)
+            and pilot.load + work.need.total_cores <= pilot.shape.cores * pilot.nodes
+            for pilot in pilots
+        )
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+POOLS = [("small", NodeShape(2, 1000), 1, 600.0), ("large", NodeShape(8, 4000, 1), 4, 3600.0)]
+
+
+@pytest.mark.parametrize(
+    ("need", "pool", "limit_s"),
+    [
+        (Resources(), "", 0.0),
+        (Resources(cores=8), "", 0.0),
+        (Resources(ranks=32), "large", 0.0),
+        (Resources(gpus=1), "", 3600 - DRAIN_S),
+    ],
+)
+def test_possible_tasks_are_not_refused(need: Resources, pool: str, limit_s: float) -> None:
+    assert refusal(need, pool, POOLS, limit_s) == ""
+
+
+@pytest.mark.parametrize(
+    ("need", "pool", "limit_s", "words"),
+    [
+        (Resources(cores=9), "", 0.0, ["9 cores", "pool 'small' has 2 cores, 1000 MiB"]),
+        (Resources(cores=4), "small", 0.0, ["4 cores", "pool 'small' has 2 cores"]),
+        (Resources(ranks=33), "large", 0.0, ["5 nodes", "at most 4"]),
+        (Resources(gpus=2), "large", 0.0, ["2 GPUs", "1 GPUs"]),
+        (Resources(), "", 7200.0, ["7200 s", "walltime of pool 'small', 600 s"]),
+        (Resources(), "huge", 0.0, ["no pool 'huge'", "small, large"]),
+    ],
+)
+def test_refusal_names_the_reason(
+    need: Resources, pool: str, limit_s: float, words: list[str]
+) -> None:
+    reason = refusal(need, pool, POOLS, limit_s)
+    assert reason and all(word in reason for word in words), reason
+
+
+def test_what_is_not_refused_fits_an_empty_pilot() -> None:
+    for name, shape, count, walltime_s in POOLS:
+        for cores in range(1, 10):
+            need = Resources(cores=cores)
+            pilot = Room(name, shape, count, ends_at=NOW + walltime_s)
+            possible = not refusal(need, name, POOLS, 0.0)
+            assert possible == fits(Work(need), pilot, NOW)
+            assert possible == ((nodes_needed(need, shape) or 99) <= count)

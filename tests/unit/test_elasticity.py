@@ -1,0 +1,223 @@
+"""How many nodes to ask for, and which pilots to end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.elasticity import (
+    PATIENCE_S,
+    ClassDemand,
+    End,
+    Grow,
+    PilotSupply,
+    PoolLimits,
+    decide,
+    nodes_wanted,
+)
+from scheduler.resources import NodeShape, Resources
+
+
+def pool(name: str = "main", **changes: Any) -> PoolLimits:
+    fields: dict[str, Any] = {
+        "shape": NodeShape(4),
+        "min_nodes": 0,
+        "max_nodes": 8,
+        "nodes_per_pilot": 4,
+        "max_queued": 2,
+        "walltime_s": 3600.0,
+        "idle_s": 60.0,
+    }
+    return PoolLimits(name=name, **{**fields, **changes})
+
+
+def demand(count: int, mean_s: float | None = 100.0, **changes: Any) -> ClassDemand:
+    fields: dict[str, Any] = {"need": Resources(), "pool": ""}
+    return ClassDemand(count=count, mean_s=mean_s, **{**fields, **changes})
+
+
+def supply(name: str = "p1", nodes: int = 1, **changes: Any) -> PilotSupply:
+    fields: dict[str, Any] = {"pool": "main", "queued": False}
+    return PilotSupply(name=name, nodes=nodes, **{**fields, **changes})
+
+
+# --- the demand -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("work", "nodes"),
+    [
+        (demand(0), 0),
+        (demand(1), 1),
+        (demand(4), 1),
+        (demand(5), 2),
+        (demand(1000), 250),
+        # A thousand tasks of a millisecond need no second node.
+        (demand(1000, 0.001), 1),
+        (demand(400, PATIENCE_S / 10), 10),
+        (demand(8, None), 2),
+        (demand(2, need=Resources(cores=4)), 2),
+        (demand(3, need=Resources(ranks=8)), 6),
+        (demand(1, need=Resources(ranks=2, ranks_per_node=1)), 2),
+        # What can run nowhere here is no reason to grow.
+        (demand(9, need=Resources(cores=5)), 0),
+        (demand(9, need=Resources(ranks=100)), 0),
+        (demand(9, pool="other"), 0),
+    ],
+)
+def test_nodes_wanted(work: ClassDemand, nodes: int) -> None:
+    assert nodes_wanted(pool(), [work])[0] == nodes
+
+
+# --- growing --------------------------------------------------------------------------------------
+
+
+def grown(decisions: list[Grow | End]) -> list[tuple[str, int]]:
+    return [(each.pool, each.nodes) for each in decisions if isinstance(each, Grow)]
+
+
+def test_nothing_is_decided_without_demand() -> None:
+    assert decide([pool()], [], []) == []
+
+
+def test_first_pilot_is_as_large_as_the_demand() -> None:
+    assert grown(decide([pool()], [demand(8)], [])) == [("main", 2)]
+
+
+def test_pilots_have_at_most_their_nodes_and_queue_at_most_so_many() -> None:
+    assert grown(decide([pool()], [demand(1000)], [])) == [("main", 4), ("main", 4)]
+    assert grown(decide([pool(max_queued=1)], [demand(1000)], [])) == [("main", 4)]
+    assert grown(decide([pool(max_nodes=5)], [demand(1000)], [])) == [("main", 4), ("main", 1)]
+
+
+def test_what_is_queued_counts() -> None:
+    queued = supply(nodes=4, queued=True)
+    assert grown(decide([pool()], [demand(16)], [queued])) == []
+    assert grown(decide([pool()], [demand(20)], [queued])) == [("main", 1)]
+
+
+def test_what_drains_is_no_supply_but_counts_against_the_limit() -> None:
+    draining = supply(nodes=4, draining=True)
+    assert grown(decide([pool()], [demand(16)], [draining])) == [("main", 4)]
+    assert grown(decide([pool(max_nodes=5)], [demand(16)], [draining])) == [("main", 1)]
+
+
+def test_task_over_several_nodes_gets_a_pilot_that_is_large_enough() -> None:
+    wide = demand(1, need=Resources(ranks=12, ranks_per_node=4))
+    small = [supply("p1"), supply("p2"), supply("p3")]
+    assert grown(decide([pool()], [wide], small)) == [("main", 3)]
+    assert grown(decide([pool()], [wide], [supply(nodes=3)])) == []
+
+
+def test_small_idle_pilots_make_room_for_a_wide_task() -> None:
+    wide = demand(1, need=Resources(ranks=12, ranks_per_node=4))
+    small = [supply(f"p{n}", idle_s=100.0) for n in range(3)]
+    decisions = decide([pool(max_nodes=4)], [wide], small)
+    assert grown(decisions) == []
+    assert {each.pilot for each in decisions if isinstance(each, End)} == {"p0", "p1", "p2"}
+
+
+def test_least_nodes_are_kept() -> None:
+    assert grown(decide([pool(min_nodes=2)], [], [])) == [("main", 2)]
+    idle = supply(nodes=2, idle_s=1e6)
+    assert decide([pool(min_nodes=2)], [], [idle]) == []
+
+
+def test_first_pool_that_can_takes_the_work() -> None:
+    pools = [pool("a"), pool("b")]
+    assert grown(decide(pools, [demand(4)], [])) == [("a", 1)]
+    assert grown(decide(pools, [demand(4, pool="b")], [])) == [("b", 1)]
+    wide = demand(1, need=Resources(cores=8))
+    assert grown(decide([pool("a"), pool("b", shape=NodeShape(8))], [wide], [])) == [("b", 1)]
+
+
+# --- ending ---------------------------------------------------------------------------------------
+
+
+def ended(decisions: list[Grow | End]) -> list[str]:
+    return [each.pilot for each in decisions if isinstance(each, End)]
+
+
+def test_idle_pilot_ends_after_its_time() -> None:
+    assert ended(decide([pool()], [], [supply(idle_s=59.0)])) == []
+    assert ended(decide([pool()], [], [supply(idle_s=60.0)])) == ["p1"]
+
+
+def test_busy_pilot_never_ends() -> None:
+    assert ended(decide([pool()], [demand(1)], [supply("a"), supply("b")])) == []
+
+
+def test_queued_pilot_ends_when_nothing_is_left() -> None:
+    queued = supply(queued=True)
+    assert ended(decide([pool()], [], [queued])) == ["p1"]
+    assert ended(decide([pool()], [demand(1)], [queued])) == []
+
+
+def test_needed_idle_pilots_stay() -> None:
+    idle = [supply(f"p{n}", idle_s=100.0 + n) for n in range(3)]
+    assert len(ended(decide([pool()], [demand(4)], idle))) == 2
+
+
+# --- always ---------------------------------------------------------------------------------------
+
+pools = st.lists(
+    st.builds(
+        pool,
+        name=st.sampled_from(["main", "other"]),
+        min_nodes=st.integers(0, 2),
+        max_nodes=st.integers(4, 8),
+        nodes_per_pilot=st.integers(1, 4),
+        max_queued=st.integers(1, 3),
+    ),
+    min_size=1,
+    max_size=2,
+    unique_by=lambda p: p.name,
+)
+demands = st.lists(
+    st.builds(
+        demand,
+        count=st.integers(0, 10_000),
+        mean_s=st.sampled_from([None, 0.0, 0.01, 1.0, 1e4]),
+        pool=st.sampled_from(["", "main", "other"]),
+        need=st.builds(Resources, cores=st.integers(1, 6), ranks=st.integers(1, 20)),
+    ),
+    max_size=4,
+)
+supplies = st.lists(
+    st.builds(
+        supply,
+        name=st.integers(0, 9).map(lambda n: f"p{n}"),
+        pool=st.sampled_from(["main", "other"]),
+        nodes=st.integers(1, 4),
+        queued=st.booleans(),
+        idle_s=st.sampled_from([0.0, 10.0, 100.0]),
+        draining=st.booleans(),
+    ),
+    max_size=5,
+    unique_by=lambda p: p.name,
+)
+
+
+@given(pools, demands, supplies)
+def test_limits_are_kept(
+    pools: list[PoolLimits], demands: list[ClassDemand], pilots: list[PilotSupply]
+) -> None:
+    decisions = decide(pools, demands, pilots)
+    for limits in pools:
+        mine = [pilot for pilot in pilots if pilot.pool == limits.name]
+        new = [d.nodes for d in decisions if isinstance(d, Grow) and d.pool == limits.name]
+        held = sum(pilot.nodes for pilot in mine)
+        assert all(0 < nodes <= limits.nodes_per_pilot for nodes in new)
+        if new:
+            assert held + sum(new) <= limits.max_nodes
+            assert sum(p.queued for p in mine) + len(new) <= limits.max_queued
+    by_name = {pilot.name: pilot for pilot in pilots}
+    names = ended(decisions)
+    assert len(names) == len(set(names))
+    for name in names:
+        pilot = by_name[name]
+        assert not pilot.draining
+        assert pilot.queued or pilot.idle_s > 0, "work that runs is never ended to save a node"

@@ -1,0 +1,56 @@
+"""What follows from how an attempt ended."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support.builders import done, template
+
+from pilot.head.policy import CANCELLED, COMPLETED, FAILED, TIMED_OUT, verdict
+from pilot.wire.messages import TaskFailure
+
+AGAIN = None
+
+
+@pytest.mark.parametrize(
+    ("outcome", "options", "errors", "crashes", "state"),
+    [
+        ("ok", {}, 0, 0, COMPLETED),
+        ("error", {}, 1, 0, FAILED),
+        ("error", {"retries": 2}, 1, 0, AGAIN),
+        ("error", {"retries": 2}, 2, 0, AGAIN),
+        ("error", {"retries": 2}, 3, 0, FAILED),
+        ("crash", {"max_crashes": 0}, 0, 1, FAILED),
+        ("crash", {}, 0, 3, AGAIN),
+        ("crash", {}, 0, 4, FAILED),
+        ("timeout", {"retries": 9}, 0, 0, TIMED_OUT),
+        ("cancelled", {"retries": 9}, 0, 0, CANCELLED),
+        ("interrupted", {}, 0, 0, AGAIN),
+        # One does not use the other up.
+        ("error", {"retries": 1}, 1, 3, AGAIN),
+        ("crash", {"max_crashes": 1}, 5, 1, AGAIN),
+        ("interrupted", {"max_crashes": 0}, 9, 9, AGAIN),
+    ],
+)
+def test_verdict(
+    outcome: str, options: dict[str, Any], errors: int, crashes: int, state: str | None
+) -> None:
+    assert verdict(template(**options), done(1, outcome), errors, crashes) == state
+
+
+@pytest.mark.parametrize(
+    ("named", "state"),
+    [
+        ((), AGAIN),
+        (("ValueError",), AGAIN),
+        (("Exception",), AGAIN),
+        (("OSError", "ValueError"), AGAIN),
+        (("OSError",), FAILED),
+        (("Value",), FAILED),
+    ],
+)
+def test_only_named_errors_are_retried(named: tuple[str, ...], state: str | None) -> None:
+    failure = TaskFailure("ValueError", "no", bases=("ValueError", "Exception", "BaseException"))
+    completion = done(1, "error", failure=failure)
+    assert verdict(template(retries=5, retry_on=named), completion, 1, 0) == state
