@@ -518,8 +518,8 @@ class Head:
 
     def _ended_inputs(self, tasks: Iterable[m.TaskSpec]) -> dict[int, str]:
         """States of the inputs that are no unfinished tasks."""
-        wanted = {ref[0] for spec in tasks if spec.inputs for ref in spec.inputs}
-        wanted.difference_update(self._core.tasks)
+        live = self._core.tasks
+        wanted = {ref[0] for spec in tasks for ref in spec.inputs if ref[0] not in live}
         if not wanted:
             return {}
         states = {task: self._recent[task].state for task in wanted if task in self._recent}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from support.builders import done, template
 
-from pilot.head.policy import CANCELLED, COMPLETED, FAILED, TIMED_OUT, verdict
+from pilot.head.policy import COMPLETED, FAILED, TIMED_OUT, verdict
 from pilot.wire.messages import TaskFailure
 
 AGAIN = None
@@ -25,7 +25,7 @@ AGAIN = None
         ("crash", {}, 0, 3, AGAIN),
         ("crash", {}, 0, 4, FAILED),
         ("timeout", {"retries": 9}, 0, 0, TIMED_OUT),
-        ("cancelled", {"retries": 9}, 0, 0, CANCELLED),
+        ("cancelled", {}, 9, 9, AGAIN),
         ("interrupted", {}, 0, 0, AGAIN),
         # One does not use the other up.
         ("error", {"retries": 1}, 1, 3, AGAIN),

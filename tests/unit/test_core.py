@@ -1,0 +1,461 @@
+"""The state machine, rule by rule; `tests/simulation` has what comes of all rules together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pilot.data.values import Value
+from pilot.head.core import (
+    AttemptsEnded,
+    AttemptsRunning,
+    Core,
+    Effects,
+    Event,
+    PilotChanged,
+    PilotJoined,
+    PilotLost,
+    Restored,
+    SessionOpened,
+    TasksCancelled,
+    TasksRestored,
+    TasksSubmitted,
+)
+from pilot.wire.messages import Children, Completion, RunningTask, TaskSpec, Template
+from scheduler.resources import NodeShape, Resources
+from support.builders import done, spec, template
+
+
+class Head:
+    """A core, driven in the fewest words. Time goes on by a second with each event."""
+
+    def __init__(self) -> None:
+        self.core = Core()
+        self.now = 0.0
+
+    def apply(self, event: Event) -> Effects:
+        self.now += 1.0
+        return self.core.apply(event, self.now)
+
+    def submit(
+        self,
+        *tasks: TaskSpec,
+        templates: list[Template] | None = None,
+        ended: dict[int, str] | None = None,
+    ) -> Effects:
+        known = [template()] if templates is None else templates
+        return self.apply(TasksSubmitted(1, known, list(tasks), ended or {}))
+
+    def join(
+        self,
+        name: str = "p",
+        cores: int = 4,
+        nodes: int = 1,
+        held: list[tuple[int, int]] | None = None,
+    ) -> Effects:
+        return self.apply(PilotJoined(name, "main", NodeShape(cores), nodes, 0.0, held or []))
+
+    def assign(self) -> dict[str, list[tuple[int, int]]]:
+        """Pilot → (task, attempt) of what it gets."""
+        self.now += 1.0
+        given = self.core.assign(self.now)
+        return {name: [(t.id, t.attempt) for t in tasks] for name, tasks in given.items()}
+
+    def end(self, *completions: Completion, pilot: str = "p", **known: Any) -> Effects:
+        return self.apply(AttemptsEnded(pilot, list(completions), **known))
+
+    def state(self, task: int) -> str:
+        return self.core.tasks[task].state
+
+
+def states(effects: Effects) -> dict[int, str]:
+    return {end.task: end.state for end in effects.ended}
+
+
+@pytest.fixture
+def head() -> Head:
+    return Head()
+
+
+# --- submission -----------------------------------------------------------------------------------
+
+
+def test_task_goes_through_its_states(head: Head) -> None:
+    effects = head.submit(spec(1))
+    assert [item.id for item, _, _ in effects.accepted] == [1] and not effects.refused
+    assert head.state(1) == "READY"
+    head.join()
+    assert head.assign() == {"p": [(1, 1)]}
+    assert head.state(1) == "ASSIGNED"
+    effects = head.apply(AttemptsRunning("p", [RunningTask(1, 1, "n", 5.0)]))
+    assert effects.started == [1] and head.state(1) == "RUNNING"
+    assert head.apply(AttemptsRunning("p", [RunningTask(1, 1, "n", 5.0)])).started == []
+    effects = head.end(done(1, values=(Value(1, b"x"),)))
+    assert states(effects) == {1: "COMPLETED"} and effects.ended[0].values == (Value(1, b"x"),)
+    assert not head.core.tasks and head.core.pilots["p"].load == 0
+
+
+def test_submission_that_is_sent_twice_changes_nothing(head: Head) -> None:
+    head.submit(spec(1), spec(2))
+    effects = head.submit(spec(1), spec(2))
+    assert not effects.accepted and not effects.refused
+    head.join()
+    assert head.assign() == {"p": [(1, 1), (2, 1)]}
+
+
+def test_task_waits_for_all_its_inputs(head: Head) -> None:
+    head.join()
+    head.submit(spec(1), spec(2), spec(3, needs=(1, 2, 1)))
+    assert head.state(3) == "PENDING"
+    assert head.assign() == {"p": [(1, 1), (2, 1)]}
+    head.end(done(2))
+    assert head.state(3) == "PENDING" and head.assign() == {}
+    head.end(done(1))
+    assert head.assign() == {"p": [(3, 1)]}
+
+
+def test_inputs_that_have_ended_before(head: Head) -> None:
+    effects = head.submit(spec(5, needs=(1,)), ended={1: "COMPLETED"})
+    assert not effects.refused and head.state(5) == "READY"
+
+
+@pytest.mark.parametrize(
+    ("ended", "words"), [({}, "does not exist"), ({7: "FAILED"}, "which is FAILED")]
+)
+def test_impossible_inputs_are_refused(head: Head, ended: dict[int, str], words: str) -> None:
+    effects = head.submit(spec(1, needs=(7,)), ended=ended)
+    ((task, why),) = effects.refused
+    assert task == 1 and "0.7" in why and words in why
+    assert not head.core.tasks
+
+
+def test_unknown_template_is_refused(head: Head) -> None:
+    effects = head.submit(spec(1, template=9))
+    assert effects.refused[0][0] == 1 and "0.9 was never sent" in effects.refused[0][1]
+
+
+def test_closed_session_takes_nothing_and_ends_with_its_last_task(head: Head) -> None:
+    head.submit(spec(1))
+    assert head.apply(SessionOpened(1, closed=True)).sessions_ended == []
+    assert "closed" in head.submit(spec(2)).refused[0][1]
+    head.join()
+    head.assign()
+    assert head.end(done(1)).sessions_ended == [1]
+    core = head.core
+    assert not core.sessions and not core.templates and not core.classes
+
+
+def test_paused_session_starts_nothing(head: Head) -> None:
+    head.join()
+    head.submit(spec(1))
+    head.apply(SessionOpened(1, paused=True))
+    assert head.assign() == {} and head.core.demand() == []
+    head.apply(SessionOpened(1))
+    assert head.assign() == {"p": [(1, 1)]}
+
+
+# --- how attempts end -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcome", ["error", "crash"])
+def test_tries_again_up_to_its_limit(head: Head, outcome: str) -> None:
+    head.join()
+    head.submit(spec(1), templates=[template(retries=2, max_crashes=2)])
+    for attempt in (1, 2):
+        assert head.assign() == {"p": [(1, attempt)]}
+        effects = head.end(done(1, outcome, attempt))
+        assert not effects.ended and effects.attempts[0].completion.attempt == attempt
+    head.assign()
+    effects = head.end(done(1, outcome, 3))
+    assert states(effects) == {1: "FAILED"} and effects.ended[0].failure is not None
+
+
+def test_what_is_tried_again_goes_first(head: Head) -> None:
+    head.join(cores=1)
+    head.submit(spec(1), spec(2), templates=[template(retries=1)])
+    head.assign()
+    head.end(done(1, "error"))
+    assert head.assign() == {"p": [(1, 2)]}
+
+
+def test_interruptions_cost_nothing(head: Head) -> None:
+    head.submit(spec(1), templates=[template(max_crashes=0)])
+    for number in range(10):
+        head.join(f"p{number}")
+        assert head.assign() == {f"p{number}": [(1, number + 1)]}
+        effects = head.apply(PilotLost(f"p{number}", "preempted"))
+        (attempt,) = effects.attempts
+        assert attempt.completion.outcome == "interrupted"
+        assert attempt.completion.failure and attempt.completion.failure.message == "preempted"
+        assert (attempt.errors, attempt.crashes) == (0, 0)
+    assert head.state(1) == "READY"
+
+
+def test_end_that_is_told_twice_counts_once(head: Head) -> None:
+    head.join()
+    head.submit(spec(1), templates=[template(retries=1)])
+    head.assign()
+    assert head.end(done(1, "error"))
+    effects = head.end(done(1, "error"))
+    assert not effects.attempts and not effects.ended
+    assert head.assign() == {"p": [(1, 2)]}
+    assert not head.end(done(1, "error")).attempts, "the old attempt's end, once more"
+    assert head.core.pilots["p"].load == 1, "the new attempt is still there"
+    assert states(head.end(done(1, "ok", 2))) == {1: "COMPLETED"}
+    assert not head.end(done(1, "ok", 2)).ended
+
+
+def test_good_end_of_a_pilot_that_was_taken_for_lost_counts(head: Head) -> None:
+    head.join("a")
+    head.submit(spec(1))
+    head.assign()
+    head.apply(PilotLost("a", "silent"))
+    head.join("b")
+    assert head.assign() == {"b": [(1, 2)]}
+    effects = head.end(done(1), pilot="a")
+    assert states(effects) == {1: "COMPLETED"}
+    assert effects.cancel == {"b": [1]}, "the other one is stopped"
+    assert head.core.pilots["b"].load == 1, "its core is busy until it says so"
+    head.end(done(1, "cancelled", 2), pilot="b")
+    assert head.core.pilots["b"].load == 0
+
+
+def test_bad_end_of_a_pilot_that_was_taken_for_lost_does_not(head: Head) -> None:
+    head.join("a")
+    head.submit(spec(1))
+    head.assign()
+    head.apply(PilotLost("a", "silent"))
+    head.join("b")
+    head.assign()
+    effects = head.end(done(1, "error"), pilot="a")
+    assert not effects.ended and not effects.attempts
+    assert states(head.end(done(1, "ok", 2), pilot="b")) == {1: "COMPLETED"}
+
+
+# --- what a failure means to others ---------------------------------------------------------------
+
+
+def fail_first(head: Head, **options: Any) -> Effects:
+    """Task 1 fails; 2 needs it, 3 needs 2, and 4 needs nothing."""
+    head.join(cores=1)
+    other = template(2)
+    head.submit(
+        spec(1),
+        spec(2, template=2, needs=(1,)),
+        spec(3, template=2, needs=(2,)),
+        spec(4, template=2),
+        templates=[template(1, priority=9, **options), other],
+    )
+    assert head.assign() == {"p": [(1, 1)]}
+    return head.end(done(1, "error"))
+
+
+def test_dependents_are_aborted_with_the_first_cause(head: Head) -> None:
+    effects = fail_first(head)
+    assert states(effects) == {1: "FAILED", 2: "ABORTED", 3: "ABORTED"}
+    for end in effects.ended[1:]:
+        assert end.failure is not None
+        assert end.failure.message == "its input, task 0.1 (t1), is FAILED: ValueError: as told"
+    assert head.state(4) == "READY"
+
+
+def test_successors_are_cancelled(head: Head) -> None:
+    effects = fail_first(head, on_failure="cancel_successors")
+    assert states(effects).keys() == {1, 2, 3}
+    assert states(effects)[1] == "FAILED" and states(effects)[2] == "CANCELLED"
+
+
+def test_failure_is_ignored(head: Head) -> None:
+    effects = fail_first(head, on_failure="ignore", default=b"d")
+    assert states(effects) == {1: "FAILED"}
+    assert head.state(2) == "READY" and head.state(3) == "PENDING"
+
+
+def test_session_is_stopped(head: Head) -> None:
+    effects = fail_first(head, on_failure="stop_session")
+    assert states(effects).keys() == {1, 2, 3, 4} and states(effects)[4] == "CANCELLED"
+    assert not head.core.tasks
+
+
+def test_long_chains_end_without_recursion(head: Head) -> None:
+    count = 20_000
+    head.submit(spec(1), *(spec(n, needs=(n - 1,)) for n in range(2, count + 1)))
+    effects = head.apply(TasksCancelled(1, [1]))
+    assert len(effects.ended) == count and not head.core.tasks
+
+
+# --- cancelling -----------------------------------------------------------------------------------
+
+
+def test_cancelling_what_waits_and_what_runs(head: Head) -> None:
+    head.join(cores=1)
+    head.submit(spec(1), spec(2))
+    head.assign()
+    effects = head.apply(TasksCancelled(1, [1, 2, 99]))
+    assert states(effects) == {1: "CANCELLED", 2: "CANCELLED"}
+    assert effects.cancel == {"p": [1]}
+    assert head.core.pilots["p"].load == 1
+    head.end(done(1, "cancelled"))
+    assert head.core.pilots["p"].load == 0 and head.assign() == {}
+
+
+def test_cancelling_a_session_aborts_nobody(head: Head) -> None:
+    head.submit(spec(1), spec(2, needs=(1,)), spec(3, needs=(2,)))
+    effects = head.apply(TasksCancelled(1, None))
+    assert set(states(effects).values()) == {"CANCELLED"} and len(effects.ended) == 3
+
+
+# --- pilots ---------------------------------------------------------------------------------------
+
+
+def test_draining_pilot_gets_nothing(head: Head) -> None:
+    head.join()
+    head.apply(PilotChanged("p", 1, True))
+    head.submit(spec(1))
+    assert head.assign() == {}
+    head.apply(PilotChanged("p", 1, False))
+    assert head.assign() == {"p": [(1, 1)]}
+
+
+def test_pilot_that_comes_back_keeps_what_it_holds(head: Head) -> None:
+    head.join()
+    head.submit(spec(1), spec(2))
+    head.assign()
+    head.apply(PilotLost("p", "silent"))
+    effects = head.join(held=[(1, 1), (7, 1)])
+    assert effects.cancel == {"p": [7]}, "what nobody wants any more"
+    assert head.state(1) == "ASSIGNED" and head.assign() == {"p": [(2, 2)]}
+    assert states(head.end(done(1))) == {1: "COMPLETED"}
+
+
+def test_what_got_lost_on_the_way_is_run_again(head: Head) -> None:
+    head.join()
+    head.submit(spec(1), spec(2))
+    head.assign()
+    effects = head.join(held=[(1, 1)])
+    assert [attempt.completion.task for attempt in effects.attempts] == [2]
+    assert head.assign() == {"p": [(2, 2)]}
+
+
+def test_task_is_with_one_pilot_only(head: Head) -> None:
+    head.join("a")
+    head.submit(spec(1))
+    head.assign()
+    head.apply(PilotLost("a", "silent"))
+    head.join("b")
+    head.assign()
+    effects = head.join("a", held=[(1, 1)])
+    assert effects.cancel == {"a": [1]}
+
+
+# --- a new head -----------------------------------------------------------------------------------
+
+
+def restored(number: int, needs: tuple[int, ...] = (), **counts: int) -> Restored:
+    fields = {"attempts": 0, "errors": 0, "crashes": 0, **counts}
+    return Restored(spec(number, needs=needs), created=1.0, **fields)
+
+
+def test_unfinished_tasks_are_taken_on(head: Head) -> None:
+    tasks = [restored(2, attempts=3, errors=1), restored(3, needs=(2, 1))]
+    head.apply(TasksRestored(1, [template(retries=1)], tasks))
+    assert (head.state(2), head.state(3)) == ("READY", "PENDING")
+    head.join()
+    assert head.assign() == {"p": [(2, 4)]}
+    assert states(head.end(done(2, "error", 4)))[2] == "FAILED", "its errors are remembered"
+
+
+def test_pilot_of_before_keeps_its_tasks(head: Head) -> None:
+    head.apply(TasksRestored(1, [template()], [restored(1)]))
+    head.join(held=[(1, 1)])
+    assert head.assign() == {}
+    assert states(head.end(done(1))) == {1: "COMPLETED"}
+
+
+def test_error_that_was_written_but_not_acknowledged_counts_once(head: Head) -> None:
+    """The old head died between its commit and its answer: the pilot tells it again."""
+    known = [restored(1, attempts=1, errors=1)]
+    head.apply(TasksRestored(1, [template(retries=1)], known))
+    head.join(held=[(1, 1)])
+    effects = head.end(done(1, "error", 1))
+    assert not effects.ended and not effects.attempts
+    assert head.assign() == {"p": [(1, 2)]}
+    assert states(head.end(done(1, "error", 2))) == {1: "FAILED"}
+
+
+def test_task_whose_input_got_lost_with_the_head_waits_again(head: Head) -> None:
+    """The head had given it away before the end of its input was written."""
+    head.apply(TasksRestored(1, [template()], [restored(1), restored(2, needs=(1,))]))
+    head.join("b", held=[(2, 1)])
+    head.apply(PilotLost("b", "gone"))
+    assert head.state(2) == "PENDING"
+    head.join("a")
+    assert head.assign() == {"a": [(1, 1)]}
+    head.end(done(1), pilot="a")
+    assert head.assign() == {"a": [(2, 2)]}
+
+
+def test_session_that_was_closing_ends(head: Head) -> None:
+    head.apply(TasksRestored(1, [template()], [restored(1)]))
+    head.apply(SessionOpened(1, closed=True))
+    head.join(held=[(1, 1)])
+    assert head.end(done(1)).sessions_ended == [1]
+
+
+# --- children -------------------------------------------------------------------------------------
+
+CHILD = 1 << 32
+
+
+def with_children(
+    task: int, children: list[TaskSpec], delegated: dict[int, tuple[int, int]] | None = None
+) -> Completion:
+    # Where the result is a child's, the parent's own value is an empty place.
+    values = (Value(0, b""),)
+    return done(task, values=values, children=Children((), (), tuple(children), delegated or {}))
+
+
+def test_children_come_with_their_parents_end(head: Head) -> None:
+    head.join()
+    head.submit(spec(1))
+    head.assign()
+    effects = head.end(with_children(1, [spec(CHILD), spec(CHILD + 1, needs=(CHILD,))]))
+    assert states(effects) == {1: "COMPLETED"}
+    assert [(item.id, parent) for item, _, parent in effects.accepted] == [
+        (CHILD, 1),
+        (CHILD + 1, 1),
+    ]
+    assert head.assign() == {"p": [(CHILD, 1)]}
+
+
+def test_parent_that_fails_leaves_no_children(head: Head) -> None:
+    head.join()
+    head.submit(spec(1))
+    head.assign()
+    effects = head.end(done(1, "error"))
+    assert states(effects) == {1: "FAILED"} and not effects.accepted
+
+
+def test_delegated_result_comes_from_the_child(head: Head) -> None:
+    head.join()
+    head.submit(spec(1), spec(2, needs=(1,)))
+    head.assign()
+    effects = head.end(with_children(1, [spec(CHILD)], {0: (CHILD, 0)}))
+    assert not effects.ended and head.state(1) == "DELEGATED" and head.state(2) == "PENDING"
+    assert head.core.pilots["p"].load == 0
+    assert head.assign() == {"p": [(CHILD, 1)]}
+    effects = head.end(done(CHILD, values=(Value(1, b"c"),)))
+    assert states(effects) == {CHILD: "COMPLETED", 1: "COMPLETED"}
+    assert {end.task: end.values for end in effects.ended}[1] == (Value(1, b"c"),)
+    assert head.state(2) == "READY"
+
+
+def test_failed_child_fails_who_delegated_to_it(head: Head) -> None:
+    head.join()
+    head.submit(spec(1), spec(2, needs=(1,)))
+    head.assign()
+    head.end(with_children(1, [spec(CHILD)], {0: (CHILD, 0)}))
+    head.assign()
+    effects = head.end(done(CHILD, "error"))
+    assert states(effects) == {CHILD: "FAILED", 1: "FAILED", 2: "ABORTED"}

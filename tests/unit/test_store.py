@@ -1,0 +1,250 @@
+"""The database: what is written is read back by the next head, and nothing is half written."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pilot.data.values import Value
+from pilot.errors import HeadError
+from pilot.head import core as c
+from pilot.head.store import QUERIES, Batch, Store
+from pilot.wire.messages import Environment, Function, OpenSession, TaskFailure
+from scheduler.resources import NodeShape
+from support.builders import done, spec, template
+
+NOW = 100.0
+ENVIRONMENT = Environment("/home", ("/a", "/b"), {"X": "1"})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tasks.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    store = Store(path)
+    yield store
+    store.close()
+
+
+def open_session(store: Store, name: str = "mine") -> int:
+    return store.add_session(OpenSession(1, name, ENVIRONMENT), NOW)
+
+
+def write(store: Store, batch: Batch) -> Exception | None:
+    """Write and wait for the commit."""
+    told: list[Exception | None] = []
+    ended = threading.Event()
+
+    def done(error: Exception | None) -> None:
+        told.append(error)
+        ended.set()
+
+    store.write(batch, done)
+    assert ended.wait(20)
+    store.join()
+    return told[0]
+
+
+def submitted(session: int, count: int = 3) -> tuple[c.Core, Batch]:
+    """A core with tasks, each but the first needing the one before; and the batch of them."""
+    core = c.Core()
+    tasks = [spec(n, needs=(n - 1,) if n > 1 else ()) for n in range(1, count + 1)]
+    known = template(session=session, retries=1)
+    effects = core.apply(c.TasksSubmitted(session, [known], tasks, {}), NOW)
+    batch = Batch()
+    batch.add_functions(session, [Function(b"f1", b"code")])
+    batch.add_templates([known])
+    batch.add_tasks(effects.accepted)
+    return core, batch
+
+
+def test_everything_is_read_back(store: Store, path: Path) -> None:
+    session = open_session(store)
+    _, batch = submitted(session)
+    assert batch and write(store, batch) is None
+    store.close()
+    again = Store(path)
+    try:
+        (row,) = again.sessions()
+        assert (row.id, row.name, row.state, row.environment) == (
+            session,
+            "mine",
+            "OPEN",
+            ENVIRONMENT,
+        )
+        assert again.functions(session) == {b"f1": Function(b"f1", b"code")}
+        assert again.templates(session) == [template(session=session, retries=1)]
+        assert again.template_of(2) == template(session=session, retries=1)
+        found = again.unfinished()[session]
+        assert [(item.spec.id, item.spec.inputs) for item in found] == [
+            (1, ()),
+            (2, ((1, 0),)),
+            (3, ((2, 0),)),
+        ]
+        assert again.payloads([1, 3, 99]) == {1: b"payload", 3: b"payload"}
+        assert again.states([1, 99]) == {1: "READY"}
+        # And a core goes on from there.
+        core = c.Core()
+        core.apply(c.TasksRestored(session, again.templates(session), found), NOW)
+        assert {task.id: task.state for task in core.tasks.values()} == {
+            1: "READY",
+            2: "PENDING",
+            3: "PENDING",
+        }
+    finally:
+        again.close()
+
+
+def test_ends_and_attempts(store: Store) -> None:
+    session = open_session(store)
+    core, batch = submitted(session)
+    core.apply(c.PilotJoined("p", "main", NodeShape(4), 1, 0.0, []), NOW)
+    core.assign(NOW)
+    failed = core.apply(c.AttemptsEnded("p", [done(1, "error")]), NOW)
+    batch.add_attempts(failed.attempts, NOW)
+    assert write(store, batch) is None
+    (first, *_) = store.unfinished()[session]
+    assert (first.attempts, first.errors, first.crashes) == (1, 1, 0)
+
+    core.assign(NOW)
+    value = Value(3, b"abc")
+    effects = core.apply(c.AttemptsEnded("p", [done(1, "ok", 2, values=(value,))]), NOW)
+    batch = Batch()
+    batch.add_attempts(effects.attempts, NOW)
+    batch.add_ends(effects.ended)
+    assert write(store, batch) is None
+    (outcome,) = store.results([1, 2])
+    assert (outcome.task, outcome.state, outcome.values) == (1, "COMPLETED", (value,))
+    assert [item.spec.id for item in store.unfinished()[session]] == [2, 3]
+    rows = store.rows("list_attempts", {"task": 1})
+    assert [(row["number"], row["outcome"], row["pilot"]) for row in rows] == [
+        (1, "error", "p"),
+        (2, "ok", "p"),
+    ]
+
+
+def test_failures_are_read_back(store: Store) -> None:
+    session = open_session(store)
+    _, batch = submitted(session, 1)
+    failure = TaskFailure("ValueError", "no", "trace", b"pickle", ("ValueError",), "n1", 2)
+    batch.add_ends([c.Ended(1, session, "FAILED", NOW, (), failure)])
+    assert write(store, batch) is None
+    (outcome,) = store.results([1])
+    assert (outcome.state, outcome.failure) == ("FAILED", failure)
+
+
+def test_tasks_that_come_twice_are_there_once(store: Store) -> None:
+    session = open_session(store)
+    _, batch = submitted(session)
+    write(store, batch)
+    _, batch = submitted(session)
+    assert write(store, batch) is None
+    assert len(store.unfinished()[session]) == 3
+
+
+def test_failed_transaction_leaves_nothing_and_is_written_again(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_session(store)
+    _, batch = submitted(session)
+    right = batch.tasks
+    batch.tasks = [*right, ("no", "such", "row")]
+    error = write(store, batch)
+    assert isinstance(error, sqlite3.Error)
+    assert store.unfinished() == {} and store.functions(session) == {}
+    batch.tasks = right
+    assert write(store, batch) is None
+    assert len(store.unfinished()[session]) == 3
+
+
+def test_batches_are_put_together_in_order() -> None:
+    first, later = Batch(), Batch()
+    first.end_session(1, "CLOSING", None)
+    later.end_session(1, "CLOSED", NOW)
+    later.after.append(lambda: None)
+    first.extend(later)
+    assert [row["state"] for row in first.sessions] == ["CLOSING", "CLOSED"]
+    assert len(first.after) == 1 and first and not Batch()
+
+
+def test_streams_and_sessions_have_numbers_of_their_own(store: Store) -> None:
+    first = store.add_streams("somebody", 1, NOW)
+    several = store.add_streams("pilot", 10, NOW)
+    after = store.add_streams("somebody", 1, NOW)
+    assert first < several and after >= several + 10
+    assert open_session(store) != open_session(store, "other")
+
+
+def test_closed_sessions_are_not_taken_on(store: Store) -> None:
+    session = open_session(store)
+    batch = Batch()
+    batch.end_session(session, "CLOSED", NOW)
+    write(store, batch)
+    assert store.sessions() == []
+    row = store.session(session)
+    assert row is not None and row.state == "CLOSED"
+    assert store.session(99) is None
+
+
+@pytest.mark.parametrize("journal", ["wal", "truncate", "auto"])
+def test_journals(tmp_path: Path, journal: str) -> None:
+    path = tmp_path / f"{journal}.db"
+    store = Store(path, journal)
+    session = open_session(store)
+    store.close()
+    store = Store(path, journal)
+    assert [row.id for row in store.sessions()] == [session]
+    store.close()
+
+
+def test_wal_needs_no_shared_memory(store: Store, path: Path) -> None:
+    open_session(store)
+    assert not path.with_name("tasks.db-shm").exists()
+
+
+def test_database_of_another_process_is_locked(store: Store, path: Path) -> None:
+    open_session(store)
+    with pytest.raises(HeadError, match=r"tasks\.db cannot be opened: .*locked"):
+        Store(path)
+
+
+def test_damaged_database(path: Path) -> None:
+    store = Store(path)
+    session = open_session(store)
+    _, batch = submitted(session, 500)
+    write(store, batch)
+    store.close()
+    with path.open("r+b") as file:
+        file.write(b"this is no database any more" * 100)
+    with pytest.raises(HeadError, match="move it away"):
+        Store(path)
+
+
+def test_database_of_another_release(path: Path) -> None:
+    store = Store(path)
+    store.set_meta("schema", "999")
+    store.close()
+    with pytest.raises(HeadError, match="schema version 999"):
+        Store(path)
+
+
+class _Nothing(dict[str, object]):
+    """Parameters of any name, all NULL."""
+
+    def __missing__(self, name: str) -> None:
+        return None
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_every_statement_fits_the_schema(store: Store, name: str) -> None:
+    statement = QUERIES[name]
+    count = statement.count("?")
+    values = (None,) * count if count else _Nothing()
+    assert store._db.execute(f"EXPLAIN {statement}", values).fetchall()
