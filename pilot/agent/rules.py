@@ -465,11 +465,10 @@ class Rules:
         executor.pipeline.clear()
         for work in executor.unsealed.values():
             # It had run, but its result never was on the disk.
-            if self.draining:
-                self._report(_ended(work, "interrupted", "the pilot ended", executor.node, now))
-            else:
-                self._queue_of[work.template].waiting.appendleft(work)
+            self._queue_of[work.template].waiting.appendleft(work)
         executor.unsealed.clear()
+        if self.draining:
+            self.hand_back("the pilot ends", now)
         self._release(executor)
         self.schedule(now)
 

@@ -417,7 +417,6 @@ class Agent:
         self.executors: dict[int, Executor] = {}
         self.worlds: dict[int, World] = {}
         self.running: dict[int, RunningTask] = {}
-        self.leaving = False
         for position, node in enumerate(self.nodes):
             self.rules.add_node(node, NodeShape(CORES), cluster.now, position)
         self._tick()
@@ -432,7 +431,7 @@ class Agent:
         else:
             self.tell_status()
         self.step()
-        if self.leaving and self.rules.is_idle and not self.unacknowledged:
+        if self.rules.draining and self.rules.is_idle and not self.unacknowledged:
             self.bye()
         else:
             self.cluster.after(0.5, self._tick)
@@ -498,8 +497,13 @@ class Agent:
 
     def leave(self) -> None:
         """Its walltime is over, or it is preempted with a grace time."""
-        self.leaving = True
         self.rules.stop_all("its walltime is over", self.cluster.now)
+        self.tell_status()
+        self.step()
+
+    def drain(self) -> None:
+        """The end of its walltime is near: it starts nothing more, and leaves when it is done."""
+        self.rules.drain("its walltime is near its end", self.cluster.now)
         self.tell_status()
         self.step()
 
@@ -804,7 +808,7 @@ class Cluster:
         self.calm = True
         if not self.head.alive:
             self._start_head()
-        if not any(len(agent.nodes) >= 2 and not agent.leaving for agent in self.agents.values()):
+        if not any(len(agent.nodes) >= 2 and not agent.rules.draining for agent in self.agents.values()):
             self._start_pilot(nodes=3)
         for session in self.store.sessions:
             self.client.close(session)
@@ -904,7 +908,7 @@ class Cluster:
         agents = list(self.agents.values())
         agent = self.rng.choice(agents) if agents else None
         what = self.rng.choice(
-            ("head", "head", "vanish", "leave", "node", "executor", "silent", "cancel", "pilot")
+            ("head", "head", "vanish", "leave", "drain", "node", "executor", "silent", "cancel", "pilot")
         )
         if what == "head":
             self.kill_head()
@@ -914,6 +918,8 @@ class Cluster:
             agent.vanish()
         elif what == "leave":
             agent.leave()
+        elif what == "drain":
+            agent.drain()
         elif what == "node":
             agent.lose_node(self.rng.choice(agent.nodes))
         elif what == "executor":

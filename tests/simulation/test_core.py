@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from cluster import Cluster
 
 _SEED = os.environ.get("PILOT_SIMULATION_SEED")
-_COUNT = int(os.environ.get("PILOT_SIMULATIONS", "200"))
+_COUNT = int(os.environ.get("PILOT_SIMULATIONS", "150"))
 _CHUNK = 25
 
 

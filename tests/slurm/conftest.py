@@ -8,6 +8,7 @@ saying why; where it could but does not come up, they fail.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import subprocess
@@ -86,7 +87,7 @@ class VirtualCluster:
         content: dict[str, Any] = json.loads(self.script("status", "--json").stdout)
         return content
 
-    @property
+    @functools.cached_property
     def shared(self) -> Path:
         """The directory that plays the parallel file system."""
         return Path(self.status()["shared_directory"])

@@ -1,0 +1,379 @@
+"""What an agent decides: what starts where, what follows from an end, what is reported."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import pytest
+
+from pilot.agent import rules as r
+from pilot.wire.messages import Completion
+from scheduler.resources import NodeShape, Resources
+from support.builders import done, template, work
+
+A = TypeVar("A")
+
+
+class Pilot:
+    """The rules of a pilot, driven in the fewest words."""
+
+    def __init__(self, *cores: int) -> None:
+        self.hosts = [f"n{number}" for number in range(len(cores))]
+        self.rules = r.Rules(self.hosts, NodeShape(max(cores)))
+        self.now = 100.0
+        for number, (host, count) in enumerate(zip(self.hosts, cores, strict=True)):
+            self.rules.add_node(host, NodeShape(count), self.now, number)
+
+    def add(self, *tasks: int, attempt: int = 1, **options: Any) -> list[r.Action]:
+        known = template(**options)
+        items = [work(task, attempt, known.id) for task in tasks]
+        self.rules.add_work([known], items, self.now)
+        return self.rules.take_actions()
+
+    def ready(self, *executors: int) -> list[r.Action]:
+        for number in executors:
+            self.rules.executor_ready(number, 1000 + number, self.now)
+        return self.rules.take_actions()
+
+    def done(self, executor: int, *completions: Completion) -> list[r.Action]:
+        self.rules.executor_done(executor, completions, self.now)
+        return self.rules.take_actions()
+
+    def exited(self, executor: int, status: int = -9, task: int = 0) -> list[r.Action]:
+        self.rules.executor_exited(executor, status, task, self.now, (), "last words", self.now)
+        return self.rules.take_actions()
+
+    def wait(self, seconds: float) -> list[r.Action]:
+        self.now += seconds
+        self.rules.tick(self.now)
+        return self.rules.take_actions()
+
+    @property
+    def reported(self) -> list[tuple[int, int, str]]:
+        """What is new to report: task, attempt, outcome."""
+        return [(c.task, c.attempt, c.outcome) for c in self.rules.take_completions()]
+
+
+def only(actions: list[r.Action], kind: type[A]) -> list[A]:
+    return [action for action in actions if isinstance(action, kind)]
+
+
+def running(actions: list[r.Action]) -> dict[int, list[int]]:
+    """Executor → the tasks that it is sent."""
+    return {
+        action.executor: [item.task for item in action.work]
+        for action in only(actions, r.RunOnExecutor)
+    }
+
+
+# --- executors ------------------------------------------------------------------------------------
+
+
+def test_executors_start_for_work_and_have_cores_of_their_own() -> None:
+    pilot = Pilot(4)
+    starts = only(pilot.add(1, 2, resources=Resources(cores=2)), r.StartExecutor)
+    assert sorted(core for start in starts for core in start.cores) == [0, 1, 2, 3]
+    assert running(pilot.ready(*(start.executor for start in starts))) == {1: [1], 2: [2]}
+
+
+def test_no_more_start_than_there_are_cores() -> None:
+    pilot = Pilot(2)
+    assert len(only(pilot.add(*range(1, 10)), r.StartExecutor)) == 2
+    pilot.ready(1, 2)
+    assert running(pilot.done(1, done(1))) == {1: [3]}
+    assert pilot.reported == [(1, 1, "ok")]
+
+
+def test_executor_is_kept_warm_and_used_again() -> None:
+    pilot = Pilot(2)
+    pilot.add(1)
+    pilot.ready(1)
+    pilot.done(1, done(1))
+    assert running(pilot.add(2)) == {1: [2]}
+
+
+def test_sessions_do_not_share_executors() -> None:
+    pilot = Pilot(1)
+    pilot.add(1)
+    pilot.ready(1)
+    pilot.done(1, done(1))
+    actions = pilot.add(2, number=2, session=2)
+    (start,) = only(actions, r.StartExecutor)
+    assert start.session == 2 and not running(actions)
+
+
+def test_short_tasks_are_sent_several_at_a_time() -> None:
+    pilot = Pilot(1)
+    pilot.add(*range(1, 101))
+    pilot.ready(1)
+    actions = pilot.done(1, done(1, started=1.0, ended=1.0001))
+    assert len(running(actions)[1]) > 10
+    longer = Pilot(1)
+    longer.add(*range(1, 101))
+    longer.ready(1)
+    assert running(longer.done(1, done(1))) == {1: [2]}
+
+
+def test_idle_executor_is_closed_after_its_time() -> None:
+    pilot = Pilot(1)
+    pilot.add(1)
+    pilot.ready(1)
+    pilot.done(1, done(1))
+    assert not only(pilot.wait(r.IDLE_S - 1), r.StopExecutor)
+    assert only(pilot.wait(2), r.StopExecutor)
+    pilot.exited(1, 0)
+    assert not pilot.rules.executors
+
+
+def test_results_that_wait_for_the_disk_hold_no_core() -> None:
+    pilot = Pilot(1)
+    pilot.add(1, 2)
+    pilot.ready(1)
+    pilot.rules.executor_ran(1, [1], pilot.now)
+    assert running(pilot.rules.take_actions()) == {1: [2]}
+    assert pilot.reported == [] and pilot.rules.held == {1: 1, 2: 1}
+    pilot.done(1, done(1), done(2))
+    assert pilot.reported == [(1, 1, "ok"), (2, 1, "ok")]
+
+
+# --- ends -----------------------------------------------------------------------------------------
+
+
+def test_crash_is_blamed_on_the_task_that_ran() -> None:
+    pilot = Pilot(1)
+    pilot.add(*range(1, 101))
+    pilot.ready(1)
+    sent = running(pilot.done(1, done(1, started=1.0, ended=1.0001)))[1]
+    assert pilot.reported == [(1, 1, "ok")]
+    actions = pilot.exited(1, task=sent[0])
+    (crash,) = pilot.rules.take_completions()
+    assert (crash.task, crash.outcome) == (sent[0], "crash")
+    assert crash.failure is not None
+    assert "SIGKILL" in crash.failure.message and crash.failure.detail == "last words"
+    (start,) = only(actions, r.StartExecutor)
+    assert running(pilot.ready(start.executor))[start.executor][0] == sent[1], "in their order"
+
+
+def test_executor_that_cannot_start_is_the_tasks_crash() -> None:
+    """Otherwise a broken environment would be tried for ever."""
+    pilot = Pilot(1)
+    pilot.add(1)
+    pilot.exited(1, 1)
+    assert pilot.reported == [(1, 1, "crash")]
+
+
+def test_executor_that_does_not_report_is_given_up() -> None:
+    pilot = Pilot(1)
+    pilot.add(1)
+    (stop,) = only(pilot.wait(r.START_S + 1), r.StopExecutor)
+    assert stop.grace_s == 0
+
+
+def test_time_limit_is_the_tasks_own() -> None:
+    pilot = Pilot(1)
+    pilot.add(1, 2, time_limit_s=10.0)
+    pilot.wait(20)
+    pilot.ready(1)
+    assert not only(pilot.wait(9), r.StopExecutor), "the time before its start does not count"
+    assert only(pilot.wait(2), r.StopExecutor)
+    pilot.exited(1, -15, task=1)
+    (over, *_) = pilot.rules.take_completions()
+    assert (over.task, over.outcome) == (1, "timeout")
+    assert over.failure is not None and "time limit of 10 s" in over.failure.message
+
+
+def test_task_that_ended_in_its_grace_time_has_ended() -> None:
+    pilot = Pilot(1)
+    pilot.add(1, time_limit_s=10.0)
+    pilot.ready(1)
+    pilot.wait(11)
+    pilot.done(1, done(1))
+    pilot.exited(1, -15)
+    assert pilot.reported == [(1, 1, "ok")]
+
+
+def test_cancelling() -> None:
+    pilot = Pilot(1)
+    pilot.add(1, 2, 3)
+    pilot.ready(1)
+    pilot.rules.cancel([1, 2, 99], pilot.now)
+    assert pilot.reported == [(2, 1, "cancelled")]
+    assert only(pilot.rules.take_actions(), r.StopExecutor)
+    actions = pilot.exited(1, -15, task=1)
+    assert pilot.reported == [(1, 1, "cancelled")]
+    assert only(actions, r.StartExecutor) and pilot.rules.held == {3: 1}
+
+
+def test_task_that_comes_twice_runs_once() -> None:
+    pilot = Pilot(2)
+    pilot.add(1)
+    assert not only(pilot.add(1), r.StartExecutor)
+    pilot.ready(1)
+    pilot.done(1, done(1))
+    assert pilot.reported == [(1, 1, "ok")]
+
+
+def test_newer_attempt_of_what_is_being_ended() -> None:
+    """The old one's end is told as the new one's, so that the head gives it out again."""
+    pilot = Pilot(1)
+    pilot.add(1)
+    pilot.ready(1)
+    pilot.rules.cancel([1], pilot.now)
+    pilot.add(1, attempt=3)
+    pilot.exited(1, -15, task=1)
+    assert pilot.reported == [(1, 3, "interrupted")]
+    assert not pilot.rules.held
+
+
+# --- draining -------------------------------------------------------------------------------------
+
+
+def test_draining_pilot_hands_back_and_starts_nothing() -> None:
+    pilot = Pilot(1)
+    pilot.add(1, 2)
+    pilot.ready(1)
+    pilot.rules.drain("preempted", pilot.now)
+    assert pilot.reported == [(2, 1, "interrupted")]
+    assert not pilot.done(1, done(1))
+    assert pilot.reported == [(1, 1, "ok")] and pilot.rules.is_idle
+    assert not pilot.add(3)
+    assert pilot.reported == [(3, 1, "interrupted")] and pilot.rules.is_idle
+
+
+def test_stopping_all_interrupts_what_runs() -> None:
+    pilot = Pilot(1)
+    pilot.add(1, 2)
+    pilot.ready(1)
+    pilot.rules.stop_all("its job was cancelled", pilot.now)
+    assert only(pilot.rules.take_actions(), r.StopExecutor)
+    pilot.exited(1, -15, task=1)
+    assert sorted(pilot.reported) == [(1, 1, "interrupted"), (2, 1, "interrupted")]
+
+
+# --- nodes ----------------------------------------------------------------------------------------
+
+
+def test_lost_node_takes_its_tasks_only() -> None:
+    pilot = Pilot(1, 1)
+    starts = only(pilot.add(1, 2), r.StartExecutor)
+    pilot.ready(1, 2)
+    lost = starts[0].node
+    pilot.rules.lose_node(lost, "it does not answer", pilot.now)
+    ((task, _, outcome),) = pilot.reported
+    assert outcome == "interrupted" and set(pilot.rules.held) == {1, 2} - {task}
+    assert lost not in pilot.rules.hosts
+
+
+def test_task_that_fits_no_more_is_handed_back() -> None:
+    """It would wait for ever, and hold up everything behind it."""
+    pilot = Pilot(1, 1)
+    pilot.add(1)
+    pilot.add(2, number=2, kind="mpi", resources=Resources(ranks=2, ranks_per_node=1))
+    pilot.rules.lose_node("n1", "gone", pilot.now)
+    assert (2, 1, "interrupted") in pilot.reported
+    pilot.add(3, number=3, kind="mpi", resources=Resources(ranks=2, ranks_per_node=1))
+    assert (3, 1, "interrupted") in pilot.reported
+
+
+def test_large_task_is_not_starved_by_small_ones() -> None:
+    pilot = Pilot(2)
+    pilot.add(*range(1, 20))
+    pilot.ready(1, 2)
+    pilot.add(100, number=2, resources=Resources(cores=2))
+    pilot.done(1, done(1))
+    pilot.wait(r.STARVED_S + 0.1)
+    pilot.done(2, done(2))
+    pilot.done(1, done(3))
+    actions = pilot.rules.take_actions()
+    busy = [e for e in pilot.rules.executors.values() if e.pipeline]
+    assert [e.pipeline[0].task for e in busy] == [100], (actions, busy)
+
+
+# --- MPI worlds -----------------------------------------------------------------------------------
+
+MPI: dict[str, Any] = {"kind": "mpi", "resources": Resources(ranks=2)}
+
+
+def start_world(pilot: Pilot, task: int = 1, **options: Any) -> int:
+    (start,) = only(pilot.add(task, **{**MPI, **options}), r.StartWorld)
+    for rank in range(start.need.ranks):
+        pilot.rules.rank_ready(start.world, rank, pilot.now)
+    (run,) = only(pilot.rules.take_actions(), r.RunOnWorld)
+    assert run.work.task == task
+    return start.world
+
+
+def test_world_runs_a_task_and_is_kept() -> None:
+    pilot = Pilot(2)
+    world = start_world(pilot)
+    pilot.rules.rank_done(world, 1, done(1), pilot.now)
+    assert pilot.reported == [], "not before all ranks have left it"
+    pilot.rules.rank_done(world, 0, done(1), pilot.now)
+    assert pilot.reported == [(1, 1, "ok")]
+    (run,) = only(pilot.add(2, **MPI), r.RunOnWorld)
+    assert run.world == world
+
+
+def test_idle_world_holds_no_cores() -> None:
+    pilot = Pilot(2)
+    world = start_world(pilot)
+    for rank in (0, 1):
+        pilot.rules.rank_done(world, rank, done(1), pilot.now)
+    assert len(only(pilot.add(2, 3, number=2), r.StartExecutor)) == 2
+    assert not only(pilot.add(4, **MPI), r.RunOnWorld), "its cores are taken"
+
+
+def test_world_of_another_shape_is_another_world() -> None:
+    pilot = Pilot(4)
+    world = start_world(pilot)
+    for rank in (0, 1):
+        pilot.rules.rank_done(world, rank, done(1), pilot.now)
+    assert start_world(pilot, 2, number=2, resources=Resources(ranks=4)) != world
+
+
+def test_dead_world_is_the_tasks_crash() -> None:
+    pilot = Pilot(2)
+    world = start_world(pilot)
+    pilot.rules.world_exited(world, 137, "tail", pilot.now)
+    (crash,) = pilot.rules.take_completions()
+    assert crash.outcome == "crash" and crash.failure is not None
+    assert "SIGKILL" in crash.failure.message and crash.failure.detail == "tail"
+    assert len(pilot.rules.nodes["n0"].cores) == 2
+
+
+def test_ranks_that_wait_for_one_that_raised_are_killed() -> None:
+    pilot = Pilot(2)
+    world = start_world(pilot)
+    pilot.rules.rank_done(world, 1, done(1, "error"), pilot.now)
+    assert not only(pilot.wait(r.RANKS_LEAVE_S - 0.5), r.StopWorld)
+    assert only(pilot.wait(1), r.StopWorld)
+    pilot.rules.world_exited(world, 15, "", pilot.now)
+    (failed,) = pilot.rules.take_completions()
+    assert failed.outcome == "error" and failed.failure is not None
+    assert failed.failure.detail.startswith("1 of 2 ranks failed, 1 did not leave the task")
+
+
+def test_ranks_that_fail_alike_are_told_once() -> None:
+    pilot = Pilot(3)
+    world = start_world(pilot, resources=Resources(ranks=3))
+    for rank in range(3):
+        pilot.rules.rank_done(world, rank, done(1, "error"), pilot.now)
+    (failed,) = pilot.rules.take_completions()
+    assert failed.failure is not None
+    assert "3 of 3 ranks failed" in failed.failure.detail
+    assert "rank 0, 1, 2:" in failed.failure.detail
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (-9, "killed by SIGKILL (out of memory?)"),
+        (-11, "killed by SIGSEGV"),
+        (139, "killed by SIGSEGV"),
+        (3, "exit status 3"),
+        (0, "exit status 0"),
+        (255, "exit status 255"),
+    ],
+)
+def test_exits_in_words(status: int, words: str) -> None:
+    assert r.describe_exit(status) == words
