@@ -450,7 +450,7 @@ class Rules:
             return
         if not task and len(executor.pipeline) == 1 and not executor.stopping and executor.ready:
             task = executor.pipeline[0].task
-        for work in executor.pipeline:
+        for work in reversed(executor.pipeline):
             outcome = executor.killed_for.get(work.task, "")
             if outcome:
                 message = _killed(outcome, self.templates[work.template])
@@ -463,7 +463,7 @@ class Rules:
                 continue
             self._report(msgspec.structs.replace(completion, started=started or now, logs=logs))
         executor.pipeline.clear()
-        for work in executor.unsealed.values():
+        for work in reversed(executor.unsealed.values()):
             # It had run, but its result never was on the disk.
             self._queue_of[work.template].waiting.appendleft(work)
         executor.unsealed.clear()

@@ -104,7 +104,7 @@ class Lease:
                     old.unlink(missing_ok=True)
                     os.link(self._path, old)
                 current = read_lease(self._path)
-                if current is not None and found is not None and current != found:
+                if current is not None and current != found:
                     old.unlink(missing_ok=True)
                     raise HeadRuns(_runs(current))
                 mine.replace(self._path)

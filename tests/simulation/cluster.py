@@ -808,7 +808,8 @@ class Cluster:
         self.calm = True
         if not self.head.alive:
             self._start_head()
-        if not any(len(agent.nodes) >= 2 and not agent.rules.draining for agent in self.agents.values()):
+        agents = self.agents.values()
+        if not any(len(agent.nodes) >= 2 and not agent.rules.draining for agent in agents):
             self._start_pilot(nodes=3)
         for session in self.store.sessions:
             self.client.close(session)
@@ -908,7 +909,18 @@ class Cluster:
         agents = list(self.agents.values())
         agent = self.rng.choice(agents) if agents else None
         what = self.rng.choice(
-            ("head", "head", "vanish", "leave", "drain", "node", "executor", "silent", "cancel", "pilot")
+            [
+                "head",
+                "head",
+                "vanish",
+                "leave",
+                "drain",
+                "node",
+                "executor",
+                "silent",
+                "cancel",
+                "pilot",
+            ]
         )
         if what == "head":
             self.kill_head()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from support.builders import done, spec, template
 
 from pilot.data.values import Value
 from pilot.head.core import (
@@ -23,8 +24,7 @@ from pilot.head.core import (
     TasksSubmitted,
 )
 from pilot.wire.messages import Children, Completion, RunningTask, TaskSpec, Template
-from scheduler.resources import NodeShape, Resources
-from support.builders import done, spec, template
+from scheduler.resources import NodeShape
 
 
 class Head:

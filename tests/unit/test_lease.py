@@ -12,12 +12,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from support.waiting import wait_until
 
 from pilot.head import lease as lease_module
 from pilot.head.lease import HeadRuns, Holder, Lease, read_lease
 from pilot.wire.channel import boot_id
 from pilot.wire.discovery import process_started
-from support.waiting import wait_until
 
 RENEW_S, EXPIRE_S = 0.05, 0.5
 
@@ -115,9 +115,7 @@ def test_living_holder_is_left_alone(path: Path, other: subprocess.Popen[bytes])
         while not ended.wait(RENEW_S):
             counter += 1
             aside = path.with_name("aside")
-            aside.write_bytes(
-                msgspec.json.encode(msgspec.structs.replace(first, counter=counter))
-            )
+            aside.write_bytes(msgspec.json.encode(msgspec.structs.replace(first, counter=counter)))
             aside.replace(path)
 
     thread = threading.Thread(target=renew)
@@ -138,9 +136,7 @@ def test_silent_holder_on_another_machine_is_followed_after_its_time(path: Path)
     assert lease.epoch == 8
 
 
-def test_silent_holder_on_this_machine_is_ended(
-    path: Path, other: subprocess.Popen[bytes]
-) -> None:
+def test_silent_holder_on_this_machine_is_ended(path: Path, other: subprocess.Popen[bytes]) -> None:
     """Stopped, it would keep the database locked for ever."""
     other.send_signal(signal.SIGSTOP)
     held_by(path, other)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import pytest
+from support.builders import done, template, work
 
 from pilot.agent import rules as r
 from pilot.wire.messages import Completion
 from scheduler.resources import NodeShape, Resources
-from support.builders import done, template, work
 
 A = TypeVar("A")
 

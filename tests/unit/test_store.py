@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.builders import done, spec, template
 
 from pilot.data.values import Value
 from pilot.errors import HeadError
@@ -15,7 +16,6 @@ from pilot.head import core as c
 from pilot.head.store import QUERIES, Batch, Store
 from pilot.wire.messages import Environment, Function, OpenSession, TaskFailure
 from scheduler.resources import NodeShape
-from support.builders import done, spec, template
 
 NOW = 100.0
 ENVIRONMENT = Environment("/home", ("/a", "/b"), {"X": "1"})

@@ -1,0 +1,244 @@
+"""Tasks as users make them: options, direct calls, commands, and how they travel."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import tasks
+
+import pilot
+from pilot.data.values import decode, encode
+from pilot.errors import CommandFailed, PilotError
+from pilot.task import (
+    COMMAND,
+    MPI_COMMAND,
+    CommandResult,
+    OptionError,
+    ShellCommand,
+    Task,
+    as_task,
+    failure_text,
+)
+
+
+@pilot.task(cores=2)
+def decorated(x: int) -> int:
+    """Say something."""
+    return x + 1
+
+
+def resolve(task: Task[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return task.task_options.resolve(args, kwargs)
+
+
+# --- functions ------------------------------------------------------------------------------------
+
+
+def test_task_is_called_like_its_function() -> None:
+    assert decorated(3) == 4
+    assert (decorated.__name__, decorated.__doc__) == ("decorated", "Say something.")
+    assert pilot.task(lambda: 5)() == 5
+
+
+def test_both_forms_of_the_decorator() -> None:
+    assert pilot.task(tasks.square)(3) == 9
+    assert pilot.task()(tasks.square)(3) == 9
+    assert pilot.mpi(ranks=2)(tasks.square)(3) == 9
+
+
+def test_options_give_a_copy() -> None:
+    changed = decorated.options(cores=4, priority=2)
+    assert changed(3) == 4 and changed is not decorated
+    assert resolve(changed, 1).resources.cores == 4
+    assert resolve(decorated, 1).resources.cores == 2
+
+
+def test_options_in_the_programs_units() -> None:
+    made = pilot.task(cores=2, memory="1.5G", gpus=1, time_limit="1m")(tasks.square)
+    resolved = resolve(made, 1)
+    assert resolved.time_limit_s == 60.0
+    resources = resolved.resources
+    assert (resources.cores, resources.memory_mib, resources.gpus, resources.ranks) == (
+        2,
+        1536,
+        1,
+        1,
+    )
+
+
+def test_options_may_depend_on_the_arguments() -> None:
+    made = pilot.task(
+        cores=lambda n, **_: n, memory=lambda n, **_: f"{n}G", time_limit=lambda n, slow: n * slow
+    )(tasks.square)
+    resolved = resolve(made, 3, slow=10)
+    assert (resolved.resources.cores, resolved.resources.memory_mib) == (3, 3072)
+    assert resolved.time_limit_s == 30.0
+    with pytest.raises(OptionError, match="cores='x': give a whole number"):
+        resolve(pilot.task(cores=lambda: "x")(tasks.square))
+
+
+def test_no_more_ranks_on_a_node_than_there_are() -> None:
+    made = pilot.mpi(ranks=2, ranks_per_node=4)(tasks.square)
+    assert resolve(made, 1).resources.ranks_per_node == 2
+
+
+@pytest.mark.parametrize(
+    ("named", "names"),
+    [
+        (None, ()),
+        (ValueError, ("ValueError",)),
+        ("ValueError", ("ValueError",)),
+        ([OSError, "KeyError"], ("OSError", "KeyError")),
+    ],
+)
+def test_retry_on(named: Any, names: tuple[str, ...]) -> None:
+    assert pilot.task(retry_on=named)(tasks.square).task_options.retry_names() == names
+
+
+@pytest.mark.parametrize(
+    ("returns", "count", "names"), [(1, 1, ()), (3, 3, ()), (["a", "b"], 2, ("a", "b"))]
+)
+def test_returns(returns: Any, count: int, names: tuple[str, ...]) -> None:
+    options = pilot.task(returns=returns)(tasks.square).task_options
+    assert (options.return_count, options.return_names) == (count, names)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cores": 0},
+        {"cores": True},
+        {"cores": 2.0},
+        {"gpus": -1},
+        {"ranks": 0},
+        {"ranks_per_node": 0},
+        {"memory": "4 apples"},
+        {"time_limit": "never"},
+        {"retries": -1},
+        {"retries": 1.5},
+        {"max_crashes": -1},
+        {"priority": "high"},
+        {"returns": 0},
+        {"returns": []},
+        {"returns": "name"},
+        {"on_failure": "panic"},
+        {"core": 1},
+    ],
+)
+def test_options_without_meaning(options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError) as caught:
+        pilot.task(**options)(tasks.square)
+    assert next(iter(options)) in str(caught.value)
+
+
+@pytest.mark.parametrize("thing", [5, None, "text"])
+def test_what_cannot_be_called_is_no_task(thing: Any) -> None:
+    with pytest.raises(OptionError, match="a task is made of a function"):
+        as_task(thing)
+
+
+def test_coroutines_are_no_tasks() -> None:
+    async def later() -> None: ...
+
+    with pytest.raises(OptionError, match="later is a coroutine function"):
+        as_task(later)
+
+
+def test_classes_and_bound_methods_are_tasks() -> None:
+    assert as_task(int)("5") == 5
+    assert as_task([1, 2, 2].count)(2) == 2
+
+
+def test_task_travels_by_name_where_it_can_be_imported() -> None:
+    local = 7
+
+    @pilot.task(priority=3)
+    def closure(x: int) -> int:
+        return x + local
+
+    again = decode(encode(closure))
+    assert again(1) == 8 and again.task_options.priority == 3
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+def command(text: str | tuple[str, ...], **fields: Any) -> ShellCommand:
+    return ShellCommand(text, **fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "line"),
+    [
+        ("echo {a}", {"a": "x y"}, "echo 'x y'"),
+        ("echo {a}", {"a": "$(rm -rf /)"}, "echo '$(rm -rf /)'"),
+        ("echo {a:raw}", {"a": "x | y"}, "echo x | y"),
+        ("echo {a}", {"a": ["1 2", 3]}, "echo '1 2' 3"),
+        ("echo {a:.2f}", {"a": 3.14159}, "echo 3.14"),
+        ("echo {a}", {"a": Path("/tmp/a b")}, "echo '/tmp/a b'"),
+        ("echo {{a}}", {}, "echo {a}"),
+        ("echo {a}", {"a": ""}, "echo ''"),
+    ],
+)
+def test_parameters_of_a_command(text: str, arguments: dict[str, Any], line: str) -> None:
+    assert command(text).argv((), arguments) == ["/bin/sh", "-c", line]
+
+
+def test_words_are_taken_as_they_are() -> None:
+    assert command(("echo", "{a}", "$b")).argv((), {}) == ["echo", "{a}", "$b"]
+
+
+def test_positions() -> None:
+    assert command("echo {0} {1}").argv(("a", "b c"), {})[-1] == "echo a 'b c'"
+
+
+def test_missing_parameter() -> None:
+    with pytest.raises(PilotError, match=r"'echo \{a\}' needs a parameter 'a'"):
+        command("echo {a}").argv((), {})
+
+
+def test_empty_command() -> None:
+    with pytest.raises(OptionError, match="the command is empty"):
+        pilot.shell("")
+
+
+def test_command_called_here(tmp_path: Path) -> None:
+    make = pilot.shell("echo {text} > {out}", outputs=["out"])
+    result = make(text="hello", out=tmp_path / "file")
+    assert result.outputs == {"out": tmp_path / "file"}
+    assert (tmp_path / "file").read_text() == "hello\n"
+    with pytest.raises(CommandFailed, match="exit status 3"):
+        pilot.shell("exit 3")()
+
+
+def test_result_stands_for_its_file_in_other_commands() -> None:
+    made = CommandResult("make", 0, "said\n", {"out": Path("/a b")})
+    assert command("cat {x}").argv((), {"x": made})[-1] == "cat '/a b'"
+    said = CommandResult("say", 0, "said\n")
+    assert command("echo {x}").argv((), {"x": said})[-1] == "echo said"
+    assert made["out"] == Path("/a b")
+
+
+def test_kinds_of_commands() -> None:
+    assert pilot.shell("true").kind == COMMAND
+    assert pilot.shell("true", ranks=2).kind == MPI_COMMAND
+    assert pilot.shell("true").options(ranks=2).kind == MPI_COMMAND
+    assert pilot.shell("true", ranks=2).options(ranks=1).kind == COMMAND
+
+
+def test_command_travels() -> None:
+    made = pilot.shell("echo {a}", outputs=["out"], env={"A": "1"}, success=(0, 2))
+    assert pickle.loads(pickle.dumps(made.function)) == made.function
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [(1, "exit status 1"), (127, "command not found"), (-9, "killed by signal 9")],
+)
+def test_failures_in_words(status: int, words: str) -> None:
+    text = failure_text(["/bin/sh", "-c", "make it"], status, "line\n" * 100 + "last\n")
+    assert text.startswith("make it: ") and words in text
+    assert text.endswith("last") and len(text.splitlines()) == 11
