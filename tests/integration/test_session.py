@@ -224,6 +224,7 @@ def test_priority_goes_first(session: Session, tmp_path: Path) -> None:
     high = [
         session.submit(whole(note).options(priority=10), held, str(order), "high") for _ in range(3)
     ]
+    session.flush()  # the head must know of them all before the first may start
     go.touch()
     pilot.gather([*low, *high], timeout=DEADLINE_S)
     assert order.read_text().split() == ["high"] * 3 + ["low"] * 3

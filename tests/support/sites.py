@@ -67,8 +67,12 @@ class SiteUnderTest:
         environment["variables"] = {**environment.get("variables", {}), "PILOT_TEST": self.mark}
         config["environment"] = environment
         (directory / "site.yaml").write_text(yaml.safe_dump(config))
-        self.site: Site = open_site(directory)
-        self.site.prepare()
+        try:
+            self.site: Site = open_site(directory)
+            self.site.prepare()
+        except BaseException:
+            self.remove()
+            raise
 
     @property
     def directory(self) -> Path:
