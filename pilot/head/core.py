@@ -19,12 +19,26 @@ Invariants
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Mapping
 
-import msgspec
-
 from pilot.data.values import Value
+from pilot.head.events import (
+    Attempt,
+    AttemptsEnded,
+    AttemptsRunning,
+    Delegated,
+    Effects,
+    Ended,
+    Event,
+    Learned,
+    PilotChanged,
+    PilotJoined,
+    PilotLost,
+    SessionOpened,
+    TasksCancelled,
+    TasksRestored,
+    TasksSubmitted,
+)
 from pilot.head.policy import (
     ABORTED,
     ASSIGNED,
@@ -38,12 +52,11 @@ from pilot.head.policy import (
     TIMED_OUT,
     verdict,
 )
+from pilot.head.state import Pilot, Session, Task, TaskClass
 from pilot.wire.messages import (
     Children,
     Completion,
-    Function,
     Ref,
-    RunningTask,
     TaskFailure,
     TaskSpec,
     Template,
@@ -51,359 +64,9 @@ from pilot.wire.messages import (
 )
 from scheduler import assignment
 from scheduler.elasticity import ClassDemand
-from scheduler.resources import NodeShape, Resources
 
 #: What a session has used counts half after so many seconds, when sessions share cores.
 USED_HALF_S = 30.0
-
-
-# --- what the core keeps -------------------------------------------------------------------------
-
-
-class TaskClass:
-    """Tasks that are alike for the scheduler, and the queue of those that are ready."""
-
-    __slots__ = (
-        "assigned",
-        "mean_s",
-        "need",
-        "pool",
-        "priority",
-        "queue",
-        "ready",
-        "session",
-        "time_limit_s",
-    )
-
-    def __init__(self, template: Template, session: Session) -> None:
-        self.session = session
-        self.need = template.resources
-        self.priority = template.priority
-        self.pool = template.pool
-        self.time_limit_s = template.time_limit_s
-        #: Mean duration of those that ended, weighted towards the last ones.
-        self.mean_s: float | None = None
-        #: May hold tasks that have left the READY state meanwhile; `ready` counts the others.
-        self.queue: deque[Task] = deque()
-        self.ready = 0
-        #: Tasks that pilots hold.
-        self.assigned = 0
-
-    @property
-    def rank(self) -> tuple[int, int]:
-        """The session's priority, then the task's."""
-        return self.session.priority, self.priority
-
-    @property
-    def share(self) -> float:
-        """What the session has and had lately of the cores, by its weight."""
-        return (self.session.load + self.session.used) / self.session.weight
-
-    def learn(self, duration_s: float) -> None:
-        """Take one more duration into the mean."""
-        self.mean_s = duration_s if self.mean_s is None else 0.9 * self.mean_s + 0.1 * duration_s
-
-
-class Session:
-    """A session's place among others, its counters, and whether it takes and runs tasks."""
-
-    __slots__ = (
-        "closed",
-        "counts",
-        "id",
-        "load",
-        "paused",
-        "priority",
-        "stopped",
-        "unfinished",
-        "used",
-        "weight",
-    )
-
-    def __init__(self, session: int) -> None:
-        self.id = session
-        #: Ends when its tasks have.
-        self.closed = False
-        #: Takes no more tasks from clients (running tasks may still submit).
-        self.stopped = False
-        #: Starts nothing.
-        self.paused = False
-        #: Its share of the cores beside sessions of the same priority.
-        self.weight = 1.0
-        self.priority = 0
-        #: Cores of its tasks that pilots hold.
-        self.load = 0
-        #: Core-seconds of its tasks that ended, the older the less.
-        self.used = 0.0
-        self.unfinished = 0
-        #: Final states of the tasks that ended since this head started.
-        self.counts: dict[str, int] = {}
-
-
-class Task:
-    """An unfinished task."""
-
-    __slots__ = (
-        "assigned_at",
-        "attempt",
-        "awaiting",
-        "crashes",
-        "created_at",
-        "delegates",
-        "dependents",
-        "ended_attempt",
-        "errors",
-        "heirs",
-        "id",
-        "inputs",
-        "missing",
-        "pilot",
-        "ready_at",
-        "started_at",
-        "state",
-        "task_class",
-        "template",
-        "values",
-    )
-
-    def __init__(self, task: int, template: Template, task_class: TaskClass, now: float) -> None:
-        self.id = task
-        self.template = template
-        self.task_class = task_class
-        self.state = PENDING
-        #: The tasks whose results it needs.
-        self.inputs: tuple[tuple[int, int], ...] = ()
-        #: How many of them are still to come.
-        self.missing = 0
-        self.dependents: list[Task] | None = None
-        #: Tasks that have delegated results to this one: (task, index there, index here).
-        self.heirs: list[tuple[Task, int, int]] | None = None
-        #: Of a DELEGATED task: its children that have its results, how many of these are still to
-        #: come, and those that are there.
-        self.delegates: tuple[Task, ...] = ()
-        self.awaiting = 0
-        self.values: list[Value] = []
-        #: Number of the last attempt; the first is 1.
-        self.attempt = 0
-        #: The last attempt whose end was reported, and counted.
-        self.ended_attempt = 0
-        self.errors = 0
-        self.crashes = 0
-        self.pilot: Pilot | None = None
-        self.created_at = now
-        self.ready_at = 0.0
-        self.assigned_at = 0.0
-        self.started_at = 0.0
-
-
-class Pilot:
-    """A pilot that has reported itself."""
-
-    __slots__ = ("draining", "ends_at", "held", "load", "name", "nodes", "pool", "shape")
-
-    def __init__(self, name: str, pool: str, shape: NodeShape, nodes: int, ends_at: float) -> None:
-        self.name = name
-        self.pool = pool
-        self.shape = shape
-        self.nodes = nodes
-        self.ends_at = ends_at
-        self.draining = False
-        #: What it was given and has not reported: task id → its cores.
-        self.held: dict[int, int] = {}
-        #: Cores of all that.
-        self.load = 0
-
-    def release(self, task: int) -> None:
-        """The pilot holds the task no more."""
-        self.load -= self.held.pop(task, 0)
-
-
-# --- events --------------------------------------------------------------------------------------
-
-
-class TasksSubmitted(msgspec.Struct, frozen=True):
-    """Tasks to take on. `ended` has the states of inputs that are no unfinished tasks."""
-
-    session: int
-    templates: list[Template]
-    tasks: list[TaskSpec]
-    ended: Mapping[int, str]
-
-
-class Restored(msgspec.Struct, frozen=True):
-    """An unfinished task from the database."""
-
-    spec: TaskSpec
-    attempts: int
-    errors: int
-    crashes: int
-    created: float
-    #: The values that are there, and who has the others; None where it is not DELEGATED.
-    delegated: tuple[tuple[Value, ...], dict[int, Ref]] | None = None
-
-
-class SessionOpened(msgspec.Struct, frozen=True):
-    """A session is there, or has changed."""
-
-    session: int
-    weight: float = 1.0
-    priority: int = 0
-    closed: bool = False
-    stopped: bool = False
-    paused: bool = False
-
-
-class TasksRestored(msgspec.Struct, frozen=True):
-    """Unfinished tasks from the database."""
-
-    session: int
-    templates: list[Template]
-    tasks: list[Restored]
-
-
-class TasksCancelled(msgspec.Struct, frozen=True):
-    """End these tasks, or with None all of the session, or of one of its groups."""
-
-    session: int
-    tasks: list[int] | None
-    group: str = ""
-
-
-class PilotJoined(msgspec.Struct, frozen=True):
-    """A pilot reports itself, with the attempts that it holds."""
-
-    name: str
-    pool: str
-    shape: NodeShape
-    nodes: int
-    ends_at: float
-    held: list[tuple[int, int]]
-
-
-class PilotChanged(msgspec.Struct, frozen=True):
-    """A pilot has another number of nodes, or drains."""
-
-    name: str
-    nodes: int
-    draining: bool
-
-
-class PilotLost(msgspec.Struct, frozen=True):
-    """A pilot is gone; what it held is to be run again."""
-
-    name: str
-    reason: str
-
-
-class AttemptsEnded(msgspec.Struct, frozen=True):
-    """What a pilot reports of the attempts that ended there.
-
-    `ended` has the states of inputs of children that are no unfinished tasks.
-    """
-
-    pilot: str
-    completions: list[Completion]
-    ended: Mapping[int, str] = {}
-
-
-class AttemptsRunning(msgspec.Struct, frozen=True):
-    """What a pilot says that it has run for a while."""
-
-    pilot: str
-    running: list[RunningTask]
-
-
-Event = (
-    SessionOpened
-    | TasksSubmitted
-    | TasksRestored
-    | TasksCancelled
-    | PilotJoined
-    | PilotChanged
-    | PilotLost
-    | AttemptsEnded
-    | AttemptsRunning
-)
-
-
-# --- effects -------------------------------------------------------------------------------------
-
-
-class Ended(msgspec.Struct, frozen=True):
-    """A task has its final state."""
-
-    task: int
-    session: int
-    state: str
-    at: float
-    values: tuple[Value, ...]
-    failure: TaskFailure | None
-
-
-class Delegated(msgspec.Struct, frozen=True):
-    """A task has ended and its results are to come from children."""
-
-    task: int
-    values: tuple[Value, ...]
-    refs: dict[int, Ref]
-
-
-class Learned(msgspec.Struct, frozen=True):
-    """Functions and templates that came with children."""
-
-    session: int
-    functions: tuple[Function, ...]
-    templates: tuple[Template, ...]
-
-
-class Attempt(msgspec.Struct, frozen=True):
-    """An attempt ended, whether or not that ended its task."""
-
-    completion: Completion
-    pilot: str
-    created: float
-    ready: float
-    assigned: float
-    errors: int
-    crashes: int
-
-
-class Effects:
-    """What the server has to carry out, in the order: write, commit, tell."""
-
-    __slots__ = (
-        "accepted",
-        "attempts",
-        "cancel",
-        "delegated",
-        "ended",
-        "late",
-        "learned",
-        "refused",
-        "sessions_ended",
-        "started",
-    )
-
-    def __init__(self) -> None:
-        #: Tasks to insert, with their parent's id (0: none).
-        self.accepted: list[tuple[TaskSpec, Task, int]] = []
-        #: Tasks that were not taken, and why.
-        self.refused: list[tuple[int, str]] = []
-        self.attempts: list[Attempt] = []
-        self.learned: list[Learned] = []
-        self.delegated: list[Delegated] = []
-        #: Attempts of tasks that had ended already: (pilot, how they were stopped).
-        self.late: list[tuple[str, Completion]] = []
-        self.ended: list[Ended] = []
-        #: Pilot → tasks that it must end.
-        self.cancel: dict[str, list[int]] = {}
-        #: Tasks now known to run.
-        self.started: list[int] = []
-        #: Sessions that were closed and have no unfinished task any more.
-        self.sessions_ended: list[int] = []
-
-
-# --- the state machine ---------------------------------------------------------------------------
 
 
 class Core:
@@ -940,28 +603,3 @@ def _cause(task: Task, state: str, failure: TaskFailure | None) -> str:
         return failure.message
     reason = f": {failure.type}: {failure.message}" if failure else ""
     return f"its input, task {task_label(task.id)} ({task.template.name}), is {state}{reason}"
-
-
-__all__ = [
-    "AttemptsEnded",
-    "AttemptsRunning",
-    "Core",
-    "Delegated",
-    "Effects",
-    "Ended",
-    "Event",
-    "Learned",
-    "Pilot",
-    "PilotChanged",
-    "PilotJoined",
-    "PilotLost",
-    "Resources",
-    "Restored",
-    "Session",
-    "SessionOpened",
-    "Task",
-    "TasksCancelled",
-    "TasksRestored",
-    "TasksSubmitted",
-    "default_values",
-]

@@ -29,7 +29,9 @@ import zmq
 from pilot.data.values import Value
 from pilot.errors import PilotError
 from pilot.head import core as c
+from pilot.head import events as ev
 from pilot.head import policy, queries
+from pilot.head import state as st
 from pilot.head.fleet import Fleet
 from pilot.head.lease import Lease
 from pilot.head.store import Batch, SessionRow, Store
@@ -146,7 +148,7 @@ class Head:
                 if item.delegated is None:
                     self._keep_payload(item.spec)
             templates = self._store.templates(row.id)
-            self._carry_out(self._core.apply(c.TasksRestored(row.id, templates, tasks), now))
+            self._carry_out(self._core.apply(ev.TasksRestored(row.id, templates, tasks), now))
             self._carry_out(self._core.apply(_opened(row), now))
         count = sum(map(len, unfinished.values()))
         if count:
@@ -277,7 +279,7 @@ class Head:
 
     # --- effects
 
-    def _carry_out(self, effects: c.Effects) -> None:
+    def _carry_out(self, effects: ev.Effects) -> None:
         """Note what is to be written, and what to tell after that."""
         batch, now = self._batch, time.time()
         for learned in effects.learned:
@@ -380,7 +382,7 @@ class Head:
         for name, tasks in self._core.assign(now).items():
             self._send_work(self._peers[name], tasks)
 
-    def _send_work(self, peer: _Peer, tasks: list[c.Task]) -> None:
+    def _send_work(self, peer: _Peer, tasks: list[st.Task]) -> None:
         sessions, functions, templates = [], [], []
         missing = [task.id for task in tasks if task.id not in self._payloads]
         read = self._store.payloads(missing) if missing else {}
@@ -475,7 +477,7 @@ class Head:
             options = message.options
             self._sessions[session] = m.SessionInfo(session, message.name, message.environment)
             self._functions[session] = {}
-            opened = c.SessionOpened(session, message.weight, message.priority)
+            opened = ev.SessionOpened(session, message.weight, message.priority)
             self._carry_out(self._core.apply(opened, now))
         self._server.send(peer, m.Reply(message.request, [session, options]))
 
@@ -506,7 +508,7 @@ class Head:
         self._batch.add_functions(session, message.functions)
         self._batch.add_templates(message.templates)
         effects = self._core.apply(
-            c.TasksSubmitted(session, message.templates, tasks, self._ended_inputs(tasks)), now
+            ev.TasksSubmitted(session, message.templates, tasks, self._ended_inputs(tasks)), now
         )
         self._carry_out(effects)
         self._batch.after.append(
@@ -572,7 +574,7 @@ class Head:
         self._batch.after.append(tell)
 
     def _on_cancel(self, peer: bytes, message: m.Cancel, now: float) -> None:
-        effects = self._core.apply(c.TasksCancelled(message.session, message.tasks or None), now)
+        effects = self._core.apply(ev.TasksCancelled(message.session, message.tasks or None), now)
         self._carry_out(effects)
         reply = m.Reply(message.request, len(effects.ended))
         self._batch.after.append(_later(self._server.send, peer, reply))
@@ -674,7 +676,7 @@ class Head:
             len(hello.nodes),
             len(hello.held),
         )
-        event = c.PilotJoined(
+        event = ev.PilotJoined(
             hello.pilot,
             hello.pool,
             _common_shape(hello.nodes),
@@ -695,7 +697,7 @@ class Head:
         ]
         ended = self._ended_inputs(children) if children else {}
         self._carry_out(
-            self._core.apply(c.AttemptsEnded(message.pilot, message.completions, ended), now)
+            self._core.apply(ev.AttemptsEnded(message.pilot, message.completions, ended), now)
         )
         self._batch.after.append(_later(self._server.send, address, m.Committed(message.seq)))
 
@@ -709,7 +711,7 @@ class Head:
         if pilot.nodes != len(message.nodes) or pilot.draining != message.draining:
             self._carry_out(
                 self._core.apply(
-                    c.PilotChanged(message.pilot, len(message.nodes), message.draining), now
+                    ev.PilotChanged(message.pilot, len(message.nodes), message.draining), now
                 )
             )
         if message.running:
@@ -717,7 +719,7 @@ class Head:
                 if running.task in self._core.tasks:
                     self.running[running.task] = running
             self._carry_out(
-                self._core.apply(c.AttemptsRunning(message.pilot, message.running), now)
+                self._core.apply(ev.AttemptsRunning(message.pilot, message.running), now)
             )
 
     def _on_bye(self, _address: bytes, message: m.PilotBye, _now: float) -> None:
@@ -728,7 +730,7 @@ class Head:
         self._peers.pop(name, None)
         self._expected.discard(name)
         if name in self._core.pilots:
-            self._carry_out(self._core.apply(c.PilotLost(name, reason), time.time()))
+            self._carry_out(self._core.apply(ev.PilotLost(name, reason), time.time()))
 
     def _end_pilot(self, name: str, reason: str, now: float, at_once: bool = False) -> None:
         peer = self._peers.get(name)
@@ -737,7 +739,7 @@ class Head:
         log.info("pilot %s is told to end: %s", name, reason)
         self._server.send(peer.address, m.EndPilot(reason, at_once))
         if pilot := self._core.pilots.get(name):
-            self._carry_out(self._core.apply(c.PilotChanged(name, pilot.nodes, True), now))
+            self._carry_out(self._core.apply(ev.PilotChanged(name, pilot.nodes, True), now))
         self._fleet.pilots[name].draining = True
 
 
@@ -747,8 +749,8 @@ def _later(
     return lambda: send(peer, message)
 
 
-def _opened(row: SessionRow) -> c.SessionOpened:
-    return c.SessionOpened(
+def _opened(row: SessionRow) -> ev.SessionOpened:
+    return ev.SessionOpened(
         row.id,
         row.weight,
         row.priority,

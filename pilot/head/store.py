@@ -26,7 +26,8 @@ import msgspec
 
 from pilot.data.values import Value
 from pilot.errors import HeadError
-from pilot.head.core import Attempt, Delegated, Ended, Restored, Task
+from pilot.head.events import Attempt, Delegated, Ended, Restored
+from pilot.head.state import Task
 from pilot.wire.messages import (
     Completion,
     Environment,

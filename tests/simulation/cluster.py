@@ -23,6 +23,8 @@ import msgspec
 from pilot.agent import rules as r
 from pilot.data.values import Value
 from pilot.head import core as c
+from pilot.head import events as ev
+from pilot.head import state as st
 from pilot.head.policy import (
     ABORTED,
     ASSIGNED,
@@ -120,7 +122,7 @@ class Head:
             if state == "CLOSED":
                 continue
             unfinished = [
-                c.Restored(
+                ev.Restored(
                     row.spec, row.attempts, row.errors, row.crashes, row.created, row.delegated
                 )
                 for number, row in sorted(store.tasks.items())
@@ -128,11 +130,11 @@ class Head:
             ]
             self._carry_out(
                 self.core.apply(
-                    c.TasksRestored(session, store.templates.get(session, []), unfinished),
+                    ev.TasksRestored(session, store.templates.get(session, []), unfinished),
                     cluster.now,
                 )
             )
-            opened = c.SessionOpened(session, closed=state == "CLOSING")
+            opened = ev.SessionOpened(session, closed=state == "CLOSING")
             self._carry_out(self.core.apply(opened, cluster.now))
         self._turn()
 
@@ -171,7 +173,7 @@ class Head:
 
         self.cluster.after(self.cluster.rng.uniform(0.0, 0.1), done)
 
-    def _send_work(self, name: str, tasks: list[c.Task]) -> None:
+    def _send_work(self, name: str, tasks: list[st.Task]) -> None:
         work, templates = [], {}
         for task in tasks:
             for source, _ in task.inputs:
@@ -204,7 +206,7 @@ class Head:
         self._tell(link, ended)
         tasks = [spec for spec in tasks if spec.id not in store.tasks]
         states = self._ended_inputs(tasks)
-        effects = self.core.apply(c.TasksSubmitted(session, templates, tasks, states), cluster.now)
+        effects = self.core.apply(ev.TasksSubmitted(session, templates, tasks, states), cluster.now)
 
         def write() -> None:
             known = {template.id for template in store.templates.setdefault(session, [])}
@@ -241,7 +243,7 @@ class Head:
             self.after.append(tell)
 
     def on_cancel(self, session: int, tasks: list[int] | None) -> None:
-        self._carry_out(self.core.apply(c.TasksCancelled(session, tasks), self.cluster.now))
+        self._carry_out(self.core.apply(ev.TasksCancelled(session, tasks), self.cluster.now))
 
     def on_close(self, link: Link, session: int) -> None:
         def write() -> None:
@@ -249,7 +251,7 @@ class Head:
                 self.cluster.store.sessions[session] = "CLOSING"
 
         self.batch.append(write)
-        self._carry_out(self.core.apply(c.SessionOpened(session, closed=True), self.cluster.now))
+        self._carry_out(self.core.apply(ev.SessionOpened(session, closed=True), self.cluster.now))
         self.after.append(lambda: link.send(lambda: self.cluster.client.session_closed(session)))
 
     def on_hello(self, agent: Agent, link: Link, held: list[tuple[int, int]]) -> None:
@@ -260,7 +262,7 @@ class Head:
         self.expected.discard(name)
         self.links[name] = link
         link.send(agent.on_welcome)
-        event = c.PilotJoined(name, "main", NodeShape(CORES), len(agent.nodes), 0.0, held)
+        event = ev.PilotJoined(name, "main", NodeShape(CORES), len(agent.nodes), 0.0, held)
         self._carry_out(self.core.apply(event, self.cluster.now))
 
     def on_status(
@@ -272,15 +274,15 @@ class Head:
             link.send(agent.on_who_are_you)
             return
         if pilot.nodes != nodes or pilot.draining != draining:
-            event = c.PilotChanged(name, nodes, draining)
+            event = ev.PilotChanged(name, nodes, draining)
             self._carry_out(self.core.apply(event, self.cluster.now))
-        self._carry_out(self.core.apply(c.AttemptsRunning(name, running), self.cluster.now))
+        self._carry_out(self.core.apply(ev.AttemptsRunning(name, running), self.cluster.now))
 
     def on_completions(
         self, agent: Agent, link: Link, number: int, completions: list[Completion]
     ) -> None:
         children = [spec for each in completions if each.children for spec in each.children.tasks]
-        event = c.AttemptsEnded(agent.name, completions, self._ended_inputs(children))
+        event = ev.AttemptsEnded(agent.name, completions, self._ended_inputs(children))
         self._carry_out(self.core.apply(event, self.cluster.now))
         self.after.append(lambda: link.send(lambda: agent.on_committed(number)))
 
@@ -288,11 +290,11 @@ class Head:
         self.links.pop(name, None)
         self.expected.discard(name)
         if name in self.core.pilots:
-            self._carry_out(self.core.apply(c.PilotLost(name, reason), self.cluster.now))
+            self._carry_out(self.core.apply(ev.PilotLost(name, reason), self.cluster.now))
 
     # --- what follows
 
-    def _carry_out(self, effects: c.Effects) -> None:
+    def _carry_out(self, effects: ev.Effects) -> None:
         check_core(self.core)
         cluster, store = self.cluster, self.cluster.store
         for end in effects.ended:

@@ -8,10 +8,10 @@ import pytest
 from support.builders import done, spec, template
 
 from pilot.data.values import Value
-from pilot.head.core import (
+from pilot.head.core import Core
+from pilot.head.events import (
     AttemptsEnded,
     AttemptsRunning,
-    Core,
     Effects,
     Event,
     PilotChanged,

@@ -13,6 +13,7 @@ from support.builders import done, spec, template
 from pilot.data.values import Value
 from pilot.errors import HeadError
 from pilot.head import core as c
+from pilot.head import events as ev
 from pilot.head.store import QUERIES, Batch, Store
 from pilot.wire.messages import Environment, Function, OpenSession, TaskFailure
 from scheduler.resources import NodeShape
@@ -57,7 +58,7 @@ def submitted(session: int, count: int = 3) -> tuple[c.Core, Batch]:
     core = c.Core()
     tasks = [spec(n, needs=(n - 1,) if n > 1 else ()) for n in range(1, count + 1)]
     known = template(session=session, retries=1)
-    effects = core.apply(c.TasksSubmitted(session, [known], tasks, {}), NOW)
+    effects = core.apply(ev.TasksSubmitted(session, [known], tasks, {}), NOW)
     batch = Batch()
     batch.add_functions(session, [Function(b"f1", b"code")])
     batch.add_templates([known])
@@ -92,7 +93,7 @@ def test_everything_is_read_back(store: Store, path: Path) -> None:
         assert again.states([1, 99]) == {1: "READY"}
         # And a core goes on from there.
         core = c.Core()
-        core.apply(c.TasksRestored(session, again.templates(session), found), NOW)
+        core.apply(ev.TasksRestored(session, again.templates(session), found), NOW)
         assert {task.id: task.state for task in core.tasks.values()} == {
             1: "READY",
             2: "PENDING",
@@ -105,9 +106,9 @@ def test_everything_is_read_back(store: Store, path: Path) -> None:
 def test_ends_and_attempts(store: Store) -> None:
     session = open_session(store)
     core, batch = submitted(session)
-    core.apply(c.PilotJoined("p", "main", NodeShape(4), 1, 0.0, []), NOW)
+    core.apply(ev.PilotJoined("p", "main", NodeShape(4), 1, 0.0, []), NOW)
     core.assign(NOW)
-    failed = core.apply(c.AttemptsEnded("p", [done(1, "error")]), NOW)
+    failed = core.apply(ev.AttemptsEnded("p", [done(1, "error")]), NOW)
     batch.add_attempts(failed.attempts, NOW)
     assert write(store, batch) is None
     (first, *_) = store.unfinished()[session]
@@ -115,7 +116,7 @@ def test_ends_and_attempts(store: Store) -> None:
 
     core.assign(NOW)
     value = Value(3, b"abc")
-    effects = core.apply(c.AttemptsEnded("p", [done(1, "ok", 2, values=(value,))]), NOW)
+    effects = core.apply(ev.AttemptsEnded("p", [done(1, "ok", 2, values=(value,))]), NOW)
     batch = Batch()
     batch.add_attempts(effects.attempts, NOW)
     batch.add_ends(effects.ended)
@@ -134,7 +135,7 @@ def test_failures_are_read_back(store: Store) -> None:
     session = open_session(store)
     _, batch = submitted(session, 1)
     failure = TaskFailure("ValueError", "no", "trace", b"pickle", ("ValueError",), "n1", 2)
-    batch.add_ends([c.Ended(1, session, "FAILED", NOW, (), failure)])
+    batch.add_ends([ev.Ended(1, session, "FAILED", NOW, (), failure)])
     assert write(store, batch) is None
     (outcome,) = store.results([1])
     assert (outcome.state, outcome.failure) == ("FAILED", failure)

@@ -1,0 +1,209 @@
+"""What the core is told (events), and what it asks for in return (effects).
+
+Plain records: the head's shell makes the events of frames, timers and answers, and carries the
+effects out; the simulation does the same without any of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import msgspec
+
+from pilot.data.values import Value
+from pilot.head.state import Task
+from pilot.wire.messages import (
+    Completion,
+    Function,
+    Ref,
+    RunningTask,
+    TaskFailure,
+    TaskSpec,
+    Template,
+)
+from scheduler.resources import NodeShape
+
+# --- events --------------------------------------------------------------------------------------
+
+
+class TasksSubmitted(msgspec.Struct, frozen=True):
+    """Tasks to take on. `ended` has the states of inputs that are no unfinished tasks."""
+
+    session: int
+    templates: list[Template]
+    tasks: list[TaskSpec]
+    ended: Mapping[int, str]
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """An unfinished task from the database."""
+
+    spec: TaskSpec
+    attempts: int
+    errors: int
+    crashes: int
+    created: float
+    #: The values that are there, and who has the others; None where it is not DELEGATED.
+    delegated: tuple[tuple[Value, ...], dict[int, Ref]] | None = None
+
+
+class SessionOpened(msgspec.Struct, frozen=True):
+    """A session is there, or has changed."""
+
+    session: int
+    weight: float = 1.0
+    priority: int = 0
+    closed: bool = False
+    stopped: bool = False
+    paused: bool = False
+
+
+class TasksRestored(msgspec.Struct, frozen=True):
+    """Unfinished tasks from the database."""
+
+    session: int
+    templates: list[Template]
+    tasks: list[Restored]
+
+
+class TasksCancelled(msgspec.Struct, frozen=True):
+    """End these tasks, or with None all of the session, or of one of its groups."""
+
+    session: int
+    tasks: list[int] | None
+    group: str = ""
+
+
+class PilotJoined(msgspec.Struct, frozen=True):
+    """A pilot reports itself, with the attempts that it holds."""
+
+    name: str
+    pool: str
+    shape: NodeShape
+    nodes: int
+    ends_at: float
+    held: list[tuple[int, int]]
+
+
+class PilotChanged(msgspec.Struct, frozen=True):
+    """A pilot has another number of nodes, or drains."""
+
+    name: str
+    nodes: int
+    draining: bool
+
+
+class PilotLost(msgspec.Struct, frozen=True):
+    """A pilot is gone; what it held is to be run again."""
+
+    name: str
+    reason: str
+
+
+class AttemptsEnded(msgspec.Struct, frozen=True):
+    """What a pilot reports of the attempts that ended there.
+
+    `ended` has the states of inputs of children that are no unfinished tasks.
+    """
+
+    pilot: str
+    completions: list[Completion]
+    ended: Mapping[int, str] = {}
+
+
+class AttemptsRunning(msgspec.Struct, frozen=True):
+    """What a pilot says that it has run for a while."""
+
+    pilot: str
+    running: list[RunningTask]
+
+
+Event: TypeAlias = (
+    SessionOpened
+    | TasksSubmitted
+    | TasksRestored
+    | TasksCancelled
+    | PilotJoined
+    | PilotChanged
+    | PilotLost
+    | AttemptsEnded
+    | AttemptsRunning
+)
+
+
+# --- effects -------------------------------------------------------------------------------------
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """A task has its final state."""
+
+    task: int
+    session: int
+    state: str
+    at: float
+    values: tuple[Value, ...]
+    failure: TaskFailure | None
+
+
+class Delegated(msgspec.Struct, frozen=True):
+    """A task has ended and its results are to come from children."""
+
+    task: int
+    values: tuple[Value, ...]
+    refs: dict[int, Ref]
+
+
+class Learned(msgspec.Struct, frozen=True):
+    """Functions and templates that came with children."""
+
+    session: int
+    functions: tuple[Function, ...]
+    templates: tuple[Template, ...]
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """An attempt ended, whether or not that ended its task."""
+
+    completion: Completion
+    pilot: str
+    created: float
+    ready: float
+    assigned: float
+    errors: int
+    crashes: int
+
+
+class Effects:
+    """What the server has to carry out, in the order: write, commit, tell."""
+
+    __slots__ = (
+        "accepted",
+        "attempts",
+        "cancel",
+        "delegated",
+        "ended",
+        "late",
+        "learned",
+        "refused",
+        "sessions_ended",
+        "started",
+    )
+
+    def __init__(self) -> None:
+        #: Tasks to insert, with their parent's id (0: none).
+        self.accepted: list[tuple[TaskSpec, Task, int]] = []
+        #: Tasks that were not taken, and why.
+        self.refused: list[tuple[int, str]] = []
+        self.attempts: list[Attempt] = []
+        self.learned: list[Learned] = []
+        self.delegated: list[Delegated] = []
+        #: Attempts of tasks that had ended already: (pilot, how they were stopped).
+        self.late: list[tuple[str, Completion]] = []
+        self.ended: list[Ended] = []
+        #: Pilot → tasks that it must end.
+        self.cancel: dict[str, list[int]] = {}
+        #: Tasks now known to run.
+        self.started: list[int] = []
+        #: Sessions that were closed and have no unfinished task any more.
+        self.sessions_ended: list[int] = []

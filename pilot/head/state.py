@@ -1,0 +1,172 @@
+"""What the core keeps: unfinished tasks, their classes, sessions and pilots.
+
+Plain objects with slots, changed by `pilot.head.core` alone. They hold what the rules need and
+nothing more: there may be a million tasks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from pilot.data.values import Value
+from pilot.head.policy import PENDING
+from pilot.wire.messages import Template
+from scheduler.resources import NodeShape
+
+
+class TaskClass:
+    """Tasks that are alike for the scheduler, and the queue of those that are ready."""
+
+    __slots__ = (
+        "assigned",
+        "mean_s",
+        "need",
+        "pool",
+        "priority",
+        "queue",
+        "ready",
+        "session",
+        "time_limit_s",
+    )
+
+    def __init__(self, template: Template, session: Session) -> None:
+        self.session = session
+        self.need = template.resources
+        self.priority = template.priority
+        self.pool = template.pool
+        self.time_limit_s = template.time_limit_s
+        #: Mean duration of those that ended, weighted towards the last ones.
+        self.mean_s: float | None = None
+        #: May hold tasks that have left the READY state meanwhile; `ready` counts the others.
+        self.queue: deque[Task] = deque()
+        self.ready = 0
+        #: Tasks that pilots hold.
+        self.assigned = 0
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """The session's priority, then the task's."""
+        return self.session.priority, self.priority
+
+    @property
+    def share(self) -> float:
+        """What the session has and had lately of the cores, by its weight."""
+        return (self.session.load + self.session.used) / self.session.weight
+
+    def learn(self, duration_s: float) -> None:
+        """Take one more duration into the mean."""
+        self.mean_s = duration_s if self.mean_s is None else 0.9 * self.mean_s + 0.1 * duration_s
+
+
+class Session:
+    """A session's place among others, its counters, and whether it takes and runs tasks."""
+
+    __slots__ = (
+        "closed",
+        "counts",
+        "id",
+        "load",
+        "paused",
+        "priority",
+        "stopped",
+        "unfinished",
+        "used",
+        "weight",
+    )
+
+    def __init__(self, session: int) -> None:
+        self.id = session
+        #: Ends when its tasks have.
+        self.closed = False
+        #: Takes no more tasks from clients (running tasks may still submit).
+        self.stopped = False
+        #: Starts nothing.
+        self.paused = False
+        #: Its share of the cores beside sessions of the same priority.
+        self.weight = 1.0
+        self.priority = 0
+        #: Cores of its tasks that pilots hold.
+        self.load = 0
+        #: Core-seconds of its tasks that ended, the older the less.
+        self.used = 0.0
+        self.unfinished = 0
+        #: Final states of the tasks that ended since this head started.
+        self.counts: dict[str, int] = {}
+
+
+class Task:
+    """An unfinished task."""
+
+    __slots__ = (
+        "assigned_at",
+        "attempt",
+        "awaiting",
+        "crashes",
+        "created_at",
+        "delegates",
+        "dependents",
+        "ended_attempt",
+        "errors",
+        "heirs",
+        "id",
+        "inputs",
+        "missing",
+        "pilot",
+        "ready_at",
+        "started_at",
+        "state",
+        "task_class",
+        "template",
+        "values",
+    )
+
+    def __init__(self, task: int, template: Template, task_class: TaskClass, now: float) -> None:
+        self.id = task
+        self.template = template
+        self.task_class = task_class
+        self.state = PENDING
+        #: The tasks whose results it needs.
+        self.inputs: tuple[tuple[int, int], ...] = ()
+        #: How many of them are still to come.
+        self.missing = 0
+        self.dependents: list[Task] | None = None
+        #: Tasks that have delegated results to this one: (task, index there, index here).
+        self.heirs: list[tuple[Task, int, int]] | None = None
+        #: Of a DELEGATED task: its children that have its results, how many of these are still to
+        #: come, and those that are there.
+        self.delegates: tuple[Task, ...] = ()
+        self.awaiting = 0
+        self.values: list[Value] = []
+        #: Number of the last attempt; the first is 1.
+        self.attempt = 0
+        #: The last attempt whose end was reported, and counted.
+        self.ended_attempt = 0
+        self.errors = 0
+        self.crashes = 0
+        self.pilot: Pilot | None = None
+        self.created_at = now
+        self.ready_at = 0.0
+        self.assigned_at = 0.0
+        self.started_at = 0.0
+
+
+class Pilot:
+    """A pilot that has reported itself."""
+
+    __slots__ = ("draining", "ends_at", "held", "load", "name", "nodes", "pool", "shape")
+
+    def __init__(self, name: str, pool: str, shape: NodeShape, nodes: int, ends_at: float) -> None:
+        self.name = name
+        self.pool = pool
+        self.shape = shape
+        self.nodes = nodes
+        self.ends_at = ends_at
+        self.draining = False
+        #: What it was given and has not reported: task id → its cores.
+        self.held: dict[int, int] = {}
+        #: Cores of all that.
+        self.load = 0
+
+    def release(self, task: int) -> None:
+        """The pilot holds the task no more."""
+        self.load -= self.held.pop(task, 0)
