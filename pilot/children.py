@@ -5,12 +5,17 @@ task that is tried again leaves no half of its children behind, and never double
 future is a name for its result, to be given to other children or to be returned: returning it makes
 the child's result the task's own (delegation). It cannot be waited for in here: the task would hold
 its cores while it does nothing.
+
+Detached children are another thing: the head has them at once, and they start while their parent
+runs. They stay if it fails, and are found again by their order when it is tried again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
+
+import msgspec
 
 from pilot.arguments import refer
 from pilot.errors import PilotError
@@ -69,37 +74,111 @@ class ChildFuture:
         return f"<pilot future of child {self.task_id}>"
 
 
-class TaskSession:
-    """The session of a running task, for what it submits."""
+#: Has the head take detached children; returns the ids that they have there.
+Detach: TypeAlias = Callable[[Parcel], list[int]]
 
-    def __init__(self, submitter: Submitter, session: int, group: GroupKey = NO_GROUP) -> None:
+
+class TaskSession:
+    """The session of a running task, for what it submits.
+
+    Parameters
+    ----------
+    submitter
+        Makes children of calls.
+    session
+        The session's id.
+    group
+        The group of the task: its children belong to it too.
+    detached
+        As `submitter`, for detached children.
+    detach
+        Sends these; None where the task cannot have any.
+    """
+
+    def __init__(
+        self,
+        submitter: Submitter,
+        session: int,
+        group: GroupKey = NO_GROUP,
+        detached: Submitter | None = None,
+        detach: Detach | None = None,
+    ) -> None:
         self._submitter = submitter
-        self._group = group  # children belong to the group of their parent
+        self._group = group
+        self._detached = detached
+        self._detach = detach
         self._parcel = Parcel()
+        self._ordinal = 0
         self.id = session
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> ChildFuture:
+    def submit(
+        self, fn: Callable[..., Any], /, *args: Any, detached: bool = False, **kwargs: Any
+    ) -> ChildFuture:
         """Run ``fn(*args, **kwargs)`` as a task, once this one has ended well.
+
+        Parameters
+        ----------
+        fn
+            A task, or any function.
+        *args, **kwargs
+            May hold futures of children at any depth.
+        detached
+            Start it while this task runs, and whatever becomes of it. It is on the disk when this
+            returns. When this task is tried again, its n-th detached child is the one that it was
+            the first time: submit them in the same order.
 
         Raises
         ------
         SubmissionError
             No pool can ever run it, or it cannot be pickled.
+        PilotError
+            The head refuses a detached child, such as one that needs a child that is not detached.
         """
-        task = self._submitter.task(fn)
-        return self._submit(task, [(args, kwargs)])[0]
+        return self._submit(fn, [(args, kwargs)], detached)[0]
 
     def submit_many(
-        self, fn: Callable[..., Any], rows: Iterable[tuple[Any, ...] | Mapping[str, Any]]
+        self,
+        fn: Callable[..., Any],
+        rows: Iterable[tuple[Any, ...] | Mapping[str, Any]],
+        detached: bool = False,
     ) -> list[ChildFuture]:
         """One task for each row of arguments (a tuple, or a mapping of names)."""
-        task = self._submitter.task(fn)
-        return self._submit(task, as_calls(rows))
+        return self._submit(fn, as_calls(rows), detached)
 
-    def _submit(self, task: Task[..., Any], calls: list[Call]) -> list[ChildFuture]:
+    def _submit(
+        self, fn: Callable[..., Any], calls: list[Call], detached: bool
+    ) -> list[ChildFuture]:
+        task = self._submitter.task(fn)
         options = task.task_options
-        ids = self._submitter.add(self._parcel, task, calls, self._group)
+        if detached:
+            ids = self._submit_detached(task, calls)
+        else:
+            ids = self._submitter.add(self._parcel, task, calls, self._group)
         return [ChildFuture(n, options.return_names, options.return_count) for n in ids]
+
+    def _submit_detached(self, task: Task[..., Any], calls: list[Call]) -> list[int]:
+        if self._detached is None or self._detach is None:
+            raise PilotError("only rank 0 of an MPI task can submit detached tasks")
+        parcel = Parcel()
+        self._detached.add(parcel, task, calls, self._group)
+        own = {spec.id for spec in self._parcel.tasks}
+        for number, spec in enumerate(parcel.tasks):
+            if any(source in own for source, _ in spec.inputs):
+                raise PilotError(
+                    "a detached task starts before its parent ends, so it cannot need the result "
+                    "of a child that comes with the parent's end; detach that one too"
+                )
+            self._ordinal += 1
+            parcel.tasks[number] = msgspec.structs.replace(spec, ordinal=self._ordinal)
+        try:
+            return self._detach(parcel)
+        except BaseException:
+            self._detached.forget(parcel)
+            raise
+
+    def drop(self) -> None:
+        """Forget the children: the task has failed."""
+        self._submitter.forget(self._parcel)
 
     def take(self, delegated: dict[int, Ref]) -> Children | None:
         """The children, with the results that are theirs; None where there are none."""

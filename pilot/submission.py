@@ -144,6 +144,13 @@ class Submitter:
         parcel.tasks.extend(specs)
         return [spec.id for spec in specs]
 
+    def forget(self, parcel: Parcel) -> None:
+        """The parcel was never sent: what is new in it has to go with another one."""
+        for template in parcel.templates:
+            self._templates.pop(msgspec.structs.replace(template, id=0), None)
+        self._sent.difference_update(function.digest for function in parcel.functions)
+        self._recent.clear()
+
     def _spill(self, task: Task[..., Any], specs: list[m.TaskSpec], large: list[int]) -> None:
         """Write large arguments to a segment: big data never passes through the head."""
         from pilot.data.segments import SegmentWriter  # it loads HDF5: only when it is needed

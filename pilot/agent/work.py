@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,11 +27,12 @@ from pilot.context import Context, set_context
 from pilot.data.values import Value, decode, encode, load, store
 from pilot.errors import CommandFailed, PilotError
 from pilot.site import Site
-from pilot.submission import GroupKey, Submitter, counter
+from pilot.submission import GroupKey, Parcel, Submitter, counter
 from pilot.task import CommandResult, ShellCommand, Task, failure_text
 from pilot.wire.messages import (
     Children,
     Completion,
+    Detach,
     Function,
     LaunchPlan,
     LogSpan,
@@ -40,6 +41,9 @@ from pilot.wire.messages import (
     Work,
     task_label,
 )
+
+if TYPE_CHECKING:
+    from pilot.wire.connection import Connection
 
 #: So much of a command's output is part of its result, from the end.
 OUTPUT_BYTES = 64 * 1024
@@ -89,7 +93,8 @@ class Worker:
         self._templates: dict[int, Template] = {}
         self._next_task = counter(stream)
         self._next_template = counter(stream)
-        self._submitters: dict[int, Submitter] = {}
+        self._submitters: dict[int, tuple[Submitter, Submitter]] = {}
+        self._connection: Connection | None = None
         self._writer: Any = None
         self._unsealed: list[tuple[Completion, list[Any]]] = []
         self._sealing = threading.Lock()
@@ -114,7 +119,7 @@ class Worker:
         received = time.time()
         fetched = started = received
         stored: list[Any] = []
-        outcome, failure, children = "ok", None, None
+        outcome, failure, children, session = "ok", None, None, None
         try:
             if self.broken is not None:
                 raise self.broken
@@ -122,7 +127,7 @@ class Worker:
             inputs = [load(item.value, self._site.directory) for item in work.inputs]
             args, kwargs = decode_arguments(work.payload, inputs, self._site.directory)
             fetched = started = time.time()
-            session = self._session(template)
+            session = self._session(template, work)
             set_context(self._context(work, template, started, session))
             if isinstance(function, ShellCommand):
                 result: Any = self._run_command(function, args, kwargs, begin, plan)
@@ -134,6 +139,8 @@ class Worker:
         except BaseException as error:
             ended = time.time()
             outcome, failure = "error", self._failure(error, work)
+            if session is not None:
+                session.drop()
         finally:
             set_context(None)
             self._flush_output()
@@ -208,16 +215,38 @@ class Worker:
             self._functions[template.function] = function
         return function
 
-    def _session(self, template: Template) -> TaskSession:
+    def _session(self, template: Template, work: Work) -> TaskSession:
         """What a task submits with; a new one each time: a failed task leaves no children."""
-        submitter = self._submitters.get(template.session)
-        if submitter is None:
-            submitter = Submitter(
-                template.session, self._site, self._next_task, self._next_template
-            )
-            self._submitters[template.session] = submitter
+        session = template.session
+        submitters = self._submitters.get(session)
+        if submitters is None:
+            # What is detached is sent at once: it has to bring its own functions and templates.
+            submitters = (self._submitter(session), self._submitter(session))
+            self._submitters[session] = submitters
         group = GroupKey(template.group, template.group_fails_together)
-        return TaskSession(submitter, template.session, group)
+        detached = submitters[1] if self._rank == 0 else None
+        return TaskSession(
+            submitters[0],
+            session,
+            group,
+            detached,
+            lambda parcel: self._detach(session, work.task, parcel),
+        )
+
+    def _submitter(self, session: int) -> Submitter:
+        return Submitter(session, self._site, self._next_task, self._next_template)
+
+    def _detach(self, session: int, parent: int, parcel: Parcel) -> list[int]:
+        """Have the head take detached children, however long it takes until there is one."""
+        if self._connection is None:
+            from pilot.wire.connection import Connection  # few tasks need it
+
+            self._connection = Connection(self._site, start=None, submits=False)
+        given: list[int] = self._connection.request(
+            lambda n: Detach(n, session, parent, parcel.functions, parcel.templates, parcel.tasks),
+            timeout=None,
+        )
+        return given
 
     def _context(
         self, work: Work, template: Template, started: float, session: TaskSession

@@ -31,11 +31,13 @@ from pilot.head.events import (
     Ended,
     Event,
     Learned,
+    Log,
     PilotChanged,
     PilotJoined,
     PilotLost,
     SessionOpened,
     TasksCancelled,
+    TasksRecalled,
     TasksRestored,
     TasksSubmitted,
 )
@@ -58,6 +60,7 @@ from pilot.wire.messages import (
     Completion,
     Ref,
     TaskFailure,
+    TaskOutcome,
     TaskSpec,
     Template,
     task_label,
@@ -78,10 +81,12 @@ class Core:
         self.classes: dict[tuple[object, ...], TaskClass] = {}
         self.sessions: dict[int, Session] = {}
         self.pilots: dict[str, Pilot] = {}
+        #: Every change of a state, until the shell takes it to write it down.
+        self.log = Log()
         self._class_of: dict[int, TaskClass] = {}
         self._faded = 0.0
-        #: Tasks that the event under way has ended, with the state that their dependents see.
-        self._just_ended: dict[int, str] = {}
+        #: Tasks that the event under way has ended, as their dependents see it.
+        self._just_ended: dict[int, TaskOutcome] = {}
         self._handlers = {
             TasksSubmitted: self._submitted,
             TasksRestored: self._restored,
@@ -92,6 +97,7 @@ class Core:
             PilotLost: self._lost,
             AttemptsEnded: self._attempts_ended,
             AttemptsRunning: self._attempts_running,
+            TasksRecalled: self._recalled,
         }
 
     def apply(self, event: Event, now: float) -> Effects:
@@ -146,15 +152,17 @@ class Core:
             if spec.id in self.tasks:
                 continue  # sent twice
             refusal = ""
-            if session.closed or session.stopped:
+            if (session.closed or session.stopped) and not event.parent:
                 refusal = "the session is closed: it takes no more tasks"
             refusal = refusal or self._refusal(spec, event.ended)
             if refusal:
                 effects.refused.append((spec.id, refusal))
                 continue
-            task = self._take_on(spec, 0, now, effects)
-            if not task.missing:
-                self._make_ready(task, now)
+            task = self._take_on(spec, event.parent, now, effects)
+            if spec.values:
+                self._end(task, COMPLETED, now, effects, spec.values)
+            elif not task.missing:
+                self._make_ready(task, now, effects)
 
     def _take_on(self, spec: TaskSpec, parent: int, now: float, effects: Effects) -> Task:
         template = self.templates[spec.template]
@@ -164,6 +172,8 @@ class Core:
         effects.accepted.append((spec, task, parent))
         if spec.inputs:
             self._link(task, spec)
+        if task.missing or template.cache:
+            self.log.task(task.id, PENDING, template.session, now)
         return task
 
     def _refusal(self, spec: TaskSpec, ended: Mapping[int, str]) -> str:
@@ -172,7 +182,8 @@ class Core:
         for needed, _ in spec.inputs:
             if needed in self.tasks:
                 continue
-            state = self._just_ended.get(needed) or ended.get(needed)
+            just = self._just_ended.get(needed)
+            state = just.state if just else ended.get(needed)
             if state is None:
                 return f"it needs a result of task {task_label(needed)}, which does not exist"
             if state != COMPLETED:
@@ -196,8 +207,8 @@ class Core:
                 continue
             self._link(task, item.spec)
             if not task.missing:
-                self._make_ready(task, now)
-        self._end_session_if_done(session, effects)
+                self._make_ready(task, now, effects, restored=True)
+        self._end_session_if_done(session, now, effects)
 
     def _link(self, task: Task, spec: TaskSpec) -> None:
         """Make the task wait for those of its inputs that are still to come."""
@@ -230,12 +241,21 @@ class Core:
                 work = self.classes[key] = TaskClass(template, self._session(template.session))
             self._class_of[template.id] = work
 
-    def _opened(self, event: SessionOpened, _now: float, effects: Effects) -> None:
+    def _opened(self, event: SessionOpened, now: float, effects: Effects) -> None:
+        created = event.session not in self.sessions
         session = self._session(event.session)
+        state, paused = session.state, session.paused
         session.weight, session.priority = event.weight, event.priority
         session.closed, session.stopped = event.closed, event.stopped
         session.paused = event.paused
-        self._end_session_if_done(session, effects)
+        if not event.restored:
+            if created or session.state != state:
+                self.log.other("session", session.state, session.id, now)
+            if session.paused != paused:
+                self.log.other(
+                    "session", "PAUSED" if session.paused else "RESUMED", session.id, now
+                )
+        self._end_session_if_done(session, now, effects)
 
     def _cancelled(self, event: TasksCancelled, now: float, effects: Effects) -> None:
         if event.tasks is None:
@@ -259,6 +279,7 @@ class Core:
         else:
             pilot = Pilot(event.name, event.pool, event.shape, event.nodes, event.ends_at)
             self.pilots[event.name] = pilot
+            self.log.other("pilot", "JOINED", 0, now, event.name)
         pilot.nodes, pilot.ends_at, pilot.draining = event.nodes, event.ends_at, False
         for number, attempt in event.held:
             task = self.tasks.get(number)
@@ -271,8 +292,10 @@ class Core:
                 task.attempt = attempt
                 self._hold(task, pilot, now)
 
-    def _changed(self, event: PilotChanged, _now: float, _effects: Effects) -> None:
+    def _changed(self, event: PilotChanged, now: float, _effects: Effects) -> None:
         if pilot := self.pilots.get(event.name):
+            if event.draining and not pilot.draining:
+                self.log.other("pilot", "DRAINING", 0, now, event.name)
             pilot.nodes = event.nodes
             pilot.draining = event.draining
 
@@ -280,6 +303,7 @@ class Core:
         pilot = self.pilots.pop(event.name, None)
         if pilot is None:
             return
+        self.log.other("pilot", "LEFT", 0, now, f"{event.name}: {event.reason}")
         for number in list(pilot.held):
             self._interrupted(number, pilot, event.reason, now, effects)
 
@@ -327,9 +351,11 @@ class Core:
         pilot.held[task.id] = cores
         pilot.load += cores
         work.session.load += cores
+        self.log.task(task.id, ASSIGNED, work.session.id, now, pilot.name)
 
     def _attempts_ended(self, event: AttemptsEnded, now: float, effects: Effects) -> None:
         pilot = self.pilots.get(event.pilot)
+        self._have_run(event.completions, now)
         for completion in event.completions:
             task = self.tasks.get(completion.task)
             here = task is not None and pilot is not None and task.pilot is pilot
@@ -352,7 +378,21 @@ class Core:
                     task.ended_attempt = max(task.ended_attempt, completion.attempt)
                 continue
             task.ended_attempt = max(task.ended_attempt, completion.attempt)
-            self._attempt_ended(task, pilot, completion, now, effects, event.ended)
+            self._attempt_ended(task, pilot, completion, now, effects, event)
+
+    def _have_run(self, completions: Iterable[Completion], now: float) -> None:
+        """What ended before its pilot told that it runs has run all the same."""
+        for completion in completions:
+            task = self.tasks.get(completion.task)
+            if (
+                task is not None
+                and task.state == ASSIGNED
+                and task.attempt == completion.attempt
+                and completion.started
+            ):
+                task.state = RUNNING
+                task.started_at = completion.started
+                self.log.task(task.id, RUNNING, task.template.session, now)
 
     def _attempt_ended(
         self,
@@ -361,12 +401,14 @@ class Core:
         completion: Completion,
         now: float,
         effects: Effects,
-        ended: Mapping[int, str] = {},
+        event: AttemptsEnded | None = None,
     ) -> None:
         outcome = completion.outcome
         work = task.task_class
+        if pilot is not None:
+            task.pool = pilot.pool
         if completion.started:
-            took = max(0.0, completion.ended - completion.started)
+            task.ran_s = took = max(0.0, completion.ended - completion.started)
             work.session.used += took * work.need.total_cores
             if outcome == "ok":
                 work.learn(took)
@@ -391,10 +433,12 @@ class Core:
             if task.missing:
                 # Another head had given it away when an input had come that is lost again.
                 task.state = PENDING
+                self.log.task(task.id, PENDING, task.template.session, now, outcome)
             else:
-                self._make_ready(task, now, first=True)
+                self._make_ready(task, now, effects, again=outcome)
         elif state == COMPLETED and completion.children is not None:
-            self._add_children(task, completion, completion.children, ended, now, effects)
+            assert event is not None
+            self._add_children(task, completion, completion.children, event, now, effects)
         else:
             self._end(task, state, now, effects, completion.values, completion.failure, True)
 
@@ -414,28 +458,60 @@ class Core:
         task: Task,
         completion: Completion,
         children: Children,
-        ended: Mapping[int, str],
+        event: AttemptsEnded,
         now: float,
         effects: Effects,
     ) -> None:
         """A task has ended well and leaves children, some of which may have its results."""
         impossible: list[tuple[Task, str]] = []
         for spec in children.tasks:
-            refusal = self._refusal(spec, ended)
+            refusal = self._refusal(spec, event.ended)
             child = self._take_on(spec, task.id, now, effects)
             if refusal:
                 impossible.append((child, refusal))
             elif not child.missing:
-                self._make_ready(child, now)
+                self._make_ready(child, now, effects)
         if children.delegated:
             self._let_go(task, effects, reported=True)
-            self._delegate(task, completion.values, children.delegated)
-            effects.delegated.append(Delegated(task.id, completion.values, children.delegated))
+            self._hand_on(task, completion.values, children.delegated, event, now, effects)
         else:
             self._end(task, COMPLETED, now, effects, completion.values, None, True)
         for child, refusal in impossible:
             failure = TaskFailure(type="TaskAborted", message=refusal)
             self._end(child, ABORTED, now, effects, (), failure)
+
+    def _hand_on(
+        self,
+        task: Task,
+        values: tuple[Value, ...],
+        refs: Mapping[int, Ref],
+        event: AttemptsEnded,
+        now: float,
+        effects: Effects,
+    ) -> None:
+        """Delegate results; those of detached children that have ended are there already."""
+        owed = dict(refs)
+        given = list(values)
+        for index, (number, there) in refs.items():
+            if number in self.tasks:
+                continue
+            outcome = self._just_ended.get(number) or event.outcomes.get(number)
+            if outcome is None or outcome.state != COMPLETED:
+                failure = TaskFailure(
+                    type="TaskAborted",
+                    message=f"its result is that of task {task_label(number)}, which "
+                    + (f"is {outcome.state}" if outcome else "does not exist"),
+                )
+                self._end(task, ABORTED, now, effects, (), failure, True)
+                return
+            given[index] = outcome.values[there]
+            del owed[index]
+        if not owed:
+            self._end(task, COMPLETED, now, effects, tuple(given), None, True)
+            return
+        self._delegate(task, tuple(given), owed)
+        self.log.task(task.id, DELEGATED, task.template.session, now)
+        effects.delegated.append(Delegated(task.id, tuple(given), owed))
 
     def _delegate(self, task: Task, values: tuple[Value, ...], refs: dict[int, Ref]) -> None:
         """The task's results are those of children."""
@@ -451,25 +527,49 @@ class Core:
             delegates.append(child)
         task.delegates = tuple(delegates)
 
-    def _attempts_running(self, event: AttemptsRunning, _now: float, effects: Effects) -> None:
+    def _recalled(self, event: TasksRecalled, now: float, effects: Effects) -> None:
+        for number, key in event.keys.items():
+            task = self.tasks.get(number)
+            if task is None or task.memo is not None:
+                continue
+            task.memo = key
+            if task.state != PENDING:
+                continue  # a pilot has brought it back meanwhile
+            values = event.found.get(number)
+            if values is None:
+                self._make_ready(task, now, effects, restored=event.restored)
+            else:
+                task.memo = b""  # it is there under this key already
+                self._end(task, COMPLETED, now, effects, values)
+
+    def _attempts_running(self, event: AttemptsRunning, now: float, effects: Effects) -> None:
         for running in event.running:
             task = self.tasks.get(running.task)
             if task and task.state == ASSIGNED and task.attempt == running.attempt:
                 task.state = RUNNING
                 task.started_at = running.started
                 effects.started.append(task.id)
+                self.log.task(task.id, RUNNING, task.template.session, now)
 
     # --- what all of the above come down to
 
-    def _make_ready(self, task: Task, now: float, first: bool = False) -> None:
+    def _make_ready(
+        self, task: Task, now: float, effects: Effects, again: str = "", restored: bool = False
+    ) -> None:
+        """Put a task into its queue; one that is tried `again` (why?) goes first."""
+        if task.template.cache and task.memo is None:
+            effects.recalls.append(task)
+            return
         task.state = READY
         task.ready_at = now
         work = task.task_class
         work.ready += 1
-        if first:
+        if again:
             work.queue.appendleft(task)
         else:
             work.queue.append(task)
+        if not restored:
+            self.log.task(task.id, READY, task.template.session, now, again)
 
     def _recall(self, task: Task, effects: Effects) -> None:
         """Have the pilot of a task end it; its cores stay counted until that is reported."""
@@ -513,7 +613,11 @@ class Core:
             self._let_go(task, effects, reported)
             task.state = state
             session = self._session(task.template.session)
-            effects.ended.append(Ended(task.id, session.id, state, now, values, failure))
+            memo = task.memo or b"" if state == COMPLETED else b""
+            effects.ended.append(
+                Ended(task.id, session.id, state, now, values, failure, task.pool, task.ran_s, memo)
+            )
+            self.log.task(task.id, state, session.id, now, failure.type if failure else "")
             session.unfinished -= 1
             session.counts[state] = session.counts.get(state, 0) + 1
             policy = task.template.on_failure
@@ -522,7 +626,7 @@ class Core:
                 good = True
             else:
                 good = state == COMPLETED
-            self._just_ended[task.id] = COMPLETED if good else state
+            self._just_ended[task.id] = TaskOutcome(task.id, COMPLETED if good else state, values)
             for parent, index, there in task.heirs or ():
                 if not good:
                     ending.append((parent, state, (), failure, True))
@@ -535,7 +639,7 @@ class Core:
                 for dependent in task.dependents or ():
                     dependent.missing -= 1
                     if not dependent.missing and dependent.state == PENDING:
-                        self._make_ready(dependent, now)
+                        self._make_ready(dependent, now, effects)
             elif task.dependents:
                 cause = TaskFailure(
                     type="TaskAborted",
@@ -555,7 +659,7 @@ class Core:
             ending.extend((other, CANCELLED, (), None, False) for other in others)
             task.dependents = task.heirs = None
             task.delegates = ()
-            self._end_session_if_done(session, effects)
+            self._end_session_if_done(session, now, effects)
 
     def _members(self, session: int, group: str) -> list[Task]:
         """The unfinished tasks of a session, or of one of its groups, in order of submission."""
@@ -575,9 +679,10 @@ class Core:
         else:
             self._recall(task, effects)
 
-    def _end_session_if_done(self, session: Session, effects: Effects) -> None:
+    def _end_session_if_done(self, session: Session, now: float, effects: Effects) -> None:
         if session.closed and not session.unfinished:
             effects.sessions_ended.append(session.id)
+            self.log.other("session", "CLOSED", session.id, now)
             self._forget(session)
 
     def _forget(self, session: Session) -> None:

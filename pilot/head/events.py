@@ -19,6 +19,7 @@ from pilot.wire.messages import (
     Ref,
     RunningTask,
     TaskFailure,
+    TaskOutcome,
     TaskSpec,
     Template,
 )
@@ -34,6 +35,8 @@ class TasksSubmitted(msgspec.Struct, frozen=True):
     templates: list[Template]
     tasks: list[TaskSpec]
     ended: Mapping[int, str]
+    #: The running task whose detached children they are; 0: none.
+    parent: int = 0
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -57,6 +60,8 @@ class SessionOpened(msgspec.Struct, frozen=True):
     closed: bool = False
     stopped: bool = False
     paused: bool = False
+    #: Nothing has changed: an earlier head had it so.
+    restored: bool = False
 
 
 class TasksRestored(msgspec.Struct, frozen=True):
@@ -104,12 +109,23 @@ class PilotLost(msgspec.Struct, frozen=True):
 class AttemptsEnded(msgspec.Struct, frozen=True):
     """What a pilot reports of the attempts that ended there.
 
-    `ended` has the states of inputs of children that are no unfinished tasks.
+    `ended` has the states of inputs of children that are no unfinished tasks, `outcomes` how tasks
+    have ended that have results which are delegated to them.
     """
 
     pilot: str
     completions: list[Completion]
     ended: Mapping[int, str] = {}
+    outcomes: Mapping[int, TaskOutcome] = {}
+
+
+class TasksRecalled(msgspec.Struct, frozen=True):
+    """What is known of tasks that may have run before: their keys, and the results of some."""
+
+    keys: Mapping[int, bytes]
+    found: Mapping[int, tuple[Value, ...]]
+    #: They were ready before, under an earlier head.
+    restored: bool = False
 
 
 class AttemptsRunning(msgspec.Struct, frozen=True):
@@ -129,7 +145,69 @@ Event: TypeAlias = (
     | PilotLost
     | AttemptsEnded
     | AttemptsRunning
+    | TasksRecalled
 )
+
+
+# --- what becomes of all things, in order --------------------------------------------------------
+
+
+class Change(msgspec.Struct, array_like=True):
+    """Things of one kind that came into a state together: so many events of the log."""
+
+    #: ``task``, ``session``, ``pilot`` or ``head``.
+    kind: str
+    state: str
+    #: 0: of no session.
+    session: int
+    #: Seconds since the epoch.
+    at: float
+    #: Why, or where; the name of a pilot.
+    detail: str
+    #: Of tasks: their ids in order, as first ids and lengths of rows in turn.
+    spans: list[int]
+
+    @property
+    def count(self) -> int:
+        """How many events these are."""
+        return sum(self.spans[1::2]) if self.spans else 1
+
+
+class Log:
+    """Changes in the order in which they were made; like ones in a row are one."""
+
+    __slots__ = ("changes",)
+
+    def __init__(self) -> None:
+        self.changes: list[Change] = []
+
+    def task(self, task: int, state: str, session: int, at: float, detail: str = "") -> None:
+        """A task has come into a state."""
+        if self.changes:
+            last = self.changes[-1]
+            if (
+                last.state == state
+                and last.session == session
+                and last.at == at
+                and last.detail == detail
+                and last.kind == "task"
+            ):
+                spans = last.spans
+                if spans[-2] + spans[-1] == task:
+                    spans[-1] += 1
+                else:
+                    spans += (task, 1)
+                return
+        self.changes.append(Change("task", state, session, at, detail, [task, 1]))
+
+    def other(self, kind: str, state: str, session: int, at: float, detail: str = "") -> None:
+        """Something else has come into a state."""
+        self.changes.append(Change(kind, state, session, at, detail, []))
+
+    def take(self) -> list[Change]:
+        """What was noted since the last time."""
+        taken, self.changes = self.changes, []
+        return taken
 
 
 # --- effects -------------------------------------------------------------------------------------
@@ -144,6 +222,11 @@ class Ended(msgspec.Struct, frozen=True):
     at: float
     values: tuple[Value, ...]
     failure: TaskFailure | None
+    #: Where its last attempt was, and how long it ran.
+    pool: str = ""
+    ran_s: float | None = None
+    #: By which its results are to be found again; empty: they are not.
+    memo: bytes = b""
 
 
 class Delegated(msgspec.Struct, frozen=True):
@@ -185,6 +268,7 @@ class Effects:
         "ended",
         "late",
         "learned",
+        "recalls",
         "refused",
         "sessions_ended",
         "started",
@@ -201,6 +285,8 @@ class Effects:
         #: Attempts of tasks that had ended already: (pilot, how they were stopped).
         self.late: list[tuple[str, Completion]] = []
         self.ended: list[Ended] = []
+        #: Tasks that could start, but may have run before: look them up, and tell `TasksRecalled`.
+        self.recalls: list[Task] = []
         #: Pilot → tasks that it must end.
         self.cancel: dict[str, list[int]] = {}
         #: Tasks now known to run.

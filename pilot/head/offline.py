@@ -116,7 +116,14 @@ def answer(site: Site, name: str, arguments: dict[str, Any]) -> Any:
         reader = _open(site.database)
         try:
             _check_schema(reader, site.database)
-            view = queries.View(reader, Core(), _NoFleet(), {}, lambda: _status(site, reader))
+            view = queries.View(
+                reader,
+                Core(),
+                _NoFleet(),
+                {},
+                lambda: _status(site, reader),
+                reader.next_event() - 1,
+            )
             found = queries.answer(view, name, arguments)
         finally:
             reader.close()

@@ -8,13 +8,15 @@ the rows stand as they are: there all unfinished tasks are READY.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from pilot.errors import PilotError
 from pilot.head.core import Core
+from pilot.head.events import Change
 from pilot.head.policy import FINAL
 from pilot.head.store import (
     Store,
@@ -28,6 +30,8 @@ from pilot.wire.messages import RunningTask, parse_task_label, task_label
 
 #: Rows in one answer, unless the question says otherwise.
 LIMIT = 1000
+#: So many rows of the log of events are read at a time.
+_EVENT_ROWS = 64
 
 
 class Pilot(Protocol):
@@ -74,6 +78,8 @@ class View(NamedTuple):
     fleet: Pilots
     running: Mapping[int, RunningTask]
     status: Callable[[], dict[str, Any]]
+    #: Number of the last event that may be told.
+    last_event: int
 
 
 def answer(view: View, name: str, arguments: dict[str, Any]) -> Any:
@@ -301,6 +307,44 @@ def fleet(view: View, alive: bool = False, limit: int = LIMIT) -> list[dict[str,
     return rows
 
 
+def events(
+    view: View, since: int = 0, session: int | None = None, limit: int = LIMIT
+) -> list[list[Any]]:
+    """Events after number `since`: number, time, kind, state, session, task (or None), detail."""
+    found: list[list[Any]] = []
+    after = since
+    while len(found) < limit and after < view.last_event:
+        rows = view.store.events(after + 1, session, _EVENT_ROWS)
+        for first, changes in rows:
+            found.extend(
+                [number, change.at, change.kind, change.state, change.session, task, change.detail]
+                for number, change, task in islice(
+                    _singly(first, changes, after), limit - len(found)
+                )
+                if number <= view.last_event
+            )
+            after = max(after, first + sum(change.count for change in changes) - 1)
+        if len(rows) < _EVENT_ROWS:
+            break
+    return found
+
+
+def _singly(
+    first: int, changes: list[Change], after: int
+) -> Iterator[tuple[int, Change, str | None]]:
+    """The events of a row of the log, one by one, those after number `after`."""
+    number = first
+    for change in changes:
+        if not change.spans:
+            if number > after:
+                yield number, change, None
+            number += 1
+        for start, length in zip(change.spans[::2], change.spans[1::2], strict=True):
+            for step in range(max(0, after + 1 - number), length):
+                yield number + step, change, task_label(start + step)
+            number += length
+
+
 def _number(task: str) -> int:
     try:
         return parse_task_label(task)
@@ -310,5 +354,5 @@ def _number(task: str) -> int:
 
 _QUERIES: dict[str, Callable[..., Any]] = {
     query.__name__: query
-    for query in (head, status, sessions, session, tasks, task, logs, result, fleet)
+    for query in (head, status, sessions, session, tasks, task, logs, result, fleet, events)
 }

@@ -32,6 +32,9 @@ DELETE FROM tasks WHERE session = :id;
 -- name: delete_templates
 DELETE FROM templates WHERE session = :id;
 
+-- name: delete_events
+DELETE FROM events WHERE session = :id;
+
 -- name: delete_session
 DELETE FROM sessions WHERE id = :id;
 
@@ -42,14 +45,36 @@ INSERT OR IGNORE INTO functions (session, digest, payload) VALUES (?, ?, ?);
 INSERT OR IGNORE INTO templates (id, session, name, kind, pool, detail) VALUES (?, ?, ?, ?, ?, ?);
 
 -- name: add_tasks
-INSERT OR IGNORE INTO tasks (id, session, template, parent, state, created, payload, inputs)
-VALUES (?, ?, ?, ?, 'READY', ?, ?, ?);
+INSERT OR IGNORE INTO tasks (id, session, template, parent, ordinal, state, created, payload, inputs)
+VALUES (?, ?, ?, ?, ?, 'READY', ?, ?, ?);
 
 -- name: delegate_tasks
 UPDATE tasks SET state = 'DELEGATED', delegated = ? WHERE id = ?;
 
 -- name: end_tasks
-UPDATE tasks SET state = ?, ended = ?, result = ? WHERE id = ?;
+UPDATE tasks SET state = ?, ended = ?, result = ?, error = ?, pool = ?, ran = ?, memo = ?
+WHERE id = ?;
+
+-- name: detached
+SELECT id FROM tasks WHERE parent = ? AND ordinal = ?;
+
+-- name: add_events
+INSERT INTO events (first, count, session, changes) VALUES (?, ?, ?, ?);
+
+-- name: next_event
+SELECT coalesce(max(first + count), 1) FROM events
+WHERE first = (SELECT max(first) FROM events);
+
+-- name: events
+SELECT first, changes FROM events
+WHERE first >= coalesce((SELECT max(first) FROM events WHERE first <= :since), 0)
+ORDER BY first LIMIT :rows;
+
+-- name: events_of_session
+SELECT first, changes FROM events
+WHERE session = :session AND first >= coalesce(
+    (SELECT max(first) FROM events WHERE session = :session AND first <= :since), 0)
+ORDER BY first LIMIT :rows;
 
 -- name: count_attempts
 UPDATE tasks SET attempts = ?, errors = ?, crashes = ? WHERE id = ?;

@@ -47,6 +47,7 @@ CREATE TABLE tasks (
     session  INTEGER NOT NULL,
     template INTEGER NOT NULL,
     parent   INTEGER NOT NULL DEFAULT 0,    -- the task that submitted it; 0: a client
+    ordinal  INTEGER NOT NULL DEFAULT 0,    -- of a detached child: which one of its parent
     state    TEXT NOT NULL,                 -- READY stands for PENDING, ASSIGNED and RUNNING too
     created  REAL NOT NULL,
     ended    REAL,
@@ -56,11 +57,28 @@ CREATE TABLE tasks (
     delegated BLOB,                         -- of a DELEGATED task: values, and who has the others
     attempts INTEGER NOT NULL DEFAULT 0,
     errors   INTEGER NOT NULL DEFAULT 0,
-    crashes  INTEGER NOT NULL DEFAULT 0
+    crashes  INTEGER NOT NULL DEFAULT 0,
+    error    TEXT,                          -- class of the error that ended it
+    pool     TEXT,                          -- of the pilot that had its last attempt
+    ran      REAL,                          -- seconds that its last attempt took
+    memo     BLOB                           -- the key by which its results are found again
 );
 CREATE INDEX tasks_by_session ON tasks (session, state);
 -- What a new head has to read: never more than what is unfinished.
 CREATE INDEX tasks_unfinished ON tasks (id) WHERE ended IS NULL;
+CREATE INDEX tasks_in_error ON tasks (error) WHERE error IS NOT NULL;
+CREATE INDEX tasks_by_memo ON tasks (memo) WHERE memo IS NOT NULL;
+CREATE UNIQUE INDEX tasks_detached ON tasks (parent, ordinal) WHERE ordinal > 0;
+
+-- Everything that has come into another state, in order. A row holds what one transaction has of
+-- one session (0: of none): the events `first`, `first` + 1, … as `pilot.head.events.Change`s.
+CREATE TABLE events (
+    first   INTEGER PRIMARY KEY,
+    count   INTEGER NOT NULL,
+    session INTEGER NOT NULL,
+    changes BLOB NOT NULL
+);
+CREATE INDEX events_of_session ON events (session, first);
 
 CREATE TABLE attempts (
     task      INTEGER NOT NULL,

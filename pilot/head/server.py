@@ -21,6 +21,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -54,6 +55,8 @@ RETRY_S = 1.0
 PAYLOAD_BYTES = 256 << 20
 #: So many of the last outcomes are kept in memory, for tasks that need them as inputs.
 RECENT = 50_000
+#: States that ``on_failure="ignore"`` makes good for dependents.
+_FAILURES = (policy.FAILED, policy.TIMED_OUT, policy.ABORTED)
 #: How long the head waits for its pilots when it is told to end, in seconds.
 STOP_S = 20.0
 
@@ -87,6 +90,9 @@ class Head:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._core = c.Core()
         self._batch = Batch()
+        #: Numbers of the next event, and of the last one that is committed.
+        self._next_event = self._store.next_event()
+        self._last_event = self._next_event - 1
         self._committing: Batch | None = None
         self._commit_error: Exception | None = None
         self._committed = False
@@ -94,6 +100,8 @@ class Head:
         self._payloads: dict[int, bytes] = {}
         self._payload_bytes = 0
         self._recent: dict[int, m.TaskOutcome] = {}
+        #: Detached children that are not committed yet: (parent, ordinal) → id.
+        self._detached: dict[tuple[int, int], int] = {}
         self._functions: dict[int, dict[bytes, m.Function]] = {}
         self._sessions: dict[int, m.SessionInfo] = {}
         self._clients: dict[int, bytes] = {}
@@ -118,6 +126,7 @@ class Head:
         self._expected = {name for name, row in self._fleet.pilots.items() if row.job is not None}
         self._handlers: dict[type, Callable[[bytes, Any, float], None]] = {
             m.Submit: self._on_submit,
+            m.Detach: self._on_detach,
             m.Completions: self._on_completions,
             m.PilotStatus: self._on_status,
             m.ClientHello: self._on_client,
@@ -139,6 +148,7 @@ class Head:
     def _restore(self) -> None:
         """Take on what an earlier head left unfinished."""
         now = time.time()
+        self._core.log.other("head", "STARTED", 0, now, f"epoch {self._lease.epoch}")
         unfinished = self._store.unfinished()
         for row in self._store.sessions():
             self._sessions[row.id] = m.SessionInfo(row.id, row.name, row.environment)
@@ -149,7 +159,7 @@ class Head:
                     self._keep_payload(item.spec)
             templates = self._store.templates(row.id)
             self._carry_out(self._core.apply(ev.TasksRestored(row.id, templates, tasks), now))
-            self._carry_out(self._core.apply(_opened(row), now))
+            self._carry_out(self._core.apply(_opened(row, restored=True), now))
         count = sum(map(len, unfinished.values()))
         if count:
             log.info("restored %d unfinished tasks", count)
@@ -187,7 +197,7 @@ class Head:
                 self._handle(peer, message, now)
             self._fleet.take()
             self._assign(now)
-            self._commit(now)
+            self._commit(now, now - ticked >= TICK_S)
             if now - ticked >= TICK_S:
                 ticked = now
                 self._tick(now)
@@ -240,7 +250,7 @@ class Head:
             self._stop("idle", end_pilots=True)
         if not self._stopping:
             return False
-        if self._batch or self._committing:
+        if self._batch or self._committing or self._core.log.changes:
             return now > self._stop_by + STOP_S
         return not self._stop_by or not self._fleet.pilots or now > self._stop_by
 
@@ -336,13 +346,20 @@ class Head:
             return (owner,) if owner is not None else ()
         return {*watchers, owner} if owner is not None else set(watchers)
 
-    def _commit(self, now: float) -> None:
-        """Write what has changed since the last commit, unless one is under way."""
+    def _commit(self, now: float, events_too: bool) -> None:
+        """Write what has changed since the last commit, unless one is under way.
+
+        Events alone, which say where tasks are that have not ended, wait for other changes or for
+        a tick of the timers.
+        """
         if self._committing is not None or now < self._retry_at:
             return
         batch = self._batch
-        if not batch:
+        changes = self._core.log.changes
+        if not (batch or (events_too and changes)):
             return
+        if changes:
+            self._next_event = batch.add_changes(self._core.log.take(), self._next_event)
         self._committing, self._batch = batch, Batch()
         self._committed, self._commit_error = False, None
         self._store.write(batch, self._commit_done)
@@ -367,6 +384,9 @@ class Head:
             batch.extend(self._batch)
             self._batch = batch
             return
+        if batch.events:
+            first, count, *_ = batch.events[-1]
+            self._last_event = first + count - 1
         for tell in batch.after:
             tell()
         if len(self._recent) > 2 * RECENT:
@@ -419,18 +439,26 @@ class Head:
 
     def _values(self, tasks: set[int]) -> dict[int, tuple[Value, ...]]:
         """The values of tasks that have ended."""
+        return {
+            task: self._as_seen(outcome).values for task, outcome in self._outcomes(tasks).items()
+        }
+
+    def _outcomes(self, tasks: set[int]) -> dict[int, m.TaskOutcome]:
+        """How those of the tasks that have ended have ended."""
         found = {task: self._recent[task] for task in tasks if task in self._recent}
         unknown = tasks - found.keys()
         if unknown:
             found.update((outcome.task, outcome) for outcome in self._store.results(unknown))
-        return {
-            task: outcome.values if outcome.state == "COMPLETED" else self._default(task)
-            for task, outcome in found.items()
-        }
+        return found
 
-    def _default(self, task: int) -> tuple[Value, ...]:
-        """What dependents get of a failed task with ``on_failure="ignore"``."""
-        return c.default_values(self._store.template_of(task))
+    def _as_seen(self, outcome: m.TaskOutcome) -> m.TaskOutcome:
+        """How a task's dependents see its end: a failure may be ignored, and have a default."""
+        if outcome.state not in _FAILURES:
+            return outcome
+        template = self._store.template_of(outcome.task)
+        if template.on_failure != "ignore":
+            return outcome
+        return m.TaskOutcome(outcome.task, policy.COMPLETED, c.default_values(template))
 
     def _keep_payload(self, spec: m.TaskSpec) -> None:
         if self._payload_bytes < PAYLOAD_BYTES:
@@ -503,20 +531,51 @@ class Head:
             if ended:
                 self._tell_ended(peer, ended)
                 tasks = [spec for spec in tasks if spec.id not in known]
+        refused = self._take_on(message, tasks, 0, now)
+        self._batch.after.append(_later(self._server.send, peer, m.Accepted(message.seq, refused)))
+        if not self._core.pilots:
+            self._fleet.hurry()
+            self._notify()
+
+    def _take_on(
+        self, message: m.Submit | m.Detach, tasks: list[m.TaskSpec], parent: int, now: float
+    ) -> list[tuple[int, str]]:
+        """Take tasks on, with what came with them; returns those that are refused, and why."""
+        session = message.session
         for function in message.functions:
             self._functions[session][function.digest] = function
         self._batch.add_functions(session, message.functions)
         self._batch.add_templates(message.templates)
         effects = self._core.apply(
-            ev.TasksSubmitted(session, message.templates, tasks, self._ended_inputs(tasks)), now
+            ev.TasksSubmitted(session, message.templates, tasks, self._ended_inputs(tasks), parent),
+            now,
         )
         self._carry_out(effects)
-        self._batch.after.append(
-            _later(self._server.send, peer, m.Accepted(message.seq, effects.refused))
+        return effects.refused
+
+    def _on_detach(self, peer: bytes, message: m.Detach, now: float) -> None:
+        if message.session not in self._sessions:
+            raise PilotError(f"session {message.session} is closed or unknown")
+        given, new = [], []
+        for spec in message.tasks:
+            key = (message.parent, spec.ordinal)
+            known = self._detached.get(key) or self._store.detached(*key)
+            if known is None:
+                self._detached[key] = known = spec.id
+                new.append(spec)
+            given.append(known)
+        refused = self._take_on(message, new, message.parent, now)
+        for spec in new:
+            # Once it is committed the database knows it; one that is refused is not known.
+            self._batch.after.append(
+                partial(self._detached.__delitem__, (message.parent, spec.ordinal))
+            )
+        reply = (
+            m.Reply(message.request, error=refused[0][1])
+            if refused
+            else m.Reply(message.request, given)
         )
-        if not self._core.pilots:
-            self._fleet.hurry()
-            self._notify()
+        self._batch.after.append(_later(self._server.send, peer, reply))
 
     def _ended_inputs(self, tasks: Iterable[m.TaskSpec]) -> dict[int, str]:
         """States of the inputs that are no unfinished tasks."""
@@ -529,15 +588,9 @@ class Head:
         if unknown:
             states.update(self._store.states(unknown))
         for task, state in states.items():
-            if state in (policy.FAILED, policy.TIMED_OUT, policy.ABORTED) and self._is_ignored(
-                task
-            ):
-                states[task] = policy.COMPLETED
+            if state in _FAILURES:
+                states[task] = self._as_seen(m.TaskOutcome(task, state)).state
         return states
-
-    def _is_ignored(self, task: int) -> bool:
-        """Whether dependents of this failed task get its declared default."""
-        return self._store.template_of(task).on_failure == "ignore"
 
     def _on_watch(self, peer: bytes, message: m.Watch, _now: float) -> None:
         ended = []
@@ -627,7 +680,9 @@ class Head:
 
     def _on_query(self, peer: bytes, message: m.Query, now: float) -> None:
         self._busy = now
-        view = queries.View(self._store, self._core, self._fleet, self.running, self._status)
+        view = queries.View(
+            self._store, self._core, self._fleet, self.running, self._status, self._last_event
+        )
         answer = queries.answer(view, message.name, message.arguments)
         self._server.send(peer, m.Reply(message.request, answer))
 
@@ -696,9 +751,15 @@ class Head:
             for spec in completion.children.tasks
         ]
         ended = self._ended_inputs(children) if children else {}
-        self._carry_out(
-            self._core.apply(ev.AttemptsEnded(message.pilot, message.completions, ended), now)
-        )
+        owed = {
+            ref[0]
+            for completion in message.completions
+            if completion.children is not None
+            for ref in completion.children.delegated.values()
+        }
+        outcomes = {task: self._as_seen(outcome) for task, outcome in self._outcomes(owed).items()}
+        event = ev.AttemptsEnded(message.pilot, message.completions, ended, outcomes)
+        self._carry_out(self._core.apply(event, now))
         self._batch.after.append(_later(self._server.send, address, m.Committed(message.seq)))
 
     def _on_status(self, _address: bytes, message: m.PilotStatus, now: float) -> None:
@@ -749,7 +810,7 @@ def _later(
     return lambda: send(peer, message)
 
 
-def _opened(row: SessionRow) -> ev.SessionOpened:
+def _opened(row: SessionRow, restored: bool = False) -> ev.SessionOpened:
     return ev.SessionOpened(
         row.id,
         row.weight,
@@ -757,6 +818,7 @@ def _opened(row: SessionRow) -> ev.SessionOpened:
         closed=row.state == "CLOSING",
         stopped=row.state == "STOPPED",
         paused=row.paused,
+        restored=restored,
     )
 
 

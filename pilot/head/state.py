@@ -93,6 +93,11 @@ class Session:
         #: Final states of the tasks that ended since this head started.
         self.counts: dict[str, int] = {}
 
+    @property
+    def state(self) -> str:
+        """As in the database, while it has not ended."""
+        return "CLOSING" if self.closed else "STOPPED" if self.stopped else "OPEN"
+
 
 class Task:
     """An unfinished task."""
@@ -110,8 +115,11 @@ class Task:
         "heirs",
         "id",
         "inputs",
+        "memo",
         "missing",
         "pilot",
+        "pool",
+        "ran_s",
         "ready_at",
         "started_at",
         "state",
@@ -144,6 +152,11 @@ class Task:
         self.errors = 0
         self.crashes = 0
         self.pilot: Pilot | None = None
+        #: By which its results are found again, where they may be; None: not looked up yet.
+        self.memo: bytes | None = None
+        #: Where the last attempt was, and how long it ran.
+        self.pool = ""
+        self.ran_s: float | None = None
         self.created_at = now
         self.ready_at = 0.0
         self.assigned_at = 0.0

@@ -14,6 +14,7 @@ Invariants
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sqlite3
@@ -26,7 +27,7 @@ import msgspec
 
 from pilot.data.values import Value
 from pilot.errors import HeadError
-from pilot.head.events import Attempt, Delegated, Ended, Restored
+from pilot.head.events import Attempt, Change, Delegated, Ended, Restored
 from pilot.head.state import Task
 from pilot.wire.messages import (
     Completion,
@@ -41,7 +42,7 @@ from pilot.wire.messages import (
     Template,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _HERE = Path(__file__).parent
 
@@ -61,6 +62,7 @@ _decode_delegated = msgspec.msgpack.Decoder(tuple[tuple[Value, ...], dict[int, R
 _decode_template = msgspec.msgpack.Decoder(Template).decode
 _decode_environment = msgspec.msgpack.Decoder(Environment).decode
 _decode_failure = msgspec.msgpack.Decoder(TaskFailure).decode
+_decode_changes = msgspec.msgpack.Decoder(list[Change]).decode
 _decode_logs = msgspec.msgpack.Decoder(tuple[LogSpan, ...]).decode
 
 #: Most results have no failure and one small value: their encoding without the encoder's set-up.
@@ -102,6 +104,7 @@ class Batch:
         self.functions: list[tuple[int, bytes, bytes]] = []
         self.templates: list[tuple[int, int, str, str, str, bytes]] = []
         self.tasks: list[tuple[object, ...]] = []
+        self.events: list[tuple[int, int, int, bytes]] = []
         self.delegated: list[tuple[bytes, int]] = []
         self.ends: list[tuple[object, ...]] = []
         self.attempts: list[tuple[object, ...]] = []
@@ -120,7 +123,7 @@ class Batch:
             or self.functions
             or self.templates
             or self.after
-        )  # what is delegated comes with its attempt
+        )  # what is delegated comes with its attempt; events alone can wait for others
 
     def extend(self, later: Batch) -> None:
         """Take in what came after this batch."""
@@ -145,6 +148,7 @@ class Batch:
                 task.template.session,
                 spec.template,
                 parent,
+                spec.ordinal,
                 task.created_at,
                 spec.payload,
                 _encode(spec.inputs) if spec.inputs else None,
@@ -159,10 +163,23 @@ class Batch:
                 end.state,
                 end.at,
                 _encode((end.values, end.failure)),
+                end.failure.type if end.failure else None,
+                end.pool or None,
+                end.ran_s,
+                end.memo or None,
                 end.task,
             )
             for end in ended
         )
+
+    def add_changes(self, changes: Sequence[Change], first: int) -> int:
+        """Events from number `first` on; returns the number of the next one."""
+        for session, alike in itertools.groupby(changes, lambda change: change.session):
+            row = list(alike)
+            count = sum(change.count for change in row)
+            self.events.append((first, count, session, _encode(row)))
+            first += count
+        return first
 
     def add_delegated(self, delegated: Iterable[Delegated]) -> None:
         """Tasks whose results are to come from children."""
@@ -290,6 +307,8 @@ class Store:
             many(QUERIES["end_tasks"], batch.ends)
         if batch.sessions:
             many(QUERIES["set_session_state"], batch.sessions)
+        if batch.events:
+            many(QUERIES["add_events"], batch.events)
 
     def _commit(self, done: Callable[[Exception | None], None]) -> None:
         try:
@@ -347,6 +366,7 @@ class Store:
             "delete_attempts",
             "delete_tasks",
             "delete_templates",
+            "delete_events",
             "purge_functions",
             "delete_session",
         )
@@ -392,6 +412,21 @@ class Store:
         """A fact about the database itself."""
         rows = self._read("get_meta", (key,))
         return str(rows[0][0]) if rows else None
+
+    def next_event(self) -> int:
+        """The number of the next event; the first is 1."""
+        return int(self._read("next_event")[0][0] or 1)
+
+    def events(self, since: int, session: int | None, rows: int) -> list[tuple[int, list[Change]]]:
+        """Rows of the log, from the one that event `since` is in: first event, and changes."""
+        query = "events" if session is None else "events_of_session"
+        found = self._read(query, {"since": since, "session": session, "rows": rows})
+        return [(first, _decode_changes(changes)) for first, changes in found]
+
+    def detached(self, parent: int, ordinal: int) -> int | None:
+        """The detached child of this number that a task has submitted before."""
+        rows = self._read("detached", (parent, ordinal))
+        return int(rows[0][0]) if rows else None
 
     def payloads(self, tasks: Sequence[int]) -> dict[int, bytes]:
         """The arguments of tasks."""

@@ -65,7 +65,7 @@ class Connection:
     site
         The site.
     start
-        Start a head where there is none; otherwise raise.
+        Start a head where there is none; otherwise raise, or with None wait for one.
     submits
         Whether it will submit tasks, or only ask.
 
@@ -77,7 +77,7 @@ class Connection:
         It holds other keys.
     """
 
-    def __init__(self, site: Site, start: bool = True, submits: bool = True) -> None:
+    def __init__(self, site: Site, start: bool | None = True, submits: bool = True) -> None:
         self._site = site
         self._start = start
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -262,8 +262,12 @@ class Connection:
         """Find or start the head, greet it, and ask again for all that is open."""
         deadline = time.monotonic() + 2 * GREETING_S
         while not self._stopping:
-            self._count_connects()
             address = ensure_head(self._site) if self._start else find_head(self._site)
+            if address is None and self._start is None:
+                time.sleep(WATCH_S)
+                deadline = time.monotonic() + 2 * GREETING_S
+                continue
+            self._count_connects()
             if address is None:
                 raise HeadError(
                     f"no head runs for site {self._site.name}; `pilot head start` starts one"

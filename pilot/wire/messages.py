@@ -99,6 +99,8 @@ class Template(msgspec.Struct, array_like=True, frozen=True):
     group: str = ""
     #: Whether the failure of one ends the others of its group.
     group_fails_together: bool = False
+    #: Digest of the source that it comes of, where its results may be those of an earlier run.
+    cache: bytes = b""
 
 
 class TaskSpec(msgspec.Struct, array_like=True, frozen=True):
@@ -110,6 +112,10 @@ class TaskSpec(msgspec.Struct, array_like=True, frozen=True):
     payload: bytes
     #: The results that the arguments refer to, each once.
     inputs: tuple[Ref, ...] = ()
+    #: Of what is no work but values that are there: it is complete once it is accepted.
+    values: tuple[Value, ...] = ()
+    #: Of a detached child: which one of its parent it is, from 1.
+    ordinal: int = 0
 
 
 class Environment(msgspec.Struct, array_like=True, frozen=True):
@@ -228,6 +234,21 @@ class Submit(_Message):
 
     seq: int
     session: int
+    functions: list[Function]
+    templates: list[Template]
+    tasks: list[TaskSpec]
+
+
+class Detach(_Message):
+    """Detached children of a task that runs: they start before it ends.
+
+    The reply is their ids: those that they were given when an earlier attempt of the parent has
+    submitted the children of the same ordinals.
+    """
+
+    request: int
+    session: int
+    parent: int
     functions: list[Function]
     templates: list[Template]
     tasks: list[TaskSpec]
@@ -577,6 +598,7 @@ FromClient: TypeAlias = (
     | ClientBye
     | OpenSession
     | Submit
+    | Detach
     | Watch
     | Cancel
     | ControlSession
