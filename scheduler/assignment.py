@@ -41,6 +41,10 @@ class WorkClass(Protocol):
         """Higher goes first: the session's priority, then the task's."""
 
     @property
+    def starving(self) -> bool:
+        """Whether its session was given nothing for long: it gets one task before all others."""
+
+    @property
     def share(self) -> float:
         """Cores that its session has, by the session's weight: who has least goes first."""
 
@@ -96,7 +100,8 @@ def assign(
 
     Of classes of the same rank, the one whose session has the smallest share of the cores goes
     first, and where several sessions wait, each is given a part of the room at a time: so sessions
-    share by weight, and none starves beside one with a million tasks.
+    share by weight, and none starves beside one with a million tasks. Nor does one beside sessions
+    of higher priority: when it starves it is given one task first.
 
     The caller must raise a pilot's `load` and lower the class's `ready` by what was yielded before
     it asks for the next one: the decisions follow each other.
@@ -104,15 +109,19 @@ def assign(
     pilots = list(pilots)
     waiting = [work for work in classes if work.ready]
     while waiting:
-        work = min(waiting, key=lambda work: (-work.rank[0], -work.rank[1], work.share))
+        work = min(
+            waiting,
+            key=lambda work: (not work.starving, -work.rank[0], -work.rank[1], work.share),
+        )
+        starving = work.starving
         rivals = sum(other.rank == work.rank for other in waiting)
         placed = False
         for pilot, count in _spread(work, pilots, now, rivals):
-            yield work, pilot, count
+            yield work, pilot, 1 if starving else count
             placed = True
-            if rivals > 1:
+            if starving or rivals > 1:
                 break  # the others first
-        if rivals == 1 or not placed or not work.ready:
+        if not placed or not work.ready or (rivals == 1 and not starving):
             waiting.remove(work)
 
 

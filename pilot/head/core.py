@@ -70,6 +70,8 @@ from scheduler.elasticity import ClassDemand
 
 #: What a session has used counts half after so many seconds, when sessions share cores.
 USED_HALF_S = 30.0
+#: A session that could run and has had no core for so long gets one task before all others.
+STARVING_S = 60.0
 
 
 class Core:
@@ -113,12 +115,22 @@ class Core:
         if not classes:
             return {}
         self._fade(now)
+        self._look_who_starves(classes, now)
         pilots = [pilot for pilot in self.pilots.values() if not pilot.draining]
         given: dict[str, list[Task]] = {}
         for work, room, count in assignment.assign(classes, pilots, now):
             assert isinstance(work, TaskClass) and isinstance(room, Pilot)
             given.setdefault(room.name, []).extend(self._give(work, room, count, now))
         return given
+
+    def _look_who_starves(self, classes: list[TaskClass], now: float) -> None:
+        waiting = {work.session.id for work in classes}
+        for session in self.sessions.values():
+            if session.load or session.id not in waiting:
+                session.waits_since = 0.0
+            else:
+                session.waits_since = session.waits_since or now
+                session.starving = now - session.waits_since > STARVING_S
 
     def _fade(self, now: float) -> None:
         """Let what sessions have used count less the longer ago it is."""
@@ -336,6 +348,7 @@ class Core:
             self._hold(task, pilot, now)
             given.append(task)
             count -= 1
+        work.session.waits_since, work.session.starving = 0.0, False
         return given
 
     def _hold(self, task: Task, pilot: Pilot, now: float) -> None:

@@ -49,6 +49,11 @@ class TaskClass:
         return self.session.priority, self.priority
 
     @property
+    def starving(self) -> bool:
+        """Whether the session has waited for too long while others were served."""
+        return self.session.starving
+
+    @property
     def share(self) -> float:
         """What the session has and had lately of the cores, by its weight."""
         return (self.session.load + self.session.used) / self.session.weight
@@ -68,9 +73,11 @@ class Session:
         "load",
         "paused",
         "priority",
+        "starving",
         "stopped",
         "unfinished",
         "used",
+        "waits_since",
         "weight",
     )
 
@@ -85,6 +92,9 @@ class Session:
         #: Its share of the cores beside sessions of the same priority.
         self.weight = 1.0
         self.priority = 0
+        #: Since when it could run and has had no core; 0: that is not so.
+        self.waits_since = 0.0
+        self.starving = False
         #: Cores of its tasks that pilots hold.
         self.load = 0
         #: Core-seconds of its tasks that ended, the older the less.

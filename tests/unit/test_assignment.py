@@ -22,6 +22,7 @@ class Work:
     time_limit_s: float = 0.0
     mean_s: float | None = None
     rank: tuple[int, int] = (0, 0)
+    starving: bool = False
     share: float = 0.0
 
 
@@ -45,6 +46,7 @@ def hand_out(classes: list[Work], rooms: list[Room]) -> list[tuple[Work, Room, i
         pilot.load += count * work.need.total_cores
         pilot.got += count
         work.share += count * work.need.total_cores
+        work.starving = False
         given.append((work, pilot, count))
     return given
 
@@ -98,6 +100,13 @@ def test_high_rank_goes_first() -> None:
     low, high, higher = Work(rank=(0, 0)), Work(rank=(0, 5)), Work(rank=(1, 0))
     given = hand_out([low, high, higher], [Room(nodes=3)])
     assert [(work, count) for work, _, count in given] == [(higher, 10), (high, 2)]
+
+
+def test_starving_session_gets_one_task_before_higher_ranks() -> None:
+    starving, other, high = Work(starving=True), Work(), Work(rank=(5, 0))
+    given = hand_out([high, other, starving], [Room(nodes=2)])
+    assert given[0][0] is starving
+    assert (starving.ready, other.ready, high.ready) == (9, 10, 3)
 
 
 def test_emptiest_pilot_goes_first() -> None:

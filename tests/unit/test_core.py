@@ -8,7 +8,7 @@ import pytest
 from support.builders import done, spec, template
 
 from pilot.data.values import Value
-from pilot.head.core import Core
+from pilot.head.core import STARVING_S, Core
 from pilot.head.events import (
     AttemptsEnded,
     AttemptsRunning,
@@ -144,6 +144,20 @@ def test_closed_session_takes_nothing_and_ends_with_its_last_task(head: Head) ->
     assert head.end(done(1)).sessions_ended == [1]
     core = head.core
     assert not core.sessions and not core.templates and not core.classes
+
+
+def test_session_that_starves_gets_one_task_before_those_of_higher_priority(head: Head) -> None:
+    head.apply(SessionOpened(2, priority=5))
+    other = template(2, session=2)
+    head.submit(spec(1), spec(2))
+    rows = [spec(number, template=2) for number in range(10, 100)]
+    head.apply(TasksSubmitted(2, [other], rows, {}))
+    head.join(cores=2)
+    assert head.assign() == {"p": [(10, 1), (11, 1)]}
+    head.now += STARVING_S
+    head.end(done(10), done(11))
+    given = head.assign()["p"]
+    assert given[0] == (1, 1) and (2, 1) not in given
 
 
 def test_paused_session_starts_nothing(head: Head) -> None:
