@@ -3,6 +3,8 @@
 It is forked from the node worker's fork server, pins itself, connects to the agent and waits on its
 socket. A few words of shared memory tell the node worker which task it is in, so that a crash is
 blamed on the right one, and so that what runs is seen without any message.
+
+Tasks that are short are reported together: a message for each would cost more than they do.
 """
 
 from __future__ import annotations
@@ -33,6 +35,10 @@ from pilot.wire.channel import Client, load_keys
 
 #: So long may a large result wait for others to join it in one file, in seconds.
 SEAL_S = 0.02
+#: An attempt that has ended is reported with those that end within so many seconds after it, and
+#: after so many at the latest, whatever the task that runs then does.
+TOGETHER_S = 0.001
+LATEST_S = 0.005
 #: In shared memory, for each executor: task, attempt, start of the task, start of its output.
 SLOT = struct.Struct("<qqdq")
 
@@ -87,6 +93,52 @@ def main(packed: bytes) -> None:
     client.close()
 
 
+class Outbox:
+    """What has ended and is not reported yet.
+
+    The main thread sends before it listens to its socket again; while it is in a task, a thread
+    sends what has waited for too long. So they never use the socket at the same time.
+    """
+
+    def __init__(self, number: int, client: Client[m.Run | m.Exit]) -> None:
+        self._number = number
+        self._client = client
+        self._lock = threading.Lock()
+        self._waiting: list[m.Completion] = []
+        self._first = 0.0
+        self._due = threading.Event()
+        threading.Thread(target=self._send_late, name="outbox", daemon=True).start()
+
+    def add(self, completions: list[m.Completion]) -> None:
+        """Report these, soon."""
+        with self._lock:
+            self._waiting += completions
+            ended = completions[-1].ended
+            if len(self._waiting) == len(completions):
+                self._first = ended
+                self._due.set()
+            elif ended - self._first > TOGETHER_S:
+                self._send()
+
+    def send(self, message: m.Ran | None = None) -> None:
+        """Report what is left, and then tell this."""
+        with self._lock:
+            self._send()
+            if message is not None:
+                self._client.send(message)
+
+    def _send(self) -> None:
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            self._client.send(m.Done(self._number, waiting))
+
+    def _send_late(self) -> None:
+        while self._due.wait():
+            time.sleep(LATEST_S)
+            self._due.clear()
+            self.send()
+
+
 class Sealer(threading.Thread):
     """Seals what is written a moment after its task, so that several results share a file.
 
@@ -124,6 +176,7 @@ def _serve(
     offset = config.slot * SLOT.size
     pack = SLOT.pack_into
     sealer: Sealer | None = None
+    outbox = Outbox(config.number, client)
     while True:
         client.socket.poll()
         for message in client.receive():
@@ -135,10 +188,11 @@ def _serve(
                 completions = worker.run(work, message.plan)
                 pack(memory, offset, 0, 0, 0.0, 0)
                 if completions:
-                    client.send(m.Done(config.number, completions))
+                    outbox.add(completions)
                 else:
-                    client.send(m.Ran(config.number, [work.task]))
+                    outbox.send(m.Ran(config.number, [work.task]))
                     if sealer is None:
                         sealer = Sealer(config, worker)
                         sealer.start()
                     sealer.due.set()
+            outbox.send()
