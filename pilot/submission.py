@@ -127,7 +127,7 @@ class Submitter:
         SubmissionError
             No pool can ever run one, or it cannot be pickled. Then none is in the parcel.
         """
-        dynamic = task.task_options.is_dynamic()
+        dynamic = task.resolved is None
         limit = self._site.config.data.inline_limit_bytes
         template = 0
         specs: list[m.TaskSpec] = []
@@ -178,7 +178,7 @@ class Submitter:
     ) -> int:
         """The id of the template for a call; a new one is put into the parcel."""
         options = task.task_options
-        resolved = options.resolve(args, kwargs)
+        resolved = task.resolved or options.resolve(args, kwargs)
         recent = self._recent.get((id(task), resolved, group))
         if recent is not None and recent[0] is task:
             return recent[1]

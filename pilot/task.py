@@ -199,6 +199,8 @@ class Task(Generic[P, R]):
         #: The options that were given, and all of them.
         self.given = dict(given or {})
         self.task_options = options = make_options(Options(), self.given)
+        #: Where no resource depends on the arguments: what every call needs.
+        self.resolved = None if options.is_dynamic() else options.resolve((), {})
         self.kind = command_kind(options) if kind in (COMMAND, MPI_COMMAND) else kind
         name = str(options.name or getattr(function, "__name__", type(function).__name__))
         self.__name__ = name

@@ -707,7 +707,10 @@ class Core:
             del self.classes[key]
 
     def _session(self, session: int) -> Session:
-        return self.sessions.setdefault(session, Session(session))
+        known = self.sessions.get(session)
+        if known is None:
+            known = self.sessions[session] = Session(session)
+        return known
 
 
 def default_values(template: Template) -> tuple[Value, ...]:

@@ -19,6 +19,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -96,6 +97,7 @@ class Head:
         self._committing: Batch | None = None
         self._commit_error: Exception | None = None
         self._committed = False
+        self._thread = threading.current_thread()
         self._retry_at = 0.0
         self._payloads: dict[int, bytes] = {}
         self._payload_bytes = 0
@@ -363,12 +365,14 @@ class Head:
         self._committing, self._batch = batch, Batch()
         self._committed, self._commit_error = False, None
         self._store.write(batch, self._commit_done)
+        self._after_commit()
 
     def _commit_done(self, error: Exception | None) -> None:
-        """Called from the committing thread."""
+        """Called from the committing thread, or from this one where the disk is quick."""
         self._commit_error = error
         self._committed = True
-        self._notify()
+        if threading.current_thread() is not self._thread:
+            self._notify()
 
     def _after_commit(self) -> None:
         if not self._committed or self._committing is None:

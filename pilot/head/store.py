@@ -3,7 +3,8 @@
 What the head's loop collects in a turn is written as one `Batch` in one transaction (group commit).
 The rows are put in by the loop's own thread, since SQLite gives Python's lock away at every row and
 two busy threads would wait for each other there; only COMMIT, which waits for the disk, runs in
-a thread of its own. So the loop goes on while the disk works.
+a thread of its own. So the loop goes on while the disk works. A disk that has been quicker lately
+than the way to another thread and back is waited for.
 
 Invariants
 ----------
@@ -18,6 +19,7 @@ import itertools
 import json
 import re
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -43,6 +45,9 @@ from pilot.wire.messages import (
 )
 
 SCHEMA_VERSION = 2
+
+#: A commit that is expected to take no longer is waited for, in seconds.
+QUICK_S = 0.0005
 
 _HERE = Path(__file__).parent
 
@@ -225,6 +230,8 @@ class Store:
         self._path = path
         self._committer = ThreadPoolExecutor(1, "commit")
         self._committing: Future[None] | None = None
+        #: What commits have taken lately.
+        self._commit_s = 1.0
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._open(journal)
@@ -274,7 +281,7 @@ class Store:
     # --- writing
 
     def write(self, batch: Batch, done: Callable[[Exception | None], None]) -> None:
-        """Write a batch in one transaction, and call `done` from another thread after its commit.
+        """Write a batch in one transaction, and call `done`, maybe from another thread, after it.
 
         The caller writes no other batch before `done` was called; `done` gets the error where the
         transaction failed and was rolled back.
@@ -286,7 +293,10 @@ class Store:
             self._roll_back()
             done(error)
             return
-        self._committing = self._committer.submit(self._commit, done)
+        if self._commit_s < QUICK_S:
+            self._commit(done)
+        else:
+            self._committing = self._committer.submit(self._commit, done)
 
     def _put(self, batch: Batch) -> None:
         many = self._db.executemany
@@ -311,8 +321,11 @@ class Store:
             many(QUERIES["add_events"], batch.events)
 
     def _commit(self, done: Callable[[Exception | None], None]) -> None:
+        start = time.perf_counter()
         try:
             self._db.execute("COMMIT")
+            # One slow commit makes the next ones careful, many quick ones make them bold again.
+            self._commit_s = max(time.perf_counter() - start, 0.9 * self._commit_s)
         except sqlite3.Error as error:
             self._roll_back()
             done(error)
