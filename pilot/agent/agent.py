@@ -284,7 +284,8 @@ class Agent:
                         self._functions[(template.session, function.digest)] = function
             self._rules.add_work(message.templates, message.work, now)
         elif isinstance(message, m.Committed):
-            self._unacknowledged.pop(message.seq, None)
+            if frame := self._unacknowledged.pop(message.seq, None):
+                self._rules.forget(completion.task for completion in frame.completions)
         elif isinstance(message, m.CancelWork):
             self._rules.cancel(message.tasks, now)
         elif isinstance(message, m.EndPilot):

@@ -19,6 +19,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from pilot.agent.inputs import Inputs
 from pilot.wire.messages import (
     Completion,
     LogSpan,
@@ -242,6 +243,9 @@ class Rules:
         #: Attempts in here: task → attempt.
         self.held: dict[int, int] = {}
         self._received: dict[int, float] = {}
+        self._inputs = Inputs()
+        #: Tasks have got their last input, and no place has been looked for.
+        self._released = False
         self._starved: Queue | None = None
 
     # --- what comes out
@@ -283,7 +287,13 @@ class Rules:
                 continue
             self.held[item.task] = item.attempt
             self._received[item.task] = now
-            self._queue_of[item.template].waiting.append(item)
+            try:
+                ready = self._inputs.add(item, self.held)
+            except LookupError as error:
+                self._report(_ended(item, "interrupted", str(error), "", now))
+                continue
+            if ready is not None:
+                self._queue_of[item.template].waiting.append(ready)
         self.busy_at = now
         self._hand_back_misfits(now)
         if self.draining:
@@ -301,6 +311,8 @@ class Rules:
                 queue.waiting = deque(work for work in queue.waiting if work.task not in wanted)
                 for work in dropped:
                     self._report(_ended(work, "cancelled", "cancelled before it started", "", now))
+        for work in self._inputs.take(wanted):
+            self._report(_ended(work, "cancelled", "cancelled before it started", "", now))
         for executor in list(self.executors.values()):
             named = [work.task for work in executor.pipeline if work.task in wanted]
             if named:
@@ -318,6 +330,16 @@ class Rules:
             for work in queue.waiting:
                 self._report(_ended(work, "interrupted", reason, "", now))
             queue.waiting.clear()
+        self._hand_back_early(reason, now)
+
+    def _hand_back_early(self, reason: str, now: float) -> None:
+        """Give back what waits for inputs."""
+        for work in self._inputs.take():
+            self._report(_ended(work, "interrupted", reason, "", now))
+
+    def forget(self, tasks: Iterable[int]) -> None:
+        """The head has committed the ends of these tasks."""
+        self._inputs.forget(tasks)
 
     def _hand_back_misfits(self, now: float) -> None:
         """Give back what the nodes that are left can never run."""
@@ -365,13 +387,19 @@ class Rules:
         lost = [executor for executor in self.executors.values() if executor.node == name]
         for executor in lost:
             del self.executors[executor.id]
-            for work in [*executor.unsealed.values(), *executor.pipeline]:
+            started = [*executor.unsealed.values(), *list(executor.pipeline)[: executor.ready]]
+            for work in started:
+                ended = _ended(work, "interrupted", reason, name, now)
+                first = executor.first_started or now
+                self._report(msgspec.structs.replace(ended, started=first))
+            for work in list(executor.pipeline)[executor.ready :]:
                 self._report(_ended(work, "interrupted", reason, name, now))
             self._release(executor)
         for world in list(self.worlds.values()):
             if any(share.node == name for share in world.shares):
                 world.killed_for = world.killed_for or "interrupted"
                 self._stop_world(world)
+        self._hand_back_early(reason, now)
         self._hand_back_misfits(now)
         self.schedule(now)
         return lost
@@ -427,11 +455,12 @@ class Rules:
         """An executor may have nothing left to do: give it more, or its cores to others."""
         executor.first_started = now
         self.busy_at = now
-        if executor.stopping or self._feed(executor, now) or executor.pipeline:
-            return
-        if executor.queue is not None:
+        busy = executor.stopping or self._feed(executor, now) or executor.pipeline
+        if not busy and executor.queue is not None:
             self._release(executor)
             executor.idle_since = now
+            self._released = True
+        if self._released:
             self.schedule(now)
 
     def executor_exited(
@@ -579,6 +608,7 @@ class Rules:
 
     def schedule(self, now: float) -> None:
         """Start what can start, high priority first."""
+        self._released = False
         if self.draining:
             return
         waiting = [queue for queue in self._queues.values() if queue.waiting]
@@ -797,6 +827,21 @@ class Rules:
             self._actions.append(StopWorld(world.id))
 
     def _report(self, completion: Completion) -> None:
+        """Tell the head of an end, and go on with what has waited for it here."""
+        ends = [completion]
+        while ends:
+            completion = ends.pop()
+            self._report_one(completion)
+            ready, hopeless = self._inputs.ended(completion)
+            for work in ready:
+                self._queue_of[work.template].waiting.append(work)
+                self._released = True
+            reason = "its input has not come"
+            ends.extend(
+                _ended(work, "interrupted", reason, "", completion.ended) for work in hopeless
+            )
+
+    def _report_one(self, completion: Completion) -> None:
         attempt = self.held.pop(completion.task, None)
         if attempt is None:
             return

@@ -124,7 +124,11 @@ class Worker:
             if self.broken is not None:
                 raise self.broken
             function = self._function(template)
-            inputs = [load(item.value, self._site.directory) for item in work.inputs]
+            inputs = [
+                load(item.value, self._site.directory)
+                for item in work.inputs
+                if item.value is not None  # none of them is, here
+            ]
             args, kwargs = decode_arguments(work.payload, inputs, self._site.directory)
             fetched = started = time.time()
             session = self._session(template, work)

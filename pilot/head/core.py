@@ -111,17 +111,60 @@ class Core:
 
     def assign(self, now: float) -> dict[str, list[Task]]:
         """Hand ready tasks to pilots: pilot name → the tasks that it gets now."""
+        given = self._give_early(now)
         classes = [work for work in self.classes.values() if work.ready and not work.session.paused]
         if not classes:
-            return {}
+            return given
         self._fade(now)
         self._look_who_starves(classes, now)
         pilots = [pilot for pilot in self.pilots.values() if not pilot.draining]
-        given: dict[str, list[Task]] = {}
         for work, room, count in assignment.assign(classes, pilots, now):
             assert isinstance(work, TaskClass) and isinstance(room, Pilot)
             given.setdefault(room.name, []).extend(self._give(work, room, count, now))
+        for name, tasks in self._give_early(now).items():
+            given.setdefault(name, []).extend(tasks)
         return given
+
+    def _give_early(self, now: float) -> dict[str, list[Task]]:
+        """Send short tasks to the pilot that holds all that they wait for, ahead of their inputs.
+
+        So a pilot has a chain, or a join with its forks, as a whole, and goes on by itself.
+        """
+        given: dict[str, list[Task]] = {}
+        for pilot in self.pilots.values():
+            while pilot.early:
+                task = pilot.early[0]
+                if self._may_go_early(task, pilot, now):
+                    if not assignment.room(task.task_class, pilot):
+                        break
+                    task.attempt += 1
+                    task.ready_at = now
+                    self._hold(task, pilot, now)
+                    given.setdefault(pilot.name, []).append(task)
+                pilot.early.popleft()
+        return given
+
+    @staticmethod
+    def _may_go_early(task: Task, pilot: Pilot, now: float) -> bool:
+        work = task.task_class
+        return (
+            task.state == PENDING
+            and task.near_pilot is pilot
+            and task.near == task.missing
+            and not (pilot.draining or work.session.paused or task.template.cache)
+            and work.mean_s is not None
+            and work.mean_s < assignment.PREFETCH_S
+            and assignment.fits(work, pilot, now)
+        )
+
+    def _near(self, task: Task, pilot: Pilot) -> None:
+        """One more of what the task waits for is held by the pilot."""
+        if task.near_pilot is pilot:
+            task.near += 1
+        else:
+            task.near_pilot, task.near = pilot, 1
+        if task.near == task.missing:
+            pilot.early.append(task)
 
     def _look_who_starves(self, classes: list[TaskClass], now: float) -> None:
         waiting = {work.session.id for work in classes}
@@ -233,6 +276,10 @@ class Core:
                 source.dependents = []
             source.dependents.append(task)
             task.missing += 1
+        for needed in {ref[0] for ref in spec.inputs} if task.missing else ():
+            source = self.tasks.get(needed)
+            if source is not None and source.pilot is not None:
+                self._near(task, source.pilot)
 
     def _learn_templates(self, templates: Iterable[Template]) -> None:
         for template in templates:
@@ -364,6 +411,8 @@ class Core:
         pilot.held[task.id] = cores
         pilot.load += cores
         work.session.load += cores
+        for dependent in task.dependents or ():
+            self._near(dependent, pilot)
         self.log.task(task.id, ASSIGNED, work.session.id, now, pilot.name)
 
     def _attempts_ended(self, event: AttemptsEnded, now: float, effects: Effects) -> None:
@@ -429,17 +478,18 @@ class Core:
             task.errors += 1
         elif outcome == "crash":
             task.crashes += 1
-        effects.attempts.append(
-            Attempt(
-                completion,
-                pilot.name if pilot else "",
-                task.created_at,
-                task.ready_at,
-                task.assigned_at,
-                task.errors,
-                task.crashes,
-            )
-        )
+        if completion.started or outcome != "interrupted" or event is None:
+            effects.attempts.append(
+                Attempt(
+                    completion,
+                    pilot.name if pilot else "",
+                    task.created_at,
+                    task.ready_at,
+                    task.assigned_at,
+                    task.errors,
+                    task.crashes,
+                )
+            )  # what was given back before it started was no attempt
         state = verdict(task.template, completion, task.errors, task.crashes)
         if state is None:
             self._leave_pilot(task)
@@ -597,6 +647,9 @@ class Core:
             self._unassign(task)
 
     def _unassign(self, task: Task) -> None:
+        for dependent in task.dependents or ():
+            if dependent.near_pilot is task.pilot:
+                dependent.near -= 1
         task.pilot = None
         task.task_class.assigned -= 1
         task.task_class.session.load -= task.task_class.need.total_cores
@@ -651,8 +704,12 @@ class Core:
             if good:
                 for dependent in task.dependents or ():
                     dependent.missing -= 1
-                    if not dependent.missing and dependent.state == PENDING:
+                    if dependent.state != PENDING:
+                        continue
+                    if not dependent.missing:
                         self._make_ready(dependent, now, effects)
+                    elif dependent.near == dependent.missing and dependent.near_pilot is not None:
+                        dependent.near_pilot.early.append(dependent)
             elif task.dependents:
                 cause = TaskFailure(
                     type="TaskAborted",

@@ -410,7 +410,10 @@ class Head:
         sessions, functions, templates = [], [], []
         missing = [task.id for task in tasks if task.id not in self._payloads]
         read = self._store.payloads(missing) if missing else {}
-        values = self._values({ref[0] for task in tasks for ref in task.inputs})
+        live = self._core.tasks  # what the pilot makes itself
+        values = self._values(
+            {ref[0] for task in tasks for ref in task.inputs if ref[0] not in live}
+        )
         work = []
         for task in tasks:
             template = task.template
@@ -432,7 +435,9 @@ class Head:
                     template.id,
                     read[task.id] if payload is None else payload,
                     tuple(
-                        m.InputValue(source, index, values[source][index])
+                        m.InputValue(
+                            source, index, values[source][index] if source in values else None
+                        )
                         for source, index in task.inputs
                     )
                     if task.inputs

@@ -127,6 +127,8 @@ class Task:
         "inputs",
         "memo",
         "missing",
+        "near",
+        "near_pilot",
         "pilot",
         "pool",
         "ran_s",
@@ -147,6 +149,9 @@ class Task:
         self.inputs: tuple[tuple[int, int], ...] = ()
         #: How many of them are still to come.
         self.missing = 0
+        #: How many of these one pilot holds, and which pilot.
+        self.near = 0
+        self.near_pilot: Pilot | None = None
         self.dependents: list[Task] | None = None
         #: Tasks that have delegated results to this one: (task, index there, index here).
         self.heirs: list[tuple[Task, int, int]] | None = None
@@ -176,7 +181,7 @@ class Task:
 class Pilot:
     """A pilot that has reported itself."""
 
-    __slots__ = ("draining", "ends_at", "held", "load", "name", "nodes", "pool", "shape")
+    __slots__ = ("draining", "early", "ends_at", "held", "load", "name", "nodes", "pool", "shape")
 
     def __init__(self, name: str, pool: str, shape: NodeShape, nodes: int, ends_at: float) -> None:
         self.name = name
@@ -189,6 +194,8 @@ class Pilot:
         self.held: dict[int, int] = {}
         #: Cores of all that.
         self.load = 0
+        #: Tasks that need nothing but what this pilot holds, as they were when they were put here.
+        self.early: deque[Task] = deque()
 
     def release(self, task: int) -> None:
         """The pilot holds the task no more."""

@@ -414,11 +414,11 @@ class PilotBye(_Message):
 
 
 class InputValue(msgspec.Struct, array_like=True, frozen=True):
-    """A result that a task needs."""
+    """A result that a task needs; without a value where it is made in the same pilot."""
 
     task: int
     index: int
-    value: Value
+    value: Value | None
 
 
 class Work(msgspec.Struct, array_like=True, frozen=True):

@@ -33,6 +33,7 @@ from pilot.head.policy import (
     DELEGATED,
     FAILED,
     FINAL,
+    PENDING,
     READY,
     RUNNING,
     TIMED_OUT,
@@ -177,6 +178,11 @@ class Head:
         work, templates = [], {}
         for task in tasks:
             for source, _ in task.inputs:
+                if source in self.core.tasks:
+                    self.cluster.sent_early += 1
+                    holder = self.core.tasks[source].pilot
+                    assert holder is not None and holder.name == name, "sent early, elsewhere"
+                    continue
                 state = self.recent.get(source) or self._stored_state(source)
                 assert state in FINAL, f"task {task.id:#x} was assigned, its input is {state}"
                 row = self.cluster.store.tasks.get(source)
@@ -184,7 +190,10 @@ class Head:
                 assert state == COMPLETED or policy == "ignore", (state, policy)
             assert self._stored_state(task.id) not in FINAL, "a finished task was assigned"
             templates[task.template.id] = task.template
-            inputs = tuple(InputValue(s, i, Value(0, b"")) for s, i in task.inputs)
+            inputs = tuple(
+                InputValue(s, i, None if s in self.core.tasks else Value(0, b""))
+                for s, i in task.inputs
+            )
             work.append(Work(task.id, task.attempt, task.template.id, b"", inputs))
         agent = self.cluster.agents.get(name)
         link = self.links.get(name)
@@ -475,7 +484,8 @@ class Agent:
                 self._send(number)
 
     def on_committed(self, number: int) -> None:
-        self.unacknowledged.pop(number, None)
+        for completion in self.unacknowledged.pop(number, ()):
+            self.rules.forget([completion.task])
 
     def _send(self, number: int) -> None:
         head, link = self.head, self.link
@@ -751,6 +761,8 @@ class Cluster:
         self.agents: dict[str, Agent] = {}
         #: How often each task was run.
         self.runs: Counter[int] = Counter()
+        #: Inputs that were still to be made when a task was sent to who makes them.
+        self.sent_early = 0
         #: What pilots have said of each task: pilot, attempt, outcome.
         self.reported: dict[int, set[tuple[str, int, str]]] = defaultdict(set)
         self.policies: dict[int, str] = {}
@@ -840,6 +852,7 @@ class Cluster:
 
     def note_run(self, work: Work) -> None:
         self.runs[work.task] += 1
+        assert all(item.value is not None for item in work.inputs), "it runs without an input"
         state = self.store.announced.get(work.task)
         assert state not in (COMPLETED, FAILED, TIMED_OUT) or work.task in self.cut_off, (
             f"{work.task:#x} runs after it was announced as {state}"
@@ -1088,12 +1101,17 @@ def check_core(core: c.Core) -> None:
         assert session.unfinished == unfinished[session.id]
     for pilot in core.pilots.values():
         assert pilot.load == sum(pilot.held.values())
+    for task in core.tasks.values():
+        if task.near_pilot is not None and task.state == PENDING:
+            sources = {source for source, _ in task.inputs} & core.tasks.keys()
+            near = sum(core.tasks[source].pilot is task.near_pilot for source in sources)
+            assert 0 <= task.near <= near, f"{task.id:#x} has {near} inputs near, not {task.near}"
 
 
 def check_rules(rules: r.Rules) -> None:
     """The invariants of a pilot: every core has one user, every attempt is in one place."""
     used: dict[str, list[int]] = {name: [] for name in rules.nodes}
-    places: Counter[int] = Counter()
+    places: Counter[int] = Counter(list(rules._inputs._waiting))
     for queue in rules._queues.values():
         places.update(work.task for work in queue.waiting)
     for executor in rules.executors.values():

@@ -417,6 +417,74 @@ def test_session_that_was_closing_ends(head: Head) -> None:
     assert head.end(done(1)).sessions_ended == [1]
 
 
+# --- tasks that go where their inputs are made --------------------------------------------------
+
+
+def teach(head: Head) -> None:
+    """The class of the tasks is known to be short: they take a millisecond."""
+    head.submit(spec(1))
+    head.join()
+    head.assign()
+    head.end(done(1, started=1.0, ended=1.001))
+
+
+def test_chain_of_short_tasks_goes_as_a_whole(head: Head) -> None:
+    teach(head)
+    head.submit(spec(2), spec(3, needs=(2,)), spec(4, needs=(3,)), spec(5, needs=(3, 4)))
+    assert head.assign() == {"p": [(2, 1), (3, 1), (4, 1), (5, 1)]}
+    assert head.state(5) == "ASSIGNED"
+    effects = head.end(*(done(number) for number in (2, 3, 4, 5)))
+    assert set(states(effects).values()) == {"COMPLETED"}
+
+
+def test_tasks_that_may_be_long_wait_for_their_inputs(head: Head) -> None:
+    head.join()
+    head.submit(spec(2), spec(3, needs=(2,)))
+    assert head.assign() == {"p": [(2, 1)]}
+    head.end(done(2, started=1.0, ended=2.0))
+    assert head.assign() == {"p": [(3, 1)]}
+
+
+def test_task_with_inputs_in_two_pilots_waits(head: Head) -> None:
+    teach(head)
+    head.submit(spec(2))
+    assert head.assign() == {"p": [(2, 1)]}
+    head.join("q")
+    head.apply(PilotChanged("p", 1, draining=True))
+    head.submit(spec(3), spec(4, needs=(2, 3)))
+    assert head.assign() == {"q": [(3, 1)]}
+    head.apply(PilotChanged("p", 1, draining=False))
+    head.end(done(2, started=1.0, ended=1.001))
+    # What it still needs is with one pilot now.
+    assert head.assign() == {"q": [(4, 1)]}
+
+
+def test_task_whose_input_must_be_tried_again_comes_back(head: Head) -> None:
+    teach(head)
+    again = template(2, retries=1)
+    head.submit(spec(2, template=2), spec(3, needs=(2,)), templates=[template(), again])
+    head.assign()
+    head.end(done(2, started=1.0, ended=1.001), pilot="nobody")
+    head.submit(spec(4, template=2), spec(5, needs=(4,)), templates=[template(), again])
+    assert head.assign() == {"p": [(4, 1), (5, 1)]}
+    effects = head.end(done(4, "error"), done(5, "interrupted", started=0.0))
+    assert [attempt.completion.task for attempt in effects.attempts] == [4]
+    assert head.state(4) == "READY" and head.state(5) == "PENDING"
+    assert head.assign() == {"p": [(4, 2), (5, 2)]}
+
+
+def test_nothing_is_sent_early_while_its_session_is_paused(head: Head) -> None:
+    teach(head)
+    head.submit(spec(2))
+    head.assign()
+    head.apply(SessionOpened(1, paused=True))
+    head.submit(spec(3, needs=(2,)))
+    assert head.assign() == {}
+    head.apply(SessionOpened(1))
+    head.end(done(2))
+    assert head.assign() == {"p": [(3, 1)]}
+
+
 # --- children -------------------------------------------------------------------------------------
 
 CHILD = 1 << 32
