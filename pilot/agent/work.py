@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pilot.agent.words import plain_words
 from pilot.arguments import decode_arguments
 from pilot.children import TaskSession, delegations
 from pilot.context import Context, set_context
@@ -330,7 +332,7 @@ class Worker:
     ) -> CommandResult:
         command.check_inputs(kwargs)
         argv = command.argv(args, kwargs)
-        launched = [*plan.argv, *argv] if plan else argv
+        launched = [*plan.argv, *argv] if plan else _without_shell(argv, command.env)
         env = {**os.environ, **(plan.env if plan else {}), **command.env}
         home = Path.cwd()
         if command.cwd:
@@ -400,6 +402,17 @@ class _LazyWriter:
             {method: getattr(writer, method) for method in ("add", "seal", "discard")}
         )
         return getattr(writer, name)
+
+
+def _without_shell(argv: list[str], env: dict[str, str]) -> list[str]:
+    """The program itself, where a shell would do nothing but start it."""
+    if argv[:2] != ["/bin/sh", "-c"] or "PATH" in env:
+        return argv
+    words = plain_words(argv[2])
+    if words is None or words[0].startswith("."):
+        return argv
+    # A program that is not there is the shell's to tell of, in its words and with its status.
+    return words if shutil.which(words[0]) else argv
 
 
 def _spawn(
