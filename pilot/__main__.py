@@ -24,6 +24,15 @@ def _agent(arguments: list[str]) -> None:
 
 
 def _node(arguments: list[str]) -> None:
+    from multiprocessing import forkserver
+
+    from pilot.process import raise_file_limit
+
+    raise_file_limit()
+    # It imports what executors need while this process imports what it needs itself.
+    forkserver.set_forkserver_preload(["pilot.agent.executor"])
+    forkserver.ensure_running()
+
     import msgspec
 
     from pilot.agent.node import main

@@ -28,7 +28,7 @@ import zmq
 
 from pilot.agent.executor import SLOT, ExecutorConfig
 from pilot.agent.executor import main as executor_main
-from pilot.process import die_with_parent, name_process, raise_file_limit
+from pilot.process import die_with_parent, name_process
 from pilot.site import open_site
 from pilot.wire import messages as m
 from pilot.wire.channel import Client, load_keys, runtime_dir
@@ -82,7 +82,6 @@ class NodeWorker:
         self._agent = agent
         self._shape = shape
         self._spawner = multiprocessing.get_context("forkserver")
-        self._spawner.set_forkserver_preload(["pilot.agent.executor"])
         self._memory_path = runtime_dir() / f"node-{os.getpid()}"
         self._memory_path.write_bytes(b"\0" * (SLOT.size * SLOTS))
         with self._memory_path.open("r+b") as file:
@@ -291,5 +290,4 @@ def main(
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
     name_process(f"pilot node {node} {pilot}")
     die_with_parent(signal.SIGTERM)
-    raise_file_limit()
     NodeWorker(site_dir, pilot, node, agent, NodeShape(cores, memory_mib, gpus)).run()

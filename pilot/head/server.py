@@ -185,7 +185,7 @@ class Head:
         poller = zmq.Poller()
         poller.register(self._server.socket, zmq.POLLIN)
         poller.register(self._wake, zmq.POLLIN)
-        ticked = 0.0
+        self._ticked = 0.0
         while True:
             for source, _ in poller.poll(int(TICK_S * 1000)):
                 if source == self._wake:
@@ -199,9 +199,10 @@ class Head:
                 self._handle(peer, message, now)
             self._fleet.take()
             self._assign(now)
-            self._commit(now, now - ticked >= TICK_S)
-            if now - ticked >= TICK_S:
-                ticked = now
+            due = now - self._ticked >= TICK_S
+            self._commit(now, due)
+            if due:
+                self._ticked = now
                 self._tick(now)
                 if self._is_over(now):
                     break
@@ -544,6 +545,7 @@ class Head:
         self._batch.after.append(_later(self._server.send, peer, m.Accepted(message.seq, refused)))
         if not self._core.pilots:
             self._fleet.hurry()
+            self._ticked = 0.0  # a tick at once
             self._notify()
 
     def _take_on(
