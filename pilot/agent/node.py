@@ -28,6 +28,7 @@ import zmq
 
 from pilot.agent.executor import SLOT, ExecutorConfig
 from pilot.agent.executor import main as executor_main
+from pilot.agent.node_cache import CacheHolder
 from pilot.process import die_with_parent, name_process, raise_file_limit
 from pilot.site import open_site
 from pilot.wire import messages as m
@@ -83,6 +84,7 @@ class NodeWorker:
         self._shape = shape
         self._spawner = multiprocessing.get_context("forkserver")
         self._spawner.set_forkserver_preload(["pilot.agent.executor"])
+        self._cache = CacheHolder(self._site, pilot)
         self._memory_path = runtime_dir() / f"node-{os.getpid()}"
         self._memory_path.write_bytes(b"\0" * (SLOT.size * SLOTS))
         with self._memory_path.open("r+b") as file:
@@ -123,6 +125,7 @@ class NodeWorker:
                     self._ending = True
         finally:
             self._end_all()
+            self._cache.close()
             self._memory_path.unlink(missing_ok=True)
             self._client.close()
 
