@@ -20,7 +20,9 @@ from pilot.errors import (
     TaskTimedOut,
     WorkflowError,
 )
+from pilot.event import Event
 from pilot.future import Future, gather
+from pilot.inquiry import sessions
 from pilot.session import Session, current_session
 from pilot.task import CommandResult, Task, mpi, shell, task
 from pilot.version import __version__
@@ -30,6 +32,7 @@ __all__ = [
     "BatchError",
     "CommandFailed",
     "CommandResult",
+    "Event",
     "Future",
     "HeadError",
     "PilotError",
@@ -49,6 +52,7 @@ __all__ = [
     "current_session",
     "gather",
     "mpi",
+    "sessions",
     "shell",
     "task",
 ]

@@ -12,15 +12,16 @@ runs. They stay if it fails, and are found again by their order when it is tried
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, TypeAlias
 
 import msgspec
 
 from pilot.arguments import refer
+from pilot.data.imported import Imported
 from pilot.errors import PilotError
 from pilot.submission import NO_GROUP, Call, GroupKey, Parcel, Submitter, as_calls
-from pilot.task import Task
 from pilot.wire.messages import Children, Ref, task_label
 
 _ADVICE = (
@@ -145,22 +146,46 @@ class TaskSession:
         """One task for each row of arguments (a tuple, or a mapping of names)."""
         return self._submit(fn, as_calls(rows), detached)
 
+    def put(self, value: object, name: str = "value", *, detached: bool = False) -> ChildFuture:
+        """Store a value once, for children to share; see `Session.put`.
+
+        Parameters
+        ----------
+        value
+            The value.
+        name
+            What lists show.
+        detached
+            Make it known at once, as detached children need it.
+        """
+        if detached:
+            (number,) = self._detached_tasks(lambda s, p: s.put(p, value, name, self._group))
+        else:
+            number = self._submitter.put(self._parcel, value, name, self._group)
+        return ChildFuture(number, (), 1)
+
+    def import_file(
+        self, path: str | os.PathLike[str], name: str = "file", *, detached: bool = False
+    ) -> ChildFuture:
+        """Make a file that exists a value, without a copy; see `Session.import_file`."""
+        return self.put(Imported(path), name, detached=detached)
+
     def _submit(
         self, fn: Callable[..., Any], calls: list[Call], detached: bool
     ) -> list[ChildFuture]:
         task = self._submitter.task(fn)
         options = task.task_options
         if detached:
-            ids = self._submit_detached(task, calls)
+            ids = self._detached_tasks(lambda s, p: s.add(p, task, calls, self._group))
         else:
             ids = self._submitter.add(self._parcel, task, calls, self._group)
         return [ChildFuture(n, options.return_names, options.return_count) for n in ids]
 
-    def _submit_detached(self, task: Task[..., Any], calls: list[Call]) -> list[int]:
+    def _detached_tasks(self, add: Callable[[Submitter, Parcel], object]) -> list[int]:
         if self._detached is None or self._detach is None:
             raise PilotError("only rank 0 of an MPI task can submit detached tasks")
         parcel = Parcel()
-        self._detached.add(parcel, task, calls, self._group)
+        add(self._detached, parcel)
         own = {spec.id for spec in self._parcel.tasks}
         for number, spec in enumerate(parcel.tasks):
             if any(source in own for source, _ in spec.inputs):

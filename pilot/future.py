@@ -87,6 +87,16 @@ class Future(concurrent.futures.Future[T]):
         self._session._cancel(self)
         return True
 
+    def why(self) -> str:
+        """What the task waits for, back to the causes, or how it ended; as ``pilot why`` says it.
+
+        Raises
+        ------
+        HeadError
+            The head does not answer.
+        """
+        return self._session.why(self)
+
     def _end_cancelled(self) -> bool:
         """Become cancelled, whether running or not; False where it had ended."""
         with self._condition:

@@ -13,23 +13,28 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from pilot.children import TaskSession
 from pilot.context import running_context
+from pilot.data.imported import Imported
 from pilot.data.values import Value, decode, encode
 from pilot.errors import (
+    HeadError,
     PilotError,
     RemoteTraceback,
+    ResultError,
     TaskAborted,
     TaskCrashed,
     TaskError,
     TaskTimedOut,
 )
+from pilot.event import Event, read_events
 from pilot.future import Future, Unread
+from pilot.inquiry import Inquiry, as_epoch, in_words
 from pilot.site import Site, find_site
 from pilot.submission import NO_GROUP, Call, GroupKey, Parcel, Submitter, as_calls
 from pilot.task import OptionError, Options, Task, make_options
@@ -180,21 +185,79 @@ class Session(concurrent.futures.Executor):
         task = self._submitter.task(fn)
         return self._submit(task, as_calls(rows))
 
+    def put(self, value: T, name: str = "value") -> Future[T]:
+        """Store a value once, however many tasks get its future as an argument.
+
+        A large one is written to a file of its own, and each node that needs it reads it from there
+        once.
+
+        Parameters
+        ----------
+        value
+            Whatever could be an argument itself. What becomes of the object later changes nothing.
+        name
+            What lists show; one for many values, since each name costs the head some memory.
+
+        Raises
+        ------
+        EncodingError
+            It cannot be pickled.
+        StorageError
+            It cannot be written.
+        RuntimeError
+            The session was shut down.
+        """
+        return self._send(lambda p, g: [self._submitter.put(p, value, name, g)])[0]
+
+    def import_file(self, path: str | os.PathLike[str], name: str = "file") -> Future[Path]:
+        """Make a file that exists a value, without a copy: tasks get its absolute path.
+
+        Each time a task gets it, it must be there with the same size and time of modification.
+
+        Parameters
+        ----------
+        path
+            The file, on a file system that the compute nodes see.
+        name
+            What lists show.
+
+        Raises
+        ------
+        ResultError
+            It is not there, is no file, or cannot be read.
+        RuntimeError
+            The session was shut down.
+        """
+        imported = Imported(path)
+        return self._send(lambda p, g: [self._submitter.put(p, imported, name, g)])[0]
+
     def _submit(
         self,
         task: Task[..., Any],
         calls: list[Call],
     ) -> list[Future[Any]]:
+        options = task.task_options
+        return self._send(
+            lambda parcel, group: self._submitter.add(parcel, task, calls, group),
+            options.return_names,
+            options.return_count,
+        )
+
+    def _send(
+        self,
+        add: Callable[[Parcel, GroupKey], list[int]],
+        names: tuple[str, ...] = (),
+        count: int = 1,
+    ) -> list[Future[Any]]:
         group: Group | None = getattr(_stack, "group", None)
         if group is not None and group.session is not self:
             group = None
-        names, count = task.task_options.return_names, task.task_options.return_count
         # Ids are taken and the parcel is queued under one lock: a task never overtakes its inputs.
         with self._lock:
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             parcel = Parcel()
-            ids = self._submitter.add(parcel, task, calls, group.key if group else NO_GROUP)
+            ids = add(parcel, group.key if group else NO_GROUP)
             futures = [Future[Any](self, number, names, count) for number in ids]
             self._futures.update(futures)
             if group is not None:
@@ -230,7 +293,7 @@ class Session(concurrent.futures.Executor):
         self._connection.watch({future.task: _Settler(self, future)})
         return future
 
-    def query(self, name: str, **arguments: Any) -> Any:
+    def query(self, name: str, /, **arguments: Any) -> Any:
         """Ask the head; see `pilot.head.queries` for what can be asked.
 
         Raises
@@ -240,7 +303,79 @@ class Session(concurrent.futures.Executor):
         """
         return self._connection.request(lambda n: m.Query(n, name, arguments))
 
-    def ask(self, name: str, **arguments: Any) -> concurrent.futures.Future[Any]:
+    def events(self, since: int = 0, *, follow: bool = False) -> Iterator[Event]:
+        """What has happened in the session: every change of a state, once and in order.
+
+        Parameters
+        ----------
+        since
+            The number of the last event that is known already; below 0: begin with the last so
+            many.
+        follow
+            Wait for what comes next, until the session is closed; also over a restart of the head,
+            and after this object was shut down or has detached.
+        """
+        with Inquiry(self.site) as ask:
+            yield from read_events(ask, since, session=self.id, follow=follow)
+
+    def tasks(
+        self,
+        *,
+        sort: str = "id",
+        reverse: bool = False,
+        limit: int = 1000,
+        offset: int = 0,
+        **filters: Any,
+    ) -> list[dict[str, Any]]:
+        """Tasks of the session as the head knows them: id, name, state, attempts, pool, error, ….
+
+        Parameters
+        ----------
+        sort
+            ``id``, ``created``, ``ended``, ``name``, ``state`` or ``ran``; those without such a
+            value come last.
+        reverse
+            The largest first.
+        limit, offset
+            How many, and how many of the first ones to leave out.
+        **filters
+            ``state``, ``name``, ``pool``, ``error`` (the class of the error that ended it): a word,
+            or several of which any will do. ``created_since``, ``created_until``, ``ended_since``,
+            ``ended_until``: seconds since the epoch, or `datetime.datetime`.
+
+        Raises
+        ------
+        PilotError
+            There is no such state, filter, or order.
+        """
+        page = {"sort": sort, "reverse": reverse, "limit": limit, "offset": offset}
+        found: list[dict[str, Any]] = self._list("tasks", filters, **page)
+        return found
+
+    def task_counts(self, **filters: Any) -> dict[str, int]:
+        """How many tasks of the session are in which state; the filters are those of `tasks`."""
+        counts: dict[str, int] = self._list("task_counts", filters)
+        return counts
+
+    def _list(self, query: str, filters: dict[str, Any], **page: Any) -> Any:
+        given = {name: as_epoch(value) for name, value in filters.items()}
+        return self.query(query, session=self.id, **given, **page)
+
+    def why(self, future: Future[Any] | None = None) -> str:
+        """What a task, or else the session, waits for, back to the causes, or how it ended.
+
+        Parameters
+        ----------
+        future
+            Of the task; default: the session as a whole. What was submitted is accepted first.
+        """
+        if not self._connection.is_closed:
+            self._connection.flush()
+        subject = str(self.id) if future is None else future.task_id
+        with Inquiry(self.site) as ask:
+            return in_words(ask("why", subject=subject))
+
+    def ask(self, name: str, /, **arguments: Any) -> concurrent.futures.Future[Any]:
         """As `query`, without waiting for the answer."""
         return self._connection.post(lambda n: m.Query(n, name, arguments))
 
@@ -311,18 +446,51 @@ class Session(concurrent.futures.Executor):
         """End these tasks, or all of the session, running ones included; the head has it then."""
         tasks = None if futures is None else [future.task for future in futures]
         if tasks != []:
-            self._connection.request(lambda n: m.Cancel(n, self.id, tasks or []))
+            self._request(lambda n: m.Cancel(n, self.id, tasks or []))
 
-    def purge(self) -> None:
-        """Delete the data of a session that has ended: results, checkpoints; its records stay."""
-        self._control("purge")
+    def purge(self, futures: Iterable[Future[Any]] | None = None) -> None:
+        """Delete results, and give back the space on the disk; the records of the tasks stay.
+
+        Parameters
+        ----------
+        futures
+            Delete all results of these tasks, which have ended; what was put or imported, too (but
+            never an imported file itself). Without it: all data of the session, checkpoints
+            included, which must have ended.
+
+        Raises
+        ------
+        PilotError
+            Nothing was deleted: a task has not ended, or one that has not still needs a result.
+        """
+        if futures is None:
+            self._control("purge")
+        elif tasks := sorted({future.task for future in futures}):
+            self._connection.flush()  # whoever needs one of them is known to the head
+            self._request(lambda n: m.DeleteResults(n, tasks))
 
     def delete(self) -> None:
         """Delete all that is known of a session that has ended."""
         self._control("delete")
 
     def _control(self, verb: str, timeout: float = 60.0) -> None:
-        self._connection.request(lambda n: m.ControlSession(n, self.id, verb), timeout)
+        self._request(lambda n: m.ControlSession(n, self.id, verb), timeout)
+
+    def _request(self, make: Callable[[int], m.Message], timeout: float = 60.0) -> None:
+        """Tell the head something, also after this session was left."""
+        if not self._connection.is_closed:
+            try:
+                self._connection.request(make, timeout)
+                return
+            except HeadError:
+                # It may have been closed before the answer came: with the end of the last task.
+                if not self._connection.is_closed:
+                    raise
+        connection = Connection(self.site, submits=False)
+        try:
+            connection.request(make, timeout)
+        finally:
+            connection.close()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks; see `concurrent.futures.Executor.shutdown`.
@@ -469,6 +637,10 @@ class _Settler:
 def exception_of(outcome: m.TaskOutcome) -> BaseException:
     """The exception that a failed task raises in its user's program."""
     failure = outcome.failure
+    if outcome.state == "DELETED":
+        return ResultError(
+            f"the result of task {m.task_label(outcome.task)} was deleted; run the task again"
+        )
     if failure is None:
         return TaskError(f"task {m.task_label(outcome.task)} is {outcome.state}")
     where = f" on {failure.node}" if failure.node else ""

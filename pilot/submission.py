@@ -9,21 +9,21 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
 from pilot.arguments import encode_arguments, spilled
-from pilot.data.values import encode
+from pilot.data.values import LazyWriter, announceable, encode, store
 from pilot.errors import PilotError, SubmissionError
+from pilot.memo import call_digest, source_digest
 from pilot.site import Site
 from pilot.task import Options, ResolvedOptions, Task, as_task
 from pilot.wire import messages as m
 from scheduler.assignment import refusal
-
-if TYPE_CHECKING:
-    from pilot.data.segments import SegmentWriter
+from scheduler.resources import Resources
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -90,7 +90,7 @@ class Submitter:
         self._defaults = dict(defaults or {})
         self._session = session
         self._site = site
-        self._writer: SegmentWriter | None = None
+        self._writer: LazyWriter | None = None
         self._next_task = next_task
         self._next_template = next_template
         self._tasks: dict[int, tuple[Any, Task[..., Any]]] = {}
@@ -136,13 +136,52 @@ class Submitter:
             if dynamic or not template:
                 template = self._template(task, args, kwargs, parcel, group)
             payload, inputs = encode_arguments(args, kwargs)
+            spec = m.TaskSpec(self._next_task(), template, payload, inputs)
             if len(payload) > limit:
                 large.append(len(specs))
-            specs.append(m.TaskSpec(self._next_task(), template, payload, inputs))
+            if task.task_options.cache:
+                digest = call_digest(task.function, kwargs, payload)
+                spec = msgspec.structs.replace(spec, digest=digest)
+            specs.append(spec)
         if large:
             self._spill(task, specs, large)
         parcel.tasks.extend(specs)
         return [spec.id for spec in specs]
+
+    def put(self, parcel: Parcel, obj: object, name: str, group: GroupKey = NO_GROUP) -> int:
+        """Put a value into the parcel, as a task that is complete from the start; returns its id.
+
+        Raises
+        ------
+        EncodingError
+            It cannot be pickled.
+        StorageError
+            It cannot be written.
+        """
+        number = self._next_task()
+        template = m.Template(
+            id=0,
+            session=self._session,
+            name=name,
+            kind="value",
+            function=b"",
+            resources=Resources(),
+            group=group.name,
+            group_fails_together=group.fails_together,
+        )
+        with self._open_segment() as writer:
+            stored = store(
+                obj,
+                writer=writer,
+                session=str(self._session),
+                task_name=name,
+                task_id=m.task_label(number),
+                inline_limit=self._site.config.data.inline_limit_bytes,
+            )
+        value = msgspec.structs.replace(announceable(stored), shared=True)
+        known = self._known_template(template, parcel)
+        parcel.tasks.append(m.TaskSpec(number, known, b"", values=(value,)))
+        return number
 
     def forget(self, parcel: Parcel) -> None:
         """The parcel was never sent: what is new in it has to go with another one."""
@@ -153,20 +192,30 @@ class Submitter:
 
     def _spill(self, task: Task[..., Any], specs: list[m.TaskSpec], large: list[int]) -> None:
         """Write large arguments to a segment: big data never passes through the head."""
-        from pilot.data.segments import SegmentWriter  # it loads HDF5: only when it is needed
-
-        if self._writer is None:
-            owner = f"arguments-{self._next_template():x}-{os.getpid()}"
-            self._writer = SegmentWriter(self._site.directory, owner)
-        written = [
-            self._writer.add(
-                str(self._session), task.__name__, m.task_label(spec.id), 0, spec.payload
-            )
-            for spec in (specs[number] for number in large)
-        ]
-        self._writer.seal()
+        with self._open_segment() as writer:
+            written = [
+                writer.add(
+                    str(self._session), task.__name__, m.task_label(spec.id), 0, spec.payload
+                )
+                for spec in (specs[number] for number in large)
+            ]
         for number, unsealed in zip(large, written, strict=True):
             specs[number] = msgspec.structs.replace(specs[number], payload=spilled(unsealed.value))
+
+    @contextmanager
+    def _open_segment(self) -> Iterator[LazyWriter]:
+        """A segment of its own for what is written now: sealed at the end, or given up."""
+        if self._writer is None:
+            # The ranks of a task count alike, and may have the same process id on two hosts.
+            process = f"{os.uname().nodename}-{os.getpid()}"
+            owner = f"arguments-{self._next_template():x}-{process}"
+            self._writer = LazyWriter(self._site.directory, owner)
+        try:
+            yield self._writer
+            self._writer.seal()
+        except BaseException:
+            self._writer.discard()
+            raise
 
     def _template(
         self,
@@ -184,16 +233,26 @@ class Submitter:
             return recent[1]
         function = self._function(task)
         template = _template(self._session, task, function, resolved, group)
+        if options.cache:
+            source = source_digest(task, resolved.resources.ranks)
+            template = msgspec.structs.replace(template, cache=source)
         number = self._templates.get(template)
         if number is None:
             self._check(options, resolved, task)
-            number = self._next_template()
-            parcel.templates.append(msgspec.structs.replace(template, id=number))
-            self._templates[template] = number
+            number = self._known_template(template, parcel)
             if function.digest not in self._sent:
                 parcel.functions.append(function)
                 self._sent.add(function.digest)
         _remember(self._recent, (id(task), resolved, group), (task, number))
+        return number
+
+    def _known_template(self, template: m.Template, parcel: Parcel) -> int:
+        """The id of a template; where it is new, it is put into the parcel."""
+        number = self._templates.get(template)
+        if number is None:
+            number = self._next_template()
+            parcel.templates.append(msgspec.structs.replace(template, id=number))
+            self._templates[template] = number
         return number
 
     def _check(self, options: Options, resolved: ResolvedOptions, task: Task[..., Any]) -> None:

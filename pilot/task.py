@@ -69,6 +69,8 @@ class Options:
     on_failure: str = "fail"
     #: With ``on_failure="ignore"``: what dependents get in place of the result.
     default: Any = None
+    #: Take the results of an earlier run where code, arguments and inputs are the same.
+    cache: bool = False
 
     @property
     def return_names(self) -> tuple[str, ...]:
@@ -179,6 +181,8 @@ def make_options(base: Options, changes: Mapping[str, Any]) -> Options:
         number = getattr(options, name)
         if not isinstance(number, int) or number < 0:
             raise OptionError(f"{name}={number!r}: give a whole number, at least 0")
+    if not isinstance(options.cache, bool):
+        raise OptionError(f"cache={options.cache!r}: give True or False")
     if not isinstance(options.priority, int):
         raise OptionError(f"priority={options.priority!r}: give a whole number")
     if not options.is_dynamic():
@@ -317,6 +321,8 @@ class CommandResult:
     stdout: str = ""
     #: The files that it was to make, by the name of their parameter.
     outputs: dict[str, Path] = field(default_factory=dict)
+    #: With ``cache=True``: what was in them, as hexadecimal digests.
+    digests: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         if len(self.outputs) == 1:

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+import msgspec
+
 from scheduler.resources import NodeShape, Resources, nodes_needed
 
 #: Work of at most so many seconds may wait on each core of a pilot.
@@ -23,6 +25,9 @@ PREFETCH_S = 0.1
 PREFETCH_TASKS = 1000
 #: A pilot starts nothing in the last seconds of its walltime.
 DRAIN_S = 15.0
+#: Why a pilot cannot run a task: it is of another pool than the task names; its nodes are too few,
+#: or too small; it ends too soon.
+OTHER_POOL, TOO_SMALL, TOO_SHORT = "other pool", "too small", "too short"
 
 
 class WorkClass(Protocol):
@@ -63,14 +68,19 @@ class PilotRoom(Protocol):
 
 def fits(work: WorkClass, pilot: PilotRoom, now: float) -> bool:
     """Whether the pilot could ever run a task of this class in the time that it has left."""
+    return not misfit(work, pilot, now)
+
+
+def misfit(work: WorkClass, pilot: PilotRoom, now: float) -> str:
+    """Why the pilot cannot run a task of this class, however idle it is; empty where it can."""
     if work.pool and work.pool != pilot.pool:
-        return False
+        return OTHER_POOL
     nodes = nodes_needed(work.need, pilot.shape)
     if nodes is None or nodes > pilot.nodes:
-        return False
-    if not pilot.ends_at:
-        return True
-    return now + needed_s(work) + DRAIN_S <= pilot.ends_at
+        return TOO_SMALL
+    if pilot.ends_at and now + needed_s(work) + DRAIN_S > pilot.ends_at:
+        return TOO_SHORT
+    return ""
 
 
 def needed_s(work: WorkClass) -> float:
@@ -109,10 +119,7 @@ def assign(
     pilots = list(pilots)
     waiting = [work for work in classes if work.ready]
     while waiting:
-        work = min(
-            waiting,
-            key=lambda work: (not work.starving, -work.rank[0], -work.rank[1], work.share),
-        )
+        work = min(waiting, key=order)
         starving = work.starving
         rivals = sum(other.rank == work.rank for other in waiting)
         placed = False
@@ -123,6 +130,11 @@ def assign(
                 break  # the others first
         if not placed or not work.ready or (rivals == 1 and not starving):
             waiting.remove(work)
+
+
+def order(work: WorkClass) -> tuple[bool, int, int, float]:
+    """What classes are served by: the least first."""
+    return not work.starving, -work.rank[0], -work.rank[1], work.share
 
 
 def _spread(
@@ -163,7 +175,7 @@ def refusal(
     time_limit_s
         The task's own limit; 0 for none.
     """
-    nearest = ""
+    nearest: tuple[int, str] = (0, "")
     names = []
     for name, shape, nodes, walltime_s in pools:
         names.append(name)
@@ -171,21 +183,34 @@ def refusal(
             continue
         needed = nodes_needed(need, shape)
         if needed is None:
+            one = msgspec.structs.replace(need, ranks=1, ranks_per_node=0)
+            # The nearest of all: it has most of what is needed.
+            level = 1 + sum(
+                nodes_needed(each, shape) is not None
+                for each in (
+                    msgspec.structs.replace(one, memory_mib=0, gpus=0),
+                    msgspec.structs.replace(one, cores=0, gpus=0),
+                    msgspec.structs.replace(one, cores=0, memory_mib=0),
+                )
+            )
             reason = (
                 f"a node of pool {name!r} has {shape.cores} cores"
                 + (f", {shape.memory_mib} MiB" if shape.memory_mib else "")
                 + (f", {shape.gpus} GPUs" if need.gpus else "")
             )
         elif needed > nodes:
+            level = 5
             reason = f"it takes {needed} nodes, a pilot of pool {name!r} has at most {nodes}"
         elif walltime_s and time_limit_s + DRAIN_S > walltime_s:
+            level = 6
             reason = (
                 f"its time limit of {time_limit_s:g} s is longer than "
                 f"the walltime of pool {name!r}, {walltime_s:g} s"
             )
         else:
             return ""
-        nearest = nearest or reason
+        if level > nearest[0]:
+            nearest = level, reason
     if pool and pool not in names:
         return f"there is no pool {pool!r}; the site has {', '.join(names)}"
-    return f"no pool can run it: it needs {need}, but {nearest}"
+    return f"no pool can run it: it needs {need}, but {nearest[1]}"

@@ -16,12 +16,18 @@ from collections.abc import Sequence
 
 import msgspec
 
+from scheduler.assignment import DRAIN_S
 from scheduler.resources import NodeShape, Resources, nodes_needed, ranks_that_fit
 
 #: What a task is taken to last while none of its class has ended, in seconds.
 UNKNOWN_S = 60.0
 #: A backlog that the nodes at hand clear in so many seconds is no reason for more nodes.
 PATIENCE_S = 30.0
+
+#: Why a pool asks for no more nodes: it has what its work is worth; it has all that it may have; as
+#: many of its pilots wait in the queue as may; what is left does not serve a task that needs more
+#: nodes at once.
+ENOUGH, MAX_NODES, MAX_QUEUED, AT_ONCE = "enough", "max_nodes", "max_queued", "at once"
 
 
 class ClassDemand(msgspec.Struct, frozen=True):
@@ -78,6 +84,43 @@ class End(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Standing(msgspec.Struct):
+    """What the work of a pool is worth, and what the pool has and may have."""
+
+    pool: PoolLimits
+    #: Nodes that the work is worth, and the most that one task needs at once.
+    wanted: int
+    at_once: int
+    #: Nodes that the pool should have, and has or will have, as far as they serve the work.
+    target: int
+    have: int
+    #: Nodes that it may still ask for.
+    free: int
+    #: Pilots in the queue of the batch system.
+    queued: int
+    #: Nodes of the largest pilot that takes tasks.
+    largest: int
+
+    @property
+    def next_nodes(self) -> int:
+        """Nodes of the pilot that would be asked for next."""
+        wanted = max(self.target - self.have, self.at_once)
+        return min(self.pool.nodes_per_pilot, wanted, self.free)
+
+    @property
+    def hindrance(self) -> str:
+        """Why no more nodes are asked for; empty where they are."""
+        if self.have >= self.target:
+            return MAX_NODES if self.wanted > self.target else ENOUGH
+        if self.free <= 0:
+            return MAX_NODES
+        if self.queued >= self.pool.max_queued:
+            return MAX_QUEUED
+        if self.next_nodes < self.at_once and self.at_once > self.largest:
+            return AT_ONCE
+        return ""
+
+
 def nodes_wanted(pool: PoolLimits, demand: Sequence[ClassDemand]) -> tuple[int, int]:
     """Nodes that the demand is worth in this pool, and the most that one task needs at once.
 
@@ -88,7 +131,7 @@ def nodes_wanted(pool: PoolLimits, demand: Sequence[ClassDemand]) -> tuple[int, 
     at_once = 0
     for work in demand:
         nodes = nodes_needed(work.need, pool.shape)
-        if nodes is None or not _holds(pool, work):
+        if nodes is None or not holds(pool, work):
             continue
         mean_s = UNKNOWN_S if work.mean_s is None else work.mean_s
         if nodes > 1:
@@ -105,65 +148,90 @@ def nodes_wanted(pool: PoolLimits, demand: Sequence[ClassDemand]) -> tuple[int, 
     return max(math.ceil(wanted - 1e-9), at_once), at_once
 
 
-def _holds(pool: PoolLimits, work: ClassDemand) -> bool:
+def holds(pool: PoolLimits, work: ClassDemand) -> bool:
     """Whether a pilot of the pool can run the tasks."""
     if work.pool and work.pool != pool.name:
+        return False
+    if pool.walltime_s and work.time_limit_s + DRAIN_S > pool.walltime_s:
         return False
     nodes = nodes_needed(work.need, pool.shape)
     return bool(work.count) and nodes is not None and nodes <= pool.nodes_per_pilot
 
 
-def decide(
+def standings(
     pools: Sequence[PoolLimits], demand: Sequence[ClassDemand], pilots: Sequence[PilotSupply]
-) -> list[Grow | End]:
-    """What to submit and what to end, pool by pool.
+) -> list[Standing]:
+    """How each pool stands.
 
     Tasks that name no pool make demand in the first one, in the order of the site file, that can
     hold them: no pool grows for work that has another place. (Pilots that are there take whatever
     fits them.)
     """
-    decisions: list[Grow | End] = []
+    found = []
     placed: set[int] = set()
     for pool in pools:
-        mine = [pilot for pilot in pilots if pilot.pool == pool.name]
-        usable = [pilot for pilot in mine if not pilot.draining]
         here = [
             number
             for number, work in enumerate(demand)
-            if number not in placed and _holds(pool, work)
+            if number not in placed and holds(pool, work)
         ]
         placed.update(here)
-        wanted, at_once = nodes_wanted(pool, [demand[number] for number in here])
-        target = min(max(wanted, pool.min_nodes), pool.max_nodes)
-        have = sum(pilot.nodes for pilot in usable)
+        mine = [pilot for pilot in pilots if pilot.pool == pool.name]
+        found.append(_standing(pool, [demand[number] for number in here], mine))
+    return found
+
+
+def _standing(
+    pool: PoolLimits, demand: Sequence[ClassDemand], pilots: Sequence[PilotSupply]
+) -> Standing:
+    usable = [pilot for pilot in pilots if not pilot.draining]
+    wanted, at_once = nodes_wanted(pool, demand)
+    target = min(max(wanted, pool.min_nodes), pool.max_nodes)
+    have = sum(pilot.nodes for pilot in usable)
+    largest = max((pilot.nodes for pilot in usable), default=0)
+    if at_once > largest:
+        # Nodes in several small pilots do not serve a task that needs them at once.
+        have = min(have, target - at_once)
+    return Standing(
+        pool,
+        wanted,
+        at_once,
+        target,
+        have,
         # Nodes of a draining pilot are still held: the limit counts them, the supply does not.
-        free = pool.max_nodes - sum(pilot.nodes for pilot in mine)
-        queued = sum(pilot.queued for pilot in mine)
-        largest = max((pilot.nodes for pilot in usable), default=0)
-        if at_once > largest:
-            # Nodes in several small pilots do not serve a task that needs them at once.
-            have = min(have, target - at_once)
-        while have < target and free > 0 and queued < pool.max_queued:
-            nodes = min(pool.nodes_per_pilot, max(target - have, at_once), free)
-            if nodes < at_once and at_once > largest:
-                break
+        free=pool.max_nodes - sum(pilot.nodes for pilot in pilots),
+        queued=sum(pilot.queued for pilot in pilots),
+        largest=largest,
+    )
+
+
+def decide(
+    pools: Sequence[PoolLimits], demand: Sequence[ClassDemand], pilots: Sequence[PilotSupply]
+) -> list[Grow | End]:
+    """What to submit and what to end, pool by pool."""
+    decisions: list[Grow | End] = []
+    for its in standings(pools, demand, pilots):
+        pool = its.pool
+        while not its.hindrance:
+            nodes = its.next_nodes
             decisions.append(
                 Grow(
                     pool.name,
                     nodes,
                     pool.walltime_s,
-                    f"work for {wanted} nodes, {max(have, 0)} there or on the way",
+                    f"work for {its.wanted} nodes, {max(its.have, 0)} there or on the way",
                 )
             )
-            have, free, queued = have + nodes, free - nodes, queued + 1
-            largest = max(largest, nodes)
-        spare = sum(pilot.nodes for pilot in usable) - target
-        if at_once > largest:
+            its.have, its.free, its.queued = its.have + nodes, its.free - nodes, its.queued + 1
+            its.largest = max(its.largest, nodes)
+        usable = [pilot for pilot in pilots if pilot.pool == pool.name and not pilot.draining]
+        spare = sum(pilot.nodes for pilot in usable) - its.target
+        if its.at_once > its.largest:
             # Idle pilots that are too small hold the nodes that the task waits for.
             spare = sum(pilot.nodes for pilot in usable if pilot.idle_s)
         for pilot in sorted(usable, key=lambda pilot: (not pilot.queued, -pilot.idle_s)):
             surplus = pilot.nodes <= spare
-            if pilot.queued and surplus and not wanted:
+            if pilot.queued and surplus and not its.wanted:
                 decisions.append(End(pilot.name, "nothing is left for it to do"))
             elif not pilot.queued and pilot.idle_s >= pool.idle_s and surplus:
                 decisions.append(End(pilot.name, f"idle for {pilot.idle_s:.0f} s"))

@@ -74,6 +74,9 @@ class DataConfig(_Mapping, frozen=True, kw_only=True):
 
     #: Values up to this size travel inline; larger ones go through files.
     inline_limit_bytes: Bytes = field(default=65536, name="inline_limit")
+    #: What each pilot may use of a node's local disk, to keep values there that many tasks share;
+    #: 0: nothing is kept.
+    node_cache_mib: Mebibytes = field(default=4096, name="node_cache")
 
 
 class MpiConfig(_Mapping, frozen=True, kw_only=True):

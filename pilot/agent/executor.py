@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from pilot.agent.node_cache import NodeCache
 from pilot.agent.work import Worker
 from pilot.process import (
     die_with_parent,
@@ -77,7 +78,14 @@ def main(packed: bytes) -> None:
     os.environ.update(thread_variables(len(config.cores)))
     os.environ.update(gpu_variables(config.gpus))
     site = open_site(Path(config.site))
-    worker = Worker(site, config.owner, config.node, Path(config.log), config.stream)
+    worker = Worker(
+        site,
+        config.owner,
+        config.node,
+        Path(config.log),
+        config.stream,
+        NodeCache(site, config.pilot),
+    )
     environment = config.session.environment
     worker.broken = enter_environment(
         environment.working_dir, environment.sys_path, environment.variables

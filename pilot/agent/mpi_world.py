@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from pilot.agent.node_cache import NodeCache
 from pilot.agent.work import Worker
 from pilot.process import (
     die_with_parent,
@@ -80,6 +81,7 @@ def main() -> None:
         node,
         log,
         config.stream,
+        NodeCache(site, config.pilot),
         rank,
         size,
     )

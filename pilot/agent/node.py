@@ -28,6 +28,7 @@ import zmq
 
 from pilot.agent.executor import SLOT, ExecutorConfig
 from pilot.agent.executor import main as executor_main
+from pilot.agent.node_cache import CacheHolder
 from pilot.process import die_with_parent, name_process
 from pilot.site import open_site
 from pilot.wire import messages as m
@@ -82,6 +83,7 @@ class NodeWorker:
         self._agent = agent
         self._shape = shape
         self._spawner = multiprocessing.get_context("forkserver")
+        self._cache = CacheHolder(self._site, pilot)
         self._memory_path = runtime_dir() / f"node-{os.getpid()}"
         self._memory_path.write_bytes(b"\0" * (SLOT.size * SLOTS))
         with self._memory_path.open("r+b") as file:
@@ -122,6 +124,7 @@ class NodeWorker:
                     self._ending = True
         finally:
             self._end_all()
+            self._cache.close()
             self._memory_path.unlink(missing_ok=True)
             self._client.close()
 

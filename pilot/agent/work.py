@@ -22,12 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pilot.agent.node_cache import NodeCache
 from pilot.agent.words import plain_words
 from pilot.arguments import decode_arguments
 from pilot.children import TaskSession, delegations
 from pilot.context import Context, set_context
-from pilot.data.values import Value, decode, encode, load, store
+from pilot.data.values import LazyWriter, Value, decode, encode, store
 from pilot.errors import CommandFailed, PilotError
+from pilot.memo import stamps, with_digests
 from pilot.site import Site
 from pilot.submission import GroupKey, Parcel, Submitter, counter
 from pilot.task import CommandResult, ShellCommand, Task, failure_text
@@ -35,6 +37,7 @@ from pilot.wire.messages import (
     Children,
     Completion,
     Detach,
+    FileStamp,
     Function,
     LaunchPlan,
     LogSpan,
@@ -68,6 +71,8 @@ class Worker:
         The file that this process's output goes to.
     stream
         For the ids of tasks that its tasks submit.
+    cache
+        Reads inputs, and keeps those that are shared on this node.
     rank, ranks
         For MPI.
     """
@@ -79,10 +84,12 @@ class Worker:
         node: str,
         log: Path,
         stream: int,
+        cache: NodeCache,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
         self._site = site
+        self._cache = cache
         self._owner = owner
         self._node = node
         self._log = log
@@ -127,7 +134,7 @@ class Worker:
                 raise self.broken
             function = self._function(template)
             inputs = [
-                load(item.value, self._site.directory)
+                self._cache.load(item.value)
                 for item in work.inputs
                 if item.value is not None  # none of them is, here
             ]
@@ -137,6 +144,8 @@ class Worker:
             set_context(self._context(work, template, started, session))
             if isinstance(function, ShellCommand):
                 result: Any = self._run_command(function, args, kwargs, begin, plan)
+                if template.cache:
+                    result = with_digests(result)
             else:
                 result = function(*args, **kwargs)
             ended = time.time()
@@ -150,6 +159,9 @@ class Worker:
         finally:
             set_context(None)
             self._flush_output()
+        files: tuple[FileStamp, ...] = ()
+        if template.cache and outcome == "ok":
+            files = stamps(result)
         end = self.log_position()
         logs = (LogSpan(self._log_name, begin, end),) if end > begin else ()
         completion = Completion(
@@ -164,6 +176,7 @@ class Worker:
             reported=time.time(),
             logs=logs,
             children=children,
+            files=files,
         )
         if all(type(value) is Value for value in stored):
             return (
@@ -276,7 +289,7 @@ class Worker:
         """The values of a task, inline or written to the open segment, and its children."""
         results = _results(template, result)
         if self._writer is None:
-            self._writer = _LazyWriter(self._site.directory, self._owner)
+            self._writer = LazyWriter(self._site.directory, self._owner)
         delegated = delegations(results)
         values = [
             NO_VALUE
@@ -386,22 +399,6 @@ def _results(template: Template, result: Any) -> Sequence[Any]:
         gave = f"a {type(result).__name__}"
     wanted = ", ".join(map(repr, names)) if names else str(template.returns)
     raise TypeError(f"{template.name} is to return {wanted} (returns=…), but gave {gave}")
-
-
-class _LazyWriter:
-    """A segment writer that loads HDF5 when the first large value comes."""
-
-    def __init__(self, directory: Path, owner: str) -> None:
-        self._arguments = (directory, owner)
-
-    def __getattr__(self, name: str) -> Any:
-        from pilot.data.segments import SegmentWriter
-
-        writer = SegmentWriter(*self._arguments)
-        self.__dict__.update(
-            {method: getattr(writer, method) for method in ("add", "seal", "discard")}
-        )
-        return getattr(writer, name)
 
 
 def _without_shell(argv: list[str], env: dict[str, str]) -> list[str]:

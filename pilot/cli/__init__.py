@@ -13,6 +13,7 @@ import click
 
 from pilot.cli.common import Program, Settings, site_option
 from pilot.cli.completion import completion
+from pilot.cli.events import events
 from pilot.cli.fleet import fleet
 from pilot.cli.head import head
 from pilot.cli.result import result
@@ -22,6 +23,7 @@ from pilot.cli.site import init
 from pilot.cli.status import status
 from pilot.cli.submit import submit
 from pilot.cli.task import task
+from pilot.cli.why import why
 from pilot.version import __version__
 
 
@@ -44,7 +46,20 @@ def cli(context: click.Context) -> None:
     context.ensure_object(Settings)
 
 
-for command in (init, run, submit, status, head, session, task, result, fleet, completion):
+for command in (
+    init,
+    run,
+    submit,
+    status,
+    why,
+    head,
+    session,
+    task,
+    result,
+    events,
+    fleet,
+    completion,
+):
     cli.add_command(command)
 
 

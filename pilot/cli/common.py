@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -23,8 +26,12 @@ C = TypeVar("C", bound=Callable[..., Any])
 
 #: Asks a query of `pilot.head.queries` by name, and gives its plain data.
 Ask = Callable[..., Any]
+#: Sends what a function gives for the number of the request, and gives the reply.
+Command = Callable[..., Any]
 
 INTERRUPTED = 130
+
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 @dataclass
@@ -95,6 +102,27 @@ def json_option(command: C) -> C:
     )(command)
 
 
+def when_option(name: str, help_text: str) -> Callable[[C], C]:
+    """A point in time, in seconds since the epoch; written as an age, or as a date (and time)."""
+    return click.option(name, metavar="TIME", callback=_when, help=help_text)
+
+
+def _when(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    from scheduler.resources import parse_duration_s
+
+    try:
+        if _DATE.match(value):
+            return datetime.fromisoformat(value).timestamp()
+        return time.time() - parse_duration_s(value)
+    except ValueError:
+        raise click.BadParameter(
+            f"{value!r} is no time; write an age as 90s, 10m, 2h or 3d, or a date as 2026-11-20 "
+            "or '2026-11-20 14:30'"
+        ) from None
+
+
 def current_site() -> Site:
     """The site that the command is for.
 
@@ -120,30 +148,30 @@ def asking(site: Site, *, quiet: bool = False) -> Iterator[Ask]:
     HeadError
         The head does not answer, or the database cannot be read.
     """
-    from pilot.errors import HeadError
-    from pilot.head.daemon import find_head
-    from pilot.head.offline import answer, await_head
-    from pilot.wire import messages as m
-    from pilot.wire.connection import Connection
+    from pilot.inquiry import Inquiry
 
-    connection = None
-    if await_head(site):
-        try:
-            connection = Connection(site, start=False)
-        except HeadError:
-            if find_head(site) is not None:
-                raise  # it is there, but does not answer
-    if connection is None:
-        if not quiet:
+    with Inquiry(site) as ask:
+        if not ask.has_head and not quiet:
             note(
                 f"no head of {site.name} runs: this is from its database, where all unfinished "
                 "tasks are READY and pilots may have ended since"
             )
-        yield lambda query, /, **arguments: answer(site, query, arguments)
-        return
+        yield ask
+
+
+@contextmanager
+def commanding(site: Site) -> Iterator[Command]:
+    """Tell the head of a site to do something, as `Command` does; starts it where none runs.
+
+    Raises
+    ------
+    HeadError
+        The head does not start or does not answer.
+    """
+    from pilot.wire.connection import Connection
+
+    connection = Connection(site, submits=False)
     try:
-        yield lambda query, /, **arguments: connection.request(
-            lambda n: m.Query(n, query, arguments)
-        )
+        yield connection.request
     finally:
         connection.close()

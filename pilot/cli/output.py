@@ -1,4 +1,4 @@
-"""How results look: tables and fields for people, JSON for programs, times and sizes in words.
+"""How results look: tables and fields for people, JSON for programs.
 
 Tables are drawn by rich on a terminal; elsewhere they are plain text in columns. What is not the
 answer itself (`note`) goes to stderr, so that stdout can be piped.
@@ -7,17 +7,19 @@ answer itself (`note`) goes to stderr, so that stdout can be piped.
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
+
+from pilot.words import ago, amount, counted, duration, moment
 
 #: Colours of the words that stand for states and outcomes, on a terminal.
 _COLOURS = {
     "COMPLETED": "green",
     "RUNNING": "cyan",
     "OPEN": "cyan",
+    "PAUSED": "yellow",
     "ok": "green",
     "FAILED": "red",
     "TIMED_OUT": "red",
@@ -85,59 +87,26 @@ def print_fields(fields: Mapping[str, object]) -> None:
     width = max(map(len, shown), default=0)
     for key, text in shown.items():
         first, *rest = text.splitlines() or [""]
-        colour = _COLOURS.get(first)
-        click.echo(f"{key:{width}}  {click.style(first, fg=colour) if colour else first}")
+        click.echo(f"{key:{width}}  {coloured(first)}")
         for line in rest:
             click.echo(f"{'':{width}}  {line}")
 
 
-# --- times and sizes -----------------------------------------------------------------------------
+def coloured(word: str) -> str:
+    """A state, or an outcome, in its colour on a terminal."""
+    colour = _COLOURS.get(word.strip())
+    return click.style(word, fg=colour) if colour else word
 
 
-def duration(seconds: float | None) -> str:
-    """A length of time: ``3.2 ms``, ``12.5 s``, ``3m 20s``, ``2h 05m``, ``3d 04h``."""
-    if seconds is None:
-        return ""
-    if seconds < 0.9995:
-        return f"{max(0.0, seconds) * 1000:.1f} ms"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes}m {rest:02d}s"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 24:
-        return f"{hours}h {minutes:02d}m"
-    days, hours = divmod(hours, 24)
-    return f"{days}d {hours:02d}h"
-
-
-def moment(when: float | None) -> str:
-    """A point in time, by the clock here."""
-    return "" if when is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
-
-
-def ago(when: float | None, now: float | None = None) -> str:
-    """How long ago something was: ``12s ago``, ``5m ago``, ``3h ago``, ``2d ago``."""
-    if when is None:
-        return ""
-    seconds = max(0, int((time.time() if now is None else now) - when))
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds // size}{unit} ago"
-    return f"{seconds}s ago"
-
-
-def amount(size: int) -> str:
-    """A number of bytes: ``17 B``, ``1.2 MiB``."""
-    number = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if number < 1024:
-            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
-        number /= 1024
-    return f"{number:.1f} TiB"
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 task``, ``2 tasks``."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+__all__ = [
+    "ago",
+    "amount",
+    "coloured",
+    "counted",
+    "duration",
+    "moment",
+    "note",
+    "print_fields",
+    "print_json",
+    "print_table",
+]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pilot.cli.common import asking, current_site, json_option, site_option
+from pilot.cli.common import asking, commanding, current_site, json_option, site_option
 from pilot.cli.output import counted, note, print_json
 from pilot.errors import ResultError, StorageError, TaskError
 
@@ -78,9 +78,31 @@ def get(task_id: str, index: int | None, output: Path | None, as_json: bool) -> 
         click.echo(repr(whole))
 
 
+@result.command()
+@click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
+@site_option
+def delete(task_ids: tuple[str, ...]) -> None:
+    """Delete the results of tasks that have ended; their records stay.
+
+    Nothing is deleted where one of the tasks has not ended, or where a task that has not ended
+    still needs one of the results.
+    """
+    from pilot.wire import messages as m
+
+    try:
+        tasks = [m.parse_task_label(task) for task in task_ids]
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    with commanding(current_site()) as command:
+        count = command(lambda n: m.DeleteResults(n, tasks))
+    click.echo(f"results of {counted(count, 'task')} deleted")
+
+
 def _check_state(task_id: str, data: dict[str, Any]) -> None:
     if data["state"] == "COMPLETED":
         return
+    if data["state"] == "DELETED":
+        raise ResultError(f"the result of task {task_id} was deleted; run the task again")
     if data["error"] is not None:
         raise TaskError(f"task {task_id} is {data['state']}: {data['error'].rstrip()}")
     if data["state"] in ("FAILED", "TIMED_OUT", "CANCELLED", "ABORTED"):

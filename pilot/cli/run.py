@@ -235,9 +235,11 @@ def summarise(submitted: SubmittedWorkflow) -> dict[str, Any]:
     results = {key: _result(submitted, key) for key in submitted.graph.results}
     # Where segments are, see `pilot.data.segments`; importing that would load HDF5.
     data = submitted.session.site.directory / "results" / str(submitted.session.id)
+    cached = any(node.options.cache for group in submitted.graph.groups for node in group.nodes)
     return {
         "tasks": len(submitted.all_futures),
         "states": states,
+        "found": submitted.session.query("found", session=submitted.session.id) if cached else 0,
         "failed": failed,
         "results": results,
         "data": str(data) if data.is_dir() else None,
@@ -291,6 +293,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     click.echo(
         f"{summary['name']}: {counted(summary['tasks'], 'task')} in "
         f"{duration(summary['seconds'])}: {states}"
+        + (f" ({summary['found']} found, of an earlier run)" if summary["found"] else "")
     )
     failed = summary["failed"]
     if failed:

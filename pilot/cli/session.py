@@ -1,14 +1,22 @@
-"""``pilot session``: lists of tasks that belong together."""
+"""``pilot session``: lists of tasks that belong together, and what can be done with them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
-from pilot.cli.common import asking, current_site, json_option, site_option
+from pilot.cli.common import (
+    Command,
+    asking,
+    commanding,
+    current_site,
+    json_option,
+    site_option,
+    when_option,
+)
 from pilot.cli.output import (
     ago,
     counted,
@@ -20,22 +28,51 @@ from pilot.cli.output import (
     print_table,
 )
 
+ENDED = ("CLOSED", "PURGED")
+STATES = ("OPEN", "PAUSED", "STOPPED", "CLOSING", *ENDED)
+
 
 @click.group()
 def session() -> None:
     """Sessions: tasks that were submitted by one program."""
 
 
+# --- looking -------------------------------------------------------------------------------------
+
+
 @session.command("list")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(STATES, case_sensitive=False),
+    help="In this state; may be given several times.",
+)
+@click.option("--name", help="Of this name.")
+@when_option("--since", "Created since then: an age such as 2h, or a date.")
 @click.option("--open", "open_only", is_flag=True, help="Only those that are not closed.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
 @json_option
 @site_option
-def list_(open_only: bool, limit: int, as_json: bool) -> None:
+def list_(
+    states: tuple[str, ...],
+    name: str | None,
+    since: float | None,
+    open_only: bool,
+    limit: int,
+    as_json: bool,
+) -> None:
     """List the sessions, the newest first."""
     site = current_site()
     with asking(site) as ask:
-        rows = ask("sessions", limit=limit, open_only=open_only)
+        rows = ask(
+            "sessions",
+            state=states or None,
+            name=name,
+            since=since,
+            open_only=open_only,
+            limit=limit,
+        )
     if as_json:
         print_json(rows)
     elif rows:
@@ -52,7 +89,7 @@ def print_sessions(rows: Sequence[dict[str, Any]]) -> None:
             (
                 row["id"],
                 row["name"],
-                row["state"],
+                state_of(row),
                 row["tasks"],
                 row["unfinished"],
                 ago(row["created"]),
@@ -61,6 +98,14 @@ def print_sessions(rows: Sequence[dict[str, Any]]) -> None:
             for row in rows
         ],
     )
+
+
+def state_of(row: dict[str, Any]) -> str:
+    """The state of a session in a row, and whether it is paused."""
+    state = str(row["state"])
+    if not row["paused"] or state in ENDED:
+        return state
+    return "PAUSED" if state == "OPEN" else f"{state}, PAUSED"
 
 
 @session.command()
@@ -81,10 +126,11 @@ def show(session_id: int | None, as_json: bool) -> None:
         {
             "session": data["id"],
             "name": data["name"],
-            "state": data["state"],
+            "state": state_of(data),
             "tasks": f"{sum(states.values())}"
             + (": " if states else "")
             + ", ".join(f"{count} {state}" for state, count in sorted(states.items())),
+            "groups": ", ".join(data["groups"]),
             "created": f"{moment(data['created'])} ({ago(data['created'])})",
             "ended": moment(data["ended"]),
             "time": duration(until - data["created"]),
@@ -93,23 +139,184 @@ def show(session_id: int | None, as_json: bool) -> None:
     )
 
 
-@session.command()
-@click.argument("session_id", metavar="ID", type=int)
-@site_option
-def cancel(session_id: int) -> None:
-    """End all tasks of a session, running ones included, and close it."""
-    from pilot.wire import messages as m
-    from pilot.wire.connection import Connection
+# --- doing ---------------------------------------------------------------------------------------
 
-    site = current_site()
-    connection = Connection(site)
-    try:
-        data = connection.request(lambda n: m.Query(n, "session", {"session": session_id}))
-        if data["state"] in ("CLOSED", "PURGED"):
-            click.echo(f"session {session_id} has ended already")
-            return
-        ended = connection.request(lambda n: m.Cancel(n, session_id))
-        connection.request(lambda n: m.ControlSession(n, session_id, "close"))
-    finally:
-        connection.close()
-    click.echo(f"session {session_id}: {counted(ended, 'task')} cancelled")
+
+def _each(
+    session_ids: tuple[int, ...],
+    act: Callable[[Command, dict[str, Any]], str],
+    asked: Callable[[list[dict[str, Any]]], object] | None = None,
+) -> None:
+    """Do something with sessions, all of which exist, and say for each what has happened.
+
+    Where one refuses, the others are done all the same, and the command ends as that error does.
+    """
+    from pilot.errors import HeadError, PilotError
+    from pilot.wire import messages as m
+
+    with commanding(current_site()) as command:
+        rows = [
+            command(lambda n, each=each: m.Query(n, "session", {"session": each}))
+            for each in dict.fromkeys(session_ids)
+        ]
+        if asked is not None:
+            asked(rows)
+        code = 0
+        for row in rows:
+            try:
+                click.echo(act(command, row))
+            except HeadError:
+                raise
+            except PilotError as error:
+                note(str(error))
+                code = error.exit_code
+    click.get_current_context().exit(code)
+
+
+def _control(command: Command, row: dict[str, Any], verb: str) -> dict[str, Any]:
+    """Tell a session something; returns what is known of it then."""
+    from pilot.wire import messages as m
+
+    number = row["id"]
+    command(lambda n: m.ControlSession(n, number, verb))
+    if verb == "delete":
+        return row
+    after: dict[str, Any] = command(lambda n: m.Query(n, "session", {"session": number}))
+    return after
+
+
+sessions_argument = click.argument(
+    "session_ids", metavar="ID...", type=int, nargs=-1, required=True
+)
+
+
+@session.command()
+@sessions_argument
+@site_option
+def pause(session_ids: tuple[int, ...]) -> None:
+    """Start no more tasks of sessions; those that run go on."""
+
+    def act(command: Command, row: dict[str, Any]) -> str:
+        after = _control(command, row, "pause")
+        return f"session {row['id']} is paused, with {counted(after['unfinished'], 'task')} to do"
+
+    _each(session_ids, act)
+
+
+@session.command()
+@sessions_argument
+@site_option
+def resume(session_ids: tuple[int, ...]) -> None:
+    """Go on with sessions that are paused."""
+
+    def act(command: Command, row: dict[str, Any]) -> str:
+        after = _control(command, row, "resume")
+        if not row["paused"]:
+            return f"session {row['id']} was not paused"
+        return f"session {row['id']} goes on, with {counted(after['unfinished'], 'task')} to do"
+
+    _each(session_ids, act)
+
+
+@session.command()
+@sessions_argument
+@site_option
+def stop(session_ids: tuple[int, ...]) -> None:
+    """Take no more tasks from anybody; those that are there go on, and may still submit."""
+
+    def act(command: Command, row: dict[str, Any]) -> str:
+        after = _control(command, row, "stop")
+        to_do = counted(after["unfinished"], "task")
+        return f"session {row['id']} takes no more tasks, and has {to_do} to do"
+
+    _each(session_ids, act)
+
+
+@session.command()
+@sessions_argument
+@site_option
+def close(session_ids: tuple[int, ...]) -> None:
+    """Take no more tasks, and end with the last one that is there."""
+
+    def act(command: Command, row: dict[str, Any]) -> str:
+        if row["state"] in ENDED:
+            return f"session {row['id']} has ended already"
+        after = _control(command, row, "close")
+        if after["unfinished"]:
+            to_do = counted(after["unfinished"], "task")
+            return f"session {row['id']} ends when {to_do} have ended"
+        return f"session {row['id']} is closed"
+
+    _each(session_ids, act)
+
+
+@session.command()
+@sessions_argument
+@click.option("--group", metavar="NAME", help="Only this group of tasks; the session goes on.")
+@site_option
+def cancel(session_ids: tuple[int, ...], group: str | None) -> None:
+    """End all tasks of sessions, running ones included, and close them."""
+    from pilot.errors import PilotError
+    from pilot.wire import messages as m
+
+    def act(command: Command, row: dict[str, Any]) -> str:
+        number = row["id"]
+        if row["state"] in ENDED:
+            return f"session {number} has ended already"
+        if group is not None and group not in row["groups"]:
+            there = ", ".join(row["groups"])
+            raise PilotError(
+                f"session {number} has no group {group!r}"
+                + (f"; it has {there}" if there else ", nor any other")
+            )
+        ended = command(lambda n: m.Cancel(n, number, [], group or ""))
+        if group is not None:
+            return f"session {number}, group {group}: {counted(ended, 'task')} cancelled"
+        command(lambda n: m.ControlSession(n, number, "close"))
+        return f"session {number}: {counted(ended, 'task')} cancelled"
+
+    _each(session_ids, act)
+
+
+def _confirm(question: str, *, sure: bool) -> Callable[[list[dict[str, Any]]], object]:
+    """Ask the person before anything is deleted."""
+
+    def ask(rows: list[dict[str, Any]]) -> None:
+        named = ", ".join(
+            f"session {row['id']} ({row['name']}, {counted(row['tasks'], 'task')})" for row in rows
+        )
+        if not sure:
+            click.confirm(f"{question} of {named}?", abort=True, err=True)
+
+    return ask
+
+
+yes_option = click.option("--yes", "-y", "sure", is_flag=True, help="Do not ask first.")
+
+
+@session.command()
+@sessions_argument
+@yes_option
+@site_option
+def purge(session_ids: tuple[int, ...], sure: bool) -> None:
+    """Delete the data of sessions that have ended: results and checkpoints; the records stay."""
+
+    def act(command: Command, row: dict[str, Any]) -> str:
+        _control(command, row, "purge")
+        return f"session {row['id']}: its results and checkpoints are deleted, its records stay"
+
+    _each(session_ids, act, _confirm("Delete results and checkpoints", sure=sure))
+
+
+@session.command()
+@sessions_argument
+@yes_option
+@site_option
+def delete(session_ids: tuple[int, ...], sure: bool) -> None:
+    """Delete all that is known of sessions that have ended."""
+
+    def act(command: Command, row: dict[str, Any]) -> str:
+        _control(command, row, "delete")
+        return f"session {row['id']} is deleted"
+
+    _each(session_ids, act, _confirm("Delete results, checkpoints and all records", sure=sure))

@@ -7,11 +7,20 @@ from typing import Any
 
 import click
 
-from pilot.cli.common import asking, current_site, json_option, site_option
+from pilot.cli.common import (
+    asking,
+    commanding,
+    current_site,
+    json_option,
+    site_option,
+    when_option,
+)
 from pilot.cli.logs import Output, Span, follow, last_attempt
 from pilot.cli.output import (
     ago,
     amount,
+    coloured,
+    counted,
     duration,
     moment,
     note,
@@ -21,7 +30,34 @@ from pilot.cli.output import (
 )
 
 FINAL = ("COMPLETED", "FAILED", "TIMED_OUT", "CANCELLED", "ABORTED")
-STATES = ("PENDING", "READY", "ASSIGNED", "RUNNING", *FINAL)
+STATES = ("PENDING", "READY", "ASSIGNED", "RUNNING", "DELEGATED", *FINAL)
+SORTS = ("id", "created", "ended", "name", "state", "ran")
+#: What ``--failed`` stands for: where something went wrong, not what was given up for it.
+FAILED = ("FAILED", "TIMED_OUT")
+_COLUMNS = (
+    "task",
+    "name",
+    "state",
+    "session",
+    "attempts",
+    "pool",
+    "node",
+    "created",
+    "time",
+    "error",
+)
+#: What an attempt goes through, in order.
+STAGES = (
+    "created",
+    "ready",
+    "assigned",
+    "received",
+    "fetched",
+    "started",
+    "ended",
+    "reported",
+    "committed",
+)
 
 
 @click.group()
@@ -31,33 +67,69 @@ def task() -> None:
 
 @task.command("list")
 @click.option("--session", "session_id", type=int, help="Of this session.")
-@click.option("--state", type=click.Choice(STATES, case_sensitive=False), help="In this state.")
-@click.option("--name", help="Of this name.")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(STATES, case_sensitive=False),
+    help="In this state; may be given several times, as the next three.",
+)
+@click.option("--failed", is_flag=True, help="As --state FAILED --state TIMED_OUT.")
+@click.option("--name", "names", multiple=True, help="Of this name.")
+@click.option("--pool", "pools", multiple=True, help="Run last in this pool.")
+@click.option("--error", "errors", multiple=True, help="Ended by an error of this class.")
+@when_option("--created-since", "Created since then: an age such as 2h, or a date.")
+@when_option("--created-until", "Created before then.")
+@when_option("--ended-since", "Ended since then.")
+@when_option("--ended-until", "Ended before then.")
+@click.option("--sort", type=click.Choice(SORTS), default="id", show_default=True)
+@click.option("--reverse", is_flag=True, help="The largest first.")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
 @click.option("--offset", type=click.IntRange(0), default=0, help="Leave out so many.")
+@click.option("--count", "counting", is_flag=True, help="Only how many are in which state.")
 @json_option
 @site_option
 def list_(
     session_id: int | None,
-    state: str | None,
-    name: str | None,
+    states: tuple[str, ...],
+    failed: bool,
+    names: tuple[str, ...],
+    pools: tuple[str, ...],
+    errors: tuple[str, ...],
+    sort: str,
+    reverse: bool,
     limit: int,
     offset: int,
+    counting: bool,
     as_json: bool,
+    **times: float | None,
 ) -> None:
-    """List tasks in the order of their ids."""
+    """List or count tasks; of several filters, all have to fit."""
     site = current_site()
+    filters = {
+        "session": session_id,
+        "state": (*states, *(FAILED if failed else ())) or None,
+        "name": names or None,
+        "pool": pools or None,
+        "error": errors or None,
+        **times,
+    }
     with asking(site) as ask:
-        rows = ask(
-            "tasks", session=session_id, state=state, name=name, limit=limit + 1, offset=offset
-        )
+        if counting:
+            counts = ask("task_counts", **filters)
+        else:
+            page = {"sort": sort, "reverse": reverse, "limit": limit + 1, "offset": offset}
+            rows = ask("tasks", **filters, **page)
+    if counting:
+        _print_counts(counts, as_json)
+        return
     more = len(rows) > limit
     rows = rows[:limit]
     if as_json:
         print_json(rows)
     elif rows:
         print_table(
-            ("task", "name", "state", "session", "attempts", "node", "created", "time"),
+            _COLUMNS,
             [
                 (
                     row["id"],
@@ -65,9 +137,11 @@ def list_(
                     row["state"],
                     row["session"],
                     row["attempts"],
+                    row["pool"],
                     row["node"],
                     ago(row["created"]),
                     _time(row),
+                    row["error"],
                 )
                 for row in rows
             ],
@@ -76,6 +150,15 @@ def list_(
         note("no tasks")
     if more:
         note(f"there are more: --offset {offset + limit}, or a larger --limit")
+
+
+def _print_counts(counts: dict[str, int], as_json: bool) -> None:
+    if as_json:
+        print_json(counts)
+    elif counts:
+        print_table(("state", "tasks"), [*counts.items(), ("all", sum(counts.values()))])
+    else:
+        note("no tasks")
 
 
 def _time(row: dict[str, Any]) -> str:
@@ -148,6 +231,69 @@ def show(task_id: str, as_json: bool) -> None:
         click.echo(f"\n{data['error']['type']}: {data['error']['message']}")
         if data["error"]["detail"]:
             click.echo(f"\n{data['error']['detail'].rstrip()}")
+
+
+@task.command()
+@click.argument("task_id", metavar="ID")
+@json_option
+@site_option
+def attempts(task_id: str, as_json: bool) -> None:
+    """Show when each attempt of a task went through what, and how long that took."""
+    site = current_site()
+    with asking(site) as ask:
+        made = ask("task", task=task_id)["attempts_made"]
+    if as_json:
+        print_json(made)
+    elif not made:
+        note(f"no attempt of task {task_id} has ended")
+    for attempt in () if as_json else made:
+        error = (attempt["error"] or "").partition("\n")[0]
+        click.echo(
+            f"attempt {attempt['number']}: {coloured(attempt['outcome'])} on "
+            f"{attempt['node'] or 'no node'}, pilot {attempt['pilot'] or 'none'}"
+            + (f": {error}" if error else "")
+        )
+        print_table(("stage", "time", "after"), stages(attempt))
+        click.echo()
+
+
+def stages(attempt: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """What an attempt went through: stage, time, and how long that was after the one before it."""
+    found = []
+    before: float | None = None
+    for stage in STAGES:
+        when = attempt[stage]
+        if not when:  # it did not get so far, or the head was not told
+            continue
+        after = "" if before is None else duration(when - before)
+        found.append((stage, moment(when, exact=True), after))
+        before = when
+    return found
+
+
+@task.command()
+@click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
+@site_option
+def cancel(task_ids: tuple[str, ...]) -> None:
+    """End tasks, running ones included; what needs their results is aborted."""
+    from pilot.wire import messages as m
+
+    with commanding(current_site()) as command:
+        states = {
+            each: command(lambda n, each=each: m.Query(n, "result", {"task": each}))["state"]
+            for each in task_ids
+        }
+        for each, state in states.items():
+            if state in FINAL:
+                click.echo(f"task {each} is {state} already")
+        open_ = [m.parse_task_label(each) for each in states if states[each] not in FINAL]
+        if open_:
+            ended = command(lambda n: m.Cancel(n, 0, open_))
+            cancelled = min(ended, len(open_))
+            click.echo(
+                f"{counted(cancelled, 'task')} cancelled"
+                + (f", {ended - cancelled} more ended with that" if ended > cancelled else "")
+            )
 
 
 @task.command()

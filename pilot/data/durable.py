@@ -40,8 +40,13 @@ def make_directory(directory: Path) -> None:
     sync_directory(directory.parent)
 
 
-def publish(descriptor: int, temporary: Path, final: Path) -> None:
+def publish(descriptor: int, temporary: Path, final: Path, *, replaces: bool = False) -> None:
     """Give the file behind `descriptor` its `final` name, once its contents are on the disk.
+
+    Parameters
+    ----------
+    replaces
+        There is a file of this name, and either of the two may be found after a crash.
 
     Raises
     ------
@@ -54,5 +59,18 @@ def publish(descriptor: int, temporary: Path, final: Path) -> None:
     try:
         sync_directory(final.parent)
     except OSError:
-        final.unlink(missing_ok=True)
+        if not replaces:
+            final.unlink(missing_ok=True)
         raise
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there, so that it does not come back after a crash.
+
+    Raises
+    ------
+    OSError
+        It cannot be removed.
+    """
+    path.unlink(missing_ok=True)
+    sync_directory(path.parent)

@@ -16,7 +16,8 @@ Each carries the attribute ``pilot`` with its kind, size in bytes and checksum.
 
 Invariants:
 
-- a file has its final name only when it is whole and on the disk, and is never changed after that;
+- a file has its final name only when it is whole and on the disk, and is never changed after that
+  (it may be replaced by one that has fewer of its values, see `pilot.data.sweeping`);
 - all data sets are contiguous, and HDF5 only says where: data are read and written without it, and
   it never meets a full disk itself;
 - HDF5 gets file objects, never names. So it takes no file locks, which Lustre may not have; and a
@@ -57,6 +58,9 @@ _ATTRIBUTE_TYPE = h5t.py_create(_ATTRIBUTE_DTYPE, logical=True)
 _PICKLE_TYPE = h5t.create(h5t.OPAQUE, 1)
 
 _SCALAR = h5s.create(h5s.SCALAR)
+
+#: So much is copied at a time from file to file.
+_COPY_BYTES = 4 * 1024 * 1024
 
 #: Before the names in ``.pickle``.
 _LENGTH = struct.Struct("<Q")
@@ -173,8 +177,50 @@ class Draft:
         attribute = h5a.create(top, _ATTRIBUTE, _ATTRIBUTE_TYPE, _SCALAR)
         attribute.write(np.array((kind, *written), _ATTRIBUTE_DTYPE), _ATTRIBUTE_TYPE)
 
-    def publish(self, final: Path) -> None:
-        """Finish the file, and give it its name.
+    def copy(self, name: str, source: SealedFile) -> None:
+        """Copy the value `name` of another file as it is, unread: what is damaged stays so.
+
+        Raises
+        ------
+        StorageError
+            It cannot be written.
+        ResultError
+            The other file cannot be read, or has no such value.
+        """
+        self._check_open()
+        encoded = name.encode()
+        node, content = source.open(name)
+        try:
+            top = self._copy(encoded, node, content)
+            self._describe(top, *_description(node))
+            if isinstance(node, h5g.GroupID):
+                notes = h5py.Group(top).attrs
+                for key, note in h5py.Group(node).attrs.items():
+                    if key.encode() != _ATTRIBUTE:
+                        notes[key] = note
+        except EOFError as cause:
+            raise _cannot_read(source.path, name, cause) from cause
+        except _HDF5_ERRORS as cause:
+            raise _cannot_write(self.temporary, cause) from cause
+
+    def _copy(self, name: bytes, node: Any, content: _Bytes) -> Any:
+        if isinstance(node, h5g.GroupID):
+            for child in node:
+                self._copy(name + b"/" + child, h5o.open(node, child), content)
+            return h5g.open(self._file, name)
+        copied = h5d.create(self._file, name, node.get_type(), node.get_space(), _DATASETS, _LINKS)
+        left = node.get_storage_size()
+        block = bytearray(min(left, _COPY_BYTES))
+        done = 0
+        while left:
+            piece = memoryview(block)[: min(left, _COPY_BYTES)]
+            content.read_into(piece, node.get_offset() + done)
+            _write_all(self._descriptor, piece, copied.get_offset() + done)
+            done, left = done + len(piece), left - len(piece)
+        return copied
+
+    def publish(self, final: Path, *, replaces: bool = False) -> None:
+        """Finish the file, and give it its name; where it `replaces` another, that goes.
 
         Raises
         ------
@@ -192,7 +238,7 @@ class Draft:
             file, self._file = self._file, None
             file.close()
             self._metadata.write_to(self._descriptor)
-            durable.publish(self._descriptor, self.temporary, final)
+            durable.publish(self._descriptor, self.temporary, final, replaces=replaces)
         except _HDF5_ERRORS as cause:
             self.discard()
             raise _cannot_write(final, cause) from cause
@@ -310,6 +356,43 @@ class SealedFile:
         assert self._bytes is not None
         return _read(self._file, self._bytes, self.path, name, expected)
 
+    def open(self, name: str) -> tuple[Any, _Bytes]:
+        """The object `name` in HDF5, and where its data are read from.
+
+        Raises
+        ------
+        ResultError
+            It is not there.
+        """
+        assert self._bytes is not None
+        try:
+            return h5o.open(self._file, name.encode()), self._bytes
+        except _HDF5_ERRORS as cause:
+            raise _cannot_read(self.path, name, cause) from cause
+
+    def sizes(self) -> dict[str, int]:
+        """The names of all values, and how many bytes of data they have.
+
+        Raises
+        ------
+        ResultError
+            The file is damaged.
+        """
+        found: dict[str, int] = {}
+        try:
+            groups = [(b"", h5g.open(self._file, b"/"))]
+            while groups:
+                path, group = groups.pop()
+                for key in group:
+                    name, node = path + b"/" + key, h5o.open(group, key)
+                    if h5a.exists(node, _ATTRIBUTE):
+                        found[name.decode()] = _description(node)[1].size
+                    elif isinstance(node, h5g.GroupID):
+                        groups.append((name, node))
+        except _HDF5_ERRORS as cause:
+            raise _cannot_read(self.path, "", cause) from cause
+        return found
+
     def close(self) -> None:
         """Close it now."""
         file, self._file = self._file, None
@@ -327,9 +410,7 @@ def _read(file: Any, source: _Bytes, path: Path, name: str, expected: int | None
     try:
         top = h5o.open(file, name.encode())
         if expected is None:
-            described = np.empty((), _ATTRIBUTE_DTYPE)
-            h5a.open(top, _ATTRIBUTE).read(described, _ATTRIBUTE_TYPE)
-            expected = described["checksum"].item()
+            expected = _description(top)[1].checksum
         if isinstance(top, h5g.GroupID):
             parts, found = _read_tree(top, source)
         else:
@@ -345,6 +426,14 @@ def _read(file: Any, source: _Bytes, path: Path, name: str, expected: int | None
         problem = PilotError(f"its checksum is {found:08x} instead of {expected:08x}")
         raise _cannot_read(path, name, problem)
     return parts
+
+
+def _description(top: Any) -> tuple[bytes, Written]:
+    """The kind of a value, and what `Draft.write` had told of it."""
+    described = np.empty((), _ATTRIBUTE_DTYPE)
+    h5a.open(top, _ATTRIBUTE).read(described, _ATTRIBUTE_TYPE)
+    found = Written(described["size"].item(), described["checksum"].item())
+    return described["kind"].item(), found
 
 
 def _read_tree(group: Any, source: _Bytes) -> tuple[Parts, int]:

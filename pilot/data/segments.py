@@ -7,7 +7,8 @@ Invariants:
 
 - one writer per file: an owner is one process, and its name is never used again;
 - a result has a `Value`, which is what can be announced, only after its segment is sealed;
-- a sealed segment is never changed, and never replaced by another.
+- a sealed segment is never changed. It may be replaced by one that has fewer of its results, once
+  the others were deleted (see `pilot.data.sweeping`): what is in it stays what it was.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 from pilot.data.hdf5 import Draft, SealedFile, Written
 from pilot.data.parts import component, put_together, take_apart, unique
 from pilot.data.values import Value
+from pilot.errors import ResultError
 
 #: Under the site directory.
 RESULTS = "results"
@@ -287,5 +289,14 @@ def read(site_dir: Path, value: Value) -> Any:
     EncodingError
         Its pickle needs something that is not here, such as a module.
     """
-    file = _open_files.get(site_dir / value.path)
-    return put_together(file.read(value.name, value.checksum))
+    path = site_dir / value.path
+    file = _open_files.get(path)
+    try:
+        parts = file.read(value.name, value.checksum)
+    except ResultError:
+        # Network file systems take a file away that is replaced, also from who has it open.
+        again = _open_files.get(path)
+        if again is file:
+            raise
+        parts = again.read(value.name, value.checksum)
+    return put_together(parts)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pilot.errors import EncodingError
+from pilot.errors import EncodingError, PilotError
 
 if TYPE_CHECKING:
     from pilot.data.segments import SegmentWriter, Unsealed
@@ -45,11 +45,23 @@ class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
     name: str = ""
     #: Of the data in the segment. A payload has none: its channel protects it.
     checksum: int = 0
+    #: Whether many tasks are expected to need it, so that a node keeps a copy. Then it is alone in
+    #: its segment.
+    shared: bool = False
+    #: Of the contents of what is in a segment, where it is known: see `pilot.head.memo`.
+    digest: bytes = b""
 
     @property
     def is_inline(self) -> bool:
         """Whether the value itself is in here."""
         return not self.path
+
+    @property
+    def owner(self) -> int:
+        """The number of the task that wrote it into its segment; 0 where that is unknown."""
+        _, _, _, task, *_ = [*self.name.split("/"), "", "", ""]
+        stream, _, number = task.partition(".")
+        return int(stream) << 32 | int(number) if stream.isdigit() and number.isdigit() else 0
 
 
 def encode(obj: object) -> bytes:
@@ -85,10 +97,12 @@ def decode(payload: bytes) -> Any:
     ------
     EncodingError
         Its pickle needs something that is not here, such as a module.
+    PilotError
+        Whatever it stands for is not what it was, such as a file that was imported.
     """
     try:
         return pickle.loads(payload)
-    except MemoryError:
+    except (MemoryError, PilotError):
         raise
     except Exception as cause:
         raise decoding_error(cause) from cause
@@ -97,7 +111,7 @@ def decode(payload: bytes) -> Any:
 def store(
     obj: object,
     *,
-    writer: SegmentWriter,
+    writer: SegmentWriter | LazyWriter,
     session: str,
     task_name: str,
     task_id: str,
@@ -151,6 +165,31 @@ def load(value: Value, site_dir: Path) -> Any:
     from pilot.data import segments
 
     return segments.read(site_dir, value)
+
+
+class LazyWriter:
+    """A segment writer that loads HDF5 when the first large value comes."""
+
+    def __init__(self, site_dir: Path, owner: str) -> None:
+        self._arguments = (site_dir, owner)
+        self._writer: SegmentWriter | None = None
+
+    def add(self, session: str, task_name: str, task_id: str, index: int, obj: object) -> Unsealed:
+        """See `SegmentWriter.add`."""
+        if self._writer is None:
+            from pilot.data.segments import SegmentWriter
+
+            self._writer = SegmentWriter(*self._arguments)
+        return self._writer.add(session, task_name, task_id, index, obj)
+
+    def seal(self) -> list[Value]:
+        """See `SegmentWriter.seal`."""
+        return self._writer.seal() if self._writer is not None else []
+
+    def discard(self) -> None:
+        """See `SegmentWriter.discard`."""
+        if self._writer is not None:
+            self._writer.discard()
 
 
 def needs_cloudpickle(payload: bytes) -> bool:

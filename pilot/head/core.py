@@ -8,9 +8,12 @@ with the code that runs in production.
 Invariants
 ----------
 - Only unfinished tasks are kept: memory does not grow with history.
-- A task is in exactly one of PENDING, READY (and then in its class's queue), ASSIGNED or RUNNING
-  (and then with exactly one pilot), DELEGATED (it ran; children have its results), or it has left
-  with one final state, told in one effect.
+- A task is in exactly one of PENDING (an input is to come), READY (and then in its class's queue,
+  once it is known not to have run before), ASSIGNED or RUNNING (and then with exactly one pilot),
+  DELEGATED (it ran; children have its results), or it has left with one final state, told in one
+  effect.
+- Every change of a state is in the log, once; a new head's log goes on where the committed one
+  ends.
 - Children come to be with their parent's end, in the same effects: so in one transaction. Each
   result has one owner at a time; it is passed on along any number of delegations in a loop.
 - The first good end of a task counts; whatever is reported later of it changes nothing.
@@ -41,6 +44,7 @@ from pilot.head.events import (
     TasksRestored,
     TasksSubmitted,
 )
+from pilot.head.memo import marked
 from pilot.head.policy import (
     ABORTED,
     ASSIGNED,
@@ -83,6 +87,8 @@ class Core:
         self.classes: dict[tuple[object, ...], TaskClass] = {}
         self.sessions: dict[int, Session] = {}
         self.pilots: dict[str, Pilot] = {}
+        #: Unfinished tasks by session and group, of those that are in one.
+        self._groups: dict[tuple[int, str], dict[int, Task]] = {}
         #: Every change of a state, until the shell takes it to write it down.
         self.log = Log()
         self._class_of: dict[int, TaskClass] = {}
@@ -221,14 +227,20 @@ class Core:
 
     def _take_on(self, spec: TaskSpec, parent: int, now: float, effects: Effects) -> Task:
         template = self.templates[spec.template]
-        task = Task(spec.id, template, self._class_of[template.id], now)
-        self.tasks[spec.id] = task
-        self._session(template.session).unfinished += 1
+        task = self._add(spec.id, template, now)
         effects.accepted.append((spec, task, parent))
         if spec.inputs:
             self._link(task, spec)
-        if task.missing or template.cache:
+        if task.missing:
             self.log.task(task.id, PENDING, template.session, now)
+        return task
+
+    def _add(self, number: int, template: Template, created: float) -> Task:
+        task = Task(number, template, self._class_of[template.id], created)
+        self.tasks[number] = task
+        self._session(template.session).unfinished += 1
+        if template.group:
+            self._groups.setdefault((template.session, template.group), {})[number] = task
         return task
 
     def _refusal(self, spec: TaskSpec, ended: Mapping[int, str]) -> str:
@@ -246,24 +258,23 @@ class Core:
         return ""
 
     def _restored(self, event: TasksRestored, now: float, effects: Effects) -> None:
-        session = self._session(event.session)
         self._learn_templates(event.templates)
         for item in event.tasks:
-            template = self.templates[item.spec.template]
-            task = Task(item.spec.id, template, self._class_of[template.id], item.created)
+            task = self._add(item.spec.id, self.templates[item.spec.template], item.created)
             task.attempt = task.ended_attempt = item.attempts
             task.errors, task.crashes = item.errors, item.crashes
-            self.tasks[task.id] = task
-        session.unfinished += len(event.tasks)
+        # An input may be of another session, or delegated: so not before all are there.
         for item in event.tasks:
-            task = self.tasks[item.spec.id]
+            if item.delegated is None:
+                task = self.tasks[item.spec.id]
+                self._link(task, item.spec)
+                if not task.missing:
+                    self._make_ready(task, now, effects, restored=True)
+        for item in event.tasks:
             if item.delegated is not None:
-                self._delegate(task, *item.delegated)
-                continue
-            self._link(task, item.spec)
-            if not task.missing:
-                self._make_ready(task, now, effects, restored=True)
-        self._end_session_if_done(session, now, effects)
+                values, refs = item.delegated
+                task = self.tasks[item.spec.id]
+                self._hand_on(task, values, refs, event.outcomes, now, effects, restored=True)
 
     def _link(self, task: Task, spec: TaskSpec) -> None:
         """Make the task wait for those of its inputs that are still to come."""
@@ -305,7 +316,9 @@ class Core:
         session = self._session(event.session)
         state, paused = session.state, session.paused
         session.weight, session.priority = event.weight, event.priority
-        session.closed, session.stopped = event.closed, event.stopped
+        # Neither is taken back.
+        session.closed |= event.closed
+        session.stopped |= event.stopped
         session.paused = event.paused
         if not event.restored:
             if created or session.state != state:
@@ -318,7 +331,7 @@ class Core:
 
     def _cancelled(self, event: TasksCancelled, now: float, effects: Effects) -> None:
         if event.tasks is None:
-            named = [task for task in self.tasks.values() if task.template.session == event.session]
+            named = self._members(event.session, event.group)
         else:
             named = [self.tasks[task] for task in event.tasks if task in self.tasks]
         # Dependents come after what they depend on: from the end, all are cancelled, none aborted.
@@ -332,8 +345,8 @@ class Core:
         pilot = self.pilots.get(event.name)
         if pilot is not None:
             # It was away for a while: what it does not hold any more got lost on the way.
-            held = {task for task, _ in event.held}
-            for number in [number for number in pilot.held if number not in held]:
+            held = dict(event.held)
+            for number in [number for number in pilot.held if not self._is_held(number, held)]:
                 self._interrupted(number, pilot, "lost on the way to the pilot", now, effects)
         else:
             pilot = Pilot(event.name, event.pool, event.shape, event.nodes, event.ends_at)
@@ -342,7 +355,7 @@ class Core:
         pilot.nodes, pilot.ends_at, pilot.draining = event.nodes, event.ends_at, False
         for number, attempt in event.held:
             task = self.tasks.get(number)
-            if task is None or task.pilot not in (None, pilot):
+            if task is None or task.state == DELEGATED or task.pilot not in (None, pilot):
                 effects.cancel.setdefault(pilot.name, []).append(number)
             elif task.pilot is None and attempt <= task.ended_attempt:
                 # Its end is known, only the pilot does not know that.
@@ -350,6 +363,11 @@ class Core:
             elif task.pilot is None:
                 task.attempt = attempt
                 self._hold(task, pilot, now)
+
+    def _is_held(self, number: int, held: Mapping[int, int]) -> bool:
+        """Whether a pilot still holds what it was given last of a task."""
+        task = self.tasks.get(number)
+        return number in held and (task is None or held[number] == task.attempt)
 
     def _changed(self, event: PilotChanged, now: float, _effects: Effects) -> None:
         if pilot := self.pilots.get(event.name):
@@ -400,7 +418,7 @@ class Core:
 
     def _hold(self, task: Task, pilot: Pilot, now: float) -> None:
         work = task.task_class
-        if task.state == READY:
+        if _is_queued(task):
             work.ready -= 1
         work.assigned += 1
         task.state = ASSIGNED
@@ -417,7 +435,7 @@ class Core:
 
     def _attempts_ended(self, event: AttemptsEnded, now: float, effects: Effects) -> None:
         pilot = self.pilots.get(event.pilot)
-        self._have_run(event.completions, now)
+        self._have_run(pilot, event.completions, now)
         for completion in event.completions:
             task = self.tasks.get(completion.task)
             here = task is not None and pilot is not None and task.pilot is pilot
@@ -442,13 +460,14 @@ class Core:
             task.ended_attempt = max(task.ended_attempt, completion.attempt)
             self._attempt_ended(task, pilot, completion, now, effects, event)
 
-    def _have_run(self, completions: Iterable[Completion], now: float) -> None:
+    def _have_run(self, pilot: Pilot | None, completions: Iterable[Completion], now: float) -> None:
         """What ended before its pilot told that it runs has run all the same."""
         for completion in completions:
             task = self.tasks.get(completion.task)
             if (
                 task is not None
                 and task.state == ASSIGNED
+                and task.pilot is pilot
                 and task.attempt == completion.attempt
                 and completion.started
             ):
@@ -467,6 +486,7 @@ class Core:
     ) -> None:
         outcome = completion.outcome
         work = task.task_class
+        task.files = completion.files
         if pilot is not None:
             task.pool = pilot.pool
         if completion.started:
@@ -532,11 +552,13 @@ class Core:
             child = self._take_on(spec, task.id, now, effects)
             if refusal:
                 impossible.append((child, refusal))
+            elif spec.values:
+                self._end(child, COMPLETED, now, effects, spec.values)
             elif not child.missing:
                 self._make_ready(child, now, effects)
         if children.delegated:
-            self._let_go(task, effects, reported=True)
-            self._hand_on(task, completion.values, children.delegated, event, now, effects)
+            owed = children.delegated
+            self._hand_on(task, completion.values, owed, event.outcomes, now, effects)
         else:
             self._end(task, COMPLETED, now, effects, completion.values, None, True)
         for child, refusal in impossible:
@@ -548,17 +570,18 @@ class Core:
         task: Task,
         values: tuple[Value, ...],
         refs: Mapping[int, Ref],
-        event: AttemptsEnded,
+        outcomes: Mapping[int, TaskOutcome],
         now: float,
         effects: Effects,
+        restored: bool = False,
     ) -> None:
-        """Delegate results; those of detached children that have ended are there already."""
+        """Delegate results; those of children that have ended are there already."""
         owed = dict(refs)
         given = list(values)
         for index, (number, there) in refs.items():
             if number in self.tasks:
                 continue
-            outcome = self._just_ended.get(number) or event.outcomes.get(number)
+            outcome = self._just_ended.get(number) or outcomes.get(number)
             if outcome is None or outcome.state != COMPLETED:
                 failure = TaskFailure(
                     type="TaskAborted",
@@ -572,14 +595,16 @@ class Core:
         if not owed:
             self._end(task, COMPLETED, now, effects, tuple(given), None, True)
             return
-        self._delegate(task, tuple(given), owed)
-        self.log.task(task.id, DELEGATED, task.template.session, now)
-        effects.delegated.append(Delegated(task.id, tuple(given), owed))
+        self._let_go(task, effects, reported=True)
+        self._delegate(task, given, owed)
+        if not restored:
+            self.log.task(task.id, DELEGATED, task.template.session, now)
+            effects.delegated.append(Delegated(task.id, tuple(given), owed))
 
-    def _delegate(self, task: Task, values: tuple[Value, ...], refs: dict[int, Ref]) -> None:
+    def _delegate(self, task: Task, values: list[Value], refs: dict[int, Ref]) -> None:
         """The task's results are those of children."""
         task.state = DELEGATED
-        task.values = list(values)
+        task.values = values
         task.awaiting = len(refs)
         delegates = []
         for index, (number, there) in refs.items():
@@ -595,20 +620,25 @@ class Core:
             task = self.tasks.get(number)
             if task is None or task.memo is not None:
                 continue
-            task.memo = key
-            if task.state != PENDING:
-                continue  # a pilot has brought it back meanwhile
-            values = event.found.get(number)
-            if values is None:
-                self._make_ready(task, now, effects, restored=event.restored)
-            else:
-                task.memo = b""  # it is there under this key already
+            waits = task.state == READY  # otherwise a pilot has brought it back meanwhile
+            if waits and (values := event.found.get(number)) is not None:
+                # Without its key: under that the results are there already.
                 self._end(task, COMPLETED, now, effects, values)
+                continue
+            task.memo = key
+            if waits:
+                self._queue(task)
 
     def _attempts_running(self, event: AttemptsRunning, now: float, effects: Effects) -> None:
+        pilot = self.pilots.get(event.pilot)
         for running in event.running:
             task = self.tasks.get(running.task)
-            if task and task.state == ASSIGNED and task.attempt == running.attempt:
+            if (
+                task is not None
+                and task.state == ASSIGNED
+                and task.pilot is pilot
+                and task.attempt == running.attempt
+            ):
                 task.state = RUNNING
                 task.started_at = running.started
                 effects.started.append(task.id)
@@ -619,20 +649,23 @@ class Core:
     def _make_ready(
         self, task: Task, now: float, effects: Effects, again: str = "", restored: bool = False
     ) -> None:
-        """Put a task into its queue; one that is tried `again` (why?) goes first."""
-        if task.template.cache and task.memo is None:
-            effects.recalls.append(task)
-            return
+        """It could start; a task that is tried `again` (why?) goes first."""
         task.state = READY
         task.ready_at = now
+        if not restored:
+            self.log.task(task.id, READY, task.template.session, now, again)
+        if task.template.cache and task.memo is None:
+            effects.recalls.append(task)
+        else:
+            self._queue(task, first=bool(again))
+
+    def _queue(self, task: Task, first: bool = False) -> None:
         work = task.task_class
         work.ready += 1
-        if again:
+        if first:
             work.queue.appendleft(task)
         else:
             work.queue.append(task)
-        if not restored:
-            self.log.task(task.id, READY, task.template.session, now, again)
 
     def _recall(self, task: Task, effects: Effects) -> None:
         """Have the pilot of a task end it; its cores stay counted until that is reported."""
@@ -676,12 +709,17 @@ class Core:
             task, state, values, failure, reported = ending.pop()
             if self.tasks.pop(task.id, None) is None:
                 continue
+            if task.template.group:
+                self._leave_group(task)
             self._let_go(task, effects, reported)
             task.state = state
             session = self._session(task.template.session)
             memo = task.memo or b"" if state == COMPLETED else b""
+            if memo:
+                values = marked(values, memo)
+            where = (task.pool, task.ran_s)
             effects.ended.append(
-                Ended(task.id, session.id, state, now, values, failure, task.pool, task.ran_s, memo)
+                Ended(task.id, session.id, state, now, values, failure, *where, memo, task.files)
             )
             self.log.task(task.id, state, session.id, now, failure.type if failure else "")
             session.unfinished -= 1
@@ -733,16 +771,21 @@ class Core:
 
     def _members(self, session: int, group: str) -> list[Task]:
         """The unfinished tasks of a session, or of one of its groups, in order of submission."""
-        return [
-            task
-            for task in self.tasks.values()
-            if task.template.session == session and group in ("", task.template.group)
-        ]
+        if group:
+            return list(self._groups.get((session, group), {}).values())
+        return [task for task in self.tasks.values() if task.template.session == session]
+
+    def _leave_group(self, task: Task) -> None:
+        key = (task.template.session, task.template.group)
+        members = self._groups[key]
+        del members[task.id]
+        if not members:
+            del self._groups[key]
 
     def _let_go(self, task: Task, effects: Effects, reported: bool) -> None:
         """Take a task that ends from its queue, or from its pilot."""
         if task.pilot is None:
-            if task.state == READY:
+            if _is_queued(task):
                 task.task_class.ready -= 1
         elif reported:
             self._leave_pilot(task)
@@ -768,6 +811,11 @@ class Core:
         if known is None:
             known = self.sessions[session] = Session(session)
         return known
+
+
+def _is_queued(task: Task) -> bool:
+    """Whether it may be given to a pilot: not while it is looked up whether it has run before."""
+    return task.state == READY and (task.memo is not None or not task.template.cache)
 
 
 def default_values(template: Template) -> tuple[Value, ...]:

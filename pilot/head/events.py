@@ -15,6 +15,7 @@ from pilot.data.values import Value
 from pilot.head.state import Task
 from pilot.wire.messages import (
     Completion,
+    FileStamp,
     Function,
     Ref,
     RunningTask,
@@ -65,11 +66,14 @@ class SessionOpened(msgspec.Struct, frozen=True):
 
 
 class TasksRestored(msgspec.Struct, frozen=True):
-    """Unfinished tasks from the database."""
+    """All unfinished tasks from the database; then come the sessions.
 
-    session: int
+    `outcomes` has how tasks have ended that have results which are delegated to them.
+    """
+
     templates: list[Template]
     tasks: list[Restored]
+    outcomes: Mapping[int, TaskOutcome] = {}
 
 
 class TasksCancelled(msgspec.Struct, frozen=True):
@@ -124,8 +128,6 @@ class TasksRecalled(msgspec.Struct, frozen=True):
 
     keys: Mapping[int, bytes]
     found: Mapping[int, tuple[Value, ...]]
-    #: They were ready before, under an earlier head.
-    restored: bool = False
 
 
 class AttemptsRunning(msgspec.Struct, frozen=True):
@@ -225,8 +227,9 @@ class Ended(msgspec.Struct, frozen=True):
     #: Where its last attempt was, and how long it ran.
     pool: str = ""
     ran_s: float | None = None
-    #: By which its results are to be found again; empty: they are not.
+    #: By which its results are to be found again (empty: they are not), with these files.
     memo: bytes = b""
+    files: tuple[FileStamp, ...] = ()
 
 
 class Delegated(msgspec.Struct, frozen=True):

@@ -21,9 +21,10 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -75,6 +76,32 @@ class PilotRow(msgspec.Struct):
     expected: float | None = None
     #: The job was once seen in the batch system.
     seen: bool = False
+    #: Since when the batch system says that its job runs; None: it does not.
+    job_runs_since: float | None = None
+
+
+class Refusal(NamedTuple):
+    """The batch system took no pilot of a pool."""
+
+    #: When to try again, in seconds since the epoch, and how long the wait is.
+    until: float
+    wait_s: float
+    error: str
+
+
+class Outlook(NamedTuple):
+    """What can be said of pilots that are not there: what elasticity and the batch system go by."""
+
+    pools: Sequence[PoolLimits] = ()
+    supply: Sequence[PilotSupply] = ()
+    rows: Mapping[str, PilotRow] = MappingProxyType({})
+    #: What the batch system is called.
+    system: str = "the batch system"
+    #: By pool.
+    refused: Mapping[str, Refusal] = MappingProxyType({})
+    #: Why nothing is known from the batch system now, and since when; empty: it answers.
+    silence: str = ""
+    silent_since: float = 0.0
 
 
 class Fleet:
@@ -90,6 +117,8 @@ class Fleet:
         Called from another thread when there is something for `take`.
     lost
         Called by `take` with a pilot's name and the reason when its job has ended.
+    tell
+        Called with a pilot's new state and what there is to say of it, for the log of events.
     """
 
     def __init__(
@@ -98,11 +127,13 @@ class Fleet:
         store: Store,
         wake: Callable[[], None],
         lost: Callable[[str, str], None],
+        tell: Callable[[str, str], None],
     ) -> None:
         self._site = site
         self._store = store
         self._wake = wake
         self._lost = lost
+        self._tell = tell
         self._batch = open_batch(site.config, site.jobs)
         self._thread = ThreadPoolExecutor(1, "batch")
         self._answers: deque[Callable[[], None]] = deque()
@@ -110,9 +141,9 @@ class Fleet:
         self._polled = 0.0
         self._polling = False
         self._last_submit = -math.inf
-        self._back_off: dict[str, tuple[float, float]] = {}
+        self._refused: dict[str, Refusal] = {}
+        self._silence, self._silent_since = "", 0.0
         self._own: dict[str, subprocess.Popen[bytes]] = {}
-        self.trouble = ""
         directory = hashlib.blake2b(str(site.directory).encode(), digest_size=3).hexdigest()
         self.prefix = f"{site.config.slurm.job_name_prefix}-{site.name}-{directory}-"
         self.pilots: dict[str, PilotRow] = {
@@ -133,6 +164,42 @@ class Fleet:
             for name, pool in site.config.pools.items()
         ]
 
+    # --- what is known
+
+    @property
+    def trouble(self) -> str:
+        """What keeps pilots from coming, other than that they have to wait; empty: nothing."""
+        for pool, refusal in self._refused.items():
+            return f"no pilot for pool {pool}: {refusal.error}"
+        return self._silence and f"the batch system does not answer: {self._silence}"
+
+    @property
+    def supply(self) -> list[PilotSupply]:
+        """The pilots as elasticity sees them."""
+        return [
+            PilotSupply(
+                row.name,
+                row.pool,
+                row.nodes,
+                queued=row.state != RUNNING,
+                idle_s=row.idle_s,
+                draining=row.draining,
+            )
+            for row in self.pilots.values()
+        ]
+
+    def outlook(self) -> Outlook:
+        """All that can be said of pilots to come."""
+        return Outlook(
+            self._pools,
+            self.supply,
+            self.pilots,
+            "Slurm" if self._batch.name == "slurm" else "the batch system",
+            self._refused,
+            self._silence,
+            self._silent_since,
+        )
+
     # --- the loop's side
 
     def poll(self, now: float) -> None:
@@ -148,21 +215,11 @@ class Fleet:
         if now - self._decided < DECIDE_S:
             return []
         self._decided = now
-        supply = [
-            PilotSupply(
-                row.name,
-                row.pool,
-                row.nodes,
-                queued=row.state != RUNNING,
-                idle_s=row.idle_s,
-                draining=row.draining,
-            )
-            for row in self.pilots.values()
-        ]
         ending = []
-        for decision in decide(self._pools, demand(), supply):
+        for decision in decide(self._pools, demand(), self.supply):
             if isinstance(decision, Grow):
-                if now >= self._back_off.get(decision.pool, (0.0, 0.0))[0]:
+                refused = self._refused.get(decision.pool)
+                if refused is None or now >= refused.until:
                     self._submit(decision, now)
             elif self._end(decision):
                 ending.append(decision.pilot)
@@ -211,6 +268,7 @@ class Fleet:
             return
         log.info("pilot %s (job %s) ended: %s", name, row.job, reason)
         row.state, row.reason, row.ended = ENDED, reason, now
+        self._tell(ENDED, f"{name}: {reason}")
         self._save(row)
         self.hurry()
 
@@ -327,22 +385,23 @@ class Fleet:
 
     def _submitted(self, row: PilotRow, job: str) -> None:
         row.job, row.submitted, row.seen = job, row.created, True
+        self._tell(QUEUED, f"{row.name}: job {job} for pool {row.pool}: {row.reason}")
         if row.state == INTENDED:
             row.state = QUEUED
-        self._back_off.pop(row.pool, None)
-        self.trouble = ""
+        self._refused.pop(row.pool, None)
+        self._silence = ""
         self._save(row)
 
     def _not_submitted(self, row: PilotRow, error: BatchError) -> None:
-        wait = min(
-            max(BACK_OFF_S[0], self._back_off.get(row.pool, (0.0, 0.0))[1] * 2), BACK_OFF_S[1]
-        )
-        self._back_off[row.pool] = (row.created + wait, wait)
-        self.trouble = f"no pilot for pool {row.pool}: {error}"
-        log.warning("%s; next try in %.0f s", self.trouble, wait)
+        before = self._refused.get(row.pool)
+        wait = min(max(BACK_OFF_S[0], 2 * before.wait_s if before else 0.0), BACK_OFF_S[1])
+        self._refused[row.pool] = Refusal(row.created + wait, wait, str(error))
+        log.warning("no pilot for pool %s: %s; next try in %.0f s", row.pool, error, wait)
         if isinstance(error, SubmitRefused):
+            self._silence = ""
             self.ended(row.name, f"refused: {error}", row.created)
-        # Otherwise it may be there: the next list of jobs tells.
+        else:
+            self._unknown(error)  # it may be there: the next list of jobs tells
 
     def _end(self, decision: End) -> bool:
         """End a pilot; True where its agent should be told, since it runs."""
@@ -368,6 +427,7 @@ class Fleet:
 
     def _listed(self, jobs: dict[str, JobStatus]) -> None:
         now = self._polled
+        self._silence = ""
         by_name = {job.name: job for job in jobs.values()}
         for row in list(self.pilots.values()):
             if row.name in self._own:
@@ -379,8 +439,12 @@ class Fleet:
             row.seen = True
             if row.job is None:
                 row.job, row.submitted = job.job_id, job.submitted_at
+                self._tell(QUEUED, f"{row.name}: job {row.job} for pool {row.pool}: {row.reason}")
                 self._save(row)
             row.waits_for, row.expected = job.reason, job.expected_at
+            row.job_runs_since = None
+            if job.phase is Phase.RUNNING:
+                row.job_runs_since = job.started_at or now
             if job.phase is Phase.ENDED:
                 # What the pilot said itself tells more.
                 reason = row.reason if row.draining and row.state == RUNNING else _how(job)
@@ -389,6 +453,7 @@ class Fleet:
                 # Preempted: the same job will start again, as a new life of the pilot.
                 self._lost(row.name, "its job was preempted and waits again")
                 log.info("pilot %s (job %s) waits in the queue again", row.name, row.job)
+                self._tell(QUEUED, f"{row.name}: job {row.job} waits again")
                 row.state, row.heard, row.idle_s, row.draining = QUEUED, 0.0, 0.0, False
                 self._save(row)
             elif row.state == INTENDED:
@@ -455,8 +520,9 @@ class Fleet:
         self._polling = False
 
     def _unknown(self, error: BatchError) -> None:
-        self.trouble = f"the batch system does not answer: {error}"
-        log.warning("%s", self.trouble)
+        self._silent_since = self._silent_since if self._silence else time.time()
+        self._silence = str(error)
+        log.warning("the batch system does not answer: %s", error)
 
     def _add(self, row: PilotRow) -> None:
         fields = ("name", "pool", "nodes", "walltime", "state", "job", "reason", "created")

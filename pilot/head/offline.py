@@ -22,6 +22,7 @@ from pilot.errors import HeadError
 from pilot.head import queries
 from pilot.head.core import Core
 from pilot.head.daemon import find_head
+from pilot.head.fleet import Outlook
 from pilot.head.lease import Holder, read_lease
 from pilot.head.store import SCHEMA_VERSION, Store
 from pilot.site import Site
@@ -30,6 +31,10 @@ from pilot.version import __version__
 #: How long a head may take to start or to end before a question is given up, in seconds.
 _SETTLE_S = 10.0
 SCHEMA = Path(__file__).parent / "schema.sql"
+
+
+class HeadChanges(HeadError):
+    """A head starts or ends right now: soon there is one to ask, or the file can be read."""
 
 
 class _Reader(Store):
@@ -84,6 +89,10 @@ class _NoFleet:
 
     pilots: Mapping[str, Any] = MappingProxyType({})
 
+    def outlook(self) -> Outlook:
+        """Nothing."""
+        return Outlook()
+
 
 def lease_holder(site: Site) -> Holder | None:
     """Who holds the lease of the site; None where it was given up, or its holder is dead."""
@@ -106,8 +115,10 @@ def answer(site: Site, name: str, arguments: dict[str, Any]) -> Any:
 
     Raises
     ------
+    HeadChanges
+        A head starts or ends right now.
     HeadError
-        A head starts or ends right now, or the file cannot be read.
+        The file cannot be read.
     PilotError
         What is asked for does not exist.
     """
@@ -139,7 +150,7 @@ def answer(site: Site, name: str, arguments: dict[str, Any]) -> Any:
 def _check_lease(site: Site) -> None:
     holder = lease_holder(site)
     if holder is not None:
-        raise HeadError(
+        raise HeadChanges(
             f"a head of {site.name} (pid {holder.pid} on {holder.host}) starts or ends right now; "
             "ask again in a moment"
         )
@@ -168,4 +179,7 @@ def _status(site: Site, reader: _Reader) -> dict[str, Any]:
         "clients": 0,
         "pilots": len(reader.rows("pilots_alive", {})),
         "trouble": "",
+        "unwritten": "",
+        "stopping": "",
+        "awaits": None,
     }

@@ -7,17 +7,20 @@ the rows stand as they are: there all unfinished tasks are READY.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from pilot.errors import PilotError
+from pilot.event import STATES
+from pilot.head import search
 from pilot.head.core import Core
 from pilot.head.events import Change
-from pilot.head.policy import FINAL
+from pilot.head.fleet import Outlook
+from pilot.head.policy import DELEGATED, READY
 from pilot.head.store import (
     Store,
     decode_failure,
@@ -26,12 +29,15 @@ from pilot.head.store import (
     decode_result,
     decode_template,
 )
+from pilot.head.why import why
 from pilot.wire.messages import RunningTask, parse_task_label, task_label
 
 #: Rows in one answer, unless the question says otherwise.
 LIMIT = 1000
-#: So many rows of the log of events are read at a time.
-_EVENT_ROWS = 64
+#: So many rows of the log of events are read at a time, and looked at for one answer.
+_EVENT_ROWS, _EVENT_ROWS_MOST = 64, 1024
+#: What a session can be listed by.
+_SESSION_STATES = ("OPEN", "STOPPED", "CLOSING", "CLOSED", "PURGED", "PAUSED")
 
 
 class Pilot(Protocol):
@@ -68,6 +74,9 @@ class Pilots(Protocol):
     @property
     def pilots(self) -> Mapping[str, Pilot]:
         """The pilots that have not ended, by name."""
+
+    def outlook(self) -> Outlook:
+        """What can be said of pilots to come."""
 
 
 class View(NamedTuple):
@@ -110,17 +119,48 @@ def status(view: View) -> dict[str, Any]:
     }
 
 
-def sessions(view: View, limit: int = LIMIT, open_only: bool = False) -> list[dict[str, Any]]:
-    """Sessions, the newest first; all, or those that are open or have unfinished tasks."""
-    return _sessions(view, limit=limit, open_only=open_only)
+def sessions(
+    view: View,
+    state: search.Words = None,
+    name: str | None = None,
+    since: float | None = None,
+    limit: int = LIMIT,
+    open_only: bool = False,
+) -> list[dict[str, Any]]:
+    """Sessions, the newest first: those in a state (or PAUSED), of a name, created since a time."""
+    return _sessions(view, None, state, name, since, limit, open_only)
 
 
 def _sessions(
-    view: View, session: int | None = None, limit: int = LIMIT, open_only: bool = False
+    view: View,
+    session: int | None = None,
+    state: search.Words = None,
+    name: str | None = None,
+    since: float | None = None,
+    limit: int = LIMIT,
+    open_only: bool = False,
 ) -> list[dict[str, Any]]:
-    arguments: dict[str, object] = {"session": session, "limit": limit, "open_only": open_only}
-    rows = view.store.rows("list_sessions", arguments)
+    states = None
+    if state is not None:
+        states = [each.upper() for each in ([state] if isinstance(state, str) else state)]
+        if unknown := set(states).difference(_SESSION_STATES):
+            raise PilotError(
+                f"sessions have no state {min(unknown)!r}; they have {', '.join(_SESSION_STATES)}"
+            )
+    rows = view.store.rows(
+        "list_sessions",
+        {
+            "session": session,
+            "states": None if states is None else json.dumps(states),
+            "paused": "PAUSED" in (states or ()),
+            "name": name,
+            "since": since,
+            "limit": limit,
+            "open_only": open_only,
+        },
+    )
     for row in rows:
+        row["paused"] = bool(row["paused"])
         live = view.core.sessions.get(row["id"])
         if live is not None:
             row["unfinished"] = live.unfinished
@@ -138,53 +178,50 @@ def session(view: View, session: int | None = None) -> dict[str, Any]:
             else f"there is no session {session}; `pilot session list` shows them"
         )
     environment = found.environment
+    groups = {template.group for template in view.store.templates(rows[0]["id"])}
     return {
         **rows[0],
         "working_dir": environment.working_dir,
         "sys_path": list(environment.sys_path),
-        "states": _states(view, rows[0]["id"]),
+        "groups": sorted(groups - {""}),
+        "states": search.count(view.store, view.core, search.wanted(session=rows[0]["id"])),
     }
-
-
-def _states(view: View, session: int) -> dict[str, int]:
-    live = view.core.sessions.get(session)
-    counts = {
-        row["state"]: row["tasks"]
-        for row in view.store.rows("count_states", {"session": session})
-        if row["state"] in FINAL or live is None
-    }
-    if live is not None and live.unfinished:
-        for task in view.core.tasks.values():
-            if task.template.session == session:
-                counts[task.state] = counts.get(task.state, 0) + 1
-    return counts
 
 
 def tasks(
     view: View,
-    session: int | None = None,
-    state: str | None = None,
-    name: str | None = None,
+    sort: str = "id",
+    reverse: bool = False,
     limit: int = LIMIT,
     offset: int = 0,
+    **filters: Any,
 ) -> list[dict[str, Any]]:
-    """Tasks, in the order of their ids."""
-    if state is None or state in FINAL or not view.core.tasks:
-        rows = view.store.rows(
-            "list_tasks",
-            {"session": session, "state": state, "name": name, "limit": limit, "offset": offset},
-        )
-    else:
-        # All that are unfinished are READY in the database; the core knows more.
-        wanted = sorted(
-            task.id
-            for task in view.core.tasks.values()
-            if task.state == state
-            and session in (None, task.template.session)
-            and name in (None, task.template.name)
-        )[offset : offset + limit]
-        rows = view.store.rows("list_these_tasks", {"tasks": json.dumps(wanted)})
+    """Tasks; see `pilot.head.search.wanted` for the filters."""
+    wanted = _wanted(view, filters)
+    found = search.find(view.store, view.core, wanted, sort, reverse, limit, offset)
+    rows = view.store.rows("list_these_tasks", {"tasks": json.dumps(found)})
     return [_with_live_state(view, row) for row in rows]
+
+
+def task_counts(view: View, **filters: Any) -> dict[str, int]:
+    """How many tasks are in which state; the filters are those of `tasks`."""
+    return search.count(view.store, view.core, _wanted(view, filters))
+
+
+def _wanted(view: View, filters: dict[str, Any]) -> search.Wanted:
+    if unknown := sorted(filters.keys() - search.FILTERS):
+        raise PilotError(
+            f"tasks are not filtered by {unknown[0]!r}; give {', '.join(sorted(search.FILTERS))}"
+        )
+    wanted = search.wanted(**filters)
+    if wanted.session is not None:
+        _check_session(view, wanted.session)
+    return wanted
+
+
+def _check_session(view: View, session: int) -> None:
+    if view.store.session(session) is None:
+        raise PilotError(f"there is no session {session}; `pilot session list` shows them")
 
 
 def _with_live_state(view: View, row: dict[str, Any]) -> dict[str, Any]:
@@ -194,6 +231,7 @@ def _with_live_state(view: View, row: dict[str, Any]) -> dict[str, Any]:
         row["state"] = live.state
         row["attempts"] = live.attempt
         row["pilot"] = live.pilot.name if live.pilot else None
+        row["pool"] = search.pool_of(live) or None
         row["node"] = row["started"] = row["ran_s"] = None
         if running := view.running.get(number):
             row["node"], row["started"] = running.node, running.started
@@ -308,41 +346,111 @@ def fleet(view: View, alive: bool = False, limit: int = LIMIT) -> list[dict[str,
 
 
 def events(
-    view: View, since: int = 0, session: int | None = None, limit: int = LIMIT
-) -> list[list[Any]]:
-    """Events after number `since`: number, time, kind, state, session, task (or None), detail."""
+    view: View,
+    since: int = 0,
+    session: int | None = None,
+    task: str | None = None,
+    state: search.Words = None,
+    limit: int = LIMIT,
+) -> dict[str, Any]:
+    """Events after number `since`; below 0: the last so many of the log.
+
+    ``events`` has number, time, kind, state, session, task (or None) and detail of each, ``last``
+    the number to go on after. ``more``: there are more to ask for at once; ``over``: the session or
+    task has ended, so that none will come.
+    """
+    number = None if task is None else _number(task)
+    if number is not None:
+        session = _session_of(view, number, str(task))
+    elif session is not None:
+        _check_session(view, session)
+    states = None
+    if state is not None:
+        states = {each.upper() for each in ([state] if isinstance(state, str) else state)}
+        known = list(dict.fromkeys(itertools.chain(*STATES.values())))
+        if unknown := states.difference(known):
+            raise PilotError(
+                f"nothing comes into a state {min(unknown)!r}; there are {', '.join(known)}"
+            )
+    newest = view.last_event
+    # What is put into the database is seen here before it is committed, and told only after that.
+    over = view.store.next_event() - 1 == newest and _is_over(view, session, number)
+    after = since if since >= 0 else max(0, newest + since)
     found: list[list[Any]] = []
-    after = since
-    while len(found) < limit and after < view.last_event:
+    looked = 0
+    while len(found) < limit and looked < _EVENT_ROWS_MOST and after < newest:
         rows = view.store.events(after + 1, session, _EVENT_ROWS)
         for first, changes in rows:
-            found.extend(
-                [number, change.at, change.kind, change.state, change.session, task, change.detail]
-                for number, change, task in islice(
-                    _singly(first, changes, after), limit - len(found)
+            for at, change, each in _singly(first, changes, after, number, states):
+                if at > newest or len(found) == limit:
+                    break
+                found.append(
+                    [at, change.at, change.kind, change.state, change.session, each, change.detail]
                 )
-                if number <= view.last_event
-            )
+                after = at
+            if len(found) == limit:
+                break
             after = max(after, first + sum(change.count for change in changes) - 1)
-        if len(rows) < _EVENT_ROWS:
-            break
-    return found
+        looked += len(rows)
+        if len(rows) < _EVENT_ROWS and len(found) < limit:
+            after = newest
+    return {
+        "events": found,
+        "last": max(since, min(after, newest)),
+        "more": after < newest,
+        "over": over,
+    }
+
+
+def _session_of(view: View, task: int, label: str) -> int:
+    live = view.core.tasks.get(task)
+    if live is not None:
+        return live.template.session
+    rows = view.store.rows("session_of_task", {"task": task})
+    if not rows:
+        raise PilotError(f"there is no task {label}; `pilot task list` shows them")
+    return int(rows[0]["session"])
+
+
+def _is_over(view: View, session: int | None, task: int | None) -> bool:
+    """Whether nothing more will happen to a task, or else to a session."""
+    if task is not None:
+        return view.store.states([task]).get(task, READY) not in (READY, DELEGATED)
+    row = None if session is None else view.store.session(session)
+    return row is not None and row.state in ("CLOSED", "PURGED")
 
 
 def _singly(
-    first: int, changes: list[Change], after: int
+    first: int, changes: list[Change], after: int, task: int | None, states: set[str] | None
 ) -> Iterator[tuple[int, Change, str | None]]:
-    """The events of a row of the log, one by one, those after number `after`."""
+    """The events of a row of the log, one by one: those after number `after` that are wanted."""
     number = first
     for change in changes:
+        begin, number = number, number + change.count
+        if number <= after + 1 or (states is not None and change.state not in states):
+            continue
         if not change.spans:
-            if number > after:
-                yield number, change, None
-            number += 1
+            if task is None:
+                yield begin, change, None
+            continue
         for start, length in zip(change.spans[::2], change.spans[1::2], strict=True):
-            for step in range(max(0, after + 1 - number), length):
-                yield number + step, change, task_label(start + step)
-            number += length
+            steps = range(max(0, after + 1 - begin), length)
+            if task is not None:
+                steps = range(task - start, task - start + 1) if task - start in steps else range(0)
+            for step in steps:
+                yield begin + step, change, task_label(start + step)
+            begin += length
+
+
+def attempt_counts(view: View, session: int) -> dict[str, int]:
+    """How many attempts of a session's tasks have ended so: ``ok``, ``error``, ``crash``, …."""
+    rows = view.store.rows("count_attempts_by_outcome", {"session": session})
+    return {row["outcome"]: row["attempts"] for row in rows}
+
+
+def found(view: View, session: int) -> int:
+    """How many tasks of a session have not run, since they had run before."""
+    return int(view.store.rows("count_found", {"session": session})[0]["found"])
 
 
 def _number(task: str) -> int:
@@ -354,5 +462,20 @@ def _number(task: str) -> int:
 
 _QUERIES: dict[str, Callable[..., Any]] = {
     query.__name__: query
-    for query in (head, status, sessions, session, tasks, task, logs, result, fleet, events)
+    for query in (
+        head,
+        status,
+        sessions,
+        session,
+        tasks,
+        task_counts,
+        task,
+        logs,
+        result,
+        fleet,
+        events,
+        why,
+        found,
+        attempt_counts,
+    )
 }

@@ -17,8 +17,54 @@ UPDATE sessions SET state = :state, ended = coalesce(:ended, ended) WHERE id = :
 UPDATE sessions SET paused = :paused WHERE id = :id;
 
 -- name: purge_tasks
-UPDATE tasks SET payload = NULL, inputs = NULL, result = NULL, delegated = NULL
+UPDATE tasks SET payload = NULL, inputs = NULL, result = NULL, delegated = NULL, memo = NULL
 WHERE session = :id;
+
+-- name: purge_session
+UPDATE sessions SET state = 'PURGED' WHERE id = :id;
+
+-- name: borrowed_by_session
+SELECT DISTINCT path, name FROM borrowed WHERE task IN (SELECT id FROM tasks WHERE session = :id);
+
+-- name: return_of_session
+DELETE FROM borrowed WHERE task IN (SELECT id FROM tasks WHERE session = :id);
+
+-- name: delete_results
+UPDATE tasks SET result = NULL, memo = NULL
+WHERE state = 'COMPLETED' AND id IN (SELECT value FROM json_each(:tasks));
+
+-- name: return_of_tasks
+DELETE FROM borrowed WHERE task IN (SELECT value FROM json_each(:tasks));
+
+-- name: add_borrowed
+INSERT OR IGNORE INTO borrowed (path, name, task) VALUES (?, ?, ?);
+
+-- name: borrowed_below
+SELECT DISTINCT path, name FROM borrowed WHERE path > :path || '/' AND path < :path || '0';
+
+-- name: add_garbage
+INSERT OR IGNORE INTO garbage (path, name) SELECT :path, :name
+WHERE NOT EXISTS (SELECT 1 FROM borrowed WHERE path = :path AND name = :name)
+  AND NOT EXISTS (SELECT 1 FROM tasks WHERE id = :owner AND result IS NOT NULL)
+RETURNING path, name;
+
+-- name: garbage_directories
+SELECT path FROM garbage WHERE name = '';
+
+-- name: garbage
+SELECT path, name FROM garbage;
+
+-- name: remove_garbage
+DELETE FROM garbage
+WHERE path = :path AND name = :name
+   OR :name = '' AND path > :path || '/' AND path < :path || '0';
+
+-- name: owing_tasks
+SELECT id, delegated FROM tasks INDEXED BY tasks_listed
+WHERE session IN (SELECT id FROM sessions) AND state = 'DELEGATED';
+
+-- name: tasks_of
+SELECT id FROM tasks WHERE session = :id AND id IN (SELECT value FROM json_each(:tasks));
 
 -- name: purge_functions
 DELETE FROM functions WHERE session = :id;
@@ -33,7 +79,8 @@ DELETE FROM tasks WHERE session = :id;
 DELETE FROM templates WHERE session = :id;
 
 -- name: delete_events
-DELETE FROM events WHERE session = :id;
+-- The last row stays: the numbers in it are not to be given again.
+DELETE FROM events WHERE session = :id AND first < (SELECT max(first) FROM events);
 
 -- name: delete_session
 DELETE FROM sessions WHERE id = :id;
@@ -45,15 +92,33 @@ INSERT OR IGNORE INTO functions (session, digest, payload) VALUES (?, ?, ?);
 INSERT OR IGNORE INTO templates (id, session, name, kind, pool, detail) VALUES (?, ?, ?, ?, ?, ?);
 
 -- name: add_tasks
-INSERT OR IGNORE INTO tasks (id, session, template, parent, ordinal, state, created, payload, inputs)
-VALUES (?, ?, ?, ?, ?, 'READY', ?, ?, ?);
+INSERT OR IGNORE INTO tasks
+    (id, session, template, parent, ordinal, state, created, payload, inputs, digest)
+VALUES (?, ?, ?, ?, ?, 'READY', ?, ?, ?, ?);
 
 -- name: delegate_tasks
 UPDATE tasks SET state = 'DELEGATED', delegated = ? WHERE id = ?;
 
 -- name: end_tasks
-UPDATE tasks SET state = ?, ended = ?, result = ?, error = ?, pool = ?, ran = ?, memo = ?
+UPDATE tasks SET state = ?, ended = ?, result = ?, error = ?, pool = ?, ran = ?, memo = ?,
+                 files = ?
 WHERE id = ?;
+
+-- name: recall
+SELECT id FROM tasks WHERE memo = ? AND state = 'COMPLETED' AND result IS NOT NULL
+ORDER BY id DESC LIMIT 1;
+
+-- name: count_attempts_by_outcome
+SELECT a.outcome, count(*) AS attempts FROM tasks t JOIN attempts a ON a.task = t.id
+WHERE t.session = :session GROUP BY a.outcome;
+
+-- name: count_found
+SELECT count(*) AS found FROM tasks t JOIN templates p ON p.id = t.template
+WHERE t.session = :session AND t.state = 'COMPLETED' AND t.attempts = 0 AND p.kind != 'value';
+
+-- name: files_of
+SELECT id, files FROM tasks
+WHERE id IN (SELECT value FROM json_each(?)) AND files IS NOT NULL;
 
 -- name: detached
 SELECT id FROM tasks WHERE parent = ? AND ordinal = ?;
@@ -96,15 +161,17 @@ SELECT id, CASE WHEN state = 'COMPLETED' AND result IS NULL THEN 'DELETED' ELSE 
 FROM tasks WHERE id IN (SELECT value FROM json_each(?));
 
 -- name: results
-SELECT id, state, result FROM tasks
+SELECT id, CASE WHEN state = 'COMPLETED' AND result IS NULL THEN 'DELETED' ELSE state END, result
+FROM tasks
 WHERE id IN (SELECT value FROM json_each(?)) AND ended IS NOT NULL;
 
 -- name: functions_of
 SELECT digest, payload FROM functions WHERE session = ?;
 
 -- name: unfinished_tasks
-SELECT id, session, template, payload, inputs, attempts, errors, crashes, created, delegated
-FROM tasks INDEXED BY tasks_unfinished WHERE ended IS NULL ORDER BY id;
+SELECT id, session, template, payload, inputs, attempts, errors, crashes, created, delegated, digest
+FROM tasks INDEXED BY tasks_listed
+WHERE session IN (SELECT id FROM sessions) AND state IN ('DELEGATED', 'READY');
 
 -- name: templates_of
 SELECT detail FROM templates WHERE session = ?;
@@ -141,41 +208,53 @@ FROM pilots WHERE NOT :alive OR ended IS NULL ORDER BY created DESC LIMIT :limit
 -- name: list_sessions
 SELECT s.id, s.name, s.state, s.paused, s.weight, s.priority, s.created, s.ended,
        (SELECT count(*) FROM tasks t WHERE t.session = s.id) AS tasks,
-       (SELECT count(*) FROM tasks t WHERE t.session = s.id AND t.state = 'READY') AS unfinished
+       (SELECT count(*) FROM tasks t
+        WHERE t.session = s.id AND t.state IN ('DELEGATED', 'READY')) AS unfinished
 FROM sessions s
-WHERE (:session IS NULL OR s.id = :session) AND (NOT :open_only OR s.state NOT IN ('CLOSED', 'PURGED'))
+WHERE (:session IS NULL OR s.id = :session)
+  AND (NOT :open_only OR s.state NOT IN ('CLOSED', 'PURGED'))
+  AND (:states IS NULL OR s.state IN (SELECT value FROM json_each(:states))
+       OR (:paused AND s.paused AND s.state NOT IN ('CLOSED', 'PURGED')))
+  AND (:name IS NULL OR s.name = :name)
+  AND (:since IS NULL OR s.created >= :since)
 ORDER BY s.id DESC LIMIT :limit;
 
--- name: count_states
-SELECT state, count(*) AS tasks FROM tasks WHERE session = :session GROUP BY state;
-
 -- name: count_unfinished
-SELECT count(*) AS tasks FROM tasks INDEXED BY tasks_unfinished WHERE ended IS NULL;
+SELECT count(*) AS tasks FROM tasks INDEXED BY tasks_listed
+WHERE session IN (SELECT id FROM sessions) AND state IN ('DELEGATED', 'READY');
 
--- name: list_tasks
-SELECT t.id, t.session, p.name, p.kind, t.state, t.attempts, t.created, t.ended,
-       a.pilot, a.node, a.started, a.ended - a.started AS ran_s
-FROM tasks t JOIN templates p ON p.id = t.template
-LEFT JOIN attempts a ON a.task = t.id AND a.number = t.attempts
-WHERE (:session IS NULL OR t.session = :session)
-  AND (:state IS NULL OR t.state = :state)
-  AND (:name IS NULL OR p.name = :name)
-ORDER BY t.id LIMIT :limit OFFSET :offset;
+-- name: session_of_task
+SELECT session FROM tasks WHERE id = :task;
 
 -- name: list_these_tasks
 SELECT t.id, t.session, p.name, p.kind, t.state, t.attempts, t.created, t.ended,
-       a.pilot, a.node, a.started, a.ended - a.started AS ran_s
-FROM tasks t JOIN templates p ON p.id = t.template
+       t.pool, t.error, t.ran AS ran_s, a.pilot, a.node, a.started
+FROM json_each(:tasks) wanted
+JOIN tasks t ON t.id = wanted.value
+JOIN templates p ON p.id = t.template
 LEFT JOIN attempts a ON a.task = t.id AND a.number = t.attempts
-WHERE t.id IN (SELECT value FROM json_each(:tasks)) ORDER BY t.id;
+ORDER BY wanted.key;
 
 -- name: show_task
 SELECT t.id, t.session, p.name, p.kind, t.state, t.attempts, t.created, t.ended,
-       a.pilot, a.node, a.started, a.ended - a.started AS ran_s, t.result, t.inputs, t.parent,
-       p.detail
+       t.pool, t.ran AS ran_s, a.pilot, a.node, a.started, t.result, t.inputs, t.parent, p.detail
 FROM tasks t JOIN templates p ON p.id = t.template
 LEFT JOIN attempts a ON a.task = t.id AND a.number = t.attempts
 WHERE t.id = :task;
+
+-- name: explain_task
+SELECT t.session, p.name, p.kind, t.state, t.attempts, t.ended, t.inputs, t.delegated, t.result,
+       p.detail, s.state AS session_state, s.paused
+FROM tasks t JOIN templates p ON p.id = t.template LEFT JOIN sessions s ON s.id = t.session
+WHERE t.id = :task;
+
+-- name: failed_at
+SELECT id FROM tasks INDEXED BY tasks_listed
+WHERE session = :session AND state IN ('FAILED', 'TIMED_OUT') AND ended = :at ORDER BY id LIMIT 10;
+
+-- name: last_attempts
+SELECT number, outcome, node, started, ended, failure
+FROM attempts WHERE task = :task ORDER BY number DESC LIMIT :limit;
 
 -- name: list_attempts
 SELECT number, outcome, pilot, node, created, ready, assigned, received, fetched, started, ended,

@@ -41,6 +41,7 @@ CREATE TABLE templates (
     pool    TEXT NOT NULL,
     detail  BLOB NOT NULL                   -- the template as it is sent
 );
+CREATE INDEX templates_of_session ON templates (session, name);
 
 CREATE TABLE tasks (
     id       INTEGER PRIMARY KEY,
@@ -53,6 +54,7 @@ CREATE TABLE tasks (
     ended    REAL,
     payload  BLOB,                          -- arguments
     inputs   BLOB,                          -- the results that they refer to
+    digest   BLOB,                          -- of arguments whose payload does not tell them
     result   BLOB,                          -- values, or the failure
     delegated BLOB,                         -- of a DELEGATED task: values, and who has the others
     attempts INTEGER NOT NULL DEFAULT 0,
@@ -61,12 +63,12 @@ CREATE TABLE tasks (
     error    TEXT,                          -- class of the error that ended it
     pool     TEXT,                          -- of the pilot that had its last attempt
     ran      REAL,                          -- seconds that its last attempt took
-    memo     BLOB                           -- the key by which its results are found again
+    memo     BLOB,                          -- the key by which its results are found again
+    files    BLOB                           -- what must be there for that, as it was
 );
-CREATE INDEX tasks_by_session ON tasks (session, state);
--- What a new head has to read: never more than what is unfinished.
-CREATE INDEX tasks_unfinished ON tasks (id) WHERE ended IS NULL;
-CREATE INDEX tasks_in_error ON tasks (error) WHERE error IS NOT NULL;
+-- Everything that tasks are found, counted and sorted by: no such question reads the rows, which are
+-- wide. What a new head has to read, too: READY and DELEGATED are what is unfinished.
+CREATE INDEX tasks_listed ON tasks (session, state, id, template, created, ended, ran, pool, error);
 CREATE INDEX tasks_by_memo ON tasks (memo) WHERE memo IS NOT NULL;
 CREATE UNIQUE INDEX tasks_detached ON tasks (parent, ordinal) WHERE ordinal > 0;
 
@@ -92,6 +94,24 @@ CREATE TABLE attempts (
     logs      BLOB,
     PRIMARY KEY (task, number)
 ) WITHOUT ROWID;
+
+-- Results that a task has of another one: of a child, or of the same work in an earlier run. The file
+-- `path` and what is `name` in it stay as long as anybody has them.
+CREATE TABLE borrowed (
+    path TEXT NOT NULL,
+    name TEXT NOT NULL,
+    task INTEGER NOT NULL,                  -- who borrows
+    PRIMARY KEY (path, name, task)
+) WITHOUT ROWID;
+CREATE INDEX borrowed_by ON borrowed (task);
+
+-- What is deleted, and still on the disk: `name` in the file `path`; without a name a directory.
+CREATE TABLE garbage (
+    path TEXT NOT NULL,
+    name TEXT NOT NULL,
+    PRIMARY KEY (path, name)
+) WITHOUT ROWID;
+CREATE INDEX garbage_directories ON garbage (path) WHERE name = '';
 
 CREATE TABLE pilots (
     name      TEXT PRIMARY KEY,

@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -35,7 +34,9 @@ from pilot.head import events as ev
 from pilot.head import policy, queries
 from pilot.head import state as st
 from pilot.head.fleet import Fleet
+from pilot.head.janitor import Janitor, who_needs
 from pilot.head.lease import Lease
+from pilot.head.recall import Recall
 from pilot.head.store import Batch, SessionRow, Store
 from pilot.site import Site
 from pilot.version import __version__
@@ -115,7 +116,8 @@ class Head:
         self.running: dict[int, m.RunningTask] = {}
         self._stopping = ""
         self._stop_by = 0.0
-        self._fleet = Fleet(site, self._store, self._notify, self._pilot_lost)
+        self._recall = Recall(self._store, self._values, self._notify)
+        self._fleet = Fleet(site, self._store, self._notify, self._pilot_lost, self._log_pilot)
         self._server: Server[Any] = Server(
             load_keys(site.keys),
             f"{site.directory}/head",
@@ -123,8 +125,10 @@ class Head:
             config.head.address,
             config.head.port,
         )
+        self._janitor = Janitor(site.directory, self._notify)
         self._started = self._busy = time.time()
         self._restore()
+        self._janitor.add(self._store.garbage())
         self._expected = {name for name, row in self._fleet.pilots.items() if row.job is not None}
         self._handlers: dict[type, Callable[[bytes, Any, float], None]] = {
             m.Submit: self._on_submit,
@@ -137,6 +141,7 @@ class Head:
             m.Watch: self._on_watch,
             m.Cancel: self._on_cancel,
             m.ControlSession: self._on_control,
+            m.DeleteResults: self._on_delete,
             m.Query: self._on_query,
             m.Command: self._on_command,
             m.PilotHello: self._on_pilot,
@@ -152,19 +157,29 @@ class Head:
         now = time.time()
         self._core.log.other("head", "STARTED", 0, now, f"epoch {self._lease.epoch}")
         unfinished = self._store.unfinished()
-        for row in self._store.sessions():
+        rows = self._store.sessions()
+        templates: list[m.Template] = []
+        tasks: list[ev.Restored] = []
+        for row in rows:
             self._sessions[row.id] = m.SessionInfo(row.id, row.name, row.environment)
             self._functions[row.id] = self._store.functions(row.id)
-            tasks = unfinished.get(row.id, [])
-            for item in tasks:
-                if item.delegated is None:
-                    self._keep_payload(item.spec)
-            templates = self._store.templates(row.id)
-            self._carry_out(self._core.apply(ev.TasksRestored(row.id, templates, tasks), now))
+            templates += self._store.templates(row.id)
+            tasks += unfinished.get(row.id, ())
+        owed: set[int] = set()
+        kinds = {template.id: template for template in templates}
+        for item in tasks:
+            self._recall.accepted(kinds[item.spec.template], item.spec)
+            if item.delegated is None:
+                self._keep_payload(item.spec)
+            else:
+                owed.update(ref[0] for ref in item.delegated[1].values())
+        owed.difference_update(item.spec.id for item in tasks)
+        restored = ev.TasksRestored(templates, tasks, self._as_all_see(owed))
+        self._carry_out(self._core.apply(restored, now))
+        for row in rows:
             self._carry_out(self._core.apply(_opened(row, restored=True), now))
-        count = sum(map(len, unfinished.values()))
-        if count:
-            log.info("restored %d unfinished tasks", count)
+        if tasks:
+            log.info("restored %d unfinished tasks", len(tasks))
 
     # --- the loop
 
@@ -198,6 +213,9 @@ class Head:
             for peer, message in self._server.receive():
                 self._handle(peer, message, now)
             self._fleet.take()
+            self._batch.add_swept(self._janitor.take())
+            while (known := self._recall.take()) is not None:
+                self._carry_out(self._core.apply(known, now))
             self._assign(now)
             due = now - self._ticked >= TICK_S
             self._commit(now, due)
@@ -237,6 +255,10 @@ class Head:
         if self._stopping:
             self._fleet.poll(now)
             return
+        try:
+            self._store.shrink()
+        except sqlite3.Error as error:
+            log.error("space in the database cannot be given back: %s; trying again", error)
         try:
             ending = self._fleet.tick(now, self._core.demand)
         except sqlite3.Error as error:
@@ -284,6 +306,8 @@ class Head:
         self._site.address_file.unlink(missing_ok=True)
         self._server.close()
         self._fleet.close()
+        self._janitor.stop()
+        self._recall.close()
         self._store.close()
         self._lease.release()
 
@@ -301,9 +325,13 @@ class Head:
             batch.add_functions(learned.session, learned.functions)
             batch.add_templates(learned.templates)
         if effects.accepted:
-            for spec, *_ in effects.accepted:
+            for spec, taken, _ in effects.accepted:
                 self._keep_payload(spec)
+                if taken.template.cache:
+                    self._recall.accepted(taken.template, spec)
             batch.add_tasks(effects.accepted)
+        if effects.recalls:
+            self._recall.add(effects.recalls)
         if effects.delegated:
             batch.add_delegated(effects.delegated)
             for delegated in effects.delegated:
@@ -321,6 +349,7 @@ class Head:
                 outcome = m.TaskOutcome(end.task, end.state, end.values, end.failure)
                 self._recent[end.task] = outcome
                 self._drop_payload(end.task)
+                self._recall.ended(end.task)
                 for peer in self._audience(end.task):
                     by_client.setdefault(peer, []).append(outcome)
                 self._watchers.pop(end.task, None)
@@ -449,9 +478,11 @@ class Head:
 
     def _values(self, tasks: set[int]) -> dict[int, tuple[Value, ...]]:
         """The values of tasks that have ended."""
-        return {
-            task: self._as_seen(outcome).values for task, outcome in self._outcomes(tasks).items()
-        }
+        return {task: outcome.values for task, outcome in self._as_all_see(tasks).items()}
+
+    def _as_all_see(self, tasks: set[int]) -> dict[int, m.TaskOutcome]:
+        """How those of the tasks that have ended have ended, as their dependents see it."""
+        return {task: self._as_seen(outcome) for task, outcome in self._outcomes(tasks).items()}
 
     def _outcomes(self, tasks: set[int]) -> dict[int, m.TaskOutcome]:
         """How those of the tasks that have ended have ended."""
@@ -517,7 +548,9 @@ class Head:
             self._functions[session] = {}
             opened = ev.SessionOpened(session, message.weight, message.priority)
             self._carry_out(self._core.apply(opened, now))
-        self._server.send(peer, m.Reply(message.request, [session, options]))
+        # Not before the log has it, too.
+        reply = m.Reply(message.request, [session, options])
+        self._batch.after.append(_later(self._server.send, peer, reply))
 
     def _session_row(self, session: int) -> SessionRow:
         row = self._store.session(session)
@@ -638,13 +671,15 @@ class Head:
         self._batch.after.append(tell)
 
     def _on_cancel(self, peer: bytes, message: m.Cancel, now: float) -> None:
-        effects = self._core.apply(ev.TasksCancelled(message.session, message.tasks or None), now)
+        named = ev.TasksCancelled(message.session, message.tasks or None, message.group)
+        effects = self._core.apply(named, now)
         self._carry_out(effects)
         reply = m.Reply(message.request, len(effects.ended))
         self._batch.after.append(_later(self._server.send, peer, reply))
 
     def _on_control(self, peer: bytes, message: m.ControlSession, now: float) -> None:
         session, verb = message.session, message.verb
+        self._flush(now)  # what it was told just before is in the row, too
         row = self._session_row(session)
         if verb in ("purge", "delete"):
             self._remove(row, verb)
@@ -654,7 +689,7 @@ class Head:
         else:
             row = self._changed(row, verb)
             if verb in ("pause", "resume"):
-                self._store.pause_session(session, row.paused)
+                self._batch.pause_session(session, row.paused)
             else:
                 self._batch.end_session(session, row.state, None)
             self._carry_out(self._core.apply(_opened(row), now))
@@ -679,15 +714,71 @@ class Head:
                 f"session {row.id} is {row.state}; close it and let it end, or cancel it, "
                 f"before you {verb} it"
             )
-        for directory in (self._site.results, self._site.checkpoints):
-            shutil.rmtree(directory / str(row.id), ignore_errors=True)
+        inputs = {ref[0] for task in self._core.tasks.values() for ref in task.inputs}
+        needed = dict.fromkeys(self._store.tasks_of(row.id, inputs), ())
+        self._refuse_if_needed(needed, f"session {row.id}", verb)
+        directories = [
+            (above / str(row.id)).relative_to(self._site.directory).as_posix()
+            for above in (self._site.results, self._site.checkpoints)
+        ]
         if verb == "purge":
-            self._store.purge(row.id)
-            self._batch.end_session(row.id, "PURGED", None)
+            garbage = self._store.purge(row.id, directories)
+            if row.state != "PURGED":
+                self._core.log.other("session", "PURGED", row.id, time.time())
         else:
-            self._store.delete(row.id)
+            garbage = self._store.delete(row.id, directories)
+            self._core.log.other("session", "DELETED", row.id, time.time(), row.name)
+        self._janitor.add(garbage)
         # What is remembered may be of this session; the rest is read again when it is needed.
         self._recent.clear()
+
+    def _on_delete(self, peer: bytes, message: m.DeleteResults, now: float) -> None:
+        self._flush(now)
+        known = self._store.states(message.tasks)
+        for task in message.tasks:
+            label = m.task_label(task)
+            if task not in known:
+                raise PilotError(f"task {label} does not exist; nothing was deleted")
+            if task in self._core.tasks:
+                raise PilotError(
+                    f"task {label} has not ended; nothing was deleted. Cancel it, or wait for it"
+                )
+        outcomes = self._store.results(message.tasks)
+        values = {outcome.task: outcome.values for outcome in outcomes}
+        self._refuse_if_needed(values, "its result", "delete")
+        self._janitor.add(self._store.delete_results(message.tasks))
+        for task in message.tasks:
+            self._recent.pop(task, None)
+        count = sum(outcome.state == policy.COMPLETED for outcome in outcomes)
+        self._server.send(peer, m.Reply(message.request, count))
+
+    def _refuse_if_needed(
+        self, deleted: Mapping[int, Collection[Value]], what: str, verb: str
+    ) -> None:
+        needed = who_needs(self._core.tasks.values(), self._store.owing(), deleted)
+        if needed is not None:
+            unfinished, source = map(m.task_label, needed)
+            raise PilotError(
+                f"task {unfinished} still needs the result of task {source}; nothing was deleted. "
+                f"Cancel it, or wait for it, before you {verb} {what}"
+            )
+
+    def _flush(self, now: float) -> None:
+        """Have all that has happened so far in the database, before it is read or deleted there.
+
+        Raises
+        ------
+        PilotError
+            It cannot be written now.
+        """
+        for _ in range(2):  # the commit that is under way, and what has come since it began
+            self._commit(now, events_too=True)
+            self._store.join()
+            self._after_commit()
+        if self._batch or self._committing:
+            raise PilotError(
+                f"the database cannot be written: {self._commit_error}; nothing was done"
+            )
 
     def _on_query(self, peer: bytes, message: m.Query, now: float) -> None:
         self._busy = now
@@ -711,6 +802,11 @@ class Head:
             "clients": len(self._clients),
             "pilots": len(self._fleet.pilots),
             "trouble": str(self._commit_error or "") or self._fleet.trouble,
+            "unwritten": str(self._commit_error or ""),
+            "stopping": self._stopping,
+            "awaits": {"pilots": sorted(self._expected), "until": self._started + REJOIN_S}
+            if self._expected
+            else None,
         }
 
     def _on_command(self, peer: bytes, message: m.Command, _now: float) -> None:
@@ -768,7 +864,7 @@ class Head:
             if completion.children is not None
             for ref in completion.children.delegated.values()
         }
-        outcomes = {task: self._as_seen(outcome) for task, outcome in self._outcomes(owed).items()}
+        outcomes = self._as_all_see(owed)
         event = ev.AttemptsEnded(message.pilot, message.completions, ended, outcomes)
         self._carry_out(self._core.apply(event, now))
         self._batch.after.append(_later(self._server.send, address, m.Committed(message.seq)))
@@ -803,6 +899,9 @@ class Head:
         self._expected.discard(name)
         if name in self._core.pilots:
             self._carry_out(self._core.apply(ev.PilotLost(name, reason), time.time()))
+
+    def _log_pilot(self, state: str, detail: str) -> None:
+        self._core.log.other("pilot", state, 0, time.time(), detail)
 
     def _end_pilot(self, name: str, reason: str, now: float, at_once: bool = False) -> None:
         peer = self._peers.get(name)

@@ -10,7 +10,7 @@ from collections import deque
 
 from pilot.data.values import Value
 from pilot.head.policy import PENDING
-from pilot.wire.messages import Template
+from pilot.wire.messages import FileStamp, Template
 from scheduler.resources import NodeShape
 
 
@@ -122,6 +122,7 @@ class Task:
         "dependents",
         "ended_attempt",
         "errors",
+        "files",
         "heirs",
         "id",
         "inputs",
@@ -169,6 +170,8 @@ class Task:
         self.pilot: Pilot | None = None
         #: By which its results are found again, where they may be; None: not looked up yet.
         self.memo: bytes | None = None
+        #: Files that it has made, which belong to its results.
+        self.files: tuple[FileStamp, ...] = ()
         #: Where the last attempt was, and how long it ran.
         self.pool = ""
         self.ran_s: float | None = None

@@ -34,6 +34,7 @@ from pilot.head.state import Task
 from pilot.wire.messages import (
     Completion,
     Environment,
+    FileStamp,
     Function,
     LogSpan,
     OpenSession,
@@ -48,6 +49,8 @@ SCHEMA_VERSION = 2
 
 #: A commit that is expected to take no longer is waited for, in seconds.
 QUICK_S = 0.0005
+#: So many pages of 4 KiB are given back at a time: less than 0.1 s of work.
+SHRINK_PAGES = 1000
 
 _HERE = Path(__file__).parent
 
@@ -67,6 +70,7 @@ _decode_delegated = msgspec.msgpack.Decoder(tuple[tuple[Value, ...], dict[int, R
 _decode_template = msgspec.msgpack.Decoder(Template).decode
 _decode_environment = msgspec.msgpack.Decoder(Environment).decode
 _decode_failure = msgspec.msgpack.Decoder(TaskFailure).decode
+_decode_files = msgspec.msgpack.Decoder(tuple[FileStamp, ...]).decode
 _decode_changes = msgspec.msgpack.Decoder(list[Change]).decode
 _decode_logs = msgspec.msgpack.Decoder(tuple[LogSpan, ...]).decode
 
@@ -102,6 +106,17 @@ def _session_row(row: tuple[Any, ...]) -> SessionRow:
     )
 
 
+class Garbage(NamedTuple):
+    """What was deleted, and is to be removed from the disk."""
+
+    #: A file, or with an empty `name` a directory; relative to the site directory.
+    path: str
+    #: The value in the file.
+    name: str
+    #: Values in files of the directory that others still have: path and name.
+    kept: frozenset[tuple[str, str]] = frozenset()
+
+
 class Batch:
     """What is to be written in one transaction."""
 
@@ -112,10 +127,13 @@ class Batch:
         self.events: list[tuple[int, int, int, bytes]] = []
         self.delegated: list[tuple[bytes, int]] = []
         self.ends: list[tuple[object, ...]] = []
+        self.borrowed: list[tuple[str, str, int]] = []
+        self.swept: list[dict[str, str]] = []
         self.attempts: list[tuple[object, ...]] = []
         self.counts: list[tuple[int, int, int, int]] = []
         self.late: list[tuple[int, int]] = []
         self.sessions: list[dict[str, object]] = []
+        self.paused: list[dict[str, object]] = []
         #: What to do once this is committed.
         self.after: list[Callable[[], None]] = []
 
@@ -125,8 +143,10 @@ class Batch:
             or self.ends
             or self.attempts
             or self.sessions
+            or self.paused
             or self.functions
             or self.templates
+            or self.swept
             or self.after
         )  # what is delegated comes with its attempt; events alone can wait for others
 
@@ -157,12 +177,23 @@ class Batch:
                 task.created_at,
                 spec.payload,
                 _encode(spec.inputs) if spec.inputs else None,
+                spec.digest or None,
             )
             for spec, task, parent in accepted
         )
 
-    def add_ends(self, ended: Iterable[Ended]) -> None:
+    def add_swept(self, swept: Iterable[tuple[str, str]]) -> None:
+        """Garbage, as path and name, that is gone from the disk."""
+        self.swept.extend({"path": path, "name": name} for path, name in swept)
+
+    def add_ends(self, ended: Sequence[Ended]) -> None:
         """Final states, with the values or the failure."""
+        self.borrowed.extend(
+            (value.path, value.name, end.task)
+            for end in ended
+            for value in end.values
+            if value.path and value.owner != end.task
+        )
         self.ends.extend(
             (
                 end.state,
@@ -172,6 +203,7 @@ class Batch:
                 end.pool or None,
                 end.ran_s,
                 end.memo or None,
+                _encode(end.files) if end.files and end.memo else None,
                 end.task,
             )
             for end in ended
@@ -209,6 +241,10 @@ class Batch:
         """A session changes its state."""
         self.sessions.append({"id": session, "state": state, "ended": ended})
 
+    def pause_session(self, session: int, paused: bool) -> None:
+        """A session starts nothing any more, or does again."""
+        self.paused.append({"id": session, "paused": paused})
+
 
 class Store:
     """The open database.
@@ -232,6 +268,8 @@ class Store:
         self._committing: Future[None] | None = None
         #: What commits have taken lately.
         self._commit_s = 1.0
+        #: Whether there is space to be given back.
+        self._shrinks = False
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._open(journal)
@@ -315,8 +353,14 @@ class Store:
             many(QUERIES["delegate_tasks"], batch.delegated)
         if batch.ends:
             many(QUERIES["end_tasks"], batch.ends)
+        if batch.borrowed:
+            many(QUERIES["add_borrowed"], batch.borrowed)
+        if batch.swept:
+            many(QUERIES["remove_garbage"], batch.swept)
         if batch.sessions:
             many(QUERIES["set_session_state"], batch.sessions)
+        if batch.paused:
+            many(QUERIES["pause_session"], batch.paused)
         if batch.events:
             many(QUERIES["add_events"], batch.events)
 
@@ -364,18 +408,26 @@ class Store:
         }
         return int(self._now("add_session", row)[0][0])
 
-    def pause_session(self, session: int, paused: bool) -> None:
-        """Record whether a session is paused."""
-        self._now("pause_session", {"id": session, "paused": paused})
+    def purge(self, session: int, directories: Iterable[str]) -> list[Garbage]:
+        """Delete a session's arguments, results and functions; its records stay.
 
-    def purge(self, session: int) -> None:
-        """Delete a session's arguments, results and functions; its records stay."""
-        self._all_of(session, "purge_tasks", "purge_functions")
+        Parameters
+        ----------
+        directories
+            What is in these is garbage then, but for what tasks of other sessions have borrowed.
 
-    def delete(self, session: int) -> None:
-        """Delete all that is known of a session."""
-        self._all_of(
+        Returns
+        -------
+        list of Garbage
+            What may be removed from the disk, now or by a later head.
+        """
+        return self._remove(session, directories, "purge_tasks", "purge_functions", "purge_session")
+
+    def delete(self, session: int, directories: Iterable[str]) -> list[Garbage]:
+        """Delete all that is known of a session; otherwise as `purge`."""
+        return self._remove(
             session,
+            directories,
             "delete_attempts",
             "delete_tasks",
             "delete_templates",
@@ -384,18 +436,96 @@ class Store:
             "delete_session",
         )
 
-    def _all_of(self, session: int, *queries: str) -> None:
-        """Run statements for a session in one transaction, and give the space back."""
+    def _remove(self, session: int, directories: Iterable[str], *queries: str) -> list[Garbage]:
+        who = {"id": session}
+
+        def remove() -> list[Garbage]:
+            borrowed = self._read("borrowed_by_session", who)
+            for query in ("return_of_session", *queries):
+                self._db.execute(QUERIES[query], who)
+            whole = (Value(0, path=directory) for directory in directories)
+            return self._add_garbage(whole) + self._add_garbage(
+                Value(0, path=path, name=name) for path, name in borrowed
+            )
+
+        return self._in_one(remove)
+
+    def delete_results(self, tasks: Sequence[int]) -> list[Garbage]:
+        """Delete the results of those of the tasks that are complete; their records stay.
+
+        Returns
+        -------
+        list of Garbage
+            What may be removed from the disk, now or by a later head.
+        """
+        these = {"tasks": json.dumps(list(tasks))}
+
+        def remove() -> list[Garbage]:
+            values = [value for outcome in self.results(tasks) for value in outcome.values]
+            for query in ("return_of_tasks", "delete_results"):
+                self._db.execute(QUERIES[query], these)
+            return self._add_garbage(value for value in values if value.path)
+
+        return self._in_one(remove)
+
+    def _in_one(self, action: Callable[[], list[Garbage]]) -> list[Garbage]:
+        """Delete things in one transaction."""
         self.join()
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            for query in queries:
-                self._db.execute(QUERIES[query], {"id": session})
+            garbage = action()
             self._db.execute("COMMIT")
         except sqlite3.Error:
             self._roll_back()
             raise
-        self._db.execute("PRAGMA incremental_vacuum").fetchall()
+        self._shrinks = True
+        return garbage
+
+    def shrink(self) -> None:
+        """After a deletion, give some of its space in the database back: call it again and again.
+
+        Raises
+        ------
+        sqlite3.Error
+            The file cannot be written now.
+        """
+        if not self._shrinks:
+            return
+        self.join()
+        # As a script: of a plain statement Python takes the first step alone, which is one page.
+        self._db.executescript(f"PRAGMA incremental_vacuum({SHRINK_PAGES})")
+        self._shrinks = self._db.execute("PRAGMA freelist_count").fetchone()[0] > 0
+        if not self._shrinks:
+            # Only then is the file shorter, and its journal, too.
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def _add_garbage(self, values: Iterable[Value]) -> list[Garbage]:
+        """Note what nobody has any more; returns it."""
+        rows: list[tuple[str, str]] = []
+        for value in values:
+            row = {"path": value.path, "name": value.name, "owner": value.owner}
+            rows.extend(self._db.execute(QUERIES["add_garbage"], row).fetchall())
+        return self._as_garbage(rows)
+
+    def garbage(self) -> list[Garbage]:
+        """Everything that was deleted, and is not known to be gone from the disk."""
+        return self._as_garbage(self._read("garbage"))
+
+    def _as_garbage(self, rows: list[tuple[str, str]]) -> list[Garbage]:
+        """Rows as what is to be removed: a file in a directory that is to go goes with that."""
+        directories = {path for (path,) in self._read("garbage_directories")}
+        due = dict.fromkeys(
+            (above, "") if (above := path.rpartition("/")[0]) in directories else (path, name)
+            for path, name in rows
+        )
+        return [
+            Garbage(
+                path,
+                name,
+                frozenset() if name else frozenset(self._read("borrowed_below", {"path": path})),
+            )
+            for path, name in due
+        ]
 
     def add_pilot(self, row: dict[str, object]) -> None:
         """Record the intent to submit a pilot, before it is submitted."""
@@ -421,6 +551,10 @@ class Store:
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
+    def select(self, statement: str, arguments: dict[str, object]) -> list[Any]:
+        """The rows of a statement that `pilot.head.search` has put together for one question."""
+        return self._db.execute(statement, arguments).fetchall()
+
     def meta(self, key: str) -> str | None:
         """A fact about the database itself."""
         rows = self._read("get_meta", (key,))
@@ -441,9 +575,31 @@ class Store:
         rows = self._read("detached", (parent, ordinal))
         return int(rows[0][0]) if rows else None
 
+    def recall(self, keys: Iterable[bytes]) -> dict[bytes, int]:
+        """Those of the keys under which a task has results, and the task."""
+        rows = ((key, self._read("recall", (key,))) for key in keys)
+        return {key: int(found[0][0]) for key, found in rows if found}
+
+    def files(self, tasks: Iterable[int]) -> dict[int, tuple[FileStamp, ...]]:
+        """The files that belong to the results of these tasks, of those that have any."""
+        rows = self._read("files_of", (json.dumps(list(tasks)),))
+        return {task: _decode_files(files) for task, files in rows}
+
     def payloads(self, tasks: Sequence[int]) -> dict[int, bytes]:
         """The arguments of tasks."""
         return dict(self._read("payloads", (json.dumps(list(tasks)),)))
+
+    def owing(self) -> list[tuple[int, tuple[Value, ...], dict[int, Ref]]]:
+        """Tasks whose results are to come from children: values that they have, and who has others.
+
+        A child among these may have ended; its value is looked up by a new head.
+        """
+        return [(task, *_decode_delegated(row)) for task, row in self._read("owing_tasks")]
+
+    def tasks_of(self, session: int, tasks: Iterable[int]) -> set[int]:
+        """Those of the tasks that are of this session."""
+        rows = self._read("tasks_of", {"id": session, "tasks": json.dumps(list(tasks))})
+        return {row[0] for row in rows}
 
     def states(self, tasks: Iterable[int]) -> dict[int, str]:
         """The states of those of the tasks that exist."""
@@ -485,8 +641,9 @@ class Store:
         found: dict[int, list[Restored]] = {}
         for row in self._read("unfinished_tasks"):
             task, session, template, payload, inputs, attempts, errors, crashes = row[:8]
-            created, delegated = row[8:]
-            spec = TaskSpec(task, template, payload, _decode_inputs(inputs) if inputs else ())
+            created, delegated, digest = row[8:]
+            refs = _decode_inputs(inputs) if inputs else ()
+            spec = TaskSpec(task, template, payload, refs, digest=digest or b"")
             owed = _decode_delegated(delegated) if delegated else None
             found.setdefault(session, []).append(
                 Restored(spec, attempts, errors, crashes, created, owed)
@@ -533,6 +690,11 @@ def decode_logs(logs: bytes | None) -> tuple[LogSpan, ...]:
 def decode_template(detail: bytes) -> Template:
     """The template in a row of a task."""
     return _decode_template(detail)
+
+
+def decode_delegated(delegated: bytes | None) -> tuple[tuple[Value, ...], dict[int, Ref]]:
+    """Of a task that has delegated its results: those that were there, and who has the others."""
+    return _decode_delegated(delegated) if delegated else ((), {})
 
 
 def decode_inputs(inputs: bytes | None) -> tuple[tuple[int, int], ...]:

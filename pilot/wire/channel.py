@@ -22,6 +22,7 @@ import msgspec
 import zmq
 import zmq.auth
 from zmq.auth.thread import ThreadAuthenticator
+from zmq.utils.monitor import parse_monitor_message
 
 from pilot.errors import AuthenticationError, SiteError
 
@@ -66,15 +67,20 @@ def load_keys(directory: Path) -> Keys:
     return Keys(server_public, server_secret or b"", client_public, client_secret or b"", directory)
 
 
-def runtime_dir() -> Path:
-    """A private directory of this user on this machine, for Unix sockets.
+def runtime_dir(above: Path | None = None) -> Path:
+    """A private directory of this user on this machine, for Unix sockets and the like.
+
+    Parameters
+    ----------
+    above
+        Where it is made; default: where Python keeps temporary files.
 
     Raises
     ------
     SiteError
         Somebody else made it.
     """
-    path = Path(tempfile.gettempdir()) / f"pilot-{os.getuid()}"
+    path = (above or Path(tempfile.gettempdir())) / f"pilot-{os.getuid()}"
     path.mkdir(mode=0o700, exist_ok=True)
     status = path.lstat()
     if status.st_uid != os.getuid() or status.st_mode & 0o077 or path.is_symlink():
@@ -215,6 +221,8 @@ class Client(Generic[M]):
         self._keys = keys
         self._identity = identity
         self._connections = 0
+        #: How often the server has broken off a greeting without a word.
+        self._cut_off = 0
         self._decoder: msgspec.msgpack.Decoder[M] = msgspec.msgpack.Decoder(message_type)
         self.socket: zmq.Socket[bytes] = cast("zmq.Socket[bytes]", None)
         self._monitor: zmq.Socket[bytes] | None = None
@@ -230,6 +238,7 @@ class Client(Generic[M]):
         # server as well (a head's Unix socket is where the last one's was), and must not be taken
         # for this one.
         self._connections += 1
+        self._cut_off = 0
         sock.identity = b"%s#%d" % (self._identity, self._connections)
         sock.curve_serverkey = self._keys.server_public
         sock.curve_secretkey = self._keys.client_secret
@@ -251,7 +260,10 @@ class Client(Generic[M]):
             The keys of the two sides differ.
         """
         if self._monitor is not None and self._monitor.poll(0):
-            self._monitor.recv_multipart()
+            event = parse_monitor_message(self._monitor.recv_multipart())["event"]
+            self._cut_off += event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+            if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and self._cut_off < 2:
+                return  # a server that dies does this as well, but not again
             raise AuthenticationError(
                 f"the server at {self.endpoint} and this process hold different keys; "
                 f"{self._keys.directory} must be the same directory for both "

@@ -57,6 +57,25 @@ class Awaited(Protocol):
         """The task runs."""
 
 
+class _Both:
+    """Two that wait for the same task."""
+
+    def __init__(self, first: Awaited, second: Awaited) -> None:
+        self._each = (first, second)
+
+    def settle(self, outcome: m.TaskOutcome) -> None:
+        for awaited in self._each:
+            awaited.settle(outcome)
+
+    def fail(self, error: Exception) -> None:
+        for awaited in self._each:
+            awaited.fail(error)
+
+    def started(self) -> None:
+        for awaited in self._each:
+            awaited.started()
+
+
 class Connection:
     """A thread that speaks with the head of a site.
 
@@ -134,8 +153,12 @@ class Connection:
         """Tell these how their tasks, which were submitted before, end or ended."""
         with self._lock:
             self._check()
-            self._awaited.update(awaited)
-        self._outbox.append(m.Watch(list(awaited)))
+            new = [task for task in awaited if task not in self._awaited]
+            for task, future in awaited.items():
+                known = self._awaited.get(task)
+                self._awaited[task] = future if known is None else _Both(known, future)
+        if new:  # of the others the head will tell anyway
+            self._outbox.append(m.Watch(new))
         self._notify()
 
     def request(self, make: Callable[[int], msgspec.Struct], timeout: float | None = 60.0) -> Any:
@@ -173,6 +196,11 @@ class Connection:
             return self._flushed.wait_for(
                 lambda: bool(self._failure) or not (self._submissions or self._unaccepted), timeout
             )
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, or is about to be."""
+        return self._stopping
 
     def close(self) -> None:
         """End the thread; what was not sent is dropped (see `flush`)."""

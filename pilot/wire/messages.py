@@ -74,7 +74,7 @@ class Template(msgspec.Struct, array_like=True, frozen=True):
     session: int
     #: What users call it.
     name: str
-    #: ``python``, ``mpi``, ``command`` or ``mpi-command``.
+    #: ``python``, ``mpi``, ``command``, ``mpi-command``, or ``value``: no work, but values.
     kind: str
     #: Digest of the function; empty for commands.
     function: bytes
@@ -116,6 +116,8 @@ class TaskSpec(msgspec.Struct, array_like=True, frozen=True):
     values: tuple[Value, ...] = ()
     #: Of a detached child: which one of its parent it is, from 1.
     ordinal: int = 0
+    #: Of arguments whose payload does not tell them, where the results may be found again.
+    digest: bytes = b""
 
 
 class Environment(msgspec.Struct, array_like=True, frozen=True):
@@ -164,6 +166,14 @@ class TaskFailure(msgspec.Struct, array_like=True, frozen=True):
         return not self.bases
 
 
+class FileStamp(msgspec.Struct, array_like=True, frozen=True):
+    """A file as it was: its absolute path, bytes, and time of modification in ns."""
+
+    path: str
+    size: int
+    mtime_ns: int
+
+
 class Children(msgspec.Struct, array_like=True, frozen=True):
     """The tasks that a task has submitted; they come to be when it ends well, or not at all."""
 
@@ -195,6 +205,8 @@ class Completion(msgspec.Struct, array_like=True, frozen=True):
     logs: tuple[LogSpan, ...] = ()
     #: With ``ok``: the tasks that it has submitted. Results that are delegated have an empty value.
     children: Children | None = None
+    #: Files that it has made, which must be there as they are if its results are to be found again.
+    files: tuple[FileStamp, ...] = ()
 
 
 # --- client → head -------------------------------------------------------------------------------
@@ -275,6 +287,16 @@ class ControlSession(_Message):
     request: int
     session: int
     verb: str
+
+
+class DeleteResults(_Message):
+    """Delete the results of tasks that have ended, of whatever session, and keep their records.
+
+    The reply is how many of them had results.
+    """
+
+    request: int
+    tasks: list[int]
 
 
 class Query(_Message):
@@ -602,6 +624,7 @@ FromClient: TypeAlias = (
     | Watch
     | Cancel
     | ControlSession
+    | DeleteResults
     | Query
     | Command
 )

@@ -57,6 +57,8 @@ class CommonOptions(_Mapping):
     priority: int | str | UnsetType = UNSET
     #: The pool to run in; any that fits by default.
     pool: str | UnsetType | None = UNSET
+    #: Take the results of an earlier run where code, arguments and inputs are the same.
+    cache: bool | UnsetType = UNSET
     #: What follows when the task has failed for good: its dependents are aborted (fail), run with
     #: its default (ignore), are cancelled (cancel_successors), or the session ends (stop_session).
     on_failure: Literal["fail", "ignore", "cancel_successors", "stop_session"] | UnsetType = UNSET

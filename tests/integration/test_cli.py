@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from support.sites import SiteUnderTest
+from support.tasks import wait_for_file
 from support.waiting import wait_until
 
+from pilot import sessions, shell
 from pilot.cli import cli
+from pilot.cli.task import STAGES
+from pilot.errors import PilotError
 
 DEADLINE_S = 60.0
 
@@ -375,6 +380,80 @@ def test_a_session_is_cancelled(program: Pilot) -> None:
     program("session", "cancel", "9999", code=1)
 
 
+def test_sessions_are_told_what_to_do(program: Pilot) -> None:
+    mark = program.directory / "told"
+    waiting = ("run", "--detach", "waiting.yaml", "-p", f"mark={mark}")
+    first, second = (program(*waiting).stdout.strip() for _ in range(2))
+    both = (first, second)
+
+    def shown(session: str) -> Any:
+        return program.json("session", "show", session)
+
+    try:
+        lines = program("session", "pause", *both).stdout.splitlines()
+        assert lines == [f"session {each} is paused, with 3 tasks to do" for each in both]
+        assert [shown(each)["paused"] for each in both] == [True, True]
+        paused = program.json("session", "list", "--state", "paused")
+        assert {str(row["id"]) for row in paused} >= set(both)
+        assert "CLOSING, PAUSED" in program("session", "list", "--limit", 2).stdout
+        assert "takes no more tasks" in program("session", "stop", second).stdout
+        assert "ends when 3 tasks have ended" in program("session", "close", second).stdout
+        assert "goes on" in program("session", "resume", *both).stdout
+        assert "was not paused" in program("session", "resume", first).stdout
+        assert "end" in program("session", "purge", "-y", first, code=1).stderr
+        # One that does not exist: nothing is done to any.
+        assert "no session 9999" in program("session", "cancel", first, "9999", code=1).stderr
+        assert shown(first)["unfinished"] == 3
+        assert (
+            "has no group 'g', nor any"
+            in program("session", "cancel", first, "--group", "g", code=1).stderr
+        )
+        assert "3 tasks cancelled" in program("session", "cancel", first).stdout
+        result = program("session", "pause", first, second, code=1)
+        assert f"session {first} is CLOSED: it cannot pause" in result.stderr
+        assert f"session {second} is paused" in result.stdout
+        program("session", "resume", second)
+    finally:
+        mark.touch()
+    wait_until(lambda: shown(second)["state"] == "CLOSED", DEADLINE_S, "the session to end")
+    assert "has ended already" in program("session", "close", second).stdout
+    assert program("session", "purge", second, code=1).stdout == ""  # nobody answers: no
+    assert shown(second)["state"] == "CLOSED"
+    assert "its records stay" in program("session", "purge", "--yes", second).stdout
+    assert shown(second)["state"] == "PURGED"
+    assert "is deleted" in program("session", "delete", "-y", second).stdout
+    program("session", "show", second, code=1)
+
+
+def test_a_group_is_cancelled_by_its_name(program: Pilot) -> None:
+    mark = program.directory / "grouped"
+    with program.site.session() as session:
+        with session.group("slow") as group:
+            inside = session.submit(shell(["sleep", "300"]))
+        outside = session.submit(wait_for_file, str(mark), str(mark))
+        session.flush()
+        assert program.json("session", "show", session.id)["groups"] == ["slow"]
+        said = program("session", "cancel", session.id, "--group", "slow").stdout
+        assert said == f"session {session.id}, group slow: 1 task cancelled\n"
+        assert group.wait(DEADLINE_S) and inside.cancelled()
+        assert outside.result(DEADLINE_S)
+        assert (
+            "it has slow"
+            in program("session", "cancel", session.id, "--group", "other", code=1).stderr
+        )
+
+
+def test_tasks_are_cancelled(program: Pilot) -> None:
+    ready, other = program.submit("sleep", "300"), program.submit("sleep", "300")
+    ended = program.submit("true")
+    assert "no task 9999.1" in program("task", "cancel", ready, "9999.1", code=1).stderr
+    assert program("task", "cancel", ready, other).stdout == "2 tasks cancelled\n"
+    program.await_state(ended, "COMPLETED")
+    again = program("task", "cancel", ready, ended).stdout.splitlines()
+    assert again == [f"task {ready} is CANCELLED already", f"task {ended} is COMPLETED already"]
+    program("task", "cancel", "nothing", code=1)
+
+
 # --- looking -------------------------------------------------------------------------------------
 
 
@@ -425,6 +504,60 @@ def test_tasks_are_listed_by_session_state_and_name_in_pieces(program: Pilot) ->
     assert "--offset 2" in first.stderr
     rest = program.json("task", "list", "--session", session, "--limit", 3, "--offset", 2)
     assert rest == every[2:]
+
+
+def test_tasks_are_found_by_what_became_of_them(program: Pilot) -> None:
+    begin = time.time()
+    run = program("run", "workflow.yaml", "-p", "n=4", "--json", code=8)
+    session = json.loads(run.stdout)["session"]
+    here = ("task", "list", "--session", session)
+    (failed,) = program.json(*here, "--failed")
+    assert (failed["error"], failed["pool"], failed["state"]) == ("ValueError", "main", "FAILED")
+    assert program.json(*here, "--error", "ValueError") == [failed]
+    assert program.json(*here, "--error", "KeyError") == []
+    assert "ValueError" in program(*here, "--failed").stdout
+    bad = program.json(*here, "--state", "failed", "--state", "aborted", "--sort", "name")
+    assert [row["name"] for row in bad] == ["double", "total"]
+    counts = {"COMPLETED": 5, "FAILED": 1, "ABORTED": 1}
+    assert program.json(*here, "--count") == counts
+    table = program(*here, "--count").stdout.splitlines()
+    assert [line.split() for line in table[1:]] == [
+        *([state, str(count)] for state, count in counts.items()),
+        ["all", "7"],
+    ]
+    assert program.json(*here, "--count", "--ended-since", "1h", "--pool", "main") == {
+        "COMPLETED": 5,
+        "FAILED": 1,
+    }
+    assert program.json(*here, "--count", "--created-until", "1h") == {}
+    ran = [row["ran_s"] for row in program.json(*here, "--sort", "ran", "--reverse")]
+    assert ran[:-1] == sorted(ran[:-1], reverse=True) and ran[-1] is None
+    with program.site.session(name="asks") as asks:
+        assert asks.submit(pow, 2, 5).result(DEADLINE_S) == 32
+        (row,) = asks.tasks(state="COMPLETED", created_since=datetime.fromtimestamp(begin))
+        assert (row["name"], row["session"]) == ("pow", asks.id)
+        assert asks.task_counts() == {"COMPLETED": 1}
+        with pytest.raises(PilotError, match="no state 'DONE'"):
+            asks.tasks(state="DONE")
+        listed = sessions(program.site.site, name="asks", since=datetime.fromtimestamp(begin))
+        assert [row["id"] for row in listed] == [asks.id]
+
+
+def test_the_attempts_of_a_task_have_all_their_times(program: Pilot) -> None:
+    task = program("submit", "--retries", 1, "--", "false").stdout.strip()
+    program.await_state(task, "FAILED")
+    made = program.json("task", "attempts", task)
+    assert [(attempt["number"], attempt["outcome"]) for attempt in made] == [
+        (1, "error"),
+        (2, "error"),
+    ]
+    for attempt in made:
+        times = [attempt[stage] for stage in STAGES]
+        assert None not in times and times == sorted(times)
+    lines = program("task", "attempts", task).stdout.splitlines()
+    assert lines[0].startswith("attempt 1: error on ")
+    assert [line.split()[0] for line in lines[2:11]] == list(STAGES)
+    program("task", "attempts", "9999.1", code=1)
 
 
 def test_unfinished_tasks_are_listed_by_their_live_state(program: Pilot) -> None:

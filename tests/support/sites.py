@@ -83,7 +83,7 @@ class SiteUnderTest:
         """A session whose tasks find the tests' modules."""
         return Session(self.site, sys_path=[TESTS], **arguments)
 
-    def query(self, name: str, **arguments: Any) -> Any:
+    def query(self, name: str, /, **arguments: Any) -> Any:
         """What the head answers to a query."""
         return self._request(lambda n: m.Query(n, name, arguments))
 

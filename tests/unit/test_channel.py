@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,6 +134,37 @@ def test_right_server_key_with_a_client_key_of_another_site(
 
     wait_until(refused, DEADLINE_S, "the refusal")
     stranger.close(0)
+
+
+def test_a_server_that_dies_in_a_greeting_has_not_refused(keys: Keys, tmp_path: Path) -> None:
+    """It breaks off once; one that does it again and again holds other keys."""
+    path = tmp_path / "dying"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(DEADLINE_S)
+        client: Client[Any] = Client(keys, b"client:1", m.ToClient)
+        client.connect(f"ipc://{path}")
+
+        def broken_off() -> bool:
+            client.check()
+            return client._cut_off == 1
+
+        def refused() -> bool:
+            try:
+                client.check()
+            except AuthenticationError:
+                return True
+            return False
+
+        try:
+            for seen in (broken_off, refused):
+                connection, _ = listener.accept()
+                connection.recv(1)
+                connection.close()
+                wait_until(seen, DEADLINE_S)
+        finally:
+            client.close(0)
 
 
 def test_nonsense_is_dropped_and_logged(

@@ -9,8 +9,10 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,18 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from pilot import event
 from pilot.cli import cli
 from pilot.cli.logs import Output, follow, last_attempt
-from pilot.cli.output import ago, amount, duration, print_table
+from pilot.cli.output import ago, amount, duration, moment, print_table
 from pilot.cli.progress import Hint, LineView, Tally, hint_of
 from pilot.cli.result import plain, save
+from pilot.cli.session import STATES as SESSION_STATES
+from pilot.cli.session import state_of
 from pilot.cli.submit import exit_status
-from pilot.cli.task import FINAL, STATES
+from pilot.cli.task import FINAL, SORTS, STATES, stages
 from pilot.errors import CommandFailed, PilotError, ResultError, StorageError
-from pilot.head import offline, policy
+from pilot.head import offline, policy, queries, search
 from pilot.head.lease import Lease
 from pilot.site import Site, create_site
 from pilot.task import failure_text
@@ -78,16 +83,27 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "run",
         "submit",
         "status",
+        "why",
         "head start",
         "head stop",
         "head status",
         "session list",
         "session show",
+        "session pause",
+        "session resume",
+        "session stop",
+        "session close",
         "session cancel",
+        "session purge",
+        "session delete",
         "task list",
         "task show",
+        "task attempts",
+        "task cancel",
         "task logs",
         "result get",
+        "result delete",
+        "events",
         "fleet list",
         "completion",
     }
@@ -412,6 +428,7 @@ def test_a_site_that_never_had_a_head(site: Site) -> None:
     assert pilot("head", "status").exit_code == 3
     assert json.loads(pilot("head", "status", "--json").stdout)["running"] is False
     assert "the head does not run, 0 unfinished tasks" in pilot("status").stdout
+    assert pilot("events").stdout == ""
     for words in (("task", "list"), ("session", "list"), ("fleet", "list", "--all")):
         result = pilot(*words, "--json")
         assert (result.exit_code, json.loads(result.stdout)) == (0, [])
@@ -453,12 +470,84 @@ def test_a_file_that_is_no_database(site: Site) -> None:
 
 def test_the_states_are_those_of_the_head() -> None:
     assert set(FINAL) == policy.FINAL
-    assert set(STATES) == policy.FINAL | {
-        policy.PENDING,
-        policy.READY,
-        policy.ASSIGNED,
-        policy.RUNNING,
-    }
+    assert STATES == search.STATES
+    assert set(STATES) == set(event.STATES["task"])
+    assert SORTS == search.SORTS
+    assert set(SESSION_STATES) == set(queries._SESSION_STATES)
+
+
+# --- filters -------------------------------------------------------------------------------------
+
+
+class TestFilters:
+    """What is written on the command line, and what the head is asked then."""
+
+    @pytest.fixture
+    def asked(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+        asked: dict[str, Any] = {}
+
+        def answer(_site: Site, query: str, arguments: dict[str, Any]) -> list[Any]:
+            asked.update(arguments, query=query)
+            return []
+
+        monkeypatch.setattr(offline, "answer", answer)
+        return asked
+
+    def test_all_of_them(self, asked: dict[str, Any]) -> None:
+        words = "--session 3 --state failed --failed --name a --name b --pool p --error E"
+        order = "--sort ended --reverse --limit 5 --offset 2"
+        times = ["--created-since", "2026-11-20", "--ended-until", "2026-11-20 14:30:05"]
+        assert pilot("task", "list", *words.split(), *order.split(), *times).exit_code == 0
+        assert asked == {
+            "query": "tasks",
+            "session": 3,
+            "state": ("FAILED", "FAILED", "TIMED_OUT"),
+            "name": ("a", "b"),
+            "pool": ("p",),
+            "error": ("E",),
+            "created_since": datetime(2026, 11, 20).timestamp(),
+            "created_until": None,
+            "ended_since": None,
+            "ended_until": datetime(2026, 11, 20, 14, 30, 5).timestamp(),
+            "sort": "ended",
+            "reverse": True,
+            "limit": 6,
+            "offset": 2,
+        }
+
+    def test_none(self, asked: dict[str, Any]) -> None:
+        assert pilot("task", "list", "--count").exit_code == 0
+        assert asked.pop("query") == "task_counts"
+        assert set(asked.values()) == {None}
+
+    @pytest.mark.parametrize(
+        ("age", "seconds"), [("90s", 90), ("10m", 600), ("2h", 7200), ("3d", 259200), ("45", 45)]
+    )
+    def test_ages(self, asked: dict[str, Any], age: str, seconds: float) -> None:
+        before = time.time() - seconds
+        assert pilot("session", "list", "--since", age, "--state", "paused").exit_code == 0
+        assert before <= asked["since"] <= time.time() - seconds
+        assert (asked["state"], asked["name"]) == (("PAUSED",), None)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "task list --ended-since yesterday",
+        "task list --ended-since 2026-13-01",
+        "task list --state DONE",
+        "task list --sort size",
+        "session list --state RUNNING",
+        "session pause",
+        "session pause x",
+        "task cancel",
+        "events --session 1 --task 1.1",
+    ],
+)
+def test_what_cannot_be_meant_is_refused(site: Site, words: str) -> None:
+    result = pilot(*words.split())
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Usage: pilot" in result.stderr
 
 
 # --- what is printed -----------------------------------------------------------------------------
@@ -498,6 +587,36 @@ def test_ago(before: float, text: str) -> None:
 )
 def test_amount(size: int, text: str) -> None:
     assert amount(size) == text
+
+
+def test_moments_to_the_millisecond() -> None:
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.250", moment(1e9 + 0.25, exact=True))
+
+
+def test_the_stages_of_an_attempt_are_those_it_came_to() -> None:
+    attempt = dict.fromkeys(("created", "ready", "assigned", "ended", "reported", "committed"), 5.0)
+    rows = stages({**attempt, "received": 0.0, "fetched": None, "started": 0.0, "ended": 6.5})
+    assert [(stage, after) for stage, _, after in rows] == [
+        ("created", ""),
+        ("ready", "0.0 ms"),
+        ("assigned", "0.0 ms"),
+        ("ended", "1.5 s"),
+        ("reported", "0.0 ms"),
+        ("committed", "0.0 ms"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("state", "paused", "shown"),
+    [
+        ("OPEN", False, "OPEN"),
+        ("OPEN", True, "PAUSED"),
+        ("STOPPED", True, "STOPPED, PAUSED"),
+        ("CLOSED", True, "CLOSED"),
+    ],
+)
+def test_sessions_that_are_paused_say_so(state: str, paused: bool, shown: str) -> None:
+    assert state_of({"state": state, "paused": paused}) == shown
 
 
 def test_a_table_without_a_terminal_is_plain_text(capsys: pytest.CaptureFixture[str]) -> None:

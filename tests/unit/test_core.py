@@ -20,10 +20,18 @@ from pilot.head.events import (
     Restored,
     SessionOpened,
     TasksCancelled,
+    TasksRecalled,
     TasksRestored,
     TasksSubmitted,
 )
-from pilot.wire.messages import Children, Completion, RunningTask, TaskSpec, Template
+from pilot.wire.messages import (
+    Children,
+    Completion,
+    RunningTask,
+    TaskOutcome,
+    TaskSpec,
+    Template,
+)
 from scheduler.resources import NodeShape
 
 
@@ -373,7 +381,7 @@ def restored(number: int, needs: tuple[int, ...] = (), **counts: int) -> Restore
 
 def test_unfinished_tasks_are_taken_on(head: Head) -> None:
     tasks = [restored(2, attempts=3, errors=1), restored(3, needs=(2, 1))]
-    head.apply(TasksRestored(1, [template(retries=1)], tasks))
+    head.apply(TasksRestored([template(retries=1)], tasks))
     assert (head.state(2), head.state(3)) == ("READY", "PENDING")
     head.join()
     assert head.assign() == {"p": [(2, 4)]}
@@ -381,7 +389,7 @@ def test_unfinished_tasks_are_taken_on(head: Head) -> None:
 
 
 def test_pilot_of_before_keeps_its_tasks(head: Head) -> None:
-    head.apply(TasksRestored(1, [template()], [restored(1)]))
+    head.apply(TasksRestored([template()], [restored(1)]))
     head.join(held=[(1, 1)])
     assert head.assign() == {}
     assert states(head.end(done(1))) == {1: "COMPLETED"}
@@ -390,7 +398,7 @@ def test_pilot_of_before_keeps_its_tasks(head: Head) -> None:
 def test_error_that_was_written_but_not_acknowledged_counts_once(head: Head) -> None:
     """The old head died between its commit and its answer: the pilot tells it again."""
     known = [restored(1, attempts=1, errors=1)]
-    head.apply(TasksRestored(1, [template(retries=1)], known))
+    head.apply(TasksRestored([template(retries=1)], known))
     head.join(held=[(1, 1)])
     effects = head.end(done(1, "error", 1))
     assert not effects.ended and not effects.attempts
@@ -400,7 +408,7 @@ def test_error_that_was_written_but_not_acknowledged_counts_once(head: Head) -> 
 
 def test_task_whose_input_got_lost_with_the_head_waits_again(head: Head) -> None:
     """The head had given it away before the end of its input was written."""
-    head.apply(TasksRestored(1, [template()], [restored(1), restored(2, needs=(1,))]))
+    head.apply(TasksRestored([template()], [restored(1), restored(2, needs=(1,))]))
     head.join("b", held=[(2, 1)])
     head.apply(PilotLost("b", "gone"))
     assert head.state(2) == "PENDING"
@@ -411,7 +419,7 @@ def test_task_whose_input_got_lost_with_the_head_waits_again(head: Head) -> None
 
 
 def test_session_that_was_closing_ends(head: Head) -> None:
-    head.apply(TasksRestored(1, [template()], [restored(1)]))
+    head.apply(TasksRestored([template()], [restored(1)]))
     head.apply(SessionOpened(1, closed=True))
     head.join(held=[(1, 1)])
     assert head.end(done(1)).sessions_ended == [1]
@@ -541,3 +549,291 @@ def test_failed_child_fails_who_delegated_to_it(head: Head) -> None:
     head.assign()
     effects = head.end(done(CHILD, "error"))
     assert states(effects) == {CHILD: "FAILED", 1: "FAILED", 2: "ABORTED"}
+
+
+def test_detached_children_begin_while_their_parent_runs(head: Head) -> None:
+    head.join()
+    head.submit(spec(1))
+    head.assign()
+    head.apply(SessionOpened(1, stopped=True))
+    assert head.submit(spec(2)).refused, "clients submit no more"
+    detached = TasksSubmitted(1, [template()], [spec(CHILD)], {}, parent=1)
+    effects = head.apply(detached)
+    assert [(item.id, parent) for item, _, parent in effects.accepted] == [(CHILD, 1)]
+    assert head.assign() == {"p": [(CHILD, 1)]}
+    assert states(head.end(done(1, "error"))) == {1: "FAILED"}
+    assert head.state(CHILD) == "ASSIGNED", "whatever becomes of its parent"
+
+
+def test_result_of_a_child_that_has_ended_is_there_at_once(head: Head) -> None:
+    head.join()
+    head.submit(spec(1), spec(2, needs=(1,)))
+    head.assign()
+    outcome = TaskOutcome(CHILD, "COMPLETED", (Value(1, b"c"), Value(1, b"d")))
+    effects = head.end(with_children(1, [], {0: (CHILD, 1)}), outcomes={CHILD: outcome})
+    assert states(effects) == {1: "COMPLETED"} and not effects.delegated
+    assert effects.ended[0].values == (Value(1, b"d"),)
+    assert head.assign() == {"p": [(2, 1)]}
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "words"),
+    [
+        ({CHILD: TaskOutcome(CHILD, "FAILED")}, "is FAILED"),
+        ({CHILD: TaskOutcome(CHILD, "DELETED")}, "is DELETED"),
+        ({}, "does not exist"),
+    ],
+)
+def test_result_of_a_child_that_has_none_aborts(
+    head: Head, outcomes: dict[int, TaskOutcome], words: str
+) -> None:
+    head.join()
+    head.submit(spec(1), spec(2, needs=(1,)))
+    head.assign()
+    effects = head.end(with_children(1, [], {0: (CHILD, 0)}), outcomes=outcomes)
+    assert states(effects) == {1: "ABORTED", 2: "ABORTED"}
+    failure = effects.ended[0].failure
+    assert failure is not None and words in failure.message
+    assert head.core.pilots["p"].load == 0
+
+
+def test_late_end_of_a_task_that_waits_again_is_taken_from_its_queue_once(head: Head) -> None:
+    """Its only child has ended with it: nothing is left to wait for."""
+    head.join("a")
+    head.submit(spec(1), spec(2))
+    head.assign()
+    head.apply(PilotLost("a", "silent"))
+    put = TaskSpec(CHILD, 1, b"", values=(Value(1, b"v"),))
+    effects = head.end(with_children(1, [put], {0: (CHILD, 0)}), pilot="a")
+    assert states(effects) == {CHILD: "COMPLETED", 1: "COMPLETED"}
+    (work,) = head.core.classes.values()
+    assert work.ready == 1
+    head.join("b")
+    assert head.assign() == {"b": [(2, 2)]}
+
+
+def test_new_head_finds_those_delegated_results_that_are_there(head: Head) -> None:
+    """One of two children had ended, and was written, before the old head died."""
+    owed = ((Value(0), Value(0)), {0: (CHILD, 0), 1: (CHILD + 1, 0)})
+    tasks = [Restored(spec(1), 1, 0, 0, 1.0, owed), restored(CHILD + 1), restored(2, needs=(1,))]
+    outcomes = {CHILD: TaskOutcome(CHILD, "COMPLETED", (Value(1, b"c"),))}
+    head.apply(TasksRestored([template(returns=2)], tasks, outcomes))
+    assert head.state(1) == "DELEGATED" and head.state(2) == "PENDING"
+    head.join()
+    assert head.assign() == {"p": [(CHILD + 1, 1)]}
+    effects = head.end(done(CHILD + 1, values=(Value(1, b"d"),)))
+    assert {end.task: end.values for end in effects.ended}[1] == (Value(1, b"c"), Value(1, b"d"))
+
+
+def test_delegated_task_does_not_run_again_where_a_pilot_brings_it_back(head: Head) -> None:
+    head.join("a")
+    head.submit(spec(1))
+    head.assign()
+    head.apply(PilotLost("a", "silent"))
+    head.join("b")
+    assert head.assign() == {"b": [(1, 2)]}
+    head.end(with_children(1, [spec(CHILD)], {0: (CHILD, 0)}), pilot="a")
+    head.apply(PilotLost("b", "silent"))
+    effects = head.join("b", held=[(1, 2)])
+    assert effects.cancel == {"b": [1]} and head.state(1) == "DELEGATED"
+
+
+# --- values, and what has run before --------------------------------------------------------------
+
+
+def put(number: int, *values: bytes) -> TaskSpec:
+    return TaskSpec(number, 1, b"", values=tuple(Value(len(value), value) for value in values))
+
+
+def test_values_are_complete_once_they_are_accepted(head: Head) -> None:
+    effects = head.submit(put(1, b"v"), spec(2, needs=(1,)))
+    assert states(effects) == {1: "COMPLETED"} and effects.ended[0].values == (Value(1, b"v"),)
+    assert head.state(2) == "READY" and not effects.refused
+    assert head.apply(SessionOpened(1, closed=True)).sessions_ended == []
+
+
+def test_task_that_may_have_run_before_waits_for_the_answer(head: Head) -> None:
+    head.join()
+    effects = head.submit(spec(1), spec(2), templates=[template(cache=b"source")])
+    assert [task.id for task in effects.recalls] == [1, 2]
+    assert head.state(1) == "READY" and head.assign() == {}
+    values = (Value(1, b"v"),)
+    effects = head.apply(TasksRecalled({1: b"one", 2: b"two"}, {1: values}))
+    assert states(effects) == {1: "COMPLETED"}
+    assert (effects.ended[0].values, effects.ended[0].memo) == (values, b"")
+    assert head.assign() == {"p": [(2, 1)]}
+    assert head.end(done(2)).ended[0].memo == b"two", "to be found by the next one"
+
+
+def test_task_is_looked_up_once(head: Head) -> None:
+    head.join()
+    head.submit(spec(1), templates=[template(cache=b"source", retries=1)])
+    head.apply(TasksRecalled({1: b"one"}, {}))
+    head.assign()
+    assert not head.end(done(1, "error")).recalls
+    assert not head.apply(TasksRecalled({1: b"one"}, {1: (Value(1, b"v"),)})).ended
+    assert head.assign() == {"p": [(1, 2)]}
+
+
+def test_answer_that_comes_when_a_pilot_has_brought_the_task_back(head: Head) -> None:
+    effects = head.apply(TasksRestored([template(cache=b"source", retries=1)], [restored(1)]))
+    assert [task.id for task in effects.recalls] == [1]
+    head.join(held=[(1, 1)])
+    assert not head.apply(TasksRecalled({1: b"one"}, {1: (Value(1, b"v"),)})).ended
+    head.end(done(1, "error"))
+    assert head.assign() == {"p": [(1, 2)]}
+
+
+# --- pilots that come back ------------------------------------------------------------------------
+
+
+def test_newer_attempt_got_lost_where_the_older_one_is_still_there(head: Head) -> None:
+    """It tells again how the first one ended; the second one never came to it."""
+    head.join()
+    head.submit(spec(1), templates=[template(retries=5)])
+    head.assign()
+    head.end(done(1, "error"))
+    assert head.assign() == {"p": [(1, 2)]}
+    effects = head.join(held=[(1, 1)])
+    assert [attempt.completion.outcome for attempt in effects.attempts] == ["interrupted"]
+    assert effects.cancel == {"p": [1]}
+    assert not head.end(done(1, "error")).attempts
+    assert head.assign() == {"p": [(1, 3)]}
+
+
+def test_attempt_of_the_same_number_in_another_pilot_is_another_one(head: Head) -> None:
+    """Two heads have counted from 1, since the first could not write it down."""
+    head.join("b")
+    head.submit(spec(1))
+    assert head.assign() == {"b": [(1, 1)]}
+    head.apply(AttemptsRunning("a", [RunningTask(1, 1, "n", 5.0)]))
+    head.end(done(1, "error"), pilot="a")
+    assert head.state(1) == "ASSIGNED"
+
+
+# --- the log --------------------------------------------------------------------------------------
+
+
+def told(head: Head) -> list[tuple[str, str, list[int]]]:
+    return [(c.state, c.detail, c.spans) for c in head.core.log.take() if c.kind == "task"]
+
+
+def test_log_of_simple_lives(head: Head) -> None:
+    head.join()
+    head.core.log.take()
+    head.submit(spec(1), spec(2), spec(3, needs=(1,)), templates=[template(retries=1)])
+    assert told(head) == [("READY", "", [1, 2]), ("PENDING", "", [3, 1])]
+    head.assign()
+    assert told(head) == [("ASSIGNED", "p", [1, 2])]
+    head.apply(AttemptsRunning("p", [RunningTask(1, 1, "n", 1.0)]))
+    head.end(done(1, "error"), done(2))
+    assert told(head) == [
+        ("RUNNING", "", [1, 1]),
+        ("RUNNING", "", [2, 1]),
+        ("READY", "error", [1, 1]),
+        ("COMPLETED", "", [2, 1]),
+    ]
+    head.assign()
+    head.end(done(1, "error", 2))
+    assert told(head) == [
+        ("ASSIGNED", "p", [1, 1]),
+        ("RUNNING", "", [1, 1]),
+        ("FAILED", "ValueError", [1, 1]),
+        ("ABORTED", "TaskAborted", [3, 1]),
+    ]
+    head.end(done(1, "error", 2))
+    assert told(head) == [], "nothing is told twice"
+
+
+def test_log_of_what_does_not_run(head: Head) -> None:
+    head.submit(put(1, b"v"), spec(2), templates=[template(cache=b"source")])
+    assert told(head) == [("COMPLETED", "", [1, 1]), ("READY", "", [2, 1])]
+    head.apply(TasksRecalled({2: b"two"}, {2: (Value(1, b"v"),)}))
+    assert told(head) == [("COMPLETED", "", [2, 1])]
+
+
+def test_log_of_a_new_head_tells_only_what_changes(head: Head) -> None:
+    tasks = [restored(1), restored(2), restored(3, needs=(1,))]
+    head.apply(TasksRestored([template(cache=b"source")], tasks))
+    head.apply(SessionOpened(1, closed=True, restored=True))
+    head.apply(TasksRecalled({1: b"one", 2: b"two"}, {}))
+    assert head.core.log.take() == []
+    head.join(held=[(1, 1)])
+    head.end(done(1))
+    assert told(head) == [
+        ("ASSIGNED", "p", [1, 1]),
+        ("RUNNING", "", [1, 1]),
+        ("COMPLETED", "", [1, 1]),
+        ("READY", "", [3, 1]),
+    ]
+
+
+def test_log_of_a_session(head: Head) -> None:
+    for changes in (
+        {},
+        {"paused": True},
+        {"paused": True},
+        {},
+        {"stopped": True},
+        {"closed": True},
+    ):
+        head.submit(spec(1))
+        head.apply(SessionOpened(1, **changes))
+    head.apply(SessionOpened(1, paused=True))
+    assert head.core.sessions[1].state == "CLOSING", "that is not taken back"
+    head.apply(TasksCancelled(1, None))
+    said = [change.state for change in head.core.log.take() if change.kind == "session"]
+    assert said == ["PAUSED", "RESUMED", "STOPPED", "CLOSING", "PAUSED", "CLOSED"]
+
+
+# --- many -----------------------------------------------------------------------------------------
+
+MANY = 100_000
+
+
+def test_delegation_to_any_depth(head: Head) -> None:
+    head.join()
+    head.submit(spec(1), spec(2, needs=(1,)))
+    for number in range(CHILD, CHILD + MANY):
+        ((task, _),) = head.assign()["p"]
+        head.end(with_children(task, [spec(number)], {0: (number, 0)}))
+    ((task, _),) = head.assign()["p"]
+    effects = head.end(done(task, values=(Value(1, b"v"),)))
+    assert len(effects.ended) == MANY + 1
+    assert all(end.values == (Value(1, b"v"),) for end in effects.ended)
+    assert head.assign() == {"p": [(2, 1)]}
+
+
+def test_delegation_to_any_depth_fails_as_a_whole(head: Head) -> None:
+    head.join()
+    head.submit(spec(1), templates=[template(group="g", group_fails_together=True)])
+    for number in range(CHILD, CHILD + MANY // 10):
+        ((task, _),) = head.assign()["p"]
+        head.end(with_children(task, [spec(number)], {0: (number, 0)}))
+    ((task, _),) = head.assign()["p"]
+    assert len(head.end(done(task, "error")).ended) == MANY // 10 + 1
+    assert not head.core.tasks
+
+
+def test_fan_in_of_any_width(head: Head) -> None:
+    head.join(cores=MANY)
+    everything = tuple(range(1, MANY + 1))
+    head.submit(*map(spec, everything), spec(MANY + 1, needs=everything))
+    given = head.assign()["p"]
+    assert len(given) == MANY
+    head.end(*(done(task) for task, _ in given[1:]))
+    assert head.state(MANY + 1) == "PENDING"
+    head.end(done(given[0][0]))
+    assert head.assign() == {"p": [(MANY + 1, 1)]}
+
+
+@pytest.mark.parametrize("policy", [{"group_fails_together": True}, {"on_failure": "stop_session"}])
+def test_many_that_fail_together(head: Head, policy: dict[str, Any]) -> None:
+    count = MANY // 10
+    head.join(cores=count)
+    head.submit(*map(spec, range(1, count + 1)), templates=[template(group="g", **policy)])
+    given = head.assign()["p"]
+    effects = head.end(*(done(task, "error") for task, _ in given))
+    ends = list(states(effects).values())
+    assert (ends.count("FAILED"), ends.count("CANCELLED")) == (1, count - 1)
+    assert not head.core.tasks

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.elasticity import (
+    AT_ONCE,
+    ENOUGH,
+    MAX_NODES,
+    MAX_QUEUED,
     PATIENCE_S,
     ClassDemand,
     End,
@@ -17,6 +22,7 @@ from scheduler.elasticity import (
     PoolLimits,
     decide,
     nodes_wanted,
+    standings,
 )
 from scheduler.resources import NodeShape, Resources
 
@@ -221,3 +227,40 @@ def test_limits_are_kept(
         pilot = by_name[name]
         assert not pilot.draining
         assert pilot.queued or pilot.idle_s > 0, "work that runs is never ended to save a node"
+
+
+# --- why a pool asks for no more -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "pilots", "changes", "why"),
+    [
+        (1, [], {}, ""),
+        (1, [PilotSupply("p", "main", 1, queued=True)], {}, ENOUGH),
+        (100, [PilotSupply("p", "main", 2, queued=False)], {"max_nodes": 2}, MAX_NODES),
+        (100, [PilotSupply("p", "main", 1, queued=True)], {"max_queued": 1}, MAX_QUEUED),
+    ],
+)
+def test_a_pool_says_why_it_asks_for_no_more(
+    count: int, pilots: list[PilotSupply], changes: dict[str, Any], why: str
+) -> None:
+    limits = PoolLimits("main", NodeShape(4), 0, 8, 1, 2, 3600.0, 60.0)
+    limits = msgspec.structs.replace(limits, **changes)
+    work = ClassDemand(Resources(cores=4), "", count, 600.0)
+    (its,) = standings([limits], [work], pilots)
+    assert its.hindrance == why
+    grows = [d for d in decide([limits], [work], pilots) if isinstance(d, Grow)]
+    assert bool(grows) == (not why)
+
+
+def test_nodes_at_once_that_are_in_use() -> None:
+    limits = PoolLimits("main", NodeShape(4), 0, 4, 4, 2, 3600.0, 60.0)
+    work = ClassDemand(Resources(cores=4, ranks=4), "", 1, 600.0)
+    pilots = [PilotSupply("p", "main", 2, queued=False)]
+    assert standings([limits], [work], pilots)[0].hindrance == AT_ONCE
+
+
+def test_no_pilot_is_asked_for_that_is_too_short_for_the_task() -> None:
+    limits = PoolLimits("main", NodeShape(4), 0, 4, 4, 2, 3600.0, 60.0)
+    work = ClassDemand(Resources(), "", 1, None, time_limit_s=3590.0)
+    assert decide([limits], [work], []) == []

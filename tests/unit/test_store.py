@@ -93,7 +93,7 @@ def test_everything_is_read_back(store: Store, path: Path) -> None:
         assert again.states([1, 99]) == {1: "READY"}
         # And a core goes on from there.
         core = c.Core()
-        core.apply(ev.TasksRestored(session, again.templates(session), found), NOW)
+        core.apply(ev.TasksRestored(again.templates(session), found), NOW)
         assert {task.id: task.state for task in core.tasks.values()} == {
             1: "READY",
             2: "PENDING",

@@ -1,0 +1,86 @@
+"""``pilot events``: what has happened, and what happens."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import click
+
+from pilot.cli.common import INTERRUPTED, asking, current_site, site_option
+from pilot.cli.output import coloured, moment, note
+
+if TYPE_CHECKING:
+    from pilot.event import Event
+
+
+@click.command()
+@click.option("--session", "session_id", type=int, help="Of this session. Default: of the site.")
+@click.option("--task", "task_id", metavar="ID", help="Of this task.")
+@click.option("--state", "states", multiple=True, help="Into this state; may be given repeatedly.")
+@click.option(
+    "--since",
+    type=int,
+    default=0,
+    metavar="N",
+    help="After event N; with a minus, from the last N on. Default: all.",
+)
+@click.option("--follow", "-f", is_flag=True, help="Wait for what comes next.")
+@click.option("--limit", type=click.IntRange(1), help="No more than so many.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object in each line.")
+@site_option
+@click.pass_context
+def events(
+    context: click.Context,
+    session_id: int | None,
+    task_id: str | None,
+    states: tuple[str, ...],
+    since: int,
+    follow: bool,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Show every change of a state, once and in order.
+
+    Each event has a number: --since with the last one goes on after it. --follow ends when the
+    session is closed or the task has ended, and goes on over restarts of the head; without either
+    it ends by Ctrl-C, and says where it was.
+    """
+    from pilot.event import read_events
+
+    if session_id is not None and task_id is not None:
+        raise click.UsageError("--task is in one session only; leave --session out")
+    reached = since
+    try:
+        with asking(current_site(), quiet=follow) as ask:
+            found = read_events(
+                ask,
+                since,
+                session=session_id,
+                task=task_id,
+                state=states or None,
+                follow=follow,
+            )
+            for event in itertools.islice(found, limit):
+                click.echo(_json(event) if as_json else _line(event))
+                reached = event.number
+    except KeyboardInterrupt:
+        note(f"go on with --since {reached}" if reached > 0 else "nothing has happened")
+        context.exit(INTERRUPTED)
+
+
+def _json(event: Event) -> str:
+    import json
+
+    return json.dumps(event._asdict(), ensure_ascii=False)
+
+
+def _line(event: Event) -> str:
+    what = event.kind
+    if event.task is not None:
+        what += f" {event.task}"
+    elif event.session:
+        what += f" {event.session}"
+    words = (f"{event.number:>8}", moment(event.at, exact=True), f"{what:14}")
+    state = coloured(f"{event.state:9}" if event.detail else event.state)
+    return "  ".join((*words, state, event.detail) if event.detail else (*words, state))

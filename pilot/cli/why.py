@@ -1,0 +1,29 @@
+"""``pilot why``: what something waits for, back to the causes, and what can be done."""
+
+from __future__ import annotations
+
+import click
+
+from pilot.cli.common import asking, current_site, json_option, site_option
+from pilot.cli.output import print_json
+
+
+@click.command()
+@click.argument("subject", metavar="[TASK|RESULT|SESSION]", required=False)
+@json_option
+@site_option
+def why(subject: str | None, as_json: bool) -> None:
+    """Say what a task, a result or a session waits for, or how it ended.
+
+    A task is named as 3.17, one of its results as 3.17/0 or 3.17/name, a session as 3; without
+    either it is the newest session. The first line has the answer, those below what it is because
+    of, and the last ones what can be done.
+    """
+    with asking(current_site()) as ask:
+        data = ask("why", subject=subject)
+    if as_json:
+        print_json(data)
+        return
+    from pilot.inquiry import in_words
+
+    click.echo(in_words(data))

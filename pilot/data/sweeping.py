@@ -1,0 +1,88 @@
+"""Giving back the space of results that were deleted.
+
+Responsible for one segment: it goes when nothing in it is needed any more; otherwise it is replaced
+by a file with what is, once that is worth the copying.
+
+Invariants:
+
+- whoever reads the file by its path finds all that is needed, at any time and after any crash;
+- two that sweep the same file, such as a head that was taken for dead and its successor, cannot
+  harm it: each writes a file of its own, and takes away that of the other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pilot.data import durable
+from pilot.data.hdf5 import Draft, SealedFile
+from pilot.errors import ResultError
+
+#: Dead data of so many bytes are worth copying the rest, however large that is.
+WORTH_BYTES = 64 * 1024 * 1024
+
+
+def is_worth_it(sizes: Mapping[str, int], dead: Mapping[str, int]) -> bool:
+    """Whether a file with values of these sizes is to be written again without the dead ones."""
+    gone = sum(dead.values())
+    return gone >= WORTH_BYTES or 2 * gone >= sum(sizes.values())
+
+
+def sweep(path: Path, is_dead: Callable[[str], bool], *, always: bool = False) -> bool:
+    """Take dead values out of a file.
+
+    Parameters
+    ----------
+    path
+        The file; it may be gone already.
+    is_dead
+        Whether the value of this name is dead.
+    always
+        Whether it is worth it or not.
+
+    Returns
+    -------
+    bool
+        Whether they are gone; False: it is not worth it yet.
+
+    Raises
+    ------
+    ResultError
+        The file is damaged.
+    StorageError, OSError
+        The file system refuses, or there is no room for the values that stay.
+    """
+    try:
+        file = SealedFile(path)
+    except ResultError:
+        if path.exists():
+            raise
+        return True
+    try:
+        sizes = file.sizes()
+        dead = {name: size for name, size in sizes.items() if is_dead(name)}
+        if len(dead) == len(sizes):
+            durable.remove(path)
+        elif dead:
+            if not (always or is_worth_it(sizes, dead)):
+                return False
+            _replace(file, [name for name in sizes if name not in dead])
+    finally:
+        file.close()
+    return True
+
+
+def _replace(file: SealedFile, names: list[str]) -> None:
+    """Put a file with these values alone in the place of another."""
+    path = file.path
+    for left in path.parent.glob(f".{path.name}.swept-*"):
+        left.unlink(missing_ok=True)
+    draft = Draft(path.with_name(f".{path.name}.swept-{os.uname().nodename}-{os.getpid()}"))
+    try:
+        for name in names:
+            draft.copy(name, file)
+        draft.publish(path, replaces=True)
+    finally:
+        draft.discard()

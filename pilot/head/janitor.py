@@ -1,0 +1,187 @@
+"""The janitor: takes what was deleted from the disk, in a thread of its own.
+
+What is to go is in the table ``garbage`` since the deletion itself, in one transaction; so a head
+that dies leaves nothing behind that its successor does not find. The head's loop hands rows over
+and strikes out those that are done; it never waits for a file system that removes a million files.
+
+Invariants
+----------
+- Only what is committed as garbage is touched, and of a directory nothing that is borrowed.
+- A row is done only when the disk has nothing of it any more; everything may be done twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import shutil
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+
+from pilot.data.values import Value
+from pilot.errors import ResultError, StorageError
+from pilot.head.state import Task
+from pilot.head.store import Garbage
+from pilot.wire.messages import Ref
+
+log = logging.getLogger("pilot.head")
+
+#: What the file system has refused is tried again after so many seconds.
+RETRY_S = 60.0
+#: How long a head that ends waits for the file that is being written, in seconds.
+STOP_S = 5.0
+
+
+class Janitor:
+    """Removes garbage.
+
+    Parameters
+    ----------
+    site_dir
+        The site directory.
+    notify
+        Called from the janitor's thread when there is something to `take`.
+    """
+
+    def __init__(self, site_dir: Path, notify: Callable[[], None]) -> None:
+        self._site_dir = site_dir
+        self._notify = notify
+        self._orders: queue.SimpleQueue[list[Garbage]] = queue.SimpleQueue()
+        self._done: deque[tuple[str, str]] = deque()
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        #: Dead values by file, of files that are not worth it yet, or cannot be written.
+        self._dead: defaultdict[str, set[str]] = defaultdict(set)
+
+    def add(self, rows: list[Garbage]) -> None:
+        """Have these removed."""
+        if not rows:
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
+            self._thread.start()
+        self._orders.put(rows)
+
+    def take(self) -> list[tuple[str, str]]:
+        """Path and name of each row that is done since the last call."""
+        return [self._done.popleft() for _ in range(len(self._done))]
+
+    def stop(self) -> None:
+        """End, after the file that is being written if that does not take long."""
+        self._stopping = True
+        if self._thread is not None:
+            self._orders.put([])
+            self._thread.join(STOP_S)
+
+    def _run(self) -> None:
+        again: list[Garbage] = []
+        while not self._stopping:
+            try:
+                rows = self._orders.get(timeout=RETRY_S if again else None)
+            except queue.Empty:
+                rows = []
+            again = self.clean([*again, *rows])
+
+    def clean(self, rows: Iterable[Garbage]) -> list[Garbage]:
+        """Remove these now; returns those that the file system refuses to remove."""
+        due: dict[str, Garbage] = {}
+        for row in rows:
+            due[row.path] = row
+            if row.name:
+                self._dead[row.path].add(row.name)
+        refused = []
+        for path, row in due.items():
+            if self._stopping:
+                break
+            try:
+                self._clean(row)
+            except (OSError, StorageError) as error:
+                log.warning("%s cannot be removed yet: %s; trying again", path, error)
+                refused.append(row)
+            except ResultError as error:
+                log.warning("results that were deleted stay where they are: %s", error)
+            except Exception:
+                log.exception("%s is not removed", path)  # one of many; the next head tries again
+        return refused
+
+    def _clean(self, row: Garbage) -> None:
+        path = self._site_dir / row.path
+        if not row.name:
+            clean_directory(path, {(self._site_dir / file, name) for file, name in row.kept})
+            done = [] if row.kept else [(row.path, "")]
+        elif _sweep(path, self._dead[row.path].__contains__):
+            done = [(row.path, name) for name in self._dead.pop(row.path)]
+        else:
+            done = []
+        if done:
+            self._done.extend(done)
+            self._notify()
+
+
+def clean_directory(directory: Path, kept: Collection[tuple[Path, str]]) -> None:
+    """Remove all that is in a directory but for these values in its files; itself if it is empty.
+
+    Raises
+    ------
+    ResultError
+        A file that holds something to be kept is damaged.
+    StorageError, OSError
+        The file system refuses.
+    """
+    if not kept:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(directory)
+        return
+    files = {file for file, _ in kept}
+    for file in directory.iterdir() if directory.is_dir() else ():
+        if file in files:
+            _sweep(file, partial(_is_not_in, kept, file), always=True)
+        elif file.is_dir() and not file.is_symlink():
+            shutil.rmtree(file)
+        else:
+            file.unlink(missing_ok=True)
+
+
+def _is_not_in(kept: Collection[tuple[Path, str]], file: Path, name: str) -> bool:
+    return (file, name) not in kept
+
+
+def who_needs(
+    tasks: Iterable[Task],
+    owing: Iterable[tuple[int, tuple[Value, ...], Mapping[int, Ref]]],
+    deleted: Mapping[int, Collection[Value]],
+) -> tuple[int, int] | None:
+    """An unfinished task, and a task that it needs the result of; None: none needs any.
+
+    Parameters
+    ----------
+    tasks
+        The unfinished tasks.
+    owing
+        Those of them that wait for children, as `Store.owing` gives them.
+    deleted
+        Tasks that are to lose their results, and what these are.
+    """
+    for task in tasks:
+        for source, _ in task.inputs:
+            if source in deleted:
+                return task.id, source
+    owner = {value: task for task, values in deleted.items() for value in values if value.path}
+    for number, given, refs in owing:
+        for source, _ in refs.values():
+            if source in deleted:
+                return number, source
+        for value in given:
+            if value in owner:
+                return number, owner[value]
+    return None
+
+
+def _sweep(path: Path, is_dead: Callable[[str], bool], *, always: bool = False) -> bool:
+    from pilot.data.sweeping import sweep  # it loads HDF5: only when it is needed
+
+    return sweep(path, is_dead, always=always)

@@ -1,0 +1,116 @@
+"""Finds tasks that have run before, as they become ready: keys are looked up in the database.
+
+Invariants
+----------
+- What is found is taken within the turn of the loop in which it was looked up: nobody deletes the
+  results in between.
+- The loop does not wait for the file system: where files belong to the results, a thread looks
+  whether they are there as they were.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+from pilot.data.values import Value
+from pilot.head import memo
+from pilot.head.events import TasksRecalled
+from pilot.head.state import Task
+from pilot.head.store import Store
+from pilot.memo import unchanged
+from pilot.wire.messages import TaskSpec, Template
+
+
+class Recall:
+    """Tasks with a cache that wait for being looked up.
+
+    Parameters
+    ----------
+    store
+        The database.
+    values
+        The results of tasks that have ended.
+    notify
+        Called from a thread when there is something to `take`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        values: Callable[[set[int]], dict[int, tuple[Value, ...]]],
+        notify: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._values = values
+        self._notify = notify
+        #: Of unfinished tasks with a cache: the part of their keys that is known.
+        self._bases: dict[int, bytes] = {}
+        self._due: list[Task] = []
+        #: What the thread has looked at: task, key, and whether its files are as they were.
+        self._looked: deque[tuple[int, bytes, bool]] = deque()
+        self._thread = ThreadPoolExecutor(1, "recall")
+
+    def accepted(self, template: Template, spec: TaskSpec) -> None:
+        """A task was taken on, or restored."""
+        if template.cache:
+            self._bases[spec.id] = memo.base(template, spec)
+
+    def ended(self, task: int) -> None:
+        """A task has ended."""
+        self._bases.pop(task, None)
+
+    def add(self, tasks: Collection[Task]) -> None:
+        """These are to be looked up."""
+        self._due.extend(tasks)
+
+    def take(self) -> TasksRecalled | None:
+        """What is known now of tasks that are due, or None where nothing is new."""
+        keys: dict[int, bytes] = {}
+        hits: dict[int, int] = {}
+        if self._due:
+            keys = self._look_up(hits)
+        while self._looked:
+            task, key, good = self._looked.popleft()
+            keys[task] = key
+            if good and (hit := self._store.recall([key]).get(key)) is not None:
+                hits[task] = hit
+        if not keys:
+            return None
+        results = {outcome.task: outcome.values for outcome in self._store.results(hits.values())}
+        return TasksRecalled(keys, {task: results[hit] for task, hit in hits.items()})
+
+    def _look_up(self, hits: dict[int, int]) -> dict[int, bytes]:
+        """The keys of what is due; adds to `hits`, or has the thread look, where one is known."""
+        tasks, self._due = self._due, []
+        values = self._values({source for task in tasks for source, _ in task.inputs})
+        keys = {
+            task.id: memo.key(
+                self._bases[task.id], (values[source][index] for source, index in task.inputs)
+            )
+            for task in tasks
+            if task.id in self._bases
+        }
+        known = self._store.recall(set(keys.values()))
+        files = self._store.files(known.values()) if known else {}
+        for task, key in list(keys.items()):
+            hit = known.get(key)
+            if hit is None:
+                continue
+            if hit not in files:
+                hits[task] = hit
+                continue
+            look = self._thread.submit(unchanged, files[hit])
+            look.add_done_callback(partial(self._have_looked, task, key))
+            del keys[task]
+        return keys
+
+    def _have_looked(self, task: int, key: bytes, look: Future[bool]) -> None:
+        self._looked.append((task, key, not look.cancelled() and look.result()))
+        self._notify()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown(cancel_futures=True)

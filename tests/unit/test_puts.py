@@ -1,0 +1,140 @@
+"""Values that are put: tasks that are complete from the start, and inputs like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from support.builders import done, spec, template
+
+from pilot.data.segments import SegmentWriter
+from pilot.data.values import Value, load
+from pilot.errors import EncodingError, StorageError
+from pilot.head import core as c
+from pilot.head import events as ev
+from pilot.site import Site, create_site
+from pilot.submission import GroupKey, Parcel, Submitter, counter
+from pilot.wire.messages import Children, TaskSpec
+from scheduler.resources import NodeShape
+
+NOW = 100.0
+PARENT, PUT, CHILD = 1, 11, 12
+VALUE = Value(3, b"abc", shared=True)
+
+
+# --- making them ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return create_site(tmp_path / "site", "local")
+
+
+@pytest.fixture
+def submitter(site: Site) -> Submitter:
+    return Submitter(7, site, counter(3), counter(3))
+
+
+def test_small_and_large(site: Site, submitter: Submitter) -> None:
+    parcel = Parcel()
+    numbers = [submitter.put(parcel, obj, "v") for obj in (1, np.ones(20_000), np.zeros(20_000))]
+    assert [s.id for s in parcel.tasks] == numbers
+    (known,) = parcel.templates
+    assert (known.kind, known.name, known.session, known.function) == ("value", "v", 7, b"")
+    small, ones, zeros = (s.values[0] for s in parcel.tasks)
+    assert small.is_inline and load(small, site.directory) == 1
+    assert ones.owner == numbers[1] and zeros.owner == numbers[2]
+    assert np.array_equal(load(ones, site.directory), np.ones(20_000))
+    # Nodes copy whole files.
+    assert ones.path != zeros.path and ones.shared and zeros.shared
+    assert {s.payload for s in parcel.tasks} == {b""} and parcel.functions == []
+
+
+def test_a_template_for_each_name_and_group(submitter: Submitter) -> None:
+    parcel = Parcel()
+    for name, group in [("a", "x"), ("a", "x"), ("a", "y"), ("b", "y")]:
+        submitter.put(parcel, 1, name, GroupKey(group, False))
+    assert [(t.name, t.group) for t in parcel.templates] == [("a", "x"), ("a", "y"), ("b", "y")]
+
+
+def test_a_failure_leaves_nothing(
+    site: Site, submitter: Submitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parcel = Parcel()
+    with pytest.raises(EncodingError, match="generator"):
+        submitter.put(parcel, (x for x in "abc"), "v")
+
+    def full(_writer: SegmentWriter) -> list[Value]:
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentWriter, "seal", full)
+        with pytest.raises(StorageError):
+            submitter.put(parcel, np.ones(20_000), "v")
+    assert parcel.tasks == [] and not list(site.results.glob("*/.*")) + list(
+        site.results.glob("*/*")
+    )
+    submitter.put(parcel, np.ones(20_000), "v")
+    (value,) = parcel.tasks[0].values
+    assert np.array_equal(load(value, site.directory), np.ones(20_000))
+
+
+def test_old_rows_are_values_still() -> None:
+    row = msgspec.msgpack.encode([5, b"", "p", "/n", 9])
+    assert msgspec.msgpack.decode(row, type=Value) == Value(5, b"", "p", "/n", 9, shared=False)
+
+
+# --- in the head ----------------------------------------------------------------------------------
+
+
+def put(number: int = PUT) -> TaskSpec:
+    return TaskSpec(number, 2, b"", values=(VALUE,))
+
+
+def head() -> c.Core:
+    """A core with a task that runs."""
+    core = c.Core()
+    known = [template(), template(2, kind="value", function=b"")]
+    core.apply(ev.TasksSubmitted(1, known, [spec(PARENT)], {}), NOW)
+    core.apply(ev.PilotJoined("p", "main", NodeShape(4), 1, 0.0, []), NOW)
+    assert core.assign(NOW)
+    return core
+
+
+def test_a_client_s_value_never_waits() -> None:
+    core = head()
+    effects = core.apply(ev.TasksSubmitted(1, [], [put(), spec(CHILD, needs=(PUT,))], {}), NOW)
+    assert [(end.task, end.state, end.values) for end in effects.ended] == [
+        (PUT, "COMPLETED", (VALUE,))
+    ]
+    assert {task.id for tasks in core.assign(NOW).values() for task in tasks} == {CHILD}
+
+
+def test_a_task_s_value_comes_with_its_end() -> None:
+    core = head()
+    children = Children((), (), (put(), spec(CHILD, needs=(PUT,))), {})
+    effects = core.apply(ev.AttemptsEnded("p", [done(PARENT, children=children)]), NOW)
+    assert effects.refused == []
+    assert {end.task: end.state for end in effects.ended} == {PUT: "COMPLETED", PARENT: "COMPLETED"}
+    assert [accepted.id for accepted, *_ in effects.accepted] == [PUT, CHILD]
+    assert {task.id for tasks in core.assign(NOW).values() for task in tasks} == {CHILD}
+
+
+def test_a_task_s_result_may_be_what_it_has_put() -> None:
+    core = head()
+    children = Children((), (), (put(),), {0: (PUT, 0)})
+    completion = done(PARENT, children=children, values=(Value(0),))
+    effects = core.apply(ev.AttemptsEnded("p", [completion]), NOW)
+    assert {end.task: (end.state, end.values) for end in effects.ended} == {
+        PUT: ("COMPLETED", (VALUE,)),
+        PARENT: ("COMPLETED", (VALUE,)),
+    }
+    assert not core.tasks
+
+
+def test_values_demand_no_pilots() -> None:
+    core = c.Core()
+    core.apply(ev.TasksSubmitted(1, [template(2, kind="value")], [put()], {}), NOW)
+    assert core.demand() == []

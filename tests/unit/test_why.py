@@ -1,0 +1,384 @@
+"""Why a task is not done, as a pure function of what the head knows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from support.builders import done, spec, template
+
+from pilot.data.values import Value
+from pilot.errors import PilotError
+from pilot.head import events as ev
+from pilot.head import why as w
+from pilot.head.causes import Answer, Facts
+from pilot.head.core import Core
+from pilot.head.fleet import QUEUED, Outlook, PilotRow, Refusal
+from pilot.head.fleet import RUNNING as JOINED
+from pilot.head.store import Batch, Store
+from pilot.inquiry import in_words
+from pilot.wire.messages import (
+    Children,
+    Environment,
+    OpenSession,
+    RunningTask,
+    TaskFailure,
+    task_label,
+)
+from scheduler.elasticity import PilotSupply, PoolLimits
+from scheduler.resources import NodeShape, Resources
+
+ENVIRONMENT = Environment("/home", (), {})
+NOW = 1000.0
+
+
+class Head:
+    """A database and a core, with a fleet that the test makes up; time stands at `NOW`."""
+
+    def __init__(self, path: Path) -> None:
+        self.store = Store(path)
+        self.core = Core()
+        self.batch = Batch()
+        self.running: dict[int, RunningTask] = {}
+        self.rows: dict[str, PilotRow] = {}
+        self.refused: dict[str, Refusal] = {}
+        self.silence = ""
+        self.status: dict[str, Any] = {"pid": 1, "directory": "/site"}
+        self.pools = [PoolLimits("main", NodeShape(4, 8000), 0, 2, 2, 2, 3600.0, 60.0)]
+        self.opened = 0
+        self.open()
+
+    def open(self, **changes: Any) -> int:
+        session = self.store.add_session(OpenSession(1, "study", ENVIRONMENT), NOW)
+        self.apply(ev.SessionOpened(session, **changes))
+        return session
+
+    def apply(self, event: ev.Event, now: float = NOW) -> ev.Effects:
+        effects = self.core.apply(event, now)
+        self.batch.add_tasks(effects.accepted)
+        self.batch.add_attempts(effects.attempts, now)
+        self.batch.add_ends(effects.ended)
+        self.batch.add_delegated(effects.delegated)
+        return effects
+
+    def submit(
+        self, *specs: Any, known: Any = None, session: int = 1, number: int = 1, **changes: Any
+    ) -> None:
+        known = known or template(number, session, **changes)
+        self.batch.add_templates([known])
+        self.apply(ev.TasksSubmitted(session, [known], list(specs), {}))
+
+    def join(self, name: str = "p", cores: int = 4, ends_at: float = 0.0, nodes: int = 1) -> None:
+        self.rows[name] = PilotRow(name, "main", nodes, 3600.0, JOINED, "7", "work", NOW - 100.0)
+        self.apply(ev.PilotJoined(name, "main", NodeShape(cores, 8000), nodes, ends_at, []))
+
+    def queue(self, name: str, nodes: int = 1, **changes: Any) -> PilotRow:
+        row = PilotRow(name, "main", nodes, 3600.0, QUEUED, "8", "work", NOW - 60.0, **changes)
+        self.rows[name] = row
+        return row
+
+    def write(self) -> None:
+        ended = threading.Event()
+        self.store.write(self.batch, lambda _: ended.set())
+        assert ended.wait(20)
+        self.store.join()
+        self.batch = Batch()
+
+    def why(self, subject: str | None, now: float = NOW) -> Answer:
+        self.write()
+        supply = [
+            PilotSupply(row.name, row.pool, row.nodes, queued=row.state != JOINED)
+            for row in self.rows.values()
+        ]
+        outlook = Outlook(
+            self.pools, supply, self.rows, "Slurm", self.refused, self.silence, NOW - 30.0
+        )
+        facts = Facts(now, self.core, self.running, outlook, self.store, self.status)
+        return w.explain(facts, subject)
+
+    def task(self, number: int) -> Answer:
+        return self.why(task_label(number))
+
+
+def kinds(answer: Answer) -> list[str]:
+    return [cause.kind for cause in answer.because]
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[Head]:
+    head = Head(tmp_path / "tasks.db")
+    yield head
+    head.store.close()
+
+
+# --- chains --------------------------------------------------------------------------------------
+
+
+def test_a_long_chain_is_followed_to_its_end_and_told_in_short(head: Head) -> None:
+    length = 3000
+    head.submit(*(spec(n, needs=(n - 1,) if n > 1 else ()) for n in range(1, length + 1)))
+    found = head.task(length)
+    assert found.answer.startswith(
+        f"task 0.{length} (t1) waits for task 0.1 (t1), {length - 1} tasks back, which is ready"
+    )
+    depth, cause = 0, found.because[0]
+    texts = [cause.text]
+    while cause.because and depth < 20:
+        depth, cause = depth + 1, cause.because[0]
+        texts.append(cause.text)
+    assert depth <= 8 and any("and so on over" in text for text in texts)
+    assert texts[0] == f"task 0.{length} (t1) needs its input task 0.{length - 1} (t1)"
+
+
+def test_no_more_than_so_many_tasks_are_looked_at(
+    head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(w, "LOOK_TASKS", 50)
+    head.submit(*(spec(n) for n in range(1, 201)), spec(201, needs=tuple(range(1, 201))))
+    found = head.task(201)
+    assert found.because[-1].kind == "more"
+    assert "only the first 51 tasks on the way were looked at" in found.because[-1].text
+
+
+def test_inputs_that_wait_for_different_things(head: Head) -> None:
+    head.join(cores=1)
+    head.submit(spec(1), spec(2), spec(3), spec(9, needs=(1, 2, 3)))
+    head.core.assign(NOW - 100.0)
+    head.running[1] = RunningTask(1, 1, "n1", NOW - 90.0)
+    head.apply(ev.AttemptsRunning("p", [head.running[1]]), NOW - 90.0)
+    found = head.task(9)
+    # What does not run yet comes first.
+    assert found.kind == "busy" and "(and for 2 other tasks)" in found.answer
+    assert "needs 3 of 3 inputs still, such as task 0.2" in found.because[0].text
+    assert "runs for 1m 30s on node n1" in in_words_of(found)
+
+
+def in_words_of(answer: Answer) -> str:
+    return in_words(msgspec.to_builtins(answer))
+
+
+def test_what_was_aborted_leads_to_what_failed(head: Head) -> None:
+    head.join()
+    head.submit(spec(1), spec(2, needs=(1,)), spec(3, needs=(2,)))
+    head.core.assign(NOW)
+    head.apply(ev.AttemptsEnded("p", [done(1, "error")]))
+    found = head.task(3)
+    assert (found.state, found.kind) == ("ABORTED", "failed")
+    assert "because of task 0.1 (t1), 2 tasks back, which has failed: ValueError" in found.answer
+    assert "`pilot task logs 0.1` has what it wrote" in found.advice
+
+
+def test_a_delegated_result_is_followed_to_the_child_that_has_it(head: Head) -> None:
+    head.join()
+    known = template(1, returns=2, return_names=("own", "childs"))
+    head.submit(spec(1), known=known)
+    head.core.assign(NOW)
+    child, grandchild = 10, 20
+    for parent, number, index in ((1, child, 1), (child, grandchild, 0)):
+        delegated = {index: (number, 0)}
+        children = Children((), (template(number),), (spec(number, number),), delegated)
+        values = (Value(1, b"x"), Value(0))[: index + 1]
+        head.batch.add_templates([template(number)])
+        end = done(parent, values=values, children=children)
+        head.apply(ev.AttemptsEnded("p", [end]))
+        head.core.assign(NOW)
+    head.running[grandchild] = RunningTask(grandchild, 1, "n1", NOW - 5.0)
+    head.apply(ev.AttemptsRunning("p", [head.running[grandchild]]))
+    found = head.why("0.1/childs")
+    assert "result childs of task 0.1 (t1) is that of task 0.20 (t20)" in found.answer
+    assert found.kind == "runs" and "runs for 5.0 s on node n1" in found.answer
+    assert head.why("0.1[1]").answer.endswith("runs for 5.0 s on node n1")
+    assert "waits for task 0.20 (t20), 2 tasks back" in head.task(1).answer
+    with pytest.raises(PilotError, match="has no result 'sum'; it has own, childs"):
+        head.why("0.1/sum")
+
+
+# --- ready tasks ---------------------------------------------------------------------------------
+
+
+def test_no_pool_fits_and_the_nearest_is_named(head: Head) -> None:
+    head.pools.append(PoolLimits("big", NodeShape(64, 1000), 0, 1, 1, 2, 3600.0, 60.0))
+    head.submit(spec(1), resources=Resources(cores=8, memory_mib=2000, gpus=1))
+    found = head.task(1)
+    assert found.kind == "impossible"
+    assert "it needs 8 cores, 2000 MiB, 1 GPU, but a node of pool 'main' has 4" in found.answer
+
+
+def test_a_mean_that_no_walltime_holds(head: Head) -> None:
+    head.submit(spec(1))
+    next(iter(head.core.classes.values())).mean_s = 3000.0
+    found = head.task(1)
+    assert found.kind == "impossible" and "no walltime is long enough" in found.answer
+
+
+def test_pilots_that_end_too_soon(head: Head) -> None:
+    head.join(ends_at=NOW + 100.0)
+    head.submit(spec(1), time_limit_s=90.0)
+    found = head.task(1)
+    assert found.kind == "walltime"
+    assert found.facts == {"left_s": 100.0, "needed_s": 90.0, "ends_at": NOW + 100.0}
+
+
+def test_a_queued_job_with_a_reason_and_an_expected_start(head: Head) -> None:
+    head.submit(spec(1))
+    head.queue("q", submitted=NOW - 50.0, waits_for="Priority", expected=NOW + 600.0)
+    found = head.task(1)
+    assert found.kind == "queued"
+    assert "job 8 (1 node of pool main) waits in Slurm for 50.0 s: Priority" in found.answer
+    assert "(jobs of higher priority go first); estimated start" in found.answer
+    assert "in 10m 00s" in found.answer
+    assert found.facts["expected"] == NOW + 600.0
+
+
+@pytest.mark.parametrize("reason", ["QOSMaxJobsPerUserLimit", "AssocGrpNodeLimit"])
+def test_limits_of_a_site_are_named_so(head: Head, reason: str) -> None:
+    head.submit(spec(1))
+    head.queue("q", waits_for=reason)
+    assert "a limit of your account, partition or quality of service" in head.task(1).answer
+
+
+def test_a_job_that_runs_without_a_word_of_its_pilot(head: Head) -> None:
+    head.submit(spec(1))
+    head.queue("q", job_runs_since=NOW - 20.0)
+    found = head.task(1)
+    assert found.kind == "starting" and "its output is in jobs/8.out" in found.answer
+
+
+def test_a_job_that_is_too_small_is_not_what_it_waits_for(head: Head) -> None:
+    head.submit(spec(1), resources=Resources(cores=4, ranks=2))
+    head.queue("q", nodes=1, waits_for="Resources")
+    head.rows["r"] = PilotRow("r", "main", 1, 3600.0, QUEUED, "9", "work", NOW)
+    found = head.task(1)
+    assert "job 8" not in in_words_of(found)
+    assert found.kind == "max_nodes"
+
+
+def test_slurm_that_does_not_answer_and_slurm_that_refuses(head: Head) -> None:
+    head.submit(spec(1))
+    head.refused["main"] = Refusal(NOW + 40.0, 40.0, "sbatch: error: Invalid account\nmore")
+    found = head.task(1)
+    assert found.kind == "refused" and "(sbatch: error: Invalid account)" in found.answer
+    assert found.facts["until"] == NOW + 40.0
+    head.silence = "squeue gave no answer within 30 s"
+    found = head.task(1)
+    assert found.kind == "silence" and "squeue gave no answer within 30 s" in found.answer
+    assert kinds(found) == ["silence", "refused"]
+
+
+def test_a_pilot_about_to_be_asked_for(head: Head) -> None:
+    head.submit(spec(1))
+    assert head.task(1).kind == "next"
+
+
+def test_as_many_pilots_in_the_queue_as_may_be(head: Head) -> None:
+    head.pools = [PoolLimits("main", NodeShape(4), 0, 8, 1, 1, 3600.0, 60.0)]
+    head.join(cores=1)
+    head.submit(*(spec(n) for n in range(1, 50)))
+    head.core.assign(NOW)
+    head.queue("q", waits_for="Resources")
+    found = head.task(5)
+    assert found.kind == "busy" and "max_queued" in kinds(found)
+    assert "waits in Slurm" in found.answer
+
+
+def test_the_place_in_line(head: Head) -> None:
+    head.join(cores=1)
+    other = head.open(priority=3)
+    head.submit(*(spec(n) for n in range(1, 6)))
+    head.core.assign(NOW)
+    head.submit(*(spec(n, 2) for n in range(101, 104)), session=other, number=2)
+    found = head.task(4)
+    line = next(cause for cause in found.because if cause.kind == "line")
+    assert line.facts == {"before": 5, "own": 2, "higher": {other: 3}}
+    assert f"5 ready tasks go before it: 2 of its own kind, 3 of session {other}" in line.text
+    # What is paused is not before anybody.
+    head.apply(ev.SessionOpened(other, priority=3, paused=True))
+    line = next(cause for cause in head.task(4).because if cause.kind == "line")
+    assert line.facts["before"] == 2
+
+
+def test_a_head_that_waits_for_its_pilots(head: Head) -> None:
+    head.submit(spec(1))
+    head.status["awaits"] = {"pilots": ["p-1", "p-2"], "until": NOW + 4.0}
+    found = head.task(1)
+    assert found.kind == "rejoin" and "waits for 4.0 s more" in found.answer
+    head.status.update(awaits=None, stopping="told to")
+    assert head.task(1).kind == "stopping"
+
+
+def test_a_database_that_cannot_be_written(head: Head) -> None:
+    head.submit(spec(1))
+    head.status["unwritten"] = "disk full"
+    assert head.task(1).because[-1].kind == "database"
+
+
+# --- tasks with pilots, and sessions -------------------------------------------------------------
+
+
+def test_a_task_with_a_pilot_that_is_silent(head: Head) -> None:
+    head.join()
+    head.rows["p"].heard = NOW - 40.0
+    head.submit(spec(1))
+    head.core.assign(NOW - 50.0)
+    found = head.task(1)
+    assert found.kind == "assigned"
+    assert "was given to a pilot 50.0 s ago, and has not started there" in found.answer
+    assert "it has been silent for 40.0 s" in in_words_of(found)
+
+
+def test_a_result_of_the_same_work_in_an_earlier_run(head: Head) -> None:
+    head.submit(spec(1), cache=b"source")
+    assert head.task(1).kind == "lookup"
+    head.apply(ev.TasksRecalled({1: b"key"}, {1: (Value(1, b"x"),)}))
+    found = head.task(1)
+    assert found.kind == "found"
+    assert "without a run: its result is that of the same work in an earlier run" in found.answer
+
+
+def test_a_session_in_groups(head: Head) -> None:
+    head.join(cores=2)
+    head.submit(*(spec(n) for n in range(1, 8)), *(spec(n, needs=(7,)) for n in range(20, 30)))
+    head.core.assign(NOW - 10.0)
+    found = head.why("1")
+    assert found.answer == (
+        "session 1 (study) has 17 unfinished tasks: 5 ready, 2 with pilots, 10 waiting for others"
+    )
+    assert [(c.kind, c.facts["count"]) for c in found.because] == [
+        ("busy", 5),
+        ("assigned", 2),
+        ("busy", 10),
+    ]
+    head.apply(ev.SessionOpened(1, paused=True))
+    found = head.why(None)
+    assert found.kind == "paused"
+    assert found.advice[0] == "`pilot session resume 1` lets it go on"
+
+
+def test_a_session_with_many_that_wait(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(w, "LOOK_WAITING", 10)
+    head.submit(spec(1), *(spec(n, needs=(1,)) for n in range(2, 100)))
+    found = head.why("1")
+    assert found.because[-1].text == "of the 98 tasks that wait for others, 10 were looked at"
+
+
+def test_a_session_that_has_ended(head: Head) -> None:
+    head.join()
+    failure = TaskFailure("KeyError", "no")
+    head.submit(spec(1), spec(2))
+    head.core.assign(NOW)
+    head.apply(ev.AttemptsEnded("p", [done(1), done(2, "error", failure=failure)]))
+    found = head.why("1")
+    assert found.kind == "idle"
+    assert found.answer.endswith("all 2 tasks have ended: 1 COMPLETED, 1 FAILED")
+    assert found.because[0].text == "task 0.2 (t1) has failed: KeyError: no"
+
+
+@pytest.mark.parametrize("subject", ["1.x", "sum", "0.1[", "0.1/", "-1", ""])
+def test_what_is_no_subject(head: Head, subject: str) -> None:
+    head.submit(spec(1))
+    with pytest.raises(PilotError, match="neither a task"):
+        head.why(subject)
