@@ -682,7 +682,8 @@ class Core:
     def _unassign(self, task: Task) -> None:
         for dependent in task.dependents or ():
             if dependent.near_pilot is task.pilot:
-                dependent.near -= 1
+                # Maybe it was not counted: another pilot had the last one, in between.
+                dependent.near = max(0, dependent.near - 1)
         task.pilot = None
         task.task_class.assigned -= 1
         task.task_class.session.load -= task.task_class.need.total_cores

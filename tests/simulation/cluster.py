@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+from invariants import Replay, check_core
 
 from pilot.agent import rules as r
 from pilot.data.values import Value
@@ -27,15 +28,11 @@ from pilot.head import events as ev
 from pilot.head import state as st
 from pilot.head.policy import (
     ABORTED,
-    ASSIGNED,
     CANCELLED,
     COMPLETED,
-    DELEGATED,
     FAILED,
     FINAL,
-    PENDING,
     READY,
-    RUNNING,
     TIMED_OUT,
 )
 from pilot.wire.messages import (
@@ -45,7 +42,6 @@ from pilot.wire.messages import (
     Ref,
     RunningTask,
     TaskFailure,
-    TaskOutcome,
     TaskSpec,
     Template,
     Work,
@@ -86,6 +82,7 @@ class Store:
     templates: dict[int, list[Template]] = field(default_factory=dict)
     tasks: dict[int, StoredTask] = field(default_factory=dict)
     sessions: dict[int, str] = field(default_factory=dict)
+    log: list[ev.Change] = field(default_factory=list)
     #: Announced to the client, after commit.
     announced: dict[int, str] = field(default_factory=dict)
 
@@ -119,23 +116,19 @@ class Head:
         self.after: list[Callable[[], None]] = []
         store = cluster.store
         self.expected = set(cluster.agents) if store.tasks else set()
-        for session, state in store.sessions.items():
-            if state == "CLOSED":
-                continue
-            unfinished = [
-                ev.Restored(
-                    row.spec, row.attempts, row.errors, row.crashes, row.created, row.delegated
-                )
-                for number, row in sorted(store.tasks.items())
-                if row.session == session and row.state not in FINAL
-            ]
-            self._carry_out(
-                self.core.apply(
-                    ev.TasksRestored(session, store.templates.get(session, []), unfinished),
-                    cluster.now,
-                )
-            )
-            opened = ev.SessionOpened(session, closed=state == "CLOSING")
+        self.replay = Replay(store.log)
+        self.core.log.other("head", "STARTED", 0, cluster.now)
+        alive = {session: s for session, s in store.sessions.items() if s != "CLOSED"}
+        unfinished = [
+            ev.Restored(row.spec, row.attempts, row.errors, row.crashes, row.created, row.delegated)
+            for number, row in sorted(store.tasks.items())
+            if row.state not in FINAL
+        ]
+        templates = [t for session in alive for t in store.templates.get(session, [])]
+        restored = ev.TasksRestored(templates, unfinished)
+        self._carry_out(self.core.apply(restored, cluster.now))
+        for session, state in alive.items():
+            opened = ev.SessionOpened(session, closed=state == "CLOSING", restored=True)
             self._carry_out(self.core.apply(opened, cluster.now))
         self._turn()
 
@@ -158,6 +151,10 @@ class Head:
     def _commit(self) -> None:
         batch, after = self.batch, self.after
         self.batch, self.after = [], []
+        changes = self.core.log.take()
+        self.replay.take(changes)
+        self.replay.check(self.core)
+        batch.append(lambda: self.cluster.store.log.extend(changes))
 
         def done() -> None:
             if not self.alive:
@@ -254,7 +251,21 @@ class Head:
     def on_cancel(self, session: int, tasks: list[int] | None) -> None:
         self._carry_out(self.core.apply(ev.TasksCancelled(session, tasks), self.cluster.now))
 
+    def open(self, session: int) -> None:
+        """A client hears of a session once it is committed; the story begins after that."""
+        changes = [ev.Change("session", "OPEN", session, self.cluster.now, "", [])]
+        self.cluster.store.sessions[session] = "OPEN"
+        self.cluster.store.log.extend(changes)
+        self.replay.take(changes)
+        opened = ev.SessionOpened(session, restored=True)
+        self._carry_out(self.core.apply(opened, self.cluster.now))
+
     def on_close(self, link: Link, session: int) -> None:
+        if session not in self.core.sessions:  # it has ended
+            closed = self.cluster.client.session_closed
+            self.after.append(lambda: link.send(lambda: closed(session)))
+            return
+
         def write() -> None:
             if self.cluster.store.sessions[session] == "OPEN":
                 self.cluster.store.sessions[session] = "CLOSING"
@@ -793,7 +804,7 @@ class Cluster:
     def run(self) -> None:
         """Let it all happen, and see that everything has ended well."""
         for session in (1, 2):
-            self.store.sessions[session] = "OPEN"
+            self.head.open(session)
             self.open_templates[session] = [self._template(session) for _ in range(4)]
         self._start_pilot()
         for _ in range(self.rng.randrange(5, 30)):
@@ -997,6 +1008,8 @@ class Cluster:
         check_core(core)
         assert set(store.sessions.values()) == {"CLOSED"}, self._describe()
         assert not core.tasks and not core.sessions and not core.templates and not core.classes
+        replay = Replay(store.log)
+        assert replay.tasks == {number: row.state for number, row in store.tasks.items()}
         for pilot in core.pilots.values():
             assert not pilot.held and pilot.load == 0, (pilot.name, pilot.held)
         for agent in self.agents.values():
@@ -1069,45 +1082,6 @@ class Cluster:
 # --- what always holds ---------------------------------------------------------------------------
 
 
-def check_core(core: c.Core) -> None:
-    """The invariants of the core, counted out."""
-    ready: Counter[int] = Counter()
-    assigned: Counter[int] = Counter()
-    unfinished: Counter[int] = Counter()
-    for task in core.tasks.values():
-        unfinished[task.template.session] += 1
-        work = id(task.task_class)
-        if task.state == READY:
-            ready[work] += 1
-            assert not task.missing, f"{task.id:#x} is ready without {task.missing} inputs"
-            assert task.pilot is None
-            assert task in task.task_class.queue, f"{task.id:#x} is ready, but in no queue"
-        elif task.state in (ASSIGNED, RUNNING):
-            assigned[work] += 1
-            assert task.pilot is not None, f"{task.id:#x} is {task.state} nowhere"
-            assert core.pilots.get(task.pilot.name) is task.pilot, f"{task.id:#x} is lost"
-            assert task.id in task.pilot.held, f"{task.id:#x} is not held by its pilot"
-        elif task.state == DELEGATED:
-            assert task.pilot is None and 0 < task.awaiting <= len(task.delegates)
-            for child in task.delegates:
-                assert core.tasks.get(child.id) is child, f"{task.id:#x} hopes in vain"
-                assert any(heir is task for heir, _, _ in child.heirs or ())
-        else:
-            assert task.missing and task.pilot is None, f"{task.id:#x} waits for nothing"
-    for work in core.classes.values():
-        assert work.ready == ready[id(work)]
-        assert work.assigned == assigned[id(work)]
-    for session in core.sessions.values():
-        assert session.unfinished == unfinished[session.id]
-    for pilot in core.pilots.values():
-        assert pilot.load == sum(pilot.held.values())
-    for task in core.tasks.values():
-        if task.near_pilot is not None and task.state == PENDING:
-            sources = {source for source, _ in task.inputs} & core.tasks.keys()
-            near = sum(core.tasks[source].pilot is task.near_pilot for source in sources)
-            assert 0 <= task.near <= near, f"{task.id:#x} has {near} inputs near, not {task.near}"
-
-
 def check_rules(rules: r.Rules) -> None:
     """The invariants of a pilot: every core has one user, every attempt is in one place."""
     used: dict[str, list[int]] = {name: [] for name in rules.nodes}
@@ -1133,4 +1107,4 @@ def check_rules(rules: r.Rules) -> None:
     assert places == Counter(list(rules.held)), f"held {sorted(rules.held)}, found {places}"
 
 
-__all__ = ["Cluster", "TaskOutcome", "check_core", "check_rules"]
+__all__ = ["Cluster", "check_rules"]

@@ -1,0 +1,193 @@
+"""What must always hold in the core, counted out; and what its log must say.
+
+How the log is read
+-------------------
+A task begins as PENDING, READY, COMPLETED (values that were put, no work) or ABORTED (a child whose
+input will never come), goes along the arrows of `NEXT`, and stays in its final state.
+
+With ``head STARTED`` the changes that the head before had not committed never were, no pilot is
+known any more, and what was ASSIGNED or RUNNING *waits*: it is READY (PENDING where an input got
+lost with the head) until a pilot brings it back (ASSIGNED) or its end is told. Nothing else changes
+there, and nothing is told again. A pilot may also bring back what the log has never told that it
+was given: then a task that waits for an input is ASSIGNED, since the input was there before.
+
+A session goes OPEN → STOPPED → CLOSING → CLOSED and may leave steps out; in between it is PAUSED
+and RESUMED in turn.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from pilot.head.core import Core
+from pilot.head.events import Change
+from pilot.head.policy import (
+    ABORTED,
+    ASSIGNED,
+    CANCELLED,
+    COMPLETED,
+    DELEGATED,
+    FINAL,
+    PENDING,
+    READY,
+    RUNNING,
+)
+from pilot.wire.messages import task_label
+
+#: Of a task that a head had given away which is no more.
+WAITING = "waiting"
+
+NEXT: dict[str, frozenset[str]] = {
+    "": frozenset((PENDING, READY, COMPLETED, ABORTED)),
+    # Sent ahead of its inputs, it has none of its own that is READY.
+    PENDING: frozenset((READY, ASSIGNED, CANCELLED, ABORTED)),
+    # It may have run before, here (found again) or where nobody looked (a pilot taken for lost).
+    READY: frozenset((ASSIGNED, DELEGATED, COMPLETED, CANCELLED, ABORTED)),
+    ASSIGNED: frozenset((RUNNING, READY, PENDING, DELEGATED)) | FINAL,
+    RUNNING: frozenset((READY, DELEGATED)) | FINAL,
+    DELEGATED: FINAL,
+    WAITING: frozenset((READY, ASSIGNED, DELEGATED, COMPLETED, CANCELLED, ABORTED)),
+}
+#: Besides, once there was another head before: it may have known more of the inputs than it wrote.
+NEXT_AFTER_ANOTHER: dict[str, frozenset[str]] = {
+    PENDING: frozenset((ASSIGNED, DELEGATED, COMPLETED)),
+    ASSIGNED: frozenset((PENDING,)),
+    RUNNING: frozenset((PENDING,)),
+}
+
+_SESSION_STEPS = ("", "OPEN", "STOPPED", "CLOSING", "CLOSED")
+
+
+class Replay:
+    """The states that a log leads to; no step of it may be impossible."""
+
+    def __init__(self, changes: Iterable[Change] = ()) -> None:
+        self.tasks: dict[int, str] = {}
+        self.session_of: dict[int, int] = {}
+        #: Id → state, whether paused.
+        self.sessions: dict[int, tuple[str, bool]] = {}
+        self.pilots: set[str] = set()
+        #: Events so far, and how many of them told of each state of tasks.
+        self.count = 0
+        self.told: Counter[str] = Counter()
+        self.unfinished = 0
+        self.heads = 0
+        self.take(changes)
+
+    def take(self, changes: Iterable[Change]) -> None:
+        """Go on with these."""
+        for change in changes:
+            self.count += change.count
+            getattr(self, f"_{change.kind}")(change)
+
+    def _task(self, change: Change) -> None:
+        new, tasks = change.state, self.tasks
+        self.told[new] += change.count
+        spans = iter(change.spans)
+        for first, count in zip(spans, spans, strict=True):
+            for task in range(first, first + count):
+                state = tasks.get(task, "")
+                assert state not in FINAL, f"{task_label(task)}: {new} after {state}"
+                assert new in NEXT[state] or (
+                    self.heads > 1 and new in NEXT_AFTER_ANOTHER.get(state, ())
+                ), f"{task_label(task)}: {new} after {state or 'nothing'}"
+                assert self.session_of.setdefault(task, change.session) == change.session
+                tasks[task] = new
+                self.unfinished += (not state) - (new in FINAL)
+        if new == ASSIGNED:
+            assert change.detail in self.pilots, f"given to {change.detail}, which is not there"
+
+    def _session(self, change: Change) -> None:
+        state, paused = self.sessions.get(change.session, ("", False))
+        new = change.state
+        if new in ("PAUSED", "RESUMED"):
+            assert state not in ("", "CLOSED"), f"session {change.session}: {new} when {state}"
+            assert paused == (new == "RESUMED"), f"session {change.session}: {new} twice"
+            paused = not paused
+        else:
+            at, to = _SESSION_STEPS.index(state), _SESSION_STEPS.index(new)
+            assert at < to, f"session {change.session}: {new} after {state}"
+            assert state or new == "OPEN", f"session {change.session} begins as {new}"
+            state = new
+        self.sessions[change.session] = (state, paused)
+
+    def _pilot(self, change: Change) -> None:
+        name = change.detail.partition(":")[0]
+        joined = change.state == "JOINED"
+        assert joined != (name in self.pilots), f"pilot {name}: {change.state}"
+        if joined:
+            self.pilots.add(name)
+        elif change.state == "LEFT":
+            self.pilots.remove(name)
+
+    def _head(self, change: Change) -> None:
+        assert change.state == "STARTED"
+        self.heads += 1
+        self.pilots.clear()
+        for task, state in self.tasks.items():
+            if state in (ASSIGNED, RUNNING):
+                self.tasks[task] = WAITING
+
+    def check(self, core: Core) -> None:
+        """Whether the core of the last head is in the states that the log tells."""
+        for number, task in core.tasks.items():
+            told = self.tasks.get(number)
+            assert told == task.state or (told == WAITING and task.state in (READY, PENDING)), (
+                f"{task_label(number)} is {task.state}, the log says {told}"
+            )
+            assert self.session_of[number] == task.template.session
+        assert self.unfinished == len(core.tasks), "the log has tasks that are not there"
+        for number, (state, paused) in self.sessions.items():
+            session = core.sessions.get(number)
+            if session is None:
+                assert state == "CLOSED", f"session {number} has ended, the log says {state}"
+            else:
+                assert (session.state, session.paused) == (state, paused), f"session {number}"
+        assert self.pilots == core.pilots.keys()
+
+
+def check_core(core: Core) -> None:
+    """The invariants of the core, counted out."""
+    ready: Counter[int] = Counter()
+    assigned: Counter[int] = Counter()
+    unfinished: Counter[int] = Counter()
+    for task in core.tasks.values():
+        unfinished[task.template.session] += 1
+        work = id(task.task_class)
+        if task.state == READY:
+            assert not task.missing, f"{task.id:#x} is ready without {task.missing} inputs"
+            assert task.pilot is None
+            if task.template.cache and task.memo is None:
+                continue  # it is looked up whether it has run before
+            ready[work] += 1
+            assert task in task.task_class.queue, f"{task.id:#x} is ready, but in no queue"
+        elif task.state in (ASSIGNED, RUNNING):
+            assigned[work] += 1
+            assert task.pilot is not None, f"{task.id:#x} is {task.state} nowhere"
+            assert core.pilots.get(task.pilot.name) is task.pilot, f"{task.id:#x} is lost"
+            assert task.id in task.pilot.held, f"{task.id:#x} is not held by its pilot"
+        elif task.state == DELEGATED:
+            children = {child.id for child in task.delegates} & core.tasks.keys()
+            owed = [
+                there
+                for child in children
+                for heir, there, _ in core.tasks[child].heirs or ()
+                if heir is task
+            ]
+            assert task.pilot is None and task.awaiting
+            assert len(owed) == len(set(owed)) == task.awaiting, f"{task.id:#x} hopes in vain"
+        else:
+            assert task.missing and task.pilot is None, f"{task.id:#x} waits for nothing"
+    for work in core.classes.values():
+        assert work.ready == ready[id(work)]
+        assert work.assigned == assigned[id(work)]
+    for session in core.sessions.values():
+        assert session.unfinished == unfinished[session.id]
+    for pilot in core.pilots.values():
+        assert pilot.load == sum(pilot.held.values())
+    for task in core.tasks.values():
+        if task.near_pilot is not None and task.state == PENDING:
+            sources = {source for source, _ in task.inputs} & core.tasks.keys()
+            near = sum(core.tasks[source].pilot is task.near_pilot for source in sources)
+            assert 0 <= task.near <= near, f"{task.id:#x} has {near} inputs near, not {task.near}"
