@@ -101,4 +101,7 @@ def test_head_that_is_killed_forgets_no_detached_child(
         children = [session.future(child) for child in ids]
         assert pilot.gather(children, timeout=DEADLINE_S) == list(range(count))
     assert len(set(ids)) == count
-    assert Counter(lines(mark)) == Counter(map(str, range(count)))
+    runs = Counter(lines(mark))
+    assert runs.keys() == set(map(str, range(count)))
+    # The one that was under way may have run before it was written down, and is not remembered.
+    assert sum(runs.values()) <= count + 1
