@@ -7,11 +7,15 @@ in a task is exactly the task's ranks, since a world has exactly as many.
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -66,6 +70,7 @@ def main() -> None:
     # MPI_THREAD_MULTIPLE is not asked for: tasks that need it can see what they have.
     from mpi4py import MPI
 
+    _make_abort_final(MPI.Comm)
     world = MPI.COMM_WORLD
     rank, size = world.rank, world.size
     node = os.uname().nodename
@@ -111,6 +116,26 @@ def _take_share(config: WorldConfig, node: str, local_rank: int) -> None:
     pin(host.cores[first : first + config.cores_per_rank], config.cores_of_node)
     first = local_rank * config.gpus_per_rank
     os.environ.update(gpu_variables(host.gpus[first : first + config.gpus_per_rank]))
+
+
+def _make_abort_final(kind: Any) -> None:
+    """Let no rank go on after ``MPI_Abort``.
+
+    MPICH's asks the launcher to end all ranks, and returns: until that comes, the task could go on
+    and even end well. The method is replaced for all communicators, in the class itself: it is
+    compiled, so that it can be reached through its dictionary only.
+    """
+    original = kind.Abort
+
+    def abort(self: Any, errorcode: int = 0) -> NoReturn:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        original(self, errorcode)
+        os._exit(errorcode % 256 or 1)
+
+    (members,) = gc.get_referents(kind.__dict__)
+    members["Abort"] = abort
+    ctypes.pythonapi.PyType_Modified(ctypes.py_object(kind))
 
 
 def _watch_parent() -> None:
