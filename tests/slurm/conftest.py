@@ -11,6 +11,7 @@ import contextlib
 import functools
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from pilot.site import Site, create_site
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "virtual-cluster"
 sys.path.insert(0, str(SCRIPT.parent / "lib"))  # for the tests of its parts
@@ -148,3 +151,38 @@ def shared_directory(virtual_cluster: VirtualCluster) -> Iterator[Path]:
     """A directory that every node sees, for one test."""
     with tempfile.TemporaryDirectory(dir=virtual_cluster.shared) as directory:
         yield Path(directory)
+
+
+@pytest.fixture
+def site(
+    virtual_cluster: VirtualCluster, shared_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Site]:
+    """A site on the virtual cluster; its head and its jobs are ended with the test."""
+    for line in virtual_cluster.do("env").splitlines():
+        name, _, value = shlex.split(line)[1].partition("=")
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PILOT_HOME", str(shared_directory))
+    monkeypatch.chdir(shared_directory)  # the nodes must see where the work is done
+    made = create_site(shared_directory / "virtual", "virtual")
+    try:
+        yield made
+    finally:
+        subprocess.run(
+            [sys.executable, "-m", "pilot", "--site", "virtual", "head", "stop"],
+            check=False,
+            capture_output=True,
+            timeout=60,
+        )
+        jobs = {row["job"] for row in _fleet_of_job_names(virtual_cluster, made)}
+        for job in jobs:
+            virtual_cluster.run("scancel", job)
+        virtual_cluster.wait_for(
+            "the jobs to be gone", lambda: not _fleet_of_job_names(virtual_cluster, made), 60.0
+        )
+
+
+def _fleet_of_job_names(cluster: VirtualCluster, site: Site) -> list[dict[str, str]]:
+    """The jobs of this site that Slurm has, told by the directory that they write to."""
+    rows = cluster.run("squeue", "--noheader", "--format=%i|%Z").splitlines()
+    split = [row.split("|") for row in rows]
+    return [{"job": job} for job, directory in split if directory.startswith(str(site.directory))]

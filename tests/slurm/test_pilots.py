@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,47 +12,12 @@ from support.waiting import wait_until
 
 import pilot
 from pilot.head.daemon import find_head
-from pilot.site import Site, create_site
+from pilot.site import Site
 
 if TYPE_CHECKING:
     from tests.slurm.conftest import VirtualCluster
 
 DEADLINE_S = 90.0
-
-
-@pytest.fixture
-def site(
-    virtual_cluster: VirtualCluster, shared_directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Site]:
-    """A site on the virtual cluster; its head and its jobs are ended with the test."""
-    for line in virtual_cluster.do("env").splitlines():
-        name, _, value = shlex.split(line)[1].partition("=")
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PILOT_HOME", str(shared_directory))
-    monkeypatch.chdir(shared_directory)  # the nodes must see where the work is done
-    made = create_site(shared_directory / "virtual", "virtual")
-    try:
-        yield made
-    finally:
-        subprocess.run(
-            [sys.executable, "-m", "pilot", "--site", "virtual", "head", "stop"],
-            check=False,
-            capture_output=True,
-            timeout=60,
-        )
-        jobs = {row["job"] for row in _fleet_of_job_names(virtual_cluster, made)}
-        for job in jobs:
-            virtual_cluster.run("scancel", job)
-        virtual_cluster.wait_for(
-            "the jobs to be gone", lambda: not _fleet_of_job_names(virtual_cluster, made), 60.0
-        )
-
-
-def _fleet_of_job_names(cluster: VirtualCluster, site: Site) -> list[dict[str, str]]:
-    """The jobs of this site that Slurm has, told by the directory that they write to."""
-    rows = cluster.run("squeue", "--noheader", "--format=%i|%Z").splitlines()
-    split = [row.split("|") for row in rows]
-    return [{"job": job} for job, directory in split if directory.startswith(str(site.directory))]
 
 
 def _running_job(session: pilot.Session) -> dict[str, Any]:
