@@ -430,8 +430,9 @@ class Rules:
                 took = completion.ended - completion.started
                 queue.mean_s = took if queue.mean_s is None else 0.8 * queue.mean_s + 0.2 * took
             outcome = executor.killed_for.pop(completion.task, "")
-            if outcome == "timeout" and completion.outcome != "ok":
-                completion = msgspec.structs.replace(completion, outcome=outcome)
+            if outcome and completion.outcome != "ok":
+                # It took SIGTERM for a reason to raise, maybe after some cleaning up.
+                completion = _ended_for(completion, outcome, self.templates[work.template])
             self._report(completion)
         self._go_on(executor, now)
 
@@ -481,13 +482,19 @@ class Rules:
             task = executor.pipeline[0].task
         for work in reversed(executor.pipeline):
             outcome = executor.killed_for.get(work.task, "")
+            limit = self.templates[work.template].time_limit_s
+            if outcome == "timeout" and task not in (0, work.task):
+                outcome = ""  # it had ended, unheard of: another one is over its limit
+            elif executor.stopping and work.task == task and limit and now - started > limit:
+                outcome = outcome or "timeout"
             if outcome:
                 message = _killed(outcome, self.templates[work.template])
                 completion = _ended(work, outcome, message, executor.node, now, tail)
-            elif work.task == task or not executor.ready:
+            elif not executor.ready or (work.task == task and not executor.stopping):
                 completion = _ended(work, "crash", describe_exit(status), executor.node, now, tail)
             else:
-                # It had not started, or its end was not heard of: neither is its fault.
+                # It had not started, or its end was not heard of, or the executor was ended for
+                # another task just when it began with this one: that is not its fault.
                 self._queue_of[work.template].waiting.appendleft(work)
                 continue
             self._report(msgspec.structs.replace(completion, started=started or now, logs=logs))
@@ -862,6 +869,10 @@ class Rules:
 # --- words for what happened ---------------------------------------------------------------------
 
 
+#: Outcome → class of the error that is told.
+_KINDS = {"timeout": "TaskTimedOut", "crash": "TaskCrashed"}
+
+
 def describe_exit(status: int) -> str:
     """An exit status in words; negative ones, and 128 + N from launchers, are signals."""
     import signal
@@ -885,16 +896,28 @@ def _killed(outcome: str, template: Template) -> str:
     }[outcome]
 
 
+def _ended_for(completion: Completion, outcome: str, template: Template) -> Completion:
+    """The end of an attempt that raised when it was told to end: that is not its own error."""
+    assert completion.failure is not None
+    failure = msgspec.structs.replace(
+        completion.failure,
+        type=_KINDS.get(outcome, outcome),
+        message=_killed(outcome, template),
+        exception=b"",
+        bases=(),
+    )
+    return msgspec.structs.replace(completion, outcome=outcome, failure=failure)
+
+
 def _ended(
     work: Work, outcome: str, message: str, node: str, now: float, tail: str = ""
 ) -> Completion:
-    kinds = {"timeout": "TaskTimedOut", "crash": "TaskCrashed"}
     return Completion(
         task=work.task,
         attempt=work.attempt,
         outcome=outcome,
         failure=TaskFailure(
-            type=kinds.get(outcome, outcome),
+            type=_KINDS.get(outcome, outcome),
             message=message,
             detail=tail,
             node=node,

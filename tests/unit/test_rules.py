@@ -154,6 +154,63 @@ def test_crash_is_blamed_on_the_task_that_ran() -> None:
     assert running(pilot.ready(start.executor))[start.executor][0] == sent[1], "in their order"
 
 
+def queued_behind(pilot: Pilot, **options: Any) -> list[int]:
+    """The tasks that executor 1 has been sent, several at a time."""
+    pilot.add(*range(1, 101), **options)
+    pilot.ready(1)
+    sent = running(pilot.done(1, done(1, started=pilot.now, ended=pilot.now + 1e-4)))[1]
+    assert len(sent) > 2
+    assert pilot.reported == [(1, 1, "ok")]
+    return sent
+
+
+def test_task_that_begins_when_its_executor_is_ended_for_another_goes_back() -> None:
+    """It is neither blamed nor counted."""
+    pilot = Pilot(1)
+    first, second, *_ = queued_behind(pilot)
+    pilot.rules.cancel([first], pilot.now)
+    assert only(pilot.rules.take_actions(), r.StopExecutor)
+    pilot.done(1, done(first))  # it had just ended
+    assert pilot.reported == [(first, 1, "ok")]
+    (start,) = only(pilot.exited(1, -15, task=second), r.StartExecutor)
+    assert pilot.reported == []
+    assert running(pilot.ready(start.executor))[start.executor][0] == second
+
+
+def test_task_that_waits_behind_a_cancelled_one_is_not_harmed() -> None:
+    pilot = Pilot(1)
+    first, second, *_ = queued_behind(pilot)
+    pilot.rules.cancel([second], pilot.now)
+    pilot.exited(1, -15, task=first)
+    assert pilot.reported == [(second, 1, "cancelled")]
+
+
+def test_time_limit_is_that_of_the_task_which_runs() -> None:
+    """Though the agent has not heard yet that the one before it has ended."""
+    pilot = Pilot(1)
+    first, second, third, *_ = queued_behind(pilot, time_limit_s=2.0)
+    assert only(pilot.wait(2.5), r.StopExecutor)
+    pilot.rules.executor_exited(1, -15, second, pilot.now - 2.4, (), "", pilot.now)
+    assert pilot.reported == [(second, 1, "timeout")]
+    (start,) = only(pilot.rules.take_actions(), r.StartExecutor)
+    assert running(pilot.ready(start.executor))[start.executor][:2] == [first, third]
+
+
+@pytest.mark.parametrize("outcome", ["timeout", "interrupted"])
+def test_task_that_raises_when_it_is_told_to_end_has_not_failed(outcome: str) -> None:
+    pilot = Pilot(1)
+    pilot.add(1, time_limit_s=2.0)
+    pilot.ready(1)
+    if outcome == "timeout":
+        pilot.wait(2.5)
+    else:
+        pilot.rules.stop_all("preempted", pilot.now)
+    pilot.done(1, done(1, "error"))
+    (ended,) = pilot.rules.take_completions()
+    assert ended.outcome == outcome and ended.failure is not None
+    assert not ended.failure.exception and ended.failure.type != "ValueError"
+
+
 def test_executor_that_cannot_start_is_the_tasks_crash() -> None:
     """Otherwise a broken environment would be tried for ever."""
     pilot = Pilot(1)
