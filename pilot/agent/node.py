@@ -90,8 +90,9 @@ class NodeWorker:
             self._memory = mmap.mmap(file.fileno(), 0)
         self._free_slots = list(range(SLOTS - 1, -1, -1))
         self._executors: dict[int, _Running] = {}
-        #: Ranks of MPI worlds on this node, by the descriptor that tells their end.
-        self._ranks: dict[int, m.WatchRank] = {}
+        #: Ranks of MPI worlds on this node, by the descriptor that tells their end; and whether
+        #: they lead a process group, as they do under most launchers.
+        self._ranks: dict[int, tuple[m.WatchRank, bool]] = {}
         self._poller = zmq.Poller()
         self._ending = False
         self._client: Client[Any] = Client(
@@ -151,20 +152,25 @@ class NodeWorker:
 
     def _watch_rank(self, message: m.WatchRank) -> None:
         try:
+            leads = os.getpgid(message.pid) == message.pid
             process = os.pidfd_open(message.pid)
         except ProcessLookupError:
             self._client.send(m.RankExited(message.world, message.rank))
         except OSError:
             return  # an old kernel: the launcher will tell, later
         else:
-            self._ranks[process] = message
+            self._ranks[process] = message, leads
             self._poller.register(process, zmq.POLLIN)
 
     def _reap_ranks(self, ready: dict[Any, int]) -> None:
         for process in [process for process in self._ranks if process in ready]:
-            message = self._ranks.pop(process)
+            message, leads = self._ranks.pop(process)
             self._poller.unregister(process)
             os.close(process)
+            if leads:
+                # What it had started goes with it, whatever the launcher does.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(message.pid, signal.SIGKILL)
             self._client.send(m.RankExited(message.world, message.rank))
 
     def _start(self, message: m.StartExecutor) -> None:

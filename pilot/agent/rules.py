@@ -456,6 +456,9 @@ class Rules:
         """An executor may have nothing left to do: give it more, or its cores to others."""
         executor.first_started = now
         self.busy_at = now
+        if executor.stopping and not executor.pipeline and not executor.unsealed:
+            # It was told to end, and its task has ended otherwise: it needs no more grace.
+            self._actions.append(StopExecutor(executor.id, executor.node, 0.0))
         busy = executor.stopping or self._feed(executor, now) or executor.pipeline
         if not busy and executor.queue is not None:
             self._release(executor)

@@ -44,6 +44,7 @@ class Kind:
     says: str
     cause: str
     outcomes: tuple[str, ...]
+    args: tuple[Any, ...] = ()
 
 
 CRASH_TWICE = {"max_crashes": 1}
@@ -185,7 +186,44 @@ def site() -> Iterator[SiteUnderTest]:
         yield site
 
 
-def test_matrix(site: SiteUnderTest) -> None:
+@pytest.fixture
+def cgroup() -> Iterator[Path | None]:
+    """A control group of 64 MiB, where this user may make one."""
+    for parent, limit in (("memory", "memory.limit_in_bytes"), ("", "memory.max")):
+        directory = Path("/sys/fs/cgroup", parent, f"pilot-test-{os.getpid()}")
+        try:
+            directory.mkdir()
+        except OSError:
+            continue
+        try:
+            if (directory / limit).exists():
+                (directory / limit).write_text(str(64 << 20))
+                yield directory
+                return
+        finally:
+            directory.rmdir()
+    yield None
+
+
+def kinds(cgroup: Path | None) -> list[Kind]:
+    """All kinds that there can be on this machine."""
+    if cgroup is None:
+        return [*KINDS]
+    out_of_memory = Kind(
+        "out of memory, in fact",
+        pilot.task(**CRASH_TWICE)(crashes.eat_memory),
+        "FAILED",
+        pilot.TaskCrashed,
+        r"killed by SIGKILL \(out of memory\?\)",
+        "",
+        TWO_CRASHES,
+        (str(cgroup),),
+    )
+    return [*KINDS, out_of_memory]
+
+
+def test_matrix(site: SiteUnderTest, cgroup: Path | None) -> None:
+    every = kinds(cgroup)
     with site.session() as session:
         good = pilot.task(tasks.square)
         ranks = RANKS(crashes.sum_of_ranks)
@@ -194,12 +232,12 @@ def test_matrix(site: SiteUnderTest) -> None:
         head = site.head_pid
         files = {word: _open_files(pid) for word, pid in processes.items()}
 
-        bad: dict[str, list[pilot.Future[Any]]] = {kind.name: [] for kind in KINDS}
+        bad: dict[str, list[pilot.Future[Any]]] = {kind.name: [] for kind in every}
         fine: list[pilot.Future[Any]] = []
         worlds: list[pilot.Future[Any]] = []
         for _ in range(EACH):
-            for kind in KINDS:
-                bad[kind.name].append(kind.task.submit())
+            for kind in every:
+                bad[kind.name].append(kind.task.submit(*kind.args))
                 fine.extend(good.submit(n) for n in range(GOOD))
             worlds.append(ranks.submit())
         found = {
@@ -208,11 +246,11 @@ def test_matrix(site: SiteUnderTest) -> None:
         }
         assert pilot.gather(worlds, timeout=DEADLINE_S) == [2] * EACH
         squares = [n * n for n in range(GOOD)]
-        assert pilot.gather(fine, timeout=DEADLINE_S) == squares * (EACH * len(KINDS))
+        assert pilot.gather(fine, timeout=DEADLINE_S) == squares * (EACH * len(every))
 
-        table = {kind.name: _row(session, kind, bad[kind.name], found[kind.name]) for kind in KINDS}
+        table = {kind.name: _row(session, kind, bad[kind.name], found[kind.name]) for kind in every}
         _show(table)
-        for kind in KINDS:
+        for kind in every:
             row = table[kind.name]
             assert row.states == {kind.state: EACH}, kind
             assert row.attempts == {kind.outcomes: EACH}, (kind, "\n".join(row.strange))
@@ -230,7 +268,7 @@ def test_matrix(site: SiteUnderTest) -> None:
         assert site.head_pid == head
         # Nothing is left behind, nor is anything kept of those that are gone.
         wait_until(lambda: not site.processes("sleep 1000"), DEADLINE_S, "tasks' programs to end")
-        left = {word: len(site.processes(f"pilot {word}")) for word in ("executor", "rank")}
+        left = {word: _count(site, f"pilot {word}") for word in ("executor", "rank")}
         print(f"{len(fine) + len(worlds)} good tasks beside; processes kept warm: {left}")
         # Two idle executors for each core, one idle rank, and as many as there were busy ones.
         assert left["executor"] <= 3 * CORES and left["rank"] <= 2 * CORES
@@ -241,6 +279,13 @@ def test_matrix(site: SiteUnderTest) -> None:
             assert kept <= 4 * CORES, f"{word} keeps files open"
         assert good.submit(3).result(DEADLINE_S) == 9
         assert ranks.submit().result(DEADLINE_S) == 2
+
+
+def test_what_ranks_have_started_ends_also_without_their_launcher(site: SiteUnderTest) -> None:
+    with site.session() as session:
+        future = session.submit(RANKS(crashes.lose_the_launcher).options(max_crashes=0))
+        assert isinstance(future.exception(DEADLINE_S), pilot.TaskCrashed)
+        wait_until(lambda: not site.processes("sleep 1000"), 20.0, "their programs to end")
 
 
 @dataclass(frozen=True)
@@ -282,6 +327,10 @@ def _show(table: dict[str, Row]) -> None:
             f"{count} x {', '.join(outcomes)}" for outcomes, count in row.attempts.items()
         )
         print(f"| {name} | {states} | {attempts} | {row.error} |")
+
+
+def _count(site: SiteUnderTest, title: str) -> int:
+    return sum(process.title.startswith(title) for process in site.processes(title))
 
 
 def _open_files(pid: int) -> int:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 
@@ -76,6 +77,13 @@ def kill_itself() -> None:
     """As the kernel does it where memory is out."""
     start_a_program()
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def eat_memory(cgroup: str) -> int:
+    """More than the control group has: the kernel ends the process."""
+    start_a_program()
+    Path(cgroup, "cgroup.procs").write_text(str(os.getpid()))
+    return len(bytearray(1 << 30))
 
 
 def follow_null() -> None:
@@ -149,3 +157,10 @@ def rank_hangs() -> None:
     if MPI.COMM_WORLD.rank == 1:
         time.sleep(1000)
     MPI.COMM_WORLD.barrier()
+
+
+def lose_the_launcher() -> None:
+    """The launcher's process on this host is gone, and cannot clean up any more."""
+    start_a_program()
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(1000)

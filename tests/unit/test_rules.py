@@ -205,7 +205,9 @@ def test_task_that_raises_when_it_is_told_to_end_has_not_failed(outcome: str) ->
         pilot.wait(2.5)
     else:
         pilot.rules.stop_all("preempted", pilot.now)
-    pilot.done(1, done(1, "error"))
+        pilot.rules.take_actions()
+    (stop,) = only(pilot.done(1, done(1, "error")), r.StopExecutor)
+    assert stop.grace_s == 0, "it needs no more of it"
     (ended,) = pilot.rules.take_completions()
     assert ended.outcome == outcome and ended.failure is not None
     assert not ended.failure.exception and ended.failure.type != "ValueError"
