@@ -253,7 +253,7 @@ class Agent:
         self._welcomed = False
         held: dict[int, int] = {}
         for frame in self._unacknowledged.values():
-            held.update((c.task, c.attempt) for c in frame.completions)
+            held.update((c.task, c.attempt) for c in frame.completions if not c.is_unstarted)
         held.update(self._rules.held)
         self._client.send(
             m.PilotHello(
@@ -282,6 +282,7 @@ class Agent:
                 for function in message.functions:
                     if function.digest == template.function:
                         self._functions[(template.session, function.digest)] = function
+            self._forget_given_back({item.task for item in message.work})
             self._rules.add_work(message.templates, message.work, now)
         elif isinstance(message, m.Committed):
             if frame := self._unacknowledged.pop(message.seq, None):
@@ -309,6 +310,13 @@ class Agent:
                     # Also what has ended since the greeting.
                     for frame in self._unacknowledged.values():
                         self._client.send(frame)
+
+    def _forget_given_back(self, tasks: set[int]) -> None:
+        """What was given back has come again, with the same number: it is not to be told twice."""
+        for sequence, frame in list(self._unacknowledged.items()):
+            left = [c for c in frame.completions if not (c.is_unstarted and c.task in tasks)]
+            if len(left) < len(frame.completions):
+                self._unacknowledged[sequence] = msgspec.structs.replace(frame, completions=left)
 
     def _report(self) -> None:
         completions = self._rules.take_completions()

@@ -498,7 +498,7 @@ class Core:
             task.errors += 1
         elif outcome == "crash":
             task.crashes += 1
-        if completion.started or outcome != "interrupted" or event is None:
+        if not completion.is_unstarted or event is None:
             effects.attempts.append(
                 Attempt(
                     completion,
@@ -509,7 +509,10 @@ class Core:
                     task.errors,
                     task.crashes,
                 )
-            )  # what was given back before it started was no attempt
+            )
+        else:
+            # Given back before it started: it was no attempt, and the next one has its number.
+            task.attempt -= 1
         state = verdict(task.template, completion, task.errors, task.crashes)
         if state is None:
             self._leave_pilot(task)

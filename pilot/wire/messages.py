@@ -208,6 +208,11 @@ class Completion(msgspec.Struct, array_like=True, frozen=True):
     #: Files that it has made, which must be there as they are if its results are to be found again.
     files: tuple[FileStamp, ...] = ()
 
+    @property
+    def is_unstarted(self) -> bool:
+        """Whether the task was given back as it came: that was no attempt, and has no number."""
+        return self.outcome == "interrupted" and not self.started
+
 
 # --- client → head -------------------------------------------------------------------------------
 

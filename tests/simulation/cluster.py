@@ -477,7 +477,7 @@ class Agent:
         self.welcomed = False
         held: dict[int, int] = {}
         for completions in self.unacknowledged.values():
-            held.update((done.task, done.attempt) for done in completions)
+            held.update((done.task, done.attempt) for done in completions if not done.is_unstarted)
         held.update(self.rules.held)
         head, link = self.head, self.link
         assert head is not None and link is not None
@@ -510,6 +510,11 @@ class Agent:
 
     def add_work(self, templates: list[Template], work: list[Work]) -> None:
         if self.alive:
+            come = {item.task for item in work}
+            for number, completions in self.unacknowledged.items():
+                self.unacknowledged[number] = [
+                    done for done in completions if not (done.is_unstarted and done.task in come)
+                ]
             self.rules.add_work(templates, work, self.cluster.now)
             self.step()
 

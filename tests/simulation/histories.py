@@ -553,6 +553,7 @@ class History:
                 pilot.strange = True  # it breaks off: this never arrives
                 continue
             for task in tasks:
+                _forget_given_back(pilot, task.id)
                 if older := pilot.attempts.get(task.id):
                     older.number = task.attempt  # its end is told as that of the newer one
                     continue
@@ -766,7 +767,8 @@ class History:
         pilot.strange = pilot.draining = False
         pilot.outbox = {**pilot.told, **pilot.outbox}
         pilot.told = {}
-        held = {done.task: done.attempt for each in pilot.outbox.values() for done in each}
+        ended = [done for each in pilot.outbox.values() for done in each]
+        held = {done.task: done.attempt for done in ended if not done.is_unstarted}
         held.update((attempt.task, attempt.number) for attempt in pilot.attempts.values())
         event = ev.PilotJoined(pilot.name, "main", SHAPE, pilot.nodes, 0.0, list(held.items()))
         self._apply(event)
@@ -1046,6 +1048,15 @@ def _is_good(row: Row) -> bool:
 def _values(origin: bytes, template: Template) -> tuple[Value, ...]:
     """Values that tell where they come from."""
     return tuple(Value(1, b"%s, %d" % (origin, index)) for index in range(template.returns))
+
+
+def _forget_given_back(pilot: Pilot, task: int) -> None:
+    """It has come again, with the same number."""
+    for frames in (pilot.told, pilot.outbox):
+        for completions in frames.values():
+            completions[:] = [
+                done for done in completions if not (done.is_unstarted and done.task == task)
+            ]
 
 
 def _forget(pilot: Pilot, number: int) -> None:

@@ -25,6 +25,7 @@ def check(session: pilot.Session, mock: htc_mock.Mock, deadline_s: float) -> Non
     # Not only all together: so many tasks were tried once, so many twice, ….
     tries: Counter[int] = Counter()
     for branch in htc_mock.walk(mock):
-        tries[len(htc_mock.attempts(mock, branch.first, branch.is_leaf))] += 1
-    rows = session.tasks(limit=mock.tasks + 1, name=["grow", "leaf"])
+        for number in {branch.first, branch.last}:
+            tries[len(htc_mock.attempts(mock, number, branch.is_leaf))] += 1
+    rows = session.tasks(limit=mock.tasks + 1)
     assert Counter(row["attempts"] for row in rows) == tries

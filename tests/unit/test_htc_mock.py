@@ -68,9 +68,10 @@ def test_a_task_is_tried_as_often_as_its_policy_says() -> None:
 def test_the_small_tree_suffers_from_every_kind_of_fault() -> None:
     mock = TREE._replace(faults=MANY_FAULTS)
     found = {
-        htc_mock.fault(mock, branch.first, attempt, branch.is_leaf)
+        htc_mock.fault(mock, number, attempt, branch.is_leaf)
         for branch in htc_mock.walk(mock)
-        for attempt in range(1, 1 + len(htc_mock.attempts(mock, branch.first, branch.is_leaf)))
+        for number in {branch.first, branch.last}
+        for attempt in range(1, 1 + len(htc_mock.attempts(mock, number, branch.is_leaf)))
     }
     assert found == {"", "error", "exit", "kill", "hang"}
     assert htc_mock.expected(mock).states["FAILED"] > 0
