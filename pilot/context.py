@@ -29,7 +29,7 @@ class Context:
     session_id
         The id of its session.
     attempt
-        Number of this attempt: it grows, from 1 for a task that was never given back unstarted.
+        Number of this attempt; the first is 1.
     resources
         What it was given.
     deadline
