@@ -66,6 +66,11 @@ class Future(concurrent.futures.Future[T]):
         """The task's id as people read it, such as ``3.17``."""
         return task_label(self.task)
 
+    @property
+    def key(self) -> tuple[int, ...]:
+        """What tells it from others: the number of its task, and the places of its results."""
+        return (self.task, *range(self._count))
+
     def result(self, timeout: float | None = None) -> T:
         """The task's value; waits for it up to `timeout` seconds."""
         value: Any = super().result(timeout)
@@ -146,6 +151,11 @@ class PartFuture(Future[Any]):
             values: Any = self._whole._result
             one = values.part(self._index) if type(values) is Unread else values[self._index]
             self.set_result(one)
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """See `Future.key`."""
+        return (self.task, self._index)
 
     def cancel(self) -> bool:
         """End the whole task."""

@@ -140,7 +140,7 @@ class Submitter:
             if len(payload) > limit:
                 large.append(len(specs))
             if task.task_options.cache:
-                digest = call_digest(task.function, kwargs, payload)
+                digest = call_digest(task, args, kwargs, payload)
                 spec = msgspec.structs.replace(spec, digest=digest)
             specs.append(spec)
         if large:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +107,8 @@ class Worker:
         self._writer: Any = None
         self._unsealed: list[tuple[Completion, list[Any]]] = []
         self._sealing = threading.Lock()
+        #: What commands get. Set where it shall not depend on what tasks in this process change.
+        self.environ: Mapping[str, str] = os.environ
         #: Why nothing can run here, such as a working directory that is not there.
         self.broken: Exception | None = None
 
@@ -144,8 +146,8 @@ class Worker:
             set_context(self._context(work, template, started, session))
             if isinstance(function, ShellCommand):
                 result: Any = self._run_command(function, args, kwargs, begin, plan)
-                if template.cache:
-                    result = with_digests(result)
+                if result.outputs:
+                    result = with_digests(result, of_contents=bool(template.cache))
             else:
                 result = function(*args, **kwargs)
             ended = time.time()
@@ -346,7 +348,9 @@ class Worker:
         command.check_inputs(kwargs)
         argv = command.argv(args, kwargs)
         launched = [*plan.argv, *argv] if plan else _without_shell(argv, command.env)
-        env = {**os.environ, **(plan.env if plan else {}), **command.env}
+        env = self.environ
+        if plan or command.env:
+            env = {**env, **(plan.env if plan else {}), **command.env}
         home = Path.cwd()
         if command.cwd:
             os.chdir(command.cwd)
@@ -414,7 +418,7 @@ def _without_shell(argv: list[str], env: dict[str, str]) -> list[str]:
 
 def _spawn(
     argv: list[str],
-    env: dict[str, str],
+    env: Mapping[str, str],
     stdin: str | None,
     stdout: str | None,
     stderr: str | None,

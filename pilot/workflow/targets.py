@@ -18,7 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from pilot.errors import PilotError
-from pilot.task import COMMAND, MPI, MPI_COMMAND, PYTHON, Options, ShellCommand, Task, as_task
+from pilot.task import (
+    COMMAND,
+    MPI,
+    MPI_COMMAND,
+    PYTHON,
+    Options,
+    ShellCommand,
+    Task,
+    as_task,
+    import_object,
+)
 from pilot.workflow.commands import check_format
 from pilot.workflow.problems import Wrong, suggestion
 from site_configs.yamlfile import YamlPath
@@ -40,14 +50,17 @@ class ByName:
         self.__qualname__ = name
         self._function: Callable[..., Any] | None = None
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """The function itself."""
         if self._function is None:
-            found: Any = importlib.import_module(self.module)
-            for part in self.name.split("."):
-                found = getattr(found, part)
+            found = import_object(self.module, self.name)
             self._function = found.function if isinstance(found, Task) else found
+        return self._function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         kwargs.pop(NEEDS, None)
-        return self._function(*args, **kwargs)
+        return self.__wrapped__(*args, **kwargs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (ByName, (self.module, self.name))

@@ -73,6 +73,30 @@ tasks:
 """
 
 
+MIXED = """
+tasks:
+  make:
+    run: "echo make >> runs; cp {text} {copy}"
+    inputs: {text: text}
+    outputs: {copy: copy}
+  read:
+    python: "steps:read"
+    with: {copy: "${tasks.make.copy}"}
+    cache: true
+"""
+STEPS = """
+from pathlib import Path
+
+def read(copy):
+    with Path(copy).with_name("runs").open("a") as file:
+        file.write("read\\n")
+    return changed(Path(copy).read_text())
+
+def changed(text):
+    return text.upper()
+"""
+
+
 def new_runs(directory: Path) -> Counter[str]:
     """What has run since the last look."""
     path = directory / "runs"
@@ -156,3 +180,26 @@ def test_workflow_goes_on_after_a_failure_and_an_edit(
     file.write_text(WORKFLOW.replace("uniq -c", "uniq -c | tac"))
     assert go()[0] == 0
     assert new_runs(directory) == {"count": 1, "check": 1}
+
+
+def test_functions_of_a_workflow_and_files_of_tasks_without_a_cache(
+    local_site: SiteUnderTest, directory: Path
+) -> None:
+    (directory / "text").write_text("one")
+    (directory / "steps.py").write_text(STEPS)
+    file = directory / "workflow.yaml"
+    file.write_text(MIXED)
+
+    def go() -> Counter[str]:
+        done = run(local_site, "-m", "pilot", "run", str(file))
+        assert done.returncode == 0, done.stdout + done.stderr
+        return new_runs(directory)
+
+    assert go() == {"make": 1, "read": 1}
+    # The file is another one each time.
+    assert go() == {"make": 1, "read": 1}
+    file.write_text(file.read_text().replace("copy: copy}", "copy: copy}\n    cache: true"))
+    assert go() == {"make": 1, "read": 1}
+    assert go() == {}
+    (directory / "steps.py").write_text(STEPS.replace("upper()", "lower()"))
+    assert go() == {"read": 1}

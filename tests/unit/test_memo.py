@@ -6,17 +6,19 @@ import functools
 import importlib.util
 import itertools
 import os
+import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support.builders import spec, template
 
 import pilot
-from pilot.data.values import Value
+from pilot.data.values import Value, encode
 from pilot.errors import SubmissionError
 from pilot.head import memo
 from pilot.memo import call_digest, file_digest, source_digest, stamps, unchanged
@@ -49,11 +51,12 @@ def unused():
 HELPERS = "def twice(x):\n    return 2 * x\n"
 
 Digest = Callable[..., bytes]
+Load = Callable[[str, str], Any]
 
 
 @pytest.fixture
-def digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Digest]:
-    """The digest of ``work`` in the program, after edits of it or of its helpers."""
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Makes a module of its source."""
     numbers = itertools.count()
 
     def load(name: str, source: str) -> Any:
@@ -68,6 +71,13 @@ def digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Digest]:
         found.loader.exec_module(module)
         return module
 
+    return load
+
+
+@pytest.fixture
+def digest(load: Load) -> Digest:
+    """The digest of ``work`` in the program, after edits of it or of its helpers."""
+
     def digest(*edits: tuple[str, str], helpers: str = HELPERS, ranks: int = 1) -> bytes:
         source = PROGRAM
         for old, new in edits:
@@ -76,7 +86,7 @@ def digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Digest]:
         load("helpers", helpers)
         return source_digest(load("program", source).work, ranks)
 
-    yield digest
+    return digest
 
 
 @pytest.mark.parametrize(
@@ -112,6 +122,158 @@ def test_edit_that_matters(digest: Digest, old: str, new: str) -> None:
 def test_edit_of_another_module_of_the_user(digest: Digest) -> None:
     assert digest(helpers=HELPERS.replace("2 * x", "3 * x")) != digest()
     assert digest(helpers=HELPERS + "# nothing\n") == digest()
+
+
+#: Ways to the helper: what stands before the task, and what it returns.
+WAYS = {
+    "a table": ("import helpers\nTABLE = {'a': [helpers.twice]}", "TABLE['a'][0](x)"),
+    "a set": ("import helpers\nCHOICE = {helpers.twice}", "[f(x) for f in CHOICE]"),
+    "an instance": ("import helpers\nBOX = helpers.Box()", "BOX.get(x)"),
+    "an attribute": ("import helpers\nbox = helpers.Box()\nbox.f = helpers.twice", "box.f(x)"),
+    "an attribute of a class": ("import helpers\nclass K:\n    t = [helpers.twice]", "K.t[0](x)"),
+    "a default": ("import helpers\ndef f(x, g=[helpers.twice]): return g[0](x)", "f(x)"),
+    "a closure": (
+        "import helpers\ndef make():\n    t = {1: helpers.twice}\n"
+        "    return lambda x: t[1](x)\nf = make()",
+        "f(x)",
+    ),
+    "a decorator": (
+        "import functools, helpers\ndef twice(f):\n    @functools.wraps(f)\n"
+        "    def g(x): return helpers.twice(f(x))\n    return g\n@twice\ndef f(x): return x",
+        "f(x)",
+    ),
+    "a cache": ("import functools, helpers\nf = functools.lru_cache(helpers.twice)", "f(x)"),
+    "a context manager": (
+        "import contextlib, helpers\n@contextlib.contextmanager\ndef f(x): yield helpers.twice(x)",
+        "f(x).__enter__()",
+    ),
+    "a dispatched function": (
+        "import functools, helpers\n@functools.singledispatch\ndef f(x): return 0\n"
+        "@f.register\ndef _(x: int): return helpers.twice(x)\nf(1)",
+        "f(x)",
+    ),
+    "a property": (
+        "import functools, helpers\nclass K:\n    @functools.cached_property\n"
+        "    def v(self): return helpers.twice(1)",
+        "K().v",
+    ),
+    "a dataclass": (
+        "import dataclasses, helpers\n@dataclasses.dataclass\nclass K:\n    x: int = 1\n"
+        "    def get(self): return helpers.twice(self.x)",
+        "K().get()",
+    ),
+    "an enumeration": (
+        "import enum, helpers\nclass K(enum.Enum):\n    A = 1\n"
+        "    def get(self): return helpers.twice(1)",
+        "K.A.get()",
+    ),
+    "an abstract class": (
+        "import abc, threading, helpers\nclass K(abc.ABC):\n    lock = threading.Lock()\n"
+        "    def get(self): return helpers.twice(1)",
+        "K().get()",
+    ),
+    "an import inside": ("def f(x):\n    import helpers\n    return helpers.twice(x)", "f(x)"),
+    "a name imported inside": (
+        "def f(x):\n    from helpers import twice\n    return twice(x)",
+        "f(x)",
+    ),
+}
+LINKS = """
+def twice(x):
+    return 2 * x
+
+class Box:
+    def get(self, x):
+        return twice(x)
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_edit_is_seen_by_way_of(load: Load, way: str) -> None:
+    before, returned = WAYS[way]
+    program = f"{before}\ndef work(x):\n    return {returned}\n"
+
+    def one(program: str, helpers: str) -> bytes:
+        load("helpers", helpers)
+        return source_digest(as_task(load("program", program).work), 1)
+
+    first = one(program, LINKS)
+    assert one(program, LINKS) == first
+    assert one(program, LINKS.replace("2 * x", "3 * x")) != first
+
+
+def test_edit_of_a_decorator(load: Load) -> None:
+    program = """
+import functools
+def more(f):
+    @functools.wraps(f)
+    def g(x):
+        return f(x) + 1
+    return g
+
+@more
+def work(x):
+    return x
+"""
+
+    def one(program: str) -> bytes:
+        return source_digest(as_task(load("program", program).work), 1)
+
+    assert one(program) == one(program) != one(program.replace("+ 1", "+ 2"))
+
+
+def test_edit_of_a_module_that_a_module_imports(load: Load) -> None:
+    def one(deep: str) -> bytes:
+        load("deep", deep)
+        load("helpers", "from deep import f\ndef twice(x):\n    return f(x)\n")
+        program = "import helpers\ndef work(x):\n    return helpers.twice(x)\n"
+        return source_digest(as_task(load("program", program).work), 1)
+
+    assert one("def f(x): return x") == one("def f(x): return x") != one("def f(x): return -x")
+
+
+def test_module_that_is_imported_inside_is_only_read(
+    load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "heavy_package"
+    package.mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    (package / "__init__.py").write_text("raise RuntimeError('not on a login node')")
+    (package / "solver.py").write_text("from . import parts\n")
+    work = load("program", "def work():\n    from heavy_package import solver\n").work
+
+    def one(parts: str) -> bytes:
+        (package / "parts.py").write_text(parts)
+        return source_digest(as_task(work), 1)
+
+    assert one("N = 1") == one("N = 1  # first") != one("N = 2")
+
+
+def test_digest_is_the_same_in_another_process(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(
+        "from pilot.memo import source_digest\n"
+        "from pilot.task import as_task\n"
+        "KINDS = {'liquid', 'gas', 'solid'}\n"
+        "f = lambda x: x in {'liquid', 'gas'}\n"
+        "def work(x): return f(x) and x in KINDS\n"
+        "print(source_digest(as_task(work), 1).hex())\n"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "program.py"],
+            cwd=tmp_path,
+            env={
+                **os.environ,
+                "PYTHONHASHSEED": str(seed),
+                "PYTHONPATH": str(Path(pilot.__file__).parents[1]),
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in (1, 2, 3)
+    }
+    assert len(found) == 1
 
 
 def test_number_of_ranks_matters(digest: Digest) -> None:
@@ -174,13 +336,33 @@ def test_what_has_no_digest_is_named() -> None:
 # --- arguments and files -------------------------------------------------------------------------
 
 
+def given(*args: Any) -> bytes:
+    return call_digest(as_task(print), args, {}, encode((args, {})))
+
+
+def test_code_among_the_arguments(load: Load) -> None:
+    def one(source: str) -> bytes:
+        helpers = load("helpers", source)
+        return given([helpers.twice], helpers.Box())
+
+    assert one(LINKS) == one(LINKS) != one(LINKS.replace("2 * x", "3 * x"))
+    assert given(lambda x: x + 1) == given(lambda x: x + 1) != given(lambda x: x + 2)
+
+
+def test_sets_and_arrays_among_the_arguments() -> None:
+    names = [f"name {number}" for number in range(100)]
+    backwards = names[::-1]
+    assert given(set(names)) == given(set(backwards)) != given(set(names[1:]))
+    assert given(np.arange(5.0)) == given(np.arange(5.0)) != given(np.arange(6.0))
+
+
 def test_contents_of_input_files(tmp_path: Path) -> None:
-    command = pilot.shell("sort {data}", inputs=["data"]).function
+    command = pilot.shell("sort {data}", inputs=["data"])
     file = tmp_path / "data"
     file.write_text("b\na\n")
 
     def one() -> bytes:
-        return call_digest(command, {"data": str(file)}, b"payload")
+        return call_digest(command, (), {"data": str(file)}, b"payload")
 
     before = one()
     os.utime(file, (1, 1))
@@ -189,8 +371,8 @@ def test_contents_of_input_files(tmp_path: Path) -> None:
     assert one() != before
     file.unlink()
     assert one() != before
-    assert call_digest(command, {"data": "x"}, b"payload") != call_digest(
-        command, {"data": "x"}, b"other"
+    assert call_digest(command, (), {"data": "x"}, b"payload") != call_digest(
+        command, (), {"data": "x"}, b"other"
     )
 
 
