@@ -80,7 +80,10 @@ class Future(concurrent.futures.Future[T]):
         return cast("T", value)
 
     def cancel(self) -> bool:
-        """End the task: one that waits never starts, one that runs is killed.
+        """End the task: one that waits does not start, one that runs is killed.
+
+        Does not wait until the head and the pilots have heard of it. What starts in these few
+        milliseconds is killed as well.
 
         Returns
         -------

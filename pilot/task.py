@@ -321,7 +321,7 @@ class CommandResult:
     stdout: str = ""
     #: The files that it was to make, by the name of their parameter.
     outputs: dict[str, Path] = field(default_factory=dict)
-    #: With ``cache=True``: what was in them, as hexadecimal digests; otherwise, their sizes and times.
+    #: What was in them: with ``cache=True`` hexadecimal digests, otherwise their sizes and times.
     digests: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
