@@ -7,12 +7,16 @@ that pilot". Which nodes and cores they get there is `placement`, in the agent.
 Invariants: a pilot is given a task only where its pool, its nodes and its remaining walltime allow
 it; it is given more than it has cores for only where the tasks are so short that its executors
 would otherwise wait for the head (`PREFETCH_S`), and at most one task beyond that, so that a task
-that needs many cores can queue up in a busy pilot and is not starved by small ones.
+that needs many cores can queue up in a busy pilot and is not starved by small ones. What a pool
+can hold, a pilot of it takes when it has just begun.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import heapq
+import math
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Protocol
 
 import msgspec
@@ -25,6 +29,8 @@ PREFETCH_S = 0.1
 PREFETCH_TASKS = 1000
 #: A pilot starts nothing in the last seconds of its walltime.
 DRAIN_S = 15.0
+#: And before it can start the first task, so many seconds have gone by, or a tenth of a walltime.
+START_S = 60.0
 #: Why a pilot cannot run a task: it is of another pool than the task names; its nodes are too few,
 #: or too small; it ends too soon.
 OTHER_POOL, TOO_SMALL, TOO_SHORT = "other pool", "too small", "too short"
@@ -36,10 +42,16 @@ class WorkClass(Protocol):
     need: Resources
     pool: str
     time_limit_s: float
+    #: The longest walltime of the pools that can hold it, in seconds; inf: there is no end.
+    longest_s: float
     #: Mean duration in seconds; None until one has ended.
     mean_s: float | None
     #: Tasks of this class that are ready.
     ready: int
+
+    @property
+    def session(self) -> Hashable:
+        """What shares the cores with others: what one class of it is given counts for all."""
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -52,6 +64,26 @@ class WorkClass(Protocol):
     @property
     def share(self) -> float:
         """Cores that its session has, by the session's weight: who has least goes first."""
+
+
+class Pool(Protocol):
+    """What the assignment needs to know of a pool."""
+
+    @property
+    def name(self) -> str:
+        """As tasks name it."""
+
+    @property
+    def shape(self) -> NodeShape:
+        """What each node has."""
+
+    @property
+    def nodes_per_pilot(self) -> int:
+        """Most nodes of one pilot."""
+
+    @property
+    def walltime_s(self) -> float:
+        """Of its pilots, in seconds; 0: no end."""
 
 
 class PilotRoom(Protocol):
@@ -84,8 +116,33 @@ def misfit(work: WorkClass, pilot: PilotRoom, now: float) -> str:
 
 
 def needed_s(work: WorkClass) -> float:
-    """The walltime to keep for a task: its limit, else half more than the mean of its like."""
-    return work.time_limit_s or 1.5 * (work.mean_s or 0.0)
+    """The walltime to keep for a task: its limit, else half more than the mean of its like.
+
+    But no more than a pilot of the longest walltime has when it has just begun, or the task would
+    never start. Without a limit it is nine tenths of that, so that it need not be the very first.
+    """
+    fresh = fresh_s(work.longest_s)
+    if work.time_limit_s:
+        beyond = work.time_limit_s + DRAIN_S > work.longest_s  # no pilot is long enough for it
+        return work.time_limit_s if beyond else min(work.time_limit_s, fresh)
+    return min(1.5 * (work.mean_s or 0.0), 0.9 * fresh)
+
+
+def fresh_s(walltime_s: float) -> float:
+    """What is left for tasks of so many seconds of walltime when a pilot has just begun."""
+    return max(0.0, walltime_s - min(START_S, walltime_s / 10) - DRAIN_S)
+
+
+def can_hold(pool: Pool, need: Resources, named: str) -> bool:
+    """Whether a pilot of the pool is large enough for a task that names this pool, or none."""
+    nodes = nodes_needed(need, pool.shape)
+    return named in ("", pool.name) and nodes is not None and nodes <= pool.nodes_per_pilot
+
+
+def longest_s(need: Resources, named: str, pools: Iterable[Pool]) -> float:
+    """The longest walltime of the pools that can hold a task; inf: no end, or no pool is known."""
+    walltimes = [pool.walltime_s or math.inf for pool in pools if can_hold(pool, need, named)]
+    return max(walltimes, default=math.inf)
 
 
 def room(work: WorkClass, pilot: PilotRoom) -> int:
@@ -113,15 +170,29 @@ def assign(
     share by weight, and none starves beside one with a million tasks. Nor does one beside sessions
     of higher priority: when it starves it is given one task first.
 
-    The caller must raise a pilot's `load` and lower the class's `ready` by what was yielded before
-    it asks for the next one: the decisions follow each other.
+    The caller must raise a pilot's `load`, the session's `share`, and lower the class's `ready` by
+    what was yielded before it asks for the next one: the decisions follow each other.
+
+    The cost grows with the classes times the pilots. So classes wait by session, in an order that
+    stays, and of the sessions only the one that was served has to be put elsewhere.
     """
     pilots = list(pilots)
-    waiting = [work for work in classes if work.ready]
-    while waiting:
-        work = min(waiting, key=order)
+    ranks: Counter[tuple[int, int]] = Counter()
+    # By session: its classes, the first one last, with their places.
+    waiting: dict[Hashable, list[tuple[int, WorkClass]]] = {}
+    for place, work in enumerate(classes):
+        if work.ready:
+            ranks[work.rank] += 1
+            waiting.setdefault(work.session, []).append((place, work))
+    for its in waiting.values():
+        its.sort(key=lambda item: (order(item[1]), item[0]), reverse=True)
+    line = [(order(its[-1][1]), its[-1][0], its) for its in waiting.values()]
+    heapq.heapify(line)
+    while line:
+        _, _, its = line[0]
+        _, work = its[-1]
         starving = work.starving
-        rivals = sum(other.rank == work.rank for other in waiting)
+        rivals = ranks[work.rank]
         placed = False
         for pilot, count in _spread(work, pilots, now, rivals):
             yield work, pilot, 1 if starving else count
@@ -129,7 +200,13 @@ def assign(
             if starving or rivals > 1:
                 break  # the others first
         if not placed or not work.ready or (rivals == 1 and not starving):
-            waiting.remove(work)
+            its.pop()
+            ranks[work.rank] -= 1
+        if its:
+            place, first = its[-1]
+            heapq.heapreplace(line, (order(first), place, its))
+        else:
+            heapq.heappop(line)
 
 
 def order(work: WorkClass) -> tuple[bool, int, int, float]:
@@ -141,6 +218,8 @@ def _spread(
     work: WorkClass, pilots: list[PilotRoom], now: float, rivals: int
 ) -> Iterator[tuple[PilotRoom, int]]:
     """How many tasks of one class each pilot should get now, the emptiest pilots first."""
+    if not any(room(work, pilot) for pilot in pilots):
+        return  # as it is most of the time for most classes
     candidates = [pilot for pilot in pilots if fits(work, pilot, now)]
     candidates.sort(key=lambda pilot: pilot.load / (pilot.shape.cores * pilot.nodes))
     for number, pilot in enumerate(candidates):

@@ -2,21 +2,24 @@
 
 Demand is measured in node-seconds, not in task counts: what waits and runs, by class, times its
 mean time, against the pilots that there are and those that wait in Slurm's queue. A thousand tasks
-of a millisecond need no second node; four tasks of an hour need all that the pool allows.
+of a millisecond need no second node; four tasks of an hour need all that the pool allows. Nodes
+that are there count for a task only where they are there for long enough: by the same
+`assignment.needed_s` that tasks are given out by.
 
 Invariants: never more nodes than the pool's `max_nodes`, never more than `max_queued` pilots in
 Slurm's queue; a pilot is ended only when it has been idle for the pool's idle time, or when it is
-still queued and nothing is left to do.
+still queued and nothing is left to do. What pilots hold is worth no more nodes than there are.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from scheduler.assignment import DRAIN_S
+from scheduler.assignment import DRAIN_S, can_hold, fresh_s
 from scheduler.resources import NodeShape, Resources, nodes_needed, ranks_that_fit
 
 #: What a task is taken to last while none of its class has ended, in seconds.
@@ -38,7 +41,15 @@ class ClassDemand(msgspec.Struct, frozen=True):
     pool: str
     count: int
     mean_s: float | None
-    time_limit_s: float = 0.0
+    #: The walltime to keep for each, in seconds: `assignment.needed_s`.
+    needed_s: float = 0.0
+    #: So many of them are with pilots; the others wait.
+    assigned: int = 0
+
+    @property
+    def waiting(self) -> int:
+        """Tasks that no pilot has."""
+        return self.count - self.assigned
 
 
 class PoolLimits(msgspec.Struct, frozen=True):
@@ -66,6 +77,10 @@ class PilotSupply(msgspec.Struct, frozen=True):
     idle_s: float = 0.0
     #: It takes no more tasks.
     draining: bool = False
+    #: Walltime that it has left, or will have, in seconds.
+    left_s: float = math.inf
+    #: Cores of the tasks that it holds.
+    load: int = 0
 
 
 class Grow(msgspec.Struct, frozen=True):
@@ -100,6 +115,8 @@ class Standing(msgspec.Struct):
     queued: int
     #: Nodes of the largest pilot that takes tasks.
     largest: int
+    #: Pilots with less walltime left, in seconds, do not serve what waits; 0: all of them do.
+    too_short_s: float = 0.0
 
     @property
     def next_nodes(self) -> int:
@@ -121,41 +138,62 @@ class Standing(msgspec.Struct):
         return ""
 
 
-def nodes_wanted(pool: PoolLimits, demand: Sequence[ClassDemand]) -> tuple[int, int]:
-    """Nodes that the demand is worth in this pool, and the most that one task needs at once.
+def nodes_wanted(
+    pool: PoolLimits, demand: Sequence[ClassDemand], there: int = 0
+) -> tuple[int, int]:
+    """Nodes that the demand is worth in this pool, and the most that one waiting task needs.
 
-    For each class: its tasks fill at most ``count / (tasks per node)`` nodes, and are worth
-    ``node-seconds / PATIENCE_S``, since fewer nodes would be done soon anyway.
+    Parameters
+    ----------
+    pool, demand
+        The pool, and what is to be run.
+    there
+        Nodes that the pool has: what pilots hold is worth no more.
     """
-    wanted = 0.0
+    waiting = held = 0.0
     at_once = 0
     for work in demand:
-        nodes = nodes_needed(work.need, pool.shape)
-        if nodes is None or not holds(pool, work):
+        if not holds(pool, work):
             continue
-        mean_s = UNKNOWN_S if work.mean_s is None else work.mean_s
-        if nodes > 1:
-            per_task = float(nodes)
-        else:
-            # What fits beside each other in one node.
-            ranks = ranks_that_fit(
-                work.need, pool.shape.cores, pool.shape.memory_mib or None, pool.shape.gpus
-            )
-            per_task = 1.0 / max(1, ranks // work.need.ranks)
-        filled = work.count * per_task
-        wanted += min(filled, max(filled * mean_s / PATIENCE_S, per_task))
-        at_once = max(at_once, nodes)
-    return max(math.ceil(wanted - 1e-9), at_once), at_once
+        nodes = _worth(pool, work, work.waiting)
+        waiting += nodes
+        held += _worth(pool, work, work.count) - nodes
+        at_once = max(at_once, _at_once(pool, work))
+    return max(math.ceil(waiting + min(held, there) - 1e-9), at_once), at_once
+
+
+def _worth(pool: PoolLimits, work: ClassDemand, count: int) -> float:
+    """Nodes that so many tasks of a class are worth, in a pool that holds them.
+
+    They fill at most ``count / (tasks per node)`` nodes, and are worth ``node-seconds /
+    PATIENCE_S``, since fewer nodes would be done soon anyway.
+    """
+    nodes = nodes_needed(work.need, pool.shape) or 1
+    mean_s = UNKNOWN_S if work.mean_s is None else work.mean_s
+    if nodes > 1:
+        per_task = float(nodes)
+    else:
+        # What fits beside each other in one node.
+        ranks = ranks_that_fit(
+            work.need, pool.shape.cores, pool.shape.memory_mib or None, pool.shape.gpus
+        )
+        per_task = 1.0 / max(1, ranks // work.need.ranks)
+    filled = count * per_task
+    return min(filled, max(filled * mean_s / PATIENCE_S, per_task))
+
+
+def _at_once(pool: PoolLimits, work: ClassDemand) -> int:
+    """Nodes that one of the waiting tasks needs, in a pool that holds them."""
+    return (nodes_needed(work.need, pool.shape) or 0) if work.waiting else 0
 
 
 def holds(pool: PoolLimits, work: ClassDemand) -> bool:
-    """Whether a pilot of the pool can run the tasks."""
-    if work.pool and work.pool != pool.name:
-        return False
-    if pool.walltime_s and work.time_limit_s + DRAIN_S > pool.walltime_s:
-        return False
-    nodes = nodes_needed(work.need, pool.shape)
-    return bool(work.count) and nodes is not None and nodes <= pool.nodes_per_pilot
+    """Whether a pilot of the pool that has just begun can run the tasks."""
+    return (
+        bool(work.count)
+        and can_hold(pool, work.need, work.pool)
+        and work.needed_s <= fresh_s(pool.walltime_s or math.inf)
+    )
 
 
 def standings(
@@ -185,24 +223,76 @@ def _standing(
     pool: PoolLimits, demand: Sequence[ClassDemand], pilots: Sequence[PilotSupply]
 ) -> Standing:
     usable = [pilot for pilot in pilots if not pilot.draining]
-    wanted, at_once = nodes_wanted(pool, demand)
+    # Nodes of a draining pilot are still held: the limit counts them, the supply does not.
+    held = sum(pilot.nodes for pilot in pilots)
+    wanted, at_once = nodes_wanted(pool, demand, held)
     target = min(max(wanted, pool.min_nodes), pool.max_nodes)
     have = sum(pilot.nodes for pilot in usable)
     largest = max((pilot.nodes for pilot in usable), default=0)
+    lack = _lack(pool, demand, pilots)
+    if lack.nodes:
+        have = min(have, target - lack.nodes)
     if at_once > largest:
         # Nodes in several small pilots do not serve a task that needs them at once.
         have = min(have, target - at_once)
+    elif lack.at_once > lack.largest:
+        at_once, largest = lack.at_once, lack.largest
     return Standing(
         pool,
         wanted,
         at_once,
         target,
         have,
-        # Nodes of a draining pilot are still held: the limit counts them, the supply does not.
-        free=pool.max_nodes - sum(pilot.nodes for pilot in pilots),
+        free=pool.max_nodes - held,
         queued=sum(pilot.queued for pilot in pilots),
         largest=largest,
+        too_short_s=lack.left_s,
     )
+
+
+class _Lack(NamedTuple):
+    """Nodes that waiting tasks lack, since pilots end too soon for them."""
+
+    nodes: int = 0
+    #: The walltime that they would have to have left, in seconds.
+    left_s: float = 0.0
+    #: Nodes that one of the tasks needs, and those of the largest pilot that is long enough.
+    at_once: int = 0
+    largest: int = 0
+
+
+def _lack(pool: PoolLimits, demand: Sequence[ClassDemand], pilots: Sequence[PilotSupply]) -> _Lack:
+    """What is lacking most of all: for the longest tasks, for these and the next, and so on.
+
+    Pilots that are long enough for some tasks are so for all that are shorter. What pilots hold
+    takes its part of their nodes.
+    """
+    load = sum(pilot.load for pilot in pilots)
+    waiting = [work for work in demand if work.waiting]
+    held = sum(_worth(pool, w, w.count) - _worth(pool, w, w.waiting) for w in demand)
+    held = min(held, sum(pilot.nodes for pilot in pilots)) / max(1, load)
+    shorter = sorted(
+        (pilot for pilot in pilots if not pilot.draining), key=lambda pilot: pilot.left_s
+    )
+    most = _Lack()
+    worth = free = 0.0
+    at_once = largest = 0
+    for work in sorted(waiting, key=lambda work: -work.needed_s):
+        worth += _worth(pool, work, work.waiting)
+        at_once = max(at_once, _at_once(pool, work))
+        left_s = work.needed_s + DRAIN_S
+        while shorter and shorter[-1].left_s >= left_s:
+            pilot = shorter.pop()
+            free += max(0.0, pilot.nodes - held * pilot.load)
+            largest = max(largest, pilot.nodes)
+        if not shorter:
+            break  # every pilot is long enough for the rest
+        nodes = math.ceil(worth - free - 1e-9)
+        if at_once > largest:
+            nodes = max(nodes, at_once)
+        if nodes > most.nodes:
+            most = _Lack(nodes, left_s, at_once, largest)
+    return most
 
 
 def decide(
@@ -230,7 +320,8 @@ def decide(
             # Idle pilots that are too small hold the nodes that the task waits for.
             spare = sum(pilot.nodes for pilot in usable if pilot.idle_s)
         for pilot in sorted(usable, key=lambda pilot: (not pilot.queued, -pilot.idle_s)):
-            surplus = pilot.nodes <= spare
+            # Idle pilots that end too soon hold nodes that a new one could have.
+            surplus = pilot.nodes <= spare or pilot.left_s < its.too_short_s
             if pilot.queued and surplus and not its.wanted:
                 decisions.append(End(pilot.name, "nothing is left for it to do"))
             elif not pilot.queued and pilot.idle_s >= pool.idle_s and surplus:

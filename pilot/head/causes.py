@@ -72,6 +72,16 @@ class Finding(NamedTuple):
     facts: Mapping[str, Any] = {}
 
 
+class Told(NamedTuple):
+    """What is found out about a task, a result or a session; an `Answer` is made of it."""
+
+    #: As it is asked for.
+    subject: str
+    state: str
+    sentence: str
+    finding: Finding
+
+
 def first_line(text: str) -> str:
     """The first line of a message."""
     return text.strip().partition("\n")[0]

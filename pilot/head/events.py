@@ -261,7 +261,7 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class Effects:
-    """What the server has to carry out, in the order: write, commit, tell."""
+    """What the shell has to carry out, in the order: write, commit, tell."""
 
     __slots__ = (
         "accepted",

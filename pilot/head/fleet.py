@@ -9,6 +9,7 @@ Invariants
   submitted; after a crash it is found again by that name, so no intent has two jobs.
 - No answer from the batch system means that nothing is known: no pilot is given up for it.
 - One query for all jobs, at most every `poll_interval_s`; none while there are no pilots.
+- A refusal is told, and waited for, only while the pool wants what was refused.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import msgspec
 
 from pilot.head.store import Store
 from pilot.site import Site
+from scheduler.assignment import PilotRoom
 from scheduler.batch import (
     BatchError,
     BatchUnavailable,
@@ -39,7 +41,17 @@ from scheduler.batch import (
     SubmitRefused,
     open_batch,
 )
-from scheduler.elasticity import ClassDemand, End, Grow, PilotSupply, PoolLimits, decide
+from scheduler.elasticity import (
+    ENOUGH,
+    ClassDemand,
+    End,
+    Grow,
+    PilotSupply,
+    PoolLimits,
+    decide,
+    standings,
+)
+from site_configs import SiteConfig
 
 log = logging.getLogger("pilot.fleet")
 
@@ -113,6 +125,8 @@ class Fleet:
         The site.
     store
         The database.
+    rooms
+        What those that have reported themselves hold, by name; the core changes it.
     wake
         Called from another thread when there is something for `take`.
     lost
@@ -125,12 +139,14 @@ class Fleet:
         self,
         site: Site,
         store: Store,
+        rooms: Mapping[str, PilotRoom],
         wake: Callable[[], None],
         lost: Callable[[str, str], None],
         tell: Callable[[str, str], None],
     ) -> None:
         self._site = site
         self._store = store
+        self._rooms = rooms
         self._wake = wake
         self._lost = lost
         self._tell = tell
@@ -150,19 +166,7 @@ class Fleet:
             row["name"]: PilotRow(**row) for row in store.rows("pilots_alive", {})
         }
         self._count = int(store.meta("pilots") or 0)
-        self._pools = [
-            PoolLimits(
-                name,
-                pool.shape,
-                pool.min_nodes,
-                pool.max_nodes,
-                pool.nodes_per_pilot,
-                pool.max_pilots_queued,
-                pool.walltime_s,
-                pool.idle_time_s,
-            )
-            for name, pool in site.config.pools.items()
-        ]
+        self._pools = pool_limits(site.config)
 
     # --- what is known
 
@@ -173,26 +177,32 @@ class Fleet:
             return f"no pilot for pool {pool}: {refusal.error}"
         return self._silence and f"the batch system does not answer: {self._silence}"
 
-    @property
-    def supply(self) -> list[PilotSupply]:
+    def supply(self, now: float) -> list[PilotSupply]:
         """The pilots as elasticity sees them."""
-        return [
-            PilotSupply(
-                row.name,
-                row.pool,
-                row.nodes,
-                queued=row.state != RUNNING,
-                idle_s=row.idle_s,
-                draining=row.draining,
-            )
-            for row in self.pilots.values()
-        ]
+        return [self._supply(row, self._rooms.get(row.name), now) for row in self.pilots.values()]
+
+    @staticmethod
+    def _supply(row: PilotRow, room: PilotRoom | None, now: float) -> PilotSupply:
+        if room is None:
+            left_s = row.walltime or math.inf  # all that it will have
+        else:
+            left_s = room.ends_at - now if room.ends_at else math.inf
+        return PilotSupply(
+            row.name,
+            row.pool,
+            row.nodes,
+            queued=row.state != RUNNING,
+            idle_s=row.idle_s,
+            draining=row.draining,
+            left_s=left_s,
+            load=room.load if room else 0,
+        )
 
     def outlook(self) -> Outlook:
         """All that can be said of pilots to come."""
         return Outlook(
             self._pools,
-            self.supply,
+            self.supply(time.time()),
             self.pilots,
             "Slurm" if self._batch.name == "slurm" else "the batch system",
             self._refused,
@@ -216,7 +226,9 @@ class Fleet:
             return []
         self._decided = now
         ending = []
-        for decision in decide(self._pools, demand(), self.supply):
+        wanted, supply = demand(), self.supply(now)
+        self._forget_refusals(wanted, supply)
+        for decision in decide(self._pools, wanted, supply):
             if isinstance(decision, Grow):
                 refused = self._refused.get(decision.pool)
                 if refused is None or now >= refused.until:
@@ -224,6 +236,18 @@ class Fleet:
             elif self._end(decision):
                 ending.append(decision.pilot)
         return ending
+
+    def _forget_refusals(
+        self, demand: Sequence[ClassDemand], supply: Sequence[PilotSupply]
+    ) -> None:
+        """What a pool does not want any more keeps it from nothing."""
+        if not self._refused:
+            return
+        # One that is just being submitted again counts as there, until it is refused again.
+        trying = {row.pool for row in self.pilots.values() if row.state == INTENDED}
+        for its in standings(self._pools, demand, supply):
+            if its.hindrance == ENOUGH and its.pool.name not in trying:
+                self._refused.pop(its.pool.name, None)
 
     def hurry(self) -> None:
         """There is new demand: decide at the next tick."""
@@ -288,6 +312,8 @@ class Fleet:
             "PILOT_JOB_ID": job,
             "PILOT_RESTART_COUNT": os.environ.get("SLURM_RESTART_COUNT", "0"),
             "PILOT_NODELIST": os.environ.get("SLURM_JOB_NODELIST", os.uname().nodename),
+            # The allocation's own script may be bound to a part of this node, or be elsewhere.
+            "PILOT_NODE": "",
             "PILOT_JOB_ENDS_AT": os.environ.get("SLURM_JOB_END_TIME", "0"),
         }
         output = (self._site.jobs / f"{row.name}.out").open("ab")
@@ -531,6 +557,23 @@ class Fleet:
     def _save(self, row: PilotRow) -> None:
         fields = ("name", "state", "job", "nodes", "reason", "submitted", "started", "ended")
         self._store.set_pilot({name: getattr(row, name) for name in fields})
+
+
+def pool_limits(config: SiteConfig) -> list[PoolLimits]:
+    """The pools of a site as the scheduler sees them."""
+    return [
+        PoolLimits(
+            name,
+            pool.shape,
+            pool.min_nodes,
+            pool.max_nodes,
+            pool.nodes_per_pilot,
+            pool.max_pilots_queued,
+            pool.walltime_s,
+            pool.idle_time_s,
+        )
+        for name, pool in config.pools.items()
+    ]
 
 
 def _how(status: JobStatus | None) -> str:

@@ -182,12 +182,6 @@ class Readiness:
             for pool in self._outlook.pools
         ]
         reason = assignment.refusal(work.need, work.pool, pools, work.time_limit_s)
-        needed_s = assignment.needed_s(work)
-        if not reason and assignment.refusal(work.need, work.pool, pools, needed_s):
-            reason = (
-                f"no walltime is long enough: its kind takes {duration(work.mean_s)} in the mean, "
-                "and half as much again is kept for it, since it has no time limit"
-            )
         if not reason:
             return None
         site_file = f"{self._head.get('directory')}/site.yaml"
@@ -289,7 +283,15 @@ class Readiness:
 
     def _short_line(self, work: TaskClass) -> Callable[[Pilot], Cause]:
         needed_s = assignment.needed_s(work)
-        reason = "its time limit" if work.time_limit_s else "half more than the mean of its kind"
+        limit_s, mean_s = work.time_limit_s, work.mean_s or 0.0
+        if needed_s >= (limit_s or 1.5 * mean_s):
+            reason = "its time limit" if limit_s else "half more than the mean of its kind"
+        else:
+            reason = "nearly all that a new pilot of the longest walltime has, since its " + (
+                f"time limit is {duration(limit_s)}"
+                if limit_s
+                else f"kind takes {duration(mean_s)} in the mean"
+            )
         wanted = f"it needs {duration(needed_s)}, {reason}, and {assignment.DRAIN_S:g} s to spare"
 
         def line(pilot: Pilot) -> Cause:
@@ -315,7 +317,14 @@ class Readiness:
             and not row.draining
             and row.pool in pools
             and not assignment.misfit(
-                work, _Planned(row.pool, pools[row.pool].shape, row.nodes), self._now
+                work,
+                _Planned(
+                    row.pool,
+                    pools[row.pool].shape,
+                    row.nodes,
+                    ends_at=self._now + row.walltime if row.walltime else 0.0,
+                ),
+                self._now,
             )
         ]
         found.sort(key=lambda r: (r.job_runs_since is None, r.state != QUEUED, r.expected or 9e99))
@@ -364,9 +373,8 @@ class Readiness:
 
     def _growth(self, work: TaskClass) -> tuple[PoolLimits | None, list[Cause]]:
         """The pool that grows for the tasks, and why it does not."""
-        demand = ClassDemand(
-            work.need, work.pool, max(1, work.ready), work.mean_s, work.time_limit_s
-        )
+        needed_s = assignment.needed_s(work)
+        demand = ClassDemand(work.need, work.pool, max(1, work.ready), work.mean_s, needed_s)
         if self._standings is None:
             outlook = self._outlook
             self._standings = standings(outlook.pools, self._core.demand(), outlook.supply)

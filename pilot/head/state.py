@@ -1,11 +1,12 @@
 """What the core keeps: unfinished tasks, their classes, sessions and pilots.
 
-Plain objects with slots, changed by `pilot.head.core` alone. They hold what the rules need and
-nothing more: there may be a million tasks.
+Plain objects with slots, changed by `pilot.head.core` and its parts alone. They hold what the rules
+need and nothing more: there may be a million tasks.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 from pilot.data.values import Value
@@ -19,6 +20,7 @@ class TaskClass:
 
     __slots__ = (
         "assigned",
+        "longest_s",
         "mean_s",
         "need",
         "pool",
@@ -29,8 +31,10 @@ class TaskClass:
         "time_limit_s",
     )
 
-    def __init__(self, template: Template, session: Session) -> None:
+    def __init__(self, template: Template, session: Session, longest_s: float = math.inf) -> None:
         self.session = session
+        #: The longest walltime of the pools that can hold it; inf: no end, or no pool is known.
+        self.longest_s = longest_s
         self.need = template.resources
         self.priority = template.priority
         self.pool = template.pool

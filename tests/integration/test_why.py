@@ -26,7 +26,7 @@ from support.waiting import wait_until
 import pilot
 from pilot.cli import cli
 from pilot.future import Future
-from pilot.head.server import REJOIN_S
+from pilot.head.pilots import REJOIN_S
 
 DEADLINE_S = 60.0
 
@@ -236,16 +236,16 @@ def test_a_walltime_that_is_too_short_now(make_site: Callable[..., SiteUnderTest
     why = Why(make_site(pools=pools))
     with session_of(why) as session:
         why.occupy(session)
-        limited = pilot.task(time_limit="24s")(t.wait_for_file)
+        limited = pilot.task(time_limit="20s")(t.wait_for_file)
         wait_until(
-            lambda: session.query("head")["started"] and _left_s(session) < 38.0, DEADLINE_S, "that"
+            lambda: session.query("head")["started"] and _left_s(session) < 34.0, DEADLINE_S, "that"
         )
-        # 24 s and 15 s to spare do not go into what is left.
+        # 20 s and 15 s to spare do not go into what is left.
         future = session.submit(limited, *why.never())
         session.flush()
         told = why.until(future.task_id, "walltime")
         assert "is ready, but the pilot that is there ends too soon for it" in told
-        assert "it needs 24.0 s, its time limit, and 15 s to spare" in told
+        assert "it needs 20.0 s, its time limit, and 15 s to spare" in told
 
 
 def _left_s(session: pilot.Session) -> float:

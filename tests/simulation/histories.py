@@ -1024,7 +1024,7 @@ class History:
             self._begin_commit()
             self._end_commit()
         assert not core.tasks and not core.sessions and not core.templates and not core.classes
-        assert not core._groups and not self.unaccepted
+        assert not core.groups and not self.unaccepted
         for pilot in core.pilots.values():
             assert not pilot.held and pilot.load == 0, (pilot.name, pilot.held)
         assert store.rows == self.rows

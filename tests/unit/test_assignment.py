@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.assignment import DRAIN_S, PREFETCH_S, assign, fits, refusal, room
+from scheduler.assignment import (
+    DRAIN_S,
+    PREFETCH_S,
+    START_S,
+    PilotRoom,
+    WorkClass,
+    _spread,
+    assign,
+    fits,
+    longest_s,
+    needed_s,
+    order,
+    refusal,
+    room,
+)
+from scheduler.elasticity import PoolLimits
 from scheduler.resources import NodeShape, Resources, nodes_needed
 
 NOW = 1000.0
 
 
-@dataclass
+@dataclass(eq=False)
 class Work:
     need: Resources = field(default_factory=Resources)
     ready: int = 10
@@ -24,9 +41,11 @@ class Work:
     rank: tuple[int, int] = (0, 0)
     starving: bool = False
     share: float = 0.0
+    longest_s: float = math.inf
+    session: Hashable = field(default_factory=object)
 
 
-@dataclass
+@dataclass(eq=False)
 class Room:
     pool: str = "main"
     shape: NodeShape = field(default_factory=lambda: NodeShape(4))
@@ -36,17 +55,28 @@ class Room:
     got: int = 0
 
 
-def hand_out(classes: list[Work], rooms: list[Room]) -> list[tuple[Work, Room, int]]:
+Rule = Callable[[list[Work], list[Room]], Iterator[tuple[WorkClass, PilotRoom, int]]]
+
+
+def assigned(classes: list[Work], rooms: list[Room]) -> Iterator[tuple[WorkClass, PilotRoom, int]]:
+    return assign(classes, rooms, NOW)
+
+
+def hand_out(
+    classes: list[Work], rooms: list[Room], rule: Rule = assigned
+) -> list[tuple[Work, Room, int]]:
     """Carry the decisions out as the core does."""
     given = []
-    for work, pilot, count in assign(classes, rooms, NOW):
+    for work, pilot, count in rule(classes, rooms):
         assert isinstance(work, Work) and isinstance(pilot, Room)
         assert 0 < count <= work.ready
         work.ready -= count
         pilot.load += count * work.need.total_cores
         pilot.got += count
-        work.share += count * work.need.total_cores
-        work.starving = False
+        for other in classes:
+            if other.session == work.session:
+                other.share += count * work.need.total_cores
+                other.starving = False
         given.append((work, pilot, count))
     return given
 
@@ -73,6 +103,51 @@ def hand_out(classes: list[Work], rooms: list[Room]) -> list[tuple[Work, Room, i
 )
 def test_fits(work: Work, pilot: Room, answer: bool) -> None:
     assert fits(work, pilot, NOW) is answer
+
+
+HOUR = 3600.0
+
+
+@pytest.mark.parametrize("mean_s", [0.5 * HOUR, 0.7 * HOUR, HOUR, 9 * HOUR])
+def test_task_without_a_limit_may_always_start_in_a_pilot_that_has_just_begun(
+    mean_s: float,
+) -> None:
+    work = Work(mean_s=mean_s, longest_s=HOUR)
+    # What Slurm counts from is a while before the pilot can be given anything.
+    assert fits(work, Room(ends_at=NOW + HOUR - START_S), NOW)
+    # But not where it would hardly end.
+    assert not fits(work, Room(ends_at=NOW + 0.75 * HOUR), NOW)
+
+
+def test_limit_of_nearly_the_walltime_is_no_reason_never_to_start() -> None:
+    work = Work(time_limit_s=HOUR - DRAIN_S, longest_s=HOUR)
+    assert fits(work, Room(ends_at=NOW + HOUR - START_S), NOW)
+    assert not fits(work, Room(ends_at=NOW + HOUR - 2 * START_S), NOW)
+    # What is longer than all walltimes is not for any pilot.
+    work = Work(time_limit_s=HOUR, longest_s=HOUR)
+    assert not fits(work, Room(ends_at=NOW + HOUR), NOW)
+
+
+@pytest.mark.parametrize("walltime_s", [30.0, 120.0, 600.0, HOUR, 24 * HOUR])
+def test_pilot_may_take_a_tenth_of_its_walltime_to_start(walltime_s: float) -> None:
+    started = Room(ends_at=NOW + walltime_s - min(START_S, walltime_s / 10))
+    for work in (Work(mean_s=1e9), Work(time_limit_s=walltime_s - DRAIN_S)):
+        assert fits(replace(work, longest_s=walltime_s), started, NOW)
+
+
+def test_longest_walltime_is_that_of_a_pool_that_can_hold_the_task() -> None:
+    def pool(name: str, cores: int, walltime_s: float) -> PoolLimits:
+        return PoolLimits(name, NodeShape(cores), 0, 4, 2, 2, walltime_s, 60.0)
+
+    pools = [pool("short", 8, 600.0), pool("small", 2, 7200.0)]
+    assert longest_s(Resources(), "", pools) == 7200.0
+    assert longest_s(Resources(), "short", pools) == 600.0
+    assert longest_s(Resources(cores=4), "", pools) == 600.0
+    assert longest_s(Resources(ranks=16), "", pools) == 600.0
+    assert longest_s(Resources(ranks=17), "", pools) == math.inf
+    assert longest_s(Resources(), "", [*pools, pool("endless", 1, 0.0)]) == math.inf
+    # A pool of short pilots is not for a task that would end in one of longer ones.
+    assert needed_s(Work(mean_s=500.0, longest_s=7200.0)) == 750.0
 
 
 def test_unknown_tasks_fill_the_cores_and_no_more() -> None:
@@ -136,6 +211,70 @@ def test_no_class_is_stuck_behind_one_that_fits_nowhere() -> None:
     assert (impossible.ready, small.ready) == (10, 6)
 
 
+def test_cost_grows_with_the_classes_and_not_with_their_square() -> None:
+    class Counting(Work):
+        asked = 0
+
+        @property
+        def rank(self) -> tuple[int, int]:  # type: ignore[override]
+            Counting.asked += 1
+            return 0, 0
+
+        @rank.setter
+        def rank(self, value: tuple[int, int]) -> None:
+            pass
+
+    for classes, least in ((200, 150), (400, 300)):
+        sessions = [object() for _ in range(4)]
+        work = [Counting(session=sessions[n % 4], ready=1) for n in range(classes)]
+        Counting.asked = 0
+        assert len(hand_out(list(work), [Room(shape=NodeShape(least))])) == least
+        assert Counting.asked <= 20 * classes
+
+
+def plainly(classes: list[Work], pilots: list[Room]) -> Iterator[tuple[WorkClass, PilotRoom, int]]:
+    """`assign` as it would be if cost did not matter: it looks at all that wait, each time."""
+    waiting = [work for work in classes if work.ready]
+    while waiting:
+        work = min(waiting, key=order)
+        starving, rivals = work.starving, sum(other.rank == work.rank for other in waiting)
+        placed = False
+        for pilot, count in _spread(work, list(pilots), NOW, rivals):
+            yield work, pilot, 1 if starving else count
+            placed = True
+            if starving or rivals > 1:
+                break
+        if not placed or not work.ready or (rivals == 1 and not starving):
+            waiting.remove(work)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_sessions_are_served_as_if_all_were_looked_at_each_time(data: st.DataObject) -> None:
+    sessions = data.draw(st.lists(st.tuples(st.booleans(), st.integers(0, 1)), min_size=1))
+    drawn = [
+        Work(
+            rank=(sessions[of][1], data.draw(st.integers(0, 1))),
+            starving=sessions[of][0],
+            share=float(of % 3),
+            session=of,
+            ready=data.draw(st.integers(0, 20)),
+            need=Resources(cores=data.draw(st.sampled_from([1, 2, 9]))),
+            mean_s=data.draw(st.sampled_from([None, 0.001, 0.05])),
+        )
+        for of in data.draw(st.lists(st.integers(0, len(sessions) - 1), max_size=8))
+    ]
+    shapes = data.draw(st.lists(st.integers(1, 9), max_size=3))
+
+    def outcome(rule: Rule) -> list[tuple[int, int, int]]:
+        classes = [replace(work) for work in drawn]
+        pilots = [Room(shape=NodeShape(cores)) for cores in shapes]
+        given = hand_out(classes, pilots, rule)
+        return [(classes.index(work), pilots.index(room), count) for work, room, count in given]
+
+    assert outcome(assigned) == outcome(plainly)
+
+
 works = st.builds(
     Work,
     need=st.builds(Resources, cores=st.integers(1, 5), ranks=st.integers(1, 6)),
@@ -154,10 +293,14 @@ rooms = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(works, max_size=5), st.lists(rooms, max_size=4))
 def test_decisions_keep_the_rules(classes: list[Work], pilots: list[Room]) -> None:
     before = [(work.ready, work) for work in classes]
-    given = hand_out(classes, pilots)
+    given = []
+    # What an even share leaves over is given in the head's next turn.
+    while more := hand_out(classes, pilots):
+        given += more
     assert all(fits(work, pilot, NOW) for work, pilot, _ in given)
     for ready, work in before:
         assert work.ready == ready - sum(count for other, _, count in given if other is work)

@@ -8,7 +8,7 @@ import pytest
 from support.builders import done, spec, template
 
 from pilot.data.values import Value
-from pilot.head.core import STARVING_S, Core
+from pilot.head.core import Core
 from pilot.head.events import (
     AttemptsEnded,
     AttemptsRunning,
@@ -24,6 +24,7 @@ from pilot.head.events import (
     TasksRestored,
     TasksSubmitted,
 )
+from pilot.head.handout import STARVING_S
 from pilot.wire.messages import (
     Children,
     Completion,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scheduler.assignment import DRAIN_S, START_S, fits, longest_s, needed_s
 from scheduler.elasticity import (
     AT_ONCE,
     ENOUGH,
@@ -140,6 +142,118 @@ def test_first_pool_that_can_takes_the_work() -> None:
     assert grown(decide([pool("a"), pool("b", shape=NodeShape(8))], [wide], [])) == [("b", 1)]
 
 
+# --- walltime that is left ------------------------------------------------------------------------
+
+HOUR = 3600.0
+LATE = HOUR - 600.0
+
+
+def test_pilot_that_ends_too_soon_is_not_enough() -> None:
+    """One task runs; another that comes later could not end in the walltime that is left."""
+    work = demand(2, 3300.0, needed_s=3300.0, assigned=1)
+    assert grown(decide([pool()], [work], [supply(left_s=HOUR, load=1)])) == []
+    short = supply(left_s=LATE, load=1)
+    assert grown(decide([pool()], [work], [short])) == [("main", 1)]
+    # Once, and not where the pool may have no more.
+    coming = supply("p2", queued=True, left_s=HOUR)
+    assert grown(decide([pool()], [work], [short, coming])) == []
+    (its,) = standings([pool(max_nodes=1)], [work], [short])
+    assert its.hindrance == MAX_NODES
+
+
+def test_what_runs_already_needs_no_other_pilot() -> None:
+    work = demand(4, 3300.0, needed_s=3300.0, assigned=4)
+    assert grown(decide([pool()], [work], [supply(left_s=60.0, load=4)])) == []
+
+
+def test_short_tasks_go_where_long_ones_cannot() -> None:
+    long = demand(4, 3300.0, needed_s=3300.0)
+    short = demand(8, 100.0, needed_s=150.0)
+    late = [supply("p1", 2, left_s=LATE)]
+    assert grown(decide([pool()], [short], late)) == []
+    assert grown(decide([pool()], [short, long], late)) == [("main", 1)]
+    new = supply("p2", 1, left_s=HOUR)
+    assert grown(decide([pool()], [short, long], [*late, new])) == []
+    # What is long enough for the long ones is taken by them.
+    more = demand(12, 100.0, needed_s=150.0)
+    assert grown(decide([pool()], [more, long], [*late, new])) == [("main", 1)]
+
+
+def test_a_pilot_that_is_long_enough_may_be_full() -> None:
+    work = demand(8, 3300.0, needed_s=3300.0, assigned=4)
+    full, late = supply("p1", left_s=HOUR, load=4), supply("p2", left_s=LATE, idle_s=9.0)
+    assert grown(decide([pool()], [work], [full, late])) == [("main", 1)]
+    # Not where what fills it is done in a moment.
+    short = demand(4, 0.01, needed_s=0.015, assigned=4)
+    waits = demand(3, 3300.0, needed_s=3300.0)
+    assert grown(decide([pool()], [short, waits], [full, late])) == []
+
+
+def test_idle_pilot_that_ends_too_soon_makes_room() -> None:
+    work = demand(1, 3300.0, needed_s=3300.0)
+    late = supply(left_s=LATE, idle_s=60.0)
+    assert ended(decide([pool(max_nodes=1)], [work], [late])) == ["p1"]
+    assert ended(decide([pool(max_nodes=1)], [work], [supply(left_s=HOUR, idle_s=60.0)])) == []
+    # Beside one that is long enough, and full.
+    more, full = demand(8, 3300.0, needed_s=3300.0, assigned=4), supply("p2", left_s=HOUR, load=4)
+    assert ended(decide([pool(max_nodes=2)], [more], [late, full])) == ["p1"]
+    busy = demand(2, 3300.0, needed_s=3300.0, assigned=1)
+    assert ended(decide([pool(max_nodes=1)], [busy], [supply(left_s=LATE, load=1)])) == []
+
+
+def test_wide_task_needs_a_pilot_that_is_large_and_long_enough() -> None:
+    wide = demand(1, 3300.0, need=Resources(ranks=12, ranks_per_node=4), needed_s=3300.0)
+    pilots = [supply("p1", 3, left_s=LATE), supply("p2", 2, left_s=HOUR)]
+    assert grown(decide([pool()], [wide], pilots)) == [("main", 3)]
+    (its,) = standings([pool(max_nodes=7)], [wide], pilots)
+    assert its.hindrance == AT_ONCE
+    assert grown(decide([pool()], [wide], [*pilots, supply("p3", 3, left_s=HOUR)])) == []
+
+
+def test_pool_of_longer_pilots_grows_for_tasks_that_turn_out_long() -> None:
+    pools = [pool("short", walltime_s=600.0), pool("long", walltime_s=HOUR)]
+    assert grown(decide(pools, [demand(8, None)], [])) == [("short", 2)]
+    assert grown(decide(pools, [demand(8, 500.0, needed_s=750.0)], [])) == [("long", 2)]
+    # What runs in the short ones nevertheless is no work for the long ones.
+    there = supply(nodes=2, pool="short", left_s=300.0, load=8)
+    work = demand(8, 500.0, needed_s=750.0, assigned=8)
+    assert grown(decide(pools, [work], [there])) == []
+
+
+@settings(deadline=None)
+@given(
+    mean_s=st.floats(0.0, 1e6),
+    limit_s=st.sampled_from([0.0, 0.0, 30.0, 540.0, 3540.0, 3585.0, 86_000.0]),
+    walltimes=st.lists(st.sampled_from([60.0, 600.0, HOUR, 86_400.0]), min_size=1, max_size=3),
+    start=st.floats(0.0, 1.0),
+)
+def test_what_a_pool_grows_for_starts_in_its_new_pilots(
+    mean_s: float, limit_s: float, walltimes: list[float], start: float
+) -> None:
+    pools = [pool(f"p{n}", walltime_s=walltime_s) for n, walltime_s in enumerate(walltimes)]
+    need = Resources()
+    work: Any = SimpleNamespace(
+        need=need,
+        pool="",
+        mean_s=mean_s,
+        time_limit_s=limit_s,
+        longest_s=longest_s(need, "", pools),
+    )
+    asked = grown(decide(pools, [demand(1, mean_s, needed_s=needed_s(work))], []))
+    # Nobody starves: only what no walltime allows is not asked for.
+    assert bool(asked) == (limit_s + DRAIN_S <= max(walltimes))
+    for name, nodes in asked:
+        walltime_s = next(its.walltime_s for its in pools if its.name == name)
+        left_s = walltime_s - start * min(START_S, walltime_s / 10)
+        room: Any = SimpleNamespace(
+            pool=name, shape=NodeShape(4), nodes=nodes, load=0, ends_at=left_s
+        )
+        assert fits(work, room, 0.0)
+        # Nor is one more asked for beside a pilot that can be given it.
+        there = supply(pool=name, nodes=nodes, left_s=left_s)
+        assert not grown(decide(pools, [demand(1, mean_s, needed_s=needed_s(work))], [there]))
+
+
 # --- ending ---------------------------------------------------------------------------------------
 
 
@@ -189,6 +303,7 @@ demands = st.lists(
         mean_s=st.sampled_from([None, 0.0, 0.01, 1.0, 1e4]),
         pool=st.sampled_from(["", "main", "other"]),
         need=st.builds(Resources, cores=st.integers(1, 6), ranks=st.integers(1, 20)),
+        needed_s=st.sampled_from([0.0, 50.0, 3000.0, 1e5]),
     ),
     max_size=4,
 )
@@ -201,6 +316,8 @@ supplies = st.lists(
         queued=st.booleans(),
         idle_s=st.sampled_from([0.0, 10.0, 100.0]),
         draining=st.booleans(),
+        left_s=st.sampled_from([10.0, 100.0, 3600.0]),
+        load=st.integers(0, 8),
     ),
     max_size=5,
     unique_by=lambda p: p.name,
@@ -262,5 +379,5 @@ def test_nodes_at_once_that_are_in_use() -> None:
 
 def test_no_pilot_is_asked_for_that_is_too_short_for_the_task() -> None:
     limits = PoolLimits("main", NodeShape(4), 0, 4, 4, 2, 3600.0, 60.0)
-    work = ClassDemand(Resources(), "", 1, None, time_limit_s=3590.0)
+    work = ClassDemand(Resources(), "", 1, None, needed_s=3590.0)
     assert decide([limits], [work], []) == []

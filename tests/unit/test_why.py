@@ -14,6 +14,7 @@ from support.builders import done, spec, template
 from pilot.data.values import Value
 from pilot.errors import PilotError
 from pilot.head import events as ev
+from pilot.head import ways, why_session
 from pilot.head import why as w
 from pilot.head.causes import Answer, Facts
 from pilot.head.core import Core
@@ -41,14 +42,14 @@ class Head:
 
     def __init__(self, path: Path) -> None:
         self.store = Store(path)
-        self.core = Core()
+        self.pools = [PoolLimits("main", NodeShape(4, 8000), 0, 2, 2, 2, 3600.0, 60.0)]
+        self.core = Core(self.pools)
         self.batch = Batch()
         self.running: dict[int, RunningTask] = {}
         self.rows: dict[str, PilotRow] = {}
         self.refused: dict[str, Refusal] = {}
         self.silence = ""
         self.status: dict[str, Any] = {"pid": 1, "directory": "/site"}
-        self.pools = [PoolLimits("main", NodeShape(4, 8000), 0, 2, 2, 2, 3600.0, 60.0)]
         self.opened = 0
         self.open()
 
@@ -91,7 +92,15 @@ class Head:
     def why(self, subject: str | None, now: float = NOW) -> Answer:
         self.write()
         supply = [
-            PilotSupply(row.name, row.pool, row.nodes, queued=row.state != JOINED)
+            PilotSupply(
+                row.name,
+                row.pool,
+                row.nodes,
+                queued=row.state != JOINED,
+                left_s=(self.core.pilots[row.name].ends_at or 9e9) - now
+                if row.state == JOINED
+                else row.walltime,
+            )
             for row in self.rows.values()
         ]
         outlook = Outlook(
@@ -137,7 +146,7 @@ def test_a_long_chain_is_followed_to_its_end_and_told_in_short(head: Head) -> No
 def test_no_more_than_so_many_tasks_are_looked_at(
     head: Head, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(w, "LOOK_TASKS", 50)
+    monkeypatch.setattr(ways, "LOOK_TASKS", 50)
     head.submit(*(spec(n) for n in range(1, 201)), spec(201, needs=tuple(range(1, 201))))
     found = head.task(201)
     assert found.because[-1].kind == "more"
@@ -208,11 +217,24 @@ def test_no_pool_fits_and_the_nearest_is_named(head: Head) -> None:
     assert "it needs 8 cores, 2000 MiB, 1 GPU, but a node of pool 'main' has 4" in found.answer
 
 
-def test_a_mean_that_no_walltime_holds(head: Head) -> None:
+def test_a_mean_that_takes_nearly_all_of_a_walltime(head: Head) -> None:
+    head.join(ends_at=NOW + 1800.0)
     head.submit(spec(1))
     next(iter(head.core.classes.values())).mean_s = 3000.0
     found = head.task(1)
-    assert found.kind == "impossible" and "no walltime is long enough" in found.answer
+    assert found.kind == "walltime"
+    assert (
+        "it needs 52m 52s, nearly all that a new pilot of the longest walltime has, since its kind "
+        "takes 50m 00s in the mean"
+    ) in found.because[0].text
+    # The next pilot is about to be asked for, and is what it waits for then.
+    assert kinds(found) == ["walltime"]
+    head.queue("q", waits_for="Resources")
+    assert head.task(1).kind == "queued"
+    # A pilot that has just begun gets it.
+    head.core.pilots["p"].ends_at = NOW + 3580.0
+    assert head.task(1).kind == "next"
+    assert head.core.assign(NOW)
 
 
 def test_pilots_that_end_too_soon(head: Head) -> None:
@@ -221,6 +243,20 @@ def test_pilots_that_end_too_soon(head: Head) -> None:
     found = head.task(1)
     assert found.kind == "walltime"
     assert found.facts == {"left_s": 100.0, "needed_s": 90.0, "ends_at": NOW + 100.0}
+    assert kinds(found) == ["walltime"], "one node is not enough"
+    # Nor are two; but it may have no more.
+    head.join("q", ends_at=NOW + 100.0)
+    assert kinds(head.task(1)) == ["walltime", "walltime", "max_nodes"]
+
+
+def test_a_job_that_would_end_too_soon_is_not_what_it_waits_for(head: Head) -> None:
+    head.pools.insert(0, PoolLimits("short", NodeShape(4, 8000), 0, 2, 2, 2, 600.0, 60.0))
+    head.submit(spec(1), time_limit_s=900.0)
+    head.rows["s"] = PilotRow("s", "short", 1, 600.0, QUEUED, "9", "work", NOW)
+    assert head.task(1).kind == "next"
+    head.queue("q", waits_for="Resources")
+    found = head.task(1)
+    assert found.kind == "queued" and "job 9" not in in_words_of(found)
 
 
 def test_a_queued_job_with_a_reason_and_an_expected_start(head: Head) -> None:
@@ -359,7 +395,7 @@ def test_a_session_in_groups(head: Head) -> None:
 
 
 def test_a_session_with_many_that_wait(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(w, "LOOK_WAITING", 10)
+    monkeypatch.setattr(why_session, "LOOK_WAITING", 10)
     head.submit(spec(1), *(spec(n, needs=(1,)) for n in range(2, 100)))
     found = head.why("1")
     assert found.because[-1].text == "of the 98 tasks that wait for others, 10 were looked at"

@@ -1,0 +1,142 @@
+"""What clients ask for their tasks: to take them on, to tell of them, to cancel them.
+
+Invariants
+----------
+- A submission is acknowledged when it is committed. One that is sent twice, also to two heads, is
+  taken on once; so is a child that is detached again by its parent's next attempt.
+- A client hears of the end of each task that it has submitted or watches: when the end is
+  committed, or at once if that was before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+
+from pilot.errors import PilotError
+from pilot.head import events as ev
+from pilot.head.peers import Handler, refusal
+from pilot.head.shell import Shell
+from pilot.version import __version__
+from pilot.wire import messages as m
+
+
+class Clients:
+    """The head's side of each client, and of each task that detaches children.
+
+    Parameters
+    ----------
+    shell
+        The core and what belongs to it.
+    epoch
+        The head's.
+    hurry
+        Called when there are new tasks and no pilot.
+    """
+
+    def __init__(self, shell: Shell, epoch: int, hurry: Callable[[], None]) -> None:
+        self._shell = shell
+        self._store = shell.store
+        self._peers = shell.peers
+        self._commits = shell.commits
+        self._epoch = epoch
+        self._hurry = hurry
+        #: Detached children that are not committed yet: (parent, ordinal) → id.
+        self._detached: dict[tuple[int, int], int] = {}
+        self.handlers: Mapping[type, Handler] = {
+            m.ClientHello: self._hello,
+            m.ClientBye: self._bye,
+            m.Submit: self._submit,
+            m.Detach: self._detach,
+            m.Watch: self._watch,
+            m.Cancel: self._cancel,
+        }
+
+    def _hello(self, peer: bytes, hello: m.ClientHello, now: float) -> None:
+        refused = refusal(hello.protocol, hello.version)
+        stream = hello.stream
+        if not refused and stream >= 0:
+            if stream:
+                self._peers.resumed.add(peer)
+            else:
+                stream = self._store.add_streams(peer.hex(), 1, now)
+            self._peers.add_client(peer, stream)
+        self._shell.send(peer, m.Welcome(self._epoch, __version__, stream, refused))
+
+    def _bye(self, peer: bytes, _message: m.ClientBye, _now: float) -> None:
+        self._peers.remove_client(peer)
+
+    def _submit(self, peer: bytes, message: m.Submit, now: float) -> None:
+        session, tasks = message.session, message.tasks
+        if not self._shell.parcels.is_open(session):
+            refused = [(spec.id, f"session {session} is closed or unknown") for spec in tasks]
+            self._shell.send(peer, m.Accepted(message.seq, refused))
+            return
+        if peer in self._peers.resumed:
+            # It may have sent these to the head before, which may have finished them.
+            known = self._store.states([spec.id for spec in tasks])
+            live = self._shell.core.tasks
+            ended = [spec.id for spec in tasks if spec.id in known and spec.id not in live]
+            if ended:
+                self._tell_ended(peer, ended)
+                tasks = [spec for spec in tasks if spec.id not in known]
+        refused = self._take_on(message, tasks, 0, now)
+        self._commits.tell(peer, m.Accepted(message.seq, refused))
+        if not self._shell.core.pilots:
+            self._hurry()
+
+    def _detach(self, peer: bytes, message: m.Detach, now: float) -> None:
+        if not self._shell.parcels.is_open(message.session):
+            raise PilotError(f"session {message.session} is closed or unknown")
+        given, new = [], []
+        for spec in message.tasks:
+            key = (message.parent, spec.ordinal)
+            known = self._detached.get(key) or self._store.detached(*key)
+            if known is None:
+                self._detached[key] = known = spec.id
+                new.append(spec)
+            given.append(known)
+        refused = self._take_on(message, new, message.parent, now)
+        for spec in new:
+            # Once it is committed the database knows it; one that is refused is not known.
+            self._commits.then(partial(self._detached.__delitem__, (message.parent, spec.ordinal)))
+        self._commits.tell(
+            peer,
+            m.Reply(message.request, error=refused[0][1])
+            if refused
+            else m.Reply(message.request, given),
+        )
+
+    def _take_on(
+        self, message: m.Submit | m.Detach, tasks: list[m.TaskSpec], parent: int, now: float
+    ) -> list[tuple[int, str]]:
+        """Take tasks on, with what came with them; returns those that are refused, and why."""
+        session, templates = message.session, message.templates
+        self._shell.learn(session, message.functions, templates)
+        ended = self._shell.ended_inputs(tasks)
+        submitted = ev.TasksSubmitted(session, templates, tasks, ended, parent)
+        return self._shell.apply(submitted, now).refused
+
+    def _watch(self, peer: bytes, message: m.Watch, _now: float) -> None:
+        live = self._shell.core.tasks
+        ended = []
+        for task in message.tasks:
+            if task in live:
+                self._peers.watch(peer, task)
+            else:
+                ended.append(task)
+        if ended:
+            self._tell_ended(peer, ended)
+
+    def _tell_ended(self, peer: bytes, tasks: Iterable[int]) -> None:
+        """Tell a client how tasks ended, after whatever is not committed of them is."""
+
+        def tell() -> None:
+            self._shell.send(peer, m.Outcomes(self._shell.outcomes.told(tasks)))
+
+        self._commits.then(tell)
+
+    def _cancel(self, peer: bytes, message: m.Cancel, now: float) -> None:
+        named = ev.TasksCancelled(message.session, message.tasks or None, message.group)
+        effects = self._shell.apply(named, now)
+        self._commits.tell(peer, m.Reply(message.request, len(effects.ended)))

@@ -1,0 +1,154 @@
+"""Commits: what the turns of the loop change, one transaction after the other.
+
+What changes is collected in a batch. While one batch is being committed the next is collected, so
+the loop goes on while the disk works.
+
+Invariants
+----------
+- What waits for a commit (`Commits.tell`, `Commits.then`) happens when all that was collected
+  before it is durable, in order, in the loop's own thread.
+- One commit at a time. One that fails is lost to nobody: its batch goes first in the next.
+- Events are numbered in the order in which they were made; none is told before it is committed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from pilot.errors import PilotError
+from pilot.head.events import Log
+from pilot.head.peers import Send
+from pilot.head.store import Batch, Store
+
+log = logging.getLogger("pilot.head")
+
+#: After a failed commit, how long until the next try, in seconds.
+RETRY_S = 1.0
+
+
+class Commits:
+    """What is to be written, what is being written, and what waits for it.
+
+    Parameters
+    ----------
+    store
+        The database.
+    changes
+        The log of the core's events.
+    send
+        Sends a message to a peer.
+    notify
+        Called from the committing thread when there is something to `finish`.
+    done
+        Called after each commit, when what waited for it has been told.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        changes: Log,
+        send: Send,
+        notify: Callable[[], None],
+        done: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._log = changes
+        self._send = send
+        self._notify = notify
+        self._done = done
+        self._thread = threading.current_thread()
+        #: What has changed since the last commit began.
+        self.batch = Batch()
+        self._committing: Batch | None = None
+        self._committed = False
+        self._error: Exception | None = None
+        self._retry_at = 0.0
+        self._next_event = store.next_event()
+        #: Number of the last event that is committed.
+        self.last_event = self._next_event - 1
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything that has happened is not durable yet."""
+        return bool(self.batch or self._committing or self._log.changes)
+
+    @property
+    def trouble(self) -> str:
+        """Why the last commit failed; empty: it did not."""
+        return str(self._error or "")
+
+    def tell(self, peer: bytes, message: msgspec.Struct) -> None:
+        """Send a message when all that has happened so far is committed."""
+        self.batch.after.append(partial(self._send, peer, message))
+
+    def then(self, action: Callable[[], None]) -> None:
+        """Do something when all that has happened so far is committed."""
+        self.batch.after.append(action)
+
+    def begin(self, now: float, events_too: bool) -> None:
+        """Write what has changed since the last commit, unless one is under way.
+
+        Events alone, which say where tasks are that have not ended, wait for other changes or for
+        a tick of the timers.
+        """
+        if self._committing is not None or now < self._retry_at:
+            return
+        batch = self.batch
+        changes = self._log.changes
+        if not (batch or (events_too and changes)):
+            return
+        if changes:
+            self._next_event = batch.add_changes(self._log.take(), self._next_event)
+        self._committing, self.batch = batch, Batch()
+        self._committed, self._error = False, None
+        self._store.write(batch, self._written)
+        self.finish()
+
+    def _written(self, error: Exception | None) -> None:
+        """Called from the committing thread, or from the loop's where the disk is quick."""
+        self._error = error
+        self._committed = True
+        if threading.current_thread() is not self._thread:
+            self._notify()
+
+    def finish(self) -> None:
+        """Tell what waited for the commit that was under way, if it is done."""
+        if not self._committed or self._committing is None:
+            return
+        batch, self._committing = self._committing, None
+        self._committed = False
+        if self._error is not None:
+            log.error(
+                "the database cannot be written: %s; nothing is lost, trying again", self._error
+            )
+            self._retry_at = time.time() + RETRY_S
+            batch.extend(self.batch)
+            self.batch = batch
+            return
+        if batch.events:
+            first, count, *_ = batch.events[-1]
+            self.last_event = first + count - 1
+        for tell in batch.after:
+            tell()
+        self._done()
+
+    def flush(self, now: float) -> None:
+        """Have all that has happened so far in the database, before it is read or deleted there.
+
+        Raises
+        ------
+        PilotError
+            It cannot be written now.
+        """
+        for _ in range(2):  # the commit that is under way, and what has come since it began
+            self.begin(now, events_too=True)
+            self._store.join()
+            self.finish()
+        if self.batch or self._committing:
+            raise PilotError(f"the database cannot be written: {self._error}; nothing was done")

@@ -1,0 +1,176 @@
+"""What clients ask for sessions and results: open, pause, stop, close, purge, delete.
+
+Invariants
+----------
+- What is changed here is read from the database first, and all that happened before is in it.
+- No result is deleted that an unfinished task still needs, and no session that has not ended.
+- What is deleted in the database is removed from the disk by the janitor, at some time later.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+
+from pilot.data.values import Value
+from pilot.errors import PilotError
+from pilot.head import events as ev
+from pilot.head.janitor import Janitor, who_needs
+from pilot.head.peers import Handler
+from pilot.head.policy import COMPLETED
+from pilot.head.shell import Shell
+from pilot.head.store import SessionRow
+from pilot.site import Site
+from pilot.wire import messages as m
+
+#: Those of which there may be data, and no more unfinished tasks.
+_ENDED = ("CLOSED", "PURGED")
+
+
+class Control:
+    """Changes sessions, and deletes what there is of them.
+
+    Parameters
+    ----------
+    site
+        The site.
+    shell
+        The core and what belongs to it.
+    janitor
+        Removes files.
+    """
+
+    def __init__(self, site: Site, shell: Shell, janitor: Janitor) -> None:
+        self._site = site
+        self._shell = shell
+        self._store = shell.store
+        self._commits = shell.commits
+        self._janitor = janitor
+        self.handlers: Mapping[type, Handler] = {
+            m.OpenSession: self._open,
+            m.ControlSession: self._change,
+            m.DeleteResults: self._delete_results,
+        }
+
+    def _open(self, peer: bytes, message: m.OpenSession, now: float) -> None:
+        session = message.session
+        if session:
+            row = self._row(session)
+            if row.state != "OPEN":
+                raise PilotError(f"session {session} is {row.state}: it takes no more tasks")
+            options = row.options
+        else:
+            if message.weight <= 0:
+                raise PilotError(f"weight={message.weight}: give a number above 0")
+            session = self._store.add_session(message, now)
+            options = message.options
+            info = m.SessionInfo(session, message.name, message.environment)
+            self._shell.parcels.open(info, {})
+            self._shell.apply(ev.SessionOpened(session, message.weight, message.priority), now)
+        # Not before the log has it, too.
+        self._commits.tell(peer, m.Reply(message.request, [session, options]))
+
+    def _row(self, session: int) -> SessionRow:
+        row = self._store.session(session)
+        if row is None:
+            raise PilotError(f"there is no session {session}; `pilot session list` shows them")
+        return row
+
+    def _change(self, peer: bytes, message: m.ControlSession, now: float) -> None:
+        session, verb = message.session, message.verb
+        self._commits.flush(now)  # what it was told just before is in the row, too
+        row = self._row(session)
+        if verb in ("purge", "delete"):
+            self._remove(row, verb)
+        elif row.state in _ENDED:
+            if verb != "close":
+                raise PilotError(f"session {session} is {row.state}: it cannot {verb}")
+        else:
+            row = _changed(row, verb)
+            if verb in ("pause", "resume"):
+                self._commits.batch.pause_session(session, row.paused)
+            else:
+                self._commits.batch.end_session(session, row.state, None)
+            self._shell.apply(opened(row), now)
+        self._commits.tell(peer, m.Reply(message.request, True))
+
+    def _remove(self, row: SessionRow, verb: str) -> None:
+        """Delete a session's data, or all that is known of it."""
+        if row.state not in _ENDED:
+            raise PilotError(
+                f"session {row.id} is {row.state}; close it and let it end, or cancel it, "
+                f"before you {verb} it"
+            )
+        core = self._shell.core
+        inputs = {ref[0] for task in core.tasks.values() for ref in task.inputs}
+        needed = dict.fromkeys(self._store.tasks_of(row.id, inputs), ())
+        self._refuse_if_needed(needed, f"session {row.id}", verb)
+        directories = [
+            (above / str(row.id)).relative_to(self._site.directory).as_posix()
+            for above in (self._site.results, self._site.checkpoints)
+        ]
+        if verb == "purge":
+            garbage = self._store.purge(row.id, directories)
+            if row.state != "PURGED":
+                core.log.other("session", "PURGED", row.id, time.time())
+        else:
+            garbage = self._store.delete(row.id, directories)
+            core.log.other("session", "DELETED", row.id, time.time(), row.name)
+        self._janitor.add(garbage)
+        # What is remembered may be of this session; the rest is read again when it is needed.
+        self._shell.outcomes.recent.clear()
+
+    def _delete_results(self, peer: bytes, message: m.DeleteResults, now: float) -> None:
+        self._commits.flush(now)
+        known = self._store.states(message.tasks)
+        for task in message.tasks:
+            label = m.task_label(task)
+            if task not in known:
+                raise PilotError(f"task {label} does not exist; nothing was deleted")
+            if task in self._shell.core.tasks:
+                raise PilotError(
+                    f"task {label} has not ended; nothing was deleted. Cancel it, or wait for it"
+                )
+        outcomes = self._store.results(message.tasks)
+        values = {outcome.task: outcome.values for outcome in outcomes}
+        self._refuse_if_needed(values, "its result", "delete")
+        self._janitor.add(self._store.delete_results(message.tasks))
+        for task in message.tasks:
+            self._shell.outcomes.recent.pop(task, None)
+        count = sum(outcome.state == COMPLETED for outcome in outcomes)
+        self._shell.send(peer, m.Reply(message.request, count))
+
+    def _refuse_if_needed(
+        self, deleted: Mapping[int, Collection[Value]], what: str, verb: str
+    ) -> None:
+        needed = who_needs(self._shell.core.tasks.values(), self._store.owing(), deleted)
+        if needed is not None:
+            unfinished, source = map(m.task_label, needed)
+            raise PilotError(
+                f"task {unfinished} still needs the result of task {source}; nothing was deleted. "
+                f"Cancel it, or wait for it, before you {verb} {what}"
+            )
+
+
+def opened(row: SessionRow, restored: bool = False) -> ev.SessionOpened:
+    """What the core is told of a session that is in the database."""
+    return ev.SessionOpened(
+        row.id,
+        row.weight,
+        row.priority,
+        closed=row.state == "CLOSING",
+        stopped=row.state == "STOPPED",
+        paused=row.paused,
+        restored=restored,
+    )
+
+
+def _changed(row: SessionRow, verb: str) -> SessionRow:
+    """What a session becomes."""
+    if verb in ("pause", "resume"):
+        return row._replace(paused=verb == "pause")
+    if verb == "stop":
+        return row._replace(state=row.state if row.state == "CLOSING" else "STOPPED")
+    if verb == "close":
+        return row._replace(state="CLOSING")
+    raise PilotError(f"a session knows no {verb!r}")

@@ -1,0 +1,130 @@
+"""Parcels: what a pilot is sent with its tasks, so that it has all they need.
+
+That is the environment of their session, their template and function, if the pilot has not been
+sent them before, and for each task its arguments and the values of its inputs.
+
+Invariants
+----------
+- Arguments are in memory up to a limit; others are read from the database when they are needed.
+- A session's functions are here as long as it may have tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from pilot.data.values import Value
+from pilot.head.peers import PilotPeer
+from pilot.head.state import Task
+from pilot.head.store import Store
+from pilot.wire.messages import (
+    Assign,
+    Function,
+    InputValue,
+    SessionInfo,
+    TaskSpec,
+    Template,
+    Work,
+)
+
+#: Arguments of waiting tasks are kept in memory up to so many bytes; others are read when needed.
+PAYLOAD_BYTES = 256 << 20
+
+
+class _Session(NamedTuple):
+    info: SessionInfo
+    functions: dict[bytes, Function]
+
+
+class Parcels:
+    """The sessions that have not ended with their functions, and arguments of waiting tasks."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._sessions: dict[int, _Session] = {}
+        self._payloads: dict[int, bytes] = {}
+        self._payload_bytes = 0
+
+    def open(self, info: SessionInfo, functions: dict[bytes, Function]) -> None:
+        """A session may have tasks from now on; it has these functions already, by digest."""
+        self._sessions[info.id] = _Session(info, functions)
+
+    def is_open(self, session: int) -> bool:
+        """Whether a session may have tasks."""
+        return session in self._sessions
+
+    def close(self, session: int) -> None:
+        """A session has no more tasks."""
+        self._sessions.pop(session, None)
+
+    def learn(self, session: int, functions: Iterable[Function]) -> None:
+        """A session has more functions."""
+        for function in functions:
+            self._sessions[session].functions[function.digest] = function
+
+    def keep(self, spec: TaskSpec) -> None:
+        """A task waits: its arguments will be needed."""
+        if self._payload_bytes < PAYLOAD_BYTES:
+            self._payloads[spec.id] = spec.payload
+            self._payload_bytes += len(spec.payload)
+
+    def drop(self, task: int) -> None:
+        """A task does not run again."""
+        payload = self._payloads.pop(task, None)
+        if payload is not None:
+            self._payload_bytes -= len(payload)
+
+    def pack(
+        self, peer: PilotPeer, tasks: Sequence[Task], values: Mapping[int, tuple[Value, ...]]
+    ) -> Assign:
+        """What to send a pilot so that it can run these tasks.
+
+        Parameters
+        ----------
+        peer
+            The pilot.
+        tasks
+            What it is to run.
+        values
+            The values of inputs, by the task that made them; the pilot makes the others itself.
+        """
+        work: list[Work] = []
+        parcel = Assign([], [], [], work)
+        missing = [task.id for task in tasks if task.id not in self._payloads]
+        read = self._store.payloads(missing) if missing else {}
+        for task in tasks:
+            template = task.template
+            if template.id not in peer.templates:
+                self._introduce(template, peer, parcel)
+            payload = self._payloads.get(task.id)
+            work.append(
+                Work(
+                    task.id,
+                    task.attempt,
+                    template.id,
+                    read[task.id] if payload is None else payload,
+                    tuple(
+                        InputValue(
+                            source, index, values[source][index] if source in values else None
+                        )
+                        for source, index in task.inputs
+                    )
+                    if task.inputs
+                    else (),
+                )
+            )
+        return parcel
+
+    def _introduce(self, template: Template, peer: PilotPeer, parcel: Assign) -> None:
+        """Add a template that the pilot does not know, with what belongs to it."""
+        session = self._sessions[template.session]
+        peer.templates.add(template.id)
+        parcel.templates.append(template)
+        if template.session not in peer.sessions:
+            peer.sessions.add(template.session)
+            parcel.sessions.append(session.info)
+        key = (template.session, template.function)
+        if key not in peer.functions:
+            peer.functions.add(key)
+            parcel.functions.append(session.functions[template.function])

@@ -1,0 +1,233 @@
+"""What pilots say and are told: they join, get work, report what ended, and end.
+
+`fleet` knows the pilots as jobs of the batch system, this module those that have introduced
+themselves.
+
+Invariants
+----------
+- Work is handed out at once, before its submission is committed: what a pilot reports of a task
+  that a crash made unknown is ignored, and the client submits it again.
+- A completion is acknowledged when it is committed; until then the pilot keeps it.
+- After a restart no work is handed out until the pilots of before have said what they hold, or have
+  had the time to.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pilot.head import events as ev
+from pilot.head.fleet import Fleet
+from pilot.head.peers import Handler, PilotPeer, refusal
+from pilot.head.shell import Shell
+from pilot.site import Site
+from pilot.version import __version__
+from pilot.wire import messages as m
+from scheduler.resources import NodeShape
+
+log = logging.getLogger("pilot.head")
+
+#: After a restart, how long to wait for the pilots of before, in seconds.
+REJOIN_S = 10.0
+
+
+class Pilots:
+    """The head's side of each pilot.
+
+    Parameters
+    ----------
+    site
+        The site.
+    shell
+        The core and what belongs to it.
+    epoch
+        The head's.
+    notify
+        Called from another thread when the fleet has something to take in.
+    now
+        When this head started, in seconds since the epoch.
+    """
+
+    def __init__(
+        self, site: Site, shell: Shell, epoch: int, notify: Callable[[], None], now: float
+    ) -> None:
+        self._shell = shell
+        self._core = shell.core
+        self._peers = shell.peers.pilots
+        self._epoch = epoch
+        self.fleet = Fleet(site, shell.store, shell.core.pilots, notify, self._lost, self._note)
+        #: Pilots of before that have not joined this head yet, and how long they are waited for.
+        self._expected = {name for name, row in self.fleet.pilots.items() if row.job is not None}
+        self._expected_until = now + REJOIN_S
+        #: Job and life of each pilot that has joined.
+        self._lives: dict[str, tuple[str, int]] = {}
+        #: Why all pilots are to end; empty: they are not.
+        self._ending = ""
+        self.handlers: Mapping[type, Handler] = {
+            m.PilotHello: self._hello,
+            m.Completions: self._completions,
+            m.PilotStatus: self._status,
+            m.PilotBye: self._bye,
+        }
+
+    # --- what pilots say
+
+    def _hello(self, address: bytes, hello: m.PilotHello, now: float) -> None:
+        name, nodes = hello.pilot, len(hello.nodes)
+        refused = refusal(hello.protocol, hello.version)
+        job, life = self._lives.get(name, (hello.job, hello.life))
+        if job == hello.job and hello.life < life:
+            refused = refused or f"life {life} of its job has joined, and this is life {hello.life}"
+        stream = 0 if refused else self._shell.store.add_streams(name, m.STREAMS, now)
+        self._shell.send(address, m.Welcome(self._epoch, __version__, stream, refused))
+        if refused:
+            log.warning("pilot %s refused: %s", name, refused)
+            return
+        if (job, life) != (hello.job, hello.life):
+            self._lost(name, "its job was requeued")
+        self._lives[name] = hello.job, hello.life
+        self._expected.discard(name)
+        self._peers[name] = PilotPeer(address)
+        self.fleet.joined(name, hello.job, hello.pool, nodes, now)
+        log.info(
+            "pilot %s (job %s) joined with %d nodes, holding %d tasks",
+            name,
+            hello.job,
+            nodes,
+            len(hello.held),
+        )
+        shape = _common_shape(hello.nodes)
+        joined = ev.PilotJoined(name, hello.pool, shape, nodes, hello.ends_at, hello.held)
+        self._shell.apply(joined, now)
+        if self._ending:
+            self._end(name, self._ending, now, at_once=True)
+
+    def _completions(self, address: bytes, message: m.Completions, now: float) -> None:
+        made = [ended.children for ended in message.completions if ended.children is not None]
+        owed = {ref[0] for children in made for ref in children.delegated.values()}
+        inputs = self._shell.ended_inputs(spec for children in made for spec in children.tasks)
+        outcomes = self._shell.outcomes.seen(owed)
+        ends = ev.AttemptsEnded(message.pilot, message.completions, inputs, outcomes)
+        self._shell.apply(ends, now)
+        self._shell.commits.tell(address, m.Committed(message.seq))
+
+    def _status(self, address: bytes, message: m.PilotStatus, now: float) -> None:
+        name, nodes, draining = message.pilot, len(message.nodes), message.draining
+        pilot = self._core.pilots.get(name)
+        if pilot is None or self._is_other(address, name):
+            # It is taken for lost, but lives: let it introduce itself again.
+            self._shell.send(address, m.Welcome(self._epoch, __version__, 0, m.WHO_ARE_YOU))
+            return
+        self.fleet.heard(name, nodes, message.idle_s, draining, now)
+        if pilot.nodes != nodes or pilot.draining != draining:
+            self._shell.apply(ev.PilotChanged(name, nodes, draining), now)
+        if message.running:
+            for running in message.running:
+                if running.task in self._core.tasks:
+                    self._shell.running[running.task] = running
+            self._shell.apply(ev.AttemptsRunning(name, message.running), now)
+
+    def _bye(self, address: bytes, message: m.PilotBye, _now: float) -> None:
+        if self._is_other(address, message.pilot):
+            return
+        self._lost(message.pilot, message.reason)
+        self.fleet.left(message.pilot, message.reason)
+
+    def _is_other(self, address: bytes, name: str) -> bool:
+        """Whether this comes from an earlier life of a pilot, or from a connection that it left."""
+        peer = self._peers.get(name)
+        return peer is not None and peer.address != address
+
+    # --- what becomes of them
+
+    def _lost(self, name: str, reason: str) -> None:
+        self._peers.pop(name, None)
+        self._expected.discard(name)
+        if name in self._core.pilots:
+            self._shell.apply(ev.PilotLost(name, reason), time.time())
+
+    def _note(self, state: str, detail: str) -> None:
+        self._core.log.other("pilot", state, 0, time.time(), detail)
+
+    def tick(self, now: float, decide: bool) -> None:
+        """Ask what became of the pilots; to `decide` is to have as many as there is work for."""
+        if self._expected and (
+            now > self._expected_until or self._expected.isdisjoint(self.fleet.pilots)
+        ):
+            self._expected.clear()
+        if not decide:
+            self.fleet.poll(now)
+            return
+        try:
+            ending = self.fleet.tick(now, self._core.demand)
+        except sqlite3.Error as error:
+            log.error("pilots cannot be written down: %s; trying again", error)
+            return
+        for name in ending:
+            self._end(name, "idle", now)
+
+    def awaited(self) -> dict[str, Any] | None:
+        """The pilots that work waits for after a restart, and until when; None: it does not."""
+        if not self._expected:
+            return None
+        return {"pilots": sorted(self._expected), "until": self._expected_until}
+
+    # --- what they are told
+
+    def assign(self, now: float) -> None:
+        """Hand out work."""
+        if self._expected:
+            return
+        for name, tasks in self._core.assign(now).items():
+            peer = self._peers[name]
+            live = self._core.tasks  # what the pilot makes itself
+            inputs = {ref[0] for task in tasks for ref in task.inputs if ref[0] not in live}
+            values = self._shell.outcomes.values(inputs)
+            self._shell.send(peer.address, self._shell.parcels.pack(peer, tasks, values))
+
+    def end_all(self, reason: str, now: float) -> None:
+        """Have all pilots end: those that work at once, and those that are queued are cancelled."""
+        self._ending = self._ending or reason
+        queued = []
+        for name in list(self.fleet.pilots):
+            if name in self._peers:
+                self._end(name, reason, now, at_once=True)
+            else:
+                queued.append(name)
+        self._cancel(queued)
+        for name in queued:
+            self.fleet.ended(name, reason, now)
+
+    def _end(self, name: str, reason: str, now: float, at_once: bool = False) -> None:
+        peer = self._peers.get(name)
+        if peer is None:
+            return
+        log.info("pilot %s is told to end: %s", name, reason)
+        self._shell.send(peer.address, m.EndPilot(reason, at_once))
+        if pilot := self._core.pilots.get(name):
+            self._shell.apply(ev.PilotChanged(name, pilot.nodes, True), now)
+        self.fleet.pilots[name].draining = True
+
+    def _cancel(self, names: Sequence[str]) -> None:
+        try:
+            self.fleet.cancel_all(names)
+        except Exception as error:
+            log.warning("pilots could not be cancelled: %s", error)
+
+    def cancel_rest(self) -> None:
+        """Cancel the pilots that were to end and have not."""
+        if self._ending:
+            self._cancel(list(self.fleet.pilots))
+
+
+def _common_shape(nodes: list[m.NodeInfo]) -> NodeShape:
+    """What every node of a pilot has at least."""
+    return NodeShape(
+        min((node.shape.cores for node in nodes), default=1),
+        min((node.shape.memory_mib for node in nodes), default=0),
+        min((node.shape.gpus for node in nodes), default=0),
+    )

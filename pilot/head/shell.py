@@ -1,0 +1,139 @@
+"""The shell around the core: events go in, and their effects are carried out.
+
+Everything that happens (a message, a timer, an answer of the batch system) becomes an event, and
+goes through `Shell.apply`. The parts that effects are carried out with are here for those who make
+the events: `clients`, `control` and `pilots`.
+
+Invariants
+----------
+- An effect is noted for the commit and in memory at once; clients are told of ends when they are
+  committed. Only what harms nobody if the head dies is sent at once: that tasks run, and to pilots
+  which tasks to end.
+- Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from pilot.head.commits import Commits
+from pilot.head.core import Core
+from pilot.head.events import Effects, Ended, Event
+from pilot.head.outcomes import Outcomes
+from pilot.head.parcels import Parcels
+from pilot.head.peers import Peers, Send
+from pilot.head.recall import Recall
+from pilot.head.store import Store
+from pilot.wire import messages as m
+from scheduler.assignment import Pool
+
+
+class Shell:
+    """The core with all that its effects are carried out with.
+
+    Parameters
+    ----------
+    store
+        The database.
+    send
+        Sends a message to a peer.
+    pools
+        The pools that pilots may be of.
+    notify
+        Called from other threads when the loop has something to take in.
+    """
+
+    def __init__(
+        self, store: Store, send: Send, pools: Sequence[Pool], notify: Callable[[], None]
+    ) -> None:
+        self.store = store
+        self.send = send
+        self.core = Core(pools)
+        self.peers = Peers()
+        self.parcels = Parcels(store)
+        self.outcomes = Outcomes(store)
+        self.recall = Recall(store, self.outcomes.values, notify)
+        self.commits = Commits(store, self.core.log, send, notify, self.outcomes.trim)
+        #: What pilots said last of tasks that run.
+        self.running: dict[int, m.RunningTask] = {}
+
+    def apply(self, event: Event, now: float) -> Effects:
+        """Tell the core what has happened at time `now`, and carry out what follows."""
+        effects = self.core.apply(event, now)
+        self._carry_out(effects)
+        return effects
+
+    def learn(
+        self, session: int, functions: Iterable[m.Function], templates: Iterable[m.Template]
+    ) -> None:
+        """Keep what tasks of a session are made of."""
+        self.parcels.learn(session, functions)
+        self.commits.batch.add_functions(session, functions)
+        self.commits.batch.add_templates(templates)
+
+    def ended_inputs(self, tasks: Iterable[m.TaskSpec]) -> dict[int, str]:
+        """States of the inputs that are no unfinished tasks."""
+        live = self.core.tasks
+        wanted = {ref[0] for spec in tasks for ref in spec.inputs if ref[0] not in live}
+        return self.outcomes.states(wanted) if wanted else {}
+
+    def _carry_out(self, effects: Effects) -> None:
+        batch, now = self.commits.batch, time.time()
+        for learned in effects.learned:
+            self.learn(learned.session, learned.functions, learned.templates)
+        if effects.accepted:
+            keep = self.parcels.keep
+            for spec, task, _ in effects.accepted:
+                keep(spec)
+                if task.template.cache:
+                    self.recall.accepted(task.template, spec)
+            batch.add_tasks(effects.accepted)
+        if effects.recalls:
+            self.recall.add(effects.recalls)
+        if effects.delegated:
+            batch.add_delegated(effects.delegated)
+            for delegated in effects.delegated:
+                self.parcels.drop(delegated.task)
+        if effects.attempts:
+            batch.add_attempts(effects.attempts, now)
+            for attempt in effects.attempts:
+                self.running.pop(attempt.completion.task, None)
+        if effects.late:
+            batch.add_late_attempts(effects.late, now)
+        if effects.ended:
+            batch.add_ends(effects.ended)
+            self._note_ends(effects.ended)
+        for pilot, tasks in effects.cancel.items():
+            if peer := self.peers.pilots.get(pilot):
+                self.send(peer.address, m.CancelWork(tasks))
+        if effects.started:
+            self._tell_started(effects.started)
+        for session in effects.sessions_ended:
+            batch.end_session(session, "CLOSED", now)
+            self.parcels.close(session)
+
+    def _note_ends(self, ended: Iterable[Ended]) -> None:
+        """Keep how tasks ended, drop what they needed, and tell the clients after the commit."""
+        recent, drop, recall = self.outcomes.recent, self.parcels.drop, self.recall
+        audience, watchers = self.peers.audience, self.peers.watchers
+        by_client: dict[bytes, list[m.TaskOutcome]] = {}
+        for end in ended:
+            outcome = m.TaskOutcome(end.task, end.state, end.values, end.failure)
+            recent[end.task] = outcome
+            drop(end.task)
+            recall.ended(end.task)
+            for peer in audience(end.task):
+                by_client.setdefault(peer, []).append(outcome)
+            watchers.pop(end.task, None)
+        for peer, outcomes in by_client.items():
+            self.commits.tell(peer, m.Outcomes(outcomes))
+
+    def _tell_started(self, tasks: Iterable[int]) -> None:
+        audience = self.peers.audience
+        by_client: dict[bytes, list[int]] = {}
+        for task in tasks:
+            for peer in audience(task):
+                by_client.setdefault(peer, []).append(task)
+        for peer, started in by_client.items():
+            self.send(peer, m.Started(started))

@@ -1,0 +1,88 @@
+"""What the head makes of what pilots say: of the life that it knows, and of earlier ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pilot.head.pilots import Pilots
+from pilot.head.shell import Shell
+from pilot.head.store import Store
+from pilot.site import create_site
+from pilot.version import __version__
+from pilot.wire import messages as m
+from scheduler.resources import NodeShape
+
+NOW = 1000.0
+NODES = [m.NodeInfo("n1", NodeShape(4))]
+
+
+class Head:
+    """The head's side of pilots, and what it has sent."""
+
+    def __init__(self, directory: Path) -> None:
+        site = create_site(directory, "local")
+        site.prepare()
+        self.sent: list[tuple[bytes, Any]] = []
+        self.store = Store(site.database)
+        self.shell = Shell(self.store, lambda to, what: self.sent.append((to, what)), (), _nothing)
+        self.pilots = Pilots(site, self.shell, 1, _nothing, NOW)
+
+    def hear(self, address: bytes, message: Any) -> None:
+        self.pilots.handlers[type(message)](address, message, NOW)
+
+    def hello(self, address: bytes, life: int) -> str:
+        """A life of the pilot introduces itself; returns why it is refused."""
+        hello = m.PilotHello(m.PROTOCOL, __version__, "p", "7", life, "main", NODES, 0.0)
+        self.hear(address, hello)
+        to, welcome = self.sent[-1]
+        assert to == address
+        return str(welcome.refused)
+
+    @property
+    def address(self) -> bytes:
+        """Where the pilot's work is sent."""
+        return self.shell.peers.pilots["p"].address
+
+
+def _nothing() -> None:
+    pass
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[Head]:
+    head = Head(tmp_path / "site")
+    yield head
+    head.pilots.fleet.close()
+    head.store.close()
+
+
+def test_later_life_takes_the_place_of_the_earlier_one(head: Head) -> None:
+    assert not head.hello(b"first", 0)
+    assert not head.hello(b"second", 1)
+    assert head.address == b"second"
+
+
+def test_earlier_life_that_comes_back_changes_nothing(head: Head) -> None:
+    """Its node was cut off, and its job was requeued meanwhile."""
+    head.hello(b"first", 0)
+    head.hello(b"second", 1)
+    head.hear(b"first", m.PilotStatus("p", [], [], 99.0, draining=True))
+    to, welcome = head.sent[-1]
+    assert (to, welcome.refused) == (b"first", m.WHO_ARE_YOU)
+    assert "life 1 of its job has joined" in head.hello(b"first", 0)
+    head.hear(b"first", m.PilotBye("p", "its job was requeued"))
+    pilot, row = head.shell.core.pilots["p"], head.pilots.fleet.pilots["p"]
+    assert (pilot.draining, pilot.nodes, head.address) == (False, 1, b"second")
+    assert (row.draining, row.idle_s) == (False, 0.0)
+
+
+def test_pilot_that_connects_anew_is_known_by_its_new_connection(head: Head) -> None:
+    head.hello(b"p#1", 0)
+    assert not head.hello(b"p#2", 0)
+    assert head.address == b"p#2"
+    head.hear(b"p#2", m.PilotBye("p", "idle"))
+    assert "p" not in head.shell.core.pilots
