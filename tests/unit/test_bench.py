@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "lib"))
 
-from bench import measure, report, tasks
+from bench import core, measure, report, tasks
 from bench.report import Findings, Row
+
+from pilot.wire.messages import TaskSpec
 
 FLOATS = st.floats(-1e6, 1e6)
 
@@ -157,6 +159,22 @@ def test_findings_of_workloads_add_up() -> None:
 def test_a_fork_join_gives_back_what_its_fork_gave() -> None:
     fork = tasks.one_more(41)
     assert tasks.join(*(tasks.branch(fork, index) for index in range(50))) == 42
+
+
+@pytest.mark.parametrize(
+    ("graph", "needs"),
+    [
+        (core.independent(3), [0, 0, 0]),
+        (core.chain(3), [0, 1, 1]),
+        (core.fan_in(3), [0, 0, 0, 3]),
+    ],
+)
+def test_the_core_alone_is_measured_step_by_step(graph: list[TaskSpec], needs: list[int]) -> None:
+    assert [len(task.inputs) for task in graph] == needs
+    rates = core.tasks_per_s(graph)
+    *steps, total = rates.values()
+    assert set(rates) == {"submit", "assign", "complete", "all"}
+    assert 1 / total == pytest.approx(sum(1 / rate for rate in steps))
 
 
 def test_marks_tell_how_often_a_task_ran(tmp_path: Path) -> None:

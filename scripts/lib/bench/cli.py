@@ -22,18 +22,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import peers, plot, report, stage
+from bench import measure, peer_process, peers, plot, report, stage
 from bench.report import Findings
 from pilot.errors import PilotError
 from pilot.site import SITE_FILE, open_site
 from pilot.version import __version__
 from site_configs import template_text
 
-WORKLOADS = tuple(f"W{number}" for number in range(1, 9))
+WORKLOADS = (*(f"W{number}" for number in range(1, 9)), "CORE", "STORE", "WIRE", "IDLE", "CURVES")
 #: These go to a Slurm where there is one.
 SLURM_WORKLOADS = ("W5", "W6")
 #: A workload that takes longer is ended, in seconds; with --large much more.
 LIMIT_S, LARGE_LIMIT_S = 900.0, 7200.0
+#: What each peer may take has a limit of its own, and comes on top.
+PEER_LIMIT_S = peer_process.LIMIT_S + 2 * peer_process.END_S
 
 _DESCRIPTION = """\
 Measure Pilot beside its references, in one run on this machine. Figures compare within one run
@@ -47,12 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.child:
         _child(options)
         return 0
+    if options.install_peers:
+        return peers.install_all(options.install_peers)
     chosen = [name.upper() for name in options.workloads] or list(WORKLOADS)
     findings, failed = Findings(), False
     if options.peers:
-        for name in peers.PEERS:
-            if why := peers.why_not(name):
+        why_not = {name: peers.why_not(name) for name in peers.PEERS}
+        options.with_peers = [name for name, why in why_not.items() if not why]
+        for name, why in why_not.items():
+            if why:
                 findings.miss("", name, why)
+    if options.pictures and (why := plot.why_not()):
+        findings.miss("", "pictures", why)
     began = time.time()
     for name in chosen:
         print(f"{name} …", file=sys.stderr, flush=True)
@@ -78,7 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench", description=_DESCRIPTION)
     parser.add_argument(
-        "workloads", nargs="*", metavar="W", type=_workload, help="W1 to W8; default: all"
+        "workloads",
+        nargs="*",
+        metavar="W",
+        type=_workload,
+        help="W1 to W8, core, store, wire, idle or curves; default: all",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures and samples")
     parser.add_argument("--quick", action="store_true", help="a tenth of everything, one round")
@@ -90,7 +102,20 @@ def _parser() -> argparse.ArgumentParser:
         help="a site (directory or file) whose settings fresh sites get; they are made beside it",
     )
     parser.add_argument("--peers", action="store_true", help="also what is installed of the field")
+    parser.add_argument(
+        "--install-peers",
+        type=Path,
+        metavar="DIRECTORY",
+        help=f"only install them there; runs find them if {peers.VARIABLE} is that directory",
+    )
+    parser.add_argument(
+        "--pictures",
+        type=Path,
+        metavar="DIRECTORY",
+        help="draw there what W2 and CURVES found, as SVG; needs matplotlib",
+    )
     parser.add_argument("--markdown", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--with-peers", nargs="*", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--child", type=Path, metavar="DIRECTORY", help=argparse.SUPPRESS)
     return parser
 
@@ -104,6 +129,9 @@ def _workload(text: str) -> str:
 def _write(options: argparse.Namespace, findings: Findings, began: float) -> None:
     if options.markdown:
         print(report.markdown(findings.rows))
+    if options.pictures and not plot.why_not():
+        for path in plot.draw(findings.data, options.pictures):
+            print(f"picture: {path}")
     if options.json is None:
         return
     content = {
@@ -113,19 +141,11 @@ def _write(options: argparse.Namespace, findings: Findings, began: float) -> Non
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "load": os.getloadavg()[0],
-        "peers": {
-            name: peers.version(name)
-            for name in peers.PEERS
-            if options.peers and not peers.why_not(name)
-        },
+        "peers": options.with_peers,
         **findings.to_dict(),
     }
     options.json.write_text(json.dumps(content, indent=1))
     print(f"figures and samples: {options.json}")
-    if "W2" in findings.data and not plot.why_not():
-        picture = options.json.with_suffix(".W2.png")
-        plot.latencies(findings.data["W2"], picture)
-        print(f"distributions of W2: {picture}")
 
 
 # --- a workload's process ------------------------------------------------------------------------
@@ -137,18 +157,22 @@ def _run(name: str, options: argparse.Namespace) -> tuple[Findings, str]:
     directory = Path(tempfile.mkdtemp(prefix=f"pilot-bench-{name.lower()}-", dir=parent))
     command = [sys.executable, sys.argv[0], name, "--child", str(directory)]
     command += ["--site", options.site]
-    command += [f"--{flag}" for flag in ("quick", "large", "peers") if getattr(options, flag)]
+    command += [f"--{flag}" for flag in ("quick", "large") if getattr(options, flag)]
+    command += ["--with-peers", *options.with_peers]
+    limit_s = LARGE_LIMIT_S if options.large else LIMIT_S
+    limit_s += PEER_LIMIT_S * len(options.with_peers)
     process = subprocess.Popen(command, start_new_session=True)
     error = ""
     try:
-        status = process.wait(LARGE_LIMIT_S if options.large else LIMIT_S)
+        status = process.wait(limit_s)
         if status:
             error = f"its process ended with {status}, see above"
     except subprocess.TimeoutExpired:
-        error = f"it was not over after {LIMIT_S:.0f} s"
+        error = f"it was not over after {limit_s:.0f} s"
     finally:
         _end_group(process)
         _end_sites(directory)
+        measure.end_processes(directory)
         results = directory / "findings.json"
         plain: Any = json.loads(results.read_text()) if results.exists() else None
         shutil.rmtree(directory, ignore_errors=True)
@@ -165,7 +189,7 @@ def _child(options: argparse.Namespace) -> None:
         large=options.large,
         slurm=slurm,
         no_slurm=no_slurm,
-        peers=[peer for peer in peers.PEERS if options.peers and not peers.why_not(peer)],
+        peers=options.with_peers,
     )
     # Nothing is written elsewhere, by whatever else runs in this process.
     os.chdir(options.child)

@@ -1,16 +1,20 @@
-"""Arithmetic on samples, and what ``/proc`` says of processes: processor time and peak memory.
+"""Arithmetic on samples, and what ``/proc`` says of processes: processor time, peak memory, whose.
 
 The arithmetic is pure; whoever reads ``/proc`` gets 0 for a process that is gone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 _TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
+#: How long processes may take to be gone that are killed, in seconds.
+_KILL_S = 20.0
 
 
 class DeadlineError(Exception):
@@ -113,3 +117,52 @@ def processes(names: Iterable[str]) -> dict[str, list[int]]:
         if len(words) > 2 and words[0] == "pilot" and words[-1] in wanted:
             found.setdefault(words[1], []).append(int(path.parent.name))
     return found
+
+
+def end_processes(directory: Path) -> None:
+    """Kill all processes that belong to a directory, until there are none: some may be starting
+    others meanwhile.
+
+    Parameters
+    ----------
+    directory
+        One that was made for this purpose under a name that nothing else has.
+
+    Raises
+    ------
+    DeadlineError
+        There are always new ones.
+    """
+    deadline = Deadline(_KILL_S)
+    while found := processes_of(directory):
+        deadline.left_s()
+        for pid in found:
+            # The number may be another process's by now: what the descriptor holds is looked at.
+            with contextlib.suppress(ProcessLookupError):
+                process = os.pidfd_open(pid)
+                try:
+                    if _belongs(pid, str(directory)):
+                        signal.pidfd_send_signal(process, signal.SIGKILL)
+                finally:
+                    os.close(process)
+        time.sleep(0.01)
+
+
+def processes_of(directory: Path) -> list[int]:
+    """The processes that belong to a directory: they work in it, or have a variable in their
+    environment that begins with it. Not this one, and none that has ended."""
+    numbers = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in numbers if pid != os.getpid() and _belongs(pid, str(directory))]
+
+
+def _belongs(pid: int, directory: str) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        here = str(Path(f"/proc/{pid}/cwd").readlink())
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False  # it has ended meanwhile, or is not ours to look at
+    if stat[stat.rindex(")") + 2] in "ZX":
+        return False
+    values = [variable.partition(b"=")[2].decode(errors="replace") for variable in variables]
+    return any(f"{value}/".startswith(f"{directory}/") for value in (here, *values))

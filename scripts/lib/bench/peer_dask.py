@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import dask  # type: ignore[import-not-found,import-untyped,unused-ignore]
-from distributed import Client, LocalCluster  # type: ignore[import-not-found,import-untyped,unused-ignore]
+from distributed import Client, LocalCluster, wait  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+from bench import loads
+
+NAME = "Dask distributed"
+LOADS = dict.fromkeys(loads.LOADS, 1.0)
 
 
 class Dask:
     """An open client."""
 
-    name = "Dask distributed"
+    name = NAME
     takes_futures = True
 
     def __init__(self, client: Any) -> None:
@@ -35,19 +40,18 @@ class Dask:
 
     def values(self, futures: Sequence[Any], timeout_s: float) -> list[Any]:
         """Their values, brought in one request."""
-        from distributed import wait
-
         wait(futures, timeout=timeout_s)
         return list(self._client.gather(list(futures)))
 
 
 @contextlib.contextmanager
-def opened(workers: int, directory: Path) -> Iterator[Dask]:
+def opened(workers: int, directory: Path, workload: str) -> Iterator[Dask]:
     """A local cluster with so many workers."""
     settings = {
         "temporary-directory": str(directory / "dask"),
         "distributed.scheduler.active-memory-manager.start": False,
-        "distributed.scheduler.work-stealing": False,
+        # Tasks without a length are better left where they are.
+        "distributed.scheduler.work-stealing": workload == "CURVES",
         "distributed.scheduler.worker-saturation": float("inf"),
         "distributed.admin.tick.interval": "1s",
     }

@@ -1,7 +1,7 @@
 """executorlib's SingleNodeExecutor with resident workers (``block_allocation``).
 
-Its dependencies are resolved by a thread of the client that looks around every 10 ms by default;
-here every 0.1 ms.
+Dependencies are resolved by a thread of the client that looks around every 10 ms by default; here
+every 0.1 ms in W3, and not at all where there are none.
 """
 
 from __future__ import annotations
@@ -14,11 +14,16 @@ from typing import Any
 
 from executorlib import SingleNodeExecutor  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
+from bench import loads
+
+NAME = "executorlib"
+LOADS = dict.fromkeys(loads.LOADS, 1.0)
+
 
 class Executorlib:
     """An open executor."""
 
-    name = "executorlib"
+    name = NAME
     takes_futures = True
 
     def __init__(self, executor: Any) -> None:
@@ -42,9 +47,9 @@ class Executorlib:
 
 
 @contextlib.contextmanager
-def opened(workers: int, directory: Path) -> Iterator[Executorlib]:  # noqa: ARG001 - as for others
+def opened(workers: int, directory: Path, workload: str) -> Iterator[Executorlib]:  # noqa: ARG001 - as for others
     """An executor with so many resident workers."""
-    with SingleNodeExecutor(
-        max_workers=workers, block_allocation=True, refresh_rate=0.0001
-    ) as executor:
+    graphs: dict[str, Any] = {"refresh_rate": 0.0001}
+    settings = graphs if workload == "W3" else {"disable_dependencies": True}
+    with SingleNodeExecutor(max_workers=workers, block_allocation=True, **settings) as executor:
         yield Executorlib(executor)

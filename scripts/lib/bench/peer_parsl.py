@@ -1,11 +1,12 @@
-"""Parsl's HighThroughputExecutor: one block on this machine, no scaling, no memoization."""
+"""Parsl's HighThroughputExecutor: one block on this machine, no scaling, no memoization.
+
+Commands are functions that start them: its Bash apps write files for each.
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,16 @@ from parsl.config import Config  # type: ignore[import-not-found,import-untyped,
 from parsl.executors import HighThroughputExecutor  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from parsl.providers import LocalProvider  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
+from bench import loads
+
+NAME = "Parsl HTEX"
+LOADS = dict.fromkeys(loads.LOADS, 1.0)
+
 
 class Parsl:
     """An open `DataFlowKernel`."""
 
-    name = "Parsl HTEX"
+    name = NAME
     takes_futures = True
 
     def __init__(self, kernel: Any) -> None:
@@ -48,10 +54,8 @@ class Parsl:
 
 
 @contextlib.contextmanager
-def opened(workers: int, directory: Path) -> Iterator[Parsl]:
+def opened(workers: int, directory: Path, workload: str) -> Iterator[Parsl]:  # noqa: ARG001 - as for others
     """Parsl with so many workers."""
-    # It starts its own scripts by name, also where its environment is not an active one.
-    os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     config = Config(
         executors=[
             HighThroughputExecutor(

@@ -1,12 +1,17 @@
-"""Pictures of samples, where matplotlib is installed."""
+"""The pictures: small SVG files of what W2 and CURVES found, where matplotlib is installed."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from bench.measure import cumulative
+from bench.measure import percentile
+
+#: A distribution is drawn through so many points.
+POINTS = 100
+Points = Sequence[Sequence[float]]
 
 
 def why_not() -> str:
@@ -16,34 +21,122 @@ def why_not() -> str:
     return ""
 
 
-def latencies(samples: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
-    """Distributions of latencies: one picture for each size of batch, one line for each system.
+def draw(data: Mapping[str, Any], directory: Path) -> list[Path]:
+    """All pictures that there are figures for.
 
     Parameters
     ----------
-    samples
-        Size of the batch → system → latencies in seconds.
-    path
-        The file to write.
+    data
+        The raw data of a run: what ``W2`` and ``CURVES`` found.
+    directory
+        Where the files go; it is made.
+
+    Returns
+    -------
+    list[Path]
+        The files.
     """
     import matplotlib
 
     matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    # Text stays text, and the same figures give the same file.
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "pilot", "font.size": 9})
+    directory.mkdir(parents=True, exist_ok=True)
+    pictures: dict[str, Callable[[], Any]] = {}
+    if "W2" in data:
+        pictures["latency"] = lambda: _latency(data["W2"])
+    if "CURVES" in data:
+        curves = data["CURVES"]
+        pictures["length"] = lambda: _length(curves["lengths"])
+        pictures["executors"] = lambda: _executors(curves["executors"])
+        pictures["waiting"] = lambda: _waiting(curves["waiting"])
+    written = []
+    for name, picture in pictures.items():
+        figure = picture()
+        path = directory / f"{name}.svg"
+        figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+        written.append(path)
+    return written
 
-    figure, axes = plt.subplots(
-        1, len(samples), figsize=(4.2 * len(samples), 3.6), sharey=True, squeeze=False
-    )
-    for ax, (size, systems) in zip(axes[0], samples.items(), strict=True):
-        for name, values in systems.items():
-            points = cumulative([1e3 * value for value in values])
-            ax.step(*zip(*points, strict=True), where="post", label=name)
-        ax.set_xscale("log")
-        ax.set_title(f"batch of {size}")
-        ax.set_xlabel("latency, ms")
-        ax.grid(visible=True, which="both", alpha=0.2)
-    axes[0][0].set_ylabel("share of batches")
-    axes[0][-1].legend(loc="lower right", fontsize="small")
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+
+def _latency(samples: Mapping[str, Mapping[str, Sequence[float]]]) -> Any:
+    """Distributions: a panel for each size of batch, a line for each contender."""
+    figure, axes = _panels(len(samples))
+    for ax, (size, systems) in zip(axes, samples.items(), strict=True):
+        for number, (name, values) in enumerate(systems.items()):
+            percents = [100 * index / POINTS for index in range(POINTS + 1)]
+            found = [1e3 * percentile(values, percent) for percent in percents]
+            ax.plot(found, [percent / 100 for percent in percents], label=name, **_style(number))
+        ax.set(xscale="log", title=f"batch of {size}", xlabel="latency, ms")
+    axes[0].set_ylabel("share of batches")
+    _legend(figure, axes[0])
+    return figure
+
+
+def _length(curves: Mapping[str, Points]) -> Any:
+    """Throughput: a line for each contender, and what could be had at best."""
+    figure, (ax,) = _panels(1)
+    _lines(ax, ((name, points) for name, points in curves.items() if name != "ideal"), 1e3)
+    lengths, rates = _columns(curves["ideal"])
+    ax.plot([1e3 * length for length in lengths], rates, ":", color="grey", label="no overhead")
+    ax.set(xscale="log", yscale="log", xlabel="length of a task, ms", ylabel="tasks/s")
+    _legend(figure, ax)
+    return figure
+
+
+def _executors(curves: Mapping[str, Mapping[str, Points]]) -> Any:
+    """Efficiency: a panel for each length of tasks, a line for each contender."""
+    figure, axes = _panels(len(curves))
+    for ax, (length, systems) in zip(axes, curves.items(), strict=True):
+        _lines(ax, systems.items())
+        ax.set(title=f"tasks of {length}", xlabel="executors", ylim=(0, 1.05))
+        ax.set_xscale("log", base=2)
+    axes[0].set_ylabel("share of time that executors are busy")
+    _legend(figure, axes[0])
+    return figure
+
+
+def _waiting(curves: Mapping[str, Mapping[str, Points]]) -> Any:
+    """Overhead: a panel for what is waited for, lines for elapsed and the head's processor time."""
+    figure, axes = _panels(len(curves))
+    for ax, (reason, measures) in zip(axes, curves.items(), strict=True):
+        _lines(ax, measures.items())
+        ax.set(title=f"they wait for a {reason}", xlabel="waiting tasks")
+        ax.set_xscale("symlog", linthresh=1000)
+        counts = sorted({x for points in measures.values() for x, _ in points})
+        ax.set_xticks(counts, [f"{count:,}" for count in counts])
+        ax.set_ylim(bottom=0)
+    axes[0].set_ylabel("µs for each task beside them")
+    _legend(figure, axes[0])
+    return figure
+
+
+def _panels(count: int) -> tuple[Any, Sequence[Any]]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.4 * count if count > 1 else 5.0, 3.0), layout="constrained")
+    axes = figure.subplots(1, count, sharey=True, squeeze=False)[0]
+    for ax in axes:
+        ax.grid(visible=True, alpha=0.25)
+    return figure, axes
+
+
+def _lines(ax: Any, curves: Iterable[tuple[str, Points]], factor: float = 1) -> None:
+    for number, (name, points) in enumerate(curves):
+        xs, ys = _columns(points)
+        ax.plot([factor * x for x in xs], ys, marker="o", ms=3, label=name, **_style(number))
+
+
+def _style(number: int) -> dict[str, Any]:
+    """Pilot, which comes first, stands out."""
+    return {"lw": 2.2 if number == 0 else 1.2, "color": f"C{number}"}
+
+
+def _columns(points: Points) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _legend(figure: Any, ax: Any) -> None:
+    """What the lines of the panels are, below them."""
+    handles, names = ax.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize="small")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,16 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import tasks
-
-#: Where two-rank programs are measured, this is the program: it starts MPI and uses it. A start on
-#: which two ranks do not find each other would wait for long.
-MPI_PROGRAM = (
-    "timeout",
-    "20",
-    sys.executable,
-    "-c",
-    "from mpi4py import MPI; assert MPI.COMM_WORLD.allreduce(1) == 2",
-)
 
 
 class ProcessPool:

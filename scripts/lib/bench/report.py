@@ -17,9 +17,10 @@ class Row:
     workload: str
     case: str
     unit: str
-    ours: float
+    ours: float | None
     #: What it is compared to; empty where there is nothing to compare to.
     reference: str = ""
+    #: None where there is a reference that has no such thing.
     theirs: float | None = None
     more_is_better: bool = True
 
@@ -27,7 +28,7 @@ class Row:
     def ratio(self) -> float | None:
         """How many times as good as the reference Pilot is: above 1 is better, whatever the unit.
 
-        None where there is no reference, or where one of the two is 0.
+        None where there is no reference, or where one of the two is 0 or cannot be had.
         """
         if not self.theirs or not self.ours:
             return None
@@ -57,8 +58,8 @@ class Findings:
         workload: str,
         case: str,
         unit: str,
-        ours: float,
-        others: Mapping[str, float] | None = None,
+        ours: float | None,
+        others: Mapping[str, float | None] | None = None,
         *,
         more_is_better: bool = True,
     ) -> None:
@@ -129,7 +130,7 @@ def table(rows: Sequence[Row]) -> str:
                 "" if same else row.unit,
                 "" if same else number(row.ours),
                 row.reference,
-                "" if row.theirs is None else number(row.theirs),
+                number(row.theirs) if row.reference else "",
                 "" if row.ratio is None else f"{row.ratio:.2f}",
             )
         )
@@ -145,7 +146,7 @@ def markdown(rows: Sequence[Row]) -> str:
     ]
     lines.extend(
         f"| {row.workload} | {row.case} | {row.unit} | {number(row.ours)} | {row.reference} "
-        f"| {'' if row.theirs is None else number(row.theirs)} "
+        f"| {number(row.theirs) if row.reference else ''} "
         f"| {'' if row.ratio is None else f'{row.ratio:.2f}'} |"
         for row in rows
     )

@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,9 +21,11 @@ from typing import Any, TypeVar
 import yaml
 
 import pilot
-from bench import measure, peers, references, tasks
+from bench import measure, peer_process, references
+from bench.contenders import Contender, Local
+from bench.loads import warm
+from bench.ours import Pilot
 from bench.report import Findings
-from bench.systems import Pilot, System
 from pilot.errors import PilotError
 from pilot.head.daemon import find_head
 from pilot.site import SITE_FILE, Site, open_site
@@ -36,8 +38,6 @@ T = TypeVar("T")
 
 #: How long a head has to end itself and its pilots, in seconds.
 _STOP_S = 40.0
-#: How long the first tasks may take, which wait for pilots and processes to start, in seconds.
-WARM_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Stage:
     # --- contenders
 
     def contest(
-        self, workload: str, measurement: Callable[[System], T], rounds: int
+        self, workload: str, measurement: Callable[[Contender], T], rounds: int
     ) -> dict[str, list[T]]:
         """Measure all contenders, warm; returns the samples of each, Pilot's first.
 
@@ -150,26 +150,28 @@ class Stage:
             with self.pilot() as ours:
                 for _ in range(rounds):
                     for system in (ours, pool):
-                        samples[system.name].append(measurement(system))
+                        samples[system.name].append(measurement(Local(system)))
+        return samples | self.contest_of_peers(workload, measurement, rounds)
+
+    def contest_of_peers(
+        self, workload: str, measurement: Callable[[Contender], T], rounds: int
+    ) -> dict[str, list[T]]:
+        """Measure the peers only; one that fails keeps the rounds that it came through."""
+        samples: dict[str, list[T]] = {}
         for name in self.peers:
             self.say(f"beside it: {name}")
             try:
-                with peers.opened(name, self.workers, self.directory) as peer:
-                    warm(peer, self.workers)
-                    samples[peer.name] = [measurement(peer) for _ in range(rounds)]
+                with peer_process.opened(name, self.workers, workload, self.directory) as peer:
+                    for _ in range(rounds):
+                        found = measurement(peer)
+                        samples.setdefault(peer.name, []).append(found)
             except Exception as error:
                 # It is no fault of ours, and the other figures stand without it.
                 self.findings.miss(workload, name, f"{type(error).__name__}: {error}")
         return samples
 
 
-def warm(system: System, workers: int) -> None:
-    """Have a system start all its processes, and load the functions there."""
-    for _ in range(3):
-        system.values(system.submit_many(tasks.nothing, [()] * (50 * workers)), WARM_S)
-
-
-def rest(samples: dict[str, T]) -> dict[str, T]:
+def rest(samples: Mapping[str, T]) -> dict[str, T]:
     """What all others than Pilot have."""
     return {name: sample for name, sample in samples.items() if name != Pilot.name}
 

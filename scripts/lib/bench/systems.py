@@ -1,19 +1,18 @@
-"""What a contender of W1 to W3 can do, and Pilot as one of them.
+"""What a contender can be: the three kinds of thing that the loads (`loads`) are written for.
 
-Each workload is written once against `System`; so all contenders run the same functions, in the
-same order, and their results are checked by the same lines.
+So all contenders run the same functions, in the same order, and their results are checked by the
+same lines. Nothing here or in `loads` imports Pilot: the processes of peers use it, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
-
-import pilot
+from typing import Any, Protocol, runtime_checkable
 
 
+@runtime_checkable
 class System(Protocol):
-    """Something that runs functions elsewhere."""
+    """Something that runs functions elsewhere and brings their values."""
 
     #: What tables call it.
     name: str
@@ -32,25 +31,21 @@ class System(Protocol):
         """Wait for all futures and return their values; raises where that takes longer."""
 
 
-class Pilot:
-    """Pilot, through a session that is open."""
+@runtime_checkable
+class Launcher(Protocol):
+    """Something whose tasks say no more than that they have ended well."""
 
-    name = "pilot"
-    takes_futures = True
+    #: What tables call it.
+    name: str
 
-    def __init__(self, session: pilot.Session) -> None:
-        self.session = session
+    def launch(self, needs: Sequence[Sequence[int]], timeout_s: float) -> None:
+        """Run the least task that it has once for each entry, after the ones that this entry
+        numbers, and return when all have ended; raises where one fails or that takes longer."""
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> Any:
-        """One task."""
-        return self.session.submit(function, *args)
 
-    def submit_many(
-        self, function: Callable[..., Any], rows: Sequence[tuple[Any, ...]]
-    ) -> list[Any]:
-        """One frame of tasks."""
-        return self.session.submit_many(function, rows)
+@runtime_checkable
+class Commander(Protocol):
+    """Something that has a way of its own to run commands. The others call a function that does."""
 
-    def values(self, futures: Sequence[Any], timeout_s: float) -> list[Any]:
-        """Their values."""
-        return pilot.gather(futures, timeout=timeout_s)
+    def commands(self, argv: Sequence[str], count: int, timeout_s: float) -> None:
+        """Run a command so many times; raises where one fails or that takes longer."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -45,6 +47,25 @@ def array(index: int, count: int) -> Any:
     import numpy as np
 
     return np.full(count, float(index))
+
+
+def sleep(length_s: float) -> float:
+    """Take so long, in seconds, without a processor."""
+    time.sleep(length_s)
+    return length_s
+
+
+def command(argv: Sequence[str]) -> int:
+    """Run a command; its exit status."""
+    import subprocess
+
+    return subprocess.run(argv, check=False, stdin=subprocess.DEVNULL).returncode
+
+
+def until_closed(fifo: str) -> None:
+    """Wait until nobody has a named pipe open for writing any more."""
+    with open(fifo, "rb") as file:
+        file.read()
 
 
 def spawn_loop(count: int) -> int:

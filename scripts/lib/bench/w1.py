@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from typing import Any
 
 import pilot
 from bench import measure, tasks
+from bench.contenders import Contender, medians
+from bench.loads import warm
 from bench.measure import Deadline
+from bench.ours import Pilot
 from bench.references import ProcessPool
-from bench.stage import Stage, cpu_by_role, rest, site_processes, warm
-from bench.systems import Pilot, System
+from bench.stage import Stage, cpu_by_role, rest, site_processes
+from bench.systems import System
 from pilot.head.daemon import find_head
 
 ROUNDS = 3
-LIMIT_S = 120.0
 #: Tasks in one call of the large variants, so that a million does not lie around at once.
 CHUNK = 10_000
 
@@ -31,26 +32,23 @@ ROLES = ("client", "head", "agent", "executor")
 def run(stage: Stage) -> None:
     """Measure."""
     count = stage.count(10_000, 1_000)
-    data = b"x" * 1024
     processor: dict[str, list[dict[str, float]]] = {}
 
-    def measurement(system: System) -> dict[str, float]:
-        roles = _processes(system)
+    def measurement(contender: Contender) -> dict[str, float | None]:
+        roles = _processes(contender.system)
         before = cpu_by_role(roles)
-        rates = {"zero-work": _single(system, count)}
+        rates = {"zero-work": contender.do("zero_work", count=count)}
         after = cpu_by_role(roles)
         if roles:
             used = {role: (after[role] - before[role]) / count for role in before}
-            processor.setdefault(system.name, []).append(used)
-        rates["1 KiB in and out"] = _with_data(system, count, data)
-        rates["zero-work, sent as one"] = _as_one(system, count)
+            processor.setdefault(contender.name, []).append(used)
+        rates["1 KiB in and out"] = contender.do("data", count=count, size=1024)
+        rates["zero-work, sent as one"] = contender.do("sent_as_one", count=count)
         return rates
 
     samples = stage.contest("W1", measurement, stage.count(ROUNDS, 1))
     for case in samples[Pilot.name][0]:
-        rates = {
-            name: measure.median([one[case] for one in each]) for name, each in samples.items()
-        }
+        rates = medians(samples, case)
         stage.findings.add("W1", f"{count:,} {case}", "tasks/s", rates[Pilot.name], rest(rates))
     for role in ROLES:
         used_s = measure.median([one.get(role, 0.0) for one in processor[Pilot.name]])
@@ -73,12 +71,12 @@ def run(stage: Stage) -> None:
     if not stage.large:
         stage.findings.miss("W1", "100,000 and 1,000,000 tasks", "they take long; ask by --large")
         return
-    small = measure.median([one["zero-work, sent as one"] for one in samples[Pilot.name]])
+    small = medians(samples, "zero-work, sent as one")[Pilot.name]
     for many in (100_000, 1_000_000) if not stage.quick else (100_000,):
         _large(stage, many, small)
 
 
-def _processes(system: System) -> dict[str, list[int]]:
+def _processes(system: System | None) -> dict[str, list[int]]:
     """The processes besides this one that a system works with, where they are known."""
     if isinstance(system, Pilot):
         return site_processes(system.session.site)
@@ -88,40 +86,7 @@ def _processes(system: System) -> dict[str, list[int]]:
     return {}
 
 
-def _single(system: System, count: int) -> float:
-    begin = time.perf_counter()
-    futures = [system.submit(tasks.nothing) for _ in range(count)]
-    values = system.values(futures, LIMIT_S)
-    elapsed_s = time.perf_counter() - begin
-    _check(values, [None] * count)
-    return count / elapsed_s
-
-
-def _with_data(system: System, count: int, data: bytes) -> float:
-    begin = time.perf_counter()
-    futures = [system.submit(tasks.same, data) for _ in range(count)]
-    values = system.values(futures, LIMIT_S)
-    elapsed_s = time.perf_counter() - begin
-    _check(values, [data] * count)
-    return count / elapsed_s
-
-
-def _as_one(system: System, count: int) -> float:
-    begin = time.perf_counter()
-    values = system.values(
-        system.submit_many(tasks.one_more, [(n,) for n in range(count)]), LIMIT_S
-    )
-    elapsed_s = time.perf_counter() - begin
-    _check(values, list(range(1, count + 1)))
-    return count / elapsed_s
-
-
-def _check(values: list[Any], expected: list[Any]) -> None:
-    if values != expected:
-        raise RuntimeError("results are not what they should be")
-
-
-def _large(stage: Stage, count: int, small_rate: float) -> None:
+def _large(stage: Stage, count: int, small_rate: float | None) -> None:
     stage.say(f"{count:,} tasks")
     with stage.site() as site, pilot.Session(site, name="bench") as session:
         warm(Pilot(session), stage.workers)
@@ -138,7 +103,8 @@ def _large(stage: Stage, count: int, small_rate: float) -> None:
         submitted_s = time.perf_counter() - begin
         values = pilot.gather(futures, timeout=deadline.left_s())
         rate = count / (time.perf_counter() - begin)
-        _check(values, list(range(1, count + 1)))
+        if values != list(range(1, count + 1)):
+            raise RuntimeError("results are not what they should be")
         peak_mib = measure.memory_mib(head.pid)
     case = f"{count:,} zero-work, sent in frames"
     stage.findings.add(

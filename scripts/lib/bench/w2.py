@@ -5,34 +5,32 @@ A batch's latency is from before its submission to its last result in the client
 
 from __future__ import annotations
 
-import time
-
-from bench import measure, plot, tasks
+from bench import measure
+from bench.contenders import Contender
+from bench.ours import Pilot
 from bench.stage import Stage, rest
-from bench.systems import Pilot, System
 
 #: Size of a batch → how many of them.
 BATCHES = {1: 1000, 10: 700, 100: 300}
-LIMIT_S = 60.0
 PERCENTS = (50, 95, 99)
 
 
 def run(stage: Stage) -> None:
     """Measure."""
 
-    def measurement(system: System) -> dict[int, list[float]]:
+    def measurement(contender: Contender) -> dict[int, list[float] | None]:
         return {
-            size: [_batch_s(system, size) for _ in range(stage.count(count, count // 10))]
+            size: contender.do("latencies", count=stage.count(count, count // 10), size=size)
             for size, count in BATCHES.items()
         }
 
     samples = stage.contest("W2", measurement, 1)
     for size in BATCHES:
         for percent in PERCENTS:
-            found = {
-                name: 1e3 * measure.percentile(each[0][size], percent)
-                for name, each in samples.items()
-            }
+            found: dict[str, float | None] = {}
+            for name, (one,) in samples.items():
+                values = one[size]
+                found[name] = 1e3 * measure.percentile(values, percent) if values else None
             stage.findings.add(
                 "W2",
                 f"batch of {size}, p{percent}",
@@ -42,16 +40,6 @@ def run(stage: Stage) -> None:
                 more_is_better=False,
             )
     stage.findings.data["W2"] = {
-        str(size): {name: each[0][size] for name, each in samples.items()} for size in BATCHES
+        str(size): {name: one[size] for name, (one,) in samples.items() if one[size]}
+        for size in BATCHES
     }
-    if why := plot.why_not():
-        stage.findings.miss("W2", "picture of the distributions", why)
-
-
-def _batch_s(system: System, size: int) -> float:
-    begin = time.perf_counter()
-    values = system.values(system.submit_many(tasks.nothing, [()] * size), LIMIT_S)
-    elapsed_s = time.perf_counter() - begin
-    if values != [None] * size:
-        raise RuntimeError("results are not what they should be")
-    return elapsed_s

@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Mapping
 
 import pilot
-from bench import measure, references
-from bench.measure import Deadline
-from bench.stage import WARM_S, Stage
+from bench import references
+from bench.contenders import Contender, Local, medians
+from bench.loads import LIMIT_S, TRUE, WARM_S
+from bench.ours import Pilot
+from bench.stage import Stage, rest
 
 ROUNDS = 3
-LIMIT_S = 120.0
 
 
 def run(stage: Stage) -> None:
     """Measure."""
     count = stage.count(2_000, 200)
     workers = stage.workers
-    true = pilot.shell(["/bin/true"], name="true")
-    ours: list[float] = []
-    names = (f"xargs -P {workers}", f"{workers} posix_spawn loops")
-    theirs: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(stage.count(ROUNDS, 1)):
+    case = f"{count:,} times {TRUE[0]}"
+
+    def measurement(contender: Contender) -> Mapping[str, float | None]:
+        return {case: contender.do("commands", count=count)}
+
+    rounds = stage.count(ROUNDS, 1)
+    xargs, loops = f"xargs -P {workers}", f"{workers} posix_spawn loops"
+    samples: dict[str, list[Mapping[str, float | None]]] = {Pilot.name: [], xargs: [], loops: []}
+    for _ in range(rounds):
         # Each on its own, and the spawning processes gone before the session's threads are there.
-        theirs[names[0]].append(references.xargs_rate(count, workers, LIMIT_S))
-        theirs[names[1]].append(references.spawn_loops_rate(count, workers, LIMIT_S))
+        samples[xargs].append({case: references.xargs_rate(count, workers, LIMIT_S)})
+        samples[loops].append({case: references.spawn_loops_rate(count, workers, LIMIT_S)})
         with stage.site() as site, pilot.Session(site, name="bench") as session:
-            pilot.gather(session.submit_many(true, [()] * (20 * workers)), timeout=WARM_S)
-            deadline = Deadline(LIMIT_S)
-            begin = time.perf_counter()
-            futures = session.submit_many(true, [()] * count)
-            ended = pilot.gather(futures, timeout=deadline.left_s())
-            ours.append(count / (time.perf_counter() - begin))
-            if any(result.returncode for result in ended):
-                raise RuntimeError("/bin/true failed")
-    stage.findings.add(
-        "W4",
-        f"{count:,} times /bin/true",
-        "tasks/s",
-        measure.median(ours),
-        {name: measure.median(rates) for name, rates in theirs.items()},
-    )
-    stage.findings.data["W4"] = {"pilot": ours, **theirs}
+            system = Pilot(session)
+            system.commands(TRUE, 20 * workers, WARM_S)
+            samples[Pilot.name].append(measurement(Local(system)))
+    samples |= stage.contest_of_peers("W4", measurement, rounds)
+    rates = medians(samples, case)
+    stage.findings.add("W4", case, "tasks/s", rates[Pilot.name], rest(rates))
+    stage.findings.data["W4"] = samples

@@ -17,9 +17,10 @@ from typing import Any
 
 import pilot
 from bench import measure, tasks
+from bench.loads import warm
 from bench.measure import Deadline
-from bench.stage import Stage, warm
-from bench.systems import Pilot
+from bench.ours import Pilot
+from bench.stage import Stage
 from pilot.head.daemon import find_head
 from pilot.site import Site
 

@@ -1,0 +1,39 @@
+"""Pilot, as a contender."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pilot
+
+
+class Pilot:
+    """Pilot, through a session that is open."""
+
+    name = "pilot"
+    takes_futures = True
+
+    def __init__(self, session: pilot.Session) -> None:
+        self.session = session
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Any:
+        """One task."""
+        return self.session.submit(function, *args)
+
+    def submit_many(
+        self, function: Callable[..., Any], rows: Sequence[tuple[Any, ...]]
+    ) -> list[Any]:
+        """One frame of tasks."""
+        return self.session.submit_many(function, rows)
+
+    def values(self, futures: Sequence[Any], timeout_s: float) -> list[Any]:
+        """Their values."""
+        return pilot.gather(futures, timeout=timeout_s)
+
+    def commands(self, argv: Sequence[str], count: int, timeout_s: float) -> None:
+        """Shell tasks, in one frame."""
+        command = pilot.shell(list(argv), name=argv[0])
+        ended = self.values(self.submit_many(command, [()] * count), timeout_s)
+        if any(result.returncode for result in ended):
+            raise RuntimeError(f"{argv[0]} failed")
