@@ -1,8 +1,14 @@
 """Elastic pilot jobs for Slurm: Python, MPI and shell tasks by the million, none of them lost.
 
 This is the public API, and nothing else; see ``docs/`` for how to use it.
+
+What only clients need is imported when it is first asked for: each process of a pilot imports this
+package too, and a pilot's first result waits for that.
 """
 
+from typing import TYPE_CHECKING, Any
+
+# Never later: to import a module sets its name in this package, which these two are to have.
 from pilot.context import context
 from pilot.errors import (
     AuthenticationError,
@@ -20,12 +26,35 @@ from pilot.errors import (
     TaskTimedOut,
     WorkflowError,
 )
-from pilot.event import Event
-from pilot.future import Future, gather
-from pilot.inquiry import sessions
-from pilot.session import Session, current_session
 from pilot.task import CommandResult, Task, mpi, shell, task
 from pilot.version import __version__
+
+if TYPE_CHECKING:
+    from pilot.event import Event
+    from pilot.future import Future, gather
+    from pilot.inquiry import sessions
+    from pilot.session import Session, current_session
+else:
+    #: Where each of the names is that are imported late.
+    _LATE = {
+        "Event": "pilot.event",
+        "Future": "pilot.future",
+        "Session": "pilot.session",
+        "current_session": "pilot.session",
+        "gather": "pilot.future",
+        "sessions": "pilot.inquiry",
+    }
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LATE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        return globals().setdefault(name, getattr(import_module(_LATE[name]), name))
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "AuthenticationError",

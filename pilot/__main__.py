@@ -24,23 +24,20 @@ def _agent(arguments: list[str]) -> None:
 
 
 def _node(arguments: list[str]) -> None:
-    from multiprocessing import forkserver
-
-    from pilot.process import raise_file_limit
-
-    raise_file_limit()
-    # It imports what executors need while this process imports what it needs itself.
-    forkserver.set_forkserver_preload(["pilot.agent.executor"])
-    forkserver.ensure_running()
-
     import msgspec
 
     from pilot.agent.node import main
+    from pilot.process import raise_file_limit, start_log
+    from pilot.site import open_site
     from pilot.wire.channel import Endpoints
+    from scheduler.resources import NodeShape
 
+    start_log()
+    raise_file_limit()
     site, pilot, node, agent, cores, memory_mib, gpus = arguments
-    endpoint = msgspec.json.decode(agent, type=Endpoints).choose()
-    main(Path(site), pilot, node, endpoint, int(cores), int(memory_mib), int(gpus))
+    endpoints = msgspec.json.decode(agent, type=Endpoints)
+    shape = NodeShape(int(cores), int(memory_mib), int(gpus))
+    main(open_site(Path(site)), pilot, node, shape, endpoints.choose)
 
 
 def _rank(_: list[str]) -> None:

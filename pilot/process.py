@@ -1,4 +1,4 @@
-"""What every process of a pilot does at its start: name, limits, output, end with its parent.
+"""What processes do at their start: name, limits, output, end with their parent.
 
 Linux only: a process asks the kernel to be ended when its parent is, so that nothing is left
 behind whoever is killed.
@@ -7,9 +7,11 @@ behind whoever is killed.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import resource
 import signal
+import sys
 from pathlib import Path
 
 import setproctitle
@@ -31,6 +33,13 @@ def name_process(title: str) -> None:
 def die_with_parent(number: int = signal.SIGKILL) -> None:
     """Have the kernel send this process a signal when its parent ends."""
     _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+
+
+def start_log() -> None:
+    """Write what this process has to tell to its standard error."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
 
 
 def raise_file_limit() -> None:
@@ -85,8 +94,6 @@ def enter_environment(
     Exception or None
         Why it is not possible.
     """
-    import sys
-
     os.environ.update(variables)
     # In front, as they were there, but behind nothing that this process has from elsewhere.
     sys.path[:0] = [path for path in sys_path if path not in sys.path]

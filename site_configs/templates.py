@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import resources
+# To import importlib.resources takes long, and few processes need it: it is imported late.
 
 
 def templates() -> list[str]:
     """Names of the shipped site files, sorted."""
+    from importlib import resources
+
     files = (entry.name for entry in resources.files("site_configs").iterdir())
     return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
 
@@ -19,6 +21,8 @@ def template_text(name: str) -> str:
     KeyError
         No such file is shipped; the message names those that are.
     """
+    from importlib import resources
+
     if name not in templates():
         raise KeyError(f"no template is named {name!r}; there are {', '.join(templates())}")
     return (resources.files("site_configs") / f"{name}.yaml").read_text(encoding="utf-8")

@@ -28,9 +28,12 @@ import msgspec
 import zmq
 
 from launchers import HostShare, Launcher, Placement, get_launcher, node_worker
-from pilot.agent import rules as r
+from pilot.agent import actions as a
 from pilot.agent.mpi_world import VARIABLE, HostCores, WorldConfig
-from pilot.process import die_with_parent, name_process, raise_file_limit
+from pilot.agent.node import ForkedNode
+from pilot.agent.rules import Rules
+from pilot.agent.world_rules import World
+from pilot.process import die_with_parent, name_process, raise_file_limit, start_log
 from pilot.site import Site, open_site
 from pilot.version import __version__
 from pilot.wire import messages as m
@@ -42,6 +45,8 @@ log = logging.getLogger("pilot.agent")
 
 #: How often timers are looked at, in seconds.
 TICK_S = 0.1
+#: What ends within so many seconds is reported together while more work waits here.
+TOGETHER_S = 0.005
 #: Signs of life go to the head and to node workers so often, in seconds.
 STATUS_S = 1.0
 #: The site directory is looked at for a new head so often, in seconds.
@@ -58,6 +63,8 @@ LEAVE_S = 8.0
 STREAMS_LOW = 1024
 #: At the end of a world, between asking it and killing it, in seconds.
 WORLD_GRACE_S = 5.0
+#: So long after the end of its launcher, the agent waits to hear of the ends of its ranks.
+RANKS_END_S = 1.0
 
 
 class _World:
@@ -68,22 +75,36 @@ class _World:
         self.log = log_path
         #: Node and process id of each rank that lives.
         self.ranks: dict[int, tuple[str, int]] = {}
+        #: The ranks' connections, and what all of them have been sent already.
+        self.peers: dict[int, bytes] = {}
+        self.known = _Known()
         self.kill_at = 0.0
+        #: When the launcher was found to have ended; 0 while it has not.
+        self.ended_at = 0.0
 
 
-class _Peer:
-    """An executor's connection, and what it has been sent already."""
+class _Known:
+    """What an executor, or all ranks of a world, have been sent already."""
 
-    def __init__(self, address: bytes) -> None:
-        self.address = address
+    def __init__(self) -> None:
         self.templates: set[int] = set()
         self.functions: set[bytes] = set()
 
 
 class Agent:
-    """The agent of one pilot; `run` returns when the pilot ends."""
+    """The agent of one pilot; `run` returns when the pilot ends.
 
-    def __init__(self, site: Site, pilot: str, pool: str) -> None:
+    Parameters
+    ----------
+    site
+        The site.
+    pilot, pool
+        Names of the pilot and of its pool.
+    own
+        The node worker of this node, if it was forked already.
+    """
+
+    def __init__(self, site: Site, pilot: str, pool: str, own: ForkedNode | None) -> None:
         self._site = site
         self._pilot = pilot
         self._pool = site.config.pools[pool]
@@ -93,17 +114,21 @@ class Agent:
         self._life = int(environ.get("PILOT_RESTART_COUNT") or 0)
         self._ends_at = float(environ.get("PILOT_JOB_ENDS_AT") or 0)
         self._hosts = expand_nodelist(environ.get("PILOT_NODELIST") or socket.gethostname())
-        self._rules = r.Rules(self._hosts, self._pool.shape)
+        self._rules = Rules(self._hosts, self._pool.shape, time.time())
         self._sessions: dict[int, m.SessionInfo] = {}
         self._functions: dict[tuple[int, bytes], m.Function] = {}
         self._nodes: dict[str, bytes] = {}
         self._node_heard: dict[str, float] = {}
         self._node_running: dict[str, list[m.RunningTask]] = {}
-        self._steps: dict[str, subprocess.Popen[bytes]] = {}
-        self._executors: dict[int, _Peer] = {}
+        #: The node worker of this node, if it was forked from this process.
+        self._own = own
+        self._steps: dict[str, subprocess.Popen[bytes] | ForkedNode] = {}
+        self._executors: dict[int, tuple[bytes, _Known]] = {}
         self._worlds: dict[int, _World] = {}
-        self._world_peers: dict[int, dict[int, _Peer]] = {}
         self._unacknowledged: dict[int, m.Completions] = {}
+        #: What has ended and is not reported yet, and since when.
+        self._ended: list[m.Completion] = []
+        self._ended_at = 0.0
         self._sequence = 0
         self._head: HeadAddress | None = None
         self._welcomed = False
@@ -117,14 +142,15 @@ class Agent:
         self._launcher: Launcher | None = None
         keys = load_keys(site.keys)
         self._server: Server[Any] = Server(keys, f"{site.directory}/{pilot}", m.ToAgent)
-        self._client: Client[Any] = Client(keys, f"pilot:{pilot}".encode(), m.ToPilot)
+        # Of this life alone: an earlier one may live on, where its node is cut off, and come back.
+        name = f"pilot:{pilot}:{self._life}"
+        self._client: Client[Any] = Client(keys, name.encode(), m.ToPilot)
 
     # --- the loop
 
     def run(self) -> None:
         """Serve until the pilot ends."""
         wake = self._listen_to_signals()
-        self._rules.busy_at = time.time()
         for host in self._hosts:
             self._start_node(host)
         poller = zmq.Poller()
@@ -137,7 +163,7 @@ class Agent:
                 poller.register(self._server.socket, zmq.POLLIN)
                 poller.register(wake, zmq.POLLIN)
                 poller.register(self._client.socket, zmq.POLLIN)
-            poller.poll(int(TICK_S * 1000))
+            poller.poll(int((TOGETHER_S if self._ended else TICK_S) * 1000))
             now = time.time()
             self._take_signals(wake, now)
             for peer, message in self._server.receive():
@@ -149,7 +175,7 @@ class Agent:
                 self._ticked = now
                 self._tick(now)
             self._carry_out()
-            self._report()
+            self._report(now)
             if self._ending and self._is_over(now):
                 break
         self._close()
@@ -205,30 +231,25 @@ class Agent:
             self._server.send(address, m.AgentStatus())
         if not self._welcomed:
             return
-        running = self._rules.running(now)
+        running = [self._with_logs(world, task) for world, task in self._rules.running(now)]
         for tasks in self._node_running.values():
             running.extend(tasks)
         self._client.send(
             m.PilotStatus(
                 self._pilot,
-                [self._with_world_logs(task) for task in running],
+                running,
                 self._node_infos(),
                 0.0 if self._rules.held else now - self._rules.busy_at,
                 self._rules.draining,
             )
         )
 
-    def _with_world_logs(self, running: m.RunningTask) -> m.RunningTask:
-        if running.logs:
-            return running
-        for number, world in self._rules.worlds.items():
-            if world.work is not None and world.work.task == running.task:
-                logs = tuple(
-                    m.LogSpan(f"logs/{self._pilot}/world-{number}-rank-{rank}.out", 0, -1)
-                    for rank in range(world.need.ranks)
-                )
-                return msgspec.structs.replace(running, logs=logs)
-        return running
+    def _with_logs(self, world: World, running: m.RunningTask) -> m.RunningTask:
+        logs = tuple(
+            m.LogSpan(f"logs/{self._pilot}/world-{world.id}-rank-{rank}.out", 0, -1)
+            for rank in range(world.need.ranks)
+        )
+        return msgspec.structs.replace(running, logs=logs)
 
     # --- the head
 
@@ -251,6 +272,7 @@ class Agent:
 
     def _greet(self) -> None:
         self._welcomed = False
+        self._send_ended()
         held: dict[int, int] = {}
         for frame in self._unacknowledged.values():
             held.update((c.task, c.attempt) for c in frame.completions if not c.is_unstarted)
@@ -282,6 +304,7 @@ class Agent:
                 for function in message.functions:
                     if function.digest == template.function:
                         self._functions[(template.session, function.digest)] = function
+            self._send_ended()
             self._forget_given_back({item.task for item in message.work})
             self._rules.add_work(message.templates, message.work, now)
         elif isinstance(message, m.Committed):
@@ -318,10 +341,20 @@ class Agent:
             if len(left) < len(frame.completions):
                 self._unacknowledged[sequence] = msgspec.structs.replace(frame, completions=left)
 
-    def _report(self) -> None:
-        completions = self._rules.take_completions()
-        if not completions:
+    def _report(self, now: float) -> None:
+        """Tell the head what has ended; while cores have enough to do, several ends together."""
+        if completions := self._rules.take_completions():
+            if not self._ended:
+                self._ended_at = now
+            self._ended += completions
+        has_time = now - self._ended_at < TOGETHER_S and self._rules.has_waiting
+        if self._ended and not (has_time and not self._ending):
+            self._send_ended()
+
+    def _send_ended(self) -> None:
+        if not self._ended:
             return
+        completions, self._ended = self._ended, []
         self._sequence += 1
         frame = m.Completions(self._pilot, self._sequence, completions)
         self._unacknowledged[self._sequence] = frame
@@ -335,22 +368,28 @@ class Agent:
             self._rules.executor_done(message.executor, message.completions, now)
         elif isinstance(message, m.Ran):
             self._rules.executor_ran(message.executor, message.tasks, now)
+        elif isinstance(message, m.WorldDone):
+            self._rules.world_done(message.world, message.completions, now)
         elif isinstance(message, m.RankDone):
             self._rules.rank_done(message.world, message.rank, message.completion, now)
+        elif isinstance(message, m.TakenBack):
+            self._rules.executor_taken_back(message.executor, message.begun, message.upto, now)
         elif isinstance(message, m.ExecutorHello):
-            self._executors[message.executor] = _Peer(peer)
+            self._executors[message.executor] = peer, _Known()
             self._rules.executor_ready(message.executor, message.pid, now)
         elif isinstance(message, m.RankHello):
-            self._world_peers.setdefault(message.world, {})[message.rank] = _Peer(peer)
             if world := self._worlds.get(message.world):
                 node = self._node_of(message.node)
+                world.peers[message.rank] = peer
                 world.ranks[message.rank] = (node, message.pid)
-                self._send_to_node(node, m.WatchRank(message.world, message.rank, message.pid))
+                self._send_to_node(
+                    node, m.WatchRank(message.world, message.rank, message.pid, message.memory)
+                )
             self._rules.rank_ready(message.world, message.rank, now)
         elif isinstance(message, m.RankExited):
             if world := self._worlds.get(message.world):
                 world.ranks.pop(message.rank, None)
-            self._rules.rank_exited(message.world)
+            self._rules.rank_exited(message.world, message.task, message.started)
         elif isinstance(message, m.NodeStatus):
             self._node_heard[message.node] = now
             self._node_running[message.node] = message.running
@@ -374,6 +413,10 @@ class Agent:
     def _start_node(self, host: str) -> None:
         shape = self._pool.shape
         endpoint = self._server.endpoints
+        if self._own is not None and host == self._own.node:
+            self._own.tell(endpoint.choose())
+            self._steps[host] = self._own
+            return
         command = [
             sys.executable,
             "-m",
@@ -406,10 +449,13 @@ class Agent:
                 )
         for number, world in list(self._worlds.items()):
             if world.process.poll() is not None:
+                if not world.ended_at:
+                    # Ranks that outlive their launcher would keep its cores.
+                    _kill_group(world.process, signal.SIGKILL)
+                    world.ended_at = now
+                if world.ranks and now - world.ended_at < RANKS_END_S:
+                    continue  # they tell which task they were in
                 del self._worlds[number]
-                self._world_peers.pop(number, None)
-                # Ranks that outlive their launcher would keep its cores.
-                _kill_group(world.process, signal.SIGKILL)
                 self._rules.world_exited(number, world.process.returncode, _tail(world.log), now)
 
     def _lose_node(self, node: str, reason: str, now: float) -> None:
@@ -420,8 +466,8 @@ class Agent:
         self._tell_status(now)
         for executor in lost:
             self._executors.pop(executor.id, None)
-            if executor.pid and self._site.config.batch == "local":
-                # Its node worker was killed: what it had started is ours to end.
+            if executor.pid and self._own is not None and node == self._own.node:
+                # Its node worker was killed, and was no step that the batch system would end.
                 _kill_pid_group(executor.pid)
         if self._ending:
             return
@@ -433,11 +479,11 @@ class Agent:
 
     def _carry_out(self) -> None:
         for action in self._rules.take_actions():
-            if isinstance(action, r.RunOnExecutor):
+            if isinstance(action, a.RunOnExecutor):
                 self._run_on_executor(action)
-            elif isinstance(action, r.RunOnWorld):
+            elif isinstance(action, a.RunOnWorld):
                 self._run_on_world(action)
-            elif isinstance(action, r.StartExecutor):
+            elif isinstance(action, a.StartExecutor):
                 self._send_to_node(
                     action.node,
                     m.StartExecutor(
@@ -448,9 +494,11 @@ class Agent:
                         self._next_stream(),
                     ),
                 )
-            elif isinstance(action, r.StopExecutor):
+            elif isinstance(action, a.StopExecutor):
                 self._send_to_node(action.node, m.StopExecutor(action.executor, action.grace_s))
-            elif isinstance(action, r.StartWorld):
+            elif isinstance(action, a.TakeBack):
+                self._send_to_node(action.node, m.TakeBack(action.executor, action.upto))
+            elif isinstance(action, a.StartWorld):
                 self._start_world(action)
             else:
                 self._stop_world(action.world)
@@ -471,31 +519,33 @@ class Agent:
         if address is not None:
             self._server.send(address, message)
 
-    def _run_on_executor(self, action: r.RunOnExecutor) -> None:
-        peer = self._executors.get(action.executor)
-        if peer is None:
+    def _run_on_executor(self, action: a.RunOnExecutor) -> None:
+        executor = self._executors.get(action.executor)
+        if executor is None:
             return
+        peer, known = executor
         plan = None
         if action.shares:
             launch = self._mpi().launch(
                 (), _placement(action.shares), env=self._site.config.mpi.variables
             )
             plan = m.LaunchPlan(launch.argv, launch.env)
-        self._server.send(peer.address, self._run_message(peer, action.work, plan))
+        self._server.send(peer, self._run_message(known, action.work, plan))
 
-    def _run_on_world(self, action: r.RunOnWorld) -> None:
-        for peer in self._world_peers.get(action.world, {}).values():
-            self._server.send(peer.address, self._run_message(peer, [action.work], None))
+    def _run_on_world(self, action: a.RunOnWorld) -> None:
+        if world := self._worlds.get(action.world):
+            message = self._run_message(world.known, action.work, None)
+            self._server.send_to_all(world.peers.values(), message)
 
-    def _run_message(self, peer: _Peer, work: list[m.Work], plan: m.LaunchPlan | None) -> m.Run:
+    def _run_message(self, known: _Known, work: list[m.Work], plan: m.LaunchPlan | None) -> m.Run:
         templates = []
         functions = []
-        for number in {item.template for item in work} - peer.templates:
+        for number in {item.template for item in work} - known.templates:
             template = self._rules.templates[number]
             templates.append(template)
-            peer.templates.add(number)
-            if template.function not in peer.functions:
-                peer.functions.add(template.function)
+            known.templates.add(number)
+            if template.function not in known.functions:
+                known.functions.add(template.function)
                 functions.append(self._functions[(template.session, template.function)])
         return m.Run(functions, templates, work, plan)
 
@@ -510,7 +560,7 @@ class Agent:
             self._launcher = get_launcher(name, mpi.options)
         return self._launcher
 
-    def _start_world(self, action: r.StartWorld) -> None:
+    def _start_world(self, action: a.StartWorld) -> None:
         config = WorldConfig(
             world=action.world,
             pilot=self._pilot,
@@ -557,14 +607,13 @@ class Agent:
         if world is None:
             return
         busy = self._rules.worlds.get(number)
-        if busy is not None and busy.work is not None:
+        if busy is not None and busy.pipeline:
             # Ranks that hang in MPI hear nothing, and launchers take seconds to end them.
             for node, pid in world.ranks.values():
                 self._send_to_node(node, m.KillRank(pid))
             _kill_group(world.process, signal.SIGTERM)
         else:
-            for peer in self._world_peers.get(number, {}).values():
-                self._server.send(peer.address, m.Exit())
+            self._server.send_to_all(world.peers.values(), m.Exit())
         world.kill_at = time.time() + WORLD_GRACE_S
 
     # --- the end
@@ -585,7 +634,7 @@ class Agent:
         log.info("ends: %s", reason)
         self._ending = reason
         self._leave_by = now + LEAVE_S
-        self._rules.draining = True
+        self._rules.drain(reason, now)
 
     def _is_over(self, now: float) -> bool:
         if now > self._leave_by:
@@ -645,9 +694,12 @@ def _tail(path: Path, size: int = 4096) -> str:
 
 def main(site_dir: Path, pilot: str, pool: str) -> None:
     """Be the agent of a pilot."""
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    start_log()
     name_process(f"pilot agent {pilot}")
     raise_file_limit()
-    Agent(open_site(site_dir), pilot, pool).run()
+    site = open_site(site_dir)
+    own = None
+    if here := os.environ.get("PILOT_NODE"):
+        # Before there are threads, and while this process makes itself ready.
+        own = ForkedNode(site, pilot, here, site.config.pools[pool].shape)
+    Agent(site, pilot, pool, own).run()

@@ -15,6 +15,7 @@ import signal
 import struct
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -22,7 +23,6 @@ import msgspec
 from pilot.agent.node_cache import NodeCache
 from pilot.agent.work import Worker
 from pilot.process import (
-    die_with_parent,
     enter_environment,
     gpu_variables,
     name_process,
@@ -30,18 +30,24 @@ from pilot.process import (
     redirect_output,
     thread_variables,
 )
-from pilot.site import open_site
+from pilot.site import Site
 from pilot.wire import messages as m
 from pilot.wire.channel import Client, load_keys
 
 #: So long may a large result wait for others to join it in one file, in seconds.
 SEAL_S = 0.02
-#: An attempt that has ended is reported with those that end within so many seconds after it, and
-#: after so many at the latest, whatever the task that runs then does.
+#: Attempts that have ended are reported together: so many, or those of so many seconds where these
+#: are more, and after so many seconds at the latest, whatever the task that runs then does.
+TOGETHER = 8
 TOGETHER_S = 0.001
-LATEST_S = 0.005
+LATEST_S = 0.01
 #: In shared memory, for each executor: task, attempt, start of the task, start of its output.
 SLOT = struct.Struct("<qqdq")
+#: And behind that: how many works it has begun, and between which of them it skips what it was
+#: sent: those after the first, up to the second. The node worker writes these while it has stopped
+#: the process, see `NodeWorker._take_back`.
+ORDER = struct.Struct("=qqq")
+PLACE_BYTES = SLOT.size + ORDER.size
 
 
 class ExecutorConfig(msgspec.Struct):
@@ -52,7 +58,6 @@ class ExecutorConfig(msgspec.Struct):
     owner: str
     pilot: str
     node: str
-    site: str
     agent: str
     session: m.SessionInfo
     cores: tuple[int, ...]
@@ -65,11 +70,10 @@ class ExecutorConfig(msgspec.Struct):
     stream: int
 
 
-def main(packed: bytes) -> None:
-    """Be an executor until told to end."""
+def main(packed: bytes, site: Site) -> None:
+    """Be an executor of this site until told to end."""
     config = msgspec.msgpack.decode(packed, type=ExecutorConfig)
     os.setsid()
-    die_with_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     name_process(f"pilot executor {config.number} {config.pilot}")
@@ -77,7 +81,6 @@ def main(packed: bytes) -> None:
     pin(config.cores, config.cores_of_node)
     os.environ.update(thread_variables(len(config.cores)))
     os.environ.update(gpu_variables(config.gpus))
-    site = open_site(Path(config.site))
     worker = Worker(
         site,
         config.owner,
@@ -90,6 +93,7 @@ def main(packed: bytes) -> None:
     worker.broken = enter_environment(
         environment.working_dir, environment.sys_path, environment.variables
     )
+    worker.environ = dict(os.environ)
     with open(config.memory, "r+b") as file:
         memory = mmap.mmap(file.fileno(), 0)
     client: Client[m.Run | m.Exit] = Client(
@@ -97,20 +101,31 @@ def main(packed: bytes) -> None:
     )
     client.connect(config.agent)
     client.send(m.ExecutorHello(config.number, os.getpid()))
-    _serve(config, client, worker, memory)
+    _serve(config, site, client, worker, memory)
     client.close()
 
 
 class Outbox:
-    """What has ended and is not reported yet.
+    """What has ended and is not reported yet, and the connection that it goes out by.
 
-    The main thread sends before it listens to its socket again; while it is in a task, a thread
-    sends what has waited for too long. So they never use the socket at the same time.
+    The main thread reports before it waits for its socket; while it is in a task, a thread reports
+    what has waited for too long. A lock sees that they never use the socket at the same time.
+
+    Parameters
+    ----------
+    client
+        The connection.
+    report
+        Makes a message of attempts that have ended.
     """
 
-    def __init__(self, number: int, client: Client[m.Run | m.Exit]) -> None:
-        self._number = number
+    def __init__(
+        self,
+        client: Client[m.Run | m.Exit],
+        report: Callable[[list[m.Completion]], msgspec.Struct],
+    ) -> None:
         self._client = client
+        self._report = report
         self._lock = threading.Lock()
         self._waiting: list[m.Completion] = []
         self._first = 0.0
@@ -125,10 +140,20 @@ class Outbox:
             if len(self._waiting) == len(completions):
                 self._first = ended
                 self._due.set()
-            elif ended - self._first > TOGETHER_S:
+            elif ended - self._first > TOGETHER_S and len(self._waiting) >= TOGETHER:
                 self._send()
 
-    def send(self, message: m.Ran | None = None) -> None:
+    def receive(self) -> list[m.Run | m.Exit]:
+        """What has arrived, or what arrives next: then all is reported before the wait."""
+        with self._lock:
+            if self._client.socket.poll(0):
+                return list(self._client.receive())
+            self._send()
+        self._client.socket.poll()  # nothing is left that the thread would send
+        with self._lock:
+            return list(self._client.receive())
+
+    def send(self, message: msgspec.Struct | None = None) -> None:
         """Report what is left, and then tell this."""
         with self._lock:
             self._send()
@@ -138,7 +163,7 @@ class Outbox:
     def _send(self) -> None:
         if self._waiting:
             waiting, self._waiting = self._waiting, []
-            self._client.send(m.Done(self._number, waiting))
+            self._client.send(self._report(waiting))
 
     def _send_late(self) -> None:
         while self._due.wait():
@@ -153,9 +178,10 @@ class Sealer(threading.Thread):
     A thread with a connection of its own, since the next task may run for hours.
     """
 
-    def __init__(self, config: ExecutorConfig, worker: Worker) -> None:
+    def __init__(self, config: ExecutorConfig, site: Site, worker: Worker) -> None:
         super().__init__(name="sealer", daemon=True)
         self._config = config
+        self._site = site
         self._worker = worker
         #: Set when there is something to be sealed.
         self.due = threading.Event()
@@ -163,7 +189,7 @@ class Sealer(threading.Thread):
     def run(self) -> None:
         """Seal, whenever it is due."""
         client: Client[m.Run | m.Exit] = Client(
-            load_keys(open_site(Path(self._config.site)).keys),
+            load_keys(self._site.keys),
             b"sealer:%d" % self._config.number,
             m.ToExecutor,
         )
@@ -177,21 +203,28 @@ class Sealer(threading.Thread):
 
 def _serve(
     config: ExecutorConfig,
+    site: Site,
     client: Client[m.Run | m.Exit],
     worker: Worker,
     memory: mmap.mmap,
 ) -> None:
-    offset = config.slot * SLOT.size
+    offset = config.slot * PLACE_BYTES
     pack = SLOT.pack_into
+    order = memoryview(memory)[offset + SLOT.size : offset + PLACE_BYTES].cast("q")
+    begun = 0
     sealer: Sealer | None = None
-    outbox = Outbox(config.number, client)
+    outbox = Outbox(client, lambda completions: m.Done(config.number, completions))
     while True:
-        client.socket.poll()
-        for message in client.receive():
+        for message in outbox.receive():
             if isinstance(message, m.Exit):
                 return
             worker.learn(message.functions, message.templates)
             for work in message.work:
+                # In this order: whoever stops the process in between finds it begun.
+                begun += 1
+                order[0] = begun
+                if order[1] < begun <= order[2]:
+                    continue
                 pack(memory, offset, work.task, work.attempt, time.time(), worker.log_position())
                 completions = worker.run(work, message.plan)
                 pack(memory, offset, 0, 0, 0.0, 0)
@@ -200,7 +233,6 @@ def _serve(
                 else:
                     outbox.send(m.Ran(config.number, [work.task]))
                     if sealer is None:
-                        sealer = Sealer(config, worker)
+                        sealer = Sealer(config, site, worker)
                         sealer.start()
                     sealer.due.set()
-            outbox.send()

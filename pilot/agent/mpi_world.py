@@ -1,24 +1,33 @@
 """A rank of an MPI world: like an executor, but all ranks of a world run each task together.
 
-The world is started once by the site's launcher and kept. Between tasks every rank sleeps on its
-own socket: MPI is for the tasks' own traffic, and an idle world costs nothing. ``MPI.COMM_WORLD``
-in a task is exactly the task's ranks, since a world has exactly as many.
+The world is started once by the site's launcher and kept. While it has no task every rank sleeps on
+its own socket: an idle world costs nothing. ``MPI.COMM_WORLD`` in a task is exactly the task's
+ranks, since a world has exactly as many.
+
+Tasks are sent ahead to all ranks. After each the ranks meet, and only then begin the next: a
+message of a rank that is ahead would be taken by one that still receives from any source in the
+task before. So one rank, the first, can report what all have left; where one has failed, each
+reports for itself, the one that failed before it waits for the others.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import mmap
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
+from array import array
 from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
 
+from pilot.agent.executor import SLOT, Outbox
 from pilot.agent.node_cache import NodeCache
 from pilot.agent.work import Worker
 from pilot.process import (
@@ -32,10 +41,15 @@ from pilot.process import (
 )
 from pilot.site import open_site
 from pilot.wire import messages as m
-from pilot.wire.channel import Client, Endpoints, load_keys
+from pilot.wire.channel import Client, Endpoints, load_keys, runtime_dir
 
 #: The variable that carries `WorldConfig` to the ranks.
 VARIABLE = "PILOT_WORLD"
+#: A rank that waits for others gives its core away between looks; after so many seconds it sleeps,
+#: each time for this share of the time that it has waited, and not longer than this.
+YIELD_S = 0.002
+SLEEP_SHARE = 0.1
+SLEEP_MOST_S = 0.01
 
 
 class HostCores(msgspec.Struct):
@@ -98,9 +112,10 @@ def main() -> None:
         load_keys(site.keys), b"rank:%d.%d" % (config.world, rank), m.ToExecutor
     )
     client.connect(config.agent.choose())
-    client.send(m.RankHello(config.world, rank, size, os.getpid(), node))
+    path, memory = _shared_memory()
+    client.send(m.RankHello(config.world, rank, size, os.getpid(), node, path))
     _watch_parent()
-    _serve(config.world, rank, client, worker)
+    _serve(config.world, rank, client, worker, Meeting(world), memory)
     client.close()
 
 
@@ -150,13 +165,90 @@ def _watch_parent() -> None:
     threading.Thread(target=watch, name="watch-parent", daemon=True).start()
 
 
-def _serve(world: int, rank: int, client: Client[m.Run | m.Exit], worker: Worker) -> None:
+class Meeting:
+    """Where the ranks of a world come together after each task, apart from the tasks' own traffic.
+
+    In each round a rank tells the one that is so far ahead of it, and hears of the one that is so
+    far behind, twice as far as before. Between looks it gives its core away: MPI's own ways to wait
+    keep it busy, and its collectives that do not wait take several looks for each round.
+
+    Parameters
+    ----------
+    world
+        The ranks, a communicator of mpi4py.
+    """
+
+    def __init__(self, world: Any) -> None:
+        ranks = world.Dup()
+        rank, size = ranks.rank, ranks.size
+        self._rounds: list[tuple[array[int], array[int], Any, Any]] = []
+        distance = 1
+        while distance < size:
+            said, heard = array("i", [0]), array("i", [0])
+            tag = len(self._rounds)
+            receive = ranks.Recv_init(heard, (rank - distance) % size, tag)
+            send = ranks.Send_init(said, (rank + distance) % size, tag)
+            self._rounds.append((said, heard, receive, send))
+            distance *= 2
+
+    def any_failed(self, failed: bool) -> bool:
+        """Wait until all ranks are here; whether any has failed."""
+        for said, heard, receive, send in self._rounds:
+            said[0] = failed
+            receive.Start()
+            send.Start()
+            _wait(receive)
+            _wait(send)
+            failed = failed or bool(heard[0])
+        return failed
+
+
+def _wait(request: Any) -> None:
+    if request.Test():
+        return
+    begin = time.perf_counter()
+    while not request.Test():
+        waited_s = time.perf_counter() - begin
+        if waited_s < YIELD_S:
+            os.sched_yield()
+        else:
+            time.sleep(min(SLEEP_SHARE * waited_s, SLEEP_MOST_S))
+
+
+def _serve(
+    world: int,
+    rank: int,
+    client: Client[m.Run | m.Exit],
+    worker: Worker,
+    meeting: Meeting,
+    memory: mmap.mmap,
+) -> None:
+    outbox = Outbox(client, lambda completions: m.WorldDone(world, completions))
+    pack = SLOT.pack_into
     while True:
-        client.socket.poll()
-        for message in client.receive():
+        for message in outbox.receive():
             if isinstance(message, m.Exit):
                 return
             worker.learn(message.functions, message.templates)
             for work in message.work:
-                for completion in [*worker.run(work), *worker.seal()]:
-                    client.send(m.RankDone(world, rank, completion))
+                pack(memory, 0, work.task, work.attempt, time.time(), worker.log_position())
+                (completion,) = worker.run(work) or worker.seal()
+                failed = completion.outcome != "ok"
+                if failed:
+                    outbox.send(m.RankDone(world, rank, completion))
+                if not meeting.any_failed(failed):
+                    if rank == 0:
+                        outbox.add([completion])
+                elif not failed:
+                    outbox.send(m.RankDone(world, rank, completion))
+                pack(memory, 0, 0, 0, 0.0, 0)
+
+
+def _shared_memory() -> tuple[str, mmap.mmap]:
+    """A file that tells the node worker which task this rank is in, as executors have it; the node
+    worker removes it: a rank is killed as often as it ends by itself."""
+    file, path = tempfile.mkstemp(prefix="rank-", dir=runtime_dir())
+    os.ftruncate(file, SLOT.size)
+    memory = mmap.mmap(file, SLOT.size)
+    os.close(file)
+    return path, memory

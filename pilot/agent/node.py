@@ -1,7 +1,8 @@
 """A node worker: starts, watches and ends the executors of one node.
 
-It is a Slurm step of its own, so that a pilot can give single nodes back. Tasks do not pass through
-it: executors speak to the agent themselves.
+On the agent's node it is forked from the agent. On each other one it is a Slurm step of its own, so
+that a pilot can give single nodes back. Tasks do not pass through it: executors speak to the agent
+themselves.
 
 Invariants
 ----------
@@ -14,23 +15,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import mmap
-import multiprocessing
 import os
 import signal
-import sys
 import time
-from multiprocessing.process import BaseProcess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import zmq
 
-from pilot.agent.executor import SLOT, ExecutorConfig
+from pilot.agent.executor import ORDER, PLACE_BYTES, SLOT, ExecutorConfig
 from pilot.agent.executor import main as executor_main
+from pilot.agent.forking import Forked, ForkServer, Served
 from pilot.agent.node_cache import CacheHolder
 from pilot.process import die_with_parent, name_process
-from pilot.site import open_site
+from pilot.site import Site
 from pilot.wire import messages as m
 from pilot.wire.channel import Client, load_keys, runtime_dir
 from scheduler.resources import NodeShape
@@ -45,6 +45,8 @@ SILENT_S = 30.0
 TOLD_S = 0.5
 #: The last so many bytes of a crashed task's output are told.
 TAIL_BYTES = 4096
+#: A process that was told to stop does so within so many seconds, or is left alone.
+STOP_S = 0.05
 #: Executors that one node may have at a time, idle ones included.
 SLOTS = 4096
 
@@ -52,7 +54,7 @@ SLOTS = 4096
 class _Running:
     """An executor of this node."""
 
-    def __init__(self, process: BaseProcess, slot: int, log_path: Path, owner: str) -> None:
+    def __init__(self, process: Served, slot: int, log_path: Path, owner: str) -> None:
         self.process = process
         #: What its segments are named by.
         self.owner = owner
@@ -66,33 +68,43 @@ class NodeWorker:
 
     Parameters
     ----------
-    site_dir
-        The site directory.
+    site
+        The site.
     pilot, node
         Names of the pilot and of this node.
     agent
         The agent's endpoint.
     shape
         What the pool says that this node has.
+    executors
+        What forks its executors.
     """
 
-    def __init__(self, site_dir: Path, pilot: str, node: str, agent: str, shape: NodeShape) -> None:
-        self._site = open_site(site_dir)
+    def __init__(
+        self,
+        site: Site,
+        pilot: str,
+        node: str,
+        agent: str,
+        shape: NodeShape,
+        executors: ForkServer,
+    ) -> None:
+        self._site = site
         self._pilot = pilot
         self._node = node
         self._agent = agent
         self._shape = shape
-        self._spawner = multiprocessing.get_context("forkserver")
+        self._fork_server = executors
         self._cache = CacheHolder(self._site, pilot)
         self._memory_path = runtime_dir() / f"node-{os.getpid()}"
-        self._memory_path.write_bytes(b"\0" * (SLOT.size * SLOTS))
+        self._memory_path.write_bytes(b"\0" * (PLACE_BYTES * SLOTS))
         with self._memory_path.open("r+b") as file:
             self._memory = mmap.mmap(file.fileno(), 0)
         self._free_slots = list(range(SLOTS - 1, -1, -1))
         self._executors: dict[int, _Running] = {}
         #: Ranks of MPI worlds on this node, by the descriptor that tells their end; and whether
         #: they lead a process group, as they do under most launchers.
-        self._ranks: dict[int, tuple[m.WatchRank, bool]] = {}
+        self._ranks: dict[int, tuple[m.WatchRank, bool, mmap.mmap | None]] = {}
         self._poller = zmq.Poller()
         self._ending = False
         self._client: Client[Any] = Client(
@@ -106,10 +118,14 @@ class NodeWorker:
         self._client.connect(self._agent)
         self._client.send(m.NodeHello(self._node, self._shape, os.getpid()))
         self._poller.register(self._client.socket, zmq.POLLIN)
+        self._poller.register(self._fork_server.sentinel, zmq.POLLIN)
         heard = told = time.monotonic()
         try:
             while not self._ending:
                 ready = dict(self._poller.poll(self._timeout_ms()))
+                if self._fork_server.sentinel in ready:
+                    log.error("the fork server has ended, and with it the executors")
+                    break
                 for message in self._client.receive():
                     heard = time.monotonic()
                     self._take(message)
@@ -128,6 +144,7 @@ class NodeWorker:
             self._cache.close()
             self._memory_path.unlink(missing_ok=True)
             self._client.close()
+            self._fork_server.close()
 
     def _on_signal(self, *_: object) -> None:
         self._ending = True
@@ -142,6 +159,8 @@ class NodeWorker:
             self._start(message)
         elif isinstance(message, m.StopExecutor):
             self._stop(message.executor, message.grace_s)
+        elif isinstance(message, m.TakeBack):
+            self._take_back(message)
         elif isinstance(message, m.WatchRank):
             self._watch_rank(message)
         elif isinstance(message, m.KillRank):
@@ -151,27 +170,32 @@ class NodeWorker:
             self._ending = True
 
     def _watch_rank(self, message: m.WatchRank) -> None:
+        memory = _adopt_memory(message.memory)
         try:
             leads = os.getpgid(message.pid) == message.pid
             process = os.pidfd_open(message.pid)
         except ProcessLookupError:
-            self._client.send(m.RankExited(message.world, message.rank))
+            self._tell_rank_exited(message, memory)
         except OSError:
             return  # an old kernel: the launcher will tell, later
         else:
-            self._ranks[process] = message, leads
+            self._ranks[process] = message, leads, memory
             self._poller.register(process, zmq.POLLIN)
 
     def _reap_ranks(self, ready: dict[Any, int]) -> None:
         for process in [process for process in self._ranks if process in ready]:
-            message, leads = self._ranks.pop(process)
+            message, leads, memory = self._ranks.pop(process)
             self._poller.unregister(process)
             os.close(process)
             if leads:
                 # What it had started goes with it, whatever the launcher does.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(message.pid, signal.SIGKILL)
-            self._client.send(m.RankExited(message.world, message.rank))
+            self._tell_rank_exited(message, memory)
+
+    def _tell_rank_exited(self, message: m.WatchRank, memory: mmap.mmap | None) -> None:
+        task, _, started, _ = SLOT.unpack_from(memory) if memory else (0, 0, 0.0, 0)
+        self._client.send(m.RankExited(message.world, message.rank, task, started))
 
     def _start(self, message: m.StartExecutor) -> None:
         slot = self._free_slots.pop()
@@ -182,7 +206,6 @@ class NodeWorker:
             number=message.executor,
             pilot=self._pilot,
             node=self._node,
-            site=str(self._site.directory),
             agent=self._agent,
             session=message.session,
             cores=message.cores,
@@ -193,10 +216,7 @@ class NodeWorker:
             slot=slot,
             stream=message.stream,
         )
-        process = self._spawner.Process(
-            target=executor_main, args=(msgspec.msgpack.encode(config),), daemon=False
-        )
-        process.start()
+        process = self._fork_server.fork(msgspec.msgpack.encode(config))
         self._executors[message.executor] = _Running(process, slot, path, owner)
         self._poller.register(process.sentinel, zmq.POLLIN)
 
@@ -205,6 +225,29 @@ class NodeWorker:
         if executor is not None:
             _signal_group(executor.process, signal.SIGTERM if grace_s else signal.SIGKILL)
             executor.kill_at = time.monotonic() + grace_s
+
+    def _take_back(self, message: m.TakeBack) -> None:
+        """Have an executor skip what it was sent and has not begun.
+
+        It is in a task, and hears nothing until that ends. So the word is left in its memory, while
+        it is stopped: then it cannot begin with the next one at the same time.
+        """
+        executor = self._executors.get(message.executor)
+        if executor is None:
+            return
+        pid, offset = executor.process.pid, executor.slot * PLACE_BYTES + SLOT.size
+        try:
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                if not _has_stopped(pid):
+                    return  # in the kernel, say: the agent will ask again
+                begun, *_ = ORDER.unpack_from(self._memory, offset)
+                ORDER.pack_into(self._memory, offset, begun, begun, message.upto)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+        except (ProcessLookupError, FileNotFoundError):
+            return  # it has ended
+        self._client.send(m.TakenBack(message.executor, begun, message.upto))
 
     def _kill_overdue(self, now: float) -> None:
         for executor in self._executors.values():
@@ -217,19 +260,18 @@ class NodeWorker:
             if executor.process.sentinel not in ready:
                 continue
             self._poller.unregister(executor.process.sentinel)
-            executor.process.join()
+            status = executor.process.wait(0.0)
             # What the task had started goes with it.
             _signal_group(executor.process, signal.SIGKILL)
             del self._executors[number]
-            task, _, started, begin = SLOT.unpack_from(self._memory, executor.slot * SLOT.size)
-            SLOT.pack_into(self._memory, executor.slot * SLOT.size, 0, 0, 0.0, 0)
+            task, _, started, begin = SLOT.unpack_from(self._memory, executor.slot * PLACE_BYTES)
+            offset = executor.slot * PLACE_BYTES
+            self._memory[offset : offset + PLACE_BYTES] = bytes(PLACE_BYTES)
             self._free_slots.append(executor.slot)
             logs, tail = self._output(executor.log, begin) if task else ((), "")
-            if executor.process.exitcode:
+            if status:
                 self._remove_unsealed(executor.owner)
-            self._client.send(
-                m.ExecutorExited(number, executor.process.exitcode or 0, task, started, logs, tail)
-            )
+            self._client.send(m.ExecutorExited(number, status or 0, task, started, logs, tail))
             executor.process.close()
 
     def _remove_unsealed(self, owner: str) -> None:
@@ -258,7 +300,7 @@ class NodeWorker:
         now = time.time()
         for executor in self._executors.values():
             task, attempt, started, begin = SLOT.unpack_from(
-                self._memory, executor.slot * SLOT.size
+                self._memory, executor.slot * PLACE_BYTES
             )
             if task and now - started > TOLD_S:
                 name = executor.log.relative_to(self._site.directory).as_posix()
@@ -272,31 +314,78 @@ class NodeWorker:
             _signal_group(executor.process, signal.SIGTERM)
         deadline = time.monotonic() + 2.0
         for executor in self._executors.values():
-            executor.process.join(max(0.0, deadline - time.monotonic()))
+            with contextlib.suppress(ConnectionError):
+                executor.process.wait(max(0.0, deadline - time.monotonic()))
             _signal_group(executor.process, signal.SIGKILL)
-            executor.process.join()
 
 
-def _signal_group(process: BaseProcess, number: int) -> None:
-    """Signal an executor and all that it has started; if it just started, itself alone."""
-    pid = process.pid
-    if pid is None:
-        return
+def _adopt_memory(path: str) -> mmap.mmap | None:
+    """The memory in which a rank tells its task, whose file is removed; None where it is gone."""
     try:
-        os.killpg(pid, number)
+        with open(path, "r+b") as file:
+            memory = mmap.mmap(file.fileno(), 0)
+        Path(path).unlink()
+    except (OSError, ValueError):
+        return None
+    return memory
+
+
+def _has_stopped(pid: int) -> bool:
+    """Wait until a process is stopped that was told to; False where it takes long."""
+    deadline = time.monotonic() + STOP_S
+    while time.monotonic() < deadline:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        if stat[stat.rindex(")") + 2] in "tT":
+            return True
+        os.sched_yield()
+    return False
+
+
+def _signal_group(process: Served, number: int) -> None:
+    """Signal an executor and all that it has started; if it just started, itself alone."""
+    try:
+        os.killpg(process.pid, number)
     except ProcessLookupError:
-        if process.exitcode is None:
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                return
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+
+
+class ForkedNode(Forked):
+    """The node worker of the agent's own node, forked from the agent before that has threads.
+
+    Parameters
+    ----------
+    site, pilot, node, shape
+        As for a `NodeWorker`.
+    """
+
+    def __init__(self, site: Site, pilot: str, node: str, shape: NodeShape) -> None:
+        self.node = node
+        reader, self._writer = os.pipe()
+
+        def run() -> None:
+            os.close(self._writer)
+            with open(reader) as told:
+                main(site, pilot, node, shape, told.read)
+
+        super().__init__(run)
+        os.close(reader)
+
+    def tell(self, agent: str) -> None:
+        """Tell it the agent's endpoint, which it waits for."""
+        with open(self._writer, "w") as writer:
+            writer.write(agent)
 
 
 def main(
-    site_dir: Path, pilot: str, node: str, agent: str, cores: int, memory_mib: int, gpus: int
+    site: Site, pilot: str, node: str, shape: NodeShape, find_agent: Callable[[], str]
 ) -> None:
-    """Be a node worker."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
+    """Be a node worker; `find_agent` gives the agent's endpoint, or nothing if that has died."""
+    name_process(f"pilot forkserver {node} {pilot}")
+    # First, while there is nothing yet that a fork must not have.
+    executors = ForkServer(lambda packed: executor_main(packed, site))
     name_process(f"pilot node {node} {pilot}")
     die_with_parent(signal.SIGTERM)
-    NodeWorker(site_dir, pilot, node, agent, NodeShape(cores, memory_mib, gpus)).run()
+    if agent := find_agent():
+        NodeWorker(site, pilot, node, agent, shape, executors).run()

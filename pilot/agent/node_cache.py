@@ -20,14 +20,15 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock
+from typing import TYPE_CHECKING, Any
 
 from pilot.data.values import Value, load
 from pilot.errors import ResultError, SiteError
 from pilot.site import Site
 from pilot.wire.channel import runtime_dir
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 log = logging.getLogger("pilot.node")
 
@@ -97,6 +98,8 @@ class NodeCache:
         if copy.exists():
             return True
         copy.parent.mkdir(parents=True, exist_ok=True)
+        from filelock import FileLock  # most tasks need none
+
         with FileLock(copy.with_name(f".{copy.name}.lock"), poll_interval=0.01):
             if copy.exists():
                 return True
@@ -160,6 +163,8 @@ class CacheHolder:
 
     def _alone(self) -> FileLock:
         """Lets only one node worker of this machine make or remove a cache at a time."""
+        from filelock import FileLock
+
         caches = self._directory.parent
         caches.mkdir(mode=0o700, exist_ok=True)
         return FileLock(caches / ".lock", timeout=LOCK_S)

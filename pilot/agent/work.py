@@ -197,7 +197,7 @@ class Worker:
         """
         with self._sealing:
             waiting, self._unsealed = self._unsealed, []
-            return self._seal(waiting) if waiting else []
+        return self._seal(waiting) if waiting else []
 
     def _seal(self, waiting: list[tuple[Completion, list[Any]]]) -> list[Completion]:
         error: Exception | None = None

@@ -94,9 +94,13 @@ class SegmentWriter:
         self.owner = owner
         self.target_bytes = target_bytes
         self._open: dict[str, _Segment] = {}
+        #: What takes no more results and is not sealed yet.
+        self._closed: list[_Segment] = []
         self._sealed: list[Value] = []
         self._count = 0
         self._lock = threading.RLock()
+        #: Held while files are brought to the disk. So `add` waits for no disk.
+        self._sealing = threading.Lock()
 
     def add(self, session: str, task_name: str, task_id: str, index: int, obj: object) -> Unsealed:
         """Write one result. It is kept by `seal`, not before.
@@ -140,13 +144,16 @@ class SegmentWriter:
     def pending(self) -> list[Unsealed]:
         """Results that are written and not sealed."""
         with self._lock:
-            return [result for s in self._open.values() for result, _ in s.results]
+            return [result for segment in self._unsealed() for result, _ in segment.results]
 
     @property
     def pending_bytes(self) -> int:
         """Size of `pending`."""
         with self._lock:
-            return sum(segment.size for segment in self._open.values())
+            return sum(segment.size for segment in self._unsealed())
+
+    def _unsealed(self) -> list[_Segment]:
+        return [*self._closed, *self._open.values()]
 
     @property
     def full(self) -> bool:
@@ -155,7 +162,7 @@ class SegmentWriter:
             return any(segment.size >= self.target_bytes for segment in self._open.values())
 
     def seal(self) -> list[Value]:
-        """Finish all open segments.
+        """Finish all open segments; what other threads add meanwhile goes into new ones.
 
         Returns
         -------
@@ -169,18 +176,24 @@ class SegmentWriter:
             The disk is full, say. What is still `pending` can be sealed later; results that are
             neither pending nor have a value are lost, and their tasks must run again.
         """
-        with self._lock:
-            for session, segment in list(self._open.items()):
+        with self._sealing:
+            with self._lock:
+                self._closed += self._open.values()
+                self._open.clear()
+            for segment in list(self._closed):
                 try:
                     path = self._publish(segment.draft)
                 except BaseException:
                     if not segment.draft.is_open:
-                        del self._open[session]
+                        self._closed.remove(segment)
                     raise
-                del self._open[session]
-                for result, written in segment.results:
-                    result._value = Value(written.size, b"", path, result.name, written.checksum)
-                    self._sealed.append(result._value)
+                with self._lock:
+                    self._closed.remove(segment)
+                    for result, written in segment.results:
+                        result._value = Value(
+                            written.size, b"", path, result.name, written.checksum
+                        )
+                        self._sealed.append(result._value)
             sealed, self._sealed = self._sealed, []
             return sealed
 
@@ -191,10 +204,11 @@ class SegmentWriter:
 
     def discard(self) -> None:
         """Give up what is not sealed, and remove its files."""
-        with self._lock:
-            for segment in self._open.values():
+        with self._sealing, self._lock:
+            for segment in self._unsealed():
                 segment.draft.discard()
             self._open.clear()
+            self._closed.clear()
 
     def __enter__(self) -> SegmentWriter:
         return self

@@ -14,8 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from pilot.errors import HeadError, SiteError
 from pilot.site import Site
 from pilot.wire.discovery import HeadAddress, read_address
@@ -52,6 +50,8 @@ def ensure_head(site: Site, adopt_job: str = "") -> HeadAddress:
     address = find_head(site)
     if address is not None:
         return address
+    from filelock import FileLock, Timeout  # only now: mostly there is a head
+
     site.prepare()
     deadline = time.monotonic() + START_S + site.config.lease.expire_s
     try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from pathlib import Path
 
 from pilot.errors import PilotError
 from pilot.head.server import Head
-from pilot.process import name_process, raise_file_limit
+from pilot.process import name_process, raise_file_limit, start_log
 from pilot.site import open_site
 
 
@@ -23,9 +22,7 @@ def main(directory: Path, adopt_job: str = "") -> None:
     adopt_job
         The batch job that this process runs in, if it is to be the first pilot.
     """
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    start_log()
     try:
         site = open_site(directory)
         name_process(f"pilot head {site.name}")

@@ -515,12 +515,21 @@ class StopExecutor(_Message):
     grace_s: float
 
 
+class TakeBack(_Message):
+    """Have an executor skip what it has been sent, up to the `upto`-th work, and not begun."""
+
+    executor: int
+    upto: int
+
+
 class WatchRank(_Message):
     """Tell when this process, a rank of an MPI world on your node, has ended."""
 
     world: int
     rank: int
     pid: int
+    #: As in `RankHello`.
+    memory: str
 
 
 class KillRank(_Message):
@@ -534,6 +543,17 @@ class RankExited(_Message):
 
     world: int
     rank: int
+    #: The task that it was in, 0 for none.
+    task: int
+    started: float
+
+
+class TakenBack(_Message):
+    """An executor had begun so many works, and skips those after it up to the `upto`-th."""
+
+    executor: int
+    begun: int
+    upto: int
 
 
 class ExecutorExited(_Message):
@@ -576,6 +596,8 @@ class RankHello(_Message):
     size: int
     pid: int
     node: str
+    #: Path, on its node, of the memory that tells which task it is in.
+    memory: str
 
 
 class LaunchPlan(msgspec.Struct, array_like=True, frozen=True):
@@ -595,7 +617,7 @@ class Run(_Message):
 
 
 class Done(_Message):
-    """Attempts that ended in an executor (rank 0 for an MPI world)."""
+    """Attempts that ended in an executor."""
 
     executor: int
     completions: list[Completion]
@@ -608,8 +630,15 @@ class Ran(_Message):
     tasks: list[int]
 
 
+class WorldDone(_Message):
+    """Attempts that all ranks of a world have left, and none has failed in; from rank 0."""
+
+    world: int
+    completions: list[Completion]
+
+
 class RankDone(_Message):
-    """A rank has left the task; rank 0 brings the value."""
+    """A rank has left an attempt that it or another one has failed in."""
 
     world: int
     rank: int
@@ -640,15 +669,19 @@ ToPilot: TypeAlias = Welcome | Assign | Committed | CancelWork | EndPilot
 ToAgent: TypeAlias = (
     NodeHello
     | ExecutorExited
+    | TakenBack
     | NodeStatus
     | ExecutorHello
     | RankHello
     | RankExited
     | Ran
     | Done
+    | WorldDone
     | RankDone
 )
-ToNode: TypeAlias = StartExecutor | StopExecutor | WatchRank | KillRank | AgentStatus | Exit
+ToNode: TypeAlias = (
+    StartExecutor | StopExecutor | TakeBack | WatchRank | KillRank | AgentStatus | Exit
+)
 ToExecutor: TypeAlias = Run | Exit
 
 Message: TypeAlias = _Message

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Protocol
 
 from scheduler.batch.base import BatchSystem
-from scheduler.batch.local import LocalBatch
-from scheduler.batch.slurm import SlurmBatch
 
 
 class _SlurmManners(Protocol):
@@ -40,7 +38,11 @@ def open_batch(config: BatchChoice, directory: Path) -> BatchSystem:
         No adapter has this name.
     """
     if config.batch == "local":
+        from scheduler.batch.local import LocalBatch
+
         return LocalBatch(directory)
     if config.batch == "slurm":
+        from scheduler.batch.slurm import SlurmBatch
+
         return SlurmBatch(command_limit_s=config.slurm.command_limit_s)
     raise ValueError(f"no batch system is named {config.batch!r}; there are local and slurm")

@@ -268,6 +268,7 @@ def _facts(job_id: str, request: JobRequest) -> dict[str, str]:
         "PILOT_JOB_ID": shlex.quote(job_id),
         "PILOT_RESTART_COUNT": "0",
         "PILOT_NODELIST": '"$(hostname)"',
+        "PILOT_NODE": '"$PILOT_NODELIST"',
         "PILOT_JOB_ENDS_AT": f"$(( $(date +%s) + {round(request.walltime_s)} ))",
     }
 

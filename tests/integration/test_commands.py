@@ -83,6 +83,18 @@ def test_streams_directory_and_environment(session: Session, tmp_path: Path) -> 
     assert (tmp_path / "err-a.txt").read_text() == "wrong\n"
 
 
+def test_environment_is_not_what_functions_leave_behind(session: Session) -> None:
+    def paint() -> int:
+        os.environ["PAINT"] = "wet"
+        return os.getpid()
+
+    painted = {session.submit(paint).result(DEADLINE_S) for _ in range(8)}
+    seen = pilot.shell("echo $PPID:$PAINT")
+    results = [session.submit(seen).result(DEADLINE_S).stdout for _ in range(8)]
+    assert painted & {int(text.partition(":")[0]) for text in results}
+    assert not any("wet" in text for text in results)
+
+
 def test_exit_status(session: Session) -> None:
     error = session.submit(pilot.shell("echo last words; exit 7")).exception(DEADLINE_S)
     assert isinstance(error, pilot.CommandFailed)

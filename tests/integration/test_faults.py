@@ -321,6 +321,33 @@ def test_time_limit_ends_the_task_and_what_it_started(local_site: SiteUnderTest)
         assert session.submit(tasks.square, 3).result(DEADLINE_S) == 9
 
 
+def test_nothing_waits_behind_a_task_that_turns_out_to_be_long(
+    local_site: SiteUnderTest, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+
+    def work(number: int, directory: str) -> int:
+        if number == 500:
+            tasks.wait_for_file(str(tmp_path / "started"), str(go))
+        return tasks.note_run(directory, number)
+
+    with local_site.session() as session:
+        # Known to be short, they are sent several at a time.
+        pilot.gather(session.submit_many(work, [(0, str(tmp_path))] * 200), timeout=DEADLINE_S)
+        runs = tmp_path / "runs"
+        runs.mkdir()
+        numbers = range(1, 1001)
+        futures = session.submit_many(work, [(number, str(runs)) for number in numbers])
+        late = futures.pop(499)
+        pilot.gather(futures, timeout=DEADLINE_S)
+        assert not late.done()
+        go.touch()
+        assert late.result(DEADLINE_S) == 500
+        assert {path.name: len(path.read_text().split()) for path in runs.iterdir()} == {
+            str(number): 1 for number in numbers
+        }
+
+
 def test_cancelled_running_task_is_ended(local_site: SiteUnderTest) -> None:
     started, never = local_site.scratch / "started", local_site.scratch / "never"
     with local_site.session() as session:

@@ -63,6 +63,24 @@ def test_worlds_are_kept_warm(session: Session) -> None:
     assert len(pids) == 1
 
 
+def test_no_rank_begins_a_task_before_all_have_left_the_one_before(session: Session) -> None:
+    """Else a message of a rank that is ahead is taken for one of the task before."""
+
+    @pilot.mpi(ranks=3)
+    def gather_by_hand(number: int) -> list[int]:
+        from mpi4py import MPI
+
+        world = MPI.COMM_WORLD
+        if world.rank:
+            tasks.pause(0.0005 * (world.rank - 1))
+            world.send(number, 0)
+            return []
+        return [world.recv(source=MPI.ANY_SOURCE) for _ in range(world.size - 1)]
+
+    futures = session.submit_many(gather_by_hand, [(n,) for n in range(300)])
+    assert pilot.gather(futures, timeout=DEADLINE_S) == [[n, n] for n in range(300)]
+
+
 def test_context_of_a_rank(session: Session) -> None:
     @pilot.mpi(ranks=3)
     def ask() -> Any:
@@ -202,6 +220,43 @@ def test_rank_that_kills_itself_is_told(session: Session) -> None:
     error = session.submit(die).exception(DEADLINE_S)
     assert isinstance(error, pilot.TaskCrashed)
     assert "a rank died" in str(error)
+
+
+def test_failures_among_short_tasks(session: Session) -> None:
+    """Some raise on one rank, some on both: the world goes on behind them."""
+
+    @pilot.mpi(ranks=2)
+    def work(number: int) -> int:
+        from mpi4py import MPI
+
+        if number % 10 == 3 or (number % 10 == 7 and MPI.COMM_WORLD.rank == 1):
+            raise ValueError(number)
+        return number
+
+    futures = session.submit_many(work, [(n,) for n in range(200)])
+    for number, future in enumerate(futures):
+        if number % 10 in (3, 7):
+            assert future.exception(DEADLINE_S).args == (number,)
+        else:
+            assert future.result(DEADLINE_S) == number
+
+
+def test_death_among_short_tasks_is_blamed_on_one(session: Session) -> None:
+    """What was sent ahead of it or behind it runs again, without having spent an attempt."""
+
+    @pilot.mpi(ranks=2, max_crashes=0)
+    def work(number: int) -> int:
+        from mpi4py import MPI
+
+        if number == 150 and MPI.COMM_WORLD.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        MPI.COMM_WORLD.barrier()
+        return pilot.context().attempt
+
+    futures = session.submit_many(work, [(n,) for n in range(300)])
+    assert isinstance(futures[150].exception(DEADLINE_S), pilot.TaskCrashed)
+    del futures[150]
+    assert pilot.gather(futures, timeout=DEADLINE_S) == [1] * 299
 
 
 # --- programs -------------------------------------------------------------------------------------

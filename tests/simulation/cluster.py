@@ -21,7 +21,8 @@ from typing import Any
 import msgspec
 from invariants import Replay, check_core
 
-from pilot.agent import rules as r
+from pilot.agent import actions as a
+from pilot.agent.rules import Rules
 from pilot.data.values import Value
 from pilot.head import core as c
 from pilot.head import events as ev
@@ -435,7 +436,7 @@ class Agent:
         self.unacknowledged: dict[int, list[Completion]] = {}
         self.sequence = 0
         self.nodes = [f"{name}.{number}" for number in range(nodes)]
-        self.rules = r.Rules(self.nodes, NodeShape(CORES))
+        self.rules = Rules(self.nodes, NodeShape(CORES))
         self.executors: dict[int, Executor] = {}
         self.worlds: dict[int, World] = {}
         self.running: dict[int, RunningTask] = {}
@@ -579,18 +580,21 @@ class Agent:
             if self.welcomed:
                 self._send(self.sequence)
 
-    def _carry_out(self, action: r.Action) -> None:
-        if isinstance(action, r.StartExecutor):
+    def _carry_out(self, action: a.Action) -> None:
+        if isinstance(action, a.StartExecutor):
             self.executors[action.executor] = Executor(self, action.executor, action.node)
-        elif isinstance(action, r.StopExecutor):
+        elif isinstance(action, a.StopExecutor):
             if executor := self.executors.get(action.executor):
                 executor.stop(action.grace_s)
-        elif isinstance(action, r.RunOnExecutor):
+        elif isinstance(action, a.RunOnExecutor):
             if executor := self.executors.get(action.executor):
                 executor.take(action.work)
-        elif isinstance(action, r.StartWorld):
+        elif isinstance(action, a.TakeBack):
+            if executor := self.executors.get(action.executor):
+                executor.take_back(action.upto)
+        elif isinstance(action, a.StartWorld):
             self.worlds[action.world] = World(self, action.world, action.need.ranks)
-        elif isinstance(action, r.RunOnWorld):
+        elif isinstance(action, a.RunOnWorld):
             self.worlds[action.world].take(action.work)
         else:
             if world := self.worlds.get(action.world):
@@ -606,7 +610,9 @@ class Executor:
         self.id = number
         self.node = node
         self.alive = True
-        self.queue: deque[Work] = deque()
+        #: What it was sent and has not begun: each with its number.
+        self.queue: deque[tuple[int, Work]] = deque()
+        self.sent = self.begun = 0
         self.current: Work | None = None
         self.cluster.after(self.cluster.rng.uniform(0.0, 0.3), self._ready)
 
@@ -625,13 +631,29 @@ class Executor:
             self._heard(lambda: self.agent.rules.executor_ready(self.id, 1, self.cluster.now))
 
     def take(self, work: list[Work]) -> None:
-        self.queue.extend(work)
+        for item in work:
+            self.sent += 1
+            self.queue.append((self.sent, item))
         self._next()
+
+    def take_back(self, upto: int) -> None:
+        """Its node worker stops it for a moment, unless it cannot be stopped now."""
+
+        def reach() -> None:
+            if not self.alive or self.cluster.rng.random() < 0.2:
+                return
+            begun = self.begun
+            self.queue = deque((number, work) for number, work in self.queue if number > upto)
+            rules, now = self.agent.rules, self.cluster.now
+            self._heard(lambda: rules.executor_taken_back(self.id, begun, upto, now))
+
+        self.cluster.after(self.cluster.rng.uniform(0.0, 0.01), reach)
 
     def _next(self) -> None:
         if not self.alive or self.current is not None or not self.queue:
             return
-        work = self.current = self.queue.popleft()
+        self.begun, work = self.queue.popleft()
+        self.current = work
         started = self.cluster.now
         self.cluster.note_run(work)
         self.agent.running[work.task] = RunningTask(work.task, work.attempt, self.node, started)
@@ -682,7 +704,7 @@ class Executor:
 
 
 class World:
-    """The ranks of an MPI world: they leave a task one by one, or all die."""
+    """The ranks of an MPI world: they leave a task together, or all die."""
 
     def __init__(self, agent: Agent, number: int, ranks: int) -> None:
         self.agent = agent
@@ -690,6 +712,7 @@ class World:
         self.id = number
         self.ranks = ranks
         self.alive = True
+        self.queue: deque[Work] = deque()
         self.current: Work | None = None
         for rank in range(ranks):
             self.cluster.after(
@@ -704,25 +727,46 @@ class World:
             say()
             self.agent.step()
 
-    def take(self, work: Work) -> None:
-        self.cluster.note_run(work)
-        self.current = work
-        started, outcome = self.cluster.now, self.cluster.outcome(work)
-        duration = self.cluster.duration()
-        if outcome == "crash":
-            self.cluster.after(duration, lambda: self.die(9))
+    def take(self, work: list[Work]) -> None:
+        self.queue.extend(work)
+        self._next()
+
+    def _next(self) -> None:
+        if not self.alive or self.current is not None or not self.queue:
             return
-        hanging = outcome == "error" and self.cluster.rng.random() < 0.5
-        for rank in range(self.ranks):
-            if hanging and rank:
-                continue  # the first rank has raised, the others wait for it in MPI
-            done = completion(work, outcome, started, self.cluster.now + duration)
+        work = self.current = self.queue.popleft()
+        self.cluster.note_run(work)
+        started = self.cluster.now
+        self.cluster.after(self.cluster.duration(), lambda: self._end(work, started))
+
+    def _end(self, work: Work, started: float) -> None:
+        if not self.alive or self.current is not work:
+            return
+        outcome, rng, rules = self.cluster.outcome(work), self.cluster.rng, self.agent.rules
+        if outcome == "crash":
+            self.die(9)
+            return
+        done = completion(work, outcome, started, self.cluster.now)
+        if outcome == "ok":
+            # The first rank tells it a little later, maybe when the next task runs already.
             self.cluster.after(
-                duration + self.cluster.rng.uniform(0.0, 0.01),
-                lambda rank=rank, done=done: self._say(
-                    lambda: self.agent.rules.rank_done(self.id, rank, done, self.cluster.now)
-                ),
+                0.002, lambda: self._say(lambda: rules.world_done(self.id, [done], done.ended))
             )
+        else:
+            # Some fail alike. Or the first rank has raised, and others wait for it in MPI.
+            hanging = rng.random() < 0.5
+            for rank in range(1 if hanging else self.ranks):
+                delay = 0.002 + 0.001 * rank
+                self.cluster.after(
+                    delay,
+                    lambda rank=rank: self._say(
+                        lambda: rules.rank_done(self.id, rank, done, self.cluster.now)
+                    ),
+                )
+            if hanging:
+                return
+        self.current = None
+        self._next()
 
     def stop(self) -> None:
         self.cluster.after(self.cluster.rng.uniform(0.0, 3.0), lambda: self.die(15))
@@ -730,11 +774,15 @@ class World:
     def die(self, status: int) -> None:
         if not self.alive:
             return
+        task = self.current.task if self.current else 0
 
         def exited() -> None:
+            rules, now = self.agent.rules, self.cluster.now
+            if self.cluster.rng.random() < 0.9:  # else nobody could watch it
+                rules.rank_exited(self.id, task, now)
             self.alive = False
             self.agent.worlds.pop(self.id, None)
-            self.agent.rules.world_exited(self.id, 128 + status, "", self.cluster.now)
+            rules.world_exited(self.id, 128 + status, "", now)
 
         self._say(exited)
 
@@ -1087,29 +1135,52 @@ class Cluster:
 # --- what always holds ---------------------------------------------------------------------------
 
 
-def check_rules(rules: r.Rules) -> None:
-    """The invariants of a pilot: every core has one user, every attempt is in one place."""
+def check_rules(rules: Rules) -> None:
+    """The invariants of a pilot: every core has one user, every attempt is in one place, and what
+    is counted or kept by its state is what the state says."""
+    queues, cores = rules._queues, rules._cores
     used: dict[str, list[int]] = {name: [] for name in rules.nodes}
-    places: Counter[int] = Counter(list(rules._inputs._waiting))
-    for queue in rules._queues.values():
+    places: Counter[int] = Counter(list(rules._attempts._inputs._waiting))
+    for queue in queues._of_class.values():
         places.update(work.task for work in queue.waiting)
     for executor in rules.executors.values():
         places.update(work.task for work in executor.pipeline)
         places.update(list(executor.unsealed))
         if executor.queue is not None:
-            for share in executor.shares or (executor.share,):
+            for share in executor.shares or executor.pinned:
                 used.setdefault(share.node, []).extend(share.cores)
     for world in rules.worlds.values():
-        if world.work is not None:
-            places[world.work.task] += 1
+        places.update(work.task for work in world.pipeline)
         if world.queue is not None:
-            for share in world.shares:
+            for share in world.pinned:
                 used.setdefault(share.node, []).extend(share.cores)
     for name, node in rules.nodes.items():
         assert sorted([*used[name], *node.cores]) == list(range(CORES)), (
             f"{name}: cores {sorted(used[name])} are used, {sorted(node.cores)} are free"
         )
     assert places == Counter(list(rules.held)), f"held {sorted(rules.held)}, found {places}"
+    assert cores.free == sum(len(node.cores) for node in rules.nodes.values())
+    waiting = [queue for queue in queues._of_class.values() if queue.waiting]
+    assert queues.waiting == sorted(waiting, key=lambda queue: queue.rank)
+    assert queues.wide == sum(queue.is_wide for queue in waiting)
+    busy = Counter(e.queue for e in rules.executors.values() if e.queue is not None)
+    busy += Counter(w.queue for w in rules.worlds.values() if w.queue is not None)
+    assert busy == Counter({queue: queue.busy for queue in queues._of_class.values() if queue.busy})
+    check_idle(rules._executors._warm, rules.executors, cores)
+    check_idle(rules._worlds._warm, rules.worlds, cores)
+    listed = [number for idle in rules._executors._idle.values() for number in idle]
+    idle = [e.id for e in rules.executors.values() if e.queue is None and not e.stopping]
+    assert sorted(listed) == sorted(idle)
+
+
+def check_idle(warm: Any, processes: dict[int, Any], cores: Any) -> None:
+    """Whatever is idle is known as such, and found unless something is in its way."""
+    near = [number for items in warm._near.values() for number in items]
+    aside = [number for items in warm._aside.values() for number in items]
+    idle = {p.id for p in processes.values() if p.queue is None and not p.stopping}
+    assert sorted([*near, *aside]) == sorted(idle)
+    for number in aside:
+        assert cores.first_taken(processes[number].pinned) is not None, "it could be used"
 
 
 __all__ = ["Cluster", "check_rules"]

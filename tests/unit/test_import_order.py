@@ -24,9 +24,28 @@ ALLOWED = {
 }
 #: Parts of `pilot` that know nothing of the others named here.
 BLIND = {
-    "pilot/head/core.py": {"time", "socket", "zmq", "sqlite3", "os"},
-    "pilot/head/policy.py": {"time", "socket", "zmq", "sqlite3", "os"},
-    "pilot/agent/rules.py": {"time", "socket", "zmq", "sqlite3", "os", "subprocess"},
+    **{
+        f"pilot/head/{part}.py": {"time", "socket", "zmq", "sqlite3", "os"}
+        for part in (
+            *("attempts", "core", "delegation", "events", "graph", "handout", "holding", "life"),
+            *("policy", "sessions", "state"),
+        )
+    },
+    **{
+        f"pilot/agent/{name}.py": {"time", "socket", "zmq", "sqlite3", "os", "subprocess"}
+        for name in (
+            "actions",
+            "attempts",
+            "cores",
+            "ends",
+            "executor_rules",
+            "inputs",
+            "queues",
+            "rules",
+            "warm",
+            "world_rules",
+        )
+    },
     "pilot/agent": {"sqlite3", "pilot.head"},
     "pilot/wire/messages.py": {"zmq", "pilot.head", "pilot.agent"},
     "pilot/data": {"pilot.head", "pilot.agent", "pilot.wire", "zmq", "sqlite3"},

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, TypeVar
 
 import pytest
 from support.builders import done, template, work
 
-from pilot.agent import rules as r
+from pilot.agent import actions as a
+from pilot.agent.ends import describe_exit
+from pilot.agent.executor_rules import AGAIN_S, BEHIND_S, START_S
+from pilot.agent.queues import STARVED_S
+from pilot.agent.rules import Rules
+from pilot.agent.warm import IDLE_S
+from pilot.agent.world_rules import PATIENCE_S, RANKS_LEAVE_S
 from pilot.wire.messages import Completion
 from scheduler.resources import NodeShape, Resources
 
@@ -19,31 +26,35 @@ class Pilot:
 
     def __init__(self, *cores: int) -> None:
         self.hosts = [f"n{number}" for number in range(len(cores))]
-        self.rules = r.Rules(self.hosts, NodeShape(max(cores)))
+        self.rules = Rules(self.hosts, NodeShape(max(cores)))
         self.now = 100.0
         for number, (host, count) in enumerate(zip(self.hosts, cores, strict=True)):
             self.rules.add_node(host, NodeShape(count), self.now, number)
 
-    def add(self, *tasks: int, attempt: int = 1, **options: Any) -> list[r.Action]:
+    def add(self, *tasks: int, attempt: int = 1, **options: Any) -> list[a.Action]:
         known = template(**options)
         items = [work(task, attempt, known.id) for task in tasks]
         self.rules.add_work([known], items, self.now)
         return self.rules.take_actions()
 
-    def ready(self, *executors: int) -> list[r.Action]:
+    def ready(self, *executors: int) -> list[a.Action]:
         for number in executors:
             self.rules.executor_ready(number, 1000 + number, self.now)
         return self.rules.take_actions()
 
-    def done(self, executor: int, *completions: Completion) -> list[r.Action]:
+    def done(self, executor: int, *completions: Completion) -> list[a.Action]:
         self.rules.executor_done(executor, completions, self.now)
         return self.rules.take_actions()
 
-    def exited(self, executor: int, status: int = -9, task: int = 0) -> list[r.Action]:
+    def exited(self, executor: int, status: int = -9, task: int = 0) -> list[a.Action]:
         self.rules.executor_exited(executor, status, task, self.now, (), "last words", self.now)
         return self.rules.take_actions()
 
-    def wait(self, seconds: float) -> list[r.Action]:
+    def taken_back(self, executor: int, begun: int, upto: int) -> list[a.Action]:
+        self.rules.executor_taken_back(executor, begun, upto, self.now)
+        return self.rules.take_actions()
+
+    def wait(self, seconds: float) -> list[a.Action]:
         self.now += seconds
         self.rules.tick(self.now)
         return self.rules.take_actions()
@@ -54,15 +65,15 @@ class Pilot:
         return [(c.task, c.attempt, c.outcome) for c in self.rules.take_completions()]
 
 
-def only(actions: list[r.Action], kind: type[A]) -> list[A]:
+def only(actions: list[a.Action], kind: type[A]) -> list[A]:
     return [action for action in actions if isinstance(action, kind)]
 
 
-def running(actions: list[r.Action]) -> dict[int, list[int]]:
+def running(actions: list[a.Action]) -> dict[int, list[int]]:
     """Executor → the tasks that it is sent."""
     return {
         action.executor: [item.task for item in action.work]
-        for action in only(actions, r.RunOnExecutor)
+        for action in only(actions, a.RunOnExecutor)
     }
 
 
@@ -71,14 +82,14 @@ def running(actions: list[r.Action]) -> dict[int, list[int]]:
 
 def test_executors_start_for_work_and_have_cores_of_their_own() -> None:
     pilot = Pilot(4)
-    starts = only(pilot.add(1, 2, resources=Resources(cores=2)), r.StartExecutor)
+    starts = only(pilot.add(1, 2, resources=Resources(cores=2)), a.StartExecutor)
     assert sorted(core for start in starts for core in start.cores) == [0, 1, 2, 3]
     assert running(pilot.ready(*(start.executor for start in starts))) == {1: [1], 2: [2]}
 
 
 def test_no_more_start_than_there_are_cores() -> None:
     pilot = Pilot(2)
-    assert len(only(pilot.add(*range(1, 10)), r.StartExecutor)) == 2
+    assert len(only(pilot.add(*range(1, 10)), a.StartExecutor)) == 2
     pilot.ready(1, 2)
     assert running(pilot.done(1, done(1))) == {1: [3]}
     assert pilot.reported == [(1, 1, "ok")]
@@ -98,7 +109,7 @@ def test_sessions_do_not_share_executors() -> None:
     pilot.ready(1)
     pilot.done(1, done(1))
     actions = pilot.add(2, number=2, session=2)
-    (start,) = only(actions, r.StartExecutor)
+    (start,) = only(actions, a.StartExecutor)
     assert start.session == 2 and not running(actions)
 
 
@@ -119,8 +130,8 @@ def test_idle_executor_is_closed_after_its_time() -> None:
     pilot.add(1)
     pilot.ready(1)
     pilot.done(1, done(1))
-    assert not only(pilot.wait(r.IDLE_S - 1), r.StopExecutor)
-    assert only(pilot.wait(2), r.StopExecutor)
+    assert not only(pilot.wait(IDLE_S - 1), a.StopExecutor)
+    assert only(pilot.wait(2), a.StopExecutor)
     pilot.exited(1, 0)
     assert not pilot.rules.executors
 
@@ -150,7 +161,7 @@ def test_crash_is_blamed_on_the_task_that_ran() -> None:
     assert (crash.task, crash.outcome) == (sent[0], "crash")
     assert crash.failure is not None
     assert "SIGKILL" in crash.failure.message and crash.failure.detail == "last words"
-    (start,) = only(actions, r.StartExecutor)
+    (start,) = only(actions, a.StartExecutor)
     assert running(pilot.ready(start.executor))[start.executor][0] == sent[1], "in their order"
 
 
@@ -169,30 +180,75 @@ def test_task_that_begins_when_its_executor_is_ended_for_another_goes_back() -> 
     pilot = Pilot(1)
     first, second, *_ = queued_behind(pilot)
     pilot.rules.cancel([first], pilot.now)
-    assert only(pilot.rules.take_actions(), r.StopExecutor)
+    assert only(pilot.rules.take_actions(), a.StopExecutor)
     pilot.done(1, done(first))  # it had just ended
     assert pilot.reported == [(first, 1, "ok")]
-    (start,) = only(pilot.exited(1, -15, task=second), r.StartExecutor)
+    (start,) = only(pilot.exited(1, -15, task=second), a.StartExecutor)
     assert pilot.reported == []
     assert running(pilot.ready(start.executor))[start.executor][0] == second
 
 
 def test_task_that_waits_behind_a_cancelled_one_is_not_harmed() -> None:
     pilot = Pilot(1)
-    first, second, *_ = queued_behind(pilot)
+    _, second, third, *_ = sent = queued_behind(pilot)
     pilot.rules.cancel([second], pilot.now)
-    pilot.exited(1, -15, task=first)
+    (asked,) = pilot.rules.take_actions()
+    assert isinstance(asked, a.TakeBack) and asked.upto == 1 + len(sent)
+    assert not pilot.taken_back(1, 2, asked.upto)
     assert pilot.reported == [(second, 1, "cancelled")]
+    assert third in running(pilot.done(1, done(sent[0])))[1]
+
+
+def test_task_that_was_cancelled_when_it_had_begun_is_ended() -> None:
+    """The agent had not heard of the end of the one before it."""
+    pilot = Pilot(1)
+    _, second, *_ = sent = queued_behind(pilot)
+    pilot.rules.cancel([second], pilot.now)
+    pilot.rules.take_actions()
+    assert only(pilot.taken_back(1, 3, 1 + len(sent)), a.StopExecutor)
+    pilot.exited(1, -15, task=second)
+    assert pilot.reported == [(second, 1, "cancelled")]
+
+
+def test_nothing_waits_behind_a_task_that_turns_out_to_be_long() -> None:
+    pilot = Pilot(2)
+    sent = queued_behind(pilot)
+    assert not only(pilot.wait(BEHIND_S / 2), a.TakeBack)
+    (asked,) = only(pilot.wait(BEHIND_S), a.TakeBack)
+    assert not only(pilot.wait(0.1), a.TakeBack)  # the answer is on its way
+    assert only(pilot.wait(AGAIN_S), a.TakeBack)  # it was not
+    pilot.ready(2)
+    pilot.taken_back(1, 2, asked.upto)
+    assert not pilot.taken_back(1, 2, asked.upto)  # both have been answered
+    ran, todo = set(), deque([2])
+    while todo:
+        ran.add(task := todo.popleft())
+        actions = pilot.done(2, done(task, started=pilot.now, ended=pilot.now + 1e-4))
+        todo.extend(running(actions).get(2, []))
+    assert ran == set(range(2, 101)) - {sent[0]}
+    assert list(pilot.rules.held) == [sent[0]]
+
+
+def test_executor_goes_on_after_something_was_taken_back() -> None:
+    pilot = Pilot(1)
+    sent = queued_behind(pilot)
+    (asked,) = only(pilot.wait(2 * BEHIND_S), a.TakeBack)
+    # It went on just before: two had begun, and the answers cross.
+    pilot.done(1, done(sent[0]))
+    pilot.taken_back(1, 3, asked.upto)
+    again = running(pilot.done(1, done(sent[1])))[1]
+    assert again[0] == sent[2]
+    assert {number for number, _, _ in pilot.reported} == set(sent[:2])
 
 
 def test_time_limit_is_that_of_the_task_which_runs() -> None:
     """Though the agent has not heard yet that the one before it has ended."""
     pilot = Pilot(1)
     first, second, third, *_ = queued_behind(pilot, time_limit_s=2.0)
-    assert only(pilot.wait(2.5), r.StopExecutor)
+    assert only(pilot.wait(2.5), a.StopExecutor)
     pilot.rules.executor_exited(1, -15, second, pilot.now - 2.4, (), "", pilot.now)
     assert pilot.reported == [(second, 1, "timeout")]
-    (start,) = only(pilot.rules.take_actions(), r.StartExecutor)
+    (start,) = only(pilot.rules.take_actions(), a.StartExecutor)
     assert running(pilot.ready(start.executor))[start.executor][:2] == [first, third]
 
 
@@ -206,7 +262,7 @@ def test_task_that_raises_when_it_is_told_to_end_has_not_failed(outcome: str) ->
     else:
         pilot.rules.stop_all("preempted", pilot.now)
         pilot.rules.take_actions()
-    (stop,) = only(pilot.done(1, done(1, "error")), r.StopExecutor)
+    (stop,) = only(pilot.done(1, done(1, "error")), a.StopExecutor)
     assert stop.grace_s == 0, "it needs no more of it"
     (ended,) = pilot.rules.take_completions()
     assert ended.outcome == outcome and ended.failure is not None
@@ -224,7 +280,7 @@ def test_executor_that_cannot_start_is_the_tasks_crash() -> None:
 def test_executor_that_does_not_report_is_given_up() -> None:
     pilot = Pilot(1)
     pilot.add(1)
-    (stop,) = only(pilot.wait(r.START_S + 1), r.StopExecutor)
+    (stop,) = only(pilot.wait(START_S + 1), a.StopExecutor)
     assert stop.grace_s == 0
 
 
@@ -233,8 +289,8 @@ def test_time_limit_is_the_tasks_own() -> None:
     pilot.add(1, 2, time_limit_s=10.0)
     pilot.wait(20)
     pilot.ready(1)
-    assert not only(pilot.wait(9), r.StopExecutor), "the time before its start does not count"
-    assert only(pilot.wait(2), r.StopExecutor)
+    assert not only(pilot.wait(9), a.StopExecutor), "the time before its start does not count"
+    assert only(pilot.wait(2), a.StopExecutor)
     pilot.exited(1, -15, task=1)
     (over, *_) = pilot.rules.take_completions()
     assert (over.task, over.outcome) == (1, "timeout")
@@ -257,16 +313,16 @@ def test_cancelling() -> None:
     pilot.ready(1)
     pilot.rules.cancel([1, 2, 99], pilot.now)
     assert pilot.reported == [(2, 1, "cancelled")]
-    assert only(pilot.rules.take_actions(), r.StopExecutor)
+    assert only(pilot.rules.take_actions(), a.StopExecutor)
     actions = pilot.exited(1, -15, task=1)
     assert pilot.reported == [(1, 1, "cancelled")]
-    assert only(actions, r.StartExecutor) and pilot.rules.held == {3: 1}
+    assert only(actions, a.StartExecutor) and pilot.rules.held == {3: 1}
 
 
 def test_task_that_comes_twice_runs_once() -> None:
     pilot = Pilot(2)
     pilot.add(1)
-    assert not only(pilot.add(1), r.StartExecutor)
+    assert not only(pilot.add(1), a.StartExecutor)
     pilot.ready(1)
     pilot.done(1, done(1))
     assert pilot.reported == [(1, 1, "ok")]
@@ -304,7 +360,7 @@ def test_stopping_all_interrupts_what_runs() -> None:
     pilot.add(1, 2)
     pilot.ready(1)
     pilot.rules.stop_all("its job was cancelled", pilot.now)
-    assert only(pilot.rules.take_actions(), r.StopExecutor)
+    assert only(pilot.rules.take_actions(), a.StopExecutor)
     pilot.exited(1, -15, task=1)
     assert sorted(pilot.reported) == [(1, 1, "interrupted"), (2, 1, "interrupted")]
 
@@ -314,7 +370,7 @@ def test_stopping_all_interrupts_what_runs() -> None:
 
 def test_lost_node_takes_its_tasks_only() -> None:
     pilot = Pilot(1, 1)
-    starts = only(pilot.add(1, 2), r.StartExecutor)
+    starts = only(pilot.add(1, 2), a.StartExecutor)
     pilot.ready(1, 2)
     lost = starts[0].node
     pilot.rules.lose_node(lost, "it does not answer", pilot.now)
@@ -340,7 +396,7 @@ def test_large_task_is_not_starved_by_small_ones() -> None:
     pilot.ready(1, 2)
     pilot.add(100, number=2, resources=Resources(cores=2))
     pilot.done(1, done(1))
-    pilot.wait(r.STARVED_S + 0.1)
+    pilot.wait(STARVED_S + 0.1)
     pilot.done(2, done(2))
     pilot.done(1, done(3))
     actions = pilot.rules.take_actions()
@@ -353,41 +409,71 @@ def test_large_task_is_not_starved_by_small_ones() -> None:
 MPI: dict[str, Any] = {"kind": "mpi", "resources": Resources(ranks=2)}
 
 
-def start_world(pilot: Pilot, task: int = 1, **options: Any) -> int:
-    (start,) = only(pilot.add(task, **{**MPI, **options}), r.StartWorld)
+def ranks_ready(pilot: Pilot, start: a.StartWorld) -> list[a.Action]:
     for rank in range(start.need.ranks):
         pilot.rules.rank_ready(start.world, rank, pilot.now)
-    (run,) = only(pilot.rules.take_actions(), r.RunOnWorld)
-    assert run.work.task == task
+    return pilot.rules.take_actions()
+
+
+def start_world(pilot: Pilot, task: int = 1, **options: Any) -> int:
+    (start,) = only(pilot.add(task, **{**MPI, **options}), a.StartWorld)
+    (run,) = only(ranks_ready(pilot, start), a.RunOnWorld)
+    assert [work.task for work in run.work] == [task]
     return start.world
+
+
+def world_done(pilot: Pilot, world: int, *tasks: int) -> list[a.Action]:
+    """They were short."""
+    pilot.rules.world_done(world, [done(task, ended=1.001) for task in tasks], pilot.now)
+    return pilot.rules.take_actions()
+
+
+def world_with(pilot: Pilot, *tasks: int, **options: Any) -> int:
+    """A world that has been sent all these tasks, of a class known to be short."""
+    world = start_world(pilot, 1000, **options)
+    world_done(pilot, world, 1000)
+    assert pilot.reported == [(1000, 1, "ok")]
+    (run,) = only(pilot.add(*tasks, **{**MPI, **options}), a.RunOnWorld)
+    assert (run.world, [work.task for work in run.work]) == (world, list(tasks))
+    return world
 
 
 def test_world_runs_a_task_and_is_kept() -> None:
     pilot = Pilot(2)
     world = start_world(pilot)
-    pilot.rules.rank_done(world, 1, done(1), pilot.now)
-    assert pilot.reported == [], "not before all ranks have left it"
-    pilot.rules.rank_done(world, 0, done(1), pilot.now)
+    world_done(pilot, world, 1)
     assert pilot.reported == [(1, 1, "ok")]
-    (run,) = only(pilot.add(2, **MPI), r.RunOnWorld)
+    (run,) = only(pilot.add(2, **MPI), a.RunOnWorld)
     assert run.world == world
 
 
 def test_idle_world_holds_no_cores() -> None:
     pilot = Pilot(2)
     world = start_world(pilot)
-    for rank in (0, 1):
-        pilot.rules.rank_done(world, rank, done(1), pilot.now)
-    assert len(only(pilot.add(2, 3, number=2), r.StartExecutor)) == 2
-    assert not only(pilot.add(4, **MPI), r.RunOnWorld), "its cores are taken"
+    world_done(pilot, world, 1)
+    assert len(only(pilot.add(2, 3, number=2), a.StartExecutor)) == 2
+    assert not only(pilot.add(4, **MPI), a.RunOnWorld), "its cores are taken"
 
 
 def test_world_of_another_shape_is_another_world() -> None:
     pilot = Pilot(4)
     world = start_world(pilot)
-    for rank in (0, 1):
-        pilot.rules.rank_done(world, rank, done(1), pilot.now)
+    world_done(pilot, world, 1)
     assert start_world(pilot, 2, number=2, resources=Resources(ranks=4)) != world
+
+
+def test_short_tasks_wait_for_the_cores_of_an_idle_world() -> None:
+    """Two of the four cores are free, but so would be the world's in less time than a start."""
+    pilot = Pilot(4)
+    world = start_world(pilot)
+    world_done(pilot, world, 1)
+    pilot.add(2, 3, number=2)
+    pilot.ready(*pilot.rules.executors)
+    assert not only(pilot.add(4, **MPI), a.StartWorld)
+    ticks = 0.1
+    for _ in range(int(PATIENCE_S / ticks)):
+        assert not only(pilot.wait(ticks), a.StartWorld)
+    assert only(pilot.wait(2 * ticks), a.StartWorld), "these take longer"
 
 
 def test_dead_world_is_the_tasks_crash() -> None:
@@ -400,16 +486,129 @@ def test_dead_world_is_the_tasks_crash() -> None:
     assert len(pilot.rules.nodes["n0"].cores) == 2
 
 
+def test_world_is_blamed_on_the_task_that_a_rank_was_in() -> None:
+    """What was before it had ended unheard of, what is behind had not begun: both run again."""
+    pilot = Pilot(2)
+    world = world_with(pilot, 1, 2, 3)
+    pilot.rules.rank_exited(world, 2, pilot.now)
+    pilot.rules.rank_exited(world, 0, 0.0)
+    assert only(pilot.rules.take_actions(), a.StopWorld)
+    pilot.rules.world_exited(world, 137, "", pilot.now)
+    assert pilot.reported == [(2, 1, "crash")]
+    (start,) = only(pilot.rules.take_actions(), a.StartWorld)
+    (run,) = only(ranks_ready(pilot, start), a.RunOnWorld)
+    assert [work.task for work in run.work] == [1, 3]
+
+
+def test_dead_world_is_blamed_on_the_first_task_where_nothing_is_known() -> None:
+    pilot = Pilot(2)
+    world = world_with(pilot, 1, 2, 3)
+    world_done(pilot, world, 1)
+    pilot.rules.world_exited(world, 137, "", pilot.now)
+    assert pilot.reported == [(1, 1, "ok"), (2, 1, "crash")]
+    assert set(pilot.rules.held) == {3}
+
+
+def test_time_limit_is_that_of_the_task_that_runs() -> None:
+    limited = {"time_limit_s": 2.0}
+    pilot = Pilot(2)
+    world = world_with(pilot, 1, 2, 3, **limited)
+    pilot.wait(1.5)
+    world_done(pilot, world, 1)
+    assert not only(pilot.wait(1.5), a.StopWorld), "the second has its own time"
+    assert only(pilot.wait(1.0), a.StopWorld)
+    began = pilot.now - 0.5
+    pilot.rules.rank_exited(world, 3, began)
+    pilot.rules.world_exited(world, 15, "", pilot.now)
+    assert pilot.reported == [(1, 1, "ok")], "the second had ended, the third has not had its time"
+
+    (start,) = only(pilot.rules.take_actions(), a.StartWorld)
+    ranks_ready(pilot, start)
+    assert only(pilot.wait(2.5), a.StopWorld)
+    pilot.rules.world_exited(start.world, 15, "", pilot.now)
+    assert pilot.reported == [(2, 1, "timeout")] and set(pilot.rules.held) == {3}
+
+
+def test_cancelled_task_behind_others_costs_no_world() -> None:
+    pilot = Pilot(2)
+    world = world_with(pilot, 1, 2, 3)
+    pilot.rules.cancel([2], pilot.now)
+    assert not only(pilot.rules.take_actions(), a.StopWorld)
+    assert not only(pilot.wait(0.1), a.StopWorld)
+    world_done(pilot, world, 1)
+    assert only(pilot.wait(0.1), a.StopWorld), "its turn has come, and it is not short"
+    pilot.rules.rank_exited(world, 2, pilot.now)
+    pilot.rules.world_exited(world, 15, "", pilot.now)
+    assert pilot.reported == [(1, 1, "ok"), (2, 1, "cancelled")]
+    assert set(pilot.rules.held) == {3}
+
+
+def test_task_that_has_begun_behind_a_cancelled_one_runs_again() -> None:
+    """The cancelled one had ended, unheard of: the death of the world is nobody's fault."""
+    pilot = Pilot(2)
+    world = world_with(pilot, 1, 2, 3)
+    pilot.rules.cancel([1], pilot.now)
+    assert only(pilot.rules.take_actions(), a.StopWorld)
+    pilot.rules.rank_exited(world, 2, pilot.now)
+    pilot.rules.world_exited(world, 15, "", pilot.now)
+    assert pilot.reported == [(1, 1, "cancelled")] and set(pilot.rules.held) == {2, 3}
+
+
+def test_world_that_cannot_be_started_is_blamed_on_one_task() -> None:
+    pilot = Pilot(2)
+    world = start_world(pilot)
+    world_done(pilot, world, 1)
+    pilot.rules.world_exited(world, 0, "", pilot.now)
+    (start,) = only(pilot.add(2, 3, **MPI), a.StartWorld)
+    pilot.rules.world_exited(start.world, 127, "no such launcher", pilot.now)
+    assert pilot.reported == [(1, 1, "ok"), (2, 1, "crash")]
+
+
+def test_end_of_the_pilot_gives_back_what_is_behind() -> None:
+    pilot = Pilot(2)
+    world = world_with(pilot, 1, 2)
+    pilot.rules.stop_all("its job was cancelled", pilot.now)
+    pilot.rules.world_exited(world, 15, "", pilot.now)
+    ends = {c.task: c for c in pilot.rules.take_completions()}
+    assert {c.outcome for c in ends.values()} == {"interrupted"}
+    assert ends[1].started and not ends[2].started and pilot.rules.is_idle
+
+
 def test_ranks_that_wait_for_one_that_raised_are_killed() -> None:
     pilot = Pilot(2)
     world = start_world(pilot)
     pilot.rules.rank_done(world, 1, done(1, "error"), pilot.now)
-    assert not only(pilot.wait(r.RANKS_LEAVE_S - 0.5), r.StopWorld)
-    assert only(pilot.wait(1), r.StopWorld)
+    assert not only(pilot.wait(RANKS_LEAVE_S - 0.5), a.StopWorld)
+    assert only(pilot.wait(1), a.StopWorld)
     pilot.rules.world_exited(world, 15, "", pilot.now)
     (failed,) = pilot.rules.take_completions()
     assert failed.outcome == "error" and failed.failure is not None
     assert failed.failure.detail.startswith("1 of 2 ranks failed, 1 did not leave the task")
+
+
+def test_failure_is_heard_of_before_what_ended_well_before_it() -> None:
+    """Ranks have a connection each; the world goes on when all have left the task."""
+    pilot = Pilot(2)
+    world = world_with(pilot, 1, 2, 3)
+    pilot.rules.rank_done(world, 1, done(2, "error"), pilot.now)
+    assert pilot.reported == []
+    world_done(pilot, world, 1)
+    pilot.rules.rank_done(world, 0, done(2), pilot.now)
+    world_done(pilot, world, 3)
+    assert pilot.reported == [(1, 1, "ok"), (2, 1, "error"), (3, 1, "ok")]
+    assert not only(pilot.wait(2 * RANKS_LEAVE_S), a.StopWorld)
+
+
+def test_good_end_is_heard_of_before_all_of_a_failure_before_it() -> None:
+    pilot = Pilot(2)
+    world = world_with(pilot, 1, 2, 3)
+    pilot.rules.rank_done(world, 0, done(1), pilot.now)
+    world_done(pilot, world, 2)
+    assert pilot.reported == []
+    pilot.rules.rank_done(world, 1, done(1, "error"), pilot.now)
+    assert pilot.reported == [(1, 1, "error"), (2, 1, "ok")]
+    world_done(pilot, world, 3)
+    assert pilot.reported == [(3, 1, "ok")] and pilot.rules.is_idle
 
 
 def test_ranks_that_fail_alike_are_told_once() -> None:
@@ -435,4 +634,4 @@ def test_ranks_that_fail_alike_are_told_once() -> None:
     ],
 )
 def test_exits_in_words(status: int, words: str) -> None:
-    assert r.describe_exit(status) == words
+    assert describe_exit(status) == words

@@ -1,0 +1,69 @@
+"""What processes load at their start: the first result of a pilot waits for it, and all nodes read
+it from the shared file system. No times: modules are named that none of them needs then."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+#: Large, and needed by a few tasks or commands only, or never.
+HEAVY = {
+    "asyncio",
+    "click",
+    "cloudpickle",
+    "filelock",
+    "h5py",
+    "importlib.resources",
+    "matplotlib",
+    "mpi4py",
+    "multiprocessing",
+    "numpy",
+    "paramiko",
+    "psutil",
+    "rich",
+    "ssl",
+}
+#: What the process must have, so that the test sees the whole of it; and what more it has not.
+BUDGET = {
+    "pilot": ("pilot.task", {"pilot.session", "sqlite3", "yaml", "zmq"}),
+    "pilot.head.run": ("sqlite3", {"pilot.agent", "pilot.cli", "pilot.session"}),
+    "pilot.agent.agent": ("pilot.agent.executor", {"pilot.head", "pilot.session", "sqlite3"}),
+    "pilot.agent.node": ("pilot.agent.executor", {"pilot.head", "pilot.session", "sqlite3"}),
+    "pilot.agent.mpi_world": ("pilot.agent.work", {"pilot.head", "pilot.session", "sqlite3"}),
+    "pilot.session": ("zmq", {"pilot.cli", "sqlite3"}),
+}
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The modules that a new Python has loaded after a statement."""
+    code = f"import sys; {statement}; print(sorted(sys.modules))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(ast.literal_eval(told.stdout))
+
+
+@pytest.mark.parametrize("module", BUDGET)
+def test_no_process_loads_what_it_does_not_need(module: str) -> None:
+    needed, foreign = BUDGET[module]
+    loaded = loaded_by(f"import {module}") - loaded_by("pass")
+    assert needed in loaded
+    assert not loaded & (HEAVY | foreign)
+
+
+@pytest.mark.parametrize(
+    "before", ["pilot.session", "pilot.task, pilot.context, pilot.event", "pilot.cli"]
+)
+def test_public_names_are_no_modules_whatever_was_imported_before(before: str) -> None:
+    code = f"import {before}; import pilot; print([type(getattr(pilot, n)) for n in pilot.__all__])"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "module" not in told.stdout
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    import pilot
+
+    with pytest.raises(AttributeError, match=r"'pilot' has no attribute 'sesion'"):
+        _ = pilot.sesion  # type: ignore[attr-defined]
+    assert set(pilot.__all__) <= set(dir(pilot))
