@@ -42,7 +42,7 @@ class Forked:
     def __init__(self, run: Callable[[], object]) -> None:
         #: How it ended, as in `subprocess.Popen`; None: it has not, as far as was looked.
         self.returncode: int | None = None
-        self.pid = os.fork()
+        self.pid = _fork()
         if self.pid == 0:
             run()
             sys.exit()
@@ -160,6 +160,13 @@ class ForkServer:
         self._process.wait(5.0)
 
 
+def _fork() -> int:
+    """`os.fork`; what is still to be written is written once."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return os.fork()
+
+
 def _serve(control: socket.socket, run: Callable[[bytes], object]) -> None:
     """Fork whenever that is asked for, and tell how what was forked has ended."""
     die_with_parent()
@@ -186,7 +193,7 @@ def _serve(control: socket.socket, run: Callable[[bytes], object]) -> None:
             if not asked:
                 return
             channel = socket.socket(fileno=descriptors[0])
-            pid = os.fork()
+            pid = _fork()
             if pid == 0:
                 die_with_parent()
                 if os.getppid() != server:  # it died before the line above
