@@ -29,7 +29,15 @@ from pilot.site import SITE_FILE, open_site
 from pilot.version import __version__
 from site_configs import template_text
 
-WORKLOADS = (*(f"W{number}" for number in range(1, 9)), "CORE", "STORE", "WIRE", "IDLE", "CURVES")
+WORKLOADS = (
+    *(f"W{number}" for number in range(1, 9)),
+    "CORE",
+    "STORE",
+    "WIRE",
+    "IDLE",
+    "CURVES",
+    "SCALE",
+)
 #: These go to a Slurm where there is one.
 SLURM_WORKLOADS = ("W5", "W6")
 #: A workload that takes longer is ended, in seconds; with --large much more.

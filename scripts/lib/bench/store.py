@@ -31,7 +31,7 @@ def run(stage: Stage) -> None:
     for _ in range(stage.count(ROUNDS, 1)):
         for size in SIZES:
             count = min(stage.count(50_000, 5_000), 500 * size)
-            with _store(stage.directory / "tasks.db") as store:
+            with open_store(stage.directory / "tasks.db") as store:
                 for step, rate in tasks_per_s(store, count, size).items():
                     samples.setdefault(f"{step}, {size:,} in a transaction", []).append(rate)
     for case, rates in samples.items():
@@ -40,7 +40,8 @@ def run(stage: Stage) -> None:
 
 
 @contextlib.contextmanager
-def _store(path: Path) -> Iterator[Store]:
+def open_store(path: Path) -> Iterator[Store]:
+    """A fresh database, removed afterwards."""
     store = Store(path)
     try:
         yield store
