@@ -6,9 +6,10 @@ that pilot". Which nodes and cores they get there is `placement`, in the agent.
 
 Invariants: a pilot is given a task only where its pool, its nodes and its remaining walltime allow
 it; it is given more than it has cores for only where the tasks are so short that its executors
-would otherwise wait for the head (`PREFETCH_S`), and at most one task beyond that, so that a task
-that needs many cores can queue up in a busy pilot and is not starved by small ones. What a pool
-can hold, a pilot of it takes when it has just begun.
+would otherwise wait for the head (`PREFETCH_S`), for those of its cores that are sure to be free
+again soon, and at most one task beyond that, so that a task that needs many cores can queue up in a
+busy pilot and is not starved by small ones. What a pool can hold, a pilot of it takes when it has
+just begun.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Container, Hashable, Iterable, Iterator
 from typing import Protocol
 
 import msgspec
@@ -86,24 +87,41 @@ class Pool(Protocol):
         """Of its pilots, in seconds; 0: no end."""
 
 
-class PilotRoom(Protocol):
-    """What the assignment needs to know of a pilot."""
+class PilotShape(Protocol):
+    """What the assignment needs to know of a pilot, however busy it is."""
 
     pool: str
     shape: NodeShape
     nodes: int
-    #: Cores of the tasks that it holds.
-    load: int
     #: Seconds since the epoch; 0: no end.
     ends_at: float
 
 
-def fits(work: WorkClass, pilot: PilotRoom, now: float) -> bool:
+class PilotRoom(PilotShape, Protocol):
+    """What the assignment needs to know of a pilot."""
+
+    #: Cores of the tasks that it holds.
+    load: int
+    #: Of these, the cores of tasks that are not known to be short: they are free again, who knows
+    #: when.
+    lasting: int
+
+    @property
+    def avoided(self) -> Container[object]:
+        """Classes that have waited there in vain: it gets no more of them for now."""
+
+
+def is_short(work: WorkClass) -> bool:
+    """Whether tasks of this class may wait in a pilot for cores to come free."""
+    return work.mean_s is not None and work.mean_s <= PREFETCH_S
+
+
+def fits(work: WorkClass, pilot: PilotShape, now: float) -> bool:
     """Whether the pilot could ever run a task of this class in the time that it has left."""
     return not misfit(work, pilot, now)
 
 
-def misfit(work: WorkClass, pilot: PilotRoom, now: float) -> str:
+def misfit(work: WorkClass, pilot: PilotShape, now: float) -> str:
     """Why the pilot cannot run a task of this class, however idle it is; empty where it can."""
     if work.pool and work.pool != pilot.pool:
         return OTHER_POOL
@@ -147,17 +165,24 @@ def longest_s(need: Resources, named: str, pools: Iterable[Pool]) -> float:
 
 def room(work: WorkClass, pilot: PilotRoom) -> int:
     """How many more tasks of this class the pilot should hold, if they fit at all."""
+    if work in pilot.avoided:
+        return 0
     cores = pilot.shape.cores * pilot.nodes
-    per_task = work.need.total_cores
-    ahead = 0.0
-    if work.mean_s is not None:
+    budget: float = cores - pilot.load
+    if work.mean_s is not None and is_short(work):
+        # Short tasks queue up, but not behind what may never end; long ones only fill the cores.
         ahead = min(PREFETCH_S / max(work.mean_s, 1e-6), PREFETCH_TASKS)
-    # A mean under the prefetch window lets short tasks queue up; long ones only fill the cores.
-    budget = cores * (1 + (ahead if ahead >= 1 else 0))
-    count = int((budget - pilot.load) // per_task)
+        budget += ahead * max(0, cores - pilot.lasting)
+    count = int(budget // work.need.total_cores)
     if count <= 0 and pilot.load < cores:
         return 1
     return max(count, 0)
+
+
+def starts_at_once(work: WorkClass, pilot: PilotRoom, now: float) -> bool:
+    """Whether the pilot has the cores for one more task of this class free, and may take it."""
+    free = pilot.shape.cores * pilot.nodes - pilot.load
+    return work.need.total_cores <= free and room(work, pilot) > 0 and fits(work, pilot, now)
 
 
 def assign(

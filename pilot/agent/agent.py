@@ -312,6 +312,8 @@ class Agent:
                 self._rules.forget(completion.task for completion in frame.completions)
         elif isinstance(message, m.CancelWork):
             self._rules.cancel(message.tasks, now)
+        elif isinstance(message, m.GiveBack):
+            self._rules.give_back(message.tasks, now)
         elif isinstance(message, m.EndPilot):
             if message.now:
                 self._end(message.reason, now, at_once=True)

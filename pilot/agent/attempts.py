@@ -83,6 +83,12 @@ class Attempts:
         for work in self._inputs.take(tasks):
             self.report(ended(work, "cancelled", "cancelled before it started", now))
 
+    def give_back(self, tasks: Collection[int], reason: str, now: float) -> None:
+        """Give back those of these tasks that wait for cores, with all their inputs."""
+        for queue in self.queues.waiting:
+            for work in self.queues.take(queue, tasks):
+                self.report(ended(work, "interrupted", reason, now))
+
     def hand_back(self, reason: str, now: float) -> None:
         """Give back what waits."""
         for queue in self.queues.waiting:

@@ -197,6 +197,7 @@ class Queues:
     def _leave(self, queue: Queue) -> None:
         self._waiting.remove(queue)
         self.wide -= queue.is_wide
+        queue.waiting_since = 0.0
 
 
 def _rank(queue: Queue) -> tuple[int, int]:

@@ -137,6 +137,13 @@ class Rules:
         self._worlds.cancel(wanted)
         self.schedule(now)
 
+    def give_back(self, tasks: Iterable[int], now: float) -> None:
+        """Another pilot could start these tasks: let those go that wait for cores."""
+        wanted = {task for task in tasks if task in self._attempts.held}
+        if wanted:
+            self._attempts.give_back(wanted, "another pilot has room for it", now)
+            self.schedule(now)
+
     def forget(self, tasks: Iterable[int]) -> None:
         """The head has committed the ends of these tasks."""
         self._attempts.forget(tasks)

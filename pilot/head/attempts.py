@@ -5,6 +5,8 @@ Invariants
 - The first good end of a task counts; whatever is reported later of it changes nothing.
 - An attempt that ended otherwise counts once, and only while it is the task's last and with the
   pilot that reports it.
+- What a pilot gave back when it was asked to is not given to it again, nor what is like it, until
+  one of its like has run there, or a while has gone by (`handout.AVOID_S`).
 - A pilot is asked to end what it holds and should not; all that it held is tried again, or has its
   end, when it is lost.
 """
@@ -26,7 +28,7 @@ from pilot.head.events import (
     PilotLost,
 )
 from pilot.head.life import Life
-from pilot.head.policy import ASSIGNED, COMPLETED, DELEGATED, PENDING, RUNNING, verdict
+from pilot.head.policy import ASSIGNED, COMPLETED, DELEGATED, PENDING, verdict
 from pilot.head.state import Pilot, Task
 from pilot.wire.messages import Completion, TaskFailure
 
@@ -115,14 +117,14 @@ class Attempts:
             task = self._tasks.get(running.task)
             if (
                 task is not None
+                and pilot is not None
                 and task.state == ASSIGNED
                 and task.pilot is pilot
                 and task.attempt == running.attempt
             ):
-                task.state = RUNNING
-                task.started_at = running.started
+                holding.begin(task, pilot, running.started, now, self._log)
+                pilot.note_lasting(task.id)
                 effects.started.append(task.id)
-                self._log.task(task.id, RUNNING, task.template.session, now)
 
     def ended(self, event: AttemptsEnded, now: float, effects: Effects) -> None:
         """Attempts have ended, at least for the pilot that says so."""
@@ -141,15 +143,16 @@ class Attempts:
                     effects.late.append((pilot.name, completion))
                 continue
             if completion.outcome == "ok":
-                if not here:
+                if not here or completion.attempt != task.attempt:
                     holding.recall(task, effects)
             elif not here or completion.attempt != task.attempt:
                 # Reported twice, or the end of an attempt that was given up: it is over, also if
                 # its pilot should greet with it before it hears that this is known.
-                if not here:
+                if not here and not completion.is_unstarted:
                     task.ended_attempt = max(task.ended_attempt, completion.attempt)
                 continue
-            task.ended_attempt = max(task.ended_attempt, completion.attempt)
+            if not completion.is_unstarted:
+                task.ended_attempt = max(task.ended_attempt, completion.attempt)
             self._take_end(task, pilot, completion, now, effects, event)
 
     def _have_run(self, pilot: Pilot | None, completions: Iterable[Completion], now: float) -> None:
@@ -158,14 +161,13 @@ class Attempts:
             task = self._tasks.get(completion.task)
             if (
                 task is not None
+                and pilot is not None
                 and task.state == ASSIGNED
                 and task.pilot is pilot
                 and task.attempt == completion.attempt
                 and completion.started
             ):
-                task.state = RUNNING
-                task.started_at = completion.started
-                self._log.task(task.id, RUNNING, task.template.session, now)
+                holding.begin(task, pilot, completion.started, now, self._log)
 
     def _take_end(
         self,
@@ -185,6 +187,8 @@ class Attempts:
         if completion.started:
             task.ran_s = took = max(0.0, completion.ended - completion.started)
             work.session.used += took * work.need.total_cores
+            if pilot is not None:
+                pilot.avoided.pop(work, None)
             if outcome == "ok":
                 work.learn(took)
         if outcome == "error":
@@ -206,6 +210,8 @@ class Attempts:
         else:
             # Given back before it started: it was no attempt, and the next one has its number.
             task.attempt -= 1
+            if pilot is not None and _was_asked_back(task, pilot):
+                pilot.avoided[work] = now
         state = verdict(task.template, completion, task.errors, task.crashes)
         if state is None:
             holding.leave_pilot(task)
@@ -222,3 +228,9 @@ class Attempts:
             )
         else:
             self._life.end(task, state, now, effects, completion.values, completion.failure, True)
+
+
+def _was_asked_back(task: Task, pilot: Pilot) -> bool:
+    """Whether the pilot gives it back for that, and not since it drains or an input got lost."""
+    asked = pilot.waiting.get(task.task_class, {}).get(task, task.assigned_at)
+    return asked > task.assigned_at and not task.missing

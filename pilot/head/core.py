@@ -14,7 +14,7 @@ The rules of the parts are with them, and what they keep is in `pilot.head.state
 `delegation`     children, and the results that they have of their parents
 `attempts`       what pilots report
 `holding`        where a task is: in a queue, or with a pilot
-`handout`        which tasks the pilots get
+`handout`        which tasks the pilots get, and which they are asked to give back
 `policy`         which final state, or none yet, an attempt's end means
 ===============  ==============================================================
 
@@ -110,6 +110,10 @@ class Core:
     def assign(self, now: float) -> dict[str, list[Task]]:
         """Hand ready tasks to pilots: pilot name → the tasks that it gets now."""
         return self._handout.assign(now)
+
+    def ask_back(self, now: float) -> dict[str, list[int]]:
+        """Say what pilots are to give back, now that all is assigned: pilot name → tasks."""
+        return self._handout.ask_back(now)
 
     def demand(self) -> list[ClassDemand]:
         """What is to be run, by class: the question that elasticity answers."""

@@ -1,4 +1,4 @@
-"""Which ready tasks the pilots get, and which tasks they get ahead of their inputs.
+"""Which tasks the pilots get, ready or ahead of their inputs, and which they are asked back.
 
 `scheduler.assignment` says how many of which class go to which pilot; here queues are popped
 accordingly, and it is kept what that goes by: what sessions have used, and who starves.
@@ -9,6 +9,8 @@ Invariants
 - A task that goes ahead of its inputs goes to the pilot that holds all that are missing; it is as
   short as those that are sent ahead, and has no results to be looked up.
 - A paused session gets nothing, and neither does a pilot that drains.
+- A pilot is asked for a task only where another one has the cores for it free, and has them for
+  nothing else. Whether the task may go, its pilot decides: it may have begun.
 """
 
 from __future__ import annotations
@@ -26,6 +28,11 @@ from scheduler import assignment
 USED_HALF_S = 30.0
 #: A session that could run and has had no core for so long gets one task before all others.
 STARVING_S = 60.0
+#: What a pilot has had for so many seconds and not begun is asked back, if another could begin it.
+STUCK_S = 1.0
+#: What was asked back, and came, is not given to the same pilot again for so many seconds, nor what
+#: is like it, unless one of its like has run there meanwhile.
+AVOID_S = 10.0
 
 
 class Handout:
@@ -86,6 +93,37 @@ class Handout:
                 pilot.early.popleft()
         return given
 
+    def ask_back(self, now: float) -> dict[str, list[int]]:
+        """Say what waits in one pilot while another could start it: pilot name → tasks.
+
+        The pilots left idle by `assign` are shared out, each for one class of one pilot at a time.
+        """
+        pilots = [pilot for pilot in self._pilots.values() if not pilot.draining]
+        for pilot in pilots:
+            for work in [work for work, at in pilot.avoided.items() if now - at >= AVOID_S]:
+                del pilot.avoided[work]
+        idle = [pilot for pilot in pilots if pilot.load < pilot.shape.cores * pilot.nodes]
+        asked: dict[str, list[int]] = {}
+        for pilot in pilots if idle else ():
+            for work, waiting in pilot.waiting.items():
+                oldest = next(iter(waiting.values()))
+                if now - oldest < STUCK_S or work.session.paused:
+                    continue
+                rooms = [
+                    (taker, assignment.room(work, taker))
+                    for taker in idle
+                    if taker is not pilot and assignment.starts_at_once(work, taker, now)
+                ]
+                stuck = _stuck(waiting, sum(room for _, room in rooms), now)
+                if stuck:
+                    asked.setdefault(pilot.name, []).extend(stuck)
+                left = len(stuck)
+                for taker, room in rooms:
+                    if left > 0:
+                        idle.remove(taker)
+                        left -= room
+        return asked
+
     def _look_who_starves(self, classes: list[TaskClass], now: float) -> None:
         waiting = {work.session.id for work in classes}
         for session in self._sessions.known.values():
@@ -112,7 +150,23 @@ def _may_go_early(task: Task, pilot: Pilot, now: float) -> bool:
         and task.near_pilot is pilot
         and task.near == task.missing
         and not (pilot.draining or work.session.paused or task.template.cache)
-        and work.mean_s is not None
-        and work.mean_s < assignment.PREFETCH_S
+        and assignment.is_short(work)
         and assignment.fits(work, pilot, now)
     )
+
+
+def _stuck(waiting: dict[Task, float], count: int, now: float) -> list[int]:
+    """So many tasks that have waited for long: they have all their inputs, and are not asked for
+    again before they have waited as long once more."""
+    looked: list[Task] = []
+    stuck: list[int] = []
+    for task, since in waiting.items():
+        if len(stuck) >= count or now - since < STUCK_S:
+            break
+        looked.append(task)
+        if not task.missing:
+            stuck.append(task.id)
+    for task in looked:
+        del waiting[task]
+        waiting[task] = now
+    return stuck

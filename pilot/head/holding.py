@@ -7,6 +7,7 @@ Invariants
 - What a pilot holds is counted alike in four places: its `held` and `load`, the class's `assigned`,
   the session's `load`. Of a task that a pilot has still to end, the pilot alone counts the cores,
   until that is reported.
+- Of what a pilot holds, exactly the tasks that are ASSIGNED are in its `waiting`.
 - A class's `ready` counts the tasks in its queue that may be given away. One that leaves the state
   READY stays in the queue until it is popped: queues are never searched.
 - A task's `near` of its missing inputs are with its `near_pilot`, or fewer: whoever goes by it asks
@@ -16,8 +17,9 @@ Invariants
 from __future__ import annotations
 
 from pilot.head.events import Effects, Log
-from pilot.head.policy import ASSIGNED, READY
+from pilot.head.policy import ASSIGNED, READY, RUNNING
 from pilot.head.state import Pilot, Task
+from scheduler.assignment import is_short
 
 
 def queue(task: Task, first: bool = False) -> None:
@@ -43,10 +45,21 @@ def hold(task: Task, pilot: Pilot, now: float, log: Log) -> None:
     cores = work.need.total_cores
     pilot.held[task.id] = cores
     pilot.load += cores
+    if not is_short(work):
+        pilot.note_lasting(task.id)
+    pilot.waiting.setdefault(work, {})[task] = now
     work.session.load += cores
     for dependent in task.dependents or ():
         near(dependent, pilot)
     log.task(task.id, ASSIGNED, work.session.id, now, pilot.name)
+
+
+def begin(task: Task, pilot: Pilot, started: float, now: float, log: Log) -> None:
+    """The pilot has told that the task runs, or ran."""
+    task.state = RUNNING
+    task.started_at = started
+    _waits_no_more(task, pilot)
+    log.task(task.id, RUNNING, task.task_class.session.id, now)
 
 
 def near(task: Task, pilot: Pilot) -> None:
@@ -85,6 +98,9 @@ def let_go(task: Task, effects: Effects, reported: bool) -> None:
 
 
 def _unassign(task: Task) -> None:
+    assert task.pilot is not None
+    if task.state == ASSIGNED:
+        _waits_no_more(task, task.pilot)
     for dependent in task.dependents or ():
         if dependent.near_pilot is task.pilot:
             # Maybe it was not counted: another pilot had the last one, in between.
@@ -92,6 +108,13 @@ def _unassign(task: Task) -> None:
     task.pilot = None
     task.task_class.assigned -= 1
     task.task_class.session.load -= task.task_class.need.total_cores
+
+
+def _waits_no_more(task: Task, pilot: Pilot) -> None:
+    waiting = pilot.waiting[task.task_class]
+    del waiting[task]
+    if not waiting:
+        del pilot.waiting[task.task_class]
 
 
 def _is_queued(task: Task) -> bool:

@@ -162,6 +162,7 @@ class Pilots:
         if not decide:
             self.fleet.poll(now)
             return
+        self._ask_back(now)
         try:
             ending = self.fleet.tick(now, self._core.demand)
         except sqlite3.Error as error:
@@ -188,6 +189,14 @@ class Pilots:
             inputs = {ref[0] for task in tasks for ref in task.inputs if ref[0] not in live}
             values = self._shell.outcomes.values(inputs)
             self._shell.send(peer.address, self._shell.parcels.pack(peer, tasks, values))
+
+    def _ask_back(self, now: float) -> None:
+        """Have pilots give back what others could start."""
+        if self._expected:
+            return
+        for name, tasks in self._core.ask_back(now).items():
+            log.info("pilot %s is asked for %d tasks that others have room for", name, len(tasks))
+            self._shell.send(self._peers[name].address, m.GiveBack(tasks))
 
     def end_all(self, reason: str, now: float) -> None:
         """Have all pilots end: those that work at once, and those that are queued are cancelled."""

@@ -206,6 +206,9 @@ class Readiness:
             return Finding("next", clause, tuple(lines), facts=facts)
         where = "the pilot" if len(pilots) == 1 else f"the {len(pilots)} pilots"
         clause = f"is ready, but all {counted(cores, 'core')} of {where} that can run it are busy"
+        avoided = [p for p in pilots if work in p.avoided]
+        if any(p.load < p.shape.cores * p.nodes for p in avoided):
+            clause = f"is ready, but there is no room for it in {where} that can run it"
         users = sorted(
             (s for s in self._core.sessions.values() if s.load), key=lambda s: (-s.load, s.id)
         )
@@ -217,7 +220,14 @@ class Readiness:
         if len(users) > SHOWN:
             text += f", and {counted(len(users) - SHOWN, 'other session')} the rest"
         shares = {str(s.id): s.load for s in users[:SHOWN]}
-        lines = [Cause("cores", f"of the cores in use, {text}", facts=shares), *lines]
+        lines = [
+            Cause("cores", f"of the cores in use, {text}", facts=shares),
+            *(
+                Cause("avoided", f"{self.pilot_name(p.name)} did not begin the last of its kind")
+                for p in avoided[:SHOWN]
+            ),
+            *lines,
+        ]
         told = {line.kind: line.text for line in lines}
         for kind in ("silence", "refused", "queued", MAX_NODES):
             if kind in told:

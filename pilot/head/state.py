@@ -188,7 +188,21 @@ class Task:
 class Pilot:
     """A pilot that has reported itself."""
 
-    __slots__ = ("draining", "early", "ends_at", "held", "load", "name", "nodes", "pool", "shape")
+    __slots__ = (
+        "_lasts",
+        "avoided",
+        "draining",
+        "early",
+        "ends_at",
+        "held",
+        "lasting",
+        "load",
+        "name",
+        "nodes",
+        "pool",
+        "shape",
+        "waiting",
+    )
 
     def __init__(self, name: str, pool: str, shape: NodeShape, nodes: int, ends_at: float) -> None:
         self.name = name
@@ -201,9 +215,27 @@ class Pilot:
         self.held: dict[int, int] = {}
         #: Cores of all that.
         self.load = 0
+        #: Cores of those that may last: their like take long, or nobody knows, or they do already.
+        self.lasting = 0
+        self._lasts: set[int] = set()
+        #: What has not begun, as far as is known: class → task → when it was given, or asked back
+        #: last; the longest ago first.
+        self.waiting: dict[TaskClass, dict[Task, float]] = {}
+        #: Classes of which tasks came back when they were asked back, and when.
+        self.avoided: dict[TaskClass, float] = {}
         #: Tasks that need nothing but what this pilot holds, as they were when they were put here.
         self.early: deque[Task] = deque()
 
+    def note_lasting(self, task: int) -> None:
+        """A task that it holds may last."""
+        if task not in self._lasts:
+            self._lasts.add(task)
+            self.lasting += self.held[task]
+
     def release(self, task: int) -> None:
         """The pilot holds the task no more."""
-        self.load -= self.held.pop(task, 0)
+        cores = self.held.pop(task, 0)
+        self.load -= cores
+        if task in self._lasts:
+            self._lasts.remove(task)
+            self.lasting -= cores

@@ -479,6 +479,12 @@ class CancelWork(_Message):
     tasks: list[int]
 
 
+class GiveBack(_Message):
+    """Another pilot has room for these tasks: give back those that wait for cores."""
+
+    tasks: list[int]
+
+
 class EndPilot(_Message):
     """Start nothing new; end when what runs has ended, or now."""
 
@@ -665,7 +671,7 @@ FromClient: TypeAlias = (
 FromPilot: TypeAlias = PilotHello | Completions | PilotStatus | PilotBye
 ToHead: TypeAlias = FromClient | FromPilot
 ToClient: TypeAlias = Welcome | Accepted | Outcomes | Started | Reply
-ToPilot: TypeAlias = Welcome | Assign | Committed | CancelWork | EndPilot
+ToPilot: TypeAlias = Welcome | Assign | Committed | CancelWork | GiveBack | EndPilot
 ToAgent: TypeAlias = (
     NodeHello
     | ExecutorExited

@@ -143,6 +143,11 @@ class Head:
         if not self.expected:
             for name, tasks in self.core.assign(cluster.now).items():
                 self._send_work(name, tasks)
+            for name, stuck in self.core.ask_back(cluster.now).items():
+                if name in self.links and name in cluster.agents:
+                    agent = cluster.agents[name]
+                    cluster.asked_back += len(stuck)
+                    self.links[name].send(lambda agent=agent, stuck=stuck: agent.give_back(stuck))
         check_core(self.core)
         if self.batch or self.after:
             self._commit()
@@ -425,9 +430,11 @@ class Client:
 class Agent:
     """The rules of a pilot with the glue that its shell is, and its executors and worlds."""
 
-    def __init__(self, cluster: Cluster, name: str, nodes: int) -> None:
+    def __init__(self, cluster: Cluster, name: str, nodes: int, is_trap: bool) -> None:
         self.cluster = cluster
         self.name = name
+        #: Whether tasks may never end here.
+        self.is_trap = is_trap
         self.life = 0
         self.alive = True
         self.link: Link | None = None
@@ -524,6 +531,11 @@ class Agent:
             self.rules.cancel(tasks, self.cluster.now)
             self.step()
 
+    def give_back(self, tasks: list[int]) -> None:
+        if self.alive:
+            self.rules.give_back(tasks, self.cluster.now)
+            self.step()
+
     def leave(self) -> None:
         """Its walltime is over, or it is preempted with a grace time."""
         self.rules.stop_all("its walltime is over", self.cluster.now)
@@ -614,6 +626,8 @@ class Executor:
         self.queue: deque[tuple[int, Work]] = deque()
         self.sent = self.begun = 0
         self.current: Work | None = None
+        #: What it is in never ends by itself.
+        self.hangs = False
         self.cluster.after(self.cluster.rng.uniform(0.0, 0.3), self._ready)
 
     def _heard(self, say: Callable[[], None]) -> None:
@@ -657,7 +671,15 @@ class Executor:
         started = self.cluster.now
         self.cluster.note_run(work)
         self.agent.running[work.task] = RunningTask(work.task, work.attempt, self.node, started)
+        if self._may_hang() and self.cluster.rng.random() < self.cluster.hang_rate:
+            self.hangs = True
+            return
         self.cluster.after(self.cluster.duration(), lambda: self._end(work, started))
+
+    def _may_hang(self) -> bool:
+        """Only a task that has nothing behind it in its executor, and will have nothing."""
+        known = self.agent.rules.executors[self.id]
+        return self.agent.is_trap and len(known.pipeline) == 1 and not known.unsealed
 
     def _end(self, work: Work, started: float) -> None:
         if not self.alive or self.current is not work:
@@ -827,6 +849,8 @@ class Cluster:
         self.runs: Counter[int] = Counter()
         #: Inputs that were still to be made when a task was sent to who makes them.
         self.sent_early = 0
+        #: Tasks that pilots were asked to give back.
+        self.asked_back = 0
         #: What pilots have said of each task: pilot, attempt, outcome.
         self.reported: dict[int, set[tuple[str, int, str]]] = defaultdict(set)
         self.policies: dict[int, str] = {}
@@ -842,6 +866,8 @@ class Cluster:
         self.crash_rate = self.rng.choice((0.0, 0.05, 0.2))
         self.head_deaths_at_commit = self.rng.choice((0.0, 0.0, 0.02))
         self.mean_s = self.rng.choice((0.001, 0.05, 1.0, 5.0))
+        #: How likely a task never ends in a pilot where some do not.
+        self.hang_rate = self.rng.choice((0.0, 0.05, 0.5))
         self.head = Head(self)
         self.client = Client(self)
         self.open_templates: dict[int, list[Template]] = {}
@@ -887,10 +913,31 @@ class Cluster:
         if not self.head.alive:
             self._start_head()
         agents = self.agents.values()
-        if not any(len(agent.nodes) >= 2 and not agent.rules.draining for agent in agents):
+        if not any(
+            len(agent.nodes) >= 2 and not agent.is_trap and not agent.rules.draining
+            for agent in agents
+        ):
             self._start_pilot(nodes=3)
         for session in self.store.sessions:
             self.client.close(session)
+        self._cancel_endless()
+
+    def _cancel_endless(self) -> None:
+        """End what never ends, once all others have ended but those that wait for it."""
+        endless = {
+            executor.current.task
+            for agent in self.agents.values()
+            for executor in agent.executors.values()
+            if executor.hangs and executor.current is not None
+        }
+        tasks = self.head.core.tasks.values()
+        others = [t for t in tasks if t.id not in endless and not t.missing and not t.awaiting]
+        if endless and not others and not self.client.unaccepted:
+            self.cancelled.update(endless)
+            for session in self.store.sessions:
+                mine = [t.id for t in tasks if t.id in endless and t.template.session == session]
+                self.client.cancel(session, mine)
+        self.after(1.0, self._cancel_endless)
 
     def _describe(self) -> str:
         core = self.head.core
@@ -1030,7 +1077,8 @@ class Cluster:
 
     def _start_pilot(self, nodes: int = 0) -> None:
         name = f"p{next(self._pilots)}"
-        self.agents[name] = Agent(self, name, nodes or self.rng.choice((1, 2, 3)))
+        is_trap = not nodes and self.hang_rate > 0 and self.rng.random() < 0.5
+        self.agents[name] = Agent(self, name, nodes or self.rng.choice((1, 2, 3)), is_trap)
 
     def batch_says_gone(self, name: str) -> None:
         if self.head.alive:

@@ -157,6 +157,8 @@ class Attempt:
     cancelled: bool = False
     #: Sent ahead of its inputs, which are made in the same pilot.
     waits: bool = False
+    #: It runs and never ends by itself.
+    is_endless: bool = False
     #: Detached children by ordinal: what was said, and the id once the head has answered.
     asked: list[TaskSpec] = field(default_factory=list)
     detached: dict[int, int] = field(default_factory=dict)
@@ -176,6 +178,13 @@ class Pilot:
     draining: bool = False
     #: It has to introduce itself before it says anything else.
     strange: bool = True
+    #: Tasks may never end here; then nothing else begins here any more.
+    is_trap: bool = False
+
+    @property
+    def endless(self) -> list[Attempt]:
+        """What runs here and will not end."""
+        return [each for each in self.attempts.values() if each.is_endless and not each.cancelled]
 
 
 class History:
@@ -207,11 +216,13 @@ class History:
         self.error_rate = self.rng.choice((0.0, 0.1, 0.4))
         self.crash_rate = self.rng.choice((0.0, 0.05, 0.3))
         self.children_rate = self.rng.choice((0.0, 0.2, 0.5))
+        self.endless_rate = self.rng.choice((0.0, 0.0, 0.2))
         self.sessions = range(1, self.rng.choice((1, 1, 2, 3)) + 1)
         misfortunes = self.rng.choice((0, 1, 2))
         steps: list[tuple[Callable[[], None], int]] = [
             (self._submit, 6),
             (self._assign, 8),
+            (self._ask_back, 2),
             (self._run_some, 16),
             (self._report, 6),
             (self._begin_commit, 8),
@@ -573,8 +584,25 @@ class History:
                 except LookupError:
                     self._give_back(pilot, attempt)
 
+    def _ask_back(self) -> None:
+        """Pilots give back what they have not begun and others have room for."""
+        core = self.core
+        if core is None:
+            return
+        for name, tasks in core.ask_back(self.now).items():
+            assert all(core.tasks[task].pilot is core.pilots[name] for task in tasks)
+            pilot = self.pilots.get(name)
+            if pilot is None or pilot.strange:
+                continue
+            if self.calm and not pilot.endless:
+                continue  # it has begun all that by now
+            for task in tasks:
+                attempt = pilot.attempts.get(task)
+                if attempt and not attempt.waits and not attempt.started and not attempt.asked:
+                    self._give_back(pilot, attempt)
+
     def _give_back(self, pilot: Pilot, attempt: Attempt) -> None:
-        """It was sent ahead of inputs that will not come here."""
+        """It was sent ahead of inputs that will not come here, or others have room for it."""
         ends = [attempt]
         completions = []
         while ends:
@@ -758,9 +786,10 @@ class History:
         strange = [pilot for pilot in self.pilots.values() if pilot.strange]
         if strange:
             pilot = self.rng.choice(strange)
-        elif len(self.pilots) < 4:
+        elif len(self.pilots) < 4 or self.calm:
             self.numbers += 1
             pilot = Pilot(f"p{self.numbers}", self.rng.choice((1, 1, 2)))
+            pilot.is_trap = not self.calm and self.endless_rate > 0 and self.chance() < 0.5
             self.pilots[pilot.name] = pilot
         else:
             return
@@ -808,7 +837,7 @@ class History:
         if self.chance() < 0.3:
             running = []
             for attempt in attempts:
-                if attempt.waits:
+                if attempt.waits or (pilot.endless and not attempt.started):
                     continue
                 attempt.started = attempt.started or self.now
                 running.append(RunningTask(attempt.task, attempt.number, "n", attempt.started))
@@ -819,8 +848,15 @@ class History:
         ended = []
         hopeless = []
         for attempt in attempts[:count]:
+            if not attempt.cancelled and (
+                attempt.is_endless or (pilot.endless and not attempt.started)
+            ):
+                continue  # it never ends, or waits for a core
             if attempt.waits or any(spec.ordinal not in attempt.detached for spec in attempt.asked):
                 continue  # it waits for the head's answer
+            if pilot.is_trap and not attempt.cancelled and self.chance() < self.endless_rate:
+                attempt.is_endless, attempt.started = True, attempt.started or self.now
+                continue
             del pilot.attempts[attempt.task]
             ended.append(self._end(attempt))
             hopeless += self._let_on(pilot, ended[-1])
@@ -1000,13 +1036,17 @@ class History:
             for pilot in list(self.pilots.values()):
                 # Whoever is taken for lost learns it at its next sign of life.
                 pilot.strange |= pilot.name not in self.core.pilots
-            if any(pilot.strange for pilot in self.pilots.values()) or not self.pilots:
+            if any(pilot.strange for pilot in self.pilots.values()) or not any(
+                not pilot.is_trap for pilot in self.pilots.values()
+            ):
                 self._join()
             self._assign()
+            self._ask_back()
             self._answer_lookups()
             for pilot in self.pilots.values():
                 self._tell(pilot)
             self._run_some()
+            self._cancel_endless()
             self._begin_commit()
             self._end_commit()
             if not self.core.tasks and not any(
@@ -1016,6 +1056,15 @@ class History:
         tasks = self.core.tasks.values() if self.core else ()
         left = [(task.id, task.state, task.attempt, task.missing) for task in tasks]
         raise AssertionError(f"it does not end: {left}, {self.pilots}")
+
+    def _cancel_endless(self) -> None:
+        """End what never ends, once all others have ended but those that wait for it."""
+        assert self.core is not None
+        tasks = self.core.tasks
+        endless = {each.task for pilot in self.pilots.values() for each in pilot.endless}
+        others = [t for t in tasks.values() if not (t.missing or t.awaiting or t.id in endless)]
+        if endless and not others:
+            self._apply(ev.TasksCancelled(self.sessions[0], list(endless)))
 
     def _check_end(self) -> None:
         core, store = self.core, self.store

@@ -186,6 +186,16 @@ def check_core(core: Core) -> None:
         assert session.unfinished == unfinished[session.id]
     for pilot in core.pilots.values():
         assert pilot.load == sum(pilot.held.values())
+        assert pilot.lasting == sum(pilot.held[task] for task in pilot._lasts)
+        waiting = {task.id for tasks in pilot.waiting.values() for task in tasks}
+        mine = [core.tasks[task] for task in pilot.held if task in core.tasks]
+        mine = [task for task in mine if task.pilot is pilot]
+        assert waiting == {task.id for task in mine if task.state == ASSIGNED}
+        assert all(task.id in pilot._lasts for task in mine if task.state == RUNNING)
+        for work, tasks in pilot.waiting.items():
+            since = list(tasks.values())
+            assert since and since == sorted(since), "the oldest is not the first"
+            assert all(task.task_class is work for task in tasks)
     for task in core.tasks.values():
         if task.near_pilot is not None and task.state == PENDING:
             sources = {source for source, _ in task.inputs} & core.tasks.keys()

@@ -49,6 +49,18 @@ def wait_for_file(mark: str, wanted: str, deadline_s: float = 60.0) -> str:
     return mark
 
 
+def note_run_once_blocked(directory: str, number: int, seconds: float, lock: str, go: str) -> int:
+    """As `note_run`; the first one that makes the file `lock`, if it is named, waits for `go`."""
+    if lock:
+        try:
+            Path(lock).touch(exist_ok=False)
+        except FileExistsError:
+            pass
+        else:
+            wait_for_file(lock, go)
+    return note_run(directory, number, seconds)
+
+
 def leave_without_a_word(status: int = 3) -> None:
     os._exit(status)
 

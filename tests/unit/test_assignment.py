@@ -24,6 +24,7 @@ from scheduler.assignment import (
     order,
     refusal,
     room,
+    starts_at_once,
 )
 from scheduler.elasticity import PoolLimits
 from scheduler.resources import NodeShape, Resources, nodes_needed
@@ -53,6 +54,8 @@ class Room:
     load: int = 0
     ends_at: float = 0.0
     got: int = 0
+    lasting: int = 0
+    avoided: set[object] = field(default_factory=set)
 
 
 Rule = Callable[[list[Work], list[Room]], Iterator[tuple[WorkClass, PilotRoom, int]]]
@@ -166,6 +169,32 @@ def test_short_tasks_are_sent_ahead() -> None:
     assert room(Work(mean_s=PREFETCH_S * 2), Room()) == 4
     assert room(Work(mean_s=PREFETCH_S / 10), Room()) == 4 * 11
     assert room(Work(mean_s=0.0), Room()) == 4 * 1001
+
+
+def test_nothing_queues_up_for_cores_that_may_never_be_free() -> None:
+    short = Work(mean_s=PREFETCH_S / 10)
+    assert room(short, Room(load=4)) == 4 * 10
+    assert room(short, Room(load=4, lasting=3)) == 10
+    assert room(short, Room(load=24, lasting=2)) == 0
+    assert room(short, Room(load=4, lasting=4)) == 0
+    # A task of several cores, beyond what there are, is no credit for short ones.
+    assert room(short, Room(load=7, lasting=7)) == 0
+    assert room(Work(), Room(load=3, lasting=3)) == 1
+
+
+def test_class_that_has_waited_in_vain_gets_no_more_room() -> None:
+    work = Work()
+    assert room(work, Room(avoided={work})) == 0 and room(Work(), Room(avoided={work})) == 4
+
+
+def test_what_starts_at_once() -> None:
+    assert starts_at_once(Work(), Room(load=3), NOW)
+    assert not starts_at_once(Work(mean_s=0.001), Room(load=4), NOW), "there it would wait"
+    assert starts_at_once(Work(Resources(cores=4)), Room(), NOW)
+    assert not starts_at_once(Work(Resources(cores=4)), Room(load=1), NOW)
+    assert not starts_at_once(Work(pool="gpu"), Room(), NOW)
+    work = Work()
+    assert not starts_at_once(work, Room(avoided={work}), NOW)
 
 
 # --- the shares -----------------------------------------------------------------------------------
@@ -289,6 +318,7 @@ rooms = st.builds(
     pool=st.sampled_from(["main", "other"]),
     nodes=st.integers(1, 3),
     load=st.integers(0, 20),
+    lasting=st.integers(0, 20),
     ends_at=st.sampled_from([0.0, NOW + 10, NOW + 1e6]),
 )
 

@@ -24,7 +24,7 @@ from pilot.head.events import (
     TasksRestored,
     TasksSubmitted,
 )
-from pilot.head.handout import STARVING_S
+from pilot.head.handout import AVOID_S, STARVING_S, STUCK_S
 from pilot.wire.messages import (
     Children,
     Completion,
@@ -33,7 +33,7 @@ from pilot.wire.messages import (
     TaskSpec,
     Template,
 )
-from scheduler.resources import NodeShape
+from scheduler.resources import NodeShape, Resources
 
 
 class Head:
@@ -70,6 +70,11 @@ class Head:
         self.now += 1.0
         given = self.core.assign(self.now)
         return {name: [(t.id, t.attempt) for t in tasks] for name, tasks in given.items()}
+
+    def ask_back(self, after_s: float = STUCK_S) -> dict[str, list[int]]:
+        """Pilot → what it is asked to give back, so many seconds later."""
+        self.now += after_s
+        return self.core.ask_back(self.now)
 
     def end(self, *completions: Completion, pilot: str = "p", **known: Any) -> Effects:
         return self.apply(AttemptsEnded(pilot, list(completions), **known))
@@ -492,6 +497,194 @@ def test_nothing_is_sent_early_while_its_session_is_paused(head: Head) -> None:
     head.apply(SessionOpened(1))
     head.end(done(2))
     assert head.assign() == {"p": [(3, 1)]}
+
+
+# --- tasks that wait where nothing ends -----------------------------------------------------------
+
+LONG = template(2)
+WIDE = template(3, resources=Resources(cores=4))
+
+
+def run(head: Head, *tasks: int, pilot: str = "p") -> None:
+    head.apply(AttemptsRunning(pilot, [RunningTask(task, 1, "n", head.now) for task in tasks]))
+
+
+def given_back(task: int) -> Completion:
+    return done(task, "interrupted", started=0.0)
+
+
+def test_short_tasks_do_not_go_where_all_cores_are_held_by_others(head: Head) -> None:
+    teach(head)
+    head.submit(*(spec(number, template=2) for number in range(10, 14)), templates=[LONG])
+    head.assign()
+    head.submit(*(spec(number) for number in range(20, 40)))
+    assert head.assign() == {}, "nobody knows how long the others take"
+    head.end(done(10), pilot="p")
+    assert len(head.assign()["p"]) == 20, "one core turns over"
+
+
+def test_short_tasks_do_not_go_where_their_like_run_for_long(head: Head) -> None:
+    teach(head)
+    head.submit(*(spec(number) for number in range(10, 14)))
+    head.assign()
+    pilot = head.core.pilots["p"]
+    assert (pilot.load, pilot.lasting) == (4, 0)
+    run(head, 10, 11, 12, 13)
+    assert (pilot.load, pilot.lasting) == (4, 4)
+    head.submit(spec(20))
+    assert head.assign() == {}
+    head.end(done(10, "error"), done(11, started=1.0, ended=1.001))
+    assert (pilot.load, pilot.lasting) == (2, 2)
+    assert head.assign() == {"p": [(20, 1)]}
+    head.apply(TasksCancelled(1, [12, 13]))
+    assert pilot.lasting == 2, "their cores are busy until the pilot says so"
+    head.end(done(12, "cancelled"), done(13, "cancelled"))
+    assert (pilot.load, pilot.lasting) == (1, 0)
+
+
+def stuck(head: Head) -> None:
+    """Pilot p has four tasks of a short kind that do not end, and four more behind them."""
+    teach(head)
+    head.submit(*(spec(number) for number in range(10, 18)))
+    assert len(head.assign()["p"]) == 8
+    run(head, 10, 11, 12, 13)
+
+
+def test_what_does_not_begin_goes_where_there_is_room(head: Head) -> None:
+    stuck(head)
+    assert head.ask_back() == {}, "there is no other pilot"
+    head.join("q", cores=1)
+    assert head.ask_back() == {"p": [14, 15, 16, 17]}
+    assert head.ask_back(0.5) == {}, "it was asked just now"
+    effects = head.end(*(given_back(task) for task in (14, 15)))
+    assert not effects.attempts
+    assert head.assign() == {"q": [(15, 1), (14, 1)]}, "that was no attempt of theirs"
+    assert head.state(16) == "ASSIGNED", "what p keeps is p's"
+    head.end(*(done(task, started=1.0, ended=1.001) for task in (14, 15)), pilot="q")
+    assert head.ask_back() == {"p": [16, 17]}, "maybe they wait again"
+
+
+def test_nothing_is_asked_back_that_could_begin_nowhere_else(head: Head) -> None:
+    stuck(head)
+    head.join("q", cores=1)
+    given = head.core.tasks[14].assigned_at
+    assert head.core.ask_back(given + 0.9 * STUCK_S) == {}, "they have just been given to it"
+    head.apply(PilotChanged("q", 1, draining=True))
+    assert head.ask_back() == {}
+    head.apply(PilotChanged("q", 1, draining=False))
+    head.apply(SessionOpened(1, paused=True))
+    assert head.ask_back() == {}
+    head.apply(SessionOpened(1))
+    head.submit(spec(20, template=2), templates=[LONG])
+    assert head.assign() == {"q": [(20, 1)]}
+    assert head.ask_back() == {}, "q is busy"
+    head.end(done(20), pilot="q")
+    assert head.ask_back() == {"p": [14, 15, 16, 17]}
+
+
+def test_what_waits_for_inputs_is_not_asked_back(head: Head) -> None:
+    teach(head)
+    head.submit(spec(10), spec(11, needs=(10,)), spec(12, needs=(11,)))
+    assert head.assign() == {"p": [(10, 1), (11, 1), (12, 1)]}
+    run(head, 10)
+    head.join("q")
+    assert head.ask_back() == {}
+    head.end(done(10, started=1.0, ended=1.001))
+    assert head.ask_back() == {"p": [11]}, "now it waits for a core"
+
+
+def test_what_waits_for_inputs_is_in_nobodys_way(head: Head) -> None:
+    teach(head)
+    known = [template(), template(2)]
+    head.submit(spec(10), spec(11, needs=(10,)), spec(12, template=2), templates=known)
+    assert len(head.assign()["p"]) == 3
+    run(head, 10)
+    head.join("q")
+    assert head.ask_back() == {"p": [12]}
+
+
+def test_large_task_is_asked_back_where_another_pilot_can_start_it(head: Head) -> None:
+    head.join()
+    head.submit(spec(1, template=2), spec(2, template=3), templates=[LONG, WIDE])
+    assert head.assign() == {"p": [(1, 1), (2, 1)]}, "it queues up there"
+    run(head, 1)
+    head.join("q", cores=4)
+    head.submit(spec(3, template=2), templates=[LONG])
+    head.assign()
+    busy = next(name for name, pilot in head.core.pilots.items() if 3 in pilot.held)
+    assert busy == "q" and head.ask_back() == {}, "there it would wait as well"
+    head.end(done(3), pilot="q")
+    assert head.ask_back() == {"p": [2]}
+
+
+def test_what_was_taken_back_does_not_go_there_and_back_again(head: Head) -> None:
+    """Pilots have cores enough for it, but not on one node, which the head does not know."""
+    head.join("p", cores=4, nodes=2)
+    head.submit(*(spec(n, template=2) for n in (1, 2)), templates=[LONG, WIDE])
+    head.assign()
+    run(head, 1, 2)
+    head.submit(spec(3, template=3))
+    assert head.assign() == {"p": [(3, 1)]}
+    head.join("q", cores=4, nodes=2)
+    assert head.ask_back() == {"p": [3]}
+    head.end(given_back(3))
+    assert head.assign() == {"q": [(3, 1)]}
+    assert head.ask_back() == {}, "p has had it"
+    assert head.ask_back(AVOID_S) == {"q": [3]}, "but things may have changed there"
+
+
+def test_pilot_that_shows_that_it_can_gets_more_at_once(head: Head) -> None:
+    stuck(head)
+    head.join("q", cores=1)
+    head.ask_back()
+    head.end(given_back(14))
+    pilot = head.core.pilots["p"]
+    assert list(pilot.avoided) == [head.core.tasks[14].task_class]
+    head.end(done(15))
+    assert not pilot.avoided
+
+
+def test_pilot_that_begins_nothing_keeps_nobody_waiting(head: Head) -> None:
+    """It seems to be idle, but its nodes have not come up, say."""
+    head.join("p")
+    head.submit(spec(1), spec(2))
+    assert head.assign() == {"p": [(1, 1), (2, 1)]}
+    head.join("q", cores=2)
+    assert head.ask_back() == {"p": [1, 2]}
+    head.end(given_back(1), given_back(2))
+    assert not head.core.pilots["p"].held
+    assert head.assign() == {"q": [(2, 1), (1, 1)]}
+
+
+def test_newer_attempt_is_ended_where_the_older_one_has_ended_well(head: Head) -> None:
+    head.submit(spec(1))
+    head.join("p")
+    head.assign()
+    head.apply(PilotLost("p", "silent"))
+    head.join("p")
+    assert head.assign() == {"p": [(1, 2)]}
+    effects = head.end(done(1))
+    assert states(effects) == {1: "COMPLETED"} and effects.cancel == {"p": [1]}
+    assert head.core.pilots["p"].load == 1, "its core is busy until it says so"
+    head.end(done(1, "cancelled", 2))
+    assert head.core.pilots["p"].load == 0
+
+
+def test_what_was_given_back_is_no_attempt_of_another_pilot_either(head: Head) -> None:
+    stuck(head)
+    head.join("q", cores=1)
+    head.ask_back()
+    head.end(given_back(14))
+    assert head.assign() == {"q": [(14, 1)]}
+    head.apply(PilotLost("q", "silent"))
+    assert head.join("q", held=[(14, 1)]).cancel == {}, "it runs there"
+    assert states(head.end(done(14), pilot="q")) == {14: "COMPLETED"}
+
+
+def test_drained_pilot_is_not_avoided(head: Head) -> None:
+    stuck(head)
+    head.end(given_back(14))
+    assert not head.core.pilots["p"].avoided, "it was not asked: it had its own reasons"
 
 
 # --- children -------------------------------------------------------------------------------------

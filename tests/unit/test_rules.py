@@ -15,7 +15,7 @@ from pilot.agent.queues import STARVED_S
 from pilot.agent.rules import Rules
 from pilot.agent.warm import IDLE_S
 from pilot.agent.world_rules import PATIENCE_S, RANKS_LEAVE_S
-from pilot.wire.messages import Completion
+from pilot.wire.messages import Completion, InputValue, Work
 from scheduler.resources import NodeShape, Resources
 
 A = TypeVar("A")
@@ -363,6 +363,48 @@ def test_stopping_all_interrupts_what_runs() -> None:
     assert only(pilot.rules.take_actions(), a.StopExecutor)
     pilot.exited(1, -15, task=1)
     assert sorted(pilot.reported) == [(1, 1, "interrupted"), (2, 1, "interrupted")]
+
+
+# --- giving back ----------------------------------------------------------------------------------
+
+
+def test_what_waits_for_a_core_is_given_back_and_nothing_else() -> None:
+    pilot = Pilot(1)
+    pilot.add(1, 2, 3, 4)
+    pilot.ready(1)
+    pilot.rules.give_back([1, 2, 4, 99], pilot.now)
+    completions = pilot.rules.take_completions()
+    assert [done.task for done in completions] == [2, 4]
+    assert all(done.is_unstarted for done in completions)
+    assert pilot.rules.held == {1: 1, 3: 1} and not pilot.rules.take_actions()
+    assert running(pilot.done(1, done(1))) == {1: [3]}
+
+
+def test_what_waits_for_an_input_of_this_pilot_is_not_given_back() -> None:
+    pilot = Pilot(1)
+    waits = Work(3, 1, 1, b"", (InputValue(2, 0, None),))
+    pilot.rules.add_work([template()], [work(1), work(2), waits], pilot.now)
+    pilot.ready(1)
+    pilot.rules.give_back([3], pilot.now)
+    assert pilot.reported == [] and set(pilot.rules.held) == {1, 2, 3}
+    # But its input goes elsewhere, and it cannot stay without that.
+    pilot.rules.give_back([2], pilot.now)
+    assert pilot.reported == [(2, 1, "interrupted"), (3, 1, "interrupted")]
+
+
+def test_smaller_tasks_start_once_a_large_one_is_given_back() -> None:
+    pilot = Pilot(2)
+    pilot.add(1)
+    pilot.add(2, number=2, resources=Resources(cores=2))
+    pilot.wait(STARVED_S + 0.1)
+    assert not only(pilot.add(3), a.StartExecutor), "the large one goes first"
+    pilot.rules.give_back([2], pilot.now)
+    assert len(only(pilot.rules.take_actions(), a.StartExecutor)) == 1
+    # Another one has not waited for long when it comes.
+    pilot.add(4, number=2, resources=Resources(cores=2))
+    pilot.ready(1, 2)
+    assert running(pilot.done(1, done(1))) == {}
+    assert running(pilot.add(5)) == {1: [5]}
 
 
 # --- nodes ----------------------------------------------------------------------------------------

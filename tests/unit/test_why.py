@@ -321,6 +321,22 @@ def test_as_many_pilots_in_the_queue_as_may_be(head: Head) -> None:
     assert "waits in Slurm" in found.answer
 
 
+def test_a_pilot_that_did_not_begin_what_it_was_given(head: Head) -> None:
+    head.join("p")
+    head.submit(spec(1), spec(2))
+    head.core.assign(NOW)
+    head.join("q")
+    assert head.core.ask_back(NOW + 2.0) == {"p": [1, 2]}
+    head.apply(ev.AttemptsEnded("p", [done(1, "interrupted", started=0.0)]))
+    head.apply(ev.PilotLost("q", "gone"))
+    del head.rows["q"]
+    found = head.task(1)
+    assert found.kind == "busy" and "no room for it in the pilot that can run it" in found.answer
+    (avoided,) = [cause for cause in found.because if cause.kind == "avoided"]
+    assert "did not begin the last of its kind" in avoided.text
+    assert head.core.assign(NOW) == {}, "as it says"
+
+
 def test_the_place_in_line(head: Head) -> None:
     head.join(cores=1)
     other = head.open(priority=3)
