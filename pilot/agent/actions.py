@@ -31,7 +31,7 @@ class StopExecutor(msgspec.Struct, frozen=True):
     grace_s: float
 
 
-class TakeBack(msgspec.Struct, frozen=True):
+class TakeBackFromExecutor(msgspec.Struct, frozen=True):
     """Take back from an executor what it has been sent, up to the `upto`-th, and not begun."""
 
     executor: int
@@ -54,6 +54,13 @@ class StopWorld(msgspec.Struct, frozen=True):
     world: int
 
 
+class TakeBackFromWorld(msgspec.Struct, frozen=True):
+    """Take back from a world what it has been sent, up to the `upto`-th, and not begun."""
+
+    world: int
+    upto: int
+
+
 class RunOnExecutor(msgspec.Struct, frozen=True):
     """Send work to an executor; with shares where it is to start an MPI program on them."""
 
@@ -70,5 +77,12 @@ class RunOnWorld(msgspec.Struct, frozen=True):
 
 
 Action = (
-    StartExecutor | StopExecutor | TakeBack | StartWorld | StopWorld | RunOnExecutor | RunOnWorld
+    StartExecutor
+    | StopExecutor
+    | TakeBackFromExecutor
+    | StartWorld
+    | StopWorld
+    | TakeBackFromWorld
+    | RunOnExecutor
+    | RunOnWorld
 )

@@ -31,6 +31,7 @@ from launchers import HostShare, Launcher, Placement, get_launcher, node_worker
 from pilot.agent import actions as a
 from pilot.agent.mpi_world import VARIABLE, HostCores, WorldConfig
 from pilot.agent.node import ForkedNode
+from pilot.agent.reports import Reports
 from pilot.agent.rules import Rules
 from pilot.agent.world_rules import World
 from pilot.process import die_with_parent, name_process, raise_file_limit, start_log
@@ -125,11 +126,10 @@ class Agent:
         self._steps: dict[str, subprocess.Popen[bytes] | ForkedNode] = {}
         self._executors: dict[int, tuple[bytes, _Known]] = {}
         self._worlds: dict[int, _World] = {}
-        self._unacknowledged: dict[int, m.Completions] = {}
+        self._reports = Reports()
         #: What has ended and is not reported yet, and since when.
         self._ended: list[m.Completion] = []
         self._ended_at = 0.0
-        self._sequence = 0
         self._head: HeadAddress | None = None
         self._welcomed = False
         #: For the ids of tasks that tasks submit: one for each executor or world.
@@ -163,12 +163,14 @@ class Agent:
                 poller.register(self._server.socket, zmq.POLLIN)
                 poller.register(wake, zmq.POLLIN)
                 poller.register(self._client.socket, zmq.POLLIN)
-            poller.poll(int((TOGETHER_S if self._ended else TICK_S) * 1000))
+            ready = dict(poller.poll(int((TOGETHER_S if self._ended else TICK_S) * 1000)))
             now = time.time()
-            self._take_signals(wake, now)
-            for peer, message in self._server.receive():
-                self._take(peer, message, now)
-            if self._head is not None:
+            if wake.fileno() in ready:
+                self._take_signals(wake, now)
+            if self._server.socket in ready:
+                for peer, message in self._server.receive():
+                    self._take(peer, message, now)
+            if self._client.socket in ready:
                 for message in self._client.receive():
                     self._take_from_head(message, now)
             if now - self._ticked >= TICK_S:
@@ -273,10 +275,7 @@ class Agent:
     def _greet(self) -> None:
         self._welcomed = False
         self._send_ended()
-        held: dict[int, int] = {}
-        for frame in self._unacknowledged.values():
-            held.update((c.task, c.attempt) for c in frame.completions if not c.is_unstarted)
-        held.update(self._rules.held)
+        held = self._reports.held() | self._rules.held
         self._client.send(
             m.PilotHello(
                 m.PROTOCOL,
@@ -305,11 +304,11 @@ class Agent:
                     if function.digest == template.function:
                         self._functions[(template.session, function.digest)] = function
             self._send_ended()
-            self._forget_given_back({item.task for item in message.work})
-            self._rules.add_work(message.templates, message.work, now)
+            work, self._ended = self._reports.meet(message.work)
+            self._rules.add_work(message.templates, work, now)
         elif isinstance(message, m.Committed):
-            if frame := self._unacknowledged.pop(message.seq, None):
-                self._rules.forget(completion.task for completion in frame.completions)
+            known = self._reports.acknowledge(message.seq)
+            self._rules.forget(completion.task for completion in known)
         elif isinstance(message, m.CancelWork):
             self._rules.cancel(message.tasks, now)
         elif isinstance(message, m.GiveBack):
@@ -333,15 +332,8 @@ class Agent:
                     self._welcomed = True
                     self._tell_status(now)
                     # Also what has ended since the greeting.
-                    for frame in self._unacknowledged.values():
-                        self._client.send(frame)
-
-    def _forget_given_back(self, tasks: set[int]) -> None:
-        """What was given back has come again, with the same number: it is not to be told twice."""
-        for sequence, frame in list(self._unacknowledged.items()):
-            left = [c for c in frame.completions if not (c.is_unstarted and c.task in tasks)]
-            if len(left) < len(frame.completions):
-                self._unacknowledged[sequence] = msgspec.structs.replace(frame, completions=left)
+                    for number, completions in self._reports.frames.items():
+                        self._client.send(m.Completions(self._pilot, number, completions))
 
     def _report(self, now: float) -> None:
         """Tell the head what has ended; while cores have enough to do, several ends together."""
@@ -357,11 +349,9 @@ class Agent:
         if not self._ended:
             return
         completions, self._ended = self._ended, []
-        self._sequence += 1
-        frame = m.Completions(self._pilot, self._sequence, completions)
-        self._unacknowledged[self._sequence] = frame
+        number = self._reports.add(completions)
         if self._welcomed:
-            self._client.send(frame)
+            self._client.send(m.Completions(self._pilot, number, completions))
 
     # --- node workers, executors, ranks
 
@@ -375,7 +365,7 @@ class Agent:
         elif isinstance(message, m.RankDone):
             self._rules.rank_done(message.world, message.rank, message.completion, now)
         elif isinstance(message, m.TakenBack):
-            self._rules.executor_taken_back(message.executor, message.begun, message.upto, now)
+            self._rules.taken_back(message.number, message.begun, message.upto, now)
         elif isinstance(message, m.ExecutorHello):
             self._executors[message.executor] = peer, _Known()
             self._rules.executor_ready(message.executor, message.pid, now)
@@ -498,8 +488,10 @@ class Agent:
                 )
             elif isinstance(action, a.StopExecutor):
                 self._send_to_node(action.node, m.StopExecutor(action.executor, action.grace_s))
-            elif isinstance(action, a.TakeBack):
+            elif isinstance(action, a.TakeBackFromExecutor):
                 self._send_to_node(action.node, m.TakeBack(action.executor, action.upto))
+            elif isinstance(action, a.TakeBackFromWorld):
+                self._take_back_from_world(action)
             elif isinstance(action, a.StartWorld):
                 self._start_world(action)
             else:
@@ -604,6 +596,12 @@ class Agent:
             return
         self._worlds[action.world] = _World(process, path)
 
+    def _take_back_from_world(self, action: a.TakeBackFromWorld) -> None:
+        world = self._worlds.get(action.world)
+        if world is not None and 0 in world.ranks:
+            node, _ = world.ranks[0]
+            self._send_to_node(node, m.TakeBack(action.world, action.upto))
+
     def _stop_world(self, number: int) -> None:
         world = self._worlds.get(number)
         if world is None:
@@ -641,7 +639,7 @@ class Agent:
     def _is_over(self, now: float) -> bool:
         if now > self._leave_by:
             return True
-        return self._rules.is_idle and not (self._unacknowledged and self._welcomed)
+        return self._rules.is_idle and not (self._reports.frames and self._welcomed)
 
     def _close(self) -> None:
         if self._welcomed:

@@ -114,6 +114,13 @@ class Attempts:
         else:
             self.report(self._misfit(work, now))
 
+    def take_back(self, work: Work, cancelled: bool, now: float) -> None:
+        """What was sent ahead will not begin there: it waits again, or was cancelled meanwhile."""
+        if cancelled:
+            self.report(ended(work, "cancelled", "cancelled before it started", now))
+        else:
+            self.put_back(work, now)
+
     def _hand_back_queue(self, queue: Queue, reason: str, now: float) -> None:
         for work in self.queues.pop(queue, len(queue.waiting)):
             self.report(ended(work, "interrupted", reason, now))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import mmap
 import os
 import signal
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from pilot.agent.node_cache import NodeCache
+from pilot.agent.shared_memory import PLACE_BYTES, SLOT, begins, order_of
 from pilot.agent.work import Worker
 from pilot.process import (
     enter_environment,
@@ -41,13 +41,6 @@ SEAL_S = 0.02
 TOGETHER = 8
 TOGETHER_S = 0.001
 LATEST_S = 0.01
-#: In shared memory, for each executor: task, attempt, start of the task, start of its output.
-SLOT = struct.Struct("<qqdq")
-#: And behind that: how many works it has begun, and between which of them it skips what it was
-#: sent: those after the first, up to the second. The node worker writes these while it has stopped
-#: the process, see `NodeWorker._take_back`.
-ORDER = struct.Struct("=qqq")
-PLACE_BYTES = SLOT.size + ORDER.size
 
 
 class ExecutorConfig(msgspec.Struct):
@@ -132,6 +125,11 @@ class Outbox:
         self._due = threading.Event()
         threading.Thread(target=self._send_late, name="outbox", daemon=True).start()
 
+    def begin(self) -> None:
+        """A task begins: what waits is reported in time, however long that takes."""
+        if self._waiting and not self._due.is_set():
+            self._due.set()
+
     def add(self, completions: list[m.Completion]) -> None:
         """Report these, soon."""
         with self._lock:
@@ -139,7 +137,6 @@ class Outbox:
             ended = completions[-1].ended
             if len(self._waiting) == len(completions):
                 self._first = ended
-                self._due.set()
             elif ended - self._first > TOGETHER_S and len(self._waiting) >= TOGETHER:
                 self._send()
 
@@ -210,8 +207,8 @@ def _serve(
 ) -> None:
     offset = config.slot * PLACE_BYTES
     pack = SLOT.pack_into
-    order = memoryview(memory)[offset + SLOT.size : offset + PLACE_BYTES].cast("q")
-    begun = 0
+    order = order_of(memory, offset)
+    number = 0
     sealer: Sealer | None = None
     outbox = Outbox(client, lambda completions: m.Done(config.number, completions))
     while True:
@@ -220,12 +217,11 @@ def _serve(
                 return
             worker.learn(message.functions, message.templates)
             for work in message.work:
-                # In this order: whoever stops the process in between finds it begun.
-                begun += 1
-                order[0] = begun
-                if order[1] < begun <= order[2]:
+                number += 1
+                if not begins(order, number):
                     continue
                 pack(memory, offset, work.task, work.attempt, time.time(), worker.log_position())
+                outbox.begin()
                 completions = worker.run(work, message.plan)
                 pack(memory, offset, 0, 0, 0.0, 0)
                 if completions:

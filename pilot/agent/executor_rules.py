@@ -12,16 +12,22 @@ Invariants
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 
 import msgspec
 
-from pilot.agent.actions import Action, RunOnExecutor, StartExecutor, StopExecutor, TakeBack
+from pilot.agent.actions import (
+    Action,
+    RunOnExecutor,
+    StartExecutor,
+    StopExecutor,
+    TakeBackFromExecutor,
+)
 from pilot.agent.attempts import Attempts
 from pilot.agent.cores import Cores
 from pilot.agent.ends import describe_exit, ended, killed, told_to_end
+from pilot.agent.pipeline import Pipeline
 from pilot.agent.queues import Queue
 from pilot.agent.warm import IDLE_S, Warm
 from pilot.wire.messages import Completion, LogSpan, Work
@@ -33,18 +39,12 @@ IDLE_PER_CORE = 2
 GRACE_S = 5.0
 #: An executor that has not reported by then is given up, in seconds.
 START_S = 60.0
-#: What waits in an executor behind a task for longer than this is taken back, in seconds.
-BEHIND_S = 0.1
-#: An executor that could not be stopped is asked again after so many seconds.
-AGAIN_S = 1.0
 
 
 class Executor:
     """A persistent Python process on some cores of a node."""
 
     __slots__ = (
-        "asked_at",
-        "fed",
         "first_started",
         "id",
         "idle_since",
@@ -59,7 +59,6 @@ class Executor:
         "shares",
         "started_at",
         "stopping",
-        "taken",
         "unsealed",
         "use",
     )
@@ -76,11 +75,7 @@ class Executor:
         self.pid = 0
         #: What it works for; None where it holds no cores.
         self.queue: Queue | None = None
-        self.pipeline: deque[Work] = deque()
-        #: How many works it was sent, and up to which of them it was taken back what it had not
-        #: begun; and when it was asked for that (0: no answer is awaited).
-        self.fed = self.taken = 0
-        self.asked_at = 0.0
+        self.pipeline = Pipeline()
         #: What has run here and waits for its results to be on the disk.
         self.unsealed: dict[int, Work] = {}
         #: All shares of the MPI program that it has started.
@@ -250,9 +245,10 @@ class ExecutorRules:
             others = queue.busy + self._cores.free // queue.need.cores
             depth = min(depth, -(-len(queue.waiting) // others))
         pipeline = executor.pipeline
-        if pipeline and (len(pipeline) > depth // 2 or executor.asked_at):
+        room = pipeline.room(depth)
+        if not room:
             return True
-        fed = self._queues.pop(queue, depth - len(pipeline))
+        fed = self._queues.pop(queue, room)
         pipeline.extend(fed)
         if executor.ready and fed:
             executor.first_started = executor.first_started or now
@@ -262,31 +258,23 @@ class ExecutorRules:
         return True
 
     def _send(self, executor: Executor, work: list[Work]) -> None:
-        executor.fed += len(work)
+        executor.pipeline.note_sent(len(work))
         self._act(RunOnExecutor(executor.id, work, executor.shares))
 
     # --- taking back
 
     def _ask_back(self, executor: Executor, now: float) -> None:
-        executor.asked_at = now
-        self._act(TakeBack(executor.id, executor.node, executor.fed))
+        upto = executor.pipeline.ask(now)
+        self._act(TakeBackFromExecutor(executor.id, executor.node, upto))
 
     def taken_back(self, number: int, begun: int, upto: int, now: float) -> None:
         """An executor skips what it was sent after the `begun`-th work, up to the `upto`-th."""
         executor = self.executors.get(number)
         if executor is None or executor.stopping:
             return  # what it had goes with it
-        executor.asked_at = 0.0
-        count = upto - max(begun, executor.taken)
-        executor.taken = max(upto, executor.taken)
-        # They are the last ones: nothing was sent after the question, unless all had ended.
-        for _ in range(count):
-            work = executor.pipeline.pop()
-            if executor.killed_for.pop(work.task, ""):
-                self._attempts.report(ended(work, "cancelled", "cancelled before it started", now))
-            else:
-                self._attempts.put_back(work, now)
-        self._queues.look_again = True
+        for work in executor.pipeline.take_back(begun, upto):
+            cancelled = bool(executor.killed_for.pop(work.task, ""))
+            self._attempts.take_back(work, cancelled, now)
         if any(work.task in executor.killed_for for work in executor.pipeline):
             self._stop(executor, GRACE_S)
 
@@ -429,10 +417,7 @@ class ExecutorRules:
                 if limit_s and now - executor.first_started > limit_s:
                     executor.killed_for[work.task] = "timeout"
                     self._stop(executor, GRACE_S)
-                elif executor.asked_at:
-                    if now - executor.asked_at > AGAIN_S:
-                        self._ask_back(executor, now)
-                elif len(executor.pipeline) > 1 and now - executor.first_started > BEHIND_S:
+                elif executor.pipeline.is_stuck(executor.first_started, now):
                     self._ask_back(executor, now)
             elif now - executor.idle_since > IDLE_S:
                 self._stop(executor, GRACE_S)

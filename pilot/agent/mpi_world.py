@@ -7,7 +7,8 @@ ranks, since a world has exactly as many.
 Tasks are sent ahead to all ranks. After each the ranks meet, and only then begin the next: a
 message of a rank that is ahead would be taken by one that still receives from any source in the
 task before. So one rank, the first, can report what all have left; where one has failed, each
-reports for itself, the one that failed before it waits for the others.
+reports for itself, the one that failed before it waits for the others. And what is taken back
+(see `shared_memory`) the first rank skips, and tells the others where they meet: all skip the same.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from pilot.agent.executor import SLOT, Outbox
+from pilot.agent.executor import Outbox
 from pilot.agent.node_cache import NodeCache
+from pilot.agent.shared_memory import PLACE_BYTES, SLOT, begins, order_of
 from pilot.agent.work import Worker
 from pilot.process import (
     die_with_parent,
@@ -184,23 +186,38 @@ class Meeting:
         self._rounds: list[tuple[array[int], array[int], Any, Any]] = []
         distance = 1
         while distance < size:
-            said, heard = array("i", [0]), array("i", [0])
+            said, heard = array("q", [0]), array("q", [0])
             tag = len(self._rounds)
             receive = ranks.Recv_init(heard, (rank - distance) % size, tag)
             send = ranks.Send_init(said, (rank + distance) % size, tag)
             self._rounds.append((said, heard, receive, send))
             distance *= 2
 
-    def any_failed(self, failed: bool) -> bool:
-        """Wait until all ranks are here; whether any has failed."""
+    def meet(self, failed: bool, following: int) -> tuple[bool, int]:
+        """Wait until all ranks are here.
+
+        Parameters
+        ----------
+        failed
+            Whether this one has failed.
+        following
+            The work that all go on with, from the first rank; 0 from the others.
+
+        Returns
+        -------
+        tuple
+            Whether any has failed, and what all go on with.
+        """
+        # One word for both: of what is in its upper bits, the others have nothing but zeros.
+        word = following << 1 | failed
         for said, heard, receive, send in self._rounds:
-            said[0] = failed
+            said[0] = word
             receive.Start()
             send.Start()
             _wait(receive)
             _wait(send)
-            failed = failed or bool(heard[0])
-        return failed
+            word |= heard[0]
+        return bool(word & 1), word >> 1
 
 
 def _wait(request: Any) -> None:
@@ -225,18 +242,26 @@ def _serve(
 ) -> None:
     outbox = Outbox(client, lambda completions: m.WorldDone(world, completions))
     pack = SLOT.pack_into
+    order = order_of(memory)
+    number, following = 0, 1
     while True:
         for message in outbox.receive():
             if isinstance(message, m.Exit):
                 return
             worker.learn(message.functions, message.templates)
             for work in message.work:
+                number += 1
+                if number < following:
+                    continue
                 pack(memory, 0, work.task, work.attempt, time.time(), worker.log_position())
+                outbox.begin()
                 (completion,) = worker.run(work) or worker.seal()
                 failed = completion.outcome != "ok"
                 if failed:
                     outbox.send(m.RankDone(world, rank, completion))
-                if not meeting.any_failed(failed):
+                following = 0 if rank else _begin_next(order, number)
+                any_failed, following = meeting.meet(failed, following)
+                if not any_failed:
                     if rank == 0:
                         outbox.add([completion])
                 elif not failed:
@@ -244,11 +269,20 @@ def _serve(
                 pack(memory, 0, 0, 0, 0.0, 0)
 
 
+def _begin_next(order: memoryview[int], number: int) -> int:
+    """The work that all ranks go on with after this one: the next that is not to be skipped."""
+    number += 1
+    while not begins(order, number):
+        number += 1
+    return number
+
+
 def _shared_memory() -> tuple[str, mmap.mmap]:
-    """A file that tells the node worker which task this rank is in, as executors have it; the node
-    worker removes it: a rank is killed as often as it ends by itself."""
+    """A file that is to this rank what its place in the node worker's memory is to an executor; the
+    node worker removes it: a rank is killed as often as it ends by itself."""
     file, path = tempfile.mkstemp(prefix="rank-", dir=runtime_dir())
-    os.ftruncate(file, SLOT.size)
-    memory = mmap.mmap(file, SLOT.size)
+    os.ftruncate(file, PLACE_BYTES)
+    memory = mmap.mmap(file, PLACE_BYTES)
     os.close(file)
+    begins(order_of(memory), 1)  # the ranks have no meeting before the first work
     return path, memory

@@ -25,10 +25,11 @@ from typing import Any
 import msgspec
 import zmq
 
-from pilot.agent.executor import ORDER, PLACE_BYTES, SLOT, ExecutorConfig
+from pilot.agent.executor import ExecutorConfig
 from pilot.agent.executor import main as executor_main
 from pilot.agent.forking import Forked, ForkServer, Served
 from pilot.agent.node_cache import CacheHolder
+from pilot.agent.shared_memory import PLACE_BYTES, SLOT, order_of, skip_upto
 from pilot.process import die_with_parent, name_process
 from pilot.site import Site
 from pilot.wire import messages as m
@@ -227,27 +228,18 @@ class NodeWorker:
             executor.kill_at = time.monotonic() + grace_s
 
     def _take_back(self, message: m.TakeBack) -> None:
-        """Have an executor skip what it was sent and has not begun.
-
-        It is in a task, and hears nothing until that ends. So the word is left in its memory, while
-        it is stopped: then it cannot begin with the next one at the same time.
-        """
-        executor = self._executors.get(message.executor)
-        if executor is None:
-            return
-        pid, offset = executor.process.pid, executor.slot * PLACE_BYTES + SLOT.size
-        try:
-            os.kill(pid, signal.SIGSTOP)
-            try:
-                if not _has_stopped(pid):
-                    return  # in the kernel, say: the agent will ask again
-                begun, *_ = ORDER.unpack_from(self._memory, offset)
-                ORDER.pack_into(self._memory, offset, begun, begun, message.upto)
-            finally:
-                os.kill(pid, signal.SIGCONT)
-        except (ProcessLookupError, FileNotFoundError):
-            return  # it has ended
-        self._client.send(m.TakenBack(message.executor, begun, message.upto))
+        """Have an executor, or a world by its rank 0, skip what it was sent and has not begun."""
+        number = message.number
+        if executor := self._executors.get(number):
+            pid, order = executor.process.pid, order_of(self._memory, executor.slot * PLACE_BYTES)
+            begun = _skip_upto(pid, order, message.upto)
+        else:
+            begun = None
+            for rank, _, memory in self._ranks.values():
+                if rank.world == number and rank.rank == 0 and memory is not None:
+                    begun = _skip_upto(rank.pid, order_of(memory), message.upto)
+        if begun is not None:
+            self._client.send(m.TakenBack(number, begun, message.upto))
 
     def _kill_overdue(self, now: float) -> None:
         for executor in self._executors.values():
@@ -328,6 +320,28 @@ def _adopt_memory(path: str) -> mmap.mmap | None:
     except (OSError, ValueError):
         return None
     return memory
+
+
+def _skip_upto(pid: int, order: memoryview[int], upto: int) -> int | None:
+    """Have a process skip what it was sent, up to this work, and has not begun.
+
+    It is in a task, and hears nothing until that ends. So the word is left in its memory, while it
+    is stopped: then it cannot begin with the next one at the same time.
+
+    Returns
+    -------
+    int or None
+        Which work it had begun; None where it has ended, or cannot be stopped now.
+    """
+    try:
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            # It may be in the kernel: the agent will ask again.
+            return skip_upto(order, upto) if _has_stopped(pid) else None
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    except (ProcessLookupError, FileNotFoundError):
+        return None
 
 
 def _has_stopped(pid: int) -> bool:

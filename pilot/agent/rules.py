@@ -134,7 +134,7 @@ class Rules:
             return
         self._attempts.cancel(wanted, now)
         self._executors.cancel(wanted, now)
-        self._worlds.cancel(wanted)
+        self._worlds.cancel(wanted, now)
         self.schedule(now)
 
     def give_back(self, tasks: Iterable[int], now: float) -> None:
@@ -194,13 +194,6 @@ class Rules:
         if self._queues.look_again:
             self.schedule(now)
 
-    def executor_taken_back(self, number: int, begun: int, upto: int, now: float) -> None:
-        """An executor skips what it had not begun; see `ExecutorRules.taken_back`."""
-        self._executors.taken_back(number, begun, upto, now)
-        if self.draining:
-            self._attempts.hand_back("the pilot starts nothing any more", now)
-        self.schedule(now)
-
     def executor_exited(
         self,
         number: int,
@@ -215,6 +208,19 @@ class Rules:
         self._executors.exited(number, status, task, started, logs, tail, now)
         if self.draining:
             self._attempts.hand_back("the pilot ends", now)
+        self.schedule(now)
+
+    # --- executors and worlds
+
+    def taken_back(self, number: int, begun: int, upto: int, now: float) -> None:
+        """An executor or world skips what it was sent after the `begun`-th work, up to the
+        `upto`-th."""
+        if number in self.executors:
+            self._executors.taken_back(number, begun, upto, now)
+        else:
+            self._worlds.taken_back(number, begun, upto, now)
+        if self.draining:
+            self._attempts.hand_back("the pilot starts nothing any more", now)
         self.schedule(now)
 
     # --- worlds

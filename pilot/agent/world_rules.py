@@ -4,23 +4,23 @@ Invariants
 ----------
 - A core is with one busy world or executor at a time. Idle worlds hold none: their ranks sleep.
 - A world serves one session and one shape of task only.
-- Its ranks are in one task at a time; what is behind it has been sent ahead, and is not begun
-  before all ranks have left the one before.
+- Its ranks are in one task at a time; what is behind it has been sent ahead, is not begun before
+  all ranks have left the one before, and waits for that only as long as it is short.
 - A world that a rank has left otherwise than by the end of its task is ended. That is told of the
   task that its ranks were in; what was behind it waits again.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 import msgspec
 
-from pilot.agent.actions import Action, RunOnWorld, StartWorld, StopWorld
+from pilot.agent.actions import Action, RunOnWorld, StartWorld, StopWorld, TakeBackFromWorld
 from pilot.agent.attempts import Attempts
 from pilot.agent.cores import Cores
 from pilot.agent.ends import describe_exit, ended, killed, merge_failures
+from pilot.agent.pipeline import Pipeline
 from pilot.agent.queues import STARVED_S, Queue
 from pilot.agent.warm import IDLE_S, Warm
 from pilot.wire.messages import Completion, RunningTask, Work
@@ -91,7 +91,7 @@ class World:
         #: What it works for; None where it holds no cores.
         self.queue: Queue | None = None
         #: The first is what its ranks are in, as far as they have told.
-        self.pipeline: deque[Work] = deque()
+        self.pipeline = Pipeline()
         #: By task.
         self.failing: dict[int, Failing] = {}
         #: Ended well, by task, before all ranks have been heard of one that failed before it.
@@ -186,16 +186,35 @@ class WorldRules:
             # An even share: what others could run at once does not queue up behind one.
             others = queue.busy + self._cores.free // queue.need.total_cores
             depth = min(depth, -(-len(queue.waiting) // others))
-        if pipeline and len(pipeline) > depth // 2:
+        room = pipeline.room(depth)
+        if not room:
             return True
         if not pipeline:
             world.busy_since = now
-        fed = self._queues.pop(queue, depth - len(pipeline))
+        fed = self._queues.pop(queue, room)
         queue.waiting_since = 0.0  # the next has waited for its turn, not for cores
         pipeline.extend(fed)
         if world.ready and fed:
-            self._act(RunOnWorld(world.id, fed))
+            self._send(world, fed)
         return True
+
+    def _send(self, world: World, work: list[Work]) -> None:
+        world.pipeline.note_sent(len(work))
+        self._act(RunOnWorld(world.id, work))
+
+    # --- taking back
+
+    def _ask_back(self, world: World, now: float) -> None:
+        self._act(TakeBackFromWorld(world.id, world.pipeline.ask(now)))
+
+    def taken_back(self, number: int, begun: int, upto: int, now: float) -> None:
+        """A world skips what it was sent after the `begun`-th work, up to the `upto`-th."""
+        world = self.worlds.get(number)
+        if world is None or world.stopping:
+            return  # what it had goes with it
+        for work in world.pipeline.take_back(begun, upto):
+            cancelled = bool(world.killed_for.pop(work.task, ""))
+            self._attempts.take_back(work, cancelled, now)
 
     # --- ranks
 
@@ -207,7 +226,9 @@ class WorldRules:
         world.ranks.add(rank)
         if world.ready and world.pipeline and not world.stopping:
             world.busy_since = now
-            self._act(RunOnWorld(world.id, list(world.pipeline)))
+            self._send(world, list(world.pipeline))
+            if world.killed_for:
+                self._ask_back(world, now)
 
     def done(self, number: int, completions: Iterable[Completion], now: float) -> None:
         """All ranks have left these tasks, and none has failed."""
@@ -339,17 +360,21 @@ class WorldRules:
             if any(share.node == name for share in world.pinned):
                 self._interrupt(world)
 
-    def cancel(self, tasks: Collection[int]) -> None:
-        """End those that are in any of these tasks.
+    def cancel(self, tasks: Collection[int], now: float) -> None:
+        """End those that are in one of these tasks; from others they are taken back.
 
-        One that is behind others is as short as they are, and not worth a world: it ends before
+        One behind others that has begun, unheard of, is short and not worth a world: it ends before
         long, or is ended when its turn has come.
         """
         for world in list(self.worlds.values()):
             named = [work.task for work in world.pipeline if work.task in tasks]
+            if not named:
+                continue
             world.killed_for.update(dict.fromkeys(named, "cancelled"))
-            if named and named[0] == world.pipeline[0].task:
+            if named[0] == world.pipeline[0].task:
                 self._tell_to_end(world)
+            elif world.ready and not world.stopping:
+                self._ask_back(world, now)
 
     def stop_all(self) -> None:
         """End all of them: what runs is interrupted."""
@@ -377,6 +402,8 @@ class WorldRules:
                 elif work.task in world.killed_for or (failing and now > failing.leave_by):
                     # Where some ranks have raised, the others wait for them in MPI for ever.
                     self._tell_to_end(world)
+                elif world.pipeline.is_stuck(world.busy_since, now):
+                    self._ask_back(world, now)
             elif (not world.pipeline and now - world.idle_since > IDLE_S) or (
                 not world.ready and now - world.started_at > START_S
             ):

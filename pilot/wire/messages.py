@@ -522,9 +522,11 @@ class StopExecutor(_Message):
 
 
 class TakeBack(_Message):
-    """Have an executor skip what it has been sent, up to the `upto`-th work, and not begun."""
+    """Have an executor, or the world whose rank 0 is on your node, skip what it has been sent, up
+    to the `upto`-th work, and not begun."""
 
-    executor: int
+    #: Of the executor or world: no two of them have the same.
+    number: int
     upto: int
 
 
@@ -555,9 +557,10 @@ class RankExited(_Message):
 
 
 class TakenBack(_Message):
-    """An executor had begun so many works, and skips those after it up to the `upto`-th."""
+    """An executor or world had begun so many works, and skips those after it up to the
+    `upto`-th."""
 
-    executor: int
+    number: int
     begun: int
     upto: int
 

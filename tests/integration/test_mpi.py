@@ -259,6 +259,39 @@ def test_death_among_short_tasks_is_blamed_on_one(session: Session) -> None:
     assert pilot.gather(futures, timeout=DEADLINE_S) == [1] * 299
 
 
+@pytest.mark.parametrize(("waits", "behind"), [((0, 1), 0), ((0,), 0), ((1,), 1)])
+def test_nothing_waits_behind_a_task_that_turns_out_to_be_long(
+    session: Session, tmp_path: Path, waits: tuple[int, ...], behind: int
+) -> None:
+    """But for one task, where rank 0 has left the long one and told the others what comes next."""
+    go, runs = tmp_path / "go", tmp_path / "runs"
+    runs.mkdir()
+
+    @pilot.mpi(ranks=2)
+    def work(number: int) -> int:
+        rank = pilot.context().rank
+        if number == 100 and rank in waits:
+            tasks.wait_for_file(str(tmp_path / f"started{rank}"), str(go))
+        return tasks.note_run(str(runs), number) if number else 0
+
+    # Known to be short, they are sent several at a time.
+    pilot.gather(session.submit_many(work, [(0,)] * 100), timeout=DEADLINE_S)
+    numbers = range(1, 201)
+    futures = session.submit_many(work, [(number,) for number in numbers])
+    late = futures[99]
+    wait_until(
+        lambda: sum(future.done() for future in futures) >= len(futures) - 1 - behind,
+        DEADLINE_S,
+        "all others to end",
+    )
+    assert not late.done()
+    go.touch()
+    assert pilot.gather(futures, timeout=DEADLINE_S) == [*numbers]
+    marks = {path.name: path.read_text().split() for path in runs.iterdir()}
+    assert {number: len(pids) for number, pids in marks.items()} == {str(n): 2 for n in numbers}
+    assert all(len(set(pids)) == 2 for pids in marks.values()), "each rank has run each once"
+
+
 # --- programs -------------------------------------------------------------------------------------
 
 

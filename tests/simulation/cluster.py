@@ -22,6 +22,7 @@ import msgspec
 from invariants import Replay, check_core
 
 from pilot.agent import actions as a
+from pilot.agent.reports import Reports
 from pilot.agent.rules import Rules
 from pilot.data.values import Value
 from pilot.head import core as c
@@ -440,8 +441,7 @@ class Agent:
         self.link: Link | None = None
         self.head: Head | None = None
         self.welcomed = False
-        self.unacknowledged: dict[int, list[Completion]] = {}
-        self.sequence = 0
+        self.reports = Reports()
         self.nodes = [f"{name}.{number}" for number in range(nodes)]
         self.rules = Rules(self.nodes, NodeShape(CORES))
         self.executors: dict[int, Executor] = {}
@@ -461,7 +461,7 @@ class Agent:
         else:
             self.tell_status()
         self.step()
-        if self.rules.draining and self.rules.is_idle and not self.unacknowledged:
+        if self.rules.draining and self.rules.is_idle and not self.reports.frames:
             self.bye()
         else:
             self.cluster.after(0.5, self._tick)
@@ -483,10 +483,7 @@ class Agent:
 
     def greet(self) -> None:
         self.welcomed = False
-        held: dict[int, int] = {}
-        for completions in self.unacknowledged.values():
-            held.update((done.task, done.attempt) for done in completions if not done.is_unstarted)
-        held.update(self.rules.held)
+        held = self.reports.held() | self.rules.held
         head, link = self.head, self.link
         assert head is not None and link is not None
         link.send(lambda: head.on_hello(self, link, list(held.items())) if head.alive else None)
@@ -499,17 +496,17 @@ class Agent:
         if not self.welcomed:
             self.welcomed = True
             self.tell_status()
-            for number in self.unacknowledged:
+            for number in self.reports.frames:
                 self._send(number)
 
     def on_committed(self, number: int) -> None:
-        for completion in self.unacknowledged.pop(number, ()):
+        for completion in self.reports.acknowledge(number):
             self.rules.forget([completion.task])
 
     def _send(self, number: int) -> None:
         head, link = self.head, self.link
         assert head is not None and link is not None
-        completions = self.unacknowledged[number]
+        completions = self.reports.frames[number]
         copies = 2 if self.cluster.rng.random() < 0.05 else 1
         for _ in range(copies):
             link.send(
@@ -518,11 +515,8 @@ class Agent:
 
     def add_work(self, templates: list[Template], work: list[Work]) -> None:
         if self.alive:
-            come = {item.task for item in work}
-            for number, completions in self.unacknowledged.items():
-                self.unacknowledged[number] = [
-                    done for done in completions if not (done.is_unstarted and done.task in come)
-                ]
+            work, again = self.reports.meet(work)
+            self._report(again)
             self.rules.add_work(templates, work, self.cluster.now)
             self.step()
 
@@ -582,15 +576,17 @@ class Agent:
             for action in actions:
                 self._carry_out(action)
         check_rules(self.rules)
-        if completions := self.rules.take_completions():
-            for done in completions:
-                self.running.pop(done.task, None)
-            self.sequence += 1
-            self.unacknowledged[self.sequence] = completions
-            for done in completions:
-                self.cluster.reported[done.task].add((self.name, done.attempt, done.outcome))
-            if self.welcomed:
-                self._send(self.sequence)
+        self._report(self.rules.take_completions())
+
+    def _report(self, completions: list[Completion]) -> None:
+        if not completions:
+            return
+        for done in completions:
+            self.running.pop(done.task, None)
+            self.cluster.reported[done.task].add((self.name, done.attempt, done.outcome))
+        number = self.reports.add(completions)
+        if self.welcomed:
+            self._send(number)
 
     def _carry_out(self, action: a.Action) -> None:
         if isinstance(action, a.StartExecutor):
@@ -601,9 +597,12 @@ class Agent:
         elif isinstance(action, a.RunOnExecutor):
             if executor := self.executors.get(action.executor):
                 executor.take(action.work)
-        elif isinstance(action, a.TakeBack):
+        elif isinstance(action, a.TakeBackFromExecutor):
             if executor := self.executors.get(action.executor):
                 executor.take_back(action.upto)
+        elif isinstance(action, a.TakeBackFromWorld):
+            if world := self.worlds.get(action.world):
+                world.take_back(action.upto)
         elif isinstance(action, a.StartWorld):
             self.worlds[action.world] = World(self, action.world, action.need.ranks)
         elif isinstance(action, a.RunOnWorld):
@@ -659,7 +658,7 @@ class Executor:
             begun = self.begun
             self.queue = deque((number, work) for number, work in self.queue if number > upto)
             rules, now = self.agent.rules, self.cluster.now
-            self._heard(lambda: rules.executor_taken_back(self.id, begun, upto, now))
+            self._heard(lambda: rules.taken_back(self.id, begun, upto, now))
 
         self.cluster.after(self.cluster.rng.uniform(0.0, 0.01), reach)
 
@@ -734,7 +733,11 @@ class World:
         self.id = number
         self.ranks = ranks
         self.alive = True
-        self.queue: deque[Work] = deque()
+        #: What it was sent and its ranks are not in: each with its number.
+        self.queue: deque[tuple[int, Work]] = deque()
+        self.sent = 0
+        #: What all ranks go on with, or are in, as the first of them has told.
+        self.begun = 1
         self.current: Work | None = None
         for rank in range(ranks):
             self.cluster.after(
@@ -750,16 +753,44 @@ class World:
             self.agent.step()
 
     def take(self, work: list[Work]) -> None:
-        self.queue.extend(work)
+        for item in work:
+            self.sent += 1
+            self.queue.append((self.sent, item))
         self._next()
+
+    def take_back(self, upto: int) -> None:
+        """The first rank is stopped for a moment, unless it cannot be stopped now."""
+
+        def reach() -> None:
+            if not self.alive or self.cluster.rng.random() < 0.2:
+                return
+            begun = self.begun
+            self.queue = deque(
+                (number, work) for number, work in self.queue if not begun < number <= upto
+            )
+            rules, now = self.agent.rules, self.cluster.now
+            self.cluster.after(
+                0.0005, lambda: self._say(lambda: rules.taken_back(self.id, begun, upto, now))
+            )
+
+        self.cluster.after(self.cluster.rng.uniform(0.0, 0.01), reach)
 
     def _next(self) -> None:
         if not self.alive or self.current is not None or not self.queue:
             return
-        work = self.current = self.queue.popleft()
+        number, work = self.queue.popleft()
+        self.current = work
+        self.begun = max(number, self.begun)
         self.cluster.note_run(work)
-        started = self.cluster.now
-        self.cluster.after(self.cluster.duration(), lambda: self._end(work, started))
+        started, takes_s = self.cluster.now, self.cluster.duration()
+        # The first rank may leave it before the others, and tells already what they go on with.
+        leaves_s = takes_s * self.cluster.rng.choice((0.0, 0.5, 1.0))
+        self.cluster.after(leaves_s, self._first_leaves)
+        self.cluster.after(takes_s, lambda: self._end(work, started))
+
+    def _first_leaves(self) -> None:
+        following = self.queue[0][0] if self.queue else self.sent + 1
+        self.begun = max(following, self.begun)
 
     def _end(self, work: Work, started: float) -> None:
         if not self.alive or self.current is not work:
@@ -904,7 +935,7 @@ class Cluster:
             set(self.store.sessions.values()) == {"CLOSED"}
             and not self.client.awaited
             and not self.client.unaccepted
-            and all(a.rules.is_idle and not a.unacknowledged for a in self.agents.values())
+            and all(a.rules.is_idle and not a.reports.frames for a in self.agents.values())
             and not any(pilot.held for pilot in self.head.core.pilots.values())
         )
 
@@ -952,7 +983,9 @@ class Cluster:
     # --- what chance brings
 
     def duration(self) -> float:
-        return self.rng.expovariate(1.0 / self.mean_s)
+        """What tasks take is alike, but some turn out to be long."""
+        longer_s = 1.0 if self.rng.random() < 0.03 else 0.0
+        return longer_s + self.rng.expovariate(1.0 / self.mean_s)
 
     def outcome(self, work: Work) -> str:
         if self.rng.random() < self.crash_rate:
@@ -1016,11 +1049,15 @@ class Cluster:
         session = self.rng.choice((1, 2))
         templates = self.open_templates[session]
         specs = []
-        for _ in range(self.rng.randrange(1, 8)):
-            template = self.rng.choice(templates)
+        # Often a few that may need others; or so many alike that they are sent several at a time.
+        alike = self.rng.choice(templates) if self.rng.random() < 0.1 else None
+        for _ in range(self.rng.randrange(1, 8) if alike is None else 40):
+            template = alike or self.rng.choice(templates)
             task = next(self._tasks)
             sources = [
-                number for number, (other, _) in self.specs.items() if other.session == session
+                number
+                for number, (other, _) in self.specs.items()
+                if other.session == session and alike is None
             ][-10:]
             chosen = self.rng.sample(sources, min(len(sources), self.rng.choice((0, 0, 1, 2))))
             spec = TaskSpec(task, template.id, b"", tuple((source, 0) for source in chosen))
@@ -1114,7 +1151,7 @@ class Cluster:
         for pilot in core.pilots.values():
             assert not pilot.held and pilot.load == 0, (pilot.name, pilot.held)
         for agent in self.agents.values():
-            assert not agent.rules.held and not agent.unacknowledged
+            assert not agent.rules.held and not agent.reports.frames
         assert not self.client.awaited, self._describe()
         for task, (template, _) in self.specs.items():
             if task in self.client.refused:

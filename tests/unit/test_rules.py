@@ -10,7 +10,8 @@ from support.builders import done, template, work
 
 from pilot.agent import actions as a
 from pilot.agent.ends import describe_exit
-from pilot.agent.executor_rules import AGAIN_S, BEHIND_S, START_S
+from pilot.agent.executor_rules import START_S
+from pilot.agent.pipeline import AGAIN_S, BEHIND_S
 from pilot.agent.queues import STARVED_S
 from pilot.agent.rules import Rules
 from pilot.agent.warm import IDLE_S
@@ -50,8 +51,8 @@ class Pilot:
         self.rules.executor_exited(executor, status, task, self.now, (), "last words", self.now)
         return self.rules.take_actions()
 
-    def taken_back(self, executor: int, begun: int, upto: int) -> list[a.Action]:
-        self.rules.executor_taken_back(executor, begun, upto, self.now)
+    def taken_back(self, number: int, begun: int, upto: int) -> list[a.Action]:
+        self.rules.taken_back(number, begun, upto, self.now)
         return self.rules.take_actions()
 
     def wait(self, seconds: float) -> list[a.Action]:
@@ -193,7 +194,7 @@ def test_task_that_waits_behind_a_cancelled_one_is_not_harmed() -> None:
     _, second, third, *_ = sent = queued_behind(pilot)
     pilot.rules.cancel([second], pilot.now)
     (asked,) = pilot.rules.take_actions()
-    assert isinstance(asked, a.TakeBack) and asked.upto == 1 + len(sent)
+    assert isinstance(asked, a.TakeBackFromExecutor) and asked.upto == 1 + len(sent)
     assert not pilot.taken_back(1, 2, asked.upto)
     assert pilot.reported == [(second, 1, "cancelled")]
     assert third in running(pilot.done(1, done(sent[0])))[1]
@@ -213,10 +214,10 @@ def test_task_that_was_cancelled_when_it_had_begun_is_ended() -> None:
 def test_nothing_waits_behind_a_task_that_turns_out_to_be_long() -> None:
     pilot = Pilot(2)
     sent = queued_behind(pilot)
-    assert not only(pilot.wait(BEHIND_S / 2), a.TakeBack)
-    (asked,) = only(pilot.wait(BEHIND_S), a.TakeBack)
-    assert not only(pilot.wait(0.1), a.TakeBack)  # the answer is on its way
-    assert only(pilot.wait(AGAIN_S), a.TakeBack)  # it was not
+    assert not only(pilot.wait(BEHIND_S / 2), a.TakeBackFromExecutor)
+    (asked,) = only(pilot.wait(BEHIND_S), a.TakeBackFromExecutor)
+    assert not only(pilot.wait(0.1), a.TakeBackFromExecutor)  # the answer is on its way
+    assert only(pilot.wait(AGAIN_S), a.TakeBackFromExecutor)  # it was not
     pilot.ready(2)
     pilot.taken_back(1, 2, asked.upto)
     assert not pilot.taken_back(1, 2, asked.upto)  # both have been answered
@@ -232,13 +233,39 @@ def test_nothing_waits_behind_a_task_that_turns_out_to_be_long() -> None:
 def test_executor_goes_on_after_something_was_taken_back() -> None:
     pilot = Pilot(1)
     sent = queued_behind(pilot)
-    (asked,) = only(pilot.wait(2 * BEHIND_S), a.TakeBack)
+    (asked,) = only(pilot.wait(2 * BEHIND_S), a.TakeBackFromExecutor)
     # It went on just before: two had begun, and the answers cross.
     pilot.done(1, done(sent[0]))
     pilot.taken_back(1, 3, asked.upto)
     again = running(pilot.done(1, done(sent[1])))[1]
     assert again[0] == sent[2]
     assert {number for number, _, _ in pilot.reported} == set(sent[:2])
+
+
+def test_late_answer_takes_nothing_of_what_was_sent_since() -> None:
+    pilot = Pilot(1)
+    sent = queued_behind(pilot)
+    (first,) = only(pilot.wait(2 * BEHIND_S), a.TakeBackFromExecutor)
+    # It was just through with all of it.
+    ends = [done(task, started=pilot.now, ended=pilot.now + 1e-4) for task in sent]
+    sent = running(pilot.done(1, *ends))[1]
+    (second,) = only(pilot.wait(2 * BEHIND_S), a.TakeBackFromExecutor)
+    assert second.upto == first.upto + len(sent)
+    pilot.taken_back(1, first.upto, first.upto)
+    assert [work.task for work in pilot.rules.executors[1].pipeline] == sent
+    assert not pilot.done(1, done(sent[0])), "there is a question still"
+    pilot.taken_back(1, second.upto - 1, second.upto)
+    assert [work.task for work in pilot.rules.executors[1].pipeline] == sent[1:-1]
+
+
+def test_what_has_begun_is_asked_for_once() -> None:
+    """The agent has not heard of the end of the first: there is nothing behind the second."""
+    pilot = Pilot(1)
+    sent = queued_behind(pilot)
+    (asked,) = only(pilot.wait(2 * BEHIND_S), a.TakeBackFromExecutor)
+    pilot.taken_back(1, 3, asked.upto)
+    assert [work.task for work in pilot.rules.executors[1].pipeline] == sent[:2]
+    assert not only(pilot.wait(2 * AGAIN_S), a.TakeBackFromExecutor)
 
 
 def test_time_limit_is_that_of_the_task_which_runs() -> None:
@@ -575,7 +602,20 @@ def test_cancelled_task_behind_others_costs_no_world() -> None:
     pilot = Pilot(2)
     world = world_with(pilot, 1, 2, 3)
     pilot.rules.cancel([2], pilot.now)
-    assert not only(pilot.rules.take_actions(), a.StopWorld)
+    assert pilot.rules.take_actions() == [a.TakeBackFromWorld(world, 4)]
+    assert not pilot.taken_back(world, 2, 4)
+    assert pilot.reported == [(2, 1, "cancelled")]
+    (run,) = only(world_done(pilot, world, 1), a.RunOnWorld)
+    assert [work.task for work in run.work] == [3]
+
+
+def test_cancelled_task_that_has_begun_behind_others_is_ended_when_it_is_not_short() -> None:
+    """All ranks may go on with it, but the agent has not heard of the end of the one before."""
+    pilot = Pilot(2)
+    world = world_with(pilot, 1, 2, 3)
+    pilot.rules.cancel([2], pilot.now)
+    pilot.rules.take_actions()
+    assert not only(pilot.taken_back(world, 3, 4), a.StopWorld)
     assert not only(pilot.wait(0.1), a.StopWorld)
     world_done(pilot, world, 1)
     assert only(pilot.wait(0.1), a.StopWorld), "its turn has come, and it is not short"
@@ -583,6 +623,72 @@ def test_cancelled_task_behind_others_costs_no_world() -> None:
     pilot.rules.world_exited(world, 15, "", pilot.now)
     assert pilot.reported == [(1, 1, "ok"), (2, 1, "cancelled")]
     assert set(pilot.rules.held) == {3}
+
+
+def test_task_that_is_cancelled_while_its_world_starts_is_taken_back() -> None:
+    pilot = Pilot(4)
+    world_done(pilot, start_world(pilot, 1000), 1000)
+    assert pilot.reported == [(1000, 1, "ok")]
+    (start,) = only(pilot.add(*range(1, 11), **MPI), a.StartWorld)
+    behind = [work.task for work in pilot.rules.worlds[start.world].pipeline][1:]
+    assert behind
+    pilot.rules.cancel(behind[:1], pilot.now)
+    assert not pilot.rules.take_actions()
+    (asked,) = only(ranks_ready(pilot, start), a.TakeBackFromWorld)
+    assert asked == a.TakeBackFromWorld(start.world, 1 + len(behind))
+    pilot.taken_back(start.world, 1, asked.upto)
+    assert pilot.reported == [(behind[0], 1, "cancelled")]
+    assert set(pilot.rules.held) == set(range(1, 11)) - {behind[0]}
+
+
+def test_nothing_waits_in_a_world_behind_a_task_that_turns_out_to_be_long() -> None:
+    pilot = Pilot(4)
+    others = only(pilot.add(50, 51, number=2), a.StartExecutor)
+    pilot.ready(*(other.executor for other in others))
+    world = world_with(pilot, 1, 2, 3)
+    assert not only(pilot.wait(BEHIND_S / 2), a.TakeBackFromWorld)
+    (asked,) = only(pilot.wait(BEHIND_S), a.TakeBackFromWorld)
+    assert asked == a.TakeBackFromWorld(world, 4)
+    assert not only(pilot.wait(0.1), a.TakeBackFromWorld)  # the answer is on its way
+    assert only(pilot.wait(AGAIN_S), a.TakeBackFromWorld)  # it was not
+    assert not pilot.taken_back(world, 2, 4)
+    assert not pilot.taken_back(world, 2, 4)  # both have been answered
+    for other, task in zip(others, (50, 51), strict=True):
+        actions = pilot.done(other.executor, done(task))
+    assert pilot.reported == [(50, 1, "ok"), (51, 1, "ok")]
+    (start,) = only(actions, a.StartWorld)
+    runs = only(ranks_ready(pilot, start), a.RunOnWorld)
+    while runs:
+        (run,) = runs
+        assert run.world == start.world
+        tasks = [work.task for work in run.work]
+        runs = only(world_done(pilot, start.world, *tasks), a.RunOnWorld)
+    assert pilot.reported == [(2, 1, "ok"), (3, 1, "ok")]
+    assert list(pilot.rules.held) == [1]
+
+
+def test_world_goes_on_after_something_was_taken_back() -> None:
+    pilot = Pilot(2)
+    world = world_with(pilot, 1, 2, 3, 4)
+    (asked,) = only(pilot.wait(2 * BEHIND_S), a.TakeBackFromWorld)
+    # The first rank has left the first task before that, and all go on with the second.
+    pilot.taken_back(world, 3, asked.upto)
+    assert not only(pilot.wait(2 * AGAIN_S), a.TakeBackFromWorld), "nothing more can be had"
+    (run,) = only(world_done(pilot, world, 1, 2), a.RunOnWorld)
+    assert [work.task for work in run.work] == [3, 4]
+    (asked,) = only(pilot.wait(2 * BEHIND_S), a.TakeBackFromWorld)
+    assert asked == a.TakeBackFromWorld(world, 7)
+
+
+def test_what_is_taken_back_from_a_world_that_is_ended_is_put_back_once() -> None:
+    pilot = Pilot(2)
+    world = world_with(pilot, 1, 2, 3, time_limit_s=2.0)
+    (asked,) = only(pilot.wait(1.0), a.TakeBackFromWorld)
+    assert only(pilot.wait(1.5), a.StopWorld)
+    pilot.taken_back(world, 2, asked.upto)
+    pilot.rules.world_exited(world, 15, "", pilot.now)
+    pilot.taken_back(world, 2, asked.upto)
+    assert pilot.reported == [(1, 1, "timeout")] and set(pilot.rules.held) == {2, 3}
 
 
 def test_task_that_has_begun_behind_a_cancelled_one_runs_again() -> None:

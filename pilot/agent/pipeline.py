@@ -1,0 +1,66 @@
+"""What an executor or a world has been sent ahead, and how it is taken back. Pure.
+
+A pipeline serves tasks that are short. Where one turns out to be long, or one behind it is
+cancelled, the node worker is asked to have the process skip what it has not begun.
+
+Invariants
+----------
+- While an answer is awaited nothing is added, unless all that was sent has ended: what is taken
+  back are the last ones.
+- However often it is asked for, a work is taken back once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from pilot.wire.messages import Work
+
+#: What waits behind a task for longer than this is taken back, in seconds.
+BEHIND_S = 0.1
+#: A process that could not be stopped is asked again after so many seconds.
+AGAIN_S = 1.0
+
+
+class Pipeline(deque[Work]):
+    """What a process is in or will be in, in this order, as far as has been heard."""
+
+    __slots__ = ("_asked_at", "_sent", "_settled")
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: How many works it was sent in all, and up to which of them it is known that they had
+        #: begun or are taken back.
+        self._sent = self._settled = 0
+        #: When it was asked last; 0 while no answer is awaited.
+        self._asked_at = 0.0
+
+    def room(self, depth: int) -> int:
+        """How many more may be added, where so many may be in here: none while half are left."""
+        if not self:
+            self._asked_at = 0.0  # all has ended: no answer can take anything back
+            return depth
+        return 0 if self._asked_at or len(self) > depth // 2 else depth - len(self)
+
+    def note_sent(self, count: int) -> None:
+        """So many more of what is in here are on their way to the process."""
+        self._sent += count
+
+    def is_stuck(self, since: float, now: float) -> bool:
+        """Whether it is time to ask, where the first has been the first since then."""
+        if self._asked_at:
+            return now - self._asked_at > AGAIN_S
+        return len(self) > 1 and self._sent > self._settled and now - since > BEHIND_S
+
+    def ask(self, now: float) -> int:
+        """It is asked now: up to which work it is to skip what it has not begun."""
+        self._asked_at = now
+        return self._sent
+
+    def take_back(self, begun: int, upto: int) -> list[Work]:
+        """It skips what is behind the `begun`-th work, up to the `upto`-th: the last one first."""
+        if upto == self._sent:
+            self._asked_at = 0.0  # else it is the answer to an older question
+        count = upto - max(begun, self._settled)
+        self._settled = max(upto, self._settled)
+        return [self.pop() for _ in range(count)]

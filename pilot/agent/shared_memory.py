@@ -1,0 +1,56 @@
+"""What an executor or a rank tells its node worker in shared memory, and is told there.
+
+While it is in a task it hears no message, and one for the begin of each would cost too much. So
+which task it is in, and which of those that it was sent it is to skip, are a few words of memory.
+
+Invariants
+----------
+- Works are numbered from 1 in the order in which they are sent. One that `begins` is never among
+  those that the node worker, which writes while the process is stopped, has told to be skipped; one
+  that does not begin always is.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from typing import Protocol
+
+#: For each process: task, attempt, start of the task, start of its output.
+SLOT = struct.Struct("<qqdq")
+#: And behind that: which work it has begun, and between which of them it skips what it was sent:
+#: those after the first, up to the second.
+ORDER = struct.Struct("=qqq")
+PLACE_BYTES = SLOT.size + ORDER.size
+
+
+class Words(Protocol):
+    """The three words of an `ORDER`, in shared memory."""
+
+    def __getitem__(self, index: int, /) -> int: ...
+
+    def __setitem__(self, index: int, value: int, /) -> None: ...
+
+
+def order_of(memory: mmap.mmap, offset: int = 0) -> memoryview[int]:
+    """The words of the process whose place in the memory begins at this offset."""
+    return memoryview(memory)[offset + SLOT.size : offset + PLACE_BYTES].cast("q")
+
+
+def begins(order: Words, number: int) -> bool:
+    """In the process: begin a work, unless it is to be skipped."""
+    # In this order, as the process may be stopped anywhere: what the node worker writes then lies
+    # behind a work that it finds begun, and a new end is not read with an old beginning.
+    order[0] = number
+    return not order[2] >= number > order[1]
+
+
+def skip_upto(order: Words, upto: int) -> int:
+    """In the node worker, while the process is stopped: have it skip what it has not begun, up to
+    this work; returns which one it had begun."""
+    begun = order[0]
+    if not order[1] <= begun <= order[2]:
+        order[1] = begun
+    # Else it is on its way through what it was told to skip before: that goes on.
+    order[2] = upto
+    return begun
