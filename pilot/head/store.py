@@ -368,8 +368,8 @@ class Store:
         start = time.perf_counter()
         try:
             self._db.execute("COMMIT")
-            # One slow commit makes the next ones careful, many quick ones make them bold again.
-            self._commit_s = max(time.perf_counter() - start, 0.9 * self._commit_s)
+            # A mean of the last few: a hiccup of a quick disk is soon forgotten.
+            self._commit_s += 0.2 * (time.perf_counter() - start - self._commit_s)
         except sqlite3.Error as error:
             self._roll_back()
             done(error)
