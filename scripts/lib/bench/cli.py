@@ -31,6 +31,7 @@ from site_configs import template_text
 
 WORKLOADS = (
     *(f"W{number}" for number in range(1, 9)),
+    "BUDGET",
     "CORE",
     "STORE",
     "WIRE",
@@ -98,11 +99,11 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         metavar="W",
         type=_workload,
-        help="W1 to W8, core, store, wire, idle or curves; default: all",
+        help="W1 to W8, budget, core, store, wire, idle, curves or scale; default: all",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures and samples")
     parser.add_argument("--quick", action="store_true", help="a tenth of everything, one round")
-    parser.add_argument("--large", action="store_true", help="W1 with 100,000 and 1,000,000 tasks")
+    parser.add_argument("--large", action="store_true", help="W1 and W8 with 1,000,000 tasks, too")
     parser.add_argument(
         "--site",
         default="local",

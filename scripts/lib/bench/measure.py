@@ -79,24 +79,49 @@ def cumulative(values: Sequence[float]) -> list[tuple[float, float]]:
 
 def cpu_s(pid: int) -> float:
     """Processor seconds that a process has used, all its threads together."""
+    return _ticks(pid, 11) * _TICK_S
+
+
+def children_cpu_s(pid: int) -> float:
+    """Processor seconds that the children of a process have used which have ended."""
+    return _ticks(pid, 13) * _TICK_S
+
+
+def _ticks(pid: int, first: int) -> int:
+    """User and system time, of which this is the first's place in ``/proc/PID/stat``."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
-        return 0.0
+        return 0
     fields = stat[stat.rindex(")") + 2 :].split()
-    return (int(fields[11]) + int(fields[12])) * _TICK_S
+    return int(fields[first]) + int(fields[first + 1])
+
+
+def switches(pid: int) -> int:
+    """How often the threads of a process have waited for something."""
+    return sum(
+        _field(path, "voluntary_ctxt_switches:")
+        for path in Path(f"/proc/{pid}/task").glob("*/status")
+    )
+
+
+def written(pid: int) -> int:
+    """Bytes that a process has written to disks."""
+    return _field(Path(f"/proc/{pid}/io"), "write_bytes:")
+
+
+def _field(path: Path, name: str) -> int:
+    """The number behind a word; 0 where the process is gone."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith(name)), 0)
 
 
 def memory_mib(pid: int, field: str = "VmHWM") -> float:
     """Memory of a process in MiB: ``VmHWM`` at its peak, ``VmRSS`` now."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0.0
-    for line in status.splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
+    return _field(Path(f"/proc/{pid}/status"), f"{field}:") / 1024
 
 
 def processes(names: Iterable[str]) -> dict[str, list[int]]:

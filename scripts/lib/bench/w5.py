@@ -44,7 +44,7 @@ def run(stage: Stage) -> None:
         text = one_pool(
             stage.slurm.site_text, min_nodes=NODES, max_nodes=NODES, nodes_per_pilot=NODES
         )
-    spread = {} if stage.slurm is None else {"ranks_per_node": 1}
+    spread: dict[str, Any] = {} if stage.slurm is None else {"ranks_per_node": 1}
     where = "on one node" if stage.slurm is None else "over 2 nodes"
     with stage.site(text) as site, pilot.Session(site, name="bench") as session:
         bench = _Functions(stage, session)
@@ -100,7 +100,7 @@ def _warm(
     references: mpi_references.References,
     site: Site,
     where: str,
-    spread: dict[str, int],
+    spread: dict[str, Any],
 ) -> None:
     """One world, and as many as fit; beside ranks that stay in MPI, and plain functions."""
     count = stage.count(2_000, 200)
@@ -172,7 +172,7 @@ def _programs(
     references: mpi_references.References,
     site: Site,
     where: str,
-    spread: dict[str, int],
+    spread: dict[str, Any],
 ) -> None:
     """Programs that start MPI anew, as many at once as fit."""
     stage.say("programs")
