@@ -14,6 +14,7 @@ Invariants
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -46,8 +47,6 @@ log = logging.getLogger("pilot.agent")
 
 #: How often timers are looked at, in seconds.
 TICK_S = 0.1
-#: What ends within so many seconds is reported together while more work waits here.
-TOGETHER_S = 0.005
 #: Signs of life go to the head and to node workers so often, in seconds.
 STATUS_S = 1.0
 #: The site directory is looked at for a new head so often, in seconds.
@@ -127,9 +126,6 @@ class Agent:
         self._executors: dict[int, tuple[bytes, _Known]] = {}
         self._worlds: dict[int, _World] = {}
         self._reports = Reports()
-        #: What has ended and is not reported yet, and since when.
-        self._ended: list[m.Completion] = []
-        self._ended_at = 0.0
         self._head: HeadAddress | None = None
         self._welcomed = False
         #: For the ids of tasks that tasks submit: one for each executor or world.
@@ -163,7 +159,9 @@ class Agent:
                 poller.register(self._server.socket, zmq.POLLIN)
                 poller.register(wake, zmq.POLLIN)
                 poller.register(self._client.socket, zmq.POLLIN)
-            ready = dict(poller.poll(int((TOGETHER_S if self._ended else TICK_S) * 1000)))
+            wait_s = self._reports.wait_s(now, self._rules.has_waiting)
+            wait_s = min(wait_s, TICK_S) if self._reports.next else TICK_S
+            ready = dict(poller.poll(math.ceil(wait_s * 1000)))
             now = time.time()
             if wake.fileno() in ready:
                 self._take_signals(wake, now)
@@ -303,8 +301,7 @@ class Agent:
                 for function in message.functions:
                     if function.digest == template.function:
                         self._functions[(template.session, function.digest)] = function
-            self._send_ended()
-            work, self._ended = self._reports.meet(message.work)
+            work = self._reports.meet(message.work, now)
             self._rules.add_work(message.templates, work, now)
         elif isinstance(message, m.Committed):
             known = self._reports.acknowledge(message.seq)
@@ -336,22 +333,18 @@ class Agent:
                         self._client.send(m.Completions(self._pilot, number, completions))
 
     def _report(self, now: float) -> None:
-        """Tell the head what has ended; while cores have enough to do, several ends together."""
-        if completions := self._rules.take_completions():
-            if not self._ended:
-                self._ended_at = now
-            self._ended += completions
-        has_time = now - self._ended_at < TOGETHER_S and self._rules.has_waiting
-        if self._ended and not (has_time and not self._ending):
+        """Tell the head what has ended, when it is time."""
+        reports = self._reports
+        reports.add(self._rules.take_completions(), now)
+        if reports.next and (self._ending or not reports.wait_s(now, self._rules.has_waiting)):
             self._send_ended()
 
     def _send_ended(self) -> None:
-        if not self._ended:
+        if not self._reports.next:
             return
-        completions, self._ended = self._ended, []
-        number = self._reports.add(completions)
+        number = self._reports.close_frame()
         if self._welcomed:
-            self._client.send(m.Completions(self._pilot, number, completions))
+            self._client.send(m.Completions(self._pilot, number, self._reports.frames[number]))
 
     # --- node workers, executors, ranks
 
@@ -639,7 +632,7 @@ class Agent:
     def _is_over(self, now: float) -> bool:
         if now > self._leave_by:
             return True
-        return self._rules.is_idle and not (self._reports.frames and self._welcomed)
+        return self._rules.is_idle and not (self._reports and self._welcomed)
 
     def _close(self) -> None:
         if self._welcomed:

@@ -461,7 +461,7 @@ class Agent:
         else:
             self.tell_status()
         self.step()
-        if self.rules.draining and self.rules.is_idle and not self.reports.frames:
+        if self.rules.draining and self.rules.is_idle and not self.reports:
             self.bye()
         else:
             self.cluster.after(0.5, self._tick)
@@ -483,6 +483,8 @@ class Agent:
 
     def greet(self) -> None:
         self.welcomed = False
+        if self.reports.next:
+            self.reports.close_frame()
         held = self.reports.held() | self.rules.held
         head, link = self.head, self.link
         assert head is not None and link is not None
@@ -515,8 +517,7 @@ class Agent:
 
     def add_work(self, templates: list[Template], work: list[Work]) -> None:
         if self.alive:
-            work, again = self.reports.meet(work)
-            self._report(again)
+            work = list(self.reports.meet(work, self.cluster.now))
             self.rules.add_work(templates, work, self.cluster.now)
             self.step()
 
@@ -576,15 +577,22 @@ class Agent:
             for action in actions:
                 self._carry_out(action)
         check_rules(self.rules)
-        self._report(self.rules.take_completions())
-
-    def _report(self, completions: list[Completion]) -> None:
-        if not completions:
-            return
+        completions = self.rules.take_completions()
         for done in completions:
             self.running.pop(done.task, None)
             self.cluster.reported[done.task].add((self.name, done.attempt, done.outcome))
-        number = self.reports.add(completions)
+        self.reports.add(completions, self.cluster.now)
+        self._report()
+
+    def _report(self) -> None:
+        """Tell the head what has ended, now or when it is time."""
+        if not self.alive or not self.reports.next:
+            return
+        wait_s = self.reports.wait_s(self.cluster.now, self.rules.has_waiting)
+        if wait_s:
+            self.cluster.after(wait_s, self._report)
+            return
+        number = self.reports.close_frame()
         if self.welcomed:
             self._send(number)
 
@@ -657,8 +665,12 @@ class Executor:
                 return
             begun = self.begun
             self.queue = deque((number, work) for number, work in self.queue if number > upto)
-            rules, now = self.agent.rules, self.cluster.now
-            self._heard(lambda: rules.taken_back(self.id, begun, upto, now))
+            rules, cluster = self.agent.rules, self.cluster
+            # The node worker tells that, by its own connection: the executor may be sooner.
+            cluster.after(
+                cluster.rng.uniform(0.0, 0.05),
+                lambda: self._heard(lambda: rules.taken_back(self.id, begun, upto, cluster.now)),
+            )
 
         self.cluster.after(self.cluster.rng.uniform(0.0, 0.01), reach)
 
@@ -768,9 +780,10 @@ class World:
             self.queue = deque(
                 (number, work) for number, work in self.queue if not begun < number <= upto
             )
-            rules, now = self.agent.rules, self.cluster.now
-            self.cluster.after(
-                0.0005, lambda: self._say(lambda: rules.taken_back(self.id, begun, upto, now))
+            rules, cluster = self.agent.rules, self.cluster
+            cluster.after(
+                cluster.rng.uniform(0.0005, 0.05),
+                lambda: self._say(lambda: rules.taken_back(self.id, begun, upto, cluster.now)),
             )
 
         self.cluster.after(self.cluster.rng.uniform(0.0, 0.01), reach)
@@ -935,7 +948,7 @@ class Cluster:
             set(self.store.sessions.values()) == {"CLOSED"}
             and not self.client.awaited
             and not self.client.unaccepted
-            and all(a.rules.is_idle and not a.reports.frames for a in self.agents.values())
+            and all(a.rules.is_idle and not a.reports for a in self.agents.values())
             and not any(pilot.held for pilot in self.head.core.pilots.values())
         )
 
@@ -1151,7 +1164,7 @@ class Cluster:
         for pilot in core.pilots.values():
             assert not pilot.held and pilot.load == 0, (pilot.name, pilot.held)
         for agent in self.agents.values():
-            assert not agent.rules.held and not agent.reports.frames
+            assert not agent.rules.held and not agent.reports
         assert not self.client.awaited, self._describe()
         for task, (template, _) in self.specs.items():
             if task in self.client.refused:
@@ -1232,11 +1245,13 @@ def check_rules(rules: Rules) -> None:
         places.update(work.task for work in executor.pipeline)
         places.update(list(executor.unsealed))
         if executor.queue is not None:
+            assert executor.pipeline or executor.stopping, "it holds cores for nothing"
             for share in executor.shares or executor.pinned:
                 used.setdefault(share.node, []).extend(share.cores)
     for world in rules.worlds.values():
         places.update(work.task for work in world.pipeline)
         if world.queue is not None:
+            assert world.pipeline or world.stopping, "it holds cores for nothing"
             for share in world.pinned:
                 used.setdefault(share.node, []).extend(share.cores)
     for name, node in rules.nodes.items():
