@@ -277,6 +277,8 @@ class ExecutorRules:
             self._attempts.take_back(work, cancelled, now)
         if any(work.task in executor.killed_for for work in executor.pipeline):
             self._stop(executor, GRACE_S)
+        elif not executor.pipeline:
+            self._go_on(executor, now)  # it had ended what it was in
 
     # --- cores
 

@@ -215,6 +215,8 @@ class WorldRules:
         for work in world.pipeline.take_back(begun, upto):
             cancelled = bool(world.killed_for.pop(work.task, ""))
             self._attempts.take_back(work, cancelled, now)
+        if not world.pipeline:
+            self._go_on(world, now)  # it had ended what it was in
 
     # --- ranks
 

@@ -242,6 +242,26 @@ def test_executor_goes_on_after_something_was_taken_back() -> None:
     assert {number for number, _, _ in pilot.reported} == set(sent[:2])
 
 
+def test_executor_from_which_all_was_taken_back_holds_no_cores() -> None:
+    """It has ended what it was in meanwhile, and that was heard first."""
+    pilot = Pilot(1)
+    sent = queued_behind(pilot)
+    (asked,) = only(pilot.wait(2 * BEHIND_S), a.TakeBackFromExecutor)
+    pilot.rules.cancel(list(pilot.rules.held.keys() - {sent[0]}), pilot.now)
+    pilot.rules.take_actions()
+    pilot.done(1, done(sent[0]))
+    pilot.taken_back(1, 2, asked.upto)
+    assert not pilot.rules.held and pilot.rules._cores.free == 1
+
+
+def test_executor_from_which_all_was_taken_back_goes_on() -> None:
+    pilot = Pilot(1)
+    sent = queued_behind(pilot)
+    (asked,) = only(pilot.wait(2 * BEHIND_S), a.TakeBackFromExecutor)
+    pilot.done(1, done(sent[0]))
+    assert running(pilot.taken_back(1, 2, asked.upto))[1][0] == sent[1]
+
+
 def test_late_answer_takes_nothing_of_what_was_sent_since() -> None:
     pilot = Pilot(1)
     sent = queued_behind(pilot)
@@ -678,6 +698,22 @@ def test_world_goes_on_after_something_was_taken_back() -> None:
     assert [work.task for work in run.work] == [3, 4]
     (asked,) = only(pilot.wait(2 * BEHIND_S), a.TakeBackFromWorld)
     assert asked == a.TakeBackFromWorld(world, 7)
+
+
+def test_world_from_which_all_was_taken_back_goes_on_or_holds_no_cores() -> None:
+    for is_cancelled in (False, True):
+        pilot = Pilot(2)
+        world = world_with(pilot, 1, 2, 3)
+        (asked,) = only(pilot.wait(2 * BEHIND_S), a.TakeBackFromWorld)
+        if is_cancelled:
+            pilot.rules.cancel([2, 3], pilot.now)
+            pilot.rules.take_actions()
+        world_done(pilot, world, 1)
+        runs = only(pilot.taken_back(world, 2, asked.upto), a.RunOnWorld)
+        if is_cancelled:
+            assert not runs and not pilot.rules.held and pilot.rules._cores.free == 2
+        else:
+            assert runs[0].work[0].task == 2
 
 
 def test_what_is_taken_back_from_a_world_that_is_ended_is_put_back_once() -> None:
