@@ -142,7 +142,7 @@ def test_what_a_peer_cannot_do_is_a_hyphen() -> None:
     findings = Findings()
     findings.add("W1", "a", "tasks/s", 2.0, {"peer": None})
     assert report.table(findings.rows).splitlines()[1].split()[-2:] == ["peer", "-"]
-    assert report.markdown(findings.rows).endswith("| peer | - |  |")
+    assert report.markdown(findings.rows).endswith("| a | tasks/s | 2 | - |")
 
 
 @pytest.mark.parametrize("in_row", [True, False])

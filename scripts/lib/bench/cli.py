@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIRECTORY",
         help="draw there what W2 and CURVES found, as SVG; needs matplotlib",
     )
-    parser.add_argument("--markdown", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--markdown", action="store_true", help="also as tables for documents")
     parser.add_argument("--with-peers", nargs="*", default=[], help=argparse.SUPPRESS)
     parser.add_argument("--child", type=Path, metavar="DIRECTORY", help=argparse.SUPPRESS)
     return parser

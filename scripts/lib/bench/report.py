@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -139,18 +140,28 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Rows as a Markdown table."""
-    lines = [
-        "| | case | unit | Pilot | reference | | ratio |",
-        "| --- | --- | --- | ---: | --- | ---: | ---: |",
-    ]
-    lines.extend(
-        f"| {row.workload} | {row.case} | {row.unit} | {number(row.ours)} | {row.reference} "
-        f"| {number(row.theirs) if row.reference else ''} "
-        f"| {'' if row.ratio is None else f'{row.ratio:.2f}'} |"
-        for row in rows
-    )
-    return "\n".join(lines)
+    """Rows as Markdown tables, one for each workload, with a column for each reference.
+
+    Behind a reference's figure, in brackets, is how many times as good Pilot is.
+    """
+    tables = []
+    for workload, its in itertools.groupby(rows, lambda row: row.workload):
+        cases: dict[tuple[str, str, str], dict[str, str]] = {}
+        references: dict[str, None] = {}
+        for row in its:
+            cells = cases.setdefault((row.case, row.unit, number(row.ours)), {})
+            if row.reference:
+                references[row.reference] = None
+                ratio = "" if row.ratio is None else f" ({number(row.ratio)})"
+                cells[row.reference] = number(row.theirs) + ratio
+        lines = [(workload, "unit", "Pilot", *references)]
+        lines += [
+            (*case, *(cells.get(name, "") for name in references)) for case, cells in cases.items()
+        ]
+        rule = "| --- | --- |" + " ---: |" * (len(references) + 1)
+        heading, *rest = (f"| {' | '.join(line)} |" for line in lines)
+        tables.append("\n".join((heading, rule, *rest)))
+    return "\n\n".join(tables)
 
 
 def _aligned(lines: Sequence[Sequence[str]], right: Sequence[int]) -> str:
