@@ -199,8 +199,14 @@ def test_killed_process_of_a_world(
     wait_until(started.exists, DEADLINE_S, "the ranks to run")
     # Launchers of other, idle worlds may be there, too: the newest is this task's.
     words = "mpiexec" if victim == "mpiexec" else f"pilot {victim}"
+    ranks = {process.pid for process in mpi_site.processes("/2 world")}
     for process in mpi_site.processes(words):
         os.kill(process.pid, signal.SIGKILL)
+    wait_until(
+        lambda: not ranks & {process.pid for process in mpi_site.processes("/2 world")},
+        DEADLINE_S,
+        "the ranks to be gone, which end well if they see the file before",
+    )
     go.touch()
     assert future.result(DEADLINE_S) >= 2
     assert other.result(DEADLINE_S) == str(beside)
