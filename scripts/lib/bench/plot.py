@@ -68,6 +68,7 @@ def _latency(samples: Mapping[str, Mapping[str, Sequence[float]]]) -> Any:
             found = [1e3 * percentile(values, percent) for percent in percents]
             ax.plot(found, [percent / 100 for percent in percents], label=name, **_style(number))
         ax.set(xscale="log", title=f"batch of {size}", xlabel="latency, ms")
+        _plain_numbers(ax.xaxis, (1, 2, 5))
     axes[0].set_ylabel("share of batches")
     _legend(figure, axes[0])
     return figure
@@ -80,6 +81,8 @@ def _length(curves: Mapping[str, Points]) -> Any:
     lengths, rates = _columns(curves["ideal"])
     ax.plot([1e3 * length for length in lengths], rates, ":", color="grey", label="no overhead")
     ax.set(xscale="log", yscale="log", xlabel="length of a task, ms", ylabel="tasks/s")
+    for axis in (ax.xaxis, ax.yaxis):
+        _plain_numbers(axis, (1,))
     _legend(figure, ax)
     return figure
 
@@ -91,6 +94,8 @@ def _executors(curves: Mapping[str, Mapping[str, Points]]) -> Any:
         _lines(ax, systems.items())
         ax.set(title=f"tasks of {length}", xlabel="executors", ylim=(0, 1.05))
         ax.set_xscale("log", base=2)
+        counts = sorted({x for points in systems.values() for x, _ in points})
+        ax.set_xticks(counts, [f"{count}" for count in counts])
     axes[0].set_ylabel("share of time that executors are busy")
     _legend(figure, axes[0])
     return figure
@@ -119,6 +124,15 @@ def _panels(count: int) -> tuple[Any, Sequence[Any]]:
     for ax in axes:
         ax.grid(visible=True, alpha=0.25)
     return figure, axes
+
+
+def _plain_numbers(axis: Any, steps: Sequence[int]) -> None:
+    """Mark these steps of each decade, with numbers that are no powers."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _lines(ax: Any, curves: Iterable[tuple[str, Points]], factor: float = 1) -> None:
