@@ -620,24 +620,64 @@ class Agent:
                 world.stop()
 
 
-class Executor:
-    """A process that runs tasks one after the other, and may die at any moment."""
+class Process:
+    """What runs tasks in the order in which they were sent, and may be told to skip some."""
 
-    def __init__(self, agent: Agent, number: int, node: str) -> None:
+    def __init__(self, agent: Agent, number: int) -> None:
         self.agent = agent
         self.cluster = agent.cluster
         self.id = number
-        self.node = node
         self.alive = True
-        #: What it was sent and has not begun: each with its number.
+        #: What it was sent and is not in: each with its number.
         self.queue: deque[tuple[int, Work]] = deque()
-        self.sent = self.begun = 0
+        self.sent = 0
+        #: The last that is not taken back any more.
+        self.begun = 0
         self.current: Work | None = None
+
+    def take(self, work: list[Work]) -> None:
+        for item in work:
+            self.sent += 1
+            self.queue.append((self.sent, item))
+        self._next()
+
+    def take_back(self, upto: int) -> None:
+        """It is stopped for a moment (of a world the first rank), unless it cannot be now."""
+
+        def reach() -> None:
+            if not self.alive or self.cluster.rng.random() < 0.2:
+                return
+            begun = self.begun
+            self.queue = deque(
+                (number, work) for number, work in self.queue if not begun < number <= upto
+            )
+            rules, cluster = self.agent.rules, self.cluster
+            # The node worker tells that, by its own connection: the process may be sooner.
+            cluster.after(
+                cluster.rng.uniform(0.0005, 0.05),
+                lambda: self._say(lambda: rules.taken_back(self.id, begun, upto, cluster.now)),
+            )
+
+        self.cluster.after(self.cluster.rng.uniform(0.0, 0.01), reach)
+
+    def _next(self) -> None:
+        raise NotImplementedError
+
+    def _say(self, say: Callable[[], None]) -> None:
+        raise NotImplementedError
+
+
+class Executor(Process):
+    """A process that runs tasks one after the other, and may die at any moment."""
+
+    def __init__(self, agent: Agent, number: int, node: str) -> None:
+        super().__init__(agent, number)
+        self.node = node
         #: What it is in never ends by itself.
         self.hangs = False
         self.cluster.after(self.cluster.rng.uniform(0.0, 0.3), self._ready)
 
-    def _heard(self, say: Callable[[], None]) -> None:
+    def _say(self, say: Callable[[], None]) -> None:
         """What it says arrives if its agent and node are still there."""
 
         def arrive() -> None:
@@ -649,30 +689,7 @@ class Executor:
 
     def _ready(self) -> None:
         if self.alive:
-            self._heard(lambda: self.agent.rules.executor_ready(self.id, 1, self.cluster.now))
-
-    def take(self, work: list[Work]) -> None:
-        for item in work:
-            self.sent += 1
-            self.queue.append((self.sent, item))
-        self._next()
-
-    def take_back(self, upto: int) -> None:
-        """Its node worker stops it for a moment, unless it cannot be stopped now."""
-
-        def reach() -> None:
-            if not self.alive or self.cluster.rng.random() < 0.2:
-                return
-            begun = self.begun
-            self.queue = deque((number, work) for number, work in self.queue if number > upto)
-            rules, cluster = self.agent.rules, self.cluster
-            # The node worker tells that, by its own connection: the executor may be sooner.
-            cluster.after(
-                cluster.rng.uniform(0.0, 0.05),
-                lambda: self._heard(lambda: rules.taken_back(self.id, begun, upto, cluster.now)),
-            )
-
-        self.cluster.after(self.cluster.rng.uniform(0.0, 0.01), reach)
+            self._say(lambda: self.agent.rules.executor_ready(self.id, 1, self.cluster.now))
 
     def _next(self) -> None:
         if not self.alive or self.current is not None or not self.queue:
@@ -706,15 +723,13 @@ class Executor:
         rules, now = self.agent.rules, self.cluster.now
         if self.cluster.rng.random() < 0.2:
             # Its result is large: it is reported when the segment is sealed.
-            self._heard(lambda: rules.executor_ran(self.id, [work.task], now))
+            self._say(lambda: rules.executor_ran(self.id, [work.task], now))
             self.cluster.after(
                 0.05,
-                lambda: (
-                    self.alive and self._heard(lambda: rules.executor_done(self.id, [done], now))
-                ),
+                lambda: self.alive and self._say(lambda: rules.executor_done(self.id, [done], now)),
             )
         else:
-            self._heard(lambda: rules.executor_done(self.id, [done], now))
+            self._say(lambda: rules.executor_done(self.id, [done], now))
         self._next()
 
     def stop(self, grace_s: float) -> None:
@@ -733,24 +748,17 @@ class Executor:
             )
             del self.agent.executors[self.id]
 
-        self._heard(heard)
+        self._say(heard)
 
 
-class World:
+class World(Process):
     """The ranks of an MPI world: they leave a task together, or all die."""
 
     def __init__(self, agent: Agent, number: int, ranks: int) -> None:
-        self.agent = agent
-        self.cluster = agent.cluster
-        self.id = number
+        super().__init__(agent, number)
         self.ranks = ranks
-        self.alive = True
-        #: What it was sent and its ranks are not in: each with its number.
-        self.queue: deque[tuple[int, Work]] = deque()
-        self.sent = 0
         #: What all ranks go on with, or are in, as the first of them has told.
         self.begun = 1
-        self.current: Work | None = None
         for rank in range(ranks):
             self.cluster.after(
                 self.cluster.rng.uniform(0.1, 0.5),
@@ -763,30 +771,6 @@ class World:
         if self.alive and self.agent.alive:
             say()
             self.agent.step()
-
-    def take(self, work: list[Work]) -> None:
-        for item in work:
-            self.sent += 1
-            self.queue.append((self.sent, item))
-        self._next()
-
-    def take_back(self, upto: int) -> None:
-        """The first rank is stopped for a moment, unless it cannot be stopped now."""
-
-        def reach() -> None:
-            if not self.alive or self.cluster.rng.random() < 0.2:
-                return
-            begun = self.begun
-            self.queue = deque(
-                (number, work) for number, work in self.queue if not begun < number <= upto
-            )
-            rules, cluster = self.agent.rules, self.cluster
-            cluster.after(
-                cluster.rng.uniform(0.0005, 0.05),
-                lambda: self._say(lambda: rules.taken_back(self.id, begun, upto, cluster.now)),
-            )
-
-        self.cluster.after(self.cluster.rng.uniform(0.0, 0.01), reach)
 
     def _next(self) -> None:
         if not self.alive or self.current is not None or not self.queue:
