@@ -159,8 +159,7 @@ class Agent:
                 poller.register(self._server.socket, zmq.POLLIN)
                 poller.register(wake, zmq.POLLIN)
                 poller.register(self._client.socket, zmq.POLLIN)
-            wait_s = self._reports.wait_s(now, self._rules.has_waiting)
-            wait_s = min(wait_s, TICK_S) if self._reports.next else TICK_S
+            wait_s = min(TICK_S, self._reports.wait_s(now, self._rules.has_waiting))
             ready = dict(poller.poll(math.ceil(wait_s * 1000)))
             now = time.time()
             if wake.fileno() in ready:
@@ -334,9 +333,8 @@ class Agent:
 
     def _report(self, now: float) -> None:
         """Tell the head what has ended, when it is time."""
-        reports = self._reports
-        reports.add(self._rules.take_completions(), now)
-        if reports.next and (self._ending or not reports.wait_s(now, self._rules.has_waiting)):
+        self._reports.add(self._rules.take_completions(), now)
+        if self._ending or not self._reports.wait_s(now, self._rules.has_waiting):
             self._send_ended()
 
     def _send_ended(self) -> None:

@@ -10,6 +10,7 @@ Invariants
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from pilot.wire.messages import Completion, Work
@@ -45,7 +46,7 @@ class Reports:
             self._last[completion.task] = _NEXT, completion
 
     def wait_s(self, now: float, has_waiting: bool) -> float:
-        """How long the next frame may wait, in seconds, if nothing else happens.
+        """How long the next frame may wait, in seconds, if nothing else happens; inf: it is empty.
 
         Parameters
         ----------
@@ -54,6 +55,8 @@ class Reports:
         has_waiting
             Whether more work waits here, so that no core waits for the head.
         """
+        if not self.next:
+            return math.inf
         return max(0.0, self._since + TOGETHER_S - now) if has_waiting else 0.0
 
     def close_frame(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from support.builders import done, work
@@ -66,6 +67,7 @@ def test_what_was_given_back_runs_when_it_comes_again_and_is_not_told_any_more()
 
 def test_ends_wait_for_others_only_while_no_core_waits_for_the_head() -> None:
     reports = Reports()
+    assert reports.wait_s(0.0, has_waiting=False) == math.inf
     reports.add([done(1)], 0.0)
     assert reports.wait_s(0.0, has_waiting=False) == 0.0
     assert reports.wait_s(0.0, has_waiting=True) == TOGETHER_S
