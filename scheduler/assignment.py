@@ -111,6 +111,11 @@ class PilotRoom(PilotShape, Protocol):
         """Classes that have waited there in vain: it gets no more of them for now."""
 
 
+def cores_of(pilot: PilotShape) -> int:
+    """The cores of all its nodes."""
+    return pilot.shape.cores * pilot.nodes
+
+
 def is_short(work: WorkClass) -> bool:
     """Whether tasks of this class may wait in a pilot for cores to come free."""
     return work.mean_s is not None and work.mean_s <= PREFETCH_S
@@ -167,7 +172,7 @@ def room(work: WorkClass, pilot: PilotRoom) -> int:
     """How many more tasks of this class the pilot should hold, if they fit at all."""
     if work in pilot.avoided:
         return 0
-    cores = pilot.shape.cores * pilot.nodes
+    cores = cores_of(pilot)
     budget: float = cores - pilot.load
     if work.mean_s is not None and is_short(work):
         # Short tasks queue up, but not behind what may never end; long ones only fill the cores.
@@ -181,7 +186,7 @@ def room(work: WorkClass, pilot: PilotRoom) -> int:
 
 def starts_at_once(work: WorkClass, pilot: PilotRoom, now: float) -> bool:
     """Whether the pilot has the cores for one more task of this class free, and may take it."""
-    free = pilot.shape.cores * pilot.nodes - pilot.load
+    free = cores_of(pilot) - pilot.load
     return work.need.total_cores <= free and room(work, pilot) > 0 and fits(work, pilot, now)
 
 
@@ -246,7 +251,7 @@ def _spread(
     if not any(room(work, pilot) for pilot in pilots):
         return  # as it is most of the time for most classes
     candidates = [pilot for pilot in pilots if fits(work, pilot, now)]
-    candidates.sort(key=lambda pilot: pilot.load / (pilot.shape.cores * pilot.nodes))
+    candidates.sort(key=lambda pilot: pilot.load / cores_of(pilot))
     for number, pilot in enumerate(candidates):
         if not work.ready:
             return

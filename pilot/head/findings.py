@@ -21,6 +21,7 @@ from pilot.head.state import Task
 from pilot.head.store import decode_failure
 from pilot.wire.messages import task_label
 from pilot.words import counted, duration, moment
+from scheduler.assignment import cores_of
 
 #: A task that a pilot has had for so long has not just been given to it, in seconds.
 SETTLED_S = 2.0
@@ -102,7 +103,7 @@ class Findings:
             return Finding("moves", "has just been given to a pilot", tuple(self._tried(task)))
         since_s = self._now - task.assigned_at
         clause = f"was given to a pilot {duration(since_s)} ago, and has not started there"
-        cores = pilot.shape.cores * pilot.nodes
+        cores = cores_of(pilot)
         text = (
             f"{self._ready.pilot_name(pilot.name)} has {counted(cores, 'core')} and holds "
             f"{counted(len(pilot.held), 'task')} for {counted(pilot.load, 'core')}"

@@ -102,7 +102,7 @@ class Handout:
         for pilot in pilots:
             for work in [work for work, at in pilot.avoided.items() if now - at >= AVOID_S]:
                 del pilot.avoided[work]
-        idle = [pilot for pilot in pilots if pilot.load < pilot.shape.cores * pilot.nodes]
+        idle = [pilot for pilot in pilots if pilot.load < assignment.cores_of(pilot)]
         asked: dict[str, list[int]] = {}
         for pilot in pilots if idle else ():
             for work, waiting in pilot.waiting.items():

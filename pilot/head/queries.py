@@ -31,6 +31,7 @@ from pilot.head.store import (
 )
 from pilot.head.why import why
 from pilot.wire.messages import RunningTask, parse_task_label, task_label
+from scheduler.assignment import cores_of
 
 #: Rows in one answer, unless the question says otherwise.
 LIMIT = 1000
@@ -340,7 +341,7 @@ def fleet(view: View, alive: bool = False, limit: int = LIMIT) -> list[dict[str,
             row["expected"] = known.expected
             row["idle_s"] = known.idle_s
             row["draining"] = known.draining
-        row["cores"] = joined.shape.cores * joined.nodes if joined else None
+        row["cores"] = cores_of(joined) if joined else None
         row["tasks"] = len(joined.held) if joined else 0
     return rows
 

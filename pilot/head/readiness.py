@@ -199,7 +199,7 @@ class Readiness:
     def _busy(
         self, work: TaskClass, pilots: list[Pilot], lines: list[Cause], advice: tuple[str, ...]
     ) -> Finding:
-        cores = sum(p.shape.cores * p.nodes for p in pilots)
+        cores = sum(map(assignment.cores_of, pilots))
         facts = {"pilots": len(pilots), "cores": cores, "load": sum(p.load for p in pilots)}
         if any(assignment.room(work, p) for p in pilots):
             clause = "is ready, and the next to be given to a pilot"
@@ -207,7 +207,7 @@ class Readiness:
         where = "the pilot" if len(pilots) == 1 else f"the {len(pilots)} pilots"
         clause = f"is ready, but all {counted(cores, 'core')} of {where} that can run it are busy"
         avoided = [p for p in pilots if work in p.avoided]
-        if any(p.load < p.shape.cores * p.nodes for p in avoided):
+        if any(p.load < assignment.cores_of(p) for p in avoided):
             clause = f"is ready, but there is no room for it in {where} that can run it"
         users = sorted(
             (s for s in self._core.sessions.values() if s.load), key=lambda s: (-s.load, s.id)

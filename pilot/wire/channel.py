@@ -231,8 +231,7 @@ class Server(Generic[M]):
 
     def send(self, peer: bytes, message: msgspec.Struct) -> None:
         """Send to a peer; one that is gone gets nothing."""
-        self.socket.send(peer, _MORE)
-        self.socket.send(encode(message))
+        self.send_to_all((peer,), message)
 
     def send_to_all(self, peers: Iterable[bytes], message: msgspec.Struct) -> None:
         """Send the same to several peers; it is encoded once."""
