@@ -16,7 +16,6 @@ import os
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -102,8 +101,8 @@ class Connection:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._awake = False
         self._lock = threading.Lock()
-        self._outbox: deque[msgspec.Struct] = deque()
-        self._submissions: list[tuple[int, Parcel]] = []
+        #: What is to be sent, in this order: messages, and parcels with their sessions.
+        self._outbox: list[msgspec.Struct | tuple[int, Parcel]] = []
         self._unaccepted: dict[int, m.Submit] = {}
         self._awaited: dict[int, Awaited] = {}
         self._requests: dict[int, tuple[msgspec.Struct, Future[Any]]] = {}
@@ -146,7 +145,7 @@ class Connection:
             self._check()
             for spec, future in zip(parcel.tasks, awaited, strict=True):
                 self._awaited[spec.id] = future
-            self._submissions.append((session, parcel))
+            self._outbox.append((session, parcel))
         self._notify()
 
     def watch(self, awaited: dict[int, Awaited]) -> None:
@@ -157,8 +156,8 @@ class Connection:
             for task, future in awaited.items():
                 known = self._awaited.get(task)
                 self._awaited[task] = future if known is None else _Both(known, future)
-        if new:  # of the others the head will tell anyway
-            self._outbox.append(m.Watch(new))
+            if new:  # of the others the head will tell anyway
+                self._outbox.append(m.Watch(new))
         self._notify()
 
     def request(self, make: Callable[[int], msgspec.Struct], timeout: float | None = 60.0) -> Any:
@@ -186,7 +185,7 @@ class Connection:
         with self._lock:
             self._check()
             self._requests[number] = (message, future)
-        self._outbox.append(message)
+            self._outbox.append(message)
         self._notify()
         return future
 
@@ -194,7 +193,7 @@ class Connection:
         """Wait until everything that was submitted is accepted (so: durable)."""
         with self._flushed:
             return self._flushed.wait_for(
-                lambda: bool(self._failure) or not (self._submissions or self._unaccepted), timeout
+                lambda: bool(self._failure) or not (self._unsent() or self._unaccepted), timeout
             )
 
     @property
@@ -283,7 +282,7 @@ class Connection:
         address = read_address(self._site.address_file)
         if address is None:
             # It said good-bye. A new one is needed only if we still want something.
-            return bool(self._awaited or self._unaccepted or self._requests or self._submissions)
+            return bool(self._awaited or self._unaccepted or self._requests or self._outbox)
         return address.epoch > self._epoch or address.is_dead()
 
     def _connect(self, client: Client[Any]) -> None:
@@ -313,9 +312,10 @@ class Connection:
             unaccepted = list(self._unaccepted.values())
             open_requests = [message for message, _ in self._requests.values()]
             sent = {spec.id for submit in unaccepted for spec in submit.tasks}
-            waiting = {spec.id for _, parcel in self._submissions for spec in parcel.tasks}
+            unsent = self._unsent()
+            waiting = {spec.id for _, parcel in unsent for spec in parcel.tasks}
             watched = [task for task in self._awaited if task not in sent and task not in waiting]
-        self._outbox.clear()
+            self._outbox[:] = unsent
         for message in [*unaccepted, *open_requests]:
             client.send(message)
         if watched:
@@ -355,19 +355,23 @@ class Connection:
                 )
         return None
 
+    def _unsent(self) -> list[tuple[int, Parcel]]:
+        """The parcels that are still to be sent."""
+        return [item for item in self._outbox if isinstance(item, tuple)]
+
     def _send(self, client: Client[Any]) -> None:
         with self._lock:
-            parcels, self._submissions = self._submissions, []
-            frames = []
-            for session, parcel in _merge(parcels):
-                seq = next(self._numbers)
-                frame = m.Submit(seq, session, parcel.functions, parcel.templates, parcel.tasks)
-                self._unaccepted[seq] = frame
-                frames.append(frame)
-        for frame in frames:
-            client.send(frame)
-        while self._outbox:
-            client.send(self._outbox.popleft())
+            outbox, self._outbox = self._outbox, []
+            messages: list[msgspec.Struct] = []
+            for item in _merge(outbox):
+                if isinstance(item, tuple):
+                    session, parcel = item
+                    seq = next(self._numbers)
+                    item = m.Submit(seq, session, parcel.functions, parcel.templates, parcel.tasks)
+                    self._unaccepted[seq] = item
+                messages.append(item)
+        for message in messages:
+            client.send(message)
 
     def _take(self, message: Any) -> None:
         if isinstance(message, m.Outcomes):
@@ -415,18 +419,21 @@ class Connection:
             waiting.fail(error)
 
 
-def _merge(parcels: list[tuple[int, Parcel]]) -> list[tuple[int, Parcel]]:
-    """Neighbours of the same session in one, up to the size of a frame."""
-    merged: list[tuple[int, Parcel]] = []
-    for session, parcel in parcels:
-        if merged and merged[-1][0] == session:
-            last = merged[-1][1]
+def _merge(
+    items: list[msgspec.Struct | tuple[int, Parcel]],
+) -> list[msgspec.Struct | tuple[int, Parcel]]:
+    """Neighbouring parcels of the same session in one, up to the size of a frame."""
+    merged: list[msgspec.Struct | tuple[int, Parcel]] = []
+    for item in items:
+        before = merged[-1] if merged else None
+        if isinstance(item, tuple) and isinstance(before, tuple) and before[0] == item[0]:
+            last, parcel = before[1], item[1]
             if len(last.tasks) + len(parcel.tasks) <= FRAME:
                 last.functions.extend(parcel.functions)
                 last.templates.extend(parcel.templates)
                 last.tasks.extend(parcel.tasks)
                 continue
-        merged.append((session, parcel))
+        merged.append(item)
     return merged
 
 
