@@ -29,7 +29,7 @@ def _node(arguments: list[str]) -> None:
     from pilot.agent.node import main
     from pilot.process import raise_file_limit, start_log
     from pilot.site import open_site
-    from pilot.wire.channel import Endpoints
+    from pilot.wire.endpoints import Endpoints
     from scheduler.resources import NodeShape
 
     start_log()

@@ -39,8 +39,9 @@ from pilot.process import die_with_parent, name_process, raise_file_limit, start
 from pilot.site import Site, open_site
 from pilot.version import __version__
 from pilot.wire import messages as m
-from pilot.wire.channel import Client, Server, load_keys
+from pilot.wire.channel import Client, Server
 from pilot.wire.discovery import HeadAddress, read_address
+from pilot.wire.keys import load_keys
 from scheduler.batch import expand_nodelist
 
 log = logging.getLogger("pilot.agent")

@@ -32,7 +32,8 @@ from pilot.process import (
 )
 from pilot.site import Site
 from pilot.wire import messages as m
-from pilot.wire.channel import Client, load_keys
+from pilot.wire.channel import Client
+from pilot.wire.keys import load_keys
 
 #: So long may a large result wait for others to join it in one file, in seconds.
 SEAL_S = 0.02

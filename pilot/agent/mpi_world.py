@@ -43,7 +43,9 @@ from pilot.process import (
 )
 from pilot.site import open_site
 from pilot.wire import messages as m
-from pilot.wire.channel import Client, Endpoints, load_keys, runtime_dir
+from pilot.wire.channel import Client
+from pilot.wire.endpoints import Endpoints, runtime_dir
+from pilot.wire.keys import load_keys
 
 #: The variable that carries `WorldConfig` to the ranks.
 VARIABLE = "PILOT_WORLD"

@@ -33,7 +33,9 @@ from pilot.agent.shared_memory import PLACE_BYTES, SLOT, order_of, skip_upto
 from pilot.process import die_with_parent, name_process
 from pilot.site import Site
 from pilot.wire import messages as m
-from pilot.wire.channel import Client, load_keys, runtime_dir
+from pilot.wire.channel import Client
+from pilot.wire.endpoints import runtime_dir
+from pilot.wire.keys import load_keys
 from scheduler.resources import NodeShape
 
 log = logging.getLogger("pilot.node")

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from pilot.data.values import Value, load
 from pilot.errors import ResultError, SiteError
 from pilot.site import Site
-from pilot.wire.channel import runtime_dir
+from pilot.wire.endpoints import runtime_dir
 
 if TYPE_CHECKING:
     from filelock import FileLock

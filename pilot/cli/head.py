@@ -104,7 +104,7 @@ def stop_head(site: Site, leave_pilots: bool = False) -> HeadAddress | None:
 
 def _is_gone(site: Site, address: HeadAddress) -> bool:
     from pilot.head.offline import lease_holder
-    from pilot.wire.channel import boot_id
+    from pilot.wire.endpoints import boot_id
 
     if address.endpoints.boot == boot_id():
         return address.is_dead()

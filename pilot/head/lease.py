@@ -24,8 +24,8 @@ from pathlib import Path
 import msgspec
 
 from pilot.errors import HeadError
-from pilot.wire.channel import boot_id
 from pilot.wire.discovery import process_started
+from pilot.wire.endpoints import boot_id
 
 
 class Holder(msgspec.Struct, frozen=True):

@@ -45,8 +45,9 @@ from pilot.head.store import Store
 from pilot.site import Site
 from pilot.version import __version__
 from pilot.wire import messages as m
-from pilot.wire.channel import Server, load_keys
+from pilot.wire.channel import Server
 from pilot.wire.discovery import HeadAddress, process_started, write_address
+from pilot.wire.keys import load_keys
 
 log = logging.getLogger("pilot.head")
 

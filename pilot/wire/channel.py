@@ -9,23 +9,20 @@ No queue here drops anything: high-water marks are off, and whoever sends bounds
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 import socket
 import struct
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 import zmq
-import zmq.auth
 from zmq.utils import z85
 
 from pilot.errors import AuthenticationError, SiteError
+from pilot.wire.endpoints import Endpoints, boot_id, socket_path
+from pilot.wire.keys import Keys
 
 M = TypeVar("M")
 
@@ -37,89 +34,6 @@ encode = msgspec.msgpack.Encoder().encode
 #: As numbers: what pyzmq names them is slow to combine and to look up.
 _MORE, _NO_WAIT = int(zmq.SNDMORE), int(zmq.NOBLOCK)
 _EVENTS, _READABLE = int(zmq.EVENTS), int(zmq.POLLIN)
-
-
-class Keys(msgspec.Struct, frozen=True):
-    """A site's CURVE keys, as ZeroMQ takes them."""
-
-    server_public: bytes
-    server_secret: bytes
-    client_public: bytes
-    client_secret: bytes
-    directory: Path
-
-
-def load_keys(directory: Path) -> Keys:
-    """Read a site's keys.
-
-    Raises
-    ------
-    SiteError
-        They are missing, damaged, or readable by others.
-    """
-    pairs = []
-    for name in ("server", "client"):
-        path = directory / f"{name}.key_secret"
-        try:
-            if path.stat().st_mode & 0o077:
-                raise SiteError(f"{path} can be read by others; make it private: chmod 600 {path}")
-            pairs.append(zmq.auth.load_certificate(path))
-        except OSError as error:
-            raise SiteError(f"the key {path} cannot be read: {error.strerror}") from error
-        except ValueError as error:
-            raise SiteError(f"the key {path} is damaged: {error}") from error
-    (server_public, server_secret), (client_public, client_secret) = pairs
-    return Keys(server_public, server_secret or b"", client_public, client_secret or b"", directory)
-
-
-def runtime_dir(above: Path | None = None) -> Path:
-    """A private directory of this user on this machine, for Unix sockets and the like.
-
-    Parameters
-    ----------
-    above
-        Where it is made; default: where Python keeps temporary files.
-
-    Raises
-    ------
-    SiteError
-        Somebody else made it.
-    """
-    path = (above or Path(tempfile.gettempdir())) / f"pilot-{os.getuid()}"
-    path.mkdir(mode=0o700, exist_ok=True)
-    status = path.lstat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o077 or path.is_symlink():
-        raise SiteError(f"{path} is not a private directory of yours; remove it, or set $TMPDIR")
-    return path
-
-
-def socket_path(name: str) -> Path:
-    """The Unix socket for `name`, short enough for the kernel however long the name is."""
-    return runtime_dir() / hashlib.blake2b(name.encode(), digest_size=9).hexdigest()
-
-
-def boot_id() -> str:
-    """What tells this machine, since its start, from all others."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        boot = ""
-    return f"{socket.gethostname()}/{boot}"
-
-
-class Endpoints(msgspec.Struct, frozen=True):
-    """Where a server can be reached."""
-
-    #: The machine that `local` is good on.
-    boot: str
-    local: str
-    remote: str
-
-    def choose(self) -> str:
-        """The endpoint to connect to from this machine."""
-        if self.boot == boot_id() and Path(self.local.removeprefix("ipc://")).exists():
-            return self.local
-        return self.remote
 
 
 def _tune(sock: zmq.Socket[bytes]) -> None:

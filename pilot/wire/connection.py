@@ -30,8 +30,9 @@ from pilot.site import Site
 from pilot.submission import Parcel
 from pilot.version import __version__
 from pilot.wire import messages as m
-from pilot.wire.channel import Client, load_keys
+from pilot.wire.channel import Client
 from pilot.wire.discovery import read_address
+from pilot.wire.keys import load_keys
 
 #: How long a greeting may stay without an answer.
 GREETING_S = 20.0

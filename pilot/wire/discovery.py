@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from pilot.wire.channel import Endpoints, boot_id
+from pilot.wire.endpoints import Endpoints, boot_id
 
 
 class HeadAddress(msgspec.Struct, frozen=True):

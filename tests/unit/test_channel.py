@@ -16,7 +16,9 @@ from support.waiting import wait_until
 from pilot.errors import AuthenticationError, SiteError
 from pilot.site import _make_key
 from pilot.wire import messages as m
-from pilot.wire.channel import Client, Endpoints, Keys, Server, boot_id, load_keys, socket_path
+from pilot.wire.channel import Client, Server
+from pilot.wire.endpoints import Endpoints, boot_id, socket_path
+from pilot.wire.keys import Keys, load_keys
 
 DEADLINE_S = 20.0
 

@@ -16,8 +16,8 @@ from support.waiting import wait_until
 
 from pilot.head import lease as lease_module
 from pilot.head.lease import HeadRuns, Holder, Lease, read_lease
-from pilot.wire.channel import boot_id
 from pilot.wire.discovery import process_started
+from pilot.wire.endpoints import boot_id
 
 RENEW_S, EXPIRE_S = 0.05, 0.5
 

@@ -27,7 +27,8 @@ from pilot.head.events import AttemptsEnded, Effects, PilotJoined, TasksSubmitte
 from pilot.head.store import Batch, Store
 from pilot.site import Site
 from pilot.wire import messages as m
-from pilot.wire.channel import Client, Server, load_keys
+from pilot.wire.channel import Client, Server
+from pilot.wire.keys import load_keys
 from pilot.wire.messages import (
     Assign,
     Completion,

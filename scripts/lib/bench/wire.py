@@ -20,7 +20,8 @@ from bench.stage import Stage
 from pilot.data.values import Value
 from pilot.site import Site
 from pilot.wire import messages as m
-from pilot.wire.channel import Client, Server, load_keys
+from pilot.wire.channel import Client, Server
+from pilot.wire.keys import load_keys
 
 ROUNDS = 5
 #: So many completions are in a message.
