@@ -151,24 +151,23 @@ class Agent:
         for host in self._hosts:
             self._start_node(host)
         poller = zmq.Poller()
-        poller.register(self._server.socket, zmq.POLLIN)
+        self._server.register(poller)
         poller.register(wake, zmq.POLLIN)
         while True:
             now = time.time()
             if self._look_for_head(now):
                 poller = zmq.Poller()
-                poller.register(self._server.socket, zmq.POLLIN)
+                self._server.register(poller)
                 poller.register(wake, zmq.POLLIN)
-                poller.register(self._client.socket, zmq.POLLIN)
+                poller.register(self._client.source, zmq.POLLIN)
             wait_s = min(TICK_S, self._reports.wait_s(now, self._rules.has_waiting))
             ready = dict(poller.poll(math.ceil(wait_s * 1000)))
             now = time.time()
             if wake.fileno() in ready:
                 self._take_signals(wake, now)
-            if self._server.socket in ready:
-                for peer, message in self._server.receive():
-                    self._take(peer, message, now)
-            if self._client.socket in ready:
+            for peer, message in self._server.receive():
+                self._take(peer, message, now)
+            if self._client.source in ready:
                 for message in self._client.receive():
                     self._take_from_head(message, now)
             if now - self._ticked >= TICK_S:

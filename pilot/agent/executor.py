@@ -144,12 +144,12 @@ class Outbox:
     def receive(self) -> list[m.Run | m.Exit]:
         """What has arrived, or what arrives next: then all is reported before the wait."""
         with self._lock:
-            if self._client.socket.poll(0):
-                return list(self._client.receive())
+            if self._client.poll(0):
+                return self._client.receive()
             self._send()
-        self._client.socket.poll()  # nothing is left that the thread would send
+        self._client.poll()  # nothing is left that the thread would send
         with self._lock:
-            return list(self._client.receive())
+            return self._client.receive()
 
     def send(self, message: msgspec.Struct | None = None) -> None:
         """Report what is left, and then tell this."""
@@ -157,11 +157,13 @@ class Outbox:
             self._send()
             if message is not None:
                 self._client.send(message)
+                self._client.drain()
 
     def _send(self) -> None:
         if self._waiting:
             waiting, self._waiting = self._waiting, []
             self._client.send(self._report(waiting))
+            self._client.drain()
 
     def _send_late(self) -> None:
         while self._due.wait():
@@ -197,6 +199,7 @@ class Sealer(threading.Thread):
             time.sleep(SEAL_S)
             if completions := self._worker.seal():
                 client.send(m.Done(self._config.number, completions))
+                client.drain()
 
 
 def _serve(

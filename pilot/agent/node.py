@@ -120,7 +120,7 @@ class NodeWorker:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._client.connect(self._agent)
         self._client.send(m.NodeHello(self._node, self._shape, os.getpid()))
-        self._poller.register(self._client.socket, zmq.POLLIN)
+        self._poller.register(self._client.source, zmq.POLLIN)
         self._poller.register(self._fork_server.sentinel, zmq.POLLIN)
         heard = told = time.monotonic()
         try:

@@ -155,7 +155,7 @@ class Head:
             signal.signal(number, lambda *_: self._stop("told by a signal", end_pilots=False))
         self._announce()
         poller = zmq.Poller()
-        poller.register(self._server.socket, zmq.POLLIN)
+        self._server.register(poller)
         poller.register(self._wake, zmq.POLLIN)
         while True:
             for source, _ in poller.poll(int(TICK_S * 1000)):

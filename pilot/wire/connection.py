@@ -274,7 +274,7 @@ class Connection:
 
     def _poller(self, client: Client[Any]) -> zmq.Poller:
         poller = zmq.Poller()
-        poller.register(client.socket, zmq.POLLIN)
+        poller.register(client.source, zmq.POLLIN)
         poller.register(self._wake, zmq.POLLIN)
         return poller
 
@@ -336,10 +336,10 @@ class Connection:
 
     def _await_welcome(self, client: Client[Any], deadline: float) -> m.Welcome | None:
         while not self._stopping:
-            if client.socket.poll(100):
+            if client.poll(0.1):
                 for message in client.receive():
                     if isinstance(message, m.Welcome):
-                        return message
+                        return message  # nothing follows it before something is asked for
             client.check()
             address = read_address(self._site.address_file)
             if (

@@ -12,6 +12,9 @@ import msgspec
 
 from pilot.errors import SiteError
 
+#: What a Unix socket's path is preceded by.
+LOCAL = "unix://"
+
 
 def runtime_dir(above: Path | None = None) -> Path:
     """A private directory of this user on this machine, for Unix sockets and the like.
@@ -58,6 +61,6 @@ class Endpoints(msgspec.Struct, frozen=True):
 
     def choose(self) -> str:
         """The endpoint to connect to from this machine."""
-        if self.boot == boot_id() and Path(self.local.removeprefix("ipc://")).exists():
+        if self.boot == boot_id() and Path(self.local.removeprefix(LOCAL)).exists():
             return self.local
         return self.remote

@@ -17,8 +17,9 @@ from pilot.errors import AuthenticationError, SiteError
 from pilot.site import _make_key
 from pilot.wire import messages as m
 from pilot.wire.channel import Client, Server
-from pilot.wire.endpoints import Endpoints, boot_id, socket_path
+from pilot.wire.endpoints import LOCAL, Endpoints, boot_id, socket_path
 from pilot.wire.keys import Keys, load_keys
+from pilot.wire.tcp import Dealer
 
 DEADLINE_S = 20.0
 
@@ -81,13 +82,15 @@ def test_there_and_back(server: Server[Any], client: Client[Any], way: str) -> N
     assert answer(client) == m.Reply(1, {"a": [1, None, "x"]})
 
 
-def test_many_messages_keep_their_order(server: Server[Any], client: Client[Any]) -> None:
-    client.connect(server.endpoints.local)
+@pytest.mark.parametrize("way", ["local", "remote"])
+def test_many_messages_keep_their_order(server: Server[Any], client: Client[Any], way: str) -> None:
+    client.connect(getattr(server.endpoints, way))
     for number in range(5000):
         client.send(m.Watch([number]))
     found: list[int] = []
 
     def all_there() -> bool:
+        client.receive()
         found.extend(message.tasks[0] for _, message in server.receive())
         return len(found) == 5000
 
@@ -102,7 +105,8 @@ def test_other_keys_are_refused(server: Server[Any], tmp_path: Path, way: str) -
     stranger.send(m.Command(1, "stop"))
 
     def refused() -> bool:
-        assert not list(server.receive())
+        assert not server.receive()
+        assert not stranger.receive()
         try:
             stranger.check()
         except AuthenticationError as error:
@@ -114,8 +118,9 @@ def test_other_keys_are_refused(server: Server[Any], tmp_path: Path, way: str) -
     stranger.close(0)
 
 
+@pytest.mark.parametrize("way", ["local", "remote"])
 def test_right_server_key_with_a_client_key_of_another_site(
-    server: Server[Any], keys: Keys, tmp_path: Path
+    server: Server[Any], keys: Keys, tmp_path: Path, way: str
 ) -> None:
     """Who knows the server's public half alone is not let in."""
     other = make_keys(tmp_path / "other")
@@ -123,11 +128,12 @@ def test_right_server_key_with_a_client_key_of_another_site(
         keys.server_public, b"", other.client_public, other.client_secret, tmp_path / "other"
     )
     stranger: Client[Any] = Client(mixed, b"client:other", m.ToClient)
-    stranger.connect(server.endpoints.local)
+    stranger.connect(getattr(server.endpoints, way))
     stranger.send(m.Command(1, "stop"))
 
     def refused() -> bool:
-        assert not list(server.receive())
+        assert not server.receive()
+        assert not stranger.receive()
         try:
             stranger.check()
         except AuthenticationError:
@@ -140,17 +146,15 @@ def test_right_server_key_with_a_client_key_of_another_site(
 
 def test_a_server_that_dies_in_a_greeting_has_not_refused(keys: Keys, tmp_path: Path) -> None:
     """It breaks off once; one that does it again and again holds other keys."""
-    path = tmp_path / "dying"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(DEADLINE_S)
         client: Client[Any] = Client(keys, b"client:1", m.ToClient)
-        client.connect(f"ipc://{path}")
+        client.connect(f"tcp://127.0.0.1:{listener.getsockname()[1]}")
 
         def broken_off() -> bool:
             client.check()
-            return client._cut_off == 1
+            assert isinstance(client.way, Dealer)
+            return client.way._cut_off == 1
 
         def refused() -> bool:
             try:
@@ -169,25 +173,28 @@ def test_a_server_that_dies_in_a_greeting_has_not_refused(keys: Keys, tmp_path: 
             client.close(0)
 
 
+@pytest.mark.parametrize("way", ["local", "remote"])
 def test_nonsense_is_dropped_and_logged(
-    server: Server[Any], client: Client[Any], caplog: pytest.LogCaptureFixture
+    server: Server[Any], client: Client[Any], caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
-    client.connect(server.endpoints.local)
+    client.connect(getattr(server.endpoints, way))
     with caplog.at_level(logging.WARNING, "pilot.wire"):
-        client.socket.send(b"\xc1 nonsense")
+        client.way.send(b"\xc1 nonsense")
         client.send(m.Query(2, "status"))
         assert arrived(server)[1] == m.Query(2, "status")
     assert "a message was dropped" in caplog.text
 
 
-def test_old_connection_never_stands_in_the_new_ones_place(keys: Keys) -> None:
-    """A server that comes after another has the same Unix socket: old connections find it, too."""
+@pytest.mark.parametrize("way", ["local", "remote"])
+def test_old_connection_never_stands_in_the_new_ones_place(keys: Keys, way: str) -> None:
+    """A server that comes after another may have its port: old connections find it, too."""
     client: Client[Any] = Client(keys, b"pilot:p", m.ToPilot)
-    name = f"succession-{os.getpid()}"
+    name, port = f"succession-{os.getpid()}", 0
     peers = []
     for number in range(3):
-        server: Server[Any] = Server(keys, name, m.ToHead, "127.0.0.1")
-        client.connect(server.endpoints.local)
+        server: Server[Any] = Server(keys, name, m.ToHead, "127.0.0.1", port)
+        port = int(server.endpoints.remote.rpartition(":")[2])
+        client.connect(getattr(server.endpoints, way))
         client.send(m.PilotBye("p", str(number)))
         peer, message = arrived(server)
         assert message.reason == str(number)
@@ -195,9 +202,8 @@ def test_old_connection_never_stands_in_the_new_ones_place(keys: Keys) -> None:
         assert answer(client) == m.EndPilot(str(number))
         peers.append(peer)
         # It dies with something under way to it.
-        server.socket.close(linger=0)
+        server.close(0.0)
         client.send(m.PilotBye("p", "too late"))
-        server.close()
     assert len(set(peers)) == 3
     client.close(0)
 
@@ -205,8 +211,8 @@ def test_old_connection_never_stands_in_the_new_ones_place(keys: Keys) -> None:
 def test_endpoint_is_local_on_the_same_machine_only(tmp_path: Path) -> None:
     there = tmp_path / "socket"
     there.touch()
-    here = Endpoints(boot_id(), f"ipc://{there}", "tcp://host:1")
-    assert here.choose() == f"ipc://{there}"
+    here = Endpoints(boot_id(), f"{LOCAL}{there}", "tcp://host:1")
+    assert here.choose() == f"{LOCAL}{there}"
     assert Endpoints("other/boot", here.local, here.remote).choose() == "tcp://host:1"
     there.unlink()
     assert here.choose() == "tcp://host:1"

@@ -1,7 +1,8 @@
 """WIRE, the channel between processes alone: completions a second, and the way there and back.
 
-Two processes on one machine, over a Unix socket: encoding, CURVE, ZeroMQ and decoding as between an
-agent and the head. Beside it ZeroMQ with bytes that mean nothing, neither encrypted nor encoded.
+Two processes on one machine that speak as an agent and the head do: over a Unix socket, with their
+encoding and decoding, and over TCP, with CURVE and ZeroMQ too. Beside them ZeroMQ over a Unix
+socket with bytes that mean nothing, neither encrypted nor encoded.
 """
 
 from __future__ import annotations
@@ -33,12 +34,17 @@ PATIENCE_MS = 30_000
 def run(stage: Stage) -> None:
     """Measure."""
     messages, turns = stage.count(20_000, 5_000), stage.count(5_000, 500)
-    rates: dict[str, list[float]] = {"pilot": [], "pyzmq": []}
-    waits: dict[str, list[float]] = {"pilot": [], "pyzmq": []}
+    rates: dict[str, list[float]] = {"local": [], "remote": [], "pyzmq": []}
+    waits: dict[str, list[float]] = {"local": [], "remote": [], "pyzmq": []}
     with stage.site() as site:
         site.prepare()
+        ways = {
+            "local": _channel(site, "local"),
+            "remote": _channel(site, "remote"),
+            "pyzmq": _bare(stage.directory),
+        }
         for _ in range(stage.count(ROUNDS, 1)):
-            for name, measured in (("pilot", _channel(site)), ("pyzmq", _bare(stage.directory))):
+            for name, measured in ways.items():
                 rate, wait = measured(messages, turns)
                 rates[name].append(rate)
                 waits[name].append(wait)
@@ -47,9 +53,12 @@ def run(stage: Stage) -> None:
         (many, "tasks/s", rates, True),
         ("one message there and one back", "ms", waits, False),
     ):
-        ours = measure.median(samples["pilot"])
         theirs = {"pyzmq, plain bytes": measure.median(samples["pyzmq"])}
-        stage.findings.add("WIRE", case, unit, ours, theirs, more_is_better=more_is_better)
+        for way, title in (("local", "Unix socket"), ("remote", "TCP")):
+            ours = measure.median(samples[way])
+            stage.findings.add(
+                "WIRE", f"{title}: {case}", unit, ours, theirs, more_is_better=more_is_better
+            )
     stage.findings.data["WIRE"] = {"rates": rates, "waits": waits}
 
 
@@ -70,29 +79,33 @@ def _packed() -> bytes:
 Measured = Callable[[int, int], tuple[float, float]]
 
 
-def _channel(site: Site) -> Measured:
-    """Pilot's channel: tasks per second, and milliseconds there and back."""
+def _channel(site: Site, way: str) -> Measured:
+    """Pilot's channel by one of its ways: tasks per second, and milliseconds there and back."""
 
     def measured(messages: int, turns: int) -> tuple[float, float]:
         keys = load_keys(site.keys)
-        server: Server[Any] = Server(keys, f"{site.directory}/bench", m.ToHead)
+        server: Server[Any] = Server(keys, f"{site.directory}/bench", m.ToHead, "127.0.0.1")
+        poller = zmq.Poller()
+        server.register(poller)
 
         def other() -> None:
             client: Client[Any] = Client(keys, b"bench", m.ToPilot)
-            client.connect(server.endpoints.local)
+            client.connect(getattr(server.endpoints, way))
             message = completions()
             for _ in range(messages):
                 client.send(message)
+            client.drain()
             for _ in range(turns):
-                client.socket.poll(PATIENCE_MS)
-                for _ in client.receive():
-                    client.send(message)
+                while not client.receive():
+                    client.poll(PATIENCE_MS / 1e3)
+                client.send(message)
             client.close()
 
         def receive() -> tuple[bytes, int]:
-            if not server.socket.poll(PATIENCE_MS):
-                raise TimeoutError("the other process says nothing")
-            received = list(server.receive())
+            # What wakes the poller may be a greeting alone.
+            while not (received := server.receive()):
+                if not poller.poll(PATIENCE_MS):
+                    raise TimeoutError("the other process says nothing")
             return received[-1][0], sum(len(message.completions) for _, message in received)
 
         try:
