@@ -76,6 +76,12 @@ class RunOnWorld(msgspec.Struct, frozen=True):
     work: list[Work]
 
 
+class ForgetSession(msgspec.Struct, frozen=True):
+    """Nothing more comes of this session."""
+
+    session: int
+
+
 Action = (
     StartExecutor
     | StopExecutor
@@ -85,4 +91,5 @@ Action = (
     | TakeBackFromWorld
     | RunOnExecutor
     | RunOnWorld
+    | ForgetSession
 )

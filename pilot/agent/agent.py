@@ -117,7 +117,8 @@ class Agent:
         self._hosts = expand_nodelist(environ.get("PILOT_NODELIST") or socket.gethostname())
         self._rules = Rules(self._hosts, self._pool.shape, time.time())
         self._sessions: dict[int, m.SessionInfo] = {}
-        self._functions: dict[tuple[int, bytes], m.Function] = {}
+        #: By session and digest.
+        self._functions: dict[int, dict[bytes, m.Function]] = {}
         self._nodes: dict[str, bytes] = {}
         self._node_heard: dict[str, float] = {}
         self._node_running: dict[str, list[m.RunningTask]] = {}
@@ -284,6 +285,7 @@ class Agent:
                 self._node_infos(),
                 self._ends_at,
                 list(held.items()),
+                list(self._sessions),
             )
         )
 
@@ -299,7 +301,8 @@ class Agent:
             for template in message.templates:
                 for function in message.functions:
                     if function.digest == template.function:
-                        self._functions[(template.session, function.digest)] = function
+                        functions = self._functions.setdefault(template.session, {})
+                        functions[function.digest] = function
             work = self._reports.meet(message.work, now)
             self._rules.add_work(message.templates, work, now)
         elif isinstance(message, m.Committed):
@@ -307,6 +310,8 @@ class Agent:
             self._rules.forget(completion.task for completion in known)
         elif isinstance(message, m.CancelWork):
             self._rules.cancel(message.tasks, now)
+        elif isinstance(message, m.ForgetSession):
+            self._rules.end_session(message.session)
         elif isinstance(message, m.GiveBack):
             self._rules.give_back(message.tasks, now)
         elif isinstance(message, m.EndPilot):
@@ -485,6 +490,9 @@ class Agent:
                 self._take_back_from_world(action)
             elif isinstance(action, a.StartWorld):
                 self._start_world(action)
+            elif isinstance(action, a.ForgetSession):
+                self._sessions.pop(action.session, None)
+                self._functions.pop(action.session, None)
             else:
                 self._stop_world(action.world)
 
@@ -531,7 +539,7 @@ class Agent:
             known.templates.add(number)
             if template.function not in known.functions:
                 known.functions.add(template.function)
-                functions.append(self._functions[(template.session, template.function)])
+                functions.append(self._functions[template.session][template.function])
         return m.Run(functions, templates, work, plan)
 
     # --- MPI worlds

@@ -73,6 +73,16 @@ class Attempts:
         """The head has committed the ends of these tasks."""
         self._inputs.forget(tasks)
 
+    def sessions(self) -> set[int]:
+        """The sessions of what waits here."""
+        early = {self.templates[work.template].session for work in self._inputs.waiting()}
+        return early.union(queue.session for queue in self.queues.waiting)
+
+    def forget_session(self, session: int) -> None:
+        """A session, of which nothing is here, has ended."""
+        for template in self.queues.forget(session):
+            del self.templates[template]
+
     # --- what goes unstarted
 
     def cancel(self, tasks: Collection[int], now: float) -> None:

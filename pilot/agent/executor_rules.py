@@ -86,6 +86,11 @@ class Executor:
         #: Outcome for the task that it was killed for: ``timeout`` or ``cancelled``.
         self.killed_for: dict[int, str] = {}
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has nothing to do."""
+        return self.queue is None and not self.unsealed
+
 
 class ExecutorRules:
     """The executors of a pilot.
@@ -422,6 +427,12 @@ class ExecutorRules:
                 elif executor.pipeline.is_stuck(executor.first_started, now):
                     self._ask_back(executor, now)
             elif now - executor.idle_since > IDLE_S:
+                self._stop(executor, GRACE_S)
+
+    def stop_idle(self, sessions: Collection[int]) -> None:
+        """End those that are idle, and are for one of these sessions."""
+        for executor in list(self.executors.values()):
+            if executor.session in sessions and executor.ready and executor.is_idle:
                 self._stop(executor, GRACE_S)
 
     def _stop(self, executor: Executor, grace_s: float) -> None:

@@ -103,6 +103,10 @@ class Inputs:
                 ready.append(waiting.filled())
         return ready, hopeless
 
+    def waiting(self) -> list[Work]:
+        """Those that wait."""
+        return [waiting.work for waiting in self._waiting.values()]
+
     def take(self, tasks: Collection[int] | None = None) -> list[Work]:
         """Take out those of these tasks that wait; all that do, where none are named."""
         named = [task for task in self._waiting if tasks is None or task in tasks]

@@ -10,9 +10,11 @@ Invariants
 
 from __future__ import annotations
 
+import itertools
 from bisect import insort
 from collections import deque
 from collections.abc import Collection
+from typing import NamedTuple
 
 from pilot.wire.messages import Template, Work
 from scheduler.resources import NodeShape, nodes_needed
@@ -79,6 +81,16 @@ class Queue:
         self.mean_s = took_s if self.mean_s is None else 0.8 * self.mean_s + 0.2 * took_s
 
 
+class _Session(NamedTuple):
+    """What has come of a session."""
+
+    #: By all that makes them differ.
+    queues: dict[tuple[object, ...], Queue]
+    #: By what says where there is room for one.
+    places: dict[tuple[object, ...], int]
+    templates: list[int]
+
+
 class Queues:
     """The queues of all classes; `shape` is what each node of the pilot has."""
 
@@ -92,29 +104,38 @@ class Queues:
         #: How many of those that wait are wide.
         self.wide = 0
         self._shape = shape
-        self._places: dict[tuple[object, ...], int] = {}
-        self._of_class: dict[tuple[object, ...], Queue] = {}
+        self._numbers = itertools.count()
+        self._sessions: dict[int, _Session] = {}
         self._of_template: dict[int, Queue] = {}
         #: Those with work in them, by rank.
         self._waiting: list[Queue] = []
 
     def add_template(self, template: Template) -> None:
         """Tasks of this template may come."""
+        session = self._sessions.setdefault(template.session, _Session({}, {}, []))
         key = (
-            template.session,
             template.kind,
             template.function,
             template.resources,
             template.priority,
             template.time_limit_s,
         )
-        queue = self._of_class.get(key)
+        queue = session.queues.get(key)
         if queue is None:
-            alike = (template.kind, template.session, template.resources)
-            place = self._places.setdefault(alike, len(self._places))
-            queue = Queue(template, len(self._of_class), place, self._shape)
-            self._of_class[key] = queue
+            number = next(self._numbers)
+            place = session.places.setdefault((template.kind, template.resources), number)
+            queue = session.queues[key] = Queue(template, number, place, self._shape)
+        if template.id not in self._of_template:
+            session.templates.append(template.id)
         self._of_template[template.id] = queue
+
+    def forget(self, session: int) -> list[int]:
+        """A session, of which nothing is here, has ended; returns its templates."""
+        known = self._sessions.pop(session, None)
+        templates = known.templates if known else []
+        for template in templates:
+            del self._of_template[template]
+        return templates
 
     def of(self, work: Work) -> Queue:
         """The queue of a task's class."""

@@ -8,6 +8,7 @@ carries out the actions that `take_actions` gives. No sockets, no processes, no 
 Invariants
 ----------
 - After each event nothing waits that may start: not overtaken, and with its cores free.
+- Of a session that has ended nothing is kept, as soon as its last process is gone.
 - A pilot that drains starts nothing, and gives back what waits, also what comes to wait later.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 
-from pilot.agent.actions import Action
+from pilot.agent.actions import Action, ForgetSession
 from pilot.agent.attempts import Attempts
 from pilot.agent.cores import Cores
 from pilot.agent.executor_rules import Executor, ExecutorRules
@@ -49,6 +50,8 @@ class Rules:
         numbers, act = itertools.count(1), self._actions.append
         self._executors = ExecutorRules(self._attempts, self._cores, numbers, act)
         self._worlds = WorldRules(self._attempts, self._cores, numbers, act)
+        #: Sessions that have ended, and are not forgotten yet.
+        self._ended: set[int] = set()
 
     # --- what there is
 
@@ -122,6 +125,9 @@ class Rules:
 
     def add_work(self, templates: Iterable[Template], work: Iterable[Work], now: float) -> None:
         """The head has assigned work."""
+        templates = list(templates)
+        # Of a session that ended, but that head died before it was written down.
+        self._ended.difference_update(template.session for template in templates)
         self._attempts.add(templates, work, now)
         if self.draining:
             self._attempts.hand_back("the pilot starts nothing any more", now)
@@ -147,6 +153,10 @@ class Rules:
     def forget(self, tasks: Iterable[int]) -> None:
         """The head has committed the ends of these tasks."""
         self._attempts.forget(tasks)
+
+    def end_session(self, session: int) -> None:
+        """A session has ended: nothing more of it comes."""
+        self._ended.add(session)
 
     def drain(self, reason: str, now: float) -> None:
         """Start nothing any more, and give back what has not started."""
@@ -258,7 +268,21 @@ class Rules:
         """Look after limits, ranks that hang, and what has been idle for long."""
         self._executors.tick(now)
         self._worlds.tick(now)
+        if self._ended:
+            self._forget_ended()
         self.schedule(now)
+
+    def _forget_ended(self) -> None:
+        """Forget the sessions that have ended, once nothing of them is here any more."""
+        self._executors.stop_idle(self._ended)
+        self._worlds.stop_idle(self._ended)
+        there = self._attempts.sessions()
+        there.update(executor.session for executor in self.executors.values())
+        there.update(world.session for world in self.worlds.values())
+        for session in self._ended - there:
+            self._attempts.forget_session(session)
+            self._actions.append(ForgetSession(session))
+        self._ended &= there
 
     def schedule(self, now: float) -> None:
         """Start what can start, high priority first."""

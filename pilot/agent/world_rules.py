@@ -411,6 +411,12 @@ class WorldRules:
             ):
                 self._tell_to_end(world)
 
+    def stop_idle(self, sessions: Collection[int]) -> None:
+        """End those that are idle, and are for one of these sessions."""
+        for world in list(self.worlds.values()):
+            if world.session in sessions and world.queue is None:
+                self._tell_to_end(world)
+
     def running(self, now: float, least_s: float) -> Iterator[tuple[World, RunningTask]]:
         """The tasks that have run for so many seconds, each with its world."""
         for world in self.worlds.values():

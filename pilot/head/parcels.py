@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from pilot.data.values import Value
-from pilot.head.peers import PilotPeer
+from pilot.head.peers import PilotPeer, Sent
 from pilot.head.state import Task
 from pilot.head.store import Store
 from pilot.wire.messages import (
@@ -95,7 +95,8 @@ class Parcels:
         read = self._store.payloads(missing) if missing else {}
         for task in tasks:
             template = task.template
-            if template.id not in peer.templates:
+            sent = peer.sent.get(template.session)
+            if sent is None or template.id not in sent.templates:
                 self._introduce(template, peer, parcel)
             payload = self._payloads.get(task.id)
             work.append(
@@ -119,12 +120,12 @@ class Parcels:
     def _introduce(self, template: Template, peer: PilotPeer, parcel: Assign) -> None:
         """Add a template that the pilot does not know, with what belongs to it."""
         session = self._sessions[template.session]
-        peer.templates.add(template.id)
-        parcel.templates.append(template)
-        if template.session not in peer.sessions:
-            peer.sessions.add(template.session)
+        sent = peer.sent.get(template.session)
+        if sent is None:
+            sent = peer.sent[template.session] = Sent(set(), set())
             parcel.sessions.append(session.info)
-        key = (template.session, template.function)
-        if key not in peer.functions:
-            peer.functions.add(key)
+        sent.templates.add(template.id)
+        parcel.templates.append(template)
+        if template.function not in sent.functions:
+            sent.functions.add(template.function)
             parcel.functions.append(session.functions[template.function])

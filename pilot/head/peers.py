@@ -5,13 +5,14 @@ Nothing here outlives the head: clients and pilots introduce themselves to the n
 Invariants
 ----------
 - A stream of task ids has one client at a time, the last one that named it.
-- A pilot is sent a session, a function or a template once per introduction.
+- A pilot is sent a session, a function or a template once per introduction, and told to forget them
+  when the session has ended.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -24,14 +25,19 @@ Send: TypeAlias = Callable[[bytes, msgspec.Struct], None]
 Handler: TypeAlias = Callable[[bytes, Any, float], None]
 
 
+class Sent(NamedTuple):
+    """What a pilot has been sent of a session."""
+
+    functions: set[bytes]
+    templates: set[int]
+
+
 class PilotPeer:
-    """A pilot's connection, and what it has been sent already."""
+    """A pilot's connection, and what it has been sent already, by session."""
 
     def __init__(self, address: bytes) -> None:
         self.address = address
-        self.sessions: set[int] = set()
-        self.functions: set[tuple[int, bytes]] = set()
-        self.templates: set[int] = set()
+        self.sent: dict[int, Sent] = {}
 
 
 class Peers:

@@ -103,6 +103,9 @@ class Pilots:
         shape = _common_shape(hello.nodes)
         joined = ev.PilotJoined(name, hello.pool, shape, nodes, hello.ends_at, hello.held)
         self._shell.apply(joined, now)
+        for session in hello.sessions:
+            if not self._shell.parcels.is_open(session):
+                self._shell.send(address, m.ForgetSession(session))
         if self._ending:
             self._end(name, self._ending, now, at_once=True)
 

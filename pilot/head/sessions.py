@@ -45,7 +45,9 @@ class Sessions:
         for template in templates:
             if template.id in self.templates:
                 continue
+            session = self.get(template.session)
             self.templates[template.id] = template
+            session.templates.append(template.id)
             key = (
                 template.session,
                 template.name,
@@ -58,8 +60,9 @@ class Sessions:
             work = self.classes.get(key)
             if work is None:
                 longest = longest_s(template.resources, template.pool, self._pools)
-                work = TaskClass(template, self.get(template.session), longest)
+                work = TaskClass(template, session, longest)
                 self.classes[key] = work
+                session.classes.append(key)
             self.class_of[template.id] = work
 
     def change(self, event: SessionOpened, now: float, effects: Effects) -> None:
@@ -110,8 +113,8 @@ class Sessions:
 
     def _forget(self, session: Session) -> None:
         del self.known[session.id]
-        for template in [t for t in self.templates.values() if t.session == session.id]:
-            del self.templates[template.id]
-            del self.class_of[template.id]
-        for key in [key for key in self.classes if key[0] == session.id]:
+        for template in session.templates:
+            del self.templates[template]
+            del self.class_of[template]
+        for key in session.classes:
             del self.classes[key]

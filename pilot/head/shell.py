@@ -112,6 +112,9 @@ class Shell:
         for session in effects.sessions_ended:
             batch.end_session(session, "CLOSED", now)
             self.parcels.close(session)
+            for peer in self.peers.pilots.values():
+                if peer.sent.pop(session, None):
+                    self.send(peer.address, m.ForgetSession(session))
 
     def _note_ends(self, ended: Iterable[Ended]) -> None:
         """Keep how tasks ended, drop what they needed, and tell the clients after the commit."""

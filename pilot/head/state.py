@@ -71,6 +71,7 @@ class Session:
     """A session's place among others, its counters, and whether it takes and runs tasks."""
 
     __slots__ = (
+        "classes",
         "closed",
         "counts",
         "id",
@@ -79,6 +80,7 @@ class Session:
         "priority",
         "starving",
         "stopped",
+        "templates",
         "unfinished",
         "used",
         "waits_since",
@@ -106,6 +108,9 @@ class Session:
         self.unfinished = 0
         #: Final states of the tasks that ended since this head started.
         self.counts: dict[str, int] = {}
+        #: Ids of its templates, and keys of its classes.
+        self.templates: list[int] = []
+        self.classes: list[tuple[object, ...]] = []
 
     @property
     def state(self) -> str:

@@ -397,6 +397,8 @@ class PilotHello(_Message):
     ends_at: float
     #: Attempts that it holds and has not ended: (task, attempt).
     held: list[tuple[int, int]] = []
+    #: Sessions that it knows: those that have ended meanwhile it is told to forget.
+    sessions: list[int] = []
 
 
 class Completions(_Message):
@@ -435,6 +437,8 @@ class PilotBye(_Message):
     pilot: str
     reason: str
     held: list[tuple[int, int]] = []
+    #: Sessions that it knows: those that have ended meanwhile it is told to forget.
+    sessions: list[int] = []
 
 
 # --- head → agent --------------------------------------------------------------------------------
@@ -471,6 +475,12 @@ class Committed(_Message):
     """Completions up to this sequence number are in the database: forget them."""
 
     seq: int
+
+
+class ForgetSession(_Message):
+    """A session has ended: no more work of it comes."""
+
+    session: int
 
 
 class CancelWork(_Message):
@@ -674,7 +684,7 @@ FromClient: TypeAlias = (
 FromPilot: TypeAlias = PilotHello | Completions | PilotStatus | PilotBye
 ToHead: TypeAlias = FromClient | FromPilot
 ToClient: TypeAlias = Welcome | Accepted | Outcomes | Started | Reply
-ToPilot: TypeAlias = Welcome | Assign | Committed | CancelWork | GiveBack | EndPilot
+ToPilot: TypeAlias = Welcome | Assign | Committed | ForgetSession | CancelWork | GiveBack | EndPilot
 ToAgent: TypeAlias = (
     NodeHello
     | ExecutorExited

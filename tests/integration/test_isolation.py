@@ -13,6 +13,7 @@ from support.sites import SiteUnderTest
 from support.waiting import wait_until
 
 import pilot
+from pilot.agent.warm import IDLE_S
 
 DEADLINE_S = 30.0
 
@@ -37,6 +38,19 @@ def test_sessions_have_executors_of_their_own(shared_site: SiteUnderTest) -> Non
         assert first.submit(whole(tasks.process_id)).result(DEADLINE_S) == pid, "it is kept warm"
         assert second.submit(whole(get_global)).result(DEADLINE_S) is None
         assert second.submit(whole(tasks.process_id)).result(DEADLINE_S) != pid
+
+
+def test_executors_end_with_their_session(shared_site: SiteUnderTest) -> None:
+    with shared_site.session() as other:
+        stays = other.submit(tasks.process_id).result(DEADLINE_S)
+        with shared_site.session() as session:
+            goes = session.submit(tasks.process_id).result(DEADLINE_S)
+
+        def is_gone() -> bool:
+            return goes not in {each.pid for each in shared_site.processes("pilot executor")}
+
+        wait_until(is_gone, IDLE_S / 2, "the end of an executor")
+        assert other.submit(tasks.process_id).result(DEADLINE_S) == stays
 
 
 def test_sessions_may_have_modules_of_the_same_name(shared_site: SiteUnderTest) -> None:

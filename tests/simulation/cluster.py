@@ -16,6 +16,7 @@ import random
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -281,7 +282,9 @@ class Head:
         self._carry_out(self.core.apply(ev.SessionOpened(session, closed=True), self.cluster.now))
         self.after.append(lambda: link.send(lambda: self.cluster.client.session_closed(session)))
 
-    def on_hello(self, agent: Agent, link: Link, held: list[tuple[int, int]]) -> None:
+    def on_hello(
+        self, agent: Agent, link: Link, held: list[tuple[int, int]], sessions: set[int]
+    ) -> None:
         name = agent.name
         if self.lives.get(name, agent.life) != agent.life:
             self.pilot_lost(name, "requeued")
@@ -291,6 +294,8 @@ class Head:
         link.send(agent.on_welcome)
         event = ev.PilotJoined(name, "main", NodeShape(CORES), len(agent.nodes), 0.0, held)
         self._carry_out(self.core.apply(event, self.cluster.now))
+        for session in sessions.difference(self.core.sessions):
+            link.send(partial(agent.end_session, session))
 
     def on_status(
         self, agent: Agent, link: Link, running: list[RunningTask], nodes: int, draining: bool
@@ -364,6 +369,10 @@ class Head:
             if name in self.links and name in cluster.agents:
                 agent = cluster.agents[name]
                 self.links[name].send(lambda agent=agent, tasks=tasks: agent.cancel(tasks))
+        for session in effects.sessions_ended:
+            for name, link in self.links.items():
+                if name in cluster.agents:
+                    link.send(partial(cluster.agents[name].end_session, session))
 
 
 class Client:
@@ -488,7 +497,10 @@ class Agent:
         held = self.reports.held() | self.rules.held
         head, link = self.head, self.link
         assert head is not None and link is not None
-        link.send(lambda: head.on_hello(self, link, list(held.items())) if head.alive else None)
+        sessions = {template.session for template in self.rules.templates.values()}
+        link.send(
+            lambda: head.on_hello(self, link, list(held.items()), sessions) if head.alive else None
+        )
 
     def on_who_are_you(self) -> None:
         if self.welcomed:
@@ -525,6 +537,10 @@ class Agent:
         if self.alive:
             self.rules.cancel(tasks, self.cluster.now)
             self.step()
+
+    def end_session(self, session: int) -> None:
+        if self.alive:
+            self.rules.end_session(session)
 
     def give_back(self, tasks: list[int]) -> None:
         if self.alive:
@@ -615,6 +631,10 @@ class Agent:
             self.worlds[action.world] = World(self, action.world, action.need.ranks)
         elif isinstance(action, a.RunOnWorld):
             self.worlds[action.world].take(action.work)
+        elif isinstance(action, a.ForgetSession):
+            for process in [*self.executors.values(), *self.worlds.values()]:
+                rules = self.rules.executors.get(process.id) or self.rules.worlds.get(process.id)
+                assert rules is None or rules.session != action.session
         else:
             if world := self.worlds.get(action.world):
                 world.stop()
@@ -933,6 +953,7 @@ class Cluster:
             and not self.client.awaited
             and not self.client.unaccepted
             and all(a.rules.is_idle and not a.reports for a in self.agents.values())
+            and not any(a.rules.templates for a in self.agents.values())
             and not any(pilot.held for pilot in self.head.core.pilots.values())
         )
 
@@ -1149,6 +1170,9 @@ class Cluster:
             assert not pilot.held and pilot.load == 0, (pilot.name, pilot.held)
         for agent in self.agents.values():
             assert not agent.rules.held and not agent.reports
+            # Nor is anything kept of sessions that have ended.
+            assert not agent.rules.templates and not agent.rules._queues._sessions
+            assert not agent.rules.executors and not agent.rules.worlds
         assert not self.client.awaited, self._describe()
         for task, (template, _) in self.specs.items():
             if task in self.client.refused:
@@ -1223,7 +1247,8 @@ def check_rules(rules: Rules) -> None:
     queues, cores = rules._queues, rules._cores
     used: dict[str, list[int]] = {name: [] for name in rules.nodes}
     places: Counter[int] = Counter(list(rules._attempts._inputs._waiting))
-    for queue in queues._of_class.values():
+    known = [queue for session in queues._sessions.values() for queue in session.queues.values()]
+    for queue in known:
         places.update(work.task for work in queue.waiting)
     for executor in rules.executors.values():
         places.update(work.task for work in executor.pipeline)
@@ -1244,12 +1269,12 @@ def check_rules(rules: Rules) -> None:
         )
     assert places == Counter(list(rules.held)), f"held {sorted(rules.held)}, found {places}"
     assert cores.free == sum(len(node.cores) for node in rules.nodes.values())
-    waiting = [queue for queue in queues._of_class.values() if queue.waiting]
+    waiting = [queue for queue in known if queue.waiting]
     assert queues.waiting == sorted(waiting, key=lambda queue: queue.rank)
     assert queues.wide == sum(queue.is_wide for queue in waiting)
     busy = Counter(e.queue for e in rules.executors.values() if e.queue is not None)
     busy += Counter(w.queue for w in rules.worlds.values() if w.queue is not None)
-    assert busy == Counter({queue: queue.busy for queue in queues._of_class.values() if queue.busy})
+    assert busy == Counter({queue: queue.busy for queue in known if queue.busy})
     check_idle(rules._executors._warm, rules.executors, cores)
     check_idle(rules._worlds._warm, rules.worlds, cores)
     listed = [number for idle in rules._executors._idle.values() for number in idle]

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.builders import done, spec, template
 
+from pilot.head import events as ev
 from pilot.head.pilots import Pilots
 from pilot.head.shell import Shell
 from pilot.head.store import Store
@@ -34,11 +36,15 @@ class Head:
     def hear(self, address: bytes, message: Any) -> None:
         self.pilots.handlers[type(message)](address, message, NOW)
 
-    def hello(self, address: bytes, life: int) -> str:
-        """A life of the pilot introduces itself; returns why it is refused."""
-        hello = m.PilotHello(m.PROTOCOL, __version__, "p", "7", life, "main", NODES, 0.0)
+    def hello(self, address: bytes, life: int, *sessions: int) -> str:
+        """A life of the pilot, which knows these sessions, introduces itself; returns why it is
+        refused."""
+        hello = m.PilotHello(
+            m.PROTOCOL, __version__, "p", "7", life, "main", NODES, 0.0, sessions=list(sessions)
+        )
+        told = len(self.sent)
         self.hear(address, hello)
-        to, welcome = self.sent[-1]
+        to, welcome = self.sent[told]
         assert to == address
         return str(welcome.refused)
 
@@ -86,3 +92,32 @@ def test_pilot_that_connects_anew_is_known_by_its_new_connection(head: Head) -> 
     assert head.address == b"p#2"
     head.hear(b"p#2", m.PilotBye("p", "idle"))
     assert "p" not in head.shell.core.pilots
+
+
+def test_pilot_is_told_to_forget_what_it_was_sent_of_a_session_that_ends(head: Head) -> None:
+    head.hello(b"p#1", 0)
+    shell = head.shell
+    for session in (1, 2):
+        info = m.SessionInfo(session, "", m.Environment("/", (), {}))
+        shell.parcels.open(info, {b"f1": m.Function(b"f1", b"code")})
+        shell.apply(ev.SessionOpened(session), NOW)
+    shell.learn(1, (), [template()])
+    shell.apply(ev.TasksSubmitted(1, [template()], [spec(1)], {}), NOW)
+    head.pilots.assign(NOW)
+    assign = head.sent[-1][1]
+    assert [item.task for item in assign.work] == [1] and [t.id for t in assign.templates] == [1]
+    head.sent.clear()
+    for session in (1, 2):
+        shell.apply(ev.SessionOpened(session, closed=True), NOW)
+    assert not head.sent, "task 1 has not ended, and of session 2 the pilot knows nothing"
+    head.hear(b"p#1", m.Completions("p", 1, [done(1)]))
+    assert head.sent == [(b"p#1", m.ForgetSession(1))]
+    assert not shell.peers.pilots["p"].sent
+
+
+def test_pilot_is_told_what_has_ended_while_it_had_no_head(head: Head) -> None:
+    info = m.SessionInfo(2, "", m.Environment("/", (), {}))
+    head.shell.parcels.open(info, {})
+    head.hello(b"p#1", 0, 1, 2)
+    assert head.sent[-1] == (b"p#1", m.ForgetSession(1))
+    assert sum(isinstance(told, m.ForgetSession) for _, told in head.sent) == 1

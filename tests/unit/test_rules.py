@@ -137,6 +137,46 @@ def test_idle_executor_is_closed_after_its_time() -> None:
     assert not pilot.rules.executors
 
 
+def test_nothing_is_kept_of_a_session_that_has_ended() -> None:
+    pilot = Pilot(2)
+    pilot.add(1, number=1, session=1)
+    pilot.add(2, number=2, session=2)
+    pilot.ready(1, 2)
+    pilot.done(1, done(1))
+    pilot.rules.end_session(1)
+    (stop,) = only(pilot.wait(0.1), a.StopExecutor)
+    assert stop.executor == 1 and list(pilot.rules.templates) == [1, 2]
+    pilot.exited(1, 0)
+    assert only(pilot.wait(0.1), a.ForgetSession) == [a.ForgetSession(1)]
+    assert list(pilot.rules.templates) == [2]
+    assert not pilot.wait(0.1), "once is enough"
+
+
+def test_session_is_forgotten_when_its_last_attempt_has_ended() -> None:
+    """It was cancelled, or has ended elsewhere."""
+    pilot = Pilot(1)
+    pilot.add(1, 2)
+    pilot.ready(1)
+    pilot.rules.end_session(1)
+    assert not pilot.wait(0.1)
+    assert running(pilot.done(1, done(1))) == {1: [2]}
+    pilot.done(1, done(2))
+    assert only(pilot.wait(0.1), a.StopExecutor)
+    pilot.exited(1, 0)
+    assert only(pilot.wait(0.1), a.ForgetSession)
+
+
+def test_session_whose_end_was_lost_with_a_head_goes_on() -> None:
+    pilot = Pilot(1)
+    pilot.add(1)
+    pilot.rules.end_session(1)
+    pilot.add(2)
+    pilot.ready(1)
+    pilot.done(1, done(1))
+    pilot.done(1, done(2))
+    assert not pilot.wait(0.1) and list(pilot.rules.templates) == [1]
+
+
 def test_results_that_wait_for_the_disk_hold_no_core() -> None:
     pilot = Pilot(1)
     pilot.add(1, 2)
@@ -542,6 +582,16 @@ def test_idle_world_holds_no_cores() -> None:
     world_done(pilot, world, 1)
     assert len(only(pilot.add(2, 3, number=2), a.StartExecutor)) == 2
     assert not only(pilot.add(4, **MPI), a.RunOnWorld), "its cores are taken"
+
+
+def test_idle_world_ends_with_its_session() -> None:
+    pilot = Pilot(2)
+    world = world_with(pilot, 1)
+    world_done(pilot, world, 1)
+    pilot.rules.end_session(1)
+    assert only(pilot.wait(0.1), a.StopWorld) == [a.StopWorld(world)]
+    pilot.rules.world_exited(world, 0, "", pilot.now)
+    assert only(pilot.wait(0.1), a.ForgetSession) and not pilot.rules.templates
 
 
 def test_world_of_another_shape_is_another_world() -> None:
