@@ -4,6 +4,7 @@ Invariants
 ----------
 - What was submitted is kept until the head has accepted it, and sent again to a new head; the head
   knows it by its ids, so nothing is doubled.
+- Nothing overtakes what was sent before it, also when it is sent again.
 - When the head is gone the thread looks for the next one, or starts it, and asks again for every
   task that is still awaited: futures resolve as if nothing had happened.
 - The user's threads never touch a socket: they put things into queues and wake the thread.
@@ -104,9 +105,10 @@ class Connection:
         self._lock = threading.Lock()
         #: What is to be sent, in this order: messages, and parcels with their sessions.
         self._outbox: list[msgspec.Struct | tuple[int, Parcel]] = []
-        self._unaccepted: dict[int, m.Submit] = {}
+        #: What was sent and is not answered, by its number, in this order.
+        self._open: dict[int, msgspec.Struct] = {}
         self._awaited: dict[int, Awaited] = {}
-        self._requests: dict[int, tuple[msgspec.Struct, Future[Any]]] = {}
+        self._requests: dict[int, Future[Any]] = {}
         self._numbers = itertools.count(1)
         self._tasks = itertools.count(1)
         self._templates = itertools.count(1)
@@ -185,7 +187,7 @@ class Connection:
         future: Future[Any] = Future()
         with self._lock:
             self._check()
-            self._requests[number] = (message, future)
+            self._requests[number] = future
             self._outbox.append(message)
         self._notify()
         return future
@@ -194,7 +196,7 @@ class Connection:
         """Wait until everything that was submitted is accepted (so: durable)."""
         with self._flushed:
             return self._flushed.wait_for(
-                lambda: bool(self._failure) or not (self._unsent() or self._unaccepted), timeout
+                lambda: bool(self._failure) or not (self._unsent() or self._unaccepted()), timeout
             )
 
     @property
@@ -283,7 +285,7 @@ class Connection:
         address = read_address(self._site.address_file)
         if address is None:
             # It said good-bye. A new one is needed only if we still want something.
-            return bool(self._awaited or self._unaccepted or self._requests or self._outbox)
+            return bool(self._awaited or self._open or self._requests or self._outbox)
         return address.epoch > self._epoch or address.is_dead()
 
     def _connect(self, client: Client[Any]) -> None:
@@ -310,14 +312,12 @@ class Connection:
             self._stream, self._epoch = welcome.stream, welcome.epoch
             break
         with self._lock:
-            unaccepted = list(self._unaccepted.values())
-            open_requests = [message for message, _ in self._requests.values()]
-            sent = {spec.id for submit in unaccepted for spec in submit.tasks}
-            unsent = self._unsent()
-            waiting = {spec.id for _, parcel in unsent for spec in parcel.tasks}
-            watched = [task for task in self._awaited if task not in sent and task not in waiting]
-            self._outbox[:] = unsent
-        for message in [*unaccepted, *open_requests]:
+            again = list(self._open.values())
+            known = {spec.id for submit in self._unaccepted() for spec in submit.tasks}
+            known.update(spec.id for _, parcel in self._unsent() for spec in parcel.tasks)
+            watched = [task for task in self._awaited if task not in known]
+            self._outbox[:] = [item for item in self._outbox if not isinstance(item, m.Watch)]
+        for message in again:
             client.send(message)
         if watched:
             client.send(m.Watch(watched))
@@ -360,6 +360,10 @@ class Connection:
         """The parcels that are still to be sent."""
         return [item for item in self._outbox if isinstance(item, tuple)]
 
+    def _unaccepted(self) -> list[m.Submit]:
+        """The submissions that the head has not accepted yet."""
+        return [message for message in self._open.values() if isinstance(message, m.Submit)]
+
     def _send(self, client: Client[Any]) -> None:
         with self._lock:
             outbox, self._outbox = self._outbox, []
@@ -369,7 +373,9 @@ class Connection:
                     session, parcel = item
                     seq = next(self._numbers)
                     item = m.Submit(seq, session, parcel.functions, parcel.templates, parcel.tasks)
-                    self._unaccepted[seq] = item
+                    self._open[seq] = item
+                elif (number := getattr(item, "request", None)) is not None:
+                    self._open[number] = item
                 messages.append(item)
         for message in messages:
             client.send(message)
@@ -387,7 +393,7 @@ class Connection:
                     awaited.started()
         elif isinstance(message, m.Accepted):
             with self._flushed:
-                self._unaccepted.pop(message.seq, None)
+                self._open.pop(message.seq, None)
                 refused = [(self._awaited.pop(task, None), why) for task, why in message.refused]
                 self._flushed.notify_all()
             for awaited, reason in refused:
@@ -395,7 +401,8 @@ class Connection:
                     awaited.fail(SubmissionError(reason))
         elif isinstance(message, m.Reply):
             with self._lock:
-                _, future = self._requests.pop(message.request, (None, None))
+                self._open.pop(message.request, None)
+                future = self._requests.pop(message.request, None)
             if future is not None and message.error:
                 future.set_exception(PilotError(message.error))
             elif future is not None:
@@ -408,7 +415,7 @@ class Connection:
                 return
             self._failure = error
             awaited = list(self._awaited.values())
-            requests = [future for _, future in self._requests.values()]
+            requests = list(self._requests.values())
             self._awaited.clear()
             self._requests.clear()
             self._flushed.notify_all()

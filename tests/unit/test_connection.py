@@ -1,10 +1,25 @@
-"""In what order a client's messages go out."""
+"""In what order a client's messages go out, to one head and to the next."""
 
 from __future__ import annotations
 
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+from support.waiting import wait_until
+
+from pilot.site import Site, create_site
 from pilot.submission import Parcel
+from pilot.version import __version__
 from pilot.wire import connection
 from pilot.wire import messages as m
+from pilot.wire.channel import Server
+from pilot.wire.connection import Connection
+from pilot.wire.discovery import HeadAddress, process_started, write_address
+from pilot.wire.keys import load_keys
 
 
 def parcel(*tasks: int) -> Parcel:
@@ -23,3 +38,105 @@ def test_neighbouring_parcels_are_one_and_nothing_overtakes_what_was_sent_before
         for item in merged
     ]
     assert told == [(1, [1, 2]), between, (1, [3]), (2, [4])]
+
+
+class Nobody:
+    """Awaits a task, and does nothing."""
+
+    def settle(self, outcome: m.TaskOutcome) -> None: ...
+    def fail(self, error: Exception) -> None: ...
+    def started(self) -> None: ...
+
+
+class Head:
+    """What a client takes for the head of a site: it greets, hears, and says what it is told to."""
+
+    def __init__(self, site: Site, epoch: int) -> None:
+        self.heard: list[Any] = []
+        self._epoch = epoch
+        self._ending = False
+        keys = load_keys(site.keys)
+        self._server: Server[Any] = Server(keys, f"{site.directory}/{epoch}", m.ToHead, "127.0.0.1")
+        self._answers: list[Any] = []
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        pid = os.getpid()
+        endpoints = self._server.endpoints
+        address = HeadAddress(epoch, "here", pid, process_started(pid), endpoints, __version__)
+        write_address(site.address_file, address)
+
+    def answer(self, message: Any) -> None:
+        """Say this to the client."""
+        self._answers.append(message)
+
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        self._server.register(poller)
+        client = b""
+        while not self._ending:
+            poller.poll(10)
+            for peer, message in self._server.receive():
+                if isinstance(message, m.ClientHello):
+                    client = peer
+                    stream = message.stream or 1
+                    self._server.send(peer, m.Welcome(self._epoch, __version__, stream))
+                else:
+                    self.heard.append(message)
+            while self._answers:
+                self._server.send(client, self._answers.pop(0))
+        self._server.close()
+
+    def end(self) -> None:
+        """Be gone."""
+        self._ending = True
+        self._thread.join()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    site = create_site(tmp_path / "site", "local")
+    site.prepare()
+    return site
+
+
+def kinds(head: Head) -> list[object]:
+    """What a head has heard: the tasks of submissions, names of other messages."""
+    return [
+        [spec.id for spec in message.tasks] if isinstance(message, m.Submit) else type(message)
+        for message in head.heard
+    ]
+
+
+def test_next_head_is_told_all_that_is_not_answered_in_the_same_order(site: Site) -> None:
+    first = Head(site, 1)
+    client = Connection(site, start=False)
+    second = None
+    try:
+        client.submit(1, parcel(1), [Nobody()])
+        wait_until(lambda: len(first.heard) == 1)
+        client.submit(1, parcel(2), [Nobody()])
+        wait_until(lambda: len(first.heard) == 2)
+        client.post(lambda number: m.Cancel(number, 1, group="mine"))
+        wait_until(lambda: len(first.heard) == 3)
+        client.submit(1, parcel(3), [Nobody()])
+        wait_until(lambda: len(first.heard) == 4)
+        first.answer(m.Accepted(first.heard[0].seq))
+        assert not client.flush(0.0)
+        wait_until(lambda: len(client._open) == 3)
+        first.end()
+        second = Head(site, 2)
+        head = second
+        wait_until(lambda: len(head.heard) == 4)
+        # Task 3 was submitted after the cancellation, and is not what it was to end.
+        assert kinds(head) == [[2], m.Cancel, [3], m.Watch]
+        assert head.heard[3].tasks == [1]
+        for message in head.heard[:3:2]:
+            head.answer(m.Accepted(message.seq))
+        head.answer(m.Reply(head.heard[1].request, 0))
+        assert client.flush(20.0)
+        wait_until(lambda: not client._open)
+    finally:
+        client.close()
+        for each in (first, second):
+            if each is not None:
+                each.end()
