@@ -3,6 +3,10 @@
 Beside it ``sbatch`` of ``python -c pass``, until that has run: what Slurm itself takes. A second
 measure begins before there is a head. Without a Slurm: pilots are processes of this machine, and
 beside them stands the start of a Python.
+
+Slurm's controller begins jobs once a second, always at the same moment of it. Both sides take their
+turns at moments that are spread evenly over a second: else one might always come just in time, and
+the other just too late.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ import site_configs
 from bench import measure, references, tasks
 from bench.stage import Stage
 
-ROUNDS = 5
+ROUNDS = 11
 LIMIT_S = 60.0
 
 
@@ -33,9 +37,12 @@ def run(stage: Stage) -> None:
     for package in (launchers, pilot, scheduler, site_configs):
         compileall.compile_dir(Path(package.__file__ or "").parent, quiet=2)
     found: dict[str, list[float]] = {"pilot": [], "head": [], "reference": []}
-    for _ in range(stage.count(ROUNDS, 2)):
+    rounds = stage.count(ROUNDS, 2)
+    for number in range(rounds):
+        _await_moment(number / rounds)
         found["reference"].append(_reference_s(stage))
         with stage.site() as site:
+            _await_moment(number / rounds)
             begin = time.perf_counter()
             with pilot.Session(site, name="bench") as session:
                 opened = time.perf_counter()
@@ -56,6 +63,11 @@ def run(stage: Stage) -> None:
             more_is_better=False,
         )
     stage.findings.data["W6"] = found
+
+
+def _await_moment(moment: float) -> None:
+    """Wait until so much of a second of the clock is over."""
+    time.sleep((moment - time.time()) % 1.0)
 
 
 def _reference_s(stage: Stage) -> float:
