@@ -15,11 +15,14 @@ import time
 from pathlib import Path
 
 from pilot.errors import HeadError, SiteError
+from pilot.head.lease import read_lease
 from pilot.site import Site
 from pilot.wire.discovery import HeadAddress, read_address
 
-#: How long a head may take to start, beyond the time that an old lease needs to expire.
+#: How long a head that starts may show no life, beyond the time that an old lease needs to expire.
 START_S = 30.0
+#: Who waits for another process to start the head looks so often whether it is there, in seconds.
+LOOK_S = 0.25
 
 #: Heads that this process has started. They outlive it; those that ended are reaped here.
 _started: list[subprocess.Popen[bytes]] = []
@@ -53,16 +56,23 @@ def ensure_head(site: Site, adopt_job: str = "") -> HeadAddress:
     from filelock import FileLock, Timeout  # only now: mostly there is a head
 
     site.prepare()
-    deadline = time.monotonic() + START_S + site.config.lease.expire_s
+    patience = _Patience(site)
+    lock = FileLock(site.directory / "head.start")
     try:
-        with FileLock(site.directory / "head.start", timeout=START_S):
-            address = find_head(site)
-            return address if address is not None else _start(site, deadline, adopt_job)
-    except Timeout:
-        raise HeadError(
-            f"another process has been starting the head of {site.name} for {START_S:.0f} s; "
-            f"see {site.logs / 'head.log'}"
-        ) from None
+        while True:
+            try:
+                with lock.acquire(timeout=LOOK_S):
+                    address = find_head(site)
+                    return address if address is not None else _start(site, patience, adopt_job)
+            except Timeout:
+                address = find_head(site)
+                if address is not None:
+                    return address
+                if patience.is_over():
+                    raise HeadError(
+                        f"another process has been starting the head of {site.name} for "
+                        f"{START_S:.0f} s; see {site.logs / 'head.log'}"
+                    ) from None
     except OSError as error:
         raise SiteError(
             f"the site directory {site.directory} cannot be written: {error.strerror}; mend its "
@@ -76,7 +86,26 @@ def head_command(site: Site, adopt_job: str = "") -> list[str]:
     return [*command, adopt_job] if adopt_job else command
 
 
-def _start(site: Site, deadline: float, adopt_job: str) -> HeadAddress:
+class _Patience:
+    """How long a head is waited for: one that has the lease and renews it reads what is unfinished,
+    and takes as long as that takes."""
+
+    def __init__(self, site: Site) -> None:
+        self._file = site.lease_file
+        self._limit_s = START_S + site.config.lease.expire_s
+        self._seen = read_lease(self._file)
+        self._until = time.monotonic() + self._limit_s
+
+    def is_over(self) -> bool:
+        """Whether nothing has changed for too long."""
+        if time.monotonic() < self._until:
+            return False
+        before, self._seen = self._seen, read_lease(self._file)
+        self._until = time.monotonic() + self._limit_s
+        return self._seen == before
+
+
+def _start(site: Site, patience: _Patience, adopt_job: str) -> HeadAddress:
     log = site.logs / "head.log"
     old = read_address(site.address_file)
     with log.open("ab") as output:
@@ -90,7 +119,7 @@ def _start(site: Site, deadline: float, adopt_job: str) -> HeadAddress:
             start_new_session=True,
         )
     _started[:] = [*(child for child in _started if child.poll() is None), process]
-    while time.monotonic() < deadline:
+    while not patience.is_over():
         address = read_address(site.address_file)
         if address is not None and address != old and not address.is_dead():
             return address

@@ -7,6 +7,8 @@ file system), that names its holder and is renewed with a counter.
 Invariants
 ----------
 - A holder that could not renew for `expire_s` / 2 stops being head, by its own monotonic clock.
+- A holder that is busy for long with one thing (it reads, or cancels, a million tasks) stays head:
+  a thread renews. One that does nothing else for `STUCK_S` is taken for hung, and is not kept.
 - Others take over only after they have watched the counter stand still for `expire_s`, by their own
   monotonic clock (clocks of two machines are never compared), or where the holder's process is
   known to be dead: same machine, same boot, no such process.
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -26,6 +29,9 @@ import msgspec
 from pilot.errors import HeadError
 from pilot.wire.discovery import process_started
 from pilot.wire.endpoints import boot_id
+
+#: Who has not asked for so long whether it still holds its lease is not alive, in seconds.
+STUCK_S = 600.0
 
 
 class Holder(msgspec.Struct, frozen=True):
@@ -66,7 +72,11 @@ class Lease:
         self._renew_s = renew_s
         self._expire_s = expire_s
         self._renewed = 0.0
+        self._asked = 0.0
+        self._lost = False
         self._holder: Holder | None = None
+        self._released = threading.Event()
+        self._keeper: threading.Thread | None = None
 
     @property
     def epoch(self) -> int:
@@ -149,8 +159,25 @@ class Lease:
             os.close(descriptor)
         return path
 
+    def keep(self) -> None:
+        """Have a thread renew from now on, until the lease is lost or given up."""
+        self._asked = time.monotonic()
+        self._keeper = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._keeper.start()
+
+    def _keep(self) -> None:
+        while not self._released.wait(self._renew_s / 2):
+            if time.monotonic() - self._asked < STUCK_S and not self.renew():
+                self._lost = True
+                return
+
+    def is_held(self) -> bool:
+        """Whether a lease that is kept is surely still ours; if not, we must stop at once."""
+        self._asked = time.monotonic()
+        return not self._lost and self._asked - self._renewed <= self._expire_s / 2
+
     def renew(self) -> bool:
-        """Renew if it is time. False: the lease is lost, and this process must stop at once."""
+        """Renew if it is time. False: the lease is lost."""
         assert self._holder is not None
         now = time.monotonic()
         if now - self._renewed < self._renew_s:
@@ -170,6 +197,9 @@ class Lease:
 
     def release(self) -> None:
         """Give the lease up, if it is still ours. The file stays: the epoch must go on growing."""
+        self._released.set()
+        if self._keeper is not None:
+            self._keeper.join()
         if self._holder is not None and read_lease(self._path) == self._holder:
             self._holder = msgspec.structs.replace(self._holder, pid=0)
             self._write_aside().replace(self._path)

@@ -2,7 +2,7 @@
 
 One thread owns the core, the sockets and the database. A turn of the loop (`Head.run`) goes:
 
-1. The lease is renewed.
+1. It is made sure that the lease, which a thread renews, is still held.
 2. What waited for the last commit is told, if that is done (`commits`).
 3. Messages are taken in: of clients (`clients`, `control`, `queries`) and of pilots (`pilots`);
    then the answers of other threads: of the batch system (`fleet`), of the janitor, of who looks up
@@ -81,6 +81,7 @@ class Head:
         config = site.config
         self._lease = Lease(site.lease_file, config.lease.renew_s, config.lease.expire_s)
         self._lease.acquire()
+        self._lease.keep()
         self._store = Store(site.database, config.store.journal)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._server: Server[Any] = Server(
@@ -161,15 +162,14 @@ class Head:
             for source, _ in poller.poll(int(TICK_S * 1000)):
                 if source == self._wake:
                     os.eventfd_read(self._wake)
-            if not self._lease.renew():
-                log.critical("the lease is lost: another head may run; this one ends at once")
-                os._exit(1)
+            self._check_lease()
             now = time.time()
             self._commits.finish()
             self._take_in(now)
             if not self._stopping:
                 self._pilots.assign(now)
             due = now - self._ticked >= TICK_S
+            self._check_lease()  # what has come may have taken long
             self._commits.begin(now, events_too=due)
             if due:
                 self._ticked = now
@@ -177,6 +177,11 @@ class Head:
                 if self._is_over(now):
                     break
         self._close()
+
+    def _check_lease(self) -> None:
+        if not self._lease.is_held():
+            log.critical("the lease is lost: another head may run; this one ends at once")
+            os._exit(1)
 
     def _announce(self) -> None:
         """Write down where this head is found."""

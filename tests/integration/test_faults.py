@@ -99,6 +99,21 @@ def test_head_that_dies_idle_is_replaced_at_the_next_need(local_site: SiteUnderT
     assert local_site.head_pid not in (0, head)
 
 
+def test_head_that_is_busy_for_long_stays_head(make_site: Callable[..., SiteUnderTest]) -> None:
+    """With one message, for longer than it may be silent."""
+    site = make_site(lease={"renew": "200ms", "expire": "4s"})
+    with site.session() as session:
+        session.pause()
+        futures = session.submit_many(tasks.square, [(number,) for number in range(200_000)])
+        session.flush()
+        before = site.head_pid
+        session.cancel()
+        assert all(future.cancelled() for future in futures)
+        session.resume()
+        assert session.submit(tasks.square, 3).result(DEADLINE_S) == 9
+        assert site.head_pid == before
+
+
 def test_stopped_head_gives_way_and_ends_when_it_wakes(
     make_site: Callable[..., SiteUnderTest],
 ) -> None:

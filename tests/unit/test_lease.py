@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -205,6 +206,43 @@ def test_damaged_file_is_nobodys_lease(path: Path) -> None:
     lease = make(path)
     lease.acquire()
     assert read_lease(path) is not None
+
+
+@pytest.fixture
+def kept(path: Path) -> Iterator[Lease]:
+    """A lease that a thread renews."""
+    lease = make(path)
+    lease.acquire()
+    lease.keep()
+    yield lease
+    lease.release()
+
+
+def test_kept_lease_is_renewed_whatever_its_holder_does(kept: Lease, path: Path) -> None:
+    wait_until(lambda: _counter(path) >= 2 * EXPIRE_S / RENEW_S, 20.0)
+    assert kept.is_held()
+
+
+def test_who_is_hung_loses_a_kept_lease(kept: Lease, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_module, "STUCK_S", 2 * RENEW_S)
+    wait_until(lambda: time.monotonic() - kept._renewed > EXPIRE_S / 2, 20.0, "no renewal")
+    assert not kept.is_held()
+
+
+def test_kept_lease_that_another_has_taken_is_lost(kept: Lease, path: Path) -> None:
+    write(path, epoch=2)
+    wait_until(lambda: not kept.is_held(), 20.0)
+
+
+def test_who_sleeps_with_all_its_threads_holds_its_lease_no_more(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    lease = make(path)
+    lease.acquire()
+    assert lease.is_held()
+    clock.now += EXPIRE_S / 2 + RENEW_S
+    assert not lease.is_held()
 
 
 RACE = """
