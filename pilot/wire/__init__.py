@@ -1,1 +1,11 @@
-"""What the processes say to each other: `messages` is what is said, `channel` is how."""
+"""What the processes say to each other.
+
+===============  =============================================================
+`messages`       what is said
+`channel`        how: servers and clients, by two ways
+`unix`, `tcp`    the ways: on one machine, and between machines
+`keys`           who is let in
+`endpoints`      where a server is; `discovery`: where the head is
+`connection`     a client's, which outlives heads
+===============  =============================================================
+"""
