@@ -982,7 +982,7 @@ def test_log_of_a_session(head: Head) -> None:
 
 # --- many -----------------------------------------------------------------------------------------
 
-MANY = 100_000
+MANY = 20_000
 
 
 def test_delegation_to_any_depth(head: Head) -> None:
