@@ -13,6 +13,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from invariants import Replay, check_core
+from invariants import Replay, check_core, check_rules
 
 from pilot.agent import actions as a
 from pilot.agent.reports import Reports
@@ -592,7 +593,7 @@ class Agent:
         while actions := self.rules.take_actions():
             for action in actions:
                 self._carry_out(action)
-        check_rules(self.rules)
+        check_rules(self.rules, CORES)
         completions = self.rules.take_completions()
         for done in completions:
             self.running.pop(done.task, None)
@@ -640,7 +641,7 @@ class Agent:
                 world.stop()
 
 
-class Process:
+class Process(ABC):
     """What runs tasks in the order in which they were sent, and may be told to skip some."""
 
     def __init__(self, agent: Agent, number: int) -> None:
@@ -680,11 +681,13 @@ class Process:
 
         self.cluster.after(self.cluster.rng.uniform(0.0, 0.01), reach)
 
+    @abstractmethod
     def _next(self) -> None:
-        raise NotImplementedError
+        """Go on with what comes next, if it is in nothing."""
 
+    @abstractmethod
     def _say(self, say: Callable[[], None]) -> None:
-        raise NotImplementedError
+        """Have the agent hear of something."""
 
 
 class Executor(Process):
@@ -1236,60 +1239,3 @@ class Cluster:
             if row is not None and row.delegated is not None:
                 todo.extend(child for child, _ in row.delegated[1].values())
         return False
-
-
-# --- what always holds ---------------------------------------------------------------------------
-
-
-def check_rules(rules: Rules) -> None:
-    """The invariants of a pilot: every core has one user, every attempt is in one place, and what
-    is counted or kept by its state is what the state says."""
-    queues, cores = rules._queues, rules._cores
-    used: dict[str, list[int]] = {name: [] for name in rules.nodes}
-    places: Counter[int] = Counter(list(rules._attempts._inputs._waiting))
-    known = [queue for session in queues._sessions.values() for queue in session.queues.values()]
-    for queue in known:
-        places.update(work.task for work in queue.waiting)
-    for executor in rules.executors.values():
-        places.update(work.task for work in executor.pipeline)
-        places.update(list(executor.unsealed))
-        if executor.queue is not None:
-            assert executor.pipeline or executor.stopping, "it holds cores for nothing"
-            for share in executor.shares or executor.pinned:
-                used.setdefault(share.node, []).extend(share.cores)
-    for world in rules.worlds.values():
-        places.update(work.task for work in world.pipeline)
-        if world.queue is not None:
-            assert world.pipeline or world.stopping, "it holds cores for nothing"
-            for share in world.pinned:
-                used.setdefault(share.node, []).extend(share.cores)
-    for name, node in rules.nodes.items():
-        assert sorted([*used[name], *node.cores]) == list(range(CORES)), (
-            f"{name}: cores {sorted(used[name])} are used, {sorted(node.cores)} are free"
-        )
-    assert places == Counter(list(rules.held)), f"held {sorted(rules.held)}, found {places}"
-    assert cores.free == sum(len(node.cores) for node in rules.nodes.values())
-    waiting = [queue for queue in known if queue.waiting]
-    assert queues.waiting == sorted(waiting, key=lambda queue: queue.rank)
-    assert queues.wide == sum(queue.is_wide for queue in waiting)
-    busy = Counter(e.queue for e in rules.executors.values() if e.queue is not None)
-    busy += Counter(w.queue for w in rules.worlds.values() if w.queue is not None)
-    assert busy == Counter({queue: queue.busy for queue in known if queue.busy})
-    check_idle(rules._executors._warm, rules.executors, cores)
-    check_idle(rules._worlds._warm, rules.worlds, cores)
-    listed = [number for idle in rules._executors._idle.values() for number in idle]
-    idle = [e.id for e in rules.executors.values() if e.queue is None and not e.stopping]
-    assert sorted(listed) == sorted(idle)
-
-
-def check_idle(warm: Any, processes: dict[int, Any], cores: Any) -> None:
-    """Whatever is idle is known as such, and found unless something is in its way."""
-    near = [number for items in warm._near.values() for number in items]
-    aside = [number for items in warm._aside.values() for number in items]
-    idle = {p.id for p in processes.values() if p.queue is None and not p.stopping}
-    assert sorted([*near, *aside]) == sorted(idle)
-    for number in aside:
-        assert cores.first_taken(processes[number].pinned) is not None, "it could be used"
-
-
-__all__ = ["Cluster", "check_rules"]

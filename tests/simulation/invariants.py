@@ -1,4 +1,4 @@
-"""What must always hold in the core, counted out; and what its log must say.
+"""What must always hold in the core and in pilots, counted out; and what the core's log must say.
 
 How the log is read
 -------------------
@@ -19,7 +19,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
+from pilot.agent.rules import Rules
 from pilot.head.core import Core
 from pilot.head.events import Change
 from pilot.head.policy import (
@@ -201,3 +203,54 @@ def check_core(core: Core) -> None:
             sources = {source for source, _ in task.inputs} & core.tasks.keys()
             near = sum(core.tasks[source].pilot is task.near_pilot for source in sources)
             assert 0 <= task.near <= near, f"{task.id:#x} has {near} inputs near, not {task.near}"
+
+
+def check_rules(rules: Rules, cores_of_node: int) -> None:
+    """The invariants of a pilot: every core has one user, every attempt is in one place, and what
+    is counted or kept by its state is what the state says."""
+    queues, cores = rules._queues, rules._cores
+    used: dict[str, list[int]] = {name: [] for name in rules.nodes}
+    places: Counter[int] = Counter(list(rules._attempts._inputs._waiting))
+    known = [queue for session in queues._sessions.values() for queue in session.queues.values()]
+    for queue in known:
+        places.update(work.task for work in queue.waiting)
+    for executor in rules.executors.values():
+        places.update(work.task for work in executor.pipeline)
+        places.update(list(executor.unsealed))
+        if executor.queue is not None:
+            assert executor.pipeline or executor.stopping, "it holds cores for nothing"
+            for share in executor.shares or executor.pinned:
+                used.setdefault(share.node, []).extend(share.cores)
+    for world in rules.worlds.values():
+        places.update(work.task for work in world.pipeline)
+        if world.queue is not None:
+            assert world.pipeline or world.stopping, "it holds cores for nothing"
+            for share in world.pinned:
+                used.setdefault(share.node, []).extend(share.cores)
+    for name, node in rules.nodes.items():
+        assert sorted([*used[name], *node.cores]) == list(range(cores_of_node)), (
+            f"{name}: cores {sorted(used[name])} are used, {sorted(node.cores)} are free"
+        )
+    assert places == Counter(list(rules.held)), f"held {sorted(rules.held)}, found {places}"
+    assert cores.free == sum(len(node.cores) for node in rules.nodes.values())
+    waiting = [queue for queue in known if queue.waiting]
+    assert queues.waiting == sorted(waiting, key=lambda queue: queue.rank)
+    assert queues.wide == sum(queue.is_wide for queue in waiting)
+    busy = Counter(e.queue for e in rules.executors.values() if e.queue is not None)
+    busy += Counter(w.queue for w in rules.worlds.values() if w.queue is not None)
+    assert busy == Counter({queue: queue.busy for queue in known if queue.busy})
+    _check_idle(rules._executors._warm, rules.executors, cores)
+    _check_idle(rules._worlds._warm, rules.worlds, cores)
+    listed = [number for idle in rules._executors._idle.values() for number in idle]
+    idle = [e.id for e in rules.executors.values() if e.queue is None and not e.stopping]
+    assert sorted(listed) == sorted(idle)
+
+
+def _check_idle(warm: Any, processes: dict[int, Any], cores: Any) -> None:
+    """Whatever is idle is known as such, and found unless something is in its way."""
+    near = [number for items in warm._near.values() for number in items]
+    aside = [number for items in warm._aside.values() for number in items]
+    idle = {p.id for p in processes.values() if p.queue is None and not p.stopping}
+    assert sorted([*near, *aside]) == sorted(idle)
+    for number in aside:
+        assert cores.first_taken(processes[number].pinned) is not None, "it could be used"
