@@ -437,8 +437,6 @@ class PilotBye(_Message):
     pilot: str
     reason: str
     held: list[tuple[int, int]] = []
-    #: Sessions that it knows: those that have ended meanwhile it is told to forget.
-    sessions: list[int] = []
 
 
 # --- head → agent --------------------------------------------------------------------------------
