@@ -151,16 +151,11 @@ class Agent:
         wake = self._listen_to_signals()
         for host in self._hosts:
             self._start_node(host)
-        poller = zmq.Poller()
-        self._server.register(poller)
-        poller.register(wake, zmq.POLLIN)
+        poller = self._poller(wake)
         while True:
             now = time.time()
             if self._look_for_head(now):
-                poller = zmq.Poller()
-                self._server.register(poller)
-                poller.register(wake, zmq.POLLIN)
-                poller.register(self._client.source, zmq.POLLIN)
+                poller = self._poller(wake)
             wait_s = min(TICK_S, self._reports.wait_s(now, self._rules.has_waiting))
             ready = dict(poller.poll(math.ceil(wait_s * 1000)))
             now = time.time()
@@ -179,6 +174,14 @@ class Agent:
             if self._ending and self._is_over(now):
                 break
         self._close()
+
+    def _poller(self, wake: socket.socket) -> zmq.Poller:
+        poller = zmq.Poller()
+        self._server.register(poller)
+        poller.register(wake, zmq.POLLIN)
+        if self._client.source is not None:
+            poller.register(self._client.source, zmq.POLLIN)
+        return poller
 
     def _listen_to_signals(self) -> socket.socket:
         reader, writer = socket.socketpair()

@@ -71,7 +71,7 @@ def ensure_head(site: Site, adopt_job: str = "") -> HeadAddress:
                 if patience.is_over():
                     raise HeadError(
                         f"another process has been starting the head of {site.name} for "
-                        f"{START_S:.0f} s; see {site.logs / 'head.log'}"
+                        f"{patience.limit_s:.0f} s and shows no life; see {site.logs / 'head.log'}"
                     ) from None
     except OSError as error:
         raise SiteError(
@@ -92,16 +92,16 @@ class _Patience:
 
     def __init__(self, site: Site) -> None:
         self._file = site.lease_file
-        self._limit_s = START_S + site.config.lease.expire_s
+        self.limit_s = START_S + site.config.lease.expire_s
         self._seen = read_lease(self._file)
-        self._until = time.monotonic() + self._limit_s
+        self._until = time.monotonic() + self.limit_s
 
     def is_over(self) -> bool:
         """Whether nothing has changed for too long."""
         if time.monotonic() < self._until:
             return False
         before, self._seen = self._seen, read_lease(self._file)
-        self._until = time.monotonic() + self._limit_s
+        self._until = time.monotonic() + self.limit_s
         return self._seen == before
 
 

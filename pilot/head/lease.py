@@ -174,7 +174,11 @@ class Lease:
     def is_held(self) -> bool:
         """Whether a lease that is kept is surely still ours; if not, we must stop at once."""
         self._asked = time.monotonic()
-        return not self._lost and self._asked - self._renewed <= self._expire_s / 2
+        return not self._lost and self._is_fresh(self._asked)
+
+    def _is_fresh(self, now: float) -> bool:
+        """Whether nobody can have watched for long enough to take over, nor will soon."""
+        return now - self._renewed <= self._expire_s / 2
 
     def renew(self) -> bool:
         """Renew if it is time. False: the lease is lost."""
@@ -182,7 +186,7 @@ class Lease:
         now = time.monotonic()
         if now - self._renewed < self._renew_s:
             return True
-        if now - self._renewed > self._expire_s / 2:
+        if not self._is_fresh(now):
             # We were stopped or the file system hung: somebody may have taken over meanwhile.
             return False
         try:

@@ -7,7 +7,7 @@ while both ends live, and nobody else sees what is said.
 
 Invariants
 ----------
-- Nobody waits, but in `Line.drain`: what the kernel does not take at once is kept, and follows.
+- Nobody waits, but in `drain` and `close`: what the kernel does not take is kept, and follows.
 - Frames arrive whole and in order.
 - A listener hears who has proved to hold its key, and nobody else.
 """
