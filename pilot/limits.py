@@ -1,0 +1,18 @@
+"""Upper bounds of what goes into messages and rows of the database, in bytes unless said.
+
+What is larger is either data, which travels in segments and has no bound here, or is refused or
+cut where it is made: by the client for what a user submits, by the executor for what a task
+raises. The head checks again, since not every client is ours. SQLite takes rows of 1e9 bytes at
+most, and one row that it does not take must not be what ends everybody's work.
+"""
+
+from __future__ import annotations
+
+#: The pickle of a function with its closure and globals; what is larger is given as an argument.
+FUNCTION_BYTES = 64 << 20
+#: Messages and tracebacks of errors, each; they keep their beginning and their end.
+ERROR_TEXT_BYTES = 16 << 10
+#: Names of tasks, sessions, groups and values.
+NAME_BYTES = 1 << 10
+#: Default options, default results, variables, search paths: of one session or template.
+OPTIONS_BYTES = 1 << 20

@@ -1,0 +1,43 @@
+"""Texts from users' worlds, made fit for messages and terminals.
+
+Texts of tasks hold anything: file names that are no UTF-8 (as lone surrogates), escape sequences,
+line breaks, megabytes.
+"""
+
+from __future__ import annotations
+
+#: Bytes that are kept for telling what is left out.
+_NOTE_BYTES = 64
+
+
+def encodable(text: str) -> str:
+    r"""Return the text with lone surrogates written out (``\udce9``): UTF-8 can carry it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace").decode()
+    return text
+
+
+def shortened(text: str, limit: int) -> str:
+    """Return at most `limit` bytes (in UTF-8) of a text: where it is longer, its beginning and end.
+
+    The result is `encodable`. The time that it takes does not grow with the text.
+    """
+    # A character has one byte at least, and four at most (six, where it is written out).
+    if len(text) <= limit and len(whole := encodable(text).encode()) <= limit:
+        return whole.decode()
+    share = (limit - _NOTE_BYTES) // 2
+    first = encodable(text[:share]).encode()[:share].decode("utf-8", "ignore")
+    last = encodable(text[-share:]).encode()[-share:].decode("utf-8", "ignore")
+    left_out = len(text) - len(first) - len(last)
+    return f"{first}\n… {left_out} characters left out …\n{last}"
+
+
+def printable(text: str) -> str:
+    r"""Return a text for a terminal or a list: what cannot be printed is escaped (``\x1b``)."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
