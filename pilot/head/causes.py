@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from pilot.head.fleet import Outlook
+from pilot.head.outlook import Outlook
 from pilot.head.store import Store
 from pilot.wire.messages import RunningTask
 

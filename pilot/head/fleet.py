@@ -1,7 +1,7 @@
 """The pilots: carries the decisions of elasticity out against the batch system.
 
-The batch system is slow and sometimes silent, so it is spoken to from a thread of its own, one
-command at a time, and its answers come back into the head's loop as calls of `Fleet.take`.
+The batch system is spoken to in a thread of its own (`batch_thread`), and its answers come back
+into the head's loop as calls of `Fleet.take`.
 
 Invariants
 ----------
@@ -21,20 +21,24 @@ import os
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from types import MappingProxyType
-from typing import Any, NamedTuple
 
-import msgspec
-
+from pilot.head.batch_thread import BatchThread
+from pilot.head.outlook import (
+    ENDED,
+    INTENDED,
+    QUEUED,
+    RUNNING,
+    Outlook,
+    PilotRow,
+    Refusal,
+    pool_limits,
+)
 from pilot.head.store import Store
 from pilot.site import Site
 from scheduler.assignment import PilotRoom
 from scheduler.batch import (
     BatchError,
-    BatchUnavailable,
     JobRequest,
     JobStatus,
     Phase,
@@ -47,15 +51,11 @@ from scheduler.elasticity import (
     End,
     Grow,
     PilotSupply,
-    PoolLimits,
     decide,
     standings,
 )
-from site_configs import SiteConfig
 
 log = logging.getLogger("pilot.fleet")
-
-INTENDED, QUEUED, RUNNING, ENDED = "INTENDED", "QUEUED", "RUNNING", "ENDED"
 
 #: Decisions are made at most so often, in seconds.
 DECIDE_S = 1.0
@@ -63,57 +63,6 @@ DECIDE_S = 1.0
 SILENT_S = 60.0
 #: After a refused submission a pool waits, each time twice as long, from and to so many seconds.
 BACK_OFF_S = (5.0, 300.0)
-
-
-class PilotRow(msgspec.Struct):
-    """A pilot as the database has it, with what is known of it now."""
-
-    name: str
-    pool: str
-    nodes: int
-    walltime: float
-    state: str
-    job: str | None
-    reason: str
-    created: float
-    submitted: float | None = None
-    started: float | None = None
-    ended: float | None = None
-    #: Time of its last sign of life; 0: it has not reported to this head.
-    heard: float = 0.0
-    idle_s: float = 0.0
-    draining: bool = False
-    #: Slurm's reason for its state, and when it expects it to start.
-    waits_for: str = ""
-    expected: float | None = None
-    #: The job was once seen in the batch system.
-    seen: bool = False
-    #: Since when the batch system says that its job runs; None: it does not.
-    job_runs_since: float | None = None
-
-
-class Refusal(NamedTuple):
-    """The batch system took no pilot of a pool."""
-
-    #: When to try again, in seconds since the epoch, and how long the wait is.
-    until: float
-    wait_s: float
-    error: str
-
-
-class Outlook(NamedTuple):
-    """What can be said of pilots that are not there: what elasticity and the batch system go by."""
-
-    pools: Sequence[PoolLimits] = ()
-    supply: Sequence[PilotSupply] = ()
-    rows: Mapping[str, PilotRow] = MappingProxyType({})
-    #: What the batch system is called.
-    system: str = "the batch system"
-    #: By pool.
-    refused: Mapping[str, Refusal] = MappingProxyType({})
-    #: Why nothing is known from the batch system now, and since when; empty: it answers.
-    silence: str = ""
-    silent_since: float = 0.0
 
 
 class Fleet:
@@ -147,18 +96,15 @@ class Fleet:
         self._site = site
         self._store = store
         self._rooms = rooms
-        self._wake = wake
         self._lost = lost
         self._tell = tell
         self._batch = open_batch(site.config, site.jobs)
-        self._thread = ThreadPoolExecutor(1, "batch")
-        self._answers: deque[Callable[[], None]] = deque()
+        self._thread = BatchThread(wake)
         self._decided = 0.0
         self._polled = 0.0
         self._polling = False
         self._last_submit = -math.inf
         self._refused: dict[str, Refusal] = {}
-        self._silence, self._silent_since = "", 0.0
         self._own: dict[str, subprocess.Popen[bytes]] = {}
         directory = hashlib.blake2b(str(site.directory).encode(), digest_size=3).hexdigest()
         self.prefix = f"{site.config.slurm.job_name_prefix}-{site.name}-{directory}-"
@@ -175,7 +121,8 @@ class Fleet:
         """What keeps pilots from coming, other than that they have to wait; empty: nothing."""
         for pool, refusal in self._refused.items():
             return f"no pilot for pool {pool}: {refusal.error}"
-        return self._silence and f"the batch system does not answer: {self._silence}"
+        silence = self._thread.silence
+        return silence and f"the batch system does not answer: {silence}"
 
     def supply(self, now: float) -> list[PilotSupply]:
         """The pilots as elasticity sees them."""
@@ -206,8 +153,8 @@ class Fleet:
             self.pilots,
             "Slurm" if self._batch.name == "slurm" else "the batch system",
             self._refused,
-            self._silence,
-            self._silent_since,
+            self._thread.silence,
+            self._thread.silent_since,
         )
 
     # --- the loop's side
@@ -217,7 +164,9 @@ class Fleet:
         self._watch_own(now)
         if self.pilots and not self._polling and now - self._polled >= self._poll_interval():
             self._polling, self._polled = True, now
-            self._ask(lambda: self._batch.jobs(self.prefix), self._listed)
+            self._thread.ask(
+                lambda: self._batch.jobs(self.prefix), self._listed, done=self._poll_done
+            )
 
     def tick(self, now: float, demand: Callable[[], list[ClassDemand]]) -> list[str]:
         """Ask and decide, if it is time; returns pilots that should be told to end."""
@@ -255,8 +204,7 @@ class Fleet:
 
     def take(self) -> None:
         """Take in what the batch system has answered."""
-        while self._answers:
-            self._answers.popleft()()
+        self._thread.take()
 
     def joined(self, name: str, job: str, pool: str, nodes: int, now: float) -> PilotRow:
         """A pilot reports itself."""
@@ -337,11 +285,11 @@ class Fleet:
             if process := self._own.get(name):
                 process.terminate()
         if jobs:
-            self._thread.submit(self._batch.cancel, jobs).result()
+            self._thread.wait_for(lambda: self._batch.cancel(jobs))
 
     def close(self) -> None:
         """Wait for the command under way; jobs go on."""
-        self._thread.shutdown()
+        self._thread.close()
         for process in self._own.values():
             process.wait()
         self._batch.close()
@@ -368,7 +316,7 @@ class Fleet:
         self.pilots[row.name] = row
         log.info("pilot %s: %d nodes of pool %s: %s", row.name, row.nodes, row.pool, row.reason)
         request = self._request(row)
-        self._ask(
+        self._thread.ask(
             lambda: self._submit_in_turn(request),
             lambda job: self._submitted(row, job),
             lambda error: self._not_submitted(row, error),
@@ -415,7 +363,7 @@ class Fleet:
         if row.state == INTENDED:
             row.state = QUEUED
         self._refused.pop(row.pool, None)
-        self._silence = ""
+        self._thread.answered()
         self._save(row)
 
     def _not_submitted(self, row: PilotRow, error: BatchError) -> None:
@@ -424,10 +372,10 @@ class Fleet:
         self._refused[row.pool] = Refusal(row.created + wait, wait, str(error))
         log.warning("no pilot for pool %s: %s; next try in %.0f s", row.pool, error, wait)
         if isinstance(error, SubmitRefused):
-            self._silence = ""
+            self._thread.answered()
             self.ended(row.name, f"refused: {error}", row.created)
         else:
-            self._unknown(error)  # it may be there: the next list of jobs tells
+            self._thread.no_answer(error)  # it may be there: the next list of jobs tells
 
     def _end(self, decision: End) -> bool:
         """End a pilot; True where its agent should be told, since it runs."""
@@ -441,7 +389,7 @@ class Fleet:
             row.reason = decision.reason
             log.info("pilot %s (job %s) is taken out of the queue", row.name, row.job)
             job = row.job
-            self._ask(lambda: self._batch.cancel([job]), lambda _: None)
+            self._thread.ask(lambda: self._batch.cancel([job]), lambda _: None)
         return False
 
     # --- what the batch system says
@@ -453,7 +401,7 @@ class Fleet:
 
     def _listed(self, jobs: dict[str, JobStatus]) -> None:
         now = self._polled
-        self._silence = ""
+        self._thread.answered()
         by_name = {job.name: job for job in jobs.values()}
         for row in list(self.pilots.values()):
             if row.name in self._own:
@@ -492,7 +440,7 @@ class Fleet:
     def _not_listed(self, row: PilotRow, now: float) -> None:
         if row.seen:
             job = row.job or ""
-            self._ask(
+            self._thread.ask(
                 lambda: self._batch.ended([job]),
                 lambda ended: self._gone(row, _how(ended.get(job)), now),
             )
@@ -513,42 +461,10 @@ class Fleet:
                 self._lost(name, f"its agent ended with status {process.returncode}")
                 self.ended(name, "its agent ended", now)
 
-    # --- helpers
-
-    def _ask(
-        self,
-        question: Callable[[], Any],
-        answer: Callable[[Any], None],
-        failed: Callable[[BatchError], None] | None = None,
-    ) -> None:
-        """Run `question` in the batch thread and `answer` in the loop."""
-        polling = self._polling
-
-        def work() -> None:
-            try:
-                result = question()
-            except BatchError as error:
-                caught = error
-                self._answers.append(lambda: (failed or self._unknown)(caught))
-            except Exception as error:
-                unexpected = BatchUnavailable(f"{type(error).__name__}: {error}")
-                log.exception("the batch adapter failed")
-                self._answers.append(lambda: (failed or self._unknown)(unexpected))
-            else:
-                self._answers.append(lambda: answer(result))
-            if polling:
-                self._answers.append(self._poll_done)
-            self._wake()
-
-        self._thread.submit(work)
-
     def _poll_done(self) -> None:
         self._polling = False
 
-    def _unknown(self, error: BatchError) -> None:
-        self._silent_since = self._silent_since if self._silence else time.time()
-        self._silence = str(error)
-        log.warning("the batch system does not answer: %s", error)
+    # --- the database
 
     def _add(self, row: PilotRow) -> None:
         fields = ("name", "pool", "nodes", "walltime", "state", "job", "reason", "created")
@@ -557,23 +473,6 @@ class Fleet:
     def _save(self, row: PilotRow) -> None:
         fields = ("name", "state", "job", "nodes", "reason", "submitted", "started", "ended")
         self._store.set_pilot({name: getattr(row, name) for name in fields})
-
-
-def pool_limits(config: SiteConfig) -> list[PoolLimits]:
-    """The pools of a site as the scheduler sees them."""
-    return [
-        PoolLimits(
-            name,
-            pool.shape,
-            pool.min_nodes,
-            pool.max_nodes,
-            pool.nodes_per_pilot,
-            pool.max_pilots_queued,
-            pool.walltime_s,
-            pool.idle_time_s,
-        )
-        for name, pool in config.pools.items()
-    ]
 
 
 def _how(status: JobStatus | None) -> str:

@@ -22,8 +22,8 @@ from pilot.errors import HeadError
 from pilot.head import queries
 from pilot.head.core import Core
 from pilot.head.daemon import find_head
-from pilot.head.fleet import Outlook
 from pilot.head.lease import Holder, read_lease
+from pilot.head.outlook import Outlook
 from pilot.head.store import SCHEMA_VERSION, Store
 from pilot.site import Site
 from pilot.version import __version__

@@ -19,7 +19,7 @@ from pilot.event import STATES
 from pilot.head import search
 from pilot.head.core import Core
 from pilot.head.events import Change
-from pilot.head.fleet import Outlook
+from pilot.head.outlook import Outlook
 from pilot.head.policy import DELEGATED, READY
 from pilot.head.store import (
     Store,

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from pilot.head.causes import SHOWN, Cause, Facts, Finding, first_line
-from pilot.head.fleet import QUEUED, PilotRow
+from pilot.head.outlook import QUEUED, PilotRow
 from pilot.head.policy import READY
 from pilot.head.state import Pilot, Task, TaskClass
 from pilot.words import counted, duration, moment

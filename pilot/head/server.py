@@ -37,9 +37,9 @@ from pilot.head import events as ev
 from pilot.head import queries
 from pilot.head.clients import Clients
 from pilot.head.control import Control, opened
-from pilot.head.fleet import pool_limits
 from pilot.head.janitor import Janitor
 from pilot.head.lease import Lease
+from pilot.head.outlook import pool_limits
 from pilot.head.peers import Handler
 from pilot.head.pilots import Pilots
 from pilot.head.shell import Shell

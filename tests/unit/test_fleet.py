@@ -13,6 +13,7 @@ import yaml
 
 from pilot.head import fleet as f
 from pilot.head.fleet import Fleet
+from pilot.head.outlook import pool_limits
 from pilot.head.state import Pilot
 from pilot.head.store import Store
 from pilot.site import create_site, open_site
@@ -192,6 +193,6 @@ def test_pilot_that_ends_too_soon_is_joined_by_another(head: Head) -> None:
 
 def test_pools_are_those_of_the_site(tmp_path: Path) -> None:
     site = create_site(tmp_path / "other", "virtual")
-    main, urgent = f.pool_limits(site.config)
+    main, urgent = pool_limits(site.config)
     assert (main.name, main.max_nodes, main.walltime_s, main.idle_s) == ("main", 4, 1800.0, 30.0)
     assert urgent.name == "urgent"

@@ -18,8 +18,8 @@ from pilot.head import ways, why_session
 from pilot.head import why as w
 from pilot.head.causes import Answer, Facts
 from pilot.head.core import Core
-from pilot.head.fleet import QUEUED, Outlook, PilotRow, Refusal
-from pilot.head.fleet import RUNNING as JOINED
+from pilot.head.outlook import QUEUED, Outlook, PilotRow, Refusal
+from pilot.head.outlook import RUNNING as JOINED
 from pilot.head.store import Batch, Store
 from pilot.inquiry import in_words
 from pilot.wire.messages import (

@@ -1,0 +1,85 @@
+"""The pilots as they are written down, and what can be said of those that are not there. Pure.
+
+`fleet` keeps these, the answers to "why" and the lists show them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+import msgspec
+
+from scheduler.elasticity import PilotSupply, PoolLimits
+from site_configs import SiteConfig
+
+INTENDED, QUEUED, RUNNING, ENDED = "INTENDED", "QUEUED", "RUNNING", "ENDED"
+
+
+class PilotRow(msgspec.Struct):
+    """A pilot as the database has it, with what is known of it now."""
+
+    name: str
+    pool: str
+    nodes: int
+    walltime: float
+    state: str
+    job: str | None
+    reason: str
+    created: float
+    submitted: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    #: Time of its last sign of life; 0: it has not reported to this head.
+    heard: float = 0.0
+    idle_s: float = 0.0
+    draining: bool = False
+    #: Slurm's reason for its state, and when it expects it to start.
+    waits_for: str = ""
+    expected: float | None = None
+    #: The job was once seen in the batch system.
+    seen: bool = False
+    #: Since when the batch system says that its job runs; None: it does not.
+    job_runs_since: float | None = None
+
+
+class Refusal(NamedTuple):
+    """The batch system took no pilot of a pool."""
+
+    #: When to try again, in seconds since the epoch, and how long the wait is.
+    until: float
+    wait_s: float
+    error: str
+
+
+class Outlook(NamedTuple):
+    """What can be said of pilots that are not there: what elasticity and the batch system go by."""
+
+    pools: Sequence[PoolLimits] = ()
+    supply: Sequence[PilotSupply] = ()
+    rows: Mapping[str, PilotRow] = MappingProxyType({})
+    #: What the batch system is called.
+    system: str = "the batch system"
+    #: By pool.
+    refused: Mapping[str, Refusal] = MappingProxyType({})
+    #: Why nothing is known from the batch system now, and since when; empty: it answers.
+    silence: str = ""
+    silent_since: float = 0.0
+
+
+def pool_limits(config: SiteConfig) -> list[PoolLimits]:
+    """The pools of a site as the scheduler sees them."""
+    return [
+        PoolLimits(
+            name,
+            pool.shape,
+            pool.min_nodes,
+            pool.max_nodes,
+            pool.nodes_per_pilot,
+            pool.max_pilots_queued,
+            pool.walltime_s,
+            pool.idle_time_s,
+        )
+        for name, pool in config.pools.items()
+    ]
