@@ -8,6 +8,8 @@ package too, and a pilot's first result waits for that.
 
 from typing import TYPE_CHECKING, Any
 
+from pilot.command import CommandResult, shell
+
 # Never later: to import a module sets its name in this package, which these two are to have.
 from pilot.context import context
 from pilot.errors import (
@@ -26,7 +28,7 @@ from pilot.errors import (
     TaskTimedOut,
     WorkflowError,
 )
-from pilot.task import CommandResult, Task, mpi, shell, task
+from pilot.task import Task, mpi, task
 from pilot.version import __version__
 
 if TYPE_CHECKING:

@@ -30,10 +30,11 @@ from typing import Any
 
 import cloudpickle
 
+from pilot.command import ShellCommand
 from pilot.errors import SubmissionError
 from pilot.future import Future
 from pilot.memo import file_digest
-from pilot.task import ShellCommand, Task
+from pilot.task import Task
 
 _SIZE = 16
 _PROTOCOL = 5

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pilot.task import CommandResult, ShellCommand, Task
+from pilot.command import CommandResult, ShellCommand
+from pilot.task import Task
 from pilot.wire.messages import FileStamp
 
 _SIZE = 16

@@ -26,13 +26,14 @@ from pilot.agent.node_cache import NodeCache
 from pilot.agent.words import plain_words
 from pilot.arguments import decode_arguments
 from pilot.children import TaskSession, delegations
+from pilot.command import CommandResult, ShellCommand, failure_text
 from pilot.context import Context, set_context
 from pilot.data.values import LazyWriter, Value, decode, encode, store
 from pilot.errors import CommandFailed, PilotError
 from pilot.memo import stamps, with_digests
 from pilot.site import Site
 from pilot.submission import GroupKey, Parcel, Submitter, counter
-from pilot.task import CommandResult, ShellCommand, Task, failure_text
+from pilot.task import Task
 from pilot.wire.messages import (
     Children,
     Completion,

@@ -71,8 +71,8 @@ def submit(
     The command is started as it stands, without a shell: for pipes and variables write
     sh -c 'a | b'. Paths are relative to the directory of the command.
     """
+    from pilot.command import shell
     from pilot.session import Session
-    from pilot.task import shell
 
     task = shell(
         command,

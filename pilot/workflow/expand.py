@@ -12,10 +12,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pilot.command import ShellCommand
 from pilot.errors import PilotError
 from pilot.task import (
     Options,
-    ShellCommand,
     command_kind,
     make_options,
 )

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-from pilot.task import Options, ShellCommand
+from pilot.command import ShellCommand
+from pilot.task import Options
 from pilot.workflow.graph import Graph, Node, Result, TaskGroup, replace_results
 
 #: A group with more items than this is shown by its first and last.

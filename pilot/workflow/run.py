@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pilot.command import CommandResult
 from pilot.future import Future
-from pilot.task import CommandResult, Options, Task
+from pilot.task import Options, Task
 from pilot.workflow.graph import Graph, Node, Result, TaskGroup, replace_results
 from pilot.workflow.targets import NEEDS
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pilot.command import ShellCommand
 from pilot.errors import PilotError
 from pilot.task import (
     COMMAND,
@@ -24,7 +25,6 @@ from pilot.task import (
     MPI_COMMAND,
     PYTHON,
     Options,
-    ShellCommand,
     Task,
     as_task,
     import_object,

@@ -31,11 +31,11 @@ from pilot.cli.session import STATES as SESSION_STATES
 from pilot.cli.session import state_of
 from pilot.cli.submit import exit_status
 from pilot.cli.task import FINAL, SORTS, STATES, stages
+from pilot.command import failure_text
 from pilot.errors import CommandFailed, PilotError, ResultError, StorageError
 from pilot.head import offline, policy, queries, search
 from pilot.head.lease import Lease
 from pilot.site import Site, create_site
-from pilot.task import failure_text
 from site_configs import templates
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"

@@ -18,11 +18,12 @@ import pytest
 from support.builders import spec, template
 
 import pilot
+from pilot.command import CommandResult
 from pilot.data.values import Value, encode
 from pilot.errors import SubmissionError
 from pilot.head import memo
 from pilot.memo import call_digest, file_digest, source_digest, stamps, unchanged
-from pilot.task import CommandResult, Task, as_task
+from pilot.task import Task, as_task
 
 PROGRAM = """
 import helpers

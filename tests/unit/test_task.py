@@ -10,17 +10,15 @@ import pytest
 from support import tasks
 
 import pilot
+from pilot.command import CommandResult, ShellCommand, failure_text
 from pilot.data.values import decode, encode
 from pilot.errors import CommandFailed, PilotError
 from pilot.task import (
     COMMAND,
     MPI_COMMAND,
-    CommandResult,
     OptionError,
-    ShellCommand,
     Task,
     as_task,
-    failure_text,
 )
 
 

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from pilot.command import ShellCommand
 from pilot.errors import WorkflowError
-from pilot.task import COMMAND, MPI, MPI_COMMAND, PYTHON, Options, ShellCommand
+from pilot.task import COMMAND, MPI, MPI_COMMAND, PYTHON, Options
 from pilot.workflow import (
     Node,
     Result,

@@ -17,10 +17,11 @@ from typing import Any, cast
 import pytest
 
 from pilot.arguments import decode_arguments, encode_arguments
+from pilot.command import CommandResult
 from pilot.errors import CommandFailed
 from pilot.future import Future
 from pilot.session import Session
-from pilot.task import COMMAND, MPI, CommandResult, Task
+from pilot.task import COMMAND, MPI, Task
 from pilot.workflow import Workflow, load_workflow
 from pilot.workflow.targets import ByName
 
