@@ -1,8 +1,9 @@
-"""What users call tasks: functions with options, and MPI functions; commands are in `pilot.command`.
+"""What users call tasks: functions with options, MPI functions, and commands.
 
-`task`, `mpi` and `pilot.command.shell` make a `Task`. Called directly it is plain Python, here and now; with
-``submit`` and ``map`` it goes to the session. Options may be given to the decorator and, per call,
-by ``options``; the values of resources may be functions of the call's arguments.
+`task`, `mpi` and `shell` (in `pilot.command`) make a `Task`. Called directly it is plain Python,
+here and now; with ``submit`` and ``map`` it goes to the session. Options may be given to the
+decorator and, per call, by ``options``; the values of resources may be functions of the call's
+arguments.
 """
 
 from __future__ import annotations
