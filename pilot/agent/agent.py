@@ -29,6 +29,7 @@ import msgspec
 import zmq
 
 from launchers import HostShare, Launcher, Placement, get_launcher, node_worker
+from pilot import clock
 from pilot.agent import actions as a
 from pilot.agent.mpi_world import VARIABLE, HostCores, WorldConfig
 from pilot.agent.node import ForkedNode
@@ -56,6 +57,11 @@ LOOK_S = 0.5
 ORPHAN_S = 600.0
 #: A node worker that is silent for so long is gone, in seconds.
 NODE_SILENT_S = 20.0
+#: A tick that is so late means that this process itself stood still, in seconds: its job was
+#: suspended, or its machine.
+SLEPT_S = 5.0
+#: The head is asked for a sign of life so often, in seconds.
+ASK_S = 10.0
 #: What still runs so long before the end of the walltime is interrupted, in seconds.
 END_S = 10.0
 #: How long the agent waits for its processes and for the head's last word at its end, in seconds.
@@ -113,9 +119,11 @@ class Agent:
         environ = os.environ
         self._job = environ.get("PILOT_JOB_ID", str(os.getpid()))
         self._life = int(environ.get("PILOT_RESTART_COUNT") or 0)
-        self._ends_at = float(environ.get("PILOT_JOB_ENDS_AT") or 0)
+        self._ends_at = _end_of_walltime(environ.get("PILOT_JOB_ENDS_AT") or "0")
+        #: From then on it drains, as the batch system's warning says too; 0: its job has no end.
+        self._drain_at = _drain_at(self._ends_at, self._pool.warning_s, clock.now())
         self._hosts = expand_nodelist(environ.get("PILOT_NODELIST") or socket.gethostname())
-        self._rules = Rules(self._hosts, self._pool.shape, time.time())
+        self._rules = Rules(self._hosts, self._pool.shape, clock.now())
         self._sessions: dict[int, m.SessionInfo] = {}
         #: By session and digest.
         self._functions: dict[int, dict[bytes, m.Function]] = {}
@@ -132,8 +140,9 @@ class Agent:
         self._welcomed = False
         #: For the ids of tasks that tasks submit: one for each executor or world.
         self._streams: deque[int] = deque()
-        self._head_heard = time.time()
-        self._looked = self._told = self._ticked = 0.0
+        self._head_heard = clock.now()
+        self._looked = self._told = self._asked = 0.0
+        self._ticked = clock.now()
         self._ending = ""
         self._leave_by = 0.0
         self._signals: list[int] = []
@@ -153,12 +162,12 @@ class Agent:
             self._start_node(host)
         poller = self._poller(wake)
         while True:
-            now = time.time()
+            now = clock.now()
             if self._look_for_head(now):
                 poller = self._poller(wake)
             wait_s = min(TICK_S, self._reports.wait_s(now, self._rules.has_waiting))
             ready = dict(poller.poll(math.ceil(wait_s * 1000)))
-            now = time.time()
+            now = clock.now()
             if wake.fileno() in ready:
                 self._take_signals(wake, now)
             for peer, message in self._server.receive():
@@ -167,7 +176,6 @@ class Agent:
                 for message in self._client.receive():
                     self._take_from_head(message, now)
             if now - self._ticked >= TICK_S:
-                self._ticked = now
                 self._tick(now)
             self._carry_out()
             self._report(now)
@@ -207,6 +215,9 @@ class Agent:
         self._reap(now)
 
     def _tick(self, now: float) -> None:
+        if (slept_s := now - self._ticked) > SLEPT_S:
+            self._wake_up(slept_s, now)
+        self._ticked = now
         self._rules.tick(now)
         self._reap(now)
         for number, world in self._worlds.items():
@@ -217,6 +228,8 @@ class Agent:
         for node, heard in list(self._node_heard.items()):
             if now - heard > NODE_SILENT_S:
                 self._lose_node(node, f"node {node} was silent for {NODE_SILENT_S:.0f} s", now)
+        if self._drain_at and now > self._drain_at:
+            self._drain("its walltime is near its end", now)
         if self._ends_at and now > self._ends_at - END_S and not self._ending:
             self._end("its walltime is over", now, at_once=True)
         if now - self._told >= STATUS_S:
@@ -225,15 +238,24 @@ class Agent:
         idle_s = now - self._rules.busy_at
         if self._rules.draining and self._rules.is_idle and not self._ending:
             self._end("it has drained", now)
-        alone_s = 0.0 if self._welcomed else now - self._head_heard
+        alone_s = now - self._head_heard
         if not self._ending and self._rules.is_idle and min(idle_s, alone_s) > ORPHAN_S:
-            self._end("no head has come", now)
+            self._end(f"no head has been heard of for {alone_s:.0f} s", now)
+
+    def _wake_up(self, slept_s: float, now: float) -> None:
+        """Go on after this process stood still: others' silence and time limits start anew."""
+        log.warning("stood still for %.0f s: its job or its machine was suspended", slept_s)
+        self._node_heard = dict.fromkeys(self._node_heard, now)
+        self._head_heard = now
+        self._rules.slept(slept_s)
 
     def _tell_status(self, now: float) -> None:
         for address in self._nodes.values():
             self._server.send(address, m.AgentStatus())
         if not self._welcomed:
             return
+        ask = now - self._asked >= ASK_S
+        self._asked = now if ask else self._asked
         running = [self._with_logs(world, task) for world, task in self._rules.running(now)]
         for tasks in self._node_running.values():
             running.extend(tasks)
@@ -244,6 +266,7 @@ class Agent:
                 self._node_infos(),
                 0.0 if self._rules.held else now - self._rules.busy_at,
                 self._rules.draining,
+                ask,
             )
         )
 
@@ -289,6 +312,7 @@ class Agent:
                 self._ends_at,
                 list(held.items()),
                 list(self._sessions),
+                self._ends_at - clock.now() if self._ends_at else 0.0,
             )
         )
 
@@ -593,7 +617,7 @@ class Agent:
         except (OSError, ValueError) as error:
             log.error("an MPI world cannot be started: %s", error)
             self._rules.world_exited(
-                action.world, 127, f"{error}\nset mpi.launcher in site.yaml", time.time()
+                action.world, 127, f"{error}\nset mpi.launcher in site.yaml", clock.now()
             )
             return
         self._worlds[action.world] = _World(process, path)
@@ -616,7 +640,7 @@ class Agent:
             _kill_group(world.process, signal.SIGTERM)
         else:
             self._server.send_to_all(world.peers.values(), m.Exit())
-        world.kill_at = time.time() + WORLD_GRACE_S
+        world.kill_at = clock.now() + WORLD_GRACE_S
 
     # --- the end
 
@@ -662,6 +686,20 @@ class Agent:
         if self._head is not None:
             self._client.close()
         self._server.close()
+
+
+def _end_of_walltime(told: str) -> float:
+    """Convert the end of the walltime as the job script tells it; 0: there is none."""
+    try:
+        moment = float(told)
+    except ValueError:
+        return 0.0
+    return clock.from_wall(moment) if moment else 0.0
+
+
+def _drain_at(ends_at: float, warning_s: float, now: float) -> float:
+    """Return when a pilot drains: its pool's warning before its end, of a short walltime half."""
+    return ends_at - min(warning_s, (ends_at - now) / 2) if ends_at else 0.0
 
 
 def _placement(shares: tuple[Any, ...]) -> Placement:

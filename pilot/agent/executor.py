@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from pilot import clock
 from pilot.agent.node_cache import NodeCache
 from pilot.agent.shared_memory import PLACE_BYTES, SLOT, begins, order_of
 from pilot.agent.work import Worker
@@ -224,7 +225,7 @@ def _serve(
                 number += 1
                 if not begins(order, number):
                     continue
-                pack(memory, offset, work.task, work.attempt, time.time(), worker.log_position())
+                pack(memory, offset, work.task, work.attempt, clock.now(), worker.log_position())
                 outbox.begin()
                 completions = worker.run(work, message.plan)
                 pack(memory, offset, 0, 0, 0.0, 0)

@@ -429,6 +429,13 @@ class ExecutorRules:
             elif now - executor.idle_since > IDLE_S:
                 self._stop(executor, GRACE_S)
 
+    def slept(self, seconds: float) -> None:
+        """All stood still for so long."""
+        for executor in self.executors.values():
+            executor.started_at += seconds
+            if executor.first_started:
+                executor.first_started += seconds
+
     def stop_idle(self, sessions: Collection[int]) -> None:
         """End those that are idle, and are for one of these sessions."""
         for executor in list(self.executors.values()):

@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from pilot import clock
 from pilot.agent.executor import Outbox
 from pilot.agent.node_cache import NodeCache
 from pilot.agent.shared_memory import PLACE_BYTES, SLOT, begins, order_of
@@ -255,7 +256,7 @@ def _serve(
                 number += 1
                 if number < following:
                     continue
-                pack(memory, 0, work.task, work.attempt, time.time(), worker.log_position())
+                pack(memory, 0, work.task, work.attempt, clock.now(), worker.log_position())
                 outbox.begin()
                 (completion,) = worker.run(work) or worker.seal()
                 failed = completion.outcome != "ok"

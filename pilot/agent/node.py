@@ -25,6 +25,7 @@ from typing import Any
 import msgspec
 import zmq
 
+from pilot import clock
 from pilot.agent.executor import ExecutorConfig
 from pilot.agent.executor import main as executor_main
 from pilot.agent.forking import Forked, ForkServer, Served
@@ -44,6 +45,8 @@ log = logging.getLogger("pilot.node")
 STATUS_S = 1.0
 #: Without one from the agent for so long, the node worker ends.
 SILENT_S = 30.0
+#: A turn of the loop that took so long means that this process itself stood still, in seconds.
+SLEPT_S = 5.0
 #: What has run for so long is told, in seconds.
 TOLD_S = 0.5
 #: The last so many bytes of a crashed task's output are told.
@@ -122,7 +125,7 @@ class NodeWorker:
         self._client.send(m.NodeHello(self._node, self._shape, os.getpid()))
         self._poller.register(self._client.source, zmq.POLLIN)
         self._poller.register(self._fork_server.sentinel, zmq.POLLIN)
-        heard = told = time.monotonic()
+        heard = told = looked = time.monotonic()
         try:
             while not self._ending:
                 ready = dict(self._poller.poll(self._timeout_ms()))
@@ -135,6 +138,9 @@ class NodeWorker:
                 self._reap(ready)
                 self._reap_ranks(ready)
                 now = time.monotonic()
+                if now - looked > SLEPT_S:
+                    heard = now  # this process has stood still itself, with its job
+                looked = now
                 self._kill_overdue(now)
                 if now - told >= STATUS_S:
                     told = now
@@ -291,7 +297,7 @@ class NodeWorker:
     def _running(self) -> list[m.RunningTask]:
         """What has run for a while, read from the executors' shared memory."""
         running = []
-        now = time.time()
+        now = clock.now()
         for executor in self._executors.values():
             task, attempt, started, begin = SLOT.unpack_from(
                 self._memory, executor.slot * PLACE_BYTES

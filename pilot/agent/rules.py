@@ -272,6 +272,11 @@ class Rules:
             self._forget_ended()
         self.schedule(now)
 
+    def slept(self, seconds: float) -> None:
+        """All stood still for so long: it does not count as time that a task has used."""
+        self._executors.slept(seconds)
+        self._worlds.slept(seconds)
+
     def _forget_ended(self) -> None:
         """Forget the sessions that have ended, once nothing of them is here any more."""
         self._executors.stop_idle(self._ended)

@@ -14,7 +14,6 @@ import shutil
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pilot import clock
 from pilot.agent.node_cache import NodeCache
 from pilot.agent.words import plain_words
 from pilot.arguments import decode_arguments
@@ -128,7 +128,7 @@ class Worker:
         """Run one task; returns its completion, or nothing where `seal` will give it out."""
         template = self._templates[work.template]
         begin = self.log_position()
-        received = time.time()
+        received = clock.now()
         fetched = started = received
         stored: list[Any] = []
         outcome, failure, children, session = "ok", None, None, None
@@ -142,7 +142,7 @@ class Worker:
                 if item.value is not None  # none of them is, here
             ]
             args, kwargs = decode_arguments(work.payload, inputs, self._site.directory)
-            fetched = started = time.time()
+            fetched = started = clock.now()
             session = self._session(template, work)
             set_context(self._context(work, template, started, session))
             if isinstance(function, ShellCommand):
@@ -151,11 +151,11 @@ class Worker:
                     result = with_digests(result, of_contents=bool(template.cache))
             else:
                 result = function(*args, **kwargs)
-            ended = time.time()
+            ended = clock.now()
             if self._rank == 0:
                 stored, children = self._take_results(work, template, result, session)
         except BaseException as error:
-            ended = time.time()
+            ended = clock.now()
             outcome, failure = "error", self._failure(error, work)
             if session is not None:
                 session.drop()
@@ -176,7 +176,7 @@ class Worker:
             fetched=fetched,
             started=started,
             ended=ended,
-            reported=time.time(),
+            reported=clock.now(),
             logs=logs,
             children=children,
             files=files,

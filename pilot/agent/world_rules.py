@@ -411,6 +411,12 @@ class WorldRules:
             ):
                 self._tell_to_end(world)
 
+    def slept(self, seconds: float) -> None:
+        """All stood still for so long."""
+        for world in self.worlds.values():
+            world.started_at += seconds
+            world.busy_since += seconds
+
     def stop_idle(self, sessions: Collection[int]) -> None:
         """End those that are idle, and are for one of these sessions."""
         for world in list(self.worlds.values()):

@@ -10,12 +10,12 @@ Invariants
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from pilot import clock
 from scheduler.batch import BatchError, BatchUnavailable
 
 log = logging.getLogger("pilot.fleet")
@@ -79,7 +79,7 @@ class BatchThread:
 
     def no_answer(self, error: BatchError) -> None:
         """Note that the batch system does not answer."""
-        self.silent_since = self.silent_since if self.silence else time.time()
+        self.silent_since = self.silent_since if self.silence else clock.now()
         self.silence = str(error)
         log.warning("the batch system does not answer: %s", error)
 

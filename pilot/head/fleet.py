@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from pilot import clock
 from pilot.head.batch_thread import BatchThread
 from pilot.head.outlook import (
     ENDED,
@@ -149,7 +150,7 @@ class Fleet:
         """All that can be said of pilots to come."""
         return Outlook(
             self._pools,
-            self.supply(time.time()),
+            self.supply(clock.now()),
             self.pilots,
             "Slurm" if self._batch.name == "slurm" else "the batch system",
             self._refused,

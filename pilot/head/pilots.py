@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pilot import clock
 from pilot.head import events as ev
 from pilot.head.fleet import Fleet
 from pilot.head.peers import Handler, PilotPeer, refusal
@@ -101,7 +101,8 @@ class Pilots:
             len(hello.held),
         )
         shape = _common_shape(hello.nodes)
-        joined = ev.PilotJoined(name, hello.pool, shape, nodes, hello.ends_at, hello.held)
+        ends_at = now + hello.left_s if hello.left_s else hello.ends_at
+        joined = ev.PilotJoined(name, hello.pool, shape, nodes, ends_at, hello.held)
         self._shell.apply(joined, now)
         for session in hello.sessions:
             if not self._shell.parcels.is_open(session):
@@ -125,6 +126,8 @@ class Pilots:
             # It is taken for lost, but lives: let it introduce itself again.
             self._shell.send(address, m.Welcome(self._epoch, __version__, 0, m.WHO_ARE_YOU))
             return
+        if message.answer:
+            self._shell.send(address, m.HeadStatus())
         self.fleet.heard(name, nodes, message.idle_s, draining, now)
         if pilot.nodes != nodes or pilot.draining != draining:
             self._shell.apply(ev.PilotChanged(name, nodes, draining), now)
@@ -151,10 +154,10 @@ class Pilots:
         self._peers.pop(name, None)
         self._expected.discard(name)
         if name in self._core.pilots:
-            self._shell.apply(ev.PilotLost(name, reason), time.time())
+            self._shell.apply(ev.PilotLost(name, reason), clock.now())
 
     def _note(self, state: str, detail: str) -> None:
-        self._core.log.other("pilot", state, 0, time.time(), detail)
+        self._core.log.other("pilot", state, 0, clock.now(), detail)
 
     def tick(self, now: float, decide: bool) -> None:
         """Ask what became of the pilots; to `decide` is to have as many as there is work for."""

@@ -28,11 +28,11 @@ Invariants
 from __future__ import annotations
 
 import re
-import time
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pilot import clock
 from pilot.errors import PilotError
 from pilot.head.causes import Answer, Cause, Facts, Told
 from pilot.head.findings import Findings
@@ -53,7 +53,7 @@ _SUBJECT = re.compile(r"""(\d+\.\d+)(?:\[\s*["']?(.+?)["']?\s*\]|/(.+))?""")
 def why(view: View, subject: str | None = None) -> dict[str, Any]:
     """What a task (``3.17``), a result (``3.17/name``) or a session (``3``) waits for."""
     facts = Facts(
-        time.time(), view.core, view.running, view.fleet.outlook(), view.store, view.status()
+        clock.now(), view.core, view.running, view.fleet.outlook(), view.store, view.status()
     )
     answer: dict[str, Any] = msgspec.to_builtins(explain(facts, subject))
     return answer

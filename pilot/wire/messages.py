@@ -399,6 +399,8 @@ class PilotHello(_Message):
     held: list[tuple[int, int]] = []
     #: Sessions that it knows: those that have ended meanwhile it is told to forget.
     sessions: list[int] = []
+    #: Seconds of walltime that are left, which hold whatever the clocks say; 0: see `ends_at`.
+    left_s: float = 0.0
 
 
 class Completions(_Message):
@@ -429,6 +431,8 @@ class PilotStatus(_Message):
     #: Seconds since anything ran here.
     idle_s: float
     draining: bool = False
+    #: Whether it wants a sign of life, by which it knows that there still is a head.
+    answer: bool = False
 
 
 class PilotBye(_Message):
@@ -498,6 +502,10 @@ class EndPilot(_Message):
 
     reason: str
     now: bool = False
+
+
+class HeadStatus(_Message):
+    """A sign of life, for a pilot that has asked for one."""
 
 
 # --- agent ↔ node worker, executors and ranks ----------------------------------------------------
@@ -682,7 +690,9 @@ FromClient: TypeAlias = (
 FromPilot: TypeAlias = PilotHello | Completions | PilotStatus | PilotBye
 ToHead: TypeAlias = FromClient | FromPilot
 ToClient: TypeAlias = Welcome | Accepted | Outcomes | Started | Reply
-ToPilot: TypeAlias = Welcome | Assign | Committed | ForgetSession | CancelWork | GiveBack | EndPilot
+ToPilot: TypeAlias = (
+    Welcome | Assign | Committed | ForgetSession | CancelWork | GiveBack | EndPilot | HeadStatus
+)
 ToAgent: TypeAlias = (
     NodeHello
     | ExecutorExited

@@ -1,0 +1,160 @@
+"""The agent's timers: its job's end, its head's silence, and its own sleep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pilot import clock
+from pilot.agent import agent as a
+from pilot.agent.agent import Agent
+from pilot.site import open_site
+from pilot.wire import messages as m
+from scheduler.resources import NodeShape
+
+
+class Job:
+    """An agent of two nodes whose loop the test turns; what it sends is kept in `sent`."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(mode=0o700)
+        pool = {"cores_per_node": 2, "warning": "60s", "nodes_per_pilot": 2}
+        config = {"name": "test", "batch": "slurm", "pools": {"main": pool}}
+        (directory / "site.yaml").write_text(yaml.safe_dump(config))
+        site = open_site(directory)
+        site.prepare()
+        self.agent = Agent(site, "test-1", "main", None)
+        self.now = self.agent._ticked
+        self.sent: list[object] = []
+        self.agent._client.send = self.sent.append  # type: ignore[method-assign]
+
+    def tick(self, seconds: float, step_s: float = 0.5) -> None:
+        """Let time go by, in so small steps."""
+        end = self.now + seconds
+        while self.now < end:
+            self.now = min(end, self.now + step_s)
+            self.agent._tick(self.now)
+
+    def hear(self, message: object) -> None:
+        self.agent._take_from_head(message, self.now)
+
+    def node_speaks(self, node: str) -> None:
+        self.agent._take(b"", m.NodeStatus(node, []), self.now)
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job]:
+    monkeypatch.setenv("PILOT_NODELIST", "n[1-2]")
+    monkeypatch.setenv("PILOT_JOB_ID", "17")
+    monkeypatch.delenv("PILOT_JOB_ENDS_AT", raising=False)
+    made = Job(tmp_path / "site")
+    yield made
+    made.agent._server.close()
+
+
+def welcomed(job: Job) -> None:
+    job.hear(m.Welcome(1, "1", 0))
+    for position, node in enumerate(("n1", "n2")):
+        job.agent._take(b"", m.NodeHello(node, NodeShape(2), position), job.now)
+
+
+# --- a head that is silent -----------------------------------------------------------------------
+
+
+def test_idle_pilot_whose_head_is_not_heard_of_ends(job: Job) -> None:
+    welcomed(job)
+    job.agent._node_heard.clear()  # its nodes are not what this is about
+    job.tick(a.ORPHAN_S - 5.0)
+    assert not job.agent._ending
+    job.tick(10.0)
+    assert "no head has been heard of" in job.agent._ending
+
+
+def test_pilot_asks_for_a_sign_of_life_and_stays_while_it_gets_one(job: Job) -> None:
+    welcomed(job)
+    job.agent._node_heard.clear()
+    for _ in range(8):
+        job.sent.clear()
+        job.tick(a.ORPHAN_S / 4)
+        asked = [s for s in job.sent if isinstance(s, m.PilotStatus) and s.answer]
+        assert len(asked) >= a.ORPHAN_S / 4 / a.ASK_S - 2
+        job.hear(m.HeadStatus())
+    assert not job.agent._ending
+
+
+def test_pilot_that_works_goes_on_without_a_head(job: Job) -> None:
+    welcomed(job)
+    job.agent._node_heard.clear()
+    job.agent._rules._attempts.held[1] = 1
+    job.tick(3 * a.ORPHAN_S, 5.0)
+    assert not job.agent._ending
+
+
+# --- its own sleep -------------------------------------------------------------------------------
+
+
+def test_agent_that_stood_still_forgives_its_nodes_once(job: Job) -> None:
+    welcomed(job)
+    job.tick(90.0, 90.0)
+    assert job.agent._rules.hosts == ["n1", "n2"]
+    job.node_speaks("n1")
+    job.tick(a.NODE_SILENT_S + 1.0)
+    assert job.agent._rules.hosts == []  # both have been silent while it was awake
+    assert job.agent._ending
+
+
+def test_sleep_is_no_reason_to_give_up_the_head(job: Job) -> None:
+    welcomed(job)
+    job.agent._node_heard.clear()
+    job.tick(10 * a.ORPHAN_S, 10 * a.ORPHAN_S)
+    assert not job.agent._ending
+
+
+# --- the end of the walltime ---------------------------------------------------------------------
+
+
+def ends_in(job: Job, seconds: float) -> None:
+    job.agent._ends_at = job.now + seconds
+    job.agent._drain_at = a._drain_at(job.agent._ends_at, 60.0, job.now)
+
+
+def test_pilot_drains_without_a_signal_before_its_walltime_ends(job: Job) -> None:
+    welcomed(job)
+    job.agent._node_heard.clear()
+    job.agent._rules._attempts.held[1] = 1
+    ends_in(job, 600.0)
+    job.tick(539.0)
+    assert not job.agent._rules.draining
+    job.tick(2.0)
+    assert job.agent._rules.draining and not job.agent._ending
+    job.tick(600.0 - 541.0 - a.END_S + 0.5)
+    assert job.agent._ending == "its walltime is over"
+
+
+def test_half_of_a_short_walltime_is_left_for_work(job: Job) -> None:
+    ends_in(job, 60.0)
+    assert job.agent._drain_at == job.now + 30.0
+
+
+def test_end_of_the_walltime_is_told_as_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Job
+) -> None:
+    ends_in(job, 100.0)
+    job.agent._greet()
+    (hello,) = [s for s in job.sent if isinstance(s, m.PilotHello)]
+    assert 90.0 < hello.left_s <= 100.0
+
+
+@pytest.mark.parametrize("told", ["", "0", "Unknown", "N/A"])
+def test_walltime_without_a_known_end_has_none(told: str) -> None:
+    assert a._end_of_walltime(told) == 0.0
+
+
+def test_end_of_the_walltime_is_on_the_clock_that_does_not_jump(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(clock.time, "time", lambda: 5000.0)
+    assert a._end_of_walltime("5600") == pytest.approx(clock.now() + 600.0, abs=5.0)
