@@ -30,6 +30,8 @@ class _Local(threading.local):
     #: The values of the inputs, and the site directory, while arguments are decoded in this thread.
     values: Sequence[Any] | None = None
     directory: Path | None = None
+    #: What the function has, that was read from a segment.
+    read_bytes = 0
 
 
 _local = _Local()
@@ -76,12 +78,35 @@ def decode_arguments(
     return args, kwargs
 
 
+def spilled_function(value: Value) -> bytes:
+    """A payload that stands for a function in a segment."""
+    return encode(_Spilled(value, is_pickled=False))
+
+
+def decode_function(payload: bytes, directory: Path) -> tuple[Any, int]:
+    """A function that was encoded by `pilot.functions`, and its bytes where it is in a segment.
+
+    Parameters
+    ----------
+    payload
+        What travelled.
+    directory
+        The site directory.
+    """
+    _local.directory, _local.read_bytes = directory, 0
+    try:
+        return decode(payload), _local.read_bytes
+    finally:
+        _local.directory = None
+
+
 class _Spilled:
-    def __init__(self, value: Value) -> None:
+    def __init__(self, value: Value, is_pickled: bool = True) -> None:
         self._value = value
+        self._read = _read_spilled if is_pickled else _read_stored
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_read_spilled, msgspec.structs.astuple(self._value))
+        return (self._read, msgspec.structs.astuple(self._value))
 
 
 def spilled(value: Value) -> bytes:
@@ -92,6 +117,13 @@ def spilled(value: Value) -> bytes:
 def _read_spilled(*fields: Any) -> Any:
     assert _local.directory is not None
     return decode(load(Value(*fields), _local.directory))
+
+
+def _read_stored(*fields: Any) -> Any:
+    assert _local.directory is not None
+    value = Value(*fields)
+    _local.read_bytes = value.size
+    return load(value, _local.directory)
 
 
 def refer(task: int, indices: tuple[int, ...], whole: bool) -> tuple[Any, ...]:

@@ -6,21 +6,26 @@ go with its own end. What was sent once (functions, templates) is not made again
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from types import FunctionType
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
-from pilot.arguments import encode_arguments, spilled
+from pilot.arguments import encode_arguments, spilled, spilled_function
 from pilot.data.values import LazyWriter, announceable, encode, store
-from pilot.errors import PilotError, SubmissionError
+from pilot.errors import SubmissionError
+from pilot.functions import EncodedFunction, encode_function
 from pilot.memo import call_digest, source_digest
 from pilot.site import Site
 from pilot.task import Options, ResolvedOptions, Task, as_task
+from pilot.watch import Watch, watch
 from pilot.wire import messages as m
 from scheduler.assignment import refusal
 from scheduler.resources import Resources
@@ -30,6 +35,8 @@ V = TypeVar("V")
 
 #: So many functions are known by their identity, so that a lambda in a loop fills no memory.
 _KNOWN = 1000
+#: Files of this package: warnings are about lines of the user's.
+_HERE = str(Path(__file__).parent)
 
 
 #: The arguments of one call.
@@ -64,8 +71,25 @@ class Parcel:
         self.tasks: list[m.TaskSpec] = []
 
 
+class _Known:
+    """A task whose function was pickled, and the templates of calls of it."""
+
+    __slots__ = ("digest", "task", "templates", "watch")
+
+    def __init__(self, task: Task[..., Any], digest: bytes, watched: Watch) -> None:
+        self.task = task
+        self.digest = digest
+        #: Says whether the pickle is still what a new one would be.
+        self.watch = watched
+        self.templates: dict[tuple[ResolvedOptions, GroupKey], int] = {}
+
+
 class Submitter:
     """Makes tasks of calls, for one session.
+
+    A submission has the globals, closures and objects that its function refers to as they are at
+    that moment. Nothing of a user's data is kept: a function is remembered only where all that it
+    refers to is constant.
 
     Parameters
     ----------
@@ -94,11 +118,12 @@ class Submitter:
         self._next_task = next_task
         self._next_template = next_template
         self._tasks: dict[int, tuple[Any, Task[..., Any]]] = {}
-        self._functions: dict[int, tuple[Any, m.Function]] = {}
+        self._known: dict[int, _Known] = {}
         self._sent: set[bytes] = set()
+        #: What was said of functions that reach a random generator.
+        self._warned: set[tuple[str, ...]] = set()
         #: Templates that were sent, with no id → their ids.
         self._templates: dict[m.Template, int] = {}
-        self._recent: dict[tuple[int, ResolvedOptions, GroupKey], tuple[Any, int]] = {}
 
     def task(self, function: Any) -> Task[..., Any]:
         """The task for anything that can be called; the same one for the same function."""
@@ -110,7 +135,8 @@ class Submitter:
         task = as_task(function)
         if self._defaults:
             task = task.with_defaults(self._defaults)
-        _remember(self._tasks, id(function), (function, task))
+        if watch(function) is not None or _is_bare(function):
+            _remember(self._tasks, id(function), (function, task))
         return task
 
     def add(
@@ -127,14 +153,32 @@ class Submitter:
         SubmissionError
             No pool can ever run one, or it cannot be pickled. Then none is in the parcel.
         """
+        added = Parcel()
+        try:
+            self._add(added, task, calls, group)
+        except BaseException:
+            # What it was to bring with it has not gone: the next one brings it.
+            self.forget(added)
+            raise
+        parcel.functions += added.functions
+        parcel.templates += added.templates
+        parcel.tasks += added.tasks
+        return [spec.id for spec in added.tasks]
+
+    def _add(
+        self, parcel: Parcel, task: Task[..., Any], calls: list[Call], group: GroupKey
+    ) -> None:
         dynamic = task.resolved is None
         limit = self._site.config.data.inline_limit_bytes
         template = 0
+        known: _Known | None = None
         specs: list[m.TaskSpec] = []
         large = []
         for args, kwargs in calls:
+            if known is None:
+                known = self._function(task, parcel)
             if dynamic or not template:
-                template = self._template(task, args, kwargs, parcel, group)
+                template = self._template(known, args, kwargs, parcel, group)
             payload, inputs = encode_arguments(args, kwargs)
             spec = m.TaskSpec(self._next_task(), template, payload, inputs)
             if len(payload) > limit:
@@ -145,8 +189,7 @@ class Submitter:
             specs.append(spec)
         if large:
             self._spill(task, specs, large)
-        parcel.tasks.extend(specs)
-        return [spec.id for spec in specs]
+        parcel.tasks = specs
 
     def put(self, parcel: Parcel, obj: object, name: str, group: GroupKey = NO_GROUP) -> int:
         """Put a value into the parcel, as a task that is complete from the start; returns its id.
@@ -188,7 +231,7 @@ class Submitter:
         for template in parcel.templates:
             self._templates.pop(msgspec.structs.replace(template, id=0), None)
         self._sent.difference_update(function.digest for function in parcel.functions)
-        self._recent.clear()
+        self._known.clear()
 
     def _spill(self, task: Task[..., Any], specs: list[m.TaskSpec], large: list[int]) -> None:
         """Write large arguments to a segment: big data never passes through the head."""
@@ -219,20 +262,19 @@ class Submitter:
 
     def _template(
         self,
-        task: Task[..., Any],
+        known: _Known,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         parcel: Parcel,
         group: GroupKey,
     ) -> int:
         """The id of the template for a call; a new one is put into the parcel."""
-        options = task.task_options
+        task, options = known.task, known.task.task_options
         resolved = task.resolved or options.resolve(args, kwargs)
-        recent = self._recent.get((id(task), resolved, group))
-        if recent is not None and recent[0] is task:
-            return recent[1]
-        function = self._function(task)
-        template = _template(self._session, task, function, resolved, group)
+        number = known.templates.get((resolved, group))
+        if number is not None:
+            return number
+        template = _template(self._session, task, known.digest, resolved, group)
         if options.cache:
             source = source_digest(task, resolved.resources.ranks)
             template = msgspec.structs.replace(template, cache=source)
@@ -240,10 +282,7 @@ class Submitter:
         if number is None:
             self._check(options, resolved, task)
             number = self._known_template(template, parcel)
-            if function.digest not in self._sent:
-                parcel.functions.append(function)
-                self._sent.add(function.digest)
-        _remember(self._recent, (id(task), resolved, group), (task, number))
+        _remember(known.templates, (resolved, group), number)
         return number
 
     def _known_template(self, template: m.Template, parcel: Parcel) -> int:
@@ -264,21 +303,51 @@ class Submitter:
         if reason:
             raise SubmissionError(f"task {task.__name__!r} was not submitted: {reason}")
 
-    def _function(self, task: Task[..., Any]) -> m.Function:
-        """What is sent of a task's function; pickled once."""
-        known = self._functions.get(id(task))
-        if known is not None and known[0] is task:
-            return known[1]
-        by_name = isinstance(task.__reduce__()[1][0], str)
-        try:
-            payload = encode(task if by_name else task.function)
-        except PilotError as error:
-            raise SubmissionError(
-                f"the function {task.__qualname__} cannot be sent to workers: {error}"
-            ) from error
-        function = m.Function(hashlib.blake2b(payload, digest_size=16).digest(), payload)
-        _remember(self._functions, id(task), (task, function))
-        return function
+    def _function(self, task: Task[..., Any], parcel: Parcel) -> _Known:
+        """What is known of a task's function as it is now; a new one is put into the parcel."""
+        known = self._known.get(id(task))
+        if known is not None and known.task is task and known.watch.is_same():
+            return known
+        # Looked at before it is pickled: what changes meanwhile is seen the next time.
+        watched = watch(task)
+        encoded = encode_function(task, self._site.config.data.inline_limit_bytes)
+        if encoded.generators:
+            self._warn(task, encoded.generators)
+        if encoded.digest not in self._sent:
+            payload = encoded.payload
+            if encoded.parts is not None:
+                payload = self._spill_function(task, encoded)
+            parcel.functions.append(m.Function(encoded.digest, payload))
+            self._sent.add(encoded.digest)
+        if known is None or known.task is not task or known.digest != encoded.digest:
+            known = _Known(task, encoded.digest, watched or Watch())
+        elif watched is not None:
+            known.watch = watched
+        if watched is not None:
+            _remember(self._known, id(task), known)
+        return known
+
+    def _spill_function(self, task: Task[..., Any], encoded: EncodedFunction) -> bytes:
+        """Write the large data of a function to a segment."""
+        assert encoded.parts is not None
+        with self._open_segment() as writer:
+            unsealed = writer.add_parts(
+                str(self._session), task.__name__, "function", 0, encoded.parts
+            )
+        return spilled_function(unsealed.value)
+
+    def _warn(self, task: Task[..., Any], generators: tuple[str, ...]) -> None:
+        said = (task.__qualname__, *generators)
+        if said in self._warned:
+            return
+        self._warned.add(said)
+        warnings.warn(
+            f"the function {task.__qualname__} reaches a random generator: "
+            f"{', '.join(generators)}. It is pickled with its state, so that each executor draws "
+            "the same numbers from its copy. Make a generator in the task, of a seed that is an "
+            "argument: numpy.random.default_rng([seed, number of the task])",
+            stacklevel=_stack_level(),
+        )
 
 
 def counter(stream: int) -> Callable[[], int]:
@@ -290,7 +359,7 @@ def counter(stream: int) -> Callable[[], int]:
 def _template(
     session: int,
     task: Task[..., Any],
-    function: m.Function,
+    function: bytes,
     resolved: ResolvedOptions,
     group: GroupKey,
 ) -> m.Template:
@@ -301,7 +370,7 @@ def _template(
         session=session,
         name=task.__name__,
         kind=task.kind,
-        function=function.digest,
+        function=function,
         resources=resolved.resources,
         time_limit_s=resolved.time_limit_s,
         retries=options.retries,
@@ -316,6 +385,21 @@ def _template(
         group=group.name,
         group_fails_together=group.fails_together,
     )
+
+
+def _is_bare(function: object) -> bool:
+    """Whether to keep a function keeps nothing of its user's that its module does not."""
+    return isinstance(function, FunctionType) and not (
+        function.__closure__ or function.__defaults__ or function.__kwdefaults__
+    )
+
+
+def _stack_level() -> int:
+    """How far up from who warns the user's code is."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _remember(known: dict[K, V], key: K, value: V) -> None:

@@ -24,7 +24,7 @@ import msgspec
 from pilot import clock
 from pilot.agent.node_cache import NodeCache
 from pilot.agent.words import plain_words
-from pilot.arguments import decode_arguments
+from pilot.arguments import decode_arguments, decode_function
 from pilot.children import TaskSession, delegations
 from pilot.command import CommandResult, ShellCommand, failure_text
 from pilot.context import Context, set_context
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 
 #: So much of a command's output is part of its result, from the end.
 OUTPUT_BYTES = 64 * 1024
+#: So much data of functions is kept in a process; the last one's whatever it has.
+LARGE_FUNCTIONS_BYTES = 128 << 20
 #: Stands for a result that comes from a child.
 NO_VALUE = Value(0)
 
@@ -100,6 +102,8 @@ class Worker:
         self._inline_limit = site.config.data.inline_limit_bytes
         self._payloads: dict[bytes, bytes] = {}
         self._functions: dict[bytes, Callable[..., Any]] = {}
+        #: Functions with large data, the oldest first, and their bytes.
+        self._large: dict[bytes, int] = {}
         self._templates: dict[int, Template] = {}
         self._next_task = counter(stream)
         self._next_template = counter(stream)
@@ -232,10 +236,21 @@ class Worker:
     def _function(self, template: Template) -> Callable[..., Any]:
         function = self._functions.get(template.function)
         if function is None:
-            loaded = decode(self._payloads[template.function])
+            payload = self._payloads[template.function]
+            loaded, size = decode_function(payload, self._site.directory)
             function = loaded.function if isinstance(loaded, Task) else loaded
             self._functions[template.function] = function
+            if size:
+                self._keep_in_bounds(template.function, size)
         return function
+
+    def _keep_in_bounds(self, digest: bytes, size: int) -> None:
+        """Let go of functions with large data that were read long ago; they can be read again."""
+        self._large[digest] = size
+        for old in list(self._large)[:-1]:
+            if sum(self._large.values()) <= LARGE_FUNCTIONS_BYTES:
+                break
+            del self._large[old], self._functions[old]
 
     def _session(self, template: Template, work: Work) -> TaskSession:
         """What a task submits with; a new one each time: a failed task leaves no children."""

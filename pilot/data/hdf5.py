@@ -5,7 +5,8 @@ neither sessions nor tasks.
 
 A value is one of
 
-- a data set of a native type: a lone array;
+- a data set of a native type: a lone array (its kind is ``fortran`` where it was in that order: the
+  file has it in C's);
 - a data set of opaque bytes: the pickle of an object without arrays;
 - a group: an object with arrays. They are native data sets named after their place in the object;
   ``.pickle`` holds the names in order and the skeleton (see `pilot.data.parts`): the length of the
@@ -141,7 +142,8 @@ class Draft:
         if parts.skeleton is None:
             array = parts.arrays[0]
             top = self._array(name, array)
-            return Written(parts.size, checksum(raw(array))), b"array", top
+            kind = b"fortran" if parts.is_fortran else b"array"
+            return Written(parts.size, checksum(raw(array))), kind, top
         if not parts.arrays:
             data = np.frombuffer(parts.skeleton, np.uint8)
             top = self._pickle(name, data)
@@ -409,8 +411,9 @@ class SealedFile:
 def _read(file: Any, source: _Bytes, path: Path, name: str, expected: int | None) -> Parts:
     try:
         top = h5o.open(file, name.encode())
+        kind, written = _description(top)
         if expected is None:
-            expected = _description(top)[1].checksum
+            expected = written.checksum
         if isinstance(top, h5g.GroupID):
             parts, found = _read_tree(top, source)
         else:
@@ -419,7 +422,7 @@ def _read(file: Any, source: _Bytes, path: Path, name: str, expected: int | None
             if isinstance(top.get_type(), h5t.TypeOpaqueID):
                 parts = Parts([], [], data.tobytes(), {})
             else:
-                parts = Parts([data], [""], None, {})
+                parts = Parts([data], [""], None, {}, kind == b"fortran")
     except (*_HDF5_ERRORS, EOFError, struct.error) as cause:
         raise _cannot_read(path, name, cause) from cause
     if found != expected:

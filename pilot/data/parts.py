@@ -10,7 +10,8 @@ Invariants:
 
 - an array is lifted only where HDF5 gives back the same dtype; others (objects, Unicode, dates)
   stay in the pickle, as do instances of subclasses;
-- a lifted array is C-contiguous; that is all that may change of it;
+- a lifted array is C-contiguous, in memory and in files; one that was in Fortran's order is in that
+  order again when it comes back;
 - names are unique, have no empty component, and none that is ``.``.
 """
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
 from typing import Any
@@ -28,7 +29,13 @@ import numpy as np
 from h5py import h5t
 from numpy.typing import NDArray
 
-from pilot.data.values import decoding_error, encoding_error, needs_cloudpickle
+from pilot.data.values import (
+    TooLargeError,
+    decoding_error,
+    encoding_error,
+    needs_cloudpickle,
+    unpickled,
+)
 
 #: A data set costs as much as 4 KiB of data. The first few small arrays get one each, so that a
 #: person finds them; a value of thousands of small arrays keeps the rest in its pickle.
@@ -59,6 +66,8 @@ class Parts:
     skeleton: bytes | None
     #: Plain numbers and strings of a dict, for people who look into the file.
     notes: dict[str, Any]
+    #: Whether a lone array was in Fortran's order.
+    is_fortran: bool = False
 
     @property
     def size(self) -> int:
@@ -92,8 +101,20 @@ def is_native(obj: object) -> bool:
     )
 
 
-def take_apart(obj: Any) -> Parts:
+def take_apart(
+    obj: Any, file: io.BytesIO | None = None, reducer: Callable[[Any], Any] | None = None
+) -> Parts:
     """`obj` as arrays and a pickle.
+
+    Parameters
+    ----------
+    obj
+        The object.
+    file
+        What the skeleton is written to; it may raise an error of its own.
+    reducer
+        Says first how an object is pickled, as `pickle.Pickler.reducer_override` does. Then all
+        that workers cannot import goes by value.
 
     Raises
     ------
@@ -101,21 +122,23 @@ def take_apart(obj: Any) -> Parts:
         Neither pickle nor cloudpickle can take it.
     """
     if is_native(obj):
-        return Parts([np.asarray(obj, order="C")], [""], None, {})
+        return Parts([np.asarray(obj, order="C")], [""], None, {}, _is_fortran(obj))
     lifter: _Lifter | _CloudLifter
-    try:
-        lifter = _Lifter(obj)
-        skeleton = lifter.lift(obj)
-        again = needs_cloudpickle(skeleton)
-    except MemoryError:
-        raise
-    except Exception:
-        again = True
+    again = reducer is not None
+    if not again:
+        try:
+            lifter = _Lifter(obj)
+            skeleton = lifter.lift(obj)
+            again = needs_cloudpickle(skeleton)
+        except MemoryError:
+            raise
+        except Exception:
+            again = True
     if again:
-        lifter = _CloudLifter(obj)
+        lifter = _CloudLifter(obj, file, reducer)
         try:
             skeleton = lifter.lift(obj)
-        except MemoryError:
+        except (MemoryError, TooLargeError):
             raise
         except Exception as cause:
             raise encoding_error(obj, cause) from cause
@@ -131,9 +154,10 @@ def put_together(parts: Parts) -> Any:
         The pickle needs something that is not here, such as a module.
     """
     if parts.skeleton is None:
-        return parts.arrays[0]
+        array = parts.arrays[0]
+        return in_fortran_order(array) if parts.is_fortran else array
     try:
-        return pickle.loads(parts.skeleton, buffers=parts.arrays)
+        return unpickled(parts.skeleton, parts.arrays)
     except MemoryError:
         raise
     except Exception as cause:
@@ -145,6 +169,17 @@ def itself(array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
+def in_fortran_order(array: NDArray[Any]) -> NDArray[Any]:
+    """What a skeleton calls on an array that was in Fortran's order. Its name is part of the format
+    of the files.
+    """
+    return np.asfortranarray(array)
+
+
+def _is_fortran(array: NDArray[Any]) -> bool:
+    return array.flags.f_contiguous and not array.flags.c_contiguous
+
+
 #: Stands in the skeleton for the next array. Writable, or pickle would wrap what replaces it.
 _MARK = pickle.PickleBuffer(bytearray())
 
@@ -152,9 +187,15 @@ _MARK = pickle.PickleBuffer(bytearray())
 class _Lifting:
     """What the two picklers below have in common."""
 
-    def __init__(self, obj: object) -> None:
-        self._file = io.BytesIO()
+    def __init__(
+        self,
+        obj: object,
+        file: io.BytesIO | None = None,
+        reducer: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self._file = io.BytesIO() if file is None else file
         super().__init__(self._file, 5, buffer_callback=self._stays)  # type: ignore[call-arg]
+        self._reducer = reducer
         self._known = dict(_array_names(obj))
         self._small_left = _SMALL_ARRAYS
         self.arrays: list[NDArray[Any]] = []
@@ -168,7 +209,11 @@ class _Lifting:
         if type(obj) is np.ndarray and self._worth_it(obj) and is_native(obj):
             self.arrays.append(np.asarray(obj, order="C"))
             self.names.append(self._known.get(id(obj)) or f"{UNNAMED}/{len(self.names)}")
-            return itself, (_MARK,)
+            return in_fortran_order if _is_fortran(obj) else itself, (_MARK,)
+        if self._reducer is not None:
+            found = self._reducer(obj)
+            if found is not NotImplemented:
+                return found
         return super().reducer_override(obj)  # type: ignore[misc]
 
     def _worth_it(self, array: NDArray[Any]) -> bool:

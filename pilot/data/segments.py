@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from pilot.data.hdf5 import Draft, SealedFile, Written
-from pilot.data.parts import component, put_together, take_apart, unique
+from pilot.data.parts import Parts, component, put_together, take_apart, unique
 from pilot.data.values import Value
 from pilot.errors import ResultError
 
@@ -112,7 +112,12 @@ class SegmentWriter:
         StorageError
             It cannot be written. The results before it are not affected.
         """
-        parts = take_apart(obj)
+        return self.add_parts(session, task_name, task_id, index, take_apart(obj))
+
+    def add_parts(
+        self, session: str, task_name: str, task_id: str, index: int, parts: Parts
+    ) -> Unsealed:
+        """As `add`, of what was taken apart already."""
         with self._lock:
             segment = self._segment(session)
             # A task that was cut off and runs again in this process has the same name again.

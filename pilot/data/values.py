@@ -13,9 +13,11 @@ Invariants:
 
 from __future__ import annotations
 
+import io
 import pickle
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ import msgspec
 from pilot.errors import EncodingError, PilotError
 
 if TYPE_CHECKING:
+    from pilot.data.parts import Parts
     from pilot.data.segments import SegmentWriter, Unsealed
 
 #: What a value may have to travel inline, unless the site says otherwise.
@@ -101,11 +104,39 @@ def decode(payload: bytes) -> Any:
         Whatever it stands for is not what it was, such as a file that was imported.
     """
     try:
-        return pickle.loads(payload)
+        return unpickled(payload)
     except (MemoryError, PilotError):
         raise
     except Exception as cause:
         raise decoding_error(cause) from cause
+
+
+def unpickled(payload: bytes, buffers: Iterable[Any] | None = None) -> Any:
+    """What was pickled; arrays can be written to, also those that were read-only.
+
+    A task's arguments are its own, and what it may do with them must not depend on their size, nor
+    on the way that they took.
+    """
+    if b"_frombuffer" in payload:
+        return _ArrayUnpickler(io.BytesIO(payload), buffers=buffers).load()
+    return pickle.loads(payload, buffers=buffers)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Makes arrays that can be written to. In pickles, read-only arrays lie as immutable bytes."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name)
+        return partial(_writable, found) if name == "_frombuffer" else found
+
+
+def _writable(make: Callable[..., Any], *arguments: Any) -> Any:
+    array = make(*arguments)
+    return array if array.flags.writeable else array.copy(order="K")
+
+
+class TooLargeError(Exception):
+    """More was to be pickled than there may be: raised by the file that it is written to."""
 
 
 def store(
@@ -176,11 +207,20 @@ class LazyWriter:
 
     def add(self, session: str, task_name: str, task_id: str, index: int, obj: object) -> Unsealed:
         """See `SegmentWriter.add`."""
+        return self._opened().add(session, task_name, task_id, index, obj)
+
+    def add_parts(
+        self, session: str, task_name: str, task_id: str, index: int, parts: Parts
+    ) -> Unsealed:
+        """See `SegmentWriter.add_parts`."""
+        return self._opened().add_parts(session, task_name, task_id, index, parts)
+
+    def _opened(self) -> SegmentWriter:
         if self._writer is None:
             from pilot.data.segments import SegmentWriter
 
             self._writer = SegmentWriter(*self._arguments)
-        return self._writer.add(session, task_name, task_id, index, obj)
+        return self._writer
 
     def seal(self) -> list[Value]:
         """See `SegmentWriter.seal`."""

@@ -1,0 +1,373 @@
+"""How functions travel: as they are at each submission, small or large, and what is refused."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import random
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+import pilot
+from pilot import functions
+from pilot.arguments import decode_function
+from pilot.errors import SubmissionError
+from pilot.functions import encode_function
+from pilot.site import Site, create_site
+from pilot.submission import Parcel, Submitter, counter
+from pilot.task import Task
+from pilot.watch import watch
+
+SCRIPT = """
+import math
+
+scale, items, table, array = 1, [1], {"a": 1}, numpy.ones(3)
+text = "t"
+
+def deep(x):
+    return x + scale
+
+def helper(x):
+    return deep(x) * 2
+
+class Plain:
+    factor = 1
+    def method(self):
+        return (self.factor, scale)
+
+    @staticmethod
+    def static():
+        return helper(1)
+
+    @property
+    def prop(self):
+        return len(text)
+
+def uses_all(x, default=1, *, keyword=2):
+    return (
+        scale, list(items), dict(table), array.tolist(), helper(x), default, keyword, math.pi
+    )
+
+def uses_constants(x, default=1, *, keyword=2):
+    def nested(y):
+        return y * scale
+    return (nested(x), helper(x), text, default, keyword)
+
+def uses_class(x):
+    return (Plain().method(), Plain.static(), Plain().prop)
+
+def recursive(n):
+    return scale if n == 0 else recursive(n - 1) + other(n)
+
+def other(n):
+    return recursive(n - 1) if n > 1 else scale
+
+def outer():
+    held, kept = 1, [1]
+
+    def bump():
+        nonlocal held
+        held += 1
+
+    def inner(x):
+        return (held, x)
+
+    def inner_list(x):
+        return (list(kept), x)
+
+    return inner, inner_list, bump, kept
+
+decorated = functools.wraps(uses_constants)(lambda x: uses_constants(x))
+task = pilot.task(uses_constants)
+lazy = lambda x: (scale, task(x))
+"""
+
+
+class World:
+    """A script, and what workers are sent of it."""
+
+    def __init__(self, site: Site) -> None:
+        self.names: dict[str, Any] = {
+            "__name__": "__main__",
+            "numpy": np,
+            "functools": functools,
+            "pilot": pilot,
+        }
+        exec(SCRIPT, self.names)
+        self.site = site
+        self.submitter = Submitter(7, site, counter(3), counter(3))
+        self.functions: dict[bytes, bytes] = {}
+        self.templates: dict[int, Any] = {}
+        #: The digest of what was sent last.
+        self.last = b""
+
+    def send(self, function: Any, count: int = 1) -> Any:
+        """The function as a worker has it."""
+        loaded, _ = decode_function(self.payload(function, count), self.site.directory)
+        return loaded.function if isinstance(loaded, Task) else loaded
+
+    def payload(self, function: Any, count: int = 1) -> bytes:
+        """What workers are sent of a function."""
+        parcel = Parcel()
+        task = self.submitter.task(function)
+        self.submitter.add(parcel, task, [((1,), {})] * count)
+        self.functions.update((one.digest, one.payload) for one in parcel.functions)
+        self.templates.update((one.id, one) for one in parcel.templates)
+        template = self.templates[parcel.tasks[-1].template]
+        self.last = template.function
+        return self.functions[template.function]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return create_site(tmp_path_factory.mktemp("functions") / "site", "local")
+
+
+@pytest.fixture
+def world(site: Site) -> World:
+    return World(site)
+
+
+def _edit_helper(names: dict[str, Any], n: int) -> None:
+    exec(f"def helper(x): return deep(x) + {n}", names)
+
+
+def _edit_class(names: dict[str, Any], n: int) -> None:
+    exec(f"class Plain(Plain):\n def method(self): return ({n}, scale)", names)
+
+
+def _edit_code(names: dict[str, Any], n: int) -> None:
+    """As IPython's autoreload does."""
+    edited: dict[str, Any] = {}
+    exec(f"def deep(x): return x - {n}", edited)
+    names["deep"].__code__ = edited["deep"].__code__
+
+
+EDITS: dict[str, Callable[[dict[str, Any], int], Any]] = {
+    "rebound": lambda names, n: names.update(scale=n),
+    "rebound text": lambda names, n: names.update(text="t" * n),
+    "of another type": lambda names, n: names.update(scale=[n][0] + 0.5),
+    "appended": lambda names, n: names["items"].append(n),
+    "set in a dict": lambda names, n: names["table"].update(a=n),
+    "set in an array": lambda names, n: names["array"].fill(n),
+    "helper": _edit_helper,
+    "class": _edit_class,
+    "code": _edit_code,
+    "class attribute": lambda names, n: setattr(names["Plain"], "factor", n),
+    "new class attribute": lambda names, n: setattr(names["Plain"], f"also_{n}", n),
+    "in a class attribute": lambda names, n: setattr(names["Plain"], "factor", [n]),
+    "default": lambda names, n: setattr(names["uses_constants"], "__defaults__", (n,)),
+    "keyword": lambda names, n: names["uses_constants"].__kwdefaults__.update(keyword=n),
+}
+USERS = ["uses_all", "uses_constants", "uses_class", "recursive", "decorated", "task", "lazy"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(sorted(EDITS)), st.integers(1, 9)), max_size=6))
+def test_a_submission_has_what_the_names_mean_at_that_moment(
+    site: Site, edits: list[tuple[str, int]]
+) -> None:
+    world = World(site)
+    for edit, n in [("rebound", 1), *edits]:
+        EDITS[edit](world.names, n)
+        for user in USERS:
+            function = world.names[user]
+            if user == "uses_class":
+                world.payload(function)  # here the class would be what it was made of in any case
+            else:
+                assert world.send(function)(2) == function(2), (edit, user)
+            fresh = encode_function(world.submitter.task(function), 1 << 16)
+            assert world.last == fresh.digest, (edit, user)
+
+
+def test_closures_are_seen_as_they_are(world: World) -> None:
+    inner, inner_list, bump, kept = world.names["outer"]()
+    assert world.send(inner)(0) == (1, 0)
+    bump()
+    assert world.send(inner)(0) == (2, 0)
+    assert world.send(inner_list)(0) == ([1], 0)
+    kept.append(2)
+    assert world.send(inner_list)(0) == ([1, 2], 0)
+
+
+def test_objects_of_methods_and_partials_are_seen_as_they_are(world: World) -> None:
+    model = Model([1])
+    assert world.send(model.run)(0) == 1
+    model.weights[0] = 5
+    assert world.send(model.run)(0) == 5
+    items = [1]
+    partial = functools.partial(world.names["deep"], 1)
+    assert world.send(partial)() == 2
+    world.names["scale"] = 10
+    assert world.send(partial)() == 11
+    both = functools.partial(lambda one, two: (list(one), two), items)
+    assert world.send(both)(0) == ([1], 0)
+    items.append(2)
+    assert world.send(both)(0) == ([1, 2], 0)
+
+
+def test_what_has_not_changed_is_not_sent_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pickled = []
+    monkeypatch.setattr(
+        "pilot.submission.encode_function",
+        lambda *arguments: pickled.append(arguments[0]) or encode_function(*arguments),
+    )
+    inner, *_ = world.names["outer"]()
+    constant = [*map(world.names.get, ["task", "recursive", "decorated", "lazy"]), inner, pow]
+    for function in [*constant, *constant]:
+        world.send(function)
+    assert len(pickled) == len(constant)
+    assert len(world.functions) == len(world.templates) == len(constant)
+    # What might change is looked at each time, once for however many calls.
+    made = world.names["Plain"]()
+    for _ in range(3):
+        world.send(world.names["uses_all"], 5)
+        world.payload(made.method, 5)
+    assert len(pickled) == len(constant) + 6
+    assert len(world.functions) == len(world.templates) == len(constant) + 2
+
+
+def test_nothing_of_a_users_data_is_kept(world: World) -> None:
+    class Data:
+        def __init__(self) -> None:
+            self.large = np.ones(1000)
+
+        def method(self) -> None: ...
+
+    def closed(data: Data) -> Callable[[], Data]:
+        return lambda: data
+
+    data = Data()
+    gone = weakref.ref(data)
+    for make in ("method", "partial", "closure"):
+        function = {"method": data.method, "partial": functools.partial(print, data)}.get(make)
+        world.submitter.add(Parcel(), world.submitter.task(function or closed(data)), [((), {})])
+    del data, function
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_refused_call_takes_nothing_with_it(world: World) -> None:
+    function = world.names["uses_constants"]
+    parcel = Parcel()
+    with pytest.raises(pilot.PilotError, match="generator"):
+        world.submitter.add(parcel, world.submitter.task(function), [((x for x in "a"), {})])
+    assert (parcel.functions, parcel.templates, parcel.tasks) == ([], [], [])
+    assert world.send(function)(2) == function(2)
+
+
+# --- large data -----------------------------------------------------------------------------------
+
+
+class Model:
+    def __init__(self, weights: Any) -> None:
+        self.weights = weights
+
+    def run(self, x: float) -> float:
+        return float(self.weights[-1] + x)
+
+
+LARGE = 200_000
+
+
+def _large(world: World) -> dict[str, Callable[[Any], Any]]:
+    names = world.names
+    names["large"] = np.arange(LARGE, dtype=float)
+    exec("def global_array(x): return float(large[-1] + x)", names)
+    names["blob"] = bytes(LARGE)
+    exec("def global_bytes(x): return len(blob) + x", names)
+    closed_over = np.arange(LARGE, dtype=float)
+    return {
+        "global array": names["global_array"],
+        "global bytes": names["global_bytes"],
+        "method": Model(np.arange(LARGE, dtype=float)).run,
+        "partial": functools.partial(Model.run, Model(np.arange(LARGE, dtype=float))),
+        "closure": lambda x: float(closed_over[-1] + x),
+        "callable": functools.partial(Model(list(range(LARGE))).run),
+    }
+
+
+def test_large_data_of_functions_go_into_segments(world: World, site: Site) -> None:
+    for name, function in _large(world).items():
+        before = len(list(site.results.rglob("*.h5")))
+        for _ in range(3):
+            assert world.send(function)(1) == function(1), name
+        assert len(list(site.results.rglob("*.h5"))) == before + 1, name
+    assert max(map(len, world.functions.values())) < 1000
+
+
+def test_a_change_in_large_data_is_seen(world: World) -> None:
+    model = Model(np.zeros(LARGE))
+    assert world.send(model.run)(1) == 1
+    model.weights[-1] = 5
+    assert world.send(model.run)(1) == 6
+
+
+def test_what_is_too_large_is_refused_by_name(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(functions, "FUNCTION_BYTES", 100_000)
+    named = {
+        "global bytes": r"global_bytes uses the global 'blob' of 200 kB",
+        "callable": r"the attribute 'weights' .* of .* MB",
+    }
+    for name, function in _large(world).items():
+        if name in named:
+            with pytest.raises(SubmissionError, match=f"{named[name]}.*session.put"):
+                world.send(function)
+        else:
+            assert world.send(function)(1) == function(1)
+
+
+# --- random generators ----------------------------------------------------------------------------
+
+
+def test_who_reaches_a_random_generator_is_warned_once(world: World) -> None:
+    names = world.names
+    names["rng"] = np.random.default_rng(1)
+    exec("def draw(x): return rng.random()\ndef through(x): return draw(x)", names)
+    generator = random.Random(1)
+    warned = {
+        "draw .* the global 'rng' .numpy.random.Generator": names["draw"],
+        "through .* the global 'rng'": names["through"],
+        "normal .* the object of the method": names["rng"].normal,
+        "'generator', which it closes over .random.Random": lambda x: generator.random(),
+        "RandomState": np.random.RandomState(1).rand,
+        "the attribute 'weights' of the object": Model(np.random.default_rng()).run,
+    }
+    for text, function in warned.items():
+        with pytest.warns(UserWarning, match=text) as caught:
+            world.send(function)
+        assert caught[0].filename == __file__
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            world.send(function)
+
+
+def test_the_generators_of_the_libraries_go_by_name(world: World) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for function in (random.random, np.random.rand, np.random.normal):
+            assert world.send(function).__self__ is function.__self__
+        assert (
+            world.send(functools.partial(random.uniform, 1)).func.__self__ is random.seed.__self__
+        )
+
+
+def test_a_watch_is_not_had_of_what_may_change_in_itself(world: World) -> None:
+    names = world.names
+    for name in ("uses_constants", "uses_class", "recursive", "task", "lazy", "decorated"):
+        assert watch(names[name]) is not None, name
+    assert watch(names["uses_all"]) is None
+    names["Plain"].factor = [1]
+    assert watch(names["uses_class"]) is None
+    assert watch(print) is not None and watch([].append) is None and watch(np.sin) is not None
