@@ -71,6 +71,8 @@ def assert_same(a: Any, b: Any) -> None:
         assert a.dtype == b.dtype
         assert a.shape == b.shape
         assert a.flags.writeable
+        if b.flags.c_contiguous or b.flags.f_contiguous:
+            assert a.flags.f_contiguous == b.flags.f_contiguous
         if a.dtype.hasobject:
             assert_same(a.tolist(), b.tolist())
         else:
@@ -107,7 +109,22 @@ dtypes = (
     | npst.array_dtypes(simple_dtypes, min_size=1, max_size=3, allow_subarrays=True)
 )
 shapes = npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
-arrays = dtypes.flatmap(lambda dtype: npst.arrays(dtype, shapes))
+
+
+def _laid_out(array: Any, layout: str) -> Any:
+    if layout == "transposed":
+        return array.T
+    made = np.asfortranarray(array) if layout == "fortran" and array.ndim else array
+    if layout == "read-only":
+        made.setflags(write=False)
+    return made
+
+
+arrays = st.builds(
+    _laid_out,
+    dtypes.flatmap(lambda dtype: npst.arrays(dtype, shapes)),
+    st.sampled_from(["c", "fortran", "transposed", "read-only"]),
+)
 
 leaves = arrays | st.none() | st.integers() | st.text(max_size=5) | st.floats(allow_nan=False)
 keys = st.sampled_from(

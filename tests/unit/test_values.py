@@ -22,12 +22,44 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pilot.arguments import decode_arguments, encode_arguments
 from pilot.data import values
 from pilot.data.segments import SegmentWriter, Unsealed
 from pilot.data.values import Value, announceable, decode, encode, load, store
 from pilot.errors import EncodingError
 
 LIMIT = 1000
+
+
+CONTAINERS: dict[str, tuple[Any, Any]] = {
+    "alone": (lambda array: array, lambda made: made),
+    "in a list": (lambda array: [1, array], lambda made: made[1]),
+    "in an object": (lambda array: types.SimpleNamespace(held=array), lambda made: made.held),
+}
+
+
+@pytest.mark.parametrize("size", [2, 200])
+@pytest.mark.parametrize("where", CONTAINERS)
+@pytest.mark.parametrize("how", ["argument", "value"])
+def test_arrays_keep_their_order_and_can_be_written_to(
+    writer: SegmentWriter, tmp_path: Path, size: int, where: str, how: str
+) -> None:
+    fortran = np.asfortranarray(np.arange(size * size, dtype=float).reshape(size, size))
+    frozen = fortran.copy(order="F")
+    frozen.setflags(write=False)
+    for array in (fortran, frozen, fortran.copy(order="C").T, frozen.T):
+        wrap, unwrap = CONTAINERS[where]
+        obj = wrap(array)
+        if how == "argument":
+            back = decode_arguments(encode_arguments((obj,), {})[0], [], tmp_path)[0][0]
+        else:
+            stored = put(writer, obj)
+            writer.seal()
+            back = load(announceable(stored), tmp_path)
+        back = unwrap(back)
+        assert np.array_equal(back, array)
+        assert back.flags.f_contiguous == array.flags.f_contiguous
+        back[0, 0] = 7
 
 
 @pytest.fixture
