@@ -16,3 +16,5 @@ ERROR_TEXT_BYTES = 16 << 10
 NAME_BYTES = 1 << 10
 #: Default options, default results, variables, search paths: of one session or template.
 OPTIONS_BYTES = 1 << 20
+#: The line of a process's output that is told as the reason for its end.
+LAST_WORD_BYTES = 512

@@ -6,17 +6,22 @@ behind whoever is killed.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
 import resource
 import signal
 import sys
+import time
 from pathlib import Path
 
 import setproctitle
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+#: So long it is waited for what was killed: it may be in the kernel, in seconds.
+_KILLED_S = 2.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -33,6 +38,40 @@ def name_process(title: str) -> None:
 def die_with_parent(number: int = signal.SIGKILL) -> None:
     """Have the kernel send this process a signal when its parent ends."""
     _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+
+
+def adopt_orphans() -> None:
+    """Be the parent of what descendants of this process leave behind when they end."""
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def children() -> list[int]:
+    """Return the processes whose parent this one is, adopted ones included."""
+    try:
+        # One read, where the kernel is built for it; it leaves none out while none ends.
+        return [int(pid) for pid in Path("/proc/thread-self/children").read_text().split()]
+    except OSError:
+        from scheduler.batch.local_job import all_processes, process_state
+
+        states = ((pid, process_state(pid)) for pid in all_processes())
+        return [pid for pid, state in states if state and state.parent == os.getpid()]
+
+
+def end_children() -> None:
+    """Kill and collect all children of this process, and what becomes its child by that."""
+    deadline = time.monotonic() + _KILLED_S
+    while True:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0]:
+                continue
+        except ChildProcessError:
+            return
+        for pid in children():
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.002)
 
 
 def start_log() -> None:

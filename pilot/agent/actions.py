@@ -76,6 +76,13 @@ class RunOnWorld(msgspec.Struct, frozen=True):
     work: list[Work]
 
 
+class GiveUpNode(msgspec.Struct, frozen=True):
+    """Use a node no more."""
+
+    node: str
+    reason: str
+
+
 class ForgetSession(msgspec.Struct, frozen=True):
     """Nothing more comes of this session."""
 
@@ -91,5 +98,6 @@ Action = (
     | TakeBackFromWorld
     | RunOnExecutor
     | RunOnWorld
+    | GiveUpNode
     | ForgetSession
 )

@@ -133,6 +133,8 @@ class Agent:
         #: The node worker of this node, if it was forked from this process.
         self._own = own
         self._steps: dict[str, subprocess.Popen[bytes] | ForkedNode] = {}
+        #: Nodes where nothing can run, and why.
+        self._given_up: dict[str, str] = {}
         self._executors: dict[int, tuple[bytes, _Known]] = {}
         self._worlds: dict[int, _World] = {}
         self._reports = Reports()
@@ -178,6 +180,8 @@ class Agent:
             if now - self._ticked >= TICK_S:
                 self._tick(now)
             self._carry_out()
+            for node in self._given_up.keys() & self._nodes:
+                self._lose_node(node, self._given_up[node], now)
             self._report(now)
             if self._ending and self._is_over(now):
                 break
@@ -488,7 +492,8 @@ class Agent:
             return
         log.warning("%s", reason)
         if not self._steps and not self._nodes:
-            self._end("it has no nodes left", now, at_once=True)
+            why = "".join(f": {reason}" for reason in self._given_up.values())
+            self._end(f"it has no nodes left{why}", now, at_once=True)
         elif node in self._steps:
             self._steps[node].terminate()
 
@@ -517,6 +522,9 @@ class Agent:
                 self._take_back_from_world(action)
             elif isinstance(action, a.StartWorld):
                 self._start_world(action)
+            elif isinstance(action, a.GiveUpNode):
+                log.error("%s is given up: %s", action.node, action.reason)
+                self._given_up[action.node] = action.reason
             elif isinstance(action, a.ForgetSession):
                 self._sessions.pop(action.session, None)
                 self._functions.pop(action.session, None)

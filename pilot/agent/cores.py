@@ -28,6 +28,8 @@ class Cores:
         #: Those that are up.
         self.nodes: dict[str, FreeNode] = {}
         self.free = 0
+        #: Those where nothing new is started for now.
+        self.resting: set[str] = set()
         self._waiting: dict[str, dict[_Thing, list[Callable[[], None]]]] = {}
 
     def add_node(self, name: str, shape: NodeShape, position: int) -> bool:
@@ -47,11 +49,17 @@ class Cores:
             self.hosts.remove(name)
         if node := self.nodes.pop(name, None):
             self.free -= len(node.cores)
+        self.resting.discard(name)
         self._waiting.pop(name, None)
 
     def place(self, need: Resources) -> list[Share] | None:
         """Where a task can run now, or None where it has to wait. Nothing is taken."""
-        return place(need, self.nodes.values()) if self.free else None
+        if not self.free:
+            return None
+        nodes = self.nodes.values()
+        if self.resting:
+            return place(need, [node for node in nodes if node.name not in self.resting])
+        return place(need, nodes)
 
     def first_taken(self, shares: tuple[Share, ...]) -> Share | None:
         """The first of these shares that cannot be taken; None where all can."""

@@ -12,6 +12,8 @@ import signal
 
 import msgspec
 
+from pilot.limits import LAST_WORD_BYTES
+from pilot.texts import shortened
 from pilot.wire.messages import Completion, TaskFailure, Template, Work
 from scheduler.resources import Resources
 
@@ -30,6 +32,13 @@ def describe_exit(status: int) -> str:
         hint = " (out of memory?)" if name == "SIGKILL" else ""
         return f"killed by {name}{hint}"
     return f"exit status {status}"
+
+
+def cannot_start(node: str, count: int, status: int, tail: str) -> str:
+    """Say why a node is given up: how the last of so many executors ended, and its last word."""
+    said = [line.strip() for line in tail.splitlines() if line.strip()]
+    last = f": {shortened(said[-1], LAST_WORD_BYTES)}" if said else ""
+    return f"{count} executors in a row did not start on {node} ({describe_exit(status)}{last})"
 
 
 def ended(

@@ -58,15 +58,14 @@ class ExecutorConfig(msgspec.Struct):
     cores: tuple[int, ...]
     gpus: tuple[int, ...]
     cores_of_node: int
-    #: Path of the output, and of the shared memory, and the slot in it.
+    #: Path of the output, and its place in the shared memory.
     log: str
-    memory: str
     slot: int
     stream: int
 
 
-def main(packed: bytes, site: Site) -> None:
-    """Be an executor of this site until told to end."""
+def main(packed: bytes, site: Site, memory: mmap.mmap) -> None:
+    """Be an executor of this site until told to end; the memory is the node worker's, too."""
     config = msgspec.msgpack.decode(packed, type=ExecutorConfig)
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -89,8 +88,6 @@ def main(packed: bytes, site: Site) -> None:
         environment.working_dir, environment.sys_path, environment.variables
     )
     worker.environ = dict(os.environ)
-    with open(config.memory, "r+b") as file:
-        memory = mmap.mmap(file.fileno(), 0)
     client: Client[m.Run | m.Exit] = Client(
         load_keys(site.keys), b"executor:%d" % config.number, m.ToExecutor
     )

@@ -6,6 +6,8 @@ Invariants
 - An executor serves one session only, so no session sees another's modules.
 - What an executor has been sent behind a task waits for that task only as long as that is short.
 - An executor is in one state: it serves a queue, or is idle and may be found, or is being ended.
+- That an executor does not come up is its node's fault, and costs no task anything: it is tried
+  again, elsewhere if there is room; a node where none comes up is given up.
 - What an event costs does not grow with the number of executors, but for `cancel`, `lose_node` and
   `stop_all`, which go through all of them once, and for `tick`.
 """
@@ -19,6 +21,7 @@ import msgspec
 
 from pilot.agent.actions import (
     Action,
+    GiveUpNode,
     RunOnExecutor,
     StartExecutor,
     StopExecutor,
@@ -26,7 +29,7 @@ from pilot.agent.actions import (
 )
 from pilot.agent.attempts import Attempts
 from pilot.agent.cores import Cores
-from pilot.agent.ends import describe_exit, ended, killed, told_to_end
+from pilot.agent.ends import cannot_start, describe_exit, ended, killed, told_to_end
 from pilot.agent.pipeline import Pipeline
 from pilot.agent.queues import Queue
 from pilot.agent.warm import IDLE_S, Warm
@@ -39,6 +42,10 @@ IDLE_PER_CORE = 2
 GRACE_S = 5.0
 #: An executor that has not reported by then is given up, in seconds.
 START_S = 60.0
+#: After one that did not come up a node rests, in seconds; each time twice as long as before.
+REST_S = 0.5
+#: After so many in a row, each started after the end of the one before, a node is given up.
+MOST_FAILED = 4
 
 
 class Executor:
@@ -92,6 +99,17 @@ class Executor:
         return self.queue is None and not self.unsealed
 
 
+class _Failures:
+    """The executors in a row that have not come up on a node."""
+
+    __slots__ = ("count", "last_at", "rests_until")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.last_at = 0.0
+        self.rests_until = 0.0
+
+
 class ExecutorRules:
     """The executors of a pilot.
 
@@ -123,6 +141,7 @@ class ExecutorRules:
         self._warm: Warm[Executor] = Warm(cores)
         #: Node → those that are idle there, the longest first.
         self._idle: dict[str, dict[int, Executor]] = {}
+        self._failures: dict[str, _Failures] = {}
 
     # --- starting
 
@@ -185,6 +204,9 @@ class ExecutorRules:
         if executor is None:
             return
         executor.ready, executor.pid = True, pid
+        if self._failures.pop(executor.node, None):
+            self._cores.resting.discard(executor.node)
+            self._queues.look_again = True
         if executor.pipeline:
             executor.first_started = now
             self._send(executor, list(executor.pipeline))
@@ -337,7 +359,7 @@ class ExecutorRules:
         task, started
             What it was in, and since when; 0 where that is not known.
         logs, tail
-            The output of that task, and its last lines.
+            The output of that task; its last lines, or those of an executor that did not come up.
         now
             Seconds since the epoch.
         """
@@ -357,7 +379,7 @@ class ExecutorRules:
                 outcome = outcome or "timeout"
             if outcome:
                 completion = killed(work, outcome, template, now, executor.node, tail)
-            elif not executor.ready or (work.task == task and not executor.stopping):
+            elif work.task == task and executor.ready and not executor.stopping:
                 completion = ended(work, "crash", describe_exit(status), now, executor.node, tail)
             else:
                 # It had not started, or its end was not heard of, or the executor was ended for
@@ -372,6 +394,23 @@ class ExecutorRules:
             self._attempts.put_back(work, now)
         executor.unsealed.clear()
         self._release(executor)
+        if not executor.ready and not executor.killed_for:
+            self._note_failure(executor, status, tail, now)
+
+    def _note_failure(self, executor: Executor, status: int, tail: str, now: float) -> None:
+        """An executor has not come up: let its node rest, or give it up."""
+        node = executor.node
+        failures = self._failures.setdefault(node, _Failures())
+        known = failures.count and executor.started_at <= failures.last_at
+        if known or node not in self._cores.nodes:
+            return  # it was started when the one before had not ended yet: it tells nothing new
+        failures.count += 1
+        failures.last_at = now
+        if failures.count >= MOST_FAILED:
+            reason = cannot_start(node, failures.count, status, tail)
+            self._act(GiveUpNode(node, reason))
+        failures.rests_until = now + REST_S * 2 ** (failures.count - 1)
+        self._cores.resting.add(node)
 
     def lose_node(self, name: str, reason: str, now: float) -> list[Executor]:
         """A node is gone, with all that ran there; returns its executors."""
@@ -389,6 +428,7 @@ class ExecutorRules:
                 self._attempts.report(ended(work, "interrupted", reason, now, name))
             self._release(executor)
         self._idle.pop(name, None)
+        self._failures.pop(name, None)
         return lost
 
     def cancel(self, tasks: Collection[int], now: float) -> None:
@@ -411,7 +451,11 @@ class ExecutorRules:
             self._stop(executor, GRACE_S)
 
     def tick(self, now: float) -> None:
-        """End those that do not report, whose task is over its limit, or that are idle for long."""
+        """End those that do not report, whose task is over its limit, or that are idle for long;
+        let nodes try again that have rested."""
+        for node, failures in self._failures.items():
+            if now >= failures.rests_until:
+                self._cores.resting.discard(node)
         for executor in list(self.executors.values()):
             if executor.stopping:
                 continue

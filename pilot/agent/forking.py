@@ -1,13 +1,16 @@
 """Processes that are forked: they begin with all that is imported, in a millisecond.
 
 A Python that starts and imports Pilot takes a fraction of a second. So the agent forks the node
-worker of its own node, each node worker a fork server, and that one the executors.
+worker of its own node, each node worker a fork server, and that one the executors: each through a
+guard, a process that does nothing but wait for it, and ends what it has left behind.
 
 Invariants
 ----------
 - Who forks has one thread, no ZeroMQ context, and nothing of the user's: so has what it forks.
 - A forked process leaves by `SystemExit`, through its parent's frames: none of them catches it.
 - A fork server ends with the process that made it, and what it has forked ends with it.
+- The end of a served process is told only when none of its descendants is left, whatever session
+  they moved to and whoever started them. This holds also where the fork server is killed.
 """
 
 from __future__ import annotations
@@ -23,11 +26,17 @@ import sys
 import time
 from collections.abc import Callable
 
-from pilot.process import die_with_parent
+from pilot.process import adopt_orphans, children, die_with_parent, end_children, name_process
 
 #: A process id or an exit status, on its way to whoever asked for the process.
 _NUMBER = struct.Struct("=i")
 _HELD_BACK = (signal.SIGINT, signal.SIGTERM)
+#: Tells a guard that its fork server is dead. None that anybody sends to all processes of a job.
+_ORPHANED = signal.SIGRTMAX
+#: In place of a process id: these less than the number of the error for which there is none.
+_NO_PROCESS = -1000
+#: So long a fork server waits at its end for what was told to end already, in seconds.
+_LAST_S = 2.0
 
 
 class Forked:
@@ -77,11 +86,21 @@ class Forked:
 
 
 class Served:
-    """A process that a fork server has forked for this one."""
+    """A process that a fork server has forked for this one.
+
+    Raises
+    ------
+    OSError
+        It could not be forked, or the fork server is dead.
+    """
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self.pid = self._number()
+        if self.pid < 0:
+            channel.close()
+            number = _NO_PROCESS - self.pid
+            raise OSError(number, os.strerror(number))
         #: How it ended, as in `subprocess.Popen`; None: it has not, as far as was looked.
         self.returncode: int | None = None
 
@@ -96,7 +115,7 @@ class Served:
         Raises
         ------
         ConnectionError
-            The fork server is dead, and so is what it has forked.
+            Its guard is dead, and so is the process.
         """
         if self.returncode is None and select.select([self._channel], [], [], timeout_s)[0]:
             self.returncode = self._number()
@@ -121,14 +140,16 @@ class ForkServer:
     ----------
     run
         What each process does with the bytes that are given to it.
+    name
+        What lists of processes show of the guards.
     """
 
-    def __init__(self, run: Callable[[bytes], object]) -> None:
+    def __init__(self, run: Callable[[bytes], object], name: str = "") -> None:
         ours, theirs = socket.socketpair()
 
         def serve() -> None:
             ours.close()
-            _serve(theirs, run)
+            _serve(theirs, run, name)
 
         self._process = Forked(serve)
         theirs.close()
@@ -144,8 +165,10 @@ class ForkServer:
 
         Raises
         ------
-        OSError
+        ConnectionError
             The fork server is dead.
+        OSError
+            The system has no room for another process.
         """
         channel, theirs = socket.socketpair()
         with theirs:
@@ -167,9 +190,11 @@ def _fork() -> int:
     return os.fork()
 
 
-def _serve(control: socket.socket, run: Callable[[bytes], object]) -> None:
-    """Fork whenever that is asked for, and tell how what was forked has ended."""
+def _serve(control: socket.socket, run: Callable[[bytes], object], name: str) -> None:
+    """Fork a guard whenever a process is asked for, until nobody can ask any more."""
     die_with_parent()
+    # What a guard that was killed leaves behind.
+    adopt_orphans()
     # Whoever made it ends it; a signal to all processes of a job must not be faster. It is held
     # back and not ignored, so that what is forked misses none.
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
@@ -181,40 +206,93 @@ def _serve(control: socket.socket, run: Callable[[bytes], object]) -> None:
     poller = select.poll()
     poller.register(control, select.POLLIN)
     poller.register(awake, select.POLLIN)
-    channels: dict[int, socket.socket] = {}
+    guards: set[int] = set()
     server = os.getpid()
     while True:
         ready = [descriptor for descriptor, _ in poller.poll()]
         if awake.fileno() in ready:
             awake.recv(4096)
-            _tell_ends(channels)
+            _collect(guards)
         if control.fileno() in ready:
             asked, descriptors, _, _ = socket.recv_fds(control, 1, 1)
             if not asked:
-                return
+                break
             channel = socket.socket(fileno=descriptors[0])
-            pid = _fork()
+            pid = _fork_for(channel)
             if pid == 0:
-                die_with_parent()
-                if os.getppid() != server:  # it died before the line above
-                    sys.exit(1)
+                # First, so that it misses no death of the fork server.
+                signal.pthread_sigmask(signal.SIG_BLOCK, (_ORPHANED, signal.SIGCHLD))
+                die_with_parent(_ORPHANED)
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                for inherited in (control, awake, wake, *channels.values()):
+                for inherited in (control, awake, wake):
                     inherited.close()
-                with channel, channel.makefile("rb") as given:
-                    packed = given.read()
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD_BACK)
-                run(packed)
+                if os.getppid() == server:  # else it died before it could be told
+                    _guard(channel, run, name)
                 sys.exit()
-            channel.send(_NUMBER.pack(pid))
-            channels[pid] = channel
+            channel.close()
+            if pid > 0:
+                guards.add(pid)
+    deadline = time.monotonic() + _LAST_S
+    while guards and time.monotonic() < deadline:
+        _collect(guards)
+        time.sleep(0.005)
+    end_children()
 
 
-def _tell_ends(channels: dict[int, socket.socket]) -> None:
-    while channels:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if not pid:
-            return
-        with channels.pop(pid) as channel, contextlib.suppress(OSError):
-            channel.send(_NUMBER.pack(os.waitstatus_to_exitcode(status)))
+def _fork_for(channel: socket.socket) -> int:
+    """Fork; where the system has no room for it, tell who waits at the other end, and return -1."""
+    try:
+        return _fork()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            channel.send(_NUMBER.pack(_NO_PROCESS - (error.errno or 0)))
+        return -1
+
+
+def _collect(guards: set[int]) -> None:
+    """Take note of guards that have ended, and end what is nobody's."""
+    with contextlib.suppress(ChildProcessError):
+        while pid := os.waitpid(-1, os.WNOHANG)[0]:
+            guards.discard(pid)
+        for stranger in set(children()) - guards:
+            with contextlib.suppress(OSError):
+                os.kill(stranger, signal.SIGKILL)
+
+
+def _guard(channel: socket.socket, run: Callable[[bytes], object], name: str) -> None:
+    """Fork a process, wait for its end, and leave nothing of what it has started."""
+    with channel.makefile("rb") as given:
+        packed = given.read()
+    adopt_orphans()
+    guard = os.getpid()
+    pid = _fork_for(channel)
+    if pid < 0:
+        return
+    if pid == 0:
+        die_with_parent()
+        channel.close()
+        if os.getppid() != guard:  # it died before the line above
+            sys.exit(1)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_HELD_BACK, _ORPHANED, signal.SIGCHLD))
+        run(packed)
+        sys.exit()
+    if name:
+        name_process(f"pilot guard {pid} {name}")
+    with contextlib.suppress(OSError):  # whoever asked may be gone
+        channel.send(_NUMBER.pack(pid))
+    status = _wait_for(pid)
+    end_children()
+    with contextlib.suppress(OSError):
+        channel.send(_NUMBER.pack(status))
+
+
+def _wait_for(pid: int) -> int:
+    """Wait for the end of a process, and collect the orphans that end meanwhile."""
+    while True:
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            if ended[0] == pid:
+                return os.waitstatus_to_exitcode(ended[1])
+        if signal.sigwait((signal.SIGCHLD, _ORPHANED)) == _ORPHANED:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

@@ -6,13 +6,14 @@ themselves.
 
 Invariants
 ----------
-- Executors end with it, and whatever they have started: each is the leader of a process group.
+- Executors end with it, and whatever they have started: see `forking`.
 - Without a sign of life from the agent for `SILENT_S` it ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import mmap
 import os
@@ -30,12 +31,18 @@ from pilot.agent.executor import ExecutorConfig
 from pilot.agent.executor import main as executor_main
 from pilot.agent.forking import Forked, ForkServer, Served
 from pilot.agent.node_cache import CacheHolder
-from pilot.agent.shared_memory import PLACE_BYTES, SLOT, order_of, skip_upto
+from pilot.agent.shared_memory import (
+    PLACE_BYTES,
+    PLACES,
+    SLOT,
+    order_of,
+    shared_by_fork,
+    skip_upto,
+)
 from pilot.process import die_with_parent, name_process
 from pilot.site import Site
 from pilot.wire import messages as m
 from pilot.wire.channel import Client
-from pilot.wire.endpoints import runtime_dir
 from pilot.wire.keys import load_keys
 from scheduler.resources import NodeShape
 
@@ -53,8 +60,6 @@ TOLD_S = 0.5
 TAIL_BYTES = 4096
 #: A process that was told to stop does so within so many seconds, or is left alone.
 STOP_S = 0.05
-#: Executors that one node may have at a time, idle ones included.
-SLOTS = 4096
 
 
 class _Running:
@@ -84,6 +89,8 @@ class NodeWorker:
         What the pool says that this node has.
     executors
         What forks its executors.
+    memory
+        What it shares with them.
     """
 
     def __init__(
@@ -94,6 +101,7 @@ class NodeWorker:
         agent: str,
         shape: NodeShape,
         executors: ForkServer,
+        memory: mmap.mmap,
     ) -> None:
         self._site = site
         self._pilot = pilot
@@ -102,11 +110,8 @@ class NodeWorker:
         self._shape = shape
         self._fork_server = executors
         self._cache = CacheHolder(self._site, pilot)
-        self._memory_path = runtime_dir() / f"node-{os.getpid()}"
-        self._memory_path.write_bytes(b"\0" * (PLACE_BYTES * SLOTS))
-        with self._memory_path.open("r+b") as file:
-            self._memory = mmap.mmap(file.fileno(), 0)
-        self._free_slots = list(range(SLOTS - 1, -1, -1))
+        self._memory = memory
+        self._free_slots = list(range(PLACES - 1, -1, -1))
         self._executors: dict[int, _Running] = {}
         #: Ranks of MPI worlds on this node, by the descriptor that tells their end; and whether
         #: they lead a process group, as they do under most launchers.
@@ -151,7 +156,6 @@ class NodeWorker:
         finally:
             self._end_all()
             self._cache.close()
-            self._memory_path.unlink(missing_ok=True)
             self._client.close()
             self._fork_server.close()
 
@@ -221,11 +225,18 @@ class NodeWorker:
             gpus=message.gpus,
             cores_of_node=self._shape.cores,
             log=str(path),
-            memory=str(self._memory_path),
             slot=slot,
             stream=message.stream,
         )
-        process = self._fork_server.fork(msgspec.msgpack.encode(config))
+        try:
+            process = self._fork_server.fork(msgspec.msgpack.encode(config))
+        except OSError as error:
+            self._free_slots.append(slot)
+            said = f"it cannot be forked on {self._node}: {error.strerror or error}"
+            if error.errno == errno.EAGAIN:
+                said += "; is the limit of processes (ulimit -u) too low?"
+            self._client.send(m.ExecutorExited(message.executor, 1, 0, 0.0, (), said))
+            return
         self._executors[message.executor] = _Running(process, slot, path, owner)
         self._poller.register(process.sentinel, zmq.POLLIN)
 
@@ -260,15 +271,17 @@ class NodeWorker:
             if executor.process.sentinel not in ready:
                 continue
             self._poller.unregister(executor.process.sentinel)
-            status = executor.process.wait(0.0)
-            # What the task had started goes with it.
-            _signal_group(executor.process, signal.SIGKILL)
+            try:
+                status = executor.process.wait(0.0)
+            except ConnectionError:
+                status = -signal.SIGKILL  # its guard was killed
             del self._executors[number]
             task, _, started, begin = SLOT.unpack_from(self._memory, executor.slot * PLACE_BYTES)
             offset = executor.slot * PLACE_BYTES
             self._memory[offset : offset + PLACE_BYTES] = bytes(PLACE_BYTES)
             self._free_slots.append(executor.slot)
-            logs, tail = self._output(executor.log, begin) if task else ((), "")
+            # Of one that had begun with none, too: why it did not start is said there.
+            logs, tail = self._output(executor.log, begin) if task or status else ((), "")
             if status:
                 self._remove_unsealed(executor.owner)
             self._client.send(m.ExecutorExited(number, status or 0, task, started, logs, tail))
@@ -317,6 +330,10 @@ class NodeWorker:
             with contextlib.suppress(ConnectionError):
                 executor.process.wait(max(0.0, deadline - time.monotonic()))
             _signal_group(executor.process, signal.SIGKILL)
+        deadline = time.monotonic() + 2.0
+        for executor in self._executors.values():
+            with contextlib.suppress(ConnectionError):
+                executor.process.wait(max(0.0, deadline - time.monotonic()))
 
 
 def _adopt_memory(path: str) -> mmap.mmap | None:
@@ -406,8 +423,9 @@ def main(
     """Be a node worker; `find_agent` gives the agent's endpoint, or nothing if that has died."""
     name_process(f"pilot forkserver {node} {pilot}")
     # First, while there is nothing yet that a fork must not have.
-    executors = ForkServer(lambda packed: executor_main(packed, site))
+    memory = shared_by_fork()
+    executors = ForkServer(lambda packed: executor_main(packed, site, memory), f"{node} {pilot}")
     name_process(f"pilot node {node} {pilot}")
     die_with_parent(signal.SIGTERM)
     if agent := find_agent():
-        NodeWorker(site, pilot, node, agent, shape, executors).run()
+        NodeWorker(site, pilot, node, agent, shape, executors, memory).run()

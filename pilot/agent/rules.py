@@ -191,6 +191,8 @@ class Rules:
     def executor_ready(self, number: int, pid: int, now: float) -> None:
         """An executor has reported."""
         self._executors.ready(number, pid, now)
+        if self._queues.look_again:
+            self.schedule(now)
 
     def executor_done(self, number: int, completions: Iterable[Completion], now: float) -> None:
         """An executor has ended attempts."""

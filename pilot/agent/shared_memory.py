@@ -22,6 +22,8 @@ SLOT = struct.Struct("<qqdq")
 #: those after the first, up to the second.
 ORDER = struct.Struct("=qqq")
 PLACE_BYTES = SLOT.size + ORDER.size
+#: Processes that one node may have at a time, idle ones included.
+PLACES = 4096
 
 
 class Words(Protocol):
@@ -30,6 +32,11 @@ class Words(Protocol):
     def __getitem__(self, index: int, /) -> int: ...
 
     def __setitem__(self, index: int, value: int, /) -> None: ...
+
+
+def shared_by_fork() -> mmap.mmap:
+    """Return memory for all processes that this one forks: it has no name, and ends with them."""
+    return mmap.mmap(-1, PLACE_BYTES * PLACES)
 
 
 def order_of(memory: mmap.mmap, offset: int = 0) -> memoryview[int]:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 PREAMBLE = """
 import os, select, signal, subprocess, sys, time
 from pilot.agent.forking import Forked, ForkServer
@@ -18,6 +20,35 @@ DEADLINE_S = 20.0
 def ended(process):
     assert select.select([process.sentinel], [], [], DEADLINE_S)[0], "it does not end"
     return process.wait(0.0)
+
+def is_there(pid):
+    try:
+        stat = open(f"/proc/{pid}/stat").read()
+    except FileNotFoundError:
+        return False
+    return stat[stat.rindex(")") + 2] not in "ZX"
+
+def parent_of(pid):
+    stat = open(f"/proc/{pid}/stat").read()
+    return int(stat[stat.rindex(")") + 2:].split()[1])
+
+def until(true):
+    deadline = time.monotonic() + DEADLINE_S
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+def leave_children(descriptor, stays=True):
+    # One in this group, one in a session of its own, one whose parent has gone.
+    if descriptor < 0:
+        return
+    one = subprocess.Popen(["sleep", "600"])
+    two = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    command = "setsid sleep 600 > /dev/null & echo $!"
+    three = int(subprocess.check_output(["sh", "-c", command]))
+    os.write(descriptor, b"%d %d %d" % (one.pid, two.pid, three))
+    if stays:
+        signal.pause()
 
 """
 
@@ -112,13 +143,86 @@ def test_a_dead_fork_server_is_noticed() -> None:
         process = server.fork(b"")
         os.kill(server._process.pid, signal.SIGKILL)
         assert select.select([server.sentinel], [], [], DEADLINE_S)[0]
-        for attempt in (lambda: process.wait(DEADLINE_S), lambda: server.fork(b"")):
-            try:
-                attempt()
-            except ConnectionError:
-                print("noticed")
+        assert process.wait(DEADLINE_S) == -signal.SIGKILL
+        try:
+            server.fork(b"")
+        except ConnectionError:
+            print("noticed")
     """
-    assert run(program) == "noticed\n" * 2
+    assert run(program) == "noticed\n"
+
+
+def test_a_dead_guard_is_noticed_and_what_it_kept_is_ended() -> None:
+    program = """
+        reader, writer = os.pipe()
+        server = ForkServer(lambda packed: leave_children(int(packed)))
+        process = server.fork(b"%d" % writer)
+        pids = [int(pid) for pid in os.read(reader, 100).split()]
+        assert len(pids) == 3 and all(map(is_there, pids))
+        os.kill(parent_of(process.pid), signal.SIGKILL)
+        try:
+            process.wait(DEADLINE_S)
+        except ConnectionError:
+            print("noticed")
+        until(lambda: not any(map(is_there, pids)))
+        assert ended(server.fork(b"-1")) == 0
+        server.close()
+    """
+    assert run(program) == "noticed\n"
+
+
+@pytest.mark.parametrize("killed", ["process", "fork server", "nobody"])
+def test_nothing_outlives_a_served_process(killed: str) -> None:
+    program = f"""
+        killed = {killed!r}
+        reader, writer = os.pipe()
+        server = ForkServer(lambda packed: leave_children(int(packed), stays=killed != "nobody"))
+        process = server.fork(b"%d" % writer)
+        pids = [int(pid) for pid in os.read(reader, 100).split()]
+        assert len(pids) == 3
+        if killed == "process":
+            os.kill(process.pid, signal.SIGKILL)
+        elif killed == "fork server":
+            os.kill(server._process.pid, signal.SIGKILL)
+        print(ended(process))
+        assert not any(map(is_there, pids))
+    """
+    assert run(program) == ("0\n" if killed == "nobody" else "-9\n")
+
+
+def test_that_there_is_no_room_for_a_process_is_told() -> None:
+    program = """
+        import errno
+        import pilot.agent.forking as forking
+
+        real = forking._fork
+
+        def fails_at(wanted):
+            calls = []
+
+            def fork():
+                calls.append(1)
+                if len(calls) == wanted:
+                    raise BlockingIOError(errno.EAGAIN, "no room")
+                return real()
+
+            return fork
+
+        # The fork of the guard, and that of the process itself; the first is the fork server.
+        for wanted in (2, 3):
+            forking._fork = fails_at(wanted)
+            server = ForkServer(lambda packed: sys.exit(4))
+            for _ in range(2):
+                try:
+                    process = server.fork(b"")
+                except OSError as error:
+                    print(errno.errorcode[error.errno])
+                else:
+                    assert ended(process) == 4
+                    break
+            server.close()
+    """
+    assert run(program) in ("EAGAIN\n" * 2, "EAGAIN\n" * 3)
 
 
 def test_a_fork_server_ends_with_its_maker_and_not_by_a_signal_to_all() -> None:

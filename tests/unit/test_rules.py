@@ -10,7 +10,7 @@ from support.builders import done, template, work
 
 from pilot.agent import actions as a
 from pilot.agent.ends import describe_exit
-from pilot.agent.executor_rules import START_S
+from pilot.agent.executor_rules import MOST_FAILED, REST_S, START_S
 from pilot.agent.pipeline import AGAIN_S, BEHIND_S
 from pilot.agent.queues import STARVED_S
 from pilot.agent.rules import Rules
@@ -356,12 +356,65 @@ def test_task_that_raises_when_it_is_told_to_end_has_not_failed(outcome: str) ->
     assert not ended.failure.exception and ended.failure.type != "ValueError"
 
 
-def test_executor_that_cannot_start_is_the_tasks_crash() -> None:
-    """Otherwise a broken environment would be tried for ever."""
+def test_executor_that_does_not_come_up_costs_the_task_nothing() -> None:
     pilot = Pilot(1)
     pilot.add(1)
-    pilot.exited(1, 1)
-    assert pilot.reported == [(1, 1, "crash")]
+    assert not only(pilot.exited(1, 1), a.StartExecutor), "the node rests"
+    (again,) = only(pilot.wait(REST_S), a.StartExecutor)
+    assert running(pilot.ready(again.executor)) == {again.executor: [1]}
+    pilot.done(again.executor, done(1))
+    assert pilot.reported == [(1, 1, "ok")]
+
+
+def test_it_is_tried_elsewhere_at_once() -> None:
+    pilot = Pilot(2, 1)
+    (first,) = only(pilot.add(1), a.StartExecutor)
+    (again,) = only(pilot.exited(first.executor, 1), a.StartExecutor)
+    assert again.node != first.node
+    pilot.ready(again.executor)
+    starts = only(pilot.add(2, 3, 4), a.StartExecutor)
+    assert first.node not in {start.node for start in starts}
+    assert first.node in {start.node for start in only(pilot.wait(REST_S), a.StartExecutor)}
+
+
+def test_a_node_where_none_comes_up_is_given_up_with_the_reason() -> None:
+    pilot = Pilot(2, 1)
+    nodes = []
+    (start,) = only(pilot.add(1, resources=Resources(cores=2)), a.StartExecutor)
+    for _ in range(MOST_FAILED - 1):
+        nodes.append(start.node)
+        actions = pilot.exited(start.executor, 1)
+        assert not only(actions, a.GiveUpNode)
+        (start,) = only(pilot.wait(60), a.StartExecutor)
+    assert set(nodes) == {"n0"}
+    (given_up,) = only(pilot.exited(start.executor, 1), a.GiveUpNode)
+    assert given_up.node == "n0"
+    assert given_up.reason == (
+        f"{MOST_FAILED} executors in a row did not start on n0 (exit status 1: last words)"
+    )
+    assert not only(pilot.wait(1), a.StartExecutor)
+    assert not pilot.reported
+
+
+def test_those_that_were_started_together_count_once_and_one_that_comes_up_is_enough() -> None:
+    pilot = Pilot(8)
+    starts = only(pilot.add(*range(1, 9)), a.StartExecutor)
+    for start in starts[:-1]:
+        assert not only(pilot.exited(start.executor, 1), a.GiveUpNode)
+    more = only(pilot.ready(starts[-1].executor), a.StartExecutor)
+    assert len(more) == 7, "the node rests no more"
+    for start in more:
+        pilot.now += 0.01
+        assert not only(pilot.exited(start.executor, 1), a.GiveUpNode)
+
+
+def test_one_that_is_told_to_end_before_it_has_come_up_tells_nothing() -> None:
+    pilot = Pilot(1)
+    for task in range(1, MOST_FAILED + 3):
+        (start,) = only(pilot.add(task), a.StartExecutor)
+        pilot.rules.cancel([task], pilot.now)
+        assert not only(pilot.exited(start.executor), a.GiveUpNode)
+    assert {outcome for _, _, outcome in pilot.reported} == {"cancelled"}
 
 
 def test_executor_that_does_not_report_is_given_up() -> None:
