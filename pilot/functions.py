@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pilot.data.values import TooLargeError, encode, encoding_error
+from pilot.data.values import BoundedFile, TooLargeError, encode, encoding_error
 from pilot.errors import PilotError, SubmissionError
 from pilot.limits import FUNCTION_BYTES
 from pilot.task import Task, import_object
@@ -91,7 +91,7 @@ def _small(payload: bytes, generators: tuple[str, ...] = ()) -> EncodedFunction:
 
 def _by_value(function: object, limit: int) -> EncodedFunction:
     reducer = _Reducer(limit)
-    file = _Bounded(limit)
+    file = BoundedFile(limit)
     try:
         _dump(function, file, reducer)
     except TooLargeError:
@@ -103,7 +103,7 @@ def _large(function: object) -> EncodedFunction:
     from pilot.data.parts import raw, take_apart  # they load NumPy and HDF5
 
     reducer = _Reducer(None)
-    parts = take_apart(function, _Bounded(FUNCTION_BYTES), reducer)
+    parts = take_apart(function, BoundedFile(FUNCTION_BYTES), reducer)
     digest = hashlib.blake2b(parts.skeleton or b"", digest_size=_DIGEST_BYTES)
     for array in parts.arrays:
         digest.update(repr((array.dtype, array.shape)).encode())
@@ -135,20 +135,6 @@ def _pickler() -> Any:
             return super().reducer_override(obj) if found is NotImplemented else found
 
     return Pickler
-
-
-class _Bounded(io.BytesIO):
-    """A file that takes so many bytes, and is never asked to take more than that into memory."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__()
-        self._left = limit
-
-    def write(self, data: Any) -> int:
-        self._left -= memoryview(data).nbytes
-        if self._left < 0:
-            raise TooLargeError
-        return super().write(data)
 
 
 class _Reducer:

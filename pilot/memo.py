@@ -17,6 +17,7 @@ from typing import Any
 
 from pilot.command import CommandResult, ShellCommand
 from pilot.task import Task
+from pilot.texts import encodable
 from pilot.wire.messages import FileStamp
 
 _SIZE = 16
@@ -119,7 +120,8 @@ def stamps(result: object) -> tuple[FileStamp, ...]:
     if not isinstance(result, CommandResult):
         return ()
     found = ((path, path.stat()) for path in result.outputs.values())
-    return tuple(FileStamp(str(path), s.st_size, s.st_mtime_ns) for path, s in found)
+    # A name that is no UTF-8 cannot travel: what stands for it is never found, and the task runs.
+    return tuple(FileStamp(encodable(str(path)), s.st_size, s.st_mtime_ns) for path, s in found)
 
 
 def unchanged(files: Iterable[FileStamp]) -> bool:

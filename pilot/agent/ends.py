@@ -12,7 +12,7 @@ import signal
 
 import msgspec
 
-from pilot.limits import LAST_WORD_BYTES
+from pilot.limits import ERROR_TEXT_BYTES, LAST_WORD_BYTES
 from pilot.texts import shortened
 from pilot.wire.messages import Completion, TaskFailure, Template, Work
 from scheduler.resources import Resources
@@ -67,8 +67,8 @@ def ended(
         outcome=outcome,
         failure=TaskFailure(
             type=_KINDS.get(outcome, outcome),
-            message=message,
-            detail=tail,
+            message=shortened(message, ERROR_TEXT_BYTES),
+            detail=shortened(tail, ERROR_TEXT_BYTES),
             node=node,
             attempt=work.attempt,
         ),
@@ -128,7 +128,8 @@ def merge_failures(
     details = [
         f"rank {', '.join(map(str, ranks))}:\n{detail.rstrip()}" for detail, ranks in alike.items()
     ]
-    failure = msgspec.structs.replace(first.failure, detail="\n".join([title, *details]))
+    detail = shortened("\n".join([title, *details]), ERROR_TEXT_BYTES)
+    failure = msgspec.structs.replace(first.failure, detail=detail)
     return msgspec.structs.replace(first, task=work.task, failure=failure, values=())
 
 

@@ -14,7 +14,6 @@ import shutil
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,18 +21,21 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pilot import clock
+from pilot.agent.failures import bases_of, failure_of
 from pilot.agent.node_cache import NodeCache
 from pilot.agent.words import plain_words
 from pilot.arguments import decode_arguments, decode_function
 from pilot.children import TaskSession, delegations
 from pilot.command import CommandResult, ShellCommand, failure_text
 from pilot.context import Context, set_context
-from pilot.data.values import LazyWriter, Value, decode, encode, store
+from pilot.data.values import LazyWriter, Value, store
 from pilot.errors import CommandFailed, PilotError
+from pilot.limits import ERROR_TEXT_BYTES
 from pilot.memo import stamps, with_digests
 from pilot.site import Site
 from pilot.submission import GroupKey, Parcel, Submitter, counter
 from pilot.task import Task
+from pilot.texts import shortened
 from pilot.wire.messages import (
     Children,
     Completion,
@@ -160,7 +162,8 @@ class Worker:
                 stored, children = self._take_results(work, template, result, session)
         except BaseException as error:
             ended = clock.now()
-            outcome, failure = "error", self._failure(error, work)
+            outcome = "error"
+            failure = failure_of(error, self._node, work.attempt, self._inline_limit, __file__)
             if session is not None:
                 session.drop()
         finally:
@@ -224,8 +227,8 @@ class Worker:
         """The task ran well, but its result could not be kept: the disk is full, say."""
         failure = TaskFailure(
             type=type(error).__name__,
-            message=f"its result could not be stored: {error}",
-            bases=_bases(error),
+            message=shortened(f"its result could not be stored: {error}", ERROR_TEXT_BYTES),
+            bases=bases_of(error),
             node=self._node,
             attempt=completion.attempt,
         )
@@ -324,26 +327,6 @@ class Worker:
             for index, value in enumerate(results)
         ]
         return values, session.take(delegated)
-
-    def _failure(self, error: BaseException, work: Work) -> TaskFailure:
-        try:
-            pickled = encode(error)
-            decode(pickled)  # some exceptions can be pickled, but not made again
-        except Exception:
-            pickled = b""
-        try:
-            message = str(error)
-        except Exception as unprintable:
-            message = f"(its text cannot be had: {unprintable!r})"
-        return TaskFailure(
-            type=type(error).__name__,
-            message=message,
-            detail=_traceback(error),
-            exception=pickled,
-            bases=_bases(error),
-            node=self._node,
-            attempt=work.attempt,
-        )
 
     def _flush_output(self) -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -475,15 +458,3 @@ def _spawn(
         raise PilotError(f"{argv[0]} cannot be started: {error.strerror}") from error
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status)
-
-
-def _bases(error: BaseException) -> tuple[str, ...]:
-    return tuple(base.__name__ for base in type(error).__mro__ if base is not object)
-
-
-def _traceback(error: BaseException) -> str:
-    """The traceback from the user's function on, without the frames of this module."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-        trace = trace.tb_next
-    return "".join(traceback.format_exception(type(error), error, trace))

@@ -93,6 +93,37 @@ def encode(obj: object) -> bytes:
         raise encoding_error(obj, cause) from cause
 
 
+def encode_within(obj: object, limit: int) -> bytes:
+    """As `encode`, up to so many bytes; more are not even copied.
+
+    Raises
+    ------
+    TooLargeError
+        It has more.
+    EncodingError
+        It, or something in it, cannot be pickled.
+    """
+    import cloudpickle
+
+    file = BoundedFile(limit)
+    try:
+        pickle.Pickler(file, _PROTOCOL).dump(obj)
+        if not needs_cloudpickle(file.getvalue()):
+            return file.getvalue()
+    except (MemoryError, TooLargeError):
+        raise
+    except Exception:
+        pass  # as in `encode`
+    file = BoundedFile(limit)
+    try:
+        cloudpickle.Pickler(file, _PROTOCOL).dump(obj)
+    except (MemoryError, TooLargeError):
+        raise
+    except Exception as cause:
+        raise encoding_error(obj, cause) from cause
+    return file.getvalue()
+
+
 def decode(payload: bytes) -> Any:
     """The object that `encode` was given.
 
@@ -137,6 +168,33 @@ def _writable(make: Callable[..., Any], *arguments: Any) -> Any:
 
 class TooLargeError(Exception):
     """More was to be pickled than there may be: raised by the file that it is written to."""
+
+
+class BoundedFile(io.BytesIO):
+    """A file that takes so many bytes, and none of what would be more than that.
+
+    Parameters
+    ----------
+    limit
+        The bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._left = limit
+
+    def write(self, data: Any) -> int:
+        """Take more.
+
+        Raises
+        ------
+        TooLargeError
+            It is too much.
+        """
+        self._left -= memoryview(data).nbytes
+        if self._left < 0:
+            raise TooLargeError
+        return super().write(data)
 
 
 def store(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Of things that are alike, so many are told one by one.
 SHOWN = 3
+#: Characters of a message that are shown among others.
+LINE = 400
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -83,5 +85,6 @@ class Told(NamedTuple):
 
 
 def first_line(text: str) -> str:
-    """The first line of a message."""
-    return text.strip().partition("\n")[0]
+    """Return the first line of a message, or its beginning."""
+    line = text.strip().partition("\n")[0]
+    return line if len(line) <= LINE else f"{line[:LINE]}…"
