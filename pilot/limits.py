@@ -18,3 +18,9 @@ NAME_BYTES = 1 << 10
 OPTIONS_BYTES = 1 << 20
 #: The line of a process's output that is told as the reason for its end.
 LAST_WORD_BYTES = 512
+#: A message; what is larger cannot be sent, and whoever waits for it is told.
+FRAME_BYTES = (1 << 32) - (1 << 16)
+#: What a peer of the head has not read of what it was sent. Then it is broken off.
+UNSENT_BYTES = 256 << 20
+#: What a client is sent of its tasks' outcomes before it has read what it was sent earlier.
+TOLD_BYTES = 8 << 20

@@ -1,20 +1,26 @@
 """Where a site keeps its files, and how a site is found by name or path.
 
 A site is a directory on the parallel file system: its file ``site.yaml`` (what a person edits), the
-database, keys, results, checkpoints and logs. It is private (0700) to its user. Sites that are
-named lie under ``$PILOT_HOME`` (default ``~/.pilot``); the site ``local`` is made at its first use.
+database, keys, results, checkpoints and logs. Sites that are named lie under ``$PILOT_HOME``
+(default ``~/.pilot``); the site ``local`` is made at its first use.
+
+Invariants
+----------
+- A site that was opened is its user's: nobody else may write its directory or its file, nor, for a
+  named site, put another directory in its place. What is made in it is private (0700).
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import zmq.auth
-
 from pilot.errors import SiteError
+from pilot.wire.keys import make_keys
 from site_configs import SiteConfig, SiteFileError, load_site_file, template_text, templates
 
 SITE_FILE = "site.yaml"
@@ -84,11 +90,9 @@ class Site:
             The directory cannot be written.
         """
         try:
-            for path in (self.keys, self.logs, self.jobs, self.checkpoints):
-                path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for name in ("server", "client"):
-                if not (self.keys / f"{name}.key_secret").exists():
-                    _make_key(self.keys, name)
+            for path in (self.logs, self.jobs, self.checkpoints):
+                make_private(path)
+            make_keys(self.keys)
         except OSError as error:
             raise SiteError(
                 f"the site directory {self.directory} cannot be written: {error.strerror}; "
@@ -96,13 +100,56 @@ class Site:
             ) from error
 
 
-def _make_key(directory: Path, name: str) -> None:
-    """Write a CURVE key pair; the secret half is readable by its owner alone."""
-    mask = os.umask(0o077)
-    try:
-        zmq.auth.create_certificates(directory, name)
-    finally:
-        os.umask(mask)
+def make_private(directory: Path) -> None:
+    """Make a directory that is its owner's alone, and so all above it that are missing."""
+    missing = []
+    while not directory.is_dir():
+        missing.append(directory)
+        directory = directory.parent
+    for path in reversed(missing):
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
+def _check_owner(path: Path) -> None:
+    """See that nobody else may change a directory or file, nor put another in its place.
+
+    Raises
+    ------
+    SiteError
+        Somebody may.
+    """
+    status = path.stat()
+    if status.st_uid not in (0, os.geteuid()):
+        raise SiteError(
+            f"{path} belongs to user {status.st_uid}, and not to you (user {os.geteuid()}): "
+            "who owns a site's directory can run programs as whoever uses it; choose another with "
+            "$PILOT_HOME or `pilot init`"
+        )
+    # In a sticky directory, as /tmp is, nobody can touch what is another's.
+    is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
+    if status.st_mode & 0o022 and not is_sticky:
+        raise SiteError(
+            f"{path} can be changed by others, who could run programs as you by that; make it "
+            f"yours alone: chmod go-w {shlex.quote(str(path))}"
+        )
+
+
+def _check_home(directory: Path) -> None:
+    """Check what is above the named sites, as far up as it is the user's own to decide.
+
+    Raises
+    ------
+    SiteError
+        Somebody else may put another directory in the place of one of them.
+    """
+    user = Path.home()
+    # A link is in the hands of who may write where it is, and of who may write where it leads.
+    for above, top in (
+        (directory.absolute().parents, user.absolute()),
+        (directory.resolve().parents, user.resolve()),
+    ):
+        for path in above[: above.index(top) + 1] if top in above else above[:1]:
+            _check_owner(path)
 
 
 def create_site(directory: Path, template: str, *, exist_ok: bool = False) -> Site:
@@ -117,11 +164,12 @@ def create_site(directory: Path, template: str, *, exist_ok: bool = False) -> Si
         raise SiteError(f"there is no template {template!r}; there are {', '.join(templates())}")
     path = directory / SITE_FILE
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(directory)
         directory.chmod(0o700)
         if not path.exists():
             partial = path.with_suffix(f".{os.getpid()}")
             partial.write_text(template_text(template))
+            partial.chmod(0o600)
             partial.replace(path)
         elif not exist_ok:
             raise SiteError(f"{path} exists already; edit it, or choose another directory")
@@ -141,12 +189,16 @@ def open_site(directory: Path) -> Site:
     Raises
     ------
     SiteError
-        There is none, or it is wrong.
+        There is none, it is wrong, or others could change it.
     """
     path = directory / SITE_FILE
     if not path.is_file():
         raise SiteError(f"{directory} is no site: it has no {SITE_FILE}; `pilot init` makes one")
     try:
+        for checked in (directory, path):
+            _check_owner(checked)
+        if directory.absolute().parent == pilot_home():
+            _check_home(directory)
         config = load_site_file(path)
     except SiteFileError as error:
         raise SiteError(str(error)) from error

@@ -8,11 +8,13 @@ Invariants
 - A completion is kept, and told to each new head, until a head says that it is committed.
 - The pilot goes on without a head; the next one is found through the site directory, and one with a
   lower epoch than a known one is not listened to.
+- No message ends it, whatever is wrong with it.
 - It knows nothing of SQLite or of Slurm's queue: its job's end comes as a time and as signals.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -22,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +67,8 @@ SLEPT_S = 5.0
 ASK_S = 10.0
 #: What still runs so long before the end of the walltime is interrupted, in seconds.
 END_S = 10.0
+#: After what the head has sent could not be read, it is greeted at most so often, in seconds.
+GREET_S = 10.0
 #: How long the agent waits for its processes and for the head's last word at its end, in seconds.
 LEAVE_S = 8.0
 #: With so few streams left, the head is asked for more.
@@ -143,14 +148,16 @@ class Agent:
         #: For the ids of tasks that tasks submit: one for each executor or world.
         self._streams: deque[int] = deque()
         self._head_heard = clock.now()
-        self._looked = self._told = self._asked = 0.0
+        self._looked = self._told = self._asked = self._greeted = 0.0
         self._ticked = clock.now()
         self._ending = ""
         self._leave_by = 0.0
         self._signals: list[int] = []
         self._launcher: Launcher | None = None
         keys = load_keys(site.keys)
-        self._server: Server[Any] = Server(keys, f"{site.directory}/{pilot}", m.ToAgent)
+        # The processes of a pilot of one node find each other without the network.
+        address = "auto" if len(self._hosts) > 1 else None
+        self._server: Server[Any] = Server(keys, f"{site.directory}/{pilot}", m.ToAgent, address)
         # Of this life alone: an earlier one may live on, where its node is cut off, and come back.
         name = f"pilot:{pilot}:{self._life}"
         self._client: Client[Any] = Client(keys, name.encode(), m.ToPilot)
@@ -173,10 +180,17 @@ class Agent:
             if wake.fileno() in ready:
                 self._take_signals(wake, now)
             for peer, message in self._server.receive():
-                self._take(peer, message, now)
+                with _survives(message):
+                    self._take(peer, message, now)
+            for peer, unreadable in self._server.take_unreadable():
+                with _survives(unreadable):
+                    self._end_babbler(peer)
             if self._client.source in ready:
                 for message in self._client.receive():
-                    self._take_from_head(message, now)
+                    with _survives(message):
+                        self._take_from_head(message, now)
+                if self._client.take_unreadable() and now - self._greeted > GREET_S:
+                    self._greet()  # what it has sent may be work, which it will send again
             if now - self._ticked >= TICK_S:
                 self._tick(now)
             self._carry_out()
@@ -218,10 +232,24 @@ class Agent:
                 self._end("its job was cancelled or preempted", now, at_once=True)
         self._reap(now)
 
+    def _end_babbler(self, peer: bytes) -> None:
+        """End an executor or rank that has sent what is no message: it may have been a result."""
+        kind, _, number = peer.partition(b":")
+        number = number.partition(b"#")[0]
+        if kind in (b"executor", b"sealer"):
+            for node in self._nodes:
+                self._send_to_node(node, m.StopExecutor(int(number), 0.0))
+        elif kind == b"rank":
+            world, _, rank = number.partition(b".")
+            if known := self._worlds.get(int(world)):
+                node, pid = known.ranks.get(int(rank), ("", 0))
+                self._send_to_node(node, m.KillRank(pid))
+
     def _tick(self, now: float) -> None:
         if (slept_s := now - self._ticked) > SLEPT_S:
             self._wake_up(slept_s, now)
         self._ticked = now
+        self._server.look_after()
         self._rules.tick(now)
         self._reap(now)
         for number, world in self._worlds.items():
@@ -255,7 +283,7 @@ class Agent:
 
     def _tell_status(self, now: float) -> None:
         for address in self._nodes.values():
-            self._server.send(address, m.AgentStatus())
+            self._server.send(address, m.AgentStatus(self._server.endpoints.local))
         if not self._welcomed:
             return
         ask = now - self._asked >= ASK_S
@@ -289,8 +317,14 @@ class Agent:
             return False
         self._looked = now
         address = read_address(self._site.address_file)
-        if address is None or (self._head is not None and address.epoch <= self._head.epoch):
-            if self._head is not None and (address is None or address.is_dead()):
+        known = self._head
+        if address is None or not (
+            known is None
+            or address.epoch > known.epoch
+            # It has broken this connection off, or its socket was away.
+            or (address.epoch == known.epoch and self._client.is_lost and not address.is_dead())
+        ):
+            if known is not None and (address is None or address.is_dead()):
                 self._welcomed = False
             return False
         log.info("head of epoch %d on %s", address.epoch, address.host)
@@ -302,6 +336,7 @@ class Agent:
 
     def _greet(self) -> None:
         self._welcomed = False
+        self._greeted = clock.now()
         self._send_ended()
         held = self._reports.held() | self._rules.held
         self._client.send(
@@ -708,6 +743,15 @@ def _end_of_walltime(told: str) -> float:
 def _drain_at(ends_at: float, warning_s: float, now: float) -> float:
     """Return when a pilot drains: its pool's warning before its end, of a short walltime half."""
     return ends_at - min(warning_s, (ends_at - now) / 2) if ends_at else 0.0
+
+
+@contextlib.contextmanager
+def _survives(message: object) -> Iterator[None]:
+    """No message ends the agent, whatever is wrong with it: too much depends on it."""
+    try:
+        yield
+    except Exception:
+        log.exception("a %s could not be taken in", type(message).__name__)
 
 
 def _placement(shares: tuple[Any, ...]) -> Placement:

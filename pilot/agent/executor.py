@@ -23,6 +23,7 @@ from pilot import clock
 from pilot.agent.node_cache import NodeCache
 from pilot.agent.shared_memory import PLACE_BYTES, SLOT, begins, order_of
 from pilot.agent.work import Worker
+from pilot.errors import PilotError
 from pilot.process import (
     enter_environment,
     gpu_variables,
@@ -143,11 +144,18 @@ class Outbox:
         """What has arrived, or what arrives next: then all is reported before the wait."""
         with self._lock:
             if self._client.poll(0):
-                return self._client.receive()
+                return self._receive()
             self._send()
         self._client.poll()  # nothing is left that the thread would send
         with self._lock:
-            return self._client.receive()
+            return self._receive()
+
+    def _receive(self) -> list[m.Run | m.Exit]:
+        received = self._client.receive()
+        if unreadable := self._client.take_unreadable():
+            # It may have been work, which the agent believes to be here.
+            raise PilotError(f"the agent has sent what is no message: {unreadable[0].reason}")
+        return received
 
     def send(self, message: msgspec.Struct | None = None) -> None:
         """Report what is left, and then tell this."""

@@ -43,6 +43,7 @@ from pilot.process import die_with_parent, name_process
 from pilot.site import Site
 from pilot.wire import messages as m
 from pilot.wire.channel import Client
+from pilot.wire.endpoints import LOCAL
 from pilot.wire.keys import load_keys
 from scheduler.resources import NodeShape
 
@@ -139,7 +140,11 @@ class NodeWorker:
                     break
                 for message in self._client.receive():
                     heard = time.monotonic()
-                    self._take(message)
+                    try:
+                        self._take(message)
+                    except Exception:
+                        # All executors would end with this process.
+                        log.exception("a %s could not be taken in", type(message).__name__)
                 self._reap(ready)
                 self._reap_ranks(ready)
                 now = time.monotonic()
@@ -179,6 +184,9 @@ class NodeWorker:
         elif isinstance(message, m.KillRank):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(message.pid, signal.SIGKILL)
+        elif isinstance(message, m.AgentStatus):
+            if message.local and self._agent.startswith(LOCAL):
+                self._agent = message.local
         elif isinstance(message, m.Exit):
             self._ending = True
 

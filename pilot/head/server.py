@@ -44,12 +44,15 @@ from pilot.head.peers import Handler
 from pilot.head.pilots import Pilots
 from pilot.head.shell import Shell
 from pilot.head.store import Store
+from pilot.head.unreadable import Answers
+from pilot.limits import UNSENT_BYTES
 from pilot.site import Site
 from pilot.version import __version__
 from pilot.wire import messages as m
 from pilot.wire.channel import Server
 from pilot.wire.discovery import HeadAddress, process_started, write_address
 from pilot.wire.keys import load_keys
+from site_configs import SiteConfig
 
 log = logging.getLogger("pilot.head")
 
@@ -71,6 +74,13 @@ def _many_objects() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def _network_address(config: SiteConfig) -> str | None:
+    """Return the address to listen at for other machines; None: they have nothing to say here."""
+    head = config.head
+    is_local = config.batch == "local" and head.address == "auto" and not head.port
+    return None if is_local else head.address
 
 
 class Head:
@@ -102,8 +112,9 @@ class Head:
             load_keys(site.keys),
             f"{site.directory}/head",
             m.ToHead,
-            config.head.address,
+            _network_address(config),
             config.head.port,
+            UNSENT_BYTES,
         )
         self._started = self._used = time.time()
         self._ticked = 0.0
@@ -116,6 +127,7 @@ class Head:
         self._core, self._commits = self._shell.core, self._shell.commits
         self._janitor = Janitor(site.directory, self._notify)
         self._clients = Clients(self._shell, epoch, self._hurry)
+        self._answers = Answers(epoch, self._server.send)
         self._control = Control(site, self._shell, self._janitor)
         self._pilots = Pilots(site, self._shell, epoch, self._notify, self._started)
         self._fleet = self._pilots.fleet
@@ -215,6 +227,8 @@ class Head:
         """What has arrived since the last turn."""
         for peer, message in self._server.receive():
             self._handle(peer, message, now)
+        for peer, unreadable in self._server.take_unreadable():
+            self._answers.answer(peer, unreadable, now)
         self._fleet.take()
         self._commits.batch.add_swept(self._janitor.take())
         while (known := self._shell.recall.take()) is not None:
@@ -254,6 +268,11 @@ class Head:
                 self._store.shrink()
             except sqlite3.Error as error:
                 log.error("space in the database cannot be given back: %s; trying again", error)
+        if self._server.look_after():
+            try:
+                self._announce()
+            except OSError as error:
+                log.error("it cannot be written where this head is found now: %s", error)
         self._pilots.tick(now, decide=not self._stopping)
 
     def _hurry(self) -> None:

@@ -6,22 +6,126 @@ Both ways let in who holds the site's keys, and nobody else.
 from __future__ import annotations
 
 import logging
-import socket
+import time
 from collections.abc import Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 import zmq
 
-from pilot.errors import AuthenticationError, SiteError
+from pilot.errors import AuthenticationError, EncodingError, SiteError
+from pilot.limits import FRAME_BYTES
+from pilot.texts import encodable, printable, shortened
+from pilot.wire import addresses
+from pilot.wire import messages as m
 from pilot.wire.endpoints import LOCAL, Endpoints, boot_id, socket_path
 from pilot.wire.keys import Keys
 from pilot.wire.tcp import Dealer, Router
-from pilot.wire.unix import Line, Listener
+from pilot.wire.unix import Line, Listener, remove_dead
 
 M = TypeVar("M")
 
-encode = msgspec.msgpack.Encoder().encode
+log = logging.getLogger("pilot.wire")
+
+#: A server looks so often whether its Unix socket is still there, in seconds.
+_LOOK_S = 5.0
+#: Of what is wrong with a message, so much is logged and told, in bytes.
+_REASON_BYTES = 500
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Unreadable(NamedTuple):
+    """A message that is none: damaged, or of a release that says more than this one knows."""
+
+    #: What it says it is, and the number that an answer is to have; None: it has none.
+    kind: str
+    number: int | None
+    reason: str
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """Return a message as it travels; texts that UTF-8 cannot carry are written out.
+
+    Raises
+    ------
+    EncodingError
+        It is too large.
+    TypeError, OverflowError
+        Something in it is no data, or a number that is too large.
+    """
+    try:
+        frame = _encode(message)
+    except UnicodeEncodeError:
+        frame = _encode(_encodable(msgspec.to_builtins(message, builtin_types=(bytes,))))
+    if len(frame) > FRAME_BYTES:
+        raise EncodingError(
+            f"a {type(message).__name__} of {len(frame) >> 20} MiB cannot be sent: "
+            f"{FRAME_BYTES >> 20} MiB is the most; put large values into arguments or results"
+        )
+    return frame
+
+
+def _encodable(data: Any) -> Any:
+    if isinstance(data, str):
+        return encodable(data)
+    if isinstance(data, (list, tuple)):
+        return [_encodable(item) for item in data]
+    if isinstance(data, dict):
+        return {_encodable(key): _encodable(item) for key, item in data.items()}
+    return data
+
+
+class _Reader(Generic[M]):
+    """Decodes messages, and keeps aside what cannot be decoded, whatever it is."""
+
+    def __init__(self, message_type: Any) -> None:
+        self._decoder: msgspec.msgpack.Decoder[M] = msgspec.msgpack.Decoder(message_type)
+        self._unreadable: list[tuple[bytes, Unreadable]] = []
+
+    def read(self, arrived: Iterable[tuple[bytes, bytes | memoryview]]) -> list[tuple[bytes, M]]:
+        """Return the messages among what has arrived, each with the name of who sent it."""
+        messages: list[tuple[bytes, M]] = []
+        decode = self._decoder.decode
+        for peer, frame in arrived:
+            try:
+                messages.append((peer, decode(frame)))
+            except Exception as error:
+                # Not only msgspec's own: texts that are no UTF-8, what is nested too deep.
+                kind, number = _opening(bytes(frame[:80]))
+                reason = printable(shortened(str(error), _REASON_BYTES))
+                log.warning("a message was dropped: %s: %s", printable(kind) or "no kind", reason)
+                self._unreadable.append((peer, Unreadable(kind, number, reason)))
+        return messages
+
+    def take_unreadable(self) -> list[tuple[bytes, Unreadable]]:
+        """Return what could not be decoded since the last time."""
+        if not self._unreadable:
+            return []
+        unreadable, self._unreadable = self._unreadable, []
+        return unreadable
+
+
+def _opening(begin: bytes) -> tuple[str, int | None]:
+    """Read the kind of a message and its number, if it has one, whatever follows them.
+
+    A message is an array: its kind, a text, and then its fields; the number is the first.
+    """
+    head = begin[:1]
+    rest = (
+        begin[1:] if b"\x90" <= head <= b"\x9f" else begin[{b"\xdc": 3, b"\xdd": 5}.get(head, 80) :]
+    )
+    if not rest or not 0xA0 <= rest[0] <= 0xBF:
+        return "", None
+    end = 1 + (rest[0] & 0x1F)
+    kind, number = rest[1:end].decode(errors="replace"), rest[end:]
+    if not number:
+        return kind, None
+    if number[0] < 0x80:
+        return kind, number[0]
+    size = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}.get(number[0], 0)
+    packed = number[1 : 1 + size]
+    return kind, int.from_bytes(packed, "big") if size and len(packed) == size else None
 
 
 class Server(Generic[M]):
@@ -34,65 +138,127 @@ class Server(Generic[M]):
     name
         What tells this server's Unix socket from others on the machine.
     message_type
-        Union of the messages that may arrive; others are logged and dropped.
+        Union of the messages that may arrive.
     address
-        Host name or address that other machines reach this one by; ``auto``: the host name.
+        Host name, address or network interface that other machines reach this one by; ``auto``: the
+        host name; None: others do not, and there is no TCP.
     port
         TCP port; 0: any that is free.
+    unsent_bytes
+        A peer that has not read so much, and is sent more, is broken off; it finds out and connects
+        again. None: none is, for those who bound what they send themselves.
 
     Raises
     ------
     SiteError
-        The port cannot be bound.
+        The port cannot be bound, or the address is none.
     """
 
     def __init__(
-        self, keys: Keys, name: str, message_type: Any, address: str = "auto", port: int = 0
+        self,
+        keys: Keys,
+        name: str,
+        message_type: Any,
+        address: str | None = "auto",
+        port: int = 0,
+        unsent_bytes: int | None = None,
     ) -> None:
-        self._decoder: msgspec.msgpack.Decoder[M] = msgspec.msgpack.Decoder(message_type)
-        host = socket.gethostname() if address == "auto" else address
-        try:
-            self._remote = Router(keys, port)
-        except zmq.ZMQError as error:
-            raise SiteError(
-                f"port {port} cannot be bound: {error}; set head.port to 0 (any) in site.yaml"
-            ) from error
+        self._reader: _Reader[M] = _Reader(message_type)
+        self._name = name
+        self._remote: Router | None = None
+        remote = ""
+        if address is not None:
+            told, bound = addresses.resolve(address)
+            try:
+                self._remote = Router(keys, bound, port, unsent_bytes)
+            except zmq.ZMQError as error:
+                raise SiteError(
+                    f"port {port} of {bound} cannot be bound: {error}; set head.port to 0 (any) "
+                    "in site.yaml"
+                ) from error
+            remote = f"tcp://{told}:{self._remote.port}"
         path = socket_path(name)
-        self._local = Listener(path, keys.client_secret)
-        self.endpoints = Endpoints(boot_id(), f"{LOCAL}{path}", f"tcp://{host}:{self._remote.port}")
+        remove_dead(path.parent)
+        self._local = Listener(path, keys.client_secret, unsent_bytes)
+        self._looked = time.monotonic()
+        #: Where it is reached; may change, see `look_after`.
+        self.endpoints = Endpoints(boot_id(), f"{LOCAL}{path}", remote)
+
+    @property
+    def _ways(self) -> tuple[Listener | Router, ...]:
+        return (self._local,) if self._remote is None else (self._local, self._remote)
 
     def register(self, poller: zmq.Poller) -> None:
         """Have a poller wake when there is something to `receive`."""
-        poller.register(self._local.source, zmq.POLLIN)
-        poller.register(self._remote.source, zmq.POLLIN)
+        for way in self._ways:
+            poller.register(way.source, zmq.POLLIN)
 
     def receive(self) -> list[tuple[bytes, M]]:
         """What has arrived, with who sent it; more may be left, so that others have their turn."""
-        messages: list[tuple[bytes, M]] = []
-        decode = self._decoder.decode
-        for way in (self._local, self._remote):
-            for peer, frame in way.receive():
-                try:
-                    messages.append((peer, decode(frame)))
-                except msgspec.DecodeError as error:
-                    logging.getLogger("pilot.wire").warning("a message was dropped: %s", error)
+        messages = self._reader.read(self._local.receive())
+        if self._remote is not None:
+            messages += self._reader.read(self._remote.receive())
         return messages
+
+    def take_unreadable(self) -> list[tuple[bytes, Unreadable]]:
+        """What has arrived since the last time and is no message, with who sent it."""
+        return self._reader.take_unreadable()
 
     def send(self, peer: bytes, message: msgspec.Struct) -> None:
         """Send to a peer; one that is gone gets nothing."""
         self.send_to_all((peer,), message)
 
     def send_to_all(self, peers: Iterable[bytes], message: msgspec.Struct) -> None:
-        """Send the same to several peers; it is encoded once."""
-        frame = encode(message)
+        """Send the same to several peers; it is encoded once.
+
+        What cannot be encoded is logged, and whoever waits for it is told.
+        """
+        try:
+            frame = encode(message)
+        except Exception as error:
+            log.exception("a %s is not sent", type(message).__name__)
+            if not isinstance(message, m.Reply):
+                return
+            frame = encode(m.Reply(message.request, error=f"the answer cannot be sent: {error}"))
         for peer in peers:
-            if not self._local.send(peer, frame):
+            if not self._local.send(peer, frame) and self._remote is not None:
                 self._remote.send(peer, frame)
+
+    def unsent(self, peer: bytes) -> int:
+        """How many bytes that were sent to a peer it has not taken yet."""
+        return max(way.unsent(peer) for way in self._ways)
+
+    def look_after(self) -> bool:
+        """See that others find this server, and that they do not use it up; call it often.
+
+        Returns
+        -------
+        bool
+            Whether it is reached elsewhere than before: `endpoints` has changed.
+        """
+        if self._remote is not None:
+            self._remote.look_after()
+        now = time.monotonic()
+        if now - self._looked < _LOOK_S:
+            return False
+        self._looked = now
+        if self._local.is_there:
+            return False
+        try:
+            path = socket_path(self._name)
+            self._local.move(path)
+        except (OSError, SiteError) as error:
+            log.error("the Unix socket has gone, and cannot be made again: %s", error)
+            return False
+        log.warning("the Unix socket has gone; it is made again: %s", path)
+        before = self.endpoints
+        self.endpoints = msgspec.structs.replace(before, local=f"{LOCAL}{path}")
+        return self.endpoints != before
 
     def close(self, linger_s: float = 1.0) -> None:
         """Close; what was sent has so long to leave."""
-        self._local.close(linger_s)
-        self._remote.close(linger_s)
+        for way in self._ways:
+            way.close(linger_s)
 
 
 class Client(Generic[M]):
@@ -112,7 +278,7 @@ class Client(Generic[M]):
         self._keys = keys
         self._name = name
         self._connections = 0
-        self._decoder: msgspec.msgpack.Decoder[M] = msgspec.msgpack.Decoder(message_type)
+        self._reader: _Reader[M] = _Reader(message_type)
         self._way: Line | Dealer | None = None
         self.endpoint = ""
 
@@ -140,6 +306,11 @@ class Client(Generic[M]):
         """For a poller: can be read when there is something to `receive`; None: not connected."""
         return self._way and self._way.source
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection has ended and does not come back by itself: connect again."""
+        return self._way is not None and self._way.is_lost
+
     def check(self) -> None:
         """Raise where the server refused our key, or has not the key that we expect.
 
@@ -165,8 +336,12 @@ class Client(Generic[M]):
 
     def receive(self) -> list[M]:
         """What has arrived; more may be left, so that others have their turn."""
-        decode = self._decoder.decode
-        return [decode(frame) for frame in self.way.receive()]
+        frames = self.way.receive()
+        return [message for _, message in self._reader.read((b"", frame) for frame in frames)]
+
+    def take_unreadable(self) -> list[Unreadable]:
+        """What has arrived since the last time and is no message."""
+        return [unreadable for _, unreadable in self._reader.take_unreadable()]
 
     def drain(self) -> None:
         """Wait until what was sent is on its way."""

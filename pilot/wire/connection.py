@@ -31,8 +31,8 @@ from pilot.site import Site
 from pilot.submission import Parcel
 from pilot.version import __version__
 from pilot.wire import messages as m
-from pilot.wire.channel import Client
-from pilot.wire.discovery import read_address
+from pilot.wire.channel import Client, Unreadable
+from pilot.wire.discovery import HeadAddress, read_address
 from pilot.wire.keys import load_keys
 
 #: How long a greeting may stay without an answer.
@@ -115,6 +115,7 @@ class Connection:
         self._stream = 0 if submits else -1
         self._epoch = 0
         self._connects: list[float] = []
+        self._asked_again = -GREETING_S
         self._stopping = False
         self._failure: Exception | None = None
         self._ready: Future[None] = Future()
@@ -266,10 +267,12 @@ class Connection:
             for message in client.receive():
                 self._take(message)
                 heard = time.monotonic()
+            for unreadable in client.take_unreadable():
+                self._take_unreadable(client, unreadable)
             if stopping:
                 return
             now = time.monotonic()
-            if now - heard > WATCH_S and self._lost():
+            if now - heard > WATCH_S and (client.is_lost or self._lost()):
                 self._connect(client)
                 poller = self._poller(client)
                 heard = time.monotonic()
@@ -302,8 +305,7 @@ class Connection:
                 raise HeadError(
                     f"no head runs for site {self._site.name}; `pilot head start` starts one"
                 )
-            client.connect(address.endpoints.choose())
-            client.send(m.ClientHello(m.PROTOCOL, __version__, self._stream))
+            self._greet(client, address)
             welcome = self._await_welcome(client, deadline)
             if welcome is None:
                 continue
@@ -321,6 +323,10 @@ class Connection:
             client.send(message)
         if watched:
             client.send(m.Watch(watched))
+
+    def _greet(self, client: Client[Any], address: HeadAddress) -> None:
+        client.connect(address.endpoints.choose())
+        client.send(m.ClientHello(m.PROTOCOL, __version__, self._stream))
 
     def _count_connects(self) -> None:
         """Give up on a site whose heads die again and again."""
@@ -348,7 +354,15 @@ class Connection:
                 or address.endpoints.choose() != client.endpoint
             ):
                 return None  # it died meanwhile
+            if client.is_lost:
+                self._greet(client, address)  # its socket was away: it makes it again
             if time.monotonic() > deadline:
+                if not address.endpoints.is_reachable:
+                    raise HeadError(
+                        f"the head of {self._site.name} runs on {address.host} (pid {address.pid})"
+                        " and listens to no network, since its site is for one machine; work "
+                        "there, or set head.address in site.yaml and start the head again"
+                    )
                 raise HeadError(
                     f"the head of {self._site.name} on {address.host} (pid {address.pid}) does not "
                     f"answer at {client.endpoint}; is there a firewall, or is it stopped? "
@@ -401,12 +415,27 @@ class Connection:
                     awaited.fail(SubmissionError(reason))
         elif isinstance(message, m.Reply):
             with self._lock:
-                self._open.pop(message.request, None)
+                asked = self._open.pop(message.request, None)
                 future = self._requests.pop(message.request, None)
+            if isinstance(asked, m.Submit):  # the head could not read it
+                unread = [(spec.id, message.error) for spec in asked.tasks]
+                self._take(m.Accepted(asked.seq, unread))
             if future is not None and message.error:
                 future.set_exception(PilotError(message.error))
             elif future is not None:
                 future.set_result(message.result)
+
+    def _take_unreadable(self, client: Client[Any], unreadable: Unreadable) -> None:
+        """Answer for what the head has sent and cannot be read: it does not send it again."""
+        now = time.monotonic()
+        if unreadable.kind == m.Reply.__name__ and unreadable.number is not None:
+            error = f"the head's answer cannot be read: {unreadable.reason}"
+            self._take(m.Reply(unreadable.number, error=error))
+        elif now - self._asked_again > GREETING_S:
+            self._asked_again = now
+            with self._lock:
+                awaited = list(self._awaited)
+            client.send(m.Watch(awaited))
 
     def _fail(self, error: Exception) -> None:
         """Nothing more will come: tell everybody who waits."""

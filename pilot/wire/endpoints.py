@@ -1,10 +1,23 @@
-"""Where a server can be reached: by a Unix socket on its own machine, and over the network."""
+"""Where a server can be reached: by a Unix socket on its own machine, and over the network.
+
+Sockets, and other files that processes of one machine share, are in a directory of the user in the
+temporary one: `runtime_dir`. ``$XDG_RUNTIME_DIR`` would be more private, but goes when the user
+logs out, and a head stays.
+
+Invariants
+----------
+- The directory is the user's own, no link, and nobody else may enter it; whatever somebody else
+  has put in its place is left alone, and another directory is taken.
+- What is connected to is in such a directory.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import socket
+import stat
 import tempfile
 from pathlib import Path
 
@@ -16,8 +29,18 @@ from pilot.errors import SiteError
 LOCAL = "unix://"
 
 
+def temporary_dir() -> Path:
+    """Return the directory for temporary files, or another one where that has gone.
+
+    A process that outlives the login or the job that started it may outlive its ``$TMPDIR``.
+    """
+    if not Path(tempfile.gettempdir()).is_dir():
+        tempfile.tempdir = None  # Python looks again, also for whoever uses `tempfile` itself
+    return Path(tempfile.gettempdir())
+
+
 def runtime_dir(above: Path | None = None) -> Path:
-    """A private directory of this user on this machine, for Unix sockets and the like.
+    """Return a private directory of this user on this machine, for Unix sockets and the like.
 
     Parameters
     ----------
@@ -27,18 +50,39 @@ def runtime_dir(above: Path | None = None) -> Path:
     Raises
     ------
     SiteError
-        Somebody else made it.
+        It cannot be made.
     """
-    path = (above or Path(tempfile.gettempdir())) / f"pilot-{os.getuid()}"
-    path.mkdir(mode=0o700, exist_ok=True)
-    status = path.lstat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o077 or path.is_symlink():
-        raise SiteError(f"{path} is not a private directory of yours; remove it, or set $TMPDIR")
-    return path
+    above = above or temporary_dir()
+    path = above / f"pilot-{os.getuid()}"
+    try:
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        if is_private(path):
+            return path
+        # Somebody else has the name. Nobody else can have made what is ours.
+        for other in sorted(above.glob(f"{path.name}-*")):
+            if is_private(other):
+                return other
+        return Path(tempfile.mkdtemp(prefix=f"{path.name}-", dir=above))
+    except OSError as error:
+        raise SiteError(
+            f"no private directory can be made in {above}: {error.strerror}; set $TMPDIR to one "
+            "that you can write"
+        ) from error
+
+
+def is_private(path: Path) -> bool:
+    """Tell whether this is a directory of this user, no link, that nobody else may enter."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    own = status.st_uid == os.geteuid() and not status.st_mode & 0o077
+    return own and stat.S_ISDIR(status.st_mode)
 
 
 def socket_path(name: str) -> Path:
-    """The Unix socket for `name`, short enough for the kernel however long the name is."""
+    """Return the Unix socket for `name`, in a few letters however long the name is."""
     return runtime_dir() / hashlib.blake2b(name.encode(), digest_size=9).hexdigest()
 
 
@@ -57,10 +101,17 @@ class Endpoints(msgspec.Struct, frozen=True):
     #: The machine that `local` is good on.
     boot: str
     local: str
+    #: Empty where the server is reached on its own machine only.
     remote: str
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether this machine can reach it."""
+        return bool(self.remote) or self.boot == boot_id()
 
     def choose(self) -> str:
         """The endpoint to connect to from this machine."""
-        if self.boot == boot_id() and Path(self.local.removeprefix(LOCAL)).exists():
+        path = Path(self.local.removeprefix(LOCAL))
+        if self.boot == boot_id() and is_private(path.parent) and path.exists():
             return self.local
-        return self.remote
+        return self.remote or self.local

@@ -3,13 +3,22 @@
 Every connection is authenticated with them: servers (the head, agents) have the site's server key,
 everybody else its client key, and a server admits that one key only. Whoever can read the site
 directory's ``keys`` is the user.
+
+Invariants
+----------
+- The keys of a site are there all together or not at all, and never change: they are made aside,
+  and appear in one step. Who comes second takes those of the first.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import msgspec
+import zmq
 import zmq.auth
 
 from pilot.errors import SiteError
@@ -25,6 +34,81 @@ class Keys(msgspec.Struct, frozen=True):
     directory: Path
 
 
+#: Of the server and of everybody else.
+_NAMES = ("server", "client")
+#: What to do where keys are missing or damaged.
+_AGAIN = (
+    "bring it back from a copy, or end the head and its pilots, remove the directory with all keys "
+    "(new ones are made) and start again"
+)
+#: As ZeroMQ's own tools write a certificate.
+_CERTIFICATE = """\
+# A secret key of a site of Pilot: whoever can read this file can run programs as its owner.
+
+metadata
+curve
+    public-key = "{public}"
+    secret-key = "{secret}"
+"""
+
+
+def make_keys(directory: Path) -> None:
+    """Make a site's keys, unless they are there already.
+
+    Raises
+    ------
+    OSError
+        They cannot be written.
+    """
+    if _are_there(directory):
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        for name in _NAMES:
+            _write_key(aside / _file(name))
+        _sync(aside)
+        try:
+            aside.rename(directory)
+        except OSError:
+            # Somebody else's were first.
+            if not _are_there(directory):
+                raise
+        _sync(directory.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _file(name: str) -> str:
+    return f"{name}.key_secret"
+
+
+def _are_there(directory: Path) -> bool:
+    """Tell whether there are keys; a directory that is empty is as good as none."""
+    try:
+        return any(directory.iterdir())
+    except FileNotFoundError:
+        return False
+
+
+def _write_key(path: Path) -> None:
+    public, secret = zmq.curve_keypair()
+    text = _CERTIFICATE.format(public=public.decode(), secret=secret.decode())
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(directory: Path) -> None:
+    """Have on the disk which files there are in a directory."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def load_keys(directory: Path) -> Keys:
     """Read a site's keys.
 
@@ -34,15 +118,15 @@ def load_keys(directory: Path) -> Keys:
         They are missing, damaged, or readable by others.
     """
     pairs = []
-    for name in ("server", "client"):
-        path = directory / f"{name}.key_secret"
+    for name in _NAMES:
+        path = directory / _file(name)
         try:
             if path.stat().st_mode & 0o077:
                 raise SiteError(f"{path} can be read by others; make it private: chmod 600 {path}")
             pairs.append(zmq.auth.load_certificate(path))
         except OSError as error:
-            raise SiteError(f"the key {path} cannot be read: {error.strerror}") from error
+            raise SiteError(f"the key {path} cannot be read: {error.strerror}; {_AGAIN}") from error
         except ValueError as error:
-            raise SiteError(f"the key {path} is damaged: {error}") from error
+            raise SiteError(f"the key {path} is damaged: {error}; {_AGAIN}") from error
     (server_public, server_secret), (client_public, client_secret) = pairs
     return Keys(server_public, server_secret or b"", client_public, client_secret or b"", directory)

@@ -605,6 +605,9 @@ class NodeStatus(_Message):
 class AgentStatus(_Message):
     """A sign of life of the agent, to node workers."""
 
+    #: Its endpoint on its own machine, which may have changed.
+    local: str = ""
+
 
 class ExecutorHello(_Message):
     """An executor is ready."""

@@ -2,14 +2,29 @@
 
 Every connection is encrypted, and authenticated with the site's keys; one that breaks is made anew.
 
-No queue here drops anything: high-water marks are off, and whoever sends bounds what is under way.
+Invariants
+----------
+- No queue here drops anything: high-water marks are off. Whoever sends bounds what is under way,
+  and a router breaks a peer off that does not take what it is sent.
+- Who has not proved to hold the key can have a router keep a part of a message at most, and for
+  seconds; and when many have come, it does not listen for a while: descriptors are left for files.
+
+How it works: a message goes in parts (frames of one ZeroMQ message, which arrive all or not at
+all), so that no frame is large, neither before nor after the greeting. An empty message is a word
+between both ends. From a dealer it says that so many more bytes have been taken; from a router,
+that it sends nothing more, and that the dealer may connect again.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import resource
 import struct
 import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import zmq
@@ -17,12 +32,28 @@ from zmq.utils import z85
 
 from pilot.wire.keys import Keys
 
+log = logging.getLogger("pilot.wire")
+
 #: At most so many frames are read from a socket before others have their turn.
 _BATCH = 1000
 
 #: As numbers: what pyzmq names them is slow to combine and to look up.
 _MORE, _NO_WAIT = int(zmq.SNDMORE), int(zmq.NOBLOCK)
-_EVENTS, _READABLE = int(zmq.EVENTS), int(zmq.POLLIN)
+_EVENTS, _READABLE, _MORE_FOLLOWS = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.RCVMORE)
+
+#: Messages go in parts of so many bytes; encryption adds less than the last.
+_PART_BYTES = 1 << 20
+_OVERHEAD_BYTES = 1 << 10
+#: A dealer says each time that it has taken so many more bytes.
+_TAKEN_BYTES = 1 << 20
+#: So long may a greeting take, in milliseconds.
+_GREETING_MS = 10_000
+#: How often a router counts the descriptors of its process, in seconds; at which part of those that
+#: it may have it does not listen any more, and at which it does again; and how many it holds to
+#: have them at that moment.
+_COUNT_S = 1.0
+_FULL, _ROOM = 0.8, 0.7
+_RESERVE = 32
 
 
 def _tune(sock: zmq.Socket[bytes]) -> None:
@@ -33,7 +64,18 @@ def _tune(sock: zmq.Socket[bytes]) -> None:
     sock.heartbeat_timeout = 20_000
     sock.reconnect_ivl = 50
     sock.reconnect_ivl_max = 1_000
-    sock.maxmsgsize = 1 << 31
+    sock.maxmsgsize = _PART_BYTES + _OVERHEAD_BYTES
+
+
+def _send(sock: zmq.Socket[bytes], frame: bytes) -> None:
+    if len(frame) <= _PART_BYTES:
+        sock.send(frame)
+        return
+    whole = memoryview(frame)
+    last = (len(frame) - 1) // _PART_BYTES * _PART_BYTES
+    for begin in range(0, last, _PART_BYTES):
+        sock.send(whole[begin : begin + _PART_BYTES], _MORE)
+    sock.send(whole[last:])
 
 
 def _is_readable(sock: zmq.Socket[bytes]) -> bool:
@@ -78,8 +120,12 @@ class Router:
     ----------
     keys
         The site's.
+    address
+        The address to listen at; ``*``: all.
     port
         TCP port; 0: any that is free.
+    unsent_bytes
+        A peer that has not taken so much, and is sent more, is broken off; None: none is.
 
     Raises
     ------
@@ -87,41 +133,122 @@ class Router:
         The port cannot be bound.
     """
 
-    def __init__(self, keys: Keys, port: int) -> None:
+    def __init__(
+        self, keys: Keys, address: str, port: int, unsent_bytes: int | None = None
+    ) -> None:
         self._context = zmq.Context()
         _Doorkeeper(self._context, keys.client_public)
+        #: What each peer has been sent and has not said that it has taken, in bytes.
+        self._untaken: dict[bytes, int] = {}
+        self._broken_off: set[bytes] = set()
+        self._unsent_bytes = unsent_bytes
+        self._reserve: list[int] = []
         #: Can be read when there is something to `receive`.
         self.source = self._context.socket(zmq.ROUTER)
         _tune(self.source)
+        self.source.handshake_ivl = _GREETING_MS
         self.source.router_handover = True
         self.source.curve_server = True
         self.source.curve_secretkey = keys.server_secret
         self.source.curve_publickey = keys.server_public
         try:
-            if port:
-                self.source.bind(f"tcp://*:{port}")
-            self.port = port or self.source.bind_to_random_port("tcp://*")
+            self.port = self._bind(address, port)
         except zmq.ZMQError:
             self.close(0.0)
             raise
+        self._endpoint = self.source.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._listens = True
+        self._counted = 0.0
+        self._hold_reserve()
+
+    def _bind(self, address: str, port: int) -> int:
+        try:
+            if port:
+                self.source.bind(f"tcp://{address}:{port}")
+            return port or int(self.source.bind_to_random_port(f"tcp://{address}"))
+        except zmq.ZMQError as error:
+            if error.errno != errno.EADDRNOTAVAIL or address == "*":
+                raise
+            # As where a port is forwarded to this machine.
+            log.warning("%s is no address of this machine: it listens at all that it has", address)
+            return self._bind("*", port)
 
     def receive(self) -> list[tuple[bytes, bytes]]:
         """What has arrived, with the name of who sent it."""
         sock, arrived = self.source, list[tuple[bytes, bytes]]()
         while len(arrived) < _BATCH and _is_readable(sock):
-            peer, *frames = sock.recv_multipart(_NO_WAIT)
-            arrived += [(peer, frame) for frame in frames]
+            peer, *parts = sock.recv_multipart(_NO_WAIT)
+            frame = parts[0] if len(parts) == 1 else b"".join(parts)
+            if frame:
+                arrived.append((peer, frame))
+            elif peer in self._untaken:
+                self._untaken[peer] -= _TAKEN_BYTES
         return arrived
 
     def send(self, peer: bytes, frame: bytes) -> None:
         """Send to a peer; one that is gone gets nothing."""
+        if peer in self._broken_off:
+            return
+        if self._unsent_bytes is not None:
+            untaken = self._untaken.get(peer, 0)
+            if untaken > self._unsent_bytes:
+                log.warning(
+                    "broken off: a peer has not taken %d MiB; it may come again", untaken >> 20
+                )
+                self._broken_off.add(peer)
+                self._untaken.pop(peer)
+                frame = b""
+            else:
+                self._untaken[peer] = untaken + len(frame)
         self.source.send(peer, _MORE)
-        self.source.send(frame)
+        _send(self.source, frame)
+
+    def unsent(self, peer: bytes) -> int:
+        """How many bytes that were sent to a peer it has not said to have taken."""
+        return max(0, self._untaken.get(peer, 0) - _TAKEN_BYTES)
+
+    def look_after(self) -> None:
+        """See that there are descriptors for files, however many have connected."""
+        now = time.monotonic()
+        if now - self._counted < _COUNT_S:
+            return
+        self._counted = now
+        used = _descriptors_used()
+        if self._listens and used > _FULL:
+            log.error("there are too many open connections: no more over TCP until others end")
+            self.source.unbind(self._endpoint)
+            self._listens = False
+            self._release()
+        elif not self._listens and used < _ROOM:
+            try:
+                self.source.bind(self._endpoint)
+            except zmq.ZMQError as error:
+                log.error("%s cannot be bound again: %s; trying again", self._endpoint, error)
+                return
+            self._listens = True
+            self._hold_reserve()
+
+    def _hold_reserve(self) -> None:
+        self._reserve += [os.open(os.devnull, os.O_RDONLY) for _ in range(_RESERVE)]
+
+    def _release(self) -> None:
+        while self._reserve:
+            os.close(self._reserve.pop())
 
     def close(self, linger_s: float) -> None:
         """Close; what was sent has so long to leave."""
+        self._release()
         self.source.close(linger=round(linger_s * 1e3))
         self._context.term()
+
+
+def _descriptors_used() -> float:
+    """Return the part that is open of the descriptors that this process may have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        return sum(1 for _ in Path("/proc/self/fd").iterdir()) / soft
+    except OSError:
+        return 1.0  # there is not even one left to look
 
 
 class Dealer:
@@ -142,6 +269,10 @@ class Dealer:
         #: How often the router has broken off a greeting without a word.
         self._cut_off = 0
         self._refused = False
+        #: Bytes that were taken, and the router was not told of.
+        self._taken = 0
+        #: Whether the router sends nothing more by this connection.
+        self.is_lost = False
         #: Can be read when there is something to `receive`.
         self.source = self._context.socket(zmq.DEALER)
         _tune(self.source)
@@ -172,13 +303,23 @@ class Dealer:
 
     def send(self, frame: bytes) -> None:
         """Send to the router."""
-        self.source.send(frame)
+        _send(self.source, frame)
 
     def receive(self) -> list[bytes]:
         """What has arrived."""
         sock, arrived = self.source, list[bytes]()
         while len(arrived) < _BATCH and _is_readable(sock):
-            arrived.append(sock.recv(_NO_WAIT))
+            frame = sock.recv(_NO_WAIT)
+            if sock.getsockopt(_MORE_FOLLOWS):
+                frame = b"".join([frame, *sock.recv_multipart(_NO_WAIT)])
+            if not frame:
+                self.is_lost = True
+                continue
+            arrived.append(frame)
+            self._taken += len(frame)
+            while self._taken >= _TAKEN_BYTES:
+                self._taken -= _TAKEN_BYTES
+                sock.send(b"")
         return arrived
 
     def drain(self) -> None:

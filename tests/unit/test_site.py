@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
 import pytest
+import zmq.auth
 
 from pilot.errors import SiteError
 from pilot.site import create_site, find_site, list_sites, open_site, pilot_home
+from pilot.wire.keys import load_keys, make_keys
 
 
 @pytest.fixture
@@ -70,6 +73,113 @@ def test_everything_is_private(home: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o700, path
     for path in site.keys.glob("*_secret"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+
+
+def test_everything_is_private_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        site = create_site(tmp_path / "above" / "home" / "mine", "local")
+    finally:
+        os.umask(before)
+    for path in (*site.directory.rglob("*"), *list(site.directory.parents)[:2], site.directory):
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o702, 0o777])
+@pytest.mark.parametrize("which", ["", "site.yaml"])
+def test_site_that_others_can_change_is_refused(home: Path, which: str, mode: int) -> None:
+    site = find_site("local")
+    path = site.directory / which if which else site.directory
+    path.chmod(mode)
+    with pytest.raises(SiteError, match=rf"{path} can be changed by others.*: chmod go-w {path}"):
+        find_site("local")
+    path.chmod(mode & ~0o022)
+    find_site("local")
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_named_site_that_others_can_exchange_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_link: bool
+) -> None:
+    user = tmp_path / "user"
+    user.mkdir(mode=0o700)
+    if is_link:
+        (tmp_path / "elsewhere").mkdir()
+        (user / ".pilot").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setenv("HOME", str(user))
+    monkeypatch.delenv("PILOT_HOME", raising=False)
+    site = find_site("local")
+    for above in {user, user / ".pilot", (user / ".pilot").resolve()}:
+        mode = above.stat().st_mode
+        above.chmod(0o777)
+        with pytest.raises(SiteError, match="can be changed by others"):
+            find_site("local")
+        above.chmod(0o1777)  # sticky: nobody can exchange what is another's
+        find_site("local")
+        above.chmod(mode)
+    # Who names a site by its path says where it is.
+    monkeypatch.setenv("PILOT_HOME", str(tmp_path))
+    user.chmod(0o777)
+    open_site(site.directory)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("which", ["", "site.yaml"])
+def test_site_of_somebody_else_is_refused(home: Path, which: str) -> None:
+    site = find_site("local")
+    path = site.directory / which if which else site.directory
+    os.chown(path, 61001, -1)
+    with pytest.raises(SiteError, match="belongs to user 61001, and not to you"):
+        find_site("local")
+
+
+def test_keys_are_the_same_for_all_who_make_them_at_once(tmp_path: Path) -> None:
+    """In processes that are forked at the same moment, again and again."""
+    for number in range(10):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        ends = []
+        start, go = os.pipe()
+        for _ in range(4):
+            reader, writer = os.pipe()
+            if (child := os.fork()) == 0:
+                try:
+                    os.close(go)
+                    os.read(start, 1)
+                    make_keys(directory / "keys")
+                    os.write(writer, load_keys(directory / "keys").server_public)
+                finally:
+                    os._exit(0)
+            os.close(writer)
+            ends.append((child, reader))
+        os.close(start)
+        os.close(go)
+        found = set()
+        for child, reader in ends:
+            with open(reader, "rb") as told:
+                found.add(told.read())
+            os.waitpid(child, 0)
+        assert found == {load_keys(directory / "keys").server_public}
+        assert [path.name for path in directory.iterdir()] == ["keys"]
+
+
+def test_making_keys_leaves_the_umask_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the process's: another thread would make its files with it."""
+    monkeypatch.setattr("os.umask", lambda _: pytest.fail("the umask was changed"))
+    make_keys(tmp_path / "keys")
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "keys").iterdir()} == {0o600}
+
+
+def test_keys_of_an_earlier_release_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "keys").mkdir(mode=0o700)
+    for name in ("server", "client"):
+        zmq.auth.create_certificates(tmp_path / "keys", name)
+        (tmp_path / "keys" / f"{name}.key_secret").chmod(0o600)
+    before = load_keys(tmp_path / "keys")
+    make_keys(tmp_path / "keys")
+    assert load_keys(tmp_path / "keys") == before
 
 
 def test_preparing_again_keeps_the_keys(home: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.waiting import wait_until
 
-from pilot.wire.unix import Line, Listener, Stream
+from pilot.wire.unix import Line, Listener, Stream, remove_dead
 
 SECRET = b"s" * 40
 #: More than any kernel takes of a socket at once.
@@ -44,16 +44,18 @@ def listener(path: Path) -> Iterator[Listener]:
 def line(listener: Listener, path: Path) -> Iterator[Line]:
     """Connected to the listener, which knows it."""
     line = Line(str(path), b"peer", SECRET)
-    meet(listener)
+    meet(listener, line)
     yield line
     line.close(0.0)
 
 
-def meet(listener: Listener) -> None:
-    """Have a listener take in who has just connected: the connection, and then the greeting."""
-    for _ in range(2):
-        assert readable(listener.source)
+def meet(listener: Listener, *lines: Line) -> None:
+    """Have a listener take in who has just connected, and both ends prove themselves."""
+    for _ in range(4):
         assert not listener.receive()
+        for line in lines:
+            assert not line.receive()
+    assert not readable(listener.source)
 
 
 def received(line: Line, count: int) -> list[bytes]:
@@ -160,7 +162,9 @@ def test_nobody_waits_for_a_peer_that_does_not_read(listener: Listener, line: Li
     for number in range(20):
         listener.send(b"peer", bytes([number]) * 100_000)
     other = Line(str(listener._path), b"other", SECRET)
-    meet(listener)
+    for _ in range(4):
+        listener.receive()
+        other.receive()
     listener.send(b"other", b"for you")
     assert received(other, 1) == [b"for you"]
     other.close(0.0)
@@ -203,12 +207,17 @@ def test_drain_ends_with_the_other_end(listener: Listener, line: Line) -> None:
 def test_what_was_sent_before_the_end_arrives(listener: Listener, path: Path) -> None:
     line = Line(str(path), b"peer", SECRET)
     line.send(b"last words")
-    line.close(1.0)
-    meet_and_hear: list[bytes] = []
-    while readable(listener.source):
-        meet_and_hear += [bytes(frame) for _, frame in listener.receive()]
-    assert meet_and_hear == [b"last words"]
-    assert not listener.send(b"peer", b"too late")
+    leaving = threading.Thread(target=line.close, args=(20.0,))
+    leaving.start()
+    heard: list[bytes] = []
+
+    def is_heard() -> bool:
+        heard.extend(bytes(frame) for _, frame in listener.receive())
+        return bool(heard) and not listener.send(b"peer", b"too late")
+
+    wait_until(is_heard)
+    leaving.join(20.0)
+    assert heard == [b"last words"]
 
 
 def test_who_is_gone_is_forgotten(listener: Listener, line: Line) -> None:
@@ -218,7 +227,7 @@ def test_who_is_gone_is_forgotten(listener: Listener, line: Line) -> None:
     assert not listener.send(b"peer", b"hello")
     assert not readable(listener.source)
     again = Line(str(listener._path), b"peer", SECRET)
-    meet(listener)
+    meet(listener, again)
     listener.send(b"peer", b"back again")
     assert received(again, 1) == [b"back again"]
     again.close(0.0)
@@ -250,6 +259,7 @@ def test_who_comes_with_the_same_name_takes_the_place(listener: Listener, line: 
     heard: list[bytes] = []
     while readable(listener.source):
         heard += [bytes(frame) for _, frame in listener.receive()]
+        second.receive()
     assert heard == [b"from the first", b"from the second"]
     listener.send(b"peer", b"for the second")
     assert received(second, 1) == [b"for the second"]
@@ -257,7 +267,7 @@ def test_who_comes_with_the_same_name_takes_the_place(listener: Listener, line: 
     second.close(0.0)
 
 
-@pytest.mark.parametrize("greeting", ["another key", "nothing", "no name"])
+@pytest.mark.parametrize("greeting", ["another key", "no name"])
 def test_nobody_is_heard_without_the_key(
     listener: Listener, path: Path, greeting: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -269,7 +279,7 @@ def test_nobody_is_heard_without_the_key(
         line.send(b"end, please")
         while readable(listener.source):
             assert not listener.receive()
-        line.receive()
+            assert not line.receive()
     assert line.refused and "refused" in caplog.text
     assert not listener.send(b"stranger", b"hello")
     line.close(0.0)
@@ -292,6 +302,7 @@ def test_connections_wait_where_there_are_no_descriptors(
     line.close(0.0)
     while readable(listener.source):
         listener.receive()
+        second.receive()
     listener.send(b"second", b"your turn")
     assert received(second, 1) == [b"your turn"]
     second.close(0.0)
@@ -307,3 +318,235 @@ def test_a_listener_that_closes_gives_what_was_sent_time_to_leave(
     assert len(received(line, 1)[0]) == LARGE
     closing.join(20.0)
     assert time.monotonic() - begin < 20.0
+
+
+# --- who is who -----------------------------------------------------------------------------------
+
+
+def said(connected: socket.socket, frame: bytes) -> None:
+    connected.sendall(len(frame).to_bytes(4, "little") + frame)
+
+
+def heard_by(connected: socket.socket, listener: Listener) -> bytes:
+    """The next frame that a listener sends to whoever has made this connection."""
+    while readable(listener.source):
+        assert not listener.receive()
+    connected.settimeout(20.0)
+    length = int.from_bytes(connected.recv(4, socket.MSG_WAITALL), "little")
+    return connected.recv(length, socket.MSG_WAITALL)
+
+
+def test_no_proof_is_good_twice(listener: Listener, path: Path) -> None:
+    """All that a peer once said, said again by who has listened and has no key."""
+    with socket.socket(socket.AF_UNIX) as between:
+        between.bind(str(path.with_name("between")))
+        between.listen()
+        line = Line(str(path.with_name("between")), b"peer", SECRET)
+        peer, _ = between.accept()
+        with peer, socket.socket(socket.AF_UNIX) as onward:
+            onward.connect(str(path))
+            hello = peer.recv(4096)
+            onward.sendall(hello)
+            answer = heard_by(onward, listener)
+            said(peer, answer)
+            assert not line.receive()
+            proof = peer.recv(4096)
+            onward.sendall(proof)
+            while readable(listener.source):
+                assert not listener.receive()
+        assert not line.refused
+        line.close(0.0)
+    with socket.socket(socket.AF_UNIX) as again:
+        again.connect(str(path))
+        again.sendall(hello + proof)
+        assert heard_by(again, listener) != answer
+        assert heard_by(again, listener) == b""
+
+
+def test_a_proof_is_good_in_one_direction_only(listener: Listener, path: Path) -> None:
+    """Who has no key lets the listener make the proof that the listener asks for."""
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(str(path))
+        said(stranger, bytes(32) + b"stranger")
+        answer = heard_by(stranger, listener)
+        said(stranger, answer[32:])
+        assert heard_by(stranger, listener) == b""
+
+
+@pytest.mark.parametrize("known", [b"", b"the greeting of before"])
+def test_nothing_is_said_to_a_listener_without_the_key(path: Path, known: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as false:
+        false.bind(str(path))
+        false.listen()
+        line = Line(str(path), b"peer", SECRET)
+        line.send(b"a secret")
+        connected, _ = false.accept()
+        with connected:
+            said(connected, known.ljust(64, b"?") if known else os.urandom(64))
+            assert not line.receive()
+            assert line.refused and line.is_lost
+            line.send(b"a secret")
+            line.close(1.0)
+            connected.settimeout(20.0)
+            assert b"secret" not in connected.recv(1 << 16)
+
+
+def test_a_listener_without_the_key_is_not_heard_and_not_kept(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as false:
+        false.bind(str(path))
+        false.listen()
+        line = Line(str(path), b"peer", SECRET)
+        connected, _ = false.accept()
+        with connected:
+            connected.sendall((1 << 31).to_bytes(4, "little") + bytes(1000))
+            assert not line.receive()
+            assert line.is_lost
+        line.close(0.0)
+
+
+@pytest.mark.parametrize("length", [0, 289, 1 << 20, (1 << 32) - 1])
+def test_who_has_not_greeted_cannot_have_anything_kept(
+    listener: Listener, path: Path, length: int
+) -> None:
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(str(path))
+        stranger.sendall(length.to_bytes(4, "little") + bytes(100_000))
+        while readable(listener.source):
+            assert not listener.receive()
+        assert not listener._streams and not listener._greetings
+
+
+def test_a_greeting_has_its_time(
+    listener: Listener, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = Line(str(path), b"slow", SECRET)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(str(path))
+        assert not listener.receive()
+        later = time.monotonic() + 60.0
+        monkeypatch.setattr("pilot.wire.unix.time.monotonic", lambda: later)
+        assert not listener.receive()
+        assert not listener._streams
+    slow.receive()
+    slow.receive()
+    assert slow.is_lost and not slow.refused
+    slow.close(0.0)
+
+
+def test_others_are_not_spoken_with(
+    listener: Listener,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("pilot.wire.unix._user", lambda _: os.geteuid() + 1)
+    line = Line(str(path), b"peer", SECRET)
+    assert line.is_lost and not line.refused
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(str(path))
+        assert not listener.receive()
+        assert stranger.recv(1) == b""
+    assert f"a process of user {os.geteuid() + 1}, not of yours" in caplog.text
+
+
+def test_the_kernel_says_whose_the_other_end_is(path: Path) -> None:
+    from pilot.wire.unix import _user
+
+    here, there = socket.socketpair()
+    with here, there:
+        assert _user(here) == os.geteuid()
+
+
+# --- bounds ---------------------------------------------------------------------------------------
+
+
+def test_a_peer_that_does_not_read_is_broken_off(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    listener = Listener(path, SECRET, unsent_bytes=LARGE)
+    line = Line(str(path), b"peer", SECRET)
+    meet(listener, line)
+    sent = 0
+    while listener.send(b"peer", bytes(1 << 20)):
+        assert listener.unsent(b"peer") <= LARGE + (2 << 20)
+        sent += 1
+        listener.receive()
+    assert sent > LARGE >> 20 and "broken off" in caplog.text
+
+    def ends() -> bool:
+        line.receive()
+        return line.is_lost
+
+    wait_until(ends)
+    again = Line(str(path), b"peer#2", SECRET)
+    meet(listener, again)
+    listener.send(b"peer#2", b"welcome back")
+    assert received(again, 1) == [b"welcome back"]
+    for end in (line, again, listener):
+        end.close(0.0)
+
+
+def test_unsent_bytes_are_those_that_the_kernel_does_not_have(
+    listener: Listener, line: Line
+) -> None:
+    assert listener.unsent(b"peer") == listener.unsent(b"somebody") == 0
+    for _ in range(3):
+        listener.send(b"peer", bytes(LARGE))
+    assert LARGE < listener.unsent(b"peer") <= 3 * LARGE + 12
+
+    def all_there() -> bool:
+        listener.receive()
+        line.receive()
+        return not listener.unsent(b"peer")
+
+    wait_until(all_there)
+
+
+# --- places ---------------------------------------------------------------------------------------
+
+
+def test_a_listener_whose_socket_has_gone_listens_again(
+    listener: Listener, line: Line, path: Path
+) -> None:
+    assert listener.is_there
+    path.unlink()
+    assert not listener.is_there
+    path.write_text("of somebody else")
+    assert not listener.is_there
+    listener.move(path.with_name("elsewhere"))
+    other = Line(str(path.with_name("elsewhere")), b"other", SECRET)
+    for _ in range(4):
+        listener.receive()
+        other.receive()
+    listener.send(b"other", b"found")
+    listener.send(b"peer", b"still there")
+    assert received(other, 1) == [b"found"] and received(line, 1) == [b"still there"]
+    other.close(0.0)
+    assert path.read_text() == "of somebody else"
+
+
+def test_a_path_that_is_too_long_for_the_kernel(tmp_path: Path) -> None:
+    long = tmp_path / ("l" * 100) / "socket"
+    long.parent.mkdir()
+    listener = Listener(long, SECRET)
+    line = Line(str(long), b"peer", SECRET)
+    meet(listener, line)
+    listener.send(b"peer", b"found")
+    assert received(line, 1) == [b"found"]
+    line.close(0.0)
+    listener.close(0.0)
+    assert not long.exists()
+
+
+def test_dead_sockets_are_removed_and_no_others(tmp_path: Path) -> None:
+    old = time.time() - 3600
+    living = Listener(tmp_path / "living", SECRET)
+    for name in ("dead", "new"):
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(tmp_path / name))
+    (tmp_path / "file").touch()
+    for name in ("dead", "living", "file"):
+        os.utime(tmp_path / name, (old, old))
+    remove_dead(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "living", "new"]
+    living.close(0.0)

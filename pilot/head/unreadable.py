@@ -1,0 +1,58 @@
+"""What the head says to who has sent what is no message: damaged, or of another release.
+
+Invariants
+----------
+- A client that waits for an answer gets one, where the number of its request can be read.
+- A pilot is asked to greet again, since what it told may be lost; not at each such message, so that
+  one that it sends again and again keeps nobody busy.
+"""
+
+from __future__ import annotations
+
+import typing
+
+from pilot.head.peers import Send
+from pilot.version import __version__
+from pilot.wire import messages as m
+from pilot.wire.channel import Unreadable
+
+#: A pilot is asked to greet at most so often for this reason, in seconds.
+GREET_S = 10.0
+
+_KINDS = {kind.__name__: kind.__struct_fields__[:1] for kind in typing.get_args(m.ToHead)}
+
+
+class Answers:
+    """Answers what cannot be read.
+
+    Parameters
+    ----------
+    epoch
+        The head's.
+    send
+        Sends a message to a peer.
+    """
+
+    def __init__(self, epoch: int, send: Send) -> None:
+        self._epoch = epoch
+        self._send = send
+        self._asked: dict[bytes, float] = {}
+
+    def answer(self, peer: bytes, what: Unreadable, now: float) -> None:
+        """Say to a peer what was wrong with its message, if there is something to be said."""
+        if peer.startswith(b"pilot:"):
+            if now - self._asked.get(peer, 0.0) > GREET_S:
+                self._asked[peer] = now
+                self._send(peer, m.Welcome(self._epoch, __version__, refused=m.WHO_ARE_YOU))
+        elif what.number is not None and _KINDS.get(what.kind, ("request",)) in (
+            ("request",),
+            ("seq",),
+        ):
+            unknown = "" if what.kind in _KINDS else f"; this head is Pilot {__version__}"
+            self._send(
+                peer,
+                m.Reply(
+                    what.number,
+                    error=f"the head cannot read this {what.kind}: {what.reason}{unknown}",
+                ),
+            )
