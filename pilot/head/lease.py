@@ -1,23 +1,27 @@
-"""Who is head: a file that one process holds, with an epoch that only grows.
+"""Who is head: a right that one process holds, with an epoch that only grows.
 
 `flock` alone cannot guard a site: where Lustre is mounted with ``localflock``, a lock is seen on
-one node only. So the lease is a file, taken by making a hard link (which is atomic on every shared
-file system), that names its holder and is renewed with a counter.
+one node only. So the lease is a file (`lease_files`) that names its holder, and that the holder
+renews with a counter. Whoever takes over makes a file of its own, of the next epoch.
 
 Invariants
 ----------
 - A holder that could not renew for `expire_s` / 2 stops being head, by its own monotonic clock.
+  A renewal that fails is tried again until then; one that hangs takes nothing back.
 - A holder that is busy for long with one thing (it reads, or cancels, a million tasks) stays head:
   a thread renews. One that does nothing else for `STUCK_S` is taken for hung, and is not kept.
-- Others take over only after they have watched the counter stand still for `expire_s`, by their own
+- Others take over only after they have watched the lease stand still for `expire_s`, by their own
   monotonic clock (clocks of two machines are never compared), or where the holder's process is
-  known to be dead: same machine, same boot, no such process.
-- A silent head of the same machine is killed by who takes over; it has the database locked.
+  known to be dead: same machine, same boot, no such process. Who has been slow in between gives
+  way: it looks again when its own file is there.
+- A silent head of the same machine is killed by who takes over; it has the database locked. Of one
+  elsewhere nobody knows whether it still writes: that is noted until the database is safe from it.
 - Each take-over raises the epoch; pilots refuse a head with a lower one.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -27,137 +31,207 @@ from pathlib import Path
 import msgspec
 
 from pilot.errors import HeadError
-from pilot.wire.discovery import process_started
+from pilot.head.lease_files import FULL, Found, Holder, LeaseFiles, read_lease, read_newest
+from pilot.wire.discovery import process_space, process_started
 from pilot.wire.endpoints import boot_id
+
+__all__ = ["HeadRuns", "Holder", "Lease", "Silence", "read_lease"]
+
+log = logging.getLogger("pilot.head")
 
 #: Who has not asked for so long whether it still holds its lease is not alive, in seconds.
 STUCK_S = 600.0
-
-
-class Holder(msgspec.Struct, frozen=True):
-    """What the lease file says."""
-
-    host: str
-    pid: int
-    #: When the process started, in clock ticks since the boot: a pid may be used again.
-    started: int
-    boot: str
-    epoch: int
-    counter: int
-
-    def is_dead(self) -> bool:
-        """Whether the holder surely lives no more; False where that cannot be known from here."""
-        if not self.pid:
-            return True  # it gave the lease up
-        return self.boot == boot_id() and process_started(self.pid) != self.started
+#: In place of a database's identity: there was one.
+UNKNOWN = "unknown"
+#: A process that was killed ends within so many seconds, unless it hangs in the kernel.
+KILL_S = 10.0
 
 
 class HeadRuns(HeadError):
     """Another head holds the lease."""
 
 
-def read_lease(path: Path) -> Holder | None:
-    """Who holds the lease; None where nobody does, or the file is no lease."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Holder)
-    except (FileNotFoundError, msgspec.DecodeError):
-        return None
-
-
 class Lease:
-    """The right to be head of a site."""
+    """The right to be head of a site.
 
-    def __init__(self, path: Path, renew_s: float, expire_s: float) -> None:
-        self._path = path
+    Parameters
+    ----------
+    path
+        What the names of its files begin with.
+    renew_s
+        How often it is renewed.
+    expire_s
+        How long others have to watch it stand still before they take over.
+    files
+        The files; default: those at `path`.
+    """
+
+    def __init__(
+        self, path: Path, renew_s: float, expire_s: float, files: LeaseFiles | None = None
+    ) -> None:
+        self._files = files or LeaseFiles(path)
         self._renew_s = renew_s
         self._expire_s = expire_s
         self._renewed = 0.0
         self._asked = 0.0
         self._lost = False
         self._holder: Holder | None = None
+        self._descriptor = -1
+        #: Held by who writes: the keeper, or the holder's own thread.
+        self._writing = threading.Lock()
         self._released = threading.Event()
         self._keeper: threading.Thread | None = None
 
     @property
     def epoch(self) -> int:
         """The epoch of this head."""
+        return self._held.epoch
+
+    @property
+    def unfenced(self) -> bool:
+        """Whether an earlier head may live, and write to the database as it is."""
+        return self._held.unfenced
+
+    @property
+    def database(self) -> str:
+        """The identity of this head's database, or of that of the head before; empty: none."""
+        return self._held.database
+
+    @property
+    def _held(self) -> Holder:
         assert self._holder is not None
-        return self._holder.epoch
+        return self._holder
+
+    # --- taking over
 
     def acquire(self, least_epoch: int = 0) -> None:
         """Become the holder; waits as long as it takes to know that an old one is dead.
+
+        Parameters
+        ----------
+        least_epoch
+            The highest epoch that is known of elsewhere.
 
         Raises
         ------
         HeadRuns
             Another head is alive.
+        HeadError
+            The lease cannot be read or written.
         """
         found = self._await_silence()
-        self._holder = Holder(
-            host=os.uname().nodename,
-            pid=os.getpid(),
-            started=process_started(os.getpid()),
-            boot=boot_id(),
-            epoch=max(found.epoch if found else 0, least_epoch) + 1,
-            counter=0,
+        before = found.holder if found is not None else None
+        is_here = before is not None and before.is_here()
+        self._take(
+            Holder(
+                host=os.uname().nodename,
+                pid=os.getpid(),
+                started=process_started(os.getpid()),
+                boot=boot_id(),
+                epoch=max(found.epoch if found is not None else 0, least_epoch) + 1,
+                counter=0,
+                space=process_space(),
+                database=_database_before(found),
+                unfenced=(before is not None and before.unfenced)
+                or (found is not None and not found.is_dead and not is_here),
+            ),
+            found,
         )
-        mine = self._write_aside()
-        try:
-            if found is not None or self._path.exists():
-                # Of several that saw the same silence, one moves the old lease away.
-                old = self._path.with_name(f"{self._path.name}.{found.epoch if found else 0}.old")
-                try:
-                    os.link(self._path, old)
-                except FileExistsError:
-                    if not _is_stale(old, self._expire_s):
-                        raise HeadRuns("another process is just becoming head") from None
-                    old.unlink(missing_ok=True)
-                    os.link(self._path, old)
-                current = read_lease(self._path)
-                if current is not None and current != found:
-                    old.unlink(missing_ok=True)
-                    raise HeadRuns(_runs(current))
-                mine.replace(self._path)
-                old.unlink(missing_ok=True)
-            else:
-                try:
-                    os.link(mine, self._path)
-                except FileExistsError:
-                    raise HeadRuns("another process has just become head") from None
-        except FileNotFoundError:
-            # Its holder gave it up between two looks.
-            self.acquire(max(found.epoch if found else 0, least_epoch))
+        if before is not None:
+            try:
+                _end(before)
+            except HeadError:
+                self.release()
+                raise
+        self._files.tidy(self.epoch)
+
+    def raise_above(self, epoch: int) -> None:
+        """Hold the lease by a higher epoch than this one, which the database knows of.
+
+        Raises
+        ------
+        HeadError
+            As `acquire`.
+        """
+        if epoch < self.epoch:
             return
-        finally:
-            mine.unlink(missing_ok=True)
-        self._renewed = time.monotonic()
-        if found is not None:
-            _end(found)
+        with self._writing:
+            old = self._descriptor
+            self._take(msgspec.structs.replace(self._held, epoch=epoch + 1, counter=0), None)
+            os.close(old)
+        self._files.tidy(self.epoch)
 
-    def _await_silence(self) -> Holder | None:
-        first = read_lease(self._path)
-        if first is None or first.is_dead():
-            return first
-        deadline = time.monotonic() + self._expire_s
-        while time.monotonic() < deadline:
-            time.sleep(min(0.1, self._renew_s))
-            now = read_lease(self._path)
-            if now is None or now.is_dead():
-                return now
-            if now != first:
-                raise HeadRuns(_runs(now))
-        return first
-
-    def _write_aside(self) -> Path:
-        assert self._holder is not None
-        path = self._path.with_name(f"{self._path.name}.{os.uname().nodename}.{os.getpid()}")
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    def _take(self, holder: Holder, found: Found | None) -> None:
+        """Make the file of a new epoch, if nothing has happened since the last look."""
+        since = time.monotonic()
         try:
-            os.write(descriptor, msgspec.json.encode(self._holder))
-            os.fsync(descriptor)
+            descriptor = self._files.prepare(_record(holder))
+        except OSError as error:
+            raise _cannot("written", self._files, error) from error
+        try:
+            self._link(descriptor, holder, found)
+            if time.monotonic() - since > self._expire_s / 2:
+                raise HeadError(
+                    f"the file system of {self._files.path.parent} is too slow to become head: "
+                    f"half of lease.expire ({self._expire_s:g} s) went by; try again"
+                )
+        except BaseException as error:
+            self._give_way(descriptor, holder.epoch)
+            if isinstance(error, OSError):
+                raise _cannot("written", self._files, error) from error
+            raise
+        finally:
+            self._files.discard()
+        self._holder, self._descriptor, self._renewed = holder, descriptor, since
+
+    def _link(self, descriptor: int, holder: Holder, found: Found | None) -> None:
+        if not self._files.link(descriptor, holder.epoch):
+            raise HeadRuns("another process has just become head")
+        self._files.sync()
+        # Of the time since the last look nobody knows how long it was.
+        current = self._files.newest()
+        if current is None or not self._files.is_at(descriptor, current.epoch):
+            raise HeadRuns("another process has just become head")
+        if found is not None and not found.is_dead:
+            again = self._files.look(found.epoch)
+            if again is not None and again.stamp != found.stamp and not again.is_dead:
+                raise HeadRuns(_runs(again))
+
+    def _give_way(self, descriptor: int, epoch: int) -> None:
+        try:
+            self._files.withdraw(descriptor, epoch)
+        except OSError as error:
+            log.warning("the lease of epoch %d stays, though nobody holds it: %s", epoch, error)
+            self._disown(descriptor, epoch)
         finally:
             os.close(descriptor)
-        return path
+
+    def _disown(self, descriptor: int, epoch: int) -> None:
+        try:
+            self._files.write(descriptor, _record(Holder("", 0, 0, "", epoch, 0, unfenced=True)))
+        except OSError:
+            return  # it stands still, and is followed after its time
+
+    def _await_silence(self) -> Found | None:
+        """Return the lease that is to be followed, once it surely may be; None: there is none."""
+        silence = Silence(self._files.path, self._expire_s)
+        while True:
+            try:
+                found = self._files.newest()
+            except PermissionError as error:
+                raise _cannot("read", self._files, error) from error
+            except OSError as error:
+                # A network file system may fail for a moment.
+                if silence.lasts_s > self._expire_s:
+                    raise _cannot("read", self._files, error) from error
+            else:
+                if found is None or found.is_dead or silence.note(found):
+                    return found
+                if silence.moved:
+                    raise HeadRuns(_runs(found))
+            time.sleep(min(0.1, self._renew_s))
+
+    # --- holding
 
     def keep(self) -> None:
         """Have a thread renew from now on, until the lease is lost or given up."""
@@ -182,58 +256,158 @@ class Lease:
 
     def renew(self) -> bool:
         """Renew if it is time. False: the lease is lost."""
-        assert self._holder is not None
         now = time.monotonic()
         if now - self._renewed < self._renew_s:
             return True
         if not self._is_fresh(now):
             # We were stopped or the file system hung: somebody may have taken over meanwhile.
             return False
+        with self._writing:
+            try:
+                held = self._is_renewed(self._held)
+            except OSError as error:
+                # The next calls try again, until half of the time is over.
+                log.warning("the lease could not be renewed: %s; trying again", error)
+                return True
+            if held and self._is_fresh(time.monotonic()):
+                self._renewed = now
+                return True
+        return False
+
+    def _is_renewed(self, holder: Holder) -> bool:
+        """Write our file, which is nobody else's, and look whether it still is the lease."""
+        holder = msgspec.structs.replace(holder, counter=holder.counter + 1)
+        self._files.write(self._descriptor, _record(holder))
+        self._holder = holder
+        current = self._files.newest()
+        if current is None or not self._files.is_at(self._descriptor, current.epoch):
+            return False
         try:
-            if read_lease(self._path) != self._holder:
-                return False
-            self._holder = msgspec.structs.replace(self._holder, counter=self._holder.counter + 1)
-            self._write_aside().replace(self._path)
+            self._files.keep_spare()
         except OSError:
-            return True  # not renewed: the next calls try again, until half of the time is over
-        self._renewed = now
+            return True  # it is for others, and can wait
         return True
 
+    def note(self, *, database: str, unfenced: bool) -> None:
+        """Keep with the lease which database belongs to it, and whether it is safe.
+
+        Raises
+        ------
+        HeadError
+            It cannot be written.
+        """
+        with self._writing:
+            holder = msgspec.structs.replace(self._held, database=database, unfenced=unfenced)
+            try:
+                self._files.write(self._descriptor, _record(holder))
+            except OSError as error:
+                raise _cannot("written", self._files, error) from error
+            self._holder = holder
+
     def release(self) -> None:
-        """Give the lease up, if it is still ours. The file stays: the epoch must go on growing."""
+        """Give the lease up. The file stays: the epoch must go on growing."""
         self._released.set()
         if self._keeper is not None:
             self._keeper.join()
-        if self._holder is not None and read_lease(self._path) == self._holder:
-            self._holder = msgspec.structs.replace(self._holder, pid=0)
-            self._write_aside().replace(self._path)
+        if self._holder is None:
+            return
+        try:
+            given_up = msgspec.structs.replace(self._holder, pid=0)
+            self._files.write(self._descriptor, _record(given_up))
+        except OSError as error:
+            log.warning("the lease could not be given up: %s; it will be seen to end", error)
+        os.close(self._descriptor)
         self._holder = None
 
 
-def _runs(holder: Holder) -> str:
-    return (
-        f"a head of this site runs already: pid {holder.pid} on {holder.host}, epoch "
-        f"{holder.epoch}; `pilot head stop` ends it"
+class Silence:
+    """Tells whether the holder of a lease lives, by the monotonic clock of this process.
+
+    Parameters
+    ----------
+    path
+        What the names of the lease's files begin with.
+    expire_s
+        How long a lease stands still before it has run out.
+    """
+
+    def __init__(self, path: Path, expire_s: float) -> None:
+        self._path = path
+        self._expire_s = expire_s
+        self._seen: Found | None = None
+        self._since = time.monotonic()
+        #: Whether the lease was seen to be renewed.
+        self.moved = False
+
+    @property
+    def lasts_s(self) -> float:
+        """How long nothing has changed."""
+        return time.monotonic() - self._since
+
+    def note(self, found: Found) -> bool:
+        """Take in a look at the lease; returns whether it has run out."""
+        if self._seen is None or found.stamp != self._seen.stamp:
+            self.moved = self._seen is not None
+            self._seen, self._since = found, time.monotonic()
+        return self.lasts_s > self._expire_s
+
+    def is_over(self) -> bool:
+        """Look, and tell whether the lease has run out, or its holder is known to be dead."""
+        try:
+            found = read_newest(self._path)
+        except HeadError:
+            return False  # it cannot be seen now
+        return found is None or found.is_dead or self.note(found)
+
+
+def _database_before(found: Found | None) -> str:
+    """Return the identity of the database of the head before; `UNKNOWN` where it does not say."""
+    if found is None:
+        return ""
+    before = found.holder
+    if before is None or not before.space:
+        return UNKNOWN  # the lease is damaged, or of an earlier release
+    return before.database
+
+
+def _record(holder: Holder) -> bytes:
+    return msgspec.json.encode(holder)
+
+
+def _runs(found: Found) -> str:
+    holder = found.holder
+    who = f"pid {holder.pid} on {holder.host}, " if holder is not None else ""
+    return f"a head of this site runs already: {who}epoch {found.epoch}; `pilot head stop` ends it"
+
+
+def _cannot(what: str, files: LeaseFiles, error: OSError) -> HeadError:
+    if error.errno in FULL:
+        return HeadError(
+            f"no head can start: the disk of {files.path.parent} is full ({error.strerror}); make "
+            "room there, nothing is lost"
+        )
+    return HeadError(
+        f"no head can start: its lease in {files.path.parent} cannot be {what}: {error.strerror}"
     )
 
 
 def _end(holder: Holder) -> None:
-    """End a silent head of this machine: stopped or hung, it still has the database locked."""
+    """End a silent head of this machine: stopped or hung, it still has the database locked.
+
+    Raises
+    ------
+    HeadError
+        It does not end.
+    """
+    deadline = time.monotonic() + KILL_S
     try:
-        while holder.boot == boot_id() and not holder.is_dead():
+        while holder.is_here() and not holder.is_dead():
             os.kill(holder.pid, signal.SIGKILL)
+            if time.monotonic() > deadline:
+                raise HeadError(
+                    f"the head before this one (pid {holder.pid}) hangs in the kernel: killed "
+                    f"{KILL_S:.0f} s ago, it has not ended. Does the file system answer?"
+                )
             time.sleep(0.01)
     except ProcessLookupError:
         return
-
-
-def _is_stale(path: Path, age_s: float) -> bool:
-    """Whether a left-over of a take-over that died midway is old, by the file system's clock."""
-    probe = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        probe.touch()
-        return probe.stat().st_mtime - path.stat().st_mtime > age_s
-    except FileNotFoundError:
-        return False
-    finally:
-        probe.unlink(missing_ok=True)

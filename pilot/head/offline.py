@@ -22,6 +22,7 @@ from pilot.errors import HeadError
 from pilot.head import queries
 from pilot.head.core import Core
 from pilot.head.daemon import find_head
+from pilot.head.database_file import refuse_if_missing
 from pilot.head.lease import Holder, read_lease
 from pilot.head.outlook import Outlook
 from pilot.head.store import SCHEMA_VERSION, Store
@@ -42,6 +43,7 @@ class _Reader(Store):
 
     def __init__(self, uri: str) -> None:
         self._committing = None
+        self._guard = lambda: None
         self._db = sqlite3.connect(uri, uri=True, isolation_level=None)
 
     def close(self) -> None:
@@ -51,7 +53,7 @@ class _Reader(Store):
 
 def _open(path: Path) -> _Reader:
     """The database; where there never was one, an empty one in memory."""
-    if path.exists():
+    if _is_filled(path) or _is_filled(path.with_name(f"{path.name}-wal")):
         return _Reader(f"file:{quote(str(path))}?{_mode(path)}")
     reader = _Reader(":memory:")
     reader._db.executescript(SCHEMA.read_text())
@@ -123,6 +125,8 @@ def answer(site: Site, name: str, arguments: dict[str, Any]) -> Any:
         What is asked for does not exist.
     """
     _check_lease(site)
+    holder = read_lease(site.lease_file)
+    refuse_if_missing(site, holder.database if holder is not None else "")
     try:
         reader = _open(site.database)
         try:
@@ -157,7 +161,7 @@ def _check_lease(site: Site) -> None:
 
 
 def _check_schema(reader: _Reader, path: Path) -> None:
-    version = int(reader.meta("schema") or 0)
+    version = reader.schema_version()
     if version != SCHEMA_VERSION:
         raise HeadError(
             f"the database {path} has schema version {version}, this release of Pilot knows "

@@ -26,19 +26,20 @@ import logging
 import os
 import signal
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import zmq
 
-from pilot.errors import PilotError
+from pilot import clock
+from pilot.errors import HeadError, PilotError
 from pilot.head import events as ev
 from pilot.head import queries
 from pilot.head.clients import Clients
 from pilot.head.control import Control, opened
+from pilot.head.database_file import fence, refuse_if_missing
 from pilot.head.janitor import Janitor
-from pilot.head.lease import Lease
+from pilot.head.lease import UNKNOWN, Lease
 from pilot.head.outlook import pool_limits
 from pilot.head.peers import Handler
 from pilot.head.pilots import Pilots
@@ -50,7 +51,13 @@ from pilot.site import Site
 from pilot.version import __version__
 from pilot.wire import messages as m
 from pilot.wire.channel import Server
-from pilot.wire.discovery import HeadAddress, process_started, write_address
+from pilot.wire.discovery import (
+    HeadAddress,
+    process_space,
+    process_started,
+    read_address,
+    write_address,
+)
 from pilot.wire.keys import load_keys
 from site_configs import SiteConfig
 
@@ -104,9 +111,14 @@ class Head:
         self._site = site
         config = site.config
         self._lease = Lease(site.lease_file, config.lease.renew_s, config.lease.expire_s)
-        self._lease.acquire()
+        before = read_address(site.address_file)
+        self._lease.acquire(before.epoch if before is not None else 0)
         self._lease.keep()
-        self._store = Store(site.database, config.store.journal)
+        try:
+            self._store = self._open_store()
+        except BaseException:
+            self._lease.release()
+            raise
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._server: Server[Any] = Server(
             load_keys(site.keys),
@@ -116,7 +128,7 @@ class Head:
             config.head.port,
             UNSENT_BYTES,
         )
-        self._started = self._used = time.time()
+        self._started = self._used = clock.now()
         self._ticked = 0.0
         #: Why the head ends (empty: it does not), and when at the latest, with its pilots (0: they
         #: stay).
@@ -145,9 +157,31 @@ class Head:
         if adopt_job:
             self._fleet.adopt(adopt_job, self._started)
 
+    def _open_store(self) -> Store:
+        """Open the database that belongs to the lease, safe from the head before."""
+        site, lease = self._site, self._lease
+        refuse_if_missing(site, lease.database)
+        if lease.unfenced and site.database.exists():
+            log.info("the head before was not seen to die: its database is copied")
+            fence(site.database)
+        store = Store(site.database, site.config.store.journal, self._check_lease)
+        try:
+            if lease.database not in ("", UNKNOWN, store.identity):
+                log.warning("%s is not the database of the head before", site.database)
+            lease.raise_above(store.epoch)
+            store.begin_epoch(lease.epoch)
+            lease.note(database=store.identity, unfenced=False)
+        except sqlite3.Error as error:
+            store.close()
+            raise HeadError(f"the database {site.database} cannot be written: {error}") from error
+        except BaseException:
+            store.close()
+            raise
+        return store
+
     def _restore(self) -> None:
         """Take on what an earlier head left unfinished."""
-        now = time.time()
+        now = clock.now()
         shell, store = self._shell, self._store
         self._core.log.other("head", "STARTED", 0, now, f"epoch {self._lease.epoch}")
         unfinished = store.unfinished()
@@ -190,7 +224,7 @@ class Head:
                 if source == self._wake:
                     os.eventfd_read(self._wake)
             self._check_lease()
-            now = time.time()
+            now = clock.now()
             self._commits.finish()
             self._take_in(now)
             if not self._stopping:
@@ -219,6 +253,10 @@ class Head:
             process_started(os.getpid()),
             self._server.endpoints,
             __version__,
+            process_space(),
+            self._store.identity,
+            str(self._site.directory),
+            self._site.directory.stat().st_ino,
         )
         write_address(self._site.address_file, address)
         log.info("head of %s, epoch %d, %s", self._site.name, address.epoch, address.endpoints)
@@ -298,7 +336,7 @@ class Head:
     def _stop(self, reason: str, end_pilots: bool) -> None:
         self._stopping = self._stopping or reason
         if end_pilots:
-            now = time.time()
+            now = clock.now()
             self._stop_by = now + STOP_S
             self._pilots.end_all(reason, now)
         self._notify()

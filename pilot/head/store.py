@@ -15,11 +15,14 @@ Invariants
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import os
 import re
 import sqlite3
 import time
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -28,7 +31,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from pilot.data.values import Value
-from pilot.errors import HeadError
+from pilot.errors import HeadError, PilotError
 from pilot.head.events import Attempt, Change, Delegated, Ended, Restored
 from pilot.head.state import Task
 from pilot.wire.messages import (
@@ -46,6 +49,8 @@ from pilot.wire.messages import (
 )
 
 SCHEMA_VERSION = 2
+#: Tells tools such as `file` that this is a database of Pilot ("Pilt").
+APPLICATION_ID = 0x50696C74
 
 #: A commit that is expected to take no longer is waited for, in seconds.
 QUICK_S = 0.0005
@@ -53,6 +58,37 @@ QUICK_S = 0.0005
 SHRINK_PAGES = 1000
 
 _HERE = Path(__file__).parent
+
+
+def _new_identity() -> str:
+    return uuid.uuid4().hex
+
+
+def _facts() -> str:
+    """Return the statements that say what the file is, for Pilot and for other tools."""
+    return f"""
+        INSERT OR IGNORE INTO meta (key, value)
+        VALUES ('schema', '{SCHEMA_VERSION}'), ('identity', '{_new_identity()}');
+        PRAGMA application_id = {APPLICATION_ID};
+        PRAGMA user_version = {SCHEMA_VERSION};
+    """
+
+
+def _advice(error: sqlite3.Error) -> str:
+    """Return what to do about a database that cannot be opened."""
+    text = str(error)
+    if "full" in text:
+        return "make room on that disk, nothing is lost"
+    if "locked" in text:
+        return "an old head hangs on another machine (head.log says where it ran): end it there"
+    if "I/O" in text:
+        return (
+            "the disk or the file server fails, or the file system there has no locks (NFS: is "
+            "lockd running? Lustre: mount it with flock)"
+        )
+    if isinstance(error, sqlite3.OperationalError):
+        return "see that the file and its directory can be written"
+    return "if it is damaged, move it away (keep it) and put a backup in its place"
 
 
 def _load_queries(text: str) -> dict[str, str]:
@@ -255,6 +291,8 @@ class Store:
         The database file; made where it does not exist.
     journal
         ``wal`` or ``truncate``; ``auto`` takes WAL where SQLite grants it.
+    guard
+        Called before anything is written; does not return where we may not write any more.
 
     Raises
     ------
@@ -262,8 +300,11 @@ class Store:
         The file is damaged, of a newer release, or cannot be opened.
     """
 
-    def __init__(self, path: Path, journal: str = "auto") -> None:
+    def __init__(
+        self, path: Path, journal: str = "auto", guard: Callable[[], None] = lambda: None
+    ) -> None:
         self._path = path
+        self._guard = guard
         self._committer = ThreadPoolExecutor(1, "commit")
         self._committing: Future[None] | None = None
         #: What commits have taken lately.
@@ -272,16 +313,14 @@ class Store:
         self._shrinks = False
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._open(journal)
-        except sqlite3.OperationalError as error:
+            try:
+                self._open(journal)
+            except BaseException:
+                self._db.close()
+                raise
+        except sqlite3.Error as error:
             raise HeadError(
-                f"the database {path} cannot be opened: {error}; if it is locked, an old head "
-                "hangs on another machine (head.log says where it ran): end it there"
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise HeadError(
-                f"the database {path} cannot be opened: {error}; if it is damaged, move it away "
-                "(keep it) and start again"
+                f"the database {path} cannot be opened: {error}; {_advice(error)}"
             ) from error
 
     def _open(self, journal: str) -> None:
@@ -297,18 +336,79 @@ class Store:
         execute("PRAGMA wal_autocheckpoint = 4000")
         tables = execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if not tables:
-            self._db.executescript(f"BEGIN;\n{(_HERE / 'schema.sql').read_text()}\nCOMMIT;")
-            self.set_meta("schema", str(SCHEMA_VERSION))
+            self._make()
             return
         verdict = execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
-        version = int(self.meta("schema") or 0)
+        version = self.schema_version()
         if version != SCHEMA_VERSION:
             raise HeadError(
                 f"the database {self._path} has schema version {version}, this release of Pilot "
                 f"knows {SCHEMA_VERSION}; use the release that wrote it, or another site directory"
             )
+        if not self.identity:
+            # An earlier release made it, or was killed before it had.
+            self._db.executescript(f"BEGIN IMMEDIATE;\n{_facts()}\nCOMMIT;")
+
+    def _make(self) -> None:
+        """Make the tables, and say whose they are: all of that or nothing."""
+        schema = (_HERE / "schema.sql").read_text()
+        self._db.executescript(f"BEGIN IMMEDIATE;\n{schema}\n{_facts()}\nCOMMIT;")
+
+    def schema_version(self) -> int:
+        """The version of the tables; 0: not known."""
+        version = int(self.meta("schema") or 0)
+        if not version and not self._db.execute("SELECT count(*) FROM sessions").fetchone()[0]:
+            return SCHEMA_VERSION  # whoever made the tables was killed before it could say so
+        return version
+
+    @property
+    def identity(self) -> str:
+        """What tells this database from all others, also from one that was made in its place."""
+        return self.meta("identity") or ""
+
+    @property
+    def epoch(self) -> int:
+        """The highest epoch of a head that has opened it."""
+        return int(self.meta("epoch") or 0)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Note that the head of this epoch writes from now on."""
+        self.set_meta("epoch", str(epoch))
+
+    def back_up(self, target: Path) -> None:
+        """Write a copy of the database into a new file: what is committed, and nothing half.
+
+        The copy has an identity of its own. Where it is put in the place of the database, pilots
+        forget what they have of the tasks that came later.
+
+        Raises
+        ------
+        PilotError
+            There is such a file already, or it cannot be written.
+        """
+        self.join()
+        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            if target.exists():
+                raise PilotError(f"{target} exists already; give a file that does not")
+            partial.unlink(missing_ok=True)
+            self._db.execute("VACUUM INTO ?", (str(partial),))
+            partial.chmod(0o600)
+            copy = sqlite3.connect(partial, isolation_level=None)
+            try:
+                copy.execute(QUERIES["set_meta"], ("identity", _new_identity()))
+            finally:
+                copy.close()
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.rename(target)
+        except (OSError, sqlite3.Error) as error:
+            raise PilotError(f"the backup {target} cannot be written: {error}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Wait for a commit under way and close the file."""
@@ -325,6 +425,7 @@ class Store:
         transaction failed and was rolled back.
         """
         self.join()
+        self._guard()
         try:
             self._put(batch)
         except sqlite3.Error as error:
@@ -389,6 +490,7 @@ class Store:
     def _now(self, query: str, arguments: dict[str, object]) -> list[Any]:
         """Run one statement that must be durable when it returns: rare things, such as pilots."""
         self.join()
+        self._guard()
         return self._db.execute(QUERIES[query], arguments).fetchall()
 
     def add_streams(self, owner: str, count: int, now: float) -> int:
@@ -471,6 +573,7 @@ class Store:
     def _in_one(self, action: Callable[[], list[Garbage]]) -> list[Garbage]:
         """Delete things in one transaction."""
         self.join()
+        self._guard()
         try:
             self._db.execute("BEGIN IMMEDIATE")
             garbage = action()
@@ -492,6 +595,7 @@ class Store:
         if not self._shrinks:
             return
         self.join()
+        self._guard()
         # As a script: of a plain statement Python takes the first step alone, which is one page.
         self._db.executescript(f"PRAGMA incremental_vacuum({SHRINK_PAGES})")
         self._shrinks = self._db.execute("PRAGMA freelist_count").fetchone()[0] > 0
@@ -538,6 +642,7 @@ class Store:
     def set_meta(self, key: str, value: str) -> None:
         """Keep a fact about the database itself."""
         self.join()
+        self._guard()
         self._db.execute(QUERIES["set_meta"], (key, value))
 
     # --- reading

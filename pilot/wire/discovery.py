@@ -24,10 +24,41 @@ class HeadAddress(msgspec.Struct, frozen=True):
     started: int
     endpoints: Endpoints
     version: str
+    #: Which processes the pid is one of, where containers count their own; 0: not known.
+    space: int = 0
+    #: The identity of the database.
+    database: str = ""
+    #: Path and inode of the site directory: both are others in a copy, the path alone once moved.
+    directory: str = ""
+    inode: int = 0
 
     def is_dead(self) -> bool:
         """Whether the process surely lives no more; False where it cannot be known from here."""
-        return self.endpoints.boot == boot_id() and process_started(self.pid) != self.started
+        return self.is_here() and process_started(self.pid) != self.started
+
+    def is_of(self, directory: Path) -> bool:
+        """Whether this is the head of a site directory, and not of one that it is a copy of.
+
+        The inode alone does not tell: some network file systems have others on each machine.
+        """
+        if not self.directory or self.directory == str(directory):
+            return True
+        try:
+            return directory.stat().st_ino == self.inode
+        except OSError:
+            return True  # it is not known now
+
+    def is_here(self) -> bool:
+        """Whether the process is one of those that can be seen from here."""
+        return self.endpoints.boot == boot_id() and self.space in (0, process_space())
+
+
+def process_space() -> int:
+    """What tells the processes that can be seen from here from those of other containers."""
+    try:
+        return Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        return 0
 
 
 def process_started(pid: int) -> int:

@@ -148,6 +148,29 @@ def test_stopped_head_gives_way_and_ends_when_it_wakes(
     new.communicate(timeout=DEADLINE_S)
 
 
+@pytest.mark.parametrize("damage", ["removed", "emptied", "a directory"])
+def test_epoch_outlives_the_lease(make_site: Callable[..., SiteUnderTest], damage: str) -> None:
+    """A pilot listens to no head of a lower epoch than it has known."""
+    site = make_site(lease={"renew": "200ms", "expire": "3s"})
+    with site.session() as session:
+        assert session.submit(tasks.square, 2).result(DEADLINE_S) == 4
+        before, agent = site.query("head")["epoch"], site.pid_of("agent")
+        for epoch in (1, 2):
+            os.kill(site.head_pid, signal.SIGKILL)
+            wait_until(lambda: not site.head_pid, DEADLINE_S, "the head to be gone")
+            for file in site.directory.glob("head.lease*"):
+                if file.is_dir():
+                    continue
+                file.unlink(missing_ok=True)
+                if damage == "emptied":
+                    file.touch()
+                elif damage == "a directory":
+                    file.mkdir()
+            assert session.submit(tasks.square, 3).result(DEADLINE_S) == 9
+            assert site.query("head")["epoch"] > before + epoch - 1
+            assert site.pid_of("agent") == agent
+
+
 def test_second_head_is_refused(local_site: SiteUnderTest) -> None:
     with local_site.session() as session:
         assert session.submit(tasks.square, 2).result(DEADLINE_S) == 4

@@ -33,7 +33,7 @@ def make(path: Path) -> Lease:
 
 
 def write(path: Path, **changes: object) -> Holder:
-    """The lease of some other process."""
+    """The lease of some other process, as earlier releases wrote it."""
     fields: dict[str, object] = {
         "host": "elsewhere",
         "pid": 1,
@@ -72,9 +72,10 @@ def test_first_head(path: Path) -> None:
     assert lease.epoch == 1
     holder = read_lease(path)
     assert holder is not None and (holder.pid, holder.epoch) == (os.getpid(), 1)
-    assert path.stat().st_mode & 0o077 == 0
-    assert [entry.name for entry in path.parent.iterdir() if "lease" in entry.name][:1] == [
-        "head.lease"
+    assert path.with_name("head.lease.1").stat().st_mode & 0o077 == 0
+    assert sorted(entry.name for entry in path.parent.iterdir()) == [
+        "head.lease.1",
+        "head.lease.spare",
     ]
 
 
@@ -195,17 +196,36 @@ def test_missing_file_is_a_lost_lease(path: Path, monkeypatch: pytest.MonkeyPatc
     clock = Clock(monkeypatch)
     lease = make(path)
     lease.acquire()
-    path.unlink()
+    path.with_name("head.lease.1").unlink()
     clock.now += 2 * RENEW_S
     assert not lease.renew()
 
 
-def test_damaged_file_is_nobodys_lease(path: Path) -> None:
-    path.write_text("{")
+def _garbage(file: Path, kind: str) -> None:
+    if kind == "directory":
+        file.mkdir()
+    elif kind == "link to itself":
+        file.symlink_to(file)
+    elif kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.write_bytes(
+            {"empty": b"", "half": b'{"host": "a', "no UTF-8": b'{"host": "\xff"}'}[kind]
+        )
+
+
+@pytest.mark.parametrize(
+    "kind", ["directory", "link to itself", "pipe", "empty", "half", "no UTF-8"]
+)
+@pytest.mark.parametrize("name", ["head.lease", "head.lease.41"])
+def test_damaged_lease_is_followed_and_its_epoch_counts(path: Path, kind: str, name: str) -> None:
+    _garbage(path.with_name(name), kind)
     assert read_lease(path) is None
     lease = make(path)
-    lease.acquire()
-    assert read_lease(path) is not None
+    lease.acquire(least_epoch=41)
+    assert lease.epoch == 42
+    assert lease.unfenced == (name == "head.lease.41"), "whoever had it may live"
+    lease.release()
 
 
 @pytest.fixture

@@ -1,0 +1,140 @@
+"""The database as a file of the site: whether it is there, and safe from a head that wakes up late.
+
+Invariants
+----------
+- A site that had a database does not get an empty one without being told: acknowledged tasks would
+  be gone without a word, and their numbers be given again.
+- A head that follows one that it has not seen die works on a copy of its files. Where locks are not
+  seen between nodes, what the other one still writes then goes into files that have no name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from pathlib import Path
+
+from pilot.data.durable import sync_directory
+from pilot.errors import HeadError
+from pilot.site import Site
+from pilot.wire.discovery import read_address
+
+#: What belongs to the database: SQLite's files beside it.
+SUFFIXES = ("", "-wal", "-journal")
+#: A copy that was written to meanwhile is made again so often.
+_TRIES = 5
+_COPIED_AT_ONCE = 1 << 28
+#: Where the kernel cannot copy by itself.
+_NOT_SO = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
+
+
+def refuse_if_missing(site: Site, known: str) -> None:
+    """Refuse to make a new database where there was one.
+
+    Parameters
+    ----------
+    site
+        The site.
+    known
+        The identity of its database, as the lease has it; empty: it knows of none.
+
+    Raises
+    ------
+    HeadError
+        The file is missing, or empty, and something shows that there was one.
+    """
+    path = site.database
+    if any(_size(path.with_name(path.name + suffix)) for suffix in SUFFIXES):
+        return
+    address = read_address(site.address_file)
+    if known or (address is not None and address.database):
+        shown = "a head of this site had one"
+    elif _has_entries(site.results):
+        shown = f"there are results in {site.results}"
+    else:
+        return
+    raise HeadError(
+        f"the database {path} is {'empty' if path.exists() else 'missing'}, but {shown}: was it "
+        "deleted? Put it back, or a copy made by `pilot site backup`; or have `pilot site reset` "
+        "move aside what is left, and begin anew"
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _has_entries(directory: Path) -> bool:
+    try:
+        return any(directory.iterdir())
+    except FileNotFoundError:
+        return False
+
+
+def fence(path: Path) -> None:
+    """Put a copy in the place of the database, so that who has it open writes elsewhere.
+
+    It costs the time and the space of a copy; where the file system shares blocks, neither.
+
+    Raises
+    ------
+    HeadError
+        It cannot be copied, or somebody writes to it all the time.
+    """
+    files = [path.with_name(path.name + suffix) for suffix in SUFFIXES]
+    copies = {file: file.with_name(f".{file.name}.copy") for file in files}
+    try:
+        for _ in range(_TRIES):
+            before = [_stamp(file) for file in files]
+            there = [file for file, stamp in zip(files, before, strict=True) if stamp is not None]
+            for file in there:
+                _copy(file, copies[file])
+            if [_stamp(file) for file in files] == before:
+                break
+        else:
+            raise HeadError(
+                f"the database {path} is written to, though its head's lease has run out: is that "
+                "head alive on another machine? head.log says where it ran: end it there"
+            )
+        # All are alike, so it does not matter which of them a crash leaves in place. The lease
+        # says that it has to be done again.
+        for file in there:
+            copies[file].rename(file)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise HeadError(
+            f"the database {path} has to be copied, since the head before was not seen to die, and "
+            f"cannot be: {error.strerror}; nothing is lost. Make room for it once more there, then "
+            "try again"
+        ) from error
+    finally:
+        for copy in copies.values():
+            with contextlib.suppress(OSError):
+                copy.unlink(missing_ok=True)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as old, target.open("wb") as new:
+        os.fchmod(new.fileno(), 0o600)
+        try:
+            while os.copy_file_range(old.fileno(), new.fileno(), _COPIED_AT_ONCE):
+                pass
+        except OSError as error:
+            if error.errno not in _NOT_SO:
+                raise
+            shutil.copyfileobj(old, new, 1 << 20)
+        new.flush()
+        os.fsync(new.fileno())

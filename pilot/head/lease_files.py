@@ -1,0 +1,288 @@
+"""The files of leases: which one counts, how one is made, and how it is written.
+
+A lease is a file ``head.lease.EPOCH`` in the site directory; the one of the highest epoch counts.
+It is made whole, by a hard link, which is atomic on every shared file system: of several that want
+the same epoch one gets it. From then on it is written by its holder alone, in place: a record of a
+fixed length, for which no space on the disk is needed. A spare file is kept for who takes over when
+the disk is full.
+
+Invariants
+----------
+- The name has the epoch: a file that is damaged, empty, or no file at all still counts.
+- Nobody writes to another's file, however late a write arrives; no file is used for another epoch.
+- What a call of the operating system raises is raised here too; it has changed nothing, or what it
+  was to change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from pilot.errors import HeadError
+from pilot.wire.discovery import process_space, process_started
+from pilot.wire.endpoints import boot_id
+
+#: Longer than any record, and written in one piece.
+RECORD_BYTES = 1024
+#: No space, or no more of it for this user.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+#: In the place of a file is something that can never be read as one.
+_NO_FILE = (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ESPIPE)
+#: A file that vanishes while it is read has been followed by one of a higher epoch.
+_LOOKS = 10
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """What a lease says of who holds it."""
+
+    host: str
+    pid: int
+    #: When the process started, in clock ticks since the boot: a pid may be used again.
+    started: int
+    boot: str
+    epoch: int
+    counter: int
+    #: Which processes the pid is one of, where containers count their own; 0: not known.
+    space: int = 0
+    #: The identity of the database that it has opened; empty: none yet.
+    database: str = ""
+    #: An earlier head that was not seen to die may still write to the database as it is.
+    unfenced: bool = False
+
+    def is_dead(self) -> bool:
+        """Whether the holder surely lives no more; False where that cannot be known from here."""
+        if not self.pid:
+            return True  # it gave the lease up
+        return self.is_here() and process_started(self.pid) != self.started
+
+    def is_here(self) -> bool:
+        """Whether its process is one of those that can be seen from here."""
+        return self.boot == boot_id() and self.space in (0, process_space())
+
+
+class Found(NamedTuple):
+    """A lease as it was found."""
+
+    epoch: int
+    #: None where the file does not say.
+    holder: Holder | None
+    #: Changes whenever the file does.
+    stamp: tuple[bytes, int, int]
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether its holder surely lives no more."""
+        return self.holder is not None and self.holder.is_dead()
+
+
+class LeaseFiles:
+    """The leases of a site.
+
+    Parameters
+    ----------
+    path
+        What the names of the files begin with.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._name = re.compile(re.escape(path.name) + r"\.([0-9]{1,18})")
+        self._aside = path.with_name(f"{path.name}.new.{os.uname().nodename}.{os.getpid()}")
+        self._spare = path.with_name(f"{path.name}.spare")
+
+    def of(self, epoch: int) -> Path:
+        """The file of an epoch."""
+        return self.path.with_name(f"{self.path.name}.{epoch}")
+
+    def newest(self) -> Found | None:
+        """Return the lease that counts; None where there never was one."""
+        for _ in range(_LOOKS):
+            known = self._epochs()
+            if not known:
+                return self._first_kind()
+            try:
+                found = _read(self.of(max(known)), max(known))
+            except FileNotFoundError:
+                continue
+            old = self._first_kind()
+            return old if old is not None and old.epoch > found.epoch else found
+        raise OSError(errno.EAGAIN, "the leases change all the time")
+
+    def look(self, epoch: int) -> Found | None:
+        """Return the lease of an epoch; None where its file is gone."""
+        for path in (self.of(epoch), self.path):
+            try:
+                found = _read(path, epoch)
+            except FileNotFoundError:
+                continue
+            return found
+        return None
+
+    def _epochs(self) -> list[int]:
+        names = (self._name.fullmatch(path.name) for path in self.path.parent.iterdir())
+        return [int(name[1]) for name in names if name]
+
+    def _first_kind(self) -> Found | None:
+        """The one file in which earlier releases had their lease, and its epoch."""
+        try:
+            found = _read(self.path, 0)
+        except FileNotFoundError:
+            return None
+        return found._replace(epoch=found.holder.epoch) if found.holder is not None else None
+
+    def prepare(self, record: bytes) -> int:
+        """Write a record into a file that is no lease yet; returns its descriptor.
+
+        Raises
+        ------
+        OSError
+            It cannot be written, or the disk is full and there is no spare.
+        """
+        self._aside.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            return self._written(os.open(self._aside, flags, 0o600), record)
+        except OSError as error:
+            self.discard()
+            if error.errno not in FULL:
+                raise
+            try:
+                self._spare.rename(self._aside)
+            except OSError:
+                raise error from None
+        return self._written(os.open(self._aside, os.O_WRONLY | os.O_CLOEXEC), record)
+
+    def _written(self, descriptor: int, record: bytes) -> int:
+        try:
+            self.write(descriptor, record)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def link(self, descriptor: int, epoch: int) -> bool:
+        """Make the prepared file the lease of an epoch; False where another one is."""
+        try:
+            os.link(self._aside, self.of(epoch))
+        except (FileExistsError, FileNotFoundError):
+            # Over a network the answer to a link that was made may have been lost.
+            return self.is_at(descriptor, epoch)
+        return True
+
+    def is_at(self, descriptor: int, epoch: int) -> bool:
+        """Whether an open file is the lease of an epoch."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), self.of(epoch).lstat())
+        except FileNotFoundError:
+            return False
+
+    def write(self, descriptor: int, record: bytes) -> None:
+        """Put a record in place of the one in an open file, and have it on the disk."""
+        try:
+            os.pwrite(descriptor, record.ljust(RECORD_BYTES), 0)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            # Some file systems write nothing in place. Its time alone shows that we live.
+            os.utime(descriptor)
+        os.fsync(descriptor)
+
+    def sync(self) -> None:
+        """Have the names of the files on the disk."""
+        descriptor = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def withdraw(self, descriptor: int, epoch: int) -> None:
+        """Remove the lease of an epoch, if an open file is that."""
+        if self.is_at(descriptor, epoch):
+            self.of(epoch).unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Remove what was prepared."""
+        with contextlib.suppress(OSError):
+            self._aside.unlink(missing_ok=True)
+
+    def tidy(self, epoch: int) -> None:
+        """Remove what is older than the lease of an epoch, and make a spare; as far as it goes."""
+        with contextlib.suppress(OSError):
+            old = [self.of(known) for known in self._epochs() if known < epoch]
+            old += self.path.parent.glob(f"{self.path.name}.new.*")
+            for path in [*old, self.path]:
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
+            self.keep_spare()
+
+    def keep_spare(self) -> None:
+        """Make a spare file where there is none and the disk has room for it."""
+        if self._spare.exists():
+            return
+        descriptor = os.open(
+            self._spare, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+        )
+        try:
+            os.pwrite(descriptor, b"-" * RECORD_BYTES, 0)
+            os.fsync(descriptor)
+        except OSError:
+            self._spare.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
+
+
+def _read(path: Path, epoch: int) -> Found:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            text = os.pread(descriptor, 2 * RECORD_BYTES, 0)
+            status = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        return Found(epoch, None, (b"", 0, 0))
+    try:
+        holder = msgspec.json.decode(text, type=Holder)
+    except (msgspec.DecodeError, ValueError):  # bytes that are no UTF-8 are the latter
+        holder = None
+    if holder is not None and epoch and holder.epoch != epoch:
+        holder = None
+    return Found(epoch, holder, (text, status.st_mtime_ns, status.st_ino))
+
+
+def read_newest(path: Path) -> Found | None:
+    """Return the lease that counts; None where there never was one.
+
+    Raises
+    ------
+    HeadError
+        It cannot be read, and neither at the second try: a network file system may fail once.
+    """
+    for again in (True, False):
+        try:
+            return LeaseFiles(path).newest()
+        except FileNotFoundError:
+            return None  # not even the site's directory
+        except OSError as error:
+            if not again:
+                raise HeadError(
+                    f"the lease of the head in {path.parent} cannot be read: {error.strerror}; "
+                    "mend that, and try again"
+                ) from error
+    raise AssertionError("unreachable")
+
+
+def read_lease(path: Path) -> Holder | None:
+    """Return who holds the lease; None where nobody does, or the file does not say."""
+    found = read_newest(path)
+    return found.holder if found is not None else None

@@ -1,0 +1,236 @@
+"""The database as a file: one that has vanished, one half made, and a head that writes too late."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from pilot.errors import HeadError, PilotError
+from pilot.head import database_file
+from pilot.head.database_file import SUFFIXES, fence, refuse_if_missing
+from pilot.head.lease import UNKNOWN
+from pilot.head.store import APPLICATION_ID, SCHEMA_VERSION, Store
+from pilot.site import Site, create_site
+from pilot.wire.discovery import HeadAddress, write_address
+from pilot.wire.endpoints import Endpoints
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return create_site(tmp_path / "site", "local")
+
+
+def fact(path: Path, key: str) -> str:
+    store = Store(path)
+    try:
+        return store.meta(key) or ""
+    finally:
+        store.close()
+
+
+# --- it is there
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty file"])
+@pytest.mark.parametrize("shown_by", ["the lease", "the lease of before", "results", "head.json"])
+def test_database_that_has_vanished_is_not_made_anew(site: Site, left: str, shown_by: str) -> None:
+    known = {"the lease": "abc", "the lease of before": UNKNOWN}.get(shown_by, "")
+    if left == "an empty file":
+        site.database.touch()
+    if shown_by == "results":
+        (site.results / "1").mkdir(parents=True)
+    if shown_by == "head.json":
+        here = Endpoints("boot", "unix:///nowhere", "tcp://host:1")
+        write_address(site.address_file, HeadAddress(3, "host", 1, 1, here, "1", database="abc"))
+    with pytest.raises(HeadError, match=r"tasks.db is (missing|empty).*pilot site reset"):
+        refuse_if_missing(site, known)
+
+
+def test_first_database_is_made(site: Site) -> None:
+    refuse_if_missing(site, "")
+    site.database.touch()
+    refuse_if_missing(site, "")
+
+
+def test_database_that_is_there_is_taken(site: Site) -> None:
+    Store(site.database).close()
+    refuse_if_missing(site, "abc")
+
+
+# --- what it says of itself
+
+
+def test_each_database_has_an_identity_of_its_own(tmp_path: Path) -> None:
+    one, other = fact(tmp_path / "1.db", "identity"), fact(tmp_path / "2.db", "identity")
+    assert one and other and one != other
+    assert fact(tmp_path / "1.db", "identity") == one
+
+
+def test_other_tools_know_what_the_file_is(tmp_path: Path) -> None:
+    Store(tmp_path / "tasks.db").close()
+    file = sqlite3.connect(tmp_path / "tasks.db")
+    assert file.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
+    assert file.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+    file.close()
+
+
+def test_tables_without_a_version_are_completed(tmp_path: Path) -> None:
+    """Whoever made them was killed in between, in a release that made them in two steps."""
+    path = tmp_path / "tasks.db"
+    Store(path).close()
+    file = sqlite3.connect(path)
+    file.execute("DELETE FROM meta")
+    file.commit()
+    file.close()
+    assert fact(path, "schema") == str(SCHEMA_VERSION)
+    assert fact(path, "identity")
+
+
+def test_no_half_of_the_tables_is_left_by_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tasks.db"
+    with monkeypatch.context() as patch:
+        patch.setattr("pilot.head.store._facts", lambda: "INSERT INTO nowhere VALUES (1);")
+        with pytest.raises(HeadError):
+            Store(path)
+    assert fact(path, "schema") == str(SCHEMA_VERSION)
+
+
+def test_epoch_is_kept(tmp_path: Path) -> None:
+    store = Store(tmp_path / "tasks.db")
+    assert store.epoch == 0
+    store.begin_epoch(7)
+    store.close()
+    store = Store(tmp_path / "tasks.db")
+    assert store.epoch == 7
+    store.close()
+
+
+def test_nothing_is_written_by_who_may_not(tmp_path: Path) -> None:
+    class NotHeld(Exception):
+        pass
+
+    def guard() -> None:
+        if lost:
+            raise NotHeld
+
+    lost = False
+    store = Store(tmp_path / "tasks.db", guard=guard)
+    lost = True
+    for write in (
+        lambda: store.begin_epoch(3),
+        lambda: store.add_streams("me", 1, 0.0),
+        lambda: store.delete_results([1]),
+    ):
+        with pytest.raises(NotHeld):
+            write()
+    assert store.epoch == 0
+    store.close()
+
+
+# --- copies
+
+
+def test_backup_is_whole_and_another_database(tmp_path: Path) -> None:
+    store = Store(tmp_path / "tasks.db")
+    first = store.add_streams("me", 5, 0.0)
+    store.back_up(tmp_path / "copy.db")
+    assert (tmp_path / "copy.db").stat().st_mode & 0o077 == 0
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    with pytest.raises(PilotError, match=r"copy\.db exists already"):
+        store.back_up(tmp_path / "copy.db")
+    identity = store.identity
+    store.close()
+    copy = Store(tmp_path / "copy.db")
+    assert copy.identity not in ("", identity)
+    assert copy.add_streams("me", 1, 0.0) == first + 5
+    copy.close()
+
+
+def test_backup_that_cannot_be_written(tmp_path: Path) -> None:
+    store = Store(tmp_path / "tasks.db")
+    with pytest.raises(PilotError, match=r"the backup .* cannot be written"):
+        store.back_up(tmp_path / "nowhere" / "copy.db")
+    store.close()
+
+
+@pytest.mark.parametrize("journal", ["wal", "truncate"])
+def test_who_writes_too_late_does_not_reach_the_next_head(tmp_path: Path, journal: str) -> None:
+    path = tmp_path / "tasks.db"
+    old = Store(path, journal)
+    old.add_streams("old", 1, 0.0)
+    fence(path)
+    new = Store(path, journal)
+    assert new.add_streams("new", 1, 0.0) == 2
+    for _ in range(50):
+        old.add_streams("late", 1000, 0.0)
+    old._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert new.add_streams("new", 1, 0.0) == 3
+    new.close()
+    new = Store(path, journal)
+    assert new.add_streams("new", 1, 0.0) == 4
+    assert new._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    new.close()
+    old._db.close()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_copy_is_made_again_where_somebody_wrote_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tasks.db"
+    old = Store(path)
+    copies = []
+
+    def copy(source: Path, target: Path) -> None:
+        shutil.copy(source, target)
+        copies.append(source)
+        if len(copies) == 1:
+            old.add_streams("late", 1, 0.0)
+
+    monkeypatch.setattr(database_file, "_copy", copy)
+    fence(path)
+    assert copies.count(path) == 2
+    new = Store(path)
+    assert new.add_streams("new", 1, 0.0) == 2
+    new.close()
+    old._db.close()
+
+
+def test_database_that_is_written_to_all_the_time_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tasks.db"
+    old = Store(path)
+
+    def copy(source: Path, target: Path) -> None:
+        old.add_streams("alive", 1, 0.0)
+        target.touch()
+
+    monkeypatch.setattr(database_file, "_copy", copy)
+    with pytest.raises(HeadError, match="is that head alive on another machine"):
+        fence(path)
+    old.close()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["tasks.db"]
+
+
+def test_copy_without_space_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tasks.db"
+    Store(path).close()
+    before = path.stat().st_ino
+
+    def copy(source: Path, target: Path) -> None:
+        target.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(database_file, "_copy", copy)
+    with pytest.raises(HeadError, match=r"has to be copied.*No space left.*nothing is lost"):
+        fence(path)
+    assert path.stat().st_ino == before
+    assert {f"tasks.db{suffix}" for suffix in SUFFIXES} >= {p.name for p in tmp_path.iterdir()}
