@@ -20,12 +20,11 @@ from pilot.errors import PilotError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+    from pilot.inquiry import Inquiry
     from pilot.site import Site
 
 C = TypeVar("C", bound=Callable[..., Any])
 
-#: Asks a query of `pilot.head.queries` by name, and gives its plain data.
-Ask = Callable[..., Any]
 #: Sends what a function gives for the number of the request, and gives the reply.
 Command = Callable[..., Any]
 
@@ -140,7 +139,7 @@ def current_site() -> Site:
 
 
 @contextmanager
-def asking(site: Site, *, quiet: bool = False) -> Iterator[Ask]:
+def asking(site: Site, *, quiet: bool = False) -> Iterator[Inquiry]:
     """Ask the head of a site; where none runs, its database, and say so unless `quiet`.
 
     Raises

@@ -61,6 +61,10 @@ class Tally:
             if self.ended == self.total:
                 self._changed.notify_all()
 
+    def set(self, total: int, ended: int, failed: int) -> None:
+        """Take over counts from who counts otherwise."""
+        self.total, self.ended, self.failed = total, ended, failed
+
     def wait(self, timeout_s: float) -> bool:
         """Wait so long for the end of all; True when it has come."""
         with self._changed:
@@ -208,7 +212,7 @@ class LiveView:
         from pilot.cli.output import duration
 
         tally = self._tally
-        self._bars.update(self._all, completed=tally.ended)
+        self._bars.update(self._all, completed=tally.ended, total=tally.total)
         under_way = [n for n, done in tally.done.items() if 0 < done < tally.totals[n]][:_ROWS]
         for name, row in self._rows.items():
             self._bars.update(row, completed=tally.done[name], visible=name in under_way)

@@ -5,7 +5,6 @@ Inside a batch job of the site's Slurm the head runs in that job, and its nodes 
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -20,15 +19,13 @@ import click
 
 from pilot.cli.common import INTERRUPTED, current_site, json_option, site_option
 from pilot.cli.output import counted, duration, note, print_fields, print_json
-from pilot.errors import PilotError, TaskAborted, TaskError, TaskTimedOut
+from pilot.errors import PilotError, TaskError
 
 if TYPE_CHECKING:
-    import concurrent.futures
-
-    from pilot.future import Future
     from pilot.session import Session
     from pilot.site import Site
-    from pilot.workflow import Node, Result, SubmittedWorkflow, Workflow
+    from pilot.workflow import SubmittedWorkflow, Workflow
+    from pilot.workflow.record import Record
 
 #: So many failed tasks are named in the summary.
 _NAMED = 10
@@ -161,10 +158,11 @@ def _submit_all(session: Session, workflow: Workflow) -> SubmittedWorkflow:
 def _submit(site: Site, workflow: Workflow) -> None:
     session = _open_session(site, workflow)
     submitted = _submit_all(session, workflow)
+    _keep_record(submitted)
     session.shutdown(wait=False)  # it ends with the last of these tasks, without us
     note(
         f"{counted(len(submitted.all_futures), 'task')} submitted; "
-        f"`pilot session show {session.id}` shows how far they are"
+        f"`pilot session watch {session.id}` shows how far they are, and the results"
     )
     click.echo(session.id)
 
@@ -172,119 +170,59 @@ def _submit(site: Site, workflow: Workflow) -> None:
 def _run_workflow(site: Site, workflow: Workflow, as_json: bool) -> int:
     """Run to the end and print the summary; returns the exit code."""
     from pilot.cli.progress import follow
+    from pilot.workflow.summary import summarise
 
     begin = time.monotonic()
     session = _open_session(site, workflow)
     try:
         with session:
             submitted = _submit_all(session, workflow)
-            count = counted(len(submitted.all_futures), "task")
+            record = _keep_record(submitted)
+            count = counted(record.count, "task")
             note(f"{workflow.name}: {count} in session {session.id} on {site.name}")
             follow(session, submitted.futures)
-            summary = summarise(submitted)
+            summary = summarise(record, session.id, site.results, session.query)
     except KeyboardInterrupt:
         note(f"session {session.id} was cancelled: none of its tasks runs any more")
         return INTERRUPTED
-    summary = {
-        "name": workflow.name,
-        "site": site.name,
-        "session": session.id,
-        "seconds": round(time.monotonic() - begin, 3),
-        **summary,
+    seconds = round(time.monotonic() - begin, 3)
+    return show_end(workflow.name, site, session.id, seconds, summary, as_json)
+
+
+def _keep_record(submitted: SubmittedWorkflow) -> Record:
+    """Keep what others need to tell the end of the workflow, should this program not live so long.
+
+    A run does not fail for want of that: where it cannot be written, it is told.
+    """
+    from pilot.workflow.record import record_of, write_record
+
+    record, session = record_of(submitted), submitted.session
+    try:
+        write_record(session.site.results, session.id, record)
+    except OSError as error:
+        note(f"`pilot session watch {session.id}` will not show the results: {error}")
+    return record
+
+
+def show_end(
+    name: str, site: Site, session: int, seconds: float, summary: dict[str, Any], as_json: bool
+) -> int:
+    """Print what became of a workflow; returns what to end with."""
+    from pilot.cli.result import plain
+
+    told = {"name": name, "site": site.name, "session": session, "seconds": seconds, **summary}
+    told["results"] = {
+        key: {what: plain(value) for what, value in result.items()}
+        for key, result in summary["results"].items()
     }
     if as_json:
-        print_json(summary)
+        print_json(told)
     else:
-        print_summary(summary)
+        print_summary(told)
     return 0 if set(summary["states"]) <= {"COMPLETED"} else TaskError.exit_code
 
 
 # --- the summary ---------------------------------------------------------------------------------
-
-
-def state_of(future: concurrent.futures.Future[Any]) -> str:
-    """The final state of a task, from its future."""
-    if future.cancelled():
-        return "CANCELLED"
-    error = future.exception()
-    if error is None:
-        return "COMPLETED"
-    kinds = ((TaskTimedOut, "TIMED_OUT"), (TaskAborted, "ABORTED"))
-    return next((state for kind, state in kinds if isinstance(error, kind)), "FAILED")
-
-
-def summarise(submitted: SubmittedWorkflow) -> dict[str, Any]:
-    """What became of a workflow whose tasks have all ended, as plain data."""
-    states: dict[str, int] = {}
-    failed = []
-    for name, futures in submitted.futures.items():
-        indexed = any(node.index is not None for node in _nodes(submitted, name))
-        for index, future in enumerate(futures):
-            state = state_of(future)
-            states[state] = states.get(state, 0) + 1
-            if state in ("FAILED", "TIMED_OUT"):
-                error = future.exception()
-                failed.append(
-                    {
-                        "task": future.task_id,
-                        "label": f"{name}[{index}]" if indexed else name,
-                        "state": state,
-                        "error": f"{type(error).__name__}: {error}",
-                    }
-                )
-    results = {key: _result(submitted, key) for key in submitted.graph.results}
-    # Where segments are, see `pilot.data.segments`; importing that would load HDF5.
-    data = submitted.session.site.directory / "results" / str(submitted.session.id)
-    cached = any(node.options.cache for group in submitted.graph.groups for node in group.nodes)
-    return {
-        "tasks": len(submitted.all_futures),
-        "states": states,
-        "found": submitted.session.query("found", session=submitted.session.id) if cached else 0,
-        "failed": failed,
-        "results": results,
-        "data": str(data) if data.is_dir() else None,
-    }
-
-
-def _nodes(submitted: SubmittedWorkflow, name: str) -> tuple[Node, ...]:
-    return next(group.nodes for group in submitted.graph.groups if group.name == name)
-
-
-def _result(submitted: SubmittedWorkflow, key: str) -> dict[str, Any]:
-    """One of the workflow's results: its value, or the datasets where it is too large for that."""
-    from pilot.cli.result import plain
-    from pilot.workflow.graph import results_in
-
-    wanted = submitted.graph.results[key]
-    failed = [ref for ref in results_in(wanted) if _future(submitted, ref).exception() is not None]
-    if failed:
-        return {"error": f"{failed[0]} has no result"}
-    stored = [place for ref in results_in(wanted) for place in _stored(submitted, ref)]
-    if stored:
-        return {"stored": stored}
-    graph = dataclasses.replace(submitted.graph, results={key: wanted})
-    try:
-        return {"value": plain(dataclasses.replace(submitted, graph=graph).results()[key])}
-    except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"}
-
-
-def _future(submitted: SubmittedWorkflow, ref: Result) -> Future[Any]:
-    return submitted.futures[ref.task][ref.index or 0]
-
-
-def _stored(submitted: SubmittedWorkflow, ref: Result) -> list[dict[str, str]]:
-    """File and dataset of those values of a task that are in files."""
-    session = submitted.session
-    task = _future(submitted, ref).task_id
-    values = session.query("task", task=task)["results"]
-    if isinstance(ref.part, int):
-        values = values[ref.part : ref.part + 1]
-    return [
-        {"file": str(session.site.directory / value["file"]), "dataset": value["name"]}
-        for value in values
-        if value["file"]
-    ]
 
 
 def print_summary(summary: dict[str, Any]) -> None:
@@ -296,15 +234,16 @@ def print_summary(summary: dict[str, Any]) -> None:
         + (f" ({summary['found']} found, of an earlier run)" if summary["found"] else "")
     )
     failed = summary["failed"]
+    count = sum(summary["states"].get(state, 0) for state in ("FAILED", "TIMED_OUT"))
     if failed:
-        click.echo(f"\n{counted(len(failed), 'task')} failed:")
+        click.echo(f"\n{counted(count, 'task')} failed:")
         for row in failed[:_NAMED]:
             click.echo(f"  {row['label']}: {first_line(row['error'])}")
             click.echo(f"    pilot task show {row['task']}; pilot task logs {row['task']}")
-        if len(failed) > _NAMED:
+        if count > _NAMED:
             click.echo(
-                f"  and {len(failed) - _NAMED} more: pilot task list --session "
-                f"{summary['session']} --state FAILED"
+                f"  and {count - _NAMED} more: pilot task list --session "
+                f"{summary['session']} --failed"
             )
     if summary["results"]:
         click.echo("\nresults")

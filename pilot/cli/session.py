@@ -27,6 +27,7 @@ from pilot.cli.output import (
     print_json,
     print_table,
 )
+from pilot.cli.watch import wait, watch
 
 ENDED = ("CLOSED", "PURGED")
 STATES = ("OPEN", "PAUSED", "STOPPED", "CLOSING", *ENDED)
@@ -137,6 +138,10 @@ def show(session_id: int | None, as_json: bool) -> None:
             "directory": data["working_dir"],
         }
     )
+
+
+session.add_command(wait)
+session.add_command(watch)
 
 
 # --- doing ---------------------------------------------------------------------------------------

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from concurrent.futures import CancelledError
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from pilot.cli.array import Rows, array_path, array_rows, array_text, line_rows
 from pilot.cli.common import INTERRUPTED, asking, current_site, site_option
 from pilot.cli.logs import Output, last_attempt
-from pilot.cli.output import note
+from pilot.cli.output import counted, note
 from pilot.errors import CommandFailed, PilotError, SubmissionError, TaskError
 
 if TYPE_CHECKING:
     from pilot.future import Future
     from pilot.session import Session
+    from pilot.task import Task
 
 #: What shells end with where a command is not there.
 _NOT_FOUND = 127
@@ -31,6 +33,22 @@ def _variables(
         if not (name and equals):
             raise click.BadParameter(f"{name!r}: write NAME=VALUE")
     return {name: value for name, _, value in pairs}
+
+
+def _array(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Rows | None:
+    try:
+        return None if text is None else array_rows(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _each_line(
+    _context: click.Context, _parameter: click.Parameter, file: TextIO | None
+) -> Rows | None:
+    try:
+        return None if file is None else line_rows(file)
+    except ValueError as error:
+        raise click.BadParameter(f"{file.name if file else ''}: {error}") from None
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -52,6 +70,21 @@ def _variables(
     "--env", multiple=True, callback=_variables, metavar="NAME=VALUE", help="Set a variable for it."
 )
 @click.option("--session", "session_id", type=int, help="Submit to this open session.")
+@click.option(
+    "--array",
+    "rows",
+    callback=_array,
+    metavar="RANGE",
+    help="A task for each number, as 0-99, 0-99:2 or 1,5,7.",
+)
+@click.option(
+    "--each-line",
+    "lines",
+    callback=_each_line,
+    type=click.File(encoding="utf-8", errors="surrogateescape"),
+    metavar="FILE",
+    help="A task for each line of a file (-: standard input) that is not empty.",
+)
 @click.option("--wait", is_flag=True, help="Wait, print its output, end with its exit status.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @site_option
@@ -63,6 +96,8 @@ def submit(
     stderr: str | None,
     env: dict[str, str],
     session_id: int | None,
+    rows: Rows | None,
+    lines: Rows | None,
     wait: bool,
     **options: Any,
 ) -> None:
@@ -70,10 +105,27 @@ def submit(
 
     The command is started as it stands, without a shell: for pipes and variables write
     sh -c 'a | b'. Paths are relative to the directory of the command.
+
+    With --array or --each-line there are many tasks of it, and the session's number is printed.
+    {index} and {line} in the command and in file names are filled in, and each task has the
+    variables PILOT_ARRAY_TASK_ID and PILOT_LINE.
     """
     from pilot.command import shell
     from pilot.session import Session
 
+    if rows is not None and lines is not None:
+        raise click.UsageError("give --array or --each-line, not both")
+    if (array := rows or lines) is not None:
+        task = shell(
+            array_text(command, array.names),
+            cwd=Path(cwd or ".").absolute(),
+            stdin=array_path(stdin, array.names),
+            stdout=array_path(stdout, array.names),
+            stderr=array_path(stderr, array.names),
+            env=env,
+            **{**options, "name": options["name"] or Path(command[0]).name},
+        )
+        click.get_current_context().exit(_submit_array(task, array, session_id, wait))
     task = shell(
         command,
         cwd=Path(cwd or ".").absolute(),
@@ -96,6 +148,44 @@ def submit(
     click.get_current_context().exit(status)
 
 
+def _submit_array(task: Task[..., Any], array: Rows, session_id: int | None, wait: bool) -> int:
+    """Submit the tasks of an array as one, and print their session; returns what to end with."""
+    from pilot.cli.progress import follow
+    from pilot.session import Session
+
+    session = Session(current_site(), name=task.task_options.name or "", session_id=session_id)
+    try:
+        try:
+            futures = session.submit_many(task, list(array))
+        finally:
+            _hand_over(session, is_own=session_id is None)
+        for future in futures:
+            _refused(future)
+        note(
+            f"{counted(len(futures), 'task')} in session {session.id}, {futures[0].task_id} to "
+            f"{futures[-1].task_id}; `pilot session watch {session.id}` shows how far they are"
+        )
+        click.echo(session.id)
+        if not wait:
+            return 0
+        try:
+            follow(session, {task.task_options.name or "": futures})
+        except KeyboardInterrupt:
+            session.cancel(futures)
+            note(f"the tasks of session {session.id} were cancelled")
+            return INTERRUPTED
+        failed = [future for future in futures if future.cancelled() or future.exception()]
+        if failed:
+            note(
+                f"{len(failed)} of {counted(len(futures), 'task')} failed; `pilot task list "
+                f"--session {session.id} --failed` shows them"
+            )
+        return TaskError.exit_code if failed else 0
+    finally:
+        if session_id is not None:
+            session.detach()
+
+
 def _hand_over(session: Session, is_own: bool) -> None:
     """Wait until the head has taken or refused the task; a session of our own ends with it."""
     if is_own:
@@ -106,10 +196,17 @@ def _hand_over(session: Session, is_own: bool) -> None:
 
 def _accepted(future: Future[Any]) -> int:
     """Print the task's id, or raise why it was refused."""
-    if future.done() and isinstance(error := future.exception(), SubmissionError):
-        raise error
+    _refused(future)
     click.echo(future.task_id)
     return 0
+
+
+def _refused(future: Future[Any]) -> None:
+    """Raise why a task was refused, if it was."""
+    if future.done() and not future.cancelled():
+        error = future.exception()
+        if isinstance(error, SubmissionError):
+            raise error
 
 
 def _await(session: Session, future: Future[Any]) -> int:

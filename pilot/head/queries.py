@@ -20,7 +20,7 @@ from pilot.head import search
 from pilot.head.core import Core
 from pilot.head.events import Change
 from pilot.head.outlook import Outlook
-from pilot.head.policy import DELEGATED, READY
+from pilot.head.policy import DELEGATED, FINAL, READY
 from pilot.head.store import (
     Store,
     decode_failure,
@@ -237,6 +237,30 @@ def _with_live_state(view: View, row: dict[str, Any]) -> dict[str, Any]:
         if running := view.running.get(number):
             row["node"], row["started"] = running.node, running.started
     return {**row, "id": task_label(number)}
+
+
+def outcomes(view: View, session: int, runs: list[list[int]], limit: int = LIMIT) -> dict[str, Any]:
+    """How tasks of a session are doing, given as runs of ids (first and last): ``states`` counts
+    them, ``failed`` has a row for each that failed, with its error.
+    """
+    ids = json.dumps(runs)
+    states = {
+        row["state"]: row["tasks"]
+        for row in view.store.rows(
+            "count_runs", {"session": session, "runs": ids, "states": json.dumps(sorted(FINAL))}
+        )
+        if row["tasks"]
+    }
+    total = sum(last - first + 1 for first, last in runs)
+    unfinished = total - sum(states.values())
+    if unfinished:
+        states["UNFINISHED"] = unfinished
+    failed = view.store.rows("failed_in_runs", {"session": session, "runs": ids, "limit": limit})
+    for row in failed:
+        _, failure = decode_result(row.pop("result"))
+        row["task"] = task_label(row["id"])
+        row["error"] = f"{failure.type}: {failure.message}" if failure else ""
+    return {"states": states, "failed": failed}
 
 
 def task(view: View, task: str) -> dict[str, Any]:
@@ -470,6 +494,7 @@ _QUERIES: dict[str, Callable[..., Any]] = {
         session,
         tasks,
         task_counts,
+        outcomes,
         task,
         logs,
         result,

@@ -226,6 +226,20 @@ WHERE session IN (SELECT id FROM sessions) AND state IN ('DELEGATED', 'READY');
 -- name: session_of_task
 SELECT session FROM tasks WHERE id = :task;
 
+-- name: count_runs
+SELECT s.value AS state,
+       (SELECT count(*) FROM json_each(:runs) r CROSS JOIN tasks t INDEXED BY tasks_listed
+        WHERE t.session = :session AND t.state = s.value
+          AND t.id BETWEEN json_extract(r.value, '$[0]') AND json_extract(r.value, '$[1]')) AS tasks
+FROM json_each(:states) s;
+
+-- name: failed_in_runs
+SELECT t.id, t.state, t.result
+FROM json_each(:runs) r CROSS JOIN tasks t INDEXED BY tasks_listed
+WHERE t.session = :session AND t.state IN ('FAILED', 'TIMED_OUT')
+  AND t.id BETWEEN json_extract(r.value, '$[0]') AND json_extract(r.value, '$[1]')
+ORDER BY t.id LIMIT :limit;
+
 -- name: list_these_tasks
 SELECT t.id, t.session, p.name, p.kind, t.state, t.attempts, t.created, t.ended,
        t.pool, t.error, t.ran AS ran_s, a.pilot, a.node, a.started

@@ -49,7 +49,7 @@ class SubmittedWorkflow:
     def _value(self, result: Result) -> Any:
         value = self.futures[result.task][result.index or 0].result()
         if isinstance(result.part, str):
-            return _command_part(value, result.part)
+            return command_part(value, result.part)
         return value if result.part is None else value[result.part]
 
 
@@ -122,7 +122,7 @@ class CommandPart:
         self.name = name
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_command_part, (self.future, self.name))
+        return (command_part, (self.future, self.name))
 
 
 class After:
@@ -136,7 +136,8 @@ class After:
         return (bool, (True,))
 
 
-def _command_part(result: CommandResult, name: str) -> Any:
+def command_part(result: CommandResult, name: str) -> Any:
+    """Return a file of a command's result, or one of its fields."""
     if name in result.outputs:
         return result.outputs[name]
     # Without the end of its last line, as a shell's $(command).

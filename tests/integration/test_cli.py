@@ -312,6 +312,113 @@ def test_a_workflow_that_goes_on_alone(program: Pilot) -> None:
     assert program.json("session", "show", session)["states"] == {"COMPLETED": 5}
 
 
+def test_a_workflow_is_watched_after_its_terminal_was_lost(
+    program: Pilot,
+    finished: Callable[[subprocess.Popen[str]], tuple[int, str, str]],
+    tmp_path: Path,
+) -> None:
+    mark = tmp_path / "mark"
+    (program.directory / "lost.yaml").write_text(
+        "parameters: {mark: ''}\n"
+        "tasks:\n"
+        "  wait: {python: 'cli_module:wait_for', args: ['${mark}']}\n"
+        "  double: {python: 'cli_module:double', foreach: {x: [3, 4]}, args: ['${x}']}\n"
+        "  say: {run: 'echo done', needs: [wait]}\n"
+        "results: {said: '${tasks.say.stdout}', twice: ['${tasks.double[1]}'], "
+        "other: '${tasks.double[0]}'}\n"
+    )
+    process = program.start("run", "lost.yaml", "-p", f"mark={mark}")
+    session = int(read_until(process.stderr, "in session").split("session ")[1].split()[0])
+    process.send_signal(signal.SIGHUP)
+    finished(process)
+    watching = program.start("session", "watch", session)
+    read_until(watching.stderr, "ended")
+    mark.touch()
+    status, out, err = finished(watching)
+    assert status == 8, err
+    assert "lost: 4 tasks" in out and "3 COMPLETED, 1 FAILED" in out
+    assert "double[0]: ValueError: three is" in out
+    assert "said   done" in out and "twice  [8]" in out
+    assert "other  (tasks.double[0] has no result)" in out
+    # Later, and by a head that never saw the run.
+    assert program("session", "watch", session, code=8).stdout == out
+    told = program("session", "wait", session, code=8).stderr
+    assert f"session {session}: 1 task of 4 did not complete" in told
+
+
+def test_waiting_for_sessions_ends_with_their_last_task(
+    program: Pilot,
+    finished: Callable[[subprocess.Popen[str]], tuple[int, str, str]],
+    tmp_path: Path,
+) -> None:
+    mark = tmp_path / "mark"
+    first = program.json("task", "show", program.submit("true"))["session"]
+    second = int(program("run", "--detach", "waiting.yaml", "-p", f"mark={mark}").stdout)
+    told = program("session", "wait", first, second, "--timeout", "0.1s", code=124).stderr
+    assert f"session {second} has not ended" in told
+    waiting = program.start("session", "wait", first, second)
+    mark.touch()
+    assert finished(waiting)[0] == 0
+    assert "no session 999" in program("session", "wait", 999, code=1).stderr
+
+
+def test_leaving_the_view_leaves_the_session_alone(
+    program: Pilot,
+    finished: Callable[[subprocess.Popen[str]], tuple[int, str, str]],
+    tmp_path: Path,
+) -> None:
+    mark = tmp_path / "mark"
+    session = int(program("run", "--detach", "waiting.yaml", "-p", f"mark={mark}").stdout)
+    watching = program.start("session", "watch", session)
+    read_until(watching.stderr, "ended")
+    watching.send_signal(signal.SIGINT)
+    status, _, err = finished(watching)
+    assert (status, f"session {session} goes on" in err) == (130, True)
+    mark.touch()
+    assert "3 COMPLETED" in program("session", "watch", session).stdout
+
+
+def test_a_task_array(program: Pilot) -> None:
+    result = program("submit", "--array", "0-9:3", "--wait", "--", "sh", "-c", _ARRAY, code=8)
+    session = int(result.stdout)
+    assert "1 of 4 tasks failed" in result.stderr
+    rows = program.json("task", "list", "--session", session)
+    assert sorted(row["state"] for row in rows) == ["COMPLETED"] * 3 + ["FAILED"]
+    assert {row["name"] for row in rows} == {"sh"}
+
+
+_ARRAY = 'test "$PILOT_ARRAY_TASK_ID" != 6'
+
+
+def test_a_task_for_each_line(program: Pilot) -> None:
+    lines = program.directory / "lines"
+    lines.write_text("a b\n\n$(touch pwned)\nit's {index}\n")
+    session = int(
+        program(
+            "submit",
+            "--each-line",
+            lines,
+            "--stdout",
+            "line-{index}.{x}",
+            "--",
+            "printf",
+            "%s|",
+            "<{line}>",
+            "{x}$HOME",
+        ).stdout
+    )
+    program("session", "wait", session)
+    written = [(program.directory / f"line-{index}.{{x}}").read_text() for index in range(3)]
+    assert written == [
+        f"<{text}>|{{x}}$HOME|" for text in ("a b", "$(touch pwned)", "it's {index}")
+    ]
+    assert not (program.directory / "pwned").exists()
+    assert (
+        "not both"
+        in program("submit", "--each-line", lines, "--array", "1", "--", "true", code=2).stderr
+    )
+
+
 def test_a_task_that_fits_nowhere_cancels_what_was_submitted_before_it(program: Pilot) -> None:
     (program.directory / "large.yaml").write_text(
         'tasks:\n  a: {run: "sleep 60"}\n  b: {run: "true", needs: a, cores: 1000}\n'

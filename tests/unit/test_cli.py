@@ -89,6 +89,8 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "head status",
         "session list",
         "session show",
+        "session wait",
+        "session watch",
         "session pause",
         "session resume",
         "session stop",

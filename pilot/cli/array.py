@@ -1,0 +1,112 @@
+"""Many tasks of one command: ``pilot submit --array`` and ``--each-line``.
+
+Pure: what the options say becomes the rows of a task array, and the words of the command become a
+text with parameters. Values are data: the shell that runs the text gets them as parameters.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+#: What tells each task which one it is.
+INDEX_VARIABLE, LINE_VARIABLE = "PILOT_ARRAY_TASK_ID", "PILOT_LINE"
+#: An array has no more tasks than this.
+TASKS_MOST = 1_000_000
+
+_RANGE = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The parameters of an array: their names, and a row of values for each task."""
+
+    names: tuple[str, ...]
+    values: list[tuple[str, ...]]
+
+    def __iter__(self) -> Iterator[dict[str, str]]:
+        return (dict(zip(self.names, row, strict=True)) for row in self.values)
+
+
+def array_rows(text: str) -> Rows:
+    """Read an array as Slurm writes it: ``0-99``, ``0-99:2``, ``1,5,7``.
+
+    Raises
+    ------
+    ValueError
+        It means nothing, names a task twice, or has too many tasks.
+    """
+    indices: dict[int, None] = {}
+    for part in text.split(","):
+        found = _RANGE.fullmatch(part.strip())
+        if found is None:
+            limit = "; Pilot has no %: as many run as there are cores" if "%" in part else ""
+            raise ValueError(f"{part!r}: write numbers and ranges, as 0-99, 0-99:2 or 1,5,7{limit}")
+        first, last, step = int(found[1]), int(found[2] or found[1]), int(found[3] or 1)
+        if last < first or step < 1:
+            raise ValueError(f"{part!r} has no numbers; write FIRST-LAST or FIRST-LAST:STEP")
+        if len(indices) + (last - first) // step >= TASKS_MOST:
+            raise ValueError(f"{text!r} has more than {TASKS_MOST:,} tasks")
+        for number in range(first, last + 1, step):
+            if number in indices:
+                raise ValueError(f"{number} is there twice")
+            indices[number] = None
+    return Rows(("index",), [(str(index),) for index in indices])
+
+
+def line_rows(lines: Iterable[str]) -> Rows:
+    """Make a row of each line that is not empty, numbered from 0.
+
+    Raises
+    ------
+    ValueError
+        There is none, there are too many, or one has a NUL character.
+    """
+    texts = [text for line in lines if (text := line.rstrip("\r\n"))]
+    if not texts:
+        raise ValueError("it has no lines")
+    if len(texts) > TASKS_MOST:
+        raise ValueError(f"it has more than {TASKS_MOST:,} lines")
+    for number, text in enumerate(texts):
+        if "\0" in text:
+            raise ValueError(f"line {number + 1} has a NUL character: a command cannot get it")
+    return Rows(("index", "line"), [(str(n), text) for n, text in enumerate(texts)])
+
+
+def array_text(command: Sequence[str], names: Sequence[str]) -> str:
+    """Write the words of a command as a text for `pilot.shell`.
+
+    ``{index}`` and ``{line}`` in the words become parameters, all else stays as it is; what the
+    shell runs is the command itself, with the variables that tell which task it is.
+    """
+    variables = {"index": INDEX_VARIABLE, "line": LINE_VARIABLE}
+    exports = " ".join(f"{variables[name]}={{{name}}}" for name in names)
+    return f"export {exports}; exec {' '.join(_word(word, names) for word in command)}"
+
+
+def array_path(path: str | None, names: Sequence[str]) -> str | None:
+    """Return a file name as `pilot.shell` has it, where only the array's names are parameters."""
+    if path is None:
+        return None
+    return "".join(
+        piece if is_parameter else piece.replace("{", "{{").replace("}", "}}")
+        for piece, is_parameter in _pieces(path, names)
+    )
+
+
+def _word(word: str, names: Sequence[str]) -> str:
+    quoted = [
+        piece if is_parameter else shlex.quote(piece).replace("{", "{{").replace("}", "}}")
+        for piece, is_parameter in _pieces(word, names)
+        if piece
+    ]
+    return "".join(quoted) or "''"
+
+
+def _pieces(text: str, names: Sequence[str]) -> Iterable[tuple[str, bool]]:
+    """Split a text into what stands for itself and parameters."""
+    pattern = "|".join(re.escape(f"{{{name}}}") for name in names)
+    parts = re.split(f"({pattern})", text)
+    return ((part, number % 2 == 1) for number, part in enumerate(parts))

@@ -1,0 +1,191 @@
+"""``pilot session wait`` and ``watch``: to be there again for tasks that another program submitted.
+
+Both look at how many tasks have ended, now and then, and end with the session's last one. They
+neither own nor change the session: Ctrl-C ends only the looking.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pilot.cli.common import INTERRUPTED, asking, current_site, json_option, site_option
+from pilot.cli.output import counted, note
+from pilot.errors import PilotError, TaskError
+
+if TYPE_CHECKING:
+    from pilot.inquiry import Inquiry
+    from pilot.site import Site
+
+#: The time between two looks, in seconds; where looking takes long, it is twenty times as long.
+_LOOK_S = 0.5
+#: The states of tasks that have ended, and those of them that are no success.
+_BAD = ("FAILED", "TIMED_OUT", "CANCELLED", "ABORTED")
+_LIVE = ("PENDING", "READY", "ASSIGNED", "RUNNING", "DELEGATED")
+#: What `timeout` ends with, after the program of that name.
+TIMED_OUT = 124
+
+
+@click.command()
+@click.argument("session_ids", metavar="ID...", type=int, nargs=-1, required=True)
+@click.option("--timeout", metavar="TIME", help="Wait no longer than this, such as 10m.")
+@site_option
+def wait(session_ids: tuple[int, ...], timeout: str | None) -> None:
+    """Wait until all tasks of sessions have ended.
+
+    Ends with 0 where all have completed, 8 where one has not, 124 where the time is over.
+    """
+    from scheduler.resources import parse_duration_s
+
+    try:
+        limit_s = None if timeout is None else parse_duration_s(timeout)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--timeout") from None
+    deadline = None if limit_s is None else time.monotonic() + limit_s
+    worst = 0
+    with asking(current_site(), quiet=True) as ask:
+        for session in dict.fromkeys(session_ids):
+            counts = _until_ended(ask, session, lambda _: None, deadline)
+            if counts is None:
+                note(f"session {session} has not ended after {timeout}")
+                worst = TIMED_OUT
+                break
+            if bad := sum(counts.get(state, 0) for state in _BAD):
+                note(
+                    f"session {session}: {counted(bad, 'task')} of {sum(counts.values())} did not "
+                    f"complete; `pilot task list --session {session} --failed` shows them"
+                )
+                worst = TaskError.exit_code
+    click.get_current_context().exit(worst)
+
+
+@click.command()
+@click.argument("session_id", metavar="[ID]", type=int, required=False)
+@json_option
+@site_option
+def watch(session_id: int | None, as_json: bool) -> None:
+    """Show how far a session (default: the newest) is, until its tasks have ended.
+
+    Of a workflow the results are printed at the end, as `pilot run` does. Ctrl-C ends the view,
+    and nothing else.
+    """
+    site = current_site()
+    with asking(site, quiet=True) as ask:
+        session = ask("session", session=session_id)
+        number = session["id"]
+        try:
+            with _view(ask) as show:
+                counts = _until_ended(ask, number, show, None)
+        except KeyboardInterrupt:
+            note(f"session {number} goes on; `pilot session watch {number}` shows it again")
+            click.get_current_context().exit(INTERRUPTED)
+        assert counts is not None, "there was no time limit"
+        click.get_current_context().exit(_tell_end(site, ask, number, counts, as_json))
+
+
+def _tell_end(site: Site, ask: Inquiry, number: int, counts: dict[str, int], as_json: bool) -> int:
+    """Print how a session has ended; returns what to end with."""
+    from pilot.cli.run import show_end
+    from pilot.workflow.record import read_record
+    from pilot.workflow.summary import summarise
+
+    session = ask("session", session=number)
+    # Classes of the user's own come from where the session's program found them.
+    sys.path += [path for path in session["sys_path"] if path not in sys.path]
+    record = read_record(site.results, number)
+    if record is None:
+        summary = _plain_summary(ask, number, counts)
+    else:
+        summary = summarise(record, number, site.results, ask)
+    last = ask("tasks", session=number, sort="ended", reverse=True, limit=1)
+    seconds = last[0]["ended"] - session["created"] if last else 0.0
+    return show_end(session["name"], site, number, round(seconds, 3), summary, as_json)
+
+
+def _plain_summary(ask: Inquiry, number: int, counts: dict[str, int]) -> dict[str, Any]:
+    """Return the summary of a session that is of no workflow."""
+    rows = ask("tasks", session=number, state=("FAILED", "TIMED_OUT"), limit=100)
+    errors = ((row, ask("task", task=row["id"])["error"] or {}) for row in rows)
+    return {
+        "tasks": sum(counts.values()),
+        "states": counts,
+        "found": 0,
+        "failed": [
+            {
+                "task": row["id"],
+                "label": row["name"],
+                "state": row["state"],
+                "error": f"{error.get('type', '')}: {error.get('message', '')}",
+            }
+            for row, error in errors
+        ],
+        "results": {},
+        "data": None,
+    }
+
+
+def _until_ended(
+    ask: Inquiry, session: int, show: Callable[[dict[str, int]], None], deadline: float | None
+) -> dict[str, int] | None:
+    """Look until no task of a session is unfinished.
+
+    A head is started where none runs: without one nothing would ever end.
+
+    Returns
+    -------
+    dict or None
+        How many tasks are in which state; None where the deadline came first.
+    """
+    from pilot.head.daemon import ensure_head
+
+    while True:
+        asked = time.monotonic()
+        counts: dict[str, int] = ask("task_counts", session=session)
+        if not any(counts.get(state) for state in _LIVE):
+            return counts
+        if not ask.has_head:
+            ensure_head(ask.site)
+        now = time.monotonic()
+        if deadline is not None and now >= deadline:
+            return None
+        show(counts)
+        pause = max(_LOOK_S, 20 * (now - asked))
+        time.sleep(pause if deadline is None else min(pause, max(0.0, deadline - now)))
+
+
+@contextmanager
+def _view(ask: Inquiry) -> Iterator[Callable[[dict[str, int]], None]]:
+    """Show counts of states as the progress of `pilot run` does."""
+    from pilot.cli.progress import Hint, LineView, LiveView, Tally, View, hint_of
+
+    tally = Tally({})
+    view: View | None = None
+
+    def show(counts: dict[str, int]) -> None:
+        nonlocal view
+        tally.set(
+            sum(counts.values()),
+            sum(count for state, count in counts.items() if state not in _LIVE),
+            sum(counts.get(state, 0) for state in _BAD),
+        )
+        if view is None:
+            if not sys.stderr.isatty():
+                note(f"{tally.ended} of {counted(tally.total, 'task')} ended")
+            view = (LiveView if sys.stderr.isatty() else LineView)(tally)
+            view.__enter__()
+        try:
+            hint = hint_of(ask("head"), ask("fleet", alive=True))
+        except PilotError:
+            hint = Hint()
+        view.show(hint)
+
+    try:
+        yield show
+    finally:
+        if view is not None:
+            view.__exit__(None, None, None)

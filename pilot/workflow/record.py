@@ -1,0 +1,155 @@
+"""The record of a workflow that was submitted: enough to tell its end without the workflow's file.
+
+The record lies beside the results of its session, so that whoever comes later (after a lost
+terminal, on another machine) can show what ``pilot run`` would have shown. It holds names, ids and
+the section ``results``, and no values of tasks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pilot.workflow.graph import Result
+from pilot.workflow.run import SubmittedWorkflow
+
+#: The name of the file, in the session's directory of results.
+FILE_NAME = "workflow.msgpack"
+
+
+class Stored(msgspec.Struct, array_like=True, frozen=True):
+    """The place of a task's result in the section ``results``."""
+
+    task: int
+    #: How people call it: ``tasks.scan[3]``.
+    label: str
+    part: int | str | None
+
+
+class Group(msgspec.Struct, array_like=True, frozen=True):
+    """The tasks of one entry of the file, in their order."""
+
+    name: str
+    #: Whether the entry has a ``foreach``.
+    is_indexed: bool
+    #: The ids, as runs of first and last.
+    runs: list[tuple[int, int]]
+
+
+class Record(msgspec.Struct, array_like=True, frozen=True):
+    """A workflow that was submitted."""
+
+    name: str
+    groups: list[Group]
+    #: The section ``results``, written by `_written`.
+    results: dict[str, Any]
+    #: Whether any of its tasks may be found again.
+    is_cached: bool
+
+    @property
+    def runs(self) -> list[tuple[int, int]]:
+        """The ids of all tasks."""
+        return [run for group in self.groups for run in group.runs]
+
+    @property
+    def count(self) -> int:
+        """The number of tasks."""
+        return sum(last - first + 1 for first, last in self.runs)
+
+    def label(self, task: int) -> str:
+        """Return the name of a task as the file has it, such as ``scan[3]``."""
+        for group in self.groups:
+            before = 0
+            for first, last in group.runs:
+                if first <= task <= last:
+                    index = before + task - first
+                    return f"{group.name}[{index}]" if group.is_indexed else group.name
+                before += last - first + 1
+        return ""
+
+    def result(self, key: str) -> Any:
+        """Return an entry of ``results``, with `Stored` in the place of references."""
+        return _read(self.results[key])
+
+
+def record_of(submitted: SubmittedWorkflow) -> Record:
+    """Make the record of a workflow that has just been submitted."""
+    graph = submitted.graph
+    ids = {name: [future.task for future in futures] for name, futures in submitted.futures.items()}
+    return Record(
+        graph.name,
+        [
+            Group(
+                group.name,
+                any(node.index is not None for node in group.nodes),
+                _runs(ids[group.name]),
+            )
+            for group in graph.groups
+        ],
+        {key: _written(value, ids) for key, value in graph.results.items()},
+        any(node.options.cache for node in graph),
+    )
+
+
+def _runs(ids: Iterable[int]) -> list[tuple[int, int]]:
+    """Write ids as runs of neighbours, in their order."""
+    runs: list[tuple[int, int]] = []
+    for number in ids:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], number)
+        else:
+            runs.append((number, number))
+    return runs
+
+
+def _written(value: Any, ids: Mapping[str, list[int]]) -> Any:
+    """Return a value with references as plain data; each container says which one it is."""
+    if isinstance(value, Result):
+        return ["result", ids[value.task][value.index or 0], str(value), value.part]
+    if isinstance(value, Mapping):
+        return ["map", [[key, _written(item, ids)] for key, item in value.items()]]
+    if isinstance(value, (list, tuple)):
+        return ["list", [_written(item, ids) for item in value]]
+    return value
+
+
+def _read(written: Any) -> Any:
+    if not isinstance(written, list):
+        return written
+    kind, *content = written
+    if kind == "result":
+        return Stored(*content)
+    if kind == "map":
+        return {key: _read(item) for key, item in content[0]}
+    return [_read(item) for item in content[0]]
+
+
+def write_record(results: Path, session: int, record: Record) -> None:
+    """Keep the record of a session.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
+    path = results / str(session) / FILE_NAME
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    partial = path.with_name(f".{FILE_NAME}.{os.getpid()}")
+    try:
+        partial.write_bytes(msgspec.msgpack.encode(record))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_record(results: Path, session: int) -> Record | None:
+    """Return the record of a session; None where the session is of no workflow, or was purged."""
+    try:
+        data = (results / str(session) / FILE_NAME).read_bytes()
+        return msgspec.msgpack.decode(data, type=Record)
+    except (FileNotFoundError, ValueError):
+        return None
