@@ -8,12 +8,16 @@ its cores while it does nothing.
 
 Detached children are another thing: the head has them at once, and they start while their parent
 runs. They stay if it fails, and are found again by their order when it is tried again.
+
+A child has a number of its session when it comes to be: until then it is the n-th child of its
+parent, for whatever refers to it. So its future means nothing once the parent has ended.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeAlias
 
 import msgspec
@@ -22,7 +26,7 @@ from pilot.arguments import refer
 from pilot.data.imported import Imported
 from pilot.errors import PilotError
 from pilot.submission import NO_GROUP, Call, GroupKey, Parcel, Submitter, as_calls
-from pilot.wire.messages import Children, Ref, task_label
+from pilot.wire.messages import Children, Ref, session_of, task_label
 
 _ADVICE = (
     "a task cannot wait for another inside itself; give the future to another task as an argument, "
@@ -34,22 +38,39 @@ class ChildFuture:
     """The result of a task that is submitted by a running task."""
 
     def __init__(
-        self, task: int, names: tuple[str, ...], count: int, index: int | None = None
+        self,
+        parent: TaskSession,
+        task: int,
+        names: tuple[str, ...],
+        count: int,
+        index: int | None = None,
     ) -> None:
-        #: The number that the head knows the task by.
+        #: The id of a detached child; of another one, which child of its parent it is.
         self.task = task
+        self._parent = parent
         self._names = names
         self._count = count
         self._index = index
 
     @property
     def task_id(self) -> str:
-        """The task's id as people read it."""
-        return task_label(self.task)
+        """The id of a detached child; another one has none yet, and is named by its place."""
+        return task_label(self.task) if session_of(self.task) else f"child {self.task}"
 
     @property
     def refs(self) -> tuple[Ref, ...]:
-        """The results that this stands for."""
+        """The results that this stands for.
+
+        Raises
+        ------
+        PilotError
+            Its parent has ended: in the next task of this process it would stand for another.
+        """
+        if self._parent.has_ended and not session_of(self.task):
+            raise PilotError(
+                f"this is the future of a child of task {self._parent.task_id}, which has ended; "
+                "it means nothing to other tasks: submit the child in the task that needs it"
+            )
         if self._index is not None:
             return ((self.task, self._index),)
         return tuple((self.task, index) for index in range(self._count))
@@ -58,9 +79,13 @@ class ChildFuture:
         """The future of one of several results, by number or name."""
         if isinstance(key, str):
             if key not in self._names:
-                raise KeyError(f"task {self.task_id} has no result {key!r}")
+                raise KeyError(f"{self._name} has no result {key!r}")
             key = self._names.index(key)
-        return ChildFuture(self.task, (), 1, range(self._count)[key])
+        return ChildFuture(self._parent, self.task, (), 1, range(self._count)[key])
+
+    @property
+    def _name(self) -> str:
+        return f"task {self.task_id}" if session_of(self.task) else self.task_id
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise PilotError(_ADVICE)
@@ -72,7 +97,7 @@ class ChildFuture:
         return refer(self.task, indices, whole=self._index is None and self._count > 1)
 
     def __repr__(self) -> str:
-        return f"<pilot future of child {self.task_id}>"
+        return f"<pilot future of {self._name}>"
 
 
 #: Has the head take detached children; returns the ids that they have there.
@@ -88,6 +113,8 @@ class TaskSession:
         Makes children of calls.
     session
         The session's id.
+    task_id
+        The task's id as people read it.
     group
         The group of the task: its children belong to it too.
     detached
@@ -100,6 +127,7 @@ class TaskSession:
         self,
         submitter: Submitter,
         session: int,
+        task_id: str,
         group: GroupKey = NO_GROUP,
         detached: Submitter | None = None,
         detach: Detach | None = None,
@@ -109,8 +137,12 @@ class TaskSession:
         self._detached = detached
         self._detach = detach
         self._parcel = Parcel()
+        self._numbers = itertools.count(1)
         self._ordinal = 0
+        #: Whether the task has: nothing refers to its children any more.
+        self.has_ended = False
         self.id = session
+        self.task_id = task_id
 
     def submit(
         self, fn: Callable[..., Any], /, *args: Any, detached: bool = False, **kwargs: Any
@@ -159,10 +191,13 @@ class TaskSession:
             Make it known at once, as detached children need it.
         """
         if detached:
-            (number,) = self._detached_tasks(lambda s, p: s.put(p, value, name, self._group))
+            (number,) = self._detached_tasks(
+                1, lambda s, p, ids: s.put(p, value, name, ids[0], self._group)
+            )
         else:
-            number = self._submitter.put(self._parcel, value, name, self._group)
-        return ChildFuture(number, (), 1)
+            number = next(self._numbers)
+            self._submitter.put(self._parcel, value, name, number, self._group)
+        return ChildFuture(self, number, (), 1)
 
     def import_file(
         self, path: str | os.PathLike[str], name: str = "file", *, detached: bool = False
@@ -175,20 +210,26 @@ class TaskSession:
     ) -> list[ChildFuture]:
         task = self._submitter.task(fn)
         options = task.task_options
+        count = len(calls)
         if detached:
-            ids = self._detached_tasks(lambda s, p: s.add(p, task, calls, self._group))
+            ids = self._detached_tasks(
+                count, lambda s, p, given: s.add(p, task, calls, given, self._group)
+            )
         else:
-            ids = self._submitter.add(self._parcel, task, calls, self._group)
-        return [ChildFuture(n, options.return_names, options.return_count) for n in ids]
+            ids = list(itertools.islice(self._numbers, count))
+            self._submitter.add(self._parcel, task, calls, ids, self._group)
+        names, returns = options.return_names, options.return_count
+        return [ChildFuture(self, number, names, returns) for number in ids]
 
-    def _detached_tasks(self, add: Callable[[Submitter, Parcel], object]) -> list[int]:
+    def _detached_tasks(
+        self, count: int, add: Callable[[Submitter, Parcel, Sequence[int]], object]
+    ) -> list[int]:
         if self._detached is None or self._detach is None:
             raise PilotError("only rank 0 of an MPI task can submit detached tasks")
         parcel = Parcel()
-        add(self._detached, parcel)
-        own = {spec.id for spec in self._parcel.tasks}
+        add(self._detached, parcel, list(itertools.islice(self._numbers, count)))
         for number, spec in enumerate(parcel.tasks):
-            if any(source in own for source, _ in spec.inputs):
+            if not all(session_of(source) for source, _ in spec.inputs):
                 raise PilotError(
                     "a detached task starts before its parent ends, so it cannot need the result "
                     "of a child that comes with the parent's end; detach that one too"
@@ -203,10 +244,12 @@ class TaskSession:
 
     def drop(self) -> None:
         """Forget the children: the task has failed."""
+        self.has_ended = True
         self._submitter.forget(self._parcel)
 
     def take(self, delegated: dict[int, Ref]) -> Children | None:
         """The children, with the results that are theirs; None where there are none."""
+        self.has_ended = True
         parcel, self._parcel = self._parcel, Parcel()
         if not (parcel.tasks or parcel.templates or delegated):
             return None

@@ -127,7 +127,7 @@ class Session(concurrent.futures.Executor):
         self.name = name or Path(sys.argv[0] or "python").stem or "python"
         make_options(Options(), options or {})  # say what is wrong before the session is made
         try:
-            reply: tuple[int, bytes] = self._connection.request(
+            reply: tuple[int, bytes, int, int] = self._connection.request(
                 lambda n: m.OpenSession(
                     n,
                     self.name,
@@ -141,12 +141,11 @@ class Session(concurrent.futures.Executor):
         except BaseException:
             self._connection.close()
             raise
-        self.id, kept = reply
+        self.id, kept, *block = reply
+        self._numbers = self._connection.numbers(self.id, *block)
         self._submitter = Submitter(
             self.id,
             self.site,
-            self._connection.next_task,
-            self._connection.next_template,
             decode(kept) if options is None else options,
         )
         _sessions.add(self)
@@ -207,7 +206,7 @@ class Session(concurrent.futures.Executor):
         RuntimeError
             The session was shut down.
         """
-        return self._send(lambda p, g: [self._submitter.put(p, value, name, g)])[0]
+        return self._send(1, lambda p, ids, g: self._submitter.put(p, value, name, ids[0], g))[0]
 
     def import_file(self, path: str | os.PathLike[str], name: str = "file") -> Future[Path]:
         """Make a file that exists a value, without a copy: tasks get its absolute path.
@@ -229,7 +228,7 @@ class Session(concurrent.futures.Executor):
             The session was shut down.
         """
         imported = Imported(path)
-        return self._send(lambda p, g: [self._submitter.put(p, imported, name, g)])[0]
+        return self._send(1, lambda p, ids, g: self._submitter.put(p, imported, name, ids[0], g))[0]
 
     def _submit(
         self,
@@ -238,26 +237,29 @@ class Session(concurrent.futures.Executor):
     ) -> list[Future[Any]]:
         options = task.task_options
         return self._send(
-            lambda parcel, group: self._submitter.add(parcel, task, calls, group),
+            len(calls),
+            lambda parcel, ids, group: self._submitter.add(parcel, task, calls, ids, group),
             options.return_names,
             options.return_count,
         )
 
     def _send(
         self,
-        add: Callable[[Parcel, GroupKey], list[int]],
+        tasks: int,
+        add: Callable[[Parcel, list[int], GroupKey], None],
         names: tuple[str, ...] = (),
         count: int = 1,
     ) -> list[Future[Any]]:
         group: Group | None = getattr(_stack, "group", None)
         if group is not None and group.session is not self:
             group = None
-        # Ids are taken and the parcel is queued under one lock: a task never overtakes its inputs.
+        ids = [] if self._closed else self._numbers.take(tasks)
+        # One parcel at a time is made and queued: what it introduces comes before who refers to it.
         with self._lock:
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             parcel = Parcel()
-            ids = add(parcel, group.key if group else NO_GROUP)
+            add(parcel, ids, group.key if group else NO_GROUP)
             futures = [Future[Any](self, number, names, count) for number in ids]
             self._futures.update(futures)
             if group is not None:

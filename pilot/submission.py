@@ -6,11 +6,11 @@ go with its own end. What was sent once (functions, templates) is not made again
 
 from __future__ import annotations
 
-import itertools
-import os
+import hashlib
 import sys
+import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType
@@ -97,8 +97,6 @@ class Submitter:
         The session's id.
     site
         The site: what its pools can hold, and where large arguments go.
-    next_task, next_template
-        Give new ids.
     defaults
         Options of tasks that say nothing else.
     """
@@ -107,16 +105,12 @@ class Submitter:
         self,
         session: int,
         site: Site,
-        next_task: Callable[[], int],
-        next_template: Callable[[], int],
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
         self._defaults = dict(defaults or {})
         self._session = session
         self._site = site
         self._writer: LazyWriter | None = None
-        self._next_task = next_task
-        self._next_template = next_template
         self._tasks: dict[int, tuple[Any, Task[..., Any]]] = {}
         self._known: dict[int, _Known] = {}
         self._sent: set[bytes] = set()
@@ -144,9 +138,10 @@ class Submitter:
         parcel: Parcel,
         task: Task[..., Any],
         calls: list[Call],
+        ids: Sequence[int],
         group: GroupKey = NO_GROUP,
-    ) -> list[int]:
-        """Put one task for each call into the parcel; returns their ids.
+    ) -> None:
+        """Put one task for each call, with the id in the same place, into the parcel.
 
         Raises
         ------
@@ -155,7 +150,7 @@ class Submitter:
         """
         added = Parcel()
         try:
-            self._add(added, task, calls, group)
+            self._add(added, task, calls, ids, group)
         except BaseException:
             # What it was to bring with it has not gone: the next one brings it.
             self.forget(added)
@@ -163,10 +158,14 @@ class Submitter:
         parcel.functions += added.functions
         parcel.templates += added.templates
         parcel.tasks += added.tasks
-        return [spec.id for spec in added.tasks]
 
     def _add(
-        self, parcel: Parcel, task: Task[..., Any], calls: list[Call], group: GroupKey
+        self,
+        parcel: Parcel,
+        task: Task[..., Any],
+        calls: list[Call],
+        ids: Sequence[int],
+        group: GroupKey,
     ) -> None:
         dynamic = task.resolved is None
         limit = self._site.config.data.inline_limit_bytes
@@ -174,13 +173,13 @@ class Submitter:
         known: _Known | None = None
         specs: list[m.TaskSpec] = []
         large = []
-        for args, kwargs in calls:
+        for number, (args, kwargs) in zip(ids, calls, strict=True):
             if known is None:
                 known = self._function(task, parcel)
             if dynamic or not template:
                 template = self._template(known, args, kwargs, parcel, group)
             payload, inputs = encode_arguments(args, kwargs)
-            spec = m.TaskSpec(self._next_task(), template, payload, inputs)
+            spec = m.TaskSpec(number, template, payload, inputs)
             if len(payload) > limit:
                 large.append(len(specs))
             if task.task_options.cache:
@@ -191,8 +190,10 @@ class Submitter:
             self._spill(task, specs, large)
         parcel.tasks = specs
 
-    def put(self, parcel: Parcel, obj: object, name: str, group: GroupKey = NO_GROUP) -> int:
-        """Put a value into the parcel, as a task that is complete from the start; returns its id.
+    def put(
+        self, parcel: Parcel, obj: object, name: str, number: int, group: GroupKey = NO_GROUP
+    ) -> None:
+        """Put a value into the parcel, as the task of this id, which is complete from the start.
 
         Raises
         ------
@@ -201,7 +202,6 @@ class Submitter:
         StorageError
             It cannot be written.
         """
-        number = self._next_task()
         template = m.Template(
             id=0,
             session=self._session,
@@ -218,13 +218,12 @@ class Submitter:
                 writer=writer,
                 session=str(self._session),
                 task_name=name,
-                task_id=m.task_label(number),
+                task_id=_label(number),
                 inline_limit=self._site.config.data.inline_limit_bytes,
             )
         value = msgspec.structs.replace(announceable(stored), shared=True)
         known = self._known_template(template, parcel)
         parcel.tasks.append(m.TaskSpec(number, known, b"", values=(value,)))
-        return number
 
     def forget(self, parcel: Parcel) -> None:
         """The parcel was never sent: what is new in it has to go with another one."""
@@ -237,9 +236,7 @@ class Submitter:
         """Write large arguments to a segment: big data never passes through the head."""
         with self._open_segment() as writer:
             written = [
-                writer.add(
-                    str(self._session), task.__name__, m.task_label(spec.id), 0, spec.payload
-                )
+                writer.add(str(self._session), task.__name__, _label(spec.id), 0, spec.payload)
                 for spec in (specs[number] for number in large)
             ]
         for number, unsealed in zip(large, written, strict=True):
@@ -249,9 +246,7 @@ class Submitter:
     def _open_segment(self) -> Iterator[LazyWriter]:
         """A segment of its own for what is written now: sealed at the end, or given up."""
         if self._writer is None:
-            # The ranks of a task count alike, and may have the same process id on two hosts.
-            process = f"{os.uname().nodename}-{os.getpid()}"
-            owner = f"arguments-{self._next_template():x}-{process}"
+            owner = f"arguments-{uuid.uuid4().hex}"
             self._writer = LazyWriter(self._site.directory, owner)
         try:
             yield self._writer
@@ -289,7 +284,7 @@ class Submitter:
         """The id of a template; where it is new, it is put into the parcel."""
         number = self._templates.get(template)
         if number is None:
-            number = self._next_template()
+            number = _digest(template)
             parcel.templates.append(msgspec.structs.replace(template, id=number))
             self._templates[template] = number
         return number
@@ -350,10 +345,15 @@ class Submitter:
         )
 
 
-def counter(stream: int) -> Callable[[], int]:
-    """Ids of a stream, one after the other."""
-    numbers = itertools.count(stream << 32 | 1)
-    return lambda: next(numbers)
+def _label(task: int) -> str:
+    """The name of a task in segments; of a child, whose number is not known, not that of a task."""
+    return m.task_label(task) if m.session_of(task) else f"child-{task}"
+
+
+def _digest(template: m.Template) -> int:
+    """The id of a template: 63 bits, as SQLite takes them, and never 0."""
+    packed = msgspec.msgpack.encode(template)
+    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "big") >> 1 or 1
 
 
 def _template(

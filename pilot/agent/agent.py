@@ -23,7 +23,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,8 +70,6 @@ END_S = 10.0
 GREET_S = 10.0
 #: How long the agent waits for its processes and for the head's last word at its end, in seconds.
 LEAVE_S = 8.0
-#: With so few streams left, the head is asked for more.
-STREAMS_LOW = 1024
 #: At the end of a world, between asking it and killing it, in seconds.
 WORLD_GRACE_S = 5.0
 #: So long after the end of its launcher, the agent waits to hear of the ends of its ranks.
@@ -145,8 +142,6 @@ class Agent:
         self._reports = Reports()
         self._head: HeadAddress | None = None
         self._welcomed = False
-        #: For the ids of tasks that tasks submit: one for each executor or world.
-        self._streams: deque[int] = deque()
         self._head_heard = clock.now()
         self._looked = self._told = self._asked = self._greeted = 0.0
         self._ticked = clock.now()
@@ -392,15 +387,12 @@ class Agent:
             elif message.refused:
                 log.error("the head refuses this pilot: %s", message.refused)
                 self._end(message.refused, now, at_once=True)
-            else:
-                if len(self._streams) <= STREAMS_LOW:
-                    self._streams.extend(range(message.stream, message.stream + m.STREAMS))
-                if not self._welcomed:
-                    self._welcomed = True
-                    self._tell_status(now)
-                    # Also what has ended since the greeting.
-                    for number, completions in self._reports.frames.items():
-                        self._client.send(m.Completions(self._pilot, number, completions))
+            elif not self._welcomed:
+                self._welcomed = True
+                self._tell_status(now)
+                # Also what has ended since the greeting.
+                for number, completions in self._reports.frames.items():
+                    self._client.send(m.Completions(self._pilot, number, completions))
 
     def _report(self, now: float) -> None:
         """Tell the head what has ended, when it is time."""
@@ -546,7 +538,6 @@ class Agent:
                         self._sessions[action.session],
                         action.cores,
                         action.gpus,
-                        self._next_stream(),
                     ),
                 )
             elif isinstance(action, a.StopExecutor):
@@ -570,12 +561,6 @@ class Agent:
         """The node that a process means by its host name, which may have a domain or not."""
         short = host.split(".")[0]
         return next((node for node in self._nodes if node.split(".")[0] == short), host)
-
-    def _next_stream(self) -> int:
-        """A stream for an executor or world, for the ids of tasks that its tasks submit."""
-        if len(self._streams) == STREAMS_LOW:
-            self._greet()  # the welcome brings new ones
-        return self._streams.popleft()
 
     def _send_to_node(self, node: str, message: msgspec.Struct) -> None:
         address = self._nodes.get(node)
@@ -634,7 +619,6 @@ class Agent:
             gpus_per_rank=action.need.gpus,
             cores_of_node=self._pool.shape.cores,
             hosts={s.node: HostCores(s.cores, s.gpus) for s in action.shares},
-            stream=self._next_stream(),
         )
         path = self._site.logs / self._pilot / f"world-{action.world}.out"
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -62,7 +62,6 @@ class ExecutorConfig(msgspec.Struct):
     #: Path of the output, and its place in the shared memory.
     log: str
     slot: int
-    stream: int
 
 
 def main(packed: bytes, site: Site, memory: mmap.mmap) -> None:
@@ -81,7 +80,6 @@ def main(packed: bytes, site: Site, memory: mmap.mmap) -> None:
         config.owner,
         config.node,
         Path(config.log),
-        config.stream,
         NodeCache(site, config.pilot),
     )
     environment = config.session.environment

@@ -76,8 +76,6 @@ class WorldConfig(msgspec.Struct):
     gpus_per_rank: int
     cores_of_node: int
     hosts: dict[str, HostCores]
-    #: For the ids of tasks that rank 0 submits.
-    stream: int
 
 
 def main() -> None:
@@ -104,7 +102,6 @@ def main() -> None:
         f"{config.pilot}-world-{config.world}-{rank}-{os.getpid()}",
         node,
         log,
-        config.stream,
         NodeCache(site, config.pilot),
         rank,
         size,

@@ -234,7 +234,6 @@ class NodeWorker:
             cores_of_node=self._shape.cores,
             log=str(path),
             slot=slot,
-            stream=message.stream,
         )
         try:
             process = self._fork_server.fork(msgspec.msgpack.encode(config))

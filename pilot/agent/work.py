@@ -33,7 +33,7 @@ from pilot.errors import CommandFailed, PilotError
 from pilot.limits import ERROR_TEXT_BYTES
 from pilot.memo import stamps, with_digests
 from pilot.site import Site
-from pilot.submission import GroupKey, Parcel, Submitter, counter
+from pilot.submission import GroupKey, Parcel, Submitter
 from pilot.task import Task
 from pilot.texts import shortened
 from pilot.wire.messages import (
@@ -74,8 +74,6 @@ class Worker:
         The name of the node.
     log
         The file that this process's output goes to.
-    stream
-        For the ids of tasks that its tasks submit.
     cache
         Reads inputs, and keeps those that are shared on this node.
     rank, ranks
@@ -88,7 +86,6 @@ class Worker:
         owner: str,
         node: str,
         log: Path,
-        stream: int,
         cache: NodeCache,
         rank: int = 0,
         ranks: int = 1,
@@ -107,8 +104,6 @@ class Worker:
         #: Functions with large data, the oldest first, and their bytes.
         self._large: dict[bytes, int] = {}
         self._templates: dict[int, Template] = {}
-        self._next_task = counter(stream)
-        self._next_template = counter(stream)
         self._submitters: dict[int, tuple[Submitter, Submitter]] = {}
         self._connection: Connection | None = None
         self._writer: Any = None
@@ -261,20 +256,18 @@ class Worker:
         submitters = self._submitters.get(session)
         if submitters is None:
             # What is detached is sent at once: it has to bring its own functions and templates.
-            submitters = (self._submitter(session), self._submitter(session))
+            submitters = (Submitter(session, self._site), Submitter(session, self._site))
             self._submitters[session] = submitters
         group = GroupKey(template.group, template.group_fails_together)
         detached = submitters[1] if self._rank == 0 else None
         return TaskSession(
             submitters[0],
             session,
+            task_label(work.task),
             group,
             detached,
             lambda parcel: self._detach(session, work.task, parcel),
         )
-
-    def _submitter(self, session: int) -> Submitter:
-        return Submitter(session, self._site, self._next_task, self._next_template)
 
     def _detach(self, session: int, parent: int, parcel: Parcel) -> list[int]:
         """Have the head take detached children, however long it takes until there is one."""

@@ -63,8 +63,8 @@ class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def owner(self) -> int:
         """The number of the task that wrote it into its segment; 0 where that is unknown."""
         _, _, _, task, *_ = [*self.name.split("/"), "", "", ""]
-        stream, _, number = task.partition(".")
-        return int(stream) << 32 | int(number) if stream.isdigit() and number.isdigit() else 0
+        session, _, number = task.partition(".")
+        return int(session) << 32 | int(number) if session.isdigit() and number.isdigit() else 0
 
 
 def encode(obj: object) -> bytes:

@@ -17,6 +17,7 @@ What is around that:
 `outcomes`   how tasks ended
 `parcels`    what pilots are sent with tasks
 `recall`     finds what has run before
+`numbers`    ids of tasks, given in blocks
 `peers`      who speaks with the head
 `store`      the SQLite database
 `janitor`    removes files

@@ -4,6 +4,7 @@ Invariants
 ----------
 - A submission is acknowledged when it is committed. One that is sent twice, also to two heads, is
   taken on once; so is a child that is detached again by its parent's next attempt.
+- A submission is of tasks of one session, by their ids; otherwise it is refused.
 - A client hears of the end of each task that it has submitted or watches: when the end is
   committed, or at once if that was before.
 """
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+
+import msgspec
 
 from pilot.errors import PilotError
 from pilot.head import events as ev
@@ -46,31 +49,36 @@ class Clients:
         self.handlers: Mapping[type, Handler] = {
             m.ClientHello: self._hello,
             m.ClientBye: self._bye,
+            m.Reserve: self._reserve,
             m.Submit: self._submit,
             m.Detach: self._detach,
             m.Watch: self._watch,
             m.Cancel: self._cancel,
         }
 
-    def _hello(self, peer: bytes, hello: m.ClientHello, now: float) -> None:
+    def _hello(self, peer: bytes, hello: m.ClientHello, _now: float) -> None:
         refused = refusal(hello.protocol, hello.version)
-        stream = hello.stream
-        if not refused and stream >= 0:
-            if stream:
-                self._peers.resumed.add(peer)
-            else:
-                stream = self._store.add_streams(peer.hex(), 1, now)
-            self._peers.add_client(peer, stream)
-        self._shell.send(peer, m.Welcome(self._epoch, __version__, stream, refused))
+        if not refused and hello.submits:
+            self._peers.add_client(peer, hello.blocks)
+        self._shell.send(peer, m.Welcome(self._epoch, __version__, refused))
 
     def _bye(self, peer: bytes, _message: m.ClientBye, _now: float) -> None:
         self._peers.remove_client(peer)
 
+    def _reserve(self, peer: bytes, message: m.Reserve, _now: float) -> None:
+        first, count = self._shell.numbers.block(message.session, message.count)
+        self._peers.give(peer, first, count)
+        self._shell.send(peer, m.Reply(message.request, [first, count]))
+
     def _submit(self, peer: bytes, message: m.Submit, now: float) -> None:
         session, tasks = message.session, message.tasks
+        why = ""
         if not self._shell.parcels.is_open(session):
-            refused = [(spec.id, f"session {session} is closed or unknown") for spec in tasks]
-            self._shell.send(peer, m.Accepted(message.seq, refused))
+            why = f"session {session} is closed or unknown"
+        elif any(m.session_of(spec.id) != session for spec in tasks):
+            why = f"it was submitted to session {session} under an id of another one"
+        if why:
+            self._shell.send(peer, m.Accepted(message.seq, [(spec.id, why) for spec in tasks]))
             return
         if peer in self._peers.resumed:
             # It may have sent these to the head before, which may have finished them.
@@ -89,12 +97,13 @@ class Clients:
         if not self._shell.parcels.is_open(message.session):
             raise PilotError(f"session {message.session} is closed or unknown")
         given, new = [], []
+        numbers = iter(self._shell.numbers.take(message.session, len(message.tasks)))
         for spec in message.tasks:
             key = (message.parent, spec.ordinal)
             known = self._detached.get(key) or self._store.detached(*key)
             if known is None:
-                self._detached[key] = known = spec.id
-                new.append(spec)
+                self._detached[key] = known = next(numbers)
+                new.append(msgspec.structs.replace(spec, id=known))
             given.append(known)
         refused = self._take_on(message, new, message.parent, now)
         for spec in new:

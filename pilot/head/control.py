@@ -16,6 +16,7 @@ from pilot.data.values import Value
 from pilot.errors import PilotError
 from pilot.head import events as ev
 from pilot.head.janitor import Janitor, who_needs
+from pilot.head.numbers import FIRST_BLOCK
 from pilot.head.peers import Handler
 from pilot.head.policy import COMPLETED
 from pilot.head.shell import Shell
@@ -67,8 +68,10 @@ class Control:
             info = m.SessionInfo(session, message.name, message.environment)
             self._shell.parcels.open(info, {})
             self._shell.apply(ev.SessionOpened(session, message.weight, message.priority), now)
+        block = self._shell.numbers.block(session, FIRST_BLOCK)
+        self._shell.peers.give(peer, *block)
         # Not before the log has it, too.
-        self._commits.tell(peer, m.Reply(message.request, [session, options]))
+        self._commits.tell(peer, m.Reply(message.request, [session, options, *block]))
 
     def _row(self, session: int) -> SessionRow:
         row = self._store.session(session)

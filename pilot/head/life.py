@@ -41,7 +41,7 @@ class Life:
     def refusal(self, spec: TaskSpec, ended: Mapping[int, str]) -> str:
         """Why a task can't ever run; empty: it can. `ended` has the states of inputs that ended."""
         if spec.template not in self._sessions.templates:
-            return f"the template {task_label(spec.template)} was never sent"
+            return "the head was never told what it is to run (its template)"
         for needed, _ in spec.inputs:
             if needed in self.tasks:
                 continue

@@ -4,13 +4,14 @@ Nothing here outlives the head: clients and pilots introduce themselves to the n
 
 Invariants
 ----------
-- A stream of task ids has one client at a time, the last one that named it.
+- A client is told of the tasks whose ids it was given, and of those that it watches.
 - A pilot is sent a session, a function or a template once per introduction, and told to forget them
   when the session has ended.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -18,6 +19,7 @@ import msgspec
 
 from pilot.version import __version__
 from pilot.wire import messages as m
+from pilot.wire.messages import session_of
 
 #: Sends a message to a peer.
 Send: TypeAlias = Callable[[bytes, msgspec.Struct], None]
@@ -40,44 +42,87 @@ class PilotPeer:
         self.sent: dict[int, Sent] = {}
 
 
+class Blocks:
+    """The ids that clients were given in one session, as rows that do not overlap."""
+
+    __slots__ = ("_firsts", "_rows")
+
+    def __init__(self) -> None:
+        self._firsts: list[int] = []
+        #: End of the row, and whose it is.
+        self._rows: list[tuple[int, bytes]] = []
+
+    def add(self, first: int, count: int, peer: bytes) -> None:
+        """A client has these; it may say so twice."""
+        place = bisect_right(self._firsts, first)
+        if place and self._firsts[place - 1] == first:
+            self._rows[place - 1] = first + count, peer
+            return
+        self._firsts.insert(place, first)
+        self._rows.insert(place, (first + count, peer))
+
+    def owner(self, task: int) -> bytes | None:
+        """The client that was given this id."""
+        place = bisect_right(self._firsts, task)
+        if place:
+            end, peer = self._rows[place - 1]
+            if task < end:
+                return peer
+        return None
+
+
 class Peers:
     """The clients and pilots that have introduced themselves."""
 
     def __init__(self) -> None:
         #: By name.
         self.pilots: dict[str, PilotPeer] = {}
-        #: By stream.
-        self.clients: dict[int, bytes] = {}
+        #: Those that submit.
+        self.clients: set[bytes] = set()
         #: Clients that were there before this head; what they send may have been sent before.
         self.resumed: set[bytes] = set()
-        self._streams: dict[bytes, int] = {}
-        #: Clients that want to know of an unfinished task that is not of their stream.
+        #: By session.
+        self._blocks: dict[int, Blocks] = {}
+        #: Clients that want to know of an unfinished task whose id was not given to them.
         self.watchers: dict[int, list[bytes]] = {}
 
-    def add_client(self, peer: bytes, stream: int) -> None:
-        """A client counts the tasks of a stream."""
-        self.clients[stream] = peer
-        self._streams[peer] = stream
+    def add_client(self, peer: bytes, blocks: Iterable[tuple[int, int]]) -> None:
+        """A client submits tasks; an earlier head, or connection, has given it these ids."""
+        self.clients.add(peer)
+        for first, count in blocks:
+            self.resumed.add(peer)
+            self.give(peer, first, count)
+
+    def give(self, peer: bytes, first: int, count: int) -> None:
+        """A client has so many ids, from the first on: it is to be told of these tasks."""
+        self._blocks.setdefault(session_of(first), Blocks()).add(first, count, peer)
 
     def remove_client(self, peer: bytes) -> None:
         """A client has said good-bye."""
         self.resumed.discard(peer)
-        stream = self._streams.pop(peer, 0)
-        if self.clients.get(stream) == peer:
-            del self.clients[stream]
+        self.clients.discard(peer)
+
+    def forget(self, session: int) -> None:
+        """A session has ended: nobody is told of its tasks any more."""
+        self._blocks.pop(session, None)
 
     def watch(self, peer: bytes, task: int) -> None:
         """A client wants to know of a task, which may be another's."""
-        if self.clients.get(task >> 32) != peer:
+        if self._owner(task) != peer:
             self.watchers.setdefault(task, []).append(peer)
 
     def audience(self, task: int) -> Iterable[bytes]:
         """The clients that want to know of a task."""
-        owner = self.clients.get(task >> 32)
+        owner = self._owner(task)
         watchers = self.watchers.get(task, ()) if self.watchers else ()
         if not watchers:
             return (owner,) if owner is not None else ()
         return {*watchers, owner} if owner is not None else set(watchers)
+
+    def _owner(self, task: int) -> bytes | None:
+        blocks = self._blocks.get(session_of(task))
+        owner = None if blocks is None else blocks.owner(task)
+        return owner if owner in self.clients else None
 
 
 def refusal(protocol: int, version: str) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -65,6 +66,8 @@ class Pilots:
         self._expected_until = now + REJOIN_S
         #: Job and life of each pilot that has joined.
         self._lives: dict[str, tuple[str, int]] = {}
+        #: Ends that were reported and are not taken in: their children have no numbers yet.
+        self._untaken: deque[tuple[bytes, m.Completions]] = deque()
         #: Why all pilots are to end; empty: they are not.
         self._ending = ""
         self.handlers: Mapping[type, Handler] = {
@@ -82,8 +85,7 @@ class Pilots:
         job, life = self._lives.get(name, (hello.job, hello.life))
         if job == hello.job and hello.life < life:
             refused = refused or f"life {life} of its job has joined, and this is life {hello.life}"
-        stream = 0 if refused else self._shell.store.add_streams(name, m.STREAMS, now)
-        self._shell.send(address, m.Welcome(self._epoch, __version__, stream, refused))
+        self._shell.send(address, m.Welcome(self._epoch, __version__, refused))
         if refused:
             log.warning("pilot %s refused: %s", name, refused)
             return
@@ -111,11 +113,27 @@ class Pilots:
             self._end(name, self._ending, now, at_once=True)
 
     def _completions(self, address: bytes, message: m.Completions, now: float) -> None:
-        made = [ended.children for ended in message.completions if ended.children is not None]
+        self._untaken.append((address, message))
+        self._take_completions(now)
+
+    def _take_completions(self, now: float) -> None:
+        """Take in what was reported, in order; what waits for the database, at the next tick."""
+        while self._untaken:
+            address, message = self._untaken.popleft()
+            try:
+                self._take_ends(address, message, now)
+            except sqlite3.Error as error:
+                self._untaken.appendleft((address, message))
+                log.error("children cannot be numbered: %s; trying again", error)
+                return
+
+    def _take_ends(self, address: bytes, message: m.Completions, now: float) -> None:
+        completions = self._shell.numbers.name_children(message.completions, self._core.tasks)
+        made = [ended.children for ended in completions if ended.children is not None]
         owed = {ref[0] for children in made for ref in children.delegated.values()}
         inputs = self._shell.ended_inputs(spec for children in made for spec in children.tasks)
         outcomes = self._shell.outcomes.seen(owed)
-        ends = ev.AttemptsEnded(message.pilot, message.completions, inputs, outcomes)
+        ends = ev.AttemptsEnded(message.pilot, completions, inputs, outcomes)
         self._shell.apply(ends, now)
         self._shell.commits.tell(address, m.Committed(message.seq))
 
@@ -124,7 +142,7 @@ class Pilots:
         pilot = self._core.pilots.get(name)
         if pilot is None or self._is_other(address, name):
             # It is taken for lost, but lives: let it introduce itself again.
-            self._shell.send(address, m.Welcome(self._epoch, __version__, 0, m.WHO_ARE_YOU))
+            self._shell.send(address, m.Welcome(self._epoch, __version__, m.WHO_ARE_YOU))
             return
         if message.answer:
             self._shell.send(address, m.HeadStatus())
@@ -165,6 +183,7 @@ class Pilots:
             now > self._expected_until or self._expected.isdisjoint(self.fleet.pilots)
         ):
             self._expected.clear()
+        self._take_completions(now)
         if not decide:
             self.fleet.poll(now)
             return

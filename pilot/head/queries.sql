@@ -1,10 +1,8 @@
 -- Every statement of the store, by name.
 
--- name: add_streams
-INSERT INTO streams (id, count, owner, created)
-VALUES (coalesce((SELECT id + count FROM streams ORDER BY id DESC LIMIT 1), 1),
-        :count, :owner, :created)
-RETURNING id;
+-- name: reserve
+UPDATE sessions SET numbers = numbers + :count WHERE id = :id AND numbers + :count <= :most
+RETURNING numbers - :count + 1;
 
 -- name: add_session
 INSERT INTO sessions (name, state, weight, priority, options, environment, created)

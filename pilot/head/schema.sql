@@ -5,16 +5,9 @@ CREATE TABLE meta (
     value TEXT NOT NULL
 ) WITHOUT ROWID;
 
--- Whoever submits has a stream: a task id is (stream << 32) | n. Pilots have many at a time.
-CREATE TABLE streams (
-    id      INTEGER PRIMARY KEY,
-    count   INTEGER NOT NULL,
-    owner   TEXT NOT NULL,
-    created REAL NOT NULL
-);
-
+-- A task id is (session << 32) | n. No session gets the id of one that was deleted.
 CREATE TABLE sessions (
-    id          INTEGER PRIMARY KEY,
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
     name        TEXT NOT NULL,
     state       TEXT NOT NULL,              -- OPEN, STOPPED, CLOSING, CLOSED, PURGED
     paused      INTEGER NOT NULL DEFAULT 0,
@@ -23,7 +16,8 @@ CREATE TABLE sessions (
     options     BLOB NOT NULL,              -- default options of its tasks, for clients
     environment BLOB NOT NULL,
     created     REAL NOT NULL,
-    ended       REAL
+    ended       REAL,
+    numbers     INTEGER NOT NULL DEFAULT 0  -- of tasks, up to this one, are given away
 );
 
 CREATE TABLE functions (

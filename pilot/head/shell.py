@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pilot.head.commits import Commits
 from pilot.head.core import Core
 from pilot.head.events import Effects, Ended, Event
+from pilot.head.numbers import Numbers
 from pilot.head.outcomes import Outcomes
 from pilot.head.parcels import Parcels
 from pilot.head.peers import Peers, Send
@@ -51,6 +52,7 @@ class Shell:
         self.send = send
         self.core = Core(pools)
         self.peers = Peers()
+        self.numbers = Numbers(store.reserve)
         self.parcels = Parcels(store)
         self.outcomes = Outcomes(store)
         self.recall = Recall(store, self.outcomes.values, notify)
@@ -112,6 +114,8 @@ class Shell:
         for session in effects.sessions_ended:
             batch.end_session(session, "CLOSED", now)
             self.parcels.close(session)
+            self.peers.forget(session)
+            self.numbers.forget(session)
             for peer in self.peers.pilots.values():
                 if peer.sent.pop(session, None):
                     self.send(peer.address, m.ForgetSession(session))

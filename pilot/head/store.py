@@ -35,6 +35,7 @@ from pilot.errors import HeadError, PilotError
 from pilot.head.events import Attempt, Change, Delegated, Ended, Restored
 from pilot.head.state import Task
 from pilot.wire.messages import (
+    NUMBERS,
     Completion,
     Environment,
     FileStamp,
@@ -48,7 +49,7 @@ from pilot.wire.messages import (
     Template,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 #: Tells tools such as `file` that this is a database of Pilot ("Pilt").
 APPLICATION_ID = 0x50696C74
 
@@ -493,10 +494,23 @@ class Store:
         self._guard()
         return self._db.execute(QUERIES[query], arguments).fetchall()
 
-    def add_streams(self, owner: str, count: int, now: float) -> int:
-        """Numbers for somebody who submits; returns the first of `count`."""
-        row = {"owner": owner, "count": count, "created": now}
-        return int(self._now("add_streams", row)[0][0])
+    def reserve(self, session: int, count: int) -> int:
+        """Give so many numbers of a session away, for good; returns the first.
+
+        Raises
+        ------
+        PilotError
+            There is no such session, or it has no more numbers.
+        """
+        if count > 0:
+            row: dict[str, object] = {"id": session, "count": count, "most": NUMBERS}
+            if found := self._now("reserve", row):
+                return int(found[0][0])
+        if self.session(session) is None:
+            raise PilotError(f"there is no session {session}; `pilot session list` shows them")
+        raise PilotError(
+            f"session {session} has no {count} numbers left for its tasks; open another one"
+        )
 
     def add_session(self, message: OpenSession, now: float) -> int:
         """Create a session; returns its id."""

@@ -8,6 +8,7 @@ Invariants
 - When the head is gone the thread looks for the next one, or starts it, and asks again for every
   task that is still awaited: futures resolve as if nothing had happened.
 - The user's threads never touch a socket: they put things into queues and wake the thread.
+- The head, also the next one, knows which ids this client was given: so it tells it of those tasks.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import zmq
 
 from pilot.errors import AuthenticationError, HeadError, PilotError, SubmissionError
 from pilot.head.daemon import ensure_head, find_head
+from pilot.numbers import Numbers
 from pilot.site import Site
 from pilot.submission import Parcel
 from pilot.version import __version__
@@ -110,9 +112,12 @@ class Connection:
         self._awaited: dict[int, Awaited] = {}
         self._requests: dict[int, Future[Any]] = {}
         self._numbers = itertools.count(1)
-        self._tasks = itertools.count(1)
-        self._templates = itertools.count(1)
-        self._stream = 0 if submits else -1
+        self._submits = submits
+        #: The ids that the head has given, as first ones and lengths of rows.
+        self._blocks: list[tuple[int, int]] = []
+        #: News of tasks that came while the thread waited for something else, in a callback.
+        self._later: list[Any] = []
+        self._waits = False
         self._epoch = 0
         self._connects: list[float] = []
         self._asked_again = -GREETING_S
@@ -130,13 +135,25 @@ class Connection:
 
     # --- for users' threads
 
-    def next_task(self) -> int:
-        """A number for a new task."""
-        return self._stream << 32 | next(self._tasks)
+    def numbers(self, session: int, first: int, count: int) -> Numbers:
+        """The ids of tasks that are submitted to a session, of which the head has given a block."""
+        return Numbers(
+            first, count, lambda n: self.post(lambda r: m.Reserve(r, session, n)), self._wait_for
+        )
 
-    def next_template(self) -> int:
-        """A number for a new template."""
-        return self._stream << 32 | next(self._templates)
+    def _wait_for(self, future: Future[Any]) -> None:
+        """Wait for the answer to a request; in a callback, which the thread is in, too."""
+        if threading.current_thread() is not self._thread:
+            future.result()
+            return
+        waited, self._waits = self._waits, True
+        try:
+            while not future.done():
+                self._turn()
+                self._check()
+        finally:
+            self._waits = waited
+        future.result()
 
     def submit(
         self,
@@ -255,27 +272,35 @@ class Connection:
                 os.close(self._wake)
 
     def _serve(self, client: Client[Any]) -> None:
-        poller = self._poller(client)
-        heard = time.monotonic()
-        while True:
-            for source, _ in poller.poll(int(WATCH_S * 1000)):
-                if source == self._wake:
-                    os.eventfd_read(self._wake)
-            self._awake = False
-            stopping = self._stopping
-            self._send(client)
-            for message in client.receive():
-                self._take(message)
-                heard = time.monotonic()
-            for unreadable in client.take_unreadable():
-                self._take_unreadable(client, unreadable)
-            if stopping:
-                return
-            now = time.monotonic()
-            if now - heard > WATCH_S and (client.is_lost or self._lost()):
-                self._connect(client)
-                poller = self._poller(client)
-                heard = time.monotonic()
+        self._client = client
+        self._poll = self._poller(client)
+        self._heard = time.monotonic()
+        while not self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """Send what is to be sent, and take in what has come; returns whether that was the last."""
+        client = self._client
+        for source, _ in self._poll.poll(int(WATCH_S * 1000)):
+            if source == self._wake:
+                os.eventfd_read(self._wake)
+        self._awake = False
+        stopping = self._stopping
+        self._send(client)
+        for message in client.receive():
+            self._take(message)
+            self._heard = time.monotonic()
+        for unreadable in client.take_unreadable():
+            self._take_unreadable(client, unreadable)
+        if not self._waits:
+            while self._later:
+                self._take(self._later.pop(0))
+        now = time.monotonic()
+        if not stopping and now - self._heard > WATCH_S and (client.is_lost or self._lost()):
+            self._connect(client)
+            self._poll = self._poller(client)
+            self._heard = time.monotonic()
+        return stopping
 
     def _poller(self, client: Client[Any]) -> zmq.Poller:
         poller = zmq.Poller()
@@ -311,7 +336,7 @@ class Connection:
                 continue
             if welcome.refused:
                 raise HeadError(welcome.refused)
-            self._stream, self._epoch = welcome.stream, welcome.epoch
+            self._epoch = welcome.epoch
             break
         with self._lock:
             again = list(self._open.values())
@@ -326,7 +351,7 @@ class Connection:
 
     def _greet(self, client: Client[Any], address: HeadAddress) -> None:
         client.connect(address.endpoints.choose())
-        client.send(m.ClientHello(m.PROTOCOL, __version__, self._stream))
+        client.send(m.ClientHello(m.PROTOCOL, __version__, self._submits, self._blocks))
 
     def _count_connects(self) -> None:
         """Give up on a site whose heads die again and again."""
@@ -395,7 +420,9 @@ class Connection:
             client.send(message)
 
     def _take(self, message: Any) -> None:
-        if isinstance(message, m.Outcomes):
+        if self._waits and isinstance(message, (m.Outcomes, m.Started, m.Accepted)):
+            self._later.append(message)  # one callback at a time, in this order
+        elif isinstance(message, m.Outcomes):
             with self._lock:
                 settled = [(self._awaited.pop(o.task, None), o) for o in message.outcomes]
             for awaited, outcome in settled:
@@ -416,6 +443,9 @@ class Connection:
         elif isinstance(message, m.Reply):
             with self._lock:
                 asked = self._open.pop(message.request, None)
+                if isinstance(asked, (m.OpenSession, m.Reserve)) and not message.error:
+                    # Here, and not where it was asked: the next head must not be greeted before.
+                    self._note_block(*message.result[-2:])
                 future = self._requests.pop(message.request, None)
             if isinstance(asked, m.Submit):  # the head could not read it
                 unread = [(spec.id, message.error) for spec in asked.tasks]
@@ -424,6 +454,13 @@ class Connection:
                 future.set_exception(PilotError(message.error))
             elif future is not None:
                 future.set_result(message.result)
+
+    def _note_block(self, first: int, count: int) -> None:
+        before = self._blocks[-1] if self._blocks else (0, 0)
+        if sum(before) == first:
+            first, count = before[0], before[1] + count
+            self._blocks.pop()
+        self._blocks.append((first, count))
 
     def _take_unreadable(self, client: Client[Any], unreadable: Unreadable) -> None:
         """Answer for what the head has sent and cannot be read: it does not send it again."""

@@ -4,13 +4,16 @@ Every message is a tagged, array-like struct, so that a frame of a thousand task
 microseconds to read. Fields are only ever added at the end, with defaults; a change of meaning
 raises `PROTOCOL`, and the greeting of either side is refused where it differs.
 
-A task id is ``(stream << 32) | n``: the head hands out streams, whoever submits counts ``n``
-itself. So a future is known by its id before anything was sent, a frame that is sent twice is
-recognised, and nobody waits for a number. People read it as ``stream.n``.
+A task id is ``(session << 32) | n``, which people read as ``session.n``. The head gives the numbers
+of a session away in blocks, ahead of time, and a client counts within its own: so a future is known
+by its id before anything was sent, a frame that is sent twice is recognised, and hardly anybody
+waits for a number. A child has the id ``k`` alone, the ``k``-th that its parent has submitted,
+until its parent has ended and the head gives it a number: it is no task before.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeAlias
 
 import msgspec
@@ -19,13 +22,13 @@ from pilot.data.values import Value
 from scheduler.resources import NodeShape, Resources
 
 #: Raised whenever the meaning of a message changes.
-PROTOCOL = 1
+PROTOCOL = 2
 
 #: What a head says to a pilot that it does not know (any more): greet again.
 WHO_ARE_YOU = "who are you?"
 
-#: A pilot gets so many streams at a time, one for each executor or MPI world.
-STREAMS = 4096
+#: A session has so many numbers for its tasks, the first of which is 1.
+NUMBERS = (1 << 32) - 1
 
 #: One result of a task: (task id, index of the result).
 Ref: TypeAlias = tuple[int, int]
@@ -33,7 +36,17 @@ Ref: TypeAlias = tuple[int, int]
 
 def task_label(task: int) -> str:
     """A task id as people read it."""
-    return f"{task >> 32}.{task & 0xFFFFFFFF}"
+    return f"{task >> 32}.{task & NUMBERS}"
+
+
+def task_id(session: int, number: int) -> int:
+    """The id of a session's task of this number."""
+    return session << 32 | number
+
+
+def session_of(task: int) -> int:
+    """The session of a task; 0: it is a child that has no number yet."""
+    return task >> 32
 
 
 def parse_task_label(text: str) -> int:
@@ -44,10 +57,14 @@ def parse_task_label(text: str) -> int:
     ValueError
         The text is no task id.
     """
-    stream, dot, number = text.partition(".")
-    if not (dot and stream.isdigit() and number.isdigit()):
-        raise ValueError(f"{text!r} is no task id; task ids look like 3.17")
-    return int(stream) << 32 | int(number)
+    if match := re.fullmatch(r"([0-9]{1,10})\.([0-9]{1,10})", text):
+        session, number = map(int, match.groups())
+        if session < 1 << 31 and number <= NUMBERS:
+            return task_id(session, number)
+    raise ValueError(
+        f"{text[:40]!r} is no task id; task ids look like 3.17: the session's number, and the "
+        "task's in it"
+    )
 
 
 class _Message(msgspec.Struct, array_like=True, tag=True):
@@ -69,7 +86,7 @@ class Function(msgspec.Struct, array_like=True, frozen=True):
 class Template(msgspec.Struct, array_like=True, frozen=True):
     """What many tasks share: the function and how to run it. Sent once, named by `id`."""
 
-    #: Numbered by whoever submits, in the manner of tasks.
+    #: A digest of all the rest: whoever makes it again gives it the same.
     id: int
     session: int
     #: What users call it.
@@ -106,6 +123,7 @@ class Template(msgspec.Struct, array_like=True, frozen=True):
 class TaskSpec(msgspec.Struct, array_like=True, frozen=True):
     """One task: its arguments and what they wait for."""
 
+    #: Of a child, and in what it and its parent refer to: see the top.
     id: int
     template: int
     #: Arguments, encoded; futures in them are references.
@@ -218,11 +236,15 @@ class Completion(msgspec.Struct, array_like=True, frozen=True):
 
 
 class ClientHello(_Message):
-    """First words of a client. `stream` is 0 for a new one, -1 for who only asks."""
+    """First words of a client."""
 
     protocol: int
     version: str
-    stream: int = 0
+    #: Whether it submits tasks, or only asks.
+    submits: bool = True
+    #: The numbers that it was given before, as first ids and lengths of rows: of these tasks it is
+    #: to be told. Without any it has submitted nothing yet.
+    blocks: list[tuple[int, int]] = []
 
 
 class ClientBye(_Message):
@@ -232,7 +254,8 @@ class ClientBye(_Message):
 class OpenSession(_Message):
     """Create a session, or attach to one where `session` is not 0.
 
-    The reply is the session's id and its default options, as they were given when it was created.
+    The reply is the session's id, its default options, as they were given when it was created, and
+    a block of ids for tasks: the first, and how many.
     """
 
     request: int
@@ -244,6 +267,17 @@ class OpenSession(_Message):
     priority: int = 0
     #: Default options of its tasks, encoded; only clients read them.
     options: bytes = b""
+
+
+class Reserve(_Message):
+    """Ask for the ids of so many tasks of a session, in a row.
+
+    The reply is the first, and how many there are.
+    """
+
+    request: int
+    session: int
+    count: int
 
 
 class Submit(_Message):
@@ -324,14 +358,10 @@ class Command(_Message):
 
 
 class Welcome(_Message):
-    """Answer to either greeting. `refused` says why not, where it is not empty.
-
-    A pilot's `stream` is the first of `STREAMS`, for the tasks that its tasks submit.
-    """
+    """Answer to either greeting. `refused` says why not, where it is not empty."""
 
     epoch: int
     version: str
-    stream: int = 0
     refused: str = ""
 
 
@@ -526,8 +556,6 @@ class StartExecutor(_Message):
     session: SessionInfo
     cores: tuple[int, ...]
     gpus: tuple[int, ...]
-    #: For the ids of tasks that its tasks submit.
-    stream: int
 
 
 class StopExecutor(_Message):
@@ -681,6 +709,7 @@ FromClient: TypeAlias = (
     ClientHello
     | ClientBye
     | OpenSession
+    | Reserve
     | Submit
     | Detach
     | Watch

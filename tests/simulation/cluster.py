@@ -16,6 +16,7 @@ import random
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -29,6 +30,7 @@ from pilot.agent.rules import Rules
 from pilot.data.values import Value
 from pilot.head import core as c
 from pilot.head import events as ev
+from pilot.head import numbers
 from pilot.head import state as st
 from pilot.head.policy import (
     ABORTED,
@@ -39,6 +41,7 @@ from pilot.head.policy import (
     READY,
     TIMED_OUT,
 )
+from pilot.numbers import Numbers
 from pilot.wire.messages import (
     Children,
     Completion,
@@ -49,6 +52,7 @@ from pilot.wire.messages import (
     TaskSpec,
     Template,
     Work,
+    session_of,
 )
 from scheduler.resources import NodeShape, Resources
 
@@ -86,6 +90,8 @@ class Store:
     templates: dict[int, list[Template]] = field(default_factory=dict)
     tasks: dict[int, StoredTask] = field(default_factory=dict)
     sessions: dict[int, str] = field(default_factory=dict)
+    #: How many numbers of each session are given away.
+    numbers: Counter[int] = field(default_factory=Counter)
     log: list[ev.Change] = field(default_factory=list)
     #: Announced to the client, after commit.
     announced: dict[int, str] = field(default_factory=dict)
@@ -111,6 +117,7 @@ class Head:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.core = c.Core()
+        self.numbers = numbers.Numbers(self._reserve, children_block=2)
         self.alive = True
         self.started = cluster.now
         self.links: dict[str, Link] = {}
@@ -210,7 +217,17 @@ class Head:
         row = self.cluster.store.tasks.get(task)
         return row.state if row else ""
 
+    def _reserve(self, session: int, count: int) -> int:
+        """Durable at once, whatever becomes of the head."""
+        given = self.cluster.store.numbers
+        given[session] += count
+        return given[session] - count + 1
+
     # --- what arrives
+
+    def on_reserve(self, link: Link, session: int, count: int, asked: Future[Any]) -> None:
+        block = self.numbers.block(session, count)
+        link.send(lambda: self.cluster.client.given(session, asked, block))
 
     def on_submit(
         self, link: Link, session: int, templates: list[Template], tasks: list[TaskSpec]
@@ -314,6 +331,10 @@ class Head:
     def on_completions(
         self, agent: Agent, link: Link, number: int, completions: list[Completion]
     ) -> None:
+        completions = self.numbers.name_children(completions, self.core.tasks)
+        for done in completions:
+            if done.children is not None and session_of(done.children.tasks[0].id):
+                self.cluster.note_children(done.task, done.children)
         children = [spec for each in completions if each.children for spec in each.children.tasks]
         event = ev.AttemptsEnded(agent.name, completions, self._ended_inputs(children))
         self._carry_out(self.core.apply(event, self.cluster.now))
@@ -345,8 +366,8 @@ class Head:
                     t for t in learned.templates if t.id not in known
                 )
             for spec, task, _ in effects.accepted:
-                row = StoredTask(spec, task.template.session, task.created_at)
-                store.tasks.setdefault(spec.id, row)
+                assert spec.id not in store.tasks, f"{spec.id:#x} was taken on twice"
+                store.tasks[spec.id] = StoredTask(spec, task.template.session, task.created_at)
             for delegated in effects.delegated:
                 row = store.tasks[delegated.task]
                 row.state, row.delegated = "DELEGATED", (delegated.values, delegated.refs)
@@ -386,6 +407,23 @@ class Client:
         self.awaited: set[int] = set()
         self.closing: set[int] = set()
         self.refused: dict[int, str] = {}
+        self.numbers: dict[int, Numbers] = {}
+        #: What the head was asked for and has not given: session, and how many.
+        self.asked: dict[Future[Any], tuple[int, int]] = {}
+
+    def open(self, session: int, block: tuple[int, int]) -> None:
+        """A session is there, and the first numbers for its tasks."""
+        self.numbers[session] = Numbers(*block, partial(self._ask, session), _does_not_wait)
+
+    def _ask(self, session: int, count: int) -> Future[Any]:
+        asked: Future[Any] = Future()
+        self.asked[asked] = session, count
+        self._say(lambda head: head.on_reserve(self.link, session, count, asked))
+        return asked
+
+    def given(self, session: int, asked: Future[Any], block: tuple[int, int]) -> None:
+        if self.asked.pop(asked, None):
+            asked.set_result(block)
 
     def submit(self, session: int, templates: list[Template], tasks: list[TaskSpec]) -> None:
         for spec in tasks:
@@ -409,6 +447,12 @@ class Client:
         """There is a new head."""
         self.link.alive = False
         self.link = Link(self.cluster)
+        for asked, (session, count) in self.asked.items():
+            self._say(
+                lambda head, session=session, count=count, asked=asked: head.on_reserve(
+                    self.link, session, count, asked
+                )
+            )
         again = list(self.unaccepted.values())
         for session, templates, spec in again:
             self._say(
@@ -436,6 +480,10 @@ class Client:
 
     def session_closed(self, session: int) -> None:
         self.closing.discard(session)
+
+
+def _does_not_wait(asked: Future[Any]) -> None:
+    raise InterruptedError
 
 
 class Agent:
@@ -891,7 +939,6 @@ class Cluster:
         self.now = 0.0
         self._events: list[tuple[float, int, Callable[[], Any]]] = []
         self._numbers = itertools.count()
-        self._tasks = itertools.count(1)
         self._templates = itertools.count(1)
         self._pilots = itertools.count(1)
         self.store = Store()
@@ -922,6 +969,7 @@ class Cluster:
         self.head = Head(self)
         self.client = Client(self)
         self.open_templates: dict[int, list[Template]] = {}
+        self.templates: dict[int, Template] = {}
 
     # --- time
 
@@ -935,6 +983,7 @@ class Cluster:
         """Let it all happen, and see that everything has ended well."""
         for session in (1, 2):
             self.head.open(session)
+            self.client.open(session, self.head.numbers.block(session, 4))
             self.open_templates[session] = [self._template(session) for _ in range(4)]
         self._start_pilot()
         for _ in range(self.rng.randrange(5, 30)):
@@ -1033,26 +1082,32 @@ class Cluster:
         if self.rng.random() < 0.3:
             new = (self._template(parent.session),)
         specs: list[TaskSpec] = []
-        for _ in range(self.rng.randrange(1, 4)):
+        for number in range(1, self.rng.randrange(1, 4) + 1):
             template = self.rng.choice([*templates, *new])
             # Children may need their elder siblings, and what their parent needed.
             sources = [spec.id for spec in specs] + [item.task for item in work.inputs]
             chosen = self.rng.sample(sources, min(len(sources), self.rng.choice((0, 0, 1))))
-            number = 1 << 32 | next(self._tasks)
             spec = TaskSpec(number, template.id, b"", tuple((source, 0) for source in chosen))
-            self.specs[number] = (template, spec)
-            self.policies[number] = template.on_failure
-            self.parents[number] = work.task
             specs.append(spec)
         delegated = {}
         if self.rng.random() < 0.6:
             delegated[0] = (self.rng.choice(specs).id, 0)
         return Children((), new, tuple(specs), delegated)
 
+    def note_children(self, parent: int, children: Children) -> None:
+        """They have got their numbers: they come to be, if their head lives until the commit."""
+        for spec in children.tasks:
+            assert spec.id not in self.specs, f"{spec.id:#x} was given twice"
+            assert session_of(spec.id) == session_of(parent)
+            template = self.templates[spec.template]
+            self.specs[spec.id] = (template, spec)
+            self.policies[spec.id] = template.on_failure
+            self.parents[spec.id] = parent
+
     def _template(self, session: int) -> Template:
         kind, need = self.rng.choice(NEEDS)
         number = next(self._templates)
-        return Template(
+        template = self.templates[number] = Template(
             id=number,
             session=session,
             name=f"t{number}",
@@ -1065,16 +1120,26 @@ class Cluster:
             priority=self.rng.choice((0, 0, 5)),
             on_failure=self.rng.choice(("fail", "fail", "ignore", "cancel_successors")),
         )
+        return template
 
     def _submit_some(self) -> None:
-        session = self.rng.choice((1, 2))
+        if not self.calm:
+            self._submit_to(self.rng.choice((1, 2)))
+
+    def _submit_to(self, session: int) -> None:
         templates = self.open_templates[session]
         specs = []
         # Often a few that may need others; or so many alike that they are sent several at a time.
         alike = self.rng.choice(templates) if self.rng.random() < 0.1 else None
-        for _ in range(self.rng.randrange(1, 8) if alike is None else 40):
+        count = self.rng.randrange(1, 8) if alike is None else 40
+        try:
+            given = self.client.numbers[session].take(count)
+        except InterruptedError:
+            self.after(0.1, self._submit_some)  # it waits for numbers, as a thread would
+            return
+        for task in given:
+            assert task not in self.specs, f"{task:#x} was given twice"
             template = alike or self.rng.choice(templates)
-            task = next(self._tasks)
             sources = [
                 number
                 for number, (other, _) in self.specs.items()

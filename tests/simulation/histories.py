@@ -14,16 +14,19 @@ What must hold is checked where it could break: in what the core asks for (`Rows
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from invariants import Replay, check_core
 
 from pilot.agent.inputs import Inputs
 from pilot.data.values import Value
 from pilot.head import events as ev
 from pilot.head.core import Core, default_values
+from pilot.head.numbers import Numbers
 from pilot.head.policy import (
     CANCELLED,
     COMPLETED,
@@ -131,6 +134,13 @@ class Store:
         #: Id → state, whether paused.
         self.sessions: dict[int, tuple[str, bool]] = {}
         self.log: list[ev.Change] = []
+        #: How many numbers of a session are given away.
+        self.numbers: Counter[int] = Counter()
+
+    def reserve(self, session: int, count: int) -> int:
+        """Durable at once, whatever becomes of the head; returns the first."""
+        self.numbers[session] += count
+        return self.numbers[session] - count + 1
 
 
 @dataclass
@@ -266,6 +276,7 @@ class History:
     def _start_head(self) -> None:
         store = self.store
         self.core = core = Core()
+        self.given = Numbers(store.reserve, children_block=2)
         self.rows = store.rows.copy()
         self.replay = Replay(store.log)
         self.batch, self.committing = Batch(), None
@@ -673,10 +684,6 @@ class History:
             cache=choose((b"", b"", b"", b"source")),
         )
 
-    def _number(self, stream: int) -> int:
-        self.numbers += 1
-        return stream << 32 | self.numbers
-
     def _spec(
         self, number: int, template: Template, sources: list[tuple[int, int]], ordinal: int = 0
     ) -> TaskSpec:
@@ -707,7 +714,7 @@ class History:
         specs = []
         for _ in range(self.rng.choice((1, 2, 4))):
             template = self.rng.choice(self.templates[session])
-            spec = self._spec(self._number(1), template, sources)
+            spec = self._spec(session << 32 | self.store.reserve(session, 1), template, sources)
             specs.append(spec)
             sources.append((spec.id, template.returns))
         self.unaccepted.append((session, specs))
@@ -879,7 +886,8 @@ class History:
     def _tell(self, pilot: Pilot) -> None:
         if self.core is None or pilot.strange:
             return
-        for number, completions in list(pilot.outbox.items()):
+        for number, reported in list(pilot.outbox.items()):
+            completions = self.given.name_children(reported, self.core.tasks)
             specs = [spec for done in completions if done.children for spec in done.children.tasks]
             owed = {
                 child
@@ -959,11 +967,11 @@ class History:
         sources += detached
         owners = list(detached)
         specs: list[TaskSpec] = []
-        for _ in range(rng.choice((0, 1, 1, 2, 3) if detached else (1, 1, 2, 3))):
+        for number in range(1, rng.choice((0, 1, 1, 2, 3) if detached else (1, 1, 2, 3)) + 1):
             template = rng.choice([*known, *new])
             if chance() < 0.03:
                 sources.append((0xDEAD, 1))  # there is no such task
-            spec = self._spec(self._number(2), template, sources)
+            spec = self._spec(number, template, sources)
             specs.append(spec)
             sources.append((spec.id, template.returns))
             owners.append((spec.id, template.returns))
@@ -988,7 +996,8 @@ class History:
             for task in (*(task for task, _ in attempt.inputs), *attempt.detached.values())
             if task in self.rows
         ]
-        spec = self._spec(self._number(2), template, sources, len(attempt.asked) + 1)
+        number = len(attempt.asked) + 1
+        spec = self._spec(number, template, sources, number)
         attempt.asked.append(spec)
         if self.core is not None:
             self._say_detached(attempt, spec)
@@ -1005,9 +1014,11 @@ class History:
             self.batch.templates.extend(self.templates[session])
             templates = self.templates[session]
             states = self._ended_inputs([spec])
-            event = ev.TasksSubmitted(session, templates, [spec], states, attempt.task)
+            (number,) = self.given.take(session, 1)
+            named = msgspec.structs.replace(spec, id=number)
+            event = ev.TasksSubmitted(session, templates, [named], states, attempt.task)
             if not self._apply(event).refused:
-                known = spec.id
+                known = number
 
         def reply() -> None:
             attempt.detached[spec.ordinal] = known  # 0: refused

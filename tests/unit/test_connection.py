@@ -53,6 +53,7 @@ class Head:
 
     def __init__(self, site: Site, epoch: int) -> None:
         self.heard: list[Any] = []
+        self.greeted: list[m.ClientHello] = []
         self._epoch = epoch
         self._ending = False
         keys = load_keys(site.keys)
@@ -78,8 +79,8 @@ class Head:
             for peer, message in self._server.receive():
                 if isinstance(message, m.ClientHello):
                     client = peer
-                    stream = message.stream or 1
-                    self._server.send(peer, m.Welcome(self._epoch, __version__, stream))
+                    self.greeted.append(message)
+                    self._server.send(peer, m.Welcome(self._epoch, __version__))
                 else:
                     self.heard.append(message)
             while self._answers:
@@ -140,3 +141,62 @@ def test_next_head_is_told_all_that_is_not_answered_in_the_same_order(site: Site
         for each in (first, second):
             if each is not None:
                 each.end()
+
+
+def test_next_head_is_told_which_ids_this_client_was_given(site: Site) -> None:
+    first = Head(site, 1)
+    client = Connection(site, start=False)
+    second = None
+    try:
+        numbers = client.numbers(3, 3 << 32 | 1, 4)
+        assert numbers.take(3) == [3 << 32 | n for n in (1, 2, 3)]
+        wait_until(lambda: len(first.heard) == 1)
+        assert isinstance(first.heard[0], m.Reserve) and first.heard[0].count == 8
+        first.answer(m.Reply(first.heard[0].request, [3 << 32 | 9, 8]))
+        wait_until(lambda: bool(client._blocks))
+        numbers.take(6)
+        wait_until(lambda: len(first.heard) == 2)
+        first.end()
+        head = second = Head(site, 2)
+        wait_until(lambda: len(head.heard) == 1)
+        assert first.greeted[0].blocks == []
+        assert second.greeted[0].blocks == [(3 << 32 | 9, 8)]
+        # What was asked for and not given is asked for again; what follows in a row is one row.
+        head.answer(m.Reply(head.heard[0].request, [3 << 32 | 17, 16]))
+        wait_until(lambda: client._blocks == [(3 << 32 | 9, 24)])
+        assert numbers.take(19) == [3 << 32 | n for n in range(14, 33)]
+    finally:
+        client.close()
+        for each in (first, second):
+            if each is not None:
+                each.end()
+
+
+def test_a_callback_gets_numbers_though_it_holds_the_thread_that_brings_them(site: Site) -> None:
+    head = Head(site, 1)
+    client = Connection(site, start=False)
+    numbers = client.numbers(3, 3 << 32 | 1, 2)
+    order: list[Any] = []
+
+    class Submits(Nobody):
+        def settle(self, outcome: m.TaskOutcome) -> None:
+            order.append("begins")
+            order.extend(numbers.take(5))
+
+    class Notes(Nobody):
+        def settle(self, outcome: m.TaskOutcome) -> None:
+            order.append("next")
+
+    try:
+        client.submit(3, parcel(1, 2), [Submits(), Notes()])
+        wait_until(lambda: len(head.heard) == 1)
+        head.answer(m.Outcomes([m.TaskOutcome(1, "COMPLETED")]))
+        wait_until(lambda: len(head.heard) == 2)
+        # While the callback waits, another task's end arrives: it is told after it.
+        head.answer(m.Outcomes([m.TaskOutcome(2, "COMPLETED")]))
+        head.answer(m.Reply(head.heard[1].request, [3 << 32 | 3, 8]))
+        wait_until(lambda: "next" in order)
+        assert order == ["begins", *(3 << 32 | n for n in range(1, 6)), "next"]
+    finally:
+        client.close()
+        head.end()

@@ -146,7 +146,7 @@ def test_impossible_inputs_are_refused(head: Head, ended: dict[int, str], words:
 
 def test_unknown_template_is_refused(head: Head) -> None:
     effects = head.submit(spec(1, template=9))
-    assert effects.refused[0][0] == 1 and "0.9 was never sent" in effects.refused[0][1]
+    assert effects.refused[0][0] == 1 and "never told what it is to run" in effects.refused[0][1]
 
 
 def test_closed_session_takes_nothing_and_ends_with_its_last_task(head: Head) -> None:

@@ -15,7 +15,7 @@ from pilot.errors import EncodingError, StorageError
 from pilot.head import core as c
 from pilot.head import events as ev
 from pilot.site import Site, create_site
-from pilot.submission import GroupKey, Parcel, Submitter, counter
+from pilot.submission import GroupKey, Parcel, Submitter
 from pilot.wire.messages import Children, TaskSpec
 from scheduler.resources import NodeShape
 
@@ -34,12 +34,14 @@ def site(tmp_path: Path) -> Site:
 
 @pytest.fixture
 def submitter(site: Site) -> Submitter:
-    return Submitter(7, site, counter(3), counter(3))
+    return Submitter(7, site)
 
 
 def test_small_and_large(site: Site, submitter: Submitter) -> None:
     parcel = Parcel()
-    numbers = [submitter.put(parcel, obj, "v") for obj in (1, np.ones(20_000), np.zeros(20_000))]
+    numbers = [7 << 32 | n for n in (1, 2, 3)]
+    for number, obj in zip(numbers, (1, np.ones(20_000), np.zeros(20_000)), strict=True):
+        submitter.put(parcel, obj, "v", number)
     assert [s.id for s in parcel.tasks] == numbers
     (known,) = parcel.templates
     assert (known.kind, known.name, known.session, known.function) == ("value", "v", 7, b"")
@@ -55,7 +57,7 @@ def test_small_and_large(site: Site, submitter: Submitter) -> None:
 def test_a_template_for_each_name_and_group(submitter: Submitter) -> None:
     parcel = Parcel()
     for name, group in [("a", "x"), ("a", "x"), ("a", "y"), ("b", "y")]:
-        submitter.put(parcel, 1, name, GroupKey(group, False))
+        submitter.put(parcel, 1, name, 1, GroupKey(group, False))
     assert [(t.name, t.group) for t in parcel.templates] == [("a", "x"), ("a", "y"), ("b", "y")]
 
 
@@ -64,7 +66,7 @@ def test_a_failure_leaves_nothing(
 ) -> None:
     parcel = Parcel()
     with pytest.raises(EncodingError, match="generator"):
-        submitter.put(parcel, (x for x in "abc"), "v")
+        submitter.put(parcel, (x for x in "abc"), "v", 1)
 
     def full(_writer: SegmentWriter) -> list[Value]:
         raise StorageError("the disk is full")
@@ -72,11 +74,11 @@ def test_a_failure_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(SegmentWriter, "seal", full)
         with pytest.raises(StorageError):
-            submitter.put(parcel, np.ones(20_000), "v")
+            submitter.put(parcel, np.ones(20_000), "v", 2)
     assert parcel.tasks == [] and not list(site.results.glob("*/.*")) + list(
         site.results.glob("*/*")
     )
-    submitter.put(parcel, np.ones(20_000), "v")
+    submitter.put(parcel, np.ones(20_000), "v", 3)
     (value,) = parcel.tasks[0].values
     assert np.array_equal(load(value, site.directory), np.ones(20_000))
 

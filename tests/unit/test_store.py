@@ -11,11 +11,11 @@ import pytest
 from support.builders import done, spec, template
 
 from pilot.data.values import Value
-from pilot.errors import HeadError
+from pilot.errors import HeadError, PilotError
 from pilot.head import core as c
 from pilot.head import events as ev
 from pilot.head.store import QUERIES, Batch, Store
-from pilot.wire.messages import Environment, Function, OpenSession, TaskFailure
+from pilot.wire.messages import NUMBERS, Environment, Function, OpenSession, TaskFailure
 from scheduler.resources import NodeShape
 
 NOW = 100.0
@@ -175,12 +175,32 @@ def test_batches_are_put_together_in_order() -> None:
     assert len(first.after) == 1 and first and not Batch()
 
 
-def test_streams_and_sessions_have_numbers_of_their_own(store: Store) -> None:
-    first = store.add_streams("somebody", 1, NOW)
-    several = store.add_streams("pilot", 10, NOW)
-    after = store.add_streams("somebody", 1, NOW)
-    assert first < several and after >= several + 10
-    assert open_session(store) != open_session(store, "other")
+def test_no_number_of_a_session_is_given_twice(store: Store, path: Path) -> None:
+    mine, other = open_session(store), open_session(store, "other")
+    assert mine != other
+    assert [store.reserve(mine, count) for count in (1, 10, 5)] == [1, 2, 12]
+    assert store.reserve(other, 1) == 1
+    store.close()
+    again = Store(path)  # as after a kill: nothing waits to be written
+    try:
+        assert again.reserve(mine, 1) == 17
+        left = NUMBERS - 17
+        for count in (left + 1, 0, -1):
+            with pytest.raises(PilotError, match="numbers left"):
+                again.reserve(mine, count)
+        assert again.reserve(mine, left) == 18
+        with pytest.raises(PilotError, match="open another one"):
+            again.reserve(mine, 1)
+        with pytest.raises(PilotError, match="there is no session 99"):
+            again.reserve(99, 1)
+    finally:
+        again.close()
+
+
+def test_no_session_has_the_id_of_one_that_was_deleted(store: Store, path: Path) -> None:
+    sessions = [open_session(store) for _ in range(3)]
+    store.delete(sessions[-1], ())
+    assert open_session(store) == sessions[-1] + 1
 
 
 def test_closed_sessions_are_not_taken_on(store: Store) -> None:

@@ -1,0 +1,108 @@
+"""The numbers that a client gives to its tasks: it counts within blocks that the head has given it.
+
+More are asked for while half of the last block is left, twice as many each time. So a future knows
+its id at once, nobody waits for a number in the ordinary case, and a client whose head is away goes
+on with what it has.
+
+Invariants
+----------
+- A number is given once, whatever threads ask for it: what is lost leaves a gap.
+- Nobody holds a lock while he waits for the head.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from pilot.errors import PilotError
+
+#: No more are asked for ahead of time.
+BLOCK_MOST = 65_536
+
+
+class Numbers:
+    """Ids for the tasks that one client submits to one session.
+
+    Parameters
+    ----------
+    first, count
+        The first block.
+    ask
+        Asks the head for so many more; the future has the first one, and how many there are.
+    wait
+        Waits for such a future.
+    """
+
+    def __init__(
+        self,
+        first: int,
+        count: int,
+        ask: Callable[[int], Future[Any]],
+        wait: Callable[[Future[Any]], Any],
+    ) -> None:
+        self._ask = ask
+        self._wait = wait
+        # Who asks may have the answer at once, and takes it in.
+        self._lock = threading.RLock()
+        self._blocks = deque([range(first, first + count)])
+        self._left = count
+        self._size = count
+        self._asked: Future[Any] | None = None
+
+    def take(self, count: int) -> list[int]:
+        """Return so many ids that nobody else has, in the order in which they are to be used.
+
+        Raises
+        ------
+        PilotError
+            There are no more, and the head gives none.
+        """
+        while True:
+            with self._lock:
+                if self._left - count < self._size // 2 and self._asked is None:
+                    self._ask_for(count - self._left)
+                if self._left >= count:
+                    return self._cut(count)
+                asked = self._asked
+            assert asked is not None
+            self._wait(asked)
+            self._given(asked)
+
+    def _cut(self, count: int) -> list[int]:
+        self._left -= count
+        taken: list[int] = []
+        while len(taken) < count:
+            block = self._blocks.popleft()
+            missing = count - len(taken)
+            taken.extend(block[:missing])
+            if rest := block[missing:]:
+                self._blocks.appendleft(rest)
+        return taken
+
+    def _ask_for(self, missing: int) -> None:
+        """Ask for a block: for what is `missing`, where that is more than is asked for ahead."""
+        try:
+            asked = self._ask(max(missing, min(2 * self._size, BLOCK_MOST)))
+        except PilotError:
+            if missing > 0:
+                raise
+            return  # there are enough for now
+        self._asked = asked
+        asked.add_done_callback(self._given)
+
+    def _given(self, asked: Future[Any]) -> None:
+        """Take in a block that has come, once."""
+        with self._lock:
+            if self._asked is not asked:
+                return
+            self._asked = None
+            if asked.cancelled() or asked.exception() is not None:
+                return  # whoever waits is told, and the next one asks again
+            first, count = asked.result()
+            self._blocks.append(range(first, first + count))
+            self._left += count
+            self._size = max(self._size, min(count, BLOCK_MOST))
