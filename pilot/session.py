@@ -35,6 +35,7 @@ from pilot.errors import (
 from pilot.event import Event, read_events
 from pilot.future import Future, Unread
 from pilot.inquiry import Inquiry, as_epoch, in_words
+from pilot.search_path import search_path
 from pilot.site import Site, find_site
 from pilot.submission import NO_GROUP, Call, GroupKey, Parcel, Submitter, as_calls
 from pilot.task import OptionError, Options, Task, make_options
@@ -121,7 +122,7 @@ class Session(concurrent.futures.Executor):
         self._closed = False
         environment = m.Environment(
             working_dir=str(Path.cwd()),
-            sys_path=_search_path(sys_path),
+            sys_path=search_path(sys_path),
             variables=dict(variables or {}),
         )
         self.name = name or Path(sys.argv[0] or "python").stem or "python"
@@ -661,19 +662,6 @@ def exception_of(outcome: m.TaskOutcome) -> BaseException:
     if failure.detail:
         error.__cause__ = RemoteTraceback(f"{title}:\n{failure.detail}")
     return error
-
-
-def _search_path(first: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
-    """Directories in which this process finds modules, without those of Python itself."""
-    own = {sys.prefix, sys.base_prefix, sys.exec_prefix}
-    paths = [str(Path(path).absolute()) for path in [*first, *sys.path]]
-    return tuple(
-        dict.fromkeys(
-            path
-            for path in paths
-            if not any(path.startswith(f"{prefix}/lib") for prefix in own) and Path(path).exists()
-        )
-    )
 
 
 @atexit.register

@@ -1,0 +1,47 @@
+"""Which directories of a program's search path its tasks need besides what every Python has.
+
+Workers run an interpreter of the site: its library, and the packages that are installed with it,
+are found there anyway, and those of another interpreter would be in their way. That is said of
+these directories themselves, not of what lies below them: people keep modules in a directory of a
+virtual environment, and below whatever else `sys.prefix` happens to be.
+"""
+
+from __future__ import annotations
+
+import os
+import site
+import sys
+import sysconfig
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+
+def search_path(
+    given: Sequence[str | os.PathLike[str]], found: Iterable[str] | None = None
+) -> tuple[str, ...]:
+    """Return the directories that workers search for modules, each once, as absolute paths.
+
+    Parameters
+    ----------
+    given
+        Those that the user names: they come first, and always.
+    found
+        Those of the program; default: `sys.path`.
+    """
+    own = {os.path.realpath(path) for path in _of_the_interpreter()}
+    named = [str(Path(path).absolute()) for path in given]
+    others = [str(Path(path).absolute()) for path in (sys.path if found is None else found)]
+    needed = [path for path in others if os.path.realpath(path) not in own and Path(path).exists()]
+    return tuple(dict.fromkeys([*named, *needed]))
+
+
+def _of_the_interpreter() -> list[str]:
+    """Return the directories that this interpreter, started anew, would have by itself."""
+    stdlib = sysconfig.get_path("stdlib")
+    paths = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    paths.append(str(Path(stdlib, "lib-dynload")))
+    version = f"python{sys.version_info[0]}{sys.version_info[1]}.zip"
+    for prefix in {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}:
+        paths += [str(Path(prefix, sys.platlibdir, version)), str(Path(prefix, "lib", version))]
+    prefixes = [sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix]
+    return [*paths, *site.getsitepackages(prefixes), site.getusersitepackages()]
