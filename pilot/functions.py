@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pilot.data.pickling import pickler
 from pilot.data.values import BoundedFile, TooLargeError, encode, encoding_error
 from pilot.errors import PilotError, SubmissionError
 from pilot.limits import FUNCTION_BYTES
@@ -34,7 +35,6 @@ from pilot.watch import is_by_name, names_of
 if TYPE_CHECKING:
     from pilot.data.parts import Parts
 
-_PROTOCOL = 5
 _DIGEST_BYTES = 16
 #: Things that are looked at to find the name of one of them, and how far from the function.
 _SEARCH_THINGS = 10_000
@@ -123,11 +123,10 @@ def _dump(function: object, file: io.BytesIO, reducer: _Reducer) -> None:
 @functools.cache
 def _pickler() -> Any:
     """Return the class of the pickler. Cloudpickle is loaded when a function needs it."""
-    import cloudpickle
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no type hints
+    class Pickler(pickler()):  # type: ignore[misc]
         def __init__(self, file: io.BytesIO, reducer: _Reducer) -> None:
-            super().__init__(file, _PROTOCOL)
+            super().__init__(file)
             self._reducer = reducer
 
         def reducer_override(self, obj: Any) -> Any:

@@ -19,12 +19,14 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import msgspec
 
 from pilot.arguments import encode_arguments, spilled, spilled_function
-from pilot.data.values import LazyWriter, announceable, encode, store
-from pilot.errors import SubmissionError
+from pilot.data.values import LazyWriter, TooLargeError, announceable, encode_within, store
+from pilot.errors import EncodingError, SubmissionError
 from pilot.functions import EncodedFunction, encode_function
+from pilot.limits import OPTIONS_BYTES
 from pilot.memo import call_digest, source_digest
 from pilot.site import Site
 from pilot.task import Options, ResolvedOptions, Task, as_task
+from pilot.texts import size_text
 from pilot.watch import Watch, watch
 from pilot.wire import messages as m
 from scheduler.assignment import refusal
@@ -381,10 +383,27 @@ def _template(
         returns=options.return_count,
         return_names=options.return_names,
         on_failure=options.on_failure,
-        default=encode(options.default) if options.on_failure == "ignore" else b"",
+        default=_default(task) if options.on_failure == "ignore" else b"",
         group=group.name,
         group_fails_together=group.fails_together,
     )
+
+
+def _default(task: Task[..., Any]) -> bytes:
+    """What dependents get in place of the result; it is in the messages and rows of the head."""
+    default = task.task_options.default
+    try:
+        return encode_within(default, OPTIONS_BYTES)
+    except TooLargeError:
+        raise SubmissionError(
+            f"task {task.__name__!r} was not submitted: its option default, of type "
+            f"{type(default).__name__}, is larger than {size_text(OPTIONS_BYTES)}; give a small "
+            "one, such as None or a path, and let the tasks that get it know what it means"
+        ) from None
+    except EncodingError as error:
+        raise SubmissionError(
+            f"task {task.__name__!r} was not submitted: its option default: {error}"
+        ) from error
 
 
 def _is_bare(function: object) -> bool:

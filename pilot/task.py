@@ -13,6 +13,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from pilot.errors import PilotError
@@ -210,9 +211,15 @@ class Task(Generic[P, R]):
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here and now, without Pilot."""
         return self.function(*args, **kwargs)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Task[..., R]:
+        """Bind a task that is a method, as functions are; the object travels with it."""
+        if instance is None or not isinstance(self.function, FunctionType):
+            return self
+        return Task(MethodType(self.function, instance), self.kind, self.given)
 
     def options(self, **changes: Any) -> Task[P, R]:
         """The same task with other options.
@@ -228,7 +235,7 @@ class Task(Generic[P, R]):
         """The same task with other options where it has none of its own."""
         return Task(self.function, self.kind, {**defaults, **self.given})
 
-    def submit(self, *args: Any, **kwargs: Any) -> Future[R]:
+    def submit(self, /, *args: Any, **kwargs: Any) -> Future[R]:
         """Run it in the current session. Arguments may hold futures, at any depth."""
         from pilot.session import current_session
 
@@ -323,5 +330,6 @@ def as_task(function: Any) -> Task[..., Any]:
     if not callable(function):
         raise OptionError(f"a task is made of a function, not of {function!r}")
     if inspect.iscoroutinefunction(function):
-        raise OptionError(f"{function.__name__} is a coroutine function; give a plain function")
+        name = getattr(function, "__name__", repr(function))
+        raise OptionError(f"{name} is a coroutine function; give a plain function")
     return Task(function, PYTHON)

@@ -158,6 +158,8 @@ class _Noting:
             return is_by_name(thing) or self._class(thing)
         if kind is Task:
             return self._task(thing)
+        if kind is functools._lru_cache_wrapper:
+            return is_by_name(thing) or self.note(thing.__wrapped__)
         return kind.__name__ == "ufunc" and is_by_name(kind)
 
     def _function(self, function: FunctionType) -> bool:

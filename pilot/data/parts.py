@@ -24,11 +24,11 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import lru_cache
 from typing import Any
 
-import cloudpickle
 import numpy as np
 from h5py import h5t
 from numpy.typing import NDArray
 
+from pilot.data.pickling import pickler
 from pilot.data.values import (
     TooLargeError,
     decoding_error,
@@ -36,6 +36,7 @@ from pilot.data.values import (
     needs_cloudpickle,
     unpickled,
 )
+from pilot.errors import PilotError
 
 #: A data set costs as much as 4 KiB of data. The first few small arrays get one each, so that a
 #: person finds them; a value of thousands of small arrays keeps the rest in its pickle.
@@ -158,7 +159,7 @@ def put_together(parts: Parts) -> Any:
         return in_fortran_order(array) if parts.is_fortran else array
     try:
         return unpickled(parts.skeleton, parts.arrays)
-    except MemoryError:
+    except (MemoryError, PilotError):
         raise
     except Exception as cause:
         raise decoding_error(cause) from cause
@@ -236,7 +237,7 @@ class _Lifter(_Lifting, _Plain):
     """By reference, fast."""
 
 
-class _CloudLifter(_Lifting, cloudpickle.Pickler):  # type: ignore[misc]
+class _CloudLifter(_Lifting, pickler()):  # type: ignore[misc]
     """By value, for what the user's script itself defines."""
 
 

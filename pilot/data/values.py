@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pilot.data import pickling
 from pilot.errors import EncodingError, PilotError
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 #: What a value may have to travel inline, unless the site says otherwise.
 INLINE_LIMIT_BYTES = 64 * 1024
-
-_PROTOCOL = 5
 
 
 class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -76,17 +75,15 @@ def encode(obj: object) -> bytes:
         It, or something in it, cannot be pickled.
     """
     try:
-        payload = pickle.dumps(obj, _PROTOCOL)
+        payload = pickle.dumps(obj, pickling.PROTOCOL)
         if not needs_cloudpickle(payload):
             return payload
     except MemoryError:
         raise
     except Exception:
         pass  # Lambdas and local classes; for the rest, cloudpickle's error is the one to show.
-    import cloudpickle
-
     try:
-        return bytes(cloudpickle.dumps(obj, _PROTOCOL))
+        return pickling.dumps(obj)
     except MemoryError:
         raise
     except Exception as cause:
@@ -103,11 +100,9 @@ def encode_within(obj: object, limit: int) -> bytes:
     EncodingError
         It, or something in it, cannot be pickled.
     """
-    import cloudpickle
-
     file = BoundedFile(limit)
     try:
-        pickle.Pickler(file, _PROTOCOL).dump(obj)
+        pickle.Pickler(file, pickling.PROTOCOL).dump(obj)
         if not needs_cloudpickle(file.getvalue()):
             return file.getvalue()
     except (MemoryError, TooLargeError):
@@ -116,7 +111,7 @@ def encode_within(obj: object, limit: int) -> bytes:
         pass  # as in `encode`
     file = BoundedFile(limit)
     try:
-        cloudpickle.Pickler(file, _PROTOCOL).dump(obj)
+        pickling.pickler()(file).dump(obj)
     except (MemoryError, TooLargeError):
         raise
     except Exception as cause:
@@ -339,7 +334,9 @@ def encoding_error(obj: object, cause: Exception) -> EncodingError:
         what += f" (its part {where} of type {_type_name(part)})"
     return EncodingError(
         f"cannot pickle {what}: {type(cause).__name__}: {cause}. "
-        "Pass what it can be made from, such as a path or numbers, and make it inside the task."
+        "Pass what it can be made from, such as a path or numbers, and make it inside the task; "
+        "functions and classes that hold such a thing (a lock, a weak reference, an open file) can "
+        "be used where they are defined in a module beside the script, which tasks import."
     )
 
 
@@ -350,6 +347,11 @@ def decoding_error(cause: Exception) -> EncodingError:
         advice = (
             "The module must be importable here as it was where the object was made: keep it "
             "beside the script or in a directory of sys.path that all nodes see."
+        )
+    elif isinstance(cause, AttributeError) and "__main__" in str(cause):
+        advice = (
+            "It went by its name in the script, which is not run here: define it in a module "
+            "beside the script, which tasks import."
         )
     return EncodingError(f"cannot unpickle a value: {type(cause).__name__}: {cause}. {advice}")
 
@@ -389,12 +391,10 @@ def _inside(obj: object) -> list[tuple[str, object]]:
 
 
 def _can_be_pickled(obj: object) -> bool:
-    import cloudpickle
-
     if type(obj) in (int, float, bool, str, bytes, type(None)):
         return True
     try:
-        cloudpickle.dumps(obj, _PROTOCOL)
+        pickling.dumps(obj)
     except Exception:
         return False
     return True

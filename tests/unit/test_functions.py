@@ -328,6 +328,16 @@ def test_what_is_too_large_is_refused_by_name(
             assert world.send(function)(1) == function(1)
 
 
+def test_a_default_that_is_too_large_is_refused_by_name(world: World) -> None:
+    large = pilot.task(on_failure="ignore", default=bytes(2_000_000))(abs)
+    with pytest.raises(
+        SubmissionError, match=r"'abs' was not submitted: its option default.*bytes"
+    ):
+        world.send(large)
+    with pytest.raises(SubmissionError, match=r"option default.*generator"):
+        world.send(pilot.task(on_failure="ignore", default=(x for x in "a"))(abs))
+
+
 # --- random generators ----------------------------------------------------------------------------
 
 

@@ -1,0 +1,193 @@
+"""By value, there and back: what a script defines goes to another process and comes again."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import pytest
+
+import pilot
+from pilot.data import pickling
+from pilot.data.values import decode, encode, encode_within
+from pilot.errors import EncodingError, SubmissionError
+from pilot.functions import encode_function
+from pilot.task import OptionError, as_task
+
+SCRIPT = """
+import dataclasses, functools, sys, subprocess
+from pilot.data.values import decode, encode
+
+factor = 2
+
+class Slots:
+    __slots__ = ("a", "__private", "__weakref__")
+    def __init__(self): self.a, self.__private = 1, 2
+    def told(self): return (self.a, self._Slots__private)
+
+class OneSlot(Slots):
+    __slots__ = "c"
+
+class WithDict(Slots):
+    def __init__(self): super().__init__(); self.more = 3
+    def told(self): return (*super().told(), self.more)
+
+@dataclasses.dataclass(slots=True)
+class Data:
+    x: int = 1
+    y: list = dataclasses.field(default_factory=list)
+    def told(self): return (self.x, self.y)
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frozen:
+    x: int = 1
+    def told(self): return self.x
+
+class Cached:
+    @functools.cached_property
+    def one(self): return 1
+    @functools.cached_property
+    def two(self): return self.one + 1
+    def told(self): return (self.one, self.two)
+
+@functools.lru_cache(maxsize=100, typed=True)
+def fibonacci(n): return n if n < 2 else fibonacci(n - 1) + fibonacci(n - 2)
+
+@functools.cache
+def scaled(x): return x * factor
+
+class Methods:
+    @functools.lru_cache
+    def method(self, x): return x + 1
+
+CHILD = '''
+import sys
+from pilot.data.values import decode, encode
+function, arguments = decode(sys.stdin.buffer.read())
+sys.stdout.buffer.write(encode(function(*arguments)))
+'''
+
+def there(function, *arguments):
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD], input=encode((function, arguments)), capture_output=True
+    )
+    assert not done.returncode, done.stderr.decode()
+    return decode(done.stdout)
+
+for kind in (Slots, OneSlot, WithDict, Data, Frozen, Cached):
+    made = there(kind)
+    assert type(made) is kind and made.told() == kind().told(), kind
+    made = there(lambda it: it, kind())
+    assert type(made) is kind and made.told() == kind().told(), kind
+    assert there(lambda it: it.told(), kind()) == kind().told(), kind
+    assert there(lambda: [kind().told() for _ in range(2)]) == [kind().told()] * 2, kind
+assert there(fibonacci, 50) == 12586269025
+assert there(lambda: fibonacci(50)) == 12586269025
+assert there(lambda: fibonacci.cache_parameters()) == {"maxsize": 100, "typed": True}
+assert there(lambda: (fibonacci.__name__, fibonacci.cache_info().currsize)) == ("fibonacci", 0)
+assert there(scaled, 2) == 4
+factor = 3
+assert there(scaled, 2) == 6
+assert there(Methods().method, 1) == 2
+print("all came back")
+"""
+
+
+def test_what_a_script_defines_goes_and_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
+    assert done.stdout == "all came back\n", done.stderr
+
+
+def _of_the_script(text: str) -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(text, names)
+    return names
+
+
+FUNCTION = "def f(x):\n    def g(): return [y for y in range(x)]\n    return g()"
+
+
+def test_code_of_another_python_is_refused_before_it_is_a_function(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    function = _of_the_script(FUNCTION)["f"]
+    with monkeypatch.context() as patch:
+        patch.setattr(pickling, "_VERSION", (3, 99))
+        patch.setattr(pickling, "INTERPRETER", "Python 3.99.1 (/opt/python)")
+        for there in (function, [1, {"a": function}], function.__code__):
+            payload = encode(there)
+            assert callable(decode(payload)) or decode(payload)
+            with monkeypatch.context() as here:
+                here.setattr(pickling, "_VERSION", sys.version_info[:2])
+                here.setattr(pickling, "INTERPRETER", "Python 3 (/here)")
+                with pytest.raises(EncodingError) as raised:
+                    decode(payload)
+            for word in ("3.99.1 (/opt/python)", "Python 3 (/here)", "pilot head stop", "3.99"):
+                assert word in str(raised.value)
+    assert decode(encode(function))(3) == [0, 1, 2]
+
+
+def test_by_name_nothing_is_said_of_versions() -> None:
+    assert b"code_of" not in encode(test_by_name_nothing_is_said_of_versions)
+    assert b"code_of" in encode(lambda: None) and b"code_of" in encode_within(lambda: None, 10_000)
+
+
+def test_what_cannot_be_sent_is_told_with_the_remedy() -> None:
+    names = _of_the_script(
+        "import functools\n@functools.singledispatch\ndef f(x): return x\ndef g(): return lock"
+    )
+    names["lock"] = threading.Lock()
+    for name in "fg":
+        with pytest.raises(SubmissionError, match=r"defined in a module beside the script"):
+            encode_function(as_task(names[name]), 1000)
+
+
+def test_what_went_by_its_name_in_the_script_is_told_with_the_remedy() -> None:
+    payload = b"c__main__\nthere_is_no_such_name\n."
+    with pytest.raises(EncodingError, match=r"by its name in the script.*define it in a module"):
+        decode(payload)
+    with pytest.raises(EncodingError, match="beside the script"):
+        decode(b"cno_such_module\nname\n.")
+
+
+def test_a_coroutine_function_is_refused_whatever_it_is_wrapped_in() -> None:
+    import functools
+
+    async def function() -> None: ...
+
+    for given in (function, functools.partial(function)):
+        with pytest.raises(OptionError, match="coroutine function"):
+            as_task(given)
+
+
+class Model:
+    """A class with a task among its methods."""
+
+    factor = 3
+
+    @pilot.task(retries=2)
+    def scaled(self, x: int) -> int:
+        return self.factor * x
+
+
+def test_a_method_can_be_a_task() -> None:
+    model = Model()
+    assert model.scaled(2) == 6 and Model.scaled(model, 2) == 6
+    bound = model.scaled
+    assert bound.task_options.retries == 2 and bound.__name__ == "scaled"
+    assert not isinstance(bound.function, FunctionType)
+    sent = pickle.loads(encode_function(bound, 10_000).payload)
+    assert sent(2) == 6
+
+    class Commands:
+        command = pilot.shell("true")
+
+    assert Commands().command is Commands.command
