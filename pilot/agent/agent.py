@@ -21,7 +21,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +37,7 @@ from pilot.agent.node import ForkedNode
 from pilot.agent.reports import Reports
 from pilot.agent.rules import Rules
 from pilot.agent.world_rules import World
+from pilot.interpreter import pilot_command
 from pilot.process import die_with_parent, name_process, raise_file_limit, start_log
 from pilot.site import Site, open_site
 from pilot.version import __version__
@@ -463,10 +463,7 @@ class Agent:
             self._own.tell(endpoint.choose())
             self._steps[host] = self._own
             return
-        command = [
-            sys.executable,
-            "-m",
-            "pilot",
+        command = pilot_command(
             "node",
             str(self._site.directory),
             self._pilot,
@@ -475,7 +472,7 @@ class Agent:
             str(shape.cores),
             str(shape.memory_mib),
             str(shape.gpus),
-        ]
+        )
         kind = "srun" if self._site.config.batch == "slurm" else "local"
         launch = node_worker(kind, host, command)
         self._steps[host] = subprocess.Popen(
@@ -624,7 +621,7 @@ class Agent:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             launch = self._mpi().launch(
-                [sys.executable, "-m", "pilot", "rank"],
+                pilot_command("rank"),
                 _placement(action.shares),
                 env={
                     **self._site.config.mpi.variables,

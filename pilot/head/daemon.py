@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 from pilot.errors import HeadError, SiteError
 from pilot.head.lease import read_lease
+from pilot.interpreter import pilot_command
 from pilot.site import Site
 from pilot.wire.discovery import HeadAddress, read_address
 
@@ -82,8 +82,8 @@ def ensure_head(site: Site, adopt_job: str = "") -> HeadAddress:
 
 def head_command(site: Site, adopt_job: str = "") -> list[str]:
     """The command that is a head, in the foreground."""
-    command = [sys.executable, "-m", "pilot", "head", "run", str(site.directory)]
-    return [*command, adopt_job] if adopt_job else command
+    job = (adopt_job,) if adopt_job else ()
+    return pilot_command("head", "run", str(site.directory), *job)
 
 
 class _Patience:

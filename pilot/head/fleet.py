@@ -36,6 +36,7 @@ from pilot.head.outlook import (
     pool_limits,
 )
 from pilot.head.store import Store
+from pilot.interpreter import pilot_command
 from pilot.site import Site
 from scheduler.assignment import PilotRoom
 from scheduler.batch import (
@@ -347,16 +348,14 @@ class Fleet:
 
     def _command(self, name: str, pool: str) -> list[str]:
         python = self._site.config.environment.python
-        return [
-            sys.executable if python == "auto" else python,
-            "-m",
-            "pilot",
+        return pilot_command(
             "agent",
             str(self._site.directory),
             name,
             "--pool",
             pool,
-        ]
+            python=sys.executable if python == "auto" else python,
+        )
 
     def _submitted(self, row: PilotRow, job: str) -> None:
         row.job, row.submitted, row.seen = job, row.created, True
