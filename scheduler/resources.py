@@ -8,6 +8,7 @@ once, at the edge. Nothing in this module knows of tasks, pilots or sockets.
 from __future__ import annotations
 
 import re
+from typing import Annotated, TypeAlias
 
 import msgspec
 
@@ -15,6 +16,10 @@ _MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", re.IGNORECASE
 _MEMORY_MIB = {"": 1.0, "K": 1 / 1024, "M": 1.0, "G": 1024.0, "T": 1024.0**2}
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?\s*", re.IGNORECASE)
 _DURATION_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+#: Of such size that products of two can still be stored.
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
 
 
 class Resources(msgspec.Struct, frozen=True, array_like=True):
@@ -26,15 +31,15 @@ class Resources(msgspec.Struct, frozen=True, array_like=True):
     """
 
     #: Cores of each rank.
-    cores: int = 1
+    cores: Count = 1
     #: Memory of each rank in MiB; 0 means that it is not counted.
-    memory_mib: int = 0
+    memory_mib: Count = 0
     #: GPUs of each rank.
-    gpus: int = 0
+    gpus: Count = 0
     #: Number of MPI ranks; 1 for a plain task.
-    ranks: int = 1
+    ranks: Count = 1
     #: Ranks on each node; 0: as the placement likes.
-    ranks_per_node: int = 0
+    ranks_per_node: Count = 0
 
     @property
     def total_cores(self) -> int:
@@ -65,11 +70,11 @@ class NodeShape(msgspec.Struct, frozen=True, array_like=True):
     """What one node offers."""
 
     #: Cores that tasks may use.
-    cores: int
+    cores: Count
     #: Memory that tasks may use, in MiB; 0 means unknown, so not counted.
-    memory_mib: int = 0
+    memory_mib: Count = 0
     #: GPUs.
-    gpus: int = 0
+    gpus: Count = 0
 
 
 def ranks_that_fit(need: Resources, cores: int, memory_mib: int | None, gpus: int) -> int:

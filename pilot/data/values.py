@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pilot.bounds import Number
 from pilot.data import pickling
 from pilot.errors import EncodingError, PilotError
 
@@ -38,7 +39,7 @@ class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A value on the wire and in the database: inline, or a reference into a sealed segment."""
 
     #: Bytes of data: of the pickle, or of the arrays and pickles in the segment.
-    size: int
+    size: Number
     #: The pickle, where the value is inline.
     payload: bytes = b""
     #: The segment, relative to the site directory; empty where the value is inline.
@@ -46,7 +47,7 @@ class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
     #: The object in the segment, from its root: ``/session/task name/task id/index``.
     name: str = ""
     #: Of the data in the segment. A payload has none: its channel protects it.
-    checksum: int = 0
+    checksum: Number = 0
     #: Whether many tasks are expected to need it, so that a node keeps a copy. Then it is alone in
     #: its segment.
     shared: bool = False

@@ -2,7 +2,8 @@
 
 Every message is a tagged, array-like struct, so that a frame of a thousand tasks costs a few
 microseconds to read. Fields are only ever added at the end, with defaults; a change of meaning
-raises `PROTOCOL`, and the greeting of either side is refused where it differs.
+raises `PROTOCOL`, and the greeting of either side is refused where it differs. Numbers have bounds
+(`pilot.bounds`): what is decoded can be computed with, and stored.
 
 A task id is ``(session << 32) | n``, which people read as ``session.n``. The head gives the numbers
 of a session away in blocks, ahead of time, and a client counts within its own: so a future is known
@@ -18,6 +19,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from pilot.bounds import Few, Number, Seconds, Signed, SignedSeconds, Weight
 from pilot.data.values import Value
 from scheduler.resources import NodeShape, Resources
 
@@ -31,7 +33,7 @@ WHO_ARE_YOU = "who are you?"
 NUMBERS = (1 << 32) - 1
 
 #: One result of a task: (task id, index of the result).
-Ref: TypeAlias = tuple[int, int]
+Ref: TypeAlias = tuple[Number, Number]
 
 
 def task_label(task: int) -> str:
@@ -87,8 +89,8 @@ class Template(msgspec.Struct, array_like=True, frozen=True):
     """What many tasks share: the function and how to run it. Sent once, named by `id`."""
 
     #: A digest of all the rest: whoever makes it again gives it the same.
-    id: int
-    session: int
+    id: Number
+    session: Number
     #: What users call it.
     name: str
     #: ``python``, ``mpi``, ``command``, ``mpi-command``, or ``value``: no work, but values.
@@ -97,15 +99,15 @@ class Template(msgspec.Struct, array_like=True, frozen=True):
     function: bytes
     resources: Resources
     #: Seconds; 0: none.
-    time_limit_s: float = 0.0
-    retries: int = 0
+    time_limit_s: Seconds = 0.0
+    retries: Number = 0
     #: Names of exception classes (also of base classes) that are retried; empty: all.
     retry_on: tuple[str, ...] = ()
-    max_crashes: int = 3
-    priority: int = 0
+    max_crashes: Number = 3
+    priority: Signed = 0
     #: Empty: any pool that fits.
     pool: str = ""
-    returns: int = 1
+    returns: Few = 1
     #: ``fail``, ``ignore``, ``cancel_successors`` or ``stop_session``.
     on_failure: str = "fail"
     #: Names of the results; empty where they have none.
@@ -124,8 +126,8 @@ class TaskSpec(msgspec.Struct, array_like=True, frozen=True):
     """One task: its arguments and what they wait for."""
 
     #: Of a child, and in what it and its parent refer to: see the top.
-    id: int
-    template: int
+    id: Number
+    template: Number
     #: Arguments, encoded; futures in them are references.
     payload: bytes
     #: The results that the arguments refer to, each once.
@@ -133,7 +135,7 @@ class TaskSpec(msgspec.Struct, array_like=True, frozen=True):
     #: Of what is no work but values that are there: it is complete once it is accepted.
     values: tuple[Value, ...] = ()
     #: Of a detached child: which one of its parent it is, from 1.
-    ordinal: int = 0
+    ordinal: Number = 0
     #: Of arguments whose payload does not tell them, where the results may be found again.
     digest: bytes = b""
 
@@ -149,7 +151,7 @@ class Environment(msgspec.Struct, array_like=True, frozen=True):
 class SessionInfo(msgspec.Struct, array_like=True, frozen=True):
     """A session as agents need to know it."""
 
-    id: int
+    id: Number
     name: str
     environment: Environment
 
@@ -158,9 +160,9 @@ class LogSpan(msgspec.Struct, array_like=True, frozen=True):
     """Where the output of an attempt is: a part of a file, relative to the site directory."""
 
     path: str
-    start: int
+    start: Number
     #: -1: to the end, the task still runs.
-    end: int
+    end: Signed
 
 
 class TaskFailure(msgspec.Struct, array_like=True, frozen=True):
@@ -176,7 +178,7 @@ class TaskFailure(msgspec.Struct, array_like=True, frozen=True):
     #: Class names of the exception and of its bases, for `Template.retry_on`.
     bases: tuple[str, ...] = ()
     node: str = ""
-    attempt: int = 0
+    attempt: Number = 0
 
     @property
     def is_crash(self) -> bool:
@@ -188,8 +190,8 @@ class FileStamp(msgspec.Struct, array_like=True, frozen=True):
     """A file as it was: its absolute path, bytes, and time of modification in ns."""
 
     path: str
-    size: int
-    mtime_ns: int
+    size: Number
+    mtime_ns: Signed
 
 
 class Children(msgspec.Struct, array_like=True, frozen=True):
@@ -199,7 +201,7 @@ class Children(msgspec.Struct, array_like=True, frozen=True):
     templates: tuple[Template, ...]
     tasks: tuple[TaskSpec, ...]
     #: Which of the task's results are those of children: index of the result → (child, index).
-    delegated: dict[int, Ref]
+    delegated: dict[Number, Ref]
 
 
 class Completion(msgspec.Struct, array_like=True, frozen=True):
@@ -208,18 +210,18 @@ class Completion(msgspec.Struct, array_like=True, frozen=True):
     Times are seconds since the epoch, by the clock of the host where they were taken.
     """
 
-    task: int
-    attempt: int
+    task: Number
+    attempt: Number
     #: ``ok``, ``error``, ``crash``, ``timeout``, ``interrupted`` or ``cancelled``.
     outcome: str
     values: tuple[Value, ...] = ()
     failure: TaskFailure | None = None
     node: str = ""
-    received: float = 0.0
-    fetched: float = 0.0
-    started: float = 0.0
-    ended: float = 0.0
-    reported: float = 0.0
+    received: Seconds = 0.0
+    fetched: Seconds = 0.0
+    started: Seconds = 0.0
+    ended: Seconds = 0.0
+    reported: Seconds = 0.0
     logs: tuple[LogSpan, ...] = ()
     #: With ``ok``: the tasks that it has submitted. Results that are delegated have an empty value.
     children: Children | None = None
@@ -238,13 +240,13 @@ class Completion(msgspec.Struct, array_like=True, frozen=True):
 class ClientHello(_Message):
     """First words of a client."""
 
-    protocol: int
+    protocol: Number
     version: str
     #: Whether it submits tasks, or only asks.
     submits: bool = True
     #: The numbers that it was given before, as first ids and lengths of rows: of these tasks it is
     #: to be told. Without any it has submitted nothing yet.
-    blocks: list[tuple[int, int]] = []
+    blocks: list[tuple[Number, Number]] = []
 
 
 class ClientBye(_Message):
@@ -258,13 +260,13 @@ class OpenSession(_Message):
     a block of ids for tasks: the first, and how many.
     """
 
-    request: int
+    request: Number
     name: str
     environment: Environment
-    session: int = 0
+    session: Number = 0
     #: Its share of the cores beside sessions of the same priority.
-    weight: float = 1.0
-    priority: int = 0
+    weight: Weight = 1.0
+    priority: Signed = 0
     #: Default options of its tasks, encoded; only clients read them.
     options: bytes = b""
 
@@ -275,16 +277,16 @@ class Reserve(_Message):
     The reply is the first, and how many there are.
     """
 
-    request: int
-    session: int
-    count: int
+    request: Number
+    session: Number
+    count: Number
 
 
 class Submit(_Message):
     """Tasks, with the functions and templates that the head has not seen in this session."""
 
-    seq: int
-    session: int
+    seq: Number
+    session: Number
     functions: list[Function]
     templates: list[Template]
     tasks: list[TaskSpec]
@@ -297,9 +299,9 @@ class Detach(_Message):
     submitted the children of the same ordinals.
     """
 
-    request: int
-    session: int
-    parent: int
+    request: Number
+    session: Number
+    parent: Number
     functions: list[Function]
     templates: list[Template]
     tasks: list[TaskSpec]
@@ -308,23 +310,23 @@ class Detach(_Message):
 class Watch(_Message):
     """Tell me how these tasks end (or ended)."""
 
-    tasks: list[int]
+    tasks: list[Number]
 
 
 class Cancel(_Message):
     """End these tasks, or those of a group; with neither named, all of the session."""
 
-    request: int
-    session: int
-    tasks: list[int] = []
+    request: Number
+    session: Number
+    tasks: list[Number] = []
     group: str = ""
 
 
 class ControlSession(_Message):
     """Tell a session to ``pause``, ``resume``, ``stop``, ``close``, ``purge`` or ``delete``."""
 
-    request: int
-    session: int
+    request: Number
+    session: Number
     verb: str
 
 
@@ -334,14 +336,14 @@ class DeleteResults(_Message):
     The reply is how many of them had results.
     """
 
-    request: int
-    tasks: list[int]
+    request: Number
+    tasks: list[Number]
 
 
 class Query(_Message):
     """Ask for rows: what `pilot.head.queries` knows by this name."""
 
-    request: int
+    request: Number
     name: str
     arguments: dict[str, Any] = {}
 
@@ -349,7 +351,7 @@ class Query(_Message):
 class Command(_Message):
     """Tell the head to do something to itself: ``stop`` or ``drain``."""
 
-    request: int
+    request: Number
     name: str
     arguments: dict[str, Any] = {}
 
@@ -360,7 +362,7 @@ class Command(_Message):
 class Welcome(_Message):
     """Answer to either greeting. `refused` says why not, where it is not empty."""
 
-    epoch: int
+    epoch: Number
     version: str
     refused: str = ""
 
@@ -368,14 +370,14 @@ class Welcome(_Message):
 class Accepted(_Message):
     """A submission was committed. `refused` names tasks that were not taken, and why."""
 
-    seq: int
-    refused: list[tuple[int, str]] = []
+    seq: Number
+    refused: list[tuple[Number, str]] = []
 
 
 class TaskOutcome(msgspec.Struct, array_like=True, frozen=True):
     """How a task ended."""
 
-    task: int
+    task: Number
     state: str
     values: tuple[Value, ...] = ()
     failure: TaskFailure | None = None
@@ -390,13 +392,13 @@ class Outcomes(_Message):
 class Started(_Message):
     """Tasks that have run for a while now."""
 
-    tasks: list[int]
+    tasks: list[Number]
 
 
 class Reply(_Message):
     """Answer to a request; `error` is not empty where it failed."""
 
-    request: int
+    request: Number
     result: Any = None
     error: str = ""
 
@@ -414,40 +416,40 @@ class NodeInfo(msgspec.Struct, array_like=True, frozen=True):
 class PilotHello(_Message):
     """First words of an agent, and again to each new head."""
 
-    protocol: int
+    protocol: Number
     version: str
     #: Name of the pilot: that of its Slurm job.
     pilot: str
     job: str
     #: Which life of the job: Slurm requeues under the same id.
-    life: int
+    life: Number
     pool: str
     nodes: list[NodeInfo]
     #: When the walltime is over, seconds since the epoch; 0: never.
-    ends_at: float
+    ends_at: Seconds
     #: Attempts that it holds and has not ended: (task, attempt).
-    held: list[tuple[int, int]] = []
+    held: list[tuple[Number, Number]] = []
     #: Sessions that it knows: those that have ended meanwhile it is told to forget.
-    sessions: list[int] = []
+    sessions: list[Number] = []
     #: Seconds of walltime that are left, which hold whatever the clocks say; 0: see `ends_at`.
-    left_s: float = 0.0
+    left_s: SignedSeconds = 0.0
 
 
 class Completions(_Message):
     """Attempts that ended; repeated to a new head until acknowledged."""
 
     pilot: str
-    seq: int
+    seq: Number
     completions: list[Completion]
 
 
 class RunningTask(msgspec.Struct, array_like=True, frozen=True):
     """An attempt that runs for a while now."""
 
-    task: int
-    attempt: int
+    task: Number
+    attempt: Number
     node: str
-    started: float
+    started: Seconds
     logs: tuple[LogSpan, ...] = ()
 
 
@@ -459,7 +461,7 @@ class PilotStatus(_Message):
     #: The nodes that it has now.
     nodes: list[NodeInfo]
     #: Seconds since anything ran here.
-    idle_s: float
+    idle_s: SignedSeconds
     draining: bool = False
     #: Whether it wants a sign of life, by which it knows that there still is a head.
     answer: bool = False
@@ -470,7 +472,7 @@ class PilotBye(_Message):
 
     pilot: str
     reason: str
-    held: list[tuple[int, int]] = []
+    held: list[tuple[Number, Number]] = []
 
 
 # --- head → agent --------------------------------------------------------------------------------
@@ -479,17 +481,17 @@ class PilotBye(_Message):
 class InputValue(msgspec.Struct, array_like=True, frozen=True):
     """A result that a task needs; without a value where it is made in the same pilot."""
 
-    task: int
-    index: int
+    task: Number
+    index: Number
     value: Value | None
 
 
 class Work(msgspec.Struct, array_like=True, frozen=True):
     """One attempt to be made."""
 
-    task: int
-    attempt: int
-    template: int
+    task: Number
+    attempt: Number
+    template: Number
     payload: bytes
     inputs: tuple[InputValue, ...] = ()
 
@@ -506,25 +508,25 @@ class Assign(_Message):
 class Committed(_Message):
     """Completions up to this sequence number are in the database: forget them."""
 
-    seq: int
+    seq: Number
 
 
 class ForgetSession(_Message):
     """A session has ended: no more work of it comes."""
 
-    session: int
+    session: Number
 
 
 class CancelWork(_Message):
     """End these tasks, whether they run or wait."""
 
-    tasks: list[int]
+    tasks: list[Number]
 
 
 class GiveBack(_Message):
     """Another pilot has room for these tasks: give back those that wait for cores."""
 
-    tasks: list[int]
+    tasks: list[Number]
 
 
 class EndPilot(_Message):
@@ -546,23 +548,23 @@ class NodeHello(_Message):
 
     node: str
     shape: NodeShape
-    pid: int
+    pid: Number
 
 
 class StartExecutor(_Message):
     """Start an executor on these cores."""
 
-    executor: int
+    executor: Number
     session: SessionInfo
-    cores: tuple[int, ...]
-    gpus: tuple[int, ...]
+    cores: tuple[Number, ...]
+    gpus: tuple[Number, ...]
 
 
 class StopExecutor(_Message):
     """End an executor: SIGTERM, and after `grace_s` SIGKILL, to its whole process group."""
 
-    executor: int
-    grace_s: float
+    executor: Number
+    grace_s: Seconds
 
 
 class TakeBack(_Message):
@@ -570,16 +572,16 @@ class TakeBack(_Message):
     to the `upto`-th work, and not begun."""
 
     #: Of the executor or world: no two of them have the same.
-    number: int
-    upto: int
+    number: Number
+    upto: Number
 
 
 class WatchRank(_Message):
     """Tell when this process, a rank of an MPI world on your node, has ended."""
 
-    world: int
-    rank: int
-    pid: int
+    world: Number
+    rank: Number
+    pid: Number
     #: As in `RankHello`.
     memory: str
 
@@ -587,37 +589,37 @@ class WatchRank(_Message):
 class KillRank(_Message):
     """End this process, a rank of an MPI world on your node."""
 
-    pid: int
+    pid: Number
 
 
 class RankExited(_Message):
     """A rank is gone: known at once, where launchers take their time."""
 
-    world: int
-    rank: int
+    world: Number
+    rank: Number
     #: The task that it was in, 0 for none.
-    task: int
-    started: float
+    task: Number
+    started: Seconds
 
 
 class TakenBack(_Message):
     """An executor or world had begun so many works, and skips those after it up to the
     `upto`-th."""
 
-    number: int
-    begun: int
-    upto: int
+    number: Number
+    begun: Number
+    upto: Number
 
 
 class ExecutorExited(_Message):
     """An executor is gone."""
 
-    executor: int
+    executor: Number
     #: As `multiprocessing.Process.exitcode`: negative for a signal.
-    status: int
+    status: Signed
     #: The task that it was in, 0 for none.
-    task: int
-    started: float
+    task: Number
+    started: Seconds
     logs: tuple[LogSpan, ...]
     #: The last lines of the task's output.
     tail: str
@@ -640,17 +642,17 @@ class AgentStatus(_Message):
 class ExecutorHello(_Message):
     """An executor is ready."""
 
-    executor: int
-    pid: int
+    executor: Number
+    pid: Number
 
 
 class RankHello(_Message):
     """A rank of an MPI world is ready."""
 
-    world: int
-    rank: int
-    size: int
-    pid: int
+    world: Number
+    rank: Number
+    size: Number
+    pid: Number
     node: str
     #: Path, on its node, of the memory that tells which task it is in.
     memory: str
@@ -675,29 +677,29 @@ class Run(_Message):
 class Done(_Message):
     """Attempts that ended in an executor."""
 
-    executor: int
+    executor: Number
     completions: list[Completion]
 
 
 class Ran(_Message):
     """Attempts that have run; their completions follow when their results are on the disk."""
 
-    executor: int
-    tasks: list[int]
+    executor: Number
+    tasks: list[Number]
 
 
 class WorldDone(_Message):
     """Attempts that all ranks of a world have left, and none has failed in; from rank 0."""
 
-    world: int
+    world: Number
     completions: list[Completion]
 
 
 class RankDone(_Message):
     """A rank has left an attempt that it or another one has failed in."""
 
-    world: int
-    rank: int
+    world: Number
+    rank: Number
     completion: Completion
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import typing
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.builders import template
 
 from pilot.data.values import Value
 from pilot.wire import messages as m
@@ -109,3 +111,34 @@ def test_plain_structs_are_hashable_where_they_are_keys() -> None:
     assert len({Resources(), Resources(), Resources(2)}) == 2
     assert len({NodeShape(1), NodeShape(1)}) == 1
     assert Value(1, b"x") == Value(1, b"x")
+
+
+LARGE = 1 << 63
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        m.Watch([LARGE]),
+        m.Watch([-1]),
+        m.Submit(1, 1, [], [], [m.TaskSpec(LARGE, 1, b"")]),
+        m.Submit(1, 1, [], [], [m.TaskSpec(1, 1, b"", ordinal=LARGE)]),
+        m.Submit(1, 1, [], [], [m.TaskSpec(1, 1, b"", ((1, LARGE),))]),
+        m.Submit(1, 1, [], [], [m.TaskSpec(1, 1, b"", values=(Value(-1),))]),
+        m.Submit(1, 1, [], [template(1, returns=1 << 40)], []),
+        m.Submit(1, 1, [], [template(1, priority=LARGE)], []),
+        m.Submit(1, 1, [], [template(1, time_limit_s=math.nan)], []),
+        m.Submit(1, 1, [], [template(1, resources=Resources(cores=1 << 40))], []),
+        m.Submit(1, 1, [], [template(1, resources=Resources(ranks=-1))], []),
+        m.OpenSession(1, "s", m.Environment("/"), weight=math.inf),
+        m.OpenSession(1, "s", m.Environment("/"), weight=math.nan),
+        m.OpenSession(1, "s", m.Environment("/"), weight=0.0),
+        m.Completions("p", 1, [m.Completion(1, 1, "ok", started=math.nan)]),
+        m.Completions("p", 1, [m.Completion(1, 1, "ok", ended=math.inf)]),
+        m.Completions("p", LARGE, []),
+        m.PilotStatus("p", [], [], math.nan),
+    ],
+)
+def test_numbers_that_cannot_be_stored_or_computed_with_are_refused(message: Any) -> None:
+    with pytest.raises(msgspec.ValidationError, match=r"Expected `(int|float)`"):
+        msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=m.ToHead)

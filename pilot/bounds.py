@@ -1,0 +1,23 @@
+"""The numbers that messages hold: within what the database and the clocks can take.
+
+What is outside is refused where a message is decoded, so that nothing behind that has to look.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+from msgspec import Meta
+
+#: Ids, ordinals, sizes and counts.
+Number: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+#: What may be negative as well.
+Signed: TypeAlias = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+#: How many of something the head makes for a task.
+Few: TypeAlias = Annotated[int, Meta(ge=0, le=1_000_000)]
+#: Moments and lengths of time; no NaN, which compares with nothing and which SQLite takes for none.
+Seconds: TypeAlias = Annotated[float, Meta(ge=0.0, le=1e12)]
+#: Like `Seconds`, of a clock that may be ahead.
+SignedSeconds: TypeAlias = Annotated[float, Meta(ge=-1e12, le=1e12)]
+#: Shares beside others.
+Weight: TypeAlias = Annotated[float, Meta(gt=0.0, le=1e9)]
