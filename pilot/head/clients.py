@@ -64,6 +64,7 @@ class Clients:
 
     def _bye(self, peer: bytes, _message: m.ClientBye, _now: float) -> None:
         self._peers.remove_client(peer)
+        self._shell.telling.forget(peer)
 
     def _reserve(self, peer: bytes, message: m.Reserve, _now: float) -> None:
         first, count = self._shell.numbers.block(message.session, message.count)
@@ -139,11 +140,7 @@ class Clients:
 
     def _tell_ended(self, peer: bytes, tasks: Iterable[int]) -> None:
         """Tell a client how tasks ended, after whatever is not committed of them is."""
-
-        def tell() -> None:
-            self._shell.send(peer, m.Outcomes(self._shell.outcomes.told(tasks)))
-
-        self._commits.then(tell)
+        self._commits.then(partial(self._shell.telling.look_up, peer, tasks))
 
     def _cancel(self, peer: bytes, message: m.Cancel, now: float) -> None:
         named = ev.TasksCancelled(message.session, message.tasks or None, message.group)

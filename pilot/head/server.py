@@ -135,7 +135,9 @@ class Head:
         self._stopping = ""
         self._stop_by = 0.0
         epoch = self._lease.epoch
-        self._shell = Shell(self._store, self._server.send, pool_limits(config), self._notify)
+        self._shell = Shell(
+            self._store, self._server.send, pool_limits(config), self._notify, self._server.unsent
+        )
         self._core, self._commits = self._shell.core, self._shell.commits
         self._janitor = Janitor(site.directory, self._notify)
         self._clients = Clients(self._shell, epoch, self._hurry)
@@ -232,6 +234,7 @@ class Head:
             due = now - self._ticked >= TICK_S
             self._check_lease()  # what has come may have taken long
             self._commits.begin(now, events_too=due)
+            self._shell.telling.go_on()
             if due:
                 self._ticked = now
                 self._tick(now)

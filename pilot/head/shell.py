@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from pilot.head.commits import Commits
 from pilot.head.core import Core
@@ -26,6 +27,7 @@ from pilot.head.parcels import Parcels
 from pilot.head.peers import Peers, Send
 from pilot.head.recall import Recall
 from pilot.head.store import Store
+from pilot.head.telling import Telling
 from pilot.wire import messages as m
 from scheduler.assignment import Pool
 
@@ -43,10 +45,17 @@ class Shell:
         The pools that pilots may be of.
     notify
         Called from other threads when the loop has something to take in.
+    unsent
+        The number of bytes that a peer has been sent and has not read.
     """
 
     def __init__(
-        self, store: Store, send: Send, pools: Sequence[Pool], notify: Callable[[], None]
+        self,
+        store: Store,
+        send: Send,
+        pools: Sequence[Pool],
+        notify: Callable[[], None],
+        unsent: Callable[[bytes], int],
     ) -> None:
         self.store = store
         self.send = send
@@ -55,6 +64,7 @@ class Shell:
         self.numbers = Numbers(store.reserve)
         self.parcels = Parcels(store)
         self.outcomes = Outcomes(store)
+        self.telling = Telling(send, unsent, self.outcomes)
         self.recall = Recall(store, self.outcomes.values, notify)
         self.commits = Commits(store, self.core.log, send, notify, self.outcomes.trim)
         #: What pilots said last of tasks that run.
@@ -134,7 +144,7 @@ class Shell:
                 by_client.setdefault(peer, []).append(outcome)
             watchers.pop(end.task, None)
         for peer, outcomes in by_client.items():
-            self.commits.tell(peer, m.Outcomes(outcomes))
+            self.commits.then(partial(self.telling.tell, peer, outcomes))
 
     def _tell_started(self, tasks: Iterable[int]) -> None:
         audience = self.peers.audience

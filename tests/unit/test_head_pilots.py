@@ -30,7 +30,9 @@ class Head:
         site.prepare()
         self.sent: list[tuple[bytes, Any]] = []
         self.store = Store(site.database)
-        self.shell = Shell(self.store, lambda to, what: self.sent.append((to, what)), (), _nothing)
+        self.shell = Shell(
+            self.store, lambda to, what: self.sent.append((to, what)), (), _nothing, lambda _: 0
+        )
         self.pilots = Pilots(site, self.shell, 1, _nothing, NOW)
 
     def hear(self, address: bytes, message: Any) -> None:
