@@ -16,6 +16,7 @@ from pilot.head.store import APPLICATION_ID, SCHEMA_VERSION, Store
 from pilot.site import Site, create_site
 from pilot.wire.discovery import HeadAddress, write_address
 from pilot.wire.endpoints import Endpoints
+from pilot.wire.messages import Environment, OpenSession
 
 
 @pytest.fixture
@@ -29,6 +30,11 @@ def fact(path: Path, key: str) -> str:
         return store.meta(key) or ""
     finally:
         store.close()
+
+
+def add(store: Store) -> int:
+    """Write something that counts: a session, whose number grows by one each time."""
+    return store.add_session(OpenSession(1, "mine", Environment("/home")), 0.0)
 
 
 # --- it is there
@@ -123,7 +129,7 @@ def test_nothing_is_written_by_who_may_not(tmp_path: Path) -> None:
     lost = True
     for write in (
         lambda: store.begin_epoch(3),
-        lambda: store.add_streams("me", 1, 0.0),
+        lambda: add(store),
         lambda: store.delete_results([1]),
     ):
         with pytest.raises(NotHeld):
@@ -137,7 +143,7 @@ def test_nothing_is_written_by_who_may_not(tmp_path: Path) -> None:
 
 def test_backup_is_whole_and_another_database(tmp_path: Path) -> None:
     store = Store(tmp_path / "tasks.db")
-    first = store.add_streams("me", 5, 0.0)
+    first = [add(store) for _ in range(5)][-1]
     store.back_up(tmp_path / "copy.db")
     assert (tmp_path / "copy.db").stat().st_mode & 0o077 == 0
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
@@ -147,7 +153,7 @@ def test_backup_is_whole_and_another_database(tmp_path: Path) -> None:
     store.close()
     copy = Store(tmp_path / "copy.db")
     assert copy.identity not in ("", identity)
-    assert copy.add_streams("me", 1, 0.0) == first + 5
+    assert add(copy) == first + 1
     copy.close()
 
 
@@ -162,17 +168,17 @@ def test_backup_that_cannot_be_written(tmp_path: Path) -> None:
 def test_who_writes_too_late_does_not_reach_the_next_head(tmp_path: Path, journal: str) -> None:
     path = tmp_path / "tasks.db"
     old = Store(path, journal)
-    old.add_streams("old", 1, 0.0)
+    add(old)
     fence(path)
     new = Store(path, journal)
-    assert new.add_streams("new", 1, 0.0) == 2
+    assert add(new) == 2
     for _ in range(50):
-        old.add_streams("late", 1000, 0.0)
+        add(old)
     old._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    assert new.add_streams("new", 1, 0.0) == 3
+    assert add(new) == 3
     new.close()
     new = Store(path, journal)
-    assert new.add_streams("new", 1, 0.0) == 4
+    assert add(new) == 4
     assert new._db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     new.close()
     old._db.close()
@@ -190,13 +196,13 @@ def test_copy_is_made_again_where_somebody_wrote_meanwhile(
         shutil.copy(source, target)
         copies.append(source)
         if len(copies) == 1:
-            old.add_streams("late", 1, 0.0)
+            add(old)
 
     monkeypatch.setattr(database_file, "_copy", copy)
     fence(path)
     assert copies.count(path) == 2
     new = Store(path)
-    assert new.add_streams("new", 1, 0.0) == 2
+    assert add(new) == 2
     new.close()
     old._db.close()
 
@@ -208,7 +214,7 @@ def test_database_that_is_written_to_all_the_time_is_not_taken(
     old = Store(path)
 
     def copy(source: Path, target: Path) -> None:
-        old.add_streams("alive", 1, 0.0)
+        add(old)
         target.touch()
 
     monkeypatch.setattr(database_file, "_copy", copy)

@@ -21,7 +21,7 @@ from pilot.arguments import decode_function
 from pilot.errors import SubmissionError
 from pilot.functions import encode_function
 from pilot.site import Site, create_site
-from pilot.submission import Parcel, Submitter, counter
+from pilot.submission import Parcel, Submitter
 from pilot.task import Task
 from pilot.watch import watch
 
@@ -102,7 +102,7 @@ class World:
         }
         exec(SCRIPT, self.names)
         self.site = site
-        self.submitter = Submitter(7, site, counter(3), counter(3))
+        self.submitter = Submitter(7, site)
         self.functions: dict[bytes, bytes] = {}
         self.templates: dict[int, Any] = {}
         #: The digest of what was sent last.
@@ -117,7 +117,7 @@ class World:
         """What workers are sent of a function."""
         parcel = Parcel()
         task = self.submitter.task(function)
-        self.submitter.add(parcel, task, [((1,), {})] * count)
+        self.submitter.add(parcel, task, [((1,), {})] * count, range(count))
         self.functions.update((one.digest, one.payload) for one in parcel.functions)
         self.templates.update((one.id, one) for one in parcel.templates)
         template = self.templates[parcel.tasks[-1].template]
@@ -250,7 +250,9 @@ def test_nothing_of_a_users_data_is_kept(world: World) -> None:
     gone = weakref.ref(data)
     for make in ("method", "partial", "closure"):
         function = {"method": data.method, "partial": functools.partial(print, data)}.get(make)
-        world.submitter.add(Parcel(), world.submitter.task(function or closed(data)), [((), {})])
+        world.submitter.add(
+            Parcel(), world.submitter.task(function or closed(data)), [((), {})], [1]
+        )
     del data, function
     gc.collect()
     assert gone() is None
@@ -260,7 +262,7 @@ def test_a_refused_call_takes_nothing_with_it(world: World) -> None:
     function = world.names["uses_constants"]
     parcel = Parcel()
     with pytest.raises(pilot.PilotError, match="generator"):
-        world.submitter.add(parcel, world.submitter.task(function), [((x for x in "a"), {})])
+        world.submitter.add(parcel, world.submitter.task(function), [((x for x in "a"), {})], [1])
     assert (parcel.functions, parcel.templates, parcel.tasks) == ([], [], [])
     assert world.send(function)(2) == function(2)
 
