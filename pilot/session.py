@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+import msgspec
+
 from pilot.children import TaskSession
 from pilot.context import running_context
 from pilot.data.imported import Imported
@@ -35,6 +37,7 @@ from pilot.errors import (
 from pilot.event import Event, read_events
 from pilot.future import Future, Unread
 from pilot.inquiry import Inquiry, as_epoch, in_words
+from pilot.retry import renumbered
 from pilot.search_path import search_path
 from pilot.site import Site, find_site
 from pilot.submission import NO_GROUP, Call, GroupKey, Parcel, Submitter, as_calls
@@ -268,6 +271,51 @@ class Session(concurrent.futures.Executor):
             if ids:
                 self._connection.submit(self.id, parcel, [_Settler(self, f) for f in futures])
         return futures
+
+    def retry(self, tasks: Iterable[str] | None = None) -> dict[str, Future[Any]]:
+        """Run tasks again that have failed, as new tasks with the same arguments and options.
+
+        What was aborted for want of them runs again, too, with the new results as arguments.
+
+        Parameters
+        ----------
+        tasks
+            Ids as `Future.task_id` gives them; default: all of the session that have failed.
+
+        Returns
+        -------
+        dict
+            The new futures, by the ids of the tasks whose places they take.
+
+        Raises
+        ------
+        PilotError
+            One of the tasks has not failed, or its arguments were purged.
+        RuntimeError
+            The session was shut down.
+        """
+        self._connection.flush()
+        wanted = None if tasks is None else [m.parse_task_label(task) for task in tasks]
+        kept = self.query("retry", session=self.id, tasks=wanted)
+        parcel = Parcel()
+        parcel.functions = msgspec.convert(kept["functions"], list[m.Function])
+        parcel.templates = msgspec.convert(kept["templates"], list[m.Template])
+        before = msgspec.convert(kept["tasks"], list[m.TaskSpec])
+        ids = self._numbers.take(len(before)) if before else []
+        parcel.tasks = renumbered(before, ids)
+        kinds = {template.id: template for template in parcel.templates}
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            futures = [
+                Future[Any](self, spec.id, kind.return_names, kind.returns)
+                for spec in parcel.tasks
+                for kind in (kinds[spec.template],)
+            ]
+            self._futures.update(futures)
+            if futures:
+                self._connection.submit(self.id, parcel, [_Settler(self, f) for f in futures])
+        return {m.task_label(b.id): f for b, f in zip(before, futures, strict=True)}
 
     def group(self, name: str, *, on_failure: str = "continue") -> Group:
         """Tasks that belong together: submitted inside ``with session.group(…) as group:``.

@@ -17,6 +17,7 @@ from pilot.cli.events import events
 from pilot.cli.fleet import fleet
 from pilot.cli.head import head
 from pilot.cli.result import result
+from pilot.cli.retry import retry
 from pilot.cli.run import run
 from pilot.cli.session import session
 from pilot.cli.site import init
@@ -50,6 +51,7 @@ for command in (
     init,
     run,
     submit,
+    retry,
     status,
     why,
     head,

@@ -76,16 +76,21 @@ def watch(session_id: int | None, as_json: bool) -> None:
     """
     site = current_site()
     with asking(site, quiet=True) as ask:
-        session = ask("session", session=session_id)
-        number = session["id"]
+        number = ask("session", session=session_id)["id"]
+    click.get_current_context().exit(watch_session(site, number, as_json=as_json))
+
+
+def watch_session(site: Site, number: int, *, as_json: bool = False) -> int:
+    """Show how far a session is until its tasks have ended; returns what to end with."""
+    with asking(site, quiet=True) as ask:
         try:
             with _view(ask) as show:
                 counts = _until_ended(ask, number, show, None)
         except KeyboardInterrupt:
             note(f"session {number} goes on; `pilot session watch {number}` shows it again")
-            click.get_current_context().exit(INTERRUPTED)
+            return INTERRUPTED
         assert counts is not None, "there was no time limit"
-        click.get_current_context().exit(_tell_end(site, ask, number, counts, as_json))
+        return _tell_end(site, ask, number, counts, as_json)
 
 
 def _tell_end(site: Site, ask: Inquiry, number: int, counts: dict[str, int], as_json: bool) -> int:

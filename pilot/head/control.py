@@ -85,6 +85,8 @@ class Control:
         row = self._row(session)
         if verb in ("purge", "delete"):
             self._remove(row, verb)
+        elif verb == "reopen":
+            self._reopen(row, now)
         elif row.state in _ENDED:
             if verb != "close":
                 raise PilotError(f"session {session} is {row.state}: it cannot {verb}")
@@ -96,6 +98,19 @@ class Control:
                 self._commits.batch.end_session(session, row.state, None)
             self._shell.apply(opened(row), now)
         self._commits.tell(peer, m.Reply(message.request, True))
+
+    def _reopen(self, row: SessionRow, now: float) -> None:
+        """Have a session that has ended take tasks again."""
+        if row.state == "OPEN":
+            return
+        if row.state != "CLOSED":
+            raise PilotError(f"session {row.id} is {row.state}: it cannot take tasks again")
+        row = row._replace(state="OPEN", paused=False)
+        info = m.SessionInfo(row.id, row.name, row.environment)
+        self._shell.parcels.open(info, self._store.functions(row.id))
+        self._commits.batch.pause_session(row.id, False)
+        self._commits.batch.end_session(row.id, "OPEN", None)
+        self._shell.apply(opened(row), now)
 
     def _remove(self, row: SessionRow, verb: str) -> None:
         """Delete a session's data, or all that is known of it."""

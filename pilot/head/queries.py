@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from pilot import retry as again
 from pilot.errors import PilotError
 from pilot.event import STATES
 from pilot.head import search
@@ -30,7 +31,7 @@ from pilot.head.store import (
     decode_template,
 )
 from pilot.head.why import why
-from pilot.wire.messages import RunningTask, parse_task_label, task_label
+from pilot.wire.messages import RunningTask, TaskSpec, parse_task_label, task_label
 from scheduler.assignment import cores_of
 
 #: Rows in one answer, unless the question says otherwise.
@@ -290,6 +291,7 @@ def task(view: View, task: str) -> dict[str, Any]:
             }
         ),
         "parent": task_label(row["parent"]) if row["parent"] else None,
+        "retry_of": task_label(row["retry_of"]) if row["retry_of"] else None,
         "inputs": inputs,
         "results": [
             {"size": value.size, "file": value.path or None, "name": value.name or None}
@@ -311,6 +313,38 @@ def _attempts(view: View, task: int) -> list[dict[str, Any]]:
             [msgspec.structs.asdict(span) for span in decode_logs(attempt["logs"])]
         )
     return attempts
+
+
+def retry(view: View, session: int, tasks: list[int] | None = None) -> dict[str, Any]:
+    """What it takes to run failed tasks of a session again (all, where none is named)."""
+    rows = view.store.rows(
+        "tasks_to_retry", {"session": session, "states": json.dumps(again.RETRIED)}
+    )
+    if rows and all(row["payload"] is None for row in rows):
+        raise PilotError(f"session {session} was purged: its tasks cannot run again")
+    ended = [
+        again.Ended(
+            row["state"],
+            row["parent"],
+            TaskSpec(
+                row["id"],
+                row["template"],
+                row["payload"],
+                decode_inputs(row["inputs"]),
+                digest=row["digest"] or b"",
+            ),
+            row["again"],
+        )
+        for row in rows
+    ]
+    specs = again.chosen(ended, tasks)
+    used = {spec.template for spec in specs}
+    templates = [each for each in view.store.templates(session) if each.id in used]
+    digests = {template.function for template in templates}
+    functions = [
+        each for digest, each in view.store.functions(session).items() if digest in digests
+    ]
+    return {"functions": functions, "templates": templates, "tasks": specs}
 
 
 def logs(view: View, task: str) -> list[dict[str, Any]]:
@@ -496,6 +530,7 @@ _QUERIES: dict[str, Callable[..., Any]] = {
         task_counts,
         outcomes,
         task,
+        retry,
         logs,
         result,
         fleet,

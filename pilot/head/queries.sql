@@ -9,7 +9,9 @@ INSERT INTO sessions (name, state, weight, priority, options, environment, creat
 VALUES (:name, 'OPEN', :weight, :priority, :options, :environment, :created) RETURNING id;
 
 -- name: set_session_state
-UPDATE sessions SET state = :state, ended = coalesce(:ended, ended) WHERE id = :id;
+UPDATE sessions
+SET state = :state, ended = CASE :state WHEN 'OPEN' THEN NULL ELSE coalesce(:ended, ended) END
+WHERE id = :id;
 
 -- name: pause_session
 UPDATE sessions SET paused = :paused WHERE id = :id;
@@ -91,8 +93,8 @@ INSERT OR IGNORE INTO templates (id, session, name, kind, pool, detail) VALUES (
 
 -- name: add_tasks
 INSERT OR IGNORE INTO tasks
-    (id, session, template, parent, ordinal, state, created, payload, inputs, digest)
-VALUES (?, ?, ?, ?, ?, 'READY', ?, ?, ?, ?);
+    (id, session, template, parent, ordinal, state, created, payload, inputs, digest, retry_of)
+VALUES (?, ?, ?, ?, ?, 'READY', ?, ?, ?, ?, ?);
 
 -- name: delegate_tasks
 UPDATE tasks SET state = 'DELEGATED', delegated = ? WHERE id = ?;
@@ -238,6 +240,12 @@ WHERE t.session = :session AND t.state IN ('FAILED', 'TIMED_OUT')
   AND t.id BETWEEN json_extract(r.value, '$[0]') AND json_extract(r.value, '$[1]')
 ORDER BY t.id LIMIT :limit;
 
+-- name: tasks_to_retry
+SELECT id, state, template, parent, payload, inputs, digest,
+       coalesce((SELECT max(id) FROM tasks again WHERE again.retry_of = t.id), 0) AS again
+FROM tasks t
+WHERE session = :session AND state IN (SELECT value FROM json_each(:states)) ORDER BY id;
+
 -- name: list_these_tasks
 SELECT t.id, t.session, p.name, p.kind, t.state, t.attempts, t.created, t.ended,
        t.pool, t.error, t.ran AS ran_s, a.pilot, a.node, a.started
@@ -249,7 +257,8 @@ ORDER BY wanted.key;
 
 -- name: show_task
 SELECT t.id, t.session, p.name, p.kind, t.state, t.attempts, t.created, t.ended,
-       t.pool, t.ran AS ran_s, a.pilot, a.node, a.started, t.result, t.inputs, t.parent, p.detail
+       t.pool, t.ran AS ran_s, a.pilot, a.node, a.started, t.result, t.inputs, t.parent,
+       t.retry_of, p.detail
 FROM tasks t JOIN templates p ON p.id = t.template
 LEFT JOIN attempts a ON a.task = t.id AND a.number = t.attempts
 WHERE t.id = :task;

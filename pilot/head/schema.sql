@@ -58,12 +58,14 @@ CREATE TABLE tasks (
     pool     TEXT,                          -- of the pilot that had its last attempt
     ran      REAL,                          -- seconds that its last attempt took
     memo     BLOB,                          -- the key by which its results are found again
-    files    BLOB                           -- what must be there for that, as it was
+    files    BLOB,                          -- what must be there for that, as it was
+    retry_of INTEGER                        -- the failed task whose place it takes
 );
 -- Everything that tasks are found, counted and sorted by: no such question reads the rows, which are
 -- wide. What a new head has to read, too: READY and DELEGATED are what is unfinished.
 CREATE INDEX tasks_listed ON tasks (session, state, id, template, created, ended, ran, pool, error);
 CREATE INDEX tasks_by_memo ON tasks (memo) WHERE memo IS NOT NULL;
+CREATE INDEX tasks_retried ON tasks (retry_of) WHERE retry_of IS NOT NULL;
 CREATE UNIQUE INDEX tasks_detached ON tasks (parent, ordinal) WHERE ordinal > 0;
 
 -- Everything that has come into another state, in order. A row holds what one transaction has of

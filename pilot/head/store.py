@@ -215,6 +215,7 @@ class Batch:
                 spec.payload,
                 _encode(spec.inputs) if spec.inputs else None,
                 spec.digest or None,
+                spec.retry_of or None,
             )
             for spec, task, parent in accepted
         )

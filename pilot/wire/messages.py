@@ -138,6 +138,8 @@ class TaskSpec(msgspec.Struct, array_like=True, frozen=True):
     ordinal: Number = 0
     #: Of arguments whose payload does not tell them, where the results may be found again.
     digest: bytes = b""
+    #: The task whose place it takes, which had failed.
+    retry_of: int = 0
 
 
 class Environment(msgspec.Struct, array_like=True, frozen=True):
@@ -323,7 +325,9 @@ class Cancel(_Message):
 
 
 class ControlSession(_Message):
-    """Tell a session to ``pause``, ``resume``, ``stop``, ``close``, ``purge`` or ``delete``."""
+    """Tell a session to ``pause``, ``resume``, ``stop``, ``close``, ``reopen``, ``purge`` or
+    ``delete``.
+    """
 
     request: Number
     session: Number

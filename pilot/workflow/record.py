@@ -71,6 +71,23 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
                 before += last - first + 1
         return ""
 
+    def with_ids(self, new: Mapping[int, int]) -> Record:
+        """Return the record with other tasks in the places of some."""
+        groups = [
+            Group(
+                group.name,
+                group.is_indexed,
+                _runs(
+                    new.get(task, task)
+                    for first, last in group.runs
+                    for task in range(first, last + 1)
+                ),
+            )
+            for group in self.groups
+        ]
+        results = {key: _replaced(value, new) for key, value in self.results.items()}
+        return Record(self.name, groups, results, self.is_cached)
+
     def result(self, key: str) -> Any:
         """Return an entry of ``results``, with `Stored` in the place of references."""
         return _read(self.results[key])
@@ -126,6 +143,18 @@ def _read(written: Any) -> Any:
     if kind == "map":
         return {key: _read(item) for key, item in content[0]}
     return [_read(item) for item in content[0]]
+
+
+def _replaced(written: Any, new: Mapping[int, int]) -> Any:
+    """Return what `_written` gave with other tasks in the places of some."""
+    if not isinstance(written, list):
+        return written
+    kind, *content = written
+    if kind == "result":
+        return [kind, new.get(content[0], content[0]), *content[1:]]
+    if kind == "map":
+        return [kind, [[key, _replaced(item, new)] for key, item in content[0]]]
+    return [kind, [_replaced(item, new) for item in content[0]]]
 
 
 def write_record(results: Path, session: int, record: Record) -> None:

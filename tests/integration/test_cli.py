@@ -21,7 +21,7 @@ from support.sites import SiteUnderTest
 from support.tasks import wait_for_file
 from support.waiting import wait_until
 
-from pilot import sessions, shell
+from pilot import Session, sessions, shell
 from pilot.cli import cli
 from pilot.cli.task import STAGES
 from pilot.errors import PilotError
@@ -360,6 +360,48 @@ def test_waiting_for_sessions_ends_with_their_last_task(
     mark.touch()
     assert finished(waiting)[0] == 0
     assert "no session 999" in program("session", "wait", 999, code=1).stderr
+
+
+def test_failed_tasks_run_again_and_the_workflow_has_its_results(
+    program: Pilot, tmp_path: Path
+) -> None:
+    (program.directory / "again.yaml").write_text(
+        "parameters: {there: ''}\n"
+        "tasks:\n"
+        "  try: {run: 'test -e ${there}-${n} && echo ok ${n}', foreach: {n: [1, 2, 3]}}\n"
+        "  sum: {run: 'echo ${tasks.try[0].stdout}, ${tasks.try[2].stdout}'}\n"
+        "results: {sum: '${tasks.sum.stdout}'}\n"
+    )
+    for number in (1, 2):
+        (tmp_path / f"mark-{number}").touch()
+    out = program("run", "again.yaml", "-p", f"there={tmp_path / 'mark'}", code=8).stdout
+    assert "1 ABORTED, 2 COMPLETED, 1 FAILED" in out
+    session = program.json("session", "list")[0]["id"]
+    assert "1 ABORTED, 2 COMPLETED, 1 FAILED" in program("retry", session, "--wait", code=8).stdout
+    (tmp_path / "mark-3").touch()
+    again = program.json("task", "list", "--session", session, "--failed", "--reverse")[0]["id"]
+    assert f"2 tasks of session {session} again" in program("retry", again).stderr
+    out = program("session", "watch", session).stdout
+    assert "4 COMPLETED" in out and "sum  ok 1, ok 3" in out
+    assert program.json("session", "show", session)["state"] == "CLOSED"
+    assert f"session {session} has no failed tasks" in program("retry", session).stderr
+    assert "ran again already" in program("retry", again, code=1).stderr
+    assert program.json("session", "show", session)["state"] == "CLOSED"
+
+
+def test_failed_tasks_run_again_from_python(program: Pilot) -> None:
+    with Session(program.site.directory, name="again") as session:
+        failed = session.submit(int, "x")
+        after = session.submit(abs, failed)
+        good = session.submit(int, "7")
+        assert isinstance(failed.exception(DEADLINE_S), ValueError)
+        after.exception(DEADLINE_S)
+        futures = session.retry()
+        assert list(futures) == [failed.task_id, after.task_id]
+        assert isinstance(futures[failed.task_id].exception(DEADLINE_S), ValueError)
+        assert good.result(DEADLINE_S) == 7
+        with pytest.raises(PilotError, match="has not failed"):
+            session.retry([good.task_id])
 
 
 def test_leaving_the_view_leaves_the_session_alone(

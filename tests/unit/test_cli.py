@@ -82,6 +82,7 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "init",
         "run",
         "submit",
+        "retry",
         "status",
         "why",
         "head start",

@@ -1,0 +1,96 @@
+"""``pilot retry``: what has failed runs again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from pilot.cli.common import commanding, current_site, site_option
+from pilot.cli.output import counted, note
+from pilot.errors import PilotError
+
+if TYPE_CHECKING:
+    from pilot.site import Site
+
+
+@click.command()
+@click.argument("ids", metavar="SESSION|TASK...", nargs=-1, required=True)
+@click.option("--wait", is_flag=True, help="Show how far it is, as `pilot session watch` does.")
+@site_option
+def retry(ids: tuple[str, ...], wait: bool) -> None:
+    """Run failed tasks of sessions (3), or single ones (3.17), again.
+
+    They become new tasks of the same session, with the same arguments; what was aborted for want of
+    their results runs again, too. The results of a workflow are then those of the new tasks.
+    """
+    from pilot.cli.watch import watch_session
+
+    site = current_site()
+    status = 0
+    for session, tasks in _by_session(ids).items():
+        count = _retry(site, session, tasks)
+        if not count:
+            note(f"session {session} has no failed tasks")
+        elif wait:
+            status = watch_session(site, session) or status
+        else:
+            note(
+                f"{counted(count, 'task')} of session {session} again; `pilot session watch "
+                f"{session}` shows how far they are"
+            )
+    click.get_current_context().exit(status)
+
+
+def _by_session(ids: tuple[str, ...]) -> dict[int, list[str] | None]:
+    """Sort ids by session; None stands for all of it."""
+    from pilot.wire.messages import parse_task_label, session_of
+
+    found: dict[int, list[str] | None] = {}
+    for text in ids:
+        try:
+            session = int(text) if text.isdecimal() else session_of(parse_task_label(text))
+        except ValueError as error:
+            raise click.UsageError(f"{error}, and sessions like 3") from None
+        if text.isdecimal():
+            found[session] = None
+        elif (tasks := found.setdefault(session, [])) is not None:
+            tasks.append(text)
+    return found
+
+
+def _retry(site: Site, number: int, tasks: list[str] | None) -> int:
+    """Run tasks of a session again; returns how many. A session that had ended ends again."""
+    from pilot.session import Session
+    from pilot.wire import messages as m
+
+    with commanding(site) as command:
+        row = command(lambda n: m.Query(n, "session", {"session": number}))
+        command(lambda n: m.ControlSession(n, number, "reopen"))
+    session = Session(site, session_id=number)
+    try:
+        futures = session.retry(tasks)
+        session.flush()
+    finally:
+        session.detach()
+        if row["state"] != "OPEN":
+            with commanding(site) as command:
+                command(lambda n: m.ControlSession(n, number, "close"))
+    _keep(site, number, {before: future.task for before, future in futures.items()})
+    return len(futures)
+
+
+def _keep(site: Site, session: int, new: dict[str, int]) -> None:
+    """Have the results of a workflow come from the new tasks."""
+    from pilot.wire.messages import parse_task_label
+    from pilot.workflow.record import read_record, write_record
+
+    record = read_record(site.results, session)
+    if record is not None and new:
+        ids = {parse_task_label(before): after for before, after in new.items()}
+        try:
+            write_record(site.results, session, record.with_ids(ids))
+        except OSError as error:
+            raise PilotError(
+                f"`pilot session watch {session}` shows old results: {error}"
+            ) from error
