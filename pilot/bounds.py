@@ -1,4 +1,4 @@
-"""The numbers that messages hold: within what the database and the clocks can take.
+"""Bounds of what messages hold: numbers are within what the database and the clocks can take.
 
 What is outside is refused where a message is decoded, so that nothing behind that has to look.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, TypeAlias
 
-from msgspec import Meta
+from msgspec import Meta, MsgspecError
 
 #: Ids, ordinals, sizes and counts.
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
@@ -21,3 +21,7 @@ Seconds: TypeAlias = Annotated[float, Meta(ge=0.0, le=1e12)]
 SignedSeconds: TypeAlias = Annotated[float, Meta(ge=-1e12, le=1e12)]
 #: Shares beside others.
 Weight: TypeAlias = Annotated[float, Meta(gt=0.0, le=1e9)]
+
+#: What decoding raises where bytes are no message: texts that are no UTF-8, and what is nested too
+#: deep, are not errors of msgspec's own.
+UNREADABLE: tuple[type[Exception], ...] = (MsgspecError, ValueError, RecursionError)

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from pilot.bounds import UNREADABLE
 from pilot.errors import HeadError
 from pilot.wire.discovery import process_space, process_started
 from pilot.wire.endpoints import boot_id
@@ -253,7 +254,7 @@ def _read(path: Path, epoch: int) -> Found:
         return Found(epoch, None, (b"", 0, 0))
     try:
         holder = msgspec.json.decode(text, type=Holder)
-    except (msgspec.DecodeError, ValueError):  # bytes that are no UTF-8 are the latter
+    except UNREADABLE:
         holder = None
     if holder is not None and epoch and holder.epoch != epoch:
         holder = None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from pilot.bounds import UNREADABLE
 from pilot.wire.endpoints import Endpoints, boot_id
 
 
@@ -76,7 +77,9 @@ def read_address(path: Path) -> HeadAddress | None:
     """What the site directory says of its head; None where it says nothing."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=HeadAddress)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except FileNotFoundError:
+        return None
+    except UNREADABLE:
         return None
 
 

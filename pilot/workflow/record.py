@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from pilot.bounds import UNREADABLE
 from pilot.workflow.graph import Result
 from pilot.workflow.run import SubmittedWorkflow
 
@@ -180,5 +181,7 @@ def read_record(results: Path, session: int) -> Record | None:
     try:
         data = (results / str(session) / FILE_NAME).read_bytes()
         return msgspec.msgpack.decode(data, type=Record)
-    except (FileNotFoundError, ValueError):
+    except FileNotFoundError:
+        return None
+    except UNREADABLE:
         return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+#: No list has more hosts: one that does is damaged.
+_MOST = 100_000
 _NO_NODES = {"", "(null)", "None", "None assigned", "N/A"}
 
 
@@ -44,6 +46,8 @@ def _expand_item(item: str, whole: str) -> list[str]:
     names = [""]
     for literal, ranges in re.findall(r"([^\[\]]+)|\[([^\[\]]*)\]", item):
         parts = [literal] if literal else _expand_ranges(ranges, whole)
+        if len(names) * len(parts) > _MOST:
+            raise ValueError(f"{whole!r:.200} is no host list: it has more than {_MOST} hosts")
         names = [name + part for name in names for part in parts]
     return names
 
@@ -51,11 +55,13 @@ def _expand_item(item: str, whole: str) -> list[str]:
 def _expand_ranges(ranges: str, whole: str) -> list[str]:
     numbers: list[str] = []
     for part in ranges.split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        match = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", part)
         if not match:
             raise ValueError(f"{whole!r} is no host list: {part!r} is no range")
         first, last = match[1], match[2] or match[1]
         if int(last) < int(first):
             raise ValueError(f"{whole!r} is no host list: the range {part!r} runs backwards")
+        if int(last) - int(first) >= _MOST - len(numbers):
+            raise ValueError(f"{whole!r:.200} is no host list: {part!r} has too many hosts")
         numbers += [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
     return numbers

@@ -401,7 +401,7 @@ def _status(
         started_at=None if queued or (ended and not names) else parse_time(start),
         expected_at=parse_time(start) if queued else None,
         ends_at=None if queued else parse_time(end),
-        restart_count=int(restarts) if restarts.isdecimal() else 0,
+        restart_count=int(restarts) if re.fullmatch(r"[0-9]{1,9}", restarts) else 0,
         exit_status=parse_exit_status(exit_code) if ended else None,
         why_ended=meaning.why_ended,
     )
@@ -409,11 +409,11 @@ def _status(
 
 def parse_time(text: str) -> float | None:
     """A time of Slurm in seconds since 1970: a number, or local time as ``2026-01-31T12:00:00``."""
-    if text.isdecimal():
+    if re.fullmatch(r"[0-9]{1,18}", text):
         return float(text) or None
     try:
         return datetime.fromisoformat(text).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError, OSError):
         return None  # "N/A", "Unknown", "None"
 
 
@@ -422,9 +422,9 @@ def parse_exit_status(text: str) -> int | None:
 
     ``squeue`` of some releases gives one number, as ``waitpid`` does.
     """
-    if match := re.fullmatch(r"(\d+):(\d+)", text):
+    if match := re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", text):
         status, signal = int(match[1]), int(match[2])
-    elif text.isdecimal():
+    elif re.fullmatch(r"[0-9]{1,9}", text):
         status, signal = int(text) >> 8, int(text) & 0x7F
     else:
         return None

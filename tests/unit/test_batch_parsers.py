@@ -454,3 +454,16 @@ def test_no_text_becomes_code(arguments: list[str], value: str) -> None:
 def test_refuses_what_cannot_be_a_job(changes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"job|path|variable"):
         a_request(**changes)
+
+
+@pytest.mark.parametrize(
+    "text", ["a[1-99999999999]", f"a[1-{'9' * 5000}]", "a[1-1000][1-1000]", "a[1-60000,1-60000]"]
+)
+def test_host_list_of_more_hosts_than_there_are(text: str) -> None:
+    with pytest.raises(ValueError, match="no host list"):
+        expand_nodelist(text)
+
+
+@pytest.mark.parametrize("text", ["9" * 400, "0001-01-01T00:00:00", "\u0967\u0968"])
+def test_times_that_are_none(text: str) -> None:
+    assert parse_time(text) is None or text.startswith("0001")
