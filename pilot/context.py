@@ -6,6 +6,7 @@ The executor sets it before each task and clears it afterwards; outside of a tas
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,16 @@ from scheduler.resources import Resources
 if TYPE_CHECKING:
     from pilot.children import TaskSession
     from pilot.data.checkpoint import Checkpoint
+
+
+class _ToStderr(logging.Handler):
+    """Writes to what is `sys.stderr` by then."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(f"{self.format(record)}\n")
+        except Exception:
+            self.handleError(record)
 
 
 class Context:
@@ -70,7 +81,7 @@ class Context:
         """A logger whose output, from INFO on, is part of the task's."""
         logger = logging.getLogger(f"pilot.task.{self.name}")
         if not logger.handlers:
-            handler = logging.StreamHandler(sys.stderr)
+            handler = _ToStderr()
             handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
             logger.addHandler(handler)
             logger.setLevel(logging.INFO)
@@ -115,3 +126,20 @@ def set_context(value: Context | None) -> None:
     """Set or clear the context; for executors."""
     global _current
     _current = value
+
+
+_executor = 0
+
+
+def mark_executor() -> None:
+    """Note that this process runs tasks; for executors and ranks."""
+    global _executor
+    _executor = os.getpid()
+
+
+def inside_executor() -> bool:
+    """Whether this process runs tasks, be it in one at the moment or not.
+
+    What a task starts or forks is a process of the user's, and no executor.
+    """
+    return _executor == os.getpid()

@@ -40,6 +40,23 @@ def die_with_parent(number: int = signal.SIGKILL) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
 
 
+def be_no_terminals() -> None:
+    """Be deaf to SIGINT, in such a way that what this process starts is not."""
+    # What is ignored stays so in another program; what has a handler does not.
+    signal.signal(signal.SIGINT, _hear_nothing)
+    signal.siginterrupt(signal.SIGINT, False)
+    os.register_at_fork(after_in_child=_hear_again)
+
+
+def _hear_nothing(*_: object) -> None:
+    """Do nothing."""
+
+
+def _hear_again() -> None:
+    if signal.getsignal(signal.SIGINT) is _hear_nothing:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def adopt_orphans() -> None:
     """Be the parent of what descendants of this process leave behind when they end."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -133,7 +150,10 @@ def enter_environment(
     Exception or None
         Why it is not possible.
     """
-    os.environ.update(variables)
+    try:
+        os.environ.update(variables)
+    except ValueError as error:
+        return ValueError(f"the session's variables cannot be set: {error}")
     # In front, as they were there, but behind nothing that this process has from elsewhere.
     sys.path[:0] = [path for path in sys_path if path not in sys.path]
     try:

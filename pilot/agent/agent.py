@@ -435,6 +435,8 @@ class Agent:
         elif isinstance(message, m.RankExited):
             if world := self._worlds.get(message.world):
                 world.ranks.pop(message.rank, None)
+                if world.kill_at and not world.ranks:
+                    _kill_group(world.process, signal.SIGTERM)
             self._rules.rank_exited(message.world, message.task, message.started)
         elif isinstance(message, m.NodeStatus):
             self._node_heard[message.node] = now
@@ -661,7 +663,9 @@ class Agent:
             # Ranks that hang in MPI hear nothing, and launchers take seconds to end them.
             for node, pid in world.ranks.values():
                 self._send_to_node(node, m.KillRank(pid))
-            _kill_group(world.process, signal.SIGTERM)
+            if not world.ranks:
+                # Not before: it would kill them, and leave what they have started.
+                _kill_group(world.process, signal.SIGTERM)
         else:
             self._server.send_to_all(world.peers.values(), m.Exit())
         world.kill_at = clock.now() + WORLD_GRACE_S

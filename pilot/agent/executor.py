@@ -21,11 +21,12 @@ import msgspec
 
 from pilot import clock
 from pilot.agent.node_cache import NodeCache
-from pilot.agent.shared_memory import PLACE_BYTES, SLOT, begins, order_of
+from pilot.agent.shared_memory import PLACE_BYTES, SLOT, begins, leave_reason, order_of
 from pilot.agent.work import Worker
+from pilot.context import mark_executor
 from pilot.errors import PilotError
 from pilot.process import (
-    enter_environment,
+    be_no_terminals,
     gpu_variables,
     name_process,
     pin,
@@ -34,7 +35,7 @@ from pilot.process import (
 )
 from pilot.site import Site
 from pilot.wire import messages as m
-from pilot.wire.channel import Client
+from pilot.wire.channel import Client, encode
 from pilot.wire.keys import load_keys
 
 #: So long may a large result wait for others to join it in one file, in seconds.
@@ -67,9 +68,22 @@ class ExecutorConfig(msgspec.Struct):
 def main(packed: bytes, site: Site, memory: mmap.mmap) -> None:
     """Be an executor of this site until told to end; the memory is the node worker's, too."""
     config = msgspec.msgpack.decode(packed, type=ExecutorConfig)
+    try:
+        client, worker = _come_up(config, site)
+    except Exception as error:
+        # Its output need not be there yet, nor who would read it.
+        leave_reason(memory, config.slot * PLACE_BYTES, error)
+        raise
+    _serve(config, site, client, worker, memory)
+    client.close()
+
+
+def _come_up(config: ExecutorConfig, site: Site) -> tuple[Client[m.Run | m.Exit], Worker]:
+    """Make this process ready for tasks. All that fails here is the node's fault, not a task's."""
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    be_no_terminals()
+    mark_executor()
     name_process(f"pilot executor {config.number} {config.pilot}")
     redirect_output(Path(config.log))
     pin(config.cores, config.cores_of_node)
@@ -83,17 +97,16 @@ def main(packed: bytes, site: Site, memory: mmap.mmap) -> None:
         NodeCache(site, config.pilot),
     )
     environment = config.session.environment
-    worker.broken = enter_environment(
-        environment.working_dir, environment.sys_path, environment.variables
-    )
+    worker.enter(environment.working_dir, environment.sys_path, environment.variables)
     worker.environ = dict(os.environ)
     client: Client[m.Run | m.Exit] = Client(
         load_keys(site.keys), b"executor:%d" % config.number, m.ToExecutor
     )
     client.connect(config.agent)
+    if client.is_lost:
+        raise ConnectionError(f"the agent does not listen at {config.agent}")
     client.send(m.ExecutorHello(config.number, os.getpid()))
-    _serve(config, site, client, worker, memory)
-    client.close()
+    return client, worker
 
 
 class Outbox:
@@ -121,6 +134,7 @@ class Outbox:
         self._waiting: list[m.Completion] = []
         self._first = 0.0
         self._due = threading.Event()
+        self._pid = os.getpid()
         threading.Thread(target=self._send_late, name="outbox", daemon=True).start()
 
     def begin(self) -> None:
@@ -163,10 +177,21 @@ class Outbox:
                 self._client.send(message)
                 self._client.drain()
 
+    def tell(
+        self, completion: m.Completion, report: Callable[[list[m.Completion]], msgspec.Struct]
+    ) -> None:
+        """Report what is left, and then this one by a message of its own."""
+        with self._lock:
+            self._send()
+            send_report(self._client, report, [completion])
+            self._client.drain()
+
     def _send(self) -> None:
+        if os.getpid() != self._pid:
+            os._exit(0)  # a copy that a task has forked, and that came here unseen
         if self._waiting:
             waiting, self._waiting = self._waiting, []
-            self._client.send(self._report(waiting))
+            send_report(self._client, self._report, waiting)
             self._client.drain()
 
     def _send_late(self) -> None:
@@ -174,6 +199,53 @@ class Outbox:
             time.sleep(LATEST_S)
             self._due.clear()
             self.send()
+
+
+def send_report(
+    client: Client[m.Run | m.Exit],
+    report: Callable[[list[m.Completion]], msgspec.Struct],
+    completions: list[m.Completion],
+) -> None:
+    """Report attempts that have ended; of one that cannot be told, report that.
+
+    Parameters
+    ----------
+    client
+        The connection.
+    report
+        Makes a message of the completions.
+    completions
+        What has ended.
+    """
+    try:
+        client.send(report(completions))
+    except OSError:
+        raise
+    except Exception:
+        client.send(report([_sendable(completion) for completion in completions]))
+
+
+def _sendable(completion: m.Completion) -> m.Completion:
+    try:
+        encode(completion)
+    except Exception as error:
+        failure = m.TaskFailure(
+            type=type(error).__name__,
+            message=f"its end cannot be sent: {error!a:.1000}",
+            node=completion.node,
+            attempt=completion.attempt,
+        )
+        return m.Completion(
+            task=completion.task,
+            attempt=completion.attempt,
+            outcome="error",
+            failure=failure,
+            node=completion.node,
+            started=completion.started,
+            ended=completion.ended,
+            logs=completion.logs,
+        )
+    return completion
 
 
 class Sealer(threading.Thread):
@@ -202,7 +274,7 @@ class Sealer(threading.Thread):
             self.due.clear()
             time.sleep(SEAL_S)
             if completions := self._worker.seal():
-                client.send(m.Done(self._config.number, completions))
+                send_report(client, lambda c: m.Done(self._config.number, c), completions)
                 client.drain()
 
 
@@ -228,9 +300,10 @@ def _serve(
                 number += 1
                 if not begins(order, number):
                     continue
-                pack(memory, offset, work.task, work.attempt, clock.now(), worker.log_position())
+                begin = worker.log_position()
+                pack(memory, offset, work.task, work.attempt, clock.now(), begin)
                 outbox.begin()
-                completions = worker.run(work, message.plan)
+                completions = worker.run(work, begin, message.plan)
                 pack(memory, offset, 0, 0, 0.0, 0)
                 if completions:
                     outbox.add(completions)

@@ -44,8 +44,9 @@ GRACE_S = 5.0
 START_S = 60.0
 #: After one that did not come up a node rests, in seconds; each time twice as long as before.
 REST_S = 0.5
-#: After so many in a row, each started after the end of the one before, a node is given up.
-MOST_FAILED = 4
+#: After so many in a row, each started after the end of the one before, a node is given up. Their
+#: rests are longer than it takes to make a socket anew that somebody has removed.
+MOST_FAILED = 5
 
 
 class Executor:

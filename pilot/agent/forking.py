@@ -173,8 +173,9 @@ class ForkServer:
         channel, theirs = socket.socketpair()
         with theirs:
             socket.send_fds(self._control, [b"\0"], [theirs.fileno()])
-        channel.sendall(packed)
-        channel.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # why it does not take them stands in its answer
+            channel.sendall(packed)
+            channel.shutdown(socket.SHUT_WR)
         return Served(channel)
 
     def close(self) -> None:

@@ -33,9 +33,11 @@ from pilot.agent.executor import Outbox
 from pilot.agent.node_cache import NodeCache
 from pilot.agent.shared_memory import PLACE_BYTES, SLOT, begins, order_of
 from pilot.agent.work import Worker
+from pilot.context import mark_executor
 from pilot.process import (
+    adopt_orphans,
     die_with_parent,
-    enter_environment,
+    end_children,
     gpu_variables,
     name_process,
     pin,
@@ -82,6 +84,8 @@ def main() -> None:
     """Be a rank until told to end."""
     config = msgspec.json.decode(os.environ.pop(VARIABLE), type=WorldConfig)
     die_with_parent(signal.SIGTERM)
+    adopt_orphans()
+    mark_executor()
     os.environ.update(thread_variables(config.cores_per_rank))
 
     # MPI_THREAD_MULTIPLE is not asked for: tasks that need it can see what they have.
@@ -107,9 +111,7 @@ def main() -> None:
         size,
     )
     environment = config.session.environment
-    worker.broken = enter_environment(
-        environment.working_dir, environment.sys_path, environment.variables
-    )
+    worker.enter(environment.working_dir, environment.sys_path, environment.variables)
     client: Client[m.Run | m.Exit] = Client(
         load_keys(site.keys), b"rank:%d.%d" % (config.world, rank), m.ToExecutor
     )
@@ -119,6 +121,7 @@ def main() -> None:
     _watch_parent()
     _serve(config.world, rank, client, worker, Meeting(world), memory)
     client.close()
+    end_children()
 
 
 def _take_share(config: WorldConfig, node: str, local_rank: int) -> None:
@@ -253,19 +256,20 @@ def _serve(
                 number += 1
                 if number < following:
                     continue
-                pack(memory, 0, work.task, work.attempt, clock.now(), worker.log_position())
+                begin = worker.log_position()
+                pack(memory, 0, work.task, work.attempt, clock.now(), begin)
                 outbox.begin()
-                (completion,) = worker.run(work) or worker.seal()
+                (completion,) = worker.run(work, begin) or worker.seal()
                 failed = completion.outcome != "ok"
                 if failed:
-                    outbox.send(m.RankDone(world, rank, completion))
+                    outbox.tell(completion, lambda own: m.RankDone(world, rank, *own))
                 following = 0 if rank else _begin_next(order, number)
                 any_failed, following = meeting.meet(failed, following)
                 if not any_failed:
                     if rank == 0:
                         outbox.add([completion])
                 elif not failed:
-                    outbox.send(m.RankDone(world, rank, completion))
+                    outbox.tell(completion, lambda own: m.RankDone(world, rank, *own))
                 pack(memory, 0, 0, 0, 0.0, 0)
 
 
@@ -278,11 +282,17 @@ def _begin_next(order: memoryview[int], number: int) -> int:
 
 
 def _shared_memory() -> tuple[str, mmap.mmap]:
-    """A file that is to this rank what its place in the node worker's memory is to an executor; the
-    node worker removes it: a rank is killed as often as it ends by itself."""
-    file, path = tempfile.mkstemp(prefix="rank-", dir=runtime_dir())
-    os.ftruncate(file, PLACE_BYTES)
-    memory = mmap.mmap(file, PLACE_BYTES)
-    os.close(file)
+    """Return what is to this rank what its place in the node worker's memory is to an executor,
+    and where the node worker finds it. It has no name: ranks are killed as often as they end."""
+    if hasattr(os, "memfd_create"):
+        file = os.memfd_create("pilot-rank")
+        path = f"/proc/{os.getpid()}/fd/{file}"
+        os.ftruncate(file, PLACE_BYTES)
+        memory = mmap.mmap(file, PLACE_BYTES)
+    else:  # a Python that was built for an old system; the node worker removes the file
+        file, path = tempfile.mkstemp(prefix="rank-", dir=runtime_dir())
+        os.ftruncate(file, PLACE_BYTES)
+        memory = mmap.mmap(file, PLACE_BYTES)
+        os.close(file)
     begins(order_of(memory), 1)  # the ranks have no meeting before the first work
     return path, memory

@@ -36,6 +36,7 @@ from pilot.agent.shared_memory import (
     PLACES,
     SLOT,
     order_of,
+    reason_in,
     shared_by_fork,
     skip_upto,
 )
@@ -45,6 +46,7 @@ from pilot.wire import messages as m
 from pilot.wire.channel import Client
 from pilot.wire.endpoints import LOCAL
 from pilot.wire.keys import load_keys
+from scheduler.batch.local_job import descendants_of
 from scheduler.resources import NodeShape
 
 log = logging.getLogger("pilot.node")
@@ -182,8 +184,10 @@ class NodeWorker:
         elif isinstance(message, m.WatchRank):
             self._watch_rank(message)
         elif isinstance(message, m.KillRank):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(message.pid, signal.SIGKILL)
+            # What it has started, too, in whatever session that is: orphans come to it.
+            for pid in (*descendants_of(message.pid), message.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         elif isinstance(message, m.AgentStatus):
             if message.local and self._agent.startswith(LOCAL):
                 self._agent = message.local
@@ -285,10 +289,11 @@ class NodeWorker:
             del self._executors[number]
             task, _, started, begin = SLOT.unpack_from(self._memory, executor.slot * PLACE_BYTES)
             offset = executor.slot * PLACE_BYTES
+            reason = reason_in(self._memory, offset)
             self._memory[offset : offset + PLACE_BYTES] = bytes(PLACE_BYTES)
             self._free_slots.append(executor.slot)
-            # Of one that had begun with none, too: why it did not start is said there.
             logs, tail = self._output(executor.log, begin) if task or status else ((), "")
+            tail = reason or tail
             if status:
                 self._remove_unsealed(executor.owner)
             self._client.send(m.ExecutorExited(number, status or 0, task, started, logs, tail))
@@ -344,11 +349,13 @@ class NodeWorker:
 
 
 def _adopt_memory(path: str) -> mmap.mmap | None:
-    """The memory in which a rank tells its task, whose file is removed; None where it is gone."""
+    """Return the memory in which a rank tells its task, and remove its file if it has one; None
+    where it is gone."""
     try:
         with open(path, "r+b") as file:
             memory = mmap.mmap(file.fileno(), 0)
-        Path(path).unlink()
+        if not path.startswith("/proc/"):
+            Path(path).unlink()
     except (OSError, ValueError):
         return None
     return memory

@@ -16,12 +16,17 @@ import mmap
 import struct
 from typing import Protocol
 
+from pilot.texts import encodable
+
 #: For each process: task, attempt, start of the task, start of its output.
 SLOT = struct.Struct("<qqdq")
 #: And behind that: which work it has begun, and between which of them it skips what it was sent:
 #: those after the first, up to the second.
 ORDER = struct.Struct("=qqq")
-PLACE_BYTES = SLOT.size + ORDER.size
+#: And behind that, in a process that cannot begin with anything: why.
+_REASON_BYTES = 512
+PLACE_BYTES = SLOT.size + ORDER.size + _REASON_BYTES
+_REASON_AT = SLOT.size + ORDER.size
 #: Processes that one node may have at a time, idle ones included.
 PLACES = 4096
 
@@ -41,7 +46,7 @@ def shared_by_fork() -> mmap.mmap:
 
 def order_of(memory: mmap.mmap, offset: int = 0) -> memoryview[int]:
     """The words of the process whose place in the memory begins at this offset."""
-    return memoryview(memory)[offset + SLOT.size : offset + PLACE_BYTES].cast("q")
+    return memoryview(memory)[offset + SLOT.size : offset + _REASON_AT].cast("q")
 
 
 def begins(order: Words, number: int) -> bool:
@@ -61,3 +66,15 @@ def skip_upto(order: Words, upto: int) -> int:
     # Else it is on its way through what it was told to skip before: that goes on.
     order[2] = upto
     return begun
+
+
+def leave_reason(memory: mmap.mmap, offset: int, error: BaseException) -> None:
+    """In the process: say why it cannot begin with anything."""
+    text = encodable(f"{type(error).__name__}: {error}").encode()[:_REASON_BYTES]
+    memory[offset + _REASON_AT : offset + _REASON_AT + len(text)] = text
+
+
+def reason_in(memory: mmap.mmap, offset: int) -> str:
+    """In the node worker, after its end: return why it could not begin, as far as it has said."""
+    text = memory[offset + _REASON_AT : offset + PLACE_BYTES]
+    return text.rstrip(b"\0").decode(errors="replace")

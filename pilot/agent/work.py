@@ -3,26 +3,31 @@
 Used by executors and by the ranks of MPI worlds. Whatever the user's code does short of ending the
 process becomes a `Completion`; nothing in here raises because of it.
 
-Invariant: a completion is given out only when the segments that its values are in are sealed.
+Invariants
+----------
+- A completion is given out only when the segments that its values are in are sealed.
+- A process that a task has forked ends where it leaves the user's code: it never gives out a
+  completion, and touches nothing of the one that it is a copy of.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
 from pilot import clock
 from pilot.agent.failures import bases_of, failure_of
 from pilot.agent.node_cache import NodeCache
+from pilot.agent.surroundings import Surroundings
 from pilot.agent.words import plain_words
 from pilot.arguments import decode_arguments, decode_function
 from pilot.children import TaskSession, delegations
@@ -32,6 +37,7 @@ from pilot.data.values import LazyWriter, Value, store
 from pilot.errors import CommandFailed, PilotError
 from pilot.limits import ERROR_TEXT_BYTES
 from pilot.memo import stamps, with_digests
+from pilot.process import enter_environment
 from pilot.site import Site
 from pilot.submission import GroupKey, Parcel, Submitter
 from pilot.task import Task
@@ -111,8 +117,10 @@ class Worker:
         self._sealing = threading.Lock()
         #: What commands get. Set where it shall not depend on what tasks in this process change.
         self.environ: Mapping[str, str] = os.environ
+        self._pid = os.getpid()
         #: Why nothing can run here, such as a working directory that is not there.
-        self.broken: Exception | None = None
+        self._broken: Exception | None = None
+        self._surroundings = Surroundings()
 
     def learn(self, functions: Iterable[Function], templates: Iterable[Template]) -> None:
         """Take in what tasks will refer to."""
@@ -121,21 +129,63 @@ class Worker:
         for template in templates:
             self._templates[template.id] = template
 
+    def enter(self, working_dir: str, sys_path: tuple[str, ...], variables: dict[str, str]) -> None:
+        """Be where the session's program was: each task finds this process so."""
+        self._broken = enter_environment(working_dir, sys_path, variables)
+        self._surroundings = Surroundings()
+
     def log_position(self) -> int:
         """How far this process's output has come."""
-        return os.lseek(1, 0, os.SEEK_CUR)
+        return self._surroundings.output_position()
 
-    def run(self, work: Work, plan: LaunchPlan | None = None) -> list[Completion]:
-        """Run one task; returns its completion, or nothing where `seal` will give it out."""
+    def run(self, work: Work, begin: int, plan: LaunchPlan | None = None) -> list[Completion]:
+        """Run one task; returns its completion, or nothing where `seal` will give it out.
+
+        Parameters
+        ----------
+        work
+            The task.
+        begin
+            Where its output begins: the `log_position`.
+        plan
+            How an MPI program is started; None for all else.
+        """
+        try:
+            return self._run(work, begin, plan)
+        except BaseException as error:
+            # The user's code is in more than the function: in the text of an error, for one.
+            self._surroundings.put_back()
+            return [self._untold(work, error)]
+
+    def _untold(self, work: Work, error: BaseException) -> Completion:
+        """The end of a task whose end could not be told."""
+        now = clock.now()
+        failure = TaskFailure(
+            type=type(error).__name__,
+            message=f"its end could not be told, for an error came up on the way: {error!a:.1000}",
+            bases=bases_of(error),
+            node=self._node,
+            attempt=work.attempt,
+        )
+        return Completion(
+            task=work.task,
+            attempt=work.attempt,
+            outcome="error",
+            failure=failure,
+            node=self._node,
+            ended=now,
+            reported=now,
+        )
+
+    def _run(self, work: Work, begin: int, plan: LaunchPlan | None) -> list[Completion]:
         template = self._templates[work.template]
-        begin = self.log_position()
         received = clock.now()
         fetched = started = received
         stored: list[Any] = []
         outcome, failure, children, session = "ok", None, None, None
         try:
-            if self.broken is not None:
-                raise self.broken
+            if self._broken is not None:
+                raise self._broken
             function = self._function(template)
             inputs = [
                 self._cache.load(item.value)
@@ -152,10 +202,14 @@ class Worker:
                     result = with_digests(result, of_contents=bool(template.cache))
             else:
                 result = function(*args, **kwargs)
+            if os.getpid() != self._pid:
+                _end_copy(None)
             ended = clock.now()
             if self._rank == 0:
                 stored, children = self._take_results(work, template, result, session)
         except BaseException as error:
+            if os.getpid() != self._pid:
+                _end_copy(error)
             ended = clock.now()
             outcome = "error"
             failure = failure_of(error, self._node, work.attempt, self._inline_limit, __file__)
@@ -163,16 +217,18 @@ class Worker:
                 session.drop()
         finally:
             set_context(None)
-            self._flush_output()
+            self._surroundings.put_back()
         files: tuple[FileStamp, ...] = ()
         if template.cache and outcome == "ok":
             files = stamps(result)
         end = self.log_position()
         logs = (LogSpan(self._log_name, begin, end),) if end > begin else ()
+        sealed = all(type(value) is Value for value in stored)
         completion = Completion(
             task=work.task,
             attempt=work.attempt,
             outcome=outcome,
+            values=tuple(stored) if sealed else (),
             failure=failure,
             node=self._node,
             fetched=fetched,
@@ -183,12 +239,8 @@ class Worker:
             children=children,
             files=files,
         )
-        if all(type(value) is Value for value in stored):
-            return (
-                [msgspec.structs.replace(completion, values=tuple(stored))]
-                if stored
-                else [completion]
-            )
+        if sealed:
+            return [completion]
         with self._sealing:
             self._unsealed.append((completion, stored))
         return []
@@ -321,12 +373,6 @@ class Worker:
         ]
         return values, session.take(delegated)
 
-    def _flush_output(self) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            # It may be closed or replaced by the user's code.
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-
     # --- commands
 
     def _run_command(
@@ -370,6 +416,25 @@ class Worker:
         with self._log.open("rb") as log:
             log.seek(max(begin, end - OUTPUT_BYTES))
             return log.read(end - log.tell()).decode(errors="replace")
+
+
+def _end_copy(error: BaseException | None) -> NoReturn:
+    """End a process that a task has forked as Python would end it: it is no executor."""
+    status = 0
+    try:
+        if isinstance(error, SystemExit):
+            if isinstance(error.code, int):
+                status = error.code
+            elif error.code is not None:
+                status = 1
+                sys.stderr.write(f"{error.code}\n")
+        elif error is not None:
+            status = 1
+            traceback.print_exception(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status & 0xFF)
 
 
 def _results(template: Template, result: Any) -> Sequence[Any]:
@@ -436,7 +501,8 @@ def _spawn(
             argv,
             env,
             file_actions=actions,
-            setsigdef=[signal.SIGINT, signal.SIGPIPE],
+            # Python ignores the last two.
+            setsigdef=[signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ],
         )
     except FileNotFoundError as error:
         missing = next((p for p in (stdin,) if p and not Path(p).exists()), None)

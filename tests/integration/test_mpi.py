@@ -170,6 +170,58 @@ def test_time_limit(session: Session) -> None:
     assert session.submit(total, 1.0).result(DEADLINE_S)[0] == 3.0
 
 
+@pilot.mpi(ranks=2)
+def fork(waits: bool) -> str:
+    child = os.fork()
+    if child == 0:
+        return "copy"
+    return f"parent {os.waitpid(child, 0)[1]}" if waits else "parent"
+
+
+def test_copies_of_ranks_end_where_they_leave_the_task(session: Session) -> None:
+    assert session.submit(fork, True).result(DEADLINE_S) == "parent 0"
+    assert session.submit(fork, False).result(DEADLINE_S) == "parent"
+    after = [session.submit(total, float(n)) for n in range(20)]
+    assert [future.result(DEADLINE_S)[0] for future in after] == [3.0 * n for n in range(20)]
+
+
+def test_whatever_ranks_raise_or_close_they_live_on(session: Session) -> None:
+    @pilot.mpi(ranks=2)
+    def leave(how: str) -> None:
+        if how == "raises":
+            raise SystemExit(3)
+        for descriptor in (0, 1, 2):
+            os.close(descriptor)
+        os.chdir("/")
+
+    error = session.submit(leave, "raises").exception(DEADLINE_S)
+    assert error is not None and "SystemExit" in f"{error!r} {error.__cause__!r}"
+    session.submit(leave, "closes").result(DEADLINE_S)
+    assert session.submit(total, 1.0).result(DEADLINE_S)[0] == 3.0
+    where = session.submit(pilot.mpi(ranks=2)(os.getcwd)).result(DEADLINE_S)
+    assert where == os.getcwd()
+
+
+def test_what_ranks_have_started_ends_with_them(session: Session, tmp_path: Path) -> None:
+    @pilot.mpi(ranks=2, time_limit=2)
+    def hang(directory: str) -> None:
+        import subprocess
+
+        sleeps = "setsid sleep 600 & echo $! > $0; wait"
+        name = f"{directory}/{pilot.context().rank}"
+        subprocess.Popen(["/bin/sh", "-c", f"({sleeps}) & sleep 600", name]).wait()
+
+    error = session.submit(hang, str(tmp_path)).exception(DEADLINE_S)
+    assert isinstance(error, pilot.TaskTimedOut)
+    pids = [path.read_text().strip() for path in tmp_path.iterdir()]
+    assert len(pids) == 2
+
+    def are_gone() -> bool:
+        return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+    wait_until(are_gone, DEADLINE_S, "the end of what the ranks have started")
+
+
 def test_cancel(session: Session, mpi_site: SiteUnderTest, tmp_path: Path) -> None:
     hold = pilot.mpi(ranks=3)(tasks.wait_for_file)
     started, never = tmp_path / "started", tmp_path / "never"

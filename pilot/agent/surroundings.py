@@ -1,0 +1,124 @@
+"""What a task finds in its process whatever the tasks before it did there: streams, directory,
+signal handlers, alarm.
+
+Put back is what would change another task's result or its place of output: descriptors 0, 1 and 2,
+`sys.stdin`, `sys.stdout` and `sys.stderr`, the working directory, Python's signal handlers, and the
+alarm. All else that a task changes in its process stays there, as modules do.
+
+Invariants
+----------
+- Where a task closed or replaced a descriptor, what it had printed before goes where it sent it,
+  and what could go nowhere goes to the log.
+- Putting back costs some system calls on descriptors that are there anyway: it needs no look at
+  what was changed, and so misses nothing that was changed without Python.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # as `signal`, without its enumerations
+import contextlib
+import fcntl
+import os
+import resource
+import signal
+import sys
+from typing import Any
+
+#: Those that a process has handlers for; the others are for its own use of the kernel.
+_SIGNALS = tuple(range(1, 32))
+_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+#: Kept descriptors have numbers from here on, where nobody closes them by the way.
+_HIGH = 1000
+
+
+class Surroundings:
+    """The streams, directory and handlers of this process as they are when this is made."""
+
+    def __init__(self) -> None:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        high = max(3, min(_HIGH, soft - 8))
+        self._stdin, self._stdout, self._stderr = (
+            fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, high) for descriptor in (0, 1, 2)
+        )
+        self._streams: tuple[Any, Any, Any] = sys.stdin, sys.stdout, sys.stderr
+        self._codecs = [(stream.encoding, stream.errors) for stream in self._streams]
+        self._directory = -1
+        with contextlib.suppress(OSError):  # it is gone, which the tasks are told
+            self._directory = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._handlers = self._current_handlers()
+
+    def output_position(self) -> int:
+        """How far this process's output has come."""
+        return os.lseek(self._stdout, 0, os.SEEK_CUR)
+
+    def put_back(self) -> None:
+        """Have all of it as it was."""
+        try:
+            self._put_back()
+        except BaseException:  # what a handler raised on the way, whose alarm is off by now
+            self._put_back()
+
+    def _put_back(self) -> None:
+        _signal.alarm(0)
+        flushed = _flush(sys.stdout) & _flush(sys.stderr)
+        streams = self._streams
+        if sys.stdout is not streams[1] or sys.stderr is not streams[2]:
+            # First, as one that is dropped may close its descriptor.
+            sys.stdout, sys.stderr = streams[1:]
+            flushed = False
+        if sys.stdin is not streams[0] or _is_closed(streams[0]):
+            self._streams = (self._opened(0, "r"), *streams[1:])
+            sys.stdin = sys.__stdin__ = self._streams[0]  # type: ignore[misc, unused-ignore]
+        os.dup2(self._stdin, 0)
+        os.dup2(self._stdout, 1)
+        os.dup2(self._stderr, 2)
+        if not flushed:
+            self._mend_streams()
+        if self._directory >= 0:
+            os.fchdir(self._directory)
+        if self._current_handlers() != self._handlers:
+            self._put_back_handlers()
+
+    def _mend_streams(self) -> None:
+        """Write what could not be written where it was to go, and renew what was closed."""
+        stdin, stdout, stderr = self._streams
+        if not _flush(stdout):
+            stdout = sys.__stdout__ = self._opened(1, "w")  # type: ignore[misc, unused-ignore]
+        if not _flush(stderr):
+            stderr = sys.__stderr__ = self._opened(2, "w", 1)  # type: ignore[misc, unused-ignore]
+        self._streams = stdin, stdout, stderr
+        sys.stdout, sys.stderr = stdout, stderr
+
+    def _opened(self, descriptor: int, mode: str, buffering: int = -1) -> Any:
+        encoding, errors = self._codecs[descriptor]
+        return open(descriptor, mode, buffering, encoding=encoding, errors=errors, closefd=False)
+
+    def _current_handlers(self) -> tuple[object, ...]:
+        # Not by `signal`, which makes an enumeration of each.
+        return tuple(map(_signal.getsignal, _SIGNALS))
+
+    def _put_back_handlers(self) -> None:
+        for timer in _TIMERS:
+            signal.setitimer(timer, 0.0)
+        for number, now, before in zip(
+            _SIGNALS, self._current_handlers(), self._handlers, strict=True
+        ):
+            if now is not before:
+                # None is one that was not set by Python, and cannot be set by it.
+                _signal.signal(number, signal.SIG_DFL if before is None else before)
+
+
+def _flush(stream: Any) -> bool:
+    """Flush a stream, whatever a user's code has put in its place; False where it cannot be."""
+    try:
+        stream.flush()
+    except BaseException:
+        return False
+    return True
+
+
+def _is_closed(stream: Any) -> bool:
+    try:
+        return bool(stream.closed)
+    except ValueError:  # its buffer was taken from it
+        return True
