@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from pilot.data.patience import is_there
 from pilot.errors import CommandFailed, PilotError
 from pilot.task import COMMAND, OptionError, Task
 
@@ -112,7 +113,7 @@ class ShellCommand:
         """
         for name in self.inputs:
             path = Path(self.cwd or ".") / str(kwargs[name])
-            if not path.exists():
+            if not is_there(path):
                 raise FileNotFoundError(
                     f"input file {name}={path} of {self.__name__!r} is not there"
                 )
@@ -128,7 +129,7 @@ class ShellCommand:
         made = {}
         for name in self.outputs:
             path = (Path(self.cwd or ".") / str(kwargs[name])).absolute()
-            if not path.exists():
+            if not is_there(path):
                 raise FileNotFoundError(f"{self.__name__!r} did not make its output {name}={path}")
             made[name] = path
         return made

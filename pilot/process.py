@@ -18,6 +18,8 @@ from pathlib import Path
 
 import setproctitle
 
+from pilot.data.patience import when_there
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 #: So long it is waited for what was killed: it may be in the kernel, in seconds.
@@ -157,7 +159,7 @@ def enter_environment(
     # In front, as they were there, but behind nothing that this process has from elsewhere.
     sys.path[:0] = [path for path in sys_path if path not in sys.path]
     try:
-        os.chdir(working_dir)
+        when_there(Path(working_dir), lambda: os.chdir(working_dir))
     except OSError as error:
         return FileNotFoundError(
             f"the working directory of the session, {working_dir}, cannot be entered on "

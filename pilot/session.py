@@ -23,6 +23,7 @@ import msgspec
 from pilot.children import TaskSession
 from pilot.context import running_context
 from pilot.data.imported import Imported
+from pilot.data.patience import set_patience
 from pilot.data.values import Value, decode, encode
 from pilot.errors import (
     HeadError,
@@ -119,6 +120,7 @@ class Session(concurrent.futures.Executor):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.site = site if isinstance(site, Site) else find_site(site)
+        set_patience(self.site.config.data.patience_s)
         self._connection = Connection(self.site)
         self._lock = threading.Lock()
         self._futures: set[Future[Any]] = set()

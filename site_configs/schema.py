@@ -77,6 +77,8 @@ class DataConfig(_Mapping, frozen=True, kw_only=True):
     #: What each pilot may use of a node's local disk, to keep values there that many tasks share;
     #: 0: nothing is kept.
     node_cache_mib: Mebibytes = field(default=4096, name="node_cache")
+    #: How long a file that is missing is looked for again: network file systems show files late.
+    patience_s: Seconds = field(default=5.0, name="patience")
 
 
 class MpiConfig(_Mapping, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -33,6 +34,7 @@ from pilot.arguments import decode_arguments, decode_function
 from pilot.children import TaskSession, delegations
 from pilot.command import CommandResult, ShellCommand, failure_text
 from pilot.context import Context, set_context
+from pilot.data.patience import is_there, set_patience, when_there
 from pilot.data.values import LazyWriter, Value, store
 from pilot.errors import CommandFailed, PilotError
 from pilot.limits import ERROR_TEXT_BYTES
@@ -104,6 +106,7 @@ class Worker:
         self._log_name = log.relative_to(site.directory).as_posix()
         self._rank = rank
         self._ranks = ranks
+        set_patience(site.config.data.patience_s)
         self._inline_limit = site.config.data.inline_limit_bytes
         self._payloads: dict[bytes, bytes] = {}
         self._functions: dict[bytes, Callable[..., Any]] = {}
@@ -391,12 +394,15 @@ class Worker:
             env = {**env, **(plan.env if plan else {}), **command.env}
         home = Path.cwd()
         if command.cwd:
-            os.chdir(command.cwd)
+            when_there(Path(command.cwd), partial(os.chdir, command.cwd))
         try:
+            stdin = command.path(command.stdin, args, kwargs)
+            if stdin:
+                is_there(Path(stdin))  # soon; who starts the command says what is wrong
             status = _spawn(
                 launched,
                 env,
-                command.path(command.stdin, args, kwargs),
+                stdin,
                 command.path(command.stdout, args, kwargs),
                 command.path(command.stderr, args, kwargs),
             )

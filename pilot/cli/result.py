@@ -41,6 +41,7 @@ def get(task_id: str, index: int | None, output: Path | None, as_json: bool) -> 
 
     Of a value that is in an HDF5 file, the file and the dataset are told on stderr.
     """
+    from pilot.data.patience import set_patience
     from pilot.data.values import Value, load
 
     if output is not None and output.suffix not in _SUFFIXES:
@@ -48,6 +49,7 @@ def get(task_id: str, index: int | None, output: Path | None, as_json: bool) -> 
             f"--output {output}: give a name that ends in {', '.join(_SUFFIXES)}"
         )
     site = current_site()
+    set_patience(site.config.data.patience_s)
     with asking(site) as ask:
         data = ask("result", task=task_id)
         _check_state(task_id, data)

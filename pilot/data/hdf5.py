@@ -604,8 +604,10 @@ def _cannot_read(path: Path, name: str, cause: Exception) -> ResultError:
     what = f"{name} in {path}" if name else str(path)
     if isinstance(cause, FileNotFoundError):
         return ResultError(
-            f"cannot read {what}: there is no such file. Its session was purged, or the file was "
-            "deleted by hand or by a clean-up of the file system; run the task again."
+            f"cannot read {what}: there is no such file on {os.uname().nodename}. If there is one "
+            "on other hosts, this one does not see the site's directory, or sees it late: let "
+            "data.patience in the site file be longer. If there is none, it was deleted, with its "
+            "session or by a clean-up of the file system: run the task again."
         )
     reason = cause.args[0] if isinstance(cause, KeyError) else cause
     return ResultError(

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pilot.data.patience import when_there
 from pilot.errors import ResultError
 
 
@@ -28,7 +29,7 @@ class Imported:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).expanduser().absolute()
         try:
-            self.size, self.mtime_ns = _look(self.path)
+            self.size, self.mtime_ns = _look(self.path)  # a mistyped name is told at once
         except OSError as error:
             raise ResultError(
                 f"cannot import {self.path}: {_reason(error)}; give a file that can be read here "
@@ -50,7 +51,7 @@ def checked(path: str, size: int, mtime_ns: int) -> Path:
     where = f"the imported file {path}"
     advice = "Import it again, and submit the tasks that need it again."
     try:
-        found_size, found_mtime_ns = _look(Path(path))
+        found_size, found_mtime_ns = when_there(Path(path), lambda: _look(Path(path)))
     except OSError as error:
         raise ResultError(
             f"{where} cannot be read on {os.uname().nodename}: {_reason(error)}. It must lie where "

@@ -23,6 +23,7 @@ from typing import Any
 
 from pilot.data.hdf5 import Draft, SealedFile, Written
 from pilot.data.parts import Parts, component, put_together, take_apart, unique
+from pilot.data.patience import when_there
 from pilot.data.values import Value
 from pilot.errors import ResultError
 
@@ -309,12 +310,12 @@ def read(site_dir: Path, value: Value) -> Any:
         Its pickle needs something that is not here, such as a module.
     """
     path = site_dir / value.path
-    file = _open_files.get(path)
+    file = when_there(path, lambda: _open_files.get(path))
     try:
         parts = file.read(value.name, value.checksum)
     except ResultError:
         # Network file systems take a file away that is replaced, also from who has it open.
-        again = _open_files.get(path)
+        again = when_there(path, lambda: _open_files.get(path))
         if again is file:
             raise
         parts = again.read(value.name, value.checksum)

@@ -610,7 +610,7 @@ def test_blocks_that_never_reached_the_disk_are_noticed(
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     value = Value(8, b"", "results/s1/gone-0.h5", "/s1/f/t1/0", 1)
-    with pytest.raises(ResultError, match=r"gone-0\.h5: there is no such file.*purged"):
+    with pytest.raises(ResultError, match=r"gone-0\.h5: there is no such file.*was deleted"):
         read(tmp_path, value)
 
 
