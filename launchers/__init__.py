@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from launchers.base import HostShare, Launch, Launcher, Placement
+from launchers.identity import identity_in, leave_identity
 from launchers.local import LocalLauncher
 from launchers.mpirun import FLAVOURS, MpirunLauncher, detect_launcher, find_mpi
 from launchers.nodes import NODE_LAUNCHERS, node_worker
@@ -24,6 +25,8 @@ __all__ = [
     "Placement",
     "detect_launcher",
     "get_launcher",
+    "identity_in",
+    "leave_identity",
     "node_worker",
 ]
 

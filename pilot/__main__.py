@@ -6,6 +6,7 @@ command line is imported: there may be thousands of them, and they start often.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def _agent(arguments: list[str]) -> None:
 def _node(arguments: list[str]) -> None:
     import msgspec
 
+    from launchers import leave_identity
     from pilot.agent.node import main
     from pilot.process import raise_file_limit, start_log
     from pilot.site import open_site
@@ -33,6 +35,7 @@ def _node(arguments: list[str]) -> None:
     from scheduler.resources import NodeShape
 
     start_log()
+    leave_identity(os.environ)
     raise_file_limit()
     site, pilot, node, agent, cores, memory_mib, gpus = arguments
     endpoints = msgspec.json.decode(agent, type=Endpoints)

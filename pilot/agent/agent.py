@@ -29,7 +29,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from launchers import HostShare, Launcher, Placement, get_launcher, node_worker
+from launchers import HostShare, Launcher, Placement, get_launcher, leave_identity, node_worker
 from pilot import clock
 from pilot.agent import actions as a
 from pilot.agent.mpi_world import VARIABLE, HostCores, WorldConfig
@@ -772,6 +772,7 @@ def _tail(path: Path, size: int = 4096) -> str:
 def main(site_dir: Path, pilot: str, pool: str) -> None:
     """Be the agent of a pilot."""
     start_log()
+    leave_identity(os.environ)
     name_process(f"pilot agent {pilot}")
     raise_file_limit()
     site = open_site(site_dir)

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from launchers import leave_identity
 from pilot.errors import PilotError
 from pilot.head.server import Head
 from pilot.process import name_process, raise_file_limit, start_log
@@ -23,6 +24,7 @@ def main(directory: Path, adopt_job: str = "") -> None:
         The batch job that this process runs in, if it is to be the first pilot.
     """
     start_log()
+    leave_identity(os.environ)
     try:
         site = open_site(directory)
         name_process(f"pilot head {site.name}")

@@ -233,7 +233,7 @@ class SlurmBatch:
 
     def _run(self, command: Sequence[str], stdin: str = "") -> _Answer:
         # scontrol writes scripts into its working directory when a job shrinks.
-        with tempfile.TemporaryDirectory(prefix="pilot-slurm-") as scratch:
+        with _scratch() as scratch:
             try:
                 done = subprocess.run(
                     command,
@@ -258,6 +258,25 @@ class SlurmBatch:
             except OSError as error:
                 raise BatchUnavailable(f"{command[0]} could not be run: {error}") from error
         return _Answer(done.returncode, done.stdout, done.stderr)
+
+
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    """Make a directory that nobody misses, in another place where ``$TMPDIR`` has gone.
+
+    Raises
+    ------
+    BatchUnavailable
+        There is none that can be written.
+    """
+    try:
+        if not os.path.isdir(tempfile.gettempdir()):
+            tempfile.tempdir = None  # Python looks again
+        return tempfile.TemporaryDirectory(prefix="pilot-slurm-")
+    except OSError as error:
+        raise BatchUnavailable(
+            f"no temporary directory can be made on this machine ({error}), which the commands of "
+            "Slurm are run in; set TMPDIR to one that can be written, and start the head again"
+        ) from error
 
 
 class _Answer(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 from support import tasks
-from support.sites import SiteUnderTest, local_template, site_under_test
+from support.sites import TESTS, SiteUnderTest, local_template, site_under_test
 from support.waiting import wait_until
 
 import pilot
@@ -414,3 +415,34 @@ def test_all_ranks_end_with_the_pilot() -> None:
         )
         go.touch()
         assert future.result(DEADLINE_S) == str(started)
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {tests!r})
+import pilot
+from support import tasks
+
+with pilot.Session({site!r}, sys_path=[{tests!r}]) as session:
+    print(session.submit(tasks.world_size).result({deadline_s}))
+"""
+
+
+def test_a_head_that_a_rank_has_started_is_no_rank() -> None:
+    from launchers import find_mpi
+
+    with site_under_test(local_template(cores=2)) as site:
+        _, mpirun = find_mpi("")
+        program = PROGRAM.format(tests=str(TESTS), site=str(site.directory), deadline_s=DEADLINE_S)
+        done = subprocess.run(
+            [str(mpirun), "-n", "1", sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            timeout=2 * DEADLINE_S,
+            check=False,
+        )
+        assert done.stdout == "1\n", done.stderr
+        # And for whoever comes later to the same head.
+        with site.session() as session:
+            assert session.submit(tasks.world_size).result(DEADLINE_S) == 1
+            assert session.submit(total, 10.0).result(DEADLINE_S)[:2] == (30.0, 2)

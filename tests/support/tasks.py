@@ -71,3 +71,10 @@ def kill_itself(number: int = signal.SIGKILL) -> None:
 
 def process_id(*_: object) -> int:
     return os.getpid()
+
+
+def world_size() -> int:
+    """How many ranks MPI finds."""
+    from mpi4py import MPI
+
+    return int(MPI.COMM_WORLD.size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -291,6 +292,25 @@ def test_no_slurm_is_told_clearly(fake_slurm: Path, tmp_path: Path) -> None:
     with pytest.raises(BatchUnavailable, match="squeue was not found"):
         slurm.jobs("pilot")
     assert slurm.ended(["1"]) == {}
+
+
+def test_a_temporary_directory_that_has_gone_is_not_missed(
+    fake_slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(fake_slurm, "sbatch", "cat >/dev/null; echo 17")
+    gone = tmp_path / "gone"
+    monkeypatch.setattr(tempfile, "tempdir", str(gone))
+    assert SlurmBatch().submit(a_request(directory=tmp_path)) == "17"
+
+
+def test_that_there_is_no_temporary_directory_is_told(
+    fake_slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(fake_slurm, "sbatch", "cat >/dev/null; echo 17")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
+    with pytest.raises(BatchUnavailable, match="no temporary directory can be made.*set TMPDIR"):
+        SlurmBatch().submit(a_request(directory=tmp_path))
 
 
 def test_a_failed_or_slow_query_is_unknown_never_empty(fake_slurm: Path) -> None:

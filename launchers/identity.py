@@ -1,0 +1,79 @@
+"""What tells a process in its environment that it is a rank, or the task of a step.
+
+It is not to be handed on by processes that live longer than that. A head is started by whoever
+needs one first, which may be a rank of an MPI program; a node worker is the task of a step. What they
+start later is no part of that program: an MPI library that finds the identity of a rank believes
+it, and waits for the others, or ends the process.
+
+What a job has (``SLURM_JOB_*``, ``SLURM_NODELIST`` and the like) stays, and so do settings
+(``OMPI_MCA_btl``, ``I_MPI_FABRICS``, ``HYDRA_LAUNCHER``), unless the process is a rank: launchers
+tell ranks settings of their own, which cannot be told from the user's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+
+#: Names of variables begin so that say which rank, or which task of a step, a process is.
+_IDENTITY = (
+    "PMI_",
+    "PMI2_",
+    "PMIX_",
+    "HYDI_",
+    "MPI_LOCALRANKID",
+    "MPI_LOCALNRANKS",
+    "MPIR_CVAR_CH3_INTERFACE_HOSTNAME",
+    "OMPI_COMM_WORLD_",
+    "OMPI_UNIVERSE_SIZE",
+    "OMPI_APP_CTX_NUM_PROCS",
+    "OMPI_NUM_APP_CTX",
+    "OMPI_FIRST_RANKS",
+    "OMPI_MCA_orte_",
+    "OMPI_MCA_ess_",
+    "OMPI_MCA_pmix",
+    "MV2_COMM_WORLD_",
+    "I_MPI_RANK_CMD",
+    "PALS_",
+    "FLUX_TASK_",
+    "SLURM_STEP",
+    "SLURM_SRUN_COMM_",
+    "SLURM_PMI",
+    "SLURM_LAUNCH_NODE_IPADDR",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+    "SLURM_NODEID",
+    "SLURM_GTIDS",
+    "SLURM_TASK_PID",
+)
+#: Settings that are taken for identity although they begin like it.
+_SETTINGS = ("PMIX_MCA_",)
+#: In a rank, these as well: what launchers tell their ranks.
+_TOLD_TO_RANKS = ("PMIX_", "OMPI_", "PRTE_", "HYDRA_", "MPIEXEC_")
+#: Any of these makes a process a rank.
+_RANK = (
+    "PMI_RANK",
+    "PMI_FD",
+    "PMI_PORT",
+    "PMIX_RANK",
+    "HYDI_CONTROL_FD",
+    "MPI_LOCALRANKID",
+    "OMPI_COMM_WORLD_RANK",
+    "MV2_COMM_WORLD_RANK",
+)
+
+
+def identity_in(environment: Mapping[str, str]) -> list[str]:
+    """Return the names of the variables that are not to be handed on."""
+    foreign = _TOLD_TO_RANKS if any(name in environment for name in _RANK) else ()
+    return [
+        name
+        for name in environment
+        if name.startswith(foreign)
+        or (name.startswith(_IDENTITY) and not name.startswith(_SETTINGS))
+    ]
+
+
+def leave_identity(environment: MutableMapping[str, str]) -> None:
+    """Take out of an environment what is not to be handed on."""
+    for name in identity_in(environment):
+        del environment[name]
