@@ -15,6 +15,7 @@ from pilot.context import context
 from pilot.errors import (
     AuthenticationError,
     BatchError,
+    CommandError,
     CommandFailed,
     HeadError,
     PilotError,
@@ -61,6 +62,7 @@ else:
 __all__ = [
     "AuthenticationError",
     "BatchError",
+    "CommandError",
     "CommandFailed",
     "CommandResult",
     "Event",

@@ -7,15 +7,15 @@ as the ranks of an MPI program.
 from __future__ import annotations
 
 import shlex
-import string
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from pilot.command_text import command_text
 from pilot.data.patience import is_there
-from pilot.errors import CommandFailed, PilotError
+from pilot.errors import CommandFailed
 from pilot.task import COMMAND, OptionError, Task
 
 
@@ -41,17 +41,6 @@ class CommandResult:
         return self.outputs[name]
 
 
-class _ShellFormatter(string.Formatter):
-    """`str.format` for shells: what is put in is quoted; ``{x:raw}`` puts it in as it is."""
-
-    def format_field(self, value: Any, format_spec: str) -> str:
-        if format_spec == "raw":
-            return str(value)
-        if isinstance(value, (list, tuple)):
-            return " ".join(shlex.quote(str(item)) for item in value)
-        return shlex.quote(format(value, format_spec) if format_spec else str(value))
-
-
 @dataclass(frozen=True)
 class ShellCommand:
     """A command line with parameters. Called, it runs the command here and now."""
@@ -75,33 +64,54 @@ class ShellCommand:
         return Path(words[0]).name if words else "command"
 
     def argv(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
-        """The words to execute.
+        """Return the words to execute: of a text those of a shell, with the values beside it.
 
         Raises
         ------
-        PilotError
-            A parameter is missing.
+        CommandError
+            A parameter is missing, or its value cannot stand where it is to.
         """
         if not isinstance(self.command, str):
             return list(self.command)
-        return ["/bin/sh", "-c", self._format(self.command, args, kwargs)]
+        return command_text(self.command).argv(args, kwargs)
+
+    def check(self) -> None:
+        """See that its texts mean something, and that values can stand where they have them.
+
+        Raises
+        ------
+        CommandError
+            It is not so.
+        """
+        if isinstance(self.command, str):
+            command_text(self.command).check()
+        for text in (self.stdin, self.stdout, self.stderr):
+            if text is not None:
+                command_text(text)
+
+    def line(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        """Return the command as one would type it.
+
+        Raises
+        ------
+        CommandError
+            A parameter is missing, or its value cannot stand where it is to.
+        """
+        if not isinstance(self.command, str):
+            return shlex.join(self.command)
+        return command_text(self.command).line(args, kwargs)
 
     def path(
         self, text: str | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> str | None:
-        """A file name with its parameters filled in."""
-        return None if text is None else self._format(text, args, kwargs, raw=True)
+        """Return a file name with its parameters filled in.
 
-    def _format(
-        self, text: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], raw: bool = False
-    ) -> str:
-        formatter = string.Formatter() if raw else _ShellFormatter()
-        try:
-            return formatter.vformat(text, args, kwargs)
-        except (KeyError, IndexError) as error:
-            raise PilotError(
-                f"the command {text!r} needs a parameter {error}; call submit({str(error)[1:-1]}=…)"
-            ) from None
+        Raises
+        ------
+        CommandError
+            A parameter is missing.
+        """
+        return None if text is None else command_text(text).plain(args, kwargs)
 
     def check_inputs(self, kwargs: Mapping[str, Any]) -> None:
         """See that the input files are there.
@@ -136,22 +146,21 @@ class ShellCommand:
 
     def __call__(self, *args: Any, **kwargs: Any) -> CommandResult:
         self.check_inputs(kwargs)
-        argv = self.argv(args, kwargs)
+        argv, line = self.argv(args, kwargs), self.line(args, kwargs)
         done = subprocess.run(argv, cwd=self.cwd, capture_output=True, text=True, check=False)
         if done.returncode not in self.success:
-            text = failure_text(argv, done.returncode, done.stdout + done.stderr)
+            text = failure_text(line, done.returncode, done.stdout + done.stderr)
             raise CommandFailed(text, done.returncode)
         return CommandResult(
-            argv[-1] if isinstance(self.command, str) else shlex.join(argv),
+            line,
             done.returncode,
             done.stdout + done.stderr,
             self.collect_outputs(kwargs),
         )
 
 
-def failure_text(argv: Sequence[str], returncode: int, output: str) -> str:
+def failure_text(command: str, returncode: int, output: str) -> str:
     """What to say of a command that failed."""
-    command = argv[-1] if argv[:2] == ["/bin/sh", "-c"] else shlex.join(argv)
     if returncode == 127:
         why = "command not found (exit status 127); is it on the PATH of the compute nodes?"
     elif returncode < 0:
@@ -177,8 +186,9 @@ def shell(
 ) -> Task[..., CommandResult]:
     """Make a command a task: ``shell("gmx mdrun -s {tpr} -o {out}", outputs=["out"])``.
 
-    ``submit(tpr=…, out=…)`` fills the parameters in, quoted for the shell; ``{x:raw}`` is not
-    quoted. With ``ranks=`` the command is started as an MPI program by the site's launcher.
+    ``submit(tpr=…, out=…)`` fills the parameters in: whatever they hold, each is one word there;
+    ``{x:raw}`` is shell text. With ``ranks=`` the command is started as an MPI program by the
+    site's launcher.
 
     Parameters
     ----------
@@ -199,8 +209,10 @@ def shell(
     ------
     OptionError
         There is no such option, or a value has no meaning.
+    CommandError
+        The text has a parameter where no value can stand, such as in single quotes.
     """
-    if not command:
+    if not command or (isinstance(command, str) and not command.strip()):
         raise OptionError("the command is empty")
     function = ShellCommand(
         command if isinstance(command, str) else tuple(str(word) for word in command),
@@ -213,4 +225,5 @@ def shell(
         dict(env or {}),
         tuple(success),
     )
+    function.check()
     return Task(cast("Callable[..., CommandResult]", function), COMMAND, options)

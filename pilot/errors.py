@@ -25,6 +25,23 @@ class WorkflowError(PilotError):
     exit_code = 4
 
 
+class CommandError(PilotError, ValueError):
+    """A command's text means nothing, or a value is missing or cannot stand in it.
+
+    Attributes
+    ----------
+    told
+        The message without the command.
+    """
+
+    def __init__(self, told: str, command: str = "") -> None:
+        super().__init__(told, command)
+        self.told = told
+
+    def __str__(self) -> str:
+        return f"the command {self.args[1]!r}: {self.told}" if self.args[1] else self.told
+
+
 class HeadError(PilotError):
     """No head can be reached, started, or it does not answer."""
 

@@ -387,8 +387,10 @@ class Worker:
         plan: LaunchPlan | None,
     ) -> CommandResult:
         command.check_inputs(kwargs)
-        argv = command.argv(args, kwargs)
-        launched = [*plan.argv, *argv] if plan else _without_shell(argv, command.env)
+        line = command.line(args, kwargs)
+        launched = _without_shell(command, line) if plan is None else None
+        if launched is None:
+            launched = [*(plan.argv if plan else ()), *command.argv(args, kwargs)]
         env = self.environ
         if plan or command.env:
             env = {**env, **(plan.env if plan else {}), **command.env}
@@ -411,9 +413,8 @@ class Worker:
                 os.chdir(home)
         output = self._output_since(begin)
         if status not in command.success:
-            raise CommandFailed(failure_text(argv, status, output), status)
-        text = argv[-1] if argv[:2] == ["/bin/sh", "-c"] else " ".join(argv)
-        return CommandResult(text, status, output, command.collect_outputs(kwargs))
+            raise CommandFailed(failure_text(line, status, output), status)
+        return CommandResult(line, status, output, command.collect_outputs(kwargs))
 
     def _output_since(self, begin: int) -> str:
         end = self.log_position()
@@ -468,15 +469,15 @@ def _results(template: Template, result: Any) -> Sequence[Any]:
     raise TypeError(f"{template.name} is to return {wanted} (returns=…), but gave {gave}")
 
 
-def _without_shell(argv: list[str], env: dict[str, str]) -> list[str]:
-    """The program itself, where a shell would do nothing but start it."""
-    if argv[:2] != ["/bin/sh", "-c"] or "PATH" in env:
-        return argv
-    words = plain_words(argv[2])
-    if words is None or words[0].startswith("."):
-        return argv
+def _without_shell(command: ShellCommand, line: str) -> list[str] | None:
+    """The words of a line whose program a shell would do nothing but start; None for others."""
+    if not isinstance(command.command, str) or "PATH" in command.env:
+        return None
+    words = plain_words(line)
     # A program that is not there is the shell's to tell of, in its words and with its status.
-    return words if shutil.which(words[0]) else argv
+    if words is None or words[0].startswith(".") or not shutil.which(words[0]):
+        return None
+    return words
 
 
 def _spawn(

@@ -1,17 +1,18 @@
-"""The commands of a workflow, as `str.format` texts for `pilot.task.ShellCommand`.
+"""The commands of a workflow, as texts for `pilot.command.ShellCommand`.
 
 Each ``${…}`` in a command's text becomes one more parameter of it. So what stands there, even the
-result of another task, reaches the shell as any parameter does: quoted, and never read as shell.
+result of another task, reaches the shell as any parameter does: as data, and never read as shell.
 """
 
 from __future__ import annotations
 
 import re
-import string
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from pilot.workflow.expression import Escaped, Reference
+from pilot.command_text import BRACES, command_text, remedies
+from pilot.errors import CommandError
+from pilot.workflow.expression import Escaped, Reference, unparse
 from pilot.workflow.problems import Wrong, suggestion
 from pilot.workflow.references import Compiled, Text, compiled
 from pilot.workflow.schema import TaskEntry
@@ -24,7 +25,7 @@ _PARAMETER = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 @dataclass(frozen=True)
 class CommandPlan:
-    """A command: `str.format` texts for `pilot.task.ShellCommand`."""
+    """A command: texts for `pilot.command.ShellCommand`."""
 
     run: str
     #: ``stdin``, ``stdout`` and ``stderr``, those that are given.
@@ -44,7 +45,7 @@ def command_plan(entry: TaskEntry, path: YamlPath) -> CommandPlan:
     Raises
     ------
     Wrong
-        The command is empty, or a ``${`` in it begins no reference.
+        The command is empty, a ``${`` in it begins no reference, or a value stands where none can.
     """
     hidden: dict[str, Text] = {}
     run = _format_text(entry.run or "", (*path, "run"), hidden)
@@ -75,7 +76,7 @@ def _format_text(text: str, path: YamlPath, hidden: dict[str, Text]) -> str:
     parts = []
     for piece in known.pieces:
         if isinstance(piece, Reference):
-            name = f"_{len(hidden) + 1}"
+            name = _hidden_name(piece, hidden)
             hidden[name] = Text((piece,), path)
             parts.append(f"{{{name}}}")
         elif isinstance(piece, Escaped):
@@ -83,6 +84,16 @@ def _format_text(text: str, path: YamlPath, hidden: dict[str, Text]) -> str:
         else:
             parts.append(piece)
     return "".join(parts)
+
+
+def _hidden_name(reference: Reference, hidden: Mapping[str, Text]) -> str:
+    """The parameter that takes the place of a reference; it is shown where the command fails."""
+    name = plain = "_" + re.sub(r"\W+", "_", str(reference), flags=re.ASCII).strip("_")
+    number = 1
+    while name in hidden and hidden[name].alone != reference:
+        number += 1
+        name = f"{plain}_{number}"
+    return name
 
 
 def command_kwargs(command: CommandPlan, given: Compiled, path: YamlPath) -> Compiled:
@@ -109,7 +120,29 @@ def command_kwargs(command: CommandPlan, given: Compiled, path: YamlPath) -> Com
     kwargs.update(command.hidden)
     for key, text in (("run", command.run), *command.streams.items()):
         check_format(text, kwargs, (*path, key))
+    _check_places(command, (*path, "run"))
     return kwargs
+
+
+def _check_places(command: CommandPlan, path: YamlPath) -> None:
+    """See that a value can stand wherever the command has one.
+
+    Raises
+    ------
+    Wrong
+        One stands in single quotes, say.
+    """
+    for field, refusal in command_text(command.run).refusals():
+        hidden = command.hidden.get(field.parameter)
+        told = remedies(field, refusal)
+        if hidden is not None:
+            told = told and (
+                ". With a name in 'with:', such as x, a number can stand there as {x:d} or {x:g}, "
+                "shell text of your own as {x:raw}"
+            )
+        raise Wrong(
+            path, f"{field if hidden is None else unparse(hidden.pieces)} {refusal.reason}{told}"
+        )
 
 
 def check_format(text: str, names: Collection[str], path: YamlPath) -> None:
@@ -120,25 +153,15 @@ def check_format(text: str, names: Collection[str], path: YamlPath) -> None:
     Wrong
         One is not, or the braces are no `str.format`.
     """
-    braces = "a brace of the command itself is written {{ or }}"
     try:
-        fields = list(_fields(text))
-    except ValueError as error:
-        raise Wrong(path, f"{error}; {braces}") from None
-    for name in fields:
+        known = command_text(text)
+    except CommandError as error:
+        raise Wrong(path, error.told) from None
+    for name in known.parameters():
         if name not in names:
             shown = [known for known in names if not known.startswith("_")]
             raise Wrong(
                 path,
                 f"the command has no parameter {name!r} in 'with', 'inputs' or 'outputs'; "
-                f"{suggestion(name, shown)}; {braces}",
+                f"{suggestion(name, shown)}; {BRACES}",
             )
-
-
-def _fields(text: str, depth: int = 0) -> Iterator[str]:
-    if depth > 1:
-        raise ValueError("braces inside of braces inside of braces")
-    for _, name, spec, _ in string.Formatter().parse(text):
-        if name is not None:
-            yield re.split(r"[.\[]", name, maxsplit=1)[0]
-            yield from _fields(spec or "", depth + 1)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pilot.command import ShellCommand
-from pilot.errors import PilotError
+from pilot.errors import CommandError, PilotError
 from pilot.task import (
     Options,
     command_kind,
@@ -153,6 +153,11 @@ class _Makers:
         if self.is_command:
             kwargs = {name: _for_shell(value) for name, value in kwargs.items()}
         function, kind = self.function(options, kwargs, scope)
+        if isinstance(function, ShellCommand) and not any(results_in(kwargs)):
+            try:
+                function.line((), kwargs)
+            except CommandError as error:
+                raise Wrong((*self.plan.path, self.plan.kind), error.told) from None
         return Node(
             task=self.plan.name,
             index=index,

@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from pilot.command import ShellCommand
+from pilot.errors import CommandError
 from pilot.task import Options
 from pilot.workflow.graph import Graph, Node, Result, TaskGroup, replace_results
 
@@ -110,11 +111,12 @@ def _command(node: Node) -> str | None:
         return None
     kwargs = replace_results(dict(node.kwargs), _reference)
     try:
-        argv = node.function.argv((), kwargs)
-    except (ValueError, TypeError, AttributeError, LookupError):
+        line = node.function.line((), kwargs)
+    except CommandError:
         return str(node.function.command)  # it formats a number that is not known yet
-    text = argv[-1] if isinstance(node.function.command, str) else " ".join(argv)
-    return re.sub(r"'(\$\{tasks\.[^']*\})'", r"\1", text)
+    # What is not known yet has no quotes yet.
+    line = re.sub(r"'(\$\{tasks\.[^']*\})'", r"\1", line)
+    return re.sub(r"\\(\$\{tasks\.[^}]*\})", r"\1", line)
 
 
 _RESOURCES = ("name", "cores", "memory", "gpus", "ranks", "ranks_per_node")

@@ -370,6 +370,21 @@ def test_mpi_program(session: Session, tmp_path: Path) -> None:
     assert out.read_text() == "2 [0, 1]"
 
 
+def test_values_reach_mpi_programs_as_they_are(session: Session, tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import sys\n"
+        "from mpi4py import MPI\n"
+        "if MPI.COMM_WORLD.rank == 0:\n"
+        "    open(sys.argv[1], 'w').write(repr(sys.argv[2:]))\n"
+    )
+    # To mpirun and srun a ':' of its own is where another program begins.
+    values = [":", "", "$(id)", "a\nb", "'\"", "-n"]
+    program = pilot.shell(f"{sys.executable} {script} {{out}} {{values}}", ranks=2)
+    session.submit(program, out=tmp_path / "out", values=values).result(DEADLINE_S)
+    assert (tmp_path / "out").read_text() == repr(values)
+
+
 def test_mpi_program_that_fails(session: Session, tmp_path: Path) -> None:
     script = tmp_path / "program.py"
     script.write_text("import sys\nfrom mpi4py import MPI\nMPI.COMM_WORLD.barrier()\nsys.exit(5)\n")

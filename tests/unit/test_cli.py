@@ -754,7 +754,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("output", ["", "exit status 4\n", "a: exit status 9"])
 def test_the_exit_status_of_a_command(status: int, code: int, output: str) -> None:
-    command = ["sh", "-c", "echo 'x: exit status 5'\nfalse"]
+    command = "sh -c 'echo x: exit status 5\nfalse'"
     error = CommandFailed(failure_text(command, status, output), status)
     assert exit_status(error) == code
     assert exit_status(pickle.loads(pickle.dumps(error))) == code

@@ -335,7 +335,7 @@ def test_every_option_of_the_api_is_a_key() -> None:
 
 def command_line(node: Node) -> str:
     assert isinstance(node.function, ShellCommand)
-    return node.function.argv(node.args, dict(node.kwargs))[-1]
+    return node.function.line(node.args, dict(node.kwargs))
 
 
 def test_commands_get_their_parameters_quoted(load: Load) -> None:
@@ -355,6 +355,22 @@ def test_commands_get_their_parameters_quoted(load: Load) -> None:
     )
     assert isinstance(node.function, ShellCommand)
     assert node.function.path(node.function.stdout, (), node.kwargs) == "a'; rm -rf $HOME #.txt"
+
+
+def test_a_command_is_shown_as_one_would_type_it(load: Load) -> None:
+    workflow = load(
+        """
+        parameters: {evil: "$(touch x) 'y'"}
+        tasks:
+          scan: {run: "cat names"}
+          report: {run: 'echo "said: ${tasks.scan.stdout} ${evil}" ${tasks.scan.stdout} ${evil}'}
+        """
+    )
+    (line,) = [line for line in graph_text(workflow.graph()).splitlines() if "said" in line]
+    assert line.strip() == (
+        """$ echo "said: ${tasks.scan.stdout} \\$(touch x) 'y'" ${tasks.scan.stdout} """
+        """'$(touch x) '"'"'y'"'"''"""
+    )
 
 
 def test_files_in_and_out(load: Load) -> None:

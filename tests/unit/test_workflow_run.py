@@ -241,3 +241,26 @@ def test_functions_travel_by_name(directory: Path) -> None:
     assert len(pickle.dumps(travelled)) < 100
     with pytest.raises(ModuleNotFoundError, match="not_on_this_worker"):
         ByName("not_on_this_worker", "f")()
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["sample-1 $(touch INJECTED)", "it's", "`touch INJECTED`", '"; touch INJECTED; "', "a  *"],
+)
+def test_what_a_command_wrote_is_data_in_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("untrusted.txt").write_text(f"{value}\n")
+    Path("w.yaml").write_text(
+        """
+tasks:
+  scan: {run: cat untrusted.txt}
+  report: {run: 'printf %s "the scanner said ${tasks.scan.stdout}"'}
+results: {said: "${tasks.report.stdout}"}
+"""
+    )
+    session = InProcess()
+    submitted = load_workflow("w.yaml").submit(cast(Session, session))
+    assert submitted.results() == {"said": f"the scanner said {value}"}
+    assert not Path("INJECTED").exists()
