@@ -30,6 +30,9 @@ Command = Callable[..., Any]
 
 INTERRUPTED = 130
 
+#: Whether this command has said that there is no head.
+_SAID = "pilot.said_no_head"
+
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 
@@ -140,7 +143,7 @@ def current_site() -> Site:
 
 @contextmanager
 def asking(site: Site, *, quiet: bool = False) -> Iterator[Inquiry]:
-    """Ask the head of a site; where none runs, its database, and say so unless `quiet`.
+    """Ask the head of a site; where none runs, its database, and say so once, unless `quiet`.
 
     Raises
     ------
@@ -150,11 +153,9 @@ def asking(site: Site, *, quiet: bool = False) -> Iterator[Inquiry]:
     from pilot.inquiry import Inquiry
 
     with Inquiry(site) as ask:
-        if not ask.has_head and not quiet:
-            note(
-                f"no head of {site.name} runs: this is from its database, where all unfinished "
-                "tasks are READY and pilots may have ended since"
-            )
+        if not (ask.has_head or quiet or click.get_current_context().meta.get(_SAID)):
+            click.get_current_context().meta[_SAID] = True
+            note(f"no head of {site.name} runs; of unfinished tasks only that is known")
         yield ask
 
 

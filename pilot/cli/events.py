@@ -9,6 +9,7 @@ import click
 
 from pilot.cli.common import INTERRUPTED, asking, current_site, site_option
 from pilot.cli.output import coloured, moment, note
+from pilot.texts import printable
 
 if TYPE_CHECKING:
     from pilot.event import Event
@@ -83,4 +84,5 @@ def _line(event: Event) -> str:
         what += f" {event.session}"
     words = (f"{event.number:>8}", moment(event.at, exact=True), f"{what:14}")
     state = coloured(f"{event.state:9}" if event.detail else event.state)
-    return "  ".join((*words, state, event.detail) if event.detail else (*words, state))
+    detail = printable(event.detail)
+    return "  ".join((*words, state, detail) if detail else (*words, state))

@@ -53,6 +53,8 @@ def print_pilots(rows: Sequence[dict[str, Any]]) -> None:
             )
             for row in rows
         ],
+        cut={"remark": 20},
+        drop=("cores", "nodes", "pool", "started"),
     )
 
 

@@ -40,12 +40,45 @@ def start(foreground: bool) -> None:
     found = find_head(site)
     if found is not None:
         click.echo(f"the head of {site.name} runs already: pid {found.pid} on {found.host}")
+        check_batch(site)
         return
     if foreground:
         command = head_command(site)
         os.execv(command[0], command)
     address = ensure_head(site)
     click.echo(f"the head of {site.name} runs: pid {address.pid} on {address.host}")
+    check_batch(site)
+
+
+def check_batch(site: Site) -> None:
+    """See that the batch system answers, and has the partitions that the site's pools name.
+
+    Raises
+    ------
+    BatchError
+        It does not.
+    """
+    from pilot.errors import BatchError
+    from scheduler.batch import base
+    from scheduler.batch.slurm import SlurmBatch
+
+    if site.config.batch != "slurm":
+        return
+    try:
+        there = SlurmBatch(site.config.slurm.command_limit_s).partitions()
+    except base.BatchError as error:
+        raise BatchError(f"but it gets no pilots: {error}") from error
+    wrong = {
+        name: pool.partition
+        for name, pool in site.config.pools.items()
+        if any(part and part not in there for part in pool.partition.split(","))
+    }
+    if wrong:
+        named = ", ".join(f"{partition!r} (pool {name})" for name, partition in wrong.items())
+        raise BatchError(
+            f"but Slurm has no partition {named}; it has {', '.join(there)}. Mend "
+            f"{site.directory / 'site.yaml'}, and start the head again"
+        )
 
 
 @head.command()

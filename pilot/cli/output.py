@@ -1,24 +1,35 @@
 """How results look: tables and fields for people, JSON for programs.
 
-Tables are drawn by rich on a terminal; elsewhere they are plain text in columns. What is not the
-answer itself (`note`) goes to stderr, so that stdout can be piped.
+Tables fit the terminal, a line for each row; elsewhere they are plain text in columns. Whatever is
+in a name is printed so that it is no more than text: a row is a row, and no terminal takes it for a
+command. What is not the answer itself (`note`) goes to stderr, so that stdout can be piped.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
 
+from pilot.texts import printable
 from pilot.words import ago, amount, counted, duration, moment
+
+#: The widest that a column is that may be cut.
+CELL_MOST = 60
 
 #: Colours of the words that stand for states and outcomes, on a terminal.
 _COLOURS = {
     "COMPLETED": "green",
     "RUNNING": "cyan",
     "OPEN": "cyan",
+    "completed": "green",
+    "failed": "red",
+    "aborted": "red",
+    "cancelled": "yellow",
     "PAUSED": "yellow",
     "ok": "green",
     "FAILED": "red",
@@ -35,7 +46,14 @@ _COLOURS = {
 
 def note(message: str) -> None:
     """Tell the person something beside the answer."""
-    click.echo(f"pilot: {message}", err=True)
+    text = "\n".join(printable(line.expandtabs()) for line in message.split("\n"))
+    click.echo(f"pilot: {text}", err=True)
+
+
+def say(text: str) -> None:
+    """Print lines that may hold whatever users have written."""
+    for line in text.split("\n"):
+        click.echo(printable(line.expandtabs()))
 
 
 def print_json(data: Any) -> None:
@@ -45,40 +63,132 @@ def print_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows in columns; columns of numbers are aligned to the right."""
+def print_table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    cut: Mapping[str, int] | None = None,
+    drop: Sequence[str] = (),
+) -> None:
+    """Print rows in columns, a line for each; columns of numbers are aligned to the right.
+
+    Parameters
+    ----------
+    headings, rows
+        The columns, and what is in them.
+    cut
+        Columns that may be cut where the terminal is too narrow, down to so many characters;
+        anywhere at `CELL_MOST`.
+    drop
+        Columns that are left out, in this order, where that is not enough.
+    """
     cells = [["-" if cell is None or cell == "" else cell for cell in row] for row in rows]
     numeric = [
         bool(cells) and all(isinstance(row[column], (int, float)) for row in cells)
         for column in range(len(headings))
     ]
-    texts = [[str(cell) for cell in row] for row in cells]
-    if sys.stdout.isatty():
-        _print_rich(headings, texts, numeric)
-        return
-    lines = [[heading.upper() for heading in headings], *texts]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
-    for line in lines:
-        aligned = (
-            cell.rjust(width) if is_number else cell.ljust(width)
-            for cell, width, is_number in zip(line, widths, numeric, strict=True)
+    texts = [[printable(str(cell)) for cell in row] for row in cells]
+    columns = [
+        Column(
+            [heading.upper(), *(row[number] for row in texts)],
+            (cut or {}).get(heading),
+            numeric[number],
         )
-        click.echo("  ".join(aligned).rstrip())
+        for number, heading in enumerate(headings)
+    ]
+    order = {heading: place for place, heading in enumerate(drop)}
+    chosen = dict(zip(headings, columns, strict=True))
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns
+        for heading in sorted(order, key=lambda each: order[each]):
+            if least_width(chosen.values()) <= width:
+                break
+            del chosen[heading]
+        fit(list(chosen.values()), width)
+    _print_columns(list(chosen.values()))
 
 
-def _print_rich(
-    headings: Sequence[str], texts: Iterable[Sequence[str]], numeric: Sequence[bool]
-) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+class Column:
+    """A column of a table: its texts, the heading first, and how wide it is shown.
 
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading, is_number in zip(headings, numeric, strict=True):
-        table.add_column(heading.upper(), justify="right" if is_number else "left", overflow="fold")
-    for row in texts:
-        table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
-    Console().print(table)
+    Parameters
+    ----------
+    texts
+        The heading, and a text for each row.
+    least
+        Where it gives way to others: how wide it stays.
+    is_number
+        Whether it is aligned to the right.
+    """
+
+    def __init__(self, texts: Sequence[str], least: int | None, is_number: bool) -> None:
+        self.texts = texts
+        self.may_be_cut = least is not None
+        self.is_number = is_number
+        self.width = max(map(text_width, texts))
+        if self.may_be_cut:
+            self.width = min(self.width, CELL_MOST)
+        #: The least width that it can be shown in.
+        self.least = self.width if least is None else min(self.width, least)
+
+
+def least_width(columns: Iterable[Column]) -> int:
+    """The least width of a table of these columns."""
+    return sum(column.least + 2 for column in columns) - 2
+
+
+def fit(columns: Sequence[Column], width: int) -> None:
+    """Narrow columns that may be cut, the widest first, until the table has this width."""
+    too_much = sum(column.width + 2 for column in columns) - 2 - width
+    while too_much > 0:
+        widest = max(columns, key=lambda column: column.width - column.least)
+        if widest.width == widest.least:
+            return
+        widest.width -= 1
+        too_much -= 1
+
+
+def _print_columns(columns: Sequence[Column]) -> None:
+    on_terminal = sys.stdout.isatty()
+    for number, row in enumerate(zip(*(column.texts for column in columns), strict=True)):
+        line = []
+        for column, text in zip(columns, row, strict=True):
+            shown = shortened_cell(text, column.width) if column.may_be_cut else text
+            pad = " " * (column.width - text_width(shown))
+            if on_terminal:
+                shown = click.style(shown, bold=True) if number == 0 else coloured(shown)
+            line.append(pad + shown if column.is_number else shown + pad)
+        click.echo("  ".join(line).rstrip())
+
+
+def shortened_cell(text: str, width: int) -> str:
+    """Return the beginning of a text, with an ellipsis where it is wider than `width` columns."""
+    if text_width(text) <= width:
+        return text
+    shown = ""
+    for one in text:
+        if text_width(shown + one) > width - 1:
+            break
+        shown += one
+    return f"{shown}…"
+
+
+def first_line(text: str) -> str:
+    """The first line of a text that says anything, not too long."""
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return line if len(line) <= 200 else f"{line[:197]}..."
+
+
+def text_width(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    return sum(_width_of(one) for one in text)
+
+
+def _width_of(one: str) -> int:
+    if unicodedata.combining(one) or unicodedata.category(one) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(one) in "WF" else 1
 
 
 def print_fields(fields: Mapping[str, object]) -> None:
@@ -87,9 +197,9 @@ def print_fields(fields: Mapping[str, object]) -> None:
     width = max(map(len, shown), default=0)
     for key, text in shown.items():
         first, *rest = text.splitlines() or [""]
-        click.echo(f"{key:{width}}  {coloured(first)}")
+        click.echo(f"{key:{width}}  {coloured(printable(first))}")
         for line in rest:
-            click.echo(f"{'':{width}}  {line}")
+            click.echo(f"{'':{width}}  {printable(line)}")
 
 
 def coloured(word: str) -> str:
@@ -104,9 +214,11 @@ __all__ = [
     "coloured",
     "counted",
     "duration",
+    "first_line",
     "moment",
     "note",
     "print_fields",
     "print_json",
     "print_table",
+    "say",
 ]

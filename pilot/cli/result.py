@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import sys
@@ -118,7 +119,7 @@ def _place(site: Site, value: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it; what JSON does not know, as its ``repr``."""
+    """A value as JSON has it, data classes by their fields; what is left, as its ``repr``."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
@@ -131,6 +132,10 @@ def plain(value: Any) -> Any:
         return plain(value.tolist())
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
     return repr(value)
 
 

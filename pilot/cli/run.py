@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pilot.cli.common import INTERRUPTED, current_site, json_option, site_option
-from pilot.cli.output import counted, duration, note, print_fields, print_json
+from pilot.cli.output import counted, duration, first_line, note, print_fields, print_json, say
 from pilot.errors import PilotError, TaskError
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _print_graph(workflow: Workflow, as_json: bool) -> None:
     if as_json:
         print_json(graph_data(workflow.graph()))
     else:
-        click.echo(graph_text(workflow.graph()))
+        say(graph_text(workflow.graph()))
 
 
 def _open_session(site: Site, workflow: Workflow) -> Session:
@@ -228,7 +228,7 @@ def show_end(
 def print_summary(summary: dict[str, Any]) -> None:
     """Print what `summarise` gave, for people."""
     states = ", ".join(f"{count} {state}" for state, count in sorted(summary["states"].items()))
-    click.echo(
+    say(
         f"{summary['name']}: {counted(summary['tasks'], 'task')} in "
         f"{duration(summary['seconds'])}: {states}"
         + (f" ({summary['found']} found, of an earlier run)" if summary["found"] else "")
@@ -236,26 +236,20 @@ def print_summary(summary: dict[str, Any]) -> None:
     failed = summary["failed"]
     count = sum(summary["states"].get(state, 0) for state in ("FAILED", "TIMED_OUT"))
     if failed:
-        click.echo(f"\n{counted(count, 'task')} failed:")
+        say(f"\n{counted(count, 'task')} failed:")
         for row in failed[:_NAMED]:
-            click.echo(f"  {row['label']}: {first_line(row['error'])}")
-            click.echo(f"    pilot task show {row['task']}; pilot task logs {row['task']}")
+            say(f"  {row['label']}: {first_line(row['error'])}")
+            say(f"    pilot task show {row['task']}; pilot task logs {row['task']}")
         if count > _NAMED:
-            click.echo(
+            say(
                 f"  and {count - _NAMED} more: pilot task list --session "
                 f"{summary['session']} --failed"
             )
     if summary["results"]:
-        click.echo("\nresults")
+        say("\nresults")
         print_fields({f"  {key}": _shown(result) for key, result in summary["results"].items()})
     if summary["data"]:
-        click.echo(f"\ndata: {summary['data']}")
-
-
-def first_line(text: str) -> str:
-    """The first line that says anything, not too long."""
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    return line if len(line) <= 200 else f"{line[:197]}..."
+        say(f"\ndata: {summary['data']}")
 
 
 def _shown(result: dict[str, Any]) -> str:

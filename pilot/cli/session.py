@@ -85,7 +85,17 @@ def list_(
 def print_sessions(rows: Sequence[dict[str, Any]]) -> None:
     """Print rows of the query ``sessions``."""
     print_table(
-        ("session", "name", "state", "tasks", "unfinished", "created", "ended"),
+        (
+            "session",
+            "name",
+            "state",
+            "tasks",
+            "unfinished",
+            "failed",
+            "outcome",
+            "created",
+            "ended",
+        ),
         [
             (
                 row["id"],
@@ -93,11 +103,15 @@ def print_sessions(rows: Sequence[dict[str, Any]]) -> None:
                 state_of(row),
                 row["tasks"],
                 row["unfinished"],
+                row["failed"],
+                row["outcome"],
                 ago(row["created"]),
                 ago(row["ended"]),
             )
             for row in rows
         ],
+        cut={"name": 8},
+        drop=("ended", "created"),
     )
 
 

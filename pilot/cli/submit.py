@@ -110,13 +110,12 @@ def submit(
     {index} and {line} in the command and in file names are filled in, and each task has the
     variables PILOT_ARRAY_TASK_ID and PILOT_LINE.
     """
-    from pilot.command import shell
     from pilot.session import Session
 
     if rows is not None and lines is not None:
         raise click.UsageError("give --array or --each-line, not both")
     if (array := rows or lines) is not None:
-        task = shell(
+        task = _task(
             array_text(command, array.names),
             cwd=Path(cwd or ".").absolute(),
             stdin=array_path(stdin, array.names),
@@ -126,7 +125,7 @@ def submit(
             **{**options, "name": options["name"] or Path(command[0]).name},
         )
         click.get_current_context().exit(_submit_array(task, array, session_id, wait))
-    task = shell(
+    task = _task(
         command,
         cwd=Path(cwd or ".").absolute(),
         stdin=_literal(stdin),
@@ -146,6 +145,19 @@ def submit(
         if session_id is not None:
             session.detach()
     click.get_current_context().exit(status)
+
+
+def _task(command: str | tuple[str, ...], **options: Any) -> Task[..., Any]:
+    """Make the task; what an option says wrong is wrong on the command line."""
+    from pilot.command import shell
+    from pilot.task import OptionError
+
+    try:
+        task = shell(command, **options)
+        task.task_options.resolve((), {})
+    except OptionError as error:
+        raise click.UsageError(str(error)) from error
+    return task
 
 
 def _submit_array(task: Task[..., Any], array: Rows, session_id: int | None, wait: bool) -> int:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from pilot.cli.calls import COMMANDS, Call, read_calls
 from pilot.cli.common import (
     asking,
     commanding,
@@ -22,30 +26,28 @@ from pilot.cli.output import (
     coloured,
     counted,
     duration,
+    first_line,
     moment,
     note,
     print_fields,
     print_json,
     print_table,
+    say,
 )
+
+if TYPE_CHECKING:
+    from pilot.site import Site
 
 FINAL = ("COMPLETED", "FAILED", "TIMED_OUT", "CANCELLED", "ABORTED")
 STATES = ("PENDING", "READY", "ASSIGNED", "RUNNING", "DELEGATED", *FINAL)
 SORTS = ("id", "created", "ended", "name", "state", "ran")
 #: What ``--failed`` stands for: where something went wrong, not what was given up for it.
 FAILED = ("FAILED", "TIMED_OUT")
-_COLUMNS = (
-    "task",
-    "name",
-    "state",
-    "session",
-    "attempts",
-    "pool",
-    "node",
-    "created",
-    "time",
-    "error",
-)
+_COLUMNS = ("task", "name", "state", "try", "pool", "node", "created", "time", "error")
+#: So many inputs are named.
+_INPUTS = 20
+#: What narrow terminals do without, in this order.
+_DISPENSABLE = ("pool", "node", "try", "created")
 #: What an attempt goes through, in order.
 STAGES = (
     "created",
@@ -82,8 +84,10 @@ def task() -> None:
 @when_option("--created-until", "Created before then.")
 @when_option("--ended-since", "Ended since then.")
 @when_option("--ended-until", "Ended before then.")
-@click.option("--sort", type=click.Choice(SORTS), default="id", show_default=True)
-@click.option("--reverse", is_flag=True, help="The largest first.")
+@click.option(
+    "--sort", type=click.Choice(SORTS), help="The smallest first. Default: the newest first."
+)
+@click.option("--reverse", is_flag=True, help="The other way round.")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
 @click.option("--offset", type=click.IntRange(0), default=0, help="Leave out so many.")
 @click.option("--count", "counting", is_flag=True, help="Only how many are in which state.")
@@ -96,7 +100,7 @@ def list_(
     names: tuple[str, ...],
     pools: tuple[str, ...],
     errors: tuple[str, ...],
-    sort: str,
+    sort: str | None,
     reverse: bool,
     limit: int,
     offset: int,
@@ -104,7 +108,7 @@ def list_(
     as_json: bool,
     **times: float | None,
 ) -> None:
-    """List or count tasks; of several filters, all have to fit."""
+    """List or count tasks, the newest first; of several filters, all have to fit."""
     site = current_site()
     filters = {
         "session": session_id,
@@ -118,8 +122,11 @@ def list_(
         if counting:
             counts = ask("task_counts", **filters)
         else:
-            page = {"sort": sort, "reverse": reverse, "limit": limit + 1, "offset": offset}
-            rows = ask("tasks", **filters, **page)
+            # As they were created, the last one first: an older session may have the newest.
+            order = {"sort": sort or "created", "reverse": reverse != (sort is None)}
+            rows = ask("tasks", **filters, **order, limit=limit + 1, offset=offset)
+            commands = [row["id"] for row in rows[:limit] if row["kind"] in COMMANDS]
+            known = {} if as_json else read_calls(ask, site.directory, commands)
     if counting:
         _print_counts(counts, as_json)
         return
@@ -133,18 +140,19 @@ def list_(
             [
                 (
                     row["id"],
-                    row["name"],
+                    _title(row, known.get(row["id"])),
                     row["state"],
-                    row["session"],
                     row["attempts"],
                     row["pool"],
                     row["node"],
                     ago(row["created"]),
                     _time(row),
-                    row["error"],
+                    _error(row),
                 )
                 for row in rows
             ],
+            cut={"name": 12, "error": 30},
+            drop=_DISPENSABLE,
         )
     else:
         note("no tasks")
@@ -159,6 +167,18 @@ def _print_counts(counts: dict[str, int], as_json: bool) -> None:
         print_table(("state", "tasks"), [*counts.items(), ("all", sum(counts.values()))])
     else:
         note("no tasks")
+
+
+def _title(row: dict[str, Any], call: Call | None) -> str:
+    """The name of a task, or the line of a command that has no other name than its first word."""
+    return call.command if call and call.is_named_so else str(row["name"])
+
+
+def _error(row: dict[str, Any]) -> str:
+    """The error of a task in one line."""
+    if not row["error"]:
+        return ""
+    return f"{row['error']}: {first_line(row['message'])}" if row["message"] else row["error"]
 
 
 def _time(row: dict[str, Any]) -> str:
@@ -177,23 +197,35 @@ def show(task_id: str, as_json: bool) -> None:
     site = current_site()
     with asking(site) as ask:
         data = ask("task", task=task_id)
+        # Classes of the user's own come from where the session's program found them.
+        paths = ask("session", session=data["session"])["sys_path"]
+        sys.path += [path for path in paths if path not in sys.path]
+        call = read_calls(ask, site.directory, [data["id"]])[data["id"]]
+    entry = _entry(site, data)
     if as_json:
-        print_json(data)
+        told = {"command": call.command or None, "arguments": call.arguments, "entry": entry}
+        print_json({**data, **told, "places": dict(call.places), "env": dict(call.env)})
         return
     options = data["options"]
     print_fields(
         {
             "task": data["id"],
             "name": data["name"],
+            "of the file": entry,
             "kind": data["kind"],
+            "command": call.command,
+            **call.places,
+            "env": " ".join(f"{name}={shlex.quote(value)}" for name, value in call.env.items()),
+            "arguments": call.arguments,
             "state": data["state"],
             "session": data["session"],
+            "parent": data["parent"],
             "resources": data["resources"],
             "time limit": duration(options["time_limit_s"] or None),
             "retries": options["retries"] or None,
             "priority": options["priority"] or None,
             "pool": options["pool"],
-            "inputs": ", ".join(data["inputs"]),
+            "inputs": _some(data["inputs"]),
             "created": f"{moment(data['created'])} ({ago(data['created'])})",
             "ended": moment(data["ended"]),
             "time": _time(data),
@@ -222,15 +254,41 @@ def show(task_id: str, as_json: bool) -> None:
                     attempt["node"],
                     moment(attempt["started"] or None),
                     duration(attempt["ended"] - attempt["started"]) if attempt["started"] else "",
-                    (attempt["error"] or "").partition("\n")[0],
+                    first_line(attempt["error"] or ""),
                 )
                 for attempt in data["attempts_made"]
             ],
+            cut={"error": 30, "pilot": 20},
+            drop=("node", "time"),
         )
     if data["error"]:
-        click.echo(f"\n{data['error']['type']}: {data['error']['message']}")
-        if data["error"]["detail"]:
-            click.echo(f"\n{data['error']['detail'].rstrip()}")
+        click.echo()
+        say(_last_words(data["error"]))
+
+
+def _last_words(error: dict[str, Any]) -> str:
+    """The error of a task, with what it left behind: its message once."""
+    said, detail = f"{error['type']}: {error['message']}", error["detail"].strip()
+    if not detail or detail in said:
+        return said
+    if error["message"].strip() in detail:
+        return detail if error["type"] in detail else f"{error['type']}: {detail}"
+    return f"{said}\n\n{detail}"
+
+
+def _some(labels: Sequence[str]) -> str:
+    """The first of many ids."""
+    more = f", and {len(labels) - _INPUTS} more" if len(labels) > _INPUTS else ""
+    return ", ".join(labels[:_INPUTS]) + more
+
+
+def _entry(site: Site, data: dict[str, Any]) -> str | None:
+    """Which task of a workflow's file it is, such as ``scan[3]``; None: it is of none."""
+    from pilot.wire.messages import parse_task_label
+    from pilot.workflow.record import read_record
+
+    record = read_record(site.results, data["session"])
+    return (record.label(parse_task_label(data["id"])) or None) if record else None
 
 
 @task.command()

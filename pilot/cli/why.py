@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from pilot.cli.common import asking, current_site, json_option, site_option
-from pilot.cli.output import print_json
+from pilot.cli.output import print_json, say
 
 
 @click.command()
@@ -26,4 +26,4 @@ def why(subject: str | None, as_json: bool) -> None:
         return
     from pilot.inquiry import in_words
 
-    click.echo(in_words(data))
+    say(in_words(data))

@@ -19,6 +19,7 @@ from pilot.head.store import (
     decode_result,
     decode_template,
 )
+from pilot.texts import printable
 from pilot.wire.messages import Ref, TaskFailure, Template, task_label
 
 
@@ -78,7 +79,7 @@ class Known:
         live = self._live.get(number)
         row = None if live else self.row(number)
         name = live.template.name if live else row.name if row else ""
-        return f"task {task_label(number)}" + (f" ({name})" if name else "")
+        return f"task {task_label(number)}" + (f" ({printable(name)})" if name else "")
 
     def state(self, number: int) -> str:
         """The state of a task; ``UNKNOWN``: there is no such task."""

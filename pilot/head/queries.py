@@ -31,9 +31,13 @@ from pilot.head.store import (
     decode_template,
 )
 from pilot.head.why import why
+from pilot.texts import shortened
 from pilot.wire.messages import RunningTask, TaskSpec, parse_task_label, task_label
+from pilot.words import amount
 from scheduler.assignment import cores_of
 
+#: Of messages of errors, in lists; of what a task was called with.
+MESSAGE_BYTES, CALL_BYTES = 500, 64 << 10
 #: Rows in one answer, unless the question says otherwise.
 LIMIT = 1000
 #: So many rows of the log of events are read at a time, and looked at for one answer.
@@ -166,7 +170,15 @@ def _sessions(
         live = view.core.sessions.get(row["id"])
         if live is not None:
             row["unfinished"] = live.unfinished
+        row["outcome"] = _outcome(row)
     return rows
+
+
+def _outcome(row: dict[str, Any]) -> str:
+    """How the tasks of a session ended, by the worst of them; empty: not all have."""
+    if row["unfinished"] or not row["tasks"]:
+        return ""
+    return next((what for what in ("failed", "cancelled", "aborted") if row[what]), "completed")
 
 
 def session(view: View, session: int | None = None) -> dict[str, Any]:
@@ -202,7 +214,42 @@ def tasks(
     wanted = _wanted(view, filters)
     found = search.find(view.store, view.core, wanted, sort, reverse, limit, offset)
     rows = view.store.rows("list_these_tasks", {"tasks": json.dumps(found)})
+    for row in rows:
+        failure = decode_result(row.pop("result"))[1] if row["error"] else None
+        row["message"] = failure and shortened(failure.message, MESSAGE_BYTES)
     return [_with_live_state(view, row) for row in rows]
+
+
+def calls(view: View, tasks: list[str]) -> dict[str, Any]:
+    """What these tasks run and were called with, as it was submitted: ``functions`` has payloads,
+    ``calls`` for each task its arguments, and the place of its function among those.
+
+    What is large is left out, and ``why`` says so.
+    """
+    ids = json.dumps([_number(task) for task in tasks])
+    found: list[dict[str, Any]] = []
+    functions: list[bytes] = []
+    places: dict[tuple[int, bytes], int | None] = {}
+    for row in view.store.rows("calls", {"tasks": ids, "most": CALL_BYTES}):
+        digest = decode_template(row["detail"]).function
+        key = row["session"], digest
+        if key not in places:
+            wanted = {"session": key[0], "digest": digest, "most": CALL_BYTES}
+            payload = view.store.rows("function", wanted)
+            places[key] = len(functions) if payload else None
+            functions += [each["payload"] for each in payload]
+        why = "" if row["payload"] is not None else "(they were deleted)"
+        found.append(
+            {
+                "id": task_label(row["id"]),
+                "name": row["name"],
+                "payload": row["payload"],
+                "why": f"({amount(row['size'])})" if why and row["size"] else why,
+                "inputs": [[task_label(task), n] for task, n in decode_inputs(row["inputs"])],
+                "function": places[key],
+            }
+        )
+    return {"functions": functions, "calls": found}
 
 
 def task_counts(view: View, **filters: Any) -> dict[str, int]:
@@ -527,6 +574,7 @@ _QUERIES: dict[str, Callable[..., Any]] = {
         sessions,
         session,
         tasks,
+        calls,
         task_counts,
         outcomes,
         task,

@@ -209,7 +209,11 @@ FROM pilots WHERE NOT :alive OR ended IS NULL ORDER BY created DESC LIMIT :limit
 SELECT s.id, s.name, s.state, s.paused, s.weight, s.priority, s.created, s.ended,
        (SELECT count(*) FROM tasks t WHERE t.session = s.id) AS tasks,
        (SELECT count(*) FROM tasks t
-        WHERE t.session = s.id AND t.state IN ('DELEGATED', 'READY')) AS unfinished
+        WHERE t.session = s.id AND t.state IN ('DELEGATED', 'READY')) AS unfinished,
+       (SELECT count(*) FROM tasks t
+        WHERE t.session = s.id AND t.state IN ('FAILED', 'TIMED_OUT')) AS failed,
+       (SELECT count(*) FROM tasks t WHERE t.session = s.id AND t.state = 'ABORTED') AS aborted,
+       (SELECT count(*) FROM tasks t WHERE t.session = s.id AND t.state = 'CANCELLED') AS cancelled
 FROM sessions s
 WHERE (:session IS NULL OR s.id = :session)
   AND (NOT :open_only OR s.state NOT IN ('CLOSED', 'PURGED'))
@@ -248,7 +252,8 @@ WHERE session = :session AND state IN (SELECT value FROM json_each(:states)) ORD
 
 -- name: list_these_tasks
 SELECT t.id, t.session, p.name, p.kind, t.state, t.attempts, t.created, t.ended,
-       t.pool, t.error, t.ran AS ran_s, a.pilot, a.node, a.started
+       t.pool, t.error, t.ran AS ran_s, a.pilot, a.node, a.started,
+       CASE WHEN t.error IS NOT NULL THEN t.result END AS result
 FROM json_each(:tasks) wanted
 JOIN tasks t ON t.id = wanted.value
 JOIN templates p ON p.id = t.template
@@ -262,6 +267,18 @@ SELECT t.id, t.session, p.name, p.kind, t.state, t.attempts, t.created, t.ended,
 FROM tasks t JOIN templates p ON p.id = t.template
 LEFT JOIN attempts a ON a.task = t.id AND a.number = t.attempts
 WHERE t.id = :task;
+
+-- name: calls
+SELECT t.id, t.session, p.name, length(t.payload) AS size, t.inputs, p.detail,
+       CASE WHEN length(t.payload) <= :most THEN t.payload END AS payload
+FROM json_each(:tasks) wanted
+JOIN tasks t ON t.id = wanted.value
+JOIN templates p ON p.id = t.template
+ORDER BY wanted.key;
+
+-- name: function
+SELECT payload FROM functions
+WHERE session = :session AND digest = :digest AND length(payload) <= :most;
 
 -- name: explain_task
 SELECT t.session, p.name, p.kind, t.state, t.attempts, t.ended, t.inputs, t.delegated, t.result,

@@ -228,6 +228,19 @@ class SlurmBatch:
                 raise BatchUnavailable(f"Slurm did not answer: {told}")
             raise ShrinkRefused(f"job {job_id} keeps its nodes: {told}")
 
+    def partitions(self) -> list[str]:
+        """The partitions that there are.
+
+        Raises
+        ------
+        BatchUnavailable
+            Slurm does not answer.
+        """
+        answer = self._run(["sinfo", "--all", "--noheader", "--format=%R"])
+        if answer.status != 0:
+            raise BatchUnavailable(f"sinfo gave no answer: {_told(answer)}")
+        return sorted(set(answer.output.split()))
+
     def close(self) -> None:
         """Nothing is held."""
 

@@ -1,0 +1,154 @@
+"""What tasks were called with, in words: command lines, directories, arguments.
+
+It is read from what was submitted, here and not in the head, which unpickles nothing of a user's.
+What cannot be read in this process (a class whose module is not here) is said to be so.
+"""
+
+from __future__ import annotations
+
+import reprlib
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pilot.texts import printable
+
+if TYPE_CHECKING:
+    from pilot.command import ShellCommand
+
+#: The kinds of tasks that are commands.
+COMMANDS = ("command", "mpi-command")
+#: Characters of an argument that are shown.
+_ARGUMENT, _ARGUMENTS = 120, 20
+
+
+class Call(NamedTuple):
+    """What a task was called with; what is not known, or is not there, is empty."""
+
+    #: The line of a command, as a shell has it.
+    command: str = ""
+    #: Whether the task has its name from the command alone.
+    is_named_so: bool = False
+    #: Working directory, and files for ``stdin``, ``stdout`` and ``stderr``, if set.
+    places: Mapping[str, str] = {}
+    #: Variables that it gets.
+    env: Mapping[str, str] = {}
+    arguments: str = ""
+
+
+class _Awaited:
+    """Stands for the result of another task."""
+
+    def __init__(self, task: str, index: int) -> None:
+        self._words = f"<result of {task}>" if not index else f"<result {index} of {task}>"
+
+    def __repr__(self) -> str:
+        return self._words
+
+    def __getitem__(self, key: object) -> _Awaited:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+
+def read_calls(ask: Callable[..., Any], site: Path, tasks: Sequence[str]) -> dict[str, Call]:
+    """Read what these tasks were called with.
+
+    Parameters
+    ----------
+    ask
+        Asks the head.
+    site
+        The site directory.
+    tasks
+        Their ids.
+    """
+    if not tasks:
+        return {}
+    data = ask("calls", tasks=list(tasks))
+    functions = [_read_function(payload, site) for payload in data["functions"]]
+    return {
+        row["id"]: _call(row, None if row["function"] is None else functions[row["function"]], site)
+        for row in data["calls"]
+    }
+
+
+def _read_function(payload: bytes, site: Path) -> Any:
+    from pilot.arguments import decode_function
+    from pilot.task import Task
+
+    try:
+        loaded, _ = decode_function(payload, site)
+    except Exception:
+        return None
+    return loaded.function if isinstance(loaded, Task) else loaded
+
+
+def _call(row: Mapping[str, Any], function: Any, site: Path) -> Call:
+    from pilot.arguments import decode_arguments
+    from pilot.command import ShellCommand
+
+    if row["payload"] is None:
+        return Call(arguments=row["why"])
+    inputs = [_Awaited(task, index) for task, index in row["inputs"]]
+    try:
+        args, kwargs = decode_arguments(row["payload"], inputs, site)
+    except Exception as error:
+        return Call(arguments=f"(they cannot be read here: {error})")
+    kwargs = {name: value for name, value in kwargs.items() if not name.startswith("_pilot_")}
+    shown = _in_words(args, kwargs)
+    if not isinstance(function, ShellCommand):
+        return Call(arguments=shown)
+    return _command(function, row["name"], args, kwargs, shown)
+
+
+def _command(
+    command: ShellCommand, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], shown: str
+) -> Call:
+    try:
+        argv = command.argv(args, kwargs)
+        line = argv[-1] if argv[:2] == ["/bin/sh", "-c"] else shlex.join(argv)
+    except Exception:
+        text = command.command
+        line = text if isinstance(text, str) else shlex.join(text)
+    places = {"directory": command.cwd}
+    for stream in ("stdin", "stdout", "stderr"):
+        try:
+            places[stream] = command.path(getattr(command, stream), args, kwargs)
+        except Exception:
+            places[stream] = getattr(command, stream)
+    return Call(
+        line,
+        name == command.__name__,
+        {what: place for what, place in places.items() if place},
+        command.env,
+        shown,
+    )
+
+
+class _Short(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = _ARGUMENT
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = 8
+
+
+def _in_words(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Arguments as they would stand in a call, in short."""
+    named = [("", value) for value in args] + [
+        (f"{name}=", value) for name, value in kwargs.items()
+    ]
+    words = [f"{name}{_one(value)}" for name, value in named[:_ARGUMENTS]]
+    return ", ".join(words) + (", …" if len(named) > _ARGUMENTS else "")
+
+
+def _one(value: Any) -> str:
+    try:
+        text = _Short().repr(value)
+    except Exception as error:
+        text = f"<{type(value).__name__}: {error}>"
+    return printable(" ".join(text.split())) if "\n" in text else printable(text)
