@@ -379,7 +379,7 @@ def test_failed_tasks_run_again_and_the_workflow_has_its_results(
     session = program.json("session", "list")[0]["id"]
     assert "1 ABORTED, 2 COMPLETED, 1 FAILED" in program("retry", session, "--wait", code=8).stdout
     (tmp_path / "mark-3").touch()
-    again = program.json("task", "list", "--session", session, "--failed", "--reverse")[0]["id"]
+    again = program.json("task", "list", "--session", session, "--failed")[0]["id"]
     assert f"2 tasks of session {session} again" in program("retry", again).stderr
     out = program("session", "watch", session).stdout
     assert "4 COMPLETED" in out and "sum  ok 1, ok 3" in out
