@@ -34,7 +34,8 @@ from pilot.version import __version__
 
 if TYPE_CHECKING:
     from pilot.event import Event
-    from pilot.future import Future, gather
+    from pilot.future import Future
+    from pilot.gathering import gather
     from pilot.inquiry import sessions
     from pilot.session import Session, current_session
 else:
@@ -44,7 +45,7 @@ else:
         "Future": "pilot.future",
         "Session": "pilot.session",
         "current_session": "pilot.session",
-        "gather": "pilot.future",
+        "gather": "pilot.gathering",
         "sessions": "pilot.inquiry",
     }
 

@@ -15,18 +15,46 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from pilot.data.values import Value, decode, encode, load
+from pilot.errors import SubmissionError
+from pilot.wire.messages import task_label
 
 Ref = tuple[int, int]
+
+
+class Origin(NamedTuple):
+    """Where the id of a task means something: each site counts its tasks by itself."""
+
+    #: The name of the site.
+    site: str
+    directory: str
+    #: What tells its database from others, also from an earlier one in its place; empty: unknown.
+    database: str = ""
+
+    def is_that_of(self, other: Origin) -> bool:
+        """Tell whether an id means the same task there."""
+        if self.database and other.database:
+            return self.database == other.database
+        return self.directory == other.directory
+
+    def other_than(self, here: Origin) -> str:
+        """Return the words for it in a message of `here`."""
+        if self.site != here.site:
+            return f"site {self.site}"
+        if self.directory != here.directory:
+            return f"another site {self.site}, {self.directory}"
+        return f"an earlier database of site {self.site}"
 
 
 class _Local(threading.local):
     #: Inputs found so far, with their numbers, while arguments are encoded in this thread.
     found: dict[Ref, int] | None = None
+    #: Where they are to be sent.
+    origin: Origin | None = None
     #: The values of the inputs, and the site directory, while arguments are decoded in this thread.
     values: Sequence[Any] | None = None
     directory: Path | None = None
@@ -38,21 +66,28 @@ _local = _Local()
 
 
 def encode_arguments(
-    args: tuple[Any, ...], kwargs: dict[str, Any]
+    args: tuple[Any, ...], kwargs: dict[str, Any], origin: Origin | None = None
 ) -> tuple[bytes, tuple[Ref, ...]]:
     """Arguments as bytes, and the results that they refer to, each once, in order.
+
+    Parameters
+    ----------
+    args, kwargs
+        The arguments.
+    origin
+        Where the task is submitted: futures among the arguments must be from there.
 
     Raises
     ------
     SubmissionError
-        An argument cannot be pickled.
+        An argument cannot be pickled, or is a future of another site.
     """
     found: dict[Ref, int] = {}
-    _local.found = found
+    _local.found, _local.origin = found, origin
     try:
         payload = encode((args, kwargs))
     finally:
-        _local.found = None
+        _local.found = _local.origin = None
     return payload, tuple(found)
 
 
@@ -126,18 +161,28 @@ def _read_stored(*fields: Any) -> Any:
     return load(value, _local.directory)
 
 
-def refer(task: int, indices: tuple[int, ...], whole: bool) -> tuple[Any, ...]:
+def refer(
+    task: int, indices: tuple[int, ...], whole: bool, origin: Origin | None = None
+) -> tuple[Any, ...]:
     """What a future's ``__reduce__`` gives: a reference to one result, or to all as a tuple.
 
     Raises
     ------
     TypeError
         No arguments are being encoded: a future means nothing in another process.
+    SubmissionError
+        It means nothing either at the site that they are encoded for.
     """
     if _local.found is None:
         raise TypeError(
             "a future can only be pickled as an argument of a task; "
             "to give one to another process, give its task id"
+        )
+    here = _local.origin
+    if origin is not None and here is not None and not origin.is_that_of(here):
+        raise SubmissionError(
+            f"the future of task {task_label(task)} is of {origin.other_than(here)}, and means "
+            f"nothing at site {here.site}; give its result() in its place"
         )
     found = _local.found
     numbers = tuple(found.setdefault((task, index), len(found)) for index in indices)

@@ -17,14 +17,15 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeAlias
 
 import msgspec
 
-from pilot.arguments import refer
+from pilot.arguments import Origin, refer
 from pilot.data.imported import Imported
 from pilot.errors import PilotError
+from pilot.results import Results
 from pilot.submission import NO_GROUP, Call, GroupKey, Parcel, Submitter, as_calls
 from pilot.wire.messages import Children, Ref, session_of, task_label
 
@@ -76,12 +77,17 @@ class ChildFuture:
         return tuple((self.task, index) for index in range(self._count))
 
     def __getitem__(self, key: int | str) -> ChildFuture:
-        """The future of one of several results, by number or name."""
-        if isinstance(key, str):
-            if key not in self._names:
-                raise KeyError(f"{self._name} has no result {key!r}")
-            key = self._names.index(key)
-        return ChildFuture(self._parent, self.task, (), 1, range(self._count)[key])
+        """The future of one of several results, by number or name; see `Future.__getitem__`."""
+        return self._part(Results(self._count, self._names).index(key, self._name))
+
+    def __iter__(self) -> Iterator[ChildFuture]:
+        """The futures of several results; see `Future.__iter__`."""
+        shape = Results(self._count, self._names)
+        shape.check_parts(self._name)
+        return iter([self._part(index) for index in range(shape.count)])
+
+    def _part(self, index: int) -> ChildFuture:
+        return ChildFuture(self._parent, self.task, (), 1, index)
 
     @property
     def _name(self) -> str:
@@ -94,7 +100,8 @@ class ChildFuture:
 
     def __reduce__(self) -> tuple[Any, ...]:
         indices = tuple(index for _, index in self.refs)
-        return refer(self.task, indices, whole=self._index is None and self._count > 1)
+        whole = self._index is None and self._count > 1
+        return refer(self.task, indices, whole, self._parent.origin)
 
     def __repr__(self) -> str:
         return f"<pilot future of {self._name}>"
@@ -143,6 +150,11 @@ class TaskSession:
         self.has_ended = False
         self.id = session
         self.task_id = task_id
+
+    @property
+    def origin(self) -> Origin:
+        """Where the ids of its tasks mean something."""
+        return self._submitter.origin
 
     def submit(
         self, fn: Callable[..., Any], /, *args: Any, detached: bool = False, **kwargs: Any

@@ -2,18 +2,32 @@
 
 A future of a task with several results stands for all of them; ``future[0]`` or ``future["name"]``
 is a future of one. Futures may be given to tasks as arguments (see `pilot.arguments`).
+
+Invariants
+----------
+- What a task returned or raised is unpickled where somebody asks for it, in his thread. So nothing
+  of a user's runs while results come in: not what his modules do when they are imported, nor his
+  callbacks (`pilot.callbacks`).
+- A future that is settled stays so, and each of its parts is settled with it.
+- An id means something at one site only, as long as its database is there: `Future.origin`.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable, Iterable
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import _base
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from pilot.arguments import refer
+from pilot.arguments import Origin, refer
+from pilot.callbacks import CalledBack
 from pilot.data.values import Value, load
-from pilot.wire.messages import task_label
+from pilot.failures import exception_of
+from pilot.results import Results
+from pilot.wire.messages import TaskOutcome, task_label
 
 if TYPE_CHECKING:
     from pilot.session import Session
@@ -22,7 +36,7 @@ T = TypeVar("T")
 
 
 class Unread:
-    """Values that are read from their files only when somebody asks for the result."""
+    """Values that are read only when somebody asks for the result."""
 
     __slots__ = ("directory", "values", "whole")
 
@@ -33,11 +47,11 @@ class Unread:
         self.whole = whole
 
     def part(self, index: int) -> Unread:
-        """One of the values."""
+        """Return one of the values."""
         return Unread((self.values[index],), self.directory, whole=False)
 
     def read(self) -> Any:
-        """The result.
+        """Return the result.
 
         Raises
         ------
@@ -48,18 +62,34 @@ class Unread:
         return loaded if self.whole else loaded[0]
 
 
-class Future(concurrent.futures.Future[T]):
+class _UnreadError(Exception):
+    """How a task failed; becomes its exception when somebody asks for it."""
+
+    def __init__(self, outcome: TaskOutcome) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
+
+
+class Future(CalledBack[T]):
     """The result of a task that is submitted."""
 
     def __init__(
-        self, session: Session, task: int, names: tuple[str, ...] = (), count: int = 1
+        self,
+        session: Session,
+        task: int,
+        names: tuple[str, ...] = (),
+        count: int | None = 1,
+        name: str = "",
     ) -> None:
         super().__init__()
         self._session = session
-        self._names = names
-        self._count = count
+        #: None: as the head tells, when it is needed.
+        self._known_shape = None if count is None else Results(count, names)
         #: The number that the head knows the task by.
         self.task = task
+        self._name = name
+        self._ended = ""
+        self._followers: list[Callable[[], object]] = []
 
     @property
     def task_id(self) -> str:
@@ -67,17 +97,86 @@ class Future(concurrent.futures.Future[T]):
         return task_label(self.task)
 
     @property
+    def name(self) -> str:
+        """The task's name, as lists show it."""
+        if not self._name:
+            self._learn()
+        return self._name
+
+    @property
+    def origin(self) -> Origin:
+        """The site that the task's id belongs to."""
+        return self._session.origin
+
+    @property
+    def _shape(self) -> Results:
+        return self._known_shape or self._learn()
+
+    def _learn(self) -> Results:
+        """Ask the head for what only the submission knew."""
+        told = self._session._query("task", task=self.task_id)
+        self._name = told["name"]
+        self._known_shape = shape = Results(told["returns"], tuple(told["return_names"]))
+        return shape
+
+    @property
     def key(self) -> tuple[int, ...]:
         """What tells it from others: the number of its task, and the places of its results."""
-        return (self.task, *range(self._count))
+        return (self.task, *range(self._shape.count))
+
+    @property
+    def state(self) -> str:
+        """The task's state, as far as it is known here, without a question to the head.
+
+        ``COMPLETED``, ``FAILED``, ``TIMED_OUT``, ``CANCELLED`` or ``ABORTED`` when it has ended;
+        ``RUNNING`` when it has run for half a second; else ``PENDING``, whatever it waits for (see
+        `why`). ``REFUSED`` where the head did not take it, ``LOST`` where nothing more will be
+        heard of it.
+        """
+        if self.cancelled():
+            return "CANCELLED"
+        if self.done():
+            return self._ended or ("FAILED" if self._exception is not None else "COMPLETED")
+        return "RUNNING" if self.running() else "PENDING"
 
     def result(self, timeout: float | None = None) -> T:
-        """The task's value; waits for it up to `timeout` seconds."""
-        value: Any = super().result(timeout)
+        """Return the task's value; wait for it up to `timeout` seconds.
+
+        Raises
+        ------
+        TimeoutError
+            It has not ended in time.
+        concurrent.futures.CancelledError
+            It was cancelled.
+        Exception
+            What the task raised. What would mean something to the caller's own control flow, such
+            as `SystemExit` or `StopIteration`, is the cause of a `TaskError`.
+        """
+        error = self.exception(timeout)
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del self, error  # the traceback shall not keep them
+        value: Any = self._result
         if type(value) is Unread:
-            value = value.read()
-            self._result = value
+            read = value.read()
+            with self._condition:  # of two threads that have read it, the first one's counts
+                if self._result is value:
+                    self._result = read
+                value = self._result
         return cast("T", value)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the task raised, or None; wait for it up to `timeout` seconds."""
+        error = super().exception(timeout)
+        if isinstance(error, _UnreadError):
+            made = exception_of(error.outcome)
+            with self._condition:
+                if self._exception is error:
+                    self._exception = made
+                error = self._exception
+        return error
 
     def cancel(self) -> bool:
         """End the task: one that waits does not start, one that runs is killed.
@@ -90,13 +189,14 @@ class Future(concurrent.futures.Future[T]):
         bool
             False where it had ended already.
         """
+        self._session._check_process()
         if not self._end_cancelled():
             return self.cancelled()
         self._session._cancel(self)
         return True
 
     def why(self) -> str:
-        """What the task waits for, back to the causes, or how it ended; as ``pilot why`` says it.
+        """Return what the task waits for, or how it ended, in lines; as ``pilot why`` says it.
 
         Raises
         ------
@@ -105,55 +205,134 @@ class Future(concurrent.futures.Future[T]):
         """
         return self._session.why(self)
 
+    # --- the end, as the session tells it
+
+    def _settle(self, outcome: TaskOutcome) -> None:
+        """The task has ended so; what it gave is not looked at yet."""
+        if outcome.state == "CANCELLED":
+            self._end_cancelled()
+            return
+        self._ended = self._ended or outcome.state
+        with contextlib.suppress(concurrent.futures.InvalidStateError):  # it was cancelled
+            if outcome.state == "COMPLETED":
+                values = outcome.values
+                directory = self._session.site.directory
+                self.set_result(cast("T", Unread(values, directory, whole=len(values) != 1)))
+            else:
+                self.set_exception(_UnreadError(outcome))
+
+    def _fail(self, error: BaseException, state: str) -> None:
+        """Nothing will be heard of the task."""
+        self._ended = self._ended or state
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            self.set_exception(error)
+
+    def _disown(self, error: BaseException) -> None:
+        """Be of no use in a forked copy of the process, where nothing will be heard of the task."""
+        # Another thread, which is not here, may have held the lock; callbacks are the parent's.
+        self._condition = threading.Condition()
+        self._waiters.clear()
+        self._done_callbacks.clear()
+        self._fail(error, "LOST")
+
+    def _start(self) -> None:
+        """The task runs."""
+        with self._condition:
+            if self._state == _base.PENDING:
+                self._state = _base.RUNNING
+
     def _end_cancelled(self) -> bool:
         """Become cancelled, whether running or not; False where it had ended."""
         with self._condition:
             if self.done():
                 return False
             # The standard class refuses to cancel a running one; the head can end it.
-            self._state = concurrent.futures._base.PENDING
-            super().cancel()
-        self.set_running_or_notify_cancel()
+            self._state = _base.CANCELLED
+            self._condition.notify_all()
+        self._invoke_callbacks()
+        with self._condition:
+            if self._state == _base.CANCELLED:
+                self.set_running_or_notify_cancel()
         return True
 
+    def _invoke_callbacks(self) -> None:
+        with self._condition:
+            followers, self._followers = self._followers, []
+        for follow in followers:
+            follow()
+        super()._invoke_callbacks()
+
+    def _when_done(self, call: Callable[[], object]) -> None:
+        """Call something of Pilot's as soon as it is done, on whatever thread; it may not wait."""
+        with self._condition:
+            if not self.done():
+                self._followers.append(call)
+                return
+        call()
+
+    # --- parts
+
     def __getitem__(self, key: int | str) -> Future[Any]:
-        """The future of one of several results, by number or name."""
-        if isinstance(key, str):
-            if key not in self._names:
-                raise KeyError(
-                    f"task {self.task_id} has no result {key!r}; it has "
-                    + (", ".join(self._names) or f"{self._count}, without names")
-                )
-            index = self._names.index(key)
-        else:
-            index = range(self._count)[key]
-        return PartFuture(self, index)
+        """Return the future of one of several results, by number or name.
+
+        Raises
+        ------
+        TypeError
+            The task has one result.
+        KeyError, IndexError
+            It has no such result.
+        """
+        return PartFuture(self, self._shape.index(key, f"task {self.task_id}"))
+
+    def __iter__(self) -> Iterator[Future[Any]]:
+        """Give the futures of several results.
+
+        Raises
+        ------
+        TypeError
+            The task has one result.
+        """
+        self._shape.check_parts(f"task {self.task_id}")
+        return iter([PartFuture(self, index) for index in range(self._shape.count)])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return refer(self.task, tuple(range(self._count)), whole=self._count > 1)
+        count = self._shape.count
+        return refer(self.task, tuple(range(count)), whole=count > 1, origin=self.origin)
 
     def __repr__(self) -> str:
-        return f"<pilot future of task {self.task_id} {self._state.lower()}>"
+        name = f" {self._name!r}" if self._name else ""
+        return f"<pilot future of task {self.task_id}{name}: {self.state}>"
 
 
 class PartFuture(Future[Any]):
     """The future of one of a task's several results."""
 
     def __init__(self, whole: Future[Any], index: int) -> None:
-        super().__init__(whole._session, whole.task)
+        super().__init__(whole._session, whole.task, name=whole._name)
         self._whole = whole
         self._index = index
-        whole.add_done_callback(self._settle)
+        whole._when_done(self._follow)
 
-    def _settle(self, whole: concurrent.futures.Future[Any]) -> None:
+    def _follow(self) -> None:
+        """Be settled as the whole is."""
+        whole = self._whole
         if whole.cancelled():
             self._end_cancelled()
-        elif error := whole.exception():
+            return
+        if whole._exception is not None:
+            self._fail(whole._exception, whole._ended)
+            return
+        self._ended = whole._ended
+        try:
+            value: Any = whole._result
+            if type(value) is Unread:
+                value = value.part(self._index)
+            elif whole._shape.count > 1:
+                value = value[self._index]
+        except Exception as error:
             self.set_exception(error)
         else:
-            values: Any = self._whole._result
-            one = values.part(self._index) if type(values) is Unread else values[self._index]
-            self.set_result(one)
+            self.set_result(value)
 
     @property
     def key(self) -> tuple[int, ...]:
@@ -165,62 +344,4 @@ class PartFuture(Future[Any]):
         return self._whole.cancel()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return refer(self.task, (self._index,), whole=False)
-
-
-def gather(
-    futures: Iterable[concurrent.futures.Future[T]],
-    *,
-    timeout: float | None = None,
-    progress: bool = False,
-    return_exceptions: bool = False,
-) -> list[T]:
-    """The values of all futures, in their order.
-
-    Parameters
-    ----------
-    futures
-        Futures, of this package or of `concurrent.futures`.
-    timeout
-        Seconds to wait at most, for all together.
-    progress
-        Show a bar on the terminal.
-    return_exceptions
-        Put the exception in the place of a value, in place of raising the first.
-
-    Raises
-    ------
-    TimeoutError
-        Not all have ended in time.
-    Exception
-        The first one, in the order of `futures`, that a task ended with.
-    """
-    waiting = list(futures)
-    watch: Callable[[], Any] = _bar(waiting) if progress else lambda: None
-    try:
-        not_done = concurrent.futures.wait(waiting, timeout).not_done
-    finally:
-        watch()
-    if not_done:
-        raise concurrent.futures.TimeoutError(f"{len(not_done)} of {len(waiting)} have not ended")
-    if not return_exceptions:
-        return [future.result() for future in waiting]
-    return [_value_or_error(future) for future in waiting]
-
-
-def _value_or_error(future: concurrent.futures.Future[Any]) -> Any:
-    if future.cancelled():
-        return concurrent.futures.CancelledError()
-    return future.exception() or future.result()
-
-
-def _bar(futures: list[concurrent.futures.Future[Any]]) -> Callable[[], None]:
-    """Show a bar that follows the futures; returns what ends it."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
-
-    bar = Progress(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    shown = bar.add_task("", total=len(futures))
-    bar.start()
-    for future in futures:
-        future.add_done_callback(lambda _: bar.advance(shown))
-    return bar.stop
+        return refer(self.task, (self._index,), whole=False, origin=self.origin)

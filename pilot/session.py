@@ -3,12 +3,24 @@
 ``with Session(site="local") as session:`` starts or finds the site's head; leaving the block waits
 for the tasks, as any executor's. The work does not depend on the client: `detach` leaves it
 running, and a session is found again by its id.
+
+Invariants
+----------
+- What a user gives is checked where he gives it: nothing is sent that the head would not
+  understand.
+- Only futures of the session's own site are taken, whatever is to be done with them.
+- A session belongs to the process that made it: in a forked copy each call raises, and nothing is
+  done for it there, at the end of the process neither.
 """
 
 from __future__ import annotations
 
 import atexit
 import concurrent.futures
+import contextlib
+import logging
+import math
+import operator
 import os
 import sys
 import threading
@@ -20,29 +32,23 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from pilot.arguments import Origin
 from pilot.children import TaskSession
 from pilot.context import running_context
 from pilot.data.imported import Imported
 from pilot.data.patience import set_patience
-from pilot.data.values import Value, decode, encode
-from pilot.errors import (
-    HeadError,
-    PilotError,
-    RemoteTraceback,
-    ResultError,
-    TaskAborted,
-    TaskCrashed,
-    TaskError,
-    TaskTimedOut,
-)
+from pilot.data.values import decode, encode
+from pilot.errors import HeadError, PilotError, SiteError, SubmissionError
 from pilot.event import Event, read_events
-from pilot.future import Future, Unread
+from pilot.failures import exception_of
+from pilot.future import Future
 from pilot.inquiry import Inquiry, as_epoch, in_words
 from pilot.retry import renumbered
 from pilot.search_path import search_path
 from pilot.site import Site, find_site
 from pilot.submission import NO_GROUP, Call, GroupKey, Parcel, Submitter, as_calls
 from pilot.task import OptionError, Options, Task, make_options
+from pilot.texts import as_name
 from pilot.wire import messages as m
 from pilot.wire.connection import Connection
 
@@ -119,28 +125,27 @@ class Session(concurrent.futures.Executor):
         priority: int = 0,
         options: Mapping[str, Any] | None = None,
     ) -> None:
+        self.name = as_name(name or Path(sys.argv[0] or "python").stem or "python")
+        environment = m.Environment(_working_dir(), _searched(sys_path), _variables(variables))
+        share = _number("weight", weight)
+        precedence = _whole("priority", priority)
+        known = 0 if session_id is None else _whole("session_id", session_id)
+        make_options(Options(), options or {})
         self.site = site if isinstance(site, Site) else find_site(site)
         set_patience(self.site.config.data.patience_s)
-        self._connection = Connection(self.site)
+        self._connection = Connection(self.site)  # only now that nothing is wrong
         self._lock = threading.Lock()
         self._futures: set[Future[Any]] = set()
         self._closed = False
-        environment = m.Environment(
-            working_dir=str(Path.cwd()),
-            sys_path=search_path(sys_path),
-            variables=dict(variables or {}),
-        )
-        self.name = name or Path(sys.argv[0] or "python").stem or "python"
-        make_options(Options(), options or {})  # say what is wrong before the session is made
         try:
             reply: tuple[int, bytes, int, int] = self._connection.request(
                 lambda n: m.OpenSession(
                     n,
                     self.name,
                     environment,
-                    session_id or 0,
-                    weight,
-                    priority,
+                    known,
+                    share,
+                    precedence,
                     encode(dict(options or {})),
                 )
             )
@@ -153,8 +158,14 @@ class Session(concurrent.futures.Executor):
             self.id,
             self.site,
             decode(kept) if options is None else options,
+            self._connection.database,
         )
         _sessions.add(self)
+
+    @property
+    def origin(self) -> Origin:
+        """Where the ids of its tasks mean something."""
+        return self._submitter.origin
 
     @property
     def is_open(self) -> bool:
@@ -247,6 +258,7 @@ class Session(concurrent.futures.Executor):
             lambda parcel, ids, group: self._submitter.add(parcel, task, calls, ids, group),
             options.return_names,
             options.return_count,
+            task.__name__,
         )
 
     def _send(
@@ -255,7 +267,9 @@ class Session(concurrent.futures.Executor):
         add: Callable[[Parcel, list[int], GroupKey], None],
         names: tuple[str, ...] = (),
         count: int = 1,
+        name: str = "",
     ) -> list[Future[Any]]:
+        self._check_process()
         group: Group | None = getattr(_stack, "group", None)
         if group is not None and group.session is not self:
             group = None
@@ -266,7 +280,7 @@ class Session(concurrent.futures.Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             parcel = Parcel()
             add(parcel, ids, group.key if group else NO_GROUP)
-            futures = [Future[Any](self, number, names, count) for number in ids]
+            futures = [Future[Any](self, number, names, count, name) for number in ids]
             self._futures.update(futures)
             if group is not None:
                 group.futures.extend(futures)
@@ -296,8 +310,9 @@ class Session(concurrent.futures.Executor):
         RuntimeError
             The session was shut down.
         """
+        self._check_process()
         self._connection.flush()
-        wanted = None if tasks is None else [m.parse_task_label(task) for task in tasks]
+        wanted = None if tasks is None else [_task_number(task) for task in tasks]
         kept = self.query("retry", session=self.id, tasks=wanted)
         parcel = Parcel()
         parcel.functions = msgspec.convert(kept["functions"], list[m.Function])
@@ -310,7 +325,7 @@ class Session(concurrent.futures.Executor):
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             futures = [
-                Future[Any](self, spec.id, kind.return_names, kind.returns)
+                Future[Any](self, spec.id, kind.return_names, kind.returns, kind.name)
                 for spec in parcel.tasks
                 for kind in (kinds[spec.template],)
             ]
@@ -331,7 +346,7 @@ class Session(concurrent.futures.Executor):
         """
         if on_failure not in ("cancel", "continue"):
             raise OptionError(f"on_failure={on_failure!r}: a group can cancel, or continue")
-        return Group(self, GroupKey(name, on_failure == "cancel"))
+        return Group(self, GroupKey(as_name(name), on_failure == "cancel"))
 
     def future(self, task_id: str) -> Future[Any]:
         """The future of a task that was submitted before, here or by another process.
@@ -341,7 +356,8 @@ class Session(concurrent.futures.Executor):
         task_id
             As `Future.task_id` gives it, such as ``3.17``.
         """
-        future: Future[Any] = Future(self, m.parse_task_label(task_id))
+        self._check_process()
+        future: Future[Any] = Future(self, _task_number(task_id), count=None)
         self._futures.add(future)
         self._connection.watch({future.task: _Settler(self, future)})
         return future
@@ -354,7 +370,16 @@ class Session(concurrent.futures.Executor):
         PilotError
             There is no such query, or what it asks for does not exist.
         """
+        self._check_process()
         return self._connection.request(lambda n: m.Query(n, name, arguments))
+
+    def _query(self, name: str, /, **arguments: Any) -> Any:
+        """As `query`, also after this session was left."""
+        self._check_process()
+        if not self._connection.is_closed:
+            return self.query(name, **arguments)
+        with Inquiry(self.site) as ask:
+            return ask(name, **arguments)
 
     def events(self, since: int = 0, *, follow: bool = False) -> Iterator[Event]:
         """What has happened in the session: every change of a state, once and in order.
@@ -368,6 +393,7 @@ class Session(concurrent.futures.Executor):
             Wait for what comes next, until the session is closed; also over a restart of the head,
             and after this object was shut down or has detached.
         """
+        self._check_process()
         with Inquiry(self.site) as ask:
             yield from read_events(ask, since, session=self.id, follow=follow)
 
@@ -411,7 +437,13 @@ class Session(concurrent.futures.Executor):
         return counts
 
     def _list(self, query: str, filters: dict[str, Any], **page: Any) -> Any:
-        given = {name: as_epoch(value) for name, value in filters.items()}
+        given = {
+            name: as_epoch(value) if name.endswith(("_since", "_until")) else value
+            for name, value in filters.items()
+        }
+        if (wanted := given.get("name")) is not None:
+            several = isinstance(wanted, (list, tuple, set))
+            given["name"] = [as_name(one) for one in wanted] if several else as_name(wanted)
         return self.query(query, session=self.id, **given, **page)
 
     def why(self, future: Future[Any] | None = None) -> str:
@@ -422,11 +454,14 @@ class Session(concurrent.futures.Executor):
         future
             Of the task; default: the session as a whole. What was submitted is accepted first.
         """
+        self._check_process()
+        if future is not None:
+            self._check_own([future])
         if not self._connection.is_closed:
             self._connection.flush()
         subject = str(self.id) if future is None else future.task_id
         with Inquiry(self.site) as ask:
-            return in_words(ask("why", subject=subject))
+            return Lines(in_words(ask("why", subject=subject)))
 
     def ask(self, name: str, /, **arguments: Any) -> concurrent.futures.Future[Any]:
         """As `query`, without waiting for the answer."""
@@ -440,45 +475,55 @@ class Session(concurrent.futures.Executor):
         bool
             False where that took longer than `timeout` seconds.
         """
+        self._check_process()
         flushed = self._connection.flush(timeout)
         self.query("head")  # whatever was refused is known before this answer
         return flushed
 
     # --- the end of tasks
 
-    def _settle(self, future: Future[Any], outcome: m.TaskOutcome) -> None:
-        self._futures.discard(future)
-        if outcome.state == "CANCELLED":
-            future._end_cancelled()
-            return
-        if future.done():
-            return
-        if not future.running():
-            future.set_running_or_notify_cancel()
-        if outcome.state == "COMPLETED":
-            future.set_result(self._result(outcome.values))
-        else:
-            future.set_exception(exception_of(outcome))
-
-    def _result(self, values: tuple[Value, ...]) -> Any:
-        unread = Unread(values, self.site.directory, whole=len(values) != 1)
-        if any(value.path for value in values):
-            return unread
-        try:
-            return unread.read()
-        except Exception:
-            return unread  # the error is raised where somebody asks for the result
-
-    def _fail(self, future: Future[Any], error: Exception) -> None:
-        self._futures.discard(future)
-        if not future.done():
-            if not future.running():
-                future.set_running_or_notify_cancel()
-            future.set_exception(error)
-
     def _cancel(self, future: Future[Any]) -> None:
         self._futures.discard(future)
         self._connection.post(lambda n: m.Cancel(n, self.id, [future.task]))
+
+    def _check_process(self) -> None:
+        """Refuse to do anything in a forked copy of the process.
+
+        Raises
+        ------
+        PilotError
+            This is one.
+        """
+        if owner := self._connection.owner:
+            raise PilotError(
+                f"session {self.id} belongs to process {owner}, of which this process "
+                f"({os.getpid()}) is a forked copy; open a session here: "
+                f"pilot.Session(site=…, session_id={self.id}) attaches to the same one"
+            )
+
+    def _check_own(self, futures: Iterable[Future[Any]]) -> list[int]:
+        """Return the numbers of tasks.
+
+        Raises
+        ------
+        PilotError
+            One is no future of a task, or of another site, where its id names another task.
+        """
+        tasks = []
+        for future in futures:
+            if not isinstance(future, Future):
+                raise PilotError(
+                    f"{future!r:.100} is no future of a task, and nothing was done; the futures "
+                    "that submit, map and session.future(id) give are"
+                )
+            if not future.origin.is_that_of(self.origin):
+                raise PilotError(
+                    f"the future of task {future.task_id} is of "
+                    f"{future.origin.other_than(self.origin)}, and this session of site "
+                    f"{self.site.name}; nothing was done"
+                )
+            tasks.append(future.task)
+        return tasks
 
     # --- the end of the session
 
@@ -497,7 +542,7 @@ class Session(concurrent.futures.Executor):
 
     def cancel(self, futures: Iterable[Future[Any]] | None = None) -> None:
         """End these tasks, or all of the session, running ones included; the head has it then."""
-        tasks = None if futures is None else [future.task for future in futures]
+        tasks = None if futures is None else self._check_own(_several(futures))
         if tasks != []:
             self._request(lambda n: m.Cancel(n, self.id, tasks or []))
 
@@ -518,7 +563,7 @@ class Session(concurrent.futures.Executor):
         """
         if futures is None:
             self._control("purge")
-        elif tasks := sorted({future.task for future in futures}):
+        elif tasks := sorted(set(self._check_own(_several(futures)))):
             self._connection.flush()  # whoever needs one of them is known to the head
             self._request(lambda n: m.DeleteResults(n, tasks))
 
@@ -531,6 +576,7 @@ class Session(concurrent.futures.Executor):
 
     def _request(self, make: Callable[[int], m.Message], timeout: float = 60.0) -> None:
         """Tell the head something, also after this session was left."""
+        self._check_process()
         if not self._connection.is_closed:
             try:
                 self._connection.request(make, timeout)
@@ -555,6 +601,7 @@ class Session(concurrent.futures.Executor):
         cancel_futures
             Cancel the tasks that have not started.
         """
+        self._check_process()
         with self._lock:
             first, self._closed = not self._closed, True
         if not first:
@@ -575,10 +622,11 @@ class Session(concurrent.futures.Executor):
 
     def _finish(self) -> None:
         concurrent.futures.wait(list(self._futures))
-        self._connection.close()
+        self._connection.close(callbacks=True)
 
     def detach(self) -> int:
         """Leave the work running and the session open; returns its id, to attach again."""
+        self._check_process()
         with self._lock:
             self._closed = True
         self._connection.flush()
@@ -598,7 +646,7 @@ class Session(concurrent.futures.Executor):
         traceback: TracebackType | None,
     ) -> bool | None:
         _stack.sessions.remove(self)
-        if self._closed:
+        if self._closed or self._connection.owner:
             return None
         if kind is not None and issubclass(kind, KeyboardInterrupt):
             self._interrupt()
@@ -667,6 +715,15 @@ class Group:
         _stack.group = self._outer
 
 
+class Lines(str):
+    """A text of several lines, which Python and notebooks show as such."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 class _Settler:
     """Brings the news of a task to its future."""
 
@@ -677,52 +734,141 @@ class _Settler:
         self.future = future
 
     def settle(self, outcome: m.TaskOutcome) -> None:
-        self.session._settle(self.future, outcome)
+        self.future._settle(outcome)
+        self.session._futures.discard(self.future)
 
     def fail(self, error: Exception) -> None:
-        self.session._fail(self.future, error)
+        self.future._fail(error, "REFUSED" if isinstance(error, SubmissionError) else "LOST")
+        self.session._futures.discard(self.future)
 
     def started(self) -> None:
-        if not self.future.done() and not self.future.running():
-            self.future.set_running_or_notify_cancel()
+        self.future._start()
+
+    def disown(self, error: Exception) -> None:
+        self.future._disown(error)
 
 
-def exception_of(outcome: m.TaskOutcome) -> BaseException:
-    """The exception that a failed task raises in its user's program."""
-    failure = outcome.failure
-    if outcome.state == "DELETED":
-        return ResultError(
-            f"the result of task {m.task_label(outcome.task)} was deleted; run the task again"
+# --- what users give -----------------------------------------------------------------------------
+
+
+def _several(futures: Any) -> Iterable[Future[Any]]:
+    """Return futures, where one may be given in place of a list."""
+    return [futures] if isinstance(futures, Future) else futures
+
+
+def _task_number(task_id: Any) -> int:
+    try:
+        return m.parse_task_label(str(task_id))
+    except ValueError as error:
+        raise PilotError(str(error)) from None
+
+
+def _whole(what: str, number: Any) -> int:
+    try:
+        whole = operator.index(number)
+    except TypeError:
+        raise PilotError(f"{what}={number!r}: give a whole number") from None
+    if abs(whole) >= 1 << 31:
+        raise PilotError(f"{what}={number!r}: the number is too large")
+    return whole
+
+
+def _number(what: str, number: Any) -> float:
+    try:
+        given = float(number)
+    except (TypeError, ValueError, OverflowError):
+        raise PilotError(f"{what}={number!r}: give a number") from None
+    if not (math.isfinite(given) and given > 0):
+        raise PilotError(f"{what}={number!r}: give a number above 0")
+    return given
+
+
+def _can_be_sent(text: str) -> bool:
+    """Tell whether it is UTF-8, and can be a path or a variable of a process."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+def _variables(given: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return what tasks get in addition to their environment.
+
+    Raises
+    ------
+    SiteError
+        Something cannot be a variable of a process.
+    """
+    variables = {}
+    for name, value in (given or {}).items():
+        if not isinstance(name, str) or not name or "=" in name or not _can_be_sent(name):
+            raise SiteError(f"variables: {name!r} cannot be the name of a variable")
+        if not isinstance(value, (str, os.PathLike)):
+            raise SiteError(
+                f"variables: {name} is {value!r}, a {type(value).__name__}; give a text: "
+                f'{{"{name}": "{value}"}}'
+            )
+        text = os.fspath(value)
+        if not isinstance(text, str) or not _can_be_sent(text):
+            raise SiteError(
+                f"variables: {name} is {text!a}, which cannot be sent: it holds a NUL or bytes "
+                "that are no UTF-8"
+            )
+        variables[name] = str(text)
+    return variables
+
+
+def _searched(first: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """Return the directories that workers search; those of `sys.path` that cannot be sent are not.
+
+    Raises
+    ------
+    SiteError
+        One that was given cannot be sent.
+    """
+    if isinstance(first, (str, bytes)):
+        raise SiteError(f"sys_path={first!r}: give a list of directories")
+    for path in first:
+        if not _can_be_sent(str(path)):
+            raise SiteError(f"sys_path: {str(path)!a} has a name that is no UTF-8; rename it")
+    return tuple(path for path in search_path(first) if _can_be_sent(path))
+
+
+def _working_dir() -> str:
+    path = str(Path.cwd())
+    if not _can_be_sent(path):
+        raise SiteError(
+            f"the working directory {path!a} has a name that is no UTF-8, so tasks cannot be sent "
+            "there; rename it, or work in another"
         )
-    if failure is None:
-        return TaskError(f"task {m.task_label(outcome.task)} is {outcome.state}")
-    where = f" on {failure.node}" if failure.node else ""
-    title = f"task {m.task_label(outcome.task)}, attempt {failure.attempt}{where}"
-    error: BaseException | None = None
-    if failure.exception:
-        try:
-            error = decode(failure.exception)
-        except Exception as unreadable:
-            title += f" (its exception cannot be read here: {unreadable})"
-    if not isinstance(error, BaseException):
-        kinds = {"TIMED_OUT": TaskTimedOut, "ABORTED": TaskAborted}
-        kind = kinds.get(outcome.state, TaskCrashed if failure.is_crash else TaskError)
-        text = failure.message if not failure.bases else f"{failure.type}: {failure.message}"
-        error = kind(f"task {m.task_label(outcome.task)}{where}: {text}")
-    if failure.detail:
-        error.__cause__ = RemoteTraceback(f"{title}:\n{failure.detail}")
-    return error
+    return path
+
+
+# --- the end of the program -----------------------------------------------------------------------
 
 
 @atexit.register
 def _detach_all() -> None:
     """A program that ends without closing its sessions leaves its work running."""
     for session in list(_sessions):
-        if session.is_open:
+        if session.is_open and not session._connection.owner:
             try:
                 session.detach()
             except PilotError as error:
-                print(f"pilot: {error}", file=sys.stderr)  # noqa: T201 - nobody else is left to
+                _end_badly(str(error), error.exit_code)
+            except KeyboardInterrupt:
+                _end_badly("interrupted before the head had accepted all that was submitted", 130)
+
+
+def _end_badly(text: str, status: int) -> None:
+    """End a program that is at its end already: its exit status can be set in no other way."""
+    print(f"pilot: {text}", file=sys.stderr)  # noqa: T201 - nobody else is left to
+    with contextlib.suppress(Exception):
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    os._exit(status)
 
 
 __all__ = ["Session", "current_session", "exception_of"]

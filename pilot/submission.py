@@ -18,17 +18,18 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
-from pilot.arguments import encode_arguments, spilled, spilled_function
+from pilot.arguments import Origin, encode_arguments, spilled, spilled_function
 from pilot.data.values import LazyWriter, TooLargeError, announceable, encode_within, store
-from pilot.errors import EncodingError, SubmissionError
+from pilot.errors import EncodingError, PilotError, SubmissionError
 from pilot.functions import EncodedFunction, encode_function
 from pilot.limits import OPTIONS_BYTES
 from pilot.memo import call_digest, source_digest
 from pilot.site import Site
 from pilot.task import Options, ResolvedOptions, Task, as_task
-from pilot.texts import size_text
+from pilot.texts import as_name, size_text
 from pilot.watch import Watch, watch
 from pilot.wire import messages as m
+from pilot.wire.outgoing import plain
 from scheduler.assignment import refusal
 from scheduler.resources import Resources
 
@@ -101,6 +102,8 @@ class Submitter:
         The site: what its pools can hold, and where large arguments go.
     defaults
         Options of tasks that say nothing else.
+    database
+        What tells the site's database from others; empty: unknown.
     """
 
     def __init__(
@@ -108,7 +111,10 @@ class Submitter:
         session: int,
         site: Site,
         defaults: Mapping[str, Any] | None = None,
+        database: str = "",
     ) -> None:
+        #: Where the ids of its tasks mean something.
+        self.origin = Origin(site.name, str(site.directory), database)
         self._defaults = dict(defaults or {})
         self._session = session
         self._site = site
@@ -180,7 +186,7 @@ class Submitter:
                 known = self._function(task, parcel)
             if dynamic or not template:
                 template = self._template(known, args, kwargs, parcel, group)
-            payload, inputs = encode_arguments(args, kwargs)
+            payload, inputs = encode_arguments(args, kwargs, self.origin)
             spec = m.TaskSpec(number, template, payload, inputs)
             if len(payload) > limit:
                 large.append(len(specs))
@@ -204,6 +210,7 @@ class Submitter:
         StorageError
             It cannot be written.
         """
+        name = as_name(name)
         template = m.Template(
             id=0,
             session=self._session,
@@ -287,7 +294,13 @@ class Submitter:
         number = self._templates.get(template)
         if number is None:
             number = _digest(template)
-            parcel.templates.append(msgspec.structs.replace(template, id=number))
+            try:
+                checked = plain(msgspec.structs.replace(template, id=number))
+            except PilotError as error:
+                raise SubmissionError(
+                    f"task {template.name!r} was not submitted: {error}"
+                ) from None
+            parcel.templates.append(checked)
             self._templates[template] = number
         return number
 

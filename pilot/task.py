@@ -17,6 +17,7 @@ from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from pilot.errors import PilotError
+from pilot.texts import as_name
 from scheduler.resources import Resources, parse_duration_s, parse_memory_mib
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ class Task(Generic[P, R]):
         #: Where no resource depends on the arguments: what every call needs.
         self.resolved = None if options.is_dynamic() else options.resolve((), {})
         self.kind = command_kind(options) if kind in (COMMAND, MPI_COMMAND) else kind
-        name = str(options.name or getattr(function, "__name__", type(function).__name__))
+        name = as_name(options.name or getattr(function, "__name__", type(function).__name__))
         self.__name__ = name
         self.__qualname__: str = getattr(function, "__qualname__", name)
         self.__module__ = getattr(function, "__module__", "")

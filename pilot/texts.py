@@ -6,6 +6,8 @@ line breaks, megabytes.
 
 from __future__ import annotations
 
+from pilot.limits import NAME_BYTES
+
 #: Bytes that are kept for telling what is left out.
 _NOTE_BYTES = 64
 
@@ -49,3 +51,11 @@ def size_text(size: int) -> str:
         if size >= least:
             return f"{size / least:.3g} {unit}"
     return f"{size} bytes"
+
+
+def as_name(name: object) -> str:
+    """Return a name for lists, made of anything: a text that can be sent, and is not too long."""
+    text = encodable(str(name))
+    if len(text) * 4 <= NAME_BYTES or len(text.encode()) <= NAME_BYTES:
+        return text
+    return text.encode()[: NAME_BYTES - 3].decode("utf-8", "ignore") + "…"

@@ -1,12 +1,14 @@
 """How far a run is: a live view on a terminal, elsewhere a line now and then. All on stderr.
 
-The numbers come from the futures; the head is asked, now and then and without waiting for it, only
-for what the run waits for: jobs in the queue, a batch system that does not answer.
+The numbers come from the futures as they are settled: no result is read for that. The head is
+asked, now and then and without waiting for it, only for what the run waits for: jobs in the queue,
+a batch system that does not answer.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import functools
 import sys
 import threading
@@ -16,10 +18,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pilot.cli.fleet import remark
-from pilot.cli.output import counted, note
+from pilot.cli.output import counted, duration, note
+from pilot.errors import PilotError
+from pilot.future import Future
 
 if TYPE_CHECKING:
-    from pilot.future import Future
     from pilot.session import Session
 
 #: How often the view is renewed, in seconds.
@@ -28,6 +31,8 @@ _REFRESH_S = 0.25
 _ASK_S = 2.0
 #: The least time between two lines, where there is no terminal.
 _LINE_S = 10.0
+#: No guess is made of the end before, in seconds.
+_GUESS_S = 2.0
 #: So many groups of tasks are shown at a time.
 _ROWS = 12
 
@@ -41,7 +46,7 @@ class Tally:
         The futures by the name of their group.
     """
 
-    def __init__(self, groups: Mapping[str, Sequence[Future[Any]]]) -> None:
+    def __init__(self, groups: Mapping[str, Sequence[concurrent.futures.Future[Any]]]) -> None:
         self._changed = threading.Condition()
         self.totals = {name: len(futures) for name, futures in groups.items()}
         self.done = dict.fromkeys(groups, 0)
@@ -50,10 +55,17 @@ class Tally:
         self.failed = 0
         for name, futures in groups.items():
             for future in futures:
-                future.add_done_callback(functools.partial(self._end, name))
+                if isinstance(future, Future):
+                    # Not as a user's callback: who waits in one shall see how far it is, too.
+                    future._when_done(functools.partial(self._end, name, future))
+                else:
+                    future.add_done_callback(functools.partial(self._end, name))
 
     def _end(self, name: str, future: concurrent.futures.Future[Any]) -> None:
-        failed = future.cancelled() or future.exception() is not None
+        if isinstance(future, Future):
+            failed = future.state != "COMPLETED"  # an exception is only unpickled on demand
+        else:
+            failed = future.cancelled() or future.exception() is not None
         with self._changed:
             self.done[name] += 1
             self.ended += 1
@@ -69,6 +81,18 @@ class Tally:
         """Wait so long for the end of all; True when it has come."""
         with self._changed:
             return self._changed.wait_for(lambda: self.ended == self.total, timeout_s)
+
+    def left_s(self, elapsed_s: float) -> float | None:
+        """How long the rest may take, if it goes on as before; None where nothing says so."""
+        if not 0 < self.ended < self.total or elapsed_s < _GUESS_S:
+            return None
+        return elapsed_s / self.ended * (self.total - self.ended)
+
+    def words(self, elapsed_s: float) -> list[str]:
+        """What a line says besides the number of those that have ended."""
+        said = [f"{self.failed} failed"] if self.failed else []
+        left = self.left_s(elapsed_s)
+        return [*said, f"about {duration(left)} left"] if left is not None else said
 
 
 class Hint(NamedTuple):
@@ -116,18 +140,19 @@ class _Hints:
             self._answers = []
         if not self._answers and time.monotonic() - self._asked >= _ASK_S:
             self._asked = time.monotonic()
-            self._answers = [
-                self._session.ask("head"),
-                self._session.ask("fleet", alive=True),
-            ]
+            with contextlib.suppress(PilotError):  # the futures tell what is wrong
+                self._answers = [
+                    self._session.ask("head"),
+                    self._session.ask("fleet", alive=True),
+                ]
         return self._hint
 
 
 class View(Protocol):
     """What shows the tally."""
 
-    def show(self, hint: Hint) -> None:
-        """Show how far it is now."""
+    def show(self, hint: Hint, last: bool = False) -> None:
+        """Show how far it is now; `last`: all have ended."""
 
     def __enter__(self) -> View:
         """Begin."""
@@ -143,12 +168,37 @@ class View(Protocol):
 
 def follow(session: Session, groups: Mapping[str, Sequence[Future[Any]]]) -> None:
     """Show how far the tasks are until all have ended."""
-    tally = Tally(groups)
-    hints = _Hints(session)
-    view: View = LiveView(tally) if sys.stderr.isatty() else LineView(tally)
+    _follow(Tally(groups), _Hints(session))
+
+
+def show(futures: Sequence[concurrent.futures.Future[Any]], timeout: float | None = None) -> None:
+    """Show how far these are until all have ended, or the time is over."""
+    groups: dict[str, list[concurrent.futures.Future[Any]]] = {}
+    session: Session | None = None
+    for future in dict.fromkeys(futures):
+        name = ""
+        if isinstance(future, Future):
+            name, session = future._name, future._session
+        groups.setdefault(name or "tasks", []).append(future)
+    hints = _Hints(session) if session is not None and session.is_open else None
+    _follow(Tally(groups), hints, timeout)
+
+
+def _follow(tally: Tally, hints: _Hints | None, timeout: float | None = None) -> None:
+    end = None if timeout is None else time.monotonic() + timeout
+    view: View = LiveView(tally) if sys.stderr.isatty() or _in_notebook() else LineView(tally)
     with view:
         while not tally.wait(_REFRESH_S):
-            view.show(hints.now())
+            view.show(hints.now() if hints is not None else Hint())
+            if end is not None and time.monotonic() >= end:
+                return
+        view.show(Hint(), last=True)
+
+
+def _in_notebook() -> bool:
+    """Whether this is a kernel, whose output is shown by a notebook."""
+    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    return get_ipython is not None and hasattr(get_ipython(), "kernel")
 
 
 class LineView:
@@ -156,7 +206,7 @@ class LineView:
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
-        self._shown_at = time.monotonic()
+        self._begin = self._shown_at = time.monotonic()
         self._shown: object = (0, Hint())
 
     def __enter__(self) -> LineView:
@@ -165,16 +215,16 @@ class LineView:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def show(self, hint: Hint) -> None:
-        """Write a line, if it is time."""
-        tally = self._tally
+    def show(self, hint: Hint, last: bool = False) -> None:
+        """Write a line, if it is time; the last one only after others."""
+        tally, now = self._tally, time.monotonic()
         said = (tally.ended, hint if hint.waiting else Hint())
-        if said == self._shown or time.monotonic() - self._shown_at < _LINE_S * (not hint.waiting):
+        if said == self._shown or now - self._shown_at < _LINE_S * (not hint.waiting):
             return
-        self._shown, self._shown_at = said, time.monotonic()
-        failed = f", {tally.failed} failed" if tally.failed else ""
-        text = f"; {hint.text}" if hint.text else ""
-        note(f"{tally.ended} of {counted(tally.total, 'task')} ended{failed}{text}")
+        self._shown, self._shown_at = said, now
+        words = [f"{tally.ended} of {counted(tally.total, 'task')} ended"]
+        words += [] if last else tally.words(now - self._begin)
+        note(", ".join(words) + (f"; {hint.text}" if hint.text else ""))
 
 
 class LiveView:
@@ -183,19 +233,25 @@ class LiveView:
     def __init__(self, tally: Tally) -> None:
         from rich.console import Console
         from rich.live import Live
+        from rich.markup import escape
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         self._tally = tally
         self._bars = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), auto_refresh=False
         )
-        self._all = self._bars.add_task("all tasks", total=tally.total)
+        only = next(iter(tally.totals)) if len(tally.totals) == 1 else ""
+        self._all = self._bars.add_task(escape(only) or "all tasks", total=tally.total)
         self._rows = {
-            name: self._bars.add_task(f"  {name}", total=total, visible=False)
+            name: self._bars.add_task(f"  {escape(name)}", total=total, visible=False)
             for name, total in tally.totals.items()
+            if not only
         }
         self._begin = time.monotonic()
-        self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+        console = Console(stderr=True)
+        # A notebook keeps what was shown last.
+        transient = not console.is_jupyter
+        self._live = Live(console=console, auto_refresh=False, transient=transient)
 
     def __enter__(self) -> LiveView:
         self._live.start()
@@ -204,22 +260,19 @@ class LiveView:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def show(self, hint: Hint) -> None:
+    def show(self, hint: Hint, last: bool = False) -> None:
         """Draw everything anew."""
         from rich.console import Group
         from rich.text import Text
-
-        from pilot.cli.output import duration
 
         tally = self._tally
         self._bars.update(self._all, completed=tally.ended, total=tally.total)
         under_way = [n for n, done in tally.done.items() if 0 < done < tally.totals[n]][:_ROWS]
         for name, row in self._rows.items():
             self._bars.update(row, completed=tally.done[name], visible=name in under_way)
-        parts = [duration(time.monotonic() - self._begin)]
-        if tally.failed:
-            parts.append(f"{tally.failed} failed")
-        if hint.text:
+        elapsed_s = time.monotonic() - self._begin
+        parts = [duration(elapsed_s), *tally.words(elapsed_s)]
+        if hint.text and not last:
             parts.append(hint.text)
         text = Text(
             "; ".join(parts), style="yellow" if hint.waiting else "dim", overflow="ellipsis"

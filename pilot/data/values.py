@@ -74,18 +74,20 @@ def encode(obj: object) -> bytes:
     ------
     EncodingError
         It, or something in it, cannot be pickled.
+    PilotError
+        Something in it is Pilot's, and refuses, such as a future of another site.
     """
     try:
         payload = pickle.dumps(obj, pickling.PROTOCOL)
         if not needs_cloudpickle(payload):
             return payload
-    except MemoryError:
+    except (MemoryError, PilotError):
         raise
     except Exception:
         pass  # Lambdas and local classes; for the rest, cloudpickle's error is the one to show.
     try:
         return pickling.dumps(obj)
-    except MemoryError:
+    except (MemoryError, PilotError):
         raise
     except Exception as cause:
         raise encoding_error(obj, cause) from cause

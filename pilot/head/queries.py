@@ -324,6 +324,8 @@ def task(view: View, task: str) -> dict[str, Any]:
     return {
         **_with_live_state(view, row),
         "resources": str(template.resources),
+        "returns": template.returns,
+        "return_names": list(template.return_names),
         "options": msgspec.to_builtins(
             {
                 field: getattr(template, field)

@@ -9,15 +9,20 @@ Invariants
   task that is still awaited: futures resolve as if nothing had happened.
 - The user's threads never touch a socket: they put things into queues and wake the thread.
 - The head, also the next one, knows which ids this client was given: so it tells it of those tasks.
+- Nothing of a user's runs in the thread: neither callbacks nor what is unpickled.
+- What cannot be sent is refused to whoever wanted to send it, and harms nobody else.
+- A forked copy of the process has no connection: all that is asked of it raises at once.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -26,6 +31,7 @@ from typing import Any, Protocol
 import msgspec
 import zmq
 
+from pilot.callbacks import Callbacks, CalledBack
 from pilot.errors import AuthenticationError, HeadError, PilotError, SubmissionError
 from pilot.head.daemon import ensure_head, find_head
 from pilot.numbers import Numbers
@@ -36,6 +42,7 @@ from pilot.wire import messages as m
 from pilot.wire.channel import Client, Unreadable
 from pilot.wire.discovery import HeadAddress, read_address
 from pilot.wire.keys import load_keys
+from pilot.wire.outgoing import plain
 
 #: How long a greeting may stay without an answer.
 GREETING_S = 20.0
@@ -45,6 +52,14 @@ WATCH_S = 0.25
 RESTARTS, RESTART_S = 8, 60.0
 #: Tasks in one message.
 FRAME = 5000
+#: A head from which something is awaited, and nothing has come for so long, is asked whether it is
+#: there; one that does not answer that for so long does not answer.
+PING_S, SILENT_S = 15.0, 60.0
+
+log = logging.getLogger("pilot")
+
+#: Those of this process.
+_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
 class Awaited(Protocol):
@@ -58,6 +73,9 @@ class Awaited(Protocol):
 
     def started(self) -> None:
         """The task runs."""
+
+    def disown(self, error: Exception) -> None:
+        """This is a forked copy of the process that waits for the task."""
 
 
 class _Both:
@@ -77,6 +95,10 @@ class _Both:
     def started(self) -> None:
         for awaited in self._each:
             awaited.started()
+
+    def disown(self, error: Exception) -> None:
+        for awaited in self._each:
+            awaited.disown(error)
 
 
 class Connection:
@@ -110,14 +132,11 @@ class Connection:
         #: What was sent and is not answered, by its number, in this order.
         self._open: dict[int, msgspec.Struct] = {}
         self._awaited: dict[int, Awaited] = {}
-        self._requests: dict[int, Future[Any]] = {}
+        self._requests: dict[int, CalledBack[Any]] = {}
         self._numbers = itertools.count(1)
         self._submits = submits
         #: The ids that the head has given, as first ones and lengths of rows.
         self._blocks: list[tuple[int, int]] = []
-        #: News of tasks that came while the thread waited for something else, in a callback.
-        self._later: list[Any] = []
-        self._waits = False
         self._epoch = 0
         self._connects: list[float] = []
         self._asked_again = -GREETING_S
@@ -125,6 +144,16 @@ class Connection:
         self._failure: Exception | None = None
         self._ready: Future[None] = Future()
         self._flushed = threading.Condition(self._lock)
+        #: What tells the site's database from others; empty: the head does not say.
+        self.database = ""
+        #: Since when the head owes an answer to whether it is there; 0: it does not.
+        self._pinged = 0.0
+        self._warned = False
+        #: The process that this belongs to, in a forked copy of it; 0: this one.
+        self.owner = 0
+        self._process = os.getpid()
+        self._callbacks = Callbacks()
+        _connections.add(self)
         self._thread = threading.Thread(target=self._run, name="pilot-connection", daemon=True)
         self._thread.start()
         try:
@@ -138,22 +167,8 @@ class Connection:
     def numbers(self, session: int, first: int, count: int) -> Numbers:
         """The ids of tasks that are submitted to a session, of which the head has given a block."""
         return Numbers(
-            first, count, lambda n: self.post(lambda r: m.Reserve(r, session, n)), self._wait_for
+            first, count, lambda n: self.post(lambda r: m.Reserve(r, session, n)), Future.result
         )
-
-    def _wait_for(self, future: Future[Any]) -> None:
-        """Wait for the answer to a request; in a callback, which the thread is in, too."""
-        if threading.current_thread() is not self._thread:
-            future.result()
-            return
-        waited, self._waits = self._waits, True
-        try:
-            while not future.done():
-                self._turn()
-                self._check()
-        finally:
-            self._waits = waited
-        future.result()
 
     def submit(
         self,
@@ -199,10 +214,16 @@ class Connection:
             ) from None
 
     def post(self, make: Callable[[int], msgspec.Struct]) -> Future[Any]:
-        """Send what `make` gives for a request number; the future has the reply."""
+        """Send what `make` gives for a request number; the future has the reply.
+
+        Raises
+        ------
+        PilotError
+            It cannot be sent.
+        """
         number = next(self._numbers)
-        message = make(number)
-        future: Future[Any] = Future()
+        message = plain(make(number))
+        future: CalledBack[Any] = CalledBack()
         with self._lock:
             self._check()
             self._requests[number] = future
@@ -211,23 +232,90 @@ class Connection:
         return future
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until everything that was submitted is accepted (so: durable)."""
+        """Wait until everything that was submitted is accepted (so: durable).
+
+        Raises
+        ------
+        HeadError
+            The head does not answer, not even to say that it is there.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
         with self._flushed:
-            return self._flushed.wait_for(
-                lambda: bool(self._failure) or not (self._unsent() or self._unaccepted()), timeout
-            )
+            while not (self._failure or self._is_flushed()):
+                left = 1.0 if end is None else min(1.0, end - time.monotonic())
+                if left <= 0:
+                    return False
+                self._flushed.wait(left)
+                if self._start is not None and self.silence() > SILENT_S:
+                    raise HeadError(
+                        f"{self._who()} does not answer; is it stopped? What was submitted last "
+                        f"is not accepted, so it may be lost; see {self._site.logs / 'head.log'}"
+                    )
+            if self.owner and self._failure:
+                raise self._failure
+            return True
+
+    def silence(self) -> float:
+        """Return for how long the head has not answered whether it is there, in seconds."""
+        pinged = self._pinged
+        return time.monotonic() - pinged if pinged else 0.0
+
+    def _is_flushed(self) -> bool:
+        return not (self._unsent() or self._unaccepted())
+
+    def _who(self) -> str:
+        """Return words for the head."""
+        address = read_address(self._site.address_file)
+        where = f" (pid {address.pid} on {address.host})" if address else ""
+        return f"the head of {self._site.name}{where}"
 
     @property
     def is_closed(self) -> bool:
         """Whether it was closed, or is about to be."""
         return self._stopping
 
-    def close(self) -> None:
-        """End the thread; what was not sent is dropped (see `flush`)."""
+    def close(self, callbacks: bool = False) -> None:
+        """End the thread; what was not sent is dropped (see `flush`).
+
+        Parameters
+        ----------
+        callbacks
+            Wait also until the callbacks of all that has come were called.
+        """
+        if self.owner:
+            return
         self._stopping = True
         self._notify()
         if self._thread is not threading.current_thread():
             self._thread.join()
+            if callbacks:
+                self._callbacks.close()
+
+    def disown(self) -> None:
+        """This is a forked copy of the process: here is no thread, and the socket is the parent's.
+
+        Another thread may have held a lock when the process was forked.
+        """
+        if self.owner:
+            return
+        self.owner = self._process
+        self._lock = threading.Lock()
+        self._flushed = threading.Condition(self._lock)
+        error = PilotError(
+            f"this connection to the head of {self._site.name} belongs to process {self.owner}, of "
+            f"which this process ({os.getpid()}) is a forked copy; open a session here"
+        )
+        self._failure = error
+        self._stopping = True
+        self._callbacks = Callbacks()
+        for awaited in list(self._awaited.values()):
+            awaited.disown(error)
+        for request in list(self._requests.values()):
+            request._condition = threading.Condition()
+            request._done_callbacks.clear()
+            if not request.done():
+                request.set_exception(error)
+        self._awaited, self._requests, self._open, self._outbox = {}, {}, {}, []
 
     def _check(self) -> None:
         if self._failure is not None:
@@ -248,6 +336,7 @@ class Connection:
 
     def _run(self) -> None:
         client: Client[Any] | None = None
+        self._callbacks.serve_this_thread()
         try:
             self._site.prepare()
             client = Client(
@@ -270,6 +359,7 @@ class Connection:
                 # For good: nobody writes to a number that may soon be another file's.
                 self._awake = True
                 os.close(self._wake)
+            self._callbacks.close(wait=False)
 
     def _serve(self, client: Client[Any]) -> None:
         self._client = client
@@ -290,17 +380,31 @@ class Connection:
         for message in client.receive():
             self._take(message)
             self._heard = time.monotonic()
+            self._pinged = 0.0
         for unreadable in client.take_unreadable():
             self._take_unreadable(client, unreadable)
-        if not self._waits:
-            while self._later:
-                self._take(self._later.pop(0))
         now = time.monotonic()
+        if now - self._heard > PING_S:
+            self._ping(client, now)
         if not stopping and now - self._heard > WATCH_S and (client.is_lost or self._lost()):
             self._connect(client)
             self._poll = self._poller(client)
             self._heard = time.monotonic()
         return stopping
+
+    def _ping(self, client: Client[Any], now: float) -> None:
+        """Ask a silent head, of which something is awaited, whether it is there."""
+        if not self._pinged:
+            if self._open or self._awaited:
+                self._pinged, self._warned = now, False
+                client.send(m.Query(0, "head"))  # nobody waits for the answer: it is a sign of life
+        elif now - self._pinged > SILENT_S and not self._warned:
+            self._warned = True
+            log.warning(
+                "pilot: %s has not answered for %.0f s; is it stopped, or its machine overloaded?",
+                self._who(),
+                now - self._pinged,
+            )
 
     def _poller(self, client: Client[Any]) -> zmq.Poller:
         poller = zmq.Poller()
@@ -336,7 +440,15 @@ class Connection:
                 continue
             if welcome.refused:
                 raise HeadError(welcome.refused)
+            database = address.database
+            if self.database and database and database != self.database:
+                raise HeadError(
+                    f"the site directory {self._site.directory} has another database now: what was "
+                    "submitted is not in it. Open a new session"
+                )
             self._epoch = welcome.epoch
+            self.database = database or self.database
+            self._pinged = 0.0
             break
         with self._lock:
             again = list(self._open.values())
@@ -417,12 +529,22 @@ class Connection:
                     self._open[number] = item
                 messages.append(item)
         for message in messages:
-            client.send(message)
+            try:
+                client.send(message)
+            except (TypeError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+                self._refuse(message, error)
+
+    def _refuse(self, message: Any, error: Exception) -> None:
+        """A message that cannot be encoded concerns nobody but who waits for its answer."""
+        text = f"it cannot be sent: {type(error).__name__}: {error}"
+        if isinstance(message, m.Submit):
+            refused = [(spec.id, text) for spec in message.tasks]
+            self._take(m.Accepted(message.seq, refused))
+        else:
+            self._take(m.Reply(message.request, error=text))
 
     def _take(self, message: Any) -> None:
-        if self._waits and isinstance(message, (m.Outcomes, m.Started, m.Accepted)):
-            self._later.append(message)  # one callback at a time, in this order
-        elif isinstance(message, m.Outcomes):
+        if isinstance(message, m.Outcomes):
             with self._lock:
                 settled = [(self._awaited.pop(o.task, None), o) for o in message.outcomes]
             for awaited, outcome in settled:
@@ -510,5 +632,12 @@ def _merge(
         merged.append(item)
     return merged
 
+
+def _disown_all() -> None:
+    for connection in list(_connections):
+        connection.disown()
+
+
+os.register_at_fork(after_in_child=_disown_all)
 
 __all__ = ["AuthenticationError", "Awaited", "Connection", "PilotError"]

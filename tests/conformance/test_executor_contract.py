@@ -6,10 +6,12 @@ What `concurrent.futures` documents, and what its users rely on: each test would
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures as cf
 import gc
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
@@ -247,15 +249,55 @@ def test_exception_keeps_what_it_was_raised_from(session: Session) -> None:
     assert "KeyError: 'inner'" in text and "direct cause" in text
 
 
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_exceptions_that_end_programs_end_only_the_task(
+@pytest.mark.parametrize(
+    "kind",
+    [
+        KeyboardInterrupt,
+        SystemExit,
+        GeneratorExit,
+        asyncio.CancelledError,
+        cf.CancelledError,
+        StopIteration,
+        StopAsyncIteration,
+    ],
+)
+def test_exceptions_that_end_programs_or_loops_end_only_the_task(
     session: Session, kind: type[BaseException]
 ) -> None:
     def leave() -> None:
         raise kind("enough")
 
-    assert type(session.submit(leave).exception(DEADLINE_S)) is kind
+    error = session.submit(leave).exception(DEADLINE_S)
+    assert type(error) is pilot.TaskError
+    assert type(error.__cause__) is kind and kind.__name__ in str(error)
+    assert isinstance(error.__cause__.__cause__, pilot.RemoteTraceback)
     assert session.submit(tasks.square, 3).result(DEADLINE_S) == 9
+
+
+def test_exit_status_of_a_task_that_exits_is_told(session: Session) -> None:
+    error = session.submit(sys.exit, 3).exception(DEADLINE_S)
+    assert isinstance(error, pilot.TaskError) and "SystemExit (exit status 3)" in str(error)
+
+
+def test_no_loop_or_coroutine_ends_early_by_what_a_task_raises(session: Session) -> None:
+    def stop(number: int) -> int:
+        if number == 2:
+            raise StopIteration
+        return number
+
+    futures = [session.submit(stop, number) for number in (1, 2, 3)]
+    with pytest.raises(pilot.TaskError):
+        list(zip([1, 2, 3], (future.result(DEADLINE_S) for future in futures), strict=False))
+    with pytest.raises(pilot.TaskError):
+        list(map(pilot.Future.result, futures))
+    with pytest.raises(pilot.TaskError):
+        list(session.map(stop, [1, 2, 3]))
+
+    async def ask() -> int:
+        return await asyncio.wait_for(asyncio.wrap_future(futures[1]), DEADLINE_S)
+
+    with pytest.raises(pilot.TaskError):
+        asyncio.run(ask())
 
 
 def test_exception_that_cannot_be_pickled(session: Session) -> None:
@@ -377,6 +419,52 @@ def test_callback_that_raises_is_logged_and_harms_nobody(
     assert called == ["bad", "good"]
     assert "a callback went wrong" in caplog.text
     assert session.submit(tasks.square, 3).result(DEADLINE_S) == 9
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, StopIteration])
+def test_whatever_a_callback_raises_the_others_come(
+    session: Session, gate: Gate, caplog: pytest.LogCaptureFixture, kind: type[BaseException]
+) -> None:
+    called: list[object] = []
+
+    def bad(_: object) -> None:
+        raise kind
+
+    future = gate.hold(session)
+    future.add_done_callback(bad)
+    future.add_done_callback(called.append)
+    after = session.submit(tasks.echo, future)
+    with caplog.at_level(logging.ERROR, "concurrent.futures"):
+        gate.open()
+        assert after.result(DEADLINE_S)
+        wait_until(lambda: called == [future], DEADLINE_S, "the next callback")
+    assert kind.__name__ in caplog.text
+    assert session.submit(tasks.square, 3).result(DEADLINE_S) == 9
+
+
+def test_callback_may_wait_for_other_results_and_ask(session: Session, gate: Gate) -> None:
+    held, told = gate.hold(session), []
+    after = session.submit(tasks.echo, held)
+
+    def ask(_: object) -> None:
+        told.append(after.result(DEADLINE_S))
+        told.append(list(session.map(pow, [2], [3])))
+        told.append(session.task_counts(state="COMPLETED").keys())
+        told.append(session.flush(DEADLINE_S))
+
+    held.add_done_callback(ask)
+    gate.open()
+    wait_until(lambda: len(told) == 4, 2 * DEADLINE_S, "the callback to have asked for all")
+    assert told == [((held.result(),), {}), [8], {"COMPLETED": 0}.keys(), True]
+
+
+def test_leaving_the_block_waits_for_callbacks(shared_site: SiteUnderTest) -> None:
+    called: list[object] = []
+    with shared_site.session() as session:
+        for number in range(5):
+            future = session.submit(tasks.square, number)
+            future.add_done_callback(lambda done: called.append(done.result()))
+    assert len(called) == 5
 
 
 def test_callback_may_submit(session: Session) -> None:

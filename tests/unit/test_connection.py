@@ -7,10 +7,13 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import zmq
 from support.waiting import wait_until
 
+from pilot.callbacks import CalledBack
+from pilot.errors import HeadError, PilotError, SubmissionError
 from pilot.site import Site, create_site
 from pilot.submission import Parcel
 from pilot.version import __version__
@@ -46,12 +49,13 @@ class Nobody:
     def settle(self, outcome: m.TaskOutcome) -> None: ...
     def fail(self, error: Exception) -> None: ...
     def started(self) -> None: ...
+    def disown(self, error: Exception) -> None: ...
 
 
 class Head:
     """What a client takes for the head of a site: it greets, hears, and says what it is told to."""
 
-    def __init__(self, site: Site, epoch: int) -> None:
+    def __init__(self, site: Site, epoch: int, database: str = "") -> None:
         self.heard: list[Any] = []
         self.greeted: list[m.ClientHello] = []
         self._epoch = epoch
@@ -63,7 +67,9 @@ class Head:
         self._thread.start()
         pid = os.getpid()
         endpoints = self._server.endpoints
-        address = HeadAddress(epoch, "here", pid, process_started(pid), endpoints, __version__)
+        address = HeadAddress(
+            epoch, "here", pid, process_started(pid), endpoints, __version__, database=database
+        )
         write_address(site.address_file, address)
 
     def answer(self, message: Any) -> None:
@@ -172,31 +178,176 @@ def test_next_head_is_told_which_ids_this_client_was_given(site: Site) -> None:
                 each.end()
 
 
-def test_a_callback_gets_numbers_though_it_holds_the_thread_that_brings_them(site: Site) -> None:
+class Settles(Nobody):
+    """Settles a future when the task has ended."""
+
+    def __init__(self) -> None:
+        self.future: CalledBack[str] = CalledBack()
+
+    def settle(self, outcome: m.TaskOutcome) -> None:
+        self.future.set_result(outcome.state)
+
+
+def test_callback_that_waits_holds_up_callbacks_and_nothing_else(site: Site) -> None:
     head = Head(site, 1)
     client = Connection(site, start=False)
     numbers = client.numbers(3, 3 << 32 | 1, 2)
     order: list[Any] = []
 
-    class Submits(Nobody):
-        def settle(self, outcome: m.TaskOutcome) -> None:
-            order.append("begins")
-            order.extend(numbers.take(5))
+    def submit(_: object) -> None:
+        order.append("begins")
+        order.extend(numbers.take(5))
 
-    class Notes(Nobody):
-        def settle(self, outcome: m.TaskOutcome) -> None:
-            order.append("next")
-
+    first, second = Settles(), Settles()
+    first.future.add_done_callback(submit)
+    second.future.add_done_callback(lambda _: order.append("next"))
     try:
-        client.submit(3, parcel(1, 2), [Submits(), Notes()])
+        client.submit(3, parcel(1, 2), [first, second])
         wait_until(lambda: len(head.heard) == 1)
         head.answer(m.Outcomes([m.TaskOutcome(1, "COMPLETED")]))
         wait_until(lambda: len(head.heard) == 2)
-        # While the callback waits, another task's end arrives: it is told after it.
+        # While the callback waits, another task's end is known; its callback comes after.
         head.answer(m.Outcomes([m.TaskOutcome(2, "COMPLETED")]))
+        assert second.future.result(20) == "COMPLETED"
+        assert order == ["begins"]
         head.answer(m.Reply(head.heard[1].request, [3 << 32 | 3, 8]))
         wait_until(lambda: "next" in order)
         assert order == ["begins", *(3 << 32 | n for n in range(1, 6)), "next"]
+    finally:
+        client.close()
+        head.end()
+
+
+def test_message_that_cannot_be_sent_is_refused_to_who_makes_it(site: Site) -> None:
+    head = Head(site, 1)
+    client = Connection(site, start=False)
+    innocent = Settles()
+    try:
+        client.submit(3, parcel(1), [innocent])
+        for arguments, words in (
+            ({"name": "m\udcfcller"}, "bytes that are no UTF-8"),
+            ({"limit": 10**20}, "64 bits"),
+            ({"name": lambda: 1}, "a function cannot be sent"),
+        ):
+            with pytest.raises(PilotError, match=words):
+                client.request(lambda n, a=arguments: m.Query(n, "tasks", a))  # type: ignore[misc]
+        with pytest.raises(PilotError, match="name: Expected `str`, got `int`"):
+            client.request(lambda n: m.OpenSession(n, 3, m.Environment("/")))  # type: ignore[arg-type]
+        told = client.post(lambda n: m.Query(n, "tasks", {"limit": np.int64(5), "at": Path("/x")}))
+        wait_until(lambda: len(head.heard) == 2)
+        assert head.heard[1].arguments == {"limit": 5, "at": "/x"}
+        head.answer(m.Reply(head.heard[1].request, 7))
+        head.answer(m.Outcomes([m.TaskOutcome(1, "COMPLETED")]))
+        assert told.result(20) == 7 and innocent.future.result(20) == "COMPLETED"
+    finally:
+        client.close()
+        head.end()
+
+
+class Refused(Settles):
+    def fail(self, error: Exception) -> None:
+        self.future.set_exception(error)
+
+
+def test_submission_that_cannot_be_encoded_fails_alone(site: Site) -> None:
+    head = Head(site, 1)
+    client = Connection(site, start=False)
+    bad, good = Refused(), Settles()
+    wrong = Parcel()
+    wrong.tasks.append(m.TaskSpec(1, 1, object()))  # type: ignore[arg-type]
+    try:
+        client.submit(3, wrong, [bad])
+        with pytest.raises(SubmissionError, match="cannot be sent"):
+            bad.future.result(20)
+        client.submit(3, parcel(2), [good])
+        wait_until(lambda: len(head.heard) == 1)
+        head.answer(m.Accepted(head.heard[0].seq))
+        assert client.flush(20)
+        head.answer(m.Outcomes([m.TaskOutcome(2, "COMPLETED")]))
+        assert good.future.result(20) == "COMPLETED"
+    finally:
+        client.close()
+        head.end()
+
+
+def test_head_that_is_silent_is_asked_and_then_told_of(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connection, "PING_S", 0.2)
+    monkeypatch.setattr(connection, "SILENT_S", 0.5)
+    head = Head(site, 1)
+    client = Connection(site, start=False)
+    try:
+        client.submit(3, parcel(1), [Nobody()])
+        with pytest.raises(HeadError, match=r"\(pid \d+ on here\) does not answer"):
+            client.flush()
+        wait_until(lambda: "has not answered for" in caplog.text)
+        pings = [message for message in head.heard if isinstance(message, m.Query)]
+        assert len(pings) == 1
+        # It was only slow.
+        head.answer(m.Reply(pings[0].request, {}))
+        head.answer(m.Accepted(head.heard[0].seq))
+        assert client.flush(20)
+        wait_until(lambda: client.silence() < 0.5)
+    finally:
+        client.close()
+        head.end()
+
+
+def test_another_database_in_its_place_ends_the_connection(site: Site) -> None:
+    first = Head(site, 1, database="one")
+    client = Connection(site, start=False)
+    second = None
+    awaited = Refused()
+    try:
+        assert client.database == "one"
+        client.submit(3, parcel(1), [awaited])
+        wait_until(lambda: len(first.heard) == 1)
+        first.end()
+        second = Head(site, 2, database="two")
+        with pytest.raises(HeadError, match="has another database now"):
+            awaited.future.result(20)
+        with pytest.raises(HeadError, match="has another database now"):
+            client.post(lambda n: m.Query(n, "head"))
+    finally:
+        client.close()
+        for each in (first, second):
+            if each is not None:
+                each.end()
+
+
+def test_forked_copy_has_no_connection(site: Site) -> None:
+    head = Head(site, 1)
+    client = Connection(site, start=False)
+    awaited = Refused()
+    awaited.disown = awaited.fail  # type: ignore[attr-defined]
+    try:
+        client.submit(3, parcel(1), [awaited])
+        asked = client.post(lambda n: m.Query(n, "head"))
+        with client._lock:  # as another thread may at that moment
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    for call in (
+                        client.flush,
+                        asked.result,
+                        awaited.future.result,
+                        lambda: client.request(lambda n: m.Query(n, "head")),
+                        lambda: client.submit(3, parcel(2), [awaited]),
+                        lambda: client.watch({5: awaited}),
+                    ):
+                        with pytest.raises(PilotError, match=f"belongs to process {os.getppid()}"):
+                            call()
+                    client.close()
+                    status = 0
+                finally:
+                    os._exit(status)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+        wait_until(lambda: len(head.heard) == 2)
+        head.answer(m.Reply(head.heard[1].request, 7))
+        assert asked.result(20) == 7 and not client.owner
     finally:
         client.close()
         head.end()

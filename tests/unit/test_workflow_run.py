@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import pytest
 
-from pilot.arguments import decode_arguments, encode_arguments
+from pilot.arguments import Origin, decode_arguments, encode_arguments
 from pilot.command import CommandResult
 from pilot.errors import CommandFailed
 from pilot.future import Future
@@ -54,6 +54,7 @@ class InProcess:
         self.values: dict[tuple[int, int], Any] = {}
         self.tasks: list[tuple[Task[..., Any], tuple[tuple[int, int], ...]]] = []
         self.batches: list[int] = []
+        self.origin = Origin("here", "/here")
         self._ids = itertools.count(1)
 
     def submit(self, task: Task[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:

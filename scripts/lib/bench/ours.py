@@ -29,7 +29,7 @@ class Pilot:
 
     def values(self, futures: Sequence[Any], timeout_s: float) -> list[Any]:
         """Their values."""
-        return pilot.gather(futures, timeout=timeout_s)
+        return list(pilot.gather(futures, timeout=timeout_s))
 
     def commands(self, argv: Sequence[str], count: int, timeout_s: float) -> None:
         """Shell tasks, in one frame."""
