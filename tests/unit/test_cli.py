@@ -825,5 +825,5 @@ def test_lines_come_when_there_is_something_to_say(
     view.show(Hint("1 pilot, 2 cores"))
     assert capsys.readouterr().err.splitlines() == [
         "pilot: 0 of 2 tasks ended; waiting for 1 pilot: job 17",
-        "pilot: 1 of 2 tasks ended, 1 failed; 1 pilot, 2 cores",
+        "pilot: 1 of 2 tasks ended, 1 failed, about 10.0 s left; 1 pilot, 2 cores",
     ]
