@@ -32,6 +32,7 @@ import zmq
 from launchers import HostShare, Launcher, Placement, get_launcher, leave_identity, node_worker
 from pilot import clock
 from pilot.agent import actions as a
+from pilot.agent.ends import rank_log
 from pilot.agent.mpi_world import VARIABLE, HostCores, WorldConfig
 from pilot.agent.node import ForkedNode
 from pilot.agent.reports import Reports
@@ -299,7 +300,7 @@ class Agent:
 
     def _with_logs(self, world: World, running: m.RunningTask) -> m.RunningTask:
         logs = tuple(
-            m.LogSpan(f"logs/{self._pilot}/world-{world.id}-rank-{rank}.out", 0, -1)
+            m.LogSpan(rank_log(self._pilot, world.id, rank), 0, -1)
             for rank in range(world.need.ranks)
         )
         return msgspec.structs.replace(running, logs=logs)
@@ -437,7 +438,9 @@ class Agent:
                 world.ranks.pop(message.rank, None)
                 if world.kill_at and not world.ranks:
                     _kill_group(world.process, signal.SIGTERM)
-            self._rules.rank_exited(message.world, message.task, message.started)
+            self._rules.rank_exited(
+                message.world, message.task, message.started, message.rank, message.log
+            )
         elif isinstance(message, m.NodeStatus):
             self._node_heard[message.node] = now
             self._node_running[message.node] = message.running

@@ -21,6 +21,15 @@ from scheduler.resources import Resources
 _KINDS = {"timeout": "TaskTimedOut", "crash": "TaskCrashed"}
 
 
+#: So many parts of the output of a task are told: of very many ranks the first that wrote.
+LOGS_MOST = 256
+
+
+def rank_log(pilot: str, world: int, rank: int) -> str:
+    """The file that the output of a rank goes to, relative to the site directory."""
+    return f"logs/{pilot}/world-{world}-rank-{rank}.out"
+
+
 def describe_exit(status: int) -> str:
     """An exit status in words; negative ones, and 128 + N from launchers, are signals."""
     number = -status if status < 0 else status - 128

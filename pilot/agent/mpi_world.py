@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import itertools
 import mmap
 import os
 import signal
@@ -23,12 +24,14 @@ import tempfile
 import threading
 import time
 from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
 
 from pilot import clock
+from pilot.agent.ends import LOGS_MOST, rank_log
 from pilot.agent.executor import Outbox
 from pilot.agent.node_cache import NodeCache
 from pilot.agent.shared_memory import PLACE_BYTES, SLOT, begins, order_of
@@ -99,7 +102,8 @@ def main() -> None:
     _take_share(config, node, here.index(rank))
     name_process(f"pilot rank {rank}/{size} world {config.world} {config.pilot}")
     site = open_site(Path(config.site))
-    log = site.logs / config.pilot / f"world-{config.world}-rank-{rank}.out"
+    logs = [rank_log(config.pilot, config.world, number) for number in range(size)]
+    log = site.directory / logs[rank]
     redirect_output(log)
     worker = Worker(
         site,
@@ -119,7 +123,7 @@ def main() -> None:
     path, memory = _shared_memory()
     client.send(m.RankHello(config.world, rank, size, os.getpid(), node, path))
     _watch_parent()
-    _serve(config.world, rank, client, worker, Meeting(world), memory)
+    _serve(config.world, rank, client, worker, Meeting(world), memory, logs)
     client.close()
     end_children()
 
@@ -184,7 +188,7 @@ class Meeting:
     """
 
     def __init__(self, world: Any) -> None:
-        ranks = world.Dup()
+        ranks = self._ranks = world.Dup()
         rank, size = ranks.rank, ranks.size
         self._rounds: list[tuple[array[int], array[int], Any, Any]] = []
         distance = 1
@@ -196,23 +200,25 @@ class Meeting:
             self._rounds.append((said, heard, receive, send))
             distance *= 2
 
-    def meet(self, failed: bool, following: int) -> tuple[bool, int]:
+    def meet(self, failed: bool, has_written: bool, following: int) -> tuple[bool, bool, int]:
         """Wait until all ranks are here.
 
         Parameters
         ----------
         failed
             Whether this one has failed.
+        has_written
+            Whether it has written anything.
         following
             The work that all go on with, from the first rank; 0 from the others.
 
         Returns
         -------
         tuple
-            Whether any has failed, and what all go on with.
+            Whether any has failed, whether any has written, and what all go on with.
         """
-        # One word for both: of what is in its upper bits, the others have nothing but zeros.
-        word = following << 1 | failed
+        # One word for all: of what is in its upper bits, the others have nothing but zeros.
+        word = following << 2 | has_written << 1 | failed
         for said, heard, receive, send in self._rounds:
             said[0] = word
             receive.Start()
@@ -220,7 +226,14 @@ class Meeting:
             _wait(receive)
             _wait(send)
             word |= heard[0]
-        return bool(word & 1), word >> 1
+        return bool(word & 1), bool(word & 2), word >> 2
+
+    def gather(self, logs: tuple[m.LogSpan, ...]) -> list[tuple[int, int]]:
+        """Bring to the first rank where the output of each begins and ends; all have to call it."""
+        span = array("q", [logs[0].start, logs[0].end] if logs else [0, 0])
+        spans = array("q", [0] * (2 * self._ranks.size if self._ranks.rank == 0 else 0))
+        self._ranks.Gather([span, 2], [spans, 2] if self._ranks.rank == 0 else None)
+        return list(zip(spans[::2], spans[1::2], strict=True))
 
 
 def _wait(request: Any) -> None:
@@ -242,6 +255,7 @@ def _serve(
     worker: Worker,
     meeting: Meeting,
     memory: mmap.mmap,
+    logs: Sequence[str],
 ) -> None:
     outbox = Outbox(client, lambda completions: m.WorldDone(world, completions))
     pack = SLOT.pack_into
@@ -264,13 +278,30 @@ def _serve(
                 if failed:
                     outbox.tell(completion, lambda own: m.RankDone(world, rank, *own))
                 following = 0 if rank else _begin_next(order, number)
-                any_failed, following = meeting.meet(failed, following)
+                any_failed, any_written, following = meeting.meet(
+                    failed, bool(completion.logs), following
+                )
                 if not any_failed:
+                    spans = meeting.gather(completion.logs) if any_written else []
                     if rank == 0:
+                        if spans:
+                            completion = _with_logs(completion, logs, spans)
                         outbox.add([completion])
                 elif not failed:
                     outbox.tell(completion, lambda own: m.RankDone(world, rank, *own))
                 pack(memory, 0, 0, 0, 0.0, 0)
+
+
+def _with_logs(
+    completion: m.Completion, paths: Sequence[str], spans: Sequence[tuple[int, int]]
+) -> m.Completion:
+    """The completion with what all ranks have written; of very many the first."""
+    written = (
+        m.LogSpan(path, begin, end)
+        for path, (begin, end) in zip(paths, spans, strict=True)
+        if end > begin
+    )
+    return msgspec.structs.replace(completion, logs=tuple(itertools.islice(written, LOGS_MOST)))
 
 
 def _begin_next(order: memoryview[int], number: int) -> int:

@@ -27,6 +27,7 @@ import msgspec
 import zmq
 
 from pilot import clock
+from pilot.agent.ends import rank_log
 from pilot.agent.executor import ExecutorConfig
 from pilot.agent.executor import main as executor_main
 from pilot.agent.forking import Forked, ForkServer, Served
@@ -219,8 +220,15 @@ class NodeWorker:
             self._tell_rank_exited(message, memory)
 
     def _tell_rank_exited(self, message: m.WatchRank, memory: mmap.mmap | None) -> None:
-        task, _, started, _ = SLOT.unpack_from(memory) if memory else (0, 0, 0.0, 0)
-        self._client.send(m.RankExited(message.world, message.rank, task, started))
+        task, _, started, begin = SLOT.unpack_from(memory) if memory else (0, 0, 0.0, 0)
+        log = None
+        if task:
+            path = self._site.directory / rank_log(self._pilot, message.world, message.rank)
+            with contextlib.suppress(OSError):
+                end = path.stat().st_size
+                if end > begin:
+                    log = m.LogSpan(path.relative_to(self._site.directory).as_posix(), begin, end)
+        self._client.send(m.RankExited(message.world, message.rank, task, started, log))
 
     def _start(self, message: m.StartExecutor) -> None:
         slot = self._free_slots.pop()

@@ -253,9 +253,16 @@ class Rules:
         if self._queues.look_again:
             self.schedule(now)
 
-    def rank_exited(self, number: int, task: int = 0, started: float = 0.0) -> None:
+    def rank_exited(
+        self,
+        number: int,
+        task: int = 0,
+        started: float = 0.0,
+        rank: int = 0,
+        log: LogSpan | None = None,
+    ) -> None:
         """A rank is gone that was in this task, 0 for none: its world cannot go on."""
-        self._worlds.rank_exited(number, task, started)
+        self._worlds.rank_exited(number, task, started, rank, log)
 
     def world_exited(self, number: int, status: int, tail: str, now: float) -> None:
         """A world is gone, all of it; `tail` are the last lines of its launcher's output."""

@@ -12,18 +12,19 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import msgspec
 
 from pilot.agent.actions import Action, RunOnWorld, StartWorld, StopWorld, TakeBackFromWorld
 from pilot.agent.attempts import Attempts
 from pilot.agent.cores import Cores
-from pilot.agent.ends import describe_exit, ended, killed, merge_failures
+from pilot.agent.ends import LOGS_MOST, describe_exit, ended, killed, merge_failures
 from pilot.agent.pipeline import Pipeline
 from pilot.agent.queues import STARVED_S, Queue
 from pilot.agent.warm import IDLE_S, Warm
-from pilot.wire.messages import Completion, RunningTask, Work
+from pilot.wire.messages import Completion, LogSpan, RunningTask, Work
 from scheduler.placement import Share
 from scheduler.resources import Resources
 
@@ -41,7 +42,7 @@ IDLE_RANKS_PER_CORE = 3
 class Failing:
     """A task that a rank has failed in: each rank reports for itself."""
 
-    __slots__ = ("failures", "leave_by", "left")
+    __slots__ = ("failures", "leave_by", "left", "logs")
 
     def __init__(self, now: float) -> None:
         #: When all ranks must have left it.
@@ -49,6 +50,8 @@ class Failing:
         self.left: set[int] = set()
         #: What those have told that failed, by rank.
         self.failures: dict[int, Completion] = {}
+        #: What those have written that have left it.
+        self.logs: dict[int, tuple[LogSpan, ...]] = {}
 
 
 class World:
@@ -61,6 +64,7 @@ class World:
         "id",
         "idle_since",
         "killed_for",
+        "logs",
         "need",
         "pinned",
         "pipeline",
@@ -100,6 +104,8 @@ class World:
         self.killed_for: dict[int, str] = {}
         #: The task that a rank was in at its end, and since when.
         self.seen = (0, 0.0)
+        #: What each rank had written in the task that it was in at its end: that task, and where.
+        self.logs: dict[int, tuple[int, LogSpan]] = {}
         self.started_at = now
         self.busy_since = 0.0
         self.idle_since = now
@@ -253,6 +259,7 @@ class WorldRules:
             return
         failing = world.failing.setdefault(work.task, Failing(now))
         failing.left.add(rank)
+        failing.logs[rank] = completion.logs
         if completion.outcome != "ok":
             failing.failures[rank] = completion
         if len(failing.left) == world.need.ranks and work is world.pipeline[0]:
@@ -274,7 +281,8 @@ class WorldRules:
         self._attempts.report(completion)
 
     def _merged(self, world: World, work: Work, failing: Failing) -> Completion:
-        return merge_failures(work, failing.failures, len(failing.left), world.need)
+        merged = merge_failures(work, failing.failures, len(failing.left), world.need)
+        return msgspec.structs.replace(merged, logs=_in_order(failing.logs))
 
     def _go_on(self, world: World, now: float) -> None:
         """A world may have nothing left to do: give it more, or its cores to others."""
@@ -287,10 +295,14 @@ class WorldRules:
             self._release(world)
             self._warm.add(world)
 
-    def rank_exited(self, number: int, task: int, started: float) -> None:
+    def rank_exited(
+        self, number: int, task: int, started: float, rank: int, log: LogSpan | None
+    ) -> None:
         """A rank is gone that was in this task, 0 for none: its world cannot go on."""
         world = self.worlds.get(number)
         if world is not None:
+            if log is not None:
+                world.logs[rank] = task, log
             if not world.seen[0]:
                 world.seen = task, started
             self._stop(world)
@@ -354,7 +366,14 @@ class WorldRules:
             completion = killed(work, "timeout", template, now, node, tail)
         else:
             return None  # the task that the world was ended for had ended, unheard of
-        return msgspec.structs.replace(completion, started=completion.started or started or now)
+        logs: dict[int, tuple[LogSpan, ...]] = {
+            rank: (log,) for rank, (in_, log) in world.logs.items() if in_ == work.task
+        }
+        if failing:
+            logs.update(failing.logs)
+        return msgspec.structs.replace(
+            completion, started=completion.started or started or now, logs=_in_order(logs)
+        )
 
     def lose_node(self, name: str) -> None:
         """A node is gone: end the worlds that have ranks there."""
@@ -440,3 +459,9 @@ class WorldRules:
             world.stopping = True
             self._warm.discard(world)
             self._act(StopWorld(world.id))
+
+
+def _in_order(logs: Mapping[int, tuple[LogSpan, ...]]) -> tuple[LogSpan, ...]:
+    """What ranks have written, rank by rank; of very many the first."""
+    spans = (span for _, spans in sorted(logs.items()) for span in spans)
+    return tuple(itertools.islice(spans, LOGS_MOST))

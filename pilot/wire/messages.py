@@ -604,6 +604,8 @@ class RankExited(_Message):
     #: The task that it was in, 0 for none.
     task: Number
     started: Seconds
+    #: What it had written in that.
+    log: LogSpan | None = None
 
 
 class TakenBack(_Message):

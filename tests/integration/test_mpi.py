@@ -49,6 +49,44 @@ def test_body_runs_on_every_rank(session: Session) -> None:
     assert (value, size) == (30.0, 2)
 
 
+@pilot.mpi(ranks=3)
+def talk(how: str) -> str:
+    """Ranks 0 and 2 say something, and it ends as told."""
+    from mpi4py import MPI
+
+    rank = MPI.COMM_WORLD.rank
+    if rank != 1:
+        print(f"rank {rank} {how}", flush=True)
+    MPI.COMM_WORLD.barrier()
+    if how == "fails" and rank == 1:
+        raise ValueError("as told")
+    if how == "dies" and rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "dies":
+        signal.pause()
+    return how
+
+
+@pytest.mark.parametrize("how", ["ends", "fails", "dies"])
+def test_what_each_rank_has_written_is_there_after_the_end(
+    mpi_site: SiteUnderTest, session: Session, how: str
+) -> None:
+    before = session.submit(talk, "before")  # in the same files, where the world is the same
+    assert before.result(DEADLINE_S) == "before"
+    future = session.submit(talk.options(max_crashes=0), how)
+    error = future.exception(DEADLINE_S)
+    assert (error is None) == (how == "ends")
+    for each, word in ((before, "before"), (future, how)):
+        spans = mpi_site.query("logs", task=each.task_id)
+        told = []
+        for span in spans:
+            with (mpi_site.directory / span["path"]).open("rb") as file:
+                file.seek(span["start"])
+                told.append(file.read(span["end"] - span["start"]).decode())
+        assert told == [f"rank 0 {word}\n", f"rank 2 {word}\n"]
+        assert [span["path"][-10:] for span in spans] == ["rank-0.out", "rank-2.out"]
+
+
 def test_world_has_exactly_the_ranks(session: Session) -> None:
     futures = [session.submit(total.options(ranks=ranks), 1.0) for ranks in (1, 2, 3, 4)]
     assert [future.result(DEADLINE_S)[:2] for future in futures] == [
