@@ -441,7 +441,7 @@ class Agent:
             self._rules.rank_exited(
                 message.world, message.task, message.started, message.rank, message.log
             )
-        elif isinstance(message, m.NodeStatus):
+        elif isinstance(message, m.NodeStatus) and message.node in self._nodes:
             self._node_heard[message.node] = now
             self._node_running[message.node] = message.running
         elif isinstance(message, m.ExecutorExited):

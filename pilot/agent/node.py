@@ -190,7 +190,7 @@ class NodeWorker:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         elif isinstance(message, m.AgentStatus):
-            if message.local and self._agent.startswith(LOCAL):
+            if message.local.startswith(LOCAL) and self._agent.startswith(LOCAL):
                 self._agent = message.local
         elif isinstance(message, m.Exit):
             self._ending = True

@@ -61,6 +61,8 @@ log = logging.getLogger("pilot")
 #: Those of this process.
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 
+log = logging.getLogger("pilot")
+
 
 class Awaited(Protocol):
     """What takes the outcome of a task."""
@@ -378,7 +380,11 @@ class Connection:
         stopping = self._stopping
         self._send(client)
         for message in client.receive():
-            self._take(message)
+            try:
+                self._take(message)
+            except Exception:
+                # One message that is wrong is no reason to give up all that is awaited.
+                log.exception("a %s of the head could not be taken in", type(message).__name__)
             self._heard = time.monotonic()
             self._pinged = 0.0
         for unreadable in client.take_unreadable():

@@ -539,9 +539,6 @@ class Line:
         if self._held is not None:
             self._greet(stream)
         frames = stream.receive() if self._held is None else []
-        if not all(map(len, frames)):
-            self.refused = True
-            frames = []
         if stream.is_lost:
             stream.close()
             self._stream = None
