@@ -81,6 +81,10 @@ class PilotSupply(msgspec.Struct, frozen=True):
     left_s: float = math.inf
     #: Cores of the tasks that it holds.
     load: int = 0
+    #: Nodes that its job has or asks for, where these are more: they count against the limit.
+    held: int = 0
+    #: It is not ours: it is not ended, whether it works or not.
+    own: bool = False
 
 
 class Grow(msgspec.Struct, frozen=True):
@@ -224,7 +228,7 @@ def _standing(
 ) -> Standing:
     usable = [pilot for pilot in pilots if not pilot.draining]
     # Nodes of a draining pilot are still held: the limit counts them, the supply does not.
-    held = sum(pilot.nodes for pilot in pilots)
+    held = sum(max(pilot.nodes, pilot.held) for pilot in pilots)
     wanted, at_once = nodes_wanted(pool, demand, held)
     target = min(max(wanted, pool.min_nodes), pool.max_nodes)
     have = sum(pilot.nodes for pilot in usable)
@@ -320,6 +324,8 @@ def decide(
             # Idle pilots that are too small hold the nodes that the task waits for.
             spare = sum(pilot.nodes for pilot in usable if pilot.idle_s)
         for pilot in sorted(usable, key=lambda pilot: (not pilot.queued, -pilot.idle_s)):
+            if pilot.own:
+                continue
             # Idle pilots that end too soon hold nodes that a new one could have.
             surplus = pilot.nodes <= spare or pilot.left_s < its.too_short_s
             if pilot.queued and surplus and not its.wanted:

@@ -114,6 +114,8 @@ class SlurmConfig(_Mapping, frozen=True, kw_only=True):
     command_limit_s: Seconds = field(default=30.0, name="command_limit")
     #: Job names begin with this word.
     job_name_prefix: str = "pilot"
+    #: The cluster that Slurm's commands speak to, as their option -M; empty: the default one.
+    cluster: str = ""
 
 
 class PoolConfig(_Mapping, frozen=True, kw_only=True):

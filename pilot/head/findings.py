@@ -76,11 +76,12 @@ class Findings:
         limit_s = task.template.time_limit_s
         if limit_s:
             left = limit_s - ran_s
-            text = (
-                f"its time limit of {duration(limit_s)} ends it in {duration(left)}"
-                if left > 0
-                else f"its time limit of {duration(limit_s)} is over: it is being ended"
-            )
+            if pilot is not None and self._ready.is_suspended(pilot):
+                text = f"its time limit is {duration(limit_s)}, and stands still with its pilot"
+            elif left > 0:
+                text = f"its time limit of {duration(limit_s)} ends it in {duration(left)}"
+            else:
+                text = f"its time limit of {duration(limit_s)} is over: it is being ended"
         else:
             text = "it has no time limit"
             if task.task_class.mean_s is not None:

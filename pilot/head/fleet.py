@@ -8,8 +8,12 @@ Invariants
 - The intent to submit a pilot is in the database, under a unique job name, before the job is
   submitted; after a crash it is found again by that name, so no intent has two jobs.
 - No answer from the batch system means that nothing is known: no pilot is given up for it.
+- A pilot that talks is there, whatever a list says; one that a list leaves out is looked for in
+  accounting, and for some time, before it is given up; then its job is cancelled.
 - One query for all jobs, at most every `poll_interval_s`; none while there are no pilots.
-- A refusal is told, and waited for, only while the pool wants what was refused.
+- A refusal, and the ends of pilots that have not worked (`setbacks`), are told, and waited for,
+  only while the pool wants what it did not get.
+- The allocation that the head's user has made is never ended.
 """
 
 from __future__ import annotations
@@ -19,9 +23,9 @@ import logging
 import math
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from pilot import clock
 from pilot.head.batch_thread import BatchThread
@@ -32,11 +36,20 @@ from pilot.head.outlook import (
     RUNNING,
     Outlook,
     PilotRow,
-    Refusal,
     pool_limits,
 )
+from pilot.head.own_pilot import OWN, agent_command, nodes_of_allocation, start_agent
+from pilot.head.setbacks import (
+    SHORT_LIFE_S,
+    Losses,
+    Refusal,
+    decode_losses,
+    encode_losses,
+    first_refusal,
+    last_lines,
+    told,
+)
 from pilot.head.store import Store
-from pilot.interpreter import pilot_command
 from pilot.site import Site
 from scheduler.assignment import PilotRoom
 from scheduler.batch import (
@@ -45,6 +58,7 @@ from scheduler.batch import (
     JobStatus,
     Phase,
     SubmitRefused,
+    WhyEnded,
     open_batch,
 )
 from scheduler.elasticity import (
@@ -63,8 +77,18 @@ log = logging.getLogger("pilot.fleet")
 DECIDE_S = 1.0
 #: A pilot whose job runs, but that says nothing for so long, is given up.
 SILENT_S = 60.0
-#: After a refused submission a pool waits, each time twice as long, from and to so many seconds.
-BACK_OFF_S = (5.0, 300.0)
+#: As one that has never said anything since its job runs or this head is there; it may have to
+#: load its modules from a slow disk, or see the new head's address late.
+JOIN_S = 600.0
+#: A pilot that lists leave out, that does not talk, and of which accounting knows nothing is given
+#: up after so long; one that accounting calls alive, after so much longer.
+MISSING_S, MISSING_MOST_S = 6.0, 300.0
+#: A job that was cancelled and goes on is cancelled again after so long.
+CANCEL_AGAIN_S = 30.0
+#: The row of the database that has what `setbacks` know.
+LOSSES = "losses"
+#: Of a job's output, so many bytes are looked at.
+OUTPUT_BYTES = 4096
 
 
 class Fleet:
@@ -102,6 +126,7 @@ class Fleet:
         self._tell = tell
         self._batch = open_batch(site.config, site.jobs)
         self._thread = BatchThread(wake)
+        self._started = clock.now()
         self._decided = 0.0
         self._polled = 0.0
         self._polling = False
@@ -111,10 +136,12 @@ class Fleet:
         directory = hashlib.blake2b(str(site.directory).encode(), digest_size=3).hexdigest()
         self.prefix = f"{site.config.slurm.job_name_prefix}-{site.name}-{directory}-"
         self.pilots: dict[str, PilotRow] = {
-            row["name"]: PilotRow(**row) for row in store.rows("pilots_alive", {})
+            row["name"]: PilotRow(**row, own=row["reason"] == OWN)
+            for row in store.rows("pilots_alive", {})
         }
         self._count = int(store.meta("pilots") or 0)
         self._pools = pool_limits(site.config)
+        self._losses = decode_losses(store.meta(LOSSES), self._started)
 
     # --- what is known
 
@@ -123,6 +150,8 @@ class Fleet:
         """What keeps pilots from coming, other than that they have to wait; empty: nothing."""
         for pool, refusal in self._refused.items():
             return f"no pilot for pool {pool}: {refusal.error}"
+        for pool, losses in told(self._losses):
+            return losses.describe(pool)
         silence = self._thread.silence
         return silence and f"the batch system does not answer: {silence}"
 
@@ -132,19 +161,23 @@ class Fleet:
 
     @staticmethod
     def _supply(row: PilotRow, room: PilotRoom | None, now: float) -> PilotSupply:
+        nodes = row.nodes
         if room is None:
             left_s = row.walltime or math.inf  # all that it will have
         else:
             left_s = room.ends_at - now if room.ends_at else math.inf
+            nodes = min(nodes, room.nodes)
         return PilotSupply(
             row.name,
             row.pool,
-            row.nodes,
+            nodes,
             queued=row.state != RUNNING,
             idle_s=row.idle_s,
             draining=row.draining,
             left_s=left_s,
             load=room.load if room else 0,
+            held=row.nodes,
+            own=row.own,
         )
 
     def outlook(self) -> Outlook:
@@ -157,6 +190,7 @@ class Fleet:
             self._refused,
             self._thread.silence,
             self._thread.silent_since,
+            dict(told(self._losses)),
         )
 
     # --- the loop's side
@@ -166,8 +200,11 @@ class Fleet:
         self._watch_own(now)
         if self.pilots and not self._polling and now - self._polled >= self._poll_interval():
             self._polling, self._polled = True, now
+            ids = {row.job for row in self.pilots.values() if row.job}
             self._thread.ask(
-                lambda: self._batch.jobs(self.prefix), self._listed, done=self._poll_done
+                lambda: self._batch.jobs(self.prefix, ids),
+                lambda jobs: self._listed(jobs, now),
+                done=self._poll_done,
             )
 
     def tick(self, now: float, demand: Callable[[], list[ClassDemand]]) -> list[str]:
@@ -178,27 +215,47 @@ class Fleet:
         self._decided = now
         ending = []
         wanted, supply = demand(), self.supply(now)
-        self._forget_refusals(wanted, supply)
+        self._forget_setbacks(wanted, supply)
         for decision in decide(self._pools, wanted, supply):
             if isinstance(decision, Grow):
-                refused = self._refused.get(decision.pool)
-                if refused is None or now >= refused.until:
+                if self._may_submit(decision.pool, now):
                     self._submit(decision, now)
             elif self._end(decision):
                 ending.append(decision.pilot)
         return ending
 
-    def _forget_refusals(
+    def _may_submit(self, pool: str, now: float) -> bool:
+        """Whether nothing that has happened to the pool's pilots speaks against another one."""
+        refused, losses = self._refused.get(pool), self._losses.get(pool)
+        if refused is not None and now < refused.until:
+            return False
+        if losses is None or not losses.wait_s:
+            return True
+        return now >= losses.until and pool not in self._unproven()
+
+    def _unproven(self) -> set[str]:
+        """Pools with pilots on the way, or there, that have not worked yet."""
+        return {row.pool for row in self.pilots.values() if not (row.worked or row.told)}
+
+    def _forget_setbacks(
         self, demand: Sequence[ClassDemand], supply: Sequence[PilotSupply]
     ) -> None:
         """What a pool does not want any more keeps it from nothing."""
-        if not self._refused:
+        if not (self._refused or self._losses):
             return
         # One that is just being submitted again counts as there, until it is refused again.
         trying = {row.pool for row in self.pilots.values() if row.state == INTENDED}
+        unproven = self._unproven()
         for its in standings(self._pools, demand, supply):
-            if its.hindrance == ENOUGH and its.pool.name not in trying:
-                self._refused.pop(its.pool.name, None)
+            pool = its.pool.name
+            if its.hindrance == ENOUGH and pool not in trying:
+                self._refused.pop(pool, None)
+            if its.hindrance == ENOUGH and pool not in unproven:
+                self._forget_losses(pool)
+
+    def _forget_losses(self, pool: str) -> None:
+        if self._losses.pop(pool, None) is not None:
+            self._store.set_meta(LOSSES, encode_losses(self._losses))
 
     def hurry(self) -> None:
         """There is new demand: decide at the next tick."""
@@ -217,16 +274,36 @@ class Fleet:
             self._add(row)
             self.pilots[name] = row
         row.job, row.state, row.started = job, RUNNING, row.started or now
-        row.nodes, row.heard, row.draining = nodes, now, False
+        row.nodes, row.heard, row.draining, row.suspended = nodes, now, False, False
+        row.missing_since = None
         self._save(row)
         return row
 
-    def heard(self, name: str, nodes: int, idle_s: float, draining: bool, now: float) -> None:
+    def heard(self, name: str, idle_s: float, draining: bool, now: float) -> None:
         """A sign of life."""
         if row := self.pilots.get(name):
-            # A pilot that ends has no workers left, but its job still has the nodes.
-            row.nodes = nodes or row.nodes
-            row.idle_s, row.heard, row.draining = idle_s, now, draining
+            row.idle_s, row.heard, row.draining = idle_s, now, draining or row.told
+            row.suspended = False
+
+    def worked(self, name: str) -> None:
+        """A pilot runs a task, or has ended one: those of its pool do work."""
+        row = self.pilots.get(name)
+        if row is not None and not row.worked:
+            row.worked = True
+            self._forget_losses(row.pool)
+
+    def told(self, name: str) -> None:
+        """A pilot was told to end."""
+        if row := self.pilots.get(name):
+            row.draining = row.told = True
+
+    def forgive(self, seconds: float) -> None:
+        """The head itself stood still for so long: that is nobody's silence."""
+        for row in self.pilots.values():
+            row.missing_since = None
+            if row.heard:
+                row.heard += seconds
+        self._started += seconds
 
     def left(self, name: str, reason: str) -> None:
         """A pilot has said good-bye; whether its job ends or waits again, the next list tells."""
@@ -235,55 +312,71 @@ class Fleet:
             row.heard, row.idle_s, row.draining, row.reason = 0.0, 0.0, True, reason
             self._polled = 0.0
 
-    def ended(self, name: str, reason: str, now: float) -> None:
+    def ended(self, name: str, reason: str, now: float, how: WhyEnded | None = None) -> None:
         """The job of a pilot has ended."""
         row = self.pilots.pop(name, None)
         if row is None:
             return
         log.info("pilot %s (job %s) ended: %s", name, row.job, reason)
+        if how is not WhyEnded.PREEMPTED and row.seen and not (row.own or row.told):
+            self._note_end(row, reason, now)
         row.state, row.reason, row.ended = ENDED, reason, now
         self._tell(ENDED, f"{name}: {reason}")
         self._save(row)
         self.hurry()
 
+    def _note_end(self, row: PilotRow, reason: str, now: float) -> None:
+        """A pilot has ended by itself: if it has not worked, that may be for a reason."""
+        if row.worked or (row.started is not None and now - row.started > SHORT_LIFE_S):
+            return
+        losses = self._losses.setdefault(row.pool, Losses())
+        losses.add(row.created, now, row.job, reason)
+        if losses.wait_s:
+            log.warning("%s; next try in %.0f s", losses.describe(row.pool), losses.wait_s)
+        self._store.set_meta(LOSSES, encode_losses(self._losses))
+        if row.job:
+            path = self._site.jobs / f"{row.job}.out"
+            self._thread.ask(
+                lambda: _end_of(path), lambda text: self._read_output(row, losses, text)
+            )
+
+    def _read_output(self, row: PilotRow, losses: Losses, text: str) -> None:
+        if losses.job == row.job and text:
+            losses.output = last_lines(text)
+            if self._losses.get(row.pool) is losses:
+                self._store.set_meta(LOSSES, encode_losses(self._losses))
+
     def adopt(self, job: str, now: float) -> None:
         """Make the allocation that this process runs in the first pilot.
 
-        The agent is a child of the head, in the same job; the job itself is not ours to end.
+        The agent is a child of the head, in the same job; the job itself is not ours to end. It
+        starts when the batch system has said when the walltime ends, if the job does not know it.
         """
+        if any(row.own and row.job == job for row in self.pilots.values()):
+            return  # an earlier head's agent lives on there
         pool = next(iter(self._site.config.pools))
-        count = int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
-        row = PilotRow(
-            self._new_name(), pool, count, 0.0, INTENDED, job, "the head's own allocation", now
-        )
+        nodes = nodes_of_allocation()
+        row = PilotRow(self._new_name(), pool, nodes, 0.0, INTENDED, job, OWN, now, own=True)
         self._add(row)
         self.pilots[row.name] = row
-        variables = {
-            "PILOT_JOB_ID": job,
-            "PILOT_RESTART_COUNT": os.environ.get("SLURM_RESTART_COUNT", "0"),
-            "PILOT_NODELIST": os.environ.get("SLURM_JOB_NODELIST", os.uname().nodename),
-            # The allocation's own script may be bound to a part of this node, or be elsewhere.
-            "PILOT_NODE": "",
-            "PILOT_JOB_ENDS_AT": os.environ.get("SLURM_JOB_END_TIME", "0"),
-        }
-        output = (self._site.jobs / f"{row.name}.out").open("ab")
-        self._own[row.name] = subprocess.Popen(
-            self._command(row.name, pool),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **variables},
-        )
-        output.close()
+        ends_at = os.environ.get("SLURM_JOB_END_TIME", "")
+
+        def start(moment: float | None) -> None:
+            if row.name in self.pilots:
+                self._own[row.name] = start_agent(self._site, row, moment)
+
+        if ends_at.isdecimal():
+            start(float(ends_at))
+        else:
+            self._thread.ask(lambda: self._batch.ends_at(job), start, lambda _: start(None))
 
     def cancel_all(self, names: Sequence[str]) -> None:
         """Cancel the jobs of pilots; returns when the batch system has them."""
         jobs = [
-            row.job
-            for name in names
-            if (row := self.pilots.get(name)) and row.job and name not in self._own
+            row.job for name in names if (row := self.pilots.get(name)) and row.job and not row.own
         ]
         for name in names:
+            self.told(name)
             if process := self._own.get(name):
                 process.terminate()
         if jobs:
@@ -336,7 +429,7 @@ class Fleet:
         pool = config.pools[row.pool]
         return JobRequest(
             name=row.name,
-            command=self._command(row.name, row.pool),
+            command=agent_command(self._site, row.name, row.pool),
             nodes=row.nodes,
             walltime_s=row.walltime,
             directory=self._site.jobs,
@@ -344,17 +437,6 @@ class Fleet:
             setup=config.environment.setup,
             variables=config.environment.variables,
             warning_s=pool.warning_s,
-        )
-
-    def _command(self, name: str, pool: str) -> list[str]:
-        python = self._site.config.environment.python
-        return pilot_command(
-            "agent",
-            str(self._site.directory),
-            name,
-            "--pool",
-            pool,
-            python=sys.executable if python == "auto" else python,
         )
 
     def _submitted(self, row: PilotRow, job: str) -> None:
@@ -368,9 +450,13 @@ class Fleet:
 
     def _not_submitted(self, row: PilotRow, error: BatchError) -> None:
         before = self._refused.get(row.pool)
-        wait = min(max(BACK_OFF_S[0], 2 * before.wait_s if before else 0.0), BACK_OFF_S[1])
-        self._refused[row.pool] = Refusal(row.created + wait, wait, str(error))
-        log.warning("no pilot for pool %s: %s; next try in %.0f s", row.pool, error, wait)
+        refusal = (
+            before.again(row.created, str(error))
+            if before is not None
+            else first_refusal(row.created, str(error))
+        )
+        self._refused[row.pool] = refusal
+        log.warning("no pilot for pool %s: %s; next try in %.0f s", row.pool, error, refusal.wait_s)
         if isinstance(error, SubmitRefused):
             self._thread.answered()
             self.ended(row.name, f"refused: {error}", row.created)
@@ -382,15 +468,17 @@ class Fleet:
         row = self.pilots[decision.pilot]
         if row.heard:
             return True
-        if row.name in self._own:
-            return False  # its agent is just starting; the job is not ours to cancel
-        if row.job and not row.draining:
-            row.draining = True
-            row.reason = decision.reason
+        if row.job and not row.draining and not row.own:
+            row.reason, row.told = decision.reason, True
             log.info("pilot %s (job %s) is taken out of the queue", row.name, row.job)
-            job = row.job
-            self._thread.ask(lambda: self._batch.cancel([job]), lambda _: None)
+            self._cancel(row, clock.now())
         return False
+
+    def _cancel(self, row: PilotRow, now: float) -> None:
+        """Cancel the job of a pilot; its end is told by a list."""
+        row.draining, row.cancelled_at = True, now
+        job = row.job or ""
+        self._thread.ask(lambda: self._batch.cancel([job]), lambda _: None)
 
     # --- what the batch system says
 
@@ -399,60 +487,121 @@ class Fleet:
         changing = any(row.state != RUNNING for row in self.pilots.values())
         return interval if changing or self._batch.name == "local" else 2 * interval
 
-    def _listed(self, jobs: dict[str, JobStatus]) -> None:
-        now = self._polled
+    def _listed(self, jobs: dict[str, JobStatus], asked: float) -> None:
+        """Take in a list that was asked for at that time."""
         self._thread.answered()
         by_name = {job.name: job for job in jobs.values()}
         for row in list(self.pilots.values()):
-            if row.name in self._own:
+            if row.name in self._own or (row.own and row.state == INTENDED):
                 continue
-            job = by_name.get(row.name)
+            job = jobs.get(row.job or "") or by_name.get(row.name)
             if job is None:
-                self._not_listed(row, now)
-                continue
-            row.seen = True
-            if row.job is None:
-                row.job, row.submitted = job.job_id, job.submitted_at
-                self._tell(QUEUED, f"{row.name}: job {row.job} for pool {row.pool}: {row.reason}")
-                self._save(row)
-            row.waits_for, row.expected = job.reason, job.expected_at
+                self._not_listed(row, asked)
+            else:
+                row.seen, row.missing_since = True, None
+                self._is_listed(row, job, asked)
+
+    def _is_listed(self, row: PilotRow, job: JobStatus, asked: float) -> None:
+        if row.job is None:
+            # Nobody knew what had become of the submission: it went well.
+            self._submitted(row, job.job_id)
+        if job.node_count and job.phase is not Phase.ENDED and job.node_count != row.nodes:
+            row.nodes = job.node_count
+            self._save(row)
+        row.waits_for = job.reason
+        row.expected = None if job.expected_at is None else clock.from_wall(job.expected_at)
+        row.suspended = job.phase is Phase.SUSPENDED
+        if job.phase is not Phase.RUNNING:
             row.job_runs_since = None
-            if job.phase is Phase.RUNNING:
-                row.job_runs_since = job.started_at or now
-            if job.phase is Phase.ENDED:
-                # What the pilot said itself tells more.
-                reason = row.reason if row.draining and row.state == RUNNING else _how(job)
-                self._gone(row, reason, now)
-            elif job.phase is Phase.QUEUED and row.state == RUNNING:
-                # Preempted: the same job will start again, as a new life of the pilot.
-                self._lost(row.name, "its job was preempted and waits again")
-                log.info("pilot %s (job %s) waits in the queue again", row.name, row.job)
-                self._tell(QUEUED, f"{row.name}: job {row.job} waits again")
-                row.state, row.heard, row.idle_s, row.draining = QUEUED, 0.0, 0.0, False
-                self._save(row)
-            elif row.state == INTENDED:
-                row.state = QUEUED
-                self._save(row)
-            elif row.heard and now - row.heard > SILENT_S and job.phase is Phase.RUNNING:
-                self._lost(row.name, f"it was silent for {now - row.heard:.0f} s")
-                row.heard = 0.0
+        elif row.job_runs_since is None:
+            row.job_runs_since = clock.from_wall(job.started_at) if job.started_at else asked
+        if row.heard > asked and job.phase in (Phase.ENDED, Phase.QUEUED):
+            return  # it has spoken since: the next list will tell
+        if job.phase is Phase.ENDED:
+            # What the pilot said itself, and why it was cancelled, tells more.
+            known = row.draining and (row.state == RUNNING or row.cancelled_at)
+            self._gone(row, row.reason if known else _how(job), asked, job.why_ended)
+        elif job.phase is Phase.QUEUED and row.state == RUNNING:
+            # Preempted: the same job will start again, as a new life of the pilot.
+            self._lost(row.name, "its job was preempted and waits again")
+            log.info("pilot %s (job %s) waits in the queue again", row.name, row.job)
+            self._tell(QUEUED, f"{row.name}: job {row.job} waits again")
+            row.state, row.heard, row.idle_s, row.draining = QUEUED, 0.0, 0.0, row.told
+            self._save(row)
+        elif row.state == INTENDED:
+            row.state = QUEUED
+            self._save(row)
+        elif row.suspended and row.heard:
+            row.heard = asked
+        elif job.phase is Phase.RUNNING:
+            self._look_after_silence(row, asked)
+        if row.cancelled_at and asked - row.cancelled_at > CANCEL_AGAIN_S:
+            self._cancel(row, asked)
 
-    def _not_listed(self, row: PilotRow, now: float) -> None:
-        if row.seen:
-            job = row.job or ""
+    def _look_after_silence(self, row: PilotRow, now: float) -> None:
+        """Give up a pilot whose job runs, and that says nothing: its node is gone, or cut off."""
+        if row.cancelled_at:
+            return
+        if row.heard:
+            silent_s, patience_s = now - row.heard, SILENT_S
+        else:
+            since = max(row.job_runs_since or now, self._started)
+            silent_s, patience_s = now - since, JOIN_S
+        if silent_s <= patience_s:
+            return
+        has = "was silent" if row.heard else "has not reported itself"
+        reason = f"it {has} for {silent_s:.0f} s"
+        row.heard, row.idle_s = 0.0, 0.0
+        if row.own:
+            self._gone(row, reason, now)
+            return
+        row.reason = f"{reason}, and its job was cancelled"
+        log.warning("pilot %s (job %s): %s", row.name, row.job, row.reason)
+        self._lost(row.name, row.reason)
+        self._tell(row.state, f"{row.name}: {row.reason}")
+        self._cancel(row, now)
+        self.hurry()
+
+    def _not_listed(self, row: PilotRow, asked: float) -> None:
+        if row.missing_since is None or row.heard > row.missing_since:
+            row.missing_since = asked  # the first time, or it has spoken since
+            if row.heard:
+                return
+        missing_s = asked - row.missing_since
+        if row.job and (row.seen or row.heard):
+            job = row.job
             self._thread.ask(
-                lambda: self._batch.ended([job]),
-                lambda ended: self._gone(row, _how(ended.get(job)), now),
+                lambda: self._batch.account([job]),
+                lambda found: self._accounted(row, found.get(job), missing_s, asked),
             )
-        elif row.submitted is None and now - row.created > 60.0:
-            self._gone(row, "it was never submitted", now)
-        elif now - row.created > 300.0:
-            self._gone(row, "the batch system does not know its job", now)
+        elif row.submitted is None and asked - row.created > 60.0:
+            self._gone(row, "it was never submitted", asked)
+        elif asked - row.created > 300.0:
+            self._gone(row, "the batch system does not know its job", asked)
 
-    def _gone(self, row: PilotRow, reason: str, now: float) -> None:
+    def _accounted(
+        self, row: PilotRow, job: JobStatus | None, missing_s: float, asked: float
+    ) -> None:
+        """Judge a pilot that no list has by what accounting says, and by its own voice."""
+        if row.name not in self.pilots or row.heard > asked:
+            return
+        if job is not None and job.phase is Phase.ENDED:
+            known = row.draining and (row.state == RUNNING or row.cancelled_at)
+            self._gone(row, row.reason if known else _how(job), asked, job.why_ended)
+        elif missing_s > (MISSING_S if job is None else MISSING_MOST_S):
+            if not row.own:
+                self._cancel(row, asked)  # it may be there all the same
+            self._gone(row, self._unlisted(), asked)
+
+    def _unlisted(self) -> str:
+        if self._batch.name == "slurm":
+            return "squeue does not list its job, and sacct does not know how it ended"
+        return "the batch system does not know its job any more"
+
+    def _gone(self, row: PilotRow, reason: str, now: float, how: WhyEnded | None = None) -> None:
         if row.name in self.pilots:
             self._lost(row.name, reason)
-            self.ended(row.name, reason, now)
+            self.ended(row.name, reason, now, how)
 
     def _watch_own(self, now: float) -> None:
         for name, process in list(self._own.items()):
@@ -475,7 +624,20 @@ class Fleet:
         self._store.set_pilot({name: getattr(row, name) for name in fields})
 
 
-def _how(status: JobStatus | None) -> str:
-    if status is None or status.why_ended is None:
-        return "its job is no longer known to the batch system"
-    return f"its job has ended: {status.why_ended.value}"
+def _how(job: JobStatus) -> str:
+    """How a job has ended."""
+    how = "unknown" if job.why_ended is None else job.why_ended.value
+    text = f"its job has ended: {how}"
+    if job.exit_status and job.why_ended is WhyEnded.FAILED:
+        text += f" (exit status {job.exit_status})"
+    return text
+
+
+def _end_of(path: Path) -> str:
+    """The end of a job's output; nothing where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - OUTPUT_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""

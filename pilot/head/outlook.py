@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from pilot.head.setbacks import Losses, Refusal
 from scheduler.elasticity import PilotSupply, PoolLimits
 from site_configs import SiteConfig
 
@@ -22,6 +23,7 @@ class PilotRow(msgspec.Struct):
 
     name: str
     pool: str
+    #: What its job has or asks for; of these, a pilot that works may have lost some.
     nodes: int
     walltime: float
     state: str
@@ -42,15 +44,18 @@ class PilotRow(msgspec.Struct):
     seen: bool = False
     #: Since when the batch system says that its job runs; None: it does not.
     job_runs_since: float | None = None
-
-
-class Refusal(NamedTuple):
-    """The batch system took no pilot of a pool."""
-
-    #: When to try again, in seconds since the epoch, and how long the wait is.
-    until: float
-    wait_s: float
-    error: str
+    #: It has nodes, and stands still.
+    suspended: bool = False
+    #: Since when lists of jobs leave it out although they should have it, and it has not spoken.
+    missing_since: float | None = None
+    #: It has run a task, or ended one.
+    worked: bool = False
+    #: The head has told it to end, or taken it out of the queue: its end is no accident.
+    told: bool = False
+    #: When its job was cancelled; 0: it was not.
+    cancelled_at: float = 0.0
+    #: It is the allocation of the head's user, which is not ours to end.
+    own: bool = False
 
 
 class Outlook(NamedTuple):
@@ -66,6 +71,8 @@ class Outlook(NamedTuple):
     #: Why nothing is known from the batch system now, and since when; empty: it answers.
     silence: str = ""
     silent_since: float = 0.0
+    #: Pilots that ended without having worked, by pool.
+    losses: Mapping[str, Losses] = MappingProxyType({})
 
 
 def pool_limits(config: SiteConfig) -> list[PoolLimits]:

@@ -34,6 +34,8 @@ log = logging.getLogger("pilot.head")
 
 #: After a restart, how long to wait for the pilots of before, in seconds.
 REJOIN_S = 10.0
+#: A tick that is so late means that the head itself stood still, in seconds.
+SLEPT_S = 5.0
 
 
 class Pilots:
@@ -64,6 +66,8 @@ class Pilots:
         #: Pilots of before that have not joined this head yet, and how long they are waited for.
         self._expected = {name for name, row in self.fleet.pilots.items() if row.job is not None}
         self._expected_until = now + REJOIN_S
+        #: When timers were looked after last; 0: not yet.
+        self._ticked = 0.0
         #: Job and life of each pilot that has joined.
         self._lives: dict[str, tuple[str, int]] = {}
         #: Ends that were reported and are not taken in: their children have no numbers yet.
@@ -136,6 +140,8 @@ class Pilots:
         ends = ev.AttemptsEnded(message.pilot, completions, inputs, outcomes)
         self._shell.apply(ends, now)
         self._shell.commits.tell(address, m.Committed(message.seq))
+        if any(ended.outcome in ("ok", "error") for ended in message.completions):
+            self.fleet.worked(message.pilot)
 
     def _status(self, address: bytes, message: m.PilotStatus, now: float) -> None:
         name, nodes, draining = message.pilot, len(message.nodes), message.draining
@@ -146,10 +152,11 @@ class Pilots:
             return
         if message.answer:
             self._shell.send(address, m.HeadStatus())
-        self.fleet.heard(name, nodes, message.idle_s, draining, now)
+        self.fleet.heard(name, message.idle_s, draining, now)
         if pilot.nodes != nodes or pilot.draining != draining:
             self._shell.apply(ev.PilotChanged(name, nodes, draining), now)
         if message.running:
+            self.fleet.worked(name)
             for running in message.running:
                 if running.task in self._core.tasks:
                     self._shell.running[running.task] = running
@@ -179,6 +186,11 @@ class Pilots:
 
     def tick(self, now: float, decide: bool) -> None:
         """Ask what became of the pilots; to `decide` is to have as many as there is work for."""
+        if self._ticked and (late_s := now - self._ticked) > SLEPT_S:
+            log.warning("the head stood still for %.0f s", late_s)
+            self.fleet.forgive(late_s)
+            self._expected_until += late_s
+        self._ticked = now
         if self._expected and (
             now > self._expected_until or self._expected.isdisjoint(self.fleet.pilots)
         ):
@@ -244,7 +256,7 @@ class Pilots:
         self._shell.send(peer.address, m.EndPilot(reason, at_once))
         if pilot := self._core.pilots.get(name):
             self._shell.apply(ev.PilotChanged(name, pilot.nodes, True), now)
-        self.fleet.pilots[name].draining = True
+        self.fleet.told(name)
 
     def _cancel(self, names: Sequence[str]) -> None:
         try:

@@ -66,6 +66,10 @@ class Pilot(Protocol):
         """Whether it starts nothing new."""
 
     @property
+    def suspended(self) -> bool:
+        """Whether its job has nodes, and stands still."""
+
+    @property
     def waits_for(self) -> str:
         """The batch system's reason for its state."""
 
@@ -444,6 +448,7 @@ def fleet(view: View, alive: bool = False, limit: int = LIMIT) -> list[dict[str,
         row["waits_for"], row["expected"], row["idle_s"], row["draining"] = "", None, 0.0, False
         if known is not None:
             row["nodes"] = known.nodes
+            row["state"] = "SUSPENDED" if known.suspended else row["state"]
             row["waits_for"] = known.waits_for if not known.heard else ""
             row["expected"] = known.expected
             row["idle_s"] = known.idle_s

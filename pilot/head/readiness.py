@@ -140,17 +140,14 @@ class Readiness:
     ) -> tuple[str, str]:
         """What keeps a task from running where no pilot can take it: kind and clause."""
         told = {line.kind: line.text for line in reversed(more)}
+        if "lost" in told:
+            return "lost", told["lost"]
         started = next((row for row in coming if row.job_runs_since is not None), None)
         if started is not None:
             return "starting", f"its pilot is starting: {told['starting']}"
-        if "silence" in told:
-            return "silence", told["silence"]
-        if "queued" in told:
-            return "queued", told["queued"]
-        if "refused" in told:
-            return "refused", told["refused"]
-        if "submitting" in told:
-            return "submitting", told["submitting"]
+        for kind in ("silence", "suspended", "queued", "refused", "submitting"):
+            if kind in told:
+                return kind, told[kind]
         if short:
             return "walltime", (
                 "the pilot that is there ends"
@@ -229,7 +226,7 @@ class Readiness:
             *lines,
         ]
         told = {line.kind: line.text for line in lines}
-        for kind in ("silence", "refused", "queued", MAX_NODES):
+        for kind in ("silence", "lost", "refused", "queued", MAX_NODES):
             if kind in told:
                 clause += f", and {told[kind]}"
                 break
@@ -350,6 +347,9 @@ class Readiness:
                 f"its pilot has not reported itself; its output is in jobs/{row.job}.out"
             )
             return Cause("starting", text, facts={**facts, "since": row.job_runs_since})
+        if row.suspended:
+            text = f"job {row.job} ({size}) is SUSPENDED, before its pilot has reported itself"
+            return Cause("suspended", text, facts=facts)
         if row.state != QUEUED:
             text = f"a job for {size} is being submitted since {duration(self._now - row.created)}"
             return Cause("submitting", text, facts={**facts, "since": row.created})
@@ -393,6 +393,15 @@ class Readiness:
             return None, []
         pool = its.pool
         lines = []
+        if losses := self._outlook.losses.get(pool.name):
+            wait = losses.until - self._now
+            again = (
+                f"next try at {moment(losses.until)}, in {duration(wait)}"
+                if wait > 0
+                else "trying again with one"
+            )
+            facts = {"until": losses.until, "pilots": losses.count, "job": losses.job}
+            lines.append(Cause("lost", f"{losses.describe(pool.name)}; {again}", facts=facts))
         refused = self._outlook.refused.get(pool.name)
         if refused is not None and its.hindrance in ("", AT_ONCE):
             wait = refused.until - self._now
@@ -424,10 +433,30 @@ class Readiness:
                 f"to queue more pilots, raise max_pilots_queued of pool {pool.name} in "
                 f"{site_file}; {reread}"
             )
+        elif kind == "lost":
+            losses = self._outlook.losses[pool.name]
+            output = f"see what {self._head.get('directory')}/jobs/{losses.job}.out says" + (
+                "" if losses.output else ", if it is there"
+            )
+            yield (
+                f"{output}; mend environment.setup, environment.python, or the pool {pool.name} in "
+                f"{site_file}, where one of these is wrong (slurm.cluster, where jobs go to a "
+                f"cluster other than the one that is asked); {reread}"
+            )
         elif kind == "refused":
             yield (
                 f"mend account, partition and the like of pool {pool.name} in {site_file}; {reread}"
             )
+
+    def is_suspended(self, pilot: Pilot) -> bool:
+        """Whether all that a pilot has stands still."""
+        row = self._outlook.rows.get(pilot.name)
+        return row is not None and row.suspended
+
+    def _resume(self, row: PilotRow) -> str:
+        if self._outlook.system == "Slurm":
+            return f"`scontrol resume {row.job}`, by whoever suspended it, lets it go on"
+        return "SIGCONT to its processes lets it go on"
 
     def pilot_name(self, name: str) -> str:
         row = self._outlook.rows.get(name)
@@ -438,7 +467,9 @@ class Readiness:
         text = f"it is with {self.pilot_name(pilot.name)} of pool {pilot.pool}"
         if pilot.ends_at:
             text += f", whose walltime ends in {duration(pilot.ends_at - self._now)}"
-        if row is not None and row.heard and self._now - row.heard > SILENT_S:
+        if row is not None and row.suspended:
+            text += f"; its job is SUSPENDED, and stands still: {self._resume(row)}"
+        elif row is not None and row.heard and self._now - row.heard > SILENT_S:
             text += f"; it has been silent for {duration(self._now - row.heard)}"
         return Cause("pilot", text, facts={"pilot": pilot.name, "job": row.job if row else None})
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -187,8 +187,10 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     #: The batch system's reason for the state, such as ``Priority``; empty if it gave none.
     reason: str = ""
-    #: Host names of the nodes it has; the first runs the script.
+    #: Host names of the nodes it has; the first runs the script. Empty where they are not known.
     nodes: tuple[str, ...] = ()
+    #: How many nodes it has or asks for; 0: unknown.
+    node_count: int = 0
     #: When it was submitted, or queued again.
     submitted_at: float | None = None
     #: When it started; of a queued job None.
@@ -223,11 +225,12 @@ class BatchSystem(Protocol):
         """
         ...
 
-    def jobs(self, name_prefix: str) -> dict[str, JobStatus]:
-        """All jobs of this user whose name begins with `name_prefix`, by id.
+    def jobs(self, name_prefix: str, job_ids: Collection[str] = ()) -> dict[str, JobStatus]:
+        """All jobs of this user whose name begins with `name_prefix`, or with these ids, by id.
 
         Holds every job that is queued, runs or is ending, and those that ended as long as the batch
-        system remembers them (minutes, on most sites).
+        system remembers them (minutes, on most sites). Whatever other jobs there are, and however
+        odd what is said of them, takes nothing from these.
 
         Raises
         ------
@@ -236,12 +239,16 @@ class BatchSystem(Protocol):
         """
         ...
 
-    def ended(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
-        """What is known of jobs that `jobs` lists no more, by id; jobs unknown are left out.
+    def account(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
+        """What accounting says of jobs, by id; jobs unknown are left out.
 
-        For jobs that `jobs` did not list although it answered: they have ended, this says how if
-        anybody knows. Never raises `BatchUnavailable`: accounting is optional.
+        For jobs that `jobs` did not list although it answered: mostly they have ended, and this
+        says how if anybody knows. Never raises `BatchUnavailable`: accounting is optional.
         """
+        ...
+
+    def ends_at(self, job_id: str) -> float | None:
+        """When the walltime of a running job ends, in seconds since 1970; None: nobody knows."""
         ...
 
     def cancel(self, job_ids: Iterable[str]) -> None:

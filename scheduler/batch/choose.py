@@ -11,6 +11,8 @@ from scheduler.batch.base import BatchSystem
 class _SlurmManners(Protocol):
     @property
     def command_limit_s(self) -> float: ...
+    @property
+    def cluster(self) -> str: ...
 
 
 class BatchChoice(Protocol):
@@ -44,5 +46,5 @@ def open_batch(config: BatchChoice, directory: Path) -> BatchSystem:
     if config.batch == "slurm":
         from scheduler.batch.slurm import SlurmBatch
 
-        return SlurmBatch(command_limit_s=config.slurm.command_limit_s)
+        return SlurmBatch(config.slurm.command_limit_s, config.slurm.cluster)
     raise ValueError(f"no batch system is named {config.batch!r}; there are local and slurm")

@@ -24,7 +24,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +93,8 @@ class LocalBatch:
         self._start_keeper(request.name, record)
         return job_id
 
-    def jobs(self, name_prefix: str) -> dict[str, JobStatus]:
-        """The jobs of the directory whose name begins with `name_prefix`."""
+    def jobs(self, name_prefix: str, job_ids: Collection[str] = ()) -> dict[str, JobStatus]:
+        """The jobs of the directory whose name begins with `name_prefix`, or with these ids."""
         now = time.time()
         found: dict[str, JobStatus] = {}
         for job_id in self._ids():
@@ -105,21 +105,26 @@ class LocalBatch:
                 continue
             if status.phase is Phase.ENDED and now - (status.ends_at or 0.0) > LISTED_S:
                 self._long_ended.add(job_id)
-            elif status.name.startswith(name_prefix):
+            elif status.name.startswith(name_prefix) or job_id in job_ids:
                 found[job_id] = status
         return found
 
-    def ended(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
-        """What the records say of ended jobs."""
+    def account(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
+        """What the records say of jobs."""
         found: dict[str, JobStatus] = {}
         for job_id in filter(str.isdecimal, set(job_ids)):
             try:
                 status = self._status(job_id)
             except BatchUnavailable:
                 continue
-            if status is not None and status.phase is Phase.ENDED:
+            if status is not None:
                 found[job_id] = status
         return found
+
+    def ends_at(self, job_id: str) -> float | None:
+        """When a job's keeper ends it."""
+        status = self.account([job_id]).get(job_id)
+        return None if status is None else status.ends_at
 
     def cancel(self, job_ids: Iterable[str]) -> None:
         """Tell the keepers of jobs to end them."""
@@ -278,6 +283,7 @@ def _describe(job_id: str, job: dict[str, Any], status: dict[str, Any], **known:
         job_id=job_id,
         name=job["name"],
         nodes=(status["host"],),
+        node_count=1,
         submitted_at=job["submitted_at"],
         started_at=status["started_at"],
         **known,

@@ -6,7 +6,8 @@ import re
 
 #: No list has more hosts: one that does is damaged.
 _MOST = 100_000
-_NO_NODES = {"", "(null)", "None", "None assigned", "N/A"}
+#: How Slurm writes that there are none.
+NO_NODES = {"", "(null)", "None", "None assigned", "N/A"}
 
 
 def expand_nodelist(text: str) -> list[str]:
@@ -18,7 +19,7 @@ def expand_nodelist(text: str) -> list[str]:
         The text is no host list.
     """
     text = text.strip()
-    if text in _NO_NODES:
+    if text in NO_NODES:
         return []
     return [name for item in _split(text, text) for name in _expand_item(item, text)]
 

@@ -6,6 +6,8 @@ functions; `SlurmBatch` runs the commands and decides nothing.
 Invariants:
 
 - A command that fails, or takes too long, gives no answer: nothing of its output is used.
+- A line that cannot be read is nobody's: names of other jobs may hold line breaks, wrappers may add
+  words. It takes nothing from the other lines.
 - The user's own defaults (``SQUEUE_PARTITION``, ``SBATCH_ACCOUNT``…) change nothing: the site file
   and the job script say all. Of a job that the adapter itself runs in, nothing passes to new jobs.
 """
@@ -16,7 +18,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -31,7 +33,7 @@ from scheduler.batch.base import (
     SubmitRefused,
     WhyEnded,
 )
-from scheduler.batch.nodelist import expand_nodelist
+from scheduler.batch.nodelist import NO_NODES, expand_nodelist
 
 
 class _Meaning(NamedTuple):
@@ -82,7 +84,7 @@ STATES: Mapping[str, _Meaning] = {
 #: A word of a later Slurm: nothing is sent to such a job, and nothing concluded.
 _UNHEARD_OF = _Meaning(Phase.ENDING)
 
-#: What the job script tells the pilot of its job. SLURM_JOB_END_TIME came with Slurm 22.05.
+#: What the job script tells the pilot of its job. SLURM_JOB_END_TIME came after Slurm 22.05.
 _FACTS = {
     "PILOT_JOB_ID": '"$SLURM_JOB_ID"',
     "PILOT_RESTART_COUNT": '"${SLURM_RESTART_COUNT:-0}"',
@@ -90,6 +92,9 @@ _FACTS = {
     "PILOT_NODE": '"$SLURMD_NODENAME"',
     "PILOT_JOB_ENDS_AT": '"${SLURM_JOB_END_TIME:-$(( $(date +%s) + WALLTIME_S ))}"',
 }
+
+#: Of an array job, a part: ``17_4``, ``17_[1-4%2]``.
+_JOB_ID = re.compile(r"\d+([_+]\S*)?")
 
 # The separator ends each field, so that a field may be empty, and cannot be typed into a name.
 _SEPARATOR = "\x1f"
@@ -102,13 +107,17 @@ _QUEUE_FIELDS = (
     ("EndTime", 32),
     ("RestartCnt", 16),
     ("exit_code", 32),
-    ("NodeList", 16384),
+    ("NumNodes", 16),
+    ("NodeList", 2048),
     ("Name", 256),
 )
 _ACCOUNTING_FIELDS = "JobIDRaw,State,ExitCode,Submit,Start,End,NodeList,JobName"
 
 # The name that sacct shows while a job's end is in accounting, but its start still on the way.
 _NO_NAME_YET = "allocation"
+
+#: What a command said is told up to so many characters.
+_TOLD = 1000
 
 # With these, Slurm's own failures to answer are told from its answers "no".
 _NO_ANSWER = re.compile(
@@ -134,12 +143,15 @@ class SlurmBatch:
     ----------
     command_limit_s
         A command that takes longer, in seconds, is given up.
+    cluster
+        The cluster that is spoken to; empty: the one that the commands take by themselves.
     """
 
     name = "slurm"
 
-    def __init__(self, command_limit_s: float = 30.0) -> None:
+    def __init__(self, command_limit_s: float = 30.0, cluster: str = "") -> None:
         self._command_limit_s = command_limit_s
+        self._cluster = ("-M", cluster) if cluster else ()
 
     def submit(self, request: JobRequest) -> str:
         """Submit a job; its script is kept as ``<name>.sh`` beside its output."""
@@ -159,8 +171,8 @@ class SlurmBatch:
             raise SubmitRefused(f"Slurm refused {request.name} ({path}): {told}")
         return parse_submitted(answer.output)
 
-    def jobs(self, name_prefix: str) -> dict[str, JobStatus]:
-        """This user's jobs whose name begins with `name_prefix`, from one ``squeue``."""
+    def jobs(self, name_prefix: str, job_ids: Collection[str] = ()) -> dict[str, JobStatus]:
+        """This user's jobs whose name begins so, or with these ids, from one ``squeue``."""
         answer = self._run(
             [
                 "squeue",
@@ -173,10 +185,14 @@ class SlurmBatch:
         if answer.status != 0:
             raise BatchUnavailable(f"squeue gave no answer: {_told(answer)}")
         listed = parse_queue(answer.output)
-        return {job.job_id: job for job in listed if job.name.startswith(name_prefix)}
+        return {
+            job.job_id: job
+            for job in listed
+            if job.name.startswith(name_prefix) or job.job_id in job_ids
+        }
 
-    def ended(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
-        """What accounting knows of ended jobs; nothing where there is no accounting."""
+    def account(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
+        """What accounting knows of jobs; nothing where there is no accounting."""
         ids = sorted(set(job_ids))
         if not ids:
             return {}
@@ -196,11 +212,16 @@ class SlurmBatch:
             return {}
         if answer.status != 0:
             return {}
-        return {
-            job.job_id: job
-            for job in parse_accounting(answer.output)
-            if job.phase is Phase.ENDED and job.job_id in ids
-        }
+        return {job.job_id: job for job in parse_accounting(answer.output) if job.job_id in ids}
+
+    def ends_at(self, job_id: str) -> float | None:
+        """When ``squeue`` says that the job's walltime ends."""
+        try:
+            answer = self._run(["squeue", "--noheader", "-j", job_id, "-o", "%e"])
+        except BatchUnavailable:
+            return None
+        times = map(parse_time, map(str.strip, answer.output.splitlines()))
+        return next((time for time in times if time), None) if answer.status == 0 else None
 
     def cancel(self, job_ids: Iterable[str]) -> None:
         """Cancel jobs by one ``scancel``."""
@@ -249,7 +270,7 @@ class SlurmBatch:
         with _scratch() as scratch:
             try:
                 done = subprocess.run(
-                    command,
+                    [command[0], *self._cluster, *command[1:]],
                     input=stdin,
                     capture_output=True,
                     encoding="utf-8",
@@ -299,7 +320,14 @@ class _Answer(NamedTuple):
 
 
 def _told(answer: _Answer) -> str:
-    return answer.errors.strip() or answer.output.strip() or f"exit status {answer.status}"
+    said = answer.errors.strip() or answer.output.strip() or f"exit status {answer.status}"
+    return _cut(said)
+
+
+def _cut(text: str) -> str:
+    """A text for a message: neither long nor wide."""
+    text = re.sub(r"[ \t]{3,}", "  ", text)
+    return text if len(text) <= _TOLD else f"{text[: _TOLD // 2]} … {text[-_TOLD // 2 :]}"
 
 
 # --- what is said --------------------------------------------------------------------------------
@@ -328,7 +356,10 @@ def command_environment(environment: Mapping[str, str], command: str) -> dict[st
 
 
 def parse_submitted(output: str) -> str:
-    """The job id from ``sbatch --parsable``: ``123`` or ``123;cluster``.
+    """The job id from ``sbatch --parsable``: ``123`` or ``123;cluster``, or a site's own words.
+
+    Wrappers of a site say ``Submitted batch job 123 on cluster x``, or greet before. Where nothing
+    looks like an id, one single number is one.
 
     Raises
     ------
@@ -338,25 +369,24 @@ def parse_submitted(output: str) -> str:
     for line in reversed(output.splitlines()):
         if match := re.fullmatch(r"(\d+)(;\S*)?", line.strip()):
             return match[1]
-    raise BatchUnavailable(f"sbatch gave no job id but {output!r}")
+    for pattern in (r"\bjob\s+(?:id\s*)?[:=#]?\s*(\d+)\b", r"(?<![\w.:-])(\d+)(?![\w.:-])"):
+        if len(found := set(re.findall(pattern, output, re.IGNORECASE))) == 1:
+            return str(found.pop())
+    raise BatchUnavailable(f"sbatch gave no job id but {_cut(output)!r}")
 
 
 def parse_queue(output: str) -> list[JobStatus]:
     """The jobs of a ``squeue`` in the format that `SlurmBatch.jobs` asks for.
 
-    Raises
-    ------
-    BatchUnavailable
-        A line is not in that format: an answer that cannot be read is none.
+    Lines that are not in that format are left out.
     """
     jobs = []
     for line in output.split("\n"):
-        if not line.strip():
-            continue
         fields = [part.strip() for part in line.split(_SEPARATOR)]
-        if len(fields) != len(_QUEUE_FIELDS) + 1:
-            raise BatchUnavailable(f"squeue gave a line that cannot be read: {line.strip()!r}")
-        job_id, state, reason, submitted, start, end, restarts, exit_code, nodes, name = fields[:-1]
+        if len(fields) != len(_QUEUE_FIELDS) + 1 or not _JOB_ID.fullmatch(fields[0]):
+            continue
+        job_id, state, reason, submitted, start, end, restarts, exit_code = fields[:8]
+        count, nodes, name = fields[8:11]
         jobs.append(
             _status(
                 job_id=job_id,
@@ -369,6 +399,7 @@ def parse_queue(output: str) -> list[JobStatus]:
                 restarts=restarts,
                 exit_code=exit_code,
                 nodes=nodes,
+                count=count,
             )
         )
     return jobs
@@ -413,14 +444,16 @@ def _status(
     restarts: str,
     exit_code: str,
     nodes: str,
+    count: str = "",
 ) -> JobStatus:
     meaning = STATES.get(state, _UNHEARD_OF)
     queued = meaning.phase is Phase.QUEUED
     ended = meaning.phase is Phase.ENDED
     try:
         names = tuple(expand_nodelist(nodes))
-    except ValueError as error:
-        raise BatchUnavailable(f"job {job_id}: {error}") from None
+    except ValueError:
+        names = ()  # cut off where the column ends
+    has_nodes = nodes not in NO_NODES
     return JobStatus(
         job_id=job_id,
         name=name,
@@ -428,15 +461,22 @@ def _status(
         state=state,
         reason=reason,
         nodes=() if queued else names,
+        node_count=_first_number(count),
         submitted_at=parse_time(submitted),
         # Of a job that was cancelled in the queue, Slurm says that it started when it ended.
-        started_at=None if queued or (ended and not names) else parse_time(start),
+        started_at=None if queued or (ended and not has_nodes) else parse_time(start),
         expected_at=parse_time(start) if queued else None,
         ends_at=None if queued else parse_time(end),
         restart_count=int(restarts) if re.fullmatch(r"[0-9]{1,9}", restarts) else 0,
         exit_status=parse_exit_status(exit_code) if ended else None,
         why_ended=meaning.why_ended,
     )
+
+
+def _first_number(text: str) -> int:
+    """The number that a text begins with (``2-4``: the least that a job asks for); 0: none."""
+    match = re.match(r"\d{1,9}", text)
+    return int(match[0]) if match else 0
 
 
 def parse_time(text: str) -> float | None:

@@ -263,19 +263,20 @@ def test_cancelling_twice_or_too_late_is_no_error(site: Site, batch: BatchSystem
 
 def test_unknown_jobs_are_nowhere(site: Site, batch: BatchSystem) -> None:
     assert batch.jobs(site.prefix) == {}
-    assert batch.ended(["987654321"]) == {}
-    assert batch.ended([]) == {}
+    assert batch.account(["987654321"]) == {}
+    assert batch.account([]) == {}
 
 
-def test_ended_tells_of_jobs_that_ended_and_no_others(site: Site, batch: BatchSystem) -> None:
+def test_accounting_tells_ended_jobs_from_others(site: Site, batch: BatchSystem) -> None:
     over = batch.submit(site.request("exit 3", name="over"))
     alive = batch.submit(site.request("sleep 300", name="alive"))
     site.wait_for(batch, over, ended)
     deadline = time.monotonic() + site.limit_s
-    while not (found := batch.ended([over, alive])):  # accounting comes a little later
+    # Accounting comes a little later.
+    while not (over in (found := batch.account([over, alive])) and ended(found[over])):
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    assert set(found) == {over}
+    assert alive not in found or not ended(found[alive])
     assert found[over].name == site.prefix + "over"
     assert (found[over].why_ended, found[over].exit_status) == (WhyEnded.FAILED, 3)
 
@@ -432,7 +433,7 @@ def test_no_answer_is_told_as_such(
             batch.jobs(site.prefix)
         with pytest.raises(BatchUnavailable):
             batch.cancel([job_id])
-        assert batch.ended([job_id]) == {}
+        assert batch.account([job_id]) == {}
     if batch.name == "local":
         (record / "aside").rename(record / "status.json")
     assert batch.jobs(site.prefix)[job_id].phase is Phase.RUNNING

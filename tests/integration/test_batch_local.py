@@ -97,7 +97,7 @@ def test_a_killed_keeper_takes_its_job_along(
     assert (status.why_ended, status.exit_status) == (WhyEnded.UNKNOWN, None)
     _wait(lambda: not alive(child), "the end of what the script started")
     assert status_of(LocalBatch(records), job_id).state == "LOST"
-    assert batch.ended([job_id])[job_id].why_ended is WhyEnded.UNKNOWN
+    assert batch.account([job_id])[job_id].why_ended is WhyEnded.UNKNOWN
 
 
 def test_a_reused_process_id_is_no_job(batch: LocalBatch, records: Path, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_another_machines_jobs_are_unknown(
         batch.jobs("")
     with pytest.raises(BatchUnavailable, match="elsewhere"):
         batch.cancel([job_id])
-    assert batch.ended([job_id]) == {}
+    assert batch.account([job_id]) == {}
     rewrite(records, job_id, **record)
     assert status_of(batch, job_id).phase is Phase.RUNNING
 
@@ -196,7 +196,7 @@ def test_ids_are_never_given_twice(
     assert len(set(ids)) == 4
     # Older records are gone, except the newest one, which keeps the count.
     assert {entry.name for entry in records.iterdir()} == {ids[2], ids[3]}
-    assert batch.ended(ids[:1]) == {}
+    assert batch.account(ids[:1]) == {}
 
 
 def test_jobs_that_ended_long_ago_are_not_listed(
@@ -207,7 +207,7 @@ def test_jobs_that_ended_long_ago_are_not_listed(
     rewrite(records, job_id, ended_at=time.time() - local_module.LISTED_S - 1)
     assert batch.jobs("") == {}
     assert batch.jobs("") == {}
-    assert batch.ended([job_id])[job_id].exit_status == 3
+    assert batch.account([job_id])[job_id].exit_status == 3
 
 
 def test_a_record_without_a_start_is_no_job(batch: LocalBatch, records: Path) -> None:
@@ -215,7 +215,7 @@ def test_a_record_without_a_start_is_no_job(batch: LocalBatch, records: Path) ->
     (records / "7").mkdir(parents=True)
     (records / "7" / "job.json").write_text("{}")
     assert batch.jobs("") == {}
-    assert batch.ended(["7"]) == {}
+    assert batch.account(["7"]) == {}
     batch.cancel(["7"])
 
 

@@ -60,6 +60,7 @@ def queue_line(**changes: str) -> str:
         "end": "5600",
         "restarts": "0",
         "exit_code": "0",
+        "count": "2",
         "nodes": "n[1-2]",
         "name": "pilot-site-1",
     }
@@ -119,13 +120,23 @@ def test_expanding_ranges_gives_each_number(ranges: list[tuple[str, int, int]]) 
 
 
 @pytest.mark.parametrize(
-    "output", ["123\n", "123;cluster\n", "a site's own greeting\n123;c-1\n", "\n 123 \n\n"]
+    "output",
+    [
+        "123\n",
+        "123;cluster\n",
+        "a site's own greeting\n123;c-1\n",
+        "\n 123 \n\n",
+        "Submitted batch job 123\n",
+        "--> Verifying submit host (login-7.x) ... OK\nSubmitted batch job 123 on cluster n1\n",
+        "Since 2026-01-31 there are 4096 cores.\nYour job id: 123, in queue 7\n",
+        "accepted as 123, by login2\n",
+    ],
 )
 def test_reads_the_job_id(output: str) -> None:
     assert parse_submitted(output) == "123"
 
 
-@pytest.mark.parametrize("output", ["", "Submitted batch job 123\n", "error 12a\n"])
+@pytest.mark.parametrize("output", ["", "error 12a\n", "job 12 and job 13\n", "12 of 13\n"])
 def test_no_job_id_means_unknown(output: str) -> None:
     with pytest.raises(BatchUnavailable, match="no job id"):
         parse_submitted(output)
@@ -137,7 +148,7 @@ def test_no_job_id_means_unknown(output: str) -> None:
 def test_reads_a_running_job() -> None:
     (job,) = parse_queue(queue_line(restarts="2"))
     assert (job.job_id, job.name, job.phase) == ("17", "pilot-site-1", Phase.RUNNING)
-    assert job.nodes == ("n1", "n2")
+    assert (job.nodes, job.node_count) == (("n1", "n2"), 2)
     assert (job.submitted_at, job.started_at, job.ends_at) == (1000, 2000, 5600)
     assert job.expected_at is None
     assert job.reason == ""
@@ -181,11 +192,35 @@ def test_an_empty_queue_is_empty() -> None:
 
 
 @pytest.mark.parametrize(
-    "output", ["slurm_load_jobs error\n", queue_line()[:60], queue_line(nodes="n[1-")]
+    "odd",
+    [
+        "slurm_load_jobs: a notice\n",
+        "CLUSTER: other\n",
+        queue_line(job_id="18")[:60] + "\n",
+        queue_line(job_id="18", name="a\nb"),
+        queue_line(job_id="18", name=f"a{S}b"),
+        queue_line(job_id="18", name="\r\x00"),
+        queue_line(job_id="", name=""),
+    ],
 )
-def test_a_line_that_cannot_be_read_means_unknown(output: str) -> None:
-    with pytest.raises(BatchUnavailable):
-        parse_queue(output)
+def test_a_line_that_cannot_be_read_takes_nothing_from_others(odd: str) -> None:
+    mine = queue_line()
+    for output in (odd + mine, mine + odd, mine + odd + mine):
+        assert "17" in {job.job_id for job in parse_queue(output)}
+
+
+@given(st.text(), st.text())
+def test_whatever_is_around_a_job_it_is_listed_as_it_is(before: str, after: str) -> None:
+    (job,) = parse_queue(queue_line())
+    assert job in parse_queue(f"{before}\n{queue_line()}{after}")
+
+
+def test_host_list_that_is_cut_off_is_unknown() -> None:
+    cut = queue_line(nodes="n[1-")
+    (job,) = parse_queue(cut)
+    assert (job.nodes, job.node_count, job.started_at) == ((), 2, 2000)
+    lines = [queue_line(count=count) for count in ("3", "2-4", "", "many")]
+    assert [job.node_count for job in parse_queue("".join(lines))] == [3, 2, 0, 0]
 
 
 #: JOB STATE CODES and flags of the manual pages of squeue and sacct, 20.02 to 25.05.
@@ -291,7 +326,7 @@ def test_no_slurm_is_told_clearly(fake_slurm: Path, tmp_path: Path) -> None:
         slurm.submit(a_request(directory=tmp_path))
     with pytest.raises(BatchUnavailable, match="squeue was not found"):
         slurm.jobs("pilot")
-    assert slurm.ended(["1"]) == {}
+    assert slurm.account(["1"]) == {}
 
 
 def test_a_temporary_directory_that_has_gone_is_not_missed(
@@ -487,3 +522,20 @@ def test_host_list_of_more_hosts_than_there_are(text: str) -> None:
 @pytest.mark.parametrize("text", ["9" * 400, "0001-01-01T00:00:00", "\u0967\u0968"])
 def test_times_that_are_none(text: str) -> None:
     assert parse_time(text) is None or text.startswith("0001")
+
+
+def test_all_commands_speak_to_the_cluster_that_is_named(fake_slurm: Path, tmp_path: Path) -> None:
+    calls = tmp_path / "calls"
+    for name in ("sbatch", "squeue", "sacct", "scancel"):
+        command = fake_slurm / name
+        command.write_text(f'#!/bin/sh\necho "$0 $*" >> {calls}\necho 17\n')
+        command.chmod(0o755)
+    batch = SlurmBatch(cluster="north")
+    batch.submit(a_request(directory=tmp_path))
+    batch.jobs("pilot-")
+    batch.account(["17"])
+    batch.ends_at("17")
+    batch.cancel(["17"])
+    said = calls.read_text().splitlines()
+    assert len(said) == 5
+    assert all(line.split()[1:3] == ["-M", "north"] for line in said)

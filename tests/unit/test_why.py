@@ -18,8 +18,9 @@ from pilot.head import ways, why_session
 from pilot.head import why as w
 from pilot.head.causes import Answer, Facts
 from pilot.head.core import Core
-from pilot.head.outlook import QUEUED, Outlook, PilotRow, Refusal
+from pilot.head.outlook import QUEUED, Outlook, PilotRow
 from pilot.head.outlook import RUNNING as JOINED
+from pilot.head.setbacks import Losses, Refusal
 from pilot.head.store import Batch, Store
 from pilot.inquiry import in_words
 from pilot.wire.messages import (
@@ -48,6 +49,7 @@ class Head:
         self.running: dict[int, RunningTask] = {}
         self.rows: dict[str, PilotRow] = {}
         self.refused: dict[str, Refusal] = {}
+        self.losses: dict[str, Losses] = {}
         self.silence = ""
         self.status: dict[str, Any] = {"pid": 1, "directory": "/site"}
         self.opened = 0
@@ -104,7 +106,14 @@ class Head:
             for row in self.rows.values()
         ]
         outlook = Outlook(
-            self.pools, supply, self.rows, "Slurm", self.refused, self.silence, NOW - 30.0
+            self.pools,
+            supply,
+            self.rows,
+            "Slurm",
+            self.refused,
+            self.silence,
+            NOW - 30.0,
+            self.losses,
         )
         facts = Facts(now, self.core, self.running, outlook, self.store, self.status)
         return w.explain(facts, subject)
@@ -303,6 +312,35 @@ def test_slurm_that_does_not_answer_and_slurm_that_refuses(head: Head) -> None:
     found = head.task(1)
     assert found.kind == "silence" and "squeue gave no answer within 30 s" in found.answer
     assert kinds(found) == ["silence", "refused"]
+
+
+def test_pilots_that_end_before_they_have_worked(head: Head) -> None:
+    head.submit(spec(1))
+    losses = Losses()
+    for job in range(17, 21):
+        losses.add(NOW + 100.0 * job, NOW + 100.0 * job, str(job), "its job has ended: failed")
+    losses.output = "module: command not found"
+    losses.until = NOW + 40.0
+    head.losses["main"] = losses
+    found = head.task(1)
+    assert found.kind == "lost"
+    assert "the last 4 pilots of pool main ended before they had worked" in found.answer
+    assert "jobs/20.out ends with: module: command not found; next try at" in found.answer
+    assert any("jobs/20.out" in advice for advice in found.advice)
+    # The next one is on its way; that is not what keeps the task.
+    head.queue("q")
+    assert head.task(1).kind == "lost"
+
+
+def test_a_suspended_pilot_is_told_as_such(head: Head) -> None:
+    head.join(cores=1)
+    head.submit(spec(1))
+    head.core.assign(NOW)
+    for row in head.rows.values():
+        row.suspended, row.heard = True, NOW - 300.0
+    found = head.why(task_label(1), now=NOW + 60.0)
+    assert "its job is SUSPENDED, and stands still: `scontrol resume" in in_words_of(found)
+    assert "silent" not in in_words_of(found)
 
 
 def test_a_pilot_about_to_be_asked_for(head: Head) -> None:

@@ -1,0 +1,63 @@
+"""The agent in the allocation that the head runs in: a child of the head, in the same job."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from pilot.head.outlook import PilotRow
+from pilot.interpreter import pilot_command
+from pilot.site import Site
+
+#: Why such a pilot is there, as the database has it: the next head knows it by that.
+OWN = "the head's own allocation"
+
+
+def agent_command(site: Site, name: str, pool: str) -> list[str]:
+    """The command that is the agent of a pilot."""
+    python = site.config.environment.python
+    return pilot_command(
+        "agent",
+        str(site.directory),
+        name,
+        "--pool",
+        pool,
+        python=sys.executable if python == "auto" else python,
+    )
+
+
+def start_agent(site: Site, row: PilotRow, ends_at: float | None) -> subprocess.Popen[bytes]:
+    """Start the agent of the head's own allocation.
+
+    Parameters
+    ----------
+    site
+        The site.
+    row
+        The pilot.
+    ends_at
+        When the job's walltime ends, by the wall clock; None: nobody knows.
+    """
+    variables = {
+        "PILOT_JOB_ID": row.job or "",
+        "PILOT_RESTART_COUNT": os.environ.get("SLURM_RESTART_COUNT", "0"),
+        "PILOT_NODELIST": os.environ.get("SLURM_JOB_NODELIST", os.uname().nodename),
+        # The allocation's own script may be bound to a part of this node, or be elsewhere.
+        "PILOT_NODE": "",
+        "PILOT_JOB_ENDS_AT": str(ends_at or 0),
+    }
+    with (site.jobs / f"{row.name}.out").open("ab") as output:
+        return subprocess.Popen(
+            agent_command(site, row.name, row.pool),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **variables},
+        )
+
+
+def nodes_of_allocation() -> int:
+    """The number of nodes of the allocation that this process runs in."""
+    told = os.environ.get("SLURM_JOB_NUM_NODES", "1")
+    return int(told) if told.isdecimal() else 1

@@ -1,0 +1,115 @@
+"""How long a pool waits when its pilots are refused, or end before they have worked. Pure.
+
+A wrong line in a site file, a module that does not load, a broken node: each would cost a job a
+second, for ever, and the fair share of its user.
+
+Invariants
+----------
+- Each wait is twice the one before, from and to `BACK_OFF_S`. What was on its way when a wait began
+  belongs to the same incident, and does not make it longer.
+- A pool whose pilots have ended so tries again with one pilot at a time, until one has worked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from pilot.texts import printable, shortened
+from pilot.words import counted
+
+#: The shortest and the longest wait, in seconds.
+BACK_OFF_S = (5.0, 300.0)
+#: So many pilots in a row that have not worked are no accident.
+IN_A_ROW = 3
+#: A pilot that has lived for longer has not failed, whether there was a task for it or not.
+SHORT_LIFE_S = 60.0
+#: Of a job's output, so many of its last lines are told, with so many bytes each.
+LINES, LINE_BYTES = 3, 200
+
+
+class Refusal(NamedTuple):
+    """The batch system took no pilot of a pool."""
+
+    #: When to try again, in seconds since the epoch, and how long the wait is.
+    until: float
+    wait_s: float
+    error: str
+
+    def again(self, created: float, error: str) -> Refusal:
+        """A pilot that was asked for at that time was refused too."""
+        if created < self.until:
+            return self._replace(error=error)
+        wait_s = _longer(self.wait_s)
+        return Refusal(created + wait_s, wait_s, error)
+
+
+class Losses(msgspec.Struct):
+    """Pilots of a pool that ended one after the other without having worked."""
+
+    count: int = 0
+    #: When to try again, and how long the wait is; 0: too few have ended so.
+    until: float = 0.0
+    wait_s: float = 0.0
+    #: The last one: its job, how it ended, and the last lines of its output.
+    job: str | None = None
+    how: str = ""
+    output: str = ""
+
+    def add(self, created: float, now: float, job: str | None, how: str) -> None:
+        """One that was asked for at that time has ended so."""
+        self.count += 1
+        self.job, self.how, self.output = job, how, ""
+        if self.count >= IN_A_ROW and created >= self.until:
+            self.wait_s = _longer(self.wait_s)
+            self.until = now + self.wait_s
+
+    def describe(self, pool: str) -> str:
+        """What has happened, in words."""
+        last = f"job {self.job}" if self.job else "which had no job"
+        text = (
+            f"the last {counted(self.count, 'pilot')} of pool {pool} ended before they had worked; "
+            f"the last one, {last}: {self.how}"
+        )
+        if self.output:
+            text += f"; jobs/{self.job}.out ends with: {self.output}"
+        return text
+
+
+def first_refusal(created: float, error: str) -> Refusal:
+    """A pilot of a pool that had no refusal was refused."""
+    wait_s = _longer(0.0)
+    return Refusal(created + wait_s, wait_s, error)
+
+
+def last_lines(output: str) -> str:
+    """The last lines of a job's output as one, for a list or a terminal."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return " | ".join(shortened(printable(line), LINE_BYTES) for line in lines[-LINES:])
+
+
+def decode_losses(text: str | None, now: float) -> dict[str, Losses]:
+    """What an earlier head wrote down; nothing where that cannot be read."""
+    try:
+        losses = msgspec.json.decode(text or "{}", type=dict[str, Losses])
+    except msgspec.DecodeError:
+        return {}
+    for each in losses.values():
+        each.until = min(each.until, now + each.wait_s)  # its clock was another
+    return losses
+
+
+def encode_losses(losses: dict[str, Losses]) -> str:
+    """What the next head is to know."""
+    return msgspec.json.encode(losses).decode()
+
+
+def told(losses: dict[str, Losses]) -> Sequence[tuple[str, Losses]]:
+    """The pools that wait, or try again, since too many of their pilots have ended so."""
+    return [(pool, each) for pool, each in losses.items() if each.wait_s]
+
+
+def _longer(wait_s: float) -> float:
+    return min(max(BACK_OFF_S[0], 2 * wait_s), BACK_OFF_S[1])
