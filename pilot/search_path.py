@@ -31,7 +31,12 @@ def search_path(
     own = {os.path.realpath(path) for path in _of_the_interpreter()}
     named = [str(Path(path).absolute()) for path in given]
     others = [str(Path(path).absolute()) for path in (sys.path if found is None else found)]
-    needed = [path for path in others if os.path.realpath(path) not in own and Path(path).exists()]
+    needed = [
+        path
+        for path in others
+        # One that cannot be read is as good as none, and it is no error that it is in the list.
+        if os.path.realpath(path) not in own and os.access(path, os.R_OK)
+    ]
     return tuple(dict.fromkeys([*named, *needed]))
 
 

@@ -192,11 +192,14 @@ def open_site(directory: Path) -> Site:
         There is none, it is wrong, or others could change it.
     """
     path = directory / SITE_FILE
-    if not path.is_file():
-        raise SiteError(f"{directory} is no site: it has no {SITE_FILE}; `pilot init` makes one")
     try:
-        for checked in (directory, path):
-            _check_owner(checked)
+        if directory.is_dir():
+            _check_owner(directory)
+        if not path.is_file():
+            raise SiteError(
+                f"{directory} is no site: it has no {SITE_FILE}; `pilot init` makes one"
+            )
+        _check_owner(path)
         if directory.absolute().parent == pilot_home():
             _check_home(directory)
         config = load_site_file(path)
@@ -221,7 +224,7 @@ def find_site(name: str | os.PathLike[str] | None = None) -> Site:
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", wanted):
         raise SiteError(f"{wanted!r} is no name of a site; give a name, or a path with a slash")
     directory = pilot_home() / wanted
-    if (directory / SITE_FILE).exists():
+    if _may_be_site(directory):
         return open_site(directory)
     if wanted == "local":
         return create_site(directory, "local", exist_ok=True)
@@ -230,6 +233,13 @@ def find_site(name: str | os.PathLike[str] | None = None) -> Site:
         f"there is no site {wanted!r} in {pilot_home()} (there: {known}); "
         f"make it with `pilot init --template slurm {wanted}`, or give its path"
     )
+
+
+def _may_be_site(directory: Path) -> bool:
+    try:
+        return (directory / SITE_FILE).exists()
+    except PermissionError:
+        return True  # whose it is, and what to do, is told when it is opened
 
 
 def list_sites() -> list[str]:

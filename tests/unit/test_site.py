@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import warnings
 from pathlib import Path
 
 import pytest
@@ -142,7 +143,10 @@ def test_keys_are_the_same_for_all_who_make_them_at_once(tmp_path: Path) -> None
         start, go = os.pipe()
         for _ in range(4):
             reader, writer = os.pipe()
-            if (child := os.fork()) == 0:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+                child = os.fork()
+            if child == 0:
                 try:
                     os.close(go)
                     os.read(start, 1)
