@@ -102,6 +102,7 @@ class Context:
 
 
 _current: Context | None = None
+_serves_tasks = False
 
 
 def context() -> Context:
@@ -143,3 +144,14 @@ def inside_executor() -> bool:
     What a task starts or forks is a process of the user's, and no executor.
     """
     return _executor == os.getpid()
+
+
+def serve_tasks() -> None:
+    """Note that this process runs tasks, and whatever modules do that they import."""
+    global _serves_tasks
+    _serves_tasks = True
+
+
+def serves_tasks() -> bool:
+    """Tell whether this process runs tasks (or is forked from one that does)."""
+    return _serves_tasks

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import date, datetime
 from types import TracebackType
 from typing import Any
 
-from pilot.errors import HeadError
+from pilot.errors import HeadError, PilotError
 from pilot.head.daemon import find_head
 from pilot.site import Site, find_site
+from pilot.texts import as_name
 from pilot.wire import messages as m
 from pilot.wire.connection import Connection
 from pilot.wire.discovery import HeadAddress
@@ -137,7 +138,7 @@ def sessions(
         found: list[dict[str, Any]] = ask(
             "sessions",
             state=state,
-            name=name,
+            name=None if name is None else as_name(name),
             since=as_epoch(since),
             open_only=open_only,
             limit=limit,
@@ -158,9 +159,27 @@ def _indented(causes: list[dict[str, Any]], indent: str, told: str) -> Iterator[
         yield from _indented(cause["because"], indent + "  ", told)
 
 
-def as_epoch(when: Any) -> Any:
-    """A point in time in seconds since the epoch; anything else as it is."""
-    return when.timestamp() if isinstance(when, datetime) else when
+def as_epoch(when: Any) -> float | None:
+    """Return a point in time in seconds since the epoch; None stays.
+
+    Raises
+    ------
+    PilotError
+        It is no time.
+    """
+    if hasattr(when, "item"):
+        when = when.item()  # of NumPy
+    if when is None:
+        return None
+    if isinstance(when, date):
+        day = when if isinstance(when, datetime) else datetime.combine(when, datetime.min.time())
+        return day.timestamp()
+    try:
+        return float(when)
+    except (TypeError, ValueError, OverflowError):
+        raise PilotError(
+            f"{when!r:.100} is no time; give a datetime, or seconds since the epoch"
+        ) from None
 
 
 __all__ = ["Inquiry", "as_epoch", "in_words", "sessions"]

@@ -18,6 +18,7 @@ from __future__ import annotations
 import atexit
 import concurrent.futures
 import contextlib
+import itertools
 import logging
 import math
 import operator
@@ -34,7 +35,7 @@ import msgspec
 
 from pilot.arguments import Origin
 from pilot.children import TaskSession
-from pilot.context import running_context
+from pilot.context import running_context, serves_tasks
 from pilot.data.imported import Imported
 from pilot.data.patience import set_patience
 from pilot.data.values import decode, encode
@@ -51,38 +52,58 @@ from pilot.task import OptionError, Options, Task, make_options
 from pilot.texts import as_name
 from pilot.wire import messages as m
 from pilot.wire.connection import Connection
+from pilot.words import counted
 
 T = TypeVar("T")
 
 #: How long leaving a session after Ctrl-C waits for the head to confirm.
 _INTERRUPT_S = 10.0
 
+_IN_TASK = (
+    "pilot.Session(...) was called in a worker, which runs tasks. Where a module opens a session "
+    "when it is imported, put that below `if __name__ == '__main__':` or into a function: workers "
+    "import the module to find its functions. A task submits with pilot.context().session; one "
+    "that is to have a session of its own all the same says Session(..., in_task=True)"
+)
+
 _stack = threading.local()
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+_openings = itertools.count()
 
 
 def current_session() -> Session | TaskSession:
-    """The session of the innermost ``with`` block, of the running task, or the only open one.
+    """Return the session that tasks are submitted to where none is named.
+
+    It is that of the innermost ``with`` block of this thread, or of the running task; or else the
+    newest that this thread has opened and not closed, or the only one of the process. Of sessions
+    of several sites none is taken.
 
     Raises
     ------
     PilotError
-        There is none.
+        There is none, or it is not clear which.
     """
-    entered: list[Session] = getattr(_stack, "sessions", [])
+    entered: list[Session] = [s for s in getattr(_stack, "sessions", []) if s._is_here]
     if entered:
         return entered[-1]
     if (running := running_context()) is not None:
         return running.session
-    opened = [session for session in _sessions if session.is_open]
-    if len(opened) == 1:
-        return opened[0]
-    raise PilotError(
-        "there is no current session; submit inside `with pilot.Session(...) as session:`, "
-        "or call session.submit"
-        if not opened
-        else "several sessions are open; call session.submit on the one you mean"
-    )
+    everywhere = sorted((s for s in _sessions if s.is_open), key=lambda s: s._opened)
+    here = [session for session in everywhere if session._is_here]
+    mine = [session for session in here if session._thread == threading.get_ident()]
+    found = mine or here or everywhere[-1:]  # a parent's says what is wrong with it
+    if not found:
+        raise PilotError(
+            "there is no current session; submit inside `with pilot.Session(...) as session:`, "
+            "or call session.submit"
+        )
+    if len({session.origin for session in found}) > 1 or (len(found) > 1 and not mine):
+        names = ", ".join(f"{s.id} ({s.name!r}, site {s.site.name})" for s in found)
+        why = "of several sites" if mine else "by other threads"
+        raise PilotError(
+            f"sessions {names} are open {why}; call session.submit on the one you mean"
+        )
+    return found[-1]
 
 
 class Session(concurrent.futures.Executor):
@@ -106,11 +127,16 @@ class Session(concurrent.futures.Executor):
         Sessions of higher priority go first.
     options
         Default options of its tasks, such as ``{"retries": 2}``; what a task says itself wins.
+    in_task
+        A task may open a session of its own only if it says so: a module that opens one when it is
+        imported does that in each worker, too.
 
     Raises
     ------
     SiteError, HeadError
         There is no such site, or its head cannot be reached.
+    PilotError
+        This is a worker, and `in_task` was not given; or a value has no meaning.
     """
 
     def __init__(
@@ -124,7 +150,10 @@ class Session(concurrent.futures.Executor):
         weight: float = 1.0,
         priority: int = 0,
         options: Mapping[str, Any] | None = None,
+        in_task: bool = False,
     ) -> None:
+        if serves_tasks() and not in_task:
+            raise PilotError(_IN_TASK)
         self.name = as_name(name or Path(sys.argv[0] or "python").stem or "python")
         environment = m.Environment(_working_dir(), _searched(sys_path), _variables(variables))
         share = _number("weight", weight)
@@ -160,7 +189,14 @@ class Session(concurrent.futures.Executor):
             decode(kept) if options is None else options,
             self._connection.database,
         )
+        self._opened = next(_openings)
+        self._thread = threading.get_ident()
         _sessions.add(self)
+
+    @property
+    def _is_here(self) -> bool:
+        """Whether it belongs to this process, and not to one that this is a forked copy of."""
+        return not self._connection.owner
 
     @property
     def origin(self) -> Origin:
@@ -374,9 +410,10 @@ class Session(concurrent.futures.Executor):
         return self._connection.request(lambda n: m.Query(n, name, arguments))
 
     def _query(self, name: str, /, **arguments: Any) -> Any:
-        """As `query`, also after this session was left."""
+        """As `query`, of what was submitted too, and also after this session was left."""
         self._check_process()
         if not self._connection.is_closed:
+            self._connection.flush()
             return self.query(name, **arguments)
         with Inquiry(self.site) as ask:
             return ask(name, **arguments)
@@ -437,7 +474,7 @@ class Session(concurrent.futures.Executor):
         return counts
 
     def _list(self, query: str, filters: dict[str, Any], **page: Any) -> Any:
-        given = {
+        given: dict[str, Any] = {
             name: as_epoch(value) if name.endswith(("_since", "_until")) else value
             for name, value in filters.items()
         }
@@ -661,10 +698,16 @@ class Session(concurrent.futures.Executor):
     def _interrupt(self) -> None:
         """After Ctrl-C nothing is left running, and the head has it in writing."""
         self._closed = True
+        unfinished = sum(not future.done() for future in list(self._futures))
         self._connection.flush(_INTERRUPT_S)
         self._connection.request(lambda n: m.Cancel(n, self.id), _INTERRUPT_S)
         self._control("close", _INTERRUPT_S)
         self._connection.close()
+        print(  # noqa: T201 - who interrupts a program wants to know what becomes of its tasks
+            f"pilot: interrupted; {counted(unfinished, 'unfinished task')} of session {self.id} "
+            f"{'was' if unfinished == 1 else 'were'} cancelled",
+            file=sys.stderr,
+        )
 
     def __repr__(self) -> str:
         return f"<pilot session {self.id} {self.name!r} on {self.site.name}>"
@@ -851,14 +894,14 @@ def _working_dir() -> str:
 @atexit.register
 def _detach_all() -> None:
     """A program that ends without closing its sessions leaves its work running."""
-    for session in list(_sessions):
-        if session.is_open and not session._connection.owner:
-            try:
+    try:
+        for session in list(_sessions):
+            if session.is_open and session._is_here:
                 session.detach()
-            except PilotError as error:
-                _end_badly(str(error), error.exit_code)
-            except KeyboardInterrupt:
-                _end_badly("interrupted before the head had accepted all that was submitted", 130)
+    except PilotError as error:
+        _end_badly(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _end_badly("interrupted before the head had accepted all that was submitted", 130)
 
 
 def _end_badly(text: str, status: int) -> None:

@@ -55,7 +55,7 @@ def size_text(size: int) -> str:
 
 def as_name(name: object) -> str:
     """Return a name for lists, made of anything: a text that can be sent, and is not too long."""
-    text = encodable(str(name))
+    text = encodable(str(name)).replace("\0", "\\x00")  # databases and file formats stop there
     if len(text) * 4 <= NAME_BYTES or len(text.encode()) <= NAME_BYTES:
         return text
     return text.encode()[: NAME_BYTES - 3].decode("utf-8", "ignore") + "…"

@@ -13,7 +13,8 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 
-from pilot.data.values import TooLargeError, decode, encode_within
+from pilot.data.values import TooLargeError
+from pilot.exceptions import pickled
 from pilot.limits import ERROR_TEXT_BYTES, NAME_BYTES
 from pilot.texts import shortened, size_text
 from pilot.wire.messages import TaskFailure
@@ -40,21 +41,18 @@ def failure_of(
     """
     detail = _text(lambda: _traceback(error, own_file))
     try:
-        pickled = encode_within(error, limit)
-        decode(pickled)  # some exceptions can be pickled, but not made again
+        exception = pickled(error, limit)
     except TooLargeError:
-        pickled = b""
+        exception = b""
         detail += (
             f"(The exception itself is larger than {size_text(limit)}, and was not sent: "
             "keep large data out of exceptions.)\n"
         )
-    except Exception:
-        pickled = b""
     return TaskFailure(
         type=shortened(type(error).__name__, NAME_BYTES),
         message=_text(lambda: str(error)),
         detail=detail,
-        exception=pickled,
+        exception=exception,
         bases=bases_of(error),
         node=node,
         attempt=attempt,

@@ -36,7 +36,7 @@ from pilot.agent.executor import Outbox
 from pilot.agent.node_cache import NodeCache
 from pilot.agent.shared_memory import PLACE_BYTES, SLOT, begins, order_of
 from pilot.agent.work import Worker
-from pilot.context import mark_executor
+from pilot.context import mark_executor, serve_tasks
 from pilot.process import (
     adopt_orphans,
     die_with_parent,
@@ -100,6 +100,7 @@ def main() -> None:
     node = os.uname().nodename
     here = [number for number, host in enumerate(world.allgather(node)) if host == node]
     _take_share(config, node, here.index(rank))
+    serve_tasks()
     name_process(f"pilot rank {rank}/{size} world {config.world} {config.pilot}")
     site = open_site(Path(config.site))
     logs = [rank_log(config.pilot, config.world, number) for number in range(size)]

@@ -356,6 +356,7 @@ def test_interrupted_program_leaves_in_order(local_site: SiteUnderTest) -> None:
     child.send_signal(2)
     _, errors = child.communicate(timeout=DEADLINE_S)
     assert child.returncode != 0 and "KeyboardInterrupt" in errors
+    assert f"interrupted; 5 unfinished tasks of session {number} were cancelled" in errors
     assert local_site.query("session", session=number)["states"] == {"CANCELLED": 5}
     wait_until(
         lambda: local_site.query("session", session=number)["state"] == "CLOSED",

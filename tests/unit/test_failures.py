@@ -82,7 +82,9 @@ def test_an_exception_with_large_data_is_left_behind_and_its_text_is_told() -> N
 
 def test_what_cannot_be_printed_or_pickled_is_told_all_the_same() -> None:
     assert "cannot be had" in told(Unprintable()).message
-    assert told(Holding(x for x in "abc")).exception == b""
+    assert told(ValueError(x for x in "abc")).exception == b""
+    holding = decode(told(Holding(x for x in "abc")).exception)
+    assert type(holding) is Holding and not hasattr(holding, "held")
     assert told(ValueError(TextOfItsOwn("own"))).message == "own"
 
 
