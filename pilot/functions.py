@@ -21,7 +21,7 @@ import hashlib
 import io
 import sys
 from collections.abc import Iterator
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pilot.data.pickling import pickler
@@ -52,6 +52,8 @@ class EncodedFunction(NamedTuple):
     parts: Parts | None
     #: Random generators that each executor gets a copy of, in words.
     generators: tuple[str, ...] = ()
+    #: Whether code is in it, which only the same minor version of Python can run.
+    has_code: bool = False
 
 
 def encode_function(task: Task[..., Any], limit: int) -> EncodedFunction:
@@ -84,9 +86,11 @@ def encode_function(task: Task[..., Any], limit: int) -> EncodedFunction:
         ) from error
 
 
-def _small(payload: bytes, generators: tuple[str, ...] = ()) -> EncodedFunction:
+def _small(
+    payload: bytes, generators: tuple[str, ...] = (), has_code: bool = False
+) -> EncodedFunction:
     digest = hashlib.blake2b(payload, digest_size=_DIGEST_BYTES).digest()
-    return EncodedFunction(digest, payload, None, generators)
+    return EncodedFunction(digest, payload, None, generators, has_code)
 
 
 def _by_value(function: object, limit: int) -> EncodedFunction:
@@ -96,7 +100,7 @@ def _by_value(function: object, limit: int) -> EncodedFunction:
         _dump(function, file, reducer)
     except TooLargeError:
         return _large(function)
-    return _small(file.getvalue(), _generators(function, reducer))
+    return _small(file.getvalue(), _generators(function, reducer), reducer.has_code)
 
 
 def _large(function: object) -> EncodedFunction:
@@ -108,7 +112,8 @@ def _large(function: object) -> EncodedFunction:
     for array in parts.arrays:
         digest.update(repr((array.dtype, array.shape)).encode())
         digest.update(raw(array).data)
-    return EncodedFunction(digest.digest(), b"", parts, _generators(function, reducer))
+    generators = _generators(function, reducer)
+    return EncodedFunction(digest.digest(), b"", parts, generators, reducer.has_code)
 
 
 def _dump(function: object, file: io.BytesIO, reducer: _Reducer) -> None:
@@ -154,6 +159,7 @@ class _Reducer:
         self._numpy_random = sys.modules.get("numpy.random")
         self._kinds = _generator_kinds()
         self.generators: list[object] = []
+        self.has_code = False
 
     def __call__(self, obj: Any) -> Any:
         kind = type(obj)
@@ -161,6 +167,8 @@ class _Reducer:
             self._left -= obj.nbytes
             if self._left < 0:
                 raise TooLargeError
+        elif kind is CodeType:
+            self.has_code = True
         elif isinstance(obj, self._kinds):
             if obj is getattr(self._random, "_inst", None):
                 return import_object, ("random", "_inst")

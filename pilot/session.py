@@ -188,6 +188,7 @@ class Session(concurrent.futures.Executor):
             self.site,
             decode(kept) if options is None else options,
             self._connection.database,
+            python=lambda: self._connection.python,
         )
         self._opened = next(_openings)
         self._thread = threading.get_ident()

@@ -10,7 +10,7 @@ import hashlib
 import sys
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import msgspec
 
 from pilot.arguments import Origin, encode_arguments, spilled, spilled_function
+from pilot.data.pickling import INTERPRETER, minor_version, wrong_python
 from pilot.data.values import LazyWriter, TooLargeError, announceable, encode_within, store
 from pilot.errors import EncodingError, PilotError, SubmissionError
 from pilot.functions import EncodedFunction, encode_function
@@ -104,6 +105,8 @@ class Submitter:
         Options of tasks that say nothing else.
     database
         What tells the site's database from others; empty: unknown.
+    python
+        Gives the Python of the pilots; an empty text: unknown.
     """
 
     def __init__(
@@ -112,9 +115,11 @@ class Submitter:
         site: Site,
         defaults: Mapping[str, Any] | None = None,
         database: str = "",
+        python: Callable[[], str] = str,
     ) -> None:
         #: Where the ids of its tasks mean something.
         self.origin = Origin(site.name, str(site.directory), database)
+        self._python = python
         self._defaults = dict(defaults or {})
         self._session = session
         self._site = site
@@ -321,6 +326,8 @@ class Submitter:
         # Looked at before it is pickled: what changes meanwhile is seen the next time.
         watched = watch(task)
         encoded = encode_function(task, self._site.config.data.inline_limit_bytes)
+        if encoded.has_code:
+            self._check_python(task)
         if encoded.generators:
             self._warn(task, encoded.generators)
         if encoded.digest not in self._sent:
@@ -336,6 +343,17 @@ class Submitter:
         if watched is not None:
             _remember(self._known, id(task), known)
         return known
+
+    def _check_python(self, task: Task[..., Any]) -> None:
+        """Refuse code that the pilots cannot run, before it is sent."""
+        there = self._python()
+        if minor_version(there) in (sys.version_info[:2], (0, 0)):
+            return
+        raise SubmissionError(
+            f"the function {task.__qualname__} was not submitted: this program runs in "
+            f"{INTERPRETER}, and the pilots of site {self._site.name} in {there}: "
+            f"{wrong_python(sys.version_info[:2])}"
+        )
 
     def _spill_function(self, task: Task[..., Any], encoded: EncodedFunction) -> bytes:
         """Write the large data of a function to a segment."""

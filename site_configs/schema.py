@@ -33,6 +33,8 @@ from site_configs.yamlfile import (
 )
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+#: A row of the database takes many such values.
+_MOST_INLINE_BYTES = 16 << 20
 _NAME_RULE = "use letters, digits, '_', '.' and '-', at most 64"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -72,7 +74,7 @@ class LeaseConfig(_Mapping, frozen=True, kw_only=True):
 class DataConfig(_Mapping, frozen=True, kw_only=True):
     """Values of tasks."""
 
-    #: Values up to this size travel inline; larger ones go through files.
+    #: Values up to this size travel inline; larger ones go through files. At most 16M.
     inline_limit_bytes: Bytes = field(default=65536, name="inline_limit")
     #: What each pilot may use of a node's local disk, to keep values there that many tasks share;
     #: 0: nothing is kept.
@@ -233,6 +235,12 @@ def _faults(config: SiteConfig) -> Iterator[tuple[YamlPath, str]]:
         yield ("name",), f"{config.name!r} is no name; {_NAME_RULE}"
     if not config.pools:
         yield ("pools",), "there is no pool; add one, such as 'main: {}'"
+    if config.data.inline_limit_bytes > _MOST_INLINE_BYTES:
+        yield (
+            ("data", "inline_limit"),
+            "it is more than 16M: larger values belong into files, since what travels inline is in "
+            "the head's memory and in rows of its database",
+        )
     if not 0 <= config.head.port <= 65535:
         yield (
             ("head", "port"),

@@ -114,6 +114,15 @@ def code_of(version: tuple[int, int], interpreter: str, make: Any, *parts: Any) 
     return make(*parts)
 
 
+def minor_version(interpreter: str) -> tuple[int, int]:
+    """Return the minor version of an interpreter, as `INTERPRETER` has it; (0, 0): unknown."""
+    words = interpreter.split()
+    numbers = words[1].split(".") if len(words) > 1 else []
+    if len(numbers) < 2 or not (numbers[0].isdecimal() and numbers[1].isdecimal()):
+        return (0, 0)
+    return int(numbers[0]), int(numbers[1])
+
+
 def wrong_python(version: tuple[int, int]) -> str:
     """Return what to do about a program whose Python the pilots do not have."""
     wanted = ".".join(map(str, version))

@@ -35,9 +35,14 @@ class Clients:
         The head's.
     hurry
         Called when there are new tasks and no pilot.
+    python
+        That of the pilots; empty: unknown.
     """
 
-    def __init__(self, shell: Shell, epoch: int, hurry: Callable[[], None]) -> None:
+    def __init__(
+        self, shell: Shell, epoch: int, hurry: Callable[[], None], python: str = ""
+    ) -> None:
+        self._python = python
         self._shell = shell
         self._store = shell.store
         self._peers = shell.peers
@@ -60,7 +65,7 @@ class Clients:
         refused = refusal(hello.protocol, hello.version)
         if not refused and hello.submits:
             self._peers.add_client(peer, hello.blocks)
-        self._shell.send(peer, m.Welcome(self._epoch, __version__, refused))
+        self._shell.send(peer, m.Welcome(self._epoch, __version__, refused, self._python))
 
     def _bye(self, peer: bytes, _message: m.ClientBye, _now: float) -> None:
         self._peers.remove_client(peer)

@@ -32,6 +32,7 @@ from typing import Any
 import zmq
 
 from pilot import clock
+from pilot.data.pickling import INTERPRETER
 from pilot.errors import HeadError, PilotError
 from pilot.head import events as ev
 from pilot.head import queries
@@ -140,7 +141,9 @@ class Head:
         )
         self._core, self._commits = self._shell.core, self._shell.commits
         self._janitor = Janitor(site.directory, self._notify)
-        self._clients = Clients(self._shell, epoch, self._hurry)
+        # What site.yaml names may be another one in each job's environment: it is not known here.
+        python = INTERPRETER if site.config.environment.python == "auto" else ""
+        self._clients = Clients(self._shell, epoch, self._hurry, python)
         self._answers = Answers(epoch, self._server.send)
         self._control = Control(site, self._shell, self._janitor)
         self._pilots = Pilots(site, self._shell, epoch, self._notify, self._started)

@@ -140,6 +140,8 @@ class Connection:
         #: The ids that the head has given, as first ones and lengths of rows.
         self._blocks: list[tuple[int, int]] = []
         self._epoch = 0
+        #: The Python of the pilots; empty: the head does not know.
+        self.python = ""
         self._connects: list[float] = []
         self._asked_again = -GREETING_S
         self._stopping = False
@@ -452,7 +454,7 @@ class Connection:
                     f"the site directory {self._site.directory} has another database now: what was "
                     "submitted is not in it. Open a new session"
                 )
-            self._epoch = welcome.epoch
+            self._epoch, self.python = welcome.epoch, welcome.python
             self.database = database or self.database
             self._pinged = 0.0
             break

@@ -369,6 +369,9 @@ class Welcome(_Message):
     epoch: Number
     version: str
     refused: str = ""
+    #: To clients: the Python of the pilots, as `pilot.data.pickling.INTERPRETER` has it; empty: the
+    #: head does not know.
+    python: str = ""
 
 
 class Accepted(_Message):

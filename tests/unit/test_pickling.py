@@ -14,9 +14,12 @@ import pytest
 
 import pilot
 from pilot.data import pickling
+from pilot.data.pickling import INTERPRETER, minor_version
 from pilot.data.values import decode, encode, encode_within
 from pilot.errors import EncodingError, SubmissionError
 from pilot.functions import encode_function
+from pilot.site import create_site
+from pilot.submission import Parcel, Submitter
 from pilot.task import OptionError, as_task
 
 SCRIPT = """
@@ -133,6 +136,34 @@ def test_code_of_another_python_is_refused_before_it_is_a_function(
             for word in ("3.99.1 (/opt/python)", "Python 3 (/here)", "pilot head stop", "3.99"):
                 assert word in str(raised.value)
     assert decode(encode(function))(3) == [0, 1, 2]
+
+
+def test_code_is_refused_at_its_submission_where_the_pilots_have_another_python(
+    tmp_path: Path,
+) -> None:
+    site = create_site(tmp_path / "site", "local")
+    there = "Python 3.99.1 (/opt/python)"
+    submitter = Submitter(7, site, python=lambda: there)
+    function = _of_the_script(FUNCTION)["f"]
+    with pytest.raises(SubmissionError) as raised:
+        submitter.add(Parcel(), as_task(function), [((1,), {})], [1])
+    for word in (
+        "f was not submitted",
+        there,
+        INTERPRETER,
+        "pilot head stop",
+        "environment.python",
+    ):
+        assert word in str(raised.value)
+    submitter.add(Parcel(), as_task(pow), [((1, 2), {})], [1])  # by name
+    there = ""  # the head does not know
+    submitter.add(Parcel(), as_task(function), [((1,), {})], [1])
+    there = INTERPRETER
+    submitter.add(Parcel(), as_task(lambda: 1), [((), {})], [1])
+    assert [minor_version(t) for t in ("", "Python", "Python x.y", "Python 3.11.7 (/p)")] == [
+        *3 * [(0, 0)],
+        (3, 11),
+    ]
 
 
 def test_by_name_nothing_is_said_of_versions() -> None:

@@ -186,6 +186,7 @@ MISTAKES = [
     (SLURM + "head: [a]\n", 5, "head: expected a mapping .*, got a list"),
     (SLURM + "store: {journal: off}\n", 5, "'off' is no value.*auto, truncate, wal"),
     (SLURM + "data: {inline_limit: lots}\n", 5, '"64K"'),
+    (SLURM + "data:\n  inline_limit: 2G\n", 6, "data.inline_limit: it is more than 16M"),
     (SLURM + "mpi:\n  options: --mpi=pmix\n", 6, "mpi.options: expected a list"),
     (SLURM + "mpi: {variables: {A-B: x}}\n", 5, "mpi.variables.A-B: is no name"),
     (SLURM + "environment:\n  variables:\n    A: 1.5\n", 7, "put it in quotes"),
