@@ -110,8 +110,7 @@ def _command(
     command: ShellCommand, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], shown: str
 ) -> Call:
     try:
-        argv = command.argv(args, kwargs)
-        line = argv[-1] if argv[:2] == ["/bin/sh", "-c"] else shlex.join(argv)
+        line = command.line(args, kwargs)
     except Exception:
         text = command.command
         line = text if isinstance(text, str) else shlex.join(text)

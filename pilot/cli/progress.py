@@ -18,9 +18,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pilot.cli.fleet import remark
-from pilot.cli.output import counted, duration, note
+from pilot.cli.output import counted, duration, note, shortened_cell
 from pilot.errors import PilotError
 from pilot.future import Future
+from pilot.texts import printable
 
 if TYPE_CHECKING:
     from pilot.session import Session
@@ -33,6 +34,12 @@ _ASK_S = 2.0
 _LINE_S = 10.0
 #: No guess is made of the end before, in seconds.
 _GUESS_S = 2.0
+#: The widest that names of groups are shown.
+_NAME = 30
+#: Where asking takes long, it is asked so many times as seldom.
+_SELDOM = 20
+#: States of tasks that have ended otherwise than well, and what they are called.
+_BAD = {"FAILED": "failed", "TIMED_OUT": "failed", "ABORTED": "aborted", "CANCELLED": "cancelled"}
 #: So many groups of tasks are shown at a time.
 _ROWS = 12
 
@@ -52,7 +59,12 @@ class Tally:
         self.done = dict.fromkeys(groups, 0)
         self.total = sum(self.totals.values())
         self.ended = 0
-        self.failed = 0
+        #: How many have ended otherwise than well, by what they are called.
+        self.bad = dict.fromkeys(_BAD.values(), 0)
+        #: How many run, as far as is known.
+        self.running = 0
+        #: How many had ended before anybody looked.
+        self._before = 0
         for name, futures in groups.items():
             for future in futures:
                 if isinstance(future, Future):
@@ -63,19 +75,30 @@ class Tally:
 
     def _end(self, name: str, future: concurrent.futures.Future[Any]) -> None:
         if isinstance(future, Future):
-            failed = future.state != "COMPLETED"  # an exception is only unpickled on demand
+            state = future.state  # an exception is only unpickled on demand
+        elif future.cancelled():
+            state = "CANCELLED"
         else:
-            failed = future.cancelled() or future.exception() is not None
+            state = "COMPLETED" if future.exception() is None else "FAILED"
         with self._changed:
             self.done[name] += 1
             self.ended += 1
-            self.failed += failed
+            if state != "COMPLETED":
+                self.bad[_BAD.get(state, "failed")] += 1
             if self.ended == self.total:
                 self._changed.notify_all()
 
-    def set(self, total: int, ended: int, failed: int) -> None:
-        """Take over counts from who counts otherwise."""
-        self.total, self.ended, self.failed = total, ended, failed
+    def take(self, states: Mapping[str, int]) -> None:
+        """Take over how many are in which state, from who counts otherwise."""
+        first = not self.total
+        self.total = sum(states.values())
+        self.ended = sum(states.get(state, 0) for state in ("COMPLETED", *_BAD))
+        self.running = states.get("RUNNING", 0)
+        self.bad = dict.fromkeys(_BAD.values(), 0)
+        for state, word in _BAD.items():
+            self.bad[word] += states.get(state, 0)
+        if first:
+            self._before = self.ended
 
     def wait(self, timeout_s: float) -> bool:
         """Wait so long for the end of all; True when it has come."""
@@ -84,13 +107,15 @@ class Tally:
 
     def left_s(self, elapsed_s: float) -> float | None:
         """How long the rest may take, if it goes on as before; None where nothing says so."""
-        if not 0 < self.ended < self.total or elapsed_s < _GUESS_S:
+        ended = self.ended - self._before
+        if ended <= 0 or self.ended >= self.total or elapsed_s < _GUESS_S:
             return None
-        return elapsed_s / self.ended * (self.total - self.ended)
+        return elapsed_s / ended * (self.total - self.ended)
 
     def words(self, elapsed_s: float) -> list[str]:
         """What a line says besides the number of those that have ended."""
-        said = [f"{self.failed} failed"] if self.failed else []
+        said = [f"{self.running} running"] if self.running and self.ended < self.total else []
+        said += [f"{count} {word}" for word, count in self.bad.items() if count]
         left = self.left_s(elapsed_s)
         return [*said, f"about {duration(left)} left"] if left is not None else said
 
@@ -126,24 +151,32 @@ def hint_of(head: Mapping[str, Any], pilots: Sequence[Mapping[str, Any]]) -> Hin
 class _Hints:
     """Asks the head now and then, and never waits for it."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, tally: Tally) -> None:
         self._session = session
+        self._tally = tally
+        self._every_s = _ASK_S
         self._asked = time.monotonic() - _ASK_S / 2
         self._answers: list[concurrent.futures.Future[Any]] = []
         self._hint = Hint()
 
     def now(self) -> Hint:
         """The newest that is known."""
+        now = time.monotonic()
         if self._answers and all(answer.done() for answer in self._answers):
             if not any(answer.exception() for answer in self._answers):
-                self._hint = hint_of(*(answer.result() for answer in self._answers))
+                head, pilots, counts = (answer.result() for answer in self._answers)
+                self._hint = hint_of(head, pilots)
+                self._tally.running = counts.get("RUNNING", 0)
             self._answers = []
-        if not self._answers and time.monotonic() - self._asked >= _ASK_S:
-            self._asked = time.monotonic()
+            took_s = now - self._asked - 2 * _REFRESH_S
+            self._every_s = max(_ASK_S, _SELDOM * took_s)
+        if not self._answers and now - self._asked >= self._every_s:
+            self._asked = now
             with contextlib.suppress(PilotError):  # the futures tell what is wrong
                 self._answers = [
                     self._session.ask("head"),
                     self._session.ask("fleet", alive=True),
+                    self._session.ask("task_counts", session=self._session.id, state="RUNNING"),
                 ]
         return self._hint
 
@@ -168,7 +201,8 @@ class View(Protocol):
 
 def follow(session: Session, groups: Mapping[str, Sequence[Future[Any]]]) -> None:
     """Show how far the tasks are until all have ended."""
-    _follow(Tally(groups), _Hints(session))
+    tally = Tally(groups)
+    _follow(tally, _Hints(session, tally))
 
 
 def show(futures: Sequence[concurrent.futures.Future[Any]], timeout: float | None = None) -> None:
@@ -180,8 +214,9 @@ def show(futures: Sequence[concurrent.futures.Future[Any]], timeout: float | Non
         if isinstance(future, Future):
             name, session = future._name, future._session
         groups.setdefault(name or "tasks", []).append(future)
-    hints = _Hints(session) if session is not None and session.is_open else None
-    _follow(Tally(groups), hints, timeout)
+    tally = Tally(groups)
+    hints = _Hints(session, tally) if session is not None and session.is_open else None
+    _follow(tally, hints, timeout)
 
 
 def _follow(tally: Tally, hints: _Hints | None, timeout: float | None = None) -> None:
@@ -199,6 +234,10 @@ def _in_notebook() -> bool:
     """Whether this is a kernel, whose output is shown by a notebook."""
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return get_ipython is not None and hasattr(get_ipython(), "kernel")
+
+
+def _label(name: str) -> str:
+    return shortened_cell(printable(name), _NAME)
 
 
 class LineView:
@@ -233,17 +272,22 @@ class LiveView:
     def __init__(self, tally: Tally) -> None:
         from rich.console import Console
         from rich.live import Live
-        from rich.markup import escape
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.table import Column
 
         self._tally = tally
+        # The bar takes what the terminal has, and names do not take more than a part of it.
         self._bars = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), auto_refresh=False
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),
+            MofNCompleteColumn(),
+            auto_refresh=False,
+            expand=True,
         )
         only = next(iter(tally.totals)) if len(tally.totals) == 1 else ""
-        self._all = self._bars.add_task(escape(only) or "all tasks", total=tally.total)
+        self._all = self._bars.add_task(_label(only) or "all tasks", total=tally.total)
         self._rows = {
-            name: self._bars.add_task(f"  {escape(name)}", total=total, visible=False)
+            name: self._bars.add_task(f"  {_label(name)}", total=total, visible=False)
             for name, total in tally.totals.items()
             if not only
         }
@@ -275,6 +319,8 @@ class LiveView:
         if hint.text and not last:
             parts.append(hint.text)
         text = Text(
-            "; ".join(parts), style="yellow" if hint.waiting else "dim", overflow="ellipsis"
+            printable("; ".join(parts)),
+            style="yellow" if hint.waiting else "dim",
+            overflow="ellipsis",
         )
         self._live.update(Group(self._bars, text), refresh=True)

@@ -173,11 +173,7 @@ def _view(ask: Inquiry) -> Iterator[Callable[[dict[str, int]], None]]:
 
     def show(counts: dict[str, int]) -> None:
         nonlocal view
-        tally.set(
-            sum(counts.values()),
-            sum(count for state, count in counts.items() if state not in _LIVE),
-            sum(counts.get(state, 0) for state in _BAD),
-        )
+        tally.take(counts)
         if view is None:
             if not sys.stderr.isatty():
                 note(f"{tally.ended} of {counted(tally.total, 'task')} ended")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -25,7 +26,7 @@ from pilot import event
 from pilot.cli import cli
 from pilot.cli.logs import Output, follow, last_attempt
 from pilot.cli.output import ago, amount, duration, moment, print_table
-from pilot.cli.progress import Hint, LineView, Tally, hint_of
+from pilot.cli.progress import Hint, LineView, LiveView, Tally, hint_of
 from pilot.cli.result import plain, save
 from pilot.cli.session import STATES as SESSION_STATES
 from pilot.cli.session import state_of
@@ -801,10 +802,38 @@ def test_the_tally_counts_by_group_and_ends_with_the_last() -> None:
     futures[2].cancel()
     futures[2].set_running_or_notify_cancel()
     assert not tally.wait(0.0)
-    assert (tally.done, tally.ended, tally.failed, tally.total) == ({"a": 3, "b": 0}, 3, 2, 4)
+    assert (tally.done, tally.ended, tally.total) == ({"a": 3, "b": 0}, 3, 4)
+    assert tally.words(0.0) == ["1 failed", "1 cancelled"]
     threading.Timer(0.01, futures[3].set_result, [1]).start()
     assert tally.wait(30.0)
-    assert tally.failed == 2
+    assert tally.bad == {"failed": 1, "aborted": 0, "cancelled": 1}
+
+
+def test_what_ended_before_anybody_looked_says_nothing_of_the_rest() -> None:
+    tally = Tally({})
+    tally.take({"COMPLETED": 900, "ABORTED": 1, "RUNNING": 2, "READY": 97})
+    assert (tally.total, tally.ended) == (1000, 901)
+    assert tally.words(10.0) == ["2 running", "1 aborted"]
+    tally.take({"COMPLETED": 910, "ABORTED": 1, "FAILED": 1, "TIMED_OUT": 2, "READY": 86})
+    assert tally.words(13.0) == ["3 failed", "1 aborted", "about 1m 26s left"]
+
+
+def test_the_bar_takes_what_the_terminal_has_and_names_leave_it_room() -> None:
+    from rich.console import Console
+
+    futures = {"evil\x1b[31m[red]name" + "x" * 300: [Future[int]()], "b": [Future[int]()] * 2}
+    view = LiveView(Tally(futures))  # type: ignore[arg-type]
+    futures["b"][0].set_result(1)
+    for width in (60, 80, 200):
+        view._live.console = console = Console(file=io.StringIO(), width=width)
+        view.show(Hint("1 pilot"))
+        for row in view._bars.task_ids:
+            view._bars.update(row, visible=True)
+        with console.capture() as captured:
+            console.print(view._bars)
+        lines = captured.get().splitlines()
+        assert [len(line) for line in lines] == [width] * 3
+        assert lines[1].startswith(r"  evil\x1b[31m[red]name") and "━" in lines[0]
 
 
 def test_lines_come_when_there_is_something_to_say(
