@@ -155,7 +155,7 @@ def asking(site: Site, *, quiet: bool = False) -> Iterator[Inquiry]:
     with Inquiry(site) as ask:
         if not (ask.has_head or quiet or click.get_current_context().meta.get(_SAID)):
             click.get_current_context().meta[_SAID] = True
-            note(f"no head of {site.name} runs; of unfinished tasks only that is known")
+            note(f"no head of {site.name} runs: this is what its database has")
         yield ask
 
 

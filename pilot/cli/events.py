@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pilot.cli.common import INTERRUPTED, asking, current_site, site_option
+from pilot.cli.completing import complete_session, complete_task
 from pilot.cli.output import coloured, moment, note
 from pilot.texts import printable
 
@@ -16,8 +17,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--session", "session_id", type=int, help="Of this session. Default: of the site.")
-@click.option("--task", "task_id", metavar="ID", help="Of this task.")
+@click.option(
+    "--session",
+    "session_id",
+    type=int,
+    help="Of this session. Default: of the site.",
+    shell_complete=complete_session,
+)
+@click.option("--task", "task_id", metavar="ID", help="Of this task.", shell_complete=complete_task)
 @click.option("--state", "states", multiple=True, help="Into this state; may be given repeatedly.")
 @click.option(
     "--since",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pilot.cli.common import asking, commanding, current_site, json_option, site_option
+from pilot.cli.completing import complete_task
 from pilot.cli.output import counted, note, print_json
 from pilot.errors import ResultError, StorageError, TaskError
 
@@ -27,7 +28,7 @@ def result() -> None:
 
 
 @result.command()
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", shell_complete=complete_task)
 @click.option("--index", type=click.IntRange(0), help="Only this one of several results.")
 @click.option(
     "--output",
@@ -82,7 +83,7 @@ def get(task_id: str, index: int | None, output: Path | None, as_json: bool) -> 
 
 
 @result.command()
-@click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("task_ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_task)
 @site_option
 def delete(task_ids: tuple[str, ...]) -> None:
     """Delete the results of tasks that have ended; their records stay.

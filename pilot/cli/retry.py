@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pilot.cli.common import commanding, current_site, site_option
+from pilot.cli.completing import complete_task_or_session
 from pilot.cli.output import counted, note
 from pilot.errors import PilotError
 
@@ -15,7 +16,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("ids", metavar="SESSION|TASK...", nargs=-1, required=True)
+@click.argument(
+    "ids",
+    metavar="SESSION|TASK...",
+    nargs=-1,
+    required=True,
+    shell_complete=complete_task_or_session,
+)
 @click.option("--wait", is_flag=True, help="Show how far it is, as `pilot session watch` does.")
 @site_option
 def retry(ids: tuple[str, ...], wait: bool) -> None:

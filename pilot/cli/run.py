@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pilot.cli.common import INTERRUPTED, current_site, json_option, site_option
+from pilot.cli.completing import complete_parameter
 from pilot.cli.output import counted, duration, first_line, note, print_fields, print_json, say
 from pilot.errors import PilotError, TaskError
 
@@ -61,6 +62,7 @@ def _parameters(
     "parameters",
     multiple=True,
     callback=_parameters,
+    shell_complete=complete_parameter,
     metavar="NAME=VALUE",
     help="Set a parameter of the workflow.",
 )

@@ -17,6 +17,7 @@ from pilot.cli.common import (
     site_option,
     when_option,
 )
+from pilot.cli.completing import complete_session
 from pilot.cli.output import (
     ago,
     counted,
@@ -28,6 +29,7 @@ from pilot.cli.output import (
     print_table,
 )
 from pilot.cli.watch import wait, watch
+from pilot.texts import printable
 
 ENDED = ("CLOSED", "PURGED")
 STATES = ("OPEN", "PAUSED", "STOPPED", "CLOSING", *ENDED)
@@ -124,7 +126,9 @@ def state_of(row: dict[str, Any]) -> str:
 
 
 @session.command()
-@click.argument("session_id", metavar="[ID]", type=int, required=False)
+@click.argument(
+    "session_id", metavar="[ID]", type=int, required=False, shell_complete=complete_session
+)
 @json_option
 @site_option
 def show(session_id: int | None, as_json: bool) -> None:
@@ -205,7 +209,12 @@ def _control(command: Command, row: dict[str, Any], verb: str) -> dict[str, Any]
 
 
 sessions_argument = click.argument(
-    "session_ids", metavar="ID...", type=int, nargs=-1, required=True
+    "session_ids",
+    metavar="ID...",
+    type=int,
+    nargs=-1,
+    required=True,
+    shell_complete=complete_session,
 )
 
 
@@ -302,7 +311,8 @@ def _confirm(question: str, *, sure: bool) -> Callable[[list[dict[str, Any]]], o
 
     def ask(rows: list[dict[str, Any]]) -> None:
         named = ", ".join(
-            f"session {row['id']} ({row['name']}, {counted(row['tasks'], 'task')})" for row in rows
+            f"session {row['id']} ({printable(row['name'])}, {counted(row['tasks'], 'task')})"
+            for row in rows
         )
         if not sure:
             click.confirm(f"{question} of {named}?", abort=True, err=True)

@@ -10,6 +10,7 @@ import click
 
 from pilot.cli.array import Rows, array_path, array_rows, array_text, line_rows
 from pilot.cli.common import INTERRUPTED, asking, current_site, site_option
+from pilot.cli.completing import complete_session
 from pilot.cli.logs import Output, last_attempt
 from pilot.cli.output import counted, note
 from pilot.errors import CommandFailed, PilotError, SubmissionError, TaskError
@@ -69,7 +70,13 @@ def _each_line(
 @click.option(
     "--env", multiple=True, callback=_variables, metavar="NAME=VALUE", help="Set a variable for it."
 )
-@click.option("--session", "session_id", type=int, help="Submit to this open session.")
+@click.option(
+    "--session",
+    "session_id",
+    type=int,
+    help="Submit to this open session.",
+    shell_complete=complete_session,
+)
 @click.option(
     "--array",
     "rows",

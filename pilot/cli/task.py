@@ -19,6 +19,7 @@ from pilot.cli.common import (
     site_option,
     when_option,
 )
+from pilot.cli.completing import complete_session, complete_task
 from pilot.cli.logs import Output, Span, follow, last_attempt
 from pilot.cli.output import (
     ago,
@@ -34,9 +35,11 @@ from pilot.cli.output import (
     print_table,
     say,
 )
+from pilot.texts import printable
 
 if TYPE_CHECKING:
     from pilot.site import Site
+    from pilot.workflow.record import Record
 
 FINAL = ("COMPLETED", "FAILED", "TIMED_OUT", "CANCELLED", "ABORTED")
 STATES = ("PENDING", "READY", "ASSIGNED", "RUNNING", "DELEGATED", *FINAL)
@@ -68,7 +71,9 @@ def task() -> None:
 
 
 @task.command("list")
-@click.option("--session", "session_id", type=int, help="Of this session.")
+@click.option(
+    "--session", "session_id", type=int, help="Of this session.", shell_complete=complete_session
+)
 @click.option(
     "--state",
     "states",
@@ -127,6 +132,7 @@ def list_(
             rows = ask("tasks", **filters, **order, limit=limit + 1, offset=offset)
             commands = [row["id"] for row in rows[:limit] if row["kind"] in COMMANDS]
             known = {} if as_json else read_calls(ask, site.directory, commands)
+            entry = Entries(site)
     if counting:
         _print_counts(counts, as_json)
         return
@@ -140,7 +146,7 @@ def list_(
             [
                 (
                     row["id"],
-                    _title(row, known.get(row["id"])),
+                    entry.of(row) or _title(row, known.get(row["id"])),
                     row["state"],
                     row["attempts"],
                     row["pool"],
@@ -189,7 +195,7 @@ def _time(row: dict[str, Any]) -> str:
 
 
 @task.command()
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", shell_complete=complete_task)
 @json_option
 @site_option
 def show(task_id: str, as_json: bool) -> None:
@@ -201,7 +207,7 @@ def show(task_id: str, as_json: bool) -> None:
         paths = ask("session", session=data["session"])["sys_path"]
         sys.path += [path for path in paths if path not in sys.path]
         call = read_calls(ask, site.directory, [data["id"]])[data["id"]]
-    entry = _entry(site, data)
+    entry = Entries(site).of(data) or None
     if as_json:
         told = {"command": call.command or None, "arguments": call.arguments, "entry": entry}
         print_json({**data, **told, "places": dict(call.places), "env": dict(call.env)})
@@ -282,17 +288,35 @@ def _some(labels: Sequence[str]) -> str:
     return ", ".join(labels[:_INPUTS]) + more
 
 
-def _entry(site: Site, data: dict[str, Any]) -> str | None:
-    """Which task of a workflow's file it is, such as ``scan[3]``; None: it is of none."""
-    from pilot.wire.messages import parse_task_label
-    from pilot.workflow.record import read_record
+class Entries:
+    """Tells which tasks are of workflows: each record is read once."""
 
-    record = read_record(site.results, data["session"])
-    return (record.label(parse_task_label(data["id"])) or None) if record else None
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._records: dict[int, Record | None] = {}
+
+    def of(self, row: dict[str, Any]) -> str:
+        """Which task of a workflow's file it is, such as ``scan[3]``; empty: it is of none."""
+        session = row["session"]
+        if session not in self._records:
+            self._records[session] = self._read(session)
+        record = self._records[session]
+        if record is None:
+            return ""
+        from pilot.wire.messages import parse_task_label
+
+        return record.label(parse_task_label(row["id"]))
+
+    def _read(self, session: int) -> Record | None:
+        if not (self._site.results / str(session)).is_dir():
+            return None  # without what it takes to read one
+        from pilot.workflow.record import read_record
+
+        return read_record(self._site.results, session)
 
 
 @task.command()
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", shell_complete=complete_task)
 @json_option
 @site_option
 def attempts(task_id: str, as_json: bool) -> None:
@@ -305,7 +329,7 @@ def attempts(task_id: str, as_json: bool) -> None:
     elif not made:
         note(f"no attempt of task {task_id} has ended")
     for attempt in () if as_json else made:
-        error = (attempt["error"] or "").partition("\n")[0]
+        error = printable(first_line(attempt["error"] or ""))
         click.echo(
             f"attempt {attempt['number']}: {coloured(attempt['outcome'])} on "
             f"{attempt['node'] or 'no node'}, pilot {attempt['pilot'] or 'none'}"
@@ -330,7 +354,7 @@ def stages(attempt: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 @task.command()
-@click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
+@click.argument("task_ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_task)
 @site_option
 def cancel(task_ids: tuple[str, ...]) -> None:
     """End tasks, running ones included; what needs their results is aborted."""
@@ -355,7 +379,7 @@ def cancel(task_ids: tuple[str, ...]) -> None:
 
 
 @task.command()
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", shell_complete=complete_task)
 @click.option("--follow", "-f", "following", is_flag=True, help="Go on until the task ends.")
 @click.option("--attempt", type=click.IntRange(1), help="Of this attempt. Default: the last.")
 @site_option

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pilot.cli.common import INTERRUPTED, asking, current_site, json_option, site_option
+from pilot.cli.completing import complete_session
 from pilot.cli.output import counted, note
 from pilot.errors import PilotError, TaskError
 
@@ -32,7 +33,14 @@ TIMED_OUT = 124
 
 
 @click.command()
-@click.argument("session_ids", metavar="ID...", type=int, nargs=-1, required=True)
+@click.argument(
+    "session_ids",
+    metavar="ID...",
+    type=int,
+    nargs=-1,
+    required=True,
+    shell_complete=complete_session,
+)
 @click.option("--timeout", metavar="TIME", help="Wait no longer than this, such as 10m.")
 @site_option
 def wait(session_ids: tuple[int, ...], timeout: str | None) -> None:
@@ -65,7 +73,9 @@ def wait(session_ids: tuple[int, ...], timeout: str | None) -> None:
 
 
 @click.command()
-@click.argument("session_id", metavar="[ID]", type=int, required=False)
+@click.argument(
+    "session_id", metavar="[ID]", type=int, required=False, shell_complete=complete_session
+)
 @json_option
 @site_option
 def watch(session_id: int | None, as_json: bool) -> None:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import click
 
 from pilot.cli.common import asking, current_site, json_option, site_option
+from pilot.cli.completing import complete_task_or_session
 from pilot.cli.output import print_json, say
 
 
 @click.command()
-@click.argument("subject", metavar="[TASK|RESULT|SESSION]", required=False)
+@click.argument(
+    "subject",
+    metavar="[TASK|RESULT|SESSION]",
+    required=False,
+    shell_complete=complete_task_or_session,
+)
 @json_option
 @site_option
 def why(subject: str | None, as_json: bool) -> None:

@@ -21,6 +21,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from support.builders import spec, template
 
 from pilot import event
 from pilot.cli import cli
@@ -35,8 +36,12 @@ from pilot.cli.task import FINAL, SORTS, STATES, stages
 from pilot.command import failure_text
 from pilot.errors import CommandFailed, PilotError, ResultError, StorageError
 from pilot.head import offline, policy, queries, search
+from pilot.head.core import Core
+from pilot.head.events import TasksSubmitted
 from pilot.head.lease import Lease
+from pilot.head.store import Batch, Store
 from pilot.site import Site, create_site
+from pilot.wire.messages import Environment, OpenSession
 from site_configs import templates
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
@@ -227,24 +232,46 @@ def test_completion_scripts(shell: str) -> None:
     assert "_PILOT_COMPLETE" in result.output
 
 
+def completed(words: str, incomplete: str) -> list[str]:
+    """What bash is offered."""
+    environment = {
+        **os.environ,
+        "_PILOT_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"{words} {incomplete}",
+        "COMP_CWORD": str(len(words.split())),
+    }
+    code = "from pilot.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert not done.stderr
+    return [line.partition(",")[2] for line in done.stdout.splitlines()]
+
+
 def test_completion_knows_commands_and_sites(home: Path) -> None:
     create_site(home / "cluster", "local")
-
-    def completed(words: str, incomplete: str) -> list[str]:
-        environment = {
-            **os.environ,
-            "_PILOT_COMPLETE": "bash_complete",
-            "COMP_WORDS": f"{words} {incomplete}",
-            "COMP_CWORD": str(len(words.split())),
-        }
-        code = "from pilot.cli import main; main()"
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-        )
-        return [line.partition(",")[2] for line in done.stdout.splitlines()]
-
     assert completed("pilot", "se") == ["session"]
     assert completed("pilot status --site", "cl") == ["cluster"]
+
+
+def test_completion_knows_sessions_tasks_and_parameters(site: Site, tmp_path: Path) -> None:
+    site.prepare()
+    store = Store(site.database)
+    core, batch = Core(), Batch()
+    for name in ("first", "second"):
+        session = store.add_session(OpenSession(1, name, Environment("/")), 1.0)
+        known = template(session, session)
+        tasks = [spec(session << 32 | n, session) for n in (1, 2)]
+        batch.add_templates([known])
+        batch.add_tasks(core.apply(TasksSubmitted(session, [known], tasks, {}), 1.0).accepted)
+    store.write(batch, lambda _: None)
+    store.close()
+    assert completed("pilot session show", "") == ["2", "1"]
+    assert completed("pilot task show", "2.") == ["2.2", "2.1"]
+    assert completed("pilot task show", "1.1") == ["1.1"]
+    assert completed("pilot why", "1") == ["1", "1.2", "1.1"]
+    (tmp_path / "w.yaml").write_text("parameters: {alpha: 1, beta: 2}\ntasks: {}\n")
+    assert completed("pilot run w.yaml -p", "") == ["alpha=", "beta="]
 
 
 # --- init ----------------------------------------------------------------------------------------

@@ -1,0 +1,93 @@
+"""What the shell completes beside commands and options: sites, sessions, tasks, parameters.
+
+Invariant: completing starts nothing, changes nothing, and says nothing where it knows nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import click
+
+from pilot.cli.common import Settings
+from pilot.texts import printable
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+#: So many sessions or tasks are offered, the newest.
+_MOST = 50
+
+#: What click calls for what may come next.
+Completer: TypeAlias = Callable[[click.Context, click.Parameter, str], "list[CompletionItem]"]
+
+
+def _quiet(find: Callable[[click.Context, str], list[tuple[str, str]]]) -> Completer:
+    """Make a completer of what finds words with their meaning; errors give none."""
+
+    def complete(
+        context: click.Context, _parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        try:
+            found = find(context, incomplete)
+        except Exception:
+            return []  # a message would stand in the middle of the line that is typed
+        return [
+            CompletionItem(word, help=printable(meaning) or None)
+            for word, meaning in found
+            if word.startswith(incomplete)
+        ]
+
+    return complete
+
+
+def _sessions(context: click.Context, _incomplete: str) -> list[tuple[str, str]]:
+    rows = _ask(context, "sessions", limit=_MOST)
+    return [(str(row["id"]), f"{row['name']}, {row['state']}") for row in rows]
+
+
+def _tasks(context: click.Context, incomplete: str) -> list[tuple[str, str]]:
+    session, dot, _ = incomplete.partition(".")
+    filters = {"session": int(session)} if dot and session.isdecimal() else {}
+    order = {"sort": "created", "reverse": True, "limit": _MOST}
+    rows = _ask(context, "tasks", **filters, **order)
+    return [(row["id"], f"{row['name']}, {row['state']}") for row in rows]
+
+
+def _tasks_or_sessions(context: click.Context, incomplete: str) -> list[tuple[str, str]]:
+    if "." in incomplete:
+        return _tasks(context, incomplete)
+    return _sessions(context, incomplete) + _tasks(context, incomplete)
+
+
+def _parameters(context: click.Context, _incomplete: str) -> list[tuple[str, str]]:
+    import yaml
+
+    # Of a line that ends with an option click has the words, and no parameters yet.
+    words = [context.params.get("file") or "", *context.args]
+    words += shlex.split(os.environ.get("COMP_WORDS", ""))
+    file = next(word for word in map(Path, words) if word.suffix in (".yaml", ".yml"))
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    parameters: dict[str, Any] = content["parameters"]
+    return [(f"{name}=", f"default: {value}") for name, value in parameters.items()]
+
+
+def _ask(context: click.Context, query: str, **arguments: Any) -> Any:
+    from pilot.inquiry import Inquiry
+    from pilot.site import find_site
+
+    site = find_site(context.ensure_object(Settings).site)
+    with Inquiry(site) as ask:
+        return ask(query, **arguments)
+
+
+complete_session = _quiet(_sessions)
+complete_task = _quiet(_tasks)
+complete_task_or_session = _quiet(_tasks_or_sessions)
+complete_parameter = _quiet(_parameters)
