@@ -38,18 +38,19 @@ from pilot.children import TaskSession
 from pilot.context import running_context, serves_tasks
 from pilot.data.imported import Imported
 from pilot.data.patience import set_patience
-from pilot.data.values import decode, encode
+from pilot.data.values import TooLargeError, decode, encode_within
 from pilot.errors import HeadError, PilotError, SiteError, SubmissionError
 from pilot.event import Event, read_events
 from pilot.failures import exception_of
 from pilot.future import Future
 from pilot.inquiry import Inquiry, as_epoch, in_words
+from pilot.limits import OPTIONS_BYTES
 from pilot.retry import renumbered
 from pilot.search_path import search_path
 from pilot.site import Site, find_site
 from pilot.submission import NO_GROUP, Call, GroupKey, Parcel, Submitter, as_calls
 from pilot.task import OptionError, Options, Task, make_options
-from pilot.texts import as_name
+from pilot.texts import as_name, size_text
 from pilot.wire import messages as m
 from pilot.wire.connection import Connection
 from pilot.words import counted
@@ -159,7 +160,7 @@ class Session(concurrent.futures.Executor):
         share = _number("weight", weight)
         precedence = _whole("priority", priority)
         known = 0 if session_id is None else _whole("session_id", session_id)
-        make_options(Options(), options or {})
+        defaults = _options(options)
         self.site = site if isinstance(site, Site) else find_site(site)
         set_patience(self.site.config.data.patience_s)
         self._connection = Connection(self.site)  # only now that nothing is wrong
@@ -175,7 +176,7 @@ class Session(concurrent.futures.Executor):
                     known,
                     share,
                     precedence,
-                    encode(dict(options or {})),
+                    defaults,
                 )
             )
         except BaseException:
@@ -860,7 +861,43 @@ def _variables(given: Mapping[str, Any] | None) -> dict[str, str]:
                 "that are no UTF-8"
             )
         variables[name] = str(text)
+    _check_size("variables", [*variables, *variables.values()], "give what is large as an argument")
     return variables
+
+
+def _check_size(what: str, texts: Iterable[str], advice: str) -> None:
+    """Refuse what would be too much in the messages and rows of each session.
+
+    Raises
+    ------
+    SiteError
+        It is too much.
+    """
+    size = sum(len(text.encode()) for text in texts)
+    if size > OPTIONS_BYTES:
+        raise SiteError(
+            f"{what}: they have {size_text(size)}, and at most {size_text(OPTIONS_BYTES)} may "
+            f"travel with a session; {advice}"
+        )
+
+
+def _options(given: Mapping[str, Any] | None) -> bytes:
+    """Return the default options of a session, checked and encoded.
+
+    Raises
+    ------
+    OptionError
+        One has no meaning, or they are too large.
+    """
+    options = dict(given or {})
+    make_options(Options(), options)
+    try:
+        return encode_within(options, OPTIONS_BYTES)
+    except TooLargeError:
+        raise OptionError(
+            f"options: they are larger than {size_text(OPTIONS_BYTES)}; a default, or what a "
+            "function among them refers to, must be small"
+        ) from None
 
 
 def _searched(first: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
@@ -876,7 +913,9 @@ def _searched(first: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
     for path in first:
         if not _can_be_sent(str(path)):
             raise SiteError(f"sys_path: {str(path)!a} has a name that is no UTF-8; rename it")
-    return tuple(path for path in search_path(first) if _can_be_sent(path))
+    found = tuple(path for path in search_path(first) if _can_be_sent(path))
+    _check_size("sys_path", found, "name fewer directories")
+    return found
 
 
 def _working_dir() -> str:

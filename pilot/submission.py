@@ -305,6 +305,7 @@ class Submitter:
                 raise SubmissionError(
                     f"task {template.name!r} was not submitted: {error}"
                 ) from None
+            _check_size(checked)
             parcel.templates.append(checked)
             self._templates[template] = number
         return number
@@ -435,6 +436,22 @@ def _default(task: Task[..., Any]) -> bytes:
         raise SubmissionError(
             f"task {task.__name__!r} was not submitted: its option default: {error}"
         ) from error
+
+
+def _check_size(template: m.Template) -> None:
+    """Refuse what would be too much in a row; `default` is looked at where it is encoded."""
+    parts = {
+        "returns": template.return_names,
+        "retry_on": template.retry_on,
+        "pool": (template.pool,),
+    }
+    for option, texts in parts.items():
+        size = sum(len(text.encode()) for text in texts)
+        if size > OPTIONS_BYTES:
+            raise SubmissionError(
+                f"task {template.name!r} was not submitted: its option {option} has "
+                f"{size_text(size)}, and may have at most {size_text(OPTIONS_BYTES)}"
+            )
 
 
 def _is_bare(function: object) -> bool:

@@ -338,6 +338,9 @@ def test_a_default_that_is_too_large_is_refused_by_name(world: World) -> None:
         world.send(large)
     with pytest.raises(SubmissionError, match=r"option default.*generator"):
         world.send(pilot.task(on_failure="ignore", default=(x for x in "a"))(abs))
+    named = pilot.task(returns=["r" * 2_000_000])(abs)
+    with pytest.raises(SubmissionError, match="option returns has 2 MB"):
+        world.send(named)
 
 
 # --- random generators ----------------------------------------------------------------------------
