@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import operator
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -27,6 +28,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 PYTHON, MPI, COMMAND, MPI_COMMAND = "python", "mpi", "command", "mpi-command"
+#: Numbers are no larger, so that each place that they come to can hold them.
+_MOST = (1 << 31) - 1
 _ON_FAILURE = ("fail", "ignore", "cancel_successors", "stop_session")
 
 
@@ -102,10 +105,7 @@ class Options:
             return given(*args, **kwargs) if callable(given) else given
 
         def whole(name: str, least: int) -> int:
-            given = value(name)
-            if isinstance(given, bool) or not isinstance(given, int) or given < least:
-                raise OptionError(f"{name}={given!r}: give a whole number, at least {least}")
-            return given
+            return _whole(name, value(name), least)
 
         try:
             memory_mib = parse_memory_mib(value("memory"))
@@ -156,6 +156,50 @@ class ResolvedOptions:
 _OPTION_NAMES = frozenset(item.name for item in fields(Options))
 
 
+def _whole(name: str, given: Any, least: int) -> int:
+    """Return a whole number, which may be one of NumPy's.
+
+    Raises
+    ------
+    OptionError
+        It is none, or too small or large.
+    """
+    try:
+        number = operator.index(given)
+    except TypeError:
+        number = least - 1
+    if isinstance(given, bool) or not least <= number <= _MOST:
+        bound = f", at least {least}" if least >= 0 else ""
+        bound += f", at most {_MOST}" if number > _MOST else ""
+        raise OptionError(f"{name}={given!r}: give a whole number{bound}")
+    return number
+
+
+def _returns(given: Any) -> int | Sequence[str]:
+    """Return the number of results, or their names.
+
+    Raises
+    ------
+    OptionError
+        It is neither, or a name comes twice.
+    """
+    wrong = f"returns={given!r}: give a number from 1, or a list of names"
+    if hasattr(given, "__index__"):
+        try:
+            return _whole("returns", given, 1)
+        except OptionError:
+            raise OptionError(wrong) from None
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise OptionError(wrong)
+    names = tuple(given)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise OptionError(wrong)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise OptionError(f"returns={given!r}: the name {twice!r} is there twice")
+    return given if isinstance(given, (list, tuple)) else names
+
+
 def make_options(base: Options, changes: Mapping[str, Any]) -> Options:
     """Options with changes.
 
@@ -169,21 +213,27 @@ def make_options(base: Options, changes: Mapping[str, Any]) -> Options:
         raise OptionError(
             f"there is no option {unknown[0]!r}; there are {', '.join(sorted(_OPTION_NAMES))}"
         )
-    options = replace(base, **changes)
+    plain = dict(changes)
+    for name, least in (("retries", 0), ("max_crashes", 0), ("priority", -_MOST)):
+        if name in plain:
+            plain[name] = _whole(name, plain[name], least)
+    if "returns" in plain:
+        plain["returns"] = _returns(plain["returns"])
+    options = replace(base, **plain)
     if options.on_failure not in _ON_FAILURE:
         raise OptionError(
             f"on_failure={options.on_failure!r}: give one of {', '.join(_ON_FAILURE)}"
         )
-    if options.return_count < 1 or isinstance(options.returns, str):
-        raise OptionError(f"returns={options.returns!r}: give a number from 1, or a list of names")
-    for name in ("retries", "max_crashes"):
-        number = getattr(options, name)
-        if not isinstance(number, int) or number < 0:
-            raise OptionError(f"{name}={number!r}: give a whole number, at least 0")
+    try:
+        options.retry_names()
+    except (TypeError, AttributeError):
+        raise OptionError(
+            f"retry_on={options.retry_on!r}: give exception classes, or their names"
+        ) from None
+    if options.pool is not None and not isinstance(options.pool, str):
+        raise OptionError(f"pool={options.pool!r}: give the name of a pool")
     if not isinstance(options.cache, bool):
         raise OptionError(f"cache={options.cache!r}: give True or False")
-    if not isinstance(options.priority, int):
-        raise OptionError(f"priority={options.priority!r}: give a whole number")
     if not options.is_dynamic():
         options.resolve((), {})
     return options
@@ -198,6 +248,11 @@ class Task(Generic[P, R]):
     def __init__(
         self, function: Callable[P, R], kind: str, given: Mapping[str, Any] | None = None
     ) -> None:
+        if not callable(function):
+            raise OptionError(f"a task is made of a function, not of {function!r:.100}")
+        if inspect.iscoroutinefunction(function):
+            named = getattr(function, "__name__", repr(function))
+            raise OptionError(f"{named} is a coroutine function; give a plain function")
         self.function = function
         #: The options that were given, and all of them.
         self.given = dict(given or {})
@@ -287,8 +342,6 @@ def task(function: Callable[P, R] | None = None, /, **options: Any) -> Any:
     """
 
     def decorate(decorated: Callable[P, R]) -> Task[P, R]:
-        if not callable(decorated):
-            raise OptionError(f"a task is made of a function, not of {decorated!r}")
         return Task(decorated, PYTHON, options)
 
     return decorate if function is None else decorate(function)
@@ -328,9 +381,4 @@ def as_task(function: Any) -> Task[..., Any]:
     """
     if isinstance(function, Task):
         return function
-    if not callable(function):
-        raise OptionError(f"a task is made of a function, not of {function!r}")
-    if inspect.iscoroutinefunction(function):
-        name = getattr(function, "__name__", repr(function))
-        raise OptionError(f"{name} is a coroutine function; give a plain function")
     return Task(function, PYTHON)

@@ -7,7 +7,10 @@ once, at the edge. Nothing in this module knows of tasks, pilots or sockets.
 
 from __future__ import annotations
 
+import math
+import numbers
 import re
+from datetime import timedelta
 from typing import Annotated, TypeAlias
 
 import msgspec
@@ -15,6 +18,8 @@ import msgspec
 _MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", re.IGNORECASE)
 _MEMORY_MIB = {"": 1.0, "K": 1 / 1024, "M": 1.0, "G": 1024.0, "T": 1024.0**2}
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?\s*", re.IGNORECASE)
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)", re.IGNORECASE)
+_DURATIONS = re.compile(rf"\s*(?:{_DURATION_PART.pattern}\s*){{2,}}", re.IGNORECASE)
 _DURATION_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -95,18 +100,32 @@ def nodes_needed(need: Resources, shape: NodeShape) -> int | None:
     return -(-need.ranks // (need.ranks_per_node or per_node))
 
 
+def _number(value: object, what: str) -> float | None:
+    """Return a number of any kind, such as one of NumPy's; None where it is none.
+
+    Raises
+    ------
+    ValueError
+        It is negative, infinite, or none at all (nan).
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    number = float(value)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{what} cannot be {'negative: ' if number < 0 else ''}{value}")
+    return number
+
+
 def parse_memory_mib(value: int | float | str) -> int:
     """Read an amount of memory: a number is MiB, a text may end in K, M, G or T (as Slurm's).
 
     Raises
     ------
     ValueError
-        The text is no amount of memory.
+        It is no amount of memory.
     """
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if value < 0:
-            raise ValueError(f"memory cannot be negative: {value}")
-        return -int(-value // 1)
+    if (number := _number(value, "memory")) is not None:
+        return math.ceil(number)
     match = _MEMORY.fullmatch(value) if isinstance(value, str) else None
     if not match:
         raise ValueError(f'{value!r} is no amount of memory; write it as "4G", "512M" or in MiB')
@@ -114,19 +133,22 @@ def parse_memory_mib(value: int | float | str) -> int:
     return -int(-mib // 1)
 
 
-def parse_duration_s(value: int | float | str) -> float:
-    """Read a length of time: seconds, ``"90s"``, ``"10m"``, ``"2h"``, or Slurm's ``"1-12:00:00"``.
+def parse_duration_s(value: int | float | str | timedelta) -> float:
+    """Read a length of time: seconds, ``"90s"``, ``"2h"``, ``"1h30m"``, Slurm's ``"1-12:00:00"``.
 
     Raises
     ------
     ValueError
-        The text is no length of time.
+        It is no length of time.
     """
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if value < 0:
-            raise ValueError(f"a length of time cannot be negative: {value}")
-        return float(value)
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if (number := _number(value, "a length of time")) is not None:
+        return number
     if isinstance(value, str):
+        if _DURATIONS.fullmatch(value):
+            parts = _DURATION_PART.findall(value)
+            return sum(float(part) * _DURATION_S[unit.lower()] for part, unit in parts)
         if match := _DURATION.fullmatch(value):
             return float(match[1]) * _DURATION_S[(match[2] or "s").lower()]
         if re.fullmatch(r"(\d+-)?\d+(:\d+){1,2}|\d+-\d+", value):
@@ -138,7 +160,9 @@ def parse_duration_s(value: int | float | str) -> float:
             else:
                 fields = [0] * (3 - len(fields)) + fields
             return float(int(days or 0) * 86400 + fields[0] * 3600 + fields[1] * 60 + fields[2])
-    raise ValueError(f'{value!r} is no length of time; write it as "90s", "10m", "2h" or "1:30:00"')
+    raise ValueError(
+        f'{value!r} is no length of time; write it as "90s", "10m", "1h30m" or "1:30:00"'
+    )
 
 
 def format_walltime(seconds: float) -> str:

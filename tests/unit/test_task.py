@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
+from datetime import timedelta
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from support import tasks
 
@@ -240,3 +244,94 @@ def test_failures_in_words(status: int, words: str) -> None:
     text = failure_text("make it", status, "line\n" * 100 + "last\n")
     assert text.startswith("make it: ") and words in text
     assert text.endswith("last") and len(text.splitlines()) == 11
+
+
+# --- numbers and names of other libraries ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int64, np.uint16])
+def test_numbers_of_numpy_are_numbers(kind: Any) -> None:
+    made = pilot.task(
+        cores=kind(2),
+        gpus=kind(1),
+        ranks_per_node=kind(1),
+        memory=kind(10),
+        retries=kind(3),
+        max_crashes=kind(4),
+        priority=kind(5),
+        returns=kind(2),
+        time_limit=kind(6),
+    )(abs)
+    options = made.task_options
+    assert made.resolved is not None
+    assert (made.resolved.resources.cores, made.resolved.resources.memory_mib) == (2, 10)
+    assert made.resolved.time_limit_s == 6.0
+    plain = (options.retries, options.max_crashes, options.priority, options.returns)
+    assert plain == (3, 4, 5, 2) and {type(number) for number in plain} == {int}
+    assert options.return_count == 2 and options.return_names == ()
+    dynamic = pilot.task(cores=lambda n: np.int64(n) // 2)(abs)
+    assert dynamic.task_options.resolve((6,), {}).resources.cores == 3
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [
+        (np.float32(5), 5.0),
+        (timedelta(hours=1, seconds=1), 3601.0),
+        ("1h30m", 5400.0),
+        ("1h 30min 5.5s", 5405.5),
+        ("2d12h", 216000.0),
+        (Fraction(1, 2), 0.5),
+    ],
+)
+def test_lengths_of_time(limit: Any, seconds: float) -> None:
+    made = pilot.task(time_limit=limit)(abs)
+    assert made.resolved is not None and made.resolved.time_limit_s == seconds
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"time_limit": float("nan")}, "time_limit: a length of time cannot be nan"),
+        ({"time_limit": float("inf")}, "time_limit: a length of time cannot be inf"),
+        ({"time_limit": timedelta(seconds=-1)}, "time_limit: .* negative"),
+        ({"time_limit": "1h30"}, "time_limit: '1h30' is no length of time"),
+        ({"memory": float("nan")}, "memory: memory cannot be nan"),
+        ({"cores": np.int64(0)}, "cores=.*: give a whole number, at least 1"),
+        ({"cores": True}, "cores=True: give a whole number, at least 1"),
+        ({"cores": np.float64(1)}, "cores=.*: give a whole number, at least 1"),
+        ({"cores": 10**20}, "cores=.*: give a whole number, at least 1, at most 2147483647"),
+        ({"priority": 10**20}, "priority=.*: give a whole number, at most 2147483647"),
+        ({"priority": 1.0}, "priority=1.0: give a whole number$"),
+        ({"retries": 10**12}, "retries=.*at most 2147483647"),
+        ({"returns": ["a", "b", "a"]}, "returns=.*: the name 'a' is there twice"),
+        ({"returns": [1, 2]}, "returns=.*: give a number from 1, or a list of names"),
+        ({"returns": "ab"}, "returns='ab': give a number from 1, or a list of names"),
+        ({"returns": []}, "returns=.*: give a number from 1, or a list of names"),
+        ({"returns": None}, "returns=None: give a number from 1, or a list of names"),
+        ({"returns": 0}, "returns=0: give a number from 1, or a list of names"),
+        ({"retry_on": [3]}, "retry_on=.*: give exception classes, or their names"),
+        ({"retry_on": 3}, "retry_on=3: give exception classes, or their names"),
+        ({"pool": 3}, "pool=3: give the name of a pool"),
+    ],
+)
+def test_what_has_no_meaning_is_refused_in_words(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        pilot.task(**options)(abs)
+
+
+def test_coroutine_functions_are_refused_however_they_are_given() -> None:
+    async def work(x: int) -> int:
+        return x
+
+    for make in (
+        lambda: pilot.task(work),
+        lambda: pilot.task(cores=2)(work),
+        lambda: pilot.mpi(ranks=2)(work),
+        lambda: as_task(functools.partial(work, 1)),
+        lambda: pilot.task(functools.partial(work, 1)),
+    ):
+        with pytest.raises(OptionError, match="is a coroutine function; give a plain function"):
+            make()
+    with pytest.raises(OptionError, match="made of a function, not of 3"):
+        pilot.mpi(ranks=2)(3)  # type: ignore[arg-type]
