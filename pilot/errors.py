@@ -48,6 +48,12 @@ class HeadError(PilotError):
     exit_code = 5
 
 
+class DiskFullError(HeadError):
+    """No head can start, since the disk of its site directory is full."""
+
+    exit_code = 9
+
+
 class AuthenticationError(HeadError):
     """The head or the client holds another key."""
 

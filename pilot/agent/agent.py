@@ -312,8 +312,8 @@ class Agent:
         if now - self._looked < LOOK_S:
             return False
         self._looked = now
-        address = read_address(self._site.address_file)
         known = self._head
+        address = read_address(self._site.address_file, known)
         if address is None or not (
             known is None
             or address.epoch > known.epoch

@@ -34,11 +34,11 @@ def head() -> None:
 @site_option
 def start(foreground: bool) -> None:
     """Start the head, where none runs yet."""
-    from pilot.head.daemon import ensure_head, find_head, head_command
+    from pilot.head.daemon import ensure_head, find_head, head_command, lives
 
     site = current_site()
     found = find_head(site)
-    if found is not None:
+    if found is not None and lives(site, found):
         click.echo(f"the head of {site.name} runs already: pid {found.pid} on {found.host}")
         check_batch(site)
         return
@@ -99,6 +99,8 @@ def stop(leave_pilots: bool) -> None:
 def stop_head(site: Site, leave_pilots: bool = False) -> HeadAddress | None:
     """Tell a head to end, and wait until it has; None where none runs.
 
+    One that does not answer, and does not renew its lease either, is killed.
+
     Raises
     ------
     HeadError
@@ -108,10 +110,13 @@ def stop_head(site: Site, leave_pilots: bool = False) -> HeadAddress | None:
     from pilot.head.daemon import find_head
     from pilot.wire import messages as m
     from pilot.wire.connection import Connection
+    from pilot.wire.discovery import read_address
 
-    address = find_head(site)
-    if address is None:
+    address = read_address(site.address_file)
+    if address is None or address.is_dead() or not address.is_of(site.directory):
         return None
+    if find_head(site) is None:
+        return _stop_silent(site, address)
     try:
         connection = Connection(site, start=False)
         try:
@@ -122,6 +127,8 @@ def stop_head(site: Site, leave_pilots: bool = False) -> HeadAddress | None:
     except HeadError:
         if find_head(site) is not None:
             raise
+        if not _is_gone(site, address):
+            return _stop_silent(site, address)
         # Otherwise somebody else has just stopped it.
     deadline = time.monotonic() + _STOP_LIMIT_S
     while not _is_gone(site, address):
@@ -135,11 +142,26 @@ def stop_head(site: Site, leave_pilots: bool = False) -> HeadAddress | None:
     return address
 
 
+def _stop_silent(site: Site, address: HeadAddress) -> HeadAddress | None:
+    """Do what can be done about a head whose lease has run out."""
+    from pilot.head.daemon import end_silent
+
+    why = (
+        f"the head of {site.name} (pid {address.pid} on {address.host}) does not answer, and has "
+        f"not renewed its lease for {site.config.lease.expire_s:g} s"
+    )
+    rest = "nothing is lost, and its pilots go on: the next head finds them"
+    if end_silent(site, address):
+        note(f"{why}: it was killed; {rest}")
+        return address
+    note(f"{why}: it counts as dead; {rest}")
+    return None
+
+
 def _is_gone(site: Site, address: HeadAddress) -> bool:
     from pilot.head.offline import lease_holder
-    from pilot.wire.endpoints import boot_id
 
-    if address.endpoints.boot == boot_id():
+    if address.is_here():
         return address.is_dead()
     holder = lease_holder(site)
     return holder is None or holder.epoch != address.epoch

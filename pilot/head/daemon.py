@@ -7,14 +7,16 @@ decides in the end.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import time
 from pathlib import Path
 
-from pilot.errors import HeadError, SiteError
-from pilot.head.lease import read_lease
+from pilot.errors import DiskFullError, HeadError, SiteError
+from pilot.head.lease import KILL_S, Silence, read_lease
+from pilot.head.lease_files import FULL, has_run_out
 from pilot.interpreter import pilot_command
 from pilot.site import Site
 from pilot.wire.discovery import HeadAddress, read_address
@@ -28,14 +30,37 @@ LOOK_S = 0.25
 _started: list[subprocess.Popen[bytes]] = []
 
 
-def find_head(site: Site) -> HeadAddress | None:
-    """The head of the site, or None where there is none (that can be seen from here)."""
+def find_head(site: Site, dead: int = 0) -> HeadAddress | None:
+    """Return the head of the site, or None where there is none, as far as that can be seen at once.
+
+    A head of which this machine cannot tell whether its process lives counts as long as it renews
+    its lease. Whether it may be followed is decided, in the end, by who would follow it.
+
+    Parameters
+    ----------
+    dead
+        Heads of this epoch and of earlier ones are known not to live.
+    """
     address = read_address(site.address_file)
-    return None if address is None or address.is_dead() else address
+    if (
+        address is None
+        or address.epoch <= dead
+        or address.is_dead()
+        or not address.is_of(site.directory)
+        or has_run_out(site.lease_file, site.config.lease.expire_s)
+    ):
+        return None
+    return address
 
 
-def ensure_head(site: Site, adopt_job: str = "") -> HeadAddress:
-    """The head of the site, started where there is none.
+def silence_of(site: Site) -> Silence:
+    """Return what tells whether the head of a site lives, for one that hears nothing of it."""
+    lease = site.config.lease
+    return Silence(site.lease_file, lease.expire_s, lease.renew_s)
+
+
+def ensure_head(site: Site, adopt_job: str = "", dead: int = 0) -> HeadAddress:
+    """Return the head of the site, started where there is none.
 
     Parameters
     ----------
@@ -44,13 +69,17 @@ def ensure_head(site: Site, adopt_job: str = "") -> HeadAddress:
     adopt_job
         The batch job that this process runs in, if a head that is started here is to use its
         nodes as the first pilot.
+    dead
+        As in `find_head`.
 
     Raises
     ------
     HeadError
         It did not start; the message has its last words.
+    DiskFullError
+        It did not start for want of space.
     """
-    address = find_head(site)
+    address = find_head(site, dead)
     if address is not None:
         return address
     from filelock import FileLock, Timeout  # only now: mostly there is a head
@@ -62,10 +91,10 @@ def ensure_head(site: Site, adopt_job: str = "") -> HeadAddress:
         while True:
             try:
                 with lock.acquire(timeout=LOOK_S):
-                    address = find_head(site)
+                    address = find_head(site, dead)
                     return address if address is not None else _start(site, patience, adopt_job)
             except Timeout:
-                address = find_head(site)
+                address = find_head(site, dead)
                 if address is not None:
                     return address
                 if patience.is_over():
@@ -74,6 +103,11 @@ def ensure_head(site: Site, adopt_job: str = "") -> HeadAddress:
                         f"{patience.limit_s:.0f} s and shows no life; see {site.logs / 'head.log'}"
                     ) from None
     except OSError as error:
+        if error.errno in FULL:
+            raise DiskFullError(
+                f"no head can start: the disk of {site.directory} is full; make room there, "
+                "nothing is lost"
+            ) from error
         raise SiteError(
             f"the site directory {site.directory} cannot be written: {error.strerror}; mend its "
             "permissions, or choose another with $PILOT_HOME or `pilot init`"
@@ -119,15 +153,19 @@ def _start(site: Site, patience: _Patience, adopt_job: str) -> HeadAddress:
             start_new_session=True,
         )
     _started[:] = [*(child for child in _started if child.poll() is None), process]
+    silence = silence_of(site)
     while not patience.is_over():
         address = read_address(site.address_file)
         if address is not None and address != old and not address.is_dead():
             return address
+        silence.look()
         if process.poll() is not None:
-            # Another one may have been faster.
+            # Another one may have been faster, or the one of before lives after all.
             address = find_head(site)
-            if address is not None:
+            if address is not None and (address != old or silence.moved):
                 return address
+            if process.returncode == DiskFullError.exit_code:
+                raise DiskFullError(_last_words(log, begin))
             raise HeadError(_last_words(log, begin))
         time.sleep(0.005)
     process.kill()
@@ -142,8 +180,36 @@ def _last_words(log: Path, begin: int) -> str:
     return last.removeprefix("pilot: ") if last else "\n".join(lines[-5:]) or f"see {log}"
 
 
-def kill_head(site: Site) -> None:
-    """End a head on this machine that does not answer."""
-    address = find_head(site)
-    if address is not None and not address.is_dead():
-        os.kill(address.pid, signal.SIGTERM)
+def lives(site: Site, address: HeadAddress) -> bool:
+    """Watch whether a head lives: at once, where its process can be seen from here."""
+    if address.is_here():
+        return not address.is_dead()
+    silence = silence_of(site)
+    while not silence.has_ended(address.epoch):
+        if silence.moved:
+            return True
+        time.sleep(LOOK_S)
+    return False
+
+
+def end_silent(site: Site, address: HeadAddress) -> bool:
+    """End a head that does not answer, and whose lease has run out; False: it is elsewhere.
+
+    Raises
+    ------
+    HeadError
+        It does not end.
+    """
+    if not address.is_here():
+        return False
+    deadline = time.monotonic() + KILL_S
+    while not address.is_dead():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(address.pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            raise HeadError(
+                f"the head of {site.name} (pid {address.pid}) hangs in the kernel: killed "
+                f"{KILL_S:.0f} s ago, it has not ended. Does the file system answer?"
+            )
+        time.sleep(0.01)
+    return True

@@ -17,7 +17,8 @@ import shutil
 from pathlib import Path
 
 from pilot.data.durable import sync_directory
-from pilot.errors import HeadError
+from pilot.errors import DiskFullError, HeadError
+from pilot.head.lease_files import FULL
 from pilot.site import Site
 from pilot.wire.discovery import read_address
 
@@ -107,7 +108,8 @@ def fence(path: Path) -> None:
             copies[file].rename(file)
         sync_directory(path.parent)
     except OSError as error:
-        raise HeadError(
+        kind = DiskFullError if error.errno in FULL else HeadError
+        raise kind(
             f"the database {path} has to be copied, since the head before was not seen to die, and "
             f"cannot be: {error.strerror}; nothing is lost. Make room for it once more there, then "
             "try again"

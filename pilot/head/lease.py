@@ -24,14 +24,15 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
 
 import msgspec
 
-from pilot.errors import HeadError
-from pilot.head.lease_files import FULL, Found, Holder, LeaseFiles, read_lease, read_newest
+from pilot.errors import DiskFullError, HeadError
+from pilot.head.lease_files import FULL, UNSURE, Found, Holder, LeaseFiles, read_lease, read_newest
 from pilot.wire.discovery import process_space, process_started
 from pilot.wire.endpoints import boot_id
 
@@ -76,6 +77,10 @@ class Lease:
         self._asked = 0.0
         self._lost = False
         self._holder: Holder | None = None
+        #: Whether the site directory is a copy of another one, which has its own head.
+        self.copied = False
+        #: Whether the site directory had another path when the head before ran.
+        self.moved = False
         self._descriptor = -1
         #: Held by who writes: the keeper, or the holder's own thread.
         self._writing = threading.Lock()
@@ -121,6 +126,8 @@ class Lease:
         """
         found = self._await_silence()
         before = found.holder if found is not None else None
+        if found is not None and found.copied:
+            before = None
         is_here = before is not None and before.is_here()
         self._take(
             Holder(
@@ -129,11 +136,13 @@ class Lease:
                 started=process_started(os.getpid()),
                 boot=boot_id(),
                 epoch=max(found.epoch if found is not None else 0, least_epoch) + 1,
-                counter=0,
+                counter=UNSURE,
                 space=process_space(),
                 database=_database_before(found),
                 unfenced=(before is not None and before.unfenced)
                 or (found is not None and not found.is_dead and not is_here),
+                directory=str(self._files.path.parent),
+                inode=_inode(self._files.path.parent),
             ),
             found,
         )
@@ -143,6 +152,8 @@ class Lease:
             except HeadError:
                 self.release()
                 raise
+        self.copied = found is not None and found.copied
+        self.moved = before is not None and before.directory not in ("", self._held.directory)
         self._files.tidy(self.epoch)
 
     def raise_above(self, epoch: int) -> None:
@@ -157,7 +168,7 @@ class Lease:
             return
         with self._writing:
             old = self._descriptor
-            self._take(msgspec.structs.replace(self._held, epoch=epoch + 1, counter=0), None)
+            self._take(msgspec.structs.replace(self._held, epoch=epoch + 1, counter=UNSURE), None)
             os.close(old)
         self._files.tidy(self.epoch)
 
@@ -170,6 +181,8 @@ class Lease:
             raise _cannot("written", self._files, error) from error
         try:
             self._link(descriptor, holder, found)
+            holder = msgspec.structs.replace(holder, counter=0)
+            self._files.write(descriptor, _record(holder))
             if time.monotonic() - since > self._expire_s / 2:
                 raise HeadError(
                     f"the file system of {self._files.path.parent} is too slow to become head: "
@@ -201,16 +214,10 @@ class Lease:
         try:
             self._files.withdraw(descriptor, epoch)
         except OSError as error:
+            # It stands still, and is followed after its time.
             log.warning("the lease of epoch %d stays, though nobody holds it: %s", epoch, error)
-            self._disown(descriptor, epoch)
         finally:
             os.close(descriptor)
-
-    def _disown(self, descriptor: int, epoch: int) -> None:
-        try:
-            self._files.write(descriptor, _record(Holder("", 0, 0, "", epoch, 0, unfenced=True)))
-        except OSError:
-            return  # it stands still, and is followed after its time
 
     def _await_silence(self) -> Found | None:
         """Return the lease that is to be followed, once it surely may be; None: there is none."""
@@ -329,11 +336,17 @@ class Silence:
         What the names of the lease's files begin with.
     expire_s
         How long a lease stands still before it has run out.
+    look_s
+        How often it is looked at, at most.
     """
 
-    def __init__(self, path: Path, expire_s: float) -> None:
+    def __init__(self, path: Path, expire_s: float, look_s: float = 0.0) -> None:
         self._path = path
         self._expire_s = expire_s
+        self._look_s = look_s
+        self._looked = -look_s
+        #: The highest epoch whose lease has run out.
+        self.ended = 0
         self._seen: Found | None = None
         self._since = time.monotonic()
         #: Whether the lease was seen to be renewed.
@@ -351,13 +364,31 @@ class Silence:
             self._seen, self._since = found, time.monotonic()
         return self.lasts_s > self._expire_s
 
-    def is_over(self) -> bool:
-        """Look, and tell whether the lease has run out, or its holder is known to be dead."""
+    def look(self) -> None:
+        """Look at the lease, if it is time."""
+        now = time.monotonic()
+        if now - self._looked < self._look_s:
+            return
+        self._looked = now
         try:
-            found = read_newest(self._path)
+            found = read_newest(self._path) or Found(0, None, (b"", 0, 0))
         except HeadError:
-            return False  # it cannot be seen now
-        return found is None or found.is_dead or self.note(found)
+            return  # it cannot be seen now
+        if self.note(found) or found.is_dead:
+            # With no lease at all for so long, nobody is head.
+            self.ended = max(self.ended, found.epoch or sys.maxsize)
+
+    def has_ended(self, epoch: int) -> bool:
+        """Whether the head of an epoch is dead, or its lease has run out, as of the last look."""
+        self.look()
+        return epoch <= self.ended
+
+
+def _inode(directory: Path) -> int:
+    try:
+        return directory.stat().st_ino
+    except OSError:
+        return 0
 
 
 def _database_before(found: Found | None) -> str:
@@ -382,7 +413,7 @@ def _runs(found: Found) -> str:
 
 def _cannot(what: str, files: LeaseFiles, error: OSError) -> HeadError:
     if error.errno in FULL:
-        return HeadError(
+        return DiskFullError(
             f"no head can start: the disk of {files.path.parent} is full ({error.strerror}); make "
             "room there, nothing is lost"
         )

@@ -20,6 +20,8 @@ import contextlib
 import errno
 import os
 import re
+import threading
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,11 +29,13 @@ import msgspec
 
 from pilot.bounds import UNREADABLE
 from pilot.errors import HeadError
-from pilot.wire.discovery import process_space, process_started
+from pilot.wire.discovery import is_same_place, process_space, process_started
 from pilot.wire.endpoints import boot_id
 
 #: Longer than any record, and written in one piece.
 RECORD_BYTES = 1024
+#: The counter of who has made a lease and not looked yet whether the one before stood still.
+UNSURE = -1
 #: No space, or no more of it for this user.
 FULL = (errno.ENOSPC, errno.EDQUOT)
 #: In the place of a file is something that can never be read as one.
@@ -56,6 +60,9 @@ class Holder(msgspec.Struct, frozen=True):
     database: str = ""
     #: An earlier head that was not seen to die may still write to the database as it is.
     unfenced: bool = False
+    #: Path and inode of the site directory.
+    directory: str = ""
+    inode: int = 0
 
     def is_dead(self) -> bool:
         """Whether the holder surely lives no more; False where that cannot be known from here."""
@@ -74,13 +81,21 @@ class Found(NamedTuple):
     epoch: int
     #: None where the file does not say.
     holder: Holder | None
-    #: Changes whenever the file does.
+    #: Changes whenever the file does: what it says, when that was written, its inode.
     stamp: tuple[bytes, int, int]
+    #: Whether it was copied here with the site directory: its holder is that of the original.
+    copied: bool = False
 
     @property
     def is_dead(self) -> bool:
-        """Whether its holder surely lives no more."""
-        return self.holder is not None and self.holder.is_dead()
+        """Whether it may be followed at once: it was held, and its holder surely lives no more."""
+        holder = self.holder
+        return self.copied or (holder is not None and holder.counter != UNSURE and holder.is_dead())
+
+    @property
+    def written(self) -> float:
+        """When it was written last, by the clock of the file system."""
+        return self.stamp[1] / 1e9
 
 
 class LeaseFiles:
@@ -258,7 +273,8 @@ def _read(path: Path, epoch: int) -> Found:
         holder = None
     if holder is not None and epoch and holder.epoch != epoch:
         holder = None
-    return Found(epoch, holder, (text, status.st_mtime_ns, status.st_ino))
+    copied = holder is not None and not is_same_place(path.parent, holder.directory, holder.inode)
+    return Found(epoch, holder, (text, status.st_mtime_ns, status.st_ino), copied)
 
 
 def read_newest(path: Path) -> Found | None:
@@ -286,4 +302,40 @@ def read_newest(path: Path) -> Found | None:
 def read_lease(path: Path) -> Holder | None:
     """Return who holds the lease; None where nobody does, or the file does not say."""
     found = read_newest(path)
-    return found.holder if found is not None else None
+    return found.holder if found is not None and not found.copied else None
+
+
+def file_system_now(directory: Path) -> float | None:
+    """Return the time by the clock that gives files in a directory theirs; None: it is not known.
+
+    That is not the clock of this machine where the file system is on another one.
+    """
+    probe = directory / f".clock.{os.uname().nodename}.{os.getpid()}.{threading.get_ident()}"
+    try:
+        probe.touch(mode=0o600)
+        try:
+            return probe.stat().st_mtime
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError:
+        return None
+
+
+def has_run_out(path: Path, expire_s: float) -> bool:
+    """Whether a lease surely counts no more, by a single look: its holder is dead, or has not
+    renewed it for longer than `expire_s`, by the clock of the file system.
+
+    Raises
+    ------
+    HeadError
+        It cannot be read.
+    """
+    found = read_newest(path)
+    if found is None:
+        return False  # nobody knows
+    if found.is_dead:
+        return True
+    if time.time() - found.written <= expire_s:
+        return False  # most likely; and who looks for longer finds out
+    now = file_system_now(path.parent)
+    return now is not None and now - found.written > expire_s

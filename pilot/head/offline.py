@@ -24,6 +24,7 @@ from pilot.head.core import Core
 from pilot.head.daemon import find_head
 from pilot.head.database_file import refuse_if_missing
 from pilot.head.lease import Holder, read_lease
+from pilot.head.lease_files import has_run_out
 from pilot.head.outlook import Outlook
 from pilot.head.store import SCHEMA_VERSION, Store
 from pilot.site import Site
@@ -97,9 +98,12 @@ class _NoFleet:
 
 
 def lease_holder(site: Site) -> Holder | None:
-    """Who holds the lease of the site; None where it was given up, or its holder is dead."""
+    """Return who holds the lease of the site; None where it was given up or has run out, or its
+    holder is dead."""
     holder = read_lease(site.lease_file)
-    return None if holder is None or holder.is_dead() else holder
+    if holder is None or has_run_out(site.lease_file, site.config.lease.expire_s):
+        return None
+    return holder
 
 
 def await_head(site: Site) -> bool:

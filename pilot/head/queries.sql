@@ -201,6 +201,10 @@ WHERE name = :name;
 SELECT name, pool, nodes, walltime, state, job, reason, created, submitted, started, ended
 FROM pilots WHERE ended IS NULL ORDER BY created;
 
+-- name: disown_pilots
+UPDATE pilots SET state = 'ENDED', ended = :now, reason = 'the site directory has another path now'
+WHERE ended IS NULL;
+
 -- name: list_pilots
 SELECT name, pool, nodes, walltime, state, job, reason, created, submitted, started, ended
 FROM pilots WHERE NOT :alive OR ended IS NULL ORDER BY created DESC LIMIT :limit;

@@ -33,7 +33,7 @@ import zmq
 
 from pilot import clock
 from pilot.data.pickling import INTERPRETER
-from pilot.errors import HeadError, PilotError
+from pilot.errors import PilotError
 from pilot.head import events as ev
 from pilot.head import queries
 from pilot.head.clients import Clients
@@ -42,13 +42,13 @@ from pilot.head.database_file import fence, refuse_if_missing
 from pilot.head.janitor import Janitor
 from pilot.head.lease import UNKNOWN, Lease
 from pilot.head.outlook import pool_limits
-from pilot.head.peers import Handler
+from pilot.head.peers import Handler, PilotPeer
 from pilot.head.pilots import Pilots
 from pilot.head.shell import Shell
-from pilot.head.store import Store
+from pilot.head.store import Store, open_error
 from pilot.head.unreadable import Answers
 from pilot.limits import UNSENT_BYTES
-from pilot.site import Site
+from pilot.site import SITE_FILE, Site
 from pilot.version import __version__
 from pilot.wire import messages as m
 from pilot.wire.channel import Server
@@ -115,6 +115,8 @@ class Head:
         before = read_address(site.address_file)
         self._lease.acquire(before.epoch if before is not None else 0)
         self._lease.keep()
+        #: The pilots that can be told something, by name.
+        self._peers: Mapping[str, PilotPeer] = {}
         try:
             self._store = self._open_store()
         except BaseException:
@@ -139,6 +141,7 @@ class Head:
         self._shell = Shell(
             self._store, self._server.send, pool_limits(config), self._notify, self._server.unsent
         )
+        self._peers = self._shell.peers.pilots
         self._core, self._commits = self._shell.core, self._shell.commits
         self._janitor = Janitor(site.directory, self._notify)
         # What site.yaml names may be another one in each job's environment: it is not known here.
@@ -173,12 +176,18 @@ class Head:
         try:
             if lease.database not in ("", UNKNOWN, store.identity):
                 log.warning("%s is not the database of the head before", site.database)
+            if lease.copied:
+                log.warning("the site directory is a copy: its pilots are those of the original")
+                store.become_another(clock.now())
+            elif lease.moved:
+                log.warning("the site directory was moved: pilots of before cannot find this head")
+                store.disown_pilots(clock.now())
             lease.raise_above(store.epoch)
             store.begin_epoch(lease.epoch)
             lease.note(database=store.identity, unfenced=False)
         except sqlite3.Error as error:
             store.close()
-            raise HeadError(f"the database {site.database} cannot be written: {error}") from error
+            raise open_error(site.database, error) from error
         except BaseException:
             store.close()
             raise
@@ -246,9 +255,18 @@ class Head:
         self._close()
 
     def _check_lease(self) -> None:
-        if not self._lease.is_held():
+        if self._lease.is_held():
+            return
+        if (self._site.directory / SITE_FILE).exists():
             log.critical("the lease is lost: another head may run; this one ends at once")
-            os._exit(1)
+        else:
+            log.critical("%s is gone: this head ends, and its pilots", self._site.directory)
+            # Nobody else will: who works at the new place of the directory has no way to them.
+            for peer in self._peers.values():
+                self._server.send(peer.address, m.EndPilot("the site directory is gone", True))
+            if self._peers:
+                self._server.close()
+        os._exit(1)
 
     def _announce(self) -> None:
         """Write down where this head is found."""

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from pilot.data.values import Value
-from pilot.errors import HeadError, PilotError
+from pilot.errors import DiskFullError, HeadError, PilotError
 from pilot.head.events import Attempt, Change, Delegated, Ended, Restored
 from pilot.head.state import Task
 from pilot.wire.messages import (
@@ -75,11 +75,18 @@ def _facts() -> str:
     """
 
 
+def open_error(path: Path, error: sqlite3.Error) -> HeadError:
+    """Return the error of a database that cannot be opened."""
+    if "full" in str(error):
+        return DiskFullError(
+            f"no head can start: the disk of {path} is full ({error}); make room there, nothing is "
+            "lost"
+        )
+    return HeadError(f"the database {path} cannot be opened: {error}; {_advice(error)}")
+
+
 def _advice(error: sqlite3.Error) -> str:
-    """Return what to do about a database that cannot be opened."""
     text = str(error)
-    if "full" in text:
-        return "make room on that disk, nothing is lost"
     if "locked" in text:
         return "an old head hangs on another machine (head.log says where it ran): end it there"
     if "I/O" in text:
@@ -321,9 +328,7 @@ class Store:
                 self._db.close()
                 raise
         except sqlite3.Error as error:
-            raise HeadError(
-                f"the database {path} cannot be opened: {error}; {_advice(error)}"
-            ) from error
+            raise open_error(path, error) from error
 
     def _open(self, journal: str) -> None:
         execute = self._db.execute
@@ -378,6 +383,15 @@ class Store:
     def begin_epoch(self, epoch: int) -> None:
         """Note that the head of this epoch writes from now on."""
         self.set_meta("epoch", str(epoch))
+
+    def become_another(self, now: float) -> None:
+        """Be a database of its own: it was copied with its site directory, pilots were not."""
+        self.set_meta("identity", _new_identity())
+        self.disown_pilots(now)
+
+    def disown_pilots(self, now: float) -> None:
+        """Give up all pilots: they know the site directory by another path."""
+        self._now("disown_pilots", {"now": now})
 
     def back_up(self, target: Path) -> None:
         """Write a copy of the database into a new file: what is committed, and nothing half.

@@ -32,8 +32,14 @@ import msgspec
 import zmq
 
 from pilot.callbacks import Callbacks, CalledBack
-from pilot.errors import AuthenticationError, HeadError, PilotError, SubmissionError
-from pilot.head.daemon import ensure_head, find_head
+from pilot.errors import (
+    AuthenticationError,
+    DiskFullError,
+    HeadError,
+    PilotError,
+    SubmissionError,
+)
+from pilot.head.daemon import ensure_head, find_head, silence_of
 from pilot.numbers import Numbers
 from pilot.site import Site
 from pilot.submission import Parcel
@@ -143,6 +149,9 @@ class Connection:
         #: The Python of the pilots; empty: the head does not know.
         self.python = ""
         self._connects: list[float] = []
+        self._address: HeadAddress | None = None
+        self._silence = silence_of(site)
+        self._waits_for_space = False
         self._asked_again = -GREETING_S
         self._stopping = False
         self._failure: Exception | None = None
@@ -422,18 +431,20 @@ class Connection:
 
     def _lost(self) -> bool:
         """Whether another head is there, or this one is dead."""
-        address = read_address(self._site.address_file)
+        address = read_address(self._site.address_file, self._address)
         if address is None:
             # It said good-bye. A new one is needed only if we still want something.
             return bool(self._awaited or self._open or self._requests or self._outbox)
-        return address.epoch > self._epoch or address.is_dead()
+        return (
+            address.epoch > self._epoch or address.is_dead() or self._silence.has_ended(self._epoch)
+        )
 
     def _connect(self, client: Client[Any]) -> None:
         """Find or start the head, greet it, and ask again for all that is open."""
         deadline = time.monotonic() + 2 * GREETING_S
         while not self._stopping:
-            address = ensure_head(self._site) if self._start else find_head(self._site)
-            if address is None and self._start is None:
+            address = self._find()
+            if address is None and (self._start is None or self._waits_for_space):
                 time.sleep(WATCH_S)
                 deadline = time.monotonic() + 2 * GREETING_S
                 continue
@@ -445,6 +456,8 @@ class Connection:
             self._greet(client, address)
             welcome = self._await_welcome(client, deadline)
             if welcome is None:
+                if self._silence.has_ended(address.epoch):
+                    deadline = time.monotonic() + 2 * GREETING_S
                 continue
             if welcome.refused:
                 raise HeadError(welcome.refused)
@@ -469,7 +482,26 @@ class Connection:
         if watched:
             client.send(m.Watch(watched))
 
+    def _find(self) -> HeadAddress | None:
+        """Find the head, or start one if we may; None: there is none now."""
+        dead = self._silence.ended
+        if not self._start:
+            return find_head(self._site, dead)
+        try:
+            address = ensure_head(self._site, dead=dead)
+        except DiskFullError as error:
+            if not self._ready.done():
+                raise
+            # All that is accepted is safe, and the rest is still here.
+            if not self._waits_for_space:
+                log.warning("pilot: %s; waiting for that", error)
+            self._waits_for_space = True
+            return None
+        self._waits_for_space = False
+        return address
+
     def _greet(self, client: Client[Any], address: HeadAddress) -> None:
+        self._address = address
         client.connect(address.endpoints.choose())
         client.send(m.ClientHello(m.PROTOCOL, __version__, self._submits, self._blocks))
 
@@ -492,11 +524,12 @@ class Connection:
                     if isinstance(message, m.Welcome):
                         return message  # nothing follows it before something is asked for
             client.check()
-            address = read_address(self._site.address_file)
+            address = read_address(self._site.address_file, self._address)
             if (
                 address is None
                 or address.is_dead()
                 or address.endpoints.choose() != client.endpoint
+                or self._silence.has_ended(address.epoch)
             ):
                 return None  # it died meanwhile
             if client.is_lost:

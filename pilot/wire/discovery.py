@@ -7,12 +7,16 @@ other, never half of one; a lower epoch than one that was seen before is an old 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import msgspec
 
 from pilot.bounds import UNREADABLE
 from pilot.wire.endpoints import Endpoints, boot_id
+
+#: A file that cannot be read is tried again after so many seconds.
+_PAUSES_S = (0.01, 0.05, 0.0)
 
 
 class HeadAddress(msgspec.Struct, frozen=True):
@@ -38,20 +42,26 @@ class HeadAddress(msgspec.Struct, frozen=True):
         return self.is_here() and process_started(self.pid) != self.started
 
     def is_of(self, directory: Path) -> bool:
-        """Whether this is the head of a site directory, and not of one that it is a copy of.
-
-        The inode alone does not tell: some network file systems have others on each machine.
-        """
-        if not self.directory or self.directory == str(directory):
-            return True
-        try:
-            return directory.stat().st_ino == self.inode
-        except OSError:
-            return True  # it is not known now
+        """Whether this is the head of a site directory, and not of one that it is a copy of."""
+        return is_same_place(directory, self.directory, self.inode)
 
     def is_here(self) -> bool:
         """Whether the process is one of those that can be seen from here."""
         return self.endpoints.boot == boot_id() and self.space in (0, process_space())
+
+
+def is_same_place(directory: Path, path: str, inode: int) -> bool:
+    """Whether a directory is the one that had this path and inode (with an empty path: not known).
+
+    A copy has neither. One that was moved has its inode still; and that alone does not tell, since
+    some network file systems have others on each machine.
+    """
+    if not path or path == str(directory):
+        return True
+    try:
+        return directory.stat().st_ino == inode
+    except OSError:
+        return True  # it is not known now
 
 
 def process_space() -> int:
@@ -73,14 +83,27 @@ def process_started(pid: int) -> int:
     return -1 if fields[0] in ("Z", "X") else int(fields[19])
 
 
-def read_address(path: Path) -> HeadAddress | None:
-    """What the site directory says of its head; None where it says nothing."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=HeadAddress)
-    except FileNotFoundError:
-        return None
-    except UNREADABLE:
-        return None
+def read_address(path: Path, known: HeadAddress | None = None) -> HeadAddress | None:
+    """Return what the site directory says of its head; None where it says nothing.
+
+    Parameters
+    ----------
+    path
+        The file.
+    known
+        What it said before: returned where it cannot be read now. A network file system says so
+        of a file that is just being replaced, and while its server is away.
+    """
+    for pause_s in _PAUSES_S:
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=HeadAddress)
+        except FileNotFoundError:
+            return None
+        except UNREADABLE:
+            return None
+        except OSError:
+            time.sleep(pause_s)
+    return known
 
 
 def write_address(path: Path, address: HeadAddress) -> None:

@@ -1,0 +1,148 @@
+"""A head that cannot be asked any more: its machine is gone, it is stopped, its site was moved."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+
+import pytest
+from click.testing import CliRunner, Result
+from support import tasks
+from support.sites import SiteUnderTest
+from support.waiting import wait_until
+
+from pilot.cli import cli
+from pilot.head.lease_files import has_run_out
+from pilot.session import Session
+from pilot.site import open_site
+from pilot.wire.discovery import read_address
+
+DEADLINE_S = 60.0
+#: Short, since each of these waits for it.
+EXPIRE_S = 4.0
+
+
+@pytest.fixture
+def site(make_site: Callable[..., SiteUnderTest]) -> SiteUnderTest:
+    return make_site(lease={"renew": "300ms", "expire": f"{EXPIRE_S:g}s"})
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(cli, words, prog_name="pilot")
+
+
+def work(site: SiteUnderTest) -> None:
+    with site.session() as session:
+        assert session.submit(tasks.square, 3).result(DEADLINE_S) == 9
+
+
+def lose_machine(site: SiteUnderTest) -> None:
+    """Kill the head, and let it look as on a machine that is gone."""
+    os.kill(site.head_pid, signal.SIGKILL)
+    wait_until(lambda: not site.head_pid, DEADLINE_S, "the head to be gone")
+    elsewhere = {"host": "gone", "pid": 1}
+    address = json.loads(site.site.address_file.read_text())
+    endpoints = {"boot": "gone/boot", "local": "unix:///nowhere", "remote": "tcp://127.0.0.1:9"}
+    site.site.address_file.write_text(json.dumps({**address, **elsewhere, "endpoints": endpoints}))
+    for path in site.directory.glob("head.lease.[0-9]*"):
+        lease = json.loads(path.read_text())
+        path.write_text(json.dumps({**lease, **elsewhere, "boot": "gone/boot"}))
+
+
+def await_expiry(site: SiteUnderTest) -> None:
+    wait_until(lambda: has_run_out(site.site.lease_file, EXPIRE_S), DEADLINE_S, "the lease")
+
+
+def test_site_whose_machine_is_gone_can_be_read_at_once(site: SiteUnderTest) -> None:
+    work(site)
+    lose_machine(site)
+    await_expiry(site)
+    for words in (("status",), ("session", "list"), ("events",), ("task", "list")):
+        result = run(*words)
+        assert result.exit_code == 0, result.stderr
+    assert "the head does not run" in run("status").stdout
+    assert run("head", "status").exit_code == 3
+    stopped = run("head", "stop")
+    assert stopped.exit_code == 0 and "counts as dead" in stopped.stderr
+    work(site)  # whose head ends the pilots in the end
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["at once", "later"])
+def test_site_whose_machine_is_gone_gets_a_new_head(site: SiteUnderTest, waits: bool) -> None:
+    work(site)
+    before = read_address(site.site.address_file)
+    lose_machine(site)
+    if waits:
+        await_expiry(site)
+    work(site)
+    after = read_address(site.site.address_file)
+    assert before is not None and after is not None
+    assert after.epoch > before.epoch and after.database == before.database
+    assert "its database is copied" in (site.site.logs / "head.log").read_text()
+
+
+def test_start_does_not_call_a_dead_head_a_running_one(site: SiteUnderTest) -> None:
+    work(site)
+    lose_machine(site)
+    started = run("head", "start")
+    assert started.exit_code == 0 and "runs: pid" in started.stdout
+    assert site.head_pid
+
+
+def test_stopped_head_is_followed_while_a_client_waits(site: SiteUnderTest) -> None:
+    with site.session() as session:
+        assert session.submit(tasks.square, 2).result(DEADLINE_S) == 4
+        stopped = site.head_pid
+        os.kill(stopped, signal.SIGSTOP)
+        assert session.submit(tasks.square, 3).result(DEADLINE_S) == 9
+        assert site.head_pid not in (0, stopped)
+
+
+def test_stop_ends_a_stopped_head(site: SiteUnderTest) -> None:
+    work(site)
+    stopped = site.head_pid
+    os.kill(stopped, signal.SIGSTOP)
+    result = run("head", "stop")
+    assert result.exit_code == 0 and f"pid {stopped}" in result.stderr
+    assert "killed" in result.stderr
+    assert stopped not in [process.pid for process in site.processes()]
+    work(site)  # and ends the pilots with the fixture
+
+
+def test_copy_of_a_site_has_a_head_of_its_own(site: SiteUnderTest) -> None:
+    """The copy was made while the head runs, which goes on with the original."""
+    with site.session() as session:
+        assert session.submit(tasks.square, 2).result(DEADLINE_S) == 4
+        first = site.head_pid
+        copy = site.home / "copy"
+        shutil.copytree(site.directory, copy, ignore=lambda *_: ["head.start"])
+        try:
+            with Session(copy) as other:
+                assert other.submit(pow, 2, 5).result(DEADLINE_S) == 32
+                one, two = read_address(site.site.address_file), read_address(copy / "head.json")
+                assert one is not None and two is not None
+                assert one.pid == first != two.pid
+                assert one.database != two.database
+            assert session.submit(tasks.square, 3).result(DEADLINE_S) == 9
+            assert site.head_pid == first
+        finally:
+            run("head", "stop", "--site", str(copy))
+
+
+def test_moved_site_goes_on(site: SiteUnderTest) -> None:
+    work(site)
+    before = read_address(site.site.address_file)
+    moved = site.home / "moved"
+    site.directory.rename(moved)
+    session = Session(open_site(moved))
+    try:
+        assert session.submit(pow, 2, 5).result(DEADLINE_S) == 32
+        after = read_address(moved / "head.json")
+        assert before is not None and after is not None
+        assert before.database == after.database
+    finally:
+        session.detach()
+        run("head", "stop", "--site", str(moved))
