@@ -143,6 +143,8 @@ class Agent:
         self._reports = Reports()
         self._head: HeadAddress | None = None
         self._welcomed = False
+        #: The identity of the database in which the tasks here are.
+        self._database = ""
         self._head_heard = clock.now()
         self._looked = self._told = self._asked = self._greeted = 0.0
         self._ticked = clock.now()
@@ -348,6 +350,7 @@ class Agent:
                 list(held.items()),
                 list(self._sessions),
                 self._ends_at - clock.now() if self._ends_at else 0.0,
+                self._database,
             )
         )
 
@@ -390,6 +393,7 @@ class Agent:
                 self._end(message.refused, now, at_once=True)
             elif not self._welcomed:
                 self._welcomed = True
+                self._database = message.database
                 self._tell_status(now)
                 # Also what has ended since the greeting.
                 for number, completions in self._reports.frames.items():

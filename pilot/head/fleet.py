@@ -133,8 +133,10 @@ class Fleet:
         self._last_submit = -math.inf
         self._refused: dict[str, Refusal] = {}
         self._own: dict[str, subprocess.Popen[bytes]] = {}
-        directory = hashlib.blake2b(str(site.directory).encode(), digest_size=3).hexdigest()
-        self.prefix = f"{site.config.slurm.job_name_prefix}-{site.name}-{directory}-"
+        # Jobs of a database that was there before are not ours, and their numbers were the same.
+        owner = f"{site.directory}\0{store.identity}".encode()
+        mark = hashlib.blake2b(owner, digest_size=3).hexdigest()
+        self.prefix = f"{site.config.slurm.job_name_prefix}-{site.name}-{mark}-"
         self.pilots: dict[str, PilotRow] = {
             row["name"]: PilotRow(**row, own=row["reason"] == OWN)
             for row in store.rows("pilots_alive", {})

@@ -62,6 +62,7 @@ class Pilots:
         self._core = shell.core
         self._peers = shell.peers.pilots
         self._epoch = epoch
+        self._database = shell.store.identity
         self.fleet = Fleet(site, shell.store, shell.core.pilots, notify, self._lost, self._note)
         #: Pilots of before that have not joined this head yet, and how long they are waited for.
         self._expected = {name for name, row in self.fleet.pilots.items() if row.job is not None}
@@ -89,7 +90,13 @@ class Pilots:
         job, life = self._lives.get(name, (hello.job, hello.life))
         if job == hello.job and hello.life < life:
             refused = refused or f"life {life} of its job has joined, and this is life {hello.life}"
-        self._shell.send(address, m.Welcome(self._epoch, __version__, refused))
+        if hello.database not in ("", self._database):
+            refused = refused or (
+                "the site has another database now, in which its tasks are not: it was reset, or "
+                "a backup was put in its place"
+            )
+        database = self._database
+        self._shell.send(address, m.Welcome(self._epoch, __version__, refused, database=database))
         if refused:
             log.warning("pilot %s refused: %s", name, refused)
             return

@@ -372,6 +372,8 @@ class Welcome(_Message):
     #: To clients: the Python of the pilots, as `pilot.data.pickling.INTERPRETER` has it; empty: the
     #: head does not know.
     python: str = ""
+    #: The identity of the head's database: in another one no task that is known is known.
+    database: str = ""
 
 
 class Accepted(_Message):
@@ -440,6 +442,8 @@ class PilotHello(_Message):
     sessions: list[Number] = []
     #: Seconds of walltime that are left, which hold whatever the clocks say; 0: see `ends_at`.
     left_s: SignedSeconds = 0.0
+    #: The identity of the database of the heads that it has joined; empty: none yet.
+    database: str = ""
 
 
 class Completions(_Message):
