@@ -20,7 +20,7 @@ from pilot.cli.result import result
 from pilot.cli.retry import retry
 from pilot.cli.run import run
 from pilot.cli.session import session
-from pilot.cli.site import init
+from pilot.cli.site import init, site
 from pilot.cli.status import status
 from pilot.cli.submit import submit
 from pilot.cli.task import task
@@ -41,8 +41,8 @@ def cli(context: click.Context) -> None:
     pilot status                   what is going on
 
     Exit codes: 0 all is well, 2 the command line is wrong, 3 the site (or: no head runs), 4 the
-    workflow file, 5 the head, 6 the batch system, 7 a task was not taken, 8 a task failed, 130
-    Ctrl-C, 1 anything else.
+    workflow file, 5 the head, 6 the batch system, 7 a task was not taken, 8 a task failed, 9 the
+    disk is full, 130 Ctrl-C, 1 anything else.
     """
     context.ensure_object(Settings)
 
@@ -55,6 +55,7 @@ for command in (
     status,
     why,
     head,
+    site,
     session,
     task,
     result,

@@ -1,4 +1,4 @@
-"""``pilot init``: make a site."""
+"""``pilot init``: make a site. ``pilot site``: keep a copy of its database, and begin anew."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 
 import click
+
+from pilot.cli.common import commanding, current_site, site_option
 
 #: What a person has to look at in a site file is marked with this word.
 _MARK = "CHANGE"
@@ -54,6 +56,48 @@ def init(template: str, name: str | None) -> None:
         (f"pilot submit --site {said} --wait -- hostname", "runs a first task"),
     ):
         click.echo(f"  {command:<{44 + len(said)}}  # {meaning}")
+
+
+@click.group()
+def site() -> None:
+    """The directory of a site: a copy of its database, beginning anew."""
+
+
+@site.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@site_option
+def backup(file: Path) -> None:
+    """Write a copy of the database into a new FILE.
+
+    The head writes it, with all that is committed, and does nothing else meanwhile: some seconds
+    for a million tasks. Results in files, below `results` in the site directory, are not in it. To
+    go back to it, stop the head, put it in the place of tasks.db (and remove tasks.db-wal): pilots
+    that have later tasks end then.
+    """
+    from pilot.wire import messages as m
+
+    target = file.absolute()
+    with commanding(current_site()) as command:
+        command(lambda n: m.Command(n, "backup", {"file": str(target)}), None)
+    click.echo(f"wrote {target}, {target.stat().st_size / 2**20:.1f} MiB")
+
+
+@site.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@site_option
+def reset(yes: bool) -> None:
+    """Begin anew: move the database, results and checkpoints aside.
+
+    Nothing is deleted: it is all in a directory below that of the site. Keys, logs and site.yaml
+    stay. No head may run.
+    """
+    from pilot.head.upkeep import reset as move_aside
+
+    found = current_site()
+    if not yes:
+        click.confirm(f"move all tasks and results of {found.directory} aside?", abort=True)
+    aside = move_aside(found)
+    click.echo(f"moved everything to {aside}" if aside else f"{found.name} has no tasks")
 
 
 def _marked_lines(text: str) -> list[tuple[int, str]]:

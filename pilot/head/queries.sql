@@ -202,7 +202,7 @@ SELECT name, pool, nodes, walltime, state, job, reason, created, submitted, star
 FROM pilots WHERE ended IS NULL ORDER BY created;
 
 -- name: disown_pilots
-UPDATE pilots SET state = 'ENDED', ended = :now, reason = 'the site directory has another path now'
+UPDATE pilots SET state = 'ENDED', ended = :now, reason = :why
 WHERE ended IS NULL;
 
 -- name: list_pilots

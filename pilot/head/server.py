@@ -27,6 +27,7 @@ import os
 import signal
 import sqlite3
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import zmq
@@ -181,7 +182,7 @@ class Head:
                 store.become_another(clock.now())
             elif lease.moved:
                 log.warning("the site directory was moved: pilots of before cannot find this head")
-                store.disown_pilots(clock.now())
+                store.disown_pilots(clock.now(), "the site directory has another path now")
             lease.raise_above(store.epoch)
             store.begin_epoch(lease.epoch)
             lease.note(database=store.identity, unfenced=False)
@@ -391,6 +392,10 @@ class Head:
         self._server.send(peer, m.Reply(message.request, answer))
 
     def _command(self, peer: bytes, message: m.Command, _now: float) -> None:
+        if message.name == "backup":
+            self._store.back_up(Path(message.arguments["file"]), clock.now())
+            self._server.send(peer, m.Reply(message.request, True))
+            return
         if message.name != "stop":
             raise PilotError(f"the head knows no command {message.name!r}")
         self._server.send(peer, m.Reply(message.request, self._status()))

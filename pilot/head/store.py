@@ -53,6 +53,9 @@ SCHEMA_VERSION = 3
 #: Tells tools such as `file` that this is a database of Pilot ("Pilt").
 APPLICATION_ID = 0x50696C74
 
+#: Why a copy of a database has no pilots.
+COPIED = "the database is a copy, to which the pilots of the original do not belong"
+
 #: A commit that is expected to take no longer is waited for, in seconds.
 QUICK_S = 0.0005
 #: So many pages of 4 KiB are given back at a time: less than 0.1 s of work.
@@ -387,17 +390,17 @@ class Store:
     def become_another(self, now: float) -> None:
         """Be a database of its own: it was copied with its site directory, pilots were not."""
         self.set_meta("identity", _new_identity())
-        self.disown_pilots(now)
+        self.disown_pilots(now, COPIED)
 
-    def disown_pilots(self, now: float) -> None:
-        """Give up all pilots: they know the site directory by another path."""
-        self._now("disown_pilots", {"now": now})
+    def disown_pilots(self, now: float, why: str) -> None:
+        """Give up all pilots of before."""
+        self._now("disown_pilots", {"now": now, "why": why})
 
-    def back_up(self, target: Path) -> None:
+    def back_up(self, target: Path, now: float) -> None:
         """Write a copy of the database into a new file: what is committed, and nothing half.
 
         The copy has an identity of its own. Where it is put in the place of the database, pilots
-        forget what they have of the tasks that came later.
+        end that have later tasks.
 
         Raises
         ------
@@ -415,6 +418,7 @@ class Store:
             copy = sqlite3.connect(partial, isolation_level=None)
             try:
                 copy.execute(QUERIES["set_meta"], ("identity", _new_identity()))
+                copy.execute(QUERIES["disown_pilots"], {"now": now, "why": COPIED})
             finally:
                 copy.close()
             with partial.open("rb") as file:

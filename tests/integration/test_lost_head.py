@@ -146,3 +146,43 @@ def test_moved_site_goes_on(site: SiteUnderTest) -> None:
     finally:
         session.detach()
         run("head", "stop", "--site", str(moved))
+
+
+def test_site_begins_anew_when_its_database_has_vanished(site: SiteUnderTest) -> None:
+    """Its pilots meet another database, and end."""
+    work(site)
+    agent, epoch = site.pid_of("agent"), site.query("head")["epoch"]
+    assert "a head of this site runs" in run("site", "reset", "--yes").stderr
+    os.kill(site.head_pid, signal.SIGKILL)
+    wait_until(lambda: not site.head_pid, DEADLINE_S, "the head to be gone")
+    for path in site.directory.glob("tasks.db*"):
+        path.unlink()
+    for words in (("head", "start"), ("status",), ("task", "list")):
+        refused = run(*words)
+        assert refused.exit_code == 5 and "pilot site reset" in refused.stderr
+    reset = run("site", "reset", "--yes")
+    assert reset.exit_code == 0 and "before-" in reset.stdout
+    work(site)
+    wait_until(
+        lambda: agent not in [process.pid for process in site.processes()],
+        DEADLINE_S,
+        "the pilot of before to end",
+    )
+    assert site.query("head")["epoch"] > epoch
+    assert run("session", "list", "--json").stdout.count('"id"') == 1
+
+
+def test_backup_can_be_put_in_the_place_of_the_database(site: SiteUnderTest) -> None:
+    copy = site.home / "copy.db"
+    work(site)
+    written = run("site", "backup", str(copy))
+    assert written.exit_code == 0 and copy.exists()
+    again = run("site", "backup", str(copy))
+    assert again.exit_code == 1 and "exists already" in again.stderr
+    work(site)
+    run("head", "stop")
+    for path in site.directory.glob("tasks.db*"):
+        path.unlink()
+    copy.rename(site.site.database)
+    work(site)
+    assert len(site.query("sessions")) == 2, "the second one came after the copy"

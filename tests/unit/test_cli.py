@@ -94,6 +94,8 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "head start",
         "head stop",
         "head status",
+        "site backup",
+        "site reset",
         "session list",
         "session show",
         "session wait",

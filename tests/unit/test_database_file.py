@@ -144,11 +144,11 @@ def test_nothing_is_written_by_who_may_not(tmp_path: Path) -> None:
 def test_backup_is_whole_and_another_database(tmp_path: Path) -> None:
     store = Store(tmp_path / "tasks.db")
     first = [add(store) for _ in range(5)][-1]
-    store.back_up(tmp_path / "copy.db")
+    store.back_up(tmp_path / "copy.db", 0.0)
     assert (tmp_path / "copy.db").stat().st_mode & 0o077 == 0
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     with pytest.raises(PilotError, match=r"copy\.db exists already"):
-        store.back_up(tmp_path / "copy.db")
+        store.back_up(tmp_path / "copy.db", 0.0)
     identity = store.identity
     store.close()
     copy = Store(tmp_path / "copy.db")
@@ -160,7 +160,7 @@ def test_backup_is_whole_and_another_database(tmp_path: Path) -> None:
 def test_backup_that_cannot_be_written(tmp_path: Path) -> None:
     store = Store(tmp_path / "tasks.db")
     with pytest.raises(PilotError, match=r"the backup .* cannot be written"):
-        store.back_up(tmp_path / "nowhere" / "copy.db")
+        store.back_up(tmp_path / "nowhere" / "copy.db", 0.0)
     store.close()
 
 

@@ -1,0 +1,64 @@
+"""Upkeep of a site by hand: to begin anew, and to keep what was there.
+
+Invariant: nothing is deleted, and nothing is touched while a head runs.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from pilot.data.durable import sync_directory
+from pilot.errors import SiteError
+from pilot.head.database_file import SUFFIXES
+from pilot.head.lease import Lease
+from pilot.site import Site
+from pilot.wire.discovery import read_address
+
+
+def reset(site: Site) -> Path | None:
+    """Move all that there is of tasks aside, so that the next head begins with none.
+
+    The epoch goes on: pilots that are left meet another database, and end.
+
+    Parameters
+    ----------
+    site
+        The site. What a user has set, keys and logs stay.
+
+    Returns
+    -------
+    Path or None
+        Where everything is now; None: there was nothing.
+
+    Raises
+    ------
+    HeadError
+        A head runs.
+    SiteError
+        The directory cannot be written.
+    """
+    config = site.config.lease
+    lease = Lease(site.lease_file, config.renew_s, config.expire_s)
+    known = read_address(site.address_file)
+    lease.acquire(known.epoch if known is not None else 0)
+    try:
+        database = site.database
+        files = [database.with_name(database.name + suffix) for suffix in SUFFIXES]
+        there = [path for path in (*files, site.results, site.checkpoints) if path.exists()]
+        aside = site.directory / time.strftime(f"before-%Y%m%d-%H%M%S-{os.getpid()}")
+        if there:
+            aside.mkdir(mode=0o700)
+        for path in there:
+            path.rename(aside / path.name)
+        site.address_file.unlink(missing_ok=True)
+        sync_directory(site.directory)
+        lease.note(database="", unfenced=False)
+    except OSError as error:
+        raise SiteError(
+            f"{error.filename} cannot be moved to {aside}: {error.strerror}; then try again"
+        ) from error
+    finally:
+        lease.release()
+    return aside if there else None
