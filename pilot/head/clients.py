@@ -66,9 +66,7 @@ class Clients:
         if not refused and hello.submits:
             self._peers.add_client(peer, hello.blocks)
         database = self._store.identity
-        self._shell.send(
-            peer, m.Welcome(self._epoch, __version__, refused, self._python, database)
-        )
+        self._shell.send(peer, m.Welcome(self._epoch, __version__, refused, self._python, database))
 
     def _bye(self, peer: bytes, _message: m.ClientBye, _now: float) -> None:
         self._peers.remove_client(peer)
