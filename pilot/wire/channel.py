@@ -171,10 +171,10 @@ class Server(Generic[M]):
             told, bound = addresses.resolve(address)
             try:
                 self._remote = Router(keys, bound, port, unsent_bytes)
-            except zmq.ZMQError as error:
+            except OSError as error:
                 raise SiteError(
-                    f"port {port} of {bound} cannot be bound: {error}; set head.port to 0 (any) "
-                    "in site.yaml"
+                    f"port {port} of {bound} cannot be bound: {error.strerror}; set head.port to "
+                    "0 (any) in site.yaml"
                 ) from error
             remote = f"tcp://{told}:{self._remote.port}"
         path = socket_path(name)

@@ -7,7 +7,7 @@ Invariants
 - No queue here drops anything: high-water marks are off. Whoever sends bounds what is under way,
   and a router breaks a peer off that does not take what it is sent.
 - Who has not proved to hold the key can have a router keep a part of a message at most, and for
-  seconds; and when many have come, it does not listen for a while: descriptors are left for files.
+  seconds; and when many have come they are turned away (`listening`).
 
 How it works: a message goes in parts (frames of one ZeroMQ message, which arrive all or not at
 all), so that no frame is large, neither before nor after the greeting. An empty message is a word
@@ -17,20 +17,17 @@ that it sends nothing more, and that the dealer may connect again.
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
-import resource
 import struct
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import zmq
 from zmq.utils import z85
 
 from pilot.wire.keys import Keys
+from pilot.wire.listening import Port
 
 log = logging.getLogger("pilot.wire")
 
@@ -48,12 +45,9 @@ _OVERHEAD_BYTES = 1 << 10
 _TAKEN_BYTES = 1 << 20
 #: So long may a greeting take, in milliseconds.
 _GREETING_MS = 10_000
-#: How often a router counts the descriptors of its process, in seconds; at which part of those that
-#: it may have it does not listen any more, and at which it does again; and how many it holds to
-#: have them at that moment.
-_COUNT_S = 1.0
-_FULL, _ROOM = 0.8, 0.7
-_RESERVE = 32
+#: A peer that has not taken so much, and has taken nothing for so long (or twice that), in seconds,
+#: is broken off: it does not read, or the rest was lost with a connection that broke.
+_STALLED_BYTES, _STALLED_S = 4 << 20, 30.0
 
 
 def _tune(sock: zmq.Socket[bytes]) -> None:
@@ -113,6 +107,20 @@ class _Doorkeeper:
             self._socket.close()
 
 
+class _Peer:
+    """A dealer as its router knows it."""
+
+    __slots__ = ("is_broken_off", "taken", "taken_before", "untaken")
+
+    def __init__(self) -> None:
+        #: What it was sent and has not said that it has taken, in bytes.
+        self.untaken = 0
+        #: How often it has said that, and had when it was looked at.
+        self.taken = self.taken_before = 0
+        #: Whether it is sent nothing more.
+        self.is_broken_off = False
+
+
 class Router:
     """The end that many connect to: a ROUTER socket.
 
@@ -129,7 +137,7 @@ class Router:
 
     Raises
     ------
-    zmq.ZMQError
+    OSError
         The port cannot be bound.
     """
 
@@ -138,11 +146,10 @@ class Router:
     ) -> None:
         self._context = zmq.Context()
         _Doorkeeper(self._context, keys.client_public)
-        #: What each peer has been sent and has not said that it has taken, in bytes.
-        self._untaken: dict[bytes, int] = {}
-        self._broken_off: set[bytes] = set()
+        #: Those that something was sent to, where that is bounded.
+        self._peers: dict[bytes, _Peer] = {}
         self._unsent_bytes = unsent_bytes
-        self._reserve: list[int] = []
+        self._looked = time.monotonic()
         #: Can be read when there is something to `receive`.
         self.source = self._context.socket(zmq.ROUTER)
         _tune(self.source)
@@ -152,26 +159,14 @@ class Router:
         self.source.curve_secretkey = keys.server_secret
         self.source.curve_publickey = keys.server_public
         try:
-            self.port = self._bind(address, port)
-        except zmq.ZMQError:
-            self.close(0.0)
+            self._port = Port(address, port)
+        except OSError:
+            self.source.close()
+            self._context.term()
             raise
-        self._endpoint = self.source.getsockopt_string(zmq.LAST_ENDPOINT)
-        self._listens = True
-        self._counted = 0.0
-        self._hold_reserve()
-
-    def _bind(self, address: str, port: int) -> int:
-        try:
-            if port:
-                self.source.bind(f"tcp://{address}:{port}")
-            return port or int(self.source.bind_to_random_port(f"tcp://{address}"))
-        except zmq.ZMQError as error:
-            if error.errno != errno.EADDRNOTAVAIL or address == "*":
-                raise
-            # As where a port is forwarded to this machine.
-            log.warning("%s is no address of this machine: it listens at all that it has", address)
-            return self._bind("*", port)
+        self.port = self._port.number
+        self.source.setsockopt(zmq.USE_FD, self._port.share())
+        self.source.bind(f"tcp://127.0.0.1:{self.port}")  # the address is that of the descriptor
 
     def receive(self) -> list[tuple[bytes, bytes]]:
         """What has arrived, with the name of who sent it."""
@@ -181,74 +176,61 @@ class Router:
             frame = parts[0] if len(parts) == 1 else b"".join(parts)
             if frame:
                 arrived.append((peer, frame))
-            elif peer in self._untaken:
-                self._untaken[peer] -= _TAKEN_BYTES
+            if peer in self._peers and (known := self._peers[peer]):
+                if not frame:
+                    known.untaken -= _TAKEN_BYTES
+                    known.taken += 1
+                if known.is_broken_off:
+                    self._break_off(peer, known)  # it has not heard it
         return arrived
 
     def send(self, peer: bytes, frame: bytes) -> None:
         """Send to a peer; one that is gone gets nothing."""
-        if peer in self._broken_off:
-            return
         if self._unsent_bytes is not None:
-            untaken = self._untaken.get(peer, 0)
-            if untaken > self._unsent_bytes:
-                log.warning(
-                    "broken off: a peer has not taken %d MiB; it may come again", untaken >> 20
-                )
-                self._broken_off.add(peer)
-                self._untaken.pop(peer)
-                frame = b""
-            else:
-                self._untaken[peer] = untaken + len(frame)
+            known = self._peers.get(peer)
+            if known is None:
+                known = self._peers[peer] = _Peer()
+            if known.is_broken_off:
+                return
+            if known.untaken > self._unsent_bytes:
+                self._break_off(peer, known)
+                return
+            known.untaken += len(frame)
         self.source.send(peer, _MORE)
         _send(self.source, frame)
 
     def unsent(self, peer: bytes) -> int:
         """How many bytes that were sent to a peer it has not said to have taken."""
-        return max(0, self._untaken.get(peer, 0) - _TAKEN_BYTES)
+        known = self._peers.get(peer)
+        return max(0, known.untaken - _TAKEN_BYTES) if known is not None else 0
 
     def look_after(self) -> None:
-        """See that there are descriptors for files, however many have connected."""
+        """See that there are descriptors for files, and that nobody waits for what is lost."""
+        self._port.look_after()
         now = time.monotonic()
-        if now - self._counted < _COUNT_S:
-            return
-        self._counted = now
-        used = _descriptors_used()
-        if self._listens and used > _FULL:
-            log.error("there are too many open connections: no more over TCP until others end")
-            self.source.unbind(self._endpoint)
-            self._listens = False
-            self._release()
-        elif not self._listens and used < _ROOM:
-            try:
-                self.source.bind(self._endpoint)
-            except zmq.ZMQError as error:
-                log.error("%s cannot be bound again: %s; trying again", self._endpoint, error)
-                return
-            self._listens = True
-            self._hold_reserve()
+        if now - self._looked > _STALLED_S:
+            self._looked = now
+            for name, peer in self._peers.items():
+                if peer.untaken > _STALLED_BYTES and peer.taken == peer.taken_before:
+                    self._break_off(name, peer)
+                peer.taken_before = peer.taken
 
-    def _hold_reserve(self) -> None:
-        self._reserve += [os.open(os.devnull, os.O_RDONLY) for _ in range(_RESERVE)]
-
-    def _release(self) -> None:
-        while self._reserve:
-            os.close(self._reserve.pop())
+    def _break_off(self, name: bytes, peer: _Peer) -> None:
+        """Send a peer nothing more, and tell it, so that it connects anew under another name."""
+        if not peer.is_broken_off:
+            log.warning(
+                "broken off: a peer has not taken %d MiB; it may come again", peer.untaken >> 20
+            )
+        peer.is_broken_off = True
+        peer.untaken = 0
+        self.source.send(name, _MORE)
+        self.source.send(b"")
 
     def close(self, linger_s: float) -> None:
         """Close; what was sent has so long to leave."""
-        self._release()
+        self._port.close()
         self.source.close(linger=round(linger_s * 1e3))
         self._context.term()
-
-
-def _descriptors_used() -> float:
-    """Return the part that is open of the descriptors that this process may have."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        return sum(1 for _ in Path("/proc/self/fd").iterdir()) / soft
-    except OSError:
-        return 1.0  # there is not even one left to look
 
 
 class Dealer:

@@ -344,7 +344,7 @@ def test_that_there_is_no_temporary_directory_is_told(
     fake(fake_slurm, "sbatch", "cat >/dev/null; echo 17")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "none")])
-    with pytest.raises(BatchUnavailable, match="no temporary directory can be made.*set TMPDIR"):
+    with pytest.raises(BatchUnavailable, match=r"no temporary directory can be made.*set TMPDIR"):
         SlurmBatch().submit(a_request(directory=tmp_path))
 
 

@@ -1,0 +1,127 @@
+"""A TCP port that can turn newcomers away for a while, and keeps who is there.
+
+ZeroMQ takes connections by itself, as many as there are descriptors for, and cannot be told to
+stop: to unbind its socket ends all connections that came through it. So the port is made here, and
+handed to it; and when there are too many connections the kernel drops what newcomers send to it
+(a filter on the socket), so that they wait, or give up.
+
+Invariants
+----------
+- At the moment in which newcomers are turned away there are descriptors left, though those that
+  the kernel has let in already still come: more are held in reserve than there can be of these.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import os
+import resource
+import socket
+import struct
+import time
+from pathlib import Path
+
+log = logging.getLogger("pilot.wire")
+
+#: How often the descriptors of the process are counted, in seconds; at which part of those that it
+#: may have newcomers are turned away, and at which they are let in again.
+_COUNT_S = 1.0
+_FULL, _ROOM = 0.8, 0.7
+#: That part of the descriptors is held in reserve, but no more than so many.
+_RESERVE_PART, _RESERVE_MOST = 1 / 8, 128
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
+#: A program for the kernel of one instruction: take nothing of what arrives.
+_NOTHING = struct.pack("HBBI", 0x06, 0, 0, 0)
+
+
+class Port:
+    """A TCP port that is listened at.
+
+    Parameters
+    ----------
+    address
+        The address to listen at; ``*``: all.
+    number
+        The port; 0: any that is free.
+
+    Raises
+    ------
+    OSError
+        It cannot be had.
+    """
+
+    def __init__(self, address: str, number: int) -> None:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = min(int(soft * _RESERVE_PART), _RESERVE_MOST)
+        self._socket = _bind(address, number)
+        self._socket.listen(max(1, self._most // 2))
+        self.number: int = self._socket.getsockname()[1]
+        self._reserve: list[int] = []
+        self._hold_reserve()
+        self._is_open = True
+        self._counted = 0.0
+
+    def share(self) -> int:
+        """Return a descriptor of the socket for who takes the connections, who closes it."""
+        return os.dup(self._socket.fileno())
+
+    def look_after(self) -> None:
+        """Turn newcomers away while there are few descriptors left."""
+        now = time.monotonic()
+        if now - self._counted < _COUNT_S:
+            return
+        self._counted = now
+        used = _descriptors_used()
+        if self._is_open and used > _FULL:
+            log.error("there are too many open connections: no more over TCP until others end")
+            self._close_to_newcomers()
+            self._is_open = False
+            self._release()
+        elif not self._is_open and used < _ROOM:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+            self._is_open = True
+            self._hold_reserve()
+
+    def _close_to_newcomers(self) -> None:
+        program = ctypes.create_string_buffer(_NOTHING)
+        packed = struct.pack("HP", len(_NOTHING) // 8, ctypes.addressof(program))
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, packed)
+
+    def _hold_reserve(self) -> None:
+        self._reserve += [os.open(os.devnull, os.O_RDONLY) for _ in range(self._most)]
+
+    def _release(self) -> None:
+        while self._reserve:
+            os.close(self._reserve.pop())
+
+    def close(self) -> None:
+        """Listen no more; connections that there are stay."""
+        self._release()
+        self._socket.close()
+
+
+def _bind(address: str, number: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setblocking(False)
+        listener.bind(("" if address == "*" else address, number))
+    except OSError as error:
+        listener.close()
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        # As where a port is forwarded to this machine.
+        log.warning("%s is no address of this machine: it listens at all that it has", address)
+        return _bind("*", number)
+    return listener
+
+
+def _descriptors_used() -> float:
+    """Return the part that is open of the descriptors that this process may have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        return sum(1 for _ in Path("/proc/self/fd").iterdir()) / soft
+    except OSError:
+        return 1.0  # there is not even one left to look
