@@ -89,6 +89,17 @@ class ShellCommand:
             if text is not None:
                 command_text(text)
 
+    def check_values(self, kwargs: Mapping[str, Any]) -> None:
+        """See that these parameters are all that its text needs, and can stand where it has them.
+
+        Raises
+        ------
+        CommandError
+            One is missing, or cannot.
+        """
+        if isinstance(self.command, str):
+            command_text(self.command).check_values((), kwargs)
+
     def line(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """Return the command as one would type it.
 

@@ -172,6 +172,17 @@ class CommandText:
 
     # --- with values
 
+    def check_values(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """See that these values are all that it needs, and can stand where it has them.
+
+        Raises
+        ------
+        CommandError
+            One is missing, or cannot.
+        """
+        for _ in self._filled(args, kwargs):
+            pass
+
     def argv(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
         """Return the words that run it with these values.
 
@@ -278,8 +289,11 @@ class CommandText:
         """What a field stands for, as texts; and whether that is a list."""
         formatter = string.Formatter()
         try:
-            value, _ = formatter.get_field(field.name, args, kwargs)
-            spec = formatter.vformat(field.spec, args, kwargs)
+            if field.name in kwargs and not field.spec:
+                value, spec = kwargs[field.name], ""
+            else:
+                value, _ = formatter.get_field(field.name, args, kwargs)
+                spec = formatter.vformat(field.spec, args, kwargs)
         except (KeyError, IndexError) as error:
             parameter = str(error).strip("'") if isinstance(error, KeyError) else field.parameter
             raise self._missing(field, parameter, args, kwargs) from None

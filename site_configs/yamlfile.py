@@ -13,6 +13,7 @@ Invariants:
 - Plain words are text. Only ``true``, ``false``, ``null`` and numbers are not (YAML 1.2's core
   schema): a partition may be named ``no`` or ``on``, ``1:30:00`` is a text, ``1e-3`` a number.
 - Each error reads ``file:line: where: what is wrong; what to do``.
+- However small a file: what its aliases stand for is bounded, and so is how deep it is nested.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ T = TypeVar("T")
 
 #: Where a value is in a file: keys and indices from the top.
 YamlPath = tuple[str | int, ...]
+
+#: A file has no more values than this, what its aliases stand for counted each time.
+_MOST_VALUES = 1_000_000
+#: Lists and mappings in each other.
+_DEEPEST = 100
+_TOO_DEEP = f"is nested more than {_DEEPEST} deep"
 
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
 _BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", re.IGNORECASE)
@@ -236,7 +243,10 @@ def _parse(
         root = loader.get_single_node()
         if root is None:
             return None, {}
-        return root, _construct(loader, root, name, error_type, {}, set())
+        return root, _Constructor(loader, name, error_type).value(root)
+    except RecursionError:
+        line = loader.get_mark().line + 1
+        raise error_type(f"{name}:{line}: {_TOO_DEEP}") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}" if mark else name
@@ -250,64 +260,86 @@ def _parse(
         loader.dispose()
 
 
-def _construct(
-    loader: yaml.SafeLoader,
-    node: yaml.Node,
-    name: str,
-    error_type: type[YamlError],
-    made: dict[int, Any],
-    open_nodes: set[int],
-) -> Any:
-    """The plain value of a node. `made` shares what an alias names, `open_nodes` finds circles."""
-    if id(node) in made:
-        return made[id(node)]
-    line = node.start_mark.line + 1
-    if id(node) in open_nodes:
-        raise error_type(f"{name}:{line}: an alias stands for something that holds it")
-    if isinstance(node, yaml.CollectionNode) and node.tag not in _COLLECTION_TAGS:
-        raise error_type(f"{name}:{line}: the tag {node.tag!r} is not known here; remove it")
-    open_nodes.add(id(node))
-    value: Any
-    if isinstance(node, yaml.MappingNode):
-        value = {}
+class _Constructor:
+    """Makes the plain values of nodes; what an alias names is made once, and shared."""
+
+    def __init__(self, loader: yaml.SafeLoader, name: str, error_type: type[YamlError]) -> None:
+        self._loader = loader
+        self._name = name
+        self._error_type = error_type
+        #: Value, number of values in it, and depth, by the node.
+        self._made: dict[int, tuple[Any, int, int]] = {}
+        #: For finding circles.
+        self._open: set[int] = set()
+
+    def value(self, node: yaml.Node) -> Any:
+        """The plain value of a node."""
+        return self._construct(node)[0]
+
+    def _error(self, node: yaml.Node, told: str) -> YamlError:
+        return self._error_type(f"{self._name}:{node.start_mark.line + 1}: {told}")
+
+    def _construct(self, node: yaml.Node) -> tuple[Any, int, int]:
+        known = self._made.get(id(node))
+        if known is not None:
+            return known
+        if id(node) in self._open:
+            raise self._error(node, "an alias stands for something that holds it")
+        if isinstance(node, yaml.CollectionNode) and node.tag not in _COLLECTION_TAGS:
+            raise self._error(node, f"the tag {node.tag!r} is not known here; remove it")
+        if len(self._open) >= _DEEPEST:
+            raise self._error(node, _TOO_DEEP)
+        self._open.add(id(node))
+        value: Any
+        if isinstance(node, yaml.MappingNode):
+            value, sizes, depths = self._mapping(node)
+        elif isinstance(node, yaml.SequenceNode):
+            items = [self._construct(item) for item in node.value]
+            value = [item for item, _, _ in items]
+            sizes, depths = [size for _, size, _ in items], [depth for _, _, depth in items]
+        else:
+            value, sizes, depths = self._scalar(node), [], []
+        size, depth = 1 + sum(sizes), 1 + max(depths, default=0)
+        if size > _MOST_VALUES:
+            raise self._error(
+                node, f"stands for more than {_MOST_VALUES} values, with what its aliases name"
+            )
+        if depth > _DEEPEST:
+            raise self._error(node, _TOO_DEEP)
+        self._open.discard(id(node))
+        self._made[id(node)] = value, size, depth
+        return value, size, depth
+
+    def _mapping(self, node: yaml.MappingNode) -> tuple[dict[Any, Any], list[int], list[int]]:
+        value: dict[Any, Any] = {}
         merged: dict[Any, Any] = {}
+        sizes: list[int] = []
+        depths: list[int] = []
         for key_node, value_node in node.value:
-            key_line = key_node.start_mark.line + 1
             if not isinstance(key_node, yaml.ScalarNode):
-                raise error_type(f"{name}:{key_line}: a key is a list or mapping; write a word")
-            item = _construct(loader, value_node, name, error_type, made, open_nodes)
+                raise self._error(key_node, "a key is a list or mapping; write a word")
+            item, size, depth = self._construct(value_node)
+            sizes.append(size + 1)
+            depths.append(depth)
             if key_node.tag == "tag:yaml.org,2002:merge":
                 for part in item if isinstance(item, list) else [item]:
                     if not isinstance(part, dict):
-                        raise error_type(f"{name}:{key_line}: '<<' takes mappings only")
+                        raise self._error(key_node, "'<<' takes mappings only")
                     merged = {**part, **merged}
                 continue
-            key = _scalar(loader, key_node, name, error_type)
+            key = self._scalar(key_node)
             if key in value:
-                raise error_type(
-                    f"{name}:{key_line}: key {key!r} is written twice in one mapping; remove one"
+                raise self._error(
+                    key_node, f"key {key!r} is written twice in one mapping; remove one"
                 )
             value[key] = item
-        value = {**merged, **value}
-    elif isinstance(node, yaml.SequenceNode):
-        value = [
-            _construct(loader, item, name, error_type, made, open_nodes) for item in node.value
-        ]
-    else:
-        value = _scalar(loader, node, name, error_type)
-    open_nodes.discard(id(node))
-    made[id(node)] = value
-    return value
+        return {**merged, **value}, sizes, depths
 
-
-def _scalar(
-    loader: yaml.SafeLoader, node: yaml.Node, name: str, error_type: type[YamlError]
-) -> Any:
-    try:
-        return loader.construct_object(node)
-    except ValueError as error:  # such as a !!timestamp that is none
-        line = node.start_mark.line + 1
-        raise error_type(f"{name}:{line}: {node.value!r}: {error}") from None
+    def _scalar(self, node: yaml.Node) -> Any:
+        try:
+            return self._loader.construct_object(node)
+        except ValueError as error:  # such as a !!timestamp that is none
+            raise self._error(node, f"{_cut(repr(node.value))}: {error}") from None
 
 
 def _empty_as_mapping(data: Any, one: msgspec.inspect.Type) -> Any:
@@ -369,10 +401,19 @@ def _child(node: yaml.Node, step: str | int) -> tuple[Any, yaml.Node] | None:
 
 def _located(name: str, root: yaml.Node | None, path: YamlPath, message: str) -> str:
     where = "".join(
-        f"[{step}]" if isinstance(step, int) else f".{step}" if index else step
+        f"[{step}]"
+        if isinstance(step, int)
+        else f".{_shown_key(step)}"
+        if index
+        else _shown_key(step)
         for index, step in enumerate(path)
     )
     return f"{name}:{_line_of(root, path)}: {where + ': ' if where else ''}{message}"
+
+
+def _shown_key(key: str) -> str:
+    """A key in a message: on one line, and nothing that a terminal obeys."""
+    return _cut(key if key.isprintable() else repr(key))
 
 
 # --- explaining what does not fit ----------------------------------------------------------------
@@ -416,6 +457,10 @@ def _explain(error: msgspec.ValidationError, data: Any, value_type: Any) -> tupl
         hint = _suggest(str(value), choices) if choices else "see the reference for its values"
         return path, f"{_show(value)} is no value for this key; {hint}"
     return path, told
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _quotes_hint(expected: str, value: Any) -> str:

@@ -66,7 +66,11 @@ def _parameters(
     metavar="NAME=VALUE",
     help="Set a parameter of the workflow.",
 )
-@click.option("--dry-run", is_flag=True, help="Only print the tasks that would run.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only print the tasks that would run. Modules that they name are imported to check them.",
+)
 @click.option("--detach", is_flag=True, help="Only submit, and print the session's id.")
 @json_option
 @site_option

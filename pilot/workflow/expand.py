@@ -9,7 +9,7 @@ from __future__ import annotations
 import graphlib
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pilot.command import ShellCommand
@@ -23,7 +23,7 @@ from pilot.workflow.commands import CommandPlan
 from pilot.workflow.graph import Graph, Node, Result, TaskGroup, results_in
 from pilot.workflow.plans import Plan, Plans, RangePlan
 from pilot.workflow.problems import Problems, Wrong
-from pilot.workflow.ranges import MOST_ITEMS, numbers
+from pilot.workflow.ranges import Allowance, numbers
 from pilot.workflow.references import (
     COMMAND_ATTRIBUTES,
     INDEX,
@@ -32,6 +32,7 @@ from pilot.workflow.references import (
     Outline,
     Scope,
     Text,
+    take_values,
     texts_in,
     value_of,
 )
@@ -70,6 +71,7 @@ def expand(
     name: str,
     line_of: Callable[..., int],
     problems: Problems,
+    allowance: Allowance,
 ) -> Graph:
     """The graph of all tasks.
 
@@ -83,6 +85,8 @@ def expand(
         The line of a place in the file.
     problems
         Takes what is wrong; a task that waits for a wrong one is left out.
+    allowance
+        What the workflow may unfold to.
     """
     try:
         ordered = in_order(plans.tasks, line_of)
@@ -90,48 +94,34 @@ def expand(
         problems.add(circle.path, circle.message)
         return Graph(name, ())
     outlines: dict[str, Outline] = {}
-    groups: list[TaskGroup] = []
+    scope = Scope(plans.variables, outlines, allowance=allowance)
+    makers: dict[str, _Makers] = {}
+    # How many there are is known before any is made.
     for plan in ordered:
-        if any(needed not in outlines for needed in plan.after):
+        if all(needed in outlines for needed in plan.after):
+            with problems.caught():
+                rows = _rows(plan, scope)
+                makers[plan.name] = _Makers(plan, targets.get(plan.name))
+                outlines[plan.name] = makers[plan.name].outline(rows)
+    groups: dict[str, TaskGroup] = {}
+    for plan in ordered:
+        if plan.name not in outlines or any(needed not in groups for needed in plan.after):
             continue
         with problems.caught():
-            outline, nodes = _expand_task(plan, targets.get(plan.name), plans.variables, outlines)
-            outlines[plan.name] = outline
-            groups.append(
-                TaskGroup(
-                    name=plan.name,
-                    line=line_of(*plan.path),
-                    text=plan.text,
-                    variables=None if plan.foreach is None else tuple(plan.foreach),
-                    after=plan.after,
-                    nodes=tuple(nodes),
-                )
+            groups[plan.name] = TaskGroup(
+                name=plan.name,
+                line=line_of(*plan.path),
+                text=plan.text,
+                variables=None if plan.foreach is None else tuple(plan.foreach),
+                after=plan.after,
+                nodes=tuple(makers[plan.name].nodes(outlines[plan.name].rows, scope)),
             )
     results: dict[str, Any] = {}
     if len(outlines) == len(plans.tasks):
         for key, value in plans.results.items():
             with problems.caught():
                 results[key] = value_of(value, Scope(plans.variables, outlines))
-    return Graph(name, tuple(groups), results)
-
-
-def _expand_task(
-    plan: Plan,
-    target: Target | None,
-    variables: Mapping[str, Any],
-    outlines: Mapping[str, Outline],
-) -> tuple[Outline, list[Node]]:
-    rows = _rows(plan, Scope(variables, outlines))
-    makers = _Makers(plan, target)
-    items: list[tuple[int | None, Mapping[str, Any]]] = (
-        [(None, {})] if rows is None else list(enumerate(rows))
-    )
-    nodes = []
-    for index, values in items:
-        number = {} if index is None else {INDEX: index}
-        scope = Scope({**variables, **values, **number}, outlines)
-        nodes.append(makers.node(index, values, scope))
-    return makers.outline(rows), nodes
+    return Graph(name, tuple(groups.values()), results)
 
 
 class _Makers:
@@ -143,19 +133,36 @@ class _Makers:
         self.is_command = plan.command is not None or (
             target is not None and target.command is not None
         )
+        arguments = [*self.plan.kwargs.items(), *enumerate(self.plan.args)]
+        self._with_references = {key for key, value in arguments if any(texts_in(value))}
         self._options: dict[str, Options] = {}
         self._same_options = not any(list(texts_in(option.value)) for option in plan.options)
         self._commands: dict[str, ShellCommand] = {}
 
+    def nodes(self, rows: Sequence[Mapping[str, Any]] | None, outer: Scope) -> Iterator[Node]:
+        """One for each row, or the only one."""
+        if rows is None:
+            yield self.node(None, {}, outer)
+            return
+        for index, values in enumerate(rows):
+            variables = {**outer.variables, **values, INDEX: index}
+            yield self.node(
+                index, values, Scope(variables, outer.outlines, allowance=outer.allowance)
+            )
+
     def node(self, index: int | None, values: Mapping[str, Any], scope: Scope) -> Node:
         options = self.options(scope)
-        kwargs = value_of(self.plan.kwargs, scope)
+        # What has no references is the same for all, and made once.
+        kwargs = {
+            name: value_of(value, scope) if name in self._with_references else value
+            for name, value in self.plan.kwargs.items()
+        }
         if self.is_command:
             kwargs = {name: _for_shell(value) for name, value in kwargs.items()}
         function, kind = self.function(options, kwargs, scope)
         if isinstance(function, ShellCommand) and not any(results_in(kwargs)):
             try:
-                function.line((), kwargs)
+                function.check_values(kwargs)
             except CommandError as error:
                 raise Wrong((*self.plan.path, self.plan.kind), error.told) from None
         return Node(
@@ -165,7 +172,10 @@ class _Makers:
             function=function,
             kind=kind,
             options=options,
-            args=tuple(value_of(self.plan.args, scope)),
+            args=tuple(
+                value_of(value, scope) if number in self._with_references else value
+                for number, value in enumerate(self.plan.args)
+            ),
             kwargs=kwargs,
             needs=tuple(r for text in self.plan.needs for r in self._needed(text, scope)),
         )
@@ -286,12 +296,17 @@ def _rows(plan: Plan, scope: Scope) -> list[dict[str, Any]] | None:
         if len(set(lengths.values())) > 1:
             shown = ", ".join(f"{name} has {length}" for name, length in lengths.items())
             raise Wrong(where, f"variables side by side need equally many values: {shown}")
+        count = min(lengths.values())
         combinations: Any = zip(*columns.values(), strict=True)
     else:
         count = math.prod(len(values) for values in columns.values())
-        if count > MOST_ITEMS:
-            raise Wrong(where, f"gives {count} items; at most {MOST_ITEMS} are possible")
         combinations = itertools.product(*columns.values())
+    if scope.allowance is not None:
+        try:
+            scope.allowance.take_items(count)
+        except ValueError as error:
+            raise Wrong(where, str(error)) from None
+    take_values(count * len(columns), scope, where)
     return [dict(zip(columns, values, strict=True)) for values in combinations]
 
 
@@ -332,7 +347,9 @@ def _range(plan: RangePlan, scope: Scope) -> list[Any]:
             kind = "a whole number" if key == "count" else "a number"
             raise Wrong((*plan.path, key), f"expected {kind}, got {value!r}")
     try:
-        return list(numbers(limits["from"], limits["to"], limits["step"], limits["count"]))
+        found = numbers(limits["from"], limits["to"], limits["step"], limits["count"])
+        take_values(len(found), scope, plan.path)
+        return list(found)
     except ValueError as error:
         raise Wrong(plan.path, str(error)) from None
     except OverflowError:

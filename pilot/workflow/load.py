@@ -16,6 +16,7 @@ from pilot.workflow.graph import Graph
 from pilot.workflow.parameters import parameter_values
 from pilot.workflow.plans import Plan, make_plans, values_plan
 from pilot.workflow.problems import Problems, Wrong
+from pilot.workflow.ranges import Allowance
 from pilot.workflow.references import WORKFLOW, Scope
 from pilot.workflow.schema import WorkflowFile, WorkflowFileError
 from pilot.workflow.targets import Target, add_to_search_path, find_target
@@ -88,7 +89,8 @@ def load_workflow(path: str | Path, parameters: Mapping[str, Any] | None = None)
     home = path.absolute().parent
     name = file.value.name or path.stem
     variables = {**values, WORKFLOW: {"name": name, "directory": str(home)}}
-    variables |= _lists(file.value, variables, problems)
+    allowance = Allowance()
+    variables |= _lists(file.value, variables, problems, allowance)
     plans = make_plans(file.value, variables, problems)
     sys_path = _search_path(file.value, home, problems)
     add_to_search_path(sys_path)
@@ -98,14 +100,16 @@ def load_workflow(path: str | Path, parameters: Mapping[str, Any] | None = None)
             with problems.caught():
                 targets[plan.name] = _target(plan, sys_path)
     problems.raise_if_any()
-    graph = expand(plans, targets, name=name, line_of=file.line_of, problems=problems)
+    graph = expand(
+        plans, targets, name=name, line_of=file.line_of, problems=problems, allowance=allowance
+    )
     check_files(graph, problems)
     problems.raise_if_any()
     return Workflow(name, path.absolute(), values, sys_path, graph)
 
 
 def _lists(
-    file: WorkflowFile, variables: Mapping[str, Any], problems: Problems
+    file: WorkflowFile, variables: Mapping[str, Any], problems: Problems, allowance: Allowance
 ) -> dict[str, list[Any]]:
     """The values of the section ``lists``; one may refer to those above it."""
     found: dict[str, list[Any]] = {}
@@ -113,7 +117,7 @@ def _lists(
         where = ("lists", name)
         if name in file.parameters:
             problems.add(where, f"{name!r} is a parameter too; choose another name")
-        scope = Scope({**variables, **found})
+        scope = Scope({**variables, **found}, allowance=allowance)
         found[name] = []  # a wrong one is known all the same: one mistake, one message
         with problems.caught():
             found[name] = values_of(values_plan(values, where), where, scope)

@@ -1,11 +1,50 @@
-"""Numbers at equal distances, for foreach."""
+"""Numbers at equal distances, for foreach; and how much a workflow may unfold to."""
 
 from __future__ import annotations
 
 import math
 
-#: More items than this in one foreach are a slip of the pen.
-MOST_ITEMS = 10_000_000
+#: More tasks than this in a workflow, or numbers in a range, are a slip of the pen.
+MOST_ITEMS = 1_000_000
+#: More values of foreach variables and lists, and results that tasks refer to, fill the memory.
+MOST_VALUES = 10_000_000
+
+
+class Allowance:
+    """What a workflow may still unfold to. A few lines of a file can stand for any number."""
+
+    def __init__(self) -> None:
+        self._items = MOST_ITEMS
+        self._values = MOST_VALUES
+
+    def take_items(self, count: int) -> None:
+        """Take so many tasks.
+
+        Raises
+        ------
+        ValueError
+            These are too many.
+        """
+        self._items -= count
+        if self._items < 0:
+            raise ValueError(
+                f"gives {count} items; at most {MOST_ITEMS} are possible, of all tasks together"
+            )
+
+    def take_values(self, count: int) -> None:
+        """Take so many values of variables, or results that are referred to.
+
+        Raises
+        ------
+        ValueError
+            These are too many.
+        """
+        self._values -= count
+        if self._values < 0:
+            raise ValueError(
+                f"the workflow has more than {MOST_VALUES} values of variables and references to "
+                "results up to here; join results in steps, or keep long lists in files"
+            )
 
 
 def numbers(

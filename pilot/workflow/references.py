@@ -24,6 +24,7 @@ from pilot.workflow.expression import (
 )
 from pilot.workflow.graph import Result
 from pilot.workflow.problems import Wrong, suggestion
+from pilot.workflow.ranges import Allowance
 from site_configs.yamlfile import YamlPath
 
 TASKS, WORKFLOW, INDEX = "tasks", "workflow", "index"
@@ -73,6 +74,17 @@ class Outline:
         default_factory=dict, compare=False, repr=False
     )
 
+    #: All items' results, by their part, once they were asked for.
+    _all: dict[int | str | None, list[Result]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+    def all_results(self, part: int | str | None) -> list[Result]:
+        """The results of all items; the same list each time."""
+        if part not in self._all:
+            self._all[part] = [Result(self.name, n, part) for n in range(len(self.rows or ()))]
+        return self._all[part]
+
     def select(self, where: Mapping[str, Any]) -> Sequence[int]:
         """Numbers of the items whose variables have these values."""
         rows, names, wanted = self.rows or (), tuple(where), tuple(where.values())
@@ -96,6 +108,8 @@ class Scope:
     outlines: Mapping[str, Outline] | None = None
     #: Why not, for messages.
     outlines_missing: str = field(default="a value that is known before anything runs")
+    #: What the workflow may still unfold to.
+    allowance: Allowance | None = None
 
     def without_results(self, what: str) -> Scope:
         """The same scope where results cannot stand; `what` must be known before."""
@@ -196,10 +210,27 @@ def look_up(reference: Reference, scope: Scope, path: YamlPath) -> Any:
     for step in steps:
         value = _step(value, step, reference, scope, path)
     if isinstance(value, _Items):
+        if value.many:
+            take_values(len(value.indices), scope, path)
         return value.results()
     if scope.outlines is None and isinstance(value, (Result, list)) and _has_result(value):
         raise Wrong(path, _too_early(reference, scope))
     return value
+
+
+def take_values(count: int, scope: Scope, path: YamlPath) -> None:
+    """Count values that a workflow unfolds to.
+
+    Raises
+    ------
+    Wrong
+        They are too many.
+    """
+    if scope.allowance is not None:
+        try:
+            scope.allowance.take_values(count)
+        except ValueError as error:
+            raise Wrong(path, str(error)) from None
 
 
 def word(value: Any, path: YamlPath, reference: Reference) -> str:
@@ -250,6 +281,8 @@ class _Items:
     part: int | str | None = None
 
     def results(self) -> Result | list[Result]:
+        if self.many and isinstance(self.indices, range):
+            return self.outline.all_results(self.part)
         found = [Result(self.outline.name, index, self.part) for index in self.indices]
         return found if self.many else found[0]
 

@@ -10,6 +10,7 @@ from typing import Any
 from pilot.command import ShellCommand
 from pilot.errors import CommandError
 from pilot.task import Options
+from pilot.texts import printable
 from pilot.workflow.graph import Graph, Node, Result, TaskGroup, replace_results
 
 #: A group with more items than this is shown by its first and last.
@@ -18,13 +19,15 @@ _SHOWN = 6
 
 def graph_text(graph: Graph) -> str:
     """The graph for a terminal: one paragraph for each entry of the file."""
-    lines = [f"{graph.name}: {_counted(len(graph), 'task')}"]
+    lines = [f"{printable(graph.name)}: {_counted(len(graph), 'task')}"]
     for group in graph.groups:
         lines += ["", *_group_lines(group)]
     if graph.results:
         width = max(map(len, graph.results))
         lines += ["", "results"]
-        lines += [f"    {key:{width}}  {_shown(value)}" for key, value in graph.results.items()]
+        lines += [
+            f"    {printable(key):{width}}  {_shown(value)}" for key, value in graph.results.items()
+        ]
     return "\n".join(lines)
 
 
@@ -157,7 +160,7 @@ def _shown(value: Any) -> str:
 
 def _one_line(text: str) -> str:
     lines = text.strip().splitlines() or [""]
-    shown = lines[0] if len(lines) == 1 else f"{lines[0]} …"
+    shown = printable(lines[0] if len(lines) == 1 else f"{lines[0]} …")
     return shown if len(shown) <= 100 else shown[:97] + "..."
 
 

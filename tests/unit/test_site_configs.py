@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -317,3 +318,45 @@ def test_the_reference_tells_every_key_and_nothing_else() -> None:
     for name, key in _keys():
         description = definitions[name]["properties"][key]["description"]
         assert any(f"| `{key}` " in row and description in row for row in rows), f"{name}.{key}"
+
+
+# --- files that grow -----------------------------------------------------------------------------
+
+
+def _laughs(levels: int) -> str:
+    """Lines that each stand for ten times what the one before does."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    for level in range(1, levels):
+        aliases = ", ".join([f"*a{level - 1}"] * 10)
+        lines.append(f"a{level}: &a{level} [{aliases}]")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (_laughs(9), "f.yaml:6: stands for more than 1000000 values"),
+        (
+            "a: &a {" + ", ".join(f"k{n}: v" for n in range(1000)) + "}\n"
+            "b: [" + ", ".join(["*a"] * 1000) + "]",
+            "f.yaml:2: stands for more than 1000000 values",
+        ),
+        (
+            "a0: &a0 [x]\n" + "\n".join(f"a{n + 1}: &a{n + 1} [*a{n}]" for n in range(200)),
+            "f.yaml:100: is nested more than 100 deep",
+        ),
+        ("a: " + "[" * 150 + "]" * 150, "f.yaml:1: is nested more than 100 deep"),
+        ("a: " + "[" * 20_000 + "]" * 20_000, "f.yaml:1: is nested more than 100 deep"),
+        ("".join(" " * n + "a:\n" for n in range(3000)), "is nested more than 100 deep"),
+    ],
+    ids=["laughs", "many", "chain", "lists", "deep-lists", "deep-mappings"],
+)
+def test_what_a_small_file_stands_for_is_bounded(text: str, told: str) -> None:
+    with pytest.raises(yamlfile.YamlError, match=re.escape(told)):
+        yamlfile.load(text, dict[str, Any], name="f.yaml")
+
+
+def test_keys_with_escape_sequences_are_told_as_they_are_written() -> None:
+    with pytest.raises(yamlfile.YamlError) as raised:
+        yamlfile.load('"\\e]0;owned\\a\\n": 3', dict[str, str], name="f.yaml")
+    assert str(raised.value).isprintable() and r"\x1b]0;owned" in str(raised.value)

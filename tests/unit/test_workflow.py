@@ -501,10 +501,62 @@ def test_any_range_is_made_or_refused(start: Any, to: Any, step: Any, count: Any
         made = numbers(start, to, step, count)
     except (ValueError, OverflowError):
         return
-    assert len(made) <= 10_000_000
+    assert len(made) <= 1_000_000
     if made and to is not None:
         low, high = min(start, to) - 1e-6, max(start, to) + 1e-6
         assert all(low <= number <= high for number in made)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            """
+            tasks:
+              a: {run: x, foreach: {i: {count: 6}}}
+              b: {run: x, foreach: {i: {count: 6}}}
+            """,
+            "4: tasks.b.foreach: gives 6 items; at most 10 are possible, of all tasks together",
+        ),
+        (
+            """
+            tasks:
+              a: {run: x, foreach: {i: {count: 4}}}
+              b: {python: 'math:fsum', foreach: {i: {count: 6}}, args: ['${tasks.a}']}
+            """,
+            "4: tasks.b.args[0]: the workflow has more than 30 values of variables and references",
+        ),
+        (
+            """
+            lists: {a: {count: 9}, b: {count: 9}, c: {count: 9}, d: {count: 9}}
+            tasks: {a: {run: x}}
+            """,
+            "2: lists.d: the workflow has more than 30 values of variables and references",
+        ),
+    ],
+)
+def test_a_few_lines_stand_for_so_many_and_no_more(
+    load: Load, monkeypatch: pytest.MonkeyPatch, text: str, told: str
+) -> None:
+    monkeypatch.setattr("pilot.workflow.ranges.MOST_ITEMS", 10)
+    monkeypatch.setattr("pilot.workflow.ranges.MOST_VALUES", 30)
+    with pytest.raises(WorkflowError, match=re.escape(told)):
+        load(text)
+
+
+def test_a_workflow_is_shown_without_what_a_terminal_obeys(load: Load) -> None:
+    workflow = load(
+        """
+        name: "a\\x1b]0;owned\\x07\\nFAKE LINE"
+        parameters: {p: "\\x1b[2J"}
+        tasks:
+          a: {run: "echo ${p} ${i}", foreach: {i: ["\\x1b[31m"]}}
+        results: {"r\\x1b": "${p}"}
+        """
+    )
+    shown = graph_text(workflow.graph())
+    assert all(line.isprintable() for line in shown.splitlines()), shown
+    assert not any(line.startswith("FAKE") for line in shown.splitlines())
 
 
 # --- what is wrong -------------------------------------------------------------------------------
