@@ -209,14 +209,16 @@ def _generators(function: object, reducer: _Reducer) -> tuple[str, ...]:
     return tuple(named.get(key) or f"a {_kind(one)}" for key, one in wanted.items())
 
 
+def largest(task: Task[..., Any]) -> str:
+    """Return the way to the largest thing that a task's function refers to, and its size."""
+    sizes = [(_bytes_in(thing), way) for way, thing in _reached(task.function, depth=3)]
+    size, way = max(sizes, default=(0, ""))
+    return f"{way} of {size_text(size)}" if size else "large data"
+
+
 def _too_large(task: Task[..., Any]) -> str:
-    sizes = sorted(
-        ((_bytes_in(thing), way) for way, thing in _reached(task.function, depth=3)), reverse=True
-    )
-    large = next(((size, way) for size, way in sizes if size), None)
-    what = f"{large[1]} of {size_text(large[0])}" if large else "large data"
     return (
-        f"the function {task.__qualname__} uses {what}; with a function travel at most "
+        f"the function {task.__qualname__} uses {largest(task)}; with a function travel at most "
         f"{size_text(FUNCTION_BYTES)} beside NumPy arrays. Give it as an argument; what many tasks "
         "need is put once, by session.put(value), and given to them as a future"
     )

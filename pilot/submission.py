@@ -22,7 +22,7 @@ from pilot.arguments import Origin, encode_arguments, spilled, spilled_function
 from pilot.data.pickling import INTERPRETER, minor_version, wrong_python
 from pilot.data.values import LazyWriter, TooLargeError, announceable, encode_within, store
 from pilot.errors import EncodingError, PilotError, SubmissionError
-from pilot.functions import EncodedFunction, encode_function
+from pilot.functions import EncodedFunction, encode_function, largest
 from pilot.limits import OPTIONS_BYTES
 from pilot.memo import call_digest, source_digest
 from pilot.site import Site
@@ -39,6 +39,10 @@ V = TypeVar("V")
 
 #: So many functions are known by their identity, so that a lambda in a loop fills no memory.
 _KNOWN = 1000
+#: To look through so much data costs a tenth of a second or so.
+_SLOW_BYTES = 16 << 20
+#: And at which submission of the same function that is told.
+_SLOW_TIMES = 5
 #: Files of this package: warnings are about lines of the user's.
 _HERE = str(Path(__file__).parent)
 
@@ -129,6 +133,8 @@ class Submitter:
         self._sent: set[bytes] = set()
         #: What was said of functions that reach a random generator.
         self._warned: set[tuple[str, ...]] = set()
+        #: How often functions with large data were submitted, by name.
+        self._large: dict[str, int] = {}
         #: Templates that were sent, with no id → their ids.
         self._templates: dict[m.Template, int] = {}
 
@@ -331,6 +337,8 @@ class Submitter:
             self._check_python(task)
         if encoded.generators:
             self._warn(task, encoded.generators)
+        if encoded.parts is not None and encoded.parts.size >= _SLOW_BYTES:
+            self._warn_of_size(task, encoded)
         if encoded.digest not in self._sent:
             payload = encoded.payload
             if encoded.parts is not None:
@@ -364,6 +372,18 @@ class Submitter:
                 str(self._session), task.__name__, "function", 0, encoded.parts
             )
         return spilled_function(unsealed.value)
+
+    def _warn_of_size(self, task: Task[..., Any], encoded: EncodedFunction) -> None:
+        """Say what makes submissions slow, where the same large data come again and again."""
+        times = self._large[task.__qualname__] = self._large.get(task.__qualname__, 0) + 1
+        if times == _SLOW_TIMES and encoded.digest in self._sent:
+            warnings.warn(
+                f"the function {task.__qualname__} uses {largest(task)}, which is looked through "
+                "at each submission, to see whether it has changed. Put it once, by "
+                "session.put(value), and give the future as an argument; or submit all calls at "
+                "once, by map",
+                stacklevel=_stack_level(),
+            )
 
     def _warn(self, task: Task[..., Any], generators: tuple[str, ...]) -> None:
         said = (task.__qualname__, *generators)

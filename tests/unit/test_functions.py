@@ -307,6 +307,19 @@ def test_large_data_of_functions_go_into_segments(world: World, site: Site) -> N
     assert max(map(len, world.functions.values())) < 1000
 
 
+def test_who_submits_the_same_large_data_again_and_again_is_told(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pilot.submission._SLOW_BYTES", 100_000)
+    function = _large(world)["global array"]
+    for _ in range(4):
+        world.payload(function)
+    with pytest.warns(UserWarning, match=r"the global 'large' of 1.6 MB.*session.put") as caught:
+        world.payload(function)
+    assert caught[0].filename == __file__
+    world.payload(function)
+
+
 def test_a_change_in_large_data_is_seen(world: World) -> None:
     model = Model(np.zeros(LARGE))
     assert world.send(model.run)(1) == 1
