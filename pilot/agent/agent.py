@@ -22,6 +22,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,9 @@ LEAVE_S = 8.0
 WORLD_GRACE_S = 5.0
 #: So long after the end of its launcher, the agent waits to hear of the ends of its ranks.
 RANKS_END_S = 1.0
+#: So long it is waited whether a process that somebody has ended was ended with the whole job, in
+#: seconds. MPI ranks do not tell how they ended.
+VERDICT_S = 2.0
 
 
 class _World:
@@ -140,6 +144,8 @@ class Agent:
         self._given_up: dict[str, str] = {}
         self._executors: dict[int, tuple[bytes, _Known]] = {}
         self._worlds: dict[int, _World] = {}
+        #: Executors that somebody has ended, and when that counts as their own crash.
+        self._doubtful: deque[tuple[float, m.ExecutorExited]] = deque()
         self._reports = Reports()
         self._head: HeadAddress | None = None
         self._welcomed = False
@@ -249,6 +255,7 @@ class Agent:
         self._ticked = now
         self._server.look_after()
         self._rules.tick(now)
+        self._judge(now)
         self._reap(now)
         for number, world in self._worlds.items():
             if world.kill_at and now >= world.kill_at:
@@ -450,20 +457,40 @@ class Agent:
             self._node_running[message.node] = message.running
         elif isinstance(message, m.ExecutorExited):
             self._executors.pop(message.executor, None)
-            self._rules.executor_exited(
-                message.executor,
-                message.status,
-                message.task,
-                message.started,
-                message.logs,
-                message.tail,
-                now,
-            )
+            its = self._rules.executors.get(message.executor)
+            busy = its is not None and bool(its.pipeline) and not its.stopping
+            if message.status == -signal.SIGTERM and busy and self._is_doubtful():
+                self._doubtful.append((now + VERDICT_S, message))
+            else:
+                self._executor_exited(message, now)
         elif isinstance(message, m.NodeHello):
             self._nodes[message.node] = peer
             self._node_heard[message.node] = now
             position = self._hosts.index(message.node)
             self._rules.add_node(message.node, message.shape, now, position)
+
+    def _is_doubtful(self) -> bool:
+        """Whether the end of a process may be the first sign of the end of the whole job.
+
+        The batch system signals all processes of a job, one after the other and node by node.
+        """
+        return self._site.config.batch == "slurm" and not self._ending
+
+    def _executor_exited(self, message: m.ExecutorExited, now: float) -> None:
+        self._rules.executor_exited(
+            message.executor,
+            message.status,
+            message.task,
+            message.started,
+            message.logs,
+            message.tail,
+            now,
+        )
+
+    def _judge(self, now: float) -> None:
+        """Take executors for killed that the end of the job has not explained in time."""
+        while self._doubtful and (self._ending or now >= self._doubtful[0][0]):
+            self._executor_exited(self._doubtful.popleft()[1], now)
 
     def _start_node(self, host: str) -> None:
         shape = self._pool.shape
@@ -505,8 +532,13 @@ class Agent:
                     # Ranks that outlive their launcher would keep its cores.
                     _kill_group(world.process, signal.SIGKILL)
                     world.ended_at = now
-                if world.ranks and now - world.ended_at < RANKS_END_S:
+                waited_s = now - world.ended_at
+                if world.ranks and waited_s < RANKS_END_S:
                     continue  # they tell which task they were in
+                its = self._rules.worlds.get(number)
+                unexplained = its is not None and its.ready and its.pipeline and not its.told
+                if unexplained and waited_s < VERDICT_S and self._is_doubtful():
+                    continue
                 del self._worlds[number]
                 self._rules.world_exited(number, world.process.returncode, _tail(world.log), now)
 
@@ -694,6 +726,7 @@ class Agent:
             return
         log.info("ends: %s", reason)
         self._ending = reason
+        self._judge(now)
         self._leave_by = now + LEAVE_S
         self._rules.drain(reason, now)
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import yaml
+from support.builders import template, work
 
 from pilot import clock
+from pilot.agent import actions
 from pilot.agent import agent as a
 from pilot.agent.agent import Agent
 from pilot.site import open_site
 from pilot.wire import messages as m
-from scheduler.resources import NodeShape
+from scheduler.resources import NodeShape, Resources
 
 
 class Job:
@@ -111,6 +115,97 @@ def test_sleep_is_no_reason_to_give_up_the_head(job: Job) -> None:
     job.agent._node_heard.clear()
     job.tick(10 * a.ORPHAN_S, 10 * a.ORPHAN_S)
     assert not job.agent._ending
+
+
+# --- ends that the end of the job explains -------------------------------------------------------
+
+
+class Launched:
+    """The launcher of a world."""
+
+    pid = 2**22 + 1  # no process has this id
+    returncode: int | None = None
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def wait(self, timeout: float = 0.0) -> int:
+        return self.returncode or 0
+
+
+def runs_on_executor(job: Job) -> int:
+    """A task runs in an executor; return the executor's number."""
+    welcomed(job)
+    rules = job.agent._rules
+    rules.add_work([template(1)], [work(7)], job.now)
+    (start,) = [each for each in rules.take_actions() if isinstance(each, actions.StartExecutor)]
+    rules.executor_ready(start.executor, 1000, job.now)
+    return start.executor
+
+
+def killed_by(job: Job, executor: int, number: int) -> None:
+    job.agent._take(b"", m.ExecutorExited(executor, -number, 7, job.now, (), ""), job.now)
+
+
+def runs_in_world(job: Job, tmp_path: Path) -> Launched:
+    """A task runs in an MPI world whose launcher has ended by a signal."""
+    welcomed(job)
+    rules = job.agent._rules
+    mpi = template(1, kind="mpi", resources=Resources(ranks=2, ranks_per_node=1))
+    rules.add_work([mpi], [work(7)], job.now)
+    (start,) = [each for each in rules.take_actions() if isinstance(each, actions.StartWorld)]
+    for rank in range(2):
+        rules.rank_ready(start.world, rank, job.now)
+    launched = Launched()
+    world = a._World(cast(Any, launched), tmp_path / "world.out")
+    job.agent._worlds[start.world] = world
+    return launched
+
+
+def outcomes(job: Job) -> list[str]:
+    return [completion.outcome for completion in job.agent._rules.take_completions()]
+
+
+def keep_nodes(job: Job) -> None:
+    job.agent._node_heard.clear()
+
+
+def test_processes_that_are_killed_with_their_job_are_interrupted(job: Job, tmp_path: Path) -> None:
+    launched = runs_in_world(job, tmp_path)
+    keep_nodes(job)
+    launched.returncode = 143
+    job.tick(1.0)
+    assert outcomes(job) == []
+    job.agent._end("its job was cancelled or preempted", job.now, at_once=True)
+    job.tick(0.5)
+    assert outcomes(job) == ["interrupted"]
+
+
+def test_ranks_that_die_while_their_job_goes_on_have_crashed(job: Job, tmp_path: Path) -> None:
+    launched = runs_in_world(job, tmp_path)
+    keep_nodes(job)
+    launched.returncode = 143
+    job.tick(a.VERDICT_S + 1.0)
+    assert outcomes(job) == ["crash"]
+
+
+def test_executors_that_are_killed_with_their_job_are_interrupted(job: Job) -> None:
+    killed_by(job, runs_on_executor(job), signal.SIGTERM)
+    keep_nodes(job)
+    job.tick(1.0)
+    assert outcomes(job) == []
+    job.agent._end("its job was cancelled or preempted", job.now, at_once=True)
+    assert outcomes(job) == ["interrupted"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGSEGV])
+def test_executors_that_are_killed_while_their_job_goes_on_have_crashed(
+    job: Job, number: int
+) -> None:
+    killed_by(job, runs_on_executor(job), number)
+    keep_nodes(job)
+    job.tick(a.VERDICT_S + 1.0 if number == signal.SIGTERM else 0.0)
+    assert outcomes(job) == ["crash"]
 
 
 # --- the end of the walltime ---------------------------------------------------------------------
