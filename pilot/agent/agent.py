@@ -34,6 +34,7 @@ from launchers import HostShare, Launcher, Placement, get_launcher, leave_identi
 from pilot import clock
 from pilot.agent import actions as a
 from pilot.agent.ends import rank_log
+from pilot.agent.mpi_choice import MpiChoice
 from pilot.agent.mpi_world import VARIABLE, HostCores, WorldConfig
 from pilot.agent.node import ForkedNode
 from pilot.agent.reports import Reports
@@ -93,6 +94,8 @@ class _World:
         self.peers: dict[int, bytes] = {}
         self.known = _Known()
         self.kill_at = 0.0
+        #: Why it is of no use; empty: it is.
+        self.reason = ""
         #: When the launcher was found to have ended; 0 while it has not.
         self.ended_at = 0.0
 
@@ -158,6 +161,9 @@ class Agent:
         self._leave_by = 0.0
         self._signals: list[int] = []
         self._launcher: Launcher | None = None
+        #: Where the site file leaves the launcher open, and what waits until it is found.
+        self._choice = self._open_choice()
+        self._unlaunched: list[a.RunOnExecutor | a.StartWorld] = []
         keys = load_keys(site.keys)
         # The processes of a pilot of one node find each other without the network.
         address = "auto" if len(self._hosts) > 1 else None
@@ -256,6 +262,7 @@ class Agent:
         self._server.look_after()
         self._rules.tick(now)
         self._judge(now)
+        self._launch_what_waits(now)
         self._reap(now)
         for number, world in self._worlds.items():
             if world.kill_at and now >= world.kill_at:
@@ -436,6 +443,10 @@ class Agent:
             self._executors[message.executor] = peer, _Known()
             self._rules.executor_ready(message.executor, message.pid, now)
         elif isinstance(message, m.RankHello):
+            its = self._rules.worlds.get(message.world)
+            if its is not None and message.size != its.need.ranks:
+                self._refuse_world(message, its.need.ranks)
+                return
             if world := self._worlds.get(message.world):
                 node = self._node_of(message.node)
                 world.peers[message.rank] = peer
@@ -457,8 +468,8 @@ class Agent:
             self._node_running[message.node] = message.running
         elif isinstance(message, m.ExecutorExited):
             self._executors.pop(message.executor, None)
-            its = self._rules.executors.get(message.executor)
-            busy = its is not None and bool(its.pipeline) and not its.stopping
+            executor = self._rules.executors.get(message.executor)
+            busy = executor is not None and bool(executor.pipeline) and not executor.stopping
             if message.status == -signal.SIGTERM and busy and self._is_doubtful():
                 self._doubtful.append((now + VERDICT_S, message))
             else:
@@ -540,7 +551,9 @@ class Agent:
                 if unexplained and waited_s < VERDICT_S and self._is_doubtful():
                     continue
                 del self._worlds[number]
-                self._rules.world_exited(number, world.process.returncode, _tail(world.log), now)
+                self._rules.world_exited(
+                    number, world.process.returncode, _tail(world.log), now, world.reason
+                )
 
     def _lose_node(self, node: str, reason: str, now: float) -> None:
         self._nodes.pop(node, None)
@@ -612,6 +625,8 @@ class Agent:
         peer, known = executor
         plan = None
         if action.shares:
+            if not self._knows_launcher(action):
+                return
             launch = self._mpi().launch(
                 (), _placement(action.shares), env=self._site.config.mpi.variables
             )
@@ -637,16 +652,82 @@ class Agent:
 
     # --- MPI worlds
 
+    def _open_choice(self) -> MpiChoice | None:
+        """What finds the launcher, where the site file leaves it open to Slurm."""
+        mpi = self._site.config.mpi
+        if mpi.launcher != "auto" or mpi.options or self._site.config.batch != "slurm":
+            return None
+        return MpiChoice(self._site.directory / "mpi.json", self._hosts[0], mpi.variables)
+
     def _mpi(self) -> Launcher:
         if self._launcher is None:
             mpi = self._site.config.mpi
-            name = mpi.launcher
-            if name == "auto" and self._site.config.batch == "slurm":
+            name, options = mpi.launcher, tuple(mpi.options)
+            if self._choice is not None and self._choice.found is not None:
+                found = self._choice.found
+                if found.choice is None:
+                    tried = "; ".join(found.failures)
+                    raise ValueError(f"no launcher forms an MPI world here. Tried: {tried}")
+                name, options = found.choice.launcher, found.choice.options
+            elif name == "auto" and self._site.config.batch == "slurm":
                 name = "srun"
-            self._launcher = get_launcher(name, mpi.options)
+            self._launcher = get_launcher(name, options)
         return self._launcher
 
+    def _knows_launcher(self, action: a.RunOnExecutor | a.StartWorld) -> bool:
+        """Whether ranks can be started; otherwise that waits until it is known how."""
+        if self._choice is None or self._choice.found is not None:
+            return True
+        self._choice.start()
+        self._unlaunched.append(action)
+        return False
+
+    def _launch_what_waits(self, now: float) -> None:
+        if not self._unlaunched or self._choice is None:
+            return
+        found = self._choice.found
+        if found is None:
+            for action in self._unlaunched:
+                # Not that long has it been starting.
+                if isinstance(action, a.StartWorld) and action.world in self._rules.worlds:
+                    self._rules.worlds[action.world].started_at = now
+            return
+        for failure in found.failures:
+            log.warning("MPI worlds do not form by %s", failure)
+        if found.choice is not None:
+            log.info("MPI worlds are started by %s", found.choice)
+        waiting, self._unlaunched = self._unlaunched, []
+        for action in waiting:
+            if isinstance(action, a.RunOnExecutor):
+                self._run_on_executor(action)
+            else:
+                self._start_world(action)
+
+    def _refuse_world(self, hello: m.RankHello, ranks: int) -> None:
+        """End a world whose ranks have not found each other, and say what to do."""
+        world = self._worlds.get(hello.world)
+        if world is None or world.reason:
+            return
+        by = "the launcher"
+        if self._launcher is not None:
+            options = self._choice.found.choice if self._choice and self._choice.found else None
+            by = str(options or " ".join((self._launcher.name, *self._site.config.mpi.options)))
+        world.reason = (
+            f"{by} started {ranks} ranks, and they are MPI worlds of {hello.size}: it and the MPI "
+            f"library ({hello.library}) do not know the same way to find each other. `srun "
+            "--mpi=list` shows Slurm's; set one of them in site.yaml (mpi: {launcher: srun, "
+            'options: ["--mpi=pmix"]}), or the library\'s own launcher (mpi: {launcher: mpiexec})'
+        )
+        log.error("%s", world.reason)
+        if self._choice is not None:
+            # Something has changed since it was tried out.
+            self._choice.forget()
+            self._launcher = None
+        self._rules.world_not_formed(hello.world)
+
     def _start_world(self, action: a.StartWorld) -> None:
+        if not self._knows_launcher(action):
+            return
         config = WorldConfig(
             world=action.world,
             pilot=self._pilot,
@@ -681,9 +762,8 @@ class Agent:
                 )
         except (OSError, ValueError) as error:
             log.error("an MPI world cannot be started: %s", error)
-            self._rules.world_exited(
-                action.world, 127, f"{error}\nset mpi.launcher in site.yaml", clock.now()
-            )
+            reason = f"{error}; set mpi.launcher and mpi.options in site.yaml"
+            self._rules.world_exited(action.world, 127, "", clock.now(), reason)
             return
         self._worlds[action.world] = _World(process, path)
 
@@ -696,6 +776,11 @@ class Agent:
     def _stop_world(self, number: int) -> None:
         world = self._worlds.get(number)
         if world is None:
+            for action in self._unlaunched:
+                if isinstance(action, a.StartWorld) and action.world == number:
+                    self._unlaunched.remove(action)
+                    self._rules.world_exited(number, 0, "", clock.now())
+                    break
             return
         busy = self._rules.worlds.get(number)
         if busy is not None and busy.pipeline:

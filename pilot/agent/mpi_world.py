@@ -122,7 +122,9 @@ def main() -> None:
     )
     client.connect(config.agent.choose())
     path, memory = _shared_memory()
-    client.send(m.RankHello(config.world, rank, size, os.getpid(), node, path))
+    # Whether so many were asked for, the agent knows: it ends a world of another size.
+    library = MPI.Get_library_version().partition("\n")[0][:200]
+    client.send(m.RankHello(config.world, rank, size, os.getpid(), node, path, library))
     _watch_parent()
     _serve(config.world, rank, client, worker, Meeting(world), memory, logs)
     client.close()

@@ -247,6 +247,10 @@ class Rules:
         if self._queues.look_again:
             self.schedule(now)
 
+    def world_not_formed(self, number: int) -> None:
+        """The ranks of a world have not found each other: end it."""
+        self._worlds.not_formed(number)
+
     def world_done(self, number: int, completions: Iterable[Completion], now: float) -> None:
         """All ranks of a world have left these tasks, and none has failed."""
         self._worlds.done(number, completions, now)
@@ -264,9 +268,11 @@ class Rules:
         """A rank is gone that was in this task, 0 for none: its world cannot go on."""
         self._worlds.rank_exited(number, task, started, rank, log)
 
-    def world_exited(self, number: int, status: int, tail: str, now: float) -> None:
-        """A world is gone, all of it; `tail` are the last lines of its launcher's output."""
-        self._worlds.exited(number, status, tail, now)
+    def world_exited(
+        self, number: int, status: int, tail: str, now: float, reason: str = ""
+    ) -> None:
+        """A world is gone, all of it; see `WorldRules.exited`."""
+        self._worlds.exited(number, status, tail, now, reason)
         if self.draining:
             self._attempts.hand_back("the pilot ends", now)
         self.schedule(now)

@@ -295,6 +295,12 @@ class WorldRules:
             self._release(world)
             self._warm.add(world)
 
+    def not_formed(self, number: int) -> None:
+        """The ranks of a world have not found each other: it is of no use."""
+        world = self.worlds.get(number)
+        if world is not None:
+            self._stop(world)
+
     def rank_exited(
         self, number: int, task: int, started: float, rank: int, log: LogSpan | None
     ) -> None:
@@ -319,8 +325,20 @@ class WorldRules:
 
     # --- ends
 
-    def exited(self, number: int, status: int, tail: str, now: float) -> None:
-        """A world is gone, all of it; `tail` are the last lines of its launcher's output."""
+    def exited(self, number: int, status: int, tail: str, now: float, reason: str = "") -> None:
+        """A world is gone, all of it.
+
+        Parameters
+        ----------
+        number, status
+            Which world, and how its launcher ended.
+        tail
+            The last lines of its launcher's output.
+        now
+            Seconds since the epoch.
+        reason
+            Why it did not come up, where that is known.
+        """
         world = self.worlds.pop(number, None)
         if world is None:
             return
@@ -332,7 +350,7 @@ class WorldRules:
             if work.task in world.early:
                 completion: Completion | None = world.early[work.task]
             elif work.task == task:
-                completion = self._end_of(world, work, started, status, tail, now)
+                completion = self._end_of(world, work, started, status, tail, now, reason)
             elif world.killed_for.get(work.task) == "cancelled":
                 completion = ended(work, "cancelled", "cancelled before it started", now)
             else:
@@ -346,7 +364,14 @@ class WorldRules:
         self._release(world)
 
     def _end_of(
-        self, world: World, work: Work, started: float, status: int, tail: str, now: float
+        self,
+        world: World,
+        work: Work,
+        started: float,
+        status: int,
+        tail: str,
+        now: float,
+        reason: str,
     ) -> Completion | None:
         """How the task ended that the ranks of a world were in, which is gone; None: it did not."""
         node, exit_ = world.pinned[0].node, describe_exit(status)
@@ -358,7 +383,10 @@ class WorldRules:
         elif failing and failing.failures:
             completion = self._merged(world, work, failing)
         elif not world.ready:
-            message = f"the MPI world could not be started: {exit_}"
+            if not reason and world.told:
+                reported = f"{len(world.ranks)} of {world.need.ranks} ranks have reported"
+                reason = f"{reported} within {START_S:g} s"
+            message = f"the MPI world could not be started: {reason or exit_}"
             completion = ended(work, "crash", message, now, node, tail)
         elif not world.told:
             completion = ended(work, "crash", f"a rank died: {exit_}", now, node, tail)

@@ -669,6 +669,8 @@ class RankHello(_Message):
     node: str
     #: Path, on its node, of the memory that tells which task it is in.
     memory: str
+    #: The MPI library in its own words.
+    library: str = ""
 
 
 class LaunchPlan(msgspec.Struct, array_like=True, frozen=True):

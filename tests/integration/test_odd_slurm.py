@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -289,3 +290,47 @@ def test_a_suspended_pilot_is_told_as_such_and_goes_on(slurm: FakeSlurm, make: M
         subprocess.run([slurm.commands / "scontrol", "resume", job], check=True)
         wait_until(lambda: pilots(site)[0]["state"] == "RUNNING", DEADLINE_S, "it to go on")
         assert task.let_go() == ["ok"]
+
+
+# --- MPI -----------------------------------------------------------------------------------------
+
+
+@pilot.mpi(ranks=2, max_crashes=0)
+def world_size() -> int:
+    from mpi4py import MPI
+
+    return int(MPI.COMM_WORLD.allreduce(1))
+
+
+needs_mpi = pytest.mark.skipif(
+    not (Path(sys.executable).parent / "mpiexec").exists(), reason="there is no MPI beside Python"
+)
+
+
+@needs_mpi
+def test_what_forms_an_mpi_world_is_found_out_once(slurm: FakeSlurm, make: Make) -> None:
+    slurm.switch("world", "pmi2")
+    site = make(cores=2)
+    with session_of(site) as session:
+        assert session.submit(world_size).result(DEADLINE_S) == 2
+        tried = [call for call in slurm.calls("srun") if "-c" in call]
+        assert len([call for call in tried if "--ntasks=2" in call]) == 4  # and the world itself
+        assert "pmi2" in (site.directory / "mpi.json").read_text()
+        before = len(slurm.calls("srun"))
+        os.killpg(slurm.pid("7001"), signal.SIGKILL)
+        assert session.submit(world_size).result(DEADLINE_S) == 2
+        assert len(slurm.calls("srun")) == before + 1, "it is remembered"
+
+
+@needs_mpi
+def test_ranks_that_form_no_world_are_an_error_at_once(slurm: FakeSlurm, make: Make) -> None:
+    slurm.switch("world", "pmi2")
+    site = make(cores=2, mpi={"launcher": "srun", "options": ["--mpi=pmix"]})
+    with session_of(site) as session:
+        future = session.submit(world_size)
+        with pytest.raises(pilot.TaskCrashed) as caught:
+            future.result(DEADLINE_S)
+        told = str(caught.value)
+        assert "srun --mpi=pmix started 2 ranks, and they are MPI worlds of 1" in told
+        assert "srun --mpi=list" in told and "mpi: {launcher: mpiexec}" in told
+        assert session.submit(pow, 2, 5).result(DEADLINE_S) == 32

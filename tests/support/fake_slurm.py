@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 #: What ends each field of ``--Format`` in the adapter.
 SEPARATOR = "\x1f"
-COMMANDS = ("sbatch", "squeue", "sacct", "scancel", "scontrol")
+COMMANDS = ("sbatch", "squeue", "sacct", "scancel", "scontrol", "srun")
 #: An ended job is listed for so long, in seconds.
 LISTED_S = 300.0
 
@@ -85,7 +85,7 @@ class _Slurm:
     after it has taken the job); ``down`` (every command fails with this text); ``empty``
     (``squeue`` lists nothing); ``hide`` (it leaves out these jobs); ``before`` and ``after`` (more
     lines of it); ``rename`` (all jobs have this name); ``nodes`` (so many have all);
-    ``no_accounting``.
+    ``no_accounting``; ``world`` (only with this ``--mpi`` do ranks find each other).
     """
 
     def __init__(self, directory: Path, arguments: list[str]) -> None:
@@ -286,6 +286,23 @@ class _Slurm:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(int(pid), signal.SIGTERM)
                     os.killpg(int(pid), signal.SIGCONT)  # it may be suspended
+
+    def srun(self) -> int:
+        """Start ranks; in most ways each of them is alone."""
+        if "--mpi=list" in self._arguments:
+            print("MPI plugin types are...\n\tnone\n\tcray_shasta\n\tpmix\n\tpmi2")
+            print("specific pmix plugin versions available: pmix_v4", file=sys.stderr)
+            return 0
+        first = next(n for n, word in enumerate(self._arguments) if not word.startswith("--"))
+        command = self._arguments[first:]
+        options = dict(word[2:].partition("=")[::2] for word in self._arguments[:first])
+        ranks = options["ntasks"]
+        if options.get("mpi", "") == (self._switched("world") or ""):
+            mpiexec = str(Path(sys.executable).parent / "mpiexec")
+            here = ["-launcher", "fork", "-hosts", socket.gethostname()]
+            os.execv(mpiexec, [mpiexec, *here, "-n", ranks, *command])
+        processes = [subprocess.Popen(command) for _ in range(int(ranks))]
+        return max(process.wait() for process in processes)
 
     def scontrol(self) -> int:
         action, job = self._arguments[-2:]

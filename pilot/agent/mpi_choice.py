@@ -1,0 +1,206 @@
+"""Which launcher forms MPI worlds at a site on Slurm: tried out once, and remembered.
+
+Slurm starts ranks by ``srun``, which can tell them of each other in several ways (``srun
+--mpi=list``); an MPI library knows one or two of these. Where they do not meet, each rank is a
+world of its own. So where a site file leaves it open, a world of two is started in each way.
+
+Invariants
+----------
+- What was found is written down with what it depends on: other variables or another Python are
+  tried out anew, and so is what has not formed a world since.
+- A trial that does not end is ended, with all that it started.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from launchers import HostShare, Launcher, Placement, get_launcher
+
+#: How long a trial may take, in seconds.
+TRIAL_S = 20.0
+#: What two ranks say that have found each other.
+_MET = "this is an MPI world of 2"
+#: In one write each: lines of several ranks must not mix.
+_PROGRAM = (
+    "import os, sys; sys.path[:] = [path for path in sys.path if path]; from mpi4py import MPI; "
+    "os.write(1, b'this is an MPI world of %d\\n' % MPI.COMM_WORLD.size)"
+)
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """A way to start ranks."""
+
+    launcher: str
+    options: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return " ".join((self.launcher, *self.options))
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What the trials have shown."""
+
+    #: The first that has formed a world; None: none has.
+    choice: Choice | None
+    #: What became of the others, in words.
+    failures: tuple[str, ...] = ()
+
+
+class _Remembered(msgspec.Struct):
+    key: str
+    choice: Choice
+
+
+#: Runs a command for so long at most, with more variables; gives its exit status and output.
+Run = Callable[[Sequence[str], Mapping[str, str], float], "tuple[int, str]"]
+
+
+def kinds_of_mpi(listed: str) -> list[str]:
+    """What ``srun --mpi=list`` names, in the order in which it is worth a trial."""
+    found: list[str] = []
+    for line in listed.splitlines():
+        word = re.sub(r"^\s*srun:\s*", "", line).strip()
+        if re.fullmatch(r"[a-z][a-z0-9_]*", word) and word not in ("none", "openmpi", *found):
+            found.append(word)
+    return sorted(found, key=lambda kind: (not kind.startswith("pmi"), kind != "pmix"))
+
+
+def candidates(listed: str) -> Iterator[Choice]:
+    """The ways to start ranks: as Slurm does by itself, each that it names, the MPI's own."""
+    yield Choice("srun")
+    for kind in kinds_of_mpi(listed):
+        yield Choice("srun", (f"--mpi={kind}",))
+    yield Choice("mpiexec")
+
+
+def try_out(host: str, variables: Mapping[str, str], run: Run) -> Found:
+    """Start a world of two on a host in each way, until one forms.
+
+    Parameters
+    ----------
+    host
+        Where; this process runs there.
+    variables
+        What the site file gives to ranks.
+    run
+        Runs a command.
+    """
+    failures: list[str] = []
+    _, listed = run(("srun", "--mpi=list"), {}, TRIAL_S)
+    for choice in candidates(listed):
+        try:
+            launcher: Launcher = get_launcher(choice.launcher, choice.options)
+        except FileNotFoundError as error:
+            failures.append(f"{choice}: {error}")
+            continue
+        # Two ranks on one core: a node has that.
+        two = Placement((HostShare(host, 2, (0,)),))
+        launch = launcher.launch((sys.executable, "-c", _PROGRAM), two, env=variables)
+        status, output = run(launch.argv, launch.env, TRIAL_S)
+        if status == 0 and output.count(_MET) == 2:
+            return Found(choice, tuple(failures))
+        failures.append(f"{choice}: {_in_words(status, output)}")
+    return Found(None, tuple(failures))
+
+
+def _in_words(status: int, output: str) -> str:
+    if output.count("this is an MPI world of 1") > 1:
+        return "each rank was a world of its own"
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    last = f" ({lines[-1][:200]})" if lines else ""
+    return f"exit status {status}{last}" if status else f"no world of 2{last}"
+
+
+def run_for(argv: Sequence[str], variables: Mapping[str, str], limit_s: float) -> tuple[int, str]:
+    """Run a command, and end it after some time with all that it started."""
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env={**os.environ, **variables},
+            start_new_session=True,
+        )
+    except OSError as error:
+        return 127, str(error)
+    try:
+        output, _ = process.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            output, _ = process.communicate(timeout=2.0)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+        return 124, f"{output}\nno answer within {limit_s:g} s"
+    return process.returncode, output
+
+
+class MpiChoice:
+    """The launcher of a site, found in a thread where it is not known.
+
+    Parameters
+    ----------
+    path
+        Where it is remembered.
+    host
+        Where it is tried out: the host of this process.
+    variables
+        What the site file gives to ranks.
+    """
+
+    def __init__(self, path: Path, host: str, variables: Mapping[str, str]) -> None:
+        self._path = path
+        self._host = host
+        self._variables = variables
+        fields = [sys.executable, *(f"{name}={text}" for name, text in sorted(variables.items()))]
+        self._key = hashlib.sha256("\0".join(fields).encode()).hexdigest()
+        self._thread: threading.Thread | None = None
+        #: What was found; None while that is not known.
+        self.found: Found | None = self._remembered()
+
+    def start(self) -> None:
+        """Begin to try out, if that is not known, or being tried."""
+        if self.found is None and self._thread is None:
+            self._thread = threading.Thread(target=self._try_out, name="try MPI", daemon=True)
+            self._thread.start()
+
+    def forget(self) -> None:
+        """What was found has not formed a world."""
+        self.found, self._thread = None, None
+        self._path.unlink(missing_ok=True)
+
+    def _try_out(self) -> None:
+        found = try_out(self._host, self._variables, run_for)
+        if found.choice is not None:
+            self._remember(found.choice)
+        self.found = found
+
+    def _remembered(self) -> Found | None:
+        try:
+            known = msgspec.json.decode(self._path.read_bytes(), type=_Remembered)
+        except (OSError, msgspec.DecodeError):
+            return None
+        return Found(known.choice) if known.key == self._key else None
+
+    def _remember(self, choice: Choice) -> None:
+        temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        try:
+            temporary.write_bytes(msgspec.json.encode(_Remembered(self._key, choice)))
+            temporary.replace(self._path)
+        except OSError:
+            temporary.unlink(missing_ok=True)  # the next pilot finds it again
