@@ -524,7 +524,7 @@ def test_any_range_is_made_or_refused(start: Any, to: Any, step: Any, count: Any
               a: {run: x, foreach: {i: {count: 4}}}
               b: {python: 'math:fsum', foreach: {i: {count: 6}}, args: ['${tasks.a}']}
             """,
-            "4: tasks.b.args[0]: the workflow has more than 30 values in its variables and arguments",
+            "4: tasks.b.args[0]: the workflow has more than 30 values in its variables",
         ),
         (
             """
