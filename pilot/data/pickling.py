@@ -20,13 +20,15 @@ import pickle
 import sys
 import weakref
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 from pilot.errors import EncodingError
 
 PROTOCOL = 5
 
+#: What is reduced in another way than cloudpickle's, besides classes.
+_OURS = frozenset({CodeType, functools._lru_cache_wrapper, functools.cached_property})
 _VERSION = sys.version_info[:2]
 #: This interpreter, for people.
 INTERPRETER = f"Python {'.'.join(map(str, sys.version_info[:3]))} ({sys.executable})"
@@ -57,6 +59,16 @@ def pickler() -> Any:
 
         def reducer_override(self, obj: Any) -> Any:
             kind = type(obj)
+            if kind is not FunctionType and not isinstance(obj, type):
+                # Nothing else is cloudpickle's to reduce here, and there may be many of them.
+                return self._reduced(obj) if kind in _OURS else NotImplemented
+            found = super().reducer_override(obj)
+            if kind is not FunctionType and isinstance(found, tuple) and len(found) == 6:
+                return _class(obj, found)
+            return found
+
+        def _reduced(self, obj: Any) -> Any:
+            kind = type(obj)
             if kind is CodeType:
                 make, parts = of_code(obj)
                 return code_of, (_VERSION, INTERPRETER, make, *parts)
@@ -66,10 +78,7 @@ def pickler() -> Any:
             if kind is functools.cached_property:
                 state = (obj.func, obj.attrname)
                 return cached_property, (), state, None, None, set_cached_property
-            found = super().reducer_override(obj)
-            if isinstance(obj, type) and isinstance(found, tuple) and len(found) == 6:
-                return _class(obj, found)
-            return found
+            return NotImplemented
 
     return Pickler
 
