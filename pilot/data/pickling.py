@@ -195,10 +195,11 @@ def set_wrapped(cached: Any, function: Any) -> None:
 
 def cached_property() -> Any:
     """Return a property; see `set_cached_property`."""
-    return functools.cached_property(None)  # type: ignore[arg-type]
+    return functools.cached_property.__new__(functools.cached_property)
 
 
 def set_cached_property(made: Any, state: tuple[Any, str | None]) -> None:
     """Say what computes it, and its name."""
-    made.func, made.attrname = state
-    made.__doc__ = state[0].__doc__
+    function, name = state
+    made.__init__(function)
+    made.attrname = name
