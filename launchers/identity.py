@@ -1,9 +1,9 @@
 """What tells a process in its environment that it is a rank, or the task of a step.
 
 It is not to be handed on by processes that live longer than that. A head is started by whoever
-needs one first, which may be a rank of an MPI program; a node worker is the task of a step. What they
-start later is no part of that program: an MPI library that finds the identity of a rank believes
-it, and waits for the others, or ends the process.
+needs one first, which may be a rank of an MPI program; a node worker is the task of a step. What
+they start later is no part of that program: an MPI library that finds the identity of a rank
+believes it, and waits for the others, or ends the process.
 
 What a job has (``SLURM_JOB_*``, ``SLURM_NODELIST`` and the like) stays, and so do settings
 (``OMPI_MCA_btl``, ``I_MPI_FABRICS``, ``HYDRA_LAUNCHER``), unless the process is a rank: launchers

@@ -92,9 +92,10 @@ class Context:
     def checkpoint(self) -> Checkpoint:
         """The task's own checkpoints: ``save(step, state)`` and ``load()``."""
         from pilot.data.checkpoint import Checkpoint
+        from pilot.data.patience import patiently
 
         directory = self._checkpoints / str(self.session_id) / self.task_id
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        patiently(lambda: directory.mkdir(mode=0o700, parents=True, exist_ok=True))
         return Checkpoint(directory, self.rank, self.ranks, attempt=self.attempt)
 
     def __repr__(self) -> str:

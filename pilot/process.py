@@ -18,7 +18,7 @@ from pathlib import Path
 
 import setproctitle
 
-from pilot.data.patience import when_there
+from pilot.data.patience import patient, when_there
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -106,6 +106,7 @@ def raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
 
 
+@patient
 def redirect_output(path: Path) -> None:
     """Append stdout and stderr to a file from now on; stdin is empty."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -19,6 +19,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pilot.data.patience import patient
 from pilot.errors import SiteError
 from pilot.wire.keys import make_keys
 from site_configs import SiteConfig, SiteFileError, load_site_file, template_text, templates
@@ -81,6 +82,7 @@ class Site:
         """In-task checkpoints, by session and task."""
         return self.directory / "checkpoints"
 
+    @patient
     def prepare(self) -> None:
         """Make what is missing in the directory, with private modes.
 
@@ -183,6 +185,7 @@ def create_site(directory: Path, template: str, *, exist_ok: bool = False) -> Si
     return site
 
 
+@patient
 def open_site(directory: Path) -> Site:
     """Read a site's file.
 

@@ -32,17 +32,11 @@ from pilot.agent.surroundings import Surroundings
 from pilot.agent.words import plain_words
 from pilot.arguments import decode_arguments, decode_function
 from pilot.children import TaskSession, delegations
-from pilot.command import (
-    OUTPUT_BYTES,
-    CommandResult,
-    ShellCommand,
-    cannot_start,
-    failure_text,
-)
+from pilot.command import CommandResult, ShellCommand, failure_text
 from pilot.context import Context, set_context
-from pilot.data.patience import is_there, set_patience, when_there
+from pilot.data.patience import is_passing, is_there, patiently, set_patience, when_there
 from pilot.data.values import LazyWriter, Value, store
-from pilot.errors import CommandFailed
+from pilot.errors import CommandFailed, PilotError, StorageError
 from pilot.limits import ERROR_TEXT_BYTES
 from pilot.memo import stamps, with_digests
 from pilot.process import enter_environment
@@ -67,6 +61,8 @@ from pilot.wire.messages import (
 if TYPE_CHECKING:
     from pilot.wire.connection import Connection
 
+#: So much of a command's output is part of its result, from the end.
+OUTPUT_BYTES = 64 * 1024
 #: So much data of functions is kept in a process; the last one's whatever it has.
 LARGE_FUNCTIONS_BYTES = 128 << 20
 #: Stands for a result that comes from a child.
@@ -218,7 +214,7 @@ class Worker:
             if os.getpid() != self._pid:
                 _end_copy(error)
             ended = clock.now()
-            outcome = "error"
+            outcome = _outcome_of(error)
             failure = failure_of(error, self._node, work.attempt, self._inline_limit, __file__)
             if session is not None:
                 session.drop()
@@ -286,7 +282,7 @@ class Worker:
             node=self._node,
             attempt=completion.attempt,
         )
-        return msgspec.structs.replace(completion, outcome="error", failure=failure)
+        return msgspec.structs.replace(completion, outcome=_outcome_of(error), failure=failure)
 
     # --- the parts of one task
 
@@ -424,9 +420,21 @@ class Worker:
         end = self.log_position()
         if end <= begin:
             return ""
+        return patiently(lambda: self._output(max(begin, end - OUTPUT_BYTES), end))
+
+    def _output(self, begin: int, end: int) -> str:
         with self._log.open("rb") as log:
-            log.seek(max(begin, end - OUTPUT_BYTES))
-            return log.read(end - log.tell()).decode(errors="replace")
+            log.seek(begin)
+            return log.read(end - begin).decode(errors="replace")
+
+
+def _outcome_of(error: BaseException) -> str:
+    """Return the outcome of an attempt that has raised this.
+
+    That the file system has failed for a moment is no error of the task's, and worth another try.
+    """
+    is_stored_in_vain = isinstance(error, StorageError) and is_passing(error)
+    return "crash" if is_stored_in_vain else "error"
 
 
 def _end_copy(error: BaseException | None) -> NoReturn:
@@ -515,7 +523,16 @@ def _spawn(
             # Python ignores the last two.
             setsigdef=[signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ],
         )
+    except FileNotFoundError as error:
+        missing = next((p for p in (stdin,) if p and not Path(p).exists()), None)
+        if missing:
+            raise PilotError(
+                f"{missing}, which is to be its standard input, is not there"
+            ) from error
+        raise PilotError(
+            f"command not found: {argv[0]}; is it on the PATH of the compute nodes?"
+        ) from error
     except OSError as error:
-        raise cannot_start(argv, error, stdin) from error
+        raise PilotError(f"{argv[0]} cannot be started: {error.strerror}") from error
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status)

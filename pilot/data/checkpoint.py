@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 from pilot.data import durable
 from pilot.data.hdf5 import Draft, SealedFile
 from pilot.data.parts import Parts, put_together, take_apart
-from pilot.data.patience import when_there
+from pilot.data.patience import patient, patiently
 from pilot.errors import ResultError, StorageError
 
 #: The name of the state in the file of a rank.
@@ -113,7 +113,12 @@ class Checkpoint:
             )
         parts = take_apart(state)
         entry = _Entry(self.attempt, step)
-        final = self._part(entry)
+        patiently(lambda: self._write(self._part(entry), parts))
+        self._last_step = step
+        if self._is_complete(entry):
+            self._remove_before(entry)
+
+    def _write(self, final: Path, parts: Parts) -> None:
         draft = Draft(final.with_name(f".{final.name}.tmp"))
         try:
             draft.write(_STATE, parts)
@@ -121,9 +126,6 @@ class Checkpoint:
         except BaseException:
             draft.discard()
             raise
-        self._last_step = step
-        if self._is_complete(entry):
-            self._remove_before(entry)
 
     def load(self) -> tuple[int, Any] | None:
         """The latest complete checkpoint: its step, and the state of this rank.
@@ -141,7 +143,7 @@ class Checkpoint:
         """
         for entry in self._candidates():
             try:
-                parts = self._read(entry)
+                parts = patiently(lambda: self._read(entry))  # noqa: B023
             except ResultError as error:
                 if not _is_damage(error):
                     raise
@@ -164,8 +166,7 @@ class Checkpoint:
         return self._complete()[-1:]
 
     def _read(self, entry: _Entry) -> Parts:
-        part = self._part(entry)
-        file = when_there(part, lambda: SealedFile(part))
+        file = SealedFile(self._part(entry))
         try:
             return file.read(_STATE)
         finally:
@@ -216,7 +217,7 @@ class Checkpoint:
             durable.make_directory(self.directory)
             link.symlink_to(latest[0].name if latest else "nothing")
         except FileExistsError:
-            agreed = _Entry.parse(link.readlink().name)
+            agreed = _Entry.parse(patiently(link.readlink).name)
             return [agreed] if agreed else []
         except OSError as cause:
             raise StorageError(f"cannot write {link}: {cause.strerror}") from cause
@@ -244,6 +245,7 @@ def _is_damage(error: ResultError) -> bool:
     return isinstance(cause, FileNotFoundError) or not system_failed
 
 
+@patient
 def _listing(directory: Path) -> list[str]:
     try:
         return [path.name for path in directory.iterdir()]

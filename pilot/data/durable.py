@@ -2,6 +2,10 @@
 
 Responsible for the order of system calls that a sealed file needs: file contents, then the name,
 then the directory that holds the name. Knows nothing of what is in the files.
+
+Where the file system fails for a moment, each step is done again, in a way that is right although
+nobody knows how far it came: what could not be written is written once more, since the kernel
+forgets it; a name that may have been given is looked at.
 """
 
 from __future__ import annotations
@@ -9,7 +13,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pilot.data.patience import is_passing, patient
 
+#: So much is written again at a time.
+_BLOCK_BYTES = 1 << 20
+
+
+@patient
 def sync_directory(directory: Path) -> None:
     """Make the names in `directory` survive a crash of the machine.
 
@@ -25,6 +35,7 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+@patient
 def make_directory(directory: Path) -> None:
     """Create `directory` and what is missing above it, each durable in its parent.
 
@@ -54,8 +65,8 @@ def publish(descriptor: int, temporary: Path, final: Path, *, replaces: bool = F
         A write to the disk failed. Where that was found after the name had been given, the name
         is taken back.
     """
-    os.fsync(descriptor)
-    temporary.rename(final)
+    _sync(descriptor)
+    _rename(descriptor, temporary, final)
     try:
         sync_directory(final.parent)
     except OSError:
@@ -64,6 +75,37 @@ def publish(descriptor: int, temporary: Path, final: Path, *, replaces: bool = F
         raise
 
 
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not is_passing(error):
+            raise
+        # It is not tried again by the kernel, which takes it for written: have it changed again.
+        offset = 0
+        while block := os.pread(descriptor, _BLOCK_BYTES, offset):
+            done = 0
+            while done < len(block):
+                done += os.pwrite(descriptor, block[done:], offset + done)
+            offset += len(block)
+        os.fsync(descriptor)
+
+
+def _rename(descriptor: int, temporary: Path, final: Path) -> None:
+    try:
+        temporary.rename(final)
+    except OSError as error:
+        if not is_passing(error):
+            raise
+        try:
+            is_done = os.path.samestat(final.stat(), os.fstat(descriptor))
+        except FileNotFoundError:
+            is_done = False
+        if not is_done:
+            temporary.rename(final)
+
+
+@patient
 def remove(path: Path) -> None:
     """Remove a file, if it is there, so that it does not come back after a crash.
 

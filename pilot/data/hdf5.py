@@ -46,6 +46,7 @@ from numpy.typing import NDArray
 from pilot.data import durable
 from pilot.data.checksum import checksum
 from pilot.data.parts import SKELETON, Parts, native_type, raw
+from pilot.data.patience import patiently
 from pilot.errors import PilotError, ResultError, StorageError
 
 #: What h5py raises for a file that is damaged or cannot be written, or when a callback fails.
@@ -233,19 +234,18 @@ class Draft:
         self._check_open()
         try:
             h5f.flush(self._file)
-            self._metadata.write_to(self._descriptor)
+            patiently(lambda: self._metadata.write_to(self._descriptor))
         except _HDF5_ERRORS as cause:
             raise _cannot_write(final, cause) from cause
         try:
             file, self._file = self._file, None
             file.close()
-            self._metadata.write_to(self._descriptor)
+            patiently(lambda: self._metadata.write_to(self._descriptor))
             durable.publish(self._descriptor, self.temporary, final, replaces=replaces)
         except _HDF5_ERRORS as cause:
             self.discard()
             raise _cannot_write(final, cause) from cause
-        os.close(self._descriptor)
-        self._descriptor = -1
+        self._close_descriptor()
 
     @property
     def is_open(self) -> bool:
@@ -263,11 +263,16 @@ class Draft:
         """Forget the file and remove it. Does nothing where it is not open."""
         if self._descriptor < 0:
             return
-        os.close(self._descriptor)
-        self._descriptor = -1
+        self._close_descriptor()
         self.close()
         with contextlib.suppress(OSError):
             self.temporary.unlink(missing_ok=True)
+
+    def _close_descriptor(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        # It is closed whatever that says, and what is to be kept is on the disk by then.
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
 
     def leave_to_parent(self) -> None:
         """In a forked child: let go of the file, which is the parent's.

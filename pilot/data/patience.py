@@ -1,4 +1,5 @@
-"""Patience with files that a network file system shows late.
+"""Patience with file systems that several machines share: files that are seen late, and calls that
+fail for a moment.
 
 A file that one node has written is on the server; another node that has looked before may be told
 for some seconds more that there is none. So a file that is missing is looked for again, for as long
@@ -7,23 +8,44 @@ of NFS ask the server. Only then it counts as missing. A file that is there cost
 
 The time is that of the process: it is set where a session, or a process of a pilot, knows its site.
 Where nobody has set it, a file that is missing is missing at once.
+
+And any call may fail because a server was started again, or a file was replaced while it was read:
+`patiently` does again what may be done twice. What may not (a write whose data the kernel forgets
+when it has failed, a renaming that may have come about) is done again as a whole, by whoever knows
+all of it; `is_passing` tells.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 #: How long is waited before the second look, and at most between two, in seconds.
 _FIRST_S = 0.05
 _MOST_S = 0.5
 _LATE = (errno.ENOENT, errno.ESTALE)
+#: What a call fails with that may succeed a moment later.
+_PASSING = (
+    errno.ESTALE,
+    errno.EIO,
+    errno.EREMOTEIO,
+    errno.ENOTCONN,
+    errno.ESHUTDOWN,
+    errno.ETIMEDOUT,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.EAGAIN,
+)
+#: The pauses before it is tried again, in seconds.
+_PAUSES_S = (0.0, 0.1, 0.4)
 
 
 class _Patience:
@@ -53,7 +75,7 @@ def when_there(path: Path, look: Callable[[], T]) -> T:
     ends_at = pause_s = 0.0
     while True:
         try:
-            return look()
+            return patiently(look)
         except Exception as error:
             now = time.monotonic()
             if not ends_at:
@@ -63,6 +85,49 @@ def when_there(path: Path, look: Callable[[], T]) -> T:
         time.sleep(min(pause_s, max(0.0, ends_at - now)))
         pause_s = min(2 * pause_s, _MOST_S)
         _list_directory_of(path)
+
+
+def patiently(do: Callable[[], T]) -> T:
+    """Return what `do` gives; where that fails for a moment, it is done again.
+
+    Parameters
+    ----------
+    do
+        May be done twice, and raises an `OSError`, or an error with one as its cause.
+
+    Raises
+    ------
+    Exception
+        What `do` raises: at once where that does not pass, or at the end.
+    """
+    for pause_s in _PAUSES_S:
+        try:
+            return do()
+        except Exception as error:
+            if not is_passing(error):
+                raise
+        time.sleep(pause_s)
+    return do()
+
+
+def patient(function: Callable[P, T]) -> Callable[P, T]:
+    """Do a function `patiently`."""
+
+    @functools.wraps(function)
+    def again(*args: P.args, **kwargs: P.kwargs) -> T:
+        return patiently(lambda: function(*args, **kwargs))
+
+    return again
+
+
+def is_passing(error: BaseException) -> bool:
+    """Tell whether an error, or what has caused it, is one of a file system that may pass."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _PASSING:
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def is_there(path: Path) -> bool:

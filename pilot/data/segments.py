@@ -23,9 +23,9 @@ from typing import Any
 
 from pilot.data.hdf5 import Draft, SealedFile, Written
 from pilot.data.parts import Parts, component, put_together, take_apart, unique
-from pilot.data.patience import when_there
+from pilot.data.patience import is_passing, patiently, when_there
 from pilot.data.values import Value
-from pilot.errors import ResultError
+from pilot.errors import ResultError, StorageError
 
 #: Under the site directory.
 RESULTS = "results"
@@ -120,12 +120,12 @@ class SegmentWriter:
     ) -> Unsealed:
         """As `add`, of what was taken apart already."""
         with self._lock:
-            segment = self._segment(session)
+            segment = patiently(lambda: self._segment(session))
             # A task that was cut off and runs again in this process has the same name again.
             group = f"/{component(session)}/{component(task_name)}/{component(task_id)}"
             name = unique(f"{group}/{index}", segment.names)
             try:
-                written = segment.draft.write(name, parts)
+                written = patiently(lambda: segment.draft.write(name, parts))
             except BaseException:
                 segment.names.discard(name)
                 raise
@@ -205,7 +205,12 @@ class SegmentWriter:
 
     def _publish(self, draft: Draft) -> str:
         final = draft.temporary.with_name(draft.temporary.name[1:].removesuffix(".tmp"))
-        draft.publish(final)
+        try:
+            draft.publish(final)
+        except StorageError as error:
+            if not (draft.is_open and is_passing(error)):
+                raise
+            draft.publish(final)
         return final.relative_to(self.site_dir).as_posix()
 
     def discard(self) -> None:
@@ -312,7 +317,7 @@ def read(site_dir: Path, value: Value) -> Any:
     path = site_dir / value.path
     file = when_there(path, lambda: _open_files.get(path))
     try:
-        parts = file.read(value.name, value.checksum)
+        parts = patiently(lambda: file.read(value.name, value.checksum))
     except ResultError:
         # Network file systems take a file away that is replaced, also from who has it open.
         again = when_there(path, lambda: _open_files.get(path))

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import msgspec
 import zmq
-import zmq.auth
 
+from pilot.data.patience import patient
 from pilot.errors import SiteError
 
 
@@ -109,6 +109,7 @@ def _sync(directory: Path) -> None:
         os.close(descriptor)
 
 
+@patient
 def load_keys(directory: Path) -> Keys:
     """Read a site's keys.
 
@@ -123,10 +124,22 @@ def load_keys(directory: Path) -> Keys:
         try:
             if path.stat().st_mode & 0o077:
                 raise SiteError(f"{path} can be read by others; make it private: chmod 600 {path}")
-            pairs.append(zmq.auth.load_certificate(path))
+            pairs.append(_read_key(path))
         except OSError as error:
             raise SiteError(f"the key {path} cannot be read: {error.strerror}; {_AGAIN}") from error
         except ValueError as error:
             raise SiteError(f"the key {path} is damaged: {error}; {_AGAIN}") from error
     (server_public, server_secret), (client_public, client_secret) = pairs
-    return Keys(server_public, server_secret or b"", client_public, client_secret or b"", directory)
+    return Keys(server_public, server_secret, client_public, client_secret, directory)
+
+
+def _read_key(path: Path) -> tuple[bytes, bytes]:
+    """Read the public and the secret key of a file; ZeroMQ's own reader tells no cause."""
+    found = {}
+    for line in path.read_bytes().splitlines():
+        name, is_set, value = line.strip().partition(b"=")
+        if is_set:
+            found[name.strip()] = value.strip(b" \t'\"")
+    if b"public-key" not in found:
+        raise ValueError(f"no public key found in {path}")
+    return found[b"public-key"], found.get(b"secret-key", b"")

@@ -316,17 +316,12 @@ class Watch(_Message):
 
 
 class Cancel(_Message):
-    """End these tasks, or those of a group; with neither named, all of the session.
-
-    The reply is how many have ended by it; with `waiting_only`, which.
-    """
+    """End these tasks, or those of a group; with neither named, all of the session."""
 
     request: Number
     session: Number
     tasks: list[Number] = []
     group: str = ""
-    #: What a pilot has for running it is left alone.
-    waiting_only: bool = False
 
 
 class ControlSession(_Message):

@@ -20,6 +20,7 @@ import subprocess
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import NamedTuple
 
 from scheduler.batch import script
@@ -303,7 +304,7 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
         There is none that can be written.
     """
     try:
-        if not os.path.isdir(tempfile.gettempdir()):
+        if not Path(tempfile.gettempdir()).is_dir():
             tempfile.tempdir = None  # Python looks again
         return tempfile.TemporaryDirectory(prefix="pilot-slurm-")
     except OSError as error:
