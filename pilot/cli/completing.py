@@ -55,8 +55,7 @@ def _sessions(context: click.Context, _incomplete: str) -> list[tuple[str, str]]
 def _tasks(context: click.Context, incomplete: str) -> list[tuple[str, str]]:
     session, dot, _ = incomplete.partition(".")
     filters = {"session": int(session)} if dot and session.isdecimal() else {}
-    order = {"sort": "created", "reverse": True, "limit": _MOST}
-    rows = _ask(context, "tasks", **filters, **order)
+    rows = _ask(context, "tasks", **filters, sort="newest", limit=_MOST)
     return [(row["id"], f"{row['name']}, {row['state']}") for row in rows]
 
 

@@ -127,8 +127,12 @@ def list_(
         if counting:
             counts = ask("task_counts", **filters)
         else:
-            # As they were created, the last one first: an older session may have the newest.
-            order = {"sort": sort or "created", "reverse": reverse != (sort is None)}
+            # An older session may have the newest.
+            order = (
+                {"sort": sort, "reverse": reverse}
+                if sort is not None
+                else {"sort": "created" if reverse else "newest"}
+            )
             rows = ask("tasks", **filters, **order, limit=limit + 1, offset=offset)
             commands = [row["id"] for row in rows[:limit] if row["kind"] in COMMANDS]
             known = {} if as_json else read_calls(ask, site.directory, commands)

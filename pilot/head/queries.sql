@@ -227,6 +227,12 @@ WHERE (:session IS NULL OR s.id = :session)
   AND (:since IS NULL OR s.created >= :since)
 ORDER BY s.id DESC LIMIT :limit;
 
+-- name: last_sessions
+SELECT id, ended FROM sessions ORDER BY ended IS NULL DESC, ended DESC, id DESC LIMIT ?;
+
+-- name: created
+SELECT id, created FROM tasks WHERE id IN (SELECT value FROM json_each(?));
+
 -- name: count_unfinished
 SELECT count(*) AS tasks FROM tasks INDEXED BY tasks_listed
 WHERE session IN (SELECT id FROM sessions) AND state IN ('DELEGATED', 'READY');

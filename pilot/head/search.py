@@ -50,6 +50,10 @@ _VALUES = {
     "ran": "t.ran",
 }
 SORTS = tuple(_VALUES)
+#: By creation, the newest first: found without a look at all tasks.
+NEWEST = "newest"
+#: So many sessions are looked at one by one for that.
+_SESSIONS_MOST = 64
 
 _TASKS = "tasks t INDEXED BY tasks_listed"
 
@@ -138,6 +142,8 @@ def find(
     PilotError
         Tasks are not sorted by that.
     """
+    if sort == NEWEST:
+        return _find_newest(store, core, what, limit, offset)
     if sort not in _VALUES:
         raise PilotError(f"tasks are not sorted by {sort!r}; give one of {', '.join(SORTS)}")
     if not _needs_core(core, what) and not (core.tasks and sort == "state"):
@@ -151,6 +157,33 @@ def find(
     valued = sorted((item for item in found if item[0] is not None), reverse=reverse)
     others = sorted((item for item in found if item[0] is None), reverse=reverse)
     return [task for _, task in (valued + others)[offset:count]]
+
+
+def _find_newest(store: Store, core: Core, what: Wanted, limit: int, offset: int) -> list[int]:
+    """The ids of the tasks, the last created first.
+
+    In a session numbers rise with time, and nothing is created in one that has ended: so a few
+    sessions are enough, those that are open and those that ended last.
+    """
+    count = offset + limit
+    found: list[tuple[float, int]] = []
+    if what.session is not None:
+        sessions: list[tuple[int, float | None]] = [(what.session, None)]
+    else:
+        sessions = store.last_sessions(_SESSIONS_MOST + 1)
+    for number, (session, ended) in enumerate(sessions):
+        if len(found) == count and ended is not None and ended < found[-1][0]:
+            break
+        if number == _SESSIONS_MOST:
+            return find(store, core, what, "created", True, limit, offset)
+        ids = find(store, core, what._replace(session=session), "id", True, count)
+        created = store.created(ids)
+        for task in ids:
+            if live := core.tasks.get(task):
+                created[task] = live.created_at
+        found = sorted([*found, *((at, task) for task, at in created.items())], reverse=True)
+        del found[count:]
+    return [task for _, task in found[offset:]]
 
 
 def count(store: Store, core: Core, what: Wanted) -> dict[str, int]:

@@ -734,6 +734,14 @@ class Store:
         """
         return [(task, *_decode_delegated(row)) for task, row in self._read("owing_tasks")]
 
+    def last_sessions(self, limit: int) -> list[tuple[int, float | None]]:
+        """Sessions, and when they ended: those that are open, and those that ended last."""
+        return self._read("last_sessions", (limit,))
+
+    def created(self, tasks: Iterable[int]) -> dict[int, float]:
+        """When tasks were created."""
+        return dict(self._read("created", (json.dumps(list(tasks)),)))
+
     def tasks_of(self, session: int, tasks: Iterable[int]) -> set[int]:
         """Those of the tasks that are of this session."""
         rows = self._read("tasks_of", {"id": session, "tasks": json.dumps(list(tasks))})

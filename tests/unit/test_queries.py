@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -10,6 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.builders import done, spec, template
 
 from pilot.data.values import Value
@@ -221,6 +224,48 @@ def test_orders(head: Head, sort: str, expected: list[int]) -> None:
     # The core has to be asked for these: put together, they are in the same order.
     most = [task for task in expected if task not in (7, 8, 22)]
     assert head.ids(sort=sort, state=set(search.STATES) - {"READY"}) == most
+
+
+def test_the_newest_are_found_without_a_look_at_all_sessions(head: Head) -> None:
+    newest = [21, 22, 9, 8, 7, 6, 5, 4, 3, 2, 1]
+    assert head.ids(sort="newest") == newest
+    pages = [head.ids(sort="newest", limit=3, offset=n) for n in range(0, 12, 3)]
+    assert [task for page in pages for task in page] == newest
+    assert head.ids(sort="newest", session=1) == newest[2:]
+    assert head.ids(sort="newest", state="FAILED") == [3]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 20), st.booleans()), max_size=12),
+    st.integers(1, 9),
+    st.integers(1, 12),
+)
+def test_the_newest_are_the_newest(
+    lives: list[tuple[int, int, bool]], limit: int, most: int
+) -> None:
+    """Sessions that begin at some time, have a task each second for a while, and end or do not."""
+    with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "_SESSIONS_MOST", most)
+        store = Store(Path(directory) / "tasks.db")
+        batch, created = Batch(), {}
+        for begin, count, has_ended in lives:
+            session = store.add_session(OpenSession(1, "s", Environment("/")), float(begin))
+            known = template(session, session)
+            batch.add_templates([known])
+            for n in range(1, count + 1):
+                core = c.Core()
+                made = ev.TasksSubmitted(session, [known], [spec(session << 32 | n, session)], {})
+                batch.add_tasks(core.apply(made, float(begin + n)).accepted)
+                created[session << 32 | n] = begin + n
+            if has_ended:
+                batch.end_session(session, "CLOSED", float(begin + count))
+        store.write(batch, lambda _: None)
+        store.join()
+        found = search.find(store, c.Core(), search.wanted(), "newest", limit=limit)
+        expected = sorted(created, key=lambda task: (created[task], task), reverse=True)
+        assert [created[task] for task in found] == [created[task] for task in expected[:limit]]
+        store.close()
 
 
 def test_counts(head: Head) -> None:
