@@ -581,7 +581,7 @@ class Session(concurrent.futures.Executor):
 
     def cancel(self, futures: Iterable[Future[Any]] | None = None) -> None:
         """End these tasks, or all of the session, running ones included; the head has it then."""
-        tasks = None if futures is None else self._check_own(_several(futures))
+        tasks = None if futures is None else sorted(self._check_own(_several(futures)))
         if tasks != []:
             self._request(lambda n: m.Cancel(n, self.id, tasks or []))
 
@@ -638,7 +638,7 @@ class Session(concurrent.futures.Executor):
         wait
             Return when all tasks have ended; otherwise when the head has them all.
         cancel_futures
-            Cancel the tasks that have not started.
+            Cancel the tasks that no pilot has yet; what runs, or is about to, is finished.
         """
         self._check_process()
         with self._lock:
@@ -647,17 +647,28 @@ class Session(concurrent.futures.Executor):
             if wait:
                 concurrent.futures.wait(list(self._futures))
             return
-        if cancel_futures:
-            for future in list(self._futures):
-                if not future.running():
-                    future.cancel()
         self._connection.flush()
+        if cancel_futures:
+            self._cancel_waiting()
         self._control("close")
         if wait:
             self._finish()
         else:
             # Results still come in; the thread ends with the last of them.
             threading.Thread(target=self._finish, name="pilot-shutdown", daemon=True).start()
+
+    def _cancel_waiting(self) -> None:
+        """Cancel those of this object's tasks that no pilot has."""
+        waiting = {future.task: future for future in list(self._futures) if not future.done()}
+        if waiting:
+            asked = self._connection.request(
+                # In the order of submission: what depends on others comes after these.
+                lambda n: m.Cancel(n, self.id, sorted(waiting), waiting_only=True)
+            )
+            for task in asked:
+                if (future := waiting.get(task)) is not None:
+                    future._end_cancelled()
+                    self._futures.discard(future)
 
     def _finish(self) -> None:
         concurrent.futures.wait(list(self._futures))

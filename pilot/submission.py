@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import msgspec
 
 from pilot.arguments import Origin, encode_arguments, spilled, spilled_function
+from pilot.command import ShellCommand
 from pilot.data.pickling import INTERPRETER, minor_version, wrong_python
 from pilot.data.values import LazyWriter, TooLargeError, announceable, encode_within, store
 from pilot.errors import EncodingError, PilotError, SubmissionError
@@ -166,6 +167,8 @@ class Submitter:
         ------
         SubmissionError
             No pool can ever run one, or it cannot be pickled. Then none is in the parcel.
+        CommandError
+            A parameter of a command is missing.
         """
         added = Parcel()
         try:
@@ -192,7 +195,10 @@ class Submitter:
         known: _Known | None = None
         specs: list[m.TaskSpec] = []
         large = []
+        command = task.function if isinstance(task.function, ShellCommand) else None
         for number, (args, kwargs) in zip(ids, calls, strict=True):
+            if command is not None:
+                command.check_call(args, kwargs)
             if known is None:
                 known = self._function(task, parcel)
             if dynamic or not template:

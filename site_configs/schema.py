@@ -48,8 +48,9 @@ class HeadConfig(_Mapping, frozen=True, kw_only=True):
 
     #: The head ends after this time without work and without a word from a client.
     idle_timeout_s: Seconds = field(default=1800.0, name="idle_timeout")
-    #: The login node as compute nodes reach it: a host name, an address, the name of a network
-    #: interface, or auto.
+    #: The login node as compute nodes reach it: a host name, an IPv4 address, the name of a network
+    #: interface (ib0), or auto: its host name. With batch local and auto, the head listens to no
+    #: network: nobody on other machines needs it.
     address: str = "auto"
     #: The TCP port that pilots and remote clients connect to; 0: any free one.
     port: int = 0

@@ -32,11 +32,17 @@ from pilot.agent.surroundings import Surroundings
 from pilot.agent.words import plain_words
 from pilot.arguments import decode_arguments, decode_function
 from pilot.children import TaskSession, delegations
-from pilot.command import CommandResult, ShellCommand, failure_text
+from pilot.command import (
+    OUTPUT_BYTES,
+    CommandResult,
+    ShellCommand,
+    cannot_start,
+    failure_text,
+)
 from pilot.context import Context, set_context
 from pilot.data.patience import is_passing, is_there, patiently, set_patience, when_there
 from pilot.data.values import LazyWriter, Value, store
-from pilot.errors import CommandFailed, PilotError, StorageError
+from pilot.errors import CommandFailed, StorageError
 from pilot.limits import ERROR_TEXT_BYTES
 from pilot.memo import stamps, with_digests
 from pilot.process import enter_environment
@@ -61,8 +67,6 @@ from pilot.wire.messages import (
 if TYPE_CHECKING:
     from pilot.wire.connection import Connection
 
-#: So much of a command's output is part of its result, from the end.
-OUTPUT_BYTES = 64 * 1024
 #: So much data of functions is kept in a process; the last one's whatever it has.
 LARGE_FUNCTIONS_BYTES = 128 << 20
 #: Stands for a result that comes from a child.
@@ -523,16 +527,7 @@ def _spawn(
             # Python ignores the last two.
             setsigdef=[signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ],
         )
-    except FileNotFoundError as error:
-        missing = next((p for p in (stdin,) if p and not Path(p).exists()), None)
-        if missing:
-            raise PilotError(
-                f"{missing}, which is to be its standard input, is not there"
-            ) from error
-        raise PilotError(
-            f"command not found: {argv[0]}; is it on the PATH of the compute nodes?"
-        ) from error
     except OSError as error:
-        raise PilotError(f"{argv[0]} cannot be started: {error.strerror}") from error
+        raise cannot_start(argv, error, stdin) from error
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status)

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 from pilot.data import durable
 from pilot.data.hdf5 import Draft, SealedFile
 from pilot.data.parts import Parts, put_together, take_apart
-from pilot.data.patience import patient, patiently
+from pilot.data.patience import patient, patiently, when_there
 from pilot.errors import ResultError, StorageError
 
 #: The name of the state in the file of a rank.
@@ -166,7 +166,8 @@ class Checkpoint:
         return self._complete()[-1:]
 
     def _read(self, entry: _Entry) -> Parts:
-        file = SealedFile(self._part(entry))
+        part = self._part(entry)
+        file = when_there(part, lambda: SealedFile(part))
         try:
             return file.read(_STATE)
         finally:

@@ -7,6 +7,7 @@ Invariants
 ----------
 - Code is run by no other Python than that whose code it is: bytecode of another minor version ends
   the process, or gives wrong values. It is refused before it is a function.
+- A class stays what it is in the process that defines it, whatever comes back from others.
 - Importing this module loads no cloudpickle.
 """
 
@@ -17,14 +18,17 @@ import io
 import os
 import pickle
 import sys
+import weakref
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 from pilot.errors import EncodingError
 
 PROTOCOL = 5
 
+#: What is reduced in another way than cloudpickle's, besides classes.
+_OURS = frozenset({CodeType, functools._lru_cache_wrapper, functools.cached_property})
 _VERSION = sys.version_info[:2]
 #: This interpreter, for people.
 INTERPRETER = f"Python {'.'.join(map(str, sys.version_info[:3]))} ({sys.executable})"
@@ -55,6 +59,16 @@ def pickler() -> Any:
 
         def reducer_override(self, obj: Any) -> Any:
             kind = type(obj)
+            if kind is not FunctionType and not isinstance(obj, type):
+                # Nothing else is cloudpickle's to reduce here, and there may be many of them.
+                return self._reduced(obj) if kind in _OURS else NotImplemented
+            found = super().reducer_override(obj)
+            if kind is not FunctionType and isinstance(found, tuple) and len(found) == 6:
+                return _class(obj, found)
+            return found
+
+        def _reduced(self, obj: Any) -> Any:
+            kind = type(obj)
             if kind is CodeType:
                 make, parts = of_code(obj)
                 return code_of, (_VERSION, INTERPRETER, make, *parts)
@@ -64,10 +78,7 @@ def pickler() -> Any:
             if kind is functools.cached_property:
                 state = (obj.func, obj.attrname)
                 return cached_property, (), state, None, None, set_cached_property
-            found = super().reducer_override(obj)
-            if isinstance(obj, type) and "__slots__" in vars(obj) and isinstance(found, tuple):
-                return _with_slots(obj, found)
-            return found
+            return NotImplemented
 
     return Pickler
 
@@ -82,10 +93,16 @@ def _is_of_the_script(obj: Any) -> bool:
     return found is not obj
 
 
+def _class(kind: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return how a class goes by value, made of how cloudpickle has it."""
+    if "__slots__" in vars(kind) and len(reduced[1]) == 6 and isinstance(reduced[1][3], dict):
+        reduced = _with_slots(kind, reduced)
+    make, parts, state, *between, set_state = reduced
+    return (class_of, (make, *parts), (set_state, state), *between, set_class)
+
+
 def _with_slots(kind: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return how cloudpickle pickles a class, with its slots: it would be made without them."""
-    if len(reduced) < 3 or len(reduced[1]) < 4 or not isinstance(reduced[1][3], dict):
-        return reduced  # by name, or by another version of cloudpickle
+    """Return the same with the slots of the class: it would be made without them."""
     make, (*first, members, tracker, extra), (names, slots), *rest = reduced
     given = vars(kind)["__slots__"]
     given = (given,) if isinstance(given, str) else given
@@ -123,6 +140,33 @@ def minor_version(interpreter: str) -> tuple[int, int]:
     return int(numbers[0]), int(numbers[1])
 
 
+#: Classes that were made by unpickling, by their ids.
+_made: weakref.WeakValueDictionary[int, type] = weakref.WeakValueDictionary()
+
+
+def class_of(make: Any, *parts: Any) -> Any:
+    """Return a class: the one of this process where it was defined here; see `set_class`."""
+    from cloudpickle import cloudpickle
+
+    # The last but one is what tells a class from others in all processes.
+    known = parts[-2] in cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID
+    found = make(*parts)
+    if not known:
+        _made[id(found)] = found
+    return found
+
+
+def set_class(kind: Any, state: tuple[Any, Any]) -> None:
+    """Give a class its attributes, but for one that was defined here.
+
+    That is what the user's program says. It would be set back to what it was when it was sent, with
+    methods that see the globals of that time.
+    """
+    set_state, attributes = state
+    if _made.get(id(kind)) is kind:
+        set_state(kind, attributes)
+
+
 def wrong_python(version: tuple[int, int]) -> str:
     """Return what to do about a program whose Python the pilots do not have."""
     wanted = ".".join(map(str, version))
@@ -151,10 +195,11 @@ def set_wrapped(cached: Any, function: Any) -> None:
 
 def cached_property() -> Any:
     """Return a property; see `set_cached_property`."""
-    return functools.cached_property(None)  # type: ignore[arg-type]
+    return functools.cached_property.__new__(functools.cached_property)
 
 
 def set_cached_property(made: Any, state: tuple[Any, str | None]) -> None:
     """Say what computes it, and its name."""
-    made.func, made.attrname = state
-    made.__doc__ = state[0].__doc__
+    function, name = state
+    made.__init__(function)
+    made.attrname = name

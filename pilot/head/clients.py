@@ -149,6 +149,9 @@ class Clients:
         self._commits.then(partial(self._shell.telling.look_up, peer, tasks))
 
     def _cancel(self, peer: bytes, message: m.Cancel, now: float) -> None:
-        named = ev.TasksCancelled(message.session, message.tasks or None, message.group)
-        effects = self._shell.apply(named, now)
-        self._commits.tell(peer, m.Reply(message.request, len(effects.ended)))
+        named = ev.TasksCancelled(
+            message.session, message.tasks or None, message.group, message.waiting_only
+        )
+        ended = self._shell.apply(named, now).ended
+        which = [end.task for end in ended] if message.waiting_only else len(ended)
+        self._commits.tell(peer, m.Reply(message.request, which))

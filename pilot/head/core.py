@@ -54,7 +54,7 @@ from pilot.head.events import (
 )
 from pilot.head.handout import Handout
 from pilot.head.life import Life, default_values
-from pilot.head.policy import CANCELLED, COMPLETED, READY
+from pilot.head.policy import CANCELLED, COMPLETED, PENDING, READY
 from pilot.head.sessions import Sessions
 from pilot.head.state import Task
 from scheduler.assignment import Pool, needed_s
@@ -176,6 +176,9 @@ class Core:
             named = self._life.members(event.session, event.group)
         else:
             named = [self.tasks[task] for task in event.tasks if task in self.tasks]
+        if event.waiting_only:
+            # A pilot may begin what it has at any moment, unless an input is missing.
+            named = [task for task in named if task.state in (PENDING, READY) or task.missing]
         # Dependents come after what they depend on: from the end, all are cancelled, none aborted.
         for task in reversed(named):
             if task.id in self.tasks:

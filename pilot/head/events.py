@@ -82,6 +82,8 @@ class TasksCancelled(msgspec.Struct, frozen=True):
     session: int
     tasks: list[int] | None
     group: str = ""
+    #: What a pilot has for running it is left alone.
+    waiting_only: bool = False
 
 
 class PilotJoined(msgspec.Struct, frozen=True):

@@ -572,7 +572,7 @@ class Connection:
         for message in messages:
             try:
                 client.send(message)
-            except (TypeError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+            except Exception as error:
                 self._refuse(message, error)
 
     def _refuse(self, message: Any, error: Exception) -> None:

@@ -316,12 +316,17 @@ class Watch(_Message):
 
 
 class Cancel(_Message):
-    """End these tasks, or those of a group; with neither named, all of the session."""
+    """End these tasks, or those of a group; with neither named, all of the session.
+
+    The reply is how many have ended by it; with `waiting_only`, which.
+    """
 
     request: Number
     session: Number
     tasks: list[Number] = []
     group: str = ""
+    #: What a pilot has for running it is left alone.
+    waiting_only: bool = False
 
 
 class ControlSession(_Message):

@@ -28,6 +28,7 @@ from zmq.utils import z85
 
 from pilot.wire.keys import Keys
 from pilot.wire.listening import Port
+from pilot.wire.refusals import refused
 
 log = logging.getLogger("pilot.wire")
 
@@ -99,8 +100,7 @@ class _Doorkeeper:
                 version, request, _, address, _, mechanism, *proved = asked
                 known = mechanism == b"CURVE" and proved == [self._admitted]
                 if not known:
-                    log = logging.getLogger("pilot.auth")
-                    log.warning("refused: a key of another site, from %s", address.decode())
+                    refused(f"a key of another site, from {address.decode(errors='replace')}")
                 status, text = (b"200", b"OK") if known else (b"400", b"unknown key")
                 self._socket.send_multipart((version, request, status, text, b"", b""))
         except zmq.ContextTerminated:

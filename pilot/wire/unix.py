@@ -36,6 +36,8 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+from pilot.wire.refusals import refused
+
 log = logging.getLogger("pilot.wire")
 
 _LENGTH = struct.Struct("<I")
@@ -62,6 +64,8 @@ _REFUSED = b""
 _CREDENTIALS = struct.Struct("3i")
 #: A socket that nobody listens at is left over once it is so old, in seconds.
 _NEW_S = 60.0
+#: So old is no file that a process passes on to another one, in seconds.
+_OLD_S = 86_400.0
 #: What the kernel takes as the path of a socket.
 _PATH_BYTES = 107
 
@@ -82,8 +86,7 @@ def _is_ours(connected: socket.socket, where: str) -> bool:
     """Tell whether the other end belongs to the user of this process; log where it does not."""
     user = _user(connected)
     if user != os.geteuid():
-        log = logging.getLogger("pilot.auth")
-        log.warning("refused: a process of user %d, not of yours, at %s", user, where)
+        refused(f"a process of user {user}, not of yours, at {where}")
     return user == os.geteuid()
 
 
@@ -421,7 +424,7 @@ class Listener:
         return stream.name
 
     def _refuse(self, stream: Stream) -> None:
-        logging.getLogger("pilot.auth").warning("refused: a key of another site, on this host")
+        refused("a key of another site, on this host")
         stream.send(_REFUSED)
         stream.is_lost = True
 
@@ -585,13 +588,20 @@ class Line:
 
 
 def remove_dead(directory: Path) -> None:
-    """Remove the sockets in a directory that nobody listens at, as killed processes leave them."""
+    """Remove from a directory of sockets what killed processes leave in it.
+
+    These are sockets that nobody listens at, and memory of ranks that no node worker has taken over.
+    """
+    now = time.time()
     for path in directory.iterdir():
         with contextlib.suppress(OSError):
             status = path.lstat()
-            # One that is new may be about to listen.
-            if stat.S_ISSOCK(status.st_mode) and time.time() - status.st_mtime > _NEW_S:
+            # One that is new may be about to listen, or to be taken over.
+            age_s = now - status.st_mtime
+            if stat.S_ISSOCK(status.st_mode) and age_s > _NEW_S:
                 _remove_if_dead(path)
+            elif path.name.startswith("rank-") and age_s > _OLD_S:
+                path.unlink()
 
 
 def _remove_if_dead(path: Path) -> None:

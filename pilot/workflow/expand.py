@@ -133,8 +133,12 @@ class _Makers:
         self.is_command = plan.command is not None or (
             target is not None and target.command is not None
         )
-        arguments = [*self.plan.kwargs.items(), *enumerate(self.plan.args)]
-        self._with_references = {key for key, value in arguments if any(texts_in(value))}
+        #: What has no references is the same for all, and made once; by name or position.
+        self._fixed = {
+            key: self._argument(value)
+            for key, value in (*plan.kwargs.items(), *enumerate(plan.args))
+            if not any(texts_in(value))
+        }
         self._options: dict[str, Options] = {}
         self._same_options = not any(list(texts_in(option.value)) for option in plan.options)
         self._commands: dict[str, ShellCommand] = {}
@@ -152,13 +156,12 @@ class _Makers:
 
     def node(self, index: int | None, values: Mapping[str, Any], scope: Scope) -> Node:
         options = self.options(scope)
-        # What has no references is the same for all, and made once.
-        kwargs = {
-            name: value_of(value, scope) if name in self._with_references else value
-            for name, value in self.plan.kwargs.items()
+        given = {
+            key: self._fixed[key] if key in self._fixed else self._argument(value_of(value, scope))
+            for key, value in (*self.plan.kwargs.items(), *enumerate(self.plan.args))
         }
-        if self.is_command:
-            kwargs = {name: _for_shell(value) for name, value in kwargs.items()}
+        take_values(sum(size for _, size in given.values()), scope, self.plan.path)
+        kwargs = {name: given[name][0] for name in self.plan.kwargs}
         function, kind = self.function(options, kwargs, scope)
         if isinstance(function, ShellCommand) and not any(results_in(kwargs)):
             try:
@@ -172,13 +175,14 @@ class _Makers:
             function=function,
             kind=kind,
             options=options,
-            args=tuple(
-                value_of(value, scope) if number in self._with_references else value
-                for number, value in enumerate(self.plan.args)
-            ),
+            args=tuple(given[number][0] for number in range(len(self.plan.args))),
             kwargs=kwargs,
             needs=tuple(r for text in self.plan.needs for r in self._needed(text, scope)),
         )
+
+    def _argument(self, value: Any) -> tuple[Any, int]:
+        """A value as the task gets it, and how much is in it."""
+        return _for_shell(value) if self.is_command else value, _size(value)
 
     def outline(self, rows: Sequence[Mapping[str, Any]] | None) -> Outline:
         attributes: tuple[str, ...] | None = None
@@ -278,6 +282,15 @@ def _for_shell(value: Any) -> Any:
     if isinstance(value, list):
         return [_for_shell(item) for item in value]
     return value
+
+
+def _size(value: Any) -> int:
+    """The number of values in lists and mappings, at any depth."""
+    if isinstance(value, dict):
+        return len(value) + sum(map(_size, value.values()))
+    if isinstance(value, list):
+        return len(value) + sum(map(_size, value))
+    return 0
 
 
 # --- foreach -------------------------------------------------------------------------------------

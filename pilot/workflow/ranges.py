@@ -6,7 +6,7 @@ import math
 
 #: More tasks than this in a workflow, or numbers in a range, are a slip of the pen.
 MOST_ITEMS = 1_000_000
-#: More values of foreach variables and lists, and results that tasks refer to, fill the memory.
+#: More values in foreach variables and in lists, and results that tasks refer to, fill the memory.
 MOST_VALUES = 10_000_000
 
 
@@ -32,7 +32,7 @@ class Allowance:
             )
 
     def take_values(self, count: int) -> None:
-        """Take so many values of variables, or results that are referred to.
+        """Take so many values of variables or in arguments, or results that are referred to.
 
         Raises
         ------
@@ -42,8 +42,8 @@ class Allowance:
         self._values -= count
         if self._values < 0:
             raise ValueError(
-                f"the workflow has more than {MOST_VALUES} values of variables and references to "
-                "results up to here; join results in steps, or keep long lists in files"
+                f"the workflow has more than {MOST_VALUES} values in its variables and arguments "
+                "and references to results; join results in steps, or keep long lists in files"
             )
 
 

@@ -605,6 +605,31 @@ def test_shutdown_cancels(shared_site: SiteUnderTest, gate: Gate) -> None:
     session.shutdown(wait=True)
 
 
+def test_shutdown_that_cancels_lets_finish_what_runs(shared_site: SiteUnderTest) -> None:
+    session = shared_site.session()
+    futures = [session.submit(tasks.pause, 0.1) for _ in range(50)]
+    after = session.submit(tasks.echo, futures)
+    futures[0].result(DEADLINE_S)
+    session.shutdown(cancel_futures=True)
+    assert all(future.done() for future in [*futures, after])
+    others = [future for future in futures if not future.cancelled()]
+    assert 0 < len(others) < 40 and after.cancelled()
+    assert [future.exception() for future in others] == [None] * len(others)
+
+
+def test_object_of_a_bound_method_is_not_kept(session: Session) -> None:
+    held = Big()
+    ref = weakref.ref(held)
+    session.submit(held.work)
+    del held
+
+    def freed() -> bool:
+        gc.collect()
+        return ref() is None
+
+    wait_until(freed, DEADLINE_S, "the object to be freed")
+
+
 def test_context_manager(shared_site: SiteUnderTest) -> None:
     with shared_site.session() as session:
         futures = [session.submit(tasks.pause, 0.05) for _ in range(4)]
@@ -625,6 +650,9 @@ def test_context_manager_waits_also_after_an_exception(shared_site: SiteUnderTes
 
 class Big:
     """Something that can be referred to weakly."""
+
+    def work(self) -> None:
+        """Do nothing."""
 
 
 def test_arguments_and_results_are_not_kept(session: Session) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.fuzz.ports import Ground, Peers, Strangers, agent_of, tell_client
 from support.sites import local_template, site_under_test
+from support.waiting import wait_until
 
 from pilot.site import create_site
 from pilot.wire import messages as m
+from pilot.wire.channel import Client
+from pilot.wire.keys import load_keys
 
 SEED = 11
 
@@ -69,3 +73,32 @@ def test_whatever_an_agent_says_its_node_worker_lives(tmp_path: Path) -> None:
             agent.tell_executor(number, 30)
             agent.tell_node(60)
         agent.start_executor()
+
+
+def test_what_the_head_cannot_read_is_answered(ground: Ground) -> None:
+    client: Client[Any] = Client(load_keys(ground.site.site.keys), b"client:odd", m.ToClient)
+    client.connect(ground.endpoints.local)
+    client.send(m.ClientHello(m.PROTOCOL, "odd"))
+    for frame in (
+        b"\x94\xa5Query\x07\xa4head\x81\xa1a" + b"\x91" * 1100 + b"\xc0",  # nested too deep
+        b"\x93\xa5Query\x08\xa2\xff\xfe",  # no UTF-8
+        b"\x93\xaaAskTheMoon\x09\x01",  # of a later release
+        b"\x96\xa6Submit\x0a\x01\x90\x90\x91\x93\xcf" + b"\xff" * 8 + b"\x01\xc4\x00",
+    ):
+        client.way.send(frame)
+    answers: dict[int, str] = {}
+
+    def all_there() -> bool:
+        for message in client.receive():
+            if isinstance(message, m.Reply):
+                answers[message.request] = message.error
+        return len(answers) == 4
+
+    try:
+        wait_until(all_there, 60.0)
+        assert sorted(answers) == [7, 8, 9, 10]
+        assert all("the head cannot read this" in error for error in answers.values())
+        assert "this head is Pilot" in answers[9] and "<= 9223372036854775807" in answers[10]
+    finally:
+        client.close(0.0)
+    ground.check()

@@ -292,8 +292,11 @@ def test_command_that_fails_shows_its_output(shared_site: SiteUnderTest) -> None
 
 def test_command_without_its_parameter(shared_site: SiteUnderTest) -> None:
     with shared_site.session() as session:
-        error = session.submit(pilot.shell("echo {word}")).exception(DEADLINE_S)
-    assert isinstance(error, pilot.PilotError) and "needs a parameter 'word'" in str(error)
+        with pytest.raises(pilot.CommandError, match="needs a parameter 'word'"):
+            session.submit(pilot.shell("echo {word}"))
+        with pytest.raises(pilot.CommandError, match="is it what you call 'wrod'"):
+            pilot.shell("echo {word}", inputs=["word"]).submit(wrod="x")
+        assert session.submit(tasks.square, 3).result(DEADLINE_S) == 9
 
 
 def test_context_outside_of_a_task() -> None:

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import zmq
@@ -348,6 +349,95 @@ def test_forked_copy_has_no_connection(site: Site) -> None:
         wait_until(lambda: len(head.heard) == 2)
         head.answer(m.Reply(head.heard[1].request, 7))
         assert asked.result(20) == 7 and not client.owner
+    finally:
+        client.close()
+        head.end()
+
+
+class Told:
+    """What is told of one task."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.outcome: m.TaskOutcome | None = None
+
+    def settle(self, outcome: m.TaskOutcome) -> None:
+        self.outcome = outcome
+
+    def fail(self, error: Exception) -> None:
+        self.error = error
+
+    def started(self) -> None: ...
+    def disown(self, error: Exception) -> None: ...
+
+
+def test_submission_that_the_head_cannot_read_fails_and_no_other(site: Site) -> None:
+    head = Head(site, 1)
+    client = Connection(site, start=False)
+    try:
+        bad, good = Told(), Told()
+        client.submit(1, parcel(1), [bad])
+        wait_until(lambda: len(head.heard) == 1)
+        client.submit(1, parcel(2), [good])
+        wait_until(lambda: len(head.heard) == 2)
+        head.answer(m.Reply(head.heard[0].seq, error="the head cannot read this Submit"))
+        head.answer(m.Accepted(head.heard[1].seq))
+        assert client.flush(20.0)
+        assert isinstance(bad.error, SubmissionError) and "cannot read" in str(bad.error)
+        head.answer(m.Outcomes([m.TaskOutcome(2, "COMPLETED")]))
+        wait_until(lambda: good.outcome is not None)
+    finally:
+        client.close()
+        head.end()
+
+
+def test_client_goes_on_after_what_it_cannot_read(site: Site) -> None:
+    head = Head(site, 1)
+    client = Connection(site, start=False)
+    try:
+        told = Told()
+        client.submit(1, parcel(1), [told])
+        asked = client.post(lambda number: m.Query(number, "q"))
+        wait_until(lambda: len(head.heard) == 2)
+        head.answer(m.Accepted(head.heard[0].seq))
+        head.answer(Strange("Reply", head.heard[1].request, None, 5))  # its error is no text
+        with pytest.raises(PilotError, match="the head's answer cannot be read"):
+            asked.result(20.0)
+        head.answer(Strange("Outcomes", 7))  # that of the task, perhaps
+        wait_until(lambda: isinstance(head.heard[-1], m.Watch))
+        assert head.heard[-1].tasks == [1]
+        head.answer(m.Outcomes([m.TaskOutcome(1, "COMPLETED")]))
+        wait_until(lambda: told.outcome is not None)
+    finally:
+        client.close()
+        head.end()
+
+
+class Strange(msgspec.Struct, array_like=True):
+    """What is no message."""
+
+    kind: str
+    first: Any
+    second: Any = None
+    third: Any = None
+
+
+def test_client_whose_connection_ends_comes_again(site: Site) -> None:
+    """As where it has not read for long, and the head has broken it off."""
+    head = Head(site, 1)
+    client = Connection(site, start=False)
+    try:
+        told = Told()
+        client.submit(1, parcel(1), [told])
+        wait_until(lambda: len(head.heard) == 1)
+        head.answer(m.Accepted(head.heard[0].seq))
+        assert client.flush(20.0)
+        for stream in list(head._server._local._peers.values()):
+            stream.break_off()
+        wait_until(lambda: isinstance(head.heard[-1], m.Watch))
+        head.answer(m.Outcomes([m.TaskOutcome(1, "COMPLETED")]))
+        wait_until(lambda: told.outcome is not None)
+        assert told.error is None
     finally:
         client.close()
         head.end()

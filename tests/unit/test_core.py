@@ -334,6 +334,17 @@ def test_cancelling_a_session_aborts_nobody(head: Head) -> None:
     assert set(states(effects).values()) == {"CANCELLED"} and len(effects.ended) == 3
 
 
+def test_cancelling_what_waits_leaves_what_a_pilot_has(head: Head) -> None:
+    head.join(cores=1)
+    head.submit(spec(1))
+    head.assign()
+    head.submit(spec(2), spec(3, needs=(1,)), spec(4, needs=(3,)))
+    effects = head.apply(TasksCancelled(1, [1, 2, 3, 4], waiting_only=True))
+    assert states(effects) == {2: "CANCELLED", 3: "CANCELLED", 4: "CANCELLED"}
+    assert not effects.cancel and head.state(1) == "ASSIGNED"
+    assert states(head.end(done(1))) == {1: "COMPLETED"}
+
+
 # --- pilots ---------------------------------------------------------------------------------------
 
 

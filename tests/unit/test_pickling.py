@@ -23,7 +23,7 @@ from pilot.submission import Parcel, Submitter
 from pilot.task import OptionError, as_task
 
 SCRIPT = """
-import dataclasses, functools, sys, subprocess
+import dataclasses, enum, functools, sys, subprocess
 from pilot.data.values import decode, encode
 
 factor = 2
@@ -97,6 +97,46 @@ assert there(scaled, 2) == 4
 factor = 3
 assert there(scaled, 2) == 6
 assert there(Methods().method, 1) == 2
+
+class Counted:
+    count = 0
+    def scale(self): return factor
+
+class Color(enum.Enum):
+    RED = 1
+    def scale(self): return factor
+
+def bump():
+    Counted.count += 1
+    return Counted(), Color.RED, Counted.count
+
+methods = Counted.scale, Color.scale
+factor = 4
+made, color, count = there(bump)
+assert (type(made), color, count) == (Counted, Color.RED, 1)
+# What comes back changes nothing here: not what a class has, and not what its methods see.
+assert Counted.count == 0 and (Counted.scale, Color.scale) == methods
+factor = 5
+assert made.scale() == Color.RED.scale() == there(lambda: Counted().scale()) == 5
+Counted.count = 7
+assert there(bump)[2] == 8 and Counted.count == 7
+
+TWICE = '''
+import sys
+from pilot.data.values import decode, encode
+first, second = decode(sys.stdin.buffer.read())
+before = decode(first)()
+sys.stdout.buffer.write(encode((before, decode(second)(), decode(first)())))
+'''
+def told(): return Counted.count, Counted().scale()
+first = encode(told)
+Counted.count, factor = 9, 6
+second = encode(told)
+done = subprocess.run(
+    [sys.executable, "-c", TWICE], input=encode((first, second)), capture_output=True, check=True
+)
+# Where a class came from elsewhere it is what came last.
+assert decode(done.stdout) == ((7, 5), (9, 6), (7, 5))
 print("all came back")
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+import re
 from datetime import timedelta
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +17,7 @@ from support import tasks
 import pilot
 from pilot.command import CommandResult, ShellCommand, failure_text
 from pilot.data.values import decode, encode
-from pilot.errors import CommandFailed, PilotError
+from pilot.errors import CommandError, CommandFailed, PilotError
 from pilot.task import (
     COMMAND,
     MPI_COMMAND,
@@ -214,6 +215,76 @@ def test_command_called_here(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "hello\n"
     with pytest.raises(CommandFailed, match="exit status 3"):
         pilot.shell("exit 3")()
+
+
+def test_called_here_a_command_does_what_its_task_does(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("from a file\n")
+    command = pilot.shell(
+        "cat; echo $COLOUR; echo wrong >&2",
+        cwd=tmp_path,
+        stdin="in.txt",
+        stdout="out-{name}.txt",
+        stderr=Path("err-{name}.txt"),
+        env={"COLOUR": "green"},
+    )
+    assert command(name="a").stdout == ""
+    assert (tmp_path / "out-a.txt").read_text() == "from a file\ngreen\n"
+    assert (tmp_path / "err-a.txt").read_text() == "wrong\n"
+    both = pilot.shell("echo 1; echo 2 >&2; echo 3", stdout="{f}", stderr="{f}", cwd=tmp_path)
+    both(f="both")
+    assert (tmp_path / "both").read_text() == "1\n2\n3\n"
+    mixed = pilot.shell("echo 1; echo 2 >&2; cat; echo 3; printf '\\351'; exit 2", success=[2])
+    assert (mixed().stdout, mixed().returncode) == ("1\n2\n3\n\ufffd", 2)
+    assert len(pilot.shell("yes | head -c 100000")().stdout) == 64 * 1024
+    with pytest.raises(PilotError, match=r"nosuch\.txt, which is to be its standard input"):
+        pilot.shell("cat", stdin="nosuch.txt", cwd=tmp_path)()
+    with pytest.raises(PilotError, match="command not found: nosuch-program"):
+        pilot.shell(["nosuch-program"])()
+    with pytest.raises(PilotError, match="longer than the system takes"):
+        pilot.shell("cat {x}")(x=["x" * 1000] * 2900)
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "told"),
+    [
+        (5, {}, "the command 5: give a text, or a list of words"),
+        (b"ls", {}, "give a text, or a list of words"),
+        ([], {}, "the command is empty"),
+        (" \n", {}, "the command is empty"),
+        (["a", None], {}, "the command has None"),
+        (["a\0"], {}, "NUL"),
+        ("a", {"env": {"N": 4}}, 'env has \'N\': 4; give texts, such as "N": "4"'),
+        ("a", {"env": ["N=4"]}, "give a dict of texts"),
+        ("a", {"env": {"N=": "4"}}, "env has 'N=', which is no name"),
+        ("a", {"env": {"N": "a\0"}}, "env has a NUL character"),
+        ("a", {"cwd": 3}, "cwd=3: give the name of a file or directory"),
+        ("a", {"cwd": "a\0"}, "cwd has a NUL character"),
+        ("a", {"stdin": 3}, "stdin=3: give the name"),
+        ("a", {"stdout": "{x"}, "the command '{x': expected '}' before end of string"),
+        ("a", {"inputs": "tpr"}, "inputs='tpr': give a list of names"),
+        ("a", {"outputs": [1]}, "give a list of names"),
+        ("a", {"outputs": 1}, "outputs=1: give a list of names"),
+        ("a", {"success": 0}, "success=0: give a list of exit statuses"),
+        ("a", {"success": ["0"]}, "give a list of exit statuses"),
+        ("a {x", {}, "expected '}' before end of string"),
+    ],
+)
+def test_mistakes_in_a_command_are_told_at_once(
+    command: Any, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises((OptionError, CommandError), match=re.escape(told)):
+        pilot.shell(command, **options)
+
+
+def test_mistakes_in_a_call_of_a_command(tmp_path: Path) -> None:
+    make = pilot.shell("make {text} {out}", inputs=["text"], outputs=["out"])
+    for call, told in (
+        ({}, "needs a parameter 'out'; call submit(out=…)"),
+        ({"txt": 1, "out": 2}, "needs a parameter 'text'; is it what you call 'txt'?"),
+        ({"text": ["a"], "out": 2}, "text=['a'] is to name one file"),
+    ):
+        with pytest.raises(CommandError, match=re.escape(told)):
+            make(**call)
 
 
 def test_result_stands_for_its_file_in_other_commands() -> None:

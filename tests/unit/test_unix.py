@@ -28,6 +28,12 @@ def readable(source: int) -> bool:
     return bool(select.select([source], [], [], 0)[0])
 
 
+@pytest.fixture(autouse=True)
+def all_refusals_are_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one a second, which another test may have had."""
+    monkeypatch.setattr("pilot.wire.refusals._EVERY_S", 0.0)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "socket"
@@ -544,9 +550,12 @@ def test_dead_sockets_are_removed_and_no_others(tmp_path: Path) -> None:
     for name in ("dead", "new"):
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(str(tmp_path / name))
-    (tmp_path / "file").touch()
+    for name in ("file", "rank-dead", "rank-new"):
+        (tmp_path / name).touch()
     for name in ("dead", "living", "file"):
         os.utime(tmp_path / name, (old, old))
+    os.utime(tmp_path / "rank-dead", (old - 86400, old - 86400))
     remove_dead(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "living", "new"]
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["file", "living", "new", "rank-new"]
     living.close(0.0)

@@ -524,14 +524,27 @@ def test_any_range_is_made_or_refused(start: Any, to: Any, step: Any, count: Any
               a: {run: x, foreach: {i: {count: 4}}}
               b: {python: 'math:fsum', foreach: {i: {count: 6}}, args: ['${tasks.a}']}
             """,
-            "4: tasks.b.args[0]: the workflow has more than 30 values of variables and references",
+            "4: tasks.b.args[0]: the workflow has more than 30 values in its variables",
         ),
         (
             """
             lists: {a: {count: 9}, b: {count: 9}, c: {count: 9}, d: {count: 9}}
             tasks: {a: {run: x}}
             """,
-            "2: lists.d: the workflow has more than 30 values of variables and references",
+            "2: lists.d: the workflow has more than 30 values in its variables and arguments",
+        ),
+        (
+            """
+            parameters: {p: [[1, 2], [3, 4]]}
+            tasks: {a: {run: x, foreach: {i: {count: 5}}, with: {p: "${p}"}}}
+            """,
+            "3: tasks.a: the workflow has more than 30 values in its variables and arguments",
+        ),
+        (
+            """
+            tasks: {a: {run: x, foreach: {i: {count: 5}}, with: {p: [[1, 2], [3, 4]]}}}
+            """,
+            "2: tasks.a: the workflow has more than 30 values in its variables and arguments",
         ),
     ],
 )
