@@ -15,12 +15,12 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 
 import msgspec
 
+from pilot import clock
 from pilot.errors import PilotError
 from pilot.head.events import Log
 from pilot.head.peers import Send
@@ -127,7 +127,7 @@ class Commits:
             log.error(
                 "the database cannot be written: %s; nothing is lost, trying again", self._error
             )
-            self._retry_at = time.time() + RETRY_S
+            self._retry_at = clock.now() + RETRY_S
             batch.extend(self.batch)
             self.batch = batch
             return

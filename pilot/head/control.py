@@ -9,9 +9,9 @@ Invariants
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Mapping
 
+from pilot import clock
 from pilot.data.values import Value
 from pilot.errors import PilotError
 from pilot.head import events as ev
@@ -130,10 +130,10 @@ class Control:
         if verb == "purge":
             garbage = self._store.purge(row.id, directories)
             if row.state != "PURGED":
-                core.log.other("session", "PURGED", row.id, time.time())
+                core.log.other("session", "PURGED", row.id, clock.now())
         else:
             garbage = self._store.delete(row.id, directories)
-            core.log.other("session", "DELETED", row.id, time.time(), row.name)
+            core.log.other("session", "DELETED", row.id, clock.now(), row.name)
         self._janitor.add(garbage)
         # What is remembered may be of this session; the rest is read again when it is needed.
         self._shell.outcomes.recent.clear()

@@ -14,10 +14,10 @@ Invariants
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
+from pilot import clock
 from pilot.head.commits import Commits
 from pilot.head.core import Core
 from pilot.head.events import Effects, Ended, Event
@@ -91,7 +91,7 @@ class Shell:
         return self.outcomes.states(wanted) if wanted else {}
 
     def _carry_out(self, effects: Effects) -> None:
-        batch, now = self.commits.batch, time.time()
+        batch, now = self.commits.batch, clock.now()
         for learned in effects.learned:
             self.learn(learned.session, learned.functions, learned.templates)
         if effects.accepted:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from support.sites import SiteUnderTest, local_template, site_under_test
 from support.waiting import wait_until
 
 import pilot
+from pilot.head.daemon import ensure_head
 
 DEADLINE_S = 60.0
 
@@ -46,9 +49,14 @@ def nap(seconds: float) -> float:
     return seconds
 
 
-def test_wall_clock_that_jumps_under_a_pilot_changes_nothing(
-    site: SiteUnderTest, clock: MovedClock
+def test_wall_clock_that_jumps_under_head_and_pilots_changes_nothing(
+    site: SiteUnderTest, clock: MovedClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name, value in clock.variables.items():
+        monkeypatch.setenv(name, value)
+    head = ensure_head(site.site)
+    for name in clock.variables:
+        monkeypatch.delenv(name)
     limited = pilot.task(time_limit=600.0)
     with site.session() as session:
         assert session.submit(nap, 0.0).result(DEADLINE_S) == 0.0
@@ -71,3 +79,8 @@ def test_wall_clock_that_jumps_under_a_pilot_changes_nothing(
             made = session.query("task", task=waits.task_id)["attempts_made"]
             assert [attempt["outcome"] for attempt in made] == ["ok"]
         assert site.pid_of("agent") == agent
+        # The head's timers go on too: a lost pilot is replaced.
+        os.kill(agent, signal.SIGKILL)
+        assert session.submit(nap, 0.0).result(DEADLINE_S) == 0.0
+        assert site.head_pid == head.pid
+    # With the fixture the head is told to stop, and has to end in time.
