@@ -165,8 +165,9 @@ class Agent:
         self._choice = self._open_choice()
         self._unlaunched: list[a.RunOnExecutor | a.StartWorld] = []
         keys = load_keys(site.keys)
-        # The processes of a pilot of one node find each other without the network.
-        address = "auto" if len(self._hosts) > 1 else None
+        # The processes of a pilot of this one node find each other without the network; where
+        # `salloc` runs the program on the login node, the node is another one.
+        address = None if _is_here(self._hosts) else "auto"
         self._server: Server[Any] = Server(keys, f"{site.directory}/{pilot}", m.ToAgent, address)
         # Of this life alone: an earlier one may live on, where its node is cut off, and come back.
         name = f"pilot:{pilot}:{self._life}"
@@ -839,6 +840,12 @@ class Agent:
         if self._head is not None:
             self._client.close()
         self._server.close()
+
+
+def _is_here(hosts: list[str]) -> bool:
+    """Whether a pilot has this node, and no other."""
+    here = socket.gethostname().partition(".")[0]
+    return [host.partition(".")[0] for host in hosts] == [here]
 
 
 def _end_of_walltime(told: str) -> float:

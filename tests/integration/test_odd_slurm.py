@@ -334,3 +334,49 @@ def test_ranks_that_form_no_world_are_an_error_at_once(slurm: FakeSlurm, make: M
         assert "srun --mpi=pmix started 2 ranks, and they are MPI worlds of 1" in told
         assert "srun --mpi=list" in told and "mpi: {launcher: mpiexec}" in told
         assert session.submit(pow, 2, 5).result(DEADLINE_S) == 32
+
+
+# --- inside a job --------------------------------------------------------------------------------
+
+IN_A_JOB = """
+import os, sys, time
+import pilot
+
+def where(seconds):
+    time.sleep(seconds)
+    return os.environ["PILOT_JOB_ID"]
+
+with pilot.Session() as session:
+    print("ran in", session.submit(where, 0.0).result(60))
+    long = session.submit(where, 2.0)
+    while "walltime ends in" not in long.why():
+        assert not long.done(), "its end is not known"
+    long.result(60)
+    end = time.monotonic() + 5.0
+    while time.monotonic() < end:  # a pause that is longer than pilots may be idle
+        time.sleep(0.1)
+    print("ran in", session.submit(where, 0.0).result(60))
+    print("ended", [row["reason"] for row in session.query("fleet") if row["state"] == "ENDED"])
+"""
+
+
+def test_the_own_allocation_is_kept_and_its_walltime_known(
+    slurm: FakeSlurm, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm.switch("ends", str(int(time.time()) + 1800))
+    site = make(pool={"idle_time": "1s"})
+    script = site.scratch / "study.py"
+    script.write_text(IN_A_JOB)
+    variables = {"SLURM_JOB_ID": "9001", "SLURM_JOB_NUM_NODES": "1", "PILOT_TEST": site.mark}
+    variables["SLURM_JOB_NODELIST"] = os.uname().nodename
+    done = subprocess.run(
+        [sys.executable, "-m", "pilot", "run", "--site", "local", str(script)],
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=2 * DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines() == ["ran in 9001", "ran in 9001", "ended []"]
+    assert slurm.submitted() == 0 and not slurm.calls("scancel")

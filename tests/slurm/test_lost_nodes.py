@@ -18,6 +18,7 @@ import yaml
 from support.waiting import wait_until
 
 import pilot
+from pilot.agent.agent import NODE_SILENT_S
 from pilot.site import Site, open_site
 
 if TYPE_CHECKING:
@@ -140,6 +141,72 @@ def test_a_killed_node_with_the_agent_ends_the_pilot(
         runs.wait("all to run again", starts=2)
         assert runs.end() == [["interrupted", "ok"]] * 4
     assert all(nodes[0] == node != nodes[1] for nodes in runs.where.values())
+
+
+def test_what_a_lost_agent_leaves_of_its_job_is_given_back_and_replaced(
+    site: Site, virtual_cluster: VirtualCluster, shared_directory: Path, all_nodes: None
+) -> None:
+    """The job goes on on its other node, where no process is left: the pool may have no more."""
+    site = with_pool(site, max_nodes=2, nodes_per_pilot=2)
+    with pilot.Session(site) as session:
+        runs = Runs(session, shared_directory, 8)
+        runs.wait("all to run")
+        job = runs.job()
+        virtual_cluster.do("kill", virtual_cluster.job(int(job))["BatchHost"])
+        runs.wait("all to run again", starts=2)
+        assert virtual_cluster.job(int(job))["JobState"] != "RUNNING"
+        (row,) = [row for row in session.query("fleet") if row["job"] == job]
+        assert row["state"] == "ENDED" or row["draining"]
+        assert runs.end() == [["interrupted", "ok"]] * 8
+
+
+def test_no_more_nodes_are_asked_for_while_a_job_waits_to_start_again(
+    site: Site, virtual_cluster: VirtualCluster, shared_directory: Path
+) -> None:
+    """A pilot that is taken down tells of fewer nodes each moment; its job keeps its claim."""
+    site = with_pool(site, max_nodes=2, nodes_per_pilot=2)
+    with pilot.Session(site) as session:
+        runs = Runs(session, shared_directory, 8)
+        runs.wait("all to run")
+        job = runs.job()
+        virtual_cluster.run("scontrol", "requeue", job)
+        virtual_cluster.wait_for(
+            "the job to wait",
+            lambda: virtual_cluster.job(int(job))["JobState"] == "PENDING",
+            DEADLINE_S,
+        )
+        virtual_cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
+        runs.wait("all to run again", starts=2)
+        assert [row["job"] for row in session.query("fleet")] == [job]
+        assert runs.end() == [["interrupted", "ok"]] * 8
+
+
+def test_a_suspended_pilot_of_two_nodes_goes_on(
+    site: Site, virtual_cluster: VirtualCluster, shared_directory: Path
+) -> None:
+    site = with_pool(site, max_nodes=2, nodes_per_pilot=2)
+    with pilot.Session(site) as session:
+        runs = Runs(session, shared_directory, 8)
+        runs.wait("all to run")
+        job = runs.job()
+        virtual_cluster.run("scontrol", "suspend", job)
+        rows = session.query("fleet")
+        wait_until(
+            lambda: [row["state"] for row in session.query("fleet")] == ["SUSPENDED"],
+            DEADLINE_S,
+            "the suspension to be told",
+        )
+        # Longer than a node worker may be silent.
+        end = time.monotonic() + NODE_SILENT_S + 5.0
+        wait_until(lambda: time.monotonic() > end, DEADLINE_S, "that time to go by")
+        virtual_cluster.run("scontrol", "resume", job)
+        wait_until(
+            lambda: [row["state"] for row in session.query("fleet")] == ["RUNNING"],
+            DEADLINE_S,
+            "the pilot to go on",
+        )
+        assert runs.end() == [["ok"]] * 8
+        assert [row["job"] for row in session.query("fleet")] == [row["job"] for row in rows]
 
 
 def test_tasks_of_a_node_that_is_cut_off_run_elsewhere(

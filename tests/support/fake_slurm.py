@@ -85,7 +85,8 @@ class _Slurm:
     after it has taken the job); ``down`` (every command fails with this text); ``empty``
     (``squeue`` lists nothing); ``hide`` (it leaves out these jobs); ``before`` and ``after`` (more
     lines of it); ``rename`` (all jobs have this name); ``nodes`` (so many have all);
-    ``no_accounting``; ``world`` (only with this ``--mpi`` do ranks find each other).
+    ``no_accounting``; ``world`` (only with this ``--mpi`` do ranks find each other); ``ends``
+    (when the job that is asked for ends).
     """
 
     def __init__(self, directory: Path, arguments: list[str]) -> None:
@@ -214,7 +215,8 @@ class _Slurm:
         wanted = self._option("--jobs", "-j")
         if "-o" in self._arguments:
             for job in wanted or self._ids():
-                print(self._fields(job, self._state(job))["EndTime"])
+                ends = self._switched("ends")  # of a job that is not ours
+                print(ends or self._fields(job, self._state(job))["EndTime"])
             return
         sys.stdout.write(self._switched("before") or "")
         if self._switched("empty") is None:

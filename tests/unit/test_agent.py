@@ -253,3 +253,20 @@ def test_end_of_the_walltime_is_on_the_clock_that_does_not_jump(
 ) -> None:
     monkeypatch.setattr(clock.time, "time", lambda: 5000.0)
     assert a._end_of_walltime("5600") == pytest.approx(clock.now() + 600.0, abs=5.0)
+
+
+# --- where its node is ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("nodes", "has_port"),
+    [("login", False), ("login.example.org", False), ("n1", True), ("login,n1", True)],
+)
+def test_nodes_of_other_machines_reach_the_agent_by_a_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: str, has_port: bool
+) -> None:
+    monkeypatch.setenv("PILOT_NODELIST", nodes)
+    monkeypatch.setattr(a.socket, "gethostname", lambda: "login")
+    made = Job(tmp_path / "site")
+    assert bool(made.agent._server.endpoints.remote) == has_port
+    made.agent._server.close()
