@@ -23,7 +23,8 @@ import difflib
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -41,6 +42,10 @@ YamlPath = tuple[str | int, ...]
 _MOST_VALUES = 1_000_000
 #: Lists and mappings in each other.
 _DEEPEST = 100
+#: More findings than these help nobody.
+_MOST_FINDINGS = 100
+_MISSING = re.compile(r"the key '(.*)' is missing; add it", re.DOTALL)
+_MEANT = re.compile(r"did you mean '([^']*)'\?")
 _TOO_DEEP = f"is nested more than {_DEEPEST} deep"
 
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
@@ -143,6 +148,22 @@ class YamlFile(Generic[T]):
         """An error about what is at `path`, to be raised: ``file:line: path: message``."""
         return self._error_type(_located(self.name, self._root, path, message))
 
+    def findings_error(self, findings: Iterable[Finding]) -> YamlError:
+        """An error that tells findings, one a line, in the order of the file."""
+        ordered = sorted(findings, key=lambda found: self.line_of(*found.path))
+        lines = (_located(self.name, self._root, f.path, f.message) for f in ordered)
+        return self._error_type("\n".join(dict.fromkeys(lines)))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something in a file that does not fit its type."""
+
+    path: YamlPath
+    message: str
+    #: The key that it was left out with; a misspelt one stands for the one that was meant.
+    left_out: YamlPath
+
 
 def load(
     source: Path | str,
@@ -168,7 +189,28 @@ def load(
     Raises
     ------
     YamlError
-        As `error_type`: the file cannot be read, is no YAML, or does not fit `value_type`.
+        As `error_type`: the file cannot be read, is no YAML, or does not fit `value_type`. It has
+        one line for each finding.
+    """
+    file, findings = load_what_fits(source, value_type, name, error_type=error_type)
+    if findings:
+        raise file.findings_error(findings)
+    return file
+
+
+def load_what_fits(
+    source: Path | str,
+    value_type: type[T],
+    name: str | None = None,
+    *,
+    error_type: type[YamlError] = YamlError,
+) -> tuple[YamlFile[T], list[Finding]]:
+    """Read YAML as `load`, leave out what does not fit, and tell it: all mistakes at once.
+
+    Raises
+    ------
+    YamlError
+        As `error_type`: the file cannot be read, is no YAML, or nothing of use is left of it.
     """
     if isinstance(source, Path):
         name = name or str(source)
@@ -183,12 +225,59 @@ def load(
         text = source
     root, data = _parse(text, name, error_type)
     data = _empty_as_mapping(data, msgspec.inspect.type_info(value_type))
-    try:
-        value = msgspec.convert(data, value_type, dec_hook=_convert_custom)
-    except msgspec.ValidationError as error:
-        path, message = _explain(error, data, value_type)
-        raise error_type(_located(name, root, path, message)) from None
-    return YamlFile(name, value, root, error_type)
+    findings: list[Finding] = []
+    while True:
+        try:
+            value = msgspec.convert(data, value_type, dec_hook=_convert_custom)
+            return YamlFile(name, value, root, error_type), findings
+        except msgspec.ValidationError as error:
+            path, message = _explain(error, data, value_type)
+        finding, is_missing = _finding(path, message)
+        # What is missing since it was left out has been told.
+        if not (is_missing and any(f.left_out == finding.left_out for f in findings)):
+            findings.append(finding)
+        cut = _key_of(path)
+        if cut is None or not _is_there(data, cut) or len(findings) >= _MOST_FINDINGS:
+            raise YamlFile(name, data, root, error_type).findings_error(findings)
+        data = _without(data, cut)
+
+
+def _finding(path: YamlPath, message: str) -> tuple[Finding, bool]:
+    """A finding, and whether it is a key that is missing."""
+    if missing := _MISSING.fullmatch(message):
+        return Finding(path, message, (*path, missing[1])), True
+    if message.startswith("unknown key") and (meant := _MEANT.search(message)):
+        return Finding(path, message, (*path[:-1], meant[1])), False
+    return Finding(path, message, _key_of(path) or ()), False
+
+
+def _key_of(path: YamlPath) -> YamlPath | None:
+    """The innermost key of a path: items of lists keep their places."""
+    while path and isinstance(path[-1], int):
+        path = path[:-1]
+    return path or None
+
+
+def _is_there(data: Any, path: YamlPath) -> bool:
+    for step in path:
+        if isinstance(data, dict):
+            found = [value for key, value in data.items() if str(key) == str(step)]
+        else:
+            found = data[step : step + 1] if isinstance(data, list) and type(step) is int else []
+        if not found:
+            return False
+        data = found[0]
+    return True
+
+
+def _without(data: Any, path: YamlPath) -> Any:
+    """A copy of data without what is at `path`."""
+    step: Any = path[0]
+    if isinstance(data, list):
+        return [_without(x, path[1:]) if n == step else x for n, x in enumerate(data)]
+    if len(path) == 1:
+        return {key: value for key, value in data.items() if str(key) != str(step)}
+    return {k: _without(v, path[1:]) if str(k) == str(step) else v for k, v in data.items()}
 
 
 def json_schema(value_type: Any) -> dict[str, Any]:
@@ -447,7 +536,11 @@ def _explain(error: msgspec.ValidationError, data: Any, value_type: Any) -> tupl
     if missing := re.fullmatch(r"Object missing required field `(.*)`", told):
         return path, f"the key {missing[1]!r} is missing; add it"
     if expected := re.match(r"Expected `([^`]*)`(?:, got `[^`]*`)?(.*)", told, re.DOTALL):
-        words = " or ".join(_WORDS.get(t.strip(), t.strip()) for t in expected[1].split("|"))
+        wanted = [_WORDS.get(t.strip(), t.strip()) for t in expected[1].split("|")]
+        if isinstance(value, (int, float)) and any("number" in one for one in wanted):
+            # A text would be a reference: quotes make no number of it that fits.
+            wanted = [one for one in wanted if one != "a text"]
+        words = " or ".join(wanted)
         return (
             path,
             f"expected {words}{expected[2]}, got {_show(value)}{_quotes_hint(words, value)}",

@@ -7,7 +7,7 @@ result of another task, reaches the shell as any parameter does: as data, and ne
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from pilot.command_text import BRACES, command_text, remedies
@@ -120,18 +120,11 @@ def command_kwargs(command: CommandPlan, given: Compiled, path: YamlPath) -> Com
     kwargs.update(command.hidden)
     for key, text in (("run", command.run), *command.streams.items()):
         check_format(text, kwargs, (*path, key))
-    _check_places(command, (*path, "run"))
     return kwargs
 
 
-def _check_places(command: CommandPlan, path: YamlPath) -> None:
-    """See that a value can stand wherever the command has one.
-
-    Raises
-    ------
-    Wrong
-        One stands in single quotes, say.
-    """
+def wrong_places(command: CommandPlan, path: YamlPath) -> Iterator[Wrong]:
+    """Find the values that stand where none can, in single quotes, say."""
     for field, refusal in command_text(command.run).refusals():
         hidden = command.hidden.get(field.parameter)
         told = remedies(field, refusal)
@@ -140,9 +133,8 @@ def _check_places(command: CommandPlan, path: YamlPath) -> None:
                 ". With a name in 'with:', such as x, a number can stand there as {x:d} or {x:g}, "
                 "shell text of your own as {x:raw}"
             )
-        raise Wrong(
-            path, f"{field if hidden is None else unparse(hidden.pieces)} {refusal.reason}{told}"
-        )
+        shown = field if hidden is None else unparse(hidden.pieces)
+        yield Wrong((*path, "run"), f"{shown} {refusal.reason}{told}")
 
 
 def check_format(text: str, names: Collection[str], path: YamlPath) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pilot.command import ShellCommand
-from pilot.errors import CommandError, PilotError
+from pilot.errors import CommandError
 from pilot.task import (
     Options,
     command_kind,
@@ -21,7 +21,7 @@ from pilot.task import (
 )
 from pilot.workflow.commands import CommandPlan
 from pilot.workflow.graph import Graph, Node, Result, TaskGroup, results_in
-from pilot.workflow.plans import Plan, Plans, RangePlan
+from pilot.workflow.plans import Plan, Plans, RangePlan, with_option
 from pilot.workflow.problems import Problems, Wrong
 from pilot.workflow.ranges import Allowance, numbers
 from pilot.workflow.references import (
@@ -194,7 +194,7 @@ class _Makers:
         options = self.target.options if self.target is not None else Options()
         for option in self.plan.options:
             if option.name == "returns":  # the same for all items: a reference cannot stand there
-                options = _with_option(options, "returns", option.value, option.path)
+                options = with_option(options, "returns", option.value, option.path)
         return Outline(self.plan.name, rows, options.return_count, options.return_names, attributes)
 
     # --- options
@@ -210,7 +210,7 @@ class _Makers:
             base = self.target.options if self.target is not None else Options()
             options = make_options(base, {"name": self.plan.name})
             for option, value in zip(self.plan.options, values, strict=True):
-                options = _with_option(options, option.name, value, option.path)
+                options = with_option(options, option.name, value, option.path)
             self._options[key] = options
         return self._options[key]
 
@@ -261,18 +261,6 @@ class _Makers:
                 text.path, f"{text.alone}: name a task or an item of it, no part of a result"
             )
         return found
-
-
-def _with_option(options: Options, name: str, value: Any, path: YamlPath) -> Options:
-    if name in ("name", "pool") and value is not None and not isinstance(value, str):
-        raise Wrong(path, f"expected a text, got {value!r}")
-    try:
-        return make_options(options, {name: value})
-    except PilotError as error:
-        told = str(error)
-        for opening in (f"{name}=", f"{name}: "):
-            told = told.removeprefix(opening)
-        raise Wrong(path, told) from None
 
 
 def _for_shell(value: Any) -> Any:

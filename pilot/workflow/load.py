@@ -15,9 +15,9 @@ from pilot.workflow.files import check_files
 from pilot.workflow.graph import Graph
 from pilot.workflow.parameters import parameter_values
 from pilot.workflow.plans import Plan, make_plans, values_plan
-from pilot.workflow.problems import Problems, Wrong
+from pilot.workflow.problems import Problems
 from pilot.workflow.ranges import Allowance
-from pilot.workflow.references import WORKFLOW, Scope
+from pilot.workflow.references import TASKS, WORKFLOW, Scope
 from pilot.workflow.schema import WorkflowFile, WorkflowFileError
 from pilot.workflow.targets import Target, add_to_search_path, find_target
 from site_configs import yamlfile
@@ -77,13 +77,11 @@ def load_workflow(path: str | Path, parameters: Mapping[str, Any] | None = None)
         ``file:line: where: what is wrong; what to do`` for each finding.
     """
     path = Path(path)
-    file = yamlfile.load(path, WorkflowFile, error_type=WorkflowFileError)
+    file, findings = yamlfile.load_what_fits(path, WorkflowFile, error_type=WorkflowFileError)
     problems = Problems(file)
-    values: dict[str, Any] = dict(file.value.parameters)
+    problems.take(findings)
     try:
-        values = parameter_values(file.value.parameters, parameters or {})
-    except Wrong as wrong:
-        problems.add(wrong.path, wrong.message)
+        values = parameter_values(file.value.parameters, parameters or {}, problems)
     except WorkflowFileError as error:
         raise WorkflowFileError(f"{path}: {error}") from None
     home = path.absolute().parent
@@ -91,15 +89,23 @@ def load_workflow(path: str | Path, parameters: Mapping[str, Any] | None = None)
     variables = {**values, WORKFLOW: {"name": name, "directory": str(home)}}
     allowance = Allowance()
     variables |= _lists(file.value, variables, problems, allowance)
+    # What was left out is known by its name: one mistake, one message.
+    for section in ("parameters", "lists"):
+        if (section,) in problems.left_out:
+            problems.raise_if_any()
+        variables |= {str(p[1]): None for p in problems.left_out if p[0] == section and len(p) > 1}
     plans = make_plans(file.value, variables, problems)
     sys_path = _search_path(file.value, home, problems)
     add_to_search_path(sys_path)
     targets: dict[str, Target] = {}
     for plan in plans.tasks.values():
-        if plan.kind != "run":
+        if plan.kind != "run" and not problems.are_at(*plan.path, plan.kind):
             with problems.caught():
                 targets[plan.name] = _target(plan, sys_path)
-    problems.raise_if_any()
+    if problems.are_at("parameters") or problems.are_at("lists"):
+        problems.raise_if_any()
+    # What is right in itself is looked at further, whatever else is wrong.
+    plans = plans.without(name for name in file.value.tasks if problems.are_at(TASKS, name))
     graph = expand(
         plans, targets, name=name, line_of=file.line_of, problems=problems, allowance=allowance
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pilot.workflow.problems import Wrong, suggestion
+from pilot.workflow.problems import Problems, Wrong, suggestion
 from pilot.workflow.schema import WorkflowFileError
 from site_configs import yamlfile
 from site_configs.yamlfile import YamlError
@@ -23,8 +23,10 @@ _NAMES = {
 }
 
 
-def parameter_values(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of all parameters.
+def parameter_values(
+    defaults: Mapping[str, Any], given: Mapping[str, Any], problems: Problems
+) -> dict[str, Any]:
+    """The values of all parameters; one that is wrong is told, and has its default.
 
     Parameters
     ----------
@@ -32,24 +34,27 @@ def parameter_values(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> d
         As the file has them.
     given
         Texts as on the command line, or values.
+    problems
+        Takes values that are not of their parameter's type, and defaults that hold a reference.
 
     Raises
     ------
-    Wrong
-        A value is not of its parameter's type, or a default holds a reference.
     WorkflowFileError
         A parameter is given that the file does not have.
     """
     for name in given:
         if name not in defaults:
             raise WorkflowFileError(f"there is no parameter {name!r}; {suggestion(name, defaults)}")
+    values = dict(defaults)
     for name, default in defaults.items():
-        if _holds_reference(default):
-            raise Wrong(("parameters", name), "a parameter is a plain value; write no ${…} in here")
-    return {
-        name: _value(name, default, given[name]) if name in given else default
-        for name, default in defaults.items()
-    }
+        with problems.caught():
+            if _holds_reference(default):
+                raise Wrong(
+                    ("parameters", name), "a parameter is a plain value; write no ${…} in here"
+                )
+            if name in given:
+                values[name] = _value(name, default, given[name])
+    return values
 
 
 def _value(name: str, default: Any, given: Any) -> Any:

@@ -5,14 +5,22 @@ Pure: what comes in is what the file says, what goes out are `Plan`s for `expand
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from msgspec import UNSET
 from msgspec.structs import asdict
 
-from pilot.workflow.commands import STREAMS, CommandPlan, command_kwargs, command_plan
+from pilot.errors import PilotError
+from pilot.task import Options, make_options
+from pilot.workflow.commands import (
+    STREAMS,
+    CommandPlan,
+    command_kwargs,
+    command_plan,
+    wrong_places,
+)
 from pilot.workflow.expression import (
     NAME,
     Attribute,
@@ -39,6 +47,8 @@ from site_configs.yamlfile import YamlPath
 _KINDS = ("python", "mpi", "run")
 #: Keys that mean something for commands only.
 _COMMAND_KEYS = ("inputs", "outputs", "cwd", *STREAMS, "env", "success")
+#: Where one of these is left out, much else would be told that follows from it.
+_FOLLOWED = (*_KINDS, "foreach", "with", "args", "inputs", "outputs")
 #: Options of one task that are no common ones.
 _OWN_OPTIONS = ("name", "ranks", "ranks_per_node", "returns", "default")
 
@@ -94,6 +104,12 @@ class Plans:
     #: What can be referred to everywhere.
     variables: Mapping[str, Any]
 
+    def without(self, names: Iterable[str]) -> Plans:
+        """The same without some tasks; then it has no results either."""
+        gone = set(names)
+        left = {name: plan for name, plan in self.tasks.items() if name not in gone}
+        return replace(self, tasks=left, results={} if gone else self.results)
+
 
 def make_plans(file: WorkflowFile, variables: Mapping[str, Any], problems: Problems) -> Plans:
     """Read every entry; what is wrong is added to `problems`.
@@ -111,11 +127,19 @@ def make_plans(file: WorkflowFile, variables: Mapping[str, Any], problems: Probl
                 _check_name(name, (section, name), RESERVED)
     outlines = {name: Outline(name, None) for name in file.tasks}
     tasks: dict[str, Plan] = {}
+    for option in _options_of(file.defaults, CommonOptions.__struct_fields__, ("defaults",)):
+        with problems.caught():
+            check_option(option)
     for name, entry in file.tasks.items():
         with problems.caught():
             _check_name(name, (TASKS, name), ())
+        for option in _options(entry, CommonOptions(), (TASKS, name)):
+            with problems.caught():
+                check_option(option)
+        if any((TASKS, name, key) in problems.left_out for key in _FOLLOWED):
+            continue  # much of what would be told follows from that
         with problems.caught():
-            plan = _plan(name, entry, file.defaults)
+            plan = _plan(name, entry, file.defaults, problems)
             tasks[name] = plan
             outer = Scope(variables, outlines)
             inner = outer
@@ -123,6 +147,8 @@ def make_plans(file: WorkflowFile, variables: Mapping[str, Any], problems: Probl
                 inner = Scope({**variables, **dict.fromkeys(plan.foreach), INDEX: 0}, outlines)
             after: dict[str, None] = {}
             for text, is_outer in _texts(plan):
+                if text.path[2:3] == ("returns",) and problems.are_at(*text.path):
+                    continue  # it is to be a name, and no reference at all
                 with problems.caught():
                     after.update(dict.fromkeys(check_names(text, outer if is_outer else inner)))
             tasks[name] = replace(plan, after=tuple(after))
@@ -135,24 +161,58 @@ def make_plans(file: WorkflowFile, variables: Mapping[str, Any], problems: Probl
     return Plans(tasks, results, variables)
 
 
-def _plan(name: str, entry: TaskEntry, defaults: CommonOptions) -> Plan:
+def check_option(option: Option) -> None:
+    """See that the value of an option means something, where it is known by now.
+
+    Raises
+    ------
+    Wrong
+        It means nothing.
+    """
+    if not any(texts_in(option.value)):
+        with_option(Options(), option.name, option.value, option.path)
+
+
+def with_option(options: Options, name: str, value: Any, path: YamlPath) -> Options:
+    """Options with one of them changed.
+
+    Raises
+    ------
+    Wrong
+        The value means nothing.
+    """
+    if name in ("name", "pool") and value is not None and not isinstance(value, str):
+        raise Wrong(path, f"expected a text, got {value!r}")
+    try:
+        return make_options(options, {name: value})
+    except PilotError as error:
+        told = str(error)
+        for opening in (f"{name}=", f"{name}: "):
+            told = told.removeprefix(opening)
+        raise Wrong(path, told) from None
+
+
+def _plan(name: str, entry: TaskEntry, defaults: CommonOptions, problems: Problems) -> Plan:
     path: YamlPath = (TASKS, name)
     given = [kind for kind in _KINDS if getattr(entry, kind) is not None]
     if len(given) != 1:
         told = "says nothing to run" if not given else f"has {' and '.join(given)}"
         raise Wrong(path, f"the task {told}; give one of python, mpi and run")
     kind = given[0]
-    _check_keys(entry, kind, path)
+    for wrong in _wrong_keys(entry, kind, path):
+        problems.add(wrong.path, wrong.message)
     command = command_plan(entry, path) if kind == "run" else None
     kwargs = compiled(entry.with_, (*path, "with"))
     if command is not None:
         kwargs = command_kwargs(command, kwargs, path)
+        for wrong in wrong_places(command, path):
+            problems.add(wrong.path, wrong.message)
     return Plan(
         name=name,
         kind=kind,
         text=str(getattr(entry, kind)),
         options=tuple(_options(entry, defaults, path)),
-        foreach=_foreach(entry, path),
+        foreach=_foreach(entry, path, problems),
         side_by_side=entry.combine == "zip",
         args=compiled(entry.args, (*path, "args")),
         kwargs=kwargs,
@@ -161,46 +221,50 @@ def _plan(name: str, entry: TaskEntry, defaults: CommonOptions) -> Plan:
     )
 
 
-def _check_keys(entry: TaskEntry, kind: str, path: YamlPath) -> None:
+def _wrong_keys(entry: TaskEntry, kind: str, path: YamlPath) -> Iterator[Wrong]:
     """Keys that mean nothing beside others are errors, not ignored."""
     if kind != "run":
         for key in _COMMAND_KEYS:
             if getattr(entry, key) not in (None, {}):
-                raise Wrong((*path, key), f"{key!r} goes with 'run' only, not with {kind!r}")
+                yield Wrong((*path, key), f"{key!r} goes with 'run' only, not with {kind!r}")
     else:
         if entry.args:
-            raise Wrong((*path, "args"), "a command takes its arguments by name: use 'with'")
+            yield Wrong((*path, "args"), "a command takes its arguments by name: use 'with'")
         if entry.returns is not UNSET:
-            raise Wrong(
+            yield Wrong(
                 (*path, "returns"),
                 "a command's results are the files in 'outputs', and its stdout; remove this",
             )
     if isinstance(entry.returns, list):
         for number, name in enumerate(entry.returns):
-            _check_name(name, (*path, "returns", number), ())
+            try:
+                _check_name(name, (*path, "returns", number), ())
+            except Wrong as wrong:
+                yield wrong
     if kind == "python":
         for key in ("ranks", "ranks_per_node"):
             if getattr(entry, key) is not UNSET:
-                raise Wrong((*path, key), f"{key!r} goes with 'mpi' and 'run'; write 'mpi:'")
+                yield Wrong((*path, key), f"{key!r} goes with 'mpi' and 'run'; write 'mpi:'")
     if entry.combine is not None and entry.foreach is None:
-        raise Wrong((*path, "combine"), "'combine' says how the variables of 'foreach' go together")
+        yield Wrong((*path, "combine"), "'combine' says how the variables of 'foreach' go together")
     if entry.default is not UNSET and entry.on_failure != "ignore":
-        raise Wrong((*path, "default"), "'default' goes with 'on_failure: ignore'")
+        yield Wrong((*path, "default"), "'default' goes with 'on_failure: ignore'")
 
 
 def _options(entry: TaskEntry, defaults: CommonOptions, path: YamlPath) -> Iterator[Option]:
-    for source, names, where in (
-        (defaults, CommonOptions.__struct_fields__, ("defaults",)),
-        (entry, CommonOptions.__struct_fields__, path),
-        (entry, _OWN_OPTIONS, path),
-    ):
-        for name in names:
-            value = getattr(source, name)
-            if value is not UNSET:
-                yield Option(name, compiled(value, (*where, name)), (*where, name))
+    common = CommonOptions.__struct_fields__
+    yield from _options_of(defaults, common, ("defaults",))
+    yield from _options_of(entry, (*common, *_OWN_OPTIONS), path)
 
 
-def _foreach(entry: TaskEntry, path: YamlPath) -> dict[str, Compiled] | None:
+def _options_of(source: CommonOptions, names: Iterable[str], path: YamlPath) -> Iterator[Option]:
+    for name in names:
+        value = getattr(source, name)
+        if value is not UNSET:
+            yield Option(name, compiled(value, (*path, name)), (*path, name))
+
+
+def _foreach(entry: TaskEntry, path: YamlPath, problems: Problems) -> dict[str, Compiled] | None:
     if entry.foreach is None:
         return None
     if not entry.foreach:
@@ -208,8 +272,10 @@ def _foreach(entry: TaskEntry, path: YamlPath) -> dict[str, Compiled] | None:
     plans: dict[str, Compiled] = {}
     for name, values in entry.foreach.items():
         where = (*path, "foreach", name)
-        _check_name(name, where, RESERVED)
-        plans[name] = values_plan(values, where)
+        plans[name] = []  # known, whatever its values are
+        with problems.caught():
+            _check_name(name, where, RESERVED)
+            plans[name] = values_plan(values, where)
     return plans
 
 

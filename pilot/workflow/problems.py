@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pilot.workflow.schema import WorkflowFileError
-from site_configs.yamlfile import YamlFile, YamlPath
+from site_configs.yamlfile import Finding, YamlFile, YamlPath
 
 
 class Wrong(Exception):
@@ -29,11 +29,25 @@ class Problems:
     def __init__(self, file: YamlFile[Any]) -> None:
         self._file = file
         self._found: dict[tuple[int, str], None] = {}
+        self._paths: set[YamlPath] = set()
+        #: Keys that were left out, as they do not fit.
+        self.left_out: set[YamlPath] = set()
 
     def add(self, path: YamlPath, message: str) -> None:
         """Note a finding; the same one is noted once."""
         line = self._file.line_of(*path)
+        self._paths.update(path[:length] for length in range(len(path) + 1))
         self._found[(line, str(self._file.error(*path, message=message)))] = None
+
+    def take(self, findings: Iterable[Finding]) -> None:
+        """Note what does not fit the file's type, and was left out."""
+        for finding in findings:
+            self.add(finding.path, finding.message)
+            self.left_out.add(finding.left_out)
+
+    def are_at(self, *path: str | int) -> bool:
+        """Whether something was found at a place of the file, or inside of it."""
+        return path in self._paths
 
     @contextmanager
     def caught(self) -> Iterator[None]:

@@ -320,6 +320,20 @@ def test_the_reference_tells_every_key_and_nothing_else() -> None:
         assert any(f"| `{key}` " in row and description in row for row in rows), f"{name}.{key}"
 
 
+def test_all_mistakes_are_told_at_once() -> None:
+    text = SLURM + "    acount: x\n    walltime: soon\nhead: {prot: 1, address: 3}\nlesae: {}\n"
+    with pytest.raises(yamlfile.YamlError) as raised:
+        yamlfile.load(text, SiteConfig, name="s.yaml")
+    told = str(raised.value).splitlines()
+    assert [line.split(": ")[1].rpartition(".")[2] for line in told] == [
+        "acount",
+        "walltime",
+        "prot",
+        "address",
+        "lesae",
+    ]
+
+
 # --- files that grow -----------------------------------------------------------------------------
 
 
