@@ -20,8 +20,9 @@ from pilot.wire import addresses
 from pilot.wire import messages as m
 from pilot.wire.endpoints import LOCAL, Endpoints, boot_id, socket_path
 from pilot.wire.keys import Keys
+from pilot.wire.socket_files import remove_dead
 from pilot.wire.tcp import Dealer, Router
-from pilot.wire.unix import Line, Listener, remove_dead
+from pilot.wire.unix import Line, Listener
 
 M = TypeVar("M")
 

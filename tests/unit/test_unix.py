@@ -17,7 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.waiting import wait_until
 
-from pilot.wire.unix import Line, Listener, Stream, remove_dead
+from pilot.wire.greeting import user_of
+from pilot.wire.socket_files import remove_dead
+from pilot.wire.stream import Stream
+from pilot.wire.unix import Line, Listener
 
 SECRET = b"s" * 40
 #: More than any kernel takes of a socket at once.
@@ -445,7 +448,7 @@ def test_others_are_not_spoken_with(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("pilot.wire.unix._user", lambda _: os.geteuid() + 1)
+    monkeypatch.setattr("pilot.wire.greeting.user_of", lambda _: os.geteuid() + 1)
     line = Line(str(path), b"peer", SECRET)
     assert line.is_lost and not line.refused
     with socket.socket(socket.AF_UNIX) as stranger:
@@ -456,11 +459,9 @@ def test_others_are_not_spoken_with(
 
 
 def test_the_kernel_says_whose_the_other_end_is(path: Path) -> None:
-    from pilot.wire.unix import _user
-
     here, there = socket.socketpair()
     with here, there:
-        assert _user(here) == os.geteuid()
+        assert user_of(here) == os.geteuid()
 
 
 # --- bounds ---------------------------------------------------------------------------------------
