@@ -1,7 +1,7 @@
 """How both ends of a Unix socket find out who the other one is.
 
-The kernel says whose process it is. Then each sends a random number, and proves that it holds the key
-by a keyed hash over both numbers, and over the name that the one who connects is to have:
+The kernel says whose process it is. Then each sends a random number, and proves that it holds the
+key by a keyed hash over both numbers, and over the name that the one who connects is to have:
 
     connects → listens   random number, name
     listens → connects   random number, proof
