@@ -15,12 +15,14 @@ Invariants
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import math
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -727,6 +729,15 @@ class Agent:
         self._rules.world_not_formed(hello.world)
 
     def _start_world(self, action: a.StartWorld) -> None:
+        importlib.invalidate_caches()
+        if importlib.util.find_spec("mpi4py") is None:
+            # Ranks would all say so, each time anew, among what their launcher says of it.
+            reason = (
+                f"the Python of the pilots, {sys.executable}, has no mpi4py, which MPI functions "
+                "need (MPI programs do not); pip install mpi4py there"
+            )
+            self._rules.world_exited(action.world, 1, "", clock.now(), reason, hopeless=True)
+            return
         if not self._knows_launcher(action):
             return
         config = WorldConfig(

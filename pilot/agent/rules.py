@@ -269,10 +269,16 @@ class Rules:
         self._worlds.rank_exited(number, task, started, rank, log)
 
     def world_exited(
-        self, number: int, status: int, tail: str, now: float, reason: str = ""
+        self,
+        number: int,
+        status: int,
+        tail: str,
+        now: float,
+        reason: str = "",
+        hopeless: bool = False,
     ) -> None:
         """A world is gone, all of it; see `WorldRules.exited`."""
-        self._worlds.exited(number, status, tail, now, reason)
+        self._worlds.exited(number, status, tail, now, reason, hopeless)
         if self.draining:
             self._attempts.hand_back("the pilot ends", now)
         self.schedule(now)

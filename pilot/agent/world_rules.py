@@ -325,7 +325,15 @@ class WorldRules:
 
     # --- ends
 
-    def exited(self, number: int, status: int, tail: str, now: float, reason: str = "") -> None:
+    def exited(
+        self,
+        number: int,
+        status: int,
+        tail: str,
+        now: float,
+        reason: str = "",
+        hopeless: bool = False,
+    ) -> None:
         """A world is gone, all of it.
 
         Parameters
@@ -338,6 +346,8 @@ class WorldRules:
             Seconds since the epoch.
         reason
             Why it did not come up, where that is known.
+        hopeless
+            No other one would come up either, so that it is not tried again.
         """
         world = self.worlds.pop(number, None)
         if world is None:
@@ -351,6 +361,8 @@ class WorldRules:
                 completion: Completion | None = world.early[work.task]
             elif work.task == task:
                 completion = self._end_of(world, work, started, status, tail, now, reason)
+                if completion and hopeless:
+                    completion = msgspec.structs.replace(completion, outcome="error")
             elif world.killed_for.get(work.task) == "cancelled":
                 completion = ended(work, "cancelled", "cancelled before it started", now)
             else:

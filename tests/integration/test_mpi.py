@@ -499,3 +499,23 @@ def test_a_head_that_a_rank_has_started_is_no_rank() -> None:
         with site.session() as session:
             assert session.submit(tasks.world_size).result(DEADLINE_S) == 1
             assert session.submit(total, 10.0).result(DEADLINE_S)[:2] == (30.0, 2)
+
+
+HIDES_MPI = """
+import importlib.util
+
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: name != "mpi4py" and find_spec(name, *more) or None
+"""
+
+
+def test_that_there_is_no_mpi4py_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HIDES_MPI)
+    variables = {"PYTHONPATH": str(tmp_path)}
+    with site_under_test(local_template(environment={"variables": variables})) as site:
+        with site.session() as session:
+            future = session.submit(total, 1.0)
+            error = future.exception(DEADLINE_S)
+            assert f"{sys.executable}, has no mpi4py" in str(error)
+            (attempt,) = site.query("task", task=future.task_id)["attempts_made"]
+            assert attempt["outcome"] == "error"

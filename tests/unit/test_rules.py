@@ -678,6 +678,15 @@ def test_dead_world_is_the_tasks_crash() -> None:
     assert len(pilot.rules.nodes["n0"].cores) == 2
 
 
+def test_a_world_that_can_never_come_up_is_an_error_at_once() -> None:
+    pilot = Pilot(2)
+    (start,) = only(pilot.add(1, 2, kind="mpi", resources=Resources(ranks=2)), a.StartWorld)
+    pilot.rules.world_exited(start.world, 1, "", pilot.now, "it has no MPI", hopeless=True)
+    (error,) = pilot.rules.take_completions()
+    assert error.outcome == "error" and error.failure is not None
+    assert error.failure.message == "the MPI world could not be started: it has no MPI"
+
+
 def test_world_is_blamed_on_the_task_that_a_rank_was_in() -> None:
     """What was before it had ended unheard of, what is behind had not begun: both run again."""
     pilot = Pilot(2)
