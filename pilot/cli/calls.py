@@ -6,19 +6,26 @@ What cannot be read in this process (a class whose module is not here) is said t
 
 from __future__ import annotations
 
+import functools
+import io
+import pickle
 import reprlib
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pilot.data.values import Value
 from pilot.texts import printable
+from pilot.words import amount
 
 if TYPE_CHECKING:
     from pilot.command import ShellCommand
 
 #: The kinds of tasks that are commands.
 COMMANDS = ("command", "mpi-command")
+#: Arguments in a file are read up to so many bytes.
+_READ_BYTES = 1 << 20
 #: Characters of an argument that are shown.
 _ARGUMENT, _ARGUMENTS = 120, 20
 
@@ -70,9 +77,13 @@ def read_calls(ask: Callable[..., Any], site: Path, tasks: Sequence[str]) -> dic
     if not tasks:
         return {}
     data = ask("calls", tasks=list(tasks))
-    functions = [_read_function(payload, site) for payload in data["functions"]]
+    read = functools.cache(lambda number: _read_function(data["functions"][number], site))
     return {
-        row["id"]: _call(row, None if row["function"] is None else functions[row["function"]], site)
+        row["id"]: _call(
+            row,
+            read(row["function"]) if row["kind"] in COMMANDS and row["function"] is not None else 0,
+            site,
+        )
         for row in data["calls"]
     }
 
@@ -94,6 +105,8 @@ def _call(row: Mapping[str, Any], function: Any, site: Path) -> Call:
 
     if row["payload"] is None:
         return Call(arguments=row["why"])
+    if (size := _spilled_size(row["payload"])) > _READ_BYTES:
+        return Call(arguments=f"({amount(size)})")
     inputs = [_Awaited(task, index) for task, index in row["inputs"]]
     try:
         args, kwargs = decode_arguments(row["payload"], inputs, site)
@@ -104,6 +117,27 @@ def _call(row: Mapping[str, Any], function: Any, site: Path) -> Call:
     if not isinstance(function, ShellCommand):
         return Call(arguments=shown)
     return _command(function, row["name"], args, kwargs, shown)
+
+
+class _Places(pickle.Unpickler):
+    """Reads where large arguments are, in place of them."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Find what the pickle names."""
+        if (module, name) == ("pilot.arguments", "_read_spilled"):
+            return Value
+        return super().find_class(module, name)
+
+
+def _spilled_size(payload: bytes) -> int:
+    """Return the bytes of arguments that are in a file; 0: they are here."""
+    if b"_read_spilled" not in payload:
+        return 0
+    try:
+        place = _Places(io.BytesIO(payload)).load()
+    except Exception:
+        return 0
+    return place.size if isinstance(place, Value) else 0
 
 
 def _command(

@@ -247,6 +247,7 @@ def calls(view: View, tasks: list[str]) -> dict[str, Any]:
             {
                 "id": task_label(row["id"]),
                 "name": row["name"],
+                "kind": row["kind"],
                 "payload": row["payload"],
                 "why": f"({amount(row['size'])})" if why and row["size"] else why,
                 "inputs": [[task_label(task), n] for task, n in decode_inputs(row["inputs"])],

@@ -279,7 +279,7 @@ LEFT JOIN attempts a ON a.task = t.id AND a.number = t.attempts
 WHERE t.id = :task;
 
 -- name: calls
-SELECT t.id, t.session, p.name, length(t.payload) AS size, t.inputs, p.detail,
+SELECT t.id, t.session, p.name, p.kind, length(t.payload) AS size, t.inputs, p.detail,
        CASE WHEN length(t.payload) <= :most THEN t.payload END AS payload
 FROM json_each(:tasks) wanted
 JOIN tasks t ON t.id = wanted.value

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pilot.arguments import spilled
 from pilot.cli import cli
 from pilot.cli.calls import read_calls
 from pilot.cli.common import asking
@@ -33,7 +34,7 @@ from pilot.cli.result import plain
 from pilot.cli.session import print_sessions
 from pilot.cli.task import _last_words
 from pilot.command import CommandResult, ShellCommand
-from pilot.data.values import encode
+from pilot.data.values import Value, encode
 from pilot.errors import BatchError
 from pilot.event import Event
 from pilot.site import Site, create_site
@@ -212,6 +213,7 @@ def calls(function: Any, *rows: tuple[tuple[Any, ...], dict[str, Any]], **change
         {
             "id": f"1.{number}",
             "name": "echo",
+            "kind": "command",
             "payload": encode(row),
             "why": "",
             "inputs": [],
@@ -255,3 +257,15 @@ def test_what_cannot_be_read_here_is_said(tmp_path: Path) -> None:
     ask = calls(len, ((), {}), payload=None, why="(3.0 MiB)")
     assert read_calls(ask, tmp_path, ["1.1"])["1.1"].arguments == "(3.0 MiB)"
     assert read_calls(ask, tmp_path, []) == {}
+
+
+def test_large_arguments_are_told_by_their_size_and_not_read(tmp_path: Path) -> None:
+    value = Value(5 << 30, path="results/1/nowhere.h5", name="/1/f/1.1/0")
+    ask = calls(ShellCommand("echo"), ((), {}), payload=spilled(value))
+    assert read_calls(ask, tmp_path, ["1.1"])["1.1"].arguments == "(5.0 GiB)"
+
+
+def test_functions_of_python_tasks_are_not_read(tmp_path: Path) -> None:
+    ask = calls(b"", ((1,), {}), kind="python")
+    data = {**ask("calls", ["1.1"]), "functions": [b"no pickle"]}
+    assert read_calls(lambda *_, **__: data, tmp_path, ["1.1"])["1.1"].arguments == "1"

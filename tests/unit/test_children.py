@@ -1,0 +1,80 @@
+"""What a running task submits: names of its children, and futures that outlive it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pilot.children import TaskSession, delegations
+from pilot.errors import PilotError
+from pilot.site import Site, create_site
+from pilot.submission import Parcel, Submitter
+from pilot.wire.messages import task_id
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return create_site(tmp_path / "site", "local")
+
+
+def session(site: Site, task: str = "7.1") -> TaskSession:
+    """What a task has to submit with; the head takes detached children on as 7.100, 7.101, …."""
+
+    def detach(parcel: Parcel) -> list[int]:
+        return [task_id(7, 99 + spec.ordinal) for spec in parcel.tasks]
+
+    return TaskSession(Submitter(7, site), 7, task, detached=Submitter(7, site), detach=detach)
+
+
+def test_children_are_named_by_their_place_until_they_come_to_be(site: Site) -> None:
+    here = session(site)
+    first = here.submit(pow, 2, 3)
+    second, third = here.submit_many(pow, [(first, 1), (2, first)])
+    detached = here.submit(pow, 2, 3, detached=True)
+    assert [each.task_id for each in (first, second, third)] == ["child 1", "child 2", "child 3"]
+    assert detached.task_id == "7.100"
+    assert "child 1" in repr(first) and "task 7.100" in repr(detached)
+    last = here.submit(pow, detached, second)
+    children = here.take(delegations([last]))
+    assert children is not None
+    assert [spec.id for spec in children.tasks] == [1, 2, 3, 5]
+    assert [spec.inputs for spec in children.tasks] == [
+        (),
+        ((1, 0),),
+        ((1, 0),),
+        ((task_id(7, 100), 0), (2, 0)),
+    ]
+    assert children.delegated == {0: (5, 0)}
+    assert len({template.id for template in children.templates}) == len(children.templates) == 1
+
+
+@pytest.mark.parametrize("ends", ["well", "by an error"])
+def test_a_future_is_not_taken_for_a_child_of_the_next_task(site: Site, ends: str) -> None:
+    """It was kept in a global variable, say: in the next task it would stand for another child."""
+    before = session(site)
+    kept, detached = before.submit(pow, 2, 3), before.submit(pow, 2, 3, detached=True)
+    if ends == "well":
+        before.take({})
+    else:
+        before.drop()
+    after = session(site, "7.2")
+    own = after.submit(pow, 2, 4)
+    for use in (lambda: after.submit(pow, kept, 2), lambda: delegations([kept])):
+        with pytest.raises(PilotError, match=r"child of task 7\.1, which has ended"):
+            use()
+    after.submit(pow, detached, own)  # that one is a task
+    children = after.take({})
+    assert children is not None and len(children.tasks) == 2
+
+
+def test_templates_have_the_same_id_whoever_makes_them(site: Site) -> None:
+    def made(submitter: Submitter, number: int) -> int:
+        parcel = Parcel()
+        submitter.add(parcel, submitter.task(pow), [((2, 3), {})], [number])
+        assert parcel.tasks[0].template == parcel.templates[0].id
+        return parcel.templates[0].id
+
+    one, other, elsewhere = Submitter(7, site), Submitter(7, site), Submitter(8, site)
+    assert made(one, 1) == made(other, 2) != made(elsewhere, 3)
+    assert 0 < made(Submitter(7, site), 4) < 1 << 63
