@@ -29,6 +29,8 @@ PROTOCOL = 5
 
 #: What is reduced in another way than cloudpickle's, besides classes.
 _OURS = frozenset({CodeType, functools._lru_cache_wrapper, functools.cached_property})
+#: Where the arguments of a code object have the name of its file.
+_FILENAME = 10
 _VERSION = sys.version_info[:2]
 #: This interpreter, for people.
 INTERPRETER = f"Python {'.'.join(map(str, sys.version_info[:3]))} ({sys.executable})"
@@ -71,6 +73,8 @@ def pickler() -> Any:
             kind = type(obj)
             if kind is CodeType:
                 make, parts = of_code(obj)
+                # Newer releases of cloudpickle leave the file out, which tracebacks are read by.
+                parts = (*parts[:_FILENAME], obj.co_filename, *parts[_FILENAME + 1 :])
                 return code_of, (_VERSION, INTERPRETER, make, *parts)
             if kind is functools._lru_cache_wrapper and _is_of_the_script(obj):
                 wrapped = obj.__wrapped__

@@ -262,3 +262,16 @@ def test_a_method_can_be_a_task() -> None:
         command = pilot.shell("true")
 
     assert Commands().command is Commands.command
+
+
+def test_code_of_a_script_has_its_file_for_tracebacks(tmp_path: Path) -> None:
+    script = tmp_path / "study.py"
+    script.write_text("def outer():\n    def inner():\n        return 1 / 0\n    return inner\n")
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(script.read_text(), str(script), "exec"), names)
+    outer = pickle.loads(pickling.dumps(names["outer"]))
+    inner = pickle.loads(pickling.dumps(names["outer"]()))
+    assert outer.__code__.co_filename == inner.__code__.co_filename == str(script)
+    with pytest.raises(ZeroDivisionError) as raised:
+        inner()
+    assert raised.traceback[-1].lineno == 2
