@@ -153,9 +153,10 @@ def class_of(make: Any, *parts: Any) -> Any:
     from cloudpickle import cloudpickle
 
     # The last but one is what tells a class from others in all processes.
-    known = parts[-2] in cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID
+    # It is held here: known by a weak reference alone, it may be gone before it is found.
+    known = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(parts[-2])
     found = make(*parts)
-    if not known:
+    if found is not known:
         _made[id(found)] = found
     return found
 

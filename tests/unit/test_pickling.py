@@ -275,3 +275,19 @@ def test_code_of_a_script_has_its_file_for_tracebacks(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError) as raised:
         inner()
     assert raised.traceback[-1].lineno == 2
+
+
+def test_a_class_that_is_forgotten_while_it_comes_again_is_whole() -> None:
+    names = _of_the_script("class Counted:\n    count = 1\n")
+    sent = pickling.dumps(names.pop("Counted"))
+    program = (
+        "import gc, pickle, sys\n"
+        "from pilot.data import pickling\n"
+        "sent = sys.stdin.buffer.read()\n"
+        "gc.set_threshold(1)\n"
+        "print(all(pickle.loads(sent).count == 1 for _ in range(300)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=sent, capture_output=True, check=False
+    )
+    assert done.stdout == b"True\n", done.stderr.decode()
