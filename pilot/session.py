@@ -191,6 +191,7 @@ class Session(concurrent.futures.Executor):
             self._connection.database,
             python=lambda: self._connection.python,
         )
+        self._connection.sessions.add(self.id)
         self._opened = next(_openings)
         self._thread = threading.get_ident()
         _sessions.add(self)
@@ -650,6 +651,7 @@ class Session(concurrent.futures.Executor):
         self._connection.flush()
         if cancel_futures:
             self._cancel_waiting()
+        self._connection.sessions.clear()
         self._control("close")
         if wait:
             self._finish()
@@ -675,7 +677,11 @@ class Session(concurrent.futures.Executor):
         self._connection.close(callbacks=True)
 
     def detach(self) -> int:
-        """Leave the work running and the session open; returns its id, to attach again."""
+        """Leave the work running and the session open; returns its id, to attach again.
+
+        A session that everybody has left ends a minute after its last task (`head.session_idle`),
+        and is open again for who attaches to it.
+        """
         self._check_process()
         with self._lock:
             self._closed = True

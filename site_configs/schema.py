@@ -48,6 +48,8 @@ class HeadConfig(_Mapping, frozen=True, kw_only=True):
 
     #: The head ends after this time without work and without a word from a client.
     idle_timeout_s: Seconds = field(default=1800.0, name="idle_timeout")
+    #: After this time a session ends whose clients have gone, and whose tasks have all ended.
+    session_idle_s: Seconds = field(default=60.0, name="session_idle")
     #: The login node as compute nodes reach it: a host name, an IPv4 address, the name of a network
     #: interface (ib0), or auto: its host name. With batch local and auto, the head listens to no
     #: network: nobody on other machines needs it.

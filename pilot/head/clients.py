@@ -61,10 +61,11 @@ class Clients:
             m.Cancel: self._cancel,
         }
 
-    def _hello(self, peer: bytes, hello: m.ClientHello, _now: float) -> None:
+    def _hello(self, peer: bytes, hello: m.ClientHello, now: float) -> None:
         refused = refusal(hello.protocol, hello.version)
         if not refused and hello.submits:
             self._peers.add_client(peer, hello.blocks)
+            self._peers.heard[peer] = now
         database = self._store.identity
         self._shell.send(peer, m.Welcome(self._epoch, __version__, refused, self._python, database))
 

@@ -16,6 +16,7 @@ from pilot.data.values import Value
 from pilot.errors import PilotError
 from pilot.head import events as ev
 from pilot.head.janitor import Janitor, who_needs
+from pilot.head.leaving import Leaving, lives
 from pilot.head.numbers import FIRST_BLOCK
 from pilot.head.peers import Handler
 from pilot.head.policy import COMPLETED
@@ -24,6 +25,8 @@ from pilot.head.store import SessionRow
 from pilot.site import Site
 from pilot.wire import messages as m
 
+#: Under which name the database knows the sessions that were closed since everybody had left.
+_LEFT = "left_sessions"
 #: Those of which there may be data, and no more unfinished tasks.
 _ENDED = ("CLOSED", "PURGED")
 
@@ -47,6 +50,7 @@ class Control:
         self._store = shell.store
         self._commits = shell.commits
         self._janitor = janitor
+        self._leaving = Leaving(site.config.head.session_idle_s, shell.store.meta(_LEFT) or "")
         self.handlers: Mapping[type, Handler] = {
             m.OpenSession: self._open,
             m.ControlSession: self._change,
@@ -56,6 +60,7 @@ class Control:
     def _open(self, peer: bytes, message: m.OpenSession, now: float) -> None:
         session = message.session
         if session:
+            self._rejoin(session, now)
             row = self._row(session)
             if row.state != "OPEN":
                 raise PilotError(f"session {session} is {row.state}: it takes no more tasks")
@@ -87,6 +92,8 @@ class Control:
             self._remove(row, verb)
         elif verb == "reopen":
             self._reopen(row, now)
+        elif verb == "rejoin":
+            self._rejoin(session, now)
         elif row.state in _ENDED:
             if verb != "close":
                 raise PilotError(f"session {session} is {row.state}: it cannot {verb}")
@@ -98,6 +105,38 @@ class Control:
                 self._commits.batch.end_session(session, row.state, None)
             self._shell.apply(opened(row), now)
         self._commits.tell(peer, m.Reply(message.request, True))
+
+    def close_left(self, now: float) -> None:
+        """Close the sessions that everybody has left, after a while."""
+        peers = self._shell.peers
+        due = self._leaving.due(
+            self._shell.core.sessions,
+            lambda session: lives(peers.heard, peers.members.get(session, ()), now),
+            now,
+        )
+        for session in due:
+            if (row := self._store.session(session)) is not None and row.state not in _ENDED:
+                row = _changed(row, "close")
+                self._commits.batch.end_session(session, row.state, None)
+                self._shell.apply(opened(row), now)
+        if due:
+            self._leaving.closed(due)
+            self._store.set_meta(_LEFT, self._leaving.text)
+
+    def _rejoin(self, session: int, now: float) -> None:
+        """Open a session again that was closed since everybody had left it."""
+        if session not in self._leaving:
+            return
+        self._commits.flush(now)
+        row = self._row(session)
+        if row.state == "CLOSED":
+            self._reopen(row, now)
+            # Who comes back may refer to what it has sent before.
+            templates = self._store.templates(session)
+            self._shell.apply(ev.TasksRestored(templates, []), now)
+            self._commits.flush(now)
+        self._leaving.opened(session)
+        self._store.set_meta(_LEFT, self._leaving.text)
 
     def _reopen(self, row: SessionRow, now: float) -> None:
         """Have a session that has ended take tasks again."""

@@ -81,6 +81,10 @@ class Peers:
         self.clients: set[bytes] = set()
         #: Clients that were there before this head; what they send may have been sent before.
         self.resumed: set[bytes] = set()
+        #: When each of them has said something last.
+        self.heard: dict[bytes, float] = {}
+        #: Those of each session.
+        self.members: dict[int, set[bytes]] = {}
         #: By session.
         self._blocks: dict[int, Blocks] = {}
         #: Clients that want to know of an unfinished task whose id was not given to them.
@@ -95,16 +99,22 @@ class Peers:
 
     def give(self, peer: bytes, first: int, count: int) -> None:
         """A client has so many ids, from the first on: it is to be told of these tasks."""
-        self._blocks.setdefault(session_of(first), Blocks()).add(first, count, peer)
+        session = session_of(first)
+        self._blocks.setdefault(session, Blocks()).add(first, count, peer)
+        self.members.setdefault(session, set()).add(peer)
 
     def remove_client(self, peer: bytes) -> None:
         """A client has said good-bye."""
         self.resumed.discard(peer)
         self.clients.discard(peer)
+        self.heard.pop(peer, None)
+        for members in self.members.values():
+            members.discard(peer)
 
     def forget(self, session: int) -> None:
         """A session has ended: nobody is told of its tasks any more."""
         self._blocks.pop(session, None)
+        self.members.pop(session, None)
 
     def watch(self, peer: bytes, task: int) -> None:
         """A client wants to know of a task, which may be another's."""

@@ -300,6 +300,8 @@ class Head:
     def _handle(self, peer: bytes, message: Any, now: float) -> None:
         if isinstance(message, _USES):
             self._used = now
+        if peer in self._shell.peers.heard:
+            self._shell.peers.heard[peer] = now
         try:
             self._handlers[type(message)](peer, message, now)
         except Exception as error:
@@ -331,6 +333,10 @@ class Head:
                 self._store.shrink()
             except sqlite3.Error as error:
                 log.error("space in the database cannot be given back: %s; trying again", error)
+            try:
+                self._control.close_left(now)
+            except sqlite3.Error as error:
+                log.error("what was left cannot be closed: %s; trying again", error)
         if self._server.look_after():
             try:
                 self._announce()

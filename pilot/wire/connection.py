@@ -31,6 +31,7 @@ from typing import Any, Protocol
 import msgspec
 import zmq
 
+from pilot import clock
 from pilot.callbacks import Callbacks, CalledBack
 from pilot.errors import (
     AuthenticationError,
@@ -58,6 +59,9 @@ WATCH_S = 0.25
 RESTARTS, RESTART_S = 8, 60.0
 #: Tasks in one message.
 FRAME = 5000
+#: A client that submits says so often that it lives, and comes back to its sessions when it was
+#: stopped for longer.
+ALIVE_S = 60.0
 #: A head from which something is awaited, and nothing has come for so long, is asked whether it is
 #: there; one that does not answer that for so long does not answer.
 PING_S, SILENT_S = 15.0, 60.0
@@ -157,6 +161,10 @@ class Connection:
         self._failure: Exception | None = None
         self._ready: Future[None] = Future()
         self._flushed = threading.Condition(self._lock)
+        #: The sessions that its user has open.
+        self.sessions: set[int] = set()
+        #: When it has said last that it lives, by the clock that goes on while it is stopped.
+        self._said = clock.now()
         #: What tells the site's database from others; empty: the head does not say.
         self.database = ""
         #: Since when the head owes an answer to whether it is there; 0: it does not.
@@ -403,6 +411,8 @@ class Connection:
         now = time.monotonic()
         if now - self._heard > PING_S:
             self._ping(client, now)
+        if self.sessions and clock.now() - self._said > ALIVE_S:
+            self._tell_of_life(client)
         if not stopping and now - self._heard > WATCH_S and (client.is_lost or self._lost()):
             self._connect(client)
             self._poll = self._poller(client)
@@ -422,6 +432,17 @@ class Connection:
                 self._who(),
                 now - self._pinged,
             )
+
+    def _tell_of_life(self, client: Client[Any]) -> None:
+        """Tell the head each minute that its sessions are not left."""
+        now = clock.now()
+        silent, self._said = now - self._said, now
+        if silent > 2 * ALIVE_S:
+            # The process or its machine was stopped meanwhile: they may have been closed.
+            for session in self.sessions:
+                client.send(m.ControlSession(0, session, "rejoin"))
+            client.send(m.ClientHello(m.PROTOCOL, __version__, self._submits, self._blocks))
+        client.send(m.Watch([]))
 
     def _poller(self, client: Client[Any]) -> zmq.Poller:
         poller = zmq.Poller()
@@ -477,6 +498,8 @@ class Connection:
             known.update(spec.id for _, parcel in self._unsent() for spec in parcel.tasks)
             watched = [task for task in self._awaited if task not in known]
             self._outbox[:] = [item for item in self._outbox if not isinstance(item, m.Watch)]
+        for session in self.sessions:
+            client.send(m.ControlSession(0, session, "rejoin"))
         for message in again:
             client.send(message)
         if watched:

@@ -331,7 +331,7 @@ class Cancel(_Message):
 
 class ControlSession(_Message):
     """Tell a session to ``pause``, ``resume``, ``stop``, ``close``, ``reopen``, ``purge`` or
-    ``delete``.
+    ``delete``; ``rejoin`` opens it again if it was closed since everybody had left it.
     """
 
     request: Number

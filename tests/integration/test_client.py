@@ -409,3 +409,83 @@ def test_interrupt_at_the_end_of_a_program_is_its_status(local_site: SiteUnderTe
         child.kill()
         child.wait()
         go_on(local_site, head)
+
+
+# --- sessions that are left -----------------------------------------------------------------------
+
+
+def state_of(site: SiteUnderTest, number: int) -> str:
+    return str(site.query("session", session=number)["state"])
+
+
+def test_session_that_everybody_has_left_ends_and_is_open_for_who_comes_back(
+    make_site: Callable[..., SiteUnderTest], tmp_path: Path
+) -> None:
+    site = make_site(head={"session_idle": "1s"})
+    go = tmp_path / "go"
+    session = site.session(options={"retries": 1})
+    held = session.submit(tasks.wait_for_file, str(tmp_path / "started"), str(go))
+    number = session.detach()
+    with site.session() as beside:  # somebody who stays
+        beside.submit(tasks.pause, 2.5).result(DEADLINE_S)
+        assert state_of(site, number) == "OPEN"  # it has something to do
+        go.touch()
+        wait_until(lambda: state_of(site, number) == "CLOSED", DEADLINE_S, "the session to end")
+        assert state_of(site, beside.id) == "OPEN"
+    again = Session(site.site, session_id=number)
+    assert state_of(site, number) == "OPEN"
+    assert again.future(held.task_id).result(DEADLINE_S)
+    assert again.submit(abs, -3).result(DEADLINE_S) == 3
+    again.shutdown()
+    wait_until(lambda: state_of(site, number) == "CLOSED", DEADLINE_S, "the session to end")
+    # It was closed in so many words.
+    with pytest.raises(pilot.PilotError, match="it takes no more tasks"):
+        Session(site.site, session_id=number)
+
+
+def test_client_that_was_stopped_comes_back_to_its_session(
+    make_site: Callable[..., SiteUnderTest],
+) -> None:
+    site = make_site(head={"session_idle": "1s"})
+    program = (
+        "import sys, pilot\n"
+        "from pilot.wire import connection\n"
+        "connection.ALIVE_S = 0.5\n"
+        "from support import tasks\n"
+        "session = pilot.Session(sys.argv[1], sys_path=sys.path[:1])\n"
+        "first = session.submit(tasks.square, 3)\n"
+        "print(session.id, first.result(60), flush=True)\n"
+        "sys.stdin.readline()\n"
+        "print(session.submit(tasks.square, first).result(60), flush=True)\n"
+        "session.shutdown()\n"
+    )
+    # The head takes a client for gone after 300 s; here it is told of it.
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, str(site.directory)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+    )
+    assert child.stdin is not None and child.stdout is not None
+    try:
+        number, value = child.stdout.readline().split()
+        assert value == "9"
+        child.send_signal(signal.SIGSTOP)
+        wait_until(lambda: _state(child.pid) == "T", DEADLINE_S)
+        os.kill(site.head_pid, signal.SIGKILL)  # the next head has not heard of it
+        with site.session() as other:
+            other.submit(tasks.square, 2).result(DEADLINE_S)
+            wait_until(
+                lambda: state_of(site, int(number)) == "CLOSED", DEADLINE_S, "the session to end"
+            )
+            child.send_signal(signal.SIGCONT)
+            child.stdin.write("\n")
+            child.stdin.flush()
+            assert child.stdout.readline() == "81\n"
+        assert child.wait(DEADLINE_S) == 0
+    finally:
+        child.kill()
+        child.wait()
+        child.stdin.close()
+        child.stdout.close()
