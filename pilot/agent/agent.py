@@ -719,7 +719,8 @@ class Agent:
             f"{by} started {ranks} ranks, and they are MPI worlds of {hello.size}: it and the MPI "
             f"library ({hello.library}) do not know the same way to find each other. `srun "
             "--mpi=list` shows Slurm's; set one of them in site.yaml (mpi: {launcher: srun, "
-            'options: ["--mpi=pmix"]}), or the library\'s own launcher (mpi: {launcher: mpiexec})'
+            'options: ["--mpi=pmix"]}), or the own launcher of the library (mpi: {launcher: '
+            "mpiexec}), or have it tried out (mpi: {launcher: auto}, without options)"
         )
         log.error("%s", world.reason)
         if self._choice is not None:

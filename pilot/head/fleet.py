@@ -535,19 +535,22 @@ class Fleet:
             self._save(row)
         elif row.suspended and row.heard:
             row.heard = asked
-        elif job.phase is Phase.RUNNING:
+        elif not row.suspended:
             self._look_after_silence(row, asked)
-        if row.cancelled_at and asked - row.cancelled_at > CANCEL_AGAIN_S:
+        going_on = job.phase in (Phase.QUEUED, Phase.RUNNING, Phase.SUSPENDED)
+        if going_on and row.cancelled_at and asked - row.cancelled_at > CANCEL_AGAIN_S:
             self._cancel(row, asked)
 
     def _look_after_silence(self, row: PilotRow, now: float) -> None:
-        """Give up a pilot whose job runs, and that says nothing: its node is gone, or cut off."""
-        if row.cancelled_at:
-            return
+        """Give up a pilot that has nodes, and says nothing: its own node is gone, or cut off."""
+        if row.cancelled_at or (row.draining and not row.heard):
+            return  # its job is told to end, or it has said good-bye
         if row.heard:
             silent_s, patience_s = now - row.heard, SILENT_S
         else:
-            since = max(row.job_runs_since or now, self._started)
+            if row.job_runs_since is None:
+                return
+            since = max(row.job_runs_since, self._started)
             silent_s, patience_s = now - since, JOIN_S
         if silent_s <= patience_s:
             return
@@ -585,8 +588,8 @@ class Fleet:
         self, row: PilotRow, job: JobStatus | None, missing_s: float, asked: float
     ) -> None:
         """Judge a pilot that no list has by what accounting says, and by its own voice."""
-        if row.name not in self.pilots or row.heard > asked:
-            return
+        if row.name not in self.pilots or row.missing_since is None or row.heard > asked:
+            return  # it has ended, was listed again, or has spoken
         if job is not None and job.phase is Phase.ENDED:
             known = row.draining and (row.state == RUNNING or row.cancelled_at)
             self._gone(row, row.reason if known else _how(job), asked, job.why_ended)

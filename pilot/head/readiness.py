@@ -438,10 +438,11 @@ class Readiness:
             output = f"see what {self._head.get('directory')}/jobs/{losses.job}.out says" + (
                 "" if losses.output else ", if it is there"
             )
+            cluster = "; slurm.cluster, where jobs go to a cluster that is not the one asked"
             yield (
                 f"{output}; mend environment.setup, environment.python, or the pool {pool.name} in "
-                f"{site_file}, where one of these is wrong (slurm.cluster, where jobs go to a "
-                f"cluster other than the one that is asked); {reread}"
+                f"{site_file}, where one of these is wrong"
+                f"{cluster if self._outlook.system == 'Slurm' else ''}; {reread}"
             )
         elif kind == "refused":
             yield (

@@ -93,13 +93,14 @@ class Head:
         self.store = Store(site.database)
         self.rooms: dict[str, Pilot] = {}
         self.demand: list[ClassDemand] = []
+        self.lost: list[str] = []
         self._woken = threading.Event()
         self.fleet = Fleet(
             site,
             self.store,
             self.rooms,
             self._woken.set,
-            lambda name, reason: None,
+            lambda name, reason: self.lost.append(name),
             lambda state, text: None,
         )
 
@@ -259,6 +260,27 @@ def test_the_job_of_a_pilot_whose_node_is_lost_is_cancelled_and_replaced(head: H
     head.batch.said["1"] = {"phase": Phase.ENDED, "why_ended": WhyEnded.CANCELLED}
     head.look(later + 60.0)
     assert "1" not in {each.job for each in head.fleet.pilots.values()}
+
+
+def test_the_reason_of_a_pilot_that_says_good_bye_is_kept(head: Head) -> None:
+    row = head.a_pilot()
+    later = NOW + 2 * f.JOIN_S
+    head.fleet.heard(row.name, 0.0, False, later)
+    head.fleet.left(row.name, "its walltime is over")
+    head.look(later + 1.0)
+    assert row.reason == "its walltime is over" and not head.batch.cancelled
+    head.batch.said["1"] = {"phase": Phase.ENDED, "why_ended": WhyEnded.COMPLETED}
+    head.look(later + 2.0)
+    assert (row.state, row.reason) == ("ENDED", "its walltime is over")
+
+
+def test_a_pilot_whose_job_hangs_at_its_end_is_lost_too(head: Head) -> None:
+    row = head.a_pilot()
+    head.batch.said["1"] = {"phase": Phase.ENDING}
+    head.look(NOW + f.SILENT_S - 1.0)
+    assert not head.lost
+    head.look(NOW + f.SILENT_S + 1.0)
+    assert head.lost == [row.name]
 
 
 def test_a_pilot_whose_job_is_suspended_is_not_silent(head: Head) -> None:

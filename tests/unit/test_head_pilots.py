@@ -123,3 +123,39 @@ def test_pilot_is_told_what_has_ended_while_it_had_no_head(head: Head) -> None:
     head.hello(b"p#1", 0, 1, 2)
     assert head.sent[-1] == (b"p#1", m.ForgetSession(1))
     assert sum(isinstance(told, m.ForgetSession) for _, told in head.sent) == 1
+
+
+def test_pilot_that_asks_for_a_sign_of_life_gets_one(head: Head) -> None:
+    head.hello(b"p#1", 0)
+    head.sent.clear()
+    head.hear(b"p#1", m.PilotStatus("p", [], NODES, 0.0))
+    assert not head.sent, "one of an earlier release would not know it"
+    head.hear(b"p#1", m.PilotStatus("p", [], NODES, 0.0, answer=True))
+    assert head.sent == [(b"p#1", m.HeadStatus())]
+
+
+def test_walltime_that_is_left_holds_whatever_the_clocks_say(head: Head) -> None:
+    hello = m.PilotHello(
+        m.PROTOCOL, __version__, "p", "7", 0, "main", NODES, 99_999.0, left_s=600.0
+    )
+    head.hear(b"p#1", hello)
+    assert head.shell.core.pilots["p"].ends_at == NOW + 600.0
+
+
+def test_head_that_stood_still_waits_for_pilots_anew(head: Head) -> None:
+    head.hello(b"p#1", 0)
+    head.pilots.tick(NOW, decide=True)
+    row = head.pilots.fleet.pilots["p"]
+    assert row.heard == NOW
+    head.pilots.tick(NOW + 600.0, decide=True)
+    assert row.heard == NOW + 600.0
+    head.pilots.tick(NOW + 600.25, decide=True)
+    assert row.heard == NOW + 600.0
+
+
+def test_pilot_that_ends_a_task_has_worked(head: Head) -> None:
+    head.hello(b"p#1", 0)
+    head.hear(b"p#1", m.Completions("p", 1, [done(1, "interrupted")]))
+    assert not head.pilots.fleet.pilots["p"].worked
+    head.hear(b"p#1", m.Completions("p", 2, [done(1, "error")]))
+    assert head.pilots.fleet.pilots["p"].worked
