@@ -182,16 +182,20 @@ class Lease:
         try:
             self._link(descriptor, holder, found)
             holder = msgspec.structs.replace(holder, counter=0)
-            self._files.write(descriptor, _record(holder))
             if time.monotonic() - since > self._expire_s / 2:
+                self._files.write(descriptor, _record(msgspec.structs.replace(holder, pid=0)))
                 raise HeadError(
                     f"the file system of {self._files.path.parent} is too slow to become head: "
                     f"half of lease.expire ({self._expire_s:g} s) went by; try again"
                 )
-        except BaseException as error:
-            self._give_way(descriptor, holder.epoch)
-            if isinstance(error, OSError):
-                raise _cannot("written", self._files, error) from error
+            self._files.write(descriptor, _record(holder))
+        except OSError as error:
+            # If it is there it stays: who holds the lease by then sees it and ends, and after its
+            # time it is followed. No epoch is given again.
+            os.close(descriptor)
+            raise _cannot("written", self._files, error) from error
+        except BaseException:
+            os.close(descriptor)
             raise
         finally:
             self._files.discard()
@@ -205,19 +209,13 @@ class Lease:
         current = self._files.newest()
         if current is None or not self._files.is_at(descriptor, current.epoch):
             raise HeadRuns("another process has just become head")
-        if found is not None and not found.is_dead:
-            again = self._files.look(found.epoch)
-            if again is not None and again.stamp != found.stamp and not again.is_dead:
-                raise HeadRuns(_runs(again))
-
-    def _give_way(self, descriptor: int, epoch: int) -> None:
-        try:
-            self._files.withdraw(descriptor, epoch)
-        except OSError as error:
-            # It stands still, and is followed after its time.
-            log.warning("the lease of epoch %d stays, though nobody holds it: %s", epoch, error)
-        finally:
-            os.close(descriptor)
+        if found is None or found.is_dead:
+            return
+        again = self._files.look(found.epoch)
+        if again is None or (again.stamp != found.stamp and not again.is_dead):
+            # It lives, and may not have seen that it was to be followed.
+            self._files.withdraw(descriptor, holder.epoch)
+            raise HeadRuns(_runs(again or found))
 
     def _await_silence(self) -> Found | None:
         """Return the lease that is to be followed, once it surely may be; None: there is none."""

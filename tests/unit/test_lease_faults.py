@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pilot.errors import HeadError
@@ -173,6 +173,8 @@ def world_of_their_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[World]]
 
 
 def test_never_two_heads_and_no_epoch_twice(world_of_their_own: list[World]) -> None:
+    @example(seed=2149, processes=2)
+    @example(seed=95760, processes=2)
     @given(seed=st.integers(0, 2**32), processes=st.integers(2, 4))
     @settings(max_examples=100, deadline=None)
     def simulate(seed: int, processes: int) -> None:
