@@ -10,6 +10,8 @@ from __future__ import annotations
 
 #: The pickle of a function with its closure and globals; what is larger is given as an argument.
 FUNCTION_BYTES = 64 << 20
+#: Arguments of a task that travel in messages, and what they refer to; larger ones are data.
+ARGUMENTS_BYTES = 16 << 20
 #: Messages and tracebacks of errors, each; they keep their beginning and their end.
 ERROR_TEXT_BYTES = 16 << 10
 #: Names of tasks, sessions, groups and values.

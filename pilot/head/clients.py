@@ -16,12 +16,20 @@ from functools import partial
 
 import msgspec
 
+from pilot import limits
 from pilot.errors import PilotError
 from pilot.head import events as ev
 from pilot.head.peers import Handler, refusal
 from pilot.head.shell import Shell
 from pilot.version import __version__
 from pilot.wire import messages as m
+
+encode = msgspec.msgpack.Encoder().encode
+
+
+def _too_large(what: str, limit: int) -> str:
+    size = f"{limit >> 20} MiB" if limit >= 1 << 20 else f"{limit >> 10} KiB"
+    return f"{what} would be larger than {size}; give data as arguments, or with `session.put`"
 
 
 class Clients:
@@ -129,10 +137,42 @@ class Clients:
     ) -> list[tuple[int, str]]:
         """Take tasks on, with what came with them; returns those that are refused, and why."""
         session, templates = message.session, message.templates
-        self._shell.learn(session, message.functions, templates)
+        functions, unfit = self._without_unfit(message)
+        self._shell.learn(session, functions, [one for one in templates if one.id not in unfit])
+        if unfit:
+            self._shell.refuse(unfit, {})
         ended = self._shell.ended_inputs(tasks)
-        submitted = ev.TasksSubmitted(session, templates, tasks, ended, parent)
-        return self._shell.apply(submitted, now).refused
+        taken, refused = tasks, []
+        if any(len(spec.payload) > limits.ARGUMENTS_BYTES for spec in tasks):
+            taken = [spec for spec in tasks if len(spec.payload) <= limits.ARGUMENTS_BYTES]
+            left = {spec.id for spec in tasks} - {spec.id for spec in taken}
+            refused = [(task, _too_large("its arguments", limits.ARGUMENTS_BYTES)) for task in left]
+        submitted = ev.TasksSubmitted(session, templates, taken, ended, parent)
+        return self._shell.apply(submitted, now).refused + refused
+
+    def _without_unfit(
+        self, message: m.Submit | m.Detach
+    ) -> tuple[list[m.Function], dict[int, str]]:
+        """Return the functions that can be kept, and why templates cannot."""
+        functions = [one for one in message.functions if len(one.payload) <= limits.FUNCTION_BYTES]
+        here = {one.digest for one in functions}
+        unfit: dict[int, str] = {}
+        for template in message.templates:
+            if len(template.name.encode(errors="replace")) > limits.NAME_BYTES:
+                unfit[template.id] = _too_large("its name", limits.NAME_BYTES)
+            elif len(encode(template)) > limits.OPTIONS_BYTES + limits.NAME_BYTES:
+                unfit[template.id] = _too_large(
+                    "what its options hold (such as `default`)", limits.OPTIONS_BYTES
+                )
+            elif template.function not in here and not self._shell.parcels.has(
+                message.session, template.function
+            ):
+                unfit[template.id] = (
+                    "its function is not kept: it is larger than a function may be "
+                    f"({limits.FUNCTION_BYTES >> 20} MiB), or the database did not take it; give "
+                    "large data as arguments, or with `session.put`"
+                )
+        return functions, unfit
 
     def _watch(self, peer: bytes, message: m.Watch, _now: float) -> None:
         live = self._shell.core.tasks

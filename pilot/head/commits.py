@@ -7,7 +7,9 @@ Invariants
 ----------
 - What waits for a commit (`Commits.tell`, `Commits.then`) happens when all that was collected
   before it is durable, in order, in the loop's own thread.
-- One commit at a time. One that fails is lost to nobody: its batch goes first in the next.
+- One commit at a time. One that fails is lost to nobody: its batch goes first in the next, as long
+  as the disk or a lock is why. What the database refuses for what it is is left out, by name, and
+  the rest of its batch is durable.
 - Events are numbered in the order in which they were made; none is told before it is committed.
 """
 
@@ -25,6 +27,7 @@ from pilot.errors import PilotError
 from pilot.head.events import Log
 from pilot.head.peers import Send
 from pilot.head.store import Batch, Store
+from pilot.head.unfit import NOT_WRITTEN, UNFIT, LeftOut
 
 log = logging.getLogger("pilot.head")
 
@@ -47,6 +50,8 @@ class Commits:
         Called from the committing thread when there is something to `finish`.
     done
         Called after each commit, when what waited for it has been told.
+    left_out
+        Called before that where something could not be written, and is given up.
     """
 
     def __init__(
@@ -56,12 +61,14 @@ class Commits:
         send: Send,
         notify: Callable[[], None],
         done: Callable[[], None],
+        left_out: Callable[[LeftOut], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._log = changes
         self._send = send
         self._notify = notify
         self._done = done
+        self._left_out = left_out
         self._thread = threading.current_thread()
         #: What has changed since the last commit began.
         self.batch = Batch()
@@ -123,6 +130,8 @@ class Commits:
             return
         batch, self._committing = self._committing, None
         self._committed = False
+        if isinstance(self._error, UNFIT):
+            self._error = self._write_apart(batch)
         if self._error is not None:
             log.error(
                 "the database cannot be written: %s; nothing is lost, trying again", self._error
@@ -137,6 +146,17 @@ class Commits:
         for tell in batch.after:
             tell()
         self._done()
+
+    def _write_apart(self, batch: Batch) -> Exception | None:
+        """Write what can be written of a batch of which something cannot ever be."""
+        try:
+            left_out = self._store.write_apart(batch)
+        except NOT_WRITTEN as error:
+            return error
+        for words in left_out.words():
+            log.error("the database does not take %s; it is given up", words)
+        self._left_out(left_out)
+        return None
 
     def flush(self, now: float) -> None:
         """Have all that has happened so far in the database, before it is read or deleted there.

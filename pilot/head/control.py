@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from pilot import clock
+import msgspec
+
+from pilot import clock, limits
 from pilot.data.values import Value
 from pilot.errors import PilotError
 from pilot.head import events as ev
@@ -29,6 +31,10 @@ from pilot.wire import messages as m
 _LEFT = "left_sessions"
 #: Those of which there may be data, and no more unfinished tasks.
 _ENDED = ("CLOSED", "PURGED")
+
+
+#: A weight of which no other one could be a share any more.
+_MOST_WEIGHT = 1e9
 
 
 class Control:
@@ -66,8 +72,11 @@ class Control:
                 raise PilotError(f"session {session} is {row.state}: it takes no more tasks")
             options = row.options
         else:
-            if message.weight <= 0:
-                raise PilotError(f"weight={message.weight}: give a number above 0")
+            if not 0 < message.weight <= _MOST_WEIGHT:
+                raise PilotError(
+                    f"weight={message.weight}: give a number above 0, up to {_MOST_WEIGHT:g}"
+                )
+            _refuse_if_large(message)
             session = self._store.add_session(message, now)
             options = message.options
             info = m.SessionInfo(session, message.name, message.environment)
@@ -206,6 +215,23 @@ class Control:
             raise PilotError(
                 f"task {unfinished} still needs the result of task {source}; nothing was deleted. "
                 f"Cancel it, or wait for it, before you {verb} {what}"
+            )
+
+
+def _refuse_if_large(message: m.OpenSession) -> None:
+    for what, size, limit in (
+        ("its name", len(message.name.encode(errors="replace")), limits.NAME_BYTES),
+        ("its default options", len(message.options), limits.OPTIONS_BYTES),
+        (
+            "its variables and module search path",
+            len(msgspec.msgpack.encode(message.environment)),
+            limits.OPTIONS_BYTES,
+        ),
+    ):
+        if size > limit:
+            raise PilotError(
+                f"the session is not opened: {what} would be {size / 2**10:.0f} KiB, and "
+                f"{limit / 2**10:.0f} KiB is the most"
             )
 
 

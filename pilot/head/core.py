@@ -51,12 +51,14 @@ from pilot.head.events import (
     TasksRecalled,
     TasksRestored,
     TasksSubmitted,
+    TasksUnfit,
 )
 from pilot.head.handout import Handout
 from pilot.head.life import Life, default_values
-from pilot.head.policy import CANCELLED, COMPLETED, PENDING, READY
+from pilot.head.policy import CANCELLED, COMPLETED, FAILED, PENDING, READY
 from pilot.head.sessions import Sessions
 from pilot.head.state import Task
+from pilot.wire.messages import TaskFailure
 from scheduler.assignment import Pool, needed_s
 from scheduler.elasticity import ClassDemand
 
@@ -92,6 +94,7 @@ class Core:
             TasksRestored: self._restored,
             TasksCancelled: self._cancelled,
             TasksRecalled: self._recalled,
+            TasksUnfit: self._unfit,
             SessionOpened: self._sessions.change,
             PilotJoined: attempts.joined,
             PilotChanged: attempts.changed,
@@ -183,6 +186,18 @@ class Core:
         for task in reversed(named):
             if task.id in self.tasks:
                 self._life.end(task, CANCELLED, now, effects)
+
+    def _unfit(self, event: TasksUnfit, now: float, effects: Effects) -> None:
+        self._sessions.unfit.update(event.templates)
+        whys = dict(event.tasks)
+        if event.templates:
+            for task in self.tasks.values():
+                if (why := event.templates.get(task.template.id)) is not None:
+                    whys[task.id] = why
+        for number, why in whys.items():
+            if (unfit := self.tasks.get(number)) is not None:
+                failure = TaskFailure("SubmissionError", why)
+                self._life.end(unfit, FAILED, now, effects, failure=failure)
 
     def _recalled(self, event: TasksRecalled, now: float, effects: Effects) -> None:
         for number, key in event.keys.items():

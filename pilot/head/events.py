@@ -86,6 +86,13 @@ class TasksCancelled(msgspec.Struct, frozen=True):
     waiting_only: bool = False
 
 
+class TasksUnfit(msgspec.Struct, frozen=True):
+    """Tasks that cannot be kept, and those of templates that cannot be; and why."""
+
+    templates: Mapping[int, str]
+    tasks: Mapping[int, str] = {}
+
+
 class PilotJoined(msgspec.Struct, frozen=True):
     """A pilot reports itself, with the attempts that it holds."""
 
@@ -144,6 +151,7 @@ Event: TypeAlias = (
     | TasksSubmitted
     | TasksRestored
     | TasksCancelled
+    | TasksUnfit
     | PilotJoined
     | PilotChanged
     | PilotLost

@@ -42,6 +42,8 @@ class Life:
         """Why a task can't ever run; empty: it can. `ended` has the states of inputs that ended."""
         if spec.template not in self._sessions.templates:
             return "the head was never told what it is to run (its template)"
+        if spec.template in self._sessions.unfit:
+            return self._sessions.unfit[spec.template]
         for needed, _ in spec.inputs:
             if needed in self.tasks:
                 continue

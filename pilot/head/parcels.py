@@ -63,6 +63,15 @@ class Parcels:
         for function in functions:
             self._sessions[session].functions[function.digest] = function
 
+    def unlearn(self, session: int, digest: bytes) -> None:
+        """A function cannot be kept."""
+        if session in self._sessions:
+            self._sessions[session].functions.pop(digest, None)
+
+    def has(self, session: int, digest: bytes) -> bool:
+        """Whether a session has a function."""
+        return not digest or digest in self._sessions[session].functions
+
     def keep(self, spec: TaskSpec) -> None:
         """A task waits: its arguments will be needed."""
         if self._payload_bytes < PAYLOAD_BYTES:

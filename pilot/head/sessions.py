@@ -28,6 +28,8 @@ class Sessions:
         self.classes: dict[tuple[object, ...], TaskClass] = {}
         #: By the id of a template.
         self.class_of: dict[int, TaskClass] = {}
+        #: Templates that cannot be kept, with the reason.
+        self.unfit: dict[int, str] = {}
         #: Unfinished tasks by session and group, of those that are in one.
         self.groups: dict[tuple[int, str], dict[int, Task]] = {}
         self._log = log
@@ -116,5 +118,6 @@ class Sessions:
         for template in session.templates:
             del self.templates[template]
             del self.class_of[template]
+            self.unfit.pop(template, None)
         for key in session.classes:
             del self.classes[key]

@@ -14,13 +14,13 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from pilot import clock
 from pilot.head.commits import Commits
 from pilot.head.core import Core
-from pilot.head.events import Effects, Ended, Event
+from pilot.head.events import Effects, Ended, Event, TasksUnfit
 from pilot.head.numbers import Numbers
 from pilot.head.outcomes import Outcomes
 from pilot.head.parcels import Parcels
@@ -28,6 +28,7 @@ from pilot.head.peers import Peers, Send
 from pilot.head.recall import Recall
 from pilot.head.store import Store
 from pilot.head.telling import Telling
+from pilot.head.unfit import LeftOut
 from pilot.wire import messages as m
 from scheduler.assignment import Pool
 
@@ -66,7 +67,9 @@ class Shell:
         self.outcomes = Outcomes(store)
         self.telling = Telling(send, unsent, self.outcomes)
         self.recall = Recall(store, self.outcomes.values, notify)
-        self.commits = Commits(store, self.core.log, send, notify, self.outcomes.trim)
+        self.commits = Commits(store, self.core.log, send, notify, self._committed, self._give_up)
+        #: Ends that are in the database otherwise than they were to be told.
+        self._changed: dict[int, m.TaskOutcome] = {}
         #: What pilots said last of tasks that run.
         self.running: dict[int, m.RunningTask] = {}
 
@@ -75,6 +78,28 @@ class Shell:
         effects = self.core.apply(event, now)
         self._carry_out(effects)
         return effects
+
+    def refuse(self, templates: Mapping[int, str], tasks: Mapping[int, str]) -> None:
+        """Take no task of these templates, and end those that there are, as well as these."""
+        self.apply(TasksUnfit(templates, tasks), clock.now())
+
+    def _give_up(self, left: LeftOut) -> None:
+        """Fail what the database does not take."""
+        for session, digest in left.functions:
+            self.parcels.unlearn(session, digest)
+        self._changed = left.ends
+        if left.templates or left.tasks:
+            self.refuse(left.templates, left.tasks)
+
+    def _committed(self) -> None:
+        self._changed = {}
+        self.outcomes.trim()
+
+    def _tell(self, peer: bytes, outcomes: list[m.TaskOutcome]) -> None:
+        changed = self._changed
+        if changed:
+            outcomes = [changed.get(outcome.task, outcome) for outcome in outcomes]
+        self.telling.tell(peer, outcomes)
 
     def learn(
         self, session: int, functions: Iterable[m.Function], templates: Iterable[m.Template]
@@ -144,7 +169,7 @@ class Shell:
                 by_client.setdefault(peer, []).append(outcome)
             watchers.pop(end.task, None)
         for peer, outcomes in by_client.items():
-            self.commits.then(partial(self.telling.tell, peer, outcomes))
+            self.commits.then(partial(self._tell, peer, outcomes))
 
     def _tell_started(self, tasks: Iterable[int]) -> None:
         audience = self.peers.audience

@@ -34,6 +34,7 @@ from pilot.data.values import Value
 from pilot.errors import DiskFullError, HeadError, PilotError
 from pilot.head.events import Attempt, Change, Delegated, Ended, Restored
 from pilot.head.state import Task
+from pilot.head.unfit import NOT_WRITTEN, LeftOut, put_apart
 from pilot.wire.messages import (
     NUMBERS,
     Completion,
@@ -448,7 +449,7 @@ class Store:
         self._guard()
         try:
             self._put(batch)
-        except sqlite3.Error as error:
+        except NOT_WRITTEN as error:
             self._roll_back()
             done(error)
             return
@@ -456,6 +457,28 @@ class Store:
             self._commit(done)
         else:
             self._committing = self._committer.submit(self._commit, done)
+
+    def write_apart(self, batch: Batch) -> LeftOut:
+        """Write a batch in one transaction, without what the database does not take.
+
+        Raises
+        ------
+        sqlite3.Error
+            Nothing can be written now.
+        """
+        self.join()
+        self._guard()
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            left_out = put_apart(batch, lambda name, row: self._execute(QUERIES[name], row))
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+        return left_out
+
+    def _execute(self, statement: str, row: Any) -> None:
+        self._db.execute(statement, row)
 
     def _put(self, batch: Batch) -> None:
         many = self._db.executemany
