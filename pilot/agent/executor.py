@@ -35,7 +35,7 @@ from pilot.process import (
 )
 from pilot.site import Site
 from pilot.wire import messages as m
-from pilot.wire.channel import Client, encode
+from pilot.wire.channel import REBIND_S, Client, encode
 from pilot.wire.keys import load_keys
 
 #: So long may a large result wait for others to join it in one file, in seconds.
@@ -103,7 +103,7 @@ def _come_up(config: ExecutorConfig, site: Site) -> tuple[Client[m.Run | m.Exit]
     client: Client[m.Run | m.Exit] = Client(
         load_keys(site.keys), b"executor:%d" % config.number, m.ToExecutor
     )
-    client.connect(config.agent)
+    client.connect(config.agent, REBIND_S)
     if client.is_lost:
         raise ConnectionError(f"the agent does not listen at {config.agent}")
     client.send(m.ExecutorHello(config.number, os.getpid()))
@@ -270,7 +270,7 @@ class Sealer(threading.Thread):
             b"sealer:%d" % self._config.number,
             m.ToExecutor,
         )
-        client.connect(self._config.agent)
+        client.connect(self._config.agent, REBIND_S)
         while self.due.wait():
             self.due.clear()
             time.sleep(SEAL_S)

@@ -49,7 +49,7 @@ from pilot.process import (
 )
 from pilot.site import open_site
 from pilot.wire import messages as m
-from pilot.wire.channel import Client
+from pilot.wire.channel import REBIND_S, Client
 from pilot.wire.endpoints import Endpoints, runtime_dir
 from pilot.wire.keys import load_keys
 
@@ -120,7 +120,7 @@ def main() -> None:
     client: Client[m.Run | m.Exit] = Client(
         load_keys(site.keys), b"rank:%d.%d" % (config.world, rank), m.ToExecutor
     )
-    client.connect(config.agent.choose())
+    client.connect(config.agent.choose(), REBIND_S)
     path, memory = _shared_memory()
     # Whether so many were asked for, the agent knows: it ends a world of another size.
     library = MPI.Get_library_version().partition("\n")[0][:200]

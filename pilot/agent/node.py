@@ -44,7 +44,7 @@ from pilot.agent.shared_memory import (
 from pilot.process import die_with_parent, name_process
 from pilot.site import Site
 from pilot.wire import messages as m
-from pilot.wire.channel import Client
+from pilot.wire.channel import REBIND_S, Client
 from pilot.wire.endpoints import LOCAL
 from pilot.wire.keys import load_keys
 from scheduler.batch.local_job import descendants_of
@@ -130,7 +130,7 @@ class NodeWorker:
         """Serve until told to end, or until the agent is gone."""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self._client.connect(self._agent)
+        self._client.connect(self._agent, REBIND_S)
         self._client.send(m.NodeHello(self._node, self._shape, os.getpid()))
         self._poller.register(self._client.source, zmq.POLLIN)
         self._poller.register(self._fork_server.sentinel, zmq.POLLIN)

@@ -30,6 +30,10 @@ log = logging.getLogger("pilot.wire")
 
 #: A server looks so often whether its Unix socket is still there, in seconds.
 _LOOK_S = 5.0
+#: After so long a server surely has its socket again, where that had gone, in seconds.
+REBIND_S = 2 * _LOOK_S
+#: Who connects patiently tries so often, in seconds.
+_TRY_S = 0.1
 #: Of what is wrong with a message, so much is logged and told, in bytes.
 _REASON_BYTES = 500
 
@@ -283,8 +287,24 @@ class Client(Generic[M]):
         self._way: Line | Dealer | None = None
         self.endpoint = ""
 
-    def connect(self, endpoint: str) -> None:
-        """Connect, in place of the server before; what was not sent to that one is dropped."""
+    def connect(self, endpoint: str, patience_s: float = 0.0) -> None:
+        """Connect, in place of the server before; what was not sent to that one is dropped.
+
+        Parameters
+        ----------
+        endpoint
+            Where the server is.
+        patience_s
+            For so long a server on this machine is tried that is not there: it makes its socket
+            again when that has gone. See `is_lost` for whether it came.
+        """
+        deadline = time.monotonic() + patience_s
+        self._connect(endpoint)
+        while self.is_lost and time.monotonic() < deadline:
+            time.sleep(_TRY_S)
+            self._connect(endpoint)
+
+    def _connect(self, endpoint: str) -> None:
         self.close(0.0)
         self.endpoint = endpoint
         # Each connection has a name of its own: the one before may find its way to the new server

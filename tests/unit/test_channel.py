@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -486,3 +487,22 @@ def test_bad_keys(tmp_path: Path, damage: str) -> None:
         path.chmod(0o640)
     with pytest.raises(SiteError, match=str(path)):
         load_keys(tmp_path / "keys")
+
+
+def test_who_is_patient_finds_a_server_that_makes_its_socket_again(
+    keys: Keys, client: Client[Any], temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pilot.wire.channel._LOOK_S", 0.0)
+    server: Server[Any] = Server(keys, "patient", m.ToHead, None)
+    try:
+        Path(server.endpoints.local.removeprefix(LOCAL)).unlink()
+        client.connect(server.endpoints.local)
+        assert client.is_lost
+        finding = threading.Thread(target=client.connect, args=(server.endpoints.local, 60.0))
+        finding.start()
+        server.look_after()
+        finding.join(60.0)
+        client.send(m.Query(1, "q"))
+        assert arrived(server, client)[1] == m.Query(1, "q")
+    finally:
+        server.close(0.0)
