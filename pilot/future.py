@@ -35,6 +35,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class Lines(str):
+    """A text of several lines, which Python and notebooks show as such."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
 class Unread:
     """Values that are read only when somebody asks for the result."""
 
@@ -204,6 +213,30 @@ class Future(CalledBack[T]):
             The head does not answer.
         """
         return self._session.why(self)
+
+    def logs(self) -> str:
+        """Return what the task has printed in its last attempt, up to now where it runs.
+
+        Raises
+        ------
+        HeadError
+            The head does not answer.
+        PilotError
+            It knows no such task.
+        """
+        from pilot.cli.logs import Output, last_attempt  # loads what only terminals need
+
+        ask, directory = self._session._query, self._session.site.directory
+        spans = last_attempt(ask("logs", task=self.task_id))
+        known: dict[str, int] | None = None
+        if any(span["end"] < 0 for span in spans):
+            # What is written after this is the task's only if it still runs then.
+            paths = {span["path"] for span in spans}
+            known = {p: (directory / p).stat().st_size for p in paths if (directory / p).exists()}
+            spans = last_attempt(ask("logs", task=self.task_id))
+        pieces: list[bytes] = []
+        Output(directory, pieces.append).show(spans, known)
+        return Lines(b"".join(pieces).decode(errors="replace"))
 
     # --- the end, as the session tells it
 

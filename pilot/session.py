@@ -42,7 +42,7 @@ from pilot.data.values import TooLargeError, decode, encode_within
 from pilot.errors import HeadError, PilotError, SiteError, SubmissionError
 from pilot.event import Event, read_events
 from pilot.failures import exception_of
-from pilot.future import Future
+from pilot.future import Future, Lines
 from pilot.inquiry import Inquiry, as_epoch, in_words
 from pilot.limits import OPTIONS_BYTES
 from pilot.retry import renumbered
@@ -775,15 +775,6 @@ class Group:
 
     def __exit__(self, *_: object) -> None:
         _stack.group = self._outer
-
-
-class Lines(str):
-    """A text of several lines, which Python and notebooks show as such."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
 
 
 class _Settler:

@@ -134,6 +134,23 @@ def test_size_of_a_result_does_not_matter_for_its_parts(session: Session) -> Non
         assert session.submit(len, two[0]).result(DEADLINE_S) == count
 
 
+def test_what_a_task_prints_is_had_from_its_future(session: Session, tmp_path: Path) -> None:
+    def talk(started: str, go: str) -> None:
+        print("before \udcfc".encode("utf-8", "replace").decode(), flush=True)
+        tasks.wait_for_file(started, go)
+        print("after")
+
+    started, go = tmp_path / "started", tmp_path / "go"
+    future = session.submit(talk, str(started), str(go))
+    wait_until(lambda: future.logs() == "before ?\n", DEADLINE_S, "the first line")
+    go.touch()
+    future.result(DEADLINE_S)
+    assert future.logs() == session.future(future.task_id).logs() == "before ?\nafter\n"
+    assert repr(future.logs()) == "before ?\nafter\n"  # as a notebook shows it
+    assert repr(session.why()).count("\\n") == 0
+    assert session.submit(tasks.square, 3).logs() == ""
+
+
 # --- what cannot be sent --------------------------------------------------------------------------
 
 _ODD = "m\udcfcller\0\n.dat"
