@@ -10,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import functools
+import importlib.util
 import sys
 import threading
 import time
@@ -231,9 +232,10 @@ def _follow(tally: Tally, hints: _Hints | None, timeout: float | None = None) ->
 
 
 def _in_notebook() -> bool:
-    """Whether this is a kernel, whose output is shown by a notebook."""
+    """Whether this is a kernel, whose output is shown by a notebook that can draw bars."""
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
-    return get_ipython is not None and hasattr(get_ipython(), "kernel")
+    is_kernel = get_ipython is not None and hasattr(get_ipython(), "kernel")
+    return is_kernel and importlib.util.find_spec("ipywidgets") is not None
 
 
 def _label(name: str) -> str:
