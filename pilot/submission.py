@@ -170,16 +170,17 @@ class Submitter:
         CommandError
             A parameter of a command is missing.
         """
-        added = Parcel()
+        functions, templates = len(parcel.functions), len(parcel.templates)
         try:
-            self._add(added, task, calls, ids, group)
+            self._add(parcel, task, calls, ids, group)
         except BaseException:
             # What it was to bring with it has not gone: the next one brings it.
-            self.forget(added)
+            refused = Parcel()
+            refused.functions = parcel.functions[functions:]
+            refused.templates = parcel.templates[templates:]
+            self.forget(refused)
+            del parcel.functions[functions:], parcel.templates[templates:]
             raise
-        parcel.functions += added.functions
-        parcel.templates += added.templates
-        parcel.tasks += added.tasks
 
     def _add(
         self,
@@ -213,7 +214,7 @@ class Submitter:
             specs.append(spec)
         if large:
             self._spill(task, specs, large)
-        parcel.tasks = specs
+        parcel.tasks += specs
 
     def put(
         self, parcel: Parcel, obj: object, name: str, number: int, group: GroupKey = NO_GROUP
