@@ -9,6 +9,9 @@ completion of shells are quick; every command imports what it needs when it runs
 
 from __future__ import annotations
 
+import io
+import sys
+
 import click
 
 from pilot.cli.common import Program, Settings, site_option
@@ -68,6 +71,10 @@ for command in (
 
 def main() -> None:
     """The console script ``pilot``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Whatever is in a name, and whatever the terminal's encoding: it is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
     cli(prog_name="pilot")
 
 

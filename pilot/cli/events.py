@@ -9,7 +9,7 @@ import click
 
 from pilot.cli.common import INTERRUPTED, asking, current_site, site_option
 from pilot.cli.completing import complete_session, complete_task
-from pilot.cli.output import coloured, moment, note
+from pilot.cli.output import coloured, json_text, moment, note
 from pilot.texts import printable
 
 if TYPE_CHECKING:
@@ -78,9 +78,7 @@ def events(
 
 
 def _json(event: Event) -> str:
-    import json
-
-    return json.dumps(event._asdict(), ensure_ascii=False)
+    return json_text(event._asdict())
 
 
 def _line(event: Event) -> str:

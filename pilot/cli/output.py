@@ -58,9 +58,22 @@ def say(text: str) -> None:
 
 def print_json(data: Any) -> None:
     """Print plain data as JSON."""
+    click.echo(json_text(data, indent=2))
+
+
+def json_text(data: Any, indent: int | None = None) -> str:
+    """Return plain data as JSON that stdout can carry.
+
+    What it can't, such as bytes of a file name that are no UTF-8, is escaped as JSON has it.
+    """
     import json
 
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+    text = json.dumps(data, indent=indent, ensure_ascii=False, default=str)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(data, indent=indent, default=str)
+    return text
 
 
 def print_table(
@@ -215,6 +228,7 @@ __all__ = [
     "counted",
     "duration",
     "first_line",
+    "json_text",
     "moment",
     "note",
     "print_fields",

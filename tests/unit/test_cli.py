@@ -276,6 +276,28 @@ def test_completion_knows_sessions_tasks_and_parameters(site: Site, tmp_path: Pa
     assert completed("pilot run w.yaml -p", "") == ["alpha=", "beta="]
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_any_name_is_printed_in_any_encoding(site: Site, encoding: str) -> None:
+    site.prepare()
+    store = Store(site.database)
+    store.add_session(OpenSession(1, "日本\u2026é", Environment("/")), 1.0)
+    store.close()
+
+    def told(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "pilot", *words],
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            capture_output=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode(encoding)
+
+    shown = "日本…é".encode(encoding, "backslashreplace").decode(encoding)
+    assert shown in told("session", "list")
+    (row,) = json.loads(told("session", "list", "--json"))
+    assert row["name"] == "日本…é"
+
+
 # --- init ----------------------------------------------------------------------------------------
 
 
