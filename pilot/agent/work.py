@@ -41,6 +41,7 @@ from pilot.command import (
 )
 from pilot.context import Context, set_context
 from pilot.data.patience import is_passing, is_there, patiently, set_patience, when_there
+from pilot.data.pickling import ClassState, class_states, give_again, times_given
 from pilot.data.values import LazyWriter, Value, store
 from pilot.errors import CommandFailed, StorageError
 from pilot.limits import ERROR_TEXT_BYTES
@@ -114,6 +115,10 @@ class Worker:
         self._inline_limit = site.config.data.inline_limit_bytes
         self._payloads: dict[bytes, bytes] = {}
         self._functions: dict[bytes, Callable[..., Any]] = {}
+        #: What the classes of the script were when each function was sent.
+        self._classes: dict[bytes, list[ClassState]] = {}
+        #: The function for which they are that now, and the count of changes by then.
+        self._in_force = (b"", 0)
         #: Functions with large data, the oldest first, and their bytes.
         self._large: dict[bytes, int] = {}
         self._templates: dict[int, Template] = {}
@@ -200,6 +205,7 @@ class Worker:
                 if item.value is not None  # none of them is, here
             ]
             args, kwargs = decode_arguments(work.payload, inputs, self._site.directory)
+            self._put_classes_back(template.function)
             fetched = started = clock.now()
             session = self._session(template, work)
             set_context(self._context(work, template, started, session))
@@ -291,15 +297,28 @@ class Worker:
     # --- the parts of one task
 
     def _function(self, template: Template) -> Callable[..., Any]:
-        function = self._functions.get(template.function)
+        digest = template.function
+        function = self._functions.get(digest)
         if function is None:
-            payload = self._payloads[template.function]
-            loaded, size = decode_function(payload, self._site.directory)
+            payload = self._payloads[digest]
+            with class_states() as self._classes[digest]:
+                loaded, size = decode_function(payload, self._site.directory)
             function = loaded.function if isinstance(loaded, Task) else loaded
-            self._functions[template.function] = function
+            self._functions[digest] = function
             if size:
-                self._keep_in_bounds(template.function, size)
+                self._keep_in_bounds(digest, size)
+            self._in_force = (digest, times_given())
         return function
+
+    def _put_classes_back(self, digest: bytes) -> None:
+        """Have the classes that a function uses be what they were when it was sent.
+
+        Another function, or an input, may have come with what they were at another time.
+        """
+        states = self._classes[digest]
+        if states and self._in_force != (digest, times_given()):
+            give_again(states)
+            self._in_force = (digest, times_given())
 
     def _keep_in_bounds(self, digest: bytes, size: int) -> None:
         """Let go of functions with large data that were read long ago; they can be read again."""
@@ -307,7 +326,7 @@ class Worker:
         for old in list(self._large)[:-1]:
             if sum(self._large.values()) <= LARGE_FUNCTIONS_BYTES:
                 break
-            del self._large[old], self._functions[old]
+            del self._large[old], self._functions[old], self._classes[old]
 
     def _session(self, template: Template, work: Work) -> TaskSession:
         """What a task submits with; a new one each time: a failed task leaves no children."""

@@ -19,9 +19,10 @@ import os
 import pickle
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, TypeAlias
 
 from pilot.errors import EncodingError
 
@@ -169,7 +170,56 @@ def set_class(kind: Any, state: tuple[Any, Any]) -> None:
     """
     set_state, attributes = state
     if _made.get(id(kind)) is kind:
-        set_state(kind, attributes)
+        _give(kind, set_state, attributes)
+        if _given.noting is not None:
+            _given.noting.append((kind, set_state, attributes))
+
+
+# --- classes as functions know them --------------------------------------------------------------
+
+#: A class, and how it is given its attributes, and which.
+ClassState: TypeAlias = tuple[Any, Callable[[Any, Any], object], Any]
+
+
+class _Given:
+    #: How often a class was given attributes.
+    times = 0
+    #: Where that is noted, while it is.
+    noting: list[ClassState] | None = None
+
+
+_given = _Given()
+
+
+def _give(kind: Any, set_state: Callable[[Any, Any], object], attributes: Any) -> None:
+    _given.times += 1
+    set_state(kind, attributes)
+
+
+@contextmanager
+def class_states() -> Iterator[list[ClassState]]:
+    """Note what classes are given while something is unpickled.
+
+    A class is one in a process, whatever it was when each of the functions that use it was sent: so
+    who calls one of these after another `give_again` what it knows.
+    """
+    noted: list[ClassState] = []
+    _given.noting = noted
+    try:
+        yield noted
+    finally:
+        _given.noting = None
+
+
+def give_again(states: list[ClassState]) -> None:
+    """Have classes be what they were when a function was sent."""
+    for state in states:
+        _give(*state)
+
+
+def times_given() -> int:
+    """Return a number that grows when any class is given attributes."""
+    return _given.times
 
 
 def wrong_python(version: tuple[int, int]) -> str:

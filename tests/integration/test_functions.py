@@ -89,6 +89,38 @@ def test_a_submission_has_what_the_script_means_at_that_moment(shared_site: Site
     ]
 
 
+CLASSES = """
+import sys
+import pilot
+
+class Settings:
+    alpha = 0
+
+def alone(i): return Settings.alpha
+def given(settings, i): return (Settings.alpha, settings.alpha)
+def make(): return Settings()
+
+with pilot.Session(site=sys.argv[1]) as session:
+    made = session.submit(make)
+    futures = []
+    for alpha in range(4):
+        Settings.alpha = alpha
+        for i in range(12):
+            # Other priorities: they do not run in the order in which they were submitted.
+            futures.append((alpha, session.submit(pilot.task(priority=i % 3)(alone), i)))
+        futures += [((alpha, alpha), session.submit(given, Settings(), i)) for i in range(6)]
+        futures += [((alpha, alpha), session.submit(given, made, i)) for i in range(6)]
+    print(sum(future.result(60) != wanted for wanted, future in futures), "of", len(futures))
+    print(Settings.alpha)
+"""
+
+
+def test_a_class_is_what_it_was_when_each_of_its_tasks_was_submitted(
+    shared_site: SiteUnderTest,
+) -> None:
+    assert run_script(shared_site, CLASSES) == ["0 of 96", "3"]
+
+
 LARGE = """
 import os, resource, sys
 import numpy as np, pilot
