@@ -478,9 +478,9 @@ class Agent:
             else:
                 self._executor_exited(message, now)
         elif isinstance(message, m.NodeHello):
+            position = self._hosts.index(message.node)  # first: it may be none of this pilot
             self._nodes[message.node] = peer
             self._node_heard[message.node] = now
-            position = self._hosts.index(message.node)
             self._rules.add_node(message.node, message.shape, now, position)
 
     def _is_doubtful(self) -> bool:

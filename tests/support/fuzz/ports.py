@@ -276,7 +276,8 @@ class Agent:
         self._numbers = 100
         endpoint = msgspec.json.encode(self._server.endpoints).decode()
         command = pilot_command("node", str(site.directory), "fuzz", "n", endpoint, "2", "0", "0")
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        with (site.logs / "node.err").open("wb") as errors:
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=errors)
 
     def _listen(self) -> None:
         for peer, message in self._server.receive():
@@ -331,8 +332,6 @@ class Agent:
             time.sleep(0.01)
         self._process.kill()
         self._process.wait()
-        assert self._process.stderr is not None
-        self._process.stderr.close()
         self._server.close()
 
 
