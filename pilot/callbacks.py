@@ -54,6 +54,7 @@ class Callbacks:
     def _run(self) -> None:
         while (call := self._queue.get()) is not None:
             call()
+            del call  # it holds a future, which nobody else may want any more
 
 
 class CalledBack(concurrent.futures.Future[T]):

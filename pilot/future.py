@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from pilot.arguments import Origin, refer
 from pilot.callbacks import CalledBack
 from pilot.data.values import Value, load
+from pilot.errors import ResultError
 from pilot.failures import exception_of
 from pilot.results import Results
 from pilot.wire.messages import TaskOutcome, task_label
@@ -65,9 +66,16 @@ class Unread:
         Raises
         ------
         ResultError
-            A file is missing or torn.
+            A file is missing or torn, or what unpickles it would end the program.
         """
-        loaded = tuple(load(value, self.directory) for value in self.values)
+        try:
+            loaded = tuple(load(value, self.directory) for value in self.values)
+        except (Exception, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            raise ResultError(
+                f"the result cannot be read: to unpickle it raised {type(error).__name__}: {error}"
+            ) from error
         return loaded if self.whole else loaded[0]
 
 

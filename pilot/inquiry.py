@@ -19,6 +19,7 @@ from pilot.texts import as_name
 from pilot.wire import messages as m
 from pilot.wire.connection import Connection
 from pilot.wire.discovery import HeadAddress
+from pilot.wire.outgoing import plain
 
 #: Heads may come and go so often before a question is given up.
 _TRIES = 5
@@ -61,6 +62,8 @@ class Inquiry:
         """
         # Here, since who only submits needs no database.
         from pilot.head.offline import HeadChanges, answer
+
+        arguments = plain(m.Query(0, query, arguments)).arguments
 
         for left in reversed(range(_TRIES)):
             if self._connection is None:

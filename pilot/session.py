@@ -29,7 +29,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
@@ -726,6 +726,13 @@ class Session(concurrent.futures.Executor):
             f"pilot: interrupted; {counted(unfinished, 'unfinished task')} of session {self.id} "
             f"{'was' if unfinished == 1 else 'were'} cancelled",
             file=sys.stderr,
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"session {self.id} cannot be sent to another process. A task submits with "
+            "pilot.context().session; another program attaches to the session by its id: "
+            f"pilot.Session(site=…, session_id={self.id})"
         )
 
     def __repr__(self) -> str:

@@ -178,6 +178,25 @@ def test_mistakes_in_one_call_harm_nothing_else(session: Session) -> None:
     assert session.submit(tasks.square, 3).result(DEADLINE_S) == 9
 
 
+def test_session_is_no_argument_and_says_so(session: Session) -> None:
+    for mistake in (
+        lambda: session.submit(tasks.echo, session),
+        lambda: session.submit(lambda: session.submit(tasks.square, 3)),
+        lambda: session.put([session.group("g")]),
+    ):
+        with pytest.raises(pilot.PilotError, match=r"submits with pilot.context\(\)\.session"):
+            mistake()
+
+
+def test_questions_without_a_head_take_the_same_kinds(local_site: SiteUnderTest) -> None:
+    with local_site.session(name="x") as session:
+        session.submit(tasks.square, 3).result(DEADLINE_S)
+    local_site.stop()
+    wait_until(lambda: not local_site.head_pid, DEADLINE_S, "the head to end")
+    found = pilot.sessions(local_site.site, limit=np.int64(5), name=Path("x"))  # type: ignore[arg-type]
+    assert [row["name"] for row in found] == ["x"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

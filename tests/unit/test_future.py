@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures as cf
 import logging
 import pickle
+import sys
 import threading
 from collections import namedtuple
 from pathlib import Path
@@ -198,6 +199,20 @@ def test_what_came_is_unpickled_by_who_asks_and_once() -> None:
     with pytest.raises(NoisyError) as caught:
         failing.result()
     assert caught.value is error
+
+
+class Ends:
+    """Ends the program of whoever unpickles it."""
+
+    def __reduce__(self) -> Any:
+        return (sys.exit, (3,))
+
+
+def test_result_that_ends_programs_when_it_is_read_is_an_error() -> None:
+    future = future_of()
+    settle(future, Ends())
+    with pytest.raises(pilot.ResultError, match="SystemExit: 3"):
+        future.result()
 
 
 def test_cancelled_or_settled_first_stays_so() -> None:
