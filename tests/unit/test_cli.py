@@ -556,10 +556,10 @@ class TestFilters:
         assert asked == {
             "query": "tasks",
             "session": 3,
-            "state": ("FAILED", "FAILED", "TIMED_OUT"),
-            "name": ("a", "b"),
-            "pool": ("p",),
-            "error": ("E",),
+            "state": ["FAILED", "FAILED", "TIMED_OUT"],
+            "name": ["a", "b"],
+            "pool": ["p"],
+            "error": ["E"],
             "created_since": datetime(2026, 11, 20).timestamp(),
             "created_until": None,
             "ended_since": None,
@@ -582,7 +582,7 @@ class TestFilters:
         before = time.time() - seconds
         assert pilot("session", "list", "--since", age, "--state", "paused").exit_code == 0
         assert before <= asked["since"] <= time.time() - seconds
-        assert (asked["state"], asked["name"]) == (("PAUSED",), None)
+        assert (asked["state"], asked["name"]) == (["PAUSED"], None)
 
 
 @pytest.mark.parametrize(
