@@ -6,7 +6,6 @@ The executor sets it before each task and clears it afterwards; outside of a tas
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from functools import cached_property
 from pathlib import Path
@@ -128,23 +127,6 @@ def set_context(value: Context | None) -> None:
     """Set or clear the context; for executors."""
     global _current
     _current = value
-
-
-_executor = 0
-
-
-def mark_executor() -> None:
-    """Note that this process runs tasks; for executors and ranks."""
-    global _executor
-    _executor = os.getpid()
-
-
-def inside_executor() -> bool:
-    """Whether this process runs tasks, be it in one at the moment or not.
-
-    What a task starts or forks is a process of the user's, and no executor.
-    """
-    return _executor == os.getpid()
 
 
 def serve_tasks() -> None:

@@ -23,7 +23,7 @@ from pilot import clock
 from pilot.agent.node_cache import NodeCache
 from pilot.agent.shared_memory import PLACE_BYTES, SLOT, begins, leave_reason, order_of
 from pilot.agent.work import Worker
-from pilot.context import mark_executor, serve_tasks
+from pilot.context import serve_tasks
 from pilot.errors import PilotError
 from pilot.process import (
     be_no_terminals,
@@ -83,7 +83,6 @@ def _come_up(config: ExecutorConfig, site: Site) -> tuple[Client[m.Run | m.Exit]
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     be_no_terminals()
-    mark_executor()
     serve_tasks()
     name_process(f"pilot executor {config.number} {config.pilot}")
     redirect_output(Path(config.log))

@@ -36,7 +36,7 @@ from pilot.agent.executor import Outbox
 from pilot.agent.node_cache import NodeCache
 from pilot.agent.shared_memory import PLACE_BYTES, SLOT, begins, order_of
 from pilot.agent.work import Worker
-from pilot.context import mark_executor, serve_tasks
+from pilot.context import serve_tasks
 from pilot.process import (
     adopt_orphans,
     die_with_parent,
@@ -88,7 +88,6 @@ def main() -> None:
     config = msgspec.json.decode(os.environ.pop(VARIABLE), type=WorldConfig)
     die_with_parent(signal.SIGTERM)
     adopt_orphans()
-    mark_executor()
     os.environ.update(thread_variables(config.cores_per_rank))
 
     # MPI_THREAD_MULTIPLE is not asked for: tasks that need it can see what they have.
