@@ -24,8 +24,32 @@ import signal
 import sys
 from typing import Any
 
-#: Those that a process has handlers for; the others are for its own use of the kernel.
-_SIGNALS = tuple(range(1, 32))
+#: Those that a program may have handlers for; what tells of its own faults is left out.
+_SIGNALS = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGPIPE,
+    signal.SIGALRM,
+    signal.SIGTERM,
+    signal.SIGCHLD,
+    signal.SIGCONT,
+    signal.SIGTSTP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGURG,
+    signal.SIGXCPU,
+    signal.SIGXFSZ,
+    signal.SIGVTALRM,
+    signal.SIGPROF,
+    signal.SIGWINCH,
+    signal.SIGIO,
+)
+_NUMBERS = tuple(map(int, _SIGNALS))
+_alarm, _getsignal = _signal.alarm, _signal.getsignal
+_dup2, _fchdir = os.dup2, os.fchdir
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 #: Kept descriptors have numbers from here on, where nobody closes them by the way.
 _HIGH = 1000
@@ -53,13 +77,35 @@ class Surroundings:
 
     def put_back(self) -> None:
         """Have all of it as it was."""
+        if not self._put_back_quickly():
+            try:
+                self._put_back()
+            except BaseException:  # what a handler raised on the way, whose alarm is off by now
+                self._put_back()
+
+    def _put_back_quickly(self) -> bool:
+        """Put back what the kernel has; False where that is not all."""
+        # After each task, so by as few steps as there can be.
         try:
-            self._put_back()
-        except BaseException:  # what a handler raised on the way, whose alarm is off by now
-            self._put_back()
+            _alarm(0)
+            stdin, stdout, stderr = self._streams
+            stdout.flush()
+            stderr.flush()
+            if sys.stdout is not stdout or sys.stderr is not stderr:
+                return False
+            if sys.stdin is not stdin or stdin.closed:
+                return False
+            _dup2(self._stdin, 0)
+            _dup2(self._stdout, 1)
+            _dup2(self._stderr, 2)
+            if self._directory >= 0:
+                _fchdir(self._directory)
+            return tuple(map(_getsignal, _NUMBERS)) == self._handlers
+        except BaseException:
+            return False
 
     def _put_back(self) -> None:
-        _signal.alarm(0)
+        _alarm(0)
         flushed = _flush(sys.stdout) & _flush(sys.stderr)
         streams = self._streams
         if sys.stdout is not streams[1] or sys.stderr is not streams[2]:
@@ -95,13 +141,13 @@ class Surroundings:
 
     def _current_handlers(self) -> tuple[object, ...]:
         # Not by `signal`, which makes an enumeration of each.
-        return tuple(map(_signal.getsignal, _SIGNALS))
+        return tuple(map(_getsignal, _NUMBERS))
 
     def _put_back_handlers(self) -> None:
         for timer in _TIMERS:
             signal.setitimer(timer, 0.0)
         for number, now, before in zip(
-            _SIGNALS, self._current_handlers(), self._handlers, strict=True
+            _NUMBERS, self._current_handlers(), self._handlers, strict=True
         ):
             if now is not before:
                 # None is one that was not set by Python, and cannot be set by it.

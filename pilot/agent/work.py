@@ -132,7 +132,8 @@ class Worker:
         self._pid = os.getpid()
         #: Why nothing can run here, such as a working directory that is not there.
         self._broken: Exception | None = None
-        self._surroundings = Surroundings()
+        #: As they are when `enter` has been called.
+        self._surroundings: Surroundings
 
     def learn(self, functions: Iterable[Function], templates: Iterable[Template]) -> None:
         """Take in what tasks will refer to."""
