@@ -184,7 +184,7 @@ class Control:
             core.log.other("session", "DELETED", row.id, clock.now(), row.name)
         self._janitor.add(garbage)
         # What is remembered may be of this session; the rest is read again when it is needed.
-        self._shell.outcomes.recent.clear()
+        self._shell.outcomes.forget_all()
 
     def _delete_results(self, peer: bytes, message: m.DeleteResults, now: float) -> None:
         self._commits.flush(now)
@@ -202,7 +202,7 @@ class Control:
         self._refuse_if_needed(values, "its result", "delete")
         self._janitor.add(self._store.delete_results(message.tasks))
         for task in message.tasks:
-            self._shell.outcomes.recent.pop(task, None)
+            self._shell.outcomes.forget(task)
         count = sum(outcome.state == COMPLETED for outcome in outcomes)
         self._shell.send(peer, m.Reply(message.request, count))
 

@@ -104,10 +104,7 @@ def ensure_head(site: Site, adopt_job: str = "", dead: int = 0) -> HeadAddress:
                     ) from None
     except OSError as error:
         if error.errno in FULL:
-            raise DiskFullError(
-                f"no head can start: the disk of {site.directory} is full; make room there, "
-                "nothing is lost"
-            ) from error
+            raise _no_room(site) from error
         raise SiteError(
             f"the site directory {site.directory} cannot be written: {error.strerror}; mend its "
             "permissions, or choose another with $PILOT_HOME or `pilot init`"
@@ -165,11 +162,18 @@ def _start(site: Site, patience: _Patience, adopt_job: str) -> HeadAddress:
             if address is not None and (address != old or silence.moved):
                 return address
             if process.returncode == DiskFullError.exit_code:
-                raise DiskFullError(_last_words(log, begin))
+                raise _no_room(site)
             raise HeadError(_last_words(log, begin))
         time.sleep(0.005)
     process.kill()
     raise HeadError(f"the head of {site.name} did not start in time; see {log}")
+
+
+def _no_room(site: Site) -> DiskFullError:
+    # Its own words may have found no room in the log.
+    return DiskFullError(
+        f"no head can start: the disk of {site.directory} is full; make room there, nothing is lost"
+    )
 
 
 def _last_words(log: Path, begin: int) -> str:

@@ -282,8 +282,13 @@ class Lease:
     def _is_renewed(self, holder: Holder) -> bool:
         """Write our file, which is nobody else's, and look whether it still is the lease."""
         holder = msgspec.structs.replace(holder, counter=holder.counter + 1)
-        self._files.write(self._descriptor, _record(holder))
-        self._holder = holder
+        try:
+            self._files.write(self._descriptor, _record(holder))
+            self._holder = holder
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            self._files.touch(self._descriptor)  # some file systems write nothing in place
         current = self._files.newest()
         if current is None or not self._files.is_at(self._descriptor, current.epoch):
             return False

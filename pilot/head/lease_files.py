@@ -201,13 +201,12 @@ class LeaseFiles:
 
     def write(self, descriptor: int, record: bytes) -> None:
         """Put a record in place of the one in an open file, and have it on the disk."""
-        try:
-            os.pwrite(descriptor, record.ljust(RECORD_BYTES), 0)
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            # Some file systems write nothing in place. Its time alone shows that we live.
-            os.utime(descriptor)
+        os.pwrite(descriptor, record.ljust(RECORD_BYTES), 0)
+        os.fsync(descriptor)
+
+    def touch(self, descriptor: int) -> None:
+        """Show by its time alone that an open file was written, and have that on the disk."""
+        os.utime(descriptor)
         os.fsync(descriptor)
 
     def sync(self) -> None:

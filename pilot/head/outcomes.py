@@ -6,12 +6,13 @@ database.
 Invariants
 ----------
 - What is forgotten here is committed, so it can be read again.
+- What is kept is bounded by number and by bytes, but for what one commit may bring.
 - A dependent sees a failure that is to be ignored as a good end, with the default as its values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from pilot.data.values import Value
 from pilot.head.core import default_values
@@ -19,8 +20,10 @@ from pilot.head.policy import ABORTED, COMPLETED, FAILED, TIMED_OUT
 from pilot.head.store import Store
 from pilot.wire.messages import TaskFailure, TaskOutcome, task_label
 
-#: So many of the last outcomes are kept in memory.
-RECENT = 50_000
+#: So many of the last outcomes, and of such size, are kept in memory.
+RECENT, RECENT_BYTES = 50_000, 64 << 20
+#: What an outcome takes besides its values, about.
+_OUTCOME_BYTES = 500
 #: States that ``on_failure="ignore"`` makes good for dependents.
 _FAILURES = (FAILED, TIMED_OUT, ABORTED)
 
@@ -31,17 +34,46 @@ class Outcomes:
     def __init__(self, store: Store) -> None:
         self._store = store
         #: The last ones, oldest first.
-        self.recent: dict[int, TaskOutcome] = {}
+        self._recent: dict[int, TaskOutcome] = {}
+        self._bytes = 0
 
-    def trim(self) -> None:
-        """Forget old ones; right after a commit: what came meanwhile is among the newest."""
-        if len(self.recent) > 2 * RECENT:
-            for task in list(self.recent)[:RECENT]:
-                del self.recent[task]
+    def keep(self, outcome: TaskOutcome) -> None:
+        """Keep how a task has ended, which may not be committed yet."""
+        self._recent[outcome.task] = outcome
+        self._bytes += _size(outcome)
+
+    def forget(self, task: int) -> None:
+        """Read again, when it is asked for, how a task has ended: its result was deleted."""
+        outcome = self._recent.pop(task, None)
+        if outcome is not None:
+            self._bytes -= _size(outcome)
+
+    def forget_all(self) -> None:
+        """Read everything again when it is asked for. All has to be committed."""
+        self._recent.clear()
+        self._bytes = 0
+
+    def trim(self, uncommitted: Callable[[], Iterable[int]]) -> None:
+        """Forget the oldest where a bound is exceeded twice, down to it; right after a commit.
+
+        Parameters
+        ----------
+        uncommitted
+            Gives the tasks that have ended since that commit began: they are not in the database
+            yet.
+        """
+        recent = self._recent
+        if len(recent) <= 2 * RECENT and self._bytes <= 2 * RECENT_BYTES:
+            return
+        kept = set(uncommitted())
+        for task in list(recent):
+            if task in kept or (len(recent) <= RECENT and self._bytes <= RECENT_BYTES):
+                return
+            self.forget(task)
 
     def states(self, tasks: set[int]) -> dict[int, str]:
         """The states of those of the tasks that have ended, as their dependents see them."""
-        states = {task: self.recent[task].state for task in tasks if task in self.recent}
+        states = {task: self._recent[task].state for task in tasks if task in self._recent}
         if unknown := tasks - states.keys():
             states.update(self._store.states(unknown))
         for task, state in states.items():
@@ -67,9 +99,9 @@ class Outcomes:
         return [outcomes.get(task) or _unknown(task) for task in tasks]
 
     def _of(self, tasks: set[int]) -> list[TaskOutcome]:
-        found = [self.recent[task] for task in tasks if task in self.recent]
+        found = [self._recent[task] for task in tasks if task in self._recent]
         if len(found) < len(tasks):
-            found += self._store.results(task for task in tasks if task not in self.recent)
+            found += self._store.results(task for task in tasks if task not in self._recent)
         return found
 
     def _seen(self, outcome: TaskOutcome) -> TaskOutcome:
@@ -79,6 +111,16 @@ class Outcomes:
         if template.on_failure != "ignore":
             return outcome
         return TaskOutcome(outcome.task, COMPLETED, default_values(template))
+
+
+def _size(outcome: TaskOutcome) -> int:
+    size = _OUTCOME_BYTES
+    for value in outcome.values:
+        size += len(value.payload)
+    failure = outcome.failure
+    if failure is not None:
+        size += len(failure.exception) + len(failure.message) + len(failure.detail)
+    return size
 
 
 def _unknown(task: int) -> TaskOutcome:

@@ -93,7 +93,7 @@ class Shell:
 
     def _committed(self) -> None:
         self._changed = {}
-        self.outcomes.trim()
+        self.outcomes.trim(self.commits.batch.ended_tasks)
 
     def _tell(self, peer: bytes, outcomes: list[m.TaskOutcome]) -> None:
         changed = self._changed
@@ -157,12 +157,12 @@ class Shell:
 
     def _note_ends(self, ended: Iterable[Ended]) -> None:
         """Keep how tasks ended, drop what they needed, and tell the clients after the commit."""
-        recent, drop, recall = self.outcomes.recent, self.parcels.drop, self.recall
+        keep, drop, recall = self.outcomes.keep, self.parcels.drop, self.recall
         audience, watchers = self.peers.audience, self.peers.watchers
         by_client: dict[bytes, list[m.TaskOutcome]] = {}
         for end in ended:
             outcome = m.TaskOutcome(end.task, end.state, end.values, end.failure)
-            recent[end.task] = outcome
+            keep(outcome)
             drop(end.task)
             recall.ended(end.task)
             for peer in audience(end.task):

@@ -258,6 +258,10 @@ class Batch:
             for end in ended
         )
 
+    def ended_tasks(self) -> Iterable[int]:
+        """Return the tasks whose final states are in this batch."""
+        return (row[-1] for row in self.ends)  # type: ignore[misc]
+
     def add_changes(self, changes: Sequence[Change], first: int) -> int:
         """Events from number `first` on; returns the number of the next one."""
         for session, alike in itertools.groupby(changes, lambda change: change.session):

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pilot.errors import HeadError
+from pilot.errors import DiskFullError, HeadError
 from pilot.head import lease as lease_module
 from pilot.head import lease_files
 from pilot.head.lease import Lease, read_lease
@@ -37,6 +37,7 @@ CALLS = (
     "link",
     "is_at",
     "write",
+    "touch",
     "sync",
     "withdraw",
     "discard",
@@ -219,4 +220,62 @@ def test_epoch_of_the_database_counts(tmp_path: Path) -> None:
     assert lease.epoch == 42 and lease.is_held()
     holder = read_lease(tmp_path / "head.lease")
     assert holder is not None and (holder.epoch, holder.pid) == (42, os.getpid())
+    lease.release()
+
+
+def test_full_disk_is_no_reason_to_lose_the_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it lasts, also where nothing can be written in place."""
+    now = 1000.0
+    monkeypatch.setattr(lease_module, "time", SimpleNamespace(monotonic=lambda: now))
+    lease = Lease(tmp_path / "head.lease", RENEW_S, EXPIRE_S)
+    lease.acquire()
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(LeaseFiles, "write", fail)
+    before = None
+    for _ in range(int(3 * EXPIRE_S / RENEW_S)):
+        now += RENEW_S
+        assert lease.renew() and lease.is_held()
+        found = LeaseFiles(tmp_path / "head.lease").newest()
+        assert found is not None and found.stamp != before
+        before = found.stamp
+    monkeypatch.undo()
+    lease.release()
+
+
+@pytest.mark.parametrize("spare", [True, False])
+def test_take_over_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spare: bool
+) -> None:
+    """There is a file for that; without it, it is said why not, and nothing is half there."""
+    path = tmp_path / "head.lease"
+    lease = Lease(path, RENEW_S, EXPIRE_S)
+    lease.acquire()
+    lease.release()
+    if not spare:
+        path.with_name("head.lease.spare").unlink()
+    known = {entry.stat().st_ino for entry in tmp_path.iterdir()}
+    pwrite = os.pwrite
+
+    def full(descriptor: int, data: bytes, offset: int) -> int:
+        if os.fstat(descriptor).st_ino not in known:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return pwrite(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", full)
+    lease = Lease(path, RENEW_S, EXPIRE_S)
+    if not spare:
+        with pytest.raises(DiskFullError, match=r"the disk of .* is full"):
+            lease.acquire()
+        assert sorted(entry.name for entry in tmp_path.iterdir()) == ["head.lease.1"]
+        return
+    lease.acquire()
+    assert lease.epoch == 2 and not lease.unfenced
+    holder = read_lease(path)
+    assert holder is not None and holder.pid == os.getpid()
+    monkeypatch.undo()
     lease.release()
