@@ -276,8 +276,9 @@ class Fleet:
             self._add(row)
             self.pilots[name] = row
         row.job, row.state, row.started = job, RUNNING, row.started or now
-        row.nodes, row.heard, row.draining, row.suspended = nodes, now, False, False
-        row.missing_since = None
+        row.nodes, row.heard, row.suspended, row.missing_since = nodes, now, False, None
+        # What an earlier life was told, this one has not heard.
+        row.told, row.draining = False, bool(row.cancelled_at)
         self._save(row)
         return row
 
@@ -320,7 +321,7 @@ class Fleet:
         if row is None:
             return
         log.info("pilot %s (job %s) ended: %s", name, row.job, reason)
-        if how is not WhyEnded.PREEMPTED and row.seen and not (row.own or row.told):
+        if how is not WhyEnded.PREEMPTED and row.job and not (row.own or row.told):
             self._note_end(row, reason, now)
         row.state, row.reason, row.ended = ENDED, reason, now
         self._tell(ENDED, f"{name}: {reason}")
@@ -442,7 +443,7 @@ class Fleet:
         )
 
     def _submitted(self, row: PilotRow, job: str) -> None:
-        row.job, row.submitted, row.seen = job, row.created, True
+        row.job, row.submitted = job, row.created
         self._tell(QUEUED, f"{row.name}: job {job} for pool {row.pool}: {row.reason}")
         if row.state == INTENDED:
             row.state = QUEUED
@@ -479,8 +480,10 @@ class Fleet:
     def _cancel(self, row: PilotRow, now: float) -> None:
         """Cancel the job of a pilot; its end is told by a list."""
         row.draining, row.cancelled_at = True, now
-        job = row.job or ""
-        self._thread.ask(lambda: self._batch.cancel([job]), lambda _: None)
+        job = row.job
+        # What somebody started by hand may give any number for its job.
+        if job is not None and row.submitted is not None:
+            self._thread.ask(lambda: self._batch.cancel([job]), lambda _: None)
 
     # --- what the batch system says
 
@@ -500,7 +503,7 @@ class Fleet:
             if job is None:
                 self._not_listed(row, asked)
             else:
-                row.seen, row.missing_since = True, None
+                row.missing_since = None
                 self._is_listed(row, job, asked)
 
     def _is_listed(self, row: PilotRow, job: JobStatus, asked: float) -> None:
@@ -528,8 +531,10 @@ class Fleet:
             self._lost(row.name, "its job was preempted and waits again")
             log.info("pilot %s (job %s) waits in the queue again", row.name, row.job)
             self._tell(QUEUED, f"{row.name}: job {row.job} waits again")
-            row.state, row.heard, row.idle_s, row.draining = QUEUED, 0.0, 0.0, row.told
+            row.state, row.heard, row.idle_s, row.draining = QUEUED, 0.0, 0.0, False
             self._save(row)
+            if row.told:
+                self._cancel(row, asked)  # it was to end, and would start anew
         elif row.state == INTENDED:
             row.state = QUEUED
             self._save(row)
@@ -573,7 +578,7 @@ class Fleet:
             if row.heard:
                 return
         missing_s = asked - row.missing_since
-        if row.job and (row.seen or row.heard):
+        if row.job:
             job = row.job
             self._thread.ask(
                 lambda: self._batch.account([job]),

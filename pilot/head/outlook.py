@@ -40,8 +40,6 @@ class PilotRow(msgspec.Struct):
     #: Slurm's reason for its state, and when it expects it to start.
     waits_for: str = ""
     expected: float | None = None
-    #: The job was once seen in the batch system.
-    seen: bool = False
     #: Since when the batch system says that its job runs; None: it does not.
     job_runs_since: float | None = None
     #: It has nodes, and stands still.

@@ -356,6 +356,44 @@ def test_a_renamed_job_is_known_by_its_id(head: Head) -> None:
     assert row.missing_since is None
 
 
+def test_a_pilot_that_was_told_to_end_does_not_start_anew(head: Head) -> None:
+    """It is preempted in the moment in which it ends, and waits in the queue again."""
+    row = head.a_pilot()
+    head.fleet.told(row.name)
+    head.batch.said["1"] = {"phase": Phase.QUEUED, "state": "PENDING"}
+    head.look(NOW + 1.0)
+    assert head.batch.cancelled == ["1"]
+
+
+def test_a_life_that_was_told_nothing_is_a_pilot_like_any(head: Head) -> None:
+    row = head.a_pilot()
+    head.fleet.told(row.name)
+    head.fleet.heard(row.name, 0.0, True, NOW + 1.0)
+    assert row.draining
+    head.fleet.joined(row.name, "1", "main", 1, NOW + 2.0)  # requeued between two looks
+    head.fleet.heard(row.name, 0.0, False, NOW + 3.0)
+    assert not row.draining
+
+
+def test_one_list_says_nothing_of_a_pilot_of_an_earlier_head(head: Head) -> None:
+    row = head.a_pilot()
+    row.heard, row.created = 0.0, NOW - 10 * HOUR  # as the next head has it
+    head.batch.hidden.add("1")
+    head.look(NOW + 2.0)
+    assert row.name in head.fleet.pilots
+    head.batch.hidden.clear()
+    head.look(NOW + 4.0)
+    assert row.name in head.fleet.pilots and not head.batch.cancelled
+
+
+def test_what_was_started_by_hand_is_not_cancelled(head: Head) -> None:
+    """The number that it gives for its job may be that of another one."""
+    head.fleet.joined("by-hand", "4711", "main", 1, NOW)
+    head.look(NOW + 2.0)
+    head.look(NOW + 2.0 + 2 * f.MISSING_S)
+    assert "by-hand" not in head.fleet.pilots and not head.batch.cancelled
+
+
 # --- nodes ---------------------------------------------------------------------------------------
 
 
