@@ -83,17 +83,18 @@ class Numbers:
 
 def named(children: Children, ids: Iterable[int]) -> Children:
     """Children with these ids, also where they refer to each other, and their parent to them."""
-    known = dict(zip((spec.id for spec in children.tasks), ids, strict=True))
+    given = list(zip(children.tasks, ids, strict=True))
+    known = {spec.id: number for spec, number in given}
 
     def following(ref: Ref) -> Ref:
         return known.get(ref[0], ref[0]), ref[1]
 
-    def renamed(spec: TaskSpec) -> TaskSpec:
+    def renamed(spec: TaskSpec, number: int) -> TaskSpec:
         inputs = tuple(map(following, spec.inputs)) if spec.inputs else ()
-        return msgspec.structs.replace(spec, id=known[spec.id], inputs=inputs)
+        return msgspec.structs.replace(spec, id=number, inputs=inputs)
 
     return msgspec.structs.replace(
         children,
-        tasks=tuple(map(renamed, children.tasks)),
+        tasks=tuple(renamed(spec, number) for spec, number in given),
         delegated={index: following(ref) for index, ref in children.delegated.items()},
     )

@@ -198,6 +198,13 @@ def test_children_refer_to_each_other_by_their_place() -> None:
     assert named.delegated == {0: (second, 1), 1: (other, 0)}
 
 
+def test_no_two_children_get_the_same_number_whatever_they_are_called() -> None:
+    children = Children((), (), (spec(1), spec(1), spec(7)), {0: (1, 0)})
+    named = head_numbers.named(children, range(10, 13))
+    assert [each.id for each in named.tasks] == [10, 11, 12]
+    assert named.delegated == {0: (11, 0)}
+
+
 def test_children_get_numbers_when_they_come_to_be_and_only_then() -> None:
     database = Database()
     parent = task_id(1, database.reserve(1, 1))
