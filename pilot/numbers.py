@@ -72,6 +72,12 @@ class Numbers:
             self._wait(asked)
             self._given(asked)
 
+    def give_back(self) -> list[tuple[int, int]]:
+        """Return what was never taken, as first ids and lengths of rows; nobody takes it then."""
+        with self._lock:
+            blocks, self._blocks, self._left = self._blocks, deque(), 0
+            return [(block.start, len(block)) for block in blocks if block]
+
     def _cut(self, count: int) -> list[int]:
         self._left -= count
         taken: list[int] = []

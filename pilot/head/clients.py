@@ -77,9 +77,11 @@ class Clients:
         database = self._store.identity
         self._shell.send(peer, m.Welcome(self._epoch, __version__, refused, self._python, database))
 
-    def _bye(self, peer: bytes, _message: m.ClientBye, _now: float) -> None:
+    def _bye(self, peer: bytes, message: m.ClientBye, _now: float) -> None:
         self._peers.remove_client(peer)
         self._shell.telling.forget(peer)
+        is_open = self._shell.parcels.is_open
+        self._shell.numbers.take_back(r for r in message.unused if is_open(m.session_of(r[0])))
 
     def _reserve(self, peer: bytes, message: m.Reserve, _now: float) -> None:
         first, count = self._shell.numbers.block(message.session, message.count)

@@ -17,7 +17,15 @@ import msgspec
 
 from pilot.head.policy import DELEGATED
 from pilot.head.state import Task
-from pilot.wire.messages import Children, Completion, Ref, TaskSpec, session_of, task_id
+from pilot.wire.messages import (
+    NUMBERS,
+    Children,
+    Completion,
+    Ref,
+    TaskSpec,
+    session_of,
+    task_id,
+)
 
 #: So many numbers a client gets with its session, before it asks for more.
 FIRST_BLOCK = 256
@@ -29,10 +37,26 @@ Reserve: TypeAlias = Callable[[int, int], int]
 
 
 class Numbers:
-    """The numbers that this head has reserved, by session."""
+    """The numbers that this head has reserved, by session.
 
-    def __init__(self, reserve: Reserve, children_block: int = CHILDREN_BLOCK) -> None:
+    Parameters
+    ----------
+    reserve
+        Makes it durable that so many more numbers of a session are given; returns the first.
+    release
+        Undoes that for so many from one on, if they are the last that were given.
+    children_block
+        So many are reserved for children at first.
+    """
+
+    def __init__(
+        self,
+        reserve: Reserve,
+        release: Callable[[int, int, int], object] = lambda *_: None,
+        children_block: int = CHILDREN_BLOCK,
+    ) -> None:
         self._reserve = reserve
+        self._release = release
         self._children_block = children_block
         #: Of each session: the next, the end, and how many were reserved last.
         self._blocks: dict[int, tuple[int, int, int]] = {}
@@ -57,6 +81,14 @@ class Numbers:
         self._blocks[session] = following + count, end, size
         first = task_id(session, following)
         return range(first, first + count)
+
+    def take_back(self, rows: Iterable[tuple[int, int]]) -> None:
+        """A client that has said good-bye has not used these: the next one may have them.
+
+        Only what nothing was given behind is taken back.
+        """
+        for first, count in sorted(rows, reverse=True):
+            self._release(session_of(first), first & NUMBERS, count)
 
     def forget(self, session: int) -> None:
         """A session has no more tasks."""

@@ -4,6 +4,9 @@
 UPDATE sessions SET numbers = numbers + :count WHERE id = :id AND numbers + :count <= :most
 RETURNING numbers - :count + 1;
 
+-- name: release
+UPDATE sessions SET numbers = :first - 1 WHERE id = :id AND numbers = :last;
+
 -- name: add_session
 INSERT INTO sessions (name, state, weight, priority, options, environment, created)
 VALUES (:name, 'OPEN', :weight, :priority, :options, :environment, :created) RETURNING id;

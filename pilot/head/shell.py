@@ -62,7 +62,7 @@ class Shell:
         self.send = send
         self.core = Core(pools)
         self.peers = Peers()
-        self.numbers = Numbers(store.reserve)
+        self.numbers = Numbers(store.reserve, store.release)
         self.parcels = Parcels(store)
         self.outcomes = Outcomes(store)
         self.telling = Telling(send, unsent, self.outcomes)

@@ -558,6 +558,12 @@ class Store:
             f"session {session} has no {count} numbers left for its tasks; open another one"
         )
 
+    def release(self, session: int, first: int, count: int) -> None:
+        """Take unused numbers of a session back, if they are the last that were given."""
+        row: dict[str, object] = {"id": session, "first": first, "last": first + count - 1}
+        if first > 0 and count > 0:
+            self._now("release", row)
+
     def add_session(self, message: OpenSession, now: float) -> int:
         """Create a session; returns its id."""
         row = {

@@ -149,6 +149,7 @@ class Connection:
         self._submits = submits
         #: The ids that the head has given, as first ones and lengths of rows.
         self._blocks: list[tuple[int, int]] = []
+        self._given: list[Numbers] = []
         self._epoch = 0
         #: The Python of the pilots; empty: the head does not know.
         self.python = ""
@@ -187,9 +188,11 @@ class Connection:
 
     def numbers(self, session: int, first: int, count: int) -> Numbers:
         """The ids of tasks that are submitted to a session, of which the head has given a block."""
-        return Numbers(
+        numbers = Numbers(
             first, count, lambda n: self.post(lambda r: m.Reserve(r, session, n)), Future.result
         )
+        self._given.append(numbers)
+        return numbers
 
     def submit(
         self,
@@ -373,7 +376,8 @@ class Connection:
         finally:
             if client is not None:
                 if self._ready.done() and not self._failure:
-                    client.send(m.ClientBye())
+                    unused = [row for numbers in self._given for row in numbers.give_back()]
+                    client.send(m.ClientBye(unused))
                 client.close()
             self._fail(HeadError("this connection is closed"))
             with self._lock:

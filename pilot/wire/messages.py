@@ -254,6 +254,9 @@ class ClientHello(_Message):
 class ClientBye(_Message):
     """Last words of a client."""
 
+    #: Ids that it was given and has not used, as first ones and lengths of rows.
+    unused: list[tuple[Number, Number]] = []
+
 
 class OpenSession(_Message):
     """Create a session, or attach to one where `session` is not 0.

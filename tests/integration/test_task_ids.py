@@ -75,6 +75,20 @@ def test_two_clients_of_one_session_never_use_the_same_number(local_site: SiteUn
         second.detach()
 
 
+def test_programs_that_attach_one_after_the_other_go_on_counting(local_site: SiteUnderTest) -> None:
+    session = local_site.session()
+    number = session.id
+    ids = [session.submit(graphs.add, 1).task_id]
+    session.detach()
+    for _ in range(3):
+        again = local_site.session(session_id=number)
+        ids.append(again.submit(graphs.add, 1).task_id)
+        again.detach()
+    assert ids == [f"{number}.{n}" for n in range(1, 5)]
+    with local_site.session(session_id=number) as last:
+        assert last.future(ids[0]).result(DEADLINE_S) == 1
+
+
 def test_callbacks_submit_beyond_all_numbers_that_are_at_hand(local_site: SiteUnderTest) -> None:
     with local_site.session() as session:
         done = threading.Event()

@@ -34,6 +34,10 @@ class Database:
         self.given[session] = first + count - 1
         return first
 
+    def release(self, session: int, first: int, count: int) -> None:
+        if self.given[session] == first + count - 1:
+            self.given[session] = first - 1
+
 
 class Asked:
     """What a client has asked a head for; the head answers when it is told to."""
@@ -127,6 +131,15 @@ def test_each_number_is_given_once_and_they_rise(
     assert {session_of(task) for task in taken} <= {3}
 
 
+def test_what_was_never_taken_is_given_back_once() -> None:
+    numbers, asked = client(8)
+    numbers.take(5)
+    asked.answer()
+    assert numbers.give_back() == [(task_id(3, 6), 3), (task_id(3, 9), 16)]
+    assert numbers.give_back() == []
+    assert numbers.take(1) == [task_id(3, 25)], "those are another's now"
+
+
 def test_threads_get_numbers_of_their_own() -> None:
     database, answered = Database(), threading.Lock()
 
@@ -159,18 +172,27 @@ def test_threads_get_numbers_of_their_own() -> None:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["client", "child", "dies"]), st.integers(1, 2), st.integers(1, 9)
+            st.sampled_from(["client", "child", "dies", "bye"]),
+            st.integers(1, 2),
+            st.integers(1, 9),
         ),
         max_size=60,
     )
 )
 def test_heads_that_die_give_no_number_twice(history: list[tuple[str, int, int]]) -> None:
     database = Database()
-    head = head_numbers.Numbers(database.reserve, children_block=2)
+    head = head_numbers.Numbers(database.reserve, database.release, children_block=2)
     given: list[int] = []
     for what, session, count in history:
         if what == "dies":
-            head = head_numbers.Numbers(database.reserve, children_block=2)
+            head = head_numbers.Numbers(database.reserve, database.release, children_block=2)
+        elif what == "bye":
+            # A client that uses some of its block, and gives the rest back.
+            first, many = head.block(session, 9)
+            if count % 3 == 0:
+                given += head.take(session, 1)  # something comes in between
+            given += range(first, first + count)
+            head.take_back([(first + count, many - count)] if many > count else [])
         elif what == "child":
             given += head.take(session, count)
         else:

@@ -197,6 +197,18 @@ def test_no_number_of_a_session_is_given_twice(store: Store, path: Path) -> None
         again.close()
 
 
+def test_only_the_last_numbers_are_taken_back(store: Store) -> None:
+    session = open_session(store)
+    assert [store.reserve(session, 10) for _ in range(3)] == [1, 11, 21]
+    for first, count in ((5, 6), (15, 6), (0, 30), (21, 0), (31, -1), (22, 8)):
+        store.release(session, first, count)
+    assert store.reserve(session, 1) == 31
+    store.release(session, 24, 8)
+    store.release(session, 21, 3)
+    assert store.reserve(session, 1) == 21
+    store.release(99, 1, 1)
+
+
 def test_no_session_has_the_id_of_one_that_was_deleted(store: Store, path: Path) -> None:
     sessions = [open_session(store) for _ in range(3)]
     store.delete(sessions[-1], ())
