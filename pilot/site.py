@@ -84,17 +84,22 @@ class Site:
 
     @patient
     def prepare(self) -> None:
-        """Make what is missing in the directory, with private modes.
+        """Make what is missing in the directory, with private modes, and check what is there.
 
         Raises
         ------
         SiteError
-            The directory cannot be written.
+            The directory cannot be written, or others may change what is in it.
         """
+        directories = (self.logs, self.jobs, self.checkpoints)
+        files = (self.database, self.address_file, self.lease_file)
         try:
-            for path in (self.logs, self.jobs, self.checkpoints):
+            for path in directories:
                 make_private(path)
             make_keys(self.keys)
+            for path in (self.keys, *directories, self.results, *files):
+                if path.exists():
+                    _check_owner(path, f"-R go-w {shlex.quote(str(self.directory))}")
         except OSError as error:
             raise SiteError(
                 f"the site directory {self.directory} cannot be written: {error.strerror}; "
@@ -112,8 +117,18 @@ def make_private(directory: Path) -> None:
         path.mkdir(mode=0o700, exist_ok=True)
 
 
-def _check_owner(path: Path) -> None:
-    """See that nobody else may change a directory or file, nor put another in its place.
+def _check_owner(path: Path, mended_by: str = "", is_above: bool = False) -> None:
+    """See that nobody else may change a directory or file.
+
+    Parameters
+    ----------
+    path
+        The directory or file.
+    mended_by
+        What is given to ``chmod`` to mend it; default: for this path alone.
+    is_above
+        Whether only what is in the directory must be safe there, as it is in ``/tmp``, which is
+        sticky: everybody may put things there, and change nobody else's.
 
     Raises
     ------
@@ -127,12 +142,11 @@ def _check_owner(path: Path) -> None:
             "who owns a site's directory can run programs as whoever uses it; choose another with "
             "$PILOT_HOME or `pilot init`"
         )
-    # In a sticky directory, as /tmp is, nobody can touch what is another's.
-    is_sticky = stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX
-    if status.st_mode & 0o022 and not is_sticky:
+    is_sticky = bool(status.st_mode & stat.S_ISVTX)
+    if status.st_mode & 0o022 and not (is_above and is_sticky):
         raise SiteError(
             f"{path} can be changed by others, who could run programs as you by that; make it "
-            f"yours alone: chmod go-w {shlex.quote(str(path))}"
+            f"yours alone: chmod {mended_by or f'go-w {shlex.quote(str(path))}'}"
         )
 
 
@@ -151,7 +165,7 @@ def _check_home(directory: Path) -> None:
         (directory.resolve().parents, user.resolve()),
     ):
         for path in above[: above.index(top) + 1] if top in above else above[:1]:
-            _check_owner(path)
+            _check_owner(path, is_above=True)
 
 
 def create_site(directory: Path, template: str, *, exist_ok: bool = False) -> Site:

@@ -30,7 +30,7 @@ log = logging.getLogger("pilot.wire")
 _COUNT_S = 1.0
 _FULL, _ROOM = 0.8, 0.7
 #: That part of the descriptors is held in reserve, but no more than so many.
-_RESERVE_PART, _RESERVE_MOST = 1 / 8, 128
+_RESERVE_PART, _RESERVE_MOST = 1 / 8, 256
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 #: A program for the kernel of one instruction: take nothing of what arrives.
 _NOTHING = struct.pack("HBBI", 0x06, 0, 0, 0)

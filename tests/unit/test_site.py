@@ -86,7 +86,7 @@ def test_everything_is_private_whatever_the_umask(tmp_path: Path) -> None:
         assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
 
 
-@pytest.mark.parametrize("mode", [0o770, 0o702, 0o777])
+@pytest.mark.parametrize("mode", [0o770, 0o702, 0o777, 0o1777])
 @pytest.mark.parametrize("which", ["", "site.yaml"])
 def test_site_that_others_can_change_is_refused(home: Path, which: str, mode: int) -> None:
     site = find_site("local")
@@ -122,6 +122,19 @@ def test_named_site_that_others_can_exchange_is_refused(
     monkeypatch.setenv("PILOT_HOME", str(tmp_path))
     user.chmod(0o777)
     open_site(site.directory)
+
+
+@pytest.mark.parametrize("which", ["keys", "jobs", "logs", "checkpoints", "results", "tasks.db"])
+def test_site_whose_contents_others_can_change_is_refused(home: Path, which: str) -> None:
+    """As where it was copied, and the umask lets the group write."""
+    site = find_site("local")
+    path = site.directory / which
+    path.touch() if "." in which else path.mkdir(exist_ok=True)
+    path.chmod(0o770)
+    with pytest.raises(SiteError, match=rf"{path} can be .*: chmod -R go-w {site.directory}$"):
+        site.prepare()
+    path.chmod(0o750)
+    site.prepare()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
