@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import _base
@@ -87,6 +88,10 @@ class _UnreadError(Exception):
         self.outcome = outcome
 
 
+#: Those of a million futures are one.
+_shape_of = functools.lru_cache(maxsize=1000)(Results)
+
+
 class Future(CalledBack[T]):
     """The result of a task that is submitted."""
 
@@ -101,12 +106,13 @@ class Future(CalledBack[T]):
         super().__init__()
         self._session = session
         #: None: as the head tells, when it is needed.
-        self._known_shape = None if count is None else Results(count, names)
+        self._known_shape = None if count is None else _shape_of(count, names)
         #: The number that the head knows the task by.
         self.task = task
         self._name = name
         self._ended = ""
-        self._followers: list[Callable[[], object]] = []
+        #: A tuple: for an empty one nothing is allocated, and there may be a million futures.
+        self._followers: tuple[Callable[[], object], ...] = ()
 
     @property
     def task_id(self) -> str:
@@ -298,7 +304,7 @@ class Future(CalledBack[T]):
 
     def _invoke_callbacks(self) -> None:
         with self._condition:
-            followers, self._followers = self._followers, []
+            followers, self._followers = self._followers, ()
         for follow in followers:
             follow()
         super()._invoke_callbacks()
@@ -307,7 +313,7 @@ class Future(CalledBack[T]):
         """Call something of Pilot's as soon as it is done, on whatever thread; it may not wait."""
         with self._condition:
             if not self.done():
-                self._followers.append(call)
+                self._followers = (*self._followers, call)
                 return
         call()
 
