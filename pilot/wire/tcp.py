@@ -47,8 +47,9 @@ _TAKEN_BYTES = 1 << 20
 #: So long may a greeting take, in milliseconds.
 _GREETING_MS = 10_000
 #: A peer that has not taken so much, and has taken nothing for so long (or twice that), in seconds,
-#: is broken off: it does not read, or the rest was lost with a connection that broke.
-_STALLED_BYTES, _STALLED_S = 4 << 20, 30.0
+#: is broken off: it does not read, or the rest was lost with a connection that broke. It says that
+#: it has taken a message when that is there as a whole, which may take long.
+_STALLED_BYTES, _STALLED_S = 4 << 20, 180.0
 
 
 def _tune(sock: zmq.Socket[bytes]) -> None:
@@ -176,7 +177,7 @@ class Router:
             frame = parts[0] if len(parts) == 1 else b"".join(parts)
             if frame:
                 arrived.append((peer, frame))
-            if peer in self._peers and (known := self._peers[peer]):
+            if known := self._peers.get(peer):
                 if not frame:
                     known.untaken -= _TAKEN_BYTES
                     known.taken += 1
