@@ -100,7 +100,7 @@ class NodeCache:
         copy.parent.mkdir(parents=True, exist_ok=True)
         from filelock import FileLock  # most tasks need none
 
-        with FileLock(copy.with_name(f".{copy.name}.lock"), poll_interval=0.01):
+        with FileLock(copy.with_name(f".{copy.name}.lock")).acquire(poll_interval=0.01):
             if copy.exists():
                 return True
             original = self._site_dir / value.path

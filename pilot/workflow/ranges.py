@@ -93,7 +93,11 @@ def numbers(
     if isinstance(start, int) and isinstance(to, int) and (to - start) % (count - 1) == 0:
         return [start + number * ((to - start) // (count - 1)) for number in range(count)]
     distance = (to - start) / (count - 1)
-    return [number * distance + start for number in range(count - 1)] + [float(to)]
+    if distance == 0:  # also of a length whose parts are too small for a number
+        inner = [number / (count - 1) * (to - start) + start for number in range(count - 1)]
+    else:
+        inner = [number * distance + start for number in range(count - 1)]
+    return [*inner, float(to)]
 
 
 def _check(count: int) -> None:

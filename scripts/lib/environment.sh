@@ -26,16 +26,28 @@ find_python() {
 
 can_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
 
-# Install distribution packages that are missing.
+# Install distribution packages that are missing; what apt says is shown if it fails.
 install_packages() {
-    local package missing=()
+    local package log missing=()
     for package in "$@"; do
         dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")
     done
     [ ${#missing[@]} = 0 ] && return
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}"
+    say "installing packages: ${missing[*]}"
+    log=$(mktemp)
+    if ! {
+        apt-get update -qq &&
+            DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}"
+    } >"$log" 2>&1; then
+        cat "$log" >&2
+        rm -f "$log"
+        die "the packages ${missing[*]} cannot be installed (see above)"
+    fi
+    rm -f "$log"
 }
+
+# has_venv PYTHON: whether it can make virtual environments; Debian has that in a package of its own.
+has_venv() { "$1" -c 'import ensurepip, venv' 2>/dev/null; }
 
 # make_environment EXTRAS: sets $venv, puts its programs first on the PATH.
 make_environment() {
@@ -49,11 +61,11 @@ make_environment() {
     if ! [ -x "$venv/bin/pip" ]; then
         say "making a virtual environment in $venv"
         mkdir -p "$(dirname "$venv")"
-        if ! "$python" -m venv "$venv" 2>/dev/null; then
+        if ! has_venv "$python"; then
             can_install || die "$python has no venv module; install the package python3-venv"
             install_packages python3-venv
-            "$python" -m venv --clear "$venv"
         fi
+        "$python" -m venv --clear "$venv"
     fi
     say "installing Pilot [$extras]"
     "$venv/bin/pip" install --quiet --disable-pip-version-check "$checkout[$extras]"

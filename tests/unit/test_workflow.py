@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from pilot.command import ShellCommand
@@ -485,6 +485,7 @@ def test_ranges(limits: tuple[Any, ...], expected: list[float]) -> None:
 
 
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), st.integers(2, 50))
+@example(0.0, 5e-324, 4)
 def test_ranges_with_a_count_are_numpys(start: float, to: float, count: int) -> None:
     assert numbers(start, to, None, count) == np.linspace(start, to, count).tolist()
 
