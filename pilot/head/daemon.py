@@ -163,8 +163,16 @@ def _start(site: Site, patience: _Patience, adopt_job: str) -> HeadAddress:
                 return address
             if process.returncode == DiskFullError.exit_code:
                 raise _no_room(site)
-            raise HeadError(_last_words(log, begin))
+            holder = read_lease(site.lease_file)
+            newest = 0 if old is None else old.epoch
+            if holder is None or holder.pid in (0, process.pid) or holder.epoch <= newest:
+                raise HeadError(_last_words(log, begin))
+            # Another one has the lease, and does not say yet where it is: it reads what is
+            # unfinished.
+            time.sleep(LOOK_S)
         time.sleep(0.005)
+    if process.poll() is not None:
+        raise HeadError(_last_words(log, begin))
     process.kill()
     raise HeadError(f"the head of {site.name} did not start in time; see {log}")
 

@@ -1,0 +1,53 @@
+"""Starting a head where another one is being started, too."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from support.waiting import wait_until
+
+from pilot.errors import HeadError
+from pilot.head import daemon
+from pilot.site import create_site
+from pilot.version import __version__
+from pilot.wire.discovery import HeadAddress, process_started, write_address
+from pilot.wire.endpoints import Endpoints, boot_id
+
+_LOSES = "import sys; print('pilot: a head of this site runs already'); sys.exit(5)"
+
+
+@pytest.mark.parametrize("holder", [0, -1, None])
+def test_head_that_loses_is_no_error_while_another_one_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holder: int | None
+) -> None:
+    """`holder`: the pid in the lease: nobody's, another one's that starts, or no lease."""
+    site = create_site(tmp_path / "site", "local")
+    site.prepare()
+    pid = os.getpid()
+    lease = None if holder is None else SimpleNamespace(pid=pid if holder else 0, epoch=2)
+    started: list[object] = []
+    monkeypatch.setattr(daemon, "_started", started)
+    monkeypatch.setattr(daemon, "head_command", lambda *_: [sys.executable, "-c", _LOSES])
+    monkeypatch.setattr(daemon, "read_lease", lambda _: lease)
+    if holder != -1:
+        with pytest.raises(HeadError, match="runs already"):
+            daemon.ensure_head(site)
+        return
+
+    def announce() -> None:
+        wait_until(lambda: started and started[0].poll() is not None)  # type: ignore[attr-defined]
+        here = Endpoints(boot_id(), "unix:///nowhere", "")
+        address = HeadAddress(2, "here", pid, process_started(pid), here, __version__)
+        write_address(site.address_file, address)
+
+    other = threading.Thread(target=announce)
+    other.start()
+    try:
+        assert daemon.ensure_head(site).epoch == 2
+    finally:
+        other.join()
