@@ -50,6 +50,9 @@ class HeadConfig(_Mapping, frozen=True, kw_only=True):
     idle_timeout_s: Seconds = field(default=1800.0, name="idle_timeout")
     #: After this time a session ends whose clients have gone, and whose tasks have all ended.
     session_idle_s: Seconds = field(default=60.0, name="session_idle")
+    #: No more tasks are taken while so many are unfinished: each takes some 1 kB of the head's
+    #: memory.
+    max_unfinished: Annotated[int, Meta(ge=1)] = 4_000_000
     #: The login node as compute nodes reach it: a host name, an IPv4 address, the name of a network
     #: interface (ib0), or auto: its host name. With batch local and auto, the head listens to no
     #: network: nobody on other machines needs it.

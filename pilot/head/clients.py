@@ -45,10 +45,17 @@ class Clients:
         Called when there are new tasks and no pilot.
     python
         That of the pilots; empty: unknown.
+    most
+        Unfinished tasks that the head keeps.
     """
 
     def __init__(
-        self, shell: Shell, epoch: int, hurry: Callable[[], None], python: str = ""
+        self,
+        shell: Shell,
+        epoch: int,
+        hurry: Callable[[], None],
+        python: str = "",
+        most: int = 1 << 62,
     ) -> None:
         self._python = python
         self._shell = shell
@@ -57,6 +64,12 @@ class Clients:
         self._commits = shell.commits
         self._epoch = epoch
         self._hurry = hurry
+        self._most = most
+        self._too_many = (
+            f"{most:,} tasks are unfinished at this site, and no more are taken: each takes some "
+            "1 kB of the head's memory. Submit in portions, when others have ended, or set "
+            "head.max_unfinished in site.yaml"
+        )
         #: Detached children that are not committed yet: (parent, ordinal) → id.
         self._detached: dict[tuple[int, int], int] = {}
         self.handlers: Mapping[type, Handler] = {
@@ -78,10 +91,17 @@ class Clients:
         self._shell.send(peer, m.Welcome(self._epoch, __version__, refused, self._python, database))
 
     def _bye(self, peer: bytes, message: m.ClientBye, _now: float) -> None:
-        self._peers.remove_client(peer)
-        self._shell.telling.forget(peer)
+        self.gone(peer)
         is_open = self._shell.parcels.is_open
         self._shell.numbers.take_back(r for r in message.unused if is_open(m.session_of(r[0])))
+
+    def gone(self, peer: bytes) -> None:
+        """Tell a client nothing more: it said good-bye, or its connection has ended.
+
+        Where it lives it comes again, by another name, and asks again.
+        """
+        self._peers.remove_client(peer)
+        self._shell.telling.forget(peer)
 
     def _reserve(self, peer: bytes, message: m.Reserve, _now: float) -> None:
         first, count = self._shell.numbers.block(message.session, message.count)
@@ -145,10 +165,18 @@ class Clients:
             self._shell.refuse(unfit, {})
         ended = self._shell.ended_inputs(tasks)
         taken, refused = tasks, []
-        if any(len(spec.payload) > limits.ARGUMENTS_BYTES for spec in tasks):
-            taken = [spec for spec in tasks if len(spec.payload) <= limits.ARGUMENTS_BYTES]
-            left = {spec.id for spec in tasks} - {spec.id for spec in taken}
-            refused = [(task, _too_large("its arguments", limits.ARGUMENTS_BYTES)) for task in left]
+        live = self._shell.core.tasks
+        if len(live) + len(tasks) > self._most:
+            # What is sent twice is not new.
+            count = self._most - len(live)
+            new = [spec for spec in tasks if spec.id not in live]
+            refused = [(spec.id, self._too_many) for spec in new[max(0, count) :]]
+            taken = [*new[: max(0, count)], *(spec for spec in tasks if spec.id in live)]
+        if any(len(spec.payload) > limits.ARGUMENTS_BYTES for spec in taken):
+            why = _too_large("its arguments", limits.ARGUMENTS_BYTES)
+            large = [spec for spec in taken if len(spec.payload) > limits.ARGUMENTS_BYTES]
+            refused += [(spec.id, why) for spec in large]
+            taken = [spec for spec in taken if len(spec.payload) <= limits.ARGUMENTS_BYTES]
         submitted = ev.TasksSubmitted(session, templates, taken, ended, parent)
         return self._shell.apply(submitted, now).refused + refused
 

@@ -110,6 +110,11 @@ class Peers:
         self.heard.pop(peer, None)
         for members in self.members.values():
             members.discard(peer)
+        for task, watchers in list(self.watchers.items()):
+            if peer in watchers:
+                watchers.remove(peer)
+                if not watchers:
+                    del self.watchers[task]
 
     def forget(self, session: int) -> None:
         """A session has ended: nobody is told of its tasks any more."""
@@ -119,7 +124,9 @@ class Peers:
     def watch(self, peer: bytes, task: int) -> None:
         """A client wants to know of a task, which may be another's."""
         if self._owner(task) != peer:
-            self.watchers.setdefault(task, []).append(peer)
+            watchers = self.watchers.setdefault(task, [])
+            if peer not in watchers:
+                watchers.append(peer)
 
     def audience(self, task: int) -> Iterable[bytes]:
         """The clients that want to know of a task."""

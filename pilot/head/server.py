@@ -147,7 +147,7 @@ class Head:
         self._janitor = Janitor(site.directory, self._notify)
         # What site.yaml names may be another one in each job's environment: it is not known here.
         python = INTERPRETER if site.config.environment.python == "auto" else ""
-        self._clients = Clients(self._shell, epoch, self._hurry, python)
+        self._clients = Clients(self._shell, epoch, self._hurry, python, config.head.max_unfinished)
         self._answers = Answers(epoch, self._server.send)
         self._control = Control(site, self._shell, self._janitor)
         self._pilots = Pilots(site, self._shell, epoch, self._notify, self._started)
@@ -290,6 +290,8 @@ class Head:
         """What has arrived since the last turn."""
         for peer, message in self._server.receive():
             self._handle(peer, message, now)
+        for peer in self._server.take_gone():
+            self._clients.gone(peer)
         for peer, unreadable in self._server.take_unreadable():
             self._answers.answer(peer, unreadable, now)
         self._fleet.take()

@@ -209,6 +209,10 @@ class Server(Generic[M]):
         """What has arrived since the last time and is no message, with who sent it."""
         return self._reader.take_unreadable()
 
+    def take_gone(self) -> list[bytes]:
+        """Return the peers of this machine whose connections have ended since the last time."""
+        return self._local.take_gone()
+
     def send(self, peer: bytes, message: msgspec.Struct) -> None:
         """Send to a peer; one that is gone gets nothing."""
         self.send_to_all((peer,), message)

@@ -84,6 +84,7 @@ class Listener:
         #: By descriptor: those who are known, and those who have still to greet, oldest first.
         self._streams: dict[int, Stream] = {}
         self._greetings: dict[int, _Greeting] = {}
+        self._gone: list[bytes] = []
         self._peers: dict[bytes, Stream] = {}
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._most = int(soft * _DESCRIPTORS)
@@ -230,8 +231,14 @@ class Listener:
         self._greetings.pop(stream.descriptor, None)
         if stream.name:
             del self._peers[stream.name]
+            self._gone.append(stream.name)
         stream.close()
         self._set_accepting(True)
+
+    def take_gone(self) -> list[bytes]:
+        """Return the peers whose connections have ended since the last time."""
+        gone, self._gone = self._gone, []
+        return gone
 
     def close(self, linger_s: float) -> None:
         """Close; what was sent has so long to leave."""

@@ -263,3 +263,31 @@ def test_what_is_over_the_limits_is_refused(
     ((refused, why),) = head.sent[-1].refused
     assert refused == task and said in why
     assert head.store.states([task]) == {}
+
+
+def test_no_more_tasks_are_taken_than_the_site_allows(head: Head) -> None:
+    head.clients = Clients(head.shell, 1, lambda: None, most=3)
+    known = template(5, head.session, function=b"f")
+    functions, base = [m.Function(b"f", b"code")], head.session << 32
+    specs = [m.TaskSpec(base | number, 5, b"") for number in range(1, 6)]
+    head.hear(m.Submit(5, head.session, functions, [known], specs))
+    head.commit()
+    assert [task for task, _ in head.sent[-1].refused] == [base | 4, base | 5]
+    assert all("head.max_unfinished" in why for _, why in head.sent[-1].refused)
+    assert head.store.states([spec.id for spec in specs]).keys() == {base | n for n in (1, 2, 3)}
+    # The same once more, since the answer was lost: what is there is not refused.
+    head.hear(m.Submit(5, head.session, functions, [known], specs[:3]))
+    head.commit()
+    assert head.sent[-1].refused == []
+
+
+def test_client_that_is_gone_is_forgotten(head: Head) -> None:
+    task = head.submit(1)
+    other = b"other"
+    head.clients.handlers[m.Watch](other, m.Watch([task]), NOW)
+    head.clients.handlers[m.Watch](other, m.Watch([task]), NOW)
+    assert head.shell.peers.watchers == {task: [other]}
+    head.clients.gone(other)
+    head.clients.gone(PEER)
+    assert not head.shell.peers.watchers and not head.shell.peers.clients
+    head.clients.gone(PEER)
