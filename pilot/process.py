@@ -64,16 +64,30 @@ def adopt_orphans() -> None:
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def children() -> list[int]:
-    """Return the processes whose parent this one is, adopted ones included."""
+def children(pid: int = 0) -> list[int]:
+    """Return the processes whose parent this one is, or another one; adopted ones included."""
+    pid = pid or os.getpid()
+    found: list[int] = []
     try:
-        # One read, where the kernel is built for it; it leaves none out while none ends.
-        return [int(pid) for pid in Path("/proc/thread-self/children").read_text().split()]
+        # A few reads, where the kernel is built for it; they leave none out while none ends.
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (thread / "children").read_text().split())
+        return found
     except OSError:
+        if not Path(f"/proc/{pid}").exists():
+            return found
         from scheduler.batch.local_job import all_processes, process_state
 
-        states = ((pid, process_state(pid)) for pid in all_processes())
-        return [pid for pid, state in states if state and state.parent == os.getpid()]
+        states = ((other, process_state(other)) for other in all_processes())
+        return [other for other, state in states if state and state.parent == pid]
+
+
+def descendants(pid: int) -> list[int]:
+    """Return the processes below another one, parents before their children."""
+    found = children(pid)
+    for child in found:  # it grows meanwhile
+        found += children(child)
+    return found
 
 
 def end_children() -> None:

@@ -41,13 +41,12 @@ from pilot.agent.shared_memory import (
     shared_by_fork,
     skip_upto,
 )
-from pilot.process import die_with_parent, name_process
+from pilot.process import descendants, die_with_parent, name_process
 from pilot.site import Site
 from pilot.wire import messages as m
 from pilot.wire.channel import REBIND_S, Client
 from pilot.wire.endpoints import LOCAL
 from pilot.wire.keys import load_keys
-from scheduler.batch.local_job import descendants_of
 from scheduler.resources import NodeShape
 
 log = logging.getLogger("pilot.node")
@@ -186,7 +185,7 @@ class NodeWorker:
             self._watch_rank(message)
         elif isinstance(message, m.KillRank):
             # What it has started, too, in whatever session that is: orphans come to it.
-            for pid in (*descendants_of(message.pid), message.pid):
+            for pid in (*descendants(message.pid), message.pid):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         elif isinstance(message, m.AgentStatus):
@@ -262,7 +261,10 @@ class NodeWorker:
     def _stop(self, number: int, grace_s: float) -> None:
         executor = self._executors.get(number)
         if executor is not None:
-            _signal_group(executor.process, signal.SIGTERM if grace_s else signal.SIGKILL)
+            if grace_s:
+                _ask_to_end(executor.process)
+            else:
+                _signal_group(executor.process, signal.SIGKILL)
             executor.kill_at = time.monotonic() + grace_s
 
     def _take_back(self, message: m.TakeBack) -> None:
@@ -410,6 +412,19 @@ def _signal_group(process: Served, number: int) -> None:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process.pid, number)
+
+
+def _ask_to_end(process: Served) -> None:
+    """Ask an executor and what it has started to end, in whatever session that is."""
+    elsewhere = []
+    for pid in descendants(process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(pid) != process.pid:
+                elsewhere.append(pid)
+    _signal_group(process, signal.SIGTERM)
+    for pid in elsewhere:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGTERM)
 
 
 class ForkedNode(Forked):

@@ -538,6 +538,9 @@ def _spawn(
         actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
     elif stderr:
         actions.append((os.POSIX_SPAWN_OPEN, 2, stderr, create, 0o666))
+    # A command that is told to end has some time for that: this process, which is told as well,
+    # waits for it.
+    before = signal.signal(signal.SIGTERM, _wait_on)
     try:
         pid = os.posix_spawnp(
             argv[0],
@@ -547,7 +550,13 @@ def _spawn(
             # Python ignores the last two.
             setsigdef=[signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ],
         )
+        _, status = os.waitpid(pid, 0)
     except OSError as error:
         raise cannot_start(argv, error, stdin) from error
-    _, status = os.waitpid(pid, 0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return os.waitstatus_to_exitcode(status)
+
+
+def _wait_on(*_: object) -> None:
+    """Do nothing."""

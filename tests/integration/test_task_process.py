@@ -399,6 +399,16 @@ def test_nothing_that_a_task_started_outlives_it(
     wait_until(lambda: not _is_there(mark), DEADLINE_S, "the end of its process")
 
 
+def test_a_command_that_is_told_to_end_has_time_for_it(
+    session: Session, one_core: SiteUnderTest
+) -> None:
+    mark = one_core.scratch / "cleaned"
+    text = f"trap 'sleep 0.3; echo cleaned > {mark}; exit 1' TERM; echo; sleep 600 & wait"
+    future = session.submit(pilot.shell(text, time_limit=1))
+    assert isinstance(future.exception(DEADLINE_S), pilot.TaskTimedOut)
+    assert mark.read_text() == "cleaned\n"
+
+
 # --- executors that do not come up ----------------------------------------------------------------
 
 
