@@ -54,7 +54,7 @@ def test_a_value_is_put_once_and_used_by_many(session: Session) -> None:
     small = session.put({"a": 1}, name="small")
     large = session.put(np.arange(100_000.0), name="large")
     many = session.submit_many(total, [(large,)] * 20)
-    nested = session.submit(tasks.echo, [small, {"deep": (large[0], small)}])
+    nested = session.submit(tasks.echo, [small, {"deep": (large, small)}])
     assert {future.result(DEADLINE_S) for future in many} == {float(np.arange(100_000.0).sum())}
     args, _ = nested.result(DEADLINE_S)
     assert args[0][0] == {"a": 1} and args[0][1]["deep"][1] == {"a": 1}
