@@ -24,7 +24,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Protocol
 
@@ -189,7 +189,7 @@ class Connection:
     def numbers(self, session: int, first: int, count: int) -> Numbers:
         """The ids of tasks that are submitted to a session, of which the head has given a block."""
         numbers = Numbers(
-            first, count, lambda n: self.post(lambda r: m.Reserve(r, session, n)), Future.result
+            first, count, lambda n: self.post(lambda r: m.Reserve(r, session, n)), self._wait_for
         )
         self._given.append(numbers)
         return numbers
@@ -270,14 +270,25 @@ class Connection:
                 if left <= 0:
                     return False
                 self._flushed.wait(left)
-                if self._start is not None and self.silence() > SILENT_S:
-                    raise HeadError(
-                        f"{self._who()} does not answer; is it stopped? What was submitted last "
-                        f"is not accepted, so it may be lost; see {self._site.logs / 'head.log'}"
-                    )
+                self._check_silence("What was submitted last is not accepted, so it may be lost")
             if self.owner and self._failure:
                 raise self._failure
             return True
+
+    def _check_silence(self, consequence: str) -> None:
+        """Give up a head that does not even say that it is there; who may wait for ever, waits."""
+        if self._start is not None and self.silence() > SILENT_S:
+            raise HeadError(
+                f"{self._who()} does not answer; is it stopped? {consequence}; see "
+                f"{self._site.logs / 'head.log'}"
+            )
+
+    def _wait_for(self, future: Future[Any]) -> None:
+        """Wait for an answer for as long as the head is there."""
+        while not future.done():
+            wait((future,), 1.0)
+            self._check_silence("Nothing was submitted")
+        future.result()
 
     def silence(self) -> float:
         """Return for how long the head has not answered whether it is there, in seconds."""
