@@ -100,6 +100,20 @@ def reset(yes: bool) -> None:
     click.echo(f"moved everything to {aside}" if aside else f"{found.name} has no tasks")
 
 
+@site.command(name="leave-out")
+@click.argument("session", type=int)
+@site_option
+def leave_out(session: int) -> None:
+    """Have the head start without a SESSION of which something in the database is damaged.
+
+    It counts as closed then; its unfinished tasks do not run. Nothing of it is deleted.
+    """
+    from pilot.head.upkeep import leave_out as close
+
+    close(current_site(), session)
+    click.echo(f"session {session} is left out: it counts as closed")
+
+
 def _marked_lines(text: str) -> list[tuple[int, str]]:
     """Number and text of the settings that are marked, or that a marked comment announces."""
     lines = text.splitlines()

@@ -174,7 +174,8 @@ SELECT digest, payload FROM functions WHERE session = ?;
 -- name: unfinished_tasks
 SELECT id, session, template, payload, inputs, attempts, errors, crashes, created, delegated, digest
 FROM tasks INDEXED BY tasks_listed
-WHERE session IN (SELECT id FROM sessions) AND state IN ('DELEGATED', 'READY');
+WHERE session IN (SELECT id FROM sessions WHERE state NOT IN ('CLOSED', 'PURGED'))
+  AND state IN ('DELEGATED', 'READY');
 
 -- name: templates_of
 SELECT detail FROM templates WHERE session = ?;
@@ -183,8 +184,11 @@ SELECT detail FROM templates WHERE session = ?;
 SELECT p.detail FROM tasks t JOIN templates p ON p.id = t.template WHERE t.id = ?;
 
 -- name: open_sessions
-SELECT id, name, state, paused, weight, priority, options, environment
-FROM sessions WHERE state NOT IN ('CLOSED', 'PURGED') ORDER BY id;
+SELECT id FROM sessions WHERE state NOT IN ('CLOSED', 'PURGED') ORDER BY id;
+
+-- name: leave_out
+UPDATE sessions SET state = 'CLOSED', ended = :now
+WHERE id = :id AND state NOT IN ('CLOSED', 'PURGED') RETURNING id;
 
 -- name: session
 SELECT id, name, state, paused, weight, priority, options, environment

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 from pathlib import Path
 
 from launchers import leave_identity
 from pilot.errors import PilotError
 from pilot.head.server import Head
+from pilot.head.store import open_error
 from pilot.process import name_process, raise_file_limit, start_log
 from pilot.site import open_site
 
@@ -30,7 +32,9 @@ def main(directory: Path, adopt_job: str = "") -> None:
         name_process(f"pilot head {site.name}")
         raise_file_limit()
         head = Head(site, adopt_job)
-    except PilotError as error:
+    except (PilotError, sqlite3.Error) as error:
+        if isinstance(error, sqlite3.Error):
+            error = open_error(site.database, error)
         print(f"pilot: {error}", file=sys.stderr)  # noqa: T201 - the starter reads it
         # Not sys.exit: threads of a half-made head must not keep the process.
         sys.stderr.flush()

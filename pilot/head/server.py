@@ -205,9 +205,16 @@ class Head:
         tasks: list[ev.Restored] = []
         for row in rows:
             info = m.SessionInfo(row.id, row.name, row.environment)
-            shell.parcels.open(info, store.functions(row.id))
-            templates += store.templates(row.id)
+            with store.reading(row.id, "what its tasks are made of"):
+                functions, kinds_here = store.functions(row.id), store.templates(row.id)
+            shell.parcels.open(info, functions)
+            templates += kinds_here
             tasks += unfinished.get(row.id, ())
+            known = {one.id: one.function for one in kinds_here}
+            for item in unfinished.get(row.id, ()):
+                with store.reading(row.id, f"what task {m.task_label(item.spec.id)} is to run"):
+                    if known[item.spec.template]:
+                        functions[known[item.spec.template]]
         owed: set[int] = set()
         kinds = {template.id: template for template in templates}
         for item in tasks:

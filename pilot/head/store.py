@@ -23,13 +23,14 @@ import re
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
+from pilot.bounds import UNREADABLE
 from pilot.data.values import Value
 from pilot.errors import DiskFullError, HeadError, PilotError
 from pilot.head.events import Attempt, Change, Delegated, Ended, Restored
@@ -48,11 +49,20 @@ from pilot.wire.messages import (
     TaskOutcome,
     TaskSpec,
     Template,
+    task_label,
 )
 
 SCHEMA_VERSION = 3
 #: Tells tools such as `file` that this is a database of Pilot ("Pilt").
 APPLICATION_ID = 0x50696C74
+
+#: What reading a damaged row raises.
+DAMAGED: tuple[type[Exception], ...] = (
+    *UNREADABLE,
+    sqlite3.OperationalError,
+    LookupError,
+    TypeError,
+)
 
 #: Why a copy of a database has no pilots.
 COPIED = "the database is a copy, to which the pilots of the original do not belong"
@@ -92,7 +102,10 @@ def open_error(path: Path, error: sqlite3.Error) -> HeadError:
 def _advice(error: sqlite3.Error) -> str:
     text = str(error)
     if "locked" in text:
-        return "an old head hangs on another machine (head.log says where it ran): end it there"
+        return (
+            "another program has it open, or an old head hangs on another machine (head.log says "
+            "where it ran): end that"
+        )
     if "I/O" in text:
         return (
             "the disk or the file server fails, or the file system there has no locks (NFS: is "
@@ -808,7 +821,34 @@ class Store:
 
     def sessions(self) -> list[SessionRow]:
         """The sessions that have not ended."""
-        return [_session_row(row) for row in self._read("open_sessions")]
+        found = []
+        for (session,) in self._read("open_sessions"):
+            with self.reading(session, "its row"):
+                found += [_session_row(row) for row in self._read("session", (session,))]
+        return found
+
+    @contextlib.contextmanager
+    def reading(self, session: int, what: str) -> Iterator[None]:
+        """Say of which session it is what is read here, where it is damaged.
+
+        Raises
+        ------
+        HeadError
+            It is; the message says how to go on without that session.
+        """
+        try:
+            yield
+        except DAMAGED as error:
+            raise HeadError(
+                f"session {session} in the database is damaged ({what}: {error}); `pilot site "
+                f"leave-out {session}` has the head start without it (nothing of it is deleted), "
+                "or put a backup in the database's place"
+            ) from error
+
+    def leave_out(self, session: int, now: float) -> bool:
+        """Close a session although it has unfinished tasks, which stay as they are; False: there
+        is no such open session."""
+        return bool(self._now("leave_out", {"id": session, "now": now}))
 
     def session(self, session: int) -> SessionRow | None:
         """A session; None where there is none with this id."""
@@ -821,9 +861,13 @@ class Store:
         for row in self._read("unfinished_tasks"):
             task, session, template, payload, inputs, attempts, errors, crashes = row[:8]
             created, delegated, digest = row[8:]
-            refs = _decode_inputs(inputs) if inputs else ()
+            try:
+                refs = _decode_inputs(inputs) if inputs else ()
+                owed = _decode_delegated(delegated) if delegated else None
+            except UNREADABLE:
+                with self.reading(session, f"task {task_label(task)}"):
+                    raise
             spec = TaskSpec(task, template, payload, refs, digest=digest or b"")
-            owed = _decode_delegated(delegated) if delegated else None
             found.setdefault(session, []).append(
                 Restored(spec, attempts, errors, crashes, created, owed)
             )

@@ -1,4 +1,4 @@
-"""Upkeep of a site by hand: to begin anew, and to keep what was there.
+"""Upkeep of a site by hand: to begin anew, or to go on without what is damaged.
 
 Invariant: nothing is deleted, and nothing is touched while a head runs.
 """
@@ -9,12 +9,46 @@ import os
 import time
 from pathlib import Path
 
+from pilot import clock
 from pilot.data.durable import sync_directory
-from pilot.errors import SiteError
-from pilot.head.database_file import SUFFIXES
+from pilot.errors import PilotError, SiteError
+from pilot.head.database_file import SUFFIXES, fence, refuse_if_missing
 from pilot.head.lease import Lease
+from pilot.head.store import Store
 from pilot.site import Site
 from pilot.wire.discovery import read_address
+
+
+def leave_out(site: Site, session: int) -> None:
+    """Have the next head start without a session of which something is damaged.
+
+    It counts as closed then. Its unfinished tasks stay as they are, and nothing of it is deleted.
+
+    Raises
+    ------
+    HeadError
+        A head runs.
+    PilotError
+        There is no such session that has not ended.
+    """
+    config = site.config.lease
+    lease = Lease(site.lease_file, config.renew_s, config.expire_s)
+    known = read_address(site.address_file)
+    lease.acquire(known.epoch if known is not None else 0)
+    lease.keep()
+    try:
+        refuse_if_missing(site, lease.database)
+        if lease.unfenced:
+            fence(site.database)
+        store = Store(site.database, site.config.store.journal)
+        try:
+            lease.note(database=store.identity, unfenced=False)
+            if not store.leave_out(session, clock.now()):
+                raise PilotError(f"there is no open session {session}")
+        finally:
+            store.close()
+    finally:
+        lease.release()
 
 
 def reset(site: Site) -> Path | None:

@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -170,6 +172,37 @@ def test_site_begins_anew_when_its_database_has_vanished(site: SiteUnderTest) ->
     )
     assert site.query("head")["epoch"] > epoch
     assert run("session", "list", "--json").stdout.count('"id"') == 1
+
+
+def change(site: SiteUnderTest, statement: str) -> list[tuple[Any, ...]]:
+    """Change the database behind the back of everybody."""
+    database = sqlite3.connect(site.site.database)
+    try:
+        with database:
+            return database.execute(statement).fetchall()
+    finally:
+        database.close()
+
+
+def test_damaged_session_is_named_and_can_be_left_out(site: SiteUnderTest) -> None:
+    with site.session() as session:
+        session.pause()
+        session.submit(tasks.square, 3)
+        session.flush()
+        session.detach()
+    work(site)
+    run("head", "stop")
+    number = change(site, "SELECT min(id) FROM sessions")[0][0]
+    for column in ("name = CAST(x'ff' AS TEXT)", "environment = x'c1'"):
+        change(site, f"UPDATE sessions SET {column} WHERE id = {number}")
+        started = run("head", "start")
+        assert started.exit_code == 5 and "Traceback" not in started.stderr
+        assert f"session {number} in the database is damaged" in started.stderr
+        assert f"pilot site leave-out {number}" in started.stderr
+        change(site, f"UPDATE sessions SET name = 'n' WHERE id = {number}")
+    assert "no open session 77" in run("site", "leave-out", "77").stderr
+    assert run("site", "leave-out", str(number)).exit_code == 0
+    work(site)
 
 
 def test_backup_can_be_put_in_the_place_of_the_database(site: SiteUnderTest) -> None:

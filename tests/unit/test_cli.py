@@ -96,6 +96,7 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "head status",
         "site backup",
         "site reset",
+        "site leave-out",
         "session list",
         "session show",
         "session wait",
