@@ -111,8 +111,8 @@ class Future(CalledBack[T]):
         self.task = task
         self._name = name
         self._ended = ""
-        #: A tuple: for an empty one nothing is allocated, and there may be a million futures.
-        self._followers: tuple[Callable[[], object], ...] = ()
+        #: None: nothing is allocated, since there may be a million futures.
+        self._followers: list[Callable[[], object]] | None = None
 
     @property
     def task_id(self) -> str:
@@ -304,8 +304,8 @@ class Future(CalledBack[T]):
 
     def _invoke_callbacks(self) -> None:
         with self._condition:
-            followers, self._followers = self._followers, ()
-        for follow in followers:
+            followers, self._followers = self._followers, None
+        for follow in followers or ():
             follow()
         super()._invoke_callbacks()
 
@@ -313,7 +313,9 @@ class Future(CalledBack[T]):
         """Call something of Pilot's as soon as it is done, on whatever thread; it may not wait."""
         with self._condition:
             if not self.done():
-                self._followers = (*self._followers, call)
+                if self._followers is None:
+                    self._followers = []
+                self._followers.append(call)
                 return
         call()
 

@@ -100,6 +100,13 @@ def test_several_results_have_parts(late: bool) -> None:
     assert future[1].result(1) == (2, 2)  # also of what was read
 
 
+def test_very_many_parts_are_settled_together() -> None:
+    future = future_of((), 20_000)
+    parts = list(future)
+    settle(future, *range(20_000))
+    assert [part.result(1) for part in parts] == list(range(20_000))
+
+
 def test_only_result_with_a_name_is_its_part() -> None:
     future = future_of(("a",), 1)
     part = future["a"]
