@@ -282,9 +282,7 @@ def test_head_that_is_silent_is_asked_and_then_told_of(
         client.submit(3, parcel(1), [Nobody()])
         with pytest.raises(HeadError, match=r"\(pid \d+ on here\) does not answer"):
             client.flush()
-        with pytest.raises(
-            HeadError, match=r"is it stopped\? Nothing was submitted"
-        ):
+        with pytest.raises(HeadError, match=r"is it stopped\? Nothing was submitted"):
             client.numbers(3, 3 << 32 | 1, 1).take(5)
         wait_until(lambda: "has not answered for" in caplog.text)
         pings = [message for message in head.heard if isinstance(message, m.Query)]
