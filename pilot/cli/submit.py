@@ -68,7 +68,11 @@ def _each_line(
 @click.option("--stdout", help="File for its standard output. Default: the task's log.")
 @click.option("--stderr", help="File for its standard error. Default: the task's log.")
 @click.option(
-    "--env", multiple=True, callback=_variables, metavar="NAME=VALUE", help="Set a variable for it."
+    "--env",
+    multiple=True,
+    callback=_variables,
+    metavar="NAME=VALUE",
+    help="Set a variable for it: no secret, since `ps` shows it to others.",
 )
 @click.option(
     "--session",
