@@ -510,7 +510,9 @@ class Fleet:
         if row.job is None:
             # Nobody knew what had become of the submission: it went well.
             self._submitted(row, job.job_id)
-        if job.node_count and job.phase is not Phase.ENDED and job.node_count != row.nodes:
+        going_on = job.phase in (Phase.QUEUED, Phase.RUNNING, Phase.SUSPENDED)
+        # A job that is ending has fewer each moment, and all again where it waits to start anew.
+        if going_on and job.node_count and job.node_count != row.nodes:
             row.nodes = job.node_count
             self._save(row)
         row.waits_for = job.reason
@@ -542,7 +544,6 @@ class Fleet:
             row.heard = asked
         elif not row.suspended:
             self._look_after_silence(row, asked)
-        going_on = job.phase in (Phase.QUEUED, Phase.RUNNING, Phase.SUSPENDED)
         if going_on and row.cancelled_at and asked - row.cancelled_at > CANCEL_AGAIN_S:
             self._cancel(row, asked)
 

@@ -403,6 +403,9 @@ def test_nodes_that_slurm_counts_are_counted_against_the_limit(head: Head) -> No
     head.look(NOW + 1.0)
     head.fleet.heard(row.name, 0.0, False, NOW + 1.0)
     assert row.nodes == 4
+    head.batch.said["1"] = {"node_count": 1, "phase": Phase.ENDING}
+    head.look(NOW + 1.5)
+    assert row.nodes == 4, "it may be requeued, and have all of them again"
     # Its agent has lost three of them; the job has all, and the pool may have no more.
     head.rooms[row.name] = Pilot(row.name, "main", NodeShape(4), 1, 0.0)
     (supply,) = head.fleet.supply(NOW + 1.0)
