@@ -9,7 +9,8 @@ bounds_tests=(tests/unit tests/integration/test_session.py)
 # What no test imports.
 checkers='^mypy\|^ruff\|^types-'
 
-# Print "VERSION PROGRAM" for each Python that Pilot runs on and that can make environments, oldest first.
+# Print "VERSION PROGRAM" for each Python that Pilot runs on and that can make environments, the
+# oldest first.
 list_pythons() {
     local python
     for python in "$venv/bin/python" python3 python3.{10..20} "$HOME"/.pyenv/versions/*/bin/python3; do
