@@ -14,6 +14,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from pilot.data.patience import patient
 from pilot.errors import DiskFullError, HeadError, SiteError
 from pilot.head.lease import KILL_S, Silence, read_lease
 from pilot.head.lease_files import FULL, has_run_out
@@ -59,6 +60,7 @@ def silence_of(site: Site) -> Silence:
     return Silence(site.lease_file, lease.expire_s, lease.renew_s)
 
 
+@patient
 def ensure_head(site: Site, adopt_job: str = "", dead: int = 0) -> HeadAddress:
     """Return the head of the site, started where there is none.
 
