@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -100,14 +101,18 @@ def test_key_of_another_site_is_refused(make_site: Callable[..., SiteUnderTest])
     one, two = make_site(), make_site()
     with one.session() as session:
         assert session.submit(tasks.square, 2).result(DEADLINE_S) == 4
-    address = one.site.address_file
-    stolen = two.site.address_file
-    stolen.write_bytes(address.read_bytes())
+    two.site.prepare()
+    keys, aside = one.site.keys, one.directory / "aside"
+    keys.rename(aside)
+    shutil.copytree(two.site.keys, keys)
     try:
         with pytest.raises(pilot.AuthenticationError, match="different keys"):
-            two.session()
+            one.session()
     finally:
-        stolen.unlink()
+        shutil.rmtree(keys)
+        aside.rename(keys)
+    with one.session() as session:
+        assert session.submit(tasks.square, 3).result(DEADLINE_S) == 9
 
 
 def test_everything_in_a_site_is_private(shared_site: SiteUnderTest) -> None:
