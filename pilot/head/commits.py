@@ -10,6 +10,7 @@ Invariants
 - One commit at a time. One that fails is lost to nobody: its batch goes first in the next, as long
   as the disk or a lock is why. What the database refuses for what it is is left out, by name, and
   the rest of its batch is durable.
+- Of what waited for a commit, one that fails keeps nobody else from being told.
 - Events are numbered in the order in which they were made; none is told before it is committed.
 """
 
@@ -26,8 +27,9 @@ from pilot import clock
 from pilot.errors import PilotError
 from pilot.head.events import Log
 from pilot.head.peers import Send
+from pilot.head.steps import Steps
 from pilot.head.store import Batch, Store
-from pilot.head.unfit import NOT_WRITTEN, UNFIT, LeftOut
+from pilot.head.unfit import UNFIT, LeftOut
 
 log = logging.getLogger("pilot.head")
 
@@ -52,6 +54,8 @@ class Commits:
         Called after each commit, when what waited for it has been told.
     left_out
         Called before that where something could not be written, and is given up.
+    steps
+        Runs what waited for a commit.
     """
 
     def __init__(
@@ -62,7 +66,9 @@ class Commits:
         notify: Callable[[], None],
         done: Callable[[], None],
         left_out: Callable[[LeftOut], None] = lambda _: None,
+        steps: Steps | None = None,
     ) -> None:
+        self._steps = steps or Steps()
         self._store = store
         self._log = changes
         self._send = send
@@ -114,7 +120,10 @@ class Commits:
             self._next_event = batch.add_changes(self._log.take(), self._next_event)
         self._committing, self.batch = batch, Batch()
         self._committed, self._error = False, None
-        self._store.write(batch, self._written)
+        try:
+            self._store.write(batch, self._written)
+        except Exception as error:
+            self._written(error)
         self.finish()
 
     def _written(self, error: Exception | None) -> None:
@@ -143,19 +152,20 @@ class Commits:
         if batch.events:
             first, count, *_ = batch.events[-1]
             self.last_event = first + count - 1
+        attempt = self._steps.attempt
         for tell in batch.after:
-            tell()
-        self._done()
+            attempt("telling what is committed", tell)
+        attempt("after a commit", self._done)
 
     def _write_apart(self, batch: Batch) -> Exception | None:
         """Write what can be written of a batch of which something cannot ever be."""
         try:
             left_out = self._store.write_apart(batch)
-        except NOT_WRITTEN as error:
+        except Exception as error:
             return error
         for words in left_out.words():
             log.error("the database does not take %s; it is given up", words)
-        self._left_out(left_out)
+        self._steps.attempt("giving up what is not written", self._left_out, left_out)
         return None
 
     def flush(self, now: float) -> None:

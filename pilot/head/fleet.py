@@ -24,7 +24,7 @@ import math
 import os
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from pilot import clock
@@ -374,16 +374,30 @@ class Fleet:
             self._thread.ask(lambda: self._batch.ends_at(job), start, lambda _: start(None))
 
     def cancel_all(self, names: Sequence[str]) -> None:
-        """Cancel the jobs of pilots; returns when the batch system has them."""
-        jobs = [
-            row.job for name in names if (row := self.pilots.get(name)) and row.job and not row.own
-        ]
+        """Cancel the jobs of pilots; returns when the batch system has them.
+
+        A submission that is under way is waited for; others are not made any more.
+        """
         for name in names:
             self.told(name)
             if process := self._own.get(name):
                 process.terminate()
+        rows = [row for name in names if (row := self.pilots.get(name)) and not row.own]
+        if any(row.job is None for row in rows):
+            self._thread.wait_for(lambda: None)
+            self._thread.take()
+        jobs = [row.job for row in rows if row.job]
+        unknown = {row.name for row in rows if row.job is None and row.name in self.pilots}
+        if jobs or unknown:
+            self._thread.wait_for(lambda: self._cancel_now(jobs, unknown))
+
+    def _cancel_now(self, jobs: list[str], names: Collection[str]) -> None:
+        """Cancel jobs, and those that may be there under these names; in the batch thread."""
+        if names:
+            found = self._batch.jobs(self.prefix, ())
+            jobs = [*jobs, *(job.job_id for job in found.values() if job.name in names)]
         if jobs:
-            self._thread.wait_for(lambda: self._batch.cancel(jobs))
+            self._batch.cancel(jobs)
 
     def close(self) -> None:
         """Wait for the command under way; jobs go on."""
@@ -415,15 +429,19 @@ class Fleet:
         log.info("pilot %s: %d nodes of pool %s: %s", row.name, row.nodes, row.pool, row.reason)
         request = self._request(row)
         self._thread.ask(
-            lambda: self._submit_in_turn(request),
+            lambda: self._submit_in_turn(row, request),
             lambda job: self._submitted(row, job),
             lambda error: self._not_submitted(row, error),
         )
 
-    def _submit_in_turn(self, request: JobRequest) -> str:
+    def _submit_in_turn(self, row: PilotRow, request: JobRequest) -> str:
         """Submit, but not sooner after the last time than the site allows; in the batch thread."""
         since = time.monotonic() - self._last_submit
-        time.sleep(max(0.0, self._site.config.slurm.submit_interval_s - since))
+        due = time.monotonic() + self._site.config.slurm.submit_interval_s - since
+        while not row.told and (left := due - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
+        if row.told:
+            raise SubmitRefused("it was told to end before it was submitted")
         self._last_submit = time.monotonic()
         return self._batch.submit(request)
 
@@ -452,6 +470,9 @@ class Fleet:
         self._save(row)
 
     def _not_submitted(self, row: PilotRow, error: BatchError) -> None:
+        if row.told and isinstance(error, SubmitRefused):
+            self.ended(row.name, str(error), row.created)
+            return
         before = self._refused.get(row.pool)
         refusal = (
             before.again(row.created, str(error))

@@ -7,6 +7,7 @@ Invariants
 ----------
 - What is forgotten here is committed, so it can be read again.
 - What is kept is bounded by number and by bytes, but for what one commit may bring.
+- Of a session that has ended nothing is kept once its end is committed.
 - A dependent sees a failure that is to be ignored as a good end, with the default as its values.
 """
 
@@ -18,7 +19,7 @@ from pilot.data.values import Value
 from pilot.head.core import default_values
 from pilot.head.policy import ABORTED, COMPLETED, FAILED, TIMED_OUT
 from pilot.head.store import Store
-from pilot.wire.messages import TaskFailure, TaskOutcome, task_label
+from pilot.wire.messages import TaskFailure, TaskOutcome, session_of, task_label
 
 #: So many of the last outcomes, and of such size, are kept in memory.
 RECENT, RECENT_BYTES = 50_000, 64 << 20
@@ -36,6 +37,8 @@ class Outcomes:
         #: The last ones, oldest first.
         self._recent: dict[int, TaskOutcome] = {}
         self._bytes = 0
+        #: Sessions that have ended, of which something may be kept.
+        self._closed: set[int] = set()
 
     def keep(self, outcome: TaskOutcome) -> None:
         """Keep how a task has ended, which may not be committed yet."""
@@ -53,6 +56,10 @@ class Outcomes:
         self._recent.clear()
         self._bytes = 0
 
+    def close(self, session: int) -> None:
+        """Forget the tasks of a session that has ended, when that is committed."""
+        self._closed.add(session)
+
     def trim(self, uncommitted: Callable[[], Iterable[int]]) -> None:
         """Forget the oldest where a bound is exceeded twice, down to it; right after a commit.
 
@@ -63,6 +70,8 @@ class Outcomes:
             yet.
         """
         recent = self._recent
+        if self._closed:
+            self._forget_closed(set(uncommitted()))
         if len(recent) <= 2 * RECENT and self._bytes <= 2 * RECENT_BYTES:
             return
         kept = set(uncommitted())
@@ -70,6 +79,14 @@ class Outcomes:
             if task in kept or (len(recent) <= RECENT and self._bytes <= RECENT_BYTES):
                 return
             self.forget(task)
+
+    def _forget_closed(self, uncommitted: set[int]) -> None:
+        closed = self._closed
+        ended = [task for task in self._recent if session_of(task) in closed]
+        self._closed = {session_of(task) for task in ended if task in uncommitted}
+        for task in ended:
+            if task not in uncommitted:
+                self.forget(task)
 
     def states(self, tasks: set[int]) -> dict[int, str]:
         """The states of those of the tasks that have ended, as their dependents see them."""

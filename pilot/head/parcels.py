@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from pilot.data.values import Value
+from pilot.errors import StorageError
 from pilot.head.peers import PilotPeer, Sent
 from pilot.head.state import Task
 from pilot.head.store import Store
@@ -26,6 +27,7 @@ from pilot.wire.messages import (
     TaskSpec,
     Template,
     Work,
+    task_label,
 )
 
 #: Arguments of waiting tasks are kept in memory up to so many bytes; others are read when needed.
@@ -107,13 +109,17 @@ class Parcels:
             sent = peer.sent.get(template.session)
             if sent is None or template.id not in sent.templates:
                 self._introduce(template, peer, parcel)
-            payload = self._payloads.get(task.id)
+            payload = self._payloads.get(task.id, read.get(task.id))
+            if payload is None:
+                raise StorageError(
+                    f"the arguments of task {task_label(task.id)} are not in the database any more"
+                )
             work.append(
                 Work(
                     task.id,
                     task.attempt,
                     template.id,
-                    read[task.id] if payload is None else payload,
+                    payload,
                     tuple(
                         InputValue(
                             source, index, values[source][index] if source in values else None

@@ -10,6 +10,7 @@ Invariants
 - A completion is acknowledged when it is committed; until then the pilot keeps it.
 - After a restart no work is handed out until the pilots of before have said what they hold, or have
   had the time to.
+- A task that cannot be sent to a pilot fails by name; the others go on.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pilot import clock
+from pilot.errors import PilotError
 from pilot.head import events as ev
 from pilot.head.fleet import Fleet
 from pilot.head.peers import Handler, PilotPeer, refusal
 from pilot.head.shell import Shell
+from pilot.head.state import Task
 from pilot.site import Site
 from pilot.version import __version__
 from pilot.wire import messages as m
@@ -227,12 +230,58 @@ class Pilots:
         """Hand out work."""
         if self._expected:
             return
-        for name, tasks in self._core.assign(now).items():
-            peer = self._peers[name]
-            live = self._core.tasks  # what the pilot makes itself
-            inputs = {ref[0] for task in tasks for ref in task.inputs if ref[0] not in live}
-            values = self._shell.outcomes.values(inputs)
-            self._shell.send(peer.address, self._shell.parcels.pack(peer, tasks, values))
+        try:
+            given = self._core.assign(now)
+        except Exception:
+            for name in list(self._peers):  # nobody knows what each of them was to get
+                self._greet_again(name)
+            raise
+        trouble: Exception | None = None
+        for name, tasks in given.items():
+            try:
+                self._send_work(self._peers[name], tasks)
+            except Exception as error:
+                if not self._set_aside(name, tasks, error):
+                    trouble = error
+        if trouble is not None:
+            raise trouble
+
+    def _send_work(self, peer: PilotPeer, tasks: Sequence[Task]) -> None:
+        self._shell.send(peer.address, self._pack(peer, tasks))
+
+    def _pack(self, peer: PilotPeer, tasks: Sequence[Task]) -> m.Assign:
+        live = self._core.tasks  # what the pilot makes itself
+        inputs = {ref[0] for task in tasks for ref in task.inputs if ref[0] not in live}
+        values = self._shell.outcomes.values(inputs)
+        return self._shell.parcels.pack(peer, tasks, values)
+
+    def _set_aside(self, name: str, tasks: Sequence[Task], error: Exception) -> bool:
+        """Fail the tasks that cannot be handed out, and have the pilot say what it holds: the
+        others it has not got. False where that is not because of any task."""
+        log.error("pilot %s cannot be sent its work", name, exc_info=error)
+        whys = {} if isinstance(error, sqlite3.OperationalError) else self._culprits(tasks)
+        if whys:
+            self._shell.refuse({}, whys)
+        self._greet_again(name)
+        return bool(whys)
+
+    def _culprits(self, tasks: Sequence[Task]) -> dict[int, str]:
+        whys = {}
+        for task in tasks:
+            try:
+                self._pack(PilotPeer(b""), [task])
+            except sqlite3.OperationalError:
+                continue
+            except Exception as error:
+                why = error if isinstance(error, PilotError) else repr(error)
+                whys[task.id] = f"it cannot be handed to a pilot: {why}"
+        return whys
+
+    def _greet_again(self, name: str) -> None:
+        """Have a pilot say again what it holds; what it was to get besides goes back to a queue."""
+        if (peer := self._peers.get(name)) is not None:
+            welcome = m.Welcome(self._epoch, __version__, m.WHO_ARE_YOU)
+            self._shell.send(peer.address, welcome)
 
     def _ask_back(self, now: float) -> None:
         """Have pilots give back what others could start."""

@@ -6,10 +6,12 @@ Invariants
   results in between.
 - The loop does not wait for the file system: where files belong to the results, a thread looks
   whether they are there as they were.
+- A task that cannot be looked up runs, as one that has not run before; its key is empty.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +23,9 @@ from pilot.head.events import TasksRecalled
 from pilot.head.state import Task
 from pilot.head.store import Store
 from pilot.memo import unchanged
-from pilot.wire.messages import TaskSpec, Template
+from pilot.wire.messages import TaskSpec, Template, task_label
+
+log = logging.getLogger("pilot.head")
 
 
 class Recall:
@@ -71,7 +75,7 @@ class Recall:
         keys: dict[int, bytes] = {}
         hits: dict[int, int] = {}
         if self._due:
-            keys = self._look_up(hits)
+            keys = self._look_up_all(hits)
         while self._looked:
             task, key, good = self._looked.popleft()
             keys[task] = key
@@ -79,12 +83,36 @@ class Recall:
                 hits[task] = hit
         if not keys:
             return None
-        results = {outcome.task: outcome.values for outcome in self._store.results(hits.values())}
-        return TasksRecalled(keys, {task: results[hit] for task, hit in hits.items()})
+        return TasksRecalled(keys, self._found(hits))
 
-    def _look_up(self, hits: dict[int, int]) -> dict[int, bytes]:
-        """The keys of what is due; adds to `hits`, or has the thread look, where one is known."""
+    def _found(self, hits: dict[int, int]) -> dict[int, tuple[Value, ...]]:
+        """The results of hits that can be read."""
+        try:
+            outcomes = self._store.results(hits.values())
+        except Exception as error:
+            log.error("results of before cannot be read: %s; their tasks run again", error)
+            return {}
+        results = {one.task: one.values for one in outcomes if one.failure is None}
+        return {task: results[hit] for task, hit in hits.items() if hit in results}
+
+    def _look_up_all(self, hits: dict[int, int]) -> dict[int, bytes]:
+        """The keys of what is due, of each that can be looked up."""
         tasks, self._due = self._due, []
+        try:
+            return self._look_up(tasks, hits)
+        except Exception:
+            log.exception("tasks that may have run before cannot be looked up together")
+        keys: dict[int, bytes] = {}
+        for task in tasks:
+            try:
+                keys |= self._look_up([task], hits)
+            except Exception as error:
+                log.error("task %s cannot be looked up: %r; it runs", task_label(task.id), error)
+                keys[task.id] = b""
+        return keys
+
+    def _look_up(self, tasks: list[Task], hits: dict[int, int]) -> dict[int, bytes]:
+        """The keys of tasks; adds to `hits`, or has the thread look, where one is known."""
         values = self._values({source for task in tasks for source, _ in task.inputs})
         keys = {
             task.id: memo.key(
@@ -108,7 +136,8 @@ class Recall:
         return keys
 
     def _have_looked(self, task: int, key: bytes, look: Future[bool]) -> None:
-        self._looked.append((task, key, not look.cancelled() and look.result()))
+        good = not look.cancelled() and look.exception() is None and look.result()
+        self._looked.append((task, key, good))
         self._notify()
 
     def close(self) -> None:

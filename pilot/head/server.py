@@ -16,6 +16,7 @@ Invariants
 ----------
 - The lease is checked before anything is written or said; without it the process ends at once.
 - No message ends the head, whatever is wrong with it: it would be sent to the next one again.
+- No step of the loop does either (`steps`): it is tried again, and the others go on meanwhile.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ import logging
 import os
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +137,8 @@ class Head:
         )
         self._started = self._used = clock.now()
         self._ticked = 0.0
+        #: Whether it is still to be written where this head is found now.
+        self._moved = False
         #: Why the head ends (empty: it does not), and when at the latest, with its pilots (0: they
         #: stay).
         self._stopping = ""
@@ -144,6 +149,7 @@ class Head:
         )
         self._peers = self._shell.peers.pilots
         self._core, self._commits = self._shell.core, self._shell.commits
+        self._steps = self._shell.steps
         self._janitor = Janitor(site.directory, self._notify)
         # What site.yaml names may be another one in each job's environment: it is not known here.
         python = INTERPRETER if site.config.environment.python == "auto" else ""
@@ -241,20 +247,21 @@ class Head:
         poller = zmq.Poller()
         self._server.register(poller)
         poller.register(self._wake, zmq.POLLIN)
+        run = self._steps.run
         while True:
             for source, _ in poller.poll(int(TICK_S * 1000)):
                 if source == self._wake:
                     os.eventfd_read(self._wake)
             self._check_lease()
             now = clock.now()
-            self._commits.finish()
+            run("what waited for a commit", self._commits.finish)
             self._take_in(now)
             if not self._stopping:
-                self._pilots.assign(now)
+                run("handing out work", self._pilots.assign, now)
             due = now - self._ticked >= TICK_S
             self._check_lease()  # what has come may have taken long
-            self._commits.begin(now, events_too=due)
-            self._shell.telling.go_on()
+            run("writing", self._commits.begin, now, due)
+            run("telling clients", self._shell.telling.go_on)
             if due:
                 self._ticked = now
                 self._tick(now)
@@ -295,14 +302,25 @@ class Head:
 
     def _take_in(self, now: float) -> None:
         """What has arrived since the last turn."""
+        run = self._steps.run
+        if not run("taking in messages", self._receive, now):
+            time.sleep(TICK_S)  # they are still there: the loop would be woken at once
+        run("answers of the batch system", self._fleet.take)
+        run("what was removed", self._take_swept)
+        run("looking up what has run before", self._take_recalled, now)
+
+    def _receive(self, now: float) -> None:
         for peer, message in self._server.receive():
             self._handle(peer, message, now)
         for peer in self._server.take_gone():
             self._clients.gone(peer)
         for peer, unreadable in self._server.take_unreadable():
             self._answers.answer(peer, unreadable, now)
-        self._fleet.take()
+
+    def _take_swept(self) -> None:
         self._commits.batch.add_swept(self._janitor.take())
+
+    def _take_recalled(self, now: float) -> None:
         while (known := self._shell.recall.take()) is not None:
             self._shell.apply(known, now)
 
@@ -335,23 +353,20 @@ class Head:
     # --- timers
 
     def _tick(self, now: float) -> None:
+        run = self._steps.run
         if self._starter and os.getppid() != self._starter and not self._stopping:
             self._stop("the job's program has ended", end_pilots=True)
         if not self._stopping:
-            try:
-                self._store.shrink()
-            except sqlite3.Error as error:
-                log.error("space in the database cannot be given back: %s; trying again", error)
-            try:
-                self._control.close_left(now)
-            except sqlite3.Error as error:
-                log.error("what was left cannot be closed: %s; trying again", error)
-        if self._server.look_after():
-            try:
-                self._announce()
-            except OSError as error:
-                log.error("it cannot be written where this head is found now: %s", error)
-        self._pilots.tick(now, decide=not self._stopping)
+            run("giving back space of the database", self._store.shrink)
+            run("closing what was left", self._control.close_left, now)
+        run("looking after the sockets", self._look_after_sockets)
+        run("looking after the pilots", self._pilots.tick, now, not self._stopping)
+
+    def _look_after_sockets(self) -> None:
+        self._moved = self._server.look_after() or self._moved
+        if self._moved:
+            self._announce()
+            self._moved = False
 
     def _hurry(self) -> None:
         """There are tasks and no pilot: decide at once whether there is to be one."""
@@ -383,14 +398,17 @@ class Head:
 
     def _close(self) -> None:
         log.info("ends: %s", self._stopping)
-        self._pilots.cancel_rest()
-        self._site.address_file.unlink(missing_ok=True)
-        self._server.close()
-        self._fleet.close()
-        self._janitor.stop()
-        self._shell.recall.close()
-        self._store.close()
-        self._lease.release()
+        for name, step in (
+            ("cancelling pilots", self._pilots.cancel_rest),
+            ("removing the address", partial(self._site.address_file.unlink, missing_ok=True)),
+            ("closing the sockets", self._server.close),
+            ("waiting for the batch system", self._fleet.close),
+            ("waiting for the janitor", self._janitor.stop),
+            ("ending the look-up", self._shell.recall.close),
+            ("closing the database", self._store.close),
+            ("giving up the lease", self._lease.release),
+        ):
+            self._steps.attempt(name, step)
 
     # --- what the head itself is asked and told
 
@@ -429,7 +447,7 @@ class Head:
             "unfinished": len(self._core.tasks),
             "clients": len(self._shell.peers.clients),
             "pilots": len(self._fleet.pilots),
-            "trouble": self._commits.trouble or self._fleet.trouble,
+            "trouble": self._commits.trouble or self._fleet.trouble or self._steps.trouble,
             "unwritten": self._commits.trouble,
             "stopping": self._stopping,
             "awaits": self._pilots.awaited(),

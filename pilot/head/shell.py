@@ -26,6 +26,7 @@ from pilot.head.outcomes import Outcomes
 from pilot.head.parcels import Parcels
 from pilot.head.peers import Peers, Send
 from pilot.head.recall import Recall
+from pilot.head.steps import Steps
 from pilot.head.store import Store
 from pilot.head.telling import Telling
 from pilot.head.unfit import LeftOut
@@ -67,7 +68,10 @@ class Shell:
         self.outcomes = Outcomes(store)
         self.telling = Telling(send, unsent, self.outcomes)
         self.recall = Recall(store, self.outcomes.values, notify)
-        self.commits = Commits(store, self.core.log, send, notify, self._committed, self._give_up)
+        self.steps = Steps()
+        self.commits = Commits(
+            store, self.core.log, send, notify, self._committed, self._give_up, self.steps
+        )
         #: Ends that are in the database otherwise than they were to be told.
         self._changed: dict[int, m.TaskOutcome] = {}
         #: What pilots said last of tasks that run.
@@ -149,6 +153,7 @@ class Shell:
         for session in effects.sessions_ended:
             batch.end_session(session, "CLOSED", now)
             self.parcels.close(session)
+            self.outcomes.close(session)
             self.peers.forget(session)
             self.numbers.forget(session)
             for peer in self.peers.pilots.values():

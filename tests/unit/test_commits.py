@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pilot import clock
 from pilot.errors import PilotError
 from pilot.head.commits import RETRY_S, Commits
 from pilot.head.events import Log
@@ -130,3 +131,29 @@ def test_flush_says_that_nothing_was_done(turn: Turn) -> None:
     with pytest.raises(PilotError, match="disk is full; nothing was done"):
         turn.commits.flush(0.0)
     assert turn.sent == []
+
+
+def test_one_that_cannot_be_told_keeps_nobody_else_from_it(turn: Turn) -> None:
+    def fail() -> None:
+        raise RuntimeError("as told")
+
+    turn.tell(1)
+    turn.commits.then(fail)
+    turn.tell(2)
+    turn.commits.begin(0.0, events_too=False)
+    turn.disk.finish()
+    turn.commits.finish()
+    assert turn.sent == [1, 2] and not turn.commits.pending
+
+
+def test_a_write_that_raises_loses_nothing(turn: Turn, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError("as told")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(turn.disk, "write", fail)
+        turn.tell(1)
+        turn.commits.begin(0.0, events_too=False)
+    assert turn.commits.trouble and turn.commits.pending and not turn.sent
+    turn.commits.flush(clock.now() + RETRY_S)
+    assert turn.sent == [1]

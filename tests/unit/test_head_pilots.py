@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,11 @@ from pilot.head.store import Store
 from pilot.site import create_site
 from pilot.version import __version__
 from pilot.wire import messages as m
+from scheduler.batch import BatchUnavailable, JobStatus, Phase
 from scheduler.resources import NodeShape
 
 NOW = 1000.0
+CODE = m.Function(b"f1", b"code")
 NODES = [m.NodeInfo("n1", NodeShape(4))]
 
 
@@ -159,3 +163,130 @@ def test_pilot_that_ends_a_task_has_worked(head: Head) -> None:
     assert not head.pilots.fleet.pilots["p"].worked
     head.hear(b"p#1", m.Completions("p", 2, [done(1, "error")]))
     assert head.pilots.fleet.pilots["p"].worked
+
+
+def _submit(head: Head, *tasks: int) -> None:
+    shell = head.shell
+    shell.parcels.open(m.SessionInfo(1, "", m.Environment("/", (), {})), {b"f1": CODE})
+    shell.apply(ev.SessionOpened(1), NOW)
+    shell.learn(1, (), [template()])
+    shell.apply(ev.TasksSubmitted(1, [template()], [spec(task) for task in tasks], {}), NOW)
+
+
+def test_a_task_that_cannot_be_handed_out_fails_and_the_others_run(head: Head) -> None:
+    """Its arguments are neither in memory nor in the database."""
+    head.hello(b"p#1", 0)
+    _submit(head, 1, 2, 3)
+    head.shell.parcels.drop(2)
+    head.sent.clear()
+    head.pilots.assign(NOW)
+    welcomes = [what for _, what in head.sent if isinstance(what, m.Welcome)]
+    assert [welcome.refused for welcome in welcomes] == [m.WHO_ARE_YOU]
+    assert set(head.shell.core.tasks) == {1, 3}
+    (bad,) = head.shell.outcomes.told([2])
+    assert bad.failure is not None and "arguments of task 0.2" in bad.failure.message
+    head.hello(b"p#1", 0)
+    head.pilots.assign(NOW)
+    works = [item.task for _, what in head.sent if isinstance(what, m.Assign) for item in what.work]
+    assert sorted(works) == [1, 3]
+
+
+def test_a_database_that_cannot_be_read_for_a_moment_fails_no_task(
+    head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    head.hello(b"p#1", 0)
+    _submit(head, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(head.shell.parcels, "pack", fail)
+        with pytest.raises(sqlite3.OperationalError):
+            head.pilots.assign(NOW)
+    head.hello(b"p#1", 0)
+    head.pilots.assign(NOW)
+    assert isinstance(head.sent[-1][1], m.Assign) and set(head.shell.core.tasks) == {1}
+
+
+def test_pilots_say_what_they_hold_when_handing_out_has_failed(
+    head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("as told")
+
+    head.hello(b"p#1", 0)
+    _submit(head, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(head.shell.core, "assign", fail)
+        with pytest.raises(RuntimeError):
+            head.pilots.assign(NOW)
+    assert head.sent[-1][1].refused == m.WHO_ARE_YOU
+
+
+def test_an_end_waits_for_submissions_under_way(head: Head) -> None:
+    """A pilot whose job is being submitted while all are told to end is cancelled, too."""
+    may, batch = threading.Event(), Batch()
+    batch.submitting = may.wait  # type: ignore[method-assign]
+    fleet = head.pilots.fleet
+    fleet._batch = batch  # type: ignore[assignment]
+    _submit(head, 1)
+    head.pilots.tick(NOW, decide=True)
+    (name,) = fleet.pilots
+    threading.Timer(0.2, may.set).start()
+    head.pilots.end_all("told to", NOW)
+    assert batch.taken in ([], [name]) and batch.cancelled == ["7"] * len(batch.taken)
+    assert not fleet.pilots
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_a_submission_without_an_answer_is_cancelled_by_name(head: Head, answered: bool) -> None:
+    began, may, batch = threading.Event(), threading.Event(), Batch()
+
+    def submitting() -> None:
+        began.set()
+        assert may.wait(20)
+
+    batch.submitting, batch.answers = submitting, answered  # type: ignore[method-assign]
+    fleet = head.pilots.fleet
+    fleet._batch = batch  # type: ignore[assignment]
+    _submit(head, 1)
+    head.pilots.tick(NOW, decide=True)
+    (name,) = fleet.pilots
+    assert began.wait(20)
+    threading.Timer(0.1, may.set).start()
+    head.pilots.end_all("told to", NOW)
+    assert (batch.taken, batch.cancelled) == ([name], ["7"])
+
+
+def _queued(name: str) -> JobStatus:
+    return JobStatus(job_id="7", name=name, phase=Phase.QUEUED, state="PENDING")
+
+
+class Batch:
+    """A batch system that takes its time for one job, 7."""
+
+    name = "slurm"
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+        self.cancelled: list[str] = []
+        self.answers = True
+
+    def submitting(self) -> None:
+        pass
+
+    def submit(self, request: Any) -> str:
+        self.submitting()
+        self.taken.append(request.name)
+        if not self.answers:
+            raise BatchUnavailable("it did not answer in time")
+        return "7"
+
+    def jobs(self, _prefix: str, _ids: Any = ()) -> dict[str, JobStatus]:
+        return {job.job_id: job for job in map(_queued, self.taken)}
+
+    def cancel(self, jobs: Any) -> None:
+        self.cancelled += jobs
+
+    def close(self) -> None:
+        pass

@@ -86,3 +86,20 @@ def test_a_deleted_result_is_read_again(outcomes: Outcomes, rows: Rows) -> None:
     keep(outcomes, 0, 5, 50_000)
     outcomes.trim(tuple)
     assert len(in_memory(outcomes, rows, range(5))) == 1
+
+
+def test_a_session_that_has_ended_is_forgotten_when_that_is_committed(
+    outcomes: Outcomes, rows: Rows
+) -> None:
+    first, second = 1 << 32, 2 << 32
+    keep(outcomes, first, first + 3, 1000)
+    keep(outcomes, second, second + 3, 1000)
+    outcomes.close(1)
+    outcomes.trim(lambda: [first + 2])
+    assert in_memory(outcomes, rows, range(first, first + 3)) == [first + 2]
+    assert in_memory(outcomes, rows, range(second, second + 3)) == list(range(second, second + 3))
+    outcomes.trim(tuple)
+    assert in_memory(outcomes, rows, range(first, first + 3)) == []
+    outcomes.close(2)
+    outcomes.trim(tuple)
+    assert not outcomes._recent and not outcomes._bytes and not outcomes._closed
