@@ -18,7 +18,7 @@ from pilot.head.known import Known, Recorded
 from pilot.head.policy import ABORTED, ASSIGNED, COMPLETED, FAILED, FINAL, READY, RUNNING, TIMED_OUT
 from pilot.head.readiness import Readiness
 from pilot.head.state import Task
-from pilot.head.store import decode_failure
+from pilot.head.store import decode_failure, naming
 from pilot.wire.messages import task_label
 from pilot.words import counted, duration, moment
 from scheduler.assignment import cores_of
@@ -239,9 +239,10 @@ class Findings:
 
     def _attempt_lines(self, number: int) -> tuple[Cause, ...]:
         rows = self._store.rows("last_attempts", {"task": number, "limit": SHOWN})
-        return tuple(
-            Cause("attempt", _attempt(row), facts={"attempt": row["number"]}) for row in rows
-        )
+        with naming(number):
+            return tuple(
+                Cause("attempt", _attempt(row), facts={"attempt": row["number"]}) for row in rows
+            )
 
 
 def _attempt(row: Mapping[str, Any]) -> str:

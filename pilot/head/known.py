@@ -18,6 +18,7 @@ from pilot.head.store import (
     decode_inputs,
     decode_result,
     decode_template,
+    naming,
 )
 from pilot.texts import printable
 from pilot.wire.messages import Ref, TaskFailure, Template, task_label
@@ -57,7 +58,8 @@ class Known:
         """A task as the database has it; None: it is not there."""
         if number not in self._rows:
             rows = self._store.rows("explain_task", {"task": number})
-            self._rows[number] = _decoded(rows[0]) if rows else None
+            with naming(number):
+                self._rows[number] = _decoded(rows[0]) if rows else None
         return self._rows[number]
 
     def in_states(self, tasks: list[int], states: tuple[str, ...]) -> list[int]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from pilot.data.values import Value
+from pilot.errors import ResultError
 from pilot.head.core import default_values
 from pilot.head.policy import ABORTED, COMPLETED, FAILED, TIMED_OUT
 from pilot.head.store import Store
@@ -99,8 +100,20 @@ class Outcomes:
         return states
 
     def values(self, tasks: set[int]) -> dict[int, tuple[Value, ...]]:
-        """The values of those of the tasks that have ended, as their dependents see them."""
-        return {task: outcome.values for task, outcome in self.seen(tasks).items()}
+        """The values of those of the tasks that have ended, as their dependents see them.
+
+        Raises
+        ------
+        ResultError
+            One has none: its row in the database is damaged.
+        """
+        seen = self.seen(tasks)
+        for outcome in seen.values():
+            if outcome.failure is not None and not outcome.values:
+                raise ResultError(
+                    f"a result that it needs cannot be read: {outcome.failure.message}"
+                )
+        return {task: outcome.values for task, outcome in seen.items()}
 
     def seen(self, tasks: set[int]) -> dict[int, TaskOutcome]:
         """How those of the tasks that have ended have ended, as their dependents see it."""

@@ -29,6 +29,7 @@ from pilot.head.store import (
     decode_logs,
     decode_result,
     decode_template,
+    naming,
 )
 from pilot.head.why import why
 from pilot.texts import shortened
@@ -219,7 +220,8 @@ def tasks(
     found = search.find(view.store, view.core, wanted, sort, reverse, limit, offset)
     rows = view.store.rows("list_these_tasks", {"tasks": json.dumps(found)})
     for row in rows:
-        failure = decode_result(row.pop("result"))[1] if row["error"] else None
+        with naming(row["id"]):
+            failure = decode_result(row.pop("result"))[1] if row["error"] else None
         row["message"] = failure and shortened(failure.message, MESSAGE_BYTES)
     return [_with_live_state(view, row) for row in rows]
 
@@ -235,7 +237,9 @@ def calls(view: View, tasks: list[str]) -> dict[str, Any]:
     functions: list[bytes] = []
     places: dict[tuple[int, bytes], int | None] = {}
     for row in view.store.rows("calls", {"tasks": ids, "most": CALL_BYTES}):
-        digest = decode_template(row["detail"]).function
+        with naming(row["id"]):
+            digest = decode_template(row["detail"]).function
+            inputs = decode_inputs(row["inputs"])
         key = row["session"], digest
         if key not in places:
             wanted = {"session": key[0], "digest": digest, "most": CALL_BYTES}
@@ -250,7 +254,7 @@ def calls(view: View, tasks: list[str]) -> dict[str, Any]:
                 "kind": row["kind"],
                 "payload": row["payload"],
                 "why": f"({amount(row['size'])})" if why and row["size"] else why,
-                "inputs": [[task_label(task), n] for task, n in decode_inputs(row["inputs"])],
+                "inputs": [[task_label(task), n] for task, n in inputs],
                 "function": places[key],
             }
         )
@@ -310,7 +314,8 @@ def outcomes(view: View, session: int, runs: list[list[int]], limit: int = LIMIT
         states["UNFINISHED"] = unfinished
     failed = view.store.rows("failed_in_runs", {"session": session, "runs": ids, "limit": limit})
     for row in failed:
-        _, failure = decode_result(row.pop("result"))
+        with naming(row["id"]):
+            _, failure = decode_result(row.pop("result"))
         row["task"] = task_label(row["id"])
         row["error"] = f"{failure.type}: {failure.message}" if failure else ""
     return {"states": states, "failed": failed}
@@ -323,9 +328,10 @@ def task(view: View, task: str) -> dict[str, Any]:
     if not rows:
         raise PilotError(f"there is no task {task}; `pilot task list` shows them")
     row = rows[0]
-    template = decode_template(row.pop("detail"))
-    values, failure = decode_result(row.pop("result"))
-    inputs = [task_label(source) for source, _ in decode_inputs(row.pop("inputs"))]
+    with naming(number):
+        template = decode_template(row.pop("detail"))
+        values, failure = decode_result(row.pop("result"))
+        inputs = [task_label(source) for source, _ in decode_inputs(row.pop("inputs"))]
     return {
         **_with_live_state(view, row),
         "resources": str(template.resources),
@@ -361,11 +367,11 @@ def task(view: View, task: str) -> dict[str, Any]:
 def _attempts(view: View, task: int) -> list[dict[str, Any]]:
     attempts = view.store.rows("list_attempts", {"task": task})
     for attempt in attempts:
-        failure = decode_failure(attempt.pop("failure"))
+        with naming(task):
+            failure = decode_failure(attempt.pop("failure"))
+            logs = decode_logs(attempt["logs"])
         attempt["error"] = None if failure is None else f"{failure.type}: {failure.message}"
-        attempt["logs"] = msgspec.to_builtins(
-            [msgspec.structs.asdict(span) for span in decode_logs(attempt["logs"])]
-        )
+        attempt["logs"] = msgspec.to_builtins([msgspec.structs.asdict(span) for span in logs])
     return attempts
 
 
@@ -384,7 +390,7 @@ def retry(view: View, session: int, tasks: list[int] | None = None) -> dict[str,
                 row["id"],
                 row["template"],
                 row["payload"],
-                decode_inputs(row["inputs"]),
+                _inputs(row),
                 digest=row["digest"] or b"",
             ),
             row["again"],
@@ -416,6 +422,11 @@ def logs(view: View, task: str) -> list[dict[str, Any]]:
     elif not view.store.states([number]):
         raise PilotError(f"there is no task {task}; `pilot task list` shows them")
     return spans
+
+
+def _inputs(row: dict[str, Any]) -> tuple[tuple[int, int], ...]:
+    with naming(row["id"]):
+        return decode_inputs(row["inputs"])
 
 
 def result(view: View, task: str) -> dict[str, Any]:

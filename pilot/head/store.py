@@ -32,8 +32,9 @@ import msgspec
 
 from pilot.bounds import UNREADABLE
 from pilot.data.values import Value
-from pilot.errors import DiskFullError, HeadError, PilotError
+from pilot.errors import DiskFullError, HeadError, PilotError, StorageError
 from pilot.head.events import Attempt, Change, Delegated, Ended, Restored
+from pilot.head.policy import FAILED
 from pilot.head.state import Task
 from pilot.head.unfit import NOT_WRITTEN, LeftOut, put_apart
 from pilot.wire.messages import (
@@ -798,9 +799,9 @@ class Store:
         return dict(self._read("states", (json.dumps(list(tasks)),)))
 
     def results(self, tasks: Iterable[int]) -> list[TaskOutcome]:
-        """How those of the tasks that ended have ended."""
+        """How those of the tasks that ended have ended; one with a damaged row has failed."""
         return [
-            TaskOutcome(task, state, *_decode_result(result or _NO_VALUES))
+            _outcome(task, state, result)
             for task, state, result in self._read("results", (json.dumps(list(tasks)),))
         ]
 
@@ -817,7 +818,8 @@ class Store:
 
     def template_of(self, task: int) -> Template:
         """The template of a task."""
-        return _decode_template(self._read("template_of", (task,))[0][0])
+        with naming(task):
+            return _decode_template(self._read("template_of", (task,))[0][0])
 
     def sessions(self) -> list[SessionRow]:
         """The sessions that have not ended."""
@@ -893,6 +895,38 @@ def _attempt_row(
         _encode(c.failure) if c.failure else None,
         _encode(c.logs) if c.logs else None,
     )
+
+
+@contextlib.contextmanager
+def naming(task: int) -> Iterator[None]:
+    """Say of which task it is what is read here, where its row is damaged.
+
+    Raises
+    ------
+    StorageError
+        It is; the message says what to do.
+    """
+    try:
+        yield
+    except UNREADABLE as error:
+        raise StorageError(_damaged(task, error)) from error
+
+
+def _damaged(task: int, error: Exception) -> str:
+    label = task_label(task)
+    return (
+        f"the row of task {label} in the database is damaged ({error}); submit the task anew, or "
+        "put a backup in the database's place"
+    )
+
+
+def _outcome(task: int, state: str, result: bytes | None) -> TaskOutcome:
+    """How a task has ended; one whose row is damaged has failed for all who ask."""
+    try:
+        return TaskOutcome(task, state, *_decode_result(result or _NO_VALUES))
+    except UNREADABLE as error:
+        failure = TaskFailure("StorageError", _damaged(task, error))
+        return TaskOutcome(task, FAILED, (), failure)
 
 
 def decode_result(result: bytes | None) -> tuple[tuple[Value, ...], TaskFailure | None]:

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from support.builders import done, spec, template
 
 from pilot.data.values import Value
-from pilot.errors import PilotError
+from pilot.errors import PilotError, ResultError, StorageError
 from pilot.event import STATES as EVENT_STATES
 from pilot.event import Event, read_events
 from pilot.head import core as c
 from pilot.head import events as ev
 from pilot.head import queries, search
+from pilot.head.outcomes import Outcomes
 from pilot.head.store import Batch, Store
 from pilot.wire.messages import Environment, OpenSession, TaskFailure, task_label
 from scheduler.resources import NodeShape
@@ -479,3 +480,30 @@ def test_numbers_are_not_given_again_after_a_session_was_deleted(head: Head) -> 
     head.store.delete(2, [])
     assert head.store.next_event() == last
     assert {event.session for event in read(head)[:-3]} == {0, 1}
+
+
+DAMAGE = bytes([0xC1, 0xFF]) + b"no message"
+
+
+@pytest.mark.parametrize("column", ["result", "inputs", "template"])
+def test_a_damaged_row_is_named_and_all_others_can_be_asked_for(head: Head, column: str) -> None:
+    """Task 1 is damaged, 2 is like it."""
+    statement = {
+        "result": "UPDATE tasks SET result = ? WHERE id = ?",
+        "inputs": "UPDATE tasks SET inputs = ? WHERE id = ?",
+        "template": "UPDATE templates SET detail = ? WHERE id = "
+        "(SELECT template FROM tasks WHERE id = ?)",
+    }[column]
+    head.store._db.execute(statement, (DAMAGE, 1))
+    with pytest.raises(StorageError, match=r"row of task 0\.1 .* is damaged.*backup"):
+        head.ask("task", task="0.1")
+    assert head.ask("task", task="0.2")["state"] == "COMPLETED"
+    assert len(head.ask("tasks", session=1)) == 9
+    if column == "result":
+        found = {outcome.task: outcome for outcome in head.store.results([1, 2])}
+        assert found[2].state == "COMPLETED" and found[1].state == "FAILED"
+        assert found[1].failure is not None and "task 0.1" in found[1].failure.message
+        outcomes = Outcomes(head.store)
+        with pytest.raises(ResultError, match=r"task 0\.1"):
+            outcomes.values({1, 2})
+        assert outcomes.values({2}) == {2: ()}
