@@ -37,7 +37,7 @@ from pilot import clock
 from pilot.agent import actions as a
 from pilot.agent.ends import rank_log
 from pilot.agent.mpi_choice import MpiChoice
-from pilot.agent.mpi_world import VARIABLE, HostCores, WorldConfig
+from pilot.agent.mpi_world import VARIABLE, HostCores, WorldConfig, why_no_mpi
 from pilot.agent.node import ForkedNode
 from pilot.agent.reports import Reports
 from pilot.agent.rules import Rules
@@ -554,9 +554,7 @@ class Agent:
                 if unexplained and waited_s < VERDICT_S and self._is_doubtful():
                     continue
                 del self._worlds[number]
-                self._rules.world_exited(
-                    number, world.process.returncode, _tail(world.log), now, world.reason
-                )
+                self._world_exited(number, world, now)
 
     def _lose_node(self, node: str, reason: str, now: float) -> None:
         self._nodes.pop(node, None)
@@ -684,6 +682,19 @@ class Agent:
         self._choice.start()
         self._unlaunched.append(action)
         return False
+
+    def _world_exited(self, number: int, world: _World, now: float) -> None:
+        reason, hopeless = world.reason, False
+        if not reason and not world.ranks and (why := why_no_mpi(_tail(world.log, 1 << 16))):
+            reason, hopeless = (
+                f"mpi4py of the pilots' Python, {sys.executable}, cannot load MPI ({why}); the MPI "
+                "library that it was built with has to be found there: see environment.setup and "
+                "mpi.variables in site.yaml, or install mpi4py anew with that library",
+                True,
+            )
+        self._rules.world_exited(
+            number, world.process.returncode, _tail(world.log), now, reason, hopeless
+        )
 
     def _launch_what_waits(self, now: float) -> None:
         if not self._unlaunched or self._choice is None:

@@ -37,6 +37,7 @@ from pilot.agent.node_cache import NodeCache
 from pilot.agent.shared_memory import PLACE_BYTES, SLOT, begins, order_of
 from pilot.agent.work import Worker
 from pilot.context import serve_tasks
+from pilot.limits import LAST_WORD_BYTES
 from pilot.process import (
     adopt_orphans,
     die_with_parent,
@@ -48,6 +49,7 @@ from pilot.process import (
     thread_variables,
 )
 from pilot.site import open_site
+from pilot.texts import shortened
 from pilot.wire import messages as m
 from pilot.wire.channel import REBIND_S, Client
 from pilot.wire.endpoints import Endpoints, runtime_dir
@@ -55,6 +57,8 @@ from pilot.wire.keys import load_keys
 
 #: The variable that carries `WorldConfig` to the ranks.
 VARIABLE = "PILOT_WORLD"
+#: The beginning of the line that a rank writes that cannot import MPI.
+NO_MPI = "pilot: mpi4py.MPI cannot be imported: "
 #: A rank that waits for others gives its core away between looks; after so many seconds it sleeps,
 #: each time for this share of the time that it has waited, and not longer than this.
 YIELD_S = 0.002
@@ -90,11 +94,9 @@ def main() -> None:
     adopt_orphans()
     os.environ.update(thread_variables(config.cores_per_rank))
 
-    # MPI_THREAD_MULTIPLE is not asked for: tasks that need it can see what they have.
-    from mpi4py import MPI
-
-    _make_abort_final(MPI.Comm)
-    world = MPI.COMM_WORLD
+    mpi = _import_mpi()
+    _make_abort_final(mpi.Comm)
+    world = mpi.COMM_WORLD
     rank, size = world.rank, world.size
     node = os.uname().nodename
     here = [number for number, host in enumerate(world.allgather(node)) if host == node]
@@ -122,12 +124,32 @@ def main() -> None:
     client.connect(config.agent.choose(), REBIND_S)
     path, memory = _shared_memory()
     # Whether so many were asked for, the agent knows: it ends a world of another size.
-    library = MPI.Get_library_version().partition("\n")[0][:200]
+    library = mpi.Get_library_version().partition("\n")[0][:200]
     client.send(m.RankHello(config.world, rank, size, os.getpid(), node, path, library))
     _watch_parent()
     _serve(config.world, rank, client, worker, Meeting(world), memory, logs)
     client.close()
     end_children()
+
+
+def _import_mpi() -> Any:
+    """Import mpi4py's MPI; where that fails, say so where the agent reads it, and end."""
+    try:
+        # MPI_THREAD_MULTIPLE is not asked for: tasks that need it can see what they have.
+        from mpi4py import MPI
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        # In one write: lines of several ranks must not mix.
+        os.write(2, f"\n{NO_MPI}{shortened(said, LAST_WORD_BYTES)}\n".encode(errors="replace"))
+        raise SystemExit(1) from None
+    return MPI
+
+
+def why_no_mpi(output: str) -> str:
+    """Why ranks could not import MPI, by what they and their launcher have written; empty: it was
+    not that."""
+    _, found, rest = output.partition(NO_MPI)
+    return rest.partition("\n")[0].strip() if found else ""
 
 
 def _take_share(config: WorldConfig, node: str, local_rank: int) -> None:

@@ -519,3 +519,22 @@ def test_that_there_is_no_mpi4py_is_told_once(tmp_path: Path) -> None:
             assert f"{sys.executable}, has no mpi4py" in str(error)
             (attempt,) = site.query("task", task=future.task_id)["attempts_made"]
             assert attempt["outcome"] == "error"
+
+
+@pytest.mark.parametrize("kind", ["ImportError", "RuntimeError"])
+def test_an_mpi4py_without_its_library_is_one_clear_error(tmp_path: Path, kind: str) -> None:
+    package = tmp_path / "mpi4py"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "MPI.py").write_text(f"raise {kind}('libmpi.so.40: cannot open\\nshared object')")
+    variables = {"PYTHONPATH": str(tmp_path)}
+    with site_under_test(local_template(environment={"variables": variables})) as site:
+        with site.session() as session:
+            future = session.submit(total, 1.0)
+            error = future.exception(DEADLINE_S)
+            assert f"{sys.executable}, cannot load MPI ({kind}: libmpi.so.40: cannot open" in str(
+                error
+            )
+            assert "site.yaml" in str(error)
+            (attempt,) = site.query("task", task=future.task_id)["attempts_made"]
+            assert attempt["outcome"] == "error"

@@ -16,6 +16,7 @@ from pilot.agent.queues import STARVED_S
 from pilot.agent.rules import Rules
 from pilot.agent.warm import IDLE_S
 from pilot.agent.world_rules import PATIENCE_S, RANKS_LEAVE_S
+from pilot.agent.world_rules import START_S as WORLD_START_S
 from pilot.wire.messages import Completion, InputValue, Work
 from scheduler.resources import NodeShape, Resources
 
@@ -685,6 +686,20 @@ def test_a_world_that_can_never_come_up_is_an_error_at_once() -> None:
     (error,) = pilot.rules.take_completions()
     assert error.outcome == "error" and error.failure is not None
     assert error.failure.message == "the MPI world could not be started: it has no MPI"
+
+
+def test_a_world_that_has_not_formed_in_time_says_how_many_ranks_came() -> None:
+    pilot = Pilot(2)
+    (start,) = only(pilot.add(1, **MPI), a.StartWorld)
+    pilot.rules.rank_ready(start.world, 1, pilot.now)
+    assert not only(pilot.wait(WORLD_START_S - 1.0), a.StopWorld)
+    assert only(pilot.wait(2.0), a.StopWorld)
+    pilot.rules.world_exited(start.world, -15, "", pilot.now)
+    (crash,) = pilot.rules.take_completions()
+    assert crash.outcome == "crash" and crash.failure is not None
+    assert crash.failure.message == (
+        "the MPI world could not be started: 1 of 2 ranks have reported within 60 s"
+    )
 
 
 def test_world_is_blamed_on_the_task_that_a_rank_was_in() -> None:

@@ -1,0 +1,77 @@
+"""What an executor reports, whatever is in it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+from support.builders import done
+
+from pilot.agent.executor import Outbox, send_report
+from pilot.data.values import Value
+from pilot.wire import messages as m
+from pilot.wire.channel import encode
+
+
+class Agent:
+    """The other end of the connection: takes what can be encoded."""
+
+    def __init__(self) -> None:
+        self.told: list[m.Completion] = []
+
+    def send(self, message: Any) -> None:
+        encode(message)
+        self.told += message.completions
+
+    def drain(self) -> None:
+        pass
+
+
+def report(completions: list[m.Completion]) -> m.Done:
+    return m.Done(1, completions)
+
+
+def deep() -> list[Any]:
+    nested: list[Any] = []
+    for _ in range(100_000):
+        nested = [nested]
+    return nested
+
+
+UNSENDABLE: dict[str, Any] = {"class": object(), "deep": deep(), "large": 1 << 70}
+
+
+@pytest.mark.parametrize("what", list(UNSENDABLE))
+def test_an_end_that_cannot_be_sent_is_the_failure_of_its_task(what: str) -> None:
+    agent: Any = Agent()
+    bad = done(2, values=(Value(1, UNSENDABLE[what]),))
+    send_report(agent, report, [done(1), bad, done(3, "error")])
+    assert [(end.task, end.outcome) for end in agent.told] == [
+        (1, "ok"),
+        (2, "error"),
+        (3, "error"),
+    ]
+    failure = agent.told[1].failure
+    assert failure is not None and "its end cannot be sent" in failure.message
+    assert agent.told[1].started == bad.started
+
+
+def test_the_executor_goes_on_after_it() -> None:
+    agent: Any = Agent()
+    outbox = Outbox(agent, report)
+    outbox.add([done(1, values=(Value(1, UNSENDABLE["class"]),))])
+    outbox.send()
+    outbox.add([done(2)])
+    outbox.send()
+    assert [(end.task, end.outcome) for end in agent.told] == [(1, "error"), (2, "ok")]
+
+
+def test_a_connection_that_is_gone_is_told_as_that() -> None:
+    class Gone(Agent):
+        def send(self, message: Any) -> None:
+            raise BrokenPipeError(os.strerror(32))
+
+    agent: Any = Gone()
+    with pytest.raises(BrokenPipeError):
+        send_report(agent, report, [done(1)])
