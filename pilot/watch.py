@@ -62,15 +62,17 @@ _MISSING = object()
 class Watch:
     """What a function was pickled of; made by `watch`."""
 
-    __slots__ = ("_bound", "_codes", "_sizes")
+    __slots__ = ("_bases", "_bound", "_codes", "_sizes")
 
     def __init__(self) -> None:
         #: A mapping, a name, and what it was bound to.
         self._bound: list[tuple[Mapping[str, Any], str, object]] = []
         #: Mappings all of whose names count.
         self._sizes: list[tuple[Mapping[str, Any], int]] = []
-        #: A function, its code, its defaults, and what its cells hold.
-        self._codes: list[tuple[FunctionType, CodeType, object, tuple[object, ...]]] = []
+        #: A function, what it is made of, and what its cells hold.
+        self._codes: list[tuple[FunctionType, tuple[object, ...], tuple[object, ...]]] = []
+        #: Classes and their bases.
+        self._bases: list[tuple[type, tuple[type, ...]]] = []
 
     def is_same(self) -> bool:
         """Return whether all names are bound to what they were bound to."""
@@ -80,12 +82,12 @@ class Watch:
         for mapping, size in self._sizes:
             if len(mapping) != size:
                 return False
-        for function, code, defaults, held in self._codes:
-            if function.__code__ is not code or function.__defaults__ is not defaults:
+        for function, made_of, held in self._codes:
+            if not all(map(_is, _made_of(function), made_of)):
                 return False
             if held and not all(map(_is, _closed_over(function), held)):
                 return False
-        return True
+        return all(kind.__bases__ == bases for kind, bases in self._bases)
 
 
 def watch(function: object) -> Watch | None:
@@ -118,6 +120,16 @@ def names_of(code: CodeType) -> Iterator[str]:
 
 def _is(one: object, other: object) -> bool:
     return one is other
+
+
+def _made_of(function: FunctionType) -> tuple[object, ...]:
+    """Return what may be set anew as a whole."""
+    return (
+        function.__code__,
+        function.__defaults__,
+        function.__kwdefaults__,
+        function.__dict__,
+    )
 
 
 def _closed_over(function: FunctionType) -> Iterator[object]:
@@ -164,7 +176,7 @@ class _Noting:
 
     def _function(self, function: FunctionType) -> bool:
         held = tuple(_closed_over(function))
-        self._made._codes.append((function, function.__code__, function.__defaults__, held))
+        self._made._codes.append((function, _made_of(function), held))
         return (
             all(map(self.note, held))
             and self.note(function.__defaults__)
@@ -174,6 +186,7 @@ class _Noting:
         )
 
     def _class(self, kind: type) -> bool:
+        self._made._bases.append((kind, kind.__bases__))
         return (
             is_by_name(type(kind))
             and all(map(self.note, kind.__bases__))

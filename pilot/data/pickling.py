@@ -13,6 +13,7 @@ Invariants
 
 from __future__ import annotations
 
+import enum
 import functools
 import io
 import os
@@ -33,6 +34,8 @@ _OURS = frozenset({CodeType, functools._lru_cache_wrapper, functools.cached_prop
 #: Where the arguments of a code object have the name of its file.
 _FILENAME = 10
 _VERSION = sys.version_info[:2]
+#: What the machinery of enumerations keeps in a member.
+_OF_MEMBERS = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_"})
 #: This interpreter, for people.
 INTERPRETER = f"Python {'.'.join(map(str, sys.version_info[:3]))} ({sys.executable})"
 
@@ -100,10 +103,33 @@ def _is_of_the_script(obj: Any) -> bool:
 
 def _class(kind: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return how a class goes by value, made of how cloudpickle has it."""
-    if "__slots__" in vars(kind) and len(reduced[1]) == 6 and isinstance(reduced[1][3], dict):
+    if _has_slots(kind) and len(reduced[1]) == 6 and isinstance(reduced[1][3], dict):
         reduced = _with_slots(kind, reduced)
+    if isinstance(kind, enum.EnumMeta):
+        reduced = _with_members(kind, reduced)
     make, parts, state, *between, set_state = reduced
     return (class_of, (make, *parts), (set_state, state), *between, set_class)
+
+
+def _with_members(kind: Any, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the same with all names of members, and with the attributes that members have."""
+    make, (*first, _, module, tracker, extra), (names, slots), *between, set_state = reduced
+    # Other names of members are no attributes.
+    state: Any = ({name: names[name] for name in names if name not in kind.__members__}, slots)
+    members = {name: member.value for name, member in kind.__members__.items()}
+    given = {
+        name: {key: value for key, value in vars(member).items() if key not in _OF_MEMBERS}
+        for name, member in kind.__members__.items()
+    }
+    if any(given.values()):
+        state, set_state = (set_state, state, given), set_members
+    return (make, (*first, members, module, tracker, extra), state, *between, set_state)
+
+
+def _has_slots(kind: type) -> bool:
+    # What `typing.NamedTuple` makes has its slots by being made again, and refuses to be given any.
+    named = getattr(sys.modules.get("typing"), "NamedTuple", None)
+    return "__slots__" in vars(kind) and named not in vars(kind).get("__orig_bases__", ())
 
 
 def _with_slots(kind: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -189,6 +215,14 @@ class _Given:
 
 
 _given = _Given()
+
+
+def set_members(kind: Any, state: tuple[Any, Any, dict[str, dict[str, Any]]]) -> None:
+    """Give an enumeration its attributes, and its members those that their `__init__` gave them."""
+    set_state, attributes, given = state
+    set_state(kind, attributes)
+    for name, member in kind.__members__.items():
+        vars(member).update(given.get(name, {}))
 
 
 def _give(kind: Any, set_state: Callable[[Any, Any], object], attributes: Any) -> None:

@@ -165,6 +165,7 @@ EDITS: dict[str, Callable[[dict[str, Any], int], Any]] = {
     "in a class attribute": lambda names, n: setattr(names["Plain"], "factor", [n]),
     "default": lambda names, n: setattr(names["uses_constants"], "__defaults__", (n,)),
     "keyword": lambda names, n: names["uses_constants"].__kwdefaults__.update(keyword=n),
+    "keywords": lambda names, n: setattr(names["uses_constants"], "__kwdefaults__", {"keyword": n}),
 }
 USERS = ["uses_all", "uses_constants", "uses_class", "recursive", "decorated", "task", "lazy"]
 

@@ -23,7 +23,7 @@ from pilot.submission import Parcel, Submitter
 from pilot.task import OptionError, as_task
 
 SCRIPT = """
-import dataclasses, enum, functools, sys, subprocess
+import dataclasses, enum, functools, sys, subprocess, typing
 from pilot.data.values import decode, encode
 
 factor = 2
@@ -50,6 +50,19 @@ class Data:
 class Frozen:
     x: int = 1
     def told(self): return self.x
+
+class Named(typing.NamedTuple):
+    x: int = 1
+    def told(self): return (self.x, self)
+
+class NamedWithMore(Named):
+    __slots__ = ()
+    def told(self): return (2, *super().told())
+
+class Planet(enum.Enum):
+    EARTH = (5.97, 6.37)
+    WORLD = EARTH
+    def __init__(self, mass, radius): self.mass, self.radius = mass, radius
 
 class Cached:
     @functools.cached_property
@@ -82,13 +95,16 @@ def there(function, *arguments):
     assert not done.returncode, done.stderr.decode()
     return decode(done.stdout)
 
-for kind in (Slots, OneSlot, WithDict, Data, Frozen, Cached):
+for kind in (Slots, OneSlot, WithDict, Data, Frozen, Named, NamedWithMore, Cached):
     made = there(kind)
     assert type(made) is kind and made.told() == kind().told(), kind
     made = there(lambda it: it, kind())
     assert type(made) is kind and made.told() == kind().told(), kind
     assert there(lambda it: it.told(), kind()) == kind().told(), kind
     assert there(lambda: [kind().told() for _ in range(2)]) == [kind().told()] * 2, kind
+assert not there(lambda: hasattr(Named(), "__dict__"))
+assert there(lambda planet: (planet.mass, planet.radius), Planet.EARTH) == (5.97, 6.37)
+assert there(lambda: (Planet.WORLD, Planet["WORLD"].radius)) == (Planet.EARTH, 6.37)
 assert there(fibonacci, 50) == 12586269025
 assert there(lambda: fibonacci(50)) == 12586269025
 assert there(lambda: fibonacci.cache_parameters()) == {"maxsize": 100, "typed": True}
