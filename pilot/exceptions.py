@@ -51,7 +51,7 @@ def pickled(error: BaseException, limit: int) -> bytes:
         if _has_a_way_of_its_own(error):
             return b""
     try:
-        payload = encode_within(_Remade(error), limit)
+        payload = encode_within(_carried(error, _Known()), limit)
         return payload if _is_made_again(payload, error) else b""
     except TooLargeError:
         raise
@@ -59,23 +59,37 @@ def pickled(error: BaseException, limit: int) -> bytes:
         return b""
 
 
+class _Known:
+    """What was found out of exceptions that refer to each other, and to themselves."""
+
+    def __init__(self) -> None:
+        #: By the ids of exceptions and values.
+        self.remade: dict[int, _Remade] = {}
+        self.can_travel: dict[int, bool] = {}
+
+
 class _Remade:
     """An exception that is made again without the `__init__` of its class."""
 
-    def __init__(self, error: BaseException) -> None:
+    def __init__(self, error: BaseException, known: _Known) -> None:
         self._error = error
+        self._known = known
 
     def __reduce__(self) -> tuple[Any, ...]:
-        error = self._error
+        error, known = self._error, self._known
         base = _builtin_base(type(error))
         # Of classes in C it knows more than `args` tells.
         reduced: Any = base.__reduce__(error)
         args = reduced[1]
         state = {**(reduced[2] if len(reduced) > 2 and reduced[2] else {}), **_in_slots(error)}
-        if not all(map(_can_travel, state.values())):
-            state = {name: value for name, value in state.items() if _can_travel(value)}
-        carried = {name: _carried(value) for name, value in state.items()}
-        return (_make, (type(error), base, _carried(args), carried))
+        carried = {
+            name: _carried(value, known)
+            for name, value in state.items()
+            if _can_travel(value, known)
+        }
+        # The attributes come when there is an exception that they may refer to.
+        arguments: tuple[Any, ...] = (type(error), base, _carried(args, known), {})
+        return (_make, arguments, carried, None, None, _set_attributes)
 
 
 def _make(
@@ -86,9 +100,13 @@ def _make(
 ) -> BaseException:
     error = base.__new__(kind, *args)
     base.__init__(error, *args)
+    _set_attributes(error, state)
+    return error
+
+
+def _set_attributes(error: BaseException, state: dict[str, Any]) -> None:
     for name, value in state.items():
         object.__setattr__(error, name, value)  # whatever its class says of that
-    return error
 
 
 def _builtin_base(kind: type[BaseException]) -> type[BaseException]:
@@ -101,21 +119,30 @@ def _in_slots(error: BaseException) -> dict[str, Any]:
     return {name: getattr(error, name) for name in names if hasattr(error, name)}
 
 
-def _carried(value: Any) -> Any:
+def _carried(value: Any, known: _Known) -> Any:
     """Return something with the exceptions in it as they can travel."""
     if isinstance(value, BaseException):
-        return _Remade(value)
+        return known.remade.setdefault(id(value), _Remade(value, known))
     if type(value) in (list, tuple):
-        return type(value)(map(_carried, value))
+        return type(value)(_carried(item, known) for item in value)
     return value
 
 
-def _can_travel(value: Any) -> bool:
+def _can_travel(value: Any, known: _Known) -> bool:
     """Tell whether an attribute can be pickled; what cannot (a socket, say) is left out."""
     if isinstance(value, (str, int, float, bytes, type(None))):
         return True
+    found = known.can_travel.get(id(value))
+    if found is None:
+        # Each is tried once, however many refer to it; what refers to itself is not in its own way.
+        known.can_travel[id(value)] = True
+        found = known.can_travel[id(value)] = _is_pickled(value, known)
+    return found
+
+
+def _is_pickled(value: Any, known: _Known) -> bool:
     try:
-        encode_within(_carried(value), _ANY)
+        encode_within(_carried(value, known), _ANY)
     except TooLargeError:
         return True  # which is told of the whole
     except Exception:
@@ -138,12 +165,14 @@ def _is_made_again(payload: bytes, error: BaseException) -> bool:
         made = decode(payload)
     except (Exception, SystemExit, GeneratorExit):
         return False
+    known = _Known()
     return (
         isinstance(made, BaseException)
         and type(made).__qualname__ == type(error).__qualname__
         and len(made.args) == len(error.args)
         and _text(made) == _text(error)
-        and set(vars(made)) >= {name for name, value in vars(error).items() if _can_travel(value)}
+        and set(vars(made))
+        >= {name for name, value in vars(error).items() if _can_travel(value, known)}
     )
 
 

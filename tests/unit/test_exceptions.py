@@ -169,3 +169,34 @@ def test_class_of_a_function() -> None:
 
     made = decode(pickled(Local(1, 2), LIMIT))
     assert type(made) is Local and made.args == (3,) and made.a == 1
+
+
+def test_exceptions_that_refer_to_themselves_and_each_other_arrive() -> None:
+    error = ValueError("one")
+    error.lock = threading.Lock()  # type: ignore[attr-defined]
+    error.itself = [error]  # type: ignore[attr-defined]
+    made = decode(pickled(error, LIMIT))
+    assert str(made) == "one"
+    assert made.itself == [made]
+    assert not hasattr(made, "lock")
+
+
+def test_what_exceptions_refer_to_each_other_by_is_tried_once() -> None:
+    error: Exception = TwoArguments("the", "first")
+    for number in range(30):  # two to the power of that, if each looked into all below it
+        outer = TwoArguments("number", number)
+        outer.inner = error  # type: ignore[attr-defined]
+        outer.lock = threading.Lock()  # type: ignore[attr-defined]
+        error = outer
+    made = decode(pickled(error, LIMIT))
+    depth = 0
+    while hasattr(made, "inner"):
+        made, depth = made.inner, depth + 1
+    assert (str(made), depth) == ("the-first", 30)
+
+
+def test_an_exception_among_its_own_arguments_is_left_behind() -> None:
+    error = ValueError("one")
+    error.args = (error,)
+    error.lock = threading.Lock()  # type: ignore[attr-defined]
+    assert pickled(error, LIMIT) == b""
