@@ -167,6 +167,9 @@ class Outbox:
         if unreadable := self._client.take_unreadable():
             # It may have been work, which the agent believes to be here.
             raise PilotError(f"the agent has sent what is no message: {unreadable[0].reason}")
+        if not received and self._client.is_lost:
+            # What is not reported is done again: nobody would hear of it, and all would wait.
+            raise ConnectionError("the connection to the agent has ended; has a task closed it?")
         return received
 
     def send(self, message: msgspec.Struct | None = None) -> None:

@@ -180,5 +180,6 @@ class Stream:
 
     def close(self) -> None:
         """Close; what the kernel has still arrives."""
-        self._epoll.unregister(self._socket)
+        with contextlib.suppress(OSError):  # somebody else in this process has closed it
+            self._epoll.unregister(self._socket)
         self._socket.close()

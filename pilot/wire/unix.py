@@ -308,8 +308,10 @@ class Line:
         return self._stream is None
 
     def poll(self, timeout_s: float | None) -> bool:
-        """Wait until something arrives; None: for ever."""
-        return bool(self._epoll.poll(timeout_s, 1))
+        """Wait until something arrives, the end included; None: for ever."""
+        # A descriptor that somebody else in this process has closed wakes nobody.
+        lost = self._stream is None or self._stream.is_lost
+        return lost or bool(self._epoll.poll(timeout_s, 1))
 
     def send(self, frame: bytes) -> None:
         """Send to the listener."""

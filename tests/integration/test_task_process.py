@@ -373,6 +373,22 @@ def starts(command: str) -> None:
     subprocess.Popen(["/bin/sh", "-c", command], start_new_session=True).wait()
 
 
+def closes_its_sockets() -> str:
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if "socket" in os.readlink(f"/proc/self/fd/{descriptor}"):
+                os.close(int(descriptor))
+    return "never told"
+
+
+def test_a_task_that_closes_the_executors_connection_crashes(one_core: SiteUnderTest) -> None:
+    with one_core.session() as session:
+        closing = session.submit(pilot.task(max_crashes=1)(closes_its_sockets))
+        assert session.submit(pow, 2, 5).result(DEADLINE_S) == 32
+        with pytest.raises(pilot.TaskCrashed):
+            closing.result(DEADLINE_S)
+
+
 @pytest.mark.parametrize("end", ["limit", "cancel", "returned"])
 @pytest.mark.parametrize("kind", ["command", "function"])
 @pytest.mark.parametrize("how", list(_DAEMONS))
