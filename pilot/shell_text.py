@@ -75,8 +75,12 @@ _LITERAL_HERE = Refusal(
     "is in a here-document whose delimiter is quoted: nothing is filled in there"
 )
 _SCRIPT_HERE = Refusal(
-    "is in a here-document on a line with a shell (or ssh, sbatch), which runs it as shell text: "
-    "write a script, and give it the value"
+    "is in a here-document on a line with a shell (or ssh, sbatch), which runs it as shell text, "
+    "or that ends with a pipe: write a script, and give it the value"
+)
+_SCRIPT_INPUT = Refusal(
+    "is in the input of a shell (or sbatch), which runs it as shell text: write a script, and give "
+    "it the value"
 )
 _CODE_HERE = Refusal(
     "is in a here-document with $(…), ${…} or backquotes in it: give these to variables before"
@@ -132,8 +136,12 @@ _RUNNERS_SEEN = 8
 _SSH_OPTIONS = "BbcDEeFIiJLlmOoPpQRSWw"
 #: Variables that bash computes, or expands, at their own time.
 _COMPUTED = re.compile(
-    r"(?:RANDOM|SRANDOM|SECONDS|LINENO|OPTIND|HISTCMD|PS[0-4]|PROMPT_COMMAND)\+?="
+    r"(?:RANDOM|SRANDOM|SECONDS|LINENO|OPTIND|HISTCMD|PS[0-4]|PROMPT_COMMAND|BASH_ENV)\+?="
 )
+_STDIN = "/dev/stdin"
+_CLOSING = frozenset(["}", "done", "fi", "esac"])
+#: What a word begins with that is no quote, no blank, and nothing that is expanded.
+_BEGINNING = re.compile(r"[^\0 \t\n;&|()<>$`]*")
 
 
 def places(text: str) -> tuple[Place | Refusal, ...]:
@@ -141,6 +149,7 @@ def places(text: str) -> tuple[Place | Refusal, ...]:
     scanner = _Scanner(text)
     try:
         scanner.commands(closing=False)
+        scanner.end_line()
     except _TooDeepError:
         scanner.refuse_to(len(text), _UNCLEAR)
     return tuple(place if place is not None else _UNCLEAR for place in scanner.found)
@@ -190,6 +199,8 @@ class _Scanner:
         self.pending: list[_HereDocument] = []
         #: Whether this line has a program that runs its input.
         self.line_runs_input = False
+        #: The values in the here-strings of this line.
+        self.here_strings: list[int] = []
         self.depth = 0
 
     # --- small things
@@ -231,11 +242,24 @@ class _Scanner:
         self.depth -= 1
         self.refusal = before
 
+    def refuse_found(self, numbers: Iterable[int], refusal: Refusal) -> None:
+        """Refuse values that could stand where they are, if what is done with them were another."""
+        for number in numbers:
+            if not isinstance(self.found[number], Refusal):
+                self.found[number] = refusal
+
+    def end_line(self) -> None:
+        if self.line_runs_input:
+            self.refuse_found(self.here_strings, _SCRIPT_INPUT)
+        self.here_strings = []
+        self.line_runs_input = False
+
     # --- commands
 
     def commands(self, closing: bool) -> None:
         """Read commands up to the end; with `closing` up to the parenthesis that closes them."""
         command = _Command()
+        pipeline = _Pipeline(len(self.found))
         before = self.refusal
         while self.at < len(self.text):
             character = self.text[self.at]
@@ -247,8 +271,12 @@ class _Scanner:
                 self.at += 2
             elif character == "\n":
                 self.at += 1
+                if pipeline.goes_on and not command.words:
+                    self.line_runs_input |= bool(self.pending)
+                    self.here_documents()
+                    continue
                 self.here_documents()
-                command.end()
+                self.end_command(command, pipeline)
             elif character == "#":
                 end = self.text.find("\n", self.at)
                 self.refuse_to(end if end >= 0 else len(self.text), _COMMENT)
@@ -258,20 +286,24 @@ class _Scanner:
                 if self.follows(";;", ";&"):
                     command.end_of_case_item()
                     self.at += 1
-                self.at += 1
-                command.end()
+                is_pipe = character == "|" and not self.follows("||")
+                self.at += 2 if self.follows("&&", "||", "|&") else 1
+                self.end_command(command, pipeline, is_pipe)
             elif character == "(":
                 self.parenthesis(command)
             elif character == ")":
                 self.at += 1
                 if command.ends_pattern():
+                    pipeline.begin(len(self.found))
                     continue
                 if not closing or command.cases:
                     self.in_doubt()
                 if closing:
                     break
             else:
-                word = self.word()
+                beginning = _BEGINNING.match(self.text, self.at)
+                with self.inside(command.refusal(beginning[0] if beginning else "")):
+                    word = self.word()
                 self.settle_word(word, command)
                 self.line_runs_input |= _basename(word.literal) in _SHELLS | _READ_SCRIPTS
                 is_assignment = _ASSIGNMENT.match(self.text, word.start) is not None
@@ -281,7 +313,22 @@ class _Scanner:
                     self.refusal = before or _BRACKETS
                 else:
                     self.refusal = before
+        self.end_command(command, pipeline)
         self.refusal = before
+
+    def end_command(self, command: _Command, pipeline: _Pipeline, is_pipe: bool = False) -> None:
+        """End a command; what went into it by a pipe is no data where it is a shell."""
+        if command.reads_script():
+            self.refuse_found(range(pipeline.begin_at, pipeline.fed), _SCRIPT_INPUT)
+        if is_pipe:
+            # What is in the braces or the loop goes into the pipe; where they begin is not kept.
+            if command.closes_group:
+                pipeline.begin_at = 0
+            pipeline.fed = len(self.found)
+        else:
+            pipeline.begin(len(self.found))
+        pipeline.goes_on = is_pipe
+        command.end()
 
     def parenthesis(self, command: _Command) -> None:
         if command.begins_pattern():
@@ -290,12 +337,15 @@ class _Scanner:
         is_array = self.text[self.at - 1 : self.at] == "="
         is_double = self.follows("((") and (not command.words or command.words == ["for"])
         begin = self.at
+        refusal = _ARITHMETIC if is_double else None
+        if self.text[begin - 1 : begin] == "<" and command.reads_script(also_sourced=True):
+            refusal = _SCRIPT_INPUT
         self.at += 1
-        with self.inside(_ARITHMETIC if is_double else None):
+        with self.inside(refusal):
             self.commands(closing=True)
         if is_double and re.search(r"<<|[#'\"`\\]", self.text[begin : self.at]):
             self.in_doubt()
-        if not is_array:
+        if not is_array and self.text[begin - 1 : begin] not in ("<", ">"):
             command.end()
 
     def redirection(self) -> None:
@@ -323,6 +373,8 @@ class _Scanner:
         else:
             for number, _, is_quoted in word.values:
                 self.settle(number, Place.QUOTED if is_quoted else Place.WORD)
+                if operator[0] == "<<<":
+                    self.here_strings.append(number)
 
     def here_documents(self) -> None:
         """Read the lines of the here-documents that begin here."""
@@ -341,7 +393,7 @@ class _Scanner:
             if not closed:
                 self.here_lines(self.text[begin:], here)
             self.at = end
-        self.line_runs_input = False
+        self.end_line()
 
     def here_lines(self, lines: str, here: _HereDocument) -> None:
         refusal: Refusal | None = None
@@ -563,6 +615,21 @@ class _Scanner:
                 self.settle(number, Place.WORDS if alone and command.takes_list else Place.WORD)
 
 
+@dataclass
+class _Pipeline:
+    """Which values go by a pipe into the command that is being read."""
+
+    #: The number of its first value.
+    begin_at: int
+    #: The number of the first that stands behind the last pipe.
+    fed: int = 0
+    #: Whether the last command ended with a pipe.
+    goes_on: bool = False
+
+    def begin(self, number: int) -> None:
+        self.begin_at = self.fed = number
+
+
 class _Command:
     """The simple command that is being read: its words so far, and the ``case`` it is in."""
 
@@ -582,6 +649,24 @@ class _Command:
         #: Where words stand that may run others as shell text.
         self.runners: list[int] = []
         self._has_prefix = False
+
+    @property
+    def closes_group(self) -> bool:
+        """Whether it is the end of braces, of a loop or of a condition, with what belongs to it."""
+        return bool(self.words) and self.words[0] in _CLOSING
+
+    def reads_script(self, also_sourced: bool = False) -> bool:
+        """Whether it runs its input as shell text; or a file that is still to be named."""
+        if self.name is None:
+            return False
+        if _basename(self.name) in _READ_SCRIPTS - _REMOTE:
+            sourced = self.name in ("source", ".")
+            others = [word for word in self.words[self.arguments_at :] if not word.startswith("-")]
+            return not others if sourced == also_sourced else (sourced and _STDIN in others)
+        return any(
+            _basename(self.words[runner]) in _SHELLS and _reads_input(self.words[runner + 1 :])
+            for runner in self.runners[:_RUNNERS_SEEN]
+        )
 
     @property
     def takes_list(self) -> bool:
@@ -678,9 +763,12 @@ class _Command:
             return _ARITHMETIC
         if name in _NAMES or (name in _DECLARES and not _ASSIGNMENT.match(before)):
             return _VARIABLE
-        if name in ("printf", "test", "[") and last == "-v":
+        plain = re.sub(r"[\"'\\]", "", before)
+        if name in ("printf", "test", "[") and last in ("-v", "-R"):
             return _VARIABLE
-        if last == "--wrap" or before.startswith("--wrap="):
+        if name == "printf" and last is None and plain.startswith("-v"):
+            return _VARIABLE
+        if last == "--wrap" or plain.startswith("--wrap="):
             return _runs("a batch job's shell", "write a script, and give it the value")
         for runner in self.runners[:_RUNNERS_SEEN]:
             words = itertools.islice(self.words, runner + 1, None)
@@ -688,7 +776,7 @@ class _Command:
             if kind in _REMOTE:
                 if _is_remote(words):
                     return _runs("the other machine's shell", "send it as input, or in a file")
-            elif _is_script(words) if kind in _SHELLS else last == "-c":
+            elif _is_script(words) if kind in _SHELLS else _is_command_option(last, plain):
                 return _runs("a shell", "write it so: sh -c 'echo \"$1\"' sh {…}")
         return None
 
@@ -708,11 +796,43 @@ def _is_script(words: Iterable[str]) -> bool:
     for word in rest:
         if word and not word.startswith(("-", "+")):
             return False
-        if word in ("-o", "+o", "-O", "+O", "--rcfile", "--init-file"):
-            next(rest, None)
-        elif re.fullmatch(r"-[A-Za-z]*c[A-Za-z]*", word):
-            has_option = True
+        _skip_values(word, rest)
+        has_option |= re.fullmatch(r"-[A-Za-z]*c[A-Za-z]*", word) is not None
     return has_option
+
+
+def _skip_values(option: str, rest: Iterator[str]) -> None:
+    """Skip the words that an option of a shell takes: two for ``-oeo``, one for ``-euo``."""
+    count = 0
+    if option in ("--rcfile", "--init-file"):
+        count = 1
+    elif re.fullmatch(r"[-+][A-Za-z]+", option):
+        count = option.count("o") + option.count("O")
+    for _ in range(count):
+        next(rest, None)
+
+
+def _reads_input(words: Iterable[str]) -> bool:
+    """Whether a shell with these arguments takes its text from its input."""
+    rest = iter(words)
+    for word in rest:
+        if word in ("-", "--"):
+            return next(rest, None) in (None, _STDIN)
+        if word and not word.startswith(("-", "+")):
+            return word == _STDIN
+        if re.fullmatch(r"-[A-Za-z]*c[A-Za-z]*", word):
+            return False
+        if re.fullmatch(r"-[A-Za-z]*s[A-Za-z]*", word):
+            return True
+        _skip_values(word, rest)
+    return True
+
+
+def _is_command_option(last: str | None, plain: str) -> bool:
+    """Whether a word is what ``su`` and its like run, behind ``-c``, ``-qc`` or ``--command``."""
+    if re.match(r"--co[a-z]*=|-[A-Za-z]*c", plain):
+        return True
+    return last is not None and re.fullmatch(r"-[A-Za-z]*c|--com[a-z]*", last) is not None
 
 
 def _is_remote(words: Iterable[str]) -> bool:
