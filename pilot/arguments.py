@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from pilot.data.values import Value, decode, encode, load
+from pilot.data.values import Value, are_plain, decode, encode, encode_plain, load
 from pilot.errors import SubmissionError
 from pilot.wire.messages import task_label
 
@@ -82,6 +82,8 @@ def encode_arguments(
     SubmissionError
         An argument cannot be pickled, or is a future of another site.
     """
+    if type(args) is tuple and not kwargs and are_plain(args):
+        return encode_plain((args, kwargs)), ()
     found: dict[Ref, int] = {}
     _local.found, _local.origin = found, origin
     try:

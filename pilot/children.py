@@ -143,7 +143,8 @@ class TaskSession:
         self._group = group
         self._detached = detached
         self._detach = detach
-        self._parcel = Parcel()
+        #: None: there are no children yet, as in most tasks.
+        self._parcel: Parcel | None = None
         self._numbers = itertools.count(1)
         self._ordinal = 0
         #: Whether the task has: nothing refers to its children any more.
@@ -208,7 +209,7 @@ class TaskSession:
             )
         else:
             number = next(self._numbers)
-            self._submitter.put(self._parcel, value, name, number, self._group)
+            self._submitter.put(self._children(), value, name, number, self._group)
         return ChildFuture(self, number, (), 1)
 
     def import_file(
@@ -229,7 +230,7 @@ class TaskSession:
             )
         else:
             ids = list(itertools.islice(self._numbers, count))
-            self._submitter.add(self._parcel, task, calls, ids, self._group)
+            self._submitter.add(self._children(), task, calls, ids, self._group)
         names, returns = options.return_names, options.return_count
         return [ChildFuture(self, number, names, returns) for number in ids]
 
@@ -254,15 +255,25 @@ class TaskSession:
             self._detached.forget(parcel)
             raise
 
+    def _children(self) -> Parcel:
+        if self._parcel is None:
+            self._parcel = Parcel()
+        return self._parcel
+
     def drop(self) -> None:
         """Forget the children: the task has failed."""
         self.has_ended = True
-        self._submitter.forget(self._parcel)
+        if self._parcel is not None:
+            self._submitter.forget(self._parcel)
 
     def take(self, delegated: dict[int, Ref]) -> Children | None:
         """The children, with the results that are theirs; None where there are none."""
         self.has_ended = True
-        parcel, self._parcel = self._parcel, Parcel()
+        parcel, self._parcel = self._parcel, None
+        if parcel is None:
+            if not delegated:
+                return None
+            parcel = Parcel()
         if not (parcel.tasks or parcel.templates or delegated):
             return None
         return Children(

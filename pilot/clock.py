@@ -17,17 +17,13 @@ from __future__ import annotations
 
 import time
 
-
-def _boot_s() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-_OFFSET_S = time.time() - _boot_s()
+_gettime, _BOOTTIME = time.clock_gettime, time.CLOCK_BOOTTIME
+_OFFSET_S = time.time() - _gettime(_BOOTTIME)
 
 
 def now() -> float:
     """Return the seconds since the epoch, by a clock that does not jump."""
-    return _boot_s() + _OFFSET_S
+    return _gettime(_BOOTTIME) + _OFFSET_S
 
 
 def from_wall(moment: float) -> float:

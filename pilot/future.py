@@ -70,14 +70,15 @@ class Unread:
             A file is missing or torn, or what unpickles it would end the program.
         """
         try:
-            loaded = tuple(load(value, self.directory) for value in self.values)
+            if not self.whole:
+                return load(self.values[0], self.directory)
+            return tuple(load(value, self.directory) for value in self.values)
         except (Exception, KeyboardInterrupt):
             raise
         except BaseException as error:
             raise ResultError(
                 f"the result cannot be read: to unpickle it raised {type(error).__name__}: {error}"
             ) from error
-        return loaded if self.whole else loaded[0]
 
 
 class _UnreadError(Exception):
@@ -175,12 +176,14 @@ class Future(CalledBack[T]):
             What the task raised. What would mean something to the caller's own control flow, such
             as `SystemExit` or `StopIteration`, is the cause of a `TaskError`.
         """
-        error = self.exception(timeout)
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del self, error  # the traceback shall not keep them
+        # Of most it is known at once, and what is settled stays so: no lock is needed to see that.
+        if self._state != _base.FINISHED or self._exception is not None:
+            error = self.exception(timeout)
+            if error is not None:
+                try:
+                    raise error
+                finally:
+                    del self, error  # the traceback shall not keep them
         value: Any = self._result
         if type(value) is Unread:
             read = value.read()
@@ -259,14 +262,22 @@ class Future(CalledBack[T]):
         if outcome.state == "CANCELLED":
             self._end_cancelled()
             return
-        self._ended = self._ended or outcome.state
-        with contextlib.suppress(concurrent.futures.InvalidStateError):  # it was cancelled
-            if outcome.state == "COMPLETED":
-                values = outcome.values
-                directory = self._session.site.directory
-                self.set_result(cast("T", Unread(values, directory, whole=len(values) != 1)))
-            else:
-                self.set_exception(_UnreadError(outcome))
+        if outcome.state != "COMPLETED":
+            self._fail(_UnreadError(outcome), outcome.state)
+            return
+        values = outcome.values
+        value = Unread(values, self._session.site.directory, len(values) != 1)
+        # As `set_result` does it, which raises where this one was cancelled meanwhile.
+        with self._condition:
+            self._ended = self._ended or "COMPLETED"
+            if self._state not in (_base.PENDING, _base.RUNNING):
+                return
+            self._result = cast("T", value)
+            self._state = _base.FINISHED
+            for waiter in self._waiters:
+                waiter.add_result(self)
+            self._condition.notify_all()
+        self._invoke_callbacks()
 
     def _fail(self, error: BaseException, state: str) -> None:
         """Nothing will be heard of the task."""
@@ -303,11 +314,12 @@ class Future(CalledBack[T]):
         return True
 
     def _invoke_callbacks(self) -> None:
-        with self._condition:
-            followers, self._followers = self._followers, None
+        # Of a future that is done, none is added any more.
+        followers, self._followers = self._followers, None
         for follow in followers or ():
             follow()
-        super()._invoke_callbacks()
+        if self._done_callbacks:
+            super()._invoke_callbacks()
 
     def _when_done(self, call: Callable[[], object]) -> None:
         """Call something of Pilot's as soon as it is done, on whatever thread; it may not wait."""

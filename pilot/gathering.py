@@ -110,7 +110,10 @@ def _within(item: Any) -> Iterator[_Future]:
             yield from _within(part)
     elif isinstance(item, (list, tuple, set, frozenset)):
         for part in item:
-            yield from _within(part)
+            if isinstance(part, concurrent.futures.Future):
+                yield part  # most are, and may be many: without a generator for each
+            else:
+                yield from _within(part)
     else:
         _check(item)
 
@@ -130,7 +133,12 @@ def _filled(item: Any, return_exceptions: bool) -> Any:
     if isinstance(item, dict):
         return {key: _filled(part, return_exceptions) for key, part in item.items()}
     if isinstance(item, (list, tuple, set, frozenset)):
-        parts = [_filled(part, return_exceptions) for part in item]
+        parts = [
+            part.result()
+            if isinstance(part, concurrent.futures.Future) and not return_exceptions
+            else _filled(part, return_exceptions)
+            for part in item
+        ]
         if isinstance(item, list):
             return parts
         if hasattr(item, "_fields"):  # of a namedtuple

@@ -82,11 +82,12 @@ class Numbers:
         self._left -= count
         taken: list[int] = []
         while len(taken) < count:
-            block = self._blocks.popleft()
-            missing = count - len(taken)
-            taken.extend(block[:missing])
-            if rest := block[missing:]:
-                self._blocks.appendleft(rest)
+            block, missing = self._blocks[0], count - len(taken)
+            taken += block[:missing]
+            if missing < len(block):
+                self._blocks[0] = block[missing:]
+            else:
+                self._blocks.popleft()
         return taken
 
     def _ask_for(self, missing: int) -> None:

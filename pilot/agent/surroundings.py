@@ -50,6 +50,7 @@ _SIGNALS = (
 _NUMBERS = tuple(map(int, _SIGNALS))
 _alarm, _getsignal = _signal.alarm, _signal.getsignal
 _dup2, _fchdir = os.dup2, os.fchdir
+_lseek, _CURRENT = os.lseek, os.SEEK_CUR
 _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 #: Kept descriptors have numbers from here on, where nobody closes them by the way.
 _HIGH = 1000
@@ -73,7 +74,7 @@ class Surroundings:
 
     def output_position(self) -> int:
         """How far this process's output has come."""
-        return os.lseek(self._stdout, 0, os.SEEK_CUR)
+        return _lseek(self._stdout, 0, _CURRENT)
 
     def put_back(self) -> None:
         """Have all of it as it was."""

@@ -48,7 +48,7 @@ from pilot.limits import ERROR_TEXT_BYTES
 from pilot.memo import stamps, with_digests
 from pilot.process import enter_environment
 from pilot.site import Site
-from pilot.submission import GroupKey, Parcel, Submitter
+from pilot.submission import NO_GROUP, GroupKey, Parcel, Submitter
 from pilot.task import Task
 from pilot.texts import shortened
 from pilot.wire.messages import (
@@ -122,6 +122,7 @@ class Worker:
         #: Functions with large data, the oldest first, and their bytes.
         self._large: dict[bytes, int] = {}
         self._templates: dict[int, Template] = {}
+        self._checkpoints = site.checkpoints
         self._submitters: dict[int, tuple[Submitter, Submitter]] = {}
         self._connection: Connection | None = None
         self._writer: Any = None
@@ -192,6 +193,7 @@ class Worker:
 
     def _run(self, work: Work, begin: int, plan: LaunchPlan | None) -> list[Completion]:
         template = self._templates[work.template]
+        label = task_label(work.task)
         received = clock.now()
         fetched = started = received
         stored: list[Any] = []
@@ -208,8 +210,8 @@ class Worker:
             args, kwargs = decode_arguments(work.payload, inputs, self._site.directory)
             self._put_classes_back(template.function)
             fetched = started = clock.now()
-            session = self._session(template, work)
-            set_context(self._context(work, template, started, session))
+            session = self._session(template, work.task, label)
+            set_context(self._context(work, template, label, started, session))
             if isinstance(function, ShellCommand):
                 result: Any = self._run_command(function, args, kwargs, begin, plan)
                 if result.outputs:
@@ -220,7 +222,7 @@ class Worker:
                 _end_copy(None)
             ended = clock.now()
             if self._rank == 0:
-                stored, children = self._take_results(work, template, result, session)
+                stored, children = self._take_results(label, template, result, session)
         except BaseException as error:
             if os.getpid() != self._pid:
                 _end_copy(error)
@@ -329,7 +331,7 @@ class Worker:
                 break
             del self._large[old], self._functions[old], self._classes[old]
 
-    def _session(self, template: Template, work: Work) -> TaskSession:
+    def _session(self, template: Template, task: int, label: str) -> TaskSession:
         """What a task submits with; a new one each time: a failed task leaves no children."""
         session = template.session
         submitters = self._submitters.get(session)
@@ -337,15 +339,17 @@ class Worker:
             # What is detached is sent at once: it has to bring its own functions and templates.
             submitters = (Submitter(session, self._site), Submitter(session, self._site))
             self._submitters[session] = submitters
-        group = GroupKey(template.group, template.group_fails_together)
+        group = NO_GROUP
+        if template.group:
+            group = GroupKey(template.group, template.group_fails_together)
         detached = submitters[1] if self._rank == 0 else None
         return TaskSession(
             submitters[0],
             session,
-            task_label(work.task),
+            label,
             group,
             detached,
-            lambda parcel: self._detach(session, work.task, parcel),
+            lambda parcel: self._detach(session, task, parcel),
         )
 
     def _detach(self, session: int, parent: int, parcel: Parcel) -> list[int]:
@@ -361,10 +365,10 @@ class Worker:
         return given
 
     def _context(
-        self, work: Work, template: Template, started: float, session: TaskSession
+        self, work: Work, template: Template, label: str, started: float, session: TaskSession
     ) -> Context:
         return Context(
-            task_id=task_label(work.task),
+            task_id=label,
             name=template.name,
             session_id=template.session,
             attempt=work.attempt,
@@ -372,12 +376,12 @@ class Worker:
             deadline=started + template.time_limit_s if template.time_limit_s else None,
             rank=self._rank,
             ranks=self._ranks,
-            checkpoints=self._site.checkpoints,
+            checkpoints=self._checkpoints,
             session=session,
         )
 
     def _take_results(
-        self, work: Work, template: Template, result: Any, session: TaskSession
+        self, label: str, template: Template, result: Any, session: TaskSession
     ) -> tuple[list[Any], Children | None]:
         """The values of a task, inline or written to the open segment, and its children."""
         results = _results(template, result)
@@ -392,7 +396,7 @@ class Worker:
                 writer=self._writer,
                 session=str(template.session),
                 task_name=template.name,
-                task_id=task_label(work.task),
+                task_id=label,
                 index=index,
                 inline_limit=self._inline_limit,
             )

@@ -67,6 +67,21 @@ class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return int(session) << 32 | int(number) if session.isdigit() and number.isdigit() else 0
 
 
+#: What refers to nothing, and is pickled by C alone; and what of that is small, too.
+_PLAIN = frozenset({int, float, bool, type(None), str, bytes})
+_SMALL = frozenset({float, bool, type(None)})
+
+
+def are_plain(objects: Iterable[object]) -> bool:
+    """Whether all are numbers, texts and the like, which refer to nothing."""
+    return _PLAIN.issuperset(map(type, objects))
+
+
+def encode_plain(obj: object) -> bytes:
+    """As `encode`, of what is plain, or made of tuples and dicts of that."""
+    return pickle.dumps(obj, pickling.PROTOCOL)
+
+
 def encode(obj: object) -> bytes:
     """Pickle `obj`, by value what only the user's script defines.
 
@@ -77,6 +92,8 @@ def encode(obj: object) -> bytes:
     PilotError
         Something in it is Pilot's, and refuses, such as a future of another site.
     """
+    if type(obj) in _PLAIN:
+        return encode_plain(obj)
     try:
         payload = pickle.dumps(obj, pickling.PROTOCOL)
         if not needs_cloudpickle(payload):
@@ -148,7 +165,7 @@ def unpickled(payload: bytes, buffers: Iterable[Any] | None = None) -> Any:
     """
     if b"_frombuffer" in payload:
         return _ArrayUnpickler(io.BytesIO(payload), buffers=buffers).load()
-    return pickle.loads(payload, buffers=buffers)
+    return pickle.loads(payload) if buffers is None else pickle.loads(payload, buffers=buffers)
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -219,7 +236,7 @@ def store(
     StorageError
         It cannot be written.
     """
-    if not _surely_larger(obj, inline_limit):
+    if type(obj) in _SMALL or not _surely_larger(obj, inline_limit):
         payload = encode(obj)
         if len(payload) <= inline_limit:
             return Value(len(payload), payload)
