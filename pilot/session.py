@@ -47,7 +47,7 @@ from pilot.inquiry import Inquiry, as_epoch, in_words
 from pilot.limits import OPTIONS_BYTES
 from pilot.retry import renumbered
 from pilot.search_path import search_path
-from pilot.site import Site, find_site
+from pilot.site import Site, find_site, working_directory
 from pilot.submission import NO_GROUP, Call, GroupKey, Parcel, Submitter, as_calls
 from pilot.task import OptionError, Options, Task, make_options
 from pilot.texts import as_name, size_text
@@ -934,7 +934,7 @@ def _searched(first: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
 
 
 def _working_dir() -> str:
-    path = str(Path.cwd())
+    path = str(working_directory())
     if not _can_be_sent(path):
         raise SiteError(
             f"the working directory {path!a} has a name that is no UTF-8, so tasks cannot be sent "

@@ -265,3 +265,20 @@ def list_sites() -> list[str]:
     if not home.is_dir():
         return []
     return sorted(path.parent.name for path in home.glob(f"*/{SITE_FILE}"))
+
+
+def working_directory() -> Path:
+    """Return the working directory of this process.
+
+    Raises
+    ------
+    SiteError
+        It has been removed.
+    """
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise SiteError(
+            "the working directory of this program has been removed, and tasks would work there; "
+            "change to one that is there"
+        ) from None

@@ -422,8 +422,9 @@ class Worker:
         env = self.environ
         if plan or command.env:
             env = {**env, **(plan.env if plan else {}), **command.env}
-        home = Path.cwd()
+        home = None
         if command.cwd:
+            home = Path.cwd()
             when_there(Path(command.cwd), partial(os.chdir, command.cwd))
         try:
             stdin = command.path(command.stdin, args, kwargs)
@@ -437,7 +438,7 @@ class Worker:
                 command.path(command.stderr, args, kwargs),
             )
         finally:
-            if command.cwd:
+            if home is not None:
                 os.chdir(home)
         output = self._output_since(begin)
         if status not in command.success:

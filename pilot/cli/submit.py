@@ -14,6 +14,7 @@ from pilot.cli.completing import complete_session
 from pilot.cli.logs import Output, last_attempt
 from pilot.cli.output import counted, note
 from pilot.errors import CommandFailed, PilotError, SubmissionError, TaskError
+from pilot.site import working_directory
 
 if TYPE_CHECKING:
     from pilot.future import Future
@@ -128,7 +129,7 @@ def submit(
     if (array := rows or lines) is not None:
         task = _task(
             array_text(command, array.names),
-            cwd=Path(cwd or ".").absolute(),
+            cwd=working_directory() / (cwd or ""),
             stdin=array_path(stdin, array.names),
             stdout=array_path(stdout, array.names),
             stderr=array_path(stderr, array.names),
@@ -138,7 +139,7 @@ def submit(
         click.get_current_context().exit(_submit_array(task, array, session_id, wait))
     task = _task(
         command,
-        cwd=Path(cwd or ".").absolute(),
+        cwd=working_directory() / (cwd or ""),
         stdin=_literal(stdin),
         stdout=_literal(stdout),
         stderr=_literal(stderr),

@@ -242,6 +242,29 @@ def test_directory_whose_name_is_no_utf8_is_refused_in_words(
         shared_site.session()
 
 
+def test_directory_that_was_removed_is_refused_in_words(
+    shared_site: SiteUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(pilot.SiteError, match="has been removed"):
+        shared_site.session()
+
+
+def test_commands_run_on_where_the_directory_of_a_session_is_removed(
+    shared_site: SiteUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    with shared_site.session() as session:
+        assert session.submit(pilot.shell("true")).result(60).returncode == 0
+        gone.rmdir()
+        assert session.submit(pilot.shell("true")).result(60).returncode == 0
+
+
 # --- modules that open sessions -------------------------------------------------------------------
 
 
