@@ -139,6 +139,8 @@ class Head:
         self._ticked = 0.0
         #: Whether it is still to be written where this head is found now.
         self._moved = False
+        #: The file that tells where this head is found, as it was when it was written.
+        self._written: os.stat_result | None = None
         #: Why the head ends (empty: it does not), and when at the latest, with its pilots (0: they
         #: stay).
         self._stopping = ""
@@ -297,7 +299,7 @@ class Head:
             str(self._site.directory),
             self._site.directory.stat().st_ino,
         )
-        write_address(self._site.address_file, address)
+        self._written = write_address(self._site.address_file, address)
         log.info("head of %s, epoch %d, %s", self._site.name, address.epoch, address.endpoints)
 
     def _take_in(self, now: float) -> None:
@@ -363,10 +365,24 @@ class Head:
         run("looking after the pilots", self._pilots.tick, now, not self._stopping)
 
     def _look_after_sockets(self) -> None:
-        self._moved = self._server.look_after() or self._moved
+        self._moved = self._server.look_after() or self._moved or self._is_hidden()
         if self._moved:
             self._announce()
             self._moved = False
+
+    def _is_hidden(self) -> bool:
+        """Whether something else is where it is written down where this head is found.
+
+        It is not read: what it is now may be anything.
+        """
+        try:
+            found, written = self._site.address_file.lstat(), self._written
+        except FileNotFoundError:
+            return True
+        return written is None or (
+            (found.st_ino, found.st_size, found.st_mtime_ns)
+            != (written.st_ino, written.st_size, written.st_mtime_ns)
+        )
 
     def _hurry(self) -> None:
         """There are tasks and no pilot: decide at once whether there is to be one."""

@@ -106,9 +106,13 @@ def read_address(path: Path, known: HeadAddress | None = None) -> HeadAddress | 
     return known
 
 
-def write_address(path: Path, address: HeadAddress) -> None:
-    """Tell everybody where the head listens."""
+def write_address(path: Path, address: HeadAddress) -> os.stat_result:
+    """Tell everybody where the head listens; returns what the file is like that tells it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_bytes(msgspec.json.format(msgspec.json.encode(address)))
     partial.chmod(0o600)
+    if path.is_dir() and not path.is_symlink():
+        path.rename(path.with_name(f"{path.name}.{os.getpid()}.moved"))
+    written = partial.stat()
     partial.replace(path)
+    return written

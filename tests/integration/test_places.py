@@ -7,7 +7,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from support.sites import SiteUnderTest
+from support.waiting import wait_until
 
 from pilot.wire.discovery import read_address
 from pilot.wire.endpoints import LOCAL, runtime_dir
@@ -64,3 +66,24 @@ def test_work_goes_on_when_the_directory_of_the_sockets_has_gone(local_site: Sit
         address = read_address(local_site.site.address_file)
         assert address is not None
         assert Path(address.endpoints.local.removeprefix(LOCAL)).exists()
+
+
+@pytest.mark.parametrize("what", ["nothing", "garbage", "a directory", "a dangling link"])
+def test_a_head_that_lives_is_found_again_whatever_becomes_of_its_address(
+    local_site: SiteUnderTest, what: str
+) -> None:
+    with local_site.session() as session:
+        assert session.submit(abs, -1).result(60) == 1
+        file = local_site.site.address_file
+        address = read_address(file)
+        if what == "garbage":
+            file.write_text("{")
+        else:
+            file.unlink()
+        if what == "a directory":
+            file.mkdir()
+        elif what == "a dangling link":
+            file.symlink_to("nowhere")
+        with local_site.session() as another:
+            assert another.submit(abs, -2).result(60) == 2
+        wait_until(lambda: file.is_file() and read_address(file) == address)
