@@ -460,7 +460,8 @@ class Session(concurrent.futures.Executor):
         **filters
             ``state``, ``name``, ``pool``, ``error`` (the class of the error that ended it): a word,
             or several of which any will do. ``created_since``, ``created_until``, ``ended_since``,
-            ``ended_until``: seconds since the epoch, or `datetime.datetime`.
+            ``ended_until``: seconds since the epoch, or `datetime.datetime`. ``current=True``:
+            without those whose places others have taken, by a retry.
 
         Raises
         ------

@@ -81,7 +81,7 @@ def task() -> None:
     type=click.Choice(STATES, case_sensitive=False),
     help="In this state; may be given several times, as the next three.",
 )
-@click.option("--failed", is_flag=True, help="As --state FAILED --state TIMED_OUT.")
+@click.option("--failed", is_flag=True, help="FAILED or TIMED_OUT, and not retried since.")
 @click.option("--name", "names", multiple=True, help="Of this name.")
 @click.option("--pool", "pools", multiple=True, help="Run last in this pool.")
 @click.option("--error", "errors", multiple=True, help="Ended by an error of this class.")
@@ -121,6 +121,7 @@ def list_(
         "name": names or None,
         "pool": pools or None,
         "error": errors or None,
+        "current": failed or None,
         **times,
     }
     with asking(site) as ask:

@@ -124,7 +124,7 @@ def _tell_end(site: Site, ask: Inquiry, number: int, counts: dict[str, int], as_
 
 def _plain_summary(ask: Inquiry, number: int, counts: dict[str, int]) -> dict[str, Any]:
     """Return the summary of a session that is of no workflow."""
-    rows = ask("tasks", session=number, state=("FAILED", "TIMED_OUT"), limit=100)
+    rows = ask("tasks", session=number, state=("FAILED", "TIMED_OUT"), limit=100, current=True)
     errors = ((row, ask("task", task=row["id"])["error"] or {}) for row in rows)
     return {
         "tasks": sum(counts.values()),
@@ -160,7 +160,7 @@ def _until_ended(
 
     while True:
         asked = time.monotonic()
-        counts: dict[str, int] = ask("task_counts", session=session)
+        counts: dict[str, int] = ask("task_counts", session=session, current=True)
         if not any(counts.get(state) for state in _LIVE):
             return counts
         if not ask.has_head:

@@ -203,7 +203,9 @@ def session(view: View, session: int | None = None) -> dict[str, Any]:
         "working_dir": environment.working_dir,
         "sys_path": list(environment.sys_path),
         "groups": sorted(groups - {""}),
-        "states": search.count(view.store, view.core, search.wanted(session=rows[0]["id"])),
+        "states": search.count(
+            view.store, view.core, search.wanted(session=rows[0]["id"], current=True)
+        ),
     }
 
 

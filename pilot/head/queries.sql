@@ -217,14 +217,20 @@ SELECT name, pool, nodes, walltime, state, job, reason, created, submitted, star
 FROM pilots WHERE NOT :alive OR ended IS NULL ORDER BY created DESC LIMIT :limit;
 
 -- name: list_sessions
+-- Tasks whose places others have taken, by a retry, do not count.
+WITH retried AS MATERIALIZED (SELECT retry_of AS id FROM tasks WHERE retry_of IS NOT NULL)
 SELECT s.id, s.name, s.state, s.paused, s.weight, s.priority, s.created, s.ended,
-       (SELECT count(*) FROM tasks t WHERE t.session = s.id) AS tasks,
+       (SELECT count(*) FROM tasks t
+        WHERE t.session = s.id AND t.id NOT IN retried) AS tasks,
        (SELECT count(*) FROM tasks t
         WHERE t.session = s.id AND t.state IN ('DELEGATED', 'READY')) AS unfinished,
        (SELECT count(*) FROM tasks t
-        WHERE t.session = s.id AND t.state IN ('FAILED', 'TIMED_OUT')) AS failed,
-       (SELECT count(*) FROM tasks t WHERE t.session = s.id AND t.state = 'ABORTED') AS aborted,
-       (SELECT count(*) FROM tasks t WHERE t.session = s.id AND t.state = 'CANCELLED') AS cancelled
+        WHERE t.session = s.id AND t.state IN ('FAILED', 'TIMED_OUT')
+          AND t.id NOT IN retried) AS failed,
+       (SELECT count(*) FROM tasks t
+        WHERE t.session = s.id AND t.state = 'ABORTED' AND t.id NOT IN retried) AS aborted,
+       (SELECT count(*) FROM tasks t
+        WHERE t.session = s.id AND t.state = 'CANCELLED' AND t.id NOT IN retried) AS cancelled
 FROM sessions s
 WHERE (:session IS NULL OR s.id = :session)
   AND (NOT :open_only OR s.state NOT IN ('CLOSED', 'PURGED'))

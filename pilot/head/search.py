@@ -75,6 +75,7 @@ class Wanted(NamedTuple):
     created_until: float | None
     ended_since: float | None
     ended_until: float | None
+    current: bool
 
 
 def wanted(
@@ -88,8 +89,14 @@ def wanted(
     created_until: float | None = None,
     ended_since: float | None = None,
     ended_until: float | None = None,
+    current: bool | None = None,
 ) -> Wanted:
     """Read the filters of a question.
+
+    Parameters
+    ----------
+    current
+        Whether tasks are left out whose places others have taken, by a retry.
 
     Raises
     ------
@@ -113,6 +120,7 @@ def wanted(
         created_until,
         ended_since,
         ended_until,
+        bool(current),
     )
 
 
@@ -259,6 +267,8 @@ def _conditions(what: Wanted) -> tuple[str, dict[str, object]]:
             bound = f"{column}_{'since' if comparison == '>=' else 'until'}"
             arguments[bound] = when
             conditions.append(f"t.{column} {comparison} :{bound}")
+    if what.current:
+        conditions.append("t.id NOT IN (SELECT retry_of FROM tasks WHERE retry_of IS NOT NULL)")
     return " AND ".join(conditions), arguments
 
 

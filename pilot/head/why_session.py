@@ -89,7 +89,7 @@ class SessionAnswers:
         return Told(str(number), state, f"{name} {clause}", finding)
 
     def _idle_session(self, session: int, name: str, state: str, row: dict[str, Any]) -> Told:
-        counts = search.count(self._store, self._core, search.wanted(session=session))
+        counts = search.count(self._store, self._core, search.wanted(session=session, current=True))
         told = ", ".join(f"{count} {each}" for each, count in counts.items())
         total = sum(counts.values())
         ended = f"all {counted(total, 'task')} have ended: {told}" if total else "it has no tasks"
@@ -104,7 +104,7 @@ class SessionAnswers:
         advice: tuple[str, ...] = ()
         for bad in (FAILED, TIMED_OUT):
             if counts.get(bad):
-                wanted = search.wanted(session=session, state=bad)
+                wanted = search.wanted(session=session, state=bad, current=True)
                 number = search.find(self._store, self._core, wanted, limit=1)[0]
                 finding = self._tasks.explain(number)
                 text = f"{self._known.name(number)} {finding.clause}"

@@ -383,7 +383,14 @@ def test_failed_tasks_run_again_and_the_workflow_has_its_results(
     assert f"2 tasks of session {session} again" in program("retry", again).stderr
     out = program("session", "watch", session).stdout
     assert "4 COMPLETED" in out and "sum  ok 1, ok 3" in out
-    assert program.json("session", "show", session)["state"] == "CLOSED"
+    # What ran again counts no more.
+    shown = program.json("session", "show", session)
+    assert (shown["state"], shown["states"]) == ("CLOSED", {"COMPLETED": 4})
+    assert (shown["tasks"], shown["failed"], shown["outcome"]) == (4, 0, "completed")
+    program("session", "wait", session)
+    assert program.json("task", "list", "--session", session, "--failed") == []
+    assert len(program.json("task", "list", "--session", session)) == 8
+    assert "FAILED" not in program("why", session).stdout
     assert f"session {session} has no failed tasks" in program("retry", session).stderr
     assert "ran again already" in program("retry", again, code=1).stderr
     assert program.json("session", "show", session)["state"] == "CLOSED"

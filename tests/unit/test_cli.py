@@ -561,6 +561,7 @@ class TestFilters:
             "name": ["a", "b"],
             "pool": ["p"],
             "error": ["E"],
+            "current": True,
             "created_since": datetime(2026, 11, 20).timestamp(),
             "created_until": None,
             "ended_since": None,
