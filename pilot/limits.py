@@ -26,3 +26,9 @@ FRAME_BYTES = (1 << 32) - (1 << 16)
 UNSENT_BYTES = 256 << 20
 #: What a client is sent of its tasks' outcomes before it has read what it was sent earlier.
 TOLD_BYTES = 8 << 20
+#: What is submitted in one message, about: a single task or function may be larger.
+SUBMIT_BYTES = 16 << 20
+#: What a client has submitted and the head has not accepted; the rest waits with the client.
+UNACCEPTED_BYTES = 64 << 20
+#: What the head keeps that it cannot write; with more it hands out no work.
+UNWRITTEN_BYTES = 256 << 20

@@ -7,6 +7,8 @@ Invariants
 - A submission is of tasks of one session, by their ids; otherwise it is refused.
 - A client hears of the end of each task that it has submitted or watches: when the end is
   committed, or at once if that was before.
+- A client on another machine that has not said for `CLIENT_S` that it lives is forgotten; if it
+  lives after all, it is asked to greet again, and asks again for what it waits for.
 """
 
 from __future__ import annotations
@@ -19,10 +21,14 @@ import msgspec
 from pilot import limits
 from pilot.errors import PilotError
 from pilot.head import events as ev
+from pilot.head.leaving import CLIENT_S
 from pilot.head.peers import Handler, refusal
 from pilot.head.shell import Shell
 from pilot.version import __version__
 from pilot.wire import messages as m
+
+#: So many clients are known that were forgotten since they said nothing.
+SILENT_KNOWN = 10_000
 
 encode = msgspec.msgpack.Encoder().encode
 
@@ -70,6 +76,8 @@ class Clients:
             "1 kB of the head's memory. Submit in portions, when others have ended, or set "
             "head.max_unfinished in site.yaml"
         )
+        #: Clients that were forgotten since they said nothing, the last ones.
+        self._silent: dict[bytes, None] = {}
         #: Detached children that are not committed yet: (parent, ordinal) → id.
         self._detached: dict[tuple[int, int], int] = {}
         self.handlers: Mapping[type, Handler] = {
@@ -102,6 +110,25 @@ class Clients:
         """
         self._peers.remove_client(peer)
         self._shell.telling.forget(peer)
+
+    def forget_silent(self, is_here: Callable[[bytes], bool], now: float) -> None:
+        """Forget those that have said nothing for long; of who `is_here` the end would be known."""
+        heard = self._peers.heard
+        for peer in list(self._peers.clients):
+            if now - heard.get(peer, now) >= CLIENT_S and not is_here(peer):
+                self.gone(peer)
+                self._silent[peer] = None
+        while len(self._silent) > SILENT_KNOWN:
+            del self._silent[next(iter(self._silent))]
+
+    def hear(self, peer: bytes, now: float) -> None:
+        """Note that a peer, which may be a client, has said something."""
+        heard = self._peers.heard
+        if peer in heard:
+            heard[peer] = now
+        elif self._silent and peer in self._silent:
+            del self._silent[peer]
+            self._shell.send(peer, m.Welcome(self._epoch, __version__, m.WHO_ARE_YOU))
 
     def _reserve(self, peer: bytes, message: m.Reserve, _now: float) -> None:
         first, count = self._shell.numbers.block(message.session, message.count)

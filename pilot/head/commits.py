@@ -30,11 +30,13 @@ from pilot.head.peers import Send
 from pilot.head.steps import Steps
 from pilot.head.store import Batch, Store
 from pilot.head.unfit import UNFIT, LeftOut
+from pilot.limits import UNWRITTEN_BYTES
 
 log = logging.getLogger("pilot.head")
 
 #: After a failed commit, how long until the next try, in seconds.
 RETRY_S = 1.0
+_NONE: tuple[int, ...] = (0, 0, 0, 0)
 
 
 class Commits:
@@ -82,6 +84,9 @@ class Commits:
         self._committed = False
         self._error: Exception | None = None
         self._retry_at = 0.0
+        #: What cannot be written now, in bytes (0: it can), and the rows that this is of.
+        self._unwritten = 0
+        self._measured = _NONE
         self._next_event = store.next_event()
         #: Number of the last event that is committed.
         self.last_event = self._next_event - 1
@@ -94,7 +99,14 @@ class Commits:
     @property
     def trouble(self) -> str:
         """Why the last commit failed; empty: it did not."""
+        if self._error is not None and self.is_full:
+            return f"{self._error}; no more work is handed out until the database can be written"
         return str(self._error or "")
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits for being written that nothing should be done that makes more."""
+        return self._unwritten > UNWRITTEN_BYTES
 
     def tell(self, peer: bytes, message: msgspec.Struct) -> None:
         """Send a message when all that has happened so far is committed."""
@@ -148,7 +160,10 @@ class Commits:
             self._retry_at = clock.now() + RETRY_S
             batch.extend(self.batch)
             self.batch = batch
+            more, self._measured = batch.size(self._measured)
+            self._unwritten += more
             return
+        self._unwritten, self._measured = 0, _NONE
         if batch.events:
             first, count, *_ = batch.events[-1]
             self.last_event = first + count - 1

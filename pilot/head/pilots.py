@@ -227,8 +227,8 @@ class Pilots:
     # --- what they are told
 
     def assign(self, now: float) -> None:
-        """Hand out work."""
-        if self._expected:
+        """Hand out work, unless there is no room for more results."""
+        if self._expected or self._shell.commits.is_full:
             return
         try:
             given = self._core.assign(now)

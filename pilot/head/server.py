@@ -329,8 +329,7 @@ class Head:
     def _handle(self, peer: bytes, message: Any, now: float) -> None:
         if isinstance(message, _USES):
             self._used = now
-        if peer in self._shell.peers.heard:
-            self._shell.peers.heard[peer] = now
+        self._clients.hear(peer, now)
         try:
             self._handlers[type(message)](peer, message, now)
         except Exception as error:
@@ -344,9 +343,13 @@ class Head:
                 exc_info=not expected,
             )
             request = getattr(message, "request", None)
+            text = str(error) if expected else f"{kind} failed in the head: {error!r}"
             if request is not None:
-                text = str(error) if expected else f"{kind} failed in the head: {error!r}"
                 self._server.send(peer, m.Reply(request, error=text))
+            elif isinstance(message, m.Submit):
+                live = self._core.tasks
+                refused = [(spec.id, text) for spec in message.tasks if spec.id not in live]
+                self._commits.tell(peer, m.Accepted(message.seq, refused))
 
     def _notify(self) -> None:
         """Have a turn at once; from any thread."""
@@ -361,6 +364,7 @@ class Head:
         if not self._stopping:
             run("giving back space of the database", self._store.shrink)
             run("closing what was left", self._control.close_left, now)
+        run("looking after clients", self._clients.forget_silent, self._server.is_here, now)
         run("looking after the sockets", self._look_after_sockets)
         run("looking after the pilots", self._pilots.tick, now, not self._stopping)
 

@@ -70,6 +70,8 @@ COPIED = "the database is a copy, to which the pilots of the original do not bel
 
 #: A commit that is expected to take no longer is waited for, in seconds.
 QUICK_S = 0.0005
+#: What a row takes in memory besides its texts, about.
+ROW_BYTES = 500
 #: So many pages of 4 KiB are given back at a time: less than 0.1 s of work.
 SHRINK_PAGES = 1000
 
@@ -211,6 +213,24 @@ class Batch:
             or self.swept
             or self.after
         )  # what is delegated comes with its attempt; events alone can wait for others
+
+    def size(self, skipped: Sequence[int] = (0, 0, 0, 0)) -> tuple[int, tuple[int, ...]]:
+        """What it takes in memory, about, in bytes, and the numbers of rows that this is of.
+
+        Parameters
+        ----------
+        skipped
+            The numbers of rows that were looked at before, and are not again.
+        """
+        size = 0
+        lists: tuple[list[Any], ...] = (self.functions, self.tasks, self.ends, self.attempts)
+        for rows, first in zip(lists, skipped, strict=True):
+            for row in itertools.islice(rows, first, None):
+                size += ROW_BYTES
+                for value in row:
+                    if isinstance(value, bytes | str):
+                        size += len(value)
+        return size, tuple(map(len, lists))
 
     def extend(self, later: Batch) -> None:
         """Take in what came after this batch."""

@@ -213,6 +213,10 @@ class Server(Generic[M]):
         """Return the peers of this machine whose connections have ended since the last time."""
         return self._local.take_gone()
 
+    def is_here(self, peer: bytes) -> bool:
+        """Whether a peer is connected on this machine, where its end is told by `take_gone`."""
+        return self._local.has(peer)
+
     def send(self, peer: bytes, message: msgspec.Struct) -> None:
         """Send to a peer; one that is gone gets nothing."""
         self.send_to_all((peer,), message)

@@ -5,6 +5,8 @@ Invariants
 - What was submitted is kept until the head has accepted it, and sent again to a new head; the head
   knows it by its ids, so nothing is doubled.
 - Nothing overtakes what was sent before it, also when it is sent again.
+- What the head has been sent and has not accepted is bounded in bytes: the rest waits here. So a
+  head whose disk is full, or slow, is sent no more than it can keep.
 - When the head is gone the thread looks for the next one, or starts it, and asks again for every
   task that is still awaited: futures resolve as if nothing had happened.
 - The user's threads never touch a socket: they put things into queues and wake the thread.
@@ -23,10 +25,12 @@ import threading
 import time
 import uuid
 import weakref
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any, Protocol
+from itertools import chain
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 import zmq
@@ -41,6 +45,7 @@ from pilot.errors import (
     SubmissionError,
 )
 from pilot.head.daemon import ensure_head, find_head, silence_of
+from pilot.limits import SUBMIT_BYTES, UNACCEPTED_BYTES
 from pilot.numbers import Numbers
 from pilot.site import Site
 from pilot.submission import Parcel
@@ -59,6 +64,8 @@ WATCH_S = 0.25
 RESTARTS, RESTART_S = 8, 60.0
 #: Tasks in one message.
 FRAME = 5000
+#: What tasks, and templates, take in a message besides what they hold, about, in bytes.
+TASK_BYTES, TEMPLATE_BYTES = 64, 512
 #: A client that submits says so often that it lives, and comes back to its sessions when it was
 #: stopped for longer.
 ALIVE_S = 60.0
@@ -72,6 +79,10 @@ log = logging.getLogger("pilot")
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 log = logging.getLogger("pilot")
+
+
+#: Something to be sent: a message, or a parcel with its session.
+_Item: TypeAlias = "msgspec.Struct | tuple[int, Parcel]"
 
 
 class Awaited(Protocol):
@@ -140,7 +151,12 @@ class Connection:
         self._awake = False
         self._lock = threading.Lock()
         #: What is to be sent, in this order: messages, and parcels with their sessions.
-        self._outbox: list[msgspec.Struct | tuple[int, Parcel]] = []
+        self._outbox: list[_Item] = []
+        #: What comes before that, in the portions in which it will be sent.
+        self._portions: deque[_Item] = deque()
+        #: Bytes of what was submitted and is not accepted, by its number and in all.
+        self._sizes: dict[int, int] = {}
+        self._unaccepted_bytes = 0
         #: What was sent and is not answered, by its number, in this order.
         self._open: dict[int, msgspec.Struct] = {}
         self._awaited: dict[int, Awaited] = {}
@@ -296,7 +312,8 @@ class Connection:
         return time.monotonic() - pinged if pinged else 0.0
 
     def _is_flushed(self) -> bool:
-        return not (self._unsent() or self._unaccepted())
+        unsent = any(isinstance(item, tuple) for item in chain(self._portions, self._outbox))
+        return not (unsent or self._unaccepted())
 
     def _who(self) -> str:
         """Return words for the head."""
@@ -351,6 +368,7 @@ class Connection:
             if not request.done():
                 request.set_exception(error)
         self._awaited, self._requests, self._open, self._outbox = {}, {}, {}, []
+        self._portions.clear()
 
     def _check(self) -> None:
         if self._failure is not None:
@@ -423,10 +441,12 @@ class Connection:
             self._pinged = 0.0
         for unreadable in client.take_unreadable():
             self._take_unreadable(client, unreadable)
+        if self._portions:
+            self._send(client)  # something may have been accepted
         now = time.monotonic()
         if now - self._heard > PING_S:
             self._ping(client, now)
-        if self.sessions and clock.now() - self._said > ALIVE_S:
+        if (self._submits or self.sessions) and clock.now() - self._said > ALIVE_S:
             self._tell_of_life(client)
         if not stopping and now - self._heard > WATCH_S and (client.is_lost or self._lost()):
             self._connect(client)
@@ -456,8 +476,21 @@ class Connection:
             # The process or its machine was stopped meanwhile: they may have been closed.
             for session in self.sessions:
                 client.send(m.ControlSession(0, session, "rejoin"))
-            client.send(m.ClientHello(m.PROTOCOL, __version__, self._submits, self._blocks))
+            self._greet_again(client)
         client.send(m.Watch([]))
+
+    def _greet_again(self, client: Client[Any]) -> None:
+        """Greet the same head anew, which may have forgotten this client, and ask again."""
+        client.send(m.ClientHello(m.PROTOCOL, __version__, self._submits, self._blocks))
+        if watched := self._accepted():
+            client.send(m.Watch(watched))
+
+    def _accepted(self) -> list[int]:
+        """The tasks that are awaited, and that the head knows."""
+        with self._lock:
+            known = {spec.id for submit in self._unaccepted() for spec in submit.tasks}
+            known.update(spec.id for _, parcel in self._unsent() for spec in parcel.tasks)
+            return [task for task in self._awaited if task not in known]
 
     def _poller(self, client: Client[Any]) -> zmq.Poller:
         poller = zmq.Poller()
@@ -470,7 +503,9 @@ class Connection:
         address = read_address(self._site.address_file, self._address)
         if address is None:
             # It said good-bye. A new one is needed only if we still want something.
-            return bool(self._awaited or self._open or self._requests or self._outbox)
+            return bool(
+                self._awaited or self._open or self._requests or self._outbox or self._portions
+            )
         return (
             address.epoch > self._epoch or address.is_dead() or self._silence.has_ended(self._epoch)
         )
@@ -507,12 +542,13 @@ class Connection:
             self.database = database or self.database
             self._pinged = 0.0
             break
+        watched = self._accepted()
         with self._lock:
             again = list(self._open.values())
-            known = {spec.id for submit in self._unaccepted() for spec in submit.tasks}
-            known.update(spec.id for _, parcel in self._unsent() for spec in parcel.tasks)
-            watched = [task for task in self._awaited if task not in known]
-            self._outbox[:] = [item for item in self._outbox if not isinstance(item, m.Watch)]
+            self._outbox[:] = [
+                item for item in (*self._portions, *self._outbox) if not isinstance(item, m.Watch)
+            ]
+            self._portions.clear()
         for session in self.sessions:
             client.send(m.ControlSession(0, session, "rejoin"))
         for message in again:
@@ -588,7 +624,7 @@ class Connection:
 
     def _unsent(self) -> list[tuple[int, Parcel]]:
         """The parcels that are still to be sent."""
-        return [item for item in self._outbox if isinstance(item, tuple)]
+        return [item for item in chain(self._portions, self._outbox) if isinstance(item, tuple)]
 
     def _unaccepted(self) -> list[m.Submit]:
         """The submissions that the head has not accepted yet."""
@@ -596,14 +632,22 @@ class Connection:
 
     def _send(self, client: Client[Any]) -> None:
         with self._lock:
-            outbox, self._outbox = self._outbox, []
             messages: list[msgspec.Struct] = []
-            for item in _merge(outbox):
+            while self._unaccepted_bytes <= UNACCEPTED_BYTES:
+                if not self._portions:
+                    if not self._outbox:
+                        break
+                    outbox, self._outbox = self._outbox, []
+                    self._portions.extend(_portions(outbox))
+                item = self._portions.popleft()
                 if isinstance(item, tuple):
                     session, parcel = item
                     seq = next(self._numbers)
+                    size = _size_introduced(parcel) + sum(map(_size, parcel.tasks))
                     item = m.Submit(seq, session, parcel.functions, parcel.templates, parcel.tasks)
                     self._open[seq] = item
+                    self._sizes[seq] = size
+                    self._unaccepted_bytes += size
                 elif (number := getattr(item, "request", None)) is not None:
                     self._open[number] = item
                 messages.append(item)
@@ -636,11 +680,15 @@ class Connection:
         elif isinstance(message, m.Accepted):
             with self._flushed:
                 self._open.pop(message.seq, None)
+                self._unaccepted_bytes -= self._sizes.pop(message.seq, 0)
                 refused = [(self._awaited.pop(task, None), why) for task, why in message.refused]
                 self._flushed.notify_all()
             for awaited, reason in refused:
                 if awaited is not None:
                     awaited.fail(SubmissionError(reason))
+        elif isinstance(message, m.Welcome):
+            if message.refused == m.WHO_ARE_YOU:
+                self._greet_again(self._client)
         elif isinstance(message, m.Reply):
             with self._lock:
                 asked = self._open.pop(message.request, None)
@@ -694,22 +742,81 @@ class Connection:
             waiting.fail(error)
 
 
-def _merge(
-    items: list[msgspec.Struct | tuple[int, Parcel]],
-) -> list[msgspec.Struct | tuple[int, Parcel]]:
-    """Neighbouring parcels of the same session in one, up to the size of a frame."""
-    merged: list[msgspec.Struct | tuple[int, Parcel]] = []
+def _portions(items: list[_Item]) -> list[_Item]:
+    """Parcels as they go into messages, each of `FRAME` tasks and `SUBMIT_BYTES` at most:
+    neighbouring ones of the same session together, large ones in several.
+
+    What a parcel introduces goes with its first part. One task, or function, may be larger.
+    """
+    made: list[_Item] = []
+    size = 0
     for item in items:
-        before = merged[-1] if merged else None
-        if isinstance(item, tuple) and isinstance(before, tuple) and before[0] == item[0]:
-            last, parcel = before[1], item[1]
-            if len(last.tasks) + len(parcel.tasks) <= FRAME:
-                last.functions.extend(parcel.functions)
-                last.templates.extend(parcel.templates)
-                last.tasks.extend(parcel.tasks)
-                continue
-        merged.append(item)
-    return merged
+        if not isinstance(item, tuple):
+            made.append(item)
+            continue
+        session, parcel = item
+        before = made[-1] if made else None
+        introduced = _size_introduced(parcel)
+        if len(parcel.tasks) == 1:
+            sizes = [_size(parcel.tasks[0])]
+        else:
+            sizes = [_size(spec) for spec in parcel.tasks]
+        total = introduced + sum(sizes)
+        if (
+            isinstance(before, tuple)
+            and before[0] == session
+            and len(before[1].tasks) + len(sizes) <= FRAME
+            and size + total <= SUBMIT_BYTES
+        ):
+            before[1].functions.extend(parcel.functions)
+            before[1].templates.extend(parcel.templates)
+            before[1].tasks.extend(parcel.tasks)
+            size += total
+        elif len(sizes) <= FRAME and total <= SUBMIT_BYTES:
+            made.append(item)
+            size = total
+        else:
+            parts = _parts(parcel, introduced, sizes)
+            made.extend((session, part) for part in parts)
+            size = SUBMIT_BYTES  # the last part is left as it is
+    return made
+
+
+def _parts(parcel: Parcel, size: int, sizes: list[int]) -> list[Parcel]:
+    """A parcel in several; the first, which begins with `size`, has what is introduced."""
+    part = Parcel()
+    part.functions, part.templates = parcel.functions, parcel.templates
+    parts = [part]
+    for spec, more in zip(parcel.tasks, sizes, strict=True):
+        if part.tasks and (len(part.tasks) >= FRAME or size + more > SUBMIT_BYTES):
+            part, size = Parcel(), 0
+            parts.append(part)
+        part.tasks.append(spec)
+        size += more
+    return parts
+
+
+def _size(spec: m.TaskSpec) -> int:
+    """What a task takes in a message, about."""
+    try:
+        size = TASK_BYTES + len(spec.payload) + 16 * len(spec.inputs)
+        if spec.values:
+            size += sum(len(value.payload) for value in spec.values)
+    except TypeError:
+        return TASK_BYTES  # it cannot be sent, which is told then
+    return size
+
+
+def _size_introduced(parcel: Parcel) -> int:
+    """What functions and templates take in a message, about."""
+    if not (parcel.functions or parcel.templates):
+        return 0
+    try:
+        return sum(len(one.payload) for one in parcel.functions) + sum(
+            TEMPLATE_BYTES + len(one.default) for one in parcel.templates
+        )
+    except TypeError:
+        return TEMPLATE_BYTES
 
 
 def _disown_all() -> None:

@@ -151,6 +151,10 @@ class Listener:
         stream.send(frame)
         return True
 
+    def has(self, peer: bytes) -> bool:
+        """Whether a peer is connected."""
+        return peer in self._peers
+
     def unsent(self, peer: bytes) -> int:
         """How many bytes that were sent to a peer it has not taken yet."""
         stream = self._peers.get(peer)

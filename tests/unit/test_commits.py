@@ -13,7 +13,7 @@ from pilot.errors import PilotError
 from pilot.head.commits import RETRY_S, Commits
 from pilot.head.events import Log
 from pilot.head.store import Batch
-from pilot.wire.messages import Committed
+from pilot.wire.messages import Committed, Function
 
 DISK_FULL = sqlite3.OperationalError("database or disk is full")
 
@@ -157,3 +157,22 @@ def test_a_write_that_raises_loses_nothing(turn: Turn, monkeypatch: pytest.Monke
     assert turn.commits.trouble and turn.commits.pending and not turn.sent
     turn.commits.flush(clock.now() + RETRY_S)
     assert turn.sent == [1]
+
+
+def test_what_cannot_be_written_is_measured_while_it_grows(
+    turn: Turn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pilot.head.commits.UNWRITTEN_BYTES", 10_000)
+    commits = turn.commits
+    now = 0.0
+    for number in range(4):
+        commits.batch.add_functions(1, [Function(b"%d" % number, bytes(4000))])
+        assert commits.is_full == (number == 3), number
+        commits.begin(now, events_too=False)
+        turn.disk.finish(DISK_FULL)
+        commits.finish()
+        now = clock.now() + RETRY_S + 1.0
+    assert "no more work is handed out" in commits.trouble
+    commits.flush(now)
+    assert not commits.is_full and not commits.trouble
+    assert len(turn.disk.batches[-1].functions) == 4

@@ -11,6 +11,8 @@ import msgspec
 import numpy as np
 import pytest
 import zmq
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from support.waiting import wait_until
 
 from pilot.callbacks import CalledBack
@@ -34,7 +36,7 @@ def parcel(*tasks: int) -> Parcel:
 
 def test_neighbouring_parcels_are_one_and_nothing_overtakes_what_was_sent_before() -> None:
     between = m.Watch([1])
-    merged = connection._merge(
+    merged = connection._portions(
         [(1, parcel(1)), (1, parcel(2)), between, (1, parcel(3)), (2, parcel(4))]
     )
     told = [
@@ -42,6 +44,41 @@ def test_neighbouring_parcels_are_one_and_nothing_overtakes_what_was_sent_before
         for item in merged
     ]
     assert told == [(1, [1, 2]), between, (1, [3]), (2, [4])]
+
+
+def large(first: int, count: int, size: int) -> Parcel:
+    made = Parcel()
+    made.functions.append(m.Function(b"f", b"code"))
+    made.tasks.extend(m.TaskSpec(task, 1, bytes(size)) for task in range(first, first + count))
+    return made
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 3000)), min_size=1, max_size=12))
+@settings(deadline=None)
+def test_no_message_is_larger_than_its_bound_and_none_is_lost_or_overtaken(
+    parcels: list[tuple[int, int]],
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection, "FRAME", 16)
+        patch.setattr(connection, "SUBMIT_BYTES", 2000)
+        items: list[Any] = []
+        first = 0
+        for count, size in parcels:
+            items.append((1, large(first, count, size)))
+            first += count
+        made = connection._portions(items)
+        ids = []
+        known = 0
+        for item in made:
+            assert isinstance(item, tuple)
+            portion = item[1]
+            known += len(portion.functions)
+            assert known, "what tasks are made of comes first"
+            assert 1 <= len(portion.tasks) <= 16
+            size = sum(len(spec.payload) for spec in portion.tasks)
+            assert size <= 2000 or len(portion.tasks) == 1
+            ids += [spec.id for spec in portion.tasks]
+        assert ids == list(range(first)) and known == len(parcels)
 
 
 class Nobody:
@@ -440,6 +477,81 @@ def test_client_whose_connection_ends_comes_again(site: Site) -> None:
         head.answer(m.Outcomes([m.TaskOutcome(1, "COMPLETED")]))
         wait_until(lambda: told.outcome is not None)
         assert told.error is None
+    finally:
+        client.close()
+        head.end()
+
+
+def test_a_head_that_accepts_nothing_is_sent_no_more_than_it_can_keep(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its disk is full; when it is not any more, all comes, and in its order."""
+    monkeypatch.setattr(connection, "UNACCEPTED_BYTES", 50_000)
+    monkeypatch.setattr(connection, "SUBMIT_BYTES", 10_000)
+    first = Head(site, 1)
+    client = Connection(site, start=False)
+    second = None
+    try:
+        for n in range(100):
+            client.submit(1, large(n, 1, 5000), [Nobody()])
+        with pytest.raises(TimeoutError):
+            client.post(lambda number: m.Cancel(number, 1)).result(0.5)
+        kept = sum(len(spec.payload) for submit in first.heard for spec in submit.tasks)
+        assert 50_000 <= kept <= 70_000
+        assert not client.flush(0.1)
+        first.end()
+        second = Head(site, 2)
+        wait_until(lambda: second is not None and bool(second.heard))
+        told = 0
+
+        def accept() -> bool:
+            nonlocal told
+            for message in second.heard[told:]:
+                told += 1
+                if isinstance(message, m.Submit):
+                    second.answer(m.Accepted(message.seq, []))
+            return any(isinstance(message, m.Cancel) for message in second.heard)
+
+        wait_until(accept)
+        ids = [
+            s.id for submit in second.heard if isinstance(submit, m.Submit) for s in submit.tasks
+        ]
+        assert ids == list(range(100)) and isinstance(second.heard[-1], m.Cancel)
+        assert client.flush(20)
+        assert client._unaccepted_bytes == 0 and not client._sizes
+    finally:
+        client.close()
+        for head in (first, second):
+            if head is not None:
+                head.end()
+
+
+def test_a_client_that_was_forgotten_greets_again_and_asks_for_what_it_awaits(site: Site) -> None:
+    head = Head(site, 1)
+    client = Connection(site, start=False)
+    try:
+        client.submit(1, parcel(1, 2), [Nobody(), Nobody()])
+        wait_until(lambda: len(head.heard) == 1)
+        head.answer(m.Accepted(head.heard[0].seq, []))
+        wait_until(lambda: not client._open)
+        client.submit(1, parcel(3), [Nobody()])
+        wait_until(lambda: len(head.heard) == 2)
+        head.answer(m.Welcome(1, __version__, m.WHO_ARE_YOU))
+        wait_until(lambda: len(head.greeted) == 2 and len(head.heard) == 3)
+        assert head.heard[-1] == m.Watch([1, 2]), "of 3 the head does not know yet"
+    finally:
+        client.close()
+        head.end()
+
+
+def test_a_client_says_each_minute_that_it_lives(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "ALIVE_S", 0.5)
+    head = Head(site, 1)
+    client = Connection(site, start=False)
+    try:
+        wait_until(lambda: head.heard.count(m.Watch([])) >= 2)
     finally:
         client.close()
         head.end()

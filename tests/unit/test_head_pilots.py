@@ -290,3 +290,17 @@ class Batch:
 
     def close(self) -> None:
         pass
+
+
+def test_no_work_is_handed_out_while_there_is_no_room_for_its_results(
+    head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head.hello(b"p#1", 0)
+    _submit(head, 1)
+    head.sent.clear()
+    head.shell.commits._unwritten = 1 << 40
+    head.pilots.assign(NOW)
+    assert not head.sent
+    head.shell.commits._unwritten = 0
+    head.pilots.assign(NOW)
+    assert isinstance(head.sent[-1][1], m.Assign)
