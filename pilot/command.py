@@ -10,6 +10,7 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,6 +64,9 @@ class ShellCommand:
     env: dict[str, str] = field(default_factory=dict)
     #: Exit statuses that mean success.
     success: tuple[int, ...] = (0,)
+    #: Parameters that are filled in where the words have them in braces, and a variable that the
+    #: command gets each of them in. All other braces stay as they are.
+    filled: tuple[tuple[str, str], ...] = ()
 
     @property
     def __name__(self) -> str:
@@ -78,8 +82,19 @@ class ShellCommand:
             A parameter is missing, or its value cannot stand where it is to.
         """
         if not isinstance(self.command, str):
-            return list(self.command)
+            return self._filled_words(kwargs)
         return command_text(self.command).argv(args, kwargs)
+
+    def _filled_words(self, kwargs: Mapping[str, Any]) -> list[str]:
+        if not self.filled:
+            return list(self.command)
+        found = {f"{{{name}}}": str(kwargs[name]) for name, _ in self.filled}
+        pattern = re.compile("|".join(map(re.escape, found)))
+        return [pattern.sub(lambda place: found[place[0]], word) for word in self.command]
+
+    def variables(self, kwargs: Mapping[str, Any]) -> dict[str, str]:
+        """Return the additions to the environment."""
+        return {**self.env, **{variable: str(kwargs[name]) for name, variable in self.filled}}
 
     def check(self) -> None:
         """See that its texts mean something, and that values can stand where they have them.
@@ -149,7 +164,7 @@ class ShellCommand:
             A parameter is missing, or its value cannot stand where it is to.
         """
         if not isinstance(self.command, str):
-            return shlex.join(self.command)
+            return shlex.join(self._filled_words(kwargs))
         return command_text(self.command).line(args, kwargs)
 
     def path(
@@ -240,7 +255,7 @@ class ShellCommand:
                 status = subprocess.run(
                     argv,
                     cwd=self.cwd,
-                    env={**os.environ, **self.env},
+                    env={**os.environ, **self.variables(kwargs)},
                     stdin=reads,
                     stdout=out,
                     stderr=out if stderr == stdout else err,
@@ -265,7 +280,7 @@ def _parameters_of(command: str | tuple[str, ...], *more: str | None) -> frozens
 
 def _parameters(command: ShellCommand) -> frozenset[str]:
     texts = _parameters_of(command.command, command.stdin, command.stdout, command.stderr)
-    return texts.union(command.inputs, command.outputs)
+    return texts.union(command.inputs, command.outputs, (name for name, _ in command.filled))
 
 
 def cannot_start(argv: Sequence[str], error: OSError, stdin: str | None = None) -> PilotError:

@@ -112,6 +112,8 @@ class Digest:
             self.note("command", thing.command, thing.inputs, thing.outputs, thing.cwd)
             self.note(thing.stdin, thing.stdout, thing.stderr, sorted(thing.env.items()))
             self.note(thing.success)
+            if thing.filled:
+                self.note(thing.filled)
         elif isinstance(thing, MethodType):
             self.add(thing.__func__)
             self.add(thing.__self__)

@@ -420,8 +420,9 @@ class Worker:
         if launched is None:
             launched = [*(plan.argv if plan else ()), *command.argv(args, kwargs)]
         env = self.environ
-        if plan or command.env:
-            env = {**env, **(plan.env if plan else {}), **command.env}
+        added = command.variables(kwargs)
+        if plan or added:
+            env = {**env, **(plan.env if plan else {}), **added}
         home = None
         if command.cwd:
             home = Path.cwd()

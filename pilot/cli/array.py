@@ -1,15 +1,18 @@
 """Many tasks of one command: ``pilot submit --array`` and ``--each-line``.
 
-Pure: what the options say becomes the rows of a task array, and the words of the command become a
-text with parameters. Values are data: the shell that runs the text gets them as parameters.
+Pure: what the options say becomes the rows of a task array, and the words of the command have
+parameters. Values are data: no shell reads them.
 """
 
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pilot.command import ShellCommand
 
 #: What tells each task which one it is.
 INDEX_VARIABLE, LINE_VARIABLE = "PILOT_ARRAY_TASK_ID", "PILOT_LINE"
@@ -45,7 +48,9 @@ def array_rows(text: str) -> Rows:
             limit = "; Pilot has no %: as many run as there are cores" if "%" in part else ""
             raise ValueError(f"{part!r}: write numbers and ranges, as 0-99, 0-99:2 or 1,5,7{limit}")
         first, last, step = int(found[1]), int(found[2] or found[1]), int(found[3] or 1)
-        if last < first or step < 1:
+        if step < 1:
+            raise ValueError(f"{part!r}: the step is 0; write FIRST-LAST:STEP with a step from 1")
+        if last < first:
             raise ValueError(f"{part!r} has no numbers; write FIRST-LAST or FIRST-LAST:STEP")
         if len(indices) + (last - first) // step >= TASKS_MOST:
             raise ValueError(f"{text!r} has more than {TASKS_MOST:,} tasks")
@@ -75,15 +80,29 @@ def line_rows(lines: Iterable[str]) -> Rows:
     return Rows(("index", "line"), [(str(n), text) for n, text in enumerate(texts)])
 
 
-def array_text(command: Sequence[str], names: Sequence[str]) -> str:
-    """Write the words of a command as a text for `pilot.shell`.
+def array_command(command: ShellCommand, names: Sequence[str]) -> ShellCommand:
+    """Return the command with ``{index}`` and ``{line}`` in its words to be filled in.
 
-    ``{index}`` and ``{line}`` in the words become parameters, all else stays as it is; what the
-    shell runs is the command itself, with the variables that tell which task it is.
+    All else stays as it is; the variables that tell which task it is have the same values.
     """
     variables = {"index": INDEX_VARIABLE, "line": LINE_VARIABLE}
-    exports = " ".join(f"{variables[name]}={{{name}}}" for name in names)
-    return f"export {exports}; exec {' '.join(_word(word, names) for word in command)}"
+    return replace(command, filled=tuple((name, variables[name]) for name in names))
+
+
+def check_name(name: str | None, names: Sequence[str]) -> None:
+    """See that a name asks for nothing to be filled in.
+
+    Raises
+    ------
+    ValueError
+        It does: the tasks of an array have one name.
+    """
+    for parameter in names:
+        if name and f"{{{parameter}}}" in name:
+            raise ValueError(
+                f"{name!r}: the tasks of an array share one name, so {{{parameter}}} is not filled "
+                "in there; lists show each as NAME[INDEX]"
+            )
 
 
 def array_path(path: str | None, names: Sequence[str]) -> str | None:
@@ -94,15 +113,6 @@ def array_path(path: str | None, names: Sequence[str]) -> str | None:
         piece if is_parameter else piece.replace("{", "{{").replace("}", "}}")
         for piece, is_parameter in _pieces(path, names)
     )
-
-
-def _word(word: str, names: Sequence[str]) -> str:
-    quoted = [
-        piece if is_parameter else shlex.quote(piece).replace("{", "{{").replace("}", "}}")
-        for piece, is_parameter in _pieces(word, names)
-        if piece
-    ]
-    return "".join(quoted) or "''"
 
 
 def _pieces(text: str, names: Sequence[str]) -> Iterable[tuple[str, bool]]:

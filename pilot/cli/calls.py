@@ -42,6 +42,8 @@ class Call(NamedTuple):
     #: Variables that it gets.
     env: Mapping[str, str] = {}
     arguments: str = ""
+    #: Which task of an array it is.
+    number: str = ""
 
 
 class _Awaited:
@@ -158,8 +160,9 @@ def _command(
         line,
         name == command.__name__,
         {what: place for what, place in places.items() if place},
-        command.env,
+        command.variables(kwargs),
         shown,
+        str(kwargs["index"]) if command.filled else "",
     )
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from pilot.cli.array import Rows, array_path, array_rows, array_text, line_rows
+from pilot.cli.array import Rows, array_command, array_path, array_rows, check_name, line_rows
 from pilot.cli.common import INTERRUPTED, asking, current_site, site_option
 from pilot.cli.completing import complete_session
 from pilot.cli.logs import Output, last_attempt
@@ -122,19 +121,22 @@ def submit(
     {index} and {line} in the command and in file names are filled in, and each task has the
     variables PILOT_ARRAY_TASK_ID and PILOT_LINE.
     """
-    from pilot.session import Session
-
     if rows is not None and lines is not None:
         raise click.UsageError("give --array or --each-line, not both")
     if (array := rows or lines) is not None:
+        try:
+            check_name(options["name"], array.names)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="'--name'") from None
         task = _task(
-            array_text(command, array.names),
+            command,
+            names=array.names,
             cwd=working_directory() / (cwd or ""),
             stdin=array_path(stdin, array.names),
             stdout=array_path(stdout, array.names),
             stderr=array_path(stderr, array.names),
             env=env,
-            **{**options, "name": options["name"] or Path(command[0]).name},
+            **options,
         )
         click.get_current_context().exit(_submit_array(task, array, session_id, wait))
     task = _task(
@@ -146,7 +148,7 @@ def submit(
         env=env,
         **options,
     )
-    session = Session(current_site(), name=_SESSION_NAME, session_id=session_id)
+    session = _session(task, session_id)
     try:
         try:
             future = session.submit(task)
@@ -159,13 +161,23 @@ def submit(
     click.get_current_context().exit(status)
 
 
-def _task(command: str | tuple[str, ...], **options: Any) -> Task[..., Any]:
+def _session(task: Task[..., Any], session_id: int | None) -> Session:
+    from pilot.session import Session
+
+    name = task.task_options.name or _SESSION_NAME
+    return Session(current_site(), name=name, session_id=session_id)
+
+
+def _task(command: tuple[str, ...], names: tuple[str, ...] = (), **options: Any) -> Task[..., Any]:
     """Make the task; what an option says wrong is wrong on the command line."""
-    from pilot.command import shell
-    from pilot.task import OptionError
+    from pilot.command import ShellCommand, shell
+    from pilot.task import OptionError, Task
 
     try:
         task = shell(command, **options)
+        if names:
+            assert isinstance(task.function, ShellCommand)
+            task = Task(array_command(task.function, names), task.kind, task.given)
         task.task_options.resolve((), {})
     except OptionError as error:
         raise click.UsageError(str(error)) from error
@@ -175,9 +187,8 @@ def _task(command: str | tuple[str, ...], **options: Any) -> Task[..., Any]:
 def _submit_array(task: Task[..., Any], array: Rows, session_id: int | None, wait: bool) -> int:
     """Submit the tasks of an array as one, and print their session; returns what to end with."""
     from pilot.cli.progress import follow
-    from pilot.session import Session
 
-    session = Session(current_site(), name=task.task_options.name or "", session_id=session_id)
+    session = _session(task, session_id)
     try:
         try:
             futures = session.submit_many(task, list(array))
@@ -193,7 +204,7 @@ def _submit_array(task: Task[..., Any], array: Rows, session_id: int | None, wai
         if not wait:
             return 0
         try:
-            follow(session, {task.task_options.name or "": futures})
+            follow(session, {task.__name__: futures})
         except KeyboardInterrupt:
             session.cancel(futures)
             note(f"the tasks of session {session.id} were cancelled")

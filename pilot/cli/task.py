@@ -182,7 +182,9 @@ def _print_counts(counts: dict[str, int], as_json: bool) -> None:
 
 def _title(row: dict[str, Any], call: Call | None) -> str:
     """The name of a task, or the line of a command that has no other name than its first word."""
-    return call.command if call and call.is_named_so else str(row["name"])
+    if call and call.is_named_so:
+        return call.command
+    return f"{row['name']}[{call.number}]" if call and call.number else str(row["name"])
 
 
 def _error(row: dict[str, Any]) -> str:

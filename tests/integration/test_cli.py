@@ -192,7 +192,7 @@ def test_a_command_is_submitted_and_found_again(program: Pilot) -> None:
     assert (row["id"], row["attempts"], row["kind"]) == (task, 1, "command")
     assert row["ran_s"] > 0
     session = program.json("session", "show", row["session"])
-    assert (session["name"], session["state"]) == ("cli", "CLOSED")
+    assert (session["name"], session["state"]) == ("greet", "CLOSED")
 
 
 @pytest.mark.parametrize(
@@ -434,6 +434,25 @@ def test_a_task_array(program: Pilot) -> None:
     rows = program.json("task", "list", "--session", session)
     assert sorted(row["state"] for row in rows) == ["COMPLETED"] * 3 + ["FAILED"]
     assert {row["name"] for row in rows} == {"sh"}
+    (failed,) = (row for row in rows if row["state"] == "FAILED")
+    told = program("task", "show", failed["id"]).stdout
+    assert f"sh -c '{_ARRAY}': exit status 1" in told
+    assert "PILOT_ARRAY_TASK_ID=6" in told
+    assert "exec" not in told
+
+
+def test_tasks_of_an_array_are_told_apart(program: Pilot) -> None:
+    session = program("submit", "--array", "4-5", "--", "echo", "<{index}>").stdout.strip()
+    program("session", "wait", session)
+    listed = program("task", "list", "--session", session, "--sort", "id").stdout
+    assert listed.index("echo '<4>'") < listed.index("echo '<5>'")
+    session = program("submit", "--array", "4-5", "--name", "n", "--", "true").stdout.strip()
+    program("session", "wait", session)
+    listed = program("task", "list", "--session", session, "--sort", "id").stdout
+    assert listed.index("n[4]") < listed.index("n[5]")
+    assert program.json("session", "show", session)["name"] == "n"
+    wrong = program("submit", "--array", "1", "--name", "n-{index}", "--", "true", code=2)
+    assert "share one name" in wrong.stderr
 
 
 _ARRAY = 'test "$PILOT_ARRAY_TASK_ID" != 6'

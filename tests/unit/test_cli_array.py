@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -11,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pilot.cli.array import array_path, array_rows, array_text, line_rows
+from pilot.cli.array import array_command, array_path, array_rows, check_name, line_rows
 from pilot.command import ShellCommand
 
 
@@ -35,7 +37,7 @@ def test_ranges_are_read_as_slurm_writes_them(text: str, indices: list[int]) -> 
         ("", "write numbers and ranges"),
         ("a", "write numbers and ranges"),
         ("5-3", "has no numbers"),
-        ("1-5:0", "has no numbers"),
+        ("1-5:0", "the step is 0"),
         ("1-3,2", "2 is there twice"),
         ("0-9%4", "Pilot has no %"),
         ("0-10000000", "more than 1,000,000 tasks"),
@@ -80,7 +82,15 @@ def test_words_and_lines_reach_the_command_as_they_are(words: list[str], line: s
     def filled(word: str) -> str:
         return "".join({"{index}": "7", "{line}": line}.get(p, p) for p in SPLIT.split(word))
 
-    function = ShellCommand(array_text(command, ("index", "line")))
-    argv = function.argv((), {"index": "7", "line": line})
-    shown = subprocess.run(argv, capture_output=True, check=True, text=True).stdout
+    function = array_command(ShellCommand(tuple(command)), ("index", "line"))
+    row = {"index": "7", "line": line}
+    argv, env = function.argv((), row), {**os.environ, **function.variables(row)}
+    shown = subprocess.run(argv, capture_output=True, check=True, text=True, env=env).stdout
     assert ast.literal_eval(shown) == ([*map(filled, words), f"<{line}>7"], line)
+    assert function.line((), row) == shlex.join(map(filled, command))
+
+
+def test_a_name_with_a_parameter_is_refused() -> None:
+    check_name("n-{line}", ("index",))
+    with pytest.raises(ValueError, match="share one name"):
+        check_name("n-{line}", ("index", "line"))
