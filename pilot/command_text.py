@@ -350,7 +350,10 @@ class CommandText:
         )
 
     def _refused(self, field: Field, refusal: Refusal) -> CommandError:
-        return self._error(f"{field} {refusal.reason}{remedies(field, refusal)}")
+        told = f"{field} {refusal.reason}{remedies(field, refusal)}"
+        if not refusal.takes_number:
+            return self._error(told)
+        return self._error(f"{told}; {BRACES}")
 
     def _error(self, told: str) -> CommandError:
         shown = self.text if len(self.text) <= 100 else f"{self.text[:99]}…"

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
 
 from pilot.errors import PilotError
 from pilot.texts import as_name
@@ -210,8 +210,12 @@ def make_options(base: Options, changes: Mapping[str, Any]) -> Options:
     """
     unknown = sorted(set(changes) - _OPTION_NAMES)
     if unknown:
+        import difflib
+
+        close = difflib.get_close_matches(unknown[0], _OPTION_NAMES, n=1)
+        hint = f"did you mean {close[0]!r}? There" if close else "there"
         raise OptionError(
-            f"there is no option {unknown[0]!r}; there are {', '.join(sorted(_OPTION_NAMES))}"
+            f"there is no option {unknown[0]!r}; {hint} are {', '.join(sorted(_OPTION_NAMES))}"
         )
     plain = dict(changes)
     for name, least in (("retries", 0), ("max_crashes", 0), ("priority", -_MOST)):
@@ -248,6 +252,8 @@ class Task(Generic[P, R]):
     def __init__(
         self, function: Callable[P, R], kind: str, given: Mapping[str, Any] | None = None
     ) -> None:
+        if isinstance(function, _MpiDecorator):
+            raise function._misused()
         if not callable(function):
             raise OptionError(f"a task is made of a function, not of {function!r:.100}")
         if inspect.iscoroutinefunction(function):
@@ -360,10 +366,44 @@ def mpi(ranks: int | Callable[..., int], **options: Any) -> Callable[[Callable[P
         See `Options`, such as ``ranks_per_node=2``.
     """
 
-    def decorate(decorated: Callable[P, R]) -> Task[P, R]:
-        return Task(decorated, MPI, {"ranks": ranks, **options})
+    return _MpiDecorator({"ranks": ranks, **options})
 
-    return decorate
+
+class _MpiDecorator:
+    """Makes functions MPI tasks; used as if it were one, it says that the ranks are missing.
+
+    `mpi` without brackets gets the function in place of the ranks, which may be a function, too.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = options
+
+    def __call__(self, decorated: Callable[P, R]) -> Task[P, R]:
+        if not callable(decorated) and callable(self._options["ranks"]):
+            raise self._misused()
+        return Task(decorated, MPI, self._options)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name in _OF_TASKS:
+            raise self._misused()
+        raise AttributeError(f"the decorator pilot.mpi(…) has no attribute {name!r}")
+
+    def _misused(self) -> OptionError:
+        ranks = self._options["ranks"]
+        named = getattr(ranks, "__name__", "…")
+        if not callable(ranks):
+            return OptionError(
+                f"pilot.mpi(ranks={ranks!r}) is to be called with a function: write "
+                f"`@pilot.mpi(ranks={ranks!r})` above `def …`"
+            )
+        return OptionError(
+            f"{named!r} is no task yet: mpi needs the number of ranks; write "
+            f"`@pilot.mpi(ranks=2)` above `def {named}(…)`"
+        )
+
+
+#: What users ask of tasks.
+_OF_TASKS = frozenset({"submit", "map", "options"})
 
 
 def command_kind(options: Options) -> str:

@@ -236,7 +236,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     states = ", ".join(f"{count} {state}" for state, count in sorted(summary["states"].items()))
     say(
         f"{summary['name']}: {counted(summary['tasks'], 'task')} in "
-        f"{duration(summary['seconds'])}: {states}"
+        f"{duration(summary['seconds'])}: {states or 'there was nothing to run'}"
         + (f" ({summary['found']} found, of an earlier run)" if summary["found"] else "")
     )
     failed = summary["failed"]

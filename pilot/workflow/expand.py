@@ -1,7 +1,7 @@
 """From plans to the graph: foreach unfolded, references resolved, options made.
 
 Pure: it starts nothing and looks at no file. Groups come out in an order in which each task stands
-behind those that it waits for; a circle is an error.
+behind those that it waits for; circles are told, and left out.
 """
 
 from __future__ import annotations
@@ -40,28 +40,44 @@ from pilot.workflow.targets import Target
 from site_configs.yamlfile import YamlPath
 
 
-def in_order(plans: Mapping[str, Plan], line_of: Callable[..., int]) -> list[Plan]:
-    """The plans, each behind those that it waits for.
+def without_circles(plans: Plans, line_of: Callable[..., int], problems: Problems) -> Plans:
+    """Return the plans without tasks that wait for each other in a circle; each circle is told.
 
-    Raises
-    ------
-    Wrong
-        Tasks wait for each other in a circle; the message names them and their lines.
+    Parameters
+    ----------
+    plans
+        The plans.
+    line_of
+        The line of a place in the file.
+    problems
+        Takes the circles, with the names of their tasks and the lines.
     """
-    sorter = graphlib.TopologicalSorter({name: plan.after for name, plan in plans.items()})
-    try:
-        return [plans[name] for name in sorter.static_order() if name in plans]
-    except graphlib.CycleError as error:
-        # Each in the list is needed by the next one.
-        cycle = list(reversed(error.args[1]))[:-1]
-        first = min(cycle, key=lambda name: line_of(TASKS, name))
-        begin = cycle.index(first)
-        names = [*cycle[begin:], *cycle[:begin], first]
+    while circle := _circle(plans.tasks):
+        first = min(circle, key=lambda name: line_of(TASKS, name))
+        begin = circle.index(first)
+        names = [*circle[begin:], *circle[:begin], first]
         shown = " needs ".join(f"{name} (line {line_of(TASKS, name)})" for name in names)
-        raise Wrong(
+        problems.add(
             (TASKS, first),
             f"tasks wait for each other in a circle: {shown}; take one of these away",
-        ) from None
+        )
+        plans = plans.without(circle)
+    return plans
+
+
+def _circle(plans: Mapping[str, Plan]) -> list[str]:
+    """Return tasks of which each needs the next one, and the last one the first, if there are."""
+    try:
+        graphlib.TopologicalSorter({name: plan.after for name, plan in plans.items()}).prepare()
+    except graphlib.CycleError as error:
+        return list(reversed(error.args[1]))[:-1]
+    return []
+
+
+def _in_order(plans: Mapping[str, Plan]) -> list[Plan]:
+    """Return the plans, each behind those that it waits for."""
+    sorter = graphlib.TopologicalSorter({name: plan.after for name, plan in plans.items()})
+    return [plans[name] for name in sorter.static_order() if name in plans]
 
 
 def expand(
@@ -88,11 +104,7 @@ def expand(
     allowance
         What the workflow may unfold to.
     """
-    try:
-        ordered = in_order(plans.tasks, line_of)
-    except Wrong as circle:
-        problems.add(circle.path, circle.message)
-        return Graph(name, ())
+    ordered = _in_order(plans.tasks)
     outlines: dict[str, Outline] = {}
     scope = Scope(plans.variables, outlines, allowance=allowance)
     makers: dict[str, _Makers] = {}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pilot.workflow.expand import expand, values_of
+from pilot.workflow.expand import expand, values_of, without_circles
 from pilot.workflow.files import check_files
 from pilot.workflow.graph import Graph
 from pilot.workflow.parameters import parameter_values
@@ -105,6 +105,7 @@ def load_workflow(path: str | Path, parameters: Mapping[str, Any] | None = None)
     if problems.are_at("parameters") or problems.are_at("lists"):
         problems.raise_if_any()
     # What is right in itself is looked at further, whatever else is wrong.
+    plans = without_circles(plans, file.line_of, problems)
     plans = plans.without(name for name in file.value.tasks if problems.are_at(TASKS, name))
     graph = expand(
         plans, targets, name=name, line_of=file.line_of, problems=problems, allowance=allowance

@@ -78,6 +78,8 @@ def numbers(
         distance = 1 if step is None else step
         if distance == 0:
             raise ValueError("step is 0; it leads nowhere")
+        if step is not None and (to < start if step > 0 else to > start):
+            raise ValueError(f"step is {step}; from {start} that leads away from {to}")
         if isinstance(start, int) and isinstance(to, int) and isinstance(distance, int):
             count = (to - start) // distance + 1
         else:

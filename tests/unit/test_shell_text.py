@@ -389,3 +389,8 @@ def test_nothing_is_too_deep_or_too_long() -> None:
     for text in ("$(" * 5000 + "{x}", '"$(' * 5000, "(" * 100_000 + "{x}", "{x} '" * 20_000):
         with pytest.raises(CommandError):
             CommandText(f"{text} '{{x}}'").check()
+
+
+def test_braces_of_a_program_in_quotes_are_told_how_to_be_written() -> None:
+    with pytest.raises(CommandError, match=r"written \{\{ or \}\}"):
+        pilot.shell("awk '{print}' {a}")

@@ -406,3 +406,26 @@ def test_coroutine_functions_are_refused_however_they_are_given() -> None:
             make()
     with pytest.raises(OptionError, match="made of a function, not of 3"):
         pilot.mpi(ranks=2)(3)  # type: ignore[arg-type]
+
+
+def test_mpi_without_brackets_says_that_the_ranks_are_missing() -> None:
+    def solve(x: int) -> int:
+        return x
+
+    decorated: Any = pilot.mpi(solve)
+    for use in (
+        lambda: decorated.submit(1),
+        lambda: decorated.map([1]),
+        lambda: decorated(1),
+        lambda: as_task(decorated),
+    ):
+        with pytest.raises(OptionError, match=r"'solve' is no task yet.*@pilot\.mpi\(ranks=2\)"):
+            use()
+    assert not hasattr(decorated, "__wrapped__")
+    with pytest.raises(OptionError, match=r"to be called with a function"):
+        pilot.mpi(2).submit(1)  # type: ignore[attr-defined]
+
+
+def test_an_option_that_is_misspelt_is_told_what_it_may_be() -> None:
+    with pytest.raises(OptionError, match=r"no option 'retires'; did you mean 'retries'\?"):
+        pilot.task(retires=1)(len)
