@@ -171,7 +171,9 @@ def _whole(name: str, given: Any, least: int) -> int:
     if isinstance(given, bool) or not least <= number <= _MOST:
         bound = f", at least {least}" if least >= 0 else ""
         bound += f", at most {_MOST}" if number > _MOST else ""
-        raise OptionError(f"{name}={given!r}: give a whole number{bound}")
+        # Python writes no number of so many digits.
+        told = "a number of very many digits" if abs(number) > _MOST**4 else repr(given)
+        raise OptionError(f"{name}={told}: give a whole number{bound}")
     return number
 
 

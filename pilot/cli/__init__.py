@@ -10,6 +10,7 @@ completion of shells are quick; every command imports what it needs when it runs
 from __future__ import annotations
 
 import io
+import os
 import sys
 
 import click
@@ -71,11 +72,22 @@ for command in (
 
 def main() -> None:
     """The console script ``pilot``."""
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Whatever is in a name, and whatever the terminal's encoding: it is no reason to fail.
             stream.reconfigure(errors="backslashreplace")
     cli(prog_name="pilot")
+
+
+def _open_what_is_closed() -> None:
+    """Have all three standard streams, so that no socket or file takes the number of one."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - for as long as we live
 
 
 __all__ = ["cli", "main"]

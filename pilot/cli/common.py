@@ -56,6 +56,13 @@ class Program(click.Group):
                 traceback.print_exc()
             note(str(error))
             ctx.exit(error.exit_code)
+        except BrokenPipeError:
+            raise  # whoever read the answer has enough of it
+        except OSError as error:
+            if os.environ.get("PILOT_DEBUG"):
+                traceback.print_exc()
+            note(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+            ctx.exit(PilotError.exit_code)
         except KeyboardInterrupt:
             note("interrupted")
             ctx.exit(INTERRUPTED)

@@ -837,3 +837,25 @@ def test_after_a_head_that_was_killed_everything_committed_is_seen(own_program: 
         mark.touch()
     for row in unfinished:
         own_program.await_state(row["id"], "COMPLETED")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_streams_that_are_closed_are_no_reason_to_fail(program: Pilot, closed: str) -> None:
+    for words, status in (("status", 0), ("submit --wait -- sh -c 'exit 3'", 3)):
+        command = f'"$PYTHON" -m pilot {words} {closed}'
+        done = subprocess.run(
+            ["sh", "-c", command],
+            cwd=program.directory,
+            env={**os.environ, "PYTHON": sys.executable},
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
+
+
+def test_an_answer_that_cannot_be_written_is_told(program: Pilot) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "pilot", "status"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "pilot: No space left on device\n")
