@@ -19,8 +19,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from pilot.data.values import Value, are_plain, decode, encode, encode_plain, load
-from pilot.errors import SubmissionError
+from pilot.data.values import (
+    Value,
+    are_plain,
+    argument_error,
+    decode,
+    encode,
+    encode_plain,
+    load,
+)
+from pilot.errors import EncodingError, SubmissionError
 from pilot.wire.messages import task_label
 
 Ref = tuple[int, int]
@@ -88,6 +96,10 @@ def encode_arguments(
     _local.found, _local.origin = found, origin
     try:
         payload = encode((args, kwargs))
+    except EncodingError as error:
+        if error.__cause__ is None:
+            raise
+        raise argument_error(args, kwargs, error.__cause__) from error.__cause__
     finally:
         _local.found = _local.origin = None
     return payload, tuple(found)

@@ -19,14 +19,23 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import itertools
 import sys
 from collections.abc import Iterator
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pilot.data.pickling import pickler
-from pilot.data.values import BoundedFile, TooLargeError, encode, encoding_error
-from pilot.errors import PilotError, SubmissionError
+from pilot.data.values import (
+    BoundedFile,
+    TooLargeError,
+    can_be_pickled,
+    encode,
+    encoding_error,
+    is_future,
+    unpicklable_error,
+)
+from pilot.errors import EncodingError, PilotError, SubmissionError
 from pilot.limits import FUNCTION_BYTES
 from pilot.task import Task, import_object
 from pilot.texts import size_text
@@ -39,6 +48,8 @@ _DIGEST_BYTES = 16
 #: Things that are looked at to find the name of one of them, and how far from the function.
 _SEARCH_THINGS = 10_000
 _SEARCH_DEPTH = 8
+#: Of what cannot be pickled, so many parts are tried.
+_SEARCH_PARTS = 1000
 
 
 class EncodedFunction(NamedTuple):
@@ -81,8 +92,13 @@ def encode_function(task: Task[..., Any], limit: int) -> EncodedFunction:
     except TooLargeError:
         raise SubmissionError(_too_large(task)) from None
     except PilotError as error:
+        told: PilotError = error
+        if isinstance(error, EncodingError) and error.__cause__ is not None:
+            name, thing = _culprit(function)
+            if name:
+                told = unpicklable_error(name, thing, error.__cause__)
         raise SubmissionError(
-            f"the function {task.__qualname__} cannot be sent to workers: {error}"
+            f"the function {task.__qualname__} cannot be sent to workers: {told}"
         ) from error
 
 
@@ -260,6 +276,22 @@ def _reached(function: object, depth: int = _SEARCH_DEPTH) -> Iterator[tuple[str
                     below.append((name, part))
         yield from below
         level = below
+
+
+def _culprit(function: object) -> tuple[str, object]:
+    """Return the way to what a function refers to that cannot be pickled, and the thing itself."""
+    way, found = "", function
+    met = {id(function)}
+    for _ in range(_SEARCH_DEPTH):
+        parts = () if is_future(found) else _next_to(found, way)
+        for name, part in itertools.islice(parts, _SEARCH_PARTS):
+            if id(part) not in met and not can_be_pickled(part):
+                met.add(id(part))
+                way, found = name, part
+                break
+        else:
+            break
+    return way, found
 
 
 def _next_to(thing: Any, way: str) -> Iterator[tuple[str, object]]:

@@ -16,7 +16,8 @@ from __future__ import annotations
 import io
 import pickle
 import sys
-from collections.abc import Callable, Iterable
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -352,11 +353,43 @@ def encoding_error(obj: object, cause: Exception) -> EncodingError:
     what = f"an object of type {_type_name(obj)}"
     if where:
         what += f" (its part {where} of type {_type_name(part)})"
+    return EncodingError(f"cannot pickle {what}: {type(cause).__name__}: {cause}. {_advice(part)}")
+
+
+def argument_error(args: Sequence[Any], kwargs: Mapping[str, Any], cause: object) -> EncodingError:
+    """The error that says which argument of a call cannot be pickled."""
+    named = [(f"argument {n}", value) for n, value in enumerate(args, 1)]
+    named += [(f"the argument {name}", value) for name, value in kwargs.items()]
+    for name, value in named:
+        if not can_be_pickled(value):
+            where, part = _culprit(value)
+            return unpicklable_error(f"{name}{where and f', its part {where}'}", part, cause)
+    return unpicklable_error("an argument", args, cause)
+
+
+def unpicklable_error(name: str, thing: object, cause: object) -> EncodingError:
+    """The error for a thing that has a name for users, such as ``the global 'lock'``."""
     return EncodingError(
-        f"cannot pickle {what}: {type(cause).__name__}: {cause}. "
-        "Pass what it can be made from, such as a path or numbers, and make it inside the task; "
-        "functions and classes that hold such a thing (a lock, a weak reference, an open file) can "
-        "be used where they are defined in a module beside the script, which tasks import."
+        f"{name} (of type {_type_name(thing)}) cannot be pickled: "
+        f"{type(cause).__name__}: {cause}. {_advice(thing)}"
+    )
+
+
+def is_future(thing: object) -> bool:
+    """Tell whether it is a future of a task, without loading what these need."""
+    return _type_name(thing) == "pilot.future.Future"
+
+
+def _advice(thing: object) -> str:
+    """What to do in place of sending a thing that cannot be pickled."""
+    if isinstance(thing, types.GeneratorType):
+        return "Give a list of its items."
+    if is_future(thing):
+        return "Give the future itself as an argument of the task."
+    advice = "Pass what it can be made from, such as a path or numbers, and make it inside the task"
+    return advice + (
+        "; functions and classes that hold such a thing (a lock, a weak reference, an open file) "
+        "can be used where they are defined in a module beside the script, which tasks import."
     )
 
 
@@ -393,7 +426,7 @@ _SEARCH_WIDTH = 1000
 def _culprit(obj: object, where: str = "", depth: int = _SEARCH_DEPTH) -> tuple[str, object]:
     """The smallest part of `obj` that cannot be pickled, and the way to it."""
     for step, part in _inside(obj) if depth else ():
-        if not _can_be_pickled(part):
+        if not can_be_pickled(part):
             return _culprit(part, where + step, depth - 1)
     return where, obj
 
@@ -403,6 +436,8 @@ def _inside(obj: object) -> list[tuple[str, object]]:
         found = [(f"[{key!r:.60}]", part) for key, part in obj.items()]
     elif isinstance(obj, (list, tuple)):
         found = [(f"[{n}]", part) for n, part in enumerate(obj[:_SEARCH_WIDTH])]
+    elif is_future(obj):
+        found = []
     elif isinstance(getattr(obj, "__dict__", None), dict) and not isinstance(obj, type):
         found = [(f".{name}", part) for name, part in vars(obj).items()]
     else:
@@ -410,7 +445,8 @@ def _inside(obj: object) -> list[tuple[str, object]]:
     return found[:_SEARCH_WIDTH]
 
 
-def _can_be_pickled(obj: object) -> bool:
+def can_be_pickled(obj: object) -> bool:
+    """Tell whether a thing can be sent, by pickling it."""
     if type(obj) in (int, float, bool, str, bytes, type(None)):
         return True
     try:

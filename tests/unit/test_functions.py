@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import gc
 import random
+import threading
+import types
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import hypothesis.strategies as st
 import numpy as np
@@ -17,9 +19,10 @@ from hypothesis import given, settings
 
 import pilot
 from pilot import functions
-from pilot.arguments import decode_function
-from pilot.errors import SubmissionError
+from pilot.arguments import decode_function, encode_arguments
+from pilot.errors import EncodingError, SubmissionError
 from pilot.functions import encode_function
+from pilot.future import Future
 from pilot.site import Site, create_site
 from pilot.submission import Parcel, Submitter
 from pilot.task import Task
@@ -400,3 +403,43 @@ def test_a_watch_is_not_had_of_what_may_change_in_itself(world: World) -> None:
     names["Plain"].factor = [1]
     assert watch(names["uses_class"]) is None
     assert watch(print) is not None and watch([].append) is None and watch(np.sin) is not None
+
+
+def _error_of(function: Any) -> str:
+    with pytest.raises(SubmissionError) as caught:
+        encode_function(pilot.task(function), 1 << 20)
+    return str(caught.value)
+
+
+def test_what_cannot_be_sent_with_a_function_is_named() -> None:
+    names: dict[str, Any] = {"lock": threading.Lock(), "__name__": "__main__"}
+    exec(
+        "def helper(x):\n    with lock: return x\n"
+        "def uses(x): return helper(x)\n"
+        "def has_default(x, opened=lock): return x\n",
+        names,
+    )
+    assert "the global 'lock' (of type _thread.lock) cannot be pickled" in _error_of(names["uses"])
+    assert "a default value (of type _thread.lock) cannot be pickled" in _error_of(
+        names["has_default"]
+    )
+
+    items = {"a": [1, (n for n in range(3))]}
+    text = _error_of(lambda: items)
+    assert "(of type generator) cannot be pickled" in text and "Give a list of its items" in text
+    assert "module beside the script" not in text
+
+
+def test_a_future_in_a_closure_is_to_be_an_argument() -> None:
+    future: Future[int] = Future(cast("Any", types.SimpleNamespace(origin=None)), 1)
+    text = _error_of(lambda: future.result())
+    assert "'future', which it closes over (of type pilot.future.Future)" in text
+    assert "Give the future itself as an argument" in text
+
+
+def test_the_argument_that_cannot_be_pickled_is_named() -> None:
+    with pytest.raises(EncodingError, match=r"^argument 2 \(of type generator\).*Give a list"):
+        encode_arguments((1, (n for n in "abc")), {})
+    deep = {"a": [threading.Lock()]}
+    with pytest.raises(EncodingError, match=r"^the argument x, its part \['a'\]\[0\] \(of type"):
+        encode_arguments((), {"x": deep})
