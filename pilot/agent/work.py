@@ -12,6 +12,7 @@ Invariants
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # as `signal`, without its enumerations
 import os
 import shutil
 import signal
@@ -70,6 +71,9 @@ if TYPE_CHECKING:
 
 #: So much data of functions is kept in a process; the last one's whatever it has.
 LARGE_FUNCTIONS_BYTES = 128 << 20
+_set_handler, _TERM = _signal.signal, int(signal.SIGTERM)
+#: What commands find as it is by default. Python ignores the last two.
+_TO_DEFAULT = (int(signal.SIGINT), int(signal.SIGPIPE), int(signal.SIGXFSZ))
 #: Stands for a result that comes from a child.
 NO_VALUE = Value(0)
 
@@ -546,21 +550,20 @@ def _spawn(
         actions.append((os.POSIX_SPAWN_OPEN, 2, stderr, create, 0o666))
     # A command that is told to end has some time for that: this process, which is told as well,
     # waits for it.
-    before = signal.signal(signal.SIGTERM, _wait_on)
+    before = _set_handler(_TERM, _wait_on)
     try:
         pid = os.posix_spawnp(
             argv[0],
             argv,
             env,
             file_actions=actions,
-            # Python ignores the last two.
-            setsigdef=[signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ],
+            setsigdef=_TO_DEFAULT,
         )
         _, status = os.waitpid(pid, 0)
     except OSError as error:
         raise cannot_start(argv, error, stdin) from error
     finally:
-        signal.signal(signal.SIGTERM, before)
+        _set_handler(_TERM, before)
     return os.waitstatus_to_exitcode(status)
 
 
