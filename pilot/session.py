@@ -319,7 +319,7 @@ class Session(concurrent.futures.Executor):
                 raise RuntimeError("cannot schedule new futures after shutdown")
             parcel = Parcel()
             add(parcel, ids, group.key if group else NO_GROUP)
-            futures = [Future[Any](self, number, names, count, name) for number in ids]
+            futures: list[Future[Any]] = [Future(self, n, names, count, name) for n in ids]
             self._futures.update(futures)
             if group is not None:
                 group.futures.extend(futures)

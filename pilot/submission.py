@@ -83,7 +83,7 @@ class Parcel:
 class _Known:
     """A task whose function was pickled, and the templates of calls of it."""
 
-    __slots__ = ("digest", "task", "templates", "watch")
+    __slots__ = ("digest", "task", "template", "templates", "watch")
 
     def __init__(self, task: Task[..., Any], digest: bytes, watched: Watch) -> None:
         self.task = task
@@ -91,6 +91,8 @@ class _Known:
         #: Says whether the pickle is still what a new one would be.
         self.watch = watched
         self.templates: dict[tuple[ResolvedOptions, GroupKey], int] = {}
+        #: That of all calls in no group, where it is the same for all; 0: not known.
+        self.template = 0
 
 
 class Submitter:
@@ -191,6 +193,7 @@ class Submitter:
         group: GroupKey,
     ) -> None:
         dynamic = task.resolved is None
+        is_usual = not dynamic and group is NO_GROUP
         limit = self._site.config.data.inline_limit_bytes
         template = 0
         known: _Known | None = None
@@ -202,8 +205,11 @@ class Submitter:
                 command.check_call(args, kwargs)
             if known is None:
                 known = self._function(task, parcel)
+                template = known.template if is_usual else 0
             if dynamic or not template:
                 template = self._template(known, args, kwargs, parcel, group)
+                if is_usual:
+                    known.template = template
             payload, inputs = encode_arguments(args, kwargs, self.origin)
             spec = m.TaskSpec(number, template, payload, inputs)
             if len(payload) > limit:
