@@ -637,7 +637,7 @@ def test_logs_follow_a_task_until_it_ends(
 ) -> None:
     mark = program.directory / "followed"
     session = program("run", "--detach", "waiting.yaml", "-p", f"mark={mark}").stdout.strip()
-    task = program.json("task", "list", "--session", session)[0]["id"]
+    task = program.json("task", "list", "--session", session)[-1]["id"]
     process = program.start("task", "logs", "-f", task)
     try:
         assert read_until(process.stdout, "waits") == "waits\n"

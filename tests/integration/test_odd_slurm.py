@@ -222,6 +222,7 @@ def test_others_jobs_do_not_blind_the_head(
     with session_of(site) as session:
         task = Held(session, site.scratch)
         job = task.begun()
+        wait_until(looks(slurm, 1), DEADLINE_S, "a look at the queue")
         slurm.switch("before", _line(slurm, foreign) if foreign else "slurm: a notice\n")
         os.killpg(slurm.pid(job), signal.SIGKILL)
         assert task.begun(2) != job
