@@ -94,7 +94,15 @@ def ensure_head(site: Site, adopt_job: str = "", dead: int = 0) -> HeadAddress:
             try:
                 with lock.acquire(timeout=LOOK_S):
                     address = find_head(site, dead)
-                    return address if address is not None else _start(site, patience, adopt_job)
+                    if address is not None:
+                        return address
+                    for pause_s in _PAUSES_S:
+                        if (address := _start(site, patience, adopt_job, True)) is not None:
+                            return address
+                        time.sleep(pause_s)
+                    address = _start(site, patience, adopt_job)
+                    assert address is not None
+                    return address
             except Timeout:
                 address = find_head(site, dead)
                 if address is not None:
@@ -119,6 +127,12 @@ def head_command(site: Site, adopt_job: str = "") -> list[str]:
     return pilot_command("head", "run", str(site.directory), *job)
 
 
+#: The exit status of a head that the file system has failed, maybe for a moment, at its start; and
+#: how long until another one is started, in seconds.
+TRY_AGAIN = 75
+_PAUSES_S = (0.1, 0.5)
+
+
 class _Patience:
     """How long a head is waited for: one that has the lease and renews it reads what is unfinished,
     and takes as long as that takes."""
@@ -138,7 +152,10 @@ class _Patience:
         return self._seen == before
 
 
-def _start(site: Site, patience: _Patience, adopt_job: str) -> HeadAddress:
+def _start(
+    site: Site, patience: _Patience, adopt_job: str, again: bool = False
+) -> HeadAddress | None:
+    """Start a head; with `again`, None where the file system has failed it, maybe for a moment."""
     log = site.logs / "head.log"
     old = read_address(site.address_file)
     with log.open("ab") as output:
@@ -165,6 +182,8 @@ def _start(site: Site, patience: _Patience, adopt_job: str) -> HeadAddress:
                 return address
             if process.returncode == DiskFullError.exit_code:
                 raise _no_room(site)
+            if again and process.returncode == TRY_AGAIN:
+                return None
             holder = read_lease(site.lease_file)
             newest = 0 if old is None else old.epoch
             if holder is None or holder.pid in (0, process.pid) or holder.epoch <= newest:

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 from launchers import leave_identity
-from pilot.errors import PilotError
+from pilot.data.patience import is_passing
+from pilot.errors import HeadError, PilotError
+from pilot.head.daemon import TRY_AGAIN
 from pilot.head.server import Head
-from pilot.head.store import open_error
+from pilot.head.store import may_pass, open_error
 from pilot.process import name_process, raise_file_limit, start_log
 from pilot.site import open_site
 
@@ -32,11 +34,16 @@ def main(directory: Path, adopt_job: str = "") -> None:
         name_process(f"pilot head {site.name}")
         raise_file_limit()
         head = Head(site, adopt_job)
-    except (PilotError, sqlite3.Error) as error:
+    except (PilotError, sqlite3.Error, OSError) as error:
+        passes = is_passing(error) or may_pass(error) or may_pass(error.__cause__)
         if isinstance(error, sqlite3.Error):
             error = open_error(site.database, error)
+        elif isinstance(error, OSError):
+            if not passes:
+                raise
+            error = HeadError(f"the site directory cannot be read: {error}")
         print(f"pilot: {error}", file=sys.stderr)  # noqa: T201 - the starter reads it
         # Not sys.exit: threads of a half-made head must not keep the process.
         sys.stderr.flush()
-        os._exit(error.exit_code)
+        os._exit(TRY_AGAIN if passes else error.exit_code)
     head.run()

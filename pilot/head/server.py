@@ -36,6 +36,7 @@ from typing import Any
 import zmq
 
 from pilot import clock
+from pilot.data.patience import patiently
 from pilot.data.pickling import INTERPRETER
 from pilot.errors import PilotError
 from pilot.head import events as ev
@@ -245,7 +246,7 @@ class Head:
         """Serve until told to end, or idle for long."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop("told by a signal", end_pilots=False))
-        self._announce()
+        patiently(self._announce)
         poller = zmq.Poller()
         self._server.register(poller)
         poller.register(self._wake, zmq.POLLIN)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import logging
 import os
 import re
 import sqlite3
@@ -53,6 +54,8 @@ from pilot.wire.messages import (
     task_label,
 )
 
+log = logging.getLogger("pilot.head")
+
 SCHEMA_VERSION = 3
 #: Tells tools such as `file` that this is a database of Pilot ("Pilt").
 APPLICATION_ID = 0x50696C74
@@ -70,6 +73,8 @@ COPIED = "the database is a copy, to which the pilots of the original do not bel
 
 #: A commit that is expected to take no longer is waited for, in seconds.
 QUICK_S = 0.0005
+#: How long until a statement is tried again that has failed for a moment, in seconds.
+PAUSES_S = (0.01, 0.1)
 #: What a row takes in memory besides its texts, about.
 ROW_BYTES = 500
 #: So many pages of 4 KiB are given back at a time: less than 0.1 s of work.
@@ -100,6 +105,14 @@ def open_error(path: Path, error: sqlite3.Error) -> HeadError:
             "lost"
         )
     return HeadError(f"the database {path} cannot be opened: {error}; {_advice(error)}")
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether it is the file system that fails, maybe for a moment."""
+    said = str(error)
+    return isinstance(error, sqlite3.OperationalError) and (
+        "disk I/O error" in said or "unable to open database file" in said
+    )
 
 
 def _advice(error: sqlite3.Error) -> str:
@@ -568,11 +581,24 @@ class Store:
             self._committing.result()
             self._committing = None
 
-    def _now(self, query: str, arguments: dict[str, object]) -> list[Any]:
-        """Run one statement that must be durable when it returns: rare things, such as pilots."""
+    def _now(self, query: str, arguments: object) -> list[Any]:
+        """Run one statement that must be durable when it returns: rare things, such as pilots.
+
+        A file system that fails for a moment is asked again: what fails has changed nothing.
+        """
         self.join()
+        for pause_s in PAUSES_S:
+            self._guard()
+            try:
+                return self._db.execute(QUERIES[query], arguments).fetchall()  # type: ignore[arg-type]
+            except sqlite3.OperationalError as error:
+                if not may_pass(error):
+                    raise
+                self._roll_back()
+                log.warning("the database: %s; trying again", error)
+            time.sleep(pause_s)
         self._guard()
-        return self._db.execute(QUERIES[query], arguments).fetchall()
+        return self._db.execute(QUERIES[query], arguments).fetchall()  # type: ignore[arg-type]
 
     def reserve(self, session: int, count: int) -> int:
         """Give so many numbers of a session away, for good; returns the first.
@@ -741,9 +767,7 @@ class Store:
 
     def set_meta(self, key: str, value: str) -> None:
         """Keep a fact about the database itself."""
-        self.join()
-        self._guard()
-        self._db.execute(QUERIES["set_meta"], (key, value))
+        self._now("set_meta", (key, value))
 
     # --- reading
 

@@ -2,7 +2,7 @@
 
 A preload library (`faults/fail_once.c`) counts the calls of that process and lets the n-th fail.
 The program uses what touches the site directory: results and arguments in files, shared values,
-checkpoints, commands, errors, detached children.
+checkpoints, commands, errors, detached children; where ranks are meant, an MPI function too.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ PROCESSES = {
     "node worker": "pilot-node",
     "executor": "pilot-executor",
     "client": "fault-client",
+    "head": "pilot-head",
+    "rank": "pilot-rank",
 }
 ERRORS = (errno.ESTALE, errno.EIO)
 LIMIT_S = 100.0
@@ -83,11 +85,11 @@ def run(library: Path, process: str, call: int, number: int, trace: Path | None 
     with site_under_test(template) as site:
         variables["FAULT_BELOW"] = str(site.directory)
         environment = dict(os.environ)
-        if process == "client":
+        if process in ("client", "head"):  # it is the client that starts the head
             environment |= variables
         else:
             _add_variables(site, variables)
-        wrong = _run(site, environment)
+        wrong = _run(site, environment, process == "rank")
     failed = mark.read_text().strip() if mark.exists() else ""
     return Outcome(failed, wrong)
 
@@ -101,8 +103,9 @@ def _add_variables(site: SiteUnderTest, variables: dict[str, str]) -> None:
     path.write_text(yaml.safe_dump(config))
 
 
-def _run(site: SiteUnderTest, environment: dict[str, str]) -> str:
-    command = [sys.executable, "-m", "support.fail_once", str(site.directory), str(site.scratch)]
+def _run(site: SiteUnderTest, environment: dict[str, str], with_mpi: bool) -> str:
+    command = [sys.executable, "-m", "support.fail_once", str(site.directory)]
+    command += ["mpi"] if with_mpi else []
     try:
         done = subprocess.run(
             command,
@@ -118,7 +121,7 @@ def _run(site: SiteUnderTest, environment: dict[str, str]) -> str:
     if done.returncode:
         return done.stderr
     found = json.loads(done.stdout)
-    wrong = list(_differences(found, _expected()))
+    wrong = list(_differences(found, _expected(with_mpi)))
     pilots = [(each["name"], each["state"], each["reason"]) for each in site.query("fleet")]
     if len(pilots) != 1 or pilots[0][1] != "RUNNING":
         wrong.append(f"pilots: {pilots}")
@@ -161,8 +164,16 @@ def detach() -> Any:
     return pilot.context().session.submit(square, 5, detached=True)
 
 
-def _expected() -> dict[str, Any]:
-    return {
+@pilot.mpi(ranks=2)
+def ranks(x: int) -> Any:
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    return np.full(LARGE, world.allreduce(x * (world.rank + 1)))
+
+
+def _expected(with_mpi: bool) -> dict[str, Any]:
+    expected: dict[str, Any] = {
         "squares": [n * n for n in range(20)],
         "large": LARGE * 6,
         "argument": LARGE,
@@ -174,11 +185,14 @@ def _expected() -> dict[str, Any]:
         "read here": 7 * LARGE,
         "attempts": [1],
     }
+    if with_mpi:
+        expected["ranks"] = [3 * LARGE, 6 * LARGE]
+    return expected
 
 
 def main() -> None:
     """Be the client."""
-    site, _ = sys.argv[1:]
+    site, *more = sys.argv[1:]
     setproctitle.setthreadtitle(PROCESSES["client"])
     with pilot.Session(site, sys_path=[TESTS]) as session:
         squares = [session.submit(square, n) for n in range(20)]
@@ -191,6 +205,7 @@ def main() -> None:
         command = session.submit(pilot.shell("echo hello"))
         error = session.submit(fail).exception()
         child = session.submit(detach)
+        worlds = [session.submit(ranks, x) for x in (1, 2)] if more else []
         read = session.submit(make, 7).result()
         found = {
             "squares": pilot.gather(squares),
@@ -202,6 +217,7 @@ def main() -> None:
             "error": f"{type(error).__name__}: {error}",
             "child": child.result(),
             "read here": int(read.sum()),
+            "ranks": [int(each.result().sum()) for each in worlds],
             "attempts": sorted({task["attempts"] for task in session.tasks() if task["attempts"]}),
         }
     print(json.dumps(found))

@@ -281,3 +281,35 @@ def test_every_statement_fits_the_schema(store: Store, name: str) -> None:
     count = statement.count("?")
     values = (None,) * count if count else _Nothing()
     assert store._db.execute(f"EXPLAIN {statement}", values).fetchall()
+
+
+class _FailsOnce:
+    """A connection of which some statements fail, so many times."""
+
+    def __init__(self, db: sqlite3.Connection, times: int, said: str) -> None:
+        self._db, self._left, self._said = db, times, said
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._db, name)
+
+    def execute(self, statement: str, arguments: object = ()) -> object:
+        if self._left and not statement.startswith(("SELECT", "PRAGMA")):
+            self._left -= 1
+            raise sqlite3.OperationalError(self._said)
+        return self._db.execute(statement, arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("times", "said", "goes"),
+    [(1, "disk I/O error", True), (9, "disk I/O error", False), (1, "no such table", False)],
+)
+def test_a_file_system_that_fails_for_a_moment_is_asked_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch, times: int, said: str, goes: bool
+) -> None:
+    monkeypatch.setattr("pilot.head.store.PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(store, "_db", _FailsOnce(store._db, times, said))
+    if goes:
+        assert open_session(store) == 1
+        return
+    with pytest.raises(sqlite3.OperationalError, match=said):
+        open_session(store)
