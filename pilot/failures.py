@@ -11,6 +11,7 @@ import concurrent.futures
 
 from pilot.data.values import decode
 from pilot.errors import (
+    PilotError,
     RemoteTraceback,
     ResultError,
     TaskAborted,
@@ -37,6 +38,8 @@ def exception_of(outcome: m.TaskOutcome) -> BaseException:
         return ResultError(f"the result of task {label} was deleted; run the task again")
     if failure is None:
         return TaskError(f"task {label} is {outcome.state}")
+    if failure.type == "unknown" and not failure.bases:
+        return PilotError(f"there is no task {label}; `pilot task list` shows them")
     where = f" on {failure.node}" if failure.node else ""
     title = f"task {label}, attempt {failure.attempt}{where}"
     error: BaseException | None = None

@@ -15,8 +15,9 @@ import msgspec
 from pilot.errors import PilotError
 from pilot.wire.messages import TaskSpec, task_label
 
-#: How tasks end that can run again.
+#: How tasks end that run again with all of their session, and where they are named.
 RETRIED = ("FAILED", "TIMED_OUT", "ABORTED")
+CAN_BE_NAMED = (*RETRIED, "CANCELLED")
 
 
 class Ended(NamedTuple):
@@ -38,8 +39,8 @@ def chosen(ended: Sequence[Ended], wanted: Iterable[int] | None) -> list[TaskSpe
     ended
         The tasks that could, in the order in which they were submitted.
     wanted
-        Ids; None: all. Tasks that were aborted for want of one of them come along, and children
-        of a task that runs again do not: it submits them anew.
+        Ids; None: all but those that were cancelled. Tasks that were aborted for want of one of
+        them come along, and children of a task that runs again do not: it submits them anew.
 
     Raises
     ------
@@ -48,7 +49,9 @@ def chosen(ended: Sequence[Ended], wanted: Iterable[int] | None) -> list[TaskSpe
     """
     by_id = {task.spec.id: task for task in ended}
     ended = [task for task in ended if not task.again]
-    taken = dict.fromkeys([task.spec.id for task in ended] if wanted is None else wanted)
+    if wanted is None:
+        wanted = [task.spec.id for task in ended if task.state in RETRIED]
+    taken = dict.fromkeys(wanted)
     for number in taken:
         if number not in by_id:
             raise PilotError(

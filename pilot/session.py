@@ -327,7 +327,7 @@ class Session(concurrent.futures.Executor):
                 self._connection.submit(self.id, parcel, [_Settler(self, f) for f in futures])
         return futures
 
-    def retry(self, tasks: Iterable[str] | None = None) -> dict[str, Future[Any]]:
+    def retry(self, tasks: Iterable[str | Future[Any]] | None = None) -> dict[str, Future[Any]]:
         """Run tasks again that have failed, as new tasks with the same arguments and options.
 
         What was aborted for want of them runs again, too, with the new results as arguments.
@@ -335,7 +335,8 @@ class Session(concurrent.futures.Executor):
         Parameters
         ----------
         tasks
-            Ids as `Future.task_id` gives them; default: all of the session that have failed.
+            Futures, or ids as `Future.task_id` gives them, also of cancelled tasks; default: all
+            of the session that have failed.
 
         Returns
         -------
@@ -351,7 +352,12 @@ class Session(concurrent.futures.Executor):
         """
         self._check_process()
         self._connection.flush()
-        wanted = None if tasks is None else [_task_number(task) for task in tasks]
+        wanted = None
+        if tasks is not None:
+            wanted = [
+                self._check_own([task])[0] if isinstance(task, Future) else _task_number(task)
+                for task in ([tasks] if isinstance(tasks, (str, Future)) else tasks)
+            ]
         kept = self.query("retry", session=self.id, tasks=wanted)
         parcel = Parcel()
         parcel.functions = msgspec.convert(kept["functions"], list[m.Function])

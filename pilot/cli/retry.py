@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--wait", is_flag=True, help="Show how far it is, as `pilot session watch` does.")
 @site_option
 def retry(ids: tuple[str, ...], wait: bool) -> None:
-    """Run failed tasks of sessions (3), or single ones (3.17), again.
+    """Run failed tasks of sessions (3), or single ones (3.17), also cancelled ones, again.
 
     They become new tasks of the same session, with the same arguments; what was aborted for want of
     their results runs again, too. The results of a workflow are then those of the new tasks.
@@ -38,7 +38,10 @@ def retry(ids: tuple[str, ...], wait: bool) -> None:
     for session, tasks in _by_session(ids).items():
         count = _retry(site, session, tasks)
         if not count:
-            note(f"session {session} has no failed tasks")
+            note(
+                f"session {session} has no failed tasks; cancelled ones run again where they are "
+                f"named, as {session}.1"
+            )
         elif wait:
             status = watch_session(site, session) or status
         else:

@@ -64,9 +64,10 @@ def wait(session_ids: tuple[int, ...], timeout: str | None) -> None:
                 worst = TIMED_OUT
                 break
             if bad := sum(counts.get(state, 0) for state in _BAD):
+                states = " ".join(f"--state {state}" for state in _BAD if counts.get(state))
                 note(
                     f"session {session}: {counted(bad, 'task')} of {sum(counts.values())} did not "
-                    f"complete; `pilot task list --session {session} --failed` shows them"
+                    f"complete; `pilot task list --session {session} {states}` shows them"
                 )
                 worst = TaskError.exit_code
     click.get_current_context().exit(worst)

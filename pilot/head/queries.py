@@ -380,8 +380,11 @@ def _attempts(view: View, task: int) -> list[dict[str, Any]]:
 def retry(view: View, session: int, tasks: list[int] | None = None) -> dict[str, Any]:
     """What it takes to run failed tasks of a session again (all, where none is named)."""
     rows = view.store.rows(
-        "tasks_to_retry", {"session": session, "states": json.dumps(again.RETRIED)}
+        "tasks_to_retry", {"session": session, "states": json.dumps(again.CAN_BE_NAMED)}
     )
+    for named in set(tasks or ()).difference(row["id"] for row in rows):
+        if not view.store.rows("show_task", {"task": named}):
+            raise PilotError(f"there is no task {task_label(named)}; `pilot task list` shows them")
     if rows and all(row["payload"] is None for row in rows):
         raise PilotError(f"session {session} was purged: its tasks cannot run again")
     ended = [

@@ -396,6 +396,27 @@ def test_failed_tasks_run_again_and_the_workflow_has_its_results(
     assert program.json("session", "show", session)["state"] == "CLOSED"
 
 
+def test_what_was_cancelled_runs_again_where_it_is_named(program: Pilot, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    held = f"while ! test -e {mark}; do sleep 0.1; done"
+    session = program("submit", "--array", "1-2", "--", "sh", "-c", held).stdout.strip()
+    program("task", "cancel", f"{session}.1", f"{session}.2")
+    waited = program("session", "wait", session, code=8).stderr
+    assert f"--session {session} --state CANCELLED` shows them" in waited
+    assert "where they are named" in program("retry", session).stderr
+    mark.touch()
+    assert "1 task of" in program("retry", f"{session}.1").stderr
+    program("session", "wait", session, code=8)
+    program("retry", f"{session}.2", "--wait")
+    program("session", "wait", session)
+    assert f"there is no task {session}.999" in program("retry", f"{session}.999", code=1).stderr
+    with Session(program.site.directory) as here:
+        lost = here.future("999999.1").exception(DEADLINE_S)
+        assert type(lost) is PilotError and "there is no task 999999.1" in str(lost)
+        with pytest.raises(PilotError, match="has not failed"):
+            here.retry([here.submit(int, "7")])
+
+
 def test_failed_tasks_run_again_from_python(program: Pilot) -> None:
     with Session(program.site.directory, name="again") as session:
         failed = session.submit(int, "x")

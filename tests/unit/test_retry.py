@@ -62,6 +62,12 @@ def test_a_task_that_has_not_failed_is_refused() -> None:
         chosen([ended(2)], [S + 4])
 
 
+def test_cancelled_tasks_run_again_where_they_are_named() -> None:
+    tasks = [ended(2), ended(3, "CANCELLED"), ended(4, "ABORTED", (3,))]
+    assert ids(chosen(tasks, None)) == [2, 4]
+    assert ids(chosen(tasks, [S + 3])) == [3, 4]
+
+
 def test_new_tasks_have_the_arguments_of_the_old_and_each_others_results() -> None:
     specs = chosen([ended(2), ended(5, "ABORTED", (2, 4))], None)
     first, second = renumbered(specs, [S + 10, S + 11])
