@@ -18,11 +18,13 @@ from pilot.errors import (
     CommandError,
     CommandFailed,
     DiskFullError,
+    EncodingError,
     HeadError,
     PilotError,
     RemoteTraceback,
     ResultError,
     SiteError,
+    StorageError,
     SubmissionError,
     TaskAborted,
     TaskCrashed,
@@ -30,7 +32,7 @@ from pilot.errors import (
     TaskTimedOut,
     WorkflowError,
 )
-from pilot.task import Task, mpi, task
+from pilot.task import OptionError, Task, mpi, task
 from pilot.version import __version__
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ else:
         return globals().setdefault(name, getattr(import_module(_LATE[name]), name))
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
 __all__ = [
@@ -68,14 +70,17 @@ __all__ = [
     "CommandFailed",
     "CommandResult",
     "DiskFullError",
+    "EncodingError",
     "Event",
     "Future",
     "HeadError",
+    "OptionError",
     "PilotError",
     "RemoteTraceback",
     "ResultError",
     "Session",
     "SiteError",
+    "StorageError",
     "SubmissionError",
     "Task",
     "TaskAborted",
