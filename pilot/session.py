@@ -98,6 +98,12 @@ def current_session() -> Session | TaskSession:
             "there is no current session; submit inside `with pilot.Session(...) as session:`, "
             "or call session.submit"
         )
+    if mine and getattr(_stack, "left", -1) > mine[-1]._opened:
+        raise PilotError(
+            "the session that this thread has opened last was shut down or detached, and session "
+            f"{mine[-1].id} ({mine[-1].name!r}) is an older one; open a new session, or call "
+            "session.submit on the one you mean"
+        )
     if len({session.origin for session in found}) > 1 or (len(found) > 1 and not mine):
         names = ", ".join(f"{s.id} ({s.name!r}, site {s.site.name})" for s in found)
         why = "of several sites" if mine else "by other threads"
@@ -155,7 +161,7 @@ class Session(concurrent.futures.Executor):
     ) -> None:
         if serves_tasks() and not in_task:
             raise PilotError(_IN_TASK)
-        self.name = as_name(name or Path(sys.argv[0] or "python").stem or "python")
+        self.name = as_name(name or _program_name())
         environment = m.Environment(_working_dir(), _searched(sys_path), _variables(variables))
         share = _number("weight", weight)
         precedence = _whole("priority", priority)
@@ -167,6 +173,7 @@ class Session(concurrent.futures.Executor):
         self._lock = threading.Lock()
         self._futures: set[Future[Any]] = set()
         self._closed = False
+        self._was_entered = False
         try:
             reply: tuple[int, bytes, int, int] = self._connection.request(
                 lambda n: m.OpenSession(
@@ -205,6 +212,26 @@ class Session(concurrent.futures.Executor):
     def origin(self) -> Origin:
         """Where the ids of its tasks mean something."""
         return self._submitter.origin
+
+    def _leave(self) -> None:
+        """Note that the user has left it, other than by the end of a block."""
+        if not self._was_entered:
+            _stack.left = max(self._opened, getattr(_stack, "left", -1))
+
+    def _check_here(self) -> None:
+        """Refuse what needs the connection, which is left.
+
+        Raises
+        ------
+        PilotError
+            It is left.
+        """
+        self._check_process()
+        if self._closed and self._connection.is_closed:
+            raise PilotError(
+                f"session {self.id} was shut down or detached here; attach to it again: "
+                f"pilot.Session(site=…, session_id={self.id})"
+            )
 
     @property
     def is_open(self) -> bool:
@@ -316,7 +343,10 @@ class Session(concurrent.futures.Executor):
         # One parcel at a time is made and queued: what it introduces comes before who refers to it.
         with self._lock:
             if self._closed:
-                raise RuntimeError("cannot schedule new futures after shutdown")
+                raise RuntimeError(
+                    "cannot schedule new futures after shutdown (or detach); open a session, or "
+                    f"attach again: pilot.Session(site=…, session_id={self.id})"
+                )
             parcel = Parcel()
             add(parcel, ids, group.key if group else NO_GROUP)
             futures: list[Future[Any]] = [Future(self, n, names, count, name) for n in ids]
@@ -350,7 +380,7 @@ class Session(concurrent.futures.Executor):
         RuntimeError
             The session was shut down.
         """
-        self._check_process()
+        self._check_here()
         self._connection.flush()
         wanted = None
         if tasks is not None:
@@ -368,7 +398,10 @@ class Session(concurrent.futures.Executor):
         kinds = {template.id: template for template in parcel.templates}
         with self._lock:
             if self._closed:
-                raise RuntimeError("cannot schedule new futures after shutdown")
+                raise RuntimeError(
+                    "cannot schedule new futures after shutdown (or detach); open a session, or "
+                    f"attach again: pilot.Session(site=…, session_id={self.id})"
+                )
             futures = [
                 Future[Any](self, spec.id, kind.return_names, kind.returns, kind.name)
                 for spec in parcel.tasks
@@ -401,7 +434,7 @@ class Session(concurrent.futures.Executor):
         task_id
             As `Future.task_id` gives it, such as ``3.17``.
         """
-        self._check_process()
+        self._check_here()
         future: Future[Any] = Future(self, _task_number(task_id), count=None)
         self._futures.add(future)
         self._connection.watch({future.task: _Settler(self, future)})
@@ -416,6 +449,9 @@ class Session(concurrent.futures.Executor):
             There is no such query, or what it asks for does not exist.
         """
         self._check_process()
+        if self._closed and self._connection.is_closed:
+            with Inquiry(self.site) as ask:
+                return ask(name, **arguments)
         return self._connection.request(lambda n: m.Query(n, name, arguments))
 
     def _query(self, name: str, /, **arguments: Any) -> Any:
@@ -423,9 +459,7 @@ class Session(concurrent.futures.Executor):
         self._check_process()
         if not self._connection.is_closed:
             self._connection.flush()
-            return self.query(name, **arguments)
-        with Inquiry(self.site) as ask:
-            return ask(name, **arguments)
+        return self.query(name, **arguments)
 
     def events(self, since: int = 0, *, follow: bool = False) -> Iterator[Event]:
         """What has happened in the session: every change of a state, once and in order.
@@ -649,6 +683,7 @@ class Session(concurrent.futures.Executor):
             Cancel the tasks that no pilot has yet; what runs, or is about to, is finished.
         """
         self._check_process()
+        self._leave()
         with self._lock:
             first, self._closed = not self._closed, True
         if not first:
@@ -690,6 +725,7 @@ class Session(concurrent.futures.Executor):
         and is open again for who attaches to it.
         """
         self._check_process()
+        self._leave()
         with self._lock:
             self._closed = True
         self._connection.flush()
@@ -700,6 +736,7 @@ class Session(concurrent.futures.Executor):
         if not hasattr(_stack, "sessions"):
             _stack.sessions = []
         _stack.sessions.append(self)
+        self._was_entered = True
         return self
 
     def __exit__(
@@ -938,6 +975,16 @@ def _searched(first: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
     found = tuple(path for path in search_path(first) if _can_be_sent(path))
     _check_size("sys_path", found, "name fewer directories")
     return found
+
+
+def _program_name() -> str:
+    """Return what this program is called: of a notebook its file's name, where that is known."""
+    name = Path(sys.argv[0] if sys.argv else "").stem
+    if name == "ipykernel_launcher":
+        main = getattr(sys.modules.get("__main__"), "__dict__", {})
+        file = os.environ.get("JPY_SESSION_NAME") or main.get("__vsc_ipynb_file__") or ""
+        return Path(str(file)).stem or "notebook"
+    return "python" if name in ("", "-", "-c", "-m") else name
 
 
 def _working_dir() -> str:
