@@ -193,7 +193,8 @@ def refer(
             "to give one to another process, give its task id"
         )
     here = _local.origin
-    if origin is not None and here is not None and not origin.is_that_of(here):
+    # That of the same session is the same object.
+    if not (origin is here or origin is None or here is None or origin.is_that_of(here)):
         raise SubmissionError(
             f"the future of task {task_label(task)} is of {origin.other_than(here)}, and means "
             f"nothing at site {here.site}; give its result() in its place"

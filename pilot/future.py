@@ -357,8 +357,9 @@ class Future(CalledBack[T]):
         return iter([PartFuture(self, index) for index in range(self._shape.count)])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        count = self._shape.count
-        return refer(self.task, tuple(range(count)), whole=count > 1, origin=self.origin)
+        count = (self._known_shape or self._learn()).count
+        places = (0,) if count == 1 else tuple(range(count))
+        return refer(self.task, places, count > 1, self._session._submitter.origin)
 
     def __repr__(self) -> str:
         name = f" {self._name!r}" if self._name else ""
