@@ -359,7 +359,7 @@ class Future(CalledBack[T]):
     def __reduce__(self) -> tuple[Any, ...]:
         count = (self._known_shape or self._learn()).count
         places = (0,) if count == 1 else tuple(range(count))
-        return refer(self.task, places, count > 1, self._session._submitter.origin)
+        return refer(self.task, places, count > 1, self._session.origin)
 
     def __repr__(self) -> str:
         name = f" {self._name!r}" if self._name else ""
