@@ -262,6 +262,8 @@ class ShellCommand:
                     check=False,
                 ).returncode
             except OSError as error:
+                if self.cwd and not Path(self.cwd).is_dir():
+                    raise no_directory(self.cwd, error) from error
                 raise cannot_start(argv, error) from error
             kept.seek(max(0, kept.seek(0, os.SEEK_END) - OUTPUT_BYTES))
             output = kept.read().decode(errors="replace")
@@ -297,6 +299,11 @@ def cannot_start(argv: Sequence[str], error: OSError, stdin: str | None = None) 
             "file, and name the file"
         )
     return PilotError(f"{argv[0]} cannot be started: {error.strerror}")
+
+
+def no_directory(path: str, error: OSError) -> PilotError:
+    """Say that a command's working directory cannot be entered."""
+    return PilotError(f"its working directory {path} cannot be entered: {error.strerror}")
 
 
 def failure_text(command: str, returncode: int, output: str) -> str:

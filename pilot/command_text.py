@@ -308,6 +308,10 @@ class CommandText:
                 for item in (value if is_list else (value,))
             )
         except Exception as error:
+            if field.is_number and isinstance(value, str):
+                raise self._error(
+                    f"{field} is {_shortly(value)}, a text; only a number can stand there"
+                ) from None
             raise self._error(f"{field} is {_shortly(value)}: {error}") from None
         for word in words:
             self._check_word(field, word)

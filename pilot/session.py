@@ -475,7 +475,7 @@ class Session(concurrent.futures.Executor):
         """
         self._check_process()
         with Inquiry(self.site) as ask:
-            yield from read_events(ask, since, session=self.id, follow=follow)
+            yield from read_events(ask, _whole("since", since), session=self.id, follow=follow)
 
     def tasks(
         self,
@@ -527,20 +527,23 @@ class Session(concurrent.futures.Executor):
             given["name"] = [as_name(one) for one in wanted] if several else as_name(wanted)
         return self.query(query, session=self.id, **given, **page)
 
-    def why(self, future: Future[Any] | None = None) -> str:
+    def why(self, future: Future[Any] | str | None = None) -> str:
         """What a task, or else the session, waits for, back to the causes, or how it ended.
 
         Parameters
         ----------
         future
-            Of the task; default: the session as a whole. What was submitted is accepted first.
+            Of the task, or its id; default: the session as a whole. What was submitted is accepted
+            first.
         """
         self._check_process()
-        if future is not None:
+        if isinstance(future, Future):
             self._check_own([future])
+        elif future is not None:
+            _task_number(future)
         if not self._connection.is_closed:
             self._connection.flush()
-        subject = str(self.id) if future is None else future.task_id
+        subject = future.task_id if isinstance(future, Future) else future or str(self.id)
         with Inquiry(self.site) as ask:
             return Lines(in_words(ask("why", subject=subject)))
 

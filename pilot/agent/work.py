@@ -39,6 +39,7 @@ from pilot.command import (
     ShellCommand,
     cannot_start,
     failure_text,
+    no_directory,
 )
 from pilot.context import Context, set_context
 from pilot.data.patience import is_passing, is_there, patiently, set_patience, when_there
@@ -430,7 +431,10 @@ class Worker:
         home = None
         if command.cwd:
             home = Path.cwd()
-            when_there(Path(command.cwd), partial(os.chdir, command.cwd))
+            try:
+                when_there(Path(command.cwd), partial(os.chdir, command.cwd))
+            except OSError as error:
+                raise no_directory(command.cwd, error) from error
         try:
             stdin = command.path(command.stdin, args, kwargs)
             if stdin:

@@ -118,7 +118,12 @@ class Tally:
         said = [f"{self.running} running"] if self.running and self.ended < self.total else []
         said += [f"{count} {word}" for word, count in self.bad.items() if count]
         left = self.left_s(elapsed_s)
-        return [*said, f"about {duration(left)} left"] if left is not None else said
+        return said if left is None else [*said, f"about {_guess(left)} left"]
+
+
+def _guess(seconds: float) -> str:
+    """Return a guessed time in words, without digits that say nothing."""
+    return duration(seconds) if seconds >= 59.5 else f"{max(1, round(seconds))} s"
 
 
 class Hint(NamedTuple):

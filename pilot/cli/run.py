@@ -189,8 +189,7 @@ def _run_workflow(site: Site, workflow: Workflow, as_json: bool) -> int:
             follow(session, submitted.futures)
             summary = summarise(record, session.id, site.results, session.query)
     except KeyboardInterrupt:
-        note(f"session {session.id} was cancelled: none of its tasks runs any more")
-        return INTERRUPTED
+        return INTERRUPTED  # the session has told what became of its tasks
     seconds = round(time.monotonic() - begin, 3)
     return show_end(workflow.name, site, session.id, seconds, summary, as_json)
 

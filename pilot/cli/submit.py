@@ -196,9 +196,12 @@ def _submit_array(task: Task[..., Any], array: Rows, session_id: int | None, wai
             _hand_over(session, is_own=session_id is None)
         for future in futures:
             _refused(future)
+        ids = futures[0].task_id
+        if len(futures) > 1:
+            ids += f" to {futures[-1].task_id}"
         note(
-            f"{counted(len(futures), 'task')} in session {session.id}, {futures[0].task_id} to "
-            f"{futures[-1].task_id}; `pilot session watch {session.id}` shows how far they are"
+            f"{counted(len(futures), 'task')} in session {session.id}, {ids}; "
+            f"`pilot session watch {session.id}` shows how far they are"
         )
         click.echo(session.id)
         if not wait:
@@ -262,11 +265,10 @@ def _await(session: Session, future: Future[Any]) -> int:
         return 0
     status = exit_status(error)
     if status is None:
-        raise (
-            error
-            if isinstance(error, PilotError)
-            else TaskError(f"task {future.task_id}: {type(error).__name__}: {error}")
-        ) from error
+        if isinstance(error, TaskError):
+            raise error
+        told = "" if isinstance(error, PilotError) else f"{type(error).__name__}: "
+        raise TaskError(f"task {future.task_id}: {told}{error}") from error
     note(f"task {future.task_id}: {str(error).splitlines()[0]}")
     return status
 

@@ -152,7 +152,11 @@ class Control:
         if row.state == "OPEN":
             return
         if row.state != "CLOSED":
-            raise PilotError(f"session {row.id} is {row.state}: it cannot take tasks again")
+            wait = f"; wait for its end: `pilot session wait {row.id}`"
+            raise PilotError(
+                f"session {row.id} is {row.state}: it cannot take tasks again"
+                + (wait if row.state == "CLOSING" else "")
+            )
         row = row._replace(state="OPEN", paused=False)
         info = m.SessionInfo(row.id, row.name, row.environment)
         self._shell.parcels.open(info, self._store.functions(row.id))
@@ -164,8 +168,13 @@ class Control:
         """Delete a session's data, or all that is known of it."""
         if row.state not in _ENDED:
             raise PilotError(
-                f"session {row.id} is {row.state}; close it and let it end, or cancel it, "
-                f"before you {verb} it"
+                f"session {row.id} is {row.state}; "
+                + (
+                    f"wait for its end (`pilot session wait {row.id}`)"
+                    if row.state == "CLOSING"
+                    else "close it and let it end"
+                )
+                + f", or cancel it, before you {verb} it"
             )
         core = self._shell.core
         inputs = {ref[0] for task in core.tasks.values() for ref in task.inputs}

@@ -202,11 +202,11 @@ def _import(module: str, path: YamlPath, directories: Sequence[Path]) -> Any:
         there = [found.stem for place in directories for found in sorted(place.glob("*.py"))]
         close = difflib.get_close_matches(error.name, there, n=1)
         places = ", ".join(map(str, directories))
+        more = "more places are added by 'path:'"
         raise Wrong(
             path,
             f"there is no module {error.name!r}, neither installed nor in {places}; "
-            + (f"did you mean {close[0]!r}? " if close else "")
-            + "More places are added by 'path:'",
+            + (f"did you mean {close[0]!r}? {more.capitalize()}" if close else more),
         ) from None
     except (Exception, SystemExit) as error:
         raise Wrong(

@@ -223,7 +223,7 @@ def test_a_command_that_takes_too_long(program: Pilot) -> None:
 
 def test_a_directory_that_is_not_there(program: Pilot) -> None:
     result = program("submit", "--wait", "--cwd", "nosuch", "--", "true", code=8)
-    assert "FileNotFoundError" in result.stderr
+    assert "cannot be entered" in result.stderr
 
 
 def test_output_to_a_file_with_braces_in_its_name(program: Pilot) -> None:
@@ -448,6 +448,13 @@ def test_leaving_the_view_leaves_the_session_alone(
     assert "3 COMPLETED" in program("session", "watch", session).stdout
 
 
+def test_places_of_a_command_that_are_not_there_are_told(program: Pilot) -> None:
+    told = program("submit", "--wait", "--cwd", "/nonexistent", "--", "true", code=8).stderr
+    assert "its working directory /nonexistent cannot be entered" in told and "task " in told
+    told = program("submit", "--wait", "--stdin", "gone", "--", "cat", code=8).stderr
+    assert "gone, which is to be its standard input, is not there" in told and "task " in told
+
+
 def test_a_task_array(program: Pilot) -> None:
     result = program("submit", "--array", "0-9:3", "--wait", "--", "sh", "-c", _ARRAY, code=8)
     session = int(result.stdout)
@@ -546,7 +553,8 @@ def test_ctrl_c_cancels_a_run(
     process.send_signal(signal.SIGINT)
     status, _, err = finished(process)
     assert status == 130
-    assert f"session {session} was cancelled" in err
+    assert f"unfinished tasks of session {session} were cancelled" in err
+    assert err.count("cancelled") == 1
     data = program.json("session", "show", session)
     assert (data["state"], data["states"]) == ("CLOSED", {"CANCELLED": 3})
 

@@ -151,6 +151,17 @@ def test_what_a_task_prints_is_had_from_its_future(session: Session, tmp_path: P
     assert session.submit(tasks.square, 3).logs() == ""
 
 
+def test_what_is_asked_in_the_wrong_words_is_told(shared_site: SiteUnderTest) -> None:
+    with shared_site.session() as session:
+        future = session.submit(len, "abc")
+        assert future.result(DEADLINE_S) == 3
+        assert future.task_id in session.why(future.task_id)
+        with pytest.raises(pilot.PilotError, match="is no task id"):
+            session.why("x")
+        with pytest.raises(pilot.PilotError, match="since='x': give a whole number"):
+            list(session.events(since="x"))  # type: ignore[arg-type]
+
+
 # --- what cannot be sent --------------------------------------------------------------------------
 
 _ODD = "m\udcfcller\0\n.dat"

@@ -869,6 +869,7 @@ def test_what_ended_before_anybody_looked_says_nothing_of_the_rest() -> None:
     assert tally.words(10.0) == ["2 running", "1 aborted"]
     tally.take({"COMPLETED": 910, "ABORTED": 1, "FAILED": 1, "TIMED_OUT": 2, "READY": 86})
     assert tally.words(13.0) == ["3 failed", "1 aborted", "about 1m 26s left"]
+    assert tally.words(3.0)[-1].endswith(" s left") and "." not in tally.words(3.0)[-1]
 
 
 def test_the_bar_takes_what_the_terminal_has_and_names_leave_it_room() -> None:
@@ -907,5 +908,5 @@ def test_lines_come_when_there_is_something_to_say(
     view.show(Hint("1 pilot, 2 cores"))
     assert capsys.readouterr().err.splitlines() == [
         "pilot: 0 of 2 tasks ended; waiting for 1 pilot: job 17",
-        "pilot: 1 of 2 tasks ended, 1 failed, about 10.0 s left; 1 pilot, 2 cores",
+        "pilot: 1 of 2 tasks ended, 1 failed, about 10 s left; 1 pilot, 2 cores",
     ]

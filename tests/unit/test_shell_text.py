@@ -359,7 +359,7 @@ def test_bytes_of_file_names(shell: list[str], place: Path) -> None:
         ("a {x}", {"y": 1}, r"needs a parameter 'x'; call submit\(x=…\), given are y"),
         ("a {x.y}", {"x": 1}, "no attribute 'y'"),
         ("a {x[1]}", {"x": {}}, "there is no 1 in it"),
-        ("a {x:d}", {"x": "1"}, r"\{x:d\} is '1': Unknown format code 'd'"),
+        ("a {x:d}", {"x": "1"}, r"\{x:d\} is '1', a text; only a number can stand there"),
         ("a {x:{w}}", {"x": 1, "w": 2_000_000_000}, "wider than 1000"),
     ],
 )
