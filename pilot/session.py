@@ -620,7 +620,7 @@ class Session(concurrent.futures.Executor):
         self._control("resume")
 
     def stop(self) -> None:
-        """Take no more tasks from anybody; those that are there go on."""
+        """Take no more tasks from clients; those that are there go on, and may submit."""
         self._connection.flush()
         self._control("stop")
 

@@ -85,7 +85,7 @@ class Findings:
         else:
             text = "it has no time limit"
             if task.task_class.mean_s is not None:
-                text += f"; those of its kind take {duration(task.task_class.mean_s)} in the mean"
+                text += f"; tasks like it take {duration(task.task_class.mean_s)} on average"
         lines.append(Cause("time limit", text, facts={"time_limit_s": limit_s}))
         if pilot is not None:
             lines.append(self._ready.pilot_line(pilot))

@@ -297,7 +297,7 @@ class Readiness:
             reason = "nearly all that a new pilot of the longest walltime has, since its " + (
                 f"time limit is {duration(limit_s)}"
                 if limit_s
-                else f"kind takes {duration(mean_s)} in the mean"
+                else f"kind takes {duration(mean_s)} on average"
             )
         wanted = f"it needs {duration(needed_s)}, {reason}, and {assignment.DRAIN_S:g} s to spare"
 

@@ -234,7 +234,7 @@ def test_a_mean_that_takes_nearly_all_of_a_walltime(head: Head) -> None:
     assert found.kind == "walltime"
     assert (
         "it needs 52m 52s, nearly all that a new pilot of the longest walltime has, since its kind "
-        "takes 50m 00s in the mean"
+        "takes 50m 00s on average"
     ) in found.because[0].text
     # The next pilot is about to be asked for, and is what it waits for then.
     assert kinds(found) == ["walltime"]
