@@ -221,6 +221,16 @@ def coloured(word: str) -> str:
     return click.style(word, fg=colour) if colour else word
 
 
+def last_words(error: dict[str, Any]) -> str:
+    """The error of a task, with what it left behind: its message once."""
+    said, detail = f"{error['type']}: {error['message']}", error["detail"].strip()
+    if not detail or detail in said:
+        return said
+    if error["message"].strip() in detail:
+        return detail if error["type"] in detail else f"{error['type']}: {detail}"
+    return f"{said}\n\n{detail}"
+
+
 __all__ = [
     "ago",
     "amount",
@@ -229,6 +239,7 @@ __all__ = [
     "duration",
     "first_line",
     "json_text",
+    "last_words",
     "moment",
     "note",
     "print_fields",

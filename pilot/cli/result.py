@@ -13,10 +13,11 @@ import click
 
 from pilot.cli.common import asking, commanding, current_site, json_option, site_option
 from pilot.cli.completing import complete_task
-from pilot.cli.output import counted, note, print_json
+from pilot.cli.output import counted, last_words, note, print_json
 from pilot.errors import ResultError, StorageError, TaskError
 
 if TYPE_CHECKING:
+    from pilot.inquiry import Inquiry
     from pilot.site import Site
 
 _SUFFIXES = (".npy", ".json", ".pkl", ".pickle")
@@ -54,7 +55,7 @@ def get(task_id: str, index: int | None, output: Path | None, as_json: bool) -> 
     set_patience(site.config.data.patience_s)
     with asking(site) as ask:
         data = ask("result", task=task_id)
-        _check_state(task_id, data)
+        _check_state(task_id, data, ask)
         # Classes of the user's own come from where the session's program found them.
         session = ask("task", task=task_id)["session"]
         sys.path += ask("session", session=session)["sys_path"]
@@ -102,13 +103,14 @@ def delete(task_ids: tuple[str, ...]) -> None:
     click.echo(f"results of {counted(count, 'task')} deleted")
 
 
-def _check_state(task_id: str, data: dict[str, Any]) -> None:
+def _check_state(task_id: str, data: dict[str, Any], ask: Inquiry) -> None:
     if data["state"] == "COMPLETED":
         return
     if data["state"] == "DELETED":
         raise ResultError(f"the result of task {task_id} was deleted; run the task again")
     if data["error"] is not None:
-        raise TaskError(f"task {task_id} is {data['state']}: {data['error'].rstrip()}")
+        error = last_words(ask("task", task=task_id)["error"])
+        raise TaskError(f"task {task_id} is {data['state']}: {error}")
     if data["state"] in ("FAILED", "TIMED_OUT", "CANCELLED", "ABORTED"):
         raise TaskError(f"task {task_id} is {data['state']}: it has no result")
     raise ResultError(f"task {task_id} is {data['state']}: it has no result yet")

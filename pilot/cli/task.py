@@ -28,6 +28,7 @@ from pilot.cli.output import (
     counted,
     duration,
     first_line,
+    last_words,
     moment,
     note,
     print_fields,
@@ -276,17 +277,7 @@ def show(task_id: str, as_json: bool) -> None:
         )
     if data["error"]:
         click.echo()
-        say(_last_words(data["error"]))
-
-
-def _last_words(error: dict[str, Any]) -> str:
-    """The error of a task, with what it left behind: its message once."""
-    said, detail = f"{error['type']}: {error['message']}", error["detail"].strip()
-    if not detail or detail in said:
-        return said
-    if error["message"].strip() in detail:
-        return detail if error["type"] in detail else f"{error['type']}: {detail}"
-    return f"{said}\n\n{detail}"
+        say(last_words(data["error"]))
 
 
 def _some(labels: Sequence[str]) -> str:

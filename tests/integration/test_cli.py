@@ -463,6 +463,8 @@ def test_a_task_array(program: Pilot) -> None:
     assert sorted(row["state"] for row in rows) == ["COMPLETED"] * 3 + ["FAILED"]
     assert {row["name"] for row in rows} == {"sh"}
     (failed,) = (row for row in rows if row["state"] == "FAILED")
+    told = program("result", "get", failed["id"], code=8).stderr
+    assert told.count("exit status 1") == 1
     told = program("task", "show", failed["id"]).stdout
     assert f"sh -c '{_ARRAY}': exit status 1" in told
     assert "PILOT_ARRAY_TASK_ID=6" in told

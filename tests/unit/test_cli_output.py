@@ -23,6 +23,7 @@ from pilot.cli.events import _line
 from pilot.cli.head import check_batch
 from pilot.cli.output import (
     CELL_MOST,
+    last_words,
     note,
     print_fields,
     print_table,
@@ -32,7 +33,6 @@ from pilot.cli.output import (
 )
 from pilot.cli.result import plain
 from pilot.cli.session import print_sessions
-from pilot.cli.task import _last_words
 from pilot.command import CommandResult, ShellCommand
 from pilot.data.values import Value, encode
 from pilot.errors import BatchError
@@ -126,13 +126,13 @@ def test_no_command_reaches_a_terminal(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_a_message_is_told_once() -> None:
-    told = _last_words(
+    told = last_words(
         {"type": "ValueError", "message": "no\nway", "detail": "T:\nValueError: no\nway"}
     )
     assert told == "T:\nValueError: no\nway"
-    told = _last_words({"type": "exit 3", "message": "as told", "detail": "the last lines"})
+    told = last_words({"type": "exit 3", "message": "as told", "detail": "the last lines"})
     assert told == "exit 3: as told\n\nthe last lines"
-    assert _last_words({"type": "timeout", "message": "2 s", "detail": ""}) == "timeout: 2 s"
+    assert last_words({"type": "timeout", "message": "2 s", "detail": ""}) == "timeout: 2 s"
 
 
 def test_the_result_of_a_command_is_json() -> None:
