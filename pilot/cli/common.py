@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -62,6 +63,8 @@ class Program(click.Group):
             if os.environ.get("PILOT_DEBUG"):
                 traceback.print_exc()
             note(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+            # What could not be written is not tried again at the end, which would end with 120.
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as we live
             ctx.exit(PilotError.exit_code)
         except KeyboardInterrupt:
             note("interrupted")

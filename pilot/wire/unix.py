@@ -312,10 +312,11 @@ class Line:
         return self._stream is None
 
     def poll(self, timeout_s: float | None) -> bool:
-        """Wait until something arrives, the end included; None: for ever."""
+        """Wait until something arrives; None: for ever, or until nothing can arrive any more."""
         # A descriptor that somebody else in this process has closed wakes nobody.
-        lost = self._stream is None or self._stream.is_lost
-        return lost or bool(self._epoll.poll(timeout_s, 1))
+        if timeout_s is None and (self._stream is None or self._stream.is_lost):
+            return True
+        return bool(self._epoll.poll(timeout_s, 1))
 
     def send(self, frame: bytes) -> None:
         """Send to the listener."""

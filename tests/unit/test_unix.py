@@ -258,6 +258,7 @@ def test_a_line_without_a_listener_is_silent(path: Path, there: str) -> None:
     line = Line(str(path), b"peer", SECRET)
     line.send(b"to nobody")
     assert not line.poll(0.0) and not line.receive() and not line.refused
+    assert line.poll(None)  # nobody waits for ever for what cannot come
     line.close(1.0)
 
 
