@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import threading
 from pathlib import Path
@@ -494,7 +495,7 @@ def test_a_head_that_accepts_nothing_is_sent_no_more_than_it_can_keep(
     try:
         for n in range(100):
             client.submit(1, large(n, 1, 5000), [Nobody()])
-        with pytest.raises(TimeoutError):
+        with pytest.raises(concurrent.futures.TimeoutError):
             client.post(lambda number: m.Cancel(number, 1)).result(0.5)
         kept = sum(len(spec.payload) for submit in first.heard for spec in submit.tasks)
         assert 50_000 <= kept <= 70_000
