@@ -71,7 +71,7 @@ def chosen(ended: Sequence[Ended], wanted: Iterable[int] | None) -> list[TaskSpe
 
 
 def _has_ancestor(task: Ended, by_id: dict[int, Ended], taken: dict[int, None]) -> bool:
-    """Whether the task was submitted by one that runs again, or by such a one's children."""
+    """Tell whether one that runs again submitted the task, itself or by its children."""
     parent = task.parent
     while parent in by_id:
         if parent in taken:

@@ -17,6 +17,7 @@ import click
 from pilot.cli.common import INTERRUPTED, asking, current_site, json_option, site_option
 from pilot.cli.completing import complete_session
 from pilot.cli.output import counted, note
+from pilot.cli.task import FINAL
 from pilot.errors import PilotError, TaskError
 
 if TYPE_CHECKING:
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
 
 #: The time between two looks, in seconds; where looking takes long, it is twenty times as long.
 _LOOK_S = 0.5
-#: The states of tasks that have ended, and those of them that are no success.
-_BAD = ("FAILED", "TIMED_OUT", "CANCELLED", "ABORTED")
-_LIVE = ("PENDING", "READY", "ASSIGNED", "RUNNING", "DELEGATED")
+#: The states of tasks that have ended and are no success.
+_BAD = tuple(state for state in FINAL if state != "COMPLETED")
 #: What `timeout` ends with, after the program of that name.
 TIMED_OUT = 124
 
@@ -162,7 +162,7 @@ def _until_ended(
     while True:
         asked = time.monotonic()
         counts: dict[str, int] = ask("task_counts", session=session, current=True)
-        if not any(counts.get(state) for state in _LIVE):
+        if counts.keys() <= set(FINAL):
             return counts
         if not ask.has_head:
             ensure_head(ask.site)

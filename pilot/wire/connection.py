@@ -78,9 +78,6 @@ log = logging.getLogger("pilot")
 #: Those of this process.
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 
-log = logging.getLogger("pilot")
-
-
 #: Something to be sent: a message, or a parcel with its session.
 _Item: TypeAlias = "msgspec.Struct | tuple[int, Parcel]"
 
