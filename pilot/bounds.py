@@ -11,6 +11,8 @@ from msgspec import Meta, MsgspecError
 
 #: Ids, ordinals, sizes and counts.
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+#: 64 bits, as many as msgpack has: it is compared, and neither a column nor computed with.
+Checksum: TypeAlias = Annotated[int, Meta(ge=0)]
 #: What may be negative as well.
 Signed: TypeAlias = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 #: How many of something the head makes for a task.

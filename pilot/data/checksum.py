@@ -1,48 +1,37 @@
-"""A checksum that is not slower than the file system.
+"""The checksum of a value: XXH3, 64 bits, from the library `xxhash`.
 
-Responsible for one number per value, by which a damaged file is told from a whole one. It is no
-protection against intent. CRC-32 reads 2 GB/s where a page cache takes 4 GB/s, and would halve the
-speed of writing and reading; sums of machine words reach 8 GB/s. So the data are laid out as rows
-of 4 KiB, summed along both directions, and the CRC-32 is taken of the sums.
+One number per value, by which a damaged file is told from a whole one. It is no protection against
+intent. CRC-32 reads 2 GB/s where a page cache takes 4 GB/s, and would halve the speed of writing
+and reading; XXH3 reads more than 10 GB/s.
 
-Invariants: the number depends on the bytes and their order alone, not on the machine's byte order
-nor on how an array is aligned. A flipped bit, a zeroed or stale block, two blocks that changed
-places: each changes it, but for about one case in 2**32.
+Invariant: the number depends on the bytes and their order alone, not on how they are divided into
+pieces, nor on the machine's byte order or an array's alignment. Whatever damages a file changes it,
+but for one case in 2**64.
 """
 
 from __future__ import annotations
 
-import zlib
+from collections.abc import Iterable
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
-_ROW_BYTES = 4096
-#: Rows per block. A block of 1 MiB is still in the cache when it is summed the second time.
-_BLOCK_ROWS = 256
 
-
-def checksum(raw: NDArray[np.uint8], start: int = 0) -> int:
-    """The checksum of `raw`, continued from `start`.
+def checksum(pieces: Iterable[NDArray[np.uint8]]) -> int:
+    """Return the checksum of pieces as if they were one; none of them is copied.
 
     Parameters
     ----------
-    raw
-        One-dimensional, contiguous bytes.
-    start
-        The checksum of what came before, 0 for the first piece.
+    pieces
+        One-dimensional, contiguous bytes, in their order.
 
     Returns
     -------
     int
-        In 0 … 2**32 - 1.
+        In 0 … 2**64 - 1.
     """
-    whole = raw.size - raw.size % _ROW_BYTES
-    total = start
-    if whole:
-        rows = raw[:whole].view("<u8").reshape(-1, _ROW_BYTES // 8)
-        for first in range(0, len(rows), _BLOCK_ROWS):
-            block = rows[first : first + _BLOCK_ROWS]
-            total = zlib.crc32(np.add.reduce(block, axis=0, dtype="<u8").data, total)
-            total = zlib.crc32(np.add.reduce(block, axis=1, dtype="<u8").data, total)
-    return zlib.crc32(raw[whole:].data, total)
+    total = xxhash.xxh3_64()
+    for piece in pieces:
+        total.update(piece.data)
+    return total.intdigest()

@@ -53,7 +53,7 @@ from pilot.errors import PilotError, ResultError, StorageError
 _HDF5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, SystemError)
 
 _ATTRIBUTE = b"pilot"
-_ATTRIBUTE_DTYPE = np.dtype([("kind", "S8"), ("size", "<u8"), ("checksum", "<u4")])
+_ATTRIBUTE_DTYPE = np.dtype([("kind", "S8"), ("size", "<u8"), ("checksum", "<u8")])
 _ATTRIBUTE_TYPE = h5t.py_create(_ATTRIBUTE_DTYPE, logical=True)
 
 #: Tells a pickle from an array of bytes. It has no tag, since h5py reads no type that has one.
@@ -144,15 +144,13 @@ class Draft:
             array = parts.arrays[0]
             top = self._array(name, array)
             kind = b"fortran" if parts.is_fortran else b"array"
-            return Written(parts.size, checksum(raw(array))), kind, top
+            return Written(parts.size, checksum([raw(array)])), kind, top
         if not parts.arrays:
             data = np.frombuffer(parts.skeleton, np.uint8)
             top = self._pickle(name, data)
-            return Written(parts.size, checksum(data)), b"pickle", top
-        total = 0
+            return Written(parts.size, checksum([data])), b"pickle", top
         for path, array in zip(parts.names, parts.arrays, strict=True):
             self._array(name + b"/" + path.encode(), array)
-            total = checksum(raw(array), total)
         names = "\0".join(parts.names).encode()
         data = np.frombuffer(_LENGTH.pack(len(names)) + names + parts.skeleton, np.uint8)
         self._pickle(name + b"/" + SKELETON.encode(), data)
@@ -161,7 +159,8 @@ class Draft:
         for key, note in parts.notes.items():
             if key.encode() != _ATTRIBUTE:
                 notes[key] = note
-        return Written(parts.size, checksum(data, total)), b"tree", top
+        total = checksum(map(raw, (*parts.arrays, data)))
+        return Written(parts.size, total), b"tree", top
 
     def _array(self, name: bytes, array: NDArray[Any]) -> Any:
         return self._dataset(name, array, native_type(array.dtype), array.shape)
@@ -423,7 +422,7 @@ def _read(file: Any, source: _Bytes, path: Path, name: str, expected: int | None
             parts, found = _read_tree(top, source)
         else:
             data = _read_data(top, source)
-            found = checksum(raw(data))
+            found = checksum([raw(data)])
             if isinstance(top.get_type(), h5t.TypeOpaqueID):
                 parts = Parts([], [], data.tobytes(), {})
             else:
@@ -431,7 +430,7 @@ def _read(file: Any, source: _Bytes, path: Path, name: str, expected: int | None
     except (*_HDF5_ERRORS, EOFError, struct.error) as cause:
         raise _cannot_read(path, name, cause) from cause
     if found != expected:
-        problem = PilotError(f"its checksum is {found:08x} instead of {expected:08x}")
+        problem = PilotError(f"its checksum is {found:016x} instead of {expected:016x}")
         raise _cannot_read(path, name, problem)
     return parts
 
@@ -450,10 +449,8 @@ def _read_tree(group: Any, source: _Bytes) -> tuple[Parts, int]:
     end = _LENGTH.size + _LENGTH.unpack_from(packed)[0]
     names = packed[_LENGTH.size : end].split(b"\0")
     arrays = [_read_data(h5o.open(group, name), source) for name in names]
-    found = 0
-    for array in (*arrays, data):
-        found = checksum(raw(array), found)
-    return Parts(arrays, [name.decode() for name in names], packed[end:], {}), found
+    parts = Parts(arrays, [name.decode() for name in names], packed[end:], {})
+    return parts, checksum(map(raw, (*arrays, data)))
 
 
 def _read_data(dataset: Any, source: _Bytes) -> NDArray[Any]:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pilot.bounds import Number
+from pilot.bounds import Checksum, Number
 from pilot.data import pickling
 from pilot.errors import EncodingError, PilotError
 
@@ -48,7 +48,7 @@ class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
     #: The object in the segment, from its root: ``/session/task name/task id/index``.
     name: str = ""
     #: Of the data in the segment. A payload has none: its channel protects it.
-    checksum: Number = 0
+    checksum: Checksum = 0
     #: Whether many tasks are expected to need it, so that a node keeps a copy. Then it is alone in
     #: its segment.
     shared: bool = False

@@ -24,7 +24,7 @@ from pilot.data.values import Value
 from scheduler.resources import NodeShape, Resources
 
 #: Raised whenever the meaning of a message changes.
-PROTOCOL = 2
+PROTOCOL = 3
 
 #: What a head says to a pilot that it does not know (any more): greet again.
 WHO_ARE_YOU = "who are you?"

@@ -25,6 +25,7 @@ HEAVY = {
     "psutil",
     "rich",
     "ssl",
+    "xxhash",
 }
 #: What the process must have, so that the test sees the whole of it; and what more it has not.
 BUDGET = {
