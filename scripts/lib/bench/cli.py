@@ -38,6 +38,7 @@ WORKLOADS = (
     "IDLE",
     "CURVES",
     "SCALE",
+    "START",
 )
 #: These go to a Slurm where there is one.
 SLURM_WORKLOADS = ("W5", "W6")
@@ -99,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         metavar="W",
         type=_workload,
-        help="W1 to W8, budget, core, store, wire, idle, curves or scale; default: all",
+        help="W1 to W8, budget, core, store, wire, idle, curves, scale or start; default: all",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures and samples")
     parser.add_argument("--quick", action="store_true", help="a tenth of everything, one round")

@@ -7,6 +7,7 @@ with it its pilots.
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import os
 import shutil
@@ -20,7 +21,10 @@ from typing import Any, TypeVar
 
 import yaml
 
+import launchers
 import pilot
+import scheduler
+import site_configs
 from bench import measure, peer_process, references
 from bench.contenders import Contender, Local
 from bench.loads import warm
@@ -169,6 +173,16 @@ class Stage:
                 # It is no fault of ours, and the other figures stand without it.
                 self.findings.miss(workload, name, f"{type(error).__name__}: {error}")
         return samples
+
+
+def compile_pilot() -> None:
+    """Compile Pilot, as an installed one is.
+
+    Under PYTHONDONTWRITEBYTECODE, say, each process of a fresh checkout would compile what it
+    imports, and that would be measured.
+    """
+    for package in (launchers, pilot, scheduler, site_configs):
+        compileall.compile_dir(Path(package.__file__ or "").parent, quiet=2)
 
 
 def rest(samples: Mapping[str, T]) -> dict[str, T]:

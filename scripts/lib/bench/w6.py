@@ -11,18 +11,13 @@ the other just too late.
 
 from __future__ import annotations
 
-import compileall
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import launchers
 import pilot
-import scheduler
-import site_configs
 from bench import measure, references, tasks
-from bench.stage import Stage
+from bench.stage import Stage, compile_pilot
 
 ROUNDS = 11
 LIMIT_S = 60.0
@@ -32,10 +27,7 @@ def run(stage: Stage) -> None:
     """Measure."""
     if stage.slurm is None:
         stage.findings.miss("W6", "through Slurm", stage.no_slurm)
-    # As an installed Pilot is. Under PYTHONDONTWRITEBYTECODE, say, each process of a fresh checkout
-    # would compile what it imports, and that would be measured.
-    for package in (launchers, pilot, scheduler, site_configs):
-        compileall.compile_dir(Path(package.__file__ or "").parent, quiet=2)
+    compile_pilot()
     found: dict[str, list[float]] = {"pilot": [], "head": [], "reference": []}
     rounds = stage.count(ROUNDS, 2)
     for number in range(rounds):
