@@ -16,6 +16,11 @@ Invariants
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import TypeAlias
+
+#: Tells the time, in seconds since the epoch.
+Clock: TypeAlias = Callable[[], float]
 
 _gettime, _BOOTTIME = time.clock_gettime, time.CLOCK_BOOTTIME
 _OFFSET_S = time.time() - _gettime(_BOOTTIME)

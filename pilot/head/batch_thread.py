@@ -12,10 +12,9 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pilot import clock
+from pilot.head.machine import HERE, Machine
 from scheduler.batch import BatchError, BatchUnavailable
 
 log = logging.getLogger("pilot.fleet")
@@ -28,11 +27,14 @@ class BatchThread:
     ----------
     wake
         Called from the thread when there is something for `take`.
+    machine
+        Has the thread, and tells the time.
     """
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self, wake: Callable[[], None], machine: Machine = HERE) -> None:
         self._wake = wake
-        self._thread = ThreadPoolExecutor(1, "batch")
+        self._now = machine.now
+        self._thread = machine.start_thread("batch")
         self._answers: deque[Callable[[], None]] = deque()
         #: Why nothing is known from the batch system now, and since when; empty: it answers.
         self.silence, self.silent_since = "", 0.0
@@ -79,7 +81,7 @@ class BatchThread:
 
     def no_answer(self, error: BatchError) -> None:
         """Note that the batch system does not answer."""
-        self.silent_since = self.silent_since if self.silence else clock.now()
+        self.silent_since = self.silent_since if self.silence else self._now()
         self.silence = str(error)
         log.warning("the batch system does not answer: %s", error)
 

@@ -24,6 +24,7 @@ from functools import partial
 import msgspec
 
 from pilot import clock
+from pilot.clock import Clock
 from pilot.errors import PilotError
 from pilot.head.events import Log
 from pilot.head.peers import Send
@@ -58,6 +59,8 @@ class Commits:
         Called before that where something could not be written, and is given up.
     steps
         Runs what waited for a commit.
+    now
+        Tells the time.
     """
 
     def __init__(
@@ -69,8 +72,10 @@ class Commits:
         done: Callable[[], None],
         left_out: Callable[[LeftOut], None] = lambda _: None,
         steps: Steps | None = None,
+        now: Clock = clock.now,
     ) -> None:
-        self._steps = steps or Steps()
+        self._steps = steps or Steps(now)
+        self._now = now
         self._store = store
         self._log = changes
         self._send = send
@@ -157,7 +162,7 @@ class Commits:
             log.error(
                 "the database cannot be written: %s; nothing is lost, trying again", self._error
             )
-            self._retry_at = clock.now() + RETRY_S
+            self._retry_at = self._now() + RETRY_S
             batch.extend(self.batch)
             self.batch = batch
             more, self._measured = batch.size(self._measured)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 
-from pilot import clock, limits
+from pilot import limits
 from pilot.data.values import Value
 from pilot.errors import PilotError
 from pilot.head import events as ev
@@ -187,10 +187,10 @@ class Control:
         if verb == "purge":
             garbage = self._store.purge(row.id, directories)
             if row.state != "PURGED":
-                core.log.other("session", "PURGED", row.id, clock.now())
+                core.log.other("session", "PURGED", row.id, self._shell.machine.now())
         else:
             garbage = self._store.delete(row.id, directories)
-            core.log.other("session", "DELETED", row.id, clock.now(), row.name)
+            core.log.other("session", "DELETED", row.id, self._shell.machine.now(), row.name)
         self._janitor.add(garbage)
         # What is remembered may be of this session; the rest is read again when it is needed.
         self._shell.outcomes.forget_all()

@@ -29,6 +29,7 @@ from pathlib import Path
 
 from pilot import clock
 from pilot.head.batch_thread import BatchThread
+from pilot.head.machine import HERE, Machine
 from pilot.head.outlook import (
     ENDED,
     INTENDED,
@@ -54,12 +55,12 @@ from pilot.site import Site
 from scheduler.assignment import PilotRoom
 from scheduler.batch import (
     BatchError,
+    BatchSystem,
     JobRequest,
     JobStatus,
     Phase,
     SubmitRefused,
     WhyEnded,
-    open_batch,
 )
 from scheduler.elasticity import (
     ENOUGH,
@@ -100,6 +101,8 @@ class Fleet:
         The site.
     store
         The database.
+    batch
+        The batch system; it is closed with the fleet.
     rooms
         What those that have reported themselves hold, by name; the core changes it.
     wake
@@ -108,25 +111,30 @@ class Fleet:
         Called by `take` with a pilot's name and the reason when its job has ended.
     tell
         Called with a pilot's new state and what there is to say of it, for the log of events.
+    machine
+        Has the thread that speaks to the batch system, and tells the time.
     """
 
     def __init__(
         self,
         site: Site,
         store: Store,
+        batch: BatchSystem,
         rooms: Mapping[str, PilotRoom],
         wake: Callable[[], None],
         lost: Callable[[str, str], None],
         tell: Callable[[str, str], None],
+        machine: Machine = HERE,
     ) -> None:
+        self._now = machine.now
         self._site = site
         self._store = store
         self._rooms = rooms
         self._lost = lost
         self._tell = tell
-        self._batch = open_batch(site.config, site.jobs)
-        self._thread = BatchThread(wake)
-        self._started = clock.now()
+        self._batch = batch
+        self._thread = BatchThread(wake, machine)
+        self._started = machine.now()
         self._decided = 0.0
         self._polled = 0.0
         self._polling = False
@@ -186,7 +194,7 @@ class Fleet:
         """All that can be said of pilots to come."""
         return Outlook(
             self._pools,
-            self.supply(clock.now()),
+            self.supply(self._now()),
             self.pilots,
             "Slurm" if self._batch.name == "slurm" else "the batch system",
             self._refused,
@@ -495,7 +503,7 @@ class Fleet:
         if row.job and not row.draining and not row.own:
             row.reason, row.told = decision.reason, True
             log.info("pilot %s (job %s) is taken out of the queue", row.name, row.job)
-            self._cancel(row, clock.now())
+            self._cancel(row, self._now())
         return False
 
     def _cancel(self, row: PilotRow, now: float) -> None:

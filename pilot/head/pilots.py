@@ -21,7 +21,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pilot import clock
 from pilot.errors import PilotError
 from pilot.head import events as ev
 from pilot.head.fleet import Fleet
@@ -31,6 +30,7 @@ from pilot.head.state import Task
 from pilot.site import Site
 from pilot.version import __version__
 from pilot.wire import messages as m
+from scheduler.batch import BatchSystem
 from scheduler.resources import NodeShape
 
 log = logging.getLogger("pilot.head")
@@ -50,6 +50,8 @@ class Pilots:
         The site.
     shell
         The core and what belongs to it.
+    batch
+        The batch system.
     epoch
         The head's.
     notify
@@ -59,14 +61,30 @@ class Pilots:
     """
 
     def __init__(
-        self, site: Site, shell: Shell, epoch: int, notify: Callable[[], None], now: float
+        self,
+        site: Site,
+        shell: Shell,
+        batch: BatchSystem,
+        epoch: int,
+        notify: Callable[[], None],
+        now: float,
     ) -> None:
         self._shell = shell
         self._core = shell.core
         self._peers = shell.peers.pilots
         self._epoch = epoch
         self._database = shell.store.identity
-        self.fleet = Fleet(site, shell.store, shell.core.pilots, notify, self._lost, self._note)
+        self._now = shell.machine.now
+        self.fleet = Fleet(
+            site,
+            shell.store,
+            batch,
+            shell.core.pilots,
+            notify,
+            self._lost,
+            self._note,
+            shell.machine,
+        )
         #: Pilots of before that have not joined this head yet, and how long they are waited for.
         self._expected = {name for name, row in self.fleet.pilots.items() if row.job is not None}
         self._expected_until = now + REJOIN_S
@@ -189,10 +207,10 @@ class Pilots:
         self._peers.pop(name, None)
         self._expected.discard(name)
         if name in self._core.pilots:
-            self._shell.apply(ev.PilotLost(name, reason), clock.now())
+            self._shell.apply(ev.PilotLost(name, reason), self._now())
 
     def _note(self, state: str, detail: str) -> None:
-        self._core.log.other("pilot", state, 0, clock.now(), detail)
+        self._core.log.other("pilot", state, 0, self._now(), detail)
 
     def tick(self, now: float, decide: bool) -> None:
         """Ask what became of the pilots; to `decide` is to have as many as there is work for."""

@@ -14,12 +14,13 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Collection
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 
 from pilot.data.values import Value
 from pilot.head import memo
 from pilot.head.events import TasksRecalled
+from pilot.head.machine import HERE, Machine
 from pilot.head.state import Task
 from pilot.head.store import Store
 from pilot.memo import unchanged
@@ -39,6 +40,8 @@ class Recall:
         The results of tasks that have ended.
     notify
         Called from a thread when there is something to `take`.
+    machine
+        Has the thread.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Recall:
         store: Store,
         values: Callable[[set[int]], dict[int, tuple[Value, ...]]],
         notify: Callable[[], None],
+        machine: Machine = HERE,
     ) -> None:
         self._store = store
         self._values = values
@@ -55,7 +59,7 @@ class Recall:
         self._due: list[Task] = []
         #: What the thread has looked at: task, key, and whether its files are as they were.
         self._looked: deque[tuple[int, bytes, bool]] = deque()
-        self._thread = ThreadPoolExecutor(1, "recall")
+        self._thread = machine.start_thread("recall")
 
     def accepted(self, template: Template, spec: TaskSpec) -> None:
         """A task was taken on, or restored."""

@@ -17,10 +17,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
-from pilot import clock
 from pilot.head.commits import Commits
 from pilot.head.core import Core
 from pilot.head.events import Effects, Ended, Event, TasksUnfit
+from pilot.head.machine import HERE, Machine
 from pilot.head.numbers import Numbers
 from pilot.head.outcomes import Outcomes
 from pilot.head.parcels import Parcels
@@ -49,6 +49,8 @@ class Shell:
         Called from other threads when the loop has something to take in.
     unsent
         The number of bytes that a peer has been sent and has not read.
+    machine
+        Tells the time, and has threads.
     """
 
     def __init__(
@@ -58,7 +60,10 @@ class Shell:
         pools: Sequence[Pool],
         notify: Callable[[], None],
         unsent: Callable[[bytes], int],
+        machine: Machine = HERE,
     ) -> None:
+        self.machine = machine
+        self._now = machine.now
         self.store = store
         self.send = send
         self.core = Core(pools)
@@ -67,10 +72,17 @@ class Shell:
         self.parcels = Parcels(store)
         self.outcomes = Outcomes(store)
         self.telling = Telling(send, unsent, self.outcomes)
-        self.recall = Recall(store, self.outcomes.values, notify)
-        self.steps = Steps()
+        self.recall = Recall(store, self.outcomes.values, notify, machine)
+        self.steps = Steps(machine.now)
         self.commits = Commits(
-            store, self.core.log, send, notify, self._committed, self._give_up, self.steps
+            store,
+            self.core.log,
+            send,
+            notify,
+            self._committed,
+            self._give_up,
+            self.steps,
+            machine.now,
         )
         #: Ends that are in the database otherwise than they were to be told.
         self._changed: dict[int, m.TaskOutcome] = {}
@@ -85,7 +97,7 @@ class Shell:
 
     def refuse(self, templates: Mapping[int, str], tasks: Mapping[int, str]) -> None:
         """Take no task of these templates, and end those that there are, as well as these."""
-        self.apply(TasksUnfit(templates, tasks), clock.now())
+        self.apply(TasksUnfit(templates, tasks), self._now())
 
     def _give_up(self, left: LeftOut) -> None:
         """Fail what the database does not take."""
@@ -120,7 +132,7 @@ class Shell:
         return self.outcomes.states(wanted) if wanted else {}
 
     def _carry_out(self, effects: Effects) -> None:
-        batch, now = self.commits.batch, clock.now()
+        batch, now = self.commits.batch, self._now()
         for learned in effects.learned:
             self.learn(learned.session, learned.functions, learned.templates)
         if effects.accepted:

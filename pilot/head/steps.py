@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pilot import clock
+from pilot.clock import Clock
 
 log = logging.getLogger("pilot.head")
 
@@ -49,9 +50,16 @@ class _Failing:
 
 
 class Steps:
-    """Runs steps of the loop, whatever they raise."""
+    """Runs steps of the loop, whatever they raise.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    now
+        Tells the time.
+    """
+
+    def __init__(self, now: Clock = clock.now) -> None:
+        self._now = now
         self._failing: dict[str, _Failing] = {}
 
     @property
@@ -65,7 +73,7 @@ class Steps:
         """Run a step, unless it has failed a moment ago; True where it went well."""
         if self._failing:
             failing = self._failing.get(name)
-            if failing is not None and clock.now() < failing.until:
+            if failing is not None and self._now() < failing.until:
                 return False
         return self.attempt(name, step, *arguments)
 
@@ -74,7 +82,7 @@ class Steps:
         try:
             step(*arguments)
         except Exception as error:
-            self._failing.setdefault(name, _Failing()).note(name, error, clock.now())
+            self._failing.setdefault(name, _Failing()).note(name, error, self._now())
             return False
         if name in self._failing:
             del self._failing[name]

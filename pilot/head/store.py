@@ -22,10 +22,9 @@ import logging
 import os
 import re
 import sqlite3
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,6 +34,7 @@ from pilot.bounds import UNREADABLE
 from pilot.data.values import Value
 from pilot.errors import DiskFullError, HeadError, PilotError, StorageError
 from pilot.head.events import Attempt, Change, Delegated, Ended, Restored
+from pilot.head.machine import HERE, Machine
 from pilot.head.policy import FAILED
 from pilot.head.state import Task
 from pilot.head.unfit import NOT_WRITTEN, LeftOut, put_apart
@@ -346,6 +346,10 @@ class Batch:
         self.paused.append({"id": session, "paused": paused})
 
 
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+
+
 class Store:
     """The open database.
 
@@ -357,6 +361,10 @@ class Store:
         ``wal`` or ``truncate``; ``auto`` takes WAL where SQLite grants it.
     guard
         Called before anything is written; does not return where we may not write any more.
+    machine
+        Has the thread that commits, and tells the time.
+    connect
+        Opens the file.
 
     Raises
     ------
@@ -365,18 +373,24 @@ class Store:
     """
 
     def __init__(
-        self, path: Path, journal: str = "auto", guard: Callable[[], None] = lambda: None
+        self,
+        path: Path,
+        journal: str = "auto",
+        guard: Callable[[], None] = lambda: None,
+        machine: Machine = HERE,
+        connect: Callable[[Path], sqlite3.Connection] = _connect,
     ) -> None:
         self._path = path
         self._guard = guard
-        self._committer = ThreadPoolExecutor(1, "commit")
+        self._clock, self._sleep = machine.now, machine.sleep
+        self._committer = machine.start_thread("commit")
         self._committing: Future[None] | None = None
         #: What commits have taken lately.
         self._commit_s = 1.0
         #: Whether there is space to be given back.
         self._shrinks = False
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db = connect(path)
             try:
                 self._open(journal)
             except BaseException:
@@ -560,11 +574,11 @@ class Store:
             many(QUERIES["add_events"], batch.events)
 
     def _commit(self, done: Callable[[Exception | None], None]) -> None:
-        start = time.perf_counter()
+        start = self._clock()
         try:
             self._db.execute("COMMIT")
             # A mean of the last few: a hiccup of a quick disk is soon forgotten.
-            self._commit_s += 0.2 * (time.perf_counter() - start - self._commit_s)
+            self._commit_s += 0.2 * (self._clock() - start - self._commit_s)
         except sqlite3.Error as error:
             self._roll_back()
             done(error)
@@ -596,7 +610,7 @@ class Store:
                     raise
                 self._roll_back()
                 log.warning("the database: %s; trying again", error)
-            time.sleep(pause_s)
+            self._sleep(pause_s)
         self._guard()
         return self._db.execute(QUERIES[query], arguments).fetchall()  # type: ignore[arg-type]
 

@@ -98,6 +98,7 @@ class Head:
         self.fleet = Fleet(
             site,
             self.store,
+            batch,
             self.rooms,
             self._woken.set,
             lambda name, reason: self.lost.append(name),
@@ -144,7 +145,6 @@ class Head:
 @pytest.fixture
 def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Head]:
     batch = FakeBatch()
-    monkeypatch.setattr(f, "open_batch", lambda config, jobs: batch)
     made = Head(tmp_path / "site", batch)
     yield made
     batch.may.set()

@@ -18,7 +18,7 @@ from pilot.head.store import Store
 from pilot.site import create_site
 from pilot.version import __version__
 from pilot.wire import messages as m
-from scheduler.batch import BatchUnavailable, JobStatus, Phase
+from scheduler.batch import BatchUnavailable, JobStatus, Phase, open_batch
 from scheduler.resources import NodeShape
 
 NOW = 1000.0
@@ -37,7 +37,8 @@ class Head:
         self.shell = Shell(
             self.store, lambda to, what: self.sent.append((to, what)), (), _nothing, lambda _: 0
         )
-        self.pilots = Pilots(site, self.shell, 1, _nothing, NOW)
+        batch = open_batch(site.config, site.jobs)
+        self.pilots = Pilots(site, self.shell, batch, 1, _nothing, NOW)
 
     def hear(self, address: bytes, message: Any) -> None:
         self.pilots.handlers[type(message)](address, message, NOW)

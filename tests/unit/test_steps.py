@@ -6,15 +6,16 @@ import logging
 
 import pytest
 
-from pilot import clock
 from pilot.head import steps as module
 from pilot.head.steps import AGAIN_S, MOST_S, Steps
 
 
 class Time:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(clock, "now", lambda: self.now)
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def fail() -> None:
@@ -22,9 +23,10 @@ def fail() -> None:
 
 
 def test_a_step_that_fails_each_time_is_tried_seldom_and_said_seldom(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    time, steps = Time(monkeypatch), Steps()
+    time = Time()
+    steps = Steps(time)
     tries = []
     with caplog.at_level(logging.INFO, module.log.name):
         for _ in range(40_000):  # an hour of turns
@@ -37,9 +39,10 @@ def test_a_step_that_fails_each_time_is_tried_seldom_and_said_seldom(
 
 
 def test_others_go_on_and_it_is_said_when_a_step_goes_well_again(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    time, steps = Time(monkeypatch), Steps()
+    time = Time()
+    steps = Steps(time)
     done: list[str] = []
     assert not steps.run("step", fail)
     assert steps.run("other", done.append, "other")

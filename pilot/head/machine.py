@@ -1,0 +1,34 @@
+"""The machine under the head, as its parts see it: a clock, and threads that do things in turn.
+
+The parts are given it. So a simulation has them on a machine of its own, where time goes by as it
+likes and what a thread does takes as long as it likes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import NamedTuple
+
+from pilot import clock
+from pilot.clock import Clock
+
+
+def _start_thread(name: str) -> Executor:
+    return ThreadPoolExecutor(1, name)
+
+
+class Machine(NamedTuple):
+    """What the parts of the head ask of their machine."""
+
+    #: Tells the time, in seconds since the epoch.
+    now: Clock = clock.now
+    #: Starts a thread of this name, which does one thing after the other.
+    start_thread: Callable[[str], Executor] = _start_thread
+    #: Waits for so many seconds, in the loop's own thread.
+    sleep: Callable[[float], None] = time.sleep
+
+
+#: The machine of this process.
+HERE = Machine()

@@ -1,0 +1,356 @@
+"""What a head does for clients, pilots and tasks, turn by turn; without the process around it.
+
+`server` has the process: the lease, the sockets, signals, and the file that says where it is found.
+Here is all that decides and remembers, and the order in which it comes. A turn (`Service.turn`):
+
+1. What waited for the last commit is told, if that is done (`commits`).
+2. Messages are taken in: of clients (`clients`, `control`, `queries`) and of pilots (`pilots`);
+   then the answers of other threads: of the batch system (`fleet`), of the janitor, of who looks up
+   what has run before (`recall`). Each becomes an event for the core, and its effects are carried
+   out (`shell`).
+3. Work is handed out to pilots (`pilots`, with what is in `parcels`).
+4. All that has changed begins to be written as one transaction (`commits`).
+5. Every 0.25 s the timers are looked after (`Service.tick`).
+
+Invariants
+----------
+- The guard is asked before anything is written or said.
+- No message ends the head, whatever is wrong with it: it would be sent to the next one again.
+- No step of a turn does either (`steps`): it is tried again, and the others go on meanwhile.
+- What it is given (connections, database, batch system, machine) is all by which it reaches
+  anything else: a simulation gives it others.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from pilot.data.pickling import INTERPRETER
+from pilot.errors import PilotError
+from pilot.head import events as ev
+from pilot.head import queries
+from pilot.head.clients import Clients
+from pilot.head.control import Control, opened
+from pilot.head.janitor import Janitor
+from pilot.head.machine import HERE, Machine
+from pilot.head.outlook import pool_limits
+from pilot.head.peers import Handler
+from pilot.head.pilots import Pilots
+from pilot.head.shell import Shell
+from pilot.head.store import Store
+from pilot.head.unreadable import Answers
+from pilot.site import Site
+from pilot.version import __version__
+from pilot.wire import messages as m
+from pilot.wire.channel import Unreadable
+from scheduler.batch import BatchSystem
+
+log = logging.getLogger("pilot.head")
+
+#: Timers are looked after at least so often, in seconds.
+TICK_S = 0.25
+#: How long the head waits for its pilots when it is told to end, in seconds.
+STOP_S = 20.0
+#: Messages that show that the head is used.
+_USES = (m.ClientHello, m.Submit, m.Query)
+
+
+class Connections(Protocol):
+    """The connections of all peers; `pilot.wire.channel.Server` is one."""
+
+    def receive(self) -> list[tuple[bytes, Any]]:
+        """Return messages that have arrived, with who sent them."""
+
+    def take_unreadable(self) -> list[tuple[bytes, Unreadable]]:
+        """Return what has arrived since the last time and is no message."""
+
+    def take_gone(self) -> list[bytes]:
+        """Return the peers of this machine whose connections have ended since the last time."""
+
+    def is_here(self, peer: bytes) -> bool:
+        """Tell whether the end of a peer's connection is told by `take_gone`."""
+
+    def send(self, peer: bytes, message: msgspec.Struct) -> None:
+        """Send to a peer; one that is gone gets nothing."""
+
+    def unsent(self, peer: bytes) -> int:
+        """Return how many bytes that were sent to a peer it has not taken yet."""
+
+
+class Service:
+    """All that a head does, but for being a process.
+
+    Parameters
+    ----------
+    site
+        The site.
+    store
+        The database.
+    connections
+        The connections of clients and pilots.
+    batch
+        The batch system.
+    epoch
+        The head's.
+    notify
+        Called, also from other threads, when a turn is to come at once.
+    guard
+        Called before anything is written or said; does not return where that may not be any more.
+    machine
+        Tells the time, and has threads.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        store: Store,
+        connections: Connections,
+        batch: BatchSystem,
+        epoch: int,
+        notify: Callable[[], None],
+        guard: Callable[[], None],
+        machine: Machine = HERE,
+    ) -> None:
+        config = site.config
+        self._site = site
+        self._store = store
+        self._connections = connections
+        self._epoch = epoch
+        self._notify = notify
+        self._guard = guard
+        self._machine = machine
+        self._started = self._used = machine.now()
+        self._ticked = 0.0
+        #: Why the head ends (empty: it does not), and when at the latest, with its pilots (0: they
+        #: stay).
+        self.stopping = ""
+        self._stop_by = 0.0
+        self._shell = Shell(
+            store, connections.send, pool_limits(config), notify, connections.unsent, machine
+        )
+        self.peers = self._shell.peers.pilots
+        self._core, self._commits = self._shell.core, self._shell.commits
+        self.steps = self._shell.steps
+        self._janitor = Janitor(site.directory, notify)
+        # What site.yaml names may be another one in each job's environment: it is not known here.
+        python = INTERPRETER if config.environment.python == "auto" else ""
+        self._clients = Clients(self._shell, epoch, self._hurry, python, config.head.max_unfinished)
+        self._answers = Answers(epoch, connections.send)
+        self._control = Control(site, self._shell, self._janitor)
+        self._pilots = Pilots(site, self._shell, batch, epoch, notify, self._started)
+        self._fleet = self._pilots.fleet
+        self._handlers: Mapping[type, Handler] = {
+            **self._clients.handlers,
+            **self._control.handlers,
+            **self._pilots.handlers,
+            m.Query: self._query,
+            m.Command: self._command,
+        }
+
+    def adopt(self, job: str) -> None:
+        """Make the allocation that this process runs in the first pilot."""
+        self._fleet.adopt(job, self._started)
+
+    def restore(self) -> None:
+        """Take on what an earlier head left unfinished: once, before the first turn."""
+        now = self._started
+        shell, store = self._shell, self._store
+        self._core.log.other("head", "STARTED", 0, now, f"epoch {self._epoch}")
+        unfinished = store.unfinished()
+        rows = store.sessions()
+        templates: list[m.Template] = []
+        tasks: list[ev.Restored] = []
+        for row in rows:
+            info = m.SessionInfo(row.id, row.name, row.environment)
+            with store.reading(row.id, "what its tasks are made of"):
+                functions, kinds_here = store.functions(row.id), store.templates(row.id)
+            shell.parcels.open(info, functions)
+            templates += kinds_here
+            tasks += unfinished.get(row.id, ())
+            known = {one.id: one.function for one in kinds_here}
+            for item in unfinished.get(row.id, ()):
+                with store.reading(row.id, f"what task {m.task_label(item.spec.id)} is to run"):
+                    if known[item.spec.template]:
+                        functions[known[item.spec.template]]
+        owed: set[int] = set()
+        kinds = {template.id: template for template in templates}
+        for item in tasks:
+            shell.recall.accepted(kinds[item.spec.template], item.spec)
+            if item.delegated is None:
+                shell.parcels.keep(item.spec)
+            else:
+                owed.update(ref[0] for ref in item.delegated[1].values())
+        owed.difference_update(item.spec.id for item in tasks)
+        shell.apply(ev.TasksRestored(templates, tasks, shell.outcomes.seen(owed)), now)
+        for row in rows:
+            shell.apply(opened(row, restored=True), now)
+        if tasks:
+            log.info("restored %d unfinished tasks", len(tasks))
+        self._janitor.add(store.garbage())
+
+    # --- a turn
+
+    def turn(self, now: float) -> bool:
+        """Take in what has come, do what is to be done; True where it is time for `tick`."""
+        run = self.steps.run
+        run("what waited for a commit", self._commits.finish)
+        self._take_in(now)
+        if not self.stopping:
+            run("handing out work", self._pilots.assign, now)
+        is_due = now - self._ticked >= TICK_S
+        self._guard()  # what has come may have taken long
+        run("writing", self._commits.begin, now, is_due)
+        run("telling clients", self._shell.telling.go_on)
+        if is_due:
+            self._ticked = now
+        return is_due
+
+    def _take_in(self, now: float) -> None:
+        """What has arrived since the last turn."""
+        run = self.steps.run
+        if not run("taking in messages", self._receive, now):
+            self._machine.sleep(TICK_S)  # they are still there: the loop would be woken at once
+        run("answers of the batch system", self._fleet.take)
+        run("what was removed", self._take_swept)
+        run("looking up what has run before", self._take_recalled, now)
+
+    def _receive(self, now: float) -> None:
+        for peer, message in self._connections.receive():
+            self._handle(peer, message, now)
+        for peer in self._connections.take_gone():
+            self._clients.gone(peer)
+        for peer, unreadable in self._connections.take_unreadable():
+            self._answers.answer(peer, unreadable, now)
+
+    def _take_swept(self) -> None:
+        self._commits.batch.add_swept(self._janitor.take())
+
+    def _take_recalled(self, now: float) -> None:
+        while (known := self._shell.recall.take()) is not None:
+            self._shell.apply(known, now)
+
+    def _handle(self, peer: bytes, message: Any, now: float) -> None:
+        if isinstance(message, _USES):
+            self._used = now
+        self._clients.hear(peer, now)
+        try:
+            self._handlers[type(message)](peer, message, now)
+        except Exception as error:
+            kind = type(message).__name__
+            expected = isinstance(error, PilotError)
+            log.log(
+                logging.INFO if expected else logging.ERROR,
+                "%s: %s",
+                kind,
+                error,
+                exc_info=not expected,
+            )
+            request = getattr(message, "request", None)
+            text = str(error) if expected else f"{kind} failed in the head: {error!r}"
+            if request is not None:
+                self._connections.send(peer, m.Reply(request, error=text))
+            elif isinstance(message, m.Submit):
+                live = self._core.tasks
+                refused = [(spec.id, text) for spec in message.tasks if spec.id not in live]
+                self._commits.tell(peer, m.Accepted(message.seq, refused))
+
+    # --- timers
+
+    def tick(self, now: float) -> None:
+        """Look after what time alone brings."""
+        run = self.steps.run
+        if not self.stopping:
+            run("giving back space of the database", self._store.shrink)
+            run("closing what was left", self._control.close_left, now)
+        run("looking after clients", self._clients.forget_silent, self._connections.is_here, now)
+        run("looking after the pilots", self._pilots.tick, now, not self.stopping)
+
+    def _hurry(self) -> None:
+        """There are tasks and no pilot: decide at once whether there is to be one."""
+        self._fleet.hurry()
+        self._ticked = 0.0
+        self._notify()
+
+    def is_over(self, now: float) -> bool:
+        """Tell whether the head has ended; it does when told to, or after it was idle for long."""
+        if self._core.tasks or self._fleet.pilots:
+            self._used = max(self._used, now)
+        idle_s = self._site.config.head.idle_timeout_s
+        if not self.stopping and idle_s and now - self._used > idle_s:
+            self.stop("idle", end_pilots=True)
+        if not self.stopping:
+            return False
+        if self._commits.pending:
+            return now > self._stop_by + STOP_S
+        return not self._stop_by or not self._fleet.pilots or now > self._stop_by
+
+    def stop(self, reason: str, end_pilots: bool) -> None:
+        """Have the head end, and its pilots before it where they are not to stay."""
+        self.stopping = self.stopping or reason
+        if end_pilots:
+            now = self._machine.now()
+            self._stop_by = now + STOP_S
+            self._pilots.end_all(reason, now)
+        self._notify()
+
+    def cancel_rest(self) -> None:
+        """Cancel the pilots that were to end and have not."""
+        self._pilots.cancel_rest()
+
+    def close(self) -> None:
+        """Wait for what other threads have begun; the database is closed by whoever opened it."""
+        for name, step in (
+            ("waiting for the batch system", self._fleet.close),
+            ("waiting for the janitor", self._janitor.stop),
+            ("ending the look-up", self._shell.recall.close),
+        ):
+            self.steps.attempt(name, step)
+
+    # --- what the head itself is asked and told
+
+    def _query(self, peer: bytes, message: m.Query, _now: float) -> None:
+        view = queries.View(
+            self._store,
+            self._core,
+            self._fleet,
+            self._shell.running,
+            self._status,
+            self._commits.last_event,
+        )
+        answer = queries.answer(view, message.name, message.arguments)
+        self._connections.send(peer, m.Reply(message.request, answer))
+
+    def _command(self, peer: bytes, message: m.Command, _now: float) -> None:
+        if message.name == "backup":
+            self._store.back_up(Path(message.arguments["file"]), self._machine.now())
+            self._connections.send(peer, m.Reply(message.request, True))
+            return
+        if message.name != "stop":
+            raise PilotError(f"the head knows no command {message.name!r}")
+        self._connections.send(peer, m.Reply(message.request, self._status()))
+        self.stop("told to", end_pilots=not message.arguments.get("leave_pilots", False))
+
+    def _status(self) -> dict[str, Any]:
+        """What the head says of itself."""
+        return {
+            "site": self._site.name,
+            "directory": str(self._site.directory),
+            "host": os.uname().nodename,
+            "pid": os.getpid(),
+            "epoch": self._epoch,
+            "version": __version__,
+            "started": self._started,
+            "unfinished": len(self._core.tasks),
+            "clients": len(self._shell.peers.clients),
+            "pilots": len(self._fleet.pilots),
+            "trouble": self._commits.trouble or self._fleet.trouble or self.steps.trouble,
+            "unwritten": self._commits.trouble,
+            "stopping": self.stopping,
+            "awaits": self._pilots.awaited(),
+        }
