@@ -1,13 +1,11 @@
 """The agent of a pilot: on the first node of its Slurm job, between the head and the executors.
 
-The shell around `rules`: it turns frames, signals, exits of processes and time into calls, and
-carries the actions out.
+The shell around `rules` and `service`: it turns frames, signals, exits of processes and time into
+calls, finds the next head through the site directory, and carries the actions out.
 
 Invariants
 ----------
-- A completion is kept, and told to each new head, until a head says that it is committed.
-- The pilot goes on without a head; the next one is found through the site directory, and one with a
-  lower epoch than a known one is not listened to.
+- A head with a lower epoch than a known one is not listened to.
 - No message ends it, whatever is wrong with it.
 - It knows nothing of SQLite or of Slurm's queue: its job's end comes as a time and as signals.
 """
@@ -39,13 +37,12 @@ from pilot.agent.ends import rank_log
 from pilot.agent.mpi_choice import MpiChoice
 from pilot.agent.mpi_world import VARIABLE, HostCores, WorldConfig, why_no_mpi
 from pilot.agent.node import ForkedNode
-from pilot.agent.reports import Reports
 from pilot.agent.rules import Rules
+from pilot.agent.service import LEAVE_S, STATUS_S, Identity, Service
 from pilot.agent.world_rules import World
 from pilot.interpreter import pilot_command
 from pilot.process import die_with_parent, name_process, raise_file_limit, start_log
 from pilot.site import Site, open_site
-from pilot.version import __version__
 from pilot.wire import messages as m
 from pilot.wire.channel import Client, Server
 from pilot.wire.discovery import HeadAddress, read_address
@@ -56,25 +53,13 @@ log = logging.getLogger("pilot.agent")
 
 #: How often timers are looked at, in seconds.
 TICK_S = 0.1
-#: Signs of life go to the head and to node workers so often, in seconds.
-STATUS_S = 1.0
 #: The site directory is looked at for a new head so often, in seconds.
 LOOK_S = 0.5
-#: A pilot without a head ends after so long, once it has nothing to run, in seconds.
-ORPHAN_S = 600.0
 #: A node worker that is silent for so long is gone, in seconds.
 NODE_SILENT_S = 20.0
 #: A tick that is so late means that this process itself stood still, in seconds: its job was
 #: suspended, or its machine.
 SLEPT_S = 5.0
-#: The head is asked for a sign of life so often, in seconds.
-ASK_S = 10.0
-#: What still runs so long before the end of the walltime is interrupted, in seconds.
-END_S = 10.0
-#: After what the head has sent could not be read, it is greeted at most so often, in seconds.
-GREET_S = 10.0
-#: How long the agent waits for its processes and for the head's last word at its end, in seconds.
-LEAVE_S = 8.0
 #: At the end of a world, between asking it and killing it, in seconds.
 WORLD_GRACE_S = 5.0
 #: So long after the end of its launcher, the agent waits to hear of the ends of its ranks.
@@ -127,18 +112,8 @@ class Agent:
         self._site = site
         self._pilot = pilot
         self._pool = site.config.pools[pool]
-        self._pool_name = pool
-        environ = os.environ
-        self._job = environ.get("PILOT_JOB_ID", str(os.getpid()))
-        self._life = int(environ.get("PILOT_RESTART_COUNT") or 0)
-        self._ends_at = _end_of_walltime(environ.get("PILOT_JOB_ENDS_AT") or "0")
-        #: From then on it drains, as the batch system's warning says too; 0: its job has no end.
-        self._drain_at = _drain_at(self._ends_at, self._pool.warning_s, clock.now())
-        self._hosts = expand_nodelist(environ.get("PILOT_NODELIST") or socket.gethostname())
+        self._hosts = expand_nodelist(os.environ.get("PILOT_NODELIST") or socket.gethostname())
         self._rules = Rules(self._hosts, self._pool.shape, clock.now())
-        self._sessions: dict[int, m.SessionInfo] = {}
-        #: By session and digest.
-        self._functions: dict[int, dict[bytes, m.Function]] = {}
         self._nodes: dict[str, bytes] = {}
         self._node_heard: dict[str, float] = {}
         self._node_running: dict[str, list[m.RunningTask]] = {}
@@ -151,16 +126,9 @@ class Agent:
         self._worlds: dict[int, _World] = {}
         #: Executors that somebody has ended, and when that counts as their own crash.
         self._doubtful: deque[tuple[float, m.ExecutorExited]] = deque()
-        self._reports = Reports()
         self._head: HeadAddress | None = None
-        self._welcomed = False
-        #: The identity of the database in which the tasks here are.
-        self._database = ""
-        self._head_heard = clock.now()
-        self._looked = self._told = self._asked = self._greeted = 0.0
+        self._looked = self._nodes_told = 0.0
         self._ticked = clock.now()
-        self._ending = ""
-        self._leave_by = 0.0
         self._signals: list[int] = []
         self._launcher: Launcher | None = None
         #: Where the site file leaves the launcher open, and what waits until it is found.
@@ -171,9 +139,21 @@ class Agent:
         # `salloc` runs the program on the login node, the node is another one.
         address = None if _is_here(self._hosts) else "auto"
         self._server: Server[Any] = Server(keys, f"{site.directory}/{pilot}", m.ToAgent, address)
+        environ = os.environ
+        job = environ.get("PILOT_JOB_ID", str(os.getpid()))
+        life = int(environ.get("PILOT_RESTART_COUNT") or 0)
         # Of this life alone: an earlier one may live on, where its node is cut off, and come back.
-        name = f"pilot:{pilot}:{self._life}"
-        self._client: Client[Any] = Client(keys, name.encode(), m.ToPilot)
+        self._client: Client[Any] = Client(keys, f"pilot:{pilot}:{life}".encode(), m.ToPilot)
+        self._service = Service(
+            Identity(pilot, job, life, pool),
+            self._rules,
+            self._client.send,
+            self._node_infos,
+            self._running,
+            self._judge,
+            _end_of_walltime(environ.get("PILOT_JOB_ENDS_AT") or "0"),
+            self._pool.warning_s,
+        )
 
     # --- the loop
 
@@ -187,7 +167,7 @@ class Agent:
             now = clock.now()
             if self._look_for_head(now):
                 poller = self._poller(wake)
-            wait_s = min(TICK_S, self._reports.wait_s(now, self._rules.has_waiting))
+            wait_s = min(TICK_S, self._service.wait_s(now))
             ready = dict(poller.poll(math.ceil(wait_s * 1000)))
             now = clock.now()
             if wake.fileno() in ready:
@@ -201,16 +181,16 @@ class Agent:
             if self._client.source in ready:
                 for message in self._client.receive():
                     with _survives(message):
-                        self._take_from_head(message, now)
-                if self._client.take_unreadable() and now - self._greeted > GREET_S:
-                    self._greet()  # what it has sent may be work, which it will send again
+                        self._service.take(message, now)
+                if self._client.take_unreadable():
+                    self._service.unreadable(now)
             if now - self._ticked >= TICK_S:
                 self._tick(now)
             self._carry_out()
             for node in self._given_up.keys() & self._nodes:
                 self._lose_node(node, self._given_up[node], now)
-            self._report(now)
-            if self._ending and self._is_over(now):
+            self._service.report(now)
+            if self._service.is_over(now):
                 break
         self._close()
 
@@ -240,9 +220,9 @@ class Agent:
         while self._signals:
             number = self._signals.pop(0)
             if number == signal.SIGUSR1:
-                self._drain("its walltime is near its end", now)
+                self._service.drain("its walltime is near its end", now)
             elif number in (signal.SIGTERM, signal.SIGINT):
-                self._end("its job was cancelled or preempted", now, at_once=True)
+                self._service.end("its job was cancelled or preempted", now, at_once=True)
         self._reap(now)
 
     def _end_babbler(self, peer: bytes) -> None:
@@ -275,47 +255,24 @@ class Agent:
         for node, heard in list(self._node_heard.items()):
             if now - heard > NODE_SILENT_S:
                 self._lose_node(node, f"node {node} was silent for {NODE_SILENT_S:.0f} s", now)
-        if self._drain_at and now > self._drain_at:
-            self._drain("its walltime is near its end", now)
-        if self._ends_at and now > self._ends_at - END_S and not self._ending:
-            self._end("its walltime is over", now, at_once=True)
-        if now - self._told >= STATUS_S:
-            self._told = now
-            self._tell_status(now)
-        idle_s = now - self._rules.busy_at
-        if self._rules.draining and self._rules.is_idle and not self._ending:
-            self._end("it has drained", now)
-        alone_s = now - self._head_heard
-        if not self._ending and self._rules.is_idle and min(idle_s, alone_s) > ORPHAN_S:
-            self._end(f"no head has been heard of for {alone_s:.0f} s", now)
+        if now - self._nodes_told >= STATUS_S:
+            self._nodes_told = now
+            for address in self._nodes.values():
+                self._server.send(address, m.AgentStatus(self._server.endpoints.local))
+        self._service.tick(now)
 
     def _wake_up(self, slept_s: float, now: float) -> None:
         """Go on after this process stood still: others' silence and time limits start anew."""
         log.warning("stood still for %.0f s: its job or its machine was suspended", slept_s)
         self._node_heard = dict.fromkeys(self._node_heard, now)
-        self._head_heard = now
-        self._rules.slept(slept_s)
+        self._service.slept(slept_s, now)
 
-    def _tell_status(self, now: float) -> None:
-        for address in self._nodes.values():
-            self._server.send(address, m.AgentStatus(self._server.endpoints.local))
-        if not self._welcomed:
-            return
-        ask = now - self._asked >= ASK_S
-        self._asked = now if ask else self._asked
+    def _running(self, now: float) -> list[m.RunningTask]:
+        """What has run for a while."""
         running = [self._with_logs(world, task) for world, task in self._rules.running(now)]
         for tasks in self._node_running.values():
             running.extend(tasks)
-        self._client.send(
-            m.PilotStatus(
-                self._pilot,
-                running,
-                self._node_infos(),
-                0.0 if self._rules.held else now - self._rules.busy_at,
-                self._rules.draining,
-                ask,
-            )
-        )
+        return running
 
     def _with_logs(self, world: World, running: m.RunningTask) -> m.RunningTask:
         logs = tuple(
@@ -340,94 +297,17 @@ class Agent:
             or (address.epoch == known.epoch and self._client.is_lost and not address.is_dead())
         ):
             if known is not None and (address is None or address.is_dead()):
-                self._welcomed = False
+                self._service.lost_head()
             return False
         log.info("head of epoch %d on %s", address.epoch, address.host)
         self._head = address
-        self._welcomed = False
         self._client.connect(address.endpoints.choose())
-        self._greet()
+        self._service.greet()
         return True
-
-    def _greet(self) -> None:
-        self._welcomed = False
-        self._greeted = clock.now()
-        self._send_ended()
-        held = self._reports.held() | self._rules.held
-        self._client.send(
-            m.PilotHello(
-                m.PROTOCOL,
-                __version__,
-                self._pilot,
-                self._job,
-                self._life,
-                self._pool_name,
-                self._node_infos(),
-                self._ends_at,
-                list(held.items()),
-                list(self._sessions),
-                self._ends_at - clock.now() if self._ends_at else 0.0,
-                self._database,
-            )
-        )
 
     def _node_infos(self) -> list[m.NodeInfo]:
         """The nodes; at the start also those whose worker has not reported yet."""
         return [m.NodeInfo(name, self._pool.shape) for name in self._rules.hosts]
-
-    def _take_from_head(self, message: Any, now: float) -> None:
-        self._head_heard = now
-        if isinstance(message, m.Assign):
-            for session in message.sessions:
-                self._sessions[session.id] = session
-            for template in message.templates:
-                for function in message.functions:
-                    if function.digest == template.function:
-                        functions = self._functions.setdefault(template.session, {})
-                        functions[function.digest] = function
-            work = self._reports.meet(message.work, now)
-            self._rules.add_work(message.templates, work, now)
-        elif isinstance(message, m.Committed):
-            known = self._reports.acknowledge(message.seq)
-            self._rules.forget(completion.task for completion in known)
-        elif isinstance(message, m.CancelWork):
-            self._rules.cancel(message.tasks, now)
-        elif isinstance(message, m.ForgetSession):
-            self._rules.end_session(message.session)
-        elif isinstance(message, m.GiveBack):
-            self._rules.give_back(message.tasks, now)
-        elif isinstance(message, m.EndPilot):
-            if message.now:
-                self._end(message.reason, now, at_once=True)
-            else:
-                self._drain(message.reason, now)
-        elif isinstance(message, m.Welcome):
-            if message.refused == m.WHO_ARE_YOU:
-                if self._welcomed:  # otherwise it was asked before the last greeting arrived
-                    self._greet()
-            elif message.refused:
-                log.error("the head refuses this pilot: %s", message.refused)
-                self._end(message.refused, now, at_once=True)
-            elif not self._welcomed:
-                self._welcomed = True
-                self._database = message.database
-                self._tell_status(now)
-                # Also what has ended since the greeting.
-                for number, completions in self._reports.frames.items():
-                    self._client.send(m.Completions(self._pilot, number, completions))
-
-    def _report(self, now: float) -> None:
-        """Tell the head what has ended, when it is time."""
-        self._reports.add(self._rules.take_completions(), now)
-        if self._ending or not self._reports.wait_s(now, self._rules.has_waiting):
-            self._send_ended()
-
-    def _send_ended(self) -> None:
-        if not self._reports.next:
-            return
-        number = self._reports.close_frame()
-        if self._welcomed:
-            self._client.send(m.Completions(self._pilot, number, self._reports.frames[number]))
 
     # --- node workers, executors, ranks
 
@@ -488,7 +368,7 @@ class Agent:
 
         The batch system signals all processes of a job, one after the other and node by node.
         """
-        return self._site.config.batch == "slurm" and not self._ending
+        return self._site.config.batch == "slurm" and not self._service.ending
 
     def _executor_exited(self, message: m.ExecutorExited, now: float) -> None:
         self._rules.executor_exited(
@@ -503,7 +383,7 @@ class Agent:
 
     def _judge(self, now: float) -> None:
         """Take executors for killed that the end of the job has not explained in time."""
-        while self._doubtful and (self._ending or now >= self._doubtful[0][0]):
+        while self._doubtful and (self._service.ending or now >= self._doubtful[0][0]):
             self._executor_exited(self._doubtful.popleft()[1], now)
 
     def _start_node(self, host: str) -> None:
@@ -561,18 +441,18 @@ class Agent:
         self._node_heard.pop(node, None)
         self._node_running.pop(node, None)
         lost = self._rules.lose_node(node, reason, now)
-        self._tell_status(now)
+        self._service.tell_status(now)
         for executor in lost:
             self._executors.pop(executor.id, None)
             if executor.pid and self._own is not None and node == self._own.node:
                 # Its node worker was killed, and was no step that the batch system would end.
                 _kill_pid_group(executor.pid)
-        if self._ending:
+        if self._service.ending:
             return
         log.warning("%s", reason)
         if not self._steps and not self._nodes:
             why = "".join(f": {reason}" for reason in self._given_up.values())
-            self._end(f"it has no nodes left{why}", now, at_once=True)
+            self._service.end(f"it has no nodes left{why}", now, at_once=True)
         elif node in self._steps:
             self._steps[node].terminate()
 
@@ -587,7 +467,7 @@ class Agent:
                     action.node,
                     m.StartExecutor(
                         action.executor,
-                        self._sessions[action.session],
+                        self._service.sessions[action.session],
                         action.cores,
                         action.gpus,
                     ),
@@ -604,8 +484,7 @@ class Agent:
                 log.error("%s is given up: %s", action.node, action.reason)
                 self._given_up[action.node] = action.reason
             elif isinstance(action, a.ForgetSession):
-                self._sessions.pop(action.session, None)
-                self._functions.pop(action.session, None)
+                self._service.forget_session(action.session)
             else:
                 self._stop_world(action.world)
 
@@ -648,7 +527,7 @@ class Agent:
             known.templates.add(number)
             if template.function not in known.functions:
                 known.functions.add(template.function)
-                functions.append(self._functions[template.session][template.function])
+                functions.append(self._service.functions[template.session][template.function])
         return m.Run(functions, templates, work, plan)
 
     # --- MPI worlds
@@ -757,7 +636,7 @@ class Agent:
             pilot=self._pilot,
             site=str(self._site.directory),
             agent=self._server.endpoints,
-            session=self._sessions[action.session],
+            session=self._service.sessions[action.session],
             cores_per_rank=action.need.cores,
             gpus_per_rank=action.need.gpus,
             cores_of_node=self._pool.shape.cores,
@@ -820,33 +699,8 @@ class Agent:
 
     # --- the end
 
-    def _drain(self, reason: str, now: float) -> None:
-        if not self._rules.draining:
-            log.info("draining: %s", reason)
-            self._rules.drain(reason, now)
-            # Before what is handed back, so that it does not come again.
-            self._tell_status(now)
-
-    def _end(self, reason: str, now: float, at_once: bool = False) -> None:
-        if at_once:
-            self._rules.stop_all(reason, now)
-            self._tell_status(now)
-        if self._ending:
-            return
-        log.info("ends: %s", reason)
-        self._ending = reason
-        self._judge(now)
-        self._leave_by = now + LEAVE_S
-        self._rules.drain(reason, now)
-
-    def _is_over(self, now: float) -> bool:
-        if now > self._leave_by:
-            return True
-        return self._rules.is_idle and not (self._reports and self._welcomed)
-
     def _close(self) -> None:
-        if self._welcomed:
-            self._client.send(m.PilotBye(self._pilot, self._ending, list(self._rules.held.items())))
+        self._service.bye()
         for address in self._nodes.values():
             self._server.send(address, m.Exit())
         for number in list(self._worlds):
@@ -878,11 +732,6 @@ def _end_of_walltime(told: str) -> float:
     except ValueError:
         return 0.0
     return clock.from_wall(moment) if moment else 0.0
-
-
-def _drain_at(ends_at: float, warning_s: float, now: float) -> float:
-    """Return when a pilot drains: its pool's warning before its end, of a short walltime half."""
-    return ends_at - min(warning_s, (ends_at - now) / 2) if ends_at else 0.0
 
 
 @contextlib.contextmanager

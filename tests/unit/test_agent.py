@@ -12,7 +12,7 @@ import yaml
 from support.builders import template, work
 
 from pilot import clock
-from pilot.agent import actions
+from pilot.agent import actions, service
 from pilot.agent import agent as a
 from pilot.agent.agent import Agent
 from pilot.site import open_site
@@ -33,7 +33,8 @@ class Job:
         self.agent = Agent(site, "test-1", "main", None)
         self.now = self.agent._ticked
         self.sent: list[object] = []
-        self.agent._client.send = self.sent.append  # type: ignore[method-assign]
+        self.service = self.agent._service
+        self.service._send = self.sent.append
 
     def tick(self, seconds: float, step_s: float = 0.5) -> None:
         """Let time go by, in so small steps."""
@@ -43,7 +44,7 @@ class Job:
             self.agent._tick(self.now)
 
     def hear(self, message: object) -> None:
-        self.agent._take_from_head(message, self.now)
+        self.service.take(message, self.now)
 
     def node_speaks(self, node: str) -> None:
         self.agent._take(b"", m.NodeStatus(node, []), self.now)
@@ -71,10 +72,10 @@ def welcomed(job: Job) -> None:
 def test_idle_pilot_whose_head_is_not_heard_of_ends(job: Job) -> None:
     welcomed(job)
     job.agent._node_heard.clear()  # its nodes are not what this is about
-    job.tick(a.ORPHAN_S - 5.0)
-    assert not job.agent._ending
+    job.tick(service.ORPHAN_S - 5.0)
+    assert not job.service.ending
     job.tick(10.0)
-    assert "no head has been heard of" in job.agent._ending
+    assert "no head has been heard of" in job.service.ending
 
 
 def test_pilot_asks_for_a_sign_of_life_and_stays_while_it_gets_one(job: Job) -> None:
@@ -82,19 +83,19 @@ def test_pilot_asks_for_a_sign_of_life_and_stays_while_it_gets_one(job: Job) -> 
     job.agent._node_heard.clear()
     for _ in range(8):
         job.sent.clear()
-        job.tick(a.ORPHAN_S / 4)
+        job.tick(service.ORPHAN_S / 4)
         asked = [s for s in job.sent if isinstance(s, m.PilotStatus) and s.answer]
-        assert len(asked) >= a.ORPHAN_S / 4 / a.ASK_S - 2
+        assert len(asked) >= service.ORPHAN_S / 4 / service.ASK_S - 2
         job.hear(m.HeadStatus())
-    assert not job.agent._ending
+    assert not job.service.ending
 
 
 def test_pilot_that_works_goes_on_without_a_head(job: Job) -> None:
     welcomed(job)
     job.agent._node_heard.clear()
     job.agent._rules._attempts.held[1] = 1
-    job.tick(3 * a.ORPHAN_S, 5.0)
-    assert not job.agent._ending
+    job.tick(3 * service.ORPHAN_S, 5.0)
+    assert not job.service.ending
 
 
 # --- its own sleep -------------------------------------------------------------------------------
@@ -107,14 +108,14 @@ def test_agent_that_stood_still_forgives_its_nodes_once(job: Job) -> None:
     job.node_speaks("n1")
     job.tick(a.NODE_SILENT_S + 1.0)
     assert job.agent._rules.hosts == []  # both have been silent while it was awake
-    assert job.agent._ending
+    assert job.service.ending
 
 
 def test_sleep_is_no_reason_to_give_up_the_head(job: Job) -> None:
     welcomed(job)
     job.agent._node_heard.clear()
-    job.tick(10 * a.ORPHAN_S, 10 * a.ORPHAN_S)
-    assert not job.agent._ending
+    job.tick(10 * service.ORPHAN_S, 10 * service.ORPHAN_S)
+    assert not job.service.ending
 
 
 # --- ends that the end of the job explains -------------------------------------------------------
@@ -176,7 +177,7 @@ def test_processes_that_are_killed_with_their_job_are_interrupted(job: Job, tmp_
     launched.returncode = 143
     job.tick(1.0)
     assert outcomes(job) == []
-    job.agent._end("its job was cancelled or preempted", job.now, at_once=True)
+    job.service.end("its job was cancelled or preempted", job.now, at_once=True)
     job.tick(0.5)
     assert outcomes(job) == ["interrupted"]
 
@@ -194,7 +195,7 @@ def test_executors_that_are_killed_with_their_job_are_interrupted(job: Job) -> N
     keep_nodes(job)
     job.tick(1.0)
     assert outcomes(job) == []
-    job.agent._end("its job was cancelled or preempted", job.now, at_once=True)
+    job.service.end("its job was cancelled or preempted", job.now, at_once=True)
     assert outcomes(job) == ["interrupted"]
 
 
@@ -212,8 +213,8 @@ def test_executors_that_are_killed_while_their_job_goes_on_have_crashed(
 
 
 def ends_in(job: Job, seconds: float) -> None:
-    job.agent._ends_at = job.now + seconds
-    job.agent._drain_at = a._drain_at(job.agent._ends_at, 60.0, job.now)
+    job.service.ends_at = job.now + seconds
+    job.service.drain_at = service.drain_at(job.service.ends_at, 60.0, job.now)
 
 
 def test_pilot_drains_without_a_signal_before_its_walltime_ends(job: Job) -> None:
@@ -224,21 +225,21 @@ def test_pilot_drains_without_a_signal_before_its_walltime_ends(job: Job) -> Non
     job.tick(539.0)
     assert not job.agent._rules.draining
     job.tick(2.0)
-    assert job.agent._rules.draining and not job.agent._ending
-    job.tick(600.0 - 541.0 - a.END_S + 0.5)
-    assert job.agent._ending == "its walltime is over"
+    assert job.agent._rules.draining and not job.service.ending
+    job.tick(600.0 - 541.0 - service.END_S + 0.5)
+    assert job.service.ending == "its walltime is over"
 
 
 def test_half_of_a_short_walltime_is_left_for_work(job: Job) -> None:
     ends_in(job, 60.0)
-    assert job.agent._drain_at == job.now + 30.0
+    assert job.service.drain_at == job.now + 30.0
 
 
 def test_end_of_the_walltime_is_told_as_what_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Job
 ) -> None:
     ends_in(job, 100.0)
-    job.agent._greet()
+    job.service.greet()
     (hello,) = [s for s in job.sent if isinstance(s, m.PilotHello)]
     assert 90.0 < hello.left_s <= 100.0
 
