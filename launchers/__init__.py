@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from launchers.base import HostShare, Launch, Launcher, Placement
 from launchers.identity import identity_in, leave_identity
 from launchers.local import LocalLauncher
-from launchers.mpirun import FLAVOURS, MpirunLauncher, detect_launcher, find_mpi
+from launchers.mpirun import FLAVOURS, MpirunLauncher, find_mpi
 from launchers.nodes import NODE_LAUNCHERS, node_worker
 from launchers.srun import SrunLauncher
 
@@ -23,7 +23,6 @@ __all__ = [
     "Launch",
     "Launcher",
     "Placement",
-    "detect_launcher",
     "get_launcher",
     "identity_in",
     "leave_identity",

@@ -238,17 +238,6 @@ def find_mpi(
     )
 
 
-def detect_launcher(which: Which = shutil.which, run: Run = run_version) -> str:
-    """Name of the flavour that `find_mpi` finds first: what ``auto`` stands for.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no MPI launcher.
-    """
-    return find_mpi(which=which, run=run)[0].name
-
-
 def _candidates(flavours: Iterable[Flavour], which: Which) -> Iterator[str]:
     """Programs that may be MPI launchers, each once, directory by directory."""
     names = ("mpiexec", "mpirun", *(name for f in flavours for name in f.programs))

@@ -193,11 +193,6 @@ class SiteConfig(_Mapping, frozen=True, kw_only=True):
     #: Manners towards Slurm.
     slurm: SlurmConfig = SlurmConfig()
 
-    @property
-    def default_pool(self) -> str:
-        """The name of the pool for tasks that name none."""
-        return next(iter(self.pools))
-
 
 def load_site_file(path: Path) -> SiteConfig:
     """Read and check a site file.

@@ -30,22 +30,16 @@ from pilot.errors import ResultError, StorageError
 #: Under the site directory.
 RESULTS = "results"
 
-#: When a segment is large enough to be sealed whatever else.
-TARGET_BYTES = 256 * 1024 * 1024
-
 
 class Unsealed:
     """A result in a segment that is not sealed yet: nothing that could be announced."""
 
-    __slots__ = ("_value", "index", "name", "session", "size", "task_id")
+    __slots__ = ("_value", "index", "name", "task_id")
 
-    def __init__(self, session: str, task_id: str, index: int, name: str, size: int) -> None:
-        self.session = session
+    def __init__(self, task_id: str, index: int, name: str) -> None:
         self.task_id = task_id
         self.index = index
         self.name = name
-        #: Bytes of data.
-        self.size = size
         self._value: Value | None = None
 
     @property
@@ -72,7 +66,6 @@ class _Segment:
         self.draft = draft
         self.names: set[str] = set()
         self.results: list[tuple[Unsealed, Written]] = []
-        self.size = 0
 
 
 class SegmentWriter:
@@ -86,14 +79,11 @@ class SegmentWriter:
         The site directory.
     owner
         A name for this process that no other process has or had on this site.
-    target_bytes
-        The size from which on a segment is `full`.
     """
 
-    def __init__(self, site_dir: Path, owner: str, *, target_bytes: int = TARGET_BYTES) -> None:
+    def __init__(self, site_dir: Path, owner: str) -> None:
         self.site_dir = site_dir
         self.owner = owner
-        self.target_bytes = target_bytes
         self._open: dict[str, _Segment] = {}
         #: What takes no more results and is not sealed yet.
         self._closed: list[_Segment] = []
@@ -129,9 +119,8 @@ class SegmentWriter:
             except BaseException:
                 segment.names.discard(name)
                 raise
-            result = Unsealed(session, task_id, index, name, written.size)
+            result = Unsealed(task_id, index, name)
             segment.results.append((result, written))
-            segment.size += written.size
             return result
 
     def _segment(self, session: str) -> _Segment:
@@ -152,20 +141,8 @@ class SegmentWriter:
         with self._lock:
             return [result for segment in self._unsealed() for result, _ in segment.results]
 
-    @property
-    def pending_bytes(self) -> int:
-        """Size of `pending`."""
-        with self._lock:
-            return sum(segment.size for segment in self._unsealed())
-
     def _unsealed(self) -> list[_Segment]:
         return [*self._closed, *self._open.values()]
-
-    @property
-    def full(self) -> bool:
-        """Whether a segment has reached `target_bytes`, so that it is time to seal."""
-        with self._lock:
-            return any(segment.size >= self.target_bytes for segment in self._open.values())
 
     def seal(self) -> list[Value]:
         """Finish all open segments; what other threads add meanwhile goes into new ones.

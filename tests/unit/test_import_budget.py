@@ -21,7 +21,6 @@ HEAVY = {
     "mpi4py",
     "multiprocessing",
     "numpy",
-    "paramiko",
     "psutil",
     "rich",
     "ssl",

@@ -20,7 +20,6 @@ from launchers import (
     Launch,
     Launcher,
     Placement,
-    detect_launcher,
     get_launcher,
     node_worker,
 )
@@ -330,7 +329,6 @@ class Machine:
 def test_the_virtual_environments_mpi_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch, usr_mpirun="openmpi 4", venv_mpiexec="mpich")
     assert machine.find() == ("mpich", f"{VENV_BIN}/mpiexec")
-    assert detect_launcher(which=machine.which, run=machine.run) == "mpich"
 
 
 def test_an_mpi_asked_for_by_name_is_found_behind_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -313,7 +313,6 @@ def test_nothing_can_be_announced_before_it_is_sealed(
 ) -> None:
     results = [writer.add("s1", "f", f"t{n}", 0, GRID + n) for n in range(3)]
     assert writer.pending == results
-    assert writer.pending_bytes == 3 * GRID.nbytes
     for result in results:
         with pytest.raises(RuntimeError, match="not sealed"):
             _ = result.value
@@ -385,16 +384,6 @@ def test_awkward_names_stay_inside_the_site(tmp_path: Path, name: str) -> None:
     assert_same(read(site, result.value), GRID)
     assert list(tmp_path.iterdir()) == [site]
     assert len(list((site / "results").glob("*/*.h5"))) == 1
-
-
-def test_full_says_when_it_is_time_to_seal(tmp_path: Path) -> None:
-    with SegmentWriter(tmp_path, "e", target_bytes=2 * GRID.nbytes) as writer:
-        writer.add("s1", "f", "t1", 0, GRID)
-        assert not writer.full
-        writer.add("s1", "f", "t2", 0, GRID)
-        assert writer.full
-        writer.seal()
-        assert not writer.full
 
 
 def test_an_exception_discards_what_is_unsealed(tmp_path: Path) -> None:

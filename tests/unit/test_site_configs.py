@@ -49,15 +49,15 @@ def test_the_shipped_files_are_right(tmp_path: Path) -> None:
 
 def test_the_local_site_is_this_machine(tmp_path: Path) -> None:
     config = load_text(tmp_path, template_text("local"))
-    pool = config.pools[config.default_pool]
-    assert (config.batch, config.default_pool) == ("local", "main")
+    (pool,) = config.pools.values()
+    assert (config.batch, *config.pools) == ("local", "main")
     assert pool.shape == NodeShape(len(os.sched_getaffinity(0)), 0, 0)
     assert (pool.max_nodes, pool.nodes_per_pilot) == (1, 1)
 
 
 def test_the_virtual_clusters_site(tmp_path: Path) -> None:
     config = load_text(tmp_path, template_text("virtual"))
-    assert config.default_pool == "main"
+    assert next(iter(config.pools)) == "main"
     assert {name: pool.partition for name, pool in config.pools.items()} == {
         "main": "main",
         "urgent": "urgent",
@@ -127,7 +127,7 @@ def test_plain_words_are_texts(tmp_path: Path) -> None:
 def test_sections_may_be_comments_only(tmp_path: Path) -> None:
     config = load_text(tmp_path, "batch: local\nhead:\n  # port: 1\npools:\n  main:\n")
     assert config.head.port == 0
-    assert config.default_pool == "main"
+    assert [*config.pools] == ["main"]
 
 
 def test_pools_may_share_lines(tmp_path: Path) -> None:
