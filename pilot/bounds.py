@@ -15,6 +15,8 @@ Number: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Checksum: TypeAlias = Annotated[int, Meta(ge=0)]
 #: What may be negative as well.
 Signed: TypeAlias = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+#: Numbers of heads; one more of them than there can ever be is still a number.
+Epoch: TypeAlias = Annotated[int, Meta(ge=0, le=10**15)]
 #: How many of something the head makes for a task.
 Few: TypeAlias = Annotated[int, Meta(ge=0, le=1_000_000)]
 #: Moments and lengths of time; no NaN, which compares with nothing and which SQLite takes for none.

@@ -212,7 +212,7 @@ def open_site(directory: Path) -> Site:
     try:
         if directory.is_dir():
             _check_owner(directory)
-        if not path.is_file():
+        if not path.exists():
             raise SiteError(
                 f"{directory} is no site: it has no {SITE_FILE}; `pilot init` makes one"
             )

@@ -32,6 +32,7 @@ import msgspec
 import yaml
 
 from scheduler.resources import parse_duration_s, parse_memory_mib
+from site_configs.regular import read_regular_text
 
 T = TypeVar("T")
 
@@ -215,7 +216,7 @@ def load_what_fits(
     if isinstance(source, Path):
         name = name or str(source)
         try:
-            text = source.read_text(encoding="utf-8")
+            text = read_regular_text(source)
         except OSError as error:
             raise error_type(f"{name}: cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:

@@ -26,6 +26,8 @@ from pathlib import Path
 import msgspec
 
 from launchers import HostShare, Launcher, Placement, get_launcher
+from pilot.bounds import UNREADABLE
+from site_configs.regular import read_regular
 
 #: How long a trial may take, in seconds.
 TRIAL_S = 20.0
@@ -192,8 +194,10 @@ class MpiChoice:
 
     def _remembered(self) -> Found | None:
         try:
-            known = msgspec.json.decode(self._path.read_bytes(), type=_Remembered)
-        except (OSError, msgspec.DecodeError):
+            known = msgspec.json.decode(read_regular(self._path), type=_Remembered)
+        except OSError:
+            return None
+        except UNREADABLE:
             return None
         return Found(known.choice) if known.key == self._key else None
 

@@ -6,6 +6,7 @@ parameters. Values are data: no shell reads them.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,11 @@ if TYPE_CHECKING:
 INDEX_VARIABLE, LINE_VARIABLE = "PILOT_ARRAY_TASK_ID", "PILOT_LINE"
 #: An array has no more tasks than this.
 TASKS_MOST = 1_000_000
+#: The characters that a line has at most: Linux takes no longer argument.
+LONGEST = 32 * os.sysconf("SC_PAGE_SIZE")
 
+#: No number of a task is longer.
+_DIGITS = 18
 _RANGE = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?")
 
 
@@ -47,6 +52,8 @@ def array_rows(text: str) -> Rows:
         if found is None:
             limit = "; Pilot has no %: as many run as there are cores" if "%" in part else ""
             raise ValueError(f"{part!r}: write numbers and ranges, as 0-99, 0-99:2 or 1,5,7{limit}")
+        if max(map(len, filter(None, found.groups()))) > _DIGITS:
+            raise ValueError(f"{part[:40]!r}…: numbers have up to {_DIGITS} digits")
         first, last, step = int(found[1]), int(found[2] or found[1]), int(found[3] or 1)
         if step < 1:
             raise ValueError(f"{part!r}: the step is 0; write FIRST-LAST:STEP with a step from 1")
@@ -64,19 +71,27 @@ def array_rows(text: str) -> Rows:
 def line_rows(lines: Iterable[str]) -> Rows:
     """Make a row of each line that is not empty, numbered from 0.
 
+    No more is read than it takes to see that it is too much: what comes may have no end.
+
     Raises
     ------
     ValueError
-        There is none, there are too many, or one has a NUL character.
+        There is none, there are too many, or a command cannot get one.
     """
-    texts = [text for line in lines if (text := line.rstrip("\r\n"))]
+    texts: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        if "\0" in line:
+            raise ValueError(f"line {number} has a NUL character: a command cannot get it")
+        if len(line) > LONGEST:
+            raise ValueError(
+                f"line {number} is longer than the {LONGEST >> 10} KiB that a command can get"
+            )
+        if text := line.rstrip("\r\n"):
+            texts.append(text)
+        if len(texts) > TASKS_MOST:
+            raise ValueError(f"it has more than {TASKS_MOST:,} lines")
     if not texts:
         raise ValueError("it has no lines")
-    if len(texts) > TASKS_MOST:
-        raise ValueError(f"it has more than {TASKS_MOST:,} lines")
-    for number, text in enumerate(texts):
-        if "\0" in text:
-            raise ValueError(f"line {number + 1} has a NUL character: a command cannot get it")
     return Rows(("index", "line"), [(str(n), text) for n, text in enumerate(texts)])
 
 

@@ -68,11 +68,13 @@ def _tasks_or_sessions(context: click.Context, incomplete: str) -> list[tuple[st
 def _parameters(context: click.Context, _incomplete: str) -> list[tuple[str, str]]:
     import yaml
 
+    from site_configs.regular import read_regular_text
+
     # Of a line that ends with an option click has the words, and no parameters yet.
     words = [context.params.get("file") or "", *context.args]
     words += shlex.split(os.environ.get("COMP_WORDS", ""))
     file = next(word for word in map(Path, words) if word.suffix in (".yaml", ".yml"))
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content = yaml.safe_load(read_regular_text(file))
     parameters: dict[str, Any] = content["parameters"]
     return [(f"{name}=", f"default: {value}") for name, value in parameters.items()]
 

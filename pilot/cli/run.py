@@ -20,6 +20,7 @@ import click
 from pilot.cli.common import INTERRUPTED, current_site, json_option, site_option
 from pilot.cli.completing import complete_parameter
 from pilot.cli.output import counted, duration, first_line, note, print_fields, print_json, say
+from pilot.cli.parameters import RegularFile
 from pilot.errors import PilotError, TaskError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _parameters(
 
 
 @click.command(cls=_RunCommand)
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=RegularFile())
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.option(
     "-p",

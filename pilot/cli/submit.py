@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, TextIO
+from functools import partial
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from pilot.cli.array import Rows, array_command, array_path, array_rows, check_name, line_rows
+from pilot.cli.array import (
+    LONGEST,
+    Rows,
+    array_command,
+    array_path,
+    array_rows,
+    check_name,
+    line_rows,
+)
 from pilot.cli.common import INTERRUPTED, asking, current_site, site_option
 from pilot.cli.completing import complete_session
 from pilot.cli.logs import Output, last_attempt
 from pilot.cli.output import counted, note
+from pilot.cli.parameters import MOST, SESSION, Number
 from pilot.errors import CommandFailed, PilotError, SubmissionError, TaskError
 from pilot.site import working_directory
+from site_configs.regular import NotRegularError, check_regular
 
 if TYPE_CHECKING:
     from pilot.future import Future
@@ -44,24 +55,42 @@ def _array(_context: click.Context, _parameter: click.Parameter, text: str | Non
 
 
 def _each_line(
-    _context: click.Context, _parameter: click.Parameter, file: TextIO | None
+    _context: click.Context, _parameter: click.Parameter, path: str | None
 ) -> Rows | None:
+    if path is None:
+        return None
     try:
-        return None if file is None else line_rows(file)
+        with _open_lines(path) as file:
+            return line_rows(iter(partial(file.readline, LONGEST + 1), ""))
     except ValueError as error:
-        raise click.BadParameter(f"{file.name if file else ''}: {error}") from None
+        told = str(error)
+    except NotRegularError as error:
+        told = f"{error.strerror}; what another program writes is given as - or <(…)"
+    except OSError as error:
+        told = error.strerror or str(error)
+    raise click.BadParameter(f"{path}: {told}")
+
+
+def _open_lines(path: str) -> IO[str]:
+    """Open a file of lines: a regular one, or what this process was given open by its shell."""
+    is_given = path in ("-", "/dev/stdin") or path.startswith(("/dev/fd/", "/proc/self/fd/"))
+    if not is_given:
+        check_regular(path)
+    return click.open_file(path, encoding="utf-8", errors="surrogateescape")
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.option("--name", help="What lists call the task. Default: the command.")
-@click.option("--cores", type=int, default=1, help="Cores (of each rank).", show_default=True)
+@click.option("--cores", type=Number(1), default=1, help="Cores (of each rank).", show_default=True)
 @click.option("--memory", default="0", help="Memory (of each rank), such as 4G.")
-@click.option("--gpus", type=int, default=0, help="GPUs (of each rank).")
-@click.option("--ranks", type=int, default=1, help="MPI ranks: starts it by the site's launcher.")
-@click.option("--ranks-per-node", type=int, help="Ranks on each node. Default: as it fits.")
+@click.option("--gpus", type=Number(0), default=0, help="GPUs (of each rank).")
+@click.option(
+    "--ranks", type=Number(1), default=1, help="MPI ranks: starts it by the site's launcher."
+)
+@click.option("--ranks-per-node", type=Number(1), help="Ranks on each node. Default: as it fits.")
 @click.option("--time-limit", help="Longest run, such as 10m or 1:30:00.")
-@click.option("--retries", type=int, default=0, help="How often to try again after an error.")
-@click.option("--priority", type=int, default=0, help="Higher goes first.")
+@click.option("--retries", type=Number(0), default=0, help="How often to try again after an error.")
+@click.option("--priority", type=Number(-MOST), default=0, help="Higher goes first.")
 @click.option("--pool", help="The pool to run in. Default: any that fits.")
 @click.option("--cwd", help="Where the command runs. Default: here.")
 @click.option("--stdin", help="File for its standard input.")
@@ -77,7 +106,8 @@ def _each_line(
 @click.option(
     "--session",
     "session_id",
-    type=int,
+    type=SESSION,
+    metavar="ID",
     help="Submit to this open session.",
     shell_complete=complete_session,
 )
@@ -92,7 +122,6 @@ def _each_line(
     "--each-line",
     "lines",
     callback=_each_line,
-    type=click.File(encoding="utf-8", errors="surrogateescape"),
     metavar="FILE",
     help="A task for each line of a file (-: standard input) that is not empty.",
 )

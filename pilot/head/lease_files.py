@@ -173,7 +173,9 @@ class LeaseFiles:
                 self._spare.rename(self._aside)
             except OSError:
                 raise error from None
-        return self._written(os.open(self._aside, os.O_WRONLY | os.O_CLOEXEC), record)
+        # What has the spare's name may be anything: a FIFO would wait for a reader.
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        return self._written(os.open(self._aside, flags), record)
 
     def _written(self, descriptor: int, record: bytes) -> int:
         try:

@@ -12,19 +12,22 @@ from pathlib import Path
 
 import msgspec
 
-from pilot.bounds import UNREADABLE
+from pilot.bounds import UNREADABLE, Epoch, Number
 from pilot.wire.endpoints import Endpoints, boot_id
+from site_configs.regular import NotRegularError, read_regular
 
 #: A file that cannot be read is tried again after so many seconds.
 _PAUSES_S = (0.01, 0.05, 0.0)
+#: More than any address takes.
+_MOST_BYTES = 1 << 16
 
 
 class HeadAddress(msgspec.Struct, frozen=True):
     """Where a head listens, and which one it is."""
 
-    epoch: int
+    epoch: Epoch
     host: str
-    pid: int
+    pid: Number
     #: Clock ticks since the boot at which the process started.
     started: int
     endpoints: Endpoints
@@ -84,7 +87,8 @@ def process_started(pid: int) -> int:
 
 
 def read_address(path: Path, known: HeadAddress | None = None) -> HeadAddress | None:
-    """Return what the site directory says of its head; None where it says nothing.
+    """Return what the site directory says of its head; None where it says nothing, or what no
+    head has said: one that lives says it again within a second.
 
     Parameters
     ----------
@@ -96,13 +100,15 @@ def read_address(path: Path, known: HeadAddress | None = None) -> HeadAddress | 
     """
     for pause_s in _PAUSES_S:
         try:
-            return msgspec.json.decode(path.read_bytes(), type=HeadAddress)
-        except FileNotFoundError:
+            address = msgspec.json.decode(read_regular(path, _MOST_BYTES), type=HeadAddress)
+        except (FileNotFoundError, NotRegularError):
             return None
         except UNREADABLE:
             return None
         except OSError:
             time.sleep(pause_s)
+        else:
+            return address if address.endpoints.are_known else None
     return known
 
 

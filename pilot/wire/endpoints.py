@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import socket
 import stat
 import tempfile
@@ -24,9 +25,13 @@ from pathlib import Path
 import msgspec
 
 from pilot.errors import SiteError
+from pilot.wire.socket_files import identity
 
 #: What a Unix socket's path is preceded by.
 LOCAL = "unix://"
+#: What is connected to: what comes from a file may be anything.
+_LOCAL = re.compile(rf"{LOCAL}/[^\0]{{1,4000}}")
+_REMOTE = re.compile(r"(?:tcp://[^\s/:;\0]{1,255}:[0-9]{1,5})?")
 
 
 def temporary_dir() -> Path:
@@ -105,6 +110,14 @@ class Endpoints(msgspec.Struct, frozen=True):
     remote: str
 
     @property
+    def are_known(self) -> bool:
+        """Whether these are endpoints as servers of Pilot have them."""
+        return all(
+            pattern.fullmatch(endpoint)
+            for pattern, endpoint in ((_LOCAL, self.local), (_REMOTE, self.remote))
+        )
+
+    @property
     def is_reachable(self) -> bool:
         """Whether this machine can reach it."""
         return bool(self.remote) or self.boot == boot_id()
@@ -112,6 +125,6 @@ class Endpoints(msgspec.Struct, frozen=True):
     def choose(self) -> str:
         """The endpoint to connect to from this machine."""
         path = Path(self.local.removeprefix(LOCAL))
-        if self.boot == boot_id() and is_private(path.parent) and path.exists():
+        if self.boot == boot_id() and is_private(path.parent) and identity(path):
             return self.local
         return self.remote or self.local

@@ -22,6 +22,7 @@ import zmq
 
 from pilot.data.patience import patient
 from pilot.errors import SiteError
+from site_configs.regular import read_regular
 
 
 class Keys(msgspec.Struct, frozen=True):
@@ -34,6 +35,8 @@ class Keys(msgspec.Struct, frozen=True):
     directory: Path
 
 
+#: More than any key takes.
+_MOST_BYTES = 1 << 16
 #: Of the server and of everybody else.
 _NAMES = ("server", "client")
 #: What to do where keys are missing or damaged.
@@ -136,7 +139,7 @@ def load_keys(directory: Path) -> Keys:
 def _read_key(path: Path) -> tuple[bytes, bytes]:
     """Read the public and the secret key of a file; ZeroMQ's own reader tells no cause."""
     found = {}
-    for line in path.read_bytes().splitlines():
+    for line in read_regular(path, _MOST_BYTES).splitlines():
         name, is_set, value = line.strip().partition(b"=")
         if is_set:
             found[name.strip()] = value.strip(b" \t'\"")

@@ -31,6 +31,8 @@ WHO_ARE_YOU = "who are you?"
 
 #: A session has so many numbers for its tasks, the first of which is 1.
 NUMBERS = (1 << 32) - 1
+#: The highest number of a session.
+SESSIONS = (1 << 31) - 1
 
 #: One result of a task: (task id, index of the result).
 Ref: TypeAlias = tuple[Number, Number]
@@ -61,7 +63,7 @@ def parse_task_label(text: str) -> int:
     """
     if match := re.fullmatch(r"([0-9]{1,10})\.([0-9]{1,10})", text):
         session, number = map(int, match.groups())
-        if session < 1 << 31 and number <= NUMBERS:
+        if session <= SESSIONS and number <= NUMBERS:
             return task_id(session, number)
     raise ValueError(
         f"{text[:40]!r} is no task id; task ids look like 3.17: the session's number, and the "

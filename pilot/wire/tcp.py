@@ -256,6 +256,8 @@ class Dealer:
         self._taken = 0
         #: Whether the router sends nothing more by this connection.
         self.is_lost = False
+        #: Whether there is no router at all: the endpoint is none.
+        self._is_nowhere = False
         #: Can be read when there is something to `receive`.
         self.source = self._context.socket(zmq.DEALER)
         _tune(self.source)
@@ -268,7 +270,11 @@ class Dealer:
             | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
             | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
         )
-        self.source.connect(endpoint)
+        try:
+            self.source.connect(endpoint)
+        except zmq.ZMQError as error:
+            log.info("nobody can be at %s: %s", endpoint, error)
+            self.is_lost = self._is_nowhere = True
 
     @property
     def refused(self) -> bool:
@@ -286,7 +292,8 @@ class Dealer:
 
     def send(self, frame: bytes) -> None:
         """Send to the router."""
-        _send(self.source, frame)
+        if not self._is_nowhere:
+            _send(self.source, frame)
 
     def receive(self) -> list[bytes]:
         """What has arrived."""

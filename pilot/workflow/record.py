@@ -17,6 +17,7 @@ import msgspec
 from pilot.bounds import UNREADABLE
 from pilot.workflow.graph import Result
 from pilot.workflow.run import SubmittedWorkflow
+from site_configs.regular import NotRegularError, read_regular
 
 #: The name of the file, in the session's directory of results.
 FILE_NAME = "workflow.msgpack"
@@ -179,9 +180,9 @@ def write_record(results: Path, session: int, record: Record) -> None:
 def read_record(results: Path, session: int) -> Record | None:
     """Return the record of a session; None where the session is of no workflow, or was purged."""
     try:
-        data = (results / str(session) / FILE_NAME).read_bytes()
+        data = read_regular(results / str(session) / FILE_NAME)
         return msgspec.msgpack.decode(data, type=Record)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotRegularError):
         return None
     except UNREADABLE:
         return None

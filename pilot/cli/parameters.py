@@ -1,0 +1,142 @@
+"""What options and arguments may be: numbers within bounds, ids, files.
+
+Invariant: what is wrong is told with the name of the option or argument, before anything is done.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pilot.texts import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    _Type = click.ParamType[Any]
+else:
+    _Type = click.ParamType  # which takes no parameter in older releases
+
+#: More than there is of anything that is counted, and within what messages can carry.
+MOST = 1_000_000_000
+#: So much of a word that is wrong is shown, in characters.
+_SHOWN = 40
+
+
+class Number(_Type):
+    """A whole number.
+
+    Parameters
+    ----------
+    least, most
+        Its bounds.
+    """
+
+    name = "integer"
+
+    def __init__(self, least: int, most: int = MOST) -> None:
+        self.least, self.most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read the number."""
+        try:
+            number = int(value)
+        except ValueError:  # also of a number with more digits than Python reads
+            number = None
+        if number is None or not self.least <= number <= self.most:
+            self.fail(
+                f"{_shown(str(value))} is no whole number from {self.least} to {self.most}",
+                param,
+                ctx,
+            )
+        return number
+
+
+class _Id(_Type):
+    """Something that `read` takes without a ValueError, whose text is told otherwise."""
+
+    name = "id"
+
+    def __init__(self, read: Callable[[str], Any]) -> None:
+        self._read = read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the id."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._read(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class RegularFile(click.Path):
+    """A file that is there and can be read to its end: no FIFO, no device."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """See that it is one."""
+        from site_configs.regular import NotRegularError, check_regular
+
+        path: Path = super().convert(value, param, ctx)  # type: ignore[assignment]
+        try:
+            check_regular(path)
+        except NotRegularError as error:
+            self.fail(f"{printable(str(path))}: {error.strerror}", param, ctx)
+        return path
+
+
+def _session(text: str) -> int:
+    from pilot.wire.messages import SESSIONS
+
+    number = int(text) if text.isdecimal() and len(text) <= len(str(SESSIONS)) else 0
+    if not 1 <= number <= SESSIONS:
+        raise ValueError(f"{_shown(text)} is no session's number; `pilot session list` shows them")
+    return number
+
+
+def _task(text: str) -> str:
+    from pilot.wire.messages import parse_task_label
+
+    parse_task_label(text)
+    return text
+
+
+def _task_or_session(text: str) -> str:
+    if text.isdecimal():
+        _session(text)
+        return text
+    try:
+        return _task(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, and sessions like 3") from None
+
+
+def _subject(text: str) -> str:
+    if text.isdecimal():
+        _session(text)
+        return text
+    try:
+        _task(re.split(r"[/\[]", text, maxsplit=1)[0])
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; results like 3.17/0 or 3.17/name, and sessions like 3"
+        ) from None
+    return text
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
+
+
+SESSION = _Id(_session)
+#: Given on as it is written.
+TASK = _Id(_task)
+TASK_OR_SESSION = _Id(_task_or_session)
+#: Of a question: a task, a result or a session.
+SUBJECT = _Id(_subject)
