@@ -24,7 +24,10 @@ _DURATION_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 
 
 
 #: Of such size that products of two can still be stored.
-Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=(1 << 31) - 1)]
+COUNT_MOST = (1 << 31) - 1
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MOST)]
+#: Longer than anything lasts, in seconds.
+DURATION_MOST_S = 1e12
 
 
 class Resources(msgspec.Struct, frozen=True, array_like=True):
@@ -110,7 +113,12 @@ def _number(value: object, what: str) -> float | None:
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return None
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if number == math.inf and value != math.inf:
+        raise ValueError(f"{what} cannot have so many digits")
     if not 0 <= number < math.inf:
         raise ValueError(f"{what} cannot be {'negative: ' if number < 0 else ''}{value}")
     return number
@@ -124,13 +132,17 @@ def parse_memory_mib(value: int | float | str) -> int:
     ValueError
         It is no amount of memory.
     """
-    if (number := _number(value, "memory")) is not None:
-        return math.ceil(number)
-    match = _MEMORY.fullmatch(value) if isinstance(value, str) else None
-    if not match:
-        raise ValueError(f'{value!r} is no amount of memory; write it as "4G", "512M" or in MiB')
-    mib = float(match[1]) * _MEMORY_MIB[match[2].upper()]
-    return -int(-mib // 1)
+    mib = _number(value, "memory")
+    if mib is None:
+        match = _MEMORY.fullmatch(value) if isinstance(value, str) else None
+        if not match:
+            raise ValueError(
+                f'{value!r:.60} is no amount of memory; write it as "4G", "512M" or in MiB'
+            )
+        mib = float(match[1]) * _MEMORY_MIB[match[2].upper()]
+    if mib > COUNT_MOST:
+        raise ValueError(f"{_shown(value)} is more memory than there is: {COUNT_MOST} MiB at most")
+    return math.ceil(mib)
 
 
 def parse_duration_s(value: int | float | str | timedelta) -> float:
@@ -141,6 +153,20 @@ def parse_duration_s(value: int | float | str | timedelta) -> float:
     ValueError
         It is no length of time.
     """
+    seconds = _seconds(value)
+    if seconds > DURATION_MOST_S:
+        raise ValueError(f"{_shown(value)} is too long: {DURATION_MOST_S:.0f} s at most")
+    return seconds
+
+
+def _shown(value: object) -> str:
+    """A value in a message; Python writes no number of very many digits."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= 40 else f"{value[:40]}…")
+    return f"{value}" if isinstance(value, (float, timedelta)) else "a number of so many digits"
+
+
+def _seconds(value: int | float | str | timedelta) -> float:
     if isinstance(value, timedelta):
         value = value.total_seconds()
     if (number := _number(value, "a length of time")) is not None:
@@ -153,15 +179,15 @@ def parse_duration_s(value: int | float | str | timedelta) -> float:
             return float(match[1]) * _DURATION_S[(match[2] or "s").lower()]
         if re.fullmatch(r"(\d+-)?\d+(:\d+){1,2}|\d+-\d+", value):
             days, _, clock = value.rpartition("-")
-            fields = [int(field) for field in clock.split(":")]
+            fields = [float(field) for field in clock.split(":")]
             # Slurm reads "M:S" and "H:M:S", but after days "D-H", "D-H:M", "D-H:M:S".
             if days:
                 fields += [0] * (3 - len(fields))
             else:
                 fields = [0] * (3 - len(fields)) + fields
-            return float(int(days or 0) * 86400 + fields[0] * 3600 + fields[1] * 60 + fields[2])
+            return float(days or 0) * 86400 + fields[0] * 3600 + fields[1] * 60 + fields[2]
     raise ValueError(
-        f'{value!r} is no length of time; write it as "90s", "10m", "1h30m" or "1:30:00"'
+        f'{value!r:.60} is no length of time; write it as "90s", "10m", "1h30m" or "1:30:00"'
     )
 
 

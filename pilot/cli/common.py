@@ -130,8 +130,8 @@ def _when(_context: click.Context, _parameter: click.Parameter, value: str | Non
         return time.time() - parse_duration_s(value)
     except ValueError:
         raise click.BadParameter(
-            f"{value!r} is no time; write an age as 90s, 10m, 2h or 3d, or a date as 2026-11-20 "
-            "or '2026-11-20 14:30'"
+            f"{value!r:.60} is no time; write an age as 90s, 10m, 2h or 3d, or a date as "
+            "2026-11-20 or '2026-11-20 14:30'"
         ) from None
 
 

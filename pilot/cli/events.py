@@ -10,31 +10,43 @@ import click
 from pilot.cli.common import INTERRUPTED, asking, current_site, site_option
 from pilot.cli.completing import complete_session, complete_task
 from pilot.cli.output import coloured, json_text, moment, note
+from pilot.cli.parameters import SESSION, TASK, Number
 from pilot.texts import printable
 
 if TYPE_CHECKING:
     from pilot.event import Event
+
+#: No site comes to a number of an event that is higher.
+_EVENTS = 10**18
 
 
 @click.command()
 @click.option(
     "--session",
     "session_id",
-    type=int,
+    type=SESSION,
+    metavar="ID",
     help="Of this session. Default: of the site.",
     shell_complete=complete_session,
 )
-@click.option("--task", "task_id", metavar="ID", help="Of this task.", shell_complete=complete_task)
+@click.option(
+    "--task",
+    "task_id",
+    metavar="ID",
+    type=TASK,
+    help="Of this task.",
+    shell_complete=complete_task,
+)
 @click.option("--state", "states", multiple=True, help="Into this state; may be given repeatedly.")
 @click.option(
     "--since",
-    type=int,
+    type=Number(-_EVENTS, _EVENTS),
     default=0,
     metavar="N",
     help="After event N; with a minus, from the last N on. Default: all.",
 )
 @click.option("--follow", "-f", is_flag=True, help="Wait for what comes next.")
-@click.option("--limit", type=click.IntRange(1), help="No more than so many.")
+@click.option("--limit", type=Number(1), help="No more than so many.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object in each line.")
 @site_option
 @click.pass_context

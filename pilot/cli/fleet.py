@@ -10,6 +10,7 @@ import click
 
 from pilot.cli.common import asking, current_site, json_option, site_option
 from pilot.cli.output import ago, duration, note, print_json, print_table
+from pilot.cli.parameters import Number
 
 
 @click.group()
@@ -19,7 +20,7 @@ def fleet() -> None:
 
 @fleet.command("list")
 @click.option("--all", "everything", is_flag=True, help="Also those that have ended.")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
+@click.option("--limit", type=Number(1), default=100, show_default=True)
 @json_option
 @site_option
 def list_(everything: bool, limit: int, as_json: bool) -> None:

@@ -14,6 +14,7 @@ import click
 from pilot.cli.common import asking, commanding, current_site, json_option, site_option
 from pilot.cli.completing import complete_task
 from pilot.cli.output import counted, last_words, note, print_json
+from pilot.cli.parameters import TASK, Number
 from pilot.errors import ResultError, StorageError, TaskError
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ def result() -> None:
 
 
 @result.command()
-@click.argument("task_id", metavar="ID", shell_complete=complete_task)
-@click.option("--index", type=click.IntRange(0), help="Only this one of several results.")
+@click.argument("task_id", metavar="ID", type=TASK, shell_complete=complete_task)
+@click.option("--index", type=Number(0), help="Only this one of several results.")
 @click.option(
     "--output",
     "-o",
@@ -84,7 +85,14 @@ def get(task_id: str, index: int | None, output: Path | None, as_json: bool) -> 
 
 
 @result.command()
-@click.argument("task_ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_task)
+@click.argument(
+    "task_ids",
+    metavar="ID...",
+    type=TASK,
+    nargs=-1,
+    required=True,
+    shell_complete=complete_task,
+)
 @site_option
 def delete(task_ids: tuple[str, ...]) -> None:
     """Delete the results of tasks that have ended; their records stay.
@@ -94,10 +102,7 @@ def delete(task_ids: tuple[str, ...]) -> None:
     """
     from pilot.wire import messages as m
 
-    try:
-        tasks = [m.parse_task_label(task) for task in task_ids]
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
+    tasks = [m.parse_task_label(task) for task in task_ids]
     with commanding(current_site()) as command:
         count = command(lambda n: m.DeleteResults(n, tasks))
     click.echo(f"results of {counted(count, 'task')} deleted")

@@ -9,6 +9,7 @@ import click
 from pilot.cli.common import commanding, current_site, site_option
 from pilot.cli.completing import complete_task_or_session
 from pilot.cli.output import counted, note
+from pilot.cli.parameters import TASK_OR_SESSION
 from pilot.errors import PilotError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 @click.argument(
     "ids",
     metavar="SESSION|TASK...",
+    type=TASK_OR_SESSION,
     nargs=-1,
     required=True,
     shell_complete=complete_task_or_session,
@@ -58,10 +60,7 @@ def _by_session(ids: tuple[str, ...]) -> dict[int, list[str] | None]:
 
     found: dict[int, list[str] | None] = {}
     for text in ids:
-        try:
-            session = int(text) if text.isdecimal() else session_of(parse_task_label(text))
-        except ValueError as error:
-            raise click.UsageError(f"{error}, and sessions like 3") from None
+        session = int(text) if text.isdecimal() else session_of(parse_task_label(text))
         if text.isdecimal():
             found[session] = None
         elif (tasks := found.setdefault(session, [])) is not None:

@@ -28,6 +28,7 @@ from pilot.cli.output import (
     print_json,
     print_table,
 )
+from pilot.cli.parameters import SESSION, Number
 from pilot.cli.watch import wait, watch
 from pilot.texts import printable
 
@@ -54,7 +55,7 @@ def session() -> None:
 @click.option("--name", help="Of this name.")
 @when_option("--since", "Created since then: an age such as 2h, or a date.")
 @click.option("--open", "open_only", is_flag=True, help="Only those that are not closed.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
+@click.option("--limit", type=Number(1), default=50, show_default=True)
 @json_option
 @site_option
 def list_(
@@ -127,7 +128,7 @@ def state_of(row: dict[str, Any]) -> str:
 
 @session.command()
 @click.argument(
-    "session_id", metavar="[ID]", type=int, required=False, shell_complete=complete_session
+    "session_id", metavar="[ID]", type=SESSION, required=False, shell_complete=complete_session
 )
 @json_option
 @site_option
@@ -211,7 +212,7 @@ def _control(command: Command, row: dict[str, Any], verb: str) -> dict[str, Any]
 sessions_argument = click.argument(
     "session_ids",
     metavar="ID...",
-    type=int,
+    type=SESSION,
     nargs=-1,
     required=True,
     shell_complete=complete_session,

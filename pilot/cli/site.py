@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from pilot.cli.common import commanding, current_site, site_option
+from pilot.cli.parameters import SESSION
 
 #: What a person has to look at in a site file is marked with this word.
 _MARK = "CHANGE"
@@ -101,7 +102,7 @@ def reset(yes: bool) -> None:
 
 
 @site.command(name="leave-out")
-@click.argument("session", type=int)
+@click.argument("session", type=SESSION)
 @site_option
 def leave_out(session: int) -> None:
     """Have the head start without a SESSION of which something in the database is damaged.

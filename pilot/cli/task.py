@@ -36,6 +36,7 @@ from pilot.cli.output import (
     print_table,
     say,
 )
+from pilot.cli.parameters import SESSION, TASK, Number
 from pilot.texts import printable
 
 if TYPE_CHECKING:
@@ -73,7 +74,12 @@ def task() -> None:
 
 @task.command("list")
 @click.option(
-    "--session", "session_id", type=int, help="Of this session.", shell_complete=complete_session
+    "--session",
+    "session_id",
+    type=SESSION,
+    metavar="ID",
+    help="Of this session.",
+    shell_complete=complete_session,
 )
 @click.option(
     "--state",
@@ -94,8 +100,8 @@ def task() -> None:
     "--sort", type=click.Choice(SORTS), help="The smallest first. Default: the newest first."
 )
 @click.option("--reverse", is_flag=True, help="The other way round.")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
-@click.option("--offset", type=click.IntRange(0), default=0, help="Leave out so many.")
+@click.option("--limit", type=Number(1), default=100, show_default=True)
+@click.option("--offset", type=Number(0), default=0, help="Leave out so many.")
 @click.option("--count", "counting", is_flag=True, help="Only how many are in which state.")
 @json_option
 @site_option
@@ -203,7 +209,7 @@ def _time(row: dict[str, Any]) -> str:
 
 
 @task.command()
-@click.argument("task_id", metavar="ID", shell_complete=complete_task)
+@click.argument("task_id", metavar="ID", type=TASK, shell_complete=complete_task)
 @json_option
 @site_option
 def show(task_id: str, as_json: bool) -> None:
@@ -314,7 +320,7 @@ class Entries:
 
 
 @task.command()
-@click.argument("task_id", metavar="ID", shell_complete=complete_task)
+@click.argument("task_id", metavar="ID", type=TASK, shell_complete=complete_task)
 @json_option
 @site_option
 def attempts(task_id: str, as_json: bool) -> None:
@@ -352,7 +358,14 @@ def stages(attempt: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 @task.command()
-@click.argument("task_ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_task)
+@click.argument(
+    "task_ids",
+    metavar="ID...",
+    type=TASK,
+    nargs=-1,
+    required=True,
+    shell_complete=complete_task,
+)
 @site_option
 def cancel(task_ids: tuple[str, ...]) -> None:
     """End tasks, running ones included; what needs their results is aborted."""
@@ -377,9 +390,9 @@ def cancel(task_ids: tuple[str, ...]) -> None:
 
 
 @task.command()
-@click.argument("task_id", metavar="ID", shell_complete=complete_task)
+@click.argument("task_id", metavar="ID", type=TASK, shell_complete=complete_task)
 @click.option("--follow", "-f", "following", is_flag=True, help="Go on until the task ends.")
-@click.option("--attempt", type=click.IntRange(1), help="Of this attempt. Default: the last.")
+@click.option("--attempt", type=Number(1), help="Of this attempt. Default: the last.")
 @site_option
 def logs(task_id: str, following: bool, attempt: int | None) -> None:
     """Print what a task wrote to stdout and stderr, also while it runs."""

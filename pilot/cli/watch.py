@@ -17,6 +17,7 @@ import click
 from pilot.cli.common import INTERRUPTED, asking, current_site, json_option, site_option
 from pilot.cli.completing import complete_session
 from pilot.cli.output import counted, note
+from pilot.cli.parameters import SESSION
 from pilot.cli.task import FINAL
 from pilot.errors import PilotError, TaskError
 
@@ -36,7 +37,7 @@ TIMED_OUT = 124
 @click.argument(
     "session_ids",
     metavar="ID...",
-    type=int,
+    type=SESSION,
     nargs=-1,
     required=True,
     shell_complete=complete_session,
@@ -75,7 +76,7 @@ def wait(session_ids: tuple[int, ...], timeout: str | None) -> None:
 
 @click.command()
 @click.argument(
-    "session_id", metavar="[ID]", type=int, required=False, shell_complete=complete_session
+    "session_id", metavar="[ID]", type=SESSION, required=False, shell_complete=complete_session
 )
 @json_option
 @site_option

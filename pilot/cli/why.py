@@ -7,12 +7,14 @@ import click
 from pilot.cli.common import asking, current_site, json_option, site_option
 from pilot.cli.completing import complete_task_or_session
 from pilot.cli.output import print_json, say
+from pilot.cli.parameters import SUBJECT
 
 
 @click.command()
 @click.argument(
     "subject",
     metavar="[TASK|RESULT|SESSION]",
+    type=SUBJECT,
     required=False,
     shell_complete=complete_task_or_session,
 )

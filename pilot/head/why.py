@@ -47,6 +47,8 @@ from pilot.wire.messages import parse_task_label
 if TYPE_CHECKING:
     from pilot.head.queries import View
 
+#: More than the number of any session has.
+_DIGITS = 15
 _SUBJECT = re.compile(r"""(\d+\.\d+)(?:\[\s*["']?(.+?)["']?\s*\]|/(.+))?""")
 
 
@@ -72,14 +74,19 @@ def explain(facts: Facts, subject: str | None = None) -> Answer:
     tasks = TaskAnswers(facts, known, ways, findings)
     if subject is None or subject.isdecimal():
         sessions = SessionAnswers(facts, known, ways, ready, findings, tasks)
-        return _answer(facts, sessions.of_session(None if subject is None else int(subject)))
+        # What has more digits is no session's number, and is as little known.
+        number = None if subject is None else int(subject[:_DIGITS])
+        return _answer(facts, sessions.of_session(number))
     match = _SUBJECT.fullmatch(subject)
     if match is None:
         raise PilotError(
             f"{subject!r} is neither a task, as 3.17, nor a result, as 3.17/0 or 3.17/name, "
             "nor a session, as 3"
         )
-    number = parse_task_label(match[1])
+    try:
+        number = parse_task_label(match[1])
+    except ValueError as error:
+        raise PilotError(str(error)) from None
     part = match[2] or match[3]
     if number not in facts.core.tasks and known.row(number) is None:
         raise PilotError(f"there is no task {match[1]}; `pilot task list` shows them")

@@ -52,7 +52,7 @@ class TaskAnswers:
         names = template.return_names
         if part in names:
             index = names.index(part)
-        elif part.isdecimal() and int(part) < template.returns:
+        elif part.isdecimal() and len(part) < 10 and int(part) < template.returns:
             index = int(part)
         else:
             known = ", ".join(names) or f"{template.returns}, numbered from 0"

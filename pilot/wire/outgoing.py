@@ -55,12 +55,31 @@ def plain(message: M) -> M:
             "names do"
         ) from None
     except OverflowError:
-        raise PilotError("a number is too large to be sent: it needs more than 64 bits") from None
+        raise PilotError(
+            f"{_too_large(message)} is too large to be sent: it needs more than 64 bits"
+        ) from None
     except RecursionError:
         raise PilotError("what is to be sent is nested too deeply") from None
     except (TypeError, ValueError, msgspec.MsgspecError) as error:
         raise PilotError(f"{_named(error, kind)}") from None
     return made
+
+
+def _too_large(message: msgspec.Struct) -> str:
+    """Return the name of the field, or of the argument in it, that holds too large a number."""
+    waiting = list(reversed(list(msgspec.structs.asdict(message).items())))
+    while waiting:
+        name, value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += reversed(list(value.items()))
+            continue
+        try:
+            _encode(value)
+        except OverflowError:
+            return f"{name}: the number"
+        except Exception:  # it is told once the numbers are right
+            continue
+    return "a number"
 
 
 def _named(error: Exception, kind: type) -> str:

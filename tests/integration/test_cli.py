@@ -657,7 +657,7 @@ def test_tasks_are_cancelled(program: Pilot) -> None:
     program.await_state(ended, "COMPLETED")
     again = program("task", "cancel", ready, ended).stdout.splitlines()
     assert again == [f"task {ready} is CANCELLED already", f"task {ended} is COMPLETED already"]
-    program("task", "cancel", "nothing", code=1)
+    program("task", "cancel", "nothing", code=2)
 
 
 # --- looking -------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from pilot import event
 from pilot.cli import cli
 from pilot.cli.logs import Output, follow, last_attempt
 from pilot.cli.output import ago, amount, duration, moment, print_table
+from pilot.cli.parameters import TASK, Number
 from pilot.cli.progress import Hint, LineView, LiveView, Tally, hint_of
 from pilot.cli.result import plain, save
 from pilot.cli.session import STATES as SESSION_STATES
@@ -195,6 +196,69 @@ def test_a_wrong_command_line_ends_with_2(arguments: list[str], tmp_path: Path) 
     result = pilot(*arguments)
     assert result.exit_code == 2
     assert "Error: " in result.stderr
+
+
+#: What stands for a number and is none that can be: too large, too small, no whole one, none.
+NO_NUMBERS = ("9" * 23, f"-{'9' * 23}", "1e30", "1.5.2", "nan", "x", "9" * 5000, "1" + "\0")
+
+
+def _holds(parameter: click.Parameter) -> bool:
+    """Whether the type of a parameter sees that a number, or an id, is within bounds."""
+    return isinstance(parameter.type, (Number, type(TASK)))
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_number_and_id_has_bounds(words: tuple[str, ...]) -> None:
+    for parameter in COMMANDS[words].params:
+        unbounded = (type(click.INT), type(click.FLOAT), click.IntRange, click.FloatRange)
+        assert not isinstance(parameter.type, unbounded), f"{parameter.name}: give it a Number"
+        if re.search(r"(^|_)(ids?|session|subject)$", parameter.name or ""):
+            assert _holds(parameter), f"{parameter.name}: give it the type of an id"
+
+
+@pytest.mark.parametrize("wrong", NO_NUMBERS, ids=lambda text: text[:10])
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_number_that_cannot_be_is_told_with_its_name(words: tuple[str, ...], wrong: str) -> None:
+    for parameter in filter(_holds, COMMANDS[words].params):
+        if isinstance(parameter, click.Option):
+            name = max(parameter.opts, key=len)
+            given = [f"{name}={wrong}"]
+        else:
+            name = str(parameter.make_metavar(click.Context(COMMANDS[words])))
+            given = ["--", wrong]
+        result = pilot(*words, *given)
+        assert result.exit_code == 2, result.output
+        assert f"Invalid value for '{name}'" in result.stderr
+        assert len(result.stderr) < 1000
+
+
+@pytest.mark.parametrize("wrong", ["9" * 23 + "d", "9" * 5000 + "d", "1e30", "-1", "nan", "inf"])
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--timeout", ["session", "wait", "1"]),
+        ("--since", ["session", "list"]),
+        ("--created-since", ["task", "list"]),
+        ("--created-until", ["task", "list"]),
+        ("--ended-since", ["task", "list"]),
+        ("--ended-until", ["task", "list"]),
+        ("time_limit", ["submit"]),
+    ],
+)
+def test_a_time_that_cannot_be_is_told_with_its_name(
+    option: str, words: list[str], wrong: str
+) -> None:
+    given = f"--time-limit={wrong}" if option == "time_limit" else f"{option}={wrong}"
+    result = pilot(*words, given, *(["--", "true"] if words == ["submit"] else []))
+    assert result.exit_code == 2 and option in result.stderr
+    assert "Traceback" not in result.output and len(result.stderr) < 1000
+
+
+@pytest.mark.parametrize("wrong", ["9" * 23 + "T", "9" * 5000, "1e30G", "-1G", "nan"])
+def test_memory_that_cannot_be_is_told_with_its_name(wrong: str) -> None:
+    result = pilot("submit", f"--memory={wrong}", "--", "true")
+    assert result.exit_code == 2 and "memory: " in result.stderr
+    assert len(result.stderr) < 1000
 
 
 def test_an_error_is_one_message_and_its_own_exit_code() -> None:

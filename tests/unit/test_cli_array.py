@@ -41,7 +41,10 @@ def test_ranges_are_read_as_slurm_writes_them(text: str, indices: list[int]) -> 
         ("1-3,2", "2 is there twice"),
         ("0-9%4", "Pilot has no %"),
         ("0-10000000", "more than 1,000,000 tasks"),
-        ("0-9999999999999999999", "more than 1,000,000 tasks"),
+        ("0-999999999999999999", "more than 1,000,000 tasks"),
+        ("0-9999999999999999999", "up to 18 digits"),
+        ("9" * 5000, "up to 18 digits"),
+        ("0-9:" + "9" * 5000, "up to 18 digits"),
     ],
 )
 def test_what_is_no_array_is_refused_in_words(text: str, told: str) -> None:

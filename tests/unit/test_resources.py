@@ -121,3 +121,26 @@ def test_words() -> None:
     assert str(Resources()) == "1 core"
     assert str(Resources(2, 100, 1)) == "2 cores, 100 MiB, 1 GPU"
     assert str(Resources(ranks=4, ranks_per_node=2)) == "4 ranks, 2 per node, each 1 core"
+
+
+HUGE = ["9" * 30, "9" * 5000, f"{'9' * 5000}.5", 10**30, 10**5000, 1e300]
+
+
+@pytest.mark.parametrize("amount", HUGE, ids=lambda amount: f"{type(amount).__name__}")
+def test_no_more_memory_than_there_can_be(amount: str | int | float) -> None:
+    with pytest.raises(ValueError, match=r"more memory than there is|so many digits") as error:
+        parse_memory_mib(amount)
+    assert len(str(error.value)) < 200
+    assert parse_memory_mib("2000T") == 2000 << 20
+
+
+@pytest.mark.parametrize(
+    "time",
+    [*HUGE, f"{'9' * 5000}d", f"1d{'9' * 5000}h", f"{'9' * 5000}-1", f"1:{'9' * 5000}"],
+    ids=lambda time: f"{type(time).__name__}",
+)
+def test_nothing_lasts_for_ever(time: str | int | float) -> None:
+    with pytest.raises(ValueError, match=r"is too long|so many digits") as error:
+        parse_duration_s(time)
+    assert len(str(error.value)) < 200
+    assert parse_duration_s("9999999d") == 9999999 * 86400

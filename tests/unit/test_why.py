@@ -472,3 +472,9 @@ def test_what_is_no_subject(head: Head, subject: str) -> None:
     head.submit(spec(1))
     with pytest.raises(PilotError, match="neither a task"):
         head.why(subject)
+
+
+@pytest.mark.parametrize("subject", ["9" * 23, "9" * 5000, "1." + "9" * 30, f"{'9' * 10}.1"])
+def test_what_has_too_many_digits_is_no_session_and_no_task(head: Head, subject: str) -> None:
+    with pytest.raises(PilotError, match=r"there is no session|is no task id"):
+        head.why(subject)
