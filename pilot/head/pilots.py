@@ -39,6 +39,8 @@ log = logging.getLogger("pilot.head")
 REJOIN_S = 10.0
 #: A tick that is so late means that the head itself stood still, in seconds.
 SLEPT_S = 5.0
+#: Of so many pilots that have ended it is known which life joined last.
+LIVES_KNOWN = 1000
 
 
 class Pilots:
@@ -90,7 +92,7 @@ class Pilots:
         self._expected_until = now + REJOIN_S
         #: When timers were looked after last; 0: not yet.
         self._ticked = 0.0
-        #: Job and life of each pilot that has joined.
+        #: Job and life of each pilot that has joined: of those that have ended, of the last.
         self._lives: dict[str, tuple[str, int]] = {}
         #: Ends that were reported and are not taken in: their children have no numbers yet.
         self._untaken: deque[tuple[bytes, m.Completions]] = deque()
@@ -123,7 +125,12 @@ class Pilots:
             return
         if (job, life) != (hello.job, hello.life):
             self._lost(name, "its job was requeued")
+        self._lives.pop(name, None)  # the last that has joined is the last to be forgotten
         self._lives[name] = hello.job, hello.life
+        if len(self._lives) > LIVES_KNOWN + 2 * len(self.fleet.pilots):
+            ended = [one for one in self._lives if one not in self.fleet.pilots]
+            for one in ended[: len(ended) // 2]:
+                del self._lives[one]
         self._expected.discard(name)
         self._peers[name] = PilotPeer(address)
         self.fleet.joined(name, hello.job, hello.pool, nodes, now)

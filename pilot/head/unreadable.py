@@ -41,7 +41,9 @@ class Answers:
     def answer(self, peer: bytes, what: Unreadable, now: float) -> None:
         """Say to a peer what was wrong with its message, if there is something to be said."""
         if peer.startswith(b"pilot:"):
-            if now - self._asked.get(peer, 0.0) > GREET_S:
+            # Those that were asked longer ago may be asked again, and are as if they had not been.
+            self._asked = {who: at for who, at in self._asked.items() if now - at <= GREET_S}
+            if peer not in self._asked:
                 self._asked[peer] = now
                 self._send(peer, m.Welcome(self._epoch, __version__, refused=m.WHO_ARE_YOU))
         elif what.number is not None and _KINDS.get(what.kind, ("request",)) in (

@@ -103,8 +103,13 @@ class _Reader(Generic[M]):
                 self._unreadable.append((peer, Unreadable(kind, number, reason)))
         return messages
 
+    def begin(self) -> None:
+        """Keep nothing of what came before: who has not asked for it does not want it."""
+        if self._unreadable:
+            self._unreadable = []
+
     def take_unreadable(self) -> list[tuple[bytes, Unreadable]]:
-        """Return what could not be decoded since the last time."""
+        """Return what could not be decoded since `begin`, once."""
         if not self._unreadable:
             return []
         unreadable, self._unreadable = self._unreadable, []
@@ -200,17 +205,18 @@ class Server(Generic[M]):
 
     def receive(self) -> list[tuple[bytes, M]]:
         """What has arrived, with who sent it; more may be left, so that others have their turn."""
+        self._reader.begin()
         messages = self._reader.read(self._local.receive())
         if self._remote is not None:
             messages += self._reader.read(self._remote.receive())
         return messages
 
     def take_unreadable(self) -> list[tuple[bytes, Unreadable]]:
-        """What has arrived since the last time and is no message, with who sent it."""
+        """What has come with the last `receive` and is no message, with who sent it."""
         return self._reader.take_unreadable()
 
     def take_gone(self) -> list[bytes]:
-        """Return the peers of this machine whose connections have ended since the last time."""
+        """Return the peers of this machine whose connections the last `receive` found ended."""
         return self._local.take_gone()
 
     def is_here(self, peer: bytes) -> bool:
@@ -365,11 +371,12 @@ class Client(Generic[M]):
 
     def receive(self) -> list[M]:
         """What has arrived; more may be left, so that others have their turn."""
+        self._reader.begin()
         frames = self.way.receive()
         return [message for _, message in self._reader.read((b"", frame) for frame in frames)]
 
     def take_unreadable(self) -> list[Unreadable]:
-        """What has arrived since the last time and is no message."""
+        """What has come with the last `receive` and is no message."""
         return [unreadable for _, unreadable in self._reader.take_unreadable()]
 
     def drain(self) -> None:

@@ -50,6 +50,9 @@ _GREETING_MS = 10_000
 #: is broken off: it does not read, or the rest was lost with a connection that broke. It says that
 #: it has taken a message when that is there as a whole, which may take long.
 _STALLED_BYTES, _STALLED_S = 4 << 20, 180.0
+#: One with which nothing was exchanged at so many looks is forgotten: ZeroMQ does not tell who has
+#: gone. Who lives says so more often, and to who was stopped so long nothing is owed any more.
+_QUIET_LOOKS = 10
 
 
 def _tune(sock: zmq.Socket[bytes]) -> None:
@@ -111,7 +114,7 @@ class _Doorkeeper:
 class _Peer:
     """A dealer as its router knows it."""
 
-    __slots__ = ("is_broken_off", "taken", "taken_before", "untaken")
+    __slots__ = ("is_broken_off", "quiet_looks", "taken", "taken_before", "untaken")
 
     def __init__(self) -> None:
         #: What it was sent and has not said that it has taken, in bytes.
@@ -120,6 +123,8 @@ class _Peer:
         self.taken = self.taken_before = 0
         #: Whether it is sent nothing more.
         self.is_broken_off = False
+        #: How often it was looked at since something went to it or came from it.
+        self.quiet_looks = 0
 
 
 class Router:
@@ -178,6 +183,7 @@ class Router:
             if frame:
                 arrived.append((peer, frame))
             if known := self._peers.get(peer):
+                known.quiet_looks = 0
                 if not frame:
                     known.untaken -= _TAKEN_BYTES
                     known.taken += 1
@@ -191,6 +197,7 @@ class Router:
             known = self._peers.get(peer)
             if known is None:
                 known = self._peers[peer] = _Peer()
+            known.quiet_looks = 0
             if known.is_broken_off:
                 return
             if known.untaken > self._unsent_bytes:
@@ -211,10 +218,13 @@ class Router:
         now = time.monotonic()
         if now - self._looked > _STALLED_S:
             self._looked = now
-            for name, peer in self._peers.items():
+            for name, peer in list(self._peers.items()):
                 if peer.untaken > _STALLED_BYTES and peer.taken == peer.taken_before:
                     self._break_off(name, peer)
                 peer.taken_before = peer.taken
+                peer.quiet_looks += 1
+                if peer.quiet_looks > _QUIET_LOOKS:
+                    del self._peers[name]
 
     def _break_off(self, name: bytes, peer: _Peer) -> None:
         """Send a peer nothing more, and tell it, so that it connects anew under another name."""

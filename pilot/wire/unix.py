@@ -121,6 +121,7 @@ class Listener:
 
     def receive(self) -> list[tuple[bytes, memoryview]]:
         """What has arrived, with the name of who sent it; also sees that what is kept follows."""
+        self._gone = []
         arrived: list[tuple[bytes, memoryview]] = []
         for descriptor, _ in self._epoll.poll(0):
             if descriptor == self._socket.fileno():
@@ -240,7 +241,10 @@ class Listener:
         self._set_accepting(True)
 
     def take_gone(self) -> list[bytes]:
-        """Return the peers whose connections have ended since the last time."""
+        """Return the peers whose connections have ended, as the last `receive` has found, once.
+
+        Who does not ask before the next one is not told: nothing here grows with those who went.
+        """
         gone, self._gone = self._gone, []
         return gone
 

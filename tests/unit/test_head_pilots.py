@@ -305,3 +305,18 @@ def test_no_work_is_handed_out_while_there_is_no_room_for_its_results(
     head.shell.commits._unwritten = 0
     head.pilots.assign(NOW)
     assert isinstance(head.sent[-1][1], m.Assign)
+
+
+def test_what_is_known_of_pilots_does_not_grow_with_those_that_ended(
+    head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pilot.head.pilots.LIVES_KNOWN", 10)
+    for number in range(100):
+        hello = m.PilotHello(m.PROTOCOL, __version__, f"p{number}", "7", 0, "main", NODES, 0.0)
+        head.hear(b"%d" % number, hello)
+        if number:
+            head.hear(b"%d" % number, m.PilotBye(f"p{number}", "idle"))
+            head.pilots.fleet.ended(f"p{number}", "idle", NOW)
+    known = list(head.pilots._lives)
+    assert known[0] == "p0" and known[-1] == "p99" and len(known) < 20
+    assert not head.shell.core.pilots.keys() - {"p0"}

@@ -191,3 +191,33 @@ def test_a_peer_whose_part_was_lost_does_not_wait_for_ever(
     finally:
         dealer.close(0.0)
         router.close(0.0)
+
+
+@pytest.mark.parametrize("endpoint", ["elsewhere:///", "tcp://", ""])
+def test_where_nothing_can_be_connected_to_a_dealer_is_lost_and_waits_for_nobody(
+    keys: Keys, endpoint: str
+) -> None:
+    dealer = Dealer(endpoint, b"peer", keys)
+    try:
+        assert dealer.is_lost
+        dealer.send(b"a word")
+        assert not dealer.poll(0.0) and dealer.receive() == [] and not dealer.refused
+        dealer.drain()
+    finally:
+        dealer.close(0.0)
+
+
+def test_a_router_forgets_those_with_which_nothing_is_exchanged(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tcp, "_STALLED_S", -1.0)
+    router = Router(keys, "127.0.0.1", 0, unsent_bytes=1 << 20)
+    try:
+        for number in range(1000):
+            router.send(b"peer %d" % number, b"a word")
+        for _ in range(tcp._QUIET_LOOKS + 1):
+            router.send(b"lives", b"a word")
+            router.look_after()
+        assert list(router._peers) == [b"lives"]
+    finally:
+        router.close(0.0)

@@ -561,3 +561,14 @@ def test_dead_sockets_are_removed_and_no_others(tmp_path: Path) -> None:
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left == ["file", "living", "new", "rank-new"]
     living.close(0.0)
+
+
+def test_what_is_kept_does_not_grow_with_those_who_went(listener: Listener, path: Path) -> None:
+    for number in range(300):
+        line = Line(str(path), b"peer %d" % number, SECRET)
+        meet(listener, line)
+        line.close(0.0)
+        assert not listener.receive()
+    kept = [value for value in vars(listener).values() if isinstance(value, (list, dict))]
+    assert sum(map(len, kept)) <= 1
+    assert listener.take_gone() == [b"peer 299"] and listener.take_gone() == []

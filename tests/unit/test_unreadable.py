@@ -58,3 +58,10 @@ def test_a_pilot_is_asked_to_greet_again_and_not_without_end(
     assert all(welcome.refused == m.WHO_ARE_YOU for _, welcome in said)
     answers.answer(b"pilot:p:0#1", Unreadable("Completions", None, ""), 101.0 + GREET_S)
     assert len(said) == 3
+
+
+def test_what_is_known_of_pilots_does_not_grow_with_them(answers: Answers) -> None:
+    for number in range(1000):
+        peer = b"pilot:p%d:0#1" % number
+        answers.answer(peer, Unreadable("Completions", None, ""), number * GREET_S)
+    assert len(answers._asked) < 5
