@@ -12,6 +12,7 @@ Invariants
 
 from __future__ import annotations
 
+import abc
 import ast
 import dis
 import functools
@@ -31,6 +32,7 @@ from typing import Any
 import cloudpickle
 
 from pilot.command import ShellCommand
+from pilot.data.pickling import registered
 from pilot.errors import SubmissionError
 from pilot.future import Future
 from pilot.memo import file_digest
@@ -165,6 +167,8 @@ class Digest:
         source = _source(kind)
         self.note("class", *source)
         self._add_all("base", (*kind.__bases__, type(kind)))
+        if isinstance(kind, abc.ABCMeta):
+            self._add_all("registered", sorted(registered(kind), key=lambda one: one.__qualname__))
         for name, value in sorted(vars(kind).items()):
             functions = list(_functions(value))
             for function in functions:

@@ -135,7 +135,7 @@ def _large(function: object) -> EncodedFunction:
 def _dump(function: object, file: io.BytesIO, reducer: _Reducer) -> None:
     try:
         _pickler()(file, reducer).dump(function)
-    except (MemoryError, TooLargeError):
+    except (MemoryError, TooLargeError, PilotError):
         raise
     except Exception as cause:
         raise encoding_error(function, cause) from cause

@@ -15,6 +15,7 @@ Invariants
 
 from __future__ import annotations
 
+import abc
 import datetime
 import decimal
 import fractions
@@ -24,7 +25,7 @@ import pathlib
 import re
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -43,7 +44,7 @@ _CONSTANT = frozenset(
 )
 #: Texts beyond that are data: they would be kept alive.
 _TEXT_BYTES = 4096
-#: What the machinery of classes keeps in a class, and what does not change how it works.
+#: What the machinery of classes keeps in a class: it counts which object it is, and no more.
 _OF_CLASSES = frozenset(
     {"__annotations__", "__annotations_cache__", "__dataclass_fields__", "__dataclass_params__"}
     | {"__doc__", "__weakref__", "__dict__", "__abstractmethods__", "_abc_impl", "__slots__"}
@@ -62,7 +63,7 @@ _MISSING = object()
 class Watch:
     """What a function was pickled of; made by `watch`."""
 
-    __slots__ = ("_bases", "_bound", "_codes", "_sizes")
+    __slots__ = ("_bound", "_codes", "_kinds", "_registered", "_sizes")
 
     def __init__(self) -> None:
         #: A mapping, a name, and what it was bound to.
@@ -71,8 +72,10 @@ class Watch:
         self._sizes: list[tuple[Mapping[str, Any], int]] = []
         #: A function, what it is made of, and what its cells hold.
         self._codes: list[tuple[FunctionType, tuple[object, ...], tuple[object, ...]]] = []
-        #: Classes and their bases.
-        self._bases: list[tuple[type, tuple[type, ...]]] = []
+        #: Classes, and what they are made of.
+        self._kinds: list[tuple[type, tuple[object, ...]]] = []
+        #: Changes with each class that is registered with an abstract one.
+        self._registered = abc.get_cache_token()
 
     def is_same(self) -> bool:
         """Return whether all names are bound to what they were bound to."""
@@ -87,7 +90,10 @@ class Watch:
                 return False
             if held and not all(map(_is, _closed_over(function), held)):
                 return False
-        return all(kind.__bases__ == bases for kind, bases in self._bases)
+        for kind, made_of in self._kinds:
+            if not all(map(_is, _kind_made_of(kind), made_of)):
+                return False
+        return not self._kinds or self._registered == abc.get_cache_token()
 
 
 def watch(function: object) -> Watch | None:
@@ -130,6 +136,11 @@ def _made_of(function: FunctionType) -> tuple[object, ...]:
         function.__kwdefaults__,
         function.__dict__,
     )
+
+
+def _kind_made_of(kind: type) -> tuple[object, ...]:
+    """Return what may be set anew as a whole."""
+    return type(kind), kind.__bases__, kind.__name__, kind.__qualname__
 
 
 def _closed_over(function: FunctionType) -> Iterator[object]:
@@ -186,7 +197,7 @@ class _Noting:
         )
 
     def _class(self, kind: type) -> bool:
-        self._made._bases.append((kind, kind.__bases__))
+        self._made._kinds.append((kind, _kind_made_of(kind)))
         return (
             is_by_name(type(kind))
             and all(map(self.note, kind.__bases__))
@@ -198,8 +209,14 @@ class _Noting:
             return True
         return self.note(task.function) and self._all_of(task.given)
 
-    def _all_of(self, mapping: Mapping[str, Any], but: Iterable[str] = ()) -> bool:
+    def _all_of(self, mapping: Mapping[str, Any], but: Set[str] = frozenset()) -> bool:
         self._made._sizes.append((mapping, len(mapping)))
+        for name in mapping.keys() & but:
+            found = mapping[name]
+            self._made._bound.append((mapping, name, found))
+            if type(found) is dict:
+                self._made._sizes.append((found, len(found)))
+                self._made._bound += [(found, key, value) for key, value in found.items()]
         return self._some_of(mapping, [name for name in mapping if name not in but])
 
     def _some_of(self, mapping: Mapping[str, Any], names: Iterable[str]) -> bool:

@@ -139,7 +139,7 @@ def take_apart(
         lifter = _CloudLifter(obj, file, reducer)
         try:
             skeleton = lifter.lift(obj)
-        except (MemoryError, TooLargeError):
+        except (MemoryError, TooLargeError, PilotError):
             raise
         except Exception as cause:
             raise encoding_error(obj, cause) from cause

@@ -8,11 +8,15 @@ Invariants
 - Code is run by no other Python than that whose code it is: bytecode of another minor version ends
   the process, or gives wrong values. It is refused before it is a function.
 - A class stays what it is in the process that defines it, whatever comes back from others.
+- Everywhere else it is what it was when it was sent: with the bases, the attributes and the
+  registry of that moment, and with no others. What cannot be had so is refused in words.
 - Importing this module loads no cloudpickle.
 """
 
 from __future__ import annotations
 
+import abc
+import collections.abc
 import enum
 import functools
 import io
@@ -20,10 +24,10 @@ import os
 import pickle
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from types import CodeType, FunctionType
-from typing import Any, TypeAlias
+from types import CodeType, FunctionType, GetSetDescriptorType, MemberDescriptorType
+from typing import Any, NamedTuple
 
 from pilot.errors import EncodingError
 
@@ -33,6 +37,8 @@ PROTOCOL = 5
 _OURS = frozenset({CodeType, functools._lru_cache_wrapper, functools.cached_property})
 #: Where the arguments of a code object have the name of its file.
 _FILENAME = 10
+#: What every class has.
+_LASTING = ("__doc__", "__module__")
 _VERSION = sys.version_info[:2]
 #: What the machinery of enumerations keeps in a member.
 _OF_MEMBERS = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_", "_inverted_"})
@@ -105,25 +111,53 @@ def _class(kind: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return how a class goes by value, made of how cloudpickle has it."""
     if _has_slots(kind) and len(reduced[1]) == 6 and isinstance(reduced[1][3], dict):
         reduced = _with_slots(kind, reduced)
+    given: dict[str, dict[str, Any]] = {}
     if isinstance(kind, enum.EnumMeta):
-        reduced = _with_members(kind, reduced)
-    make, parts, state, *between, set_state = reduced
-    return (class_of, (make, *parts), (set_state, state), *between, set_class)
+        reduced, given = _with_members(kind, reduced)
+    make, parts, (names, slots), *between, set_state = reduced
+    # Left out where a base has the same; and they are what cannot be taken away from a class.
+    kept = {name: vars(kind)[name] for name in _LASTING if name in vars(kind)}
+    state = ({**names, **kept}, slots)
+    made_as = (type(kind), kind.__bases__, kind.__name__, kind.__qualname__)
+    return (class_of, (make, *parts), (set_state, state, made_as, given), *between, set_class)
 
 
-def _with_members(kind: Any, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the same with all names of members, and with the attributes that members have."""
-    make, (*first, _, module, tracker, extra), (names, slots), *between, set_state = reduced
+#: The members of each enumeration when it was sent first, by their names.
+_members_sent: weakref.WeakKeyDictionary[type, list[tuple[str, int, int]]]
+_members_sent = weakref.WeakKeyDictionary()
+
+
+def _with_members(
+    kind: Any, reduced: tuple[Any, ...]
+) -> tuple[tuple[Any, ...], dict[str, dict[str, Any]]]:
+    """Return the same with all names of members, and the attributes that members have.
+
+    Raises
+    ------
+    EncodingError
+        It has other members than when it was sent first.
+    """
+    make, (*first, _, module, tracker, extra), (names, slots), *rest = reduced
+    found = kind.__members__
+    now = [(name, id(member), id(member._value_)) for name, member in found.items()]
+    before = _members_sent.setdefault(kind, now)
+    if now != before:
+        raise EncodingError(
+            f"the members of the enumeration {kind.__qualname__} were changed in place since it "
+            f"was sent first (it had {', '.join(name for name, *_ in before)}, and has "
+            f"{', '.join(found)}): where it is already it has those that it had. Define the "
+            "enumeration anew, by another class statement"
+        )
     # Other names of members are no attributes.
-    state: Any = ({name: names[name] for name in names if name not in kind.__members__}, slots)
-    members = {name: member.value for name, member in kind.__members__.items()}
+    state = ({name: names[name] for name in names if name not in found}, slots)
+    members = {name: member._value_ for name, member in found.items()}
     given = {
         name: {key: value for key, value in vars(member).items() if key not in _OF_MEMBERS}
-        for name, member in kind.__members__.items()
+        for name, member in found.items()
     }
-    if any(given.values()):
-        state, set_state = (set_state, state, given), set_members
-    return (make, (*first, members, module, tracker, extra), state, *between, set_state)
+    return (make, (*first, members, module, tracker, extra), state, *rest), (
+        given if any(given.values()) else {}
+    )
 
 
 def _has_slots(kind: type) -> bool:
@@ -133,14 +167,37 @@ def _has_slots(kind: type) -> bool:
 
 
 def _with_slots(kind: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the same with the slots of the class: it would be made without them."""
+    """Return the same with the slots of the class: it would be made without them.
+
+    Its slots are those that it was made with, whatever `__slots__` says since; and what has taken
+    the place of one since is an attribute like others.
+    """
     make, (*first, members, tracker, extra), (names, slots), *rest = reduced
-    given = vars(kind)["__slots__"]
-    given = (given,) if isinstance(given, str) else given
+    has = vars(kind)
+    said = has["__slots__"]
+    said = (said,) if isinstance(said, str) else tuple(said)
+    own = {name for name, value in has.items() if _is_slot(kind, value)}
     # Private names are those of the class.
-    mangled = {f"_{kind.__name__.lstrip('_')}{name}" for name in given if name.startswith("__")}
-    state = ({name: value for name, value in names.items() if name not in mangled}, slots)
-    return (make, (*first, {**members, "__slots__": given}, tracker, extra), state, *rest)
+    mangled = {name: _mangled(kind, name) for name in said}
+    made_with = [*said, *sorted(own.difference(mangled.values()))]
+    made_with += [
+        name
+        for name in ("__dict__", "__weakref__")
+        if isinstance(has.get(name), GetSetDescriptorType) and name not in said
+    ]
+    replaced = {name: has[name] for name in mangled.values() if name in has and name not in own}
+    state = ({name: value for name, value in names.items() if name not in own} | replaced, slots)
+    members = {**members, "__slots__": said if len(made_with) == len(said) else tuple(made_with)}
+    return (make, (*first, members, tracker, extra), state, *rest)
+
+
+def _is_slot(kind: type, attribute: object) -> bool:
+    return isinstance(attribute, MemberDescriptorType) and attribute.__objclass__ is kind
+
+
+def _mangled(kind: type, name: str) -> str:
+    is_private = name.startswith("__") and not name.endswith("__")
+    return f"_{kind.__name__.lstrip('_')}{name}" if is_private else name
 
 
 # --- called by pickles; their names are part of the format ---------------------------------------
@@ -176,35 +233,47 @@ _made: weakref.WeakValueDictionary[int, type] = weakref.WeakValueDictionary()
 
 
 def class_of(make: Any, *parts: Any) -> Any:
-    """Return a class: the one of this process where it was defined here; see `set_class`."""
+    """Return a class: the one that is here already, or else a new one; see `set_class`."""
     from cloudpickle import cloudpickle
 
     # The last but one is what tells a class from others in all processes.
-    # It is held here: known by a weak reference alone, it may be gone before it is found.
     known = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(parts[-2])
+    if known is not None:
+        # To make another one would be seen, by `__init_subclass__` for one.
+        return known
     found = make(*parts)
-    if found is not known:
-        _made[id(found)] = found
+    _made[id(found)] = found
     return found
 
 
-def set_class(kind: Any, state: tuple[Any, Any]) -> None:
-    """Give a class its attributes, but for one that was defined here.
+def set_class(kind: Any, state: tuple[Any, ...]) -> None:
+    """Have a class be what it was when it was sent, but for one that was defined here.
 
     That is what the user's program says. It would be set back to what it was when it was sent, with
     methods that see the globals of that time.
     """
-    set_state, attributes = state
     if _made.get(id(kind)) is kind:
-        _give(kind, set_state, attributes)
+        given = ClassState(kind, *state)
+        _give(given)
         if _given.noting is not None:
-            _given.noting.append((kind, set_state, attributes))
+            _given.noting.append(given)
 
 
 # --- classes as functions know them --------------------------------------------------------------
 
-#: A class, and how it is given its attributes, and which.
-ClassState: TypeAlias = tuple[Any, Callable[[Any, Any], object], Any]
+
+class ClassState(NamedTuple):
+    """A class, and what it was when it was sent."""
+
+    kind: Any
+    #: Gives it its attributes.
+    set_state: Callable[[Any, Any], object]
+    #: By their names; and what is in slots of the class of classes, which is nothing.
+    attributes: tuple[dict[str, Any], dict[str, Any]]
+    #: Its class, its bases, its name and its qualified name.
+    made_as: tuple[type, tuple[type, ...], str, str]
+    #: The attributes of the members of an enumeration.
+    of_members: dict[str, dict[str, Any]]
 
 
 class _Given:
@@ -212,22 +281,87 @@ class _Given:
     times = 0
     #: Where that is noted, while it is.
     noting: list[ClassState] | None = None
+    #: The names of the attributes that each class was given last.
+    names: weakref.WeakKeyDictionary[type, frozenset[str]] = weakref.WeakKeyDictionary()
+    #: Slots of classes in whose place there is something else, or was.
+    slots: dict[tuple[type, str], Any] = {}
 
 
 _given = _Given()
 
 
-def set_members(kind: Any, state: tuple[Any, Any, dict[str, dict[str, Any]]]) -> None:
-    """Give an enumeration its attributes, and its members those that their `__init__` gave them."""
-    set_state, attributes, given = state
-    set_state(kind, attributes)
-    for name, member in kind.__members__.items():
-        vars(member).update(given.get(name, {}))
-
-
-def _give(kind: Any, set_state: Callable[[Any, Any], object], attributes: Any) -> None:
+def _give(state: ClassState) -> None:
+    """Have a class be so: what is not as it was is put right, and what it had not is taken away."""
     _given.times += 1
-    set_state(kind, attributes)
+    kind, (names, slots) = state.kind, state.attributes
+    _make_as(kind, *state.made_as)
+    registered = names.get(_REGISTRY)
+    names = {name: value for name, value in names.items() if name != _REGISTRY}
+    before, now = _given.names.get(kind), frozenset(names)
+    for name in (before or now) - now:
+        if slot := _given.slots.get((kind, name)):
+            type.__setattr__(kind, name, slot)
+        elif name in vars(kind):
+            type.__delattr__(kind, name)
+    for name in now - (before or frozenset()):
+        if _is_slot(kind, vars(kind).get(name)):
+            _given.slots[kind, name] = vars(kind)[name]
+    state.set_state(kind, (names, slots))
+    if registered is not None:
+        _register(kind, registered)
+    if before is not None and before != now:
+        _forget_answers(kind)
+    _given.names[kind] = now
+    for name, attributes in state.of_members.items():
+        vars(kind.__members__[name]).update(attributes)
+
+
+#: What cloudpickle calls the classes that are registered with an abstract one.
+_REGISTRY = "_abc_impl"
+
+
+def _make_as(kind: Any, metaclass: type, bases: tuple[type, ...], name: str, qualname: str) -> None:
+    """Give a class its class, its bases and its names, where it has others."""
+    try:
+        if type(kind) is not metaclass:
+            type.__setattr__(kind, "__class__", metaclass)
+        if list(map(id, kind.__bases__)) != list(map(id, bases)):
+            _forget_answers(kind)
+            type.__setattr__(kind, "__bases__", bases)
+            _forget_answers(kind)
+    except TypeError as error:
+        raise EncodingError(
+            f"the class {qualname} had another class or other bases when it came to process "
+            f"{os.getpid()} of {os.uname().nodename} first, and cannot be given those that it has "
+            f"now: {error}. Define it anew, by another class statement"
+        ) from error
+    if kind.__name__ != name:
+        type.__setattr__(kind, "__name__", name)
+    if kind.__qualname__ != qualname:
+        type.__setattr__(kind, "__qualname__", qualname)
+
+
+def _register(kind: Any, wanted: Iterable[type | None]) -> None:
+    """Have these classes be registered with an abstract one, and no others."""
+    classes = [one for one in wanted if one is not None]
+    if registered(kind) != set(classes):
+        _forget_answers(kind)
+        abc._reset_registry(kind)  # type: ignore[attr-defined]
+        for one in classes:
+            abc.ABCMeta.register(kind, one)
+
+
+def registered(kind: abc.ABCMeta) -> set[type]:
+    """Return the classes that are registered with an abstract one."""
+    references = abc._get_dump(kind)[0]  # type: ignore[attr-defined]
+    return {one for one in (reference() for reference in references) if one is not None}
+
+
+def _forget_answers(kind: type) -> None:
+    """Have abstract classes look anew at whether a class is one of theirs."""
+    for one in (*kind.__mro__, *vars(collections.abc).values()):
+        if isinstance(one, abc.ABCMeta):
+            abc._reset_caches(one)  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -248,7 +382,7 @@ def class_states() -> Iterator[list[ClassState]]:
 def give_again(states: list[ClassState]) -> None:
     """Have classes be what they were when a function was sent."""
     for state in states:
-        _give(*state)
+        _give(state)
 
 
 def times_given() -> int:

@@ -126,14 +126,14 @@ def encode_within(obj: object, limit: int) -> bytes:
         pickle.Pickler(file, pickling.PROTOCOL).dump(obj)
         if not needs_cloudpickle(file.getvalue()):
             return file.getvalue()
-    except (MemoryError, TooLargeError):
+    except (MemoryError, TooLargeError, PilotError):
         raise
     except Exception:
         pass  # as in `encode`
     file = BoundedFile(limit)
     try:
         pickling.pickler()(file).dump(obj)
-    except (MemoryError, TooLargeError):
+    except (MemoryError, TooLargeError, PilotError):
         raise
     except Exception as cause:
         raise encoding_error(obj, cause) from cause

@@ -121,6 +121,155 @@ def test_a_class_is_what_it_was_when_each_of_its_tasks_was_submitted(
     assert run_script(shared_site, CLASSES) == ["0 of 96", "3"]
 
 
+IN_PLACE = """
+import abc, collections.abc, dataclasses, enum, functools, sys, typing
+import pilot
+
+T = typing.TypeVar("T")
+class One:
+    def who(self): return "one"
+class Other:
+    def who(self): return "other"
+class Both(One, Other): pass
+class Rebased(One): pass
+class Below(Rebased): pass
+class Generic(typing.Generic[T], One): pass
+class First(type): tag = "first"
+class Second(type): tag = "second"
+class Made(metaclass=First): pass
+class Bare: extra = 1
+class Child(Bare): extra = 2
+class Shape(abc.ABC): pass
+class Square: pass
+class Slots:
+    __slots__ = ("x", "y")
+    def __init__(self): self.x, self.y = 1, 2
+@dataclasses.dataclass
+class Data: x: int = 1
+class Named(typing.NamedTuple): x: int = 1
+class Color(enum.Enum): RED = 1
+def decorate(kind):
+    kind.decorated = getattr(kind, "decorated", 0) + 1
+    return kind
+
+def bases(): return Rebased().who(), isinstance(Below(), Other), Below.__mro__[2].__name__
+def generic(): return Generic().who()
+def metaclass(): return Made.tag
+def attribute(): return Child.extra, "extra" in vars(Child)
+def registry(): return isinstance(Square(), Shape)
+def slots(): return Slots().x, Slots.__slots__, hasattr(Slots(), "__dict__")
+def data(): return Data().__dict__, Data().decorated, len(dataclasses.fields(Data))
+def named(): return Named()._fields, Named(1) == (1,)
+def color(): return [(one.name, one.value) for one in Color]
+def name(): return Bare.__name__, Bare.__qualname__, Bare.__doc__
+def is_one(it): return isinstance(it, One), isinstance(it, Rebased)
+def make(): return Rebased()
+users = [bases, generic, metaclass, attribute, registry, slots, data, named, color, name]
+
+def change(round):
+    global Data, Named, Color
+    Rebased.__bases__ = (Other,) if round % 2 else (One,)
+    Generic.__bases__ = (typing.Generic, Other if round % 2 else One)
+    Made.__class__ = Second if round % 2 else First
+    if round % 2: del Child.extra
+    else: Child.extra = round
+    if round == 1: Shape.register(Square)
+    if round == 2: Slots.x = property(lambda self: 42, lambda self, value: None)
+    if round == 3: Slots.__slots__ = ("x",)
+    if round == 2:
+        @dataclasses.dataclass
+        class Data: x: int = 1; y: int = 2
+        class Named(typing.NamedTuple): y: int = 1; x: int = 2
+        class Color(enum.Enum): BLUE = 1; RED = 2
+    if round == 3:
+        Data.z: int = 3
+        Data.__annotations__["z"] = int
+        dataclasses.dataclass(Data)
+    decorate(Data)
+    Bare.__name__ = Bare.__qualname__ = Bare.__doc__ = f"Bare{round}"
+
+with pilot.Session(site=sys.argv[1]) as session:
+    decorate(Data)
+    futures, made = [], session.submit(make)
+    for round in range(4):
+        if round: change(round)
+        for i in range(3):
+            # Other priorities: they do not run in the order in which they were submitted.
+            for user in users:
+                futures.append((user(), session.submit(pilot.task(priority=i)(user))))
+            future = session.submit(pilot.task(priority=i)(is_one), made)
+            futures.append((is_one(Rebased()), future))
+    for wanted, future in futures:
+        if future.result(60) != wanted: print(future.name, "is", future.result(), "not", wanted)
+    print(len(futures))
+"""
+
+
+def test_classes_that_are_changed_in_place_are_what_they_were_at_each_submission(
+    shared_site: SiteUnderTest,
+) -> None:
+    assert run_script(shared_site, IN_PLACE) == ["132"]
+
+
+CHANGED_ENUM = """
+import enum, sys
+import pilot
+
+class Color(enum.Enum): RED = 1
+def names(): return [one.name for one in Color]
+def echo(it): return it
+
+with pilot.Session(site=sys.argv[1]) as session:
+    print(session.submit(names).result(60), session.submit(echo, Color.RED).result(60))
+    blue = object.__new__(Color)
+    blue._name_, blue._value_, blue.__objclass__, blue._sort_order_ = "BLUE", 2, Color, 1
+    Color._member_map_["BLUE"] = Color._value2member_map_[2] = blue
+    Color._member_names_.append("BLUE")
+    type.__setattr__(Color, "BLUE", blue)
+    for submit in (lambda: session.submit(names), lambda: session.submit(echo, Color.RED)):
+        try:
+            submit()
+        except pilot.PilotError as error:
+            print("the enumeration Color were changed" in str(error), "anew" in str(error))
+    class Color(enum.Enum): RED = 1; BLUE = 2
+    print(session.submit(names).result(60), session.submit(echo, Color.BLUE).result(60))
+"""
+
+
+def test_an_enumeration_whose_members_were_changed_in_place_is_refused(
+    shared_site: SiteUnderTest,
+) -> None:
+    assert run_script(shared_site, CHANGED_ENUM) == [
+        "['RED'] Color.RED",
+        "True True",
+        "True True",
+        "['RED', 'BLUE'] Color.BLUE",
+    ]
+
+
+PLUGINS = """
+made = []
+class Base:
+    def __init_subclass__(cls): made.append(cls)
+"""
+
+REGISTERING = """
+import sys
+import pilot, plugins
+
+class Derived(plugins.Base): pass
+def count(it): return len(plugins.made)
+
+with pilot.Session(site=sys.argv[1]) as session:
+    print({session.submit(count, Derived()).result(60) for _ in range(10)})
+"""
+
+
+def test_a_class_that_is_there_is_not_made_again(shared_site: SiteUnderTest) -> None:
+    (shared_site.scratch / "plugins.py").write_text(PLUGINS)
+    assert run_script(shared_site, REGISTERING) == ["{1}"]
+
+
 LARGE = """
 import os, resource, sys
 import numpy as np, pilot

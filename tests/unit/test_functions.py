@@ -29,7 +29,7 @@ from pilot.task import Task
 from pilot.watch import watch
 
 SCRIPT = """
-import math
+import abc, math
 
 scale, items, table, array = 1, [1], {"a": 1}, numpy.ones(3)
 text = "t"
@@ -40,7 +40,13 @@ def deep(x):
 def helper(x):
     return deep(x) * 2
 
-class Plain:
+class Base: pass
+class Other: pass
+class Shape(abc.ABC): pass
+
+class Plain(Base):
+    "How it was."
+    noted: int
     factor = 1
     def method(self):
         return (self.factor, scale)
@@ -64,7 +70,7 @@ def uses_constants(x, default=1, *, keyword=2):
     return (nested(x), helper(x), text, default, keyword)
 
 def uses_class(x):
-    return (Plain().method(), Plain.static(), Plain().prop)
+    return (Plain().method(), Plain.static(), Plain().prop, isinstance(Plain(), Shape))
 
 def recursive(n):
     return scale if n == 0 else recursive(n - 1) + other(n)
@@ -166,6 +172,14 @@ EDITS: dict[str, Callable[[dict[str, Any], int], Any]] = {
     "class attribute": lambda names, n: setattr(names["Plain"], "factor", n),
     "new class attribute": lambda names, n: setattr(names["Plain"], f"also_{n}", n),
     "in a class attribute": lambda names, n: setattr(names["Plain"], "factor", [n]),
+    "bases": lambda names, n: setattr(
+        names["Plain"].__mro__[-3], "__bases__", (names["Other" if n % 2 else "Base"],)
+    ),
+    "registered": lambda names, n: names["Shape"].register(names["Other"]),
+    "annotation": lambda names, n: setattr(names["Plain"], "__annotations__", {"noted": float}),
+    "in the annotations": lambda names, n: names["Plain"].__annotations__.update({f"n{n}": int}),
+    "documentation": lambda names, n: setattr(names["Plain"], "__doc__", f"How it is {n}."),
+    "name": lambda names, n: setattr(names["Plain"], "__name__", f"Plain{n}"),
     "default": lambda names, n: setattr(names["uses_constants"], "__defaults__", (n,)),
     "keyword": lambda names, n: names["uses_constants"].__kwdefaults__.update(keyword=n),
     "keywords": lambda names, n: setattr(names["uses_constants"], "__kwdefaults__", {"keyword": n}),

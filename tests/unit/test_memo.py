@@ -288,6 +288,17 @@ def test_what_a_function_closes_over() -> None:
     assert source_digest(made(1), 1) == source_digest(made(1), 1) != source_digest(made(2), 1)
 
 
+def test_classes_that_are_registered_with_an_abstract_one(load: Load) -> None:
+    program = "import abc\nclass Shape(abc.ABC): ...\nclass Square: ...\nclass Circle: ...\n"
+    module = load("program", program + "def work(x): return isinstance(x, Shape)\n")
+    digests = [source_digest(as_task(module.work), 1)]
+    for kind in (module.Square, module.Circle):
+        module.Shape.register(kind)
+        digests.append(source_digest(as_task(module.work), 1))
+        assert digests[-1] == source_digest(as_task(module.work), 1)
+    assert len(set(digests)) == 3
+
+
 def test_functions_that_name_each_other() -> None:
     def even(n: int) -> bool:
         return n == 0 or odd(n - 1)
