@@ -127,6 +127,8 @@ class Agent:
         #: Executors that somebody has ended, and when that counts as their own crash.
         self._doubtful: deque[tuple[float, m.ExecutorExited]] = deque()
         self._head: HeadAddress | None = None
+        #: Whether the site directory said at the last look where the head is.
+        self._in_sight = False
         self._looked = self._nodes_told = 0.0
         self._ticked = clock.now()
         self._signals: list[int] = []
@@ -290,17 +292,19 @@ class Agent:
         self._looked = now
         known = self._head
         address = read_address(self._site.address_file, known)
-        if address is None or not (
-            known is None
-            or address.epoch > known.epoch
-            # It has broken this connection off, or its socket was away.
-            or (address.epoch == known.epoch and self._client.is_lost and not address.is_dead())
-        ):
-            if known is not None and (address is None or address.is_dead()):
-                self._service.lost_head()
+        if address is None or address.is_dead():
+            # It may come back: its address was removed, or hidden, by somebody else.
+            self._service.lost_head()
+            self._in_sight = False
+            return False
+        # It has broken this connection off, or its socket or its address was away.
+        again = self._client.is_lost or not self._in_sight
+        least = 0 if known is None else known.epoch + (not again)
+        if address.epoch < least:
             return False
         log.info("head of epoch %d on %s", address.epoch, address.host)
         self._head = address
+        self._in_sight = True
         self._client.connect(address.endpoints.choose())
         self._service.greet()
         return True

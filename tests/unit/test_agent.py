@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 import yaml
 from support.builders import template, work
@@ -17,6 +19,8 @@ from pilot.agent import agent as a
 from pilot.agent.agent import Agent
 from pilot.site import open_site
 from pilot.wire import messages as m
+from pilot.wire.discovery import HeadAddress, process_started, write_address
+from pilot.wire.endpoints import Endpoints, boot_id
 from scheduler.resources import NodeShape, Resources
 
 
@@ -96,6 +100,43 @@ def test_pilot_that_works_goes_on_without_a_head(job: Job) -> None:
     job.agent._rules._attempts.held[1] = 1
     job.tick(3 * service.ORPHAN_S, 5.0)
     assert not job.service.ending
+
+
+def looks(job: Job) -> bool:
+    """Look for the head; return whether it was greeted."""
+    job.now += a.LOOK_S
+    job.sent.clear()
+    connected = job.agent._look_for_head(job.now)
+    assert connected == any(isinstance(message, m.PilotHello) for message in job.sent)
+    return connected
+
+
+def test_head_whose_address_was_away_is_greeted_again(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the pilot for lost that says nothing, and that does not know whether it is there."""
+    monkeypatch.setattr(job.agent._client, "connect", lambda _: None)
+    file = job.agent._site.address_file
+    here = process_started(os.getpid())
+    head = HeadAddress(5, "n1", os.getpid(), here, Endpoints(boot_id(), "unix:///x", ""), "1")
+    assert not looks(job)
+    write_address(file, head)
+    assert looks(job)
+    welcomed(job)
+    assert not looks(job)
+    file.rename(file.with_suffix(".away"))
+    assert not looks(job) and not job.service._welcomed
+    file.with_suffix(".away").rename(file)
+    assert looks(job)
+    welcomed(job)
+    assert not looks(job) and job.service._welcomed
+    # One of before is not listened to, and one that is dead is not spoken to.
+    write_address(file, msgspec.structs.replace(head, epoch=4))
+    assert not looks(job)
+    write_address(file, msgspec.structs.replace(head, epoch=6, started=here - 1))
+    assert not looks(job)
+    write_address(file, msgspec.structs.replace(head, epoch=6))
+    assert looks(job)
 
 
 # --- its own sleep -------------------------------------------------------------------------------
