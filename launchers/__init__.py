@@ -2,19 +2,21 @@
 
 `get_launcher` gives, by the name in a site file, the launcher that turns a command and a
 `Placement` into a `Launch`; `node_worker` does the same for a pilot's node workers. Which command
-runs where is decided elsewhere.
+runs where is decided elsewhere, and which launchers suit a batch system is said by that
+(`scheduler.batch.BatchKind`). All that have a name here are in this module; others are written as
+``module:name``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from launchers.base import HostShare, Launch, Launcher, Placement
 from launchers.identity import identity_in, leave_identity
-from launchers.local import LocalLauncher
+from launchers.local import LocalLauncher, start_here
 from launchers.mpirun import FLAVOURS, MpirunLauncher, find_mpi
-from launchers.nodes import NODE_LAUNCHERS, node_worker
-from launchers.srun import SrunLauncher
+from launchers.srun import SHARING_STEPS, SrunLauncher, step_on_node
 
 __all__ = [
     "LAUNCHERS",
@@ -36,15 +38,31 @@ _MPIRUN = {"auto": "", "mpirun": "", "mpiexec": "", **{f.name: f.name for f in F
 LAUNCHERS = ("local", "srun", *_MPIRUN)
 
 
-def get_launcher(name: str, options: Sequence[str] = ()) -> Launcher:
-    """The launcher of this name; ``auto``, ``mpirun`` and ``mpiexec`` take the MPI that is here.
+#: What starts a node worker on a host: command, host, options.
+_NODE_LAUNCHERS: dict[str, Callable[[Sequence[str], str, Sequence[str]], Launch]] = {
+    "local": start_here,
+    "srun": step_on_node,
+}
+
+#: Every name that `node_worker` knows.
+NODE_LAUNCHERS = tuple(_NODE_LAUNCHERS)
+
+#: Around an mpirun of several hosts: by what starts node workers there, which the daemons that it
+#: starts there must get on with.
+_AROUND_MPIRUN = {"srun": SHARING_STEPS}
+
+
+def get_launcher(name: str, options: Sequence[str] = (), node_launcher: str = "local") -> Launcher:
+    """Find a launcher by its name; ``auto``, ``mpirun`` and ``mpiexec`` take the MPI that is here.
 
     Parameters
     ----------
     name
-        One of `LAUNCHERS`.
+        One of `LAUNCHERS`, or ``module:Class``, which is called with the options.
     options
         The site's own options, put after the launcher's.
+    node_launcher
+        What starts node workers beside it.
 
     Raises
     ------
@@ -59,7 +77,58 @@ def get_launcher(name: str, options: Sequence[str] = ()) -> Launcher:
         return SrunLauncher(tuple(options))
     if name in _MPIRUN:
         flavour, program = find_mpi(_MPIRUN[name])
-        return MpirunLauncher(flavour, program, tuple(options))
+        around = _AROUND_MPIRUN.get(node_launcher, ())
+        return MpirunLauncher(flavour, program, tuple(options), around)
     if name == "local":
         raise ValueError(f"the launcher 'local' takes no options, but got {' '.join(options)}")
-    raise ValueError(f"unknown launcher {name!r}; known are {', '.join(LAUNCHERS)}")
+    made: Launcher = _imported(name, "launcher", LAUNCHERS)(tuple(options))
+    return made
+
+
+def node_worker(
+    name: str, host: str, command: Sequence[str], options: Sequence[str] = ()
+) -> Launch:
+    """Say how to start `command`, a node worker, once on `host`.
+
+    Each node worker is a process of its own to whoever starts it, and may use all that the job has
+    on the host.
+
+    Parameters
+    ----------
+    name
+        One of `NODE_LAUNCHERS`, or ``module:function``, which is called with the three that follow:
+        ``local`` starts it directly, so on the host of the caller; ``srun`` as a step.
+    host
+        Name of the host, as the batch system writes it.
+    command
+        Program and arguments of the node worker.
+    options
+        The site's options for the step.
+
+    Raises
+    ------
+    ValueError
+        There is none of this name.
+    """
+    start = _NODE_LAUNCHERS.get(name) or _imported(name, "node launcher", NODE_LAUNCHERS)
+    launch: Launch = start(command, host, options)
+    return launch
+
+
+def _imported(name: str, what: str, known: Sequence[str]) -> Callable[..., Any]:
+    """Import what a name with a colon stands for.
+
+    Raises
+    ------
+    ValueError
+        It has none, or cannot be imported.
+    """
+    from pkgutil import resolve_name  # few processes need it
+
+    if ":" not in name:
+        raise ValueError(f"unknown {what} {name!r}; known are {', '.join(known)}")
+    try:
+        found: Callable[..., Any] = resolve_name(name)
+    except Exception as error:
+        raise ValueError(f"the {what} {name!r} cannot be imported: {error}") from error
+    return found

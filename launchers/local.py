@@ -1,4 +1,4 @@
-"""The launcher of a single process on this host: the command itself, with nothing around it."""
+"""What starts a single process on this host: the command itself, with nothing around it."""
 
 from __future__ import annotations
 
@@ -37,3 +37,8 @@ class LocalLauncher(msgspec.Struct, frozen=True):
                 "set the site's MPI launcher to 'auto' or to an MPI's name"
             )
         return Launch(tuple(command), dict(env))
+
+
+def start_here(command: Sequence[str], _host: str, _options: Sequence[str]) -> Launch:
+    """Say how to start a node worker on the host of the caller."""
+    return Launch(tuple(command), {})

@@ -11,9 +11,9 @@ Besides the hosts, two things must be right or ranks come up as several worlds o
   look into the virtual environment before the system. So a launcher names its own library there,
   beside its program first, unless the caller's variables choose (``MPI4PY_LIBMPI`` or
   ``MPI4PY_MPIABI``). An mpi4py that was built against one MPI ignores both.
-- The launcher must not take the hosts from the surrounding Slurm job, whose variables are wrong
-  once the job has shrunk. The daemons that it starts on other hosts through srun must share these
-  with all else that runs there.
+- The launcher must not take the hosts from the surrounding job, whose variables are wrong once the
+  job has shrunk. The daemons that it starts on other hosts through the batch system must share
+  these with all else that runs there: what that takes is around it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from pathlib import Path
 import msgspec
 
 from launchers.base import HostShare, Launch, Placement
-from launchers.srun import SHARING_STEPS
 
 #: How long an mpiexec may take to tell its version, in seconds.
 _VERSION_TIMEOUT_S = 20.0
@@ -126,6 +125,8 @@ class MpirunLauncher(msgspec.Struct, frozen=True):
     program: str
     #: The site's options for it; the last word is theirs.
     options: tuple[str, ...] = ()
+    #: What goes before the command line of several hosts, for the daemons there.
+    around: tuple[str, ...] = ()
     #: Name of the host that the launcher is started on.
     this_host: str = msgspec.field(default_factory=socket.gethostname)
 
@@ -141,7 +142,7 @@ class MpirunLauncher(msgspec.Struct, frozen=True):
         flavour = self.flavour
         for_ranks = {**self._library_env(env), **env}
         here = placement.is_on(self.this_host)
-        argv = [*(() if here else SHARING_STEPS), self.program, *flavour.options]
+        argv = [*(() if here else self.around), self.program, *flavour.options]
         argv += flavour.options_here if here else ()
         for name in for_ranks if flavour.forward else ():
             argv += [*flavour.forward, name]

@@ -97,6 +97,16 @@ class SrunLauncher(msgspec.Struct, frozen=True):
         return Launch(argv, dict(env))
 
 
+def step_on_node(command: Sequence[str], host: str, options: Sequence[str]) -> Launch:
+    """Say how to start a node worker as a step that may use all that the job has on the host.
+
+    It is a step of its own: Slurm kills every step that has a part on a node that leaves the job,
+    so a step over all nodes would end with the first node released.
+    """
+    step = ("--nodes=1", "--ntasks=1", f"--nodelist={host}", "--mpi=none")
+    return Launch((*SRUN, *STEP_OPTIONS, *step, *options, *command), {})
+
+
 def _layout(placement: Placement) -> tuple[str, ...]:
     """The options that put the ranks on their hosts."""
     counts = {share.ranks for share in placement.hosts}

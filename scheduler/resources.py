@@ -189,10 +189,3 @@ def _seconds(value: int | float | str | timedelta) -> float:
     raise ValueError(
         f'{value!r:.60} is no length of time; write it as "90s", "10m", "1h30m" or "1:30:00"'
     )
-
-
-def format_walltime(seconds: float) -> str:
-    """Seconds as Slurm writes a walltime: ``D-HH:MM:SS`` or ``HH:MM:SS``."""
-    days, rest = divmod(round(seconds), 86400)
-    clock = f"{rest // 3600:02d}:{rest % 3600 // 60:02d}:{rest % 60:02d}"
-    return f"{days}-{clock}" if days else clock

@@ -6,7 +6,13 @@ what a site file may hold; `templates` are the files shipped here, which ``pilot
 
 from __future__ import annotations
 
-from site_configs.schema import PoolConfig, SiteConfig, load_site_file, site_file_schema
+from site_configs.schema import (
+    PoolConfig,
+    SiteConfig,
+    load_site_file,
+    pool_type,
+    site_file_schema,
+)
 from site_configs.templates import template_text, templates
 from site_configs.yamlfile import SiteFileError
 
@@ -15,6 +21,7 @@ __all__ = [
     "SiteConfig",
     "SiteFileError",
     "load_site_file",
+    "pool_type",
     "site_file_schema",
     "template_text",
     "templates",

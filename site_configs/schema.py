@@ -5,8 +5,10 @@ attribute carries its unit in its name (``walltime_s``), the key is the name wit
 (``walltime``) and takes a text such as ``1h`` or ``4G``. The comment above an attribute is its
 documentation, also in the JSON schema that editors use.
 
+What batch systems add to it is theirs (`scheduler.batch`): `site_type` puts both together.
+
 Invariants: a `SiteConfig` that was loaded is complete and consistent, nothing in it is checked
-again; unknown keys are errors; no path of code is for one site.
+again; unknown keys are errors; no path of code is for one site, or for one batch system.
 """
 
 from __future__ import annotations
@@ -14,12 +16,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from msgspec import Meta, Struct, field
-from msgspec.structs import replace
+from msgspec import Meta, Struct, defstruct, field
+from msgspec.structs import fields, replace
 
+from scheduler.batch import BatchKind, find_kind
 from scheduler.resources import NodeShape
 from site_configs import yamlfile
 from site_configs.yamlfile import (
@@ -41,6 +45,9 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 class _Mapping(Struct, frozen=True, forbid_unknown_fields=True):
     """One mapping of a site file."""
+
+
+M = TypeVar("M", bound=_Mapping)
 
 
 class HeadConfig(_Mapping, frozen=True, kw_only=True):
@@ -111,34 +118,22 @@ class EnvironmentConfig(_Mapping, frozen=True, kw_only=True):
     python: str = "auto"
 
 
-class SlurmConfig(_Mapping, frozen=True, kw_only=True):
-    """Manners towards Slurm."""
+class Manners(_Mapping, frozen=True, kw_only=True):
+    """How the batch system is spoken to; each batch system adds keys of its own."""
 
     #: Time between two queries of the queue.
     poll_interval_s: Seconds = field(default=2.0, name="poll_interval")
     #: The least time between two submissions.
     submit_interval_s: Seconds = field(default=1.0, name="submit_interval")
-    #: Each Slurm command is given up after this time.
+    #: Each command of the batch system is given up after this time.
     command_limit_s: Seconds = field(default=30.0, name="command_limit")
     #: Job names begin with this word.
     job_name_prefix: str = "pilot"
-    #: The cluster that Slurm's commands speak to, as their option -M; empty: the default one.
-    cluster: str = ""
 
 
 class PoolConfig(_Mapping, frozen=True, kw_only=True):
-    """A pool: pilots of one kind."""
+    """A pool: pilots of one kind; each batch system adds keys of its own."""
 
-    #: Slurm partition; empty: the cluster's default.
-    partition: str = ""
-    #: Slurm account to charge.
-    account: str = ""
-    #: Slurm quality of service.
-    qos: str = ""
-    #: Features that nodes must have, as Slurm's --constraint.
-    constraint: str = ""
-    #: Slurm reservation.
-    reservation: str = ""
     #: Cores that Pilot uses on each node; auto (all of this machine) on a local site only.
     cores_per_node: Count = 0
     #: Memory that Pilot uses on each node; 0: memory is not counted.
@@ -152,7 +147,7 @@ class PoolConfig(_Mapping, frozen=True, kw_only=True):
     max_nodes: Count = 0
     #: Nodes that one pilot has at most; on a local site always 1.
     nodes_per_pilot: Annotated[int, Meta(ge=1)] = 1
-    #: Pilots that wait in Slurm's queue at most.
+    #: Pilots that wait in the queue at most.
     max_pilots_queued: Annotated[int, Meta(ge=1)] = 2
     #: The walltime of a pilot.
     walltime_s: Seconds = field(default=3600.0, name="walltime")
@@ -160,8 +155,6 @@ class PoolConfig(_Mapping, frozen=True, kw_only=True):
     warning_s: Seconds = field(default=60.0, name="warning")
     #: A pilot without work ends after this time.
     idle_time_s: Seconds = field(default=60.0, name="idle_time")
-    #: More options for sbatch, each as one text ("--exclusive").
-    sbatch_options: tuple[str, ...] = ()
 
     @property
     def shape(self) -> NodeShape:
@@ -174,8 +167,9 @@ class SiteConfig(_Mapping, frozen=True, kw_only=True):
 
     #: The site's name; if left out, its file's name (of a site.yaml: its directory's name).
     name: str = ""
-    #: The batch system: local (pilots are processes of this machine) or slurm.
-    batch: Literal["local", "slurm"]
+    #: The batch system: local (pilots are processes of this machine), slurm, or module:Class of one
+    #: that is kept elsewhere.
+    batch: str
     #: The pools by name; the first one is the default.
     pools: dict[str, PoolConfig]
     #: The head: the process that keeps the tasks.
@@ -190,8 +184,77 @@ class SiteConfig(_Mapping, frozen=True, kw_only=True):
     mpi: MpiConfig = MpiConfig()
     #: What is around the agent and the tasks on compute nodes.
     environment: EnvironmentConfig = EnvironmentConfig()
-    #: Manners towards Slurm.
-    slurm: SlurmConfig = SlurmConfig()
+    #: Manners towards the batch system.
+    manners: Manners = Manners()
+
+    @property
+    def kind(self) -> BatchKind:
+        """What is known of the batch system without asking it."""
+        return find_kind(self.batch)
+
+
+class _Named(Struct):
+    """A site file of which only the batch system is looked at."""
+
+    batch: str
+
+
+#: The keys that site files of all batch systems have.
+_SECTIONS = {*SiteConfig.__struct_encode_fields__} - {"manners"}
+
+
+@cache
+def site_type(batch: str) -> type[SiteConfig]:
+    """Make the type of the site files of a batch system: all have their keys and that one's.
+
+    The section with the manners has the name of the batch system.
+
+    Raises
+    ------
+    ValueError
+        There is no such batch system.
+    """
+    kind = find_kind(batch)
+    if kind.name in _SECTIONS:
+        raise ValueError(f"{batch!r} calls itself {kind.name!r}, which is a key of all site files")
+    manners = _with_keys(Manners, kind.manners_keys)
+    pools: Any = dict.__class_getitem__((str, pool_type(batch)))
+    own: list[Any] = [
+        ("pools", pools),
+        ("manners", manners, field(default=manners(), name=kind.name)),
+    ]
+    return _extended(SiteConfig, own, SiteConfig)
+
+
+@cache
+def pool_type(batch: str) -> type[PoolConfig]:
+    """Make the type of the pools of a batch system."""
+    return _with_keys(PoolConfig, find_kind(batch).pool_keys)
+
+
+def _with_keys(base: type[M], keys: type[Struct]) -> type[M]:
+    """Make the subclass of a mapping that has the keys of another struct as well."""
+    more: list[Any] = [
+        (each.name, each.type, field(default=each.default, name=each.encode_name))
+        for each in fields(keys)
+    ]
+    return _extended(base, more, keys)
+
+
+def _extended(base: type[M], more: list[Any], documented_by: type[Struct]) -> type[M]:
+    """Make a subclass with more fields, which the source of another class explains."""
+    made: Any = defstruct(
+        base.__name__,
+        more,
+        bases=(base,),
+        module=__name__,
+        namespace={"documented_by": documented_by},
+        frozen=True,
+        kw_only=True,
+        forbid_unknown_fields=True,
+    )
+    its_type: type[M] = made
+    return its_type
 
 
 def load_site_file(path: Path) -> SiteConfig:
@@ -202,21 +265,33 @@ def load_site_file(path: Path) -> SiteConfig:
     SiteFileError
         The file is wrong; the message says where (``file:line:``), what, and what to do.
     """
-    file = yamlfile.load(path, SiteConfig, error_type=SiteFileError)
+    parsed = yamlfile.parse(path, error_type=SiteFileError)
+    named = yamlfile.load(parsed, _Named)
+    try:
+        its_type = site_type(named.value.batch)
+    except ValueError as error:
+        raise named.error("batch", message=f"{error}") from None
+    file = yamlfile.load(parsed, its_type)
     config = _completed(file.value, path)
     for place, message in _faults(config):
         raise file.error(*place, message=message)
     return config
 
 
-def site_file_schema() -> dict[str, Any]:
-    """The JSON schema of a site file, for editors."""
-    return yamlfile.json_schema(SiteConfig)
+def site_file_schema(batch: str) -> dict[str, Any]:
+    """Give the JSON schema of the site files of a batch system, for editors.
+
+    Raises
+    ------
+    ValueError
+        There is no such batch system.
+    """
+    return yamlfile.json_schema(site_type(batch))
 
 
 def _completed(config: SiteConfig, path: Path) -> SiteConfig:
     """The config with what ``auto`` stands for."""
-    local = config.batch == "local"
+    local = config.kind.is_local
     pools = {
         name: replace(
             pool,
@@ -254,12 +329,12 @@ def _faults(config: SiteConfig) -> Iterator[tuple[YamlPath, str]]:
             f"({config.lease.renew_s:g} s), which must be longer than 0 s",
         )
     for key in ("poll_interval", "command_limit"):
-        if getattr(config.slurm, f"{key}_s") <= 0:
-            yield ("slurm", key), "must be longer than 0 s"
-    if not _NAME.fullmatch(config.slurm.job_name_prefix):
+        if getattr(config.manners, f"{key}_s") <= 0:
+            yield (config.kind.name, key), "must be longer than 0 s"
+    if not _NAME.fullmatch(config.manners.job_name_prefix):
         yield (
-            ("slurm", "job_name_prefix"),
-            f"{config.slurm.job_name_prefix!r} cannot begin a job name; {_NAME_RULE}",
+            (config.kind.name, "job_name_prefix"),
+            f"{config.manners.job_name_prefix!r} cannot begin a job name; {_NAME_RULE}",
         )
     for section, variables in (
         ("mpi", config.mpi.variables),
@@ -272,21 +347,19 @@ def _faults(config: SiteConfig) -> Iterator[tuple[YamlPath, str]]:
                     "is no name of an environment variable; use letters, digits and '_'",
                 )
     for name, pool in config.pools.items():
-        for place, message in _pool_faults(name, pool, config.batch):
+        for place, message in _pool_faults(name, pool, config.kind):
             yield ("pools", name, *place), message
 
 
-def _pool_faults(name: str, pool: PoolConfig, batch: str) -> Iterator[tuple[YamlPath, str]]:
+def _pool_faults(name: str, pool: PoolConfig, kind: BatchKind) -> Iterator[tuple[YamlPath, str]]:
     if not _NAME.fullmatch(name):
         yield (), f"{name!r} is no name for a pool; {_NAME_RULE}"
     if not pool.cores_per_node:
-        yield (
-            ("cores_per_node",),
-            "must be a number on a Slurm site; see CPUTot of 'scontrol show node'",
-        )
+        hint = f"; {kind.cores_hint}" if kind.cores_hint else ""
+        yield ("cores_per_node",), f"must be a number, other than on a local site{hint}"
     if pool.min_nodes > pool.max_nodes:
         yield ("min_nodes",), f"{pool.min_nodes} is more than max_nodes ({pool.max_nodes})"
-    if batch == "local" and pool.nodes_per_pilot != 1:
+    if kind.is_local and pool.nodes_per_pilot != 1:
         yield ("nodes_per_pilot",), "a pilot of a local site has one node; remove this key"
     if pool.nodes_per_pilot > pool.max_nodes:
         yield (
@@ -299,12 +372,4 @@ def _pool_faults(name: str, pool: PoolConfig, batch: str) -> Iterator[tuple[Yaml
             f"is {pool.walltime_s:g} s, so a pilot would be warned of its end "
             f"({pool.warning_s:g} s before) at once; make it longer, or the key 'warning' shorter",
         )
-    for key in ("partition", "account", "qos", "constraint", "reservation"):
-        if not getattr(pool, key).isprintable():
-            yield (key,), "has a character that cannot be printed; write it on one line"
-    for index, option in enumerate(pool.sbatch_options):
-        if not option.startswith("-") or not option.isprintable():
-            yield (
-                ("sbatch_options", index),
-                f"{option!r} is no option of sbatch; write it as '--name=value'",
-            )
+    yield from kind.pool_faults(pool)

@@ -128,6 +128,20 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
 
+@dataclass(frozen=True)
+class Parsed:
+    """A file whose YAML was read, and not yet checked against a type."""
+
+    #: The file's name as it stands in messages.
+    name: str
+    #: Its nodes, which know lines; None: it is empty.
+    root: yaml.Node | None
+    #: Plain values.
+    data: Any
+    #: The class of the errors to raise.
+    error_type: type[YamlError]
+
+
 class YamlFile(Generic[T]):
     """A file that was read: its value, and the line of everything in it."""
 
@@ -166,8 +180,33 @@ class Finding:
     left_out: YamlPath
 
 
+def parse(
+    source: Path | str, name: str | None = None, *, error_type: type[YamlError] = YamlError
+) -> Parsed:
+    """Read YAML that `load` is to check, against one type or several.
+
+    Raises
+    ------
+    YamlError
+        As `error_type`: the file cannot be read, or is no YAML.
+    """
+    if isinstance(source, Path):
+        name = name or str(source)
+        try:
+            text = read_regular_text(source)
+        except OSError as error:
+            raise error_type(f"{name}: cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise error_type(f"{name}: is not UTF-8 text; save it as UTF-8") from error
+    else:
+        name = name or "<text>"
+        text = source
+    root, data = _parse(text, name, error_type)
+    return Parsed(name, root, data, error_type)
+
+
 def load(
-    source: Path | str,
+    source: Path | str | Parsed,
     value_type: type[T],
     name: str | None = None,
     *,
@@ -178,7 +217,7 @@ def load(
     Parameters
     ----------
     source
-        A path, or the YAML itself as text.
+        A path, the YAML itself as text, or what `parse` gave.
     value_type
         A msgspec struct (or any type that msgspec converts to). Attributes may be of the types
         `Seconds`, `Mebibytes`, `Bytes`, `Count` and `EnvironmentText` of this module.
@@ -200,7 +239,7 @@ def load(
 
 
 def load_what_fits(
-    source: Path | str,
+    source: Path | str | Parsed,
     value_type: type[T],
     name: str | None = None,
     *,
@@ -213,19 +252,9 @@ def load_what_fits(
     YamlError
         As `error_type`: the file cannot be read, is no YAML, or nothing of use is left of it.
     """
-    if isinstance(source, Path):
-        name = name or str(source)
-        try:
-            text = read_regular_text(source)
-        except OSError as error:
-            raise error_type(f"{name}: cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise error_type(f"{name}: is not UTF-8 text; save it as UTF-8") from error
-    else:
-        name = name or "<text>"
-        text = source
-    root, data = _parse(text, name, error_type)
-    data = _empty_as_mapping(data, msgspec.inspect.type_info(value_type))
+    parsed = source if isinstance(source, Parsed) else parse(source, name, error_type=error_type)
+    name, root, error_type = parsed.name, parsed.root, parsed.error_type
+    data = _empty_as_mapping(parsed.data, msgspec.inspect.type_info(value_type))
     findings: list[Finding] = []
     while True:
         try:
@@ -305,8 +334,7 @@ def attribute_comments(cls: type) -> dict[str, str]:
     """The ``#:`` comments of a class's attributes, each joined to one line, by attribute."""
     comments: dict[str, str] = {}
     pending: list[str] = []
-    own_bases = [c for c in reversed(cls.__mro__) if "__annotations__" in vars(c)]
-    for line in "\n".join(inspect.getsource(c) for c in own_bases).splitlines():
+    for line in "\n".join(map(inspect.getsource, _documenting(cls))).splitlines():
         stripped = line.strip()
         if stripped.startswith("#:"):
             pending.append(stripped[2:].strip())
@@ -316,6 +344,18 @@ def attribute_comments(cls: type) -> dict[str, str]:
             comments[attribute[1]] = " ".join(pending)
         pending = []
     return comments
+
+
+def _documenting(cls: type) -> Iterator[type]:
+    """Find the classes with a source that says what the attributes of a class are, bases first.
+
+    One that was put together at run time has none, and names another class that has.
+    """
+    for each in reversed(cls.__mro__):
+        if "documented_by" in vars(each):
+            yield vars(each)["documented_by"]
+        elif "__annotations__" in vars(each):
+            yield each
 
 
 # --- parsing -------------------------------------------------------------------------------------

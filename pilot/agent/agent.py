@@ -1,4 +1,4 @@
-"""The agent of a pilot: on the first node of its Slurm job, between the head and the executors.
+"""The agent of a pilot: on the first node of its job, between the head and the executors.
 
 The shell around `rules` and `service`: it turns frames, signals, exits of processes and time into
 calls, finds the next head through the site directory, and carries the actions out.
@@ -7,7 +7,7 @@ Invariants
 ----------
 - A head with a lower epoch than a known one is not listened to.
 - No message ends it, whatever is wrong with it.
-- It knows nothing of SQLite or of Slurm's queue: its job's end comes as a time and as signals.
+- It knows nothing of SQLite or of the queue of jobs: its job's end comes as a time and as signals.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ from pilot.wire import messages as m
 from pilot.wire.channel import Client, Server
 from pilot.wire.discovery import HeadAddress, read_address
 from pilot.wire.keys import load_keys
-from scheduler.batch import expand_nodelist
 
 log = logging.getLogger("pilot.agent")
 
@@ -112,7 +111,9 @@ class Agent:
         self._site = site
         self._pilot = pilot
         self._pool = site.config.pools[pool]
-        self._hosts = expand_nodelist(os.environ.get("PILOT_NODELIST") or socket.gethostname())
+        self._kind = site.config.kind
+        nodelist = os.environ.get("PILOT_NODELIST")
+        self._hosts = self._kind.node_names(nodelist) if nodelist else [socket.gethostname()]
         self._rules = Rules(self._hosts, self._pool.shape, clock.now())
         self._nodes: dict[str, bytes] = {}
         self._node_heard: dict[str, float] = {}
@@ -370,9 +371,9 @@ class Agent:
     def _is_doubtful(self) -> bool:
         """Whether the end of a process may be the first sign of the end of the whole job.
 
-        The batch system signals all processes of a job, one after the other and node by node.
+        Some batch systems signal all processes of a job, one after the other and node by node.
         """
-        return self._site.config.batch == "slurm" and not self._service.ending
+        return self._kind.ends_processes_singly and not self._service.ending
 
     def _executor_exited(self, message: m.ExecutorExited, now: float) -> None:
         self._rules.executor_exited(
@@ -407,8 +408,7 @@ class Agent:
             str(shape.memory_mib),
             str(shape.gpus),
         )
-        kind = "srun" if self._site.config.batch == "slurm" else "local"
-        launch = node_worker(kind, host, command)
+        launch = node_worker(self._kind.node_launcher, host, command)
         self._steps[host] = subprocess.Popen(
             launch.argv,
             stdin=subprocess.DEVNULL,
@@ -537,11 +537,12 @@ class Agent:
     # --- MPI worlds
 
     def _open_choice(self) -> MpiChoice | None:
-        """What finds the launcher, where the site file leaves it open to Slurm."""
+        """Make what finds the launcher, where the site file leaves open which of several."""
         mpi = self._site.config.mpi
-        if mpi.launcher != "auto" or mpi.options or self._site.config.batch != "slurm":
+        if mpi.launcher != "auto" or mpi.options or not self._kind.mpi_listing:
             return None
-        return MpiChoice(self._site.directory / "mpi.json", self._hosts[0], mpi.variables)
+        path = self._site.directory / "mpi.json"
+        return MpiChoice(path, self._kind, self._hosts[0], mpi.variables)
 
     def _mpi(self) -> Launcher:
         if self._launcher is None:
@@ -553,9 +554,9 @@ class Agent:
                     tried = "; ".join(found.failures)
                     raise ValueError(f"no launcher forms an MPI world here. Tried: {tried}")
                 name, options = found.choice.launcher, found.choice.options
-            elif name == "auto" and self._site.config.batch == "slurm":
-                name = "srun"
-            self._launcher = get_launcher(name, options)
+            elif name == "auto":
+                name = self._kind.launcher
+            self._launcher = get_launcher(name, options, self._kind.node_launcher)
         return self._launcher
 
     def _knows_launcher(self, action: a.RunOnExecutor | a.StartWorld) -> bool:
@@ -607,14 +608,13 @@ class Agent:
             return
         by = "the launcher"
         if self._launcher is not None:
-            options = self._choice.found.choice if self._choice and self._choice.found else None
-            by = str(options or " ".join((self._launcher.name, *self._site.config.mpi.options)))
+            found = self._choice.found if self._choice else None
+            options = self._site.config.mpi.options
+            by = str((found and found.choice) or " ".join((self._launcher.name, *options)))
         world.reason = (
             f"{by} started {ranks} ranks, and they are MPI worlds of {hello.size}: it and the MPI "
-            f"library ({hello.library}) do not know the same way to find each other. `srun "
-            "--mpi=list` shows Slurm's; set one of them in site.yaml (mpi: {launcher: srun, "
-            'options: ["--mpi=pmix"]}), or the own launcher of the library (mpi: {launcher: '
-            "mpiexec}), or have it tried out (mpi: {launcher: auto}, without options)"
+            f"library ({hello.library}) do not know the same way to find each other. "
+            f"{self._kind.mpi_advice}"
         )
         log.error("%s", world.reason)
         if self._choice is not None:

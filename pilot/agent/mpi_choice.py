@@ -1,8 +1,9 @@
-"""Which launcher forms MPI worlds at a site on Slurm: tried out once, and remembered.
+"""Which launcher forms MPI worlds at a site: tried out once, and remembered.
 
-Slurm starts ranks by ``srun``, which can tell them of each other in several ways (``srun
---mpi=list``); an MPI library knows one or two of these. Where they do not meet, each rank is a
-world of its own. So where a site file leaves it open, a world of two is started in each way.
+A batch system that starts ranks itself can tell them of each other in several ways (Slurm's are
+listed by ``srun --mpi=list``); an MPI library knows one or two of these. Where they do not meet,
+each rank is a world of its own. So where a site file leaves it open, a world of two is started in
+each way.
 
 Invariants
 ----------
@@ -15,18 +16,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from launchers import HostShare, Launcher, Placement, get_launcher
+from launchers import HostShare, Placement, get_launcher
 from pilot.bounds import UNREADABLE
+from scheduler.batch import BatchKind
 from site_configs.regular import read_regular
 
 #: How long a trial may take, in seconds.
@@ -68,29 +69,13 @@ class _Remembered(msgspec.Struct):
 Run = Callable[[Sequence[str], Mapping[str, str], float], "tuple[int, str]"]
 
 
-def kinds_of_mpi(listed: str) -> list[str]:
-    """What ``srun --mpi=list`` names, in the order in which it is worth a trial."""
-    found: list[str] = []
-    for line in listed.splitlines():
-        word = re.sub(r"^\s*srun:\s*", "", line).strip()
-        if re.fullmatch(r"[a-z][a-z0-9_]*", word) and word not in ("none", "openmpi", *found):
-            found.append(word)
-    return sorted(found, key=lambda kind: (not kind.startswith("pmi"), kind != "pmix"))
-
-
-def candidates(listed: str) -> Iterator[Choice]:
-    """The ways to start ranks: as Slurm does by itself, each that it names, the MPI's own."""
-    yield Choice("srun")
-    for kind in kinds_of_mpi(listed):
-        yield Choice("srun", (f"--mpi={kind}",))
-    yield Choice("mpiexec")
-
-
-def try_out(host: str, variables: Mapping[str, str], run: Run) -> Found:
+def try_out(kind: BatchKind, host: str, variables: Mapping[str, str], run: Run) -> Found:
     """Start a world of two on a host in each way, until one forms.
 
     Parameters
     ----------
+    kind
+        The batch system, which says in which ways.
     host
         Where; this process runs there.
     variables
@@ -99,10 +84,11 @@ def try_out(host: str, variables: Mapping[str, str], run: Run) -> Found:
         Runs a command.
     """
     failures: list[str] = []
-    _, listed = run(("srun", "--mpi=list"), {}, TRIAL_S)
-    for choice in candidates(listed):
+    _, listed = run(kind.mpi_listing, {}, TRIAL_S)
+    for way in kind.mpi_ways(listed):
+        choice = Choice(*way)
         try:
-            launcher: Launcher = get_launcher(choice.launcher, choice.options)
+            launcher = get_launcher(choice.launcher, choice.options, kind.node_launcher)
         except FileNotFoundError as error:
             failures.append(f"{choice}: {error}")
             continue
@@ -159,14 +145,19 @@ class MpiChoice:
     ----------
     path
         Where it is remembered.
+    kind
+        The batch system, which says what there is to try.
     host
         Where it is tried out: the host of this process.
     variables
         What the site file gives to ranks.
     """
 
-    def __init__(self, path: Path, host: str, variables: Mapping[str, str]) -> None:
+    def __init__(
+        self, path: Path, kind: BatchKind, host: str, variables: Mapping[str, str]
+    ) -> None:
         self._path = path
+        self._kind = kind
         self._host = host
         self._variables = variables
         fields = [sys.executable, *(f"{name}={text}" for name, text in sorted(variables.items()))]
@@ -187,7 +178,7 @@ class MpiChoice:
         self._path.unlink(missing_ok=True)
 
     def _try_out(self) -> None:
-        found = try_out(self._host, self._variables, run_for)
+        found = try_out(self._kind, self._host, self._variables, run_for)
         if found.choice is not None:
             self._remember(found.choice)
         self.found = found

@@ -51,7 +51,7 @@ def start(foreground: bool) -> None:
 
 
 def check_batch(site: Site) -> None:
-    """See that the batch system answers, and has the partitions that the site's pools name.
+    """See that the batch system answers, and has what the site's pools name.
 
     Raises
     ------
@@ -59,25 +59,18 @@ def check_batch(site: Site) -> None:
         It does not.
     """
     from pilot.errors import BatchError
-    from scheduler.batch import base
-    from scheduler.batch.slurm import SlurmBatch
+    from scheduler.batch import base, open_batch
 
-    if site.config.batch != "slurm":
-        return
+    batch = open_batch(site.config, site.jobs)
     try:
-        there = SlurmBatch(site.config.slurm.command_limit_s).partitions()
+        trouble = batch.check(site.config.pools)
     except base.BatchError as error:
         raise BatchError(f"but it gets no pilots: {error}") from error
-    wrong = {
-        name: pool.partition
-        for name, pool in site.config.pools.items()
-        if any(part and part not in there for part in pool.partition.split(","))
-    }
-    if wrong:
-        named = ", ".join(f"{partition!r} (pool {name})" for name, partition in wrong.items())
+    finally:
+        batch.close()
+    if trouble:
         raise BatchError(
-            f"but Slurm has no partition {named}; it has {', '.join(there)}. Mend "
-            f"{site.directory / 'site.yaml'}, and start the head again"
+            f"but {trouble}. Mend {site.directory / 'site.yaml'}, and start the head again"
         )
 
 

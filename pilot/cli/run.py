@@ -1,6 +1,6 @@
 """``pilot run``: a workflow file with its progress and a summary, or a Python program.
 
-Inside a batch job of the site's Slurm the head runs in that job, and its nodes are the first pilot.
+Inside a job of the site's batch system the head runs in that job, whose nodes are the first pilot.
 """
 
 from __future__ import annotations
@@ -273,14 +273,15 @@ def _shown(result: dict[str, Any]) -> str:
 
 @contextmanager
 def _head_of_job(site: Site) -> Iterator[None]:
-    """In a job of the site's Slurm where no head runs: one here, which uses the job's nodes."""
+    """In a job of the site's batch system where no head runs: one here, which uses its nodes."""
     from pilot.cli.head import stop_head
     from pilot.head.daemon import ensure_head, find_head
 
-    job = os.environ.get("SLURM_JOB_ID", "")
-    if not job or site.config.batch != "slurm" or find_head(site) is not None:
+    allocation = site.config.kind.own_allocation(os.environ)
+    if allocation is None or find_head(site) is not None:
         yield
         return
+    job = allocation.job_id
     ensure_head(site, adopt_job=job)
     note(f"the head of {site.name} runs in job {job}, whose nodes are its first pilot")
     try:

@@ -39,7 +39,7 @@ from pilot.head.outlook import (
     PilotRow,
     pool_limits,
 )
-from pilot.head.own_pilot import OWN, agent_command, nodes_of_allocation, start_agent
+from pilot.head.own_pilot import OWN, agent_command, own_allocation, start_agent
 from pilot.head.setbacks import (
     SHORT_LIFE_S,
     Losses,
@@ -132,6 +132,8 @@ class Fleet:
         self._rooms = rooms
         self._lost = lost
         self._tell = tell
+        self._kind = site.config.kind
+        self._manners = site.config.manners
         self._batch = batch
         self._thread = BatchThread(wake, machine)
         self._started = machine.now()
@@ -144,7 +146,7 @@ class Fleet:
         # Jobs of a database that was there before are not ours, and their numbers were the same.
         owner = f"{site.directory}\0{store.identity}".encode()
         mark = hashlib.blake2b(owner, digest_size=3).hexdigest()
-        self.prefix = f"{site.config.slurm.job_name_prefix}-{site.name}-{mark}-"
+        self.prefix = f"{self._manners.job_name_prefix}-{site.name}-{mark}-"
         self.pilots: dict[str, PilotRow] = {
             row["name"]: PilotRow(**row, own=row["reason"] == OWN)
             for row in store.rows("pilots_alive", {})
@@ -193,10 +195,10 @@ class Fleet:
     def outlook(self) -> Outlook:
         """All that can be said of pilots to come."""
         return Outlook(
+            self._kind,
             self._pools,
             self.supply(self._now()),
             self.pilots,
-            "Slurm" if self._batch.name == "slurm" else "the batch system",
             self._refused,
             self._thread.silence,
             self._thread.silent_since,
@@ -366,18 +368,18 @@ class Fleet:
         if any(row.own and row.job == job for row in self.pilots.values()):
             return  # an earlier head's agent lives on there
         pool = next(iter(self._site.config.pools))
-        nodes = nodes_of_allocation()
+        allocation = own_allocation(self._site, job)
+        nodes = allocation.node_count
         row = PilotRow(self._new_name(), pool, nodes, 0.0, INTENDED, job, OWN, now, own=True)
         self._add(row)
         self.pilots[row.name] = row
-        ends_at = os.environ.get("SLURM_JOB_END_TIME", "")
 
         def start(moment: float | None) -> None:
             if row.name in self.pilots:
-                self._own[row.name] = start_agent(self._site, row, moment)
+                self._own[row.name] = start_agent(self._site, row, allocation, moment)
 
-        if ends_at.isdecimal():
-            start(float(ends_at))
+        if allocation.ends_at is not None:
+            start(allocation.ends_at)
         else:
             self._thread.ask(lambda: self._batch.ends_at(job), start, lambda _: start(None))
 
@@ -445,7 +447,7 @@ class Fleet:
     def _submit_in_turn(self, row: PilotRow, request: JobRequest) -> str:
         """Submit, but not sooner after the last time than the site allows; in the batch thread."""
         since = time.monotonic() - self._last_submit
-        due = time.monotonic() + self._site.config.slurm.submit_interval_s - since
+        due = time.monotonic() + self._manners.submit_interval_s - since
         while not row.told and (left := due - time.monotonic()) > 0:
             time.sleep(min(left, 0.1))
         if row.told:
@@ -517,9 +519,9 @@ class Fleet:
     # --- what the batch system says
 
     def _poll_interval(self) -> float:
-        interval = self._site.config.slurm.poll_interval_s
+        interval = self._manners.poll_interval_s
         changing = any(row.state != RUNNING for row in self.pilots.values())
-        return interval if changing or self._batch.name == "local" else 2 * interval
+        return interval if changing or self._kind.is_local else 2 * interval
 
     def _listed(self, jobs: dict[str, JobStatus], asked: float) -> None:
         """Take in a list that was asked for at that time."""
@@ -631,12 +633,7 @@ class Fleet:
         elif missing_s > (MISSING_S if job is None else MISSING_MOST_S):
             if not row.own:
                 self._cancel(row, asked)  # it may be there all the same
-            self._gone(row, self._unlisted(), asked)
-
-    def _unlisted(self) -> str:
-        if self._batch.name == "slurm":
-            return "squeue does not list its job, and sacct does not know how it ended"
-        return "the batch system does not know its job any more"
+            self._gone(row, self._kind.unlisted, asked)
 
     def _gone(self, row: PilotRow, reason: str, now: float, how: WhyEnded | None = None) -> None:
         if row.name in self.pilots:

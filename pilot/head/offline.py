@@ -29,6 +29,7 @@ from pilot.head.outlook import Outlook
 from pilot.head.store import SCHEMA_VERSION, Store
 from pilot.site import Site
 from pilot.version import __version__
+from scheduler.batch import BatchKind
 
 #: How long a head may take to start or to end before a question is given up, in seconds.
 _SETTLE_S = 10.0
@@ -92,9 +93,12 @@ class _NoFleet:
 
     pilots: Mapping[str, Any] = MappingProxyType({})
 
+    def __init__(self, kind: BatchKind) -> None:
+        self._kind = kind
+
     def outlook(self) -> Outlook:
-        """Nothing."""
-        return Outlook()
+        """Return one without pilots."""
+        return Outlook(self._kind)
 
 
 def lease_holder(site: Site) -> Holder | None:
@@ -138,7 +142,7 @@ def answer(site: Site, name: str, arguments: dict[str, Any]) -> Any:
             view = queries.View(
                 reader,
                 Core(),
-                _NoFleet(),
+                _NoFleet(site.config.kind),
                 {},
                 lambda: _status(site, reader),
                 reader.next_event() - 1,

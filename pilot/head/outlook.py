@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from pilot.head.setbacks import Losses, Refusal
+from scheduler.batch import BatchKind
 from scheduler.elasticity import PilotSupply, PoolLimits
 from site_configs import SiteConfig
 
@@ -37,7 +38,7 @@ class PilotRow(msgspec.Struct):
     heard: float = 0.0
     idle_s: float = 0.0
     draining: bool = False
-    #: Slurm's reason for its state, and when it expects it to start.
+    #: The batch system's reason for its state, and when it expects it to start.
     waits_for: str = ""
     expected: float | None = None
     #: Since when the batch system says that its job runs; None: it does not.
@@ -59,11 +60,11 @@ class PilotRow(msgspec.Struct):
 class Outlook(NamedTuple):
     """What can be said of pilots that are not there: what elasticity and the batch system go by."""
 
+    #: The batch system, for its words.
+    kind: BatchKind
     pools: Sequence[PoolLimits] = ()
     supply: Sequence[PilotSupply] = ()
     rows: Mapping[str, PilotRow] = MappingProxyType({})
-    #: What the batch system is called.
-    system: str = "the batch system"
     #: By pool.
     refused: Mapping[str, Refusal] = MappingProxyType({})
     #: Why nothing is known from the batch system now, and since when; empty: it answers.

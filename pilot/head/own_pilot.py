@@ -9,6 +9,7 @@ import sys
 from pilot.head.outlook import PilotRow
 from pilot.interpreter import pilot_command
 from pilot.site import Site
+from scheduler.batch import Allocation
 
 #: Why such a pilot is there, as the database has it: the next head knows it by that.
 OWN = "the head's own allocation"
@@ -27,7 +28,9 @@ def agent_command(site: Site, name: str, pool: str) -> list[str]:
     )
 
 
-def start_agent(site: Site, row: PilotRow, ends_at: float | None) -> subprocess.Popen[bytes]:
+def start_agent(
+    site: Site, row: PilotRow, allocation: Allocation, ends_at: float | None
+) -> subprocess.Popen[bytes]:
     """Start the agent of the head's own allocation.
 
     Parameters
@@ -36,13 +39,15 @@ def start_agent(site: Site, row: PilotRow, ends_at: float | None) -> subprocess.
         The site.
     row
         The pilot.
+    allocation
+        The job.
     ends_at
         When the job's walltime ends, by the wall clock; None: nobody knows.
     """
     variables = {
-        "PILOT_JOB_ID": row.job or "",
-        "PILOT_RESTART_COUNT": os.environ.get("SLURM_RESTART_COUNT", "0"),
-        "PILOT_NODELIST": os.environ.get("SLURM_JOB_NODELIST", os.uname().nodename),
+        "PILOT_JOB_ID": allocation.job_id,
+        "PILOT_RESTART_COUNT": str(allocation.restart_count),
+        "PILOT_NODELIST": allocation.nodelist or os.uname().nodename,
         # The allocation's own script may be bound to a part of this node, or be elsewhere.
         "PILOT_NODE": "",
         "PILOT_JOB_ENDS_AT": str(ends_at or 0),
@@ -57,7 +62,7 @@ def start_agent(site: Site, row: PilotRow, ends_at: float | None) -> subprocess.
         )
 
 
-def nodes_of_allocation() -> int:
-    """The number of nodes of the allocation that this process runs in."""
-    told = os.environ.get("SLURM_JOB_NUM_NODES", "1")
-    return int(told) if told.isdecimal() else 1
+def own_allocation(site: Site, job: str) -> Allocation:
+    """Return what this process knows of the job that it runs in; it may be this node alone."""
+    told = site.config.kind.own_allocation(os.environ)
+    return Allocation(job, "") if told is None else told._replace(job_id=job)

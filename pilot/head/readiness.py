@@ -6,7 +6,6 @@ in the queue is a task's own. Pure: it asks the functions that `Core.assign` and
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
@@ -36,24 +35,6 @@ from scheduler.resources import NodeShape
 LOOK_QUEUE = 100_000
 #: A pilot that has been silent for so long is told to be, in seconds; it speaks every second.
 SILENT_S = 5.0
-
-#: Slurm's commonest reasons, in words; others speak for themselves.
-_REASONS = {
-    "Resources": "not enough free nodes",
-    "Priority": "jobs of higher priority go first",
-    "Dependency": "another job has to end first",
-    "BeginTime": "it may not start yet; a job that was requeued is held back for a while",
-    "JobHeldUser": "it is held; `scontrol release {job}` lets it go",
-    "JobHeldAdmin": "an administrator holds it",
-    "PartitionDown": "the partition is down",
-    "PartitionInactive": "the partition is closed",
-    "PartitionTimeLimit": "its walltime is longer than the partition allows",
-    "PartitionNodeLimit": "it asks for more nodes than the partition allows",
-    "ReqNodeNotAvail": "nodes that it could have are down, drained or reserved",
-    "Reservation": "its reservation has not begun",
-    "Licenses": "no license is free",
-}
-_LIMIT_OF_SITE = re.compile(r"(QOS|Assoc|Max)\w*")
 
 
 class _Planned(msgspec.Struct):
@@ -110,11 +91,8 @@ class Readiness:
         pool, hindered = self._growth(work)
         more = [*map(self._coming_line, coming[:SHOWN]), *self._no_answer(), *hindered]
         advice = [each for line in hindered for each in self._advice(line.kind, pool)]
-        advice += [
-            f"`scontrol release {row.job}` lets the job go"
-            for row in coming
-            if row.waits_for == "JobHeldUser"
-        ]
+        system = self._outlook.kind
+        advice += filter(None, (system.release_advice(r.waits_for, r.job or "") for r in coming))
         draining = [
             p for p in self._core.pilots.values() if p.draining and self._would_fit(work, p)
         ]
@@ -338,7 +316,7 @@ class Readiness:
         return found
 
     def _coming_line(self, row: PilotRow) -> Cause:
-        system = self._outlook.system
+        system = self._outlook.kind
         facts: dict[str, Any] = {"pilot": row.name, "job": row.job, "reason": row.waits_for}
         size = f"{counted(row.nodes, 'node')} of pool {row.pool}"
         if row.job_runs_since is not None:
@@ -353,10 +331,10 @@ class Readiness:
         if row.state != QUEUED:
             text = f"a job for {size} is being submitted since {duration(self._now - row.created)}"
             return Cause("submitting", text, facts={**facts, "since": row.created})
-        text = f"job {row.job} ({size}) waits in {system}"
+        text = f"job {row.job} ({size}) waits in {system.title}"
         if row.waits_for:
             text += f" for {duration(self._now - (row.submitted or row.created))}: {row.waits_for}"
-            if meaning := _meaning(row):
+            if meaning := system.meaning(row.waits_for, row.job or ""):
                 text += f" ({meaning})"
         else:
             text += ", which has not said for what"
@@ -376,7 +354,7 @@ class Readiness:
         if not outlook.silence:
             return []
         text = (
-            f"{outlook.system} has not answered since {moment(outlook.silent_since)} "
+            f"{outlook.kind.title} has not answered since {moment(outlook.silent_since)} "
             f"({first_line(outlook.silence)})"
         )
         return [Cause("silence", text, facts={"since": outlook.silent_since})]
@@ -411,7 +389,7 @@ class Readiness:
                 else "trying again"
             )
             text = (
-                f"{self._outlook.system} took no pilot of pool {pool.name} "
+                f"{self._outlook.kind.title} took no pilot of pool {pool.name} "
                 f"({first_line(refused.error)}); {again}"
             )
             facts = {"until": refused.until, "error": refused.error}
@@ -438,26 +416,19 @@ class Readiness:
             output = f"see what {self._head.get('directory')}/jobs/{losses.job}.out says" + (
                 "" if losses.output else ", if it is there"
             )
-            cluster = "; slurm.cluster, where jobs go to a cluster that is not the one asked"
+            more = self._outlook.kind.losing_keys
             yield (
                 f"{output}; mend environment.setup, environment.python, or the pool {pool.name} in "
-                f"{site_file}, where one of these is wrong"
-                f"{cluster if self._outlook.system == 'Slurm' else ''}; {reread}"
+                f"{site_file}, where one of these is wrong{more and f'; {more}'}; {reread}"
             )
         elif kind == "refused":
-            yield (
-                f"mend account, partition and the like of pool {pool.name} in {site_file}; {reread}"
-            )
+            keys = self._outlook.kind.asking_keys
+            yield f"mend {keys} of pool {pool.name} in {site_file}; {reread}"
 
     def is_suspended(self, pilot: Pilot) -> bool:
         """Whether all that a pilot has stands still."""
         row = self._outlook.rows.get(pilot.name)
         return row is not None and row.suspended
-
-    def _resume(self, row: PilotRow) -> str:
-        if self._outlook.system == "Slurm":
-            return f"`scontrol resume {row.job}`, by whoever suspended it, lets it go on"
-        return "SIGCONT to its processes lets it go on"
 
     def pilot_name(self, name: str) -> str:
         row = self._outlook.rows.get(name)
@@ -469,7 +440,8 @@ class Readiness:
         if pilot.ends_at:
             text += f", whose walltime ends in {duration(pilot.ends_at - self._now)}"
         if row is not None and row.suspended:
-            text += f"; its job is SUSPENDED, and stands still: {self._resume(row)}"
+            advice = self._outlook.kind.resume_advice(row.job or "")
+            text += f"; its job is SUSPENDED, and stands still: {advice}"
         elif row is not None and row.heard and self._now - row.heard > SILENT_S:
             text += f"; it has been silent for {duration(self._now - row.heard)}"
         return Cause("pilot", text, facts={"pilot": pilot.name, "job": row.job if row else None})
@@ -494,14 +466,4 @@ def _hindered(its: Standing) -> str:
     if its.hindrance == ENOUGH:
         have = f"{counted(its.have, 'node')}, there or on the way"
         return f"pool {pool.name} has {have}, which is taken to be enough for its work"
-    return ""
-
-
-def _meaning(row: PilotRow) -> str:
-    """What the batch system's reason means."""
-    reason = row.waits_for.partition(",")[0].strip()
-    if reason in _REASONS:
-        return _REASONS[reason].format(job=row.job)
-    if _LIMIT_OF_SITE.fullmatch(reason):
-        return "a limit of your account, partition or quality of service"
     return ""

@@ -66,7 +66,7 @@ def _many_objects() -> Iterator[None]:
 def _network_address(config: SiteConfig) -> str | None:
     """Return the address to listen at for other machines; None: they have nothing to say here."""
     head = config.head
-    is_local = config.batch == "local" and head.address == "auto" and not head.port
+    is_local = config.kind.is_local and head.address == "auto" and not head.port
     return None if is_local else head.address
 
 

@@ -1,9 +1,9 @@
-"""The adapters to the batch system, behind one interface.
+"""The batch systems, behind one interface.
 
-`base` is the interface and its words; `script` renders a pilot's job script (pure); `slurm` talks
-to Slurm's command line; `local` runs pilots as processes of this machine, each under its keeper
-(`local_job`); `nodelist` reads Slurm's host lists (pure). `open_batch` in `choose` picks the
-adapter that a site names.
+`kind` is what is known of a batch system without asking it, `base` what is asked of it; `choose`
+has the list of those that there are, each in a package of its own: `slurm` speaks to Slurm's
+command line, `local` runs pilots as processes of this machine. `script` renders a pilot's job
+script (pure).
 """
 
 from __future__ import annotations
@@ -20,20 +20,25 @@ from scheduler.batch.base import (
     SubmitRefused,
     WhyEnded,
 )
-from scheduler.batch.choose import open_batch
-from scheduler.batch.nodelist import expand_nodelist
+from scheduler.batch.choose import KINDS, find_kind, open_batch
+from scheduler.batch.kind import Allocation, BatchKind, Keys, MpiWay
 
 __all__ = [
+    "KINDS",
+    "Allocation",
     "BatchError",
+    "BatchKind",
     "BatchSystem",
     "BatchUnavailable",
     "JobDirectives",
     "JobRequest",
     "JobStatus",
+    "Keys",
+    "MpiWay",
     "Phase",
     "ShrinkRefused",
     "SubmitRefused",
     "WhyEnded",
-    "expand_nodelist",
+    "find_kind",
     "open_batch",
 ]

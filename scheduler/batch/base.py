@@ -11,10 +11,10 @@ Invariants that every adapter keeps:
 - One call of `BatchSystem.jobs` is one query, however many jobs there are.
 - No call waits without end: each has a time limit.
 - A job goes on when the adapter, or the process that has it, ends.
+- The process that a job's script becomes gets SIGUSR1 before its walltime ends, and SIGTERM when
+  the job is cancelled, preempted or over, some time before it is killed.
 
-`slurm` speaks to Slurm's command line and `local` runs jobs as processes of this machine. An
-adapter over Slurm's own library (pyslurm, which is bound to one release of Slurm) would be
-`slurm_rpc`, behind this same interface and tested by the same contract tests.
+`scheduler.batch.kind` has the other half of the interface: what is known without asking.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -88,18 +87,11 @@ class WhyEnded(str, enum.Enum):
 
 
 class JobDirectives(Protocol):
-    """What a job asks of the batch system for each of its nodes. A pool of a site file is one."""
+    """What a job asks of the batch system for each of its nodes. A pool of a site file is one.
 
-    @property
-    def partition(self) -> str: ...
-    @property
-    def account(self) -> str: ...
-    @property
-    def qos(self) -> str: ...
-    @property
-    def constraint(self) -> str: ...
-    @property
-    def reservation(self) -> str: ...
+    It has the `BatchKind.pool_keys` of its batch system besides.
+    """
+
     @property
     def cores_per_node(self) -> int:
         """Cores on each node."""
@@ -115,14 +107,8 @@ class JobDirectives(Protocol):
         """GPUs on each node."""
         ...
 
-    @property
-    def sbatch_options(self) -> Sequence[str]:
-        """More options for the head of the job script, each as one text."""
-        ...
 
-
-@dataclass(frozen=True)
-class JobRequest:
+class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One job to submit.
 
     Raises
@@ -147,7 +133,7 @@ class JobRequest:
     #: Shell lines that run before the command, as ``module load``.
     setup: str = ""
     #: Environment variables that the command sees.
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = {}
     #: How long before its end the script's process gets SIGUSR1, in seconds.
     warning_s: float = 60.0
 
@@ -164,7 +150,7 @@ class JobRequest:
             raise ValueError(f"job {self.name} has no command")
         path = str(self.directory)
         if not self.directory.is_absolute() or not path.isprintable() or "\\" in path:
-            # With a backslash in it, Slurm takes no pattern such as %j in an output path.
+            # With a backslash in it, some take no pattern for the id in an output path.
             raise ValueError(
                 f"{path!r} cannot be a job's directory: it must be an absolute path without "
                 "backslashes and line breaks"
@@ -208,10 +194,27 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchSystem(Protocol):
-    """A batch system. Calls may be made from one thread at a time."""
+    """A batch system that is spoken to. Calls may be made from one thread at a time."""
 
-    #: The adapter's name as in a site file.
-    name: str
+    def check(self, pools: Mapping[str, JobDirectives]) -> str:
+        """Say what keeps pilots of these pools from coming, as far as one question tells.
+
+        Parameters
+        ----------
+        pools
+            The pools of a site, by name.
+
+        Returns
+        -------
+        trouble
+            A sentence without its full stop; empty where nothing is wrong.
+
+        Raises
+        ------
+        BatchUnavailable
+            No answer.
+        """
+        ...
 
     def submit(self, request: JobRequest) -> str:
         """Submit a job and return its id.

@@ -1,50 +1,90 @@
-"""Which adapter a site asks for."""
+"""The batch systems that there are, by the name that a site file gives them.
+
+To add one to Pilot is a module, and a line here. One that is kept elsewhere is named in the site
+file as ``module:Class``, and needs nothing here: the file says as well which Python runs, so it is
+trusted like that.
+"""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from scheduler.batch.base import BatchSystem
+from scheduler.batch.kind import BatchKind
 
-
-class _SlurmManners(Protocol):
-    @property
-    def command_limit_s(self) -> float: ...
-    @property
-    def cluster(self) -> str: ...
+#: Where the class of each is, from this package.
+_KINDS = {"local": ".local:Local", "slurm": ".slurm:Slurm"}
+#: The names that a site file can use without more.
+KINDS = tuple(_KINDS)
 
 
 class BatchChoice(Protocol):
     """The part of a site's configuration that says which batch system it has."""
 
     @property
-    def batch(self) -> str: ...
+    def batch(self) -> str:
+        """As the site file names it."""
+
     @property
-    def slurm(self) -> _SlurmManners: ...
+    def manners(self) -> Any:
+        """How the batch system is spoken to."""
+
+
+@cache
+def find_kind(name: str) -> BatchKind:
+    """Find a batch system by its name in a site file.
+
+    Parameters
+    ----------
+    name
+        One of `KINDS`, or ``module:Class``, a subclass of `BatchKind` that Python can import.
+
+    Raises
+    ------
+    ValueError
+        There is none of this name; the message says why, and what to do.
+    """
+    from pkgutil import resolve_name  # few processes need it
+
+    if name in _KINDS:
+        found = resolve_name(f"{__package__}{_KINDS[name]}")
+    elif ":" not in name:
+        from difflib import get_close_matches
+
+        close = get_close_matches(name, KINDS, 1)
+        raise ValueError(
+            f"{name!r} is no batch system; "
+            + (f"did you mean {close[0]!r}? " if close else "")
+            + f"Known: {', '.join(KINDS)}, and those of other modules, written as 'module:Class'"
+        )
+    else:
+        try:
+            found = resolve_name(name)
+        except Exception as error:
+            raise ValueError(
+                f"{name!r} cannot be imported: {error}; install it where Pilot is, in the Python "
+                "of the head and of the pilots, or add its directory to PYTHONPATH"
+            ) from error
+    if not (isinstance(found, type) and issubclass(found, BatchKind)):
+        raise ValueError(f"{name!r} is no batch system: it is no subclass of BatchKind")
+    return found()
 
 
 def open_batch(config: BatchChoice, directory: Path) -> BatchSystem:
-    """The adapter that a site's configuration names.
+    """Open the batch system that a site's configuration names.
 
     Parameters
     ----------
     config
         A site's configuration.
     directory
-        Where the local adapter keeps its records of jobs; made if it is not there.
+        Where the batch system may keep records of jobs; made if it is not there.
 
     Raises
     ------
     ValueError
-        No adapter has this name.
+        There is none of this name.
     """
-    if config.batch == "local":
-        from scheduler.batch.local import LocalBatch
-
-        return LocalBatch(directory)
-    if config.batch == "slurm":
-        from scheduler.batch.slurm import SlurmBatch
-
-        return SlurmBatch(config.slurm.command_limit_s, config.slurm.cluster)
-    raise ValueError(f"no batch system is named {config.batch!r}; there are local and slurm")
+    return find_kind(config.batch).open(config.manners, directory)

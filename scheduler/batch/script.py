@@ -1,7 +1,6 @@
-"""A pilot's job script. Pure: a request goes in, text comes out.
+"""A pilot's job script, for any batch system. Pure: a request goes in, text comes out.
 
-A person can read the script, and run it by hand with ``sbatch``. The local adapter runs the same
-script, where the ``#SBATCH`` lines are comments.
+A person can read the script, and run it by hand.
 
 Invariants:
 
@@ -14,37 +13,51 @@ Invariants:
 
 from __future__ import annotations
 
-import math
-import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from scheduler.batch.base import JobRequest
-from scheduler.resources import format_walltime
-
-_SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./\[\]&|*()!-]*")
 
 
-def render(request: JobRequest, facts: Mapping[str, str]) -> str:
-    """The job script of a request.
+class JobFacts(NamedTuple):
+    """What a job knows of itself: shell expressions, which are written as they are."""
+
+    #: The batch system's id of it.
+    job_id: str
+    #: Its nodes, as `BatchKind.node_names` reads them.
+    nodelist: str
+    #: When its walltime ends, in seconds since 1970; ``0``: nobody knows.
+    ends_at: str
+    #: How often it was started again under its id.
+    restart_count: str = "0"
+    #: The node that the script runs on, by its name in `nodelist`; empty: it may be bound to a part
+    #: of that node.
+    node: str = ""
+
+
+def render(request: JobRequest, facts: JobFacts, header: Iterable[str] = ()) -> str:
+    """Write the job script of a request.
 
     Parameters
     ----------
     request
         What to run.
     facts
-        What the job knows of itself: environment variables and the shell expressions that give
-        their values. The expressions are written as they are.
-
-    Raises
-    ------
-    ValueError
-        A directive cannot be written on one line.
+        What the job knows of itself.
+    header
+        Lines for the batch system, which are comments to the shell.
     """
-    lines = ["#!/bin/bash"]
-    lines += [f"#SBATCH {quote_directive(option)}" for option in directives(request)]
+    told = {
+        "PILOT_JOB_ID": facts.job_id,
+        "PILOT_RESTART_COUNT": facts.restart_count,
+        "PILOT_NODELIST": facts.nodelist,
+        "PILOT_NODE": facts.node,
+        "PILOT_JOB_ENDS_AT": facts.ends_at,
+    }
+    lines = ["#!/bin/bash", *header]
     lines += ["", "# What this job is, for the command below."]
-    lines += [f"export {name}={expression}" for name, expression in facts.items()]
+    lines += [f"export {name}={expression}" for name, expression in told.items()]
     if request.variables:
         lines += ["", "# The site's environment."]
         lines += [f"export {name}={shlex.quote(text)}" for name, text in request.variables.items()]
@@ -52,49 +65,3 @@ def render(request: JobRequest, facts: Mapping[str, str]) -> str:
         lines += ["", "# The site's setup.", request.setup.strip("\n")]
     lines += ["", "exec " + shlex.join(request.command), ""]
     return "\n".join(lines)
-
-
-def directives(request: JobRequest) -> list[str]:
-    """The options of a request for ``sbatch``, each as one text without quotes."""
-    asked = request.directives
-    options = [
-        f"--job-name={request.name}",
-        f"--nodes={request.nodes}",
-        # One slot per core rather than one task with many cores: mpirun counts tasks as its slots.
-        f"--ntasks-per-node={asked.cores_per_node}",
-        f"--time={format_walltime(math.ceil(request.walltime_s))}",
-        # Only to the script's own process: it has the time until then to drain.
-        f"--signal=B:USR1@{max(1, min(65535, round(request.warning_s)))}",
-        # In the pattern of the file name, % begins a field.
-        f"--chdir={request.directory}",
-        f"--output={str(request.directory).replace('%', '%%')}/%j.out",
-        # A preempted pilot comes back under its id, and goes on in the same file.
-        "--requeue",
-        "--open-mode=append",
-    ]
-    if request.nodes > 1:
-        # A failed node must not end the work on the others.
-        options.append("--no-kill")
-    named = ("partition", "account", "qos", "constraint", "reservation")
-    options += [f"--{name}={getattr(asked, name)}" for name in named if getattr(asked, name)]
-    if asked.memory_per_node_mib:
-        options.append(f"--mem={asked.memory_per_node_mib}M")
-    if asked.gpus_per_node:
-        options.append(f"--gres=gpu:{asked.gpus_per_node}")
-    # Last, so that the site's own options win.
-    return [*options, *asked.sbatch_options]
-
-
-def quote_directive(option: str) -> str:
-    r"""An option as ``sbatch`` reads it from a ``#SBATCH`` line: ``\`` escapes, also in quotes.
-
-    Raises
-    ------
-    ValueError
-        The option does not fit on one line.
-    """
-    if not option.isprintable():
-        raise ValueError(f"{option!r} cannot stand on a line of a job script")
-    if _SAFE.fullmatch(option):
-        return option
-    return '"' + option.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,6 +1,7 @@
-"""The contract of `scheduler.batch.base.BatchSystem`: the same tests for every adapter.
+"""The contract of a batch system (`scheduler.batch`): the same tests for every one.
 
-Slurm is the virtual cluster (``scripts/virtual-cluster up``); without one, its half is skipped.
+Slurm is the virtual cluster (``scripts/virtual-cluster up``); without one, its part is skipped. The
+third one, in one file of the tests, is no part of Pilot.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
+from support import toy_batch
 
 from scheduler.batch import (
+    BatchKind,
     BatchSystem,
     BatchUnavailable,
     JobRequest,
@@ -28,21 +33,25 @@ from scheduler.batch import (
     ShrinkRefused,
     SubmitRefused,
     WhyEnded,
-    expand_nodelist,
+    find_kind,
 )
-from scheduler.batch.local import LocalBatch
-from scheduler.batch.slurm import SlurmBatch
-from site_configs import PoolConfig
+from scheduler.batch.local.processes import LocalBatch
+from site_configs import PoolConfig, pool_type
 
 _CLUSTER = Path(__file__).parents[2] / "scripts" / "virtual-cluster"
-_POOL = PoolConfig(cores_per_node=1, memory_per_node_mib=100)
+#: What each section of a batch system has, of what is asked here.
+MANNERS = {"command_limit_s": 30.0}
+#: As site files name them.
+SYSTEMS = {"local": "local", "slurm": "slurm", "toy": f"{toy_batch.__name__}:Toy"}
 
 
 @dataclass
 class Site:
     """A batch system under test, and the jobs that a test has there."""
 
-    #: Makes another adapter of the same batch system, as a new process would.
+    #: Which one it is.
+    name: str
+    #: Opens the same batch system once more, as a new process would.
     open: Callable[[], BatchSystem]
     #: A directory for jobs that all nodes see.
     directory: Path
@@ -50,6 +59,16 @@ class Site:
     limit_s: float
     #: Begins the names of this test's jobs, and of no others.
     prefix: str = field(default_factory=lambda: f"pilot-{uuid.uuid4().hex[:8]}-")
+
+    @property
+    def kind(self) -> BatchKind:
+        """What is known of it without asking."""
+        return find_kind(SYSTEMS[self.name])
+
+    def pool(self, **changes: object) -> PoolConfig:
+        """What a job asks for."""
+        asked: dict[str, Any] = {"cores_per_node": 1, "memory_per_node_mib": 100, **changes}
+        return pool_type(SYSTEMS[self.name])(**asked)
 
     def request(self, script: str, name: str = "job", **changes: object) -> JobRequest:
         """A one-node job that runs a shell script."""
@@ -59,9 +78,9 @@ class Site:
             nodes=1,
             walltime_s=600,
             directory=self.directory,
-            directives=_POOL,
+            directives=self.pool(),
         )
-        return replace(request, **changes)  # type: ignore[arg-type]
+        return msgspec.structs.replace(request, **changes)
 
     def wait_for(
         self, batch: BatchSystem, job_id: str, is_so: Callable[[JobStatus], bool]
@@ -119,22 +138,36 @@ def cluster() -> dict[str, str]:
     return answer
 
 
-@pytest.fixture(params=["local", "slurm"])
+@pytest.fixture(params=list(SYSTEMS))
 def site(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Site]:
     if request.param == "local":
         site = Site(
+            "local",
             open=lambda: LocalBatch(tmp_path / "jobs", kill_grace_s=1.0),
             directory=tmp_path,
             limit_s=20.0,
+        )
+    elif request.param == "toy":
+        manners = SimpleNamespace(queue=str(tmp_path / "jobs"), **MANNERS)
+        toy = find_kind(SYSTEMS["toy"])
+        site = Site(
+            "toy", open=lambda: toy.open(manners, tmp_path), directory=tmp_path, limit_s=20.0
         )
     else:
         cluster = request.getfixturevalue("cluster")
         monkeypatch.setenv("SLURM_CONF", cluster["slurm_conf"])
         directory = Path(cluster["shared_directory"]) / f"contract-{uuid.uuid4().hex[:8]}"
         directory.mkdir()
-        site = Site(open=SlurmBatch, directory=directory, limit_s=90.0)
+        manners = SimpleNamespace(cluster="", **MANNERS)
+        slurm = find_kind("slurm")
+        site = Site(
+            "slurm",
+            open=lambda: slurm.open(manners, directory),
+            directory=directory,
+            limit_s=90.0,
+        )
     try:
         yield site
         site.end_all()
@@ -185,7 +218,7 @@ def test_a_running_job_tells_where_and_until_when(site: Site, batch: BatchSystem
     assert (status.why_ended, status.exit_status, status.expected_at) == (None, None, None)
     output = site.wait_for_text(job_id, "NODES=")
     told = output.partition("NODES=")[2].split()[0]
-    assert tuple(expand_nodelist(told)) == status.nodes
+    assert tuple(site.kind.node_names(told)) == status.nodes
 
 
 def test_a_job_knows_itself(site: Site, batch: BatchSystem) -> None:
@@ -283,23 +316,25 @@ def test_accounting_tells_ended_jobs_from_others(site: Site, batch: BatchSystem)
 
 def test_a_job_outlives_the_process_that_submitted_it(site: Site, batch: BatchSystem) -> None:
     """A head that is killed leaves its pilots at work; the next one finds them by name."""
-    script = f"""
+    script = """
 import os, signal, sys
 from pathlib import Path
-from scheduler.batch import JobRequest
-from scheduler.batch.{batch.name} import {type(batch).__name__} as Batch
-from site_configs import PoolConfig
-batch = Batch(*map(Path, sys.argv[2:]))
-print(batch.submit(JobRequest(name=sys.argv[1], nodes=1, walltime_s=600,
+from types import SimpleNamespace
+from scheduler.batch import JobRequest, find_kind
+from site_configs import pool_type
+name, system = sys.argv[1:]
+manners = SimpleNamespace(command_limit_s=30.0, cluster="", queue="")
+batch = find_kind(system).open(manners, Path("jobs"))
+print(batch.submit(JobRequest(name=name, nodes=1, walltime_s=600,
     command=["/bin/bash", "-c", "echo up; sleep 300"], directory=Path.cwd(),
-    directives=PoolConfig(cores_per_node=1, memory_per_node_mib=100))), flush=True)
+    directives=pool_type(system)(cores_per_node=1, memory_per_node_mib=100))), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    where = [str(site.directory / "jobs")] if batch.name == "local" else []
+    paths = [str(_CLUSTER.parents[1]), str(_CLUSTER.parents[1] / "tests")]
     done = subprocess.run(
-        [sys.executable, "-c", script, site.prefix + "orphan", *where],
+        [sys.executable, "-c", script, site.prefix + "orphan", SYSTEMS[site.name]],
         cwd=site.directory,
-        env={**os.environ, "PYTHONPATH": str(_CLUSTER.parents[1])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -322,7 +357,7 @@ def test_the_command_is_warned_before_its_walltime_ends(site: Site, batch: Batch
 
 
 def test_a_job_ends_with_its_walltime(site: Site, batch: BatchSystem) -> None:
-    if batch.name == "slurm":
+    if site.name == "slurm":
         pytest.skip("Slurm's shortest walltime is a minute")
     script = "trap 'echo warned' USR1; trap 'echo told' TERM; while :; do sleep 300 & wait; done"
     job_id = batch.submit(site.request(script, walltime_s=1.0, warning_s=0.6))
@@ -334,8 +369,8 @@ def test_a_job_ends_with_its_walltime(site: Site, batch: BatchSystem) -> None:
 
 
 def test_no_process_of_a_job_is_left(site: Site, batch: BatchSystem) -> None:
-    if batch.name == "slurm":
-        pytest.skip("what a job leaves on a node is up to the site's ProctrackType")
+    if site.name != "local":
+        pytest.skip("what a job leaves on a node is up to the site, in Slurm its ProctrackType")
     mark = f"300.{uuid.uuid4().int % 10**9}"
     script = f"setsid sleep {mark} & setsid sleep {mark} & sleep 0.2; exit 0"
     job_id = batch.submit(site.request(script))
@@ -351,13 +386,13 @@ def _read(path: Path) -> str:
 
 
 def test_what_cannot_run_is_refused(site: Site, batch: BatchSystem) -> None:
-    if batch.name == "local":
-        request = site.request("true", nodes=2)
+    if site.name == "slurm":
+        request = site.request("true", directives=site.pool(partition="no-such-partition"))
+    elif site.name == "toy":
+        request = site.request("true", directives=site.pool(purse="beggars"))
     else:
-        request = site.request(
-            "true", directives=PoolConfig(cores_per_node=1, partition="no-such-partition")
-        )
-    with pytest.raises(SubmitRefused, match=r"invalid partition|2 nodes"):
+        request = site.request("true", nodes=2)
+    with pytest.raises(SubmitRefused, match=r"invalid|2 nodes"):
         batch.submit(request)
     with pytest.raises(SubmitRefused, match="not-there"):
         batch.submit(site.request("true", directory=site.directory / "not-there"))
@@ -365,7 +400,7 @@ def test_what_cannot_run_is_refused(site: Site, batch: BatchSystem) -> None:
 
 
 def test_a_shrink_works_or_is_refused(site: Site, batch: BatchSystem) -> None:
-    if batch.name == "local":
+    if site.name != "slurm":
         job_id = batch.submit(site.request("sleep 300"))
         with pytest.raises(ShrinkRefused):
             batch.release_nodes(job_id, ["localhost"])
@@ -397,12 +432,12 @@ def _retry(site: Site, shrink: Callable[[], None]) -> None:
 
 
 def test_a_preempted_job_waits_under_its_id(site: Site, batch: BatchSystem) -> None:
-    if batch.name == "local":
-        pytest.skip("nothing preempts local jobs")
-    one_node = replace_pool(partition="main", sbatch_options=("--nodelist=n1", "--exclusive"))
+    if site.name != "slurm":
+        pytest.skip("nothing preempts its jobs")
+    one_node = site.pool(partition="main", sbatch_options=("--nodelist=n1", "--exclusive"))
     victim = batch.submit(site.request("echo up; sleep 300", name="victim", directives=one_node))
     site.wait_for_text(victim, "up")
-    urgent = replace_pool(partition="urgent", sbatch_options=("--nodelist=n1", "--exclusive"))
+    urgent = site.pool(partition="urgent", sbatch_options=("--nodelist=n1", "--exclusive"))
     winner = batch.submit(site.request("sleep 300", name="winner", directives=urgent))
     status = site.wait_for(batch, victim, lambda s: s.restart_count == 1)
     assert (status.job_id, status.why_ended) == (victim, None)
@@ -411,22 +446,23 @@ def test_a_preempted_job_waits_under_its_id(site: Site, batch: BatchSystem) -> N
     assert site.wait_for(batch, winner, running).nodes == ("n1",)
 
 
-def replace_pool(**changes: object) -> PoolConfig:
-    return msgspec.structs.replace(_POOL, **changes)
-
-
 def test_no_answer_is_told_as_such(
     site: Site, batch: BatchSystem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = batch.submit(site.request("sleep 300"))
     site.wait_for(batch, job_id, running)
+    jobs = site.directory / "jobs"
     with monkeypatch.context() as broken:
-        if batch.name == "slurm":
-            batch = SlurmBatch(command_limit_s=1.0)
+        if site.name == "slurm":
+            manners = SimpleNamespace(command_limit_s=1.0, cluster="")
+            batch = site.kind.open(manners, site.directory)
             broken.setenv("SLURM_CONF", str(site.directory / "no-slurm.conf"))
+        elif site.name == "toy":
+            jobs.rename(site.directory / "aside")
+            jobs.touch()
         else:
             # A record that cannot be read: nothing is concluded from it.
-            record = site.directory / "jobs" / job_id
+            record = jobs / job_id
             (record / "status.json").rename(record / "aside")
             (record / "status.json").write_text("{")
         with pytest.raises(BatchUnavailable):
@@ -434,6 +470,34 @@ def test_no_answer_is_told_as_such(
         with pytest.raises(BatchUnavailable):
             batch.cancel([job_id])
         assert batch.account([job_id]) == {}
-    if batch.name == "local":
+    if site.name == "toy":
+        jobs.unlink()
+        (site.directory / "aside").rename(jobs)
+    elif site.name == "local":
         (record / "aside").rename(record / "status.json")
     assert batch.jobs(site.prefix)[job_id].phase is Phase.RUNNING
+
+
+def test_what_is_known_without_asking_is_complete(site: Site, batch: BatchSystem) -> None:
+    kind = site.kind
+    pool = site.pool()
+    assert kind.name == site.name and kind.title and kind.unlisted
+    assert kind.own_allocation({}) is None
+    assert list(kind.pool_faults(pool)) == []
+    assert batch.check({"main": pool}) == ""
+    assert (kind.meaning("unheard of", "7"), kind.release_advice("unheard of", "7")) == ("", "")
+    assert kind.resume_advice("7")
+    assert kind.mpi_ways("")
+
+
+def test_a_job_finds_itself_in_its_environment(site: Site, batch: BatchSystem) -> None:
+    if site.kind.is_local:
+        pytest.skip("it is no allocation: the head would have the same without it")
+    job_id = batch.submit(site.request("env; echo end-of-environment"))
+    output = site.wait_for_text(job_id, "end-of-environment")
+    environment = dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
+    status = site.wait_for(batch, job_id, ended)
+    allocation = site.kind.own_allocation(environment)
+    assert allocation is not None
+    assert (allocation.job_id, allocation.node_count, allocation.restart_count) == (job_id, 1, 0)
+    assert tuple(site.kind.node_names(allocation.nodelist)) == status.nodes

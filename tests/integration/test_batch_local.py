@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from scheduler.batch import BatchUnavailable, JobRequest, JobStatus, Phase, SubmitRefused, WhyEnded
-from scheduler.batch import local as local_module
-from scheduler.batch.local import LocalBatch
-from scheduler.batch.local_job import process_state
+from scheduler.batch.local import processes as local_module
+from scheduler.batch.local.keeper import process_state
+from scheduler.batch.local.processes import LocalBatch
 from site_configs import PoolConfig
 
 _LIMIT_S = 20.0

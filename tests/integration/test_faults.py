@@ -270,7 +270,7 @@ def test_killed_process_of_a_pilot(local_site: SiteUnderTest, victim: str) -> No
         )
         wait_for_runs(directory, 10)
         done_before = {future.result() for future in futures if future.done()}
-        words = {"forkserver": "forkserver", "keeper": "local_job"}
+        words = {"forkserver": "forkserver", "keeper": "keeper.py"}
         word = words.get(victim, f"pilot {victim} ")
         os.kill(local_site.processes(word)[0].pid, signal.SIGKILL)
         assert pilot.gather(futures, timeout=DEADLINE_S) == list(range(count))

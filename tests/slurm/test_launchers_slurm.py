@@ -77,7 +77,7 @@ def world(name, ranks):
     facts = spec["launchers"][name]
     shares = tuple(HostShare(node, n) for node, n in zip(nodes, ranks) if n)
     env = {**facts["env"], "GREETING": "a b,c"}
-    launcher = get_launcher(name, facts["options"])
+    launcher = get_launcher(name, facts["options"], "srun")
     return start(launcher.launch([sys.executable, "-c", spec["hello"]], Placement(shares), env=env))
 
 

@@ -210,7 +210,7 @@ def local_template(cores: int = 2, **changes: Any) -> dict[str, Any]:
         "batch": "local",
         # A busy machine may stop a head for seconds: it must not take that for a lost lease.
         "lease": {"renew": "500ms", "expire": "10s"},
-        "slurm": {"poll_interval": "200ms"},
+        "local": {"poll_interval": "200ms"},
         "data": {"patience": "200ms"},
         "pools": {"main": {"cores_per_node": cores, "walltime": "1h", "idle_time": "1m"}},
         **changes,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,22 +18,30 @@ from scheduler.batch import (
     Phase,
     SubmitRefused,
     WhyEnded,
-    expand_nodelist,
 )
-from scheduler.batch.script import directives, quote_directive, render
-from scheduler.batch.slurm import (
+from scheduler.batch.script import JobFacts, render
+from scheduler.batch.slurm.commands import (
     STATES,
     SlurmBatch,
     command_environment,
-    job_script,
+    missing_partitions,
     parse_accounting,
     parse_exit_status,
     parse_queue,
     parse_submitted,
     parse_time,
 )
-from site_configs import PoolConfig
+from scheduler.batch.slurm.nodelist import expand_nodelist
+from scheduler.batch.slurm.script import (
+    directives,
+    format_walltime,
+    job_script,
+    quote_directive,
+)
+from scheduler.resources import parse_duration_s
+from site_configs import pool_type
 
+PoolConfig = pool_type("slurm")
 S = "\x1f"
 
 
@@ -46,7 +54,7 @@ def a_request(**changes: object) -> JobRequest:
         directory=Path("/scratch/site/jobs"),
         directives=PoolConfig(cores_per_node=4),
     )
-    return replace(request, **changes)  # type: ignore[arg-type]
+    return msgspec.structs.replace(request, **changes)
 
 
 def queue_line(**changes: str) -> str:
@@ -474,6 +482,11 @@ def test_a_percent_sign_is_no_field_of_the_output_pattern() -> None:
     assert "--chdir=/a%j" in options
 
 
+@given(st.integers(0, 10_000_000))
+def test_walltime_is_read_back(seconds: int) -> None:
+    assert parse_duration_s(format_walltime(seconds)) == seconds
+
+
 @given(
     arguments=st.lists(
         st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20), max_size=4
@@ -483,7 +496,9 @@ def test_a_percent_sign_is_no_field_of_the_output_pattern() -> None:
 def test_no_text_becomes_code(arguments: list[str], value: str) -> None:
     command = ["/usr/bin/env", "printf", "%s\\0", value and "x" + value, *arguments]
     request = a_request(command=command, variables={"ODD": value})
-    text = render(request, {}).replace("exec ", '/usr/bin/env printf "%s\\0" "$ODD"; exec ', 1)
+    text = render(request, JobFacts("1", "here", "0")).replace(
+        "exec ", '/usr/bin/env printf "%s\\0" "$ODD"; exec ', 1
+    )
     done = subprocess.run(["/bin/bash", "-c", text], capture_output=True, check=True)
     expected = [value, value and "x" + value, *arguments]
     assert done.stdout == b"".join(part.encode() + b"\0" for part in expected)
@@ -539,3 +554,14 @@ def test_all_commands_speak_to_the_cluster_that_is_named(fake_slurm: Path, tmp_p
     said = calls.read_text().splitlines()
     assert len(said) == 5
     assert all(line.split()[1:3] == ["-M", "north"] for line in said)
+
+
+def test_partitions_that_are_not_there_are_named() -> None:
+    pools = {
+        "a": PoolConfig(partition="cpu,gpu"),
+        "b": PoolConfig(partition="big"),
+        "c": PoolConfig(),
+    }
+    assert missing_partitions(pools, "CLUSTER: north\ncpu\ngpu\nbig\n") == ""
+    told = missing_partitions(pools, "cpu\nbig\n")
+    assert told == "Slurm has no partition 'cpu,gpu' (pool a); it has big, cpu"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import click
+import msgspec
 import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
@@ -38,6 +39,7 @@ from pilot.data.values import Value, encode
 from pilot.errors import BatchError
 from pilot.event import Event
 from pilot.site import Site, create_site
+from site_configs import pool_type
 
 EVIL = "a\nb\x1b]0;title\x07\r\u202e\udce9"
 
@@ -193,14 +195,15 @@ def test_starting_a_head_tells_what_is_wrong_with_slurm(
         (programs / "sinfo").chmod(0o755)
     monkeypatch.setenv("PATH", str(programs))
     site = create_site(tmp_path / "cluster", "slurm")
-    pools = {"main": SimpleNamespace(partition="cpu"), "any": SimpleNamespace(partition="")}
-    config = SimpleNamespace(batch="slurm", pools=pools, slurm=site.config.slurm)
-    here = SimpleNamespace(config=config, directory=site.directory)
+    pool = pool_type("slurm")
+    pools = {"main": pool(partition="cpu"), "any": pool()}
+    config = msgspec.structs.replace(site.config, pools=pools)
+    here = dataclasses.replace(site, config=config)
     if not told:
-        check_batch(here)  # type: ignore[arg-type]
+        check_batch(here)
         return
     with pytest.raises(BatchError, match=re.escape(told)) as caught:
-        check_batch(here)  # type: ignore[arg-type]
+        check_batch(here)
     assert caught.value.exit_code == 6
 
 

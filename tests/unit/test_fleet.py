@@ -19,7 +19,7 @@ from pilot.head.setbacks import BACK_OFF_S
 from pilot.head.state import Pilot
 from pilot.head.store import Store
 from pilot.site import create_site, open_site
-from scheduler.batch import JobRequest, JobStatus, Phase, SubmitRefused, WhyEnded
+from scheduler.batch import Allocation, JobRequest, JobStatus, Phase, SubmitRefused, WhyEnded
 from scheduler.elasticity import ClassDemand
 from scheduler.resources import NodeShape, Resources
 
@@ -29,8 +29,6 @@ HOUR = 3600.0
 
 class FakeBatch:
     """Takes jobs, or refuses them, once it `may` answer; all that it took runs at once."""
-
-    name = "slurm"
 
     def __init__(self) -> None:
         self.refusal = ""
@@ -437,7 +435,7 @@ def test_the_own_allocation_is_kept_idle_or_not(
 ) -> None:
     ends: list[float | None] = []
 
-    def start(site: object, row: PilotRow, ends_at: float | None) -> Started:
+    def start(site: object, row: PilotRow, job: Allocation, ends_at: float | None) -> Started:
         ends.append(ends_at)
         return Started()
 

@@ -266,8 +266,6 @@ def _queued(name: str) -> JobStatus:
 class Batch:
     """A batch system that takes its time for one job, 7."""
 
-    name = "slurm"
-
     def __init__(self) -> None:
         self.taken: list[str] = []
         self.cancelled: list[str] = []

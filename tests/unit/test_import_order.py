@@ -20,7 +20,7 @@ ALLOWED = {
     "pilot": {"scheduler", "launchers", "site_configs"},
     "launchers": {"scheduler.resources"},
     "scheduler": set(),
-    "site_configs": {"scheduler.resources"},
+    "site_configs": {"scheduler.resources", "scheduler.batch"},
 }
 #: Parts of `pilot` that know nothing of the others named here.
 BLIND = {

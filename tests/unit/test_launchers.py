@@ -59,7 +59,7 @@ def placed(**ranks: int) -> Placement:
 
 def mpirun(flavour: str, *options: str, here: str = "login") -> MpirunLauncher:
     (facts,) = (f for f in FLAVOURS if f.name == flavour)
-    return MpirunLauncher(facts, "/opt/mpi/bin/mpiexec", options, this_host=here)
+    return MpirunLauncher(facts, "/opt/mpi/bin/mpiexec", options, SHARING_STEPS, here)
 
 
 ALL = [LocalLauncher(), SrunLauncher(), *(mpirun(f.name) for f in FLAVOURS)]

@@ -9,7 +9,11 @@ import pytest
 from support.waiting import wait_until
 
 from pilot.agent import mpi_choice as c
-from pilot.agent.mpi_choice import Choice, MpiChoice, candidates, kinds_of_mpi, run_for, try_out
+from pilot.agent.mpi_choice import Choice, MpiChoice, run_for, try_out
+from scheduler.batch import MpiWay, find_kind
+from scheduler.batch.slurm import kinds_of_mpi
+
+SLURM = find_kind("slurm")
 
 OLD = "srun: MPI types are...\nsrun: cray_shasta\nsrun: none\nsrun: pmi2\nsrun: pmix\n"
 NEW = """MPI plugin types are...
@@ -33,8 +37,8 @@ specific pmix plugin versions available: pmix_v4,pmix_v5
 def test_what_slurm_names_is_tried(listed: str, kinds: list[str]) -> None:
     assert kinds_of_mpi(listed) == kinds
     options = [(), *((f"--mpi={kind}",) for kind in kinds)]
-    wanted = [*(Choice("srun", each) for each in options), Choice("mpiexec")]
-    assert list(candidates(listed)) == wanted
+    wanted = [*(MpiWay("srun", each) for each in options), MpiWay("mpiexec")]
+    assert SLURM.mpi_ways(listed) == wanted
 
 
 class Slurm:
@@ -56,7 +60,7 @@ class Slurm:
 
 def test_the_first_that_forms_a_world_is_taken() -> None:
     slurm = Slurm("--mpi=pmi2")
-    found = try_out("n1", {}, slurm.run)
+    found = try_out(SLURM, "n1", {}, slurm.run)
     assert found.choice == Choice("srun", ("--mpi=pmi2",))
     assert len(slurm.started) == 3
     assert found.failures[0] == "srun: each rank was a world of its own"
@@ -66,7 +70,7 @@ def test_all_that_failed_is_told() -> None:
     def run(*_: object) -> tuple[int, str]:
         return 1, "srun: error: no\n"
 
-    found = try_out("n1", {}, run)
+    found = try_out(SLURM, "n1", {}, run)
     assert found.choice is None
     assert found.failures[0] == "srun: exit status 1 (srun: error: no)"
 
@@ -77,15 +81,15 @@ def test_a_choice_is_remembered_until_something_changes(
     slurm = Slurm("--mpi=pmix")
     monkeypatch.setattr(c, "run_for", slurm.run)
     path = tmp_path / "mpi.json"
-    first = MpiChoice(path, "n1", {})
+    first = MpiChoice(path, SLURM, "n1", {})
     assert first.found is None
     first.start()
     wait_until(lambda: first.found is not None, 20.0, "the trials to end")
-    again = MpiChoice(path, "n1", {})
+    again = MpiChoice(path, SLURM, "n1", {})
     assert again.found is not None and str(again.found.choice) == "srun --mpi=pmix"
-    assert MpiChoice(path, "n1", {"MPI4PY_LIBMPI": "other"}).found is None
+    assert MpiChoice(path, SLURM, "n1", {"MPI4PY_LIBMPI": "other"}).found is None
     path.write_text("{")
-    assert MpiChoice(path, "n1", {}).found is None
+    assert MpiChoice(path, SLURM, "n1", {}).found is None
     again.forget()
     assert again.found is None and not path.exists()
 

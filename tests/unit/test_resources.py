@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from scheduler.resources import (
     NodeShape,
     Resources,
-    format_walltime,
     nodes_needed,
     parse_duration_s,
     parse_memory_mib,
@@ -69,11 +68,6 @@ def test_duration(text: object, seconds: float) -> None:
 def test_no_duration(text: object) -> None:
     with pytest.raises(ValueError):
         parse_duration_s(text)  # type: ignore[arg-type]
-
-
-@given(st.integers(0, 10_000_000))
-def test_walltime_is_read_back(seconds: int) -> None:
-    assert parse_duration_s(format_walltime(seconds)) == seconds
 
 
 needs = st.builds(

@@ -31,6 +31,7 @@ from pilot.wire.messages import (
     TaskFailure,
     task_label,
 )
+from scheduler.batch import find_kind
 from scheduler.elasticity import PilotSupply, PoolLimits
 from scheduler.resources import NodeShape, Resources
 
@@ -106,10 +107,10 @@ class Head:
             for row in self.rows.values()
         ]
         outlook = Outlook(
+            find_kind("slurm"),
             self.pools,
             supply,
             self.rows,
-            "Slurm",
             self.refused,
             self.silence,
             NOW - 30.0,

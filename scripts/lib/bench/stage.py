@@ -228,7 +228,7 @@ def end_site(site: Site) -> None:
         except PilotError as error:
             print(f"  the head of {site.directory} does not end: {error}", file=sys.stderr)
     with contextlib.closing(open_batch(site.config, site.jobs)) as batch:
-        prefix = f"{site.config.slurm.job_name_prefix}-{site.name}-"
+        prefix = f"{site.config.manners.job_name_prefix}-{site.name}-"
         names = [row for row in batch.jobs(prefix).values() if row.why_ended is None]
         if names:
             batch.cancel([row.job_id for row in names])

@@ -25,8 +25,13 @@ from pilot.wire.discovery import read_address
 from pilot.workflow import graph_data, graph_text, load_workflow
 from pilot.workflow.expression import ExpressionError, parse
 from scheduler.batch.base import BatchError
-from scheduler.batch.nodelist import expand_nodelist
-from scheduler.batch.slurm import _SEPARATOR, parse_accounting, parse_queue, parse_submitted
+from scheduler.batch.slurm.commands import (
+    _SEPARATOR,
+    parse_accounting,
+    parse_queue,
+    parse_submitted,
+)
+from scheduler.batch.slurm.nodelist import expand_nodelist
 from site_configs import SiteFileError, load_site_file, template_text, templates
 from support.fuzz.samples import Samples
 

@@ -3,7 +3,7 @@
 Each job has a directory in the adapter's directory, named by its id::
 
     <directory>/<job id>/job.json       what was asked (written here, before the job starts)
-                         status.json    where it is    (written by its keeper, see `local_job`)
+                         status.json    where it is    (written by its keeper)
 
 All that is known is in these files and in ``/proc``, so any process that opens the same directory
 sees the same jobs. There is no queue: a job starts at once.
@@ -24,13 +24,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scheduler.batch import local_job, script
+from scheduler.batch import script
 from scheduler.batch.base import (
     BatchUnavailable,
+    JobDirectives,
     JobRequest,
     JobStatus,
     Phase,
@@ -38,6 +39,7 @@ from scheduler.batch.base import (
     SubmitRefused,
     WhyEnded,
 )
+from scheduler.batch.local import keeper
 
 #: How long `LocalBatch.jobs` lists a job that has ended, in seconds; Slurm's MinJobAge by default.
 LISTED_S = 300.0
@@ -57,12 +59,14 @@ class LocalBatch:
         Time between SIGTERM and SIGKILL when a job is cancelled or its walltime ends, in seconds.
     """
 
-    name = "local"
-
     def __init__(self, directory: Path, kill_grace_s: float = 30.0) -> None:
         self._directory = directory.absolute()
         self._kill_grace_s = kill_grace_s
         self._long_ended: set[str] = set()
+
+    def check(self, pools: Mapping[str, JobDirectives]) -> str:  # noqa: ARG002
+        """Find nothing wrong: this machine is there."""
+        return ""
 
     def submit(self, request: JobRequest) -> str:
         """Start a job; its script is kept as ``<name>.sh`` beside its output."""
@@ -131,10 +135,10 @@ class LocalBatch:
         known = set(self._ids())
         for job_id in known.intersection(job_ids):
             status = self._read(job_id, "status.json")
-            if status is not None and "ended_at" not in status and _is_here(job_id, status):
-                keeper = status["keeper"]
-                if _alive(keeper) is not None:
-                    _send(keeper, signal.SIGTERM)
+            if status is None or "ended_at" in status or not _is_here(job_id, status):
+                continue
+            if _alive(status["keeper"]) is not None:
+                _send(status["keeper"], signal.SIGTERM)
 
     def release_nodes(self, job_id: str, keep: Sequence[str]) -> None:  # noqa: ARG002
         """Always refused: a local job has one node."""
@@ -186,8 +190,7 @@ class LocalBatch:
             return None
         if "ended_at" not in status:
             here = _is_here(job_id, status)
-            keeper = _alive(status["keeper"]) if here else None
-            if keeper is None:
+            if not here or _alive(status["keeper"]) is None:
                 # It may have written the end and gone between the two looks.
                 status = self._read(job_id, "status.json") or status
                 if "ended_at" not in status:
@@ -248,7 +251,7 @@ class LocalBatch:
     def _start_keeper(self, name: str, record: Path) -> None:
         """Start the keeper. It has left this process when the command returns."""
         # By its path and without site-packages: it starts fast and needs nothing installed.
-        command = [sys.executable, "-I", "-S", local_job.__file__, str(record)]
+        command = [sys.executable, "-I", "-S", keeper.__file__, str(record)]
         try:
             done = subprocess.run(
                 command,
@@ -267,15 +270,14 @@ class LocalBatch:
             raise SubmitRefused(f"{name} cannot be started: {told}")
 
 
-def _facts(job_id: str, request: JobRequest) -> dict[str, str]:
-    """What the job script tells the pilot of its job."""
-    return {
-        "PILOT_JOB_ID": shlex.quote(job_id),
-        "PILOT_RESTART_COUNT": "0",
-        "PILOT_NODELIST": '"$(hostname)"',
-        "PILOT_NODE": '"$PILOT_NODELIST"',
-        "PILOT_JOB_ENDS_AT": f"$(( $(date +%s) + {round(request.walltime_s)} ))",
-    }
+def _facts(job_id: str, request: JobRequest) -> script.JobFacts:
+    """Tell the pilot of its job."""
+    return script.JobFacts(
+        job_id=shlex.quote(job_id),
+        nodelist='"$(hostname)"',
+        node='"$PILOT_NODELIST"',
+        ends_at=f"$(( $(date +%s) + {round(request.walltime_s)} ))",
+    )
 
 
 def _describe(job_id: str, job: dict[str, Any], status: dict[str, Any], **known: Any) -> JobStatus:
@@ -309,9 +311,9 @@ def _is_here(job_id: str, status: dict[str, Any]) -> bool:
     BatchUnavailable
         The job was started on another machine, which alone can tell.
     """
-    if status["boot_id"] == local_job.boot_id():
+    if status["boot_id"] == keeper.boot_id():
         return True
-    if status["machine"] == local_job.machine():
+    if status["machine"] == keeper.machine():
         return False
     raise BatchUnavailable(
         f"local job {job_id} was started on {status['host']}, which alone knows of it: start the "
@@ -321,7 +323,7 @@ def _is_here(job_id: str, status: dict[str, Any]) -> bool:
 
 def _alive(process: dict[str, int]) -> str | None:
     """The state letter of a process; None where it has ended or its id is another's."""
-    found = local_job.process_state(process["pid"])
+    found = keeper.process_state(process["pid"])
     if found is None or found.start_ticks != process["start_ticks"] or found.letter in "ZX":
         return None
     return found.letter
@@ -336,10 +338,10 @@ def _send(process: dict[str, int], number: int) -> None:
 
 def _kill_session(leader: dict[str, int]) -> None:
     """Kill what is left of the session that a job's script led."""
-    first = local_job.process_state(leader["pid"])
+    first = keeper.process_state(leader["pid"])
     if first is not None and first.start_ticks != leader["start_ticks"]:
         return  # the id is another's: then no process of the session is left
-    for pid in local_job.all_processes():
-        found = local_job.process_state(pid)
+    for pid in keeper.all_processes():
+        found = keeper.process_state(pid)
         if found is not None and found.session == leader["pid"]:
             _send({"pid": pid}, signal.SIGKILL)

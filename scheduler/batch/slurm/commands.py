@@ -1,7 +1,7 @@
 """Slurm by its command line: ``sbatch``, ``squeue``, ``scontrol``, ``scancel``, ``sacct``.
 
-Works with Slurm from 20.02 on. What is said to Slurm and what is read from its answers are pure
-functions; `SlurmBatch` runs the commands and decides nothing.
+What is said to Slurm and what is read from its answers are pure functions; `SlurmBatch` runs the
+commands and decides nothing.
 
 Invariants:
 
@@ -21,12 +21,12 @@ import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from scheduler.batch import script
 from scheduler.batch.base import (
     BatchError,
     BatchUnavailable,
+    JobDirectives,
     JobRequest,
     JobStatus,
     Phase,
@@ -34,7 +34,8 @@ from scheduler.batch.base import (
     SubmitRefused,
     WhyEnded,
 )
-from scheduler.batch.nodelist import NO_NODES, expand_nodelist
+from scheduler.batch.slurm.nodelist import NO_NODES, expand_nodelist
+from scheduler.batch.slurm.script import job_script
 
 
 class _Meaning(NamedTuple):
@@ -84,15 +85,6 @@ STATES: Mapping[str, _Meaning] = {
 
 #: A word of a later Slurm: nothing is sent to such a job, and nothing concluded.
 _UNHEARD_OF = _Meaning(Phase.ENDING)
-
-#: What the job script tells the pilot of its job. SLURM_JOB_END_TIME came after Slurm 22.05.
-_FACTS = {
-    "PILOT_JOB_ID": '"$SLURM_JOB_ID"',
-    "PILOT_RESTART_COUNT": '"${SLURM_RESTART_COUNT:-0}"',
-    "PILOT_NODELIST": '"$SLURM_JOB_NODELIST"',
-    "PILOT_NODE": '"$SLURMD_NODENAME"',
-    "PILOT_JOB_ENDS_AT": '"${SLURM_JOB_END_TIME:-$(( $(date +%s) + WALLTIME_S ))}"',
-}
 
 #: Of an array job, a part: ``17_4``, ``17_[1-4%2]``.
 _JOB_ID = re.compile(r"\d+([_+]\S*)?")
@@ -147,8 +139,6 @@ class SlurmBatch:
     cluster
         The cluster that is spoken to; empty: the one that the commands take by themselves.
     """
-
-    name = "slurm"
 
     def __init__(self, command_limit_s: float = 30.0, cluster: str = "") -> None:
         self._command_limit_s = command_limit_s
@@ -250,18 +240,12 @@ class SlurmBatch:
                 raise BatchUnavailable(f"Slurm did not answer: {told}")
             raise ShrinkRefused(f"job {job_id} keeps its nodes: {told}")
 
-    def partitions(self) -> list[str]:
-        """The partitions that there are.
-
-        Raises
-        ------
-        BatchUnavailable
-            Slurm does not answer.
-        """
+    def check(self, pools: Mapping[str, JobDirectives]) -> str:
+        """See that there are the partitions that pools name, by one ``sinfo``."""
         answer = self._run(["sinfo", "--all", "--noheader", "--format=%R"])
         if answer.status != 0:
             raise BatchUnavailable(f"sinfo gave no answer: {_told(answer)}")
-        return sorted(set(answer.output.split()))
+        return missing_partitions(pools, answer.output)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -334,13 +318,6 @@ def _cut(text: str) -> str:
 # --- what is said --------------------------------------------------------------------------------
 
 
-def job_script(request: JobRequest) -> str:
-    """The job script of a request for Slurm."""
-    walltime_s = str(round(request.walltime_s))
-    facts = {name: text.replace("WALLTIME_S", walltime_s) for name, text in _FACTS.items()}
-    return script.render(request, facts)
-
-
 def command_environment(environment: Mapping[str, str], command: str) -> dict[str, str]:
     """The environment for a command of Slurm: without a user's defaults and a job's variables."""
     kept = {
@@ -354,6 +331,22 @@ def command_environment(environment: Mapping[str, str], command: str) -> dict[st
 
 
 # --- what is read --------------------------------------------------------------------------------
+
+
+def missing_partitions(pools: Mapping[str, Any], output: str) -> str:
+    """Name the partitions of pools that ``sinfo`` has not listed; empty where there are none."""
+    # A cluster that is named with -M is told on a line of its own.
+    lines = [line.strip() for line in output.splitlines()]
+    there = sorted({line for line in lines if line and not line.startswith("CLUSTER:")})
+    wrong = {
+        name: pool.partition
+        for name, pool in pools.items()
+        if any(part and part not in there for part in pool.partition.split(","))
+    }
+    if not wrong:
+        return ""
+    named = ", ".join(f"{partition!r} (pool {name})" for name, partition in wrong.items())
+    return f"Slurm has no partition {named}; it has {', '.join(there)}"
 
 
 def parse_submitted(output: str) -> str:

@@ -1,0 +1,152 @@
+"""What is known of a batch system without asking it: how its jobs look, and its words.
+
+`BatchKind` is the half of the interface that is pure; `BatchSystem`, which `BatchKind.open` gives,
+is the half that speaks. Whoever adds a batch system writes a class of each; all that is not
+abstract here has a default that suits a system without specialities.
+
+Invariants:
+
+- Nothing here asks the batch system, nor needs it to be there: command line, head and agents load
+  it, on login nodes and compute nodes.
+- Loading it is cheap: what only the speaking half needs is imported by `BatchKind.open`.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+if TYPE_CHECKING:
+    from scheduler.batch.base import BatchSystem
+
+
+class Allocation(NamedTuple):
+    """The job that a process runs in."""
+
+    #: The batch system's id of it.
+    job_id: str
+    #: Its nodes, as the batch system writes them: see `BatchKind.node_names`.
+    nodelist: str
+    #: How many these are.
+    node_count: int = 1
+    #: How often it was started again under the same id.
+    restart_count: int = 0
+    #: When its walltime ends, in seconds since 1970; None: it does not know.
+    ends_at: float | None = None
+
+
+class MpiWay(NamedTuple):
+    """A way to start MPI ranks: a launcher, by its name in a site file, and options for it."""
+
+    launcher: str
+    options: tuple[str, ...] = ()
+
+
+class Keys(msgspec.Struct, frozen=True, kw_only=True):
+    """Keys of a site file that a batch system adds; a subclass has an attribute for each.
+
+    The ``#:`` comment above an attribute is its documentation.
+    """
+
+
+class BatchKind(abc.ABC):
+    """A kind of batch system, such as Slurm. It has no state, and is made without arguments."""
+
+    # --- in a site file
+
+    #: Its name: the value of the key ``batch``, and the key of its own section.
+    name: str
+    #: The keys of that section beside those that are the same for all.
+    manners_keys: type[Keys] = Keys
+    #: The keys that its pools have beside those that each pool has.
+    pool_keys: type[Keys] = Keys
+    #: Its jobs are processes of this machine: each has this one node and may use all its cores;
+    #: nobody else is asked, and nobody on other machines need reach the head.
+    is_local: bool = False
+    #: Where a person finds how many cores a node has, as a half-sentence; empty: nobody knows.
+    cores_hint: str = ""
+
+    def pool_faults(self, pool: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:  # noqa: ARG002
+        """Tell what is wrong with the keys of a pool: the place of each fault, and what it is."""
+        yield from ()
+
+    # --- jobs
+
+    @abc.abstractmethod
+    def open(self, manners: Any, directory: Path) -> BatchSystem:
+        """Make what speaks to the batch system. It is not asked anything yet.
+
+        Parameters
+        ----------
+        manners
+            Its section of the site file: the `manners_keys`, and ``command_limit_s``, the time
+            after which a command is given up.
+        directory
+            Where it may keep records of jobs: a directory of the site that is made when needed.
+        """
+
+    def node_names(self, nodelist: str) -> list[str]:
+        """Read the nodes of a job as the batch system writes them in ``PILOT_NODELIST``.
+
+        Raises
+        ------
+        ValueError
+            The text is no list of nodes.
+        """
+        return nodelist.replace(",", " ").split()
+
+    def own_allocation(self, environment: Mapping[str, str]) -> Allocation | None:  # noqa: ARG002
+        """Return the job that a process with this environment runs in; None: it runs in none."""
+        return None
+
+    #: A job is ended by a signal to each of its processes, one after the other and node by node; so
+    #: the end of one of them may be the first sign of the end of all.
+    ends_processes_singly: bool = False
+
+    # --- launchers, by their names in a site file or as "module:name"
+
+    #: The launcher of MPI programs and worlds where the site file leaves it open.
+    launcher: str = "auto"
+    #: What starts node workers: ``local`` where a job has no other node than its first.
+    node_launcher: str = "local"
+    #: The command that tells in which ways the batch system can start MPI ranks; empty: in one.
+    mpi_listing: tuple[str, ...] = ()
+
+    def mpi_ways(self, listed: str) -> list[MpiWay]:  # noqa: ARG002
+        """Give the ways to start MPI ranks that are worth a trial, the best one first.
+
+        Parameters
+        ----------
+        listed
+            What `mpi_listing` has printed.
+        """
+        return [MpiWay(self.launcher)]
+
+    # --- what users read
+
+    #: Its name in texts.
+    title: str = "the batch system"
+    #: Why a pilot is given up that is not listed any more, and of whose end nothing is known.
+    unlisted: str = "the batch system does not know its job any more"
+    #: Which keys of a pool to look at when the batch system refuses its jobs.
+    asking_keys: str = "the keys"
+    #: Which keys to look at where jobs end or vanish before they have worked, beside the setup.
+    losing_keys: str = ""
+    #: What to do where the ranks of an MPI world do not find each other.
+    mpi_advice: str = "Set the own launcher of the library in site.yaml (mpi: {launcher: mpiexec})"
+
+    def meaning(self, reason: str, job_id: str) -> str:  # noqa: ARG002
+        """Say what the reason means why a job waits; nothing where it speaks for itself."""
+        return ""
+
+    def release_advice(self, reason: str, job_id: str) -> str:  # noqa: ARG002
+        """Say how a job is let go that is held for this reason; nothing where it is not held."""
+        return ""
+
+    def resume_advice(self, job_id: str) -> str:  # noqa: ARG002
+        """Say how a suspended job goes on."""
+        return "whoever has suspended it can let it go on"

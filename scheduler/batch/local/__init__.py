@@ -1,0 +1,31 @@
+"""The batch system of a laptop or a single server: pilots are processes of this machine.
+
+`processes` starts and lists them, each under its `keeper`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scheduler.batch.kind import BatchKind
+
+if TYPE_CHECKING:
+    from scheduler.batch.local.processes import LocalBatch
+
+
+class Local(BatchKind):
+    """This machine, without a batch system."""
+
+    name = "local"
+    is_local = True
+
+    def open(self, manners: Any, directory: Path) -> LocalBatch:  # noqa: ARG002
+        """Keep the records of jobs in the directory."""
+        from scheduler.batch.local.processes import LocalBatch
+
+        return LocalBatch(directory)
+
+    def resume_advice(self, job_id: str) -> str:  # noqa: ARG002
+        """Say how a stopped pilot goes on."""
+        return "SIGCONT to its processes lets it go on"

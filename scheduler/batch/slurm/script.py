@@ -1,0 +1,89 @@
+"""A pilot's job script for Slurm. Pure.
+
+A person can run it by hand with ``sbatch``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from scheduler.batch.base import JobRequest
+from scheduler.batch.script import JobFacts, render
+
+_SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./\[\]&|*()!-]*")
+
+
+def job_script(request: JobRequest) -> str:
+    """Write the job script of a request.
+
+    Raises
+    ------
+    ValueError
+        A directive cannot be written on one line.
+    """
+    # SLURM_JOB_END_TIME came after Slurm 22.05.
+    ends_at = f"$(( $(date +%s) + {round(request.walltime_s)} ))"
+    facts = JobFacts(
+        job_id='"$SLURM_JOB_ID"',
+        restart_count='"${SLURM_RESTART_COUNT:-0}"',
+        nodelist='"$SLURM_JOB_NODELIST"',
+        node='"$SLURMD_NODENAME"',
+        ends_at=f'"${{SLURM_JOB_END_TIME:-{ends_at}}}"',
+    )
+    options = directives(request)
+    return render(request, facts, [f"#SBATCH {quote_directive(option)}" for option in options])
+
+
+def directives(request: JobRequest) -> list[str]:
+    """The options of a request for ``sbatch``, each as one text without quotes."""
+    asked: Any = request.directives  # with the `SlurmPoolKeys`
+    options = [
+        f"--job-name={request.name}",
+        f"--nodes={request.nodes}",
+        # One slot per core rather than one task with many cores: mpirun counts tasks as its slots.
+        f"--ntasks-per-node={asked.cores_per_node}",
+        f"--time={format_walltime(math.ceil(request.walltime_s))}",
+        # Only to the script's own process: it has the time until then to drain.
+        f"--signal=B:USR1@{max(1, min(65535, round(request.warning_s)))}",
+        # In the pattern of the file name, % begins a field.
+        f"--chdir={request.directory}",
+        f"--output={str(request.directory).replace('%', '%%')}/%j.out",
+        # A preempted pilot comes back under its id, and goes on in the same file.
+        "--requeue",
+        "--open-mode=append",
+    ]
+    if request.nodes > 1:
+        # A failed node must not end the work on the others.
+        options.append("--no-kill")
+    named = ("partition", "account", "qos", "constraint", "reservation")
+    options += [f"--{name}={getattr(asked, name)}" for name in named if getattr(asked, name)]
+    if asked.memory_per_node_mib:
+        options.append(f"--mem={asked.memory_per_node_mib}M")
+    if asked.gpus_per_node:
+        options.append(f"--gres=gpu:{asked.gpus_per_node}")
+    # Last, so that the site's own options win.
+    return [*options, *asked.sbatch_options]
+
+
+def quote_directive(option: str) -> str:
+    r"""An option as ``sbatch`` reads it from a ``#SBATCH`` line: ``\`` escapes, also in quotes.
+
+    Raises
+    ------
+    ValueError
+        The option does not fit on one line.
+    """
+    if not option.isprintable():
+        raise ValueError(f"{option!r} cannot stand on a line of a job script")
+    if _SAFE.fullmatch(option):
+        return option
+    return '"' + option.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def format_walltime(seconds: float) -> str:
+    """Write seconds as ``D-HH:MM:SS`` or ``HH:MM:SS``."""
+    days, rest = divmod(round(seconds), 86400)
+    clock = f"{rest // 3600:02d}:{rest % 3600 // 60:02d}:{rest % 60:02d}"
+    return f"{days}-{clock}" if days else clock
