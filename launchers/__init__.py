@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from launchers.base import HostShare, Launch, Launcher, Placement
-from launchers.identity import identity_in, leave_identity
-from launchers.local import LocalLauncher, start_here
-from launchers.mpirun import FLAVOURS, MpirunLauncher, find_mpi
-from launchers.srun import SHARING_STEPS, SrunLauncher, step_on_node
+from pilot.launchers.base import HostShare, Launch, Launcher, Placement
+from pilot.launchers.identity import identity_in, leave_identity
+from pilot.launchers.local import LocalLauncher, start_here
+from pilot.launchers.mpirun import FLAVOURS, MpirunLauncher, find_mpi
+from pilot.launchers.srun import SHARING_STEPS, SrunLauncher, step_on_node
 
 __all__ = [
     "LAUNCHERS",

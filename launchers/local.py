@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from launchers.base import Launch, Placement
+from pilot.launchers.base import Launch, Placement
 
 
 class LocalLauncher(msgspec.Struct, frozen=True):

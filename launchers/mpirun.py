@@ -29,7 +29,7 @@ from pathlib import Path
 
 import msgspec
 
-from launchers.base import HostShare, Launch, Placement
+from pilot.launchers.base import HostShare, Launch, Placement
 
 #: How long an mpiexec may take to tell its version, in seconds.
 _VERSION_TIMEOUT_S = 20.0

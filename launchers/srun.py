@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from launchers.base import Launch, Placement
+from pilot.launchers.base import Launch, Placement
 
 #: Options of every step that Pilot starts, whether it holds ranks or a node worker.
 STEP_OPTIONS = (

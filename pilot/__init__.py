@@ -8,10 +8,11 @@ package too, and a pilot's first result waits for that.
 
 from typing import TYPE_CHECKING, Any
 
-from pilot.command import CommandResult, shell
+from pilot.client.command import CommandResult, shell
 
 # Never later: to import a module sets its name in this package, which these two are to have.
-from pilot.context import context
+from pilot.client.context import context
+from pilot.client.task import OptionError, Task, mpi, task
 from pilot.errors import (
     AuthenticationError,
     BatchError,
@@ -32,24 +33,23 @@ from pilot.errors import (
     TaskTimedOut,
     WorkflowError,
 )
-from pilot.task import OptionError, Task, mpi, task
 from pilot.version import __version__
 
 if TYPE_CHECKING:
-    from pilot.event import Event
-    from pilot.future import Future
-    from pilot.gathering import gather
-    from pilot.inquiry import sessions
-    from pilot.session import Session, current_session
+    from pilot.client.events import Event
+    from pilot.client.future import Future
+    from pilot.client.gathering import gather
+    from pilot.client.query_client import sessions
+    from pilot.client.session import Session, current_session
 else:
     #: Where each of the names is that are imported late.
     _LATE = {
-        "Event": "pilot.event",
-        "Future": "pilot.future",
-        "Session": "pilot.session",
-        "current_session": "pilot.session",
-        "gather": "pilot.gathering",
-        "sessions": "pilot.inquiry",
+        "Event": "pilot.client.events",
+        "Future": "pilot.client.future",
+        "Session": "pilot.client.session",
+        "current_session": "pilot.client.session",
+        "gather": "pilot.client.gathering",
+        "sessions": "pilot.client.query_client",
     }
 
     def __getattr__(name: str) -> Any:

@@ -27,12 +27,12 @@ def _agent(arguments: list[str]) -> None:
 def _node(arguments: list[str]) -> None:
     import msgspec
 
-    from launchers import leave_identity
-    from pilot.agent.node import main
+    from pilot.launchers import leave_identity
     from pilot.process import raise_file_limit, start_log
+    from pilot.scheduler.resources import NodeShape
     from pilot.site import open_site
     from pilot.wire.endpoints import Endpoints
-    from scheduler.resources import NodeShape
+    from pilot.worker.node import main
 
     start_log()
     leave_identity(os.environ)
@@ -44,7 +44,7 @@ def _node(arguments: list[str]) -> None:
 
 
 def _rank(_: list[str]) -> None:
-    from pilot.agent.mpi_world import main
+    from pilot.worker.mpi_rank import main
 
     main()
 

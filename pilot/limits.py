@@ -32,3 +32,5 @@ SUBMIT_BYTES = 16 << 20
 UNACCEPTED_BYTES = 64 << 20
 #: What the head keeps that it cannot write; with more it hands out no work.
 UNWRITTEN_BYTES = 256 << 20
+#: So many parts of the output of a task are told: of very many ranks the first that wrote.
+LOGS_MOST = 256

@@ -76,7 +76,7 @@ def children(pid: int = 0) -> list[int]:
     except OSError:
         if not Path(f"/proc/{pid}").exists():
             return found
-        from scheduler.batch.local.keeper import all_processes, process_state
+        from pilot.scheduler.batch.local.keeper import all_processes, process_state
 
         states = ((other, process_state(other)) for other in all_processes())
         return [other for other, state in states if state and state.parent == pid]

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from pilot.data.patience import patient
 from pilot.errors import SiteError
+from pilot.site_configs import SiteConfig, SiteFileError, load_site_file, template_text, templates
 from pilot.wire.keys import make_keys
-from site_configs import SiteConfig, SiteFileError, load_site_file, template_text, templates
 
 SITE_FILE = "site.yaml"
 
@@ -282,3 +282,8 @@ def working_directory() -> Path:
             "the working directory of this program has been removed, and tasks would work there; "
             "change to one that is there"
         ) from None
+
+
+def rank_log(pilot: str, world: int, rank: int) -> str:
+    """Return the file that the output of a rank goes to, relative to the site directory."""
+    return f"logs/{pilot}/world-{world}-rank-{rank}.out"

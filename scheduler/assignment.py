@@ -22,7 +22,7 @@ from typing import Protocol
 
 import msgspec
 
-from scheduler.resources import NodeShape, Resources, nodes_needed
+from pilot.scheduler.resources import NodeShape, Resources, nodes_needed
 
 #: Work of at most so many seconds may wait on each core of a pilot.
 PREFETCH_S = 0.1

@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from scheduler.assignment import DRAIN_S, can_hold, fresh_s
-from scheduler.resources import NodeShape, Resources, nodes_needed, ranks_that_fit
+from pilot.scheduler.assignment import DRAIN_S, can_hold, fresh_s
+from pilot.scheduler.resources import NodeShape, Resources, nodes_needed, ranks_that_fit
 
 #: What a task is taken to last while none of its class has ended, in seconds.
 UNKNOWN_S = 60.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from scheduler.resources import NodeShape, Resources, ranks_that_fit
+from pilot.scheduler.resources import NodeShape, Resources, ranks_that_fit
 
 
 class Share:

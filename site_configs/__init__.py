@@ -6,15 +6,15 @@ what a site file may hold; `templates` are the files shipped here, which ``pilot
 
 from __future__ import annotations
 
-from site_configs.schema import (
+from pilot.site_configs.schema import (
     PoolConfig,
     SiteConfig,
     load_site_file,
     pool_type,
     site_file_schema,
 )
-from site_configs.templates import template_text, templates
-from site_configs.yamlfile import SiteFileError
+from pilot.site_configs.templates import template_text, templates
+from pilot.site_configs.yamlfile import SiteFileError
 
 __all__ = [
     "PoolConfig",

@@ -23,10 +23,10 @@ from typing import Annotated, Any, Literal, TypeVar
 from msgspec import Meta, Struct, defstruct, field
 from msgspec.structs import fields, replace
 
-from scheduler.batch import BatchKind, find_kind
-from scheduler.resources import NodeShape
-from site_configs import yamlfile
-from site_configs.yamlfile import (
+from pilot.scheduler.batch import BatchKind, find_kind
+from pilot.scheduler.resources import NodeShape
+from pilot.site_configs import yamlfile
+from pilot.site_configs.yamlfile import (
     Bytes,
     Count,
     EnvironmentText,

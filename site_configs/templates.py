@@ -9,7 +9,7 @@ def templates() -> list[str]:
     """Names of the shipped site files, sorted."""
     from importlib import resources
 
-    files = (entry.name for entry in resources.files("site_configs").iterdir())
+    files = (entry.name for entry in resources.files(__package__).iterdir())
     return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
 
 
@@ -25,4 +25,4 @@ def template_text(name: str) -> str:
 
     if name not in templates():
         raise KeyError(f"no template is named {name!r}; there are {', '.join(templates())}")
-    return (resources.files("site_configs") / f"{name}.yaml").read_text(encoding="utf-8")
+    return (resources.files(__package__) / f"{name}.yaml").read_text(encoding="utf-8")

@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 import yaml
 
-from scheduler.resources import parse_duration_s, parse_memory_mib
-from site_configs.regular import read_regular_text
+from pilot.regular_files import read_regular_text
+from pilot.scheduler.resources import parse_duration_s, parse_memory_mib
 
 T = TypeVar("T")
 

@@ -30,23 +30,30 @@ from typing import Any
 import msgspec
 import zmq
 
-from launchers import HostShare, Launcher, Placement, get_launcher, leave_identity, node_worker
 from pilot import clock
-from pilot.agent import actions as a
-from pilot.agent.ends import rank_log
 from pilot.agent.mpi_choice import MpiChoice
-from pilot.agent.mpi_world import VARIABLE, HostCores, WorldConfig, why_no_mpi
-from pilot.agent.node import ForkedNode
-from pilot.agent.rules import Rules
+from pilot.agent.rules import actions as a
+from pilot.agent.rules.rules import Rules
+from pilot.agent.rules.worlds import World
 from pilot.agent.service import LEAVE_S, STATUS_S, Identity, Service
-from pilot.agent.world_rules import World
 from pilot.interpreter import pilot_command
+from pilot.launchers import (
+    HostShare,
+    Launcher,
+    Placement,
+    get_launcher,
+    leave_identity,
+    node_worker,
+)
+from pilot.model.tasks import LogSpan
 from pilot.process import die_with_parent, name_process, raise_file_limit, start_log
-from pilot.site import Site, open_site
+from pilot.site import Site, open_site, rank_log
 from pilot.wire import messages as m
 from pilot.wire.channel import Client, Server
 from pilot.wire.discovery import HeadAddress, read_address
 from pilot.wire.keys import load_keys
+from pilot.worker.mpi_rank import VARIABLE, HostCores, WorldConfig, why_no_mpi
+from pilot.worker.node import ForkedNode
 
 log = logging.getLogger("pilot.agent")
 
@@ -279,7 +286,7 @@ class Agent:
 
     def _with_logs(self, world: World, running: m.RunningTask) -> m.RunningTask:
         logs = tuple(
-            m.LogSpan(rank_log(self._pilot, world.id, rank), 0, -1)
+            LogSpan(rank_log(self._pilot, world.id, rank), 0, -1)
             for rank in range(world.need.ranks)
         )
         return msgspec.structs.replace(running, logs=logs)

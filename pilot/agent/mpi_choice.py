@@ -25,10 +25,10 @@ from pathlib import Path
 
 import msgspec
 
-from launchers import HostShare, Placement, get_launcher
-from pilot.bounds import UNREADABLE
-from scheduler.batch import BatchKind
-from site_configs.regular import read_regular
+from pilot.launchers import HostShare, Placement, get_launcher
+from pilot.model.bounds import UNREADABLE
+from pilot.regular_files import read_regular
+from pilot.scheduler.batch import BatchKind
 
 #: How long a trial may take, in seconds.
 TRIAL_S = 20.0

@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from pilot import clock
-from pilot.agent.reports import Reports
-from pilot.agent.rules import Rules
+from pilot.agent.rules.reports import Reports
+from pilot.agent.rules.rules import Rules
 from pilot.clock import Clock
+from pilot.model.tasks import Function, SessionInfo
 from pilot.version import __version__
 from pilot.wire import messages as m
 
@@ -99,9 +100,9 @@ class Service:
         self.drain_at = drain_at(ends_at, warning_s, now())
         self.reports = Reports()
         #: The sessions that it has work of.
-        self.sessions: dict[int, m.SessionInfo] = {}
+        self.sessions: dict[int, SessionInfo] = {}
         #: By session and digest.
-        self.functions: dict[int, dict[bytes, m.Function]] = {}
+        self.functions: dict[int, dict[bytes, Function]] = {}
         self._welcomed = False
         #: The identity of the database in which the tasks here are.
         self._database = ""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pilot.command import ShellCommand
+    from pilot.client.command import ShellCommand
 
 #: What tells each task which one it is.
 INDEX_VARIABLE, LINE_VARIABLE = "PILOT_ARRAY_TASK_ID", "PILOT_LINE"

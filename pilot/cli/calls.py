@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pilot.data.values import Value
+from pilot.formatting import amount
+from pilot.model.values import Value
 from pilot.texts import printable
-from pilot.words import amount
 
 if TYPE_CHECKING:
-    from pilot.command import ShellCommand
+    from pilot.client.command import ShellCommand
 
 #: The kinds of tasks that are commands.
 COMMANDS = ("command", "mpi-command")
@@ -91,8 +91,8 @@ def read_calls(ask: Callable[..., Any], site: Path, tasks: Sequence[str]) -> dic
 
 
 def _read_function(payload: bytes, site: Path) -> Any:
-    from pilot.arguments import decode_function
-    from pilot.task import Task
+    from pilot.client.arguments import decode_function
+    from pilot.client.task import Task
 
     try:
         loaded, _ = decode_function(payload, site)
@@ -102,8 +102,8 @@ def _read_function(payload: bytes, site: Path) -> Any:
 
 
 def _call(row: Mapping[str, Any], function: Any, site: Path) -> Call:
-    from pilot.arguments import decode_arguments
-    from pilot.command import ShellCommand
+    from pilot.client.arguments import decode_arguments
+    from pilot.client.command import ShellCommand
 
     if row["payload"] is None:
         return Call(arguments=row["why"])
@@ -126,14 +126,14 @@ class _Places(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Find what the pickle names."""
-        if (module, name) == ("pilot.arguments", "_read_spilled"):
+        if (module, name) == ("pilot.pickled", "read_spilled"):
             return Value
         return super().find_class(module, name)
 
 
 def _spilled_size(payload: bytes) -> int:
     """Return the bytes of arguments that are in a file; 0: they are here."""
-    if b"_read_spilled" not in payload:
+    if b"read_spilled" not in payload:
         return 0
     try:
         place = _Places(io.BytesIO(payload)).load()

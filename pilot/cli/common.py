@@ -21,7 +21,7 @@ from pilot.errors import PilotError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from pilot.inquiry import Inquiry
+    from pilot.client.query_client import Inquiry
     from pilot.site import Site
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -122,7 +122,7 @@ def when_option(name: str, help_text: str) -> Callable[[C], C]:
 def _when(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
     if value is None:
         return None
-    from scheduler.resources import parse_duration_s
+    from pilot.scheduler.resources import parse_duration_s
 
     try:
         if _DATE.match(value):
@@ -160,7 +160,7 @@ def asking(site: Site, *, quiet: bool = False) -> Iterator[Inquiry]:
     HeadError
         The head does not answer, or the database cannot be read.
     """
-    from pilot.inquiry import Inquiry
+    from pilot.client.query_client import Inquiry
 
     with Inquiry(site) as ask:
         if not (ask.has_head or quiet or click.get_current_context().meta.get(_SAID)):
@@ -178,7 +178,7 @@ def commanding(site: Site) -> Iterator[Command]:
     HeadError
         The head does not start or does not answer.
     """
-    from pilot.wire.connection import Connection
+    from pilot.client.connection import Connection
 
     connection = Connection(site, submits=False)
     try:

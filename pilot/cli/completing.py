@@ -68,7 +68,7 @@ def _tasks_or_sessions(context: click.Context, incomplete: str) -> list[tuple[st
 def _parameters(context: click.Context, _incomplete: str) -> list[tuple[str, str]]:
     import yaml
 
-    from site_configs.regular import read_regular_text
+    from pilot.regular_files import read_regular_text
 
     # Of a line that ends with an option click has the words, and no parameters yet.
     words = [context.params.get("file") or "", *context.args]
@@ -80,7 +80,7 @@ def _parameters(context: click.Context, _incomplete: str) -> list[tuple[str, str
 
 
 def _ask(context: click.Context, query: str, **arguments: Any) -> Any:
-    from pilot.inquiry import Inquiry
+    from pilot.client.query_client import Inquiry
     from pilot.site import find_site
 
     site = find_site(context.ensure_object(Settings).site)

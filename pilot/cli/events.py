@@ -14,7 +14,7 @@ from pilot.cli.parameters import SESSION, TASK, Number
 from pilot.texts import printable
 
 if TYPE_CHECKING:
-    from pilot.event import Event
+    from pilot.client.events import Event
 
 #: No site comes to a number of an event that is higher.
 _EVENTS = 10**18
@@ -66,7 +66,7 @@ def events(
     session is closed or the task has ended, and goes on over restarts of the head; without either
     it ends by Ctrl-C, and says where it was.
     """
-    from pilot.event import read_events
+    from pilot.client.events import read_events
 
     if session_id is not None and task_id is not None:
         raise click.UsageError("--task is in one session only; leave --session out")

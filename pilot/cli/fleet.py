@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from pilot.cli.common import asking, current_site, json_option, site_option
-from pilot.cli.output import ago, duration, note, print_json, print_table
+from pilot.cli.output import ago, note, print_json, print_table
 from pilot.cli.parameters import Number
+from pilot.client.progress import remark
 
 
 @click.group()
@@ -57,15 +57,3 @@ def print_pilots(rows: Sequence[dict[str, Any]]) -> None:
         cut={"remark": 20},
         drop=("cores", "nodes", "pool", "started"),
     )
-
-
-def remark(row: dict[str, Any]) -> str:
-    """What a pilot waits for, or why it ends or ended."""
-    if row["state"] == "ENDED":
-        return str(row["reason"])
-    if row["draining"]:
-        return "drains"
-    parts = [f"waits for {row['waits_for']}"] if row["waits_for"] else []
-    if row["expected"] and row["started"] is None:
-        parts.append(f"expected in {duration(max(0.0, row['expected'] - time.time()))}")
-    return ", ".join(parts)

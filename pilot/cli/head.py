@@ -34,7 +34,8 @@ def head() -> None:
 @site_option
 def start(foreground: bool) -> None:
     """Start the head, where none runs yet."""
-    from pilot.head.daemon import ensure_head, find_head, head_command, lives
+    from pilot.client.starter import ensure_head, head_command
+    from pilot.head.running import find_head, lives
 
     site = current_site()
     found = find_head(site)
@@ -59,7 +60,7 @@ def check_batch(site: Site) -> None:
         It does not.
     """
     from pilot.errors import BatchError
-    from scheduler.batch import base, open_batch
+    from pilot.scheduler.batch import base, open_batch
 
     batch = open_batch(site.config, site.jobs)
     try:
@@ -99,10 +100,10 @@ def stop_head(site: Site, leave_pilots: bool = False) -> HeadAddress | None:
     HeadError
         It does not answer, or does not end.
     """
+    from pilot.client.connection import Connection
     from pilot.errors import HeadError
-    from pilot.head.daemon import find_head
+    from pilot.head.running import find_head
     from pilot.wire import messages as m
-    from pilot.wire.connection import Connection
     from pilot.wire.discovery import read_address
 
     address = read_address(site.address_file)
@@ -137,7 +138,7 @@ def stop_head(site: Site, leave_pilots: bool = False) -> HeadAddress | None:
 
 def _stop_silent(site: Site, address: HeadAddress) -> HeadAddress | None:
     """Do what can be done about a head whose lease has run out."""
-    from pilot.head.daemon import end_silent
+    from pilot.client.starter import end_silent
 
     why = (
         f"the head of {site.name} (pid {address.pid} on {address.host}) does not answer, and has "

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import shutil
 import sys
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
 
+from pilot.formatting import ago, amount, counted, duration, moment, shortened_cell, text_width
 from pilot.texts import printable
-from pilot.words import ago, amount, counted, duration, moment
 
 #: The widest that a column is that may be cut.
 CELL_MOST = 60
@@ -173,35 +172,10 @@ def _print_columns(columns: Sequence[Column]) -> None:
         click.echo("  ".join(line).rstrip())
 
 
-def shortened_cell(text: str, width: int) -> str:
-    """Return the beginning of a text, with an ellipsis where it is wider than `width` columns."""
-    if text_width(text) <= width:
-        return text
-    shown = ""
-    for one in text:
-        if text_width(shown + one) > width - 1:
-            break
-        shown += one
-    return f"{shown}…"
-
-
 def first_line(text: str) -> str:
     """The first line of a text that says anything, not too long."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return line if len(line) <= 200 else f"{line[:197]}..."
-
-
-def text_width(text: str) -> int:
-    """How many columns of a terminal a text takes."""
-    if text.isascii():
-        return len(text)
-    return sum(_width_of(one) for one in text)
-
-
-def _width_of(one: str) -> int:
-    if unicodedata.combining(one) or unicodedata.category(one) in ("Mn", "Me", "Cf"):
-        return 0
-    return 2 if unicodedata.east_asian_width(one) in "WF" else 1
 
 
 def print_fields(fields: Mapping[str, object]) -> None:

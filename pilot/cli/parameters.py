@@ -81,7 +81,7 @@ class RegularFile(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """See that it is one."""
-        from site_configs.regular import NotRegularError, check_regular
+        from pilot.regular_files import NotRegularError, check_regular
 
         path: Path = super().convert(value, param, ctx)  # type: ignore[assignment]
         try:
@@ -92,7 +92,7 @@ class RegularFile(click.Path):
 
 
 def _session(text: str) -> int:
-    from pilot.wire.messages import SESSIONS
+    from pilot.model.ids import SESSIONS
 
     number = int(text) if text.isdecimal() and len(text) <= len(str(SESSIONS)) else 0
     if not 1 <= number <= SESSIONS:
@@ -101,7 +101,7 @@ def _session(text: str) -> int:
 
 
 def _task(text: str) -> str:
-    from pilot.wire.messages import parse_task_label
+    from pilot.model.ids import parse_task_label
 
     parse_task_label(text)
     return text

@@ -18,7 +18,7 @@ from pilot.cli.parameters import TASK, Number
 from pilot.errors import ResultError, StorageError, TaskError
 
 if TYPE_CHECKING:
-    from pilot.inquiry import Inquiry
+    from pilot.client.query_client import Inquiry
     from pilot.site import Site
 
 _SUFFIXES = (".npy", ".json", ".pkl", ".pickle")
@@ -46,7 +46,8 @@ def get(task_id: str, index: int | None, output: Path | None, as_json: bool) -> 
     Of a value that is in an HDF5 file, the file and the dataset are told on stderr.
     """
     from pilot.data.patience import set_patience
-    from pilot.data.values import Value, load
+    from pilot.data.storing import load
+    from pilot.model.values import Value
 
     if output is not None and output.suffix not in _SUFFIXES:
         raise click.UsageError(
@@ -100,9 +101,10 @@ def delete(task_ids: tuple[str, ...]) -> None:
     Nothing is deleted where one of the tasks has not ended, or where a task that has not ended
     still needs one of the results.
     """
+    from pilot.model.ids import parse_task_label
     from pilot.wire import messages as m
 
-    tasks = [m.parse_task_label(task) for task in task_ids]
+    tasks = [parse_task_label(task) for task in task_ids]
     with commanding(current_site()) as command:
         count = command(lambda n: m.DeleteResults(n, tasks))
     click.echo(f"results of {counted(count, 'task')} deleted")

@@ -56,7 +56,7 @@ def retry(ids: tuple[str, ...], wait: bool) -> None:
 
 def _by_session(ids: tuple[str, ...]) -> dict[int, list[str] | None]:
     """Sort ids by session; None stands for all of it."""
-    from pilot.wire.messages import parse_task_label, session_of
+    from pilot.model.ids import parse_task_label, session_of
 
     found: dict[int, list[str] | None] = {}
     for text in ids:
@@ -70,7 +70,7 @@ def _by_session(ids: tuple[str, ...]) -> dict[int, list[str] | None]:
 
 def _retry(site: Site, number: int, tasks: list[str] | None) -> int:
     """Run tasks of a session again; returns how many. A session that had ended ends again."""
-    from pilot.session import Session
+    from pilot.client.session import Session
     from pilot.wire import messages as m
 
     with commanding(site) as command:
@@ -91,7 +91,7 @@ def _retry(site: Site, number: int, tasks: list[str] | None) -> int:
 
 def _keep(site: Site, session: int, new: dict[str, int]) -> None:
     """Have the results of a workflow come from the new tasks."""
-    from pilot.wire.messages import parse_task_label
+    from pilot.model.ids import parse_task_label
     from pilot.workflow.record import read_record, write_record
 
     record = read_record(site.results, session)

@@ -24,7 +24,7 @@ from pilot.cli.parameters import RegularFile
 from pilot.errors import PilotError, TaskError
 
 if TYPE_CHECKING:
-    from pilot.session import Session
+    from pilot.client.session import Session
     from pilot.site import Site
     from pilot.workflow import SubmittedWorkflow, Workflow
     from pilot.workflow.record import Record
@@ -147,7 +147,7 @@ def _print_graph(workflow: Workflow, as_json: bool) -> None:
 
 
 def _open_session(site: Site, workflow: Workflow) -> Session:
-    from pilot.session import Session
+    from pilot.client.session import Session
 
     return Session(site, name=workflow.name, sys_path=workflow.sys_path)
 
@@ -176,7 +176,7 @@ def _submit(site: Site, workflow: Workflow) -> None:
 
 def _run_workflow(site: Site, workflow: Workflow, as_json: bool) -> int:
     """Run to the end and print the summary; returns the exit code."""
-    from pilot.cli.progress import follow
+    from pilot.client.progress import follow
     from pilot.workflow.summary import summarise
 
     begin = time.monotonic()
@@ -275,7 +275,8 @@ def _shown(result: dict[str, Any]) -> str:
 def _head_of_job(site: Site) -> Iterator[None]:
     """In a job of the site's batch system where no head runs: one here, which uses its nodes."""
     from pilot.cli.head import stop_head
-    from pilot.head.daemon import ensure_head, find_head
+    from pilot.client.starter import ensure_head
+    from pilot.head.running import find_head
 
     allocation = site.config.kind.own_allocation(os.environ)
     if allocation is None or find_head(site) is not None:

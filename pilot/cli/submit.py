@@ -19,17 +19,17 @@ from pilot.cli.array import (
 )
 from pilot.cli.common import INTERRUPTED, asking, current_site, site_option
 from pilot.cli.completing import complete_session
-from pilot.cli.logs import Output, last_attempt
 from pilot.cli.output import counted, note
 from pilot.cli.parameters import MOST, SESSION, Number
+from pilot.client.logs import Output, last_attempt
 from pilot.errors import CommandFailed, PilotError, SubmissionError, TaskError
+from pilot.regular_files import NotRegularError, check_regular
 from pilot.site import working_directory
-from site_configs.regular import NotRegularError, check_regular
 
 if TYPE_CHECKING:
-    from pilot.future import Future
-    from pilot.session import Session
-    from pilot.task import Task
+    from pilot.client.future import Future
+    from pilot.client.session import Session
+    from pilot.client.task import Task
 
 #: What shells end with where a command is not there.
 _NOT_FOUND = 127
@@ -191,7 +191,7 @@ def submit(
 
 
 def _session(task: Task[..., Any], session_id: int | None) -> Session:
-    from pilot.session import Session
+    from pilot.client.session import Session
 
     name = task.task_options.name or _SESSION_NAME
     return Session(current_site(), name=name, session_id=session_id)
@@ -199,8 +199,8 @@ def _session(task: Task[..., Any], session_id: int | None) -> Session:
 
 def _task(command: tuple[str, ...], names: tuple[str, ...] = (), **options: Any) -> Task[..., Any]:
     """Make the task; what an option says wrong is wrong on the command line."""
-    from pilot.command import ShellCommand, shell
-    from pilot.task import OptionError, Task
+    from pilot.client.command import ShellCommand, shell
+    from pilot.client.task import OptionError, Task
 
     try:
         task = shell(command, **options)
@@ -215,7 +215,7 @@ def _task(command: tuple[str, ...], names: tuple[str, ...] = (), **options: Any)
 
 def _submit_array(task: Task[..., Any], array: Rows, session_id: int | None, wait: bool) -> int:
     """Submit the tasks of an array as one, and print their session; returns what to end with."""
-    from pilot.cli.progress import follow
+    from pilot.client.progress import follow
 
     session = _session(task, session_id)
     try:

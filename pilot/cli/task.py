@@ -20,7 +20,6 @@ from pilot.cli.common import (
     when_option,
 )
 from pilot.cli.completing import complete_session, complete_task
-from pilot.cli.logs import Output, Span, follow, last_attempt
 from pilot.cli.output import (
     ago,
     amount,
@@ -37,6 +36,7 @@ from pilot.cli.output import (
     say,
 )
 from pilot.cli.parameters import SESSION, TASK, Number
+from pilot.client.logs import Output, Span, follow, last_attempt
 from pilot.texts import printable
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ class Entries:
         record = self._records[session]
         if record is None:
             return ""
-        from pilot.wire.messages import parse_task_label
+        from pilot.model.ids import parse_task_label
 
         return record.label(parse_task_label(row["id"]))
 
@@ -369,6 +369,7 @@ def stages(attempt: dict[str, Any]) -> list[tuple[str, str, str]]:
 @site_option
 def cancel(task_ids: tuple[str, ...]) -> None:
     """End tasks, running ones included; what needs their results is aborted."""
+    from pilot.model.ids import parse_task_label
     from pilot.wire import messages as m
 
     with commanding(current_site()) as command:
@@ -379,7 +380,7 @@ def cancel(task_ids: tuple[str, ...]) -> None:
         for each, state in states.items():
             if state in FINAL:
                 click.echo(f"task {each} is {state} already")
-        open_ = [m.parse_task_label(each) for each in states if states[each] not in FINAL]
+        open_ = [parse_task_label(each) for each in states if states[each] not in FINAL]
         if open_:
             ended = command(lambda n: m.Cancel(n, 0, open_))
             cancelled = min(ended, len(open_))

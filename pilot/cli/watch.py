@@ -22,7 +22,7 @@ from pilot.cli.task import FINAL
 from pilot.errors import PilotError, TaskError
 
 if TYPE_CHECKING:
-    from pilot.inquiry import Inquiry
+    from pilot.client.query_client import Inquiry
     from pilot.site import Site
 
 #: The time between two looks, in seconds; where looking takes long, it is twenty times as long.
@@ -49,7 +49,7 @@ def wait(session_ids: tuple[int, ...], timeout: str | None) -> None:
 
     Ends with 0 where all have completed, 8 where one has not, 124 where the time is over.
     """
-    from scheduler.resources import parse_duration_s
+    from pilot.scheduler.resources import parse_duration_s
 
     try:
         limit_s = None if timeout is None else parse_duration_s(timeout)
@@ -158,7 +158,7 @@ def _until_ended(
     dict or None
         How many tasks are in which state; None where the deadline came first.
     """
-    from pilot.head.daemon import ensure_head
+    from pilot.client.starter import ensure_head
 
     while True:
         asked = time.monotonic()
@@ -178,7 +178,7 @@ def _until_ended(
 @contextmanager
 def _view(ask: Inquiry) -> Iterator[Callable[[dict[str, int]], None]]:
     """Show counts of states as the progress of `pilot run` does."""
-    from pilot.cli.progress import Hint, LineView, LiveView, Tally, View, hint_of
+    from pilot.client.progress import Hint, LineView, LiveView, Tally, View, hint_of
 
     tally = Tally({})
     view: View | None = None

@@ -32,6 +32,6 @@ def why(subject: str | None, as_json: bool) -> None:
     if as_json:
         print_json(data)
         return
-    from pilot.inquiry import in_words
+    from pilot.client.query_client import in_words
 
     say(in_words(data))

@@ -15,6 +15,7 @@ from typing import Any
 
 from pilot.data.patience import when_there
 from pilot.errors import ResultError
+from pilot.pickled import pickled_name
 
 
 class Imported:
@@ -40,6 +41,7 @@ class Imported:
         return (checked, (str(self.path), self.size, self.mtime_ns))
 
 
+@pickled_name
 def checked(path: str, size: int, mtime_ns: int) -> Path:
     """The path of an imported file. Its name is part of the format of values.
 

@@ -37,6 +37,7 @@ from pilot.data.values import (
     unpickled,
 )
 from pilot.errors import PilotError
+from pilot.pickled import pickled_name
 
 #: A data set costs as much as 4 KiB of data. The first few small arrays get one each, so that a
 #: person finds them; a value of thousands of small arrays keeps the rest in its pickle.
@@ -165,11 +166,13 @@ def put_together(parts: Parts) -> Any:
         raise decoding_error(cause) from cause
 
 
+@pickled_name
 def itself(array: NDArray[Any]) -> NDArray[Any]:
     """What a skeleton calls on each lifted array. Its name is part of the format of the files."""
     return array
 
 
+@pickled_name
 def in_fortran_order(array: NDArray[Any]) -> NDArray[Any]:
     """What a skeleton calls on an array that was in Fortran's order. Its name is part of the format
     of the files.

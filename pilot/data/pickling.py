@@ -30,6 +30,7 @@ from types import CodeType, FunctionType, GetSetDescriptorType, MemberDescriptor
 from typing import Any, NamedTuple
 
 from pilot.errors import EncodingError
+from pilot.pickled import pickled_name
 
 PROTOCOL = 5
 
@@ -203,6 +204,7 @@ def _mangled(kind: type, name: str) -> str:
 # --- called by pickles; their names are part of the format ---------------------------------------
 
 
+@pickled_name
 def code_of(version: tuple[int, int], interpreter: str, make: Any, *parts: Any) -> Any:
     """Return a code object.
 
@@ -232,6 +234,7 @@ def minor_version(interpreter: str) -> tuple[int, int]:
 _made: weakref.WeakValueDictionary[int, type] = weakref.WeakValueDictionary()
 
 
+@pickled_name
 def class_of(make: Any, *parts: Any) -> Any:
     """Return a class: the one that is here already, or else a new one; see `set_class`."""
     from cloudpickle import cloudpickle
@@ -246,6 +249,7 @@ def class_of(make: Any, *parts: Any) -> Any:
     return found
 
 
+@pickled_name
 def set_class(kind: Any, state: tuple[Any, ...]) -> None:
     """Have a class be what it was when it was sent, but for one that was defined here.
 
@@ -401,6 +405,7 @@ def wrong_python(version: tuple[int, int]) -> str:
     )
 
 
+@pickled_name
 def lru_cached(parameters: dict[str, Any]) -> Any:
     """Return a function with a cache of its own, which is empty; see `set_wrapped`."""
 
@@ -411,16 +416,19 @@ def lru_cached(parameters: dict[str, Any]) -> Any:
     return cached
 
 
+@pickled_name
 def set_wrapped(cached: Any, function: Any) -> None:
     """Say which function it is; it may call itself by the name of what has the cache."""
     functools.update_wrapper(cached, function)
 
 
+@pickled_name
 def cached_property() -> Any:
     """Return a property; see `set_cached_property`."""
     return functools.cached_property.__new__(functools.cached_property)
 
 
+@pickled_name
 def set_cached_property(made: Any, state: tuple[Any, str | None]) -> None:
     """Say what computes it, and its name."""
     function, name = state

@@ -24,8 +24,8 @@ from typing import Any
 from pilot.data.hdf5 import Draft, SealedFile, Written
 from pilot.data.parts import Parts, component, put_together, take_apart, unique
 from pilot.data.patience import is_passing, patiently, when_there
-from pilot.data.values import Value
 from pilot.errors import ResultError, StorageError
+from pilot.model.values import Value
 
 #: Under the site directory.
 RESULTS = "results"

@@ -19,58 +19,14 @@ import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import msgspec
-
-from pilot.bounds import Checksum, Number
 from pilot.data import pickling
 from pilot.errors import EncodingError, PilotError
 
-if TYPE_CHECKING:
-    from pilot.data.parts import Parts
-    from pilot.data.segments import SegmentWriter, Unsealed
-
-#: What a value may have to travel inline, unless the site says otherwise.
-INLINE_LIMIT_BYTES = 64 * 1024
-
-
-class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A value on the wire and in the database: inline, or a reference into a sealed segment."""
-
-    #: Bytes of data: of the pickle, or of the arrays and pickles in the segment.
-    size: Number
-    #: The pickle, where the value is inline.
-    payload: bytes = b""
-    #: The segment, relative to the site directory; empty where the value is inline.
-    path: str = ""
-    #: The object in the segment, from its root: ``/session/task name/task id/index``.
-    name: str = ""
-    #: Of the data in the segment. A payload has none: its channel protects it.
-    checksum: Checksum = 0
-    #: Whether many tasks are expected to need it, so that a node keeps a copy. Then it is alone in
-    #: its segment.
-    shared: bool = False
-    #: Of the contents of what is in a segment, where it is known: see `pilot.head.memo`.
-    digest: bytes = b""
-
-    @property
-    def is_inline(self) -> bool:
-        """Whether the value itself is in here."""
-        return not self.path
-
-    @property
-    def owner(self) -> int:
-        """The number of the task that wrote it into its segment; 0 where that is unknown."""
-        _, _, _, task, *_ = [*self.name.split("/"), "", "", ""]
-        session, _, number = task.partition(".")
-        return int(session) << 32 | int(number) if session.isdigit() and number.isdigit() else 0
-
-
 #: What refers to nothing, and is pickled by C alone; and what of that is small, too.
 _PLAIN = frozenset({int, float, bool, type(None), str, bytes})
-_SMALL = frozenset({float, bool, type(None)})
+SMALL = frozenset({float, bool, type(None)})
 
 
 def are_plain(objects: Iterable[object]) -> bool:
@@ -213,99 +169,6 @@ class BoundedFile(io.BytesIO):
         return super().write(data)
 
 
-def store(
-    obj: object,
-    *,
-    writer: SegmentWriter | LazyWriter,
-    session: str,
-    task_name: str,
-    task_id: str,
-    index: int = 0,
-    inline_limit: int = INLINE_LIMIT_BYTES,
-) -> Value | Unsealed:
-    """Encode `obj` inline, or write it into the open segment of `session`.
-
-    Returns
-    -------
-    Value or Unsealed
-        See `announceable`. An `Unsealed` becomes a `Value` by `writer.seal()`.
-
-    Raises
-    ------
-    EncodingError
-        It cannot be pickled.
-    StorageError
-        It cannot be written.
-    """
-    if type(obj) in _SMALL or not _surely_larger(obj, inline_limit):
-        payload = encode(obj)
-        if len(payload) <= inline_limit:
-            return Value(len(payload), payload)
-    return writer.add(session, task_name, task_id, index, obj)
-
-
-def announceable(stored: Value | Unsealed) -> Value:
-    """What `store` gave, as it may be told to others.
-
-    Raises
-    ------
-    RuntimeError
-        Its segment is not sealed.
-    """
-    return stored if isinstance(stored, Value) else stored.value
-
-
-def load(value: Value, site_dir: Path) -> Any:
-    """The object again.
-
-    Raises
-    ------
-    ResultError
-        Its file is missing, torn or changed.
-    EncodingError
-        Its pickle needs something that is not here, such as a module.
-    """
-    if value.is_inline:
-        return decode(value.payload)
-    from pilot.data import segments
-
-    return segments.read(site_dir, value)
-
-
-class LazyWriter:
-    """A segment writer that loads HDF5 when the first large value comes."""
-
-    def __init__(self, site_dir: Path, owner: str) -> None:
-        self._arguments = (site_dir, owner)
-        self._writer: SegmentWriter | None = None
-
-    def add(self, session: str, task_name: str, task_id: str, index: int, obj: object) -> Unsealed:
-        """See `SegmentWriter.add`."""
-        return self._opened().add(session, task_name, task_id, index, obj)
-
-    def add_parts(
-        self, session: str, task_name: str, task_id: str, index: int, parts: Parts
-    ) -> Unsealed:
-        """See `SegmentWriter.add_parts`."""
-        return self._opened().add_parts(session, task_name, task_id, index, parts)
-
-    def _opened(self) -> SegmentWriter:
-        if self._writer is None:
-            from pilot.data.segments import SegmentWriter
-
-            self._writer = SegmentWriter(*self._arguments)
-        return self._writer
-
-    def seal(self) -> list[Value]:
-        """See `SegmentWriter.seal`."""
-        return self._writer.seal() if self._writer is not None else []
-
-    def discard(self) -> None:
-        """See `SegmentWriter.discard`."""
-        if self._writer is not None:
-            self._writer.discard()
-
-
 def needs_cloudpickle(payload: bytes) -> bool:
     """Whether a pickle made by reference might refer to what a worker cannot import."""
     if b"__main__" in payload:
@@ -318,7 +181,7 @@ def needs_cloudpickle(payload: bytes) -> bool:
 _COUNTED = 10_000
 
 
-def _surely_larger(obj: object, limit: int) -> bool:
+def surely_larger(obj: object, limit: int) -> bool:
     """Whether `obj` holds more than `limit` bytes in arrays and strings, without pickling it.
 
     What is in two places counts twice: then a value goes into a segment that might have been
@@ -377,7 +240,7 @@ def unpicklable_error(name: str, thing: object, cause: object) -> EncodingError:
 
 def is_future(thing: object) -> bool:
     """Tell whether it is a future of a task, without loading what these need."""
-    return _type_name(thing) == "pilot.future.Future"
+    return _type_name(thing) == "pilot.Future"
 
 
 def _advice(thing: object) -> str:

@@ -1,26 +1,22 @@
-"""The head: keeps every task, decides which pilot runs it, and asks Slurm for pilots.
+"""The head: keeps every task, decides which pilot runs it, and asks the batch system for pilots.
 
-`server` is the loop, and says in which order things happen.
+`service` is the loop, and says in which order things happen; `server` is the process around it,
+with its lease and sockets. `core` decides, without clock or I/O;
+`store` is the database, `explain` says why something is not done. Around them:
 
-What decides, without clock or I/O: `core`, the state machine, and the modules that it names.
-
-What is around that:
-
-===========  ==================================================================
-`clients`    what they ask for their tasks
-`control`    what they ask for sessions and results
-`queries`    what can be asked, with `search` and `why`; `offline`: without a head
-`pilots`     what pilots say and are told
-`fleet`      pilots as jobs of the batch system
-`shell`      takes events of all these to the core, and carries its effects out
-`commits`    transactions, and what is told after them
-`outcomes`   how tasks ended
-`parcels`    what pilots are sent with tasks
-`recall`     finds what has run before
-`numbers`    ids of tasks, given in blocks
-`peers`      who speaks with the head
-`store`      the SQLite database
-`janitor`    removes files
-`lease`      who may be head; `daemon` starts one, `run` is its process
-===========  ==================================================================
+==================  ===========================================================
+`clients`           what they ask for their tasks
+`session_commands`  what they ask for sessions and results
+`queries`           what can be asked; `offline`: without a head
+`pilots`            what pilots say and are told
+`fleet`             pilots as jobs of the batch system (`outlook`, `setbacks`)
+`shell`             takes events of all these to the core, carries effects out
+`commits`           transactions, and what is told after them
+`outcome_cache`     how tasks ended
+`assignments`       what pilots are sent with tasks
+`memo_lookup`       finds what has run before
+`connections`       who speaks with the head
+`janitor`           removes files
+`lease`             who may be head; `run` is its process
+==================  ===========================================================
 """

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pilot.head.machine import HERE, Machine
-from scheduler.batch import BatchError, BatchUnavailable
+from pilot.scheduler.batch import BatchError, BatchUnavailable
 
 log = logging.getLogger("pilot.fleet")
 

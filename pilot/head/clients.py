@@ -20,10 +20,12 @@ import msgspec
 
 from pilot import limits
 from pilot.errors import PilotError
-from pilot.head import events as ev
-from pilot.head.leaving import CLIENT_S
-from pilot.head.peers import Handler, refusal
+from pilot.head.connections import Handler, refusal
+from pilot.head.core import events as ev
+from pilot.head.core.leaving import CLIENT_S
 from pilot.head.shell import Shell
+from pilot.model.ids import session_of
+from pilot.model.tasks import Function, TaskSpec
 from pilot.version import __version__
 from pilot.wire import messages as m
 
@@ -100,8 +102,8 @@ class Clients:
 
     def _bye(self, peer: bytes, message: m.ClientBye, _now: float) -> None:
         self.gone(peer)
-        is_open = self._shell.parcels.is_open
-        self._shell.numbers.take_back(r for r in message.unused if is_open(m.session_of(r[0])))
+        is_open = self._shell.assignments.is_open
+        self._shell.numbers.take_back(r for r in message.unused if is_open(session_of(r[0])))
 
     def gone(self, peer: bytes) -> None:
         """Tell a client nothing more: it said good-bye, or its connection has ended.
@@ -138,9 +140,9 @@ class Clients:
     def _submit(self, peer: bytes, message: m.Submit, now: float) -> None:
         session, tasks = message.session, message.tasks
         why = ""
-        if not self._shell.parcels.is_open(session):
+        if not self._shell.assignments.is_open(session):
             why = f"session {session} is closed or unknown"
-        elif any(m.session_of(spec.id) != session for spec in tasks):
+        elif any(session_of(spec.id) != session for spec in tasks):
             why = f"it was submitted to session {session} under an id of another one"
         if why:
             self._shell.send(peer, m.Accepted(message.seq, [(spec.id, why) for spec in tasks]))
@@ -159,7 +161,7 @@ class Clients:
             self._hurry()
 
     def _detach(self, peer: bytes, message: m.Detach, now: float) -> None:
-        if not self._shell.parcels.is_open(message.session):
+        if not self._shell.assignments.is_open(message.session):
             raise PilotError(f"session {message.session} is closed or unknown")
         given, new = [], []
         numbers = iter(self._shell.numbers.take(message.session, len(message.tasks)))
@@ -182,7 +184,7 @@ class Clients:
         )
 
     def _take_on(
-        self, message: m.Submit | m.Detach, tasks: list[m.TaskSpec], parent: int, now: float
+        self, message: m.Submit | m.Detach, tasks: list[TaskSpec], parent: int, now: float
     ) -> list[tuple[int, str]]:
         """Take tasks on, with what came with them; returns those that are refused, and why."""
         session, templates = message.session, message.templates
@@ -207,9 +209,7 @@ class Clients:
         submitted = ev.TasksSubmitted(session, templates, taken, ended, parent)
         return self._shell.apply(submitted, now).refused + refused
 
-    def _without_unfit(
-        self, message: m.Submit | m.Detach
-    ) -> tuple[list[m.Function], dict[int, str]]:
+    def _without_unfit(self, message: m.Submit | m.Detach) -> tuple[list[Function], dict[int, str]]:
         """Return the functions that can be kept, and why templates cannot."""
         functions = [one for one in message.functions if len(one.payload) <= limits.FUNCTION_BYTES]
         here = {one.digest for one in functions}
@@ -221,7 +221,7 @@ class Clients:
                 unfit[template.id] = _too_large(
                     "what its options hold (such as `default`)", limits.OPTIONS_BYTES
                 )
-            elif template.function not in here and not self._shell.parcels.has(
+            elif template.function not in here and not self._shell.assignments.has(
                 message.session, template.function
             ):
                 unfit[template.id] = (

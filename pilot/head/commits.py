@@ -26,11 +26,11 @@ import msgspec
 from pilot import clock
 from pilot.clock import Clock
 from pilot.errors import PilotError
-from pilot.head.events import Log
-from pilot.head.peers import Send
+from pilot.head.connections import Send
+from pilot.head.core.events import Log
 from pilot.head.steps import Steps
-from pilot.head.store import Batch, Store
-from pilot.head.unfit import UNFIT, LeftOut
+from pilot.head.store.store import Batch, Store
+from pilot.head.store.unfit import UNFIT, LeftOut
 from pilot.limits import UNWRITTEN_BYTES
 
 log = logging.getLogger("pilot.head")

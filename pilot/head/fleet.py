@@ -50,10 +50,9 @@ from pilot.head.setbacks import (
     last_lines,
     told,
 )
-from pilot.head.store import Store
-from pilot.site import Site
-from scheduler.assignment import PilotRoom
-from scheduler.batch import (
+from pilot.head.store.store import Store
+from pilot.scheduler.assignment import PilotRoom
+from pilot.scheduler.batch import (
     BatchError,
     BatchSystem,
     JobRequest,
@@ -62,7 +61,7 @@ from scheduler.batch import (
     SubmitRefused,
     WhyEnded,
 )
-from scheduler.elasticity import (
+from pilot.scheduler.elasticity import (
     ENOUGH,
     ClassDemand,
     End,
@@ -71,6 +70,7 @@ from scheduler.elasticity import (
     decide,
     standings,
 )
+from pilot.site import Site
 
 log = logging.getLogger("pilot.fleet")
 

@@ -22,11 +22,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
-from pilot.data.values import Value
 from pilot.errors import ResultError, StorageError
-from pilot.head.state import Task
-from pilot.head.store import Garbage
-from pilot.wire.messages import Ref
+from pilot.head.core.state import Task
+from pilot.head.store.store import Garbage
+from pilot.model.ids import Ref
+from pilot.model.values import Value
 
 log = logging.getLogger("pilot.head")
 

@@ -27,8 +27,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from pilot.bounds import UNREADABLE
 from pilot.errors import HeadError
+from pilot.model.bounds import UNREADABLE
 from pilot.wire.discovery import is_same_place, process_space, process_started
 from pilot.wire.endpoints import boot_id
 

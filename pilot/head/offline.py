@@ -20,20 +20,21 @@ from urllib.parse import quote
 
 from pilot.errors import HeadError
 from pilot.head import queries
-from pilot.head.core import Core
-from pilot.head.daemon import find_head
-from pilot.head.database_file import refuse_if_missing
+from pilot.head.core.core import Core
+from pilot.head.explain.view import View
 from pilot.head.lease import Holder, read_lease
 from pilot.head.lease_files import has_run_out
 from pilot.head.outlook import Outlook
-from pilot.head.store import SCHEMA_VERSION, Store
+from pilot.head.running import find_head
+from pilot.head.store.database_file import refuse_if_missing
+from pilot.head.store.store import SCHEMA_VERSION, Store
+from pilot.scheduler.batch import BatchKind
 from pilot.site import Site
 from pilot.version import __version__
-from scheduler.batch import BatchKind
 
 #: How long a head may take to start or to end before a question is given up, in seconds.
 _SETTLE_S = 10.0
-SCHEMA = Path(__file__).parent / "schema.sql"
+SCHEMA = Path(__file__).parent / "store" / "schema.sql"
 
 
 class HeadChanges(HeadError):
@@ -139,7 +140,7 @@ def answer(site: Site, name: str, arguments: dict[str, Any]) -> Any:
         reader = _open(site.database)
         try:
             _check_schema(reader, site.database)
-            view = queries.View(
+            view = View(
                 reader,
                 Core(),
                 _NoFleet(site.config.kind),

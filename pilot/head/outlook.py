@@ -12,9 +12,9 @@ from typing import NamedTuple
 import msgspec
 
 from pilot.head.setbacks import Losses, Refusal
-from scheduler.batch import BatchKind
-from scheduler.elasticity import PilotSupply, PoolLimits
-from site_configs import SiteConfig
+from pilot.scheduler.batch import BatchKind
+from pilot.scheduler.elasticity import PilotSupply, PoolLimits
+from pilot.site_configs import SiteConfig
 
 INTENDED, QUEUED, RUNNING, ENDED = "INTENDED", "QUEUED", "RUNNING", "ENDED"
 

@@ -8,8 +8,8 @@ import sys
 
 from pilot.head.outlook import PilotRow
 from pilot.interpreter import pilot_command
+from pilot.scheduler.batch import Allocation
 from pilot.site import Site
-from scheduler.batch import Allocation
 
 #: Why such a pilot is there, as the database has it: the next head knows it by that.
 OWN = "the head's own allocation"

@@ -22,16 +22,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pilot.errors import PilotError
-from pilot.head import events as ev
+from pilot.head.connections import Handler, PilotPeer, refusal
+from pilot.head.core import events as ev
+from pilot.head.core.state import Task
 from pilot.head.fleet import Fleet
-from pilot.head.peers import Handler, PilotPeer, refusal
 from pilot.head.shell import Shell
-from pilot.head.state import Task
+from pilot.scheduler.batch import BatchSystem
+from pilot.scheduler.resources import NodeShape
 from pilot.site import Site
 from pilot.version import __version__
 from pilot.wire import messages as m
-from scheduler.batch import BatchSystem
-from scheduler.resources import NodeShape
 
 log = logging.getLogger("pilot.head")
 
@@ -146,7 +146,7 @@ class Pilots:
         joined = ev.PilotJoined(name, hello.pool, shape, nodes, ends_at, hello.held)
         self._shell.apply(joined, now)
         for session in hello.sessions:
-            if not self._shell.parcels.is_open(session):
+            if not self._shell.assignments.is_open(session):
                 self._shell.send(address, m.ForgetSession(session))
         if self._ending:
             self._end(name, self._ending, now, at_once=True)
@@ -278,7 +278,7 @@ class Pilots:
         live = self._core.tasks  # what the pilot makes itself
         inputs = {ref[0] for task in tasks for ref in task.inputs if ref[0] not in live}
         values = self._shell.outcomes.values(inputs)
-        return self._shell.parcels.pack(peer, tasks, values)
+        return self._shell.assignments.pack(peer, tasks, values)
 
     def _set_aside(self, name: str, tasks: Sequence[Task], error: Exception) -> bool:
         """Fail the tasks that cannot be handed out, and have the pilot say what it holds: the

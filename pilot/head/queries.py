@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 
-from pilot import retry as again
 from pilot.errors import PilotError
-from pilot.event import STATES
-from pilot.head import search
-from pilot.head.core import Core
-from pilot.head.events import Change
-from pilot.head.outlook import Outlook
-from pilot.head.policy import DELEGATED, FINAL, READY
-from pilot.head.store import (
-    Store,
+from pilot.formatting import amount
+from pilot.head.core.events import Change
+from pilot.head.core.retry import DELEGATED, FINAL, READY
+from pilot.head.explain.explain import why
+from pilot.head.explain.view import View
+from pilot.head.store import search
+from pilot.head.store.store import (
     decode_failure,
     decode_inputs,
     decode_logs,
@@ -31,11 +29,12 @@ from pilot.head.store import (
     decode_template,
     naming,
 )
-from pilot.head.why import why
+from pilot.model import session_retry as again
+from pilot.model.ids import parse_task_label, task_label
+from pilot.model.states import STATES
+from pilot.model.tasks import TaskSpec
+from pilot.scheduler.assignment import cores_of
 from pilot.texts import shortened
-from pilot.wire.messages import RunningTask, TaskSpec, parse_task_label, task_label
-from pilot.words import amount
-from scheduler.assignment import cores_of
 
 #: Of messages of errors, in lists; of what a task was called with.
 MESSAGE_BYTES, CALL_BYTES = 500, 64 << 10
@@ -45,61 +44,6 @@ LIMIT = 1000
 _EVENT_ROWS, _EVENT_ROWS_MOST = 64, 1024
 #: What a session can be listed by.
 _SESSION_STATES = ("OPEN", "STOPPED", "CLOSING", "CLOSED", "PURGED", "PAUSED")
-
-
-class Pilot(Protocol):
-    """What is known of a pilot beyond the database."""
-
-    @property
-    def nodes(self) -> int:
-        """The nodes that it has now."""
-
-    @property
-    def heard(self) -> float:
-        """When it last gave a sign of life; 0: it has not."""
-
-    @property
-    def idle_s(self) -> float:
-        """How long nothing has run there."""
-
-    @property
-    def draining(self) -> bool:
-        """Whether it starts nothing new."""
-
-    @property
-    def suspended(self) -> bool:
-        """Whether its job has nodes, and stands still."""
-
-    @property
-    def waits_for(self) -> str:
-        """The batch system's reason for its state."""
-
-    @property
-    def expected(self) -> float | None:
-        """When the batch system expects it to start."""
-
-
-class Pilots(Protocol):
-    """The fleet, as far as queries look at it."""
-
-    @property
-    def pilots(self) -> Mapping[str, Pilot]:
-        """The pilots that have not ended, by name."""
-
-    def outlook(self) -> Outlook:
-        """What can be said of pilots to come."""
-
-
-class View(NamedTuple):
-    """What queries look at."""
-
-    store: Store
-    core: Core
-    fleet: Pilots
-    running: Mapping[int, RunningTask]
-    status: Callable[[], dict[str, Any]]
-    #: Number of the last event that may be told.
-    last_event: int
 
 
 def answer(view: View, name: str, arguments: dict[str, Any]) -> Any:
@@ -217,7 +161,7 @@ def tasks(
     offset: int = 0,
     **filters: Any,
 ) -> list[dict[str, Any]]:
-    """Tasks; see `pilot.head.search.wanted` for the filters."""
+    """Tasks; see `pilot.head.store.search.wanted` for the filters."""
     wanted = _wanted(view, filters)
     found = search.find(view.store, view.core, wanted, sort, reverse, limit, offset)
     rows = view.store.rows("list_these_tasks", {"tasks": json.dumps(found)})

@@ -7,12 +7,12 @@ import sqlite3
 import sys
 from pathlib import Path
 
-from launchers import leave_identity
 from pilot.data.patience import is_passing
 from pilot.errors import HeadError, PilotError
-from pilot.head.daemon import TRY_AGAIN
+from pilot.head.running import TRY_AGAIN
 from pilot.head.server import Head
-from pilot.head.store import may_pass, open_error
+from pilot.head.store.store import may_pass, open_error
+from pilot.launchers import leave_identity
 from pilot.process import name_process, raise_file_limit, start_log
 from pilot.site import open_site
 

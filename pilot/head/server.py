@@ -27,13 +27,15 @@ import zmq
 
 from pilot import clock
 from pilot.data.patience import patiently
-from pilot.head.database_file import fence, refuse_if_missing
+from pilot.head.connections import PilotPeer
 from pilot.head.lease import UNKNOWN, Lease
-from pilot.head.peers import PilotPeer
 from pilot.head.service import TICK_S, Service
-from pilot.head.store import Store, open_error
+from pilot.head.store.database_file import fence, refuse_if_missing
+from pilot.head.store.store import Store, open_error
 from pilot.limits import UNSENT_BYTES
+from pilot.scheduler.batch import open_batch
 from pilot.site import SITE_FILE, Site
+from pilot.site_configs import SiteConfig
 from pilot.version import __version__
 from pilot.wire import messages as m
 from pilot.wire.channel import Server
@@ -45,8 +47,6 @@ from pilot.wire.discovery import (
     write_address,
 )
 from pilot.wire.keys import load_keys
-from scheduler.batch import open_batch
-from site_configs import SiteConfig
 
 log = logging.getLogger("pilot.head")
 

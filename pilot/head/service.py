@@ -4,11 +4,11 @@
 Here is all that decides and remembers, and the order in which it comes. A turn (`Service.turn`):
 
 1. What waited for the last commit is told, if that is done (`commits`).
-2. Messages are taken in: of clients (`clients`, `control`, `queries`) and of pilots (`pilots`);
-   then the answers of other threads: of the batch system (`fleet`), of the janitor, of who looks up
-   what has run before (`recall`). Each becomes an event for the core, and its effects are carried
-   out (`shell`).
-3. Work is handed out to pilots (`pilots`, with what is in `parcels`).
+2. Messages are taken in: of clients (`clients`, `session_commands`, `queries`) and of pilots
+   (`pilots`); then the answers of other threads: of the batch system (`fleet`), of the janitor, of
+   who looks up what has run before (`memo_lookup`). Each becomes an event for the core, and its
+   effects are carried out (`shell`).
+3. Work is handed out to pilots (`pilots`, with what is in `assignments`).
 4. All that has changed begins to be written as one transaction (`commits`).
 5. Every 0.25 s the timers are looked after (`Service.tick`).
 
@@ -33,23 +33,26 @@ import msgspec
 
 from pilot.data.pickling import INTERPRETER
 from pilot.errors import PilotError
-from pilot.head import events as ev
 from pilot.head import queries
 from pilot.head.clients import Clients
-from pilot.head.control import Control, opened
+from pilot.head.connections import Handler
+from pilot.head.core import events as ev
+from pilot.head.explain.view import View
 from pilot.head.janitor import Janitor
 from pilot.head.machine import HERE, Machine
 from pilot.head.outlook import pool_limits
-from pilot.head.peers import Handler
 from pilot.head.pilots import Pilots
+from pilot.head.session_commands import Control, opened
 from pilot.head.shell import Shell
-from pilot.head.store import Store
+from pilot.head.store.store import Store
 from pilot.head.unreadable import Answers
+from pilot.model.ids import task_label
+from pilot.model.tasks import SessionInfo, Template
+from pilot.scheduler.batch import BatchSystem
 from pilot.site import Site
 from pilot.version import __version__
 from pilot.wire import messages as m
 from pilot.wire.channel import Unreadable
-from scheduler.batch import BatchSystem
 
 log = logging.getLogger("pilot.head")
 
@@ -164,18 +167,18 @@ class Service:
         self._core.log.other("head", "STARTED", 0, now, f"epoch {self._epoch}")
         unfinished = store.unfinished()
         rows = store.sessions()
-        templates: list[m.Template] = []
+        templates: list[Template] = []
         tasks: list[ev.Restored] = []
         for row in rows:
-            info = m.SessionInfo(row.id, row.name, row.environment)
+            info = SessionInfo(row.id, row.name, row.environment)
             with store.reading(row.id, "what its tasks are made of"):
                 functions, kinds_here = store.functions(row.id), store.templates(row.id)
-            shell.parcels.open(info, functions)
+            shell.assignments.open(info, functions)
             templates += kinds_here
             tasks += unfinished.get(row.id, ())
             known = {one.id: one.function for one in kinds_here}
             for item in unfinished.get(row.id, ()):
-                with store.reading(row.id, f"what task {m.task_label(item.spec.id)} is to run"):
+                with store.reading(row.id, f"what task {task_label(item.spec.id)} is to run"):
                     if known[item.spec.template]:
                         functions[known[item.spec.template]]
         owed: set[int] = set()
@@ -183,7 +186,7 @@ class Service:
         for item in tasks:
             shell.recall.accepted(kinds[item.spec.template], item.spec)
             if item.delegated is None:
-                shell.parcels.keep(item.spec)
+                shell.assignments.keep(item.spec)
             else:
                 owed.update(ref[0] for ref in item.delegated[1].values())
         owed.difference_update(item.spec.id for item in tasks)
@@ -315,7 +318,7 @@ class Service:
     # --- what the head itself is asked and told
 
     def _query(self, peer: bytes, message: m.Query, _now: float) -> None:
-        view = queries.View(
+        view = View(
             self._store,
             self._core,
             self._fleet,

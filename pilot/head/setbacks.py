@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from pilot.formatting import counted
 from pilot.texts import printable, shortened
-from pilot.words import counted
 
 #: The shortest and the longest wait, in seconds.
 BACK_OFF_S = (5.0, 300.0)

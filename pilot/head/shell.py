@@ -17,21 +17,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
+from pilot.head.assignments import AssignmentPacker
 from pilot.head.commits import Commits
-from pilot.head.core import Core
-from pilot.head.events import Effects, Ended, Event, TasksUnfit
+from pilot.head.connections import Peers, Send
+from pilot.head.core.core import Core
+from pilot.head.core.events import Effects, Ended, Event, TasksUnfit
+from pilot.head.core.numbering import Numbers
 from pilot.head.machine import HERE, Machine
-from pilot.head.numbers import Numbers
-from pilot.head.outcomes import Outcomes
-from pilot.head.parcels import Parcels
-from pilot.head.peers import Peers, Send
-from pilot.head.recall import Recall
+from pilot.head.memo_lookup import Recall
+from pilot.head.outcome_cache import Outcomes
 from pilot.head.steps import Steps
-from pilot.head.store import Store
+from pilot.head.store.store import Store
+from pilot.head.store.unfit import LeftOut
 from pilot.head.telling import Telling
-from pilot.head.unfit import LeftOut
+from pilot.model.tasks import Function, TaskOutcome, TaskSpec, Template
+from pilot.scheduler.assignment import Pool
 from pilot.wire import messages as m
-from scheduler.assignment import Pool
 
 
 class Shell:
@@ -69,7 +70,7 @@ class Shell:
         self.core = Core(pools)
         self.peers = Peers()
         self.numbers = Numbers(store.reserve, store.release)
-        self.parcels = Parcels(store)
+        self.assignments = AssignmentPacker(store)
         self.outcomes = Outcomes(store)
         self.telling = Telling(send, unsent, self.outcomes)
         self.recall = Recall(store, self.outcomes.values, notify, machine)
@@ -85,7 +86,7 @@ class Shell:
             machine.now,
         )
         #: Ends that are in the database otherwise than they were to be told.
-        self._changed: dict[int, m.TaskOutcome] = {}
+        self._changed: dict[int, TaskOutcome] = {}
         #: What pilots said last of tasks that run.
         self.running: dict[int, m.RunningTask] = {}
 
@@ -102,7 +103,7 @@ class Shell:
     def _give_up(self, left: LeftOut) -> None:
         """Fail what the database does not take."""
         for session, digest in left.functions:
-            self.parcels.unlearn(session, digest)
+            self.assignments.unlearn(session, digest)
         self._changed = left.ends
         if left.templates or left.tasks:
             self.refuse(left.templates, left.tasks)
@@ -111,21 +112,21 @@ class Shell:
         self._changed = {}
         self.outcomes.trim(self.commits.batch.ended_tasks)
 
-    def _tell(self, peer: bytes, outcomes: list[m.TaskOutcome]) -> None:
+    def _tell(self, peer: bytes, outcomes: list[TaskOutcome]) -> None:
         changed = self._changed
         if changed:
             outcomes = [changed.get(outcome.task, outcome) for outcome in outcomes]
         self.telling.tell(peer, outcomes)
 
     def learn(
-        self, session: int, functions: Iterable[m.Function], templates: Iterable[m.Template]
+        self, session: int, functions: Iterable[Function], templates: Iterable[Template]
     ) -> None:
         """Keep what tasks of a session are made of."""
-        self.parcels.learn(session, functions)
+        self.assignments.learn(session, functions)
         self.commits.batch.add_functions(session, functions)
         self.commits.batch.add_templates(templates)
 
-    def ended_inputs(self, tasks: Iterable[m.TaskSpec]) -> dict[int, str]:
+    def ended_inputs(self, tasks: Iterable[TaskSpec]) -> dict[int, str]:
         """States of the inputs that are no unfinished tasks."""
         live = self.core.tasks
         wanted = {ref[0] for spec in tasks for ref in spec.inputs if ref[0] not in live}
@@ -136,7 +137,7 @@ class Shell:
         for learned in effects.learned:
             self.learn(learned.session, learned.functions, learned.templates)
         if effects.accepted:
-            keep = self.parcels.keep
+            keep = self.assignments.keep
             for spec, task, _ in effects.accepted:
                 keep(spec)
                 if task.template.cache:
@@ -147,7 +148,7 @@ class Shell:
         if effects.delegated:
             batch.add_delegated(effects.delegated)
             for delegated in effects.delegated:
-                self.parcels.drop(delegated.task)
+                self.assignments.drop(delegated.task)
         if effects.attempts:
             batch.add_attempts(effects.attempts, now)
             for attempt in effects.attempts:
@@ -164,7 +165,7 @@ class Shell:
             self._tell_started(effects.started)
         for session in effects.sessions_ended:
             batch.end_session(session, "CLOSED", now)
-            self.parcels.close(session)
+            self.assignments.close(session)
             self.outcomes.close(session)
             self.peers.forget(session)
             self.numbers.forget(session)
@@ -174,11 +175,11 @@ class Shell:
 
     def _note_ends(self, ended: Iterable[Ended]) -> None:
         """Keep how tasks ended, drop what they needed, and tell the clients after the commit."""
-        keep, drop, recall = self.outcomes.keep, self.parcels.drop, self.recall
+        keep, drop, recall = self.outcomes.keep, self.assignments.drop, self.recall
         audience, watchers = self.peers.audience, self.peers.watchers
-        by_client: dict[bytes, list[m.TaskOutcome]] = {}
+        by_client: dict[bytes, list[TaskOutcome]] = {}
         for end in ended:
-            outcome = m.TaskOutcome(end.task, end.state, end.values, end.failure)
+            outcome = TaskOutcome(end.task, end.state, end.values, end.failure)
             keep(outcome)
             drop(end.task)
             recall.ended(end.task)

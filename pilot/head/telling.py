@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
-from pilot.head.outcomes import Outcomes
-from pilot.head.peers import Send
+from pilot.head.connections import Send
+from pilot.head.outcome_cache import Outcomes
 from pilot.limits import TOLD_BYTES
+from pilot.model.tasks import TaskOutcome
 from pilot.wire import messages as m
 
 #: Tasks that are told together once there are too many: their values have a few MB at most.
@@ -43,7 +44,7 @@ class Telling:
         #: By peer; never empty.
         self._later: dict[bytes, deque[int]] = {}
 
-    def tell(self, peer: bytes, outcomes: Sequence[m.TaskOutcome]) -> None:
+    def tell(self, peer: bytes, outcomes: Sequence[TaskOutcome]) -> None:
         """Tell a peer of these ends, which are committed."""
         if peer in self._later or self._unsent(peer) > TOLD_BYTES:
             self.look_up(peer, (outcome.task for outcome in outcomes))

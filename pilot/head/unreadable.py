@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import typing
 
-from pilot.head.peers import Send
+from pilot.head.connections import Send
 from pilot.version import __version__
 from pilot.wire import messages as m
 from pilot.wire.channel import Unreadable

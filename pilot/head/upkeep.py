@@ -12,9 +12,9 @@ from pathlib import Path
 from pilot import clock
 from pilot.data.durable import sync_directory
 from pilot.errors import PilotError, SiteError
-from pilot.head.database_file import SUFFIXES, fence, refuse_if_missing
 from pilot.head.lease import Lease
-from pilot.head.store import Store
+from pilot.head.store.database_file import SUFFIXES, fence, refuse_if_missing
+from pilot.head.store.store import Store
 from pilot.site import Site
 from pilot.wire.discovery import read_address
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from pilot.bounds import UNREADABLE, Epoch, Number
+from pilot.model.bounds import UNREADABLE, Epoch, Number
+from pilot.regular_files import NotRegularError, read_regular
 from pilot.wire.endpoints import Endpoints, boot_id
-from site_configs.regular import NotRegularError, read_regular
 
 #: A file that cannot be read is tried again after so many seconds.
 _PAUSES_S = (0.01, 0.05, 0.0)

@@ -22,7 +22,7 @@ import zmq
 
 from pilot.data.patience import patient
 from pilot.errors import SiteError
-from site_configs.regular import read_regular
+from pilot.regular_files import read_regular
 
 
 class Keys(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""The commands of a workflow, as texts for `pilot.command.ShellCommand`.
+"""The commands of a workflow, as texts for `pilot.client.command.ShellCommand`.
 
 Each ``${…}`` in a command's text becomes one more parameter of it. So what stands there, even the
 result of another task, reaches the shell as any parameter does: as data, and never read as shell.
@@ -10,13 +10,13 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from pilot.command_text import BRACES, command_text, remedies
+from pilot.client.command_text import BRACES, command_text, remedies
 from pilot.errors import CommandError
+from pilot.site_configs.yamlfile import YamlPath
 from pilot.workflow.expression import Escaped, Reference, unparse
 from pilot.workflow.problems import Wrong, suggestion
 from pilot.workflow.references import Compiled, Text, compiled
 from pilot.workflow.schema import TaskEntry
-from site_configs.yamlfile import YamlPath
 
 STREAMS = ("stdin", "stdout", "stderr")
 #: Those with ``_`` in front are for what stood as ``${…}`` in a text.
@@ -25,7 +25,7 @@ _PARAMETER = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 @dataclass(frozen=True)
 class CommandPlan:
-    """A command: texts for `pilot.command.ShellCommand`."""
+    """A command: texts for `pilot.client.command.ShellCommand`."""
 
     run: str
     #: ``stdin``, ``stdout`` and ``stderr``, those that are given.

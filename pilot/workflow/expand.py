@@ -12,13 +12,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pilot.command import ShellCommand
+from pilot.client.command import ShellCommand
+from pilot.client.task import Options, command_kind, make_options
 from pilot.errors import CommandError
-from pilot.task import (
-    Options,
-    command_kind,
-    make_options,
-)
+from pilot.site_configs.yamlfile import YamlPath
 from pilot.workflow.commands import CommandPlan
 from pilot.workflow.graph import Graph, Node, Result, TaskGroup, results_in
 from pilot.workflow.plans import Plan, Plans, RangePlan, with_option
@@ -37,7 +34,6 @@ from pilot.workflow.references import (
     value_of,
 )
 from pilot.workflow.targets import Target
-from site_configs.yamlfile import YamlPath
 
 
 def without_circles(plans: Plans, line_of: Callable[..., int], problems: Problems) -> Plans:

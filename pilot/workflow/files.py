@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pilot.command import ShellCommand
+from pilot.client.command import ShellCommand
 from pilot.workflow.graph import Graph, Node
 from pilot.workflow.problems import Problems
 from pilot.workflow.references import TASKS

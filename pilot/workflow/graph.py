@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pilot.task import Options
+from pilot.client.task import Options
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Node:
     index: int | None
     #: The values of the foreach variables; results may be among them.
     values: Mapping[str, Any]
-    #: What runs: a function, or a `pilot.task.ShellCommand`. Nodes share it.
+    #: What runs: a function, or a `pilot.client.command.ShellCommand`. Nodes share it.
     function: Callable[..., Any]
     kind: str
     #: Nodes share it.

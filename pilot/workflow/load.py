@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pilot.site_configs import yamlfile
 from pilot.workflow.expand import expand, values_of, without_circles
 from pilot.workflow.files import check_files
 from pilot.workflow.graph import Graph
@@ -20,10 +21,9 @@ from pilot.workflow.ranges import Allowance
 from pilot.workflow.references import TASKS, WORKFLOW, Scope
 from pilot.workflow.schema import WorkflowFile, WorkflowFileError
 from pilot.workflow.targets import Target, add_to_search_path, find_target
-from site_configs import yamlfile
 
 if TYPE_CHECKING:
-    from pilot.session import Session
+    from pilot.client.session import Session
     from pilot.workflow.run import SubmittedWorkflow
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pilot.site_configs import yamlfile
+from pilot.site_configs.yamlfile import YamlError
 from pilot.workflow.problems import Problems, Wrong, suggestion
 from pilot.workflow.schema import WorkflowFileError
-from site_configs import yamlfile
-from site_configs.yamlfile import YamlError
 
 _NAMES = {
     bool: "true or false",

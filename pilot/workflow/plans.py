@@ -12,8 +12,9 @@ from typing import Any
 from msgspec import UNSET
 from msgspec.structs import asdict
 
+from pilot.client.task import Options, make_options
 from pilot.errors import PilotError
-from pilot.task import Options, make_options
+from pilot.site_configs.yamlfile import YamlPath
 from pilot.workflow.commands import (
     STREAMS,
     CommandPlan,
@@ -42,7 +43,6 @@ from pilot.workflow.references import (
     texts_in,
 )
 from pilot.workflow.schema import CommonOptions, Range, TaskEntry, WorkflowFile
-from site_configs.yamlfile import YamlPath
 
 _KINDS = ("python", "mpi", "run")
 #: Keys that mean something for commands only.

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pilot.site_configs.yamlfile import Finding, YamlFile, YamlPath
 from pilot.workflow.schema import WorkflowFileError
-from site_configs.yamlfile import Finding, YamlFile, YamlPath
 
 
 class Wrong(Exception):

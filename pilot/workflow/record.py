@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
-from pilot.bounds import UNREADABLE
+from pilot.model.bounds import UNREADABLE
+from pilot.regular_files import NotRegularError, read_regular
 from pilot.workflow.graph import Result
 from pilot.workflow.run import SubmittedWorkflow
-from site_configs.regular import NotRegularError, read_regular
 
 #: The name of the file, in the session's directory of results.
 FILE_NAME = "workflow.msgpack"

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
+from pilot.site_configs.yamlfile import YamlPath
 from pilot.workflow.expression import (
     Attribute,
     Escaped,
@@ -25,7 +26,6 @@ from pilot.workflow.expression import (
 from pilot.workflow.graph import Result
 from pilot.workflow.problems import Wrong, suggestion
 from pilot.workflow.ranges import Allowance
-from site_configs.yamlfile import YamlPath
 
 TASKS, WORKFLOW, INDEX = "tasks", "workflow", "index"
 #: Names that no parameter and no variable may have.

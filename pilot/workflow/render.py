@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
-from pilot.command import ShellCommand
+from pilot.client.command import ShellCommand
+from pilot.client.task import Options
 from pilot.errors import CommandError
-from pilot.task import Options
 from pilot.texts import printable
 from pilot.workflow.graph import Graph, Node, Result, TaskGroup, replace_results
 

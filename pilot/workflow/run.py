@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pilot.command import CommandResult
-from pilot.future import Future
-from pilot.task import Options, Task
+from pilot.client.command import CommandResult
+from pilot.client.future import Future
+from pilot.client.task import Options, Task
+from pilot.pickled import pickled_name
 from pilot.workflow.graph import Graph, Node, Result, TaskGroup, replace_results
 from pilot.workflow.targets import NEEDS
 
 if TYPE_CHECKING:
-    from pilot.session import Session
+    from pilot.client.session import Session
 
 #: Options that may be functions of the arguments.
 _DYNAMIC = ("cores", "memory", "gpus", "ranks", "ranks_per_node", "time_limit")
@@ -136,6 +137,7 @@ class After:
         return (bool, (True,))
 
 
+@pickled_name
 def command_part(result: CommandResult, name: str) -> Any:
     """Return a file of a command's result, or one of its fields."""
     if name in result.outputs:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from msgspec import UNSET, Struct, UnsetType, field
 
 from pilot.errors import WorkflowError
-from site_configs import yamlfile
+from pilot.site_configs import yamlfile
 
 
 class WorkflowFileError(WorkflowError, yamlfile.YamlError):

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pilot.data.values import Value, load
-from pilot.wire.messages import task_label
+from pilot.data.storing import load
+from pilot.model.ids import task_label
+from pilot.model.values import Value
 from pilot.workflow.record import FILE_NAME, Record, Stored
 from pilot.workflow.run import command_part
 

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pilot.command import ShellCommand
-from pilot.errors import PilotError
-from pilot.task import (
+from pilot.client.command import ShellCommand
+from pilot.client.task import (
     COMMAND,
     MPI,
     MPI_COMMAND,
@@ -29,9 +28,11 @@ from pilot.task import (
     as_task,
     import_object,
 )
+from pilot.errors import PilotError
+from pilot.pickled import pickled_name
+from pilot.site_configs.yamlfile import YamlPath
 from pilot.workflow.commands import check_format
 from pilot.workflow.problems import Wrong, suggestion
-from site_configs.yamlfile import YamlPath
 
 _NAME = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)")
 
@@ -40,6 +41,7 @@ _NAME = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*(?:\.[A-Za-z
 NEEDS = "_pilot_needs"
 
 
+@pickled_name
 class ByName:
     """A function of a module, which travels as its name alone."""
 

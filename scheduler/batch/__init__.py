@@ -8,7 +8,7 @@ script (pure).
 
 from __future__ import annotations
 
-from scheduler.batch.base import (
+from pilot.scheduler.batch.base import (
     BatchError,
     BatchSystem,
     BatchUnavailable,
@@ -20,8 +20,8 @@ from scheduler.batch.base import (
     SubmitRefused,
     WhyEnded,
 )
-from scheduler.batch.choose import KINDS, find_kind, open_batch
-from scheduler.batch.kind import Allocation, BatchKind, Keys, MpiWay
+from pilot.scheduler.batch.choose import KINDS, find_kind, open_batch
+from pilot.scheduler.batch.kind import Allocation, BatchKind, Keys, MpiWay
 
 __all__ = [
     "KINDS",

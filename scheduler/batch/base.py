@@ -14,7 +14,7 @@ Invariants that every adapter keeps:
 - The process that a job's script becomes gets SIGUSR1 before its walltime ends, and SIGTERM when
   the job is cancelled, preempted or over, some time before it is killed.
 
-`scheduler.batch.kind` has the other half of the interface: what is known without asking.
+`pilot.scheduler.batch.kind` has the other half of the interface: what is known without asking.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from scheduler.batch.base import BatchSystem
-from scheduler.batch.kind import BatchKind
+from pilot.scheduler.batch.base import BatchSystem
+from pilot.scheduler.batch.kind import BatchKind
 
 #: Where the class of each is, from this package.
 _KINDS = {"local": ".local:Local", "slurm": ".slurm:Slurm"}

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 if TYPE_CHECKING:
-    from scheduler.batch.base import BatchSystem
+    from pilot.scheduler.batch.base import BatchSystem
 
 
 class Allocation(NamedTuple):

@@ -17,7 +17,7 @@ import shlex
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from scheduler.batch.base import JobRequest
+from pilot.scheduler.batch.base import JobRequest
 
 
 class JobFacts(NamedTuple):

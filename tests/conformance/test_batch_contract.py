@@ -23,7 +23,7 @@ import msgspec
 import pytest
 from support import toy_batch
 
-from scheduler.batch import (
+from pilot.scheduler.batch import (
     BatchKind,
     BatchSystem,
     BatchUnavailable,
@@ -35,8 +35,8 @@ from scheduler.batch import (
     WhyEnded,
     find_kind,
 )
-from scheduler.batch.local.processes import LocalBatch
-from site_configs import PoolConfig, pool_type
+from pilot.scheduler.batch.local.processes import LocalBatch
+from pilot.site_configs import PoolConfig, pool_type
 
 _CLUSTER = Path(__file__).parents[2] / "scripts" / "virtual-cluster"
 #: What each section of a batch system has, of what is asked here.
@@ -320,8 +320,8 @@ def test_a_job_outlives_the_process_that_submitted_it(site: Site, batch: BatchSy
 import os, signal, sys
 from pathlib import Path
 from types import SimpleNamespace
-from scheduler.batch import JobRequest, find_kind
-from site_configs import pool_type
+from pilot.scheduler.batch import JobRequest, find_kind
+from pilot.site_configs import pool_type
 name, system = sys.argv[1:]
 manners = SimpleNamespace(command_limit_s=30.0, cluster="", queue="")
 batch = find_kind(system).open(manners, Path("jobs"))

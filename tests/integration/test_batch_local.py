@@ -11,11 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.batch import BatchUnavailable, JobRequest, JobStatus, Phase, SubmitRefused, WhyEnded
-from scheduler.batch.local import processes as local_module
-from scheduler.batch.local.keeper import process_state
-from scheduler.batch.local.processes import LocalBatch
-from site_configs import PoolConfig
+from pilot.scheduler.batch import (
+    BatchUnavailable,
+    JobRequest,
+    JobStatus,
+    Phase,
+    SubmitRefused,
+    WhyEnded,
+)
+from pilot.scheduler.batch.local import processes as local_module
+from pilot.scheduler.batch.local.keeper import process_state
+from pilot.scheduler.batch.local.processes import LocalBatch
+from pilot.site_configs import PoolConfig
 
 _LIMIT_S = 20.0
 

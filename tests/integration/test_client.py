@@ -420,7 +420,7 @@ def test_forked_copies_end_by_themselves(local_site: SiteUnderTest) -> None:
 # --- a head that is stuck -------------------------------------------------------------------------
 
 _QUICK = (
-    "from pilot.wire import connection\n"
+    "from pilot.client import connection\n"
     "connection.PING_S, connection.SILENT_S, connection.GREETING_S = 0.5, 1.5, 2.0\n"
 )
 
@@ -519,7 +519,7 @@ def test_client_that_was_stopped_comes_back_to_its_session(
     site = make_site(head={"session_idle": "1s"})
     program = (
         "import sys, pilot\n"
-        "from pilot.wire import connection\n"
+        "from pilot.client import connection\n"
         "connection.ALIVE_S = 0.5\n"
         "from support import tasks\n"
         "session = pilot.Session(sys.argv[1], sys_path=sys.path[:1])\n"

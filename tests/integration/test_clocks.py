@@ -14,7 +14,7 @@ from support.sites import SiteUnderTest, local_template, site_under_test
 from support.waiting import wait_until
 
 import pilot
-from pilot.head.daemon import ensure_head
+from pilot.client.starter import ensure_head
 
 DEADLINE_S = 60.0
 

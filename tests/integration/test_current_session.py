@@ -9,7 +9,7 @@ import pytest
 from support.sites import SiteUnderTest
 
 import pilot
-from pilot.session import _program_name
+from pilot.client.session import _program_name
 
 DEADLINE_S = 30.0
 

@@ -20,8 +20,8 @@ from support.waiting import wait_until
 
 import pilot
 from pilot.cli import cli
-from pilot.event import Event
-from pilot.inquiry import Inquiry
+from pilot.client.events import Event
+from pilot.client.query_client import Inquiry
 
 DEADLINE_S = 60.0
 

@@ -14,7 +14,7 @@ from support.sites import SiteUnderTest
 from support.waiting import wait_until
 
 import pilot
-from pilot.agent.warm import IDLE_S
+from pilot.agent.rules.warm_pool import IDLE_S
 
 DEADLINE_S = 30.0
 

@@ -17,8 +17,8 @@ from support.sites import SiteUnderTest
 from support.waiting import wait_until
 
 from pilot.cli import cli
+from pilot.client.session import Session
 from pilot.head.lease_files import has_run_out
-from pilot.session import Session
 from pilot.site import open_site
 from pilot.wire.discovery import read_address
 

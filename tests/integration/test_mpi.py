@@ -482,7 +482,7 @@ with pilot.Session({site!r}, sys_path=[{tests!r}]) as session:
 
 
 def test_a_head_that_a_rank_has_started_is_no_rank() -> None:
-    from launchers import find_mpi
+    from pilot.launchers import find_mpi
 
     with site_under_test(local_template(cores=2)) as site:
         _, mpirun = find_mpi("")

@@ -52,9 +52,9 @@ class session_as_current:  # noqa: N801 - used as a function
         self._session.__enter__()
 
     def __exit__(self, *_: object) -> None:
-        from pilot.session import _stack
+        from pilot.client import current
 
-        _stack.sessions.remove(self._session)
+        current.leave(self._session)
 
 
 @dataclasses.dataclass

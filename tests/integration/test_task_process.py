@@ -23,7 +23,7 @@ from support.waiting import wait_until
 
 import pilot
 from pilot import Session
-from pilot.agent.executor_rules import MOST_FAILED
+from pilot.agent.rules.executors import MOST_FAILED
 
 DEADLINE_S = 60.0
 

@@ -18,7 +18,7 @@ from support.waiting import wait_until
 
 import pilot
 from pilot import Session
-from pilot.agent.node_cache import RECORD, cache_dir
+from pilot.worker.node_cache import RECORD, cache_dir
 
 DEADLINE_S = 60.0
 MIB = 1024 * 1024

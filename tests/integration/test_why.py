@@ -25,7 +25,7 @@ from support.waiting import wait_until
 
 import pilot
 from pilot.cli import cli
-from pilot.future import Future
+from pilot.client.future import Future
 from pilot.head.pilots import REJOIN_S
 
 DEADLINE_S = 60.0

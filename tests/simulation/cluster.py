@@ -24,37 +24,20 @@ from typing import Any
 import msgspec
 from invariants import Replay, check_core, check_rules
 
-from pilot.agent import actions as a
-from pilot.agent.reports import Reports
-from pilot.agent.rules import Rules
-from pilot.data.values import Value
-from pilot.head import core as c
-from pilot.head import events as ev
-from pilot.head import numbers
-from pilot.head import state as st
-from pilot.head.policy import (
-    ABORTED,
-    CANCELLED,
-    COMPLETED,
-    FAILED,
-    FINAL,
-    READY,
-    TIMED_OUT,
-)
-from pilot.numbers import Numbers
-from pilot.wire.messages import (
-    Children,
-    Completion,
-    InputValue,
-    Ref,
-    RunningTask,
-    TaskFailure,
-    TaskSpec,
-    Template,
-    Work,
-    session_of,
-)
-from scheduler.resources import NodeShape, Resources
+from pilot.agent.rules import actions as a
+from pilot.agent.rules.reports import Reports
+from pilot.agent.rules.rules import Rules
+from pilot.client.numbers import Numbers
+from pilot.head.core import core as c
+from pilot.head.core import events as ev
+from pilot.head.core import numbering
+from pilot.head.core import state as st
+from pilot.head.core.retry import ABORTED, CANCELLED, COMPLETED, FAILED, FINAL, READY, TIMED_OUT
+from pilot.model.ids import Ref, session_of
+from pilot.model.tasks import Children, Completion, TaskFailure, TaskSpec, Template
+from pilot.model.values import Value
+from pilot.scheduler.resources import NodeShape, Resources
+from pilot.wire.messages import InputValue, RunningTask, Work
 
 #: After this time nothing goes wrong any more, and what is left has to end.
 CALM_S = 60.0
@@ -117,7 +100,7 @@ class Head:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.core = c.Core()
-        self.numbers = numbers.Numbers(self._reserve, children_block=2)
+        self.numbers = numbering.Numbers(self._reserve, children_block=2)
         self.alive = True
         self.started = cluster.now
         self.links: dict[str, Link] = {}

@@ -22,12 +22,11 @@ from typing import Any
 import msgspec
 from invariants import Replay, check_core
 
-from pilot.agent.inputs import Inputs
-from pilot.data.values import Value
-from pilot.head import events as ev
-from pilot.head.core import Core, default_values
-from pilot.head.numbers import Numbers
-from pilot.head.policy import (
+from pilot.agent.rules.inputs import Inputs
+from pilot.head.core import events as ev
+from pilot.head.core.core import Core, default_values
+from pilot.head.core.numbering import Numbers
+from pilot.head.core.retry import (
     CANCELLED,
     COMPLETED,
     DELEGATED,
@@ -37,19 +36,11 @@ from pilot.head.policy import (
     READY,
     TIMED_OUT,
 )
-from pilot.wire.messages import (
-    Children,
-    Completion,
-    InputValue,
-    Ref,
-    RunningTask,
-    TaskFailure,
-    TaskOutcome,
-    TaskSpec,
-    Template,
-    Work,
-)
-from scheduler.resources import NodeShape, Resources
+from pilot.model.ids import Ref
+from pilot.model.tasks import Children, Completion, TaskFailure, TaskOutcome, TaskSpec, Template
+from pilot.model.values import Value
+from pilot.scheduler.resources import NodeShape, Resources
+from pilot.wire.messages import InputValue, RunningTask, Work
 
 SHAPE = NodeShape(4)
 NOTHING = Value(0, b"")

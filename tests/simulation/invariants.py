@@ -21,10 +21,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from pilot.agent.rules import Rules
-from pilot.head.core import Core
-from pilot.head.events import Change
-from pilot.head.policy import (
+from pilot.agent.rules.rules import Rules
+from pilot.head.core.core import Core
+from pilot.head.core.events import Change
+from pilot.head.core.retry import (
     ABORTED,
     ASSIGNED,
     CANCELLED,
@@ -35,7 +35,7 @@ from pilot.head.policy import (
     READY,
     RUNNING,
 )
-from pilot.wire.messages import task_label
+from pilot.model.ids import task_label
 
 #: Of a task that a head had given away which is no more.
 WAITING = "waiting"

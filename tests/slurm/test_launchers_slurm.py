@@ -54,7 +54,7 @@ signal.pause()
 DRIVER = """
 import json, os, subprocess, sys
 
-from launchers import HostShare, Placement, get_launcher, node_worker
+from pilot.launchers import HostShare, Placement, get_launcher, node_worker
 
 spec = json.loads(open("spec.json").read())
 nodes = subprocess.run(

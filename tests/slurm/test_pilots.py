@@ -11,7 +11,7 @@ import pytest
 from support.waiting import wait_until
 
 import pilot
-from pilot.head.daemon import find_head
+from pilot.head.running import find_head
 from pilot.site import Site
 
 if TYPE_CHECKING:

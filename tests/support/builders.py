@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pilot.wire.messages import Completion, TaskFailure, TaskSpec, Template, Work
-from scheduler.resources import Resources
+from pilot.model.tasks import Completion, TaskFailure, TaskSpec, Template
+from pilot.scheduler.resources import Resources
+from pilot.wire.messages import Work
 
 
 def template(number: int = 1, session: int = 1, **changes: Any) -> Template:

@@ -21,12 +21,14 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from pilot.client import current
+from pilot.client.connection import Connection
+from pilot.client.session import Session
+from pilot.client.starter import head_command
 from pilot.errors import PilotError
-from pilot.head.daemon import find_head, head_command
-from pilot.session import Session, _sessions
+from pilot.head.running import find_head
 from pilot.site import Site, open_site
 from pilot.wire import messages as m
-from pilot.wire.connection import Connection
 from support.waiting import wait_until
 
 #: How long a site that was told to end may need for it, in seconds.
@@ -156,7 +158,7 @@ class SiteUnderTest:
 
     def stop(self) -> None:
         """Close this process's connections and tell the head to end, with its pilots."""
-        for session in list(_sessions):
+        for session in list(current._sessions):
             if session.site.directory == self.directory:
                 session._closed = True
                 session._connection.close()

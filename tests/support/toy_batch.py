@@ -20,9 +20,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from launchers.base import Launch, Placement
-from launchers.mpirun import find_mpi
-from scheduler.batch import (
+from pilot.launchers.base import Launch, Placement
+from pilot.launchers.mpirun import find_mpi
+from pilot.scheduler.batch import (
     Allocation,
     BatchKind,
     BatchUnavailable,
@@ -35,7 +35,7 @@ from scheduler.batch import (
     SubmitRefused,
     WhyEnded,
 )
-from scheduler.batch.script import JobFacts, render
+from pilot.scheduler.batch.script import JobFacts, render
 
 
 class ToyMannersKeys(Keys, frozen=True, kw_only=True):

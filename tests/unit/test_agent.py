@@ -14,14 +14,15 @@ import yaml
 from support.builders import template, work
 
 from pilot import clock
-from pilot.agent import actions, service
 from pilot.agent import agent as a
+from pilot.agent import service
 from pilot.agent.agent import Agent
+from pilot.agent.rules import actions
+from pilot.scheduler.resources import NodeShape, Resources
 from pilot.site import open_site
 from pilot.wire import messages as m
 from pilot.wire.discovery import HeadAddress, process_started, write_address
 from pilot.wire.endpoints import Endpoints, boot_id
-from scheduler.resources import NodeShape, Resources
 
 
 class Job:

@@ -7,9 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 
 import pilot
-from pilot.future import Future
-from pilot.session import Group, Session
-from pilot.task import Options
+from pilot.client.future import Future
+from pilot.client.session import Group, Session
+from pilot.client.task import Options
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "api.md").read_text()
 #: Public for other modules of Pilot only.

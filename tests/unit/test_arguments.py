@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilot.arguments import decode_arguments, encode_arguments, refer
+from pilot.client.arguments import decode_arguments, encode_arguments, refer
 from pilot.errors import PilotError
 
 HERE = Path("/nowhere")

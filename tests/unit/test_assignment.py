@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.assignment import (
+from pilot.scheduler.assignment import (
     DRAIN_S,
     PREFETCH_S,
     START_S,
@@ -26,8 +26,8 @@ from scheduler.assignment import (
     room,
     starts_at_once,
 )
-from scheduler.elasticity import PoolLimits
-from scheduler.resources import NodeShape, Resources, nodes_needed
+from pilot.scheduler.elasticity import PoolLimits
+from pilot.scheduler.resources import NodeShape, Resources, nodes_needed
 
 NOW = 1000.0
 

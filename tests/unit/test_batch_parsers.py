@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.batch import (
+from pilot.scheduler.batch import (
     BatchUnavailable,
     JobRequest,
     Phase,
     SubmitRefused,
     WhyEnded,
 )
-from scheduler.batch.script import JobFacts, render
-from scheduler.batch.slurm.commands import (
+from pilot.scheduler.batch.script import JobFacts, render
+from pilot.scheduler.batch.slurm.commands import (
     STATES,
     SlurmBatch,
     command_environment,
@@ -31,15 +31,15 @@ from scheduler.batch.slurm.commands import (
     parse_submitted,
     parse_time,
 )
-from scheduler.batch.slurm.nodelist import expand_nodelist
-from scheduler.batch.slurm.script import (
+from pilot.scheduler.batch.slurm.nodelist import expand_nodelist
+from pilot.scheduler.batch.slurm.script import (
     directives,
     format_walltime,
     job_script,
     quote_directive,
 )
-from scheduler.resources import parse_duration_s
-from site_configs import pool_type
+from pilot.scheduler.resources import parse_duration_s
+from pilot.site_configs import pool_type
 
 PoolConfig = pool_type("slurm")
 S = "\x1f"

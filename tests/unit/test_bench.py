@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "lib"))
 from bench import core, measure, report, tasks
 from bench.report import Findings, Row
 
-from pilot.wire.messages import TaskSpec
+from pilot.model.tasks import TaskSpec
 
 FLOATS = st.floats(-1e6, 1e6)
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from support.waiting import wait_until
 
 from pilot.errors import AuthenticationError, EncodingError, SiteError
+from pilot.model.tasks import Completion, TaskFailure
 from pilot.wire import messages as m
 from pilot.wire.channel import Client, Server, _Reader, encode
 from pilot.wire.endpoints import (
@@ -249,8 +250,8 @@ def test_whatever_texts_there_are_the_message_is_sent(data: Any) -> None:
 
 
 def test_a_text_that_is_no_utf8_is_written_out() -> None:
-    failure = m.TaskFailure("ValueError", "caf\udce9", exception=b"\xff\x00")
-    message = m.Completions("p", 1, [m.Completion(3, 1, "error", failure=failure)])
+    failure = TaskFailure("ValueError", "caf\udce9", exception=b"\xff\x00")
+    message = m.Completions("p", 1, [Completion(3, 1, "error", failure=failure)])
     sent = msgspec.msgpack.decode(encode(message), type=m.Completions)
     told = sent.completions[0].failure
     assert told is not None and told.message == "caf\\udce9" and told.exception == b"\xff\x00"

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pilot.children import TaskSession, delegations
+from pilot.client.child_tasks import TaskSession, delegations
+from pilot.client.submission import Submission
+from pilot.client.submitter import Submitter
 from pilot.errors import PilotError
+from pilot.model.ids import task_id
 from pilot.site import Site, create_site
-from pilot.submission import Parcel, Submitter
-from pilot.wire.messages import task_id
 
 
 @pytest.fixture
@@ -21,8 +22,8 @@ def site(tmp_path: Path) -> Site:
 def session(site: Site, task: str = "7.1") -> TaskSession:
     """What a task has to submit with; the head takes detached children on as 7.100, 7.101, …."""
 
-    def detach(parcel: Parcel) -> list[int]:
-        return [task_id(7, 99 + spec.ordinal) for spec in parcel.tasks]
+    def detach(submission: Submission) -> list[int]:
+        return [task_id(7, 99 + spec.ordinal) for spec in submission.tasks]
 
     return TaskSession(Submitter(7, site), 7, task, detached=Submitter(7, site), detach=detach)
 
@@ -70,10 +71,10 @@ def test_a_future_is_not_taken_for_a_child_of_the_next_task(site: Site, ends: st
 
 def test_templates_have_the_same_id_whoever_makes_them(site: Site) -> None:
     def made(submitter: Submitter, number: int) -> int:
-        parcel = Parcel()
-        submitter.add(parcel, submitter.task(pow), [((2, 3), {})], [number])
-        assert parcel.tasks[0].template == parcel.templates[0].id
-        return parcel.templates[0].id
+        submission = Submission()
+        submitter.add(submission, submitter.task(pow), [((2, 3), {})], [number])
+        assert submission.tasks[0].template == submission.templates[0].id
+        return submission.templates[0].id
 
     one, other, elsewhere = Submitter(7, site), Submitter(7, site), Submitter(8, site)
     assert made(one, 1) == made(other, 2) != made(elsewhere, 3)

@@ -23,27 +23,30 @@ import pytest
 from click.testing import CliRunner, Result
 from support.builders import spec, template
 
-from pilot import event
 from pilot.cli import cli
-from pilot.cli.logs import Output, follow, last_attempt
 from pilot.cli.output import ago, amount, duration, moment, print_table
 from pilot.cli.parameters import TASK, Number
-from pilot.cli.progress import Hint, LineView, LiveView, Tally, hint_of
 from pilot.cli.result import plain, save
 from pilot.cli.session import STATES as SESSION_STATES
 from pilot.cli.session import state_of
 from pilot.cli.submit import exit_status
 from pilot.cli.task import FINAL, SORTS, STATES, stages
-from pilot.command import failure_text
+from pilot.client import events
+from pilot.client.command import failure_text
+from pilot.client.logs import Output, follow, last_attempt
+from pilot.client.progress import Hint, LineView, LiveView, Tally, hint_of
 from pilot.errors import CommandFailed, PilotError, ResultError, StorageError
-from pilot.head import offline, policy, queries, search
-from pilot.head.core import Core
-from pilot.head.events import TasksSubmitted
+from pilot.head import offline, queries
+from pilot.head.core import retry
+from pilot.head.core.core import Core
+from pilot.head.core.events import TasksSubmitted
 from pilot.head.lease import Lease
-from pilot.head.store import Batch, Store
+from pilot.head.store import search
+from pilot.head.store.store import Batch, Store
+from pilot.model.tasks import Environment
 from pilot.site import Site, create_site
-from pilot.wire.messages import Environment, OpenSession
-from site_configs import templates
+from pilot.site_configs import templates
+from pilot.wire.messages import OpenSession
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 
@@ -492,7 +495,7 @@ class TestInABatchJob:
         def ensure_head(site: Site, adopt_job: str = "") -> None:
             calls.append(("start", adopt_job))
 
-        monkeypatch.setattr("pilot.head.daemon.ensure_head", ensure_head)
+        monkeypatch.setattr("pilot.client.starter.ensure_head", ensure_head)
         monkeypatch.setattr(HEAD, "stop_head", lambda site: calls.append(("stop", site.name)))
         monkeypatch.setenv("SLURM_JOB_ID", "4711")
         return calls
@@ -525,7 +528,7 @@ class TestInABatchJob:
         self, calls: list[tuple[str, str]], program: Path, home: Path, monkeypatch: Any
     ) -> None:
         create_site(home / "cluster", "slurm")
-        monkeypatch.setattr("pilot.head.daemon.find_head", lambda _: object())
+        monkeypatch.setattr("pilot.head.running.find_head", lambda _: object())
         assert pilot("run", "-s", "cluster", program).exit_code == 0
         assert calls == []
 
@@ -589,9 +592,9 @@ def test_a_file_that_is_no_database(site: Site) -> None:
 
 
 def test_the_states_are_those_of_the_head() -> None:
-    assert set(FINAL) == policy.FINAL
+    assert set(FINAL) == retry.FINAL
     assert STATES == search.STATES
-    assert set(STATES) == set(event.STATES["task"])
+    assert set(STATES) == set(events.STATES["task"])
     assert SORTS == search.SORTS
     assert set(SESSION_STATES) == set(queries._SESSION_STATES)
 
@@ -816,7 +819,7 @@ class TestLogs:
     def test_following_ends_with_the_task(
         self, output: Output, shown: list[bytes], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("pilot.cli.logs.POLL_S", 0.0)
+        monkeypatch.setattr("pilot.client.logs.POLL_S", 0.0)
         answers = iter(
             [
                 (False, []),
@@ -958,7 +961,7 @@ def test_lines_come_when_there_is_something_to_say(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = 100.0
-    monkeypatch.setattr("pilot.cli.progress.time.monotonic", lambda: clock)
+    monkeypatch.setattr("pilot.client.progress.time.monotonic", lambda: clock)
     futures: list[Future[int]] = [Future() for _ in range(2)]
     view = LineView(Tally({"a": futures}))  # type: ignore[dict-item]
     waiting = Hint("waiting for 1 pilot: job 17", waiting=True)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilot.cli.array import array_command, array_path, array_rows, check_name, line_rows
-from pilot.command import ShellCommand
+from pilot.client.command import ShellCommand
 
 
 @pytest.mark.parametrize(

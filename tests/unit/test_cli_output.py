@@ -16,30 +16,23 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pilot.arguments import spilled
 from pilot.cli import cli
 from pilot.cli.calls import read_calls
 from pilot.cli.common import asking
 from pilot.cli.events import _line
 from pilot.cli.head import check_batch
-from pilot.cli.output import (
-    CELL_MOST,
-    last_words,
-    note,
-    print_fields,
-    print_table,
-    say,
-    shortened_cell,
-    text_width,
-)
+from pilot.cli.output import CELL_MOST, last_words, note, print_fields, print_table, say
 from pilot.cli.result import plain
 from pilot.cli.session import print_sessions
-from pilot.command import CommandResult, ShellCommand
-from pilot.data.values import Value, encode
+from pilot.client.arguments import spilled
+from pilot.client.command import CommandResult, ShellCommand
+from pilot.client.events import Event
+from pilot.data.values import encode
 from pilot.errors import BatchError
-from pilot.event import Event
+from pilot.formatting import shortened_cell, text_width
+from pilot.model.values import Value
 from pilot.site import Site, create_site
-from site_configs import pool_type
+from pilot.site_configs import pool_type
 
 EVIL = "a\nb\x1b]0;title\x07\r\u202e\udce9"
 

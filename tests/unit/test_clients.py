@@ -10,9 +10,9 @@ import pytest
 
 from pilot.head import clients as module
 from pilot.head.clients import Clients
-from pilot.head.leaving import CLIENT_S
+from pilot.head.core.leaving import CLIENT_S
 from pilot.head.shell import Shell
-from pilot.head.store import Store
+from pilot.head.store.store import Store
 from pilot.wire import messages as m
 
 NOW = 1000.0

@@ -11,9 +11,10 @@ import pytest
 from pilot import clock
 from pilot.errors import PilotError
 from pilot.head.commits import RETRY_S, Commits
-from pilot.head.events import Log
-from pilot.head.store import Batch
-from pilot.wire.messages import Committed, Function
+from pilot.head.core.events import Log
+from pilot.head.store.store import Batch
+from pilot.model.tasks import Function
+from pilot.wire.messages import Committed
 
 DISK_FULL = sqlite3.OperationalError("database or disk is full")
 

@@ -16,29 +16,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.waiting import wait_until
 
-from pilot.callbacks import CalledBack
+from pilot.client import connection
+from pilot.client.callbacks import CalledBack
+from pilot.client.connection import Connection
+from pilot.client.submission import Submission
 from pilot.errors import HeadError, PilotError, SubmissionError
+from pilot.model.tasks import Environment, Function, TaskOutcome, TaskSpec
 from pilot.site import Site, create_site
-from pilot.submission import Parcel
 from pilot.version import __version__
-from pilot.wire import connection
 from pilot.wire import messages as m
 from pilot.wire.channel import Server
-from pilot.wire.connection import Connection
 from pilot.wire.discovery import HeadAddress, process_started, write_address
 from pilot.wire.keys import load_keys
 
 
-def parcel(*tasks: int) -> Parcel:
-    made = Parcel()
-    made.tasks.extend(m.TaskSpec(task, 1, b"") for task in tasks)
+def submission(*tasks: int) -> Submission:
+    made = Submission()
+    made.tasks.extend(TaskSpec(task, 1, b"") for task in tasks)
     return made
 
 
 def test_neighbouring_parcels_are_one_and_nothing_overtakes_what_was_sent_before() -> None:
     between = m.Watch([1])
     merged = connection._portions(
-        [(1, parcel(1)), (1, parcel(2)), between, (1, parcel(3)), (2, parcel(4))]
+        [(1, submission(1)), (1, submission(2)), between, (1, submission(3)), (2, submission(4))]
     )
     told = [
         (item[0], [spec.id for spec in item[1].tasks]) if isinstance(item, tuple) else item
@@ -47,24 +48,24 @@ def test_neighbouring_parcels_are_one_and_nothing_overtakes_what_was_sent_before
     assert told == [(1, [1, 2]), between, (1, [3]), (2, [4])]
 
 
-def large(first: int, count: int, size: int) -> Parcel:
-    made = Parcel()
-    made.functions.append(m.Function(b"f", b"code"))
-    made.tasks.extend(m.TaskSpec(task, 1, bytes(size)) for task in range(first, first + count))
+def large(first: int, count: int, size: int) -> Submission:
+    made = Submission()
+    made.functions.append(Function(b"f", b"code"))
+    made.tasks.extend(TaskSpec(task, 1, bytes(size)) for task in range(first, first + count))
     return made
 
 
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 3000)), min_size=1, max_size=12))
 @settings(deadline=None)
 def test_no_message_is_larger_than_its_bound_and_none_is_lost_or_overtaken(
-    parcels: list[tuple[int, int]],
+    submissions: list[tuple[int, int]],
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(connection, "FRAME", 16)
         patch.setattr(connection, "SUBMIT_BYTES", 2000)
         items: list[Any] = []
         first = 0
-        for count, size in parcels:
+        for count, size in submissions:
             items.append((1, large(first, count, size)))
             first += count
         made = connection._portions(items)
@@ -79,13 +80,13 @@ def test_no_message_is_larger_than_its_bound_and_none_is_lost_or_overtaken(
             size = sum(len(spec.payload) for spec in portion.tasks)
             assert size <= 2000 or len(portion.tasks) == 1
             ids += [spec.id for spec in portion.tasks]
-        assert ids == list(range(first)) and known == len(parcels)
+        assert ids == list(range(first)) and known == len(submissions)
 
 
 class Nobody:
     """Awaits a task, and does nothing."""
 
-    def settle(self, outcome: m.TaskOutcome) -> None: ...
+    def settle(self, outcome: TaskOutcome) -> None: ...
     def fail(self, error: Exception) -> None: ...
     def started(self) -> None: ...
     def disown(self, error: Exception) -> None: ...
@@ -158,13 +159,13 @@ def test_next_head_is_told_all_that_is_not_answered_in_the_same_order(site: Site
     client = Connection(site, start=False)
     second = None
     try:
-        client.submit(1, parcel(1), [Nobody()])
+        client.submit(1, submission(1), [Nobody()])
         wait_until(lambda: len(first.heard) == 1)
-        client.submit(1, parcel(2), [Nobody()])
+        client.submit(1, submission(2), [Nobody()])
         wait_until(lambda: len(first.heard) == 2)
         client.post(lambda number: m.Cancel(number, 1, group="mine"))
         wait_until(lambda: len(first.heard) == 3)
-        client.submit(1, parcel(3), [Nobody()])
+        client.submit(1, submission(3), [Nobody()])
         wait_until(lambda: len(first.heard) == 4)
         first.answer(m.Accepted(first.heard[0].seq))
         assert not client.flush(0.0)
@@ -223,7 +224,7 @@ class Settles(Nobody):
     def __init__(self) -> None:
         self.future: CalledBack[str] = CalledBack()
 
-    def settle(self, outcome: m.TaskOutcome) -> None:
+    def settle(self, outcome: TaskOutcome) -> None:
         self.future.set_result(outcome.state)
 
 
@@ -241,12 +242,12 @@ def test_callback_that_waits_holds_up_callbacks_and_nothing_else(site: Site) -> 
     first.future.add_done_callback(submit)
     second.future.add_done_callback(lambda _: order.append("next"))
     try:
-        client.submit(3, parcel(1, 2), [first, second])
+        client.submit(3, submission(1, 2), [first, second])
         wait_until(lambda: len(head.heard) == 1)
-        head.answer(m.Outcomes([m.TaskOutcome(1, "COMPLETED")]))
+        head.answer(m.Outcomes([TaskOutcome(1, "COMPLETED")]))
         wait_until(lambda: len(head.heard) == 2)
         # While the callback waits, another task's end is known; its callback comes after.
-        head.answer(m.Outcomes([m.TaskOutcome(2, "COMPLETED")]))
+        head.answer(m.Outcomes([TaskOutcome(2, "COMPLETED")]))
         assert second.future.result(20) == "COMPLETED"
         assert order == ["begins"]
         head.answer(m.Reply(head.heard[1].request, [3 << 32 | 3, 8]))
@@ -262,7 +263,7 @@ def test_message_that_cannot_be_sent_is_refused_to_who_makes_it(site: Site) -> N
     client = Connection(site, start=False)
     innocent = Settles()
     try:
-        client.submit(3, parcel(1), [innocent])
+        client.submit(3, submission(1), [innocent])
         for arguments, words in (
             ({"name": "m\udcfcller"}, "bytes that are no UTF-8"),
             ({"limit": 10**20}, "64 bits"),
@@ -271,12 +272,12 @@ def test_message_that_cannot_be_sent_is_refused_to_who_makes_it(site: Site) -> N
             with pytest.raises(PilotError, match=words):
                 client.request(lambda n, a=arguments: m.Query(n, "tasks", a))  # type: ignore[misc]
         with pytest.raises(PilotError, match="name: Expected `str`, got `int`"):
-            client.request(lambda n: m.OpenSession(n, 3, m.Environment("/")))  # type: ignore[arg-type]
+            client.request(lambda n: m.OpenSession(n, 3, Environment("/")))  # type: ignore[arg-type]
         told = client.post(lambda n: m.Query(n, "tasks", {"limit": np.int64(5), "at": Path("/x")}))
         wait_until(lambda: len(head.heard) == 2)
         assert head.heard[1].arguments == {"limit": 5, "at": "/x"}
         head.answer(m.Reply(head.heard[1].request, 7))
-        head.answer(m.Outcomes([m.TaskOutcome(1, "COMPLETED")]))
+        head.answer(m.Outcomes([TaskOutcome(1, "COMPLETED")]))
         assert told.result(20) == 7 and innocent.future.result(20) == "COMPLETED"
     finally:
         client.close()
@@ -292,17 +293,17 @@ def test_submission_that_cannot_be_encoded_fails_alone(site: Site) -> None:
     head = Head(site, 1)
     client = Connection(site, start=False)
     bad, good = Refused(), Settles()
-    wrong = Parcel()
-    wrong.tasks.append(m.TaskSpec(1, 1, object()))  # type: ignore[arg-type]
+    wrong = Submission()
+    wrong.tasks.append(TaskSpec(1, 1, object()))  # type: ignore[arg-type]
     try:
         client.submit(3, wrong, [bad])
         with pytest.raises(SubmissionError, match="cannot be sent"):
             bad.future.result(20)
-        client.submit(3, parcel(2), [good])
+        client.submit(3, submission(2), [good])
         wait_until(lambda: len(head.heard) == 1)
         head.answer(m.Accepted(head.heard[0].seq))
         assert client.flush(20)
-        head.answer(m.Outcomes([m.TaskOutcome(2, "COMPLETED")]))
+        head.answer(m.Outcomes([TaskOutcome(2, "COMPLETED")]))
         assert good.future.result(20) == "COMPLETED"
     finally:
         client.close()
@@ -317,7 +318,7 @@ def test_head_that_is_silent_is_asked_and_then_told_of(
     head = Head(site, 1)
     client = Connection(site, start=False)
     try:
-        client.submit(3, parcel(1), [Nobody()])
+        client.submit(3, submission(1), [Nobody()])
         with pytest.raises(HeadError, match=r"\(pid \d+ on here\) does not answer"):
             client.flush()
         with pytest.raises(HeadError, match=r"is it stopped\? Nothing was submitted"):
@@ -342,7 +343,7 @@ def test_another_database_in_its_place_ends_the_connection(site: Site) -> None:
     awaited = Refused()
     try:
         assert client.database == "one"
-        client.submit(3, parcel(1), [awaited])
+        client.submit(3, submission(1), [awaited])
         wait_until(lambda: len(first.heard) == 1)
         first.end()
         second = Head(site, 2, database="two")
@@ -363,7 +364,7 @@ def test_forked_copy_has_no_connection(site: Site) -> None:
     awaited = Refused()
     awaited.disown = awaited.fail  # type: ignore[attr-defined]
     try:
-        client.submit(3, parcel(1), [awaited])
+        client.submit(3, submission(1), [awaited])
         asked = client.post(lambda n: m.Query(n, "head"))
         with client._lock:  # as another thread may at that moment
             child = os.fork()
@@ -375,7 +376,7 @@ def test_forked_copy_has_no_connection(site: Site) -> None:
                         asked.result,
                         awaited.future.result,
                         lambda: client.request(lambda n: m.Query(n, "head")),
-                        lambda: client.submit(3, parcel(2), [awaited]),
+                        lambda: client.submit(3, submission(2), [awaited]),
                         lambda: client.watch({5: awaited}),
                     ):
                         with pytest.raises(PilotError, match=f"belongs to process {os.getppid()}"):
@@ -399,9 +400,9 @@ class Told:
 
     def __init__(self) -> None:
         self.error: Exception | None = None
-        self.outcome: m.TaskOutcome | None = None
+        self.outcome: TaskOutcome | None = None
 
-    def settle(self, outcome: m.TaskOutcome) -> None:
+    def settle(self, outcome: TaskOutcome) -> None:
         self.outcome = outcome
 
     def fail(self, error: Exception) -> None:
@@ -416,15 +417,15 @@ def test_submission_that_the_head_cannot_read_fails_and_no_other(site: Site) -> 
     client = Connection(site, start=False)
     try:
         bad, good = Told(), Told()
-        client.submit(1, parcel(1), [bad])
+        client.submit(1, submission(1), [bad])
         wait_until(lambda: len(head.heard) == 1)
-        client.submit(1, parcel(2), [good])
+        client.submit(1, submission(2), [good])
         wait_until(lambda: len(head.heard) == 2)
         head.answer(m.Reply(head.heard[0].seq, error="the head cannot read this Submit"))
         head.answer(m.Accepted(head.heard[1].seq))
         assert client.flush(20.0)
         assert isinstance(bad.error, SubmissionError) and "cannot read" in str(bad.error)
-        head.answer(m.Outcomes([m.TaskOutcome(2, "COMPLETED")]))
+        head.answer(m.Outcomes([TaskOutcome(2, "COMPLETED")]))
         wait_until(lambda: good.outcome is not None)
     finally:
         client.close()
@@ -436,7 +437,7 @@ def test_client_goes_on_after_what_it_cannot_read(site: Site) -> None:
     client = Connection(site, start=False)
     try:
         told = Told()
-        client.submit(1, parcel(1), [told])
+        client.submit(1, submission(1), [told])
         asked = client.post(lambda number: m.Query(number, "q"))
         wait_until(lambda: len(head.heard) == 2)
         head.answer(m.Accepted(head.heard[0].seq))
@@ -446,7 +447,7 @@ def test_client_goes_on_after_what_it_cannot_read(site: Site) -> None:
         head.answer(Strange("Outcomes", 7))  # that of the task, perhaps
         wait_until(lambda: isinstance(head.heard[-1], m.Watch))
         assert head.heard[-1].tasks == [1]
-        head.answer(m.Outcomes([m.TaskOutcome(1, "COMPLETED")]))
+        head.answer(m.Outcomes([TaskOutcome(1, "COMPLETED")]))
         wait_until(lambda: told.outcome is not None)
     finally:
         client.close()
@@ -468,14 +469,14 @@ def test_client_whose_connection_ends_comes_again(site: Site) -> None:
     client = Connection(site, start=False)
     try:
         told = Told()
-        client.submit(1, parcel(1), [told])
+        client.submit(1, submission(1), [told])
         wait_until(lambda: len(head.heard) == 1)
         head.answer(m.Accepted(head.heard[0].seq))
         assert client.flush(20.0)
         for stream in list(head._server._local._peers.values()):
             stream.break_off()
         wait_until(lambda: isinstance(head.heard[-1], m.Watch))
-        head.answer(m.Outcomes([m.TaskOutcome(1, "COMPLETED")]))
+        head.answer(m.Outcomes([TaskOutcome(1, "COMPLETED")]))
         wait_until(lambda: told.outcome is not None)
         assert told.error is None
     finally:
@@ -531,11 +532,11 @@ def test_a_client_that_was_forgotten_greets_again_and_asks_for_what_it_awaits(si
     head = Head(site, 1)
     client = Connection(site, start=False)
     try:
-        client.submit(1, parcel(1, 2), [Nobody(), Nobody()])
+        client.submit(1, submission(1, 2), [Nobody(), Nobody()])
         wait_until(lambda: len(head.heard) == 1)
         head.answer(m.Accepted(head.heard[0].seq, []))
         wait_until(lambda: not client._open)
-        client.submit(1, parcel(3), [Nobody()])
+        client.submit(1, submission(3), [Nobody()])
         wait_until(lambda: len(head.heard) == 2)
         head.answer(m.Welcome(1, __version__, m.WHO_ARE_YOU))
         wait_until(lambda: len(head.greeted) == 2 and len(head.heard) == 3)

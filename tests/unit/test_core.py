@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from support.builders import done, spec, template
 
-from pilot.data.values import Value
-from pilot.head.core import Core
-from pilot.head.events import (
+from pilot.head.core.core import Core
+from pilot.head.core.dispatch import AVOID_S, STARVING_S, STUCK_S
+from pilot.head.core.events import (
     AttemptsEnded,
     AttemptsRunning,
     Effects,
@@ -24,16 +24,10 @@ from pilot.head.events import (
     TasksRestored,
     TasksSubmitted,
 )
-from pilot.head.handout import AVOID_S, STARVING_S, STUCK_S
-from pilot.wire.messages import (
-    Children,
-    Completion,
-    RunningTask,
-    TaskOutcome,
-    TaskSpec,
-    Template,
-)
-from scheduler.resources import NodeShape, Resources
+from pilot.model.tasks import Children, Completion, TaskOutcome, TaskSpec, Template
+from pilot.model.values import Value
+from pilot.scheduler.resources import NodeShape, Resources
+from pilot.wire.messages import RunningTask
 
 
 class Head:

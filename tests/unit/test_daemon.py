@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 from support.waiting import wait_until
 
+from pilot.client import starter
 from pilot.errors import HeadError
-from pilot.head import daemon
 from pilot.site import create_site
 from pilot.version import __version__
 from pilot.wire.discovery import HeadAddress, process_started, write_address
@@ -31,12 +31,12 @@ def test_head_that_loses_is_no_error_while_another_one_starts(
     pid = os.getpid()
     lease = None if holder is None else SimpleNamespace(pid=pid if holder else 0, epoch=2)
     started: list[object] = []
-    monkeypatch.setattr(daemon, "_started", started)
-    monkeypatch.setattr(daemon, "head_command", lambda *_: [sys.executable, "-c", _LOSES])
-    monkeypatch.setattr(daemon, "read_lease", lambda _: lease)
+    monkeypatch.setattr(starter, "_started", started)
+    monkeypatch.setattr(starter, "head_command", lambda *_: [sys.executable, "-c", _LOSES])
+    monkeypatch.setattr(starter, "read_lease", lambda _: lease)
     if holder != -1:
         with pytest.raises(HeadError, match="runs already"):
-            daemon.ensure_head(site)
+            starter.ensure_head(site)
         return
 
     def announce() -> None:
@@ -48,6 +48,6 @@ def test_head_that_loses_is_no_error_while_another_one_starts(
     other = threading.Thread(target=announce)
     other.start()
     try:
-        assert daemon.ensure_head(site).epoch == 2
+        assert starter.ensure_head(site).epoch == 2
     finally:
         other.join()

@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from pilot.errors import HeadError, PilotError
-from pilot.head import database_file
-from pilot.head.database_file import SUFFIXES, fence, refuse_if_missing
 from pilot.head.lease import UNKNOWN
-from pilot.head.store import APPLICATION_ID, SCHEMA_VERSION, Store
+from pilot.head.store import database_file
+from pilot.head.store.database_file import SUFFIXES, fence, refuse_if_missing
+from pilot.head.store.store import APPLICATION_ID, SCHEMA_VERSION, Store
+from pilot.model.tasks import Environment
 from pilot.site import Site, create_site
 from pilot.wire.discovery import HeadAddress, write_address
 from pilot.wire.endpoints import Endpoints
-from pilot.wire.messages import Environment, OpenSession
+from pilot.wire.messages import OpenSession
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_no_half_of_the_tables_is_left_by_a_crash(
 ) -> None:
     path = tmp_path / "tasks.db"
     with monkeypatch.context() as patch:
-        patch.setattr("pilot.head.store._facts", lambda: "INSERT INTO nowhere VALUES (1);")
+        patch.setattr("pilot.head.store.store._facts", lambda: "INSERT INTO nowhere VALUES (1);")
         with pytest.raises(HeadError):
             Store(path)
     assert fact(path, "schema") == str(SCHEMA_VERSION)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.assignment import DRAIN_S, START_S, fits, longest_s, needed_s
-from scheduler.elasticity import (
+from pilot.scheduler.assignment import DRAIN_S, START_S, fits, longest_s, needed_s
+from pilot.scheduler.elasticity import (
     AT_ONCE,
     ENOUGH,
     MAX_NODES,
@@ -26,7 +26,7 @@ from scheduler.elasticity import (
     nodes_wanted,
     standings,
 )
-from scheduler.resources import NodeShape, Resources
+from pilot.scheduler.resources import NodeShape, Resources
 
 
 def pool(name: str = "main", **changes: Any) -> PoolLimits:

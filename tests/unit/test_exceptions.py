@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pilot.data.exceptions import pickled
 from pilot.data.values import decode
 from pilot.errors import CommandFailed
-from pilot.exceptions import pickled
 
 LIMIT = 64 << 10
 

@@ -8,17 +8,18 @@ from typing import Any
 import pytest
 from support.builders import done
 
-from pilot.agent.executor import Outbox, send_report
-from pilot.data.values import Value
+from pilot.model.tasks import Completion
+from pilot.model.values import Value
 from pilot.wire import messages as m
 from pilot.wire.channel import encode
+from pilot.worker.executor import Outbox, send_report
 
 
 class Agent:
     """The other end of the connection: takes what can be encoded."""
 
     def __init__(self) -> None:
-        self.told: list[m.Completion] = []
+        self.told: list[Completion] = []
 
     def send(self, message: Any) -> None:
         encode(message)
@@ -28,7 +29,7 @@ class Agent:
         pass
 
 
-def report(completions: list[m.Completion]) -> m.Done:
+def report(completions: list[Completion]) -> m.Done:
     return m.Done(1, completions)
 
 

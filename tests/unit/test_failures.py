@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from support.builders import work
 
-from pilot.agent.ends import ended, merge_failures
-from pilot.agent.failures import bases_of, failure_of
+from pilot.agent.rules.completions import ended, merge_failures
 from pilot.data.values import decode
 from pilot.limits import ERROR_TEXT_BYTES, NAME_BYTES
-from pilot.wire.messages import TaskFailure
-from scheduler.resources import Resources
+from pilot.model.tasks import TaskFailure
+from pilot.scheduler.resources import Resources
+from pilot.worker.failures import bases_of, failure_of
 
 LIMIT = 64 << 10
 

@@ -13,15 +13,15 @@ import pytest
 import yaml
 
 from pilot.head import fleet as f
+from pilot.head.core.state import Pilot
 from pilot.head.fleet import Fleet
 from pilot.head.outlook import PilotRow, pool_limits
 from pilot.head.setbacks import BACK_OFF_S
-from pilot.head.state import Pilot
-from pilot.head.store import Store
+from pilot.head.store.store import Store
+from pilot.scheduler.batch import Allocation, JobRequest, JobStatus, Phase, SubmitRefused, WhyEnded
+from pilot.scheduler.elasticity import ClassDemand
+from pilot.scheduler.resources import NodeShape, Resources
 from pilot.site import create_site, open_site
-from scheduler.batch import Allocation, JobRequest, JobStatus, Phase, SubmitRefused, WhyEnded
-from scheduler.elasticity import ClassDemand
-from scheduler.resources import NodeShape, Resources
 
 NOW = 1000.0
 HOUR = 3600.0

@@ -13,7 +13,7 @@ import pytest
 
 PREAMBLE = """
 import os, select, signal, subprocess, sys, time
-from pilot.agent.forking import Forked, ForkServer
+from pilot.worker.forking import Forked, ForkServer
 
 DEADLINE_S = 20.0
 
@@ -193,7 +193,7 @@ def test_nothing_outlives_a_served_process(killed: str) -> None:
 def test_that_there_is_no_room_for_a_process_is_told() -> None:
     program = """
         import errno
-        import pilot.agent.forking as forking
+        import pilot.worker.forking as forking
 
         real = forking._fork
 

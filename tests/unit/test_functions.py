@@ -18,15 +18,16 @@ import pytest
 from hypothesis import given, settings
 
 import pilot
-from pilot import functions
-from pilot.arguments import decode_function, encode_arguments
+from pilot.client import functions
+from pilot.client.arguments import decode_function, encode_arguments
+from pilot.client.function_watch import watch
+from pilot.client.functions import encode_function
+from pilot.client.future import Future
+from pilot.client.submission import Submission
+from pilot.client.submitter import Submitter
+from pilot.client.task import Task
 from pilot.errors import EncodingError, SubmissionError
-from pilot.functions import encode_function
-from pilot.future import Future
 from pilot.site import Site, create_site
-from pilot.submission import Parcel, Submitter
-from pilot.task import Task
-from pilot.watch import watch
 
 SCRIPT = """
 import abc, math
@@ -124,12 +125,12 @@ class World:
 
     def payload(self, function: Any, count: int = 1) -> bytes:
         """What workers are sent of a function."""
-        parcel = Parcel()
+        submission = Submission()
         task = self.submitter.task(function)
-        self.submitter.add(parcel, task, [((1,), {})] * count, range(count))
-        self.functions.update((one.digest, one.payload) for one in parcel.functions)
-        self.templates.update((one.id, one) for one in parcel.templates)
-        template = self.templates[parcel.tasks[-1].template]
+        self.submitter.add(submission, task, [((1,), {})] * count, range(count))
+        self.functions.update((one.digest, one.payload) for one in submission.functions)
+        self.templates.update((one.id, one) for one in submission.templates)
+        template = self.templates[submission.tasks[-1].template]
         self.last = template.function
         return self.functions[template.function]
 
@@ -236,7 +237,7 @@ def test_what_has_not_changed_is_not_sent_again(
 ) -> None:
     pickled = []
     monkeypatch.setattr(
-        "pilot.submission.encode_function",
+        "pilot.client.submitter.encode_function",
         lambda *arguments: pickled.append(arguments[0]) or encode_function(*arguments),
     )
     inner, *_ = world.names["outer"]()
@@ -269,7 +270,7 @@ def test_nothing_of_a_users_data_is_kept(world: World) -> None:
     for make in ("method", "partial", "closure"):
         function = {"method": data.method, "partial": functools.partial(print, data)}.get(make)
         world.submitter.add(
-            Parcel(), world.submitter.task(function or closed(data)), [((), {})], [1]
+            Submission(), world.submitter.task(function or closed(data)), [((), {})], [1]
         )
     del data, function
     gc.collect()
@@ -278,10 +279,12 @@ def test_nothing_of_a_users_data_is_kept(world: World) -> None:
 
 def test_a_refused_call_takes_nothing_with_it(world: World) -> None:
     function = world.names["uses_constants"]
-    parcel = Parcel()
+    submission = Submission()
     with pytest.raises(pilot.PilotError, match="generator"):
-        world.submitter.add(parcel, world.submitter.task(function), [((x for x in "a"), {})], [1])
-    assert (parcel.functions, parcel.templates, parcel.tasks) == ([], [], [])
+        world.submitter.add(
+            submission, world.submitter.task(function), [((x for x in "a"), {})], [1]
+        )
+    assert (submission.functions, submission.templates, submission.tasks) == ([], [], [])
     assert world.send(function)(2) == function(2)
 
 
@@ -328,7 +331,7 @@ def test_large_data_of_functions_go_into_segments(world: World, site: Site) -> N
 def test_who_submits_the_same_large_data_again_and_again_is_told(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pilot.submission._SLOW_BYTES", 100_000)
+    monkeypatch.setattr("pilot.client.submitter._SLOW_BYTES", 100_000)
     function = _large(world)["global array"]
     for _ in range(4):
         world.payload(function)
@@ -447,7 +450,7 @@ def test_what_cannot_be_sent_with_a_function_is_named() -> None:
 def test_a_future_in_a_closure_is_to_be_an_argument() -> None:
     future: Future[int] = Future(cast("Any", types.SimpleNamespace(origin=None)), 1)
     text = _error_of(lambda: future.result())
-    assert "'future', which it closes over (of type pilot.future.Future)" in text
+    assert "'future', which it closes over (of type pilot.Future)" in text
     assert "Give the future itself as an argument" in text
 
 

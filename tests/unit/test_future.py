@@ -19,15 +19,16 @@ from hypothesis import strategies as st
 from support.waiting import wait_until
 
 import pilot
-from pilot.arguments import Origin, decode_arguments, encode_arguments
-from pilot.callbacks import Callbacks, CalledBack
-from pilot.children import ChildFuture
-from pilot.data.values import Value, encode
+from pilot.client.arguments import Origin, decode_arguments, encode_arguments
+from pilot.client.callbacks import Callbacks, CalledBack
+from pilot.client.child_tasks import ChildFuture
+from pilot.client.failures import exception_of
+from pilot.client.future import Future
+from pilot.client.results import Results
+from pilot.data.values import encode
 from pilot.errors import PilotError, SubmissionError
-from pilot.failures import exception_of
-from pilot.future import Future
-from pilot.results import Results
-from pilot.wire import messages as m
+from pilot.model.tasks import TaskFailure, TaskOutcome
+from pilot.model.values import Value
 
 HERE = Path("/nowhere")
 
@@ -56,15 +57,15 @@ def child_of(site: str, count: int) -> ChildFuture:
 
 def settle(future: Future[Any], *values: Any) -> None:
     future._settle(
-        m.TaskOutcome(future.task, "COMPLETED", tuple(Value(0, encode(one)) for one in values))
+        TaskOutcome(future.task, "COMPLETED", tuple(Value(0, encode(one)) for one in values))
     )
 
 
-def failed(error: BaseException, state: str = "FAILED") -> m.TaskOutcome:
-    failure = m.TaskFailure(
+def failed(error: BaseException, state: str = "FAILED") -> TaskOutcome:
+    failure = TaskFailure(
         type(error).__name__, str(error), "its traceback", encode(error), ("Exception",), "n", 1
     )
-    return m.TaskOutcome(1 << 32 | 7, state, failure=failure)
+    return TaskOutcome(1 << 32 | 7, state, failure=failure)
 
 
 # --- parts ----------------------------------------------------------------------------------------
@@ -152,7 +153,7 @@ def test_part_of_what_failed_or_was_cancelled() -> None:
     assert isinstance(part.exception(1), ValueError) and part.state == "TIMED_OUT"
     future = future_of((), 2)
     part = future[1]
-    future._settle(m.TaskOutcome(future.task, "CANCELLED"))
+    future._settle(TaskOutcome(future.task, "CANCELLED"))
     assert part.cancelled() and future[0].cancelled() and future.cancelled()
 
 
@@ -468,7 +469,7 @@ def test_gather_raises_the_first_or_puts_it_in_its_place() -> None:
 def test_gather_shows_how_far_it_is(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pilot.cli import progress
+    from pilot.client import progress
 
     monkeypatch.setattr(progress, "_LINE_S", 0.0)
     monkeypatch.setattr(progress, "_REFRESH_S", 0.01)

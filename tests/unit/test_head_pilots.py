@@ -11,18 +11,19 @@ from typing import Any
 import pytest
 from support.builders import done, spec, template
 
-from pilot.head import events as ev
+from pilot.head.core import events as ev
 from pilot.head.pilots import Pilots
 from pilot.head.shell import Shell
-from pilot.head.store import Store
+from pilot.head.store.store import Store
+from pilot.model.tasks import Environment, Function, SessionInfo
+from pilot.scheduler.batch import BatchUnavailable, JobStatus, Phase, open_batch
+from pilot.scheduler.resources import NodeShape
 from pilot.site import create_site
 from pilot.version import __version__
 from pilot.wire import messages as m
-from scheduler.batch import BatchUnavailable, JobStatus, Phase, open_batch
-from scheduler.resources import NodeShape
 
 NOW = 1000.0
-CODE = m.Function(b"f1", b"code")
+CODE = Function(b"f1", b"code")
 NODES = [m.NodeInfo("n1", NodeShape(4))]
 
 
@@ -105,8 +106,8 @@ def test_pilot_is_told_to_forget_what_it_was_sent_of_a_session_that_ends(head: H
     head.hello(b"p#1", 0)
     shell = head.shell
     for session in (1, 2):
-        info = m.SessionInfo(session, "", m.Environment("/", (), {}))
-        shell.parcels.open(info, {b"f1": m.Function(b"f1", b"code")})
+        info = SessionInfo(session, "", Environment("/", (), {}))
+        shell.assignments.open(info, {b"f1": Function(b"f1", b"code")})
         shell.apply(ev.SessionOpened(session), NOW)
     shell.learn(1, (), [template()])
     shell.apply(ev.TasksSubmitted(1, [template()], [spec(1)], {}), NOW)
@@ -123,8 +124,8 @@ def test_pilot_is_told_to_forget_what_it_was_sent_of_a_session_that_ends(head: H
 
 
 def test_pilot_is_told_what_has_ended_while_it_had_no_head(head: Head) -> None:
-    info = m.SessionInfo(2, "", m.Environment("/", (), {}))
-    head.shell.parcels.open(info, {})
+    info = SessionInfo(2, "", Environment("/", (), {}))
+    head.shell.assignments.open(info, {})
     head.hello(b"p#1", 0, 1, 2)
     assert head.sent[-1] == (b"p#1", m.ForgetSession(1))
     assert sum(isinstance(told, m.ForgetSession) for _, told in head.sent) == 1
@@ -168,7 +169,7 @@ def test_pilot_that_ends_a_task_has_worked(head: Head) -> None:
 
 def _submit(head: Head, *tasks: int) -> None:
     shell = head.shell
-    shell.parcels.open(m.SessionInfo(1, "", m.Environment("/", (), {})), {b"f1": CODE})
+    shell.assignments.open(SessionInfo(1, "", Environment("/", (), {})), {b"f1": CODE})
     shell.apply(ev.SessionOpened(1), NOW)
     shell.learn(1, (), [template()])
     shell.apply(ev.TasksSubmitted(1, [template()], [spec(task) for task in tasks], {}), NOW)
@@ -178,7 +179,7 @@ def test_a_task_that_cannot_be_handed_out_fails_and_the_others_run(head: Head) -
     """Its arguments are neither in memory nor in the database."""
     head.hello(b"p#1", 0)
     _submit(head, 1, 2, 3)
-    head.shell.parcels.drop(2)
+    head.shell.assignments.drop(2)
     head.sent.clear()
     head.pilots.assign(NOW)
     welcomes = [what for _, what in head.sent if isinstance(what, m.Welcome)]
@@ -201,7 +202,7 @@ def test_a_database_that_cannot_be_read_for_a_moment_fails_no_task(
     head.hello(b"p#1", 0)
     _submit(head, 1)
     with monkeypatch.context() as patch:
-        patch.setattr(head.shell.parcels, "pack", fail)
+        patch.setattr(head.shell.assignments, "pack", fail)
         with pytest.raises(sqlite3.OperationalError):
             head.pilots.assign(NOW)
     head.hello(b"p#1", 0)

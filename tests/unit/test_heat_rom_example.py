@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from launchers import HostShare, Placement, get_launcher
+from pilot.launchers import HostShare, Placement, get_launcher
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "heat_rom"
 MODULES = ("heat", "rsvd", "rom")

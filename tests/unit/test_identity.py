@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launchers import identity_in, leave_identity
+from pilot.launchers import identity_in, leave_identity
 
 #: As they were found in ranks, with what belongs to the job or the user beside it.
 HYDRA = {

@@ -28,12 +28,21 @@ HEAVY = {
 }
 #: What the process must have, so that the test sees the whole of it; and what more it has not.
 BUDGET = {
-    "pilot": ("pilot.task", {"pilot.session", "sqlite3", "yaml", "zmq"}),
-    "pilot.head.run": ("sqlite3", {"pilot.agent", "pilot.cli", "pilot.session"}),
-    "pilot.agent.agent": ("pilot.agent.executor", {"pilot.head", "pilot.session", "sqlite3"}),
-    "pilot.agent.node": ("pilot.agent.executor", {"pilot.head", "pilot.session", "sqlite3"}),
-    "pilot.agent.mpi_world": ("pilot.agent.work", {"pilot.head", "pilot.session", "sqlite3"}),
-    "pilot.session": ("zmq", {"pilot.cli", "sqlite3"}),
+    "pilot": ("pilot.client.task", {"pilot.client.session", "sqlite3", "yaml", "zmq"}),
+    "pilot.head.run": ("sqlite3", {"pilot.agent", "pilot.cli", "pilot.client.session"}),
+    "pilot.agent.agent": (
+        "pilot.worker.executor",
+        {"pilot.head", "pilot.client.session", "sqlite3"},
+    ),
+    "pilot.worker.node": (
+        "pilot.worker.executor",
+        {"pilot.head", "pilot.client.session", "sqlite3"},
+    ),
+    "pilot.worker.mpi_rank": (
+        "pilot.worker.task_runner",
+        {"pilot.head", "pilot.client.session", "sqlite3"},
+    ),
+    "pilot.client.session": ("zmq", {"pilot.cli", "sqlite3"}),
 }
 
 
@@ -53,7 +62,12 @@ def test_no_process_loads_what_it_does_not_need(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "before", ["pilot.session", "pilot.task, pilot.context, pilot.event", "pilot.cli"]
+    "before",
+    [
+        "pilot.client.session",
+        "pilot.client.task, pilot.client.context, pilot.client.events",
+        "pilot.cli",
+    ],
 )
 def test_public_names_are_no_modules_whatever_was_imported_before(before: str) -> None:
     code = f"import {before}; import pilot; print([type(getattr(pilot, n)) for n in pilot.__all__])"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from support.builders import done
 
-from pilot.agent.inputs import Inputs
-from pilot.data.values import Value
-from pilot.wire.messages import Children, InputValue, Work
+from pilot.agent.rules.inputs import Inputs
+from pilot.model.tasks import Children
+from pilot.model.values import Value
+from pilot.wire.messages import InputValue, Work
 
 HELD = {1: 1, 2: 1}
 

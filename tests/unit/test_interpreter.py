@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pilot.head.daemon import head_command
+from pilot.client.starter import head_command
 from pilot.interpreter import pilot_command
 from pilot.site import create_site
 from pilot.version import __version__

@@ -12,14 +12,17 @@ import pytest
 from support.builders import spec, template
 
 from pilot.data.segments import SegmentWriter
-from pilot.data.values import Value, load
+from pilot.data.storing import load
 from pilot.errors import ResultError
-from pilot.head import core as c
-from pilot.head import events as ev
 from pilot.head import janitor as j
+from pilot.head.core import core as c
+from pilot.head.core import events as ev
 from pilot.head.janitor import Janitor, who_needs
-from pilot.head.store import Batch, Garbage, Store
-from pilot.wire.messages import Environment, OpenSession, task_label
+from pilot.head.store.store import Batch, Garbage, Store
+from pilot.model.ids import task_label
+from pilot.model.tasks import Environment
+from pilot.model.values import Value
+from pilot.wire.messages import OpenSession
 
 NOW = 100.0
 ROW = 10_000
@@ -235,7 +238,7 @@ def test_the_database_shrinks(site: Site) -> None:
 
 
 def test_failures_are_records(site: Site) -> None:
-    from pilot.wire.messages import TaskFailure
+    from pilot.model.tasks import TaskFailure
 
     batch = Batch()
     failure = TaskFailure("ValueError", "no")

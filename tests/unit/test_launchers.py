@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launchers import (
+from pilot.launchers import (
     LAUNCHERS,
     NODE_LAUNCHERS,
     HostShare,
@@ -23,8 +23,8 @@ from launchers import (
     get_launcher,
     node_worker,
 )
-from launchers.local import LocalLauncher
-from launchers.mpirun import (
+from pilot.launchers.local import LocalLauncher
+from pilot.launchers.mpirun import (
     FLAVOURS,
     INTEL,
     MPICH,
@@ -33,7 +33,7 @@ from launchers.mpirun import (
     find_mpi,
     parse_version,
 )
-from launchers.srun import SHARING_STEPS, SrunLauncher
+from pilot.launchers.srun import SHARING_STEPS, SrunLauncher
 
 COMMAND = ("python", "-m", "world", "--name", "w 1")
 VENV_BIN = str(Path(sys.executable).parent)

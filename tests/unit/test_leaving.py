@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilot.head.leaving import CLIENT_S, Leaving, lives
-from pilot.head.state import Session
+from pilot.head.core.leaving import CLIENT_S, Leaving, lives
+from pilot.head.core.state import Session
 
 
 def session(number: int, unfinished: int = 0, closed: bool = False) -> Session:

@@ -18,12 +18,14 @@ import pytest
 from support.builders import spec, template
 
 import pilot
-from pilot.command import CommandResult
-from pilot.data.values import Value, encode
+from pilot.client.caching.keys import call_digest, source_digest, stamps
+from pilot.client.command import CommandResult
+from pilot.client.task import Task, as_task
+from pilot.data.file_stamps import file_digest, unchanged
+from pilot.data.values import encode
 from pilot.errors import SubmissionError
-from pilot.head import memo
-from pilot.memo import call_digest, file_digest, source_digest, stamps, unchanged
-from pilot.task import Task, as_task
+from pilot.head.core import memo_keys
+from pilot.model.values import Value
 
 PROGRAM = """
 import helpers
@@ -252,8 +254,8 @@ def test_module_that_is_imported_inside_is_only_read(
 
 def test_digest_is_the_same_in_another_process(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(
-        "from pilot.memo import source_digest\n"
-        "from pilot.task import as_task\n"
+        "from pilot.client.caching.keys import source_digest\n"
+        "from pilot.client.task import as_task\n"
         "KINDS = {'liquid', 'gas', 'solid'}\n"
         "f = lambda x: x in {'liquid', 'gas'}\n"
         "def work(x): return f(x) and x in KINDS\n"
@@ -412,20 +414,22 @@ def test_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
 
 
 def test_key_depends_on_source_arguments_and_inputs() -> None:
-    start = memo.base(template(cache=b"source"), spec(1))
-    assert start == memo.base(template(2, cache=b"source", retries=5), spec(7))
-    assert start != memo.base(template(cache=b"other"), spec(1))
+    start = memo_keys.base(template(cache=b"source"), spec(1))
+    assert start == memo_keys.base(template(2, cache=b"source", retries=5), spec(7))
+    assert start != memo_keys.base(template(cache=b"other"), spec(1))
     inline = Value(3, b"abc")
-    assert memo.key(start, [inline]) == memo.key(start, [Value(3, b"abc")])
-    assert memo.key(start, [inline]) != memo.key(start, [])
-    assert memo.key(start, [inline, Value(1, b"d")]) != memo.key(start, [Value(1, b"d"), inline])
+    assert memo_keys.key(start, [inline]) == memo_keys.key(start, [Value(3, b"abc")])
+    assert memo_keys.key(start, [inline]) != memo_keys.key(start, [])
+    assert memo_keys.key(start, [inline, Value(1, b"d")]) != memo_keys.key(
+        start, [Value(1, b"d"), inline]
+    )
 
 
 def test_large_results_of_a_task_with_a_key_are_alike_in_every_run() -> None:
-    first = memo.marked((Value(9, path="a.h5", name="/1"), Value(1, b"x")), b"key")
-    again = memo.marked((Value(9, path="b.h5", name="/2"), Value(1, b"x")), b"key")
-    assert memo.key(b"", first) == memo.key(b"", again)
-    other = memo.marked((Value(9, path="b.h5", name="/2"), Value(1, b"x")), b"another")
-    assert memo.key(b"", first) != memo.key(b"", other)
+    first = memo_keys.marked((Value(9, path="a.h5", name="/1"), Value(1, b"x")), b"key")
+    again = memo_keys.marked((Value(9, path="b.h5", name="/2"), Value(1, b"x")), b"key")
+    assert memo_keys.key(b"", first) == memo_keys.key(b"", again)
+    other = memo_keys.marked((Value(9, path="b.h5", name="/2"), Value(1, b"x")), b"another")
+    assert memo_keys.key(b"", first) != memo_keys.key(b"", other)
     unmarked = Value(9, path="a.h5", name="/1")
-    assert memo.key(b"", [unmarked]) != memo.key(b"", [Value(9, path="b.h5", name="/2")])
+    assert memo_keys.key(b"", [unmarked]) != memo_keys.key(b"", [Value(9, path="b.h5", name="/2")])

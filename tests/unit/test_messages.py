@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.builders import template
 
-from pilot.data.values import Value
+from pilot.model.ids import parse_task_label, task_label
+from pilot.model.tasks import Completion, Environment, TaskFailure, TaskSpec
+from pilot.model.values import Value
+from pilot.scheduler.resources import NodeShape, Resources
 from pilot.wire import messages as m
-from scheduler.resources import NodeShape, Resources
 
 DIRECTIONS = ("ToHead", "ToClient", "ToPilot", "ToAgent", "ToNode", "ToExecutor")
 
@@ -86,24 +88,24 @@ def test_nonsense_is_refused(packed: bytes) -> None:
 @given(st.integers(0, 2**31 - 1), st.integers(0, 2**32 - 1))
 def test_labels_are_read_back(stream: int, number: int) -> None:
     task = stream << 32 | number
-    assert m.task_label(task) == f"{stream}.{number}"
-    assert m.parse_task_label(m.task_label(task)) == task
+    assert task_label(task) == f"{stream}.{number}"
+    assert parse_task_label(task_label(task)) == task
 
 
 @pytest.mark.parametrize("text", ["", "7", ".", "1.", ".1", "a.b", "1.2.3", "-1.2", "1.-2", " 1.2"])
 def test_what_is_no_label(text: str) -> None:
     with pytest.raises(ValueError, match=r"task ids look like 3\.17"):
-        m.parse_task_label(text)
+        parse_task_label(text)
 
 
 def test_crash_is_told_from_an_exception() -> None:
-    assert m.TaskFailure("SIGKILL", "killed").is_crash
-    assert not m.TaskFailure("ValueError", "no", bases=("ValueError",)).is_crash
+    assert TaskFailure("SIGKILL", "killed").is_crash
+    assert not TaskFailure("ValueError", "no", bases=("ValueError",)).is_crash
 
 
 def test_frame_of_many_tasks_is_small() -> None:
     """What an empty call adds to its arguments, on the wire."""
-    tasks = [m.TaskSpec(1 << 32 | n, 1 << 32, b"") for n in range(1000)]
+    tasks = [TaskSpec(1 << 32 | n, 1 << 32, b"") for n in range(1000)]
     assert len(msgspec.msgpack.encode(m.Submit(1, 1, [], [], tasks))) < 28_000
 
 
@@ -121,20 +123,20 @@ LARGE = 1 << 63
     [
         m.Watch([LARGE]),
         m.Watch([-1]),
-        m.Submit(1, 1, [], [], [m.TaskSpec(LARGE, 1, b"")]),
-        m.Submit(1, 1, [], [], [m.TaskSpec(1, 1, b"", ordinal=LARGE)]),
-        m.Submit(1, 1, [], [], [m.TaskSpec(1, 1, b"", ((1, LARGE),))]),
-        m.Submit(1, 1, [], [], [m.TaskSpec(1, 1, b"", values=(Value(-1),))]),
+        m.Submit(1, 1, [], [], [TaskSpec(LARGE, 1, b"")]),
+        m.Submit(1, 1, [], [], [TaskSpec(1, 1, b"", ordinal=LARGE)]),
+        m.Submit(1, 1, [], [], [TaskSpec(1, 1, b"", ((1, LARGE),))]),
+        m.Submit(1, 1, [], [], [TaskSpec(1, 1, b"", values=(Value(-1),))]),
         m.Submit(1, 1, [], [template(1, returns=1 << 40)], []),
         m.Submit(1, 1, [], [template(1, priority=LARGE)], []),
         m.Submit(1, 1, [], [template(1, time_limit_s=math.nan)], []),
         m.Submit(1, 1, [], [template(1, resources=Resources(cores=1 << 40))], []),
         m.Submit(1, 1, [], [template(1, resources=Resources(ranks=-1))], []),
-        m.OpenSession(1, "s", m.Environment("/"), weight=math.inf),
-        m.OpenSession(1, "s", m.Environment("/"), weight=math.nan),
-        m.OpenSession(1, "s", m.Environment("/"), weight=0.0),
-        m.Completions("p", 1, [m.Completion(1, 1, "ok", started=math.nan)]),
-        m.Completions("p", 1, [m.Completion(1, 1, "ok", ended=math.inf)]),
+        m.OpenSession(1, "s", Environment("/"), weight=math.inf),
+        m.OpenSession(1, "s", Environment("/"), weight=math.nan),
+        m.OpenSession(1, "s", Environment("/"), weight=0.0),
+        m.Completions("p", 1, [Completion(1, 1, "ok", started=math.nan)]),
+        m.Completions("p", 1, [Completion(1, 1, "ok", ended=math.inf)]),
         m.Completions("p", LARGE, []),
         m.PilotStatus("p", [], [], math.nan),
     ],

@@ -10,8 +10,8 @@ from support.waiting import wait_until
 
 from pilot.agent import mpi_choice as c
 from pilot.agent.mpi_choice import Choice, MpiChoice, run_for, try_out
-from scheduler.batch import MpiWay, find_kind
-from scheduler.batch.slurm import kinds_of_mpi
+from pilot.scheduler.batch import MpiWay, find_kind
+from pilot.scheduler.batch.slurm import kinds_of_mpi
 
 SLURM = find_kind("slurm")
 

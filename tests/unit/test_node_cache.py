@@ -15,11 +15,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from pilot.agent import node_cache
-from pilot.agent.node_cache import RECORD, USERS, CacheHolder, NodeCache, cache_dir
 from pilot.data.segments import SegmentWriter
-from pilot.data.values import Value
+from pilot.model.values import Value
 from pilot.site import Site, create_site
+from pilot.worker import node_cache
+from pilot.worker.node_cache import RECORD, USERS, CacheHolder, NodeCache, cache_dir
 
 MIB = 1024 * 1024
 
@@ -163,8 +163,8 @@ def test_what_is_wrong_with_the_original_is_said_of_it(site: Site) -> None:
 LOADS = """
 import sys
 from pathlib import Path
-from pilot.agent.node_cache import NodeCache
-from pilot.data.values import Value
+from pilot.worker.node_cache import NodeCache
+from pilot.model.values import Value
 from pilot.site import open_site
 import msgspec
 site = open_site(Path(sys.argv[1]))

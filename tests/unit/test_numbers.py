@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.builders import done, spec, template
 
+from pilot.client.numbers import Numbers
 from pilot.errors import HeadError
-from pilot.head import core as c
-from pilot.head import events as ev
-from pilot.head import numbers as head_numbers
-from pilot.head.peers import Peers
-from pilot.numbers import Numbers
-from pilot.wire.messages import Children, TaskSpec, session_of, task_id
+from pilot.head.connections import Peers
+from pilot.head.core import core as c
+from pilot.head.core import events as ev
+from pilot.head.core import numbering as head_numbers
+from pilot.model.ids import session_of, task_id
+from pilot.model.tasks import Children, TaskSpec
 
 NOW = 100.0
 

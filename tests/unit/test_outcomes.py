@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from pilot.data.values import Value
-from pilot.head import outcomes as module
-from pilot.head.outcomes import Outcomes
-from pilot.wire.messages import TaskFailure, TaskOutcome
+from pilot.head import outcome_cache as module
+from pilot.head.outcome_cache import Outcomes
+from pilot.model.tasks import TaskFailure, TaskOutcome
+from pilot.model.values import Value
 
 
 class Rows:

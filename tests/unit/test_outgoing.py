@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from pilot.client.outgoing import plain
 from pilot.errors import PilotError
 from pilot.wire import messages as m
-from pilot.wire.outgoing import plain
 
 BIG = 10**30
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import pilot
-from pilot.command import ShellCommand
+from pilot.client.command import ShellCommand
 from pilot.data import patience
 from pilot.data.imported import Imported, checked
 from pilot.data.patience import is_there, set_patience, when_there

@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 
 import pilot
+from pilot.client.functions import encode_function
+from pilot.client.submission import Submission
+from pilot.client.submitter import Submitter
+from pilot.client.task import OptionError, as_task
 from pilot.data import pickling
 from pilot.data.pickling import INTERPRETER, minor_version
 from pilot.data.values import decode, encode, encode_within
 from pilot.errors import EncodingError, SubmissionError
-from pilot.functions import encode_function
 from pilot.site import create_site
-from pilot.submission import Parcel, Submitter
-from pilot.task import OptionError, as_task
 
 SCRIPT = """
 import dataclasses, enum, functools, sys, subprocess, typing
@@ -202,7 +203,7 @@ def test_code_is_refused_at_its_submission_where_the_pilots_have_another_python(
     submitter = Submitter(7, site, python=lambda: there)
     function = _of_the_script(FUNCTION)["f"]
     with pytest.raises(SubmissionError) as raised:
-        submitter.add(Parcel(), as_task(function), [((1,), {})], [1])
+        submitter.add(Submission(), as_task(function), [((1,), {})], [1])
     for word in (
         "f was not submitted",
         there,
@@ -211,11 +212,11 @@ def test_code_is_refused_at_its_submission_where_the_pilots_have_another_python(
         "environment.python",
     ):
         assert word in str(raised.value)
-    submitter.add(Parcel(), as_task(pow), [((1, 2), {})], [1])  # by name
+    submitter.add(Submission(), as_task(pow), [((1, 2), {})], [1])  # by name
     there = ""  # the head does not know
-    submitter.add(Parcel(), as_task(function), [((1,), {})], [1])
+    submitter.add(Submission(), as_task(function), [((1,), {})], [1])
     there = INTERPRETER
-    submitter.add(Parcel(), as_task(lambda: 1), [((), {})], [1])
+    submitter.add(Submission(), as_task(lambda: 1), [((), {})], [1])
     assert [minor_version(t) for t in ("", "Python", "Python x.y", "Python 3.11.7 (/p)")] == [
         *3 * [(0, 0)],
         (3, 11),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.placement import FreeNode, Share, place
-from scheduler.resources import NodeShape, Resources
+from pilot.scheduler.placement import FreeNode, Share, place
+from pilot.scheduler.resources import NodeShape, Resources
 
 
 def nodes(*cores: int, memory_mib: int = 0, gpus: int = 0) -> list[FreeNode]:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from support.builders import done, template
 
-from pilot.head.policy import COMPLETED, FAILED, TIMED_OUT, verdict
-from pilot.wire.messages import TaskFailure
+from pilot.head.core.retry import COMPLETED, FAILED, TIMED_OUT, verdict
+from pilot.model.tasks import TaskFailure
 
 AGAIN = None
 

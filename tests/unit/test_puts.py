@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 from support.builders import done, spec, template
 
+from pilot.client.submission import Submission
+from pilot.client.submitter import GroupKey, Submitter
 from pilot.data.segments import SegmentWriter
-from pilot.data.values import Value, load
+from pilot.data.storing import load
 from pilot.errors import EncodingError, StorageError
-from pilot.head import core as c
-from pilot.head import events as ev
+from pilot.head.core import core as c
+from pilot.head.core import events as ev
+from pilot.model.tasks import Children, TaskSpec
+from pilot.model.values import Value
+from pilot.scheduler.resources import NodeShape
 from pilot.site import Site, create_site
-from pilot.submission import GroupKey, Parcel, Submitter
-from pilot.wire.messages import Children, TaskSpec
-from scheduler.resources import NodeShape
 
 NOW = 100.0
 PARENT, PUT, CHILD = 1, 11, 12
@@ -38,35 +40,35 @@ def submitter(site: Site) -> Submitter:
 
 
 def test_small_and_large(site: Site, submitter: Submitter) -> None:
-    parcel = Parcel()
+    submission = Submission()
     numbers = [7 << 32 | n for n in (1, 2, 3)]
     for number, obj in zip(numbers, (1, np.ones(20_000), np.zeros(20_000)), strict=True):
-        submitter.put(parcel, obj, "v", number)
-    assert [s.id for s in parcel.tasks] == numbers
-    (known,) = parcel.templates
+        submitter.put(submission, obj, "v", number)
+    assert [s.id for s in submission.tasks] == numbers
+    (known,) = submission.templates
     assert (known.kind, known.name, known.session, known.function) == ("value", "v", 7, b"")
-    small, ones, zeros = (s.values[0] for s in parcel.tasks)
+    small, ones, zeros = (s.values[0] for s in submission.tasks)
     assert small.is_inline and load(small, site.directory) == 1
     assert ones.owner == numbers[1] and zeros.owner == numbers[2]
     assert np.array_equal(load(ones, site.directory), np.ones(20_000))
     # Nodes copy whole files.
     assert ones.path != zeros.path and ones.shared and zeros.shared
-    assert {s.payload for s in parcel.tasks} == {b""} and parcel.functions == []
+    assert {s.payload for s in submission.tasks} == {b""} and submission.functions == []
 
 
 def test_a_template_for_each_name_and_group(submitter: Submitter) -> None:
-    parcel = Parcel()
+    submission = Submission()
     for name, group in [("a", "x"), ("a", "x"), ("a", "y"), ("b", "y")]:
-        submitter.put(parcel, 1, name, 1, GroupKey(group, False))
-    assert [(t.name, t.group) for t in parcel.templates] == [("a", "x"), ("a", "y"), ("b", "y")]
+        submitter.put(submission, 1, name, 1, GroupKey(group, False))
+    assert [(t.name, t.group) for t in submission.templates] == [("a", "x"), ("a", "y"), ("b", "y")]
 
 
 def test_a_failure_leaves_nothing(
     site: Site, submitter: Submitter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parcel = Parcel()
+    submission = Submission()
     with pytest.raises(EncodingError, match="generator"):
-        submitter.put(parcel, (x for x in "abc"), "v", 1)
+        submitter.put(submission, (x for x in "abc"), "v", 1)
 
     def full(_writer: SegmentWriter) -> list[Value]:
         raise StorageError("the disk is full")
@@ -74,12 +76,12 @@ def test_a_failure_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(SegmentWriter, "seal", full)
         with pytest.raises(StorageError):
-            submitter.put(parcel, np.ones(20_000), "v", 2)
-    assert parcel.tasks == [] and not list(site.results.glob("*/.*")) + list(
+            submitter.put(submission, np.ones(20_000), "v", 2)
+    assert submission.tasks == [] and not list(site.results.glob("*/.*")) + list(
         site.results.glob("*/*")
     )
-    submitter.put(parcel, np.ones(20_000), "v", 3)
-    (value,) = parcel.tasks[0].values
+    submitter.put(submission, np.ones(20_000), "v", 3)
+    (value,) = submission.tasks[0].values
     assert np.array_equal(load(value, site.directory), np.ones(20_000))
 
 

@@ -15,17 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.builders import done, spec, template
 
-from pilot.data.values import Value
+from pilot.client.events import Event, read_events
 from pilot.errors import PilotError, ResultError, StorageError
-from pilot.event import STATES as EVENT_STATES
-from pilot.event import Event, read_events
-from pilot.head import core as c
-from pilot.head import events as ev
-from pilot.head import queries, search
-from pilot.head.outcomes import Outcomes
-from pilot.head.store import Batch, Store
-from pilot.wire.messages import Environment, OpenSession, TaskFailure, task_label
-from scheduler.resources import NodeShape
+from pilot.head import queries
+from pilot.head.core import core as c
+from pilot.head.core import events as ev
+from pilot.head.explain.view import View
+from pilot.head.outcome_cache import Outcomes
+from pilot.head.store import search
+from pilot.head.store.store import Batch, Store
+from pilot.model.ids import task_label
+from pilot.model.states import STATES as EVENT_STATES
+from pilot.model.tasks import Environment, TaskFailure
+from pilot.model.values import Value
+from pilot.scheduler.resources import NodeShape
+from pilot.wire.messages import OpenSession
 
 ENVIRONMENT = Environment("/home", (), {})
 
@@ -81,7 +85,7 @@ class Head:
 
     def ask(self, name: str, /, **arguments: Any) -> Any:
         fleet = SimpleNamespace(pilots={})
-        view = queries.View(self.store, self.core, fleet, {}, dict, self.told)
+        view = View(self.store, self.core, fleet, {}, dict, self.told)
         return queries.answer(view, name, arguments)
 
     def ids(self, **arguments: Any) -> list[int]:
@@ -451,7 +455,7 @@ def test_following_ends_with_the_session_or_the_task(
     head: Head, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def meanwhile(steps: list[Callable[[], None]]) -> None:
-        monkeypatch.setattr("pilot.event.time.sleep", lambda _: steps.pop(0)())
+        monkeypatch.setattr("pilot.client.events.time.sleep", lambda _: steps.pop(0)())
 
     def closes() -> None:
         head.apply(ev.SessionOpened(2, closed=True))

@@ -16,13 +16,13 @@ from pilot.cli import cli
 from pilot.cli.completing import complete_parameter
 from pilot.errors import SiteError
 from pilot.head.lease_files import LeaseFiles, read_lease
+from pilot.regular_files import NotRegularError, read_regular
 from pilot.site import create_site, open_site
 from pilot.wire.discovery import read_address
 from pilot.wire.keys import load_keys, make_keys
 from pilot.workflow import load_workflow
 from pilot.workflow.record import FILE_NAME, read_record
 from pilot.workflow.schema import WorkflowFileError
-from site_configs.regular import NotRegularError, read_regular
 
 WORKFLOW = "tasks: {t: {run: 'true'}}\n"
 

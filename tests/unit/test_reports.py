@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from support.builders import done, work
 
-from pilot.agent.reports import TOGETHER_S, Reports
-from pilot.wire.messages import Completion
+from pilot.agent.rules.reports import TOGETHER_S, Reports
+from pilot.model.tasks import Completion
 
 
 def given_back(task: int, attempt: int = 1) -> Completion:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.resources import (
+from pilot.scheduler.resources import (
     NodeShape,
     Resources,
     nodes_needed,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pilot.errors import PilotError
-from pilot.retry import Ended, chosen, renumbered
-from pilot.wire.messages import TaskSpec
+from pilot.model.session_retry import Ended, chosen, renumbered
+from pilot.model.tasks import TaskSpec
 
 S = 1 << 32  # the first session
 

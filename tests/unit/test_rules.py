@@ -8,17 +8,18 @@ from typing import Any, TypeVar
 import pytest
 from support.builders import done, template, work
 
-from pilot.agent import actions as a
-from pilot.agent.ends import describe_exit
-from pilot.agent.executor_rules import MOST_FAILED, REST_S, START_S
-from pilot.agent.pipeline import AGAIN_S, BEHIND_S
-from pilot.agent.queues import STARVED_S
-from pilot.agent.rules import Rules
-from pilot.agent.warm import IDLE_S
-from pilot.agent.world_rules import PATIENCE_S, RANKS_LEAVE_S
-from pilot.agent.world_rules import START_S as WORLD_START_S
-from pilot.wire.messages import Completion, InputValue, Work
-from scheduler.resources import NodeShape, Resources
+from pilot.agent.rules import actions as a
+from pilot.agent.rules.completions import describe_exit
+from pilot.agent.rules.executors import MOST_FAILED, REST_S, START_S
+from pilot.agent.rules.prefetch import AGAIN_S, BEHIND_S
+from pilot.agent.rules.queues import STARVED_S
+from pilot.agent.rules.rules import Rules
+from pilot.agent.rules.warm_pool import IDLE_S
+from pilot.agent.rules.worlds import PATIENCE_S, RANKS_LEAVE_S
+from pilot.agent.rules.worlds import START_S as WORLD_START_S
+from pilot.model.tasks import Completion
+from pilot.scheduler.resources import NodeShape, Resources
+from pilot.wire.messages import InputValue, Work
 
 A = TypeVar("A")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import pilot
-from pilot.search_path import search_path
+from pilot.client.search_path import search_path
 
 PREFIX = Path(sys.prefix)
 

@@ -28,8 +28,8 @@ from pilot.data import parts, segments
 from pilot.data.checksum import checksum
 from pilot.data.hdf5 import Draft, SealedFile
 from pilot.data.segments import OpenFiles, SegmentWriter, read, remove_unsealed
-from pilot.data.values import Value
 from pilot.errors import EncodingError, ResultError, StorageError
+from pilot.model.values import Value
 
 
 @pytest.fixture

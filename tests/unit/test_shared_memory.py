@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import mmap
 
-from pilot.agent.shared_memory import PLACE_BYTES, begins, order_of, skip_upto
+from pilot.worker.shared_memory import PLACE_BYTES, begins, order_of, skip_upto
 
 SENT = 5
 

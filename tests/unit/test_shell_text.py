@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import pilot
-from pilot.command_text import CommandText
+from pilot.client.command_text import CommandText
 from pilot.errors import CommandError
 
 SHELLS = [["/bin/sh"], *([["bash", "--posix"]] if shutil.which("bash") else [])]

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from scheduler.resources import NodeShape
-from site_configs import (
+from pilot.scheduler.resources import NodeShape
+from pilot.site_configs import (
     SiteConfig,
     SiteFileError,
     load_site_file,
@@ -21,7 +21,7 @@ from site_configs import (
     templates,
     yamlfile,
 )
-from site_configs.schema import site_type
+from pilot.site_configs.schema import site_type
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "site-file.md"
 

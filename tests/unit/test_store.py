@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 from support.builders import done, spec, template
 
-from pilot.data.values import Value
 from pilot.errors import HeadError, PilotError
-from pilot.head import core as c
-from pilot.head import events as ev
-from pilot.head.store import QUERIES, Batch, Store
-from pilot.wire.messages import NUMBERS, Environment, Function, OpenSession, TaskFailure
-from scheduler.resources import NodeShape
+from pilot.head.core import core as c
+from pilot.head.core import events as ev
+from pilot.head.store.store import QUERIES, Batch, Store
+from pilot.model.ids import NUMBERS
+from pilot.model.tasks import Environment, Function, TaskFailure
+from pilot.model.values import Value
+from pilot.scheduler.resources import NodeShape
+from pilot.wire.messages import OpenSession
 
 NOW = 100.0
 ENVIRONMENT = Environment("/home", ("/a", "/b"), {"X": "1"})
@@ -306,7 +308,7 @@ class _FailsOnce:
 def test_a_file_system_that_fails_for_a_moment_is_asked_again(
     store: Store, monkeypatch: pytest.MonkeyPatch, times: int, said: str, goes: bool
 ) -> None:
-    monkeypatch.setattr("pilot.head.store.PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("pilot.head.store.store.PAUSES_S", (0.0, 0.0))
     monkeypatch.setattr(store, "_db", _FailsOnce(store._db, times, said))
     if goes:
         assert open_session(store) == 1

@@ -15,9 +15,10 @@ import pytest
 from pilot.data import durable, sweeping
 from pilot.data.hdf5 import SealedFile
 from pilot.data.segments import SegmentWriter
+from pilot.data.storing import load
 from pilot.data.sweeping import is_worth_it, sweep
-from pilot.data.values import Value, load
 from pilot.errors import ResultError, StorageError
+from pilot.model.values import Value
 
 #: Of every kind: a lone array, an empty one, a scalar, a pickle, arrays in containers with notes.
 OBJECTS: list[object] = [

@@ -15,16 +15,10 @@ import pytest
 from support import tasks
 
 import pilot
-from pilot.command import CommandResult, ShellCommand, failure_text
+from pilot.client.command import CommandResult, ShellCommand, failure_text
+from pilot.client.task import COMMAND, MPI_COMMAND, OptionError, Task, as_task
 from pilot.data.values import decode, encode
 from pilot.errors import CommandError, CommandFailed, PilotError
-from pilot.task import (
-    COMMAND,
-    MPI_COMMAND,
-    OptionError,
-    Task,
-    as_task,
-)
 
 
 @pilot.task(cores=2)

@@ -8,10 +8,11 @@ from typing import Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilot.data.values import Value
-from pilot.head.outcomes import Outcomes
+from pilot.head.outcome_cache import Outcomes
 from pilot.head.telling import PORTION, Telling
 from pilot.limits import TOLD_BYTES
+from pilot.model.tasks import TaskOutcome
+from pilot.model.values import Value
 from pilot.wire import messages as m
 
 VALUE = Value(60_000, bytes(60_000))
@@ -40,8 +41,8 @@ class Client:
 class Ended:
     """All tasks have ended, with a value of some size."""
 
-    def told(self, tasks: Iterable[int]) -> list[m.TaskOutcome]:
-        return [m.TaskOutcome(task, "COMPLETED", (VALUE,)) for task in tasks]
+    def told(self, tasks: Iterable[int]) -> list[TaskOutcome]:
+        return [TaskOutcome(task, "COMPLETED", (VALUE,)) for task in tasks]
 
 
 def telling(client: Client) -> Telling:

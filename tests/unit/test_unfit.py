@@ -14,17 +14,18 @@ from hypothesis import strategies as st
 from support.builders import done, template
 
 from pilot import limits
-from pilot.data.values import Value
 from pilot.errors import PilotError
-from pilot.head import events as ev
 from pilot.head.clients import Clients
-from pilot.head.control import Control
+from pilot.head.core import events as ev
 from pilot.head.janitor import Janitor
+from pilot.head.session_commands import Control
 from pilot.head.shell import Shell
-from pilot.head.store import Store
+from pilot.head.store.store import Store
+from pilot.model.tasks import Environment, Function, TaskFailure, TaskOutcome, TaskSpec
+from pilot.model.values import Value
+from pilot.scheduler.resources import NodeShape
 from pilot.site import create_site
 from pilot.wire import messages as m
-from scheduler.resources import NodeShape
 
 NOW = 1000.0
 PEER = b"client"
@@ -58,7 +59,7 @@ class Head:
         handlers[type(message)](PEER, message, NOW)
 
     def open(self, name: str, **changes: Any) -> int:
-        environment = m.Environment("/", (), {})
+        environment = Environment("/", (), {})
         self.hear(m.OpenSession(1, name, environment, **changes))
         self.commit()
         reply = self.sent[-1]
@@ -88,21 +89,21 @@ class Head:
         )
         payload = LARGE if kind == "arguments" else b"payload"
         code = LARGE if kind == "function" else b"code"
-        spec = m.TaskSpec(task, number, payload)
-        self.hear(m.Submit(number, self.session, [m.Function(function, code)], [known], [spec]))
+        spec = TaskSpec(task, number, payload)
+        self.hear(m.Submit(number, self.session, [Function(function, code)], [known], [spec]))
         return task
 
     def run(self, *tasks: int, error: bytes = b"") -> None:
         """Have a pilot run tasks; with an error that has so much text."""
         self.shell.apply(ev.PilotJoined("p", "main", NodeShape(64), 1, 0.0, []), NOW)
         self.shell.core.assign(NOW)
-        failure = m.TaskFailure("E", error.decode(), error.decode()) if error else None
+        failure = TaskFailure("E", error.decode(), error.decode()) if error else None
         outcome = "error" if error else "ok"
         completions = [done(task, outcome, failure=failure) for task in tasks]
         self.shell.apply(ev.AttemptsEnded("p", completions), NOW)
 
     @property
-    def told(self) -> dict[int, m.TaskOutcome]:
+    def told(self) -> dict[int, TaskOutcome]:
         """How tasks ended, as the client was told."""
         outcomes = [o for what in self.sent if isinstance(what, m.Outcomes) for o in what.outcomes]
         return {outcome.task: outcome for outcome in outcomes}
@@ -151,7 +152,7 @@ def test_template_that_was_given_up_is_refused_from_then_on(head: Head) -> None:
         known = [template(2, head.session, function=b"f1")] if functions else []
         number = 2 if known else 1
         task = head.session << 32 | (10 + number)
-        head.hear(m.Submit(7, head.session, [], known, [m.TaskSpec(task, number, b"")]))
+        head.hear(m.Submit(7, head.session, [], known, [TaskSpec(task, number, b"")]))
         head.commit()
         ((refused, why),) = head.sent[-1].refused
         assert refused == task and "its function" in why
@@ -197,7 +198,7 @@ def test_numbers_that_do_not_fit(head: Head, number: int) -> None:
     good = head.submit(1)
     head.hear(
         m.Submit(
-            9, head.session, [], [], [m.TaskSpec(head.session << 32 | 9, 1, b"", ordinal=number)]
+            9, head.session, [], [], [TaskSpec(head.session << 32 | 9, 1, b"", ordinal=number)]
         )
     )
     head.commit()
@@ -256,9 +257,7 @@ def test_what_is_over_the_limits_is_refused(
 ) -> None:
     known = template(5, head.session, function=b"f", **changes)
     task = head.session << 32 | 5
-    head.hear(
-        m.Submit(5, head.session, [m.Function(b"f", code)], [known], [m.TaskSpec(task, 5, b"")])
-    )
+    head.hear(m.Submit(5, head.session, [Function(b"f", code)], [known], [TaskSpec(task, 5, b"")]))
     head.commit()
     ((refused, why),) = head.sent[-1].refused
     assert refused == task and said in why
@@ -268,8 +267,8 @@ def test_what_is_over_the_limits_is_refused(
 def test_no_more_tasks_are_taken_than_the_site_allows(head: Head) -> None:
     head.clients = Clients(head.shell, 1, lambda: None, most=3)
     known = template(5, head.session, function=b"f")
-    functions, base = [m.Function(b"f", b"code")], head.session << 32
-    specs = [m.TaskSpec(base | number, 5, b"") for number in range(1, 6)]
+    functions, base = [Function(b"f", b"code")], head.session << 32
+    specs = [TaskSpec(base | number, 5, b"") for number in range(1, 6)]
     head.hear(m.Submit(5, head.session, functions, [known], specs))
     head.commit()
     assert [task for task, _ in head.sent[-1].refused] == [base | 4, base | 5]

@@ -22,11 +22,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pilot.arguments import decode_arguments, encode_arguments
+from pilot.client.arguments import decode_arguments, encode_arguments
 from pilot.data import values
 from pilot.data.segments import SegmentWriter, Unsealed
-from pilot.data.values import Value, announceable, decode, encode, load, store
+from pilot.data.storing import announceable, load, store
+from pilot.data.values import decode, encode
 from pilot.errors import EncodingError
+from pilot.model.values import Value
 
 LIMIT = 1000
 
@@ -274,7 +276,7 @@ def test_handling_small_values_loads_neither_numpy_nor_hdf5() -> None:
         "package = types.ModuleType('pilot')\n"  # This module alone, not the whole API.
         f"package.__path__ = [{str(root / 'pilot')!r}]\n"
         "sys.modules['pilot'] = package\n"
-        "from pilot.data import values as v\n"
+        "from pilot.data import storing as v\n"
         "s = v.store([1], writer=None, session='', task_name='', task_id='')\n"
         "assert v.load(s, None) == [1]\n"
         "assert not {'numpy', 'h5py', 'cloudpickle'} & set(sys.modules)\n"

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import pytest
 from support.builders import done, template, work
 
-from pilot.agent import actions as a
-from pilot.agent.cores import Cores
-from pilot.agent.rules import Rules
-from pilot.agent.warm import Warm
-from scheduler.placement import FreeNode, Share
-from scheduler.resources import NodeShape
+from pilot.agent.rules import actions as a
+from pilot.agent.rules.cores import Cores
+from pilot.agent.rules.rules import Rules
+from pilot.agent.rules.warm_pool import Warm
+from pilot.scheduler.placement import FreeNode, Share
+from pilot.scheduler.resources import NodeShape
 
 
 @dataclass(eq=False)

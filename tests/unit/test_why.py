@@ -11,29 +11,25 @@ import msgspec
 import pytest
 from support.builders import done, spec, template
 
-from pilot.data.values import Value
+from pilot.client.query_client import in_words
 from pilot.errors import PilotError
-from pilot.head import events as ev
-from pilot.head import ways, why_session
-from pilot.head import why as w
-from pilot.head.causes import Answer, Facts
-from pilot.head.core import Core
+from pilot.head.core import events as ev
+from pilot.head.core.core import Core
+from pilot.head.explain import explain as w
+from pilot.head.explain import session as why_session
+from pilot.head.explain import walk
+from pilot.head.explain.report import Answer, Facts
 from pilot.head.outlook import QUEUED, Outlook, PilotRow
 from pilot.head.outlook import RUNNING as JOINED
 from pilot.head.setbacks import Losses, Refusal
-from pilot.head.store import Batch, Store
-from pilot.inquiry import in_words
-from pilot.wire.messages import (
-    Children,
-    Environment,
-    OpenSession,
-    RunningTask,
-    TaskFailure,
-    task_label,
-)
-from scheduler.batch import find_kind
-from scheduler.elasticity import PilotSupply, PoolLimits
-from scheduler.resources import NodeShape, Resources
+from pilot.head.store.store import Batch, Store
+from pilot.model.ids import task_label
+from pilot.model.tasks import Children, Environment, TaskFailure
+from pilot.model.values import Value
+from pilot.scheduler.batch import find_kind
+from pilot.scheduler.elasticity import PilotSupply, PoolLimits
+from pilot.scheduler.resources import NodeShape, Resources
+from pilot.wire.messages import OpenSession, RunningTask
 
 ENVIRONMENT = Environment("/home", (), {})
 NOW = 1000.0
@@ -156,7 +152,7 @@ def test_a_long_chain_is_followed_to_its_end_and_told_in_short(head: Head) -> No
 def test_no_more_than_so_many_tasks_are_looked_at(
     head: Head, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ways, "LOOK_TASKS", 50)
+    monkeypatch.setattr(walk, "LOOK_TASKS", 50)
     head.submit(*(spec(n) for n in range(1, 201)), spec(201, needs=tuple(range(1, 201))))
     found = head.task(201)
     assert found.because[-1].kind == "more"

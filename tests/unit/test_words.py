@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilot.agent.words import plain_words
+from pilot.worker.shell_words import plain_words
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from pilot.command import ShellCommand
+from pilot.client.command import ShellCommand
+from pilot.client.task import COMMAND, MPI, MPI_COMMAND, PYTHON, Options
 from pilot.errors import WorkflowError
-from pilot.task import COMMAND, MPI, MPI_COMMAND, PYTHON, Options
 from pilot.workflow import (
     Node,
     Result,

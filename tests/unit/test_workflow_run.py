@@ -16,12 +16,12 @@ from typing import Any, cast
 
 import pytest
 
-from pilot.arguments import Origin, decode_arguments, encode_arguments
-from pilot.command import CommandResult
+from pilot.client.arguments import Origin, decode_arguments, encode_arguments
+from pilot.client.command import CommandResult
+from pilot.client.future import Future
+from pilot.client.session import Session
+from pilot.client.task import COMMAND, MPI, Task
 from pilot.errors import CommandFailed
-from pilot.future import Future
-from pilot.session import Session
-from pilot.task import COMMAND, MPI, Task
 from pilot.workflow import Workflow, load_workflow
 from pilot.workflow.targets import ByName
 

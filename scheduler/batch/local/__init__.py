@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scheduler.batch.kind import BatchKind
+from pilot.scheduler.batch.kind import BatchKind
 
 if TYPE_CHECKING:
-    from scheduler.batch.local.processes import LocalBatch
+    from pilot.scheduler.batch.local.processes import LocalBatch
 
 
 class Local(BatchKind):
@@ -22,7 +22,7 @@ class Local(BatchKind):
 
     def open(self, manners: Any, directory: Path) -> LocalBatch:  # noqa: ARG002
         """Keep the records of jobs in the directory."""
-        from scheduler.batch.local.processes import LocalBatch
+        from pilot.scheduler.batch.local.processes import LocalBatch
 
         return LocalBatch(directory)
 

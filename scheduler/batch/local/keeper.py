@@ -1,7 +1,7 @@
 """The keeper of one local job: starts its script, holds its limits, writes how it ended.
 
-Run as a program, with nothing but the standard library, by `scheduler.batch.local.processes`: it
-leaves the process that started it, so that a job goes on when the head dies, and is for its job
+Run as a program, with nothing but the standard library, by `pilot.scheduler.batch.local.processes`:
+it leaves the process that started it, so that a job goes on when the head dies, and is for its job
 what a node of Slurm is: warns it before its walltime ends, ends it then or when told to (SIGTERM),
 and leaves none of its processes behind, whatever session they moved to.
 

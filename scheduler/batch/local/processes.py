@@ -28,8 +28,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scheduler.batch import script
-from scheduler.batch.base import (
+from pilot.scheduler.batch import script
+from pilot.scheduler.batch.base import (
     BatchUnavailable,
     JobDirectives,
     JobRequest,
@@ -39,7 +39,7 @@ from scheduler.batch.base import (
     SubmitRefused,
     WhyEnded,
 )
-from scheduler.batch.local import keeper
+from pilot.scheduler.batch.local import keeper
 
 #: How long `LocalBatch.jobs` lists a job that has ended, in seconds; Slurm's MinJobAge by default.
 LISTED_S = 300.0
@@ -49,7 +49,7 @@ _START_LIMIT_S = 30.0
 
 
 class LocalBatch:
-    """Pilots as processes of this machine. See `scheduler.batch.base.BatchSystem`.
+    """Pilots as processes of this machine. See `pilot.scheduler.batch.base.BatchSystem`.
 
     Parameters
     ----------

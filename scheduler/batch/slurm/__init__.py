@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scheduler.batch.kind import Allocation, BatchKind, Keys, MpiWay
-from scheduler.batch.slurm.nodelist import expand_nodelist
+from pilot.scheduler.batch.kind import Allocation, BatchKind, Keys, MpiWay
+from pilot.scheduler.batch.slurm.nodelist import expand_nodelist
 
 if TYPE_CHECKING:
-    from scheduler.batch.slurm.commands import SlurmBatch
+    from pilot.scheduler.batch.slurm.commands import SlurmBatch
 
 #: Slurm's commonest reasons, in words; others speak for themselves.
 _REASONS = {
@@ -96,7 +96,7 @@ class Slurm(BatchKind):
 
     def open(self, manners: Any, directory: Path) -> SlurmBatch:  # noqa: ARG002
         """Speak to Slurm by its commands; nothing is kept."""
-        from scheduler.batch.slurm.commands import SlurmBatch
+        from pilot.scheduler.batch.slurm.commands import SlurmBatch
 
         return SlurmBatch(manners.command_limit_s, manners.cluster)
 

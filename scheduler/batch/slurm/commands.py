@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scheduler.batch.base import (
+from pilot.scheduler.batch.base import (
     BatchError,
     BatchUnavailable,
     JobDirectives,
@@ -34,8 +34,8 @@ from scheduler.batch.base import (
     SubmitRefused,
     WhyEnded,
 )
-from scheduler.batch.slurm.nodelist import NO_NODES, expand_nodelist
-from scheduler.batch.slurm.script import job_script
+from pilot.scheduler.batch.slurm.nodelist import NO_NODES, expand_nodelist
+from pilot.scheduler.batch.slurm.script import job_script
 
 
 class _Meaning(NamedTuple):
@@ -130,7 +130,7 @@ _FOREIGN_VARIABLES = ("SLURM_", "SBATCH_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCO
 
 
 class SlurmBatch:
-    """Pilots as jobs of a Slurm cluster. See `scheduler.batch.base.BatchSystem`.
+    """Pilots as jobs of a Slurm cluster. See `pilot.scheduler.batch.base.BatchSystem`.
 
     Parameters
     ----------

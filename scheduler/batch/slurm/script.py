@@ -9,8 +9,8 @@ import math
 import re
 from typing import Any
 
-from scheduler.batch.base import JobRequest
-from scheduler.batch.script import JobFacts, render
+from pilot.scheduler.batch.base import JobRequest
+from pilot.scheduler.batch.script import JobFacts, render
 
 _SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./\[\]&|*()!-]*")
 

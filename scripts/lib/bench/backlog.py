@@ -21,7 +21,7 @@ from bench.loads import WARM_S
 from bench.measure import Deadline
 from bench.stage import Stage
 from pilot.site import Site
-from site_configs import template_text
+from pilot.site_configs import template_text
 
 #: The pool that is full, and the other one. A task that names none may be queued behind what does
 #: not end.

@@ -18,7 +18,8 @@ import pilot
 from bench import loads, measure
 from bench.ours import Pilot
 from bench.stage import Stage, site_processes
-from pilot.data.values import Value
+from pilot.model.tasks import Completion, TaskOutcome, TaskSpec
+from pilot.model.values import Value
 from pilot.site import Site
 from pilot.wire import messages as m
 
@@ -85,17 +86,17 @@ def message_sizes() -> dict[str, int]:
     numbers = range(stream + 1, stream + 1 + TOGETHER)
     times = (now,) * 5  # received, fetched, started, ended, reported
     work = [m.Work(number, 1, stream, b"hello") for number in numbers]
-    ends = [m.Completion(number, 1, "ok", (value,), None, "node1", *times) for number in numbers]
+    ends = [Completion(number, 1, "ok", (value,), None, "node1", *times) for number in numbers]
     messages = {
         "client → head": m.Submit(
-            1, 1, [], [], [m.TaskSpec(number, stream, b"hello") for number in numbers]
+            1, 1, [], [], [TaskSpec(number, stream, b"hello") for number in numbers]
         ),
         "head → agent": m.Assign([], [], [], work),
         "agent → executor": m.Run([], [], work),
         "executor → agent": m.Done(1, ends),
         "agent → head": m.Completions("pilot-bench-1", 1, ends),
         "head → client": m.Outcomes(
-            [m.TaskOutcome(number, "COMPLETED", (value,)) for number in numbers]
+            [TaskOutcome(number, "COMPLETED", (value,)) for number in numbers]
         ),
     }
     return {name: len(msgspec.msgpack.encode(message)) for name, message in messages.items()}

@@ -26,8 +26,8 @@ from bench import measure, peer_process, peers, plot, report, stage
 from bench.report import Findings
 from pilot.errors import PilotError
 from pilot.site import SITE_FILE, open_site
+from pilot.site_configs import template_text
 from pilot.version import __version__
-from site_configs import template_text
 
 WORKLOADS = (
     *(f"W{number}" for number in range(1, 9)),

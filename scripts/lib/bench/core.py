@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 
 from bench.stage import Stage
-from pilot.data.values import Value
-from pilot.head.core import Core
-from pilot.head.events import AttemptsEnded, PilotJoined, TasksSubmitted
-from pilot.wire.messages import Completion, TaskSpec, Template
-from scheduler.resources import NodeShape, Resources
+from pilot.head.core.core import Core
+from pilot.head.core.events import AttemptsEnded, PilotJoined, TasksSubmitted
+from pilot.model.tasks import Completion, TaskSpec, Template
+from pilot.model.values import Value
+from pilot.scheduler.resources import NodeShape, Resources
 
 ROUNDS = 5
 #: So many tasks come in a submission, and so many cores there are.

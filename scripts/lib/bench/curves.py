@@ -15,7 +15,7 @@ from bench.contenders import Contender, Local, medians
 from bench.loads import LIMIT_S, WARM_S, warm
 from bench.ours import Pilot
 from bench.stage import Stage, cpu_by_role, one_pool, rest, site_processes
-from site_configs import template_text
+from pilot.site_configs import template_text
 
 #: Lengths of tasks, in seconds.
 LENGTHS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)

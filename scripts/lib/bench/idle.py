@@ -10,7 +10,7 @@ import time
 
 from bench import backlog, measure
 from bench.stage import Stage
-from pilot.head.daemon import find_head
+from pilot.head.running import find_head
 
 #: How long the head is watched, and has before that to come to rest, in seconds.
 WATCH_S, REST_S = 30, 5

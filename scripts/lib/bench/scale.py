@@ -22,26 +22,17 @@ import zmq
 from bench import core as rules
 from bench.stage import Stage
 from bench.store import open_store
-from pilot.agent.reports import TOGETHER_S
-from pilot.head.core import Core
-from pilot.head.events import AttemptsEnded, Effects, PilotJoined, TasksSubmitted
-from pilot.head.store import Batch, Store
+from pilot.agent.rules.reports import TOGETHER_S
+from pilot.head.core.core import Core
+from pilot.head.core.events import AttemptsEnded, Effects, PilotJoined, TasksSubmitted
+from pilot.head.store.store import Batch, Store
+from pilot.model.tasks import Completion, Environment, TaskOutcome, Template
+from pilot.scheduler.resources import NodeShape, Resources
 from pilot.site import Site
 from pilot.wire import messages as m
 from pilot.wire.channel import Client, Server
 from pilot.wire.keys import load_keys
-from pilot.wire.messages import (
-    Assign,
-    Completion,
-    Completions,
-    Environment,
-    OpenSession,
-    Outcomes,
-    TaskOutcome,
-    Template,
-    Work,
-)
-from scheduler.resources import NodeShape, Resources
+from pilot.wire.messages import Assign, Completions, OpenSession, Outcomes, Work
 
 T = TypeVar("T")
 

@@ -21,22 +21,19 @@ from typing import Any, TypeVar
 
 import yaml
 
-import launchers
 import pilot
-import scheduler
-import site_configs
 from bench import measure, peer_process, references
 from bench.contenders import Contender, Local
 from bench.loads import warm
 from bench.ours import Pilot
 from bench.report import Findings
+from pilot.client.connection import Connection
 from pilot.errors import PilotError
-from pilot.head.daemon import find_head
+from pilot.head.running import find_head
+from pilot.scheduler.batch import open_batch
 from pilot.site import SITE_FILE, Site, open_site
+from pilot.site_configs import template_text
 from pilot.wire import messages as m
-from pilot.wire.connection import Connection
-from scheduler.batch import open_batch
-from site_configs import template_text
 
 T = TypeVar("T")
 
@@ -181,8 +178,7 @@ def compile_pilot() -> None:
     Under PYTHONDONTWRITEBYTECODE, say, each process of a fresh checkout would compile what it
     imports, and that would be measured.
     """
-    for package in (launchers, pilot, scheduler, site_configs):
-        compileall.compile_dir(Path(package.__file__ or "").parent, quiet=2)
+    compileall.compile_dir(Path(pilot.__file__ or "").parent, quiet=2)
 
 
 def rest(samples: Mapping[str, T]) -> dict[str, T]:

@@ -14,11 +14,12 @@ from pathlib import Path
 from bench import core as rules
 from bench import measure
 from bench.stage import Stage
-from pilot.head.core import Core
-from pilot.head.events import AttemptsEnded, Effects, PilotJoined, TasksSubmitted
-from pilot.head.store import Batch, Store
-from pilot.wire.messages import Completion, Environment, OpenSession, TaskSpec, Template
-from scheduler.resources import NodeShape, Resources
+from pilot.head.core.core import Core
+from pilot.head.core.events import AttemptsEnded, Effects, PilotJoined, TasksSubmitted
+from pilot.head.store.store import Batch, Store
+from pilot.model.tasks import Completion, Environment, TaskSpec, Template
+from pilot.scheduler.resources import NodeShape, Resources
+from pilot.wire.messages import OpenSession
 
 ROUNDS = 5
 #: So many tasks are written in a transaction.

@@ -20,7 +20,7 @@ from bench.ours import Pilot
 from bench.references import ProcessPool
 from bench.stage import Stage, cpu_by_role, rest, site_processes
 from bench.systems import System
-from pilot.head.daemon import find_head
+from pilot.head.running import find_head
 
 ROUNDS = 3
 #: Tasks in one call of the large variants, so that a million does not lie around at once.

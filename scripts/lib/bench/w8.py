@@ -22,7 +22,7 @@ from bench.loads import warm
 from bench.measure import Deadline
 from bench.ours import Pilot
 from bench.stage import Stage
-from pilot.head.daemon import find_head
+from pilot.head.running import find_head
 from pilot.site import Site
 
 ROUNDS = 3

@@ -18,7 +18,8 @@ import zmq
 
 from bench import measure
 from bench.stage import Stage
-from pilot.data.values import Value
+from pilot.model.tasks import Completion
+from pilot.model.values import Value
 from pilot.site import Site
 from pilot.wire import messages as m
 from pilot.wire.channel import Client, Server
@@ -66,7 +67,7 @@ def completions() -> m.Completions:
     """What an agent says of some short tasks."""
     now = time.time()
     each = [
-        m.Completion(number, 1, "ok", (Value(5, b"hello"),), started=now, ended=now, node="node1")
+        Completion(number, 1, "ok", (Value(5, b"hello"),), started=now, ended=now, node="node1")
         for number in range(1, TOGETHER + 1)
     ]
     return m.Completions("pilot-bench-1", 1, each)

@@ -16,23 +16,24 @@ import numpy as np
 
 from pilot.data.checkpoint import Checkpoint
 from pilot.data.segments import SegmentWriter
-from pilot.data.values import Value, announceable, load
+from pilot.data.storing import announceable, load
 from pilot.errors import PilotError
 from pilot.head.lease_files import read_lease
-from pilot.wire import messages as m
-from pilot.wire.channel import _Reader, encode
-from pilot.wire.discovery import read_address
-from pilot.workflow import graph_data, graph_text, load_workflow
-from pilot.workflow.expression import ExpressionError, parse
-from scheduler.batch.base import BatchError
-from scheduler.batch.slurm.commands import (
+from pilot.model.values import Value
+from pilot.scheduler.batch.base import BatchError
+from pilot.scheduler.batch.slurm.commands import (
     _SEPARATOR,
     parse_accounting,
     parse_queue,
     parse_submitted,
 )
-from scheduler.batch.slurm.nodelist import expand_nodelist
-from site_configs import SiteFileError, load_site_file, template_text, templates
+from pilot.scheduler.batch.slurm.nodelist import expand_nodelist
+from pilot.site_configs import SiteFileError, load_site_file, template_text, templates
+from pilot.wire import messages as m
+from pilot.wire.channel import _Reader, encode
+from pilot.wire.discovery import read_address
+from pilot.workflow import graph_data, graph_text, load_workflow
+from pilot.workflow.expression import ExpressionError, parse
 from support.fuzz.samples import Samples
 
 UNIONS = ("ToHead", "ToClient", "ToPilot", "ToAgent", "ToNode", "ToExecutor")

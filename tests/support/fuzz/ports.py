@@ -15,12 +15,13 @@ from typing import Any
 
 import msgspec
 
+from pilot.client.connection import Connection
 from pilot.interpreter import pilot_command
+from pilot.model.tasks import Environment, SessionInfo
 from pilot.site import Site
 from pilot.version import __version__
 from pilot.wire import messages as m
 from pilot.wire.channel import Client, Server, _opening
-from pilot.wire.connection import Connection
 from pilot.wire.discovery import HeadAddress, process_started, read_address, write_address
 from pilot.wire.endpoints import LOCAL, runtime_dir
 from pilot.wire.keys import load_keys
@@ -132,7 +133,7 @@ class Peers:
         client.connect(endpoint)
         if union is m.ToHead:
             client.send(m.ClientHello(m.PROTOCOL, "fuzz"))
-            client.send(m.OpenSession(1, "fuzz", m.Environment("/tmp")))
+            client.send(m.OpenSession(1, "fuzz", Environment("/tmp")))
         for _ in range(count):
             frame = self.samples.frame(union)
             if b"Command" not in frame:  # it would be right to end then
@@ -303,7 +304,7 @@ class Agent:
         self._until(lambda: bool(self._node), "the node worker")
         self._numbers += 1
         number = self._numbers
-        session = m.SessionInfo(1, "fuzz", m.Environment("/tmp"))
+        session = SessionInfo(1, "fuzz", Environment("/tmp"))
         self._server.send(self._node, m.StartExecutor(number, session, (), ()))
         self._until(lambda: number in self._executors, f"executor {number}")
         return number

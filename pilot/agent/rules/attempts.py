@@ -1,0 +1,184 @@
+"""The attempts that are in a pilot, from the head's assignment to its report. Pure.
+
+Invariants
+----------
+- Every attempt that came in ends in exactly one completion, or is still in here.
+- A task is here once: of two attempts, the older one's end is told as that of the newer.
+- Work waits in a queue only once all its inputs are there, and only while the pilot has the nodes
+  for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import msgspec
+
+from pilot.agent.rules.completions import ended
+from pilot.agent.rules.cores import Cores
+from pilot.agent.rules.inputs import Inputs
+from pilot.agent.rules.queues import Queue, Queues
+from pilot.model.tasks import Completion, Template
+from pilot.wire.messages import Work
+
+
+class Attempts:
+    """What is here, and what is to be reported of it."""
+
+    def __init__(self, queues: Queues, cores: Cores, now: float) -> None:
+        self.queues = queues
+        self.templates: dict[int, Template] = {}
+        #: Task → attempt.
+        self.held: dict[int, int] = {}
+        #: When something came or ended last.
+        self.busy_at = now
+        self._cores = cores
+        self._received: dict[int, float] = {}
+        self._inputs = Inputs()
+        self._completions: list[Completion] = []
+
+    def take_completions(self) -> list[Completion]:
+        """What is to be reported to the head."""
+        completions, self._completions = self._completions, []
+        return completions
+
+    # --- what comes
+
+    def add(self, templates: Iterable[Template], work: Iterable[Work], now: float) -> None:
+        """The head has assigned work."""
+        for template in templates:
+            self.templates[template.id] = template
+            self.queues.add_template(template)
+        for item in work:
+            if item.task in self.held:
+                # An older attempt is still here: its end is told as that of the newer one.
+                self.held[item.task] = item.attempt
+                continue
+            self.held[item.task] = item.attempt
+            self._received[item.task] = now
+            try:
+                ready = self._inputs.add(item, self.held)
+            except LookupError as error:
+                self.report(ended(item, "interrupted", str(error), now))
+                continue
+            if ready is None:
+                continue
+            queue = self.queues.of(ready)
+            if self._can_run(queue):
+                self.queues.push(queue, ready)
+            else:
+                self.report(self._misfit(ready, now))
+        self.busy_at = now
+
+    def forget(self, tasks: Iterable[int]) -> None:
+        """The head has committed the ends of these tasks."""
+        self._inputs.forget(tasks)
+
+    def sessions(self) -> set[int]:
+        """The sessions of what waits here."""
+        early = {self.templates[work.template].session for work in self._inputs.waiting()}
+        return early.union(queue.session for queue in self.queues.waiting)
+
+    def forget_session(self, session: int) -> None:
+        """A session, of which nothing is here, has ended."""
+        for template in self.queues.forget(session):
+            del self.templates[template]
+
+    # --- what goes unstarted
+
+    def cancel(self, tasks: Collection[int], now: float) -> None:
+        """End those of these tasks that wait."""
+        for queue in self.queues.waiting:
+            for work in self.queues.take(queue, tasks):
+                self.report(ended(work, "cancelled", "cancelled before it started", now))
+        for work in self._inputs.take(tasks):
+            self.report(ended(work, "cancelled", "cancelled before it started", now))
+
+    def give_back(self, tasks: Collection[int], reason: str, now: float) -> None:
+        """Give back those of these tasks that wait for cores, with all their inputs."""
+        for queue in self.queues.waiting:
+            for work in self.queues.take(queue, tasks):
+                self.report(ended(work, "interrupted", reason, now))
+
+    def hand_back(self, reason: str, now: float) -> None:
+        """Give back what waits."""
+        for queue in self.queues.waiting:
+            self._hand_back_queue(queue, reason, now)
+        self.hand_back_early(reason, now)
+
+    def hand_back_early(self, reason: str, now: float) -> None:
+        """Give back what waits for inputs."""
+        for work in self._inputs.take():
+            self.report(ended(work, "interrupted", reason, now))
+
+    def hand_back_misfits(self, now: float) -> None:
+        """Give back what the nodes that are left can never run."""
+        for queue in self.queues.waiting:
+            if not self._can_run(queue):
+                self._hand_back_queue(queue, self._nodes_left(), now)
+
+    def put_back(self, work: Work, now: float) -> None:
+        """A task that was popped has not run: it is the next of its class again."""
+        queue = self.queues.of(work)
+        if self._can_run(queue):
+            self.queues.put_back(queue, work)
+        else:
+            self.report(self._misfit(work, now))
+
+    def take_back(self, work: Work, cancelled: bool, now: float) -> None:
+        """What was sent ahead will not begin there: it waits again, or was cancelled meanwhile."""
+        if cancelled:
+            self.report(ended(work, "cancelled", "cancelled before it started", now))
+        else:
+            self.put_back(work, now)
+
+    def _hand_back_queue(self, queue: Queue, reason: str, now: float) -> None:
+        for work in self.queues.pop(queue, len(queue.waiting)):
+            self.report(ended(work, "interrupted", reason, now))
+
+    def _can_run(self, queue: Queue) -> bool:
+        """Whether the nodes that are left are enough for tasks of this class."""
+        return queue.nodes is not None and queue.nodes <= len(self._cores.hosts)
+
+    def _misfit(self, work: Work, now: float) -> Completion:
+        """The end of a task that the nodes that are left can never run."""
+        return ended(work, "interrupted", self._nodes_left(), now)
+
+    def _nodes_left(self) -> str:
+        return f"the pilot has {len(self._cores.hosts)} nodes left"
+
+    # --- what ends
+
+    def report(self, completion: Completion) -> None:
+        """Tell the head of an end, and go on with what has waited for it here."""
+        ends = [completion]
+        while ends:
+            completion = ends.pop()
+            self._report_one(completion)
+            ready, hopeless = self._inputs.ended(completion)
+            for work in ready:
+                queue = self.queues.of(work)
+                if self._can_run(queue):
+                    self.queues.push(queue, work)
+                    self.queues.look_again = True
+                else:
+                    ends.append(self._misfit(work, completion.ended))
+            reason = "its input has not come"
+            ends.extend(ended(work, "interrupted", reason, completion.ended) for work in hopeless)
+
+    def _report_one(self, completion: Completion) -> None:
+        attempt = self.held.pop(completion.task, None)
+        if attempt is None:
+            return
+        if attempt != completion.attempt:
+            # The older attempt was to be ended, the newer one never ran.
+            outcome = completion.outcome
+            completion = msgspec.structs.replace(
+                completion,
+                attempt=attempt,
+                outcome="interrupted" if outcome == "cancelled" else outcome,
+            )
+        received = self._received.pop(completion.task, 0.0)
+        if not completion.received:
+            completion = msgspec.structs.replace(completion, received=received)
+        self._completions.append(completion)

@@ -1,0 +1,142 @@
+"""How an attempt ended, in the words that the head and the user are told. Pure functions.
+
+Invariants
+----------
+- An attempt that was told to end has ended for that reason, whatever it raised on its way out.
+- A failure of several ranks is told as one: the first rank's exception, everybody's traceback.
+"""
+
+from __future__ import annotations
+
+import signal
+
+import msgspec
+
+from pilot.limits import ERROR_TEXT_BYTES, LAST_WORD_BYTES
+from pilot.model.tasks import Completion, TaskFailure, Template
+from pilot.scheduler.resources import Resources
+from pilot.texts import shortened
+from pilot.wire.messages import Work
+
+#: Outcome → class of the error that is told.
+_KINDS = {"timeout": "TaskTimedOut", "crash": "TaskCrashed"}
+
+
+def describe_exit(status: int) -> str:
+    """An exit status in words; negative ones, and 128 + N from launchers, are signals."""
+    number = -status if status < 0 else status - 128
+    if number > 0:
+        try:
+            name = signal.Signals(number).name
+        except ValueError:
+            return f"exit status {status}"
+        hint = " (out of memory?)" if name == "SIGKILL" else ""
+        return f"killed by {name}{hint}"
+    return f"exit status {status}"
+
+
+def cannot_start(node: str, count: int, status: int, tail: str) -> str:
+    """Say why a node is given up: how the last of so many executors ended, and its last word."""
+    said = [line.strip() for line in tail.splitlines() if line.strip()]
+    last = f": {shortened(said[-1], LAST_WORD_BYTES)}" if said else ""
+    return f"{count} executors in a row did not start on {node} ({describe_exit(status)}{last})"
+
+
+def ended(
+    work: Work, outcome: str, message: str, now: float, node: str = "", tail: str = ""
+) -> Completion:
+    """The end of an attempt that did not tell it itself.
+
+    Parameters
+    ----------
+    work
+        The attempt.
+    outcome
+        ``crash``, ``timeout``, ``interrupted`` or ``cancelled``.
+    message
+        Why.
+    now
+        Seconds since the epoch.
+    node
+        Where it ran; empty where it did not.
+    tail
+        The last lines of its output.
+    """
+    return Completion(
+        task=work.task,
+        attempt=work.attempt,
+        outcome=outcome,
+        failure=TaskFailure(
+            type=_KINDS.get(outcome, outcome),
+            message=shortened(message, ERROR_TEXT_BYTES),
+            detail=shortened(tail, ERROR_TEXT_BYTES),
+            node=node,
+            attempt=work.attempt,
+        ),
+        node=node,
+        ended=now,
+    )
+
+
+def killed(
+    work: Work, outcome: str, template: Template, now: float, node: str, tail: str
+) -> Completion:
+    """The end of an attempt that was killed: over its time limit, cancelled, or with its pilot."""
+    return ended(work, outcome, _why_killed(outcome, template), now, node, tail)
+
+
+def told_to_end(completion: Completion, outcome: str, template: Template) -> Completion:
+    """The end of an attempt that raised when it was told to end: that is not its own error."""
+    assert completion.failure is not None
+    failure = msgspec.structs.replace(
+        completion.failure,
+        type=_KINDS.get(outcome, outcome),
+        message=_why_killed(outcome, template),
+        exception=b"",
+        bases=(),
+    )
+    return msgspec.structs.replace(completion, outcome=outcome, failure=failure)
+
+
+def merge_failures(
+    work: Work, failures: dict[int, Completion], left: int, need: Resources
+) -> Completion:
+    """One failure of those of several ranks.
+
+    Parameters
+    ----------
+    work
+        The attempt.
+    failures
+        What ranks that failed have told, by rank; one at least.
+    left
+        How many ranks have left the task.
+    need
+        With the number of ranks.
+    """
+    first = failures[min(failures)]
+    assert first.failure is not None
+    if need.ranks == 1:
+        return first
+    title = f"{len(failures)} of {need.ranks} ranks failed"
+    if left < need.ranks:
+        title += f", {need.ranks - left} did not leave the task and were killed"
+    # Ranks that failed alike are told once.
+    alike: dict[str, list[int]] = {}
+    for rank, completion in sorted(failures.items()):
+        detail = completion.failure.detail if completion.failure else ""
+        alike.setdefault(detail, []).append(rank)
+    details = [
+        f"rank {', '.join(map(str, ranks))}:\n{detail.rstrip()}" for detail, ranks in alike.items()
+    ]
+    detail = shortened("\n".join([title, *details]), ERROR_TEXT_BYTES)
+    failure = msgspec.structs.replace(first.failure, detail=detail)
+    return msgspec.structs.replace(first, task=work.task, failure=failure, values=())
+
+
+def _why_killed(outcome: str, template: Template) -> str:
+    return {
+        "timeout": f"it ran longer than its time limit of {template.time_limit_s:g} s",
+        "cancelled": "cancelled while it ran",
+        "interrupted": "the pilot ended",
+    }[outcome]

@@ -1,0 +1,495 @@
+"""What executors are started, given and ended for. Pure.
+
+Invariants
+----------
+- A core is with one busy executor or world at a time. Idle executors hold none: they sleep.
+- An executor serves one session only, so no session sees another's modules.
+- What an executor has been sent behind a task waits for that task only as long as that is short.
+- An executor is in one state: it serves a queue, or is idle and may be found, or is being ended.
+- That an executor does not come up is its node's fault, and costs no task anything: it is tried
+  again, elsewhere if there is room; a node where none comes up is given up.
+- What an event costs does not grow with the number of executors, but for `cancel`, `lose_node` and
+  `stop_all`, which go through all of them once, and for `tick`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import islice
+
+import msgspec
+
+from pilot.agent.rules.actions import (
+    Action,
+    GiveUpNode,
+    RunOnExecutor,
+    StartExecutor,
+    StopExecutor,
+    TakeBackFromExecutor,
+)
+from pilot.agent.rules.attempts import Attempts
+from pilot.agent.rules.completions import cannot_start, describe_exit, ended, killed, told_to_end
+from pilot.agent.rules.cores import Cores
+from pilot.agent.rules.prefetch import Pipeline
+from pilot.agent.rules.queues import Queue
+from pilot.agent.rules.warm_pool import IDLE_S, Warm
+from pilot.model.tasks import Completion, LogSpan
+from pilot.scheduler.placement import Share
+from pilot.wire.messages import Work
+
+#: Idle executors on a node, for each of its cores, beyond which the longest idle one is closed.
+IDLE_PER_CORE = 2
+#: Time between SIGTERM and SIGKILL for a task that is cancelled or over its limit, in seconds.
+GRACE_S = 5.0
+#: An executor that has not reported by then is given up, in seconds.
+START_S = 60.0
+#: After one that did not come up a node rests, in seconds; each time twice as long as before.
+REST_S = 0.5
+#: After so many in a row, each started after the end of the one before, a node is given up. Their
+#: rests are longer than it takes to make a socket anew that somebody has removed.
+MOST_FAILED = 5
+
+
+class Executor:
+    """A persistent Python process on some cores of a node."""
+
+    __slots__ = (
+        "first_started",
+        "id",
+        "idle_since",
+        "killed_for",
+        "node",
+        "pid",
+        "pinned",
+        "pipeline",
+        "queue",
+        "ready",
+        "session",
+        "shares",
+        "started_at",
+        "stopping",
+        "unsealed",
+        "use",
+    )
+
+    def __init__(self, number: int, session: int, share: Share, now: float) -> None:
+        self.id = number
+        self.session = session
+        self.node = share.node
+        #: The one share of cores that it is pinned to. It holds them only while it has work.
+        self.pinned = (share,)
+        self.use = (share.node, session, len(share.cores), len(share.gpus))
+        self.ready = False
+        self.stopping = False
+        self.pid = 0
+        #: What it works for; None where it holds no cores.
+        self.queue: Queue | None = None
+        self.pipeline = Pipeline()
+        #: What has run here and waits for its results to be on the disk.
+        self.unsealed: dict[int, Work] = {}
+        #: All shares of the MPI program that it has started.
+        self.shares: tuple[Share, ...] = ()
+        self.started_at = now
+        self.first_started = 0.0
+        self.idle_since = now
+        #: Outcome for the task that it was killed for: ``timeout`` or ``cancelled``.
+        self.killed_for: dict[int, str] = {}
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it has nothing to do."""
+        return self.queue is None and not self.unsealed
+
+
+class _Failures:
+    """The executors in a row that have not come up on a node."""
+
+    __slots__ = ("count", "last_at", "rests_until")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.last_at = 0.0
+        self.rests_until = 0.0
+
+
+class ExecutorRules:
+    """The executors of a pilot.
+
+    Parameters
+    ----------
+    attempts
+        Where work comes from, and goes to when it ends.
+    cores
+        Where they run.
+    numbers
+        For executors and worlds.
+    act
+        Takes what is to be done.
+    """
+
+    def __init__(
+        self,
+        attempts: Attempts,
+        cores: Cores,
+        numbers: Iterator[int],
+        act: Callable[[Action], None],
+    ) -> None:
+        self.executors: dict[int, Executor] = {}
+        self._attempts = attempts
+        self._queues = attempts.queues
+        self._cores = cores
+        self._numbers = numbers
+        self._act = act
+        self._warm: Warm[Executor] = Warm(cores)
+        #: Node → those that are idle there, the longest first.
+        self._idle: dict[str, dict[int, Executor]] = {}
+        self._failures: dict[str, _Failures] = {}
+
+    # --- starting
+
+    def start(self, queue: Queue, now: float) -> bool:
+        """Start the next task of a queue, and what goes with it; False where it has no place."""
+        if queue.kind == "mpi-command":
+            return self._start_program(queue, now)
+        executor = self._take_idle(queue)
+        if executor is None:
+            shares = self._cores.place(queue.need)
+            if shares is None:
+                return False
+            executor = self._new_executor(queue.session, shares[0], now)
+        self._serve(executor, queue)
+        return self._feed(executor, now)
+
+    def _start_program(self, queue: Queue, now: float) -> bool:
+        """An MPI program has an executor of its own, on the first of its nodes."""
+        shares = self._cores.place(queue.need)
+        if shares is None:
+            return False
+        executor = self._new_executor(queue.session, shares[0], now)
+        executor.shares = tuple(shares)
+        self._serve(executor, queue)
+        return self._feed(executor, now)
+
+    def _take_idle(self, queue: Queue) -> Executor | None:
+        """A warm executor of the same session and size, whose cores are free."""
+        need = queue.need
+        for name, node in self._cores.nodes.items():
+            # Memory is no part of what an executor is for: a node has it for all of them, or none.
+            if need.memory_mib and not node.fit(need):
+                continue
+            executor = self._warm.take((name, queue.session, need.cores, need.gpus))
+            if executor is not None:
+                del self._idle[name][executor.id]
+                executor.pinned[0].memory_mib = need.memory_mib
+                return executor
+        return None
+
+    def _new_executor(self, session: int, share: Share, now: float) -> Executor:
+        executor = Executor(next(self._numbers), session, share, now)
+        self.executors[executor.id] = executor
+        self._act(StartExecutor(executor.id, share.node, session, share.cores, share.gpus))
+        self._close_surplus(share.node)
+        return executor
+
+    def _close_surplus(self, node: str) -> None:
+        """Make room for a new executor on a node: close those that have been idle for longest."""
+        idle = self._idle.get(node, {})
+        surplus = len(idle) + 1 - IDLE_PER_CORE * self._cores.nodes[node].shape.cores
+        for executor in list(islice(idle.values(), max(0, surplus))):
+            self._stop(executor, GRACE_S)
+
+    # --- working
+
+    def ready(self, number: int, pid: int, now: float) -> None:
+        """An executor has reported."""
+        executor = self.executors.get(number)
+        if executor is None:
+            return
+        executor.ready, executor.pid = True, pid
+        if self._failures.pop(executor.node, None):
+            self._cores.resting.discard(executor.node)
+            self._queues.look_again = True
+        if executor.pipeline:
+            executor.first_started = now
+            self._send(executor, list(executor.pipeline))
+
+    def done(self, number: int, completions: Iterable[Completion], now: float) -> None:
+        """An executor has ended attempts."""
+        executor = self.executors.get(number)
+        if executor is None:
+            return
+        attempts, unsealed, pipeline = self._attempts, executor.unsealed, executor.pipeline
+        for completion in completions:
+            task = completion.task
+            if task in unsealed:
+                work = unsealed.pop(task)
+            elif pipeline and pipeline[0].task == task:
+                work = pipeline.popleft()
+            else:
+                continue
+            if completion.outcome == "ok":
+                self._queues.of(work).note_run(completion.ended - completion.started)
+            outcome = executor.killed_for.pop(task, "")
+            if outcome and completion.outcome != "ok":
+                # It took SIGTERM for a reason to raise, maybe after some cleaning up.
+                completion = told_to_end(completion, outcome, attempts.templates[work.template])
+            attempts.report(completion)
+        self._go_on(executor, now)
+
+    def ran(self, number: int, tasks: Iterable[int], now: float) -> None:
+        """An executor is through with attempts whose completions will follow."""
+        executor = self.executors.get(number)
+        if executor is None:
+            return
+        for task in tasks:
+            if executor.pipeline and executor.pipeline[0].task == task:
+                executor.unsealed[task] = executor.pipeline.popleft()
+        self._go_on(executor, now)
+
+    def _go_on(self, executor: Executor, now: float) -> None:
+        """An executor may have nothing left to do: give it more, or its cores to others."""
+        executor.first_started = now
+        self._attempts.busy_at = now
+        if executor.stopping:
+            if not executor.pipeline and not executor.unsealed:
+                # It was told to end, and its task has ended otherwise: it needs no more grace.
+                self._act(StopExecutor(executor.id, executor.node, 0.0))
+        elif not self._feed(executor, now) and not executor.pipeline and executor.queue is not None:
+            self._release(executor)
+            executor.idle_since = now
+            if executor.shares:
+                executor.shares = ()
+                self._stop(executor, GRACE_S)
+            else:
+                self._rest(executor)
+
+    def _feed(self, executor: Executor, now: float) -> bool:
+        """Fill the pipeline of an executor that holds its cores; False where nothing was there."""
+        queue = executor.queue
+        if queue is None or not self._queues.may_start(queue):
+            return False
+        depth = 1 if executor.shares else queue.depth
+        if depth > 1:
+            # An even share: what others could run at once does not queue up behind one.
+            others = queue.busy + self._cores.free // queue.need.cores
+            depth = min(depth, -(-len(queue.waiting) // others))
+        pipeline = executor.pipeline
+        room = pipeline.room(depth)
+        if not room:
+            return True
+        fed = self._queues.pop(queue, room)
+        pipeline.extend(fed)
+        if executor.ready and fed:
+            executor.first_started = executor.first_started or now
+            if len(fed) == len(pipeline):
+                executor.first_started = now
+            self._send(executor, fed)
+        return True
+
+    def _send(self, executor: Executor, work: list[Work]) -> None:
+        executor.pipeline.note_sent(len(work))
+        self._act(RunOnExecutor(executor.id, work, executor.shares))
+
+    # --- taking back
+
+    def _ask_back(self, executor: Executor, now: float) -> None:
+        upto = executor.pipeline.ask(now)
+        self._act(TakeBackFromExecutor(executor.id, executor.node, upto))
+
+    def taken_back(self, number: int, begun: int, upto: int, now: float) -> None:
+        """An executor skips what it was sent after the `begun`-th work, up to the `upto`-th."""
+        executor = self.executors.get(number)
+        if executor is None or executor.stopping:
+            return  # what it had goes with it
+        for work in executor.pipeline.take_back(begun, upto):
+            cancelled = bool(executor.killed_for.pop(work.task, ""))
+            self._attempts.take_back(work, cancelled, now)
+        if any(work.task in executor.killed_for for work in executor.pipeline):
+            self._stop(executor, GRACE_S)
+        elif not executor.pipeline:
+            self._go_on(executor, now)  # it had ended what it was in
+
+    # --- cores
+
+    def _serve(self, executor: Executor, queue: Queue) -> None:
+        """It works for a queue from now on, and holds its cores."""
+        executor.queue = queue
+        queue.busy += 1
+        for share in executor.shares or executor.pinned:
+            self._cores.take(share)
+
+    def _release(self, executor: Executor) -> None:
+        """Its cores are free."""
+        if executor.queue is None:
+            return
+        executor.queue.busy -= 1
+        executor.queue = None
+        for share in executor.shares or executor.pinned:
+            self._cores.give_back(share)
+        self._queues.look_again = True
+
+    def _rest(self, executor: Executor) -> None:
+        """It is idle from now on."""
+        executor.pinned[0].memory_mib = 0
+        self._warm.add(executor)
+        self._idle.setdefault(executor.node, {})[executor.id] = executor
+
+    def _forget(self, executor: Executor) -> None:
+        """It is not to be found among the idle ones any more, if it was."""
+        self._warm.discard(executor)
+        if idle := self._idle.get(executor.node):
+            idle.pop(executor.id, None)
+
+    # --- ends
+
+    def exited(
+        self,
+        number: int,
+        status: int,
+        task: int,
+        started: float,
+        logs: tuple[LogSpan, ...],
+        tail: str,
+        now: float,
+    ) -> None:
+        """An executor is gone: what it was in has crashed, unless it was killed for a reason.
+
+        Parameters
+        ----------
+        number, status
+            Which executor, and how it ended.
+        task, started
+            What it was in, and since when; 0 where that is not known.
+        logs, tail
+            The output of that task; its last lines, or those of an executor that did not come up.
+        now
+            Seconds since the epoch.
+        """
+        executor = self.executors.pop(number, None)
+        if executor is None:
+            return
+        self._forget(executor)
+        if not task and len(executor.pipeline) == 1 and not executor.stopping and executor.ready:
+            task = executor.pipeline[0].task
+        for work in reversed(executor.pipeline):
+            template = self._attempts.templates[work.template]
+            outcome = executor.killed_for.get(work.task, "")
+            limit_s = template.time_limit_s
+            if outcome == "timeout" and task not in (0, work.task):
+                outcome = ""  # it had ended, unheard of: another one is over its limit
+            elif executor.stopping and work.task == task and limit_s and now - started > limit_s:
+                outcome = outcome or "timeout"
+            if outcome:
+                completion = killed(work, outcome, template, now, executor.node, tail)
+            elif work.task == task and executor.ready and not executor.stopping:
+                completion = ended(work, "crash", describe_exit(status), now, executor.node, tail)
+            else:
+                # It had not started, or its end was not heard of, or the executor was ended for
+                # another task just when it began with this one: that is not its fault.
+                self._attempts.put_back(work, now)
+                continue
+            completion = msgspec.structs.replace(completion, started=started or now, logs=logs)
+            self._attempts.report(completion)
+        executor.pipeline.clear()
+        for work in reversed(executor.unsealed.values()):
+            # It had run, but its result never was on the disk.
+            self._attempts.put_back(work, now)
+        executor.unsealed.clear()
+        self._release(executor)
+        if not executor.ready and not executor.killed_for:
+            self._note_failure(executor, status, tail, now)
+
+    def _note_failure(self, executor: Executor, status: int, tail: str, now: float) -> None:
+        """An executor has not come up: let its node rest, or give it up."""
+        node = executor.node
+        failures = self._failures.setdefault(node, _Failures())
+        known = failures.count and executor.started_at <= failures.last_at
+        if known or node not in self._cores.nodes:
+            return  # it was started when the one before had not ended yet: it tells nothing new
+        failures.count += 1
+        failures.last_at = now
+        if failures.count >= MOST_FAILED:
+            reason = cannot_start(node, failures.count, status, tail)
+            self._act(GiveUpNode(node, reason))
+        failures.rests_until = now + REST_S * 2 ** (failures.count - 1)
+        self._cores.resting.add(node)
+
+    def lose_node(self, name: str, reason: str, now: float) -> list[Executor]:
+        """A node is gone, with all that ran there; returns its executors."""
+        lost = [executor for executor in self.executors.values() if executor.node == name]
+        for executor in lost:
+            del self.executors[executor.id]
+            self._forget(executor)
+            pipeline = list(executor.pipeline)
+            begun = pipeline[:1] if executor.ready else []
+            for work in [*executor.unsealed.values(), *begun]:
+                completion = ended(work, "interrupted", reason, now, name)
+                first = executor.first_started or now
+                self._attempts.report(msgspec.structs.replace(completion, started=first))
+            for work in pipeline[len(begun) :]:
+                self._attempts.report(ended(work, "interrupted", reason, now, name))
+            self._release(executor)
+        self._idle.pop(name, None)
+        self._failures.pop(name, None)
+        return lost
+
+    def cancel(self, tasks: Collection[int], now: float) -> None:
+        """End those that are in one of these tasks; from others they are taken back."""
+        for executor in list(self.executors.values()):
+            named = [work.task for work in executor.pipeline if work.task in tasks]
+            if not named:
+                continue
+            executor.killed_for.update(dict.fromkeys(named, "cancelled"))
+            if executor.ready and named[0] != executor.pipeline[0].task:
+                self._ask_back(executor, now)
+            else:
+                self._stop(executor, GRACE_S)
+
+    def stop_all(self) -> None:
+        """End all of them: what runs is interrupted."""
+        for executor in list(self.executors.values()):
+            for work in executor.pipeline:
+                executor.killed_for.setdefault(work.task, "interrupted")
+            self._stop(executor, GRACE_S)
+
+    def tick(self, now: float) -> None:
+        """End those that do not report, whose task is over its limit, or that are idle for long;
+        let nodes try again that have rested."""
+        for node, failures in self._failures.items():
+            if now >= failures.rests_until:
+                self._cores.resting.discard(node)
+        for executor in list(self.executors.values()):
+            if executor.stopping:
+                continue
+            if not executor.ready:
+                if now - executor.started_at > START_S:
+                    self._stop(executor, 0.0)
+            elif executor.pipeline:
+                work = executor.pipeline[0]
+                limit_s = self._attempts.templates[work.template].time_limit_s
+                if limit_s and now - executor.first_started > limit_s:
+                    executor.killed_for[work.task] = "timeout"
+                    self._stop(executor, GRACE_S)
+                elif executor.pipeline.is_stuck(executor.first_started, now):
+                    self._ask_back(executor, now)
+            elif now - executor.idle_since > IDLE_S:
+                self._stop(executor, GRACE_S)
+
+    def slept(self, seconds: float) -> None:
+        """All stood still for so long."""
+        for executor in self.executors.values():
+            executor.started_at += seconds
+            if executor.first_started:
+                executor.first_started += seconds
+
+    def stop_idle(self, sessions: Collection[int]) -> None:
+        """End those that are idle, and are for one of these sessions."""
+        for executor in list(self.executors.values()):
+            if executor.session in sessions and executor.ready and executor.is_idle:
+                self._stop(executor, GRACE_S)
+
+    def _stop(self, executor: Executor, grace_s: float) -> None:
+        if not executor.stopping:
+            executor.stopping = True
+            self._forget(executor)
+            self._act(StopExecutor(executor.id, executor.node, grace_s))

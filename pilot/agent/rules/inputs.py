@@ -1,0 +1,119 @@
+"""Inputs that are made in the same pilot, for tasks that were sent here before these were there.
+
+The head sends a task early where all that it still needs is held by one pilot: so a chain of short
+tasks goes on without a word to the head. Its inputs are filled in here as soon as they have ended.
+
+Invariants
+----------
+- A task leaves with all of its inputs, or it is given back.
+- A result is kept until the head has committed it (from then on the head sends it along) and until
+  nobody who is here waits for it and others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+import msgspec
+
+from pilot.model.tasks import Completion
+from pilot.model.values import Value
+from pilot.wire.messages import InputValue, Work
+
+
+class _Waiting:
+    """A task that waits, and the results that it has got so far."""
+
+    __slots__ = ("missing", "values", "work")
+
+    def __init__(self, work: Work, missing: set[int]) -> None:
+        self.work = work
+        self.missing = missing
+        self.values: dict[int, tuple[Value, ...]] = {}
+
+    def filled(self) -> Work:
+        """The task with all its inputs."""
+        inputs = tuple(
+            item
+            if item.value is not None
+            else InputValue(item.task, item.index, self.values[item.task][item.index])
+            for item in self.work.inputs
+        )
+        return msgspec.structs.replace(self.work, inputs=inputs)
+
+
+class Inputs:
+    """The results that were made here lately, and who waits for others."""
+
+    def __init__(self) -> None:
+        self._values: dict[int, tuple[Value, ...]] = {}
+        self._waiting: dict[int, _Waiting] = {}
+        #: Task → those that wait for it.
+        self._wanted: dict[int, list[_Waiting]] = {}
+
+    def add(self, work: Work, held: Mapping[int, int]) -> Work | None:
+        """A task with all its inputs; None where it waits for some.
+
+        Parameters
+        ----------
+        work
+            May have inputs without a value.
+        held
+            The tasks that are here and have not ended.
+
+        Raises
+        ------
+        LookupError
+            An input neither is here nor will be.
+        """
+        missing = {item.task for item in work.inputs if item.value is None}
+        if not missing:
+            return work
+        waiting = _Waiting(work, missing)
+        for source in missing.intersection(self._values):
+            waiting.values[source] = self._values[source]
+            missing.discard(source)
+        if not missing.issubset(held):
+            raise LookupError("its input is not made here")
+        if not missing:
+            return waiting.filled()
+        self._waiting[work.task] = waiting
+        for source in missing:
+            self._wanted.setdefault(source, []).append(waiting)
+        return None
+
+    def ended(self, completion: Completion) -> tuple[list[Work], list[Work]]:
+        """A task has ended: which others have all they need now, and which never will here."""
+        task = completion.task
+        children = completion.children
+        there = completion.outcome == "ok" and not (children and children.delegated)
+        if there:
+            self._values[task] = completion.values
+        ready, hopeless = [], []
+        for waiting in self._wanted.pop(task, ()):
+            if self._waiting.get(waiting.work.task) is not waiting:
+                continue  # it was taken out
+            if not there:
+                del self._waiting[waiting.work.task]
+                hopeless.append(waiting.work)
+                continue
+            waiting.values[task] = completion.values
+            waiting.missing.discard(task)
+            if not waiting.missing:
+                del self._waiting[waiting.work.task]
+                ready.append(waiting.filled())
+        return ready, hopeless
+
+    def waiting(self) -> list[Work]:
+        """Those that wait."""
+        return [waiting.work for waiting in self._waiting.values()]
+
+    def take(self, tasks: Collection[int] | None = None) -> list[Work]:
+        """Take out those of these tasks that wait; all that do, where none are named."""
+        named = [task for task in self._waiting if tasks is None or task in tasks]
+        return [self._waiting.pop(task).work for task in named]
+
+    def forget(self, tasks: Iterable[int]) -> None:
+        """The head has the results of these."""
+        for task in tasks:
+            self._values.pop(task, None)

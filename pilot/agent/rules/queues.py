@@ -1,0 +1,226 @@
+"""Work that waits in a pilot, by class, and whose turn it is. Pure.
+
+Invariants
+----------
+- A queue is among those that wait exactly while work is in it.
+- High priority goes first; of two classes alike in that, the one that came here first.
+- A class of tasks of several cores that has waited for `STARVED_S` is served before anything else
+  starts. One core is as good as another: a class of such tasks needs no such care.
+"""
+
+from __future__ import annotations
+
+import itertools
+from bisect import insort
+from collections import deque
+from collections.abc import Collection
+from typing import NamedTuple
+
+from pilot.model.tasks import Template
+from pilot.scheduler.resources import NodeShape, nodes_needed
+from pilot.wire.messages import Work
+
+#: An executor or world may have work of this many seconds waiting in its own queue, and so many
+#: tasks.
+PIPELINE_S = 0.02
+PIPELINE_TASKS = 63
+#: A task that has waited so long for its cores is not overtaken any more, in seconds.
+STARVED_S = 1.0
+
+
+class Queue:
+    """Tasks of one class that wait in this pilot."""
+
+    __slots__ = (
+        "busy",
+        "is_wide",
+        "kind",
+        "mean_s",
+        "need",
+        "nodes",
+        "place",
+        "rank",
+        "session",
+        "waiting",
+        "waiting_since",
+    )
+
+    def __init__(self, template: Template, number: int, place: int, shape: NodeShape) -> None:
+        self.session = template.session
+        self.kind = template.kind
+        self.need = template.resources
+        #: The fewest of the pilot's nodes that hold one; None: they are too small.
+        self.nodes = nodes_needed(self.need, shape)
+        #: Classes that are alike in this find a place, or none, alike.
+        self.place = place
+        #: Whether single cores, as they become free, are not enough.
+        self.is_wide = self.need.total_cores > 1
+        #: The lowest goes first.
+        self.rank = (-template.priority, number)
+        self.waiting: deque[Work] = deque()
+        #: When the first of them found no place; 0 while that has not happened.
+        self.waiting_since = 0.0
+        #: How long they take on average; None while none has ended well.
+        self.mean_s: float | None = None
+        #: How many executors or worlds serve it.
+        self.busy = 0
+
+    @property
+    def depth(self) -> int:
+        """How many tasks an executor or world may hold at a time."""
+        mean_s = self.mean_s
+        if mean_s is None or mean_s > PIPELINE_S:
+            return 1
+        return 1 + min(PIPELINE_TASKS, int(PIPELINE_S / max(mean_s, 1e-7)))
+
+    def waits_long(self, now: float, seconds: float) -> bool:
+        """Whether the first of them found no place so long ago."""
+        return bool(self.waiting_since) and now - self.waiting_since > seconds
+
+    def note_run(self, took_s: float) -> None:
+        """One of them has ended well, after so many seconds."""
+        self.mean_s = took_s if self.mean_s is None else 0.8 * self.mean_s + 0.2 * took_s
+
+
+class _Session(NamedTuple):
+    """What has come of a session."""
+
+    #: By all that makes them differ.
+    queues: dict[tuple[object, ...], Queue]
+    #: By what says where there is room for one.
+    places: dict[tuple[object, ...], int]
+    templates: list[int]
+
+
+class Queues:
+    """The queues of all classes; `shape` is what each node of the pilot has."""
+
+    def __init__(self, shape: NodeShape) -> None:
+        #: Nothing starts any more.
+        self.closed = False
+        #: Something may be able to start that was not when the queues were last served.
+        self.look_again = False
+        #: The only one that is served.
+        self.starved: Queue | None = None
+        #: How many of those that wait are wide.
+        self.wide = 0
+        self._shape = shape
+        self._numbers = itertools.count()
+        self._sessions: dict[int, _Session] = {}
+        self._of_template: dict[int, Queue] = {}
+        #: Those with work in them, by rank.
+        self._waiting: list[Queue] = []
+
+    def add_template(self, template: Template) -> None:
+        """Tasks of this template may come."""
+        session = self._sessions.setdefault(template.session, _Session({}, {}, []))
+        key = (
+            template.kind,
+            template.function,
+            template.resources,
+            template.priority,
+            template.time_limit_s,
+        )
+        queue = session.queues.get(key)
+        if queue is None:
+            number = next(self._numbers)
+            place = session.places.setdefault((template.kind, template.resources), number)
+            queue = session.queues[key] = Queue(template, number, place, self._shape)
+        if template.id not in self._of_template:
+            session.templates.append(template.id)
+        self._of_template[template.id] = queue
+
+    def forget(self, session: int) -> list[int]:
+        """A session, of which nothing is here, has ended; returns its templates."""
+        known = self._sessions.pop(session, None)
+        templates = known.templates if known else []
+        for template in templates:
+            del self._of_template[template]
+        return templates
+
+    def of(self, work: Work) -> Queue:
+        """The queue of a task's class."""
+        return self._of_template[work.template]
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether any has work in it."""
+        return bool(self._waiting)
+
+    @property
+    def waiting(self) -> list[Queue]:
+        """Those with work in them, the first to be served first."""
+        return self._waiting.copy()
+
+    def in_turn(self) -> list[Queue]:
+        """Those that are to be served now: all that wait, or the one that is starved."""
+        starved = self.starved
+        if starved is not None:
+            self.starved = None
+            if starved.waiting:
+                # What has waited for long goes first, and nothing smaller may take its cores.
+                return [starved]
+        return self._waiting.copy()
+
+    def may_start(self, queue: Queue) -> bool:
+        """Whether the next task of a queue may start, if there is a place for it."""
+        if not queue.waiting or self.closed:
+            return False
+        return self.starved is None or self.starved is queue
+
+    def found_no_place(self, queue: Queue, now: float) -> None:
+        """The first task of a queue has to wait for its cores, from now on or still."""
+        queue.waiting_since = queue.waiting_since or now
+        if queue.is_wide and now - queue.waiting_since > STARVED_S:
+            self.starved = queue
+
+    # --- what comes and goes
+
+    def push(self, queue: Queue, work: Work) -> None:
+        """A task waits from now on, as the last of its class."""
+        if not queue.waiting:
+            self._enter(queue)
+        queue.waiting.append(work)
+
+    def put_back(self, queue: Queue, work: Work) -> None:
+        """A task that was popped has not run: it is the next of its class again."""
+        if not queue.waiting:
+            self._enter(queue)
+        queue.waiting.appendleft(work)
+
+    def pop(self, queue: Queue, most: int = 1) -> list[Work]:
+        """The next tasks of a class that waits, so many or all."""
+        waiting = queue.waiting
+        if most < len(waiting):
+            if most == 1:
+                return [waiting.popleft()]
+            return [waiting.popleft() for _ in range(most)]
+        taken = list(waiting)
+        waiting.clear()
+        self._leave(queue)
+        return taken
+
+    def take(self, queue: Queue, tasks: Collection[int]) -> list[Work]:
+        """Take out those of these tasks that wait in a queue."""
+        taken = [work for work in queue.waiting if work.task in tasks]
+        if taken:
+            queue.waiting = deque(work for work in queue.waiting if work.task not in tasks)
+            if not queue.waiting:
+                self._leave(queue)
+        return taken
+
+    def _enter(self, queue: Queue) -> None:
+        if self._waiting:
+            insort(self._waiting, queue, key=_rank)
+        else:
+            self._waiting.append(queue)
+        self.wide += queue.is_wide
+
+    def _leave(self, queue: Queue) -> None:
+        self._waiting.remove(queue)
+        self.wide -= queue.is_wide
+        queue.waiting_since = 0.0
+
+
+def _rank(queue: Queue) -> tuple[int, int]:
+    return queue.rank

@@ -1,0 +1,108 @@
+"""What has ended and is told to the head, until the head has it in its database. Pure.
+
+Invariants
+----------
+- An end is kept until the head has it in its database; then its whole frame is forgotten.
+- What has ended here is not run again under the same number: if it comes again, from a head that
+  has not heard of its end, that end is told again.
+- What was given back as it came is no end: if it comes again, it is as if it had never been here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pilot.model.tasks import Completion
+from pilot.wire.messages import Work
+
+#: What ends within so many seconds is reported together while more work waits here.
+TOGETHER_S = 0.005
+#: The number of the frame that is still being filled.
+_NEXT = 0
+
+
+class Reports:
+    """Ends that are not acknowledged, in frames by their numbers."""
+
+    def __init__(self) -> None:
+        #: What the head has been told.
+        self.frames: dict[int, list[Completion]] = {}
+        #: What it will be told next, the first of which has ended at that time.
+        self.next: list[Completion] = []
+        self._since = 0.0
+        self._number = 0
+        #: The last of each task's ends, and the frame that it is in.
+        self._last: dict[int, tuple[int, Completion]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.next or self.frames)
+
+    def add(self, completions: Sequence[Completion], now: float) -> None:
+        """These have ended, and are to be told."""
+        if not self.next:
+            self._since = now
+        self.next.extend(completions)
+        for completion in completions:
+            self._last[completion.task] = _NEXT, completion
+
+    def wait_s(self, now: float, has_waiting: bool) -> float:
+        """How long the next frame may wait, in seconds, if nothing else happens; inf: it is empty.
+
+        Parameters
+        ----------
+        now
+            The time.
+        has_waiting
+            Whether more work waits here, so that no core waits for the head.
+        """
+        if not self.next:
+            return math.inf
+        return max(0.0, self._since + TOGETHER_S - now) if has_waiting else 0.0
+
+    def close_frame(self) -> int:
+        """What is to be told next is told now; returns the number of its frame."""
+        self._number += 1
+        completions, self.next = self.next, []
+        self.frames[self._number] = completions
+        for completion in completions:
+            self._last[completion.task] = self._number, completion
+        return self._number
+
+    def acknowledge(self, number: int) -> list[Completion]:
+        """The head has this frame; returns what is in it, nothing where that was known before."""
+        completions = self.frames.pop(number, [])
+        for completion in completions:
+            if self._last.get(completion.task, (_NEXT,))[0] == number:
+                del self._last[completion.task]
+        return completions
+
+    def held(self) -> dict[int, int]:
+        """The attempts that have ended here, by task."""
+        last = (completion for _, completion in self._last.values())
+        return {each.task: each.attempt for each in last if not each.is_unstarted}
+
+    def meet(self, work: Sequence[Work], now: float) -> Sequence[Work]:
+        """Work has come: returns what of it is to be run."""
+        known = {item.task: self._last[item.task] for item in work if item.task in self._last}
+        if not known:
+            return work
+        ended: dict[int, tuple[int, Completion]] = {}
+        for item in work:
+            number, last = known.get(item.task, (_NEXT, None))
+            if last is not None and last.is_unstarted:
+                self._drop(number, last)
+            elif last is not None and last.attempt == item.attempt:
+                ended[item.task] = number, last
+        self.add([last for number, last in ended.values() if number != _NEXT], now)
+        return [item for item in work if item.task not in ended]
+
+    def _drop(self, number: int, completion: Completion) -> None:
+        frame = self.next if number == _NEXT else self.frames[number]
+        # Not in place: the frame may be on its way.
+        left = [each for each in frame if each is not completion]
+        if number == _NEXT:
+            self.next = left
+        else:
+            self.frames[number] = left
+        del self._last[completion.task]

@@ -1,0 +1,336 @@
+"""What the agent decides: what starts where, what follows from an end, what is reported. Pure.
+
+The agent's shell turns frames, exits of processes and timers into calls, each with the time, and
+carries out the actions that `take_actions` gives. No sockets, no processes, no clock in here.
+`attempts` keeps what came in, `queues` what of it waits, `cores` what is free; `executor_rules` and
+`world_rules` bring these together for the two kinds of process, and here is who comes first.
+
+Invariants
+----------
+- After each event nothing waits that may start: not overtaken, and with its cores free.
+- Of a session that has ended nothing is kept, as soon as its last process is gone.
+- A pilot that drains starts nothing, and gives back what waits, also what comes to wait later.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+from pilot.agent.rules.actions import Action, ForgetSession
+from pilot.agent.rules.attempts import Attempts
+from pilot.agent.rules.cores import Cores
+from pilot.agent.rules.executors import Executor, ExecutorRules
+from pilot.agent.rules.queues import Queue, Queues
+from pilot.agent.rules.worlds import World, WorldRules
+from pilot.model.tasks import Completion, LogSpan, Template
+from pilot.scheduler.placement import FreeNode
+from pilot.scheduler.resources import NodeShape
+from pilot.wire.messages import RunningTask, Work
+
+
+class Rules:
+    """The state of a pilot. Methods take what happened; `take_actions` and `take_completions` give
+    what is to be done and reported.
+
+    Parameters
+    ----------
+    hosts
+        The pilot's nodes, those included that have not reported yet.
+    shape
+        What each of them has.
+    now
+        Seconds since the epoch.
+    """
+
+    def __init__(self, hosts: Iterable[str], shape: NodeShape, now: float = 0.0) -> None:
+        self._actions: list[Action] = []
+        self._cores = Cores(hosts)
+        self._queues = Queues(shape)
+        self._attempts = Attempts(self._queues, self._cores, now)
+        numbers, act = itertools.count(1), self._actions.append
+        self._executors = ExecutorRules(self._attempts, self._cores, numbers, act)
+        self._worlds = WorldRules(self._attempts, self._cores, numbers, act)
+        #: Sessions that have ended, and are not forgotten yet.
+        self._ended: set[int] = set()
+
+    # --- what there is
+
+    @property
+    def hosts(self) -> list[str]:
+        """The pilot's nodes, those included that have not reported yet."""
+        return self._cores.hosts
+
+    @property
+    def nodes(self) -> dict[str, FreeNode]:
+        """Those that have reported, and what is free on them."""
+        return self._cores.nodes
+
+    @property
+    def templates(self) -> dict[int, Template]:
+        """What tasks share, by number."""
+        return self._attempts.templates
+
+    @property
+    def held(self) -> dict[int, int]:
+        """The attempts in here: task → attempt."""
+        return self._attempts.held
+
+    @property
+    def executors(self) -> dict[int, Executor]:
+        """The executors, by number."""
+        return self._executors.executors
+
+    @property
+    def worlds(self) -> dict[int, World]:
+        """The MPI worlds, by number."""
+        return self._worlds.worlds
+
+    @property
+    def draining(self) -> bool:
+        """Whether nothing starts any more."""
+        return self._queues.closed
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs and nothing waits."""
+        return not self._attempts.held
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether there is work that waits for cores, so that no core waits for the head."""
+        return self._queues.has_waiting
+
+    @property
+    def busy_at(self) -> float:
+        """When work came or ended last, in seconds since the epoch."""
+        return self._attempts.busy_at
+
+    def running(self, now: float, least_s: float = 0.5) -> list[tuple[World, RunningTask]]:
+        """MPI tasks that have run for a while (node workers report those of executors)."""
+        return list(self._worlds.running(now, least_s))
+
+    # --- what comes out
+
+    def take_actions(self) -> list[Action]:
+        """What is to be done; afterwards it is taken for done."""
+        actions = self._actions.copy()
+        self._actions.clear()
+        return actions
+
+    def take_completions(self) -> list[Completion]:
+        """What is to be reported to the head."""
+        return self._attempts.take_completions()
+
+    # --- work
+
+    def add_work(self, templates: Iterable[Template], work: Iterable[Work], now: float) -> None:
+        """The head has assigned work."""
+        templates = list(templates)
+        # Of a session that ended, but that head died before it was written down.
+        self._ended.difference_update(template.session for template in templates)
+        self._attempts.add(templates, work, now)
+        if self.draining:
+            self._attempts.hand_back("the pilot starts nothing any more", now)
+        self.schedule(now)
+
+    def cancel(self, tasks: Iterable[int], now: float) -> None:
+        """End tasks, whether they wait or run."""
+        wanted = {task for task in tasks if task in self._attempts.held}
+        if not wanted:
+            return
+        self._attempts.cancel(wanted, now)
+        self._executors.cancel(wanted, now)
+        self._worlds.cancel(wanted, now)
+        self.schedule(now)
+
+    def give_back(self, tasks: Iterable[int], now: float) -> None:
+        """Another pilot could start these tasks: let those go that wait for cores."""
+        wanted = {task for task in tasks if task in self._attempts.held}
+        if wanted:
+            self._attempts.give_back(wanted, "another pilot has room for it", now)
+            self.schedule(now)
+
+    def forget(self, tasks: Iterable[int]) -> None:
+        """The head has committed the ends of these tasks."""
+        self._attempts.forget(tasks)
+
+    def end_session(self, session: int) -> None:
+        """A session has ended: nothing more of it comes."""
+        self._ended.add(session)
+
+    def drain(self, reason: str, now: float) -> None:
+        """Start nothing any more, and give back what has not started."""
+        self._queues.closed = True
+        self._attempts.hand_back(reason, now)
+
+    def stop_all(self, reason: str, now: float) -> None:
+        """End everything at once: what runs is interrupted."""
+        self.drain(reason, now)
+        self._executors.stop_all()
+        self._worlds.stop_all()
+
+    # --- nodes
+
+    def add_node(self, name: str, shape: NodeShape, now: float, position: int = 0) -> None:
+        """A node worker is up; `position` is its place in the batch system's list of nodes."""
+        if self._cores.add_node(name, shape, position):
+            self.schedule(now)
+
+    def lose_node(self, name: str, reason: str, now: float) -> list[Executor]:
+        """A node is gone, with all that ran there; returns its executors."""
+        self._cores.lose_node(name)
+        lost = self._executors.lose_node(name, reason, now)
+        self._worlds.lose_node(name)
+        self._attempts.hand_back_early(reason, now)
+        self._attempts.hand_back_misfits(now)
+        self.schedule(now)
+        return lost
+
+    # --- executors
+
+    def executor_ready(self, number: int, pid: int, now: float) -> None:
+        """An executor has reported."""
+        self._executors.ready(number, pid, now)
+        if self._queues.look_again:
+            self.schedule(now)
+
+    def executor_done(self, number: int, completions: Iterable[Completion], now: float) -> None:
+        """An executor has ended attempts."""
+        self._executors.done(number, completions, now)
+        if self._queues.look_again:
+            self.schedule(now)
+
+    def executor_ran(self, number: int, tasks: Iterable[int], now: float) -> None:
+        """An executor is through with attempts whose completions will follow."""
+        self._executors.ran(number, tasks, now)
+        if self._queues.look_again:
+            self.schedule(now)
+
+    def executor_exited(
+        self,
+        number: int,
+        status: int,
+        task: int,
+        started: float,
+        logs: tuple[LogSpan, ...],
+        tail: str,
+        now: float,
+    ) -> None:
+        """An executor is gone; see `ExecutorRules.exited`."""
+        self._executors.exited(number, status, task, started, logs, tail, now)
+        if self.draining:
+            self._attempts.hand_back("the pilot ends", now)
+        self.schedule(now)
+
+    # --- executors and worlds
+
+    def taken_back(self, number: int, begun: int, upto: int, now: float) -> None:
+        """An executor or world skips what it was sent after the `begun`-th work, up to the
+        `upto`-th."""
+        if number in self.executors:
+            self._executors.taken_back(number, begun, upto, now)
+        else:
+            self._worlds.taken_back(number, begun, upto, now)
+        if self.draining:
+            self._attempts.hand_back("the pilot starts nothing any more", now)
+        self.schedule(now)
+
+    # --- worlds
+
+    def rank_ready(self, number: int, rank: int, now: float) -> None:
+        """A rank has reported."""
+        self._worlds.rank_ready(number, rank, now)
+
+    def rank_done(self, number: int, rank: int, completion: Completion, now: float) -> None:
+        """A rank has left a task that it or another one has failed in."""
+        self._worlds.rank_done(number, rank, completion, now)
+        if self._queues.look_again:
+            self.schedule(now)
+
+    def world_not_formed(self, number: int) -> None:
+        """The ranks of a world have not found each other: end it."""
+        self._worlds.not_formed(number)
+
+    def world_done(self, number: int, completions: Iterable[Completion], now: float) -> None:
+        """All ranks of a world have left these tasks, and none has failed."""
+        self._worlds.done(number, completions, now)
+        if self._queues.look_again:
+            self.schedule(now)
+
+    def rank_exited(
+        self,
+        number: int,
+        task: int = 0,
+        started: float = 0.0,
+        rank: int = 0,
+        log: LogSpan | None = None,
+    ) -> None:
+        """A rank is gone that was in this task, 0 for none: its world cannot go on."""
+        self._worlds.rank_exited(number, task, started, rank, log)
+
+    def world_exited(
+        self,
+        number: int,
+        status: int,
+        tail: str,
+        now: float,
+        reason: str = "",
+        hopeless: bool = False,
+    ) -> None:
+        """A world is gone, all of it; see `WorldRules.exited`."""
+        self._worlds.exited(number, status, tail, now, reason, hopeless)
+        if self.draining:
+            self._attempts.hand_back("the pilot ends", now)
+        self.schedule(now)
+
+    # --- time, and what starts
+
+    def tick(self, now: float) -> None:
+        """Look after limits, ranks that hang, and what has been idle for long."""
+        self._executors.tick(now)
+        self._worlds.tick(now)
+        if self._ended:
+            self._forget_ended()
+        self.schedule(now)
+
+    def slept(self, seconds: float) -> None:
+        """All stood still for so long: it does not count as time that a task has used."""
+        self._executors.slept(seconds)
+        self._worlds.slept(seconds)
+
+    def _forget_ended(self) -> None:
+        """Forget the sessions that have ended, once nothing of them is here any more."""
+        self._executors.stop_idle(self._ended)
+        self._worlds.stop_idle(self._ended)
+        there = self._attempts.sessions()
+        there.update(executor.session for executor in self.executors.values())
+        there.update(world.session for world in self.worlds.values())
+        for session in self._ended - there:
+            self._attempts.forget_session(session)
+            self._actions.append(ForgetSession(session))
+        self._ended &= there
+
+    def schedule(self, now: float) -> None:
+        """Start what can start, high priority first."""
+        queues = self._queues
+        queues.look_again = False
+        if queues.closed:
+            return
+        # Where there is no place for one, there is none for what is alike and behind it.
+        full: set[int] = set()
+        for queue in queues.in_turn():
+            if queue.place not in full:
+                while queue.waiting and self._start(queue, now):
+                    queue.waiting_since = 0.0
+                if not queue.waiting:
+                    continue
+                full.add(queue.place)
+            queues.found_no_place(queue, now)
+            if queues.starved is queue or not (self._cores.free or queues.wide):
+                return
+
+    def _start(self, queue: Queue, now: float) -> bool:
+        if queue.kind == "mpi":
+            return self._worlds.start(queue, now)
+        return self._executors.start(queue, now)

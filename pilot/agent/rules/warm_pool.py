@@ -1,0 +1,95 @@
+"""Idle executors or MPI worlds: which can be used at once for what has to start? Pure.
+
+They hold no cores, so those of one may be taken by others. What is found in that state is put aside
+until what is in its way is given back, so that it is looked at once, and not at each search: what a
+search costs does not grow with how many are idle.
+
+Invariants
+----------
+- What is taken has all its cores, GPUs and memory free.
+- What is put aside comes back as soon as it may be of use again; only `discard` forgets it.
+- What was idle last is taken first: its memory is warm, and the others may be closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from functools import partial
+from typing import Generic, Protocol, TypeVar
+
+from pilot.agent.rules.cores import Cores
+from pilot.scheduler.placement import Share
+
+#: Idle executors and worlds are closed after so many seconds.
+IDLE_S = 60.0
+
+
+class Reusable(Protocol):
+    """An executor or world."""
+
+    @property
+    def id(self) -> int:
+        """Its number."""
+
+    @property
+    def use(self) -> Hashable:
+        """What it can be used for."""
+
+    @property
+    def pinned(self) -> tuple[Share, ...]:
+        """What has to be free for that."""
+
+
+T = TypeVar("T", bound=Reusable)
+
+
+class Warm(Generic[T]):
+    """What is idle, by what it can be used for."""
+
+    def __init__(self, cores: Cores) -> None:
+        self._cores = cores
+        self._near: dict[Hashable, dict[int, T]] = {}
+        self._aside: dict[Hashable, dict[int, T]] = {}
+
+    def add(self, item: T) -> None:
+        """It is idle from now on."""
+        self._near.setdefault(item.use, {})[item.id] = item
+
+    def discard(self, item: T) -> None:
+        """It is not to be used any more; nothing where it was not idle."""
+        if not _remove(self._aside, item):
+            _remove(self._near, item)
+
+    def take(self, use: Hashable) -> T | None:
+        """One whose cores are free. It is idle no more."""
+        near = self._near.get(use)
+        found = None
+        while near and found is None:
+            _, item = near.popitem()
+            taken = self._cores.first_taken(item.pinned)
+            if taken is None:
+                found = item
+            else:
+                self._aside.setdefault(use, {})[item.id] = item
+                self._cores.when_free(taken, partial(self._come_back, item))
+        if near is not None and not near:
+            del self._near[use]
+        return found
+
+    def waits(self, use: Hashable) -> bool:
+        """Whether one has its cores taken by others, as far as has been looked."""
+        return use in self._aside
+
+    def _come_back(self, item: T) -> None:
+        if _remove(self._aside, item):
+            self.add(item)
+
+
+def _remove(items: dict[Hashable, dict[int, T]], item: T) -> bool:
+    """Take an item out, if it is there."""
+    alike = items.get(item.use)
+    if alike is None or alike.pop(item.id, None) is None:
+        return False
+    if not alike:
+        del items[item.use]
+    return True

@@ -1,0 +1,509 @@
+"""What MPI worlds are started, given and ended for. Pure.
+
+Invariants
+----------
+- A core is with one busy world or executor at a time. Idle worlds hold none: their ranks sleep.
+- A world serves one session and one shape of task only.
+- Its ranks are in one task at a time; what is behind it has been sent ahead, is not begun before
+  all ranks have left the one before, and waits for that only as long as it is short.
+- A world that a rank has left otherwise than by the end of its task is ended. That is told of the
+  task that its ranks were in; what was behind it waits again.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+
+import msgspec
+
+from pilot.agent.rules.actions import Action, RunOnWorld, StartWorld, StopWorld, TakeBackFromWorld
+from pilot.agent.rules.attempts import Attempts
+from pilot.agent.rules.completions import describe_exit, ended, killed, merge_failures
+from pilot.agent.rules.cores import Cores
+from pilot.agent.rules.prefetch import Pipeline
+from pilot.agent.rules.queues import STARVED_S, Queue
+from pilot.agent.rules.warm_pool import IDLE_S, Warm
+from pilot.limits import LOGS_MOST
+from pilot.model.tasks import Completion, LogSpan
+from pilot.scheduler.placement import Share
+from pilot.scheduler.resources import Resources
+from pilot.wire.messages import RunningTask, Work
+
+#: When a rank has failed, the others get so long to leave the task, in seconds.
+RANKS_LEAVE_S = 5.0
+#: A world that has not reported by then is given up, in seconds.
+START_S = 60.0
+#: So long short tasks wait for the cores of an idle world before another is started, in seconds.
+#: Nothing else has started for a while by then: what has those cores is not short.
+PATIENCE_S = STARVED_S + 0.2
+#: Ranks of idle worlds, for each core of the pilot, beyond which the longest idle one is closed.
+IDLE_RANKS_PER_CORE = 3
+
+
+class Failing:
+    """A task that a rank has failed in: each rank reports for itself."""
+
+    __slots__ = ("failures", "leave_by", "left", "logs")
+
+    def __init__(self, now: float) -> None:
+        #: When all ranks must have left it.
+        self.leave_by = now + RANKS_LEAVE_S
+        self.left: set[int] = set()
+        #: What those have told that failed, by rank.
+        self.failures: dict[int, Completion] = {}
+        #: What those have written that have left it.
+        self.logs: dict[int, tuple[LogSpan, ...]] = {}
+
+
+class World:
+    """A persistent set of MPI ranks."""
+
+    __slots__ = (
+        "busy_since",
+        "early",
+        "failing",
+        "id",
+        "idle_since",
+        "killed_for",
+        "logs",
+        "need",
+        "pinned",
+        "pipeline",
+        "queue",
+        "ranks",
+        "seen",
+        "session",
+        "started_at",
+        "stopping",
+        "told",
+        "use",
+    )
+
+    def __init__(
+        self, number: int, session: int, need: Resources, shares: tuple[Share, ...], now: float
+    ) -> None:
+        self.id = number
+        self.session = session
+        self.need = need
+        #: What its ranks are pinned to. It holds them only while it has work.
+        self.pinned = shares
+        self.use = (session, need)
+        #: Ranks that have reported.
+        self.ranks: set[int] = set()
+        self.stopping = False
+        #: Whether it is ended on purpose, and no rank had died before.
+        self.told = False
+        #: What it works for; None where it holds no cores.
+        self.queue: Queue | None = None
+        #: The first is what its ranks are in, as far as they have told.
+        self.pipeline = Pipeline()
+        #: By task.
+        self.failing: dict[int, Failing] = {}
+        #: Ended well, by task, before all ranks have been heard of one that failed before it.
+        self.early: dict[int, Completion] = {}
+        #: Outcome for the task that it was killed for: ``timeout``, ``cancelled``, ``interrupted``.
+        self.killed_for: dict[int, str] = {}
+        #: The task that a rank was in at its end, and since when.
+        self.seen = (0, 0.0)
+        #: What each rank had written in the task that it was in at its end: that task, and where.
+        self.logs: dict[int, tuple[int, LogSpan]] = {}
+        self.started_at = now
+        self.busy_since = 0.0
+        self.idle_since = now
+
+    @property
+    def ready(self) -> bool:
+        """Whether all ranks have reported."""
+        return len(self.ranks) == self.need.ranks
+
+
+class WorldRules:
+    """The MPI worlds of a pilot.
+
+    Parameters
+    ----------
+    attempts
+        Where work comes from, and goes to when it ends.
+    cores
+        Where they run.
+    numbers
+        For executors and worlds.
+    act
+        Takes what is to be done.
+    """
+
+    def __init__(
+        self,
+        attempts: Attempts,
+        cores: Cores,
+        numbers: Iterator[int],
+        act: Callable[[Action], None],
+    ) -> None:
+        self.worlds: dict[int, World] = {}
+        self._attempts = attempts
+        self._queues = attempts.queues
+        self._cores = cores
+        self._numbers = numbers
+        self._act = act
+        self._warm: Warm[World] = Warm(cores)
+
+    # --- starting
+
+    def start(self, queue: Queue, now: float) -> bool:
+        """Start the next task of a queue, and what goes with it; False where it has no place."""
+        use = (queue.session, queue.need)
+        world = self._warm.take(use)
+        if world is None:
+            if self._warm.waits(use) and queue.depth > 1 and not queue.waits_long(now, PATIENCE_S):
+                # Tasks so short better wait for its cores than for the start of another.
+                return False
+            shares = self._cores.place(queue.need)
+            if shares is None:
+                return False
+            world = World(next(self._numbers), queue.session, queue.need, tuple(shares), now)
+            self.worlds[world.id] = world
+            self._act(StartWorld(world.id, queue.session, world.pinned, queue.need))
+            self._close_surplus()
+        for share in world.pinned:
+            self._cores.take(share)
+        world.queue = queue
+        queue.busy += 1
+        return self._feed(world, now)
+
+    def _close_surplus(self) -> None:
+        """Close the worlds that have been idle for longest, beyond so many ranks."""
+        idle = [world for world in self.worlds.values() if world.queue is None]
+        ranks = sum(world.need.ranks for world in idle)
+        cores = sum(node.shape.cores for node in self._cores.nodes.values())
+        idle.sort(key=lambda world: world.idle_since)
+        for world in idle:
+            if ranks <= IDLE_RANKS_PER_CORE * cores:
+                return
+            ranks -= world.need.ranks
+            self._tell_to_end(world)
+
+    def _feed(self, world: World, now: float) -> bool:
+        """Fill the pipeline of a world that holds its cores; False where nothing was there."""
+        queue = world.queue
+        if queue is None or not self._queues.may_start(queue):
+            return False
+        pipeline = world.pipeline
+        depth = queue.depth
+        if depth > 1:
+            # An even share: what others could run at once does not queue up behind one.
+            others = queue.busy + self._cores.free // queue.need.total_cores
+            depth = min(depth, -(-len(queue.waiting) // others))
+        room = pipeline.room(depth)
+        if not room:
+            return True
+        if not pipeline:
+            world.busy_since = now
+        fed = self._queues.pop(queue, room)
+        queue.waiting_since = 0.0  # the next has waited for its turn, not for cores
+        pipeline.extend(fed)
+        if world.ready and fed:
+            self._send(world, fed)
+        return True
+
+    def _send(self, world: World, work: list[Work]) -> None:
+        world.pipeline.note_sent(len(work))
+        self._act(RunOnWorld(world.id, work))
+
+    # --- taking back
+
+    def _ask_back(self, world: World, now: float) -> None:
+        self._act(TakeBackFromWorld(world.id, world.pipeline.ask(now)))
+
+    def taken_back(self, number: int, begun: int, upto: int, now: float) -> None:
+        """A world skips what it was sent after the `begun`-th work, up to the `upto`-th."""
+        world = self.worlds.get(number)
+        if world is None or world.stopping:
+            return  # what it had goes with it
+        for work in world.pipeline.take_back(begun, upto):
+            cancelled = bool(world.killed_for.pop(work.task, ""))
+            self._attempts.take_back(work, cancelled, now)
+        if not world.pipeline:
+            self._go_on(world, now)  # it had ended what it was in
+
+    # --- ranks
+
+    def rank_ready(self, number: int, rank: int, now: float) -> None:
+        """A rank has reported."""
+        world = self.worlds.get(number)
+        if world is None:
+            return
+        world.ranks.add(rank)
+        if world.ready and world.pipeline and not world.stopping:
+            world.busy_since = now
+            self._send(world, list(world.pipeline))
+            if world.killed_for:
+                self._ask_back(world, now)
+
+    def done(self, number: int, completions: Iterable[Completion], now: float) -> None:
+        """All ranks have left these tasks, and none has failed."""
+        world = self.worlds.get(number)
+        if world is None:
+            return
+        there = {work.task for work in world.pipeline}
+        world.early.update((c.task, c) for c in completions if c.task in there)
+        self._end_early(world)
+        self._go_on(world, now)
+
+    def rank_done(self, number: int, rank: int, completion: Completion, now: float) -> None:
+        """A rank has left a task that it or another one has failed in."""
+        world = self.worlds.get(number)
+        if world is None:
+            return
+        # What rank 0 has to tell of the tasks before it may come later than this.
+        work = next((work for work in world.pipeline if work.task == completion.task), None)
+        if work is None:
+            return
+        failing = world.failing.setdefault(work.task, Failing(now))
+        failing.left.add(rank)
+        failing.logs[rank] = completion.logs
+        if completion.outcome != "ok":
+            failing.failures[rank] = completion
+        if len(failing.left) == world.need.ranks and work is world.pipeline[0]:
+            self._end_first(world, self._merged(world, work, failing))
+            self._end_early(world)
+            self._go_on(world, now)
+
+    def _end_early(self, world: World) -> None:
+        """End what has ended well, up to the first task that not all ranks have told of."""
+        while world.pipeline and (completion := world.early.pop(world.pipeline[0].task, None)):
+            self._queues.of(world.pipeline[0]).note_run(completion.ended - completion.started)
+            self._end_first(world, completion)
+
+    def _end_first(self, world: World, completion: Completion) -> None:
+        """All ranks have left the first task of the pipeline."""
+        world.pipeline.popleft()
+        world.failing.pop(completion.task, None)
+        world.killed_for.pop(completion.task, None)
+        self._attempts.report(completion)
+
+    def _merged(self, world: World, work: Work, failing: Failing) -> Completion:
+        merged = merge_failures(work, failing.failures, len(failing.left), world.need)
+        return msgspec.structs.replace(merged, logs=_in_order(failing.logs))
+
+    def _go_on(self, world: World, now: float) -> None:
+        """A world may have nothing left to do: give it more, or its cores to others."""
+        world.busy_since = now
+        self._attempts.busy_at = now
+        if world.stopping or world.queue is None:
+            return
+        if not self._feed(world, now) and not world.pipeline:
+            world.idle_since = now
+            self._release(world)
+            self._warm.add(world)
+
+    def not_formed(self, number: int) -> None:
+        """The ranks of a world have not found each other: it is of no use."""
+        world = self.worlds.get(number)
+        if world is not None:
+            self._stop(world)
+
+    def rank_exited(
+        self, number: int, task: int, started: float, rank: int, log: LogSpan | None
+    ) -> None:
+        """A rank is gone that was in this task, 0 for none: its world cannot go on."""
+        world = self.worlds.get(number)
+        if world is not None:
+            if log is not None:
+                world.logs[rank] = task, log
+            if not world.seen[0]:
+                world.seen = task, started
+            self._stop(world)
+
+    def _release(self, world: World) -> None:
+        """Its cores are free."""
+        if world.queue is None:
+            return
+        world.queue.busy -= 1
+        world.queue = None
+        for share in world.pinned:
+            self._cores.give_back(share)
+        self._queues.look_again = True
+
+    # --- ends
+
+    def exited(
+        self,
+        number: int,
+        status: int,
+        tail: str,
+        now: float,
+        reason: str = "",
+        hopeless: bool = False,
+    ) -> None:
+        """A world is gone, all of it.
+
+        Parameters
+        ----------
+        number, status
+            Which world, and how its launcher ended.
+        tail
+            The last lines of its launcher's output.
+        now
+            Seconds since the epoch.
+        reason
+            Why it did not come up, where that is known.
+        hopeless
+            No other one would come up either, so that it is not tried again.
+        """
+        world = self.worlds.pop(number, None)
+        if world is None:
+            return
+        self._warm.discard(world)
+        task, started = world.seen
+        if world.pipeline and all(work.task != task for work in world.pipeline):
+            task, started = world.pipeline[0].task, world.busy_since
+        for work in reversed(world.pipeline):
+            if work.task in world.early:
+                completion: Completion | None = world.early[work.task]
+            elif work.task == task:
+                completion = self._end_of(world, work, started, status, tail, now, reason)
+                if completion and hopeless:
+                    completion = msgspec.structs.replace(completion, outcome="error")
+            elif world.killed_for.get(work.task) == "cancelled":
+                completion = ended(work, "cancelled", "cancelled before it started", now)
+            else:
+                completion = None
+            if completion is None:
+                # It had not begun, or its end was not heard of.
+                self._attempts.put_back(work, now)
+            else:
+                self._attempts.report(completion)
+        world.pipeline.clear()
+        self._release(world)
+
+    def _end_of(
+        self,
+        world: World,
+        work: Work,
+        started: float,
+        status: int,
+        tail: str,
+        now: float,
+        reason: str,
+    ) -> Completion | None:
+        """How the task ended that the ranks of a world were in, which is gone; None: it did not."""
+        node, exit_ = world.pinned[0].node, describe_exit(status)
+        template = self._attempts.templates[work.template]
+        outcome = world.killed_for.get(work.task, "")
+        failing = world.failing.get(work.task)
+        if outcome:
+            completion = killed(work, outcome, template, now, node, tail)
+        elif failing and failing.failures:
+            completion = self._merged(world, work, failing)
+        elif not world.ready:
+            if not reason and world.told:
+                reported = f"{len(world.ranks)} of {world.need.ranks} ranks have reported"
+                reason = f"{reported} within {START_S:g} s"
+            message = f"the MPI world could not be started: {reason or exit_}"
+            completion = ended(work, "crash", message, now, node, tail)
+        elif not world.told:
+            completion = ended(work, "crash", f"a rank died: {exit_}", now, node, tail)
+        elif template.time_limit_s and now - started > template.time_limit_s:
+            completion = killed(work, "timeout", template, now, node, tail)
+        else:
+            return None  # the task that the world was ended for had ended, unheard of
+        logs: dict[int, tuple[LogSpan, ...]] = {
+            rank: (log,) for rank, (in_, log) in world.logs.items() if in_ == work.task
+        }
+        if failing:
+            logs.update(failing.logs)
+        return msgspec.structs.replace(
+            completion, started=completion.started or started or now, logs=_in_order(logs)
+        )
+
+    def lose_node(self, name: str) -> None:
+        """A node is gone: end the worlds that have ranks there."""
+        for world in list(self.worlds.values()):
+            if any(share.node == name for share in world.pinned):
+                self._interrupt(world)
+
+    def cancel(self, tasks: Collection[int], now: float) -> None:
+        """End those that are in one of these tasks; from others they are taken back.
+
+        One behind others that has begun, unheard of, is short and not worth a world: it ends before
+        long, or is ended when its turn has come.
+        """
+        for world in list(self.worlds.values()):
+            named = [work.task for work in world.pipeline if work.task in tasks]
+            if not named:
+                continue
+            world.killed_for.update(dict.fromkeys(named, "cancelled"))
+            if named[0] == world.pipeline[0].task:
+                self._tell_to_end(world)
+            elif world.ready and not world.stopping:
+                self._ask_back(world, now)
+
+    def stop_all(self) -> None:
+        """End all of them: what runs is interrupted."""
+        for world in list(self.worlds.values()):
+            self._interrupt(world)
+
+    def _interrupt(self, world: World) -> None:
+        for work in world.pipeline:
+            world.killed_for.setdefault(work.task, "interrupted")
+        self._tell_to_end(world)
+
+    def tick(self, now: float) -> None:
+        """End those that do not report, whose task is over its limit or cancelled, whose ranks
+        hang, or that are idle for long."""
+        for world in list(self.worlds.values()):
+            if world.stopping:
+                continue
+            if world.ready and world.pipeline:
+                work = world.pipeline[0]
+                limit_s = self._attempts.templates[work.template].time_limit_s
+                failing = world.failing.get(work.task)
+                if limit_s and now - world.busy_since > limit_s:
+                    world.killed_for.setdefault(work.task, "timeout")
+                    self._tell_to_end(world)
+                elif work.task in world.killed_for or (failing and now > failing.leave_by):
+                    # Where some ranks have raised, the others wait for them in MPI for ever.
+                    self._tell_to_end(world)
+                elif world.pipeline.is_stuck(world.busy_since, now):
+                    self._ask_back(world, now)
+            elif (not world.pipeline and now - world.idle_since > IDLE_S) or (
+                not world.ready and now - world.started_at > START_S
+            ):
+                self._tell_to_end(world)
+
+    def slept(self, seconds: float) -> None:
+        """All stood still for so long."""
+        for world in self.worlds.values():
+            world.started_at += seconds
+            world.busy_since += seconds
+
+    def stop_idle(self, sessions: Collection[int]) -> None:
+        """End those that are idle, and are for one of these sessions."""
+        for world in list(self.worlds.values()):
+            if world.session in sessions and world.queue is None:
+                self._tell_to_end(world)
+
+    def running(self, now: float, least_s: float) -> Iterator[tuple[World, RunningTask]]:
+        """The tasks that have run for so many seconds, each with its world."""
+        for world in self.worlds.values():
+            if world.pipeline and world.ready and now - world.busy_since > least_s:
+                work, node = world.pipeline[0], world.pinned[0].node
+                yield world, RunningTask(work.task, work.attempt, node, world.busy_since)
+
+    def _tell_to_end(self, world: World) -> None:
+        """End a world that would live on."""
+        world.told = world.told or not world.stopping
+        self._stop(world)
+
+    def _stop(self, world: World) -> None:
+        if not world.stopping:
+            world.stopping = True
+            self._warm.discard(world)
+            self._act(StopWorld(world.id))
+
+
+def _in_order(logs: Mapping[int, tuple[LogSpan, ...]]) -> tuple[LogSpan, ...]:
+    """What ranks have written, rank by rank; of very many the first."""
+    spans = (span for _, spans in sorted(logs.items()) for span in spans)
+    return tuple(itertools.islice(spans, LOGS_MOST))

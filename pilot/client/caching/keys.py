@@ -1,0 +1,123 @@
+"""What a task comes of: digests by which its results are found again in a later run.
+
+Only tasks with ``cache=True`` are looked at. Their results depend on the function and on what it
+names (`pilot.client.caching.code_fingerprint`), on the arguments, and on files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pilot.client.command import CommandResult, ShellCommand
+from pilot.client.task import Task
+from pilot.data.file_stamps import file_digest
+from pilot.model.tasks import FileStamp
+from pilot.texts import encodable
+
+_SIZE = 16
+#: Opcodes for names of functions and classes, and for sets, whose order differs from run to run. A
+#: pickle without these bytes says the same in every run.
+_MORE_THAN_DATA = (
+    pickle.STACK_GLOBAL,
+    pickle.EMPTY_SET,
+    pickle.FROZENSET,
+)
+
+
+def source_digest(task: Task[..., Any], ranks: int) -> bytes:
+    """The digest of all that a task's results come of, but for its arguments.
+
+    Parameters
+    ----------
+    task
+        The task.
+    ranks
+        The number of MPI ranks.
+
+    Raises
+    ------
+    SubmissionError
+        Something that the function uses has no digest.
+    """
+    from pilot.client.caching.code_fingerprint import Digest
+
+    digest = Digest(task.__name__)
+    digest.add(task.function)
+    digest.note(task.kind, task.task_options.return_count, task.task_options.return_names, ranks)
+    return digest.result()
+
+
+def call_digest(
+    task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], payload: bytes
+) -> bytes:
+    """The digest of a call's arguments, and of the input files of a command.
+
+    Parameters
+    ----------
+    task
+        What is called. Of a command the contents of its input files count, of those that are
+        there already. Others are made by tasks whose results the call gets.
+    args, kwargs
+        The arguments.
+    payload
+        All arguments, encoded.
+
+    Raises
+    ------
+    SubmissionError
+        An argument has no digest.
+    """
+    if any(opcode in payload for opcode in _MORE_THAN_DATA):
+        from pilot.client.caching.code_fingerprint import Digest
+
+        arguments = Digest(task.__name__)
+        arguments.add_arguments(args, kwargs)
+        payload = arguments.result()
+    digest = hashlib.blake2b(payload, digest_size=_SIZE)
+    for path in _input_files(task.function, kwargs):
+        digest.update(file_digest(path) if path.is_file() else b"-")
+    return digest.digest()
+
+
+def _input_files(function: object, kwargs: Mapping[str, Any]) -> list[Path]:
+    if not isinstance(function, ShellCommand):
+        return []
+    given = (kwargs.get(name) for name in function.inputs)
+    names = [name for name in given if isinstance(name, (str, os.PathLike))]
+    if function.stdin and "{" not in function.stdin:
+        names.append(function.stdin)
+    return [Path(function.cwd or ".", name) for name in names]
+
+
+def with_digests(result: CommandResult, of_contents: bool) -> CommandResult:
+    """What a command gave, with the digests of its output files: who gets it depends on them.
+
+    Parameters
+    ----------
+    result
+        What the command gave.
+    of_contents
+        Whether to read the files. Otherwise it is their sizes and times that count.
+    """
+    digests = {
+        name: file_digest(path).hex()
+        if of_contents
+        else "{0.st_size}-{0.st_mtime_ns}".format(path.stat())
+        for name, path in result.outputs.items()
+    }
+    return dataclasses.replace(result, digests=digests)
+
+
+def stamps(result: object) -> tuple[FileStamp, ...]:
+    """The output files of a command as they are now."""
+    if not isinstance(result, CommandResult):
+        return ()
+    found = ((path, path.stat()) for path in result.outputs.values())
+    # A name that is no UTF-8 cannot travel: what stands for it is never found, and the task runs.
+    return tuple(FileStamp(encodable(str(path)), s.st_size, s.st_mtime_ns) for path, s in found)

@@ -1,0 +1,306 @@
+"""What a running task can submit: its children.
+
+They are collected while the task runs and go with its end, in one message and one transaction: a
+task that is tried again leaves no half of its children behind, and never doubles them. A child's
+future is a name for its result, to be given to other children or to be returned: returning it makes
+the child's result the task's own (delegation). It cannot be waited for in here: the task would hold
+its cores while it does nothing.
+
+Detached children are another thing: the head has them at once, and they start while their parent
+runs. They stay if it fails, and are found again by their order when it is tried again.
+
+A child has a number of its session when it comes to be: until then it is the n-th child of its
+parent, for whatever refers to it. So its future means nothing once the parent has ended.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn, TypeAlias
+
+import msgspec
+
+from pilot.client.arguments import Origin, refer
+from pilot.client.results import Results
+from pilot.client.submission import Submission
+from pilot.client.submitter import NO_GROUP, Call, GroupKey, Submitter, as_calls
+from pilot.data.imported import Imported
+from pilot.errors import PilotError
+from pilot.model.ids import Ref, session_of, task_label
+from pilot.model.tasks import Children
+
+_ADVICE = (
+    "a task cannot wait for another inside itself; give the future to another task as an argument, "
+    "or return it: then its result becomes this task's"
+)
+
+
+class ChildFuture:
+    """The result of a task that is submitted by a running task."""
+
+    def __init__(
+        self,
+        parent: TaskSession,
+        task: int,
+        names: tuple[str, ...],
+        count: int,
+        index: int | None = None,
+    ) -> None:
+        #: The id of a detached child; of another one, which child of its parent it is.
+        self.task = task
+        self._parent = parent
+        self._names = names
+        self._count = count
+        self._index = index
+
+    @property
+    def task_id(self) -> str:
+        """The id of a detached child; another one has none yet, and is named by its place."""
+        return task_label(self.task) if session_of(self.task) else f"child {self.task}"
+
+    @property
+    def refs(self) -> tuple[Ref, ...]:
+        """The results that this stands for.
+
+        Raises
+        ------
+        PilotError
+            Its parent has ended: in the next task of this process it would stand for another.
+        """
+        if self._parent.has_ended and not session_of(self.task):
+            raise PilotError(
+                f"this is the future of a child of task {self._parent.task_id}, which has ended; "
+                "it means nothing to other tasks: submit the child in the task that needs it"
+            )
+        if self._index is not None:
+            return ((self.task, self._index),)
+        return tuple((self.task, index) for index in range(self._count))
+
+    def __getitem__(self, key: int | str) -> ChildFuture:
+        """The future of one of several results, by number or name; see `Future.__getitem__`."""
+        return self._part(Results(self._count, self._names).index(key, self._name))
+
+    def __iter__(self) -> Iterator[ChildFuture]:
+        """The futures of several results; see `Future.__iter__`."""
+        shape = Results(self._count, self._names)
+        shape.check_parts(self._name)
+        return iter([self._part(index) for index in range(shape.count)])
+
+    def _part(self, index: int) -> ChildFuture:
+        return ChildFuture(self._parent, self.task, (), 1, index)
+
+    @property
+    def _name(self) -> str:
+        return f"task {self.task_id}" if session_of(self.task) else self.task_id
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise PilotError(_ADVICE)
+
+    result = exception = cancel = done = running = cancelled = add_done_callback = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        indices = tuple(index for _, index in self.refs)
+        whole = self._index is None and self._count > 1
+        return refer(self.task, indices, whole, self._parent.origin)
+
+    def __repr__(self) -> str:
+        return f"<pilot future of {self._name}>"
+
+
+#: Has the head take detached children; returns the ids that they have there.
+Detach: TypeAlias = Callable[[Submission], list[int]]
+
+
+class TaskSession:
+    """The session of a running task, for what it submits.
+
+    Parameters
+    ----------
+    submitter
+        Makes children of calls.
+    session
+        The session's id.
+    task_id
+        The task's id as people read it.
+    group
+        The group of the task: its children belong to it too.
+    detached
+        As `submitter`, for detached children.
+    detach
+        Sends these; None where the task cannot have any.
+    """
+
+    def __init__(
+        self,
+        submitter: Submitter,
+        session: int,
+        task_id: str,
+        group: GroupKey = NO_GROUP,
+        detached: Submitter | None = None,
+        detach: Detach | None = None,
+    ) -> None:
+        self._submitter = submitter
+        self._group = group
+        self._detached = detached
+        self._detach = detach
+        #: None: there are no children yet, as in most tasks.
+        self._submission: Submission | None = None
+        self._numbers = itertools.count(1)
+        self._ordinal = 0
+        #: Whether the task has: nothing refers to its children any more.
+        self.has_ended = False
+        self.id = session
+        self.task_id = task_id
+
+    @property
+    def origin(self) -> Origin:
+        """Where the ids of its tasks mean something."""
+        return self._submitter.origin
+
+    def submit(
+        self, fn: Callable[..., Any], /, *args: Any, detached: bool = False, **kwargs: Any
+    ) -> ChildFuture:
+        """Run ``fn(*args, **kwargs)`` as a task, once this one has ended well.
+
+        Parameters
+        ----------
+        fn
+            A task, or any function.
+        *args, **kwargs
+            May hold futures of children at any depth.
+        detached
+            Start it while this task runs, and whatever becomes of it. It is on the disk when this
+            returns. When this task is tried again, its n-th detached child is the one that it was
+            the first time: submit them in the same order.
+
+        Raises
+        ------
+        SubmissionError
+            No pool can ever run it, or it cannot be pickled.
+        PilotError
+            The head refuses a detached child, such as one that needs a child that is not detached.
+        """
+        return self._submit(fn, [(args, kwargs)], detached)[0]
+
+    def submit_many(
+        self,
+        fn: Callable[..., Any],
+        rows: Iterable[tuple[Any, ...] | Mapping[str, Any]],
+        detached: bool = False,
+    ) -> list[ChildFuture]:
+        """One task for each row of arguments (a tuple, or a mapping of names)."""
+        return self._submit(fn, as_calls(rows), detached)
+
+    def put(self, value: object, name: str = "value", *, detached: bool = False) -> ChildFuture:
+        """Store a value once, for children to share; see `Session.put`.
+
+        Parameters
+        ----------
+        value
+            The value.
+        name
+            What lists show.
+        detached
+            Make it known at once, as detached children need it.
+        """
+        if detached:
+            (number,) = self._detached_tasks(
+                1, lambda s, p, ids: s.put(p, value, name, ids[0], self._group)
+            )
+        else:
+            number = next(self._numbers)
+            self._submitter.put(self._children(), value, name, number, self._group)
+        return ChildFuture(self, number, (), 1)
+
+    def import_file(
+        self, path: str | os.PathLike[str], name: str = "file", *, detached: bool = False
+    ) -> ChildFuture:
+        """Make a file that exists a value, without a copy; see `Session.import_file`."""
+        return self.put(Imported(path), name, detached=detached)
+
+    def _submit(
+        self, fn: Callable[..., Any], calls: list[Call], detached: bool
+    ) -> list[ChildFuture]:
+        task = self._submitter.task(fn)
+        options = task.task_options
+        count = len(calls)
+        if detached:
+            ids = self._detached_tasks(
+                count, lambda s, p, given: s.add(p, task, calls, given, self._group)
+            )
+        else:
+            ids = list(itertools.islice(self._numbers, count))
+            self._submitter.add(self._children(), task, calls, ids, self._group)
+        names, returns = options.return_names, options.return_count
+        return [ChildFuture(self, number, names, returns) for number in ids]
+
+    def _detached_tasks(
+        self, count: int, add: Callable[[Submitter, Submission, Sequence[int]], object]
+    ) -> list[int]:
+        if self._detached is None or self._detach is None:
+            raise PilotError("only rank 0 of an MPI task can submit detached tasks")
+        submission = Submission()
+        add(self._detached, submission, list(itertools.islice(self._numbers, count)))
+        for number, spec in enumerate(submission.tasks):
+            if not all(session_of(source) for source, _ in spec.inputs):
+                raise PilotError(
+                    "a detached task starts before its parent ends, so it cannot need the result "
+                    "of a child that comes with the parent's end; detach that one too"
+                )
+            self._ordinal += 1
+            submission.tasks[number] = msgspec.structs.replace(spec, ordinal=self._ordinal)
+        try:
+            return self._detach(submission)
+        except BaseException:
+            self._detached.forget(submission)
+            raise
+
+    def _children(self) -> Submission:
+        if self._submission is None:
+            self._submission = Submission()
+        return self._submission
+
+    def drop(self) -> None:
+        """Forget the children: the task has failed."""
+        self.has_ended = True
+        if self._submission is not None:
+            self._submitter.forget(self._submission)
+
+    def take(self, delegated: dict[int, Ref]) -> Children | None:
+        """The children, with the results that are theirs; None where there are none."""
+        self.has_ended = True
+        submission, self._submission = self._submission, None
+        if submission is None:
+            if not delegated:
+                return None
+            submission = Submission()
+        if not (submission.tasks or submission.templates or delegated):
+            return None
+        return Children(
+            tuple(submission.functions),
+            tuple(submission.templates),
+            tuple(submission.tasks),
+            delegated,
+        )
+
+
+def delegations(results: Iterable[Any]) -> dict[int, Ref]:
+    """Which of a task's results are futures of children.
+
+    Raises
+    ------
+    PilotError
+        One is the future of a task with several results: it is not one value.
+    """
+    found: dict[int, Ref] = {}
+    for index, result in enumerate(results):
+        if isinstance(result, ChildFuture):
+            if len(result.refs) != 1:
+                raise PilotError(
+                    f"result {index} is a future of {len(result.refs)} results; return one of "
+                    "them (future[0]), or give the task as many results"
+                )
+            found[index] = result.refs[0]
+    return found

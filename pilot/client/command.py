@@ -1,0 +1,428 @@
+"""Commands: what `shell` makes a task of, how its parameters become words, and what comes out.
+
+Called directly a `ShellCommand` runs here and now; as a task it runs in an executor, or is started
+as the ranks of an MPI program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from pilot.client.command_text import command_text
+from pilot.client.task import COMMAND, OptionError, Task
+from pilot.data.patience import is_there
+from pilot.errors import CommandError, CommandFailed, PilotError
+from pilot.pickled import pickled_name, public
+
+#: So much of a command's output is part of its result, from the end.
+OUTPUT_BYTES = 64 * 1024
+
+
+@public
+@dataclass(frozen=True)
+class CommandResult:
+    """How a command ended. In another command's text it stands for its (only) output file."""
+
+    command: str
+    returncode: int
+    #: What it wrote to stdout and stderr, up to 64 KiB from the end.
+    stdout: str = ""
+    #: The files that it was to make, by the name of their parameter.
+    outputs: dict[str, Path] = field(default_factory=dict)
+    #: What was in them: with ``cache=True`` hexadecimal digests, otherwise their sizes and times.
+    digests: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        if len(self.outputs) == 1:
+            return str(next(iter(self.outputs.values())))
+        return self.stdout.strip()
+
+    def __getitem__(self, name: str) -> Path:
+        return self.outputs[name]
+
+
+@pickled_name
+@dataclass(frozen=True)
+class ShellCommand:
+    """A command line with parameters. Called, it runs the command here and now."""
+
+    #: With ``{name}`` for parameters; or the words of a command that needs no shell.
+    command: str | tuple[str, ...]
+    #: Parameters that name files which must be there before, and after.
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    cwd: str | None = None
+    stdin: str | None = None
+    stdout: str | None = None
+    stderr: str | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    #: Exit statuses that mean success.
+    success: tuple[int, ...] = (0,)
+    #: Parameters that are filled in where the words have them in braces, and a variable that the
+    #: command gets each of them in. All other braces stay as they are.
+    filled: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def __name__(self) -> str:
+        words = self.command.split() if isinstance(self.command, str) else self.command
+        return Path(words[0]).name if words else "command"
+
+    def argv(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
+        """Return the words to execute: of a text those of a shell, with the values beside it.
+
+        Raises
+        ------
+        CommandError
+            A parameter is missing, or its value cannot stand where it is to.
+        """
+        if not isinstance(self.command, str):
+            return self._filled_words(kwargs)
+        return command_text(self.command).argv(args, kwargs)
+
+    def _filled_words(self, kwargs: Mapping[str, Any]) -> list[str]:
+        if not self.filled:
+            return list(self.command)
+        found = {f"{{{name}}}": str(kwargs[name]) for name, _ in self.filled}
+        pattern = re.compile("|".join(map(re.escape, found)))
+        return [pattern.sub(lambda place: found[place[0]], word) for word in self.command]
+
+    def variables(self, kwargs: Mapping[str, Any]) -> dict[str, str]:
+        """Return the additions to the environment."""
+        return {**self.env, **{variable: str(kwargs[name]) for name, variable in self.filled}}
+
+    def check(self) -> None:
+        """See that its texts mean something, and that values can stand where they have them.
+
+        Raises
+        ------
+        CommandError
+            It is not so.
+        """
+        if isinstance(self.command, str):
+            command_text(self.command).check()
+        for text in (self.stdin, self.stdout, self.stderr):
+            if text is not None:
+                command_text(text)
+        for what, texts in (("cwd", [self.cwd or ""]), ("env", [*self.env, *self.env.values()])):
+            if any("\0" in text for text in texts):
+                raise CommandError(f"{what} has a NUL character", str(self.command))
+        for name in self.env:
+            if not name or "=" in name:
+                raise CommandError(f"env has {name!r}, which is no name", str(self.command))
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """What has to be given with each call."""
+        return _parameters(self)
+
+    def check_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """See that a call gives what has to be given.
+
+        Raises
+        ------
+        CommandError
+            A parameter is missing.
+        """
+        missing = self.parameters - kwargs.keys()
+        missing -= {str(number) for number in range(len(args))}
+        if missing:
+            raise self._missing(min(missing), kwargs)
+
+    def _missing(self, name: str, kwargs: Mapping[str, Any]) -> CommandError:
+        import difflib
+
+        close = difflib.get_close_matches(name, kwargs, n=1)
+        return CommandError(
+            f"it needs a parameter {name!r}; "
+            + (f"is it what you call {close[0]!r}?" if close else f"call submit({name}=…)"),
+            self.command if isinstance(self.command, str) else shlex.join(self.command),
+        )
+
+    def check_values(self, kwargs: Mapping[str, Any]) -> None:
+        """See that these parameters are all that its text needs, and can stand where it has them.
+
+        Raises
+        ------
+        CommandError
+            One is missing, or cannot.
+        """
+        if isinstance(self.command, str):
+            command_text(self.command).check_values((), kwargs)
+
+    def line(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        """Return the command as one would type it.
+
+        Raises
+        ------
+        CommandError
+            A parameter is missing, or its value cannot stand where it is to.
+        """
+        if not isinstance(self.command, str):
+            return shlex.join(self._filled_words(kwargs))
+        return command_text(self.command).line(args, kwargs)
+
+    def path(
+        self, text: str | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> str | None:
+        """Return a file name with its parameters filled in.
+
+        Raises
+        ------
+        CommandError
+            A parameter is missing.
+        """
+        return None if text is None else command_text(text).plain(args, kwargs)
+
+    def check_inputs(self, kwargs: Mapping[str, Any]) -> None:
+        """See that the input files are there.
+
+        Raises
+        ------
+        CommandError
+            No file is named.
+        FileNotFoundError
+            One is not there.
+        """
+        for name in self.inputs:
+            path = self._file(name, kwargs)
+            if not is_there(path):
+                raise FileNotFoundError(
+                    f"input file {name}={path} of {self.__name__!r} is not there"
+                )
+
+    def collect_outputs(self, kwargs: Mapping[str, Any]) -> dict[str, Path]:
+        """The output files, as absolute paths.
+
+        Raises
+        ------
+        CommandError
+            No file is named.
+        FileNotFoundError
+            The command did not make one.
+        """
+        made = {}
+        for name in self.outputs:
+            path = self._file(name, kwargs).absolute()
+            if not is_there(path):
+                raise FileNotFoundError(f"{self.__name__!r} did not make its output {name}={path}")
+            made[name] = path
+        return made
+
+    def _file(self, name: str, kwargs: Mapping[str, Any]) -> Path:
+        if name not in kwargs:
+            raise self._missing(name, kwargs)
+        value = kwargs[name]
+        if isinstance(value, (list, tuple, dict)) or "\0" in str(value):
+            raise CommandError(f"{name}={value!r} is to name one file", self.__name__)
+        return Path(self.cwd or ".") / str(value)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> CommandResult:
+        """Run the command here and now, as a task does.
+
+        Raises
+        ------
+        CommandFailed
+            It ended with an exit status that means no success.
+        PilotError
+            It cannot be started.
+        """
+        import subprocess  # what most processes of a pilot do not need
+        import tempfile
+
+        self.check_call(args, kwargs)
+        self.check_inputs(kwargs)
+        argv, line = self.argv(args, kwargs), self.line(args, kwargs)
+        home = Path(self.cwd or ".")
+        stdin, stdout, stderr = (
+            None if text is None else home / str(self.path(text, args, kwargs))
+            for text in (self.stdin, self.stdout, self.stderr)
+        )
+        with contextlib.ExitStack() as files:
+            kept = files.enter_context(tempfile.TemporaryFile())
+            try:
+                reads = files.enter_context(open(stdin or os.devnull, "rb"))
+            except FileNotFoundError as error:
+                raise cannot_start(argv, error, str(stdin)) from error
+            out = files.enter_context(stdout.open("wb")) if stdout else kept
+            err = files.enter_context(stderr.open("wb")) if stderr and stderr != stdout else kept
+            try:
+                status = subprocess.run(
+                    argv,
+                    cwd=self.cwd,
+                    env={**os.environ, **self.variables(kwargs)},
+                    stdin=reads,
+                    stdout=out,
+                    stderr=out if stderr == stdout else err,
+                    check=False,
+                ).returncode
+            except OSError as error:
+                if self.cwd and not Path(self.cwd).is_dir():
+                    raise no_directory(self.cwd, error) from error
+                raise cannot_start(argv, error) from error
+            kept.seek(max(0, kept.seek(0, os.SEEK_END) - OUTPUT_BYTES))
+            output = kept.read().decode(errors="replace")
+        if status not in self.success:
+            raise CommandFailed(failure_text(line, status, output), status)
+        return CommandResult(line, status, output, self.collect_outputs(kwargs))
+
+
+@functools.lru_cache(maxsize=512)
+def _parameters_of(command: str | tuple[str, ...], *more: str | None) -> frozenset[str]:
+    texts = [command, *more] if isinstance(command, str) else [*more]
+    return frozenset(
+        name for text in texts if text is not None for name in command_text(text).parameters()
+    )
+
+
+def _parameters(command: ShellCommand) -> frozenset[str]:
+    texts = _parameters_of(command.command, command.stdin, command.stdout, command.stderr)
+    return texts.union(command.inputs, command.outputs, (name for name, _ in command.filled))
+
+
+def cannot_start(argv: Sequence[str], error: OSError, stdin: str | None = None) -> PilotError:
+    """Say why a command cannot be started."""
+    if isinstance(error, FileNotFoundError):
+        if stdin and not Path(stdin).exists():
+            return PilotError(f"{stdin}, which is to be its standard input, is not there")
+        return PilotError(f"command not found: {argv[0]}; is it on the PATH of the compute nodes?")
+    if error.errno == errno.E2BIG:
+        size = sum(len(os.fsencode(word)) + 1 for word in argv)
+        return PilotError(
+            f"{argv[0]} cannot be started: its words ({size} bytes) and its environment are "
+            "together longer than the system takes (getconf ARG_MAX); write what is long to a "
+            "file, and name the file"
+        )
+    return PilotError(f"{argv[0]} cannot be started: {error.strerror}")
+
+
+def no_directory(path: str, error: OSError) -> PilotError:
+    """Say that a command's working directory cannot be entered."""
+    return PilotError(f"its working directory {path} cannot be entered: {error.strerror}")
+
+
+def failure_text(command: str, returncode: int, output: str) -> str:
+    """What to say of a command that failed."""
+    if returncode == 127:
+        why = "command not found (exit status 127); is it on the PATH of the compute nodes?"
+    elif returncode < 0:
+        why = f"killed by signal {-returncode}"
+    else:
+        why = f"exit status {returncode}"
+    tail = "\n".join(output.strip().splitlines()[-10:])
+    return f"{command}: {why}" + (f"\n{tail}" if tail else "")
+
+
+@public
+def shell(
+    command: str | Sequence[str],
+    *,
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    cwd: str | Path | None = None,
+    stdin: str | Path | None = None,
+    stdout: str | Path | None = None,
+    stderr: str | Path | None = None,
+    env: Mapping[str, str] | None = None,
+    success: Sequence[int] = (0,),
+    **options: Any,
+) -> Task[..., CommandResult]:
+    """Make a command a task: ``shell("gmx mdrun -s {tpr} -o {out}", outputs=["out"])``.
+
+    ``submit(tpr=…, out=…)`` fills the parameters in: whatever they hold, each is one word there;
+    ``{x:raw}`` is shell text. With ``ranks=`` the command is started as an MPI program by the
+    site's launcher.
+
+    Parameters
+    ----------
+    command
+        A text for ``/bin/sh``, or the words of a command that needs no shell.
+    inputs, outputs
+        Parameters that name files: those must be there before, these after the command.
+    cwd, stdin, stdout, stderr
+        Working directory and files; output that goes to no file is kept in the task's log.
+    env
+        Additions to the environment.
+    success
+        Exit statuses that mean success.
+    **options
+        See `Options`.
+
+    Raises
+    ------
+    OptionError
+        There is no such option, or a value has no meaning.
+    CommandError
+        The text has a parameter where no value can stand, such as in single quotes.
+    """
+    function = ShellCommand(
+        _words(command),
+        _names("inputs", inputs),
+        _names("outputs", outputs),
+        _path("cwd", cwd),
+        _path("stdin", stdin),
+        _path("stdout", stdout),
+        _path("stderr", stderr),
+        _environment(env),
+        _statuses(success),
+    )
+    function.check()
+    return Task(cast("Callable[..., CommandResult]", function), COMMAND, options)
+
+
+def _words(command: object) -> str | tuple[str, ...]:
+    if isinstance(command, str):
+        if not command.strip():
+            raise OptionError("the command is empty")
+        return command
+    if not isinstance(command, Sequence) or isinstance(command, (bytes, bytearray)):
+        raise OptionError(f"the command {command!r}: give a text, or a list of words")
+    if not command:
+        raise OptionError("the command is empty")
+    for word in command:
+        if not isinstance(word, (str, os.PathLike, int, float)) or "\0" in str(word):
+            raise OptionError(f"the command has {word!r}: give texts without NUL characters")
+    return tuple(str(word) for word in command)
+
+
+def _names(option: str, names: object) -> tuple[str, ...]:
+    found = tuple(names) if isinstance(names, Iterable) else (None,)
+    if isinstance(names, str) or not all(isinstance(name, str) for name in found):
+        raise OptionError(f"{option}={names!r}: give a list of names of parameters")
+    return cast("tuple[str, ...]", found)
+
+
+def _path(option: str, path: object) -> str | None:
+    if path is None:
+        return None
+    if not isinstance(path, (str, os.PathLike)) or not str(path):
+        raise OptionError(f"{option}={path!r}: give the name of a file or directory, as a text")
+    return str(path)
+
+
+def _environment(env: object) -> dict[str, str]:
+    if env is None:
+        return {}
+    if not isinstance(env, Mapping):
+        raise OptionError(f"env={env!r}: give a dict of texts")
+    for name, value in env.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise OptionError(
+                f'env has {name!r}: {value!r}; give texts, such as "{name}": "{value}"'
+            )
+    return dict(env)
+
+
+def _statuses(success: object) -> tuple[int, ...]:
+    found = tuple(success) if isinstance(success, Iterable) else (None,)
+    if not all(type(status) is int and -64 <= status <= 255 for status in found):
+        raise OptionError(f"success={success!r}: give a list of exit statuses, such as [0, 2]")
+    return cast("tuple[int, ...]", found)

@@ -1,0 +1,414 @@
+"""Texts of commands, with ``{name}`` for parameters, and what a shell gets of one with its values.
+
+Values go beside the text, as arguments of the shell (`CommandText.argv`): its first words give them
+to variables, and these are what stands in the text, quoted as their place asks for. So a value is
+data wherever it stands, and has no part in how the text is read. Where it cannot be data
+(`pilot.client.shell_text`) the text is refused.
+
+Two kinds of values are written into the text: ``{name:raw}``, which is shell text of the author's
+own; and, where no other can stand, what a format of numbers (``{name:d}``) made, if it is a number.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import string
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pilot.client.shell_text import VALUE, Place, Refusal, places
+from pilot.errors import CommandError
+
+RAW = "raw"
+SHELL = "/bin/sh"
+#: Linux takes no longer argument, whatever the limit of all together.
+_LONGEST_BYTES = 32 * os.sysconf("SC_PAGE_SIZE") - 1
+#: Widths and precisions above this are slips of the pen, which fill the memory.
+_WIDEST = 1000
+#: Begins each argument with a value. So none is empty, and none is the ``:`` by which the launchers
+#: of MPI programs tell one program from the next.
+_MARK = "="
+_NAME = re.compile(r"([0-9]+|[^\W\d][\w-]*)(?=[.\[]|$)")
+_NUMBER_SPEC = re.compile(r".*[deEfFgG]")
+_NUMBER = re.compile(r" *[-+]?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)? *")
+_PLAIN = re.compile(r"[\w@%+=:,./-]+", re.ASCII)
+#: Unquoted they are no words for a shell.
+_KEYWORDS = frozenset(
+    [
+        "if",
+        "then",
+        "else",
+        "elif",
+        "fi",
+        "do",
+        "done",
+        "case",
+        "esac",
+        "while",
+        "until",
+        "for",
+        "in",
+        "{",
+        "}",
+        "!",
+    ]
+)
+BRACES = "a brace of the command itself is written {{ or }}"
+
+
+@dataclass(frozen=True)
+class Field:
+    """A place for a value."""
+
+    #: What to fill in: ``x``, ``x.name`` or ``x[0]``.
+    name: str
+    spec: str = ""
+    conversion: str | None = None
+
+    def __str__(self) -> str:
+        conversion = f"!{self.conversion}" if self.conversion else ""
+        return f"{{{self.name}{conversion}{':' if self.spec else ''}{self.spec}}}"
+
+    @property
+    def parameter(self) -> str:
+        """The parameter that it is taken from."""
+        return re.split(r"[.\[]", self.name, maxsplit=1)[0]
+
+    @property
+    def is_number(self) -> bool:
+        """Whether what is filled in is a number, or an error."""
+        return _NUMBER_SPEC.fullmatch(self.spec) is not None
+
+
+@dataclass(frozen=True)
+class _Filled:
+    """What stands in a place."""
+
+    field: Field
+    place: Place
+    #: One value, or those of a list.
+    words: tuple[str, ...]
+
+
+class CommandText:
+    """A text with parameters, taken apart. `command_text` makes each once.
+
+    Raises
+    ------
+    CommandError
+        Its braces mean nothing.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        if VALUE in text:
+            raise self._error("it has a NUL character")
+        #: What is between, before and behind the fields.
+        self._literals: list[str] = []
+        self.fields: list[Field] = []
+        try:
+            self._parse()
+        except ValueError as error:
+            raise self._error(f"{error}; {BRACES}") from None
+        self._has_raw = any(field.spec == RAW for field in self.fields)
+
+    def _parse(self) -> None:
+        counted = 0
+        pending = ""
+        for literal, name, spec, conversion in string.Formatter().parse(self.text):
+            pending += literal
+            if name is None:
+                continue
+            if not name:
+                name, counted = str(counted), counted + 1
+            if not _NAME.match(name):
+                raise ValueError(f"{{{name}}} names no parameter")
+            field = Field(name, spec or "", conversion)
+            for inner, inner_name, inner_spec, _ in string.Formatter().parse(field.spec):
+                _check_width(inner)
+                if inner_name == "" or inner_spec:
+                    raise ValueError(f"the format in {field} is no plain one")
+            if conversion not in (None, "r", "s", "a"):
+                raise ValueError(f"there is no conversion {conversion!r} in {field}")
+            self._literals.append(pending)
+            self.fields.append(field)
+            pending = ""
+        self._literals.append(pending)
+
+    def parameters(self) -> Iterator[str]:
+        """Each parameter that has to be given, as often as it stands in the text."""
+        for field in self.fields:
+            yield field.parameter
+            for _, name, _, _ in string.Formatter().parse(field.spec):
+                if name:
+                    yield Field(name).parameter
+
+    def refusals(self) -> Iterator[tuple[Field, Refusal]]:
+        """Give the fields in which no value can stand, and why.
+
+        What is behind ``{…:raw}`` depends on its value, and is looked at when that is known.
+        """
+        fixed = self.fields
+        if self._has_raw:
+            fixed = fixed[: [field.spec for field in fixed].index(RAW)]
+        text = VALUE.join(self._literals[: len(fixed) + 1])
+        for field, place in zip(fixed, places(text), strict=True):
+            if isinstance(place, Refusal) and not (place.takes_number and field.is_number):
+                yield field, place
+
+    def check(self) -> None:
+        """See that values can stand where the text has them.
+
+        Raises
+        ------
+        CommandError
+            One cannot.
+        """
+        for field, refusal in self.refusals():
+            raise self._refused(field, refusal)
+
+    # --- with values
+
+    def check_values(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """See that these values are all that it needs, and can stand where it has them.
+
+        Raises
+        ------
+        CommandError
+            One is missing, or cannot.
+        """
+        for _ in self._filled(args, kwargs):
+            pass
+
+    def argv(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
+        """Return the words that run it with these values.
+
+        Raises
+        ------
+        CommandError
+            A value is missing, or cannot stand where it is to.
+        """
+        values: list[str] = []
+        text = []
+        for piece in self._filled(args, kwargs):
+            if isinstance(piece, str):
+                text.append(piece)
+                continue
+            first = len(values) + 1
+            if piece.place is Place.WORDS:
+                values += piece.words
+                text.append(" ".join(f'"${{_pilot_{n}}}"' for n in range(first, len(values) + 1)))
+            else:
+                values.append(" ".join(piece.words))
+                quote = '"' if piece.place is Place.WORD else ""
+                text.append(f"{quote}${{_pilot_{first}}}{quote}")
+        # The text sees no arguments, as if it had been called without.
+        given = " ".join(f"_pilot_{n}=${{{n}#{_MARK}}}" for n in range(1, len(values) + 1))
+        script = (f"{given}; set --; " if values else "") + "".join(text)
+        if len(os.fsencode(script)) > _LONGEST_BYTES:
+            raise self._error(
+                f"with its values it is longer than the {_LONGEST_BYTES} bytes that a shell can be "
+                "given; write what is long to a file, and name the file"
+            )
+        shell = [SHELL, "-c", script]
+        return [*shell, SHELL, *(_MARK + value for value in values)] if values else shell
+
+    def line(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        """Return it as one would type it, with these values.
+
+        Raises
+        ------
+        CommandError
+            A value is missing, or cannot stand where it is to.
+        """
+        return "".join(
+            piece if isinstance(piece, str) else _typed(piece)
+            for piece in self._filled(args, kwargs)
+        )
+
+    def plain(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        """Return the text with the values as they are, for what is no shell text: a file's name.
+
+        Raises
+        ------
+        CommandError
+            A value is missing, or has no such form.
+        """
+        values = [" ".join(self._words(field, args, kwargs)[0]) for field in self.fields]
+        return "".join(self._mixed(values))
+
+    def _mixed(self, values: list[str]) -> Iterator[str]:
+        for literal, value in zip(self._literals, values, strict=False):
+            yield literal
+            yield value
+        yield self._literals[-1]
+
+    def _filled(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[str | _Filled]:
+        found = [self._words(field, args, kwargs) for field in self.fields]
+        if self._has_raw:
+            # How the rest is read depends on what this is.
+            shown = [
+                " ".join(words) if field.spec == RAW else VALUE
+                for field, (words, _) in zip(self.fields, found, strict=True)
+            ]
+            where = iter(places("".join(self._mixed(shown))))
+        else:
+            where = iter(self._places)
+        for literal, field, (words, is_list) in zip(
+            self._literals, self.fields, found, strict=False
+        ):
+            yield literal
+            if field.spec == RAW:
+                yield " ".join(words)
+                continue
+            place = next(where)
+            if isinstance(place, Refusal):
+                if not (place.takes_number and field.is_number):
+                    raise self._refused(field, place)
+                yield " ".join(self._numbers(field, words))
+            elif is_list and place is Place.WORD:
+                raise self._error(
+                    f"{field} is a list, and stands where there can be one word only (a part of a "
+                    "word, a variable's value, a file's name); as words of its own it stands "
+                    "between blanks, as one text in double quotes"
+                )
+            else:
+                yield _Filled(field, place, words)
+        yield self._literals[-1]
+
+    @functools.cached_property
+    def _places(self) -> tuple[Place | Refusal, ...]:
+        return places(VALUE.join(self._literals))
+
+    def _words(
+        self, field: Field, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[str, ...], bool]:
+        """What a field stands for, as texts; and whether that is a list."""
+        formatter = string.Formatter()
+        try:
+            if field.name in kwargs and not field.spec:
+                value, spec = kwargs[field.name], ""
+            else:
+                value, _ = formatter.get_field(field.name, args, kwargs)
+                spec = formatter.vformat(field.spec, args, kwargs)
+        except (KeyError, IndexError) as error:
+            parameter = str(error).strip("'") if isinstance(error, KeyError) else field.parameter
+            raise self._missing(field, parameter, args, kwargs) from None
+        except Exception as error:
+            raise self._error(f"{field}: {error}") from None
+        try:
+            _check_width(spec)
+            value = formatter.convert_field(value, field.conversion)
+            is_list = isinstance(value, (list, tuple))
+            words = tuple(
+                format(item, spec) if spec and spec != RAW else str(item)
+                for item in (value if is_list else (value,))
+            )
+        except Exception as error:
+            if field.is_number and isinstance(value, str):
+                raise self._error(
+                    f"{field} is {_shortly(value)}, a text; only a number can stand there"
+                ) from None
+            raise self._error(f"{field} is {_shortly(value)}: {error}") from None
+        for word in words:
+            self._check_word(field, word)
+        return words, is_list
+
+    def _check_word(self, field: Field, word: str) -> None:
+        if VALUE in word:
+            raise self._error(
+                f"the value of {field} has a NUL character, which no command can get: "
+                "write it to a file, and name the file"
+            )
+        try:
+            size = len(os.fsencode(word))
+        except UnicodeEncodeError:
+            raise self._error(
+                f"the value of {field} has a character that cannot be encoded: {_shortly(word)}"
+            ) from None
+        if size + len(_MARK) > _LONGEST_BYTES:
+            raise self._error(
+                f"the value of {field} has {size} bytes; a command can be given "
+                f"{_LONGEST_BYTES - len(_MARK)}: write it to a file, and name the file"
+            )
+
+    def _numbers(self, field: Field, words: tuple[str, ...]) -> tuple[str, ...]:
+        for word in words:
+            if not _NUMBER.fullmatch(word):
+                raise self._error(f"{field} is {_shortly(word)}; only a number can stand there")
+        return words
+
+    def _missing(
+        self, field: Field, parameter: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> CommandError:
+        if field.parameter in kwargs or (field.parameter.isdigit() and args):
+            return self._error(f"{field}: there is no {parameter} in it")
+        given = ", ".join(name for name in kwargs if not name.startswith("_"))
+        return self._error(
+            f"it needs a parameter {field.parameter!r}; call submit({field.parameter}=…)"
+            + (f", given are {given}" if given else "")
+            + f"; {BRACES}"
+        )
+
+    def _refused(self, field: Field, refusal: Refusal) -> CommandError:
+        told = f"{field} {refusal.reason}{remedies(field, refusal)}"
+        if not refusal.takes_number:
+            return self._error(told)
+        return self._error(f"{told}; {BRACES}")
+
+    def _error(self, told: str) -> CommandError:
+        shown = self.text if len(self.text) <= 100 else f"{self.text[:99]}…"
+        return CommandError(told, shown)
+
+
+@functools.lru_cache(maxsize=512)
+def command_text(text: str) -> CommandText:
+    """Take a text apart, once.
+
+    Raises
+    ------
+    CommandError
+        Its braces mean nothing.
+    """
+    return CommandText(text)
+
+
+def remedies(field: Field, refusal: Refusal) -> str:
+    """What else can stand where a value cannot."""
+    if not refusal.takes_number:
+        return ""
+    return (
+        f". A number can stand there as {{{field.name}:d}} or {{{field.name}:g}}, "
+        f"shell text of your own as {{{field.name}:{RAW}}}"
+    )
+
+
+def quoted(word: str) -> str:
+    """Return a word as one types it in a shell, quoted if it must be."""
+    if _PLAIN.fullmatch(word) and word not in _KEYWORDS:
+        return word
+    return "'" + word.replace("'", "'\"'\"'") + "'"
+
+
+def _typed(filled: _Filled) -> str:
+    if filled.place in (Place.WORDS, Place.WORD):
+        return " ".join(map(quoted, filled.words))
+    special = r'([\\$`"])' if filled.place is Place.QUOTED else r"([\\$`])"
+    return re.sub(special, r"\\\1", " ".join(filled.words))
+
+
+def _check_width(spec: str) -> None:
+    for number in re.findall(r"[0-9]+", spec):
+        if len(number) > 9 or int(number) > _WIDEST:
+            raise ValueError(f"the format {_shortly(spec)} is wider than {_WIDEST}")
+
+
+def _shortly(value: object) -> str:
+    """A value in a message: at most some hundred characters."""
+    if not isinstance(value, (str, int, float)):
+        return f"a {type(value).__name__}"
+    shown = repr(value[:100] if isinstance(value, str) else value)
+    return shown if len(shown) <= 110 else f"{shown[:100]}…"

@@ -1,0 +1,830 @@
+"""A client's connection to the head: one thread that sends what is submitted and brings results.
+
+Invariants
+----------
+- What was submitted is kept until the head has accepted it, and sent again to a new head; the head
+  knows it by its ids, so nothing is doubled.
+- Nothing overtakes what was sent before it, also when it is sent again.
+- What the head has been sent and has not accepted is bounded in bytes: the rest waits here. So a
+  head whose disk is full, or slow, is sent no more than it can keep.
+- When the head is gone the thread looks for the next one, or starts it, and asks again for every
+  task that is still awaited: futures resolve as if nothing had happened.
+- The user's threads never touch a socket: they put things into queues and wake the thread.
+- The head, also the next one, knows which ids this client was given: so it tells it of those tasks.
+- Nothing of a user's runs in the thread: neither callbacks nor what is unpickled.
+- What cannot be sent is refused to whoever wanted to send it, and harms nobody else.
+- A forked copy of the process has no connection: all that is asked of it raises at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+import time
+import uuid
+import weakref
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from itertools import chain
+from typing import Any, Protocol, TypeAlias
+
+import msgspec
+import zmq
+
+from pilot import clock
+from pilot.client.callbacks import Callbacks, CalledBack
+from pilot.client.numbers import Numbers
+from pilot.client.outgoing import plain
+from pilot.client.starter import ensure_head
+from pilot.client.submission import Submission
+from pilot.errors import (
+    AuthenticationError,
+    DiskFullError,
+    HeadError,
+    PilotError,
+    SubmissionError,
+)
+from pilot.head.running import find_head, silence_of
+from pilot.limits import SUBMIT_BYTES, UNACCEPTED_BYTES
+from pilot.model.tasks import TaskOutcome, TaskSpec
+from pilot.site import Site
+from pilot.version import __version__
+from pilot.wire import messages as m
+from pilot.wire.channel import Client, Unreadable
+from pilot.wire.discovery import HeadAddress, read_address
+from pilot.wire.keys import load_keys
+
+#: How long a greeting may stay without an answer.
+GREETING_S = 20.0
+#: How often a silent head is looked after.
+WATCH_S = 0.25
+#: A client starts at most so many heads within so many seconds.
+RESTARTS, RESTART_S = 8, 60.0
+#: Tasks in one message.
+FRAME = 5000
+#: What tasks, and templates, take in a message besides what they hold, about, in bytes.
+TASK_BYTES, TEMPLATE_BYTES = 64, 512
+#: A client that submits says so often that it lives, and comes back to its sessions when it was
+#: stopped for longer.
+ALIVE_S = 60.0
+#: A head from which something is awaited, and nothing has come for so long, is asked whether it is
+#: there; one that does not answer that for so long does not answer.
+PING_S, SILENT_S = 15.0, 60.0
+
+log = logging.getLogger("pilot")
+
+#: Those of this process.
+_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+#: Something to be sent: a message, or a submission with its session.
+_Item: TypeAlias = "msgspec.Struct | tuple[int, Submission]"
+
+
+class Awaited(Protocol):
+    """What takes the outcome of a task."""
+
+    def settle(self, outcome: TaskOutcome) -> None:
+        """The task has ended."""
+
+    def fail(self, error: Exception) -> None:
+        """The head did not take the task, or nothing more will be heard of it."""
+
+    def started(self) -> None:
+        """The task runs."""
+
+    def disown(self, error: Exception) -> None:
+        """This is a forked copy of the process that waits for the task."""
+
+
+class _Both:
+    """Two that wait for the same task."""
+
+    def __init__(self, first: Awaited, second: Awaited) -> None:
+        self._each = (first, second)
+
+    def settle(self, outcome: TaskOutcome) -> None:
+        for awaited in self._each:
+            awaited.settle(outcome)
+
+    def fail(self, error: Exception) -> None:
+        for awaited in self._each:
+            awaited.fail(error)
+
+    def started(self) -> None:
+        for awaited in self._each:
+            awaited.started()
+
+    def disown(self, error: Exception) -> None:
+        for awaited in self._each:
+            awaited.disown(error)
+
+
+class Connection:
+    """A thread that speaks with the head of a site.
+
+    Parameters
+    ----------
+    site
+        The site.
+    start
+        Start a head where there is none; otherwise raise, or with None wait for one.
+    submits
+        Whether it will submit tasks, or only ask.
+
+    Raises
+    ------
+    HeadError
+        There is no head, it does not start, or does not answer.
+    AuthenticationError
+        It holds other keys.
+    """
+
+    def __init__(self, site: Site, start: bool | None = True, submits: bool = True) -> None:
+        self._site = site
+        self._start = start
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._awake = False
+        self._lock = threading.Lock()
+        #: What is to be sent, in this order: messages, and submissions with their sessions.
+        self._outbox: list[_Item] = []
+        #: What comes before that, in the portions in which it will be sent.
+        self._portions: deque[_Item] = deque()
+        #: Bytes of what was submitted and is not accepted, by its number and in all.
+        self._sizes: dict[int, int] = {}
+        self._unaccepted_bytes = 0
+        #: What was sent and is not answered, by its number, in this order.
+        self._open: dict[int, msgspec.Struct] = {}
+        self._awaited: dict[int, Awaited] = {}
+        self._requests: dict[int, CalledBack[Any]] = {}
+        self._numbers = itertools.count(1)
+        self._submits = submits
+        #: The ids that the head has given, as first ones and lengths of rows.
+        self._blocks: list[tuple[int, int]] = []
+        self._given: list[Numbers] = []
+        self._epoch = 0
+        #: The Python of the pilots; empty: the head does not know.
+        self.python = ""
+        self._connects: list[float] = []
+        self._address: HeadAddress | None = None
+        self._silence = silence_of(site)
+        self._waits_for_space = False
+        self._asked_again = -GREETING_S
+        self._stopping = False
+        self._failure: Exception | None = None
+        self._ready: Future[None] = Future()
+        self._flushed = threading.Condition(self._lock)
+        #: The sessions that its user has open.
+        self.sessions: set[int] = set()
+        #: When it has said last that it lives, by the clock that goes on while it is stopped.
+        self._said = clock.now()
+        #: What tells the site's database from others; empty: the head does not say.
+        self.database = ""
+        #: Since when the head owes an answer to whether it is there; 0: it does not.
+        self._pinged = 0.0
+        self._warned = False
+        #: The process that this belongs to, in a forked copy of it; 0: this one.
+        self.owner = 0
+        self._process = os.getpid()
+        self._callbacks = Callbacks()
+        _connections.add(self)
+        self._thread = threading.Thread(target=self._run, name="pilot-connection", daemon=True)
+        self._thread.start()
+        try:
+            self._ready.result()
+        except BaseException:
+            self.close()
+            raise
+
+    # --- for users' threads
+
+    def numbers(self, session: int, first: int, count: int) -> Numbers:
+        """The ids of tasks that are submitted to a session, of which the head has given a block."""
+        numbers = Numbers(
+            first, count, lambda n: self.post(lambda r: m.Reserve(r, session, n)), self._wait_for
+        )
+        self._given.append(numbers)
+        return numbers
+
+    def submit(
+        self,
+        session: int,
+        submission: Submission,
+        awaited: list[Awaited],
+    ) -> None:
+        """Send tasks, and later tell `awaited` (in their order) how they ended."""
+        with self._lock:
+            self._check()
+            for spec, future in zip(submission.tasks, awaited, strict=True):
+                self._awaited[spec.id] = future
+            self._outbox.append((session, submission))
+        self._notify()
+
+    def watch(self, awaited: dict[int, Awaited]) -> None:
+        """Tell these how their tasks, which were submitted before, end or ended."""
+        with self._lock:
+            self._check()
+            new = [task for task in awaited if task not in self._awaited]
+            for task, future in awaited.items():
+                known = self._awaited.get(task)
+                self._awaited[task] = future if known is None else _Both(known, future)
+            if new:  # of the others the head will tell anyway
+                self._outbox.append(m.Watch(new))
+        self._notify()
+
+    def request(self, make: Callable[[int], msgspec.Struct], timeout: float | None = 60.0) -> Any:
+        """Send what `make` gives for a request number, and wait for the reply.
+
+        Raises
+        ------
+        HeadError
+            The head refused, or did not answer in `timeout` seconds.
+        """
+        future = self.post(make)
+        try:
+            return future.result(timeout)
+        except FutureTimeoutError:
+            raise HeadError(
+                f"the head of {self._site.name} did not answer within {timeout:g} s; see "
+                f"{self._site.logs / 'head.log'}"
+            ) from None
+
+    def post(self, make: Callable[[int], msgspec.Struct]) -> Future[Any]:
+        """Send what `make` gives for a request number; the future has the reply.
+
+        Raises
+        ------
+        PilotError
+            It cannot be sent.
+        """
+        number = next(self._numbers)
+        message = plain(make(number))
+        future: CalledBack[Any] = CalledBack()
+        with self._lock:
+            self._check()
+            self._requests[number] = future
+            self._outbox.append(message)
+        self._notify()
+        return future
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until everything that was submitted is accepted (so: durable).
+
+        Raises
+        ------
+        HeadError
+            The head does not answer, not even to say that it is there.
+        """
+        end = None if timeout is None else time.monotonic() + timeout
+        with self._flushed:
+            while not (self._failure or self._is_flushed()):
+                left = 1.0 if end is None else min(1.0, end - time.monotonic())
+                if left <= 0:
+                    return False
+                self._flushed.wait(left)
+                self._check_silence("What was submitted last is not accepted, so it may be lost")
+            if self.owner and self._failure:
+                raise self._failure
+            return True
+
+    def _check_silence(self, consequence: str) -> None:
+        """Give up a head that does not even say that it is there; who may wait for ever, waits."""
+        if self._start is not None and self.silence() > SILENT_S:
+            raise HeadError(
+                f"{self._who()} does not answer; is it stopped? {consequence}; see "
+                f"{self._site.logs / 'head.log'}"
+            )
+
+    def _wait_for(self, future: Future[Any]) -> None:
+        """Wait for an answer for as long as the head is there."""
+        while not future.done():
+            wait((future,), 1.0)
+            self._check_silence("Nothing was submitted")
+        future.result()
+
+    def silence(self) -> float:
+        """Return for how long the head has not answered whether it is there, in seconds."""
+        pinged = self._pinged
+        return time.monotonic() - pinged if pinged else 0.0
+
+    def _is_flushed(self) -> bool:
+        unsent = any(isinstance(item, tuple) for item in chain(self._portions, self._outbox))
+        return not (unsent or self._unaccepted())
+
+    def _who(self) -> str:
+        """Return words for the head."""
+        address = read_address(self._site.address_file)
+        where = f" (pid {address.pid} on {address.host})" if address else ""
+        return f"the head of {self._site.name}{where}"
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, or is about to be."""
+        return self._stopping
+
+    def close(self, callbacks: bool = False) -> None:
+        """End the thread; what was not sent is dropped (see `flush`).
+
+        Parameters
+        ----------
+        callbacks
+            Wait also until the callbacks of all that has come were called.
+        """
+        if self.owner:
+            return
+        self._stopping = True
+        self._notify()
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+            if callbacks:
+                self._callbacks.close()
+
+    def disown(self) -> None:
+        """This is a forked copy of the process: here is no thread, and the socket is the parent's.
+
+        Another thread may have held a lock when the process was forked.
+        """
+        if self.owner:
+            return
+        self.owner = self._process
+        self._lock = threading.Lock()
+        self._flushed = threading.Condition(self._lock)
+        error = PilotError(
+            f"this connection to the head of {self._site.name} belongs to process {self.owner}, of "
+            f"which this process ({os.getpid()}) is a forked copy; open a session here"
+        )
+        self._failure = error
+        self._stopping = True
+        self._callbacks = Callbacks()
+        for awaited in list(self._awaited.values()):
+            awaited.disown(error)
+        for request in list(self._requests.values()):
+            request._condition = threading.Condition()
+            request._done_callbacks.clear()
+            if not request.done():
+                request.set_exception(error)
+        self._awaited, self._requests, self._open, self._outbox = {}, {}, {}, []
+        self._portions.clear()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._stopping:
+            raise HeadError("this connection is closed")
+
+    def _notify(self) -> None:
+        # One wake-up for many submissions: the thread clears the flag before it looks.
+        if self._awake:
+            return
+        with self._lock:
+            if not self._awake:
+                self._awake = True
+                os.eventfd_write(self._wake, 1)
+
+    # --- the thread
+
+    def _run(self) -> None:
+        client: Client[Any] | None = None
+        self._callbacks.serve_this_thread()
+        try:
+            self._site.prepare()
+            client = Client(
+                load_keys(self._site.keys),
+                b"client:" + uuid.uuid4().bytes,
+                m.ToClient,
+            )
+            self._connect(client)
+            self._ready.set_result(None)
+            self._serve(client)
+        except Exception as error:
+            self._fail(error)
+        finally:
+            if client is not None:
+                if self._ready.done() and not self._failure:
+                    unused = [row for numbers in self._given for row in numbers.give_back()]
+                    client.send(m.ClientBye(unused))
+                client.close()
+            self._fail(HeadError("this connection is closed"))
+            with self._lock:
+                # For good: nobody writes to a number that may soon be another file's.
+                self._awake = True
+                os.close(self._wake)
+            self._callbacks.close(wait=False)
+
+    def _serve(self, client: Client[Any]) -> None:
+        self._client = client
+        self._poll = self._poller(client)
+        self._heard = time.monotonic()
+        while not self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """Send what is to be sent, and take in what has come; returns whether that was the last."""
+        client = self._client
+        for source, _ in self._poll.poll(int(WATCH_S * 1000)):
+            if source == self._wake:
+                os.eventfd_read(self._wake)
+        self._awake = False
+        stopping = self._stopping
+        self._send(client)
+        for message in client.receive():
+            try:
+                self._take(message)
+            except Exception:
+                # One message that is wrong is no reason to give up all that is awaited.
+                log.exception("a %s of the head could not be taken in", type(message).__name__)
+            self._heard = time.monotonic()
+            self._pinged = 0.0
+        for unreadable in client.take_unreadable():
+            self._take_unreadable(client, unreadable)
+        if self._portions:
+            self._send(client)  # something may have been accepted
+        now = time.monotonic()
+        if now - self._heard > PING_S:
+            self._ping(client, now)
+        if (self._submits or self.sessions) and clock.now() - self._said > ALIVE_S:
+            self._tell_of_life(client)
+        if not stopping and now - self._heard > WATCH_S and (client.is_lost or self._lost()):
+            self._connect(client)
+            self._poll = self._poller(client)
+            self._heard = time.monotonic()
+        return stopping
+
+    def _ping(self, client: Client[Any], now: float) -> None:
+        """Ask a silent head, of which something is awaited, whether it is there."""
+        if not self._pinged:
+            if self._open or self._awaited:
+                self._pinged, self._warned = now, False
+                client.send(m.Query(0, "head"))  # nobody waits for the answer: it is a sign of life
+        elif now - self._pinged > SILENT_S and not self._warned:
+            self._warned = True
+            log.warning(
+                "pilot: %s has not answered for %.0f s; is it stopped, or its machine overloaded?",
+                self._who(),
+                now - self._pinged,
+            )
+
+    def _tell_of_life(self, client: Client[Any]) -> None:
+        """Tell the head each minute that its sessions are not left."""
+        now = clock.now()
+        silent, self._said = now - self._said, now
+        if silent > 2 * ALIVE_S:
+            # The process or its machine was stopped meanwhile: they may have been closed.
+            for session in self.sessions:
+                client.send(m.ControlSession(0, session, "rejoin"))
+            self._greet_again(client)
+        client.send(m.Watch([]))
+
+    def _greet_again(self, client: Client[Any]) -> None:
+        """Greet the same head anew, which may have forgotten this client, and ask again."""
+        client.send(m.ClientHello(m.PROTOCOL, __version__, self._submits, self._blocks))
+        if watched := self._accepted():
+            client.send(m.Watch(watched))
+
+    def _accepted(self) -> list[int]:
+        """The tasks that are awaited, and that the head knows."""
+        with self._lock:
+            known = {spec.id for submit in self._unaccepted() for spec in submit.tasks}
+            known.update(spec.id for _, submission in self._unsent() for spec in submission.tasks)
+            return [task for task in self._awaited if task not in known]
+
+    def _poller(self, client: Client[Any]) -> zmq.Poller:
+        poller = zmq.Poller()
+        poller.register(client.source, zmq.POLLIN)
+        poller.register(self._wake, zmq.POLLIN)
+        return poller
+
+    def _lost(self) -> bool:
+        """Whether another head is there, or this one is dead."""
+        address = read_address(self._site.address_file, self._address)
+        if address is None:
+            # It said good-bye. A new one is needed only if we still want something.
+            return bool(
+                self._awaited or self._open or self._requests or self._outbox or self._portions
+            )
+        return (
+            address.epoch > self._epoch or address.is_dead() or self._silence.has_ended(self._epoch)
+        )
+
+    def _connect(self, client: Client[Any]) -> None:
+        """Find or start the head, greet it, and ask again for all that is open."""
+        deadline = time.monotonic() + 2 * GREETING_S
+        while not self._stopping:
+            address = self._find()
+            if address is None and (self._start is None or self._waits_for_space):
+                time.sleep(WATCH_S)
+                deadline = time.monotonic() + 2 * GREETING_S
+                continue
+            self._count_connects()
+            if address is None:
+                raise HeadError(
+                    f"no head runs for site {self._site.name}; `pilot head start` starts one"
+                )
+            self._greet(client, address)
+            welcome = self._await_welcome(client, deadline)
+            if welcome is None:
+                if self._silence.has_ended(address.epoch):
+                    deadline = time.monotonic() + 2 * GREETING_S
+                continue
+            if welcome.refused:
+                raise HeadError(welcome.refused)
+            database = address.database
+            if self.database and database and database != self.database:
+                raise HeadError(
+                    f"the site directory {self._site.directory} has another database now: what was "
+                    "submitted is not in it. Open a new session"
+                )
+            self._epoch, self.python = welcome.epoch, welcome.python
+            self.database = database or self.database
+            self._pinged = 0.0
+            break
+        watched = self._accepted()
+        with self._lock:
+            again = list(self._open.values())
+            self._outbox[:] = [
+                item for item in (*self._portions, *self._outbox) if not isinstance(item, m.Watch)
+            ]
+            self._portions.clear()
+        for session in self.sessions:
+            client.send(m.ControlSession(0, session, "rejoin"))
+        for message in again:
+            client.send(message)
+        if watched:
+            client.send(m.Watch(watched))
+
+    def _find(self) -> HeadAddress | None:
+        """Find the head, or start one if we may; None: there is none now."""
+        dead = self._silence.ended
+        if not self._start:
+            return find_head(self._site, dead)
+        try:
+            address = ensure_head(self._site, dead=dead)
+        except DiskFullError as error:
+            if not self._ready.done():
+                raise
+            # All that is accepted is safe, and the rest is still here.
+            if not self._waits_for_space:
+                log.warning("pilot: %s; waiting for that", error)
+            self._waits_for_space = True
+            return None
+        self._waits_for_space = False
+        return address
+
+    def _greet(self, client: Client[Any], address: HeadAddress) -> None:
+        self._address = address
+        client.connect(address.endpoints.choose())
+        client.send(m.ClientHello(m.PROTOCOL, __version__, self._submits, self._blocks))
+
+    def _count_connects(self) -> None:
+        """Give up on a site whose heads die again and again."""
+        now = time.monotonic()
+        self._connects = [then for then in self._connects if now - then < RESTART_S]
+        self._connects.append(now)
+        if len(self._connects) > RESTARTS:
+            raise HeadError(
+                f"the head of {self._site.name} has ended {RESTARTS} times within {RESTART_S:.0f} "
+                f"s; see {self._site.logs / 'head.log'}. Accepted tasks are in the database; "
+                "they go on with the next head"
+            )
+
+    def _await_welcome(self, client: Client[Any], deadline: float) -> m.Welcome | None:
+        while not self._stopping:
+            if client.poll(0.1):
+                for message in client.receive():
+                    if isinstance(message, m.Welcome):
+                        return message  # nothing follows it before something is asked for
+            client.check()
+            address = read_address(self._site.address_file, self._address)
+            if (
+                address is None
+                or address.is_dead()
+                or address.endpoints.choose() != client.endpoint
+                or self._silence.has_ended(address.epoch)
+            ):
+                return None  # it died meanwhile
+            if client.is_lost:
+                self._greet(client, address)  # its socket was away: it makes it again
+            if time.monotonic() > deadline:
+                if not address.endpoints.is_reachable:
+                    raise HeadError(
+                        f"the head of {self._site.name} runs on {address.host} (pid {address.pid})"
+                        " and listens to no network, since its site is for one machine; work "
+                        "there, or set head.address in site.yaml and start the head again"
+                    )
+                raise HeadError(
+                    f"the head of {self._site.name} on {address.host} (pid {address.pid}) does not "
+                    f"answer at {client.endpoint}; is there a firewall, or is it stopped? "
+                    f"See {self._site.logs / 'head.log'}"
+                )
+        return None
+
+    def _unsent(self) -> list[tuple[int, Submission]]:
+        """The submissions that are still to be sent."""
+        return [item for item in chain(self._portions, self._outbox) if isinstance(item, tuple)]
+
+    def _unaccepted(self) -> list[m.Submit]:
+        """The submissions that the head has not accepted yet."""
+        return [message for message in self._open.values() if isinstance(message, m.Submit)]
+
+    def _send(self, client: Client[Any]) -> None:
+        with self._lock:
+            messages: list[msgspec.Struct] = []
+            while self._unaccepted_bytes <= UNACCEPTED_BYTES:
+                if not self._portions:
+                    if not self._outbox:
+                        break
+                    outbox, self._outbox = self._outbox, []
+                    self._portions.extend(_portions(outbox))
+                item = self._portions.popleft()
+                if isinstance(item, tuple):
+                    session, submission = item
+                    seq = next(self._numbers)
+                    size = _size_introduced(submission) + sum(map(_size, submission.tasks))
+                    item = m.Submit(
+                        seq, session, submission.functions, submission.templates, submission.tasks
+                    )
+                    self._open[seq] = item
+                    self._sizes[seq] = size
+                    self._unaccepted_bytes += size
+                elif (number := getattr(item, "request", None)) is not None:
+                    self._open[number] = item
+                messages.append(item)
+        for message in messages:
+            try:
+                client.send(message)
+            except Exception as error:
+                self._refuse(message, error)
+
+    def _refuse(self, message: Any, error: Exception) -> None:
+        """A message that cannot be encoded concerns nobody but who waits for its answer."""
+        text = f"it cannot be sent: {type(error).__name__}: {error}"
+        if isinstance(message, m.Submit):
+            refused = [(spec.id, text) for spec in message.tasks]
+            self._take(m.Accepted(message.seq, refused))
+        else:
+            self._take(m.Reply(message.request, error=text))
+
+    def _take(self, message: Any) -> None:
+        if isinstance(message, m.Outcomes):
+            with self._lock:
+                settled = [(self._awaited.pop(o.task, None), o) for o in message.outcomes]
+            for awaited, outcome in settled:
+                if awaited is not None:
+                    awaited.settle(outcome)
+        elif isinstance(message, m.Started):
+            for task in message.tasks:
+                if awaited := self._awaited.get(task):
+                    awaited.started()
+        elif isinstance(message, m.Accepted):
+            with self._flushed:
+                self._open.pop(message.seq, None)
+                self._unaccepted_bytes -= self._sizes.pop(message.seq, 0)
+                refused = [(self._awaited.pop(task, None), why) for task, why in message.refused]
+                self._flushed.notify_all()
+            for awaited, reason in refused:
+                if awaited is not None:
+                    awaited.fail(SubmissionError(reason))
+        elif isinstance(message, m.Welcome):
+            if message.refused == m.WHO_ARE_YOU:
+                self._greet_again(self._client)
+        elif isinstance(message, m.Reply):
+            with self._lock:
+                asked = self._open.pop(message.request, None)
+                if isinstance(asked, (m.OpenSession, m.Reserve)) and not message.error:
+                    # Here, and not where it was asked: the next head must not be greeted before.
+                    self._note_block(*message.result[-2:])
+                future = self._requests.pop(message.request, None)
+            if isinstance(asked, m.Submit):  # the head could not read it
+                unread = [(spec.id, message.error) for spec in asked.tasks]
+                self._take(m.Accepted(asked.seq, unread))
+            if future is not None and message.error:
+                future.set_exception(PilotError(message.error))
+            elif future is not None:
+                future.set_result(message.result)
+
+    def _note_block(self, first: int, count: int) -> None:
+        before = self._blocks[-1] if self._blocks else (0, 0)
+        if sum(before) == first:
+            first, count = before[0], before[1] + count
+            self._blocks.pop()
+        self._blocks.append((first, count))
+
+    def _take_unreadable(self, client: Client[Any], unreadable: Unreadable) -> None:
+        """Answer for what the head has sent and cannot be read: it does not send it again."""
+        now = time.monotonic()
+        if unreadable.kind == m.Reply.__name__ and unreadable.number is not None:
+            error = f"the head's answer cannot be read: {unreadable.reason}"
+            self._take(m.Reply(unreadable.number, error=error))
+        elif now - self._asked_again > GREETING_S:
+            self._asked_again = now
+            with self._lock:
+                awaited = list(self._awaited)
+            client.send(m.Watch(awaited))
+
+    def _fail(self, error: Exception) -> None:
+        """Nothing more will come: tell everybody who waits."""
+        with self._flushed:
+            if self._failure is not None:
+                return
+            self._failure = error
+            awaited = list(self._awaited.values())
+            requests = list(self._requests.values())
+            self._awaited.clear()
+            self._requests.clear()
+            self._flushed.notify_all()
+        if not self._ready.done():
+            self._ready.set_exception(error)
+        for future in requests:
+            future.set_exception(error)
+        for waiting in awaited:
+            waiting.fail(error)
+
+
+def _portions(items: list[_Item]) -> list[_Item]:
+    """Submissions as they go into messages, each of `FRAME` tasks and `SUBMIT_BYTES` at most:
+    neighbouring ones of the same session together, large ones in several.
+
+    What a submission introduces goes with its first part. One task, or function, may be larger.
+    """
+    made: list[_Item] = []
+    size = 0
+    for item in items:
+        if not isinstance(item, tuple):
+            made.append(item)
+            continue
+        session, submission = item
+        before = made[-1] if made else None
+        introduced = _size_introduced(submission)
+        if len(submission.tasks) == 1:
+            sizes = [_size(submission.tasks[0])]
+        else:
+            sizes = [_size(spec) for spec in submission.tasks]
+        total = introduced + sum(sizes)
+        if (
+            isinstance(before, tuple)
+            and before[0] == session
+            and len(before[1].tasks) + len(sizes) <= FRAME
+            and size + total <= SUBMIT_BYTES
+        ):
+            before[1].functions.extend(submission.functions)
+            before[1].templates.extend(submission.templates)
+            before[1].tasks.extend(submission.tasks)
+            size += total
+        elif len(sizes) <= FRAME and total <= SUBMIT_BYTES:
+            made.append(item)
+            size = total
+        else:
+            parts = _parts(submission, introduced, sizes)
+            made.extend((session, part) for part in parts)
+            size = SUBMIT_BYTES  # the last part is left as it is
+    return made
+
+
+def _parts(submission: Submission, size: int, sizes: list[int]) -> list[Submission]:
+    """A submission in several; the first, which begins with `size`, has what is introduced."""
+    part = Submission()
+    part.functions, part.templates = submission.functions, submission.templates
+    parts = [part]
+    for spec, more in zip(submission.tasks, sizes, strict=True):
+        if part.tasks and (len(part.tasks) >= FRAME or size + more > SUBMIT_BYTES):
+            part, size = Submission(), 0
+            parts.append(part)
+        part.tasks.append(spec)
+        size += more
+    return parts
+
+
+def _size(spec: TaskSpec) -> int:
+    """What a task takes in a message, about."""
+    try:
+        size = TASK_BYTES + len(spec.payload) + 16 * len(spec.inputs)
+        if spec.values:
+            size += sum(len(value.payload) for value in spec.values)
+    except TypeError:
+        return TASK_BYTES  # it cannot be sent, which is told then
+    return size
+
+
+def _size_introduced(submission: Submission) -> int:
+    """What functions and templates take in a message, about."""
+    if not (submission.functions or submission.templates):
+        return 0
+    try:
+        return sum(len(one.payload) for one in submission.functions) + sum(
+            TEMPLATE_BYTES + len(one.default) for one in submission.templates
+        )
+    except TypeError:
+        return TEMPLATE_BYTES
+
+
+def _disown_all() -> None:
+    for connection in list(_connections):
+        connection.disown()
+
+
+os.register_at_fork(after_in_child=_disown_all)
+
+__all__ = ["AuthenticationError", "Awaited", "Connection", "PilotError"]

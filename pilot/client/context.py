@@ -1,0 +1,144 @@
+"""What a running task can know of itself: ``pilot.context()``.
+
+The executor sets it before each task and clears it afterwards; outside of a task there is none.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pilot.client import current
+from pilot.errors import PilotError
+from pilot.pickled import public
+from pilot.scheduler.resources import Resources
+
+if TYPE_CHECKING:
+    from pilot.client.child_tasks import TaskSession
+    from pilot.data.checkpoint import Checkpoint
+
+
+class _ToStderr(logging.Handler):
+    """Writes to what is `sys.stderr` by then."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(f"{self.format(record)}\n")
+        except Exception:
+            self.handleError(record)
+
+
+class Context:
+    """The task that runs in this process.
+
+    Attributes
+    ----------
+    task_id, name
+        The task's id, as lists show it, and its name.
+    session_id
+        The id of its session.
+    attempt
+        Number of this attempt; the first is 1.
+    resources
+        What it was given.
+    deadline
+        When its time limit ends, seconds since the epoch; None: no limit.
+    rank, ranks
+        Its rank and their number; 0 and 1 for a plain task.
+    session
+        Submits tasks from this one: ``session.submit(…)``.
+    """
+
+    def __init__(
+        self,
+        *,
+        task_id: str,
+        name: str,
+        session_id: int,
+        attempt: int,
+        resources: Resources,
+        deadline: float | None,
+        rank: int,
+        ranks: int,
+        checkpoints: Path,
+        session: TaskSession,
+    ) -> None:
+        self.task_id = task_id
+        self.name = name
+        self.session_id = session_id
+        self.attempt = attempt
+        self.resources = resources
+        self.deadline = deadline
+        self.rank = rank
+        self.ranks = ranks
+        self._checkpoints = checkpoints
+        self.session = session
+
+    @cached_property
+    def logger(self) -> logging.Logger:
+        """A logger whose output, from INFO on, is part of the task's."""
+        logger = logging.getLogger(f"pilot.task.{self.name}")
+        if not logger.handlers:
+            handler = _ToStderr()
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            logger.addHandler(handler)
+            logger.setLevel(logging.INFO)
+            logger.propagate = False
+        return logger
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The task's own checkpoints: ``save(step, state)`` and ``load()``."""
+        from pilot.data.checkpoint import Checkpoint
+        from pilot.data.patience import patiently
+
+        directory = self._checkpoints / str(self.session_id) / self.task_id
+        patiently(lambda: directory.mkdir(mode=0o700, parents=True, exist_ok=True))
+        return Checkpoint(directory, self.rank, self.ranks, attempt=self.attempt)
+
+    def __repr__(self) -> str:
+        return f"<pilot context of task {self.task_id}, attempt {self.attempt}>"
+
+
+_current: Context | None = None
+_serves_tasks = False
+
+
+@public
+def context() -> Context:
+    """The context of the task that runs in this process.
+
+    Raises
+    ------
+    PilotError
+        No task runs here: it was called in the user's own program.
+    """
+    if _current is None:
+        raise PilotError("there is no context: this code does not run in a task")
+    return _current
+
+
+def running_context() -> Context | None:
+    """The context of the task that runs in this process; None where none does."""
+    return _current
+
+
+def set_context(value: Context | None) -> None:
+    """Set or clear the context; for executors."""
+    global _current
+    _current = value
+    current.set_running(None if value is None else value.session)
+
+
+def serve_tasks() -> None:
+    """Note that this process runs tasks, and whatever modules do that they import."""
+    global _serves_tasks
+    _serves_tasks = True
+
+
+def serves_tasks() -> bool:
+    """Tell whether this process runs tasks (or is forked from one that does)."""
+    return _serves_tasks

@@ -1,0 +1,78 @@
+"""Events: every change of a state, once and in order, as the head has written it down.
+
+An event's number is the cursor: whoever has seen all up to it asks for what came after it, from
+the same head, the next one, or the database file. Numbers grow; some are left out where a session
+was deleted.
+
+Invariant: only what is committed is told, so no event is ever taken back or told under another
+number.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from pilot.model.states import STATES
+from pilot.pickled import public
+
+#: How often somebody who follows asks for what is new, in seconds.
+POLL_S = 0.3
+
+
+@public
+class Event(NamedTuple):
+    """Something has come into a state."""
+
+    #: Its place in the log.
+    number: int
+    #: When, in seconds since the epoch.
+    at: float
+    #: ``task``, ``session``, ``pilot`` or ``head``.
+    kind: str
+    #: See `STATES`.
+    state: str
+    #: Of which session; 0: of none.
+    session: int
+    #: Id of the task, such as ``3.17``.
+    task: str | None
+    #: Why, or where: the pilot, the class of an error, what a pilot's job is.
+    detail: str
+
+
+def read_events(
+    ask: Callable[..., Any],
+    since: int = 0,
+    *,
+    session: int | None = None,
+    task: str | None = None,
+    state: Sequence[str] | None = None,
+    follow: bool = False,
+) -> Iterator[Event]:
+    """Events after number `since`, page by page.
+
+    Parameters
+    ----------
+    ask
+        Asks a query of `pilot.head.queries` by name.
+    since
+        The last number that is known; below 0: begin with the last so many events.
+    session, task, state
+        Only those of this session, of this task, or with one of these states.
+    follow
+        Wait for what comes next, until the session or task has ended.
+    """
+    while True:
+        page = ask("events", since=since, session=session, task=task, state=state)
+        for row in page["events"]:
+            yield Event(*row)
+        since = page["last"]
+        if page["more"]:
+            continue
+        if not follow or page["over"]:
+            return
+        time.sleep(POLL_S)
+
+
+__all__ = ["STATES", "Event", "read_events"]

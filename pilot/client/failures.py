@@ -1,0 +1,75 @@
+"""The exception that a failed task raises in its user's program.
+
+It is the task's own, with one exception: what means something to the control flow of whoever asks
+for the result (`SystemExit` ends a program, `StopIteration` a loop, `CancelledError` a coroutine)
+is never raised as itself. It is the cause of a `TaskError` then.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+
+from pilot.data.values import decode
+from pilot.errors import (
+    PilotError,
+    RemoteTraceback,
+    ResultError,
+    TaskAborted,
+    TaskCrashed,
+    TaskError,
+    TaskTimedOut,
+)
+from pilot.model.ids import task_label
+from pilot.model.tasks import TaskOutcome
+
+#: Exceptions that say something to loops, coroutines and futures of who asks for a result.
+_CONTROL = (StopIteration, StopAsyncIteration, concurrent.futures.CancelledError)
+
+
+def means_control(error: BaseException) -> bool:
+    """Tell whether raising this would end or turn something of the caller's."""
+    return not isinstance(error, Exception) or isinstance(error, _CONTROL)
+
+
+def exception_of(outcome: TaskOutcome) -> BaseException:
+    """Return the exception that a failed task raises in its user's program."""
+    label = task_label(outcome.task)
+    failure = outcome.failure
+    if outcome.state == "DELETED":
+        return ResultError(f"the result of task {label} was deleted; run the task again")
+    if failure is None:
+        return TaskError(f"task {label} is {outcome.state}")
+    if failure.type == "unknown" and not failure.bases:
+        return PilotError(f"there is no task {label}; `pilot task list` shows them")
+    where = f" on {failure.node}" if failure.node else ""
+    title = f"task {label}, attempt {failure.attempt}{where}"
+    error: BaseException | None = None
+    if failure.exception:
+        try:
+            error = decode(failure.exception)
+        except (Exception, SystemExit, GeneratorExit) as unreadable:
+            title += f" (its exception cannot be read here: {unreadable})"
+    if not isinstance(error, BaseException):
+        kinds = {"TIMED_OUT": TaskTimedOut, "ABORTED": TaskAborted}
+        kind = kinds.get(outcome.state, TaskCrashed if failure.is_crash else TaskError)
+        text = failure.message if not failure.bases else f"{failure.type}: {failure.message}"
+        error = kind(f"task {label}{where}: {text}")
+    if failure.detail:
+        error.__cause__ = RemoteTraceback(f"{title}:\n{failure.detail}")
+    if means_control(error):
+        wrapped = TaskError(f"task {label}{where} ended by {_named(error)}")
+        wrapped.__cause__ = error
+        return wrapped
+    return error
+
+
+def _named(error: BaseException) -> str:
+    """Return an exception's class and text; of `SystemExit` the exit status."""
+    name = type(error).__name__
+    if isinstance(error, SystemExit):
+        code = error.code
+        if code is None or isinstance(code, int):
+            return f"{name} (exit status {code or 0})"
+        return f"{name} (exit status 1): {code}"
+    text = str(error)
+    return f"{name}: {text}" if text else name

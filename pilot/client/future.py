@@ -1,0 +1,431 @@
+"""Futures of tasks: `concurrent.futures.Future`, known to the head by the id of its task.
+
+A future of a task with several results stands for all of them; ``future[0]`` or ``future["name"]``
+is a future of one. Futures may be given to tasks as arguments (see `pilot.client.arguments`).
+
+Invariants
+----------
+- What a task returned or raised is unpickled where somebody asks for it, in his thread. So nothing
+  of a user's runs while results come in: not what his modules do when they are imported, nor his
+  callbacks (`pilot.client.callbacks`).
+- A future that is settled stays so, and each of its parts is settled with it.
+- An id means something at one site only, as long as its database is there: `Future.origin`.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import _base
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+from pilot.client.arguments import Origin, refer
+from pilot.client.callbacks import CalledBack
+from pilot.client.failures import exception_of
+from pilot.client.results import Results
+from pilot.data.storing import load
+from pilot.errors import ResultError
+from pilot.model.ids import task_label
+from pilot.model.tasks import TaskOutcome
+from pilot.model.values import Value
+from pilot.pickled import public
+
+if TYPE_CHECKING:
+    from pilot.site import Site
+
+T = TypeVar("T")
+
+
+class Owner(Protocol):
+    """The session of a future, as far as the future needs it."""
+
+    @property
+    def origin(self) -> Origin: ...
+    @property
+    def site(self) -> Site: ...
+    @property
+    def is_open(self) -> bool: ...
+    @property
+    def id(self) -> int: ...
+    def why(self, future: Future[Any]) -> str: ...
+    def ask(self, name: str, /, **arguments: Any) -> concurrent.futures.Future[Any]: ...
+    def _query(self, name: str, /, **arguments: Any) -> Any: ...
+    def _cancel(self, future: Future[Any]) -> None: ...
+    def _check_process(self) -> None: ...
+
+
+class Lines(str):
+    """A text of several lines, which Python and notebooks show as such."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+class Unread:
+    """Values that are read only when somebody asks for the result."""
+
+    __slots__ = ("directory", "values", "whole")
+
+    def __init__(self, values: tuple[Value, ...], directory: Path, whole: bool) -> None:
+        self.values = values
+        self.directory = directory
+        #: Whether the result is the tuple of all values, or the only one.
+        self.whole = whole
+
+    def part(self, index: int) -> Unread:
+        """Return one of the values."""
+        return Unread((self.values[index],), self.directory, whole=False)
+
+    def read(self) -> Any:
+        """Return the result.
+
+        Raises
+        ------
+        ResultError
+            A file is missing or torn, or what unpickles it would end the program.
+        """
+        try:
+            if not self.whole:
+                return load(self.values[0], self.directory)
+            return tuple(load(value, self.directory) for value in self.values)
+        except (Exception, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            raise ResultError(
+                f"the result cannot be read: to unpickle it raised {type(error).__name__}: {error}"
+            ) from error
+
+
+class _UnreadError(Exception):
+    """How a task failed; becomes its exception when somebody asks for it."""
+
+    def __init__(self, outcome: TaskOutcome) -> None:
+        super().__init__(outcome)
+        self.outcome = outcome
+
+
+#: Those of a million futures are one.
+_shape_of = functools.lru_cache(maxsize=1000)(Results)
+
+
+@public
+class Future(CalledBack[T]):
+    """The result of a task that is submitted."""
+
+    def __init__(
+        self,
+        session: Owner,
+        task: int,
+        names: tuple[str, ...] = (),
+        count: int | None = 1,
+        name: str = "",
+    ) -> None:
+        super().__init__()
+        self._session = session
+        #: None: as the head tells, when it is needed.
+        self._known_shape = None if count is None else _shape_of(count, names)
+        #: The number that the head knows the task by.
+        self.task = task
+        self._name = name
+        self._ended = ""
+        #: None: nothing is allocated, since there may be a million futures.
+        self._followers: list[Callable[[], object]] | None = None
+
+    @property
+    def task_id(self) -> str:
+        """The task's id as people read it, such as ``3.17``."""
+        return task_label(self.task)
+
+    @property
+    def name(self) -> str:
+        """The task's name, as lists show it."""
+        if not self._name:
+            self._learn()
+        return self._name
+
+    @property
+    def origin(self) -> Origin:
+        """The site that the task's id belongs to."""
+        return self._session.origin
+
+    @property
+    def _shape(self) -> Results:
+        return self._known_shape or self._learn()
+
+    def _learn(self) -> Results:
+        """Ask the head for what only the submission knew."""
+        told = self._session._query("task", task=self.task_id)
+        self._name = told["name"]
+        self._known_shape = shape = Results(told["returns"], tuple(told["return_names"]))
+        return shape
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """What tells it from others: the number of its task, and the places of its results."""
+        return (self.task, *range(self._shape.count))
+
+    @property
+    def state(self) -> str:
+        """The task's state, as far as it is known here, without a question to the head.
+
+        ``COMPLETED``, ``FAILED``, ``TIMED_OUT``, ``CANCELLED`` or ``ABORTED`` when it has ended;
+        ``RUNNING`` when it has run for half a second; else ``PENDING``, whatever it waits for (see
+        `why`). ``REFUSED`` where the head did not take it, ``LOST`` where nothing more will be
+        heard of it.
+        """
+        if self.cancelled():
+            return "CANCELLED"
+        if self.done():
+            return self._ended or ("FAILED" if self._exception is not None else "COMPLETED")
+        return "RUNNING" if self.running() else "PENDING"
+
+    def result(self, timeout: float | None = None) -> T:
+        """Return the task's value; wait for it up to `timeout` seconds.
+
+        Raises
+        ------
+        TimeoutError
+            It has not ended in time.
+        concurrent.futures.CancelledError
+            It was cancelled.
+        Exception
+            What the task raised. What would mean something to the caller's own control flow, such
+            as `SystemExit` or `StopIteration`, is the cause of a `TaskError`.
+        """
+        # Of most it is known at once, and what is settled stays so: no lock is needed to see that.
+        if self._state != _base.FINISHED or self._exception is not None:
+            error = self.exception(timeout)
+            if error is not None:
+                try:
+                    raise error
+                finally:
+                    del self, error  # the traceback shall not keep them
+        value: Any = self._result
+        if type(value) is Unread:
+            read = value.read()
+            with self._condition:  # of two threads that have read it, the first one's counts
+                if self._result is value:
+                    self._result = read
+                value = self._result
+        return cast("T", value)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the task raised, or None; wait for it up to `timeout` seconds."""
+        error = super().exception(timeout)
+        if isinstance(error, _UnreadError):
+            made = exception_of(error.outcome)
+            with self._condition:
+                if self._exception is error:
+                    self._exception = made
+                error = self._exception
+        return error
+
+    def cancel(self) -> bool:
+        """End the task: one that waits does not start, one that runs is killed.
+
+        Does not wait until the head and the pilots have heard of it. What starts in these few
+        milliseconds is killed as well.
+
+        Returns
+        -------
+        bool
+            False where it had ended already.
+        """
+        self._session._check_process()
+        if not self._end_cancelled():
+            return self.cancelled()
+        self._session._cancel(self)
+        return True
+
+    def why(self) -> str:
+        """Return what the task waits for, or how it ended, in lines; as ``pilot why`` says it.
+
+        Raises
+        ------
+        HeadError
+            The head does not answer.
+        """
+        return self._session.why(self)
+
+    def logs(self) -> str:
+        """Return what the task has printed in its last attempt, up to now where it runs.
+
+        Raises
+        ------
+        HeadError
+            The head does not answer.
+        PilotError
+            It knows no such task.
+        """
+        from pilot.client.logs import Output, last_attempt  # loads what only terminals need
+
+        ask, directory = self._session._query, self._session.site.directory
+        spans = last_attempt(ask("logs", task=self.task_id))
+        known: dict[str, int] | None = None
+        if any(span["end"] < 0 for span in spans):
+            # What is written after this is the task's only if it still runs then.
+            paths = {span["path"] for span in spans}
+            known = {p: (directory / p).stat().st_size for p in paths if (directory / p).exists()}
+            spans = last_attempt(ask("logs", task=self.task_id))
+        pieces: list[bytes] = []
+        Output(directory, pieces.append).show(spans, known)
+        return Lines(b"".join(pieces).decode(errors="replace"))
+
+    # --- the end, as the session tells it
+
+    def _settle(self, outcome: TaskOutcome) -> None:
+        """The task has ended so; what it gave is not looked at yet."""
+        if outcome.state == "CANCELLED":
+            self._end_cancelled()
+            return
+        if outcome.state != "COMPLETED":
+            self._fail(_UnreadError(outcome), outcome.state)
+            return
+        values = outcome.values
+        value = Unread(values, self._session.site.directory, len(values) != 1)
+        # As `set_result` does it, which raises where this one was cancelled meanwhile.
+        with self._condition:
+            self._ended = self._ended or "COMPLETED"
+            if self._state not in (_base.PENDING, _base.RUNNING):
+                return
+            self._result = cast("T", value)
+            self._state = _base.FINISHED
+            for waiter in self._waiters:
+                waiter.add_result(self)
+            self._condition.notify_all()
+        self._invoke_callbacks()
+
+    def _fail(self, error: BaseException, state: str) -> None:
+        """Nothing will be heard of the task."""
+        self._ended = self._ended or state
+        with contextlib.suppress(concurrent.futures.InvalidStateError):
+            self.set_exception(error)
+
+    def _disown(self, error: BaseException) -> None:
+        """Be of no use in a forked copy of the process, where nothing will be heard of the task."""
+        # Another thread, which is not here, may have held the lock; callbacks are the parent's.
+        self._condition = threading.Condition()
+        self._waiters.clear()
+        self._done_callbacks.clear()
+        self._fail(error, "LOST")
+
+    def _start(self) -> None:
+        """The task runs."""
+        with self._condition:
+            if self._state == _base.PENDING:
+                self._state = _base.RUNNING
+
+    def _end_cancelled(self) -> bool:
+        """Become cancelled, whether running or not; False where it had ended."""
+        with self._condition:
+            if self.done():
+                return False
+            # The standard class refuses to cancel a running one; the head can end it.
+            self._state = _base.CANCELLED
+            self._condition.notify_all()
+        self._invoke_callbacks()
+        with self._condition:
+            if self._state == _base.CANCELLED:
+                self.set_running_or_notify_cancel()
+        return True
+
+    def _invoke_callbacks(self) -> None:
+        # Of a future that is done, none is added any more.
+        followers, self._followers = self._followers, None
+        for follow in followers or ():
+            follow()
+        if self._done_callbacks:
+            super()._invoke_callbacks()
+
+    def _when_done(self, call: Callable[[], object]) -> None:
+        """Call something of Pilot's as soon as it is done, on whatever thread; it may not wait."""
+        with self._condition:
+            if not self.done():
+                if self._followers is None:
+                    self._followers = []
+                self._followers.append(call)
+                return
+        call()
+
+    # --- parts
+
+    def __getitem__(self, key: int | str) -> Future[Any]:
+        """Return the future of one of several results, by number or name.
+
+        Raises
+        ------
+        TypeError
+            The task has one result.
+        KeyError, IndexError
+            It has no such result.
+        """
+        return PartFuture(self, self._shape.index(key, f"task {self.task_id}"))
+
+    def __iter__(self) -> Iterator[Future[Any]]:
+        """Give the futures of several results.
+
+        Raises
+        ------
+        TypeError
+            The task has one result.
+        """
+        self._shape.check_parts(f"task {self.task_id}")
+        return iter([PartFuture(self, index) for index in range(self._shape.count)])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        count = (self._known_shape or self._learn()).count
+        places = (0,) if count == 1 else tuple(range(count))
+        return refer(self.task, places, count > 1, self._session.origin)
+
+    def __repr__(self) -> str:
+        name = f" {self._name!r}" if self._name else ""
+        return f"<pilot future of task {self.task_id}{name}: {self.state}>"
+
+
+class PartFuture(Future[Any]):
+    """The future of one of a task's several results."""
+
+    def __init__(self, whole: Future[Any], index: int) -> None:
+        super().__init__(whole._session, whole.task, name=whole._name)
+        self._whole = whole
+        self._index = index
+        whole._when_done(self._follow)
+
+    def _follow(self) -> None:
+        """Be settled as the whole is."""
+        whole = self._whole
+        if whole.cancelled():
+            self._end_cancelled()
+            return
+        if whole._exception is not None:
+            self._fail(whole._exception, whole._ended)
+            return
+        self._ended = whole._ended
+        try:
+            value: Any = whole._result
+            if type(value) is Unread:
+                value = value.part(self._index)
+            elif whole._shape.count > 1:
+                value = value[self._index]
+        except Exception as error:
+            self.set_exception(error)
+        else:
+            self.set_result(value)
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """See `Future.key`."""
+        return (self.task, self._index)
+
+    def cancel(self) -> bool:
+        """End the whole task."""
+        return self._whole.cancel()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return refer(self.task, (self._index,), whole=False, origin=self.origin)

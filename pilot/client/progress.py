@@ -1,0 +1,351 @@
+"""How far a run is: a live view on a terminal, elsewhere a line now and then. All on stderr.
+
+The numbers come from the futures as they are settled: no result is read for that. The head is
+asked, now and then and without waiting for it, only for what the run waits for: jobs in the queue,
+a batch system that does not answer.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import functools
+import importlib.util
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from pilot.client.future import Future
+from pilot.errors import PilotError
+from pilot.formatting import counted, duration, shortened_cell
+from pilot.texts import printable
+
+if TYPE_CHECKING:
+    from pilot.client.future import Owner
+
+#: How often the view is renewed, in seconds.
+_REFRESH_S = 0.25
+#: How often the head is asked, in seconds.
+_ASK_S = 2.0
+#: The least time between two lines, where there is no terminal.
+_LINE_S = 10.0
+#: No guess is made of the end before, in seconds.
+_GUESS_S = 2.0
+#: The widest that names of groups are shown.
+_NAME = 30
+#: Where asking takes long, it is asked so many times as seldom.
+_SELDOM = 20
+#: States of tasks that have ended otherwise than well, and what they are called.
+_BAD = {"FAILED": "failed", "TIMED_OUT": "failed", "ABORTED": "aborted", "CANCELLED": "cancelled"}
+#: So many groups of tasks are shown at a time.
+_ROWS = 12
+
+
+class Tally:
+    """Counts the tasks that end, by group.
+
+    Parameters
+    ----------
+    groups
+        The futures by the name of their group.
+    """
+
+    def __init__(self, groups: Mapping[str, Sequence[concurrent.futures.Future[Any]]]) -> None:
+        self._changed = threading.Condition()
+        self.totals = {name: len(futures) for name, futures in groups.items()}
+        self.done = dict.fromkeys(groups, 0)
+        self.total = sum(self.totals.values())
+        self.ended = 0
+        #: How many have ended otherwise than well, by what they are called.
+        self.bad = dict.fromkeys(_BAD.values(), 0)
+        #: How many run, as far as is known.
+        self.running = 0
+        #: How many had ended before anybody looked.
+        self._before = 0
+        for name, futures in groups.items():
+            for future in futures:
+                if isinstance(future, Future):
+                    # Not as a user's callback: who waits in one shall see how far it is, too.
+                    future._when_done(functools.partial(self._end, name, future))
+                else:
+                    future.add_done_callback(functools.partial(self._end, name))
+
+    def _end(self, name: str, future: concurrent.futures.Future[Any]) -> None:
+        if isinstance(future, Future):
+            state = future.state  # an exception is only unpickled on demand
+        elif future.cancelled():
+            state = "CANCELLED"
+        else:
+            state = "COMPLETED" if future.exception() is None else "FAILED"
+        with self._changed:
+            self.done[name] += 1
+            self.ended += 1
+            if state != "COMPLETED":
+                self.bad[_BAD.get(state, "failed")] += 1
+            if self.ended == self.total:
+                self._changed.notify_all()
+
+    def take(self, states: Mapping[str, int]) -> None:
+        """Take over how many are in which state, from who counts otherwise."""
+        first = not self.total
+        self.total = sum(states.values())
+        self.ended = sum(states.get(state, 0) for state in ("COMPLETED", *_BAD))
+        self.running = states.get("RUNNING", 0)
+        self.bad = dict.fromkeys(_BAD.values(), 0)
+        for state, word in _BAD.items():
+            self.bad[word] += states.get(state, 0)
+        if first:
+            self._before = self.ended
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait so long for the end of all; True when it has come."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.ended == self.total, timeout_s)
+
+    def left_s(self, elapsed_s: float) -> float | None:
+        """How long the rest may take, if it goes on as before; None where nothing says so."""
+        ended = self.ended - self._before
+        if ended <= 0 or self.ended >= self.total or elapsed_s < _GUESS_S:
+            return None
+        return elapsed_s / ended * (self.total - self.ended)
+
+    def words(self, elapsed_s: float) -> list[str]:
+        """What a line says besides the number of those that have ended."""
+        said = [f"{self.running} running"] if self.running and self.ended < self.total else []
+        said += [f"{count} {word}" for word, count in self.bad.items() if count]
+        left = self.left_s(elapsed_s)
+        return said if left is None else [*said, f"about {_guess(left)} left"]
+
+
+def _guess(seconds: float) -> str:
+    """Return a guessed time in words, without digits that say nothing."""
+    return duration(seconds) if seconds >= 59.5 else f"{max(1, round(seconds))} s"
+
+
+class Hint(NamedTuple):
+    """What there is to say of the pilots."""
+
+    text: str = ""
+    #: Nothing goes on until this changes.
+    waiting: bool = False
+
+
+def remark(row: dict[str, Any]) -> str:
+    """What a pilot waits for, or why it ends or ended."""
+    if row["state"] == "ENDED":
+        return str(row["reason"])
+    if row["draining"]:
+        return "drains"
+    parts = [f"waits for {row['waits_for']}"] if row["waits_for"] else []
+    if row["expected"] and row["started"] is None:
+        parts.append(f"expected in {duration(max(0.0, row['expected'] - time.time()))}")
+    return ", ".join(parts)
+
+
+def hint_of(head: Mapping[str, Any], pilots: Sequence[Mapping[str, Any]]) -> Hint:
+    """What to say, from the answers to the queries ``head`` and ``fleet``."""
+    running = [row for row in pilots if row["state"] == "RUNNING"]
+    queued = [row for row in pilots if row["state"] not in ("RUNNING", "ENDED")]
+    if running:
+        cores = sum(row["cores"] or 0 for row in running)
+        text = f"{counted(len(running), 'pilot')}, {counted(cores, 'core')}"
+        return Hint(text + (f"; {len(queued)} more in the queue" if queued else ""))
+    if head["trouble"]:
+        return Hint(head["trouble"], waiting=True)
+    if queued:
+        job = f"job {queued[-1]['job']}" if queued[-1]["job"] else "being submitted"
+        why = remark(dict(queued[-1]))
+        return Hint(
+            f"waiting for {counted(len(queued), 'pilot')}: {job}" + (f" {why}" if why else ""),
+            waiting=True,
+        )
+    return Hint()
+
+
+class _Hints:
+    """Asks the head now and then, and never waits for it."""
+
+    def __init__(self, session: Owner, tally: Tally) -> None:
+        self._session = session
+        self._tally = tally
+        self._every_s = _ASK_S
+        self._asked = time.monotonic() - _ASK_S / 2
+        self._answers: list[concurrent.futures.Future[Any]] = []
+        self._hint = Hint()
+
+    def now(self) -> Hint:
+        """The newest that is known."""
+        now = time.monotonic()
+        if self._answers and all(answer.done() for answer in self._answers):
+            if not any(answer.exception() for answer in self._answers):
+                head, pilots, counts = (answer.result() for answer in self._answers)
+                self._hint = hint_of(head, pilots)
+                self._tally.running = counts.get("RUNNING", 0)
+            self._answers = []
+            took_s = now - self._asked - 2 * _REFRESH_S
+            self._every_s = max(_ASK_S, _SELDOM * took_s)
+        if not self._answers and now - self._asked >= self._every_s:
+            self._asked = now
+            with contextlib.suppress(PilotError):  # the futures tell what is wrong
+                self._answers = [
+                    self._session.ask("head"),
+                    self._session.ask("fleet", alive=True),
+                    self._session.ask("task_counts", session=self._session.id, state="RUNNING"),
+                ]
+        return self._hint
+
+
+class View(Protocol):
+    """What shows the tally."""
+
+    def show(self, hint: Hint, last: bool = False) -> None:
+        """Show how far it is now; `last`: all have ended."""
+
+    def __enter__(self) -> View:
+        """Begin."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End."""
+
+
+def follow(session: Owner, groups: Mapping[str, Sequence[Future[Any]]]) -> None:
+    """Show how far the tasks are until all have ended."""
+    tally = Tally(groups)
+    _follow(tally, _Hints(session, tally))
+
+
+def show(futures: Sequence[concurrent.futures.Future[Any]], timeout: float | None = None) -> None:
+    """Show how far these are until all have ended, or the time is over."""
+    groups: dict[str, list[concurrent.futures.Future[Any]]] = {}
+    session: Owner | None = None
+    for future in dict.fromkeys(futures):
+        name = ""
+        if isinstance(future, Future):
+            name, session = future._name, future._session
+        groups.setdefault(name or "tasks", []).append(future)
+    tally = Tally(groups)
+    hints = _Hints(session, tally) if session is not None and session.is_open else None
+    _follow(tally, hints, timeout)
+
+
+def _follow(tally: Tally, hints: _Hints | None, timeout: float | None = None) -> None:
+    end = None if timeout is None else time.monotonic() + timeout
+    view: View = LiveView(tally) if sys.stderr.isatty() or _in_notebook() else LineView(tally)
+    with view:
+        while not tally.wait(_REFRESH_S):
+            view.show(hints.now() if hints is not None else Hint())
+            if end is not None and time.monotonic() >= end:
+                return
+        view.show(Hint(), last=True)
+
+
+def _in_notebook() -> bool:
+    """Whether this is a kernel, whose output is shown by a notebook that can draw bars."""
+    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
+    is_kernel = get_ipython is not None and hasattr(get_ipython(), "kernel")
+    return is_kernel and importlib.util.find_spec("ipywidgets") is not None
+
+
+def _label(name: str) -> str:
+    return shortened_cell(printable(name), _NAME)
+
+
+def note(text: str) -> None:
+    """Write a line to stderr."""
+    sys.stderr.write(f"pilot: {printable(text)}\n")
+    sys.stderr.flush()
+
+
+class LineView:
+    """A line when there is something new, but not too often."""
+
+    def __init__(self, tally: Tally) -> None:
+        self._tally = tally
+        self._begin = self._shown_at = time.monotonic()
+        self._shown: object = (0, Hint())
+
+    def __enter__(self) -> LineView:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, hint: Hint, last: bool = False) -> None:
+        """Write a line, if it is time; the last one only after others."""
+        tally, now = self._tally, time.monotonic()
+        said = (tally.ended, hint if hint.waiting else Hint())
+        if said == self._shown or now - self._shown_at < _LINE_S * (not hint.waiting):
+            return
+        self._shown, self._shown_at = said, now
+        words = [f"{tally.ended} of {counted(tally.total, 'task')} ended"]
+        words += [] if last else tally.words(now - self._begin)
+        text = ", ".join(words) + (f"; {hint.text}" if hint.text else "")
+        note(text)
+
+
+class LiveView:
+    """Bars on the terminal: one for all tasks, one for each group that is under way."""
+
+    def __init__(self, tally: Tally) -> None:
+        from rich.console import Console
+        from rich.live import Live
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.table import Column
+
+        self._tally = tally
+        # The bar takes what the terminal has, and names do not take more than a part of it.
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),
+            MofNCompleteColumn(),
+            auto_refresh=False,
+            expand=True,
+        )
+        only = next(iter(tally.totals)) if len(tally.totals) == 1 else ""
+        self._all = self._bars.add_task(_label(only) or "all tasks", total=tally.total)
+        self._rows = {
+            name: self._bars.add_task(f"  {_label(name)}", total=total, visible=False)
+            for name, total in tally.totals.items()
+            if not only
+        }
+        self._begin = time.monotonic()
+        console = Console(stderr=True)
+        # A notebook keeps what was shown last.
+        transient = not console.is_jupyter
+        self._live = Live(console=console, auto_refresh=False, transient=transient)
+
+    def __enter__(self) -> LiveView:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, hint: Hint, last: bool = False) -> None:
+        """Draw everything anew."""
+        from rich.console import Group
+        from rich.text import Text
+
+        tally = self._tally
+        self._bars.update(self._all, completed=tally.ended, total=tally.total)
+        under_way = [n for n, done in tally.done.items() if 0 < done < tally.totals[n]][:_ROWS]
+        for name, row in self._rows.items():
+            self._bars.update(row, completed=tally.done[name], visible=name in under_way)
+        elapsed_s = time.monotonic() - self._begin
+        parts = [duration(elapsed_s), *tally.words(elapsed_s)]
+        if hint.text and not last:
+            parts.append(hint.text)
+        text = Text(
+            printable("; ".join(parts)),
+            style="yellow" if hint.waiting else "dim",
+            overflow="ellipsis",
+        )
+        self._live.update(Group(self._bars, text), refresh=True)

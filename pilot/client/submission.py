@@ -1,0 +1,16 @@
+"""A submission: what a call of `submit` or `map` adds, on its way to the head."""
+
+from __future__ import annotations
+
+from pilot.model.tasks import Function, TaskSpec, Template
+
+
+class Submission:
+    """The tasks of one submission, and the functions and templates that are new with them."""
+
+    __slots__ = ("functions", "tasks", "templates")
+
+    def __init__(self) -> None:
+        self.functions: list[Function] = []
+        self.templates: list[Template] = []
+        self.tasks: list[TaskSpec] = []

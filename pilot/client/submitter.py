@@ -1,0 +1,506 @@
+"""How a call becomes a task on the wire: its template, its function, its arguments.
+
+Used by a `Session`, which sends tasks from a user's program, and by a running task, whose children
+go with its own end. What was sent once (functions, templates) is not made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import uuid
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FunctionType
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import msgspec
+
+from pilot.client.arguments import Origin, encode_arguments, spilled, spilled_function
+from pilot.client.caching.keys import call_digest, source_digest
+from pilot.client.command import ShellCommand
+from pilot.client.function_watch import Watch, watch
+from pilot.client.functions import EncodedFunction, encode_function, largest
+from pilot.client.outgoing import plain
+from pilot.client.submission import Submission
+from pilot.client.task import Options, ResolvedOptions, Task, as_task
+from pilot.data.pickling import INTERPRETER, minor_version, wrong_python
+from pilot.data.storing import LazyWriter, announceable, store
+from pilot.data.values import TooLargeError, encode_within
+from pilot.errors import EncodingError, PilotError, SubmissionError
+from pilot.limits import OPTIONS_BYTES
+from pilot.model.ids import session_of, task_label
+from pilot.model.tasks import Function, TaskSpec, Template
+from pilot.scheduler.assignment import refusal
+from pilot.scheduler.resources import Resources
+from pilot.site import Site
+from pilot.texts import as_name, size_text
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+#: So many functions are known by their identity, so that a lambda in a loop fills no memory.
+_KNOWN = 1000
+#: To look through so much data costs a tenth of a second or so.
+_SLOW_BYTES = 16 << 20
+#: And at which submission of the same function that is told.
+_SLOW_TIMES = 5
+#: Files of this package: warnings are about lines of the user's.
+_HERE = str(Path(__file__).parent)
+
+
+#: The arguments of one call.
+Call: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def as_calls(rows: Iterable[tuple[Any, ...] | Mapping[str, Any]]) -> list[Call]:
+    """Rows of arguments, each a tuple or a mapping of names, as calls."""
+    return [((), dict(row)) if isinstance(row, Mapping) else (tuple(row), {}) for row in rows]
+
+
+class GroupKey(NamedTuple):
+    """A group of tasks that are cancelled together."""
+
+    #: Empty: none.
+    name: str
+    #: Whether the failure of one ends the others.
+    fails_together: bool
+
+
+NO_GROUP = GroupKey("", False)
+
+
+class _Known:
+    """A task whose function was pickled, and the templates of calls of it."""
+
+    __slots__ = ("digest", "task", "template", "templates", "watch")
+
+    def __init__(self, task: Task[..., Any], digest: bytes, watched: Watch) -> None:
+        self.task = task
+        self.digest = digest
+        #: Says whether the pickle is still what a new one would be.
+        self.watch = watched
+        self.templates: dict[tuple[ResolvedOptions, GroupKey], int] = {}
+        #: That of all calls in no group, where it is the same for all; 0: not known.
+        self.template = 0
+
+
+class Submitter:
+    """Makes tasks of calls, for one session.
+
+    A submission has the globals, closures and objects that its function refers to as they are at
+    that moment. Nothing of a user's data is kept: a function is remembered only where all that it
+    refers to is constant.
+
+    Parameters
+    ----------
+    session
+        The session's id.
+    site
+        The site: what its pools can hold, and where large arguments go.
+    defaults
+        Options of tasks that say nothing else.
+    database
+        What tells the site's database from others; empty: unknown.
+    python
+        Gives the Python of the pilots; an empty text: unknown.
+    """
+
+    def __init__(
+        self,
+        session: int,
+        site: Site,
+        defaults: Mapping[str, Any] | None = None,
+        database: str = "",
+        python: Callable[[], str] = str,
+    ) -> None:
+        #: Where the ids of its tasks mean something.
+        self.origin = Origin(site.name, str(site.directory), database)
+        self._python = python
+        self._defaults = dict(defaults or {})
+        self._session = session
+        self._site = site
+        self._writer: LazyWriter | None = None
+        self._tasks: dict[int, tuple[Any, Task[..., Any]]] = {}
+        self._known: dict[int, _Known] = {}
+        self._sent: set[bytes] = set()
+        #: What was said of functions that reach a random generator.
+        self._warned: set[tuple[str, ...]] = set()
+        #: How often functions with large data were submitted, by name.
+        self._large: dict[str, int] = {}
+        #: Templates that were sent, with no id → their ids.
+        self._templates: dict[Template, int] = {}
+
+    def task(self, function: Any) -> Task[..., Any]:
+        """The task for anything that can be called; the same one for the same function."""
+        if isinstance(function, Task) and not self._defaults:
+            return function
+        known = self._tasks.get(id(function))
+        if known is not None and known[0] is function:
+            return known[1]
+        task = as_task(function)
+        if self._defaults:
+            task = task.with_defaults(self._defaults)
+        if watch(function) is not None or _is_bare(function):
+            _remember(self._tasks, id(function), (function, task))
+        return task
+
+    def add(
+        self,
+        submission: Submission,
+        task: Task[..., Any],
+        calls: list[Call],
+        ids: Sequence[int],
+        group: GroupKey = NO_GROUP,
+    ) -> None:
+        """Put one task for each call, with the id in the same place, into the submission.
+
+        Raises
+        ------
+        SubmissionError
+            No pool can ever run one, or it cannot be pickled. Then none is in the submission.
+        CommandError
+            A parameter of a command is missing.
+        """
+        functions, templates = len(submission.functions), len(submission.templates)
+        try:
+            self._add(submission, task, calls, ids, group)
+        except BaseException:
+            # What it was to bring with it has not gone: the next one brings it.
+            refused = Submission()
+            refused.functions = submission.functions[functions:]
+            refused.templates = submission.templates[templates:]
+            self.forget(refused)
+            del submission.functions[functions:], submission.templates[templates:]
+            raise
+
+    def _add(
+        self,
+        submission: Submission,
+        task: Task[..., Any],
+        calls: list[Call],
+        ids: Sequence[int],
+        group: GroupKey,
+    ) -> None:
+        dynamic = task.resolved is None
+        is_usual = not dynamic and group is NO_GROUP
+        limit = self._site.config.data.inline_limit_bytes
+        template = 0
+        known: _Known | None = None
+        specs: list[TaskSpec] = []
+        large = []
+        command = task.function if isinstance(task.function, ShellCommand) else None
+        for number, (args, kwargs) in zip(ids, calls, strict=True):
+            if command is not None:
+                command.check_call(args, kwargs)
+            if known is None:
+                known = self._function(task, submission)
+                template = known.template if is_usual else 0
+            if dynamic or not template:
+                template = self._template(known, args, kwargs, submission, group)
+                if is_usual:
+                    known.template = template
+            payload, inputs = encode_arguments(args, kwargs, self.origin)
+            spec = TaskSpec(number, template, payload, inputs)
+            if len(payload) > limit:
+                large.append(len(specs))
+            if task.task_options.cache:
+                digest = call_digest(task, args, kwargs, payload)
+                spec = msgspec.structs.replace(spec, digest=digest)
+            specs.append(spec)
+        if large:
+            self._spill(task, specs, large)
+        submission.tasks += specs
+
+    def put(
+        self,
+        submission: Submission,
+        obj: object,
+        name: str,
+        number: int,
+        group: GroupKey = NO_GROUP,
+    ) -> None:
+        """Put a value into the submission, as the task of this id; it is complete from the start.
+
+        Raises
+        ------
+        EncodingError
+            It cannot be pickled.
+        StorageError
+            It cannot be written.
+        """
+        name = as_name(name)
+        template = Template(
+            id=0,
+            session=self._session,
+            name=name,
+            kind="value",
+            function=b"",
+            resources=Resources(),
+            group=group.name,
+            group_fails_together=group.fails_together,
+        )
+        with self._open_segment() as writer:
+            stored = store(
+                obj,
+                writer=writer,
+                session=str(self._session),
+                task_name=name,
+                task_id=_label(number),
+                inline_limit=self._site.config.data.inline_limit_bytes,
+            )
+        value = msgspec.structs.replace(announceable(stored), shared=True)
+        known = self._known_template(template, submission)
+        submission.tasks.append(TaskSpec(number, known, b"", values=(value,)))
+
+    def forget(self, submission: Submission) -> None:
+        """The submission was never sent: what is new in it has to go with another one."""
+        for template in submission.templates:
+            self._templates.pop(msgspec.structs.replace(template, id=0), None)
+        self._sent.difference_update(function.digest for function in submission.functions)
+        self._known.clear()
+
+    def _spill(self, task: Task[..., Any], specs: list[TaskSpec], large: list[int]) -> None:
+        """Write large arguments to a segment: big data never passes through the head."""
+        with self._open_segment() as writer:
+            written = [
+                writer.add(str(self._session), task.__name__, _label(spec.id), 0, spec.payload)
+                for spec in (specs[number] for number in large)
+            ]
+        for number, unsealed in zip(large, written, strict=True):
+            specs[number] = msgspec.structs.replace(specs[number], payload=spilled(unsealed.value))
+
+    @contextmanager
+    def _open_segment(self) -> Iterator[LazyWriter]:
+        """A segment of its own for what is written now: sealed at the end, or given up."""
+        if self._writer is None:
+            owner = f"arguments-{uuid.uuid4().hex}"
+            self._writer = LazyWriter(self._site.directory, owner)
+        try:
+            yield self._writer
+            self._writer.seal()
+        except BaseException:
+            self._writer.discard()
+            raise
+
+    def _template(
+        self,
+        known: _Known,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        submission: Submission,
+        group: GroupKey,
+    ) -> int:
+        """The id of the template for a call; a new one is put into the submission."""
+        task, options = known.task, known.task.task_options
+        resolved = task.resolved or options.resolve(args, kwargs)
+        number = known.templates.get((resolved, group))
+        if number is not None:
+            return number
+        template = _template(self._session, task, known.digest, resolved, group)
+        if options.cache:
+            source = source_digest(task, resolved.resources.ranks)
+            template = msgspec.structs.replace(template, cache=source)
+        number = self._templates.get(template)
+        if number is None:
+            self._check(options, resolved, task)
+            number = self._known_template(template, submission)
+        _remember(known.templates, (resolved, group), number)
+        return number
+
+    def _known_template(self, template: Template, submission: Submission) -> int:
+        """The id of a template; where it is new, it is put into the submission."""
+        number = self._templates.get(template)
+        if number is None:
+            number = _digest(template)
+            try:
+                checked = plain(msgspec.structs.replace(template, id=number))
+            except PilotError as error:
+                raise SubmissionError(
+                    f"task {template.name!r} was not submitted: {error}"
+                ) from None
+            _check_size(checked)
+            submission.templates.append(checked)
+            self._templates[template] = number
+        return number
+
+    def _check(self, options: Options, resolved: ResolvedOptions, task: Task[..., Any]) -> None:
+        pools = (
+            (name, pool.shape, pool.nodes_per_pilot, pool.walltime_s)
+            for name, pool in self._site.config.pools.items()
+        )
+        reason = refusal(resolved.resources, options.pool or "", pools, resolved.time_limit_s)
+        if reason:
+            raise SubmissionError(f"task {task.__name__!r} was not submitted: {reason}")
+
+    def _function(self, task: Task[..., Any], submission: Submission) -> _Known:
+        """What is known of a task's function as it is now; a new one is put into the submission."""
+        known = self._known.get(id(task))
+        if known is not None and known.task is task and known.watch.is_same():
+            return known
+        # Looked at before it is pickled: what changes meanwhile is seen the next time.
+        watched = watch(task)
+        encoded = encode_function(task, self._site.config.data.inline_limit_bytes)
+        if encoded.has_code:
+            self._check_python(task)
+        if encoded.generators:
+            self._warn(task, encoded.generators)
+        if encoded.parts is not None and encoded.parts.size >= _SLOW_BYTES:
+            self._warn_of_size(task, encoded)
+        if encoded.digest not in self._sent:
+            payload = encoded.payload
+            if encoded.parts is not None:
+                payload = self._spill_function(task, encoded)
+            submission.functions.append(Function(encoded.digest, payload))
+            self._sent.add(encoded.digest)
+        if known is None or known.task is not task or known.digest != encoded.digest:
+            known = _Known(task, encoded.digest, watched or Watch())
+        elif watched is not None:
+            known.watch = watched
+        if watched is not None:
+            _remember(self._known, id(task), known)
+        return known
+
+    def _check_python(self, task: Task[..., Any]) -> None:
+        """Refuse code that the pilots cannot run, before it is sent."""
+        there = self._python()
+        if minor_version(there) in (sys.version_info[:2], (0, 0)):
+            return
+        raise SubmissionError(
+            f"the function {task.__qualname__} was not submitted: this program runs in "
+            f"{INTERPRETER}, and the pilots of site {self._site.name} in {there}: "
+            f"{wrong_python(sys.version_info[:2])}"
+        )
+
+    def _spill_function(self, task: Task[..., Any], encoded: EncodedFunction) -> bytes:
+        """Write the large data of a function to a segment."""
+        assert encoded.parts is not None
+        with self._open_segment() as writer:
+            unsealed = writer.add_parts(
+                str(self._session), task.__name__, "function", 0, encoded.parts
+            )
+        return spilled_function(unsealed.value)
+
+    def _warn_of_size(self, task: Task[..., Any], encoded: EncodedFunction) -> None:
+        """Say what makes submissions slow, where the same large data come again and again."""
+        times = self._large[task.__qualname__] = self._large.get(task.__qualname__, 0) + 1
+        if times == _SLOW_TIMES and encoded.digest in self._sent:
+            warnings.warn(
+                f"the function {task.__qualname__} uses {largest(task)}, which is looked through "
+                "at each submission, to see whether it has changed. Put it once, by "
+                "session.put(value), and give the future as an argument; or submit all calls at "
+                "once, by map",
+                stacklevel=_stack_level(),
+            )
+
+    def _warn(self, task: Task[..., Any], generators: tuple[str, ...]) -> None:
+        said = (task.__qualname__, *generators)
+        if said in self._warned:
+            return
+        self._warned.add(said)
+        warnings.warn(
+            f"the function {task.__qualname__} reaches a random generator: "
+            f"{', '.join(generators)}. It is pickled with its state, so that each executor draws "
+            "the same numbers from its copy. Make a generator in the task, of a seed that is an "
+            "argument: numpy.random.default_rng([seed, number of the task])",
+            stacklevel=_stack_level(),
+        )
+
+
+def _label(task: int) -> str:
+    """The name of a task in segments; of a child, whose number is not known, not that of a task."""
+    return task_label(task) if session_of(task) else f"child-{task}"
+
+
+def _digest(template: Template) -> int:
+    """The id of a template: 63 bits, as SQLite takes them, and never 0."""
+    packed = msgspec.msgpack.encode(template)
+    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "big") >> 1 or 1
+
+
+def _template(
+    session: int,
+    task: Task[..., Any],
+    function: bytes,
+    resolved: ResolvedOptions,
+    group: GroupKey,
+) -> Template:
+    """The template of a call, without its id."""
+    options = task.task_options
+    return Template(
+        id=0,
+        session=session,
+        name=task.__name__,
+        kind=task.kind,
+        function=function,
+        resources=resolved.resources,
+        time_limit_s=resolved.time_limit_s,
+        retries=options.retries,
+        retry_on=options.retry_names(),
+        max_crashes=options.max_crashes,
+        priority=options.priority,
+        pool=options.pool or "",
+        returns=options.return_count,
+        return_names=options.return_names,
+        on_failure=options.on_failure,
+        default=_default(task) if options.on_failure == "ignore" else b"",
+        group=group.name,
+        group_fails_together=group.fails_together,
+    )
+
+
+def _default(task: Task[..., Any]) -> bytes:
+    """What dependents get in place of the result; it is in the messages and rows of the head."""
+    default = task.task_options.default
+    try:
+        return encode_within(default, OPTIONS_BYTES)
+    except TooLargeError:
+        raise SubmissionError(
+            f"task {task.__name__!r} was not submitted: its option default, of type "
+            f"{type(default).__name__}, is larger than {size_text(OPTIONS_BYTES)}; give a small "
+            "one, such as None or a path, and let the tasks that get it know what it means"
+        ) from None
+    except EncodingError as error:
+        raise SubmissionError(
+            f"task {task.__name__!r} was not submitted: its option default: {error}"
+        ) from error
+
+
+def _check_size(template: Template) -> None:
+    """Refuse what would be too much in a row; `default` is looked at where it is encoded."""
+    parts = {
+        "returns": template.return_names,
+        "retry_on": template.retry_on,
+        "pool": (template.pool,),
+    }
+    for option, texts in parts.items():
+        size = sum(len(text.encode()) for text in texts)
+        if size > OPTIONS_BYTES:
+            raise SubmissionError(
+                f"task {template.name!r} was not submitted: its option {option} has "
+                f"{size_text(size)}, and may have at most {size_text(OPTIONS_BYTES)}"
+            )
+
+
+def _is_bare(function: object) -> bool:
+    """Whether to keep a function keeps nothing of its user's that its module does not."""
+    return isinstance(function, FunctionType) and not (
+        function.__closure__ or function.__defaults__ or function.__kwdefaults__
+    )
+
+
+def _stack_level() -> int:
+    """How far up from who warns the user's code is."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def _remember(known: dict[K, V], key: K, value: V) -> None:
+    """Keep a value, and not more than `_KNOWN` of them."""
+    if len(known) >= _KNOWN:
+        known.clear()
+    known[key] = value

@@ -1,0 +1,429 @@
+"""What users call tasks: functions with options, MPI functions, and commands.
+
+`task`, `mpi` and `shell` (in `pilot.client.command`) make a `Task`. Called directly it is plain
+Python, here and now; with ``submit`` and ``map`` it goes to the session. Options may be given to
+the decorator and, per call, by ``options``; the values of resources may be functions of the call's
+arguments.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import operator
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from types import FunctionType, MethodType
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
+
+from pilot.client.current import find_current
+from pilot.errors import PilotError
+from pilot.pickled import pickled_name, public
+from pilot.scheduler.resources import Resources, parse_duration_s, parse_memory_mib
+from pilot.texts import as_name
+
+if TYPE_CHECKING:
+    from pilot.client.future import Future
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+PYTHON, MPI, COMMAND, MPI_COMMAND = "python", "mpi", "command", "mpi-command"
+#: Numbers are no larger, so that each place that they come to can hold them.
+_MOST = (1 << 31) - 1
+_ON_FAILURE = ("fail", "ignore", "cancel_successors", "stop_session")
+
+
+@public
+class OptionError(PilotError, ValueError):
+    """An option of a task has no meaning."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a task is run. Resource values may be functions of the task's arguments."""
+
+    #: What the task is called in lists; default: the function's name.
+    name: str | None = None
+    #: Cores (of each rank).
+    cores: int | Callable[..., int] = 1
+    #: Memory (of each rank): ``"4G"``, or a number of MiB.
+    memory: int | float | str | Callable[..., Any] = 0
+    #: GPUs (of each rank).
+    gpus: int | Callable[..., int] = 0
+    #: MPI ranks.
+    ranks: int | Callable[..., int] = 1
+    #: Ranks on each node; None: as it fits.
+    ranks_per_node: int | Callable[..., int] | None = None
+    #: Longest run: ``"10m"``, or seconds; None: no limit.
+    time_limit: float | str | Callable[..., Any] | None = None
+    #: How often to try again after the task's own error.
+    retries: int = 0
+    #: Exception classes (or their names) that are retried; None: all.
+    retry_on: type[BaseException] | str | Sequence[type[BaseException] | str] | None = None
+    #: How often to try again after the task's process died.
+    max_crashes: int = 3
+    #: Higher goes first.
+    priority: int = 0
+    #: The pool to run in; None: any that fits.
+    pool: str | None = None
+    #: How many results, or their names.
+    returns: int | Sequence[str] = 1
+    #: ``fail``, ``ignore``, ``cancel_successors`` or ``stop_session``.
+    on_failure: str = "fail"
+    #: With ``on_failure="ignore"``: what dependents get in place of the result.
+    default: Any = None
+    #: Take the results of an earlier run where code, arguments and inputs are the same.
+    cache: bool = False
+
+    @property
+    def return_names(self) -> tuple[str, ...]:
+        """Names of the results; empty where they have none."""
+        return () if isinstance(self.returns, int) else tuple(self.returns)
+
+    @property
+    def return_count(self) -> int:
+        """How many results the task has."""
+        return self.returns if isinstance(self.returns, int) else len(self.returns)
+
+    def retry_names(self) -> tuple[str, ...]:
+        """Names of the exception classes that are retried; empty for all."""
+        if self.retry_on is None:
+            return ()
+        named = [self.retry_on] if isinstance(self.retry_on, (type, str)) else self.retry_on
+        return tuple(item if isinstance(item, str) else item.__name__ for item in named)
+
+    def resolve(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ResolvedOptions:
+        """The resources of one call, in the program's units.
+
+        Raises
+        ------
+        OptionError
+            A value has no meaning; the message names the option.
+        """
+
+        def value(name: str) -> Any:
+            given = getattr(self, name)
+            return given(*args, **kwargs) if callable(given) else given
+
+        def whole(name: str, least: int) -> int:
+            return _whole(name, value(name), least)
+
+        try:
+            memory_mib = parse_memory_mib(value("memory"))
+        except ValueError as error:
+            raise OptionError(f"memory: {error}") from None
+        try:
+            limit = value("time_limit")
+            time_limit_s = 0.0 if limit is None else parse_duration_s(limit)
+        except ValueError as error:
+            raise OptionError(f"time_limit: {error}") from None
+        resources = Resources(
+            cores=whole("cores", 1),
+            memory_mib=memory_mib,
+            gpus=whole("gpus", 0),
+            ranks=whole("ranks", 1),
+            ranks_per_node=0 if self.ranks_per_node is None else whole("ranks_per_node", 1),
+        )
+        if resources.ranks_per_node > resources.ranks:
+            resources = Resources(
+                resources.cores,
+                resources.memory_mib,
+                resources.gpus,
+                resources.ranks,
+                resources.ranks,
+            )
+        return ResolvedOptions(resources, time_limit_s)
+
+    def changes(self) -> dict[str, Any]:
+        """The options that are not what they would be by default."""
+        default = Options()
+        named = {name: getattr(self, name) for name in _OPTION_NAMES}
+        return {name: v for name, v in named.items() if v is not getattr(default, name)}
+
+    def is_dynamic(self) -> bool:
+        """Whether any resource is a function of the arguments."""
+        names = ("cores", "memory", "gpus", "ranks", "ranks_per_node", "time_limit")
+        return any(callable(getattr(self, name)) for name in names)
+
+
+@dataclass(frozen=True)
+class ResolvedOptions:
+    """The part of the options that may depend on the arguments."""
+
+    resources: Resources
+    time_limit_s: float
+
+
+_OPTION_NAMES = frozenset(item.name for item in fields(Options))
+
+
+def _whole(name: str, given: Any, least: int) -> int:
+    """Return a whole number, which may be one of NumPy's.
+
+    Raises
+    ------
+    OptionError
+        It is none, or too small or large.
+    """
+    try:
+        number = operator.index(given)
+    except TypeError:
+        number = least - 1
+    if isinstance(given, bool) or not least <= number <= _MOST:
+        bound = f", at least {least}" if least >= 0 else ""
+        bound += f", at most {_MOST}" if number > _MOST else ""
+        # Python writes no number of so many digits.
+        told = "a number of very many digits" if abs(number) > _MOST**4 else repr(given)
+        raise OptionError(f"{name}={told}: give a whole number{bound}")
+    return number
+
+
+def _returns(given: Any) -> int | Sequence[str]:
+    """Return the number of results, or their names.
+
+    Raises
+    ------
+    OptionError
+        It is neither, or a name comes twice.
+    """
+    wrong = f"returns={given!r}: give a number from 1, or a list of names"
+    if hasattr(given, "__index__"):
+        try:
+            return _whole("returns", given, 1)
+        except OptionError:
+            raise OptionError(wrong) from None
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise OptionError(wrong)
+    names = tuple(given)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise OptionError(wrong)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise OptionError(f"returns={given!r}: the name {twice!r} is there twice")
+    return given if isinstance(given, (list, tuple)) else names
+
+
+def make_options(base: Options, changes: Mapping[str, Any]) -> Options:
+    """Options with changes.
+
+    Raises
+    ------
+    OptionError
+        There is no such option, or a value has no meaning.
+    """
+    unknown = sorted(set(changes) - _OPTION_NAMES)
+    if unknown:
+        import difflib
+
+        close = difflib.get_close_matches(unknown[0], _OPTION_NAMES, n=1)
+        hint = f"did you mean {close[0]!r}? There" if close else "there"
+        raise OptionError(
+            f"there is no option {unknown[0]!r}; {hint} are {', '.join(sorted(_OPTION_NAMES))}"
+        )
+    plain = dict(changes)
+    for name, least in (("retries", 0), ("max_crashes", 0), ("priority", -_MOST)):
+        if name in plain:
+            plain[name] = _whole(name, plain[name], least)
+    if "returns" in plain:
+        plain["returns"] = _returns(plain["returns"])
+    options = replace(base, **plain)
+    if options.on_failure not in _ON_FAILURE:
+        raise OptionError(
+            f"on_failure={options.on_failure!r}: give one of {', '.join(_ON_FAILURE)}"
+        )
+    try:
+        options.retry_names()
+    except (TypeError, AttributeError):
+        raise OptionError(
+            f"retry_on={options.retry_on!r}: give exception classes, or their names"
+        ) from None
+    if options.pool is not None and not isinstance(options.pool, str):
+        raise OptionError(f"pool={options.pool!r}: give the name of a pool")
+    if not isinstance(options.cache, bool):
+        raise OptionError(f"cache={options.cache!r}: give True or False")
+    if not options.is_dynamic():
+        options.resolve((), {})
+    return options
+
+
+@public
+class Task(Generic[P, R]):
+    """A function that can be run as a task.
+
+    Made by `task`, `mpi` or `shell`; `options` gives a copy with other options.
+    """
+
+    def __init__(
+        self, function: Callable[P, R], kind: str, given: Mapping[str, Any] | None = None
+    ) -> None:
+        if isinstance(function, _MpiDecorator):
+            raise function._misused()
+        if not callable(function):
+            raise OptionError(f"a task is made of a function, not of {function!r:.100}")
+        if inspect.iscoroutinefunction(function):
+            named = getattr(function, "__name__", repr(function))
+            raise OptionError(f"{named} is a coroutine function; give a plain function")
+        self.function = function
+        #: The options that were given, and all of them.
+        self.given = dict(given or {})
+        self.task_options = options = make_options(Options(), self.given)
+        #: Where no resource depends on the arguments: what every call needs.
+        self.resolved = None if options.is_dynamic() else options.resolve((), {})
+        self.kind = command_kind(options) if kind in (COMMAND, MPI_COMMAND) else kind
+        name = as_name(options.name or getattr(function, "__name__", type(function).__name__))
+        self.__name__ = name
+        self.__qualname__: str = getattr(function, "__qualname__", name)
+        self.__module__ = getattr(function, "__module__", "")
+        self.__doc__ = function.__doc__
+        self.__wrapped__ = function
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here and now, without Pilot."""
+        return self.function(*args, **kwargs)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Task[..., R]:
+        """Bind a task that is a method, as functions are; the object travels with it."""
+        if instance is None or not isinstance(self.function, FunctionType):
+            return self
+        return Task(MethodType(self.function, instance), self.kind, self.given)
+
+    def options(self, **changes: Any) -> Task[P, R]:
+        """The same task with other options.
+
+        Raises
+        ------
+        OptionError
+            There is no such option, or a value has no meaning.
+        """
+        return Task(self.function, self.kind, {**self.given, **changes})
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> Task[P, R]:
+        """The same task with other options where it has none of its own."""
+        return Task(self.function, self.kind, {**defaults, **self.given})
+
+    def submit(self, /, *args: Any, **kwargs: Any) -> Future[R]:
+        """Run it in the current session. Arguments may hold futures, at any depth."""
+        return cast("Future[R]", find_current().submit(self, *args, **kwargs))
+
+    def map(self, *iterables: Iterable[Any]) -> list[Future[R]]:
+        """Submit one task for each item (for each row of several iterables), sent as one."""
+        rows = zip(*iterables, strict=False)
+        return cast("list[Future[R]]", find_current().submit_many(self, rows))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By name where a worker can import it, so that a module's tasks stay its own."""
+        module = sys.modules.get(self.__module__)
+        if self.__module__ != "__main__" and getattr(module, self.__qualname__, None) is self:
+            return (import_object, (self.__module__, self.__qualname__))
+        return (Task, (self.function, self.kind, self.given))
+
+    def __repr__(self) -> str:
+        return f"<pilot {self.kind} task {self.__name__}>"
+
+
+@pickled_name
+def import_object(module: str, name: str) -> Any:
+    """The object of this name in a module; names may have dots."""
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+@overload
+def task(function: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(**options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+@public
+def task(function: Callable[P, R] | None = None, /, **options: Any) -> Any:
+    """Make a function a task: ``@pilot.task``, or ``@pilot.task(cores=2, memory="4G")``.
+
+    Parameters
+    ----------
+    **options
+        See `Options`.
+
+    Raises
+    ------
+    OptionError
+        There is no such option, or a value has no meaning.
+    """
+
+    def decorate(decorated: Callable[P, R]) -> Task[P, R]:
+        return Task(decorated, PYTHON, options)
+
+    return decorate if function is None else decorate(function)
+
+
+@public
+def mpi(ranks: int | Callable[..., int], **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Make a function an MPI task: its body runs on every rank.
+
+    ``MPI.COMM_WORLD`` has exactly these ranks; the result is what rank 0 returns.
+
+    Parameters
+    ----------
+    ranks
+        Number of ranks.
+    **options
+        See `Options`, such as ``ranks_per_node=2``.
+    """
+
+    return _MpiDecorator({"ranks": ranks, **options})
+
+
+class _MpiDecorator:
+    """Makes functions MPI tasks; used as if it were one, it says that the ranks are missing.
+
+    `mpi` without brackets gets the function in place of the ranks, which may be a function, too.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = options
+
+    def __call__(self, decorated: Callable[P, R]) -> Task[P, R]:
+        if not callable(decorated) and callable(self._options["ranks"]):
+            raise self._misused()
+        return Task(decorated, MPI, self._options)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name in _OF_TASKS:
+            raise self._misused()
+        raise AttributeError(f"the decorator pilot.mpi(…) has no attribute {name!r}")
+
+    def _misused(self) -> OptionError:
+        ranks = self._options["ranks"]
+        named = getattr(ranks, "__name__", "…")
+        if not callable(ranks):
+            return OptionError(
+                f"pilot.mpi(ranks={ranks!r}) is to be called with a function: write "
+                f"`@pilot.mpi(ranks={ranks!r})` above `def …`"
+            )
+        return OptionError(
+            f"{named!r} is no task yet: mpi needs the number of ranks; write "
+            f"`@pilot.mpi(ranks=2)` above `def {named}(…)`"
+        )
+
+
+#: What users ask of tasks.
+_OF_TASKS = frozenset({"submit", "map", "options"})
+
+
+def command_kind(options: Options) -> str:
+    """Whether a command is started once, or as the ranks of an MPI job."""
+    return COMMAND if options.ranks == 1 and options.ranks_per_node is None else MPI_COMMAND
+
+
+def as_task(function: Any) -> Task[..., Any]:
+    """A `Task` of anything that can be called.
+
+    Raises
+    ------
+    OptionError
+        It cannot be called.
+    """
+    if isinstance(function, Task):
+        return function
+    return Task(function, PYTHON)

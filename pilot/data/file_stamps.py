@@ -1,0 +1,50 @@
+"""Stamps and digests of files: whether a file still is what it was when a task read or wrote it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+DIGEST_BYTES = 16
+_CHUNK_BYTES = 1 << 20
+
+
+class Stamp(Protocol):
+    """The size and time of a file, as `pilot.model.tasks.FileStamp` has them."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def mtime_ns(self) -> int: ...
+
+
+def unchanged(files: Iterable[Stamp]) -> bool:
+    """Tell whether these files are there as they were."""
+    for stamp in files:
+        try:
+            status = Path(stamp.path).stat()
+        except OSError:
+            return False
+        if (status.st_size, status.st_mtime_ns) != (stamp.size, stamp.mtime_ns):
+            return False
+    return True
+
+
+def file_digest(path: Path) -> bytes:
+    """Return the digest of a file's contents; read once while its size and time stay the same."""
+    status = path.stat()
+    return _file_digest(str(path.absolute()), status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=100_000)
+def _file_digest(path: str, *_identity: int) -> bytes:
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.digest()

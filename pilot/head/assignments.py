@@ -1,0 +1,139 @@
+"""Assignments: what a pilot is sent with its tasks, so that it has all they need.
+
+That is the environment of their session, their template and function, if the pilot has not been
+sent them before, and for each task its arguments and the values of its inputs.
+
+Invariants
+----------
+- Arguments are in memory up to a limit; others are read from the database when they are needed.
+- A session's functions are here as long as it may have tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from pilot.errors import StorageError
+from pilot.head.connections import PilotPeer, Sent
+from pilot.head.core.state import Task
+from pilot.head.store.store import Store
+from pilot.model.ids import task_label
+from pilot.model.tasks import Function, SessionInfo, TaskSpec, Template
+from pilot.model.values import Value
+from pilot.wire.messages import Assign, InputValue, Work
+
+#: Arguments of waiting tasks are kept in memory up to so many bytes; others are read when needed.
+PAYLOAD_BYTES = 256 << 20
+
+
+class _Session(NamedTuple):
+    info: SessionInfo
+    functions: dict[bytes, Function]
+
+
+class AssignmentPacker:
+    """The sessions that have not ended with their functions, and arguments of waiting tasks."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._sessions: dict[int, _Session] = {}
+        self._payloads: dict[int, bytes] = {}
+        self._payload_bytes = 0
+
+    def open(self, info: SessionInfo, functions: dict[bytes, Function]) -> None:
+        """A session may have tasks from now on; it has these functions already, by digest."""
+        self._sessions[info.id] = _Session(info, functions)
+
+    def is_open(self, session: int) -> bool:
+        """Whether a session may have tasks."""
+        return session in self._sessions
+
+    def close(self, session: int) -> None:
+        """A session has no more tasks."""
+        self._sessions.pop(session, None)
+
+    def learn(self, session: int, functions: Iterable[Function]) -> None:
+        """A session has more functions."""
+        for function in functions:
+            self._sessions[session].functions[function.digest] = function
+
+    def unlearn(self, session: int, digest: bytes) -> None:
+        """A function cannot be kept."""
+        if session in self._sessions:
+            self._sessions[session].functions.pop(digest, None)
+
+    def has(self, session: int, digest: bytes) -> bool:
+        """Whether a session has a function."""
+        return not digest or digest in self._sessions[session].functions
+
+    def keep(self, spec: TaskSpec) -> None:
+        """A task waits: its arguments will be needed."""
+        if self._payload_bytes < PAYLOAD_BYTES:
+            self._payloads[spec.id] = spec.payload
+            self._payload_bytes += len(spec.payload)
+
+    def drop(self, task: int) -> None:
+        """A task does not run again."""
+        payload = self._payloads.pop(task, None)
+        if payload is not None:
+            self._payload_bytes -= len(payload)
+
+    def pack(
+        self, peer: PilotPeer, tasks: Sequence[Task], values: Mapping[int, tuple[Value, ...]]
+    ) -> Assign:
+        """What to send a pilot so that it can run these tasks.
+
+        Parameters
+        ----------
+        peer
+            The pilot.
+        tasks
+            What it is to run.
+        values
+            The values of inputs, by the task that made them; the pilot makes the others itself.
+        """
+        work: list[Work] = []
+        assignment = Assign([], [], [], work)
+        missing = [task.id for task in tasks if task.id not in self._payloads]
+        read = self._store.payloads(missing) if missing else {}
+        for task in tasks:
+            template = task.template
+            sent = peer.sent.get(template.session)
+            if sent is None or template.id not in sent.templates:
+                self._introduce(template, peer, assignment)
+            payload = self._payloads.get(task.id, read.get(task.id))
+            if payload is None:
+                raise StorageError(
+                    f"the arguments of task {task_label(task.id)} are not in the database any more"
+                )
+            work.append(
+                Work(
+                    task.id,
+                    task.attempt,
+                    template.id,
+                    payload,
+                    tuple(
+                        InputValue(
+                            source, index, values[source][index] if source in values else None
+                        )
+                        for source, index in task.inputs
+                    )
+                    if task.inputs
+                    else (),
+                )
+            )
+        return assignment
+
+    def _introduce(self, template: Template, peer: PilotPeer, assignment: Assign) -> None:
+        """Add a template that the pilot does not know, with what belongs to it."""
+        session = self._sessions[template.session]
+        sent = peer.sent.get(template.session)
+        if sent is None:
+            sent = peer.sent[template.session] = Sent(set(), set())
+            assignment.sessions.append(session.info)
+        sent.templates.add(template.id)
+        assignment.templates.append(template)
+        if template.function not in sent.functions:
+            sent.functions.add(template.function)
+            assignment.functions.append(session.functions[template.function])

@@ -1,0 +1,152 @@
+"""Who speaks with the head: clients, with what they want to know of, and pilots.
+
+Nothing here outlives the head: clients and pilots introduce themselves to the next one.
+
+Invariants
+----------
+- A client is told of the tasks whose ids it was given, and of those that it watches.
+- A pilot is sent a session, a function or a template once per introduction, and told to forget them
+  when the session has ended.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+
+from pilot.model.ids import session_of
+from pilot.version import __version__
+from pilot.wire import messages as m
+
+#: Sends a message to a peer.
+Send: TypeAlias = Callable[[bytes, msgspec.Struct], None]
+#: Takes in a message: from whom, what, and when.
+Handler: TypeAlias = Callable[[bytes, Any, float], None]
+
+
+class Sent(NamedTuple):
+    """What a pilot has been sent of a session."""
+
+    functions: set[bytes]
+    templates: set[int]
+
+
+class PilotPeer:
+    """A pilot's connection, and what it has been sent already, by session."""
+
+    def __init__(self, address: bytes) -> None:
+        self.address = address
+        self.sent: dict[int, Sent] = {}
+
+
+class Blocks:
+    """The ids that clients were given in one session, as rows that do not overlap."""
+
+    __slots__ = ("_firsts", "_rows")
+
+    def __init__(self) -> None:
+        self._firsts: list[int] = []
+        #: End of the row, and whose it is.
+        self._rows: list[tuple[int, bytes]] = []
+
+    def add(self, first: int, count: int, peer: bytes) -> None:
+        """A client has these; it may say so twice."""
+        place = bisect_right(self._firsts, first)
+        if place and self._firsts[place - 1] == first:
+            self._rows[place - 1] = first + count, peer
+            return
+        self._firsts.insert(place, first)
+        self._rows.insert(place, (first + count, peer))
+
+    def owner(self, task: int) -> bytes | None:
+        """The client that was given this id."""
+        place = bisect_right(self._firsts, task)
+        if place:
+            end, peer = self._rows[place - 1]
+            if task < end:
+                return peer
+        return None
+
+
+class Peers:
+    """The clients and pilots that have introduced themselves."""
+
+    def __init__(self) -> None:
+        #: By name.
+        self.pilots: dict[str, PilotPeer] = {}
+        #: Those that submit.
+        self.clients: set[bytes] = set()
+        #: Clients that were there before this head; what they send may have been sent before.
+        self.resumed: set[bytes] = set()
+        #: When each of them has said something last.
+        self.heard: dict[bytes, float] = {}
+        #: Those of each session.
+        self.members: dict[int, set[bytes]] = {}
+        #: By session.
+        self._blocks: dict[int, Blocks] = {}
+        #: Clients that want to know of an unfinished task whose id was not given to them.
+        self.watchers: dict[int, list[bytes]] = {}
+
+    def add_client(self, peer: bytes, blocks: Iterable[tuple[int, int]]) -> None:
+        """A client submits tasks; an earlier head, or connection, has given it these ids."""
+        self.clients.add(peer)
+        for first, count in blocks:
+            self.resumed.add(peer)
+            self.give(peer, first, count)
+
+    def give(self, peer: bytes, first: int, count: int) -> None:
+        """A client has so many ids, from the first on: it is to be told of these tasks."""
+        session = session_of(first)
+        self._blocks.setdefault(session, Blocks()).add(first, count, peer)
+        self.members.setdefault(session, set()).add(peer)
+
+    def remove_client(self, peer: bytes) -> None:
+        """A client has said good-bye."""
+        self.resumed.discard(peer)
+        self.clients.discard(peer)
+        self.heard.pop(peer, None)
+        for members in self.members.values():
+            members.discard(peer)
+        for task, watchers in list(self.watchers.items()):
+            if peer in watchers:
+                watchers.remove(peer)
+                if not watchers:
+                    del self.watchers[task]
+
+    def forget(self, session: int) -> None:
+        """A session has ended: nobody is told of its tasks any more."""
+        self._blocks.pop(session, None)
+        self.members.pop(session, None)
+
+    def watch(self, peer: bytes, task: int) -> None:
+        """A client wants to know of a task, which may be another's."""
+        if self._owner(task) != peer:
+            watchers = self.watchers.setdefault(task, [])
+            if peer not in watchers:
+                watchers.append(peer)
+
+    def audience(self, task: int) -> Iterable[bytes]:
+        """The clients that want to know of a task."""
+        owner = self._owner(task)
+        watchers = self.watchers.get(task, ()) if self.watchers else ()
+        if not watchers:
+            return (owner,) if owner is not None else ()
+        return {*watchers, owner} if owner is not None else set(watchers)
+
+    def _owner(self, task: int) -> bytes | None:
+        blocks = self._blocks.get(session_of(task))
+        owner = None if blocks is None else blocks.owner(task)
+        return owner if owner in self.clients else None
+
+
+def refusal(protocol: int, version: str) -> str:
+    """Why a peer of this protocol and version is not spoken with; empty: it is."""
+    if protocol == m.PROTOCOL:
+        return ""
+    return (
+        f"this head is Pilot {__version__} (protocol {m.PROTOCOL}), the other side is {version} "
+        f"(protocol {protocol}); use the same release on both, after `pilot head stop`"
+    )

@@ -1,0 +1,122 @@
+"""Where an unfinished task is: in the queue of its class, with a pilot, or in neither.
+
+Plain functions over tasks and pilots; whoever calls them decides why.
+
+Invariants
+----------
+- What a pilot holds is counted alike in four places: its `held` and `load`, the class's `assigned`,
+  the session's `load`. Of a task that a pilot has still to end, the pilot alone counts the cores,
+  until that is reported.
+- Of what a pilot holds, exactly the tasks that are ASSIGNED are in its `waiting`.
+- A class's `ready` counts the tasks in its queue that may be given away. One that leaves the state
+  READY stays in the queue until it is popped: queues are never searched.
+- A task's `near` of its missing inputs are with its `near_pilot`, or fewer: whoever goes by it asks
+  the task itself once more.
+"""
+
+from __future__ import annotations
+
+from pilot.head.core.events import Effects, Log
+from pilot.head.core.retry import ASSIGNED, READY, RUNNING
+from pilot.head.core.state import Pilot, Task
+from pilot.scheduler.assignment import is_short
+
+
+def queue(task: Task, first: bool = False) -> None:
+    """Put a ready task in the queue of its class: at the end, or before all others."""
+    work = task.task_class
+    work.ready += 1
+    if first:
+        work.queue.appendleft(task)
+    else:
+        work.queue.append(task)
+
+
+def hold(task: Task, pilot: Pilot, now: float, log: Log) -> None:
+    """The pilot has the task from now on."""
+    work = task.task_class
+    if _is_queued(task):
+        work.ready -= 1
+    work.assigned += 1
+    task.state = ASSIGNED
+    task.pilot = pilot
+    task.assigned_at = now
+    task.started_at = 0.0
+    cores = work.need.total_cores
+    pilot.held[task.id] = cores
+    pilot.load += cores
+    if not is_short(work):
+        pilot.note_lasting(task.id)
+    pilot.waiting.setdefault(work, {})[task] = now
+    work.session.load += cores
+    for dependent in task.dependents or ():
+        near(dependent, pilot)
+    log.task(task.id, ASSIGNED, work.session.id, now, pilot.name)
+
+
+def begin(task: Task, pilot: Pilot, started: float, now: float, log: Log) -> None:
+    """The pilot has told that the task runs, or ran."""
+    task.state = RUNNING
+    task.started_at = started
+    _waits_no_more(task, pilot)
+    log.task(task.id, RUNNING, task.task_class.session.id, now)
+
+
+def near(task: Task, pilot: Pilot) -> None:
+    """One more of what the task waits for is held by the pilot."""
+    if task.near_pilot is pilot:
+        task.near += 1
+    else:
+        task.near_pilot, task.near = pilot, 1
+    if task.near == task.missing:
+        pilot.early.append(task)
+
+
+def leave_pilot(task: Task) -> None:
+    """The task is with no pilot any more."""
+    if task.pilot is not None:
+        task.pilot.release(task.id)
+        _unassign(task)
+
+
+def recall(task: Task, effects: Effects) -> None:
+    """Have the pilot of a task end it; its cores stay counted until that is reported."""
+    if task.pilot is not None:
+        effects.cancel.setdefault(task.pilot.name, []).append(task.id)
+        _unassign(task)
+
+
+def let_go(task: Task, effects: Effects, reported: bool) -> None:
+    """Take a task that ends from its queue, or from its pilot (which knows that, if `reported`)."""
+    if task.pilot is None:
+        if _is_queued(task):
+            task.task_class.ready -= 1
+    elif reported:
+        leave_pilot(task)
+    else:
+        recall(task, effects)
+
+
+def _unassign(task: Task) -> None:
+    assert task.pilot is not None
+    if task.state == ASSIGNED:
+        _waits_no_more(task, task.pilot)
+    for dependent in task.dependents or ():
+        if dependent.near_pilot is task.pilot:
+            # Maybe it was not counted: another pilot had the last one, in between.
+            dependent.near = max(0, dependent.near - 1)
+    task.pilot = None
+    task.task_class.assigned -= 1
+    task.task_class.session.load -= task.task_class.need.total_cores
+
+
+def _waits_no_more(task: Task, pilot: Pilot) -> None:
+    waiting = pilot.waiting[task.task_class]
+    del waiting[task]
+    if not waiting:
+        del pilot.waiting[task.task_class]
+
+
+def _is_queued(task: Task) -> bool:
+    """Whether it may be given to a pilot: not while it is looked up whether it has run before."""
+    return task.state == READY and (task.memo is not None or not task.template.cache)

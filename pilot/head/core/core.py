@@ -1,0 +1,214 @@
+"""The state machine of all tasks: event in, effects out. No clock, no I/O.
+
+The head's server turns frames, timers and Slurm's answers into events, calls `Core.apply` with the
+time, and carries the effects out; after a batch of events it asks `Core.assign` for what each pilot
+should get. So whole clusters can be simulated with the code that runs in production.
+
+This module is the door: it puts the parts together and takes in what clients and the database say.
+The rules of the parts are with them, and what they keep is in `pilot.head.core.state`:
+
+===============  ==============================================================
+`sessions`       sessions, groups and classes of tasks
+`life`           how tasks come in, get ready and end, and what follows from it
+`graph`          what ties tasks to each other
+`delegation`     children, and the results that they have of their parents
+`attempts`       what pilots report
+`holding`        where a task is: in a queue, or with a pilot
+`handout`        which tasks the pilots get, and which they are asked to give back
+`policy`         which final state, or none yet, an attempt's end means
+===============  ==============================================================
+
+Invariants
+----------
+- Only unfinished tasks are kept: memory does not grow with history.
+- A task is in exactly one of PENDING (an input is to come), READY (and then in its class's queue,
+  once it is known not to have run before), ASSIGNED or RUNNING (and then with exactly one pilot),
+  DELEGATED (it ran; children have its results), or it has left with one final state, told in one
+  effect.
+- Every change of a state is in the log, once; a new head's log goes on where the committed one
+  ends.
+- Nothing here costs more when more tasks wait: queues are popped, never scanned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pilot.head.core import allocation, dependencies
+from pilot.head.core.delegation import Delegation
+from pilot.head.core.dispatch import Handout
+from pilot.head.core.events import (
+    AttemptsEnded,
+    AttemptsRunning,
+    Effects,
+    Event,
+    Log,
+    PilotChanged,
+    PilotJoined,
+    PilotLost,
+    SessionOpened,
+    TasksCancelled,
+    TasksRecalled,
+    TasksRestored,
+    TasksSubmitted,
+    TasksUnfit,
+)
+from pilot.head.core.lifecycle import Life, default_values
+from pilot.head.core.pilot_reports import Attempts
+from pilot.head.core.retry import CANCELLED, COMPLETED, FAILED, PENDING, READY
+from pilot.head.core.sessions import Sessions
+from pilot.head.core.state import Task
+from pilot.model.tasks import TaskFailure
+from pilot.scheduler.assignment import Pool, needed_s
+from pilot.scheduler.elasticity import ClassDemand
+
+__all__ = ["Core", "default_values"]
+
+
+class Core:
+    """All unfinished tasks, the sessions and the pilots.
+
+    Parameters
+    ----------
+    pools
+        Those that pilots may be of, for what walltimes there are; none: nothing is known of them.
+    """
+
+    def __init__(self, pools: Sequence[Pool] = ()) -> None:
+        #: Every change of a state, until the shell takes it to write it down.
+        self.log = Log()
+        self._sessions = Sessions(self.log, pools)
+        self._life = Life(self._sessions, self.log)
+        self._delegation = Delegation(self._life, self._sessions, self.log)
+        attempts = Attempts(self._life, self._delegation, self.log)
+        # To be read by all; changed by the parts alone.
+        self.tasks = self._life.tasks
+        self.templates = self._sessions.templates
+        self.classes = self._sessions.classes
+        self.sessions = self._sessions.known
+        self.groups = self._sessions.groups
+        self.pilots = attempts.pilots
+        self._handout = Handout(self._sessions, self.pilots, self.log)
+        self._handlers = {
+            TasksSubmitted: self._submitted,
+            TasksRestored: self._restored,
+            TasksCancelled: self._cancelled,
+            TasksRecalled: self._recalled,
+            TasksUnfit: self._unfit,
+            SessionOpened: self._sessions.change,
+            PilotJoined: attempts.joined,
+            PilotChanged: attempts.changed,
+            PilotLost: attempts.lost,
+            AttemptsEnded: attempts.ended,
+            AttemptsRunning: attempts.running,
+        }
+
+    def apply(self, event: Event, now: float) -> Effects:
+        """Take one event in and say what is to be done."""
+        effects = Effects()
+        self._life.just_ended.clear()
+        self._handlers[type(event)](event, now, effects)  # type: ignore[operator]
+        return effects
+
+    def assign(self, now: float) -> dict[str, list[Task]]:
+        """Hand ready tasks to pilots: pilot name → the tasks that it gets now."""
+        return self._handout.assign(now)
+
+    def ask_back(self, now: float) -> dict[str, list[int]]:
+        """Say what pilots are to give back, now that all is assigned: pilot name → tasks."""
+        return self._handout.ask_back(now)
+
+    def demand(self) -> list[ClassDemand]:
+        """What is to be run, by class: the question that elasticity answers."""
+        return [
+            ClassDemand(
+                need=work.need,
+                pool=work.pool,
+                count=work.assigned + (0 if work.session.paused else work.ready),
+                mean_s=work.mean_s,
+                needed_s=needed_s(work),
+                assigned=work.assigned,
+            )
+            for work in self.classes.values()
+            if work.assigned or (work.ready and not work.session.paused)
+        ]
+
+    def _submitted(self, event: TasksSubmitted, now: float, effects: Effects) -> None:
+        session = self._sessions.get(event.session)
+        self._sessions.learn(event.templates)
+        life = self._life
+        for spec in event.tasks:
+            if spec.id in self.tasks:
+                continue  # sent twice
+            refusal = ""
+            if (session.closed or session.stopped) and not event.parent:
+                refusal = "the session is closed: it takes no more tasks"
+            refusal = refusal or life.refusal(spec, event.ended)
+            if refusal:
+                effects.refused.append((spec.id, refusal))
+                continue
+            task = life.take_on(spec, event.parent, now, effects)
+            if spec.values:
+                life.end(task, COMPLETED, now, effects, spec.values)
+            elif not task.missing:
+                life.make_ready(task, now, effects)
+
+    def _restored(self, event: TasksRestored, now: float, effects: Effects) -> None:
+        self._sessions.learn(event.templates)
+        for item in event.tasks:
+            task = self._life.add(item.spec.id, self.templates[item.spec.template], item.created)
+            task.attempt = task.ended_attempt = item.attempts
+            task.errors, task.crashes = item.errors, item.crashes
+        # An input may be of another session, or delegated: so not before all are there.
+        for item in event.tasks:
+            if item.delegated is None:
+                task = self.tasks[item.spec.id]
+                dependencies.link(task, item.spec, self.tasks)
+                if not task.missing:
+                    self._life.make_ready(task, now, effects, restored=True)
+        for item in event.tasks:
+            if item.delegated is not None:
+                values, refs = item.delegated
+                task = self.tasks[item.spec.id]
+                self._delegation.hand_on(
+                    task, values, refs, event.outcomes, now, effects, restored=True
+                )
+
+    def _cancelled(self, event: TasksCancelled, now: float, effects: Effects) -> None:
+        if event.tasks is None:
+            named = self._life.members(event.session, event.group)
+        else:
+            named = [self.tasks[task] for task in event.tasks if task in self.tasks]
+        if event.waiting_only:
+            # A pilot may begin what it has at any moment, unless an input is missing.
+            named = [task for task in named if task.state in (PENDING, READY) or task.missing]
+        # Dependents come after what they depend on: from the end, all are cancelled, none aborted.
+        for task in reversed(named):
+            if task.id in self.tasks:
+                self._life.end(task, CANCELLED, now, effects)
+
+    def _unfit(self, event: TasksUnfit, now: float, effects: Effects) -> None:
+        self._sessions.unfit.update(event.templates)
+        whys = dict(event.tasks)
+        if event.templates:
+            for task in self.tasks.values():
+                if (why := event.templates.get(task.template.id)) is not None:
+                    whys[task.id] = why
+        for number, why in whys.items():
+            if (unfit := self.tasks.get(number)) is not None:
+                failure = TaskFailure("SubmissionError", why)
+                self._life.end(unfit, FAILED, now, effects, failure=failure)
+
+    def _recalled(self, event: TasksRecalled, now: float, effects: Effects) -> None:
+        for number, key in event.keys.items():
+            task = self.tasks.get(number)
+            if task is None or task.memo is not None:
+                continue
+            waits = task.state == READY  # otherwise a pilot has brought it back meanwhile
+            if waits and (values := event.found.get(number)) is not None:
+                # Without its key: under that the results are there already.
+                self._life.end(task, COMPLETED, now, effects, values)
+                continue
+            task.memo = key
+            if waits:
+                allocation.queue(task)

@@ -1,0 +1,110 @@
+"""Children: what a task leaves that has ended well, and its results that these are to make.
+
+Invariants
+----------
+- Children come to be with their parent's end, in the same effects: so in one transaction.
+- Each result has one owner at a time; it is passed on along any number of delegations in a loop.
+- A child that can't run is aborted, never refused: its parent has its id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pilot.head.core import allocation, dependencies
+from pilot.head.core.events import AttemptsEnded, Delegated, Effects, Learned, Log
+from pilot.head.core.lifecycle import Life
+from pilot.head.core.retry import ABORTED, COMPLETED, DELEGATED
+from pilot.head.core.sessions import Sessions
+from pilot.head.core.state import Task
+from pilot.model.ids import Ref, task_label
+from pilot.model.tasks import Children, Completion, TaskFailure, TaskOutcome
+from pilot.model.values import Value
+
+
+class Delegation:
+    """Takes on children, and hands their parents' results on to them."""
+
+    def __init__(self, life: Life, sessions: Sessions, log: Log) -> None:
+        self._life = life
+        self._sessions = sessions
+        self._log = log
+
+    def learn(self, children: Children, effects: Effects) -> None:
+        """Keep what later children of the same executor refer to, whatever becomes of these."""
+        for template in children.templates[:1]:
+            if template.session in self._sessions.known:
+                self._sessions.learn(children.templates)
+                effects.learned.append(
+                    Learned(template.session, children.functions, children.templates)
+                )
+
+    def add_children(
+        self,
+        task: Task,
+        completion: Completion,
+        children: Children,
+        event: AttemptsEnded,
+        now: float,
+        effects: Effects,
+    ) -> None:
+        """A task has ended well and leaves children, some of which may have its results."""
+        life = self._life
+        impossible: list[tuple[Task, str]] = []
+        for spec in children.tasks:
+            refusal = life.refusal(spec, event.ended)
+            child = life.take_on(spec, task.id, now, effects)
+            if refusal:
+                impossible.append((child, refusal))
+            elif spec.values:
+                life.end(child, COMPLETED, now, effects, spec.values)
+            elif not child.missing:
+                life.make_ready(child, now, effects)
+        if children.delegated:
+            owed = children.delegated
+            self.hand_on(task, completion.values, owed, event.outcomes, now, effects)
+        else:
+            life.end(task, COMPLETED, now, effects, completion.values, None, True)
+        for child, refusal in impossible:
+            failure = TaskFailure(type="TaskAborted", message=refusal)
+            life.end(child, ABORTED, now, effects, (), failure)
+
+    def hand_on(
+        self,
+        task: Task,
+        values: tuple[Value, ...],
+        refs: Mapping[int, Ref],
+        outcomes: Mapping[int, TaskOutcome],
+        now: float,
+        effects: Effects,
+        restored: bool = False,
+    ) -> None:
+        """Delegate results; those of children that have ended are there already.
+
+        `outcomes` says how children have ended that ended before this event.
+        """
+        life = self._life
+        owed = dict(refs)
+        given = list(values)
+        for index, (number, there) in refs.items():
+            if number in life.tasks:
+                continue
+            outcome = life.just_ended.get(number) or outcomes.get(number)
+            if outcome is None or outcome.state != COMPLETED:
+                failure = TaskFailure(
+                    type="TaskAborted",
+                    message=f"its result is that of task {task_label(number)}, which "
+                    + (f"is {outcome.state}" if outcome else "does not exist"),
+                )
+                life.end(task, ABORTED, now, effects, (), failure, True)
+                return
+            given[index] = outcome.values[there]
+            del owed[index]
+        if not owed:
+            life.end(task, COMPLETED, now, effects, tuple(given), None, True)
+            return
+        allocation.let_go(task, effects, reported=True)
+        dependencies.delegate(task, given, owed, life.tasks)
+        if not restored:
+            self._log.task(task.id, DELEGATED, task.template.session, now)
+            effects.delegated.append(Delegated(task.id, tuple(given), owed))

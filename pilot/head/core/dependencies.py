@@ -1,0 +1,117 @@
+"""What ties tasks to each other: inputs, and results that a task has delegated to its children.
+
+An edge is kept at the task that is to come, with those that wait for it: its `dependents` need its
+results, its `heirs` have them for their own. Plain functions over tasks: what follows from an end
+for others is answered as `Ending`s, which `pilot.head.core.lifecycle` carries out.
+
+Invariants
+----------
+- `missing` counts the unfinished tasks among a task's inputs, each once, and `awaiting` the results
+  that its children still owe.
+- Edges of a task that ends are followed once, and then cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from pilot.head.core import allocation
+from pilot.head.core.retry import ABORTED, CANCELLED, COMPLETED, DELEGATED, PENDING
+from pilot.head.core.state import Task
+from pilot.model.ids import Ref, task_label
+from pilot.model.tasks import TaskFailure, TaskSpec
+from pilot.model.values import Value
+
+#: A task and its final state, with results or the reason, and whether its pilot knows of its end.
+Ending: TypeAlias = tuple[Task, str, tuple[Value, ...], TaskFailure | None, bool]
+
+
+def link(task: Task, spec: TaskSpec, tasks: Mapping[int, Task]) -> None:
+    """Make the task wait for those of its inputs that are still to come."""
+    task.inputs = spec.inputs
+    for needed in {ref[0] for ref in spec.inputs}:
+        source = tasks.get(needed)
+        if source is None:
+            continue
+        if source.dependents is None:
+            source.dependents = []
+        source.dependents.append(task)
+        task.missing += 1
+    for needed in {ref[0] for ref in spec.inputs} if task.missing else ():
+        source = tasks.get(needed)
+        if source is not None and source.pilot is not None:
+            allocation.near(task, source.pilot)
+
+
+def delegate(
+    task: Task, values: list[Value], refs: Mapping[int, Ref], tasks: Mapping[int, Task]
+) -> None:
+    """The task's results are those of children; the others are among `values`."""
+    task.state = DELEGATED
+    task.values = values
+    task.awaiting = len(refs)
+    delegates = []
+    for index, (number, there) in refs.items():
+        child = tasks[number]
+        if child.heirs is None:
+            child.heirs = []
+        child.heirs.append((task, index, there))
+        delegates.append(child)
+    task.delegates = tuple(delegates)
+
+
+def free(task: Task) -> list[Task]:
+    """The dependents that wait for nothing more, now that the task's results are there."""
+    freed = []
+    for dependent in task.dependents or ():
+        dependent.missing -= 1
+        if dependent.state != PENDING:
+            continue
+        if not dependent.missing:
+            freed.append(dependent)
+        elif dependent.near == dependent.missing and dependent.near_pilot is not None:
+            dependent.near_pilot.early.append(dependent)
+    return freed
+
+
+def abort(task: Task, failure: TaskFailure | None) -> list[Ending]:
+    """What becomes of the dependents of a task that has no results."""
+    cause = TaskFailure(
+        type="TaskAborted",
+        message=_cause(task, failure),
+        detail=failure.detail if failure else "",
+    )
+    cancels = task.template.on_failure == "cancel_successors"
+    after = CANCELLED if cancels else ABORTED
+    return [(each, after, (), cause, False) for each in task.dependents or ()]
+
+
+def inherit(
+    task: Task, values: tuple[Value, ...] | None, failure: TaskFailure | None
+) -> list[Ending]:
+    """The ends of those whose results are the task's; None: it has none."""
+    ends: list[Ending] = []
+    for parent, index, there in task.heirs or ():
+        if values is None:
+            ends.append((parent, task.state, (), failure, True))
+            continue
+        parent.values[index] = values[there]
+        parent.awaiting -= 1
+        if not parent.awaiting:
+            ends.append((parent, COMPLETED, tuple(parent.values), None, True))
+    return ends
+
+
+def cut(task: Task) -> None:
+    """Nobody is tied to the task any more."""
+    task.dependents = task.heirs = None
+    task.delegates = ()
+
+
+def _cause(task: Task, failure: TaskFailure | None) -> str:
+    """The sentence that a dependent's error opens with; it names the first cause."""
+    if failure is not None and failure.type == "TaskAborted":
+        return failure.message
+    reason = f": {failure.type}: {failure.message}" if failure else ""
+    return f"its input, task {task_label(task.id)} ({task.template.name}), is {task.state}{reason}"

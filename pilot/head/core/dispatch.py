@@ -1,0 +1,172 @@
+"""Which tasks the pilots get, ready or ahead of their inputs, and which they are asked back.
+
+`pilot.scheduler.assignment` says how many of which class go to which pilot; here queues are popped
+accordingly, and it is kept what that goes by: what sessions have used, and who starves.
+
+Invariants
+----------
+- Nothing here costs more when more tasks wait.
+- A task that goes ahead of its inputs goes to the pilot that holds all that are missing; it is as
+  short as those that are sent ahead, and has no results to be looked up.
+- A paused session gets nothing, and neither does a pilot that drains.
+- A pilot is asked for a task only where another one has the cores for it free, and has them for
+  nothing else. Whether the task may go, its pilot decides: it may have begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pilot.head.core import allocation
+from pilot.head.core.events import Log
+from pilot.head.core.retry import PENDING, READY
+from pilot.head.core.sessions import Sessions
+from pilot.head.core.state import Pilot, Task, TaskClass
+from pilot.scheduler import assignment
+
+#: What a session has used counts half after so many seconds, when sessions share cores.
+USED_HALF_S = 30.0
+#: A session that could run and has had no core for so long gets one task before all others.
+STARVING_S = 60.0
+#: What a pilot has had for so many seconds and not begun is asked back, if another could begin it.
+STUCK_S = 1.0
+#: What was asked back, and came, is not given to the same pilot again for so many seconds, nor what
+#: is like it, unless one of its like has run there meanwhile.
+AVOID_S = 10.0
+
+
+class Handout:
+    """Gives tasks to pilots."""
+
+    def __init__(self, sessions: Sessions, pilots: Mapping[str, Pilot], log: Log) -> None:
+        self._sessions = sessions
+        self._pilots = pilots
+        self._log = log
+        self._faded = 0.0
+
+    def assign(self, now: float) -> dict[str, list[Task]]:
+        """Hand ready tasks to pilots: pilot name → the tasks that it gets now."""
+        given = self._give_early(now)
+        known = self._sessions.classes.values()
+        classes = [work for work in known if work.ready and not work.session.paused]
+        if not classes:
+            return given
+        self._fade(now)
+        self._look_who_starves(classes, now)
+        pilots = [pilot for pilot in self._pilots.values() if not pilot.draining]
+        for work, room, count in assignment.assign(classes, pilots, now):
+            assert isinstance(work, TaskClass) and isinstance(room, Pilot)
+            given.setdefault(room.name, []).extend(self._give(work, room, count, now))
+        for name, tasks in self._give_early(now).items():
+            given.setdefault(name, []).extend(tasks)
+        return given
+
+    def _give(self, work: TaskClass, pilot: Pilot, count: int, now: float) -> list[Task]:
+        given = []
+        while count and work.queue:
+            task = work.queue.popleft()
+            if task.state != READY:
+                continue
+            task.attempt += 1
+            allocation.hold(task, pilot, now, self._log)
+            given.append(task)
+            count -= 1
+        work.session.waits_since, work.session.starving = 0.0, False
+        return given
+
+    def _give_early(self, now: float) -> dict[str, list[Task]]:
+        """Send short tasks to the pilot that holds all that they wait for, ahead of their inputs.
+
+        So a pilot has a chain, or a join with its forks, as a whole, and goes on by itself.
+        """
+        given: dict[str, list[Task]] = {}
+        for pilot in self._pilots.values():
+            while pilot.early:
+                task = pilot.early[0]
+                if _may_go_early(task, pilot, now):
+                    if not assignment.room(task.task_class, pilot):
+                        break
+                    task.attempt += 1
+                    task.ready_at = now
+                    allocation.hold(task, pilot, now, self._log)
+                    given.setdefault(pilot.name, []).append(task)
+                pilot.early.popleft()
+        return given
+
+    def ask_back(self, now: float) -> dict[str, list[int]]:
+        """Say what waits in one pilot while another could start it: pilot name → tasks.
+
+        The pilots left idle by `assign` are shared out, each for one class of one pilot at a time.
+        """
+        pilots = [pilot for pilot in self._pilots.values() if not pilot.draining]
+        for pilot in pilots:
+            for work in [work for work, at in pilot.avoided.items() if now - at >= AVOID_S]:
+                del pilot.avoided[work]
+        idle = [pilot for pilot in pilots if pilot.load < assignment.cores_of(pilot)]
+        asked: dict[str, list[int]] = {}
+        for pilot in pilots if idle else ():
+            for work, waiting in pilot.waiting.items():
+                oldest = next(iter(waiting.values()))
+                if now - oldest < STUCK_S or work.session.paused:
+                    continue
+                rooms = [
+                    (taker, assignment.room(work, taker))
+                    for taker in idle
+                    if taker is not pilot and assignment.starts_at_once(work, taker, now)
+                ]
+                stuck = _stuck(waiting, sum(room for _, room in rooms), now)
+                if stuck:
+                    asked.setdefault(pilot.name, []).extend(stuck)
+                left = len(stuck)
+                for taker, room in rooms:
+                    if left > 0:
+                        idle.remove(taker)
+                        left -= room
+        return asked
+
+    def _look_who_starves(self, classes: list[TaskClass], now: float) -> None:
+        waiting = {work.session.id for work in classes}
+        for session in self._sessions.known.values():
+            if session.load or session.id not in waiting:
+                session.waits_since = 0.0
+            else:
+                session.waits_since = session.waits_since or now
+                session.starving = now - session.waits_since > STARVING_S
+
+    def _fade(self, now: float) -> None:
+        """Let what sessions have used count less the longer ago it is."""
+        if now - self._faded < 1.0:
+            return
+        factor = 0.5 ** ((now - self._faded) / USED_HALF_S)
+        self._faded = now
+        for session in self._sessions.known.values():
+            session.used *= factor
+
+
+def _may_go_early(task: Task, pilot: Pilot, now: float) -> bool:
+    work = task.task_class
+    return (
+        task.state == PENDING
+        and task.near_pilot is pilot
+        and task.near == task.missing
+        and not (pilot.draining or work.session.paused or task.template.cache)
+        and assignment.is_short(work)
+        and assignment.fits(work, pilot, now)
+    )
+
+
+def _stuck(waiting: dict[Task, float], count: int, now: float) -> list[int]:
+    """So many tasks that have waited for long: they have all their inputs, and are not asked for
+    again before they have waited as long once more."""
+    looked: list[Task] = []
+    stuck: list[int] = []
+    for task, since in waiting.items():
+        if len(stuck) >= count or now - since < STUCK_S:
+            break
+        looked.append(task)
+        if not task.missing:
+            stuck.append(task.id)
+    for task in looked:
+        del waiting[task]
+        waiting[task] = now
+    return stuck

@@ -1,0 +1,308 @@
+"""What the core is told (events), and what it asks for in return (effects).
+
+Plain records: the head's shell makes the events of frames, timers and answers, and carries the
+effects out; the simulation does the same without any of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import msgspec
+
+from pilot.head.core.state import Task
+from pilot.model.ids import Ref
+from pilot.model.tasks import (
+    Completion,
+    FileStamp,
+    Function,
+    TaskFailure,
+    TaskOutcome,
+    TaskSpec,
+    Template,
+)
+from pilot.model.values import Value
+from pilot.scheduler.resources import NodeShape
+from pilot.wire.messages import RunningTask
+
+# --- events --------------------------------------------------------------------------------------
+
+
+class TasksSubmitted(msgspec.Struct, frozen=True):
+    """Tasks to take on. `ended` has the states of inputs that are no unfinished tasks."""
+
+    session: int
+    templates: list[Template]
+    tasks: list[TaskSpec]
+    ended: Mapping[int, str]
+    #: The running task whose detached children they are; 0: none.
+    parent: int = 0
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """An unfinished task from the database."""
+
+    spec: TaskSpec
+    attempts: int
+    errors: int
+    crashes: int
+    created: float
+    #: The values that are there, and who has the others; None where it is not DELEGATED.
+    delegated: tuple[tuple[Value, ...], dict[int, Ref]] | None = None
+
+
+class SessionOpened(msgspec.Struct, frozen=True):
+    """A session is there, or has changed."""
+
+    session: int
+    weight: float = 1.0
+    priority: int = 0
+    closed: bool = False
+    stopped: bool = False
+    paused: bool = False
+    #: Nothing has changed: an earlier head had it so.
+    restored: bool = False
+
+
+class TasksRestored(msgspec.Struct, frozen=True):
+    """All unfinished tasks from the database; then come the sessions.
+
+    `outcomes` has how tasks have ended that have results which are delegated to them.
+    """
+
+    templates: list[Template]
+    tasks: list[Restored]
+    outcomes: Mapping[int, TaskOutcome] = {}
+
+
+class TasksCancelled(msgspec.Struct, frozen=True):
+    """End these tasks, or with None all of the session, or of one of its groups."""
+
+    session: int
+    tasks: list[int] | None
+    group: str = ""
+    #: What a pilot has for running it is left alone.
+    waiting_only: bool = False
+
+
+class TasksUnfit(msgspec.Struct, frozen=True):
+    """Tasks that cannot be kept, and those of templates that cannot be; and why."""
+
+    templates: Mapping[int, str]
+    tasks: Mapping[int, str] = {}
+
+
+class PilotJoined(msgspec.Struct, frozen=True):
+    """A pilot reports itself, with the attempts that it holds."""
+
+    name: str
+    pool: str
+    shape: NodeShape
+    nodes: int
+    ends_at: float
+    held: list[tuple[int, int]]
+
+
+class PilotChanged(msgspec.Struct, frozen=True):
+    """A pilot has another number of nodes, or drains."""
+
+    name: str
+    nodes: int
+    draining: bool
+
+
+class PilotLost(msgspec.Struct, frozen=True):
+    """A pilot is gone; what it held is to be run again."""
+
+    name: str
+    reason: str
+
+
+class AttemptsEnded(msgspec.Struct, frozen=True):
+    """What a pilot reports of the attempts that ended there.
+
+    `ended` has the states of inputs of children that are no unfinished tasks, `outcomes` how tasks
+    have ended that have results which are delegated to them.
+    """
+
+    pilot: str
+    completions: list[Completion]
+    ended: Mapping[int, str] = {}
+    outcomes: Mapping[int, TaskOutcome] = {}
+
+
+class TasksRecalled(msgspec.Struct, frozen=True):
+    """What is known of tasks that may have run before: their keys, and the results of some."""
+
+    keys: Mapping[int, bytes]
+    found: Mapping[int, tuple[Value, ...]]
+
+
+class AttemptsRunning(msgspec.Struct, frozen=True):
+    """What a pilot says that it has run for a while."""
+
+    pilot: str
+    running: list[RunningTask]
+
+
+Event: TypeAlias = (
+    SessionOpened
+    | TasksSubmitted
+    | TasksRestored
+    | TasksCancelled
+    | TasksUnfit
+    | PilotJoined
+    | PilotChanged
+    | PilotLost
+    | AttemptsEnded
+    | AttemptsRunning
+    | TasksRecalled
+)
+
+
+# --- what becomes of all things, in order --------------------------------------------------------
+
+
+class Change(msgspec.Struct, array_like=True):
+    """Things of one kind that came into a state together: so many events of the log."""
+
+    #: ``task``, ``session``, ``pilot`` or ``head``.
+    kind: str
+    state: str
+    #: 0: of no session.
+    session: int
+    #: Seconds since the epoch.
+    at: float
+    #: Why, or where; the name of a pilot.
+    detail: str
+    #: Of tasks: their ids in order, as first ids and lengths of rows in turn.
+    spans: list[int]
+
+    @property
+    def count(self) -> int:
+        """How many events these are."""
+        return sum(self.spans[1::2]) if self.spans else 1
+
+
+class Log:
+    """Changes in the order in which they were made; like ones in a row are one."""
+
+    __slots__ = ("changes",)
+
+    def __init__(self) -> None:
+        self.changes: list[Change] = []
+
+    def task(self, task: int, state: str, session: int, at: float, detail: str = "") -> None:
+        """A task has come into a state."""
+        if self.changes:
+            last = self.changes[-1]
+            if (
+                last.state == state
+                and last.session == session
+                and last.at == at
+                and last.detail == detail
+                and last.kind == "task"
+            ):
+                spans = last.spans
+                if spans[-2] + spans[-1] == task:
+                    spans[-1] += 1
+                else:
+                    spans += (task, 1)
+                return
+        self.changes.append(Change("task", state, session, at, detail, [task, 1]))
+
+    def other(self, kind: str, state: str, session: int, at: float, detail: str = "") -> None:
+        """Something else has come into a state."""
+        self.changes.append(Change(kind, state, session, at, detail, []))
+
+    def take(self) -> list[Change]:
+        """What was noted since the last time."""
+        taken, self.changes = self.changes, []
+        return taken
+
+
+# --- effects -------------------------------------------------------------------------------------
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """A task has its final state."""
+
+    task: int
+    session: int
+    state: str
+    at: float
+    values: tuple[Value, ...]
+    failure: TaskFailure | None
+    #: Where its last attempt was, and how long it ran.
+    pool: str = ""
+    ran_s: float | None = None
+    #: By which its results are to be found again (empty: they are not), with these files.
+    memo: bytes = b""
+    files: tuple[FileStamp, ...] = ()
+
+
+class Delegated(msgspec.Struct, frozen=True):
+    """A task has ended and its results are to come from children."""
+
+    task: int
+    values: tuple[Value, ...]
+    refs: dict[int, Ref]
+
+
+class Learned(msgspec.Struct, frozen=True):
+    """Functions and templates that came with children."""
+
+    session: int
+    functions: tuple[Function, ...]
+    templates: tuple[Template, ...]
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """An attempt ended, whether or not that ended its task."""
+
+    completion: Completion
+    pilot: str
+    created: float
+    ready: float
+    assigned: float
+    errors: int
+    crashes: int
+
+
+class Effects:
+    """What the shell has to carry out, in the order: write, commit, tell."""
+
+    __slots__ = (
+        "accepted",
+        "attempts",
+        "cancel",
+        "delegated",
+        "ended",
+        "late",
+        "learned",
+        "recalls",
+        "refused",
+        "sessions_ended",
+        "started",
+    )
+
+    def __init__(self) -> None:
+        #: Tasks to insert, with their parent's id (0: none).
+        self.accepted: list[tuple[TaskSpec, Task, int]] = []
+        #: Tasks that were not taken, and why.
+        self.refused: list[tuple[int, str]] = []
+        self.attempts: list[Attempt] = []
+        self.learned: list[Learned] = []
+        self.delegated: list[Delegated] = []
+        #: Attempts of tasks that had ended already: (pilot, how they were stopped).
+        self.late: list[tuple[str, Completion]] = []
+        self.ended: list[Ended] = []
+        #: Tasks that could start, but may have run before: look them up, and tell `TasksRecalled`.
+        self.recalls: list[Task] = []
+        #: Pilot → tasks that it must end.
+        self.cancel: dict[str, list[int]] = {}
+        #: Tasks now known to run.
+        self.started: list[int] = []
+        #: Sessions that were closed and have no unfinished task any more.
+        self.sessions_ended: list[int] = []

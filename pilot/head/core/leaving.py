@@ -1,0 +1,90 @@
+"""Sessions that everybody has left: their tasks have ended, and their clients have gone.
+
+Such a session is closed after a while, so that lists do not fill up with what nobody will close:
+sessions of notebooks that were ended, of programs that left their work running. It is opened again
+when somebody comes back to it.
+
+Invariants
+----------
+- A session with an unfinished task, or with a client that lives, is not closed.
+- Clients have the whole time to come back to a head that has just started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from pilot.head.core.state import Session
+
+#: A client that says nothing for so long has gone; one that lives says something each minute.
+CLIENT_S = 300.0
+#: Sessions are looked through so often, in seconds.
+_LOOK_S = 1.0
+#: So many of those that were closed are known, for who comes back.
+_KNOWN = 10_000
+
+
+class Leaving:
+    """Says which sessions to close, and which of those that were closed may be opened again.
+
+    Parameters
+    ----------
+    grace_s
+        How long a session stays open that everybody has left.
+    known
+        Those that were closed by earlier heads, as `text` gave them.
+    """
+
+    def __init__(self, grace_s: float, known: str = "") -> None:
+        self._grace_s = grace_s
+        self._since: dict[int, float] = {}
+        self._looked = 0.0
+        self._closed = dict.fromkeys(map(int, filter(None, known.split(","))))
+
+    def due(
+        self, sessions: Mapping[int, Session], is_attended: Callable[[int], bool], now: float
+    ) -> list[int]:
+        """Return the sessions that are to be closed now.
+
+        Parameters
+        ----------
+        sessions
+            All that have not ended.
+        is_attended
+            Tells whether a client of a session lives.
+        now
+            The time.
+        """
+        if now - self._looked < _LOOK_S:
+            return []
+        self._looked = now
+        left = [
+            session.id
+            for session in sessions.values()
+            if not session.unfinished and not session.closed and not is_attended(session.id)
+        ]
+        self._since = {session: self._since.get(session, now) for session in left}
+        return [session for session, since in self._since.items() if now - since >= self._grace_s]
+
+    def closed(self, sessions: Iterable[int]) -> None:
+        """Note that these were closed."""
+        self._closed.update(dict.fromkeys(sessions))
+        for session in list(self._closed)[:-_KNOWN]:
+            del self._closed[session]
+
+    def opened(self, session: int) -> None:
+        """Note that one was opened again."""
+        self._closed.pop(session, None)
+
+    def __contains__(self, session: int) -> bool:
+        return session in self._closed
+
+    @property
+    def text(self) -> str:
+        """Those that were closed so, for the next head."""
+        return ",".join(map(str, self._closed))
+
+
+def lives(heard: Mapping[bytes, float], peers: Collection[bytes], now: float) -> bool:
+    """Tell whether one of these clients has said something lately."""
+    return any(now - heard.get(peer, 0.0) < CLIENT_S for peer in peers)

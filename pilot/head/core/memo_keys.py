@@ -1,0 +1,53 @@
+"""The key by which the results of a task are found again: pure.
+
+A task's key is made of what it comes of (`Template.cache`, see `pilot.client.caching.keys`), of its
+arguments, and of the digests of its inputs. The results of a task that has a key have digests that
+follow from it: so what comes of them has the same key in every run, however large they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import msgspec
+
+from pilot.model.tasks import TaskSpec, Template
+from pilot.model.values import Value
+
+_SIZE = 16
+
+
+def base(template: Template, spec: TaskSpec) -> bytes:
+    """The part of a key that is known when the task is submitted."""
+    digest = hashlib.blake2b(template.cache, digest_size=_SIZE)
+    digest.update(spec.digest or spec.payload)
+    return digest.digest()
+
+
+def key(start: bytes, inputs: Iterable[Value]) -> bytes:
+    """The key of a task, of its `base` and its inputs in their order."""
+    digest = hashlib.blake2b(start, digest_size=_SIZE)
+    for value in inputs:
+        digest.update(_digest(value))
+    return digest.digest()
+
+
+def marked(values: tuple[Value, ...], memo: bytes) -> tuple[Value, ...]:
+    """The results of a task with this key, those in files with digests that follow from it."""
+    if all(value.is_inline for value in values):
+        return values
+    return tuple(
+        value
+        if value.is_inline or value.digest
+        else msgspec.structs.replace(value, digest=key(memo + b"%d" % index, ()))
+        for index, value in enumerate(values)
+    )
+
+
+def _digest(value: Value) -> bytes:
+    if value.digest:
+        return value.digest
+    # What is in a file and came of a task without a key has nothing but its place.
+    content = value.payload if value.is_inline else f"{value.path}:{value.name}".encode()
+    return hashlib.blake2b(content, digest_size=_SIZE).digest()

@@ -1,0 +1,125 @@
+"""Numbers of tasks, as the head gives them: to clients in blocks, and to children one by one.
+
+Invariants
+----------
+- A number of a session is given once, whatever dies: before any of a block is given, the database
+  has it that all of the block are; what is left of a block is lost with the head, and leaves a gap.
+- Who asks again (a client that had no answer, a pilot that reports an end twice) may get other
+  numbers, and only those of one time become tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
+
+import msgspec
+
+from pilot.head.core.retry import DELEGATED
+from pilot.head.core.state import Task
+from pilot.model.ids import NUMBERS, Ref, session_of, task_id
+from pilot.model.tasks import Children, Completion, TaskSpec
+
+#: So many numbers a client gets with its session, before it asks for more.
+FIRST_BLOCK = 256
+#: The head reserves so many for children at first, then twice as many each time, up to the most.
+CHILDREN_BLOCK, CHILDREN_MOST = 64, 65_536
+
+#: Makes it durable that so many more numbers of a session are given; returns the first.
+Reserve: TypeAlias = Callable[[int, int], int]
+
+
+class Numbers:
+    """The numbers that this head has reserved, by session.
+
+    Parameters
+    ----------
+    reserve
+        Makes it durable that so many more numbers of a session are given; returns the first.
+    release
+        Undoes that for so many from one on, if they are the last that were given.
+    children_block
+        So many are reserved for children at first.
+    """
+
+    def __init__(
+        self,
+        reserve: Reserve,
+        release: Callable[[int, int, int], object] = lambda *_: None,
+        children_block: int = CHILDREN_BLOCK,
+    ) -> None:
+        self._reserve = reserve
+        self._release = release
+        self._children_block = children_block
+        #: Of each session: the next, the end, and how many were reserved last.
+        self._blocks: dict[int, tuple[int, int, int]] = {}
+
+    def block(self, session: int, count: int) -> tuple[int, int]:
+        """Give a client so many ids; returns the first, and how many.
+
+        Raises
+        ------
+        PilotError
+            There is no such session, or it has no more numbers.
+        """
+        return task_id(session, self._reserve(session, count)), count
+
+    def take(self, session: int, count: int) -> range:
+        """Return ids for so many new tasks of a session; raises as `block`."""
+        following, end, size = self._blocks.get(session, (0, 0, 0))
+        if end - following < count:
+            size = max(count, min(2 * size, CHILDREN_MOST) or self._children_block)
+            following = self._reserve(session, size)
+            end = following + size
+        self._blocks[session] = following + count, end, size
+        first = task_id(session, following)
+        return range(first, first + count)
+
+    def take_back(self, rows: Iterable[tuple[int, int]]) -> None:
+        """A client that has said good-bye has not used these: the next one may have them.
+
+        Only what nothing was given behind is taken back.
+        """
+        for first, count in sorted(rows, reverse=True):
+            self._release(session_of(first), first & NUMBERS, count)
+
+    def forget(self, session: int) -> None:
+        """A session has no more tasks."""
+        self._blocks.pop(session, None)
+
+    def name_children(
+        self, completions: list[Completion], tasks: Mapping[int, Task]
+    ) -> list[Completion]:
+        """Give their ids to the children that come to be with the ends of these attempts.
+
+        `tasks` are those that are unfinished: of others the end is known already.
+        """
+        if all(done.children is None for done in completions):
+            return completions
+        return [self._with_names(done, tasks.get(done.task)) for done in completions]
+
+    def _with_names(self, done: Completion, task: Task | None) -> Completion:
+        children = done.children
+        if children is None or not children.tasks or task is None or task.state == DELEGATED:
+            return done
+        ids = self.take(session_of(task.id), len(children.tasks))
+        return msgspec.structs.replace(done, children=named(children, ids))
+
+
+def named(children: Children, ids: Iterable[int]) -> Children:
+    """Children with these ids, also where they refer to each other, and their parent to them."""
+    given = list(zip(children.tasks, ids, strict=True))
+    known = {spec.id: number for spec, number in given}
+
+    def following(ref: Ref) -> Ref:
+        return known.get(ref[0], ref[0]), ref[1]
+
+    def renamed(spec: TaskSpec, number: int) -> TaskSpec:
+        inputs = tuple(map(following, spec.inputs)) if spec.inputs else ()
+        return msgspec.structs.replace(spec, id=number, inputs=inputs)
+
+    return msgspec.structs.replace(
+        children,
+        tasks=tuple(renamed(spec, number) for spec, number in given),
+        delegated={index: following(ref) for index, ref in children.delegated.items()},
+    )

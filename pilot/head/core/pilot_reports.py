@@ -1,0 +1,236 @@
+"""What pilots report: themselves, and how it goes with the attempts that they hold.
+
+Invariants
+----------
+- The first good end of a task counts; whatever is reported later of it changes nothing.
+- An attempt that ended otherwise counts once, and only while it is the task's last and with the
+  pilot that reports it.
+- What a pilot gave back when it was asked to is not given to it again, nor what is like it, until
+  one of its like has run there, or a while has gone by (`handout.AVOID_S`).
+- A pilot is asked to end what it holds and should not; all that it held is tried again, or has its
+  end, when it is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from pilot.head.core import allocation
+from pilot.head.core.delegation import Delegation
+from pilot.head.core.events import (
+    Attempt,
+    AttemptsEnded,
+    AttemptsRunning,
+    Effects,
+    Log,
+    PilotChanged,
+    PilotJoined,
+    PilotLost,
+)
+from pilot.head.core.lifecycle import Life
+from pilot.head.core.retry import ASSIGNED, COMPLETED, DELEGATED, PENDING, verdict
+from pilot.head.core.state import Pilot, Task
+from pilot.model.tasks import Completion, TaskFailure
+
+
+class Attempts:
+    """The pilots, and what becomes of the attempts that they hold."""
+
+    def __init__(self, life: Life, delegation: Delegation, log: Log) -> None:
+        self.pilots: dict[str, Pilot] = {}
+        self._tasks = life.tasks
+        self._life = life
+        self._delegation = delegation
+        self._log = log
+
+    # --- pilots
+
+    def joined(self, event: PilotJoined, now: float, effects: Effects) -> None:
+        """A pilot is there, or again; what it holds is its own, if nobody else has it."""
+        pilot = self.pilots.get(event.name)
+        if pilot is not None:
+            # It was away for a while: what it does not hold any more got lost on the way.
+            held = dict(event.held)
+            for number in [number for number in pilot.held if not self._is_held(number, held)]:
+                self._interrupted(number, pilot, "lost on the way to the pilot", now, effects)
+        else:
+            pilot = Pilot(event.name, event.pool, event.shape, event.nodes, event.ends_at)
+            self.pilots[event.name] = pilot
+            self._log.other("pilot", "JOINED", 0, now, event.name)
+        pilot.nodes, pilot.ends_at, pilot.draining = event.nodes, event.ends_at, False
+        for number, attempt in event.held:
+            task = self._tasks.get(number)
+            if task is None or task.state == DELEGATED or task.pilot not in (None, pilot):
+                effects.cancel.setdefault(pilot.name, []).append(number)
+            elif task.pilot is None and attempt <= task.ended_attempt:
+                # Its end is known, only the pilot does not know that.
+                effects.cancel.setdefault(pilot.name, []).append(number)
+            elif task.pilot is None:
+                task.attempt = attempt
+                allocation.hold(task, pilot, now, self._log)
+
+    def changed(self, event: PilotChanged, now: float, _effects: Effects) -> None:
+        """A pilot has another number of nodes, or drains."""
+        if pilot := self.pilots.get(event.name):
+            if event.draining and not pilot.draining:
+                self._log.other("pilot", "DRAINING", 0, now, event.name)
+            pilot.nodes = event.nodes
+            pilot.draining = event.draining
+
+    def lost(self, event: PilotLost, now: float, effects: Effects) -> None:
+        """A pilot is gone, and all attempts that it held with it."""
+        pilot = self.pilots.pop(event.name, None)
+        if pilot is None:
+            return
+        self._log.other("pilot", "LEFT", 0, now, f"{event.name}: {event.reason}")
+        for number in list(pilot.held):
+            self._interrupted(number, pilot, event.reason, now, effects)
+
+    def _is_held(self, number: int, held: Mapping[int, int]) -> bool:
+        """Whether a pilot still holds what it was given last of a task."""
+        task = self._tasks.get(number)
+        return number in held and (task is None or held[number] == task.attempt)
+
+    def _interrupted(
+        self, number: int, pilot: Pilot, reason: str, now: float, effects: Effects
+    ) -> None:
+        task = self._tasks.get(number)
+        if task is None or task.pilot is not pilot:
+            pilot.release(number)
+            return
+        completion = Completion(
+            task=number,
+            attempt=task.attempt,
+            outcome="interrupted",
+            failure=TaskFailure(type="interrupted", message=reason, attempt=task.attempt),
+            started=task.started_at,
+            ended=now,
+        )
+        self._take_end(task, pilot, completion, now, effects)
+
+    # --- attempts
+
+    def running(self, event: AttemptsRunning, now: float, effects: Effects) -> None:
+        """Attempts have begun, and last."""
+        pilot = self.pilots.get(event.pilot)
+        for running in event.running:
+            task = self._tasks.get(running.task)
+            if (
+                task is not None
+                and pilot is not None
+                and task.state == ASSIGNED
+                and task.pilot is pilot
+                and task.attempt == running.attempt
+            ):
+                allocation.begin(task, pilot, running.started, now, self._log)
+                pilot.note_lasting(task.id)
+                effects.started.append(task.id)
+
+    def ended(self, event: AttemptsEnded, now: float, effects: Effects) -> None:
+        """Attempts have ended, at least for the pilot that says so."""
+        pilot = self.pilots.get(event.pilot)
+        self._have_run(pilot, event.completions, now)
+        for completion in event.completions:
+            task = self._tasks.get(completion.task)
+            here = task is not None and pilot is not None and task.pilot is pilot
+            if pilot is not None and not here:
+                pilot.release(completion.task)
+            if completion.children is not None:
+                self._delegation.learn(completion.children, effects)
+            if task is None or task.state == DELEGATED:
+                # Ended before: reported twice, or cancelled while it ran, which is worth a record.
+                if completion.outcome == "cancelled" and completion.started and pilot is not None:
+                    effects.late.append((pilot.name, completion))
+                continue
+            if completion.outcome == "ok":
+                if not here or completion.attempt != task.attempt:
+                    allocation.recall(task, effects)
+            elif not here or completion.attempt != task.attempt:
+                # Reported twice, or the end of an attempt that was given up: it is over, also if
+                # its pilot should greet with it before it hears that this is known.
+                if not here and not completion.is_unstarted:
+                    task.ended_attempt = max(task.ended_attempt, completion.attempt)
+                continue
+            if not completion.is_unstarted:
+                task.ended_attempt = max(task.ended_attempt, completion.attempt)
+            self._take_end(task, pilot, completion, now, effects, event)
+
+    def _have_run(self, pilot: Pilot | None, completions: Iterable[Completion], now: float) -> None:
+        """What ended before its pilot told that it runs has run all the same."""
+        for completion in completions:
+            task = self._tasks.get(completion.task)
+            if (
+                task is not None
+                and pilot is not None
+                and task.state == ASSIGNED
+                and task.pilot is pilot
+                and task.attempt == completion.attempt
+                and completion.started
+            ):
+                allocation.begin(task, pilot, completion.started, now, self._log)
+
+    def _take_end(
+        self,
+        task: Task,
+        pilot: Pilot | None,
+        completion: Completion,
+        now: float,
+        effects: Effects,
+        event: AttemptsEnded | None = None,
+    ) -> None:
+        """An attempt is over: its task has an end, or is tried again. No event: by no report."""
+        outcome = completion.outcome
+        work = task.task_class
+        task.files = completion.files
+        if pilot is not None:
+            task.pool = pilot.pool
+        if completion.started:
+            task.ran_s = took = max(0.0, completion.ended - completion.started)
+            work.session.used += took * work.need.total_cores
+            if pilot is not None:
+                pilot.avoided.pop(work, None)
+            if outcome == "ok":
+                work.learn(took)
+        if outcome == "error":
+            task.errors += 1
+        elif outcome == "crash":
+            task.crashes += 1
+        if not completion.is_unstarted or event is None:
+            effects.attempts.append(
+                Attempt(
+                    completion,
+                    pilot.name if pilot else "",
+                    task.created_at,
+                    task.ready_at,
+                    task.assigned_at,
+                    task.errors,
+                    task.crashes,
+                )
+            )
+        else:
+            # Given back before it started: it was no attempt, and the next one has its number.
+            task.attempt -= 1
+            if pilot is not None and _was_asked_back(task, pilot):
+                pilot.avoided[work] = now
+        state = verdict(task.template, completion, task.errors, task.crashes)
+        if state is None:
+            allocation.leave_pilot(task)
+            if task.missing:
+                # Another head had given it away when an input had come that is lost again.
+                task.state = PENDING
+                self._log.task(task.id, PENDING, task.template.session, now, outcome)
+            else:
+                self._life.make_ready(task, now, effects, again=outcome)
+        elif state == COMPLETED and completion.children is not None:
+            assert event is not None
+            self._delegation.add_children(
+                task, completion, completion.children, event, now, effects
+            )
+        else:
+            self._life.end(task, state, now, effects, completion.values, completion.failure, True)
+
+
+def _was_asked_back(task: Task, pilot: Pilot) -> bool:
+    """Whether the pilot gives it back for that, and not since it drains or an input got lost."""
+    asked = pilot.waiting.get(task.task_class, {}).get(task, task.assigned_at)
+    return asked > task.assigned_at and not task.missing

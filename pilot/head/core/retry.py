@@ -1,0 +1,51 @@
+"""What follows from how an attempt ended: the outcome table of the semantics, as one function.
+
+Pure. An attempt that was interrupted (preempted, walltime, node lost) costs neither a retry nor a
+crash; a task's own error costs a retry; a process that died costs a crash.
+"""
+
+from __future__ import annotations
+
+from pilot.model.tasks import Completion, Template
+
+#: States that a task does not leave.
+COMPLETED, FAILED, TIMED_OUT, CANCELLED, ABORTED = (
+    "COMPLETED",
+    "FAILED",
+    "TIMED_OUT",
+    "CANCELLED",
+    "ABORTED",
+)
+FINAL = frozenset((COMPLETED, FAILED, TIMED_OUT, CANCELLED, ABORTED))
+#: States on the way there.
+PENDING, READY, ASSIGNED, RUNNING = "PENDING", "READY", "ASSIGNED", "RUNNING"
+#: It has run; its results are to come from tasks that it has submitted.
+DELEGATED = "DELEGATED"
+
+
+def verdict(template: Template, completion: Completion, errors: int, crashes: int) -> str | None:
+    """The final state that an attempt brings, or None where the task is to be tried again.
+
+    Parameters
+    ----------
+    template
+        The policy of the task.
+    completion
+        How the attempt ended.
+    errors, crashes
+        How many attempts have ended so, this one included.
+    """
+    outcome = completion.outcome
+    if outcome == "ok":
+        return COMPLETED
+    if outcome in ("interrupted", "cancelled"):
+        # A task that somebody cancelled has left by then: this one was only stopped in one place,
+        # because a head did not know (yet) that it is wanted.
+        return None
+    if outcome == "timeout":
+        return TIMED_OUT
+    if outcome == "crash":
+        return None if crashes <= template.max_crashes else FAILED
+    bases = completion.failure.bases if completion.failure else ()
+    named = not template.retry_on or not set(template.retry_on).isdisjoint(bases)
+    return None if named and errors <= template.retries else FAILED

@@ -1,0 +1,123 @@
+"""What tasks have in common: their session, their group, and by their template their class.
+
+Invariants
+----------
+- A session is kept from when it is first heard of until it is closed and its tasks have ended; its
+  templates and classes go with it.
+- Templates that the scheduler cannot tell apart have one class.
+- A group has its unfinished tasks in order of submission, and is gone with the last.
+- That a session was closed or stopped is not taken back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pilot.head.core.events import Effects, Log, SessionOpened
+from pilot.head.core.state import Session, Task, TaskClass
+from pilot.model.tasks import Template
+from pilot.scheduler.assignment import Pool, longest_s
+
+
+class Sessions:
+    """All sessions that have not ended, with their templates, classes and groups."""
+
+    def __init__(self, log: Log, pools: Sequence[Pool] = ()) -> None:
+        self.known: dict[int, Session] = {}
+        self.templates: dict[int, Template] = {}
+        self.classes: dict[tuple[object, ...], TaskClass] = {}
+        #: By the id of a template.
+        self.class_of: dict[int, TaskClass] = {}
+        #: Templates that cannot be kept, with the reason.
+        self.unfit: dict[int, str] = {}
+        #: Unfinished tasks by session and group, of those that are in one.
+        self.groups: dict[tuple[int, str], dict[int, Task]] = {}
+        self._log = log
+        self._pools = pools
+
+    def get(self, number: int) -> Session:
+        """The session of that number; a new one, if it was never heard of."""
+        known = self.known.get(number)
+        if known is None:
+            known = self.known[number] = Session(number)
+        return known
+
+    def learn(self, templates: Iterable[Template]) -> None:
+        """Keep templates, and find the classes of those that are new."""
+        for template in templates:
+            if template.id in self.templates:
+                continue
+            session = self.get(template.session)
+            self.templates[template.id] = template
+            session.templates.append(template.id)
+            key = (
+                template.session,
+                template.name,
+                template.function,
+                template.resources,
+                template.time_limit_s,
+                template.priority,
+                template.pool,
+            )
+            work = self.classes.get(key)
+            if work is None:
+                longest = longest_s(template.resources, template.pool, self._pools)
+                work = TaskClass(template, session, longest)
+                self.classes[key] = work
+                session.classes.append(key)
+            self.class_of[template.id] = work
+
+    def change(self, event: SessionOpened, now: float, effects: Effects) -> None:
+        """A session is there, or is paused, resumed, stopped or closed."""
+        created = event.session not in self.known
+        session = self.get(event.session)
+        state, paused = session.state, session.paused
+        session.weight, session.priority = event.weight, event.priority
+        # Neither is taken back.
+        session.closed |= event.closed
+        session.stopped |= event.stopped
+        session.paused = event.paused
+        if not event.restored:
+            if created or session.state != state:
+                self._log.other("session", session.state, session.id, now)
+            if session.paused != paused:
+                self._log.other(
+                    "session", "PAUSED" if session.paused else "RESUMED", session.id, now
+                )
+        self.end_if_done(session, now, effects)
+
+    def enter(self, task: Task) -> None:
+        """Count an unfinished task, and note it in its group."""
+        template = task.template
+        task.task_class.session.unfinished += 1
+        if template.group:
+            members = self.groups.setdefault((template.session, template.group), {})
+            members[task.id] = task
+
+    def leave(self, task: Task) -> None:
+        """Count a task that has its final state."""
+        session = task.task_class.session
+        session.unfinished -= 1
+        session.counts[task.state] = session.counts.get(task.state, 0) + 1
+        if task.template.group:
+            key = (session.id, task.template.group)
+            members = self.groups[key]
+            del members[task.id]
+            if not members:
+                del self.groups[key]
+
+    def end_if_done(self, session: Session, now: float, effects: Effects) -> None:
+        """End a session that is closed and has no unfinished task."""
+        if session.closed and not session.unfinished:
+            effects.sessions_ended.append(session.id)
+            self._log.other("session", "CLOSED", session.id, now)
+            self._forget(session)
+
+    def _forget(self, session: Session) -> None:
+        del self.known[session.id]
+        for template in session.templates:
+            del self.templates[template]
+            del self.class_of[template]
+            self.unfit.pop(template, None)
+        for key in session.classes:
+            del self.classes[key]

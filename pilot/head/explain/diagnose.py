@@ -1,0 +1,268 @@
+"""What is the matter with a task that waits for no other: it runs, is about to, or has ended.
+
+Why a ready task has no pilot is said by `pilot.head.explain.ready`.
+
+Invariants
+----------
+- What is said of an unfinished task is what the core goes by; of one that has ended, what the
+  database has. Only of attempts, which the core forgets, the database is always asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pilot.formatting import counted, duration, moment
+from pilot.head.core.retry import (
+    ABORTED,
+    ASSIGNED,
+    COMPLETED,
+    FAILED,
+    FINAL,
+    READY,
+    RUNNING,
+    TIMED_OUT,
+)
+from pilot.head.core.state import Task
+from pilot.head.explain.lookup import Known, Recorded
+from pilot.head.explain.ready import Readiness
+from pilot.head.explain.report import SHOWN, Cause, Facts, Finding, first_line
+from pilot.head.store.store import decode_failure, naming
+from pilot.model.ids import task_label
+from pilot.scheduler.assignment import cores_of
+
+#: A task that a pilot has had for so long has not just been given to it, in seconds.
+SETTLED_S = 2.0
+
+
+class Findings:
+    """Finds out about single tasks, for one answer."""
+
+    def __init__(self, facts: Facts, known: Known, ready: Readiness) -> None:
+        self._now = facts.now
+        self._live = facts.core.tasks
+        self._running = facts.running
+        self._store = facts.store
+        self._known = known
+        self._ready = ready
+
+    def cause(self, number: int) -> Finding:
+        """What is the matter with a task that waits for no other."""
+        live = self._live.get(number)
+        if live is None:
+            return self._recorded(number)
+        if live.state == RUNNING:
+            return self._runs(live)
+        if live.state == ASSIGNED:
+            return self._is_assigned(live)
+        if live.state == READY and live.template.cache and live.memo is None:
+            return Finding("lookup", "is looked up: the same may have run before")
+        if live.state == READY:
+            finding = self._ready.finding(live.task_class)
+            place = self._ready.place(live) if finding.kind in ("busy", "next") else ()
+            return finding._replace(because=(*place, *finding.because, *self._tried(live)))
+        return Finding("moves", "is about to be ready")
+
+    def group(self, number: int) -> object:
+        """Causes that are the same for many tasks."""
+        live = self._live.get(number)
+        state = self._known.state(number)
+        return (state, id(live.task_class)) if live else state
+
+    # --- unfinished
+
+    def _runs(self, task: Task) -> Finding:
+        told = self._running.get(task.id)
+        since = told.started if told else task.started_at or task.assigned_at
+        ran_s = self._now - since
+        where = told.node if told else ""
+        pilot = task.pilot
+        clause = f"runs for {duration(ran_s)}" + (f" on node {where}" if where else "")
+        if task.attempt > 1:
+            clause += f", in attempt {task.attempt}"
+        lines = []
+        limit_s = task.template.time_limit_s
+        if limit_s:
+            left = limit_s - ran_s
+            if pilot is not None and self._ready.is_suspended(pilot):
+                text = f"its time limit is {duration(limit_s)}, and stands still with its pilot"
+            elif left > 0:
+                text = f"its time limit of {duration(limit_s)} ends it in {duration(left)}"
+            else:
+                text = f"its time limit of {duration(limit_s)} is over: it is being ended"
+        else:
+            text = "it has no time limit"
+            if task.task_class.mean_s is not None:
+                text += f"; tasks like it take {duration(task.task_class.mean_s)} on average"
+        lines.append(Cause("time limit", text, facts={"time_limit_s": limit_s}))
+        if pilot is not None:
+            lines.append(self._ready.pilot_line(pilot))
+        lines += self._tried(task)
+        return Finding(
+            "runs",
+            clause,
+            tuple(lines),
+            (f"`pilot task logs -f {task_label(task.id)}` shows what it writes",),
+            {"since": since, "node": where, "attempt": task.attempt},
+        )
+
+    def _is_assigned(self, task: Task) -> Finding:
+        pilot = task.pilot
+        if pilot is None or self._now - task.assigned_at < SETTLED_S:
+            return Finding("moves", "has just been given to a pilot", tuple(self._tried(task)))
+        since_s = self._now - task.assigned_at
+        clause = f"was given to a pilot {duration(since_s)} ago, and has not started there"
+        cores = cores_of(pilot)
+        text = (
+            f"{self._ready.pilot_name(pilot.name)} has {counted(cores, 'core')} and holds "
+            f"{counted(len(pilot.held), 'task')} for {counted(pilot.load, 'core')}"
+        )
+        lines = [Cause("held", text, facts={"cores": cores, "load": pilot.load})]
+        return Finding(
+            "assigned",
+            clause,
+            (*lines, self._ready.pilot_line(pilot), *self._tried(task)),
+            facts={"since": task.assigned_at, "pilot": pilot.name},
+        )
+
+    def _tried(self, task: Task) -> list[Cause]:
+        """Earlier attempts, and why they ended."""
+        if not task.ended_attempt:
+            return []
+        rows = self._store.rows("last_attempts", {"task": task.id, "limit": SHOWN})
+        lines = [Cause("tried", _attempt(row), facts={"attempt": row["number"]}) for row in rows]
+        if not lines:
+            return []
+        text = f"it was tried before: {counted(task.ended_attempt, 'attempt')}"
+        if task.errors or task.crashes:
+            template = task.template
+            text += (
+                f" ({task.errors} of {counted(template.retries, 'retry', 'retries')} and "
+                f"{task.crashes} of {counted(template.max_crashes, 'crash', 'crashes')} used)"
+            )
+        return [Cause("tried", text, because=tuple(lines))]
+
+    # --- ended, as the database has it
+
+    def _recorded(self, number: int) -> Finding:
+        """A task that has ended; or, without a head, one that has not."""
+        row = self._known.row(number)
+        if row is None:
+            return Finding("unknown", "is not in the database")
+        if row.state not in FINAL:
+            return self._unmoved(row)
+        label = task_label(number)
+        at = f"at {moment(row.ended)}" if row.ended else ""
+        show = f"`pilot task show {label}` has all of it"
+        if row.state == COMPLETED:
+            return self._completed(number, row, at)
+        told = f"{row.failure.type}: {first_line(row.failure.message)}" if row.failure else ""
+        attempts = self._attempt_lines(number)
+        facts = {"ended": row.ended, "error": told}
+        if row.state == FAILED:
+            logs = f"`pilot task logs {label}` has what it wrote"
+            return Finding("failed", f"has failed: {told}", attempts, (show, logs), facts)
+        if row.state == TIMED_OUT:
+            limit = duration(row.template.time_limit_s)
+            clause = f"was ended by its time limit of {limit} {at}"
+            return Finding("timed out", clause, attempts, (show,), facts)
+        if row.state == ABORTED:
+            # Its input is gone from the database, or never was there.
+            return Finding("aborted", f"was aborted: {told}", attempts, (show,), facts)
+        return self._cancelled(row, at, attempts, facts)
+
+    def _completed(self, number: int, row: Recorded, at: str) -> Finding:
+        facts = {"ended": row.ended, "attempts": row.attempts}
+        again = "submit it again to have its result"
+        if row.session_state == "PURGED":
+            clause = (
+                f"has completed {at}, but session {row.session} was purged: its result is deleted"
+            )
+            return Finding("purged", clause, (), (again,), facts)
+        if row.deleted:
+            clause = f"has completed {at}, but its result was deleted"
+            return Finding("deleted", clause, (), (again,), facts)
+        if row.kind == "value":
+            return Finding("completed", f"is a value that was put there {at}", facts=facts)
+        lines = self._attempt_lines(number)
+        if not row.attempts:
+            owner = next((each for each in row.owners if each and each != number), 0)
+            clause = f"has completed {at} without a run: its result is that of "
+            clause += self._known.name(owner) if owner else "the same work in an earlier run"
+            return Finding("found", clause, lines, facts=facts)
+        tries = "" if row.attempts == 1 else f", after {row.attempts} attempts"
+        clause = f"has completed {at}{tries}"
+        if children := {task for task, _ in row.delegated.values()}:
+            from_ = ", ".join(self._known.name(each) for each in list(children)[:SHOWN])
+            lines = (*lines, Cause("owner", f"its result is that of {from_}"))
+        return Finding("completed", clause, lines, facts=facts)
+
+    def _cancelled(
+        self, row: Recorded, at: str, attempts: tuple[Cause, ...], facts: dict[str, Any]
+    ) -> Finding:
+        if row.failure is not None:
+            return Finding(
+                "cancelled",
+                f"was cancelled {at}: {first_line(row.failure.message)}",
+                attempts,
+                (),
+                facts,
+            )
+        together = row.template.group_fails_together
+        # What one end brings about is all written with the same time.
+        rows = self._store.rows("failed_at", {"session": row.session, "at": row.ended})
+        for each in rows:
+            failed = self._known.row(each["id"])
+            if failed is None:
+                continue
+            stops = failed.template.on_failure == "stop_session"
+            if stops or (together and failed.template.group == row.template.group):
+                whole = f"session {row.session}" if stops else f"its group {row.template.group!r}"
+                cause = self._recorded(each["id"])
+                name = self._known.name(each["id"])
+                line = Cause(cause.kind, f"{name} {cause.clause}", task_label(each["id"]))
+                clause = f"was cancelled {at} with {whole}, since {name} failed"
+                return Finding("cancelled", clause, (line, *attempts), cause.advice, facts)
+        clause = f"was cancelled {at}: by a user, or with its session, its group or its parent"
+        return Finding("cancelled", clause, attempts, (), facts)
+
+    def _unmoved(self, row: Recorded) -> Finding:
+        if self._known.has_head:
+            return Finding("moves", "has just ended, and its end is being written: ask again")
+        advice = ["`pilot head start` starts one"]
+        if row.paused:
+            advice.append(f"`pilot session resume {row.session}`, since the session is paused too")
+        lines = []
+        if row.paused:
+            lines.append(Cause("paused", f"session {row.session} is paused"))
+        alive = [r for r in self._store.rows("pilots_alive", {}) if r["state"] == RUNNING]
+        if alive:
+            text = (
+                f"{counted(len(alive), 'pilot')} ran when the last head ended: they go on with "
+                "what they have, and report to the next head"
+            )
+            lines.append(Cause("pilots", text))
+        clause = "is unfinished, and no head runs: nothing moves until one does"
+        return Finding("no head", clause, tuple(lines), tuple(advice))
+
+    def _attempt_lines(self, number: int) -> tuple[Cause, ...]:
+        rows = self._store.rows("last_attempts", {"task": number, "limit": SHOWN})
+        with naming(number):
+            return tuple(
+                Cause("attempt", _attempt(row), facts={"attempt": row["number"]}) for row in rows
+            )
+
+
+def _attempt(row: Mapping[str, Any]) -> str:
+    """One attempt in a line."""
+    failure = decode_failure(row["failure"])
+    text = f"attempt {row['number']}" + (f" on node {row['node']}" if row["node"] else "")
+    if row["started"] and row["ended"]:
+        text += f" ran for {duration(row['ended'] - row['started'])}"
+    how = "ended well" if row["outcome"] == "ok" else row["outcome"]
+    text += f": {how}"
+    if failure is None or row["outcome"] == "ok":
+        return text
+    same = failure.type == row["outcome"]
+    return f"{text}: {'' if same else f'{failure.type}: '}{first_line(failure.message)}"

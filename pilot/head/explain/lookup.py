@@ -1,0 +1,113 @@
+"""Tasks as they are known: unfinished ones from the core, all others from the database.
+
+Invariants
+----------
+- What the core has is newer, and goes first.
+- A row is read and decoded once for an answer, and only when it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pilot.head.core.retry import COMPLETED
+from pilot.head.explain.report import Facts
+from pilot.head.store.store import (
+    decode_delegated,
+    decode_inputs,
+    decode_result,
+    decode_template,
+    naming,
+)
+from pilot.model.ids import Ref, task_label
+from pilot.model.tasks import TaskFailure, Template
+from pilot.texts import printable
+
+
+class Recorded(NamedTuple):
+    """A task as the database has it."""
+
+    session: int
+    name: str
+    kind: str
+    state: str
+    attempts: int
+    ended: float | None
+    inputs: tuple[Ref, ...]
+    #: Which results are those of which children.
+    delegated: Mapping[int, Ref]
+    deleted: bool
+    failure: TaskFailure | None
+    #: Tasks that wrote its results.
+    owners: tuple[int, ...]
+    template: Template
+    session_state: str
+    paused: bool
+
+
+class Known:
+    """Looks tasks up for one answer."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.has_head = facts.head.get("pid") is not None
+        self._live = facts.core.tasks
+        self._store = facts.store
+        self._rows: dict[int, Recorded | None] = {}
+
+    def row(self, number: int) -> Recorded | None:
+        """A task as the database has it; None: it is not there."""
+        if number not in self._rows:
+            rows = self._store.rows("explain_task", {"task": number})
+            with naming(number):
+                self._rows[number] = _decoded(rows[0]) if rows else None
+        return self._rows[number]
+
+    def in_states(self, tasks: list[int], states: tuple[str, ...]) -> list[int]:
+        """Those of the tasks that are in one of the states, by the database."""
+        known = self._store.states(tasks) if tasks else {}
+        return [task for task in dict.fromkeys(tasks) if known.get(task) in states]
+
+    def template(self, number: int) -> Template:
+        """What a task, which is known, shares with others."""
+        live = self._live.get(number)
+        if live is not None:
+            return live.template
+        row = self.row(number)
+        assert row is not None
+        return row.template
+
+    def name(self, number: int) -> str:
+        """A task as sentences name it."""
+        live = self._live.get(number)
+        row = None if live else self.row(number)
+        name = live.template.name if live else row.name if row else ""
+        return f"task {task_label(number)}" + (f" ({printable(name)})" if name else "")
+
+    def state(self, number: int) -> str:
+        """The state of a task; ``UNKNOWN``: there is no such task."""
+        live = self._live.get(number)
+        if live is not None:
+            return live.state
+        row = self.row(number)
+        return "UNKNOWN" if row is None else row.state
+
+
+def _decoded(row: dict[str, Any]) -> Recorded:
+    values, failure = decode_result(row["result"])
+    return Recorded(
+        row["session"],
+        row["name"],
+        row["kind"],
+        row["state"],
+        row["attempts"],
+        row["ended"],
+        decode_inputs(row["inputs"]),
+        decode_delegated(row["delegated"])[1],
+        row["state"] == COMPLETED and row["result"] is None,
+        failure,
+        tuple(value.owner for value in values),
+        decode_template(row["detail"]),
+        row["session_state"] or "",
+        bool(row["paused"]),
+    )

@@ -1,0 +1,130 @@
+"""Which tasks a task waits for, back to those that wait for no other.
+
+A task that waits for others is not a cause of anything: it is followed, through its inputs and
+through the children that it has delegated its results to. The same walk leads from a task that was
+aborted to the one that failed first.
+
+Invariants
+----------
+- No more is looked at than the limits below allow, however many tasks wait; `Ways.roots` says where
+  it did not look further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+
+from pilot.head.core.retry import (
+    ABORTED,
+    CANCELLED,
+    COMPLETED,
+    DELEGATED,
+    FAILED,
+    PENDING,
+    READY,
+    TIMED_OUT,
+)
+from pilot.head.explain.lookup import Known, Recorded
+from pilot.head.explain.report import Facts
+from pilot.model.ids import Ref
+
+#: Of the tasks that one waits for, so many are looked at; so many rows where only those know.
+LOOK_TASKS, LOOK_ROWS = 10_000, 1000
+
+
+class Ways:
+    """Walks from tasks to what they wait for, for one answer."""
+
+    def __init__(self, facts: Facts, known: Known) -> None:
+        self._live = facts.core.tasks
+        self._known = known
+        self._root_of: dict[int, int] = {}
+        self._steps = 0
+
+    def needs(self, number: int) -> tuple[int, ...]:
+        """The tasks that this one waits for, or by which it was aborted."""
+        live = self._live.get(number)
+        if live is not None:
+            if live.state == PENDING:
+                needed: Iterable[int] = (source for source, _ in live.inputs)
+            elif live.state == DELEGATED:
+                needed = (child.id for child in live.delegates)
+            else:
+                return ()
+            unfinished = (each for each in needed if each in self._live)
+            return tuple(dict.fromkeys(islice(unfinished, LOOK_TASKS + 1)))
+        row = self._known.row(number)
+        if row is None or (row.state == READY and self._known.has_head):
+            return ()
+        if row.state == READY:
+            return tuple(self._known.in_states([s for s, _ in row.inputs], (READY, DELEGATED)))
+        if row.state == DELEGATED:
+            return tuple(
+                self._known.in_states([s for s, _ in row.delegated.values()], (READY, DELEGATED))
+            )
+        if row.state in (COMPLETED, CANCELLED):
+            return ()
+        return self._culprit(row)
+
+    def _culprit(self, row: Recorded) -> tuple[int, ...]:
+        """The task whose end was this one's: a child that had its results, or an input."""
+        sources = [source for source, _ in row.delegated.values()]
+        if row.state == ABORTED:
+            sources += [source for source, _ in row.inputs]
+        for each in self._known.in_states(sources, (FAILED, TIMED_OUT, ABORTED, CANCELLED)):
+            found = self._known.row(each)
+            if found is None or found.template.on_failure != "ignore" or found.state == CANCELLED:
+                return (each,)
+        return ()
+
+    def owner(self, number: int, index: int) -> Ref | None:
+        """Which result of which child stands for a result; None where there is no such child."""
+        live = self._live.get(number)
+        if live is None:
+            row = self._known.row(number)
+            return row.delegated.get(index) if row is not None else None
+        for child in live.delegates:
+            for heir, here, there in child.heirs or ():
+                if heir is live and here == index:
+                    return child.id, there
+        return None
+
+    def root(self, number: int) -> int:
+        """The task at the end of the way along the first task that each waits for."""
+        way = []
+        while number not in self._root_of and self._steps < LOOK_TASKS:
+            way.append(number)
+            self._steps += 1
+            needs = self.needs(number)
+            if not needs:
+                break
+            number = needs[0]
+        number = self._root_of.get(number, number)
+        self._root_of.update(dict.fromkeys(way, number))
+        return number
+
+    def roots(self, number: int) -> tuple[dict[int, int], list[int], bool]:
+        """The ends of all ways from a task: who led to whom, the ends, and whether that is all."""
+        most = LOOK_TASKS if self._live else LOOK_ROWS
+        led: dict[int, int] = {number: 0}
+        ends, waiting = [], [number]
+        for each in waiting:  # it grows
+            needs = self.needs(each)
+            if not needs:
+                ends.append(each)
+            for needed in needs:
+                if needed not in led:
+                    led[needed] = each
+                    if len(led) > most:
+                        return led, ends or [self.root(number)], False
+                    waiting.append(needed)
+        return led, ends, True
+
+
+def way_to(led: Mapping[int, int], first: int, last: int) -> list[int]:
+    """From one task to another, by who led to whom."""
+    way = [last]
+    while way[-1] != first:
+        way.append(led.get(way[-1]) or first)
+    return way[::-1]

@@ -1,0 +1,150 @@
+"""Finds tasks that have run before, as they become ready: keys are looked up in the database.
+
+Invariants
+----------
+- What is found is taken within the turn of the loop in which it was looked up: nobody deletes the
+  results in between.
+- The loop does not wait for the file system: where files belong to the results, a thread looks
+  whether they are there as they were.
+- A task that cannot be looked up runs, as one that has not run before; its key is empty.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
+from functools import partial
+
+from pilot.data.file_stamps import unchanged
+from pilot.head.core import memo_keys
+from pilot.head.core.events import TasksRecalled
+from pilot.head.core.state import Task
+from pilot.head.machine import HERE, Machine
+from pilot.head.store.store import Store
+from pilot.model.ids import task_label
+from pilot.model.tasks import TaskSpec, Template
+from pilot.model.values import Value
+
+log = logging.getLogger("pilot.head")
+
+
+class Recall:
+    """Tasks with a cache that wait for being looked up.
+
+    Parameters
+    ----------
+    store
+        The database.
+    values
+        The results of tasks that have ended.
+    notify
+        Called from a thread when there is something to `take`.
+    machine
+        Has the thread.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        values: Callable[[set[int]], dict[int, tuple[Value, ...]]],
+        notify: Callable[[], None],
+        machine: Machine = HERE,
+    ) -> None:
+        self._store = store
+        self._values = values
+        self._notify = notify
+        #: Of unfinished tasks with a cache: the part of their keys that is known.
+        self._bases: dict[int, bytes] = {}
+        self._due: list[Task] = []
+        #: What the thread has looked at: task, key, and whether its files are as they were.
+        self._looked: deque[tuple[int, bytes, bool]] = deque()
+        self._thread = machine.start_thread("recall")
+
+    def accepted(self, template: Template, spec: TaskSpec) -> None:
+        """A task was taken on, or restored."""
+        if template.cache:
+            self._bases[spec.id] = memo_keys.base(template, spec)
+
+    def ended(self, task: int) -> None:
+        """A task has ended."""
+        self._bases.pop(task, None)
+
+    def add(self, tasks: Collection[Task]) -> None:
+        """These are to be looked up."""
+        self._due.extend(tasks)
+
+    def take(self) -> TasksRecalled | None:
+        """What is known now of tasks that are due, or None where nothing is new."""
+        keys: dict[int, bytes] = {}
+        hits: dict[int, int] = {}
+        if self._due:
+            keys = self._look_up_all(hits)
+        while self._looked:
+            task, key, good = self._looked.popleft()
+            keys[task] = key
+            if good and (hit := self._store.recall([key]).get(key)) is not None:
+                hits[task] = hit
+        if not keys:
+            return None
+        return TasksRecalled(keys, self._found(hits))
+
+    def _found(self, hits: dict[int, int]) -> dict[int, tuple[Value, ...]]:
+        """The results of hits that can be read."""
+        try:
+            outcomes = self._store.results(hits.values())
+        except Exception as error:
+            log.error("results of before cannot be read: %s; their tasks run again", error)
+            return {}
+        results = {one.task: one.values for one in outcomes if one.failure is None}
+        return {task: results[hit] for task, hit in hits.items() if hit in results}
+
+    def _look_up_all(self, hits: dict[int, int]) -> dict[int, bytes]:
+        """The keys of what is due, of each that can be looked up."""
+        tasks, self._due = self._due, []
+        try:
+            return self._look_up(tasks, hits)
+        except Exception:
+            log.exception("tasks that may have run before cannot be looked up together")
+        keys: dict[int, bytes] = {}
+        for task in tasks:
+            try:
+                keys |= self._look_up([task], hits)
+            except Exception as error:
+                log.error("task %s cannot be looked up: %r; it runs", task_label(task.id), error)
+                keys[task.id] = b""
+        return keys
+
+    def _look_up(self, tasks: list[Task], hits: dict[int, int]) -> dict[int, bytes]:
+        """The keys of tasks; adds to `hits`, or has the thread look, where one is known."""
+        values = self._values({source for task in tasks for source, _ in task.inputs})
+        keys = {
+            task.id: memo_keys.key(
+                self._bases[task.id], (values[source][index] for source, index in task.inputs)
+            )
+            for task in tasks
+            if task.id in self._bases
+        }
+        known = self._store.recall(set(keys.values()))
+        files = self._store.files(known.values()) if known else {}
+        for task, key in list(keys.items()):
+            hit = known.get(key)
+            if hit is None:
+                continue
+            if hit not in files:
+                hits[task] = hit
+                continue
+            look = self._thread.submit(unchanged, files[hit])
+            look.add_done_callback(partial(self._have_looked, task, key))
+            del keys[task]
+        return keys
+
+    def _have_looked(self, task: int, key: bytes, look: Future[bool]) -> None:
+        good = not look.cancelled() and look.exception() is None and look.result()
+        self._looked.append((task, key, good))
+        self._notify()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown(cancel_futures=True)

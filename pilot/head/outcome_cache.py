@@ -1,0 +1,159 @@
+"""How tasks have ended, for those that need to know: their dependents, and clients.
+
+The last outcomes are in memory, also those that are not committed yet; others are read from the
+database.
+
+Invariants
+----------
+- What is forgotten here is committed, so it can be read again.
+- What is kept is bounded by number and by bytes, but for what one commit may bring.
+- Of a session that has ended nothing is kept once its end is committed.
+- A dependent sees a failure that is to be ignored as a good end, with the default as its values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from pilot.errors import ResultError
+from pilot.head.core.core import default_values
+from pilot.head.core.retry import ABORTED, COMPLETED, FAILED, TIMED_OUT
+from pilot.head.store.store import Store
+from pilot.model.ids import session_of, task_label
+from pilot.model.tasks import TaskFailure, TaskOutcome
+from pilot.model.values import Value
+
+#: So many of the last outcomes, and of such size, are kept in memory.
+RECENT, RECENT_BYTES = 50_000, 64 << 20
+#: What an outcome takes besides its values, about.
+_OUTCOME_BYTES = 500
+#: States that ``on_failure="ignore"`` makes good for dependents.
+_FAILURES = (FAILED, TIMED_OUT, ABORTED)
+
+
+class Outcomes:
+    """The outcomes of all tasks that have ended."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        #: The last ones, oldest first.
+        self._recent: dict[int, TaskOutcome] = {}
+        self._bytes = 0
+        #: Sessions that have ended, of which something may be kept.
+        self._closed: set[int] = set()
+
+    def keep(self, outcome: TaskOutcome) -> None:
+        """Keep how a task has ended, which may not be committed yet."""
+        self._recent[outcome.task] = outcome
+        self._bytes += _size(outcome)
+
+    def forget(self, task: int) -> None:
+        """Read again, when it is asked for, how a task has ended: its result was deleted."""
+        outcome = self._recent.pop(task, None)
+        if outcome is not None:
+            self._bytes -= _size(outcome)
+
+    def forget_all(self) -> None:
+        """Read everything again when it is asked for. All has to be committed."""
+        self._recent.clear()
+        self._bytes = 0
+
+    def close(self, session: int) -> None:
+        """Forget the tasks of a session that has ended, when that is committed."""
+        self._closed.add(session)
+
+    def trim(self, uncommitted: Callable[[], Iterable[int]]) -> None:
+        """Forget the oldest where a bound is exceeded twice, down to it; right after a commit.
+
+        Parameters
+        ----------
+        uncommitted
+            Gives the tasks that have ended since that commit began: they are not in the database
+            yet.
+        """
+        recent = self._recent
+        if self._closed:
+            self._forget_closed(set(uncommitted()))
+        if len(recent) <= 2 * RECENT and self._bytes <= 2 * RECENT_BYTES:
+            return
+        kept = set(uncommitted())
+        for task in list(recent):
+            if task in kept or (len(recent) <= RECENT and self._bytes <= RECENT_BYTES):
+                return
+            self.forget(task)
+
+    def _forget_closed(self, uncommitted: set[int]) -> None:
+        closed = self._closed
+        ended = [task for task in self._recent if session_of(task) in closed]
+        self._closed = {session_of(task) for task in ended if task in uncommitted}
+        for task in ended:
+            if task not in uncommitted:
+                self.forget(task)
+
+    def states(self, tasks: set[int]) -> dict[int, str]:
+        """The states of those of the tasks that have ended, as their dependents see them."""
+        states = {task: self._recent[task].state for task in tasks if task in self._recent}
+        if unknown := tasks - states.keys():
+            states.update(self._store.states(unknown))
+        for task, state in states.items():
+            if state in _FAILURES:
+                states[task] = self._seen(TaskOutcome(task, state)).state
+        return states
+
+    def values(self, tasks: set[int]) -> dict[int, tuple[Value, ...]]:
+        """The values of those of the tasks that have ended, as their dependents see them.
+
+        Raises
+        ------
+        ResultError
+            One has none: its row in the database is damaged.
+        """
+        seen = self.seen(tasks)
+        for outcome in seen.values():
+            if outcome.failure is not None and not outcome.values:
+                raise ResultError(
+                    f"a result that it needs cannot be read: {outcome.failure.message}"
+                )
+        return {task: outcome.values for task, outcome in seen.items()}
+
+    def seen(self, tasks: set[int]) -> dict[int, TaskOutcome]:
+        """How those of the tasks that have ended have ended, as their dependents see it."""
+        return {outcome.task: self._seen(outcome) for outcome in self._of(tasks)}
+
+    def told(self, tasks: Iterable[int]) -> list[TaskOutcome]:
+        """How tasks have ended, as clients are told.
+
+        One that was never accepted, and that its client has given up, is said to be unknown,
+        rather than nothing.
+        """
+        outcomes = {outcome.task: outcome for outcome in self._of(set(tasks))}
+        return [outcomes.get(task) or _unknown(task) for task in tasks]
+
+    def _of(self, tasks: set[int]) -> list[TaskOutcome]:
+        found = [self._recent[task] for task in tasks if task in self._recent]
+        if len(found) < len(tasks):
+            found += self._store.results(task for task in tasks if task not in self._recent)
+        return found
+
+    def _seen(self, outcome: TaskOutcome) -> TaskOutcome:
+        if outcome.state not in _FAILURES:
+            return outcome
+        template = self._store.template_of(outcome.task)
+        if template.on_failure != "ignore":
+            return outcome
+        return TaskOutcome(outcome.task, COMPLETED, default_values(template))
+
+
+def _size(outcome: TaskOutcome) -> int:
+    size = _OUTCOME_BYTES
+    for value in outcome.values:
+        size += len(value.payload)
+    failure = outcome.failure
+    if failure is not None:
+        size += len(failure.exception) + len(failure.message) + len(failure.detail)
+    return size
+
+
+def _unknown(task: int) -> TaskOutcome:
+    failure = TaskFailure("unknown", f"task {task_label(task)} does not exist")
+    return TaskOutcome(task, "FAILED", failure=failure)

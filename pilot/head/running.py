@@ -1,0 +1,56 @@
+"""The head that runs at a site, as others see it: where it is, and whether it lives."""
+
+from __future__ import annotations
+
+import time
+
+from pilot.head.lease import Silence
+from pilot.head.lease_files import has_run_out
+from pilot.site import Site
+from pilot.wire.discovery import HeadAddress, read_address
+
+#: The exit status of a head that the file system has failed, maybe for a moment, at its start.
+TRY_AGAIN = 75
+#: Who waits for another process to start the head looks so often whether it is there, in seconds.
+LOOK_S = 0.25
+
+
+def find_head(site: Site, dead: int = 0) -> HeadAddress | None:
+    """Return the head of the site, or None where there is none, as far as that can be seen at once.
+
+    A head of which this machine cannot tell whether its process lives counts as long as it renews
+    its lease. Whether it may be followed is decided, in the end, by who would follow it.
+
+    Parameters
+    ----------
+    dead
+        Heads of this epoch and of earlier ones are known not to live.
+    """
+    address = read_address(site.address_file)
+    if (
+        address is None
+        or address.epoch <= dead
+        or address.is_dead()
+        or not address.is_of(site.directory)
+        or has_run_out(site.lease_file, site.config.lease.expire_s)
+    ):
+        return None
+    return address
+
+
+def silence_of(site: Site) -> Silence:
+    """Return what tells whether the head of a site lives, for one that hears nothing of it."""
+    lease = site.config.lease
+    return Silence(site.lease_file, lease.expire_s, lease.renew_s)
+
+
+def lives(site: Site, address: HeadAddress) -> bool:
+    """Watch whether a head lives: at once, where its process can be seen from here."""
+    if address.is_here():
+        return not address.is_dead()
+    silence = silence_of(site)
+    while not silence.has_ended(address.epoch):
+        if silence.moved:
+            return True
+        time.sleep(LOOK_S)
+    return False

@@ -1,0 +1,270 @@
+"""What clients ask for sessions and results: open, pause, stop, close, purge, delete.
+
+Invariants
+----------
+- What is changed here is read from the database first, and all that happened before is in it.
+- No result is deleted that an unfinished task still needs, and no session that has not ended.
+- What is deleted in the database is removed from the disk by the janitor, at some time later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import msgspec
+
+from pilot import limits
+from pilot.errors import PilotError
+from pilot.head.connections import Handler
+from pilot.head.core import events as ev
+from pilot.head.core.leaving import Leaving, lives
+from pilot.head.core.numbering import FIRST_BLOCK
+from pilot.head.core.retry import COMPLETED
+from pilot.head.janitor import Janitor, who_needs
+from pilot.head.shell import Shell
+from pilot.head.store.store import SessionRow
+from pilot.model.ids import task_label
+from pilot.model.tasks import SessionInfo
+from pilot.model.values import Value
+from pilot.site import Site
+from pilot.wire import messages as m
+
+#: Under which name the database knows the sessions that were closed since everybody had left.
+_LEFT = "left_sessions"
+#: Those of which there may be data, and no more unfinished tasks.
+_ENDED = ("CLOSED", "PURGED")
+
+
+#: A weight of which no other one could be a share any more.
+_MOST_WEIGHT = 1e9
+
+
+class Control:
+    """Changes sessions, and deletes what there is of them.
+
+    Parameters
+    ----------
+    site
+        The site.
+    shell
+        The core and what belongs to it.
+    janitor
+        Removes files.
+    """
+
+    def __init__(self, site: Site, shell: Shell, janitor: Janitor) -> None:
+        self._site = site
+        self._shell = shell
+        self._store = shell.store
+        self._commits = shell.commits
+        self._janitor = janitor
+        self._leaving = Leaving(site.config.head.session_idle_s, shell.store.meta(_LEFT) or "")
+        self.handlers: Mapping[type, Handler] = {
+            m.OpenSession: self._open,
+            m.ControlSession: self._change,
+            m.DeleteResults: self._delete_results,
+        }
+
+    def _open(self, peer: bytes, message: m.OpenSession, now: float) -> None:
+        session = message.session
+        if session:
+            self._rejoin(session, now)
+            row = self._row(session)
+            if row.state != "OPEN":
+                raise PilotError(f"session {session} is {row.state}: it takes no more tasks")
+            options = row.options
+        else:
+            if not 0 < message.weight <= _MOST_WEIGHT:
+                raise PilotError(
+                    f"weight={message.weight}: give a number above 0, up to {_MOST_WEIGHT:g}"
+                )
+            _refuse_if_large(message)
+            session = self._store.add_session(message, now)
+            options = message.options
+            info = SessionInfo(session, message.name, message.environment)
+            self._shell.assignments.open(info, {})
+            self._shell.apply(ev.SessionOpened(session, message.weight, message.priority), now)
+        block = self._shell.numbers.block(session, FIRST_BLOCK)
+        self._shell.peers.give(peer, *block)
+        # Not before the log has it, too.
+        self._commits.tell(peer, m.Reply(message.request, [session, options, *block]))
+
+    def _row(self, session: int) -> SessionRow:
+        row = self._store.session(session)
+        if row is None:
+            raise PilotError(f"there is no session {session}; `pilot session list` shows them")
+        return row
+
+    def _change(self, peer: bytes, message: m.ControlSession, now: float) -> None:
+        session, verb = message.session, message.verb
+        self._commits.flush(now)  # what it was told just before is in the row, too
+        row = self._row(session)
+        if verb in ("purge", "delete"):
+            self._remove(row, verb)
+        elif verb == "reopen":
+            self._reopen(row, now)
+        elif verb == "rejoin":
+            self._rejoin(session, now)
+        elif row.state in _ENDED:
+            if verb != "close":
+                raise PilotError(f"session {session} is {row.state}: it cannot {verb}")
+        else:
+            row = _changed(row, verb)
+            if verb in ("pause", "resume"):
+                self._commits.batch.pause_session(session, row.paused)
+            else:
+                self._commits.batch.end_session(session, row.state, None)
+            self._shell.apply(opened(row), now)
+        self._commits.tell(peer, m.Reply(message.request, True))
+
+    def close_left(self, now: float) -> None:
+        """Close the sessions that everybody has left, after a while."""
+        peers = self._shell.peers
+        due = self._leaving.due(
+            self._shell.core.sessions,
+            lambda session: lives(peers.heard, peers.members.get(session, ()), now),
+            now,
+        )
+        for session in due:
+            if (row := self._store.session(session)) is not None and row.state not in _ENDED:
+                row = _changed(row, "close")
+                self._commits.batch.end_session(session, row.state, None)
+                self._shell.apply(opened(row), now)
+        if due:
+            self._leaving.closed(due)
+            self._store.set_meta(_LEFT, self._leaving.text)
+
+    def _rejoin(self, session: int, now: float) -> None:
+        """Open a session again that was closed since everybody had left it."""
+        if session not in self._leaving:
+            return
+        self._commits.flush(now)
+        row = self._row(session)
+        if row.state == "CLOSED":
+            self._reopen(row, now)
+            # Who comes back may refer to what it has sent before.
+            templates = self._store.templates(session)
+            self._shell.apply(ev.TasksRestored(templates, []), now)
+            self._commits.flush(now)
+        self._leaving.opened(session)
+        self._store.set_meta(_LEFT, self._leaving.text)
+
+    def _reopen(self, row: SessionRow, now: float) -> None:
+        """Have a session that has ended take tasks again."""
+        if row.state == "OPEN":
+            return
+        if row.state != "CLOSED":
+            wait = f"; wait for its end: `pilot session wait {row.id}`"
+            raise PilotError(
+                f"session {row.id} is {row.state}: it cannot take tasks again"
+                + (wait if row.state == "CLOSING" else "")
+            )
+        row = row._replace(state="OPEN", paused=False)
+        info = SessionInfo(row.id, row.name, row.environment)
+        self._shell.assignments.open(info, self._store.functions(row.id))
+        self._commits.batch.pause_session(row.id, False)
+        self._commits.batch.end_session(row.id, "OPEN", None)
+        self._shell.apply(opened(row), now)
+
+    def _remove(self, row: SessionRow, verb: str) -> None:
+        """Delete a session's data, or all that is known of it."""
+        if row.state not in _ENDED:
+            raise PilotError(
+                f"session {row.id} is {row.state}; "
+                + (
+                    f"wait for its end (`pilot session wait {row.id}`)"
+                    if row.state == "CLOSING"
+                    else "close it and let it end"
+                )
+                + f", or cancel it, before you {verb} it"
+            )
+        core = self._shell.core
+        inputs = {ref[0] for task in core.tasks.values() for ref in task.inputs}
+        needed = dict.fromkeys(self._store.tasks_of(row.id, inputs), ())
+        self._refuse_if_needed(needed, f"session {row.id}", verb)
+        directories = [
+            (above / str(row.id)).relative_to(self._site.directory).as_posix()
+            for above in (self._site.results, self._site.checkpoints)
+        ]
+        if verb == "purge":
+            garbage = self._store.purge(row.id, directories)
+            if row.state != "PURGED":
+                core.log.other("session", "PURGED", row.id, self._shell.machine.now())
+        else:
+            garbage = self._store.delete(row.id, directories)
+            core.log.other("session", "DELETED", row.id, self._shell.machine.now(), row.name)
+        self._janitor.add(garbage)
+        # What is remembered may be of this session; the rest is read again when it is needed.
+        self._shell.outcomes.forget_all()
+
+    def _delete_results(self, peer: bytes, message: m.DeleteResults, now: float) -> None:
+        self._commits.flush(now)
+        known = self._store.states(message.tasks)
+        for task in message.tasks:
+            label = task_label(task)
+            if task not in known:
+                raise PilotError(f"task {label} does not exist; nothing was deleted")
+            if task in self._shell.core.tasks:
+                raise PilotError(
+                    f"task {label} has not ended; nothing was deleted. Cancel it, or wait for it"
+                )
+        outcomes = self._store.results(message.tasks)
+        values = {outcome.task: outcome.values for outcome in outcomes}
+        self._refuse_if_needed(values, "its result", "delete")
+        self._janitor.add(self._store.delete_results(message.tasks))
+        for task in message.tasks:
+            self._shell.outcomes.forget(task)
+        count = sum(outcome.state == COMPLETED for outcome in outcomes)
+        self._shell.send(peer, m.Reply(message.request, count))
+
+    def _refuse_if_needed(
+        self, deleted: Mapping[int, Collection[Value]], what: str, verb: str
+    ) -> None:
+        needed = who_needs(self._shell.core.tasks.values(), self._store.owing(), deleted)
+        if needed is not None:
+            unfinished, source = map(task_label, needed)
+            raise PilotError(
+                f"task {unfinished} still needs the result of task {source}; nothing was deleted. "
+                f"Cancel it, or wait for it, before you {verb} {what}"
+            )
+
+
+def _refuse_if_large(message: m.OpenSession) -> None:
+    for what, size, limit in (
+        ("its name", len(message.name.encode(errors="replace")), limits.NAME_BYTES),
+        ("its default options", len(message.options), limits.OPTIONS_BYTES),
+        (
+            "its variables and module search path",
+            len(msgspec.msgpack.encode(message.environment)),
+            limits.OPTIONS_BYTES,
+        ),
+    ):
+        if size > limit:
+            raise PilotError(
+                f"the session is not opened: {what} would be {size / 2**10:.0f} KiB, and "
+                f"{limit / 2**10:.0f} KiB is the most"
+            )
+
+
+def opened(row: SessionRow, restored: bool = False) -> ev.SessionOpened:
+    """What the core is told of a session that is in the database."""
+    return ev.SessionOpened(
+        row.id,
+        row.weight,
+        row.priority,
+        closed=row.state == "CLOSING",
+        stopped=row.state == "STOPPED",
+        paused=row.paused,
+        restored=restored,
+    )
+
+
+def _changed(row: SessionRow, verb: str) -> SessionRow:
+    """What a session becomes."""
+    if verb in ("pause", "resume"):
+        return row._replace(paused=verb == "pause")
+    if verb == "stop":
+        return row._replace(state=row.state if row.state == "CLOSING" else "STOPPED")
+    if verb == "close":
+        return row._replace(state="CLOSING")
+    raise PilotError(f"a session knows no {verb!r}")

@@ -1,0 +1,123 @@
+-- The tables of tasks.db. One writer: the head. Times are seconds since the epoch.
+
+CREATE TABLE meta (
+    key   TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+
+-- A task id is (session << 32) | n. No session gets the id of one that was deleted.
+CREATE TABLE sessions (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    name        TEXT NOT NULL,
+    state       TEXT NOT NULL,              -- OPEN, STOPPED, CLOSING, CLOSED, PURGED
+    paused      INTEGER NOT NULL DEFAULT 0,
+    weight      REAL NOT NULL,
+    priority    INTEGER NOT NULL,
+    options     BLOB NOT NULL,              -- default options of its tasks, for clients
+    environment BLOB NOT NULL,
+    created     REAL NOT NULL,
+    ended       REAL,
+    numbers     INTEGER NOT NULL DEFAULT 0  -- of tasks, up to this one, are given away
+);
+
+CREATE TABLE functions (
+    session INTEGER NOT NULL,
+    digest  BLOB NOT NULL,
+    payload BLOB NOT NULL,
+    PRIMARY KEY (session, digest)
+) WITHOUT ROWID;
+
+CREATE TABLE templates (
+    id      INTEGER PRIMARY KEY,
+    session INTEGER NOT NULL,
+    name    TEXT NOT NULL,
+    kind    TEXT NOT NULL,
+    pool    TEXT NOT NULL,
+    detail  BLOB NOT NULL                   -- the template as it is sent
+);
+CREATE INDEX templates_of_session ON templates (session, name);
+
+CREATE TABLE tasks (
+    id       INTEGER PRIMARY KEY,
+    session  INTEGER NOT NULL,
+    template INTEGER NOT NULL,
+    parent   INTEGER NOT NULL DEFAULT 0,    -- the task that submitted it; 0: a client
+    ordinal  INTEGER NOT NULL DEFAULT 0,    -- of a detached child: which one of its parent
+    state    TEXT NOT NULL,                 -- READY stands for PENDING, ASSIGNED and RUNNING too
+    created  REAL NOT NULL,
+    ended    REAL,
+    payload  BLOB,                          -- arguments
+    inputs   BLOB,                          -- the results that they refer to
+    digest   BLOB,                          -- of arguments whose payload does not tell them
+    result   BLOB,                          -- values, or the failure
+    delegated BLOB,                         -- of a DELEGATED task: values, and who has the others
+    attempts INTEGER NOT NULL DEFAULT 0,
+    errors   INTEGER NOT NULL DEFAULT 0,
+    crashes  INTEGER NOT NULL DEFAULT 0,
+    error    TEXT,                          -- class of the error that ended it
+    pool     TEXT,                          -- of the pilot that had its last attempt
+    ran      REAL,                          -- seconds that its last attempt took
+    memo     BLOB,                          -- the key by which its results are found again
+    files    BLOB,                          -- what must be there for that, as it was
+    retry_of INTEGER                        -- the failed task whose place it takes
+);
+-- Everything that tasks are found, counted and sorted by: no such question reads the rows, which are
+-- wide. What a new head has to read, too: READY and DELEGATED are what is unfinished.
+CREATE INDEX tasks_listed ON tasks (session, state, id, template, created, ended, ran, pool, error);
+CREATE INDEX tasks_by_memo ON tasks (memo) WHERE memo IS NOT NULL;
+CREATE INDEX tasks_retried ON tasks (retry_of) WHERE retry_of IS NOT NULL;
+CREATE UNIQUE INDEX tasks_detached ON tasks (parent, ordinal) WHERE ordinal > 0;
+
+-- Everything that has come into another state, in order. A row holds what one transaction has of
+-- one session (0: of none): the events `first`, `first` + 1, … as `pilot.head.core.events.Change`s.
+CREATE TABLE events (
+    first   INTEGER PRIMARY KEY,
+    count   INTEGER NOT NULL,
+    session INTEGER NOT NULL,
+    changes BLOB NOT NULL
+);
+CREATE INDEX events_of_session ON events (session, first);
+
+CREATE TABLE attempts (
+    task      INTEGER NOT NULL,
+    number    INTEGER NOT NULL,
+    outcome   TEXT NOT NULL,
+    pilot     TEXT NOT NULL,
+    node      TEXT NOT NULL,
+    created   REAL, ready   REAL, assigned REAL, received REAL, fetched REAL,
+    started   REAL, ended   REAL, reported REAL, committed REAL,
+    failure   BLOB,
+    logs      BLOB,
+    PRIMARY KEY (task, number)
+) WITHOUT ROWID;
+
+-- Results that a task has of another one: of a child, or of the same work in an earlier run. The file
+-- `path` and what is `name` in it stay as long as anybody has them.
+CREATE TABLE borrowed (
+    path TEXT NOT NULL,
+    name TEXT NOT NULL,
+    task INTEGER NOT NULL,                  -- who borrows
+    PRIMARY KEY (path, name, task)
+) WITHOUT ROWID;
+CREATE INDEX borrowed_by ON borrowed (task);
+
+-- What is deleted, and still on the disk: `name` in the file `path`; without a name a directory.
+CREATE TABLE garbage (
+    path TEXT NOT NULL,
+    name TEXT NOT NULL,
+    PRIMARY KEY (path, name)
+) WITHOUT ROWID;
+CREATE INDEX garbage_directories ON garbage (path) WHERE name = '';
+
+CREATE TABLE pilots (
+    name      TEXT PRIMARY KEY,
+    pool      TEXT NOT NULL,
+    nodes     INTEGER NOT NULL,
+    walltime  REAL NOT NULL,
+    state     TEXT NOT NULL,                -- INTENDED, QUEUED, RUNNING, ENDED
+    job       TEXT,                         -- the batch system's id, once it answered
+    reason    TEXT NOT NULL,                -- why it was asked for, later why it ended
+    created   REAL NOT NULL,
+    submitted REAL, started REAL, ended REAL
+) WITHOUT ROWID;
+CREATE INDEX pilots_alive ON pilots (name) WHERE ended IS NULL;

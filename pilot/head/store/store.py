@@ -1,0 +1,1015 @@
+"""The database: every session, task, attempt and pilot in one SQLite file, and one writer.
+
+What the head's loop collects in a turn is written as one `Batch` in one transaction (group commit).
+The rows are put in by the loop's own thread, since SQLite gives Python's lock away at every row and
+two busy threads would wait for each other there; only COMMIT, which waits for the disk, runs in
+a thread of its own. So the loop goes on while the disk works. A disk that has been quicker lately
+than the way to another thread and back is waited for.
+
+Invariants
+----------
+- Nobody else opens the file: the lease comes before, ``locking_mode=EXCLUSIVE`` holds it.
+- Nothing in a batch is told to anybody before its commit is done.
+- A batch whose commit fails (disk full, I/O error) is rolled back, kept, and written again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+import re
+import sqlite3
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from pilot.errors import DiskFullError, HeadError, PilotError, StorageError
+from pilot.head.core.events import Attempt, Change, Delegated, Ended, Restored
+from pilot.head.core.retry import FAILED
+from pilot.head.core.state import Task
+from pilot.head.machine import HERE, Machine
+from pilot.head.store.unfit import NOT_WRITTEN, LeftOut, put_apart
+from pilot.model.bounds import UNREADABLE
+from pilot.model.ids import NUMBERS, Ref, task_label
+from pilot.model.tasks import (
+    Completion,
+    Environment,
+    FileStamp,
+    Function,
+    LogSpan,
+    TaskFailure,
+    TaskOutcome,
+    TaskSpec,
+    Template,
+)
+from pilot.model.values import Value
+from pilot.wire.messages import OpenSession
+
+log = logging.getLogger("pilot.head")
+
+SCHEMA_VERSION = 4
+#: Tells tools such as `file` that this is a database of Pilot ("Pilt").
+APPLICATION_ID = 0x50696C74
+
+#: What reading a damaged row raises.
+DAMAGED: tuple[type[Exception], ...] = (
+    *UNREADABLE,
+    sqlite3.OperationalError,
+    LookupError,
+    TypeError,
+)
+
+#: Why a copy of a database has no pilots.
+COPIED = "the database is a copy, to which the pilots of the original do not belong"
+
+#: A commit that is expected to take no longer is waited for, in seconds.
+QUICK_S = 0.0005
+#: How long until a statement is tried again that has failed for a moment, in seconds.
+PAUSES_S = (0.01, 0.1)
+#: What a row takes in memory besides its texts, about.
+ROW_BYTES = 500
+#: So many pages of 4 KiB are given back at a time: less than 0.1 s of work.
+SHRINK_PAGES = 1000
+
+_HERE = Path(__file__).parent
+
+
+def _new_identity() -> str:
+    return uuid.uuid4().hex
+
+
+def _facts() -> str:
+    """Return the statements that say what the file is, for Pilot and for other tools."""
+    return f"""
+        INSERT OR IGNORE INTO meta (key, value)
+        VALUES ('schema', '{SCHEMA_VERSION}'), ('identity', '{_new_identity()}');
+        PRAGMA application_id = {APPLICATION_ID};
+        PRAGMA user_version = {SCHEMA_VERSION};
+    """
+
+
+def open_error(path: Path, error: sqlite3.Error) -> HeadError:
+    """Return the error of a database that cannot be opened."""
+    if "full" in str(error):
+        return DiskFullError(
+            f"no head can start: the disk of {path} is full ({error}); make room there, nothing is "
+            "lost"
+        )
+    return HeadError(f"the database {path} cannot be opened: {error}; {_advice(error)}")
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether it is the file system that fails, maybe for a moment."""
+    said = str(error)
+    return isinstance(error, sqlite3.OperationalError) and (
+        "disk I/O error" in said or "unable to open database file" in said
+    )
+
+
+def _advice(error: sqlite3.Error) -> str:
+    text = str(error)
+    if "locked" in text:
+        return (
+            "another program has it open, or an old head hangs on another machine (head.log says "
+            "where it ran): end that"
+        )
+    if "I/O" in text:
+        return (
+            "the disk or the file server fails, or the file system there has no locks (NFS: is "
+            "lockd running? Lustre: mount it with flock)"
+        )
+    if isinstance(error, sqlite3.OperationalError):
+        return "see that the file and its directory can be written"
+    return "if it is damaged, move it away (keep it) and put a backup in its place"
+
+
+def _load_queries(text: str) -> dict[str, str]:
+    """Split ``-- name: x`` sections into statements."""
+    parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)[1:]
+    return {name: sql.strip() for name, sql in zip(parts[::2], parts[1::2], strict=True)}
+
+
+QUERIES = _load_queries((_HERE / "queries.sql").read_text())
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_result = msgspec.msgpack.Decoder(tuple[tuple[Value, ...], TaskFailure | None]).decode
+_decode_inputs = msgspec.msgpack.Decoder(tuple[tuple[int, int], ...]).decode
+_decode_delegated = msgspec.msgpack.Decoder(tuple[tuple[Value, ...], dict[int, Ref]]).decode
+_decode_template = msgspec.msgpack.Decoder(Template).decode
+_decode_environment = msgspec.msgpack.Decoder(Environment).decode
+_decode_failure = msgspec.msgpack.Decoder(TaskFailure).decode
+_decode_files = msgspec.msgpack.Decoder(tuple[FileStamp, ...]).decode
+_decode_changes = msgspec.msgpack.Decoder(list[Change]).decode
+_decode_logs = msgspec.msgpack.Decoder(tuple[LogSpan, ...]).decode
+
+#: Most results have no failure and one small value: their encoding without the encoder's set-up.
+_NO_VALUES = _encode(((), None))
+
+
+class SessionRow(NamedTuple):
+    """A session as the database has it."""
+
+    id: int
+    name: str
+    #: OPEN, STOPPED, CLOSING, CLOSED or PURGED.
+    state: str
+    paused: bool
+    weight: float
+    priority: int
+    options: bytes
+    environment: Environment
+
+
+def _session_row(row: tuple[Any, ...]) -> SessionRow:
+    session, name, state, paused, weight, priority, options, environment = row
+    return SessionRow(
+        session,
+        name,
+        state,
+        bool(paused),
+        weight,
+        priority,
+        options,
+        _decode_environment(environment),
+    )
+
+
+class Garbage(NamedTuple):
+    """What was deleted, and is to be removed from the disk."""
+
+    #: A file, or with an empty `name` a directory; relative to the site directory.
+    path: str
+    #: The value in the file.
+    name: str
+    #: Values in files of the directory that others still have: path and name.
+    kept: frozenset[tuple[str, str]] = frozenset()
+
+
+class Batch:
+    """What is to be written in one transaction."""
+
+    def __init__(self) -> None:
+        self.functions: list[tuple[int, bytes, bytes]] = []
+        self.templates: list[tuple[int, int, str, str, str, bytes]] = []
+        self.tasks: list[tuple[object, ...]] = []
+        self.events: list[tuple[int, int, int, bytes]] = []
+        self.delegated: list[tuple[bytes, int]] = []
+        self.ends: list[tuple[object, ...]] = []
+        self.borrowed: list[tuple[str, str, int]] = []
+        self.swept: list[dict[str, str]] = []
+        self.attempts: list[tuple[object, ...]] = []
+        self.counts: list[tuple[int, int, int, int]] = []
+        self.late: list[tuple[int, int]] = []
+        self.sessions: list[dict[str, object]] = []
+        self.paused: list[dict[str, object]] = []
+        #: What to do once this is committed.
+        self.after: list[Callable[[], None]] = []
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.tasks
+            or self.ends
+            or self.attempts
+            or self.sessions
+            or self.paused
+            or self.functions
+            or self.templates
+            or self.swept
+            or self.after
+        )  # what is delegated comes with its attempt; events alone can wait for others
+
+    def size(self, skipped: Sequence[int] = (0, 0, 0, 0)) -> tuple[int, tuple[int, ...]]:
+        """What it takes in memory, about, in bytes, and the numbers of rows that this is of.
+
+        Parameters
+        ----------
+        skipped
+            The numbers of rows that were looked at before, and are not again.
+        """
+        size = 0
+        lists: tuple[list[Any], ...] = (self.functions, self.tasks, self.ends, self.attempts)
+        for rows, first in zip(lists, skipped, strict=True):
+            for row in itertools.islice(rows, first, None):
+                size += ROW_BYTES
+                for value in row:
+                    if isinstance(value, bytes | str):
+                        size += len(value)
+        return size, tuple(map(len, lists))
+
+    def extend(self, later: Batch) -> None:
+        """Take in what came after this batch."""
+        for name in vars(self):
+            getattr(self, name).extend(getattr(later, name))
+
+    def add_functions(self, session: int, functions: Iterable[Function]) -> None:
+        """Functions of a session."""
+        self.functions.extend((session, f.digest, f.payload) for f in functions)
+
+    def add_templates(self, templates: Iterable[Template]) -> None:
+        """Templates of a session."""
+        self.templates.extend(
+            (t.id, t.session, t.name, t.kind, t.pool, _encode(t)) for t in templates
+        )
+
+    def add_tasks(self, accepted: Iterable[tuple[TaskSpec, Task, int]]) -> None:
+        """Tasks that were taken on."""
+        self.tasks.extend(
+            (
+                spec.id,
+                task.template.session,
+                spec.template,
+                parent,
+                spec.ordinal,
+                task.created_at,
+                spec.payload,
+                _encode(spec.inputs) if spec.inputs else None,
+                spec.digest or None,
+                spec.retry_of or None,
+            )
+            for spec, task, parent in accepted
+        )
+
+    def add_swept(self, swept: Iterable[tuple[str, str]]) -> None:
+        """Garbage, as path and name, that is gone from the disk."""
+        self.swept.extend({"path": path, "name": name} for path, name in swept)
+
+    def add_ends(self, ended: Sequence[Ended]) -> None:
+        """Final states, with the values or the failure."""
+        self.borrowed.extend(
+            (value.path, value.name, end.task)
+            for end in ended
+            for value in end.values
+            if value.path and value.owner != end.task
+        )
+        self.ends.extend(
+            (
+                end.state,
+                end.at,
+                _encode((end.values, end.failure)),
+                end.failure.type if end.failure else None,
+                end.pool or None,
+                end.ran_s,
+                end.memo or None,
+                _encode(end.files) if end.files and end.memo else None,
+                end.task,
+            )
+            for end in ended
+        )
+
+    def ended_tasks(self) -> Iterable[int]:
+        """Return the tasks whose final states are in this batch."""
+        return (row[-1] for row in self.ends)  # type: ignore[misc]
+
+    def add_changes(self, changes: Sequence[Change], first: int) -> int:
+        """Events from number `first` on; returns the number of the next one."""
+        for session, alike in itertools.groupby(changes, lambda change: change.session):
+            row = list(alike)
+            count = sum(change.count for change in row)
+            self.events.append((first, count, session, _encode(row)))
+            first += count
+        return first
+
+    def add_delegated(self, delegated: Iterable[Delegated]) -> None:
+        """Tasks whose results are to come from children."""
+        self.delegated.extend((_encode((d.values, d.refs)), d.task) for d in delegated)
+
+    def add_attempts(self, attempts: Iterable[Attempt], now: float) -> None:
+        """Attempts that ended."""
+        for attempt in attempts:
+            c = attempt.completion
+            times = (attempt.created, attempt.ready, attempt.assigned)
+            self.attempts.append(_attempt_row(c, attempt.pilot, times, now))
+            self.counts.append((c.attempt, attempt.errors, attempt.crashes, c.task))
+
+    def add_late_attempts(self, late: Iterable[tuple[str, Completion]], now: float) -> None:
+        """Attempts of tasks that had ended before them."""
+        for pilot, completion in late:
+            row = _attempt_row(completion, pilot, (None, None, None), now)
+            self.attempts.append(row)
+            self.late.append((completion.attempt, completion.task))
+
+    def end_session(self, session: int, state: str, ended: float | None) -> None:
+        """A session changes its state."""
+        self.sessions.append({"id": session, "state": state, "ended": ended})
+
+    def pause_session(self, session: int, paused: bool) -> None:
+        """A session starts nothing any more, or does again."""
+        self.paused.append({"id": session, "paused": paused})
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+
+
+class Store:
+    """The open database.
+
+    Parameters
+    ----------
+    path
+        The database file; made where it does not exist.
+    journal
+        ``wal`` or ``truncate``; ``auto`` takes WAL where SQLite grants it.
+    guard
+        Called before anything is written; does not return where we may not write any more.
+    machine
+        Has the thread that commits, and tells the time.
+    connect
+        Opens the file.
+
+    Raises
+    ------
+    HeadError
+        The file is damaged, of a newer release, or cannot be opened.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        journal: str = "auto",
+        guard: Callable[[], None] = lambda: None,
+        machine: Machine = HERE,
+        connect: Callable[[Path], sqlite3.Connection] = _connect,
+    ) -> None:
+        self._path = path
+        self._guard = guard
+        self._clock, self._sleep = machine.now, machine.sleep
+        self._committer = machine.start_thread("commit")
+        self._committing: Future[None] | None = None
+        #: What commits have taken lately.
+        self._commit_s = 1.0
+        #: Whether there is space to be given back.
+        self._shrinks = False
+        try:
+            self._db = connect(path)
+            try:
+                self._open(journal)
+            except BaseException:
+                self._db.close()
+                raise
+        except sqlite3.Error as error:
+            raise open_error(path, error) from error
+
+    def _open(self, journal: str) -> None:
+        execute = self._db.execute
+        # Before the first access: then WAL needs no shared memory, which network file systems lack.
+        execute("PRAGMA locking_mode = EXCLUSIVE")
+        mode = "truncate" if journal == "truncate" else "wal"
+        # Only a new file takes this in: what is purged is given back.
+        execute("PRAGMA auto_vacuum = INCREMENTAL")
+        execute(f"PRAGMA journal_mode = {mode}").fetchone()
+        execute("PRAGMA synchronous = FULL")
+        execute("PRAGMA cache_size = -65536")
+        execute("PRAGMA wal_autocheckpoint = 4000")
+        tables = execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if not tables:
+            self._make()
+            return
+        verdict = execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+        version = self.schema_version()
+        if version != SCHEMA_VERSION:
+            raise HeadError(
+                f"the database {self._path} has schema version {version}, this release of Pilot "
+                f"knows {SCHEMA_VERSION}; use the release that wrote it, or another site directory"
+            )
+        if not self.identity:
+            # An earlier release made it, or was killed before it had.
+            self._db.executescript(f"BEGIN IMMEDIATE;\n{_facts()}\nCOMMIT;")
+
+    def _make(self) -> None:
+        """Make the tables, and say whose they are: all of that or nothing."""
+        schema = (_HERE / "schema.sql").read_text()
+        self._db.executescript(f"BEGIN IMMEDIATE;\n{schema}\n{_facts()}\nCOMMIT;")
+
+    def schema_version(self) -> int:
+        """The version of the tables; 0: not known."""
+        version = int(self.meta("schema") or 0)
+        if not version and not self._db.execute("SELECT count(*) FROM sessions").fetchone()[0]:
+            return SCHEMA_VERSION  # whoever made the tables was killed before it could say so
+        return version
+
+    @property
+    def identity(self) -> str:
+        """What tells this database from all others, also from one that was made in its place."""
+        return self.meta("identity") or ""
+
+    @property
+    def epoch(self) -> int:
+        """The highest epoch of a head that has opened it."""
+        return int(self.meta("epoch") or 0)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Note that the head of this epoch writes from now on."""
+        self.set_meta("epoch", str(epoch))
+
+    def become_another(self, now: float) -> None:
+        """Be a database of its own: it was copied with its site directory, pilots were not."""
+        self.set_meta("identity", _new_identity())
+        self.disown_pilots(now, COPIED)
+
+    def disown_pilots(self, now: float, why: str) -> None:
+        """Give up all pilots of before."""
+        self._now("disown_pilots", {"now": now, "why": why})
+
+    def back_up(self, target: Path, now: float) -> None:
+        """Write a copy of the database into a new file: what is committed, and nothing half.
+
+        The copy has an identity of its own. Where it is put in the place of the database, pilots
+        end that have later tasks.
+
+        Raises
+        ------
+        PilotError
+            There is such a file already, or it cannot be written.
+        """
+        self.join()
+        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            if target.exists():
+                raise PilotError(f"{target} exists already; give a file that does not")
+            partial.unlink(missing_ok=True)
+            self._db.execute("VACUUM INTO ?", (str(partial),))
+            partial.chmod(0o600)
+            copy = sqlite3.connect(partial, isolation_level=None)
+            try:
+                copy.execute(QUERIES["set_meta"], ("identity", _new_identity()))
+                copy.execute(QUERIES["disown_pilots"], {"now": now, "why": COPIED})
+            finally:
+                copy.close()
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.rename(target)
+        except (OSError, sqlite3.Error) as error:
+            raise PilotError(f"the backup {target} cannot be written: {error}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Wait for a commit under way and close the file."""
+        self.join()
+        self._committer.shutdown()
+        self._db.close()
+
+    # --- writing
+
+    def write(self, batch: Batch, done: Callable[[Exception | None], None]) -> None:
+        """Write a batch in one transaction, and call `done`, maybe from another thread, after it.
+
+        The caller writes no other batch before `done` was called; `done` gets the error where the
+        transaction failed and was rolled back.
+        """
+        self.join()
+        self._guard()
+        try:
+            self._put(batch)
+        except NOT_WRITTEN as error:
+            self._roll_back()
+            done(error)
+            return
+        if self._commit_s < QUICK_S:
+            self._commit(done)
+        else:
+            self._committing = self._committer.submit(self._commit, done)
+
+    def write_apart(self, batch: Batch) -> LeftOut:
+        """Write a batch in one transaction, without what the database does not take.
+
+        Raises
+        ------
+        sqlite3.Error
+            Nothing can be written now.
+        """
+        self.join()
+        self._guard()
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            left_out = put_apart(batch, lambda name, row: self._execute(QUERIES[name], row))
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+        return left_out
+
+    def _execute(self, statement: str, row: Any) -> None:
+        self._db.execute(statement, row)
+
+    def _put(self, batch: Batch) -> None:
+        many = self._db.executemany
+        self._db.execute("BEGIN IMMEDIATE")
+        if batch.functions:
+            many(QUERIES["add_functions"], batch.functions)
+        if batch.templates:
+            many(QUERIES["add_templates"], batch.templates)
+        if batch.tasks:
+            many(QUERIES["add_tasks"], batch.tasks)
+        if batch.attempts:
+            many(QUERIES["add_attempts"], batch.attempts)
+            many(QUERIES["count_attempts"], batch.counts)
+            many(QUERIES["count_late_attempts"], batch.late)
+        if batch.delegated:
+            many(QUERIES["delegate_tasks"], batch.delegated)
+        if batch.ends:
+            many(QUERIES["end_tasks"], batch.ends)
+        if batch.borrowed:
+            many(QUERIES["add_borrowed"], batch.borrowed)
+        if batch.swept:
+            many(QUERIES["remove_garbage"], batch.swept)
+        if batch.sessions:
+            many(QUERIES["set_session_state"], batch.sessions)
+        if batch.paused:
+            many(QUERIES["pause_session"], batch.paused)
+        if batch.events:
+            many(QUERIES["add_events"], batch.events)
+
+    def _commit(self, done: Callable[[Exception | None], None]) -> None:
+        start = self._clock()
+        try:
+            self._db.execute("COMMIT")
+            # A mean of the last few: a hiccup of a quick disk is soon forgotten.
+            self._commit_s += 0.2 * (self._clock() - start - self._commit_s)
+        except sqlite3.Error as error:
+            self._roll_back()
+            done(error)
+        else:
+            done(None)
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    def join(self) -> None:
+        """Wait for the commit under way, if there is one."""
+        if self._committing is not None:
+            self._committing.result()
+            self._committing = None
+
+    def _now(self, query: str, arguments: object) -> list[Any]:
+        """Run one statement that must be durable when it returns: rare things, such as pilots.
+
+        A file system that fails for a moment is asked again: what fails has changed nothing.
+        """
+        self.join()
+        for pause_s in PAUSES_S:
+            self._guard()
+            try:
+                return self._db.execute(QUERIES[query], arguments).fetchall()  # type: ignore[arg-type]
+            except sqlite3.OperationalError as error:
+                if not may_pass(error):
+                    raise
+                self._roll_back()
+                log.warning("the database: %s; trying again", error)
+            self._sleep(pause_s)
+        self._guard()
+        return self._db.execute(QUERIES[query], arguments).fetchall()  # type: ignore[arg-type]
+
+    def reserve(self, session: int, count: int) -> int:
+        """Give so many numbers of a session away, for good; returns the first.
+
+        Raises
+        ------
+        PilotError
+            There is no such session, or it has no more numbers.
+        """
+        if count > 0:
+            row: dict[str, object] = {"id": session, "count": count, "most": NUMBERS}
+            if found := self._now("reserve", row):
+                return int(found[0][0])
+        if self.session(session) is None:
+            raise PilotError(f"there is no session {session}; `pilot session list` shows them")
+        raise PilotError(
+            f"session {session} has no {count} numbers left for its tasks; open another one"
+        )
+
+    def release(self, session: int, first: int, count: int) -> None:
+        """Take unused numbers of a session back, if they are the last that were given."""
+        row: dict[str, object] = {"id": session, "first": first, "last": first + count - 1}
+        if first > 0 and count > 0:
+            self._now("release", row)
+
+    def add_session(self, message: OpenSession, now: float) -> int:
+        """Create a session; returns its id."""
+        row = {
+            "name": message.name,
+            "weight": message.weight,
+            "priority": message.priority,
+            "options": message.options,
+            "environment": _encode(message.environment),
+            "created": now,
+        }
+        return int(self._now("add_session", row)[0][0])
+
+    def purge(self, session: int, directories: Iterable[str]) -> list[Garbage]:
+        """Delete a session's arguments, results and functions; its records stay.
+
+        Parameters
+        ----------
+        directories
+            What is in these is garbage then, but for what tasks of other sessions have borrowed.
+
+        Returns
+        -------
+        list of Garbage
+            What may be removed from the disk, now or by a later head.
+        """
+        return self._remove(session, directories, "purge_tasks", "purge_functions", "purge_session")
+
+    def delete(self, session: int, directories: Iterable[str]) -> list[Garbage]:
+        """Delete all that is known of a session; otherwise as `purge`."""
+        return self._remove(
+            session,
+            directories,
+            "delete_attempts",
+            "delete_tasks",
+            "delete_templates",
+            "delete_events",
+            "purge_functions",
+            "delete_session",
+        )
+
+    def _remove(self, session: int, directories: Iterable[str], *queries: str) -> list[Garbage]:
+        who = {"id": session}
+
+        def remove() -> list[Garbage]:
+            borrowed = self._read("borrowed_by_session", who)
+            for query in ("return_of_session", *queries):
+                self._db.execute(QUERIES[query], who)
+            whole = (Value(0, path=directory) for directory in directories)
+            return self._add_garbage(whole) + self._add_garbage(
+                Value(0, path=path, name=name) for path, name in borrowed
+            )
+
+        return self._in_one(remove)
+
+    def delete_results(self, tasks: Sequence[int]) -> list[Garbage]:
+        """Delete the results of those of the tasks that are complete; their records stay.
+
+        Returns
+        -------
+        list of Garbage
+            What may be removed from the disk, now or by a later head.
+        """
+        these = {"tasks": json.dumps(list(tasks))}
+
+        def remove() -> list[Garbage]:
+            values = [value for outcome in self.results(tasks) for value in outcome.values]
+            for query in ("return_of_tasks", "delete_results"):
+                self._db.execute(QUERIES[query], these)
+            return self._add_garbage(value for value in values if value.path)
+
+        return self._in_one(remove)
+
+    def _in_one(self, action: Callable[[], list[Garbage]]) -> list[Garbage]:
+        """Delete things in one transaction."""
+        self.join()
+        self._guard()
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            garbage = action()
+            self._db.execute("COMMIT")
+        except sqlite3.Error:
+            self._roll_back()
+            raise
+        self._shrinks = True
+        return garbage
+
+    def shrink(self) -> None:
+        """After a deletion, give some of its space in the database back: call it again and again.
+
+        Raises
+        ------
+        sqlite3.Error
+            The file cannot be written now.
+        """
+        if not self._shrinks:
+            return
+        self.join()
+        self._guard()
+        # As a script: of a plain statement Python takes the first step alone, which is one page.
+        self._db.executescript(f"PRAGMA incremental_vacuum({SHRINK_PAGES})")
+        self._shrinks = self._db.execute("PRAGMA freelist_count").fetchone()[0] > 0
+        if not self._shrinks:
+            # Only then is the file shorter, and its journal, too.
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def _add_garbage(self, values: Iterable[Value]) -> list[Garbage]:
+        """Note what nobody has any more; returns it."""
+        rows: list[tuple[str, str]] = []
+        for value in values:
+            row = {"path": value.path, "name": value.name, "owner": value.owner}
+            rows.extend(self._db.execute(QUERIES["add_garbage"], row).fetchall())
+        return self._as_garbage(rows)
+
+    def garbage(self) -> list[Garbage]:
+        """Everything that was deleted, and is not known to be gone from the disk."""
+        return self._as_garbage(self._read("garbage"))
+
+    def _as_garbage(self, rows: list[tuple[str, str]]) -> list[Garbage]:
+        """Rows as what is to be removed: a file in a directory that is to go goes with that."""
+        directories = {path for (path,) in self._read("garbage_directories")}
+        due = dict.fromkeys(
+            (above, "") if (above := path.rpartition("/")[0]) in directories else (path, name)
+            for path, name in rows
+        )
+        return [
+            Garbage(
+                path,
+                name,
+                frozenset() if name else frozenset(self._read("borrowed_below", {"path": path})),
+            )
+            for path, name in due
+        ]
+
+    def add_pilot(self, row: dict[str, object]) -> None:
+        """Record the intent to submit a pilot, before it is submitted."""
+        self._now("add_pilot", row)
+
+    def set_pilot(self, row: dict[str, object]) -> None:
+        """Record what became of a pilot."""
+        self._now("set_pilot", row)
+
+    def set_meta(self, key: str, value: str) -> None:
+        """Keep a fact about the database itself."""
+        self._now("set_meta", (key, value))
+
+    # --- reading
+
+    def _read(self, query: str, arguments: object = ()) -> list[Any]:
+        return self._db.execute(QUERIES[query], arguments).fetchall()  # type: ignore[arg-type]
+
+    def rows(self, query: str, arguments: dict[str, object]) -> list[dict[str, Any]]:
+        """The rows of a query as dictionaries, for `pilot.head.queries`."""
+        cursor = self._db.execute(QUERIES[query], arguments)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def select(self, statement: str, arguments: dict[str, object]) -> list[Any]:
+        """Return the rows of a statement that `search` has put together for one question."""
+        return self._db.execute(statement, arguments).fetchall()
+
+    def meta(self, key: str) -> str | None:
+        """A fact about the database itself."""
+        rows = self._read("get_meta", (key,))
+        return str(rows[0][0]) if rows else None
+
+    def next_event(self) -> int:
+        """The number of the next event; the first is 1."""
+        return int(self._read("next_event")[0][0] or 1)
+
+    def events(self, since: int, session: int | None, rows: int) -> list[tuple[int, list[Change]]]:
+        """Rows of the log, from the one that event `since` is in: first event, and changes."""
+        query = "events" if session is None else "events_of_session"
+        found = self._read(query, {"since": since, "session": session, "rows": rows})
+        return [(first, _decode_changes(changes)) for first, changes in found]
+
+    def detached(self, parent: int, ordinal: int) -> int | None:
+        """The detached child of this number that a task has submitted before."""
+        rows = self._read("detached", (parent, ordinal))
+        return int(rows[0][0]) if rows else None
+
+    def recall(self, keys: Iterable[bytes]) -> dict[bytes, int]:
+        """Those of the keys under which a task has results, and the task."""
+        rows = ((key, self._read("recall", (key,))) for key in keys)
+        return {key: int(found[0][0]) for key, found in rows if found}
+
+    def files(self, tasks: Iterable[int]) -> dict[int, tuple[FileStamp, ...]]:
+        """The files that belong to the results of these tasks, of those that have any."""
+        rows = self._read("files_of", (json.dumps(list(tasks)),))
+        return {task: _decode_files(files) for task, files in rows}
+
+    def payloads(self, tasks: Sequence[int]) -> dict[int, bytes]:
+        """The arguments of tasks."""
+        return dict(self._read("payloads", (json.dumps(list(tasks)),)))
+
+    def owing(self) -> list[tuple[int, tuple[Value, ...], dict[int, Ref]]]:
+        """Tasks whose results are to come from children: values that they have, and who has others.
+
+        A child among these may have ended; its value is looked up by a new head.
+        """
+        return [(task, *_decode_delegated(row)) for task, row in self._read("owing_tasks")]
+
+    def last_sessions(self, limit: int) -> list[tuple[int, float | None]]:
+        """Sessions, and when they ended: those that are open, and those that ended last."""
+        return self._read("last_sessions", (limit,))
+
+    def created(self, tasks: Iterable[int]) -> dict[int, float]:
+        """When tasks were created."""
+        return dict(self._read("created", (json.dumps(list(tasks)),)))
+
+    def tasks_of(self, session: int, tasks: Iterable[int]) -> set[int]:
+        """Those of the tasks that are of this session."""
+        rows = self._read("tasks_of", {"id": session, "tasks": json.dumps(list(tasks))})
+        return {row[0] for row in rows}
+
+    def states(self, tasks: Iterable[int]) -> dict[int, str]:
+        """The states of those of the tasks that exist."""
+        return dict(self._read("states", (json.dumps(list(tasks)),)))
+
+    def results(self, tasks: Iterable[int]) -> list[TaskOutcome]:
+        """How those of the tasks that ended have ended; one with a damaged row has failed."""
+        return [
+            _outcome(task, state, result)
+            for task, state, result in self._read("results", (json.dumps(list(tasks)),))
+        ]
+
+    def functions(self, session: int) -> dict[bytes, Function]:
+        """All functions of a session, by digest."""
+        return {
+            digest: Function(digest, payload)
+            for digest, payload in self._read("functions_of", (session,))
+        }
+
+    def templates(self, session: int) -> list[Template]:
+        """All templates of a session."""
+        return [_decode_template(row[0]) for row in self._read("templates_of", (session,))]
+
+    def template_of(self, task: int) -> Template:
+        """The template of a task."""
+        with naming(task):
+            return _decode_template(self._read("template_of", (task,))[0][0])
+
+    def sessions(self) -> list[SessionRow]:
+        """The sessions that have not ended."""
+        found = []
+        for (session,) in self._read("open_sessions"):
+            with self.reading(session, "its row"):
+                found += [_session_row(row) for row in self._read("session", (session,))]
+        return found
+
+    @contextlib.contextmanager
+    def reading(self, session: int, what: str) -> Iterator[None]:
+        """Say of which session it is what is read here, where it is damaged.
+
+        Raises
+        ------
+        HeadError
+            It is; the message says how to go on without that session.
+        """
+        try:
+            yield
+        except DAMAGED as error:
+            raise HeadError(
+                f"session {session} in the database is damaged ({what}: {error}); `pilot site "
+                f"leave-out {session}` has the head start without it (nothing of it is deleted), "
+                "or put a backup in the database's place"
+            ) from error
+
+    def leave_out(self, session: int, now: float) -> bool:
+        """Close a session although it has unfinished tasks, which stay as they are; False: there
+        is no such open session."""
+        return bool(self._now("leave_out", {"id": session, "now": now}))
+
+    def session(self, session: int) -> SessionRow | None:
+        """A session; None where there is none with this id."""
+        rows = self._read("session", (session,))
+        return _session_row(rows[0]) if rows else None
+
+    def unfinished(self) -> dict[int, list[Restored]]:
+        """Unfinished tasks by session."""
+        found: dict[int, list[Restored]] = {}
+        for row in self._read("unfinished_tasks"):
+            task, session, template, payload, inputs, attempts, errors, crashes = row[:8]
+            created, delegated, digest = row[8:]
+            try:
+                refs = _decode_inputs(inputs) if inputs else ()
+                owed = _decode_delegated(delegated) if delegated else None
+            except UNREADABLE:
+                with self.reading(session, f"task {task_label(task)}"):
+                    raise
+            spec = TaskSpec(task, template, payload, refs, digest=digest or b"")
+            found.setdefault(session, []).append(
+                Restored(spec, attempts, errors, crashes, created, owed)
+            )
+        return found
+
+
+def _attempt_row(
+    c: Completion, pilot: str, times: tuple[float | None, float | None, float | None], now: float
+) -> tuple[object, ...]:
+    return (
+        c.task,
+        c.attempt,
+        c.outcome,
+        pilot,
+        c.node,
+        *times,
+        c.received,
+        c.fetched,
+        c.started,
+        c.ended,
+        c.reported,
+        now,
+        _encode(c.failure) if c.failure else None,
+        _encode(c.logs) if c.logs else None,
+    )
+
+
+@contextlib.contextmanager
+def naming(task: int) -> Iterator[None]:
+    """Say of which task it is what is read here, where its row is damaged.
+
+    Raises
+    ------
+    StorageError
+        It is; the message says what to do.
+    """
+    try:
+        yield
+    except UNREADABLE as error:
+        raise StorageError(_damaged(task, error)) from error
+
+
+def _damaged(task: int, error: Exception) -> str:
+    label = task_label(task)
+    return (
+        f"the row of task {label} in the database is damaged ({error}); submit the task anew, or "
+        "put a backup in the database's place"
+    )
+
+
+def _outcome(task: int, state: str, result: bytes | None) -> TaskOutcome:
+    """How a task has ended; one whose row is damaged has failed for all who ask."""
+    try:
+        return TaskOutcome(task, state, *_decode_result(result or _NO_VALUES))
+    except UNREADABLE as error:
+        failure = TaskFailure("StorageError", _damaged(task, error))
+        return TaskOutcome(task, FAILED, (), failure)
+
+
+def decode_result(result: bytes | None) -> tuple[tuple[Value, ...], TaskFailure | None]:
+    """The values and the failure in the ``result`` column of a task."""
+    return _decode_result(result or _NO_VALUES)
+
+
+def decode_failure(failure: bytes | None) -> TaskFailure | None:
+    """The failure in a row of an attempt."""
+    return _decode_failure(failure) if failure else None
+
+
+def decode_logs(logs: bytes | None) -> tuple[LogSpan, ...]:
+    """Where the output of an attempt is."""
+    return _decode_logs(logs) if logs else ()
+
+
+def decode_template(detail: bytes) -> Template:
+    """The template in a row of a task."""
+    return _decode_template(detail)
+
+
+def decode_delegated(delegated: bytes | None) -> tuple[tuple[Value, ...], dict[int, Ref]]:
+    """Of a task that has delegated its results: those that were there, and who has the others."""
+    return _decode_delegated(delegated) if delegated else ((), {})
+
+
+def decode_inputs(inputs: bytes | None) -> tuple[tuple[int, int], ...]:
+    """The results that a task needs."""
+    return _decode_inputs(inputs) if inputs else ()

@@ -1,0 +1,184 @@
+"""Writing a batch of which the database does not take everything: row by row, as far as it goes.
+
+A row may be larger than SQLite takes, or hold what it cannot store. Whose row that is, is to be
+told so; everybody else's is to be durable.
+
+Invariants
+----------
+- Only what SQLite refuses by itself is left out. Want of space, or of a lock, refuses everything,
+  and nothing is left out for it.
+- A task is left out together with what it cannot be without: its template, its function.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from pilot.head.core.retry import COMPLETED, FAILED
+from pilot.model.tasks import TaskFailure, TaskOutcome, Template
+from pilot.texts import shortened
+
+#: What refuses one row, and not because of the disk or of locks.
+UNFIT: tuple[type[Exception], ...] = (
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    ValueError,
+    TypeError,
+)
+
+#: Whatever writing may raise.
+NOT_WRITTEN: tuple[type[Exception], ...] = (sqlite3.Error, MemoryError, *UNFIT)
+
+#: Puts one row into the database, by the name of a statement.
+Put = Callable[[str, Any], None]
+
+_encode = msgspec.msgpack.Encoder().encode
+#: What is kept of texts that did not fit.
+_TEXT_BYTES, _DETAIL_BYTES = 1 << 12, 1 << 9
+
+
+class LeftOut:
+    """What was not written, and why."""
+
+    def __init__(self) -> None:
+        #: By id; tasks of these are left out, too.
+        self.templates: dict[int, str] = {}
+        self.tasks: dict[int, str] = {}
+        #: Digests, by session.
+        self.functions: dict[tuple[int, bytes], str] = {}
+        #: Ends that are in the database otherwise than they were told.
+        self.ends: dict[int, TaskOutcome] = {}
+        #: Everything else, in words.
+        self.others: list[str] = []
+
+    def words(self) -> Iterable[str]:
+        """Return a line for each thing."""
+        for (session, digest), why in self.functions.items():
+            yield f"a function of session {session} ({digest.hex()[:8]}): {why}"
+        for template, why in self.templates.items():
+            yield f"the template {template}: {why}"
+        for task, why in self.tasks.items():
+            yield f"task {task}: {why}"
+        for task, outcome in self.ends.items():
+            why = shortened(outcome.failure.message, _DETAIL_BYTES) if outcome.failure else ""
+            yield f"the end of task {task}: {why}"
+        yield from self.others
+
+
+def put_apart(batch: Any, put: Put) -> LeftOut:
+    """Put the rows of a batch, each by itself, and return what was left out."""
+    left = LeftOut()
+    for row in batch.functions:
+        if why := _refused(put, "add_functions", row):
+            left.functions[row[0], row[1]] = f"its function cannot be stored: {why}"
+    for row in batch.templates:
+        why = _lost_function(row, left) or _refused(put, "add_templates", row)
+        if why:
+            left.templates[row[0]] = why if "function" in why else f"it cannot be stored: {why}"
+    for row in batch.tasks:
+        why = left.templates.get(row[2], "")
+        if not why and (refused := _refused(put, "add_tasks", row)):
+            why = f"it cannot be stored: {refused}"
+        if why:
+            left.tasks[row[0]] = why
+    for row in batch.attempts:
+        if why := _refused(put, "add_attempts", row):
+            *first, failure, _ = row
+            _note(left, put, "add_attempts", (*first, _shortened(failure, why), None))
+    for name, rows in (
+        ("count_attempts", batch.counts),
+        ("count_late_attempts", batch.late),
+        ("delegate_tasks", batch.delegated),
+    ):
+        for row in rows:
+            _note(left, put, name, row)
+    for row in batch.ends:
+        if why := _refused(put, "end_tasks", row):
+            _put_otherwise(row, why, put, left)
+    for name, rows in (
+        ("add_borrowed", batch.borrowed),
+        ("remove_garbage", batch.swept),
+        ("set_session_state", batch.sessions),
+        ("pause_session", batch.paused),
+    ):
+        for row in rows:
+            _note(left, put, name, row)
+    for first, count, session, changes in batch.events:
+        row = (first, count, session, changes)
+        if _refused(put, "add_events", row):
+            _note(left, put, "add_events", (first, count, session, _without_details(changes)))
+    return left
+
+
+def _refused(put: Put, name: str, row: Any) -> str:
+    try:
+        put(name, row)
+    except UNFIT as error:
+        size = sum(len(value) for value in row if isinstance(value, bytes | str))
+        return f"{error} ({size / 2**20:.1f} MiB)"
+    return ""
+
+
+def _note(left: LeftOut, put: Put, name: str, row: Any) -> None:
+    if why := _refused(put, name, row):
+        left.others.append(f"a row of {name}: {why}")
+
+
+def _lost_function(row: tuple[Any, ...], left: LeftOut) -> str:
+    if not left.functions:
+        return ""
+    template = msgspec.msgpack.decode(row[5], type=Template)
+    return left.functions.get((template.session, template.function), "")
+
+
+def _put_otherwise(row: tuple[Any, ...], why: str, put: Put, left: LeftOut) -> None:
+    """End a task whose result or error cannot be stored."""
+    state, at, result, kind, pool, ran_s, _, _, task = row
+    failure = None
+    if state != COMPLETED and result:
+        _, failure = msgspec.msgpack.decode(result, type=tuple[Any, TaskFailure | None])
+    if failure is None:
+        failure = TaskFailure("StorageError", f"its result cannot be stored: {why}")
+        state = FAILED if state == COMPLETED else state
+    failure = _short(failure)
+    kind = shortened(failure.type, _DETAIL_BYTES) if kind else failure.type
+    _note(
+        left,
+        put,
+        "end_tasks",
+        (state, at, _encode(((), failure)), kind, pool, ran_s, None, None, task),
+    )
+    left.ends[task] = TaskOutcome(task, state, (), failure)
+
+
+def _shortened(failure: bytes | None, why: str) -> bytes:
+    if failure is None:
+        return _encode(TaskFailure("StorageError", f"its record cannot be stored: {why}"))
+    return _encode(_short(msgspec.msgpack.decode(failure, type=TaskFailure)))
+
+
+def _short(failure: TaskFailure) -> TaskFailure:
+    return msgspec.structs.replace(
+        failure,
+        type=shortened(failure.type, _DETAIL_BYTES),
+        message=shortened(failure.message, _TEXT_BYTES),
+        detail=shortened(failure.detail, _TEXT_BYTES),
+        exception=b"",
+        bases=tuple(shortened(base, _DETAIL_BYTES) for base in failure.bases[:10]),
+        node=shortened(failure.node, _DETAIL_BYTES),
+    )
+
+
+def _without_details(changes: bytes) -> bytes:
+    """Return changes of the log with short details; how many events they are stays."""
+    rows = msgspec.msgpack.decode(changes)
+    for row in rows:
+        row[4] = shortened(row[4], _DETAIL_BYTES)
+    return _encode(rows)

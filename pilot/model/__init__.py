@@ -1,0 +1,1 @@
+"""The model: plain values that all processes speak of. No I/O, no clock."""

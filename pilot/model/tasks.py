@@ -1,0 +1,183 @@
+"""Tasks: what one is made of, what many share, and how one ends.
+
+These structs are parts of messages and rows: fields are only ever added at the end, with defaults.
+Numbers have bounds (`pilot.model.bounds`): what is decoded can be computed with, and stored.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from pilot.model.bounds import Few, Number, Seconds, Signed
+from pilot.model.ids import Ref
+from pilot.model.values import Value
+from pilot.scheduler.resources import Resources
+
+
+class Function(msgspec.Struct, array_like=True, frozen=True):
+    """A user's function, sent once per session."""
+
+    #: Hash of the payload.
+    digest: bytes
+    #: The pickled function.
+    payload: bytes
+
+
+class Template(msgspec.Struct, array_like=True, frozen=True):
+    """What many tasks share: the function and how to run it. Sent once, named by `id`."""
+
+    #: A digest of all the rest: whoever makes it again gives it the same.
+    id: Number
+    session: Number
+    #: What users call it.
+    name: str
+    #: ``python``, ``mpi``, ``command``, ``mpi-command``, or ``value``: no work, but values.
+    kind: str
+    #: Digest of the function; empty for commands.
+    function: bytes
+    resources: Resources
+    #: Seconds; 0: none.
+    time_limit_s: Seconds = 0.0
+    retries: Number = 0
+    #: Names of exception classes (also of base classes) that are retried; empty: all.
+    retry_on: tuple[str, ...] = ()
+    max_crashes: Number = 3
+    priority: Signed = 0
+    #: Empty: any pool that fits.
+    pool: str = ""
+    returns: Few = 1
+    #: ``fail``, ``ignore``, ``cancel_successors`` or ``stop_session``.
+    on_failure: str = "fail"
+    #: Names of the results; empty where they have none.
+    return_names: tuple[str, ...] = ()
+    #: With ``ignore``: what dependents get, encoded.
+    default: bytes = b""
+    #: Tasks that are cancelled together.
+    group: str = ""
+    #: Whether the failure of one ends the others of its group.
+    group_fails_together: bool = False
+    #: Digest of the source that it comes of, where its results may be those of an earlier run.
+    cache: bytes = b""
+
+
+class TaskSpec(msgspec.Struct, array_like=True, frozen=True):
+    """One task: its arguments and what they wait for."""
+
+    #: Of a child, and in what it and its parent refer to: see `pilot.model.ids`.
+    id: Number
+    template: Number
+    #: Arguments, encoded; futures in them are references.
+    payload: bytes
+    #: The results that the arguments refer to, each once.
+    inputs: tuple[Ref, ...] = ()
+    #: Of what is no work but values that are there: it is complete once it is accepted.
+    values: tuple[Value, ...] = ()
+    #: Of a detached child: which one of its parent it is, from 1.
+    ordinal: Number = 0
+    #: Of arguments whose payload does not tell them, where the results may be found again.
+    digest: bytes = b""
+    #: The task whose place it takes, which had failed.
+    retry_of: int = 0
+
+
+class Environment(msgspec.Struct, array_like=True, frozen=True):
+    """Where a session's code is found on the workers."""
+
+    working_dir: str
+    sys_path: tuple[str, ...] = ()
+    variables: dict[str, str] = {}
+
+
+class SessionInfo(msgspec.Struct, array_like=True, frozen=True):
+    """A session as agents need to know it."""
+
+    id: Number
+    name: str
+    environment: Environment
+
+
+class LogSpan(msgspec.Struct, array_like=True, frozen=True):
+    """Where the output of an attempt is: a part of a file, relative to the site directory."""
+
+    path: str
+    start: Number
+    #: -1: to the end, the task still runs.
+    end: Signed
+
+
+class TaskFailure(msgspec.Struct, array_like=True, frozen=True):
+    """Why an attempt did not end well."""
+
+    #: Class name of the exception, or what happened (``SIGKILL``, ``exit 3``).
+    type: str
+    message: str
+    #: The remote traceback, or the last lines of output.
+    detail: str = ""
+    #: The exception itself, encoded; empty where it could not be.
+    exception: bytes = b""
+    #: Class names of the exception and of its bases, for `Template.retry_on`.
+    bases: tuple[str, ...] = ()
+    node: str = ""
+    attempt: Number = 0
+
+    @property
+    def is_crash(self) -> bool:
+        """Whether the task's process died, in place of raising."""
+        return not self.bases
+
+
+class FileStamp(msgspec.Struct, array_like=True, frozen=True):
+    """A file as it was: its absolute path, bytes, and time of modification in ns."""
+
+    path: str
+    size: Number
+    mtime_ns: Signed
+
+
+class Children(msgspec.Struct, array_like=True, frozen=True):
+    """The tasks that a task has submitted; they come to be when it ends well, or not at all."""
+
+    functions: tuple[Function, ...]
+    templates: tuple[Template, ...]
+    tasks: tuple[TaskSpec, ...]
+    #: Which of the task's results are those of children: index of the result → (child, index).
+    delegated: dict[Number, Ref]
+
+
+class Completion(msgspec.Struct, array_like=True, frozen=True):
+    """How an attempt ended, as the pilot reports it until the head has committed it.
+
+    Times are seconds since the epoch, by the clock of the host where they were taken.
+    """
+
+    task: Number
+    attempt: Number
+    #: ``ok``, ``error``, ``crash``, ``timeout``, ``interrupted`` or ``cancelled``.
+    outcome: str
+    values: tuple[Value, ...] = ()
+    failure: TaskFailure | None = None
+    node: str = ""
+    received: Seconds = 0.0
+    fetched: Seconds = 0.0
+    started: Seconds = 0.0
+    ended: Seconds = 0.0
+    reported: Seconds = 0.0
+    logs: tuple[LogSpan, ...] = ()
+    #: With ``ok``: the tasks that it has submitted. Results that are delegated have an empty value.
+    children: Children | None = None
+    #: Files that it has made, which must be there as they are if its results are to be found again.
+    files: tuple[FileStamp, ...] = ()
+
+    @property
+    def is_unstarted(self) -> bool:
+        """Whether the task was given back as it came: that was no attempt, and has no number."""
+        return self.outcome == "interrupted" and not self.started
+
+
+class TaskOutcome(msgspec.Struct, array_like=True, frozen=True):
+    """How a task ended."""
+
+    task: Number
+    state: str
+    values: tuple[Value, ...] = ()
+    failure: TaskFailure | None = None

@@ -1,0 +1,42 @@
+"""The value of a task's result, as processes and the database know it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pilot.model.bounds import Checksum, Number
+
+#: What a value may have to travel inline, unless the site says otherwise.
+INLINE_LIMIT_BYTES = 64 * 1024
+
+
+class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A value on the wire and in the database: inline, or a reference into a sealed segment."""
+
+    #: Bytes of data: of the pickle, or of the arrays and pickles in the segment.
+    size: Number
+    #: The pickle, where the value is inline.
+    payload: bytes = b""
+    #: The segment, relative to the site directory; empty where the value is inline.
+    path: str = ""
+    #: The object in the segment, from its root: ``/session/task name/task id/index``.
+    name: str = ""
+    #: Of the data in the segment. A payload has none: its channel protects it.
+    checksum: Checksum = 0
+    #: Whether many tasks are expected to need it, so that a node keeps a copy. Then it is alone in
+    #: its segment.
+    shared: bool = False
+    #: Of the contents of what is in a segment, where it is known: see `pilot.head.core.memo_keys`.
+    digest: bytes = b""
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether the value itself is in here."""
+        return not self.path
+
+    @property
+    def owner(self) -> int:
+        """The number of the task that wrote it into its segment; 0 where that is unknown."""
+        _, _, _, task, *_ = [*self.name.split("/"), "", "", ""]
+        session, _, number = task.partition(".")
+        return int(session) << 32 | int(number) if session.isdigit() and number.isdigit() else 0

@@ -1,0 +1,319 @@
+"""An executor: a persistent Python process that runs tasks one after the other.
+
+It is forked from the node worker's fork server, pins itself, connects to the agent and waits on its
+socket. A few words of shared memory tell the node worker which task it is in, so that a crash is
+blamed on the right one, and so that what runs is seen without any message.
+
+Tasks that are short are reported together: a message for each would cost more than they do.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from pilot import clock
+from pilot.client.context import serve_tasks
+from pilot.errors import PilotError
+from pilot.model.tasks import Completion, SessionInfo, TaskFailure
+from pilot.process import (
+    be_no_terminals,
+    gpu_variables,
+    name_process,
+    pin,
+    redirect_output,
+    thread_variables,
+)
+from pilot.site import Site
+from pilot.wire import messages as m
+from pilot.wire.channel import REBIND_S, Client, encode
+from pilot.wire.keys import load_keys
+from pilot.worker.node_cache import NodeCache
+from pilot.worker.shared_memory import PLACE_BYTES, SLOT, begins, leave_reason, order_of
+from pilot.worker.task_runner import Worker
+
+#: So long may a large result wait for others to join it in one file, in seconds.
+SEAL_S = 0.02
+#: Attempts that have ended are reported together: so many, or those of so many seconds where these
+#: are more, and after so many seconds at the latest, whatever the task that runs then does.
+TOGETHER = 8
+TOGETHER_S = 0.001
+LATEST_S = 0.01
+
+
+class ExecutorConfig(msgspec.Struct):
+    """What an executor is told at its start."""
+
+    number: int
+    #: A name that no other process has or had on this site.
+    owner: str
+    pilot: str
+    node: str
+    agent: str
+    session: SessionInfo
+    cores: tuple[int, ...]
+    gpus: tuple[int, ...]
+    cores_of_node: int
+    #: Path of the output, and its place in the shared memory.
+    log: str
+    slot: int
+
+
+def main(packed: bytes, site: Site, memory: mmap.mmap) -> None:
+    """Be an executor of this site until told to end; the memory is the node worker's, too."""
+    config = msgspec.msgpack.decode(packed, type=ExecutorConfig)
+    try:
+        client, worker = _come_up(config, site)
+    except Exception as error:
+        # Its output need not be there yet, nor who would read it.
+        leave_reason(memory, config.slot * PLACE_BYTES, error)
+        raise
+    _serve(config, site, client, worker, memory)
+    client.close()
+
+
+def _come_up(config: ExecutorConfig, site: Site) -> tuple[Client[m.Run | m.Exit], Worker]:
+    """Make this process ready for tasks. All that fails here is the node's fault, not a task's."""
+    os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    be_no_terminals()
+    serve_tasks()
+    name_process(f"pilot executor {config.number} {config.pilot}")
+    redirect_output(Path(config.log))
+    pin(config.cores, config.cores_of_node)
+    os.environ.update(thread_variables(len(config.cores)))
+    os.environ.update(gpu_variables(config.gpus))
+    worker = Worker(
+        site,
+        config.owner,
+        config.node,
+        Path(config.log),
+        NodeCache(site, config.pilot),
+    )
+    environment = config.session.environment
+    worker.enter(environment.working_dir, environment.sys_path, environment.variables)
+    worker.environ = dict(os.environ)
+    client: Client[m.Run | m.Exit] = Client(
+        load_keys(site.keys), b"executor:%d" % config.number, m.ToExecutor
+    )
+    client.connect(config.agent, REBIND_S)
+    if client.is_lost:
+        raise ConnectionError(f"the agent does not listen at {config.agent}")
+    client.send(m.ExecutorHello(config.number, os.getpid()))
+    return client, worker
+
+
+class Outbox:
+    """What has ended and is not reported yet, and the connection that it goes out by.
+
+    The main thread reports before it waits for its socket; while it is in a task, a thread reports
+    what has waited for too long. A lock sees that they never use the socket at the same time.
+
+    Parameters
+    ----------
+    client
+        The connection.
+    report
+        Makes a message of attempts that have ended.
+    """
+
+    def __init__(
+        self,
+        client: Client[m.Run | m.Exit],
+        report: Callable[[list[Completion]], msgspec.Struct],
+    ) -> None:
+        self._client = client
+        self._report = report
+        self._lock = threading.Lock()
+        self._waiting: list[Completion] = []
+        self._first = 0.0
+        self._due = threading.Event()
+        self._pid = os.getpid()
+        threading.Thread(target=self._send_late, name="outbox", daemon=True).start()
+
+    def begin(self) -> None:
+        """A task begins: what waits is reported in time, however long that takes."""
+        if self._waiting and not self._due.is_set():
+            self._due.set()
+
+    def add(self, completions: list[Completion]) -> None:
+        """Report these, soon."""
+        with self._lock:
+            self._waiting += completions
+            ended = completions[-1].ended
+            if len(self._waiting) == len(completions):
+                self._first = ended
+            elif ended - self._first > TOGETHER_S and len(self._waiting) >= TOGETHER:
+                self._send()
+
+    def receive(self) -> list[m.Run | m.Exit]:
+        """What has arrived, or what arrives next: then all is reported before the wait."""
+        with self._lock:
+            if self._client.poll(0):
+                return self._receive()
+            self._send()
+        self._client.poll()  # nothing is left that the thread would send
+        with self._lock:
+            return self._receive()
+
+    def _receive(self) -> list[m.Run | m.Exit]:
+        received = self._client.receive()
+        if unreadable := self._client.take_unreadable():
+            # It may have been work, which the agent believes to be here.
+            raise PilotError(f"the agent has sent what is no message: {unreadable[0].reason}")
+        if not received and self._client.is_lost:
+            # What is not reported is done again: nobody would hear of it, and all would wait.
+            raise ConnectionError("the connection to the agent has ended; has a task closed it?")
+        return received
+
+    def send(self, message: msgspec.Struct | None = None) -> None:
+        """Report what is left, and then tell this."""
+        with self._lock:
+            self._send()
+            if message is not None:
+                self._client.send(message)
+                self._client.drain()
+
+    def tell(
+        self, completion: Completion, report: Callable[[list[Completion]], msgspec.Struct]
+    ) -> None:
+        """Report what is left, and then this one by a message of its own."""
+        with self._lock:
+            self._send()
+            send_report(self._client, report, [completion])
+            self._client.drain()
+
+    def _send(self) -> None:
+        if os.getpid() != self._pid:
+            os._exit(0)  # a copy that a task has forked, and that came here unseen
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            send_report(self._client, self._report, waiting)
+            self._client.drain()
+
+    def _send_late(self) -> None:
+        while self._due.wait():
+            time.sleep(LATEST_S)
+            self._due.clear()
+            self.send()
+
+
+def send_report(
+    client: Client[m.Run | m.Exit],
+    report: Callable[[list[Completion]], msgspec.Struct],
+    completions: list[Completion],
+) -> None:
+    """Report attempts that have ended; of one that cannot be told, report that.
+
+    Parameters
+    ----------
+    client
+        The connection.
+    report
+        Makes a message of the completions.
+    completions
+        What has ended.
+    """
+    try:
+        client.send(report(completions))
+    except OSError:
+        raise
+    except Exception:
+        client.send(report([_sendable(completion) for completion in completions]))
+
+
+def _sendable(completion: Completion) -> Completion:
+    try:
+        encode(completion)
+    except Exception as error:
+        failure = TaskFailure(
+            type=type(error).__name__,
+            message=f"its end cannot be sent: {error!a:.1000}",
+            node=completion.node,
+            attempt=completion.attempt,
+        )
+        return Completion(
+            task=completion.task,
+            attempt=completion.attempt,
+            outcome="error",
+            failure=failure,
+            node=completion.node,
+            started=completion.started,
+            ended=completion.ended,
+            logs=completion.logs,
+        )
+    return completion
+
+
+class Sealer(threading.Thread):
+    """Seals what is written a moment after its task, so that several results share a file.
+
+    A thread with a connection of its own, since the next task may run for hours.
+    """
+
+    def __init__(self, config: ExecutorConfig, site: Site, worker: Worker) -> None:
+        super().__init__(name="sealer", daemon=True)
+        self._config = config
+        self._site = site
+        self._worker = worker
+        #: Set when there is something to be sealed.
+        self.due = threading.Event()
+
+    def run(self) -> None:
+        """Seal, whenever it is due."""
+        client: Client[m.Run | m.Exit] = Client(
+            load_keys(self._site.keys),
+            b"sealer:%d" % self._config.number,
+            m.ToExecutor,
+        )
+        client.connect(self._config.agent, REBIND_S)
+        while self.due.wait():
+            self.due.clear()
+            time.sleep(SEAL_S)
+            if completions := self._worker.seal():
+                send_report(client, lambda c: m.Done(self._config.number, c), completions)
+                client.drain()
+
+
+def _serve(
+    config: ExecutorConfig,
+    site: Site,
+    client: Client[m.Run | m.Exit],
+    worker: Worker,
+    memory: mmap.mmap,
+) -> None:
+    offset = config.slot * PLACE_BYTES
+    pack = SLOT.pack_into
+    order = order_of(memory, offset)
+    number = 0
+    sealer: Sealer | None = None
+    outbox = Outbox(client, lambda completions: m.Done(config.number, completions))
+    while True:
+        for message in outbox.receive():
+            if isinstance(message, m.Exit):
+                return
+            worker.learn(message.functions, message.templates)
+            for work in message.work:
+                number += 1
+                if not begins(order, number):
+                    continue
+                begin = worker.log_position()
+                pack(memory, offset, work.task, work.attempt, clock.now(), begin)
+                outbox.begin()
+                completions = worker.run(work, begin, message.plan)
+                pack(memory, offset, 0, 0, 0.0, 0)
+                if completions:
+                    outbox.add(completions)
+                else:
+                    outbox.send(m.Ran(config.number, [work.task]))
+                    if sealer is None:
+                        sealer = Sealer(config, site, worker)
+                        sealer.start()
+                    sealer.due.set()

@@ -1,0 +1,353 @@
+"""A rank of an MPI world: like an executor, but all ranks of a world run each task together.
+
+The world is started once by the site's launcher and kept. While it has no task every rank sleeps on
+its own socket: an idle world costs nothing. ``MPI.COMM_WORLD`` in a task is exactly the task's
+ranks, since a world has exactly as many.
+
+Tasks are sent ahead to all ranks. After each the ranks meet, and only then begin the next: a
+message of a rank that is ahead would be taken by one that still receives from any source in the
+task before. So one rank, the first, can report what all have left; where one has failed, each
+reports for itself, the one that failed before it waits for the others. And what is taken back
+(see `shared_memory`) the first rank skips, and tells the others where they meet: all skip the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import itertools
+import mmap
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+
+from pilot import clock
+from pilot.client.context import serve_tasks
+from pilot.limits import LAST_WORD_BYTES, LOGS_MOST
+from pilot.model.tasks import Completion, LogSpan, SessionInfo
+from pilot.process import (
+    adopt_orphans,
+    die_with_parent,
+    end_children,
+    gpu_variables,
+    name_process,
+    pin,
+    redirect_output,
+    thread_variables,
+)
+from pilot.site import open_site, rank_log
+from pilot.texts import shortened
+from pilot.wire import messages as m
+from pilot.wire.channel import REBIND_S, Client
+from pilot.wire.endpoints import Endpoints, runtime_dir
+from pilot.wire.keys import load_keys
+from pilot.worker.executor import Outbox
+from pilot.worker.node_cache import NodeCache
+from pilot.worker.shared_memory import PLACE_BYTES, SLOT, begins, order_of
+from pilot.worker.task_runner import Worker
+
+#: The variable that carries `WorldConfig` to the ranks.
+VARIABLE = "PILOT_WORLD"
+#: The beginning of the line that a rank writes that cannot import MPI.
+NO_MPI = "pilot: mpi4py.MPI cannot be imported: "
+#: A rank that waits for others gives its core away between looks; after so many seconds it sleeps,
+#: each time for this share of the time that it has waited, and not longer than this.
+YIELD_S = 0.002
+SLEEP_SHARE = 0.1
+SLEEP_MOST_S = 0.01
+
+
+class HostCores(msgspec.Struct):
+    """What the ranks on one host may use together."""
+
+    cores: tuple[int, ...]
+    gpus: tuple[int, ...]
+
+
+class WorldConfig(msgspec.Struct):
+    """What the ranks of a world are told at their start."""
+
+    world: int
+    pilot: str
+    site: str
+    agent: Endpoints
+    session: SessionInfo
+    cores_per_rank: int
+    gpus_per_rank: int
+    cores_of_node: int
+    hosts: dict[str, HostCores]
+
+
+def main() -> None:
+    """Be a rank until told to end."""
+    config = msgspec.json.decode(os.environ.pop(VARIABLE), type=WorldConfig)
+    die_with_parent(signal.SIGTERM)
+    adopt_orphans()
+    os.environ.update(thread_variables(config.cores_per_rank))
+
+    mpi = _import_mpi()
+    _make_abort_final(mpi.Comm)
+    world = mpi.COMM_WORLD
+    rank, size = world.rank, world.size
+    node = os.uname().nodename
+    here = [number for number, host in enumerate(world.allgather(node)) if host == node]
+    _take_share(config, node, here.index(rank))
+    serve_tasks()
+    name_process(f"pilot rank {rank}/{size} world {config.world} {config.pilot}")
+    site = open_site(Path(config.site))
+    logs = [rank_log(config.pilot, config.world, number) for number in range(size)]
+    log = site.directory / logs[rank]
+    redirect_output(log)
+    worker = Worker(
+        site,
+        f"{config.pilot}-world-{config.world}-{rank}-{os.getpid()}",
+        node,
+        log,
+        NodeCache(site, config.pilot),
+        rank,
+        size,
+    )
+    environment = config.session.environment
+    worker.enter(environment.working_dir, environment.sys_path, environment.variables)
+    client: Client[m.Run | m.Exit] = Client(
+        load_keys(site.keys), b"rank:%d.%d" % (config.world, rank), m.ToExecutor
+    )
+    client.connect(config.agent.choose(), REBIND_S)
+    path, memory = _shared_memory()
+    # Whether so many were asked for, the agent knows: it ends a world of another size.
+    library = mpi.Get_library_version().partition("\n")[0][:200]
+    client.send(m.RankHello(config.world, rank, size, os.getpid(), node, path, library))
+    _watch_parent()
+    _serve(config.world, rank, client, worker, Meeting(world), memory, logs)
+    client.close()
+    end_children()
+
+
+def _import_mpi() -> Any:
+    """Import mpi4py's MPI; where that fails, say so where the agent reads it, and end."""
+    try:
+        # MPI_THREAD_MULTIPLE is not asked for: tasks that need it can see what they have.
+        from mpi4py import MPI
+    except Exception as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        # In one write: lines of several ranks must not mix.
+        os.write(2, f"\n{NO_MPI}{shortened(said, LAST_WORD_BYTES)}\n".encode(errors="replace"))
+        raise SystemExit(1) from None
+    return MPI
+
+
+def why_no_mpi(output: str) -> str:
+    """Why ranks could not import MPI, by what they and their launcher have written; empty: it was
+    not that."""
+    _, found, rest = output.partition(NO_MPI)
+    return rest.partition("\n")[0].strip() if found else ""
+
+
+def _take_share(config: WorldConfig, node: str, local_rank: int) -> None:
+    """Pin this rank to its part of what the host gives to the world."""
+    host = config.hosts.get(node) or next(
+        (share for name, share in config.hosts.items() if name.split(".")[0] == node.split(".")[0]),
+        None,
+    )
+    if host is None:
+        return
+    first = local_rank * config.cores_per_rank
+    pin(host.cores[first : first + config.cores_per_rank], config.cores_of_node)
+    first = local_rank * config.gpus_per_rank
+    os.environ.update(gpu_variables(host.gpus[first : first + config.gpus_per_rank]))
+
+
+def _make_abort_final(kind: Any) -> None:
+    """Let no rank go on after ``MPI_Abort``.
+
+    MPICH's asks the launcher to end all ranks, and returns: until that comes, the task could go on
+    and even end well. The method is replaced for all communicators, in the class itself: it is
+    compiled, so that it can be reached through its dictionary only.
+    """
+    original = kind.Abort
+
+    def abort(self: Any, errorcode: int = 0) -> NoReturn:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        original(self, errorcode)
+        os._exit(errorcode % 256 or 1)
+
+    (members,) = gc.get_referents(kind.__dict__)
+    members["Abort"] = abort
+    ctypes.pythonapi.PyType_Modified(ctypes.py_object(kind))
+
+
+def _watch_parent() -> None:
+    """End when the launcher's process on this host is gone, in a task or not."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="watch-parent", daemon=True).start()
+
+
+class Meeting:
+    """Where the ranks of a world come together after each task, apart from the tasks' own traffic.
+
+    In each round a rank tells the one that is so far ahead of it, and hears of the one that is so
+    far behind, twice as far as before. Between looks it gives its core away: MPI's own ways to wait
+    keep it busy, and its collectives that do not wait take several looks for each round.
+
+    Parameters
+    ----------
+    world
+        The ranks, a communicator of mpi4py.
+    """
+
+    def __init__(self, world: Any) -> None:
+        ranks = self._ranks = world.Dup()
+        rank, size = ranks.rank, ranks.size
+        self._rounds: list[tuple[array[int], array[int], Any, Any]] = []
+        distance = 1
+        while distance < size:
+            said, heard = array("q", [0]), array("q", [0])
+            tag = len(self._rounds)
+            receive = ranks.Recv_init(heard, (rank - distance) % size, tag)
+            send = ranks.Send_init(said, (rank + distance) % size, tag)
+            self._rounds.append((said, heard, receive, send))
+            distance *= 2
+
+    def meet(self, failed: bool, has_written: bool, following: int) -> tuple[bool, bool, int]:
+        """Wait until all ranks are here.
+
+        Parameters
+        ----------
+        failed
+            Whether this one has failed.
+        has_written
+            Whether it has written anything.
+        following
+            The work that all go on with, from the first rank; 0 from the others.
+
+        Returns
+        -------
+        tuple
+            Whether any has failed, whether any has written, and what all go on with.
+        """
+        # One word for all: of what is in its upper bits, the others have nothing but zeros.
+        word = following << 2 | has_written << 1 | failed
+        for said, heard, receive, send in self._rounds:
+            said[0] = word
+            receive.Start()
+            send.Start()
+            _wait(receive)
+            _wait(send)
+            word |= heard[0]
+        return bool(word & 1), bool(word & 2), word >> 2
+
+    def gather(self, logs: tuple[LogSpan, ...]) -> list[tuple[int, int]]:
+        """Bring to the first rank where the output of each begins and ends; all have to call it."""
+        span = array("q", [logs[0].start, logs[0].end] if logs else [0, 0])
+        spans = array("q", [0] * (2 * self._ranks.size if self._ranks.rank == 0 else 0))
+        self._ranks.Gather([span, 2], [spans, 2] if self._ranks.rank == 0 else None)
+        return list(zip(spans[::2], spans[1::2], strict=True))
+
+
+def _wait(request: Any) -> None:
+    if request.Test():
+        return
+    begin = time.perf_counter()
+    while not request.Test():
+        waited_s = time.perf_counter() - begin
+        if waited_s < YIELD_S:
+            os.sched_yield()
+        else:
+            time.sleep(min(SLEEP_SHARE * waited_s, SLEEP_MOST_S))
+
+
+def _serve(
+    world: int,
+    rank: int,
+    client: Client[m.Run | m.Exit],
+    worker: Worker,
+    meeting: Meeting,
+    memory: mmap.mmap,
+    logs: Sequence[str],
+) -> None:
+    outbox = Outbox(client, lambda completions: m.WorldDone(world, completions))
+    pack = SLOT.pack_into
+    order = order_of(memory)
+    number, following = 0, 1
+    while True:
+        for message in outbox.receive():
+            if isinstance(message, m.Exit):
+                return
+            worker.learn(message.functions, message.templates)
+            for work in message.work:
+                number += 1
+                if number < following:
+                    continue
+                begin = worker.log_position()
+                pack(memory, 0, work.task, work.attempt, clock.now(), begin)
+                outbox.begin()
+                (completion,) = worker.run(work, begin) or worker.seal()
+                failed = completion.outcome != "ok"
+                if failed:
+                    outbox.tell(completion, lambda own: m.RankDone(world, rank, *own))
+                following = 0 if rank else _begin_next(order, number)
+                any_failed, any_written, following = meeting.meet(
+                    failed, bool(completion.logs), following
+                )
+                if not any_failed:
+                    spans = meeting.gather(completion.logs) if any_written else []
+                    if rank == 0:
+                        if spans:
+                            completion = _with_logs(completion, logs, spans)
+                        outbox.add([completion])
+                elif not failed:
+                    outbox.tell(completion, lambda own: m.RankDone(world, rank, *own))
+                pack(memory, 0, 0, 0, 0.0, 0)
+
+
+def _with_logs(
+    completion: Completion, paths: Sequence[str], spans: Sequence[tuple[int, int]]
+) -> Completion:
+    """The completion with what all ranks have written; of very many the first."""
+    written = (
+        LogSpan(path, begin, end)
+        for path, (begin, end) in zip(paths, spans, strict=True)
+        if end > begin
+    )
+    return msgspec.structs.replace(completion, logs=tuple(itertools.islice(written, LOGS_MOST)))
+
+
+def _begin_next(order: memoryview[int], number: int) -> int:
+    """The work that all ranks go on with after this one: the next that is not to be skipped."""
+    number += 1
+    while not begins(order, number):
+        number += 1
+    return number
+
+
+def _shared_memory() -> tuple[str, mmap.mmap]:
+    """Return what is to this rank what its place in the node worker's memory is to an executor,
+    and where the node worker finds it. It has no name: ranks are killed as often as they end."""
+    if hasattr(os, "memfd_create"):
+        file = os.memfd_create("pilot-rank")
+        path = f"/proc/{os.getpid()}/fd/{file}"
+        os.ftruncate(file, PLACE_BYTES)
+        memory = mmap.mmap(file, PLACE_BYTES)
+    else:  # a Python that was built for an old system; the node worker removes the file
+        file, path = tempfile.mkstemp(prefix="rank-", dir=runtime_dir())
+        os.ftruncate(file, PLACE_BYTES)
+        memory = mmap.mmap(file, PLACE_BYTES)
+        os.close(file)
+    begins(order_of(memory), 1)  # the ranks have no meeting before the first work
+    return path, memory

@@ -1,0 +1,468 @@
+"""A node worker: starts, watches and ends the executors of one node.
+
+On the agent's node it is forked from the agent. On each other one it is a Slurm step of its own, so
+that a pilot can give single nodes back. Tasks do not pass through it: executors speak to the agent
+themselves.
+
+Invariants
+----------
+- Executors end with it, and whatever they have started: see `forking`.
+- Without a sign of life from the agent for `SILENT_S` it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import mmap
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import zmq
+
+from pilot import clock
+from pilot.model.tasks import LogSpan
+from pilot.process import descendants, die_with_parent, name_process
+from pilot.scheduler.resources import NodeShape
+from pilot.site import Site, rank_log
+from pilot.wire import messages as m
+from pilot.wire.channel import REBIND_S, Client
+from pilot.wire.endpoints import LOCAL
+from pilot.wire.keys import load_keys
+from pilot.worker.executor import ExecutorConfig
+from pilot.worker.executor import main as executor_main
+from pilot.worker.forking import Forked, ForkServer, Served
+from pilot.worker.node_cache import CacheHolder
+from pilot.worker.shared_memory import (
+    PLACE_BYTES,
+    PLACES,
+    SLOT,
+    order_of,
+    reason_in,
+    shared_by_fork,
+    skip_upto,
+)
+
+log = logging.getLogger("pilot.node")
+
+#: Signs of life are sent so often, in seconds.
+STATUS_S = 1.0
+#: Without one from the agent for so long, the node worker ends.
+SILENT_S = 30.0
+#: A turn of the loop that took so long means that this process itself stood still, in seconds.
+SLEPT_S = 5.0
+#: What has run for so long is told, in seconds.
+TOLD_S = 0.5
+#: The last so many bytes of a crashed task's output are told.
+TAIL_BYTES = 4096
+#: A process that was told to stop does so within so many seconds, or is left alone.
+STOP_S = 0.05
+
+
+class _Running:
+    """An executor of this node."""
+
+    def __init__(self, process: Served, slot: int, log_path: Path, owner: str) -> None:
+        self.process = process
+        #: What its segments are named by.
+        self.owner = owner
+        self.slot = slot
+        self.log = log_path
+        self.kill_at = 0.0
+
+
+class NodeWorker:
+    """The node worker of one node.
+
+    Parameters
+    ----------
+    site
+        The site.
+    pilot, node
+        Names of the pilot and of this node.
+    agent
+        The agent's endpoint.
+    shape
+        What the pool says that this node has.
+    executors
+        What forks its executors.
+    memory
+        What it shares with them.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        pilot: str,
+        node: str,
+        agent: str,
+        shape: NodeShape,
+        executors: ForkServer,
+        memory: mmap.mmap,
+    ) -> None:
+        self._site = site
+        self._pilot = pilot
+        self._node = node
+        self._agent = agent
+        self._shape = shape
+        self._fork_server = executors
+        self._cache = CacheHolder(self._site, pilot)
+        self._memory = memory
+        self._free_slots = list(range(PLACES - 1, -1, -1))
+        self._executors: dict[int, _Running] = {}
+        #: Ranks of MPI worlds on this node, by the descriptor that tells their end; and whether
+        #: they lead a process group, as they do under most launchers.
+        self._ranks: dict[int, tuple[m.WatchRank, bool, mmap.mmap | None]] = {}
+        self._poller = zmq.Poller()
+        self._ending = False
+        self._client: Client[Any] = Client(
+            load_keys(self._site.keys), f"node:{node}".encode(), m.ToNode
+        )
+
+    def run(self) -> None:
+        """Serve until told to end, or until the agent is gone."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._client.connect(self._agent, REBIND_S)
+        self._client.send(m.NodeHello(self._node, self._shape, os.getpid()))
+        self._poller.register(self._client.source, zmq.POLLIN)
+        self._poller.register(self._fork_server.sentinel, zmq.POLLIN)
+        heard = told = looked = time.monotonic()
+        try:
+            while not self._ending:
+                ready = dict(self._poller.poll(self._timeout_ms()))
+                if self._fork_server.sentinel in ready:
+                    log.error("the fork server has ended, and with it the executors")
+                    break
+                for message in self._client.receive():
+                    heard = time.monotonic()
+                    try:
+                        self._take(message)
+                    except Exception:
+                        # All executors would end with this process.
+                        log.exception("a %s could not be taken in", type(message).__name__)
+                self._reap(ready)
+                self._reap_ranks(ready)
+                now = time.monotonic()
+                if now - looked > SLEPT_S:
+                    heard = now  # this process has stood still itself, with its job
+                looked = now
+                self._kill_overdue(now)
+                if now - told >= STATUS_S:
+                    told = now
+                    self._client.send(m.NodeStatus(self._node, self._running()))
+                if now - heard > SILENT_S:
+                    log.error("the agent has been silent for %.0f s", now - heard)
+                    self._ending = True
+        finally:
+            self._end_all()
+            self._cache.close()
+            self._client.close()
+            self._fork_server.close()
+
+    def _on_signal(self, *_: object) -> None:
+        self._ending = True
+
+    def _timeout_ms(self) -> int:
+        waiting = [e.kill_at for e in self._executors.values() if e.kill_at]
+        until = min(waiting, default=time.monotonic() + STATUS_S) - time.monotonic()
+        return int(1000 * max(0.0, min(until, STATUS_S / 2)))
+
+    def _take(self, message: Any) -> None:
+        if isinstance(message, m.StartExecutor):
+            self._start(message)
+        elif isinstance(message, m.StopExecutor):
+            self._stop(message.executor, message.grace_s)
+        elif isinstance(message, m.TakeBack):
+            self._take_back(message)
+        elif isinstance(message, m.WatchRank):
+            self._watch_rank(message)
+        elif isinstance(message, m.KillRank):
+            # What it has started, too, in whatever session that is: orphans come to it.
+            for pid in (*descendants(message.pid), message.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        elif isinstance(message, m.AgentStatus):
+            if message.local.startswith(LOCAL) and self._agent.startswith(LOCAL):
+                self._agent = message.local
+        elif isinstance(message, m.Exit):
+            self._ending = True
+
+    def _watch_rank(self, message: m.WatchRank) -> None:
+        memory = _adopt_memory(message.memory)
+        try:
+            leads = os.getpgid(message.pid) == message.pid
+            process = os.pidfd_open(message.pid)
+        except ProcessLookupError:
+            self._tell_rank_exited(message, memory)
+        except OSError:
+            return  # an old kernel: the launcher will tell, later
+        else:
+            self._ranks[process] = message, leads, memory
+            self._poller.register(process, zmq.POLLIN)
+
+    def _reap_ranks(self, ready: dict[Any, int]) -> None:
+        for process in [process for process in self._ranks if process in ready]:
+            message, leads, memory = self._ranks.pop(process)
+            self._poller.unregister(process)
+            os.close(process)
+            if leads:
+                # What it had started goes with it, whatever the launcher does.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(message.pid, signal.SIGKILL)
+            self._tell_rank_exited(message, memory)
+
+    def _tell_rank_exited(self, message: m.WatchRank, memory: mmap.mmap | None) -> None:
+        task, _, started, begin = SLOT.unpack_from(memory) if memory else (0, 0, 0.0, 0)
+        log = None
+        if task:
+            path = self._site.directory / rank_log(self._pilot, message.world, message.rank)
+            with contextlib.suppress(OSError):
+                end = path.stat().st_size
+                if end > begin:
+                    log = LogSpan(path.relative_to(self._site.directory).as_posix(), begin, end)
+        self._client.send(m.RankExited(message.world, message.rank, task, started, log))
+
+    def _start(self, message: m.StartExecutor) -> None:
+        slot = self._free_slots.pop()
+        path = self._site.logs / self._pilot / f"{self._node}-{message.executor}.out"
+        owner = f"{self._pilot}-{self._node}-{message.executor}-{os.getpid()}"
+        config = ExecutorConfig(
+            owner=owner,
+            number=message.executor,
+            pilot=self._pilot,
+            node=self._node,
+            agent=self._agent,
+            session=message.session,
+            cores=message.cores,
+            gpus=message.gpus,
+            cores_of_node=self._shape.cores,
+            log=str(path),
+            slot=slot,
+        )
+        try:
+            process = self._fork_server.fork(msgspec.msgpack.encode(config))
+        except OSError as error:
+            self._free_slots.append(slot)
+            said = f"it cannot be forked on {self._node}: {error.strerror or error}"
+            if error.errno == errno.EAGAIN:
+                said += "; is the limit of processes (ulimit -u) too low?"
+            self._client.send(m.ExecutorExited(message.executor, 1, 0, 0.0, (), said))
+            return
+        self._executors[message.executor] = _Running(process, slot, path, owner)
+        self._poller.register(process.sentinel, zmq.POLLIN)
+
+    def _stop(self, number: int, grace_s: float) -> None:
+        executor = self._executors.get(number)
+        if executor is not None:
+            if grace_s:
+                _ask_to_end(executor.process)
+            else:
+                _signal_group(executor.process, signal.SIGKILL)
+            executor.kill_at = time.monotonic() + grace_s
+
+    def _take_back(self, message: m.TakeBack) -> None:
+        """Have an executor, or a world by its rank 0, skip what it was sent and has not begun."""
+        number = message.number
+        if executor := self._executors.get(number):
+            pid, order = executor.process.pid, order_of(self._memory, executor.slot * PLACE_BYTES)
+            begun = _skip_upto(pid, order, message.upto)
+        else:
+            begun = None
+            for rank, _, memory in self._ranks.values():
+                if rank.world == number and rank.rank == 0 and memory is not None:
+                    begun = _skip_upto(rank.pid, order_of(memory), message.upto)
+        if begun is not None:
+            self._client.send(m.TakenBack(number, begun, message.upto))
+
+    def _kill_overdue(self, now: float) -> None:
+        for executor in self._executors.values():
+            if executor.kill_at and now >= executor.kill_at:
+                _signal_group(executor.process, signal.SIGKILL)
+                executor.kill_at = now + 1.0
+
+    def _reap(self, ready: dict[Any, int]) -> None:
+        for number, executor in list(self._executors.items()):
+            if executor.process.sentinel not in ready:
+                continue
+            self._poller.unregister(executor.process.sentinel)
+            try:
+                status = executor.process.wait(0.0)
+            except ConnectionError:
+                status = -signal.SIGKILL  # its guard was killed
+            del self._executors[number]
+            task, _, started, begin = SLOT.unpack_from(self._memory, executor.slot * PLACE_BYTES)
+            offset = executor.slot * PLACE_BYTES
+            reason = reason_in(self._memory, offset)
+            self._memory[offset : offset + PLACE_BYTES] = bytes(PLACE_BYTES)
+            self._free_slots.append(executor.slot)
+            logs, tail = self._output(executor.log, begin) if task or status else ((), "")
+            tail = reason or tail
+            if status:
+                self._remove_unsealed(executor.owner)
+            self._client.send(m.ExecutorExited(number, status or 0, task, started, logs, tail))
+            executor.process.close()
+
+    def _remove_unsealed(self, owner: str) -> None:
+        """Remove the unfinished segments of an executor that died."""
+        from pilot.data.segments import remove_unsealed  # it loads HDF5: only when it is needed
+
+        try:
+            remove_unsealed(self._site.directory, owner)
+        except OSError as error:
+            log.warning("unfinished segments of %s stay behind: %s", owner, error)
+
+    def _output(self, path: Path, begin: int) -> tuple[tuple[LogSpan, ...], str]:
+        try:
+            with path.open("rb") as file:
+                end = file.seek(0, os.SEEK_END)
+                file.seek(max(begin, end - TAIL_BYTES))
+                tail = file.read().decode(errors="replace")
+        except OSError:
+            return (), ""
+        name = path.relative_to(self._site.directory).as_posix()
+        return (LogSpan(name, begin, end),) if end > begin else (), tail
+
+    def _running(self) -> list[m.RunningTask]:
+        """What has run for a while, read from the executors' shared memory."""
+        running = []
+        now = clock.now()
+        for executor in self._executors.values():
+            task, attempt, started, begin = SLOT.unpack_from(
+                self._memory, executor.slot * PLACE_BYTES
+            )
+            if task and now - started > TOLD_S:
+                name = executor.log.relative_to(self._site.directory).as_posix()
+                running.append(
+                    m.RunningTask(task, attempt, self._node, started, (LogSpan(name, begin, -1),))
+                )
+        return running
+
+    def _end_all(self) -> None:
+        for executor in self._executors.values():
+            _signal_group(executor.process, signal.SIGTERM)
+        deadline = time.monotonic() + 2.0
+        for executor in self._executors.values():
+            with contextlib.suppress(ConnectionError):
+                executor.process.wait(max(0.0, deadline - time.monotonic()))
+            _signal_group(executor.process, signal.SIGKILL)
+        deadline = time.monotonic() + 2.0
+        for executor in self._executors.values():
+            with contextlib.suppress(ConnectionError):
+                executor.process.wait(max(0.0, deadline - time.monotonic()))
+
+
+def _adopt_memory(path: str) -> mmap.mmap | None:
+    """Return the memory in which a rank tells its task, and remove its file if it has one; None
+    where it is gone."""
+    try:
+        with open(path, "r+b") as file:
+            memory = mmap.mmap(file.fileno(), 0)
+        if not path.startswith("/proc/"):
+            Path(path).unlink()
+    except (OSError, ValueError):
+        return None
+    return memory
+
+
+def _skip_upto(pid: int, order: memoryview[int], upto: int) -> int | None:
+    """Have a process skip what it was sent, up to this work, and has not begun.
+
+    It is in a task, and hears nothing until that ends. So the word is left in its memory, while it
+    is stopped: then it cannot begin with the next one at the same time.
+
+    Returns
+    -------
+    int or None
+        Which work it had begun; None where it has ended, or cannot be stopped now.
+    """
+    try:
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            # It may be in the kernel: the agent will ask again.
+            return skip_upto(order, upto) if _has_stopped(pid) else None
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    except (ProcessLookupError, FileNotFoundError):
+        return None
+
+
+def _has_stopped(pid: int) -> bool:
+    """Wait until a process is stopped that was told to; False where it takes long."""
+    deadline = time.monotonic() + STOP_S
+    while time.monotonic() < deadline:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        if stat[stat.rindex(")") + 2] in "tT":
+            return True
+        os.sched_yield()
+    return False
+
+
+def _signal_group(process: Served, number: int) -> None:
+    """Signal an executor and all that it has started; if it just started, itself alone."""
+    try:
+        os.killpg(process.pid, number)
+    except ProcessLookupError:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+
+
+def _ask_to_end(process: Served) -> None:
+    """Ask an executor and what it has started to end, in whatever session that is."""
+    elsewhere = []
+    for pid in descendants(process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getpgid(pid) != process.pid:
+                elsewhere.append(pid)
+    _signal_group(process, signal.SIGTERM)
+    for pid in elsewhere:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGTERM)
+
+
+class ForkedNode(Forked):
+    """The node worker of the agent's own node, forked from the agent before that has threads.
+
+    Parameters
+    ----------
+    site, pilot, node, shape
+        As for a `NodeWorker`.
+    """
+
+    def __init__(self, site: Site, pilot: str, node: str, shape: NodeShape) -> None:
+        self.node = node
+        reader, self._writer = os.pipe()
+
+        def run() -> None:
+            os.close(self._writer)
+            with open(reader) as told:
+                main(site, pilot, node, shape, told.read)
+
+        super().__init__(run)
+        os.close(reader)
+
+    def tell(self, agent: str) -> None:
+        """Tell it the agent's endpoint, which it waits for."""
+        with open(self._writer, "w") as writer:
+            writer.write(agent)
+
+
+def main(
+    site: Site, pilot: str, node: str, shape: NodeShape, find_agent: Callable[[], str]
+) -> None:
+    """Be a node worker; `find_agent` gives the agent's endpoint, or nothing if that has died."""
+    name_process(f"pilot forkserver {node} {pilot}")
+    # First, while there is nothing yet that a fork must not have.
+    memory = shared_by_fork()
+    executors = ForkServer(lambda packed: executor_main(packed, site, memory), f"{node} {pilot}")
+    name_process(f"pilot node {node} {pilot}")
+    die_with_parent(signal.SIGTERM)
+    if agent := find_agent():
+        NodeWorker(site, pilot, node, agent, shape, executors, memory).run()

@@ -1,0 +1,577 @@
+"""What happens in one task: inputs in, function or command run, values out.
+
+Used by executors and by the ranks of MPI worlds. Whatever the user's code does short of ending the
+process becomes a `Completion`; nothing in here raises because of it.
+
+Invariants
+----------
+- A completion is given out only when the segments that its values are in are sealed.
+- A process that a task has forked ends where it leaves the user's code: it never gives out a
+  completion, and touches nothing of the one that it is a copy of.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # as `signal`, without its enumerations
+import os
+import shutil
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import msgspec
+
+from pilot import clock
+from pilot.client.arguments import decode_arguments, decode_function
+from pilot.client.caching.keys import stamps, with_digests
+from pilot.client.child_tasks import TaskSession, delegations
+from pilot.client.command import (
+    OUTPUT_BYTES,
+    CommandResult,
+    ShellCommand,
+    cannot_start,
+    failure_text,
+    no_directory,
+)
+from pilot.client.context import Context, set_context
+from pilot.client.submission import Submission
+from pilot.client.submitter import NO_GROUP, GroupKey, Submitter
+from pilot.client.task import Task
+from pilot.data.patience import is_passing, is_there, patiently, set_patience, when_there
+from pilot.data.pickling import ClassState, class_states, give_again, times_given
+from pilot.data.storing import LazyWriter, store
+from pilot.errors import CommandFailed, StorageError
+from pilot.limits import ERROR_TEXT_BYTES
+from pilot.model.ids import task_label
+from pilot.model.tasks import (
+    Children,
+    Completion,
+    FileStamp,
+    Function,
+    LogSpan,
+    TaskFailure,
+    Template,
+)
+from pilot.model.values import Value
+from pilot.process import enter_environment
+from pilot.site import Site
+from pilot.texts import shortened
+from pilot.wire.messages import Detach, LaunchPlan, Work
+from pilot.worker.failures import bases_of, failure_of
+from pilot.worker.node_cache import NodeCache
+from pilot.worker.shell_words import plain_words
+from pilot.worker.surroundings import Surroundings
+
+if TYPE_CHECKING:
+    from pilot.client.connection import Connection
+
+#: So much data of functions is kept in a process; the last one's whatever it has.
+LARGE_FUNCTIONS_BYTES = 128 << 20
+_set_handler, _TERM = _signal.signal, int(signal.SIGTERM)
+#: What commands find as it is by default. Python ignores the last two.
+_TO_DEFAULT = (int(signal.SIGINT), int(signal.SIGPIPE), int(signal.SIGXFSZ))
+#: Stands for a result that comes from a child.
+NO_VALUE = Value(0)
+
+
+class Worker:
+    """Runs tasks in this process, one after the other.
+
+    Parameters
+    ----------
+    site
+        The site.
+    owner
+        A name that no other process has or had on this site, for segments.
+    node
+        The name of the node.
+    log
+        The file that this process's output goes to.
+    cache
+        Reads inputs, and keeps those that are shared on this node.
+    rank, ranks
+        For MPI.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        owner: str,
+        node: str,
+        log: Path,
+        cache: NodeCache,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self._site = site
+        self._cache = cache
+        self._owner = owner
+        self._node = node
+        self._log = log
+        self._log_name = log.relative_to(site.directory).as_posix()
+        self._rank = rank
+        self._ranks = ranks
+        set_patience(site.config.data.patience_s)
+        self._inline_limit = site.config.data.inline_limit_bytes
+        self._payloads: dict[bytes, bytes] = {}
+        self._functions: dict[bytes, Callable[..., Any]] = {}
+        #: What the classes of the script were when each function was sent.
+        self._classes: dict[bytes, list[ClassState]] = {}
+        #: The function for which they are that now, and the count of changes by then.
+        self._in_force = (b"", 0)
+        #: Functions with large data, the oldest first, and their bytes.
+        self._large: dict[bytes, int] = {}
+        self._templates: dict[int, Template] = {}
+        self._checkpoints = site.checkpoints
+        self._submitters: dict[int, tuple[Submitter, Submitter]] = {}
+        self._connection: Connection | None = None
+        self._writer: Any = None
+        self._unsealed: list[tuple[Completion, list[Any]]] = []
+        self._sealing = threading.Lock()
+        #: What commands get. Set where it shall not depend on what tasks in this process change.
+        self.environ: Mapping[str, str] = os.environ
+        self._pid = os.getpid()
+        #: Why nothing can run here, such as a working directory that is not there.
+        self._broken: Exception | None = None
+        #: As they are when `enter` has been called.
+        self._surroundings: Surroundings
+
+    def learn(self, functions: Iterable[Function], templates: Iterable[Template]) -> None:
+        """Take in what tasks will refer to."""
+        for function in functions:
+            self._payloads[function.digest] = function.payload
+        for template in templates:
+            self._templates[template.id] = template
+
+    def enter(self, working_dir: str, sys_path: tuple[str, ...], variables: dict[str, str]) -> None:
+        """Be where the session's program was: each task finds this process so."""
+        self._broken = enter_environment(working_dir, sys_path, variables)
+        self._surroundings = Surroundings()
+
+    def log_position(self) -> int:
+        """How far this process's output has come."""
+        return self._surroundings.output_position()
+
+    def run(self, work: Work, begin: int, plan: LaunchPlan | None = None) -> list[Completion]:
+        """Run one task; returns its completion, or nothing where `seal` will give it out.
+
+        Parameters
+        ----------
+        work
+            The task.
+        begin
+            Where its output begins: the `log_position`.
+        plan
+            How an MPI program is started; None for all else.
+        """
+        try:
+            return self._run(work, begin, plan)
+        except BaseException as error:
+            # The user's code is in more than the function: in the text of an error, for one.
+            self._surroundings.put_back()
+            return [self._untold(work, error)]
+
+    def _untold(self, work: Work, error: BaseException) -> Completion:
+        """The end of a task whose end could not be told."""
+        now = clock.now()
+        failure = TaskFailure(
+            type=type(error).__name__,
+            message=f"its end could not be told, for an error came up on the way: {error!a:.1000}",
+            bases=bases_of(error),
+            node=self._node,
+            attempt=work.attempt,
+        )
+        return Completion(
+            task=work.task,
+            attempt=work.attempt,
+            outcome="error",
+            failure=failure,
+            node=self._node,
+            ended=now,
+            reported=now,
+        )
+
+    def _run(self, work: Work, begin: int, plan: LaunchPlan | None) -> list[Completion]:
+        template = self._templates[work.template]
+        label = task_label(work.task)
+        received = clock.now()
+        fetched = started = received
+        stored: list[Any] = []
+        outcome, failure, children, session = "ok", None, None, None
+        try:
+            if self._broken is not None:
+                raise self._broken
+            function = self._function(template)
+            inputs = [
+                self._cache.load(item.value)
+                for item in work.inputs
+                if item.value is not None  # none of them is, here
+            ]
+            args, kwargs = decode_arguments(work.payload, inputs, self._site.directory)
+            self._put_classes_back(template.function)
+            fetched = started = clock.now()
+            session = self._session(template, work.task, label)
+            set_context(self._context(work, template, label, started, session))
+            if isinstance(function, ShellCommand):
+                result: Any = self._run_command(function, args, kwargs, begin, plan)
+                if result.outputs:
+                    result = with_digests(result, of_contents=bool(template.cache))
+            else:
+                result = function(*args, **kwargs)
+            if os.getpid() != self._pid:
+                _end_copy(None)
+            ended = clock.now()
+            if self._rank == 0:
+                stored, children = self._take_results(label, template, result, session)
+        except BaseException as error:
+            if os.getpid() != self._pid:
+                _end_copy(error)
+            ended = clock.now()
+            outcome = _outcome_of(error)
+            failure = failure_of(error, self._node, work.attempt, self._inline_limit, __file__)
+            if session is not None:
+                session.drop()
+        finally:
+            set_context(None)
+            self._surroundings.put_back()
+        files: tuple[FileStamp, ...] = ()
+        if template.cache and outcome == "ok":
+            files = stamps(result)
+        end = self.log_position()
+        logs = (LogSpan(self._log_name, begin, end),) if end > begin else ()
+        sealed = all(type(value) is Value for value in stored)
+        completion = Completion(
+            task=work.task,
+            attempt=work.attempt,
+            outcome=outcome,
+            values=tuple(stored) if sealed else (),
+            failure=failure,
+            node=self._node,
+            fetched=fetched,
+            started=started,
+            ended=ended,
+            reported=clock.now(),
+            logs=logs,
+            children=children,
+            files=files,
+        )
+        if sealed:
+            return [completion]
+        with self._sealing:
+            self._unsealed.append((completion, stored))
+        return []
+
+    def seal(self) -> list[Completion]:
+        """Make what is written durable, and give out the completions that waited for it.
+
+        May be called from another thread than `run`.
+        """
+        with self._sealing:
+            waiting, self._unsealed = self._unsealed, []
+        return self._seal(waiting) if waiting else []
+
+    def _seal(self, waiting: list[tuple[Completion, list[Any]]]) -> list[Completion]:
+        error: Exception | None = None
+        try:
+            self._writer.seal()
+        except Exception as failed:
+            self._writer.discard()
+            error = failed
+        completions = []
+        for completion, stored in waiting:
+            try:
+                values = tuple(v if type(v) is Value else v.value for v in stored)
+                completions.append(msgspec.structs.replace(completion, values=values))
+            except RuntimeError as unsealed:
+                completions.append(self._not_stored(completion, error or unsealed))
+        return completions
+
+    def _not_stored(self, completion: Completion, error: Exception) -> Completion:
+        """The task ran well, but its result could not be kept: the disk is full, say."""
+        failure = TaskFailure(
+            type=type(error).__name__,
+            message=shortened(f"its result could not be stored: {error}", ERROR_TEXT_BYTES),
+            bases=bases_of(error),
+            node=self._node,
+            attempt=completion.attempt,
+        )
+        return msgspec.structs.replace(completion, outcome=_outcome_of(error), failure=failure)
+
+    # --- the parts of one task
+
+    def _function(self, template: Template) -> Callable[..., Any]:
+        digest = template.function
+        function = self._functions.get(digest)
+        if function is None:
+            payload = self._payloads[digest]
+            with class_states() as self._classes[digest]:
+                loaded, size = decode_function(payload, self._site.directory)
+            function = loaded.function if isinstance(loaded, Task) else loaded
+            self._functions[digest] = function
+            if size:
+                self._keep_in_bounds(digest, size)
+            self._in_force = (digest, times_given())
+        return function
+
+    def _put_classes_back(self, digest: bytes) -> None:
+        """Have the classes that a function uses be what they were when it was sent.
+
+        Another function, or an input, may have come with what they were at another time.
+        """
+        states = self._classes[digest]
+        if states and self._in_force != (digest, times_given()):
+            give_again(states)
+            self._in_force = (digest, times_given())
+
+    def _keep_in_bounds(self, digest: bytes, size: int) -> None:
+        """Let go of functions with large data that were read long ago; they can be read again."""
+        self._large[digest] = size
+        for old in list(self._large)[:-1]:
+            if sum(self._large.values()) <= LARGE_FUNCTIONS_BYTES:
+                break
+            del self._large[old], self._functions[old], self._classes[old]
+
+    def _session(self, template: Template, task: int, label: str) -> TaskSession:
+        """What a task submits with; a new one each time: a failed task leaves no children."""
+        session = template.session
+        submitters = self._submitters.get(session)
+        if submitters is None:
+            # What is detached is sent at once: it has to bring its own functions and templates.
+            submitters = (Submitter(session, self._site), Submitter(session, self._site))
+            self._submitters[session] = submitters
+        group = NO_GROUP
+        if template.group:
+            group = GroupKey(template.group, template.group_fails_together)
+        detached = submitters[1] if self._rank == 0 else None
+        return TaskSession(
+            submitters[0],
+            session,
+            label,
+            group,
+            detached,
+            lambda submission: self._detach(session, task, submission),
+        )
+
+    def _detach(self, session: int, parent: int, submission: Submission) -> list[int]:
+        """Have the head take detached children, however long it takes until there is one."""
+        if self._connection is None:
+            from pilot.client.connection import Connection  # few tasks need it
+
+            self._connection = Connection(self._site, start=None, submits=False)
+        given: list[int] = self._connection.request(
+            lambda n: Detach(
+                n, session, parent, submission.functions, submission.templates, submission.tasks
+            ),
+            timeout=None,
+        )
+        return given
+
+    def _context(
+        self, work: Work, template: Template, label: str, started: float, session: TaskSession
+    ) -> Context:
+        return Context(
+            task_id=label,
+            name=template.name,
+            session_id=template.session,
+            attempt=work.attempt,
+            resources=template.resources,
+            deadline=started + template.time_limit_s if template.time_limit_s else None,
+            rank=self._rank,
+            ranks=self._ranks,
+            checkpoints=self._checkpoints,
+            session=session,
+        )
+
+    def _take_results(
+        self, label: str, template: Template, result: Any, session: TaskSession
+    ) -> tuple[list[Any], Children | None]:
+        """The values of a task, inline or written to the open segment, and its children."""
+        results = _results(template, result)
+        if self._writer is None:
+            self._writer = LazyWriter(self._site.directory, self._owner)
+        delegated = delegations(results)
+        values = [
+            NO_VALUE
+            if index in delegated
+            else store(
+                value,
+                writer=self._writer,
+                session=str(template.session),
+                task_name=template.name,
+                task_id=label,
+                index=index,
+                inline_limit=self._inline_limit,
+            )
+            for index, value in enumerate(results)
+        ]
+        return values, session.take(delegated)
+
+    # --- commands
+
+    def _run_command(
+        self,
+        command: ShellCommand,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        begin: int,
+        plan: LaunchPlan | None,
+    ) -> CommandResult:
+        command.check_inputs(kwargs)
+        line = command.line(args, kwargs)
+        launched = _without_shell(command, line) if plan is None else None
+        if launched is None:
+            launched = [*(plan.argv if plan else ()), *command.argv(args, kwargs)]
+        env = self.environ
+        added = command.variables(kwargs)
+        if plan or added:
+            env = {**env, **(plan.env if plan else {}), **added}
+        home = None
+        if command.cwd:
+            home = Path.cwd()
+            try:
+                when_there(Path(command.cwd), partial(os.chdir, command.cwd))
+            except OSError as error:
+                raise no_directory(command.cwd, error) from error
+        try:
+            stdin = command.path(command.stdin, args, kwargs)
+            if stdin:
+                is_there(Path(stdin))  # soon; who starts the command says what is wrong
+            status = _spawn(
+                launched,
+                env,
+                stdin,
+                command.path(command.stdout, args, kwargs),
+                command.path(command.stderr, args, kwargs),
+            )
+        finally:
+            if home is not None:
+                os.chdir(home)
+        output = self._output_since(begin)
+        if status not in command.success:
+            raise CommandFailed(failure_text(line, status, output), status)
+        return CommandResult(line, status, output, command.collect_outputs(kwargs))
+
+    def _output_since(self, begin: int) -> str:
+        end = self.log_position()
+        if end <= begin:
+            return ""
+        return patiently(lambda: self._output(max(begin, end - OUTPUT_BYTES), end))
+
+    def _output(self, begin: int, end: int) -> str:
+        with self._log.open("rb") as log:
+            log.seek(begin)
+            return log.read(end - begin).decode(errors="replace")
+
+
+def _outcome_of(error: BaseException) -> str:
+    """Return the outcome of an attempt that has raised this.
+
+    That the file system has failed for a moment is no error of the task's, and worth another try.
+    """
+    is_stored_in_vain = isinstance(error, StorageError) and is_passing(error)
+    return "crash" if is_stored_in_vain else "error"
+
+
+def _end_copy(error: BaseException | None) -> NoReturn:
+    """End a process that a task has forked as Python would end it: it is no executor."""
+    status = 0
+    try:
+        if isinstance(error, SystemExit):
+            if isinstance(error.code, int):
+                status = error.code
+            elif error.code is not None:
+                status = 1
+                sys.stderr.write(f"{error.code}\n")
+        elif error is not None:
+            status = 1
+            traceback.print_exception(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status & 0xFF)
+
+
+def _results(template: Template, result: Any) -> Sequence[Any]:
+    """What a function gave, as one object for each of the task's results.
+
+    Raises
+    ------
+    TypeError
+        It gave something else.
+    """
+    if template.returns == 1 and not template.return_names:
+        return (result,)
+    names = template.return_names
+    if isinstance(result, dict) and names:
+        if set(result) == set(names):
+            return [result[name] for name in names]
+        gave = f"a dict of {', '.join(map(repr, result))}"
+    elif isinstance(result, (tuple, list)):
+        if len(result) == template.returns:
+            return result
+        gave = f"{len(result)} values"
+    else:
+        gave = f"a {type(result).__name__}"
+    wanted = ", ".join(map(repr, names)) if names else str(template.returns)
+    raise TypeError(f"{template.name} is to return {wanted} (returns=…), but gave {gave}")
+
+
+def _without_shell(command: ShellCommand, line: str) -> list[str] | None:
+    """The words of a line whose program a shell would do nothing but start; None for others."""
+    if not isinstance(command.command, str) or "PATH" in command.env:
+        return None
+    words = plain_words(line)
+    # A program that is not there is the shell's to tell of, in its words and with its status.
+    if words is None or words[0].startswith(".") or not shutil.which(words[0]):
+        return None
+    return words
+
+
+def _spawn(
+    argv: list[str],
+    env: Mapping[str, str],
+    stdin: str | None,
+    stdout: str | None,
+    stderr: str | None,
+) -> int:
+    """Run a command to its end without copying this process; returns its exit status.
+
+    Raises
+    ------
+    PilotError
+        The command is not there.
+    """
+    actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 0, stdin or os.devnull, os.O_RDONLY, 0)]
+    create = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    if stdout:
+        actions.append((os.POSIX_SPAWN_OPEN, 1, stdout, create, 0o666))
+    if stderr and stderr == stdout:
+        actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
+    elif stderr:
+        actions.append((os.POSIX_SPAWN_OPEN, 2, stderr, create, 0o666))
+    # A command that is told to end has some time for that: this process, which is told as well,
+    # waits for it.
+    before = _set_handler(_TERM, _wait_on)
+    try:
+        pid = os.posix_spawnp(
+            argv[0],
+            argv,
+            env,
+            file_actions=actions,
+            setsigdef=_TO_DEFAULT,
+        )
+        _, status = os.waitpid(pid, 0)
+    except OSError as error:
+        raise cannot_start(argv, error, stdin) from error
+    finally:
+        _set_handler(_TERM, before)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _wait_on(*_: object) -> None:
+    """Do nothing."""
