@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 import os
@@ -43,6 +44,7 @@ def heat(example: Any) -> Any:
     return example.heat
 
 
+@functools.cache
 def run_alone(heat: Any, flux: float) -> Array:
     """The full model without MPI: what any number of ranks must give."""
     heated, temperature = heat.heating(flux), np.zeros((heat.N, heat.N))
@@ -185,7 +187,7 @@ def test_the_reduced_model_is_the_projected_full_one(example: Any) -> None:
 
 
 def test_the_reduced_model_knows_a_flux_that_it_has_not_seen(example: Any) -> None:
-    runs = [run_alone(example.heat, flux) for flux in range(50, 601, 50)]
+    runs = [run_alone(example.heat, flux) for flux in range(50, 601, 110)]
     full = run_alone(example.heat, 325.0)
     errors = []
     for rank in (4, 12):

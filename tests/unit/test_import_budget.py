@@ -4,6 +4,7 @@ it from the shared file system. No times: modules are named that none of them ne
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 
@@ -46,11 +47,12 @@ BUDGET = {
 }
 
 
-def loaded_by(statement: str) -> set[str]:
+@functools.cache
+def loaded_by(statement: str) -> frozenset[str]:
     """The modules that a new Python has loaded after a statement."""
     code = f"import sys; {statement}; print(sorted(sys.modules))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(ast.literal_eval(told.stdout))
+    return frozenset(ast.literal_eval(told.stdout))
 
 
 @pytest.mark.parametrize("module", BUDGET)

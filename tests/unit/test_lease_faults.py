@@ -177,7 +177,7 @@ def test_never_two_heads_and_no_epoch_twice(world_of_their_own: list[World]) -> 
     @example(seed=2149, processes=2)
     @example(seed=95760, processes=2)
     @given(seed=st.integers(0, 2**32), processes=st.integers(2, 4))
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=50, deadline=None)
     def simulate(seed: int, processes: int) -> None:
         with tempfile.TemporaryDirectory() as directory:
             world = World(seed, Path(directory), processes)

@@ -82,19 +82,31 @@ class Methods:
     @functools.lru_cache
     def method(self, x): return x + 1
 
+# It has imported what it needs, and forks for each call, which finds what a new process would.
 CHILD = '''
-import sys
+import os, sys
 from pilot.data.values import decode, encode
-function, arguments = decode(sys.stdin.buffer.read())
-sys.stdout.buffer.write(encode(function(*arguments)))
+while size := sys.stdin.buffer.read(8):
+    payload = sys.stdin.buffer.read(int.from_bytes(size, "big"))
+    child = os.fork()
+    if not child:
+        function, arguments = decode(payload)
+        answer = encode(function(*arguments))
+        sys.stdout.buffer.write(len(answer).to_bytes(8, "big") + answer)
+        sys.stdout.buffer.flush()
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    assert not status, status
 '''
+child = subprocess.Popen(
+    [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+)
 
 def there(function, *arguments):
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD], input=encode((function, arguments)), capture_output=True
-    )
-    assert not done.returncode, done.stderr.decode()
-    return decode(done.stdout)
+    payload = encode((function, arguments))
+    child.stdin.write(len(payload).to_bytes(8, "big") + payload)
+    child.stdin.flush()
+    return decode(child.stdout.read(int.from_bytes(child.stdout.read(8), "big")))
 
 for kind in (Slots, OneSlot, WithDict, Data, Frozen, Named, NamedWithMore, Cached):
     made = there(kind)
@@ -154,6 +166,8 @@ done = subprocess.run(
 )
 # Where a class came from elsewhere it is what came last.
 assert decode(done.stdout) == ((7, 5), (9, 6), (7, 5))
+child.communicate()
+assert not child.returncode
 print("all came back")
 """
 

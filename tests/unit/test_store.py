@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -244,8 +245,12 @@ def test_wal_needs_no_shared_memory(store: Store, path: Path) -> None:
     assert not path.with_name("tasks.db-shm").exists()
 
 
-def test_database_of_another_process_is_locked(store: Store, path: Path) -> None:
+def test_database_of_another_process_is_locked(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     open_session(store)
+    soon = functools.partial(sqlite3.connect, timeout=0.1)
+    monkeypatch.setattr(sqlite3, "connect", soon)
     with pytest.raises(HeadError, match=r"tasks\.db cannot be opened: .*locked"):
         Store(path)
 

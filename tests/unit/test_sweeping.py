@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,7 +68,8 @@ def test_what_stays_is_what_it_was(tmp_path: Path, values: list[Value], kept: li
             load(values[number], tmp_path)
     assert [p.name for p in path.parent.iterdir()] == [path.name]
     # People find in it what was there before, and so do other tools.
-    subprocess.run(["h5dump", "-n", path], check=True, capture_output=True)
+    if shutil.which("h5dump"):
+        subprocess.run(["h5dump", "-n", path], check=True, capture_output=True)
     if 4 in kept:
         with h5py.File(path) as file:
             attributes = dict(file[values[4].name].attrs)
