@@ -47,7 +47,10 @@ class Call(NamedTuple):
 
 
 class _Awaited:
-    """Stands for the result of another task."""
+    """Stands for the result of another task, and for whatever is taken of it."""
+
+    #: To go through it would not end: there is an item of every number.
+    __iter__ = None
 
     def __init__(self, task: str, index: int) -> None:
         self._words = f"<result of {task}>" if not index else f"<result {index} of {task}>"
@@ -57,6 +60,9 @@ class _Awaited:
 
     def __getitem__(self, key: object) -> _Awaited:
         return self
+
+    def __contains__(self, key: object) -> bool:
+        return True
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
