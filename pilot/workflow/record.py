@@ -51,6 +51,8 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
     results: dict[str, Any]
     #: Whether any of its tasks may be found again.
     is_cached: bool
+    #: Tasks that had failed, and those that have taken their places.
+    retried: dict[int, int] = {}
 
     @property
     def runs(self) -> list[tuple[int, int]]:
@@ -63,7 +65,13 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
         return sum(last - first + 1 for first, last in self.runs)
 
     def label(self, task: int) -> str:
-        """Return the name of a task as the file has it, such as ``scan[3]``."""
+        """Return the name of a task as the file has it, such as ``scan[3]``.
+
+        One that has failed, and whose place another one has taken, is called as that.
+        """
+        # Whatever the file says: one that takes the place of another has a higher id.
+        while (later := self.retried.get(task, 0)) > task:
+            task = later
         for group in self.groups:
             before = 0
             for first, last in group.runs:
@@ -88,7 +96,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
             for group in self.groups
         ]
         results = {key: _replaced(value, new) for key, value in self.results.items()}
-        return Record(self.name, groups, results, self.is_cached)
+        return Record(self.name, groups, results, self.is_cached, {**self.retried, **new})
 
     def result(self, key: str) -> Any:
         """Return an entry of ``results``, with `Stored` in the place of references."""

@@ -390,6 +390,8 @@ def test_failed_tasks_run_again_and_the_workflow_has_its_results(
     program("session", "wait", session)
     assert program.json("task", "list", "--session", session, "--failed") == []
     assert len(program.json("task", "list", "--session", session)) == 8
+    # All of them by their place in the file, also those that others took the places of.
+    assert program("task", "list", "--session", session).stdout.count("try[2]") == 3
     assert "FAILED" not in program("why", session).stdout
     assert f"session {session} has no failed tasks" in program("retry", session).stderr
     assert "ran again already" in program("retry", again, code=1).stderr

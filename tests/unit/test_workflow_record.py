@@ -30,6 +30,21 @@ def test_tasks_have_the_names_of_the_file() -> None:
     assert record.count == 6
 
 
+def test_what_ran_again_is_called_as_what_took_its_place(tmp_path: Path) -> None:
+    record = Record("w", [Group("one", False, [(5, 5)]), Group("many", True, [(6, 8)])], {}, False)
+    write_record(tmp_path, 3, record.with_ids({6: 20, 5: 21}).with_ids({20: 30}))
+    again = read_record(tmp_path, 3)
+    assert again is not None
+    told = {task: again.label(task) for task in (5, 6, 7, 20, 21, 30)}
+    one, first = "one", "many[0]"
+    assert told == {5: one, 6: first, 7: "many[1]", 20: first, 21: one, 30: first}
+    assert again.count == 4
+
+
+def test_a_damaged_record_leads_nowhere() -> None:
+    assert not Record("w", [], {}, False, {5: 6, 6: 5}).label(5)
+
+
 @pytest.mark.parametrize(
     "value",
     [
