@@ -18,6 +18,7 @@ from pathlib import Path
 
 import setproctitle
 
+from pilot.data.directories import make_private
 from pilot.data.patience import patient, when_there
 
 _PR_SET_PDEATHSIG = 1
@@ -121,9 +122,9 @@ def raise_file_limit() -> None:
 
 
 @patient
-def redirect_output(path: Path) -> None:
-    """Append stdout and stderr to a file from now on; stdin is empty."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+def redirect_output(path: Path, site: Path) -> None:
+    """Append stdout and stderr to a file of a site from now on; stdin is empty."""
+    make_private(path.parent, site)
     output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

@@ -19,6 +19,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pilot.data.directories import make_private
 from pilot.data.patience import patient
 from pilot.errors import SiteError
 from pilot.site_configs import SiteConfig, SiteFileError, load_site_file, template_text, templates
@@ -30,6 +31,10 @@ SITE_FILE = "site.yaml"
 def pilot_home() -> Path:
     """The directory of the named sites: ``$PILOT_HOME``, or ``~/.pilot``."""
     return Path(os.environ.get("PILOT_HOME") or Path.home() / ".pilot").expanduser().absolute()
+
+
+class SiteGone(SiteError):
+    """A site that was there is not there any more."""
 
 
 @dataclass(frozen=True)
@@ -82,39 +87,52 @@ class Site:
         """In-task checkpoints, by session and task."""
         return self.directory / "checkpoints"
 
+    def check_there(self) -> None:
+        """See that the directory is there, and still a site.
+
+        Raises
+        ------
+        SiteGone
+            It is not.
+        """
+        if not (self.directory / SITE_FILE).exists():
+            raise self._gone()
+
+    def _gone(self) -> SiteGone:
+        what = f"has no {SITE_FILE}" if self.directory.is_dir() else "is gone"
+        return SiteGone(
+            f"the site directory {self.directory} {what}: was it moved or removed, or is its file "
+            "system away? Put it back, and nothing is lost"
+        )
+
     @patient
     def prepare(self) -> None:
         """Make what is missing in the directory, with private modes, and check what is there.
 
         Raises
         ------
+        SiteGone
+            The directory is no site any more.
         SiteError
             The directory cannot be written, or others may change what is in it.
         """
+        self.check_there()
         directories = (self.logs, self.jobs, self.checkpoints)
         files = (self.database, self.address_file, self.lease_file)
         try:
             for path in directories:
-                make_private(path)
+                make_private(path, self.directory)
             make_keys(self.keys)
             for path in (self.keys, *directories, self.results, *files):
                 if path.exists():
                     _check_owner(path, f"-R go-w {shlex.quote(str(self.directory))}")
+        except FileNotFoundError as error:
+            raise self._gone() from error
         except OSError as error:
             raise SiteError(
                 f"the site directory {self.directory} cannot be written: {error.strerror}; "
                 "choose another with $PILOT_HOME or `pilot init`, or mend its permissions"
             ) from error
-
-
-def make_private(directory: Path) -> None:
-    """Make a directory that is its owner's alone, and so all above it that are missing."""
-    missing = []
-    while not directory.is_dir():
-        missing.append(directory)
-        directory = directory.parent
-    for path in reversed(missing):
-        path.mkdir(mode=0o700, exist_ok=True)
 
 
 def _check_owner(path: Path, mended_by: str = "", is_above: bool = False) -> None:

@@ -36,6 +36,7 @@ from pilot.agent.rules import actions as a
 from pilot.agent.rules.rules import Rules
 from pilot.agent.rules.worlds import World
 from pilot.agent.service import LEAVE_S, STATUS_S, Identity, Service
+from pilot.data.directories import make_private
 from pilot.interpreter import pilot_command
 from pilot.launchers import (
     HostShare,
@@ -654,8 +655,8 @@ class Agent:
             hosts={s.node: HostCores(s.cores, s.gpus) for s in action.shares},
         )
         path = self._site.logs / self._pilot / f"world-{action.world}.out"
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
+            make_private(path.parent, self._site.directory)
             launch = self._mpi().launch(
                 pilot_command("rank"),
                 _placement(action.shares),

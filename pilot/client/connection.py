@@ -51,7 +51,7 @@ from pilot.errors import (
 from pilot.head.running import find_head, silence_of
 from pilot.limits import SUBMIT_BYTES, UNACCEPTED_BYTES
 from pilot.model.tasks import TaskOutcome, TaskSpec
-from pilot.site import Site
+from pilot.site import Site, SiteGone
 from pilot.version import __version__
 from pilot.wire import messages as m
 from pilot.wire.channel import Client, Unreadable
@@ -71,6 +71,8 @@ TASK_BYTES, TEMPLATE_BYTES = 64, 512
 #: A client that submits says so often that it lives, and comes back to its sessions when it was
 #: stopped for longer.
 ALIVE_S = 60.0
+#: A site directory that is not there is waited for so long, in seconds.
+GONE_S = 300.0
 #: A head from which something is awaited, and nothing has come for so long, is asked whether it is
 #: there; one that does not answer that for so long does not answer.
 PING_S, SILENT_S = 15.0, 60.0
@@ -171,7 +173,8 @@ class Connection:
         self._connects: list[float] = []
         self._address: HeadAddress | None = None
         self._silence = silence_of(site)
-        self._waits_for_space = False
+        #: Since when no head can start for a reason that may pass; 0: one can.
+        self._waits_since = 0.0
         self._asked_again = -GREETING_S
         self._stopping = False
         self._failure: Exception | None = None
@@ -514,7 +517,7 @@ class Connection:
         deadline = time.monotonic() + 2 * GREETING_S
         while not self._stopping:
             address = self._find()
-            if address is None and (self._start is None or self._waits_for_space):
+            if address is None and (self._start is None or self._waits_since):
                 time.sleep(WATCH_S)
                 deadline = time.monotonic() + 2 * GREETING_S
                 continue
@@ -562,15 +565,18 @@ class Connection:
             return find_head(self._site, dead)
         try:
             address = ensure_head(self._site, dead=dead)
-        except DiskFullError as error:
+        except (DiskFullError, SiteGone) as error:
             if not self._ready.done():
                 raise
             # All that is accepted is safe, and the rest is still here.
-            if not self._waits_for_space:
+            now = time.monotonic()
+            if not self._waits_since:
+                self._waits_since = now
                 log.warning("pilot: %s; waiting for that", error)
-            self._waits_for_space = True
+            if isinstance(error, SiteGone) and now - self._waits_since > GONE_S:
+                raise
             return None
-        self._waits_for_space = False
+        self._waits_since = 0.0
         return address
 
     def _greet(self, client: Client[Any], address: HeadAddress) -> None:

@@ -93,11 +93,13 @@ class Context:
     def checkpoint(self) -> Checkpoint:
         """The task's own checkpoints: ``save(step, state)`` and ``load()``."""
         from pilot.data.checkpoint import Checkpoint
+        from pilot.data.directories import make_private
         from pilot.data.patience import patiently
 
         directory = self._checkpoints / str(self.session_id) / self.task_id
-        patiently(lambda: directory.mkdir(mode=0o700, parents=True, exist_ok=True))
-        return Checkpoint(directory, self.rank, self.ranks, attempt=self.attempt)
+        site = self._checkpoints.parent
+        patiently(lambda: make_private(directory, site))
+        return Checkpoint(directory, self.rank, self.ranks, attempt=self.attempt, within=site)
 
     def __repr__(self) -> str:
         return f"<pilot context of task {self.task_id}, attempt {self.attempt}>"

@@ -53,6 +53,8 @@ def ensure_head(site: Site, adopt_job: str = "", dead: int = 0) -> HeadAddress:
         It did not start; the message has its last words.
     DiskFullError
         It did not start for want of space.
+    SiteGone
+        The site directory is not there any more.
     """
     address = find_head(site, dead)
     if address is not None:
@@ -64,6 +66,7 @@ def ensure_head(site: Site, adopt_job: str = "", dead: int = 0) -> HeadAddress:
     lock = FileLock(site.directory / "head.start")
     try:
         while True:
+            site.check_there()  # the lock's file would be made with all that is missing above it
             try:
                 with lock.acquire(timeout=LOOK_S):
                     address = find_head(site, dead)
@@ -88,6 +91,7 @@ def ensure_head(site: Site, adopt_job: str = "", dead: int = 0) -> HeadAddress:
     except OSError as error:
         if error.errno in FULL:
             raise _no_room(site) from error
+        site.check_there()
         raise SiteError(
             f"the site directory {site.directory} cannot be written: {error.strerror}; mend its "
             "permissions, or choose another with $PILOT_HOME or `pilot init`"
@@ -154,6 +158,7 @@ def _start(
             holder = read_lease(site.lease_file)
             newest = 0 if old is None else old.epoch
             if holder is None or holder.pid in (0, process.pid) or holder.epoch <= newest:
+                site.check_there()
                 raise HeadError(_last_words(log, begin))
             # Another one has the lease, and does not say yet where it is: it reads what is
             # unfinished.

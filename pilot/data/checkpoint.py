@@ -69,10 +69,18 @@ class Checkpoint:
         How many complete checkpoints are kept, at least 1.
     attempt
         The number of this attempt, the same on all ranks, larger than that of the attempts before.
+    within
+        What has to be there already: `directory` is not made where this is missing.
     """
 
     def __init__(
-        self, directory: Path, rank: int = 0, ranks: int = 1, keep: int = 2, attempt: int = 0
+        self,
+        directory: Path,
+        rank: int = 0,
+        ranks: int = 1,
+        keep: int = 2,
+        attempt: int = 0,
+        within: Path | None = None,
     ) -> None:
         if not 0 <= rank < ranks:
             raise ValueError(f"rank {rank} is not among {ranks} ranks")
@@ -83,6 +91,7 @@ class Checkpoint:
         self.ranks = ranks
         self.keep = keep
         self.attempt = attempt
+        self._within = within
         self._last_step: int | None = None
 
     def save(self, step: int, state: object) -> None:
@@ -119,7 +128,7 @@ class Checkpoint:
             self._remove_before(entry)
 
     def _write(self, final: Path, parts: Parts) -> None:
-        draft = Draft(final.with_name(f".{final.name}.tmp"))
+        draft = Draft(final.with_name(f".{final.name}.tmp"), self._within)
         try:
             draft.write(_STATE, parts)
             draft.publish(final)
@@ -215,7 +224,7 @@ class Checkpoint:
         latest = self._complete()[-1:]
         link = self.directory / f"resume-attempt-{self.attempt}"
         try:
-            durable.make_directory(self.directory)
+            durable.make_directory(self.directory, self._within)
             link.symlink_to(latest[0].name if latest else "nothing")
         except FileExistsError:
             agreed = _Entry.parse(patiently(link.readlink).name)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pilot.data.directories import missing
 from pilot.data.patience import is_passing, patient
 
 #: So much is written again at a time.
@@ -36,19 +37,17 @@ def sync_directory(directory: Path) -> None:
 
 
 @patient
-def make_directory(directory: Path) -> None:
-    """Create `directory` and what is missing above it, each durable in its parent.
+def make_directory(directory: Path, within: Path | None = None) -> None:
+    """Create `directory` and what is `missing` above it, each durable in its parent.
 
     Raises
     ------
     OSError
         It cannot be created.
     """
-    if directory.is_dir():
-        return
-    make_directory(directory.parent)
-    directory.mkdir(exist_ok=True)
-    sync_directory(directory.parent)
+    for path in missing(directory, within):
+        path.mkdir(exist_ok=True)
+        sync_directory(path.parent)
 
 
 def publish(descriptor: int, temporary: Path, final: Path, *, replaces: bool = False) -> None:

@@ -92,6 +92,8 @@ class Draft:
     ----------
     temporary
         In the directory of the final file. What is there is overwritten.
+    within
+        The directory is made where it is missing, but not this one above it.
 
     Raises
     ------
@@ -99,13 +101,13 @@ class Draft:
         The file cannot be created.
     """
 
-    def __init__(self, temporary: Path) -> None:
+    def __init__(self, temporary: Path, within: Path | None = None) -> None:
         self.temporary = temporary
         self._descriptor = -1
         self._file: Any = None
         self._metadata = _Metadata()
         try:
-            durable.make_directory(temporary.parent)
+            durable.make_directory(temporary.parent, within)
             self._descriptor = os.open(
                 temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644
             )

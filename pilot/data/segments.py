@@ -128,7 +128,9 @@ class SegmentWriter:
             directory = self._directory(session)
             while (directory / _final(self.owner, self._count)).exists():
                 self._count += 1
-            self._open[session] = _Segment(Draft(directory / _temporary(self.owner, self._count)))
+            self._open[session] = _Segment(
+                Draft(directory / _temporary(self.owner, self._count), self.site_dir)
+            )
             self._count += 1
         return self._open[session]
 

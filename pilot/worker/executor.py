@@ -86,7 +86,7 @@ def _come_up(config: ExecutorConfig, site: Site) -> tuple[Client[m.Run | m.Exit]
     be_no_terminals()
     serve_tasks()
     name_process(f"pilot executor {config.number} {config.pilot}")
-    redirect_output(Path(config.log))
+    redirect_output(Path(config.log), site.directory)
     pin(config.cores, config.cores_of_node)
     os.environ.update(thread_variables(len(config.cores)))
     os.environ.update(gpu_variables(config.gpus))

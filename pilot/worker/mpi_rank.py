@@ -106,7 +106,7 @@ def main() -> None:
     site = open_site(Path(config.site))
     logs = [rank_log(config.pilot, config.world, number) for number in range(size)]
     log = site.directory / logs[rank]
-    redirect_output(log)
+    redirect_output(log, site.directory)
     worker = Worker(
         site,
         f"{config.pilot}-world-{config.world}-{rank}-{os.getpid()}",

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from pilot.data.directories import make_private
 from pilot.model.bounds import UNREADABLE
 from pilot.regular_files import NotRegularError, read_regular
 from pilot.workflow.graph import Result
@@ -176,7 +177,7 @@ def write_record(results: Path, session: int, record: Record) -> None:
         It cannot be written.
     """
     path = results / str(session) / FILE_NAME
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(path.parent, results.parent)
     partial = path.with_name(f".{FILE_NAME}.{os.getpid()}")
     try:
         partial.write_bytes(msgspec.msgpack.encode(record))

@@ -16,11 +16,13 @@ from support import tasks
 from support.sites import SiteUnderTest
 from support.waiting import wait_until
 
+import pilot
 from pilot.cli import cli
+from pilot.client import connection
 from pilot.client.session import Session
 from pilot.head.lease_files import has_run_out
 from pilot.site import open_site
-from pilot.wire.discovery import read_address
+from pilot.wire.discovery import process_started, read_address
 
 DEADLINE_S = 60.0
 #: Short, since each of these waits for it.
@@ -148,6 +150,41 @@ def test_moved_site_goes_on(site: SiteUnderTest) -> None:
     finally:
         session.detach()
         run("head", "stop", "--site", str(moved))
+
+
+def test_site_that_was_away_goes_on_where_it_was(
+    site: SiteUnderTest, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when its file system is not mounted for a while; longer than its head can do without."""
+    away = site.home / "away"
+    with site.session() as session:
+        assert session.submit(tasks.square, 2).result(DEADLINE_S) == 4
+        head = site.head_pid
+        site.directory.rename(away)
+        future = session.submit(tasks.square, 3)
+        wait_until(lambda: "is gone" in caplog.text, DEADLINE_S, "the client to say so")
+        wait_until(lambda: process_started(head) == -1, DEADLINE_S, "the head to end")
+        away.rename(site.directory)  # nobody has made it anew meanwhile
+        assert future.result(DEADLINE_S) == 9
+    assert caplog.text.count("Put it back, and nothing is lost; waiting for that") == 1
+
+
+def test_client_whose_site_does_not_come_back_ends_in_words(
+    site: SiteUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "GONE_S", 0.5)
+    away = site.home / "away"
+    session = site.session()
+    assert session.submit(tasks.square, 2).result(DEADLINE_S) == 4
+    head = site.head_pid
+    site.directory.rename(away)
+    os.kill(head, signal.SIGKILL)
+    try:
+        with pytest.raises(pilot.SiteError, match="is gone: was it moved or removed"):
+            session.submit(tasks.square, 3).result(DEADLINE_S)
+    finally:
+        away.rename(site.directory)
+    work(site)
 
 
 def test_site_begins_anew_when_its_database_has_vanished(site: SiteUnderTest) -> None:

@@ -379,6 +379,7 @@ def test_a_sealed_segment_is_never_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../../escape", "..", "a/b", "", "ä b", "x\0y"])
 def test_awkward_names_stay_inside_the_site(tmp_path: Path, name: str) -> None:
     site = tmp_path / "site"
+    site.mkdir()
     with SegmentWriter(site, name) as writer:
         result = writer.add(name, name, name, 0, GRID)
     assert_same(read(site, result.value), GRID)

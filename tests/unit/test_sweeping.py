@@ -172,6 +172,7 @@ def test_killed_at_any_instant(tmp_path: Path) -> None:
     while killed:
         call += 1
         site = tmp_path / str(call)
+        site.mkdir()
         with SegmentWriter(site, "e1") as writer:
             small = [np.full(100, number) for number in range(3)]
             written = [writer.add("1", "f", f"3.{n}", 0, obj) for n, obj in enumerate(small)]

@@ -54,7 +54,7 @@ class LocalBatch:
     Parameters
     ----------
     directory
-        Where the records of jobs are; made if it is not there.
+        Where the records of jobs are; made if it is not there, but not what is above it.
     kill_grace_s
         Time between SIGTERM and SIGKILL when a job is cancelled or its walltime ends, in seconds.
     """
@@ -161,7 +161,7 @@ class LocalBatch:
         return sorted((name for name in names if name.isdecimal()), key=int)
 
     def _new_record(self) -> tuple[str, Path]:
-        self._directory.mkdir(parents=True, exist_ok=True)
+        self._directory.mkdir(exist_ok=True)
         number = int((self._ids() or ["0"])[-1])
         while True:  # others may take the same number at the same time: mkdir lets one have it
             number += 1

@@ -1,0 +1,48 @@
+"""Directories of a site: made where they are missing, but never in the place of the site itself.
+
+A site directory may be moved, or its file system be away, while its processes run. Whoever then
+made what it misses would leave a new and empty site there: the right one, when it comes back, would
+be put into it, and not in its place.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+
+def missing(directory: Path, within: Path | None = None) -> list[Path]:
+    """Return what has to be made so that a directory is there, the outermost first.
+
+    Parameters
+    ----------
+    directory
+        The directory.
+    within
+        What has to be there already, such as the site directory; None: nothing has.
+
+    Raises
+    ------
+    FileNotFoundError
+        `within` is not there.
+    """
+    found: list[Path] = []
+    while not directory.is_dir():
+        if directory == within:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(within))
+        found.insert(0, directory)
+        directory = directory.parent
+    return found
+
+
+def make_private(directory: Path, within: Path | None = None) -> None:
+    """Make a directory that is its owner's alone, and so all that is `missing` above it.
+
+    Raises
+    ------
+    OSError
+        It cannot be made.
+    """
+    for path in missing(directory, within):
+        path.mkdir(mode=0o700, exist_ok=True)
