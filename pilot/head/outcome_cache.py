@@ -38,13 +38,20 @@ class Outcomes:
         self._store = store
         #: The last ones, oldest first.
         self._recent: dict[int, TaskOutcome] = {}
+        #: Of those that have failed: what dependents get, where that is to be ignored.
+        self._ignored: dict[int, tuple[Value, ...]] = {}
         self._bytes = 0
         #: Sessions that have ended, of which something may be kept.
         self._closed: set[int] = set()
 
-    def keep(self, outcome: TaskOutcome) -> None:
-        """Keep how a task has ended, which may not be committed yet."""
+    def keep(self, outcome: TaskOutcome, ignored: tuple[Value, ...] | None = None) -> None:
+        """Keep how a task has ended, which may not be committed yet.
+
+        `ignored` is what dependents get in place of a failure that is to be ignored.
+        """
         self._recent[outcome.task] = outcome
+        if ignored is not None:
+            self._ignored[outcome.task] = ignored
         self._bytes += _size(outcome)
 
     def forget(self, task: int) -> None:
@@ -52,10 +59,12 @@ class Outcomes:
         outcome = self._recent.pop(task, None)
         if outcome is not None:
             self._bytes -= _size(outcome)
+            self._ignored.pop(task, None)
 
     def forget_all(self) -> None:
         """Read everything again when it is asked for. All has to be committed."""
         self._recent.clear()
+        self._ignored.clear()
         self._bytes = 0
 
     def close(self, session: int) -> None:
@@ -138,10 +147,14 @@ class Outcomes:
     def _seen(self, outcome: TaskOutcome) -> TaskOutcome:
         if outcome.state not in _FAILURES:
             return outcome
-        template = self._store.template_of(outcome.task)
-        if template.on_failure != "ignore":
+        if outcome.task in self._recent:  # it may not be in the database yet
+            ignored = self._ignored.get(outcome.task)
+        else:
+            template = self._store.template_of(outcome.task)
+            ignored = default_values(template) if template.on_failure == "ignore" else None
+        if ignored is None:
             return outcome
-        return TaskOutcome(outcome.task, COMPLETED, default_values(template))
+        return TaskOutcome(outcome.task, COMPLETED, ignored)
 
 
 def _size(outcome: TaskOutcome) -> int:

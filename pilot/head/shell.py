@@ -180,7 +180,7 @@ class Shell:
         by_client: dict[bytes, list[TaskOutcome]] = {}
         for end in ended:
             outcome = TaskOutcome(end.task, end.state, end.values, end.failure)
-            keep(outcome)
+            keep(outcome, end.ignored)
             drop(end.task)
             recall.ended(end.task)
             for peer in audience(end.task):

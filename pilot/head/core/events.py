@@ -240,6 +240,8 @@ class Ended(msgspec.Struct, frozen=True):
     #: By which its results are to be found again (empty: they are not), with these files.
     memo: bytes = b""
     files: tuple[FileStamp, ...] = ()
+    #: What dependents get in place of a failure that is to be ignored.
+    ignored: tuple[Value, ...] | None = None
 
 
 class Delegated(msgspec.Struct, frozen=True):

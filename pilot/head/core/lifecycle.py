@@ -123,16 +123,17 @@ class Life:
             memo = task.memo or b"" if state == COMPLETED else b""
             if memo:
                 values = marked(values, memo)
-            where = (task.pool, task.ran_s)
+            where = (task.pool, task.ran_s, memo, task.files)
+            good, ignored = state == COMPLETED, None
+            if not good and state != CANCELLED and task.template.on_failure == "ignore":
+                ignored = default_values(task.template)
             effects.ended.append(
-                Ended(task.id, session.id, state, now, values, failure, *where, memo, task.files)
+                Ended(task.id, session.id, state, now, values, failure, *where, ignored)
             )
             self._log.task(task.id, state, session.id, now, failure.type if failure else "")
             # As others see it.
-            good = state == COMPLETED
-            if task.template.on_failure == "ignore" and not good and state != CANCELLED:
-                values = default_values(task.template)
-                good = True
+            if ignored is not None:
+                values, good = ignored, True
             self.just_ended[task.id] = TaskOutcome(task.id, COMPLETED if good else state, values)
             if task.heirs:
                 ending += dependencies.inherit(task, values if good else None, failure)

@@ -1,0 +1,78 @@
+"""Tasks are handed out, and may have ended, before the database has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.builders import done, spec, template
+
+from pilot.head import events as ev
+from pilot.head.clients import Clients
+from pilot.head.peers import PilotPeer
+from pilot.head.shell import Shell
+from pilot.head.store import Store
+from pilot.wire import messages as m
+from scheduler.resources import NodeShape
+
+NOW = 1000.0
+SESSION = 1
+CODE = m.Function(b"f1", b"code")
+
+
+class Head:
+    """The head's side of clients, whose turns end before anything is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.sent: list[Any] = []
+        self.store = Store(path)
+        self.shell = Shell(
+            self.store, lambda _, what: self.sent.append(what), (), lambda: None, lambda _: 0
+        )
+        self.clients = Clients(self.shell, 1, lambda: None)
+        environment = m.Environment("/", (), {})
+        self.store.add_session(m.OpenSession(1, "s", environment), NOW)
+        self.shell.parcels.open(m.SessionInfo(SESSION, "s", environment), {})
+        self.shell.apply(ev.SessionOpened(SESSION), NOW)
+        self.shell.apply(ev.PilotJoined("p", "main", NodeShape(4), 1, 0.0, []), NOW)
+
+    def submit(self, seq: int, known: m.Template, *specs: m.TaskSpec) -> None:
+        message = m.Submit(seq, SESSION, [CODE], [known], list(specs))
+        self.clients.handlers[m.Submit](b"client", message, NOW)
+
+    def assign(self) -> list[m.Work]:
+        """Hand work out; returns it as the pilot gets it."""
+        tasks = self.shell.core.assign(NOW).get("p", [])
+        values = self.shell.outcomes.values({source for task in tasks for source, _ in task.inputs})
+        return self.shell.parcels.pack(PilotPeer(b"p"), tasks, values).work
+
+    def commit(self) -> None:
+        for _ in range(3):
+            self.shell.commits.begin(NOW, events_too=True)
+            self.store.join()
+            self.shell.commits.finish()
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[Head]:
+    head = Head(tmp_path / "tasks.db")
+    yield head
+    head.store.close()
+
+
+def task(number: int) -> int:
+    return m.task_id(SESSION, number)
+
+
+def test_a_failure_that_is_ignored_is_known_before_it_is_committed(head: Head) -> None:
+    ignoring = template(on_failure="ignore", default=b"instead")
+    head.submit(1, ignoring, spec(task(1)))
+    head.assign()
+    head.shell.apply(ev.AttemptsEnded("p", [done(task(1), "error")]), NOW)
+    head.submit(2, ignoring, spec(task(2), needs=(task(1),)))
+    (work,) = head.assign()
+    assert work.task == task(2) and work.inputs[0].value is not None
+    assert work.inputs[0].value.payload == b"instead"
+
