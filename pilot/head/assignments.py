@@ -5,7 +5,8 @@ sent them before, and for each task its arguments and the values of its inputs.
 
 Invariants
 ----------
-- Arguments are in memory up to a limit; others are read from the database when they are needed.
+- Arguments are in memory up to a limit; others are read from the database when they are needed,
+  and kept until they are there.
 - A session's functions are here as long as it may have tasks.
 """
 
@@ -67,14 +68,23 @@ class AssignmentPacker:
         """Whether a session has a function."""
         return not digest or digest in self._sessions[session].functions
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no more arguments are to be kept than need be."""
+        return self._payload_bytes >= PAYLOAD_BYTES
+
     def keep(self, spec: TaskSpec) -> None:
         """A task waits: its arguments will be needed."""
-        if self._payload_bytes < PAYLOAD_BYTES:
-            self._payloads[spec.id] = spec.payload
-            self._payload_bytes += len(spec.payload)
+        self._payloads[spec.id] = spec.payload
+        self._payload_bytes += len(spec.payload)
+
+    def drop_all(self, tasks: Iterable[int]) -> None:
+        """Read the arguments of these tasks when they are needed: the database has them."""
+        for task in tasks:
+            self.drop(task)
 
     def drop(self, task: int) -> None:
-        """A task does not run again."""
+        """A task does not run again, or its arguments can be read."""
         payload = self._payloads.pop(task, None)
         if payload is not None:
             self._payload_bytes -= len(payload)

@@ -186,7 +186,8 @@ class Service:
         for item in tasks:
             shell.recall.accepted(kinds[item.spec.template], item.spec)
             if item.delegated is None:
-                shell.assignments.keep(item.spec)
+                if not shell.assignments.is_full:
+                    shell.assignments.keep(item.spec)
             else:
                 owed.update(ref[0] for ref in item.delegated[1].values())
         owed.difference_update(item.spec.id for item in tasks)

@@ -143,6 +143,9 @@ class Shell:
                 if task.template.cache:
                     self.recall.accepted(task.template, spec)
             batch.add_tasks(effects.accepted)
+            if self.assignments.is_full:
+                tasks = [spec.id for spec, *_ in effects.accepted]
+                self.commits.then(partial(self.assignments.drop_all, tasks))
         if effects.recalls:
             self.recall.add(effects.recalls)
         if effects.delegated:

@@ -10,6 +10,7 @@ import pytest
 from support.builders import done, spec, template
 
 from pilot.head import events as ev
+from pilot.head import parcels
 from pilot.head.clients import Clients
 from pilot.head.peers import PilotPeer
 from pilot.head.shell import Shell
@@ -75,4 +76,16 @@ def test_a_failure_that_is_ignored_is_known_before_it_is_committed(head: Head) -
     (work,) = head.assign()
     assert work.task == task(2) and work.inputs[0].value is not None
     assert work.inputs[0].value.payload == b"instead"
+
+
+def test_arguments_are_there_for_the_task_and_for_the_next_try_however_many_wait(
+    head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parcels, "PAYLOAD_BYTES", 0)
+    head.submit(1, template(retries=1), spec(task(1)))
+    assert [work.payload for work in head.assign()] == [b"payload"]
+    head.commit()
+    assert not head.shell.parcels._payloads, "from now on the database has them"
+    head.shell.apply(ev.AttemptsEnded("p", [done(task(1), "error")]), NOW)
+    assert [work.payload for work in head.assign()] == [b"payload"]
 
