@@ -154,8 +154,9 @@ class Shell:
                 self.assignments.drop(delegated.task)
         if effects.attempts:
             batch.add_attempts(effects.attempts, now)
-            for attempt in effects.attempts:
-                self.running.pop(attempt.completion.task, None)
+            if self.running:
+                for attempt in effects.attempts:
+                    self.running.pop(attempt.completion.task, None)
         if effects.late:
             batch.add_late_attempts(effects.late, now)
         if effects.ended:
@@ -179,7 +180,7 @@ class Shell:
     def _note_ends(self, ended: Iterable[Ended]) -> None:
         """Keep how tasks ended, drop what they needed, and tell the clients after the commit."""
         keep, drop, recall = self.outcomes.keep, self.assignments.drop, self.recall
-        audience, watchers = self.peers.audience, self.peers.watchers
+        audience, watchers, running = self.peers.audience, self.peers.watchers, self.running
         by_client: dict[bytes, list[TaskOutcome]] = {}
         for end in ended:
             outcome = TaskOutcome(end.task, end.state, end.values, end.failure)
@@ -189,6 +190,8 @@ class Shell:
             for peer in audience(end.task):
                 by_client.setdefault(peer, []).append(outcome)
             watchers.pop(end.task, None)
+            if running:  # also what was cancelled, of which no attempt counts
+                running.pop(end.task, None)
         for peer, outcomes in by_client.items():
             self.commits.then(partial(self._tell, peer, outcomes))
 

@@ -89,3 +89,10 @@ def test_arguments_are_there_for_the_task_and_for_the_next_try_however_many_wait
     head.shell.apply(ev.AttemptsEnded("p", [done(task(1), "error")]), NOW)
     assert [work.payload for work in head.assign()] == [b"payload"]
 
+
+def test_nothing_is_kept_of_a_task_that_was_cancelled_while_it_ran(head: Head) -> None:
+    head.submit(1, template(), spec(task(1)))
+    head.assign()
+    head.shell.running[task(1)] = m.RunningTask(task(1), 1, "n", NOW)
+    head.shell.apply(ev.TasksCancelled(SESSION, [task(1)]), NOW)
+    assert not head.shell.running
