@@ -327,16 +327,18 @@ class Fleet:
 
     def ended(self, name: str, reason: str, now: float, how: WhyEnded | None = None) -> None:
         """The job of a pilot has ended."""
-        row = self.pilots.pop(name, None)
+        row = self.pilots.get(name)
         if row is None:
             return
+        # First: where this cannot be written, the end is noticed again.
+        self._save(row, state=ENDED, reason=reason, ended=now)
+        del self.pilots[name]
         log.info("pilot %s (job %s) ended: %s", name, row.job, reason)
-        if how is not WhyEnded.PREEMPTED and row.job and not (row.own or row.told):
-            self._note_end(row, reason, now)
         row.state, row.reason, row.ended = ENDED, reason, now
         self._tell(ENDED, f"{name}: {reason}")
-        self._save(row)
         self.hurry()
+        if how is not WhyEnded.PREEMPTED and row.job and not (row.own or row.told):
+            self._note_end(row, reason, now)
 
     def _note_end(self, row: PilotRow, reason: str, now: float) -> None:
         """A pilot has ended by itself: if it has not worked, that may be for a reason."""
@@ -656,9 +658,9 @@ class Fleet:
         fields = ("name", "pool", "nodes", "walltime", "state", "job", "reason", "created")
         self._store.add_pilot({name: getattr(row, name) for name in fields})
 
-    def _save(self, row: PilotRow) -> None:
+    def _save(self, row: PilotRow, **changes: object) -> None:
         fields = ("name", "state", "job", "nodes", "reason", "submitted", "started", "ended")
-        self._store.set_pilot({name: getattr(row, name) for name in fields})
+        self._store.set_pilot({**{name: getattr(row, name) for name in fields}, **changes})
 
 
 def _how(job: JobStatus) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -148,6 +149,24 @@ def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Head]:
     batch.may.set()
     made.fleet.close()
     made.store.close()
+
+
+def test_end_that_cannot_be_written_is_noticed_again(
+    head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(row: dict[str, object]) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    row = head.a_pilot()
+    head.batch.said["1"] = {"phase": Phase.ENDED, "state": "FAILED", "why_ended": WhyEnded.FAILED}
+    with monkeypatch.context() as patch:
+        patch.setattr(head.store, "set_pilot", fail)
+        with pytest.raises(sqlite3.OperationalError):
+            head.look(NOW + 10.0)
+    assert row.name in head.fleet.pilots, "the database has it, so the head does too"
+    head.settle()
+    head.look(NOW + 20.0)
+    assert not head.fleet.pilots and not head.store.rows("pilots_alive", {})
 
 
 # --- refusals ------------------------------------------------------------------------------------
