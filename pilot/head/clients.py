@@ -163,15 +163,17 @@ class Clients:
     def _detach(self, peer: bytes, message: m.Detach, now: float) -> None:
         if not self._shell.assignments.is_open(message.session):
             raise PilotError(f"session {message.session} is closed or unknown")
+        keys = [(message.parent, spec.ordinal) for spec in message.tasks]
+        # All that may fail comes first: who asks again must not get a number without a task.
+        known = [self._detached.get(key) or self._store.detached(*key) for key in keys]
+        missing = known.count(None)
+        numbers = iter(self._shell.numbers.take(message.session, missing) if missing else ())
         given, new = [], []
-        numbers = iter(self._shell.numbers.take(message.session, len(message.tasks)))
-        for spec in message.tasks:
-            key = (message.parent, spec.ordinal)
-            known = self._detached.get(key) or self._store.detached(*key)
-            if known is None:
-                self._detached[key] = known = next(numbers)
-                new.append(msgspec.structs.replace(spec, id=known))
-            given.append(known)
+        for spec, key, number in zip(message.tasks, keys, known, strict=True):
+            if number is None:
+                self._detached[key] = number = next(numbers)
+                new.append(msgspec.structs.replace(spec, id=number))
+            given.append(number)
         refused = self._take_on(message, new, message.parent, now)
         for spec in new:
             # Once it is committed the database knows it; one that is refused is not known.

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,6 +63,8 @@ TICK_S = 0.25
 STOP_S = 20.0
 #: Messages that show that the head is used.
 _USES = (m.ClientHello, m.Submit, m.Query)
+#: Messages that wait while the database cannot be written: tasks come with the answer.
+_WAITING = (m.Reserve, m.Detach)
 
 
 class Connections(Protocol):
@@ -130,6 +133,8 @@ class Service:
         self._machine = machine
         self._started = self._used = machine.now()
         self._ticked = 0.0
+        #: What waits for the database, with who has sent it.
+        self._postponed: list[tuple[bytes, Any]] = []
         #: Why the head ends (empty: it does not), and when at the latest, with its pilots (0: they
         #: stay).
         self.stopping = ""
@@ -232,6 +237,12 @@ class Service:
         for peer, unreadable in self._connections.take_unreadable():
             self._answers.answer(peer, unreadable, now)
 
+    def _take_postponed(self, now: float) -> None:
+        """Handle again what waits for the database."""
+        postponed, self._postponed = self._postponed, []
+        for peer, message in postponed:
+            self._handle(peer, message, now)
+
     def _take_swept(self) -> None:
         self._commits.batch.add_swept(self._janitor.take())
 
@@ -247,7 +258,15 @@ class Service:
             self._handlers[type(message)](peer, message, now)
         except Exception as error:
             kind = type(message).__name__
-            expected = isinstance(error, PilotError)
+            text, expected = str(error), isinstance(error, PilotError)
+            if isinstance(error, sqlite3.OperationalError):
+                if isinstance(message, _WAITING):
+                    log.error("%s: %s; trying again", kind, error)
+                    self._postponed.append((peer, message))
+                    return
+                text, expected = f"the database cannot be used now: {error}; try again", True
+            elif not expected:
+                text = f"{kind} failed in the head: {error!r}"
             log.log(
                 logging.INFO if expected else logging.ERROR,
                 "%s: %s",
@@ -256,7 +275,6 @@ class Service:
                 exc_info=not expected,
             )
             request = getattr(message, "request", None)
-            text = str(error) if expected else f"{kind} failed in the head: {error!r}"
             if request is not None:
                 self._connections.send(peer, m.Reply(request, error=text))
             elif isinstance(message, m.Submit):
@@ -272,6 +290,7 @@ class Service:
         if not self.stopping:
             run("giving back space of the database", self._store.shrink)
             run("closing what was left", self._control.close_left, now)
+        run("what waits for the database", self._take_postponed, now)
         run("looking after clients", self._clients.forget_silent, self._connections.is_here, now)
         run("looking after the pilots", self._pilots.tick, now, not self.stopping)
 
