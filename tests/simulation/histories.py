@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from invariants import Replay, check_core
+from simulated.invariants import Replay, check_core
 
 from pilot.agent.rules.inputs import Inputs
 from pilot.head.core import events as ev

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from pilot.head.service import TICK_S, Service
-from pilot.head.store import Store
+from pilot.head.store.store import Store
+from pilot.model.tasks import Environment, Function, TaskSpec, Template
+from pilot.scheduler.batch import open_batch
+from pilot.scheduler.resources import Resources
 from pilot.site import create_site
 from pilot.wire import messages as m
-from scheduler.batch import open_batch
 
 NOW = 1000.0
 FULL = sqlite3.OperationalError("database or disk is full")
@@ -73,7 +75,7 @@ class Head:
         return self.peers.sent
 
     def open(self) -> int:
-        (reply,) = self.hear(m.OpenSession(1, "s", m.Environment("/", (), {})))
+        (reply,) = self.hear(m.OpenSession(1, "s", Environment("/", (), {})))
         return int(reply.result[0])
 
 
@@ -109,7 +111,7 @@ def test_what_the_full_disk_keeps_from_being_done_is_said_in_words(
     head: Head, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(head.store, "add_session", _fail)
-    (reply,) = head.hear(m.OpenSession(1, "s", m.Environment("/", (), {})))
+    (reply,) = head.hear(m.OpenSession(1, "s", Environment("/", (), {})))
     assert reply.error == "the database cannot be used now: database or disk is full; try again"
 
 
@@ -118,9 +120,9 @@ def test_child_gets_the_number_of_a_task_though_the_database_failed_when_it_was_
 ) -> None:
     """Of the second child it could not be read whether it is known, the first had a number."""
     session = head.open()
-    known = m.Template(1, session, "f", "python", b"f", m.Resources())
-    tasks = [m.TaskSpec(n, 1, b"", ordinal=n) for n in (1, 2)]
-    message = m.Detach(7, session, 99, [m.Function(b"f", b"code")], [known], tasks)
+    known = Template(1, session, "f", "python", b"f", Resources())
+    tasks = [TaskSpec(n, 1, b"", ordinal=n) for n in (1, 2)]
+    message = m.Detach(7, session, 99, [Function(b"f", b"code")], [known], tasks)
     read = head.store.detached
 
     def fail_at_the_second(parent: int, ordinal: int) -> int | None:

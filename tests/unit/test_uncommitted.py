@@ -9,18 +9,20 @@ from typing import Any
 import pytest
 from support.builders import done, spec, template
 
-from pilot.head import events as ev
-from pilot.head import parcels
+from pilot.head import assignments
 from pilot.head.clients import Clients
-from pilot.head.peers import PilotPeer
+from pilot.head.connections import PilotPeer
+from pilot.head.core import events as ev
 from pilot.head.shell import Shell
-from pilot.head.store import Store
+from pilot.head.store.store import Store
+from pilot.model.ids import task_id
+from pilot.model.tasks import Environment, Function, SessionInfo, TaskSpec, Template
+from pilot.scheduler.resources import NodeShape
 from pilot.wire import messages as m
-from scheduler.resources import NodeShape
 
 NOW = 1000.0
 SESSION = 1
-CODE = m.Function(b"f1", b"code")
+CODE = Function(b"f1", b"code")
 
 
 class Head:
@@ -33,13 +35,13 @@ class Head:
             self.store, lambda _, what: self.sent.append(what), (), lambda: None, lambda _: 0
         )
         self.clients = Clients(self.shell, 1, lambda: None)
-        environment = m.Environment("/", (), {})
+        environment = Environment("/", (), {})
         self.store.add_session(m.OpenSession(1, "s", environment), NOW)
-        self.shell.parcels.open(m.SessionInfo(SESSION, "s", environment), {})
+        self.shell.assignments.open(SessionInfo(SESSION, "s", environment), {})
         self.shell.apply(ev.SessionOpened(SESSION), NOW)
         self.shell.apply(ev.PilotJoined("p", "main", NodeShape(4), 1, 0.0, []), NOW)
 
-    def submit(self, seq: int, known: m.Template, *specs: m.TaskSpec) -> None:
+    def submit(self, seq: int, known: Template, *specs: TaskSpec) -> None:
         message = m.Submit(seq, SESSION, [CODE], [known], list(specs))
         self.clients.handlers[m.Submit](b"client", message, NOW)
 
@@ -47,7 +49,7 @@ class Head:
         """Hand work out; returns it as the pilot gets it."""
         tasks = self.shell.core.assign(NOW).get("p", [])
         values = self.shell.outcomes.values({source for task in tasks for source, _ in task.inputs})
-        return self.shell.parcels.pack(PilotPeer(b"p"), tasks, values).work
+        return self.shell.assignments.pack(PilotPeer(b"p"), tasks, values).work
 
     def commit(self) -> None:
         for _ in range(3):
@@ -64,7 +66,7 @@ def head(tmp_path: Path) -> Iterator[Head]:
 
 
 def task(number: int) -> int:
-    return m.task_id(SESSION, number)
+    return task_id(SESSION, number)
 
 
 def test_a_failure_that_is_ignored_is_known_before_it_is_committed(head: Head) -> None:
@@ -81,11 +83,11 @@ def test_a_failure_that_is_ignored_is_known_before_it_is_committed(head: Head) -
 def test_arguments_are_there_for_the_task_and_for_the_next_try_however_many_wait(
     head: Head, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parcels, "PAYLOAD_BYTES", 0)
+    monkeypatch.setattr(assignments, "PAYLOAD_BYTES", 0)
     head.submit(1, template(retries=1), spec(task(1)))
     assert [work.payload for work in head.assign()] == [b"payload"]
     head.commit()
-    assert not head.shell.parcels._payloads, "from now on the database has them"
+    assert not head.shell.assignments._payloads, "from now on the database has them"
     head.shell.apply(ev.AttemptsEnded("p", [done(task(1), "error")]), NOW)
     assert [work.payload for work in head.assign()] == [b"payload"]
 

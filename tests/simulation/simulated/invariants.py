@@ -12,7 +12,7 @@ there, and nothing is told again. A pilot may also bring back what the log has n
 was given: then a task that waits for an input is ASSIGNED, since the input was there before.
 
 A session goes OPEN → STOPPED → CLOSING → CLOSED and may leave steps out; in between it is PAUSED
-and RESUMED in turn.
+and RESUMED in turn. One that nobody was told of, since its head died, may begin with any of these.
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ class Replay:
         self.session_of: dict[int, int] = {}
         #: Id → state, whether paused.
         self.sessions: dict[int, tuple[str, bool]] = {}
+        #: Those that have joined, and those whose jobs have ended.
         self.pilots: set[str] = set()
+        self.ended: set[str] = set()
         #: Events so far, and how many of them told of each state of tasks.
         self.count = 0
         self.told: Counter[str] = Counter()
@@ -104,24 +106,33 @@ class Replay:
         state, paused = self.sessions.get(change.session, ("", False))
         new = change.state
         if new in ("PAUSED", "RESUMED"):
-            assert state not in ("", "CLOSED"), f"session {change.session}: {new} when {state}"
+            assert state != "CLOSED", f"session {change.session}: {new} when {state}"
+            assert state or self.heads > 1, f"session {change.session}: {new} before it is there"
             assert paused == (new == "RESUMED"), f"session {change.session}: {new} twice"
             paused = not paused
         else:
             at, to = _SESSION_STEPS.index(state), _SESSION_STEPS.index(new)
             assert at < to, f"session {change.session}: {new} after {state}"
-            assert state or new == "OPEN", f"session {change.session} begins as {new}"
+            assert state or new == "OPEN" or self.heads > 1, (
+                f"session {change.session} begins as {new}"
+            )
             state = new
         self.sessions[change.session] = (state, paused)
 
     def _pilot(self, change: Change) -> None:
-        name = change.detail.partition(":")[0]
-        joined = change.state == "JOINED"
-        assert joined != (name in self.pilots), f"pilot {name}: {change.state}"
-        if joined:
+        name, new = change.detail.partition(":")[0], change.state
+        if new in ("JOINED", "QUEUED", "RUNNING", "ENDED"):
+            # As a job it is there longer than as a pilot that has joined.
+            assert name not in self.pilots or new == "QUEUED", f"pilot {name}: {new}"
+            assert name not in self.ended, f"pilot {name}: {new} after its end"
+        else:
+            assert name in self.pilots, f"pilot {name}: {new}"
+        if new == "JOINED":
             self.pilots.add(name)
-        elif change.state == "LEFT":
+        elif new == "LEFT":
             self.pilots.remove(name)
+        elif new == "ENDED":
+            self.ended.add(name)
 
     def _head(self, change: Change) -> None:
         assert change.state == "STARTED"

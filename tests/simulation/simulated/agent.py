@@ -1,0 +1,212 @@
+"""A pilot: the real rules and service, with what the agent's process is around them."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pilot.agent.rules import actions as a
+from pilot.agent.rules.rules import Rules
+from pilot.agent.service import Identity, Service
+from pilot.scheduler.batch import JobRequest
+from pilot.scheduler.resources import NodeShape
+from pilot.wire import messages as m
+from pilot.wire.messages import RunningTask
+from simulated.invariants import check_rules
+from simulated.network import Link
+from simulated.processes import Executor, World
+
+if TYPE_CHECKING:
+    from simulated.cluster import Cluster
+    from simulated.head import Head
+
+CORES = 4
+SHAPE = NodeShape(CORES)
+#: Timers are looked at so often, in seconds.
+TICK_S = 0.5
+
+
+class Agent:
+    """One life of a pilot's job."""
+
+    def __init__(
+        self, cluster: Cluster, job: str, request: JobRequest, life: int, ends_at: float
+    ) -> None:
+        self.cluster = cluster
+        self.clock, self.rng = cluster.clock, cluster.rng
+        self.name, self.job, self.life = request.name, job, life
+        self.is_alive = True
+        #: Tasks may never end here.
+        self.is_trap = self.rng.random() < 0.3 and not cluster.calm
+        self.nodes = [f"{self.name}.{life}.{number}" for number in range(request.nodes)]
+        self.rules = Rules(self.nodes, SHAPE, self.clock.now)
+        self.service = Service(
+            Identity(self.name, job, life, "main"),
+            self.rules,
+            self._send,
+            lambda: [m.NodeInfo(name, SHAPE) for name in self.rules.hosts],
+            lambda _: list(self.running.values()),
+            lambda _: None,
+            ends_at,
+            cluster.site.config.pools["main"].warning_s,
+            self.clock,
+        )
+        self.link: Link | None = None
+        self.head: Head | None = None
+        self._connects = itertools.count(1)
+        self.executors: dict[int, Executor] = {}
+        self.worlds: dict[int, World] = {}
+        self.running: dict[int, RunningTask] = {}
+        #: Node workers come up one by one.
+        for position, node in enumerate(self.nodes):
+            self.clock.after(
+                self.rng.uniform(0.0, 3.0),
+                lambda position=position, node=node: self._add_node(node, position),
+            )
+        cluster.agents[self.name] = self
+        self._tick()
+
+    def _add_node(self, node: str, position: int) -> None:
+        if self.is_alive and node in self.nodes:
+            self.rules.add_node(node, SHAPE, self.clock.now, position)
+            self.step()
+
+    # --- the head
+
+    def _send(self, message: msgspec.Struct) -> None:
+        if isinstance(message, m.Completions):
+            self.cluster.oracle.reported(self, message.completions)
+        if self.link is not None:
+            self.link.send(message)
+            if isinstance(message, m.Completions) and self.rng.random() < 0.03:
+                self.link.send(message)  # as if it had been asked for again
+
+    def _look_for_head(self) -> None:
+        head = self.cluster.head
+        if head is None or not head.is_alive:
+            self.service.lost_head()
+        elif head is not self.head or self.link is None or not self.link.is_alive:
+            self.head = head
+            if self.link is not None:
+                self.link.break_off()
+            name = f"pilot:{self.name}:{self.life}#{next(self._connects)}".encode()
+            self.link = Link(head.server, name, self._hear, is_here=False)
+            self.service.greet()
+
+    def _hear(self, message: Any) -> None:
+        if self.is_alive:
+            self.service.take(message, self.clock.now)
+            self.step()
+
+    # --- its loop
+
+    def _tick(self) -> None:
+        if not self.is_alive:
+            return
+        now = self.clock.now
+        self.rules.tick(now)
+        self._look_for_head()
+        self.service.tick(now)
+        self.step()
+        self.clock.after(TICK_S, self._tick)
+
+    def step(self) -> None:
+        """Carry out what the rules say, and tell what has ended."""
+        if not self.is_alive:
+            return
+        while actions := self.rules.take_actions():
+            for action in actions:
+                self._carry_out(action)
+        check_rules(self.rules, CORES)
+        now = self.clock.now
+        self.service.report(now)
+        if self.service.is_over(now):
+            self._leave()
+        elif 0.0 < (wait_s := self.service.wait_s(now)) < TICK_S:
+            self.clock.after(wait_s, self.step)
+
+    def ended(self, task: int) -> None:
+        """Note that an attempt does not run any more."""
+        self.running.pop(task, None)
+
+    def _carry_out(self, action: a.Action) -> None:
+        if isinstance(action, a.StartExecutor):
+            self.executors[action.executor] = Executor(self, action.executor, action.node)
+        elif isinstance(action, a.StopExecutor):
+            if executor := self.executors.get(action.executor):
+                executor.stop(action.grace_s)
+        elif isinstance(action, a.RunOnExecutor):
+            if executor := self.executors.get(action.executor):
+                executor.take(action.work)
+        elif isinstance(action, a.TakeBackFromExecutor):
+            if executor := self.executors.get(action.executor):
+                executor.take_back(action.upto)
+        elif isinstance(action, a.TakeBackFromWorld):
+            if world := self.worlds.get(action.world):
+                world.take_back(action.upto)
+        elif isinstance(action, a.StartWorld):
+            self.worlds[action.world] = World(self, action.world, action.need.ranks)
+        elif isinstance(action, a.RunOnWorld):
+            self.worlds[action.world].take(action.work)
+        elif isinstance(action, a.ForgetSession):
+            self.service.forget_session(action.session)
+            for process in [*self.executors.values(), *self.worlds.values()]:
+                rules = self.rules.executors.get(process.id) or self.rules.worlds.get(process.id)
+                assert rules is None or rules.session != action.session
+        elif isinstance(action, a.GiveUpNode):
+            self.clock.after(0.0, lambda: self.lose_node(action.node))
+        else:
+            if world := self.worlds.get(action.world):
+                world.stop()
+
+    # --- its end
+
+    def _leave(self) -> None:
+        self.service.bye()
+        if self.link is not None:
+            self.link.hang_up()
+        self._end()
+        late_s = self.rng.uniform(0.0, 3.0)
+        self.clock.after(late_s, lambda: self.cluster.batch.agent_ended(self.job, self.life))
+
+    def _end(self) -> None:
+        self.is_alive = False
+        if self.cluster.agents.get(self.name) is self:
+            del self.cluster.agents[self.name]
+
+    def terminate(self) -> None:
+        """Have it end since its job is cancelled, preempted or over."""
+        if self.is_alive:
+            self.service.end("its job was cancelled or preempted", self.clock.now, at_once=True)
+            self.step()
+
+    def drain(self) -> None:
+        """Have it end when what runs has ended, as the batch system warns."""
+        self.service.drain("its walltime is near its end", self.clock.now)
+        self.step()
+
+    def vanish(self) -> None:
+        """Let all of it be gone at once."""
+        if self.is_alive:
+            self._end()
+            if self.link is not None:
+                self.link.break_off()
+
+    def lose_node(self, node: str) -> None:
+        """Let one node be gone; without any the pilot ends."""
+        if not self.is_alive or node not in self.nodes:
+            return
+        self.nodes.remove(node)
+        for executor in list(self.executors.values()):
+            if executor.node == node:
+                executor.is_alive = False
+                if executor.current is not None:
+                    self.ended(executor.current.task)
+                del self.executors[executor.id]
+        self.rules.lose_node(node, "node lost", self.clock.now)
+        self.service.tell_status(self.clock.now)
+        if not self.nodes:
+            self.service.end("it has no nodes left", self.clock.now, at_once=True)
+        self.step()

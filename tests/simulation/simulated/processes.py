@@ -1,0 +1,252 @@
+"""Executors and MPI worlds: they run what they are sent in order, may skip some, and may die."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pilot.model.tasks import Completion, TaskFailure
+from pilot.model.values import Value
+from pilot.wire.messages import RunningTask, Work
+
+if TYPE_CHECKING:
+    from simulated.agent import Agent
+
+
+class Process(ABC):
+    """What runs tasks in the order in which they were sent, and may be told to skip some."""
+
+    def __init__(self, agent: Agent, number: int) -> None:
+        self.agent = agent
+        self.cluster = agent.cluster
+        self.clock, self.rng = agent.clock, agent.rng
+        self.tasks = agent.cluster.tasks
+        self.id = number
+        self.is_alive = True
+        #: What it was sent and is not in: each with its number.
+        self.queue: deque[tuple[int, Work]] = deque()
+        self.sent = 0
+        #: The last that is not taken back any more.
+        self.begun = 0
+        self.current: Work | None = None
+
+    def take(self, work: list[Work]) -> None:
+        for item in work:
+            self.sent += 1
+            self.queue.append((self.sent, item))
+        self._next()
+
+    def take_back(self, upto: int) -> None:
+        """It is stopped for a moment (of a world the first rank), unless it cannot be now."""
+
+        def reach() -> None:
+            if not self.is_alive or self.rng.random() < 0.2:
+                return
+            begun = self.begun
+            self.queue = deque(
+                (number, work) for number, work in self.queue if not begun < number <= upto
+            )
+            rules = self.agent.rules
+            # The node worker tells that, by its own connection: the process may be sooner.
+            self.clock.after(
+                self.rng.uniform(0.0005, 0.05),
+                lambda: self._say(lambda: rules.taken_back(self.id, begun, upto, self.clock.now)),
+            )
+
+        self.clock.after(self.rng.uniform(0.0, 0.01), reach)
+
+    @abstractmethod
+    def _next(self) -> None:
+        """Go on with what comes next, if it is in nothing."""
+
+    @abstractmethod
+    def _say(self, say: Callable[[], None]) -> None:
+        """Have the agent hear of something."""
+
+
+class Executor(Process):
+    """A process that runs tasks one after the other, and may die at any moment."""
+
+    def __init__(self, agent: Agent, number: int, node: str) -> None:
+        super().__init__(agent, number)
+        self.node = node
+        #: What it is in never ends by itself.
+        self.hangs = False
+        self.clock.after(self.rng.uniform(0.0, 0.3), self._ready)
+
+    def _say(self, say: Callable[[], None]) -> None:
+        """What it says arrives if its agent and node are still there."""
+
+        def arrive() -> None:
+            if self.agent.is_alive and self.id in self.agent.executors:
+                say()
+                self.agent.step()
+
+        self.clock.after(0.0005, arrive)
+
+    def _ready(self) -> None:
+        if self.is_alive:
+            self._say(lambda: self.agent.rules.executor_ready(self.id, 1, self.clock.now))
+
+    def _next(self) -> None:
+        if not self.is_alive or self.current is not None or not self.queue:
+            return
+        self.begun, work = self.queue.popleft()
+        self.current = work
+        started = self.clock.now
+        self.cluster.oracle.runs(self.agent, work)
+        self.agent.running[work.task] = RunningTask(work.task, work.attempt, self.node, started)
+        if self._may_hang() and self.rng.random() < self.tasks.hang_rate:
+            self.hangs = True
+            return
+        self.clock.after(self.tasks.duration(), lambda: self._end(work, started))
+
+    def _may_hang(self) -> bool:
+        """Only a task that has nothing behind it in its executor, and will have nothing."""
+        known = self.agent.rules.executors[self.id]
+        return self.agent.is_trap and len(known.pipeline) == 1 and not known.unsealed
+
+    def _end(self, work: Work, started: float) -> None:
+        if not self.is_alive or self.current is not work:
+            return
+        outcome = self.tasks.outcome(work)
+        if outcome == "crash":
+            self.die(-9)
+            return
+        self.current = None
+        self.agent.ended(work.task)
+        done = completion(work, outcome, started, self.clock.now)
+        if outcome == "ok":
+            done = msgspec.structs.replace(done, children=self.tasks.children(work))
+        rules, now = self.agent.rules, self.clock.now
+        if self.rng.random() < 0.2:
+            # Its result is large: it is reported when the segment is sealed.
+            self._say(lambda: rules.executor_ran(self.id, [work.task], now))
+            self.clock.after(
+                0.05,
+                lambda: (
+                    self.is_alive and self._say(lambda: rules.executor_done(self.id, [done], now))
+                ),
+            )
+        else:
+            self._say(lambda: rules.executor_done(self.id, [done], now))
+        self._next()
+
+    def stop(self, grace_s: float) -> None:
+        # Some tasks end, or sit out the grace time, before the signal gets them.
+        self.clock.after(self.rng.uniform(0.0, grace_s), lambda: self.die(-15))
+
+    def die(self, status: int) -> None:
+        if not self.is_alive:
+            return
+        self.is_alive = False
+        task = self.current.task if self.current else 0
+        self.agent.ended(task)
+
+        def heard() -> None:
+            self.agent.rules.executor_exited(
+                self.id, status, task, self.clock.now, (), "", self.clock.now
+            )
+            del self.agent.executors[self.id]
+
+        self._say(heard)
+
+
+class World(Process):
+    """The ranks of an MPI world: they leave a task together, or all die."""
+
+    def __init__(self, agent: Agent, number: int, ranks: int) -> None:
+        super().__init__(agent, number)
+        self.ranks = ranks
+        #: What all ranks go on with, or are in, as the first of them has told.
+        self.begun = 1
+        for rank in range(ranks):
+            self.clock.after(
+                self.rng.uniform(0.1, 0.5),
+                lambda rank=rank: self._say(
+                    lambda: agent.rules.rank_ready(number, rank, self.clock.now)
+                ),
+            )
+
+    def _say(self, say: Callable[[], None]) -> None:
+        if self.is_alive and self.agent.is_alive:
+            say()
+            self.agent.step()
+
+    def _next(self) -> None:
+        if not self.is_alive or self.current is not None or not self.queue:
+            return
+        number, work = self.queue.popleft()
+        self.current = work
+        self.begun = max(number, self.begun)
+        self.cluster.oracle.runs(self.agent, work)
+        started, takes_s = self.clock.now, self.tasks.duration()
+        # The first rank may leave it before the others, and tells already what they go on with.
+        leaves_s = takes_s * self.rng.choice((0.0, 0.5, 1.0))
+        self.clock.after(leaves_s, self._first_leaves)
+        self.clock.after(takes_s, lambda: self._end(work, started))
+
+    def _first_leaves(self) -> None:
+        following = self.queue[0][0] if self.queue else self.sent + 1
+        self.begun = max(following, self.begun)
+
+    def _end(self, work: Work, started: float) -> None:
+        if not self.is_alive or self.current is not work:
+            return
+        outcome, rng, rules = self.tasks.outcome(work), self.rng, self.agent.rules
+        if outcome == "crash":
+            self.die(9)
+            return
+        done = completion(work, outcome, started, self.clock.now)
+        if outcome == "ok":
+            # The first rank tells it a little later, maybe when the next task runs already.
+            self.clock.after(
+                0.002, lambda: self._say(lambda: rules.world_done(self.id, [done], done.ended))
+            )
+        else:
+            # Some fail alike. Or the first rank has raised, and others wait for it in MPI.
+            hanging = rng.random() < 0.5
+            for rank in range(1 if hanging else self.ranks):
+                delay = 0.002 + 0.001 * rank
+                self.clock.after(
+                    delay,
+                    lambda rank=rank: self._say(
+                        lambda: rules.rank_done(self.id, rank, done, self.clock.now)
+                    ),
+                )
+            if hanging:
+                return
+        self.current = None
+        self._next()
+
+    def stop(self) -> None:
+        self.clock.after(self.rng.uniform(0.0, 3.0), lambda: self.die(15))
+
+    def die(self, status: int) -> None:
+        if not self.is_alive:
+            return
+        task = self.current.task if self.current else 0
+
+        def exited() -> None:
+            rules, now = self.agent.rules, self.clock.now
+            if self.rng.random() < 0.9:  # else nobody could watch it
+                rules.rank_exited(self.id, task, now)
+            self.is_alive = False
+            self.agent.worlds.pop(self.id, None)
+            rules.world_exited(self.id, 128 + status, "", now)
+
+        self._say(exited)
+
+
+def completion(work: Work, outcome: str, started: float, ended: float) -> Completion:
+    failure = None
+    if outcome == "error":
+        failure = TaskFailure("ValueError", "as told", bases=("ValueError", "Exception"))
+    values = (Value(0),) if outcome == "ok" else ()
+    return Completion(
+        work.task, work.attempt, outcome, values, failure, started=started, ended=ended
+    )

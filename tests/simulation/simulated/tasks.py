@@ -1,0 +1,154 @@
+"""What is submitted, and how it ends when it runs: all of it left to chance."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+from pilot.model.ids import Ref, session_of
+from pilot.model.tasks import Children, TaskSpec, Template
+from pilot.scheduler.resources import Resources
+from pilot.wire.messages import Work
+
+if TYPE_CHECKING:
+    from simulated.client import Client
+    from simulated.cluster import Cluster
+
+NEEDS = (
+    ("python", Resources()),
+    ("python", Resources()),
+    ("python", Resources(cores=2)),
+    ("python", Resources(cores=4)),
+    ("mpi", Resources(ranks=2)),
+    ("mpi", Resources(ranks=2, ranks_per_node=1)),
+    ("mpi-command", Resources(ranks=3)),
+)
+#: No task submits children once there are so many.
+MANY = 300
+
+
+class Tasks:
+    """All tasks of a site, as who submitted them knows them."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.rng = cluster.rng
+        self._templates = itertools.count(1)
+        self.templates: dict[int, Template] = {}
+        #: Those that the submissions of a session are of.
+        self.of_session: dict[int, list[Template]] = {}
+        self.specs: dict[int, tuple[Template, TaskSpec]] = {}
+        self.by_client: dict[int, Client] = {}
+        #: Children that tasks have submitted, also in attempts that did not count.
+        self.parents: dict[int, int] = {}
+        self.cancelled: set[int] = set()
+        self.error_rate = self.rng.choice((0.0, 0.1, 0.4))
+        self.crash_rate = self.rng.choice((0.0, 0.05, 0.2))
+        self.children_rate = self.rng.choice((0.0, 0.15))
+        self._mean_s = self.rng.choice((0.001, 0.05, 1.0, 5.0))
+        #: How likely a task never ends in a pilot where some do not.
+        self.hang_rate = self.rng.choice((0.0, 0.05, 0.5))
+
+    # --- how they run
+
+    def duration(self) -> float:
+        """Return what a task takes: all are alike, but some turn out to be long."""
+        longer_s = 1.0 if self.rng.random() < 0.03 else 0.0
+        return longer_s + self.rng.expovariate(1.0 / self._mean_s)
+
+    def outcome(self, work: Work) -> str:
+        """Return how an attempt ends."""
+        if self.rng.random() < self.crash_rate:
+            return "crash"
+        if self.rng.random() < self.error_rate:
+            return "error"
+        return "ok"
+
+    def children(self, work: Work) -> Children | None:
+        """Return what a task submits, if it does, and which child has its result, if one has."""
+        rng, parent = self.rng, self.specs[work.task][0]
+        if rng.random() > self.children_rate or len(self.specs) > MANY:
+            return None
+        templates = rng.sample(self.of_session[parent.session], 2)
+        new: tuple[Template, ...] = ()
+        if rng.random() < 0.3:
+            new = (self.template(parent.session),)
+        specs: list[TaskSpec] = []
+        for number in range(1, rng.randrange(1, 4) + 1):
+            template = rng.choice([*templates, *new])
+            # Children may need their elder siblings, and what their parent needed.
+            sources = [spec.id for spec in specs] + [item.task for item in work.inputs]
+            chosen = rng.sample(sources, min(len(sources), rng.choice((0, 0, 1))))
+            specs.append(TaskSpec(number, template.id, b"x", tuple((one, 0) for one in chosen)))
+        delegated: dict[int, Ref] = {}
+        if rng.random() < 0.6:
+            delegated[0] = (rng.choice(specs).id, 0)
+        made = tuple({one.template: self.templates[one.template] for one in specs}.values())
+        functions = tuple(self.cluster.function(one) for one in made)
+        return Children(functions, made, tuple(specs), delegated)
+
+    def named(self, parent: int, children: Children) -> None:
+        """Note children that have got their numbers: they come to be if that is committed."""
+        for spec in children.tasks:
+            assert spec.id not in self.specs, f"{spec.id:#x} was given twice"
+            assert session_of(spec.id) == session_of(parent)
+            self.specs[spec.id] = (self.templates[spec.template], spec)
+            self.parents[spec.id] = parent
+
+    # --- what is submitted
+
+    def template(self, session: int) -> Template:
+        """Return a new template."""
+        rng = self.rng
+        kind, need = rng.choice(NEEDS)
+        number = next(self._templates)
+        template = self.templates[number] = Template(
+            id=number,
+            session=session,
+            name=f"t{number}",
+            kind=kind,
+            function=b"%d" % number,
+            resources=need,
+            time_limit_s=rng.choice((0.0, 0.0, 0.0, 10.0)),
+            retries=rng.choice((0, 1, 3)),
+            max_crashes=rng.choice((0, 3)),
+            priority=rng.choice((0, 0, 5)),
+            on_failure=rng.choice(("fail", "fail", "ignore", "cancel_successors")),
+        )
+        return template
+
+    def know(self, session: int) -> None:
+        """Have templates for a session."""
+        if session not in self.of_session:
+            self.of_session[session] = [self.template(session) for _ in range(4)]
+
+    def submit(self, client: Client, session: int) -> bool:
+        """Submit some; False where the client would wait for numbers."""
+        rng = self.rng
+        templates = self.of_session[session]
+        # Often a few that may need others; or so many alike that they are sent several at a time.
+        alike = rng.choice(templates) if rng.random() < 0.1 else None
+        count = rng.randrange(1, 8) if alike is None else 40
+        try:
+            given = client.numbers[session].take(count)
+        except InterruptedError:
+            return False
+        specs = []
+        for task in given:
+            assert task not in self.specs, f"{task:#x} was given twice"
+            template = alike or rng.choice(templates)
+            chosen: list[int] = []
+            if alike is None:
+                known = [one for one, (its, _) in self.specs.items() if its.session == session]
+                sources = known[-10:]
+                chosen = rng.sample(sources, min(len(sources), rng.choice((0, 0, 1, 2))))
+            spec = TaskSpec(task, template.id, b"x", tuple((one, 0) for one in chosen))
+            self.specs[task] = (template, spec)
+            self.by_client[task] = client
+            specs.append(spec)
+        client.submit(
+            session,
+            list({one.template: self.templates[one.template] for one in specs}.values()),
+            specs,
+        )
+        return True
