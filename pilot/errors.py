@@ -110,12 +110,13 @@ class TaskAborted(TaskError):
 
 @public
 class CommandFailed(TaskError):
-    """A command ended with another exit status than zero.
+    """A command ended with another exit status than zero, or could not be started.
 
     Attributes
     ----------
     returncode
-        Its exit status; -N where signal N ended it.
+        Its exit status; -N where signal N ended it. As shells have it, 127 where there is no such
+        command, and 126 where it cannot be started.
     """
 
     def __init__(self, message: str, returncode: int = 1) -> None:

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from pilot.client.session import Session
     from pilot.client.task import Task
 
-#: What shells end with where a command is not there.
-_NOT_FOUND = 127
 #: What lists call sessions that this command makes.
 _SESSION_NAME = "cli"
 
@@ -304,9 +302,9 @@ def _await(session: Session, future: Future[Any]) -> int:
 
 def exit_status(error: BaseException) -> int | None:
     """What a shell would end with; None where the task did not get so far."""
-    if isinstance(error, CommandFailed):
-        return error.returncode if error.returncode >= 0 else 128 - error.returncode
-    return _NOT_FOUND if str(error).startswith("command not found: ") else None
+    if not isinstance(error, CommandFailed):
+        return None
+    return error.returncode if error.returncode >= 0 else 128 - error.returncode
 
 
 def _literal(path: str | None) -> str | None:

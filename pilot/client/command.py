@@ -26,6 +26,9 @@ from pilot.pickled import pickled_name, public
 #: So much of a command's output is part of its result, from the end.
 OUTPUT_BYTES = 64 * 1024
 
+#: What shells end with where a command is not there, or cannot be started.
+_NOT_FOUND, _NOT_STARTED = 127, 126
+
 
 @public
 @dataclass(frozen=True)
@@ -231,9 +234,9 @@ class ShellCommand:
         Raises
         ------
         CommandFailed
-            It ended with an exit status that means no success.
+            It ended with an exit status that means no success, or cannot be started.
         PilotError
-            It cannot be started.
+            Its standard input or its working directory is not there.
         """
         import subprocess  # what most processes of a pilot do not need
         import tempfile
@@ -289,19 +292,22 @@ def _parameters(command: ShellCommand) -> frozenset[str]:
 
 
 def cannot_start(argv: Sequence[str], error: OSError, stdin: str | None = None) -> PilotError:
-    """Say why a command cannot be started."""
+    """Say why a command cannot be started, with the exit status that a shell would have."""
     if isinstance(error, FileNotFoundError):
         if stdin and not Path(stdin).exists():
             return PilotError(f"{stdin}, which is to be its standard input, is not there")
-        return PilotError(f"command not found: {argv[0]}; is it on the PATH of the compute nodes?")
+        return CommandFailed(
+            f"command not found: {argv[0]}; is it on the PATH of the compute nodes?", _NOT_FOUND
+        )
     if error.errno == errno.E2BIG:
         size = sum(len(os.fsencode(word)) + 1 for word in argv)
-        return PilotError(
+        return CommandFailed(
             f"{argv[0]} cannot be started: its words ({size} bytes) and its environment are "
             "together longer than the system takes (getconf ARG_MAX); write what is long to a "
-            "file, and name the file"
+            "file, and name the file",
+            _NOT_STARTED,
         )
-    return PilotError(f"{argv[0]} cannot be started: {error.strerror}")
+    return CommandFailed(f"{argv[0]} cannot be started: {error.strerror}", _NOT_STARTED)
 
 
 def no_directory(path: str, error: OSError) -> PilotError:
@@ -311,7 +317,7 @@ def no_directory(path: str, error: OSError) -> PilotError:
 
 def failure_text(command: str, returncode: int, output: str) -> str:
     """What to say of a command that failed."""
-    if returncode == 127:
+    if returncode == _NOT_FOUND:
         why = "command not found (exit status 127); is it on the PATH of the compute nodes?"
     elif returncode < 0:
         why = f"killed by signal {-returncode}"

@@ -92,8 +92,11 @@ class Awaited(Protocol):
     def settle(self, outcome: TaskOutcome) -> None:
         """The task has ended."""
 
+    def refuse(self, error: Exception) -> None:
+        """The head did not take the task."""
+
     def fail(self, error: Exception) -> None:
-        """The head did not take the task, or nothing more will be heard of it."""
+        """Nothing more will be heard of the task."""
 
     def started(self) -> None:
         """The task runs."""
@@ -111,6 +114,10 @@ class _Both:
     def settle(self, outcome: TaskOutcome) -> None:
         for awaited in self._each:
             awaited.settle(outcome)
+
+    def refuse(self, error: Exception) -> None:
+        for awaited in self._each:
+            awaited.refuse(error)
 
     def fail(self, error: Exception) -> None:
         for awaited in self._each:
@@ -692,7 +699,7 @@ class Connection:
                 self._flushed.notify_all()
             for awaited, reason in refused:
                 if awaited is not None:
-                    awaited.fail(SubmissionError(reason))
+                    awaited.refuse(SubmissionError(reason))
         elif isinstance(message, m.Welcome):
             if message.refused == m.WHO_ARE_YOU:
                 self._greet_again(self._client)

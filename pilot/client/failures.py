@@ -37,10 +37,10 @@ def exception_of(outcome: TaskOutcome) -> BaseException:
     failure = outcome.failure
     if outcome.state == "DELETED":
         return ResultError(f"the result of task {label} was deleted; run the task again")
+    if outcome.state == "LOST":
+        return PilotError(f"there is no task {label}; `pilot task list` shows them")
     if failure is None:
         return TaskError(f"task {label} is {outcome.state}")
-    if failure.type == "unknown" and not failure.bases:
-        return PilotError(f"there is no task {label}; `pilot task list` shows them")
     where = f" on {failure.node}" if failure.node else ""
     title = f"task {label}, attempt {failure.attempt}{where}"
     error: BaseException | None = None

@@ -47,7 +47,7 @@ from pilot.client.task import OptionError, Options, Task, make_options
 from pilot.data.imported import Imported
 from pilot.data.patience import set_patience
 from pilot.data.values import TooLargeError, decode, encode_within
-from pilot.errors import HeadError, PilotError, SiteError, SubmissionError
+from pilot.errors import HeadError, PilotError, SiteError
 from pilot.formatting import counted
 from pilot.limits import OPTIONS_BYTES
 from pilot.model.ids import parse_task_label, task_label
@@ -820,8 +820,12 @@ class _Settler:
         self.future._settle(outcome)
         self.session._futures.discard(self.future)
 
+    def refuse(self, error: Exception) -> None:
+        self.future._fail(error, "REFUSED")
+        self.session._futures.discard(self.future)
+
     def fail(self, error: Exception) -> None:
-        self.future._fail(error, "REFUSED" if isinstance(error, SubmissionError) else "LOST")
+        self.future._fail(error, "LOST")
         self.session._futures.discard(self.future)
 
     def started(self) -> None:

@@ -19,8 +19,8 @@ from pilot.errors import ResultError
 from pilot.head.core.core import default_values
 from pilot.head.core.retry import ABORTED, COMPLETED, FAILED, TIMED_OUT
 from pilot.head.store.store import Store
-from pilot.model.ids import session_of, task_label
-from pilot.model.tasks import TaskFailure, TaskOutcome
+from pilot.model.ids import session_of
+from pilot.model.tasks import TaskOutcome
 from pilot.model.values import Value
 
 #: So many of the last outcomes, and of such size, are kept in memory.
@@ -132,11 +132,11 @@ class Outcomes:
     def told(self, tasks: Iterable[int]) -> list[TaskOutcome]:
         """How tasks have ended, as clients are told.
 
-        One that was never accepted, and that its client has given up, is said to be unknown,
-        rather than nothing.
+        One that was never accepted, and that its client has given up, is said to be lost, rather
+        than nothing.
         """
         outcomes = {outcome.task: outcome for outcome in self._of(set(tasks))}
-        return [outcomes.get(task) or _unknown(task) for task in tasks]
+        return [outcomes.get(task) or TaskOutcome(task, "LOST") for task in tasks]
 
     def _of(self, tasks: set[int]) -> list[TaskOutcome]:
         found = [self._recent[task] for task in tasks if task in self._recent]
@@ -165,8 +165,3 @@ def _size(outcome: TaskOutcome) -> int:
     if failure is not None:
         size += len(failure.exception) + len(failure.message) + len(failure.detail)
     return size
-
-
-def _unknown(task: int) -> TaskOutcome:
-    failure = TaskFailure("unknown", f"task {task_label(task)} does not exist")
-    return TaskOutcome(task, "FAILED", failure=failure)

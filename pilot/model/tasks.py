@@ -178,6 +178,7 @@ class TaskOutcome(msgspec.Struct, array_like=True, frozen=True):
     """How a task ended."""
 
     task: Number
+    #: LOST: there is no such task.
     state: str
     values: tuple[Value, ...] = ()
     failure: TaskFailure | None = None

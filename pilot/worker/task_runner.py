@@ -543,8 +543,10 @@ def _spawn(
 
     Raises
     ------
+    CommandFailed
+        The command cannot be started.
     PilotError
-        The command is not there.
+        Its standard input is not there.
     """
     actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 0, stdin or os.devnull, os.O_RDONLY, 0)]
     create = os.O_WRONLY | os.O_CREAT | os.O_TRUNC

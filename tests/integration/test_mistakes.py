@@ -278,7 +278,7 @@ def test_command_not_found(shared_site: SiteUnderTest) -> None:
     with shared_site.session() as session:
         for command in ("no-such-program --x", ["no-such-program", "--x"]):
             error = session.submit(pilot.shell(command)).exception(DEADLINE_S)
-            assert isinstance(error, pilot.PilotError)
+            assert isinstance(error, pilot.CommandFailed) and error.returncode == 127
             text = str(error)
             assert "no-such-program" in text and "command not found" in text and "PATH" in text
 

@@ -87,6 +87,7 @@ class Nobody:
     """Awaits a task, and does nothing."""
 
     def settle(self, outcome: TaskOutcome) -> None: ...
+    def refuse(self, error: Exception) -> None: ...
     def fail(self, error: Exception) -> None: ...
     def started(self) -> None: ...
     def disown(self, error: Exception) -> None: ...
@@ -284,15 +285,52 @@ def test_message_that_cannot_be_sent_is_refused_to_who_makes_it(site: Site) -> N
         head.end()
 
 
-class Refused(Settles):
-    def fail(self, error: Exception) -> None:
+class GivenUp(Settles):
+    def refuse(self, error: Exception) -> None:
         self.future.set_exception(error)
+
+    fail = refuse
+
+
+class Fate:
+    """Notes in which way a task was given up."""
+
+    def __init__(self) -> None:
+        self.given_up: concurrent.futures.Future[str] = concurrent.futures.Future()
+
+    def settle(self, outcome: TaskOutcome) -> None: ...
+    def started(self) -> None: ...
+    def disown(self, error: Exception) -> None: ...
+
+    def refuse(self, _: Exception) -> None:
+        self.given_up.set_result("refused")
+
+    def fail(self, _: Exception) -> None:
+        self.given_up.set_result("lost")
+
+
+def test_what_the_head_refused_is_told_from_what_is_lost(site: Site) -> None:
+    head = Head(site, 1)
+    client = Connection(site, start=False)
+    refused, lost = Fate(), Fate()
+    try:
+        for task, fate in ((1, refused), (2, lost)):
+            wanted = Submission()
+            wanted.tasks.append(TaskSpec(task, 1, b""))
+            client.submit(3, wanted, [fate])
+        wait_until(lambda: sum(len(message.tasks) for message in head.heard) == 2)
+        head.answer(m.Accepted(head.heard[0].seq, [(1, "no")]))
+        assert refused.given_up.result(20) == "refused"
+    finally:
+        client.close()
+        head.end()
+    assert lost.given_up.result(20) == "lost"
 
 
 def test_submission_that_cannot_be_encoded_fails_alone(site: Site) -> None:
     head = Head(site, 1)
     client = Connection(site, start=False)
-    bad, good = Refused(), Settles()
+    bad, good = GivenUp(), Settles()
     wrong = Submission()
     wrong.tasks.append(TaskSpec(1, 1, object()))  # type: ignore[arg-type]
     try:
@@ -340,7 +378,7 @@ def test_another_database_in_its_place_ends_the_connection(site: Site) -> None:
     first = Head(site, 1, database="one")
     client = Connection(site, start=False)
     second = None
-    awaited = Refused()
+    awaited = GivenUp()
     try:
         assert client.database == "one"
         client.submit(3, submission(1), [awaited])
@@ -361,7 +399,7 @@ def test_another_database_in_its_place_ends_the_connection(site: Site) -> None:
 def test_forked_copy_has_no_connection(site: Site) -> None:
     head = Head(site, 1)
     client = Connection(site, start=False)
-    awaited = Refused()
+    awaited = GivenUp()
     awaited.disown = awaited.fail  # type: ignore[attr-defined]
     try:
         client.submit(3, submission(1), [awaited])
@@ -405,8 +443,10 @@ class Told:
     def settle(self, outcome: TaskOutcome) -> None:
         self.outcome = outcome
 
-    def fail(self, error: Exception) -> None:
+    def refuse(self, error: Exception) -> None:
         self.error = error
+
+    fail = refuse
 
     def started(self) -> None: ...
     def disown(self, error: Exception) -> None: ...

@@ -24,7 +24,7 @@ from pilot.head.core.events import (
     TasksRestored,
     TasksSubmitted,
 )
-from pilot.model.tasks import Children, Completion, TaskOutcome, TaskSpec, Template
+from pilot.model.tasks import Children, Completion, TaskFailure, TaskOutcome, TaskSpec, Template
 from pilot.model.values import Value
 from pilot.scheduler.resources import NodeShape, Resources
 from pilot.wire.messages import RunningTask
@@ -280,6 +280,18 @@ def test_dependents_are_aborted_with_the_first_cause(head: Head) -> None:
         assert end.failure is not None
         assert end.failure.message == "its input, task 0.1 (t1), is FAILED: ValueError: as told"
     assert head.state(4) == "READY"
+
+
+def test_an_abortion_that_a_task_has_raised_itself_is_a_first_cause(head: Head) -> None:
+    """As `result()` raises it of a task that this one has submitted elsewhere."""
+    head.join()
+    head.submit(spec(1), spec(2, needs=(1,)))
+    head.assign()
+    raised = TaskFailure("TaskAborted", "its input is gone", bases=("TaskAborted", "Exception"))
+    effects = head.end(done(1, "error", failure=raised))
+    assert effects.ended[1].failure is not None
+    told = "its input, task 0.1 (t1), is FAILED: TaskAborted: its input is gone"
+    assert effects.ended[1].failure.message == told
 
 
 def test_successors_are_cancelled(head: Head) -> None:

@@ -248,6 +248,14 @@ def test_state_and_name_are_in_words() -> None:
     assert refused.state == "REFUSED"
 
 
+def test_a_task_that_the_head_does_not_know_is_lost() -> None:
+    future = future_of()
+    future._settle(TaskOutcome(future.task, "LOST"))
+    assert future.state == "LOST"
+    with pytest.raises(PilotError, match=r"there is no task 1\.7"):
+        future.result()
+
+
 # --- exceptions of tasks --------------------------------------------------------------------------
 
 

@@ -47,6 +47,11 @@ def in_memory(outcomes: Outcomes, rows: Rows, tasks: range) -> list[int]:
     return [task for task in tasks if task not in rows.read]
 
 
+def test_what_was_never_accepted_is_lost(outcomes: Outcomes, rows: Rows) -> None:
+    rows.results = lambda tasks: [TaskOutcome(1, "FAILED") for _ in tasks]  # type: ignore[method-assign]
+    assert [outcome.state for outcome in outcomes.told([1, 2])] == ["FAILED", "LOST"]
+
+
 @pytest.mark.parametrize("size", [0, 20_000])
 def test_the_oldest_are_forgotten_by_number_and_by_bytes(
     outcomes: Outcomes, rows: Rows, size: int

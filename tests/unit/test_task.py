@@ -232,10 +232,23 @@ def test_called_here_a_command_does_what_its_task_does(tmp_path: Path) -> None:
     assert len(pilot.shell("yes | head -c 100000")().stdout) == 64 * 1024
     with pytest.raises(PilotError, match=r"nosuch\.txt, which is to be its standard input"):
         pilot.shell("cat", stdin="nosuch.txt", cwd=tmp_path)()
-    with pytest.raises(PilotError, match="command not found: nosuch-program"):
-        pilot.shell(["nosuch-program"])()
-    with pytest.raises(PilotError, match="longer than the system takes"):
-        pilot.shell("cat {x}")(x=["x" * 1000] * 2900)
+
+
+@pytest.mark.parametrize(
+    ("words", "told", "status"),
+    [
+        (["nosuch-program"], "command not found: nosuch-program", 127),
+        (["./not-executable"], "not-executable cannot be started: Permission denied", 126),
+        (["cat", "x" * 1_000_000] * 3, "longer than the system takes", 126),
+    ],
+)
+def test_a_command_that_cannot_be_started_has_the_exit_status_of_a_shell(
+    tmp_path: Path, words: list[str], told: str, status: int
+) -> None:
+    (tmp_path / "not-executable").touch()
+    with pytest.raises(CommandFailed, match=told) as caught:
+        pilot.shell(words, cwd=tmp_path)()
+    assert caught.value.returncode == status
 
 
 @pytest.mark.parametrize(

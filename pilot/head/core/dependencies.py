@@ -111,7 +111,8 @@ def cut(task: Task) -> None:
 
 def _cause(task: Task, failure: TaskFailure | None) -> str:
     """The sentence that a dependent's error opens with; it names the first cause."""
-    if failure is not None and failure.type == "TaskAborted":
+    # One that the task has raised, of tasks of its own, has base classes.
+    if failure is not None and failure.type == "TaskAborted" and not failure.bases:
         return failure.message
     reason = f": {failure.type}: {failure.message}" if failure else ""
     return f"its input, task {task_label(task.id)} ({task.template.name}), is {task.state}{reason}"
