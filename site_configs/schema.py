@@ -219,9 +219,11 @@ def site_type(batch: str) -> type[SiteConfig]:
         raise ValueError(f"{batch!r} calls itself {kind.name!r}, which is a key of all site files")
     manners = _with_keys(Manners, kind.manners_keys)
     pools: Any = dict.__class_getitem__((str, pool_type(batch)))
+    # Where the batch system has keys without a default, its section has none.
+    default = {} if any(each.required for each in fields(manners)) else {"default": manners()}
     own: list[Any] = [
         ("pools", pools),
-        ("manners", manners, field(default=manners(), name=kind.name)),
+        ("manners", manners, field(**default, name=kind.name)),
     ]
     return _extended(SiteConfig, own, SiteConfig)
 

@@ -69,7 +69,13 @@ def find_kind(name: str) -> BatchKind:
             ) from error
     if not (isinstance(found, type) and issubclass(found, BatchKind)):
         raise ValueError(f"{name!r} is no batch system: it is no subclass of BatchKind")
-    return found()
+    try:
+        kind = found()
+    except Exception as error:
+        raise ValueError(f"{name!r} is no batch system: it cannot be made: {error}") from error
+    if not str(getattr(kind, "name", "")).isidentifier():
+        raise ValueError(f"{name!r} is no batch system: its attribute 'name' is not a word")
+    return kind
 
 
 def open_batch(config: BatchChoice, directory: Path) -> BatchSystem:

@@ -124,7 +124,7 @@ def test_slurm_site_without_slurm(
     make_site: Callable[..., SiteUnderTest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    site = make_site(batch="slurm", local={})
+    site = make_site(batch="slurm")
     trouble: list[str] = []
 
     def seen() -> bool:

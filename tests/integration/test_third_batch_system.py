@@ -19,6 +19,7 @@ from support.waiting import wait_until
 import pilot
 from pilot.cli.head import check_batch
 from pilot.errors import BatchError, SiteError
+from pilot.scheduler.batch import BatchKind, BatchSystem, Keys
 from pilot.site import open_site
 
 DEADLINE_S = 60.0
@@ -207,6 +208,35 @@ def test_a_head_runs_in_its_job(make: Make) -> None:
     assert "runs in job job:9@toy" in done.stderr
 
 
+class Nameless(toy_batch.Toy):
+    """It has no name."""
+
+    name = ""
+
+
+class Greedy(toy_batch.Toy):
+    """It takes the name of another section."""
+
+    name = "pools"
+
+
+class StrictKeys(Keys, frozen=True, kw_only=True):
+    """A key without a default."""
+
+    host: str
+
+
+class Strict(BatchKind):
+    """It has to be told something."""
+
+    name = "strict"
+    manners_keys = StrictKeys
+
+    def open(self, manners: Any, directory: Path) -> BatchSystem:
+        """Make no other than the toy."""
+        return toy_batch.ToyBatch(directory)
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
@@ -214,6 +244,11 @@ def test_a_head_runs_in_its_job(make: Make) -> None:
         ("batch: support.toy_batch:Toi", r"batch: .*cannot be imported.*Toi.*PYTHONPATH"),
         ("batch: no_such_module:Toy", r"batch: .*cannot be imported: No module named"),
         ("batch: os:getcwd", r"batch: 'os:getcwd' is no batch system: it is no subclass"),
+        ("batch: pilot.scheduler.batch:BatchKind", r"batch: .* it cannot be made: .*abstract"),
+        (f"batch: {__name__}:Nameless", r"batch: .* its attribute 'name' is not a word"),
+        (f"batch: {__name__}:Greedy", r"batch: .* calls itself 'pools', which is a key of all"),
+        (f"batch: {__name__}:Strict", r"the key 'strict' is missing"),
+        (f"batch: {__name__}:Strict\nstrict: {{}}", r"strict: the key 'host' is missing"),
         ("batch: support.toy_batch", r"batch: 'support.toy_batch' is no batch system; .*module:Cl"),
     ],
 )

@@ -208,11 +208,12 @@ def _state(pid: int) -> str:
 
 def local_template(cores: int = 2, **changes: Any) -> dict[str, Any]:
     """The site file of a local site with quick timers."""
+    batch = changes.get("batch", "local")
     return {
         "batch": "local",
         # A busy machine may stop a head for seconds: it must not take that for a lost lease.
         "lease": {"renew": "500ms", "expire": "10s"},
-        "local": {"poll_interval": "200ms"},
+        batch: {"poll_interval": "200ms"},
         "data": {"patience": "200ms"},
         "pools": {"main": {"cores_per_node": cores, "walltime": "1h", "idle_time": "1m"}},
         **changes,

@@ -25,7 +25,7 @@ EXCEPTIONS: dict[str, tuple[str, str]] = {
     "launchers/srun.py": ("", "the launcher of Slurm"),
     "launchers/__init__.py": (r"srun|SrunLauncher", "the names of all launchers"),
     "launchers/identity.py": (r"SLURM_\w+", "a process can be a rank of any launcher"),
-    "pilot/shell_text.py": (r"sbatch", "programs that take their input for a shell script"),
+    "pilot/client/shell_text.py": (r"sbatch", "programs that take their input for a shell script"),
     "pilot/cli/site.py": (r"slurm", "the names of the templates"),
     "pilot/site.py": (r"slurm", "the names of the templates"),
 }
