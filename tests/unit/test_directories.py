@@ -15,7 +15,7 @@ from pilot.data.directories import make_private
 from pilot.data.durable import make_directory
 from pilot.data.segments import SegmentWriter
 from pilot.errors import PilotError
-from pilot.scheduler.batch.local import LocalBatch
+from pilot.scheduler.batch.local.processes import LocalBatch
 from pilot.site import Site, SiteGone, create_site
 from pilot.workflow.record import Record, write_record
 
