@@ -329,6 +329,9 @@ class Agent:
             self._rules.executor_done(message.executor, message.completions, now)
         elif isinstance(message, m.Ran):
             self._rules.executor_ran(message.executor, message.tasks, now)
+        elif isinstance(message, m.Spent):
+            log.info("executor %d takes no more work: %s", message.executor, message.reason)
+            self._rules.executor_spent(message.executor)
         elif isinstance(message, m.WorldDone):
             self._rules.world_done(message.world, message.completions, now)
         elif isinstance(message, m.RankDone):

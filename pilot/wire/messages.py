@@ -503,6 +503,13 @@ class Ran(_Message):
     tasks: list[Number]
 
 
+class Spent(_Message):
+    """An executor takes no more work: a task has changed its process for good."""
+
+    executor: Number
+    reason: str
+
+
 class WorldDone(_Message):
     """Attempts that all ranks of a world have left, and none has failed in; from rank 0."""
 
@@ -551,6 +558,7 @@ ToAgent: TypeAlias = (
     | RankHello
     | RankExited
     | Ran
+    | Spent
     | Done
     | WorldDone
     | RankDone

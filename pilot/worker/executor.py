@@ -265,6 +265,8 @@ class Sealer(threading.Thread):
         self._worker = worker
         #: Set when there is something to be sealed.
         self.due = threading.Event()
+        #: Held while something is sealed and reported.
+        self.busy = threading.Lock()
 
     def run(self) -> None:
         """Seal, whenever it is due."""
@@ -277,9 +279,10 @@ class Sealer(threading.Thread):
         while self.due.wait():
             self.due.clear()
             time.sleep(SEAL_S)
-            if completions := self._worker.seal():
-                send_report(client, lambda c: m.Done(self._config.number, c), completions)
-                client.drain()
+            with self.busy:
+                if completions := self._worker.seal():
+                    send_report(client, lambda c: m.Done(self._config.number, c), completions)
+                    client.drain()
 
 
 def _serve(
@@ -317,3 +320,18 @@ def _serve(
                         sealer = Sealer(config, site, worker)
                         sealer.start()
                     sealer.due.set()
+                if worker.spent:
+                    _end_spent(config.number, worker, outbox, sealer)
+                    return
+
+
+def _end_spent(number: int, worker: Worker, outbox: Outbox, sealer: Sealer | None) -> None:
+    """Report what has ended, and that this process takes no more work; then wait for the end."""
+    if completions := worker.seal():
+        outbox.add(completions)
+    if sealer is not None:
+        with sealer.busy:
+            pass  # what it has sealed is reported
+    outbox.send(m.Spent(number, worker.spent))
+    while not any(isinstance(message, m.Exit) for message in outbox.receive()):
+        pass

@@ -1,9 +1,10 @@
 """What a task finds in its process whatever the tasks before it did there: streams, directory,
-signal handlers, alarm.
+signal handlers, alarm, settings.
 
 Put back is what would change another task's result or its place of output: descriptors 0, 1 and 2,
 `sys.stdin`, `sys.stdout` and `sys.stderr`, the working directory, Python's signal handlers, and the
-alarm. All else that a task changes in its process stays there, as modules do.
+alarm; and what `settings` knows of. All else that a task changes in its process stays there, as
+modules do.
 
 Invariants
 ----------
@@ -23,6 +24,8 @@ import resource
 import signal
 import sys
 from typing import Any
+
+from pilot.worker.settings import Settings
 
 #: Those that a program may have handlers for; what tells of its own faults is left out.
 _SIGNALS = (
@@ -71,6 +74,9 @@ class Surroundings:
         with contextlib.suppress(OSError):  # it is gone, which the tasks are told
             self._directory = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._handlers = self._current_handlers()
+        self._settings = Settings()
+        #: What could not be put back, and why; empty: nothing.
+        self.left = ""
 
     def output_position(self) -> int:
         """How far this process's output has come."""
@@ -78,6 +84,8 @@ class Surroundings:
 
     def put_back(self) -> None:
         """Have all of it as it was."""
+        if self._settings.changed:
+            self.left = self._settings.put_back()
         if not self._put_back_quickly():
             try:
                 self._put_back()

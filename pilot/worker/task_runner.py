@@ -153,6 +153,11 @@ class Worker:
         self._broken = enter_environment(working_dir, sys_path, variables)
         self._surroundings = Surroundings()
 
+    @property
+    def spent(self) -> str:
+        """Why no other task is to run in this process; empty: nothing speaks against it."""
+        return self._surroundings.left
+
     def log_position(self) -> int:
         """How far this process's output has come."""
         return self._surroundings.output_position()

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
+import gc
 import io
+import locale
 import os
+import pickle
+import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +24,7 @@ from typing import Any
 
 import pytest
 from support import tasks
-from support.sites import SiteUnderTest, local_template, site_under_test
+from support.sites import TESTS, SiteUnderTest, local_template, site_under_test
 from support.waiting import wait_until
 
 import pilot
@@ -315,6 +321,156 @@ def test_what_a_task_changes_in_its_process_is_put_back(
     ]
 
 
+def set_limits() -> None:
+    for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_AS, resource.RLIMIT_CPU):
+        _, hard = resource.getrlimit(limit)
+        resource.setrlimit(limit, (1 << 12 if limit == resource.RLIMIT_NOFILE else 1 << 40, hard))
+
+
+def block_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
+
+
+def leave_a_timer_without_a_handler() -> None:
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0.01)
+
+
+def have_a_traceback_dumped() -> None:
+    faulthandler.dump_traceback_later(0.05, exit=True)
+
+
+def leave_the_collector_off() -> None:
+    gc.disable()
+    gc.set_threshold(7)
+
+
+CHANGES: dict[str, Callable[[], object]] = {
+    "umask": lambda: os.umask(0o077),
+    "limits": set_limits,
+    "blocked": block_signals,
+    "cores": lambda: os.sched_setaffinity(0, os.sched_getaffinity(os.getppid())),
+    "nice": lambda: os.nice(1),
+    "recursion": lambda: sys.setrecursionlimit(150),
+    "switch": lambda: sys.setswitchinterval(0.5),
+    "collector": leave_the_collector_off,
+    "locale": lambda: locale.setlocale(locale.LC_ALL, "C.UTF-8"),
+    "time-out": lambda: socket.setdefaulttimeout(0.25),
+    "timer": leave_a_timer_without_a_handler,
+    "dump": have_a_traceback_dumped,
+}
+
+
+def settings() -> dict[str, object]:
+    """What a task finds, after some time in which it computes."""
+    begin = time.monotonic()
+    while time.monotonic() < begin + 0.1:
+        sum(range(1000))
+    umask = os.umask(0)
+    os.umask(umask)
+    return {
+        "process": os.getpid(),
+        "umask": umask,
+        "limits": [
+            resource.getrlimit(getattr(resource, name))
+            for name in dir(resource)
+            if name.startswith("RLIMIT_")
+        ],
+        "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+        "cores": sorted(os.sched_getaffinity(0)),
+        "nice": os.getpriority(os.PRIO_PROCESS, 0),
+        "recursion": sys.getrecursionlimit(),
+        "switch": sys.getswitchinterval(),
+        "collector": (gc.isenabled(), gc.get_threshold()),
+        "locale": locale.setlocale(locale.LC_ALL),
+        "time-out": socket.getdefaulttimeout(),
+    }
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="without root the priority cannot be put back")
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_a_task_sets_is_put_back(one_core: SiteUnderTest, session: Session, name: str) -> None:
+    before = session.submit(settings)
+    changed = [session.submit(change_settings, name) for _ in range(2)]
+    after = session.submit(settings)
+    assert after.result(DEADLINE_S) == before.result(DEADLINE_S)
+    # It has taken effect, as far as it can be seen, and was found as it was by the second one.
+    found = pilot.gather(changed, timeout=DEADLINE_S)
+    assert found[0] == found[1]
+    can_be_seen = name not in ("timer", "dump") and (name != "cores" or os.cpu_count() != 1)
+    assert (found[0].get(name) != before.result().get(name)) == can_be_seen
+    for future in (before, *changed, after):
+        assert attempts_of(one_core, future) == [("ok", None)]
+
+
+def change_settings(name: str) -> dict[str, object]:
+    CHANGES[name]()
+    if name in ("timer", "dump"):
+        return {}
+    found = settings()
+    return found if name != "nice" else {"nice": found["nice"]}
+
+
+SETS_AT_IMPORT = """
+import os, sys
+os.umask(0o027)
+sys.setrecursionlimit(5000)
+"""
+
+
+def import_and_look() -> tuple[int, int]:
+    import sets_at_import  # type: ignore[import-not-found]  # noqa: F401
+
+    umask = os.umask(0)
+    return umask, sys.getrecursionlimit()
+
+
+def test_what_a_module_sets_while_it_is_imported_stays(one_core: SiteUnderTest) -> None:
+    (one_core.scratch / "sets_at_import.py").write_text(SETS_AT_IMPORT)
+    with pilot.Session(one_core.site, sys_path=[one_core.scratch, TESTS]) as session:
+        for _ in range(2):
+            assert session.submit(import_and_look).result(DEADLINE_S) == (0o027, 5000)
+
+
+def wrapped_by_name() -> bool:
+    functions = (os.umask, os.nice, resource.setrlimit, signal.setitimer, gc.disable)
+    functions += (sys.setrecursionlimit, socket.setdefaulttimeout, signal.pthread_sigmask)
+    pilot.context().session.submit(os.umask, 0o022)
+    return all(pickle.loads(pickle.dumps(function)) is function for function in functions)
+
+
+def test_what_sets_is_known_by_its_name_as_ever(session: Session) -> None:
+    assert session.submit(wrapped_by_name).result(DEADLINE_S)
+
+
+def give_up_capability(number: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; twice 32 of them
+    assert libc.capget(header, sets) == 0
+    for word in (0, 1):
+        sets[word] &= ~(1 << number)
+    assert libc.capset(header, sets) == 0
+
+
+def lower_a_hard_limit(large: bool) -> tuple[int, bytes]:
+    give_up_capability(24)  # to raise hard limits
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512))
+    return os.getpid(), bytes(100_000 if large else 1)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_process_that_was_changed_for_good_runs_no_other_task(
+    one_core: SiteUnderTest, large: bool
+) -> None:
+    with one_core.session() as session:
+        changing = [session.submit(lower_a_hard_limit, large) for _ in range(4)]
+        changed = {process for process, _ in pilot.gather(changing, timeout=DEADLINE_S)}
+        after = session.submit(tasks.process_id)
+        assert after.result(DEADLINE_S) not in changed and len(changed) == 4
+        for future in (*changing, after):
+            assert attempts_of(one_core, future) == [("ok", None)]
+
+
 # --- what tasks start -----------------------------------------------------------------------------
 
 
@@ -399,7 +555,8 @@ def test_nothing_that_a_task_started_outlives_it(
     text = _DAEMONS[how].format(s=mark)
     if end == "returned":
         text = f"({text}) > /dev/null 2>&1 &"
-    options: dict[str, Any] = {"time_limit": 1.0} if end == "limit" else {}
+    # Time enough to import this module on a busy machine.
+    options: dict[str, Any] = {"time_limit": 5.0} if end == "limit" else {}
     with one_core.session() as session:
         if kind == "command":
             future = session.submit(pilot.shell(text, **options))

@@ -128,6 +128,19 @@ def test_short_tasks_are_sent_several_at_a_time() -> None:
     assert running(longer.done(1, done(1))) == {1: [2]}
 
 
+def test_an_executor_that_is_spent_is_ended_and_blamed_for_nothing() -> None:
+    pilot = Pilot(1)
+    pilot.add(1, 2)
+    pilot.ready(1)
+    assert running(pilot.done(1, done(1))) == {1: [2]}
+    pilot.rules.executor_spent(1)
+    (stop,) = only(pilot.rules.take_actions(), a.StopExecutor)
+    (start,) = only(pilot.exited(1, -15), a.StartExecutor)
+    assert running(pilot.ready(start.executor)) == {start.executor: [2]}
+    assert stop.executor == 1 and pilot.reported == [(1, 1, "ok")]
+    pilot.rules.executor_spent(99)  # it is gone already
+
+
 def test_idle_executor_is_closed_after_its_time() -> None:
     pilot = Pilot(1)
     pilot.add(1)

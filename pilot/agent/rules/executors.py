@@ -342,6 +342,11 @@ class ExecutorRules:
 
     # --- ends
 
+    def spent(self, number: int) -> None:
+        """An executor takes no more work: end it."""
+        if executor := self.executors.get(number):
+            self._stop(executor, GRACE_S)
+
     def exited(
         self,
         number: int,

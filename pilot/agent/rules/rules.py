@@ -207,6 +207,10 @@ class Rules:
         if self._queues.look_again:
             self.schedule(now)
 
+    def executor_spent(self, number: int) -> None:
+        """An executor takes no more work; what it was sent runs elsewhere."""
+        self._executors.spent(number)
+
     def executor_exited(
         self,
         number: int,
