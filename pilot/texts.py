@@ -45,6 +45,16 @@ def printable(text: str) -> str:
     )
 
 
+def said(error: BaseException) -> str:
+    """Return the class and the text of an error, whatever its class does to be asked for it."""
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except BaseException as unprintable:
+        return f"{name} (its text cannot be had: {type(unprintable).__name__})"
+    return f"{name}: {text}" if text else name
+
+
 def size_text(size: int) -> str:
     """Return a number of bytes for a message: ``1.1 GB``, ``312 bytes``."""
     for unit, least in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -21,6 +21,7 @@ from pilot.errors import (
 )
 from pilot.model.ids import task_label
 from pilot.model.tasks import TaskOutcome
+from pilot.texts import said
 
 #: Exceptions that say something to loops, coroutines and futures of who asks for a result.
 _CONTROL = (StopIteration, StopAsyncIteration, concurrent.futures.CancelledError)
@@ -47,8 +48,10 @@ def exception_of(outcome: TaskOutcome) -> BaseException:
     if failure.exception:
         try:
             error = decode(failure.exception)
-        except (Exception, SystemExit, GeneratorExit) as unreadable:
-            title += f" (its exception cannot be read here: {unreadable})"
+        except KeyboardInterrupt:
+            raise  # of whoever waits
+        except BaseException as unreadable:
+            title += f" (its exception cannot be read here: {_named(unreadable)})"
     if not isinstance(error, BaseException):
         kinds = {"TIMED_OUT": TaskTimedOut, "ABORTED": TaskAborted}
         kind = kinds.get(outcome.state, TaskCrashed if failure.is_crash else TaskError)
@@ -65,11 +68,9 @@ def exception_of(outcome: TaskOutcome) -> BaseException:
 
 def _named(error: BaseException) -> str:
     """Return an exception's class and text; of `SystemExit` the exit status."""
-    name = type(error).__name__
     if isinstance(error, SystemExit):
-        code = error.code
+        name, code = type(error).__name__, error.code
         if code is None or isinstance(code, int):
             return f"{name} (exit status {code or 0})"
         return f"{name} (exit status 1): {code}"
-    text = str(error)
-    return f"{name}: {text}" if text else name
+    return said(error)

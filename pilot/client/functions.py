@@ -31,6 +31,7 @@ from pilot.data.pickling import pickler
 from pilot.data.values import (
     BoundedFile,
     TooLargeError,
+    attributes,
     can_be_pickled,
     encode,
     encoding_error,
@@ -328,5 +329,5 @@ def _next_to(thing: Any, way: str) -> Iterator[tuple[str, object]]:
         for value in thing:
             yield f"an item{of}" if of else "an item", value
     elif not isinstance(thing, (type, ModuleType)):
-        for name, value in getattr(thing, "__dict__", {}).items():
+        for name, value in attributes(thing).items():
             yield f"the attribute {name!r}{of}", value

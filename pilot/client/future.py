@@ -28,7 +28,8 @@ from pilot.client.callbacks import CalledBack
 from pilot.client.failures import exception_of
 from pilot.client.results import Results
 from pilot.data.storing import load
-from pilot.errors import ResultError
+from pilot.data.values import decoding_error
+from pilot.errors import EncodingError
 from pilot.model.ids import task_label
 from pilot.model.tasks import TaskOutcome
 from pilot.model.values import Value
@@ -82,24 +83,32 @@ class Unread:
         """Return one of the values."""
         return Unread((self.values[index],), self.directory, whole=False)
 
-    def read(self) -> Any:
+    def read(self, task: int) -> Any:
         """Return the result.
+
+        Parameters
+        ----------
+        task
+            The number of the task, for messages.
 
         Raises
         ------
         ResultError
-            A file is missing or torn, or what unpickles it would end the program.
+            A file is missing or torn.
+        EncodingError
+            It cannot be unpickled; also where that would end the program.
         """
         try:
             if not self.whole:
                 return load(self.values[0], self.directory)
             return tuple(load(value, self.directory) for value in self.values)
+        except EncodingError as error:
+            cause, text = error.__cause__, str(error)
         except (Exception, KeyboardInterrupt):
             raise
         except BaseException as error:
-            raise ResultError(
-                f"the result cannot be read: to unpickle it raised {type(error).__name__}: {error}"
-            ) from error
+            cause, text = error, str(decoding_error(error))
+        raise EncodingError(f"the result of task {task_label(task)}: {text}") from cause
 
 
 class _UnreadError(Exception):
@@ -208,7 +217,7 @@ class Future(CalledBack[T]):
                     del self, error  # the traceback shall not keep them
         value: Any = self._result
         if type(value) is Unread:
-            read = value.read()
+            read = value.read(self.task)
             with self._condition:  # of two threads that have read it, the first one's counts
                 if self._result is value:
                     self._result = read

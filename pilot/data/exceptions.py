@@ -48,7 +48,7 @@ def pickled(error: BaseException, limit: int) -> bytes:
             return payload
     except TooLargeError:
         raise
-    except Exception:
+    except BaseException:  # as its class says how it is pickled, it may exit as well
         if _has_a_way_of_its_own(error):
             return b""
     try:
@@ -56,7 +56,7 @@ def pickled(error: BaseException, limit: int) -> bytes:
         return payload if _is_made_again(payload, error) else b""
     except TooLargeError:
         raise
-    except Exception:
+    except BaseException:
         return b""
 
 
@@ -148,7 +148,7 @@ def _is_pickled(value: Any, known: _Known) -> bool:
         encode_within(_carried(value, known), _ANY)
     except TooLargeError:
         return True  # which is told of the whole
-    except Exception:
+    except BaseException:
         return False
     return True
 
@@ -166,7 +166,7 @@ def _has_a_way_of_its_own(error: BaseException) -> bool:
 def _is_made_again(payload: bytes, error: BaseException) -> bool:
     try:
         made = decode(payload)
-    except (Exception, SystemExit, GeneratorExit):
+    except BaseException:  # its class may exit, or refuse in any other way
         return False
     known = _Known()
     return (
@@ -182,5 +182,5 @@ def _is_made_again(payload: bytes, error: BaseException) -> bool:
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:
+    except BaseException:
         return ""

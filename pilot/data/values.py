@@ -13,16 +13,21 @@ Invariants:
 
 from __future__ import annotations
 
+import contextlib
+import copyreg
 import io
+import os
 import pickle
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pilot.data import pickling
 from pilot.errors import EncodingError, PilotError
+from pilot.texts import said
 
 #: What refers to nothing, and is pickled by C alone; and what of that is small, too.
 _PLAIN = frozenset({int, float, bool, type(None), str, bytes})
@@ -216,10 +221,12 @@ def encoding_error(obj: object, cause: Exception) -> EncodingError:
     what = f"an object of type {_type_name(obj)}"
     if where:
         what += f" (its part {where} of type {_type_name(part)})"
-    return EncodingError(f"cannot pickle {what}: {type(cause).__name__}: {cause}. {_advice(part)}")
+    return EncodingError(f"cannot pickle {what}: {said(cause)}. {_advice(part, cause)}".rstrip())
 
 
-def argument_error(args: Sequence[Any], kwargs: Mapping[str, Any], cause: object) -> EncodingError:
+def argument_error(
+    args: Sequence[Any], kwargs: Mapping[str, Any], cause: BaseException
+) -> EncodingError:
     """The error that says which argument of a call cannot be pickled."""
     named = [(f"argument {n}", value) for n, value in enumerate(args, 1)]
     named += [(f"the argument {name}", value) for name, value in kwargs.items()]
@@ -230,25 +237,45 @@ def argument_error(args: Sequence[Any], kwargs: Mapping[str, Any], cause: object
     return unpicklable_error("an argument", args, cause)
 
 
-def unpicklable_error(name: str, thing: object, cause: object) -> EncodingError:
+def unpicklable_error(name: str, thing: object, cause: BaseException) -> EncodingError:
     """The error for a thing that has a name for users, such as ``the global 'lock'``."""
-    return EncodingError(
-        f"{name} (of type {_type_name(thing)}) cannot be pickled: "
-        f"{type(cause).__name__}: {cause}. {_advice(thing)}"
-    )
+    text = f"{name} (of type {_type_name(thing)}) cannot be pickled: {said(cause)}. "
+    return EncodingError((text + _advice(thing, cause)).rstrip())
+
+
+#: In a program, and in a task.
+_FUTURES = frozenset({("pilot", "Future"), ("pilot.client.child_tasks", "ChildFuture")})
+
+
+#: Of other executors and of event loops.
+_OTHER_FUTURES = frozenset({("concurrent.futures._base", "Future"), ("_asyncio", "Future")})
 
 
 def is_future(thing: object) -> bool:
     """Tell whether it is a future of a task, without loading what these need."""
-    return _type_name(thing) == "pilot.Future"
+    return _is_one_of(_FUTURES, thing)
 
 
-def _advice(thing: object) -> str:
+def _is_one_of(kinds: frozenset[tuple[str, str]], thing: object) -> bool:
+    names = ((kind.__module__, kind.__qualname__) for kind in type(thing).__mro__)
+    return not kinds.isdisjoint(names)
+
+
+def _advice(thing: object, cause: BaseException) -> str:
     """What to do in place of sending a thing that cannot be pickled."""
     if isinstance(thing, types.GeneratorType):
         return "Give a list of its items."
     if is_future(thing):
-        return "Give the future itself as an argument of the task."
+        return (
+            "Give the future itself as an argument of the task, which gets its value; in a task it "
+            "may also be what is returned."
+        )
+    if _is_one_of(_OTHER_FUTURES, thing):
+        return "It is of another executor, or of an event loop: give its result in its place."
+    if type(thing).__module__.partition(".")[0] == "pilot":
+        return ""  # it has said so itself
+    if place := _at_fault(cause):
+        return f"It is {place} that raised this, while it was pickled: mend that."
     advice = "Pass what it can be made from, such as a path or numbers, and make it inside the task"
     return advice + (
         "; functions and classes that hold such a thing (a lock, a weak reference, an open file) "
@@ -256,20 +283,63 @@ def _advice(thing: object) -> str:
     )
 
 
-def decoding_error(cause: Exception) -> EncodingError:
+def decoding_error(cause: BaseException) -> EncodingError:
     """The error for a pickle that cannot be read in this process."""
-    advice = "It was written by another version of the program, or its class has changed."
+    place = _at_fault(cause)
     if isinstance(cause, ImportError):
         advice = (
             "The module must be importable here as it was where the object was made: keep it "
             "beside the script or in a directory of sys.path that all nodes see."
         )
-    elif isinstance(cause, AttributeError) and "__main__" in str(cause):
+        if place:
+            advice = f"It is {place} that needs it. {advice}"
+    elif place:
+        advice = (
+            f"It is {place} that raised this. What makes an object again (its class's __new__, "
+            "__setstate__, __getattr__, __init_subclass__, and the modules that it needs) runs "
+            "here before the object has its attributes, and must neither need these nor exit; of a "
+            "library, the version here may be another one than where it was pickled."
+        )
+    elif isinstance(cause, AttributeError) and "__main__" in said(cause):
         advice = (
             "It went by its name in the script, which is not run here: define it in a module "
             "beside the script, which tasks import."
         )
-    return EncodingError(f"cannot unpickle a value: {type(cause).__name__}: {cause}. {advice}")
+    elif isinstance(cause, (AttributeError, pickle.UnpicklingError, EOFError)):
+        advice = "It was written by another version of the program, or its class has changed."
+    else:
+        advice = (
+            "What its class says of how it is made again (__reduce__, __getnewargs__) does not do "
+            "here; what needs keywords in class statements (__init_subclass__) must be in a module "
+            "beside the script, which tasks import. Or it was written by another version of the "
+            "program."
+        )
+    return EncodingError(f"cannot unpickle a value: {said(cause)}. {advice}")
+
+
+#: Where code is that pickles and unpickles for others.
+_PILOT = f"{Path(__file__).parents[1]}{os.sep}"
+_LIBRARY = f"{Path(pickle.__file__).parent}{os.sep}"
+
+
+def _at_fault(error: BaseException) -> str:
+    """The code that raised an error while something was pickled or unpickled; empty: none did."""
+    trace = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if not _is_machinery(code.co_filename):
+            name = getattr(code, "co_qualname", code.co_name)
+            if name == "<module>":
+                name = f"the module {trace.tb_frame.f_globals.get('__name__')}"
+            return f"{name} ({code.co_filename}, line {trace.tb_lineno})"
+        trace = trace.tb_next
+    return ""
+
+
+def _is_machinery(file: str) -> bool:
+    if file.startswith(("<frozen ", _PILOT)) or f"{os.sep}cloudpickle{os.sep}" in file:
+        return True
+    return file.startswith(_LIBRARY) and "-packages" not in file
 
 
 def _type_name(obj: object) -> str:
@@ -299,13 +369,30 @@ def _inside(obj: object) -> list[tuple[str, object]]:
         found = [(f"[{key!r:.60}]", part) for key, part in obj.items()]
     elif isinstance(obj, (list, tuple)):
         found = [(f"[{n}]", part) for n, part in enumerate(obj[:_SEARCH_WIDTH])]
-    elif is_future(obj):
+    elif isinstance(obj, type):
         found = []
-    elif isinstance(getattr(obj, "__dict__", None), dict) and not isinstance(obj, type):
-        found = [(f".{name}", part) for name, part in vars(obj).items()]
     else:
-        found = []
+        found = [(f".{name}", part) for name, part in attributes(obj).items()]
     return found[:_SEARCH_WIDTH]
+
+
+def attributes(obj: object) -> dict[str, Any]:
+    """The attributes that an object is pickled by, those in slots as well."""
+    if _is_one_of(_FUTURES | _OTHER_FUTURES, obj) or _says_itself(obj):
+        return {}
+    found = getattr(obj, "__dict__", None)
+    found = dict(found) if isinstance(found, dict) else {}
+    for name in copyreg._slotnames(type(obj)):  # type: ignore[attr-defined]
+        with contextlib.suppress(AttributeError):
+            found[name] = object.__getattribute__(obj, name)
+    return found
+
+
+def _says_itself(obj: object) -> bool:
+    """Tell whether a class of Python code says how an object is pickled."""
+    ways = ("__reduce__", "__reduce_ex__")
+    found = (vars(kind).get(way) for kind in type(obj).__mro__ for way in ways)
+    return any(isinstance(way, types.FunctionType) for way in found)
 
 
 def can_be_pickled(obj: object) -> bool:
@@ -314,6 +401,8 @@ def can_be_pickled(obj: object) -> bool:
         return True
     try:
         pickling.dumps(obj)
-    except Exception:
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # its class may exit
         return False
     return True

@@ -17,7 +17,7 @@ from pilot.data.exceptions import pickled
 from pilot.data.values import TooLargeError
 from pilot.limits import ERROR_TEXT_BYTES, NAME_BYTES
 from pilot.model.tasks import TaskFailure
-from pilot.texts import shortened, size_text
+from pilot.texts import said, shortened, size_text
 
 #: How many base classes of an exception are told.
 _BASES = 100
@@ -68,16 +68,9 @@ def bases_of(error: BaseException) -> tuple[str, ...]:
 def _text(make: Callable[[], str]) -> str:
     try:
         text = make()
-    except Exception as unprintable:
-        text = f"(its text cannot be had: {_kind(unprintable)})"
+    except BaseException as unprintable:
+        text = f"(its text cannot be had: {said(unprintable)})"
     return shortened(text, ERROR_TEXT_BYTES)
-
-
-def _kind(error: Exception) -> str:
-    try:
-        return repr(error)
-    except Exception:
-        return type(error).__name__
 
 
 def _traceback(error: BaseException, own_file: str) -> str:

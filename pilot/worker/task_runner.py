@@ -45,7 +45,8 @@ from pilot.client.task import Task
 from pilot.data.patience import is_passing, is_there, patiently, set_patience, when_there
 from pilot.data.pickling import ClassState, class_states, give_again, times_given
 from pilot.data.storing import LazyWriter, store
-from pilot.errors import CommandFailed, StorageError
+from pilot.data.values import decoding_error, unpicklable_error
+from pilot.errors import CommandFailed, EncodingError, StorageError
 from pilot.limits import ERROR_TEXT_BYTES
 from pilot.model.ids import task_label
 from pilot.model.tasks import (
@@ -75,6 +76,7 @@ LARGE_FUNCTIONS_BYTES = 128 << 20
 _set_handler, _TERM = _signal.signal, int(signal.SIGTERM)
 #: What commands find as it is by default. Python ignores the last two.
 _TO_DEFAULT = (int(signal.SIGINT), int(signal.SIGPIPE), int(signal.SIGXFSZ))
+_RESULT = "the result"
 #: Stands for a result that comes from a child.
 NO_VALUE = Value(0)
 
@@ -207,23 +209,29 @@ class Worker:
         received = clock.now()
         fetched = started = received
         stored: list[Any] = []
+        result: Any = None
         outcome, failure, children, session = "ok", None, None, None
+        #: What is read or stored, while the task itself does not run; of an input its task.
+        at: str | int = ""
         try:
             if self._broken is not None:
                 raise self._broken
+            at = "the function"
             function = self._function(template)
-            inputs = [
-                self._cache.load(item.value)
-                for item in work.inputs
-                if item.value is not None  # none of them is, here
-            ]
+            inputs = []
+            for item in work.inputs:
+                at = item.task
+                if item.value is not None:  # none of them is, here
+                    inputs.append(self._cache.load(item.value))
+            at = "the arguments"
             args, kwargs = decode_arguments(work.payload, inputs, self._site.directory)
             self._put_classes_back(template.function)
+            at = ""
             fetched = started = clock.now()
             session = self._session(template, work.task, label)
             set_context(self._context(work, template, label, started, session))
             if isinstance(function, ShellCommand):
-                result: Any = self._run_command(function, args, kwargs, begin, plan)
+                result = self._run_command(function, args, kwargs, begin, plan)
                 if result.outputs:
                     result = with_digests(result, of_contents=bool(template.cache))
             else:
@@ -231,12 +239,14 @@ class Worker:
             if os.getpid() != self._pid:
                 _end_copy(None)
             ended = clock.now()
+            at = _RESULT
             if self._rank == 0:
                 stored, children = self._take_results(label, template, result, session)
-        except BaseException as error:
+        except BaseException as raised:
             if os.getpid() != self._pid:
-                _end_copy(error)
+                _end_copy(raised)
             ended = clock.now()
+            error = _of_what(at, raised, result) if at else raised
             outcome = _outcome_of(error)
             failure = failure_of(error, self._node, work.attempt, self._inline_limit, __file__)
             if session is not None:
@@ -471,6 +481,35 @@ class Worker:
         with self._log.open("rb") as log:
             log.seek(begin)
             return log.read(end - begin).decode(errors="replace")
+
+
+def _of_what(what: str | int, error: BaseException, result: object) -> BaseException:
+    """Return the error of a task that has not raised it itself.
+
+    Parameters
+    ----------
+    what
+        What was read or stored for it: its function, its arguments, its result, or the result of
+        the task of this number.
+    error
+        What was raised meanwhile, maybe by code of the user's.
+    result
+        What it gave, where it was to be stored.
+    """
+    if isinstance(what, int):
+        what = f"the result of task {task_label(what)}, an input"
+    if isinstance(error, EncodingError):
+        told = EncodingError(f"{what}: {error}")
+        told.__cause__ = error.__cause__
+    elif isinstance(error, Exception):
+        return error
+    elif what == _RESULT:
+        told = unpicklable_error(what, result, error)
+        told.__cause__ = error
+    else:
+        told = EncodingError(f"{what}: {decoding_error(error)}")
+        told.__cause__ = error
+    return told.with_traceback(error.__traceback__)
 
 
 def _outcome_of(error: BaseException) -> str:

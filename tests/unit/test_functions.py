@@ -20,9 +20,10 @@ from hypothesis import given, settings
 import pilot
 from pilot.client import functions
 from pilot.client.arguments import decode_function, encode_arguments
+from pilot.client.child_tasks import ChildFuture
 from pilot.client.function_watch import watch
 from pilot.client.functions import encode_function
-from pilot.client.future import Future
+from pilot.client.future import Future, PartFuture
 from pilot.client.submission import Submission
 from pilot.client.submitter import Submitter
 from pilot.client.task import Task
@@ -451,7 +452,26 @@ def test_a_future_in_a_closure_is_to_be_an_argument() -> None:
     future: Future[int] = Future(cast("Any", types.SimpleNamespace(origin=None)), 1)
     text = _error_of(lambda: future.result())
     assert "'future', which it closes over (of type pilot.Future)" in text
-    assert "Give the future itself as an argument" in text
+    part = PartFuture(future, 0)
+    child = ChildFuture(cast("Any", types.SimpleNamespace(has_ended=False, origin=None)), 1, (), 1)
+
+    class Slots:
+        __slots__ = ("held",)
+
+    slots = Slots()
+    slots.held = part
+    names: dict[str, Any] = {"table": {"a": [part]}, "__name__": "__main__"}
+    exec("def uses(): return table['a'][0].result()", names)
+    for function in (
+        lambda: future.result(),
+        lambda: part.result(),
+        lambda: child.task_id,
+        lambda: slots.held,
+        functools.partial(print, [child]),
+        names["uses"],
+    ):
+        text = _error_of(function)
+        assert "Give the future itself as an argument" in text and "lock" not in text
 
 
 def test_the_argument_that_cannot_be_pickled_is_named() -> None:

@@ -219,7 +219,7 @@ class Ends:
 def test_result_that_ends_programs_when_it_is_read_is_an_error() -> None:
     future = future_of()
     settle(future, Ends())
-    with pytest.raises(pilot.ResultError, match="SystemExit: 3"):
+    with pytest.raises(pilot.EncodingError, match=r"result of task 1\.7: .*SystemExit: 3.*reduce"):
         future.result()
 
 

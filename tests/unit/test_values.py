@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
+import concurrent.futures
 import fractions
 import math
 import os
@@ -14,6 +16,7 @@ import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import cloudpickle
 import msgspec
@@ -164,6 +167,33 @@ def test_the_error_looks_into_attributes() -> None:
     holder = types.SimpleNamespace(numbers=[1], stream=(x for x in "abc"))
     with pytest.raises(EncodingError, match=r"its part \.stream of type generator"):
         encode(holder)
+
+
+def test_who_says_itself_why_is_believed() -> None:
+    class Refuses:
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+
+        def __reduce__(self) -> Any:
+            raise TypeError("give its number")
+
+    class Slots:
+        __slots__ = ("held",)
+
+    slots = Slots()
+    slots.held = [Refuses()]  # type: ignore[attr-defined]
+    with pytest.raises(EncodingError, match=r"its part \.held\[0\] of type .*Refuses") as raised:
+        encode(slots)
+    text = str(raised.value)
+    assert "give its number. It is" in text and f"Refuses.__reduce__ ({__file__}, line" in text
+    assert "lock" not in text
+
+
+@pytest.mark.parametrize("future", [concurrent.futures.Future(), asyncio.Future(loop=Mock())])
+def test_what_other_executors_give_is_told_as_that(future: Any) -> None:
+    with pytest.raises(EncodingError, match=r"another executor.*give its result") as raised:
+        encode([future])
+    assert "module beside the script" not in str(raised.value)
 
 
 def test_the_error_survives_objects_that_contain_themselves() -> None:
