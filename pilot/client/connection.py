@@ -48,7 +48,7 @@ from pilot.errors import (
     PilotError,
     SubmissionError,
 )
-from pilot.head.running import find_head, silence_of
+from pilot.head.running import DatabaseLocked, find_head, silence_of
 from pilot.limits import SUBMIT_BYTES, UNACCEPTED_BYTES
 from pilot.model.tasks import TaskOutcome, TaskSpec
 from pilot.site import Site, SiteGone
@@ -572,7 +572,7 @@ class Connection:
             return find_head(self._site, dead)
         try:
             address = ensure_head(self._site, dead=dead)
-        except (DiskFullError, SiteGone) as error:
+        except (DiskFullError, DatabaseLocked, SiteGone) as error:
             if not self._ready.done():
                 raise
             # All that is accepted is safe, and the rest is still here.

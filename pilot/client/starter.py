@@ -18,7 +18,14 @@ from pilot.data.patience import patient
 from pilot.errors import DiskFullError, HeadError, SiteError
 from pilot.head.lease import KILL_S, read_lease
 from pilot.head.lease_files import FULL
-from pilot.head.running import LOOK_S, TRY_AGAIN, find_head, silence_of
+from pilot.head.running import (
+    LOCKED,
+    LOOK_S,
+    TRY_AGAIN,
+    DatabaseLocked,
+    find_head,
+    silence_of,
+)
 from pilot.interpreter import pilot_command
 from pilot.site import Site
 from pilot.wire.discovery import HeadAddress, read_address
@@ -53,6 +60,8 @@ def ensure_head(site: Site, adopt_job: str = "", dead: int = 0) -> HeadAddress:
         It did not start; the message has its last words.
     DiskFullError
         It did not start for want of space.
+    DatabaseLocked
+        It did not start, since another program has the database locked.
     SiteGone
         The site directory is not there any more.
     """
@@ -153,6 +162,8 @@ def _start(
                 return address
             if process.returncode == DiskFullError.exit_code:
                 raise _no_room(site)
+            if process.returncode == LOCKED:
+                raise DatabaseLocked(_last_words(log, begin))
             if again and process.returncode == TRY_AGAIN:
                 return None
             holder = read_lease(site.lease_file)

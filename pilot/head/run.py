@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pilot.data.patience import is_passing
 from pilot.errors import HeadError, PilotError
-from pilot.head.running import TRY_AGAIN
+from pilot.head.running import LOCKED, TRY_AGAIN, DatabaseLocked
 from pilot.head.server import Head
 from pilot.head.store.store import may_pass, open_error
 from pilot.launchers import leave_identity
@@ -42,8 +42,9 @@ def main(directory: Path, adopt_job: str = "") -> None:
             if not passes:
                 raise
             error = HeadError(f"the site directory cannot be read: {error}")
+        is_locked = isinstance(error, DatabaseLocked)
         print(f"pilot: {error}", file=sys.stderr)  # noqa: T201 - the starter reads it
         # Not sys.exit: threads of a half-made head must not keep the process.
         sys.stderr.flush()
-        os._exit(TRY_AGAIN if passes else error.exit_code)
+        os._exit(TRY_AGAIN if passes else LOCKED if is_locked else error.exit_code)
     head.run()

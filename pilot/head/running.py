@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from pilot.errors import HeadError
 from pilot.head.lease import Silence
 from pilot.head.lease_files import has_run_out
 from pilot.site import Site
@@ -11,8 +12,14 @@ from pilot.wire.discovery import HeadAddress, read_address
 
 #: The exit status of a head that the file system has failed, maybe for a moment, at its start.
 TRY_AGAIN = 75
+#: That of a head that another program keeps from the database.
+LOCKED = 76
 #: Who waits for another process to start the head looks so often whether it is there, in seconds.
 LOOK_S = 0.25
+
+
+class DatabaseLocked(HeadError):
+    """No head can start, since another program has the database locked."""
 
 
 def find_head(site: Site, dead: int = 0) -> HeadAddress | None:

@@ -7,7 +7,10 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -185,6 +188,36 @@ def test_client_whose_site_does_not_come_back_ends_in_words(
     finally:
         away.rename(site.directory)
     work(site)
+
+
+HOLDER = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
+print("ready", flush=True)
+database.execute(sys.argv[2])
+database.execute("SELECT count(*) FROM sessions").fetchone()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("begin", ["BEGIN EXCLUSIVE", "BEGIN"], ids=["writer", "reader"])
+def test_clients_wait_while_another_program_holds_the_database(
+    site: SiteUnderTest, caplog: pytest.LogCaptureFixture, begin: str
+) -> None:
+    """As a tool for backups does, and a script with a transaction that it has forgotten."""
+    with site.session() as session:
+        assert session.submit(tasks.square, 2).result(DEADLINE_S) == 4
+        command = [sys.executable, "-c", HOLDER, str(site.site.database), begin]
+        with subprocess.Popen(command, stdin=PIPE, stdout=PIPE) as holder:
+            assert holder.stdout is not None and holder.stdout.readline() == b"ready\n"
+            os.kill(site.head_pid, signal.SIGKILL)
+            assert holder.stdout.readline() == b"held\n"
+            future = session.submit(tasks.square, 3)
+            wait_until(lambda: "waiting for that" in caplog.text, DEADLINE_S, "the client's words")
+            assert f"pid {holder.pid} (python" in caplog.text and not future.done()
+            holder.communicate()
+        assert future.result(DEADLINE_S) == 9
 
 
 def test_site_begins_anew_when_its_database_has_vanished(site: SiteUnderTest) -> None:

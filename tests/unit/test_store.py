@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from support.builders import done, spec, template
 from pilot.errors import HeadError, PilotError
 from pilot.head.core import core as c
 from pilot.head.core import events as ev
+from pilot.head.running import DatabaseLocked
 from pilot.head.store.store import QUERIES, Batch, Store
 from pilot.model.ids import NUMBERS
 from pilot.model.tasks import Environment, Function, TaskFailure
@@ -251,7 +253,7 @@ def test_database_of_another_process_is_locked(
     open_session(store)
     soon = functools.partial(sqlite3.connect, timeout=0.1)
     monkeypatch.setattr(sqlite3, "connect", soon)
-    with pytest.raises(HeadError, match=r"tasks\.db cannot be opened: .*locked"):
+    with pytest.raises(DatabaseLocked, match=rf"tasks\.db .* pid {os.getpid()} \(.*\) has it lock"):
         Store(path)
 
 

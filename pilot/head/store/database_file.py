@@ -20,6 +20,7 @@ from pilot.data.durable import sync_directory
 from pilot.errors import DiskFullError, HeadError
 from pilot.head.lease_files import FULL
 from pilot.site import Site
+from pilot.texts import printable
 from pilot.wire.discovery import read_address
 
 #: What belongs to the database: SQLite's files beside it.
@@ -75,6 +76,23 @@ def _has_entries(directory: Path) -> bool:
         return any(directory.iterdir())
     except FileNotFoundError:
         return False
+
+
+def lock_holders(path: Path) -> list[str]:
+    """Return the processes of this machine that have locks on the database, in words."""
+    try:
+        inode = path.stat().st_ino
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return []
+    found = {}
+    for fields in map(str.split, lines):
+        # 1: POSIX  ADVISORY  WRITE 1234 fe:00:5745628 128 128
+        if len(fields) > 5 and fields[5].endswith(f":{inode}") and int(fields[4]) > 0:
+            with contextlib.suppress(OSError):
+                name = Path(f"/proc/{fields[4]}/comm").read_text().strip()
+                found[fields[4]] = f"pid {fields[4]} ({printable(name)})"
+    return list(found.values())
 
 
 def fence(path: Path) -> None:

@@ -35,6 +35,8 @@ from pilot.head.core.events import Attempt, Change, Delegated, Ended, Restored
 from pilot.head.core.retry import FAILED
 from pilot.head.core.state import Task
 from pilot.head.machine import HERE, Machine
+from pilot.head.running import DatabaseLocked
+from pilot.head.store.database_file import lock_holders
 from pilot.head.store.unfit import NOT_WRITTEN, LeftOut, put_apart
 from pilot.model.bounds import UNREADABLE
 from pilot.model.ids import NUMBERS, Ref, task_label
@@ -102,6 +104,14 @@ def open_error(path: Path, error: sqlite3.Error) -> HeadError:
             f"no head can start: the disk of {path} is full ({error}); make room there, nothing is "
             "lost"
         )
+    if "locked" in str(error):
+        there = " and ".join(lock_holders(path)) or (
+            "another program, or an old head that hangs on another machine (head.log says where it "
+            "ran),"
+        )
+        return DatabaseLocked(
+            f"the database {path} cannot be opened: {there} has it locked; end that, or wait for it"
+        )
     return HeadError(f"the database {path} cannot be opened: {error}; {_advice(error)}")
 
 
@@ -115,11 +125,6 @@ def may_pass(error: BaseException | None) -> bool:
 
 def _advice(error: sqlite3.Error) -> str:
     text = str(error)
-    if "locked" in text:
-        return (
-            "another program has it open, or an old head hangs on another machine (head.log says "
-            "where it ran): end that"
-        )
     if "I/O" in text:
         return (
             "the disk or the file server fails, or the file system there has no locks (NFS: is "
