@@ -37,9 +37,9 @@ def _node(arguments: list[str]) -> None:
     start_log()
     leave_identity(os.environ)
     raise_file_limit()
-    site, pilot, node, agent, cores, memory_mib, gpus = arguments
+    site, pilot, node, agent, shape_text = arguments
     endpoints = msgspec.json.decode(agent, type=Endpoints)
-    shape = NodeShape(int(cores), int(memory_mib), int(gpus))
+    shape = msgspec.json.decode(shape_text, type=NodeShape)
     main(open_site(Path(site)), pilot, node, shape, endpoints.choose)
 
 

@@ -14,12 +14,14 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import setproctitle
 
 from pilot.data.directories import make_private
 from pilot.data.patience import patient, when_there
+from pilot.scheduler.amounts import GPUS
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -152,10 +154,16 @@ def thread_variables(cores: int) -> dict[str, str]:
     return {f"{name}_NUM_THREADS": str(cores) for name in names}
 
 
-def gpu_variables(gpus: tuple[int, ...]) -> dict[str, str]:
-    """What tells GPU libraries which devices to use."""
-    listed = ",".join(map(str, gpus))
-    return {"CUDA_VISIBLE_DEVICES": listed, "ROCR_VISIBLE_DEVICES": listed} if gpus else {}
+def resource_variables(indices: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """What tells a task which things it has, such as GPUs, and their libraries which to use.
+
+    `indices` has them by the name of the resource.
+    """
+    listed = {name: ",".join(its) for name, its in indices.items()}
+    variables = {f"PILOT_RESOURCE_{name.upper()}": text for name, text in listed.items()}
+    if gpus := listed.get(GPUS):
+        variables |= {"CUDA_VISIBLE_DEVICES": gpus, "ROCR_VISIBLE_DEVICES": gpus}
+    return variables
 
 
 def enter_environment(

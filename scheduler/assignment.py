@@ -17,12 +17,14 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Container, Hashable, Iterable, Iterator
+from collections.abc import Container, Hashable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
 
-from pilot.scheduler.resources import NodeShape, Resources, nodes_needed
+from pilot.scheduler.amounts import GPUS, MEMORY, UNIT, Amounts, amount_text
+from pilot.scheduler.resources import NodeShape, Resources, amount_of, nodes_needed
+from pilot.scheduler.site_amounts import SiteAmounts
 
 #: Work of at most so many seconds may wait on each core of a pilot.
 PREFETCH_S = 0.1
@@ -191,7 +193,10 @@ def starts_at_once(work: WorkClass, pilot: PilotRoom, now: float) -> bool:
 
 
 def assign(
-    classes: Iterable[WorkClass], pilots: Iterable[PilotRoom], now: float
+    classes: Iterable[WorkClass],
+    pilots: Iterable[PilotRoom],
+    now: float,
+    site: SiteAmounts | None = None,
 ) -> Iterator[tuple[WorkClass, PilotRoom, int]]:
     """Share ready tasks out, classes of high rank first, each over the emptiest pilots.
 
@@ -200,8 +205,12 @@ def assign(
     share by weight, and none starves beside one with a million tasks. Nor does one beside sessions
     of higher priority: when it starves it is given one task first.
 
+    What the `site` has only once is given no further than it goes. A class that is next, and lacks
+    some of it alone, is not overtaken by those that come after it: what they would take is left.
+
     The caller must raise a pilot's `load`, the session's `share`, and lower the class's `ready` by
-    what was yielded before it asks for the next one: the decisions follow each other.
+    what was yielded, and take it from the `site`, before it asks for the next one: the decisions
+    follow each other.
 
     The cost grows with the classes times the pilots. So classes wait by session, in an order that
     stays, and of the sessions only the one that was served has to be put elsewhere.
@@ -218,17 +227,24 @@ def assign(
         its.sort(key=lambda item: (order(item[1]), item[0]), reverse=True)
     line = [(order(its[-1][1]), its[-1][0], its) for its in waiting.values()]
     heapq.heapify(line)
+    #: Names of what is left for those that wait for more of it.
+    left: set[str] = set()
     while line:
         _, _, its = line[0]
         _, work = its[-1]
         starving = work.starving
         rivals = ranks[work.rank]
         placed = False
-        for pilot, count in _spread(work, pilots, now, rivals):
+        most = work.ready
+        if work.need.site and site is not None:
+            most = min(most, site.fit(work.need.site, left))
+        for pilot, count in _spread(work, pilots, now, rivals, most):
             yield work, pilot, 1 if starving else count
             placed = True
             if starving or rivals > 1:
                 break  # the others first
+        if work.need.site and site is not None and _waits_for(work, site, pilots):
+            left.update(name for name, _ in work.need.site)
         if not placed or not work.ready or (rivals == 1 and not starving):
             its.pop()
             ranks[work.rank] -= 1
@@ -245,24 +261,41 @@ def order(work: WorkClass) -> tuple[bool, int, int, float]:
 
 
 def _spread(
-    work: WorkClass, pilots: list[PilotRoom], now: float, rivals: int
+    work: WorkClass, pilots: list[PilotRoom], now: float, rivals: int, most: int
 ) -> Iterator[tuple[PilotRoom, int]]:
-    """How many tasks of one class each pilot should get now, the emptiest pilots first."""
-    if not any(room(work, pilot) for pilot in pilots):
+    """How many tasks of one class each pilot should get now, the emptiest pilots first; of all of
+    them no more than `most`."""
+    if not most or not any(room(work, pilot) for pilot in pilots):
         return  # as it is most of the time for most classes
     candidates = [pilot for pilot in pilots if fits(work, pilot, now)]
     candidates.sort(key=lambda pilot: pilot.load / cores_of(pilot))
     for number, pilot in enumerate(candidates):
-        if not work.ready:
+        if not most:
             return
-        count = min(work.ready, room(work, pilot))
+        count = min(most, room(work, pilot))
         if rivals > 1:
             count = -(-count // rivals)
         elif pilot.load and len(candidates) - number > 1:
             # Beyond a first filling, an even share: nobody hoards what others could run.
-            count = min(count, -(-work.ready // (len(candidates) - number)))
+            count = min(count, -(-most // (len(candidates) - number)))
         if count > 0:
             yield pilot, count
+            most -= count
+
+
+def _waits_for(work: WorkClass, site: SiteAmounts, pilots: list[PilotRoom]) -> bool:
+    """Whether a class waits for nothing but what the site has only once."""
+    need = work.need.site
+    return (
+        work.ready > 0
+        and not site.fit(need)
+        and site.most(need) > 0
+        and any(room(work, pilot) for pilot in pilots)
+    )
+
+
+#: A pool whose nodes are large enough is nearer than any other.
+_HOLDS = 1 << 10
 
 
 def refusal(
@@ -270,6 +303,7 @@ def refusal(
     pool: str,
     pools: Iterable[tuple[str, NodeShape, int, float]],
     time_limit_s: float,
+    site: Amounts = (),
 ) -> str:
     """Why no pool can ever run a task, or an empty text where one can.
 
@@ -283,7 +317,18 @@ def refusal(
         Name, node shape, most nodes in one pilot, and longest walltime in seconds (0: no limit).
     time_limit_s
         The task's own limit; 0 for none.
+    site
+        What the site has only once.
     """
+    pools = list(pools)
+    if unknown := _unknown(need, [shape for _, shape, _, _ in pools], site):
+        return unknown
+    for name, amount in need.site:
+        if amount > (there := amount_of(site, name)):
+            return (
+                f"it needs {amount_text(name, amount)}, and the site has "
+                f"{amount_text(name, there)} in all"
+            )
     nearest: tuple[int, str] = (0, "")
     names = []
     for name, shape, nodes, walltime_s in pools:
@@ -294,24 +339,18 @@ def refusal(
         if needed is None:
             one = msgspec.structs.replace(need, ranks=1, ranks_per_node=0)
             # The nearest of all: it has most of what is needed.
+            parts = [((), one.cores), *(((item,), 0) for item in one.named)]
             level = 1 + sum(
-                nodes_needed(each, shape) is not None
-                for each in (
-                    msgspec.structs.replace(one, memory_mib=0, gpus=0),
-                    msgspec.structs.replace(one, cores=0, gpus=0),
-                    msgspec.structs.replace(one, cores=0, memory_mib=0),
-                )
+                nodes_needed(msgspec.structs.replace(one, named=named, cores=cores), shape)
+                is not None
+                for named, cores in parts
             )
-            reason = (
-                f"a node of pool {name!r} has {shape.cores} cores"
-                + (f", {shape.memory_mib} MiB" if shape.memory_mib else "")
-                + (f", {shape.gpus} GPUs" if need.gpus else "")
-            )
+            reason = f"a node of pool {name!r} has {_offer(shape, need)}"
         elif needed > nodes:
-            level = 5
+            level = _HOLDS
             reason = f"it takes {needed} nodes, a pilot of pool {name!r} has at most {nodes}"
         elif walltime_s and time_limit_s + DRAIN_S > walltime_s:
-            level = 6
+            level = _HOLDS + 1
             reason = (
                 f"its time limit of {time_limit_s:g} s is longer than "
                 f"the walltime of pool {name!r}, {walltime_s:g} s"
@@ -323,3 +362,30 @@ def refusal(
     if pool and pool not in names:
         return f"there is no pool {pool!r}; the site has {', '.join(names)}"
     return f"no pool can run it: it needs {need}, but {nearest[1]}"
+
+
+def _offer(shape: NodeShape, need: Resources) -> str:
+    """What a node has, as far as it matters to a task."""
+    wanted = [name for name, _ in need.named]
+    parts = [f"{shape.cores} core" + ("s" if shape.cores != 1 else "")]
+    parts += [str(supply) for supply in shape.named if supply.name in (*wanted, MEMORY)]
+    parts += [
+        amount_text(name, 0) for name in wanted if shape.supply(name) is None and name != MEMORY
+    ]
+    for name, amount in need.named:
+        if amount > UNIT and amount % UNIT and shape.is_indexed(name):
+            parts.append(f"where {name} are given whole, or a part of one")
+    return ", ".join(parts)
+
+
+def _unknown(need: Resources, shapes: Sequence[NodeShape], site: Amounts) -> str:
+    """Why a task cannot have what it names: nobody has declared it; empty: it is all known."""
+    known = {supply.name for shape in shapes for supply in shape.named}
+    known.update((MEMORY, GPUS))
+    known.update(name for name, _ in site)
+    for name, _ in (*need.named, *need.site):
+        if name not in known:
+            others = sorted(known.difference((MEMORY, GPUS)))
+            there = f"there are {', '.join(others)}" if others else "it declares none"
+            return f"the site has no resource {name!r}; {there} (keys 'resources' of the site file)"
+    return ""

@@ -45,6 +45,8 @@ class ClassDemand(msgspec.Struct, frozen=True):
     needed_s: float = 0.0
     #: So many of them are with pilots; the others wait.
     assigned: int = 0
+    #: So many may run at once: what they need of the site goes no further.
+    most: float = math.inf
 
     @property
     def waiting(self) -> int:
@@ -178,12 +180,9 @@ def _worth(pool: PoolLimits, work: ClassDemand, count: int) -> float:
         per_task = float(nodes)
     else:
         # What fits beside each other in one node.
-        ranks = ranks_that_fit(
-            work.need, pool.shape.cores, pool.shape.memory_mib or None, pool.shape.gpus
-        )
-        per_task = 1.0 / max(1, ranks // work.need.ranks)
-    filled = count * per_task
-    return min(filled, max(filled * mean_s / PATIENCE_S, per_task))
+        per_task = 1.0 / max(1, ranks_that_fit(work.need, pool.shape) // work.need.ranks)
+    filled = min(count, work.most) * per_task
+    return min(filled, max(count * per_task * mean_s / PATIENCE_S, per_task))
 
 
 def _at_once(pool: PoolLimits, work: ClassDemand) -> int:

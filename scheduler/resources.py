@@ -1,8 +1,10 @@
 """What a task needs and what a node has, as plain values.
 
-One unit per quantity through the whole program: memory in MiB (``*_mib``), time in seconds
-(``*_s``), cores and GPUs as whole numbers. Texts such as ``"4G"`` or ``"1:30:00"`` are read here,
-once, at the edge. Nothing in this module knows of tasks, pilots or sockets.
+One representation from the API to the cores: cores, and amounts of all else by name
+(`scheduler.amounts`). A new kind of resource is a name more, and no code. One unit per quantity:
+memory in MiB, time in seconds (``*_s``), cores as whole numbers. Texts such as ``"4G"`` or
+``"1:30:00"`` are read here, once, at the edge. Nothing in this module knows of tasks, pilots or
+sockets.
 """
 
 from __future__ import annotations
@@ -10,10 +12,24 @@ from __future__ import annotations
 import math
 import numbers
 import re
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import timedelta
+from types import MappingProxyType
 from typing import Annotated, TypeAlias
 
 import msgspec
+
+from pilot.scheduler.amounts import (
+    GPUS,
+    MEMORY,
+    MOST,
+    UNIT,
+    Amount,
+    Amounts,
+    amount_number,
+    amount_text,
+    make_amounts,
+)
 
 _MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", re.IGNORECASE)
 _MEMORY_MIB = {"": 1.0, "K": 1 / 1024, "M": 1.0, "G": 1024.0, "T": 1024.0**2}
@@ -24,8 +40,7 @@ _DURATION_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 
 
 
 #: Of such size that products of two can still be stored.
-COUNT_MOST = (1 << 31) - 1
-Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MOST)]
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 #: Longer than anything lasts, in seconds.
 DURATION_MOST_S = 1e12
 
@@ -33,21 +48,24 @@ DURATION_MOST_S = 1e12
 class Resources(msgspec.Struct, frozen=True, array_like=True):
     """What one task needs while it runs.
 
-    A task has ``ranks`` processes; each needs ``cores`` cores, ``memory_mib`` of memory and
-    ``gpus`` GPUs on one node. A plain task is one rank. With ``ranks_per_node`` set, ranks are laid
-    out in blocks of exactly that many per node; 0 leaves the layout to the placement.
+    A task has ``ranks`` processes; each needs ``cores`` cores and what is ``named`` on one node. A
+    plain task is one rank. With ``ranks_per_node`` set, ranks are laid out in blocks of exactly
+    that many per node; 0 leaves the layout to the placement.
+
+    Cores are what pilots are filled by, so they have a field of their own. All else is an amount
+    of something that has a name.
     """
 
     #: Cores of each rank.
     cores: Count = 1
-    #: Memory of each rank in MiB; 0 means that it is not counted.
-    memory_mib: Count = 0
-    #: GPUs of each rank.
-    gpus: Count = 0
+    #: What else each rank needs of its node: memory (in MiB), GPUs, and what the site declares.
+    named: Amounts = ()
     #: Number of MPI ranks; 1 for a plain task.
     ranks: Count = 1
     #: Ranks on each node; 0: as the placement likes.
     ranks_per_node: Count = 0
+    #: What all ranks together need of the site, whatever their nodes.
+    site: Amounts = ()
 
     @property
     def total_cores(self) -> int:
@@ -61,17 +79,63 @@ class Resources(msgspec.Struct, frozen=True, array_like=True):
             return 1
         return -(-self.ranks // self.ranks_per_node)
 
+    @property
+    def memory_mib(self) -> int:
+        """Memory of each rank in MiB; 0: it is not counted."""
+        return amount_of(self.named, MEMORY) // UNIT
+
+    @property
+    def gpus(self) -> int | float:
+        """GPUs of each rank."""
+        return amount_number(amount_of(self.named, GPUS))
+
+    @property
+    def amounts(self) -> dict[str, int | float]:
+        """All amounts by name: of each rank, and of the task what is of the site."""
+        named = {name: amount_number(amount) for name, amount in (*self.named, *self.site)}
+        return {"cores": self.cores, **named}
+
+    def with_site(self, names: Container[str]) -> Resources:
+        """The same where things of these names are not a node's, but there once on the site."""
+        if not any(name in names for name, _ in self.named):
+            return self
+        return msgspec.structs.replace(
+            self,
+            named=tuple(item for item in self.named if item[0] not in names),
+            site=make_amounts([*self.site, *(item for item in self.named if item[0] in names)]),
+        )
+
     def __str__(self) -> str:
         parts = [f"{self.cores} core" + ("s" if self.cores != 1 else "")]
-        if self.memory_mib:
-            parts.append(f"{self.memory_mib} MiB")
-        if self.gpus:
-            parts.append(f"{self.gpus} GPU" + ("s" if self.gpus != 1 else ""))
+        # Memory and GPUs are what most people look for.
+        named = sorted(self.named, key=lambda item: (item[0] not in _FIRST, item[0] != MEMORY))
+        parts += [amount_text(name, amount) for name, amount in named]
         text = ", ".join(parts)
+        whole = ", ".join(amount_text(name, amount) for name, amount in self.site)
         if self.ranks == 1:
-            return text
+            return f"{text}, {whole}" if whole else text
         layout = f", {self.ranks_per_node} per node" if self.ranks_per_node else ""
-        return f"{self.ranks} ranks{layout}, each {text}"
+        text = f"{self.ranks} ranks{layout}, each {text}"
+        return f"{text}; {whole} for all" if whole else text
+
+
+class Supply(msgspec.Struct, frozen=True, array_like=True):
+    """So much of one thing on a node."""
+
+    name: str
+    amount: Amount
+    #: Where each one is told from the others, as GPUs are: what each is called. Empty: it is only
+    #: an amount, as memory is.
+    indices: tuple[str, ...] = ()
+
+    def ranks(self, amount: int) -> int:
+        """How many ranks that need so much each it is enough for."""
+        if not self.indices:
+            return self.amount // amount
+        return ranks_of_indices([UNIT] * len(self.indices), amount)
+
+    def __str__(self) -> str:
+        return amount_text(self.name, self.amount)
 
 
 class NodeShape(msgspec.Struct, frozen=True, array_like=True):
@@ -79,25 +143,116 @@ class NodeShape(msgspec.Struct, frozen=True, array_like=True):
 
     #: Cores that tasks may use.
     cores: Count
-    #: Memory that tasks may use, in MiB; 0 means unknown, so not counted.
-    memory_mib: Count = 0
-    #: GPUs.
-    gpus: Count = 0
+    #: All else, in the order of the names. Memory that is not here is not counted; of all other
+    #: things there is none.
+    named: tuple[Supply, ...] = ()
+
+    def supply(self, name: str) -> Supply | None:
+        """How much there is of something; None: nothing."""
+        return next((supply for supply in self.named if supply.name == name), None)
+
+    def is_indexed(self, name: str) -> bool:
+        """Whether each one of these is told from the others."""
+        supply = self.supply(name)
+        return supply is not None and bool(supply.indices)
+
+    def __str__(self) -> str:
+        parts = [f"{self.cores} core" + ("s" if self.cores != 1 else "")]
+        return ", ".join([*parts, *map(str, self.named)])
 
 
-def ranks_that_fit(need: Resources, cores: int, memory_mib: int | None, gpus: int) -> int:
-    """How many ranks of `need` fit in so many cores, MiB (None: not counted) and GPUs."""
-    fit = cores // need.cores if need.cores else need.ranks
-    if need.memory_mib and memory_mib is not None:
-        fit = min(fit, memory_mib // need.memory_mib)
-    if need.gpus:
-        fit = min(fit, gpus // need.gpus)
+#: Named things that texts begin with.
+_FIRST = (MEMORY, GPUS)
+
+
+def needs(
+    cores: int = 1,
+    *,
+    memory_mib: int = 0,
+    gpus: int = 0,
+    ranks: int = 1,
+    ranks_per_node: int = 0,
+    named: Mapping[str, int] = MappingProxyType({}),
+    site: Mapping[str, int] = MappingProxyType({}),
+) -> Resources:
+    """Make the needs of a task; what is `named`, or of the `site`, in parts of `UNIT`."""
+    own = {MEMORY: memory_mib * UNIT, GPUS: gpus * UNIT}
+    return Resources(
+        cores, make_amounts({**own, **named}), ranks, ranks_per_node, make_amounts(site)
+    )
+
+
+def node_shape(
+    cores: int, memory_mib: int = 0, gpus: int = 0, others: Iterable[Supply] = ()
+) -> NodeShape:
+    """Make the shape of a node; memory of 0 MiB is not counted."""
+    named = list(others)
+    if memory_mib:
+        named.append(Supply(MEMORY, memory_mib * UNIT))
+    if gpus:
+        named.append(indexed(GPUS, range(gpus)))
+    return NodeShape(cores, tuple(sorted(named, key=lambda supply: supply.name)))
+
+
+def indexed(name: str, indices: Iterable[object]) -> Supply:
+    """Make a supply of things that are told from each other."""
+    names = tuple(map(str, indices))
+    return Supply(name, len(names) * UNIT, names)
+
+
+def common_shape(shapes: Sequence[NodeShape]) -> NodeShape:
+    """What every node of several has at least; a core where there is no node."""
+    if not shapes:
+        return NodeShape(1)
+    first, *others = shapes
+    if all(other == first for other in others):
+        return first
+    named = []
+    for supply in first.named:
+        least = supply
+        for other in others:
+            its = other.supply(supply.name)
+            if its is None:
+                break
+            least = min(least, its, key=lambda each: each.amount)
+        else:
+            named.append(least)
+    return NodeShape(min(shape.cores for shape in shapes), tuple(named))
+
+
+def amount_of(amounts: Amounts, name: str) -> int:
+    """The amount of this name, in parts of `UNIT`."""
+    return next((amount for each, amount in amounts if each == name), 0)
+
+
+def ranks_of_indices(free: Iterable[int], amount: int) -> int:
+    """How many ranks fit in things of which so much each is free.
+
+    A rank gets whole ones, or a part of one. A part is of one thing, so two halves that are free do
+    not make one.
+    """
+    if amount < UNIT:
+        return sum(left // amount for left in free)
+    if amount % UNIT:
+        return 0
+    return sum(left == UNIT for left in free) // (amount // UNIT)
+
+
+def ranks_that_fit(need: Resources, shape: NodeShape) -> int:
+    """How many ranks of `need` fit in a node of `shape` that is free."""
+    fit = shape.cores // need.cores if need.cores else need.ranks
+    for name, amount in need.named:
+        supply = shape.supply(name)
+        if supply is not None:
+            fit = min(fit, supply.ranks(amount))
+        elif name != MEMORY:
+            return 0
     return fit
 
 
 def nodes_needed(need: Resources, shape: NodeShape) -> int | None:
     """The fewest nodes of `shape` that hold `need`, or None where a node is too small for it."""
-    per_node = ranks_that_fit(need, shape.cores, shape.memory_mib or None, shape.gpus)
+    per_node = ranks_that_fit(need, shape)
     if per_node < max(1, need.ranks_per_node):
         return None
     return -(-need.ranks // (need.ranks_per_node or per_node))
@@ -140,8 +295,8 @@ def parse_memory_mib(value: int | float | str) -> int:
                 f'{value!r:.60} is no amount of memory; write it as "4G", "512M" or in MiB'
             )
         mib = float(match[1]) * _MEMORY_MIB[match[2].upper()]
-    if mib > COUNT_MOST:
-        raise ValueError(f"{_shown(value)} is more memory than there is: {COUNT_MOST} MiB at most")
+    if mib > MOST:
+        raise ValueError(f"{_shown(value)} is more memory than there is: {MOST} MiB at most")
     return math.ceil(mib)
 
 

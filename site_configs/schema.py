@@ -23,8 +23,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from msgspec import Meta, Struct, defstruct, field
 from msgspec.structs import fields, replace
 
+from pilot.scheduler.amounts import Amounts, check_name, parse_amount
 from pilot.scheduler.batch import BatchKind, find_kind
-from pilot.scheduler.resources import NodeShape
+from pilot.scheduler.resources import NodeShape, Supply, indexed, node_shape
 from pilot.site_configs import yamlfile
 from pilot.site_configs.yamlfile import (
     Bytes,
@@ -41,6 +42,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _MOST_INLINE_BYTES = 16 << 20
 _NAME_RULE = "use letters, digits, '_', '.' and '-', at most 64"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: As it may stand in a list of a variable of the environment.
+_INDEX = re.compile(r"[A-Za-z0-9_./:-]{1,64}")
 
 
 class _Mapping(Struct, frozen=True, forbid_unknown_fields=True):
@@ -140,6 +143,9 @@ class PoolConfig(_Mapping, frozen=True, kw_only=True):
     memory_per_node_mib: Mebibytes = field(default=0, name="memory_per_node")
     #: GPUs that Pilot uses on each node.
     gpus_per_node: Annotated[int, Meta(ge=0)] = 0
+    #: What else tasks may ask for on each node, by name: an amount (scratch_gib: 400), or a list of
+    #: what each one is called, where they are told apart (fpga: [0, 1]).
+    resources: dict[str, int | float | list[int | str]] = {}
     #: Nodes that are kept even when there is no work.
     min_nodes: Annotated[int, Meta(ge=0)] = 0
     #: Nodes that the pool has at most; auto is 4 (1 on a local site), or what min_nodes and
@@ -159,7 +165,18 @@ class PoolConfig(_Mapping, frozen=True, kw_only=True):
     @property
     def shape(self) -> NodeShape:
         """What each node of the pool offers to tasks."""
-        return NodeShape(self.cores_per_node, self.memory_per_node_mib, self.gpus_per_node)
+        others = [
+            indexed(name, offered)
+            if isinstance(offered, list)
+            else Supply(name, parse_amount(offered))
+            for name, offered in self.resources.items()
+        ]
+        return node_shape(
+            self.cores_per_node,
+            self.memory_per_node_mib,
+            self.gpus_per_node,
+            [supply for supply in others if supply.amount],
+        )
 
 
 class SiteConfig(_Mapping, frozen=True, kw_only=True):
@@ -172,6 +189,8 @@ class SiteConfig(_Mapping, frozen=True, kw_only=True):
     batch: str
     #: The pools by name; the first one is the default.
     pools: dict[str, PoolConfig]
+    #: What the site has only once, for the tasks of all pilots together, by name: matlab: 20.
+    resources: dict[str, int | float] = {}
     #: The head: the process that keeps the tasks.
     head: HeadConfig = HeadConfig()
     #: The database.
@@ -191,6 +210,12 @@ class SiteConfig(_Mapping, frozen=True, kw_only=True):
     def kind(self) -> BatchKind:
         """What is known of the batch system without asking it."""
         return find_kind(self.batch)
+
+    @property
+    def amounts(self) -> Amounts:
+        """What the site has only once; of what is declared as 0, nothing."""
+        named = {name: parse_amount(amount) for name, amount in self.resources.items()}
+        return tuple(sorted(named.items()))
 
 
 class _Named(Struct):
@@ -348,9 +373,39 @@ def _faults(config: SiteConfig) -> Iterator[tuple[YamlPath, str]]:
                     (section, "variables", variable),
                     "is no name of an environment variable; use letters, digits and '_'",
                 )
+    for name, amount in config.resources.items():
+        if reason := _wrong_resource(name, amount):
+            yield ("resources", name), reason
     for name, pool in config.pools.items():
         for place, message in _pool_faults(name, pool, config.kind):
             yield ("pools", name, *place), message
+        for resource in pool.resources:
+            if resource in config.resources:
+                yield (
+                    ("pools", name, "resources", resource),
+                    f"{resource!r} is a resource of the whole site, too; give one of them another "
+                    "name",
+                )
+
+
+def _wrong_resource(name: str, offered: int | float | list[int | str]) -> str:
+    """Why this is not a resource; empty: it is one."""
+    try:
+        check_name(name)
+        if not isinstance(offered, list):
+            parse_amount(offered)
+            return ""
+    except ValueError as error:
+        return str(error)
+    indices = [str(index) for index in offered]
+    for index in indices:
+        if not _INDEX.fullmatch(index):
+            return (
+                f"{index!r} is not a valid index; use letters, digits and '_', '-', '.', ':', '/'"
+            )
+        if indices.count(index) > 1:
+            return f"the index {index!r} is there twice"
+    return "" if indices else "the list is empty; name each one, as in [0, 1], or remove the key"
 
 
 def _pool_faults(name: str, pool: PoolConfig, kind: BatchKind) -> Iterator[tuple[YamlPath, str]]:
@@ -359,6 +414,9 @@ def _pool_faults(name: str, pool: PoolConfig, kind: BatchKind) -> Iterator[tuple
     if not pool.cores_per_node:
         hint = f"; {kind.cores_hint}" if kind.cores_hint else ""
         yield ("cores_per_node",), f"must be a number, other than on a local site{hint}"
+    for resource, offered in pool.resources.items():
+        if reason := _wrong_resource(resource, offered):
+            yield ("resources", resource), reason
     if pool.min_nodes > pool.max_nodes:
         yield ("min_nodes",), f"{pool.min_nodes} is more than max_nodes ({pool.max_nodes})"
     if kind.is_local and pool.nodes_per_pilot != 1:

@@ -415,9 +415,7 @@ class Agent:
             self._pilot,
             host,
             msgspec.json.encode(endpoint).decode(),
-            str(shape.cores),
-            str(shape.memory_mib),
-            str(shape.gpus),
+            msgspec.json.encode(shape).decode(),
         )
         launch = node_worker(self._kind.node_launcher, host, command)
         self._steps[host] = subprocess.Popen(
@@ -478,15 +476,7 @@ class Agent:
             elif isinstance(action, a.RunOnWorld):
                 self._run_on_world(action)
             elif isinstance(action, a.StartExecutor):
-                self._send_to_node(
-                    action.node,
-                    m.StartExecutor(
-                        action.executor,
-                        self._service.sessions[action.session],
-                        action.cores,
-                        action.gpus,
-                    ),
-                )
+                self._start_executor(action)
             elif isinstance(action, a.StopExecutor):
                 self._send_to_node(action.node, m.StopExecutor(action.executor, action.grace_s))
             elif isinstance(action, a.TakeBackFromExecutor):
@@ -512,6 +502,15 @@ class Agent:
         address = self._nodes.get(node)
         if address is not None:
             self._server.send(address, message)
+
+    def _start_executor(self, action: a.StartExecutor) -> None:
+        indices = {portion.name: portion.indices for portion in action.indexed}
+        if indices:
+            had = ", ".join(map(str, action.indexed))
+            log.info("executor %d on %s has %s", action.executor, action.node, had)
+        session = self._service.sessions[action.session]
+        start = m.StartExecutor(action.executor, session, action.cores, indices)
+        self._send_to_node(action.node, start)
 
     def _run_on_executor(self, action: a.RunOnExecutor) -> None:
         executor = self._executors.get(action.executor)
@@ -653,9 +652,8 @@ class Agent:
             agent=self._server.endpoints,
             session=self._service.sessions[action.session],
             cores_per_rank=action.need.cores,
-            gpus_per_rank=action.need.gpus,
             cores_of_node=self._pool.shape.cores,
-            hosts={s.node: HostCores(s.cores, s.gpus) for s in action.shares},
+            hosts={s.node: HostCores(s.cores, s.indexed) for s in action.shares},
         )
         path = self._site.logs / self._pilot / f"world-{action.world}.out"
         try:

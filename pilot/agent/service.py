@@ -141,6 +141,7 @@ class Service:
                 list(self.sessions),
                 self.ends_at - now if self.ends_at else 0.0,
                 self._database,
+                list(self._rules.site_held.items()),
             )
         )
 

@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 _SESSION_NAME = "cli"
 
 
-def _variables(
-    _context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]
+def _pairs(
+    _context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
 ) -> dict[str, str]:
     pairs = [text.partition("=") for text in texts]
     for name, equals, _ in pairs:
         if not (name and equals):
-            raise click.BadParameter(f"{name!r}: write NAME=VALUE")
+            raise click.BadParameter(f"{name!r}: write {parameter.metavar}")
     return {name: value for name, _, value in pairs}
 
 
@@ -83,6 +83,14 @@ def _open_lines(path: str) -> IO[str]:
 @click.option("--memory", default="0", help="Memory (of each rank), such as 4G.")
 @click.option("--gpus", type=Number(0), default=0, help="GPUs (of each rank).")
 @click.option(
+    "--resource",
+    "resources",
+    multiple=True,
+    callback=_pairs,
+    metavar="NAME=AMOUNT",
+    help="What else it needs, by a name that the site declares, as matlab=1.",
+)
+@click.option(
     "--ranks", type=Number(1), default=1, help="MPI ranks: starts it by the site's launcher."
 )
 @click.option("--ranks-per-node", type=Number(1), help="Ranks on each node. Default: as it fits.")
@@ -97,7 +105,7 @@ def _open_lines(path: str) -> IO[str]:
 @click.option(
     "--env",
     multiple=True,
-    callback=_variables,
+    callback=_pairs,
     metavar="NAME=VALUE",
     help="Set a variable for it: no secret, since `ps` shows it to others.",
 )

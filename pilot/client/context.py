@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pilot.client import current
@@ -43,7 +45,9 @@ class Context:
     attempt
         Number of this attempt; the first is 1.
     resources
-        What it was given.
+        What it was given: ``resources.cores``, ``resources.amounts["matlab"]``.
+    indices
+        Which it was given of things that are told apart: ``indices["gpus"]`` is ``("0", "3")``.
     deadline
         When its time limit ends, seconds since the epoch; None: no limit.
     rank, ranks
@@ -60,6 +64,7 @@ class Context:
         session_id: int,
         attempt: int,
         resources: Resources,
+        indices: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
         deadline: float | None,
         rank: int,
         ranks: int,
@@ -71,6 +76,7 @@ class Context:
         self.session_id = session_id
         self.attempt = attempt
         self.resources = resources
+        self.indices = indices
         self.deadline = deadline
         self.rank = rank
         self.ranks = ranks

@@ -12,6 +12,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FunctionType
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -296,6 +297,9 @@ class Submitter:
         """The id of the template for a call; a new one is put into the submission."""
         task, options = known.task, known.task.task_options
         resolved = task.resolved or options.resolve(args, kwargs)
+        if resolved.resources.named:
+            need = resolved.resources.with_site(self._site.config.resources)
+            resolved = replace(resolved, resources=need)
         number = known.templates.get((resolved, group))
         if number is not None:
             return number
@@ -327,11 +331,13 @@ class Submitter:
         return number
 
     def _check(self, options: Options, resolved: ResolvedOptions, task: Task[..., Any]) -> None:
-        pools = (
+        config = self._site.config
+        pools = [
             (name, pool.shape, pool.nodes_per_pilot, pool.walltime_s)
-            for name, pool in self._site.config.pools.items()
-        )
-        reason = refusal(resolved.resources, options.pool or "", pools, resolved.time_limit_s)
+            for name, pool in config.pools.items()
+        ]
+        need = resolved.resources
+        reason = refusal(need, options.pool or "", pools, resolved.time_limit_s, config.amounts)
         if reason:
             raise SubmissionError(f"task {task.__name__!r} was not submitted: {reason}")
 

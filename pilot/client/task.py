@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, ca
 from pilot.client.current import find_current
 from pilot.errors import PilotError
 from pilot.pickled import pickled_name, public
-from pilot.scheduler.resources import Resources, parse_duration_s, parse_memory_mib
+from pilot.scheduler.amounts import MOST, RESERVED, check_name, parse_amount
+from pilot.scheduler.resources import Resources, needs, parse_duration_s, parse_memory_mib
 from pilot.texts import as_name
 
 if TYPE_CHECKING:
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
+#: Options that may be functions of the arguments.
+DYNAMIC = ("cores", "memory", "gpus", "resources", "ranks", "ranks_per_node", "time_limit")
 PYTHON, MPI, COMMAND, MPI_COMMAND = "python", "mpi", "command", "mpi-command"
-#: Numbers are no larger, so that each place that they come to can hold them.
-_MOST = (1 << 31) - 1
 _ON_FAILURE = ("fail", "ignore", "cancel_successors", "stop_session")
 
 
@@ -52,6 +53,9 @@ class Options:
     memory: int | float | str | Callable[..., Any] = 0
     #: GPUs (of each rank).
     gpus: int | Callable[..., int] = 0
+    #: What else it needs, by names that the site declares: ``{"matlab": 1, "scratch_gib": 20}``. Of
+    #: a node's resources each rank gets so much, of the site's the task as a whole.
+    resources: Mapping[str, Any] | Callable[..., Mapping[str, Any]] | None = None
     #: MPI ranks.
     ranks: int | Callable[..., int] = 1
     #: Ranks on each node; None: as it fits.
@@ -119,21 +123,16 @@ class Options:
             time_limit_s = 0.0 if limit is None else parse_duration_s(limit)
         except ValueError as error:
             raise OptionError(f"time_limit: {error}") from None
-        resources = Resources(
-            cores=whole("cores", 1),
+        ranks = whole("ranks", 1)
+        each = 0 if self.ranks_per_node is None else whole("ranks_per_node", 1)
+        resources = needs(
+            whole("cores", 1),
             memory_mib=memory_mib,
             gpus=whole("gpus", 0),
-            ranks=whole("ranks", 1),
-            ranks_per_node=0 if self.ranks_per_node is None else whole("ranks_per_node", 1),
+            ranks=ranks,
+            ranks_per_node=min(ranks, each),
+            named=_named(value("resources")),
         )
-        if resources.ranks_per_node > resources.ranks:
-            resources = Resources(
-                resources.cores,
-                resources.memory_mib,
-                resources.gpus,
-                resources.ranks,
-                resources.ranks,
-            )
         return ResolvedOptions(resources, time_limit_s)
 
     def changes(self) -> dict[str, Any]:
@@ -144,8 +143,7 @@ class Options:
 
     def is_dynamic(self) -> bool:
         """Whether any resource is a function of the arguments."""
-        names = ("cores", "memory", "gpus", "ranks", "ranks_per_node", "time_limit")
-        return any(callable(getattr(self, name)) for name in names)
+        return any(callable(getattr(self, name)) for name in DYNAMIC)
 
 
 @dataclass(frozen=True)
@@ -171,13 +169,36 @@ def _whole(name: str, given: Any, least: int) -> int:
         number = operator.index(given)
     except TypeError:
         number = least - 1
-    if isinstance(given, bool) or not least <= number <= _MOST:
+    if isinstance(given, bool) or not least <= number <= MOST:
         bound = f", at least {least}" if least >= 0 else ""
-        bound += f", at most {_MOST}" if number > _MOST else ""
+        bound += f", at most {MOST}" if number > MOST else ""
         # Python writes no number of so many digits.
-        told = "a number of very many digits" if abs(number) > _MOST**4 else repr(given)
+        told = "a number of very many digits" if abs(number) > MOST**4 else repr(given)
         raise OptionError(f"{name}={told}: give a whole number{bound}")
     return number
+
+
+def _named(given: Any) -> dict[str, int]:
+    """Return the amounts of resources by name, in parts of `UNIT`.
+
+    Raises
+    ------
+    OptionError
+        A name or an amount is not valid.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise OptionError(f'resources={given!r}: give names with amounts, as in {{"matlab": 1}}')
+    amounts = {}
+    for name, amount in given.items():
+        if name in RESERVED:
+            raise OptionError(f"resources: {name!r} is an option of its own: give {name}=…")
+        try:
+            amounts[check_name(name)] = parse_amount(amount)
+        except ValueError as error:
+            raise OptionError(f"resources: {name}: {error}") from None
+    return amounts
 
 
 def _returns(given: Any) -> int | Sequence[str]:
@@ -223,7 +244,7 @@ def make_options(base: Options, changes: Mapping[str, Any]) -> Options:
             f"there is no option {unknown[0]!r}; {hint} are {', '.join(sorted(_OPTION_NAMES))}"
         )
     plain = dict(changes)
-    for name, least in (("retries", 0), ("max_crashes", 0), ("priority", -_MOST)):
+    for name, least in (("retries", 0), ("max_crashes", 0), ("priority", -MOST)):
         if name in plain:
             plain[name] = _whole(name, plain[name], least)
     if "returns" in plain:

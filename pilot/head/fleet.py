@@ -108,7 +108,8 @@ class Fleet:
     wake
         Called from another thread when there is something for `take`.
     lost
-        Called by `take` with a pilot's name and the reason when its job has ended.
+        Called by `take` with a pilot's name and the reason when its job has ended; with `may_live`
+        where that is not known.
     tell
         Called with a pilot's new state and what there is to say of it, for the log of events.
     machine
@@ -122,7 +123,7 @@ class Fleet:
         batch: BatchSystem,
         rooms: Mapping[str, PilotRoom],
         wake: Callable[[], None],
-        lost: Callable[[str, str], None],
+        lost: Callable[..., None],
         tell: Callable[[str, str], None],
         machine: Machine = HERE,
     ) -> None:
@@ -276,6 +277,10 @@ class Fleet:
     def take(self) -> None:
         """Take in what the batch system has answered."""
         self._thread.take()
+
+    def started(self) -> list[str]:
+        """The pilots that have been there, and may have tasks."""
+        return [row.name for row in self.pilots.values() if row.state == RUNNING]
 
     def joined(self, name: str, job: str, pool: str, nodes: int, now: float) -> PilotRow:
         """A pilot reports itself."""
@@ -601,7 +606,7 @@ class Fleet:
             return
         row.reason = f"{reason}, and its job was cancelled"
         log.warning("pilot %s (job %s): %s", row.name, row.job, row.reason)
-        self._lost(row.name, row.reason)
+        self._lost(row.name, row.reason, may_live=True)
         self._tell(row.state, f"{row.name}: {row.reason}")
         self._cancel(row, now)
         self.hurry()

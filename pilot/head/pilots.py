@@ -28,7 +28,7 @@ from pilot.head.core.state import Task
 from pilot.head.fleet import Fleet
 from pilot.head.shell import Shell
 from pilot.scheduler.batch import BatchSystem
-from pilot.scheduler.resources import NodeShape
+from pilot.scheduler.resources import common_shape
 from pilot.site import Site
 from pilot.version import __version__
 from pilot.wire import messages as m
@@ -141,9 +141,9 @@ class Pilots:
             nodes,
             len(hello.held),
         )
-        shape = _common_shape(hello.nodes)
+        shape = common_shape([node.shape for node in hello.nodes])
         ends_at = now + hello.left_s if hello.left_s else hello.ends_at
-        joined = ev.PilotJoined(name, hello.pool, shape, nodes, ends_at, hello.held)
+        joined = ev.PilotJoined(name, hello.pool, shape, nodes, ends_at, hello.held, hello.site)
         self._shell.apply(joined, now)
         for session in hello.sessions:
             if not self._shell.assignments.is_open(session):
@@ -210,11 +210,11 @@ class Pilots:
 
     # --- what becomes of them
 
-    def _lost(self, name: str, reason: str) -> None:
+    def _lost(self, name: str, reason: str, may_live: bool = False) -> None:
         self._peers.pop(name, None)
         self._expected.discard(name)
-        if name in self._core.pilots:
-            self._shell.apply(ev.PilotLost(name, reason), self._now())
+        if name in self._core.pilots or self._core.site.concerns(name):
+            self._shell.apply(ev.PilotLost(name, reason, may_live), self._now())
 
     def _note(self, state: str, detail: str) -> None:
         self._core.log.other("pilot", state, 0, self._now(), detail)
@@ -349,12 +349,3 @@ class Pilots:
         """Cancel the pilots that were to end and have not."""
         if self._ending:
             self._cancel(list(self.fleet.pilots))
-
-
-def _common_shape(nodes: list[m.NodeInfo]) -> NodeShape:
-    """What every node of a pilot has at least."""
-    return NodeShape(
-        min((node.shape.cores for node in nodes), default=1),
-        min((node.shape.memory_mib for node in nodes), default=0),
-        min((node.shape.gpus for node in nodes), default=0),
-    )

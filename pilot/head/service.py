@@ -140,7 +140,13 @@ class Service:
         self.stopping = ""
         self._stop_by = 0.0
         self._shell = Shell(
-            store, connections.send, pool_limits(config), notify, connections.unsent, machine
+            store,
+            connections.send,
+            pool_limits(config),
+            notify,
+            connections.unsent,
+            machine,
+            config.amounts,
         )
         self.peers = self._shell.peers.pilots
         self._core, self._commits = self._shell.core, self._shell.commits
@@ -196,7 +202,8 @@ class Service:
             else:
                 owed.update(ref[0] for ref in item.delegated[1].values())
         owed.difference_update(item.spec.id for item in tasks)
-        shell.apply(ev.TasksRestored(templates, tasks, shell.outcomes.seen(owed)), now)
+        outcomes, pilots = shell.outcomes.seen(owed), self._fleet.started()
+        shell.apply(ev.TasksRestored(templates, tasks, outcomes, pilots), now)
         for row in rows:
             shell.apply(opened(row, restored=True), now)
         if tasks:

@@ -31,6 +31,7 @@ from pilot.head.store.store import Store
 from pilot.head.store.unfit import LeftOut
 from pilot.head.telling import Telling
 from pilot.model.tasks import Function, TaskOutcome, TaskSpec, Template
+from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.assignment import Pool
 from pilot.wire import messages as m
 
@@ -52,6 +53,8 @@ class Shell:
         The number of bytes that a peer has been sent and has not read.
     machine
         Tells the time, and has threads.
+    site
+        What the site has only once.
     """
 
     def __init__(
@@ -62,12 +65,13 @@ class Shell:
         notify: Callable[[], None],
         unsent: Callable[[bytes], int],
         machine: Machine = HERE,
+        site: Amounts = (),
     ) -> None:
         self.machine = machine
         self._now = machine.now
         self.store = store
         self.send = send
-        self.core = Core(pools)
+        self.core = Core(pools, site)
         self.peers = Peers()
         self.numbers = Numbers(store.reserve, store.release)
         self.assignments = AssignmentPacker(store)

@@ -24,6 +24,7 @@ from pilot.model.tasks import (
     Template,
 )
 from pilot.model.values import Value
+from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.resources import NodeShape
 
 #: Raised whenever the meaning of a message changes.
@@ -244,6 +245,8 @@ class PilotHello(_Message):
     left_s: SignedSeconds = 0.0
     #: The identity of the database of the heads that it has joined; empty: none yet.
     database: str = ""
+    #: What those have of the site that it has not ended, of these that need any: by task.
+    site: list[tuple[Number, Amounts]] = []
 
 
 class Completions(_Message):
@@ -368,7 +371,8 @@ class StartExecutor(_Message):
     executor: Number
     session: SessionInfo
     cores: tuple[Number, ...]
-    gpus: tuple[Number, ...]
+    #: By name, those of its things that are told apart, such as GPUs.
+    indices: dict[str, tuple[str, ...]] = {}
 
 
 class StopExecutor(_Message):

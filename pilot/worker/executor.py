@@ -25,10 +25,10 @@ from pilot.errors import PilotError
 from pilot.model.tasks import Completion, SessionInfo, TaskFailure
 from pilot.process import (
     be_no_terminals,
-    gpu_variables,
     name_process,
     pin,
     redirect_output,
+    resource_variables,
     thread_variables,
 )
 from pilot.site import Site
@@ -59,7 +59,8 @@ class ExecutorConfig(msgspec.Struct):
     agent: str
     session: SessionInfo
     cores: tuple[int, ...]
-    gpus: tuple[int, ...]
+    #: By name, those of its things that are told apart, such as GPUs.
+    indices: dict[str, tuple[str, ...]]
     cores_of_node: int
     #: Path of the output, and its place in the shared memory.
     log: str
@@ -89,13 +90,14 @@ def _come_up(config: ExecutorConfig, site: Site) -> tuple[Client[m.Run | m.Exit]
     redirect_output(Path(config.log), site.directory)
     pin(config.cores, config.cores_of_node)
     os.environ.update(thread_variables(len(config.cores)))
-    os.environ.update(gpu_variables(config.gpus))
+    os.environ.update(resource_variables(config.indices))
     worker = Worker(
         site,
         config.owner,
         config.node,
         Path(config.log),
         NodeCache(site, config.pilot),
+        config.indices,
     )
     environment = config.session.environment
     worker.enter(environment.working_dir, environment.sys_path, environment.variables)

@@ -38,12 +38,13 @@ from pilot.process import (
     adopt_orphans,
     die_with_parent,
     end_children,
-    gpu_variables,
     name_process,
     pin,
     redirect_output,
+    resource_variables,
     thread_variables,
 )
+from pilot.scheduler.placement import Portion
 from pilot.site import open_site, rank_log
 from pilot.texts import shortened
 from pilot.wire import messages as m
@@ -70,7 +71,8 @@ class HostCores(msgspec.Struct):
     """What the ranks on one host may use together."""
 
     cores: tuple[int, ...]
-    gpus: tuple[int, ...]
+    #: Of things that are told apart.
+    indexed: tuple[Portion, ...]
 
 
 class WorldConfig(msgspec.Struct):
@@ -82,7 +84,6 @@ class WorldConfig(msgspec.Struct):
     agent: Endpoints
     session: SessionInfo
     cores_per_rank: int
-    gpus_per_rank: int
     cores_of_node: int
     hosts: dict[str, HostCores]
 
@@ -100,7 +101,7 @@ def main() -> None:
     rank, size = world.rank, world.size
     node = os.uname().nodename
     here = [number for number, host in enumerate(world.allgather(node)) if host == node]
-    _take_share(config, node, here.index(rank))
+    indices = _take_share(config, node, here.index(rank))
     serve_tasks()
     name_process(f"pilot rank {rank}/{size} world {config.world} {config.pilot}")
     site = open_site(Path(config.site))
@@ -113,6 +114,7 @@ def main() -> None:
         node,
         log,
         NodeCache(site, config.pilot),
+        indices,
         rank,
         size,
     )
@@ -152,18 +154,24 @@ def why_no_mpi(output: str) -> str:
     return rest.partition("\n")[0].strip() if found else ""
 
 
-def _take_share(config: WorldConfig, node: str, local_rank: int) -> None:
-    """Pin this rank to its part of what the host gives to the world."""
+def _take_share(config: WorldConfig, node: str, local_rank: int) -> dict[str, tuple[str, ...]]:
+    """Pin this rank to its part of what the host gives to the world.
+
+    Returns
+    -------
+        By name, those things that are told apart which are this rank's own, such as GPUs.
+    """
     host = config.hosts.get(node) or next(
         (share for name, share in config.hosts.items() if name.split(".")[0] == node.split(".")[0]),
         None,
     )
     if host is None:
-        return
+        return {}
     first = local_rank * config.cores_per_rank
     pin(host.cores[first : first + config.cores_per_rank], config.cores_of_node)
-    first = local_rank * config.gpus_per_rank
-    os.environ.update(gpu_variables(host.gpus[first : first + config.gpus_per_rank]))
+    indices = {portion.name: portion.of_rank(local_rank).indices for portion in host.indexed}
+    os.environ.update(resource_variables(indices))
+    return indices
 
 
 def _make_abort_final(kind: Any) -> None:

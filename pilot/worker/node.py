@@ -241,7 +241,7 @@ class NodeWorker:
             agent=self._agent,
             session=message.session,
             cores=message.cores,
-            gpus=message.gpus,
+            indices=message.indices,
             cores_of_node=self._shape.cores,
             log=str(path),
             slot=slot,

@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
@@ -96,6 +97,8 @@ class Worker:
         The file that this process's output goes to.
     cache
         Reads inputs, and keeps those that are shared on this node.
+    indices
+        By name, those of its things that are told apart, such as GPUs.
     rank, ranks
         For MPI.
     """
@@ -107,6 +110,7 @@ class Worker:
         node: str,
         log: Path,
         cache: NodeCache,
+        indices: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
@@ -116,6 +120,7 @@ class Worker:
         self._node = node
         self._log = log
         self._log_name = log.relative_to(site.directory).as_posix()
+        self._indices = indices
         self._rank = rank
         self._ranks = ranks
         set_patience(site.config.data.patience_s)
@@ -395,6 +400,7 @@ class Worker:
             session_id=template.session,
             attempt=work.attempt,
             resources=template.resources,
+            indices=self._indices,
             deadline=started + template.time_limit_s if template.time_limit_s else None,
             rank=self._rank,
             ranks=self._ranks,

@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from pilot.client.command import ShellCommand
-from pilot.client.task import Options
+from pilot.client.task import DYNAMIC, Options
 from pilot.errors import CommandError
 from pilot.texts import printable
 from pilot.workflow.graph import Graph, Node, Result, TaskGroup, replace_results
@@ -122,7 +122,7 @@ def _command(node: Node) -> str | None:
     return re.sub(r"\\(\$\{tasks\.[^}]*\})", r"\1", line)
 
 
-_RESOURCES = ("name", "cores", "memory", "gpus", "ranks", "ranks_per_node")
+_RESOURCES = ("name", *(name for name in DYNAMIC if name != "time_limit"))
 
 
 def _options(options: Options) -> Iterator[tuple[str, Any]]:

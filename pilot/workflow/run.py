@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from pilot.client.command import CommandResult
 from pilot.client.future import Future
-from pilot.client.task import Options, Task
+from pilot.client.task import DYNAMIC, Options, Task
 from pilot.pickled import pickled_name
 from pilot.workflow.graph import Graph, Node, Result, TaskGroup, replace_results
 from pilot.workflow.targets import NEEDS
 
 if TYPE_CHECKING:
     from pilot.client.session import Session
-
-#: Options that may be functions of the arguments.
-_DYNAMIC = ("cores", "memory", "gpus", "ranks", "ranks_per_node", "time_limit")
 
 
 @dataclass(frozen=True)
@@ -150,7 +147,7 @@ def _without_needs(options: Options) -> Options:
     """Options whose functions of the arguments do not see what stands for `needs`."""
     changes: dict[str, Any] = {
         name: _ignoring_needs(getattr(options, name))
-        for name in _DYNAMIC
+        for name in DYNAMIC
         if callable(getattr(options, name))
     }
     return replace(options, **changes)

@@ -45,6 +45,8 @@ class CommonOptions(_Mapping):
     memory: int | float | str | UnsetType = UNSET
     #: GPUs of each rank.
     gpus: int | str | UnsetType = UNSET
+    #: What else it needs, by names that the site declares, as in {matlab: 1}.
+    resources: dict[str, int | float | str] | UnsetType = UNSET
     #: Longest run: 10m, 1:30:00, or seconds; null: no limit.
     time_limit: int | float | str | UnsetType | None = UNSET
     #: How often to try again after the task's own error; 0 by default.

@@ -67,5 +67,7 @@ def test_what_may_go_wrong_is_reached() -> None:
         "CancelWork",
         "EndPilot",
         "ForgetSession",
+        "all licence in use",
+        "all buffer in use",
     ):
         assert seen[what], f"{what}: never, in {seen}"

@@ -27,7 +27,7 @@ from pilot.scheduler.assignment import (
     starts_at_once,
 )
 from pilot.scheduler.elasticity import PoolLimits
-from pilot.scheduler.resources import NodeShape, Resources, nodes_needed
+from pilot.scheduler.resources import NodeShape, Resources, needs, node_shape, nodes_needed
 
 NOW = 1000.0
 
@@ -268,7 +268,7 @@ def plainly(classes: list[Work], pilots: list[Room]) -> Iterator[tuple[WorkClass
         work = min(waiting, key=order)
         starving, rivals = work.starving, sum(other.rank == work.rank for other in waiting)
         placed = False
-        for pilot, count in _spread(work, list(pilots), NOW, rivals):
+        for pilot, count in _spread(work, list(pilots), NOW, rivals, work.ready):
             yield work, pilot, 1 if starving else count
             placed = True
             if starving or rivals > 1:
@@ -345,7 +345,7 @@ def test_decisions_keep_the_rules(classes: list[Work], pilots: list[Room]) -> No
 
 # --- refusals -------------------------------------------------------------------------------------
 
-POOLS = [("small", NodeShape(2, 1000), 1, 600.0), ("large", NodeShape(8, 4000, 1), 4, 3600.0)]
+POOLS = [("small", node_shape(2, 1000), 1, 600.0), ("large", node_shape(8, 4000, 1), 4, 3600.0)]
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ POOLS = [("small", NodeShape(2, 1000), 1, 600.0), ("large", NodeShape(8, 4000, 1
         (Resources(), "", 0.0),
         (Resources(cores=8), "", 0.0),
         (Resources(ranks=32), "large", 0.0),
-        (Resources(gpus=1), "", 3600 - DRAIN_S),
+        (needs(gpus=1), "", 3600 - DRAIN_S),
     ],
 )
 def test_possible_tasks_are_not_refused(need: Resources, pool: str, limit_s: float) -> None:
@@ -367,7 +367,7 @@ def test_possible_tasks_are_not_refused(need: Resources, pool: str, limit_s: flo
         (Resources(cores=9), "", 0.0, ["9 cores", "pool 'small' has 2 cores, 1000 MiB"]),
         (Resources(cores=4), "small", 0.0, ["4 cores", "pool 'small' has 2 cores"]),
         (Resources(ranks=33), "large", 0.0, ["5 nodes", "at most 4"]),
-        (Resources(gpus=2), "large", 0.0, ["2 GPUs", "1 GPUs"]),
+        (needs(gpus=2), "large", 0.0, ["2 GPUs", "1 GPU, 4000 MiB"]),
         (Resources(), "", 7200.0, ["7200 s", "walltime of pool 'small', 600 s"]),
         (Resources(), "huge", 0.0, ["no pool 'huge'", "small, large"]),
     ],

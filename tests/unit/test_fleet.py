@@ -100,7 +100,7 @@ class Head:
             batch,
             self.rooms,
             self._woken.set,
-            lambda name, reason: self.lost.append(name),
+            lambda name, _reason, **_: self.lost.append(name),
             lambda state, text: None,
         )
 

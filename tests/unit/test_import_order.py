@@ -43,10 +43,12 @@ BLIND = {
     "pilot/worker": {"sqlite3", "pilot.head"},
     "pilot/data": {"zmq", "sqlite3"},
     "pilot/wire/messages.py": {"zmq"},
+    "pilot/scheduler/amounts.py": OUTSIDE,
     "pilot/scheduler/assignment.py": OUTSIDE,
     "pilot/scheduler/elasticity.py": OUTSIDE,
     "pilot/scheduler/placement.py": OUTSIDE,
     "pilot/scheduler/resources.py": OUTSIDE,
+    "pilot/scheduler/site_amounts.py": OUTSIDE,
 }
 
 

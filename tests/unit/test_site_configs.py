@@ -10,7 +10,8 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from pilot.scheduler.resources import NodeShape
+from pilot.scheduler.amounts import UNIT
+from pilot.scheduler.resources import NodeShape, Supply, node_shape
 from pilot.site_configs import (
     SiteConfig,
     SiteFileError,
@@ -52,7 +53,7 @@ def test_the_local_site_is_this_machine(tmp_path: Path) -> None:
     config = load_text(tmp_path, template_text("local"))
     (pool,) = config.pools.values()
     assert (config.batch, *config.pools) == ("local", "main")
-    assert pool.shape == NodeShape(len(os.sched_getaffinity(0)), 0, 0)
+    assert pool.shape == NodeShape(len(os.sched_getaffinity(0)))
     assert (pool.max_nodes, pool.nodes_per_pilot) == (1, 1)
 
 
@@ -65,7 +66,7 @@ def test_the_virtual_clusters_site(tmp_path: Path) -> None:
         "urgent": "urgent",
     }
     for pool in config.pools.values():
-        assert pool.shape == NodeShape(4, 4000, 0)
+        assert pool.shape == node_shape(4, 4000)
         assert pool.max_nodes == 4
     assert (config.mpi.launcher, config.mpi.options) == ("srun", ("--mpi=pmix",))
 
@@ -105,6 +106,25 @@ def test_units_are_read_once(tmp_path: Path) -> None:
     assert type(pool.walltime_s) is float
     assert config.data.inline_limit_bytes == 2**20
     assert (config.manners.poll_interval_s, config.manners.submit_interval_s) == (0.5, 0)
+
+
+def test_resources_of_nodes_and_of_the_site(tmp_path: Path) -> None:
+    config = load_text(
+        tmp_path,
+        SLURM
+        + "    gpus_per_node: 1\n    resources: {scratch_gib: 400, fpga: [0, b], share: 0.5}\n"
+        + "resources: {matlab: 20, ansys: 2.5, none: 0}\n",
+    )
+    assert config.amounts == (("ansys", 5 * UNIT // 2), ("matlab", 20 * UNIT), ("none", 0))
+    assert config.pools["cpu"].shape == NodeShape(
+        4,
+        (
+            Supply("fpga", 2 * UNIT, ("0", "b")),
+            Supply("gpus", UNIT, ("0",)),
+            Supply("scratch_gib", 400 * UNIT),
+            Supply("share", UNIT // 2),
+        ),
+    )
 
 
 def test_a_loaded_site_can_be_sent_and_stored(tmp_path: Path) -> None:
@@ -168,6 +188,18 @@ MISTAKES = [
     (SLURM + "    walltime: 30s\n", 5, "warned of its end"),
     (SLURM + "    memory_per_node: lots\n", 5, "no amount of memory"),
     (SLURM + "    memory_per_node: true\n", 5, "no amount of memory"),
+    (SLURM + "    resources: {Big: 1}\n", 5, "resources.Big: 'Big' is not a valid name of a res"),
+    (SLURM + "    resources: {gpus: 1}\n", 5, "'gpus' has a key of its own"),
+    (SLURM + "    resources: {a: lots}\n", 5, "resources.a: expected"),
+    (SLURM + "    resources: {a: -1}\n", 5, "-1 is not an amount; write a number from 0"),
+    (SLURM + "    resources: {a: 0.00001}\n", 5, "at most 4 decimals"),
+    (SLURM + "    resources: {a: true}\n", 5, "resources.a: "),
+    (SLURM + "    resources: {a: [0, 1, 0]}\n", 5, "the index '0' is there twice"),
+    (SLURM + "    resources: {a: []}\n", 5, "the list is empty"),
+    (SLURM + '    resources: {a: ["x,y"]}\n', 5, "'x,y' is not a valid index"),
+    (SLURM + "resources: {memory: 1}\n", 5, "'memory' has a key of its own"),
+    (SLURM + "resources: {a: [1]}\n", 5, "resources.a: expected"),
+    (SLURM + "    resources: {a: 1}\nresources: {a: 1}\n", 5, "of the whole site, too"),
     (SLURM + "    max_nodes: many\n", 5, "whole number from 1"),
     (SLURM + "    max_nodes: 0\n", 5, "whole number from 1"),
     (SLURM + "    max_nodes: 2\n    min_nodes: 3\n", 6, "3 is more than max_nodes"),

@@ -19,6 +19,7 @@ from pilot.client.command import CommandResult, ShellCommand, failure_text
 from pilot.client.task import COMMAND, MPI_COMMAND, OptionError, Task, as_task
 from pilot.data.values import decode, encode
 from pilot.errors import CommandError, CommandFailed, PilotError
+from pilot.scheduler.amounts import UNIT
 
 
 @pilot.task(cores=2)
@@ -322,6 +323,38 @@ def test_failures_in_words(status: int, words: str) -> None:
     text = failure_text("make it", status, "line\n" * 100 + "last\n")
     assert text.startswith("make it: ") and words in text
     assert text.endswith("last") and len(text.splitlines()) == 11
+
+
+# --- resources by name ----------------------------------------------------------------------------
+
+
+def test_resources_by_name() -> None:
+    made = pilot.task(cores=2, gpus=1, resources={"matlab": 1, "space": "2.5", "none": 0})(abs)
+    assert made.resolved is not None
+    need = made.resolved.resources
+    assert need.named == (("gpus", UNIT), ("matlab", UNIT), ("space", 5 * UNIT // 2))
+    assert need.amounts == {"cores": 2, "gpus": 1, "matlab": 1, "space": 2.5}
+    by_size = pilot.task(resources=lambda n: {"space": n / 4})(abs)
+    assert by_size.resolved is None
+    assert by_size.task_options.resolve((3,), {}).resources.amounts["space"] == 0.75
+    with pytest.raises(pilot.PilotError, match=r"resources: space: -0\.25 is not an amount"):
+        by_size.task_options.resolve((-1,), {})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"matlab": -1}, "resources: matlab: -1 is not an amount; write a number from 0"),
+        ({"matlab": "one"}, "resources: matlab: 'one' is not an amount"),
+        ({"matlab": 1 / 3}, "at most 4 decimals"),
+        ({"Matlab": 1}, "resources: Matlab: 'Matlab' is not a valid name of a resource"),
+        ({"memory": 1}, "resources: 'memory' is an option of its own: give memory="),
+        (["matlab"], "give names with amounts"),
+    ],
+)
+def test_resources_that_mean_nothing(given: Any, words: str) -> None:
+    with pytest.raises(pilot.PilotError, match=words):
+        pilot.task(resources=given)(abs)
 
 
 # --- numbers and names of other libraries ---------------------------------------------------------

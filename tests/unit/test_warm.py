@@ -11,8 +11,9 @@ from pilot.agent.rules import actions as a
 from pilot.agent.rules.cores import Cores
 from pilot.agent.rules.rules import Rules
 from pilot.agent.rules.warm_pool import Warm
-from pilot.scheduler.placement import FreeNode, Share
-from pilot.scheduler.resources import NodeShape
+from pilot.scheduler.amounts import UNIT
+from pilot.scheduler.placement import FreeNode, Portion, Share
+from pilot.scheduler.resources import NodeShape, node_shape
 
 
 @dataclass(eq=False)
@@ -25,14 +26,17 @@ class Process:
 
 
 def share(*cores: int, gpus: tuple[int, ...] = (), memory_mib: int = 0, node: str = "n0") -> Share:
-    return Share(node, 1, cores, gpus, memory_mib)
+    named = [Portion("gpus", len(gpus) * UNIT, 1, tuple(map(str, gpus)))] if gpus else []
+    if memory_mib:
+        named.append(Portion("memory", memory_mib * UNIT))
+    return Share(node, 1, cores, tuple(named))
 
 
 @pytest.fixture
 def cores() -> Cores:
     there = Cores(["n0", "n1"])
     for position, name in enumerate(there.hosts):
-        there.add_node(name, NodeShape(4, 1000, 2), position)
+        there.add_node(name, node_shape(4, 1000, 2), position)
     return there
 
 
@@ -118,14 +122,14 @@ def looks_at_idle_executors(count: int, monkeypatch: pytest.MonkeyPatch) -> int:
     rules.add_work([other], [work(1000 + task, template=2) for task in range(count)], now)
     carry_out()
     looks = 0
-    holds = FreeNode.holds
+    obstacle = FreeNode.obstacle
 
-    def counted(node: FreeNode, what: Share) -> bool:
+    def counted(node: FreeNode, what: Share) -> tuple[str, str] | None:
         nonlocal looks
         looks += 1
-        return holds(node, what)
+        return obstacle(node, what)
 
-    monkeypatch.setattr(FreeNode, "holds", counted)
+    monkeypatch.setattr(FreeNode, "obstacle", counted)
     for task in range(50):
         rules.add_work([mine], [work(5000 + task, template=1)], now)
         rules.add_work([other], [work(6000 + task, template=2)], now)

@@ -28,7 +28,7 @@ from pilot.model.tasks import Children, Environment, TaskFailure
 from pilot.model.values import Value
 from pilot.scheduler.batch import find_kind
 from pilot.scheduler.elasticity import PilotSupply, PoolLimits
-from pilot.scheduler.resources import NodeShape, Resources
+from pilot.scheduler.resources import NodeShape, Resources, needs, node_shape
 from pilot.wire.messages import OpenSession, RunningTask
 
 ENVIRONMENT = Environment("/home", (), {})
@@ -40,7 +40,7 @@ class Head:
 
     def __init__(self, path: Path) -> None:
         self.store = Store(path)
-        self.pools = [PoolLimits("main", NodeShape(4, 8000), 0, 2, 2, 2, 3600.0, 60.0)]
+        self.pools = [PoolLimits("main", node_shape(4, 8000), 0, 2, 2, 2, 3600.0, 60.0)]
         self.core = Core(self.pools)
         self.batch = Batch()
         self.running: dict[int, RunningTask] = {}
@@ -74,7 +74,7 @@ class Head:
 
     def join(self, name: str = "p", cores: int = 4, ends_at: float = 0.0, nodes: int = 1) -> None:
         self.rows[name] = PilotRow(name, "main", nodes, 3600.0, JOINED, "7", "work", NOW - 100.0)
-        self.apply(ev.PilotJoined(name, "main", NodeShape(cores, 8000), nodes, ends_at, []))
+        self.apply(ev.PilotJoined(name, "main", node_shape(cores, 8000), nodes, ends_at, []))
 
     def queue(self, name: str, nodes: int = 1, **changes: Any) -> PilotRow:
         row = PilotRow(name, "main", nodes, 3600.0, QUEUED, "8", "work", NOW - 60.0, **changes)
@@ -216,8 +216,8 @@ def test_a_delegated_result_is_followed_to_the_child_that_has_it(head: Head) -> 
 
 
 def test_no_pool_fits_and_the_nearest_is_named(head: Head) -> None:
-    head.pools.append(PoolLimits("big", NodeShape(64, 1000), 0, 1, 1, 2, 3600.0, 60.0))
-    head.submit(spec(1), resources=Resources(cores=8, memory_mib=2000, gpus=1))
+    head.pools.append(PoolLimits("big", node_shape(64, 1000), 0, 1, 1, 2, 3600.0, 60.0))
+    head.submit(spec(1), resources=needs(8, memory_mib=2000, gpus=1))
     found = head.task(1)
     assert found.kind == "impossible"
     assert "it needs 8 cores, 2000 MiB, 1 GPU, but a node of pool 'main' has 4" in found.answer
@@ -256,7 +256,7 @@ def test_pilots_that_end_too_soon(head: Head) -> None:
 
 
 def test_a_job_that_would_end_too_soon_is_not_what_it_waits_for(head: Head) -> None:
-    head.pools.insert(0, PoolLimits("short", NodeShape(4, 8000), 0, 2, 2, 2, 600.0, 60.0))
+    head.pools.insert(0, PoolLimits("short", node_shape(4, 8000), 0, 2, 2, 2, 600.0, 60.0))
     head.submit(spec(1), time_limit_s=900.0)
     head.rows["s"] = PilotRow("s", "short", 1, 600.0, QUEUED, "9", "work", NOW)
     assert head.task(1).kind == "next"

@@ -289,6 +289,41 @@ def test_options_of_decorator_file_and_task(load: Load) -> None:
     )
 
 
+def test_resources_by_name(load: Load) -> None:
+    workflow = load(
+        """
+        parameters: {share: 0.5}
+        defaults: {resources: {matlab: 1}}
+        tasks:
+          a: {python: "model:split", args: [[1]]}
+          b: {run: "x", foreach: {i: [1, 2]}, resources: {fpga: "${i}", gpu_share: "${share}"}}
+        """
+    )
+    assert nodes(workflow, "a")[0].options.resources == {"matlab": 1}
+    needs = [node.options.resolve((), {}).resources for node in nodes(workflow, "b")]
+    assert [need.amounts for need in needs] == [
+        {"cores": 1, "fpga": count, "gpu_share": 0.5} for count in (1, 2)
+    ]
+    assert "1 core, 2 fpga, 0.5 gpu_share" in str([str(need) for need in needs])
+
+
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [
+        ("{matlab: -1}", "tasks.a.resources: matlab: -1 is not an amount"),
+        ("{MATLAB: 1}", "'MATLAB' is not a valid name of a resource"),
+        ("{gpus: 1}", "'gpus' is an option of its own: give gpus="),
+        ("[matlab]", "tasks.a.resources: expected"),
+    ],
+)
+def test_resources_that_mean_nothing(load: Load, resources: str, words: str) -> None:
+    with pytest.raises(WorkflowError, match=words):
+        load(f"""
+        tasks:
+          a: {{run: "x", resources: {resources}}}
+        """)
+
+
 def test_kinds(load: Load) -> None:
     workflow = load(
         """

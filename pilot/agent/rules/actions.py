@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from pilot.scheduler.placement import Share
+from pilot.scheduler.placement import Portion, Share
 from pilot.scheduler.resources import Resources
 from pilot.wire.messages import Work
 
@@ -20,7 +20,8 @@ class StartExecutor(msgspec.Struct, frozen=True):
     node: str
     session: int
     cores: tuple[int, ...]
-    gpus: tuple[int, ...]
+    #: What it has of things that are told apart.
+    indexed: tuple[Portion, ...] = ()
 
 
 class StopExecutor(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ from pilot.agent.rules.cores import Cores
 from pilot.agent.rules.inputs import Inputs
 from pilot.agent.rules.queues import Queue, Queues
 from pilot.model.tasks import Completion, Template
+from pilot.scheduler.amounts import Amounts
 from pilot.wire.messages import Work
 
 
@@ -30,6 +31,8 @@ class Attempts:
         self.templates: dict[int, Template] = {}
         #: Task → attempt.
         self.held: dict[int, int] = {}
+        #: What those of them have of the site that need any of it.
+        self.site_held: dict[int, Amounts] = {}
         #: When something came or ended last.
         self.busy_at = now
         self._cores = cores
@@ -56,6 +59,8 @@ class Attempts:
                 continue
             self.held[item.task] = item.attempt
             self._received[item.task] = now
+            if site := self.templates[item.template].resources.site:
+                self.site_held[item.task] = site
             try:
                 ready = self._inputs.add(item, self.held)
             except LookupError as error:
@@ -170,6 +175,8 @@ class Attempts:
         attempt = self.held.pop(completion.task, None)
         if attempt is None:
             return
+        if self.site_held:
+            self.site_held.pop(completion.task, None)
         if attempt != completion.attempt:
             # The older attempt was to be ended, the newer one never ran.
             outcome = completion.outcome

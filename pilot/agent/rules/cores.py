@@ -1,8 +1,9 @@
-"""The nodes of a pilot, and which of their cores, GPUs and memory are free. Pure.
+"""The nodes of a pilot, and what of their cores and other resources is free. Pure.
 
 Invariants
 ----------
-- A core or GPU has one user at a time: who takes a share gives the same one back, once.
+- A core has one user at a time, as has all else that has an index: who takes a share gives the
+  same one back, once.
 - `free` is the number of free cores of all nodes that are up, at any time.
 - Who asked to be told of what is in the way of a share is told once, when that is free.
 - What it costs to take or give back is up to the share, and to who waits for what is in it.
@@ -11,13 +12,15 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
-from pilot.scheduler.placement import FreeNode, Share, place
+from pilot.scheduler.placement import FreeNode, Share, place, things
 from pilot.scheduler.resources import NodeShape, Resources
 
-#: What may be in the way of a share on its node: ``("core", 3)``, ``("gpu", 0)``, or memory.
-_Thing = tuple[str, int]
-_MEMORY: _Thing = ("memory", 0)
+#: What may be in the way of a share on its node: see `scheduler.placement.things`.
+Thing: TypeAlias = tuple[str, str]
+#: The node itself is no more.
+GONE: Thing = ("", "")
 
 
 class Cores:
@@ -30,7 +33,7 @@ class Cores:
         self.free = 0
         #: Those where nothing new is started for now.
         self.resting: set[str] = set()
-        self._waiting: dict[str, dict[_Thing, list[Callable[[], None]]]] = {}
+        self._waiting: dict[str, dict[Thing, list[Callable[[], None]]]] = {}
 
     def add_node(self, name: str, shape: NodeShape, position: int) -> bool:
         """A node is up; False where it was already. `position` is its place in the list of nodes
@@ -61,13 +64,15 @@ class Cores:
             return place(need, [node for node in nodes if node.name not in self.resting])
         return place(need, nodes)
 
-    def first_taken(self, shares: tuple[Share, ...]) -> Share | None:
-        """The first of these shares that cannot be taken; None where all can."""
+    def in_the_way(self, shares: tuple[Share, ...]) -> tuple[str, Thing] | None:
+        """What keeps these shares from being taken: on which node, and what; None: nothing does."""
         nodes = self.nodes
         for share in shares:
             node = nodes.get(share.node)
-            if node is None or not node.holds(share):
-                return share
+            if node is None:
+                return share.node, GONE
+            if (thing := node.obstacle(share)) is not None:
+                return share.node, thing
         return None
 
     def take(self, share: Share) -> None:
@@ -83,24 +88,11 @@ class Cores:
         node.give_back(share)
         self.free += len(share.cores)
         if waiting := self._waiting.get(share.node):
-            for thing in _things(share):
+            for thing in things(share):
                 for tell in waiting.pop(thing, ()):
                     tell()
 
-    def when_free(self, share: Share, tell: Callable[[], None]) -> None:
-        """Call `tell` when something is given back that is in the way of a share now."""
-        node = self.nodes.get(share.node)
-        if node is None:
-            return
-        taken = [("core", core) for core in share.cores if core not in node.cores]
-        taken += [("gpu", gpu) for gpu in share.gpus if gpu not in node.gpus]
-        thing = taken[0] if taken else _MEMORY
-        self._waiting.setdefault(share.node, {}).setdefault(thing, []).append(tell)
-
-
-def _things(share: Share) -> list[_Thing]:
-    return [
-        *(("core", core) for core in share.cores),
-        *(("gpu", gpu) for gpu in share.gpus),
-        _MEMORY,
-    ]
+    def when_free(self, node: str, thing: Thing, tell: Callable[[], None]) -> None:
+        """Call `tell` when something is given back that is in the way now; a node is not."""
+        if thing is not GONE:
+            self._waiting.setdefault(node, {}).setdefault(thing, []).append(tell)

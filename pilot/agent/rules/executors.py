@@ -34,6 +34,7 @@ from pilot.agent.rules.prefetch import Pipeline
 from pilot.agent.rules.queues import Queue
 from pilot.agent.rules.warm_pool import IDLE_S, Warm
 from pilot.model.tasks import Completion, LogSpan
+from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.placement import Share
 from pilot.wire.messages import Work
 
@@ -72,13 +73,15 @@ class Executor:
         "use",
     )
 
-    def __init__(self, number: int, session: int, share: Share, now: float) -> None:
+    def __init__(
+        self, number: int, session: int, share: Share, indexed: Amounts, now: float
+    ) -> None:
         self.id = number
         self.session = session
         self.node = share.node
         #: The one share of cores that it is pinned to. It holds them only while it has work.
         self.pinned = (share,)
-        self.use = (share.node, session, len(share.cores), len(share.gpus))
+        self.use = (share.node, session, len(share.cores), indexed)
         self.ready = False
         self.stopping = False
         self.pid = 0
@@ -156,7 +159,7 @@ class ExecutorRules:
             shares = self._cores.place(queue.need)
             if shares is None:
                 return False
-            executor = self._new_executor(queue.session, shares[0], now)
+            executor = self._new_executor(queue, shares[0], now)
         self._serve(executor, queue)
         return self._feed(executor, now)
 
@@ -165,29 +168,30 @@ class ExecutorRules:
         shares = self._cores.place(queue.need)
         if shares is None:
             return False
-        executor = self._new_executor(queue.session, shares[0], now)
+        executor = self._new_executor(queue, shares[0], now)
         executor.shares = tuple(shares)
         self._serve(executor, queue)
         return self._feed(executor, now)
 
     def _take_idle(self, queue: Queue) -> Executor | None:
         """A warm executor of the same session and size, whose cores are free."""
-        need = queue.need
+        cores, amounts, indexed = queue.need.cores, queue.amounts, queue.indexed
         for name, node in self._cores.nodes.items():
-            # Memory is no part of what an executor is for: a node has it for all of them, or none.
-            if need.memory_mib and not node.fit(need):
+            # Amounts are no part of what an executor is for: a node has them for any, or none.
+            if amounts and not node.fit_named(amounts):
                 continue
-            executor = self._warm.take((name, queue.session, need.cores, need.gpus))
+            executor = self._warm.take((name, queue.session, cores, indexed))
             if executor is not None:
                 del self._idle[name][executor.id]
-                executor.pinned[0].memory_mib = need.memory_mib
+                if amounts:
+                    executor.pinned[0].named += node.cut_named(amounts)
                 return executor
         return None
 
-    def _new_executor(self, session: int, share: Share, now: float) -> Executor:
-        executor = Executor(next(self._numbers), session, share, now)
+    def _new_executor(self, queue: Queue, share: Share, now: float) -> Executor:
+        executor = Executor(next(self._numbers), queue.session, share, queue.indexed, now)
         self.executors[executor.id] = executor
-        self._act(StartExecutor(executor.id, share.node, session, share.cores, share.gpus))
+        self._act(StartExecutor(executor.id, share.node, queue.session, share.cores, share.indexed))
         self._close_surplus(share.node)
         return executor
 
@@ -330,7 +334,9 @@ class ExecutorRules:
 
     def _rest(self, executor: Executor) -> None:
         """It is idle from now on."""
-        executor.pinned[0].memory_mib = 0
+        share = executor.pinned[0]
+        if share.named:
+            share.named = share.indexed
         self._warm.add(executor)
         self._idle.setdefault(executor.node, {})[executor.id] = executor
 

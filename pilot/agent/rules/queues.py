@@ -32,7 +32,9 @@ class Queue:
     """Tasks of one class that wait in this pilot."""
 
     __slots__ = (
+        "amounts",
         "busy",
+        "indexed",
         "is_wide",
         "kind",
         "mean_s",
@@ -48,7 +50,11 @@ class Queue:
     def __init__(self, template: Template, number: int, place: int, shape: NodeShape) -> None:
         self.session = template.session
         self.kind = template.kind
-        self.need = template.resources
+        self.need = need = template.resources
+        #: What an executor is started with, and what it takes only while it has work, such as
+        #: memory: things that are told apart, and amounts.
+        self.indexed = tuple(item for item in need.named if shape.is_indexed(item[0]))
+        self.amounts = tuple(item for item in need.named if not shape.is_indexed(item[0]))
         #: The fewest of the pilot's nodes that hold one; None: they are too small.
         self.nodes = nodes_needed(self.need, shape)
         #: Classes that are alike in this find a place, or none, alike.

@@ -24,6 +24,7 @@ from pilot.agent.rules.executors import Executor, ExecutorRules
 from pilot.agent.rules.queues import Queue, Queues
 from pilot.agent.rules.worlds import World, WorldRules
 from pilot.model.tasks import Completion, LogSpan, Template
+from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.placement import FreeNode
 from pilot.scheduler.resources import NodeShape
 from pilot.wire.messages import RunningTask, Work
@@ -75,6 +76,11 @@ class Rules:
     def held(self) -> dict[int, int]:
         """The attempts in here: task → attempt."""
         return self._attempts.held
+
+    @property
+    def site_held(self) -> dict[int, Amounts]:
+        """What the tasks in here have of the site, of those that need any."""
+        return self._attempts.site_held
 
     @property
     def executors(self) -> dict[int, Executor]:

@@ -66,12 +66,12 @@ class Warm(Generic[T]):
         found = None
         while near and found is None:
             _, item = near.popitem()
-            taken = self._cores.first_taken(item.pinned)
-            if taken is None:
+            in_the_way = self._cores.in_the_way(item.pinned)
+            if in_the_way is None:
                 found = item
             else:
                 self._aside.setdefault(use, {})[item.id] = item
-                self._cores.when_free(taken, partial(self._come_back, item))
+                self._cores.when_free(*in_the_way, partial(self._come_back, item))
         if near is not None and not near:
             del self._near[use]
         return found

@@ -27,11 +27,13 @@ Invariants
   effect.
 - Every change of a state is in the log, once; a new head's log goes on where the committed one
   ends.
+- Of what the site has only once, no more is in use at a time than there is, in whatever pilots.
 - Nothing here costs more when more tasks wait: queues are popped, never scanned.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from pilot.head.core import allocation, dependencies
@@ -59,8 +61,10 @@ from pilot.head.core.retry import CANCELLED, COMPLETED, FAILED, PENDING, READY
 from pilot.head.core.sessions import Sessions
 from pilot.head.core.state import Task
 from pilot.model.tasks import TaskFailure
+from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.assignment import Pool, needed_s
 from pilot.scheduler.elasticity import ClassDemand
+from pilot.scheduler.site_amounts import SiteAmounts
 
 __all__ = ["Core", "default_values"]
 
@@ -72,15 +76,19 @@ class Core:
     ----------
     pools
         Those that pilots may be of, for what walltimes there are; none: nothing is known of them.
+    site
+        What the site has only once.
     """
 
-    def __init__(self, pools: Sequence[Pool] = ()) -> None:
+    def __init__(self, pools: Sequence[Pool] = (), site: Amounts = ()) -> None:
         #: Every change of a state, until the shell takes it to write it down.
         self.log = Log()
+        #: What the site has only once, and which tasks have some of it.
+        self.site = SiteAmounts(site)
         self._sessions = Sessions(self.log, pools)
         self._life = Life(self._sessions, self.log)
         self._delegation = Delegation(self._life, self._sessions, self.log)
-        attempts = Attempts(self._life, self._delegation, self.log)
+        attempts = Attempts(self._life, self._delegation, self.site, self.log)
         # To be read by all; changed by the parts alone.
         self.tasks = self._life.tasks
         self.templates = self._sessions.templates
@@ -88,7 +96,7 @@ class Core:
         self.sessions = self._sessions.known
         self.groups = self._sessions.groups
         self.pilots = attempts.pilots
-        self._handout = Handout(self._sessions, self.pilots, self.log)
+        self._handout = Handout(self._sessions, self.pilots, self.site, self.log)
         self._handlers = {
             TasksSubmitted: self._submitted,
             TasksRestored: self._restored,
@@ -128,6 +136,7 @@ class Core:
                 mean_s=work.mean_s,
                 needed_s=needed_s(work),
                 assigned=work.assigned,
+                most=self.site.most(work.need.site) if work.need.site else math.inf,
             )
             for work in self.classes.values()
             if work.assigned or (work.ready and not work.session.paused)
@@ -155,6 +164,7 @@ class Core:
 
     def _restored(self, event: TasksRestored, now: float, effects: Effects) -> None:
         self._sessions.learn(event.templates)
+        self.site.unheard.update(event.pilots)
         for item in event.tasks:
             task = self._life.add(item.spec.id, self.templates[item.spec.template], item.created)
             task.attempt = task.ended_attempt = item.attempts

@@ -7,7 +7,9 @@ Invariants
 ----------
 - Nothing here costs more when more tasks wait.
 - A task that goes ahead of its inputs goes to the pilot that holds all that are missing; it is as
-  short as those that are sent ahead, and has no results to be looked up.
+  short as those that are sent ahead, and has no results to be looked up; nor does it need anything
+  of the site, which others could use until it starts.
+- What a task needs of the site it has with its pilot, from when it is given to it.
 - A paused session gets nothing, and neither does a pilot that drains.
 - A pilot is asked for a task only where another one has the cores for it free, and has them for
   nothing else. Whether the task may go, its pilot decides: it may have begun.
@@ -23,6 +25,7 @@ from pilot.head.core.retry import PENDING, READY
 from pilot.head.core.sessions import Sessions
 from pilot.head.core.state import Pilot, Task, TaskClass
 from pilot.scheduler import assignment
+from pilot.scheduler.site_amounts import SiteAmounts
 
 #: What a session has used counts half after so many seconds, when sessions share cores.
 USED_HALF_S = 30.0
@@ -38,9 +41,12 @@ AVOID_S = 10.0
 class Handout:
     """Gives tasks to pilots."""
 
-    def __init__(self, sessions: Sessions, pilots: Mapping[str, Pilot], log: Log) -> None:
+    def __init__(
+        self, sessions: Sessions, pilots: Mapping[str, Pilot], site: SiteAmounts, log: Log
+    ) -> None:
         self._sessions = sessions
         self._pilots = pilots
+        self._site = site
         self._log = log
         self._faded = 0.0
 
@@ -54,7 +60,7 @@ class Handout:
         self._fade(now)
         self._look_who_starves(classes, now)
         pilots = [pilot for pilot in self._pilots.values() if not pilot.draining]
-        for work, room, count in assignment.assign(classes, pilots, now):
+        for work, room, count in assignment.assign(classes, pilots, now, self._site):
             assert isinstance(work, TaskClass) and isinstance(room, Pilot)
             given.setdefault(room.name, []).extend(self._give(work, room, count, now))
         for name, tasks in self._give_early(now).items():
@@ -68,6 +74,8 @@ class Handout:
             if task.state != READY:
                 continue
             task.attempt += 1
+            if work.need.site:
+                self._site.take(pilot.name, task.id, work.need.site)
             allocation.hold(task, pilot, now, self._log)
             given.append(task)
             count -= 1
@@ -149,7 +157,7 @@ def _may_go_early(task: Task, pilot: Pilot, now: float) -> bool:
         task.state == PENDING
         and task.near_pilot is pilot
         and task.near == task.missing
-        and not (pilot.draining or work.session.paused or task.template.cache)
+        and not (pilot.draining or work.session.paused or task.template.cache or work.need.site)
         and assignment.is_short(work)
         and assignment.fits(work, pilot, now)
     )

@@ -6,7 +6,7 @@ effects out; the simulation does the same without any of these.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -23,6 +23,7 @@ from pilot.model.tasks import (
     Template,
 )
 from pilot.model.values import Value
+from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.resources import NodeShape
 from pilot.wire.messages import RunningTask
 
@@ -74,6 +75,8 @@ class TasksRestored(msgspec.Struct, frozen=True):
     templates: list[Template]
     tasks: list[Restored]
     outcomes: Mapping[int, TaskOutcome] = {}
+    #: Pilots that may have some of these tasks.
+    pilots: Collection[str] = ()
 
 
 class TasksCancelled(msgspec.Struct, frozen=True):
@@ -102,6 +105,8 @@ class PilotJoined(msgspec.Struct, frozen=True):
     nodes: int
     ends_at: float
     held: list[tuple[int, int]]
+    #: What tasks have of the site that it has not ended, of these that need any.
+    site: Collection[tuple[int, Amounts]] = ()
 
 
 class PilotChanged(msgspec.Struct, frozen=True):
@@ -117,6 +122,8 @@ class PilotLost(msgspec.Struct, frozen=True):
 
     name: str
     reason: str
+    #: Its job may go on: what its tasks have of the site is not free before that has ended.
+    may_live: bool = False
 
 
 class AttemptsEnded(msgspec.Struct, frozen=True):

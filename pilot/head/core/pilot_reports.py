@@ -7,6 +7,7 @@ Invariants
   pilot that reports it.
 - What a pilot gave back when it was asked to is not given to it again, nor what is like it, until
   one of its like has run there, or a while has gone by (`handout.AVOID_S`).
+- What its tasks have of the site a pilot says itself; of one that may live it stays in use.
 - A pilot is asked to end what it holds and should not; all that it held is tried again, or has its
   end, when it is lost.
 """
@@ -31,13 +32,15 @@ from pilot.head.core.lifecycle import Life
 from pilot.head.core.retry import ASSIGNED, COMPLETED, DELEGATED, PENDING, verdict
 from pilot.head.core.state import Pilot, Task
 from pilot.model.tasks import Completion, TaskFailure
+from pilot.scheduler.site_amounts import SiteAmounts
 
 
 class Attempts:
     """The pilots, and what becomes of the attempts that they hold."""
 
-    def __init__(self, life: Life, delegation: Delegation, log: Log) -> None:
+    def __init__(self, life: Life, delegation: Delegation, site: SiteAmounts, log: Log) -> None:
         self.pilots: dict[str, Pilot] = {}
+        self._site = site
         self._tasks = life.tasks
         self._life = life
         self._delegation = delegation
@@ -48,13 +51,16 @@ class Attempts:
     def joined(self, event: PilotJoined, now: float, effects: Effects) -> None:
         """A pilot is there, or again; what it holds is its own, if nobody else has it."""
         pilot = self.pilots.get(event.name)
+        self._site.replace(event.name, event.site)
         if pilot is not None:
             # It was away for a while: what it does not hold any more got lost on the way.
             held = dict(event.held)
             for number in [number for number in pilot.held if not self._is_held(number, held)]:
                 self._interrupted(number, pilot, "lost on the way to the pilot", now, effects)
         else:
-            pilot = Pilot(event.name, event.pool, event.shape, event.nodes, event.ends_at)
+            pilot = Pilot(
+                event.name, event.pool, event.shape, event.nodes, event.ends_at, self._site
+            )
             self.pilots[event.name] = pilot
             self._log.other("pilot", "JOINED", 0, now, event.name)
         pilot.nodes, pilot.ends_at, pilot.draining = event.nodes, event.ends_at, False
@@ -80,11 +86,15 @@ class Attempts:
     def lost(self, event: PilotLost, now: float, effects: Effects) -> None:
         """A pilot is gone, and all attempts that it held with it."""
         pilot = self.pilots.pop(event.name, None)
-        if pilot is None:
-            return
-        self._log.other("pilot", "LEFT", 0, now, f"{event.name}: {event.reason}")
-        for number in list(pilot.held):
-            self._interrupted(number, pilot, event.reason, now, effects)
+        kept = list(self._site.held(event.name).items()) if event.may_live else []
+        if pilot is not None:
+            self._log.other("pilot", "LEFT", 0, now, f"{event.name}: {event.reason}")
+            for number in list(pilot.held):
+                self._interrupted(number, pilot, event.reason, now, effects)
+        if not event.may_live:
+            self._site.forget(event.name)
+        elif kept:
+            self._site.replace(event.name, kept)
 
     def _is_held(self, number: int, held: Mapping[int, int]) -> bool:
         """Whether a pilot still holds what it was given last of a task."""
@@ -135,6 +145,8 @@ class Attempts:
             here = task is not None and pilot is not None and task.pilot is pilot
             if pilot is not None and not here:
                 pilot.release(completion.task)
+            elif pilot is None and self._site.holders:
+                self._site.release(event.pilot, completion.task)
             if completion.children is not None:
                 self._delegation.learn(completion.children, effects)
             if task is None or task.state == DELEGATED:

@@ -13,6 +13,7 @@ from pilot.head.core.retry import PENDING
 from pilot.model.tasks import FileStamp, Template
 from pilot.model.values import Value
 from pilot.scheduler.resources import NodeShape
+from pilot.scheduler.site_amounts import SiteAmounts
 
 
 class TaskClass:
@@ -206,11 +207,22 @@ class Pilot:
         "nodes",
         "pool",
         "shape",
+        "site",
         "waiting",
     )
 
-    def __init__(self, name: str, pool: str, shape: NodeShape, nodes: int, ends_at: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        pool: str,
+        shape: NodeShape,
+        nodes: int,
+        ends_at: float,
+        site: SiteAmounts | None = None,
+    ) -> None:
         self.name = name
+        #: Where it is counted what its tasks have of the site.
+        self.site = site if site is not None else SiteAmounts()
         self.pool = pool
         self.shape = shape
         self.nodes = nodes
@@ -244,3 +256,5 @@ class Pilot:
         if task in self._lasts:
             self._lasts.remove(task)
             self.lasting -= cores
+        if self.site.holders:
+            self.site.release(self.name, task)

@@ -6,7 +6,8 @@ in the queue is a task's own. Pure: it asks the functions that `Core.assign` and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -17,7 +18,9 @@ from pilot.head.core.retry import READY
 from pilot.head.core.state import Pilot, Task, TaskClass
 from pilot.head.explain.report import SHOWN, Cause, Facts, Finding, first_line
 from pilot.head.outlook import QUEUED, PilotRow
+from pilot.model.ids import session_of
 from pilot.scheduler import assignment
+from pilot.scheduler.amounts import amount_number, amount_text
 from pilot.scheduler.elasticity import (
     AT_ONCE,
     ENOUGH,
@@ -29,7 +32,7 @@ from pilot.scheduler.elasticity import (
     holds,
     standings,
 )
-from pilot.scheduler.resources import NodeShape
+from pilot.scheduler.resources import NodeShape, amount_of
 
 #: A place in a queue is counted up to so many tasks.
 LOOK_QUEUE = 100_000
@@ -84,7 +87,10 @@ class Readiness:
         pilots = [p for p in self._core.pilots.values() if not p.draining]
         misfits = {p.name: assignment.misfit(work, p, self._now) for p in pilots}
         fitting = [p for p in pilots if not misfits[p.name]]
-        if not fitting and (finding := self._impossible(work)):
+        needs_site = bool(work.need.site)
+        if (not fitting or needs_site) and (finding := self._impossible(work)):
+            return finding
+        if needs_site and (finding := self._used_up(work)):
             return finding
         short = [p for p in pilots if misfits[p.name] == assignment.TOO_SHORT]
         coming = self._coming(work)
@@ -156,7 +162,8 @@ class Readiness:
             (pool.name, pool.shape, pool.nodes_per_pilot, pool.walltime_s)
             for pool in self._outlook.pools
         ]
-        reason = assignment.refusal(work.need, work.pool, pools, work.time_limit_s)
+        site = tuple(self._core.site.total.items())
+        reason = assignment.refusal(work.need, work.pool, pools, work.time_limit_s, site)
         if not reason:
             return None
         site_file = f"{self._head.get('directory')}/site.yaml"
@@ -170,6 +177,69 @@ class Readiness:
                 "submit it with other needs",
             ),
         )
+
+    def _used_up(self, work: TaskClass) -> Finding | None:
+        """Why tasks cannot have what the site has only once; None: there is enough of it now."""
+        site, need = self._core.site, work.need.site
+        if site.unheard:
+            names = sorted(site.unheard)
+            return Finding(
+                "unheard",
+                f"is ready, but {counted(len(names), 'pilot')} of before may still use some of "
+                f"{_listed(name for name, _ in need)}: it goes on when each has reported itself, "
+                "or its job has ended",
+                tuple(
+                    Cause("pilot", f"{self.pilot_name(name)} has not reported itself to this head")
+                    for name in names[:SHOWN]
+                ),
+                facts={"pilots": names},
+            )
+        if not (lacking := site.lacking(need)):
+            return None
+        parts: list[str] = []
+        lines: list[Cause] = []
+        amounts = dict(need)
+        for name in lacking:
+            used, total = site.used[name], site.total[name]
+            parts.append(
+                f"{amount_text(name, amounts[name])} of the site's {amount_number(total)}, of "
+                f"which {amount_number(max(0, total - used))} are free"
+            )
+            lines += self._users(name)
+        facts = {
+            name: {
+                "needed": amount_number(amounts[name]),
+                "total": amount_number(site.total[name]),
+                "used": amount_number(site.used[name]),
+            }
+            for name in lacking
+        }
+        clause = f"is ready, but needs {_listed(parts)}"
+        return Finding("resources", clause, tuple(lines), facts=facts)
+
+    def _users(self, name: str) -> Iterator[Cause]:
+        """Who has some of what the site has only once."""
+        sessions: Counter[int] = Counter()
+        away: Counter[str] = Counter()
+        for pilot, tasks in self._core.site.holders.items():
+            for task, need in tasks.items():
+                if amount := amount_of(need, name):
+                    sessions[session_of(task)] += amount
+                    if pilot not in self._core.pilots:
+                        away[pilot] += amount
+        if sessions:
+            text = ", ".join(
+                f"session {session} has {amount_text(name, amount)}"
+                for session, amount in sessions.most_common(SHOWN)
+            )
+            facts = {str(session): amount_number(its) for session, its in sessions.items()}
+            yield Cause("used", text, facts=facts)
+        for pilot, amount in away.most_common(SHOWN):
+            text = (
+                f"{amount_text(name, amount)} may be in use in {self.pilot_name(pilot)}, which "
+                "does not answer, until its job has ended"
+            )
+            yield Cause("silent", text, facts={"pilot": pilot})
 
     def _busy(
         self, work: TaskClass, pilots: list[Pilot], lines: list[Cause], advice: tuple[str, ...]
@@ -445,6 +515,12 @@ class Readiness:
         elif row is not None and row.heard and self._now - row.heard > SILENT_S:
             text += f"; it has been silent for {duration(self._now - row.heard)}"
         return Cause("pilot", text, facts={"pilot": pilot.name, "job": row.job if row else None})
+
+
+def _listed(parts: Iterable[str]) -> str:
+    """Names or clauses one after the other."""
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _hindered(its: Standing) -> str:

@@ -12,6 +12,7 @@ from unittest.mock import patch
 import msgspec
 
 from pilot.head import assignments, outcome_cache, telling
+from pilot.head.core.retry import READY
 from pilot.model.tasks import Function, Template
 from pilot.site import Site
 from pilot.site_configs.schema import HeadConfig, SiteConfig, pool_type, site_type
@@ -23,7 +24,7 @@ from simulated.disk import make_disk
 from simulated.head import Head
 from simulated.misfortunes import Misfortunes
 from simulated.oracle import NothingUnexpected, Oracle
-from simulated.tasks import Tasks
+from simulated.tasks import SITE, Tasks
 
 #: After this time nothing goes wrong any more, and what is left has to end.
 CALM_S = 120.0
@@ -86,6 +87,7 @@ class Cluster:
             name="simulated",
             batch="slurm",
             pools={"main": pool},
+            resources=dict(SITE),
             head=HeadConfig(idle_timeout_s=0.0, session_idle_s=60.0),
         )
         manners = msgspec.structs.replace(config.manners, submit_interval_s=0.0)
@@ -162,6 +164,7 @@ class Cluster:
             and not any(agent.service.sessions for agent in self.agents.values())
             and not any(agent.executors or agent.worlds for agent in self.agents.values())
             and not any(pilot.held for pilot in service._core.pilots.values())
+            and not service._core.site.holders
         )
 
     def _calm_down(self) -> None:
@@ -184,7 +187,14 @@ class Cluster:
             if executor.hangs and executor.current is not None
         }
         tasks = self.head.service._core.tasks.values()
-        others = [t for t in tasks if t.id not in endless and not t.missing and not t.awaiting]
+        others = [
+            t
+            for t in tasks
+            if t.id not in endless
+            and not (t.missing or t.awaiting)
+            # What it needs of the site may be with those.
+            and not (t.state == READY and t.template.resources.site)
+        ]
         stuck = self.clock.now - self._progress_at > STUCK_S
         if len(tasks) != self._left:
             self._left, self._progress_at = len(tasks), self.clock.now

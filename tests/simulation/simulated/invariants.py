@@ -209,11 +209,31 @@ def check_core(core: Core) -> None:
             since = list(tasks.values())
             assert since and since == sorted(since), "the oldest is not the first"
             assert all(task.task_class is work for task in tasks)
+    _check_site(core)
     for task in core.tasks.values():
         if task.near_pilot is not None and task.state == PENDING:
             sources = {source for source, _ in task.inputs} & core.tasks.keys()
             near = sum(core.tasks[source].pilot is task.near_pilot for source in sources)
             assert 0 <= task.near <= near, f"{task.id:#x} has {near} inputs near, not {task.near}"
+
+
+def _check_site(core: Core) -> None:
+    """What is in use of the site is what tasks have, and no more than there is."""
+    site = core.site
+    used: Counter[str] = Counter()
+    for tasks in site.holders.values():
+        assert tasks, "a pilot is listed that has nothing"
+        for need in tasks.values():
+            used.update(dict(need))
+    assert used == Counter({name: amount for name, amount in site.used.items() if amount})
+    assert all(used[name] <= amount for name, amount in site.total.items()), "more than there is"
+    for pilot in core.pilots.values():
+        assert pilot.name not in site.unheard
+        its = site.held(pilot.name)
+        mine = [core.tasks[task] for task in pilot.held if task in core.tasks]
+        for task in mine:
+            # Of one whose end has been told to nobody yet, its pilot has nothing any more.
+            assert its.get(task.id) in (None, task.task_class.need.site)
 
 
 def check_rules(rules: Rules, cores_of_node: int) -> None:
@@ -264,4 +284,4 @@ def _check_idle(warm: Any, processes: dict[int, Any], cores: Any) -> None:
     idle = {p.id for p in processes.values() if p.queue is None and not p.stopping}
     assert sorted([*near, *aside]) == sorted(idle)
     for number in aside:
-        assert cores.first_taken(processes[number].pinned) is not None, "it could be used"
+        assert cores.in_the_way(processes[number].pinned) is not None, "it could be used"

@@ -27,8 +27,10 @@ from pilot.head.store.store import Batch, Store
 from pilot.model.ids import Ref, session_of
 from pilot.model.tasks import Completion, TaskOutcome, Template
 from pilot.model.values import Value
+from pilot.scheduler.amounts import UNIT
 from pilot.wire import messages as m
 from simulated.invariants import Replay, check_core
+from simulated.tasks import SITE
 
 if TYPE_CHECKING:
     from simulated.agent import Agent
@@ -243,6 +245,19 @@ class Oracle:
         assert state not in (COMPLETED, FAILED, TIMED_OUT) or work.task in self.cut_off, (
             f"{work.task:#x} runs after it was announced as {state}"
         )
+        self._check_site()
+
+    def _check_site(self) -> None:
+        """What runs now, wherever, uses no more of the site than there is."""
+        used: Counter[str] = Counter()
+        for agent in self.cluster.agents.values():
+            for process in [*agent.executors.values(), *agent.worlds.values()]:
+                if process.is_alive and process.current is not None:
+                    template = self.cluster.tasks.templates[process.current.template]
+                    used.update(dict(template.resources.site))
+        for name, amount in SITE.items():
+            assert used[name] <= amount * UNIT, f"{used[name]} parts of {name} are in use at once"
+            self.seen[f"all {name} in use"] += used[name] == amount * UNIT
 
     # --- the end
 
@@ -270,6 +285,7 @@ class Oracle:
         events = self.cluster.disk.read("SELECT changes FROM events ORDER BY first")
         replay = Replay(change for (changes,) in events for change in _changes(changes))
         assert replay.tasks == {task: row.state for task, row in rows.items()}
+        assert not core.site.holders and not any(core.site.used.values())
         for pilot in core.pilots.values():
             assert not pilot.held and pilot.load == 0, (pilot.name, pilot.held)
         for agent in cluster.agents.values():

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from pilot.model.ids import Ref, session_of
 from pilot.model.tasks import Children, TaskSpec, Template
-from pilot.scheduler.resources import Resources
+from pilot.scheduler.amounts import UNIT
+from pilot.scheduler.resources import Resources, needs
 from pilot.wire.messages import Work
 
 if TYPE_CHECKING:
@@ -22,7 +23,12 @@ NEEDS = (
     ("mpi", Resources(ranks=2)),
     ("mpi", Resources(ranks=2, ranks_per_node=1)),
     ("mpi-command", Resources(ranks=3)),
+    ("python", needs(site={"licence": UNIT})),
+    ("python", needs(cores=2, site={"licence": 2 * UNIT, "buffer": UNIT // 2})),
+    ("mpi", needs(ranks=2, site={"buffer": UNIT})),
 )
+#: What the site has only once, for all pilots.
+SITE = {"licence": 3, "buffer": 1}
 #: No task submits children once there are so many.
 MANY = 300
 

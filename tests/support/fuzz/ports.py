@@ -305,7 +305,7 @@ class Agent:
         self._numbers += 1
         number = self._numbers
         session = SessionInfo(1, "fuzz", Environment("/tmp"))
-        self._server.send(self._node, m.StartExecutor(number, session, (), ()))
+        self._server.send(self._node, m.StartExecutor(number, session, ()))
         self._until(lambda: number in self._executors, f"executor {number}")
         return number
 

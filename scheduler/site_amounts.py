@@ -1,0 +1,98 @@
+"""What a site has only once, whatever its nodes, such as licences: who has how much of it. Pure.
+
+Tasks of all pilots take from the same amounts. A pilot that the head cannot ask may go on with its
+tasks: what they have is free again only when the pilot has said what it still holds, or its job has
+ended.
+
+Invariants
+----------
+- What is in use is the sum of what tasks hold, each once for each pilot that has it; of a name
+  nothing is free below nothing.
+- Nothing is given to anybody while a pilot may have some that has not said so yet.
+- To take or release again what was taken or released changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
+
+from pilot.scheduler.amounts import Amounts
+
+_NONE: Mapping[int, Amounts] = MappingProxyType({})
+
+
+class SiteAmounts:
+    """The amounts of a site, and the tasks that have some, by pilot."""
+
+    def __init__(self, total: Amounts = ()) -> None:
+        self.total: Mapping[str, int] = dict(total)
+        #: By name. More than there is only where the site file has less than it had.
+        self.used = dict.fromkeys(self.total, 0)
+        #: Pilots of before that may have some.
+        self.unheard: set[str] = set()
+        #: By pilot and task.
+        self.holders: dict[str, dict[int, Amounts]] = {}
+
+    def held(self, pilot: str) -> Mapping[int, Amounts]:
+        """What the tasks of a pilot have."""
+        return self.holders.get(pilot, _NONE)
+
+    def most(self, need: Amounts) -> int:
+        """How many tasks that need so much may ever run at once; at least one amount is given."""
+        return min(self.total.get(name, 0) // amount for name, amount in need)
+
+    def fit(self, need: Amounts, reserved: Collection[str] = ()) -> int:
+        """How many tasks that need so much may start now, where some names are not to be taken."""
+        if self.unheard:
+            return 0
+        fits = []
+        for name, amount in need:
+            if name in reserved:
+                return 0
+            fits.append((self.total.get(name, 0) - self.used.get(name, 0)) // amount)
+        return max(0, min(fits))
+
+    def lacking(self, need: Amounts) -> list[str]:
+        """Names of which there is not enough now for one task."""
+        return [
+            name
+            for name, amount in need
+            if self.total.get(name, 0) - self.used.get(name, 0) < amount
+        ]
+
+    def concerns(self, pilot: str) -> bool:
+        """Whether the end of a pilot makes something free, or known."""
+        return pilot in self.holders or pilot in self.unheard
+
+    def take(self, pilot: str, task: int, need: Amounts) -> None:
+        """A task has what it needs, as long as the pilot has the task."""
+        its = self.holders.setdefault(pilot, {})
+        if task not in its:
+            its[task] = need
+            self._count(need, 1)
+
+    def release(self, pilot: str, task: int) -> None:
+        """A pilot has ended a task, or never began it."""
+        its = self.holders.get(pilot)
+        if its is None or (need := its.pop(task, None)) is None:
+            return
+        self._count(need, -1)
+        if not its:
+            del self.holders[pilot]
+
+    def replace(self, pilot: str, tasks: Iterable[tuple[int, Amounts]]) -> None:
+        """A pilot has said which tasks it has that need something of the site."""
+        self.forget(pilot)
+        for task, need in tasks:
+            self.take(pilot, task, need)
+
+    def forget(self, pilot: str) -> None:
+        """The job of a pilot has ended, and all its tasks with it."""
+        self.unheard.discard(pilot)
+        for need in self.holders.pop(pilot, {}).values():
+            self._count(need, -1)
+
+    def _count(self, need: Amounts, sign: int) -> None:
+        for name, amount in need:
+            self.used[name] = self.used.get(name, 0) + sign * amount

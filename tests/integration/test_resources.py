@@ -1,0 +1,205 @@
+"""Resources that a site declares, end to end on a local site: each task has its own of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.sites import SiteUnderTest
+from support.waiting import wait_until
+
+import pilot
+
+DEADLINE_S = 60.0
+TIMERS: dict[str, Any] = {"walltime": "1h", "idle_time": "1m"}
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[pilot.Session]:
+    from support.sites import local_template, site_under_test
+
+    pools = {
+        # Two pilots of two cores each.
+        "main": {"cores_per_node": 2, "max_nodes": 2, **TIMERS},
+        "lab": {
+            "cores_per_node": 4,
+            "gpus_per_node": 2,
+            "resources": {"fpga": ["a", "b"], "space": 10},
+            **TIMERS,
+        },
+    }
+    template = local_template(resources={"licence": 1, "tokens": 2.5}, pools=pools)
+    with site_under_test(template) as site, site.session() as session:
+        yield session
+
+
+def hold(number: int, seconds: float) -> tuple[float, float, str]:
+    """Run for a while; return from when to when, and what it has of the site."""
+    began = time.time()
+    time.sleep(seconds)
+    return began, time.time(), str(pilot.context().resources.amounts)
+
+
+def most_at_once(spans: list[tuple[float, float, str]]) -> int:
+    steps = sorted([(begun, 1) for begun, _, _ in spans] + [(ended, -1) for _, ended, _ in spans])
+    running = most = 0
+    for _, step in steps:
+        running += step
+        most = max(most, running)
+    return most
+
+
+@pytest.mark.parametrize(
+    ("resources", "most"), [({"licence": 1}, 1), ({"tokens": 1}, 2), ({"tokens": 0.5}, 4)]
+)
+def test_no_more_run_at_once_over_all_pilots_than_the_site_has(
+    session: pilot.Session, resources: dict[str, float], most: int
+) -> None:
+    task = pilot.task(resources=resources, pool="main")(hold)
+    futures = [session.submit(task, number, 0.1) for number in range(8)]
+    spans = [future.result(DEADLINE_S) for future in futures]
+    assert most_at_once(spans) <= most
+    name, amount = next(iter(resources.items()))
+    assert spans[0][2] == str({"cores": 1, name: amount})
+
+
+def what_i_have(path: str) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    """Wait for others, so that all run at once; return indices, and variables."""
+    mark = Path(path, str(os.getpid()))
+    mark.touch()
+    deadline = time.monotonic() + 30.0
+    while len(list(Path(path).iterdir())) < 2:
+        assert time.monotonic() < deadline, "the other one does not run beside this"
+        time.sleep(0.01)
+    names = ("PILOT_RESOURCE_FPGA", "PILOT_RESOURCE_GPUS", "CUDA_VISIBLE_DEVICES")
+    return dict(pilot.context().indices), {name: os.environ.get(name, "") for name in names}
+
+
+def test_tasks_beside_each_other_have_different_indices(
+    session: pilot.Session, tmp_path: Path
+) -> None:
+    task = pilot.task(gpus=1, resources={"fpga": 1, "space": 2.5})(what_i_have)
+    futures = [session.submit(task, str(tmp_path)) for _ in range(2)]
+    told = [future.result(DEADLINE_S) for future in futures]
+    assert {indices["fpga"] for indices, _ in told} == {("a",), ("b",)}
+    assert {indices["gpus"] for indices, _ in told} == {("0",), ("1",)}
+    for indices, variables in told:
+        assert variables["PILOT_RESOURCE_FPGA"] == ",".join(indices["fpga"])
+        assert variables["PILOT_RESOURCE_GPUS"] == variables["CUDA_VISIBLE_DEVICES"]
+        assert variables["PILOT_RESOURCE_GPUS"] == ",".join(indices["gpus"])
+
+
+def test_a_command_finds_its_indices_in_its_environment(session: pilot.Session) -> None:
+    both = pilot.shell("echo $PILOT_RESOURCE_FPGA", resources={"fpga": 2})
+    assert session.submit(both).result(DEADLINE_S).stdout == "a,b\n"
+    none = pilot.shell("env", pool="lab")
+    assert "PILOT_RESOURCE" not in session.submit(none).result(DEADLINE_S).stdout
+
+
+def test_an_executor_that_is_used_again_has_what_the_next_task_needs(
+    session: pilot.Session,
+) -> None:
+    def indices() -> dict[str, tuple[str, ...]]:
+        return dict(pilot.context().indices)
+
+    seen: Counter[int] = Counter()
+    for count in (1, 2, 0, 1):
+        task = pilot.task(resources={"fpga": count, "space": count}, pool="lab")(indices)
+        told = session.submit(task).result(DEADLINE_S)
+        seen[len(told.get("fpga", ()))] += 1
+    assert seen == {1: 2, 2: 1, 0: 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"resources": {"licnce": 1}}, "no resource 'licnce'; there are fpga, licence, space, tok"),
+        ({"resources": {"licence": 2}}, "it needs 2 licence, and the site has 1 licence in all"),
+        ({"resources": {"fpga": 3}}, "3 fpga, but a node of pool 'lab' has 4 cores, 2 fpga"),
+        ({"resources": {"fpga": 1.5}}, "where fpga are given whole, or a part of one"),
+        ({"resources": {"space": 11}}, "11 space, but a node of pool 'lab' has 4 cores, 10 space"),
+        ({"resources": {"space": 1}, "pool": "main"}, "'main' has 2 cores, 0 space"),
+    ],
+)
+def test_what_no_pool_can_ever_give_is_refused(
+    session: pilot.Session, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(pilot.SubmissionError, match=words):
+        session.submit(pilot.task(**options)(hold), 1, 0.0)
+
+
+def test_why_tells_who_has_the_licence(session: pilot.Session, tmp_path: Path) -> None:
+    def until(path: str) -> None:
+        while not Path(path).exists():
+            time.sleep(0.01)
+
+    task = pilot.task(resources={"licence": 1})(until)
+    futures = [session.submit(task, str(tmp_path / "go")) for _ in range(2)]
+    session.flush()
+
+    def told() -> str:
+        return str(session.query("why", subject=futures[1].task_id)["answer"])
+
+    words = "is ready, but needs 1 licence of the site's 1, of which 0 are free"
+    wait_until(lambda: words in told(), DEADLINE_S, "the reason")
+    (tmp_path / "go").touch()
+    for future in futures:
+        future.result(DEADLINE_S)
+
+
+def test_a_licence_is_free_when_its_task_was_cancelled_or_killed(session: pilot.Session) -> None:
+    def die() -> None:
+        os._exit(3)
+
+    long = pilot.task(resources={"licence": 1})(time.sleep)
+    future = session.submit(long, 600.0)
+    wait_until(future.running, DEADLINE_S, "it to run")
+    future.cancel()
+    crashing = session.submit(pilot.task(resources={"licence": 1}, max_crashes=1)(die))
+    after = session.submit(pilot.task(resources={"licence": 1})(abs), -7)
+    assert after.result(DEADLINE_S) == 7
+    assert isinstance(crashing.exception(DEADLINE_S), pilot.TaskCrashed)
+
+
+def test_a_licence_survives_the_head(make_site: Callable[..., SiteUnderTest]) -> None:
+    site = make_site(cores=4, resources={"licence": 1})
+    with site.session() as session:
+        task = pilot.task(resources={"licence": 1})(hold)
+        first = session.submit(task, 1, 4.0)
+        wait_until(first.running, DEADLINE_S, "it to run")
+        os.kill(site.head_pid, 9)
+        second = session.submit(task, 2, 0.1)
+        spans = [first.result(DEADLINE_S), second.result(DEADLINE_S)]
+    assert most_at_once(spans) == 1 and spans[0][1] <= spans[1][0]
+
+
+def test_the_command_line(session: pilot.Session) -> None:
+    def submit(*arguments: str) -> subprocess.CompletedProcess[str]:
+        site = str(session.site.directory)
+        command = [sys.executable, "-m", "pilot", "--site", site, "submit", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    said = submit(
+        "--wait",
+        "--resource",
+        "fpga=1",
+        "--resource",
+        "tokens=0.5",
+        "--",
+        "printenv",
+        "PILOT_RESOURCE_FPGA",
+    )
+    assert (said.stdout, said.returncode) in (("a\n", 0), ("b\n", 0)), said.stderr
+    said = submit("--resource", "fpga", "--", "true")
+    assert said.returncode == 2 and "write NAME=" in said.stderr
+    said = submit("--resource", "fpga=some", "--", "true")
+    assert said.returncode == 2 and "fpga: 'some' is not an amount" in said.stderr
+    said = submit("--resource", "nosuch=1", "--", "true")
+    assert "the site has no resource 'nosuch'" in said.stderr
