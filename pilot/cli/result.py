@@ -16,6 +16,7 @@ from pilot.cli.completing import complete_task
 from pilot.cli.output import counted, last_words, note, print_json
 from pilot.cli.parameters import TASK, Number
 from pilot.errors import ResultError, StorageError, TaskError
+from pilot.model.states import UNSUCCESSFUL
 
 if TYPE_CHECKING:
     from pilot.client.query_client import Inquiry
@@ -118,7 +119,7 @@ def _check_state(task_id: str, data: dict[str, Any], ask: Inquiry) -> None:
     if data["error"] is not None:
         error = last_words(ask("task", task=task_id)["error"])
         raise TaskError(f"task {task_id} is {data['state']}: {error}")
-    if data["state"] in ("FAILED", "TIMED_OUT", "CANCELLED", "ABORTED"):
+    if data["state"] in UNSUCCESSFUL:
         raise TaskError(f"task {task_id} is {data['state']}: it has no result")
     raise ResultError(f"task {task_id} is {data['state']}: it has no result yet")
 

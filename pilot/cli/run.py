@@ -22,6 +22,7 @@ from pilot.cli.completing import complete_parameter
 from pilot.cli.output import counted, duration, first_line, note, print_fields, print_json, say
 from pilot.cli.parameters import RegularFile
 from pilot.errors import PilotError, TaskError
+from pilot.model.states import FAILURES
 
 if TYPE_CHECKING:
     from pilot.client.session import Session
@@ -240,7 +241,7 @@ def print_summary(summary: dict[str, Any]) -> None:
         + (f" ({summary['found']} found, of an earlier run)" if summary["found"] else "")
     )
     failed = summary["failed"]
-    count = sum(summary["states"].get(state, 0) for state in ("FAILED", "TIMED_OUT"))
+    count = sum(summary["states"].get(state, 0) for state in FAILURES)
     if failed:
         say(f"\n{counted(count, 'task')} failed:")
         for row in failed[:_NAMED]:

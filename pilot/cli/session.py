@@ -30,10 +30,11 @@ from pilot.cli.output import (
 )
 from pilot.cli.parameters import SESSION, Number
 from pilot.cli.watch import wait, watch
+from pilot.model.states import CLOSED_STATES, SESSION_STATES
 from pilot.texts import printable
 
-ENDED = ("CLOSED", "PURGED")
-STATES = ("OPEN", "PAUSED", "STOPPED", "CLOSING", *ENDED)
+#: What sessions are listed by.
+STATES = (*SESSION_STATES, "PAUSED")
 
 
 @click.group()
@@ -121,7 +122,7 @@ def print_sessions(rows: Sequence[dict[str, Any]]) -> None:
 def state_of(row: dict[str, Any]) -> str:
     """The state of a session in a row, and whether it is paused."""
     state = str(row["state"])
-    if not row["paused"] or state in ENDED:
+    if not row["paused"] or state in CLOSED_STATES:
         return state
     return "PAUSED" if state == "OPEN" else f"{state}, PAUSED"
 
@@ -268,7 +269,7 @@ def close(session_ids: tuple[int, ...]) -> None:
     """Take no more tasks, and end with the last one that is there."""
 
     def act(command: Command, row: dict[str, Any]) -> str:
-        if row["state"] in ENDED:
+        if row["state"] in CLOSED_STATES:
             return f"session {row['id']} has ended already"
         after = _control(command, row, "close")
         if after["unfinished"]:
@@ -290,7 +291,7 @@ def cancel(session_ids: tuple[int, ...], group: str | None) -> None:
 
     def act(command: Command, row: dict[str, Any]) -> str:
         number = row["id"]
-        if row["state"] in ENDED:
+        if row["state"] in CLOSED_STATES:
             return f"session {number} has ended already"
         if group is not None and group not in row["groups"]:
             there = ", ".join(row["groups"])

@@ -37,17 +37,14 @@ from pilot.cli.output import (
 )
 from pilot.cli.parameters import SESSION, TASK, Number
 from pilot.client.logs import Output, Span, follow, last_attempt
+from pilot.model.states import FAILURES, FINAL, TASK_STATES
 from pilot.texts import printable
 
 if TYPE_CHECKING:
     from pilot.site import Site
     from pilot.workflow.record import Record
 
-FINAL = ("COMPLETED", "FAILED", "TIMED_OUT", "CANCELLED", "ABORTED")
-STATES = ("PENDING", "READY", "ASSIGNED", "RUNNING", "DELEGATED", *FINAL)
 SORTS = ("id", "created", "ended", "name", "state", "ran")
-#: What ``--failed`` stands for: where something went wrong, not what was given up for it.
-FAILED = ("FAILED", "TIMED_OUT")
 _COLUMNS = ("task", "name", "state", "try", "pool", "node", "created", "time", "error")
 #: So many inputs are named.
 _INPUTS = 20
@@ -85,7 +82,7 @@ def task() -> None:
     "--state",
     "states",
     multiple=True,
-    type=click.Choice(STATES, case_sensitive=False),
+    type=click.Choice(TASK_STATES, case_sensitive=False),
     help="In this state; may be given several times, as the next three.",
 )
 @click.option("--failed", is_flag=True, help="FAILED or TIMED_OUT, and not retried since.")
@@ -124,7 +121,7 @@ def list_(
     site = current_site()
     filters = {
         "session": session_id,
-        "state": (*states, *(FAILED if failed else ())) or None,
+        "state": (*states, *(FAILURES if failed else ())) or None,
         "name": names or None,
         "pool": pools or None,
         "error": errors or None,

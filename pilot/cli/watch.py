@@ -18,8 +18,8 @@ from pilot.cli.common import INTERRUPTED, asking, current_site, json_option, sit
 from pilot.cli.completing import complete_session
 from pilot.cli.output import counted, note
 from pilot.cli.parameters import SESSION
-from pilot.cli.task import FINAL
 from pilot.errors import PilotError, TaskError
+from pilot.model.states import FAILURES, FINAL, UNSUCCESSFUL
 
 if TYPE_CHECKING:
     from pilot.client.query_client import Inquiry
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 #: The time between two looks, in seconds; where looking takes long, it is twenty times as long.
 _LOOK_S = 0.5
 #: The states of tasks that have ended and are no success.
-_BAD = tuple(state for state in FINAL if state != "COMPLETED")
 #: What `timeout` ends with, after the program of that name.
 TIMED_OUT = 124
 
@@ -64,8 +63,8 @@ def wait(session_ids: tuple[int, ...], timeout: str | None) -> None:
                 note(f"session {session} has not ended after {timeout}")
                 worst = TIMED_OUT
                 break
-            if bad := sum(counts.get(state, 0) for state in _BAD):
-                states = " ".join(f"--state {state}" for state in _BAD if counts.get(state))
+            if bad := sum(counts.get(state, 0) for state in UNSUCCESSFUL):
+                states = " ".join(f"--state {state}" for state in UNSUCCESSFUL if counts.get(state))
                 note(
                     f"session {session}: {counted(bad, 'task')} of {sum(counts.values())} did not "
                     f"complete; `pilot task list --session {session} {states}` shows them"
@@ -126,7 +125,7 @@ def _tell_end(site: Site, ask: Inquiry, number: int, counts: dict[str, int], as_
 
 def _plain_summary(ask: Inquiry, number: int, counts: dict[str, int]) -> dict[str, Any]:
     """Return the summary of a session that is of no workflow."""
-    rows = ask("tasks", session=number, state=("FAILED", "TIMED_OUT"), limit=100, current=True)
+    rows = ask("tasks", session=number, state=FAILURES, limit=100, current=True)
     errors = ((row, ask("task", task=row["id"])["error"] or {}) for row in rows)
     return {
         "tasks": sum(counts.values()),
@@ -163,7 +162,7 @@ def _until_ended(
     while True:
         asked = time.monotonic()
         counts: dict[str, int] = ask("task_counts", session=session, current=True)
-        if counts.keys() <= set(FINAL):
+        if counts.keys() <= FINAL:
             return counts
         if not ask.has_head:
             ensure_head(ask.site)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from pilot.model.states import STATES
+from pilot.model.states import EVENT_STATES
 from pilot.pickled import public
 
 #: How often somebody who follows asks for what is new, in seconds.
@@ -31,7 +31,7 @@ class Event(NamedTuple):
     at: float
     #: ``task``, ``session``, ``pilot`` or ``head``.
     kind: str
-    #: See `STATES`.
+    #: See `EVENT_STATES`.
     state: str
     #: Of which session; 0: of none.
     session: int
@@ -75,4 +75,4 @@ def read_events(
         time.sleep(POLL_S)
 
 
-__all__ = ["STATES", "Event", "read_events"]
+__all__ = ["EVENT_STATES", "Event", "read_events"]

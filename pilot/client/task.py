@@ -15,10 +15,11 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
 
 from pilot.client.current import find_current
 from pilot.errors import PilotError
+from pilot.model.states import ON_FAILURE, OnFailure, TaskKind
 from pilot.pickled import pickled_name, public
 from pilot.scheduler.amounts import MOST, RESERVED, check_name, parse_amount
 from pilot.scheduler.resources import Resources, needs, parse_duration_s, parse_memory_mib
@@ -32,8 +33,10 @@ R = TypeVar("R")
 
 #: Options that may be functions of the arguments.
 DYNAMIC = ("cores", "memory", "gpus", "resources", "ranks", "ranks_per_node", "time_limit")
-PYTHON, MPI, COMMAND, MPI_COMMAND = "python", "mpi", "command", "mpi-command"
-_ON_FAILURE = ("fail", "ignore", "cancel_successors", "stop_session")
+PYTHON: Final = "python"
+MPI: Final = "mpi"
+COMMAND: Final = "command"
+MPI_COMMAND: Final = "mpi-command"
 
 
 @public
@@ -75,7 +78,7 @@ class Options:
     #: How many results, or their names.
     returns: int | Sequence[str] = 1
     #: ``fail``, ``ignore``, ``cancel_successors`` or ``stop_session``.
-    on_failure: str = "fail"
+    on_failure: OnFailure = "fail"
     #: With ``on_failure="ignore"``: what dependents get in place of the result.
     default: Any = None
     #: Take the results of an earlier run where code, arguments and inputs are the same.
@@ -250,10 +253,8 @@ def make_options(base: Options, changes: Mapping[str, Any]) -> Options:
     if "returns" in plain:
         plain["returns"] = _returns(plain["returns"])
     options = replace(base, **plain)
-    if options.on_failure not in _ON_FAILURE:
-        raise OptionError(
-            f"on_failure={options.on_failure!r}: give one of {', '.join(_ON_FAILURE)}"
-        )
+    if options.on_failure not in ON_FAILURE:
+        raise OptionError(f"on_failure={options.on_failure!r}: give one of {', '.join(ON_FAILURE)}")
     try:
         options.retry_names()
     except (TypeError, AttributeError):
@@ -277,7 +278,7 @@ class Task(Generic[P, R]):
     """
 
     def __init__(
-        self, function: Callable[P, R], kind: str, given: Mapping[str, Any] | None = None
+        self, function: Callable[P, R], kind: TaskKind, given: Mapping[str, Any] | None = None
     ) -> None:
         if isinstance(function, _MpiDecorator):
             raise function._misused()
@@ -432,7 +433,7 @@ class _MpiDecorator:
 _OF_TASKS = frozenset({"submit", "map", "options"})
 
 
-def command_kind(options: Options) -> str:
+def command_kind(options: Options) -> TaskKind:
     """Whether a command is started once, or as the ranks of an MPI job."""
     return COMMAND if options.ranks == 1 and options.ranks_per_node is None else MPI_COMMAND
 

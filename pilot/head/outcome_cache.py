@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable
 
 from pilot.errors import ResultError
 from pilot.head.core.core import default_values
-from pilot.head.core.retry import ABORTED, COMPLETED, FAILED, TIMED_OUT
 from pilot.head.store.store import Store
 from pilot.model.ids import session_of
+from pilot.model.states import ABORTED, COMPLETED, FAILED, TIMED_OUT, KnownState, ToldState
 from pilot.model.tasks import TaskOutcome
 from pilot.model.values import Value
 
@@ -99,13 +99,15 @@ class Outcomes:
             if task not in uncommitted:
                 self.forget(task)
 
-    def states(self, tasks: set[int]) -> dict[int, str]:
+    def states(self, tasks: set[int]) -> dict[int, KnownState | ToldState]:
         """The states of those of the tasks that have ended, as their dependents see them."""
-        states = {task: self._recent[task].state for task in tasks if task in self._recent}
+        states: dict[int, KnownState | ToldState] = {
+            task: self._recent[task].state for task in tasks if task in self._recent
+        }
         if unknown := tasks - states.keys():
-            states.update(self._store.states(unknown))
+            states |= self._store.states(unknown)
         for task, state in states.items():
-            if state in _FAILURES:
+            if state in (FAILED, TIMED_OUT, ABORTED):
                 states[task] = self._seen(TaskOutcome(task, state)).state
         return states
 

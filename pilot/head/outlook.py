@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from pilot.head.setbacks import Losses, Refusal
+from pilot.model.states import PilotState
 from pilot.scheduler.batch import BatchKind
 from pilot.scheduler.elasticity import PilotSupply, PoolLimits
 from pilot.site_configs import SiteConfig
 
-INTENDED, QUEUED, RUNNING, ENDED = "INTENDED", "QUEUED", "RUNNING", "ENDED"
+INTENDED: Final = "INTENDED"
+QUEUED: Final = "QUEUED"
+RUNNING: Final = "RUNNING"
+ENDED: Final = "ENDED"
 
 
 class PilotRow(msgspec.Struct):
@@ -27,7 +31,7 @@ class PilotRow(msgspec.Struct):
     #: What its job has or asks for; of these, a pilot that works may have lost some.
     nodes: int
     walltime: float
-    state: str
+    state: PilotState
     job: str | None
     reason: str
     created: float

@@ -17,7 +17,6 @@ import msgspec
 from pilot.errors import PilotError
 from pilot.formatting import amount
 from pilot.head.core.events import Change
-from pilot.head.core.retry import DELEGATED, FINAL, READY
 from pilot.head.explain.explain import why
 from pilot.head.explain.view import View
 from pilot.head.store import search
@@ -31,7 +30,7 @@ from pilot.head.store.store import (
 )
 from pilot.model import session_retry as again
 from pilot.model.ids import parse_task_label, task_label
-from pilot.model.states import STATES
+from pilot.model.states import CLOSED_STATES, DELEGATED, EVENT_STATES, FINAL, READY, SESSION_STATES
 from pilot.model.tasks import TaskSpec
 from pilot.scheduler.assignment import cores_of
 from pilot.texts import shortened
@@ -43,7 +42,7 @@ LIMIT = 1000
 #: So many rows of the log of events are read at a time, and looked at for one answer.
 _EVENT_ROWS, _EVENT_ROWS_MOST = 64, 1024
 #: What a session can be listed by.
-_SESSION_STATES = ("OPEN", "STOPPED", "CLOSING", "CLOSED", "PURGED", "PAUSED")
+_SESSION_STATES = (*SESSION_STATES, "PAUSED")
 
 
 def answer(view: View, name: str, arguments: dict[str, Any]) -> Any:
@@ -441,7 +440,7 @@ def events(
     states = None
     if state is not None:
         states = {each.upper() for each in ([state] if isinstance(state, str) else state)}
-        known = list(dict.fromkeys(itertools.chain(*STATES.values())))
+        known = list(dict.fromkeys(itertools.chain(*EVENT_STATES.values())))
         if unknown := states.difference(known):
             raise PilotError(
                 f"nothing comes into a state {min(unknown)!r}; there are {', '.join(known)}"
@@ -491,7 +490,7 @@ def _is_over(view: View, session: int | None, task: int | None) -> bool:
     if task is not None:
         return view.store.states([task]).get(task, READY) not in (READY, DELEGATED)
     row = None if session is None else view.store.session(session)
-    return row is not None and row.state in ("CLOSED", "PURGED")
+    return row is not None and row.state in CLOSED_STATES
 
 
 def _singly(

@@ -19,11 +19,11 @@ from pilot.head.connections import Handler
 from pilot.head.core import events as ev
 from pilot.head.core.leaving import Leaving, lives
 from pilot.head.core.numbering import FIRST_BLOCK
-from pilot.head.core.retry import COMPLETED
 from pilot.head.janitor import Janitor, who_needs
 from pilot.head.shell import Shell
 from pilot.head.store.store import SessionRow
 from pilot.model.ids import task_label
+from pilot.model.states import CLOSED_STATES, COMPLETED
 from pilot.model.tasks import SessionInfo
 from pilot.model.values import Value
 from pilot.site import Site
@@ -32,7 +32,6 @@ from pilot.wire import messages as m
 #: Under which name the database knows the sessions that were closed since everybody had left.
 _LEFT = "left_sessions"
 #: Those of which there may be data, and no more unfinished tasks.
-_ENDED = ("CLOSED", "PURGED")
 
 
 #: A weight of which no other one could be a share any more.
@@ -105,7 +104,7 @@ class Control:
             self._reopen(row, now)
         elif verb == "rejoin":
             self._rejoin(session, now)
-        elif row.state in _ENDED:
+        elif row.state in CLOSED_STATES:
             if verb != "close":
                 raise PilotError(f"session {session} is {row.state}: it cannot {verb}")
         else:
@@ -126,7 +125,7 @@ class Control:
             now,
         )
         for session in due:
-            if (row := self._store.session(session)) is not None and row.state not in _ENDED:
+            if (row := self._store.session(session)) is not None and row.state not in CLOSED_STATES:
                 row = _changed(row, "close")
                 self._commits.batch.end_session(session, row.state, None)
                 self._shell.apply(opened(row), now)
@@ -168,7 +167,7 @@ class Control:
 
     def _remove(self, row: SessionRow, verb: str) -> None:
         """Delete a session's data, or all that is known of it."""
-        if row.state not in _ENDED:
+        if row.state not in CLOSED_STATES:
             raise PilotError(
                 f"session {row.id} is {row.state}; "
                 + (

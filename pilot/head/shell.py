@@ -130,7 +130,7 @@ class Shell:
         self.commits.batch.add_functions(session, functions)
         self.commits.batch.add_templates(templates)
 
-    def ended_inputs(self, tasks: Iterable[TaskSpec]) -> dict[int, str]:
+    def ended_inputs(self, tasks: Iterable[TaskSpec]) -> Mapping[int, str]:
         """States of the inputs that are no unfinished tasks."""
         live = self.core.tasks
         wanted = {ref[0] for spec in tasks for ref in spec.inputs if ref[0] not in live}

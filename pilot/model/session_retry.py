@@ -14,17 +14,18 @@ import msgspec
 
 from pilot.errors import PilotError
 from pilot.model.ids import task_label
+from pilot.model.states import ABORTED, CANCELLED, FAILED, TIMED_OUT, FinalState
 from pilot.model.tasks import TaskSpec
 
 #: How tasks end that run again with all of their session, and where they are named.
-RETRIED = ("FAILED", "TIMED_OUT", "ABORTED")
-CAN_BE_NAMED = (*RETRIED, "CANCELLED")
+RETRIED = (FAILED, TIMED_OUT, ABORTED)
+CAN_BE_NAMED = (*RETRIED, CANCELLED)
 
 
 class Ended(NamedTuple):
     """A task of the session that has not completed."""
 
-    state: str
+    state: FinalState
     #: The task that submitted it; 0: a client.
     parent: int
     spec: TaskSpec
@@ -62,7 +63,7 @@ def chosen(ended: Sequence[Ended], wanted: Iterable[int] | None) -> list[TaskSpe
         if again := by_id[number].again:
             raise PilotError(f"task {task_label(number)} ran again already, as {task_label(again)}")
     for task in ended:
-        if task.state == "ABORTED" and any(source in taken for source, _ in task.spec.inputs):
+        if task.state == ABORTED and any(source in taken for source, _ in task.spec.inputs):
             taken[task.spec.id] = None
     return [
         task.spec

@@ -10,6 +10,7 @@ import msgspec
 
 from pilot.model.bounds import Few, Number, Seconds, Signed
 from pilot.model.ids import Ref
+from pilot.model.states import OnFailure, Outcome, TaskKind, ToldState
 from pilot.model.values import Value
 from pilot.scheduler.resources import Resources
 
@@ -32,7 +33,7 @@ class Template(msgspec.Struct, array_like=True, frozen=True):
     #: What users call it.
     name: str
     #: ``python``, ``mpi``, ``command``, ``mpi-command``, or ``value``: no work, but values.
-    kind: str
+    kind: TaskKind
     #: Digest of the function; empty for commands.
     function: bytes
     resources: Resources
@@ -47,7 +48,7 @@ class Template(msgspec.Struct, array_like=True, frozen=True):
     pool: str = ""
     returns: Few = 1
     #: ``fail``, ``ignore``, ``cancel_successors`` or ``stop_session``.
-    on_failure: str = "fail"
+    on_failure: OnFailure = "fail"
     #: Names of the results; empty where they have none.
     return_names: tuple[str, ...] = ()
     #: With ``ignore``: what dependents get, encoded.
@@ -153,7 +154,7 @@ class Completion(msgspec.Struct, array_like=True, frozen=True):
     task: Number
     attempt: Number
     #: ``ok``, ``error``, ``crash``, ``timeout``, ``interrupted`` or ``cancelled``.
-    outcome: str
+    outcome: Outcome
     values: tuple[Value, ...] = ()
     failure: TaskFailure | None = None
     node: str = ""
@@ -179,6 +180,6 @@ class TaskOutcome(msgspec.Struct, array_like=True, frozen=True):
 
     task: Number
     #: LOST: there is no such task.
-    state: str
+    state: ToldState
     values: tuple[Value, ...] = ()
     failure: TaskFailure | None = None

@@ -50,6 +50,7 @@ from pilot.data.values import decoding_error, unpicklable_error
 from pilot.errors import CommandFailed, EncodingError, StorageError
 from pilot.limits import ERROR_TEXT_BYTES
 from pilot.model.ids import task_label
+from pilot.model.states import Outcome
 from pilot.model.tasks import (
     Children,
     Completion,
@@ -215,7 +216,8 @@ class Worker:
         fetched = started = received
         stored: list[Any] = []
         result: Any = None
-        outcome, failure, children, session = "ok", None, None, None
+        outcome: Outcome = "ok"
+        failure, children, session = None, None, None
         #: What is read or stored, while the task itself does not run; of an input its task.
         at: str | int = ""
         try:
@@ -518,7 +520,7 @@ def _of_what(what: str | int, error: BaseException, result: object) -> BaseExcep
     return told.with_traceback(error.__traceback__)
 
 
-def _outcome_of(error: BaseException) -> str:
+def _outcome_of(error: BaseException) -> Outcome:
     """Return the outcome of an attempt that has raised this.
 
     That the file system has failed for a moment is no error of the task's, and worth another try.

@@ -15,6 +15,7 @@ from typing import Any
 from pilot.client.command import ShellCommand
 from pilot.client.task import Options, command_kind, make_options
 from pilot.errors import CommandError
+from pilot.model.states import TaskKind
 from pilot.site_configs.yamlfile import YamlPath
 from pilot.workflow.commands import CommandPlan
 from pilot.workflow.graph import Graph, Node, Result, TaskGroup, results_in
@@ -226,14 +227,14 @@ class _Makers:
 
     def function(
         self, options: Options, kwargs: dict[str, Any], scope: Scope
-    ) -> tuple[Callable[..., Any], str]:
-        """What one item runs, and its kind."""
-        kind = command_kind(options) if self.is_command else ""
+    ) -> tuple[Callable[..., Any], TaskKind]:
+        """Return what one item runs, and its kind."""
         if self.plan.command is not None:
             self._check_files(self.plan.command, kwargs)
-            return self._command(self.plan.command, scope), kind
+            return self._command(self.plan.command, scope), command_kind(options)
         assert self.target is not None
-        return self.target.function, kind or self.target.kind
+        kind = command_kind(options) if self.is_command else self.target.kind
+        return self.target.function, kind
 
     def _command(self, plan: CommandPlan, scope: Scope) -> ShellCommand:
         before = scope.without_results("a value that must be known before the command starts")

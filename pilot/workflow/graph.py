@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pilot.client.task import Options
+from pilot.model.states import TaskKind
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Node:
     values: Mapping[str, Any]
     #: What runs: a function, or a `pilot.client.command.ShellCommand`. Nodes share it.
     function: Callable[..., Any]
-    kind: str
+    kind: TaskKind
     #: Nodes share it.
     options: Options
     #: May hold `Result`, at any depth.

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from msgspec import UNSET, Struct, UnsetType, field
 
 from pilot.errors import WorkflowError
+from pilot.model.states import OnFailure
 from pilot.site_configs import yamlfile
 
 
@@ -63,7 +64,7 @@ class CommonOptions(_Mapping):
     cache: bool | UnsetType = UNSET
     #: What follows when the task has failed for good: its dependents are aborted (fail), run with
     #: its default (ignore), are cancelled (cancel_successors), or the session ends (stop_session).
-    on_failure: Literal["fail", "ignore", "cancel_successors", "stop_session"] | UnsetType = UNSET
+    on_failure: OnFailure | UnsetType = UNSET
 
 
 class TaskEntry(CommonOptions):

@@ -29,6 +29,7 @@ from pilot.client.task import (
     import_object,
 )
 from pilot.errors import PilotError
+from pilot.model.states import TaskKind
 from pilot.pickled import pickled_name
 from pilot.site_configs.yamlfile import YamlPath
 from pilot.workflow.commands import check_format
@@ -78,7 +79,7 @@ class Target:
     #: As the file has it.
     text: str
     function: Callable[..., Any]
-    kind: str
+    kind: TaskKind
     #: Those of its decorator.
     options: Options
     #: None where Python does not know it.

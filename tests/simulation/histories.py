@@ -26,7 +26,8 @@ from pilot.agent.rules.inputs import Inputs
 from pilot.head.core import events as ev
 from pilot.head.core.core import Core, default_values
 from pilot.head.core.numbering import Numbers
-from pilot.head.core.retry import (
+from pilot.model.ids import Ref
+from pilot.model.states import (
     CANCELLED,
     COMPLETED,
     DELEGATED,
@@ -36,7 +37,6 @@ from pilot.head.core.retry import (
     READY,
     TIMED_OUT,
 )
-from pilot.model.ids import Ref
 from pilot.model.tasks import Children, Completion, TaskFailure, TaskOutcome, TaskSpec, Template
 from pilot.model.values import Value
 from pilot.scheduler.resources import NodeShape, Resources

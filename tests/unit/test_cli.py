@@ -30,14 +30,12 @@ from pilot.cli.result import plain, save
 from pilot.cli.session import STATES as SESSION_STATES
 from pilot.cli.session import state_of
 from pilot.cli.submit import exit_status
-from pilot.cli.task import FINAL, SORTS, STATES, stages
-from pilot.client import events
+from pilot.cli.task import SORTS, stages
 from pilot.client.command import failure_text
 from pilot.client.logs import Output, follow, last_attempt
 from pilot.client.progress import Hint, LineView, LiveView, Tally, hint_of
 from pilot.errors import CommandFailed, PilotError, ResultError, StorageError
 from pilot.head import offline, queries
-from pilot.head.core import retry
 from pilot.head.core.core import Core
 from pilot.head.core.events import TasksSubmitted
 from pilot.head.lease import Lease
@@ -592,9 +590,6 @@ def test_a_file_that_is_no_database(site: Site) -> None:
 
 
 def test_the_states_are_those_of_the_head() -> None:
-    assert set(FINAL) == retry.FINAL
-    assert STATES == search.STATES
-    assert set(STATES) == set(events.STATES["task"])
     assert SORTS == search.SORTS
     assert set(SESSION_STATES) == set(queries._SESSION_STATES)
 

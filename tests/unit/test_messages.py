@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import typing
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -44,6 +44,8 @@ def sample(kind: Any) -> Any:
     if origin is tuple:
         kinds = arguments[:1] if len(arguments) == 2 and arguments[1] is ... else arguments
         return tuple(map(sample, kinds))
+    if origin is Literal:
+        return arguments[-1]
     if origin is not None and arguments:  # a union: the first that is not None
         return sample(next(each for each in arguments if each is not type(None)))
     hints = typing.get_type_hints(kind)

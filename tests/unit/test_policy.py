@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from support.builders import done, template
 
-from pilot.head.core.retry import COMPLETED, FAILED, TIMED_OUT, verdict
+from pilot.head.core.retry import verdict
+from pilot.model.states import COMPLETED, FAILED, TIMED_OUT
 from pilot.model.tasks import TaskFailure
 
 AGAIN = None

@@ -25,7 +25,7 @@ from pilot.head.outcome_cache import Outcomes
 from pilot.head.store import search
 from pilot.head.store.store import Batch, Store
 from pilot.model.ids import task_label
-from pilot.model.states import STATES as EVENT_STATES
+from pilot.model.states import EVENT_STATES
 from pilot.model.tasks import Environment, TaskFailure
 from pilot.model.values import Value
 from pilot.scheduler.resources import NodeShape

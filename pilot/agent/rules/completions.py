@@ -13,6 +13,7 @@ import signal
 import msgspec
 
 from pilot.limits import ERROR_TEXT_BYTES, LAST_WORD_BYTES
+from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, TaskFailure, Template
 from pilot.scheduler.resources import Resources
 from pilot.texts import shortened
@@ -43,7 +44,7 @@ def cannot_start(node: str, count: int, status: int, tail: str) -> str:
 
 
 def ended(
-    work: Work, outcome: str, message: str, now: float, node: str = "", tail: str = ""
+    work: Work, outcome: Outcome, message: str, now: float, node: str = "", tail: str = ""
 ) -> Completion:
     """The end of an attempt that did not tell it itself.
 
@@ -79,13 +80,13 @@ def ended(
 
 
 def killed(
-    work: Work, outcome: str, template: Template, now: float, node: str, tail: str
+    work: Work, outcome: Outcome, template: Template, now: float, node: str, tail: str
 ) -> Completion:
     """The end of an attempt that was killed: over its time limit, cancelled, or with its pilot."""
     return ended(work, outcome, _why_killed(outcome, template), now, node, tail)
 
 
-def told_to_end(completion: Completion, outcome: str, template: Template) -> Completion:
+def told_to_end(completion: Completion, outcome: Outcome, template: Template) -> Completion:
     """The end of an attempt that raised when it was told to end: that is not its own error."""
     assert completion.failure is not None
     failure = msgspec.structs.replace(
@@ -134,7 +135,7 @@ def merge_failures(
     return msgspec.structs.replace(first, task=work.task, failure=failure, values=())
 
 
-def _why_killed(outcome: str, template: Template) -> str:
+def _why_killed(outcome: Outcome, template: Template) -> str:
     return {
         "timeout": f"it ran longer than its time limit of {template.time_limit_s:g} s",
         "cancelled": "cancelled while it ran",

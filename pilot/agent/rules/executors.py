@@ -33,6 +33,7 @@ from pilot.agent.rules.cores import Cores
 from pilot.agent.rules.prefetch import Pipeline
 from pilot.agent.rules.queues import Queue
 from pilot.agent.rules.warm_pool import IDLE_S, Warm
+from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, LogSpan
 from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.placement import Share
@@ -96,7 +97,7 @@ class Executor:
         self.first_started = 0.0
         self.idle_since = now
         #: Outcome for the task that it was killed for: ``timeout`` or ``cancelled``.
-        self.killed_for: dict[int, str] = {}
+        self.killed_for: dict[int, Outcome] = {}
 
     @property
     def is_idle(self) -> bool:
@@ -233,7 +234,7 @@ class ExecutorRules:
                 continue
             if completion.outcome == "ok":
                 self._queues.of(work).note_run(completion.ended - completion.started)
-            outcome = executor.killed_for.pop(task, "")
+            outcome = executor.killed_for.pop(task, None)
             if outcome and completion.outcome != "ok":
                 # It took SIGTERM for a reason to raise, maybe after some cleaning up.
                 completion = told_to_end(completion, outcome, attempts.templates[work.template])
@@ -306,7 +307,7 @@ class ExecutorRules:
         if executor is None or executor.stopping:
             return  # what it had goes with it
         for work in executor.pipeline.take_back(begun, upto):
-            cancelled = bool(executor.killed_for.pop(work.task, ""))
+            cancelled = executor.killed_for.pop(work.task, None) is not None
             self._attempts.take_back(work, cancelled, now)
         if any(work.task in executor.killed_for for work in executor.pipeline):
             self._stop(executor, GRACE_S)
@@ -384,10 +385,10 @@ class ExecutorRules:
             task = executor.pipeline[0].task
         for work in reversed(executor.pipeline):
             template = self._attempts.templates[work.template]
-            outcome = executor.killed_for.get(work.task, "")
+            outcome = executor.killed_for.get(work.task)
             limit_s = template.time_limit_s
             if outcome == "timeout" and task not in (0, work.task):
-                outcome = ""  # it had ended, unheard of: another one is over its limit
+                outcome = None  # it had ended, unheard of: another one is over its limit
             elif executor.stopping and work.task == task and limit_s and now - started > limit_s:
                 outcome = outcome or "timeout"
             if outcome:

@@ -25,6 +25,7 @@ from pilot.agent.rules.prefetch import Pipeline
 from pilot.agent.rules.queues import STARVED_S, Queue
 from pilot.agent.rules.warm_pool import IDLE_S, Warm
 from pilot.limits import LOGS_MOST
+from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, LogSpan
 from pilot.scheduler.placement import Share
 from pilot.scheduler.resources import Resources
@@ -103,7 +104,7 @@ class World:
         #: Ended well, by task, before all ranks have been heard of one that failed before it.
         self.early: dict[int, Completion] = {}
         #: Outcome for the task that it was killed for: ``timeout``, ``cancelled``, ``interrupted``.
-        self.killed_for: dict[int, str] = {}
+        self.killed_for: dict[int, Outcome] = {}
         #: The task that a rank was in at its end, and since when.
         self.seen = (0, 0.0)
         #: What each rank had written in the task that it was in at its end: that task, and where.
@@ -221,7 +222,7 @@ class WorldRules:
         if world is None or world.stopping:
             return  # what it had goes with it
         for work in world.pipeline.take_back(begun, upto):
-            cancelled = bool(world.killed_for.pop(work.task, ""))
+            cancelled = world.killed_for.pop(work.task, None) is not None
             self._attempts.take_back(work, cancelled, now)
         if not world.pipeline:
             self._go_on(world, now)  # it had ended what it was in
@@ -390,7 +391,7 @@ class WorldRules:
         """How the task ended that the ranks of a world were in, which is gone; None: it did not."""
         node, exit_ = world.pinned[0].node, describe_exit(status)
         template = self._attempts.templates[work.template]
-        outcome = world.killed_for.get(work.task, "")
+        outcome = world.killed_for.get(work.task)
         failing = world.failing.get(work.task)
         if outcome:
             completion = killed(work, outcome, template, now, node, tail)

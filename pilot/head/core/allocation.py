@@ -17,8 +17,8 @@ Invariants
 from __future__ import annotations
 
 from pilot.head.core.events import Effects, Log
-from pilot.head.core.retry import ASSIGNED, READY, RUNNING
 from pilot.head.core.state import Pilot, Task
+from pilot.model.states import ASSIGNED, READY, RUNNING
 from pilot.scheduler.assignment import is_short
 
 

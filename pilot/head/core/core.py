@@ -57,9 +57,9 @@ from pilot.head.core.events import (
 )
 from pilot.head.core.lifecycle import Life, default_values
 from pilot.head.core.pilot_reports import Attempts
-from pilot.head.core.retry import CANCELLED, COMPLETED, FAILED, PENDING, READY
 from pilot.head.core.sessions import Sessions
 from pilot.head.core.state import Task
+from pilot.model.states import CANCELLED, COMPLETED, FAILED, PENDING, READY
 from pilot.model.tasks import TaskFailure
 from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.assignment import Pool, needed_s

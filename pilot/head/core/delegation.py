@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from pilot.head.core import allocation, dependencies
 from pilot.head.core.events import AttemptsEnded, Delegated, Effects, Learned, Log
 from pilot.head.core.lifecycle import Life
-from pilot.head.core.retry import ABORTED, COMPLETED, DELEGATED
 from pilot.head.core.sessions import Sessions
 from pilot.head.core.state import Task
 from pilot.model.ids import Ref, task_label
+from pilot.model.states import ABORTED, COMPLETED, DELEGATED
 from pilot.model.tasks import Children, Completion, TaskFailure, TaskOutcome
 from pilot.model.values import Value
 

@@ -14,17 +14,17 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from pilot.head.core import allocation
-from pilot.head.core.retry import ABORTED, CANCELLED, COMPLETED, DELEGATED, PENDING
 from pilot.head.core.state import Task
 from pilot.model.ids import Ref, task_label
+from pilot.model.states import ABORTED, CANCELLED, COMPLETED, DELEGATED, PENDING, FinalState
 from pilot.model.tasks import TaskFailure, TaskSpec
 from pilot.model.values import Value
 
 #: A task and its final state, with results or the reason, and whether its pilot knows of its end.
-Ending: TypeAlias = tuple[Task, str, tuple[Value, ...], TaskFailure | None, bool]
+Ending: TypeAlias = tuple[Task, FinalState, tuple[Value, ...], TaskFailure | None, bool]
 
 
 def link(task: Task, spec: TaskSpec, tasks: Mapping[int, Task]) -> None:
@@ -83,7 +83,7 @@ def abort(task: Task, failure: TaskFailure | None) -> list[Ending]:
         detail=failure.detail if failure else "",
     )
     cancels = task.template.on_failure == "cancel_successors"
-    after = CANCELLED if cancels else ABORTED
+    after: FinalState = CANCELLED if cancels else ABORTED
     return [(each, after, (), cause, False) for each in task.dependents or ()]
 
 
@@ -94,7 +94,7 @@ def inherit(
     ends: list[Ending] = []
     for parent, index, there in task.heirs or ():
         if values is None:
-            ends.append((parent, task.state, (), failure, True))
+            ends.append((parent, cast("FinalState", task.state), (), failure, True))
             continue
         parent.values[index] = values[there]
         parent.awaiting -= 1

@@ -21,9 +21,9 @@ from collections.abc import Mapping
 
 from pilot.head.core import allocation
 from pilot.head.core.events import Log
-from pilot.head.core.retry import PENDING, READY
 from pilot.head.core.sessions import Sessions
 from pilot.head.core.state import Pilot, Task, TaskClass
+from pilot.model.states import PENDING, READY
 from pilot.scheduler import assignment
 from pilot.scheduler.site_amounts import SiteAmounts
 

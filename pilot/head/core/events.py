@@ -13,6 +13,7 @@ import msgspec
 
 from pilot.head.core.state import Task
 from pilot.model.ids import Ref
+from pilot.model.states import EventKind, FinalState
 from pilot.model.tasks import (
     Completion,
     FileStamp,
@@ -174,8 +175,8 @@ Event: TypeAlias = (
 class Change(msgspec.Struct, array_like=True):
     """Things of one kind that came into a state together: so many events of the log."""
 
-    #: ``task``, ``session``, ``pilot`` or ``head``.
-    kind: str
+    #: Of `pilot.model.states.EVENT_STATES`, as the next one is.
+    kind: EventKind
     state: str
     #: 0: of no session.
     session: int
@@ -219,7 +220,7 @@ class Log:
                 return
         self.changes.append(Change("task", state, session, at, detail, [task, 1]))
 
-    def other(self, kind: str, state: str, session: int, at: float, detail: str = "") -> None:
+    def other(self, kind: EventKind, state: str, session: int, at: float, detail: str = "") -> None:
         """Something else has come into a state."""
         self.changes.append(Change(kind, state, session, at, detail, []))
 
@@ -237,7 +238,7 @@ class Ended(msgspec.Struct, frozen=True):
 
     task: int
     session: int
-    state: str
+    state: FinalState
     at: float
     values: tuple[Value, ...]
     failure: TaskFailure | None

@@ -19,10 +19,10 @@ from collections.abc import Mapping
 from pilot.head.core import allocation, dependencies
 from pilot.head.core.events import Effects, Ended, Log
 from pilot.head.core.memo_keys import marked
-from pilot.head.core.retry import CANCELLED, COMPLETED, FAILED, PENDING, READY, TIMED_OUT
 from pilot.head.core.sessions import Sessions
 from pilot.head.core.state import Task
 from pilot.model.ids import task_label
+from pilot.model.states import CANCELLED, COMPLETED, FAILED, PENDING, READY, TIMED_OUT, FinalState
 from pilot.model.tasks import TaskFailure, TaskOutcome, TaskSpec, Template
 from pilot.model.values import Value
 
@@ -99,7 +99,7 @@ class Life:
     def end(
         self,
         task: Task,
-        state: str,
+        state: FinalState,
         now: float,
         effects: Effects,
         values: tuple[Value, ...] = (),

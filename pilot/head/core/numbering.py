@@ -15,9 +15,9 @@ from typing import TypeAlias
 
 import msgspec
 
-from pilot.head.core.retry import DELEGATED
 from pilot.head.core.state import Task
 from pilot.model.ids import NUMBERS, Ref, session_of, task_id
+from pilot.model.states import DELEGATED
 from pilot.model.tasks import Children, Completion, TaskSpec
 
 #: So many numbers a client gets with its session, before it asks for more.

@@ -29,8 +29,9 @@ from pilot.head.core.events import (
     PilotLost,
 )
 from pilot.head.core.lifecycle import Life
-from pilot.head.core.retry import ASSIGNED, COMPLETED, DELEGATED, PENDING, verdict
+from pilot.head.core.retry import verdict
 from pilot.head.core.state import Pilot, Task
+from pilot.model.states import ASSIGNED, COMPLETED, DELEGATED, PENDING
 from pilot.model.tasks import Completion, TaskFailure
 from pilot.scheduler.site_amounts import SiteAmounts
 

@@ -6,24 +6,13 @@ crash; a task's own error costs a retry; a process that died costs a crash.
 
 from __future__ import annotations
 
+from pilot.model.states import COMPLETED, FAILED, TIMED_OUT, FinalState
 from pilot.model.tasks import Completion, Template
 
-#: States that a task does not leave.
-COMPLETED, FAILED, TIMED_OUT, CANCELLED, ABORTED = (
-    "COMPLETED",
-    "FAILED",
-    "TIMED_OUT",
-    "CANCELLED",
-    "ABORTED",
-)
-FINAL = frozenset((COMPLETED, FAILED, TIMED_OUT, CANCELLED, ABORTED))
-#: States on the way there.
-PENDING, READY, ASSIGNED, RUNNING = "PENDING", "READY", "ASSIGNED", "RUNNING"
-#: It has run; its results are to come from tasks that it has submitted.
-DELEGATED = "DELEGATED"
 
-
-def verdict(template: Template, completion: Completion, errors: int, crashes: int) -> str | None:
+def verdict(
+    template: Template, completion: Completion, errors: int, crashes: int
+) -> FinalState | None:
     """The final state that an attempt brings, or None where the task is to be tried again.
 
     Parameters

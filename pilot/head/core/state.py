@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from pilot.head.core.retry import PENDING
+from pilot.model.states import PENDING, TaskState
 from pilot.model.tasks import FileStamp, Template
 from pilot.model.values import Value
 from pilot.scheduler.resources import NodeShape
@@ -155,7 +155,7 @@ class Task:
         self.id = task
         self.template = template
         self.task_class = task_class
-        self.state = PENDING
+        self.state: TaskState = PENDING
         #: The tasks whose results it needs.
         self.inputs: tuple[tuple[int, int], ...] = ()
         #: How many of them are still to come.

@@ -14,7 +14,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from pilot.formatting import counted, duration, moment
-from pilot.head.core.retry import (
+from pilot.head.core.state import Task
+from pilot.head.explain.lookup import Known, Recorded
+from pilot.head.explain.ready import Readiness
+from pilot.head.explain.report import SHOWN, Cause, Facts, Finding, first_line
+from pilot.head.store.store import decode_failure, naming
+from pilot.model.ids import task_label
+from pilot.model.states import (
     ABORTED,
     ASSIGNED,
     COMPLETED,
@@ -24,12 +30,6 @@ from pilot.head.core.retry import (
     RUNNING,
     TIMED_OUT,
 )
-from pilot.head.core.state import Task
-from pilot.head.explain.lookup import Known, Recorded
-from pilot.head.explain.ready import Readiness
-from pilot.head.explain.report import SHOWN, Cause, Facts, Finding, first_line
-from pilot.head.store.store import decode_failure, naming
-from pilot.model.ids import task_label
 from pilot.scheduler.assignment import cores_of
 
 #: A task that a pilot has had for so long has not just been given to it, in seconds.

@@ -34,7 +34,6 @@ import msgspec
 
 from pilot import clock
 from pilot.errors import PilotError
-from pilot.head.core.retry import FINAL
 from pilot.head.explain.diagnose import Findings
 from pilot.head.explain.lookup import Known
 from pilot.head.explain.ready import Readiness
@@ -44,6 +43,7 @@ from pilot.head.explain.task import TaskAnswers
 from pilot.head.explain.view import View
 from pilot.head.explain.walk import Ways
 from pilot.model.ids import parse_task_label
+from pilot.model.states import FINAL
 
 #: More than the number of any session has.
 _DIGITS = 15

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pilot.head.core.retry import COMPLETED
 from pilot.head.explain.report import Facts
 from pilot.head.store.store import (
     decode_delegated,
@@ -21,6 +20,7 @@ from pilot.head.store.store import (
     naming,
 )
 from pilot.model.ids import Ref, task_label
+from pilot.model.states import COMPLETED
 from pilot.model.tasks import TaskFailure, Template
 from pilot.texts import printable
 

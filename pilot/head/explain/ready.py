@@ -14,11 +14,11 @@ from typing import Any
 import msgspec
 
 from pilot.formatting import counted, duration, moment
-from pilot.head.core.retry import READY
 from pilot.head.core.state import Pilot, Task, TaskClass
 from pilot.head.explain.report import SHOWN, Cause, Facts, Finding, first_line
 from pilot.head.outlook import QUEUED, PilotRow
 from pilot.model.ids import session_of
+from pilot.model.states import READY
 from pilot.scheduler import assignment
 from pilot.scheduler.amounts import amount_number, amount_text
 from pilot.scheduler.elasticity import (

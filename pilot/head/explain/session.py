@@ -14,7 +14,6 @@ from typing import Any
 
 from pilot.errors import PilotError
 from pilot.formatting import counted, moment
-from pilot.head.core.retry import DELEGATED, FAILED, PENDING, READY, RUNNING, TIMED_OUT
 from pilot.head.core.state import TaskClass
 from pilot.head.explain.diagnose import Findings
 from pilot.head.explain.lookup import Known
@@ -24,6 +23,7 @@ from pilot.head.explain.task import TaskAnswers
 from pilot.head.explain.walk import LOOK_TASKS, Ways
 from pilot.head.store import search
 from pilot.model.ids import task_label
+from pilot.model.states import DELEGATED, FAILED, PENDING, READY, RUNNING, TIMED_OUT
 
 #: Of a session, so many tasks that wait for others; they are looked for among so many tasks.
 LOOK_WAITING, LOOK_AMONG = 1000, 100_000

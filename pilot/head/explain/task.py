@@ -16,12 +16,12 @@ import msgspec
 
 from pilot.errors import PilotError
 from pilot.formatting import counted
-from pilot.head.core.retry import ABORTED, COMPLETED, DELEGATED, FINAL, PENDING, READY, RUNNING
 from pilot.head.explain.diagnose import Findings
 from pilot.head.explain.lookup import Known
 from pilot.head.explain.report import SHOWN, Cause, Facts, Finding, Told
 from pilot.head.explain.walk import LOOK_ROWS, Ways, way_to
 from pilot.model.ids import task_label
+from pilot.model.states import ABORTED, COMPLETED, DELEGATED, FINAL, PENDING, READY, RUNNING
 
 #: Of a long chain, so many tasks at each end are told.
 SHOWN_OF_CHAIN = 3

@@ -15,7 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import islice
 
-from pilot.head.core.retry import (
+from pilot.head.explain.lookup import Known, Recorded
+from pilot.head.explain.report import Facts
+from pilot.model.ids import Ref
+from pilot.model.states import (
     ABORTED,
     CANCELLED,
     COMPLETED,
@@ -25,9 +28,6 @@ from pilot.head.core.retry import (
     READY,
     TIMED_OUT,
 )
-from pilot.head.explain.lookup import Known, Recorded
-from pilot.head.explain.report import Facts
-from pilot.model.ids import Ref
 
 #: Of the tasks that one waits for, so many are looked at; so many rows where only those know.
 LOOK_TASKS, LOOK_ROWS = 10_000, 1000

@@ -21,24 +21,21 @@ from typing import Any, NamedTuple, TypeAlias
 
 from pilot.errors import PilotError
 from pilot.head.core.core import Core
-from pilot.head.core.retry import (
-    ABORTED,
+from pilot.head.core.state import Task
+from pilot.head.store.store import Store
+from pilot.model.states import (
     ASSIGNED,
-    CANCELLED,
     COMPLETED,
     DELEGATED,
-    FAILED,
     FINAL,
     PENDING,
     READY,
     RUNNING,
-    TIMED_OUT,
+    TASK_STATES,
 )
-from pilot.head.core.state import Task
-from pilot.head.store.store import Store
 
 LIVE = (PENDING, READY, ASSIGNED, RUNNING, DELEGATED)
-STATES = (*LIVE, COMPLETED, FAILED, TIMED_OUT, CANCELLED, ABORTED)
+STATES = TASK_STATES
 
 #: What tasks can be sorted by, and how the index has it.
 _VALUES = {

@@ -32,7 +32,6 @@ import msgspec
 
 from pilot.errors import DiskFullError, HeadError, PilotError, StorageError
 from pilot.head.core.events import Attempt, Change, Delegated, Ended, Restored
-from pilot.head.core.retry import FAILED
 from pilot.head.core.state import Task
 from pilot.head.machine import HERE, Machine
 from pilot.head.running import DatabaseLocked
@@ -40,6 +39,7 @@ from pilot.head.store.database_file import lock_holders
 from pilot.head.store.unfit import NOT_WRITTEN, LeftOut, put_apart
 from pilot.model.bounds import UNREADABLE
 from pilot.model.ids import NUMBERS, Ref, task_label
+from pilot.model.states import FAILED, FinalState, KnownState, SessionState
 from pilot.model.tasks import (
     Completion,
     Environment,
@@ -164,7 +164,7 @@ class SessionRow(NamedTuple):
     id: int
     name: str
     #: OPEN, STOPPED, CLOSING, CLOSED or PURGED.
-    state: str
+    state: SessionState
     paused: bool
     weight: float
     priority: int
@@ -340,7 +340,7 @@ class Batch:
             self.attempts.append(row)
             self.late.append((completion.attempt, completion.task))
 
-    def end_session(self, session: int, state: str, ended: float | None) -> None:
+    def end_session(self, session: int, state: SessionState, ended: float | None) -> None:
         """A session changes its state."""
         self.sessions.append({"id": session, "state": state, "ended": ended})
 
@@ -855,7 +855,7 @@ class Store:
         rows = self._read("tasks_of", {"id": session, "tasks": json.dumps(list(tasks))})
         return {row[0] for row in rows}
 
-    def states(self, tasks: Iterable[int]) -> dict[int, str]:
+    def states(self, tasks: Iterable[int]) -> dict[int, KnownState]:
         """The states of those of the tasks that exist."""
         return dict(self._read("states", (json.dumps(list(tasks)),)))
 
@@ -981,7 +981,7 @@ def _damaged(task: int, error: Exception) -> str:
     )
 
 
-def _outcome(task: int, state: str, result: bytes | None) -> TaskOutcome:
+def _outcome(task: int, state: FinalState, result: bytes | None) -> TaskOutcome:
     """How a task has ended; one whose row is damaged has failed for all who ask."""
     try:
         return TaskOutcome(task, state, *_decode_result(result or _NO_VALUES))

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from pilot.head.core.retry import COMPLETED, FAILED
+from pilot.model.states import COMPLETED, FAILED
 from pilot.model.tasks import TaskFailure, TaskOutcome, Template
 from pilot.texts import shortened
 

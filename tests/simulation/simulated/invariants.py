@@ -24,7 +24,8 @@ from typing import Any
 from pilot.agent.rules.rules import Rules
 from pilot.head.core.core import Core
 from pilot.head.core.events import Change
-from pilot.head.core.retry import (
+from pilot.model.ids import task_label
+from pilot.model.states import (
     ABORTED,
     ASSIGNED,
     CANCELLED,
@@ -35,7 +36,6 @@ from pilot.head.core.retry import (
     READY,
     RUNNING,
 )
-from pilot.model.ids import task_label
 
 #: Of a task that a head had given away which is no more.
 WAITING = "waiting"

@@ -12,19 +12,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import msgspec
 
 from pilot.head.core import events as ev
-from pilot.head.core.retry import (
-    ABORTED,
-    CANCELLED,
-    COMPLETED,
-    FAILED,
-    FINAL,
-    READY,
-    TIMED_OUT,
-)
 from pilot.head.core.state import Task
 from pilot.head.service import Service
 from pilot.head.store.store import Batch, Store
 from pilot.model.ids import Ref, session_of
+from pilot.model.states import ABORTED, CANCELLED, COMPLETED, FAILED, FINAL, READY, TIMED_OUT
 from pilot.model.tasks import Completion, TaskOutcome, Template
 from pilot.model.values import Value
 from pilot.scheduler.amounts import UNIT
