@@ -32,7 +32,7 @@ def now() -> float:
 
 
 def from_wall(moment: float) -> float:
-    """Convert a moment of the wall clock, such as the end of a job that Slurm tells, to this clock.
+    """Convert a moment of the wall clock, such as the end of a job, to this clock.
 
     Convert it when it is learnt, and once: later the wall clock may have jumped.
     """

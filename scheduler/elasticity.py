@@ -1,13 +1,13 @@
 """How many nodes to ask for, and which pilots to end: pure, with reasons.
 
 Demand is measured in node-seconds, not in task counts: what waits and runs, by class, times its
-mean time, against the pilots that there are and those that wait in Slurm's queue. A thousand tasks
+mean time, against the pilots that there are and those that wait in the queue. A thousand tasks
 of a millisecond need no second node; four tasks of an hour need all that the pool allows. Nodes
 that are there count for a task only where they are there for long enough: by the same
 `assignment.needed_s` that tasks are given out by.
 
 Invariants: never more nodes than the pool's `max_nodes`, never more than `max_queued` pilots in
-Slurm's queue; a pilot is ended only when it has been idle for the pool's idle time, or when it is
+the queue; a pilot is ended only when it has been idle for the pool's idle time, or when it is
 still queued and nothing is left to do. What pilots hold is worth no more nodes than there are.
 """
 

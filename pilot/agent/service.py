@@ -48,7 +48,7 @@ class Identity(NamedTuple):
 
     pilot: str
     job: str
-    #: Which life of the job: Slurm requeues under the same id.
+    #: Which life of the job: it may be requeued under the same id.
     life: int
     pool: str
 

@@ -228,10 +228,10 @@ class PilotHello(_Message):
 
     protocol: Number
     version: str
-    #: Name of the pilot: that of its Slurm job.
+    #: Name of the pilot: that of its job.
     pilot: str
     job: str
-    #: Which life of the job: Slurm requeues under the same id.
+    #: Which life of the job: it may be requeued under the same id.
     life: Number
     pool: str
     nodes: list[NodeInfo]

@@ -20,11 +20,10 @@ from pilot.scheduler.batch.base import (
     SubmitRefused,
     WhyEnded,
 )
-from pilot.scheduler.batch.choose import KINDS, find_kind, open_batch
+from pilot.scheduler.batch.choose import find_kind, open_batch
 from pilot.scheduler.batch.kind import Allocation, BatchKind, Keys, MpiWay
 
 __all__ = [
-    "KINDS",
     "Allocation",
     "BatchError",
     "BatchKind",

@@ -14,10 +14,8 @@ from typing import Any, Protocol
 from pilot.scheduler.batch.base import BatchSystem
 from pilot.scheduler.batch.kind import BatchKind
 
-#: Where the class of each is, from this package.
+#: Where the class of each is, from this package, by its name in a site file.
 _KINDS = {"local": ".local:Local", "slurm": ".slurm:Slurm"}
-#: The names that a site file can use without more.
-KINDS = tuple(_KINDS)
 
 
 class BatchChoice(Protocol):
@@ -39,7 +37,7 @@ def find_kind(name: str) -> BatchKind:
     Parameters
     ----------
     name
-        One of `KINDS`, or ``module:Class``, a subclass of `BatchKind` that Python can import.
+        One of `_KINDS`, or ``module:Class``, a subclass of `BatchKind` that Python can import.
 
     Raises
     ------
@@ -53,11 +51,11 @@ def find_kind(name: str) -> BatchKind:
     elif ":" not in name:
         from difflib import get_close_matches
 
-        close = get_close_matches(name, KINDS, 1)
+        close = get_close_matches(name, _KINDS, 1)
         raise ValueError(
             f"{name!r} is no batch system; "
             + (f"did you mean {close[0]!r}? " if close else "")
-            + f"Known: {', '.join(KINDS)}, and those of other modules, written as 'module:Class'"
+            + f"Known: {', '.join(_KINDS)}, and those of other modules, written as 'module:Class'"
         )
     else:
         try:
