@@ -30,7 +30,15 @@ from pilot.head.store.store import (
 )
 from pilot.model import session_retry as again
 from pilot.model.ids import parse_task_label, task_label
-from pilot.model.states import CLOSED_STATES, DELEGATED, EVENT_STATES, FINAL, READY, SESSION_STATES
+from pilot.model.states import (
+    CLOSED_STATES,
+    DELEGATED,
+    EVENT_STATES,
+    FINAL,
+    READY,
+    SESSION_STATES,
+    UNSUCCESSFUL,
+)
 from pilot.model.tasks import TaskSpec
 from pilot.scheduler.assignment import cores_of
 from pilot.texts import shortened
@@ -323,7 +331,7 @@ def _attempts(view: View, task: int) -> list[dict[str, Any]]:
 def retry(view: View, session: int, tasks: list[int] | None = None) -> dict[str, Any]:
     """What it takes to run failed tasks of a session again (all, where none is named)."""
     rows = view.store.rows(
-        "tasks_to_retry", {"session": session, "states": json.dumps(again.CAN_BE_NAMED)}
+        "tasks_to_retry", {"session": session, "states": json.dumps(UNSUCCESSFUL)}
     )
     for named in set(tasks or ()).difference(row["id"] for row in rows):
         if not view.store.rows("show_task", {"task": named}):
@@ -333,7 +341,7 @@ def retry(view: View, session: int, tasks: list[int] | None = None) -> dict[str,
     ended = [
         again.Ended(
             row["state"],
-            row["parent"],
+            tuple(json.loads(row["ancestors"])),
             TaskSpec(
                 row["id"],
                 row["template"],

@@ -7,27 +7,23 @@ task that runs again too, it is now that of the new one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from pilot.errors import PilotError
 from pilot.model.ids import task_label
-from pilot.model.states import ABORTED, CANCELLED, FAILED, TIMED_OUT, FinalState
+from pilot.model.states import ABORTED, FAILURES, FinalState
 from pilot.model.tasks import TaskSpec
-
-#: How tasks end that run again with all of their session, and where they are named.
-RETRIED = (FAILED, TIMED_OUT, ABORTED)
-CAN_BE_NAMED = (*RETRIED, CANCELLED)
 
 
 class Ended(NamedTuple):
     """A task of the session that has not completed."""
 
     state: FinalState
-    #: The task that submitted it; 0: a client.
-    parent: int
+    #: The task that submitted it, the one that submitted that, and so on; 0: a client.
+    ancestors: tuple[int, ...]
     spec: TaskSpec
     #: The task that has taken its place since; 0: none.
     again: int = 0
@@ -41,8 +37,9 @@ def chosen(ended: Sequence[Ended], wanted: Iterable[int] | None) -> list[TaskSpe
     ended
         The tasks that could, in the order in which they were submitted.
     wanted
-        Ids; None: all but those that were cancelled. Tasks that were aborted for want of one of
-        them come along, and children of a task that runs again do not: it submits them anew.
+        Ids; None: all but those that were cancelled. Tasks that were aborted for want of them come
+        along, as soon as they lack nothing else. Children of a task that runs again do not: it
+        submits them anew.
 
     Raises
     ------
@@ -50,9 +47,12 @@ def chosen(ended: Sequence[Ended], wanted: Iterable[int] | None) -> list[TaskSpe
         One of them has not failed.
     """
     by_id = {task.spec.id: task for task in ended}
-    ended = [task for task in ended if not task.again]
+    # What ran again has submitted its children anew.
+    by_whom = {task.spec.id: _replaced(task, by_id) for task in ended}
+    ended = [task for task in ended if not by_whom[task.spec.id]]
+    is_all = wanted is None
     if wanted is None:
-        wanted = [task.spec.id for task in ended if task.state in RETRIED]
+        wanted = [task.spec.id for task in ended if task.state in FAILURES]
     taken = dict.fromkeys(wanted)
     for number in taken:
         if number not in by_id:
@@ -60,26 +60,42 @@ def chosen(ended: Sequence[Ended], wanted: Iterable[int] | None) -> list[TaskSpe
                 f"task {task_label(number)} has not failed; `pilot task list --failed` shows those "
                 "that have"
             )
-        if again := by_id[number].again:
-            raise PilotError(f"task {task_label(number)} ran again already, as {task_label(again)}")
+        if replaced := by_whom[number]:
+            what = (
+                "" if replaced == number else f"is a child of task {task_label(replaced)}, which "
+            )
+            again = task_label(by_id[replaced].again)
+            raise PilotError(f"task {task_label(number)} {what}ran again already, as {again}")
     for task in ended:
-        if task.state == ABORTED and any(source in taken for source, _ in task.spec.inputs):
+        sources = {_latest(source, by_id) for source, _ in task.spec.inputs}
+        lacks = by_id.keys() & sources
+        if task.state == ABORTED and lacks <= taken.keys() and (lacks or is_all):
             taken[task.spec.id] = None
     return [
-        task.spec
+        _with_latest(task.spec, by_id)
         for task in ended
-        if task.spec.id in taken and not _has_ancestor(task, by_id, taken)
+        if task.spec.id in taken and not taken.keys() & task.ancestors
     ]
 
 
-def _has_ancestor(task: Ended, by_id: dict[int, Ended], taken: dict[int, None]) -> bool:
-    """Tell whether one that runs again submitted the task, itself or by its children."""
-    parent = task.parent
-    while parent in by_id:
-        if parent in taken:
-            return True
-        parent = by_id[parent].parent
-    return False
+def _replaced(task: Ended, by_id: Mapping[int, Ended]) -> int:
+    """Return which of a task and those above it has run again; 0: none."""
+    for number in (task.spec.id, *task.ancestors):
+        if number in by_id and by_id[number].again:
+            return number
+    return 0
+
+
+def _with_latest(spec: TaskSpec, by_id: Mapping[int, Ended]) -> TaskSpec:
+    """Return a task with the results of those that have taken the places of its inputs since."""
+    inputs = tuple((_latest(source, by_id), index) for source, index in spec.inputs)
+    return msgspec.structs.replace(spec, inputs=inputs)
+
+
+def _latest(number: int, by_id: Mapping[int, Ended]) -> int:
+    while number in by_id and by_id[number].again:
+        number = by_id[number].again
+    return number
 
 
 def renumbered(specs: Sequence[TaskSpec], ids: Sequence[int]) -> list[TaskSpec]:

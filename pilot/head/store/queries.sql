@@ -218,7 +218,7 @@ FROM pilots WHERE NOT :alive OR ended IS NULL ORDER BY created DESC LIMIT :limit
 
 -- name: list_sessions
 -- Tasks whose places others have taken, by a retry, do not count.
-WITH retried AS MATERIALIZED (SELECT retry_of AS id FROM tasks WHERE retry_of IS NOT NULL)
+WITH retried AS MATERIALIZED (SELECT id FROM replaced)
 SELECT s.id, s.name, s.state, s.paused, s.weight, s.priority, s.created, s.ended,
        (SELECT count(*) FROM tasks t
         WHERE t.session = s.id AND t.id NOT IN retried) AS tasks,
@@ -268,8 +268,12 @@ WHERE t.session = :session AND t.state IN ('FAILED', 'TIMED_OUT')
 ORDER BY t.id LIMIT :limit;
 
 -- name: tasks_to_retry
-SELECT id, state, template, parent, payload, inputs, digest,
-       coalesce((SELECT max(id) FROM tasks again WHERE again.retry_of = t.id), 0) AS again
+SELECT id, state, template, payload, inputs, digest,
+       coalesce((SELECT max(id) FROM tasks again WHERE again.retry_of = t.id), 0) AS again,
+       (WITH RECURSIVE above (id) AS (
+            SELECT t.parent
+            UNION ALL SELECT p.parent FROM above JOIN tasks p ON p.id = above.id WHERE p.parent > 0
+        ) SELECT json_group_array(id) FROM above) AS ancestors
 FROM tasks t
 WHERE session = :session AND state IN (SELECT value FROM json_each(:states)) ORDER BY id;
 

@@ -67,6 +67,15 @@ CREATE INDEX tasks_listed ON tasks (session, state, id, template, created, ended
 CREATE INDEX tasks_by_memo ON tasks (memo) WHERE memo IS NOT NULL;
 CREATE INDEX tasks_retried ON tasks (retry_of) WHERE retry_of IS NOT NULL;
 CREATE UNIQUE INDEX tasks_detached ON tasks (parent, ordinal) WHERE ordinal > 0;
+CREATE INDEX tasks_children ON tasks (parent) WHERE parent > 0;
+-- Whose places others have taken by a retry: what ran again, and what it had submitted, which it has
+-- submitted anew.
+CREATE VIEW replaced AS
+WITH RECURSIVE replaced (id) AS (
+    SELECT retry_of FROM tasks WHERE retry_of IS NOT NULL
+    UNION SELECT t.id FROM replaced r JOIN tasks t ON t.parent = r.id WHERE t.parent > 0
+)
+SELECT id FROM replaced;
 
 -- Everything that has come into another state, in order. A row holds what one transaction has of
 -- one session (0: of none): the events `first`, `first` + 1, … as `pilot.head.core.events.Change`s.

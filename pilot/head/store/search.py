@@ -265,7 +265,7 @@ def _conditions(what: Wanted) -> tuple[str, dict[str, object]]:
             arguments[bound] = when
             conditions.append(f"t.{column} {comparison} :{bound}")
     if what.current:
-        conditions.append("t.id NOT IN (SELECT retry_of FROM tasks WHERE retry_of IS NOT NULL)")
+        conditions.append("t.id NOT IN (SELECT id FROM replaced)")
     return " AND ".join(conditions), arguments
 
 

@@ -56,7 +56,7 @@ from pilot.wire.messages import OpenSession
 
 log = logging.getLogger("pilot.head")
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 #: Tells tools such as `file` that this is a database of Pilot ("Pilt").
 APPLICATION_ID = 0x50696C74
 
