@@ -655,6 +655,8 @@ class Agent:
             cores_of_node=self._pool.shape.cores,
             hosts={s.node: HostCores(s.cores, s.indexed) for s in action.shares},
         )
+        if any(share.indexed for share in action.shares):
+            log.info("world %d has %s", action.world, ", ".join(map(str, action.shares)))
         path = self._site.logs / self._pilot / f"world-{action.world}.out"
         try:
             make_private(path.parent, self._site.directory)

@@ -103,6 +103,21 @@ def test_a_command_finds_its_indices_in_its_environment(session: pilot.Session) 
     assert "PILOT_RESOURCE" not in session.submit(none).result(DEADLINE_S).stdout
 
 
+def test_each_rank_has_indices_of_its_own(session: pilot.Session) -> None:
+    pytest.importorskip("mpi4py")
+
+    @pilot.mpi(ranks=2, resources={"fpga": 1, "licence": 1})
+    def indices() -> list[tuple[str, tuple[str, ...]]]:
+        from mpi4py import MPI
+
+        mine = os.environ["PILOT_RESOURCE_FPGA"], pilot.context().indices["fpga"]
+        gathered: list[tuple[str, tuple[str, ...]]] = MPI.COMM_WORLD.allgather(mine)
+        return gathered
+
+    told = session.submit(indices).result(DEADLINE_S)
+    assert told == [("a", ("a",)), ("b", ("b",))]
+
+
 def test_an_executor_that_is_used_again_has_what_the_next_task_needs(
     session: pilot.Session,
 ) -> None:

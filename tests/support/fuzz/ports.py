@@ -18,6 +18,7 @@ import msgspec
 from pilot.client.connection import Connection
 from pilot.interpreter import pilot_command
 from pilot.model.tasks import Environment, SessionInfo
+from pilot.scheduler.resources import NodeShape
 from pilot.site import Site
 from pilot.version import __version__
 from pilot.wire import messages as m
@@ -276,7 +277,8 @@ class Agent:
         self._executors: dict[int, bytes] = {}
         self._numbers = 100
         endpoint = msgspec.json.encode(self._server.endpoints).decode()
-        command = pilot_command("node", str(site.directory), "fuzz", "n", endpoint, "2", "0", "0")
+        shape = msgspec.json.encode(NodeShape(2)).decode()
+        command = pilot_command("node", str(site.directory), "fuzz", "n", endpoint, shape)
         with (site.logs / "node.err").open("wb") as errors:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=errors)
 
