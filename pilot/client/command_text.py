@@ -26,6 +26,8 @@ RAW = "raw"
 SHELL = "/bin/sh"
 #: Linux takes no longer argument, whatever the limit of all together.
 _LONGEST_BYTES = 32 * os.sysconf("SC_PAGE_SIZE") - 1
+#: Of texts, and numbers, up to this nobody has to look how long they are.
+_SHORT, _LOW = 4096, 1 << 60
 #: Widths and precisions above this are slips of the pen, which fill the memory.
 _WIDEST = 1000
 #: Begins each argument with a value. So none is empty, and none is the ``:`` by which the launchers
@@ -180,8 +182,20 @@ class CommandText:
         CommandError
             One is missing, or cannot.
         """
+        names = self._takes_words
+        if names is not None and all(n in kwargs and _is_word(kwargs[n]) for n in names):
+            return
         for _ in self._filled(args, kwargs):
             pass
+
+    @functools.cached_property
+    def _takes_words(self) -> tuple[str, ...] | None:
+        """The fields, where one word can stand in each of them as it is; None: not in all."""
+        if any(field.spec or field.conversion for field in self.fields):
+            return None
+        if any(isinstance(place, Refusal) for place in self._places):
+            return None
+        return tuple(field.name for field in self.fields)
 
     def argv(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
         """Return the words that run it with these values.
@@ -400,6 +414,13 @@ def _typed(filled: _Filled) -> str:
     return re.sub(special, r"\\\1", " ".join(filled.words))
 
 
+def _is_word(value: object) -> bool:
+    """Whether a value is surely one that a command can get; of most that is seen at a glance."""
+    if type(value) is str:
+        return len(value) <= _SHORT and value.isascii() and VALUE not in value
+    return type(value) is float or (type(value) is int and -_LOW <= value <= _LOW)
+
+
 def _check_width(spec: str) -> None:
     for number in re.findall(r"[0-9]+", spec):
         if len(number) > 9 or int(number) > _WIDEST:
@@ -410,5 +431,7 @@ def _shortly(value: object) -> str:
     """A value in a message: at most some hundred characters."""
     if not isinstance(value, (str, int, float)):
         return f"a {type(value).__name__}"
+    if isinstance(value, int) and abs(value) > _LOW:
+        return "a number of very many digits"  # which Python may not even write
     shown = repr(value[:100] if isinstance(value, str) else value)
     return shown if len(shown) <= 110 else f"{shown[:100]}…"

@@ -142,15 +142,17 @@ class _Makers:
         self.is_command = plan.command is not None or (
             target is not None and target.command is not None
         )
-        #: What has no references is the same for all, and made once; by name or position.
-        self._fixed = {
-            key: self._argument(value)
+        #: The arguments by name or position, and of those that are the same for all, since they
+        #: have no references, the value, which is made once.
+        self._arguments = [
+            (key, value, None if any(texts_in(value)) else self._argument(value))
             for key, value in (*plan.kwargs.items(), *enumerate(plan.args))
-            if not any(texts_in(value))
-        }
+        ]
         self._options: dict[str, Options] = {}
         self._same_options = not any(list(texts_in(option.value)) for option in plan.options)
         self._commands: dict[str, ShellCommand] = {}
+        command = plan.command
+        self._same_command = command is not None and not any(texts_in([command.cwd, command.env]))
 
     def nodes(self, rows: Sequence[Mapping[str, Any]] | None, outer: Scope) -> Iterator[Node]:
         """One for each row, or the only one."""
@@ -165,12 +167,14 @@ class _Makers:
 
     def node(self, index: int | None, values: Mapping[str, Any], scope: Scope) -> Node:
         options = self.options(scope)
-        given = {
-            key: self._fixed[key] if key in self._fixed else self._argument(value_of(value, scope))
-            for key, value in (*self.plan.kwargs.items(), *enumerate(self.plan.args))
-        }
-        take_values(sum(size for _, size in given.values()), scope, self.plan.path)
-        kwargs = {name: given[name][0] for name in self.plan.kwargs}
+        given: dict[str | int, Any] = {}
+        sizes = 0
+        for key, value, made in self._arguments:
+            given[key], size = made or self._argument(value_of(value, scope))
+            sizes += size
+        if sizes:
+            take_values(sizes, scope, self.plan.path)
+        kwargs = {name: given[name] for name in self.plan.kwargs}
         function, kind = self.function(options, kwargs, scope)
         if isinstance(function, ShellCommand) and not any(results_in(kwargs)):
             try:
@@ -184,7 +188,7 @@ class _Makers:
             function=function,
             kind=kind,
             options=options,
-            args=tuple(given[number][0] for number in range(len(self.plan.args))),
+            args=tuple(given[number] for number in range(len(self.plan.args))),
             kwargs=kwargs,
             needs=tuple(r for text in self.plan.needs for r in self._needed(text, scope)),
         )
@@ -237,6 +241,8 @@ class _Makers:
         return self.target.function, kind
 
     def _command(self, plan: CommandPlan, scope: Scope) -> ShellCommand:
+        if self._same_command and self._commands:
+            return next(iter(self._commands.values()))
         before = scope.without_results("a value that must be known before the command starts")
         cwd, env = value_of(plan.cwd, before), value_of(plan.env, before)
         key = repr((cwd, env))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from pilot.client.command import ShellCommand
 from pilot.workflow.graph import Graph, Node
@@ -46,7 +45,7 @@ def _paths(node: Node, kind: str) -> Iterator[tuple[str, str]]:
         for name in command.inputs if kind == "inputs" else command.outputs:
             value = node.kwargs[name]
             if isinstance(value, (str, int, float)):
-                yield name, os.path.normpath(Path(command.cwd or ".") / str(value))
+                yield name, os.path.normpath(os.path.join(command.cwd or ".", str(value)))  # noqa: PTH118 - quick
 
 
 def _before(graph: Graph) -> Mapping[str, set[str]]:

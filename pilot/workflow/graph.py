@@ -93,11 +93,17 @@ class Graph:
         return sum(len(group.nodes) for group in self.groups)
 
 
+#: Most of what is in arguments; seen at once, before what it could be besides is looked at.
+_SCALARS = (str, int, float)
+
+
 def results_in(value: Any) -> Iterator[Result]:
     """Every `Result` in lists, tuples and mappings, at any depth."""
+    if isinstance(value, _SCALARS):
+        return
     if isinstance(value, Result):
         yield value
-    elif isinstance(value, Mapping):
+    elif isinstance(value, (dict, Mapping)):
         for item in value.values():
             yield from results_in(item)
     elif isinstance(value, (list, tuple)):
@@ -107,9 +113,11 @@ def results_in(value: Any) -> Iterator[Result]:
 
 def replace_results(value: Any, replace: Callable[[Result], Any]) -> Any:
     """The same value with something else in the place of every `Result`."""
+    if isinstance(value, _SCALARS):
+        return value
     if isinstance(value, Result):
         return replace(value)
-    if isinstance(value, Mapping):
+    if isinstance(value, (dict, Mapping)):
         return {key: replace_results(item, replace) for key, item in value.items()}
     if isinstance(value, list):
         return [replace_results(item, replace) for item in value]

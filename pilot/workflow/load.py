@@ -5,7 +5,9 @@ Loading needs no site and no session; it imports the modules that the tasks name
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import gc
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,12 +109,25 @@ def load_workflow(path: str | Path, parameters: Mapping[str, Any] | None = None)
     # What is right in itself is looked at further, whatever else is wrong.
     plans = without_circles(plans, file.line_of, problems)
     plans = plans.without(name for name in file.value.tasks if problems.are_at(TASKS, name))
-    graph = expand(
-        plans, targets, name=name, line_of=file.line_of, problems=problems, allowance=allowance
-    )
-    check_files(graph, problems)
+    with _no_collecting():
+        graph = expand(
+            plans, targets, name=name, line_of=file.line_of, problems=problems, allowance=allowance
+        )
+        check_files(graph, problems)
     problems.raise_if_any()
     return Workflow(name, path.absolute(), values, sys_path, graph)
+
+
+@contextlib.contextmanager
+def _no_collecting() -> Iterator[None]:
+    """Make very many objects that stay, without a search for garbage among them again and again."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _lists(

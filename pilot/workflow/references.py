@@ -6,6 +6,7 @@ item of a foreach anew. A result has no value yet: a `Result` stands for it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -46,7 +47,7 @@ class Text:
         """The references in it."""
         return tuple(piece for piece in self.pieces if isinstance(piece, Reference))
 
-    @property
+    @functools.cached_property
     def alone(self) -> Reference | None:
         """The reference that the text is, if it is nothing else."""
         only = self.pieces[0] if len(self.pieces) == 1 else None
@@ -183,6 +184,8 @@ def value_of(value: Compiled, scope: Scope) -> Any:
     """
     if isinstance(value, Text):
         return _text_value(value, scope)
+    if isinstance(value, str):
+        return value
     if isinstance(value, dict):
         return {key: value_of(item, scope) for key, item in value.items()}
     if isinstance(value, list):
@@ -198,11 +201,11 @@ def look_up(reference: Reference, scope: Scope, path: YamlPath) -> Any:
     Wrong
         It leads to nothing.
     """
-    steps = list(reference.steps)
+    steps = reference.steps
     value: Any
     if reference.name == TASKS:
         value = _task(reference, scope, path)
-        del steps[0]
+        steps = steps[1:]
     elif reference.name in scope.variables:
         value = scope.variables[reference.name]
     else:
@@ -280,6 +283,9 @@ class _Items:
     many: bool
     part: int | str | None = None
 
+    def of_part(self, part: int | str) -> _Items:
+        return _Items(self.outline, self.indices, self.many, part)
+
     def results(self) -> Result | list[Result]:
         if self.many and isinstance(self.indices, range):
             return self.outline.all_results(self.part)
@@ -330,7 +336,7 @@ def _item(items: _Items, number: int, reference: Reference, path: YamlPath) -> _
             f"there is no item {number} in ${{{reference}}}: {items.outline.name} has {count}, "
             "counted from 0",
         )
-    return replace(items, indices=(items.indices[number],), many=False)
+    return _Items(items.outline, (items.indices[number],), many=False, part=items.part)
 
 
 def _part(items: _Items, key: Any, reference: Reference, path: YamlPath) -> _Items:
@@ -345,16 +351,16 @@ def _part(items: _Items, key: Any, reference: Reference, path: YamlPath) -> _Ite
                 f"the command {outline.name!r} has no output {key!r}; "
                 f"{suggestion(str(key), outline.attributes)}",
             )
-        return replace(items, part=key)
+        return items.of_part(key)
     if key in outline.result_names:
-        return replace(items, part=outline.result_names.index(key))
+        return items.of_part(outline.result_names.index(key))
     count = outline.result_count
     if isinstance(key, int) and not isinstance(key, bool) and count > 1:
         if not -count <= key < count:
             raise Wrong(
                 path, f"there is no result {key} of {outline.name!r}: it has {count}, from 0"
             )
-        return replace(items, part=key % count)
+        return items.of_part(key % count)
     if outline.result_names:
         told = suggestion(str(key), outline.result_names)
     elif isinstance(key, str):

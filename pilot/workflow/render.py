@@ -44,7 +44,7 @@ def graph_data(graph: Graph) -> dict[str, Any]:
                 "variables": None if group.variables is None else list(group.variables),
                 "after": list(group.after),
                 "count": len(group.nodes),
-                "items": [_node_data(node) for node in group.nodes],
+                "items": _group_data(group),
             }
             for group in graph.groups
         ],
@@ -52,14 +52,23 @@ def graph_data(graph: Graph) -> dict[str, Any]:
     }
 
 
-def _node_data(node: Node) -> dict[str, Any]:
+def _group_data(group: TaskGroup) -> list[dict[str, Any]]:
+    """The items; what they share is made once."""
+    known: dict[int, tuple[dict[str, Any], str | None]] = {}
+    for options in {id(node.options): node.options for node in group.nodes}.values():
+        told = {n: v for n, v in _options(options) if (n, v) != ("name", group.name)}
+        known[id(options)] = told, _resources(options)
+    return [_node_data(node, *known[id(node.options)]) for node in group.nodes]
+
+
+def _node_data(node: Node, options: dict[str, Any], resources: str | None) -> dict[str, Any]:
     data: dict[str, Any] = {
         "label": node.label,
         "index": node.index,
         "kind": node.kind,
         "values": _plain(node.values),
-        "options": {n: v for n, v in _options(node.options) if (n, v) != ("name", node.task)},
-        "resources": _resources(node.options),
+        "options": options,
+        "resources": resources,
         "args": _plain(list(node.args)),
         "with": {key: _plain(value) for key, value in node.kwargs.items() if key[0] != "_"},
         "dependencies": list(node.dependencies),
@@ -76,7 +85,7 @@ def _group_lines(group: TaskGroup) -> Iterator[str]:
     about = []
     if group.nodes:
         first = group.nodes[0].options
-        same = all(node.options == first for node in group.nodes)
+        same = all(node.options is first or node.options == first for node in group.nodes)
         about = [_resources(first) or "resources by the arguments"]
         about += [f"{name} {value}" for name, value in _options(first) if name not in _RESOURCES]
         if not same:

@@ -21,7 +21,7 @@ from pilot.cli.calls import read_calls
 from pilot.cli.common import asking
 from pilot.cli.events import _line
 from pilot.cli.head import check_batch
-from pilot.cli.output import CELL_MOST, last_words, note, print_fields, print_table, say
+from pilot.cli.output import CELL_MOST, json_text, last_words, note, print_fields, print_table, say
 from pilot.cli.result import plain
 from pilot.cli.session import print_sessions
 from pilot.client.arguments import spilled
@@ -265,3 +265,19 @@ def test_functions_of_python_tasks_are_not_read(tmp_path: Path) -> None:
     ask = calls(b"", ((1,), {}), kind="python")
     data = {**ask("calls", ["1.1"]), "functions": [b"no pickle"]}
     assert read_calls(lambda *_, **__: data, tmp_path, ["1.1"])["1.1"].arguments == "1"
+
+
+@settings(deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=10,
+    )
+)
+def test_json_is_as_python_writes_it(data: Any) -> None:
+    assert json_text(data, indent=2) == json.dumps(data, indent=2, ensure_ascii=False)
+
+
+def test_json_of_what_utf_8_cannot_carry_is_escaped() -> None:
+    assert json_text({"a": ["\udce9"]}, indent=2) == json.dumps({"a": ["\udce9"]}, indent=2)

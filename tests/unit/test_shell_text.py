@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -394,3 +394,39 @@ def test_nothing_is_too_deep_or_too_long() -> None:
 def test_braces_of_a_program_in_quotes_are_told_how_to_be_written() -> None:
     with pytest.raises(CommandError, match=r"written \{\{ or \}\}"):
         pilot.shell("awk '{print}' {a}")
+
+
+VALUES = (
+    st.text()
+    | st.text("ab \0\udce9é", max_size=5)
+    | st.integers()
+    | st.floats()
+    | st.booleans()
+    | st.none()
+    | st.lists(st.text("ab\0", max_size=2), max_size=2)
+    | st.sampled_from(["a" * 5000, "a" * 200_000, 10**5000])
+)
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(
+        ["echo {x} {y}", "echo a{x} {y}", "echo {x:d} {y}", "echo {x!r}", "echo '{x}'"]
+    ),
+    st.dictionaries(st.sampled_from("xy"), VALUES),
+)
+def test_values_that_are_seen_at_a_glance_are_those_that_can_be_given(
+    text: str, values: dict[str, object]
+) -> None:
+    command = CommandText(text)
+
+    def told(check: Callable[[], object]) -> str:
+        try:
+            check()
+        except CommandError as error:
+            return str(error)
+        return ""
+
+    assert told(lambda: command.check_values((), values)) == told(
+        lambda: list(command._filled((), values))
+    )

@@ -6,9 +6,13 @@ import os
 import re
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import msgspec
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pilot.scheduler.amounts import UNIT
 from pilot.scheduler.resources import NodeShape, Supply, node_shape
@@ -408,3 +412,56 @@ def test_keys_with_escape_sequences_are_told_as_they_are_written() -> None:
     with pytest.raises(yamlfile.YamlError) as raised:
         yamlfile.load('"\\e]0;owned\\a\\n": 3', dict[str, str], name="f.yaml")
     assert str(raised.value).isprintable() and r"\x1b]0;owned" in str(raised.value)
+
+
+# --- large files ---------------------------------------------------------------------------------
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Cn", "Zl", "Zp"])),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abc", min_size=1), inner),
+    max_leaves=20,
+)
+
+
+@given(PLAIN, st.sampled_from([None, True, False]))
+def test_large_files_are_read_as_small_ones(data: Any, flow: bool | None) -> None:
+    text = yaml.dump({"data": data, "again": [1, {"a": "b"}]}, default_flow_style=flow)
+    known, quick = yaml.compose(text, yamlfile._Loader), _quick(text)
+    assert _tree(quick) == _tree(known)
+    assert _read(text, quick=True) == _read(text, quick=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: [1\n", "a: 1\n a: 2\n", "\ta: 1\n", "a: &b [*b]", "a: *b", "[" * 20_000, "? [a]: b"],
+)
+def test_what_is_wrong_in_large_files_is_told_as_in_small_ones(text: str) -> None:
+    assert _read(text, quick=True) == _read(text, quick=False)
+
+
+def _quick(text: str) -> yaml.Node:
+    with mock.patch.object(yamlfile, "_LARGE", 0):
+        node = yamlfile._quick_node(text)
+    assert node is not None
+    return node
+
+
+def _read(text: str, *, quick: bool) -> Any:
+    with mock.patch.object(yamlfile, "_LARGE", 0 if quick else 1 << 30):
+        try:
+            return repr(yamlfile._parse(text, "file", SiteFileError)[1])
+        except SiteFileError as error:
+            return str(error)
+
+
+def _tree(node: yaml.Node) -> Any:
+    """What a node is, with its line, and all that is in it."""
+    inside = node.value
+    if isinstance(inside, list):
+        pairs = isinstance(node, yaml.MappingNode)
+        inside = [(_tree(n[0]), _tree(n[1])) if pairs else _tree(n) for n in inside]
+    return node.tag, node.start_mark.line, inside
