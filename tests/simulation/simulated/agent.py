@@ -56,6 +56,9 @@ class Agent:
         self.link: Link | None = None
         self.head: Head | None = None
         self._connects = itertools.count(1)
+        #: It stands still until then, and has not taken in this.
+        self._frozen_until = 0.0
+        self._unheard: list[Any] = []
         self.executors: dict[int, Executor] = {}
         self.worlds: dict[int, World] = {}
         self.running: dict[int, RunningTask] = {}
@@ -66,6 +69,7 @@ class Agent:
                 lambda position=position, node=node: self._add_node(node, position),
             )
         cluster.agents[self.name] = self
+        self._ticked = self.clock.now
         self._tick()
 
     def _add_node(self, node: str, position: int) -> None:
@@ -96,9 +100,32 @@ class Agent:
             self.service.greet()
 
     def _hear(self, message: Any) -> None:
-        if self.is_alive:
+        if self.clock.now < self._frozen_until:
+            self._unheard.append(message)
+        elif self.is_alive:
             self.service.take(message, self.clock.now)
             self.step()
+
+    def has(self, task: int) -> bool:
+        """Tell whether a task is here, or will be when what has come is taken in."""
+        return task in self.rules.held or any(
+            item.task == task
+            for message in self._unheard
+            if isinstance(message, m.Assign)
+            for item in message.work
+        )
+
+    def freeze(self, seconds: float) -> None:
+        """Stand still; the processes that it has go on."""
+        self._frozen_until = self.clock.now + seconds
+
+    def _wake_up(self, now: float) -> None:
+        slept_s = now - self._ticked
+        if slept_s > 5.0:
+            self.service.slept(slept_s, now)
+        unheard, self._unheard = self._unheard, []
+        for message in unheard:
+            self._hear(message)
 
     # --- its loop
 
@@ -106,6 +133,11 @@ class Agent:
         if not self.is_alive:
             return
         now = self.clock.now
+        if now < self._frozen_until:
+            self.clock.at(self._frozen_until, self._tick)
+            return
+        self._wake_up(now)
+        self._ticked = now
         self.rules.tick(now)
         self._look_for_head()
         self.service.tick(now)

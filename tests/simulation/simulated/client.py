@@ -171,6 +171,10 @@ class Client:
         """Cancel tasks, or all of a session."""
         self._request(lambda r: m.Cancel(r, session, tasks), lambda _: None)
 
+    def command(self, name: str, **arguments: object) -> None:
+        """Tell the head to do something to itself: this head alone."""
+        self._send(m.Command(0, name, arguments))
+
     def control(self, session: int, verb: str) -> None:
         """Change a session."""
 

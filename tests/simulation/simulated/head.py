@@ -50,6 +50,8 @@ class Head:
         self._threads: list[Thread] = []
         #: When the next turn comes.
         self._next = math.inf
+        #: It stands still until then.
+        self.frozen_until = 0.0
         self._commit_s = self.rng.choice((0.0, 0.005, 0.05, 0.5))
         self._batch_s = self.rng.choice((0.05, 0.5, 3.0))
         self.server = Server(self.clock, self.rng, self.wake, self._says)
@@ -111,6 +113,9 @@ class Head:
         assert service is not None
         self._next = math.inf
         now = self.clock.now
+        if now < self.frozen_until:
+            self._turn_at(self.frozen_until)
+            return
         if service.turn(now):
             service.tick(now)
             if service.is_over(now):

@@ -124,11 +124,13 @@ class Replay:
         if new in ("JOINED", "QUEUED", "RUNNING", "ENDED"):
             # As a job it is there longer than as a pilot that has joined.
             assert name not in self.pilots or new == "QUEUED", f"pilot {name}: {new}"
-            assert name not in self.ended, f"pilot {name}: {new} after its end"
+            # One that was given up and lives after all joins again.
+            assert name not in self.ended or new == "JOINED", f"pilot {name}: {new} after its end"
         else:
             assert name in self.pilots, f"pilot {name}: {new}"
         if new == "JOINED":
             self.pilots.add(name)
+            self.ended.discard(name)
         elif new == "LEFT":
             self.pilots.remove(name)
         elif new == "ENDED":

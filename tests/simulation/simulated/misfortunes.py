@@ -36,6 +36,10 @@ class Misfortunes:
             self._watch_others,
             self._cancel,
             self._pause,
+            self._stop_head,
+            self._stop_head_and_pilots,
+            self._freeze_head,
+            self._of_agent(self._freeze),
             self._executor_dies,
             self._of_agent(self._lose_node),
             self._of_agent(self._cut_off),
@@ -73,6 +77,22 @@ class Misfortunes:
     def _kill_head(self) -> None:
         if self.cluster.head is not None:
             self.cluster.head.die()
+
+    def _stop_head(self) -> None:
+        """Have somebody stop the head, and leave the pilots."""
+        self.cluster.a_client().command("stop", leave_pilots=True)
+
+    def _stop_head_and_pilots(self) -> None:
+        self.cluster.a_client().command("stop")
+
+    def _freeze_head(self) -> None:
+        """Let its machine be suspended, or so busy that it seems so."""
+        if self.cluster.head is not None:
+            self.cluster.head.frozen_until = self._for_a_while(200.0)
+
+    def _freeze(self, agent: Agent) -> None:
+        """Let a job be suspended for a while."""
+        agent.freeze(self.rng.choice((1.0, 20.0, 100.0)) * self.rng.random())
 
     def _fill_disk(self) -> None:
         self._full_until = self._for_a_while(20.0)

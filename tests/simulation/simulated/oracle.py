@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import msgspec
 
 from pilot.head.core import events as ev
+from pilot.head.core.lifecycle import default_values
 from pilot.head.core.state import Task
 from pilot.head.service import Service
-from pilot.head.store.store import Batch, Store
+from pilot.head.store.store import Batch, Store, decode_result
 from pilot.model.ids import Ref, session_of
 from pilot.model.states import ABORTED, CANCELLED, COMPLETED, FAILED, FINAL, READY, TIMED_OUT
 from pilot.model.tasks import Completion, TaskOutcome, Template
@@ -66,6 +67,7 @@ class Row(msgspec.Struct):
     """A task as the database has it."""
 
     state: str
+    values: tuple[Value, ...]
     errors: int
     crashes: int
     owed: dict[int, Ref] | None
@@ -161,6 +163,9 @@ class Oracle:
     def _is_assigned(self, name: str, task: Task) -> None:
         core = self._service._core
         assert task.id not in self._ended and not self.durable.get(task.id), "it has ended"
+        for agent in self.cluster.agents.values():
+            if agent.name not in core.pilots and agent.has(task.id):
+                self.cut_off.add(task.id)  # it did not find this head in time
         for source, _ in task.inputs:
             if source in core.tasks:
                 self.seen["sent early"] += 1
@@ -259,10 +264,12 @@ class Oracle:
 
     def rows(self) -> dict[int, Row]:
         """Return all tasks."""
-        read = "SELECT id, state, errors, crashes, delegated FROM tasks"
+        read = "SELECT id, state, result, errors, crashes, delegated FROM tasks"
         return {
-            task: Row(state, errors, crashes, _owed(owed)[1] if owed else None)
-            for task, state, errors, crashes, owed in self.cluster.disk.read(read)
+            task: Row(
+                state, decode_result(result)[0], errors, crashes, _owed(owed)[1] if owed else None
+            )
+            for task, state, result, errors, crashes, owed in self.cluster.disk.read(read)
         }
 
     @_strict
@@ -312,7 +319,9 @@ class Oracle:
         assert not shell.assignments._sessions and not shell.assignments._payloads
         assert shell.assignments._payload_bytes == 0
         assert not shell.running, shell.running
-        assert not shell.peers.members and not shell.peers._blocks, shell.peers.members
+        # A client that connects anew may tell of numbers in sessions that have ended.
+        for members in shell.peers.members.values():
+            assert members <= shell.peers.clients, members
         assert not shell.numbers._blocks and not shell.recall._bases
         assert not shell.commits.trouble, shell.commits.trouble
         for peer in shell.peers.pilots.values():
@@ -327,17 +336,26 @@ class Oracle:
 
     def _check_task(self, task: int, template: Template, row: Row, rows: dict[int, Row]) -> None:
         assert row.state in FINAL, f"{task:#x} is {row.state}"
+        if row.state == COMPLETED:
+            self._check_values(task, template, row, rows)
         if row.owed:
-            heir = row.owed[0][0]
-            passed = COMPLETED if self._is_ignored(heir, rows[heir]) else rows[heir].state
-            assert row.state in (passed, CANCELLED), (row.state, rows[heir].state)
+            heirs = {child for child, _ in row.owed.values()}
+            passed = {
+                COMPLETED if self._is_ignored(heir, rows[heir]) else rows[heir].state
+                for heir in heirs
+            }
+            expected = passed - {COMPLETED} or passed
+            assert row.state in expected or row.state == CANCELLED, (row.state, passed)
+            return
+        if self.cluster.tasks.specs[task][1].values:
+            assert row.state in (COMPLETED, CANCELLED, ABORTED)
             return
         outcomes = Counter(outcome for _, _, outcome in self.reports[task])
         # What is counted has happened, and a task is given up at its limits, not before.
         assert row.errors <= min(outcomes["error"], template.retries + 1), (task, outcomes)
         assert row.crashes <= min(outcomes["crash"], template.max_crashes + 1), (task, outcomes)
         if row.state == COMPLETED:
-            assert outcomes["ok"] and self.runs_of[task]
+            assert (outcomes["ok"] and self.runs_of[task]) or template.cache
         elif row.state == FAILED:
             assert row.errors > template.retries or row.crashes > template.max_crashes
         elif row.state == TIMED_OUT:
@@ -348,6 +366,21 @@ class Oracle:
         else:
             assert row.state != READY and self._may_be_cancelled(task, rows), f"{task:#x}"
 
+    def _check_values(self, task: int, template: Template, row: Row, rows: dict[int, Row]) -> None:
+        """Each value is from who owns it, or from one that was the same."""
+        assert len(row.values) == template.returns
+        for index, value in enumerate(row.values):
+            if row.owed and index in row.owed:
+                child, there = row.owed[index]
+                expected = rows[child].values
+                if rows[child].state != COMPLETED:
+                    expected = default_values(self.cluster.tasks.specs[child][0])
+                assert value == expected[there], f"{task:#x} has {value}, its child {expected}"
+                continue
+            origin = int(value.payload.partition(b".")[0], 16)
+            # What was found again may have been made by a child of who was the same.
+            assert origin == task or template.cache, f"{task:#x} has a value of {origin:#x}"
+
     def _is_ignored(self, heir: int, row: Row) -> bool:
         """Whether a child that failed gave its parent a default."""
         template, _ = self.cluster.tasks.specs[heir]
@@ -356,6 +389,15 @@ class Oracle:
     def _may_be_cancelled(self, task: int, rows: dict[int, Row]) -> bool:
         """Whether it was cancelled itself, or anything that it hangs on was."""
         tasks = self.cluster.tasks
+        #: Sessions and groups of which one failed, and took all others with it.
+        ended = set()
+        for number, row in rows.items():
+            its, _ = tasks.specs[number]
+            if row.state in (FAILED, TIMED_OUT):
+                if its.on_failure == "stop_session":
+                    ended.add((its.session, ""))
+                elif its.group_fails_together:
+                    ended.add((its.session, its.group))
         seen, todo = set(), [task]
         while todo:
             number = todo.pop()
@@ -365,6 +407,8 @@ class Oracle:
             if number in tasks.cancelled:
                 return True
             template, spec = tasks.specs[number]
+            if (template.session, "") in ended or (template.session, template.group) in ended:
+                return True
             if number != task and template.on_failure == "cancel_successors":
                 return True
             todo.extend(source for source, _ in spec.inputs)

@@ -119,9 +119,18 @@ class Executor(Process):
             return
         self.current = None
         self.agent.ended(work.task)
-        done = completion(work, outcome, started, self.clock.now)
+        done = completion(
+            work,
+            self.tasks.values(work.task, self.tasks.specs[work.task][0]),
+            outcome,
+            started,
+            self.clock.now,
+        )
         if outcome == "ok":
-            done = msgspec.structs.replace(done, children=self.tasks.children(work))
+            children = self.tasks.children(work)
+            owed = children.delegated if children is not None else {}
+            values = tuple(Value(0, b"") if n in owed else v for n, v in enumerate(done.values))
+            done = msgspec.structs.replace(done, children=children, values=values)
         rules, now = self.agent.rules, self.clock.now
         if self.rng.random() < 0.2:
             # Its result is large: it is reported when the segment is sealed.
@@ -201,7 +210,13 @@ class World(Process):
         if outcome == "crash":
             self.die(9)
             return
-        done = completion(work, outcome, started, self.clock.now)
+        done = completion(
+            work,
+            self.tasks.values(work.task, self.tasks.specs[work.task][0]),
+            outcome,
+            started,
+            self.clock.now,
+        )
         if outcome == "ok":
             # The first rank tells it a little later, maybe when the next task runs already.
             self.clock.after(
@@ -242,11 +257,13 @@ class World(Process):
         self._say(exited)
 
 
-def completion(work: Work, outcome: str, started: float, ended: float) -> Completion:
+def completion(
+    work: Work, values: tuple[Value, ...], outcome: str, started: float, ended: float
+) -> Completion:
     failure = None
     if outcome == "error":
         failure = TaskFailure("ValueError", "as told", bases=("ValueError", "Exception"))
-    values = (Value(0),) if outcome == "ok" else ()
+    values = values if outcome == "ok" else ()
     return Completion(
         work.task, work.attempt, outcome, values, failure, started=started, ended=ended
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pilot.model.ids import Ref, session_of
 from pilot.model.tasks import Children, TaskSpec, Template
+from pilot.model.values import Value
 from pilot.scheduler.amounts import UNIT
 from pilot.scheduler.resources import Resources, needs
 from pilot.wire.messages import Work
@@ -51,6 +52,8 @@ class Tasks:
         self.error_rate = self.rng.choice((0.0, 0.1, 0.4))
         self.crash_rate = self.rng.choice((0.0, 0.05, 0.2))
         self.children_rate = self.rng.choice((0.0, 0.15))
+        self._cache_rate = self.rng.choice((0.0, 0.0, 0.3))
+        self._stop_rate = self.rng.choice((0.0, 0.0, 0.05))
         self._mean_s = self.rng.choice((0.001, 0.05, 1.0, 5.0))
         #: How likely a task never ends in a pilot where some do not.
         self.hang_rate = self.rng.choice((0.0, 0.05, 0.5))
@@ -84,11 +87,12 @@ class Tasks:
             template = rng.choice([*templates, *new])
             # Children may need their elder siblings, and what their parent needed.
             sources = [spec.id for spec in specs] + [item.task for item in work.inputs]
-            chosen = rng.sample(sources, min(len(sources), rng.choice((0, 0, 1))))
-            specs.append(TaskSpec(number, template.id, b"x", tuple((one, 0) for one in chosen)))
+            refs = self._refs(sources, rng.choice((0, 0, 1)))
+            specs.append(TaskSpec(number, template.id, b"x", refs))
         delegated: dict[int, Ref] = {}
-        if rng.random() < 0.6:
-            delegated[0] = (rng.choice(specs).id, 0)
+        for index in range(parent.returns):
+            if rng.random() < 0.6:
+                delegated[index] = (rng.choice(specs).id, 0)
         made = tuple({one.template: self.templates[one.template] for one in specs}.values())
         functions = tuple(self.cluster.function(one) for one in made)
         return Children(functions, made, tuple(specs), delegated)
@@ -107,6 +111,7 @@ class Tasks:
         """Return a new template."""
         rng = self.rng
         kind, need = rng.choice(NEEDS)
+        group, returns = rng.choice(("", "", "", "a")), rng.choice((1, 1, 1, 2))
         number = next(self._templates)
         template = self.templates[number] = Template(
             id=number,
@@ -119,9 +124,32 @@ class Tasks:
             retries=rng.choice((0, 1, 3)),
             max_crashes=rng.choice((0, 3)),
             priority=rng.choice((0, 0, 5)),
-            on_failure=rng.choice(("fail", "fail", "ignore", "cancel_successors")),
+            on_failure="stop_session"
+            if rng.random() < self._stop_rate
+            else rng.choice(("fail", "fail", "ignore", "cancel_successors")),
+            default=b"default",
+            returns=returns,
+            group=group,
+            group_fails_together=bool(group) and rng.random() < 0.4,
+            cache=b"%d.%d" % (rng.choice((1, 2)), returns)
+            if rng.random() < self._cache_rate
+            else b"",
         )
         return template
+
+    def values(self, task: int, template: Template) -> tuple[Value, ...]:
+        """Return values that tell where they come from."""
+        texts = [b"%x.%d" % (task, index) for index in range(template.returns)]
+        return tuple(Value(len(text), text) for text in texts)
+
+    def made_by(self, work: Work) -> tuple[Value, ...]:
+        """Return what an attempt returns that goes well."""
+        return self.values(work.task, self.specs[work.task][0])
+
+    def _refs(self, sources: list[int], count: int) -> tuple[Ref, ...]:
+        chosen = self.rng.sample(sources, min(len(sources), count))
+        returns = [self.specs[one][0].returns if one in self.specs else 1 for one in chosen]
+        return tuple((one, self.rng.randrange(n)) for one, n in zip(chosen, returns, strict=True))
 
     def know(self, session: int) -> None:
         """Have templates for a session."""
@@ -143,12 +171,13 @@ class Tasks:
         for task in given:
             assert task not in self.specs, f"{task:#x} was given twice"
             template = alike or rng.choice(templates)
-            chosen: list[int] = []
+            refs: tuple[Ref, ...] = ()
             if alike is None:
                 known = [one for one, (its, _) in self.specs.items() if its.session == session]
-                sources = known[-10:]
-                chosen = rng.sample(sources, min(len(sources), rng.choice((0, 0, 1, 2))))
-            spec = TaskSpec(task, template.id, b"x", tuple((one, 0) for one in chosen))
+                refs = self._refs(known[-10:], rng.choice((0, 0, 1, 2)))
+            values = self.values(task, template) if rng.random() < 0.03 else ()
+            refs = () if values else refs
+            spec = TaskSpec(task, template.id, b"%d" % rng.randrange(5), refs, values)
             self.specs[task] = (template, spec)
             self.by_client[task] = client
             specs.append(spec)
