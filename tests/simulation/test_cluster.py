@@ -64,6 +64,7 @@ def test_what_may_go_wrong_is_reached() -> None:
         "lost: it was silent",
         "lost: its job has ended: node_failure",
         "lost: its job was preempted and waits again",
+        "detached",
         "lost: told to",
         "CancelWork",
         "EndPilot",

@@ -14,6 +14,7 @@ from pilot.scheduler.batch import JobRequest
 from pilot.scheduler.resources import NodeShape
 from pilot.wire import messages as m
 from pilot.wire.messages import RunningTask
+from simulated.client import Client
 from simulated.invariants import check_rules
 from simulated.network import Link
 from simulated.processes import Executor, World
@@ -59,6 +60,7 @@ class Agent:
         #: It stands still until then, and has not taken in this.
         self._frozen_until = 0.0
         self._unheard: list[Any] = []
+        self._asker: Client | None = None
         self.executors: dict[int, Executor] = {}
         self.worlds: dict[int, World] = {}
         self.running: dict[int, RunningTask] = {}
@@ -159,6 +161,13 @@ class Agent:
         elif 0.0 < (wait_s := self.service.wait_s(now)) < TICK_S:
             self.clock.after(wait_s, self.step)
 
+    @property
+    def asker(self) -> Client:
+        """The connection by which tasks here ask the head to take children on."""
+        if self._asker is None:
+            self._asker = Client(self.cluster, f"{self.name}.{self.life}")
+        return self._asker
+
     def ended(self, task: int) -> None:
         """Note that an attempt does not run any more."""
         self.running.pop(task, None)
@@ -205,6 +214,8 @@ class Agent:
 
     def _end(self) -> None:
         self.is_alive = False
+        if self._asker is not None:
+            self._asker.die()
         if self.cluster.agents.get(self.name) is self:
             del self.cluster.agents[self.name]
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pilot.client.numbers import Numbers
+from pilot.model.ids import session_of
 from pilot.model.tasks import Environment, Function, TaskSpec, Template
 from pilot.version import __version__
 from pilot.wire import messages as m
@@ -160,6 +161,18 @@ class Client:
         number = next(self._sequence)
         functions = [Function(one.function, b"code") for one in new]
         self._say(number, m.Submit(number, session, functions, new, tasks))
+
+    def detach(
+        self,
+        parent: int,
+        templates: list[Template],
+        tasks: list[TaskSpec],
+        reply: Callable[[m.Reply], None],
+    ) -> None:
+        """Submit children of a task that begin at once, as an executor does."""
+        functions = [Function(one.function, b"code") for one in templates]
+        session = session_of(parent)
+        self._request(lambda r: m.Detach(r, session, parent, functions, templates, tasks), reply)
 
     def watch(self, tasks: list[int]) -> None:
         """Wait for others' tasks, too."""

@@ -11,7 +11,7 @@ import msgspec
 
 from pilot.model.tasks import Completion, TaskFailure
 from pilot.model.values import Value
-from pilot.wire.messages import RunningTask, Work
+from pilot.wire.messages import Reply, RunningTask, Work
 
 if TYPE_CHECKING:
     from simulated.agent import Agent
@@ -99,11 +99,28 @@ class Executor(Process):
         self.current = work
         started = self.clock.now
         self.cluster.oracle.runs(self.agent, work)
+        self._ask(work)
         self.agent.running[work.task] = RunningTask(work.task, work.attempt, self.node, started)
         if self._may_hang() and self.rng.random() < self.tasks.hang_rate:
             self.hangs = True
             return
         self.clock.after(self.tasks.duration(), lambda: self._end(work, started))
+
+    def _ask(self, work: Work) -> None:
+        """Have children of a task begin at once; it waits for the answer before it ends."""
+        self._waits = self._is_late = self._is_refused = False
+        if not (specs := self.tasks.detached(work)):
+            return
+        self._waits = True
+        templates = [self.tasks.templates[spec.template] for spec in specs]
+
+        def answer(message: Reply) -> None:
+            if self.is_alive and self.current is work:
+                self._waits, self._is_refused = False, bool(message.error)
+                if self._is_late:
+                    self._end(work, self.clock.now)
+
+        self.agent.asker.detach(work.task, templates, specs, answer)
 
     def _may_hang(self) -> bool:
         """Only a task that has nothing behind it in its executor, and will have nothing."""
@@ -113,7 +130,10 @@ class Executor(Process):
     def _end(self, work: Work, started: float) -> None:
         if not self.is_alive or self.current is not work:
             return
-        outcome = self.tasks.outcome(work)
+        if self._waits:
+            self._is_late = True
+            return
+        outcome = "error" if self._is_refused else self.tasks.outcome(work)
         if outcome == "crash":
             self.die(-9)
             return

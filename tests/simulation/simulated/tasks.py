@@ -52,6 +52,9 @@ class Tasks:
         self.error_rate = self.rng.choice((0.0, 0.1, 0.4))
         self.crash_rate = self.rng.choice((0.0, 0.05, 0.2))
         self.children_rate = self.rng.choice((0.0, 0.15))
+        self._detach_rate = self.rng.choice((0.0, 0.1))
+        #: By parent.
+        self._detached: dict[int, list[TaskSpec]] = {}
         self._cache_rate = self.rng.choice((0.0, 0.0, 0.3))
         self._stop_rate = self.rng.choice((0.0, 0.0, 0.05))
         self._mean_s = self.rng.choice((0.001, 0.05, 1.0, 5.0))
@@ -96,6 +99,27 @@ class Tasks:
         made = tuple({one.template: self.templates[one.template] for one in specs}.values())
         functions = tuple(self.cluster.function(one) for one in made)
         return Children(functions, made, tuple(specs), delegated)
+
+    def detached(self, work: Work) -> list[TaskSpec]:
+        """Return the children that a task has begin at once: in each attempt the same."""
+        if work.task not in self._detached:
+            specs: list[TaskSpec] = []
+            template = self.specs[work.task][0]
+            if self.rng.random() < self._detach_rate and len(self.specs) < MANY:
+                refs = tuple((item.task, item.index) for item in work.inputs)
+                for ordinal in range(1, self.rng.choice((1, 2)) + 1):
+                    child = self.rng.choice(self.of_session[template.session])
+                    chosen = refs if self.rng.random() < 0.5 else ()
+                    specs.append(TaskSpec(ordinal, child.id, b"d", chosen, ordinal=ordinal))
+            self._detached[work.task] = specs
+        return self._detached[work.task]
+
+    def born(self, parent: int, specs: list[TaskSpec]) -> None:
+        """Note detached children that a head takes on, if that is committed."""
+        for spec in specs:
+            if spec.id not in self.specs:
+                self.specs[spec.id] = (self.templates[spec.template], spec)
+                self.parents[spec.id] = parent
 
     def named(self, parent: int, children: Children) -> None:
         """Note children that have got their numbers: they come to be if that is committed."""
