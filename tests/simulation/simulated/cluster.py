@@ -12,7 +12,7 @@ from unittest.mock import patch
 import msgspec
 
 from pilot.head import assignments, outcome_cache, telling
-from pilot.head.core.retry import READY
+from pilot.model.states import READY
 from pilot.model.tasks import Function, Template
 from pilot.site import Site
 from pilot.site_configs.schema import HeadConfig, SiteConfig, pool_type, site_type
