@@ -2,17 +2,12 @@
 
 This is the public API, and nothing else; see ``docs/`` for how to use it.
 
-What only clients need is imported when it is first asked for: each process of a pilot imports this
-package too, and a pilot's first result waits for that.
+All but the errors is imported when it is first asked for: the command line and each process of a
+pilot import this package too, and who types a command or has a first task waits for that.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from pilot.client.command import CommandResult, shell
-
-# Never later: to import a module sets its name in this package, which these two are to have.
-from pilot.client.context import context
-from pilot.client.task import OptionError, Task, mpi, task
 from pilot.errors import (
     AuthenticationError,
     BatchError,
@@ -36,20 +31,30 @@ from pilot.errors import (
 from pilot.version import __version__
 
 if TYPE_CHECKING:
+    from pilot.client.command import CommandResult, shell
+    from pilot.client.context import context
     from pilot.client.events import Event
     from pilot.client.future import Future
     from pilot.client.gathering import gather
     from pilot.client.query_client import sessions
     from pilot.client.session import Session, current_session
+    from pilot.client.task import OptionError, Task, mpi, task
 else:
     #: Where each of the names is that are imported late.
     _LATE = {
+        "CommandResult": "pilot.client.command",
         "Event": "pilot.client.events",
         "Future": "pilot.client.future",
+        "OptionError": "pilot.client.task",
         "Session": "pilot.client.session",
+        "Task": "pilot.client.task",
+        "context": "pilot.client.context",
         "current_session": "pilot.client.session",
         "gather": "pilot.client.gathering",
+        "mpi": "pilot.client.task",
         "sessions": "pilot.client.query_client",
+        "shell": "pilot.client.command",
+        "task": "pilot.client.task",
     }
 
     def __getattr__(name: str) -> Any:

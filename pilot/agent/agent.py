@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import zmq
 
 from pilot import clock
 from pilot.agent.mpi_choice import MpiChoice
@@ -53,6 +52,7 @@ from pilot.wire import messages as m
 from pilot.wire.channel import Client, Server
 from pilot.wire.discovery import HeadAddress, read_address
 from pilot.wire.keys import load_keys
+from pilot.wire.polling import Poller, poller_of
 from pilot.worker.mpi_rank import VARIABLE, HostCores, WorldConfig, why_no_mpi
 from pilot.worker.node import ForkedNode
 
@@ -205,13 +205,11 @@ class Agent:
                 break
         self._close()
 
-    def _poller(self, wake: socket.socket) -> zmq.Poller:
-        poller = zmq.Poller()
-        self._server.register(poller)
-        poller.register(wake, zmq.POLLIN)
+    def _poller(self, wake: socket.socket) -> Poller:
+        sources = [*self._server.sources, wake.fileno()]
         if self._client.source is not None:
-            poller.register(self._client.source, zmq.POLLIN)
-        return poller
+            sources.append(self._client.source)
+        return poller_of(*sources)
 
     def _listen_to_signals(self) -> socket.socket:
         reader, writer = socket.socketpair()

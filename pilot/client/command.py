@@ -15,13 +15,15 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from pilot.client.command_text import command_text
 from pilot.client.task import COMMAND, OptionError, Task
 from pilot.data.patience import is_there
 from pilot.errors import CommandError, CommandFailed, PilotError
 from pilot.pickled import pickled_name, public
+
+if TYPE_CHECKING:
+    from pilot.client.command_text import CommandText
 
 #: So much of a command's output is part of its result, from the end.
 OUTPUT_BYTES = 64 * 1024
@@ -89,7 +91,7 @@ class ShellCommand:
         """
         if not isinstance(self.command, str):
             return self._filled_words(kwargs)
-        return command_text(self.command).argv(args, kwargs)
+        return _text_of(self.command).argv(args, kwargs)
 
     def _filled_words(self, kwargs: Mapping[str, Any]) -> list[str]:
         if not self.filled:
@@ -111,10 +113,10 @@ class ShellCommand:
             It is not so.
         """
         if isinstance(self.command, str):
-            command_text(self.command).check()
+            _text_of(self.command).check()
         for text in (self.stdin, self.stdout, self.stderr):
             if text is not None:
-                command_text(text)
+                _text_of(text)
         for what, texts in (("cwd", [self.cwd or ""]), ("env", [*self.env, *self.env.values()])):
             if any("\0" in text for text in texts):
                 raise CommandError(f"{what} has a NUL character", str(self.command))
@@ -159,7 +161,7 @@ class ShellCommand:
             One is missing, or cannot.
         """
         if isinstance(self.command, str):
-            command_text(self.command).check_values((), kwargs)
+            _text_of(self.command).check_values((), kwargs)
 
     def line(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """Return the command as one would type it.
@@ -171,7 +173,7 @@ class ShellCommand:
         """
         if not isinstance(self.command, str):
             return shlex.join(self._filled_words(kwargs))
-        return command_text(self.command).line(args, kwargs)
+        return _text_of(self.command).line(args, kwargs)
 
     def path(
         self, text: str | None, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -183,7 +185,7 @@ class ShellCommand:
         CommandError
             A parameter is missing.
         """
-        return None if text is None else command_text(text).plain(args, kwargs)
+        return None if text is None else _text_of(text).plain(args, kwargs)
 
     def check_inputs(self, kwargs: Mapping[str, Any]) -> None:
         """See that the input files are there.
@@ -278,11 +280,18 @@ class ShellCommand:
         return CommandResult(line, status, output, self.collect_outputs(kwargs))
 
 
+def _text_of(text: str) -> CommandText:
+    # Late: it takes as long to import as all the rest of a task, and few processes have commands.
+    from pilot.client.command_text import command_text
+
+    return command_text(text)
+
+
 @functools.lru_cache(maxsize=512)
 def _parameters_of(command: str | tuple[str, ...], *more: str | None) -> frozenset[str]:
     texts = [command, *more] if isinstance(command, str) else [*more]
     return frozenset(
-        name for text in texts if text is not None for name in command_text(text).parameters()
+        name for text in texts if text is not None for name in _text_of(text).parameters()
     )
 
 

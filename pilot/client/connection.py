@@ -33,7 +33,6 @@ from itertools import chain
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
-import zmq
 
 from pilot import clock
 from pilot.client.callbacks import Callbacks, CalledBack
@@ -57,6 +56,7 @@ from pilot.wire import messages as m
 from pilot.wire.channel import Client, Unreadable
 from pilot.wire.discovery import HeadAddress, read_address
 from pilot.wire.keys import load_keys
+from pilot.wire.polling import poller_of
 
 #: How long a greeting may stay without an answer.
 GREETING_S = 20.0
@@ -426,7 +426,7 @@ class Connection:
 
     def _serve(self, client: Client[Any]) -> None:
         self._client = client
-        self._poll = self._poller(client)
+        self._poll = poller_of(client.source, self._wake)
         self._heard = time.monotonic()
         while not self._turn():
             pass
@@ -459,7 +459,7 @@ class Connection:
             self._tell_of_life(client)
         if not stopping and now - self._heard > WATCH_S and (client.is_lost or self._lost()):
             self._connect(client)
-            self._poll = self._poller(client)
+            self._poll = poller_of(client.source, self._wake)
             self._heard = time.monotonic()
         return stopping
 
@@ -500,12 +500,6 @@ class Connection:
             known = {spec.id for submit in self._unaccepted() for spec in submit.tasks}
             known.update(spec.id for _, submission in self._unsent() for spec in submission.tasks)
             return [task for task in self._awaited if task not in known]
-
-    def _poller(self, client: Client[Any]) -> zmq.Poller:
-        poller = zmq.Poller()
-        poller.register(client.source, zmq.POLLIN)
-        poller.register(self._wake, zmq.POLLIN)
-        return poller
 
     def _lost(self) -> bool:
         """Whether another head is there, or this one is dead."""

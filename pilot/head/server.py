@@ -23,8 +23,6 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-import zmq
-
 from pilot import clock
 from pilot.data.patience import patiently
 from pilot.head.connections import PilotPeer
@@ -47,6 +45,7 @@ from pilot.wire.discovery import (
     write_address,
 )
 from pilot.wire.keys import load_keys
+from pilot.wire.polling import poller_of
 
 log = logging.getLogger("pilot.head")
 
@@ -167,9 +166,7 @@ class Head:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: service.stop("told by a signal", end_pilots=False))
         patiently(self._announce)
-        poller = zmq.Poller()
-        self._server.register(poller)
-        poller.register(self._wake, zmq.POLLIN)
+        poller = poller_of(*self._server.sources, self._wake)
         while True:
             for source, _ in poller.poll(int(TICK_S * 1000)):
                 if source == self._wake:

@@ -8,10 +8,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
-import zmq
 
 from pilot.errors import AuthenticationError, EncodingError, SiteError
 from pilot.limits import FRAME_BYTES
@@ -21,8 +20,11 @@ from pilot.wire import messages as m
 from pilot.wire.endpoints import LOCAL, Endpoints, boot_id, socket_path
 from pilot.wire.keys import Keys
 from pilot.wire.socket_files import remove_dead
-from pilot.wire.tcp import Dealer, Router
 from pilot.wire.unix import Line, Listener
+
+if TYPE_CHECKING:
+    # Late: who speaks with its own machine only does without ZeroMQ, and starts faster.
+    from pilot.wire.tcp import Dealer, Router
 
 M = TypeVar("M")
 
@@ -178,6 +180,8 @@ class Server(Generic[M]):
         self._remote: Router | None = None
         remote = ""
         if address is not None:
+            from pilot.wire.tcp import Router
+
             told, bound = addresses.resolve(address)
             try:
                 self._remote = Router(keys, bound, port, unsent_bytes)
@@ -198,10 +202,10 @@ class Server(Generic[M]):
     def _ways(self) -> tuple[Listener | Router, ...]:
         return (self._local,) if self._remote is None else (self._local, self._remote)
 
-    def register(self, poller: zmq.Poller) -> None:
-        """Have a poller wake when there is something to `receive`."""
-        for way in self._ways:
-            poller.register(way.source, zmq.POLLIN)
+    @property
+    def sources(self) -> tuple[Any, ...]:
+        """For a poller: can be read when there is something to `receive`."""
+        return tuple(way.source for way in self._ways)
 
     def receive(self) -> list[tuple[bytes, M]]:
         """What has arrived, with who sent it; more may be left, so that others have their turn."""
@@ -328,6 +332,8 @@ class Client(Generic[M]):
         if endpoint.startswith(LOCAL):
             self._way = Line(endpoint.removeprefix(LOCAL), name, self._keys.client_secret)
         else:
+            from pilot.wire.tcp import Dealer
+
             self._way = Dealer(endpoint, name, self._keys)
 
     @property

@@ -18,7 +18,6 @@ import tempfile
 from pathlib import Path
 
 import msgspec
-import zmq
 
 from pilot.data.patience import patient
 from pilot.errors import SiteError
@@ -94,6 +93,8 @@ def _are_there(directory: Path) -> bool:
 
 
 def _write_key(path: Path) -> None:
+    import zmq  # late: keys are made once for a site
+
     public, secret = zmq.curve_keypair()
     text = _CERTIFICATE.format(public=public.decode(), secret=secret.decode())
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

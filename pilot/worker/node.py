@@ -17,6 +17,7 @@ import errno
 import logging
 import mmap
 import os
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -24,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import zmq
 
 from pilot import clock
 from pilot.model.tasks import LogSpan
@@ -35,6 +35,7 @@ from pilot.wire import messages as m
 from pilot.wire.channel import REBIND_S, Client
 from pilot.wire.endpoints import LOCAL
 from pilot.wire.keys import load_keys
+from pilot.wire.polling import poller_of
 from pilot.worker.executor import ExecutorConfig
 from pilot.worker.executor import main as executor_main
 from pilot.worker.forking import Forked, ForkServer, Served
@@ -119,7 +120,7 @@ class NodeWorker:
         #: Ranks of MPI worlds on this node, by the descriptor that tells their end; and whether
         #: they lead a process group, as they do under most launchers.
         self._ranks: dict[int, tuple[m.WatchRank, bool, mmap.mmap | None]] = {}
-        self._poller = zmq.Poller()
+        self._poller = poller_of()
         self._ending = False
         self._client: Client[Any] = Client(
             load_keys(self._site.keys), f"node:{node}".encode(), m.ToNode
@@ -131,8 +132,7 @@ class NodeWorker:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._client.connect(self._agent, REBIND_S)
         self._client.send(m.NodeHello(self._node, self._shape, os.getpid()))
-        self._poller.register(self._client.source, zmq.POLLIN)
-        self._poller.register(self._fork_server.sentinel, zmq.POLLIN)
+        self._poller = poller_of(self._client.source, self._fork_server.sentinel)
         heard = told = looked = time.monotonic()
         try:
             while not self._ending:
@@ -205,7 +205,7 @@ class NodeWorker:
             return  # an old kernel: the launcher will tell, later
         else:
             self._ranks[process] = message, leads, memory
-            self._poller.register(process, zmq.POLLIN)
+            self._poller.register(process, select.POLLIN)
 
     def _reap_ranks(self, ready: dict[Any, int]) -> None:
         for process in [process for process in self._ranks if process in ready]:
@@ -256,7 +256,7 @@ class NodeWorker:
             self._client.send(m.ExecutorExited(message.executor, 1, 0, 0.0, (), said))
             return
         self._executors[message.executor] = _Running(process, slot, path, owner)
-        self._poller.register(process.sentinel, zmq.POLLIN)
+        self._poller.register(process.sentinel, select.POLLIN)
 
     def _stop(self, number: int, grace_s: float) -> None:
         executor = self._executors.get(number)

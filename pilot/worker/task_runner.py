@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
+# Ahead of the forks: else each executor would import it with its first command.
+import pilot.client.command_text  # noqa: F401
 from pilot import clock
 from pilot.client.arguments import decode_arguments, decode_function
 from pilot.client.caching.keys import stamps, with_digests

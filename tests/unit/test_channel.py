@@ -32,6 +32,7 @@ from pilot.wire.endpoints import (
     temporary_dir,
 )
 from pilot.wire.keys import Keys, load_keys, make_keys
+from pilot.wire.polling import poller_of
 from pilot.wire.tcp import Dealer
 
 DEADLINE_S = 20.0
@@ -447,6 +448,27 @@ def test_a_server_that_others_need_not_reach_has_no_port(keys: Keys, client: Cli
         client.send(m.Query(1, "q"))
         assert arrived(server, client)[1] == m.Query(1, "q")
     finally:
+        server.close(0.0)
+
+
+@pytest.mark.parametrize("address", [None, "127.0.0.1"])
+def test_a_poller_wakes_for_each_of_its_sources(
+    keys: Keys, client: Client[Any], address: str | None
+) -> None:
+    server: Server[Any] = Server(keys, f"polled-{os.getpid()}", m.ToHead, address)
+    wake = os.eventfd(0)
+    try:
+        poller = poller_of(*server.sources, wake)
+        assert poller.poll(0) == []
+        os.eventfd_write(wake, 1)
+        assert poller.poll(20_000) == [(wake, 1)]
+        os.eventfd_read(wake)
+        client.connect(server.endpoints.remote or server.endpoints.local)
+        client.send(m.Query(1, "q"))
+        (ready,) = dict(poller.poll(20_000))
+        assert ready == server.sources[-1]
+    finally:
+        os.close(wake)
         server.close(0.0)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.waiting import wait_until
@@ -28,6 +27,7 @@ from pilot.wire import messages as m
 from pilot.wire.channel import Server
 from pilot.wire.discovery import HeadAddress, process_started, write_address
 from pilot.wire.keys import load_keys
+from pilot.wire.polling import poller_of
 
 
 def submission(*tasks: int) -> Submission:
@@ -118,8 +118,7 @@ class Head:
         self._answers.append(message)
 
     def _run(self) -> None:
-        poller = zmq.Poller()
-        self._server.register(poller)
+        poller = poller_of(*self._server.sources)
         client = b""
         while not self._ending:
             poller.poll(10)

@@ -29,21 +29,24 @@ HEAVY = {
 }
 #: What the process must have, so that the test sees the whole of it; and what more it has not.
 BUDGET = {
-    "pilot": ("pilot.client.task", {"pilot.client.session", "sqlite3", "yaml", "zmq"}),
-    "pilot.head.run": ("sqlite3", {"pilot.agent", "pilot.cli", "pilot.client.session"}),
+    "pilot": ("pilot.errors", {"msgspec", "logging", "pilot.client", "pilot.model", "pilot.site"}),
+    "pilot.head.run": ("sqlite3", {"pilot.agent", "pilot.cli", "pilot.client.session", "zmq"}),
     "pilot.agent.agent": (
         "pilot.worker.executor",
-        {"pilot.head", "pilot.client.session", "sqlite3"},
+        {"pilot.head", "pilot.client.session", "sqlite3", "zmq"},
     ),
     "pilot.worker.node": (
-        "pilot.worker.executor",
-        {"pilot.head", "pilot.client.session", "sqlite3"},
+        "pilot.client.shell_text",
+        {"pilot.head", "pilot.client.session", "sqlite3", "zmq"},
     ),
     "pilot.worker.mpi_rank": (
         "pilot.worker.task_runner",
-        {"pilot.head", "pilot.client.session", "sqlite3"},
+        {"pilot.head", "pilot.client.session", "sqlite3", "zmq"},
     ),
-    "pilot.client.session": ("zmq", {"pilot.cli", "sqlite3"}),
+    "pilot.client.session": (
+        "pilot.client.connection",
+        {"pilot.cli", "pilot.client.shell_text", "sqlite3", "zmq"},
+    ),
 }
 
 

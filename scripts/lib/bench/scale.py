@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-import zmq
 
 from bench import core as rules
 from bench.stage import Stage
@@ -33,6 +32,7 @@ from pilot.wire import messages as m
 from pilot.wire.channel import Client, Server
 from pilot.wire.keys import load_keys
 from pilot.wire.messages import Assign, Completions, OpenSession, Outcomes, Work
+from pilot.wire.polling import poller_of
 
 T = TypeVar("T")
 
@@ -102,8 +102,7 @@ def socket_costs(site: Site, count: int) -> tuple[float, float]:
     """What a server's thread spends to receive a small message, and to send one, in seconds."""
     keys = load_keys(site.keys)
     server: Server[Any] = Server(keys, f"{site.directory}/bench", m.ToHead, "127.0.0.1")
-    poller = zmq.Poller()
-    server.register(poller)
+    poller = poller_of(*server.sources)
     client: Client[Any] = Client(keys, b"bench", m.ToPilot)
     client.connect(server.endpoints.remote)
     spent = [0.0, 0.0]

@@ -178,7 +178,10 @@ def compile_pilot() -> None:
     Under PYTHONDONTWRITEBYTECODE, say, each process of a fresh checkout would compile what it
     imports, and that would be measured.
     """
-    compileall.compile_dir(Path(pilot.__file__ or "").parent, quiet=2)
+    package = Path(pilot.__file__ or "").parent
+    # In a checkout some packages are links, which `compile_dir` does not follow.
+    for directory in (package, *(path for path in package.iterdir() if path.is_symlink())):
+        compileall.compile_dir(directory, quiet=2)
 
 
 def rest(samples: Mapping[str, T]) -> dict[str, T]:

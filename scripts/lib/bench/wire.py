@@ -24,6 +24,7 @@ from pilot.site import Site
 from pilot.wire import messages as m
 from pilot.wire.channel import Client, Server
 from pilot.wire.keys import load_keys
+from pilot.wire.polling import poller_of
 
 ROUNDS = 5
 #: So many completions are in a message.
@@ -86,8 +87,7 @@ def _channel(site: Site, way: str) -> Measured:
     def measured(messages: int, turns: int) -> tuple[float, float]:
         keys = load_keys(site.keys)
         server: Server[Any] = Server(keys, f"{site.directory}/bench", m.ToHead, "127.0.0.1")
-        poller = zmq.Poller()
-        server.register(poller)
+        poller = poller_of(*server.sources)
 
         def other() -> None:
             client: Client[Any] = Client(keys, b"bench", m.ToPilot)
