@@ -18,6 +18,8 @@ from support.waiting import wait_until
 
 import pilot
 from pilot import Session
+from pilot.client.arguments import encode_arguments
+from pilot.data.values import encode
 from pilot.worker.node_cache import RECORD, cache_dir
 
 DEADLINE_S = 60.0
@@ -45,6 +47,57 @@ def used_mib(site: SiteUnderTest) -> float:
         return 0.0
     out = subprocess.run(["du", "-sk", results], check=True, capture_output=True, text=True).stdout
     return int(out.split()[0]) / 1024
+
+
+# --- sizes ----------------------------------------------------------------------------------------
+
+
+def made(size: int, as_argument: bool = False) -> list[bytes]:
+    """A value whose pickle has so many bytes, or the pickle of arguments that are only this."""
+    value = [bytes(size // 2), b""]
+    left = size
+    while left:
+        value[1] = bytes(len(value[1]) + left)
+        left = size - len(encode_arguments((value,), {})[0] if as_argument else encode(value))
+    return value
+
+
+def measure(*values: list[bytes]) -> tuple[int, ...]:
+    assert not any(any(part) for value in values for part in value)
+    return tuple(sum(map(len, value)) for value in values)
+
+
+def several(size: int, count: int) -> list[list[bytes]]:
+    return [made(size) for _ in range(count)]
+
+
+@pytest.mark.parametrize("limit", ["64K", "16M"])
+def test_values_at_the_bounds_come_as_they_went(make_site: Any, limit: str) -> None:
+    site = make_site(data={"inline_limit": limit, "patience": "200ms"})
+    bound = site.site.config.data.inline_limit_bytes
+    with site.session() as session:
+        for size in (bound - 1, bound, bound + 1, 200_000):
+            value, argument = made(size), made(size, as_argument=True)
+            result = session.submit(made, size)
+            # As an input, in the pilot and from the head; as an argument, and with a function.
+            futures = [
+                session.submit(measure, result),
+                session.submit(measure, value),
+                session.submit(measure, argument),
+                session.submit(lambda value=value: measure(value)),
+                session.submit(measure, session.put(value)),
+            ]
+            assert result.result(DEADLINE_S) == value
+            futures.append(session.submit(measure, result))
+            wanted = measure(value)
+            assert pilot.gather(futures, timeout=DEADLINE_S) == [
+                *(wanted, wanted, measure(argument), *3 * [wanted])
+            ]
+            stored = site.query("result", task=result.task_id)["values"]
+            assert [bool(one["path"]) for one in stored] == [size > bound]
+        many = session.submit(pilot.task(returns=4)(several), bound, 4)
+        assert session.submit(measure, *many).result(DEADLINE_S) == 4 * measure(made(bound))
+        assert many.result(DEADLINE_S) == (made(bound),) * 4
 
 
 # --- put ------------------------------------------------------------------------------------------

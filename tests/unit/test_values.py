@@ -11,6 +11,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 import threading
 import types
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilot.client.arguments import decode_arguments, encode_arguments
-from pilot.data import values
+from pilot.data import storing, values
 from pilot.data.segments import SegmentWriter, Unsealed
 from pilot.data.storing import announceable, load, store
 from pilot.data.values import decode, encode
@@ -266,13 +267,47 @@ def test_large_values_go_into_a_segment(writer: SegmentWriter, tmp_path: Path, o
     np.testing.assert_equal(back, obj)
 
 
+#: Values of about so many bytes, of each kind that is looked at in a way of its own.
+SIZED: dict[str, Any] = {
+    "bytes": lambda size: b"x" * size,
+    "text": lambda size: "é" * (size // 2),
+    "numbers": lambda size: list(range(size // 3)),
+    "dict": lambda size: {"a": [b"x" * (size // 2)], "b": (b"y" * (size - size // 2),)},
+    "array": lambda size: np.arange(size, dtype=np.uint8),
+    "arrays": lambda size: {"a": np.ones(size // 2, np.uint8), "b": [np.ones(size // 2, np.uint8)]},
+    "objects": lambda size: np.array([b"x" * (size - size // 2), b"y" * (size // 2)], object),
+    "twice": lambda size: [b"x" * size] * 2,
+}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(sorted(SIZED)),
+    st.sampled_from([LIMIT, 64 * 1024]),
+    st.integers(-400, 60) | st.sampled_from([-1, 0, 1, 136_000]),
+)
+def test_a_value_of_any_size_comes_back(kind: str, limit: int, more: int) -> None:
+    obj = SIZED[kind](limit + more)
+    with tempfile.TemporaryDirectory() as directory:
+        with SegmentWriter(Path(directory), "owner") as writer:
+            stored = put(writer, obj, limit)
+        value = announceable(stored)
+        back = load(value, Path(directory))
+    assert type(back) is type(obj)
+    np.testing.assert_equal(back, obj)
+    # What is in two places counts twice.
+    size = len(encode(obj))
+    assert value.is_inline == (size <= limit) or (kind == "twice" and not value.is_inline)
+    assert not value.is_inline or len(value.payload) == value.size <= limit
+
+
 def test_large_arrays_are_not_pickled_to_find_their_size(
     writer: SegmentWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("pickled")
 
-    monkeypatch.setattr(values, "encode", forbidden)
+    monkeypatch.setattr(storing, "encode", forbidden)
     array = np.zeros(1000)
     for obj in (array, [array], (1, {"k": array}), {"k": [1, (array,)]}, [np.zeros(100)] * 20):
         assert isinstance(put(writer, obj), Unsealed)
