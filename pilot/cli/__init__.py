@@ -4,7 +4,8 @@ What a Python caller would need as well is not in here. Exit codes are those of 
 for a wrong command line, 130 after Ctrl-C; errors of Pilot are one message without a traceback.
 
 Invariant: importing this package loads click and nothing larger, so that ``--help`` and the
-completion of shells are quick; every command imports what it needs when it runs.
+completion of shells are quick. A command's module is imported when the command is asked for, and
+that imports what it needs when it runs.
 """
 
 from __future__ import annotations
@@ -16,23 +17,41 @@ import sys
 import click
 
 from pilot.cli.common import Program, Settings, site_option
-from pilot.cli.completion import completion
-from pilot.cli.events import events
-from pilot.cli.fleet import fleet
-from pilot.cli.head import head
-from pilot.cli.result import result
-from pilot.cli.retry import retry
-from pilot.cli.run import run
-from pilot.cli.session import session
-from pilot.cli.site import init, site
-from pilot.cli.status import status
-from pilot.cli.submit import submit
-from pilot.cli.task import task
-from pilot.cli.why import why
 from pilot.version import __version__
 
+#: Of each command, in the order of a user's first day: the module that has it under its name, and
+#: what the list of commands says of it.
+COMMANDS = {
+    "init": ("pilot.cli.site", "Make a site, and say what to edit next."),
+    "run": (
+        "pilot.cli.run",
+        "Run a workflow FILE (.yaml), or a Python program (.py) with its ARGUMENTS.",
+    ),
+    "submit": ("pilot.cli.submit", "Run a COMMAND as a task, and print the task's id."),
+    "retry": (
+        "pilot.cli.retry",
+        "Run failed tasks of sessions (3), or single ones (3.17), also cancelled ones, again.",
+    ),
+    "status": ("pilot.cli.status", "Show what is going on: head, open sessions, pilots."),
+    "why": (
+        "pilot.cli.why",
+        "Say what a task, a result or a session waits for, or how it ended.",
+    ),
+    "head": ("pilot.cli.head", "The process on the login node that keeps the tasks."),
+    "site": (
+        "pilot.cli.site",
+        "The directory of a site: a copy of its database, beginning anew.",
+    ),
+    "session": ("pilot.cli.session", "Sessions: tasks that were submitted by one program."),
+    "task": ("pilot.cli.task", "Tasks, named by ids such as 3.17."),
+    "result": ("pilot.cli.result", "Values that tasks returned."),
+    "events": ("pilot.cli.events", "Show every change of a state, once and in order."),
+    "fleet": ("pilot.cli.fleet", "The pilots: jobs of the batch system that run tasks."),
+    "completion": ("pilot.cli.completion", "Print the completion script for a shell."),
+}
 
-@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(cls=Program, late=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="pilot", message="%(prog)s %(version)s")
 @site_option
 @click.pass_context
@@ -49,25 +68,6 @@ def cli(context: click.Context) -> None:
     disk is full, 130 Ctrl-C, 1 anything else.
     """
     context.ensure_object(Settings)
-
-
-for command in (
-    init,
-    run,
-    submit,
-    retry,
-    status,
-    why,
-    head,
-    site,
-    session,
-    task,
-    result,
-    events,
-    fleet,
-    completion,
-):
-    cli.add_command(command)
 
 
 def main() -> None:

@@ -7,10 +7,11 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -46,7 +47,35 @@ class Settings:
 
 
 class Program(click.Group):
-    """The whole command line: what its commands raise becomes a message and an exit code."""
+    """The whole command line: what its commands raise becomes a message and an exit code.
+
+    Its commands are imported when they are asked for: all of them take as long as one that runs.
+
+    Parameters
+    ----------
+    late
+        Of each command: the module that has it under its name, and its line in the list.
+    """
+
+    def __init__(self, *args: Any, late: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._late = late
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command of this name, if there is one."""
+        if cmd_name in self._late and cmd_name not in self.commands:
+            self.add_command(getattr(import_module(self._late[cmd_name][0]), cmd_name))
+        return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the list of commands, as click does, without importing them."""
+        width = formatter.width - 6 - max(map(len, self._late))
+        rows = [
+            (name, click.Command(name, help=line).get_short_help_str(width))
+            for name, (_, line) in self._late.items()
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -72,7 +101,7 @@ class Program(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - as in click
         """The commands in the order of a user's first day."""
-        return list(self.commands)
+        return list(self._late)
 
 
 # --- options -------------------------------------------------------------------------------------

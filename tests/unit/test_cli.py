@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import os
@@ -23,7 +24,10 @@ import pytest
 from click.testing import CliRunner, Result
 from support.builders import spec, template
 
+from pilot import cli as pilot_cli
 from pilot.cli import cli
+from pilot.cli import head as head_module
+from pilot.cli import run as run_module
 from pilot.cli.output import ago, amount, duration, moment, print_table
 from pilot.cli.parameters import TASK, Number
 from pilot.cli.result import plain, save
@@ -48,10 +52,6 @@ from pilot.wire.messages import OpenSession
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 
-# What the package exports as commands hides the modules of the same names.
-RUN = sys.modules["pilot.cli.run"]
-HEAD = sys.modules["pilot.cli.head"]
-
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -70,7 +70,9 @@ def commands() -> Iterator[tuple[tuple[str, ...], click.Command]]:
     """Every command that does something, by the words that call it."""
 
     def inside(words: tuple[str, ...], group: click.Group) -> Iterator[Any]:
-        for name, command in group.commands.items():
+        context = click.Context(group)
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
             if isinstance(command, click.Group):
                 yield from inside((*words, name), command)
             else:
@@ -80,6 +82,14 @@ def commands() -> Iterator[tuple[tuple[str, ...], click.Command]]:
 
 
 COMMANDS = dict(commands())
+
+
+@pytest.mark.parametrize("name", pilot_cli.COMMANDS)
+def test_the_list_says_of_each_command_what_its_help_begins_with(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None and command.help
+    begins = inspect.cleandoc(command.help).split("\n\n")[0]
+    assert pilot_cli.COMMANDS[name][1] == begins.replace("\n", " ")
 
 
 # --- the whole -----------------------------------------------------------------------------------
@@ -494,7 +504,9 @@ class TestInABatchJob:
             calls.append(("start", adopt_job))
 
         monkeypatch.setattr("pilot.client.starter.ensure_head", ensure_head)
-        monkeypatch.setattr(HEAD, "stop_head", lambda site: calls.append(("stop", site.name)))
+        monkeypatch.setattr(
+            head_module, "stop_head", lambda site: calls.append(("stop", site.name))
+        )
         monkeypatch.setenv("SLURM_JOB_ID", "4711")
         return calls
 
@@ -518,7 +530,7 @@ class TestInABatchJob:
             raise PilotError("it fails")
 
         create_site(home / "cluster", "slurm")
-        monkeypatch.setattr(RUN, "_run_workflow", fails)
+        monkeypatch.setattr(run_module, "_run_workflow", fails)
         assert pilot("run", "-s", "cluster", workflow).exit_code == 1
         assert calls == [("start", "4711"), ("stop", "cluster")]
 

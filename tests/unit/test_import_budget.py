@@ -66,6 +66,14 @@ def test_no_process_loads_what_it_does_not_need(module: str) -> None:
     assert not loaded & (HEAVY | foreign)
 
 
+def test_help_and_completion_load_click_and_nothing_larger() -> None:
+    loaded = loaded_by("import click; from pilot.cli import cli; cli.get_help(click.Context(cli))")
+    loaded -= loaded_by("import click")
+    assert "pilot.cli.common" in loaded
+    assert not loaded & (HEAVY | {"msgspec", "logging", "yaml", "zmq", "sqlite3"})
+    assert not [name for name in loaded if name.startswith(("pilot.client", "pilot.site"))]
+
+
 @pytest.mark.parametrize(
     "before",
     [
