@@ -42,7 +42,7 @@ def hold(task: Task, pilot: Pilot, now: float, log: Log) -> None:
     task.pilot = pilot
     task.assigned_at = now
     task.started_at = 0.0
-    cores = work.need.total_cores
+    cores = work.cores
     pilot.held[task.id] = cores
     pilot.load += cores
     if not is_short(work):
@@ -107,7 +107,7 @@ def _unassign(task: Task) -> None:
             dependent.near = max(0, dependent.near - 1)
     task.pilot = None
     task.task_class.assigned -= 1
-    task.task_class.session.load -= task.task_class.need.total_cores
+    task.task_class.session.load -= task.task_class.cores
 
 
 def _waits_no_more(task: Task, pilot: Pilot) -> None:

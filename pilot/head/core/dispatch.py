@@ -69,13 +69,14 @@ class Handout:
 
     def _give(self, work: TaskClass, pilot: Pilot, count: int, now: float) -> list[Task]:
         given = []
+        site = work.need.site
         while count and work.queue:
             task = work.queue.popleft()
             if task.state != READY:
                 continue
             task.attempt += 1
-            if work.need.site:
-                self._site.take(pilot.name, task.id, work.need.site)
+            if site:
+                self._site.take(pilot.name, task.id, site)
             allocation.hold(task, pilot, now, self._log)
             given.append(task)
             count -= 1

@@ -199,7 +199,7 @@ class Attempts:
             task.pool = pilot.pool
         if completion.started:
             task.ran_s = took = max(0.0, completion.ended - completion.started)
-            work.session.used += took * work.need.total_cores
+            work.session.used += took * work.cores
             if pilot is not None:
                 pilot.avoided.pop(work, None)
             if outcome == "ok":

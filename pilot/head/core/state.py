@@ -21,6 +21,7 @@ class TaskClass:
 
     __slots__ = (
         "assigned",
+        "cores",
         "longest_s",
         "mean_s",
         "need",
@@ -37,6 +38,8 @@ class TaskClass:
         #: The longest walltime of the pools that can hold it; inf: no end, or no pool is known.
         self.longest_s = longest_s
         self.need = template.resources
+        #: Of each task, with all its ranks.
+        self.cores = template.resources.total_cores
         self.priority = template.priority
         self.pool = template.pool
         self.time_limit_s = template.time_limit_s
