@@ -105,9 +105,9 @@ def reset(yes: bool) -> None:
 @click.argument("session", type=SESSION)
 @site_option
 def leave_out(session: int) -> None:
-    """Have the head start without a SESSION of which something in the database is damaged.
+    """Have a SESSION count as closed of which something in the database is damaged.
 
-    It counts as closed then; its unfinished tasks do not run. Nothing of it is deleted.
+    Its unfinished tasks do not run. Nothing of it is deleted. No head may run.
     """
     from pilot.head.upkeep import leave_out as close
 

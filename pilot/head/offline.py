@@ -27,7 +27,7 @@ from pilot.head.lease_files import has_run_out
 from pilot.head.outlook import Outlook
 from pilot.head.running import find_head
 from pilot.head.store.database_file import refuse_if_missing
-from pilot.head.store.store import SCHEMA_VERSION, Store
+from pilot.head.store.store import SCHEMA_VERSION, Store, readable
 from pilot.scheduler.batch import BatchKind
 from pilot.site import Site
 from pilot.version import __version__
@@ -48,6 +48,7 @@ class _Reader(Store):
         self._committing = None
         self._guard = lambda: None
         self._db = sqlite3.connect(uri, uri=True, isolation_level=None)
+        self._db.text_factory = readable
 
     def close(self) -> None:
         """Close the file."""

@@ -27,6 +27,7 @@ from pilot.head.store.store import (
     decode_result,
     decode_template,
     naming,
+    naming_session,
 )
 from pilot.model import session_retry as again
 from pilot.model.ids import parse_task_label, task_label
@@ -148,7 +149,8 @@ def session(view: View, session: int | None = None) -> dict[str, Any]:
             else f"there is no session {session}; `pilot session list` shows them"
         )
     environment = found.environment
-    groups = {template.group for template in view.store.templates(rows[0]["id"])}
+    with naming_session(found.id, "what its tasks are made of"):
+        groups = {template.group for template in view.store.templates(found.id)}
     return {
         **rows[0],
         "working_dir": environment.working_dir,

@@ -184,14 +184,18 @@ class Service:
             info = SessionInfo(row.id, row.name, row.environment)
             with store.reading(row.id, "what its tasks are made of"):
                 functions, kinds_here = store.functions(row.id), store.templates(row.id)
-            shell.assignments.open(info, functions)
-            templates += kinds_here
-            tasks += unfinished.get(row.id, ())
-            known = {one.id: one.function for one in kinds_here}
+                known = {one.id: one.function for one in kinds_here}
+            if row.id in store.damaged:
+                continue
             for item in unfinished.get(row.id, ()):
                 with store.reading(row.id, f"what task {task_label(item.spec.id)} is to run"):
                     if known[item.spec.template]:
                         functions[known[item.spec.template]]
+            if row.id in store.damaged:
+                continue
+            shell.assignments.open(info, functions)
+            templates += kinds_here
+            tasks += unfinished.get(row.id, ())
         owed: set[int] = set()
         kinds = {template.id: template for template in templates}
         for item in tasks:
@@ -205,7 +209,10 @@ class Service:
         outcomes, pilots = shell.outcomes.seen(owed), self._fleet.started()
         shell.apply(ev.TasksRestored(templates, tasks, outcomes, pilots), now)
         for row in rows:
-            shell.apply(opened(row, restored=True), now)
+            if row.id not in store.damaged:
+                shell.apply(opened(row, restored=True), now)
+        for told in store.damaged.values():
+            log.error("%s", told)
         if tasks:
             log.info("restored %d unfinished tasks", len(tasks))
         self._janitor.add(store.garbage())
@@ -379,7 +386,10 @@ class Service:
             "unfinished": len(self._core.tasks),
             "clients": len(self._shell.peers.clients),
             "pilots": len(self._fleet.pilots),
-            "trouble": self._commits.trouble or self._fleet.trouble or self.steps.trouble,
+            "trouble": self._commits.trouble
+            or self._fleet.trouble
+            or self.steps.trouble
+            or "; ".join(self._store.damaged.values()),
             "unwritten": self._commits.trouble,
             "stopping": self.stopping,
             "awaits": self._pilots.awaited(),

@@ -89,6 +89,8 @@ class Control:
         self._commits.tell(peer, m.Reply(message.request, [session, options, *block]))
 
     def _row(self, session: int) -> SessionRow:
+        if session in self._store.damaged:
+            raise PilotError(self._store.damaged[session])
         row = self._store.session(session)
         if row is None:
             raise PilotError(f"there is no session {session}; `pilot session list` shows them")

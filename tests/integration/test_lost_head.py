@@ -254,7 +254,22 @@ def change(site: SiteUnderTest, statement: str) -> list[tuple[Any, ...]]:
         database.close()
 
 
-def test_damaged_session_is_named_and_can_be_left_out(site: SiteUnderTest) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "sessions SET environment = x'c1'",
+        "sessions SET weight = x'00ff'",
+        "sessions SET state = x'8f01'",
+        "templates SET detail = x'c1ff00'",
+        "tasks SET inputs = x'ff'",
+        "tasks SET attempts = x'0102'",
+        "tasks SET created = x'0102'",
+        "functions SET digest = x'01'",
+    ],
+)
+def test_damaged_session_stops_no_other_and_can_be_left_out(
+    site: SiteUnderTest, damage: str
+) -> None:
     with site.session() as session:
         session.pause()
         session.submit(tasks.square, 3)
@@ -263,16 +278,23 @@ def test_damaged_session_is_named_and_can_be_left_out(site: SiteUnderTest) -> No
     work(site)
     run("head", "stop")
     number = change(site, "SELECT min(id) FROM sessions")[0][0]
-    for column in ("name = CAST(x'ff' AS TEXT)", "environment = x'c1'"):
-        change(site, f"UPDATE sessions SET {column} WHERE id = {number}")
-        started = run("head", "start")
-        assert started.exit_code == 5 and "Traceback" not in started.stderr
-        assert f"session {number} in the database is damaged" in started.stderr
-        assert f"pilot site leave-out {number}" in started.stderr
-        change(site, f"UPDATE sessions SET name = 'n' WHERE id = {number}")
+    where = "id" if damage.startswith("sessions") else "session"
+    change(site, f"UPDATE {damage} WHERE {where} = {number}")
+    change(site, "UPDATE events SET changes = x'c1' WHERE first = 1")
+    assert run("head", "start").exit_code == 0
+    work(site)
+    told = run("status")
+    assert f"session {number} in the database is damaged" in told.stderr
+    assert f"pilot site leave-out {number}" in told.stderr
+    asked = run("session", "pause", str(number))
+    assert asked.exit_code == 1 and "is damaged" in asked.stderr
+    events = run("events")
+    assert events.exit_code == 0 and "cannot be read: their row" in events.stdout
+    run("head", "stop")
     assert "no open session 77" in run("site", "leave-out", "77").stderr
     assert run("site", "leave-out", str(number)).exit_code == 0
     work(site)
+    assert "is damaged" not in run("status").stderr
 
 
 def test_backup_can_be_put_in_the_place_of_the_database(site: SiteUnderTest) -> None:

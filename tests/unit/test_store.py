@@ -322,3 +322,43 @@ def test_a_file_system_that_fails_for_a_moment_is_asked_again(
         return
     with pytest.raises(sqlite3.OperationalError, match=said):
         open_session(store)
+
+
+#: What a new head reads of what is unfinished, by table and column.
+READ = {
+    "sessions": ("name", "state", "paused", "weight", "priority", "options", "environment"),
+    "functions": ("digest", "payload"),
+    "templates": ("name", "kind", "pool", "detail"),
+    "tasks": (
+        *("template", "created", "payload", "inputs", "digest", "delegated"),
+        *("attempts", "errors", "crashes"),
+    ),
+    "events": ("count", "changes"),
+}
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1", b"\xff\xfe\x00", b"\x93\x01", bytes(range(256))])
+@pytest.mark.parametrize(
+    ("table", "column"), [(table, column) for table, columns in READ.items() for column in columns]
+)
+def test_what_is_damaged_of_one_session_harms_no_other(
+    store: Store, table: str, column: str, data: bytes
+) -> None:
+    mine, other = open_session(store), open_session(store, "other")
+    _, batch = submitted(mine)
+    batch.add_changes([ev.Change("session", "OPEN", mine, NOW, "", [])], 1)
+    write(store, batch)
+    key = "id" if table == "sessions" else "session"
+    store._db.execute(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", (data, mine))
+    unfinished, rows = store.unfinished(), store.sessions()
+    for row in rows:
+        with store.reading(row.id, "what its tasks are made of"):
+            store.functions(row.id), store.templates(row.id)
+    assert other in {row.id for row in rows} and not store.damaged.keys() - {mine}
+    assert not unfinished.keys() - {mine}
+    assert all(str(mine) in told and "leave-out" in told for told in store.damaged.values())
+    ((first, changes),) = store.events(0, None, 10)
+    assert first == 1 and changes and store.next_event() == 2
+    assert store.rows("list_sessions", _Nothing(limit=10))
+    if column in ("environment", "detail") and data != b"":
+        assert store.damaged

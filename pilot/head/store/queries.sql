@@ -130,16 +130,18 @@ SELECT id FROM tasks WHERE parent = ? AND ordinal = ?;
 INSERT INTO events (first, count, session, changes) VALUES (?, ?, ?, ?);
 
 -- name: next_event
-SELECT coalesce(max(first + count), 1) FROM events
+-- Of a row that is damaged the next number is not known, and is not to be one that was given.
+SELECT coalesce(max(first + CASE WHEN typeof(count) = 'integer' THEN max(count, 1) ELSE 1 END), 1)
+FROM events
 WHERE first = (SELECT max(first) FROM events);
 
 -- name: events
-SELECT first, changes FROM events
+SELECT first, count, session, changes FROM events
 WHERE first >= coalesce((SELECT max(first) FROM events WHERE first <= :since), 0)
 ORDER BY first LIMIT :rows;
 
 -- name: events_of_session
-SELECT first, changes FROM events
+SELECT first, count, session, changes FROM events
 WHERE session = :session AND first >= coalesce(
     (SELECT max(first) FROM events WHERE session = :session AND first <= :since), 0)
 ORDER BY first LIMIT :rows;

@@ -39,7 +39,13 @@ from pilot.head.store.database_file import lock_holders
 from pilot.head.store.unfit import NOT_WRITTEN, LeftOut, put_apart
 from pilot.model.bounds import UNREADABLE
 from pilot.model.ids import NUMBERS, Ref, task_label
-from pilot.model.states import FAILED, FinalState, KnownState, SessionState
+from pilot.model.states import (
+    FAILED,
+    SESSION_STATES,
+    FinalState,
+    KnownState,
+    SessionState,
+)
 from pilot.model.tasks import (
     Completion,
     Environment,
@@ -154,6 +160,12 @@ _decode_files = msgspec.msgpack.Decoder(tuple[FileStamp, ...]).decode
 _decode_changes = msgspec.msgpack.Decoder(list[Change]).decode
 _decode_logs = msgspec.msgpack.Decoder(tuple[LogSpan, ...]).decode
 
+#: What the columns of an unfinished task are.
+_MAYBE = (bytes, type(None))
+_UNFINISHED: tuple[tuple[type, ...], ...] = (
+    *((int,), (int,), (int,), (bytes,), _MAYBE, (int,), (int,), (int,)),
+    *((float, int), _MAYBE, _MAYBE),
+)
 #: Most results have no failure and one small value: their encoding without the encoder's set-up.
 _NO_VALUES = _encode(((), None))
 
@@ -174,6 +186,11 @@ class SessionRow(NamedTuple):
 
 def _session_row(row: tuple[Any, ...]) -> SessionRow:
     session, name, state, paused, weight, priority, options, environment = row
+    for value, wanted in ((weight, float), (priority, int), (options, bytes), (name, str)):
+        if not isinstance(value, wanted):
+            raise TypeError(f"{type(value).__name__} in place of {wanted.__name__}")
+    if state not in SESSION_STATES:
+        raise ValueError(f"{state!r:.40} is no state of a session")
     return SessionRow(
         session,
         name,
@@ -350,7 +367,14 @@ class Batch:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    database.text_factory = readable
+    return database
+
+
+def readable(text: bytes) -> str:
+    """A text of the database, whatever it is: one that is damaged must not hide other rows."""
+    return text.decode(errors="replace")
 
 
 class Store:
@@ -390,6 +414,8 @@ class Store:
         self._committing: Future[None] | None = None
         #: What commits have taken lately.
         self._commit_s = 1.0
+        #: Sessions of which something cannot be read, and what; the others go on without them.
+        self.damaged: dict[int, str] = {}
         #: Whether there is space to be given back.
         self._shrinks = False
         try:
@@ -814,7 +840,7 @@ class Store:
         """Rows of the log, from the one that event `since` is in: first event, and changes."""
         query = "events" if session is None else "events_of_session"
         found = self._read(query, {"since": since, "session": session, "rows": rows})
-        return [(first, _decode_changes(changes)) for first, changes in found]
+        return [(first, _changes(count, of, changes)) for first, count, of, changes in found]
 
     def detached(self, parent: int, ordinal: int) -> int | None:
         """The detached child of this number that a task has submitted before."""
@@ -892,21 +918,11 @@ class Store:
 
     @contextlib.contextmanager
     def reading(self, session: int, what: str) -> Iterator[None]:
-        """Say of which session it is what is read here, where it is damaged.
-
-        Raises
-        ------
-        HeadError
-            It is; the message says how to go on without that session.
-        """
+        """Note of which session it is what is read here, where it is damaged (see `damaged`)."""
         try:
             yield
         except DAMAGED as error:
-            raise HeadError(
-                f"session {session} in the database is damaged ({what}: {error}); `pilot site "
-                f"leave-out {session}` has the head start without it (nothing of it is deleted), "
-                "or put a backup in the database's place"
-            ) from error
+            self.damaged.setdefault(session, _damaged_session(session, what, error))
 
     def leave_out(self, session: int, now: float) -> bool:
         """Close a session although it has unfinished tasks, which stay as they are; False: there
@@ -916,25 +932,53 @@ class Store:
     def session(self, session: int) -> SessionRow | None:
         """A session; None where there is none with this id."""
         rows = self._read("session", (session,))
-        return _session_row(rows[0]) if rows else None
+        with naming_session(session, "its row"):
+            return _session_row(rows[0]) if rows else None
 
     def unfinished(self) -> dict[int, list[Restored]]:
         """Unfinished tasks by session."""
         found: dict[int, list[Restored]] = {}
+        known: set[tuple[type, ...]] = set()
         for row in self._read("unfinished_tasks"):
             task, session, template, payload, inputs, attempts, errors, crashes = row[:8]
             created, delegated, digest = row[8:]
             try:
+                if (kinds := tuple(map(type, row))) not in known:
+                    _check_kinds(kinds)
+                    known.add(kinds)
                 refs = _decode_inputs(inputs) if inputs else ()
                 owed = _decode_delegated(delegated) if delegated else None
-            except UNREADABLE:
+            except DAMAGED:
                 with self.reading(session, f"task {task_label(task)}"):
                     raise
+                continue
             spec = TaskSpec(task, template, payload, refs, digest=digest or b"")
             found.setdefault(session, []).append(
                 Restored(spec, attempts, errors, crashes, created, owed)
             )
         return found
+
+
+def _check_kinds(kinds: tuple[type, ...]) -> None:
+    """See that a row of an unfinished task holds what it should."""
+    for kind, wanted in zip(kinds, _UNFINISHED, strict=True):
+        if kind not in wanted:
+            raise TypeError(f"{kind.__name__} in place of {wanted[0].__name__}")
+
+
+def _changes(count: Any, session: int, changes: bytes) -> list[Change]:
+    """A row of the log; of one that is damaged, so many events of which nothing is known."""
+    if type(count) is not int or count < 1:
+        count = 1
+    try:
+        found = _decode_changes(changes)
+        if sum(change.count for change in found) == count:
+            return found
+        why = "it has another number of events"
+    except DAMAGED as error:
+        why = str(error)
+    told = f"{count} events cannot be read: their row in the database is damaged ({why})"
+    return [Change("head", "DAMAGED", session, 0.0, told, []) for _ in range(count)]
 
 
 def _attempt_row(
@@ -971,6 +1015,29 @@ def naming(task: int) -> Iterator[None]:
         yield
     except UNREADABLE as error:
         raise StorageError(_damaged(task, error)) from error
+
+
+@contextlib.contextmanager
+def naming_session(session: int, what: str) -> Iterator[None]:
+    """Say of which session it is what is read here, where it is damaged.
+
+    Raises
+    ------
+    StorageError
+        It is; the message says what to do.
+    """
+    try:
+        yield
+    except DAMAGED as error:
+        raise StorageError(_damaged_session(session, what, error)) from error
+
+
+def _damaged_session(session: int, what: str, error: Exception) -> str:
+    return (
+        f"session {session} in the database is damaged ({what}: {error}): its tasks do not run, "
+        "and nothing of it is deleted. Put a backup in the database's place, or have it count as "
+        f"closed: `pilot head stop`, then `pilot site leave-out {session}`"
+    )
 
 
 def _damaged(task: int, error: Exception) -> str:
