@@ -209,7 +209,11 @@ class Client:
                 assert not message.refused, message.refused
                 self._ask_again()
         elif isinstance(message, m.Accepted):
-            self._open.pop(message.seq, None)
+            submitted = self._open.pop(message.seq, None)
+            if isinstance(submitted, m.Submit):
+                refused = dict(message.refused)
+                tasks = [spec.id for spec in submitted.tasks if spec.id not in refused]
+                self.cluster.oracle.accepted(tasks)
             for task, why in message.refused:
                 self.refused[task] = why
                 self.awaited.discard(task)

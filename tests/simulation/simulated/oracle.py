@@ -206,7 +206,7 @@ class Oracle:
         self.seen[type(message).__name__] += 1
         if isinstance(message, m.Outcomes):
             for outcome in message.outcomes:
-                if outcome.failure is not None and outcome.failure.type == "unknown":
+                if outcome.state == "LOST":
                     assert outcome.task not in self.durable
                     continue
                 state = self.durable.get(outcome.task)
@@ -219,8 +219,7 @@ class Oracle:
     @_strict
     def announced(self, client: Client, outcome: TaskOutcome) -> None:
         """A client was told of an end."""
-        failure = outcome.failure
-        if failure is not None and failure.type == "unknown":
+        if outcome.state == "LOST":
             return
         before = self.told.setdefault(outcome.task, outcome.state)
         assert before == outcome.state, f"{outcome.task:#x} was {before}, now {outcome.state}"
