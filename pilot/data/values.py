@@ -328,12 +328,25 @@ def _at_fault(error: BaseException) -> str:
     while trace is not None:
         code = trace.tb_frame.f_code
         if not _is_machinery(code.co_filename):
-            name = getattr(code, "co_qualname", code.co_name)
+            name = _qualified_name(trace.tb_frame)
             if name == "<module>":
                 name = f"the module {trace.tb_frame.f_globals.get('__name__')}"
             return f"{name} ({code.co_filename}, line {trace.tb_lineno})"
         trace = trace.tb_next
     return ""
+
+
+def _qualified_name(frame: types.FrameType) -> str:
+    code = frame.f_code
+    if sys.version_info >= (3, 11):
+        return code.co_qualname
+    first = frame.f_locals.get(code.co_varnames[0]) if code.co_argcount else None
+    kind = first if isinstance(first, type) else type(first)
+    for one in kind.__mro__:
+        method = vars(one).get(code.co_name)
+        if getattr(getattr(method, "__func__", method), "__code__", None) is code:
+            return f"{one.__qualname__}.{code.co_name}"
+    return code.co_name
 
 
 def _is_machinery(file: str) -> bool:
