@@ -20,7 +20,7 @@ from typing import Protocol
 import msgspec
 
 
-class HostShare(msgspec.Struct, frozen=True):
+class HostRanks(msgspec.Struct, frozen=True):
     """The consecutive ranks that one host gets."""
 
     #: Name of the host, as the batch system writes it.
@@ -45,7 +45,7 @@ class Placement(msgspec.Struct, frozen=True):
     """
 
     #: The shares, in the order of ranks.
-    hosts: tuple[HostShare, ...]
+    hosts: tuple[HostRanks, ...]
 
     def __post_init__(self) -> None:
         if not self.hosts:

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import msgspec
 
-from pilot.launchers.base import HostShare, Launch, Placement
+from pilot.launchers.base import HostRanks, Launch, Placement
 
 #: How long an mpiexec may take to tell its version, in seconds.
 _VERSION_TIMEOUT_S = 20.0
@@ -156,7 +156,7 @@ class MpirunLauncher(msgspec.Struct, frozen=True):
                 argv += [*separator, "-host", self._host(share), "-n", str(share.ranks), *command]
         return Launch(tuple(argv), {**flavour.env, **for_ranks})
 
-    def _host(self, share: HostShare) -> str:
+    def _host(self, share: HostRanks) -> str:
         return self.flavour.host.format(host=share.host, ranks=share.ranks)
 
     def _library_env(self, env: Mapping[str, str]) -> dict[str, str]:

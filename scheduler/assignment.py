@@ -125,35 +125,35 @@ def is_short(work: WorkClass) -> bool:
 
 def fits(work: WorkClass, pilot: PilotShape, now: float) -> bool:
     """Whether the pilot could ever run a task of this class in the time that it has left."""
-    return not misfit(work, pilot, now)
+    return not why_unfit(work, pilot, now)
 
 
-def misfit(work: WorkClass, pilot: PilotShape, now: float) -> str:
+def why_unfit(work: WorkClass, pilot: PilotShape, now: float) -> str:
     """Why the pilot cannot run a task of this class, however idle it is; empty where it can."""
     if work.pool and work.pool != pilot.pool:
         return OTHER_POOL
     nodes = nodes_needed(work.need, pilot.shape)
     if nodes is None or nodes > pilot.nodes:
         return TOO_SMALL
-    if pilot.ends_at and now + needed_s(work) + DRAIN_S > pilot.ends_at:
+    if pilot.ends_at and now + required_walltime_s(work) + DRAIN_S > pilot.ends_at:
         return TOO_SHORT
     return ""
 
 
-def needed_s(work: WorkClass) -> float:
+def required_walltime_s(work: WorkClass) -> float:
     """The walltime to keep for a task: its limit, else half more than the mean of its like.
 
     But no more than a pilot of the longest walltime has when it has just begun, or the task would
     never start. Without a limit it is nine tenths of that, so that it need not be the very first.
     """
-    fresh = fresh_s(work.longest_s)
+    fresh = usable_walltime_s(work.longest_s)
     if work.time_limit_s:
         beyond = work.time_limit_s + DRAIN_S > work.longest_s  # no pilot is long enough for it
         return work.time_limit_s if beyond else min(work.time_limit_s, fresh)
     return min(1.5 * (work.mean_s or 0.0), 0.9 * fresh)
 
 
-def fresh_s(walltime_s: float) -> float:
+def usable_walltime_s(walltime_s: float) -> float:
     """What is left for tasks of so many seconds of walltime when a pilot has just begun."""
     return max(0.0, walltime_s - min(START_S, walltime_s / 10) - DRAIN_S)
 
@@ -170,7 +170,7 @@ def longest_s(need: Resources, named: str, pools: Iterable[Pool]) -> float:
     return max(walltimes, default=math.inf)
 
 
-def room(work: WorkClass, pilot: PilotRoom) -> int:
+def free_slots(work: WorkClass, pilot: PilotRoom) -> int:
     """How many more tasks of this class the pilot should hold, if they fit at all."""
     if work in pilot.avoided:
         return 0
@@ -189,7 +189,7 @@ def room(work: WorkClass, pilot: PilotRoom) -> int:
 def starts_at_once(work: WorkClass, pilot: PilotRoom, now: float) -> bool:
     """Whether the pilot has the cores for one more task of this class free, and may take it."""
     free = cores_of(pilot) - pilot.load
-    return work.need.total_cores <= free and room(work, pilot) > 0 and fits(work, pilot, now)
+    return work.need.total_cores <= free and free_slots(work, pilot) > 0 and fits(work, pilot, now)
 
 
 def assign(
@@ -198,7 +198,7 @@ def assign(
     now: float,
     site: SiteAmounts | None = None,
 ) -> Iterator[tuple[WorkClass, PilotRoom, int]]:
-    """Share ready tasks out, classes of high rank first, each over the emptiest pilots.
+    """NodeAllocation ready tasks out, classes of high rank first, each over the emptiest pilots.
 
     Of classes of the same rank, the one whose session has the smallest share of the cores goes
     first, and where several sessions wait, each is given a part of the room at a time: so sessions
@@ -265,14 +265,14 @@ def _spread(
 ) -> Iterator[tuple[PilotRoom, int]]:
     """How many tasks of one class each pilot should get now, the emptiest pilots first; of all of
     them no more than `most`."""
-    if not most or not any(room(work, pilot) for pilot in pilots):
+    if not most or not any(free_slots(work, pilot) for pilot in pilots):
         return  # as it is most of the time for most classes
     candidates = [pilot for pilot in pilots if fits(work, pilot, now)]
     candidates.sort(key=lambda pilot: pilot.load / cores_of(pilot))
     for number, pilot in enumerate(candidates):
         if not most:
             return
-        count = min(most, room(work, pilot))
+        count = min(most, free_slots(work, pilot))
         if rivals > 1:
             count = -(-count // rivals)
         elif pilot.load and len(candidates) - number > 1:
@@ -290,7 +290,7 @@ def _waits_for(work: WorkClass, site: SiteAmounts, pilots: list[PilotRoom]) -> b
         work.ready > 0
         and not site.fit(need)
         and site.most(need) > 0
-        and any(room(work, pilot) for pilot in pilots)
+        and any(free_slots(work, pilot) for pilot in pilots)
     )
 
 
@@ -298,7 +298,7 @@ def _waits_for(work: WorkClass, site: SiteAmounts, pilots: list[PilotRoom]) -> b
 _HOLDS = 1 << 10
 
 
-def refusal(
+def why_infeasible(
     need: Resources,
     pool: str,
     pools: Iterable[tuple[str, NodeShape, int, float]],

@@ -4,7 +4,7 @@ Demand is measured in node-seconds, not in task counts: what waits and runs, by 
 mean time, against the pilots that there are and those that wait in the queue. A thousand tasks
 of a millisecond need no second node; four tasks of an hour need all that the pool allows. Nodes
 that are there count for a task only where they are there for long enough: by the same
-`assignment.needed_s` that tasks are given out by.
+`assignment.required_walltime_s` that tasks are given out by.
 
 Invariants: never more nodes than the pool's `max_nodes`, never more than `max_queued` pilots in
 the queue; a pilot is ended only when it has been idle for the pool's idle time, or when it is
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from pilot.scheduler.assignment import DRAIN_S, can_hold, fresh_s
+from pilot.scheduler.assignment import DRAIN_S, can_hold, usable_walltime_s
 from pilot.scheduler.resources import NodeShape, Resources, nodes_needed, ranks_that_fit
 
 #: What a task is taken to last while none of its class has ended, in seconds.
@@ -41,8 +41,8 @@ class ClassDemand(msgspec.Struct, frozen=True):
     pool: str
     count: int
     mean_s: float | None
-    #: The walltime to keep for each, in seconds: `assignment.needed_s`.
-    needed_s: float = 0.0
+    #: The walltime to keep for each, in seconds: `assignment.required_walltime_s`.
+    required_walltime_s: float = 0.0
     #: So many of them are with pilots; the others wait.
     assigned: int = 0
     #: So many may run at once: what they need of the site goes no further.
@@ -105,7 +105,7 @@ class End(msgspec.Struct, frozen=True):
     reason: str
 
 
-class Standing(msgspec.Struct):
+class PoolStatus(msgspec.Struct):
     """What the work of a pool is worth, and what the pool has and may have."""
 
     pool: PoolLimits
@@ -131,7 +131,7 @@ class Standing(msgspec.Struct):
         return min(self.pool.nodes_per_pilot, wanted, self.free)
 
     @property
-    def hindrance(self) -> str:
+    def blocked_by(self) -> str:
         """Why no more nodes are asked for; empty where they are."""
         if self.have >= self.target:
             return MAX_NODES if self.wanted > self.target else ENOUGH
@@ -195,13 +195,13 @@ def holds(pool: PoolLimits, work: ClassDemand) -> bool:
     return (
         bool(work.count)
         and can_hold(pool, work.need, work.pool)
-        and work.needed_s <= fresh_s(pool.walltime_s or math.inf)
+        and work.required_walltime_s <= usable_walltime_s(pool.walltime_s or math.inf)
     )
 
 
 def standings(
     pools: Sequence[PoolLimits], demand: Sequence[ClassDemand], pilots: Sequence[PilotSupply]
-) -> list[Standing]:
+) -> list[PoolStatus]:
     """How each pool stands.
 
     Tasks that name no pool make demand in the first one, in the order of the site file, that can
@@ -224,7 +224,7 @@ def standings(
 
 def _standing(
     pool: PoolLimits, demand: Sequence[ClassDemand], pilots: Sequence[PilotSupply]
-) -> Standing:
+) -> PoolStatus:
     usable = [pilot for pilot in pilots if not pilot.draining]
     # Nodes of a draining pilot are still held: the limit counts them, the supply does not.
     held = sum(max(pilot.nodes, pilot.held) for pilot in pilots)
@@ -240,7 +240,7 @@ def _standing(
         have = min(have, target - at_once)
     elif lack.at_once > lack.largest:
         at_once, largest = lack.at_once, lack.largest
-    return Standing(
+    return PoolStatus(
         pool,
         wanted,
         at_once,
@@ -280,10 +280,10 @@ def _lack(pool: PoolLimits, demand: Sequence[ClassDemand], pilots: Sequence[Pilo
     most = _Lack()
     worth = free = 0.0
     at_once = largest = 0
-    for work in sorted(waiting, key=lambda work: -work.needed_s):
+    for work in sorted(waiting, key=lambda work: -work.required_walltime_s):
         worth += _worth(pool, work, work.waiting)
         at_once = max(at_once, _at_once(pool, work))
-        left_s = work.needed_s + DRAIN_S
+        left_s = work.required_walltime_s + DRAIN_S
         while shorter and shorter[-1].left_s >= left_s:
             pilot = shorter.pop()
             free += max(0.0, pilot.nodes - held * pilot.load)
@@ -305,7 +305,7 @@ def decide(
     decisions: list[Grow | End] = []
     for its in standings(pools, demand, pilots):
         pool = its.pool
-        while not its.hindrance:
+        while not its.blocked_by:
             nodes = its.next_nodes
             decisions.append(
                 Grow(

@@ -41,7 +41,7 @@ class Portion(msgspec.Struct, frozen=True, array_like=True):
         return f"{text} ({','.join(self.indices)})" if self.indices else text
 
 
-class Share:
+class NodeAllocation:
     """What one node gives to a task: cores by number, and other things, for all of its ranks."""
 
     __slots__ = ("cores", "named", "node", "ranks")
@@ -62,7 +62,7 @@ class Share:
 
     def __repr__(self) -> str:
         named = "".join(f", {portion}" for portion in self.named)
-        return f"Share({self.node}: {self.ranks} ranks on cores {self.cores}{named})"
+        return f"NodeAllocation({self.node}: {self.ranks} ranks on cores {self.cores}{named})"
 
 
 class Sum:
@@ -89,7 +89,7 @@ class Sum:
         """Give a portion away."""
         self.free -= portion.amount * portion.ranks
 
-    def give_back(self, portion: Portion) -> None:
+    def release(self, portion: Portion) -> None:
         """Take a portion back."""
         self.free += portion.amount * portion.ranks
 
@@ -132,7 +132,7 @@ class Indexed:
         for index in portion.indices:
             self.free[index] -= portion.of_each
 
-    def give_back(self, portion: Portion) -> None:
+    def release(self, portion: Portion) -> None:
         """Take a portion back."""
         for index in portion.indices:
             self.free[index] += portion.of_each
@@ -172,7 +172,7 @@ class FreeNode:
                 return 0
         return min(fits, default=MOST)
 
-    def obstacle(self, share: Share) -> tuple[str, str] | None:
+    def obstacle(self, share: NodeAllocation) -> tuple[str, str] | None:
         """What keeps a share from being taken, as one of `things`; None where nothing does."""
         if not self.cores.issuperset(share.cores):
             return "", str(next(core for core in share.cores if core not in self.cores))
@@ -184,24 +184,24 @@ class FreeNode:
                     return portion.name, index
         return None
 
-    def take(self, share: Share) -> None:
+    def take(self, share: NodeAllocation) -> None:
         """Give a share away."""
         self.cores.difference_update(share.cores)
         for portion in share.named:
             if (stock := self.named.get(portion.name)) is not None:
                 stock.take(portion)
 
-    def give_back(self, share: Share) -> None:
+    def release(self, share: NodeAllocation) -> None:
         """Take a share back."""
         self.cores.update(share.cores)
         for portion in share.named:
             if (stock := self.named.get(portion.name)) is not None:
-                stock.give_back(portion)
+                stock.release(portion)
 
-    def cut(self, need: Resources, ranks: int) -> Share:
+    def cut(self, need: Resources, ranks: int) -> NodeAllocation:
         """A share for so many ranks, of the lowest numbers that are free; it is not taken yet."""
         cores = tuple(sorted(self.cores)[: need.cores * ranks])
-        return Share(self.name, ranks, cores, self.cut_named(need.named, ranks))
+        return NodeAllocation(self.name, ranks, cores, self.cut_named(need.named, ranks))
 
     def cut_named(self, amounts: Amounts, ranks: int = 1) -> tuple[Portion, ...]:
         """The part of a share that is not cores."""
@@ -211,7 +211,7 @@ class FreeNode:
         )
 
 
-def things(share: Share) -> Collection[tuple[str, str]]:
+def things(share: NodeAllocation) -> Collection[tuple[str, str]]:
     """All that is in a share, by name and index: cores have no name, amounts no index."""
     found = [("", str(core)) for core in share.cores]
     for portion in share.named:
@@ -219,7 +219,7 @@ def things(share: Share) -> Collection[tuple[str, str]]:
     return found
 
 
-def place(need: Resources, nodes: Iterable[FreeNode]) -> list[Share] | None:
+def place(need: Resources, nodes: Iterable[FreeNode]) -> list[NodeAllocation] | None:
     """Where a task can run now, or None where it has to wait. Nothing is taken.
 
     With ``ranks_per_node`` every node gets exactly that many ranks (the last one the rest);

@@ -38,7 +38,7 @@ from pilot.agent.service import LEAVE_S, STATUS_S, Identity, Service
 from pilot.data.directories import make_private
 from pilot.interpreter import pilot_command
 from pilot.launchers import (
-    HostShare,
+    HostRanks,
     Launcher,
     Placement,
     get_launcher,
@@ -334,8 +334,8 @@ class Agent:
             self._rules.world_done(message.world, message.completions, now)
         elif isinstance(message, m.RankDone):
             self._rules.rank_done(message.world, message.rank, message.completion, now)
-        elif isinstance(message, m.TakenBack):
-            self._rules.taken_back(message.number, message.begun, message.upto, now)
+        elif isinstance(message, m.Unsent):
+            self._rules.unsent(message.number, message.begun, message.upto, now)
         elif isinstance(message, m.ExecutorHello):
             self._executors[message.executor] = peer, _Known()
             self._rules.executor_ready(message.executor, message.pid, now)
@@ -477,10 +477,10 @@ class Agent:
                 self._start_executor(action)
             elif isinstance(action, a.StopExecutor):
                 self._send_to_node(action.node, m.StopExecutor(action.executor, action.grace_s))
-            elif isinstance(action, a.TakeBackFromExecutor):
-                self._send_to_node(action.node, m.TakeBack(action.executor, action.upto))
-            elif isinstance(action, a.TakeBackFromWorld):
-                self._take_back_from_world(action)
+            elif isinstance(action, a.UnsendFromExecutor):
+                self._send_to_node(action.node, m.Unsend(action.executor, action.upto))
+            elif isinstance(action, a.UnsendFromWorld):
+                self._unsend_from_world(action)
             elif isinstance(action, a.StartWorld):
                 self._start_world(action)
             elif isinstance(action, a.GiveUpNode):
@@ -530,7 +530,9 @@ class Agent:
             message = self._run_message(world.known, action.work, None)
             self._server.send_to_all(world.peers.values(), message)
 
-    def _run_message(self, known: _Known, work: list[m.Work], plan: m.LaunchPlan | None) -> m.Run:
+    def _run_message(
+        self, known: _Known, work: list[m.AttemptSpec], plan: m.LaunchPlan | None
+    ) -> m.Run:
         templates = []
         functions = []
         for number in {item.template for item in work} - known.templates:
@@ -683,11 +685,11 @@ class Agent:
             return
         self._worlds[action.world] = _World(process, path)
 
-    def _take_back_from_world(self, action: a.TakeBackFromWorld) -> None:
+    def _unsend_from_world(self, action: a.UnsendFromWorld) -> None:
         world = self._worlds.get(action.world)
         if world is not None and 0 in world.ranks:
             node, _ = world.ranks[0]
-            self._send_to_node(node, m.TakeBack(action.world, action.upto))
+            self._send_to_node(node, m.Unsend(action.world, action.upto))
 
     def _stop_world(self, number: int) -> None:
         world = self._worlds.get(number)
@@ -757,7 +759,7 @@ def _survives(message: object) -> Iterator[None]:
 
 
 def _placement(shares: tuple[Any, ...]) -> Placement:
-    return Placement(tuple(HostShare(s.node, s.ranks, s.cores) for s in shares))
+    return Placement(tuple(HostRanks(s.node, s.ranks, s.cores) for s in shares))
 
 
 def _child_of_agent() -> None:

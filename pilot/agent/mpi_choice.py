@@ -25,7 +25,7 @@ from pathlib import Path
 
 import msgspec
 
-from pilot.launchers import HostShare, Placement, get_launcher
+from pilot.launchers import HostRanks, Placement, get_launcher
 from pilot.model.bounds import UNREADABLE
 from pilot.regular_files import read_regular
 from pilot.scheduler.batch import BatchKind
@@ -93,7 +93,7 @@ def try_out(kind: BatchKind, host: str, variables: Mapping[str, str], run: Run) 
             failures.append(f"{choice}: {error}")
             continue
         # Two ranks on one core: a node has that.
-        two = Placement((HostShare(host, 2, (0,)),))
+        two = Placement((HostRanks(host, 2, (0,)),))
         launch = launcher.launch((sys.executable, "-c", _PROGRAM), two, env=variables)
         status, output = run(launch.argv, launch.env, TRIAL_S)
         if status == 0 and output.count(_MET) == 2:

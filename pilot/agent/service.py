@@ -117,7 +117,7 @@ class Service:
             m.Committed: self._committed,
             m.CancelWork: lambda message, now: rules.cancel(message.tasks, now),
             m.ForgetSession: lambda message, _now: rules.end_session(message.session),
-            m.GiveBack: lambda message, now: rules.give_back(message.tasks, now),
+            m.Reclaim: lambda message, now: rules.return_to_head(message.tasks, now),
             m.EndPilot: self._told_to_end,
             m.HeadStatus: lambda _message, _now: None,
         }

@@ -22,7 +22,7 @@ from pilot.errors import PilotError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-    from pilot.client.query_client import Inquiry
+    from pilot.client.query_client import QueryClient
     from pilot.site import Site
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -181,7 +181,7 @@ def current_site() -> Site:
 
 
 @contextmanager
-def asking(site: Site, *, quiet: bool = False) -> Iterator[Inquiry]:
+def asking(site: Site, *, quiet: bool = False) -> Iterator[QueryClient]:
     """Ask the head of a site; where none runs, its database, and say so once, unless `quiet`.
 
     Raises
@@ -189,9 +189,9 @@ def asking(site: Site, *, quiet: bool = False) -> Iterator[Inquiry]:
     HeadError
         The head does not answer, or the database cannot be read.
     """
-    from pilot.client.query_client import Inquiry
+    from pilot.client.query_client import QueryClient
 
-    with Inquiry(site) as ask:
+    with QueryClient(site) as ask:
         if not (ask.has_head or quiet or click.get_current_context().meta.get(_SAID)):
             click.get_current_context().meta[_SAID] = True
             note(f"no head of {site.name} runs: this is what its database has")

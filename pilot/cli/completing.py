@@ -80,11 +80,11 @@ def _parameters(context: click.Context, _incomplete: str) -> list[tuple[str, str
 
 
 def _ask(context: click.Context, query: str, **arguments: Any) -> Any:
-    from pilot.client.query_client import Inquiry
+    from pilot.client.query_client import QueryClient
     from pilot.site import find_site
 
     site = find_site(context.ensure_object(Settings).site)
-    with Inquiry(site) as ask:
+    with QueryClient(site) as ask:
         return ask(query, **arguments)
 
 

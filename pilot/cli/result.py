@@ -19,7 +19,7 @@ from pilot.errors import ResultError, StorageError, TaskError
 from pilot.model.states import UNSUCCESSFUL
 
 if TYPE_CHECKING:
-    from pilot.client.query_client import Inquiry
+    from pilot.client.query_client import QueryClient
     from pilot.site import Site
 
 _SUFFIXES = (".npy", ".json", ".pkl", ".pickle")
@@ -111,7 +111,7 @@ def delete(task_ids: tuple[str, ...]) -> None:
     click.echo(f"results of {counted(count, 'task')} deleted")
 
 
-def _check_state(task_id: str, data: dict[str, Any], ask: Inquiry) -> None:
+def _check_state(task_id: str, data: dict[str, Any], ask: QueryClient) -> None:
     if data["state"] == "COMPLETED":
         return
     if data["state"] == "DELETED":

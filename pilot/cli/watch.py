@@ -22,7 +22,7 @@ from pilot.errors import PilotError, TaskError
 from pilot.model.states import FAILURES, FINAL, UNSUCCESSFUL
 
 if TYPE_CHECKING:
-    from pilot.client.query_client import Inquiry
+    from pilot.client.query_client import QueryClient
     from pilot.site import Site
 
 #: The time between two looks, in seconds; where looking takes long, it is twenty times as long.
@@ -104,7 +104,9 @@ def watch_session(site: Site, number: int, *, as_json: bool = False) -> int:
         return _tell_end(site, ask, number, counts, as_json)
 
 
-def _tell_end(site: Site, ask: Inquiry, number: int, counts: dict[str, int], as_json: bool) -> int:
+def _tell_end(
+    site: Site, ask: QueryClient, number: int, counts: dict[str, int], as_json: bool
+) -> int:
     """Print how a session has ended; returns what to end with."""
     from pilot.cli.run import show_end
     from pilot.workflow.record import read_record
@@ -123,7 +125,7 @@ def _tell_end(site: Site, ask: Inquiry, number: int, counts: dict[str, int], as_
     return show_end(session["name"], site, number, round(seconds, 3), summary, as_json)
 
 
-def _plain_summary(ask: Inquiry, number: int, counts: dict[str, int]) -> dict[str, Any]:
+def _plain_summary(ask: QueryClient, number: int, counts: dict[str, int]) -> dict[str, Any]:
     """Return the summary of a session that is of no workflow."""
     rows = ask("tasks", session=number, state=FAILURES, limit=100, current=True)
     errors = ((row, ask("task", task=row["id"])["error"] or {}) for row in rows)
@@ -146,7 +148,7 @@ def _plain_summary(ask: Inquiry, number: int, counts: dict[str, int]) -> dict[st
 
 
 def _until_ended(
-    ask: Inquiry, session: int, show: Callable[[dict[str, int]], None], deadline: float | None
+    ask: QueryClient, session: int, show: Callable[[dict[str, int]], None], deadline: float | None
 ) -> dict[str, int] | None:
     """Look until no task of a session is unfinished.
 
@@ -175,7 +177,7 @@ def _until_ended(
 
 
 @contextmanager
-def _view(ask: Inquiry) -> Iterator[Callable[[dict[str, int]], None]]:
+def _view(ask: QueryClient) -> Iterator[Callable[[dict[str, int]], None]]:
     """Show counts of states as the progress of `pilot run` does."""
     from pilot.client.progress import Hint, LineView, LiveView, Tally, View, hint_of
 

@@ -26,7 +26,7 @@ from pilot.wire.discovery import HeadAddress
 _TRIES = 5
 
 
-class Inquiry:
+class QueryClient:
     """Asks queries of `pilot.head.queries` by name, and gives their plain data.
 
     Parameters
@@ -99,7 +99,7 @@ class Inquiry:
             self._connection.close()
             self._connection = None
 
-    def __enter__(self) -> Inquiry:
+    def __enter__(self) -> QueryClient:
         return self
 
     def __exit__(
@@ -139,7 +139,7 @@ def sessions(
     limit
         No more than so many.
     """
-    with Inquiry(site if isinstance(site, Site) else find_site(site)) as ask:
+    with QueryClient(site if isinstance(site, Site) else find_site(site)) as ask:
         found: list[dict[str, Any]] = ask(
             "sessions",
             state=state,
@@ -187,4 +187,4 @@ def as_epoch(when: Any) -> float | None:
         ) from None
 
 
-__all__ = ["Inquiry", "as_epoch", "in_words", "sessions"]
+__all__ = ["QueryClient", "as_epoch", "in_words", "sessions"]

@@ -39,7 +39,7 @@ from pilot.client.context import serves_tasks
 from pilot.client.events import Event, read_events
 from pilot.client.failures import exception_of
 from pilot.client.future import Future, Lines
-from pilot.client.query_client import Inquiry, as_epoch, in_words
+from pilot.client.query_client import QueryClient, as_epoch, in_words
 from pilot.client.search_path import search_path
 from pilot.client.submission import Submission
 from pilot.client.submitter import NO_GROUP, Call, GroupKey, Submitter, as_calls
@@ -428,7 +428,7 @@ class Session(concurrent.futures.Executor):
         """
         self._check_process()
         if self._closed and self._connection.is_closed:
-            with Inquiry(self.site) as ask:
+            with QueryClient(self.site) as ask:
                 return ask(name, **arguments)
         return self._connection.request(lambda n: m.Query(n, name, arguments))
 
@@ -452,7 +452,7 @@ class Session(concurrent.futures.Executor):
             and after this object was shut down or has detached.
         """
         self._check_process()
-        with Inquiry(self.site) as ask:
+        with QueryClient(self.site) as ask:
             yield from read_events(ask, _whole("since", since), session=self.id, follow=follow)
 
     def tasks(
@@ -522,7 +522,7 @@ class Session(concurrent.futures.Executor):
         if not self._connection.is_closed:
             self._connection.flush()
         subject = future.task_id if isinstance(future, Future) else future or str(self.id)
-        with Inquiry(self.site) as ask:
+        with QueryClient(self.site) as ask:
             return Lines(in_words(ask("why", subject=subject)))
 
     def ask(self, name: str, /, **arguments: Any) -> concurrent.futures.Future[Any]:

@@ -34,7 +34,7 @@ from pilot.errors import EncodingError, PilotError, SubmissionError
 from pilot.limits import OPTIONS_BYTES
 from pilot.model.ids import session_of, task_label
 from pilot.model.tasks import Function, TaskSpec, Template
-from pilot.scheduler.assignment import refusal
+from pilot.scheduler.assignment import why_infeasible
 from pilot.scheduler.resources import Resources
 from pilot.site import Site
 from pilot.texts import as_name, size_text
@@ -337,7 +337,9 @@ class Submitter:
             for name, pool in config.pools.items()
         ]
         need = resolved.resources
-        reason = refusal(need, options.pool or "", pools, resolved.time_limit_s, config.amounts)
+        reason = why_infeasible(
+            need, options.pool or "", pools, resolved.time_limit_s, config.amounts
+        )
         if reason:
             raise SubmissionError(f"task {task.__name__!r} was not submitted: {reason}")
 

@@ -22,7 +22,7 @@ from pilot.head.store.store import Store
 from pilot.model.ids import task_label
 from pilot.model.tasks import Function, SessionInfo, TaskSpec, Template
 from pilot.model.values import Value
-from pilot.wire.messages import Assign, InputValue, Work
+from pilot.wire.messages import Assign, AttemptSpec, InputValue
 
 #: Arguments of waiting tasks are kept in memory up to so many bytes; others are read when needed.
 PAYLOAD_BYTES = 256 << 20
@@ -103,7 +103,7 @@ class AssignmentPacker:
         values
             The values of inputs, by the task that made them; the pilot makes the others itself.
         """
-        work: list[Work] = []
+        work: list[AttemptSpec] = []
         assignment = Assign([], [], [], work)
         missing = [task.id for task in tasks if task.id not in self._payloads]
         read = self._store.payloads(missing) if missing else {}
@@ -118,7 +118,7 @@ class AssignmentPacker:
                     f"the arguments of task {task_label(task.id)} are not in the database any more"
                 )
             work.append(
-                Work(
+                AttemptSpec(
                     task.id,
                     task.attempt,
                     template.id,

@@ -35,8 +35,8 @@ from pilot.head.outlook import (
     INTENDED,
     QUEUED,
     RUNNING,
-    Outlook,
     PilotRow,
+    ProvisioningView,
     pool_limits,
 )
 from pilot.head.own_pilot import OWN, agent_command, own_allocation, start_agent
@@ -193,9 +193,9 @@ class Fleet:
             own=row.own,
         )
 
-    def outlook(self) -> Outlook:
+    def outlook(self) -> ProvisioningView:
         """All that can be said of pilots to come."""
-        return Outlook(
+        return ProvisioningView(
             self._kind,
             self._pools,
             self.supply(self._now()),
@@ -261,9 +261,9 @@ class Fleet:
         unproven = self._unproven()
         for its in standings(self._pools, demand, supply):
             pool = its.pool.name
-            if its.hindrance == ENOUGH and pool not in trying:
+            if its.blocked_by == ENOUGH and pool not in trying:
                 self._refused.pop(pool, None)
-            if its.hindrance == ENOUGH and pool not in unproven:
+            if its.blocked_by == ENOUGH and pool not in unproven:
                 self._forget_losses(pool)
 
     def _forget_losses(self, pool: str) -> None:

@@ -19,7 +19,7 @@ from functools import partial
 
 from pilot.data.file_stamps import unchanged
 from pilot.head.core import memo_keys
-from pilot.head.core.events import TasksRecalled
+from pilot.head.core.events import TasksLookedUp
 from pilot.head.core.state import Task
 from pilot.head.machine import HERE, Machine
 from pilot.head.store.store import Store
@@ -30,7 +30,7 @@ from pilot.model.values import Value
 log = logging.getLogger("pilot.head")
 
 
-class Recall:
+class MemoLookup:
     """Tasks with a cache that wait for being looked up.
 
     Parameters
@@ -75,7 +75,7 @@ class Recall:
         """These are to be looked up."""
         self._due.extend(tasks)
 
-    def take(self) -> TasksRecalled | None:
+    def take(self) -> TasksLookedUp | None:
         """What is known now of tasks that are due, or None where nothing is new."""
         keys: dict[int, bytes] = {}
         hits: dict[int, int] = {}
@@ -84,11 +84,11 @@ class Recall:
         while self._looked:
             task, key, good = self._looked.popleft()
             keys[task] = key
-            if good and (hit := self._store.recall([key]).get(key)) is not None:
+            if good and (hit := self._store.look_up([key]).get(key)) is not None:
                 hits[task] = hit
         if not keys:
             return None
-        return TasksRecalled(keys, self._found(hits))
+        return TasksLookedUp(keys, self._found(hits))
 
     def _found(self, hits: dict[int, int]) -> dict[int, tuple[Value, ...]]:
         """The results of hits that can be read."""
@@ -126,7 +126,7 @@ class Recall:
             for task in tasks
             if task.id in self._bases
         }
-        known = self._store.recall(set(keys.values()))
+        known = self._store.look_up(set(keys.values()))
         files = self._store.files(known.values()) if known else {}
         for task, key in list(keys.items()):
             hit = known.get(key)

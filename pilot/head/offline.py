@@ -24,7 +24,7 @@ from pilot.head.core.core import Core
 from pilot.head.explain.view import View
 from pilot.head.lease import Holder, read_lease
 from pilot.head.lease_files import has_run_out
-from pilot.head.outlook import Outlook
+from pilot.head.outlook import ProvisioningView
 from pilot.head.running import find_head
 from pilot.head.store.database_file import refuse_if_missing
 from pilot.head.store.store import SCHEMA_VERSION, Store, readable
@@ -98,9 +98,9 @@ class _NoFleet:
     def __init__(self, kind: BatchKind) -> None:
         self._kind = kind
 
-    def outlook(self) -> Outlook:
+    def outlook(self) -> ProvisioningView:
         """Return one without pilots."""
-        return Outlook(self._kind)
+        return ProvisioningView(self._kind)
 
 
 def lease_holder(site: Site) -> Holder | None:

@@ -61,7 +61,7 @@ class PilotRow(msgspec.Struct):
     own: bool = False
 
 
-class Outlook(NamedTuple):
+class ProvisioningView(NamedTuple):
     """What can be said of pilots that are not there: what elasticity and the batch system go by."""
 
     #: The batch system, for its words.

@@ -314,7 +314,7 @@ class Pilots:
             return
         for name, tasks in self._core.ask_back(now).items():
             log.info("pilot %s is asked for %d tasks that others have room for", name, len(tasks))
-            self._shell.send(self._peers[name].address, m.GiveBack(tasks))
+            self._shell.send(self._peers[name].address, m.Reclaim(tasks))
 
     def end_all(self, reason: str, now: float) -> None:
         """Have all pilots end: those that work at once, and those that are queued are cancelled."""

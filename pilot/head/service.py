@@ -43,7 +43,7 @@ from pilot.head.janitor import Janitor
 from pilot.head.machine import HERE, Machine
 from pilot.head.outlook import pool_limits
 from pilot.head.pilots import Pilots
-from pilot.head.session_commands import Control, opened
+from pilot.head.session_commands import SessionCommands, opened
 from pilot.head.shell import Shell
 from pilot.head.store.store import Store
 from pilot.head.unreadable import Answers
@@ -156,7 +156,7 @@ class Service:
         python = INTERPRETER if config.environment.python == "auto" else ""
         self._clients = Clients(self._shell, epoch, self._hurry, python, config.head.max_unfinished)
         self._answers = Answers(epoch, connections.send)
-        self._control = Control(site, self._shell, self._janitor)
+        self._control = SessionCommands(site, self._shell, self._janitor)
         self._pilots = Pilots(site, self._shell, batch, epoch, notify, self._started)
         self._fleet = self._pilots.fleet
         self._handlers: Mapping[type, Handler] = {
@@ -199,7 +199,7 @@ class Service:
         owed: set[int] = set()
         kinds = {template.id: template for template in templates}
         for item in tasks:
-            shell.recall.accepted(kinds[item.spec.template], item.spec)
+            shell.memo_lookup.accepted(kinds[item.spec.template], item.spec)
             if item.delegated is None:
                 if not shell.assignments.is_full:
                     shell.assignments.keep(item.spec)
@@ -261,7 +261,7 @@ class Service:
         self._commits.batch.add_swept(self._janitor.take())
 
     def _take_recalled(self, now: float) -> None:
-        while (known := self._shell.recall.take()) is not None:
+        while (known := self._shell.memo_lookup.take()) is not None:
             self._shell.apply(known, now)
 
     def _handle(self, peer: bytes, message: Any, now: float) -> None:
@@ -345,7 +345,7 @@ class Service:
         for name, step in (
             ("waiting for the batch system", self._fleet.close),
             ("waiting for the janitor", self._janitor.stop),
-            ("ending the look-up", self._shell.recall.close),
+            ("ending the look-up", self._shell.memo_lookup.close),
         ):
             self.steps.attempt(name, step)
 

@@ -38,7 +38,7 @@ _LEFT = "left_sessions"
 _MOST_WEIGHT = 1e9
 
 
-class Control:
+class SessionCommands:
     """Changes sessions, and deletes what there is of them.
 
     Parameters

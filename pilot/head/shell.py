@@ -24,7 +24,7 @@ from pilot.head.core.core import Core
 from pilot.head.core.events import Effects, Ended, Event, TasksUnfit
 from pilot.head.core.numbering import Numbers
 from pilot.head.machine import HERE, Machine
-from pilot.head.memo_lookup import Recall
+from pilot.head.memo_lookup import MemoLookup
 from pilot.head.outcome_cache import Outcomes
 from pilot.head.steps import Steps
 from pilot.head.store.store import Store
@@ -77,7 +77,7 @@ class Shell:
         self.assignments = AssignmentPacker(store)
         self.outcomes = Outcomes(store)
         self.telling = Telling(send, unsent, self.outcomes)
-        self.recall = Recall(store, self.outcomes.values, notify, machine)
+        self.memo_lookup = MemoLookup(store, self.outcomes.values, notify, machine)
         self.steps = Steps(machine.now)
         self.commits = Commits(
             store,
@@ -145,13 +145,13 @@ class Shell:
             for spec, task, _ in effects.accepted:
                 keep(spec)
                 if task.template.cache:
-                    self.recall.accepted(task.template, spec)
+                    self.memo_lookup.accepted(task.template, spec)
             batch.add_tasks(effects.accepted)
             if self.assignments.is_full:
                 tasks = [spec.id for spec, *_ in effects.accepted]
                 self.commits.then(partial(self.assignments.drop_all, tasks))
-        if effects.recalls:
-            self.recall.add(effects.recalls)
+        if effects.lookups:
+            self.memo_lookup.add(effects.lookups)
         if effects.delegated:
             batch.add_delegated(effects.delegated)
             for delegated in effects.delegated:
@@ -183,7 +183,7 @@ class Shell:
 
     def _note_ends(self, ended: Iterable[Ended]) -> None:
         """Keep how tasks ended, drop what they needed, and tell the clients after the commit."""
-        keep, drop, recall = self.outcomes.keep, self.assignments.drop, self.recall
+        keep, drop, recall = self.outcomes.keep, self.assignments.drop, self.memo_lookup
         audience, watchers, running = self.peers.audience, self.peers.watchers, self.running
         by_client: dict[bytes, list[TaskOutcome]] = {}
         for end in ended:

@@ -300,7 +300,7 @@ class InputValue(msgspec.Struct, array_like=True, frozen=True):
     value: Value | None
 
 
-class Work(msgspec.Struct, array_like=True, frozen=True):
+class AttemptSpec(msgspec.Struct, array_like=True, frozen=True):
     """One attempt to be made."""
 
     task: Number
@@ -316,7 +316,7 @@ class Assign(_Message):
     sessions: list[SessionInfo]
     functions: list[Function]
     templates: list[Template]
-    work: list[Work]
+    work: list[AttemptSpec]
 
 
 class Committed(_Message):
@@ -337,7 +337,7 @@ class CancelWork(_Message):
     tasks: list[Number]
 
 
-class GiveBack(_Message):
+class Reclaim(_Message):
     """Another pilot has room for these tasks: give back those that wait for cores."""
 
     tasks: list[Number]
@@ -382,7 +382,7 @@ class StopExecutor(_Message):
     grace_s: Seconds
 
 
-class TakeBack(_Message):
+class Unsend(_Message):
     """Have an executor, or the world whose rank 0 is on your node, skip what it has been sent, up
     to the `upto`-th work, and not begun."""
 
@@ -419,7 +419,7 @@ class RankExited(_Message):
     log: LogSpan | None = None
 
 
-class TakenBack(_Message):
+class Unsent(_Message):
     """An executor or world had begun so many works, and skips those after it up to the
     `upto`-th."""
 
@@ -489,7 +489,7 @@ class Run(_Message):
 
     functions: list[Function]
     templates: list[Template]
-    work: list[Work]
+    work: list[AttemptSpec]
     plan: LaunchPlan | None = None
 
 
@@ -551,12 +551,12 @@ FromPilot: TypeAlias = PilotHello | Completions | PilotStatus | PilotBye
 ToHead: TypeAlias = FromClient | FromPilot
 ToClient: TypeAlias = Welcome | Accepted | Outcomes | Started | Reply
 ToPilot: TypeAlias = (
-    Welcome | Assign | Committed | ForgetSession | CancelWork | GiveBack | EndPilot | HeadStatus
+    Welcome | Assign | Committed | ForgetSession | CancelWork | Reclaim | EndPilot | HeadStatus
 )
 ToAgent: TypeAlias = (
     NodeHello
     | ExecutorExited
-    | TakenBack
+    | Unsent
     | NodeStatus
     | ExecutorHello
     | RankHello
@@ -568,7 +568,7 @@ ToAgent: TypeAlias = (
     | RankDone
 )
 ToNode: TypeAlias = (
-    StartExecutor | StopExecutor | TakeBack | WatchRank | KillRank | AgentStatus | Exit
+    StartExecutor | StopExecutor | Unsend | WatchRank | KillRank | AgentStatus | Exit
 )
 ToExecutor: TypeAlias = Run | Exit
 

@@ -37,7 +37,7 @@ from pilot.wire.channel import REBIND_S, Client, encode
 from pilot.wire.keys import load_keys
 from pilot.worker.node_cache import NodeCache
 from pilot.worker.shared_memory import PLACE_BYTES, SLOT, begins, leave_reason, order_of
-from pilot.worker.task_runner import Worker
+from pilot.worker.task_runner import TaskRunner
 
 #: So long may a large result wait for others to join it in one file, in seconds.
 SEAL_S = 0.02
@@ -80,7 +80,7 @@ def main(packed: bytes, site: Site, memory: mmap.mmap) -> None:
     client.close()
 
 
-def _come_up(config: ExecutorConfig, site: Site) -> tuple[Client[m.Run | m.Exit], Worker]:
+def _come_up(config: ExecutorConfig, site: Site) -> tuple[Client[m.Run | m.Exit], TaskRunner]:
     """Make this process ready for tasks. All that fails here is the node's fault, not a task's."""
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -91,7 +91,7 @@ def _come_up(config: ExecutorConfig, site: Site) -> tuple[Client[m.Run | m.Exit]
     pin(config.cores, config.cores_of_node)
     os.environ.update(thread_variables(len(config.cores)))
     os.environ.update(resource_variables(config.indices))
-    worker = Worker(
+    worker = TaskRunner(
         site,
         config.owner,
         config.node,
@@ -260,7 +260,7 @@ class Sealer(threading.Thread):
     A thread with a connection of its own, since the next task may run for hours.
     """
 
-    def __init__(self, config: ExecutorConfig, site: Site, worker: Worker) -> None:
+    def __init__(self, config: ExecutorConfig, site: Site, worker: TaskRunner) -> None:
         super().__init__(name="sealer", daemon=True)
         self._config = config
         self._site = site
@@ -291,7 +291,7 @@ def _serve(
     config: ExecutorConfig,
     site: Site,
     client: Client[m.Run | m.Exit],
-    worker: Worker,
+    worker: TaskRunner,
     memory: mmap.mmap,
 ) -> None:
     offset = config.slot * PLACE_BYTES
@@ -327,7 +327,7 @@ def _serve(
                     return
 
 
-def _end_spent(number: int, worker: Worker, outbox: Outbox, sealer: Sealer | None) -> None:
+def _end_spent(number: int, worker: TaskRunner, outbox: Outbox, sealer: Sealer | None) -> None:
     """Report what has ended, and that this process takes no more work; then wait for the end."""
     if completions := worker.seal():
         outbox.add(completions)

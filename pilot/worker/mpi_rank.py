@@ -54,7 +54,7 @@ from pilot.wire.keys import load_keys
 from pilot.worker.executor import Outbox
 from pilot.worker.node_cache import NodeCache
 from pilot.worker.shared_memory import PLACE_BYTES, SLOT, begins, order_of
-from pilot.worker.task_runner import Worker
+from pilot.worker.task_runner import TaskRunner
 
 #: The variable that carries `WorldConfig` to the ranks.
 VARIABLE = "PILOT_WORLD"
@@ -108,7 +108,7 @@ def main() -> None:
     logs = [rank_log(config.pilot, config.world, number) for number in range(size)]
     log = site.directory / logs[rank]
     redirect_output(log, site.directory)
-    worker = Worker(
+    worker = TaskRunner(
         site,
         f"{config.pilot}-world-{config.world}-{rank}-{os.getpid()}",
         node,
@@ -284,7 +284,7 @@ def _serve(
     world: int,
     rank: int,
     client: Client[m.Run | m.Exit],
-    worker: Worker,
+    worker: TaskRunner,
     meeting: Meeting,
     memory: mmap.mmap,
     logs: Sequence[str],

@@ -179,8 +179,8 @@ class NodeWorker:
             self._start(message)
         elif isinstance(message, m.StopExecutor):
             self._stop(message.executor, message.grace_s)
-        elif isinstance(message, m.TakeBack):
-            self._take_back(message)
+        elif isinstance(message, m.Unsend):
+            self._unsend(message)
         elif isinstance(message, m.WatchRank):
             self._watch_rank(message)
         elif isinstance(message, m.KillRank):
@@ -267,7 +267,7 @@ class NodeWorker:
                 _signal_group(executor.process, signal.SIGKILL)
             executor.kill_at = time.monotonic() + grace_s
 
-    def _take_back(self, message: m.TakeBack) -> None:
+    def _unsend(self, message: m.Unsend) -> None:
         """Have an executor, or a world by its rank 0, skip what it was sent and has not begun."""
         number = message.number
         if executor := self._executors.get(number):
@@ -279,7 +279,7 @@ class NodeWorker:
                 if rank.world == number and rank.rank == 0 and memory is not None:
                     begun = _skip_upto(rank.pid, order_of(memory), message.upto)
         if begun is not None:
-            self._client.send(m.TakenBack(number, begun, message.upto))
+            self._client.send(m.Unsent(number, begun, message.upto))
 
     def _kill_overdue(self, now: float) -> None:
         for executor in self._executors.values():

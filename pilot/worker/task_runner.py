@@ -66,7 +66,7 @@ from pilot.model.values import Value
 from pilot.process import enter_environment
 from pilot.site import Site
 from pilot.texts import shortened
-from pilot.wire.messages import Detach, LaunchPlan, Work
+from pilot.wire.messages import AttemptSpec, Detach, LaunchPlan
 from pilot.worker.failures import bases_of, failure_of
 from pilot.worker.node_cache import NodeCache
 from pilot.worker.shell_words import plain_words
@@ -85,7 +85,7 @@ _RESULT = "the result"
 NO_VALUE = Value(0)
 
 
-class Worker:
+class TaskRunner:
     """Runs tasks in this process, one after the other.
 
     Parameters
@@ -172,7 +172,9 @@ class Worker:
         """How far this process's output has come."""
         return self._surroundings.output_position()
 
-    def run(self, work: Work, begin: int, plan: LaunchPlan | None = None) -> list[Completion]:
+    def run(
+        self, work: AttemptSpec, begin: int, plan: LaunchPlan | None = None
+    ) -> list[Completion]:
         """Run one task; returns its completion, or nothing where `seal` will give it out.
 
         Parameters
@@ -191,7 +193,7 @@ class Worker:
             self._surroundings.put_back()
             return [self._untold(work, error)]
 
-    def _untold(self, work: Work, error: BaseException) -> Completion:
+    def _untold(self, work: AttemptSpec, error: BaseException) -> Completion:
         """The end of a task whose end could not be told."""
         now = clock.now()
         failure = TaskFailure(
@@ -211,7 +213,7 @@ class Worker:
             reported=now,
         )
 
-    def _run(self, work: Work, begin: int, plan: LaunchPlan | None) -> list[Completion]:
+    def _run(self, work: AttemptSpec, begin: int, plan: LaunchPlan | None) -> list[Completion]:
         template = self._templates[work.template]
         label = task_label(work.task)
         received = clock.now()
@@ -396,7 +398,12 @@ class Worker:
         return given
 
     def _context(
-        self, work: Work, template: Template, label: str, started: float, session: TaskSession
+        self,
+        work: AttemptSpec,
+        template: Template,
+        label: str,
+        started: float,
+        session: TaskSession,
     ) -> Context:
         return Context(
             task_id=label,

@@ -21,7 +21,7 @@ from support.waiting import wait_until
 import pilot
 from pilot.cli import cli
 from pilot.client.events import Event
-from pilot.client.query_client import Inquiry
+from pilot.client.query_client import QueryClient
 
 DEADLINE_S = 60.0
 
@@ -102,7 +102,7 @@ def test_killed_heads_neither_lose_nor_repeat_an_event(
     out, err = followers[0].communicate(timeout=DEADLINE_S)
     assert (followers[0].returncode, err) == (0, "")
     assert [Event(**json.loads(line)) for line in out.splitlines()] == seen
-    with Inquiry(local_site.site) as ask:
+    with QueryClient(local_site.site) as ask:
         log = [Event(*row) for row in ask("events", limit=10_000)["events"]]
     assert [event for event in log if event.session == session.id] == seen
     starts = [event.number for event in log if event.state == "STARTED"]
@@ -219,7 +219,7 @@ def test_what_is_purged_and_deleted_is_in_the_log(local_site: SiteUnderTest) -> 
             assert CliRunner().invoke(cli, words).exit_code == 0
             if verb == "purge":
                 assert next(iter(session.events(-1))).state == "PURGED"
-        with Inquiry(local_site.site) as ask:
+        with QueryClient(local_site.site) as ask:
             log = [Event(*row) for row in ask("events")["events"]]
     of_session = [event.state for event in log if event.session == session.id]
     assert of_session[-1] == "DELETED"

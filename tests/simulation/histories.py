@@ -40,7 +40,7 @@ from pilot.model.states import (
 from pilot.model.tasks import Children, Completion, TaskFailure, TaskOutcome, TaskSpec, Template
 from pilot.model.values import Value
 from pilot.scheduler.resources import NodeShape, Resources
-from pilot.wire.messages import InputValue, RunningTask, Work
+from pilot.wire.messages import AttemptSpec, InputValue, RunningTask
 
 SHAPE = NodeShape(4)
 NOTHING = Value(0, b"")
@@ -324,7 +324,7 @@ class History:
             self._check_ends(event, effects)
         for name, tasks in effects.cancel.items():
             self._stop(name, tasks)
-        for task in effects.recalls:
+        for task in effects.lookups:
             assert task.template.cache
             self.lookups.append(task.id)
         for number in effects.sessions_ended:
@@ -455,7 +455,7 @@ class History:
         assert len(values) == row.template.returns
         if row.spec.values:
             return number in new and values == row.spec.values
-        if isinstance(event, ev.TasksRecalled) and number in event.found and not row.owed:
+        if isinstance(event, ev.TasksLookedUp) and number in event.found and not row.owed:
             return values == event.found[number] and row.memo == b""
         if row.memo or number in self.looked_up:
             assert row.template.cache and row.memo == b"key of %d" % number
@@ -581,7 +581,7 @@ class History:
                     for source, index in task.inputs
                 )
                 try:
-                    work = Work(task.id, task.attempt, task.template.id, b"", inputs)
+                    work = AttemptSpec(task.id, task.attempt, task.template.id, b"", inputs)
                     attempt.waits = pilot.inputs.add(work, held) is None
                 except LookupError:
                     self._give_back(pilot, attempt)
@@ -637,7 +637,7 @@ class History:
                 row = self.rows[task]
                 found[task] = _values(b"before %d" % task, row.template)
         waiting = [task for task in found if self._waits(task)]
-        self._apply(ev.TasksRecalled(keys, found))
+        self._apply(ev.TasksLookedUp(keys, found))
         assert not core.tasks.keys() & set(waiting), "what was found runs again"
         self.looked_up.update(core.tasks.keys() & keys.keys())
 
@@ -1064,7 +1064,7 @@ class History:
         assert self.core is not None
         tasks = self.core.tasks
         endless = {each.task for pilot in self.pilots.values() for each in pilot.endless}
-        others = [t for t in tasks.values() if not (t.missing or t.awaiting or t.id in endless)]
+        others = [t for t in tasks.values() if not (t.missing or t.owed or t.id in endless)]
         if endless and not others:
             self._apply(ev.TasksCancelled(self.sessions[0], list(endless)))
 

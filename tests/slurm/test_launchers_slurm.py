@@ -54,7 +54,7 @@ signal.pause()
 DRIVER = """
 import json, os, subprocess, sys
 
-from pilot.launchers import HostShare, Placement, get_launcher, node_worker
+from pilot.launchers import HostRanks, Placement, get_launcher, node_worker
 
 spec = json.loads(open("spec.json").read())
 nodes = subprocess.run(
@@ -75,7 +75,7 @@ def start(launch):
 
 def world(name, ranks):
     facts = spec["launchers"][name]
-    shares = tuple(HostShare(node, n) for node, n in zip(nodes, ranks) if n)
+    shares = tuple(HostRanks(node, n) for node, n in zip(nodes, ranks) if n)
     env = {**facts["env"], "GREETING": "a b,c"}
     launcher = get_launcher(name, facts["options"], "srun")
     return start(launcher.launch([sys.executable, "-c", spec["hello"]], Placement(shares), env=env))

@@ -6,7 +6,7 @@ from typing import Any
 
 from pilot.model.tasks import Completion, TaskFailure, TaskSpec, Template
 from pilot.scheduler.resources import Resources
-from pilot.wire.messages import Work
+from pilot.wire.messages import AttemptSpec
 
 
 def template(number: int = 1, session: int = 1, **changes: Any) -> Template:
@@ -25,9 +25,9 @@ def spec(number: int, template: int = 1, needs: tuple[int, ...] = ()) -> TaskSpe
     return TaskSpec(number, template, b"payload", tuple((source, 0) for source in needs))
 
 
-def work(task: int, attempt: int = 1, template: int = 1) -> Work:
+def work(task: int, attempt: int = 1, template: int = 1) -> AttemptSpec:
     """An attempt as a pilot gets it."""
-    return Work(task, attempt, template, b"payload")
+    return AttemptSpec(task, attempt, template, b"payload")
 
 
 def done(task: int, outcome: str = "ok", attempt: int = 1, **changes: Any) -> Completion:

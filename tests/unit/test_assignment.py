@@ -19,12 +19,12 @@ from pilot.scheduler.assignment import (
     _spread,
     assign,
     fits,
+    free_slots,
     longest_s,
-    needed_s,
     order,
-    refusal,
-    room,
+    required_walltime_s,
     starts_at_once,
+    why_infeasible,
 )
 from pilot.scheduler.elasticity import PoolLimits
 from pilot.scheduler.resources import NodeShape, Resources, needs, node_shape, nodes_needed
@@ -150,41 +150,44 @@ def test_longest_walltime_is_that_of_a_pool_that_can_hold_the_task() -> None:
     assert longest_s(Resources(ranks=17), "", pools) == math.inf
     assert longest_s(Resources(), "", [*pools, pool("endless", 1, 0.0)]) == math.inf
     # A pool of short pilots is not for a task that would end in one of longer ones.
-    assert needed_s(Work(mean_s=500.0, longest_s=7200.0)) == 750.0
+    assert required_walltime_s(Work(mean_s=500.0, longest_s=7200.0)) == 750.0
 
 
 def test_unknown_tasks_fill_the_cores_and_no_more() -> None:
-    assert room(Work(), Room()) == 4
-    assert room(Work(), Room(load=3)) == 1
-    assert room(Work(), Room(load=4)) == 0
-    assert room(Work(Resources(cores=3)), Room()) == 1
+    assert free_slots(Work(), Room()) == 4
+    assert free_slots(Work(), Room(load=3)) == 1
+    assert free_slots(Work(), Room(load=4)) == 0
+    assert free_slots(Work(Resources(cores=3)), Room()) == 1
 
 
 def test_large_task_queues_up_in_a_busy_pilot() -> None:
-    assert room(Work(Resources(cores=4)), Room(load=1)) == 1
-    assert room(Work(Resources(cores=4)), Room(load=4)) == 0
+    assert free_slots(Work(Resources(cores=4)), Room(load=1)) == 1
+    assert free_slots(Work(Resources(cores=4)), Room(load=4)) == 0
 
 
 def test_short_tasks_are_sent_ahead() -> None:
-    assert room(Work(mean_s=PREFETCH_S * 2), Room()) == 4
-    assert room(Work(mean_s=PREFETCH_S / 10), Room()) == 4 * 11
-    assert room(Work(mean_s=0.0), Room()) == 4 * 1001
+    assert free_slots(Work(mean_s=PREFETCH_S * 2), Room()) == 4
+    assert free_slots(Work(mean_s=PREFETCH_S / 10), Room()) == 4 * 11
+    assert free_slots(Work(mean_s=0.0), Room()) == 4 * 1001
 
 
 def test_nothing_queues_up_for_cores_that_may_never_be_free() -> None:
     short = Work(mean_s=PREFETCH_S / 10)
-    assert room(short, Room(load=4)) == 4 * 10
-    assert room(short, Room(load=4, lasting=3)) == 10
-    assert room(short, Room(load=24, lasting=2)) == 0
-    assert room(short, Room(load=4, lasting=4)) == 0
+    assert free_slots(short, Room(load=4)) == 4 * 10
+    assert free_slots(short, Room(load=4, lasting=3)) == 10
+    assert free_slots(short, Room(load=24, lasting=2)) == 0
+    assert free_slots(short, Room(load=4, lasting=4)) == 0
     # A task of several cores, beyond what there are, is no credit for short ones.
-    assert room(short, Room(load=7, lasting=7)) == 0
-    assert room(Work(), Room(load=3, lasting=3)) == 1
+    assert free_slots(short, Room(load=7, lasting=7)) == 0
+    assert free_slots(Work(), Room(load=3, lasting=3)) == 1
 
 
 def test_class_that_has_waited_in_vain_gets_no_more_room() -> None:
     work = Work()
-    assert room(work, Room(avoided={work})) == 0 and room(Work(), Room(avoided={work})) == 4
+    assert (
+        free_slots(work, Room(avoided={work})) == 0
+        and free_slots(Work(), Room(avoided={work})) == 4
+    )
 
 
 def test_what_starts_at_once() -> None:
@@ -358,7 +361,7 @@ POOLS = [("small", node_shape(2, 1000), 1, 600.0), ("large", node_shape(8, 4000,
     ],
 )
 def test_possible_tasks_are_not_refused(need: Resources, pool: str, limit_s: float) -> None:
-    assert refusal(need, pool, POOLS, limit_s) == ""
+    assert why_infeasible(need, pool, POOLS, limit_s) == ""
 
 
 @pytest.mark.parametrize(
@@ -375,7 +378,7 @@ def test_possible_tasks_are_not_refused(need: Resources, pool: str, limit_s: flo
 def test_refusal_names_the_reason(
     need: Resources, pool: str, limit_s: float, words: list[str]
 ) -> None:
-    reason = refusal(need, pool, POOLS, limit_s)
+    reason = why_infeasible(need, pool, POOLS, limit_s)
     assert reason and all(word in reason for word in words), reason
 
 
@@ -384,6 +387,6 @@ def test_what_is_not_refused_fits_an_empty_pilot() -> None:
         for cores in range(1, 10):
             need = Resources(cores=cores)
             pilot = Room(name, shape, count, ends_at=NOW + walltime_s)
-            possible = not refusal(need, name, POOLS, 0.0)
+            possible = not why_infeasible(need, name, POOLS, 0.0)
             assert possible == fits(Work(need), pilot, NOW)
             assert possible == ((nodes_needed(need, shape) or 99) <= count)

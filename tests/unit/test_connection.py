@@ -432,7 +432,7 @@ def test_forked_copy_has_no_connection(site: Site) -> None:
         head.end()
 
 
-class Told:
+class Explanation:
     """What is told of one task."""
 
     def __init__(self) -> None:
@@ -455,7 +455,7 @@ def test_submission_that_the_head_cannot_read_fails_and_no_other(site: Site) -> 
     head = Head(site, 1)
     client = Connection(site, start=False)
     try:
-        bad, good = Told(), Told()
+        bad, good = Explanation(), Explanation()
         client.submit(1, submission(1), [bad])
         wait_until(lambda: len(head.heard) == 1)
         client.submit(1, submission(2), [good])
@@ -475,7 +475,7 @@ def test_client_goes_on_after_what_it_cannot_read(site: Site) -> None:
     head = Head(site, 1)
     client = Connection(site, start=False)
     try:
-        told = Told()
+        told = Explanation()
         client.submit(1, submission(1), [told])
         asked = client.post(lambda number: m.Query(number, "q"))
         wait_until(lambda: len(head.heard) == 2)
@@ -507,7 +507,7 @@ def test_client_whose_connection_ends_comes_again(site: Site) -> None:
     head = Head(site, 1)
     client = Connection(site, start=False)
     try:
-        told = Told()
+        told = Explanation()
         client.submit(1, submission(1), [told])
         wait_until(lambda: len(head.heard) == 1)
         head.answer(m.Accepted(head.heard[0].seq))

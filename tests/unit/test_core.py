@@ -20,7 +20,7 @@ from pilot.head.core.events import (
     Restored,
     SessionOpened,
     TasksCancelled,
-    TasksRecalled,
+    TasksLookedUp,
     TasksRestored,
     TasksSubmitted,
 )
@@ -866,10 +866,10 @@ def test_values_are_complete_once_they_are_accepted(head: Head) -> None:
 def test_task_that_may_have_run_before_waits_for_the_answer(head: Head) -> None:
     head.join()
     effects = head.submit(spec(1), spec(2), templates=[template(cache=b"source")])
-    assert [task.id for task in effects.recalls] == [1, 2]
+    assert [task.id for task in effects.lookups] == [1, 2]
     assert head.state(1) == "READY" and head.assign() == {}
     values = (Value(1, b"v"),)
-    effects = head.apply(TasksRecalled({1: b"one", 2: b"two"}, {1: values}))
+    effects = head.apply(TasksLookedUp({1: b"one", 2: b"two"}, {1: values}))
     assert states(effects) == {1: "COMPLETED"}
     assert (effects.ended[0].values, effects.ended[0].memo) == (values, b"")
     assert head.assign() == {"p": [(2, 1)]}
@@ -879,18 +879,18 @@ def test_task_that_may_have_run_before_waits_for_the_answer(head: Head) -> None:
 def test_task_is_looked_up_once(head: Head) -> None:
     head.join()
     head.submit(spec(1), templates=[template(cache=b"source", retries=1)])
-    head.apply(TasksRecalled({1: b"one"}, {}))
+    head.apply(TasksLookedUp({1: b"one"}, {}))
     head.assign()
-    assert not head.end(done(1, "error")).recalls
-    assert not head.apply(TasksRecalled({1: b"one"}, {1: (Value(1, b"v"),)})).ended
+    assert not head.end(done(1, "error")).lookups
+    assert not head.apply(TasksLookedUp({1: b"one"}, {1: (Value(1, b"v"),)})).ended
     assert head.assign() == {"p": [(1, 2)]}
 
 
 def test_answer_that_comes_when_a_pilot_has_brought_the_task_back(head: Head) -> None:
     effects = head.apply(TasksRestored([template(cache=b"source", retries=1)], [restored(1)]))
-    assert [task.id for task in effects.recalls] == [1]
+    assert [task.id for task in effects.lookups] == [1]
     head.join(held=[(1, 1)])
-    assert not head.apply(TasksRecalled({1: b"one"}, {1: (Value(1, b"v"),)})).ended
+    assert not head.apply(TasksLookedUp({1: b"one"}, {1: (Value(1, b"v"),)})).ended
     head.end(done(1, "error"))
     assert head.assign() == {"p": [(1, 2)]}
 
@@ -959,7 +959,7 @@ def test_log_of_simple_lives(head: Head) -> None:
 def test_log_of_what_does_not_run(head: Head) -> None:
     head.submit(put(1, b"v"), spec(2), templates=[template(cache=b"source")])
     assert told(head) == [("COMPLETED", "", [1, 1]), ("READY", "", [2, 1])]
-    head.apply(TasksRecalled({2: b"two"}, {2: (Value(1, b"v"),)}))
+    head.apply(TasksLookedUp({2: b"two"}, {2: (Value(1, b"v"),)}))
     assert told(head) == [("COMPLETED", "", [2, 1])]
 
 
@@ -967,7 +967,7 @@ def test_log_of_a_new_head_tells_only_what_changes(head: Head) -> None:
     tasks = [restored(1), restored(2), restored(3, needs=(1,))]
     head.apply(TasksRestored([template(cache=b"source")], tasks))
     head.apply(SessionOpened(1, closed=True, restored=True))
-    head.apply(TasksRecalled({1: b"one", 2: b"two"}, {}))
+    head.apply(TasksLookedUp({1: b"one", 2: b"two"}, {}))
     assert head.core.log.take() == []
     head.join(held=[(1, 1)])
     head.end(done(1))

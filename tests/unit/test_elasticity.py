@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pilot.scheduler.assignment import DRAIN_S, START_S, fits, longest_s, needed_s
+from pilot.scheduler.assignment import DRAIN_S, START_S, fits, longest_s, required_walltime_s
 from pilot.scheduler.elasticity import (
     AT_ONCE,
     ENOUGH,
@@ -150,7 +150,7 @@ LATE = HOUR - 600.0
 
 def test_pilot_that_ends_too_soon_is_not_enough() -> None:
     """One task runs; another that comes later could not end in the walltime that is left."""
-    work = demand(2, 3300.0, needed_s=3300.0, assigned=1)
+    work = demand(2, 3300.0, required_walltime_s=3300.0, assigned=1)
     assert grown(decide([pool()], [work], [supply(left_s=HOUR, load=1)])) == []
     short = supply(left_s=LATE, load=1)
     assert grown(decide([pool()], [work], [short])) == [("main", 1)]
@@ -158,65 +158,68 @@ def test_pilot_that_ends_too_soon_is_not_enough() -> None:
     coming = supply("p2", queued=True, left_s=HOUR)
     assert grown(decide([pool()], [work], [short, coming])) == []
     (its,) = standings([pool(max_nodes=1)], [work], [short])
-    assert its.hindrance == MAX_NODES
+    assert its.blocked_by == MAX_NODES
 
 
 def test_what_runs_already_needs_no_other_pilot() -> None:
-    work = demand(4, 3300.0, needed_s=3300.0, assigned=4)
+    work = demand(4, 3300.0, required_walltime_s=3300.0, assigned=4)
     assert grown(decide([pool()], [work], [supply(left_s=60.0, load=4)])) == []
 
 
 def test_short_tasks_go_where_long_ones_cannot() -> None:
-    long = demand(4, 3300.0, needed_s=3300.0)
-    short = demand(8, 100.0, needed_s=150.0)
+    long = demand(4, 3300.0, required_walltime_s=3300.0)
+    short = demand(8, 100.0, required_walltime_s=150.0)
     late = [supply("p1", 2, left_s=LATE)]
     assert grown(decide([pool()], [short], late)) == []
     assert grown(decide([pool()], [short, long], late)) == [("main", 1)]
     new = supply("p2", 1, left_s=HOUR)
     assert grown(decide([pool()], [short, long], [*late, new])) == []
     # What is long enough for the long ones is taken by them.
-    more = demand(12, 100.0, needed_s=150.0)
+    more = demand(12, 100.0, required_walltime_s=150.0)
     assert grown(decide([pool()], [more, long], [*late, new])) == [("main", 1)]
 
 
 def test_a_pilot_that_is_long_enough_may_be_full() -> None:
-    work = demand(8, 3300.0, needed_s=3300.0, assigned=4)
+    work = demand(8, 3300.0, required_walltime_s=3300.0, assigned=4)
     full, late = supply("p1", left_s=HOUR, load=4), supply("p2", left_s=LATE, idle_s=9.0)
     assert grown(decide([pool()], [work], [full, late])) == [("main", 1)]
     # Not where what fills it is done in a moment.
-    short = demand(4, 0.01, needed_s=0.015, assigned=4)
-    waits = demand(3, 3300.0, needed_s=3300.0)
+    short = demand(4, 0.01, required_walltime_s=0.015, assigned=4)
+    waits = demand(3, 3300.0, required_walltime_s=3300.0)
     assert grown(decide([pool()], [short, waits], [full, late])) == []
 
 
 def test_idle_pilot_that_ends_too_soon_makes_room() -> None:
-    work = demand(1, 3300.0, needed_s=3300.0)
+    work = demand(1, 3300.0, required_walltime_s=3300.0)
     late = supply(left_s=LATE, idle_s=60.0)
     assert ended(decide([pool(max_nodes=1)], [work], [late])) == ["p1"]
     assert ended(decide([pool(max_nodes=1)], [work], [supply(left_s=HOUR, idle_s=60.0)])) == []
     # Beside one that is long enough, and full.
-    more, full = demand(8, 3300.0, needed_s=3300.0, assigned=4), supply("p2", left_s=HOUR, load=4)
+    more, full = (
+        demand(8, 3300.0, required_walltime_s=3300.0, assigned=4),
+        supply("p2", left_s=HOUR, load=4),
+    )
     assert ended(decide([pool(max_nodes=2)], [more], [late, full])) == ["p1"]
-    busy = demand(2, 3300.0, needed_s=3300.0, assigned=1)
+    busy = demand(2, 3300.0, required_walltime_s=3300.0, assigned=1)
     assert ended(decide([pool(max_nodes=1)], [busy], [supply(left_s=LATE, load=1)])) == []
 
 
 def test_wide_task_needs_a_pilot_that_is_large_and_long_enough() -> None:
-    wide = demand(1, 3300.0, need=Resources(ranks=12, ranks_per_node=4), needed_s=3300.0)
+    wide = demand(1, 3300.0, need=Resources(ranks=12, ranks_per_node=4), required_walltime_s=3300.0)
     pilots = [supply("p1", 3, left_s=LATE), supply("p2", 2, left_s=HOUR)]
     assert grown(decide([pool()], [wide], pilots)) == [("main", 3)]
     (its,) = standings([pool(max_nodes=7)], [wide], pilots)
-    assert its.hindrance == AT_ONCE
+    assert its.blocked_by == AT_ONCE
     assert grown(decide([pool()], [wide], [*pilots, supply("p3", 3, left_s=HOUR)])) == []
 
 
 def test_pool_of_longer_pilots_grows_for_tasks_that_turn_out_long() -> None:
     pools = [pool("short", walltime_s=600.0), pool("long", walltime_s=HOUR)]
     assert grown(decide(pools, [demand(8, None)], [])) == [("short", 2)]
-    assert grown(decide(pools, [demand(8, 500.0, needed_s=750.0)], [])) == [("long", 2)]
+    assert grown(decide(pools, [demand(8, 500.0, required_walltime_s=750.0)], [])) == [("long", 2)]
     # What runs in the short ones nevertheless is no work for the long ones.
     there = supply(nodes=2, pool="short", left_s=300.0, load=8)
-    work = demand(8, 500.0, needed_s=750.0, assigned=8)
+    work = demand(8, 500.0, required_walltime_s=750.0, assigned=8)
     assert grown(decide(pools, [work], [there])) == []
 
 
@@ -239,7 +242,9 @@ def test_what_a_pool_grows_for_starts_in_its_new_pilots(
         time_limit_s=limit_s,
         longest_s=longest_s(need, "", pools),
     )
-    asked = grown(decide(pools, [demand(1, mean_s, needed_s=needed_s(work))], []))
+    asked = grown(
+        decide(pools, [demand(1, mean_s, required_walltime_s=required_walltime_s(work))], [])
+    )
     # Nobody starves: only what no walltime allows is not asked for.
     assert bool(asked) == (limit_s + DRAIN_S <= max(walltimes))
     for name, nodes in asked:
@@ -251,7 +256,11 @@ def test_what_a_pool_grows_for_starts_in_its_new_pilots(
         assert fits(work, room, 0.0)
         # Nor is one more asked for beside a pilot that can be given it.
         there = supply(pool=name, nodes=nodes, left_s=left_s)
-        assert not grown(decide(pools, [demand(1, mean_s, needed_s=needed_s(work))], [there]))
+        assert not grown(
+            decide(
+                pools, [demand(1, mean_s, required_walltime_s=required_walltime_s(work))], [there]
+            )
+        )
 
 
 # --- ending ---------------------------------------------------------------------------------------
@@ -303,7 +312,7 @@ demands = st.lists(
         mean_s=st.sampled_from([None, 0.0, 0.01, 1.0, 1e4]),
         pool=st.sampled_from(["", "main", "other"]),
         need=st.builds(Resources, cores=st.integers(1, 6), ranks=st.integers(1, 20)),
-        needed_s=st.sampled_from([0.0, 50.0, 3000.0, 1e5]),
+        required_walltime_s=st.sampled_from([0.0, 50.0, 3000.0, 1e5]),
     ),
     max_size=4,
 )
@@ -365,7 +374,7 @@ def test_a_pool_says_why_it_asks_for_no_more(
     limits = msgspec.structs.replace(limits, **changes)
     work = ClassDemand(Resources(cores=4), "", count, 600.0)
     (its,) = standings([limits], [work], pilots)
-    assert its.hindrance == why
+    assert its.blocked_by == why
     grows = [d for d in decide([limits], [work], pilots) if isinstance(d, Grow)]
     assert bool(grows) == (not why)
 
@@ -374,10 +383,10 @@ def test_nodes_at_once_that_are_in_use() -> None:
     limits = PoolLimits("main", NodeShape(4), 0, 4, 4, 2, 3600.0, 60.0)
     work = ClassDemand(Resources(cores=4, ranks=4), "", 1, 600.0)
     pilots = [PilotSupply("p", "main", 2, queued=False)]
-    assert standings([limits], [work], pilots)[0].hindrance == AT_ONCE
+    assert standings([limits], [work], pilots)[0].blocked_by == AT_ONCE
 
 
 def test_no_pilot_is_asked_for_that_is_too_short_for_the_task() -> None:
     limits = PoolLimits("main", NodeShape(4), 0, 4, 4, 2, 3600.0, 60.0)
-    work = ClassDemand(Resources(), "", 1, None, needed_s=3590.0)
+    work = ClassDemand(Resources(), "", 1, None, required_walltime_s=3590.0)
     assert decide([limits], [work], []) == []

@@ -238,7 +238,7 @@ def test_supply_has_the_walltime_that_is_left_and_what_pilots_hold(head: Head) -
 
 
 def test_pilot_that_ends_too_soon_is_joined_by_another(head: Head) -> None:
-    head.wants(needed_s=0.9 * HOUR)
+    head.wants(required_walltime_s=0.9 * HOUR)
     head.tick(NOW)
     head.take()
     (name,) = head.fleet.pilots

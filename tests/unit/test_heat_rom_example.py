@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pilot.launchers import HostShare, Placement, get_launcher
+from pilot.launchers import HostRanks, Placement, get_launcher
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "heat_rom"
 MODULES = ("heat", "rsvd", "rom")
@@ -110,7 +110,7 @@ def test_the_number_of_ranks_does_not_change_one_bit(heat: Any, ranks: int, tmp_
     flux, file = 400.0, tmp_path / "snapshots.npy"
     launch = launcher.launch(
         (sys.executable, "-c", RUN, str(flux), str(file)),
-        Placement((HostShare("localhost", ranks),)),
+        Placement((HostRanks("localhost", ranks),)),
         env={"PYTHONPATH": str(EXAMPLE)},
     )
     subprocess.run(launch.argv, env={**os.environ, **launch.env}, timeout=120, check=True)

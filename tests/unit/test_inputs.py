@@ -8,22 +8,22 @@ from support.builders import done
 from pilot.agent.rules.inputs import Inputs
 from pilot.model.tasks import Children
 from pilot.model.values import Value
-from pilot.wire.messages import InputValue, Work
+from pilot.wire.messages import AttemptSpec, InputValue
 
 HELD = {1: 1, 2: 1}
 
 
-def needs(task: int, *sources: int, there: dict[int, Value] | None = None) -> Work:
+def needs(task: int, *sources: int, there: dict[int, Value] | None = None) -> AttemptSpec:
     values = there or {}
     inputs = tuple(InputValue(source, 0, values.get(source)) for source in sources)
-    return Work(task, 1, 1, b"", inputs)
+    return AttemptSpec(task, 1, 1, b"", inputs)
 
 
 def value(text: bytes) -> Value:
     return Value(len(text), text)
 
 
-def filled(work: Work) -> list[bytes]:
+def filled(work: AttemptSpec) -> list[bytes]:
     return [item.value.payload for item in work.inputs if item.value is not None]
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pilot.launchers import (
     LAUNCHERS,
     NODE_LAUNCHERS,
-    HostShare,
+    HostRanks,
     Launch,
     Launcher,
     Placement,
@@ -54,7 +54,7 @@ BANNERS = {
 
 
 def placed(**ranks: int) -> Placement:
-    return Placement(tuple(HostShare(host, n) for host, n in ranks.items()))
+    return Placement(tuple(HostRanks(host, n) for host, n in ranks.items()))
 
 
 def mpirun(flavour: str, *options: str, here: str = "login") -> MpirunLauncher:
@@ -78,21 +78,21 @@ placements = st.dictionaries(
     ("hosts", "message"),
     [
         ((), "at least one host"),
-        ((HostShare("a", 1), HostShare("a", 2)), "only one share"),
-        ((HostShare("a", 0),), "host a gets 0 ranks"),
+        ((HostRanks("a", 1), HostRanks("a", 2)), "only one share"),
+        ((HostRanks("a", 0),), "host a gets 0 ranks"),
     ],
 )
-def test_an_impossible_placement_is_refused(hosts: tuple[HostShare, ...], message: str) -> None:
+def test_an_impossible_placement_is_refused(hosts: tuple[HostRanks, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Placement(hosts)
 
 
 def test_a_host_is_the_same_with_and_without_its_domain() -> None:
     assert placed(n1=2).is_on("n1.cluster.example")
-    assert Placement((HostShare("n1.cluster.example", 1),)).is_on("n1")
-    assert Placement((HostShare("localhost", 1),)).is_on("anything")
+    assert Placement((HostRanks("n1.cluster.example", 1),)).is_on("n1")
+    assert Placement((HostRanks("localhost", 1),)).is_on("anything")
     assert not placed(n1=1, n2=1).is_on("n1")
-    assert not Placement((HostShare("10.0.0.1", 1),)).is_on("10.0.0.2")
+    assert not Placement((HostRanks("10.0.0.1", 1),)).is_on("10.0.0.2")
 
 
 # -- what holds for every launcher -----------------------------------------------------------------
@@ -207,8 +207,8 @@ def test_srun_of_a_large_world_stays_far_below_the_longest_argument() -> None:
 
 
 def test_srun_overcommits_only_where_ranks_share_cores() -> None:
-    roomy = Placement((HostShare("n1", 2, (0, 1)), HostShare("n2", 2)))
-    tight = Placement((HostShare("n1", 2, (0, 1)), HostShare("n2", 2, (3,))))
+    roomy = Placement((HostRanks("n1", 2, (0, 1)), HostRanks("n2", 2)))
+    tight = Placement((HostRanks("n1", 2, (0, 1)), HostRanks("n2", 2, (3,))))
     assert "--overcommit" not in srun_options(roomy)
     assert "--overcommit" in srun_options(tight)
 
@@ -415,7 +415,7 @@ def test_a_world_of_two_ranks_on_this_host(host: str) -> None:
         pytest.skip(str(error))
     launch = launcher.launch(
         (sys.executable, "-c", HELLO),
-        Placement((HostShare(host, 2),)),
+        Placement((HostRanks(host, 2),)),
         env={"GREETING": "a b,c"},
     )
     done = subprocess.run(

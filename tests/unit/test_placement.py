@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilot.scheduler.amounts import UNIT
-from pilot.scheduler.placement import FreeNode, Indexed, Portion, Share, Sum, place, things
+from pilot.scheduler.placement import FreeNode, Indexed, NodeAllocation, Portion, Sum, place, things
 from pilot.scheduler.resources import Resources, Supply, indexed, needs, node_shape
 
 
@@ -21,11 +21,11 @@ def nodes(
     ]
 
 
-def layout(shares: list[Share] | None) -> list[tuple[str, int]] | None:
+def layout(shares: list[NodeAllocation] | None) -> list[tuple[str, int]] | None:
     return None if shares is None else [(share.node, share.ranks) for share in shares]
 
 
-def taken(need: Resources, free: list[FreeNode]) -> list[Share]:
+def taken(need: Resources, free: list[FreeNode]) -> list[NodeAllocation]:
     shares = place(need, free)
     assert shares is not None
     for share in shares:
@@ -67,7 +67,7 @@ def test_memory_counts_where_it_is_known() -> None:
     free = nodes(4, memory_mib=1000)
     (first,) = taken(need, free)
     assert place(need, free) is None
-    free[0].give_back(first)
+    free[0].release(first)
     assert place(need, free) is not None
 
 
@@ -87,7 +87,7 @@ def test_parts_share_one_thing_and_leave_whole_ones_whole() -> None:
     assert first.named[0].indices == second.named[0].indices == ("0",)
     assert taken(needs(gpus=1), free)[0].named[0].indices == ("1",)
     assert place(half, free) is None
-    free[0].give_back(first)
+    free[0].release(first)
     assert place(needs(gpus=1), free) is None
     (again,) = taken(half, free)
     assert again.named[0].indices == ("0",)
@@ -113,13 +113,13 @@ def test_what_is_in_the_way_of_a_share_is_one_of_the_things_of_whoever_has_it() 
     (node,) = free
     (share,) = taken(needs(2, memory_mib=800, gpus=1), free)
     for wanted in (
-        Share("n0", 1, (0,)),
-        Share("n0", 1, (3,), (Portion("gpus", UNIT, 1, ("0",)),)),
-        Share("n0", 1, (3,), (Portion("gpus", UNIT // 2, 1, ("0",)),)),
-        Share("n0", 1, (3,), (Portion("memory", 300 * UNIT),)),
+        NodeAllocation("n0", 1, (0,)),
+        NodeAllocation("n0", 1, (3,), (Portion("gpus", UNIT, 1, ("0",)),)),
+        NodeAllocation("n0", 1, (3,), (Portion("gpus", UNIT // 2, 1, ("0",)),)),
+        NodeAllocation("n0", 1, (3,), (Portion("memory", 300 * UNIT),)),
     ):
         assert node.obstacle(wanted) in things(share)
-        node.give_back(share)
+        node.release(share)
         assert node.obstacle(wanted) is None
         node.take(share)
 
@@ -147,11 +147,11 @@ OTHERS = (indexed("fpga", "abc"), Supply("space", 3 * UNIT))
 )
 def test_nothing_is_given_twice(cores: list[int], steps: list[tuple[Resources, bool]]) -> None:
     free = {node.name: node for node in nodes(*cores, memory_mib=1000, gpus=2, others=OTHERS)}
-    given_away: list[list[Share]] = []
+    given_away: list[list[NodeAllocation]] = []
     for need, leave in steps:
         if leave and given_away:
             for share in given_away.pop(0):
-                free[share.node].give_back(share)
+                free[share.node].release(share)
         shares = place(need, free.values())
         if shares is None:
             continue
@@ -171,13 +171,13 @@ def test_nothing_is_given_twice(cores: list[int], steps: list[tuple[Resources, b
             _check_node(node, here)
     for shares in given_away:
         for share in shares:
-            free[share.node].give_back(share)
+            free[share.node].release(share)
     for node in free.values():
         assert node.cores == set(range(node.shape.cores))
         _check_node(node, [])
 
 
-def _check_portions(need: Resources, share: Share, node: FreeNode) -> None:
+def _check_portions(need: Resources, share: NodeAllocation, node: FreeNode) -> None:
     """Each rank has what it needs, and nobody else's."""
     assert [(portion.name, portion.amount) for portion in share.named] == list(need.named)
     for portion in share.named:
@@ -189,7 +189,7 @@ def _check_portions(need: Resources, share: Share, node: FreeNode) -> None:
         assert [index for its in ranks for index in its] == list(portion.indices)
 
 
-def _check_node(node: FreeNode, here: list[Share]) -> None:
+def _check_node(node: FreeNode, here: list[NodeAllocation]) -> None:
     """What is free and what is given away is what there is."""
     for supply in node.shape.named:
         stock = node.named[supply.name]

@@ -19,7 +19,7 @@ from pilot.agent.rules.worlds import PATIENCE_S, RANKS_LEAVE_S
 from pilot.agent.rules.worlds import START_S as WORLD_START_S
 from pilot.model.tasks import Completion
 from pilot.scheduler.resources import NodeShape, Resources
-from pilot.wire.messages import InputValue, Work
+from pilot.wire.messages import AttemptSpec, InputValue
 
 A = TypeVar("A")
 
@@ -53,8 +53,8 @@ class Pilot:
         self.rules.executor_exited(executor, status, task, self.now, (), "last words", self.now)
         return self.rules.take_actions()
 
-    def taken_back(self, number: int, begun: int, upto: int) -> list[a.Action]:
-        self.rules.taken_back(number, begun, upto, self.now)
+    def unsent(self, number: int, begun: int, upto: int) -> list[a.Action]:
+        self.rules.unsent(number, begun, upto, self.now)
         return self.rules.take_actions()
 
     def wait(self, seconds: float) -> list[a.Action]:
@@ -249,8 +249,8 @@ def test_task_that_waits_behind_a_cancelled_one_is_not_harmed() -> None:
     _, second, third, *_ = sent = queued_behind(pilot)
     pilot.rules.cancel([second], pilot.now)
     (asked,) = pilot.rules.take_actions()
-    assert isinstance(asked, a.TakeBackFromExecutor) and asked.upto == 1 + len(sent)
-    assert not pilot.taken_back(1, 2, asked.upto)
+    assert isinstance(asked, a.UnsendFromExecutor) and asked.upto == 1 + len(sent)
+    assert not pilot.unsent(1, 2, asked.upto)
     assert pilot.reported == [(second, 1, "cancelled")]
     assert third in running(pilot.done(1, done(sent[0])))[1]
 
@@ -261,7 +261,7 @@ def test_task_that_was_cancelled_when_it_had_begun_is_ended() -> None:
     _, second, *_ = sent = queued_behind(pilot)
     pilot.rules.cancel([second], pilot.now)
     pilot.rules.take_actions()
-    assert only(pilot.taken_back(1, 3, 1 + len(sent)), a.StopExecutor)
+    assert only(pilot.unsent(1, 3, 1 + len(sent)), a.StopExecutor)
     pilot.exited(1, -15, task=second)
     assert pilot.reported == [(second, 1, "cancelled")]
 
@@ -269,13 +269,13 @@ def test_task_that_was_cancelled_when_it_had_begun_is_ended() -> None:
 def test_nothing_waits_behind_a_task_that_turns_out_to_be_long() -> None:
     pilot = Pilot(2)
     sent = queued_behind(pilot)
-    assert not only(pilot.wait(BEHIND_S / 2), a.TakeBackFromExecutor)
-    (asked,) = only(pilot.wait(BEHIND_S), a.TakeBackFromExecutor)
-    assert not only(pilot.wait(0.1), a.TakeBackFromExecutor)  # the answer is on its way
-    assert only(pilot.wait(AGAIN_S), a.TakeBackFromExecutor)  # it was not
+    assert not only(pilot.wait(BEHIND_S / 2), a.UnsendFromExecutor)
+    (asked,) = only(pilot.wait(BEHIND_S), a.UnsendFromExecutor)
+    assert not only(pilot.wait(0.1), a.UnsendFromExecutor)  # the answer is on its way
+    assert only(pilot.wait(AGAIN_S), a.UnsendFromExecutor)  # it was not
     pilot.ready(2)
-    pilot.taken_back(1, 2, asked.upto)
-    assert not pilot.taken_back(1, 2, asked.upto)  # both have been answered
+    pilot.unsent(1, 2, asked.upto)
+    assert not pilot.unsent(1, 2, asked.upto)  # both have been answered
     ran, todo = set(), deque([2])
     while todo:
         ran.add(task := todo.popleft())
@@ -288,10 +288,10 @@ def test_nothing_waits_behind_a_task_that_turns_out_to_be_long() -> None:
 def test_executor_goes_on_after_something_was_taken_back() -> None:
     pilot = Pilot(1)
     sent = queued_behind(pilot)
-    (asked,) = only(pilot.wait(2 * BEHIND_S), a.TakeBackFromExecutor)
+    (asked,) = only(pilot.wait(2 * BEHIND_S), a.UnsendFromExecutor)
     # It went on just before: two had begun, and the answers cross.
     pilot.done(1, done(sent[0]))
-    pilot.taken_back(1, 3, asked.upto)
+    pilot.unsent(1, 3, asked.upto)
     again = running(pilot.done(1, done(sent[1])))[1]
     assert again[0] == sent[2]
     assert {number for number, _, _ in pilot.reported} == set(sent[:2])
@@ -301,35 +301,35 @@ def test_executor_from_which_all_was_taken_back_holds_no_cores() -> None:
     """It has ended what it was in meanwhile, and that was heard first."""
     pilot = Pilot(1)
     sent = queued_behind(pilot)
-    (asked,) = only(pilot.wait(2 * BEHIND_S), a.TakeBackFromExecutor)
+    (asked,) = only(pilot.wait(2 * BEHIND_S), a.UnsendFromExecutor)
     pilot.rules.cancel(list(pilot.rules.held.keys() - {sent[0]}), pilot.now)
     pilot.rules.take_actions()
     pilot.done(1, done(sent[0]))
-    pilot.taken_back(1, 2, asked.upto)
+    pilot.unsent(1, 2, asked.upto)
     assert not pilot.rules.held and pilot.rules._cores.free == 1
 
 
 def test_executor_from_which_all_was_taken_back_goes_on() -> None:
     pilot = Pilot(1)
     sent = queued_behind(pilot)
-    (asked,) = only(pilot.wait(2 * BEHIND_S), a.TakeBackFromExecutor)
+    (asked,) = only(pilot.wait(2 * BEHIND_S), a.UnsendFromExecutor)
     pilot.done(1, done(sent[0]))
-    assert running(pilot.taken_back(1, 2, asked.upto))[1][0] == sent[1]
+    assert running(pilot.unsent(1, 2, asked.upto))[1][0] == sent[1]
 
 
 def test_late_answer_takes_nothing_of_what_was_sent_since() -> None:
     pilot = Pilot(1)
     sent = queued_behind(pilot)
-    (first,) = only(pilot.wait(2 * BEHIND_S), a.TakeBackFromExecutor)
+    (first,) = only(pilot.wait(2 * BEHIND_S), a.UnsendFromExecutor)
     # It was just through with all of it.
     ends = [done(task, started=pilot.now, ended=pilot.now + 1e-4) for task in sent]
     sent = running(pilot.done(1, *ends))[1]
-    (second,) = only(pilot.wait(2 * BEHIND_S), a.TakeBackFromExecutor)
+    (second,) = only(pilot.wait(2 * BEHIND_S), a.UnsendFromExecutor)
     assert second.upto == first.upto + len(sent)
-    pilot.taken_back(1, first.upto, first.upto)
+    pilot.unsent(1, first.upto, first.upto)
     assert [work.task for work in pilot.rules.executors[1].pipeline] == sent
     assert not pilot.done(1, done(sent[0])), "there is a question still"
-    pilot.taken_back(1, second.upto - 1, second.upto)
+    pilot.unsent(1, second.upto - 1, second.upto)
     assert [work.task for work in pilot.rules.executors[1].pipeline] == sent[1:-1]
 
 
@@ -337,10 +337,10 @@ def test_what_has_begun_is_asked_for_once() -> None:
     """The agent has not heard of the end of the first: there is nothing behind the second."""
     pilot = Pilot(1)
     sent = queued_behind(pilot)
-    (asked,) = only(pilot.wait(2 * BEHIND_S), a.TakeBackFromExecutor)
-    pilot.taken_back(1, 3, asked.upto)
+    (asked,) = only(pilot.wait(2 * BEHIND_S), a.UnsendFromExecutor)
+    pilot.unsent(1, 3, asked.upto)
     assert [work.task for work in pilot.rules.executors[1].pipeline] == sent[:2]
-    assert not only(pilot.wait(2 * AGAIN_S), a.TakeBackFromExecutor)
+    assert not only(pilot.wait(2 * AGAIN_S), a.UnsendFromExecutor)
 
 
 def test_time_limit_is_that_of_the_task_which_runs() -> None:
@@ -527,7 +527,7 @@ def test_what_waits_for_a_core_is_given_back_and_nothing_else() -> None:
     pilot = Pilot(1)
     pilot.add(1, 2, 3, 4)
     pilot.ready(1)
-    pilot.rules.give_back([1, 2, 4, 99], pilot.now)
+    pilot.rules.return_to_head([1, 2, 4, 99], pilot.now)
     completions = pilot.rules.take_completions()
     assert [done.task for done in completions] == [2, 4]
     assert all(done.is_unstarted for done in completions)
@@ -537,13 +537,13 @@ def test_what_waits_for_a_core_is_given_back_and_nothing_else() -> None:
 
 def test_what_waits_for_an_input_of_this_pilot_is_not_given_back() -> None:
     pilot = Pilot(1)
-    waits = Work(3, 1, 1, b"", (InputValue(2, 0, None),))
+    waits = AttemptSpec(3, 1, 1, b"", (InputValue(2, 0, None),))
     pilot.rules.add_work([template()], [work(1), work(2), waits], pilot.now)
     pilot.ready(1)
-    pilot.rules.give_back([3], pilot.now)
+    pilot.rules.return_to_head([3], pilot.now)
     assert pilot.reported == [] and set(pilot.rules.held) == {1, 2, 3}
     # But its input goes elsewhere, and it cannot stay without that.
-    pilot.rules.give_back([2], pilot.now)
+    pilot.rules.return_to_head([2], pilot.now)
     assert pilot.reported == [(2, 1, "interrupted"), (3, 1, "interrupted")]
 
 
@@ -553,7 +553,7 @@ def test_smaller_tasks_start_once_a_large_one_is_given_back() -> None:
     pilot.add(2, number=2, resources=Resources(cores=2))
     pilot.wait(STARVED_S + 0.1)
     assert not only(pilot.add(3), a.StartExecutor), "the large one goes first"
-    pilot.rules.give_back([2], pilot.now)
+    pilot.rules.return_to_head([2], pilot.now)
     assert len(only(pilot.rules.take_actions(), a.StartExecutor)) == 1
     # Another one has not waited for long when it comes.
     pilot.add(4, number=2, resources=Resources(cores=2))
@@ -763,8 +763,8 @@ def test_cancelled_task_behind_others_costs_no_world() -> None:
     pilot = Pilot(2)
     world = world_with(pilot, 1, 2, 3)
     pilot.rules.cancel([2], pilot.now)
-    assert pilot.rules.take_actions() == [a.TakeBackFromWorld(world, 4)]
-    assert not pilot.taken_back(world, 2, 4)
+    assert pilot.rules.take_actions() == [a.UnsendFromWorld(world, 4)]
+    assert not pilot.unsent(world, 2, 4)
     assert pilot.reported == [(2, 1, "cancelled")]
     (run,) = only(world_done(pilot, world, 1), a.RunOnWorld)
     assert [work.task for work in run.work] == [3]
@@ -776,7 +776,7 @@ def test_cancelled_task_that_has_begun_behind_others_is_ended_when_it_is_not_sho
     world = world_with(pilot, 1, 2, 3)
     pilot.rules.cancel([2], pilot.now)
     pilot.rules.take_actions()
-    assert not only(pilot.taken_back(world, 3, 4), a.StopWorld)
+    assert not only(pilot.unsent(world, 3, 4), a.StopWorld)
     assert not only(pilot.wait(0.1), a.StopWorld)
     world_done(pilot, world, 1)
     assert only(pilot.wait(0.1), a.StopWorld), "its turn has come, and it is not short"
@@ -795,9 +795,9 @@ def test_task_that_is_cancelled_while_its_world_starts_is_taken_back() -> None:
     assert behind
     pilot.rules.cancel(behind[:1], pilot.now)
     assert not pilot.rules.take_actions()
-    (asked,) = only(ranks_ready(pilot, start), a.TakeBackFromWorld)
-    assert asked == a.TakeBackFromWorld(start.world, 1 + len(behind))
-    pilot.taken_back(start.world, 1, asked.upto)
+    (asked,) = only(ranks_ready(pilot, start), a.UnsendFromWorld)
+    assert asked == a.UnsendFromWorld(start.world, 1 + len(behind))
+    pilot.unsent(start.world, 1, asked.upto)
     assert pilot.reported == [(behind[0], 1, "cancelled")]
     assert set(pilot.rules.held) == set(range(1, 11)) - {behind[0]}
 
@@ -807,13 +807,13 @@ def test_nothing_waits_in_a_world_behind_a_task_that_turns_out_to_be_long() -> N
     others = only(pilot.add(50, 51, number=2), a.StartExecutor)
     pilot.ready(*(other.executor for other in others))
     world = world_with(pilot, 1, 2, 3)
-    assert not only(pilot.wait(BEHIND_S / 2), a.TakeBackFromWorld)
-    (asked,) = only(pilot.wait(BEHIND_S), a.TakeBackFromWorld)
-    assert asked == a.TakeBackFromWorld(world, 4)
-    assert not only(pilot.wait(0.1), a.TakeBackFromWorld)  # the answer is on its way
-    assert only(pilot.wait(AGAIN_S), a.TakeBackFromWorld)  # it was not
-    assert not pilot.taken_back(world, 2, 4)
-    assert not pilot.taken_back(world, 2, 4)  # both have been answered
+    assert not only(pilot.wait(BEHIND_S / 2), a.UnsendFromWorld)
+    (asked,) = only(pilot.wait(BEHIND_S), a.UnsendFromWorld)
+    assert asked == a.UnsendFromWorld(world, 4)
+    assert not only(pilot.wait(0.1), a.UnsendFromWorld)  # the answer is on its way
+    assert only(pilot.wait(AGAIN_S), a.UnsendFromWorld)  # it was not
+    assert not pilot.unsent(world, 2, 4)
+    assert not pilot.unsent(world, 2, 4)  # both have been answered
     for other, task in zip(others, (50, 51), strict=True):
         actions = pilot.done(other.executor, done(task))
     assert pilot.reported == [(50, 1, "ok"), (51, 1, "ok")]
@@ -831,26 +831,26 @@ def test_nothing_waits_in_a_world_behind_a_task_that_turns_out_to_be_long() -> N
 def test_world_goes_on_after_something_was_taken_back() -> None:
     pilot = Pilot(2)
     world = world_with(pilot, 1, 2, 3, 4)
-    (asked,) = only(pilot.wait(2 * BEHIND_S), a.TakeBackFromWorld)
+    (asked,) = only(pilot.wait(2 * BEHIND_S), a.UnsendFromWorld)
     # The first rank has left the first task before that, and all go on with the second.
-    pilot.taken_back(world, 3, asked.upto)
-    assert not only(pilot.wait(2 * AGAIN_S), a.TakeBackFromWorld), "nothing more can be had"
+    pilot.unsent(world, 3, asked.upto)
+    assert not only(pilot.wait(2 * AGAIN_S), a.UnsendFromWorld), "nothing more can be had"
     (run,) = only(world_done(pilot, world, 1, 2), a.RunOnWorld)
     assert [work.task for work in run.work] == [3, 4]
-    (asked,) = only(pilot.wait(2 * BEHIND_S), a.TakeBackFromWorld)
-    assert asked == a.TakeBackFromWorld(world, 7)
+    (asked,) = only(pilot.wait(2 * BEHIND_S), a.UnsendFromWorld)
+    assert asked == a.UnsendFromWorld(world, 7)
 
 
 def test_world_from_which_all_was_taken_back_goes_on_or_holds_no_cores() -> None:
     for is_cancelled in (False, True):
         pilot = Pilot(2)
         world = world_with(pilot, 1, 2, 3)
-        (asked,) = only(pilot.wait(2 * BEHIND_S), a.TakeBackFromWorld)
+        (asked,) = only(pilot.wait(2 * BEHIND_S), a.UnsendFromWorld)
         if is_cancelled:
             pilot.rules.cancel([2, 3], pilot.now)
             pilot.rules.take_actions()
         world_done(pilot, world, 1)
-        runs = only(pilot.taken_back(world, 2, asked.upto), a.RunOnWorld)
+        runs = only(pilot.unsent(world, 2, asked.upto), a.RunOnWorld)
         if is_cancelled:
             assert not runs and not pilot.rules.held and pilot.rules._cores.free == 2
         else:
@@ -860,11 +860,11 @@ def test_world_from_which_all_was_taken_back_goes_on_or_holds_no_cores() -> None
 def test_what_is_taken_back_from_a_world_that_is_ended_is_put_back_once() -> None:
     pilot = Pilot(2)
     world = world_with(pilot, 1, 2, 3, time_limit_s=2.0)
-    (asked,) = only(pilot.wait(1.0), a.TakeBackFromWorld)
+    (asked,) = only(pilot.wait(1.0), a.UnsendFromWorld)
     assert only(pilot.wait(1.5), a.StopWorld)
-    pilot.taken_back(world, 2, asked.upto)
+    pilot.unsent(world, 2, asked.upto)
     pilot.rules.world_exited(world, 15, "", pilot.now)
-    pilot.taken_back(world, 2, asked.upto)
+    pilot.unsent(world, 2, asked.upto)
     assert pilot.reported == [(1, 1, "timeout")] and set(pilot.rules.held) == {2, 3}
 
 

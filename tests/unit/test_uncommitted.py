@@ -45,7 +45,7 @@ class Head:
         message = m.Submit(seq, SESSION, [CODE], [known], list(specs))
         self.clients.handlers[m.Submit](b"client", message, NOW)
 
-    def assign(self) -> list[m.Work]:
+    def assign(self) -> list[m.AttemptSpec]:
         """Hand work out; returns it as the pilot gets it."""
         tasks = self.shell.core.assign(NOW).get("p", [])
         values = self.shell.outcomes.values({source for task in tasks for source, _ in task.inputs})

@@ -18,7 +18,7 @@ from pilot.errors import PilotError
 from pilot.head.clients import Clients
 from pilot.head.core import events as ev
 from pilot.head.janitor import Janitor
-from pilot.head.session_commands import Control
+from pilot.head.session_commands import SessionCommands
 from pilot.head.shell import Shell
 from pilot.head.store.store import Store
 from pilot.model.tasks import Environment, Function, TaskFailure, TaskOutcome, TaskSpec
@@ -49,7 +49,7 @@ class Head:
             self.store, lambda _, what: self.sent.append(what), (), lambda: None, lambda _: 0
         )
         self.clients = Clients(self.shell, 1, lambda: None)
-        self.control = Control(site, self.shell, Janitor(directory, lambda: None))
+        self.control = SessionCommands(site, self.shell, Janitor(directory, lambda: None))
         self.hear(m.ClientHello(m.PROTOCOL, "1", True))
         self.session = self.open("mine")
         self.store._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LIGHT)

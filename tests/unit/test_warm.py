@@ -10,9 +10,9 @@ from support.builders import done, template, work
 from pilot.agent.rules import actions as a
 from pilot.agent.rules.cores import Cores
 from pilot.agent.rules.rules import Rules
-from pilot.agent.rules.warm_pool import Warm
+from pilot.agent.rules.warm_pool import WarmPool
 from pilot.scheduler.amounts import UNIT
-from pilot.scheduler.placement import FreeNode, Portion, Share
+from pilot.scheduler.placement import FreeNode, NodeAllocation, Portion
 from pilot.scheduler.resources import NodeShape, node_shape
 
 
@@ -21,15 +21,17 @@ class Process:
     """Something that is pinned to cores, or to GPUs, of a node."""
 
     id: int
-    pinned: tuple[Share, ...]
+    pinned: tuple[NodeAllocation, ...]
     use: str = "any"
 
 
-def share(*cores: int, gpus: tuple[int, ...] = (), memory_mib: int = 0, node: str = "n0") -> Share:
+def share(
+    *cores: int, gpus: tuple[int, ...] = (), memory_mib: int = 0, node: str = "n0"
+) -> NodeAllocation:
     named = [Portion("gpus", len(gpus) * UNIT, 1, tuple(map(str, gpus)))] if gpus else []
     if memory_mib:
         named.append(Portion("memory", memory_mib * UNIT))
-    return Share(node, 1, cores, tuple(named))
+    return NodeAllocation(node, 1, cores, tuple(named))
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def cores() -> Cores:
 
 
 def test_what_was_idle_last_is_taken_first(cores: Cores) -> None:
-    warm: Warm[Process] = Warm(cores)
+    warm: WarmPool[Process] = WarmPool(cores)
     first, last = Process(1, (share(0),)), Process(2, (share(1),))
     warm.add(first)
     warm.add(last)
@@ -60,25 +62,25 @@ def test_what_was_idle_last_is_taken_first(cores: Cores) -> None:
     ids=["core", "GPU", "memory", "one of two nodes"],
 )
 def test_what_has_its_cores_taken_is_of_use_when_they_are_given_back(
-    cores: Cores, taken: Share, pinned: tuple[Share, ...]
+    cores: Cores, taken: NodeAllocation, pinned: tuple[NodeAllocation, ...]
 ) -> None:
-    warm: Warm[Process] = Warm(cores)
+    warm: WarmPool[Process] = WarmPool(cores)
     one = Process(1, pinned)
     warm.add(one)
     cores.take(taken)
     assert warm.take("any") is None
-    cores.give_back(taken)
+    cores.release(taken)
     assert warm.take("any") is one
 
 
 def test_what_ended_meanwhile_does_not_come_back(cores: Cores) -> None:
-    warm: Warm[Process] = Warm(cores)
+    warm: WarmPool[Process] = WarmPool(cores)
     one = Process(1, (share(0),))
     warm.add(one)
     cores.take(share(0))
     assert warm.take("any") is None
     warm.discard(one)
-    cores.give_back(share(0))
+    cores.release(share(0))
     assert warm.take("any") is None
 
 
@@ -88,9 +90,9 @@ def test_free_cores_are_counted(cores: Cores) -> None:
     cores.take(share(2, node="n1"))
     assert cores.free == 5
     cores.lose_node("n1")
-    cores.give_back(share(2, node="n1"))
+    cores.release(share(2, node="n1"))
     assert cores.free == 2
-    cores.give_back(share(0, 1))
+    cores.release(share(0, 1))
     assert cores.free == 4 == len(cores.nodes["n0"].cores)
 
 
@@ -124,7 +126,7 @@ def looks_at_idle_executors(count: int, monkeypatch: pytest.MonkeyPatch) -> int:
     looks = 0
     obstacle = FreeNode.obstacle
 
-    def counted(node: FreeNode, what: Share) -> tuple[str, str] | None:
+    def counted(node: FreeNode, what: NodeAllocation) -> tuple[str, str] | None:
         nonlocal looks
         looks += 1
         return obstacle(node, what)

@@ -18,8 +18,8 @@ from pilot.head.core.core import Core
 from pilot.head.explain import explain as w
 from pilot.head.explain import session as why_session
 from pilot.head.explain import walk
-from pilot.head.explain.report import Answer, Facts
-from pilot.head.outlook import QUEUED, Outlook, PilotRow
+from pilot.head.explain.report import Answer, Snapshot
+from pilot.head.outlook import QUEUED, PilotRow, ProvisioningView
 from pilot.head.outlook import RUNNING as JOINED
 from pilot.head.setbacks import Losses, Refusal
 from pilot.head.store.store import Batch, Store
@@ -102,7 +102,7 @@ class Head:
             )
             for row in self.rows.values()
         ]
-        outlook = Outlook(
+        outlook = ProvisioningView(
             find_kind("slurm"),
             self.pools,
             supply,
@@ -112,7 +112,7 @@ class Head:
             NOW - 30.0,
             self.losses,
         )
-        facts = Facts(now, self.core, self.running, outlook, self.store, self.status)
+        facts = Snapshot(now, self.core, self.running, outlook, self.store, self.status)
         return w.explain(facts, subject)
 
     def task(self, number: int) -> Answer:
@@ -248,7 +248,7 @@ def test_pilots_that_end_too_soon(head: Head) -> None:
     head.submit(spec(1), time_limit_s=90.0)
     found = head.task(1)
     assert found.kind == "walltime"
-    assert found.facts == {"left_s": 100.0, "needed_s": 90.0, "ends_at": NOW + 100.0}
+    assert found.facts == {"left_s": 100.0, "required_walltime_s": 90.0, "ends_at": NOW + 100.0}
     assert kinds(found) == ["walltime"], "one node is not enough"
     # Nor are two; but it may have no more.
     head.join("q", ends_at=NOW + 100.0)
@@ -420,7 +420,7 @@ def test_a_task_with_a_pilot_that_is_silent(head: Head) -> None:
 def test_a_result_of_the_same_work_in_an_earlier_run(head: Head) -> None:
     head.submit(spec(1), cache=b"source")
     assert head.task(1).kind == "lookup"
-    head.apply(ev.TasksRecalled({1: b"key"}, {1: (Value(1, b"x"),)}))
+    head.apply(ev.TasksLookedUp({1: b"key"}, {1: (Value(1, b"x"),)}))
     found = head.task(1)
     assert found.kind == "found"
     assert "without a run: its result is that of the same work in an earlier run" in found.answer

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import msgspec
 
-from pilot.scheduler.placement import Portion, Share
+from pilot.scheduler.placement import NodeAllocation, Portion
 from pilot.scheduler.resources import Resources
-from pilot.wire.messages import Work
+from pilot.wire.messages import AttemptSpec
 
 
 class StartExecutor(msgspec.Struct, frozen=True):
@@ -32,7 +32,7 @@ class StopExecutor(msgspec.Struct, frozen=True):
     grace_s: float
 
 
-class TakeBackFromExecutor(msgspec.Struct, frozen=True):
+class UnsendFromExecutor(msgspec.Struct, frozen=True):
     """Take back from an executor what it has been sent, up to the `upto`-th, and not begun."""
 
     executor: int
@@ -45,7 +45,7 @@ class StartWorld(msgspec.Struct, frozen=True):
 
     world: int
     session: int
-    shares: tuple[Share, ...]
+    shares: tuple[NodeAllocation, ...]
     need: Resources
 
 
@@ -55,7 +55,7 @@ class StopWorld(msgspec.Struct, frozen=True):
     world: int
 
 
-class TakeBackFromWorld(msgspec.Struct, frozen=True):
+class UnsendFromWorld(msgspec.Struct, frozen=True):
     """Take back from a world what it has been sent, up to the `upto`-th, and not begun."""
 
     world: int
@@ -66,15 +66,15 @@ class RunOnExecutor(msgspec.Struct, frozen=True):
     """Send work to an executor; with shares where it is to start an MPI program on them."""
 
     executor: int
-    work: list[Work]
-    shares: tuple[Share, ...] = ()
+    work: list[AttemptSpec]
+    shares: tuple[NodeAllocation, ...] = ()
 
 
 class RunOnWorld(msgspec.Struct, frozen=True):
     """Send work to all ranks of a world."""
 
     world: int
-    work: list[Work]
+    work: list[AttemptSpec]
 
 
 class GiveUpNode(msgspec.Struct, frozen=True):
@@ -93,10 +93,10 @@ class ForgetSession(msgspec.Struct, frozen=True):
 Action = (
     StartExecutor
     | StopExecutor
-    | TakeBackFromExecutor
+    | UnsendFromExecutor
     | StartWorld
     | StopWorld
-    | TakeBackFromWorld
+    | UnsendFromWorld
     | RunOnExecutor
     | RunOnWorld
     | GiveUpNode

@@ -20,7 +20,7 @@ from pilot.agent.rules.inputs import Inputs
 from pilot.agent.rules.queues import Queue, Queues
 from pilot.model.tasks import Completion, Template
 from pilot.scheduler.amounts import Amounts
-from pilot.wire.messages import Work
+from pilot.wire.messages import AttemptSpec
 
 
 class Attempts:
@@ -47,7 +47,7 @@ class Attempts:
 
     # --- what comes
 
-    def add(self, templates: Iterable[Template], work: Iterable[Work], now: float) -> None:
+    def add(self, templates: Iterable[Template], work: Iterable[AttemptSpec], now: float) -> None:
         """The head has assigned work."""
         for template in templates:
             self.templates[template.id] = template
@@ -99,7 +99,7 @@ class Attempts:
         for work in self._inputs.take(tasks):
             self.report(ended(work, "cancelled", "cancelled before it started", now))
 
-    def give_back(self, tasks: Collection[int], reason: str, now: float) -> None:
+    def return_to_head(self, tasks: Collection[int], reason: str, now: float) -> None:
         """Give back those of these tasks that wait for cores, with all their inputs."""
         for queue in self.queues.waiting:
             for work in self.queues.take(queue, tasks):
@@ -122,7 +122,7 @@ class Attempts:
             if not self._can_run(queue):
                 self._hand_back_queue(queue, self._nodes_left(), now)
 
-    def put_back(self, work: Work, now: float) -> None:
+    def put_back(self, work: AttemptSpec, now: float) -> None:
         """A task that was popped has not run: it is the next of its class again."""
         queue = self.queues.of(work)
         if self._can_run(queue):
@@ -130,7 +130,7 @@ class Attempts:
         else:
             self.report(self._misfit(work, now))
 
-    def take_back(self, work: Work, cancelled: bool, now: float) -> None:
+    def take_back(self, work: AttemptSpec, cancelled: bool, now: float) -> None:
         """What was sent ahead will not begin there: it waits again, or was cancelled meanwhile."""
         if cancelled:
             self.report(ended(work, "cancelled", "cancelled before it started", now))
@@ -145,7 +145,7 @@ class Attempts:
         """Whether the nodes that are left are enough for tasks of this class."""
         return queue.nodes is not None and queue.nodes <= len(self._cores.hosts)
 
-    def _misfit(self, work: Work, now: float) -> Completion:
+    def _misfit(self, work: AttemptSpec, now: float) -> Completion:
         """The end of a task that the nodes that are left can never run."""
         return ended(work, "interrupted", self._nodes_left(), now)
 

@@ -17,7 +17,7 @@ from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, TaskFailure, Template
 from pilot.scheduler.resources import Resources
 from pilot.texts import shortened
-from pilot.wire.messages import Work
+from pilot.wire.messages import AttemptSpec
 
 #: Outcome → class of the error that is told.
 _KINDS = {"timeout": "TaskTimedOut", "crash": "TaskCrashed"}
@@ -44,7 +44,7 @@ def cannot_start(node: str, count: int, status: int, tail: str) -> str:
 
 
 def ended(
-    work: Work, outcome: Outcome, message: str, now: float, node: str = "", tail: str = ""
+    work: AttemptSpec, outcome: Outcome, message: str, now: float, node: str = "", tail: str = ""
 ) -> Completion:
     """The end of an attempt that did not tell it itself.
 
@@ -80,7 +80,7 @@ def ended(
 
 
 def killed(
-    work: Work, outcome: Outcome, template: Template, now: float, node: str, tail: str
+    work: AttemptSpec, outcome: Outcome, template: Template, now: float, node: str, tail: str
 ) -> Completion:
     """The end of an attempt that was killed: over its time limit, cancelled, or with its pilot."""
     return ended(work, outcome, _why_killed(outcome, template), now, node, tail)
@@ -100,7 +100,7 @@ def told_to_end(completion: Completion, outcome: Outcome, template: Template) ->
 
 
 def merge_failures(
-    work: Work, failures: dict[int, Completion], left: int, need: Resources
+    work: AttemptSpec, failures: dict[int, Completion], left: int, need: Resources
 ) -> Completion:
     """One failure of those of several ranks.
 

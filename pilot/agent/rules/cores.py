@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
-from pilot.scheduler.placement import FreeNode, Share, place, things
+from pilot.scheduler.placement import FreeNode, NodeAllocation, place, things
 from pilot.scheduler.resources import NodeShape, Resources
 
 #: What may be in the way of a share on its node: see `scheduler.placement.things`.
@@ -55,7 +55,7 @@ class Cores:
         self.resting.discard(name)
         self._waiting.pop(name, None)
 
-    def place(self, need: Resources) -> list[Share] | None:
+    def place(self, need: Resources) -> list[NodeAllocation] | None:
         """Where a task can run now, or None where it has to wait. Nothing is taken."""
         if not self.free:
             return None
@@ -64,7 +64,7 @@ class Cores:
             return place(need, [node for node in nodes if node.name not in self.resting])
         return place(need, nodes)
 
-    def in_the_way(self, shares: tuple[Share, ...]) -> tuple[str, Thing] | None:
+    def in_the_way(self, shares: tuple[NodeAllocation, ...]) -> tuple[str, Thing] | None:
         """What keeps these shares from being taken: on which node, and what; None: nothing does."""
         nodes = self.nodes
         for share in shares:
@@ -75,17 +75,17 @@ class Cores:
                 return share.node, thing
         return None
 
-    def take(self, share: Share) -> None:
+    def take(self, share: NodeAllocation) -> None:
         """Give a share away."""
         self.nodes[share.node].take(share)
         self.free -= len(share.cores)
 
-    def give_back(self, share: Share) -> None:
+    def release(self, share: NodeAllocation) -> None:
         """Take a share back; its node may be gone."""
         node = self.nodes.get(share.node)
         if node is None:
             return
-        node.give_back(share)
+        node.release(share)
         self.free += len(share.cores)
         if waiting := self._waiting.get(share.node):
             for thing in things(share):

@@ -25,19 +25,19 @@ from pilot.agent.rules.actions import (
     RunOnExecutor,
     StartExecutor,
     StopExecutor,
-    TakeBackFromExecutor,
+    UnsendFromExecutor,
 )
 from pilot.agent.rules.attempts import Attempts
 from pilot.agent.rules.completions import cannot_start, describe_exit, ended, killed, told_to_end
 from pilot.agent.rules.cores import Cores
-from pilot.agent.rules.prefetch import Pipeline
+from pilot.agent.rules.prefetch import Prefetch
 from pilot.agent.rules.queues import Queue
-from pilot.agent.rules.warm_pool import IDLE_S, Warm
+from pilot.agent.rules.warm_pool import IDLE_S, WarmPool
 from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, LogSpan
 from pilot.scheduler.amounts import Amounts
-from pilot.scheduler.placement import Share
-from pilot.wire.messages import Work
+from pilot.scheduler.placement import NodeAllocation
+from pilot.wire.messages import AttemptSpec
 
 #: Idle executors on a node, for each of its cores, beyond which the longest idle one is closed.
 IDLE_PER_CORE = 2
@@ -75,7 +75,7 @@ class Executor:
     )
 
     def __init__(
-        self, number: int, session: int, share: Share, indexed: Amounts, now: float
+        self, number: int, session: int, share: NodeAllocation, indexed: Amounts, now: float
     ) -> None:
         self.id = number
         self.session = session
@@ -88,11 +88,11 @@ class Executor:
         self.pid = 0
         #: What it works for; None where it holds no cores.
         self.queue: Queue | None = None
-        self.pipeline = Pipeline()
+        self.pipeline = Prefetch()
         #: What has run here and waits for its results to be on the disk.
-        self.unsealed: dict[int, Work] = {}
+        self.unsealed: dict[int, AttemptSpec] = {}
         #: All shares of the MPI program that it has started.
-        self.shares: tuple[Share, ...] = ()
+        self.shares: tuple[NodeAllocation, ...] = ()
         self.started_at = now
         self.first_started = 0.0
         self.idle_since = now
@@ -144,7 +144,7 @@ class ExecutorRules:
         self._cores = cores
         self._numbers = numbers
         self._act = act
-        self._warm: Warm[Executor] = Warm(cores)
+        self._warm: WarmPool[Executor] = WarmPool(cores)
         #: Node → those that are idle there, the longest first.
         self._idle: dict[str, dict[int, Executor]] = {}
         self._failures: dict[str, _Failures] = {}
@@ -189,7 +189,7 @@ class ExecutorRules:
                 return executor
         return None
 
-    def _new_executor(self, queue: Queue, share: Share, now: float) -> Executor:
+    def _new_executor(self, queue: Queue, share: NodeAllocation, now: float) -> Executor:
         executor = Executor(next(self._numbers), queue.session, share, queue.indexed, now)
         self.executors[executor.id] = executor
         self._act(StartExecutor(executor.id, share.node, queue.session, share.cores, share.indexed))
@@ -279,7 +279,7 @@ class ExecutorRules:
             others = queue.busy + self._cores.free // queue.need.cores
             depth = min(depth, -(-len(queue.waiting) // others))
         pipeline = executor.pipeline
-        room = pipeline.room(depth)
+        room = pipeline.free_slots(depth)
         if not room:
             return True
         fed = self._queues.pop(queue, room)
@@ -291,7 +291,7 @@ class ExecutorRules:
             self._send(executor, fed)
         return True
 
-    def _send(self, executor: Executor, work: list[Work]) -> None:
+    def _send(self, executor: Executor, work: list[AttemptSpec]) -> None:
         executor.pipeline.note_sent(len(work))
         self._act(RunOnExecutor(executor.id, work, executor.shares))
 
@@ -299,14 +299,14 @@ class ExecutorRules:
 
     def _ask_back(self, executor: Executor, now: float) -> None:
         upto = executor.pipeline.ask(now)
-        self._act(TakeBackFromExecutor(executor.id, executor.node, upto))
+        self._act(UnsendFromExecutor(executor.id, executor.node, upto))
 
-    def taken_back(self, number: int, begun: int, upto: int, now: float) -> None:
+    def unsent(self, number: int, begun: int, upto: int, now: float) -> None:
         """An executor skips what it was sent after the `begun`-th work, up to the `upto`-th."""
         executor = self.executors.get(number)
         if executor is None or executor.stopping:
             return  # what it had goes with it
-        for work in executor.pipeline.take_back(begun, upto):
+        for work in executor.pipeline.unsend(begun, upto):
             cancelled = executor.killed_for.pop(work.task, None) is not None
             self._attempts.take_back(work, cancelled, now)
         if any(work.task in executor.killed_for for work in executor.pipeline):
@@ -330,7 +330,7 @@ class ExecutorRules:
         executor.queue.busy -= 1
         executor.queue = None
         for share in executor.shares or executor.pinned:
-            self._cores.give_back(share)
+            self._cores.release(share)
         self._queues.look_again = True
 
     def _rest(self, executor: Executor) -> None:

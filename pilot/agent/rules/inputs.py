@@ -18,7 +18,7 @@ import msgspec
 
 from pilot.model.tasks import Completion
 from pilot.model.values import Value
-from pilot.wire.messages import InputValue, Work
+from pilot.wire.messages import AttemptSpec, InputValue
 
 
 class _Waiting:
@@ -26,12 +26,12 @@ class _Waiting:
 
     __slots__ = ("missing", "values", "work")
 
-    def __init__(self, work: Work, missing: set[int]) -> None:
+    def __init__(self, work: AttemptSpec, missing: set[int]) -> None:
         self.work = work
         self.missing = missing
         self.values: dict[int, tuple[Value, ...]] = {}
 
-    def filled(self) -> Work:
+    def filled(self) -> AttemptSpec:
         """The task with all its inputs."""
         inputs = tuple(
             item
@@ -51,7 +51,7 @@ class Inputs:
         #: Task → those that wait for it.
         self._wanted: dict[int, list[_Waiting]] = {}
 
-    def add(self, work: Work, held: Mapping[int, int]) -> Work | None:
+    def add(self, work: AttemptSpec, held: Mapping[int, int]) -> AttemptSpec | None:
         """A task with all its inputs; None where it waits for some.
 
         Parameters
@@ -82,7 +82,7 @@ class Inputs:
             self._wanted.setdefault(source, []).append(waiting)
         return None
 
-    def ended(self, completion: Completion) -> tuple[list[Work], list[Work]]:
+    def ended(self, completion: Completion) -> tuple[list[AttemptSpec], list[AttemptSpec]]:
         """A task has ended: which others have all they need now, and which never will here."""
         task = completion.task
         children = completion.children
@@ -104,11 +104,11 @@ class Inputs:
                 ready.append(waiting.filled())
         return ready, hopeless
 
-    def waiting(self) -> list[Work]:
+    def waiting(self) -> list[AttemptSpec]:
         """Those that wait."""
         return [waiting.work for waiting in self._waiting.values()]
 
-    def take(self, tasks: Collection[int] | None = None) -> list[Work]:
+    def take(self, tasks: Collection[int] | None = None) -> list[AttemptSpec]:
         """Take out those of these tasks that wait; all that do, where none are named."""
         named = [task for task in self._waiting if tasks is None or task in tasks]
         return [self._waiting.pop(task).work for task in named]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from pilot.wire.messages import Work
+from pilot.wire.messages import AttemptSpec
 
 #: What waits behind a task for longer than this is taken back, in seconds.
 BEHIND_S = 0.1
@@ -22,7 +22,7 @@ BEHIND_S = 0.1
 AGAIN_S = 1.0
 
 
-class Pipeline(deque[Work]):
+class Prefetch(deque[AttemptSpec]):
     """What a process is in or will be in, in this order, as far as has been heard."""
 
     __slots__ = ("_asked_at", "_sent", "_settled")
@@ -35,7 +35,7 @@ class Pipeline(deque[Work]):
         #: When it was asked last; 0 while no answer is awaited.
         self._asked_at = 0.0
 
-    def room(self, depth: int) -> int:
+    def free_slots(self, depth: int) -> int:
         """How many more may be added, where so many may be in here: none while half are left."""
         if not self:
             self._asked_at = 0.0  # all has ended: no answer can take anything back
@@ -57,7 +57,7 @@ class Pipeline(deque[Work]):
         self._asked_at = now
         return self._sent
 
-    def take_back(self, begun: int, upto: int) -> list[Work]:
+    def unsend(self, begun: int, upto: int) -> list[AttemptSpec]:
         """It skips what is behind the `begun`-th work, up to the `upto`-th: the last one first."""
         if upto == self._sent:
             self._asked_at = 0.0  # else it is the answer to an older question

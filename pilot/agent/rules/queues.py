@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from pilot.model.tasks import Template
 from pilot.scheduler.resources import NodeShape, nodes_needed
-from pilot.wire.messages import Work
+from pilot.wire.messages import AttemptSpec
 
 #: An executor or world may have work of this many seconds waiting in its own queue, and so many
 #: tasks.
@@ -63,7 +63,7 @@ class Queue:
         self.is_wide = self.need.total_cores > 1
         #: The lowest goes first.
         self.rank = (-template.priority, number)
-        self.waiting: deque[Work] = deque()
+        self.waiting: deque[AttemptSpec] = deque()
         #: When the first of them found no place; 0 while that has not happened.
         self.waiting_since = 0.0
         #: How long they take on average; None while none has ended well.
@@ -144,7 +144,7 @@ class Queues:
             del self._of_template[template]
         return templates
 
-    def of(self, work: Work) -> Queue:
+    def of(self, work: AttemptSpec) -> Queue:
         """The queue of a task's class."""
         return self._of_template[work.template]
 
@@ -182,19 +182,19 @@ class Queues:
 
     # --- what comes and goes
 
-    def push(self, queue: Queue, work: Work) -> None:
+    def push(self, queue: Queue, work: AttemptSpec) -> None:
         """A task waits from now on, as the last of its class."""
         if not queue.waiting:
             self._enter(queue)
         queue.waiting.append(work)
 
-    def put_back(self, queue: Queue, work: Work) -> None:
+    def put_back(self, queue: Queue, work: AttemptSpec) -> None:
         """A task that was popped has not run: it is the next of its class again."""
         if not queue.waiting:
             self._enter(queue)
         queue.waiting.appendleft(work)
 
-    def pop(self, queue: Queue, most: int = 1) -> list[Work]:
+    def pop(self, queue: Queue, most: int = 1) -> list[AttemptSpec]:
         """The next tasks of a class that waits, so many or all."""
         waiting = queue.waiting
         if most < len(waiting):
@@ -206,7 +206,7 @@ class Queues:
         self._leave(queue)
         return taken
 
-    def take(self, queue: Queue, tasks: Collection[int]) -> list[Work]:
+    def take(self, queue: Queue, tasks: Collection[int]) -> list[AttemptSpec]:
         """Take out those of these tasks that wait in a queue."""
         taken = [work for work in queue.waiting if work.task in tasks]
         if taken:

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 
 from pilot.model.tasks import Completion
-from pilot.wire.messages import Work
+from pilot.wire.messages import AttemptSpec
 
 #: What ends within so many seconds is reported together while more work waits here.
 TOGETHER_S = 0.005
@@ -82,7 +82,7 @@ class Reports:
         last = (completion for _, completion in self._last.values())
         return {each.task: each.attempt for each in last if not each.is_unstarted}
 
-    def meet(self, work: Sequence[Work], now: float) -> Sequence[Work]:
+    def meet(self, work: Sequence[AttemptSpec], now: float) -> Sequence[AttemptSpec]:
         """Work has come: returns what of it is to be run."""
         known = {item.task: self._last[item.task] for item in work if item.task in self._last}
         if not known:

@@ -27,7 +27,7 @@ from pilot.model.tasks import Completion, LogSpan, Template
 from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.placement import FreeNode
 from pilot.scheduler.resources import NodeShape
-from pilot.wire.messages import RunningTask, Work
+from pilot.wire.messages import AttemptSpec, RunningTask
 
 
 class Rules:
@@ -130,7 +130,9 @@ class Rules:
 
     # --- work
 
-    def add_work(self, templates: Iterable[Template], work: Iterable[Work], now: float) -> None:
+    def add_work(
+        self, templates: Iterable[Template], work: Iterable[AttemptSpec], now: float
+    ) -> None:
         """The head has assigned work."""
         templates = list(templates)
         # Of a session that ended, but that head died before it was written down.
@@ -150,11 +152,11 @@ class Rules:
         self._worlds.cancel(wanted, now)
         self.schedule(now)
 
-    def give_back(self, tasks: Iterable[int], now: float) -> None:
+    def return_to_head(self, tasks: Iterable[int], now: float) -> None:
         """Another pilot could start these tasks: let those go that wait for cores."""
         wanted = {task for task in tasks if task in self._attempts.held}
         if wanted:
-            self._attempts.give_back(wanted, "another pilot has room for it", now)
+            self._attempts.return_to_head(wanted, "another pilot has room for it", now)
             self.schedule(now)
 
     def forget(self, tasks: Iterable[int]) -> None:
@@ -235,13 +237,13 @@ class Rules:
 
     # --- executors and worlds
 
-    def taken_back(self, number: int, begun: int, upto: int, now: float) -> None:
+    def unsent(self, number: int, begun: int, upto: int, now: float) -> None:
         """An executor or world skips what it was sent after the `begun`-th work, up to the
         `upto`-th."""
         if number in self.executors:
-            self._executors.taken_back(number, begun, upto, now)
+            self._executors.unsent(number, begun, upto, now)
         else:
-            self._worlds.taken_back(number, begun, upto, now)
+            self._worlds.unsent(number, begun, upto, now)
         if self.draining:
             self._attempts.hand_back("the pilot starts nothing any more", now)
         self.schedule(now)

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from pilot.agent.rules.cores import Cores
-from pilot.scheduler.placement import Share
+from pilot.scheduler.placement import NodeAllocation
 
 #: Idle executors and worlds are closed after so many seconds.
 IDLE_S = 60.0
@@ -36,14 +36,14 @@ class Reusable(Protocol):
         """What it can be used for."""
 
     @property
-    def pinned(self) -> tuple[Share, ...]:
+    def pinned(self) -> tuple[NodeAllocation, ...]:
         """What has to be free for that."""
 
 
 T = TypeVar("T", bound=Reusable)
 
 
-class Warm(Generic[T]):
+class WarmPool(Generic[T]):
     """What is idle, by what it can be used for."""
 
     def __init__(self, cores: Cores) -> None:

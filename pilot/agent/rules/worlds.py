@@ -17,19 +17,19 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import msgspec
 
-from pilot.agent.rules.actions import Action, RunOnWorld, StartWorld, StopWorld, TakeBackFromWorld
+from pilot.agent.rules.actions import Action, RunOnWorld, StartWorld, StopWorld, UnsendFromWorld
 from pilot.agent.rules.attempts import Attempts
 from pilot.agent.rules.completions import describe_exit, ended, killed, merge_failures
 from pilot.agent.rules.cores import Cores
-from pilot.agent.rules.prefetch import Pipeline
+from pilot.agent.rules.prefetch import Prefetch
 from pilot.agent.rules.queues import STARVED_S, Queue
-from pilot.agent.rules.warm_pool import IDLE_S, Warm
+from pilot.agent.rules.warm_pool import IDLE_S, WarmPool
 from pilot.limits import LOGS_MOST
 from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, LogSpan
-from pilot.scheduler.placement import Share
+from pilot.scheduler.placement import NodeAllocation
 from pilot.scheduler.resources import Resources
-from pilot.wire.messages import RunningTask, Work
+from pilot.wire.messages import AttemptSpec, RunningTask
 
 #: When a rank has failed, the others get so long to leave the task, in seconds.
 RANKS_LEAVE_S = 5.0
@@ -82,7 +82,12 @@ class World:
     )
 
     def __init__(
-        self, number: int, session: int, need: Resources, shares: tuple[Share, ...], now: float
+        self,
+        number: int,
+        session: int,
+        need: Resources,
+        shares: tuple[NodeAllocation, ...],
+        now: float,
     ) -> None:
         self.id = number
         self.session = session
@@ -98,7 +103,7 @@ class World:
         #: What it works for; None where it holds no cores.
         self.queue: Queue | None = None
         #: The first is what its ranks are in, as far as they have told.
-        self.pipeline = Pipeline()
+        self.pipeline = Prefetch()
         #: By task.
         self.failing: dict[int, Failing] = {}
         #: Ended well, by task, before all ranks have been heard of one that failed before it.
@@ -147,7 +152,7 @@ class WorldRules:
         self._cores = cores
         self._numbers = numbers
         self._act = act
-        self._warm: Warm[World] = Warm(cores)
+        self._warm: WarmPool[World] = WarmPool(cores)
 
     # --- starting
 
@@ -195,7 +200,7 @@ class WorldRules:
             # An even share: what others could run at once does not queue up behind one.
             others = queue.busy + self._cores.free // queue.need.total_cores
             depth = min(depth, -(-len(queue.waiting) // others))
-        room = pipeline.room(depth)
+        room = pipeline.free_slots(depth)
         if not room:
             return True
         if not pipeline:
@@ -207,21 +212,21 @@ class WorldRules:
             self._send(world, fed)
         return True
 
-    def _send(self, world: World, work: list[Work]) -> None:
+    def _send(self, world: World, work: list[AttemptSpec]) -> None:
         world.pipeline.note_sent(len(work))
         self._act(RunOnWorld(world.id, work))
 
     # --- taking back
 
     def _ask_back(self, world: World, now: float) -> None:
-        self._act(TakeBackFromWorld(world.id, world.pipeline.ask(now)))
+        self._act(UnsendFromWorld(world.id, world.pipeline.ask(now)))
 
-    def taken_back(self, number: int, begun: int, upto: int, now: float) -> None:
+    def unsent(self, number: int, begun: int, upto: int, now: float) -> None:
         """A world skips what it was sent after the `begun`-th work, up to the `upto`-th."""
         world = self.worlds.get(number)
         if world is None or world.stopping:
             return  # what it had goes with it
-        for work in world.pipeline.take_back(begun, upto):
+        for work in world.pipeline.unsend(begun, upto):
             cancelled = world.killed_for.pop(work.task, None) is not None
             self._attempts.take_back(work, cancelled, now)
         if not world.pipeline:
@@ -283,7 +288,7 @@ class WorldRules:
         world.killed_for.pop(completion.task, None)
         self._attempts.report(completion)
 
-    def _merged(self, world: World, work: Work, failing: Failing) -> Completion:
+    def _merged(self, world: World, work: AttemptSpec, failing: Failing) -> Completion:
         merged = merge_failures(work, failing.failures, len(failing.left), world.need)
         return msgspec.structs.replace(merged, logs=_in_order(failing.logs))
 
@@ -323,7 +328,7 @@ class WorldRules:
         world.queue.busy -= 1
         world.queue = None
         for share in world.pinned:
-            self._cores.give_back(share)
+            self._cores.release(share)
         self._queues.look_again = True
 
     # --- ends
@@ -381,7 +386,7 @@ class WorldRules:
     def _end_of(
         self,
         world: World,
-        work: Work,
+        work: AttemptSpec,
         started: float,
         status: int,
         tail: str,

@@ -79,7 +79,7 @@ def leave_pilot(task: Task) -> None:
         _unassign(task)
 
 
-def recall(task: Task, effects: Effects) -> None:
+def revoke(task: Task, effects: Effects) -> None:
     """Have the pilot of a task end it; its cores stay counted until that is reported."""
     if task.pilot is not None:
         effects.cancel.setdefault(task.pilot.name, []).append(task.id)
@@ -94,7 +94,7 @@ def let_go(task: Task, effects: Effects, reported: bool) -> None:
     elif reported:
         leave_pilot(task)
     else:
-        recall(task, effects)
+        revoke(task, effects)
 
 
 def _unassign(task: Task) -> None:

@@ -38,7 +38,7 @@ from collections.abc import Sequence
 
 from pilot.head.core import allocation, dependencies
 from pilot.head.core.delegation import Delegation
-from pilot.head.core.dispatch import Handout
+from pilot.head.core.dispatch import Dispatch
 from pilot.head.core.events import (
     AttemptsEnded,
     AttemptsRunning,
@@ -50,19 +50,19 @@ from pilot.head.core.events import (
     PilotLost,
     SessionOpened,
     TasksCancelled,
-    TasksRecalled,
+    TasksLookedUp,
     TasksRestored,
     TasksSubmitted,
     TasksUnfit,
 )
-from pilot.head.core.lifecycle import Life, default_values
-from pilot.head.core.pilot_reports import Attempts
+from pilot.head.core.lifecycle import Lifecycle, default_values
+from pilot.head.core.pilot_reports import PilotReports
 from pilot.head.core.sessions import Sessions
 from pilot.head.core.state import Task
 from pilot.model.states import CANCELLED, COMPLETED, FAILED, PENDING, READY
 from pilot.model.tasks import TaskFailure
 from pilot.scheduler.amounts import Amounts
-from pilot.scheduler.assignment import Pool, needed_s
+from pilot.scheduler.assignment import Pool, required_walltime_s
 from pilot.scheduler.elasticity import ClassDemand
 from pilot.scheduler.site_amounts import SiteAmounts
 
@@ -86,9 +86,9 @@ class Core:
         #: What the site has only once, and which tasks have some of it.
         self.site = SiteAmounts(site)
         self._sessions = Sessions(self.log, pools)
-        self._life = Life(self._sessions, self.log)
+        self._life = Lifecycle(self._sessions, self.log)
         self._delegation = Delegation(self._life, self._sessions, self.log)
-        attempts = Attempts(self._life, self._delegation, self.site, self.log)
+        attempts = PilotReports(self._life, self._delegation, self.site, self.log)
         # To be read by all; changed by the parts alone.
         self.tasks = self._life.tasks
         self.templates = self._sessions.templates
@@ -96,12 +96,12 @@ class Core:
         self.sessions = self._sessions.known
         self.groups = self._sessions.groups
         self.pilots = attempts.pilots
-        self._handout = Handout(self._sessions, self.pilots, self.site, self.log)
+        self._handout = Dispatch(self._sessions, self.pilots, self.site, self.log)
         self._handlers = {
             TasksSubmitted: self._submitted,
             TasksRestored: self._restored,
             TasksCancelled: self._cancelled,
-            TasksRecalled: self._recalled,
+            TasksLookedUp: self._looked_up,
             TasksUnfit: self._unfit,
             SessionOpened: self._sessions.change,
             PilotJoined: attempts.joined,
@@ -134,7 +134,7 @@ class Core:
                 pool=work.pool,
                 count=work.assigned + (0 if work.session.paused else work.ready),
                 mean_s=work.mean_s,
-                needed_s=needed_s(work),
+                required_walltime_s=required_walltime_s(work),
                 assigned=work.assigned,
                 most=self.site.most(work.need.site) if work.need.site else math.inf,
             )
@@ -209,7 +209,7 @@ class Core:
                 failure = TaskFailure("SubmissionError", why)
                 self._life.end(unfit, FAILED, now, effects, failure=failure)
 
-    def _recalled(self, event: TasksRecalled, now: float, effects: Effects) -> None:
+    def _looked_up(self, event: TasksLookedUp, now: float, effects: Effects) -> None:
         for number, key in event.keys.items():
             task = self.tasks.get(number)
             if task is None or task.memo is not None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from pilot.head.core import allocation, dependencies
 from pilot.head.core.events import AttemptsEnded, Delegated, Effects, Learned, Log
-from pilot.head.core.lifecycle import Life
+from pilot.head.core.lifecycle import Lifecycle
 from pilot.head.core.sessions import Sessions
 from pilot.head.core.state import Task
 from pilot.model.ids import Ref, task_label
@@ -25,7 +25,7 @@ from pilot.model.values import Value
 class Delegation:
     """Takes on children, and hands their parents' results on to them."""
 
-    def __init__(self, life: Life, sessions: Sessions, log: Log) -> None:
+    def __init__(self, life: Lifecycle, sessions: Sessions, log: Log) -> None:
         self._life = life
         self._sessions = sessions
         self._log = log

@@ -1,12 +1,12 @@
 """What ties tasks to each other: inputs, and results that a task has delegated to its children.
 
 An edge is kept at the task that is to come, with those that wait for it: its `dependents` need its
-results, its `heirs` have them for their own. Plain functions over tasks: what follows from an end
-for others is answered as `Ending`s, which `pilot.head.core.lifecycle` carries out.
+results, its `result_receivers` have them for their own. Plain functions over tasks: what follows
+from an end for others is answered as `Ending`s, which `pilot.head.core.lifecycle` carries out.
 
 Invariants
 ----------
-- `missing` counts the unfinished tasks among a task's inputs, each once, and `awaiting` the results
+- `missing` counts the unfinished tasks among a task's inputs, each once, and `owed` the results
   that its children still owe.
 - Edges of a task that ends are followed once, and then cut.
 """
@@ -50,13 +50,13 @@ def delegate(
     """The task's results are those of children; the others are among `values`."""
     task.state = DELEGATED
     task.values = values
-    task.awaiting = len(refs)
+    task.owed = len(refs)
     delegates = []
     for index, (number, there) in refs.items():
         child = tasks[number]
-        if child.heirs is None:
-            child.heirs = []
-        child.heirs.append((task, index, there))
+        if child.result_receivers is None:
+            child.result_receivers = []
+        child.result_receivers.append((task, index, there))
         delegates.append(child)
     task.delegates = tuple(delegates)
 
@@ -92,20 +92,20 @@ def inherit(
 ) -> list[Ending]:
     """The ends of those whose results are the task's; None: it has none."""
     ends: list[Ending] = []
-    for parent, index, there in task.heirs or ():
+    for parent, index, there in task.result_receivers or ():
         if values is None:
             ends.append((parent, cast("FinalState", task.state), (), failure, True))
             continue
         parent.values[index] = values[there]
-        parent.awaiting -= 1
-        if not parent.awaiting:
+        parent.owed -= 1
+        if not parent.owed:
             ends.append((parent, COMPLETED, tuple(parent.values), None, True))
     return ends
 
 
 def cut(task: Task) -> None:
     """Nobody is tied to the task any more."""
-    task.dependents = task.heirs = None
+    task.dependents = task.result_receivers = None
     task.delegates = ()
 
 

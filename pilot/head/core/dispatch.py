@@ -38,7 +38,7 @@ STUCK_S = 1.0
 AVOID_S = 10.0
 
 
-class Handout:
+class Dispatch:
     """Gives tasks to pilots."""
 
     def __init__(
@@ -93,7 +93,7 @@ class Handout:
             while pilot.early:
                 task = pilot.early[0]
                 if _may_go_early(task, pilot, now):
-                    if not assignment.room(task.task_class, pilot):
+                    if not assignment.free_slots(task.task_class, pilot):
                         break
                     task.attempt += 1
                     task.ready_at = now
@@ -119,7 +119,7 @@ class Handout:
                 if now - oldest < STUCK_S or work.session.paused:
                     continue
                 rooms = [
-                    (taker, assignment.room(work, taker))
+                    (taker, assignment.free_slots(work, taker))
                     for taker in idle
                     if taker is not pilot and assignment.starts_at_once(work, taker, now)
                 ]

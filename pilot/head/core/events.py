@@ -140,7 +140,7 @@ class AttemptsEnded(msgspec.Struct, frozen=True):
     outcomes: Mapping[int, TaskOutcome] = {}
 
 
-class TasksRecalled(msgspec.Struct, frozen=True):
+class TasksLookedUp(msgspec.Struct, frozen=True):
     """What is known of tasks that may have run before: their keys, and the results of some."""
 
     keys: Mapping[int, bytes]
@@ -165,7 +165,7 @@ Event: TypeAlias = (
     | PilotLost
     | AttemptsEnded
     | AttemptsRunning
-    | TasksRecalled
+    | TasksLookedUp
 )
 
 
@@ -291,7 +291,7 @@ class Effects:
         "ended",
         "late",
         "learned",
-        "recalls",
+        "lookups",
         "refused",
         "sessions_ended",
         "started",
@@ -308,8 +308,8 @@ class Effects:
         #: Attempts of tasks that had ended already: (pilot, how they were stopped).
         self.late: list[tuple[str, Completion]] = []
         self.ended: list[Ended] = []
-        #: Tasks that could start, but may have run before: look them up, and tell `TasksRecalled`.
-        self.recalls: list[Task] = []
+        #: Tasks that could start, but may have run before: look them up, and tell `TasksLookedUp`.
+        self.lookups: list[Task] = []
         #: Pilot → tasks that it must end.
         self.cancel: dict[str, list[int]] = {}
         #: Tasks now known to run.

@@ -27,7 +27,7 @@ from pilot.model.tasks import TaskFailure, TaskOutcome, TaskSpec, Template
 from pilot.model.values import Value
 
 
-class Life:
+class Lifecycle:
     """All unfinished tasks, and their ways in and out."""
 
     def __init__(self, sessions: Sessions, log: Log) -> None:
@@ -90,7 +90,7 @@ class Life:
         if not restored:
             self._log.task(task.id, READY, task.template.session, now, again)
         if task.template.cache and task.memo is None:
-            effects.recalls.append(task)
+            effects.lookups.append(task)
         else:
             allocation.queue(task, first=bool(again))
 
@@ -135,7 +135,7 @@ class Life:
             if ignored is not None:
                 values, good = ignored, True
             self.just_ended[task.id] = TaskOutcome(task.id, COMPLETED if good else state, values)
-            if task.heirs:
+            if task.result_receivers:
                 ending += dependencies.inherit(task, values if good else None, failure)
             if task.dependents and good:
                 for dependent in dependencies.free(task):

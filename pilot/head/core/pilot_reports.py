@@ -28,7 +28,7 @@ from pilot.head.core.events import (
     PilotJoined,
     PilotLost,
 )
-from pilot.head.core.lifecycle import Life
+from pilot.head.core.lifecycle import Lifecycle
 from pilot.head.core.retry import verdict
 from pilot.head.core.state import Pilot, Task
 from pilot.model.states import ASSIGNED, COMPLETED, DELEGATED, PENDING
@@ -36,10 +36,12 @@ from pilot.model.tasks import Completion, TaskFailure
 from pilot.scheduler.site_amounts import SiteAmounts
 
 
-class Attempts:
+class PilotReports:
     """The pilots, and what becomes of the attempts that they hold."""
 
-    def __init__(self, life: Life, delegation: Delegation, site: SiteAmounts, log: Log) -> None:
+    def __init__(
+        self, life: Lifecycle, delegation: Delegation, site: SiteAmounts, log: Log
+    ) -> None:
         self.pilots: dict[str, Pilot] = {}
         self._site = site
         self._tasks = life.tasks
@@ -122,7 +124,7 @@ class Attempts:
     # --- attempts
 
     def running(self, event: AttemptsRunning, now: float, effects: Effects) -> None:
-        """Attempts have begun, and last."""
+        """PilotReports have begun, and last."""
         pilot = self.pilots.get(event.pilot)
         for running in event.running:
             task = self._tasks.get(running.task)
@@ -138,7 +140,7 @@ class Attempts:
                 effects.started.append(task.id)
 
     def ended(self, event: AttemptsEnded, now: float, effects: Effects) -> None:
-        """Attempts have ended, at least for the pilot that says so."""
+        """PilotReports have ended, at least for the pilot that says so."""
         pilot = self.pilots.get(event.pilot)
         self._have_run(pilot, event.completions, now)
         for completion in event.completions:
@@ -157,7 +159,7 @@ class Attempts:
                 continue
             if completion.outcome == "ok":
                 if not here or completion.attempt != task.attempt:
-                    allocation.recall(task, effects)
+                    allocation.revoke(task, effects)
             elif not here or completion.attempt != task.attempt:
                 # Reported twice, or the end of an attempt that was given up: it is over, also if
                 # its pilot should greet with it before it hears that this is known.

@@ -128,7 +128,6 @@ class Task:
     __slots__ = (
         "assigned_at",
         "attempt",
-        "awaiting",
         "crashes",
         "created_at",
         "delegates",
@@ -136,17 +135,18 @@ class Task:
         "ended_attempt",
         "errors",
         "files",
-        "heirs",
         "id",
         "inputs",
         "memo",
         "missing",
         "near",
         "near_pilot",
+        "owed",
         "pilot",
         "pool",
         "ran_s",
         "ready_at",
+        "result_receivers",
         "started_at",
         "state",
         "task_class",
@@ -168,11 +168,11 @@ class Task:
         self.near_pilot: Pilot | None = None
         self.dependents: list[Task] | None = None
         #: Tasks that have delegated results to this one: (task, index there, index here).
-        self.heirs: list[tuple[Task, int, int]] | None = None
+        self.result_receivers: list[tuple[Task, int, int]] | None = None
         #: Of a DELEGATED task: its children that have its results, how many of these are still to
         #: come, and those that are there.
         self.delegates: tuple[Task, ...] = ()
-        self.awaiting = 0
+        self.owed = 0
         self.values: list[Value] = []
         #: Number of the last attempt; the first is 1.
         self.attempt = 0

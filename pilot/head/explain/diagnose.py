@@ -15,9 +15,9 @@ from typing import Any
 
 from pilot.formatting import counted, duration, moment
 from pilot.head.core.state import Task
-from pilot.head.explain.lookup import Known, Recorded
+from pilot.head.explain.lookup import Lookup, Recorded
 from pilot.head.explain.ready import Readiness
-from pilot.head.explain.report import SHOWN, Cause, Facts, Finding, first_line
+from pilot.head.explain.report import SHOWN, Cause, Finding, Snapshot, first_line
 from pilot.head.store.store import decode_failure, naming
 from pilot.model.ids import task_label
 from pilot.model.states import (
@@ -36,10 +36,10 @@ from pilot.scheduler.assignment import cores_of
 SETTLED_S = 2.0
 
 
-class Findings:
+class Diagnosis:
     """Finds out about single tasks, for one answer."""
 
-    def __init__(self, facts: Facts, known: Known, ready: Readiness) -> None:
+    def __init__(self, facts: Snapshot, known: Lookup, ready: Readiness) -> None:
         self._now = facts.now
         self._live = facts.core.tasks
         self._running = facts.running

@@ -1,6 +1,6 @@
 """Why a task, a result or a session is not done: what it waits for, back to the causes.
 
-`explain` is a pure function of what the head knows (`Facts`): the core's tasks, sessions and
+`explain` is a pure function of what the head knows (`Snapshot`): the core's tasks, sessions and
 pilots, what elasticity and the batch system say of pilots to come, and the records in the database.
 Whether a pilot can take a task, who goes first, and why a pool asks for no more nodes is answered
 by the scheduler's own functions (`pilot.scheduler.assignment`, `pilot.scheduler.elasticity`), so
@@ -34,14 +34,14 @@ import msgspec
 
 from pilot import clock
 from pilot.errors import PilotError
-from pilot.head.explain.diagnose import Findings
-from pilot.head.explain.lookup import Known
+from pilot.head.explain.diagnose import Diagnosis
+from pilot.head.explain.lookup import Lookup
 from pilot.head.explain.ready import Readiness
-from pilot.head.explain.report import Answer, Cause, Facts, Told
+from pilot.head.explain.report import Answer, Cause, Explanation, Snapshot
 from pilot.head.explain.session import SessionAnswers
 from pilot.head.explain.task import TaskAnswers
 from pilot.head.explain.view import View
-from pilot.head.explain.walk import Ways
+from pilot.head.explain.walk import Walk
 from pilot.model.ids import parse_task_label
 from pilot.model.states import FINAL
 
@@ -52,14 +52,14 @@ _SUBJECT = re.compile(r"""(\d+\.\d+)(?:\[\s*["']?(.+?)["']?\s*\]|/(.+))?""")
 
 def why(view: View, subject: str | None = None) -> dict[str, Any]:
     """What a task (``3.17``), a result (``3.17/name``) or a session (``3``) waits for."""
-    facts = Facts(
+    facts = Snapshot(
         clock.now(), view.core, view.running, view.fleet.outlook(), view.store, view.status()
     )
     answer: dict[str, Any] = msgspec.to_builtins(explain(facts, subject))
     return answer
 
 
-def explain(facts: Facts, subject: str | None = None) -> Answer:
+def explain(facts: Snapshot, subject: str | None = None) -> Answer:
     """Why a task, a result or a session (default: the newest) is not done, or how it ended.
 
     Raises
@@ -67,8 +67,8 @@ def explain(facts: Facts, subject: str | None = None) -> Answer:
     PilotError
         There is no such thing.
     """
-    known, ready = Known(facts), Readiness(facts)
-    ways, findings = Ways(facts, known), Findings(facts, known, ready)
+    known, ready = Lookup(facts), Readiness(facts)
+    ways, findings = Walk(facts, known), Diagnosis(facts, known, ready)
     tasks = TaskAnswers(facts, known, ways, findings)
     if subject is None or subject.isdecimal():
         sessions = SessionAnswers(facts, known, ways, ready, findings, tasks)
@@ -91,7 +91,7 @@ def explain(facts: Facts, subject: str | None = None) -> Answer:
     return _answer(facts, tasks.of_task(number) if part is None else tasks.of_result(number, part))
 
 
-def _answer(facts: Facts, told: Told) -> Answer:
+def _answer(facts: Snapshot, told: Explanation) -> Answer:
     """What is told, and what holds up all that has not ended."""
     finding, because = told.finding, told.finding.because
     if (error := facts.head.get("unwritten")) and told.state not in FINAL:

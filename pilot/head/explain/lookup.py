@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from pilot.head.explain.report import Facts
+from pilot.head.explain.report import Snapshot
 from pilot.head.store.store import (
     decode_delegated,
     decode_inputs,
@@ -46,10 +46,10 @@ class Recorded(NamedTuple):
     paused: bool
 
 
-class Known:
+class Lookup:
     """Looks tasks up for one answer."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: Snapshot) -> None:
         self.has_head = facts.head.get("pid") is not None
         self._live = facts.core.tasks
         self._store = facts.store

@@ -15,7 +15,7 @@ import msgspec
 
 from pilot.formatting import counted, duration, moment
 from pilot.head.core.state import Pilot, Task, TaskClass
-from pilot.head.explain.report import SHOWN, Cause, Facts, Finding, first_line
+from pilot.head.explain.report import SHOWN, Cause, Finding, Snapshot, first_line
 from pilot.head.outlook import QUEUED, PilotRow
 from pilot.model.ids import session_of
 from pilot.model.states import READY
@@ -28,7 +28,7 @@ from pilot.scheduler.elasticity import (
     MAX_QUEUED,
     ClassDemand,
     PoolLimits,
-    Standing,
+    PoolStatus,
     holds,
     standings,
 )
@@ -53,13 +53,13 @@ class _Planned(msgspec.Struct):
 class Readiness:
     """Says why ready tasks have no pilot; remembers what it has found of each class."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: Snapshot) -> None:
         self._now = facts.now
         self._core = facts.core
         self._outlook = facts.outlook
         self._head = facts.head
         self._of_class: dict[int, Finding] = {}
-        self._standings: list[Standing] | None = None
+        self._standings: list[PoolStatus] | None = None
 
     def finding(self, work: TaskClass) -> Finding:
         """What keeps ready tasks of a class."""
@@ -85,7 +85,7 @@ class Readiness:
                 advice=(f"`pilot session resume {session.id}` lets it go on",),
             )
         pilots = [p for p in self._core.pilots.values() if not p.draining]
-        misfits = {p.name: assignment.misfit(work, p, self._now) for p in pilots}
+        misfits = {p.name: assignment.why_unfit(work, p, self._now) for p in pilots}
         fitting = [p for p in pilots if not misfits[p.name]]
         needs_site = bool(work.need.site)
         if (not fitting or needs_site) and (finding := self._impossible(work)):
@@ -163,7 +163,7 @@ class Readiness:
             for pool in self._outlook.pools
         ]
         site = tuple(self._core.site.total.items())
-        reason = assignment.refusal(work.need, work.pool, pools, work.time_limit_s, site)
+        reason = assignment.why_infeasible(work.need, work.pool, pools, work.time_limit_s, site)
         if not reason:
             return None
         site_file = f"{self._head.get('directory')}/site.yaml"
@@ -246,7 +246,7 @@ class Readiness:
     ) -> Finding:
         cores = sum(map(assignment.cores_of, pilots))
         facts = {"pilots": len(pilots), "cores": cores, "load": sum(p.load for p in pilots)}
-        if any(assignment.room(work, p) for p in pilots):
+        if any(assignment.free_slots(work, p) for p in pilots):
             clause = "is ready, and the next to be given to a pilot"
             return Finding("next", clause, tuple(lines), facts=facts)
         where = "the pilot" if len(pilots) == 1 else f"the {len(pilots)} pilots"
@@ -297,8 +297,8 @@ class Readiness:
             if other is work or not other.ready or other.session.paused:
                 continue
             if not any(
-                not assignment.misfit(work, p, self._now)
-                and not assignment.misfit(other, p, self._now)
+                not assignment.why_unfit(work, p, self._now)
+                and not assignment.why_unfit(other, p, self._now)
                 for p in self._core.pilots.values()
             ):
                 continue
@@ -337,9 +337,9 @@ class Readiness:
         return tuple(lines)
 
     def _short_line(self, work: TaskClass) -> Callable[[Pilot], Cause]:
-        needed_s = assignment.needed_s(work)
+        required_s = assignment.required_walltime_s(work)
         limit_s, mean_s = work.time_limit_s, work.mean_s or 0.0
-        if needed_s >= (limit_s or 1.5 * mean_s):
+        if required_s >= (limit_s or 1.5 * mean_s):
             reason = "its time limit" if limit_s else "half more than the mean of its kind"
         else:
             reason = "nearly all that a new pilot of the longest walltime has, since its " + (
@@ -347,18 +347,18 @@ class Readiness:
                 if limit_s
                 else f"kind takes {duration(mean_s)} on average"
             )
-        wanted = f"it needs {duration(needed_s)}, {reason}, and {assignment.DRAIN_S:g} s to spare"
+        wanted = f"it needs {duration(required_s)}, {reason}, and {assignment.DRAIN_S:g} s to spare"
 
         def line(pilot: Pilot) -> Cause:
             left_s = pilot.ends_at - self._now
             text = f"{self.pilot_name(pilot.name)} ends in {duration(left_s)}: {wanted}"
-            facts = {"left_s": left_s, "needed_s": needed_s, "ends_at": pilot.ends_at}
+            facts = {"left_s": left_s, "required_walltime_s": required_s, "ends_at": pilot.ends_at}
             return Cause("walltime", text, facts=facts)
 
         return line
 
     def _would_fit(self, work: TaskClass, pilot: Pilot) -> bool:
-        return assignment.misfit(work, pilot, self._now) in ("", assignment.TOO_SHORT)
+        return assignment.why_unfit(work, pilot, self._now) in ("", assignment.TOO_SHORT)
 
     # --- pilots to come
 
@@ -371,7 +371,7 @@ class Readiness:
             if row.name not in self._core.pilots
             and not row.draining
             and row.pool in pools
-            and not assignment.misfit(
+            and not assignment.why_unfit(
                 work,
                 _Planned(
                     row.pool,
@@ -431,8 +431,8 @@ class Readiness:
 
     def _growth(self, work: TaskClass) -> tuple[PoolLimits | None, list[Cause]]:
         """The pool that grows for the tasks, and why it does not."""
-        needed_s = assignment.needed_s(work)
-        demand = ClassDemand(work.need, work.pool, max(1, work.ready), work.mean_s, needed_s)
+        required_s = assignment.required_walltime_s(work)
+        demand = ClassDemand(work.need, work.pool, max(1, work.ready), work.mean_s, required_s)
         if self._standings is None:
             outlook = self._outlook
             self._standings = standings(outlook.pools, self._core.demand(), outlook.supply)
@@ -451,7 +451,7 @@ class Readiness:
             facts = {"until": losses.until, "pilots": losses.count, "job": losses.job}
             lines.append(Cause("lost", f"{losses.describe(pool.name)}; {again}", facts=facts))
         refused = self._outlook.refused.get(pool.name)
-        if refused is not None and its.hindrance in ("", AT_ONCE):
+        if refused is not None and its.blocked_by in ("", AT_ONCE):
             wait = refused.until - self._now
             again = (
                 f"next try at {moment(refused.until)}, in {duration(wait)}"
@@ -466,7 +466,7 @@ class Readiness:
             lines.append(Cause("refused", text, facts=facts))
         if text := _hindered(its):
             facts = {"pool": pool.name, "max_nodes": pool.max_nodes, "have": its.have}
-            lines.append(Cause(its.hindrance, text, facts=facts))
+            lines.append(Cause(its.blocked_by, text, facts=facts))
         return pool, lines
 
     def _advice(self, kind: str, pool: PoolLimits | None) -> Iterator[str]:
@@ -523,23 +523,23 @@ def _listed(parts: Iterable[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def _hindered(its: Standing) -> str:
+def _hindered(its: PoolStatus) -> str:
     """Why a pool asks for no more nodes, in words."""
     pool = its.pool
-    if its.hindrance == MAX_NODES:
+    if its.blocked_by == MAX_NODES:
         return f"pool {pool.name} has all that it may have (max_nodes {pool.max_nodes})"
-    if its.hindrance == MAX_QUEUED:
+    if its.blocked_by == MAX_QUEUED:
         queued = counted(its.queued, "pilot")
         return (
             f"pool {pool.name} has {queued} in the queue, no more are submitted "
             f"(max_pilots_queued {pool.max_queued})"
         )
-    if its.hindrance == AT_ONCE:
+    if its.blocked_by == AT_ONCE:
         return (
             f"it needs {its.at_once} nodes at once, and of the {pool.max_nodes} that pool "
             f"{pool.name} may have, {max(0, its.free)} are not in use"
         )
-    if its.hindrance == ENOUGH:
+    if its.blocked_by == ENOUGH:
         have = f"{counted(its.have, 'node')}, there or on the way"
         return f"pool {pool.name} has {have}, which is taken to be enough for its work"
     return ""

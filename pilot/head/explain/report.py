@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from pilot.head.outlook import Outlook
+from pilot.head.outlook import ProvisioningView
 from pilot.head.store.store import Store
 from pilot.wire.messages import RunningTask
 
@@ -50,14 +50,14 @@ class Answer(msgspec.Struct, frozen=True):
     advice: tuple[str, ...] = ()
 
 
-class Facts(NamedTuple):
+class Snapshot(NamedTuple):
     """All that is known."""
 
     now: float
     core: Core
     #: What pilots have told of attempts that run for a while.
     running: Mapping[int, RunningTask]
-    outlook: Outlook
+    outlook: ProvisioningView
     store: Store
     #: What the head says of itself, as the query ``head``.
     head: Mapping[str, Any]
@@ -74,7 +74,7 @@ class Finding(NamedTuple):
     facts: Mapping[str, Any] = {}
 
 
-class Told(NamedTuple):
+class Explanation(NamedTuple):
     """What is found out about a task, a result or a session; an `Answer` is made of it."""
 
     #: As it is asked for.

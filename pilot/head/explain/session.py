@@ -15,12 +15,12 @@ from typing import Any
 from pilot.errors import PilotError
 from pilot.formatting import counted, moment
 from pilot.head.core.state import TaskClass
-from pilot.head.explain.diagnose import Findings
-from pilot.head.explain.lookup import Known
+from pilot.head.explain.diagnose import Diagnosis
+from pilot.head.explain.lookup import Lookup
 from pilot.head.explain.ready import LOOK_QUEUE, Readiness
-from pilot.head.explain.report import Cause, Facts, Finding, Told
+from pilot.head.explain.report import Cause, Explanation, Finding, Snapshot
 from pilot.head.explain.task import TaskAnswers
-from pilot.head.explain.walk import LOOK_TASKS, Ways
+from pilot.head.explain.walk import LOOK_TASKS, Walk
 from pilot.head.store import search
 from pilot.model.ids import task_label
 from pilot.model.states import DELEGATED, FAILED, PENDING, READY, RUNNING, TIMED_OUT
@@ -38,11 +38,11 @@ class SessionAnswers:
 
     def __init__(
         self,
-        facts: Facts,
-        known: Known,
-        ways: Ways,
+        facts: Snapshot,
+        known: Lookup,
+        ways: Walk,
         ready: Readiness,
-        findings: Findings,
+        findings: Diagnosis,
         tasks: TaskAnswers,
     ) -> None:
         self._core = facts.core
@@ -54,7 +54,7 @@ class SessionAnswers:
         self._findings = findings
         self._tasks = tasks
 
-    def of_session(self, session: int | None) -> Told:
+    def of_session(self, session: int | None) -> Explanation:
         """A session; None: the newest."""
         arguments = dict.fromkeys(("states", "paused", "name", "since"))
         rows = self._store.rows(
@@ -77,7 +77,7 @@ class SessionAnswers:
         if live is None:
             finding = self._unfinished_offline(number)
             clause = f"has {counted(unfinished, 'unfinished task')}, and no head runs"
-            return Told(str(number), state, f"{name} {clause}", finding)
+            return Explanation(str(number), state, f"{name} {clause}", finding)
         finding = self._live_session(number)
         clause = finding.clause
         if state != "OPEN":
@@ -86,9 +86,11 @@ class SessionAnswers:
             advice = (f"`pilot session resume {number}` lets it go on", *finding.advice)
             clause = f"is paused: nothing starts until it is resumed; it {clause}"
             finding = finding._replace(kind="paused", advice=advice)
-        return Told(str(number), state, f"{name} {clause}", finding)
+        return Explanation(str(number), state, f"{name} {clause}", finding)
 
-    def _idle_session(self, session: int, name: str, state: str, row: dict[str, Any]) -> Told:
+    def _idle_session(
+        self, session: int, name: str, state: str, row: dict[str, Any]
+    ) -> Explanation:
         counts = search.count(self._store, self._core, search.wanted(session=session, current=True))
         told = ", ".join(f"{count} {each}" for each, count in counts.items())
         total = sum(counts.values())
@@ -113,7 +115,7 @@ class SessionAnswers:
                 )
                 advice += finding.advice
         kind = "ended" if row["ended"] else "idle"
-        return Told(
+        return Explanation(
             str(session), state, f"{name} {how}; {ended}", Finding(kind, "", tuple(causes), advice)
         )
 

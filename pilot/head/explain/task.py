@@ -16,10 +16,10 @@ import msgspec
 
 from pilot.errors import PilotError
 from pilot.formatting import counted
-from pilot.head.explain.diagnose import Findings
-from pilot.head.explain.lookup import Known
-from pilot.head.explain.report import SHOWN, Cause, Facts, Finding, Told
-from pilot.head.explain.walk import LOOK_ROWS, Ways, way_to
+from pilot.head.explain.diagnose import Diagnosis
+from pilot.head.explain.lookup import Lookup
+from pilot.head.explain.report import SHOWN, Cause, Explanation, Finding, Snapshot
+from pilot.head.explain.walk import LOOK_ROWS, Walk, way_to
 from pilot.model.ids import task_label
 from pilot.model.states import ABORTED, COMPLETED, DELEGATED, FINAL, PENDING, READY, RUNNING
 
@@ -30,23 +30,23 @@ SHOWN_OF_CHAIN = 3
 class TaskAnswers:
     """Explains tasks and their results, for one answer."""
 
-    def __init__(self, facts: Facts, known: Known, ways: Ways, findings: Findings) -> None:
+    def __init__(self, facts: Snapshot, known: Lookup, ways: Walk, findings: Diagnosis) -> None:
         self._live = facts.core.tasks
         self._known = known
         self._ways = ways
         self._findings = findings
 
-    def of_task(self, number: int) -> Told:
+    def of_task(self, number: int) -> Explanation:
         """A task."""
         finding = self.explain(number)
-        return Told(
+        return Explanation(
             task_label(number),
             self._known.state(number),
             f"{self._known.name(number)} {finding.clause}",
             finding,
         )
 
-    def of_result(self, number: int, part: str) -> Told:
+    def of_result(self, number: int, part: str) -> Explanation:
         """A result of a task, by its name or number, whichever task has it now."""
         template = self._known.template(number)
         names = template.return_names
@@ -69,7 +69,7 @@ class TaskAnswers:
             sentence = f"{told} is not there: the task {finding.clause}"
             if self._known.state(number) == COMPLETED:
                 sentence = f"{told}: the task {finding.clause}"
-            return Told(label, self._known.state(number), sentence, finding)
+            return Explanation(label, self._known.state(number), sentence, finding)
         sentence = (
             f"{told} is that of {self._known.name(number)}"
             + (f", {counted(len(way) - 1, 'delegation')} further" if len(way) > 2 else "")
@@ -78,7 +78,9 @@ class TaskAnswers:
         last = Cause("owner", f"{self._known.name(number)} {finding.clause}", task_label(number))
         last = msgspec.structs.replace(last, facts=finding.facts, because=finding.because)
         chain = self._nest(way, last, "has delegated it to")
-        return Told(label, self._known.state(number), sentence, finding._replace(because=(chain,)))
+        return Explanation(
+            label, self._known.state(number), sentence, finding._replace(because=(chain,))
+        )
 
     def explain(self, number: int) -> Finding:
         """What is the matter with a task, be it a cause or wait for others."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from pilot.head.core.core import Core
-from pilot.head.outlook import Outlook
+from pilot.head.outlook import ProvisioningView
 from pilot.head.store.store import Store
 from pilot.wire.messages import RunningTask
 
@@ -50,7 +50,7 @@ class Pilots(Protocol):
     def pilots(self) -> Mapping[str, Pilot]:
         """The pilots that have not ended, by name."""
 
-    def outlook(self) -> Outlook:
+    def outlook(self) -> ProvisioningView:
         """What can be said of pilots to come."""
 
 

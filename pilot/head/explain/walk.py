@@ -6,7 +6,7 @@ aborted to the one that failed first.
 
 Invariants
 ----------
-- No more is looked at than the limits below allow, however many tasks wait; `Ways.roots` says where
+- No more is looked at than the limits below allow, however many tasks wait; `Walk.roots` says where
   it did not look further.
 """
 
@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import islice
 
-from pilot.head.explain.lookup import Known, Recorded
-from pilot.head.explain.report import Facts
+from pilot.head.explain.lookup import Lookup, Recorded
+from pilot.head.explain.report import Snapshot
 from pilot.model.ids import Ref
 from pilot.model.states import (
     ABORTED,
@@ -33,10 +33,10 @@ from pilot.model.states import (
 LOOK_TASKS, LOOK_ROWS = 10_000, 1000
 
 
-class Ways:
+class Walk:
     """Walks from tasks to what they wait for, for one answer."""
 
-    def __init__(self, facts: Facts, known: Known) -> None:
+    def __init__(self, facts: Snapshot, known: Lookup) -> None:
         self._live = facts.core.tasks
         self._known = known
         self._root_of: dict[int, int] = {}
@@ -85,7 +85,7 @@ class Ways:
             row = self._known.row(number)
             return row.delegated.get(index) if row is not None else None
         for child in live.delegates:
-            for heir, here, there in child.heirs or ():
+            for heir, here, there in child.result_receivers or ():
                 if heir is live and here == index:
                     return child.id, there
         return None

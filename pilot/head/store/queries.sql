@@ -107,7 +107,7 @@ UPDATE tasks SET state = ?, ended = ?, result = ?, error = ?, pool = ?, ran = ?,
                  files = ?
 WHERE id = ?;
 
--- name: recall
+-- name: look_up
 SELECT id FROM tasks WHERE memo = ? AND state = 'COMPLETED' AND result IS NOT NULL
 ORDER BY id DESC LIMIT 1;
 

@@ -847,9 +847,9 @@ class Store:
         rows = self._read("detached", (parent, ordinal))
         return int(rows[0][0]) if rows else None
 
-    def recall(self, keys: Iterable[bytes]) -> dict[bytes, int]:
+    def look_up(self, keys: Iterable[bytes]) -> dict[bytes, int]:
         """Those of the keys under which a task has results, and the task."""
-        rows = ((key, self._read("recall", (key,))) for key in keys)
+        rows = ((key, self._read("look_up", (key,))) for key in keys)
         return {key: int(found[0][0]) for key, found in rows if found}
 
     def files(self, tasks: Iterable[int]) -> dict[int, tuple[FileStamp, ...]]:

@@ -85,7 +85,7 @@ def message_sizes() -> dict[str, int]:
     value = Value(5, b"hello")
     numbers = range(stream + 1, stream + 1 + TOGETHER)
     times = (now,) * 5  # received, fetched, started, ended, reported
-    work = [m.Work(number, 1, stream, b"hello") for number in numbers]
+    work = [m.AttemptSpec(number, 1, stream, b"hello") for number in numbers]
     ends = [Completion(number, 1, "ok", (value,), None, "node1", *times) for number in numbers]
     messages = {
         "client → head": m.Submit(

@@ -31,7 +31,7 @@ from pilot.site import Site
 from pilot.wire import messages as m
 from pilot.wire.channel import Client, Server
 from pilot.wire.keys import load_keys
-from pilot.wire.messages import Assign, Completions, OpenSession, Outcomes, Work
+from pilot.wire.messages import Assign, AttemptSpec, Completions, OpenSession, Outcomes
 from pilot.wire.polling import poller_of
 
 T = TypeVar("T")
@@ -54,7 +54,7 @@ class Figures(NamedTuple):
     """What came out of a run."""
 
     tasks_per_s: float
-    #: Share of the cores' time in which they ran tasks.
+    #: NodeAllocation of the cores' time in which they ran tasks.
     busy: float
     #: Tasks in a message of a node, on average.
     together: float
@@ -135,7 +135,7 @@ class Node:
         self.name = name
         self._task_s = task_s
         self._chance = random.Random(name)
-        self._waiting: deque[Work] = deque()
+        self._waiting: deque[AttemptSpec] = deque()
         #: End, begin, task and attempt of what runs.
         self._running: list[tuple[float, float, int, int]] = []
         self._ended_s = 0.0
@@ -144,7 +144,7 @@ class Node:
         """For how many seconds its cores have run tasks until now, all together."""
         return self._ended_s + sum(min(now, end) - begin for end, begin, _, _ in self._running)
 
-    def take(self, work: list[Work], now: float) -> None:
+    def take(self, work: list[AttemptSpec], now: float) -> None:
         """Work has come."""
         self._waiting.extend(work)
         while self._waiting and len(self._running) < CORES:
@@ -285,7 +285,7 @@ class Cluster:
     def _hand_out(self) -> None:
         given = self._spend("core", self._core.assign, self._now)
         for name, tasks in given.items():
-            work = [Work(task.id, task.attempt, 1, b"payload", ()) for task in tasks]
+            work = [AttemptSpec(task.id, task.attempt, 1, b"payload", ()) for task in tasks]
             self._spend("messages", msgspec.msgpack.encode, Assign([], [], [], work))
             self._count_messages(self._send_s)
             self._given += len(work)

@@ -181,10 +181,10 @@ class Agent:
         elif isinstance(action, a.RunOnExecutor):
             if executor := self.executors.get(action.executor):
                 executor.take(action.work)
-        elif isinstance(action, a.TakeBackFromExecutor):
+        elif isinstance(action, a.UnsendFromExecutor):
             if executor := self.executors.get(action.executor):
                 executor.take_back(action.upto)
-        elif isinstance(action, a.TakeBackFromWorld):
+        elif isinstance(action, a.UnsendFromWorld):
             if world := self.worlds.get(action.world):
                 world.take_back(action.upto)
         elif isinstance(action, a.StartWorld):

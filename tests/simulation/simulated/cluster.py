@@ -191,7 +191,7 @@ class Cluster:
             t
             for t in tasks
             if t.id not in endless
-            and not (t.missing or t.awaiting)
+            and not (t.missing or t.owed)
             # What it needs of the site may be with those.
             and not (t.state == READY and t.template.resources.site)
         ]

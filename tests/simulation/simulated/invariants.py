@@ -187,11 +187,11 @@ def check_core(core: Core) -> None:
             owed = [
                 there
                 for child in children
-                for heir, there, _ in core.tasks[child].heirs or ()
+                for heir, there, _ in core.tasks[child].result_receivers or ()
                 if heir is task
             ]
-            assert task.pilot is None and task.awaiting
-            assert len(owed) == len(set(owed)) == task.awaiting, f"{task.id:#x} hopes in vain"
+            assert task.pilot is None and task.owed
+            assert len(owed) == len(set(owed)) == task.owed, f"{task.id:#x} hopes in vain"
         else:
             assert task.missing and task.pilot is None, f"{task.id:#x} waits for nothing"
     for work in core.classes.values():

@@ -236,7 +236,7 @@ class Oracle:
             self.reports[done.task].add((agent.name, done.attempt, done.outcome))
 
     @_strict
-    def runs(self, agent: Agent, work: m.Work) -> None:
+    def runs(self, agent: Agent, work: m.AttemptSpec) -> None:
         """An attempt begins."""
         self.runs_of[work.task] += 1
         assert all(item.value is not None for item in work.inputs), "it runs without an input"
@@ -324,7 +324,7 @@ class Oracle:
         # A client that connects anew may tell of numbers in sessions that have ended.
         for members in shell.peers.members.values():
             assert members <= shell.peers.clients, members
-        assert not shell.numbers._blocks and not shell.recall._bases
+        assert not shell.numbers._blocks and not shell.memo_lookup._bases
         assert not shell.commits.trouble, shell.commits.trouble
         for peer in shell.peers.pilots.values():
             assert not peer.sent
@@ -347,10 +347,10 @@ class Oracle:
         if row.state == COMPLETED:
             self._check_values(task, template, row, rows)
         if row.owed:
-            heirs = {child for child, _ in row.owed.values()}
+            result_receivers = {child for child, _ in row.owed.values()}
             passed = {
                 COMPLETED if self._is_ignored(heir, rows[heir]) else rows[heir].state
-                for heir in heirs
+                for heir in result_receivers
             }
             expected = passed - {COMPLETED} or passed
             assert row.state in expected or row.state == CANCELLED, (row.state, passed)

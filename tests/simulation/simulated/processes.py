@@ -11,7 +11,7 @@ import msgspec
 
 from pilot.model.tasks import Completion, TaskFailure
 from pilot.model.values import Value
-from pilot.wire.messages import Reply, RunningTask, Work
+from pilot.wire.messages import AttemptSpec, Reply, RunningTask
 
 if TYPE_CHECKING:
     from simulated.agent import Agent
@@ -28,13 +28,13 @@ class Process(ABC):
         self.id = number
         self.is_alive = True
         #: What it was sent and is not in: each with its number.
-        self.queue: deque[tuple[int, Work]] = deque()
+        self.queue: deque[tuple[int, AttemptSpec]] = deque()
         self.sent = 0
         #: The last that is not taken back any more.
         self.begun = 0
-        self.current: Work | None = None
+        self.current: AttemptSpec | None = None
 
-    def take(self, work: list[Work]) -> None:
+    def take(self, work: list[AttemptSpec]) -> None:
         for item in work:
             self.sent += 1
             self.queue.append((self.sent, item))
@@ -54,7 +54,7 @@ class Process(ABC):
             # The node worker tells that, by its own connection: the process may be sooner.
             self.clock.after(
                 self.rng.uniform(0.0005, 0.05),
-                lambda: self._say(lambda: rules.taken_back(self.id, begun, upto, self.clock.now)),
+                lambda: self._say(lambda: rules.unsent(self.id, begun, upto, self.clock.now)),
             )
 
         self.clock.after(self.rng.uniform(0.0, 0.01), reach)
@@ -106,7 +106,7 @@ class Executor(Process):
             return
         self.clock.after(self.tasks.duration(), lambda: self._end(work, started))
 
-    def _ask(self, work: Work) -> None:
+    def _ask(self, work: AttemptSpec) -> None:
         """Have children of a task begin at once; it waits for the answer before it ends."""
         self._waits = self._is_late = self._is_refused = False
         if not (specs := self.tasks.detached(work)):
@@ -127,7 +127,7 @@ class Executor(Process):
         known = self.agent.rules.executors[self.id]
         return self.agent.is_trap and len(known.pipeline) == 1 and not known.unsealed
 
-    def _end(self, work: Work, started: float) -> None:
+    def _end(self, work: AttemptSpec, started: float) -> None:
         if not self.is_alive or self.current is not work:
             return
         if self._waits:
@@ -223,7 +223,7 @@ class World(Process):
         following = self.queue[0][0] if self.queue else self.sent + 1
         self.begun = max(following, self.begun)
 
-    def _end(self, work: Work, started: float) -> None:
+    def _end(self, work: AttemptSpec, started: float) -> None:
         if not self.is_alive or self.current is not work:
             return
         outcome, rng, rules = self.tasks.outcome(work), self.rng, self.agent.rules
@@ -278,7 +278,7 @@ class World(Process):
 
 
 def completion(
-    work: Work, values: tuple[Value, ...], outcome: str, started: float, ended: float
+    work: AttemptSpec, values: tuple[Value, ...], outcome: str, started: float, ended: float
 ) -> Completion:
     failure = None
     if outcome == "error":

@@ -10,7 +10,7 @@ from pilot.model.tasks import Children, TaskSpec, Template
 from pilot.model.values import Value
 from pilot.scheduler.amounts import UNIT
 from pilot.scheduler.resources import Resources, needs
-from pilot.wire.messages import Work
+from pilot.wire.messages import AttemptSpec
 
 if TYPE_CHECKING:
     from simulated.client import Client
@@ -68,7 +68,7 @@ class Tasks:
         longer_s = 1.0 if self.rng.random() < 0.03 else 0.0
         return longer_s + self.rng.expovariate(1.0 / self._mean_s)
 
-    def outcome(self, work: Work) -> str:
+    def outcome(self, work: AttemptSpec) -> str:
         """Return how an attempt ends."""
         if self.rng.random() < self.crash_rate:
             return "crash"
@@ -76,7 +76,7 @@ class Tasks:
             return "error"
         return "ok"
 
-    def children(self, work: Work) -> Children | None:
+    def children(self, work: AttemptSpec) -> Children | None:
         """Return what a task submits, if it does, and which child has its result, if one has."""
         rng, parent = self.rng, self.specs[work.task][0]
         if rng.random() > self.children_rate or len(self.specs) > MANY:
@@ -100,7 +100,7 @@ class Tasks:
         functions = tuple(self.cluster.function(one) for one in made)
         return Children(functions, made, tuple(specs), delegated)
 
-    def detached(self, work: Work) -> list[TaskSpec]:
+    def detached(self, work: AttemptSpec) -> list[TaskSpec]:
         """Return the children that a task has begin at once: in each attempt the same."""
         if work.task not in self._detached:
             specs: list[TaskSpec] = []
@@ -166,7 +166,7 @@ class Tasks:
         texts = [b"%x.%d" % (task, index) for index in range(template.returns)]
         return tuple(Value(len(text), text) for text in texts)
 
-    def made_by(self, work: Work) -> tuple[Value, ...]:
+    def made_by(self, work: AttemptSpec) -> tuple[Value, ...]:
         """Return what an attempt returns that goes well."""
         return self.values(work.task, self.specs[work.task][0])
 
