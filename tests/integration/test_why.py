@@ -464,14 +464,14 @@ def test_a_future_says_why_it_is_not_there(why: Why) -> None:
 
 
 @pytest.mark.parametrize(
-    ("subject", "message"),
+    ("subject", "message", "status"),
     [
-        ("77.1", "there is no task 77.1"),
-        ("4711", "there is no session 4711"),
-        ("sum", "neither a task, as 3.17, nor a result"),
+        ("77.1", "there is no task 77.1", 1),
+        ("4711", "there is no session 4711", 1),
+        ("sum", "results like 3.17/0 or 3.17/name, and sessions like 3", 2),
     ],
 )
-def test_questions_about_nothing(why: Why, subject: str, message: str) -> None:
+def test_questions_about_nothing(why: Why, subject: str, message: str, status: int) -> None:
     why.site.session().detach()
     result = CliRunner().invoke(cli, ["why", subject], prog_name="pilot")
-    assert result.exit_code == 1 and message in result.output
+    assert result.exit_code == status and message in result.output
