@@ -26,8 +26,8 @@ def runtime_directory() -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TMPDIR", directory)
             patch.setattr(tempfile, "tempdir", directory)
-            # Where a rank calls MPI_Abort or mpiexec is killed, MPICH leaves in /tmp what it has found
-            # out of the machine for its ranks. So each rank finds out by itself.
+            # Where a rank calls MPI_Abort or mpiexec is killed, MPICH leaves in /tmp what it has
+            # found out of the machine for its ranks. So each rank finds out by itself.
             patch.setenv("HWLOC_XMLFILE", "")
             yield
 

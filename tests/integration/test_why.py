@@ -6,10 +6,8 @@ Every test prints what the command prints (``pytest -rP`` shows it).
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +17,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from support import tasks as t
+from support.asking import Asking
 from support.graphs import add
 from support.sites import SiteUnderTest
 from support.waiting import wait_until
@@ -31,41 +30,11 @@ from pilot.head.pilots import REJOIN_S
 DEADLINE_S = 60.0
 
 
-class Why:
-    """Asks ``pilot why`` on a site under test."""
+class Why(Asking):
+    """Who asks on a site under test."""
 
     def __init__(self, site: SiteUnderTest) -> None:
         self.site = site
-
-    def __call__(self, *subject: object) -> str:
-        """What the command prints."""
-        arguments = ["why", *map(str, subject)]
-        result = CliRunner().invoke(cli, arguments, prog_name="pilot")
-        print("$ pilot", *arguments, file=sys.stderr)
-        print(result.output, file=sys.stderr)
-        assert result.exit_code == 0, (result.output, result.exception)
-        return result.stdout
-
-    def json(self, subject: object) -> dict[str, Any]:
-        """The answer for programs."""
-        found = CliRunner().invoke(cli, ["why", str(subject), "--json"], prog_name="pilot")
-        assert found.exit_code == 0, (found.output, found.exception)
-        data: dict[str, Any] = json.loads(found.stdout)
-        return data
-
-    def until(self, subject: object, kind: str) -> str:
-        """What the command prints once the cause is of this kind."""
-        last: list[dict[str, Any]] = []
-
-        def there() -> bool:
-            last[:] = [self.json(subject)]
-            return last[0]["kind"] == kind
-
-        try:
-            wait_until(there, DEADLINE_S, f"{kind!r} to be why")
-        except AssertionError as error:
-            raise AssertionError(f"{error}; it is {last}") from None
-        return self(subject)
 
     def never(self) -> tuple[str, str]:
         """Arguments with which `wait_for_file` does not end by itself."""

@@ -2,7 +2,8 @@
 
 One cluster serves the whole test session. One that is already up is used and left up; otherwise it
 is brought up, and taken down at the end. Where the machine can't have one, the tests are skipped,
-saying why; where it could but does not come up, they fail.
+saying why; where it could but does not come up, they fail. It has four nodes at least; with more,
+more can happen at once.
 """
 
 from __future__ import annotations
@@ -22,11 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from pilot.site import Site, create_site
+from pilot.site import Site, create_site, open_site
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "virtual-cluster"
 sys.path.insert(0, str(SCRIPT.parent / "lib"))  # for the tests of its parts
+
+#: As in scripts/test: with so many, what takes the longest in `test_lost_nodes` waits for nothing.
+NODES = 12
 
 #: Exit status of the script where the machine can't have a virtual cluster.
 UNFIT = 4
@@ -111,6 +116,53 @@ class VirtualCluster:
         answer = self.run("scontrol", "--oneliner", "show", "job", str(job_id))
         return dict(word.split("=", 1) for word in answer.split() if "=" in word)
 
+    @functools.cached_property
+    def nodes(self) -> list[str]:
+        """The names of its nodes."""
+        return [node["name"] for node in self.status()["nodes"]]
+
+    def full(self, directory: Path) -> contextlib.AbstractContextManager[int]:
+        """A job that has all nodes, until the end of the block."""
+        all_nodes = f"--nodes={len(self.nodes)}"
+        return self.job_of("sleep 600", directory, all_nodes, "--time=10", "--exclusive")
+
+    def enter(self, directory: Path, patch: pytest.MonkeyPatch) -> None:
+        """Be on its login node, in a directory that its nodes see too, and that sites are in."""
+        for line in self.do("env").splitlines():
+            name, _, value = shlex.split(line)[1].partition("=")
+            patch.setenv(name, value)
+        patch.setenv("PILOT_HOME", str(directory))
+        patch.chdir(directory)
+
+    @contextlib.contextmanager
+    def site(self, directory: Path, **changes: Any) -> Iterator[Site]:
+        """A site on it, with one pool if that is changed; its head and jobs end with the block."""
+        site = create_site(directory, "virtual")
+        if changes:
+            path = directory / "site.yaml"
+            config = yaml.safe_load(path.read_text())
+            config["pools"] = {"main": {**config["pools"]["main"], **changes}}
+            path.write_text(yaml.safe_dump(config))
+            site = open_site(directory)
+        try:
+            yield site
+        finally:
+            subprocess.run(
+                [sys.executable, "-m", "pilot", "--site", str(directory), "head", "stop"],
+                check=False,
+                capture_output=True,
+                timeout=60,
+            )
+            for job in self.jobs_of(site):
+                self.run("scancel", job)
+            self.wait_for("the jobs to be gone", lambda: not self.jobs_of(site), 60.0)
+
+    def jobs_of(self, site: Site) -> list[str]:
+        """The jobs of a site that Slurm has, told by the directory that they write to."""
+        rows = self.run("squeue", "--noheader", "--format=%i|%Z").splitlines()
+        split = [row.split("|") for row in rows]
+        return [job for job, directory in split if directory.startswith(str(site.directory))]
+
     def node_states(self) -> dict[str, str]:
         """Return Slurm's word for the state of each node; a star says that it does not respond."""
         answer = self.run("sinfo", "--Node", "--noheader", "--partition=main", "--format=%N %T")
@@ -126,16 +178,17 @@ class VirtualCluster:
 
 @pytest.fixture(scope="session")
 def virtual_cluster() -> Iterator[VirtualCluster]:
-    """A cluster of 4 nodes with 4 cores each, which is up."""
+    """A cluster of `NODES` nodes with 4 cores each, which is up."""
     cluster = VirtualCluster()
-    was_up = os.geteuid() == 0 and cluster.status()["up"]
-    answer = cluster.script("up", deadline_s=UP_DEADLINE_S)
+    if os.geteuid() == 0 and cluster.status()["up"]:
+        yield cluster
+        return
+    answer = cluster.script("up", f"--nodes={NODES}", deadline_s=UP_DEADLINE_S)
     if answer.returncode == UNFIT:
         pytest.skip(answer.stderr.strip())
     assert answer.returncode == 0, answer.stderr
     yield cluster
-    if not was_up:
-        cluster.do("down")
+    cluster.do("down")
 
 
 @pytest.fixture
@@ -153,36 +206,13 @@ def shared_directory(virtual_cluster: VirtualCluster) -> Iterator[Path]:
         yield Path(directory)
 
 
-@pytest.fixture
-def site(
-    virtual_cluster: VirtualCluster, shared_directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Site]:
-    """A site on the virtual cluster; its head and its jobs are ended with the test."""
-    for line in virtual_cluster.do("env").splitlines():
-        name, _, value = shlex.split(line)[1].partition("=")
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PILOT_HOME", str(shared_directory))
-    monkeypatch.chdir(shared_directory)  # the nodes must see where the work is done
-    made = create_site(shared_directory / "virtual", "virtual")
-    try:
-        yield made
-    finally:
-        subprocess.run(
-            [sys.executable, "-m", "pilot", "--site", "virtual", "head", "stop"],
-            check=False,
-            capture_output=True,
-            timeout=60,
-        )
-        jobs = {row["job"] for row in _fleet_of_job_names(virtual_cluster, made)}
-        for job in jobs:
-            virtual_cluster.run("scancel", job)
-        virtual_cluster.wait_for(
-            "the jobs to be gone", lambda: not _fleet_of_job_names(virtual_cluster, made), 60.0
-        )
-
-
-def _fleet_of_job_names(cluster: VirtualCluster, site: Site) -> list[dict[str, str]]:
-    """The jobs of this site that Slurm has, told by the directory that they write to."""
-    rows = cluster.run("squeue", "--noheader", "--format=%i|%Z").splitlines()
-    split = [row.split("|") for row in rows]
-    return [{"job": job} for job, directory in split if directory.startswith(str(site.directory))]
+@pytest.fixture(scope="module")
+def shared_site(virtual_cluster: VirtualCluster) -> Iterator[Site]:
+    """A site on the virtual cluster for all tests of a module: for those that do no harm to it."""
+    with (
+        tempfile.TemporaryDirectory(dir=virtual_cluster.shared) as directory,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        virtual_cluster.enter(Path(directory), patch)
+        with virtual_cluster.site(Path(directory) / "virtual") as made:
+            yield made

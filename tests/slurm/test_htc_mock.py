@@ -14,8 +14,8 @@ TREE_OF_WORK = TREE._replace(total_s=20.0)
 
 
 @pytest.mark.parametrize("faults", [htc_mock.NO_FAULTS, MANY_FAULTS], ids=["", "faults"])
-def test_tree(site: Site, faults: htc_mock.Faults) -> None:
-    with pilot.Session(site) as session:
+def test_tree(shared_site: Site, faults: htc_mock.Faults) -> None:
+    with pilot.Session(shared_site) as session:
         check(session, TREE_OF_WORK._replace(faults=faults), DEADLINE_S)
         nodes = {row["node"] for row in session.tasks(limit=TREE.tasks)}
     assert len(nodes) > 1, "it ran on one node only"

@@ -2,24 +2,30 @@
 
 Whatever becomes of a node, its tasks are run again elsewhere and end well, and no attempt counts as
 a fault of its task: none may crash or fail even once here.
+
+What takes its time is that somebody misses a node. So all that can become of one happens at once,
+each to a site and nodes of its own, as far as there are so many; a test tells of each.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-import yaml
 from support.waiting import wait_until
 
 import pilot
 from pilot.agent.agent import NODE_SILENT_S
-from pilot.site import Site, open_site
 
 if TYPE_CHECKING:
     from tests.slurm.conftest import VirtualCluster
@@ -27,23 +33,8 @@ if TYPE_CHECKING:
 #: Slurm gives a node up after 20 s, the head a pilot after 60 s; a job waits for some time before
 #: it may start again.
 DEADLINE_S = 120.0
-
-
-@pytest.fixture
-def all_nodes(site: Site, virtual_cluster: VirtualCluster) -> Iterator[None]:
-    """In the end every node is there again: before the site ends, whose jobs may be on it."""
-    yield
-    for node in virtual_cluster.status()["nodes"]:
-        virtual_cluster.do("join", node["name"])
-
-
-def with_pool(site: Site, **changes: Any) -> Site:
-    """The same site with one pool, which is changed; no head has read it yet."""
-    path = site.directory / "site.yaml"
-    config = yaml.safe_load(path.read_text())
-    config["pools"] = {"main": {**config["pools"]["main"], **changes}}
-    path.write_text(yaml.safe_dump(config))
-    return open_site(site.directory)
+#: So many tasks run on each node.
+CORES = 2
 
 
 @pilot.task(retries=0, max_crashes=0)
@@ -59,20 +50,32 @@ def held(number: int, directory: str) -> int:
     return number * number
 
 
-class Runs:
-    """Tasks that run until they are let go, and where they were begun."""
+class Scene:
+    """Tasks that fill a pilot and run until they are let go, and the nodes that they are on."""
 
-    def __init__(self, session: pilot.Session, directory: Path, count: int) -> None:
-        self._session = session
-        self._directory = directory / "runs"
-        self._directory.mkdir()
-        arguments = [(number, str(self._directory)) for number in range(count)]
+    def __init__(
+        self, cluster: VirtualCluster, session: pilot.Session, directory: Path, count: int
+    ) -> None:
+        self.cluster = cluster
+        self.session = session
+        self.directory = directory
+        self.directory.mkdir()
+        self._lost: set[str] = set()
+        arguments = [(number, str(directory)) for number in range(count)]
         self.futures = session.submit_many(held, arguments)
+
+    def begin(self) -> None:
+        """Wait for all tasks to run, and see where."""
+        self.wait("all to run")
+        #: The one job that runs.
+        self.job = self.running_job()
+        #: The node that its agent is on.
+        self.first = self.job_shown()["BatchHost"]
 
     @property
     def where(self) -> dict[int, list[str]]:
         """The nodes on which each task was begun, in this order."""
-        marks = [mark.name.split("-") for mark in self._directory.iterdir() if mark.name != "go"]
+        marks = [mark.name.split("-") for mark in self.directory.iterdir() if mark.name != "go"]
         found: dict[int, list[str]] = {}
         for number, node, _, _ in sorted(marks, key=lambda mark: int(mark[3])):
             found.setdefault(int(number), []).append(node)
@@ -87,18 +90,52 @@ class Runs:
             what,
         )
 
-    def job(self) -> str:
-        """The one job that runs."""
-        rows = [row for row in self._session.query("fleet", alive=True) if row["job"]]
+    def running_job(self) -> str:
+        """The one job of a pilot that runs."""
+        rows = [row for row in self.session.query("fleet", alive=True) if row["job"]]
         (row,) = [row for row in rows if row["state"] == "RUNNING"]
         return str(row["job"])
 
+    def job_shown(self) -> dict[str, str]:
+        """What Slurm says of the job."""
+        return self.cluster.job(int(self.job))
+
+    def requeue(self) -> None:
+        """Have Slurm start the job again, as soon as it does that."""
+        self.cluster.run("scontrol", "requeue", self.job)
+        self.cluster.wait_for(
+            "the job to wait", lambda: self.job_shown()["JobState"] == "PENDING", DEADLINE_S
+        )
+        self.cluster.run("scontrol", "update", f"JobId={self.job}", "StartTime=now")
+
+    def wait_for_states(self, *states: str) -> None:
+        """Return when the pilots are in these states."""
+        wait_until(
+            lambda: [row["state"] for row in self.session.query("fleet")] == [*states],
+            DEADLINE_S,
+            f"{states} to be told",
+        )
+
+    def lose(self, how: str, node: str) -> None:
+        """Cut off or kill a node; it is joined again in the end, if not before."""
+        self._lost.add(node)
+        self.cluster.do(how, node)
+
+    def join(self) -> None:
+        """Have all nodes again."""
+        while self._lost:
+            self.cluster.do("join", self._lost.pop())
+
+    def let_go(self) -> None:
+        """Let all tasks end."""
+        (self.directory / "go").touch()
+
     def end(self) -> list[list[str]]:
         """Let all tasks go, which must end well; returns how the attempts of each have ended."""
-        (self._directory / "go").touch()
+        self.let_go()
         wanted = [number * number for number in range(len(self.futures))]
         assert pilot.gather(self.futures, timeout=DEADLINE_S) == wanted
-        shown = [self._session.query("task", task=future.task_id) for future in self.futures]
+        shown = [self.session.query("task", task=future.task_id) for future in self.futures]
         for each in shown:
             assert each["state"] == "COMPLETED"
             numbers = [attempt["number"] for attempt in each["attempts_made"]]
@@ -106,164 +143,197 @@ class Runs:
         return [[attempt["outcome"] for attempt in each["attempts_made"]] for each in shown]
 
 
-def test_a_killed_node_takes_only_its_own_tasks(
-    site: Site, virtual_cluster: VirtualCluster, shared_directory: Path, all_nodes: None
-) -> None:
+@dataclass(frozen=True)
+class Scenario:
+    """What becomes of nodes, and of the tasks on them."""
+
+    play: Callable[[Scene], None]
+    #: The nodes of a pilot, those that the pool may have, and all that it takes with the lost ones.
+    of: int
+    most: int
+    takes: int
+
+    def run(self, cluster: VirtualCluster, room: Room, directory: Path) -> None:
+        """Have it happen, when the cluster has nodes for it."""
+        pool = {"cores_per_node": CORES, "max_nodes": self.most, "nodes_per_pilot": self.of}
+        with (
+            room.taken(self.takes),
+            cluster.site(directory / "site", **pool) as site,
+            pilot.Session(site) as session,
+        ):
+            scene = Scene(cluster, session, directory / "runs", CORES * self.of)
+            try:
+                scene.begin()
+                self.play(scene)
+            finally:
+                scene.let_go()  # the session's end waits for them
+                scene.join()
+
+
+#: In the order in which they begin: what takes the longest first.
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(of: int, most: int, takes: int) -> Callable[[Callable[[Scene], None]], None]:
+    """Have a function be what becomes of nodes: see `Scenario`."""
+
+    def add(play: Callable[[Scene], None]) -> None:
+        SCENARIOS[play.__name__] = Scenario(play, of, most, takes)
+
+    return add
+
+
+class Room:
+    """The nodes of the cluster that no scenario has taken."""
+
+    def __init__(self, nodes: int) -> None:
+        self._free = nodes
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, nodes: int) -> Iterator[None]:
+        """Take so many, when they are there, until the end of the block."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= nodes)
+            self._free -= nodes
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += nodes
+                self._changed.notify_all()
+
+
+@scenario(of=2, most=2, takes=3)
+def what_a_lost_agent_leaves_of_its_job_is_given_back_and_replaced(scene: Scene) -> None:
+    """The job goes on on its other node, where no process is left: the pool may have no more."""
+    scene.lose("kill", scene.first)
+    scene.wait("all to run again", starts=2)
+    assert scene.job_shown()["JobState"] != "RUNNING"
+    (row,) = [row for row in scene.session.query("fleet") if row["job"] == scene.job]
+    assert row["state"] == "ENDED" or row["draining"]
+    assert scene.end() == [["interrupted", "ok"]] * 4
+
+
+@scenario(of=1, most=2, takes=2)
+def tasks_of_a_node_that_is_cut_off_run_elsewhere(scene: Scene) -> None:
+    """Its processes live on, and end their tasks too: nobody gets to know, and nothing is told
+    twice when it comes back."""
+    scene.lose("cut", scene.first)
+    scene.wait("all to run again", starts=2)
+    assert scene.end() == [["interrupted", "ok"]] * 2
+    scene.join()
+    again = scene.session.submit(held, 9, str(scene.directory))
+    assert again.result(DEADLINE_S) == 81
+    ends = Counter(e.task for e in scene.session.events() if e.state == "COMPLETED")
+    assert list(ends.values()) == [1] * 3
+    assert all(len(scene.where[number]) == 2 for number in range(2))
+
+
+@scenario(of=2, most=3, takes=3)
+def a_killed_node_takes_only_its_own_tasks(scene: Scene) -> None:
     """One that the agent is not on: the pilot goes on with the others."""
-    site = with_pool(site, max_nodes=3, nodes_per_pilot=2)
-    with pilot.Session(site) as session:
-        runs = Runs(session, shared_directory, 8)
-        runs.wait("all to run")
-        job = runs.job()
-        first = virtual_cluster.job(int(job))["BatchHost"]
-        where = {number: nodes[0] for number, nodes in runs.where.items()}
-        assert Counter(where.values()) == dict.fromkeys(set(where.values()), 4)
-        (other,) = set(where.values()) - {first}
-        lost = {number for number, node in where.items() if node == other}
-        virtual_cluster.do("kill", other)
-        runs.wait("the lost tasks to run again", starts=2, of=lost)
-        assert virtual_cluster.job(int(job))["JobState"] == "RUNNING"
-        outcomes = runs.end()
-    for number, nodes in runs.where.items():
+    where = {number: nodes[0] for number, nodes in scene.where.items()}
+    assert Counter(where.values()) == dict.fromkeys(set(where.values()), CORES)
+    (other,) = set(where.values()) - {scene.first}
+    lost = {number for number, node in where.items() if node == other}
+    scene.lose("kill", other)
+    scene.wait("the lost tasks to run again", starts=2, of=lost)
+    assert scene.job_shown()["JobState"] == "RUNNING"
+    outcomes = scene.end()
+    for number, nodes in scene.where.items():
         assert outcomes[number] == (["interrupted", "ok"] if number in lost else ["ok"])
         assert len(nodes) == len(outcomes[number]) and other not in nodes[1:]
 
 
-def test_a_killed_node_with_the_agent_ends_the_pilot(
-    site: Site, virtual_cluster: VirtualCluster, shared_directory: Path, all_nodes: None
-) -> None:
-    site = with_pool(site, max_nodes=2, nodes_per_pilot=1)
-    with pilot.Session(site) as session:
-        runs = Runs(session, shared_directory, 4)
-        runs.wait("all to run")
-        node = virtual_cluster.job(int(runs.job()))["BatchHost"]
-        virtual_cluster.do("kill", node)
-        runs.wait("all to run again", starts=2)
-        assert runs.end() == [["interrupted", "ok"]] * 4
-    assert all(nodes[0] == node != nodes[1] for nodes in runs.where.values())
+@scenario(of=1, most=2, takes=2)
+def a_killed_node_with_the_agent_ends_the_pilot(scene: Scene) -> None:
+    scene.lose("kill", scene.first)
+    scene.wait("all to run again", starts=2)
+    assert scene.end() == [["interrupted", "ok"]] * 2
+    assert all(nodes[0] == scene.first != nodes[1] for nodes in scene.where.values())
 
 
-def test_what_a_lost_agent_leaves_of_its_job_is_given_back_and_replaced(
-    site: Site, virtual_cluster: VirtualCluster, shared_directory: Path, all_nodes: None
-) -> None:
-    """The job goes on on its other node, where no process is left: the pool may have no more."""
-    site = with_pool(site, max_nodes=2, nodes_per_pilot=2)
-    with pilot.Session(site) as session:
-        runs = Runs(session, shared_directory, 8)
-        runs.wait("all to run")
-        job = runs.job()
-        virtual_cluster.do("kill", virtual_cluster.job(int(job))["BatchHost"])
-        runs.wait("all to run again", starts=2)
-        assert virtual_cluster.job(int(job))["JobState"] != "RUNNING"
-        (row,) = [row for row in session.query("fleet") if row["job"] == job]
-        assert row["state"] == "ENDED" or row["draining"]
-        assert runs.end() == [["interrupted", "ok"]] * 8
+@scenario(of=2, most=2, takes=2)
+def a_suspended_pilot_of_two_nodes_goes_on(scene: Scene) -> None:
+    scene.cluster.run("scontrol", "suspend", scene.job)
+    rows = scene.session.query("fleet")
+    scene.wait_for_states("SUSPENDED")
+    # Longer than a node worker may be silent.
+    end = time.monotonic() + NODE_SILENT_S + 5.0
+    wait_until(lambda: time.monotonic() > end, DEADLINE_S, "that time to go by")
+    scene.cluster.run("scontrol", "resume", scene.job)
+    scene.wait_for_states("RUNNING")
+    assert scene.end() == [["ok"]] * 4
+    assert [row["job"] for row in scene.session.query("fleet")] == [row["job"] for row in rows]
 
 
-def test_no_more_nodes_are_asked_for_while_a_job_waits_to_start_again(
-    site: Site, virtual_cluster: VirtualCluster, shared_directory: Path
-) -> None:
+@scenario(of=2, most=2, takes=2)
+def no_more_nodes_are_asked_for_while_a_job_waits_to_start_again(scene: Scene) -> None:
     """A pilot that is taken down tells of fewer nodes each moment; its job keeps its claim."""
-    site = with_pool(site, max_nodes=2, nodes_per_pilot=2)
-    with pilot.Session(site) as session:
-        runs = Runs(session, shared_directory, 8)
-        runs.wait("all to run")
-        job = runs.job()
-        virtual_cluster.run("scontrol", "requeue", job)
-        virtual_cluster.wait_for(
-            "the job to wait",
-            lambda: virtual_cluster.job(int(job))["JobState"] == "PENDING",
-            DEADLINE_S,
-        )
-        virtual_cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now")
-        runs.wait("all to run again", starts=2)
-        assert [row["job"] for row in session.query("fleet")] == [job]
-        assert runs.end() == [["interrupted", "ok"]] * 8
+    scene.requeue()
+    scene.wait("all to run again", starts=2)
+    assert [row["job"] for row in scene.session.query("fleet")] == [scene.job]
+    assert scene.end() == [["interrupted", "ok"]] * 4
 
 
-def test_a_suspended_pilot_of_two_nodes_goes_on(
-    site: Site, virtual_cluster: VirtualCluster, shared_directory: Path
-) -> None:
-    site = with_pool(site, max_nodes=2, nodes_per_pilot=2)
-    with pilot.Session(site) as session:
-        runs = Runs(session, shared_directory, 8)
-        runs.wait("all to run")
-        job = runs.job()
-        virtual_cluster.run("scontrol", "suspend", job)
-        rows = session.query("fleet")
-        wait_until(
-            lambda: [row["state"] for row in session.query("fleet")] == ["SUSPENDED"],
-            DEADLINE_S,
-            "the suspension to be told",
-        )
-        # Longer than a node worker may be silent.
-        end = time.monotonic() + NODE_SILENT_S + 5.0
-        wait_until(lambda: time.monotonic() > end, DEADLINE_S, "that time to go by")
-        virtual_cluster.run("scontrol", "resume", job)
-        wait_until(
-            lambda: [row["state"] for row in session.query("fleet")] == ["RUNNING"],
-            DEADLINE_S,
-            "the pilot to go on",
-        )
-        assert runs.end() == [["ok"]] * 8
-        assert [row["job"] for row in session.query("fleet")] == [row["job"] for row in rows]
+@scenario(of=1, most=2, takes=2)
+def a_requeued_pilot_runs_its_tasks_again_or_another_one_does(scene: Scene) -> None:
+    scene.requeue()
+    scene.wait("all to run again", starts=2)
+    assert scene.end() == [["interrupted", "ok"]] * 2
 
 
-def test_tasks_of_a_node_that_is_cut_off_run_elsewhere(
-    site: Site, virtual_cluster: VirtualCluster, shared_directory: Path, all_nodes: None
-) -> None:
-    """Its processes live on, and end their tasks too: nobody gets to know, and nothing is told
-    twice when it comes back."""
-    site = with_pool(site, max_nodes=2, nodes_per_pilot=1)
-    with pilot.Session(site) as session:
-        runs = Runs(session, shared_directory, 4)
-        runs.wait("all to run")
-        node = virtual_cluster.job(int(runs.job()))["BatchHost"]
-        virtual_cluster.do("cut", node)
-        runs.wait("all to run again", starts=2)
-        assert runs.end() == [["interrupted", "ok"]] * 4
-        virtual_cluster.do("join", node)
-        assert session.submit(held, 9, str(shared_directory / "runs")).result(DEADLINE_S) == 81
-        ends = Counter(event.task for event in session.events() if event.state == "COMPLETED")
-    assert list(ends.values()) == [1] * 5
-    assert all(len(runs.where[number]) == 2 for number in range(4))
-
-
-def test_a_node_that_is_cut_off_for_a_moment_loses_nothing(
-    site: Site, virtual_cluster: VirtualCluster, shared_directory: Path, all_nodes: None
-) -> None:
-    site = with_pool(site, max_nodes=1, nodes_per_pilot=1)
-    with pilot.Session(site) as session:
-        runs = Runs(session, shared_directory, 4)
-        runs.wait("all to run")
-        node = virtual_cluster.job(int(runs.job()))["BatchHost"]
-        virtual_cluster.do("cut", node)
-        (shared_directory / "runs" / "go").touch()  # they end while nobody can be told
-        virtual_cluster.do("join", node)
-        assert runs.end() == [["ok"]] * 4
-    assert all(len(nodes) == 1 for nodes in runs.where.values())
-
-
-def test_a_preempted_pilot_starts_again(
-    site: Site, virtual_cluster: VirtualCluster, shared_directory: Path
-) -> None:
+@scenario(of=1, most=1, takes=2)
+def a_preempted_pilot_starts_again(scene: Scene) -> None:
     """A job of higher priority takes its node; when that has ended, it is the same job again."""
-    site = with_pool(site, max_nodes=1, nodes_per_pilot=1)
-    with pilot.Session(site) as session:
-        runs = Runs(session, shared_directory, 4)
-        runs.wait("all to run")
-        job = runs.job()
-        node = virtual_cluster.job(int(job))["BatchHost"]
-        options = ("--partition=urgent", f"--nodelist={node}", "--exclusive", "--time=10")
-        with virtual_cluster.job_of("sleep 600", shared_directory, *options) as urgent:
-            virtual_cluster.wait_for(
-                "the urgent job to have the node",
-                lambda: virtual_cluster.job(urgent)["JobState"] == "RUNNING",
-                DEADLINE_S,
-            )
-            assert virtual_cluster.job(int(job))["JobState"] != "RUNNING"
-            # Other nodes are free: the pilot need not wait for the end of what has taken this one.
-            runs.wait("all to run again", starts=2)
-            assert runs.job() == job and virtual_cluster.job(int(job))["Restarts"] == "1"
-        assert runs.end() == [["interrupted", "ok"]] * 4
-    assert all(nodes[0] == node != nodes[1] for nodes in runs.where.values())
+    cluster, node = scene.cluster, scene.first
+    options = ("--partition=urgent", f"--nodelist={node}", "--exclusive", "--time=10")
+    with cluster.job_of("sleep 600", scene.directory.parent, *options) as urgent:
+        cluster.wait_for(
+            "the urgent job to have the node",
+            lambda: cluster.job(urgent)["JobState"] == "RUNNING",
+            DEADLINE_S,
+        )
+        assert scene.job_shown()["JobState"] != "RUNNING"
+        # Other nodes are free: the pilot need not wait for the end of what has taken this one.
+        scene.wait("all to run again", starts=2)
+        assert scene.running_job() == scene.job and scene.job_shown()["Restarts"] == "1"
+    assert scene.end() == [["interrupted", "ok"]] * 2
+    assert all(nodes[0] == node != nodes[1] for nodes in scene.where.values())
+
+
+@scenario(of=1, most=1, takes=1)
+def a_node_that_is_cut_off_for_a_moment_loses_nothing(scene: Scene) -> None:
+    scene.lose("cut", scene.first)
+    scene.let_go()  # they end while nobody can be told
+    scene.join()
+    assert scene.end() == [["ok"]] * 2
+    assert all(len(nodes) == 1 for nodes in scene.where.values())
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    virtual_cluster: VirtualCluster, request: pytest.FixtureRequest
+) -> Iterator[dict[str, Future[None]]]:
+    """What has become of each scenario that some test tells of."""
+    items = [item for item in request.session.items if item.path == request.path]
+    wanted = {item.callspec.params["name"] for item in items if isinstance(item, pytest.Function)}
+    room = Room(len(virtual_cluster.nodes))
+    with (
+        tempfile.TemporaryDirectory(dir=virtual_cluster.shared) as directory,
+        pytest.MonkeyPatch.context() as patch,
+        ThreadPoolExecutor(len(SCENARIOS)) as threads,
+    ):
+        virtual_cluster.enter(Path(directory), patch)
+        found = {}
+        for name in filter(wanted.__contains__, SCENARIOS):
+            place = Path(directory) / name
+            place.mkdir()
+            found[name] = threads.submit(SCENARIOS[name].run, virtual_cluster, room, place)
+        yield found
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_what_becomes_of_tasks(outcomes: dict[str, Future[None]], name: str) -> None:
+    outcomes[name].result()

@@ -6,36 +6,26 @@ Every test prints what the command prints (``pytest -rP`` shows it).
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
-from click.testing import CliRunner
-from support.waiting import wait_until
+from support.asking import Asking
 
 import pilot
-from pilot.cli import cli
-from pilot.site import Site, create_site, open_site
+from pilot.site import Site
 
 if TYPE_CHECKING:
     from tests.slurm.conftest import VirtualCluster
 
-DEADLINE_S = 90.0
 
+class Slow(Asking):
+    """Who asks on a site on the virtual cluster."""
 
-class Slow:
-    """A site on the virtual cluster, and a way to ask on it."""
-
-    def __init__(self, site: Site, cluster: VirtualCluster) -> None:
+    def __init__(self, site: Site) -> None:
         self.site = site
-        self.cluster = cluster
 
     @contextlib.contextmanager
     def session(self) -> Iterator[pilot.Session]:
@@ -46,81 +36,21 @@ class Slow:
             finally:
                 session.cancel()
 
-    def why(self, subject: object) -> str:
-        """What the command prints."""
-        result = CliRunner().invoke(cli, ["why", str(subject)], prog_name="pilot")
-        print("$ pilot why", subject, file=sys.stderr)
-        print(result.output, file=sys.stderr)
-        assert result.exit_code == 0, (result.output, result.exception)
-        return result.stdout
-
-    def json(self, subject: object) -> dict[str, Any]:
-        """The answer for programs."""
-        found = CliRunner().invoke(cli, ["why", str(subject), "--json"], prog_name="pilot")
-        assert found.exit_code == 0, (found.output, found.exception)
-        data: dict[str, Any] = json.loads(found.stdout)
-        return data
-
-    def until(self, subject: object, kind: str, words: str = "") -> str:
-        """What the command prints once the cause is of this kind, and told in these words."""
-        last: list[dict[str, Any]] = []
-
-        def there() -> bool:
-            last[:] = [self.json(subject)]
-            return last[0]["kind"] == kind and words in last[0]["answer"]
-
-        try:
-            wait_until(there, DEADLINE_S, f"{kind!r} to be why")
-        except AssertionError as error:
-            raise AssertionError(f"{error}; it is {last}") from None
-        return self.why(subject)
-
 
 @pytest.fixture
 def make(
     virtual_cluster: VirtualCluster, shared_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Slow]]:
     """Make a site whose default pool is changed; its head and its jobs are ended with the test."""
-    for line in virtual_cluster.do("env").splitlines():
-        name, _, value = shlex.split(line)[1].partition("=")
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PILOT_HOME", str(shared_directory))
+    virtual_cluster.enter(shared_directory, monkeypatch)
     monkeypatch.setenv("PILOT_SITE", "virtual")
-    monkeypatch.chdir(shared_directory)  # the nodes must see where the work is done
-    made: list[Site] = []
+    with contextlib.ExitStack() as stack:
 
-    def make(**changes: Any) -> Slow:
-        site = create_site(shared_directory / "virtual", "virtual")
-        path = site.directory / "site.yaml"
-        config = yaml.safe_load(path.read_text())
-        main = {**config["pools"]["main"], **changes}
-        path.write_text(yaml.safe_dump({**config, "pools": {"main": main}}))
-        made.append(open_site(site.directory))
-        return Slow(made[0], virtual_cluster)
+        def make(**changes: Any) -> Slow:
+            site = virtual_cluster.site(shared_directory / "virtual", **changes)
+            return Slow(stack.enter_context(site))
 
-    try:
         yield make
-    finally:
-        subprocess.run(
-            [sys.executable, "-m", "pilot", "head", "stop"],
-            check=False,
-            capture_output=True,
-            timeout=60,
-        )
-        for site in made:
-            jobs = _jobs(virtual_cluster, site)
-            for job in jobs:
-                virtual_cluster.run("scancel", job)
-            virtual_cluster.wait_for(
-                "the jobs to be gone", lambda site=site: not _jobs(virtual_cluster, site), 60.0
-            )
-
-
-def _jobs(cluster: VirtualCluster, site: Site) -> list[str]:
-    """The jobs of this site that Slurm has, told by the directory that they write to."""
-    rows = cluster.run("squeue", "--noheader", "--format=%i|%Z").splitlines()
-    split = [row.split("|") for row in rows]
-    return [job for job, directory in split if directory.startswith(str(site.directory))]
 
 
 def square(x: int) -> int:
@@ -137,7 +67,7 @@ def test_a_job_that_waits_for_nodes(
     make: Callable[..., Slow], virtual_cluster: VirtualCluster, shared_directory: Path
 ) -> None:
     slow = make()
-    with virtual_cluster.job_of("sleep 600", shared_directory, "-N4", "--time=10", "--exclusive"):
+    with virtual_cluster.full(shared_directory):
         with slow.session() as session:
             future = session.submit(square, 3)
             session.flush()
@@ -145,7 +75,7 @@ def test_a_job_that_waits_for_nodes(
             assert "of pool main) waits in Slurm for" in told
             assert "(not enough free nodes)" in told or "Priority" in told
             facts = slow.json(future.task_id)["facts"]
-            assert facts["job"] in _jobs(virtual_cluster, slow.site)
+            assert facts["job"] in virtual_cluster.jobs_of(slow.site)
             assert facts["reason"] in ("Resources", "Priority")
             virtual_cluster.run("scontrol", "uhold", facts["job"])
             told = slow.until(future.task_id, "queued", "JobHeldUser")
@@ -160,7 +90,7 @@ def test_the_most_nodes_that_a_pool_may_have(make: Callable[..., Slow]) -> None:
             slow.until(future.task_id, "runs")
         waiting = session.submit(pilot.task(cores=4)(square), 3)
         session.flush()
-        told = slow.why(waiting.task_id)
+        told = slow(waiting.task_id)
         assert "all 8 cores of the 2 pilots that can run it are busy" in told
         assert "and pool main has all that it may have (max_nodes 2)" in told
         assert "raise max_nodes of pool main" in told
@@ -178,7 +108,7 @@ def test_a_slurm_that_does_not_answer(
     there = Path(os.environ["SLURM_CONF"]).read_text()
     way.write_text(there)
     monkeypatch.setenv("SLURM_CONF", str(way))
-    with virtual_cluster.job_of("sleep 600", shared_directory, "-N4", "--time=10", "--exclusive"):
+    with virtual_cluster.full(shared_directory):
         with slow.session() as session:
             future = session.submit(square, 3)
             session.flush()
