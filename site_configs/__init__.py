@@ -14,7 +14,7 @@ from pilot.site_configs.schema import (
     site_file_schema,
 )
 from pilot.site_configs.templates import template_text, templates
-from pilot.site_configs.yamlfile import SiteFileError
+from pilot.site_configs.yaml_text import SiteFileError
 
 __all__ = [
     "PoolConfig",

@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from msgspec import Meta, Struct, defstruct, field
 from msgspec.structs import fields, replace
@@ -26,16 +26,11 @@ from msgspec.structs import fields, replace
 from pilot.scheduler.amounts import Amounts, check_name, parse_amount
 from pilot.scheduler.batch import BatchKind, find_kind
 from pilot.scheduler.resources import NodeShape, Supply, indexed, node_shape
-from pilot.site_configs import yamlfile
-from pilot.site_configs.yamlfile import (
-    Bytes,
-    Count,
-    EnvironmentText,
-    Mebibytes,
-    Seconds,
-    SiteFileError,
-    YamlPath,
-)
+from pilot.site_configs.units import Bytes, Count, EnvironmentText, Mebibytes, Seconds
+from pilot.site_configs.yaml_text import SiteFileError
+
+if TYPE_CHECKING:
+    from pilot.site_configs.yamlfile import YamlPath
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 #: A row of the database takes many such values.
@@ -292,6 +287,9 @@ def load_site_file(path: Path) -> SiteConfig:
     SiteFileError
         The file is wrong; the message says where (``file:line:``), what, and what to do.
     """
+    # Late, for the time that each start of a process takes: PyYAML is a third of it.
+    from pilot.site_configs import yamlfile
+
     parsed = yamlfile.parse(path, error_type=SiteFileError)
     named = yamlfile.load(parsed, _Named)
     try:
@@ -313,6 +311,8 @@ def site_file_schema(batch: str) -> dict[str, Any]:
     ValueError
         There is no such batch system.
     """
+    from pilot.site_configs import yamlfile  # late, as in `load_site_file`
+
     return yamlfile.json_schema(site_type(batch))
 
 

@@ -18,21 +18,19 @@ Invariants:
 
 from __future__ import annotations
 
-import abc
 import difflib
 import inspect
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import yaml
 
-from pilot.regular_files import read_regular_text
-from pilot.scheduler.resources import parse_duration_s, parse_memory_mib
+from pilot.site_configs.units import convert_custom, custom_schema, empty_as_mapping
+from pilot.site_configs.yaml_text import YamlError, read_yaml_text
 
 T = TypeVar("T")
 
@@ -50,42 +48,6 @@ _MEANT = re.compile(r"did you mean '([^']*)'\?")
 _TOO_DEEP = f"is nested more than {_DEEPEST} deep"
 
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")
-_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", re.IGNORECASE)
-_BYTE_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
-
-# A type checker sees the type that the program gets; msgspec sees a class of its own to convert.
-# Registered as virtual subclasses, plain numbers and texts pass its check of the converted value.
-if TYPE_CHECKING:
-    Seconds = float
-    Mebibytes = int
-    Bytes = int
-    Count = int
-    EnvironmentText = str
-else:
-
-    def _written_as_text(name: str, value_type: type) -> abc.ABCMeta:
-        kind = abc.ABCMeta(name, (), {})
-        kind.register(value_type)
-        return kind
-
-    #: A length of time: ``90s``, ``10m``, ``1:30:00``, or seconds.
-    Seconds = _written_as_text("Seconds", float)
-    #: An amount of memory: ``4G``, ``512M``, or MiB.
-    Mebibytes = _written_as_text("Mebibytes", int)
-    #: A size: ``64K``, ``1M``, or bytes.
-    Bytes = _written_as_text("Bytes", int)
-    #: A whole number from 1, or ``auto``, which the program sees as 0.
-    Count = _written_as_text("Count", int)
-    #: A text; a whole number is taken as its digits.
-    EnvironmentText = _written_as_text("EnvironmentText", str)
-
-
-class YamlError(ValueError):
-    """A YAML file is wrong. The message opens with ``file:line:``."""
-
-
-class SiteFileError(YamlError):
-    """A site file is wrong. The message opens with ``file:line:``."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -206,12 +168,7 @@ def parse(
     """
     if isinstance(source, Path):
         name = name or str(source)
-        try:
-            text = read_regular_text(source)
-        except OSError as error:
-            raise error_type(f"{name}: cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise error_type(f"{name}: is not UTF-8 text; save it as UTF-8") from error
+        text = read_yaml_text(source, name, error_type=error_type)
     else:
         name = name or "<text>"
         text = source
@@ -234,7 +191,7 @@ def load(
         A path, the YAML itself as text, or what `parse` gave.
     value_type
         A msgspec struct (or any type that msgspec converts to). Attributes may be of the types
-        `Seconds`, `Mebibytes`, `Bytes`, `Count` and `EnvironmentText` of this module.
+        `Seconds`, `Mebibytes`, `Bytes`, `Count` and `EnvironmentText` of `units`.
     name
         The file's name in messages; the path if left out.
     error_type
@@ -268,11 +225,11 @@ def load_what_fits(
     """
     parsed = source if isinstance(source, Parsed) else parse(source, name, error_type=error_type)
     name, root, error_type = parsed.name, parsed.root, parsed.error_type
-    data = _empty_as_mapping(parsed.data, msgspec.inspect.type_info(value_type))
+    data = empty_as_mapping(parsed.data, msgspec.inspect.type_info(value_type))
     findings: list[Finding] = []
     while True:
         try:
-            value = msgspec.convert(data, value_type, dec_hook=_convert_custom)
+            value = msgspec.convert(data, value_type, dec_hook=convert_custom)
             return YamlFile(name, value, root, error_type), findings
         except msgspec.ValidationError as error:
             path, message = _explain(error, data, value_type)
@@ -329,7 +286,7 @@ def json_schema(value_type: Any) -> dict[str, Any]:
 
     The ``#:`` comment above an attribute becomes its description.
     """
-    schema = msgspec.json.schema(value_type, schema_hook=_custom_schema)
+    schema = msgspec.json.schema(value_type, schema_hook=custom_schema)
     definitions = schema.get("$defs", {})
     for struct in _structs_of(msgspec.inspect.type_info(value_type)):
         properties = definitions.get(struct.cls.__name__, {}).get("properties", {})
@@ -505,27 +462,6 @@ class _Constructor:
             return self._loader.construct_object(node)
         except ValueError as error:  # such as a !!timestamp that is none
             raise self._error(node, f"{_cut(repr(node.value))}: {error}") from None
-
-
-def _empty_as_mapping(data: Any, one: msgspec.inspect.Type) -> Any:
-    """Data with each nothing that stands where a mapping belongs replaced by an empty mapping."""
-    if isinstance(one, msgspec.inspect.Metadata):
-        return _empty_as_mapping(data, one.type)
-    if isinstance(one, msgspec.inspect.StructType):
-        fields = {f.encode_name: f.type for f in one.fields}
-        if data is None:
-            return {}
-        if isinstance(data, dict):
-            return {
-                key: _empty_as_mapping(value, fields[key]) if key in fields else value
-                for key, value in data.items()
-            }
-    if isinstance(one, msgspec.inspect.DictType):
-        if data is None:
-            return {}
-        if isinstance(data, dict):
-            return {key: _empty_as_mapping(value, one.value_type) for key, value in data.items()}
-    return data
 
 
 # --- lines ---------------------------------------------------------------------------------------
@@ -704,7 +640,7 @@ def _with_only(data: Any, path: YamlPath, key: Any) -> Any:
 
 def _fails(data: Any, value_type: Any, message: str) -> bool:
     try:
-        msgspec.convert(data, value_type, dec_hook=_convert_custom)
+        msgspec.convert(data, value_type, dec_hook=convert_custom)
     except msgspec.ValidationError as error:
         return str(error) == message
     return False
@@ -796,46 +732,3 @@ def _structs_of(root: msgspec.inspect.Type) -> list[msgspec.inspect.StructType]:
         elif isinstance(one, (msgspec.inspect.ListType, msgspec.inspect.VarTupleType)):
             waiting.append(one.item_type)
     return list(found.values())
-
-
-# --- texts with units ----------------------------------------------------------------------------
-
-
-def _convert_custom(custom: Any, value: Any) -> Any:
-    """The number or text that a value of one of this module's types stands for."""
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} is no amount; write a number")
-    if custom is Seconds:
-        return float(parse_duration_s(value))
-    if custom is Mebibytes:
-        return parse_memory_mib(value)
-    if custom is Bytes:
-        return _parse_bytes(value)
-    if custom is Count:
-        if value == "auto":
-            return 0
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-        raise ValueError(f"{value!r} is no whole number from 1, nor auto")
-    if custom is EnvironmentText:
-        if isinstance(value, bool) or not isinstance(value, (str, int)):
-            raise ValueError(f"{value!r} is no text; put it in quotes")
-        return str(value)
-    raise NotImplementedError(f"no conversion to {custom}")
-
-
-def _parse_bytes(value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    match = _BYTES.fullmatch(value) if isinstance(value, str) else None
-    if not match:
-        raise ValueError(f'{value!r} is no size; write it as "64K", "1M" or in bytes')
-    return int(float(match[1]) * _BYTE_UNITS[match[2].upper()])
-
-
-def _custom_schema(custom: Any) -> dict[str, Any]:
-    if custom is Count:
-        return {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]}
-    if custom is EnvironmentText:
-        return {"type": ["string", "integer"]}
-    return {"type": ["string", "number"], "minimum": 0}

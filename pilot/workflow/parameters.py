@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pilot.site_configs import yamlfile
-from pilot.site_configs.yamlfile import YamlError
+from pilot.site_configs.yaml_text import YamlError
 from pilot.workflow.problems import Problems, Wrong, suggestion
 from pilot.workflow.schema import WorkflowFileError
 

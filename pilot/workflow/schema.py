@@ -14,9 +14,10 @@ from msgspec import UNSET, Struct, UnsetType, field
 from pilot.errors import WorkflowError
 from pilot.model.states import OnFailure
 from pilot.site_configs import yamlfile
+from pilot.site_configs.yaml_text import YamlError
 
 
-class WorkflowFileError(WorkflowError, yamlfile.YamlError):
+class WorkflowFileError(WorkflowError, YamlError):
     """A workflow file is wrong; the message opens with ``file:line:``."""
 
 

@@ -24,6 +24,8 @@ from pilot.site_configs import (
     site_file_schema,
     template_text,
     templates,
+    units,
+    yaml_text,
     yamlfile,
 )
 from pilot.site_configs.schema import site_type
@@ -267,7 +269,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 class _Leaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: How much.
     #: Really.
-    amount: yamlfile.Mebibytes = 0
+    amount: units.Mebibytes = 0
     kind: Literal["a", "b"] = "a"
 
 
@@ -276,7 +278,7 @@ class _Run(msgspec.Struct, frozen=True, tag_field="do", tag="run", forbid_unknow
 
 
 class _Wait(msgspec.Struct, frozen=True, tag_field="do", tag="wait", forbid_unknown_fields=True):
-    time_s: yamlfile.Seconds = msgspec.field(name="time")
+    time_s: units.Seconds = msgspec.field(name="time")
 
 
 class _Tree(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -297,7 +299,7 @@ def test_reads_any_type_and_keeps_lines() -> None:
     assert file.line_of("leaves", 9) == 1
     assert file.line_of() == 1
     error = file.error("leaves", 1, "z", "kind", message="is odd")
-    assert isinstance(error, yamlfile.YamlError)
+    assert isinstance(error, yaml_text.YamlError)
     assert str(error) == "tree.yaml:6: leaves[1].z.kind: is odd"
 
 
@@ -312,14 +314,14 @@ def test_the_key_at_fault_is_found_among_many() -> None:
     text = (
         "leaves:\n- a: {}\n- a: {amount: 1}\n  b: {amount: 1}\n  c: {amount: x}\n  d: {amount: y}\n"
     )
-    with pytest.raises(yamlfile.YamlError, match=r"^<text>:5: leaves\[1\].c.amount: 'x' is no"):
+    with pytest.raises(yaml_text.YamlError, match=r"^<text>:5: leaves\[1\].c.amount: 'x' is no"):
         yamlfile.load(text, _Tree)
 
 
 def test_unknown_keys_of_tagged_mappings_are_compared_to_their_own() -> None:
-    with pytest.raises(yamlfile.YamlError, match=r":3: .*comand: unknown key; did you mean 'comm"):
+    with pytest.raises(yaml_text.YamlError, match=r":3: .*comand: unknown key; did you mean 'comm"):
         yamlfile.load("steps:\n- {do: wait, time: 1s}\n- {do: run, comand: x}\n", _Tree)
-    with pytest.raises(yamlfile.YamlError, match="'command' is missing"):
+    with pytest.raises(yaml_text.YamlError, match="'command' is missing"):
         yamlfile.load("steps:\n- do: run\n", _Tree)
     steps = yamlfile.load("steps: [{do: wait, time: 2m}]\n", _Tree).value.steps
     assert steps == [_Wait(120.0)]
@@ -360,7 +362,7 @@ def test_the_reference_tells_every_key_and_nothing_else() -> None:
 
 def test_all_mistakes_are_told_at_once() -> None:
     text = SLURM + "    acount: x\n    walltime: soon\nhead: {prot: 1, address: 3}\nlesae: {}\n"
-    with pytest.raises(yamlfile.YamlError) as raised:
+    with pytest.raises(yaml_text.YamlError) as raised:
         yamlfile.load(text, site_type("slurm"), name="s.yaml")
     told = str(raised.value).splitlines()
     assert [line.split(": ")[1].rpartition(".")[2] for line in told] == [
@@ -404,12 +406,12 @@ def _laughs(levels: int) -> str:
     ids=["laughs", "many", "chain", "lists", "deep-lists", "deep-mappings"],
 )
 def test_what_a_small_file_stands_for_is_bounded(text: str, told: str) -> None:
-    with pytest.raises(yamlfile.YamlError, match=re.escape(told)):
+    with pytest.raises(yaml_text.YamlError, match=re.escape(told)):
         yamlfile.load(text, dict[str, Any], name="f.yaml")
 
 
 def test_keys_with_escape_sequences_are_told_as_they_are_written() -> None:
-    with pytest.raises(yamlfile.YamlError) as raised:
+    with pytest.raises(yaml_text.YamlError) as raised:
         yamlfile.load('"\\e]0;owned\\a\\n": 3', dict[str, str], name="f.yaml")
     assert str(raised.value).isprintable() and r"\x1b]0;owned" in str(raised.value)
 

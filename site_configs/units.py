@@ -1,0 +1,106 @@
+"""Types of what a YAML file writes as text with a unit, and the conversion to them.
+
+Each start of a process needs these, and most need no YAML: nothing here imports PyYAML.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pilot.scheduler.resources import parse_duration_s, parse_memory_mib
+
+_BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", re.IGNORECASE)
+_BYTE_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
+# A type checker sees the type that the program gets; msgspec sees a class of its own to convert.
+# Registered as virtual subclasses, plain numbers and texts pass its check of the converted value.
+if TYPE_CHECKING:
+    Seconds = float
+    Mebibytes = int
+    Bytes = int
+    Count = int
+    EnvironmentText = str
+else:
+
+    def _written_as_text(name: str, value_type: type) -> abc.ABCMeta:
+        kind = abc.ABCMeta(name, (), {})
+        kind.register(value_type)
+        return kind
+
+    #: A length of time: ``90s``, ``10m``, ``1:30:00``, or seconds.
+    Seconds = _written_as_text("Seconds", float)
+    #: An amount of memory: ``4G``, ``512M``, or MiB.
+    Mebibytes = _written_as_text("Mebibytes", int)
+    #: A size: ``64K``, ``1M``, or bytes.
+    Bytes = _written_as_text("Bytes", int)
+    #: A whole number from 1, or ``auto``, which the program sees as 0.
+    Count = _written_as_text("Count", int)
+    #: A text; a whole number is taken as its digits.
+    EnvironmentText = _written_as_text("EnvironmentText", str)
+
+
+def empty_as_mapping(data: Any, one: msgspec.inspect.Type) -> Any:
+    """Data with each nothing that stands where a mapping belongs replaced by an empty mapping."""
+    if isinstance(one, msgspec.inspect.Metadata):
+        return empty_as_mapping(data, one.type)
+    if isinstance(one, msgspec.inspect.StructType):
+        fields = {f.encode_name: f.type for f in one.fields}
+        if data is None:
+            return {}
+        if isinstance(data, dict):
+            return {
+                key: empty_as_mapping(value, fields[key]) if key in fields else value
+                for key, value in data.items()
+            }
+    if isinstance(one, msgspec.inspect.DictType):
+        if data is None:
+            return {}
+        if isinstance(data, dict):
+            return {key: empty_as_mapping(value, one.value_type) for key, value in data.items()}
+    return data
+
+
+def convert_custom(custom: Any, value: Any) -> Any:
+    """The number or text that a value of one of this module's types stands for."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no amount; write a number")
+    if custom is Seconds:
+        return float(parse_duration_s(value))
+    if custom is Mebibytes:
+        return parse_memory_mib(value)
+    if custom is Bytes:
+        return _parse_bytes(value)
+    if custom is Count:
+        if value == "auto":
+            return 0
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+        raise ValueError(f"{value!r} is no whole number from 1, nor auto")
+    if custom is EnvironmentText:
+        if isinstance(value, bool) or not isinstance(value, (str, int)):
+            raise ValueError(f"{value!r} is no text; put it in quotes")
+        return str(value)
+    raise NotImplementedError(f"no conversion to {custom}")
+
+
+def _parse_bytes(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = _BYTES.fullmatch(value) if isinstance(value, str) else None
+    if not match:
+        raise ValueError(f'{value!r} is no size; write it as "64K", "1M" or in bytes')
+    return int(float(match[1]) * _BYTE_UNITS[match[2].upper()])
+
+
+def custom_schema(custom: Any) -> dict[str, Any]:
+    """The JSON schema of one of the types with units."""
+    if custom is Count:
+        return {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]}
+    if custom is EnvironmentText:
+        return {"type": ["string", "integer"]}
+    return {"type": ["string", "number"], "minimum": 0}
