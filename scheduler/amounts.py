@@ -34,7 +34,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 def check_name(name: object) -> str:
-    """Return the name of a resource.
+    """Return the name of a resource if it is valid.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def parse_amount(value: object) -> int:
 
 
 def _shown(value: object) -> str:
-    """A value in a message; Python writes no number of very many digits."""
+    """Return a value as text for a message; Python prints no number of very many digits."""
     try:
         text = repr(value)
     except ValueError:
@@ -104,7 +104,7 @@ def _parts(value: object) -> int | None:
 
 
 def make_amounts(given: Mapping[str, int] | Iterable[tuple[str, int]]) -> Amounts:
-    """Bring amounts by name into their one form."""
+    """Bring amounts by name into their one canonical form."""
     items = given.items() if isinstance(given, Mapping) else given
     return tuple(sorted((name, amount) for name, amount in items if amount))
 

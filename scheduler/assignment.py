@@ -1,4 +1,4 @@
-"""Which pilot gets how many tasks of which class: the head's half of two-level scheduling.
+"""Assignment of tasks to pilots by class and count: the head's half of two-level scheduling.
 
 The head decides by count, never task by task: a class is a set of tasks that are alike (same
 session, function, resources, priority, pool), and what is decided is "so many of this class to
@@ -40,7 +40,7 @@ OTHER_POOL, TOO_SMALL, TOO_SHORT = "other pool", "too small", "too short"
 
 
 class WorkClass(Protocol):
-    """What the assignment needs to know of a class of tasks."""
+    """The facts about a class of tasks that the assignment uses."""
 
     need: Resources
     pool: str
@@ -54,43 +54,43 @@ class WorkClass(Protocol):
 
     @property
     def session(self) -> Hashable:
-        """What shares the cores with others: what one class of it is given counts for all."""
+        """The session, which shares the cores with others: all its classes count together."""
 
     @property
     def rank(self) -> tuple[int, int]:
-        """Higher goes first: the session's priority, then the task's."""
+        """The session's priority, then the task's; a higher rank goes first."""
 
     @property
     def starving(self) -> bool:
-        """Whether its session was given nothing for long: it gets one task before all others."""
+        """True if the session got nothing for long: it gets one task before all others."""
 
     @property
     def share(self) -> float:
-        """Cores that its session has, by the session's weight: who has least goes first."""
+        """The session's cores, divided by its weight: the smallest share goes first."""
 
 
 class Pool(Protocol):
-    """What the assignment needs to know of a pool."""
+    """The facts about a pool that the assignment uses."""
 
     @property
     def name(self) -> str:
-        """As tasks name it."""
+        """The name, as tasks give it."""
 
     @property
     def shape(self) -> NodeShape:
-        """What each node has."""
+        """The resources of each node."""
 
     @property
     def nodes_per_pilot(self) -> int:
-        """Most nodes of one pilot."""
+        """The largest number of nodes of one pilot."""
 
     @property
     def walltime_s(self) -> float:
-        """Of its pilots, in seconds; 0: no end."""
+        """The walltime of the pool's pilots, in seconds; 0: no end."""
 
 
 class PilotShape(Protocol):
-    """What the assignment needs to know of a pilot, however busy it is."""
+    """The facts about a pilot, however busy, that the assignment uses."""
 
     pool: str
     shape: NodeShape
@@ -100,7 +100,7 @@ class PilotShape(Protocol):
 
 
 class PilotRoom(PilotShape, Protocol):
-    """What the assignment needs to know of a pilot."""
+    """The facts about a pilot, with its load, that the assignment uses."""
 
     #: Cores of the tasks that it holds.
     load: int
@@ -110,26 +110,26 @@ class PilotRoom(PilotShape, Protocol):
 
     @property
     def avoided(self) -> Container[object]:
-        """Classes that have waited there in vain: it gets no more of them for now."""
+        """The classes that have waited there in vain: the pilot gets no more of them for now."""
 
 
 def cores_of(pilot: PilotShape) -> int:
-    """The cores of all its nodes."""
+    """Return the number of cores of all nodes of a pilot."""
     return pilot.shape.cores * pilot.nodes
 
 
 def is_short(work: WorkClass) -> bool:
-    """Whether tasks of this class may wait in a pilot for cores to come free."""
+    """Tell whether tasks of this class may wait in a pilot for cores to become free."""
     return work.mean_s is not None and work.mean_s <= PREFETCH_S
 
 
 def fits(work: WorkClass, pilot: PilotShape, now: float) -> bool:
-    """Whether the pilot could ever run a task of this class in the time that it has left."""
+    """Tell whether an idle pilot could run a task of this class in its remaining time."""
     return not why_unfit(work, pilot, now)
 
 
 def why_unfit(work: WorkClass, pilot: PilotShape, now: float) -> str:
-    """Why the pilot cannot run a task of this class, however idle it is; empty where it can."""
+    """Return why even an idle pilot cannot run a task of this class; empty if it can."""
     if work.pool and work.pool != pilot.pool:
         return OTHER_POOL
     nodes = nodes_needed(work.need, pilot.shape)
@@ -141,7 +141,7 @@ def why_unfit(work: WorkClass, pilot: PilotShape, now: float) -> str:
 
 
 def required_walltime_s(work: WorkClass) -> float:
-    """The walltime to keep for a task: its limit, else half more than the mean of its like.
+    """Return the walltime to keep for a task: its limit, else 1.5 times its class's mean.
 
     But no more than a pilot of the longest walltime has when it has just begun, or the task would
     never start. Without a limit it is nine tenths of that, so that it need not be the very first.
@@ -154,24 +154,24 @@ def required_walltime_s(work: WorkClass) -> float:
 
 
 def usable_walltime_s(walltime_s: float) -> float:
-    """What is left for tasks of so many seconds of walltime when a pilot has just begun."""
+    """Return the part of a walltime, in seconds, that a new pilot has for tasks."""
     return max(0.0, walltime_s - min(START_S, walltime_s / 10) - DRAIN_S)
 
 
 def can_hold(pool: Pool, need: Resources, named: str) -> bool:
-    """Whether a pilot of the pool is large enough for a task that names this pool, or none."""
+    """Tell whether a pilot of the pool is large enough for a task that names it, or no pool."""
     nodes = nodes_needed(need, pool.shape)
     return named in ("", pool.name) and nodes is not None and nodes <= pool.nodes_per_pilot
 
 
 def longest_s(need: Resources, named: str, pools: Iterable[Pool]) -> float:
-    """The longest walltime of the pools that can hold a task; inf: no end, or no pool is known."""
+    """Return the longest walltime of the pools that can hold a task; inf: no end, or no pool."""
     walltimes = [pool.walltime_s or math.inf for pool in pools if can_hold(pool, need, named)]
     return max(walltimes, default=math.inf)
 
 
 def free_slots(work: WorkClass, pilot: PilotRoom) -> int:
-    """How many more tasks of this class the pilot should hold, if they fit at all."""
+    """Return how many more tasks of this class the pilot should hold, provided that they fit."""
     if work in pilot.avoided:
         return 0
     cores = cores_of(pilot)
@@ -187,7 +187,7 @@ def free_slots(work: WorkClass, pilot: PilotRoom) -> int:
 
 
 def starts_at_once(work: WorkClass, pilot: PilotRoom, now: float) -> bool:
-    """Whether the pilot has the cores for one more task of this class free, and may take it."""
+    """Tell whether the pilot has free cores for one more task of this class, and may take it."""
     free = cores_of(pilot) - pilot.load
     return work.need.total_cores <= free and free_slots(work, pilot) > 0 and fits(work, pilot, now)
 
@@ -198,7 +198,7 @@ def assign(
     now: float,
     site: SiteAmounts | None = None,
 ) -> Iterator[tuple[WorkClass, PilotRoom, int]]:
-    """NodeAllocation ready tasks out, classes of high rank first, each over the emptiest pilots.
+    """Share ready tasks out, classes of high rank first, each over the emptiest pilots.
 
     Of classes of the same rank, the one whose session has the smallest share of the cores goes
     first, and where several sessions wait, each is given a part of the room at a time: so sessions
@@ -256,15 +256,14 @@ def assign(
 
 
 def order(work: WorkClass) -> tuple[bool, int, int, float]:
-    """What classes are served by: the least first."""
+    """Return the sort key of a class: the least is served first."""
     return not work.starving, -work.rank[0], -work.rank[1], work.share
 
 
 def _spread(
     work: WorkClass, pilots: list[PilotRoom], now: float, rivals: int, most: int
 ) -> Iterator[tuple[PilotRoom, int]]:
-    """How many tasks of one class each pilot should get now, the emptiest pilots first; of all of
-    them no more than `most`."""
+    """Yield the emptiest pilots first, with the tasks of a class that each gets; at most `most`."""
     if not most or not any(free_slots(work, pilot) for pilot in pilots):
         return  # as it is most of the time for most classes
     candidates = [pilot for pilot in pilots if fits(work, pilot, now)]
@@ -284,7 +283,7 @@ def _spread(
 
 
 def _waits_for(work: WorkClass, site: SiteAmounts, pilots: list[PilotRoom]) -> bool:
-    """Whether a class waits for nothing but what the site has only once."""
+    """Tell whether a class waits only for amounts that exist once per site."""
     need = work.need.site
     return (
         work.ready > 0
@@ -305,7 +304,7 @@ def why_infeasible(
     time_limit_s: float,
     site: Amounts = (),
 ) -> str:
-    """Why no pool can ever run a task, or an empty text where one can.
+    """Return why no pool can ever run a task; empty if one can.
 
     Parameters
     ----------
@@ -365,7 +364,7 @@ def why_infeasible(
 
 
 def _offer(shape: NodeShape, need: Resources) -> str:
-    """What a node has, as far as it matters to a task."""
+    """Describe the resources of a node that matter to a task."""
     wanted = [name for name, _ in need.named]
     parts = [f"{shape.cores} core" + ("s" if shape.cores != 1 else "")]
     parts += [str(supply) for supply in shape.named if supply.name in (*wanted, MEMORY)]
@@ -379,7 +378,7 @@ def _offer(shape: NodeShape, need: Resources) -> str:
 
 
 def _unknown(need: Resources, shapes: Sequence[NodeShape], site: Amounts) -> str:
-    """Why a task cannot have what it names: nobody has declared it; empty: it is all known."""
+    """Return why a resource of a task is unknown (nobody declares it); empty if none is."""
     known = {supply.name for shape in shapes for supply in shape.named}
     known.update((MEMORY, GPUS))
     known.update(name for name, _ in site)

@@ -1,4 +1,4 @@
-"""How many nodes to ask for, and which pilots to end: pure, with reasons.
+"""Elasticity: how many nodes to ask for, and which pilots to end. Pure, with reasons.
 
 Demand is measured in node-seconds, not in task counts: what waits and runs, by class, times its
 mean time, against the pilots that there are and those that wait in the queue. A thousand tasks
@@ -50,12 +50,12 @@ class ClassDemand(msgspec.Struct, frozen=True):
 
     @property
     def waiting(self) -> int:
-        """Tasks that no pilot has."""
+        """The number of tasks that no pilot has."""
         return self.count - self.assigned
 
 
 class PoolLimits(msgspec.Struct, frozen=True):
-    """What a pool may grow to."""
+    """The limits to a pool's growth."""
 
     name: str
     shape: NodeShape
@@ -90,7 +90,7 @@ class PilotSupply(msgspec.Struct, frozen=True):
 
 
 class Grow(msgspec.Struct, frozen=True):
-    """Submit a pilot."""
+    """A decision to submit a pilot."""
 
     pool: str
     nodes: int
@@ -99,14 +99,14 @@ class Grow(msgspec.Struct, frozen=True):
 
 
 class End(msgspec.Struct, frozen=True):
-    """End a pilot, or take it out of the queue."""
+    """A decision to end a pilot, or to cancel its queued job."""
 
     pilot: str
     reason: str
 
 
 class PoolStatus(msgspec.Struct):
-    """What the work of a pool is worth, and what the pool has and may have."""
+    """The demand on a pool in nodes, and the nodes that it has and may have."""
 
     pool: PoolLimits
     #: Nodes that the work is worth, and the most that one task needs at once.
@@ -126,13 +126,13 @@ class PoolStatus(msgspec.Struct):
 
     @property
     def next_nodes(self) -> int:
-        """Nodes of the pilot that would be asked for next."""
+        """The number of nodes of the next pilot."""
         wanted = max(self.target - self.have, self.at_once)
         return min(self.pool.nodes_per_pilot, wanted, self.free)
 
     @property
     def blocked_by(self) -> str:
-        """Why no more nodes are asked for; empty where they are."""
+        """The reason why no more nodes are asked for; empty if they are."""
         if self.have >= self.target:
             return MAX_NODES if self.wanted > self.target else ENOUGH
         if self.free <= 0:
@@ -147,7 +147,7 @@ class PoolStatus(msgspec.Struct):
 def nodes_wanted(
     pool: PoolLimits, demand: Sequence[ClassDemand], there: int = 0
 ) -> tuple[int, int]:
-    """Nodes that the demand is worth in this pool, and the most that one waiting task needs.
+    """Return the nodes that the demand is worth in a pool, and the most that one task needs.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def nodes_wanted(
 
 
 def _worth(pool: PoolLimits, work: ClassDemand, count: int) -> float:
-    """Nodes that so many tasks of a class are worth, in a pool that holds them.
+    """Return the nodes that so many tasks of a class are worth, in a pool that can hold them.
 
     They fill at most ``count / (tasks per node)`` nodes, and are worth ``node-seconds /
     PATIENCE_S``, since fewer nodes would be done soon anyway.
@@ -186,12 +186,12 @@ def _worth(pool: PoolLimits, work: ClassDemand, count: int) -> float:
 
 
 def _at_once(pool: PoolLimits, work: ClassDemand) -> int:
-    """Nodes that one of the waiting tasks needs, in a pool that holds them."""
+    """Return the nodes that one waiting task needs, in a pool that can hold it."""
     return (nodes_needed(work.need, pool.shape) or 0) if work.waiting else 0
 
 
 def holds(pool: PoolLimits, work: ClassDemand) -> bool:
-    """Whether a pilot of the pool that has just begun can run the tasks."""
+    """Tell whether a new pilot of the pool can run the tasks."""
     return (
         bool(work.count)
         and can_hold(pool, work.need, work.pool)
@@ -202,7 +202,7 @@ def holds(pool: PoolLimits, work: ClassDemand) -> bool:
 def standings(
     pools: Sequence[PoolLimits], demand: Sequence[ClassDemand], pilots: Sequence[PilotSupply]
 ) -> list[PoolStatus]:
-    """How each pool stands.
+    """Return the status of each pool.
 
     Tasks that name no pool make demand in the first one, in the order of the site file, that can
     hold them: no pool grows for work that has another place. (Pilots that are there take whatever
@@ -254,7 +254,7 @@ def _standing(
 
 
 class _Lack(NamedTuple):
-    """Nodes that waiting tasks lack, since pilots end too soon for them."""
+    """The nodes that waiting tasks lack because pilots end too soon for them."""
 
     nodes: int = 0
     #: The walltime that they would have to have left, in seconds.
@@ -265,7 +265,7 @@ class _Lack(NamedTuple):
 
 
 def _lack(pool: PoolLimits, demand: Sequence[ClassDemand], pilots: Sequence[PilotSupply]) -> _Lack:
-    """What is lacking most of all: for the longest tasks, for these and the next, and so on.
+    """Return the largest lack of nodes: for the longest tasks, for these and the next, and so on.
 
     Pilots that are long enough for some tasks are so for all that are shorter. What pilots hold
     takes its part of their nodes.
@@ -301,7 +301,7 @@ def _lack(pool: PoolLimits, demand: Sequence[ClassDemand], pilots: Sequence[Pilo
 def decide(
     pools: Sequence[PoolLimits], demand: Sequence[ClassDemand], pilots: Sequence[PilotSupply]
 ) -> list[Grow | End]:
-    """What to submit and what to end, pool by pool."""
+    """Return the pilots to submit and to end, pool by pool."""
     decisions: list[Grow | End] = []
     for its in standings(pools, demand, pilots):
         pool = its.pool

@@ -1,4 +1,4 @@
-"""Which nodes, cores and other things a task gets: the agent's half of two-level scheduling. Pure.
+"""Placement of a task on nodes and cores: the agent's half of two-level scheduling. Pure.
 
 Invariants: no core, and nothing that has an index, is in two shares at a time, unless each has a
 part of it, and these are not more than one together; no node gives more of anything than it has;
@@ -17,7 +17,7 @@ from pilot.scheduler.resources import Count, NodeShape, Resources, Supply, ranks
 
 
 class Portion(msgspec.Struct, frozen=True, array_like=True):
-    """What the ranks of a share get of one named thing."""
+    """The part of one named resource that the ranks of an allocation get."""
 
     name: str
     #: Of each rank.
@@ -28,11 +28,11 @@ class Portion(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def of_each(self) -> int:
-        """How much of each index is taken."""
+        """The amount taken of each index."""
         return min(self.amount, UNIT)
 
     def of_rank(self, rank: int) -> Portion:
-        """What one rank gets; it is counted from 0 on this node."""
+        """Return the part of one rank; ranks are counted from 0 on this node."""
         count = max(1, self.amount // UNIT)
         return Portion(self.name, self.amount, 1, self.indices[rank * count : (rank + 1) * count])
 
@@ -42,7 +42,7 @@ class Portion(msgspec.Struct, frozen=True, array_like=True):
 
 
 class NodeAllocation:
-    """What one node gives to a task: cores by number, and other things, for all of its ranks."""
+    """The part of a node given to a task, for all its ranks: cores by number, and the rest."""
 
     __slots__ = ("cores", "named", "node", "ranks")
 
@@ -57,7 +57,7 @@ class NodeAllocation:
 
     @property
     def indexed(self) -> tuple[Portion, ...]:
-        """Those that are told apart: a process can have been started for them."""
+        """The portions with indices, such as GPUs: a process can have been started for them."""
         return tuple(portion for portion in self.named if portion.indices)
 
     def __repr__(self) -> str:
@@ -66,7 +66,7 @@ class NodeAllocation:
 
 
 class Sum:
-    """What is free of something that is only an amount."""
+    """The free amount of a resource without indices."""
 
     __slots__ = ("free",)
 
@@ -74,28 +74,28 @@ class Sum:
         self.free = amount
 
     def fit(self, amount: int) -> int:
-        """How many ranks that need so much each fit now."""
+        """Return how many ranks fit now, at this amount each."""
         return self.free // amount
 
     def obstacle(self, portion: Portion) -> str | None:
-        """What keeps a portion from being taken; None: nothing does."""
+        """Return what keeps a portion from being taken; None if it can be."""
         return None if self.free >= portion.amount * portion.ranks else ""
 
     def cut(self, name: str, amount: int, ranks: int) -> Portion:
-        """A portion for so many ranks; it is not taken yet."""
+        """Return a portion for so many ranks, without taking it."""
         return Portion(name, amount, ranks)
 
     def take(self, portion: Portion) -> None:
-        """Give a portion away."""
+        """Take a portion out of the free amount."""
         self.free -= portion.amount * portion.ranks
 
     def release(self, portion: Portion) -> None:
-        """Take a portion back."""
+        """Put a portion back."""
         self.free += portion.amount * portion.ranks
 
 
 class Indexed:
-    """What is free of things that are told apart, each in parts of `UNIT`."""
+    """The free parts of a resource with indices, each in parts of `UNIT`."""
 
     __slots__ = ("free",)
 
@@ -103,11 +103,11 @@ class Indexed:
         self.free = dict.fromkeys(indices, UNIT)
 
     def fit(self, amount: int) -> int:
-        """How many ranks that need so much each fit now."""
+        """Return how many ranks fit now, at this amount each."""
         return ranks_of_indices(self.free.values(), amount)
 
     def obstacle(self, portion: Portion) -> str | None:
-        """The first index that keeps a portion from being taken; None: nothing does."""
+        """Return the first index that keeps a portion from being taken; None if none does."""
         each, free = portion.of_each, self.free
         if each == UNIT:
             return next((index for index in portion.indices if free[index] < UNIT), None)
@@ -117,7 +117,7 @@ class Indexed:
         return None
 
     def cut(self, name: str, amount: int, ranks: int) -> Portion:
-        """A portion of the first that are free, or of the fullest where it is a part of one."""
+        """Return a portion of the first free indices; a fraction comes from the fullest index."""
         if amount >= UNIT:
             whole = [index for index, left in self.free.items() if left == UNIT]
             return Portion(name, amount, ranks, tuple(whole[: ranks * amount // UNIT]))
@@ -128,12 +128,12 @@ class Indexed:
         return Portion(name, amount, ranks, tuple(chosen))
 
     def take(self, portion: Portion) -> None:
-        """Give a portion away."""
+        """Take a portion out of the free parts."""
         for index in portion.indices:
             self.free[index] -= portion.of_each
 
     def release(self, portion: Portion) -> None:
-        """Take a portion back."""
+        """Put a portion back."""
         for index in portion.indices:
             self.free[index] += portion.of_each
 
@@ -143,7 +143,7 @@ def _stock(supply: Supply) -> Sum | Indexed:
 
 
 class FreeNode:
-    """What is free on a node."""
+    """The free resources of a node."""
 
     __slots__ = ("cores", "name", "named", "position", "shape")
 
@@ -157,12 +157,12 @@ class FreeNode:
         self.named = {supply.name: _stock(supply) for supply in shape.named}
 
     def fit(self, need: Resources) -> int:
-        """How many ranks fit now."""
+        """Return how many ranks fit now."""
         fit = len(self.cores) // need.cores if need.cores else need.ranks
         return min(fit, self.fit_named(need.named)) if need.named else fit
 
     def fit_named(self, amounts: Amounts) -> int:
-        """How many ranks fit by other things than cores; at least one of these is given."""
+        """Return how many ranks fit by other resources than cores; at least one is given."""
         fits = []
         for name, amount in amounts:
             stock = self.named.get(name)
@@ -173,7 +173,7 @@ class FreeNode:
         return min(fits, default=MOST)
 
     def obstacle(self, share: NodeAllocation) -> tuple[str, str] | None:
-        """What keeps a share from being taken, as one of `things`; None where nothing does."""
+        """Return what keeps an allocation from being taken, as one of `things`, or None."""
         if not self.cores.issuperset(share.cores):
             return "", str(next(core for core in share.cores if core not in self.cores))
         for portion in share.named:
@@ -185,26 +185,26 @@ class FreeNode:
         return None
 
     def take(self, share: NodeAllocation) -> None:
-        """Give a share away."""
+        """Take an allocation out of the free resources."""
         self.cores.difference_update(share.cores)
         for portion in share.named:
             if (stock := self.named.get(portion.name)) is not None:
                 stock.take(portion)
 
     def release(self, share: NodeAllocation) -> None:
-        """Take a share back."""
+        """Put an allocation back."""
         self.cores.update(share.cores)
         for portion in share.named:
             if (stock := self.named.get(portion.name)) is not None:
                 stock.release(portion)
 
     def cut(self, need: Resources, ranks: int) -> NodeAllocation:
-        """A share for so many ranks, of the lowest numbers that are free; it is not taken yet."""
+        """Return an allocation for so many ranks, of the lowest free numbers, without taking it."""
         cores = tuple(sorted(self.cores)[: need.cores * ranks])
         return NodeAllocation(self.name, ranks, cores, self.cut_named(need.named, ranks))
 
     def cut_named(self, amounts: Amounts, ranks: int = 1) -> tuple[Portion, ...]:
-        """The part of a share that is not cores."""
+        """Return the part of an allocation that is not cores."""
         named = self.named
         return tuple(
             named[name].cut(name, amount, ranks) for name, amount in amounts if name in named
@@ -212,7 +212,7 @@ class FreeNode:
 
 
 def things(share: NodeAllocation) -> Collection[tuple[str, str]]:
-    """All that is in a share, by name and index: cores have no name, amounts no index."""
+    """Return the items of an allocation by name and index: cores have no name, amounts no index."""
     found = [("", str(core)) for core in share.cores]
     for portion in share.named:
         found += [(portion.name, index) for index in dict.fromkeys(portion.indices or ("",))]
@@ -220,7 +220,7 @@ def things(share: NodeAllocation) -> Collection[tuple[str, str]]:
 
 
 def place(need: Resources, nodes: Iterable[FreeNode]) -> list[NodeAllocation] | None:
-    """Where a task can run now, or None where it has to wait. Nothing is taken.
+    """Return the allocations of a task, or None if it has to wait. Nothing is taken.
 
     With ``ranks_per_node`` every node gets exactly that many ranks (the last one the rest);
     otherwise as few nodes as possible are used. Shares come in the order of the nodes' positions:
@@ -234,7 +234,7 @@ def place(need: Resources, nodes: Iterable[FreeNode]) -> list[NodeAllocation] | 
 
 
 def _choose(need: Resources, nodes: Iterable[FreeNode]) -> list[tuple[FreeNode, int]] | None:
-    """The nodes, and how many ranks each gets."""
+    """Return the nodes, and how many ranks each gets."""
     fitting = [(fit, node) for node in nodes if (fit := node.fit(need)) > 0]
     if need.ranks_per_node:
         fitting = [(fit, node) for fit, node in fitting if fit >= need.ranks_per_node]

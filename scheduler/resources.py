@@ -1,4 +1,4 @@
-"""What a task needs and what a node has, as plain values.
+"""Resources: the needs of a task and the supply of a node, as plain values.
 
 One representation from the API to the cores: cores, and amounts of all else by name
 (`scheduler.amounts`). A new kind of resource is a name more, and no code. One unit per quantity:
@@ -46,7 +46,7 @@ DURATION_MOST_S = 1e12
 
 
 class Resources(msgspec.Struct, frozen=True, array_like=True):
-    """What one task needs while it runs.
+    """The resources that one task needs while it runs.
 
     A task has ``ranks`` processes; each needs ``cores`` cores and what is ``named`` on one node. A
     plain task is one rank. With ``ranks_per_node`` set, ranks are laid out in blocks of exactly
@@ -69,34 +69,34 @@ class Resources(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def total_cores(self) -> int:
-        """Cores of all ranks together."""
+        """The number of cores of all ranks together."""
         return self.cores * self.ranks
 
     @property
     def nodes(self) -> int:
-        """The number of nodes that a given layout takes; 1 where the layout is left open."""
+        """The number of nodes that a given layout takes; 1 if the layout is left open."""
         if self.ranks_per_node <= 0:
             return 1
         return -(-self.ranks // self.ranks_per_node)
 
     @property
     def memory_mib(self) -> int:
-        """Memory of each rank in MiB; 0: it is not counted."""
+        """The memory of each rank in MiB; 0: it is not counted."""
         return amount_of(self.named, MEMORY) // UNIT
 
     @property
     def gpus(self) -> int | float:
-        """GPUs of each rank."""
+        """The number of GPUs of each rank."""
         return amount_number(amount_of(self.named, GPUS))
 
     @property
     def amounts(self) -> dict[str, int | float]:
-        """All amounts by name: of each rank, and of the task what is of the site."""
+        """The amounts by name: for each rank, and for the whole task those of the site."""
         named = {name: amount_number(amount) for name, amount in (*self.named, *self.site)}
         return {"cores": self.cores, **named}
 
     def with_site(self, names: Container[str]) -> Resources:
-        """The same where things of these names are not a node's, but there once on the site."""
+        """Return the same needs, with these names counted once on the site and not per node."""
         if not any(name in names for name, _ in self.named):
             return self
         return msgspec.structs.replace(
@@ -120,7 +120,7 @@ class Resources(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Supply(msgspec.Struct, frozen=True, array_like=True):
-    """So much of one thing on a node."""
+    """The amount of one resource on a node."""
 
     name: str
     amount: Amount
@@ -129,7 +129,7 @@ class Supply(msgspec.Struct, frozen=True, array_like=True):
     indices: tuple[str, ...] = ()
 
     def ranks(self, amount: int) -> int:
-        """How many ranks that need so much each it is enough for."""
+        """Return how many ranks the amount is enough for, at this amount each."""
         if not self.indices:
             return self.amount // amount
         return ranks_of_indices([UNIT] * len(self.indices), amount)
@@ -139,7 +139,7 @@ class Supply(msgspec.Struct, frozen=True, array_like=True):
 
 
 class NodeShape(msgspec.Struct, frozen=True, array_like=True):
-    """What one node offers."""
+    """The resources that one node offers."""
 
     #: Cores that tasks may use.
     cores: Count
@@ -148,11 +148,11 @@ class NodeShape(msgspec.Struct, frozen=True, array_like=True):
     named: tuple[Supply, ...] = ()
 
     def supply(self, name: str) -> Supply | None:
-        """How much there is of something; None: nothing."""
+        """Return the supply of a resource; None if the node has none."""
         return next((supply for supply in self.named if supply.name == name), None)
 
     def is_indexed(self, name: str) -> bool:
-        """Whether each one of these is told from the others."""
+        """Tell whether the units of a resource have indices."""
         supply = self.supply(name)
         return supply is not None and bool(supply.indices)
 
@@ -175,7 +175,7 @@ def needs(
     named: Mapping[str, int] = MappingProxyType({}),
     site: Mapping[str, int] = MappingProxyType({}),
 ) -> Resources:
-    """Make the needs of a task; what is `named`, or of the `site`, in parts of `UNIT`."""
+    """Make the needs of a task; amounts (`named`, and `site`) are in parts of `UNIT`."""
     own = {MEMORY: memory_mib * UNIT, GPUS: gpus * UNIT}
     return Resources(
         cores, make_amounts({**own, **named}), ranks, ranks_per_node, make_amounts(site)
@@ -195,13 +195,13 @@ def node_shape(
 
 
 def indexed(name: str, indices: Iterable[object]) -> Supply:
-    """Make a supply of things that are told from each other."""
+    """Make a supply of units that have indices."""
     names = tuple(map(str, indices))
     return Supply(name, len(names) * UNIT, names)
 
 
 def common_shape(shapes: Sequence[NodeShape]) -> NodeShape:
-    """What every node of several has at least; a core where there is no node."""
+    """Return the resources that each of several nodes has at least; one core without nodes."""
     if not shapes:
         return NodeShape(1)
     first, *others = shapes
@@ -221,12 +221,12 @@ def common_shape(shapes: Sequence[NodeShape]) -> NodeShape:
 
 
 def amount_of(amounts: Amounts, name: str) -> int:
-    """The amount of this name, in parts of `UNIT`."""
+    """Return the amount of this name, in parts of `UNIT`."""
     return next((amount for each, amount in amounts if each == name), 0)
 
 
 def ranks_of_indices(free: Iterable[int], amount: int) -> int:
-    """How many ranks fit in things of which so much each is free.
+    """Return how many ranks fit, given the free part of each index.
 
     A rank gets whole ones, or a part of one. A part is of one thing, so two halves that are free do
     not make one.
@@ -239,7 +239,7 @@ def ranks_of_indices(free: Iterable[int], amount: int) -> int:
 
 
 def ranks_that_fit(need: Resources, shape: NodeShape) -> int:
-    """How many ranks of `need` fit in a node of `shape` that is free."""
+    """Return how many ranks of `need` fit in an idle node of `shape`."""
     fit = shape.cores // need.cores if need.cores else need.ranks
     for name, amount in need.named:
         supply = shape.supply(name)
@@ -251,7 +251,7 @@ def ranks_that_fit(need: Resources, shape: NodeShape) -> int:
 
 
 def nodes_needed(need: Resources, shape: NodeShape) -> int | None:
-    """The fewest nodes of `shape` that hold `need`, or None where a node is too small for it."""
+    """Return the fewest nodes of `shape` that hold `need`; None if a node is too small for it."""
     per_node = ranks_that_fit(need, shape)
     if per_node < max(1, need.ranks_per_node):
         return None
@@ -259,7 +259,7 @@ def nodes_needed(need: Resources, shape: NodeShape) -> int | None:
 
 
 def _number(value: object, what: str) -> float | None:
-    """Return a number of any kind, such as one of NumPy's; None where it is none.
+    """Return a number of any kind, such as one of NumPy's, as Python's; None if it is none.
 
     Raises
     ------
@@ -280,7 +280,7 @@ def _number(value: object, what: str) -> float | None:
 
 
 def parse_memory_mib(value: int | float | str) -> int:
-    """Read an amount of memory: a number is MiB, a text may end in K, M, G or T (as Slurm's).
+    """Return an amount of memory in MiB: a number is MiB, a text may end in K, M, G or T.
 
     Raises
     ------
@@ -301,7 +301,7 @@ def parse_memory_mib(value: int | float | str) -> int:
 
 
 def parse_duration_s(value: int | float | str | timedelta) -> float:
-    """Read a length of time: seconds, ``"90s"``, ``"2h"``, ``"1h30m"``, Slurm's ``"1-12:00:00"``.
+    """Return a duration in seconds: ``90``, ``"90s"``, ``"1h30m"``, Slurm's ``"1-12:00:00"``.
 
     Raises
     ------
@@ -315,7 +315,7 @@ def parse_duration_s(value: int | float | str | timedelta) -> float:
 
 
 def _shown(value: object) -> str:
-    """A value in a message; Python writes no number of very many digits."""
+    """Return a value as text for a message; Python prints no number of very many digits."""
     if isinstance(value, str):
         return repr(value if len(value) <= 40 else f"{value[:40]}…")
     return f"{value}" if isinstance(value, (float, timedelta)) else "a number of so many digits"

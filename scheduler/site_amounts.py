@@ -1,4 +1,4 @@
-"""What a site has only once, whatever its nodes, such as licences: who has how much of it. Pure.
+"""Amounts that exist once per site, such as licences, and the tasks that hold them. Pure.
 
 Tasks of all pilots take from the same amounts. A pilot that the head cannot ask may go on with its
 tasks: what they have is free again only when the pilot has said what it still holds, or its job has
@@ -35,15 +35,15 @@ class SiteAmounts:
         self.holders: dict[str, dict[int, Amounts]] = {}
 
     def held(self, pilot: str) -> Mapping[int, Amounts]:
-        """What the tasks of a pilot have."""
+        """Return the amounts that the tasks of a pilot hold."""
         return self.holders.get(pilot, _NONE)
 
     def most(self, need: Amounts) -> int:
-        """How many tasks that need so much may ever run at once; at least one amount is given."""
+        """Return how many tasks with these needs may ever run at once; `need` is not empty."""
         return min(self.total.get(name, 0) // amount for name, amount in need)
 
     def fit(self, need: Amounts, reserved: Collection[str] = ()) -> int:
-        """How many tasks that need so much may start now, where some names are not to be taken."""
+        """Return how many tasks with these needs may start now; `reserved` names are not free."""
         if self.unheard:
             return 0
         fits = []
@@ -54,7 +54,7 @@ class SiteAmounts:
         return max(0, min(fits))
 
     def lacking(self, need: Amounts) -> list[str]:
-        """Names of which there is not enough now for one task."""
+        """Return the names of which there is not enough now for one task."""
         return [
             name
             for name, amount in need
@@ -62,18 +62,18 @@ class SiteAmounts:
         ]
 
     def concerns(self, pilot: str) -> bool:
-        """Whether the end of a pilot makes something free, or known."""
+        """Tell whether the end of a pilot frees an amount, or makes one known."""
         return pilot in self.holders or pilot in self.unheard
 
     def take(self, pilot: str, task: int, need: Amounts) -> None:
-        """A task has what it needs, as long as the pilot has the task."""
+        """Give a task what it needs, as long as the pilot has the task."""
         its = self.holders.setdefault(pilot, {})
         if task not in its:
             its[task] = need
             self._count(need, 1)
 
     def release(self, pilot: str, task: int) -> None:
-        """A pilot has ended a task, or never began it."""
+        """Free the amounts of a task that a pilot has ended, or never began."""
         its = self.holders.get(pilot)
         if its is None or (need := its.pop(task, None)) is None:
             return
@@ -82,13 +82,13 @@ class SiteAmounts:
             del self.holders[pilot]
 
     def replace(self, pilot: str, tasks: Iterable[tuple[int, Amounts]]) -> None:
-        """A pilot has said which tasks it has that need something of the site."""
+        """Replace a pilot's tasks, as it reports them, that hold amounts of the site."""
         self.forget(pilot)
         for task, need in tasks:
             self.take(pilot, task, need)
 
     def forget(self, pilot: str) -> None:
-        """The job of a pilot has ended, and all its tasks with it."""
+        """Free all amounts of a pilot whose job has ended."""
         self.unheard.discard(pilot)
         for need in self.holders.pop(pilot, {}).values():
             self._count(need, -1)

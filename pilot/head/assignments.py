@@ -1,4 +1,4 @@
-"""Assignments: what a pilot is sent with its tasks, so that it has all they need.
+"""Assignments: the messages that give a pilot tasks, with everything that the tasks need.
 
 That is the environment of their session, their template and function, if the pilot has not been
 sent them before, and for each task its arguments and the values of its inputs.
@@ -34,7 +34,7 @@ class _Session(NamedTuple):
 
 
 class AssignmentPacker:
-    """The sessions that have not ended with their functions, and arguments of waiting tasks."""
+    """The sessions that have not ended, their functions, and the arguments of waiting tasks."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -43,48 +43,48 @@ class AssignmentPacker:
         self._payload_bytes = 0
 
     def open(self, info: SessionInfo, functions: dict[bytes, Function]) -> None:
-        """A session may have tasks from now on; it has these functions already, by digest."""
+        """Register a session that may have tasks, with the functions that it has, by digest."""
         self._sessions[info.id] = _Session(info, functions)
 
     def is_open(self, session: int) -> bool:
-        """Whether a session may have tasks."""
+        """Tell whether a session may have tasks."""
         return session in self._sessions
 
     def close(self, session: int) -> None:
-        """A session has no more tasks."""
+        """Forget a session that will have no more tasks."""
         self._sessions.pop(session, None)
 
     def learn(self, session: int, functions: Iterable[Function]) -> None:
-        """A session has more functions."""
+        """Add functions to a session."""
         for function in functions:
             self._sessions[session].functions[function.digest] = function
 
     def unlearn(self, session: int, digest: bytes) -> None:
-        """A function cannot be kept."""
+        """Remove a function that cannot be stored from a session."""
         if session in self._sessions:
             self._sessions[session].functions.pop(digest, None)
 
     def has(self, session: int, digest: bytes) -> bool:
-        """Whether a session has a function."""
+        """Tell whether a session has a function; True for an empty digest."""
         return not digest or digest in self._sessions[session].functions
 
     @property
     def is_full(self) -> bool:
-        """Whether no more arguments are to be kept than need be."""
+        """True when the arguments in memory have reached `PAYLOAD_BYTES`."""
         return self._payload_bytes >= PAYLOAD_BYTES
 
     def keep(self, spec: TaskSpec) -> None:
-        """A task waits: its arguments will be needed."""
+        """Keep the arguments of a waiting task in memory."""
         self._payloads[spec.id] = spec.payload
         self._payload_bytes += len(spec.payload)
 
     def drop_all(self, tasks: Iterable[int]) -> None:
-        """Read the arguments of these tasks when they are needed: the database has them."""
+        """Drop the arguments of these tasks, which the database has; they are read when needed."""
         for task in tasks:
             self.drop(task)
 
     def drop(self, task: int) -> None:
-        """A task does not run again, or its arguments can be read."""
+        """Drop the arguments of a task that will not run again, or that the database has."""
         payload = self._payloads.pop(task, None)
         if payload is not None:
             self._payload_bytes -= len(payload)
@@ -92,7 +92,7 @@ class AssignmentPacker:
     def pack(
         self, peer: PilotPeer, tasks: Sequence[Task], values: Mapping[int, tuple[Value, ...]]
     ) -> Assign:
-        """What to send a pilot so that it can run these tasks.
+        """Make the message that gives a pilot these tasks and everything that they need.
 
         Parameters
         ----------
@@ -136,7 +136,7 @@ class AssignmentPacker:
         return assignment
 
     def _introduce(self, template: Template, peer: PilotPeer, assignment: Assign) -> None:
-        """Add a template that the pilot does not know, with what belongs to it."""
+        """Add a template that the pilot does not know yet, with its session and function."""
         session = self._sessions[template.session]
         sent = peer.sent.get(template.session)
         if sent is None:

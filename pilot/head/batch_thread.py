@@ -46,7 +46,7 @@ class BatchThread:
         failed: Callable[[BatchError], None] | None = None,
         done: Callable[[], None] | None = None,
     ) -> None:
-        """Run `question` in the thread, and `answer` or `failed` in the loop, and then `done`."""
+        """Run `question` in the thread; in the loop then `answer` or `failed`, and last `done`."""
 
         def work() -> None:
             try:
@@ -67,12 +67,12 @@ class BatchThread:
         self._thread.submit(work)
 
     def take(self) -> None:
-        """Take in what the batch system has answered."""
+        """Handle the answers of the batch system that have arrived."""
         while self._answers:
             self._answers.popleft()()
 
     def wait_for(self, command: Callable[[], None]) -> None:
-        """Run a command in its turn, and return when it has ended."""
+        """Queue a command, and return when it has ended."""
         self._thread.submit(command).result()
 
     def answered(self) -> None:
@@ -86,5 +86,5 @@ class BatchThread:
         log.warning("the batch system does not answer: %s", error)
 
     def close(self) -> None:
-        """Wait for the command under way."""
+        """Wait for the command in progress."""
         self._thread.shutdown()

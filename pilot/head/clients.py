@@ -1,4 +1,4 @@
-"""What clients ask for their tasks: to take them on, to tell of them, to cancel them.
+"""Requests of clients about tasks: submit, watch, cancel.
 
 Invariants
 ----------
@@ -41,7 +41,7 @@ def _too_large(what: str, limit: int) -> str:
 
 
 class Clients:
-    """The head's side of each client, and of each task that detaches children.
+    """The head's side of each client, and of each task that submits detached children.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class Clients:
         self._shell.numbers.take_back(r for r in message.unused if is_open(session_of(r[0])))
 
     def gone(self, peer: bytes) -> None:
-        """Tell a client nothing more: it said good-bye, or its connection has ended.
+        """Send a client nothing more: it said good-bye, or its connection has ended.
 
         Where it lives it comes again, by another name, and asks again.
         """
@@ -114,7 +114,7 @@ class Clients:
         self._shell.telling.forget(peer)
 
     def forget_silent(self, is_here: Callable[[bytes], bool], now: float) -> None:
-        """Forget those that have said nothing for long; of who `is_here` the end would be known."""
+        """Forget clients of other machines that have been silent for more than `CLIENT_S`."""
         heard = self._peers.heard
         for peer in list(self._peers.clients):
             if now - heard.get(peer, now) >= CLIENT_S and not is_here(peer):
@@ -124,7 +124,7 @@ class Clients:
             del self._silent[next(iter(self._silent))]
 
     def hear(self, peer: bytes, now: float) -> None:
-        """Note that a peer, which may be a client, has said something."""
+        """Note that a peer, which may be a client, has sent something."""
         heard = self._peers.heard
         if peer in heard:
             heard[peer] = now
@@ -188,7 +188,7 @@ class Clients:
     def _take_on(
         self, message: m.Submit | m.Detach, tasks: list[TaskSpec], parent: int, now: float
     ) -> list[tuple[int, str]]:
-        """Take tasks on, with what came with them; returns those that are refused, and why."""
+        """Accept tasks, with functions and templates; return the refused ones with reasons."""
         session, templates = message.session, message.templates
         functions, unfit = self._without_unfit(message)
         self._shell.learn(session, functions, [one for one in templates if one.id not in unfit])
@@ -212,7 +212,7 @@ class Clients:
         return self._shell.apply(submitted, now).refused + refused
 
     def _without_unfit(self, message: m.Submit | m.Detach) -> tuple[list[Function], dict[int, str]]:
-        """Return the functions that can be kept, and why templates cannot."""
+        """Return the functions that can be stored, and the reasons why templates cannot be."""
         functions = [one for one in message.functions if len(one.payload) <= limits.FUNCTION_BYTES]
         here = {one.digest for one in functions}
         unfit: dict[int, str] = {}
@@ -245,7 +245,7 @@ class Clients:
             self._tell_ended(peer, ended)
 
     def _tell_ended(self, peer: bytes, tasks: Iterable[int]) -> None:
-        """Tell a client how tasks ended, after whatever is not committed of them is."""
+        """Tell a client how tasks ended, once those ends are committed."""
         self._commits.then(partial(self._shell.telling.look_up, peer, tasks))
 
     def _cancel(self, peer: bytes, message: m.Cancel, now: float) -> None:

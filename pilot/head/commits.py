@@ -1,4 +1,4 @@
-"""Commits: what the turns of the loop change, one transaction after the other.
+"""Commits: the changes that the turns of the loop make, one transaction after the other.
 
 What changes is collected in a batch. While one batch is being committed the next is collected, so
 the loop goes on while the disk works.
@@ -41,7 +41,7 @@ _NONE: tuple[int, ...] = (0, 0, 0, 0)
 
 
 class Commits:
-    """What is to be written, what is being written, and what waits for it.
+    """The changes to write, the changes being written, and the actions that wait for them.
 
     Parameters
     ----------
@@ -98,31 +98,31 @@ class Commits:
 
     @property
     def pending(self) -> bool:
-        """Whether anything that has happened is not durable yet."""
+        """True while a change is not durable yet."""
         return bool(self.batch or self._committing or self._log.changes)
 
     @property
     def trouble(self) -> str:
-        """Why the last commit failed; empty: it did not."""
+        """The reason why the last commit failed; empty if it succeeded."""
         if self._error is not None and self.is_full:
             return f"{self._error}; no more work is handed out until the database can be written"
         return str(self._error or "")
 
     @property
     def is_full(self) -> bool:
-        """Whether so much waits for being written that nothing should be done that makes more."""
+        """True when more than `UNWRITTEN_BYTES` wait to be written: produce no more changes."""
         return self._unwritten > UNWRITTEN_BYTES
 
     def tell(self, peer: bytes, message: msgspec.Struct) -> None:
-        """Send a message when all that has happened so far is committed."""
+        """Send a message once everything that has happened so far is committed."""
         self.batch.after.append(partial(self._send, peer, message))
 
     def then(self, action: Callable[[], None]) -> None:
-        """Do something when all that has happened so far is committed."""
+        """Call a function once everything that has happened so far is committed."""
         self.batch.after.append(action)
 
     def begin(self, now: float, events_too: bool) -> None:
-        """Write what has changed since the last commit, unless one is under way.
+        """Start writing the changes since the last commit, unless a commit is in progress.
 
         Events alone, which say where tasks are that have not ended, wait for other changes or for
         a tick of the timers.
@@ -144,14 +144,14 @@ class Commits:
         self.finish()
 
     def _written(self, error: Exception | None) -> None:
-        """Called from the committing thread, or from the loop's where the disk is quick."""
+        """Note the end of a commit, in the committing thread or (fast disk) in the loop's."""
         self._error = error
         self._committed = True
         if threading.current_thread() is not self._thread:
             self._notify()
 
     def finish(self) -> None:
-        """Tell what waited for the commit that was under way, if it is done."""
+        """Run the actions that waited for the commit in progress, if it has ended."""
         if not self._committed or self._committing is None:
             return
         batch, self._committing = self._committing, None
@@ -178,7 +178,7 @@ class Commits:
         attempt("after a commit", self._done)
 
     def _write_apart(self, batch: Batch) -> Exception | None:
-        """Write what can be written of a batch of which something cannot ever be."""
+        """Write a batch without the rows that the database can never store."""
         try:
             left_out = self._store.write_apart(batch)
         except Exception as error:
@@ -189,7 +189,7 @@ class Commits:
         return None
 
     def flush(self, now: float) -> None:
-        """Have all that has happened so far in the database, before it is read or deleted there.
+        """Write everything that has happened so far, before it is read or deleted in the database.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Who speaks with the head: clients, with what they want to know of, and pilots.
+"""The peers of the head: clients, with the tasks that they want to know of, and pilots.
 
 Nothing here outlives the head: clients and pilots introduce themselves to the next one.
 
@@ -28,14 +28,14 @@ Handler: TypeAlias = Callable[[bytes, Any, float], None]
 
 
 class Sent(NamedTuple):
-    """What a pilot has been sent of a session."""
+    """The parts of a session that a pilot has been sent."""
 
     functions: set[bytes]
     templates: set[int]
 
 
 class PilotPeer:
-    """A pilot's connection, and what it has been sent already, by session."""
+    """A pilot's connection, and the parts of each session that it has been sent."""
 
     def __init__(self, address: bytes) -> None:
         self.address = address
@@ -43,7 +43,7 @@ class PilotPeer:
 
 
 class Blocks:
-    """The ids that clients were given in one session, as rows that do not overlap."""
+    """The blocks of ids that clients were given in one session; they do not overlap."""
 
     __slots__ = ("_firsts", "_rows")
 
@@ -53,7 +53,7 @@ class Blocks:
         self._rows: list[tuple[int, bytes]] = []
 
     def add(self, first: int, count: int, peer: bytes) -> None:
-        """A client has these; it may say so twice."""
+        """Record that a client has a block of ids; the same block may be added again."""
         place = bisect_right(self._firsts, first)
         if place and self._firsts[place - 1] == first:
             self._rows[place - 1] = first + count, peer
@@ -62,7 +62,7 @@ class Blocks:
         self._rows.insert(place, (first + count, peer))
 
     def owner(self, task: int) -> bytes | None:
-        """The client that was given this id."""
+        """Return the client that was given this id, or None."""
         place = bisect_right(self._firsts, task)
         if place:
             end, peer = self._rows[place - 1]
@@ -91,20 +91,20 @@ class Peers:
         self.watchers: dict[int, list[bytes]] = {}
 
     def add_client(self, peer: bytes, blocks: Iterable[tuple[int, int]]) -> None:
-        """A client submits tasks; an earlier head, or connection, has given it these ids."""
+        """Add a client, with the blocks of ids that it got earlier, from this head or another."""
         self.clients.add(peer)
         for first, count in blocks:
             self.resumed.add(peer)
             self.give(peer, first, count)
 
     def give(self, peer: bytes, first: int, count: int) -> None:
-        """A client has so many ids, from the first on: it is to be told of these tasks."""
+        """Record that a client has a block of ids, and is to be told of these tasks."""
         session = session_of(first)
         self._blocks.setdefault(session, Blocks()).add(first, count, peer)
         self.members.setdefault(session, set()).add(peer)
 
     def remove_client(self, peer: bytes) -> None:
-        """A client has said good-bye."""
+        """Remove a client that has said good-bye."""
         self.resumed.discard(peer)
         self.clients.discard(peer)
         self.heard.pop(peer, None)
@@ -117,19 +117,19 @@ class Peers:
                     del self.watchers[task]
 
     def forget(self, session: int) -> None:
-        """A session has ended: nobody is told of its tasks any more."""
+        """Forget a session that has ended: no client is told of its tasks any more."""
         self._blocks.pop(session, None)
         self.members.pop(session, None)
 
     def watch(self, peer: bytes, task: int) -> None:
-        """A client wants to know of a task, which may be another's."""
+        """Tell a client of a task from now on, which may be another client's."""
         if self._owner(task) != peer:
             watchers = self.watchers.setdefault(task, [])
             if peer not in watchers:
                 watchers.append(peer)
 
     def audience(self, task: int) -> Iterable[bytes]:
-        """The clients that want to know of a task."""
+        """Return the clients that are told of a task."""
         owner = self._owner(task)
         watchers = self.watchers.get(task, ()) if self.watchers else ()
         if not watchers:
@@ -143,7 +143,7 @@ class Peers:
 
 
 def refusal(protocol: int, version: str) -> str:
-    """Why a peer of this protocol and version is not spoken with; empty: it is."""
+    """Return why a peer with this protocol and version is refused; empty if it is not."""
     if protocol == m.PROTOCOL:
         return ""
     return (

@@ -160,7 +160,7 @@ class Fleet:
 
     @property
     def trouble(self) -> str:
-        """What keeps pilots from coming, other than that they have to wait; empty: nothing."""
+        """The problem that keeps pilots from coming, other than the queue; empty if none."""
         for pool, refusal in self._refused.items():
             return f"no pilot for pool {pool}: {refusal.error}"
         for pool, losses in told(self._losses):
@@ -169,7 +169,7 @@ class Fleet:
         return silence and f"the batch system does not answer: {silence}"
 
     def supply(self, now: float) -> list[PilotSupply]:
-        """The pilots as elasticity sees them."""
+        """Return the pilots in the form that elasticity takes."""
         return [self._supply(row, self._rooms.get(row.name), now) for row in self.pilots.values()]
 
     @staticmethod
@@ -194,7 +194,7 @@ class Fleet:
         )
 
     def outlook(self) -> ProvisioningView:
-        """All that can be said of pilots to come."""
+        """Return everything that is known of pilots to come."""
         return ProvisioningView(
             self._kind,
             self._pools,
@@ -209,7 +209,7 @@ class Fleet:
     # --- the loop's side
 
     def poll(self, now: float) -> None:
-        """Ask what became of the pilots, if it is time."""
+        """Ask the batch system for the states of the pilots' jobs, if it is time."""
         self._watch_own(now)
         if self.pilots and not self._polling and now - self._polled >= self._poll_interval():
             self._polling, self._polled = True, now
@@ -221,7 +221,7 @@ class Fleet:
             )
 
     def tick(self, now: float, demand: Callable[[], list[ClassDemand]]) -> list[str]:
-        """Ask and decide, if it is time; returns pilots that should be told to end."""
+        """Poll and decide, if it is time; return the pilots that should be told to end."""
         self.poll(now)
         if now - self._decided < DECIDE_S:
             return []
@@ -238,7 +238,7 @@ class Fleet:
         return ending
 
     def _may_submit(self, pool: str, now: float) -> bool:
-        """Whether nothing that has happened to the pool's pilots speaks against another one."""
+        """Tell whether the pool's refusals and losses allow another pilot now."""
         refused, losses = self._refused.get(pool), self._losses.get(pool)
         if refused is not None and now < refused.until:
             return False
@@ -247,13 +247,13 @@ class Fleet:
         return now >= losses.until and pool not in self._unproven()
 
     def _unproven(self) -> set[str]:
-        """Pools with pilots on the way, or there, that have not worked yet."""
+        """Return the pools with pilots, queued or running, that have not run a task yet."""
         return {row.pool for row in self.pilots.values() if not (row.worked or row.told)}
 
     def _forget_setbacks(
         self, demand: Sequence[ClassDemand], supply: Sequence[PilotSupply]
     ) -> None:
-        """What a pool does not want any more keeps it from nothing."""
+        """Forget the refusals and losses of pools that want no more pilots."""
         if not (self._refused or self._losses):
             return
         # One that is just being submitted again counts as there, until it is refused again.
@@ -271,19 +271,19 @@ class Fleet:
             self._store.set_meta(LOSSES, encode_losses(self._losses))
 
     def hurry(self) -> None:
-        """There is new demand: decide at the next tick."""
+        """Decide at the next tick: there is new demand."""
         self._decided = 0.0
 
     def take(self) -> None:
-        """Take in what the batch system has answered."""
+        """Handle the answers of the batch system that have arrived."""
         self._thread.take()
 
     def started(self) -> list[str]:
-        """The pilots that have been there, and may have tasks."""
+        """Return the pilots that have started, and so may have tasks."""
         return [row.name for row in self.pilots.values() if row.state == RUNNING]
 
     def joined(self, name: str, job: str, pool: str, nodes: int, now: float) -> PilotRow:
-        """A pilot reports itself."""
+        """Record that a pilot has introduced itself; return its row."""
         row = self.pilots.get(name)
         if row is None:
             # Its intent was lost with an older database, or somebody started it by hand.
@@ -298,25 +298,25 @@ class Fleet:
         return row
 
     def heard(self, name: str, idle_s: float, draining: bool, now: float) -> None:
-        """A sign of life."""
+        """Record a sign of life of a pilot."""
         if row := self.pilots.get(name):
             row.idle_s, row.heard, row.draining = idle_s, now, draining or row.told
             row.suspended = False
 
     def worked(self, name: str) -> None:
-        """A pilot runs a task, or has ended one: those of its pool do work."""
+        """Record that a pilot has run a task: its pool's pilots do work."""
         row = self.pilots.get(name)
         if row is not None and not row.worked:
             row.worked = True
             self._forget_losses(row.pool)
 
     def told(self, name: str) -> None:
-        """A pilot was told to end."""
+        """Record that a pilot was told to end."""
         if row := self.pilots.get(name):
             row.draining = row.told = True
 
     def forgive(self, seconds: float) -> None:
-        """The head itself stood still for so long: that is nobody's silence."""
+        """Do not count this time, in which the head itself stood still, as silence of pilots."""
         for row in self.pilots.values():
             row.missing_since = None
             if row.heard:
@@ -324,14 +324,14 @@ class Fleet:
         self._started += seconds
 
     def left(self, name: str, reason: str) -> None:
-        """A pilot has said good-bye; whether its job ends or waits again, the next list tells."""
+        """Record a pilot's good-bye; a later list tells whether its job has ended."""
         if row := self.pilots.get(name):
             log.info("pilot %s (job %s) says good-bye: %s", name, row.job, reason)
             row.heard, row.idle_s, row.draining, row.reason = 0.0, 0.0, True, reason
             self._polled = 0.0
 
     def ended(self, name: str, reason: str, now: float, how: WhyEnded | None = None) -> None:
-        """The job of a pilot has ended."""
+        """Record that the job of a pilot has ended."""
         row = self.pilots.get(name)
         if row is None:
             return
@@ -346,7 +346,7 @@ class Fleet:
             self._note_end(row, reason, now)
 
     def _note_end(self, row: PilotRow, reason: str, now: float) -> None:
-        """A pilot has ended by itself: if it has not worked, that may be for a reason."""
+        """Count a pilot that ended by itself as a loss, if it ended early without work."""
         if row.worked or (row.started is not None and now - row.started > SHORT_LIFE_S):
             return
         losses = self._losses.setdefault(row.pool, Losses())
@@ -391,7 +391,7 @@ class Fleet:
             self._thread.ask(lambda: self._batch.ends_at(job), start, lambda _: start(None))
 
     def cancel_all(self, names: Sequence[str]) -> None:
-        """Cancel the jobs of pilots; returns when the batch system has them.
+        """Cancel the jobs of pilots; return when the batch system has the requests.
 
         A submission that is under way is waited for; others are not made any more.
         """
@@ -409,7 +409,7 @@ class Fleet:
             self._thread.wait_for(lambda: self._cancel_now(jobs, unknown))
 
     def _cancel_now(self, jobs: list[str], names: Collection[str]) -> None:
-        """Cancel jobs, and those that may be there under these names; in the batch thread."""
+        """Cancel jobs by id, and jobs that may exist under these names; in the batch thread."""
         if names:
             found = self._batch.jobs(self.prefix, ())
             jobs = [*jobs, *(job.job_id for job in found.values() if job.name in names)]
@@ -417,7 +417,7 @@ class Fleet:
             self._batch.cancel(jobs)
 
     def close(self) -> None:
-        """Wait for the command under way; jobs go on."""
+        """Wait for the command in progress; jobs go on."""
         self._thread.close()
         for process in self._own.values():
             process.wait()
@@ -452,7 +452,7 @@ class Fleet:
         )
 
     def _submit_in_turn(self, row: PilotRow, request: JobRequest) -> str:
-        """Submit, but not sooner after the last time than the site allows; in the batch thread."""
+        """Submit, no sooner after the last time than the site allows; in the batch thread."""
         since = time.monotonic() - self._last_submit
         due = time.monotonic() + self._manners.submit_interval_s - since
         while not row.told and (left := due - time.monotonic()) > 0:
@@ -505,7 +505,7 @@ class Fleet:
             self._thread.no_answer(error)  # it may be there: the next list of jobs tells
 
     def _end(self, decision: End) -> bool:
-        """End a pilot; True where its agent should be told, since it runs."""
+        """End a pilot; return True if its agent should be told, because it runs."""
         row = self.pilots[decision.pilot]
         if row.heard:
             return True
@@ -516,7 +516,7 @@ class Fleet:
         return False
 
     def _cancel(self, row: PilotRow, now: float) -> None:
-        """Cancel the job of a pilot; its end is told by a list."""
+        """Cancel the job of a pilot; a later list tells when it has ended."""
         row.draining, row.cancelled_at = True, now
         job = row.job
         # What somebody started by hand may give any number for its job.
@@ -531,7 +531,7 @@ class Fleet:
         return interval if changing or self._kind.is_local else 2 * interval
 
     def _listed(self, jobs: dict[str, JobStatus], asked: float) -> None:
-        """Take in a list that was asked for at that time."""
+        """Handle the list of jobs that was requested at the given time."""
         self._thread.answered()
         by_name = {job.name: job for job in jobs.values()}
         for row in list(self.pilots.values()):
@@ -586,7 +586,7 @@ class Fleet:
             self._cancel(row, asked)
 
     def _look_after_silence(self, row: PilotRow, now: float) -> None:
-        """Give up a pilot that has nodes, and says nothing: its own node is gone, or cut off."""
+        """Give up a pilot that has nodes but is silent: its first node is down or cut off."""
         if row.cancelled_at or (row.draining and not row.heard):
             return  # its job is told to end, or it has said good-bye
         if row.heard:
@@ -631,7 +631,7 @@ class Fleet:
     def _accounted(
         self, row: PilotRow, job: JobStatus | None, missing_s: float, asked: float
     ) -> None:
-        """Judge a pilot that no list has by what accounting says, and by its own voice."""
+        """Judge a pilot that is missing from lists by accounting, and by its last sign of life."""
         if row.name not in self.pilots or row.missing_since is None or row.heard > asked:
             return  # it has ended, was listed again, or has spoken
         if job is not None and job.phase is Phase.ENDED:
@@ -669,7 +669,7 @@ class Fleet:
 
 
 def _how(job: JobStatus) -> str:
-    """How a job has ended."""
+    """Return how a job has ended, in words."""
     how = "unknown" if job.why_ended is None else job.why_ended.value
     text = f"its job has ended: {how}"
     if job.exit_status and job.why_ended is WhyEnded.FAILED:
@@ -678,7 +678,7 @@ def _how(job: JobStatus) -> str:
 
 
 def _end_of(path: Path) -> str:
-    """The end of a job's output; nothing where there is none."""
+    """Return the end of a job's output; empty if it cannot be read."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - OUTPUT_BYTES))

@@ -1,4 +1,4 @@
-"""The janitor: takes what was deleted from the disk, in a thread of its own.
+"""The janitor: removes deleted data from the disk, in a thread of its own.
 
 What is to go is in the table ``garbage`` since the deletion itself, in one transaction; so a head
 that dies leaves nothing behind that its successor does not find. The head's loop hands rows over
@@ -58,7 +58,7 @@ class Janitor:
         self._dead: defaultdict[str, set[str]] = defaultdict(set)
 
     def add(self, rows: list[Garbage]) -> None:
-        """Have these removed."""
+        """Queue garbage for removal."""
         if not rows:
             return
         if self._thread is None:
@@ -67,11 +67,11 @@ class Janitor:
         self._orders.put(rows)
 
     def take(self) -> list[tuple[str, str]]:
-        """Path and name of each row that is done since the last call."""
+        """Return path and name of each row that was completed since the last call."""
         return [self._done.popleft() for _ in range(len(self._done))]
 
     def stop(self) -> None:
-        """End, after the file that is being written if that does not take long."""
+        """End the thread, after the file being written if that does not take long."""
         self._stopping = True
         if self._thread is not None:
             self._orders.put([])
@@ -87,7 +87,7 @@ class Janitor:
             again = self.clean([*again, *rows])
 
     def clean(self, rows: Iterable[Garbage]) -> list[Garbage]:
-        """Remove these now; returns those that the file system refuses to remove."""
+        """Remove garbage now; return the rows that the file system refuses to remove."""
         due: dict[str, Garbage] = {}
         for row in rows:
             due[row.path] = row
@@ -123,7 +123,7 @@ class Janitor:
 
 
 def clean_directory(directory: Path, kept: Collection[tuple[Path, str]]) -> None:
-    """Remove all that is in a directory but for these values in its files; itself if it is empty.
+    """Empty a directory but for these values in its files; remove it if nothing is left.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def who_needs(
     owing: Iterable[tuple[int, tuple[Value, ...], Mapping[int, Ref]]],
     deleted: Mapping[int, Collection[Value]],
 ) -> tuple[int, int] | None:
-    """An unfinished task, and a task that it needs the result of; None: none needs any.
+    """Return an unfinished task and a task whose result it needs; None if no task needs one.
 
     Parameters
     ----------

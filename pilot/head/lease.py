@@ -1,4 +1,4 @@
-"""Who is head: a right that one process holds, with an epoch that only grows.
+"""The lease: the right to be head, which one process holds, with an epoch that only grows.
 
 `flock` alone cannot guard a site: where Lustre is mounted with ``localflock``, a lock is seen on
 one node only. So the lease is a file (`lease_files`) that names its holder, and that the holder
@@ -94,12 +94,12 @@ class Lease:
 
     @property
     def unfenced(self) -> bool:
-        """Whether an earlier head may live, and write to the database as it is."""
+        """True if an earlier head may still live, and write to the database in its place."""
         return self._held.unfenced
 
     @property
     def database(self) -> str:
-        """The identity of this head's database, or of that of the head before; empty: none."""
+        """The identity of the database of this head, or of the previous one; empty if unknown."""
         return self._held.database
 
     @property
@@ -110,7 +110,7 @@ class Lease:
     # --- taking over
 
     def acquire(self, least_epoch: int = 0) -> None:
-        """Become the holder; waits as long as it takes to know that an old one is dead.
+        """Become the holder; wait as long as it takes to know that the previous one is dead.
 
         Parameters
         ----------
@@ -157,7 +157,7 @@ class Lease:
         self._files.tidy(self.epoch)
 
     def raise_above(self, epoch: int) -> None:
-        """Hold the lease by a higher epoch than this one, which the database knows of.
+        """Take a lease with an epoch above this one, which the database has recorded.
 
         Raises
         ------
@@ -218,7 +218,7 @@ class Lease:
             raise HeadRuns(_runs(again or found))
 
     def _await_silence(self) -> Found | None:
-        """Return the lease that is to be followed, once it surely may be; None: there is none."""
+        """Wait until the current lease may be succeeded; return it, or None if there is none."""
         silence = Silence(self._files.path, self._expire_s)
         while True:
             try:
@@ -239,7 +239,7 @@ class Lease:
     # --- holding
 
     def keep(self) -> None:
-        """Have a thread renew from now on, until the lease is lost or given up."""
+        """Start a thread that renews the lease until it is lost or released."""
         self._asked = time.monotonic()
         self._keeper = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._keeper.start()
@@ -251,16 +251,16 @@ class Lease:
                 return
 
     def is_held(self) -> bool:
-        """Whether a lease that is kept is surely still ours; if not, we must stop at once."""
+        """Tell whether the lease is certainly still held; if not, the process must stop at once."""
         self._asked = time.monotonic()
         return not self._lost and self._is_fresh(self._asked)
 
     def _is_fresh(self, now: float) -> bool:
-        """Whether nobody can have watched for long enough to take over, nor will soon."""
+        """Tell whether the lease is so fresh that nobody can take it over now or soon."""
         return now - self._renewed <= self._expire_s / 2
 
     def renew(self) -> bool:
-        """Renew if it is time. False: the lease is lost."""
+        """Renew the lease if it is time; return False if it is lost."""
         now = time.monotonic()
         if now - self._renewed < self._renew_s:
             return True
@@ -280,7 +280,7 @@ class Lease:
         return False
 
     def _is_renewed(self, holder: Holder) -> bool:
-        """Write our file, which is nobody else's, and look whether it still is the lease."""
+        """Write the lease's file, and tell whether it is still the lease."""
         holder = msgspec.structs.replace(holder, counter=holder.counter + 1)
         try:
             self._files.write(self._descriptor, _record(holder))
@@ -299,7 +299,7 @@ class Lease:
         return True
 
     def note(self, *, database: str, unfenced: bool) -> None:
-        """Keep with the lease which database belongs to it, and whether it is safe.
+        """Record in the lease which database belongs to it, and whether it is safe.
 
         Raises
         ------
@@ -315,7 +315,7 @@ class Lease:
             self._holder = holder
 
     def release(self) -> None:
-        """Give the lease up. The file stays: the epoch must go on growing."""
+        """Give the lease up. The file stays, because the epoch must go on growing."""
         self._released.set()
         if self._keeper is not None:
             self._keeper.join()
@@ -357,11 +357,11 @@ class Silence:
 
     @property
     def lasts_s(self) -> float:
-        """How long nothing has changed."""
+        """The time since the lease last changed, in seconds."""
         return time.monotonic() - self._since
 
     def note(self, found: Found) -> bool:
-        """Take in a look at the lease; returns whether it has run out."""
+        """Take in a look at the lease; return whether it has run out."""
         if self._seen is None or found.stamp != self._seen.stamp:
             self.moved = self._seen is not None
             self._seen, self._since = found, time.monotonic()
@@ -382,7 +382,7 @@ class Silence:
             self.ended = max(self.ended, found.epoch or sys.maxsize)
 
     def has_ended(self, epoch: int) -> bool:
-        """Whether the head of an epoch is dead, or its lease has run out, as of the last look."""
+        """Tell whether the head of an epoch is dead, or its lease has run out, after one look."""
         self.look()
         return epoch <= self.ended
 
@@ -395,7 +395,7 @@ def _inode(directory: Path) -> int:
 
 
 def _database_before(found: Found | None) -> str:
-    """Return the identity of the database of the head before; `UNKNOWN` where it does not say."""
+    """Return the identity of the previous head's database; `UNKNOWN` if the lease has none."""
     if found is None:
         return ""
     before = found.holder
@@ -426,7 +426,7 @@ def _cannot(what: str, files: LeaseFiles, error: OSError) -> HeadError:
 
 
 def _end(holder: Holder) -> None:
-    """End a silent head of this machine: stopped or hung, it still has the database locked.
+    """Kill a silent head of this machine, stopped or hung: it still locks the database.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The files of leases: which one counts, how one is made, and how it is written.
+"""The files of leases: how they are made and written, and which one counts.
 
 A lease is a file ``head.lease.EPOCH`` in the site directory; the one of the highest epoch counts.
 It is made whole, by a hard link, which is atomic on every shared file system: of several that want
@@ -45,7 +45,7 @@ _LOOKS = 10
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """What a lease says of who holds it."""
+    """The holder of a lease, as its file describes it."""
 
     host: str
     pid: int
@@ -65,13 +65,13 @@ class Holder(msgspec.Struct, frozen=True):
     inode: int = 0
 
     def is_dead(self) -> bool:
-        """Whether the holder surely lives no more; False where that cannot be known from here."""
+        """Tell whether the holder is certainly dead; False if that cannot be seen from here."""
         if not self.pid:
             return True  # it gave the lease up
         return self.is_here() and process_started(self.pid) != self.started
 
     def is_here(self) -> bool:
-        """Whether its process is one of those that can be seen from here."""
+        """Tell whether the holder's process can be seen from here: same boot and pid namespace."""
         return self.boot == boot_id() and self.space in (0, process_space())
 
 
@@ -88,13 +88,13 @@ class Found(NamedTuple):
 
     @property
     def is_dead(self) -> bool:
-        """Whether it may be followed at once: it was held, and its holder surely lives no more."""
+        """True if the lease may be taken over at once: it was held, and its holder is dead."""
         holder = self.holder
         return self.copied or (holder is not None and holder.counter != UNSURE and holder.is_dead())
 
     @property
     def written(self) -> float:
-        """When it was written last, by the clock of the file system."""
+        """The time of the last write, by the clock of the file system."""
         return self.stamp[1] / 1e9
 
 
@@ -114,11 +114,11 @@ class LeaseFiles:
         self._spare = path.with_name(f"{path.name}.spare")
 
     def of(self, epoch: int) -> Path:
-        """The file of an epoch."""
+        """Return the path of the file of an epoch."""
         return self.path.with_name(f"{self.path.name}.{epoch}")
 
     def newest(self) -> Found | None:
-        """Return the lease that counts; None where there never was one."""
+        """Return the lease that counts; None if there never was one."""
         for _ in range(_LOOKS):
             known = self._epochs()
             if not known:
@@ -132,7 +132,7 @@ class LeaseFiles:
         raise OSError(errno.EAGAIN, "the leases change all the time")
 
     def look(self, epoch: int) -> Found | None:
-        """Return the lease of an epoch; None where its file is gone."""
+        """Return the lease of an epoch; None if its file is gone."""
         for path in (self.of(epoch), self.path):
             try:
                 found = _read(path, epoch)
@@ -146,7 +146,7 @@ class LeaseFiles:
         return [int(name[1]) for name in names if name]
 
     def _first_kind(self) -> Found | None:
-        """The one file in which earlier releases had their lease, and its epoch."""
+        """Return the lease in the single file of earlier releases, with its epoch, or None."""
         try:
             found = _read(self.path, 0)
         except FileNotFoundError:
@@ -154,7 +154,7 @@ class LeaseFiles:
         return found._replace(epoch=found.holder.epoch) if found.holder is not None else None
 
     def prepare(self, record: bytes) -> int:
-        """Write a record into a file that is no lease yet; returns its descriptor.
+        """Write a record into a file that is no lease yet; return its descriptor.
 
         Raises
         ------
@@ -186,7 +186,7 @@ class LeaseFiles:
         return descriptor
 
     def link(self, descriptor: int, epoch: int) -> bool:
-        """Make the prepared file the lease of an epoch; False where another one is."""
+        """Make the prepared file the lease of an epoch; return False if another file is."""
         try:
             os.link(self._aside, self.of(epoch))
         except (FileExistsError, FileNotFoundError):
@@ -195,24 +195,24 @@ class LeaseFiles:
         return True
 
     def is_at(self, descriptor: int, epoch: int) -> bool:
-        """Whether an open file is the lease of an epoch."""
+        """Tell whether an open file is the lease of an epoch."""
         try:
             return os.path.samestat(os.fstat(descriptor), self.of(epoch).lstat())
         except FileNotFoundError:
             return False
 
     def write(self, descriptor: int, record: bytes) -> None:
-        """Put a record in place of the one in an open file, and have it on the disk."""
+        """Overwrite the record in an open file, and sync it to the disk."""
         os.pwrite(descriptor, record.ljust(RECORD_BYTES), 0)
         os.fsync(descriptor)
 
     def touch(self, descriptor: int) -> None:
-        """Show by its time alone that an open file was written, and have that on the disk."""
+        """Update the modification time of an open file, and sync that to the disk."""
         os.utime(descriptor)
         os.fsync(descriptor)
 
     def sync(self) -> None:
-        """Have the names of the files on the disk."""
+        """Sync the names of the files to the disk."""
         descriptor = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)
@@ -220,17 +220,17 @@ class LeaseFiles:
             os.close(descriptor)
 
     def withdraw(self, descriptor: int, epoch: int) -> None:
-        """Remove the lease of an epoch, if an open file is that."""
+        """Remove the lease of an epoch, if it is this open file."""
         if self.is_at(descriptor, epoch):
             self.of(epoch).unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Remove what was prepared."""
+        """Remove the prepared file."""
         with contextlib.suppress(OSError):
             self._aside.unlink(missing_ok=True)
 
     def tidy(self, epoch: int) -> None:
-        """Remove what is older than the lease of an epoch, and make a spare; as far as it goes."""
+        """Remove files older than the lease of an epoch, and make a spare; ignore failures."""
         with contextlib.suppress(OSError):
             old = [self.of(known) for known in self._epochs() if known < epoch]
             old += self.path.parent.glob(f"{self.path.name}.new.*")
@@ -240,7 +240,7 @@ class LeaseFiles:
             self.keep_spare()
 
     def keep_spare(self) -> None:
-        """Make a spare file where there is none and the disk has room for it."""
+        """Make a spare file if there is none and the disk has room for it."""
         if self._spare.exists():
             return
         descriptor = os.open(
@@ -279,7 +279,7 @@ def _read(path: Path, epoch: int) -> Found:
 
 
 def read_newest(path: Path) -> Found | None:
-    """Return the lease that counts; None where there never was one.
+    """Return the lease that counts; None if there never was one.
 
     Raises
     ------
@@ -301,13 +301,13 @@ def read_newest(path: Path) -> Found | None:
 
 
 def read_lease(path: Path) -> Holder | None:
-    """Return who holds the lease; None where nobody does, or the file does not say."""
+    """Return the holder of the lease; None if there is none, or the file is damaged."""
     found = read_newest(path)
     return found.holder if found is not None and not found.copied else None
 
 
 def file_system_now(directory: Path) -> float | None:
-    """Return the time by the clock that gives files in a directory theirs; None: it is not known.
+    """Return the time by the clock that stamps files in a directory; None if it is unknown.
 
     That is not the clock of this machine where the file system is on another one.
     """
@@ -323,7 +323,7 @@ def file_system_now(directory: Path) -> float | None:
 
 
 def has_run_out(path: Path, expire_s: float) -> bool:
-    """Whether a lease surely counts no more, by a single look: its holder is dead, or has not
+    """Tell from a single look whether a lease has certainly run out: its holder is dead, or has not
     renewed it for longer than `expire_s`, by the clock of the file system.
 
     Raises

@@ -1,4 +1,4 @@
-"""The machine under the head, as its parts see it: a clock, and threads that do things in turn.
+"""The machine under the head: a clock, and threads that do one thing after the other.
 
 The parts are given it. So a simulation has them on a machine of its own, where time goes by as it
 likes and what a thread does takes as long as it likes.
@@ -20,7 +20,7 @@ def _start_thread(name: str) -> Executor:
 
 
 class Machine(NamedTuple):
-    """What the parts of the head ask of their machine."""
+    """The services of the machine that the parts of the head use."""
 
     #: Tells the time, in seconds since the epoch.
     now: Clock = clock.now

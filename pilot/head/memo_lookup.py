@@ -1,4 +1,4 @@
-"""Finds tasks that have run before, as they become ready: keys are looked up in the database.
+"""The lookup of tasks that may have run before: as they become ready, by key, in the database.
 
 Invariants
 ----------
@@ -63,20 +63,20 @@ class MemoLookup:
         self._thread = machine.start_thread("recall")
 
     def accepted(self, template: Template, spec: TaskSpec) -> None:
-        """A task was taken on, or restored."""
+        """Note a task that was accepted or restored."""
         if template.cache:
             self._bases[spec.id] = memo_keys.base(template, spec)
 
     def ended(self, task: int) -> None:
-        """A task has ended."""
+        """Forget a task that has ended."""
         self._bases.pop(task, None)
 
     def add(self, tasks: Collection[Task]) -> None:
-        """These are to be looked up."""
+        """Queue tasks to be looked up."""
         self._due.extend(tasks)
 
     def take(self) -> TasksLookedUp | None:
-        """What is known now of tasks that are due, or None where nothing is new."""
+        """Return the results of the lookups so far, or None if there is nothing new."""
         keys: dict[int, bytes] = {}
         hits: dict[int, int] = {}
         if self._due:
@@ -91,7 +91,7 @@ class MemoLookup:
         return TasksLookedUp(keys, self._found(hits))
 
     def _found(self, hits: dict[int, int]) -> dict[int, tuple[Value, ...]]:
-        """The results of hits that can be read."""
+        """Return the results of hits that can be read."""
         try:
             outcomes = self._store.results(hits.values())
         except Exception as error:
@@ -101,7 +101,7 @@ class MemoLookup:
         return {task: results[hit] for task, hit in hits.items() if hit in results}
 
     def _look_up_all(self, hits: dict[int, int]) -> dict[int, bytes]:
-        """The keys of what is due, of each that can be looked up."""
+        """Return the keys of the queued tasks; empty keys for tasks that cannot be looked up."""
         tasks, self._due = self._due, []
         try:
             return self._look_up(tasks, hits)
@@ -117,7 +117,7 @@ class MemoLookup:
         return keys
 
     def _look_up(self, tasks: list[Task], hits: dict[int, int]) -> dict[int, bytes]:
-        """The keys of tasks; adds to `hits`, or has the thread look, where one is known."""
+        """Return the keys of tasks; add known ones to `hits`, or let the thread check files."""
         values = self._values({source for task in tasks for source, _ in task.inputs})
         keys = {
             task.id: memo_keys.key(

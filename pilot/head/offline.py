@@ -1,4 +1,4 @@
-"""What can be asked when no head runs: the same queries, on the database file, read-only.
+"""Queries without a head: the same ones, on the database file, read-only.
 
 Invariants
 ----------
@@ -38,7 +38,7 @@ SCHEMA = Path(__file__).parent / "store" / "schema.sql"
 
 
 class HeadChanges(HeadError):
-    """A head starts or ends right now: soon there is one to ask, or the file can be read."""
+    """The error that a head is just starting or ending: try again soon."""
 
 
 class _Reader(Store):
@@ -56,7 +56,7 @@ class _Reader(Store):
 
 
 def _open(path: Path) -> _Reader:
-    """The database; where there never was one, an empty one in memory."""
+    """Open the database; if there never was one, an empty one in memory."""
     if _is_filled(path) or _is_filled(path.with_name(f"{path.name}-wal")):
         return _Reader(f"file:{quote(str(path))}?{_mode(path)}")
     reader = _Reader(":memory:")
@@ -66,7 +66,7 @@ def _open(path: Path) -> _Reader:
 
 
 def _mode(path: Path) -> str:
-    """How SQLite has to open the file to see all that was committed.
+    """Return the options with which SQLite opens the file and sees everything committed.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def _is_filled(path: Path) -> bool:
 
 
 class _NoFleet:
-    """Where no head runs, nobody knows more of the pilots than the database."""
+    """The fleet when no head runs: only the database knows of pilots."""
 
     pilots: Mapping[str, Any] = MappingProxyType({})
 
@@ -99,13 +99,12 @@ class _NoFleet:
         self._kind = kind
 
     def outlook(self) -> ProvisioningView:
-        """Return one without pilots."""
+        """Return an outlook without pilots."""
         return ProvisioningView(self._kind)
 
 
 def lease_holder(site: Site) -> Holder | None:
-    """Return who holds the lease of the site; None where it was given up or has run out, or its
-    holder is dead."""
+    """Return the live holder of the site's lease; None if there is none."""
     holder = read_lease(site.lease_file)
     if holder is None or has_run_out(site.lease_file, site.config.lease.expire_s):
         return None
@@ -113,7 +112,7 @@ def lease_holder(site: Site) -> Holder | None:
 
 
 def await_head(site: Site) -> bool:
-    """Whether a head runs; where one starts or ends right now, waits for it."""
+    """Tell whether a head runs; wait while one starts or ends."""
     deadline = time.monotonic() + _SETTLE_S
     while find_head(site) is None:
         if lease_holder(site) is None or time.monotonic() > deadline:
@@ -180,7 +179,7 @@ def _check_schema(reader: _Reader, path: Path) -> None:
 
 
 def _status(site: Site, reader: _Reader) -> dict[str, Any]:
-    """What the head would say of itself, with None for what only a head has."""
+    """Return the status that a head would give, with None for what only a head has."""
     return {
         "site": site.name,
         "directory": str(site.directory),

@@ -1,4 +1,4 @@
-"""How tasks have ended, for those that need to know: their dependents, and clients.
+"""The outcomes of ended tasks, for their dependents and for clients.
 
 The last outcomes are in memory, also those that are not committed yet; others are read from the
 database.
@@ -45,7 +45,7 @@ class Outcomes:
         self._closed: set[int] = set()
 
     def keep(self, outcome: TaskOutcome, ignored: tuple[Value, ...] | None = None) -> None:
-        """Keep how a task has ended, which may not be committed yet.
+        """Keep the outcome of a task, which may not be committed yet.
 
         `ignored` is what dependents get in place of a failure that is to be ignored.
         """
@@ -55,24 +55,24 @@ class Outcomes:
         self._bytes += _size(outcome)
 
     def forget(self, task: int) -> None:
-        """Read again, when it is asked for, how a task has ended: its result was deleted."""
+        """Forget the outcome of a task, whose result was deleted: it is read again when needed."""
         outcome = self._recent.pop(task, None)
         if outcome is not None:
             self._bytes -= _size(outcome)
             self._ignored.pop(task, None)
 
     def forget_all(self) -> None:
-        """Read everything again when it is asked for. All has to be committed."""
+        """Forget all outcomes: they are read again when needed. All must be committed."""
         self._recent.clear()
         self._ignored.clear()
         self._bytes = 0
 
     def close(self, session: int) -> None:
-        """Forget the tasks of a session that has ended, when that is committed."""
+        """Forget the tasks of an ended session, once its end is committed."""
         self._closed.add(session)
 
     def trim(self, uncommitted: Callable[[], Iterable[int]]) -> None:
-        """Forget the oldest where a bound is exceeded twice, down to it; right after a commit.
+        """Forget the oldest outcomes down to a bound that is exceeded twice; right after a commit.
 
         Parameters
         ----------
@@ -100,7 +100,7 @@ class Outcomes:
                 self.forget(task)
 
     def states(self, tasks: set[int]) -> dict[int, KnownState | ToldState]:
-        """The states of those of the tasks that have ended, as their dependents see them."""
+        """Return the states of the tasks that have ended, as their dependents see them."""
         states: dict[int, KnownState | ToldState] = {
             task: self._recent[task].state for task in tasks if task in self._recent
         }
@@ -112,7 +112,7 @@ class Outcomes:
         return states
 
     def values(self, tasks: set[int]) -> dict[int, tuple[Value, ...]]:
-        """The values of those of the tasks that have ended, as their dependents see them.
+        """Return the values of the tasks that have ended, as their dependents see them.
 
         Raises
         ------
@@ -128,11 +128,11 @@ class Outcomes:
         return {task: outcome.values for task, outcome in seen.items()}
 
     def seen(self, tasks: set[int]) -> dict[int, TaskOutcome]:
-        """How those of the tasks that have ended have ended, as their dependents see it."""
+        """Return the outcomes of the tasks that have ended, as their dependents see them."""
         return {outcome.task: self._seen(outcome) for outcome in self._of(tasks)}
 
     def told(self, tasks: Iterable[int]) -> list[TaskOutcome]:
-        """How tasks have ended, as clients are told.
+        """Return the outcomes of tasks, as clients are told.
 
         One that was never accepted, and that its client has given up, is said to be lost, rather
         than nothing.

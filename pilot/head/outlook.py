@@ -1,4 +1,4 @@
-"""The pilots as they are written down, and what can be said of those that are not there. Pure.
+"""The records of pilots, and what is known of pilots to come. Pure.
 
 `fleet` keeps these, the answers to "why" and the lists show them.
 """
@@ -24,7 +24,7 @@ ENDED: Final = "ENDED"
 
 
 class PilotRow(msgspec.Struct):
-    """A pilot as the database has it, with what is known of it now."""
+    """A pilot as the database has it, with its live state."""
 
     name: str
     pool: str
@@ -62,7 +62,7 @@ class PilotRow(msgspec.Struct):
 
 
 class ProvisioningView(NamedTuple):
-    """What can be said of pilots that are not there: what elasticity and the batch system go by."""
+    """The prospects of pilots to come: what elasticity and the batch system know."""
 
     #: The batch system, for its words.
     kind: BatchKind
@@ -79,7 +79,7 @@ class ProvisioningView(NamedTuple):
 
 
 def pool_limits(config: SiteConfig) -> list[PoolLimits]:
-    """The pools of a site as the scheduler sees them."""
+    """Return the pools of a site in the form that the scheduler takes."""
     return [
         PoolLimits(
             name,

@@ -16,7 +16,7 @@ OWN = "the head's own allocation"
 
 
 def agent_command(site: Site, name: str, pool: str) -> list[str]:
-    """The command that is the agent of a pilot."""
+    """Return the command that starts the agent of a pilot."""
     python = site.config.environment.python
     return pilot_command(
         "agent",
@@ -63,6 +63,6 @@ def start_agent(
 
 
 def own_allocation(site: Site, job: str) -> Allocation:
-    """Return what this process knows of the job that it runs in; it may be this node alone."""
+    """Return the job that this process runs in, as far as it knows; maybe this node alone."""
     told = site.config.kind.own_allocation(os.environ)
     return Allocation(job, "") if told is None else told._replace(job_id=job)

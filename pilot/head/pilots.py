@@ -1,4 +1,4 @@
-"""What pilots say and are told: they join, get work, report what ended, and end.
+"""Messages of pilots: they join, get tasks, report ends, and leave.
 
 `fleet` knows the pilots as jobs of the batch system, this module those that have introduced
 themselves.
@@ -156,7 +156,7 @@ class Pilots:
         self._take_completions(now)
 
     def _take_completions(self, now: float) -> None:
-        """Take in what was reported, in order; what waits for the database, at the next tick."""
+        """Process reported ends in order; at the next tick if they must wait for the database."""
         while self._untaken:
             address, message = self._untaken.popleft()
             try:
@@ -204,7 +204,7 @@ class Pilots:
         self.fleet.left(message.pilot, message.reason)
 
     def _is_other(self, address: bytes, name: str) -> bool:
-        """Whether this comes from an earlier life of a pilot, or from a connection that it left."""
+        """Tell whether a message comes from a pilot's earlier life, or an old connection."""
         peer = self._peers.get(name)
         return peer is not None and peer.address != address
 
@@ -220,7 +220,7 @@ class Pilots:
         self._core.log.other("pilot", state, 0, self._now(), detail)
 
     def tick(self, now: float, decide: bool) -> None:
-        """Ask what became of the pilots; to `decide` is to have as many as there is work for."""
+        """Poll the pilots; with `decide`, also start and end pilots to match demand."""
         if self._ticked and (late_s := now - self._ticked) > SLEPT_S:
             log.warning("the head stood still for %.0f s", late_s)
             self.fleet.forgive(late_s)
@@ -244,7 +244,7 @@ class Pilots:
             self._end(name, "idle", now)
 
     def awaited(self) -> dict[str, Any] | None:
-        """The pilots that work waits for after a restart, and until when; None: it does not."""
+        """Return the pilots that dispatch waits for after a restart, and until when, or None."""
         if not self._expected:
             return None
         return {"pilots": sorted(self._expected), "until": self._expected_until}
@@ -252,7 +252,7 @@ class Pilots:
     # --- what they are told
 
     def assign(self, now: float) -> None:
-        """Hand out work, unless there is no room for more results."""
+        """Hand out ready tasks, unless there is no room for more results."""
         if self._expected or self._shell.commits.is_full:
             return
         try:
@@ -281,8 +281,7 @@ class Pilots:
         return self._shell.assignments.pack(peer, tasks, values)
 
     def _set_aside(self, name: str, tasks: Sequence[Task], error: Exception) -> bool:
-        """Fail the tasks that cannot be handed out, and have the pilot say what it holds: the
-        others it has not got. False where that is not because of any task."""
+        """Fail the tasks that cannot be sent; return False if no task is at fault."""
         log.error("pilot %s cannot be sent its work", name, exc_info=error)
         whys = {} if isinstance(error, sqlite3.OperationalError) else self._culprits(tasks)
         if whys:
@@ -303,13 +302,13 @@ class Pilots:
         return whys
 
     def _greet_again(self, name: str) -> None:
-        """Have a pilot say again what it holds; what it was to get besides goes back to a queue."""
+        """Ask a pilot again what it holds; other tasks assigned to it return to their queues."""
         if (peer := self._peers.get(name)) is not None:
             welcome = m.Welcome(self._epoch, __version__, m.WHO_ARE_YOU)
             self._shell.send(peer.address, welcome)
 
     def _ask_back(self, now: float) -> None:
-        """Have pilots give back what others could start."""
+        """Ask pilots to return tasks that others could start."""
         if self._expected:
             return
         for name, tasks in self._core.ask_back(now).items():
@@ -317,7 +316,7 @@ class Pilots:
             self._shell.send(self._peers[name].address, m.Reclaim(tasks))
 
     def end_all(self, reason: str, now: float) -> None:
-        """Have all pilots end: those that work at once, and those that are queued are cancelled."""
+        """End all pilots: running ones by a message, queued ones by cancelling their jobs."""
         self._ending = self._ending or reason
         queued = []
         for name in list(self.fleet.pilots):
@@ -346,6 +345,6 @@ class Pilots:
             log.warning("pilots could not be cancelled: %s", error)
 
     def cancel_rest(self) -> None:
-        """Cancel the pilots that were to end and have not."""
+        """Cancel the jobs of pilots that were told to end and have not."""
         if self._ending:
             self._cancel(list(self.fleet.pilots))

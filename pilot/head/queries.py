@@ -1,4 +1,4 @@
-"""What can be asked of a head: one function for each query, from name and arguments to plain data.
+"""The queries of a head: one function for each, from arguments to plain data.
 
 Rows come from the database; what only the core knows (which of the unfinished tasks are assigned or
 run, and where) is laid over them. Nothing here changes anything. With an empty core (see `offline`)
@@ -69,12 +69,12 @@ def answer(view: View, name: str, arguments: dict[str, Any]) -> Any:
 
 
 def head(view: View) -> dict[str, Any]:
-    """The head alone: cheap, for who asks again and again."""
+    """Return the state of the head alone: cheap, for frequent calls."""
     return view.status()
 
 
 def status(view: View) -> dict[str, Any]:
-    """The head, the sessions that are open, and the pilots."""
+    """Return the head, the open sessions, and the pilots."""
     return {
         **view.status(),
         "sessions": sessions(view, open_only=True),
@@ -90,7 +90,7 @@ def sessions(
     limit: int = LIMIT,
     open_only: bool = False,
 ) -> list[dict[str, Any]]:
-    """Sessions, the newest first: those in a state (or PAUSED), of a name, created since a time."""
+    """List sessions, the newest first, by state (or PAUSED), name, or time of creation."""
     return _sessions(view, None, state, name, since, limit, open_only)
 
 
@@ -132,14 +132,14 @@ def _sessions(
 
 
 def _outcome(row: dict[str, Any]) -> str:
-    """How the tasks of a session ended, by the worst of them; empty: not all have."""
+    """Return the worst outcome of a session's tasks; empty while some are unfinished."""
     if row["unfinished"] or not row["tasks"]:
         return ""
     return next((what for what in ("failed", "cancelled", "aborted") if row[what]), "completed")
 
 
 def session(view: View, session: int | None = None) -> dict[str, Any]:
-    """A session (the newest, if none is named): where its code is, and its tasks by state."""
+    """Return a session (default: the newest): where its code is, and its tasks by state."""
     rows = _sessions(view, session, limit=1)
     found = view.store.session(rows[0]["id"]) if rows else None
     if found is None:
@@ -170,7 +170,7 @@ def tasks(
     offset: int = 0,
     **filters: Any,
 ) -> list[dict[str, Any]]:
-    """Tasks; see `pilot.head.store.search.wanted` for the filters."""
+    """List tasks; see `pilot.head.store.search.wanted` for the filters."""
     wanted = _wanted(view, filters)
     found = search.find(view.store, view.core, wanted, sort, reverse, limit, offset)
     rows = view.store.rows("list_these_tasks", {"tasks": json.dumps(found)})
@@ -182,8 +182,8 @@ def tasks(
 
 
 def calls(view: View, tasks: list[str]) -> dict[str, Any]:
-    """What these tasks run and were called with, as it was submitted: ``functions`` has payloads,
-    ``calls`` for each task its arguments, and the place of its function among those.
+    """Return the functions and arguments of tasks, as submitted: ``functions`` has payloads,
+    ``calls`` for each task its arguments, and the index of its function.
 
     What is large is left out, and ``why`` says so.
     """
@@ -217,7 +217,7 @@ def calls(view: View, tasks: list[str]) -> dict[str, Any]:
 
 
 def task_counts(view: View, **filters: Any) -> dict[str, int]:
-    """How many tasks are in which state; the filters are those of `tasks`."""
+    """Count tasks by state; the filters are those of `tasks`."""
     return search.count(view.store, view.core, _wanted(view, filters))
 
 
@@ -252,8 +252,8 @@ def _with_live_state(view: View, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def outcomes(view: View, session: int, runs: list[list[int]], limit: int = LIMIT) -> dict[str, Any]:
-    """How tasks of a session are doing, given as runs of ids (first and last): ``states`` counts
-    them, ``failed`` has a row for each that failed, with its error.
+    """Return the states of a session's tasks, given as runs of ids (first and last): ``states``
+    counts them, ``failed`` has a row for each failed one, with its error.
     """
     ids = json.dumps(runs)
     states = {
@@ -277,7 +277,7 @@ def outcomes(view: View, session: int, runs: list[list[int]], limit: int = LIMIT
 
 
 def task(view: View, task: str) -> dict[str, Any]:
-    """One task, with its attempts."""
+    """Return a task, with its attempts."""
     number = _number(task)
     rows = view.store.rows("show_task", {"task": number})
     if not rows:
@@ -331,7 +331,7 @@ def _attempts(view: View, task: int) -> list[dict[str, Any]]:
 
 
 def retry(view: View, session: int, tasks: list[int] | None = None) -> dict[str, Any]:
-    """What it takes to run failed tasks of a session again (all, where none is named)."""
+    """Return what is needed to run failed tasks of a session again; by default all of them."""
     rows = view.store.rows(
         "tasks_to_retry", {"session": session, "states": json.dumps(UNSUCCESSFUL)}
     )
@@ -366,7 +366,7 @@ def retry(view: View, session: int, tasks: list[int] | None = None) -> dict[str,
 
 
 def logs(view: View, task: str) -> list[dict[str, Any]]:
-    """Where the output of each attempt of a task is; of a running one up to now."""
+    """Return the places of the output of each attempt of a task, a running one included."""
     number = _number(task)
     spans = [
         {"attempt": attempt["number"], **span}
@@ -388,7 +388,7 @@ def _inputs(row: dict[str, Any]) -> tuple[tuple[int, int], ...]:
 
 
 def result(view: View, task: str) -> dict[str, Any]:
-    """The state, values and failure of a task."""
+    """Return the state, values and failure of a task."""
     number = _number(task)
     ended = view.store.results([number])
     if ended:
@@ -410,7 +410,7 @@ def result(view: View, task: str) -> dict[str, Any]:
 
 
 def fleet(view: View, alive: bool = False, limit: int = LIMIT) -> list[dict[str, Any]]:
-    """Pilots, the newest first; all, or those that have not ended."""
+    """List pilots, the newest first; all, or those that have not ended."""
     rows = view.store.rows("list_pilots", {"limit": limit, "alive": alive})
     for row in rows:
         known = view.fleet.pilots.get(row["name"])
@@ -436,7 +436,7 @@ def events(
     state: search.Words = None,
     limit: int = LIMIT,
 ) -> dict[str, Any]:
-    """Events after number `since`; below 0: the last so many of the log.
+    """List events after number `since`; below 0: the last so many of the log.
 
     ``events`` has number, time, kind, state, session, task (or None) and detail of each, ``last``
     the number to go on after. ``more``: there are more to ask for at once; ``over``: the session or
@@ -496,7 +496,7 @@ def _session_of(view: View, task: int, label: str) -> int:
 
 
 def _is_over(view: View, session: int | None, task: int | None) -> bool:
-    """Whether nothing more will happen to a task, or else to a session."""
+    """Tell whether nothing more will happen to a task, or else to a session."""
     if task is not None:
         return view.store.states([task]).get(task, READY) not in (READY, DELEGATED)
     row = None if session is None else view.store.session(session)
@@ -506,7 +506,7 @@ def _is_over(view: View, session: int | None, task: int | None) -> bool:
 def _singly(
     first: int, changes: list[Change], after: int, task: int | None, states: set[str] | None
 ) -> Iterator[tuple[int, Change, str | None]]:
-    """The events of a row of the log, one by one: those after number `after` that are wanted."""
+    """Yield the wanted events of a row of the log, one by one, after number `after`."""
     number = first
     for change in changes:
         begin, number = number, number + change.count
@@ -526,13 +526,13 @@ def _singly(
 
 
 def attempt_counts(view: View, session: int) -> dict[str, int]:
-    """How many attempts of a session's tasks have ended so: ``ok``, ``error``, ``crash``, …."""
+    """Count the attempts of a session's tasks by outcome: ``ok``, ``error``, ``crash``, …."""
     rows = view.store.rows("count_attempts_by_outcome", {"session": session})
     return {row["outcome"]: row["attempts"] for row in rows}
 
 
 def found(view: View, session: int) -> int:
-    """How many tasks of a session have not run, since they had run before."""
+    """Count the tasks of a session that did not run, since their results were found by key."""
     return int(view.store.rows("count_found", {"session": session})[0]["found"])
 
 

@@ -1,4 +1,4 @@
-"""The head as a process: its log, its name in ``ps``, and what it says when it cannot start."""
+"""The head as a process: its log, its name in ``ps``, and its errors at the start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pilot.site import open_site
 
 
 def main(directory: Path, adopt_job: str = "") -> None:
-    """Be the head of a site until told to end, or idle for long.
+    """Run the head of a site until it is told to end, or idle for long.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The head that runs at a site, as others see it: where it is, and whether it lives."""
+"""The head that runs at a site, as other processes see it: its address, and whether it lives."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LOOK_S = 0.25
 
 
 class DatabaseLocked(HeadError):
-    """No head can start, since another program has the database locked."""
+    """The error that no head can start, since another program has the database locked."""
 
 
 def find_head(site: Site, dead: int = 0) -> HeadAddress | None:
-    """Return the head of the site, or None where there is none, as far as that can be seen at once.
+    """Return the head of the site, or None if there is none, as far as a single look can tell.
 
     A head of which this machine cannot tell whether its process lives counts as long as it renews
     its lease. Whether it may be followed is decided, in the end, by who would follow it.
@@ -46,13 +46,13 @@ def find_head(site: Site, dead: int = 0) -> HeadAddress | None:
 
 
 def silence_of(site: Site) -> Silence:
-    """Return what tells whether the head of a site lives, for one that hears nothing of it."""
+    """Return a `Silence` that tells whether the head of a site lives."""
     lease = site.config.lease
     return Silence(site.lease_file, lease.expire_s, lease.renew_s)
 
 
 def lives(site: Site, address: HeadAddress) -> bool:
-    """Watch whether a head lives: at once, where its process can be seen from here."""
+    """Watch until it is known whether a head lives; at once if its process is visible from here."""
     if address.is_here():
         return not address.is_dead()
     silence = silence_of(site)

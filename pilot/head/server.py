@@ -52,8 +52,7 @@ log = logging.getLogger("pilot.head")
 
 @contextlib.contextmanager
 def _many_objects() -> Iterator[None]:
-    """Make very many objects that stay: a third of the time for that would go into looking for
-    garbage among them, again and again, and they are not to be looked through later either."""
+    """Pause the garbage collector while very many objects are made that stay; exempt them after."""
     gc.disable()
     try:
         yield
@@ -63,7 +62,7 @@ def _many_objects() -> Iterator[None]:
 
 
 def _network_address(config: SiteConfig) -> str | None:
-    """Return the address to listen at for other machines; None: they have nothing to say here."""
+    """Return the address to listen at for other machines; None if they need not reach the head."""
     head = config.head
     is_local = config.kind.is_local and head.address == "auto" and not head.port
     return None if is_local else head.address
@@ -131,7 +130,7 @@ class Head:
             self._service.adopt(adopt_job)
 
     def _open_store(self) -> Store:
-        """Open the database that belongs to the lease, safe from the head before."""
+        """Open the database that belongs to the lease, safe from the previous head."""
         site, lease = self._site, self._lease
         refuse_if_missing(site, lease.database)
         if lease.unfenced and site.database.exists():
@@ -194,7 +193,7 @@ class Head:
         os._exit(1)
 
     def _announce(self) -> None:
-        """Write down where this head is found."""
+        """Write the file that tells where this head is found."""
         address = HeadAddress(
             self._lease.epoch,
             os.uname().nodename,
@@ -211,7 +210,7 @@ class Head:
         log.info("head of %s, epoch %d, %s", self._site.name, address.epoch, address.endpoints)
 
     def _notify(self) -> None:
-        """Have a turn at once; from any thread."""
+        """Have a turn at once; callable from any thread."""
         os.eventfd_write(self._wake, 1)
 
     # --- timers
@@ -230,7 +229,7 @@ class Head:
             self._moved = False
 
     def _is_hidden(self) -> bool:
-        """Whether something else is where it is written down where this head is found.
+        """Tell whether the file that tells where this head is found is gone or was replaced.
 
         It is not read: what it is now may be anything.
         """

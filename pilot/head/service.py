@@ -1,4 +1,4 @@
-"""What a head does for clients, pilots and tasks, turn by turn; without the process around it.
+"""The service of a head for clients, pilots and tasks, turn by turn; without its process.
 
 `server` has the process: the lease, the sockets, signals, and the file that says where it is found.
 Here is all that decides and remembers, and the order in which it comes. A turn (`Service.turn`):
@@ -71,26 +71,26 @@ class Connections(Protocol):
     """The connections of all peers; `pilot.wire.channel.Server` is one."""
 
     def receive(self) -> list[tuple[bytes, Any]]:
-        """Return messages that have arrived, with who sent them."""
+        """Return messages that have arrived, with their senders."""
 
     def take_unreadable(self) -> list[tuple[bytes, Unreadable]]:
-        """Return what has arrived since the last time and is no message."""
+        """Return the data that arrived since the last call and is not a valid message."""
 
     def take_gone(self) -> list[bytes]:
-        """Return the peers of this machine whose connections have ended since the last time."""
+        """Return the peers of this machine whose connections have ended since the last call."""
 
     def is_here(self, peer: bytes) -> bool:
-        """Tell whether the end of a peer's connection is told by `take_gone`."""
+        """Tell whether `take_gone` reports the end of a peer's connection."""
 
     def send(self, peer: bytes, message: msgspec.Struct) -> None:
         """Send to a peer; one that is gone gets nothing."""
 
     def unsent(self, peer: bytes) -> int:
-        """Return how many bytes that were sent to a peer it has not taken yet."""
+        """Return the number of bytes sent to a peer that it has not taken yet."""
 
 
 class Service:
-    """All that a head does, but for being a process.
+    """The head without its process.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ class Service:
         self._fleet.adopt(job, self._started)
 
     def restore(self) -> None:
-        """Take on what an earlier head left unfinished: once, before the first turn."""
+        """Load what an earlier head left unfinished; once, before the first turn."""
         now = self._started
         shell, store = self._shell, self._store
         self._core.log.other("head", "STARTED", 0, now, f"epoch {self._epoch}")
@@ -220,7 +220,7 @@ class Service:
     # --- a turn
 
     def turn(self, now: float) -> bool:
-        """Take in what has come, do what is to be done; True where it is time for `tick`."""
+        """Process everything that has arrived; return True if it is time for `tick`."""
         run = self.steps.run
         run("what waited for a commit", self._commits.finish)
         self._take_in(now)
@@ -235,7 +235,7 @@ class Service:
         return is_due
 
     def _take_in(self, now: float) -> None:
-        """What has arrived since the last turn."""
+        """Process messages and answers that have arrived since the last turn."""
         run = self.steps.run
         if not run("taking in messages", self._receive, now):
             self._machine.sleep(TICK_S)  # they are still there: the loop would be woken at once
@@ -252,7 +252,7 @@ class Service:
             self._answers.answer(peer, unreadable, now)
 
     def _take_postponed(self, now: float) -> None:
-        """Handle again what waits for the database."""
+        """Handle the messages again that had to wait for the database."""
         postponed, self._postponed = self._postponed, []
         for peer, message in postponed:
             self._handle(peer, message, now)
@@ -299,7 +299,7 @@ class Service:
     # --- timers
 
     def tick(self, now: float) -> None:
-        """Look after what time alone brings."""
+        """Do the work that is due by time alone."""
         run = self.steps.run
         if not self.stopping:
             run("giving back space of the database", self._store.shrink)
@@ -309,13 +309,13 @@ class Service:
         run("looking after the pilots", self._pilots.tick, now, not self.stopping)
 
     def _hurry(self) -> None:
-        """There are tasks and no pilot: decide at once whether there is to be one."""
+        """Decide at once whether to start a pilot: there are tasks and no pilot."""
         self._fleet.hurry()
         self._ticked = 0.0
         self._notify()
 
     def is_over(self, now: float) -> bool:
-        """Tell whether the head has ended; it does when told to, or after it was idle for long."""
+        """Tell whether the head has ended: it was told to, or has been idle for long."""
         if self._core.tasks or self._fleet.pilots:
             self._used = max(self._used, now)
         idle_s = self._site.config.head.idle_timeout_s
@@ -328,7 +328,7 @@ class Service:
         return not self._stop_by or not self._fleet.pilots or now > self._stop_by
 
     def stop(self, reason: str, end_pilots: bool) -> None:
-        """Have the head end, and its pilots before it where they are not to stay."""
+        """End the head, and first its pilots if they are not to stay."""
         self.stopping = self.stopping or reason
         if end_pilots:
             now = self._machine.now()
@@ -337,11 +337,11 @@ class Service:
         self._notify()
 
     def cancel_rest(self) -> None:
-        """Cancel the pilots that were to end and have not."""
+        """Cancel the jobs of pilots that were told to end and have not."""
         self._pilots.cancel_rest()
 
     def close(self) -> None:
-        """Wait for what other threads have begun; the database is closed by whoever opened it."""
+        """Wait for the work of other threads; the caller closes the database."""
         for name, step in (
             ("waiting for the batch system", self._fleet.close),
             ("waiting for the janitor", self._janitor.stop),
@@ -374,7 +374,7 @@ class Service:
         self.stop("told to", end_pilots=not message.arguments.get("leave_pilots", False))
 
     def _status(self) -> dict[str, Any]:
-        """What the head says of itself."""
+        """Return the head's own status."""
         return {
             "site": self._site.name,
             "directory": str(self._site.directory),

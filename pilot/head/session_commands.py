@@ -1,4 +1,4 @@
-"""What clients ask for sessions and results: open, pause, stop, close, purge, delete.
+"""Requests of clients about sessions and results: open, pause, stop, close, purge, delete.
 
 Invariants
 ----------
@@ -39,7 +39,7 @@ _MOST_WEIGHT = 1e9
 
 
 class SessionCommands:
-    """Changes sessions, and deletes what there is of them.
+    """Changes sessions, and deletes their data.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ class SessionCommands:
         self._commits.tell(peer, m.Reply(message.request, True))
 
     def close_left(self, now: float) -> None:
-        """Close the sessions that everybody has left, after a while."""
+        """Close the sessions that have had no client for some time."""
         peers = self._shell.peers
         due = self._leaving.due(
             self._shell.core.sessions,
@@ -136,7 +136,7 @@ class SessionCommands:
             self._store.set_meta(_LEFT, self._leaving.text)
 
     def _rejoin(self, session: int, now: float) -> None:
-        """Open a session again that was closed since everybody had left it."""
+        """Open a session again that was closed because all its clients had gone."""
         if session not in self._leaving:
             return
         self._commits.flush(now)
@@ -151,7 +151,7 @@ class SessionCommands:
         self._store.set_meta(_LEFT, self._leaving.text)
 
     def _reopen(self, row: SessionRow, now: float) -> None:
-        """Have a session that has ended take tasks again."""
+        """Let a session that has ended take tasks again."""
         if row.state == "OPEN":
             return
         if row.state != "CLOSED":
@@ -168,7 +168,7 @@ class SessionCommands:
         self._shell.apply(opened(row), now)
 
     def _remove(self, row: SessionRow, verb: str) -> None:
-        """Delete a session's data, or all that is known of it."""
+        """Delete a session's data, or the whole session."""
         if row.state not in CLOSED_STATES:
             raise PilotError(
                 f"session {row.id} is {row.state}; "
@@ -248,7 +248,7 @@ def _refuse_if_large(message: m.OpenSession) -> None:
 
 
 def opened(row: SessionRow, restored: bool = False) -> ev.SessionOpened:
-    """What the core is told of a session that is in the database."""
+    """Return the event that tells the core of a session in the database."""
     return ev.SessionOpened(
         row.id,
         row.weight,
@@ -261,7 +261,7 @@ def opened(row: SessionRow, restored: bool = False) -> ev.SessionOpened:
 
 
 def _changed(row: SessionRow, verb: str) -> SessionRow:
-    """What a session becomes."""
+    """Return the session's row after a command."""
     if verb in ("pause", "resume"):
         return row._replace(paused=verb == "pause")
     if verb == "stop":

@@ -1,4 +1,4 @@
-"""How long a pool waits when its pilots are refused, or end before they have worked. Pure.
+"""The delays of a pool whose pilots are refused, or end before they have run a task. Pure.
 
 A wrong line in a site file, a module that does not load, a broken node: each would cost a job a
 second, for ever, and the fair share of its user.
@@ -31,7 +31,7 @@ LINES, LINE_BYTES = 3, 200
 
 
 class Refusal(NamedTuple):
-    """The batch system took no pilot of a pool."""
+    """The refusal of a pool's pilot by the batch system."""
 
     #: When to try again, in seconds since the epoch, and how long the wait is.
     until: float
@@ -39,7 +39,7 @@ class Refusal(NamedTuple):
     error: str
 
     def again(self, created: float, error: str) -> Refusal:
-        """A pilot that was asked for at that time was refused too."""
+        """Return the refusal after a pilot, requested at time `created`, was refused too."""
         if created < self.until:
             return self._replace(error=error)
         wait_s = _longer(self.wait_s)
@@ -47,7 +47,7 @@ class Refusal(NamedTuple):
 
 
 class Losses(msgspec.Struct):
-    """Pilots of a pool that ended one after the other without having worked."""
+    """Pilots of a pool that ended one after the other without having run a task."""
 
     count: int = 0
     #: When to try again, and how long the wait is; 0: too few have ended so.
@@ -59,7 +59,7 @@ class Losses(msgspec.Struct):
     output: str = ""
 
     def add(self, created: float, now: float, job: str | None, how: str) -> None:
-        """One that was asked for at that time has ended so."""
+        """Count a pilot, requested at time `created`, that ended without having run a task."""
         self.count += 1
         self.job, self.how, self.output = job, how, ""
         if self.count >= IN_A_ROW and created >= self.until:
@@ -67,7 +67,7 @@ class Losses(msgspec.Struct):
             self.until = now + self.wait_s
 
     def describe(self, pool: str) -> str:
-        """What has happened, in words."""
+        """Describe the losses in words."""
         last = f"job {self.job}" if self.job else "which had no job"
         text = (
             f"the last {counted(self.count, 'pilot')} of pool {pool} ended before they had worked; "
@@ -79,19 +79,19 @@ class Losses(msgspec.Struct):
 
 
 def first_refusal(created: float, error: str) -> Refusal:
-    """A pilot of a pool that had no refusal was refused."""
+    """Return the refusal of a pilot of a pool that had none."""
     wait_s = _longer(0.0)
     return Refusal(created + wait_s, wait_s, error)
 
 
 def last_lines(output: str) -> str:
-    """The last lines of a job's output as one, for a list or a terminal."""
+    """Return the last lines of a job's output as one line, for a list or a terminal."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     return " | ".join(shortened(printable(line), LINE_BYTES) for line in lines[-LINES:])
 
 
 def decode_losses(text: str | None, now: float) -> dict[str, Losses]:
-    """What an earlier head wrote down; nothing where that cannot be read."""
+    """Return the losses that an earlier head wrote down; none if they cannot be read."""
     try:
         losses = msgspec.json.decode(text or "{}", type=dict[str, Losses])
     except msgspec.DecodeError:
@@ -102,12 +102,12 @@ def decode_losses(text: str | None, now: float) -> dict[str, Losses]:
 
 
 def encode_losses(losses: dict[str, Losses]) -> str:
-    """What the next head is to know."""
+    """Return the losses as text for the next head."""
     return msgspec.json.encode(losses).decode()
 
 
 def told(losses: dict[str, Losses]) -> Sequence[tuple[str, Losses]]:
-    """The pools that wait, or try again, since too many of their pilots have ended so."""
+    """Return the pools that wait, or try again, because too many of their pilots ended early."""
     return [(pool, each) for pool, each in losses.items() if each.wait_s]
 
 

@@ -1,4 +1,4 @@
-"""The shell around the core: events go in, and their effects are carried out.
+"""The shell around the core: it feeds events in, and carries their effects out.
 
 Everything that happens (a message, a timer, an answer of the batch system) becomes an event, and
 goes through `Shell.apply`. The parts that effects are carried out with are here for those who make
@@ -37,7 +37,7 @@ from pilot.wire import messages as m
 
 
 class Shell:
-    """The core with all that its effects are carried out with.
+    """The core, and the parts that carry its effects out.
 
     Parameters
     ----------
@@ -95,17 +95,17 @@ class Shell:
         self.running: dict[int, m.RunningTask] = {}
 
     def apply(self, event: Event, now: float) -> Effects:
-        """Tell the core what has happened at time `now`, and carry out what follows."""
+        """Tell the core of an event at time `now`, and carry its effects out."""
         effects = self.core.apply(event, now)
         self._carry_out(effects)
         return effects
 
     def refuse(self, templates: Mapping[int, str], tasks: Mapping[int, str]) -> None:
-        """Take no task of these templates, and end those that there are, as well as these."""
+        """Refuse tasks of these templates; end their unfinished tasks, and these tasks."""
         self.apply(TasksUnfit(templates, tasks), self._now())
 
     def _give_up(self, left: LeftOut) -> None:
-        """Fail what the database does not take."""
+        """Fail the tasks that the database cannot store."""
         for session, digest in left.functions:
             self.assignments.unlearn(session, digest)
         self._changed = left.ends
@@ -125,13 +125,13 @@ class Shell:
     def learn(
         self, session: int, functions: Iterable[Function], templates: Iterable[Template]
     ) -> None:
-        """Keep what tasks of a session are made of."""
+        """Keep functions and templates of a session."""
         self.assignments.learn(session, functions)
         self.commits.batch.add_functions(session, functions)
         self.commits.batch.add_templates(templates)
 
     def ended_inputs(self, tasks: Iterable[TaskSpec]) -> Mapping[int, str]:
-        """States of the inputs that are no unfinished tasks."""
+        """Return the states of the inputs that are not unfinished tasks."""
         live = self.core.tasks
         wanted = {ref[0] for spec in tasks for ref in spec.inputs if ref[0] not in live}
         return self.outcomes.states(wanted) if wanted else {}
@@ -182,7 +182,7 @@ class Shell:
                     self.send(peer.address, m.ForgetSession(session))
 
     def _note_ends(self, ended: Iterable[Ended]) -> None:
-        """Keep how tasks ended, drop what they needed, and tell the clients after the commit."""
+        """Keep the outcomes of tasks, drop their data, and tell the clients after the commit."""
         keep, drop, recall = self.outcomes.keep, self.assignments.drop, self.memo_lookup
         audience, watchers, running = self.peers.audience, self.peers.watchers, self.running
         by_client: dict[bytes, list[TaskOutcome]] = {}

@@ -1,4 +1,4 @@
-"""The steps of the head's loop: one that fails is said in the log, and the loop goes on.
+"""The steps of the head's loop: a step that fails is logged, and the loop goes on.
 
 Whatever is wrong with one task, pilot or file must not end everybody's work, and the next head
 would meet the same. So a step that fails is tried again, later each time, while the others go on.
@@ -28,7 +28,7 @@ AGAIN_S = 60.0
 
 
 class _Failing:
-    """A step that has failed the last time."""
+    """A step that failed the last time."""
 
     def __init__(self) -> None:
         self.error = ""
@@ -64,13 +64,13 @@ class Steps:
 
     @property
     def trouble(self) -> str:
-        """The step that fails now, and why; empty: none."""
+        """The step that fails now, and the error; empty if none fails."""
         for name, failing in self._failing.items():
             return f"{name}: {failing.error}"
         return ""
 
     def run(self, name: str, step: Callable[..., Any], *arguments: Any) -> bool:
-        """Run a step, unless it has failed a moment ago; True where it went well."""
+        """Run a step, unless it has failed a moment ago; return True if it succeeded."""
         if self._failing:
             failing = self._failing.get(name)
             if failing is not None and self._now() < failing.until:
@@ -78,7 +78,7 @@ class Steps:
         return self.attempt(name, step, *arguments)
 
     def attempt(self, name: str, step: Callable[..., Any], *arguments: Any) -> bool:
-        """Run what is not to be put off, even if its like has failed a moment ago."""
+        """Run a step that cannot be postponed, even if the same step has failed a moment ago."""
         try:
             step(*arguments)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Telling clients how their tasks ended, as fast as each of them reads.
+"""Reports to clients of how their tasks ended, as fast as each of them reads.
 
 A client that is stopped, or on a slow network, may have millions of tasks that end meanwhile. What
 it is to be told is in the database: so no more than the numbers of these tasks is kept here.
@@ -25,7 +25,7 @@ PORTION = 100
 
 
 class Telling:
-    """What clients are still to be told.
+    """The ends that clients are still to be told of.
 
     Parameters
     ----------
@@ -45,20 +45,20 @@ class Telling:
         self._later: dict[bytes, deque[int]] = {}
 
     def tell(self, peer: bytes, outcomes: Sequence[TaskOutcome]) -> None:
-        """Tell a peer of these ends, which are committed."""
+        """Tell a peer of these committed ends."""
         if peer in self._later or self._unsent(peer) > TOLD_BYTES:
             self.look_up(peer, (outcome.task for outcome in outcomes))
         else:
             self._send(peer, m.Outcomes(list(outcomes)))
 
     def look_up(self, peer: bytes, tasks: Iterable[int]) -> None:
-        """Tell a peer how these tasks ended: what is committed of them by now."""
+        """Tell a peer how these tasks ended, as committed by now."""
         self._later.setdefault(peer, deque()).extend(tasks)
         if not self._later[peer]:
             del self._later[peer]
 
     def go_on(self) -> None:
-        """Tell more to those who have read what they were sent."""
+        """Tell more to the peers that have read what they were sent."""
         for peer, tasks in list(self._later.items()):
             while tasks and self._unsent(peer) <= TOLD_BYTES:
                 portion = [tasks.popleft() for _ in range(min(PORTION, len(tasks)))]

@@ -1,4 +1,4 @@
-"""What the head says to who has sent what is no message: damaged, or of another release.
+"""The head's answers to data that is not a valid message: damaged, or of another release.
 
 Invariants
 ----------
@@ -23,7 +23,7 @@ _KINDS = {kind.__name__: kind.__struct_fields__[:1] for kind in typing.get_args(
 
 
 class Answers:
-    """Answers what cannot be read.
+    """Answers peers whose messages cannot be read.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class Answers:
         self._asked: dict[bytes, float] = {}
 
     def answer(self, peer: bytes, what: Unreadable, now: float) -> None:
-        """Say to a peer what was wrong with its message, if there is something to be said."""
+        """Tell a peer what was wrong with its message, if that can be said."""
         if peer.startswith(b"pilot:"):
             # Those that were asked longer ago may be asked again, and are as if they had not been.
             self._asked = {who: at for who, at in self._asked.items() if now - at <= GREET_S}

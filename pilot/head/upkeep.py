@@ -1,4 +1,4 @@
-"""Upkeep of a site by hand: to begin anew, or to go on without what is damaged.
+"""Upkeep of a site by hand: start afresh, or go on without a damaged session.
 
 Invariant: nothing is deleted, and nothing is touched while a head runs.
 """
@@ -20,7 +20,7 @@ from pilot.wire.discovery import read_address
 
 
 def leave_out(site: Site, session: int) -> None:
-    """Have the next head start without a session of which something is damaged.
+    """Let the next head start without a session that is damaged.
 
     It counts as closed then. Its unfinished tasks stay as they are, and nothing of it is deleted.
 
@@ -52,7 +52,7 @@ def leave_out(site: Site, session: int) -> None:
 
 
 def reset(site: Site) -> Path | None:
-    """Move all that there is of tasks aside, so that the next head begins with none.
+    """Move all tasks of a site aside, so that the next head begins with none.
 
     The epoch goes on: pilots that are left meet another database, and end.
 

@@ -1,4 +1,4 @@
-"""The interface to a batch system: what is asked of it, and what it answers.
+"""The interface to a batch system: the requests to it, and its answers.
 
 A pilot is one job. The head knows it by its `JobRequest.name`, which it makes unique and writes to
 its database before it submits; so after a crash, or after a submission without an answer, it finds
@@ -32,26 +32,26 @@ _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class BatchError(Exception):
-    """Base of what an adapter raises."""
+    """Base class of the errors of an adapter."""
 
 
 class BatchUnavailable(BatchError):
-    """The batch system gave no answer, so nothing is known: neither yes nor no.
+    """The error that the batch system gave no answer: nothing is known, neither yes nor no.
 
     After `BatchSystem.submit` the job may exist or not: look for its name.
     """
 
 
 class SubmitRefused(BatchError):
-    """The batch system said no: the job does not exist."""
+    """The error that the batch system refused a submission: the job does not exist."""
 
 
 class ShrinkRefused(BatchError):
-    """The job keeps the nodes it has. Try later, or end it as a whole when it is idle."""
+    """The error that the job keeps its nodes. Try later, or end it as a whole when it is idle."""
 
 
 class Phase(str, enum.Enum):
-    """Where a job is in its life."""
+    """The phases in the life of a job."""
 
     #: It waits for nodes; it may have run before (see `JobStatus.restart_count`).
     QUEUED = "queued"
@@ -66,7 +66,7 @@ class Phase(str, enum.Enum):
 
 
 class WhyEnded(str, enum.Enum):
-    """Why a job ended, in one word for all batch systems."""
+    """The reasons why a job ended, the same for all batch systems."""
 
     #: Its script ended with exit status 0.
     COMPLETED = "completed"
@@ -87,29 +87,29 @@ class WhyEnded(str, enum.Enum):
 
 
 class JobDirectives(Protocol):
-    """What a job asks of the batch system for each of its nodes. A pool of a site file is one.
+    """The resources that a job asks for on each node. A pool of a site file is one.
 
     It has the `BatchKind.pool_keys` of its batch system besides.
     """
 
     @property
     def cores_per_node(self) -> int:
-        """Cores on each node."""
+        """The number of cores on each node."""
         ...
 
     @property
     def memory_per_node_mib(self) -> int:
-        """Memory on each node, in MiB; 0: what the batch system gives."""
+        """The memory on each node, in MiB; 0: the batch system's default."""
         ...
 
     @property
     def gpus_per_node(self) -> int:
-        """GPUs on each node."""
+        """The number of GPUs on each node."""
         ...
 
 
 class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One job to submit.
+    """A job to submit.
 
     Raises
     ------
@@ -161,7 +161,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What the batch system says of one job. Times are seconds since 1970; None is unknown."""
+    """The batch system's record of a job. Times are seconds since 1970; None is unknown."""
 
     #: The batch system's id of the job.
     job_id: str
@@ -194,10 +194,10 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchSystem(Protocol):
-    """A batch system that is spoken to. Calls may be made from one thread at a time."""
+    """A connection to a batch system. Calls may be made from one thread at a time."""
 
     def check(self, pools: Mapping[str, JobDirectives]) -> str:
-        """Say what keeps pilots of these pools from coming, as far as one question tells.
+        """Return a problem that keeps pilots of these pools from coming, as far as one query shows.
 
         Parameters
         ----------
@@ -229,7 +229,7 @@ class BatchSystem(Protocol):
         ...
 
     def jobs(self, name_prefix: str, job_ids: Collection[str] = ()) -> dict[str, JobStatus]:
-        """All jobs of this user whose name begins with `name_prefix`, or with these ids, by id.
+        """Return all jobs of this user with this prefix of the name, or these ids, by id.
 
         Holds every job that is queued, runs or is ending, and those that ended as long as the batch
         system remembers them (minutes, on most sites). Whatever other jobs there are, and however
@@ -243,7 +243,7 @@ class BatchSystem(Protocol):
         ...
 
     def account(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
-        """What accounting says of jobs, by id; jobs unknown are left out.
+        """Return the accounting records of jobs, by id; unknown jobs are left out.
 
         For jobs that `jobs` did not list although it answered: mostly they have ended, and this
         says how if anybody knows. Never raises `BatchUnavailable`: accounting is optional.
@@ -251,11 +251,11 @@ class BatchSystem(Protocol):
         ...
 
     def ends_at(self, job_id: str) -> float | None:
-        """When the walltime of a running job ends, in seconds since 1970; None: nobody knows."""
+        """Return the end of a running job's walltime, in seconds since 1970; None: unknown."""
         ...
 
     def cancel(self, job_ids: Iterable[str]) -> None:
-        """Ask for the end of jobs: SIGTERM, later SIGKILL. Returns before they have ended.
+        """Ask for the end of jobs: SIGTERM, later SIGKILL. Return before they have ended.
 
         Ids of jobs that have ended, or never were, are no error.
 
@@ -279,5 +279,5 @@ class BatchSystem(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back what the adapter holds. Jobs go on."""
+        """Release the adapter's resources. Jobs go on."""
         ...

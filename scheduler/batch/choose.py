@@ -1,4 +1,4 @@
-"""The batch systems that there are, by the name that a site file gives them.
+"""The known batch systems, by the name that a site file gives them.
 
 To add one to Pilot is a module, and a line here. One that is kept elsewhere is named in the site
 file as ``module:Class``, and needs nothing here: the file says as well which Python runs, so it is
@@ -23,11 +23,11 @@ class BatchChoice(Protocol):
 
     @property
     def batch(self) -> str:
-        """As the site file names it."""
+        """The name of the batch system, as in the site file."""
 
     @property
     def manners(self) -> Any:
-        """How the batch system is spoken to."""
+        """The settings of the batch system."""
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What is known of a batch system without asking it: how its jobs look, and its words.
+"""The properties of a batch system that are known without asking it: its jobs, and its words.
 
 `BatchKind` is the half of the interface that is pure; `BatchSystem`, which `BatchKind.open` gives,
 is the half that speaks. Whoever adds a batch system writes a class of each; all that is not
@@ -71,14 +71,14 @@ class BatchKind(abc.ABC):
     cores_hint: str = ""
 
     def pool_faults(self, pool: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:  # noqa: ARG002
-        """Tell what is wrong with the keys of a pool: the place of each fault, and what it is."""
+        """Return the faults in the keys of a pool: the place of each, and what is wrong."""
         yield from ()
 
     # --- jobs
 
     @abc.abstractmethod
     def open(self, manners: Any, directory: Path) -> BatchSystem:
-        """Make what speaks to the batch system. It is not asked anything yet.
+        """Return a `BatchSystem` for this kind. Nothing is asked yet.
 
         Parameters
         ----------
@@ -90,7 +90,7 @@ class BatchKind(abc.ABC):
         """
 
     def node_names(self, nodelist: str) -> list[str]:
-        """Read the nodes of a job as the batch system writes them in ``PILOT_NODELIST``.
+        """Return the nodes of a job, as the batch system writes them in ``PILOT_NODELIST``.
 
         Raises
         ------
@@ -100,7 +100,7 @@ class BatchKind(abc.ABC):
         return nodelist.replace(",", " ").split()
 
     def own_allocation(self, environment: Mapping[str, str]) -> Allocation | None:  # noqa: ARG002
-        """Return the job that a process with this environment runs in; None: it runs in none."""
+        """Return the job that a process with this environment runs in; None if there is none."""
         return None
 
     #: A job is ended by a signal to each of its processes, one after the other and node by node; so
@@ -117,7 +117,7 @@ class BatchKind(abc.ABC):
     mpi_listing: tuple[str, ...] = ()
 
     def mpi_ways(self, listed: str) -> list[MpiWay]:  # noqa: ARG002
-        """Give the ways to start MPI ranks that are worth a trial, the best one first.
+        """Return the ways to start MPI ranks that are worth a trial, the best one first.
 
         Parameters
         ----------
@@ -140,13 +140,13 @@ class BatchKind(abc.ABC):
     mpi_advice: str = "Set the own launcher of the library in site.yaml (mpi: {launcher: mpiexec})"
 
     def meaning(self, reason: str, job_id: str) -> str:  # noqa: ARG002
-        """Say what the reason means why a job waits; nothing where it speaks for itself."""
+        """Return the meaning of the reason why a job waits; empty if the reason is plain."""
         return ""
 
     def release_advice(self, reason: str, job_id: str) -> str:  # noqa: ARG002
-        """Say how a job is let go that is held for this reason; nothing where it is not held."""
+        """Return how to release a job that is held for this reason; empty if it is not held."""
         return ""
 
     def resume_advice(self, job_id: str) -> str:  # noqa: ARG002
-        """Say how a suspended job goes on."""
+        """Return how to resume a suspended job."""
         return "whoever has suspended it can let it go on"

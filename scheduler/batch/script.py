@@ -21,7 +21,7 @@ from pilot.scheduler.batch.base import JobRequest
 
 
 class JobFacts(NamedTuple):
-    """What a job knows of itself: shell expressions, which are written as they are."""
+    """Facts that a job learns of itself: shell expressions, which are written unquoted."""
 
     #: The batch system's id of it.
     job_id: str

@@ -1,4 +1,4 @@
-"""Where an unfinished task is: in the queue of its class, with a pilot, or in neither.
+"""The place of an unfinished task: the queue of its class, a pilot, or neither.
 
 Plain functions over tasks and pilots; whoever calls them decides why.
 
@@ -33,7 +33,7 @@ def queue(task: Task, first: bool = False) -> None:
 
 
 def hold(task: Task, pilot: Pilot, now: float, log: Log) -> None:
-    """The pilot has the task from now on."""
+    """Assign the task to the pilot."""
     work = task.task_class
     if _is_queued(task):
         work.ready -= 1
@@ -55,7 +55,7 @@ def hold(task: Task, pilot: Pilot, now: float, log: Log) -> None:
 
 
 def begin(task: Task, pilot: Pilot, started: float, now: float, log: Log) -> None:
-    """The pilot has told that the task runs, or ran."""
+    """Record that the task runs, or has run, as its pilot has reported."""
     task.state = RUNNING
     task.started_at = started
     _waits_no_more(task, pilot)
@@ -63,7 +63,7 @@ def begin(task: Task, pilot: Pilot, started: float, now: float, log: Log) -> Non
 
 
 def near(task: Task, pilot: Pilot) -> None:
-    """One more of what the task waits for is held by the pilot."""
+    """Count one more of the task's missing inputs as held by `pilot`."""
     if task.near_pilot is pilot:
         task.near += 1
     else:
@@ -73,7 +73,7 @@ def near(task: Task, pilot: Pilot) -> None:
 
 
 def leave_pilot(task: Task) -> None:
-    """The task is with no pilot any more."""
+    """Remove the task from its pilot, if it has one."""
     if task.pilot is not None:
         task.pilot.release(task.id)
         _unassign(task)
@@ -87,7 +87,7 @@ def revoke(task: Task, effects: Effects) -> None:
 
 
 def let_go(task: Task, effects: Effects, reported: bool) -> None:
-    """Take a task that ends from its queue, or from its pilot (which knows that, if `reported`)."""
+    """Remove a task that ends from its queue or pilot; `reported`: the pilot knows of the end."""
     if task.pilot is None:
         if _is_queued(task):
             task.task_class.ready -= 1
@@ -118,5 +118,5 @@ def _waits_no_more(task: Task, pilot: Pilot) -> None:
 
 
 def _is_queued(task: Task) -> bool:
-    """Whether it may be given to a pilot: not while it is looked up whether it has run before."""
+    """Tell whether a task may be given to a pilot: it is ready, and its memo lookup is done."""
     return task.state == READY and (task.memo is not None or not task.template.cache)

@@ -70,7 +70,7 @@ __all__ = ["Core", "default_values"]
 
 
 class Core:
-    """All unfinished tasks, the sessions and the pilots.
+    """The state machine of all unfinished tasks, the sessions and the pilots.
 
     Parameters
     ----------
@@ -112,22 +112,22 @@ class Core:
         }
 
     def apply(self, event: Event, now: float) -> Effects:
-        """Take one event in and say what is to be done."""
+        """Apply an event; return the effects to carry out."""
         effects = Effects()
         self._life.just_ended.clear()
         self._handlers[type(event)](event, now, effects)  # type: ignore[operator]
         return effects
 
     def assign(self, now: float) -> dict[str, list[Task]]:
-        """Hand ready tasks to pilots: pilot name → the tasks that it gets now."""
+        """Hand ready tasks to pilots; return the tasks that each pilot gets now, by its name."""
         return self._handout.assign(now)
 
     def ask_back(self, now: float) -> dict[str, list[int]]:
-        """Say what pilots are to give back, now that all is assigned: pilot name → tasks."""
+        """Return the tasks that pilots are asked to return, by pilot; call after `assign`."""
         return self._handout.ask_back(now)
 
     def demand(self) -> list[ClassDemand]:
-        """What is to be run, by class: the question that elasticity answers."""
+        """Return the tasks to run, by class: the demand that elasticity answers."""
         return [
             ClassDemand(
                 need=work.need,

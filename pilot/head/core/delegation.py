@@ -1,4 +1,4 @@
-"""Children: what a task leaves that has ended well, and its results that these are to make.
+"""Children: the tasks that a completed task leaves, and the results that they make for it.
 
 Invariants
 ----------
@@ -31,7 +31,7 @@ class Delegation:
         self._log = log
 
     def learn(self, children: Children, effects: Effects) -> None:
-        """Keep what later children of the same executor refer to, whatever becomes of these."""
+        """Keep templates and functions that later children of the executor may refer to."""
         for template in children.templates[:1]:
             if template.session in self._sessions.known:
                 self._sessions.learn(children.templates)
@@ -48,7 +48,7 @@ class Delegation:
         now: float,
         effects: Effects,
     ) -> None:
-        """A task has ended well and leaves children, some of which may have its results."""
+        """Take on the children of a completed task, and delegate the results that they make."""
         life = self._life
         impossible: list[tuple[Task, str]] = []
         for spec in children.tasks:
@@ -79,7 +79,7 @@ class Delegation:
         effects: Effects,
         restored: bool = False,
     ) -> None:
-        """Delegate results; those of children that have ended are there already.
+        """Delegate results of a task to children; take the results of ended children at once.
 
         `outcomes` says how children have ended that ended before this event.
         """

@@ -1,4 +1,4 @@
-"""What ties tasks to each other: inputs, and results that a task has delegated to its children.
+"""Edges between tasks: inputs, and results that a task has delegated to its children.
 
 An edge is kept at the task that is to come, with those that wait for it: its `dependents` need its
 results, its `result_receivers` have them for their own. Plain functions over tasks: what follows
@@ -28,7 +28,7 @@ Ending: TypeAlias = tuple[Task, FinalState, tuple[Value, ...], TaskFailure | Non
 
 
 def link(task: Task, spec: TaskSpec, tasks: Mapping[int, Task]) -> None:
-    """Make the task wait for those of its inputs that are still to come."""
+    """Make the task wait for those of its inputs that are not finished yet."""
     task.inputs = spec.inputs
     for needed in {ref[0] for ref in spec.inputs}:
         source = tasks.get(needed)
@@ -47,7 +47,7 @@ def link(task: Task, spec: TaskSpec, tasks: Mapping[int, Task]) -> None:
 def delegate(
     task: Task, values: list[Value], refs: Mapping[int, Ref], tasks: Mapping[int, Task]
 ) -> None:
-    """The task's results are those of children; the others are among `values`."""
+    """Delegate results of the task to its children; `values` has the others."""
     task.state = DELEGATED
     task.values = values
     task.owed = len(refs)
@@ -62,7 +62,7 @@ def delegate(
 
 
 def free(task: Task) -> list[Task]:
-    """The dependents that wait for nothing more, now that the task's results are there."""
+    """Return the dependents that wait for nothing more, now that the task has its results."""
     freed = []
     for dependent in task.dependents or ():
         dependent.missing -= 1
@@ -76,7 +76,7 @@ def free(task: Task) -> list[Task]:
 
 
 def abort(task: Task, failure: TaskFailure | None) -> list[Ending]:
-    """What becomes of the dependents of a task that has no results."""
+    """Return the ends of the dependents of a task that has no results."""
     cause = TaskFailure(
         type="TaskAborted",
         message=_cause(task, failure),
@@ -90,7 +90,7 @@ def abort(task: Task, failure: TaskFailure | None) -> list[Ending]:
 def inherit(
     task: Task, values: tuple[Value, ...] | None, failure: TaskFailure | None
 ) -> list[Ending]:
-    """The ends of those whose results are the task's; None: it has none."""
+    """Return the ends of the tasks that get this task's results; `values` None: it has none."""
     ends: list[Ending] = []
     for parent, index, there in task.result_receivers or ():
         if values is None:
@@ -104,13 +104,13 @@ def inherit(
 
 
 def cut(task: Task) -> None:
-    """Nobody is tied to the task any more."""
+    """Remove all edges of the task."""
     task.dependents = task.result_receivers = None
     task.delegates = ()
 
 
 def _cause(task: Task, failure: TaskFailure | None) -> str:
-    """The sentence that a dependent's error opens with; it names the first cause."""
+    """Return the sentence that begins a dependent's error, and names the first cause."""
     # One that the task has raised, of tasks of its own, has base classes.
     if failure is not None and failure.type == "TaskAborted" and not failure.bases:
         return failure.message

@@ -1,4 +1,4 @@
-"""Which tasks the pilots get, ready or ahead of their inputs, and which they are asked back.
+"""Dispatch: which tasks the pilots get, some ahead of their inputs, and which they are asked for.
 
 `pilot.scheduler.assignment` says how many of which class go to which pilot; here queues are popped
 accordingly, and it is kept what that goes by: what sessions have used, and who starves.
@@ -51,7 +51,7 @@ class Dispatch:
         self._faded = 0.0
 
     def assign(self, now: float) -> dict[str, list[Task]]:
-        """Hand ready tasks to pilots: pilot name → the tasks that it gets now."""
+        """Hand ready tasks to pilots; return the tasks that each pilot gets now, by its name."""
         given = self._give_early(now)
         known = self._sessions.classes.values()
         classes = [work for work in known if work.ready and not work.session.paused]
@@ -84,7 +84,7 @@ class Dispatch:
         return given
 
     def _give_early(self, now: float) -> dict[str, list[Task]]:
-        """Send short tasks to the pilot that holds all that they wait for, ahead of their inputs.
+        """Send short tasks, ahead of their inputs, to the pilot that holds all these inputs.
 
         So a pilot has a chain, or a join with its forks, as a whole, and goes on by itself.
         """
@@ -103,7 +103,7 @@ class Dispatch:
         return given
 
     def ask_back(self, now: float) -> dict[str, list[int]]:
-        """Say what waits in one pilot while another could start it: pilot name → tasks.
+        """Return tasks that wait in one pilot while another could start them, by pilot name.
 
         The pilots left idle by `assign` are shared out, each for one class of one pilot at a time.
         """
@@ -143,7 +143,7 @@ class Dispatch:
                 session.starving = now - session.waits_since > STARVING_S
 
     def _fade(self, now: float) -> None:
-        """Let what sessions have used count less the longer ago it is."""
+        """Reduce what sessions have used, the more the longer ago it is."""
         if now - self._faded < 1.0:
             return
         factor = 0.5 ** ((now - self._faded) / USED_HALF_S)
@@ -165,8 +165,7 @@ def _may_go_early(task: Task, pilot: Pilot, now: float) -> bool:
 
 
 def _stuck(waiting: dict[Task, float], count: int, now: float) -> list[int]:
-    """So many tasks that have waited for long: they have all their inputs, and are not asked for
-    again before they have waited as long once more."""
+    """Return up to `count` tasks with all inputs that have waited for long; reset their waits."""
     looked: list[Task] = []
     stuck: list[int] = []
     for task, since in waiting.items():

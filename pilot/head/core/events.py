@@ -1,4 +1,4 @@
-"""What the core is told (events), and what it asks for in return (effects).
+"""The events that the core is told, and the effects that it asks for in return.
 
 Plain records: the head's shell makes the events of frames, timers and answers, and carries the
 effects out; the simulation does the same without any of these.
@@ -32,7 +32,7 @@ from pilot.wire.messages import RunningTask
 
 
 class TasksSubmitted(msgspec.Struct, frozen=True):
-    """Tasks to take on. `ended` has the states of inputs that are no unfinished tasks."""
+    """Tasks to take on. `ended` has the states of inputs that are not unfinished tasks."""
 
     session: int
     templates: list[Template]
@@ -55,7 +55,7 @@ class Restored(msgspec.Struct, frozen=True):
 
 
 class SessionOpened(msgspec.Struct, frozen=True):
-    """A session is there, or has changed."""
+    """The record of a session, new or changed."""
 
     session: int
     weight: float = 1.0
@@ -68,7 +68,7 @@ class SessionOpened(msgspec.Struct, frozen=True):
 
 
 class TasksRestored(msgspec.Struct, frozen=True):
-    """All unfinished tasks from the database; then come the sessions.
+    """The unfinished tasks in the database; the sessions follow.
 
     `outcomes` has how tasks have ended that have results which are delegated to them.
     """
@@ -81,7 +81,7 @@ class TasksRestored(msgspec.Struct, frozen=True):
 
 
 class TasksCancelled(msgspec.Struct, frozen=True):
-    """End these tasks, or with None all of the session, or of one of its groups."""
+    """The tasks to end: these, or with None all of the session, or of one of its groups."""
 
     session: int
     tasks: list[int] | None
@@ -91,14 +91,14 @@ class TasksCancelled(msgspec.Struct, frozen=True):
 
 
 class TasksUnfit(msgspec.Struct, frozen=True):
-    """Tasks that cannot be kept, and those of templates that cannot be; and why."""
+    """Tasks and templates that cannot be stored, and the reason."""
 
     templates: Mapping[int, str]
     tasks: Mapping[int, str] = {}
 
 
 class PilotJoined(msgspec.Struct, frozen=True):
-    """A pilot reports itself, with the attempts that it holds."""
+    """The report of a pilot that introduces itself, with the attempts that it holds."""
 
     name: str
     pool: str
@@ -111,7 +111,7 @@ class PilotJoined(msgspec.Struct, frozen=True):
 
 
 class PilotChanged(msgspec.Struct, frozen=True):
-    """A pilot has another number of nodes, or drains."""
+    """A change of a pilot: another number of nodes, or draining."""
 
     name: str
     nodes: int
@@ -119,7 +119,7 @@ class PilotChanged(msgspec.Struct, frozen=True):
 
 
 class PilotLost(msgspec.Struct, frozen=True):
-    """A pilot is gone; what it held is to be run again."""
+    """The loss of a pilot; the tasks that it held run again."""
 
     name: str
     reason: str
@@ -128,7 +128,7 @@ class PilotLost(msgspec.Struct, frozen=True):
 
 
 class AttemptsEnded(msgspec.Struct, frozen=True):
-    """What a pilot reports of the attempts that ended there.
+    """A pilot's report of attempts that have ended there.
 
     `ended` has the states of inputs of children that are no unfinished tasks, `outcomes` how tasks
     have ended that have results which are delegated to them.
@@ -141,14 +141,14 @@ class AttemptsEnded(msgspec.Struct, frozen=True):
 
 
 class TasksLookedUp(msgspec.Struct, frozen=True):
-    """What is known of tasks that may have run before: their keys, and the results of some."""
+    """The outcome of memo lookups: the keys of tasks, and the results of some."""
 
     keys: Mapping[int, bytes]
     found: Mapping[int, tuple[Value, ...]]
 
 
 class AttemptsRunning(msgspec.Struct, frozen=True):
-    """What a pilot says that it has run for a while."""
+    """A pilot's report of attempts that have run for a while."""
 
     pilot: str
     running: list[RunningTask]
@@ -173,7 +173,7 @@ Event: TypeAlias = (
 
 
 class Change(msgspec.Struct, array_like=True):
-    """Things of one kind that came into a state together: so many events of the log."""
+    """Like changes of state at one time: consecutive events of the log."""
 
     #: Of `pilot.model.states.EVENT_STATES`, as the next one is.
     kind: EventKind
@@ -189,12 +189,12 @@ class Change(msgspec.Struct, array_like=True):
 
     @property
     def count(self) -> int:
-        """How many events these are."""
+        """The number of events."""
         return sum(self.spans[1::2]) if self.spans else 1
 
 
 class Log:
-    """Changes in the order in which they were made; like ones in a row are one."""
+    """Changes in the order in which they were made; consecutive ones that are alike are merged."""
 
     __slots__ = ("changes",)
 
@@ -202,7 +202,7 @@ class Log:
         self.changes: list[Change] = []
 
     def task(self, task: int, state: str, session: int, at: float, detail: str = "") -> None:
-        """A task has come into a state."""
+        """Add a task's change of state."""
         if self.changes:
             last = self.changes[-1]
             if (
@@ -221,11 +221,11 @@ class Log:
         self.changes.append(Change("task", state, session, at, detail, [task, 1]))
 
     def other(self, kind: EventKind, state: str, session: int, at: float, detail: str = "") -> None:
-        """Something else has come into a state."""
+        """Add a change of state of a session or a pilot."""
         self.changes.append(Change(kind, state, session, at, detail, []))
 
     def take(self) -> list[Change]:
-        """What was noted since the last time."""
+        """Remove and return the changes since the last call."""
         taken, self.changes = self.changes, []
         return taken
 
@@ -234,7 +234,7 @@ class Log:
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """A task has its final state."""
+    """The end of a task, with its final state."""
 
     task: int
     session: int
@@ -253,7 +253,7 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 class Delegated(msgspec.Struct, frozen=True):
-    """A task has ended and its results are to come from children."""
+    """The end of a task whose results are still to come from children."""
 
     task: int
     values: tuple[Value, ...]
@@ -269,7 +269,7 @@ class Learned(msgspec.Struct, frozen=True):
 
 
 class Attempt(msgspec.Struct, frozen=True):
-    """An attempt ended, whether or not that ended its task."""
+    """The end of an attempt, whether or not it ended the task."""
 
     completion: Completion
     pilot: str
@@ -281,7 +281,7 @@ class Attempt(msgspec.Struct, frozen=True):
 
 
 class Effects:
-    """What the shell has to carry out, in the order: write, commit, tell."""
+    """The effects that the shell carries out, in this order: write, commit, tell."""
 
     __slots__ = (
         "accepted",

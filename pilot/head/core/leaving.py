@@ -1,4 +1,4 @@
-"""Sessions that everybody has left: their tasks have ended, and their clients have gone.
+"""Abandoned sessions: their tasks have ended, and their clients have gone.
 
 Such a session is closed after a while, so that lists do not fill up with what nobody will close:
 sessions of notebooks that were ended, of programs that left their work running. It is opened again
@@ -25,7 +25,7 @@ _KNOWN = 10_000
 
 
 class Leaving:
-    """Says which sessions to close, and which of those that were closed may be opened again.
+    """Decides which sessions to close, and which of the closed ones may be opened again.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class Leaving:
     def due(
         self, sessions: Mapping[int, Session], is_attended: Callable[[int], bool], now: float
     ) -> list[int]:
-        """Return the sessions that are to be closed now.
+        """Return the sessions to close now.
 
         Parameters
         ----------
@@ -67,13 +67,13 @@ class Leaving:
         return [session for session, since in self._since.items() if now - since >= self._grace_s]
 
     def closed(self, sessions: Iterable[int]) -> None:
-        """Note that these were closed."""
+        """Note that these sessions were closed."""
         self._closed.update(dict.fromkeys(sessions))
         for session in list(self._closed)[:-_KNOWN]:
             del self._closed[session]
 
     def opened(self, session: int) -> None:
-        """Note that one was opened again."""
+        """Note that a session was opened again."""
         self._closed.pop(session, None)
 
     def __contains__(self, session: int) -> bool:
@@ -81,10 +81,10 @@ class Leaving:
 
     @property
     def text(self) -> str:
-        """Those that were closed so, for the next head."""
+        """The sessions that were closed so, as text for the next head."""
         return ",".join(map(str, self._closed))
 
 
 def lives(heard: Mapping[bytes, float], peers: Collection[bytes], now: float) -> bool:
-    """Tell whether one of these clients has said something lately."""
+    """Tell whether one of these clients has been heard from lately."""
     return any(now - heard.get(peer, 0.0) < CLIENT_S for peer in peers)

@@ -1,4 +1,4 @@
-"""The life of a task: it is taken on, is ready to start at some time, and has an end.
+"""The life of a task: it is accepted, becomes ready, and ends.
 
 All that leads to these three (submissions, reports of pilots, users who cancel) is decided
 elsewhere; what they bring about for other tasks, and for sessions, follows here.
@@ -28,7 +28,7 @@ from pilot.model.values import Value
 
 
 class Lifecycle:
-    """All unfinished tasks, and their ways in and out."""
+    """The unfinished tasks, and the ways in which they begin and end."""
 
     def __init__(self, sessions: Sessions, log: Log) -> None:
         self.tasks: dict[int, Task] = {}
@@ -40,7 +40,7 @@ class Lifecycle:
     # --- in
 
     def refusal(self, spec: TaskSpec, ended: Mapping[int, str]) -> str:
-        """Why a task can't ever run; empty: it can. `ended` has the states of inputs that ended."""
+        """Return why a task can never run, or ""; `ended` has the states of its ended inputs."""
         if spec.template not in self._sessions.templates:
             return "the head was never told what it is to run (its template)"
         if spec.template in self._sessions.unfit:
@@ -57,7 +57,7 @@ class Lifecycle:
         return ""
 
     def take_on(self, spec: TaskSpec, parent: int, now: float, effects: Effects) -> Task:
-        """A new task, which waits for its inputs."""
+        """Accept a new task, and link it to its inputs; return it."""
         task = self.add(spec.id, self._sessions.templates[spec.template], now)
         effects.accepted.append((spec, task, parent))
         if spec.inputs:
@@ -67,14 +67,14 @@ class Lifecycle:
         return task
 
     def add(self, number: int, template: Template, created: float) -> Task:
-        """A task that is tied to no other yet."""
+        """Add a task without links to others; return it."""
         task = Task(number, template, self._sessions.class_of[template.id], created)
         self.tasks[number] = task
         self._sessions.enter(task)
         return task
 
     def members(self, session: int, group: str) -> list[Task]:
-        """The unfinished tasks of a session, or of one of its groups, in order of submission."""
+        """Return the unfinished tasks of a session or one of its groups, in order of submission."""
         if group:
             return list(self._sessions.groups.get((session, group), {}).values())
         return [task for task in self.tasks.values() if task.template.session == session]
@@ -84,7 +84,7 @@ class Lifecycle:
     def make_ready(
         self, task: Task, now: float, effects: Effects, again: str = "", restored: bool = False
     ) -> None:
-        """It could start; a task that is tried `again` (why?) goes first."""
+        """Make a task ready. A task that is tried `again`, for this reason, goes first."""
         task.state = READY
         task.ready_at = now
         if not restored:
@@ -106,7 +106,7 @@ class Lifecycle:
         failure: TaskFailure | None = None,
         reported: bool = False,
     ) -> None:
-        """Give a task its final state, and to others what follows from it.
+        """Give a task its final state, and end the other tasks that follow from it.
 
         `reported`: its pilot knows that it has ended.
         """
@@ -148,7 +148,7 @@ class Lifecycle:
             self._sessions.end_if_done(session, now, effects)
 
     def _taken_along(self, task: Task) -> tuple[Task, ...]:
-        """What is cancelled since a task has ended as it has."""
+        """Return the tasks to cancel because this one has ended as it has."""
         template = task.template
         if task.state == CANCELLED:
             return task.delegates
@@ -161,5 +161,5 @@ class Lifecycle:
 
 
 def default_values(template: Template) -> tuple[Value, ...]:
-    """What others get of a failed task with ``on_failure="ignore"``."""
+    """Return the values that dependents get of a failed task with ``on_failure="ignore"``."""
     return (Value(len(template.default), template.default),) * template.returns

@@ -1,4 +1,4 @@
-"""The key by which the results of a task are found again: pure.
+"""The key under which the results of a task are found again. Pure.
 
 A task's key is made of what it comes of (`Template.cache`, see `pilot.client.caching.keys`), of its
 arguments, and of the digests of its inputs. The results of a task that has a key have digests that
@@ -19,14 +19,14 @@ _SIZE = 16
 
 
 def base(template: Template, spec: TaskSpec) -> bytes:
-    """The part of a key that is known when the task is submitted."""
+    """Return the part of a key that is known when the task is submitted."""
     digest = hashlib.blake2b(template.cache, digest_size=_SIZE)
     digest.update(spec.digest or spec.payload)
     return digest.digest()
 
 
 def key(start: bytes, inputs: Iterable[Value]) -> bytes:
-    """The key of a task, of its `base` and its inputs in their order."""
+    """Return the key of a task, from its `base` and its inputs in their order."""
     digest = hashlib.blake2b(start, digest_size=_SIZE)
     for value in inputs:
         digest.update(_digest(value))
@@ -34,7 +34,7 @@ def key(start: bytes, inputs: Iterable[Value]) -> bytes:
 
 
 def marked(values: tuple[Value, ...], memo: bytes) -> tuple[Value, ...]:
-    """The results of a task with this key, those in files with digests that follow from it."""
+    """Return the results of a task with this key; files get digests that derive from the key."""
     if all(value.is_inline for value in values):
         return values
     return tuple(

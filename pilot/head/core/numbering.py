@@ -1,4 +1,4 @@
-"""Numbers of tasks, as the head gives them: to clients in blocks, and to children one by one.
+"""Task numbers: the head gives them to clients in blocks, and to children one by one.
 
 Invariants
 ----------
@@ -55,7 +55,7 @@ class Numbers:
         self._blocks: dict[int, tuple[int, int, int]] = {}
 
     def block(self, session: int, count: int) -> tuple[int, int]:
-        """Give a client so many ids; returns the first, and how many.
+        """Give a client a block of ids; return the first id and their number.
 
         Raises
         ------
@@ -76,7 +76,7 @@ class Numbers:
         return range(first, first + count)
 
     def take_back(self, rows: Iterable[tuple[int, int]]) -> None:
-        """A client that has said good-bye has not used these: the next one may have them.
+        """Release blocks that a client, which has said good-bye, has not used.
 
         Only what nothing was given behind is taken back.
         """
@@ -84,13 +84,13 @@ class Numbers:
             self._release(session_of(first), first & NUMBERS, count)
 
     def forget(self, session: int) -> None:
-        """A session has no more tasks."""
+        """Forget a session that will have no more tasks."""
         self._blocks.pop(session, None)
 
     def name_children(
         self, completions: list[Completion], tasks: Mapping[int, Task]
     ) -> list[Completion]:
-        """Give their ids to the children that come to be with the ends of these attempts.
+        """Assign ids to the children that these ended attempts have submitted.
 
         `tasks` are those that are unfinished: of others the end is known already.
         """
@@ -107,7 +107,7 @@ class Numbers:
 
 
 def named(children: Children, ids: Iterable[int]) -> Children:
-    """Children with these ids, also where they refer to each other, and their parent to them."""
+    """Return the children with these ids, also in the references among them and from the parent."""
     given = list(zip(children.tasks, ids, strict=True))
     known = {spec.id: number for spec, number in given}
 

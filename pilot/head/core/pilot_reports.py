@@ -1,4 +1,4 @@
-"""What pilots report: themselves, and how it goes with the attempts that they hold.
+"""Reports of pilots: that they are there, and how the attempts that they hold go.
 
 Invariants
 ----------
@@ -37,7 +37,7 @@ from pilot.scheduler.site_amounts import SiteAmounts
 
 
 class PilotReports:
-    """The pilots, and what becomes of the attempts that they hold."""
+    """The pilots, and the rules for what they report."""
 
     def __init__(
         self, life: Lifecycle, delegation: Delegation, site: SiteAmounts, log: Log
@@ -52,7 +52,7 @@ class PilotReports:
     # --- pilots
 
     def joined(self, event: PilotJoined, now: float, effects: Effects) -> None:
-        """A pilot is there, or again; what it holds is its own, if nobody else has it."""
+        """Take in a pilot that introduces itself; it keeps the attempts that no other pilot has."""
         pilot = self.pilots.get(event.name)
         self._site.replace(event.name, event.site)
         if pilot is not None:
@@ -79,7 +79,7 @@ class PilotReports:
                 allocation.hold(task, pilot, now, self._log)
 
     def changed(self, event: PilotChanged, now: float, _effects: Effects) -> None:
-        """A pilot has another number of nodes, or drains."""
+        """Take in a pilot's new number of nodes, or that it drains."""
         if pilot := self.pilots.get(event.name):
             if event.draining and not pilot.draining:
                 self._log.other("pilot", "DRAINING", 0, now, event.name)
@@ -87,7 +87,7 @@ class PilotReports:
             pilot.draining = event.draining
 
     def lost(self, event: PilotLost, now: float, effects: Effects) -> None:
-        """A pilot is gone, and all attempts that it held with it."""
+        """Remove a pilot, and all attempts that it held."""
         pilot = self.pilots.pop(event.name, None)
         kept = list(self._site.held(event.name).items()) if event.may_live else []
         if pilot is not None:
@@ -100,7 +100,7 @@ class PilotReports:
             self._site.replace(event.name, kept)
 
     def _is_held(self, number: int, held: Mapping[int, int]) -> bool:
-        """Whether a pilot still holds what it was given last of a task."""
+        """Tell whether a pilot still holds the last attempt of a task."""
         task = self._tasks.get(number)
         return number in held and (task is None or held[number] == task.attempt)
 
@@ -124,7 +124,7 @@ class PilotReports:
     # --- attempts
 
     def running(self, event: AttemptsRunning, now: float, effects: Effects) -> None:
-        """PilotReports have begun, and last."""
+        """Take in that attempts have begun, and have run for a while."""
         pilot = self.pilots.get(event.pilot)
         for running in event.running:
             task = self._tasks.get(running.task)
@@ -140,7 +140,7 @@ class PilotReports:
                 effects.started.append(task.id)
 
     def ended(self, event: AttemptsEnded, now: float, effects: Effects) -> None:
-        """PilotReports have ended, at least for the pilot that says so."""
+        """Take in that attempts have ended, as a pilot reports."""
         pilot = self.pilots.get(event.pilot)
         self._have_run(pilot, event.completions, now)
         for completion in event.completions:
@@ -171,7 +171,7 @@ class PilotReports:
             self._take_end(task, pilot, completion, now, effects, event)
 
     def _have_run(self, pilot: Pilot | None, completions: Iterable[Completion], now: float) -> None:
-        """What ended before its pilot told that it runs has run all the same."""
+        """Record as running the ended attempts whose start was never reported."""
         for completion in completions:
             task = self._tasks.get(completion.task)
             if (
@@ -193,7 +193,7 @@ class PilotReports:
         effects: Effects,
         event: AttemptsEnded | None = None,
     ) -> None:
-        """An attempt is over: its task has an end, or is tried again. No event: by no report."""
+        """Take in the end of an attempt: end its task, or try it again. `event` None: no report."""
         outcome = completion.outcome
         work = task.task_class
         task.files = completion.files
@@ -246,6 +246,6 @@ class PilotReports:
 
 
 def _was_asked_back(task: Task, pilot: Pilot) -> bool:
-    """Whether the pilot gives it back for that, and not since it drains or an input got lost."""
+    """Tell whether the pilot returns the task because it was asked to."""
     asked = pilot.waiting.get(task.task_class, {}).get(task, task.assigned_at)
     return asked > task.assigned_at and not task.missing

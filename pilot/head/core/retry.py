@@ -1,4 +1,4 @@
-"""What follows from how an attempt ended: the outcome table of the semantics, as one function.
+"""The outcome table: which final state, if any, follows from how an attempt ended.
 
 Pure. An attempt that was interrupted (preempted, walltime, node lost) costs neither a retry nor a
 crash; a task's own error costs a retry; a process that died costs a crash.
@@ -13,7 +13,7 @@ from pilot.model.tasks import Completion, Template
 def verdict(
     template: Template, completion: Completion, errors: int, crashes: int
 ) -> FinalState | None:
-    """The final state that an attempt brings, or None where the task is to be tried again.
+    """Return the final state that follows from an attempt, or None if the task is tried again.
 
     Parameters
     ----------

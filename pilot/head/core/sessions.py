@@ -1,4 +1,4 @@
-"""What tasks have in common: their session, their group, and by their template their class.
+"""Sessions, their groups, and the classes of tasks with like templates.
 
 Invariants
 ----------
@@ -20,7 +20,7 @@ from pilot.scheduler.assignment import Pool, longest_s
 
 
 class Sessions:
-    """All sessions that have not ended, with their templates, classes and groups."""
+    """The sessions that have not ended, with their templates, classes and groups."""
 
     def __init__(self, log: Log, pools: Sequence[Pool] = ()) -> None:
         self.known: dict[int, Session] = {}
@@ -36,14 +36,14 @@ class Sessions:
         self._pools = pools
 
     def get(self, number: int) -> Session:
-        """The session of that number; a new one, if it was never heard of."""
+        """Return the session of this number; make one if it is unknown."""
         known = self.known.get(number)
         if known is None:
             known = self.known[number] = Session(number)
         return known
 
     def learn(self, templates: Iterable[Template]) -> None:
-        """Keep templates, and find the classes of those that are new."""
+        """Keep templates, and find or make the classes of new ones."""
         for template in templates:
             if template.id in self.templates:
                 continue
@@ -68,7 +68,7 @@ class Sessions:
             self.class_of[template.id] = work
 
     def change(self, event: SessionOpened, now: float, effects: Effects) -> None:
-        """A session is there, or is paused, resumed, stopped or closed."""
+        """Take in a new session, or that a session is paused, resumed, stopped or closed."""
         created = event.session not in self.known
         session = self.get(event.session)
         state, paused = session.state, session.paused
@@ -87,7 +87,7 @@ class Sessions:
         self.end_if_done(session, now, effects)
 
     def enter(self, task: Task) -> None:
-        """Count an unfinished task, and note it in its group."""
+        """Count an unfinished task, and add it to its group."""
         template = task.template
         task.task_class.session.unfinished += 1
         if template.group:
@@ -95,7 +95,7 @@ class Sessions:
             members[task.id] = task
 
     def leave(self, task: Task) -> None:
-        """Count a task that has its final state."""
+        """Stop counting a task that has its final state."""
         session = task.task_class.session
         session.unfinished -= 1
         session.counts[task.state] = session.counts.get(task.state, 0) + 1

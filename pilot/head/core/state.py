@@ -1,4 +1,4 @@
-"""What the core keeps: unfinished tasks, their classes, sessions and pilots.
+"""The state of the core: unfinished tasks, their classes, sessions and pilots.
 
 Plain objects with slots, changed by `pilot.head.core.core` and its parts alone. They hold what the
 rules need and nothing more: there may be a million tasks.
@@ -17,7 +17,7 @@ from pilot.scheduler.site_amounts import SiteAmounts
 
 
 class TaskClass:
-    """Tasks that are alike for the scheduler, and the queue of those that are ready."""
+    """Tasks that are alike for the scheduler, with the queue of the ready ones."""
 
     __slots__ = (
         "assigned",
@@ -58,21 +58,21 @@ class TaskClass:
 
     @property
     def starving(self) -> bool:
-        """Whether the session has waited for too long while others were served."""
+        """True if the session has waited for too long while others were served."""
         return self.session.starving
 
     @property
     def share(self) -> float:
-        """What the session has and had lately of the cores, by its weight."""
+        """The cores that the session has and recently had, divided by its weight."""
         return (self.session.load + self.session.used) / self.session.weight
 
     def learn(self, duration_s: float) -> None:
-        """Take one more duration into the mean."""
+        """Add a duration, in seconds, to the mean."""
         self.mean_s = duration_s if self.mean_s is None else 0.9 * self.mean_s + 0.1 * duration_s
 
 
 class Session:
-    """A session's place among others, its counters, and whether it takes and runs tasks."""
+    """The state of a session: its place among others, its counters, and whether it runs tasks."""
 
     __slots__ = (
         "classes",
@@ -118,7 +118,7 @@ class Session:
 
     @property
     def state(self) -> str:
-        """As in the database, while it has not ended."""
+        """The state as the database has it, while the session has not ended."""
         return "CLOSING" if self.closed else "STOPPED" if self.stopped else "OPEN"
 
 
@@ -195,7 +195,7 @@ class Task:
 
 
 class Pilot:
-    """A pilot that has reported itself."""
+    """A pilot that has introduced itself."""
 
     __slots__ = (
         "_lasts",
@@ -247,13 +247,13 @@ class Pilot:
         self.early: deque[Task] = deque()
 
     def note_lasting(self, task: int) -> None:
-        """A task that it holds may last."""
+        """Note that a task that the pilot holds may run for long."""
         if task not in self._lasts:
             self._lasts.add(task)
             self.lasting += self.held[task]
 
     def release(self, task: int) -> None:
-        """The pilot holds the task no more."""
+        """Remove a task from the pilot."""
         cores = self.held.pop(task, 0)
         self.load -= cores
         if task in self._lasts:

@@ -1,4 +1,4 @@
-"""What is the matter with a task that waits for no other: it runs, is about to, or has ended.
+"""Diagnosis of a task that waits for no other: it runs, is about to, or has ended.
 
 Why a ready task has no pilot is said by `pilot.head.explain.ready`.
 
@@ -37,7 +37,7 @@ SETTLED_S = 2.0
 
 
 class Diagnosis:
-    """Finds out about single tasks, for one answer."""
+    """Finds the reasons for the states of single tasks, for one answer."""
 
     def __init__(self, facts: Snapshot, known: Lookup, ready: Readiness) -> None:
         self._now = facts.now
@@ -48,7 +48,7 @@ class Diagnosis:
         self._ready = ready
 
     def cause(self, number: int) -> Finding:
-        """What is the matter with a task that waits for no other."""
+        """Return the reason why a task that waits for no other has not ended, or how it ended."""
         live = self._live.get(number)
         if live is None:
             return self._recorded(number)
@@ -65,7 +65,7 @@ class Diagnosis:
         return Finding("moves", "is about to be ready")
 
     def group(self, number: int) -> object:
-        """Causes that are the same for many tasks."""
+        """Return the causes that many tasks share."""
         live = self._live.get(number)
         state = self._known.state(number)
         return (state, id(live.task_class)) if live else state
@@ -127,7 +127,7 @@ class Diagnosis:
         )
 
     def _tried(self, task: Task) -> list[Cause]:
-        """Earlier attempts, and why they ended."""
+        """Return the earlier attempts, and why they ended."""
         if not task.ended_attempt:
             return []
         rows = self._store.rows("last_attempts", {"task": task.id, "limit": SHOWN})
@@ -146,7 +146,7 @@ class Diagnosis:
     # --- ended, as the database has it
 
     def _recorded(self, number: int) -> Finding:
-        """A task that has ended; or, without a head, one that has not."""
+        """Return the finding on an ended task; without a head, also on an unfinished one."""
         row = self._known.row(number)
         if row is None:
             return Finding("unknown", "is not in the database")
@@ -255,7 +255,7 @@ class Diagnosis:
 
 
 def _attempt(row: Mapping[str, Any]) -> str:
-    """One attempt in a line."""
+    """Describe an attempt in one line."""
     failure = decode_failure(row["failure"])
     text = f"attempt {row['number']}" + (f" on node {row['node']}" if row["node"] else "")
     if row["started"] and row["ended"]:

@@ -1,4 +1,4 @@
-"""Why a task, a result or a session is not done: what it waits for, back to the causes.
+"""The reasons why a task, a result or a session is not done: its waits, back to the causes.
 
 `explain` is a pure function of what the head knows (`Snapshot`): the core's tasks, sessions and
 pilots, what elasticity and the batch system say of pilots to come, and the records in the database.
@@ -51,7 +51,7 @@ _SUBJECT = re.compile(r"""(\d+\.\d+)(?:\[\s*["']?(.+?)["']?\s*\]|/(.+))?""")
 
 
 def why(view: View, subject: str | None = None) -> dict[str, Any]:
-    """What a task (``3.17``), a result (``3.17/name``) or a session (``3``) waits for."""
+    """Return the answer on a task (``3.17``), a result (``3.17/name``) or a session (``3``)."""
     facts = Snapshot(
         clock.now(), view.core, view.running, view.fleet.outlook(), view.store, view.status()
     )
@@ -60,7 +60,7 @@ def why(view: View, subject: str | None = None) -> dict[str, Any]:
 
 
 def explain(facts: Snapshot, subject: str | None = None) -> Answer:
-    """Why a task, a result or a session (default: the newest) is not done, or how it ended.
+    """Explain why a task, a result or a session (default: the newest) is not done, or how it ended.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def explain(facts: Snapshot, subject: str | None = None) -> Answer:
 
 
 def _answer(facts: Snapshot, told: Explanation) -> Answer:
-    """What is told, and what holds up all that has not ended."""
+    """Make the answer; anything that holds up all unfinished tasks comes first."""
     finding, because = told.finding, told.finding.because
     if (error := facts.head.get("unwritten")) and told.state not in FINAL:
         text = f"the database cannot be written ({error}): no end of a task is told before it can"

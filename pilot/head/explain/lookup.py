@@ -1,4 +1,4 @@
-"""Tasks as they are known: unfinished ones from the core, all others from the database.
+"""Lookup of tasks: unfinished ones in the core, all others in the database.
 
 Invariants
 ----------
@@ -56,7 +56,7 @@ class Lookup:
         self._rows: dict[int, Recorded | None] = {}
 
     def row(self, number: int) -> Recorded | None:
-        """A task as the database has it; None: it is not there."""
+        """Return a task as the database has it, or None."""
         if number not in self._rows:
             rows = self._store.rows("explain_task", {"task": number})
             with naming(number):
@@ -64,12 +64,12 @@ class Lookup:
         return self._rows[number]
 
     def in_states(self, tasks: list[int], states: tuple[str, ...]) -> list[int]:
-        """Those of the tasks that are in one of the states, by the database."""
+        """Return the tasks whose state in the database is one of these."""
         known = self._store.states(tasks) if tasks else {}
         return [task for task in dict.fromkeys(tasks) if known.get(task) in states]
 
     def template(self, number: int) -> Template:
-        """What a task, which is known, shares with others."""
+        """Return the template of a known task."""
         live = self._live.get(number)
         if live is not None:
             return live.template
@@ -78,14 +78,14 @@ class Lookup:
         return row.template
 
     def name(self, number: int) -> str:
-        """A task as sentences name it."""
+        """Return a task as sentences name it: ``task 3.17 (name)``."""
         live = self._live.get(number)
         row = None if live else self.row(number)
         name = live.template.name if live else row.name if row else ""
         return f"task {task_label(number)}" + (f" ({printable(name)})" if name else "")
 
     def state(self, number: int) -> str:
-        """The state of a task; ``UNKNOWN``: there is no such task."""
+        """Return the state of a task; ``UNKNOWN`` if it does not exist."""
         live = self._live.get(number)
         if live is not None:
             return live.state

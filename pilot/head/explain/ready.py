@@ -1,4 +1,4 @@
-"""Why no pilot takes a ready task: what is there, what is on the way, and why there is no more.
+"""The reasons why no pilot takes a ready task: the pilots that exist, those to come, the limits.
 
 All is said of a class of tasks at once, since its tasks are alike for the scheduler; only the place
 in the queue is a task's own. Pure: it asks the functions that `Core.assign` and the fleet act by.
@@ -41,7 +41,7 @@ SILENT_S = 5.0
 
 
 class _Planned(msgspec.Struct):
-    """A pilot that is not there yet, as the assignment would see it."""
+    """A pilot that does not exist yet, as the assignment would see it."""
 
     pool: str
     shape: NodeShape
@@ -51,7 +51,7 @@ class _Planned(msgspec.Struct):
 
 
 class Readiness:
-    """Says why ready tasks have no pilot; remembers what it has found of each class."""
+    """Finds why ready tasks have no pilot; remembers the finding of each class."""
 
     def __init__(self, facts: Snapshot) -> None:
         self._now = facts.now
@@ -62,7 +62,7 @@ class Readiness:
         self._standings: list[PoolStatus] | None = None
 
     def finding(self, work: TaskClass) -> Finding:
-        """What keeps ready tasks of a class."""
+        """Return the reason why ready tasks of a class have no pilot."""
         finding = self._of_class.get(id(work))
         if finding is None:
             finding = self._of_class[id(work)] = self._why_ready(work)
@@ -122,7 +122,7 @@ class Readiness:
     def _nobody(
         self, short: list[Pilot], coming: list[PilotRow], more: list[Cause]
     ) -> tuple[str, str]:
-        """What keeps a task from running where no pilot can take it: kind and clause."""
+        """Return why no pilot can take a task: the kind of reason, and a clause."""
         told = {line.kind: line.text for line in reversed(more)}
         if "lost" in told:
             return "lost", told["lost"]
@@ -179,7 +179,7 @@ class Readiness:
         )
 
     def _used_up(self, work: TaskClass) -> Finding | None:
-        """Why tasks cannot have what the site has only once; None: there is enough of it now."""
+        """Return why tasks lack amounts that exist once per site; None if there is enough now."""
         site, need = self._core.site, work.need.site
         if site.unheard:
             names = sorted(site.unheard)
@@ -218,7 +218,7 @@ class Readiness:
         return Finding("resources", clause, tuple(lines), facts=facts)
 
     def _users(self, name: str) -> Iterator[Cause]:
-        """Who has some of what the site has only once."""
+        """List the holders of an amount that exists once per site."""
         sessions: Counter[int] = Counter()
         away: Counter[str] = Counter()
         for pilot, tasks in self._core.site.holders.items():
@@ -281,7 +281,7 @@ class Readiness:
         return Finding("busy", clause, tuple(lines), advice, facts)
 
     def place(self, task: Task) -> tuple[Cause, ...]:
-        """How many tasks go before a ready one."""
+        """Return how many tasks go before a ready one, as causes."""
         work = task.task_class
         own = 0
         found = False
@@ -363,7 +363,7 @@ class Readiness:
     # --- pilots to come
 
     def _coming(self, work: TaskClass) -> list[PilotRow]:
-        """Pilots on the way that could run the tasks; those that will be there first, first."""
+        """Return the queued pilots that could run the tasks, the soonest first."""
         pools = {pool.name: pool for pool in self._outlook.pools}
         found = [
             row
@@ -430,7 +430,7 @@ class Readiness:
         return [Cause("silence", text, facts={"since": outlook.silent_since})]
 
     def _growth(self, work: TaskClass) -> tuple[PoolLimits | None, list[Cause]]:
-        """The pool that grows for the tasks, and why it does not."""
+        """Return the pool that grows for the tasks, and why it grows no further."""
         required_s = assignment.required_walltime_s(work)
         demand = ClassDemand(work.need, work.pool, max(1, work.ready), work.mean_s, required_s)
         if self._standings is None:
@@ -496,7 +496,7 @@ class Readiness:
             yield f"mend {keys} of pool {pool.name} in {site_file}; {reread}"
 
     def is_suspended(self, pilot: Pilot) -> bool:
-        """Whether all that a pilot has stands still."""
+        """Tell whether the job of a pilot is suspended."""
         row = self._outlook.rows.get(pilot.name)
         return row is not None and row.suspended
 
@@ -518,13 +518,13 @@ class Readiness:
 
 
 def _listed(parts: Iterable[str]) -> str:
-    """Names or clauses one after the other."""
+    """Join names or clauses into one text."""
     *first, last = parts
     return f"{', '.join(first)} and {last}" if first else last
 
 
 def _hindered(its: PoolStatus) -> str:
-    """Why a pool asks for no more nodes, in words."""
+    """Return why a pool asks for no more nodes, in words."""
     pool = its.pool
     if its.blocked_by == MAX_NODES:
         return f"pool {pool.name} has all that it may have (max_nodes {pool.max_nodes})"

@@ -1,4 +1,4 @@
-"""What an answer to "why" is made of: causes in each other, and the facts they are found in."""
+"""The parts of an answer to "why": nested causes, and the facts that they come from."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LINE = 400
 
 
 class Cause(msgspec.Struct, frozen=True):
-    """One reason, and what that is because of."""
+    """The reason for a state, with the reasons behind it."""
 
     #: One word for programs, such as ``paused``; the documentation lists them.
     kind: str
@@ -34,7 +34,7 @@ class Cause(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """Why something is as it is."""
+    """The answer to why something is as it is."""
 
     #: As it was asked for.
     subject: str
@@ -51,7 +51,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Snapshot(NamedTuple):
-    """All that is known."""
+    """The state of the head and the database that an answer is made from."""
 
     now: float
     core: Core
@@ -64,7 +64,7 @@ class Snapshot(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What is the matter with one task, or with tasks that are alike."""
+    """The reason for the state of one task, or of tasks that are alike."""
 
     kind: str
     #: Follows "which", or the task.
@@ -75,7 +75,7 @@ class Finding(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """What is found out about a task, a result or a session; an `Answer` is made of it."""
+    """The findings on a task, a result or a session; an `Answer` is made of it."""
 
     #: As it is asked for.
     subject: str

@@ -1,4 +1,4 @@
-"""What the tasks of a session wait for: how many for what, with an example of each kind.
+"""Explanation of a session: how many tasks wait for what, with an example of each kind.
 
 Invariants
 ----------
@@ -55,7 +55,7 @@ class SessionAnswers:
         self._tasks = tasks
 
     def of_session(self, session: int | None) -> Explanation:
-        """A session; None: the newest."""
+        """Explain a session; None: the newest."""
         arguments = dict.fromkeys(("states", "paused", "name", "since"))
         rows = self._store.rows(
             "list_sessions", {**arguments, "open_only": False, "session": session, "limit": 1}
@@ -129,7 +129,7 @@ class SessionAnswers:
         return Finding("no head", "", (cause, *finding.because), finding.advice)
 
     def _live_session(self, number: int) -> Finding:
-        """What the unfinished tasks of a session wait for: how many for what, and one of them."""
+        """Return the waits of a session's unfinished tasks, with counts and an example of each."""
         session = self._core.sessions[number]
         classes = [work for work in self._core.classes.values() if work.session is session]
         ready = sum(work.ready for work in classes)
@@ -160,7 +160,7 @@ class SessionAnswers:
         return Cause(finding.kind, text, task_label(example), facts, finding.because)
 
     def _ready_groups(self, classes: list[TaskClass]) -> list[tuple[int, int, Finding]]:
-        """Ready tasks by what keeps them, most first: how many, one of them, and what it is."""
+        """Group ready tasks by what keeps them, the largest first: count, example, finding."""
         groups: dict[tuple[str, str], tuple[int, int, Finding]] = {}
         largest = heapq.nlargest(LOOK_CLASSES, classes, key=lambda work: work.ready)
         for work in largest:
@@ -176,7 +176,7 @@ class SessionAnswers:
         return found[:SHOWN_OF_SESSION]
 
     def _longest_held(self, session: int) -> int | None:
-        """The task of a session that a pilot has had for longest."""
+        """Return the task of a session that a pilot has held for longest."""
         held = (
             self._live[number]
             for pilot in self._core.pilots.values()
@@ -189,7 +189,7 @@ class SessionAnswers:
         return first.id if first else None
 
     def _waiting_groups(self, session: int, waiting: int) -> list[Cause]:
-        """Tasks that wait for others, by what these wait for in the end."""
+        """Group tasks that wait for others by the tasks at the ends of these waits."""
         groups: dict[object, list[int]] = {}
         seen = 0
         for task in islice(self._live.values(), LOOK_AMONG):

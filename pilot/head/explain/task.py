@@ -1,4 +1,4 @@
-"""Why a task or a result is not done, or how it ended: the causes, and the ways that lead there.
+"""Explanation of a task or a result: its causes, and the chains of tasks that lead there.
 
 Invariants
 ----------
@@ -37,7 +37,7 @@ class TaskAnswers:
         self._findings = findings
 
     def of_task(self, number: int) -> Explanation:
-        """A task."""
+        """Explain a task."""
         finding = self.explain(number)
         return Explanation(
             task_label(number),
@@ -47,7 +47,7 @@ class TaskAnswers:
         )
 
     def of_result(self, number: int, part: str) -> Explanation:
-        """A result of a task, by its name or number, whichever task has it now."""
+        """Explain a result of a task, by name or number, whichever task makes it now."""
         template = self._known.template(number)
         names = template.return_names
         if part in names:
@@ -83,7 +83,7 @@ class TaskAnswers:
         )
 
     def explain(self, number: int) -> Finding:
-        """What is the matter with a task, be it a cause or wait for others."""
+        """Return the reason for a task's state, its own or that of the tasks it waits for."""
         if not self._ways.needs(number):
             return self._findings.cause(number)
         led, ends, complete = self._ways.roots(number)
@@ -142,7 +142,7 @@ class TaskAnswers:
         )
 
     def _nest(self, way: list[int], last: Cause, verb: str = "") -> Cause:
-        """A chain of tasks as causes in each other; the middle of a long one is left out."""
+        """Nest a chain of tasks as causes; the middle of a long chain is left out."""
         steps = way[:-1]
         if len(steps) > 2 * SHOWN_OF_CHAIN + 1:
             left_out = len(steps) - 2 * SHOWN_OF_CHAIN
@@ -162,7 +162,7 @@ class TaskAnswers:
         return last
 
     def _verb(self, number: int) -> str:
-        """What ties a task to the one that it needs."""
+        """Return the verb that ties a task to the one that it needs."""
         live = self._live.get(number)
         row = None if live else self._known.row(number)
         delegated = live.state == DELEGATED if live else bool(row and row.delegated)

@@ -12,35 +12,35 @@ from pilot.wire.messages import RunningTask
 
 
 class Pilot(Protocol):
-    """What is known of a pilot beyond the database."""
+    """A pilot with the live facts that the database lacks."""
 
     @property
     def nodes(self) -> int:
-        """The nodes that it has now."""
+        """The nodes that the pilot has now."""
 
     @property
     def heard(self) -> float:
-        """When it last gave a sign of life; 0: it has not."""
+        """The time of the last sign of life, in seconds since the epoch; 0: none yet."""
 
     @property
     def idle_s(self) -> float:
-        """How long nothing has run there."""
+        """The time for which nothing has run there, in seconds."""
 
     @property
     def draining(self) -> bool:
-        """Whether it starts nothing new."""
+        """True if the pilot starts nothing new."""
 
     @property
     def suspended(self) -> bool:
-        """Whether its job has nodes, and stands still."""
+        """True if the pilot's job has nodes, but is suspended."""
 
     @property
     def waits_for(self) -> str:
-        """The batch system's reason for its state."""
+        """The batch system's reason for the job's state."""
 
     @property
     def expected(self) -> float | None:
-        """When the batch system expects it to start."""
+        """The time at which the batch system expects the job to start, or None."""
 
 
 class Pilots(Protocol):
@@ -51,11 +51,11 @@ class Pilots(Protocol):
         """The pilots that have not ended, by name."""
 
     def outlook(self) -> ProvisioningView:
-        """What can be said of pilots to come."""
+        """Return what is known of pilots to come."""
 
 
 class View(NamedTuple):
-    """The view of a head, at one moment."""
+    """The state of a head at one moment, as queries see it."""
 
     store: Store
     core: Core

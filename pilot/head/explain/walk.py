@@ -1,4 +1,4 @@
-"""Which tasks a task waits for, back to those that wait for no other.
+"""Walk from a task through the tasks that it waits for, back to those that wait for no other.
 
 A task that waits for others is not a cause of anything: it is followed, through its inputs and
 through the children that it has delegated its results to. The same walk leads from a task that was
@@ -34,7 +34,7 @@ LOOK_TASKS, LOOK_ROWS = 10_000, 1000
 
 
 class Walk:
-    """Walks from tasks to what they wait for, for one answer."""
+    """Walks from tasks to the tasks that they wait for, for one answer."""
 
     def __init__(self, facts: Snapshot, known: Lookup) -> None:
         self._live = facts.core.tasks
@@ -43,7 +43,7 @@ class Walk:
         self._steps = 0
 
     def needs(self, number: int) -> tuple[int, ...]:
-        """The tasks that this one waits for, or by which it was aborted."""
+        """Return the tasks that this one waits for, or that aborted it."""
         live = self._live.get(number)
         if live is not None:
             if live.state == PENDING:
@@ -68,7 +68,7 @@ class Walk:
         return self._culprit(row)
 
     def _culprit(self, row: Recorded) -> tuple[int, ...]:
-        """The task whose end was this one's: a child that had its results, or an input."""
+        """Return the task whose end was this one's: a child that had its results, or an input."""
         sources = [source for source, _ in row.delegated.values()]
         if row.state == ABORTED:
             sources += [source for source, _ in row.inputs]
@@ -79,7 +79,7 @@ class Walk:
         return ()
 
     def owner(self, number: int, index: int) -> Ref | None:
-        """Which result of which child stands for a result; None where there is no such child."""
+        """Return the child, and its result, that stands for a result; None if there is none."""
         live = self._live.get(number)
         if live is None:
             row = self._known.row(number)
@@ -91,7 +91,7 @@ class Walk:
         return None
 
     def root(self, number: int) -> int:
-        """The task at the end of the way along the first task that each waits for."""
+        """Return the task at the end of the way along the first task that each waits for."""
         way = []
         while number not in self._root_of and self._steps < LOOK_TASKS:
             way.append(number)
@@ -105,7 +105,7 @@ class Walk:
         return number
 
     def roots(self, number: int) -> tuple[dict[int, int], list[int], bool]:
-        """The ends of all ways from a task: who led to whom, the ends, and whether that is all."""
+        """Return who led to whom, the ends of all ways from a task, and True if those are all."""
         most = LOOK_TASKS if self._live else LOOK_ROWS
         led: dict[int, int] = {number: 0}
         ends, waiting = [], [number]
@@ -123,7 +123,7 @@ class Walk:
 
 
 def way_to(led: Mapping[int, int], first: int, last: int) -> list[int]:
-    """From one task to another, by who led to whom."""
+    """Return the way from one task to another, by who led to whom."""
     way = [last]
     while way[-1] != first:
         way.append(led.get(way[-1]) or first)

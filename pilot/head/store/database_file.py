@@ -1,4 +1,4 @@
-"""The database as a file of the site: whether it is there, and safe from a head that wakes up late.
+"""The database as a file of the site: whether it exists, and is safe from an earlier head.
 
 Invariants
 ----------
@@ -33,7 +33,7 @@ _NOT_SO = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPER
 
 
 def refuse_if_missing(site: Site, known: str) -> None:
-    """Refuse to make a new database where there was one.
+    """Raise an error rather than make a new database if the site had one.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def _has_entries(directory: Path) -> bool:
 
 
 def lock_holders(path: Path) -> list[str]:
-    """Return the processes of this machine that have locks on the database, in words."""
+    """Return the processes of this machine that lock the database, in words."""
     try:
         inode = path.stat().st_ino
         lines = Path("/proc/locks").read_text().splitlines()
@@ -96,7 +96,7 @@ def lock_holders(path: Path) -> list[str]:
 
 
 def fence(path: Path) -> None:
-    """Put a copy in the place of the database, so that who has it open writes elsewhere.
+    """Replace the database by a copy, so that an earlier head that has it open writes elsewhere.
 
     It costs the time and the space of a copy; where the file system shares blocks, neither.
 

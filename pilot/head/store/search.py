@@ -1,4 +1,4 @@
-"""Finding tasks by what is known of them: filters, order, pages and counts.
+"""Search for tasks: filters, order, pages and counts.
 
 Only the database knows what has ended, only the core in which state the rest is. So a question is
 split: ended tasks are searched in the index `tasks_listed`, which has everything that can be asked
@@ -61,7 +61,7 @@ _Found: TypeAlias = tuple[Any, int]
 
 
 class Wanted(NamedTuple):
-    """Which tasks a question is about; made and checked by `wanted`."""
+    """The tasks that a question is about; made and checked by `wanted`."""
 
     session: int | None
     states: frozenset[str]
@@ -138,7 +138,7 @@ def find(
     limit: int = 1000,
     offset: int = 0,
 ) -> list[int]:
-    """The ids of the tasks, a page of them.
+    """Return the ids of the tasks, one page of them.
 
     Those without a value to sort by (an unfinished task has not ended) come last.
 
@@ -165,7 +165,7 @@ def find(
 
 
 def _find_newest(store: Store, core: Core, what: Wanted, limit: int, offset: int) -> list[int]:
-    """The ids of the tasks, the last created first.
+    """Return the ids of the tasks, the last created first.
 
     In a session numbers rise with time, and nothing is created in one that has ended: so a few
     sessions are enough, those that are open and those that ended last.
@@ -192,7 +192,7 @@ def _find_newest(store: Store, core: Core, what: Wanted, limit: int, offset: int
 
 
 def count(store: Store, core: Core, what: Wanted) -> dict[str, int]:
-    """How many of the tasks are in which state."""
+    """Count the tasks by state."""
     counts: Counter[str] = Counter()
     rows = what._replace(states=what.states & FINAL) if core.tasks else what
     where, arguments = _conditions(rows)
@@ -208,7 +208,7 @@ def count(store: Store, core: Core, what: Wanted) -> dict[str, int]:
 
 
 def _needs_core(core: Core, what: Wanted) -> bool:
-    """Whether the database does not know enough: there, what is unfinished is READY, nowhere."""
+    """Tell whether the question needs the core: in the database all unfinished tasks are READY."""
     live = what.states.intersection(LIVE)
     return bool(core.tasks and live and (len(live) < len(LIVE) or what.pools is not None))
 
@@ -237,7 +237,7 @@ def _find_rows(
 
 
 def _conditions(what: Wanted) -> tuple[str, dict[str, object]]:
-    """What has to be so, except for the state, and all that is bound to the statement."""
+    """Return the SQL conditions, except on the state, and the values bound to them."""
     of_session = ":session" if what.session is not None else "SELECT id FROM sessions"
     conditions = [f"t.session IN ({of_session})"]
     arguments: dict[str, object] = {
@@ -289,7 +289,7 @@ def _value(task: Task, sort: str) -> Any:
 
 
 def _live(core: Core, what: Wanted, reverse: bool = False) -> Iterator[Task]:
-    """The unfinished tasks that are wanted, in the order in which they came."""
+    """Yield the wanted unfinished tasks, in the order of submission."""
     states = what.states.intersection(LIVE)
     if not states or (what.session is not None and what.session not in core.sessions):
         return
@@ -307,5 +307,5 @@ def _live(core: Core, what: Wanted, reverse: bool = False) -> Iterator[Task]:
 
 
 def pool_of(task: Task) -> str:
-    """The pool of the pilot that has an unfinished task, or had it last."""
+    """Return the pool of the pilot that has an unfinished task, or had it last."""
     return task.pilot.pool if task.pilot is not None else task.pool

@@ -94,7 +94,7 @@ def _new_identity() -> str:
 
 
 def _facts() -> str:
-    """Return the statements that say what the file is, for Pilot and for other tools."""
+    """Return the statements that mark the file as Pilot's, for Pilot and for other tools."""
     return f"""
         INSERT OR IGNORE INTO meta (key, value)
         VALUES ('schema', '{SCHEMA_VERSION}'), ('identity', '{_new_identity()}');
@@ -122,7 +122,7 @@ def open_error(path: Path, error: sqlite3.Error) -> HeadError:
 
 
 def may_pass(error: BaseException | None) -> bool:
-    """Whether it is the file system that fails, maybe for a moment."""
+    """Tell whether the error is the file system's, and may pass."""
     said = str(error)
     return isinstance(error, sqlite3.OperationalError) and (
         "disk I/O error" in said or "unable to open database file" in said
@@ -204,7 +204,7 @@ def _session_row(row: tuple[Any, ...]) -> SessionRow:
 
 
 class Garbage(NamedTuple):
-    """What was deleted, and is to be removed from the disk."""
+    """A file or directory that was deleted, and is to be removed from the disk."""
 
     #: A file, or with an empty `name` a directory; relative to the site directory.
     path: str
@@ -215,7 +215,7 @@ class Garbage(NamedTuple):
 
 
 class Batch:
-    """What is to be written in one transaction."""
+    """The changes that one transaction writes."""
 
     def __init__(self) -> None:
         self.functions: list[tuple[int, bytes, bytes]] = []
@@ -248,7 +248,7 @@ class Batch:
         )  # what is delegated comes with its attempt; events alone can wait for others
 
     def size(self, skipped: Sequence[int] = (0, 0, 0, 0)) -> tuple[int, tuple[int, ...]]:
-        """What it takes in memory, about, in bytes, and the numbers of rows that this is of.
+        """Return the approximate size in memory, in bytes, and the numbers of rows counted.
 
         Parameters
         ----------
@@ -266,22 +266,22 @@ class Batch:
         return size, tuple(map(len, lists))
 
     def extend(self, later: Batch) -> None:
-        """Take in what came after this batch."""
+        """Append a later batch."""
         for name in vars(self):
             getattr(self, name).extend(getattr(later, name))
 
     def add_functions(self, session: int, functions: Iterable[Function]) -> None:
-        """Functions of a session."""
+        """Add functions of a session."""
         self.functions.extend((session, f.digest, f.payload) for f in functions)
 
     def add_templates(self, templates: Iterable[Template]) -> None:
-        """Templates of a session."""
+        """Add templates of a session."""
         self.templates.extend(
             (t.id, t.session, t.name, t.kind, t.pool, _encode(t)) for t in templates
         )
 
     def add_tasks(self, accepted: Iterable[tuple[TaskSpec, Task, int]]) -> None:
-        """Tasks that were taken on."""
+        """Add accepted tasks."""
         self.tasks.extend(
             (
                 spec.id,
@@ -299,11 +299,11 @@ class Batch:
         )
 
     def add_swept(self, swept: Iterable[tuple[str, str]]) -> None:
-        """Garbage, as path and name, that is gone from the disk."""
+        """Add garbage, as path and name, that was removed from the disk."""
         self.swept.extend({"path": path, "name": name} for path, name in swept)
 
     def add_ends(self, ended: Sequence[Ended]) -> None:
-        """Final states, with the values or the failure."""
+        """Add final states, with the values or the failure."""
         self.borrowed.extend(
             (value.path, value.name, end.task)
             for end in ended
@@ -330,7 +330,7 @@ class Batch:
         return (row[-1] for row in self.ends)  # type: ignore[misc]
 
     def add_changes(self, changes: Sequence[Change], first: int) -> int:
-        """Events from number `first` on; returns the number of the next one."""
+        """Add events from number `first` on; return the number of the next one."""
         for session, alike in itertools.groupby(changes, lambda change: change.session):
             row = list(alike)
             count = sum(change.count for change in row)
@@ -339,11 +339,11 @@ class Batch:
         return first
 
     def add_delegated(self, delegated: Iterable[Delegated]) -> None:
-        """Tasks whose results are to come from children."""
+        """Add tasks whose results are to come from children."""
         self.delegated.extend((_encode((d.values, d.refs)), d.task) for d in delegated)
 
     def add_attempts(self, attempts: Iterable[Attempt], now: float) -> None:
-        """Attempts that ended."""
+        """Add attempts that ended."""
         for attempt in attempts:
             c = attempt.completion
             times = (attempt.created, attempt.ready, attempt.assigned)
@@ -351,18 +351,18 @@ class Batch:
             self.counts.append((c.attempt, attempt.errors, attempt.crashes, c.task))
 
     def add_late_attempts(self, late: Iterable[tuple[str, Completion]], now: float) -> None:
-        """Attempts of tasks that had ended before them."""
+        """Add attempts of tasks that had ended before them."""
         for pilot, completion in late:
             row = _attempt_row(completion, pilot, (None, None, None), now)
             self.attempts.append(row)
             self.late.append((completion.attempt, completion.task))
 
     def end_session(self, session: int, state: SessionState, ended: float | None) -> None:
-        """A session changes its state."""
+        """Add a session's new state, and the time of its end."""
         self.sessions.append({"id": session, "state": state, "ended": ended})
 
     def pause_session(self, session: int, paused: bool) -> None:
-        """A session starts nothing any more, or does again."""
+        """Add that a session is paused, or resumed."""
         self.paused.append({"id": session, "paused": paused})
 
 
@@ -373,7 +373,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def readable(text: bytes) -> str:
-    """A text of the database, whatever it is: one that is damaged must not hide other rows."""
+    """Decode a text of the database; damaged bytes are replaced, so that no row is hidden."""
     return text.decode(errors="replace")
 
 
@@ -457,12 +457,12 @@ class Store:
             self._db.executescript(f"BEGIN IMMEDIATE;\n{_facts()}\nCOMMIT;")
 
     def _make(self) -> None:
-        """Make the tables, and say whose they are: all of that or nothing."""
+        """Create the tables and the marks of the file, in one transaction."""
         schema = (_HERE / "schema.sql").read_text()
         self._db.executescript(f"BEGIN IMMEDIATE;\n{schema}\n{_facts()}\nCOMMIT;")
 
     def schema_version(self) -> int:
-        """The version of the tables; 0: not known."""
+        """Return the version of the tables; 0: unknown."""
         version = int(self.meta("schema") or 0)
         if not version and not self._db.execute("SELECT count(*) FROM sessions").fetchone()[0]:
             return SCHEMA_VERSION  # whoever made the tables was killed before it could say so
@@ -470,29 +470,29 @@ class Store:
 
     @property
     def identity(self) -> str:
-        """What tells this database from all others, also from one that was made in its place."""
+        """The id of this database, unique among all, also those made in its place."""
         return self.meta("identity") or ""
 
     @property
     def epoch(self) -> int:
-        """The highest epoch of a head that has opened it."""
+        """The highest epoch of a head that has opened the database."""
         return int(self.meta("epoch") or 0)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Note that the head of this epoch writes from now on."""
+        """Record that the head of this epoch writes from now on."""
         self.set_meta("epoch", str(epoch))
 
     def become_another(self, now: float) -> None:
-        """Be a database of its own: it was copied with its site directory, pilots were not."""
+        """Take a new identity, and give up the pilots: the site directory was copied."""
         self.set_meta("identity", _new_identity())
         self.disown_pilots(now, COPIED)
 
     def disown_pilots(self, now: float, why: str) -> None:
-        """Give up all pilots of before."""
+        """Give up all pilots started under previous heads."""
         self._now("disown_pilots", {"now": now, "why": why})
 
     def back_up(self, target: Path, now: float) -> None:
-        """Write a copy of the database into a new file: what is committed, and nothing half.
+        """Write a consistent copy of the committed database into a new file.
 
         The copy has an identity of its own. Where it is put in the place of the database, pilots
         end that have later tasks.
@@ -526,7 +526,7 @@ class Store:
                 partial.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Wait for a commit under way and close the file."""
+        """Wait for the commit in progress, and close the file."""
         self.join()
         self._committer.shutdown()
         self._db.close()
@@ -534,7 +534,7 @@ class Store:
     # --- writing
 
     def write(self, batch: Batch, done: Callable[[Exception | None], None]) -> None:
-        """Write a batch in one transaction, and call `done`, maybe from another thread, after it.
+        """Write a batch in one transaction, then call `done`, maybe from another thread.
 
         The caller writes no other batch before `done` was called; `done` gets the error where the
         transaction failed and was rolled back.
@@ -553,7 +553,7 @@ class Store:
             self._committing = self._committer.submit(self._commit, done)
 
     def write_apart(self, batch: Batch) -> LeftOut:
-        """Write a batch in one transaction, without what the database does not take.
+        """Write a batch in one transaction, without the rows that the database cannot store.
 
         Raises
         ------
@@ -619,13 +619,13 @@ class Store:
             self._db.execute("ROLLBACK")
 
     def join(self) -> None:
-        """Wait for the commit under way, if there is one."""
+        """Wait for the commit in progress, if there is one."""
         if self._committing is not None:
             self._committing.result()
             self._committing = None
 
     def _now(self, query: str, arguments: object) -> list[Any]:
-        """Run one statement that must be durable when it returns: rare things, such as pilots.
+        """Run one statement that must be durable when it returns: for rare events, such as pilots.
 
         A file system that fails for a moment is asked again: what fails has changed nothing.
         """
@@ -644,7 +644,7 @@ class Store:
         return self._db.execute(QUERIES[query], arguments).fetchall()  # type: ignore[arg-type]
 
     def reserve(self, session: int, count: int) -> int:
-        """Give so many numbers of a session away, for good; returns the first.
+        """Reserve so many numbers of a session for good; return the first.
 
         Raises
         ------
@@ -662,13 +662,13 @@ class Store:
         )
 
     def release(self, session: int, first: int, count: int) -> None:
-        """Take unused numbers of a session back, if they are the last that were given."""
+        """Release unused numbers of a session, if they are the last that were reserved."""
         row: dict[str, object] = {"id": session, "first": first, "last": first + count - 1}
         if first > 0 and count > 0:
             self._now("release", row)
 
     def add_session(self, message: OpenSession, now: float) -> int:
-        """Create a session; returns its id."""
+        """Create a session; return its id."""
         row = {
             "name": message.name,
             "weight": message.weight,
@@ -695,7 +695,7 @@ class Store:
         return self._remove(session, directories, "purge_tasks", "purge_functions", "purge_session")
 
     def delete(self, session: int, directories: Iterable[str]) -> list[Garbage]:
-        """Delete all that is known of a session; otherwise as `purge`."""
+        """Delete a session with all its records; otherwise as `purge`."""
         return self._remove(
             session,
             directories,
@@ -722,7 +722,7 @@ class Store:
         return self._in_one(remove)
 
     def delete_results(self, tasks: Sequence[int]) -> list[Garbage]:
-        """Delete the results of those of the tasks that are complete; their records stay.
+        """Delete the results of the completed ones among the tasks; their records stay.
 
         Returns
         -------
@@ -740,7 +740,7 @@ class Store:
         return self._in_one(remove)
 
     def _in_one(self, action: Callable[[], list[Garbage]]) -> list[Garbage]:
-        """Delete things in one transaction."""
+        """Run deletions in one transaction."""
         self.join()
         self._guard()
         try:
@@ -754,7 +754,7 @@ class Store:
         return garbage
 
     def shrink(self) -> None:
-        """After a deletion, give some of its space in the database back: call it again and again.
+        """After a deletion, return some free space to the file system; call it again and again.
 
         Raises
         ------
@@ -773,7 +773,7 @@ class Store:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _add_garbage(self, values: Iterable[Value]) -> list[Garbage]:
-        """Note what nobody has any more; returns it."""
+        """Record garbage that no task needs any more; return it."""
         rows: list[tuple[str, str]] = []
         for value in values:
             row = {"path": value.path, "name": value.name, "owner": value.owner}
@@ -781,11 +781,11 @@ class Store:
         return self._as_garbage(rows)
 
     def garbage(self) -> list[Garbage]:
-        """Everything that was deleted, and is not known to be gone from the disk."""
+        """Return everything that was deleted, and may still be on the disk."""
         return self._as_garbage(self._read("garbage"))
 
     def _as_garbage(self, rows: list[tuple[str, str]]) -> list[Garbage]:
-        """Rows as what is to be removed: a file in a directory that is to go goes with that."""
+        """Make garbage of rows; a file in a directory that is garbage goes with the directory."""
         directories = {path for (path,) in self._read("garbage_directories")}
         due = dict.fromkeys(
             (above, "") if (above := path.rpartition("/")[0]) in directories else (path, name)
@@ -805,11 +805,11 @@ class Store:
         self._now("add_pilot", row)
 
     def set_pilot(self, row: dict[str, object]) -> None:
-        """Record what became of a pilot."""
+        """Record a pilot's new state."""
         self._now("set_pilot", row)
 
     def set_meta(self, key: str, value: str) -> None:
-        """Keep a fact about the database itself."""
+        """Store a fact about the database itself."""
         self._now("set_meta", (key, value))
 
     # --- reading
@@ -818,98 +818,98 @@ class Store:
         return self._db.execute(QUERIES[query], arguments).fetchall()  # type: ignore[arg-type]
 
     def rows(self, query: str, arguments: dict[str, object]) -> list[dict[str, Any]]:
-        """The rows of a query as dictionaries, for `pilot.head.queries`."""
+        """Return the rows of a query as dictionaries, for `pilot.head.queries`."""
         cursor = self._db.execute(QUERIES[query], arguments)
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def select(self, statement: str, arguments: dict[str, object]) -> list[Any]:
-        """Return the rows of a statement that `search` has put together for one question."""
+        """Return the rows of a statement that `search` has composed."""
         return self._db.execute(statement, arguments).fetchall()
 
     def meta(self, key: str) -> str | None:
-        """A fact about the database itself."""
+        """Return a fact about the database itself, or None."""
         rows = self._read("get_meta", (key,))
         return str(rows[0][0]) if rows else None
 
     def next_event(self) -> int:
-        """The number of the next event; the first is 1."""
+        """Return the number of the next event; the first is 1."""
         return int(self._read("next_event")[0][0] or 1)
 
     def events(self, since: int, session: int | None, rows: int) -> list[tuple[int, list[Change]]]:
-        """Rows of the log, from the one that event `since` is in: first event, and changes."""
+        """Return rows of the log, from the one with event `since`: first event, and changes."""
         query = "events" if session is None else "events_of_session"
         found = self._read(query, {"since": since, "session": session, "rows": rows})
         return [(first, _changes(count, of, changes)) for first, count, of, changes in found]
 
     def detached(self, parent: int, ordinal: int) -> int | None:
-        """The detached child of this number that a task has submitted before."""
+        """Return the detached child with this ordinal that a task has submitted, or None."""
         rows = self._read("detached", (parent, ordinal))
         return int(rows[0][0]) if rows else None
 
     def look_up(self, keys: Iterable[bytes]) -> dict[bytes, int]:
-        """Those of the keys under which a task has results, and the task."""
+        """Return the tasks that have results under these keys, by key."""
         rows = ((key, self._read("look_up", (key,))) for key in keys)
         return {key: int(found[0][0]) for key, found in rows if found}
 
     def files(self, tasks: Iterable[int]) -> dict[int, tuple[FileStamp, ...]]:
-        """The files that belong to the results of these tasks, of those that have any."""
+        """Return the files of the results of these tasks, for those that have any."""
         rows = self._read("files_of", (json.dumps(list(tasks)),))
         return {task: _decode_files(files) for task, files in rows}
 
     def payloads(self, tasks: Sequence[int]) -> dict[int, bytes]:
-        """The arguments of tasks."""
+        """Return the arguments of tasks."""
         return dict(self._read("payloads", (json.dumps(list(tasks)),)))
 
     def owing(self) -> list[tuple[int, tuple[Value, ...], dict[int, Ref]]]:
-        """Tasks whose results are to come from children: values that they have, and who has others.
+        """Return tasks that wait for results of children: their own values, and the children.
 
         A child among these may have ended; its value is looked up by a new head.
         """
         return [(task, *_decode_delegated(row)) for task, row in self._read("owing_tasks")]
 
     def last_sessions(self, limit: int) -> list[tuple[int, float | None]]:
-        """Sessions, and when they ended: those that are open, and those that ended last."""
+        """List sessions with the times of their ends: open ones, and the last that ended."""
         return self._read("last_sessions", (limit,))
 
     def created(self, tasks: Iterable[int]) -> dict[int, float]:
-        """When tasks were created."""
+        """Return the times at which tasks were created."""
         return dict(self._read("created", (json.dumps(list(tasks)),)))
 
     def tasks_of(self, session: int, tasks: Iterable[int]) -> set[int]:
-        """Those of the tasks that are of this session."""
+        """Return the tasks among these that belong to this session."""
         rows = self._read("tasks_of", {"id": session, "tasks": json.dumps(list(tasks))})
         return {row[0] for row in rows}
 
     def states(self, tasks: Iterable[int]) -> dict[int, KnownState]:
-        """The states of those of the tasks that exist."""
+        """Return the states of the tasks that exist."""
         return dict(self._read("states", (json.dumps(list(tasks)),)))
 
     def results(self, tasks: Iterable[int]) -> list[TaskOutcome]:
-        """How those of the tasks that ended have ended; one with a damaged row has failed."""
+        """Return the outcomes of the tasks that have ended; one with a damaged row has failed."""
         return [
             _outcome(task, state, result)
             for task, state, result in self._read("results", (json.dumps(list(tasks)),))
         ]
 
     def functions(self, session: int) -> dict[bytes, Function]:
-        """All functions of a session, by digest."""
+        """Return the functions of a session, by digest."""
         return {
             digest: Function(digest, payload)
             for digest, payload in self._read("functions_of", (session,))
         }
 
     def templates(self, session: int) -> list[Template]:
-        """All templates of a session."""
+        """Return the templates of a session."""
         return [_decode_template(row[0]) for row in self._read("templates_of", (session,))]
 
     def template_of(self, task: int) -> Template:
-        """The template of a task."""
+        """Return the template of a task."""
         with naming(task):
             return _decode_template(self._read("template_of", (task,))[0][0])
 
     def sessions(self) -> list[SessionRow]:
-        """The sessions that have not ended."""
+        """Return the sessions that have not ended."""
         found = []
         for (session,) in self._read("open_sessions"):
             with self.reading(session, "its row"):
@@ -918,25 +918,24 @@ class Store:
 
     @contextlib.contextmanager
     def reading(self, session: int, what: str) -> Iterator[None]:
-        """Note of which session it is what is read here, where it is damaged (see `damaged`)."""
+        """Record damage found while reading as damage of this session (see `damaged`)."""
         try:
             yield
         except DAMAGED as error:
             self.damaged.setdefault(session, _damaged_session(session, what, error))
 
     def leave_out(self, session: int, now: float) -> bool:
-        """Close a session although it has unfinished tasks, which stay as they are; False: there
-        is no such open session."""
+        """Close a session, but keep its unfinished tasks as they are; False if it is not open."""
         return bool(self._now("leave_out", {"id": session, "now": now}))
 
     def session(self, session: int) -> SessionRow | None:
-        """A session; None where there is none with this id."""
+        """Return a session; None if there is none with this id."""
         rows = self._read("session", (session,))
         with naming_session(session, "its row"):
             return _session_row(rows[0]) if rows else None
 
     def unfinished(self) -> dict[int, list[Restored]]:
-        """Unfinished tasks by session."""
+        """Return the unfinished tasks by session."""
         found: dict[int, list[Restored]] = {}
         known: set[tuple[type, ...]] = set()
         for row in self._read("unfinished_tasks"):
@@ -960,14 +959,14 @@ class Store:
 
 
 def _check_kinds(kinds: tuple[type, ...]) -> None:
-    """See that a row of an unfinished task holds what it should."""
+    """Check the types of the columns of an unfinished task's row."""
     for kind, wanted in zip(kinds, _UNFINISHED, strict=True):
         if kind not in wanted:
             raise TypeError(f"{kind.__name__} in place of {wanted[0].__name__}")
 
 
 def _changes(count: Any, session: int, changes: bytes) -> list[Change]:
-    """A row of the log; of one that is damaged, so many events of which nothing is known."""
+    """Decode a row of the log; a damaged one gives as many events without content."""
     if type(count) is not int or count < 1:
         count = 1
     try:
@@ -1004,7 +1003,7 @@ def _attempt_row(
 
 @contextlib.contextmanager
 def naming(task: int) -> Iterator[None]:
-    """Say of which task it is what is read here, where its row is damaged.
+    """Name the task in the error if its row is damaged.
 
     Raises
     ------
@@ -1019,7 +1018,7 @@ def naming(task: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def naming_session(session: int, what: str) -> Iterator[None]:
-    """Say of which session it is what is read here, where it is damaged.
+    """Name the session in the error if its row is damaged.
 
     Raises
     ------
@@ -1049,7 +1048,7 @@ def _damaged(task: int, error: Exception) -> str:
 
 
 def _outcome(task: int, state: FinalState, result: bytes | None) -> TaskOutcome:
-    """How a task has ended; one whose row is damaged has failed for all who ask."""
+    """Return the outcome of a task; one whose row is damaged has failed."""
     try:
         return TaskOutcome(task, state, *_decode_result(result or _NO_VALUES))
     except UNREADABLE as error:
@@ -1058,30 +1057,30 @@ def _outcome(task: int, state: FinalState, result: bytes | None) -> TaskOutcome:
 
 
 def decode_result(result: bytes | None) -> tuple[tuple[Value, ...], TaskFailure | None]:
-    """The values and the failure in the ``result`` column of a task."""
+    """Return the values and the failure in the ``result`` column of a task."""
     return _decode_result(result or _NO_VALUES)
 
 
 def decode_failure(failure: bytes | None) -> TaskFailure | None:
-    """The failure in a row of an attempt."""
+    """Return the failure in the row of an attempt."""
     return _decode_failure(failure) if failure else None
 
 
 def decode_logs(logs: bytes | None) -> tuple[LogSpan, ...]:
-    """Where the output of an attempt is."""
+    """Return the places of the output of an attempt."""
     return _decode_logs(logs) if logs else ()
 
 
 def decode_template(detail: bytes) -> Template:
-    """The template in a row of a task."""
+    """Return the template in the row of a task."""
     return _decode_template(detail)
 
 
 def decode_delegated(delegated: bytes | None) -> tuple[tuple[Value, ...], dict[int, Ref]]:
-    """Of a task that has delegated its results: those that were there, and who has the others."""
+    """Return a delegating task's own values, and the children that have the others."""
     return _decode_delegated(delegated) if delegated else ((), {})
 
 
 def decode_inputs(inputs: bytes | None) -> tuple[tuple[int, int], ...]:
-    """The results that a task needs."""
+    """Return the results that a task needs."""
     return _decode_inputs(inputs) if inputs else ()

@@ -1,4 +1,4 @@
-"""Writing a batch of which the database does not take everything: row by row, as far as it goes.
+"""Row-by-row writing of a batch that the database does not take as a whole.
 
 A row may be larger than SQLite takes, or hold what it cannot store. Whose row that is, is to be
 told so; everybody else's is to be durable.
@@ -45,7 +45,7 @@ _TEXT_BYTES, _DETAIL_BYTES = 1 << 12, 1 << 9
 
 
 class LeftOut:
-    """What was not written, and why."""
+    """The rows that were not written, and the reasons."""
 
     def __init__(self) -> None:
         #: By id; tasks of these are left out, too.
@@ -59,7 +59,7 @@ class LeftOut:
         self.others: list[str] = []
 
     def words(self) -> Iterable[str]:
-        """Return a line for each thing."""
+        """Return a line for each thing left out."""
         for (session, digest), why in self.functions.items():
             yield f"a function of session {session} ({digest.hex()[:8]}): {why}"
         for template, why in self.templates.items():
@@ -73,7 +73,7 @@ class LeftOut:
 
 
 def put_apart(batch: Any, put: Put) -> LeftOut:
-    """Put the rows of a batch, each by itself, and return what was left out."""
+    """Write the rows of a batch one by one; return those that were left out."""
     left = LeftOut()
     for row in batch.functions:
         if why := _refused(put, "add_functions", row):
@@ -139,7 +139,7 @@ def _lost_function(row: tuple[Any, ...], left: LeftOut) -> str:
 
 
 def _put_otherwise(row: tuple[Any, ...], why: str, put: Put, left: LeftOut) -> None:
-    """End a task whose result or error cannot be stored."""
+    """End a task, whose result or error cannot be stored, as failed."""
     state, at, result, kind, pool, ran_s, _, _, task = row
     failure = None
     if state != COMPLETED and result:
@@ -177,7 +177,7 @@ def _short(failure: TaskFailure) -> TaskFailure:
 
 
 def _without_details(changes: bytes) -> bytes:
-    """Return changes of the log with short details; how many events they are stays."""
+    """Return changes of the log with short details, and the same number of events."""
     rows = msgspec.msgpack.decode(changes)
     for row in rows:
         row[4] = shortened(row[4], _DETAIL_BYTES)

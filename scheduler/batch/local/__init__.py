@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 
 class Local(BatchKind):
-    """This machine, without a batch system."""
+    """The machine itself, without a batch system."""
 
     name = "local"
     is_local = True
 
     def open(self, manners: Any, directory: Path) -> LocalBatch:  # noqa: ARG002
-        """Keep the records of jobs in the directory."""
+        """Open the batch system, with its records of jobs in the directory."""
         from pilot.scheduler.batch.local.processes import LocalBatch
 
         return LocalBatch(directory)
 
     def resume_advice(self, job_id: str) -> str:  # noqa: ARG002
-        """Say how a stopped pilot goes on."""
+        """Return how to resume a stopped pilot."""
         return "SIGCONT to its processes lets it go on"

@@ -30,7 +30,7 @@ _WATCHED = {signal.SIGCHLD, signal.SIGTERM}
 
 
 def boot_id() -> str:
-    """What tells this machine since its last start from all others; empty where unknown."""
+    """Return the id of this boot of the machine; empty if unknown."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -38,7 +38,7 @@ def boot_id() -> str:
 
 
 class ProcessState(NamedTuple):
-    """What the kernel says of a process."""
+    """The state of a process in the kernel."""
 
     #: One letter: ``R`` runs, ``S`` sleeps, ``T`` is stopped, ``Z`` has ended…
     letter: str
@@ -51,7 +51,7 @@ class ProcessState(NamedTuple):
 
 
 def process_state(pid: int) -> ProcessState | None:
-    """What the kernel says of a process; None where there is none of this id."""
+    """Return the state of a process in the kernel; None if the process does not exist."""
     try:
         text = Path(f"/proc/{pid}/stat").read_bytes().decode(errors="replace")
     except OSError:
@@ -62,12 +62,12 @@ def process_state(pid: int) -> ProcessState | None:
 
 
 def all_processes() -> list[int]:
-    """The ids of all processes that this one can see."""
+    """Return the ids of all processes that this one can see."""
     return [int(entry.name) for entry in os.scandir("/proc") if entry.name.isdecimal()]
 
 
 def descendants_of(pid: int) -> list[int]:
-    """All processes below a process, parents before their children."""
+    """Return all descendants of a process, parents before their children."""
     parents: dict[int, list[int]] = {}
     for other in all_processes():
         if state := process_state(other):
@@ -82,7 +82,7 @@ def descendants_of(pid: int) -> list[int]:
 
 
 def main(record: Path) -> int:
-    """Leave the starting process and keep the job of a record; 0 once it has started."""
+    """Leave the starting process and keep the job of a record; return 0 once it has started."""
     ready_read, ready_write = os.pipe()
     if os.fork() == 0:
         os.close(ready_read)
@@ -155,7 +155,7 @@ def _start(request: dict[str, Any]) -> subprocess.Popen[bytes]:
 
 
 def _wait(job: subprocess.Popen[bytes], request: dict[str, Any], started: float) -> str:
-    """Wait for the end of the script; why it was cut off, or nothing if it ended by itself."""
+    """Wait for the end of the script; return why it was cut off, or "" if it ended by itself."""
     end = started + request["walltime_s"]
     warn: float | None = max(started, end - request["warning_s"])
     kill: float | None = None
@@ -203,7 +203,7 @@ def _reap_adopted(job_pid: int) -> None:
 
 
 def all_children() -> list[int]:
-    """The direct children of this process."""
+    """Return the direct children of this process."""
     try:
         return [int(p) for p in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
     except OSError:
@@ -230,7 +230,7 @@ def _identity(pid: int) -> dict[str, int]:
 
 
 def machine() -> str:
-    """This machine's own id, which outlives its restarts; its host name where it has none."""
+    """Return the machine's id, which survives reboots; its host name if it has none."""
     try:
         return Path("/etc/machine-id").read_text().strip() or os.uname().nodename
     except OSError:
@@ -247,7 +247,7 @@ def _write(record: Path, status: dict[str, Any]) -> None:
 
 
 def _let_go_of_streams() -> None:
-    """A keeper must not hold a terminal, or a pipe that somebody reads to its end."""
+    """Detach from terminals and pipes that somebody may read to the end."""
     null = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(null, stream)

@@ -65,7 +65,7 @@ class LocalBatch:
         self._long_ended: set[str] = set()
 
     def check(self, pools: Mapping[str, JobDirectives]) -> str:  # noqa: ARG002
-        """Find nothing wrong: this machine is there."""
+        """Return no problem: this machine is there."""
         return ""
 
     def submit(self, request: JobRequest) -> str:
@@ -98,7 +98,7 @@ class LocalBatch:
         return job_id
 
     def jobs(self, name_prefix: str, job_ids: Collection[str] = ()) -> dict[str, JobStatus]:
-        """The jobs of the directory whose name begins with `name_prefix`, or with these ids."""
+        """Return the jobs in the directory with this prefix of the name, or these ids."""
         now = time.time()
         found: dict[str, JobStatus] = {}
         for job_id in self._ids():
@@ -114,7 +114,7 @@ class LocalBatch:
         return found
 
     def account(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
-        """What the records say of jobs."""
+        """Return the status of jobs from their records."""
         found: dict[str, JobStatus] = {}
         for job_id in filter(str.isdecimal, set(job_ids)):
             try:
@@ -126,7 +126,7 @@ class LocalBatch:
         return found
 
     def ends_at(self, job_id: str) -> float | None:
-        """When a job's keeper ends it."""
+        """Return the time at which a job's keeper ends it."""
         status = self.account([job_id]).get(job_id)
         return None if status is None else status.ends_at
 
@@ -141,11 +141,11 @@ class LocalBatch:
                 _send(status["keeper"], signal.SIGTERM)
 
     def release_nodes(self, job_id: str, keep: Sequence[str]) -> None:  # noqa: ARG002
-        """Always refused: a local job has one node."""
+        """Raise `ShrinkRefused`: a local job has one node."""
         raise ShrinkRefused(f"job {job_id} has one node and keeps it; cancel it when it is idle")
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to release."""
 
     # --- records ---------------------------------------------------------------------------------
 
@@ -212,7 +212,7 @@ class LocalBatch:
     def _lost(
         self, job_id: str, job: dict[str, Any], status: dict[str, Any], here: bool
     ) -> JobStatus:
-        """A job whose keeper vanished: the machine was restarted, or somebody killed it."""
+        """Record and return the end of a job whose keeper vanished: a reboot, or a kill."""
         if here:
             _kill_session(status["job"])
         ended = status | {"ended_at": time.time(), "exit_status": None, "why": "unknown"}
@@ -271,7 +271,7 @@ class LocalBatch:
 
 
 def _facts(job_id: str, request: JobRequest) -> script.JobFacts:
-    """Tell the pilot of its job."""
+    """Write the facts that tell the pilot of its job."""
     return script.JobFacts(
         job_id=shlex.quote(job_id),
         nodelist='"$(hostname)"',
@@ -304,7 +304,7 @@ def _running(job_id: str, job: dict[str, Any], status: dict[str, Any]) -> JobSta
 
 
 def _is_here(job_id: str, status: dict[str, Any]) -> bool:
-    """Whether a job's processes can be on this machine as it runs now; False: they are gone.
+    """Tell whether a job's processes can be on this machine since its boot; False: they are gone.
 
     Raises
     ------
@@ -322,7 +322,7 @@ def _is_here(job_id: str, status: dict[str, Any]) -> bool:
 
 
 def _alive(process: dict[str, int]) -> str | None:
-    """The state letter of a process; None where it has ended or its id is another's."""
+    """Return the state letter of a process; None if it has ended, or its id was used again."""
     found = keeper.process_state(process["pid"])
     if found is None or found.start_ticks != process["start_ticks"] or found.letter in "ZX":
         return None
@@ -337,7 +337,7 @@ def _send(process: dict[str, int], number: int) -> None:
 
 
 def _kill_session(leader: dict[str, int]) -> None:
-    """Kill what is left of the session that a job's script led."""
+    """Kill the remaining processes of the session that a job's script led."""
     first = keeper.process_state(leader["pid"])
     if first is not None and first.start_ticks != leader["start_ticks"]:
         return  # the id is another's: then no process of the session is left

@@ -1,4 +1,4 @@
-"""Slurm: what is known of it without asking; `commands` speaks to it.
+"""Slurm: its properties that are known without asking it; `commands` speaks to it.
 
 `nodelist` reads its host lists, `script` writes its job scripts. Works with Slurm from 20.02 on.
 """
@@ -83,7 +83,7 @@ class Slurm(BatchKind):
     )
 
     def pool_faults(self, pool: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """Find texts that cannot stand in the head of a job script."""
+        """Return texts that cannot stand in the header of a job script."""
         for key in ("partition", "account", "qos", "constraint", "reservation"):
             if not getattr(pool, key).isprintable():
                 yield (key,), "has a character that cannot be printed; write it on one line"
@@ -95,7 +95,7 @@ class Slurm(BatchKind):
                 )
 
     def open(self, manners: Any, directory: Path) -> SlurmBatch:  # noqa: ARG002
-        """Speak to Slurm by its commands; nothing is kept."""
+        """Return an adapter that runs Slurm's commands; nothing is kept."""
         from pilot.scheduler.batch.slurm.commands import SlurmBatch
 
         return SlurmBatch(manners.command_limit_s, manners.cluster)
@@ -105,7 +105,7 @@ class Slurm(BatchKind):
         return expand_nodelist(nodelist)
 
     def own_allocation(self, environment: Mapping[str, str]) -> Allocation | None:
-        """Read what Slurm tells a job; the end of its walltime is told after Slurm 22.05 only."""
+        """Read the variables that Slurm sets for a job; only releases after 22.05 give its end."""
         job_id = environment.get("SLURM_JOB_ID", "")
         if not job_id:
             return None
@@ -121,12 +121,12 @@ class Slurm(BatchKind):
         )
 
     def mpi_ways(self, listed: str) -> list[MpiWay]:
-        """Give Slurm's own way, each that it names, and the launcher of the MPI library."""
+        """Return Slurm's own way, each that it names, and the launcher of the MPI library."""
         named = (MpiWay("srun", (f"--mpi={kind}",)) for kind in kinds_of_mpi(listed))
         return [MpiWay("srun"), *named, MpiWay("mpiexec")]
 
     def meaning(self, reason: str, job_id: str) -> str:
-        """Say what the commonest reasons mean."""
+        """Return the meaning of the commonest reasons."""
         word = reason.partition(",")[0].strip()
         if word in _REASONS:
             return _REASONS[word].format(job=job_id)
@@ -135,18 +135,18 @@ class Slurm(BatchKind):
         return ""
 
     def release_advice(self, reason: str, job_id: str) -> str:
-        """Say how a job is let go that its user holds."""
+        """Return how to release a job that its user holds."""
         if reason != "JobHeldUser":
             return ""
         return f"`scontrol release {job_id}` lets the job go"
 
     def resume_advice(self, job_id: str) -> str:
-        """Say how a suspended job goes on."""
+        """Return how to resume a suspended job."""
         return f"`scontrol resume {job_id}`, by whoever suspended it, lets it go on"
 
 
 def kinds_of_mpi(listed: str) -> list[str]:
-    """Read what ``srun --mpi=list`` names, in the order in which it is worth a trial."""
+    """Return the kinds that ``srun --mpi=list`` names, in the order in which to try them."""
     found: list[str] = []
     for line in listed.splitlines():
         word = re.sub(r"^\s*srun:\s*", "", line).strip()

@@ -39,7 +39,7 @@ from pilot.scheduler.batch.slurm.script import job_script
 
 
 class _Meaning(NamedTuple):
-    """What a state of Slurm means for a pilot."""
+    """The meaning of a state of Slurm for a pilot."""
 
     phase: Phase
     why_ended: WhyEnded | None = None
@@ -163,7 +163,7 @@ class SlurmBatch:
         return parse_submitted(answer.output)
 
     def jobs(self, name_prefix: str, job_ids: Collection[str] = ()) -> dict[str, JobStatus]:
-        """This user's jobs whose name begins so, or with these ids, from one ``squeue``."""
+        """Return this user's jobs with this prefix of the name, or these ids, by one ``squeue``."""
         answer = self._run(
             [
                 "squeue",
@@ -183,7 +183,7 @@ class SlurmBatch:
         }
 
     def account(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
-        """What accounting knows of jobs; nothing where there is no accounting."""
+        """Return the accounting records of jobs; empty if there is no accounting."""
         ids = sorted(set(job_ids))
         if not ids:
             return {}
@@ -206,7 +206,7 @@ class SlurmBatch:
         return {job.job_id: job for job in parse_accounting(answer.output) if job.job_id in ids}
 
     def ends_at(self, job_id: str) -> float | None:
-        """When ``squeue`` says that the job's walltime ends."""
+        """Return the end of the job's walltime as ``squeue`` gives it."""
         try:
             answer = self._run(["squeue", "--noheader", "-j", job_id, "-o", "%e"])
         except BatchUnavailable:
@@ -241,14 +241,14 @@ class SlurmBatch:
             raise ShrinkRefused(f"job {job_id} keeps its nodes: {told}")
 
     def check(self, pools: Mapping[str, JobDirectives]) -> str:
-        """See that there are the partitions that pools name, by one ``sinfo``."""
+        """Check that the partitions that pools name exist, by one ``sinfo``."""
         answer = self._run(["sinfo", "--all", "--noheader", "--format=%R"])
         if answer.status != 0:
             raise BatchUnavailable(f"sinfo gave no answer: {_told(answer)}")
         return missing_partitions(pools, answer.output)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to release."""
 
     def _run(self, command: Sequence[str], stdin: str = "") -> _Answer:
         # scontrol writes scripts into its working directory when a job shrinks.
@@ -280,7 +280,7 @@ class SlurmBatch:
 
 
 def _scratch() -> tempfile.TemporaryDirectory[str]:
-    """Make a directory that nobody misses, in another place where ``$TMPDIR`` has gone.
+    """Make a temporary directory, in another place if ``$TMPDIR`` has gone.
 
     Raises
     ------
@@ -310,7 +310,7 @@ def _told(answer: _Answer) -> str:
 
 
 def _cut(text: str) -> str:
-    """A text for a message: neither long nor wide."""
+    """Return a text shortened for a message, in length and width."""
     text = re.sub(r"[ \t]{3,}", "  ", text)
     return text if len(text) <= _TOLD else f"{text[: _TOLD // 2]} … {text[-_TOLD // 2 :]}"
 
@@ -319,7 +319,7 @@ def _cut(text: str) -> str:
 
 
 def command_environment(environment: Mapping[str, str], command: str) -> dict[str, str]:
-    """The environment for a command of Slurm: without a user's defaults and a job's variables."""
+    """Return the environment for a Slurm command, without a user's defaults and job variables."""
     kept = {
         name: value
         for name, value in environment.items()
@@ -334,7 +334,7 @@ def command_environment(environment: Mapping[str, str], command: str) -> dict[st
 
 
 def missing_partitions(pools: Mapping[str, Any], output: str) -> str:
-    """Name the partitions of pools that ``sinfo`` has not listed; empty where there are none."""
+    """Name the partitions of pools that ``sinfo`` has not listed; empty if there are none."""
     # A cluster that is named with -M is told on a line of its own.
     lines = [line.strip() for line in output.splitlines()]
     there = sorted({line for line in lines if line and not line.startswith("CLUSTER:")})
@@ -350,7 +350,7 @@ def missing_partitions(pools: Mapping[str, Any], output: str) -> str:
 
 
 def parse_submitted(output: str) -> str:
-    """The job id from ``sbatch --parsable``: ``123`` or ``123;cluster``, or a site's own words.
+    """Return the job id from the output of ``sbatch --parsable``: ``123`` or ``123;cluster``.
 
     Wrappers of a site say ``Submitted batch job 123 on cluster x``, or greet before. Where nothing
     looks like an id, one single number is one.
@@ -370,7 +370,7 @@ def parse_submitted(output: str) -> str:
 
 
 def parse_queue(output: str) -> list[JobStatus]:
-    """The jobs of a ``squeue`` in the format that `SlurmBatch.jobs` asks for.
+    """Return the jobs in the output of ``squeue``, in the format that `SlurmBatch.jobs` asks for.
 
     Lines that are not in that format are left out.
     """
@@ -400,7 +400,7 @@ def parse_queue(output: str) -> list[JobStatus]:
 
 
 def parse_accounting(output: str) -> list[JobStatus]:
-    """The jobs of a ``sacct`` in the format that `SlurmBatch.ended` asks for."""
+    """Return the jobs in the output of ``sacct``, in the format of `SlurmBatch.account`."""
     jobs = []
     for line in output.split("\n"):
         fields = line.split(_SEPARATOR)
@@ -468,13 +468,13 @@ def _status(
 
 
 def _first_number(text: str) -> int:
-    """The number that a text begins with (``2-4``: the least that a job asks for); 0: none."""
+    """Return the number that a text begins with (``2-4``: the least requested); 0 if none."""
     match = re.match(r"\d{1,9}", text)
     return int(match[0]) if match else 0
 
 
 def parse_time(text: str) -> float | None:
-    """A time of Slurm in seconds since 1970: a number, or local time as ``2026-01-31T12:00:00``."""
+    """Return a time of Slurm in seconds since 1970, from a number or local time in ISO format."""
     if re.fullmatch(r"[0-9]{1,18}", text):
         return float(text) or None
     try:
@@ -484,7 +484,7 @@ def parse_time(text: str) -> float | None:
 
 
 def parse_exit_status(text: str) -> int | None:
-    """Slurm's ``status:signal`` as a shell's exit status, 128 + N after signal N.
+    """Return Slurm's ``status:signal`` as a shell's exit status, 128 + N after signal N.
 
     ``squeue`` of some releases gives one number, as ``waitpid`` does.
     """

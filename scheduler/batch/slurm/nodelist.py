@@ -11,7 +11,7 @@ NO_NODES = {"", "(null)", "None", "None assigned", "N/A"}
 
 
 def expand_nodelist(text: str) -> list[str]:
-    """The host names of a list as Slurm writes it: ``n[1-3,07],gpu01``, ``r[1-2]n[01-02]``.
+    """Return the hosts of a list as Slurm writes it: ``n[1-3,07],gpu01``, ``r[1-2]n[01-02]``.
 
     Raises
     ------

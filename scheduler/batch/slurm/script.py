@@ -37,7 +37,7 @@ def job_script(request: JobRequest) -> str:
 
 
 def directives(request: JobRequest) -> list[str]:
-    """The options of a request for ``sbatch``, each as one text without quotes."""
+    """Return the ``sbatch`` options of a request, each as one text without quotes."""
     asked: Any = request.directives  # with the `SlurmPoolKeys`
     options = [
         f"--job-name={request.name}",
@@ -68,7 +68,7 @@ def directives(request: JobRequest) -> list[str]:
 
 
 def quote_directive(option: str) -> str:
-    r"""An option as ``sbatch`` reads it from a ``#SBATCH`` line: ``\`` escapes, also in quotes.
+    r"""Return an option quoted for a ``#SBATCH`` line: ``\`` escapes, also in quotes.
 
     Raises
     ------
