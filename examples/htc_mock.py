@@ -54,7 +54,7 @@ SOME_FAULTS = Faults(error=0.05, exit=0.003, kill=0.003, hang=0.0005)
 
 
 class Mock(NamedTuple):
-    """What is run. The same values make the same tree, the same results and the same faults."""
+    """The parameters of a run. The same values make the same tree, results and faults."""
 
     #: All tasks, those that combine included.
     tasks: int = 10_000
@@ -74,7 +74,7 @@ class Mock(NamedTuple):
         Raises
         ------
         ValueError
-            There is no such tree.
+            There is no tree with these numbers of tasks and levels.
         """
         if self.tasks < 1 or self.tasks == 2 or not 0 <= self.levels <= (self.tasks - 1) // 2:
             raise ValueError(
@@ -86,17 +86,17 @@ class Mock(NamedTuple):
         return Branch(0, self.tasks, self.levels)
 
     def draw(self, *place: object) -> int:
-        """A random number of 64 bits that belongs to this place."""
+        """Return a random number of 64 bits that belongs to this place."""
         digest = blake2b(repr((self.seed, *place)).encode(), digest_size=8)
         return int.from_bytes(digest.digest(), "big")
 
     def chance(self, *place: object) -> float:
-        """A random number from 0 to 1 that belongs to this place."""
+        """Return a random number from 0 to 1 that belongs to this place."""
         return self.draw(*place) / 2**64
 
 
 class Branch(NamedTuple):
-    """A task with all that is below it: numbers ``first`` to ``last``, which combines."""
+    """A task with all tasks below it: numbers ``first`` to ``last``, which combines."""
 
     first: int
     tasks: int
@@ -104,7 +104,7 @@ class Branch(NamedTuple):
 
     @property
     def is_leaf(self) -> bool:
-        """Whether there is nothing below."""
+        """True if the task has no children."""
         return self.tasks == 1
 
     @property
@@ -113,7 +113,7 @@ class Branch(NamedTuple):
         return self.first + self.tasks - 1
 
     def children(self, mock: Mock) -> list[Branch]:
-        """The branches below an inner task: the longest first, then some that are shorter."""
+        """Return the branches below an inner task: the longest first, then shorter ones."""
         left = self.tasks - 2
         if self.levels == 1:
             return [Branch(self.first + 1 + n, 1, 0) for n in range(left)]
@@ -137,20 +137,20 @@ class Branch(NamedTuple):
 
 
 def time_limit(mock: Mock, _: object) -> float | None:
-    """That of a leaf; the others have none."""
+    """Return the time limit of a leaf; other tasks have none."""
     return mock.faults.limit_s if mock.faults.hang else None
 
 
 @pilot.task(**TOLERANT, on_failure="ignore", default=LOST, time_limit=time_limit)
 def leaf(mock: Mock, branch: Branch) -> bytes:
-    """A task that submits nothing."""
+    """Run a task that submits nothing."""
     suffer(mock, branch.first, is_leaf=True)
     return work(mock, branch.first)
 
 
 @pilot.task(**STUBBORN)
 def grow(mock: Mock, branch: Branch) -> Any:
-    """An inner task: it submits what is below, and gives its result away."""
+    """Run an inner task: submit the tasks below, and delegate its result."""
     below = [task_of(child).submit(mock, child) for child in branch.children(mock)]
     combined = combine.submit(mock, branch.last, below)
     # It fails here, where it hurts most: its children may not come to be, nor twice.
@@ -161,18 +161,18 @@ def grow(mock: Mock, branch: Branch) -> Any:
 
 @pilot.task(**STUBBORN)
 def combine(mock: Mock, number: int, values: list[bytes]) -> bytes:
-    """The result of an inner task, from those of its children."""
+    """Return the result of an inner task, from the results of its children."""
     suffer(mock, number)
     return work(mock, number, values)
 
 
 def task_of(branch: Branch) -> pilot.Task[..., bytes]:
-    """The task that stands for a branch."""
+    """Return the task that stands for a branch."""
     return leaf if branch.is_leaf else grow
 
 
 def work(mock: Mock, number: int, values: Sequence[bytes] = ()) -> bytes:
-    """What a task does."""
+    """Do the work of a task, and return its result."""
     if mock.total_s:
         # Between nothing and twice the mean.
         time.sleep(2 * mock.total_s / mock.tasks * mock.chance("work", number))
@@ -180,7 +180,7 @@ def work(mock: Mock, number: int, values: Sequence[bytes] = ()) -> bytes:
 
 
 def result(mock: Mock, number: int, values: Sequence[bytes] = ()) -> bytes:
-    """What a task makes of the results that it got: a digest, and data."""
+    """Return a task's result, made from the results that it got: a digest, and data."""
     digest = blake2b(repr((mock.seed, number)).encode(), digest_size=16)
     for value in values:
         digest.update(b"%d:" % len(value) + value)
@@ -189,7 +189,7 @@ def result(mock: Mock, number: int, values: Sequence[bytes] = ()) -> bytes:
 
 
 def suffer(mock: Mock, number: int, is_leaf: bool = False) -> None:
-    """What the attempt that runs here has to suffer."""
+    """Make the present attempt fail, if a fault is due."""
     what = fault(mock, number, pilot.context().attempt, is_leaf)
     if what == "error":
         raise RuntimeError("this attempt is to fail")
@@ -210,7 +210,7 @@ STATES = {"ok": "COMPLETED", "error": "FAILED", "crash": "FAILED", "timeout": "T
 
 
 class Outcome(NamedTuple):
-    """What a run gives."""
+    """The outcome of a run."""
 
     value: bytes
     #: How many attempts had which outcome.
@@ -220,7 +220,7 @@ class Outcome(NamedTuple):
 
 
 def fault(mock: Mock, number: int, attempt: int, is_leaf: bool) -> str:
-    """What goes wrong with an attempt: a field of `Faults`, or nothing."""
+    """Return the fault of an attempt: a field of `Faults`, or an empty text."""
     if mock.faults == NO_FAULTS:
         return ""
     chance = mock.chance("fault", number, attempt)
@@ -233,7 +233,7 @@ def fault(mock: Mock, number: int, attempt: int, is_leaf: bool) -> str:
 
 
 def attempts(mock: Mock, number: int, is_leaf: bool) -> list[str]:
-    """The outcomes of a task's attempts, the last of which is final."""
+    """Return the outcomes of a task's attempts, the last of which is final."""
     policy: Mapping[str, int] = TOLERANT if is_leaf else STUBBORN
     allowed = {"error": policy["retries"], "crash": policy["max_crashes"], "ok": 0, "timeout": 0}
     found: list[str] = []
@@ -245,7 +245,7 @@ def attempts(mock: Mock, number: int, is_leaf: bool) -> list[str]:
 
 
 def walk(mock: Mock) -> Iterator[Branch]:
-    """Every branch of the tree, before those below it."""
+    """Yield every branch of the tree, each before those below it."""
     branches = [mock.root]
     while branches:
         branch = branches.pop()
@@ -255,12 +255,12 @@ def walk(mock: Mock) -> Iterator[Branch]:
 
 
 def expected(mock: Mock) -> Outcome:
-    """What must come out, computed here and now.
+    """Return the expected outcome, computed in this process.
 
     Raises
     ------
     ValueError
-        The faults are too many: a task that must not be given up would be.
+        There are too many faults: an inner task would fail for good.
     """
     counted: Counter[str] = Counter()
     states: Counter[str] = Counter()
@@ -297,7 +297,7 @@ def run(
     Returns
     -------
     tuple
-        What came out, as the head tells it, and the seconds from the submission to the result.
+        The outcome according to the head, and the seconds from the submission to the result.
     """
     before = _counts(session)
     begin = time.perf_counter()
@@ -313,7 +313,7 @@ def _counts(session: pilot.Session) -> tuple[Counter[str], Counter[str]]:
 
 
 def main() -> int:
-    """Run the tree of the command line; 0 where it gave what it must."""
+    """Run the tree of the command line; return 0 if the outcome is as expected."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tasks", type=int, default=10_000, help="all of the tree; %(default)s")
     parser.add_argument("--levels", type=int, default=100, help="below the root; %(default)s")

@@ -10,8 +10,8 @@ With the Kirchhoff transform ``phi = k0 (T + beta T^2 / 2)`` the conducted flux 
 and the right-hand side a quadratic polynomial in T, which the reduced model makes use of.
 
 Finite volumes on 64 x 64 cells, explicit Euler steps. Rows of cells are divided among the ranks in
-blocks. A rank also keeps `HALO` rows of each neighbour, and so needs to hear from it only every
-`HALO` steps: within a step, what is wrong at the rim of a block moves on by one row.
+blocks. A rank also keeps `HALO` rows of each neighbour, and so needs data from it only every
+`HALO` steps: in each step, the error at the edge of a block moves inwards by one row.
 
 Invariant: a cell is computed by the same operations in the same order wherever it lies in a block.
 So results do not depend on the number of ranks, not even in the last bit.
@@ -103,18 +103,18 @@ def simulate(flux: float, comm: Intracomm | None = None) -> Array | None:
 
 
 def snapshot_times_s() -> Array:
-    """When the snapshots are taken, in seconds."""
+    """Return the times of the snapshots, in seconds."""
     return SNAPSHOT_INTERVAL_S * np.arange(1.0, SNAPSHOTS + 1)
 
 
 def rate(temperature: Array, heated: Array) -> Array:
-    """How fast each cell warms up, in K/s, in a block of rows that is insulated above and below."""
+    """Return each cell's rate of warming, in K/s, in rows that are insulated above and below."""
     phi = K0 * (temperature + 0.5 * BETA * temperature * temperature)
     return conduction(phi) - cooling(temperature) + heated
 
 
 def conduction(phi: Array) -> Array:
-    """The Laplacian of `phi` with no flux through any edge, over the heat capacity, in K/s."""
+    """Return the Laplacian of `phi`, without flux through edges, over the heat capacity, in K/s."""
     result = np.zeros_like(phi)
     across = phi[:, 1:] - phi[:, :-1]
     result[:, :-1] += across
@@ -127,14 +127,14 @@ def conduction(phi: Array) -> Array:
 
 
 def cooling(temperature: Array) -> Array:
-    """What the coolant takes from each cell, in K/s."""
+    """Return the rate at which the coolant cools each cell, in K/s."""
     result = np.zeros_like(temperature)
     result[:, -1] = COOLING / (RHO_C * CELL_M) * temperature[:, -1]
     return result
 
 
 def heating(flux: float) -> Array:
-    """What a burner of `flux` kW/m^2 brings to each cell of the plate, in K/s."""
+    """Return the rate at which a burner of `flux` kW/m^2 heats each cell of the plate, in K/s."""
     y = (np.arange(N) + 0.5) / N
     result: Array = np.zeros((N, N))
     result[:, 0] = 1e3 * flux * np.exp(-(((y - 0.35) / 0.2) ** 2)) / (RHO_C * CELL_M)

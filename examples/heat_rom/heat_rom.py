@@ -42,7 +42,7 @@ write_report = pilot.task(report.report)
 
 
 def main() -> None:
-    """Submit everything, wait for the end of it, and say what came out."""
+    """Submit everything, wait for the results, and print the outcome."""
     arguments = parse_arguments()
     full_model = simulate.options(ranks=arguments.ranks, ranks_per_node=arguments.ranks_per_node)
     output = arguments.output.absolute()
@@ -78,7 +78,7 @@ def randomised_svd(blocks: Sequence[pilot.Future[Any]]) -> pilot.Future[Any]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    """What the command line says."""
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--site", help="name or path of a site (default: $PILOT_SITE, or local)")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""What a run leaves behind: ``results.h5`` with all numbers, and ``heat_rom.png``."""
+"""The output of a run: ``results.h5`` with all numbers, and ``heat_rom.png``."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def report(
     full: Array,
     reduced: Array,
 ) -> float:
-    """Write the results and the plot into `directory`, which is made if it is not there.
+    """Write the results and the plot into `directory`, which is made if it does not exist.
 
     Parameters
     ----------
     directory
-        Where to write.
+        The directory to write into.
     fluxes, ensemble
         The fluxes of the ensemble in kW/m^2, and the snapshots of each run in K.
     modes, values

@@ -52,7 +52,7 @@ def solve(modes: Array, flux: float) -> Array:
     Parameters
     ----------
     modes
-        Orthonormal, of shape ``(cells, r)``.
+        The orthonormal modes, of shape ``(cells, r)``.
     flux
         Height of the burner's heat flux, in kW/m^2.
 
@@ -73,5 +73,5 @@ def solve(modes: Array, flux: float) -> Array:
 
 
 def relative_error(full: Array, reduced: Array) -> float:
-    """The Frobenius norm of the difference of all snapshots, relative to that of `full`."""
+    """Return the Frobenius norm of the snapshots' difference, relative to that of `full`."""
     return float(np.linalg.norm(full - reduced) / np.linalg.norm(full))

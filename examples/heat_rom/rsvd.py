@@ -33,18 +33,18 @@ Array = NDArray[np.float64]
 
 
 def sketch(block: Array, index: int, rank: int, oversampling: int = 10, seed: int = 0) -> Array:
-    """Steps 1 and 2 of Algorithm 4.4 for one block: ``A_j Omega_j``, with a Gaussian ``Omega_j``.
+    """Return ``A_j Omega_j``, with a Gaussian ``Omega_j``: steps 1 and 2 of Algorithm 4.4.
 
     Parameters
     ----------
     block
         ``A_j``, of shape ``(rows, columns)``.
     index
-        j, which chooses the random stream.
+        The number j of the block, which selects the random stream.
     rank, oversampling
-        Together the columns of the sketch.
+        The two terms of the number of columns of the sketch.
     seed
-        Chooses the test matrix.
+        The seed of the test matrix.
 
     Returns
     -------
@@ -56,20 +56,20 @@ def sketch(block: Array, index: int, rank: int, oversampling: int = 10, seed: in
 
 
 def project(block: Array, basis: Array) -> Array:
-    """``A_j^T Q``: the rows of ``A^T Q`` that belong to block j."""
+    """Return ``A_j^T Q``: the rows of ``A^T Q`` that belong to block j."""
     rows: Array = block.T @ basis
     return rows
 
 
 def expand(block: Array, rows: Array, index: int) -> Array:
-    """``A_j W_j``: the block's part of ``A W``, ``W_j`` being the rows that belong to block j."""
+    """Return ``A_j W_j``: the block's part of ``A W``, where ``W_j`` are the rows of block j."""
     columns = block.shape[1]
     part: Array = block @ rows[index * columns : (index + 1) * columns]
     return part
 
 
 def orth(parts: Sequence[Array]) -> Array:
-    """An orthonormal basis of the range of the sum of `parts`, by QR."""
+    """Return an orthonormal basis of the range of the sum of `parts`, by QR."""
     total = np.zeros_like(parts[0])
     for part in parts:
         total += part
@@ -78,13 +78,13 @@ def orth(parts: Sequence[Array]) -> Array:
 
 
 def orth_rows(parts: Sequence[Array]) -> Array:
-    """An orthonormal basis of the range of `parts`, stacked on top of each other, by QR."""
+    """Return an orthonormal basis of the range of `parts`, stacked vertically, by QR."""
     q: Array = np.linalg.qr(np.concatenate(parts))[0]
     return q
 
 
 def decompose(basis: Array, parts: Sequence[Array], rank: int) -> tuple[Array, Array]:
-    """Algorithm 5.1: the leading left singular vectors and the singular values of A.
+    """Return the leading left singular vectors and the singular values of A (Algorithm 5.1).
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def decompose(basis: Array, parts: Sequence[Array], rank: int) -> tuple[Array, A
     parts
         ``A_j^T Q`` for every block.
     rank
-        How many singular vectors are wanted.
+        The number of singular vectors.
 
     Returns
     -------

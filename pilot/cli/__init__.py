@@ -1,7 +1,8 @@
 """The command line ``pilot``: one click module for each noun, on top of the Python API.
 
-What a Python caller would need as well is not in here. Exit codes are those of `pilot.errors`, 2
-for a wrong command line, 130 after Ctrl-C; errors of Pilot are one message without a traceback.
+Code that a Python caller would need as well does not belong here. Exit codes are those of
+`pilot.errors`, 2 for a wrong command line, 130 after Ctrl-C; errors of Pilot are one message
+without a traceback.
 
 Invariant: importing this package loads click and nothing larger, so that ``--help`` and the
 completion of shells are quick. A command's module is imported when the command is asked for, and
@@ -37,16 +38,19 @@ COMMANDS = {
         "pilot.cli.why",
         "Say what a task, a result or a session waits for, or how it ended.",
     ),
-    "head": ("pilot.cli.head", "The process on the login node that keeps the tasks."),
-    "site": (
-        "pilot.cli.site",
-        "The directory of a site: a copy of its database, beginning anew.",
+    "head": (
+        "pilot.cli.head",
+        "Control the head: the process on the login node that keeps the tasks.",
     ),
-    "session": ("pilot.cli.session", "Sessions: tasks that were submitted by one program."),
-    "task": ("pilot.cli.task", "Tasks, named by ids such as 3.17."),
-    "result": ("pilot.cli.result", "Values that tasks returned."),
+    "site": ("pilot.cli.site", "Copy the database of a site, or begin with a new one."),
+    "session": (
+        "pilot.cli.session",
+        "List and control sessions: each has the tasks that one program submitted.",
+    ),
+    "task": ("pilot.cli.task", "List, show and cancel tasks, named by ids such as 3.17."),
+    "result": ("pilot.cli.result", "Get or delete the values that tasks returned."),
     "events": ("pilot.cli.events", "Show every change of a state, once and in order."),
-    "fleet": ("pilot.cli.fleet", "The pilots: jobs of the batch system that run tasks."),
+    "fleet": ("pilot.cli.fleet", "List the pilots: jobs of the batch system that run tasks."),
     "completion": ("pilot.cli.completion", "Print the completion script for a shell."),
 }
 
@@ -64,14 +68,14 @@ def cli(context: click.Context) -> None:
     pilot status                   what is going on
 
     Exit codes: 0 all is well, 2 the command line is wrong, 3 the site (or: no head runs), 4 the
-    workflow file, 5 the head, 6 the batch system, 7 a task was not taken, 8 a task failed, 9 the
+    workflow file, 5 the head, 6 the batch system, 7 a task was refused, 8 a task failed, 9 the
     disk is full, 130 Ctrl-C, 1 anything else.
     """
     context.ensure_object(Settings)
 
 
 def main() -> None:
-    """The console script ``pilot``."""
+    """Run the console script ``pilot``."""
     _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -81,7 +85,7 @@ def main() -> None:
 
 
 def _open_what_is_closed() -> None:
-    """Have all three standard streams, so that no socket or file takes the number of one."""
+    """Open closed standard streams, so that no socket or file gets the number of one."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)

@@ -1,6 +1,6 @@
 """Many tasks of one command: ``pilot submit --array`` and ``--each-line``.
 
-Pure: what the options say becomes the rows of a task array, and the words of the command have
+Pure: the options become the rows of a task array, and the words of the command have
 parameters. Values are data: no shell reads them.
 """
 
@@ -44,7 +44,7 @@ def array_rows(text: str) -> Rows:
     Raises
     ------
     ValueError
-        It means nothing, names a task twice, or has too many tasks.
+        The text is not an array, names a task twice, or has too many tasks.
     """
     indices: dict[int, None] = {}
     for part in text.split(","):
@@ -71,12 +71,12 @@ def array_rows(text: str) -> Rows:
 def line_rows(lines: Iterable[str]) -> Rows:
     """Make a row of each line that is not empty, numbered from 0.
 
-    No more is read than it takes to see that it is too much: what comes may have no end.
+    Reading stops as soon as there is too much: the input may have no end.
 
     Raises
     ------
     ValueError
-        There is none, there are too many, or a command cannot get one.
+        There are no lines, there are too many, or a command cannot get one.
     """
     texts: list[str] = []
     for number, line in enumerate(lines, start=1):
@@ -98,19 +98,19 @@ def line_rows(lines: Iterable[str]) -> Rows:
 def array_command(command: ShellCommand, names: Sequence[str]) -> ShellCommand:
     """Return the command with ``{index}`` and ``{line}`` in its words to be filled in.
 
-    All else stays as it is; the variables that tell which task it is have the same values.
+    Everything else is unchanged; the array's environment variables have the same values.
     """
     variables = {"index": INDEX_VARIABLE, "line": LINE_VARIABLE}
     return replace(command, filled=tuple((name, variables[name]) for name in names))
 
 
 def check_name(name: str | None, names: Sequence[str]) -> None:
-    """See that a name asks for nothing to be filled in.
+    """Check that a name contains nothing to be filled in.
 
     Raises
     ------
     ValueError
-        It does: the tasks of an array have one name.
+        The name has a parameter: the tasks of an array share one name.
     """
     for parameter in names:
         if name and f"{{{parameter}}}" in name:
@@ -121,7 +121,7 @@ def check_name(name: str | None, names: Sequence[str]) -> None:
 
 
 def array_path(path: str | None, names: Sequence[str]) -> str | None:
-    """Return a file name as `pilot.shell` has it, where only the array's names are parameters."""
+    """Return a file name as `pilot.shell` takes it, where only the array's names are parameters."""
     if path is None:
         return None
     return "".join(
@@ -131,7 +131,7 @@ def array_path(path: str | None, names: Sequence[str]) -> str | None:
 
 
 def _pieces(text: str, names: Sequence[str]) -> Iterable[tuple[str, bool]]:
-    """Split a text into what stands for itself and parameters."""
+    """Split a text into literal parts and parameters."""
     pattern = "|".join(re.escape(f"{{{name}}}") for name in names)
     parts = re.split(f"({pattern})", text)
     return ((part, number % 2 == 1) for number, part in enumerate(parts))

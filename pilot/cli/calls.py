@@ -1,7 +1,8 @@
-"""What tasks were called with, in words: command lines, directories, arguments.
+"""The calls of tasks in words: command lines, directories, arguments.
 
-It is read from what was submitted, here and not in the head, which unpickles nothing of a user's.
-What cannot be read in this process (a class whose module is not here) is said to be so.
+They are read from the submitted data, here and not in the head, which unpickles nothing of a
+user's. Data that cannot be read in this process (a class whose module is missing) are shown as
+unreadable.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _ARGUMENT, _ARGUMENTS = 120, 20
 
 
 class Call(NamedTuple):
-    """What a task was called with; what is not known, or is not there, is empty."""
+    """A task's command or arguments; fields that are unknown or absent are empty."""
 
     #: The line of a command, as a shell has it.
     command: str = ""
@@ -47,7 +48,7 @@ class Call(NamedTuple):
 
 
 class _Awaited:
-    """Stands for the result of another task, and for whatever is taken of it."""
+    """A stand-in for the result of another task, and for any part of it."""
 
     #: To go through it would not end: there is an item of every number.
     __iter__ = None
@@ -71,16 +72,16 @@ class _Awaited:
 
 
 def read_calls(ask: Callable[..., Any], site: Path, tasks: Sequence[str]) -> dict[str, Call]:
-    """Read what these tasks were called with.
+    """Return the commands and arguments with which these tasks were called.
 
     Parameters
     ----------
     ask
-        Asks the head.
+        A function that asks the head.
     site
         The site directory.
     tasks
-        Their ids.
+        The ids of the tasks.
     """
     if not tasks:
         return {}
@@ -128,17 +129,17 @@ def _call(row: Mapping[str, Any], function: Any, site: Path) -> Call:
 
 
 class _Places(pickle.Unpickler):
-    """Reads where large arguments are, in place of them."""
+    """An unpickler that returns the places of large arguments instead of reading them."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Find what the pickle names."""
+        """Return the class that a pickle names; for large arguments that of their places."""
         if (module, name) == ("pilot.pickled", "read_spilled"):
             return Value
         return super().find_class(module, name)
 
 
 def _spilled_size(payload: bytes) -> int:
-    """Return the bytes of arguments that are in a file; 0: they are here."""
+    """Return the size of arguments that are in a file; 0 if they are in the message."""
     if b"read_spilled" not in payload:
         return 0
     try:
@@ -180,7 +181,7 @@ class _Short(reprlib.Repr):
 
 
 def _in_words(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    """Arguments as they would stand in a call, in short."""
+    """Return arguments as they would be written in a call, shortened."""
     named = [("", value) for value in args] + [
         (f"{name}=", value) for name, value in kwargs.items()
     ]

@@ -1,4 +1,4 @@
-"""What all commands share: the options, which site is meant, asking the head, and how they end."""
+"""Common parts of all commands: options, the current site, asking the head, exit codes."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 @dataclass
 class Settings:
-    """What was said before the command, and holds for it."""
+    """The options before the command's name, which hold for it."""
 
     #: Name or path of the site; None: ``$PILOT_SITE``, or ``local``.
     site: str | None = None
 
 
 class Program(click.Group):
-    """The whole command line: what its commands raise becomes a message and an exit code.
+    """The whole command line: exceptions of its commands become a message and an exit code.
 
     Its commands are imported when they are asked for: all of them take as long as one that runs.
 
     Parameters
     ----------
     late
-        Of each command: the module that has it under its name, and its line in the list.
+        For each command: the module that defines it under its name, and its line in the list.
     """
 
     def __init__(self, *args: Any, late: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
@@ -100,7 +100,7 @@ class Program(click.Group):
             ctx.exit(INTERRUPTED)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - as in click
-        """The commands in the order of a user's first day."""
+        """Return the commands in the order in which a new user needs them."""
         return list(self._late)
 
 
@@ -124,7 +124,7 @@ def _complete_site(
 
 
 def site_option(command: C) -> C:
-    """``--site``, which may stand before and behind the command's name."""
+    """Add ``--site``, which may stand before and behind the command's name."""
     return click.option(
         "--site",
         "-s",
@@ -137,14 +137,14 @@ def site_option(command: C) -> C:
 
 
 def json_option(command: C) -> C:
-    """``--json``, given to the command as `as_json`."""
+    """Add ``--json``, given to the command as `as_json`."""
     return click.option(
         "--json", "as_json", is_flag=True, help="Print JSON; times in seconds since the epoch."
     )(command)
 
 
 def when_option(name: str, help_text: str) -> Callable[[C], C]:
-    """A point in time, in seconds since the epoch; written as an age, or as a date (and time)."""
+    """Return an option for a time: an age or a date; the value is in seconds since the epoch."""
     return click.option(name, metavar="TIME", callback=_when, help=help_text)
 
 
@@ -165,7 +165,7 @@ def _when(_context: click.Context, _parameter: click.Parameter, value: str | Non
 
 
 def current_site() -> Site:
-    """The site that the command is for.
+    """Return the site that the command is for.
 
     Raises
     ------
@@ -182,7 +182,7 @@ def current_site() -> Site:
 
 @contextmanager
 def asking(site: Site, *, quiet: bool = False) -> Iterator[QueryClient]:
-    """Ask the head of a site; where none runs, its database, and say so once, unless `quiet`.
+    """Yield a client that asks the head, or else the database, with a note unless `quiet`.
 
     Raises
     ------
@@ -200,7 +200,7 @@ def asking(site: Site, *, quiet: bool = False) -> Iterator[QueryClient]:
 
 @contextmanager
 def commanding(site: Site) -> Iterator[Command]:
-    """Tell the head of a site to do something, as `Command` does; starts it where none runs.
+    """Yield a `Command` that sends requests to the head of a site, which is started if necessary.
 
     Raises
     ------

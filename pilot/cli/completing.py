@@ -1,6 +1,6 @@
-"""What the shell completes beside commands and options: sites, sessions, tasks, parameters.
+"""Completion of arguments in the shell: sites, sessions, tasks, parameters.
 
-Invariant: completing starts nothing, changes nothing, and says nothing where it knows nothing.
+Invariant: completing starts nothing, changes nothing, and prints no errors.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Completer: TypeAlias = Callable[[click.Context, click.Parameter, str], "list[Com
 
 
 def _quiet(find: Callable[[click.Context, str], list[tuple[str, str]]]) -> Completer:
-    """Make a completer of what finds words with their meaning; errors give none."""
+    """Return a completer from a function that finds words with their meaning; errors give none."""
 
     def complete(
         context: click.Context, _parameter: click.Parameter, incomplete: str

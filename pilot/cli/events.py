@@ -1,4 +1,4 @@
-"""``pilot events``: what has happened, and what happens."""
+"""``pilot events``: the changes of states, so far and as they happen."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EVENTS = 10**18
     "session_id",
     type=SESSION,
     metavar="ID",
-    help="Of this session. Default: of the site.",
+    help="Only events of this session. Default: all of the site.",
     shell_complete=complete_session,
 )
 @click.option(
@@ -34,19 +34,19 @@ _EVENTS = 10**18
     "task_id",
     metavar="ID",
     type=TASK,
-    help="Of this task.",
+    help="Only events of this task.",
     shell_complete=complete_task,
 )
-@click.option("--state", "states", multiple=True, help="Into this state; may be given repeatedly.")
+@click.option("--state", "states", multiple=True, help="Only changes into this state. Repeatable.")
 @click.option(
     "--since",
     type=Number(-_EVENTS, _EVENTS),
     default=0,
     metavar="N",
-    help="After event N; with a minus, from the last N on. Default: all.",
+    help="Only events after number N; negative: the last N events. Default: all.",
 )
-@click.option("--follow", "-f", is_flag=True, help="Wait for what comes next.")
-@click.option("--limit", type=Number(1), help="No more than so many.")
+@click.option("--follow", "-f", is_flag=True, help="Wait for further events.")
+@click.option("--limit", type=Number(1), help="Maximum number of events.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object in each line.")
 @site_option
 @click.pass_context
@@ -62,9 +62,9 @@ def events(
 ) -> None:
     """Show every change of a state, once and in order.
 
-    Each event has a number: --since with the last one goes on after it. --follow ends when the
-    session is closed or the task has ended, and goes on over restarts of the head; without either
-    it ends by Ctrl-C, and says where it was.
+    Each event has a number: --since N goes on after event N. --follow ends when the
+    session is closed or the task has ended, and goes on over restarts of the head; without
+    either it ends by Ctrl-C, and prints the number of the last event.
     """
     from pilot.client.events import read_events
 

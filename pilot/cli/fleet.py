@@ -15,11 +15,11 @@ from pilot.client.progress import remark
 
 @click.group()
 def fleet() -> None:
-    """The pilots: jobs of the batch system that run tasks."""
+    """List the pilots: jobs of the batch system that run tasks."""
 
 
 @fleet.command("list")
-@click.option("--all", "everything", is_flag=True, help="Also those that have ended.")
+@click.option("--all", "everything", is_flag=True, help="Also pilots that have ended.")
 @click.option("--limit", type=Number(1), default=100, show_default=True)
 @json_option
 @site_option

@@ -23,9 +23,9 @@ NOT_RUNNING = 3
 
 @click.group()
 def head() -> None:
-    """The process on the login node that keeps the tasks.
+    """Control the head: the process on the login node that keeps the tasks.
 
-    It starts by itself when it is needed, and ends when it has been idle for long.
+    The head starts by itself when it is needed, and ends when it has been idle for long.
     """
 
 
@@ -52,12 +52,12 @@ def start(foreground: bool) -> None:
 
 
 def check_batch(site: Site) -> None:
-    """See that the batch system answers, and has what the site's pools name.
+    """Check that the batch system answers, and has what the site's pools name.
 
     Raises
     ------
     BatchError
-        It does not.
+        The batch system does not answer, or refuses the pools.
     """
     from pilot.errors import BatchError
     from pilot.scheduler.batch import base, open_batch
@@ -76,7 +76,9 @@ def check_batch(site: Site) -> None:
 
 
 @head.command()
-@click.option("--leave-pilots", is_flag=True, help="Pilots go on with what they have.")
+@click.option(
+    "--leave-pilots", is_flag=True, help="Let pilots go on with the tasks that they have."
+)
 @site_option
 def stop(leave_pilots: bool) -> None:
     """End the head and its pilots, and wait until it is gone.
@@ -91,14 +93,14 @@ def stop(leave_pilots: bool) -> None:
 
 
 def stop_head(site: Site, leave_pilots: bool = False) -> HeadAddress | None:
-    """Tell a head to end, and wait until it has; None where none runs.
+    """Tell a head to end, and wait until it has ended; return None where none runs.
 
-    One that does not answer, and does not renew its lease either, is killed.
+    A head that does not answer, and does not renew its lease either, is killed.
 
     Raises
     ------
     HeadError
-        It does not answer, or does not end.
+        The head does not answer, or does not end.
     """
     from pilot.client.connection import Connection
     from pilot.errors import HeadError
@@ -137,7 +139,7 @@ def stop_head(site: Site, leave_pilots: bool = False) -> HeadAddress | None:
 
 
 def _stop_silent(site: Site, address: HeadAddress) -> HeadAddress | None:
-    """Do what can be done about a head whose lease has run out."""
+    """Kill a head whose lease has run out, or raise where it is on another node."""
     from pilot.client.starter import end_silent
 
     why = (

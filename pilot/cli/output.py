@@ -1,8 +1,8 @@
-"""How results look: tables and fields for people, JSON for programs.
+"""Output of results: tables and fields for people, JSON for programs.
 
-Tables fit the terminal, a line for each row; elsewhere they are plain text in columns. Whatever is
-in a name is printed so that it is no more than text: a row is a row, and no terminal takes it for a
-command. What is not the answer itself (`note`) goes to stderr, so that stdout can be piped.
+Tables fit the terminal, a line for each row; elsewhere they are plain text in columns. Names are
+printed with control characters escaped: a row is one line, and no terminal takes them for
+commands. Notes beside the answer (`note`) go to stderr, so that stdout can be piped.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ _COLOURS = {
 
 
 def note(message: str) -> None:
-    """Tell the person something beside the answer."""
+    """Print a message beside the answer, to stderr."""
     text = "\n".join(printable(line.expandtabs()) for line in message.split("\n"))
     click.echo(f"pilot: {text}", err=True)
 
 
 def say(text: str) -> None:
-    """Print lines that may hold whatever users have written."""
+    """Print lines that may hold any text of users."""
     for line in text.split("\n"):
         click.echo(printable(line.expandtabs()))
 
@@ -61,9 +61,9 @@ def print_json(data: Any) -> None:
 
 
 def json_text(data: Any, indent: int | None = None) -> str:
-    """Return plain data as JSON that stdout can carry.
+    """Return plain data as JSON that stdout can encode.
 
-    What it can't, such as bytes of a file name that are no UTF-8, is escaped as JSON has it.
+    Other characters, such as bytes of a file name that are not UTF-8, are escaped as in JSON.
     """
     import json
 
@@ -94,10 +94,10 @@ def print_table(
     Parameters
     ----------
     headings, rows
-        The columns, and what is in them.
+        The headings of the columns, and the rows of cells.
     cut
-        Columns that may be cut where the terminal is too narrow, down to so many characters;
-        anywhere at `CELL_MOST`.
+        Columns that may be cut where the terminal is too narrow, down to this many characters;
+        in pipes at `CELL_MOST`.
     drop
         Columns that are left out, in this order, where that is not enough.
     """
@@ -128,16 +128,16 @@ def print_table(
 
 
 class Column:
-    """A column of a table: its texts, the heading first, and how wide it is shown.
+    """A column of a table: its texts, the heading first, and the width at which it is shown.
 
     Parameters
     ----------
     texts
         The heading, and a text for each row.
     least
-        Where it gives way to others: how wide it stays.
+        The least width, where the column is narrowed.
     is_number
-        Whether it is aligned to the right.
+        True for a column that is aligned to the right.
     """
 
     def __init__(self, texts: Sequence[str], least: int | None, is_number: bool) -> None:
@@ -152,7 +152,7 @@ class Column:
 
 
 def least_width(columns: Iterable[Column]) -> int:
-    """The least width of a table of these columns."""
+    """Return the least width of a table of these columns."""
     return sum(column.least + 2 for column in columns) - 2
 
 
@@ -181,13 +181,13 @@ def _print_columns(columns: Sequence[Column]) -> None:
 
 
 def first_line(text: str) -> str:
-    """The first line of a text that says anything, not too long."""
+    """Return the first line of a text that is not empty, shortened."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return line if len(line) <= 200 else f"{line[:197]}..."
 
 
 def print_fields(fields: Mapping[str, object]) -> None:
-    """Print one thing: a line for each of its fields that has a value."""
+    """Print the fields of one thing that have a value, each in a line."""
     shown = {key: str(value) for key, value in fields.items() if value not in (None, "")}
     width = max(map(len, shown), default=0)
     for key, text in shown.items():
@@ -198,13 +198,13 @@ def print_fields(fields: Mapping[str, object]) -> None:
 
 
 def coloured(word: str) -> str:
-    """A state, or an outcome, in its colour on a terminal."""
+    """Return a state, or an outcome, in its colour on a terminal."""
     colour = _COLOURS.get(word.strip())
     return click.style(word, fg=colour) if colour else word
 
 
 def last_words(error: dict[str, Any]) -> str:
-    """The error of a task, with what it left behind: its message once."""
+    """Return the error of a task with its details, without repeating the message."""
     said, detail = f"{error['type']}: {error['message']}", error["detail"].strip()
     if not detail or detail in said:
         return said

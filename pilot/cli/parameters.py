@@ -1,6 +1,7 @@
-"""What options and arguments may be: numbers within bounds, ids, files.
+"""Types of options and arguments: numbers within bounds, ids, files.
 
-Invariant: what is wrong is told with the name of the option or argument, before anything is done.
+Invariant: a wrong value is reported with the name of the option or argument, before anything is
+done.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Number(_Type):
     Parameters
     ----------
     least, most
-        Its bounds.
+        The bounds of the number.
     """
 
     name = "integer"
@@ -56,7 +57,7 @@ class Number(_Type):
 
 
 class _Id(_Type):
-    """Something that `read` takes without a ValueError, whose text is told otherwise."""
+    """An id that a function `read` accepts; its ValueError is the message of a wrong one."""
 
     name = "id"
 
@@ -74,13 +75,13 @@ class _Id(_Type):
 
 
 class RegularFile(click.Path):
-    """A file that is there and can be read to its end: no FIFO, no device."""
+    """A file that exists and can be read to its end: no FIFO, no device."""
 
     def __init__(self) -> None:
         super().__init__(exists=True, dir_okay=False, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """See that it is one."""
+        """Check that the path is a regular file."""
         from pilot.regular_files import NotRegularError, check_regular
 
         path: Path = super().convert(value, param, ctx)  # type: ignore[assignment]

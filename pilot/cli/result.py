@@ -27,7 +27,7 @@ _SUFFIXES = (".npy", ".json", ".pkl", ".pickle")
 
 @click.group()
 def result() -> None:
-    """Values that tasks returned."""
+    """Get or delete the values that tasks returned."""
 
 
 @result.command()
@@ -44,7 +44,7 @@ def result() -> None:
 def get(task_id: str, index: int | None, output: Path | None, as_json: bool) -> None:
     """Print the result of a task, or write it to a file.
 
-    Of a value that is in an HDF5 file, the file and the dataset are told on stderr.
+    If the value is in an HDF5 file, the file and the dataset are printed on stderr.
     """
     from pilot.data.patience import set_patience
     from pilot.data.storing import load
@@ -130,7 +130,7 @@ def _place(site: Site, value: Any) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it, data classes by their fields; what is left, as its ``repr``."""
+    """Return a value as plain data for JSON: data classes by fields, other objects by ``repr``."""
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, float):
@@ -151,7 +151,7 @@ def plain(value: Any) -> Any:
 
 
 def save(value: Any, path: Path) -> None:
-    """Write a value in the format that the file's name says; in one step, never half of it.
+    """Write a value in the format of the file's suffix, in one step: never half a file.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""``pilot retry``: what has failed runs again."""
+"""``pilot retry``: running failed tasks again."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
     required=True,
     shell_complete=complete_task_or_session,
 )
-@click.option("--wait", is_flag=True, help="Show how far it is, as `pilot session watch` does.")
+@click.option(
+    "--wait", is_flag=True, help="Wait, with the progress shown, as `pilot session watch` does."
+)
 @site_option
 def retry(ids: tuple[str, ...], wait: bool) -> None:
     """Run failed tasks of sessions (3), or single ones (3.17), also cancelled ones, again.
 
-    They become new tasks of the same session, with the same arguments; what was aborted for want of
-    their results runs again, too. The results of a workflow are then those of the new tasks.
+    They become new tasks of the same session, with the same arguments; tasks that were aborted for
+    want of their results run again, too. The results of a workflow are then those of the new tasks.
     """
     from pilot.cli.watch import watch_session
 
@@ -55,7 +57,7 @@ def retry(ids: tuple[str, ...], wait: bool) -> None:
 
 
 def _by_session(ids: tuple[str, ...]) -> dict[int, list[str] | None]:
-    """Sort ids by session; None stands for all of it."""
+    """Return the ids sorted by session; None stands for all failed tasks of one."""
     from pilot.model.ids import parse_task_label, session_of
 
     found: dict[int, list[str] | None] = {}
@@ -69,7 +71,7 @@ def _by_session(ids: tuple[str, ...]) -> dict[int, list[str] | None]:
 
 
 def _retry(site: Site, number: int, tasks: list[str] | None) -> int:
-    """Run tasks of a session again; returns how many. A session that had ended ends again."""
+    """Run tasks of a session again; return their number. An ended session ends again."""
     from pilot.client.session import Session
     from pilot.wire import messages as m
 
@@ -90,7 +92,7 @@ def _retry(site: Site, number: int, tasks: list[str] | None) -> int:
 
 
 def _keep(site: Site, session: int, new: dict[str, int]) -> None:
-    """Have the results of a workflow come from the new tasks."""
+    """Change the record of a workflow, so that its results come from the new tasks."""
     from pilot.model.ids import parse_task_label
     from pilot.workflow.record import read_record, write_record
 

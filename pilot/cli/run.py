@@ -35,10 +35,10 @@ _NAMED = 10
 
 
 class _RunCommand(click.Command):
-    """What stands behind a Python program belongs to it; a workflow's options may follow it."""
+    """A command whose options may follow a workflow's file, but not a Python program."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Find the file first."""
+        """Find the file first, which decides whether options may follow it."""
         ctx.allow_interspersed_args = False
         found, _, _ = self.make_parser(ctx).parse_args(list(args))
         ctx.allow_interspersed_args = Path(str(found.get("file") or "")).suffix != ".py"
@@ -122,7 +122,7 @@ def run(
 
 
 def _run_program(site: Site, file: Path, arguments: tuple[str, ...]) -> int:
-    """Run a program with this Python; returns its exit status."""
+    """Run a program with this Python; return its exit status."""
     program = subprocess.Popen(
         [sys.executable, str(file), *arguments],
         env={**os.environ, "PILOT_SITE": str(site.directory)},
@@ -176,7 +176,7 @@ def _submit(site: Site, workflow: Workflow) -> None:
 
 
 def _run_workflow(site: Site, workflow: Workflow, as_json: bool) -> int:
-    """Run to the end and print the summary; returns the exit code."""
+    """Run a workflow to its end and print the summary; return the exit code."""
     from pilot.client.progress import follow
     from pilot.workflow.summary import summarise
 
@@ -197,9 +197,9 @@ def _run_workflow(site: Site, workflow: Workflow, as_json: bool) -> int:
 
 
 def _keep_record(submitted: SubmittedWorkflow) -> Record:
-    """Keep what others need to tell the end of the workflow, should this program not live so long.
+    """Write the record by which other programs can show the end of the workflow.
 
-    A run does not fail for want of that: where it cannot be written, it is told.
+    A run does not fail if the record cannot be written: it prints a note.
     """
     from pilot.workflow.record import record_of, write_record
 
@@ -214,7 +214,7 @@ def _keep_record(submitted: SubmittedWorkflow) -> Record:
 def show_end(
     name: str, site: Site, session: int, seconds: float, summary: dict[str, Any], as_json: bool
 ) -> int:
-    """Print what became of a workflow; returns what to end with."""
+    """Print the end of a workflow; return the exit code."""
     from pilot.cli.result import plain
 
     told = {"name": name, "site": site.name, "session": session, "seconds": seconds, **summary}
@@ -233,7 +233,7 @@ def show_end(
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """Print what `summarise` gave, for people."""
+    """Print a summary of `summarise`, for people."""
     states = ", ".join(f"{count} {state}" for state, count in sorted(summary["states"].items()))
     say(
         f"{summary['name']}: {counted(summary['tasks'], 'task')} in "
@@ -274,7 +274,7 @@ def _shown(result: dict[str, Any]) -> str:
 
 @contextmanager
 def _head_of_job(site: Site) -> Iterator[None]:
-    """In a job of the site's batch system where no head runs: one here, which uses its nodes."""
+    """Run a head in the present job of the batch system, on its nodes, if none runs yet."""
     from pilot.cli.head import stop_head
     from pilot.client.starter import ensure_head
     from pilot.head.running import find_head

@@ -1,4 +1,4 @@
-"""``pilot session``: lists of tasks that belong together, and what can be done with them."""
+"""``pilot session``: listing and control of sessions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ STATES = (*SESSION_STATES, "PAUSED")
 
 @click.group()
 def session() -> None:
-    """Sessions: tasks that were submitted by one program."""
+    """List and control sessions: each has the tasks that one program submitted."""
 
 
 # --- looking -------------------------------------------------------------------------------------
@@ -51,11 +51,11 @@ def session() -> None:
     "states",
     multiple=True,
     type=click.Choice(STATES, case_sensitive=False),
-    help="In this state; may be given several times.",
+    help="Only sessions in this state. Repeatable.",
 )
-@click.option("--name", help="Of this name.")
-@when_option("--since", "Created since then: an age such as 2h, or a date.")
-@click.option("--open", "open_only", is_flag=True, help="Only those that are not closed.")
+@click.option("--name", help="Only sessions of this name.")
+@when_option("--since", "Created at TIME or later: an age such as 2h, or a date.")
+@click.option("--open", "open_only", is_flag=True, help="Only sessions that are not closed.")
 @click.option("--limit", type=Number(1), default=50, show_default=True)
 @json_option
 @site_option
@@ -120,7 +120,7 @@ def print_sessions(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def state_of(row: dict[str, Any]) -> str:
-    """The state of a session in a row, and whether it is paused."""
+    """Return the state of a session in a row, and whether it is paused."""
     state = str(row["state"])
     if not row["paused"] or state in CLOSED_STATES:
         return state
@@ -172,9 +172,9 @@ def _each(
     act: Callable[[Command, dict[str, Any]], str],
     asked: Callable[[list[dict[str, Any]]], object] | None = None,
 ) -> None:
-    """Do something with sessions, all of which exist, and say for each what has happened.
+    """Do something with sessions, all of which must exist, and print what has happened to each.
 
-    Where one refuses, the others are done all the same, and the command ends as that error does.
+    If one refuses, the others are done all the same, and the exit code is that of the error.
     """
     from pilot.errors import HeadError, PilotError
     from pilot.wire import messages as m
@@ -199,7 +199,7 @@ def _each(
 
 
 def _control(command: Command, row: dict[str, Any], verb: str) -> dict[str, Any]:
-    """Tell a session something; returns what is known of it then."""
+    """Control a session by a verb; return its row afterwards."""
     from pilot.wire import messages as m
 
     number = row["id"]
@@ -224,7 +224,7 @@ sessions_argument = click.argument(
 @sessions_argument
 @site_option
 def pause(session_ids: tuple[int, ...]) -> None:
-    """Start no more tasks of sessions; those that run go on."""
+    """Start no more tasks of sessions; running tasks go on."""
 
     def act(command: Command, row: dict[str, Any]) -> str:
         after = _control(command, row, "pause")
@@ -252,7 +252,7 @@ def resume(session_ids: tuple[int, ...]) -> None:
 @sessions_argument
 @site_option
 def stop(session_ids: tuple[int, ...]) -> None:
-    """Take no more tasks from anybody; those that are there go on, and may still submit."""
+    """Take no more tasks from anybody; present tasks go on, and may still submit."""
 
     def act(command: Command, row: dict[str, Any]) -> str:
         after = _control(command, row, "stop")
@@ -266,7 +266,7 @@ def stop(session_ids: tuple[int, ...]) -> None:
 @sessions_argument
 @site_option
 def close(session_ids: tuple[int, ...]) -> None:
-    """Take no more tasks, and end with the last one that is there."""
+    """Take no more tasks, and end sessions with their last present task."""
 
     def act(command: Command, row: dict[str, Any]) -> str:
         if row["state"] in CLOSED_STATES:
@@ -309,7 +309,7 @@ def cancel(session_ids: tuple[int, ...], group: str | None) -> None:
 
 
 def _confirm(question: str, *, sure: bool) -> Callable[[list[dict[str, Any]]], object]:
-    """Ask the person before anything is deleted."""
+    """Return a function that asks the user before anything is deleted."""
 
     def ask(rows: list[dict[str, Any]]) -> None:
         named = ", ".join(
@@ -344,7 +344,7 @@ def purge(session_ids: tuple[int, ...], sure: bool) -> None:
 @yes_option
 @site_option
 def delete(session_ids: tuple[int, ...], sure: bool) -> None:
-    """Delete all that is known of sessions that have ended."""
+    """Delete all records and data of sessions that have ended."""
 
     def act(command: Command, row: dict[str, Any]) -> str:
         _control(command, row, "delete")

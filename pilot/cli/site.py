@@ -1,4 +1,4 @@
-"""``pilot init``: make a site. ``pilot site``: keep a copy of its database, and begin anew."""
+"""``pilot init``: make a site. ``pilot site``: copy its database, or begin anew."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def init(template: str, name: str | None) -> None:
     """Make a site, and say what to edit next.
 
     A NAME makes it under $PILOT_HOME (default: ~/.pilot), a PATH (with a slash) anywhere: choose a
-    file system that the compute nodes share. Without either it is named as the template. What is
-    there is never overwritten.
+    file system that the compute nodes share. Without either it is named as the template. Existing
+    files are never overwritten.
     """
     from pilot.site import SITE_FILE, create_site, pilot_home
 
@@ -61,7 +61,7 @@ def init(template: str, name: str | None) -> None:
 
 @click.group()
 def site() -> None:
-    """The directory of a site: a copy of its database, beginning anew."""
+    """Copy the database of a site, or begin with a new one."""
 
 
 @site.command()
@@ -72,8 +72,8 @@ def backup(file: Path) -> None:
 
     The head writes it, with all that is committed, and does nothing else meanwhile: some seconds
     for a million tasks. Results in files, below `results` in the site directory, are not in it. To
-    go back to it, stop the head, put it in the place of tasks.db (and remove tasks.db-wal): pilots
-    that have later tasks end then.
+    go back to the copy, stop the head, put it in the place of tasks.db (and remove tasks.db-wal):
+    pilots that have later tasks end then.
     """
     from pilot.wire import messages as m
 
@@ -89,8 +89,8 @@ def backup(file: Path) -> None:
 def reset(yes: bool) -> None:
     """Begin anew: move the database, results and checkpoints aside.
 
-    Nothing is deleted: it is all in a directory below that of the site. Keys, logs and site.yaml
-    stay. No head may run.
+    Nothing is deleted: everything moves to a directory below that of the site. Keys, logs and
+    site.yaml stay. No head may run.
     """
     from pilot.head.upkeep import reset as move_aside
 
@@ -105,9 +105,9 @@ def reset(yes: bool) -> None:
 @click.argument("session", type=SESSION)
 @site_option
 def leave_out(session: int) -> None:
-    """Have a SESSION count as closed of which something in the database is damaged.
+    """Count a SESSION as closed whose records in the database are damaged.
 
-    Its unfinished tasks do not run. Nothing of it is deleted. No head may run.
+    Its unfinished tasks do not run. Nothing is deleted. No head may run.
     """
     from pilot.head.upkeep import leave_out as close
 
@@ -116,7 +116,7 @@ def leave_out(session: int) -> None:
 
 
 def _marked_lines(text: str) -> list[tuple[int, str]]:
-    """Number and text of the settings that are marked, or that a marked comment announces."""
+    """Return number and text of the settings that are marked, or follow a marked comment."""
     lines = text.splitlines()
     header = next((n for n, line in enumerate(lines) if not line.startswith("#")), len(lines))
     found = []

@@ -70,7 +70,7 @@ def _each_line(
 
 
 def _open_lines(path: str) -> IO[str]:
-    """Open a file of lines: a regular one, or what this process was given open by its shell."""
+    """Open a file of lines: a regular file, or a descriptor that the shell has opened."""
     is_given = path in ("-", "/dev/stdin") or path.startswith(("/dev/fd/", "/proc/self/fd/"))
     if not is_given:
         check_regular(path)
@@ -78,7 +78,7 @@ def _open_lines(path: str) -> IO[str]:
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
-@click.option("--name", help="What lists call the task. Default: the command.")
+@click.option("--name", help="Name of the task in lists. Default: the command.")
 @click.option("--cores", type=Number(1), default=1, help="Cores (of each rank).", show_default=True)
 @click.option("--memory", default="0", help="Memory (of each rank), such as 4G.")
 @click.option("--gpus", type=Number(0), default=0, help="GPUs (of each rank).")
@@ -88,17 +88,17 @@ def _open_lines(path: str) -> IO[str]:
     multiple=True,
     callback=_pairs,
     metavar="NAME=AMOUNT",
-    help="What else it needs, by a name that the site declares, as matlab=1.",
+    help="Another resource, by a name that the site declares, such as matlab=1.",
 )
 @click.option(
-    "--ranks", type=Number(1), default=1, help="MPI ranks: starts it by the site's launcher."
+    "--ranks", type=Number(1), default=1, help="MPI ranks, started by the site's launcher."
 )
 @click.option("--ranks-per-node", type=Number(1), help="Ranks on each node. Default: as it fits.")
 @click.option("--time-limit", help="Longest run, such as 10m or 1:30:00.")
-@click.option("--retries", type=Number(0), default=0, help="How often to try again after an error.")
+@click.option("--retries", type=Number(0), default=0, help="Number of retries after an error.")
 @click.option("--priority", type=Number(-MOST), default=0, help="Higher goes first.")
 @click.option("--pool", help="The pool to run in. Default: any that fits.")
-@click.option("--cwd", help="Where the command runs. Default: here.")
+@click.option("--cwd", help="Directory in which the command runs. Default: here.")
 @click.option("--stdin", help="File for its standard input.")
 @click.option("--stdout", help="File for its standard output. Default: the task's log.")
 @click.option("--stderr", help="File for its standard error. Default: the task's log.")
@@ -107,7 +107,7 @@ def _open_lines(path: str) -> IO[str]:
     multiple=True,
     callback=_pairs,
     metavar="NAME=VALUE",
-    help="Set a variable for it: no secret, since `ps` shows it to others.",
+    help="Set an environment variable: not for secrets, since `ps` shows it to others.",
 )
 @click.option(
     "--session",
@@ -152,7 +152,7 @@ def submit(
     The command is started as it stands, without a shell: for pipes and variables write
     sh -c 'a | b'. Paths are relative to the directory of the command.
 
-    With --array or --each-line there are many tasks of it, and the session's number is printed.
+    With --array or --each-line it becomes many tasks, and the session's number is printed.
     {index} and {line} in the command and in file names are filled in, and each task has the
     variables PILOT_ARRAY_TASK_ID and PILOT_LINE.
     """
@@ -204,7 +204,7 @@ def _session(task: Task[..., Any], session_id: int | None) -> Session:
 
 
 def _task(command: tuple[str, ...], names: tuple[str, ...] = (), **options: Any) -> Task[..., Any]:
-    """Make the task; what an option says wrong is wrong on the command line."""
+    """Make the task; an invalid option is an error of the command line."""
     from pilot.client.command import ShellCommand, shell
     from pilot.client.task import OptionError, Task
 
@@ -220,7 +220,7 @@ def _task(command: tuple[str, ...], names: tuple[str, ...] = (), **options: Any)
 
 
 def _submit_array(task: Task[..., Any], array: Rows, session_id: int | None, wait: bool) -> int:
-    """Submit the tasks of an array as one, and print their session; returns what to end with."""
+    """Submit the tasks of an array at once, and print their session; return the exit code."""
     from pilot.client.progress import follow
 
     session = _session(task, session_id)
@@ -260,7 +260,7 @@ def _submit_array(task: Task[..., Any], array: Rows, session_id: int | None, wai
 
 
 def _hand_over(session: Session, is_own: bool) -> None:
-    """Wait until the head has taken or refused the task; a session of our own ends with it."""
+    """Wait until the head has taken or refused the task; end a session made for it."""
     if is_own:
         session.shutdown(wait=False)
     else:
@@ -268,14 +268,14 @@ def _hand_over(session: Session, is_own: bool) -> None:
 
 
 def _accepted(future: Future[Any]) -> int:
-    """Print the task's id, or raise why it was refused."""
+    """Print the task's id, or raise the error with which it was refused."""
     _refused(future)
     click.echo(future.task_id)
     return 0
 
 
 def _refused(future: Future[Any]) -> None:
-    """Raise why a task was refused, if it was."""
+    """Raise the error with which a task was refused, if it was."""
     if future.done() and not future.cancelled():
         error = future.exception()
         if isinstance(error, SubmissionError):
@@ -283,7 +283,7 @@ def _refused(future: Future[Any]) -> None:
 
 
 def _await(session: Session, future: Future[Any]) -> int:
-    """Wait for the task, print what it wrote, and say what to end with."""
+    """Wait for the task, print its output, and return the exit code."""
     try:
         error = future.exception()
     except KeyboardInterrupt:
@@ -309,12 +309,12 @@ def _await(session: Session, future: Future[Any]) -> int:
 
 
 def exit_status(error: BaseException) -> int | None:
-    """What a shell would end with; None where the task did not get so far."""
+    """Return the exit status of a shell; None where the task did not run its command."""
     if not isinstance(error, CommandFailed):
         return None
     return error.returncode if error.returncode >= 0 else 128 - error.returncode
 
 
 def _literal(path: str | None) -> str | None:
-    """A file name as the API has it, where braces name parameters."""
+    """Return a file name for the API, with braces escaped: there they name parameters."""
     return None if path is None else path.replace("{", "{{").replace("}", "}}")

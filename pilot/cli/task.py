@@ -1,4 +1,4 @@
-"""``pilot task``: what became of single tasks, and what they wrote."""
+"""``pilot task``: the state, history and output of single tasks."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ STAGES = (
 
 @click.group()
 def task() -> None:
-    """Tasks, named by ids such as 3.17."""
+    """List, show and cancel tasks, named by ids such as 3.17."""
 
 
 @task.command("list")
@@ -75,7 +75,7 @@ def task() -> None:
     "session_id",
     type=SESSION,
     metavar="ID",
-    help="Of this session.",
+    help="Only tasks of this session.",
     shell_complete=complete_session,
 )
 @click.option(
@@ -83,23 +83,23 @@ def task() -> None:
     "states",
     multiple=True,
     type=click.Choice(TASK_STATES, case_sensitive=False),
-    help="In this state; may be given several times, as the next three.",
+    help="Only tasks in this state. Repeatable, as --name, --pool and --error.",
 )
-@click.option("--failed", is_flag=True, help="FAILED or TIMED_OUT, and not retried since.")
-@click.option("--name", "names", multiple=True, help="Of this name.")
-@click.option("--pool", "pools", multiple=True, help="Run last in this pool.")
-@click.option("--error", "errors", multiple=True, help="Ended by an error of this class.")
-@when_option("--created-since", "Created since then: an age such as 2h, or a date.")
-@when_option("--created-until", "Created before then.")
-@when_option("--ended-since", "Ended since then.")
-@when_option("--ended-until", "Ended before then.")
+@click.option("--failed", is_flag=True, help="Only FAILED or TIMED_OUT tasks, not retried since.")
+@click.option("--name", "names", multiple=True, help="Only tasks of this name.")
+@click.option("--pool", "pools", multiple=True, help="Only tasks last run in this pool.")
+@click.option("--error", "errors", multiple=True, help="Only tasks ended by this class of error.")
+@when_option("--created-since", "Created at TIME or later: an age such as 2h, or a date.")
+@when_option("--created-until", "Created before TIME.")
+@when_option("--ended-since", "Ended at TIME or later.")
+@when_option("--ended-until", "Ended before TIME.")
 @click.option(
-    "--sort", type=click.Choice(SORTS), help="The smallest first. Default: the newest first."
+    "--sort", type=click.Choice(SORTS), help="Smallest value first. Default: newest task first."
 )
-@click.option("--reverse", is_flag=True, help="The other way round.")
+@click.option("--reverse", is_flag=True, help="Reverse the order.")
 @click.option("--limit", type=Number(1), default=100, show_default=True)
-@click.option("--offset", type=Number(0), default=0, help="Leave out so many.")
-@click.option("--count", "counting", is_flag=True, help="Only how many are in which state.")
+@click.option("--offset", type=Number(0), default=0, help="Number of tasks to skip.")
+@click.option("--count", "counting", is_flag=True, help="Print only the number of tasks by state.")
 @json_option
 @site_option
 def list_(
@@ -117,7 +117,7 @@ def list_(
     as_json: bool,
     **times: float | None,
 ) -> None:
-    """List or count tasks, the newest first; of several filters, all have to fit."""
+    """List or count tasks, the newest first; a task must fit all filters."""
     site = current_site()
     filters = {
         "session": session_id,
@@ -185,21 +185,21 @@ def _print_counts(counts: dict[str, int], as_json: bool) -> None:
 
 
 def _title(row: dict[str, Any], call: Call | None) -> str:
-    """The name of a task, or the line of a command that has no other name than its first word."""
+    """Return the name of a task, or the line of a command that was given no name."""
     if call and call.is_named_so:
         return call.command
     return f"{row['name']}[{call.number}]" if call and call.number else str(row["name"])
 
 
 def _error(row: dict[str, Any]) -> str:
-    """The error of a task in one line."""
+    """Return the error of a task in one line."""
     if not row["error"]:
         return ""
     return f"{row['error']}: {first_line(row['message'])}" if row["message"] else row["error"]
 
 
 def _time(row: dict[str, Any]) -> str:
-    """How long a task ran, or has run."""
+    """Return how long a task ran, or has run so far."""
     if row["state"] == "RUNNING" and row["started"]:
         return duration(time.time() - row["started"])
     return duration(row["ran_s"])
@@ -284,20 +284,20 @@ def show(task_id: str, as_json: bool) -> None:
 
 
 def _some(labels: Sequence[str]) -> str:
-    """The first of many ids."""
+    """Return the first of many ids, as text."""
     more = f", and {len(labels) - _INPUTS} more" if len(labels) > _INPUTS else ""
     return ", ".join(labels[:_INPUTS]) + more
 
 
 class Entries:
-    """Tells which tasks are of workflows: each record is read once."""
+    """The names of tasks in their workflows' files: each record is read once."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
         self._records: dict[int, Record | None] = {}
 
     def of(self, row: dict[str, Any]) -> str:
-        """Which task of a workflow's file it is, such as ``scan[3]``; empty: it is of none."""
+        """Return the name of a task in its workflow's file, such as ``scan[3]``; empty: none."""
         session = row["session"]
         if session not in self._records:
             self._records[session] = self._read(session)
@@ -321,7 +321,7 @@ class Entries:
 @json_option
 @site_option
 def attempts(task_id: str, as_json: bool) -> None:
-    """Show when each attempt of a task went through what, and how long that took."""
+    """Show the stages of each attempt of a task, with times and durations."""
     site = current_site()
     with asking(site) as ask:
         made = ask("task", task=task_id)["attempts_made"]
@@ -341,7 +341,7 @@ def attempts(task_id: str, as_json: bool) -> None:
 
 
 def stages(attempt: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """What an attempt went through: stage, time, and how long that was after the one before it."""
+    """Return the stages of an attempt: name, time, and duration since the previous one."""
     found = []
     before: float | None = None
     for stage in STAGES:
@@ -365,7 +365,7 @@ def stages(attempt: dict[str, Any]) -> list[tuple[str, str, str]]:
 )
 @site_option
 def cancel(task_ids: tuple[str, ...]) -> None:
-    """End tasks, running ones included; what needs their results is aborted."""
+    """End tasks, running ones included; tasks that need their results are aborted."""
     from pilot.model.ids import parse_task_label
     from pilot.wire import messages as m
 
@@ -389,8 +389,8 @@ def cancel(task_ids: tuple[str, ...]) -> None:
 
 @task.command()
 @click.argument("task_id", metavar="ID", type=TASK, shell_complete=complete_task)
-@click.option("--follow", "-f", "following", is_flag=True, help="Go on until the task ends.")
-@click.option("--attempt", type=Number(1), help="Of this attempt. Default: the last.")
+@click.option("--follow", "-f", "following", is_flag=True, help="Continue until the task ends.")
+@click.option("--attempt", type=Number(1), help="Output of this attempt. Default: the last.")
 @site_option
 def logs(task_id: str, following: bool, attempt: int | None) -> None:
     """Print what a task wrote to stdout and stderr, also while it runs."""

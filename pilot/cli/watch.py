@@ -1,7 +1,7 @@
-"""``pilot session wait`` and ``watch``: to be there again for tasks that another program submitted.
+"""``pilot session wait`` and ``watch``: following tasks that another program submitted.
 
-Both look at how many tasks have ended, now and then, and end with the session's last one. They
-neither own nor change the session: Ctrl-C ends only the looking.
+Both ask now and then how many tasks have ended, and end with the session's last one. They
+neither own nor change the session: Ctrl-C ends only the view.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ TIMED_OUT = 124
 def wait(session_ids: tuple[int, ...], timeout: str | None) -> None:
     """Wait until all tasks of sessions have ended.
 
-    Ends with 0 where all have completed, 8 where one has not, 124 where the time is over.
+    The exit code is 0 if all completed, 8 if one did not, 124 if the time is over.
     """
     from pilot.scheduler.resources import parse_duration_s
 
@@ -80,9 +80,9 @@ def wait(session_ids: tuple[int, ...], timeout: str | None) -> None:
 @json_option
 @site_option
 def watch(session_id: int | None, as_json: bool) -> None:
-    """Show how far a session (default: the newest) is, until its tasks have ended.
+    """Show the progress of a session (default: the newest), until its tasks have ended.
 
-    Of a workflow the results are printed at the end, as `pilot run` does. Ctrl-C ends the view,
+    The results of a workflow are printed at the end, as `pilot run` does. Ctrl-C ends the view,
     and nothing else.
     """
     site = current_site()
@@ -92,7 +92,7 @@ def watch(session_id: int | None, as_json: bool) -> None:
 
 
 def watch_session(site: Site, number: int, *, as_json: bool = False) -> int:
-    """Show how far a session is until its tasks have ended; returns what to end with."""
+    """Show the progress of a session until its tasks have ended; return the exit code."""
     with asking(site, quiet=True) as ask:
         try:
             with _view(ask) as show:
@@ -107,7 +107,7 @@ def watch_session(site: Site, number: int, *, as_json: bool = False) -> int:
 def _tell_end(
     site: Site, ask: QueryClient, number: int, counts: dict[str, int], as_json: bool
 ) -> int:
-    """Print how a session has ended; returns what to end with."""
+    """Print how a session has ended; return the exit code."""
     from pilot.cli.run import show_end
     from pilot.workflow.record import read_record
     from pilot.workflow.summary import summarise
@@ -126,7 +126,7 @@ def _tell_end(
 
 
 def _plain_summary(ask: QueryClient, number: int, counts: dict[str, int]) -> dict[str, Any]:
-    """Return the summary of a session that is of no workflow."""
+    """Return the summary of a session without a workflow."""
     rows = ask("tasks", session=number, state=FAILURES, limit=100, current=True)
     errors = ((row, ask("task", task=row["id"])["error"] or {}) for row in rows)
     return {
@@ -150,14 +150,14 @@ def _plain_summary(ask: QueryClient, number: int, counts: dict[str, int]) -> dic
 def _until_ended(
     ask: QueryClient, session: int, show: Callable[[dict[str, int]], None], deadline: float | None
 ) -> dict[str, int] | None:
-    """Look until no task of a session is unfinished.
+    """Wait until no task of a session is unfinished.
 
     A head is started where none runs: without one nothing would ever end.
 
     Returns
     -------
     dict or None
-        How many tasks are in which state; None where the deadline came first.
+        The number of tasks by state; None where the deadline came first.
     """
     from pilot.client.starter import ensure_head
 
@@ -178,7 +178,7 @@ def _until_ended(
 
 @contextmanager
 def _view(ask: QueryClient) -> Iterator[Callable[[dict[str, int]], None]]:
-    """Show counts of states as the progress of `pilot run` does."""
+    """Yield a function that shows counts of states, as the progress of `pilot run` does."""
     from pilot.client.progress import Hint, LineView, LiveView, Tally, View, hint_of
 
     tally = Tally({})

@@ -1,4 +1,4 @@
-"""``pilot why``: what something waits for, back to the causes, and what can be done."""
+"""``pilot why``: the causes for which something waits, and advice."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def why(subject: str | None, as_json: bool) -> None:
     """Say what a task, a result or a session waits for, or how it ended.
 
     A task is named as 3.17, one of its results as 3.17/0 or 3.17/name, a session as 3; without
-    either it is the newest session. The first line has the answer, those below what it is because
-    of, and the last ones what can be done.
+    an id it is the newest session. The first line has the answer, the lines below have the causes,
+    and the last ones say what can be done.
     """
     with asking(current_site()) as ask:
         data = ask("why", subject=subject)

@@ -1,4 +1,4 @@
-"""How the arguments of a task travel: pickled, with futures as references, at any depth.
+"""Encoding of a task's arguments: pickled, with futures as references, at any depth.
 
 A future that is pickled while arguments are being encoded leaves a reference behind (the number of
 the input, so that the same call has the same bytes in every run) and is noted as an input; when the
@@ -30,7 +30,7 @@ Ref = tuple[int, int]
 
 
 class Origin(NamedTuple):
-    """Where the id of a task means something: each site counts its tasks by itself."""
+    """The site and database to which a task's id belongs: each site counts its own tasks."""
 
     #: The name of the site.
     site: str
@@ -39,13 +39,13 @@ class Origin(NamedTuple):
     database: str = ""
 
     def is_that_of(self, other: Origin) -> bool:
-        """Tell whether an id means the same task there."""
+        """Tell whether an id names the same task at `other`."""
         if self.database and other.database:
             return self.database == other.database
         return self.directory == other.directory
 
     def other_than(self, here: Origin) -> str:
-        """Return the words for it in a message of `here`."""
+        """Return words that name this origin in a message of `here`."""
         if self.site != here.site:
             return f"site {self.site}"
         if self.directory != here.directory:
@@ -71,14 +71,14 @@ _local = _Local()
 def encode_arguments(
     args: tuple[Any, ...], kwargs: dict[str, Any], origin: Origin | None = None
 ) -> tuple[bytes, tuple[Ref, ...]]:
-    """Arguments as bytes, and the results that they refer to, each once, in order.
+    """Return arguments as bytes, and the results that they refer to, each once, in order.
 
     Parameters
     ----------
     args, kwargs
         The arguments.
     origin
-        Where the task is submitted: futures among the arguments must be from there.
+        The place where the task is submitted; futures among the arguments must be from there.
 
     Raises
     ------
@@ -103,12 +103,12 @@ def encode_arguments(
 def decode_arguments(
     payload: bytes, values: Sequence[Any], directory: Path
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments, with the values of the inputs in their places.
+    """Return the arguments, with the values of the inputs in the places of the references.
 
     Parameters
     ----------
     payload
-        What `encode_arguments` or `spilled` gave.
+        The bytes that `encode_arguments` or `spilled` returned.
     values
         The values of the inputs, in the order in which `encode_arguments` gave them.
     directory
@@ -123,17 +123,17 @@ def decode_arguments(
 
 
 def spilled_function(value: Value) -> bytes:
-    """A payload that stands for a function in a segment."""
+    """Return a payload that stands for a function in a segment."""
     return encode(_Spilled(value, is_pickled=False))
 
 
 def decode_function(payload: bytes, directory: Path) -> tuple[Any, int]:
-    """Return a function that was encoded, and its bytes where it is in a segment.
+    """Decode a function; return it with the bytes that were read from a segment (0: none).
 
     Parameters
     ----------
     payload
-        What travelled.
+        The payload that was sent.
     directory
         The site directory.
     """
@@ -154,7 +154,7 @@ class _Spilled:
 
 
 def spilled(value: Value) -> bytes:
-    """A payload that stands for the one in a segment."""
+    """Return a payload that stands for the one in a segment."""
     return encode(_Spilled(value))
 
 
@@ -175,14 +175,14 @@ def read_stored(*fields: Any) -> Any:
 def refer(
     task: int, indices: tuple[int, ...], whole: bool, origin: Origin | None = None
 ) -> tuple[Any, ...]:
-    """What a future's ``__reduce__`` gives: a reference to one result, or to all as a tuple.
+    """Return a future's reduction: a reference to one result, or to all of them as a tuple.
 
     Raises
     ------
     TypeError
         No arguments are being encoded: a future means nothing in another process.
     SubmissionError
-        It means nothing either at the site that they are encoded for.
+        The future belongs to another site than the one that they are encoded for.
     """
     if _local.found is None:
         raise TypeError(

@@ -1,6 +1,6 @@
-"""The thread that runs what users want to be called when a future is done.
+"""The thread that runs users' callbacks when futures are done.
 
-The connection's thread brings the results, so nothing of a user's may run on it: a callback that
+The connection's thread brings the results, so no code of a user's may run on it: a callback that
 waits for another result would wait for itself.
 
 Invariants
@@ -38,14 +38,14 @@ class Callbacks:
         _thread.callbacks = self
 
     def later(self, call: Callable[[], object]) -> None:
-        """Call this on the thread, after all that came before."""
+        """Call a function on the thread, after everything that was queued before."""
         if self._runner is None:
             self._runner = threading.Thread(target=self._run, name="pilot-callbacks", daemon=True)
             self._runner.start()
         self._queue.put(call)
 
     def close(self, wait: bool = True) -> None:
-        """End the thread after what it still has to call; wait for that, unless it is this one."""
+        """End the thread after the queued calls; wait for that, unless called on the thread."""
         if self._runner is not None:
             self._queue.put(None)
             if wait and self._runner is not threading.current_thread():

@@ -1,13 +1,13 @@
-"""What a running task can submit: its children.
+"""Children: the tasks that a running task submits.
 
-They are collected while the task runs and go with its end, in one message and one transaction: a
-task that is tried again leaves no half of its children behind, and never doubles them. A child's
-future is a name for its result, to be given to other children or to be returned: returning it makes
-the child's result the task's own (delegation). It cannot be waited for in here: the task would hold
-its cores while it does nothing.
+Children are collected while the task runs and are sent with its end, in one message and one
+transaction: a task that is tried again leaves no half of its children behind, and never doubles
+them. A child's future is a name for its result, to be given to other children or to be returned:
+returning it makes the child's result the task's own (delegation). It cannot be waited for in here:
+the task would hold its cores while it does nothing.
 
-Detached children are another thing: the head has them at once, and they start while their parent
-runs. They stay if it fails, and are found again by their order when it is tried again.
+Detached children are different: the head gets them at once, and they start while their
+parent runs. They stay if it fails, and are found again by their order when it is tried again.
 
 A child has a number of its session when it comes to be: until then it is the n-th child of its
 parent, for whatever refers to it. So its future means nothing once the parent has ended.
@@ -62,12 +62,13 @@ class ChildFuture:
 
     @property
     def refs(self) -> tuple[Ref, ...]:
-        """The results that this stands for.
+        """The results that this future stands for.
 
         Raises
         ------
         PilotError
-            Its parent has ended: in the next task of this process it would stand for another.
+            The parent has ended: in the next task of this process the future would stand for
+            another child.
         """
         if self._parent.has_ended and not session_of(self.task):
             raise PilotError(
@@ -79,11 +80,11 @@ class ChildFuture:
         return tuple((self.task, index) for index in range(self._count))
 
     def __getitem__(self, key: int | str) -> ChildFuture:
-        """The future of one of several results, by number or name; see `Future.__getitem__`."""
+        """Return the future of one of several results, by number or name."""
         return self._part(Results(self._count, self._names).index(key, self._name))
 
     def __iter__(self) -> Iterator[ChildFuture]:
-        """The futures of several results; see `Future.__iter__`."""
+        """Iterate over the futures of several results; see `Future.__iter__`."""
         shape = Results(self._count, self._names)
         shape.check_parts(self._name)
         return iter([self._part(index) for index in range(shape.count)])
@@ -119,17 +120,17 @@ class TaskSession:
     Parameters
     ----------
     submitter
-        Makes children of calls.
+        The submitter that makes children of calls.
     session
         The session's id.
     task_id
-        The task's id as people read it.
+        The task's id in text, such as ``3.17``.
     group
         The group of the task: its children belong to it too.
     detached
-        As `submitter`, for detached children.
+        The submitter for detached children.
     detach
-        Sends these; None where the task cannot have any.
+        A function that sends detached children; None where the task cannot have any.
     """
 
     def __init__(
@@ -156,13 +157,13 @@ class TaskSession:
 
     @property
     def origin(self) -> Origin:
-        """Where the ids of its tasks mean something."""
+        """The site and database to which the ids of its tasks belong."""
         return self._submitter.origin
 
     def submit(
         self, fn: Callable[..., Any], /, *args: Any, detached: bool = False, **kwargs: Any
     ) -> ChildFuture:
-        """Run ``fn(*args, **kwargs)`` as a task, once this one has ended well.
+        """Run ``fn(*args, **kwargs)`` as a task, once the submitting task has ended well.
 
         Parameters
         ----------
@@ -190,7 +191,7 @@ class TaskSession:
         rows: Iterable[tuple[Any, ...] | Mapping[str, Any]],
         detached: bool = False,
     ) -> list[ChildFuture]:
-        """One task for each row of arguments (a tuple, or a mapping of names)."""
+        """Submit one task for each row of arguments (a tuple, or a mapping of names)."""
         return self._submit(fn, as_calls(rows), detached)
 
     def put(self, value: object, name: str = "value", *, detached: bool = False) -> ChildFuture:
@@ -201,7 +202,7 @@ class TaskSession:
         value
             The value.
         name
-            What lists show.
+            The name that lists show.
         detached
             Make it known at once, as detached children need it.
         """
@@ -217,7 +218,7 @@ class TaskSession:
     def import_file(
         self, path: str | os.PathLike[str], name: str = "file", *, detached: bool = False
     ) -> ChildFuture:
-        """Make a file that exists a value, without a copy; see `Session.import_file`."""
+        """Make an existing file a value, without a copy; see `Session.import_file`."""
         return self.put(Imported(path), name, detached=detached)
 
     def _submit(
@@ -269,7 +270,7 @@ class TaskSession:
             self._submitter.forget(self._submission)
 
     def take(self, delegated: dict[int, Ref]) -> Children | None:
-        """The children, with the results that are theirs; None where there are none."""
+        """Return the children, with the results delegated to them; None where there are none."""
         self.has_ended = True
         submission, self._submission = self._submission, None
         if submission is None:
@@ -287,7 +288,7 @@ class TaskSession:
 
 
 def delegations(results: Iterable[Any]) -> dict[int, Ref]:
-    """Which of a task's results are futures of children.
+    """Return the results that are futures of children, each with the result it refers to.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Commands: what `shell` makes a task of, how its parameters become words, and what comes out.
+"""Commands: what `shell` makes a task of, how its parameters become words, and its results.
 
 Called directly a `ShellCommand` runs here and now; as a task it runs in an executor, or is started
 as the ranks of an MPI program.
@@ -35,7 +35,7 @@ _NOT_FOUND, _NOT_STARTED = 127, 126
 @public
 @dataclass(frozen=True)
 class CommandResult:
-    """How a command ended. In another command's text it stands for its (only) output file."""
+    """The result of a command. In another command's text it stands for its (only) output file."""
 
     command: str
     returncode: int
@@ -58,7 +58,7 @@ class CommandResult:
 @pickled_name
 @dataclass(frozen=True)
 class ShellCommand:
-    """A command line with parameters. Called, it runs the command here and now."""
+    """A command line with parameters. Calling it runs the command in this process."""
 
     #: With ``{name}`` for parameters; or the words of a command that needs no shell.
     command: str | tuple[str, ...]
@@ -82,12 +82,12 @@ class ShellCommand:
         return Path(words[0]).name if words else "command"
 
     def argv(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
-        """Return the words to execute: of a text those of a shell, with the values beside it.
+        """Return the words to execute; for a text those of a shell, with the values as arguments.
 
         Raises
         ------
         CommandError
-            A parameter is missing, or its value cannot stand where it is to.
+            A parameter is missing, or its value is not allowed in its place.
         """
         if not isinstance(self.command, str):
             return self._filled_words(kwargs)
@@ -105,12 +105,12 @@ class ShellCommand:
         return {**self.env, **{variable: str(kwargs[name]) for name, variable in self.filled}}
 
     def check(self) -> None:
-        """See that its texts mean something, and that values can stand where they have them.
+        """Check that the texts are valid, and that values are allowed in the places of parameters.
 
         Raises
         ------
         CommandError
-            It is not so.
+            A text is not valid, or a parameter is in a place where no value is allowed.
         """
         if isinstance(self.command, str):
             _text_of(self.command).check()
@@ -126,11 +126,11 @@ class ShellCommand:
 
     @property
     def parameters(self) -> frozenset[str]:
-        """What has to be given with each call."""
+        """The parameters that each call must give."""
         return _parameters(self)
 
     def check_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """See that a call gives what has to be given.
+        """Check that a call gives all parameters.
 
         Raises
         ------
@@ -153,12 +153,12 @@ class ShellCommand:
         )
 
     def check_values(self, kwargs: Mapping[str, Any]) -> None:
-        """See that these parameters are all that its text needs, and can stand where it has them.
+        """Check that the values suffice for the text, and are allowed in their places.
 
         Raises
         ------
         CommandError
-            One is missing, or cannot.
+            A value is missing, or is not allowed in its place.
         """
         if isinstance(self.command, str):
             _text_of(self.command).check_values((), kwargs)
@@ -169,7 +169,7 @@ class ShellCommand:
         Raises
         ------
         CommandError
-            A parameter is missing, or its value cannot stand where it is to.
+            A parameter is missing, or its value is not allowed in its place.
         """
         if not isinstance(self.command, str):
             return shlex.join(self._filled_words(kwargs))
@@ -188,14 +188,14 @@ class ShellCommand:
         return None if text is None else _text_of(text).plain(args, kwargs)
 
     def check_inputs(self, kwargs: Mapping[str, Any]) -> None:
-        """See that the input files are there.
+        """Check that the input files exist.
 
         Raises
         ------
         CommandError
-            No file is named.
+            A parameter's value does not name a file.
         FileNotFoundError
-            One is not there.
+            An input file does not exist.
         """
         for name in self.inputs:
             path = self._file(name, kwargs)
@@ -205,14 +205,14 @@ class ShellCommand:
                 )
 
     def collect_outputs(self, kwargs: Mapping[str, Any]) -> dict[str, Path]:
-        """The output files, as absolute paths.
+        """Return the output files, as absolute paths.
 
         Raises
         ------
         CommandError
-            No file is named.
+            A parameter's value does not name a file.
         FileNotFoundError
-            The command did not make one.
+            The command did not make an output file.
         """
         made = {}
         for name in self.outputs:
@@ -231,14 +231,14 @@ class ShellCommand:
         return Path(self.cwd or ".") / str(value)
 
     def __call__(self, *args: Any, **kwargs: Any) -> CommandResult:
-        """Run the command here and now, as a task does.
+        """Run the command in this process, as a task does.
 
         Raises
         ------
         CommandFailed
-            It ended with an exit status that means no success, or cannot be started.
+            The command ended with an exit status that means failure, or cannot be started.
         PilotError
-            Its standard input or its working directory is not there.
+            The standard input or the working directory does not exist.
         """
         import subprocess  # what most processes of a pilot do not need
         import tempfile
@@ -301,7 +301,7 @@ def _parameters(command: ShellCommand) -> frozenset[str]:
 
 
 def cannot_start(argv: Sequence[str], error: OSError, stdin: str | None = None) -> PilotError:
-    """Say why a command cannot be started, with the exit status that a shell would have."""
+    """Return the error for a command that cannot be started, with a shell's exit status."""
     if isinstance(error, FileNotFoundError):
         if stdin and not Path(stdin).exists():
             return PilotError(f"{stdin}, which is to be its standard input, is not there")
@@ -320,12 +320,12 @@ def cannot_start(argv: Sequence[str], error: OSError, stdin: str | None = None) 
 
 
 def no_directory(path: str, error: OSError) -> PilotError:
-    """Say that a command's working directory cannot be entered."""
+    """Return the error for a command whose working directory cannot be entered."""
     return PilotError(f"its working directory {path} cannot be entered: {error.strerror}")
 
 
 def failure_text(command: str, returncode: int, output: str) -> str:
-    """What to say of a command that failed."""
+    """Return the message for a command that failed."""
     if returncode == _NOT_FOUND:
         why = "command not found (exit status 127); is it on the PATH of the compute nodes?"
     elif returncode < 0:
@@ -352,7 +352,7 @@ def shell(
 ) -> Task[..., CommandResult]:
     """Make a command a task: ``shell("gmx mdrun -s {tpr} -o {out}", outputs=["out"])``.
 
-    ``submit(tpr=…, out=…)`` fills the parameters in: whatever they hold, each is one word there;
+    ``submit(tpr=…, out=…)`` fills in the parameters; each is one word, whatever it contains;
     ``{x:raw}`` is shell text. With ``ranks=`` the command is started as an MPI program by the
     site's launcher.
 
@@ -361,7 +361,7 @@ def shell(
     command
         A text for ``/bin/sh``, or the words of a command that needs no shell.
     inputs, outputs
-        Parameters that name files: those must be there before, these after the command.
+        Parameters that name files; inputs must exist before the command runs, outputs after it.
     cwd, stdin, stdout, stderr
         Working directory and files; output that goes to no file is kept in the task's log.
     env

@@ -1,7 +1,7 @@
-"""Texts of commands, with ``{name}`` for parameters, and what a shell gets of one with its values.
+"""Texts of commands, with ``{name}`` for parameters, and the shell's view of them with values.
 
-Values go beside the text, as arguments of the shell (`CommandText.argv`): its first words give them
-to variables, and these are what stands in the text, quoted as their place asks for. So a value is
+Values go beside the text, as arguments of the shell (`CommandText.argv`): its first words assign
+them to variables, which stand in the text, quoted as their place asks for. So a value is
 data wherever it stands, and has no part in how the text is read. Where it cannot be data
 (`pilot.client.shell_text`) the text is refused.
 
@@ -76,18 +76,18 @@ class Field:
 
     @property
     def parameter(self) -> str:
-        """The parameter that it is taken from."""
+        """The name of the parameter whose value is used."""
         return re.split(r"[.\[]", self.name, maxsplit=1)[0]
 
     @property
     def is_number(self) -> bool:
-        """Whether what is filled in is a number, or an error."""
+        """True if the formatted value is a number, or an error."""
         return _NUMBER_SPEC.fullmatch(self.spec) is not None
 
 
 @dataclass(frozen=True)
 class _Filled:
-    """What stands in a place."""
+    """A place with its value."""
 
     field: Field
     place: Place
@@ -96,12 +96,12 @@ class _Filled:
 
 
 class CommandText:
-    """A text with parameters, taken apart. `command_text` makes each once.
+    """A text with parameters, parsed. `command_text` makes each once.
 
     Raises
     ------
     CommandError
-        Its braces mean nothing.
+        The braces of the text are not valid.
     """
 
     def __init__(self, text: str) -> None:
@@ -141,7 +141,7 @@ class CommandText:
         self._literals.append(pending)
 
     def parameters(self) -> Iterator[str]:
-        """Each parameter that has to be given, as often as it stands in the text."""
+        """Yield each parameter that must be given, as often as it occurs in the text."""
         for field in self.fields:
             yield field.parameter
             for _, name, _, _ in string.Formatter().parse(field.spec):
@@ -149,9 +149,9 @@ class CommandText:
                     yield Field(name).parameter
 
     def refusals(self) -> Iterator[tuple[Field, Refusal]]:
-        """Give the fields in which no value can stand, and why.
+        """Yield the fields in which no value is allowed, and why.
 
-        What is behind ``{…:raw}`` depends on its value, and is looked at when that is known.
+        The text after ``{…:raw}`` depends on its value, and is checked when that is known.
         """
         fixed = self.fields
         if self._has_raw:
@@ -162,12 +162,12 @@ class CommandText:
                 yield field, place
 
     def check(self) -> None:
-        """See that values can stand where the text has them.
+        """Check that values are allowed in the places of all parameters.
 
         Raises
         ------
         CommandError
-            One cannot.
+            A parameter is in a place where no value is allowed.
         """
         for field, refusal in self.refusals():
             raise self._refused(field, refusal)
@@ -175,12 +175,12 @@ class CommandText:
     # --- with values
 
     def check_values(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """See that these values are all that it needs, and can stand where it has them.
+        """Check that the values suffice for the text, and are allowed in their places.
 
         Raises
         ------
         CommandError
-            One is missing, or cannot.
+            A value is missing, or is not allowed in its place.
         """
         names = self._takes_words
         if names is not None and all(n in kwargs and _is_word(kwargs[n]) for n in names):
@@ -190,7 +190,7 @@ class CommandText:
 
     @functools.cached_property
     def _takes_words(self) -> tuple[str, ...] | None:
-        """The fields, where one word can stand in each of them as it is; None: not in all."""
+        """The names of the fields if one plain word may stand in each of them, otherwise None."""
         if any(field.spec or field.conversion for field in self.fields):
             return None
         if any(isinstance(place, Refusal) for place in self._places):
@@ -198,12 +198,12 @@ class CommandText:
         return tuple(field.name for field in self.fields)
 
     def argv(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
-        """Return the words that run it with these values.
+        """Return the words that run the text with these values.
 
         Raises
         ------
         CommandError
-            A value is missing, or cannot stand where it is to.
+            A value is missing, or is not allowed in its place.
         """
         values: list[str] = []
         text = []
@@ -231,12 +231,12 @@ class CommandText:
         return [*shell, SHELL, *(_MARK + value for value in values)] if values else shell
 
     def line(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        """Return it as one would type it, with these values.
+        """Return the text as one would type it, with these values.
 
         Raises
         ------
         CommandError
-            A value is missing, or cannot stand where it is to.
+            A value is missing, or is not allowed in its place.
         """
         return "".join(
             piece if isinstance(piece, str) else _typed(piece)
@@ -244,7 +244,7 @@ class CommandText:
         )
 
     def plain(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-        """Return the text with the values as they are, for what is no shell text: a file's name.
+        """Return the text with the values as they are, for texts that no shell reads: file names.
 
         Raises
         ------
@@ -300,7 +300,7 @@ class CommandText:
     def _words(
         self, field: Field, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[str, ...], bool]:
-        """What a field stands for, as texts; and whether that is a list."""
+        """Return a field's value as texts, and whether it is a list."""
         formatter = string.Formatter()
         try:
             if field.name in kwargs and not field.spec:
@@ -380,18 +380,18 @@ class CommandText:
 
 @functools.lru_cache(maxsize=512)
 def command_text(text: str) -> CommandText:
-    """Take a text apart, once.
+    """Parse a text; each only once.
 
     Raises
     ------
     CommandError
-        Its braces mean nothing.
+        The braces of the text are not valid.
     """
     return CommandText(text)
 
 
 def remedies(field: Field, refusal: Refusal) -> str:
-    """What else can stand where a value cannot."""
+    """Return advice on what else to write where a value is not allowed."""
     if not refusal.takes_number:
         return ""
     return (
@@ -401,7 +401,7 @@ def remedies(field: Field, refusal: Refusal) -> str:
 
 
 def quoted(word: str) -> str:
-    """Return a word as one types it in a shell, quoted if it must be."""
+    """Return a word as one types it in a shell, quoted where necessary."""
     if _PLAIN.fullmatch(word) and word not in _KEYWORDS:
         return word
     return "'" + word.replace("'", "'\"'\"'") + "'"
@@ -415,7 +415,7 @@ def _typed(filled: _Filled) -> str:
 
 
 def _is_word(value: object) -> bool:
-    """Whether a value is surely one that a command can get; of most that is seen at a glance."""
+    """Tell at a glance whether a value is surely one that a command can get."""
     if type(value) is str:
         return len(value) <= _SHORT and value.isascii() and VALUE not in value
     return type(value) is float or (type(value) is int and -_LOW <= value <= _LOW)
@@ -428,7 +428,7 @@ def _check_width(spec: str) -> None:
 
 
 def _shortly(value: object) -> str:
-    """A value in a message: at most some hundred characters."""
+    """Return a value for a message: at most some hundred characters."""
     if not isinstance(value, (str, int, float)):
         return f"a {type(value).__name__}"
     if isinstance(value, int) and abs(value) > _LOW:

@@ -87,26 +87,26 @@ _Item: TypeAlias = "msgspec.Struct | tuple[int, Submission]"
 
 
 class Awaited(Protocol):
-    """What takes the outcome of a task."""
+    """A receiver of the outcome of a task."""
 
     def settle(self, outcome: TaskOutcome) -> None:
-        """The task has ended."""
+        """Take the outcome of the task, which has ended."""
 
     def refuse(self, error: Exception) -> None:
-        """The head did not take the task."""
+        """Take the error with which the head refused the task."""
 
     def fail(self, error: Exception) -> None:
-        """Nothing more will be heard of the task."""
+        """Take the error after which nothing more will be heard of the task."""
 
     def started(self) -> None:
-        """The task runs."""
+        """Note that the task runs."""
 
     def disown(self, error: Exception) -> None:
-        """This is a forked copy of the process that waits for the task."""
+        """Take the error that this process is a forked copy of the one that waits for the task."""
 
 
 class _Both:
-    """Two that wait for the same task."""
+    """Two receivers that wait for the same task."""
 
     def __init__(self, first: Awaited, second: Awaited) -> None:
         self._each = (first, second)
@@ -133,23 +133,23 @@ class _Both:
 
 
 class Connection:
-    """A thread that speaks with the head of a site.
+    """A connection to the head of a site, with its thread.
 
     Parameters
     ----------
     site
         The site.
     start
-        Start a head where there is none; otherwise raise, or with None wait for one.
+        True: start a head where none runs; False: raise then; None: wait for one.
     submits
-        Whether it will submit tasks, or only ask.
+        True if it will submit tasks, False if it only asks.
 
     Raises
     ------
     HeadError
         There is no head, it does not start, or does not answer.
     AuthenticationError
-        It holds other keys.
+        The head has other keys.
     """
 
     def __init__(self, site: Site, start: bool | None = True, submits: bool = True) -> None:
@@ -212,7 +212,7 @@ class Connection:
     # --- for users' threads
 
     def numbers(self, session: int, first: int, count: int) -> Numbers:
-        """The ids of tasks that are submitted to a session, of which the head has given a block."""
+        """Return the ids for tasks of a session, of which the head has given the first block."""
         numbers = Numbers(
             first, count, lambda n: self.post(lambda r: m.Reserve(r, session, n)), self._wait_for
         )
@@ -225,7 +225,7 @@ class Connection:
         submission: Submission,
         awaited: list[Awaited],
     ) -> None:
-        """Send tasks, and later tell `awaited` (in their order) how they ended."""
+        """Send tasks, and later tell `awaited` (in the same order) how they ended."""
         with self._lock:
             self._check()
             for spec, future in zip(submission.tasks, awaited, strict=True):
@@ -234,7 +234,7 @@ class Connection:
         self._notify()
 
     def watch(self, awaited: dict[int, Awaited]) -> None:
-        """Tell these how their tasks, which were submitted before, end or ended."""
+        """Tell the receivers how their tasks, which were submitted before, end or ended."""
         with self._lock:
             self._check()
             new = [task for task in awaited if task not in self._awaited]
@@ -246,7 +246,7 @@ class Connection:
         self._notify()
 
     def request(self, make: Callable[[int], msgspec.Struct], timeout: float | None = 60.0) -> Any:
-        """Send what `make` gives for a request number, and wait for the reply.
+        """Send the message that `make` returns for a request number, and wait for the reply.
 
         Raises
         ------
@@ -263,12 +263,12 @@ class Connection:
             ) from None
 
     def post(self, make: Callable[[int], msgspec.Struct]) -> Future[Any]:
-        """Send what `make` gives for a request number; the future has the reply.
+        """Send the message that `make` returns for a request number; return the reply's future.
 
         Raises
         ------
         PilotError
-            It cannot be sent.
+            The message cannot be sent.
         """
         number = next(self._numbers)
         message = plain(make(number))
@@ -281,7 +281,7 @@ class Connection:
         return future
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until everything that was submitted is accepted (so: durable).
+        """Wait until everything that was submitted is accepted (and thus durable).
 
         Raises
         ------
@@ -301,7 +301,7 @@ class Connection:
             return True
 
     def _check_silence(self, consequence: str) -> None:
-        """Give up a head that does not even say that it is there; who may wait for ever, waits."""
+        """Raise if the head has been silent for too long; never where `start` is None."""
         if self._start is not None and self.silence() > SILENT_S:
             raise HeadError(
                 f"{self._who()} does not answer; is it stopped? {consequence}; see "
@@ -309,14 +309,14 @@ class Connection:
             )
 
     def _wait_for(self, future: Future[Any]) -> None:
-        """Wait for an answer for as long as the head is there."""
+        """Wait for an answer for as long as the head gives signs of life."""
         while not future.done():
             wait((future,), 1.0)
             self._check_silence("Nothing was submitted")
         future.result()
 
     def silence(self) -> float:
-        """Return for how long the head has not answered whether it is there, in seconds."""
+        """Return the seconds for which the head has not answered a ping."""
         pinged = self._pinged
         return time.monotonic() - pinged if pinged else 0.0
 
@@ -325,23 +325,23 @@ class Connection:
         return not (unsent or self._unaccepted())
 
     def _who(self) -> str:
-        """Return words for the head."""
+        """Return words that name the head."""
         address = read_address(self._site.address_file)
         where = f" (pid {address.pid} on {address.host})" if address else ""
         return f"the head of {self._site.name}{where}"
 
     @property
     def is_closed(self) -> bool:
-        """Whether it was closed, or is about to be."""
+        """True if the connection was closed, or is about to be."""
         return self._stopping
 
     def close(self, callbacks: bool = False) -> None:
-        """End the thread; what was not sent is dropped (see `flush`).
+        """End the thread; messages that were not sent are dropped (see `flush`).
 
         Parameters
         ----------
         callbacks
-            Wait also until the callbacks of all that has come were called.
+            Wait also until the callbacks of all results that have come were called.
         """
         if self.owner:
             return
@@ -353,7 +353,7 @@ class Connection:
                 self._callbacks.close()
 
     def disown(self) -> None:
-        """This is a forked copy of the process: here is no thread, and the socket is the parent's.
+        """Give up the connection in a forked copy: thread and socket belong to the parent.
 
         Another thread may have held a lock when the process was forked.
         """
@@ -432,7 +432,7 @@ class Connection:
             pass
 
     def _turn(self) -> bool:
-        """Send what is to be sent, and take in what has come; returns whether that was the last."""
+        """Send what is queued, and receive what has come; return whether that was the last turn."""
         client = self._client
         for source, _ in self._poll.poll(int(WATCH_S * 1000)):
             if source == self._wake:
@@ -464,7 +464,7 @@ class Connection:
         return stopping
 
     def _ping(self, client: Client[Any], now: float) -> None:
-        """Ask a silent head, of which something is awaited, whether it is there."""
+        """Ping a silent head from which something is awaited."""
         if not self._pinged:
             if self._open or self._awaited:
                 self._pinged, self._warned = now, False
@@ -478,7 +478,7 @@ class Connection:
             )
 
     def _tell_of_life(self, client: Client[Any]) -> None:
-        """Tell the head each minute that its sessions are not left."""
+        """Tell the head each minute that the sessions are still in use."""
         now = clock.now()
         silent, self._said = now - self._said, now
         if silent > 2 * ALIVE_S:
@@ -495,14 +495,14 @@ class Connection:
             client.send(m.Watch(watched))
 
     def _accepted(self) -> list[int]:
-        """The tasks that are awaited, and that the head knows."""
+        """Return the awaited tasks that the head knows."""
         with self._lock:
             known = {spec.id for submit in self._unaccepted() for spec in submit.tasks}
             known.update(spec.id for _, submission in self._unsent() for spec in submission.tasks)
             return [task for task in self._awaited if task not in known]
 
     def _lost(self) -> bool:
-        """Whether another head is there, or this one is dead."""
+        """Tell whether another head has taken over, or this one is dead."""
         address = read_address(self._site.address_file, self._address)
         if address is None:
             # It said good-bye. A new one is needed only if we still want something.
@@ -514,7 +514,7 @@ class Connection:
         )
 
     def _connect(self, client: Client[Any]) -> None:
-        """Find or start the head, greet it, and ask again for all that is open."""
+        """Find or start the head, greet it, and ask again for everything that is open."""
         deadline = time.monotonic() + 2 * GREETING_S
         while not self._stopping:
             address = self._find()
@@ -560,7 +560,7 @@ class Connection:
             client.send(m.Watch(watched))
 
     def _find(self) -> HeadAddress | None:
-        """Find the head, or start one if we may; None: there is none now."""
+        """Find the head, or start one if allowed; return None where there is none now."""
         dead = self._silence.ended
         if not self._start:
             return find_head(self._site, dead)
@@ -629,11 +629,11 @@ class Connection:
         return None
 
     def _unsent(self) -> list[tuple[int, Submission]]:
-        """The submissions that are still to be sent."""
+        """Return the submissions that are still to be sent."""
         return [item for item in chain(self._portions, self._outbox) if isinstance(item, tuple)]
 
     def _unaccepted(self) -> list[m.Submit]:
-        """The submissions that the head has not accepted yet."""
+        """Return the submissions that the head has not accepted yet."""
         return [message for message in self._open.values() if isinstance(message, m.Submit)]
 
     def _send(self, client: Client[Any]) -> None:
@@ -666,7 +666,7 @@ class Connection:
                 self._refuse(message, error)
 
     def _refuse(self, message: Any, error: Exception) -> None:
-        """A message that cannot be encoded concerns nobody but who waits for its answer."""
+        """Answer for a message that cannot be encoded: only its sender is concerned."""
         text = f"it cannot be sent: {type(error).__name__}: {error}"
         if isinstance(message, m.Submit):
             refused = [(spec.id, text) for spec in message.tasks]
@@ -720,7 +720,7 @@ class Connection:
         self._blocks.append((first, count))
 
     def _take_unreadable(self, client: Client[Any], unreadable: Unreadable) -> None:
-        """Answer for what the head has sent and cannot be read: it does not send it again."""
+        """Answer for an unreadable message of the head, which does not send it again."""
         now = time.monotonic()
         if unreadable.kind == m.Reply.__name__ and unreadable.number is not None:
             error = f"the head's answer cannot be read: {unreadable.reason}"
@@ -732,7 +732,7 @@ class Connection:
             client.send(m.Watch(awaited))
 
     def _fail(self, error: Exception) -> None:
-        """Nothing more will come: tell everybody who waits."""
+        """Tell everybody who waits that nothing more will come."""
         with self._flushed:
             if self._failure is not None:
                 return
@@ -751,10 +751,11 @@ class Connection:
 
 
 def _portions(items: list[_Item]) -> list[_Item]:
-    """Submissions as they go into messages, each of `FRAME` tasks and `SUBMIT_BYTES` at most:
-    neighbouring ones of the same session together, large ones in several.
+    """Cut submissions into messages, each of `FRAME` tasks and `SUBMIT_BYTES` at most:
+    join neighbouring ones of the same session, and split large ones.
 
-    What a submission introduces goes with its first part. One task, or function, may be larger.
+    New functions and templates go with a submission's first part. One task, or function, may be
+    larger.
     """
     made: list[_Item] = []
     size = 0
@@ -791,7 +792,7 @@ def _portions(items: list[_Item]) -> list[_Item]:
 
 
 def _parts(submission: Submission, size: int, sizes: list[int]) -> list[Submission]:
-    """A submission in several; the first, which begins with `size`, has what is introduced."""
+    """Split a submission; the first part, which begins with `size`, has what is introduced."""
     part = Submission()
     part.functions, part.templates = submission.functions, submission.templates
     parts = [part]
@@ -805,7 +806,7 @@ def _parts(submission: Submission, size: int, sizes: list[int]) -> list[Submissi
 
 
 def _size(spec: TaskSpec) -> int:
-    """What a task takes in a message, about."""
+    """Return about how many bytes a task takes in a message."""
     try:
         size = TASK_BYTES + len(spec.payload) + 16 * len(spec.inputs)
         if spec.values:
@@ -816,7 +817,7 @@ def _size(spec: TaskSpec) -> int:
 
 
 def _size_introduced(submission: Submission) -> int:
-    """What functions and templates take in a message, about."""
+    """Return about how many bytes functions and templates take in a message."""
     if not (submission.functions or submission.templates):
         return 0
     try:

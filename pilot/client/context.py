@@ -1,6 +1,7 @@
-"""What a running task can know of itself: ``pilot.context()``.
+"""The context of a running task: what it can know of itself, by ``pilot.context()``.
 
-The executor sets it before each task and clears it afterwards; outside of a task there is none.
+The executor sets the context before each task and clears it afterwards; outside of a task there is
+none.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class _ToStderr(logging.Handler):
-    """Writes to what is `sys.stderr` by then."""
+    """A handler that writes to the current `sys.stderr`."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -45,11 +46,11 @@ class Context:
     attempt
         Number of this attempt; the first is 1.
     resources
-        What it was given: ``resources.cores``, ``resources.amounts["matlab"]``.
+        The resources that it was given: ``resources.cores``, ``resources.amounts["matlab"]``.
     indices
-        Which it was given of things that are told apart: ``indices["gpus"]`` is ``("0", "3")``.
+        The identities of the resources that it was given: ``indices["gpus"]`` is ``("0", "3")``.
     deadline
-        When its time limit ends, seconds since the epoch; None: no limit.
+        The end of its time limit, in seconds since the epoch; None: no limit.
     rank, ranks
         Its rank and their number; 0 and 1 for a plain task.
     session
@@ -117,12 +118,12 @@ _serves_tasks = False
 
 @public
 def context() -> Context:
-    """The context of the task that runs in this process.
+    """Return the context of the task that runs in this process.
 
     Raises
     ------
     PilotError
-        No task runs here: it was called in the user's own program.
+        No task runs in this process: the caller is the user's own program.
     """
     if _current is None:
         raise PilotError("there is no context: this code does not run in a task")
@@ -130,7 +131,7 @@ def context() -> Context:
 
 
 def running_context() -> Context | None:
-    """The context of the task that runs in this process; None where none does."""
+    """Return the context of the task that runs in this process; None where none does."""
     return _current
 
 
@@ -142,7 +143,7 @@ def set_context(value: Context | None) -> None:
 
 
 def serve_tasks() -> None:
-    """Note that this process runs tasks, and whatever modules do that they import."""
+    """Note that this process runs tasks, whatever the modules that they import do."""
     global _serves_tasks
     _serves_tasks = True
 

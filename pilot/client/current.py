@@ -1,4 +1,4 @@
-"""The current session: where tasks go that are submitted where no session is named."""
+"""The current session: the one that tasks are submitted to where none is named."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _running: Submits | None = None
 
 
 def note_opened(session: OpenedSession) -> int:
-    """Take a session on, and return the number of its opening."""
+    """Register a session as open, and return the number of its opening."""
     _sessions.add(session)
     return next(_openings)
 

@@ -1,8 +1,8 @@
 """Events: every change of a state, once and in order, as the head has written it down.
 
-An event's number is the cursor: whoever has seen all up to it asks for what came after it, from
-the same head, the next one, or the database file. Numbers grow; some are left out where a session
-was deleted.
+An event's number is the cursor: a client that has seen all events up to it asks for those after it,
+from the same head, the next one, or the database file. Numbers grow; some are left out where a
+session was deleted.
 
 Invariant: only what is committed is told, so no event is ever taken back or told under another
 number.
@@ -23,7 +23,7 @@ POLL_S = 0.3
 
 @public
 class Event(NamedTuple):
-    """Something has come into a state."""
+    """A change of state of a task, a session or a pilot."""
 
     #: Its place in the log.
     number: int
@@ -50,18 +50,18 @@ def read_events(
     state: Sequence[str] | None = None,
     follow: bool = False,
 ) -> Iterator[Event]:
-    """Events after number `since`, page by page.
+    """Yield the events after number `since`, page by page.
 
     Parameters
     ----------
     ask
-        Asks a query of `pilot.head.queries` by name.
+        A function that asks a query of `pilot.head.queries` by name.
     since
         The last number that is known; below 0: begin with the last so many events.
     session, task, state
-        Only those of this session, of this task, or with one of these states.
+        Only events of this session, of this task, or with one of these states.
     follow
-        Wait for what comes next, until the session or task has ended.
+        Wait for further events, until the session or task has ended.
     """
     while True:
         page = ask("events", since=since, session=session, task=task, state=state)

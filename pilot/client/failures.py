@@ -1,8 +1,8 @@
 """The exception that a failed task raises in its user's program.
 
-It is the task's own, with one exception: what means something to the control flow of whoever asks
-for the result (`SystemExit` ends a program, `StopIteration` a loop, `CancelledError` a coroutine)
-is never raised as itself. It is the cause of a `TaskError` then.
+It is the task's own, with one exception: an exception that affects the caller's control flow
+(`SystemExit` ends a program, `StopIteration` a loop, `CancelledError` a coroutine) is never raised
+as itself. It is the cause of a `TaskError` then.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CONTROL = (StopIteration, StopAsyncIteration, concurrent.futures.CancelledError
 
 
 def means_control(error: BaseException) -> bool:
-    """Tell whether raising this would end or turn something of the caller's."""
+    """Tell whether raising an exception would end or redirect the caller's control flow."""
     return not isinstance(error, Exception) or isinstance(error, _CONTROL)
 
 

@@ -1,8 +1,8 @@
-"""Whether a function that travels by value is still what it was when it was pickled.
+"""Watches on functions that travel by value: has one changed since it was pickled?
 
-A submission uses globals, closures and helper functions as they are at that moment. To pickle a
-function each time would be the way that needs no thought, and would be a third of what a small task
-costs its program. So what a pickle was made of is noted here, as far as it is nothing but
+A submission uses globals, closures and helper functions as they are at that moment. Pickling
+the function each time would be the simplest way, but a third of a small task's cost in its
+program. So the parts that a pickle was made of are noted here, as long as they are nothing but
 constants: names and what they were bound to. As long as they are, the pickle is good.
 
 Invariants
@@ -61,7 +61,7 @@ _MISSING = object()
 
 
 class Watch:
-    """What a function was pickled of; made by `watch`."""
+    """A function's bindings at the time it was pickled; made by `watch`."""
 
     __slots__ = ("_bound", "_codes", "_kinds", "_registered", "_sizes")
 
@@ -78,7 +78,7 @@ class Watch:
         self._registered = abc.get_cache_token()
 
     def is_same(self) -> bool:
-        """Return whether all names are bound to what they were bound to."""
+        """Tell whether all names are still bound to the same objects."""
         for mapping, name, found in self._bound:
             if mapping.get(name, _MISSING) is not found:
                 return False
@@ -103,7 +103,7 @@ def watch(function: object) -> Watch | None:
 
 
 def is_by_name(thing: Any) -> bool:
-    """Return whether a function or class is pickled by its name, since workers can import it."""
+    """Tell whether a function or class is pickled by its name, since workers can import it."""
     cloudpickle = sys.modules.get("cloudpickle")
     if cloudpickle is not None and cloudpickle.list_registry_pickle_by_value():
         return False
@@ -129,7 +129,7 @@ def _is(one: object, other: object) -> bool:
 
 
 def _made_of(function: FunctionType) -> tuple[object, ...]:
-    """Return what may be set anew as a whole."""
+    """Return the attributes of a function that can be replaced as a whole."""
     return (
         function.__code__,
         function.__defaults__,
@@ -139,7 +139,7 @@ def _made_of(function: FunctionType) -> tuple[object, ...]:
 
 
 def _kind_made_of(kind: type) -> tuple[object, ...]:
-    """Return what may be set anew as a whole."""
+    """Return the attributes of a class that can be replaced as a whole."""
     return type(kind), kind.__bases__, kind.__name__, kind.__qualname__
 
 
@@ -152,14 +152,14 @@ def _closed_over(function: FunctionType) -> Iterator[object]:
 
 
 class _Noting:
-    """Goes through what a function refers to, further and further."""
+    """A walk over everything that a function refers to, recursively."""
 
     def __init__(self, made: Watch) -> None:
         self._made = made
         self._met: set[int] = set()
 
     def note(self, thing: Any) -> bool:
-        """Note a thing; returns whether it can be watched."""
+        """Note an object; return whether it can be watched."""
         kind = type(thing)
         if kind in _CONSTANT or thing is _MISSING:
             return True
@@ -229,7 +229,7 @@ class _Noting:
 
 
 def _parts(found: Any) -> tuple[object, ...]:
-    """Return what is bound to a name, or what it is made of: descriptors are taken apart."""
+    """Return the objects that a binding consists of: descriptors are taken apart."""
     kind = type(found)
     if kind in _DESCRIPTORS:
         return ()

@@ -1,17 +1,17 @@
-"""How the function of a task travels: by name, by value, and with large data.
+"""Encoding of a task's function: by name, by value, and with large data.
 
 A function that workers can import goes by its name. Any other is pickled, with the globals, the
-closures and the objects that it refers to. What is small goes in messages. Beyond the limit for
+closures and the objects that it refers to. A small pickle goes in messages. Beyond the limit for
 values it goes into a segment, as large arguments do, its arrays beside the pickle: big data never
 pass through the head, its database, or the agents.
 
 Invariants
 ----------
-- The pickle of a function without its arrays has at most `limits.FUNCTION_BYTES`. What is larger is
-  refused before it is copied, with the name of what is large.
+- The pickle of a function without its arrays has at most `limits.FUNCTION_BYTES`. A larger one
+  is refused before it is copied, with the name of the large object.
 - The generators behind `random.random` and `numpy.random.rand` go by name: each process has its
-  own. Of any other that a function reaches, each executor gets a copy in the same state, which is
-  told.
+  own. Of any other that a function reaches, each executor gets a copy in the same state; a
+  warning says so.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _SEARCH_PARTS = 1000
 
 
 class EncodedFunction(NamedTuple):
-    """What travels of a function."""
+    """A function as it is sent."""
 
     #: Of its contents.
     digest: bytes
@@ -69,7 +69,7 @@ class EncodedFunction(NamedTuple):
 
 
 def encode_function(task: Task[..., Any], limit: int) -> EncodedFunction:
-    """Return the function of a task as it travels.
+    """Return the function of a task as it is sent.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def _pickler() -> Any:
 
 
 class _Reducer:
-    """What is pickled in another way, or is noted, while a function is pickled.
+    """A reducer of objects that are pickled in another way, or noted, in a function.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ def _generators(function: object, reducer: _Reducer) -> tuple[str, ...]:
 
 
 def largest(task: Task[..., Any]) -> str:
-    """Return the way to the largest thing that a task's function refers to, and its size."""
+    """Return the path to the largest object that a task's function refers to, and its size."""
     sizes = [(_bytes_in(thing), way) for way, thing in _reached(task.function, depth=3)]
     size, way = max(sizes, default=(0, ""))
     return f"{way} of {size_text(size)}" if size else "large data"
@@ -265,7 +265,7 @@ def _bytes_in(thing: Any, left: int = _SEARCH_THINGS) -> int:
 
 
 def _reached(function: object, depth: int = _SEARCH_DEPTH) -> Iterator[tuple[str, object]]:
-    """Yield what a function reaches, each with the way to it in words, the nearest first."""
+    """Yield the objects that a function reaches, each with the path in words, nearest first."""
     met = {id(function)}
     level: list[tuple[str, object]] = [("", function)]
     for _ in range(depth):
@@ -280,7 +280,7 @@ def _reached(function: object, depth: int = _SEARCH_DEPTH) -> Iterator[tuple[str
 
 
 def _culprit(function: object) -> tuple[str, object]:
-    """Return the way to what a function refers to that cannot be pickled, and the thing itself."""
+    """Return the object that makes a function impossible to pickle, with the path to it."""
     way, found = "", function
     met = {id(function)}
     for _ in range(_SEARCH_DEPTH):
@@ -296,7 +296,7 @@ def _culprit(function: object) -> tuple[str, object]:
 
 
 def _next_to(thing: Any, way: str) -> Iterator[tuple[str, object]]:
-    """Yield what a thing is made of, with the way to it."""
+    """Yield the parts of an object, each with the path to it."""
     of = f" of {way}" if way else ""
     if isinstance(thing, Task):
         yield way or "its function", thing.function

@@ -5,8 +5,8 @@ is a future of one. Futures may be given to tasks as arguments (see `pilot.clien
 
 Invariants
 ----------
-- What a task returned or raised is unpickled where somebody asks for it, in his thread. So nothing
-  of a user's runs while results come in: not what his modules do when they are imported, nor his
+- A task's value or exception is unpickled in the thread that asks for it. So no code of a user's
+  runs while results come in: neither imports of his modules nor his
   callbacks (`pilot.client.callbacks`).
 - A future that is settled stays so, and each of its parts is settled with it.
 - An id means something at one site only, as long as its database is there: `Future.origin`.
@@ -112,7 +112,7 @@ class Unread:
 
 
 class _UnreadError(Exception):
-    """How a task failed; becomes its exception when somebody asks for it."""
+    """A task's failure, which becomes an exception when somebody asks for it."""
 
     def __init__(self, outcome: TaskOutcome) -> None:
         super().__init__(outcome)
@@ -148,7 +148,7 @@ class Future(CalledBack[T]):
 
     @property
     def task_id(self) -> str:
-        """The task's id as people read it, such as ``3.17``."""
+        """The task's id in text, such as ``3.17``."""
         return task_label(self.task)
 
     @property
@@ -168,7 +168,7 @@ class Future(CalledBack[T]):
         return self._known_shape or self._learn()
 
     def _learn(self) -> Results:
-        """Ask the head for what only the submission knew."""
+        """Ask the head for the details that only the submission knew."""
         told = self._session._query("task", task=self.task_id)
         self._name = told["name"]
         self._known_shape = shape = Results(told["returns"], tuple(told["return_names"]))
@@ -176,12 +176,12 @@ class Future(CalledBack[T]):
 
     @property
     def key(self) -> tuple[int, ...]:
-        """What tells it from others: the number of its task, and the places of its results."""
+        """The identity of the future: the number of its task, and the places of its results."""
         return (self.task, *range(self._shape.count))
 
     @property
     def state(self) -> str:
-        """The task's state, as far as it is known here, without a question to the head.
+        """The task's state, as far as it is known without asking the head.
 
         ``COMPLETED``, ``FAILED``, ``TIMED_OUT``, ``CANCELLED`` or ``ABORTED`` when it has ended;
         ``RUNNING`` when it has run for half a second; else ``PENDING``, whatever it waits for (see
@@ -204,7 +204,7 @@ class Future(CalledBack[T]):
         concurrent.futures.CancelledError
             It was cancelled.
         Exception
-            What the task raised. What would mean something to the caller's own control flow, such
+            The exception that the task raised. One that affects the caller's control flow, such
             as `SystemExit` or `StopIteration`, is the cause of a `TaskError`.
         """
         # Of most it is known at once, and what is settled stays so: no lock is needed to see that.
@@ -225,7 +225,7 @@ class Future(CalledBack[T]):
         return cast("T", value)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return what the task raised, or None; wait for it up to `timeout` seconds."""
+        """Return the exception that the task raised, or None; wait up to `timeout` seconds."""
         error = super().exception(timeout)
         if isinstance(error, _UnreadError):
             made = exception_of(error.outcome)
@@ -236,7 +236,7 @@ class Future(CalledBack[T]):
         return error
 
     def cancel(self) -> bool:
-        """End the task: one that waits does not start, one that runs is killed.
+        """End the task: a waiting one does not start, a running one is killed.
 
         Does not wait until the head and the pilots have heard of it. What starts in these few
         milliseconds is killed as well.
@@ -244,7 +244,7 @@ class Future(CalledBack[T]):
         Returns
         -------
         bool
-            False where it had ended already.
+            False if the task had already ended.
         """
         self._session._check_process()
         if not self._end_cancelled():
@@ -253,7 +253,7 @@ class Future(CalledBack[T]):
         return True
 
     def why(self) -> str:
-        """Return what the task waits for, or how it ended, in lines; as ``pilot why`` says it.
+        """Return what the task waits for, or how it ended, in lines, as ``pilot why`` prints it.
 
         Raises
         ------
@@ -263,14 +263,14 @@ class Future(CalledBack[T]):
         return self._session.why(self)
 
     def logs(self) -> str:
-        """Return what the task has printed in its last attempt, up to now where it runs.
+        """Return the output of the task's last attempt, up to now if it is still running.
 
         Raises
         ------
         HeadError
             The head does not answer.
         PilotError
-            It knows no such task.
+            The head knows no such task.
         """
         from pilot.client.logs import Output, last_attempt  # loads what only terminals need
 
@@ -289,7 +289,7 @@ class Future(CalledBack[T]):
     # --- the end, as the session tells it
 
     def _settle(self, outcome: TaskOutcome) -> None:
-        """The task has ended so; what it gave is not looked at yet."""
+        """Take the outcome of the task, which has ended; its value is not read yet."""
         if outcome.state == "CANCELLED":
             self._end_cancelled()
             return
@@ -311,13 +311,13 @@ class Future(CalledBack[T]):
         self._invoke_callbacks()
 
     def _fail(self, error: BaseException, state: str) -> None:
-        """Nothing will be heard of the task."""
+        """End the future with an error: nothing more will be heard of the task."""
         self._ended = self._ended or state
         with contextlib.suppress(concurrent.futures.InvalidStateError):
             self.set_exception(error)
 
     def _disown(self, error: BaseException) -> None:
-        """Be of no use in a forked copy of the process, where nothing will be heard of the task."""
+        """Fail in a forked copy of the process, where nothing will be heard of the task."""
         # Another thread, which is not here, may have held the lock; callbacks are the parent's.
         self._condition = threading.Condition()
         self._waiters.clear()
@@ -325,13 +325,13 @@ class Future(CalledBack[T]):
         self._fail(error, "LOST")
 
     def _start(self) -> None:
-        """The task runs."""
+        """Note that the task runs."""
         with self._condition:
             if self._state == _base.PENDING:
                 self._state = _base.RUNNING
 
     def _end_cancelled(self) -> bool:
-        """Become cancelled, whether running or not; False where it had ended."""
+        """Become cancelled, whether running or not; False if the task had ended."""
         with self._condition:
             if self.done():
                 return False
@@ -353,7 +353,7 @@ class Future(CalledBack[T]):
             super()._invoke_callbacks()
 
     def _when_done(self, call: Callable[[], object]) -> None:
-        """Call something of Pilot's as soon as it is done, on whatever thread; it may not wait."""
+        """Call a function of Pilot's, which may not wait, as soon as the future is done."""
         with self._condition:
             if not self.done():
                 if self._followers is None:
@@ -377,7 +377,7 @@ class Future(CalledBack[T]):
         return PartFuture(self, self._shape.index(key, f"task {self.task_id}"))
 
     def __iter__(self) -> Iterator[Future[Any]]:
-        """Give the futures of several results.
+        """Iterate over the futures of several results.
 
         Raises
         ------
@@ -407,7 +407,7 @@ class PartFuture(Future[Any]):
         whole._when_done(self._follow)
 
     def _follow(self) -> None:
-        """Be settled as the whole is."""
+        """Settle the part as the whole is settled."""
         whole = self._whole
         if whole.cancelled():
             self._end_cancelled()
@@ -429,7 +429,7 @@ class PartFuture(Future[Any]):
 
     @property
     def key(self) -> tuple[int, ...]:
-        """See `Future.key`."""
+        """The identity of the part; see `Future.key`."""
         return (self.task, self._index)
 
     def cancel(self) -> bool:

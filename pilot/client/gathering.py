@@ -60,18 +60,18 @@ def gather(
     progress: bool = False,
     return_exceptions: bool = False,
 ) -> Any:
-    """Return the values of all futures, in the places of these.
+    """Return the values of all futures, in the places of the futures.
 
     Parameters
     ----------
     futures
-        A future, of this package or of `concurrent.futures`; or lists, tuples, sets and dicts (of
-        these, and so on) that hold some as values: the answer looks alike, and what is no future is
-        in it as it is. Another iterable gives a list.
+        A future, of this package or of `concurrent.futures`; or lists, tuples, sets and dicts
+        (nested at any depth) that hold some as values: the answer has the same shape, and other
+        values stay as they are. Another iterable gives a list.
     timeout
         Seconds to wait at most, for all together.
     progress
-        Show on stderr how far it is: a bar on a terminal or in a notebook, elsewhere a line each
+        Show the progress on stderr: a bar on a terminal or in a notebook, elsewhere a line each
         10 s.
     return_exceptions
         Put the exception in the place of a value, in place of raising the first.
@@ -81,8 +81,8 @@ def gather(
     TimeoutError
         Not all have ended in time.
     TypeError
-        There is a coroutine or a future of asyncio among them, which this cannot wait for; or it is
-        nothing that could hold futures.
+        There is a coroutine or a future of asyncio among them, which this cannot wait for; or
+        `futures` cannot hold any.
     Exception
         The first one, in the order of `futures`, that a task ended with.
     """
@@ -108,7 +108,7 @@ def gather(
 
 
 def _within(item: Any) -> Iterator[_Future]:
-    """Give the futures in something, in their order."""
+    """Yield the futures in a value, in order."""
     if isinstance(item, concurrent.futures.Future):
         yield item
     elif isinstance(item, dict):
@@ -125,7 +125,7 @@ def _within(item: Any) -> Iterator[_Future]:
 
 
 def _check(item: Any) -> None:
-    """Refuse what looks like a future, and is none that can be waited for here."""
+    """Refuse an object that looks like a future, but cannot be waited for here."""
     if isinstance(item, ChildFuture):
         item.result()  # says what to do with it
     if inspect.isawaitable(item):
@@ -133,7 +133,7 @@ def _check(item: Any) -> None:
 
 
 def _filled(item: Any, return_exceptions: bool) -> Any:
-    """Return something with values in the places of its futures."""
+    """Return a structure with values in the places of its futures."""
     if isinstance(item, concurrent.futures.Future):
         return _value_or_error(item) if return_exceptions else item.result()
     if isinstance(item, dict):

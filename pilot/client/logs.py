@@ -22,20 +22,20 @@ Span = dict[str, Any]
 
 
 def last_attempt(spans: list[Span]) -> list[Span]:
-    """The spans of the last attempt that wrote anything."""
+    """Return the spans of the last attempt that wrote anything."""
     newest = max((span["attempt"] for span in spans), default=0)
     return [span for span in spans if span["attempt"] == newest]
 
 
 class Output:
-    """Shows spans, each byte once.
+    """A printer of spans that shows each byte once.
 
     Parameters
     ----------
     directory
         The site directory.
     write
-        What takes the bytes.
+        The function that takes the bytes.
     """
 
     def __init__(self, directory: Path, write: Callable[[bytes], object] | None = None) -> None:
@@ -45,11 +45,11 @@ class Output:
         self._last = ""
 
     def sizes(self) -> dict[str, int]:
-        """How long the files are now that a span was shown of."""
+        """Return the present sizes of the files of which a span was shown."""
         return {path: _size(self._directory / path) for path, _ in self._shown}
 
     def show(self, spans: list[Span], known: dict[str, int] | None = None) -> None:
-        """Show what is new of the spans; `known` has the sizes from before the head was asked."""
+        """Show the new parts of the spans; `known` has the sizes before the head was asked."""
         for span in spans:
             path: str = span["path"]
             start: int = span["start"]
@@ -68,12 +68,12 @@ class Output:
 
 
 def follow(output: Output, ask: Callable[[], tuple[bool, list[Span]]]) -> None:
-    """Show what a task writes until it has ended.
+    """Show a task's output until the task has ended.
 
     Parameters
     ----------
     ask
-        Gives whether the task has ended, and its spans.
+        A function that tells whether the task has ended, and returns its spans.
     """
     while True:
         known = output.sizes()
@@ -85,7 +85,7 @@ def follow(output: Output, ask: Callable[[], tuple[bool, list[Span]]]) -> None:
 
 
 def write_stdout(data: bytes) -> None:
-    """Write to stdout as it is, at once."""
+    """Write bytes to stdout unchanged, at once."""
     sys.stdout.flush()
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()

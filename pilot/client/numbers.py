@@ -1,4 +1,4 @@
-"""The numbers that a client gives to its tasks: it counts within blocks that the head has given it.
+"""The numbers that a client gives to its tasks: counted within blocks from the head.
 
 More are asked for while half of the last block is left, twice as many each time. So a future knows
 its id at once, nobody waits for a number in the ordinary case, and a client whose head is away goes
@@ -7,7 +7,7 @@ on with what it has.
 Invariants
 ----------
 - A number is given once, whatever threads ask for it: what is lost leaves a gap.
-- Nobody holds a lock while he waits for the head.
+- No thread holds the lock while it waits for the head.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Numbers:
     first, count
         The first block.
     ask
-        Asks the head for so many more; the future has the first one, and how many there are.
+        A function that asks the head for more ids; its future has the first id and the count.
     wait
-        Waits for such a future.
+        A function that waits for such a future.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Numbers:
         self._asked: Future[Any] | None = None
 
     def take(self, count: int) -> list[int]:
-        """Return so many ids that nobody else has, in the order in which they are to be used.
+        """Return `count` ids that nobody else has, in the order in which they are to be used.
 
         Raises
         ------
@@ -91,7 +91,7 @@ class Numbers:
         return taken
 
     def _ask_for(self, missing: int) -> None:
-        """Ask for a block: for what is `missing`, where that is more than is asked for ahead."""
+        """Ask for a block, which covers at least the `missing` ids."""
         try:
             asked = self._ask(max(missing, min(2 * self._size, BLOCK_MOST)))
         except PilotError:

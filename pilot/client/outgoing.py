@@ -1,7 +1,7 @@
-"""Messages as they can be sent: checked in the thread of whoever makes them, who alone is refused.
+"""Messages in a form that can be sent: checked in the thread that makes them.
 
-Invariant: what has passed here can be encoded by the connection's thread, and decoded by the other
-side: a mistake in one call is no misfortune for all others that share the connection.
+Invariant: a message that was checked here can be encoded by the connection's thread, and decoded by
+the other side: only the caller who made a mistake is refused, and no other user of the connection.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _decoders: dict[type, msgspec.msgpack.Decoder[Any]] = {}
 
 
 def _as_plain(value: Any) -> Any:
-    """Return something of another library as what it stands for."""
+    """Return an object of another library as the plain value that it stands for."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, (str, int, float)):  # of a class of its own
@@ -41,7 +41,7 @@ def plain(message: M) -> M:
     Raises
     ------
     PilotError
-        It holds what cannot be sent or will not be understood; the text says what.
+        The message holds a value that cannot be sent or will not be understood; the text names it.
     """
     kind = type(message)
     decoder = _decoders.get(kind)
@@ -83,7 +83,7 @@ def _too_large(message: msgspec.Struct) -> str:
 
 
 def _named(error: Exception, kind: type) -> str:
-    """Return what is wrong, with the name of the field where it is told by its place."""
+    """Return the text of an error, with the name of the field in place of its number."""
     text = str(error)
     before, at, place = text.rpartition(" - at `$[")
     number = place.partition("]")[0]

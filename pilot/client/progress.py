@@ -1,7 +1,7 @@
-"""How far a run is: a live view on a terminal, elsewhere a line now and then. All on stderr.
+"""Progress of a run: a live view on a terminal, elsewhere a line now and then. All on stderr.
 
 The numbers come from the futures as they are settled: no result is read for that. The head is
-asked, now and then and without waiting for it, only for what the run waits for: jobs in the queue,
+asked, now and then and without waiting for it, only for the causes of waiting: jobs in the queue,
 a batch system that does not answer.
 """
 
@@ -45,7 +45,7 @@ _ROWS = 12
 
 
 class Tally:
-    """Counts the tasks that end, by group.
+    """Counts of the tasks that have ended, by group.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Tally:
                 self._changed.notify_all()
 
     def take(self, states: Mapping[str, int]) -> None:
-        """Take over how many are in which state, from who counts otherwise."""
+        """Set the counts from the numbers of tasks by state, which somebody else has counted."""
         first = not self.total
         self.total = sum(states.values())
         self.ended = sum(states.get(state, 0) for state in ("COMPLETED", *_BAD))
@@ -101,19 +101,19 @@ class Tally:
             self._before = self.ended
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait so long for the end of all; True when it has come."""
+        """Wait up to `timeout_s` for the end of all tasks; return True when they have ended."""
         with self._changed:
             return self._changed.wait_for(lambda: self.ended == self.total, timeout_s)
 
     def left_s(self, elapsed_s: float) -> float | None:
-        """How long the rest may take, if it goes on as before; None where nothing says so."""
+        """Return the estimated seconds until the end at the present rate; None where unknown."""
         ended = self.ended - self._before
         if ended <= 0 or self.ended >= self.total or elapsed_s < _GUESS_S:
             return None
         return elapsed_s / ended * (self.total - self.ended)
 
     def words(self, elapsed_s: float) -> list[str]:
-        """What a line says besides the number of those that have ended."""
+        """Return the parts of a line besides the number of tasks that have ended."""
         said = [f"{self.running} running"] if self.running and self.ended < self.total else []
         said += [f"{count} {word}" for word, count in self.bad.items() if count]
         left = self.left_s(elapsed_s)
@@ -121,12 +121,12 @@ class Tally:
 
 
 def _guess(seconds: float) -> str:
-    """Return a guessed time in words, without digits that say nothing."""
+    """Return an estimated time in words, without digits that mean nothing."""
     return duration(seconds) if seconds >= 59.5 else f"{max(1, round(seconds))} s"
 
 
 class Hint(NamedTuple):
-    """What there is to say of the pilots."""
+    """A remark on the pilots, for the progress line."""
 
     text: str = ""
     #: Nothing goes on until this changes.
@@ -134,7 +134,7 @@ class Hint(NamedTuple):
 
 
 def remark(row: dict[str, Any]) -> str:
-    """What a pilot waits for, or why it ends or ended."""
+    """Return the reason for which a pilot waits, drains or has ended."""
     if row["state"] == "ENDED":
         return str(row["reason"])
     if row["draining"]:
@@ -146,7 +146,7 @@ def remark(row: dict[str, Any]) -> str:
 
 
 def hint_of(head: Mapping[str, Any], pilots: Sequence[Mapping[str, Any]]) -> Hint:
-    """What to say, from the answers to the queries ``head`` and ``fleet``."""
+    """Return the remark that follows from the answers to the queries ``head`` and ``fleet``."""
     running = [row for row in pilots if row["state"] == "RUNNING"]
     queued = [row for row in pilots if row["state"] not in ("RUNNING", "ENDED")]
     if running:
@@ -166,7 +166,7 @@ def hint_of(head: Mapping[str, Any], pilots: Sequence[Mapping[str, Any]]) -> Hin
 
 
 class _Hints:
-    """Asks the head now and then, and never waits for it."""
+    """A source of hints that asks the head now and then, and never waits for it."""
 
     def __init__(self, session: Owner, tally: Tally) -> None:
         self._session = session
@@ -177,7 +177,7 @@ class _Hints:
         self._hint = Hint()
 
     def now(self) -> Hint:
-        """The newest that is known."""
+        """Return the newest hint."""
         now = time.monotonic()
         if self._answers and all(answer.done() for answer in self._answers):
             if not any(answer.exception() for answer in self._answers):
@@ -199,10 +199,10 @@ class _Hints:
 
 
 class View(Protocol):
-    """What shows the tally."""
+    """A view of the tally."""
 
     def show(self, hint: Hint, last: bool = False) -> None:
-        """Show how far it is now; `last`: all have ended."""
+        """Show the present progress; `last`: all tasks have ended."""
 
     def __enter__(self) -> View:
         """Begin."""
@@ -217,13 +217,13 @@ class View(Protocol):
 
 
 def follow(session: Owner, groups: Mapping[str, Sequence[Future[Any]]]) -> None:
-    """Show how far the tasks are until all have ended."""
+    """Show the progress of tasks until all have ended."""
     tally = Tally(groups)
     _follow(tally, _Hints(session, tally))
 
 
 def show(futures: Sequence[concurrent.futures.Future[Any]], timeout: float | None = None) -> None:
-    """Show how far these are until all have ended, or the time is over."""
+    """Show the progress of futures until all have ended, or the time is over."""
     groups: dict[str, list[concurrent.futures.Future[Any]]] = {}
     session: Owner | None = None
     for future in dict.fromkeys(futures):
@@ -248,7 +248,7 @@ def _follow(tally: Tally, hints: _Hints | None, timeout: float | None = None) ->
 
 
 def _in_notebook() -> bool:
-    """Whether this is a kernel, whose output is shown by a notebook that can draw bars."""
+    """Tell whether this process is the kernel of a notebook that can draw bars."""
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", None)
     is_kernel = get_ipython is not None and hasattr(get_ipython(), "kernel")
     return is_kernel and importlib.util.find_spec("ipywidgets") is not None
@@ -265,7 +265,7 @@ def note(text: str) -> None:
 
 
 class LineView:
-    """A line when there is something new, but not too often."""
+    """A view that writes a line when something is new, but not too often."""
 
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
@@ -279,7 +279,7 @@ class LineView:
         pass
 
     def show(self, hint: Hint, last: bool = False) -> None:
-        """Write a line, if it is time; the last one only after others."""
+        """Write a line if it is time; the last one only after others."""
         tally, now = self._tally, time.monotonic()
         said = (tally.ended, hint if hint.waiting else Hint())
         if said == self._shown or now - self._shown_at < _LINE_S * (not hint.waiting):
@@ -292,7 +292,7 @@ class LineView:
 
 
 class LiveView:
-    """Bars on the terminal: one for all tasks, one for each group that is under way."""
+    """A view with bars on the terminal: one for all tasks, and one for each active group."""
 
     def __init__(self, tally: Tally) -> None:
         from rich.console import Console

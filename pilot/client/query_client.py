@@ -1,7 +1,7 @@
-"""Asking about a site without submitting to it: its head, or where none runs, its database file.
+"""Queries about a site without submitting to it: to its head, or else to its database file.
 
 Invariant: asking starts no head. A head that ends or is killed between two questions, and one that
-starts, is no error: the next question goes to whom there is.
+starts, is no error: the next question goes to whichever of the two is there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TRIES = 5
 
 
 class QueryClient:
-    """Asks queries of `pilot.head.queries` by name, and gives their plain data.
+    """A client that asks queries of `pilot.head.queries` by name, and returns plain data.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ class QueryClient:
 
     @property
     def has_head(self) -> bool:
-        """Whether a head has answered last; otherwise the database has."""
+        """True if a head gave the last answer, False if the database did."""
         return self._connection is not None
 
     def __call__(self, query: str, /, **arguments: Any) -> Any:
@@ -121,23 +121,23 @@ def sessions(
     open_only: bool = False,
     limit: int = 1000,
 ) -> list[dict[str, Any]]:
-    """The sessions of a site, the newest first; asked of its head, or of the file if none runs.
+    """Return the sessions of a site, the newest first; from its head, or the database file.
 
     Parameters
     ----------
     site
         Name or path of a site; default: ``$PILOT_SITE``, or ``local``.
     state
-        Only those in this state, or in one of several: OPEN, STOPPED, CLOSING, CLOSED, PURGED, and
-        PAUSED for those of the first three that are paused.
+        Only sessions in this state, or in one of several: OPEN, STOPPED, CLOSING, CLOSED, PURGED,
+        and PAUSED for those of the first three that are paused.
     name
-        Only those of this name.
+        Only sessions of this name.
     since
-        Only those that were created since then.
+        Only sessions created at this time or later.
     open_only
-        Only those that have not ended.
+        Only sessions that have not ended.
     limit
-        No more than so many.
+        The maximum number of sessions.
     """
     with QueryClient(site if isinstance(site, Site) else find_site(site)) as ask:
         found: list[dict[str, Any]] = ask(
@@ -152,7 +152,7 @@ def sessions(
 
 
 def in_words(answer: dict[str, Any]) -> str:
-    """An answer of the query ``why`` in lines: the answer, what it is because of, what to do."""
+    """Return an answer of the query ``why`` in lines: the answer, its causes, and advice."""
     lines = [answer["answer"], *_indented(answer["because"], "  ", answer["answer"])]
     return "\n".join([*lines, *(f"to do: {text}" for text in answer["advice"])])
 
@@ -165,12 +165,12 @@ def _indented(causes: list[dict[str, Any]], indent: str, told: str) -> Iterator[
 
 
 def as_epoch(when: Any) -> float | None:
-    """Return a point in time in seconds since the epoch; None stays.
+    """Return a point in time in seconds since the epoch; None stays None.
 
     Raises
     ------
     PilotError
-        It is no time.
+        The value is not a time.
     """
     if hasattr(when, "item"):
         when = when.item()  # of NumPy

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Results:
-    """How many results a task has, and their names.
+    """The number of a task's results, and their names.
 
     A task with one result has no parts, unless that has a name.
     """
@@ -19,7 +19,7 @@ class Results:
     names: tuple[str, ...] = ()
 
     def check_parts(self, label: str) -> None:
-        """Refuse parts of the only result.
+        """Raise if the task has only one result, which has no parts.
 
         Parameters
         ----------
@@ -29,7 +29,7 @@ class Results:
         Raises
         ------
         TypeError
-            It has one result, without a name.
+            The task has one result, without a name.
         """
         if self.count == 1 and not self.names:
             raise TypeError(

@@ -1,8 +1,8 @@
-"""Which directories of a program's search path its tasks need besides what every Python has.
+"""The directories of a program's search path that its tasks need and workers do not have.
 
 Workers run an interpreter of the site: its library, and the packages that are installed with it,
-are found there anyway, and those of another interpreter would be in their way. That is said of
-these directories themselves, not of what lies below them: people keep modules in a directory of a
+are found there anyway, and those of another interpreter would be in their way. This holds for
+these directories themselves, not for those below them: people keep modules in a directory of a
 virtual environment, and below whatever else `sys.prefix` happens to be.
 """
 
@@ -24,9 +24,9 @@ def search_path(
     Parameters
     ----------
     given
-        Those that the user names: they come first, and always.
+        The directories that the user names: they come first, and always.
     found
-        Those of the program; default: `sys.path`.
+        The directories of the program; default: `sys.path`.
     """
     own = {os.path.realpath(path) for path in _of_the_interpreter()}
     named = [str(Path(path).absolute()) for path in given]
@@ -41,7 +41,7 @@ def search_path(
 
 
 def _of_the_interpreter() -> list[str]:
-    """Return the directories that this interpreter, started anew, would have by itself."""
+    """Return the directories that this interpreter has by itself when it starts."""
     stdlib = sysconfig.get_path("stdlib")
     paths = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     paths.append(str(Path(stdlib, "lib-dynload")))

@@ -1,4 +1,4 @@
-"""Sessions: where a user's tasks belong, and a `concurrent.futures.Executor` that takes them.
+"""Sessions of a user's tasks, each a `concurrent.futures.Executor`.
 
 ``with Session(site="local") as session:`` starts or finds the site's head; leaving the block waits
 for the tasks, as any executor's. The work does not depend on the client: `detach` leaves it
@@ -6,7 +6,7 @@ running, and a session is found again by its id.
 
 Invariants
 ----------
-- What a user gives is checked where he gives it: nothing is sent that the head would not
+- Input is checked in the call that gets it: nothing is sent that the head would not
   understand.
 - Only futures of the session's own site are taken, whatever is to be done with them.
 - A session belongs to the process that made it: in a forked copy each call raises, and nothing is
@@ -78,14 +78,14 @@ _IN_TASK = (
 def current_session() -> Session | TaskSession:
     """Return the session that tasks are submitted to where none is named.
 
-    It is that of the innermost ``with`` block of this thread, or of the running task; or else the
-    newest that this thread has opened and not closed, or the only one of the process. Of sessions
-    of several sites none is taken.
+    This is the session of the innermost ``with`` block of this thread, or of the running task; or
+    else the newest that this thread has opened and not closed, or the only one of the process. If
+    there are sessions of several sites, none is chosen.
 
     Raises
     ------
     PilotError
-        There is none, or it is not clear which.
+        There is no session, or it is not clear which one is meant.
     """
     return cast("Session | TaskSession", current.find_current())
 
@@ -99,7 +99,7 @@ class Session(concurrent.futures.Executor):
     site
         Name or path of a site; default: ``$PILOT_SITE``, or ``local``.
     name
-        What lists show; default: the name of the program.
+        The name that lists show; default: the name of the program.
     session_id
         Attach to this session in place of creating one.
     sys_path
@@ -111,9 +111,9 @@ class Session(concurrent.futures.Executor):
     priority
         Sessions of higher priority go first.
     options
-        Default options of its tasks, such as ``{"retries": 2}``; what a task says itself wins.
+        Default options of its tasks, such as ``{"retries": 2}``; a task's own options win.
     in_task
-        A task may open a session of its own only if it says so: a module that opens one when it is
+        A task may open a session of its own only with this: a module that opens one when it is
         imported does that in each worker, too.
 
     Raises
@@ -182,26 +182,26 @@ class Session(concurrent.futures.Executor):
 
     @property
     def _is_here(self) -> bool:
-        """Whether it belongs to this process, and not to one that this is a forked copy of."""
+        """True if the session belongs to this process, False in a forked copy of its process."""
         return not self._connection.owner
 
     @property
     def origin(self) -> Origin:
-        """Where the ids of its tasks mean something."""
+        """The site and database to which the ids of its tasks belong."""
         return self._submitter.origin
 
     def _leave(self) -> None:
-        """Note that the user has left it, other than by the end of a block."""
+        """Note that the user has left the session, other than by the end of a block."""
         if not self._was_entered:
             current.note_left(self._opened)
 
     def _check_here(self) -> None:
-        """Refuse what needs the connection, which is left.
+        """Raise if the session was left, for calls that need the connection.
 
         Raises
         ------
         PilotError
-            It is left.
+            The session was left.
         """
         self._check_process()
         if self._closed and self._connection.is_closed:
@@ -212,7 +212,7 @@ class Session(concurrent.futures.Executor):
 
     @property
     def is_open(self) -> bool:
-        """Whether it takes tasks."""
+        """True if the session takes tasks."""
         return not self._closed
 
     # --- submission
@@ -240,22 +240,22 @@ class Session(concurrent.futures.Executor):
     def submit_many(
         self, fn: Callable[..., T], rows: Iterable[tuple[Any, ...] | Mapping[str, Any]]
     ) -> list[Future[T]]:
-        """One task for each row of arguments (a tuple, or a mapping of names), sent as one."""
+        """Submit one task for each row of arguments (a tuple, or a mapping of names), at once."""
         task = self._submitter.task(fn)
         return self._submit(task, as_calls(rows))
 
     def put(self, value: T, name: str = "value") -> Future[T]:
-        """Store a value once, however many tasks get its future as an argument.
+        """Store a value once, for any number of tasks that get its future as an argument.
 
-        A large one is written to a file of its own, and each node that needs it reads it from there
-        once.
+        A large value is written to a file of its own, and each node that needs it reads it from
+        there once.
 
         Parameters
         ----------
         value
-            Whatever could be an argument itself. What becomes of the object later changes nothing.
+            Any object that could be an argument; later changes to it have no effect.
         name
-            What lists show; one for many values, since each name costs the head some memory.
+            The name that lists show; one for many values: each name costs the head some memory.
 
         Raises
         ------
@@ -269,21 +269,21 @@ class Session(concurrent.futures.Executor):
         return self._send(1, lambda p, ids, g: self._submitter.put(p, value, name, ids[0], g))[0]
 
     def import_file(self, path: str | os.PathLike[str], name: str = "file") -> Future[Path]:
-        """Make a file that exists a value, without a copy: tasks get its absolute path.
+        """Make an existing file a value, without a copy: tasks get its absolute path.
 
-        Each time a task gets it, it must be there with the same size and time of modification.
+        Each time a task gets it, the file must exist with the same size and modification time.
 
         Parameters
         ----------
         path
             The file, on a file system that the compute nodes see.
         name
-            What lists show.
+            The name that lists show.
 
         Raises
         ------
         ResultError
-            It is not there, is no file, or cannot be read.
+            The file does not exist, is not a regular file, or cannot be read.
         RuntimeError
             The session was shut down.
         """
@@ -336,9 +336,9 @@ class Session(concurrent.futures.Executor):
         return futures
 
     def retry(self, tasks: Iterable[str | Future[Any]] | None = None) -> dict[str, Future[Any]]:
-        """Run tasks again that have failed, as new tasks with the same arguments and options.
+        """Run failed tasks again, as new tasks with the same arguments and options.
 
-        What was aborted for want of them runs again, too, with the new results as arguments.
+        Tasks that were aborted because of them run again too, with the new results as arguments.
 
         Parameters
         ----------
@@ -391,12 +391,12 @@ class Session(concurrent.futures.Executor):
         return {task_label(b.id): f for b, f in zip(before, futures, strict=True)}
 
     def group(self, name: str, *, on_failure: str = "continue") -> Group:
-        """Tasks that belong together: submitted inside ``with session.group(…) as group:``.
+        """Return a group: tasks submitted in ``with session.group(…) as group:`` belong to it.
 
         Parameters
         ----------
         name
-            What it is called.
+            The name of the group.
         on_failure
             ``cancel``: the failure of one task ends the others; ``continue``: it does not.
         """
@@ -405,12 +405,12 @@ class Session(concurrent.futures.Executor):
         return Group(self, GroupKey(as_name(name), on_failure == "cancel"))
 
     def future(self, task_id: str) -> Future[Any]:
-        """The future of a task that was submitted before, here or by another process.
+        """Return the future of a task that was submitted before, here or by another process.
 
         Parameters
         ----------
         task_id
-            As `Future.task_id` gives it, such as ``3.17``.
+            The task's id, as in `Future.task_id`, such as ``3.17``.
         """
         self._check_here()
         future: Future[Any] = Future(self, _task_number(task_id), count=None)
@@ -419,7 +419,7 @@ class Session(concurrent.futures.Executor):
         return future
 
     def query(self, name: str, /, **arguments: Any) -> Any:
-        """Ask the head; see `pilot.head.queries` for what can be asked.
+        """Ask the head a query; see `pilot.head.queries` for those there are.
 
         Raises
         ------
@@ -433,14 +433,14 @@ class Session(concurrent.futures.Executor):
         return self._connection.request(lambda n: m.Query(n, name, arguments))
 
     def _query(self, name: str, /, **arguments: Any) -> Any:
-        """As `query`, of what was submitted too, and also after this session was left."""
+        """Ask like `query`, after all submissions are accepted; possible in a left session too."""
         self._check_process()
         if not self._connection.is_closed:
             self._connection.flush()
         return self.query(name, **arguments)
 
     def events(self, since: int = 0, *, follow: bool = False) -> Iterator[Event]:
-        """What has happened in the session: every change of a state, once and in order.
+        """Yield the events of the session: every change of a state, once and in order.
 
         Parameters
         ----------
@@ -448,7 +448,7 @@ class Session(concurrent.futures.Executor):
             The number of the last event that is known already; below 0: begin with the last so
             many.
         follow
-            Wait for what comes next, until the session is closed; also over a restart of the head,
+            Wait for further events until the session is closed; also over a restart of the head,
             and after this object was shut down or has detached.
         """
         self._check_process()
@@ -464,17 +464,17 @@ class Session(concurrent.futures.Executor):
         offset: int = 0,
         **filters: Any,
     ) -> list[dict[str, Any]]:
-        """Tasks of the session as the head knows them: id, name, state, attempts, pool, error, ….
+        """Return the session's tasks as the head knows them: id, name, state, attempts, error, ….
 
         Parameters
         ----------
         sort
-            ``id``, ``created``, ``ended``, ``name``, ``state`` or ``ran``; those without such a
+            ``id``, ``created``, ``ended``, ``name``, ``state`` or ``ran``; tasks without such a
             value come last.
         reverse
             The largest first.
         limit, offset
-            How many, and how many of the first ones to leave out.
+            The maximum number of tasks, and the number of first ones to skip.
         **filters
             ``state``, ``name``, ``pool``, ``error`` (the class of the error that ended it): a word,
             or several of which any will do. ``created_since``, ``created_until``, ``ended_since``,
@@ -491,7 +491,7 @@ class Session(concurrent.futures.Executor):
         return found
 
     def task_counts(self, **filters: Any) -> dict[str, int]:
-        """How many tasks of the session are in which state; the filters are those of `tasks`."""
+        """Count the session's tasks by state; the filters are those of `tasks`."""
         counts: dict[str, int] = self._list("task_counts", filters)
         return counts
 
@@ -506,13 +506,13 @@ class Session(concurrent.futures.Executor):
         return self.query(query, session=self.id, **given, **page)
 
     def why(self, future: Future[Any] | str | None = None) -> str:
-        """What a task, or else the session, waits for, back to the causes, or how it ended.
+        """Return what a task, or else the session, waits for and why, or how it ended.
 
         Parameters
         ----------
         future
-            Of the task, or its id; default: the session as a whole. What was submitted is accepted
-            first.
+            The task's future or its id; default: the session as a whole. All submissions are
+            accepted first.
         """
         self._check_process()
         if isinstance(future, Future):
@@ -526,16 +526,16 @@ class Session(concurrent.futures.Executor):
             return Lines(in_words(ask("why", subject=subject)))
 
     def ask(self, name: str, /, **arguments: Any) -> concurrent.futures.Future[Any]:
-        """As `query`, without waiting for the answer."""
+        """Ask like `query`, but return a future without waiting for the answer."""
         return self._connection.post(lambda n: m.Query(n, name, arguments))
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until the head has accepted (or refused) all that was submitted; it is durable then.
+        """Wait until the head has accepted (or refused) all submissions, which are durable then.
 
         Returns
         -------
         bool
-            False where that took longer than `timeout` seconds.
+            False if that took longer than `timeout` seconds.
         """
         self._check_process()
         flushed = self._connection.flush(timeout)
@@ -549,12 +549,12 @@ class Session(concurrent.futures.Executor):
         self._connection.post(lambda n: m.Cancel(n, self.id, [future.task]))
 
     def _check_process(self) -> None:
-        """Refuse to do anything in a forked copy of the process.
+        """Raise in a forked copy of the process.
 
         Raises
         ------
         PilotError
-            This is one.
+            This process is a forked copy of the session's process.
         """
         if owner := self._connection.owner:
             raise PilotError(
@@ -564,12 +564,12 @@ class Session(concurrent.futures.Executor):
             )
 
     def _check_own(self, futures: Iterable[Future[Any]]) -> list[int]:
-        """Return the numbers of tasks.
+        """Return the numbers of tasks, after checking that they are of this site.
 
         Raises
         ------
         PilotError
-            One is no future of a task, or of another site, where its id names another task.
+            One is not a future of a task, or of another site, where its id names another task.
         """
         tasks = []
         for future in futures:
@@ -590,7 +590,7 @@ class Session(concurrent.futures.Executor):
     # --- the end of the session
 
     def pause(self) -> None:
-        """Start nothing until `resume`; what runs goes on."""
+        """Start no more tasks until `resume`; running tasks go on."""
         self._control("pause")
 
     def resume(self) -> None:
@@ -598,25 +598,25 @@ class Session(concurrent.futures.Executor):
         self._control("resume")
 
     def stop(self) -> None:
-        """Take no more tasks from clients; those that are there go on, and may submit."""
+        """Take no more tasks from clients; present tasks go on, and may submit."""
         self._connection.flush()
         self._control("stop")
 
     def cancel(self, futures: Iterable[Future[Any]] | None = None) -> None:
-        """End these tasks, or all of the session, running ones included; the head has it then."""
+        """End these tasks, or all of the session, also running ones; return once it is recorded."""
         tasks = None if futures is None else sorted(self._check_own(_several(futures)))
         if tasks != []:
             self._request(lambda n: m.Cancel(n, self.id, tasks or []))
 
     def purge(self, futures: Iterable[Future[Any]] | None = None) -> None:
-        """Delete results, and give back the space on the disk; the records of the tasks stay.
+        """Delete results to free space on the disk; the records of the tasks stay.
 
         Parameters
         ----------
         futures
-            Delete all results of these tasks, which have ended; what was put or imported, too (but
-            never an imported file itself). Without it: all data of the session, checkpoints
-            included, which must have ended.
+            The tasks whose results to delete, which must have ended; values that were put or
+            imported, too (but never an imported file itself). Default: all data of the session,
+            which must have ended, including checkpoints.
 
         Raises
         ------
@@ -630,14 +630,14 @@ class Session(concurrent.futures.Executor):
             self._request(lambda n: m.DeleteResults(n, tasks))
 
     def delete(self) -> None:
-        """Delete all that is known of a session that has ended."""
+        """Delete all records and data of a session that has ended."""
         self._control("delete")
 
     def _control(self, verb: str, timeout: float = 60.0) -> None:
         self._request(lambda n: m.ControlSession(n, self.id, verb), timeout)
 
     def _request(self, make: Callable[[int], m.Message], timeout: float = 60.0) -> None:
-        """Tell the head something, also after this session was left."""
+        """Send the head a request, also after this session was left."""
         self._check_process()
         if not self._connection.is_closed:
             try:
@@ -661,7 +661,7 @@ class Session(concurrent.futures.Executor):
         wait
             Return when all tasks have ended; otherwise when the head has them all.
         cancel_futures
-            Cancel the tasks that no pilot has yet; what runs, or is about to, is finished.
+            Cancel the tasks that no pilot has yet; tasks that run, or are about to, are finished.
         """
         self._check_process()
         self._leave()
@@ -700,10 +700,10 @@ class Session(concurrent.futures.Executor):
         self._connection.close(callbacks=True)
 
     def detach(self) -> int:
-        """Leave the work running and the session open; returns its id, to attach again.
+        """Leave the tasks running and the session open; return its id, for attaching again.
 
         A session that everybody has left ends a minute after its last task (`head.session_idle`),
-        and is open again for who attaches to it.
+        and is open again for a client that attaches to it.
         """
         self._check_process()
         self._leave()
@@ -738,7 +738,7 @@ class Session(concurrent.futures.Executor):
         return None
 
     def _interrupt(self) -> None:
-        """After Ctrl-C nothing is left running, and the head has it in writing."""
+        """Cancel everything after Ctrl-C, and wait until the head has recorded it."""
         self._closed = True
         unfinished = sum(not future.done() for future in list(self._futures))
         self._connection.flush(_INTERRUPT_S)
@@ -777,14 +777,14 @@ class Group:
         self._outer: Group | None = None
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """As `Session.submit`, in this group."""
+        """Submit as with `Session.submit`, in this group."""
         with self:
             return self.session.submit(fn, *args, **kwargs)
 
     def submit_many(
         self, fn: Callable[..., T], rows: Iterable[tuple[Any, ...] | Mapping[str, Any]]
     ) -> list[Future[T]]:
-        """As `Session.submit_many`, in this group."""
+        """Submit as with `Session.submit_many`, in this group."""
         with self:
             return self.session.submit_many(fn, rows)
 
@@ -795,7 +795,7 @@ class Group:
         session._connection.request(lambda n: m.Cancel(n, session.id, [], name))
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until all that was submitted in it has ended; False where that took too long."""
+        """Wait until all tasks submitted in the group have ended; False if that took too long."""
         return not concurrent.futures.wait(self.futures, timeout).not_done
 
     def __enter__(self) -> Group:
@@ -808,7 +808,7 @@ class Group:
 
 
 class _Settler:
-    """Brings the news of a task to its future."""
+    """A link that passes the news of a task to its future."""
 
     __slots__ = ("future", "session")
 
@@ -839,7 +839,7 @@ class _Settler:
 
 
 def _several(futures: Any) -> Iterable[Future[Any]]:
-    """Return futures, where one may be given in place of a list."""
+    """Return an iterable of futures, also where a single one is given."""
     return [futures] if isinstance(futures, Future) else futures
 
 
@@ -871,7 +871,7 @@ def _number(what: str, number: Any) -> float:
 
 
 def _can_be_sent(text: str) -> bool:
-    """Tell whether it is UTF-8, and can be a path or a variable of a process."""
+    """Tell whether a text is UTF-8, and can be a path or a variable of a process."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -880,12 +880,12 @@ def _can_be_sent(text: str) -> bool:
 
 
 def _variables(given: Mapping[str, Any] | None) -> dict[str, str]:
-    """Return what tasks get in addition to their environment.
+    """Return the additions to the environment of tasks.
 
     Raises
     ------
     SiteError
-        Something cannot be a variable of a process.
+        A name or value cannot be a variable of a process.
     """
     variables = {}
     for name, value in (given or {}).items():
@@ -908,12 +908,12 @@ def _variables(given: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def _check_size(what: str, texts: Iterable[str], advice: str) -> None:
-    """Refuse what would be too much in the messages and rows of each session.
+    """Refuse texts that are too large for the messages and rows of each session.
 
     Raises
     ------
     SiteError
-        It is too much.
+        The texts are too large.
     """
     size = sum(len(text.encode()) for text in texts)
     if size > OPTIONS_BYTES:
@@ -929,7 +929,7 @@ def _options(given: Mapping[str, Any] | None) -> bytes:
     Raises
     ------
     OptionError
-        One has no meaning, or they are too large.
+        An option is not valid, or they are too large.
     """
     options = dict(given or {})
     make_options(Options(), options)
@@ -943,7 +943,7 @@ def _options(given: Mapping[str, Any] | None) -> bytes:
 
 
 def _searched(first: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
-    """Return the directories that workers search; those of `sys.path` that cannot be sent are not.
+    """Return the directories that workers search, without entries that cannot be sent.
 
     Raises
     ------
@@ -961,7 +961,7 @@ def _searched(first: Sequence[str | os.PathLike[str]]) -> tuple[str, ...]:
 
 
 def _program_name() -> str:
-    """Return what this program is called: of a notebook its file's name, where that is known."""
+    """Return the name of this program: of a notebook its file's name, where that is known."""
     name = Path(sys.argv[0] if sys.argv else "").stem
     if name == "ipykernel_launcher":
         main = getattr(sys.modules.get("__main__"), "__dict__", {})
@@ -985,7 +985,7 @@ def _working_dir() -> str:
 
 @atexit.register
 def _detach_all() -> None:
-    """A program that ends without closing its sessions leaves its work running."""
+    """Detach all sessions at the end of a program, which leaves its tasks running."""
     try:
         for session in current.opened_here():
             session.detach()
@@ -996,7 +996,7 @@ def _detach_all() -> None:
 
 
 def _end_badly(text: str, status: int) -> None:
-    """End a program that is at its end already: its exit status can be set in no other way."""
+    """End a program that is already at its end: its exit status can be set in no other way."""
     print(f"pilot: {text}", file=sys.stderr)  # noqa: T201 - nobody else is left to
     with contextlib.suppress(Exception):
         logging.shutdown()

@@ -1,15 +1,15 @@
-r"""Where in a shell text a value may stand, and what it is there: a word, a part of one, quoted.
+r"""The places of values in a shell text: a word, a part of one, in quotes, or none at all.
 
-A value is never written into the text. The shell gets it beside the text and expands a variable
-where it is to stand, so that whatever is in it is data. That is right in some places and wrong in
-others: in single quotes nothing is expanded, in ``$((…))`` what was expanded is computed, and the
-words of ``eval`` or ``sh -c`` are shell text again. `places` follows the shell's quoting to tell.
+A value is never written into the text. The shell gets it beside the text and expands a variable in
+its place, so that its content is always data. That is right in some places and wrong in others: in
+single quotes nothing is expanded, in ``$((…))`` what was expanded is computed, and the words of
+``eval`` or ``sh -c`` are shell text again. `places` follows the shell's quoting to find out.
 
 Invariants
 ----------
 - Pure: the text is looked at, and nothing is run.
 - In doubt, and where shells differ (dash, bash), a value is refused, with the reason.
-- The text is the author's, who means no harm; only values are from anywhere.
+- The author of the text is trusted; values may come from anywhere.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DEEPEST = 50
 
 
 class Place(enum.Enum):
-    """What a value is where it stands."""
+    """A kind of place in which a value may stand."""
 
     #: A word of its own; several values are several words.
     WORDS = enum.auto()
@@ -41,7 +41,7 @@ class Place(enum.Enum):
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why no value can stand in a place."""
+    """A reason for which no value is allowed in a place."""
 
     #: Goes on a sentence that begins with the value.
     reason: str
@@ -145,7 +145,7 @@ _BEGINNING = re.compile(r"[^\0 \t\n;&|()<>$`]*")
 
 
 def places(text: str) -> tuple[Place | Refusal, ...]:
-    """Tell for each `VALUE` of a text, in order, what it is there, or why none can stand there."""
+    """Return the place of each `VALUE` of a text, in order, or why no value is allowed there."""
     scanner = _Scanner(text)
     try:
         scanner.commands(closing=False)
@@ -156,7 +156,7 @@ def places(text: str) -> tuple[Place | Refusal, ...]:
 
 
 class _TooDeepError(Exception):
-    """Parentheses or quotes stand in each other too deep."""
+    """Parentheses or quotes are nested too deeply."""
 
 
 @dataclass
@@ -184,7 +184,7 @@ class _HereDocument:
 
 
 class _Scanner:
-    """Reads a text once, from its beginning to its end."""
+    """A scanner that reads a text once, from its beginning to its end."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -209,7 +209,7 @@ class _Scanner:
         return self.text.startswith(texts, self.at)
 
     def value(self) -> int:
-        """Take a value; returns its number."""
+        """Take a value; return its number."""
         self.at += 1
         self.found.append(self.unclear or self.refusal)
         return len(self.found) - 1
@@ -219,7 +219,7 @@ class _Scanner:
             self.found[number] = place
 
     def refuse_to(self, end: int, refusal: Refusal) -> None:
-        """Go on to `end`; no value can stand in between."""
+        """Go on to `end`; no value is allowed in between."""
         between = self.text[self.at : end]
         self.found += [self.unclear or self.refusal or refusal] * between.count(VALUE)
         if "\n" in between and self.pending:
@@ -227,12 +227,12 @@ class _Scanner:
         self.at = end
 
     def in_doubt(self) -> None:
-        """From here on no value can stand anywhere."""
+        """Allow no value anywhere from this place on."""
         self.unclear = self.unclear or _UNCLEAR
 
     @contextmanager
     def inside(self, refusal: Refusal | None) -> Iterator[None]:
-        """Something that is closed again."""
+        """Enter a construct that is closed again; `refusal` holds for the values inside."""
         before = self.refusal
         self.refusal = before or refusal
         self.depth += 1
@@ -243,7 +243,7 @@ class _Scanner:
         self.refusal = before
 
     def refuse_found(self, numbers: Iterable[int], refusal: Refusal) -> None:
-        """Refuse values that could stand where they are, if what is done with them were another."""
+        """Refuse values that were allowed so far, because of what is done with them."""
         for number in numbers:
             if not isinstance(self.found[number], Refusal):
                 self.found[number] = refusal
@@ -317,7 +317,7 @@ class _Scanner:
         self.refusal = before
 
     def end_command(self, command: _Command, pipeline: _Pipeline, is_pipe: bool = False) -> None:
-        """End a command; what went into it by a pipe is no data where it is a shell."""
+        """End a command; values that are piped into it are refused if it is a shell."""
         if command.reads_script():
             self.refuse_found(range(pipeline.begin_at, pipeline.fed), _SCRIPT_INPUT)
         if is_pipe:
@@ -377,7 +377,7 @@ class _Scanner:
                     self.here_strings.append(number)
 
     def here_documents(self) -> None:
-        """Read the lines of the here-documents that begin here."""
+        """Read the lines of the pending here-documents."""
         pending, self.pending = self.pending, []
         for here in pending:
             begin = end = self.at
@@ -416,7 +416,7 @@ class _Scanner:
     # --- words
 
     def word(self) -> _Word:
-        """Read a word; the values in it are settled by whoever knows what it is for."""
+        """Read a word; the values in it are settled by the caller, who knows its purpose."""
         word = _Word(self.at)
         while self.at < len(self.text):
             character = self.text[self.at]
@@ -446,7 +446,7 @@ class _Scanner:
         return word
 
     def backslash(self, word: _Word) -> None:
-        """A backslash outside of quotes, and what it quotes."""
+        """Read a backslash outside of quotes, and the character that it quotes."""
         self.at += 1
         if self.follows("\n"):
             self.at += 1
@@ -464,7 +464,7 @@ class _Scanner:
         self.refuse_to(len(self.text) if end < 0 else end + 1, refusal)
 
     def double_quotes(self, word: _Word) -> None:
-        """Double quotes and what is in them, which is a part of the word."""
+        """Read double quotes and their content, which is a part of the word."""
         word.is_quoted = True
         self.at += 1
         with self.inside(None):
@@ -496,12 +496,12 @@ class _Scanner:
                     self.at += 1
 
     def backquotes(self) -> None:
-        """Backquotes: up to the next one that no backslash is before, whatever is between."""
+        """Read backquotes, up to the next one without a backslash before it."""
         end = re.compile(r"(?:[^`\\]|\\.)*(?:`|$)", re.DOTALL).match(self.text, self.at + 1)
         self.refuse_to(end.end() if end else len(self.text), _BACKQUOTES)
 
     def dollar(self, word: _Word, is_quoted: bool) -> None:
-        """A dollar sign, and what it begins."""
+        """Read a dollar sign, and the expansion that it begins."""
         self.at += 1
         if self.follows(VALUE):
             word.is_expanded = True
@@ -535,7 +535,7 @@ class _Scanner:
             word.add("$")
 
     def foreign_quotes(self, word: _Word) -> None:
-        """``$'…'`` and ``$"…"``, in which bash and others differ."""
+        """Read ``$'…'`` or ``$"…"``, in which bash and other shells differ."""
         word.is_expanded = True
         if self.follows('"'):
             with self.inside(_ANSI_QUOTES):
@@ -547,7 +547,7 @@ class _Scanner:
             self.in_doubt()
 
     def arithmetic(self) -> None:
-        """``$((…))``, or a command in parentheses in ``$(…)``: only the end must be right."""
+        """Read ``$((…))``, or ``$(…)`` around parentheses: only the end must be right."""
         self.at += 2
         open_ = 2
         with self.inside(_ARITHMETIC):
@@ -565,7 +565,7 @@ class _Scanner:
                     self.at += 1
 
     def braces(self, is_quoted: bool) -> None:
-        """``${…}``"""
+        """Read ``${…}``."""
         self.at += 1
         if self.follows(" ", "\t", "\n", "|"):  # bash: a command
             self.in_doubt()
@@ -602,7 +602,7 @@ class _Scanner:
     # --- what a word is for
 
     def settle_word(self, word: _Word, command: _Command) -> None:
-        """Say of the values of a word what they are there."""
+        """Decide for each value of a word in which kind of place it stands."""
         for number, where, is_quoted in word.values:
             before = self.text[word.start : where]
             alone = not is_quoted and len(word.values) == 1 and self.at == word.start + 1
@@ -617,7 +617,7 @@ class _Scanner:
 
 @dataclass
 class _Pipeline:
-    """Which values go by a pipe into the command that is being read."""
+    """The values that go by a pipe into the command that is being read."""
 
     #: The number of its first value.
     begin_at: int
@@ -631,7 +631,7 @@ class _Pipeline:
 
 
 class _Command:
-    """The simple command that is being read: its words so far, and the ``case`` it is in."""
+    """The simple command that is being read: its words so far, and its place in a ``case``."""
 
     def __init__(self) -> None:
         #: For each ``case`` that is open, what is expected next: subject, in, pattern, body.
@@ -640,7 +640,7 @@ class _Command:
         self.end()
 
     def end(self) -> None:
-        """Begin with the next one, behind an operator or the end of a line."""
+        """Begin with the next command, after an operator or the end of a line."""
         #: The words without quotes, and without what is expanded.
         self.words: list[str] = []
         #: What is run, as far as the shell itself looks at it, and where its arguments begin.
@@ -652,11 +652,11 @@ class _Command:
 
     @property
     def closes_group(self) -> bool:
-        """Whether it is the end of braces, of a loop or of a condition, with what belongs to it."""
+        """True if the command ends braces, a loop or a condition."""
         return bool(self.words) and self.words[0] in _CLOSING
 
     def reads_script(self, also_sourced: bool = False) -> bool:
-        """Whether it runs its input as shell text; or a file that is still to be named."""
+        """Tell whether the command runs its input as shell text, or a file still to be named."""
         if self.name is None:
             return False
         if _basename(self.name) in _READ_SCRIPTS - _REMOTE:
@@ -678,11 +678,11 @@ class _Command:
 
     @property
     def last(self) -> str | None:
-        """The word before, if it is an argument."""
+        """The previous word, if it is an argument."""
         return self.words[-1] if len(self.words) > self.arguments_at > 0 else None
 
     def begins_pattern(self) -> bool:
-        """Whether a parenthesis is the one that may stand before a pattern."""
+        """Tell whether a parenthesis is the one that may stand before a pattern."""
         return bool(self.cases) and self.cases[-1] == "pattern" and not self.words
 
     def ends_pattern(self) -> bool:
@@ -698,7 +698,7 @@ class _Command:
             self.cases[-1] = "pattern"
 
     def add(self, word: _Word, is_assignment: bool) -> bool:
-        """Take a word; returns whether it changes the meaning of all that follows."""
+        """Take a word; return whether it changes the meaning of everything that follows."""
         bare = None if word.is_quoted or word.is_expanded else word.literal
         state = self.cases[-1] if self.cases else "body"
         if self.in_brackets:
@@ -729,7 +729,7 @@ class _Command:
         return False
 
     def _begins_again(self, bare: str | None) -> bool:
-        """Whether a command begins behind this word."""
+        """Tell whether a command begins after this word."""
         if not self.words:
             return bare in _RESERVED
         return (bare == "do" and self.name in ("for", "select")) or (
@@ -749,7 +749,7 @@ class _Command:
             self.arguments_at = len(self.words)
 
     def refusal(self, before: str) -> Refusal | None:
-        """Why no value can stand in the next word, which begins with `before`."""
+        """Return why no value is allowed in the next word, which begins with `before`."""
         if _SUBSCRIPTED.fullmatch(before):
             return _SUBSCRIPT
         if not self.takes_list:
@@ -790,7 +790,7 @@ def _runs(whose: str, instead: str) -> Refusal:
 
 
 def _is_script(words: Iterable[str]) -> bool:
-    """Whether the word behind these arguments of a shell is what it gets with ``-c``."""
+    """Tell whether the word after these arguments of a shell is its ``-c`` script."""
     has_option = False
     rest = iter(words)
     for word in rest:
@@ -813,7 +813,7 @@ def _skip_values(option: str, rest: Iterator[str]) -> None:
 
 
 def _reads_input(words: Iterable[str]) -> bool:
-    """Whether a shell with these arguments takes its text from its input."""
+    """Tell whether a shell with these arguments takes its text from its input."""
     rest = iter(words)
     for word in rest:
         if word in ("-", "--"):
@@ -829,14 +829,14 @@ def _reads_input(words: Iterable[str]) -> bool:
 
 
 def _is_command_option(last: str | None, plain: str) -> bool:
-    """Whether a word is what ``su`` and its like run, behind ``-c``, ``-qc`` or ``--command``."""
+    """Tell whether ``su`` and the like run a word, after ``-c``, ``-qc`` or ``--command``."""
     if re.match(r"--co[a-z]*=|-[A-Za-z]*c", plain):
         return True
     return last is not None and re.fullmatch(r"-[A-Za-z]*c|--com[a-z]*", last) is not None
 
 
 def _is_remote(words: Iterable[str]) -> bool:
-    """Whether what is behind these arguments of ``ssh`` is a part of the command that it runs."""
+    """Tell whether the text after these arguments of ``ssh`` is part of its command."""
     rest = iter(words)
     for word in rest:
         if not word.startswith("-"):

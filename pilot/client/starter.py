@@ -1,6 +1,6 @@
-"""Starting a head in the background, and stopping it: for whoever needs one.
+"""Starting a head in the background, and ending a silent one.
 
-A head is a process of its own session, so it outlives whoever started it. Any number of processes
+A head is a process of its own session, so it outlives the process that started it. Many processes
 may find at the same moment that there is none: a file lock lets one of them start it, and the lease
 decides in the end.
 """
@@ -42,7 +42,7 @@ _started: list[subprocess.Popen[bytes]] = []
 
 @patient
 def ensure_head(site: Site, adopt_job: str = "", dead: int = 0) -> HeadAddress:
-    """Return the head of the site, started where there is none.
+    """Return the address of the site's head, which is started where none runs.
 
     Parameters
     ----------
@@ -52,16 +52,16 @@ def ensure_head(site: Site, adopt_job: str = "", dead: int = 0) -> HeadAddress:
         The batch job that this process runs in, if a head that is started here is to use its
         nodes as the first pilot.
     dead
-        As in `find_head`.
+        The epoch of a head that is known to be dead, as in `find_head`.
 
     Raises
     ------
     HeadError
-        It did not start; the message has its last words.
+        The head did not start; the message has the end of its log.
     DiskFullError
-        It did not start for want of space.
+        The head did not start because the disk is full.
     DatabaseLocked
-        It did not start, since another program has the database locked.
+        The head did not start, since another program has the database locked.
     SiteGone
         The site directory is not there any more.
     """
@@ -108,14 +108,17 @@ def ensure_head(site: Site, adopt_job: str = "", dead: int = 0) -> HeadAddress:
 
 
 def head_command(site: Site, adopt_job: str = "") -> list[str]:
-    """The command that is a head, in the foreground."""
+    """Return the command that runs a head in the foreground."""
     job = (adopt_job,) if adopt_job else ()
     return pilot_command("head", "run", str(site.directory), *job)
 
 
 class _Patience:
-    """How long a head is waited for: one that has the lease and renews it reads what is unfinished,
-    and takes as long as that takes."""
+    """The time that a starting head is waited for.
+
+    A head that has the lease and renews it is reading the unfinished tasks, however long
+    that takes.
+    """
 
     def __init__(self, site: Site) -> None:
         self._file = site.lease_file
@@ -124,7 +127,7 @@ class _Patience:
         self._until = time.monotonic() + self.limit_s
 
     def is_over(self) -> bool:
-        """Whether nothing has changed for too long."""
+        """Tell whether nothing has changed for too long."""
         if time.monotonic() < self._until:
             return False
         before, self._seen = self._seen, read_lease(self._file)
@@ -135,7 +138,7 @@ class _Patience:
 def _start(
     site: Site, patience: _Patience, adopt_job: str, again: bool = False
 ) -> HeadAddress | None:
-    """Start a head; with `again`, None where the file system has failed it, maybe for a moment."""
+    """Start a head; with `again`, return None where the file system failed, maybe for a moment."""
     log = site.logs / "head.log"
     old = read_address(site.address_file)
     with log.open("ab") as output:
@@ -197,12 +200,12 @@ def _last_words(log: Path, begin: int) -> str:
 
 
 def end_silent(site: Site, address: HeadAddress) -> bool:
-    """End a head that does not answer, and whose lease has run out; False: it is elsewhere.
+    """Kill a head that is silent, and whose lease has run out; False: it is on another node.
 
     Raises
     ------
     HeadError
-        It does not end.
+        The process does not end.
     """
     if not address.is_here():
         return False

@@ -1,4 +1,4 @@
-"""A submission: what a call of `submit` or `map` adds, on its way to the head."""
+"""Submissions: the tasks of a call of `submit` or `map`, on their way to the head."""
 
 from __future__ import annotations
 

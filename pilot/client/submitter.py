@@ -1,7 +1,7 @@
-"""How a call becomes a task on the wire: its template, its function, its arguments.
+"""The way from a call to a task on the wire: its template, its function, its arguments.
 
 Used by a `Session`, which sends tasks from a user's program, and by a running task, whose children
-go with its own end. What was sent once (functions, templates) is not made again.
+go with its own end. Functions and templates that were sent once are not made again.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ Call: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def as_calls(rows: Iterable[tuple[Any, ...] | Mapping[str, Any]]) -> list[Call]:
-    """Rows of arguments, each a tuple or a mapping of names, as calls."""
+    """Return rows of arguments, each a tuple or a mapping of names, as calls."""
     return [((), dict(row)) if isinstance(row, Mapping) else (tuple(row), {}) for row in rows]
 
 
@@ -89,7 +89,7 @@ class _Known:
 
 
 class Submitter:
-    """Makes tasks of calls, for one session.
+    """A maker of tasks from calls, for one session.
 
     A submission has the globals, closures and objects that its function refers to as they are at
     that moment. Nothing of a user's data is kept: a function is remembered only where all that it
@@ -102,11 +102,11 @@ class Submitter:
     site
         The site: what its pools can hold, and where large arguments go.
     defaults
-        Options of tasks that say nothing else.
+        Default options of tasks.
     database
-        What tells the site's database from others; empty: unknown.
+        The identity of the site's database; empty: unknown.
     python
-        Gives the Python of the pilots; an empty text: unknown.
+        A function that returns the Python of the pilots; an empty text: unknown.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Submitter:
         self._templates: dict[Template, int] = {}
 
     def task(self, function: Any) -> Task[..., Any]:
-        """The task for anything that can be called; the same one for the same function."""
+        """Return the task for a callable; the same task for the same function."""
         if isinstance(function, Task) and not self._defaults:
             return function
         known = self._tasks.get(id(function))
@@ -161,7 +161,7 @@ class Submitter:
         Raises
         ------
         SubmissionError
-            No pool can ever run one, or it cannot be pickled. Then none is in the submission.
+            No pool can ever run a task, or it cannot be pickled. Then no task was added.
         CommandError
             A parameter of a command is missing.
         """
@@ -223,14 +223,14 @@ class Submitter:
         number: int,
         group: GroupKey = NO_GROUP,
     ) -> None:
-        """Put a value into the submission, as the task of this id; it is complete from the start.
+        """Put a value into the submission, as the task of this id, complete from the start.
 
         Raises
         ------
         EncodingError
-            It cannot be pickled.
+            The value cannot be pickled.
         StorageError
-            It cannot be written.
+            The value cannot be written.
         """
         name = as_name(name)
         template = Template(
@@ -257,14 +257,14 @@ class Submitter:
         submission.tasks.append(TaskSpec(number, known, b"", values=(value,)))
 
     def forget(self, submission: Submission) -> None:
-        """The submission was never sent: what is new in it has to go with another one."""
+        """Forget a submission that was never sent: what is new in it must go with another one."""
         for template in submission.templates:
             self._templates.pop(msgspec.structs.replace(template, id=0), None)
         self._sent.difference_update(function.digest for function in submission.functions)
         self._known.clear()
 
     def _spill(self, task: Task[..., Any], specs: list[TaskSpec], large: list[int]) -> None:
-        """Write large arguments to a segment: big data never passes through the head."""
+        """Write large arguments to a segment: large data never pass through the head."""
         with self._open_segment() as writer:
             written = [
                 writer.add(str(self._session), task.__name__, _label(spec.id), 0, spec.payload)
@@ -275,7 +275,7 @@ class Submitter:
 
     @contextmanager
     def _open_segment(self) -> Iterator[LazyWriter]:
-        """A segment of its own for what is written now: sealed at the end, or given up."""
+        """Open a segment for the present data: sealed at the end, discarded after an error."""
         if self._writer is None:
             owner = f"arguments-{uuid.uuid4().hex}"
             self._writer = LazyWriter(self._site.directory, owner)
@@ -294,7 +294,7 @@ class Submitter:
         submission: Submission,
         group: GroupKey,
     ) -> int:
-        """The id of the template for a call; a new one is put into the submission."""
+        """Return the id of the template for a call; a new one is put into the submission."""
         task, options = known.task, known.task.task_options
         resolved = task.resolved or options.resolve(args, kwargs)
         if resolved.resources.named:
@@ -315,7 +315,7 @@ class Submitter:
         return number
 
     def _known_template(self, template: Template, submission: Submission) -> int:
-        """The id of a template; where it is new, it is put into the submission."""
+        """Return the id of a template; a new one is put into the submission."""
         number = self._templates.get(template)
         if number is None:
             number = _digest(template)
@@ -344,7 +344,7 @@ class Submitter:
             raise SubmissionError(f"task {task.__name__!r} was not submitted: {reason}")
 
     def _function(self, task: Task[..., Any], submission: Submission) -> _Known:
-        """What is known of a task's function as it is now; a new one is put into the submission."""
+        """Return a task's function as known so far; a new one is put into the submission."""
         known = self._known.get(id(task))
         if known is not None and known.task is task and known.watch.is_same():
             return known
@@ -392,7 +392,7 @@ class Submitter:
         return spilled_function(unsealed.value)
 
     def _warn_of_size(self, task: Task[..., Any], encoded: EncodedFunction) -> None:
-        """Say what makes submissions slow, where the same large data come again and again."""
+        """Warn of slow submissions, where the same large data are checked again and again."""
         times = self._large[task.__qualname__] = self._large.get(task.__qualname__, 0) + 1
         if times == _SLOW_TIMES and encoded.digest in self._sent:
             warnings.warn(
@@ -418,12 +418,12 @@ class Submitter:
 
 
 def _label(task: int) -> str:
-    """The name of a task in segments; of a child, whose number is not known, not that of a task."""
+    """Return the name of a task in segments; for a child without an id its number."""
     return task_label(task) if session_of(task) else f"child-{task}"
 
 
 def _digest(template: Template) -> int:
-    """The id of a template: 63 bits, as SQLite takes them, and never 0."""
+    """Return the id of a template: 63 bits, as SQLite takes them, and never 0."""
     packed = msgspec.msgpack.encode(template)
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "big") >> 1 or 1
 
@@ -435,7 +435,7 @@ def _template(
     resolved: ResolvedOptions,
     group: GroupKey,
 ) -> Template:
-    """The template of a call, without its id."""
+    """Return the template of a call, without its id."""
     options = task.task_options
     return Template(
         id=0,
@@ -460,7 +460,7 @@ def _template(
 
 
 def _default(task: Task[..., Any]) -> bytes:
-    """What dependents get in place of the result; it is in the messages and rows of the head."""
+    """Return the encoded value that dependents get in place of a failed task's result."""
     default = task.task_options.default
     try:
         return encode_within(default, OPTIONS_BYTES)
@@ -477,7 +477,7 @@ def _default(task: Task[..., Any]) -> bytes:
 
 
 def _check_size(template: Template) -> None:
-    """Refuse what would be too much in a row; `default` is looked at where it is encoded."""
+    """Refuse options that are too large for a row; `default` is checked where it is encoded."""
     parts = {
         "returns": template.return_names,
         "retry_on": template.retry_on,
@@ -493,14 +493,14 @@ def _check_size(template: Template) -> None:
 
 
 def _is_bare(function: object) -> bool:
-    """Whether to keep a function keeps nothing of its user's that its module does not."""
+    """Tell whether a function holds no objects except those that its module holds."""
     return isinstance(function, FunctionType) and not (
         function.__closure__ or function.__defaults__ or function.__kwdefaults__
     )
 
 
 def _stack_level() -> int:
-    """How far up from who warns the user's code is."""
+    """Return the number of frames from the caller up to the user's code."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
         level, frame = level + 1, frame.f_back
@@ -508,7 +508,7 @@ def _stack_level() -> int:
 
 
 def _remember(known: dict[K, V], key: K, value: V) -> None:
-    """Keep a value, and not more than `_KNOWN` of them."""
+    """Keep a value, but no more than `_KNOWN` of them."""
     if len(known) >= _KNOWN:
         known.clear()
     known[key] = value

@@ -1,7 +1,7 @@
-"""What users call tasks: functions with options, MPI functions, and commands.
+"""Tasks as users write them: functions with options, MPI functions, and commands.
 
-`task`, `mpi` and `shell` (in `pilot.client.command`) make a `Task`. Called directly it is plain
-Python, here and now; with ``submit`` and ``map`` it goes to the session. Options may be given to
+`task`, `mpi` and `shell` (in `pilot.client.command`) make a `Task`. Called directly it runs as
+plain Python, at once; ``submit`` and ``map`` send it to the session. Options may be given to
 the decorator and, per call, by ``options``; the values of resources may be functions of the call's
 arguments.
 """
@@ -41,12 +41,12 @@ MPI_COMMAND: Final = "mpi-command"
 
 @public
 class OptionError(PilotError, ValueError):
-    """An option of a task has no meaning."""
+    """An option of a task is not valid."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a task is run. Resource values may be functions of the task's arguments."""
+    """The options of a task. Resource values may be functions of the task's arguments."""
 
     #: What the task is called in lists; default: the function's name.
     name: str | None = None
@@ -86,28 +86,28 @@ class Options:
 
     @property
     def return_names(self) -> tuple[str, ...]:
-        """Names of the results; empty where they have none."""
+        """The names of the results; empty where they have none."""
         return () if isinstance(self.returns, int) else tuple(self.returns)
 
     @property
     def return_count(self) -> int:
-        """How many results the task has."""
+        """The number of the task's results."""
         return self.returns if isinstance(self.returns, int) else len(self.returns)
 
     def retry_names(self) -> tuple[str, ...]:
-        """Names of the exception classes that are retried; empty for all."""
+        """Return the names of the exception classes that are retried; empty for all."""
         if self.retry_on is None:
             return ()
         named = [self.retry_on] if isinstance(self.retry_on, (type, str)) else self.retry_on
         return tuple(item if isinstance(item, str) else item.__name__ for item in named)
 
     def resolve(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ResolvedOptions:
-        """The resources of one call, in the program's units.
+        """Return the resources of one call, in the program's units.
 
         Raises
         ------
         OptionError
-            A value has no meaning; the message names the option.
+            A value is not valid; the message names the option.
         """
 
         def value(name: str) -> Any:
@@ -139,13 +139,13 @@ class Options:
         return ResolvedOptions(resources, time_limit_s)
 
     def changes(self) -> dict[str, Any]:
-        """The options that are not what they would be by default."""
+        """Return the options that differ from the defaults."""
         default = Options()
         named = {name: getattr(self, name) for name in _OPTION_NAMES}
         return {name: v for name, v in named.items() if v is not getattr(default, name)}
 
     def is_dynamic(self) -> bool:
-        """Whether any resource is a function of the arguments."""
+        """Tell whether any resource is a function of the arguments."""
         return any(callable(getattr(self, name)) for name in DYNAMIC)
 
 
@@ -166,7 +166,7 @@ def _whole(name: str, given: Any, least: int) -> int:
     Raises
     ------
     OptionError
-        It is none, or too small or large.
+        The value is not a whole number, or it is too small or too large.
     """
     try:
         number = operator.index(given)
@@ -210,7 +210,7 @@ def _returns(given: Any) -> int | Sequence[str]:
     Raises
     ------
     OptionError
-        It is neither, or a name comes twice.
+        The value is neither, or a name occurs twice.
     """
     wrong = f"returns={given!r}: give a number from 1, or a list of names"
     if hasattr(given, "__index__"):
@@ -230,7 +230,7 @@ def _returns(given: Any) -> int | Sequence[str]:
 
 
 def make_options(base: Options, changes: Mapping[str, Any]) -> Options:
-    """Options with changes.
+    """Return options with changes.
 
     Raises
     ------
@@ -302,17 +302,17 @@ class Task(Generic[P, R]):
         self.__wrapped__ = function
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the function here and now, without Pilot."""
+        """Run the function in this process at once, without Pilot."""
         return self.function(*args, **kwargs)
 
     def __get__(self, instance: object, owner: type | None = None) -> Task[..., R]:
-        """Bind a task that is a method, as functions are; the object travels with it."""
+        """Bind a task that is a method, as functions are; the object is sent with it."""
         if instance is None or not isinstance(self.function, FunctionType):
             return self
         return Task(MethodType(self.function, instance), self.kind, self.given)
 
     def options(self, **changes: Any) -> Task[P, R]:
-        """The same task with other options.
+        """Return the same task with other options.
 
         Raises
         ------
@@ -322,11 +322,11 @@ class Task(Generic[P, R]):
         return Task(self.function, self.kind, {**self.given, **changes})
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> Task[P, R]:
-        """The same task with other options where it has none of its own."""
+        """Return the same task with other defaults for the options that it does not set itself."""
         return Task(self.function, self.kind, {**defaults, **self.given})
 
     def submit(self, /, *args: Any, **kwargs: Any) -> Future[R]:
-        """Run it in the current session. Arguments may hold futures, at any depth."""
+        """Run the task in the current session. Arguments may hold futures, at any depth."""
         return cast("Future[R]", find_current().submit(self, *args, **kwargs))
 
     def map(self, *iterables: Iterable[Any]) -> list[Future[R]]:
@@ -335,7 +335,7 @@ class Task(Generic[P, R]):
         return cast("list[Future[R]]", find_current().submit_many(self, rows))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """By name where a worker can import it, so that a module's tasks stay its own."""
+        """Return a reference by name if a worker can import the task, or else its parts."""
         module = sys.modules.get(self.__module__)
         if self.__module__ != "__main__" and getattr(module, self.__qualname__, None) is self:
             return (import_object, (self.__module__, self.__qualname__))
@@ -347,7 +347,7 @@ class Task(Generic[P, R]):
 
 @pickled_name
 def import_object(module: str, name: str) -> Any:
-    """The object of this name in a module; names may have dots."""
+    """Return the object of this name in a module; names may have dots."""
     found: Any = importlib.import_module(module)
     for part in name.split("."):
         found = getattr(found, part)
@@ -397,7 +397,7 @@ def mpi(ranks: int | Callable[..., int], **options: Any) -> Callable[[Callable[P
 
 
 class _MpiDecorator:
-    """Makes functions MPI tasks; used as if it were one, it says that the ranks are missing.
+    """A decorator that makes functions MPI tasks; used as a task, it says that ranks are missing.
 
     `mpi` without brackets gets the function in place of the ranks, which may be a function, too.
     """
@@ -434,17 +434,17 @@ _OF_TASKS = frozenset({"submit", "map", "options"})
 
 
 def command_kind(options: Options) -> TaskKind:
-    """Whether a command is started once, or as the ranks of an MPI job."""
+    """Return the kind of a command: started once, or as the ranks of an MPI job."""
     return COMMAND if options.ranks == 1 and options.ranks_per_node is None else MPI_COMMAND
 
 
 def as_task(function: Any) -> Task[..., Any]:
-    """A `Task` of anything that can be called.
+    """Return a `Task` of a callable.
 
     Raises
     ------
     OptionError
-        It cannot be called.
+        The object cannot be called.
     """
     if isinstance(function, Task):
         return function

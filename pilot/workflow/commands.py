@@ -1,7 +1,7 @@
 """The commands of a workflow, as texts for `pilot.client.command.ShellCommand`.
 
-Each ``${…}`` in a command's text becomes one more parameter of it. So what stands there, even the
-result of another task, reaches the shell as any parameter does: as data, and never read as shell.
+Each ``${…}`` in a command's text becomes one more parameter of it. So its value, even the
+result of another task, reaches the shell as any parameter does: as data, never as shell text.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ class CommandPlan:
 
 
 def command_plan(entry: TaskEntry, path: YamlPath) -> CommandPlan:
-    """What an entry with ``run`` says of its command.
+    """Return the plan of the command of an entry with ``run``.
 
     Raises
     ------
     Wrong
-        The command is empty, a ``${`` in it begins no reference, or a value stands where none can.
+        The command is empty, a ``${`` in it begins no reference, or a value is in a place where
+        none is allowed.
     """
     hidden: dict[str, Text] = {}
     run = _format_text(entry.run or "", (*path, "run"), hidden)
@@ -69,7 +70,7 @@ def command_plan(entry: TaskEntry, path: YamlPath) -> CommandPlan:
 
 
 def _format_text(text: str, path: YamlPath, hidden: dict[str, Text]) -> str:
-    """A text for `str.format`, in which each ``${…}`` has become a hidden parameter."""
+    """Return a text for `str.format`, in which each ``${…}`` has become a hidden parameter."""
     known = compiled(text, path)
     if not isinstance(known, Text):
         return text
@@ -87,7 +88,7 @@ def _format_text(text: str, path: YamlPath, hidden: dict[str, Text]) -> str:
 
 
 def _hidden_name(reference: Reference, hidden: Mapping[str, Text]) -> str:
-    """The parameter that takes the place of a reference; it is shown where the command fails."""
+    """Return the parameter that replaces a reference; it is shown where the command fails."""
     name = plain = "_" + re.sub(r"\W+", "_", str(reference), flags=re.ASCII).strip("_")
     number = 1
     while name in hidden and hidden[name].alone != reference:
@@ -97,12 +98,12 @@ def _hidden_name(reference: Reference, hidden: Mapping[str, Text]) -> str:
 
 
 def command_kwargs(command: CommandPlan, given: Compiled, path: YamlPath) -> Compiled:
-    """All parameters of a command: of ``with``, ``inputs``, ``outputs``, and the hidden ones.
+    """Return all parameters of a command: ``with``, ``inputs``, ``outputs``, and hidden ones.
 
     Raises
     ------
     Wrong
-        One is given twice, or the command has a ``{name}`` that is none of them.
+        A parameter is given twice, or the command has a ``{name}`` that is not among them.
     """
     kwargs: dict[str, Compiled] = {}
     for key, names in (
@@ -124,7 +125,7 @@ def command_kwargs(command: CommandPlan, given: Compiled, path: YamlPath) -> Com
 
 
 def wrong_places(command: CommandPlan, path: YamlPath) -> Iterator[Wrong]:
-    """Find the values that stand where none can, in single quotes, say."""
+    """Yield the values in places where none is allowed, in single quotes, say."""
     for field, refusal in command_text(command.run).refusals():
         hidden = command.hidden.get(field.parameter)
         told = remedies(field, refusal)
@@ -138,12 +139,12 @@ def wrong_places(command: CommandPlan, path: YamlPath) -> Iterator[Wrong]:
 
 
 def check_format(text: str, names: Collection[str], path: YamlPath) -> None:
-    """See that each ``{name}`` of a command is among the names.
+    """Check that each ``{name}`` of a command is among the names.
 
     Raises
     ------
     Wrong
-        One is not, or the braces are no `str.format`.
+        A name is not, or the braces are not valid for `str.format`.
     """
     try:
         known = command_text(text)

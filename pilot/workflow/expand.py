@@ -1,7 +1,7 @@
-"""From plans to the graph: foreach unfolded, references resolved, options made.
+"""Expansion of plans to the graph: foreach unfolded, references resolved, options made.
 
-Pure: it starts nothing and looks at no file. Groups come out in an order in which each task stands
-behind those that it waits for; circles are told, and left out.
+Pure: it starts nothing and looks at no file. Groups come out in an order in which each task comes
+after those that it waits for; circles are reported, and left out.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from pilot.workflow.targets import Target
 
 
 def without_circles(plans: Plans, line_of: Callable[..., int], problems: Problems) -> Plans:
-    """Return the plans without tasks that wait for each other in a circle; each circle is told.
+    """Return the plans without tasks that wait for each other in a circle; report each circle.
 
     Parameters
     ----------
     plans
         The plans.
     line_of
-        The line of a place in the file.
+        A function that returns the line of a place in the file.
     problems
-        Takes the circles, with the names of their tasks and the lines.
+        Collects the circles, with the names of their tasks and the lines.
     """
     while circle := _circle(plans.tasks):
         first = min(circle, key=lambda name: line_of(TASKS, name))
@@ -63,7 +63,7 @@ def without_circles(plans: Plans, line_of: Callable[..., int], problems: Problem
 
 
 def _circle(plans: Mapping[str, Plan]) -> list[str]:
-    """Return tasks of which each needs the next one, and the last one the first, if there are."""
+    """Return tasks that each need the next one, the last one the first; empty if there are none."""
     try:
         graphlib.TopologicalSorter({name: plan.after for name, plan in plans.items()}).prepare()
     except graphlib.CycleError as error:
@@ -72,7 +72,7 @@ def _circle(plans: Mapping[str, Plan]) -> list[str]:
 
 
 def _in_order(plans: Mapping[str, Plan]) -> list[Plan]:
-    """Return the plans, each behind those that it waits for."""
+    """Return the plans, each after those that it waits for."""
     sorter = graphlib.TopologicalSorter({name: plan.after for name, plan in plans.items()})
     return [plans[name] for name in sorter.static_order() if name in plans]
 
@@ -86,20 +86,20 @@ def expand(
     problems: Problems,
     allowance: Allowance,
 ) -> Graph:
-    """The graph of all tasks.
+    """Return the graph of all tasks.
 
     Parameters
     ----------
     targets
-        What the Python and MPI tasks run, by name of the task.
+        The functions that the Python and MPI tasks run, by name of the task.
     name
-        What the workflow is called.
+        The name of the workflow.
     line_of
-        The line of a place in the file.
+        A function that returns the line of a place in the file.
     problems
-        Takes what is wrong; a task that waits for a wrong one is left out.
+        Collects the findings; a task that waits for a wrong one is left out.
     allowance
-        What the workflow may unfold to.
+        The number of tasks and values that the workflow may unfold to.
     """
     ordered = _in_order(plans.tasks)
     outlines: dict[str, Outline] = {}
@@ -134,7 +134,7 @@ def expand(
 
 
 class _Makers:
-    """Makes the nodes of one task; what several of them share is made once."""
+    """A maker of the nodes of one task; parts that several of them share are made once."""
 
     def __init__(self, plan: Plan, target: Target | None) -> None:
         self.plan = plan
@@ -155,7 +155,7 @@ class _Makers:
         self._same_command = command is not None and not any(texts_in([command.cwd, command.env]))
 
     def nodes(self, rows: Sequence[Mapping[str, Any]] | None, outer: Scope) -> Iterator[Node]:
-        """One for each row, or the only one."""
+        """Yield one node for each row, or the only one."""
         if rows is None:
             yield self.node(None, {}, outer)
             return
@@ -194,7 +194,7 @@ class _Makers:
         )
 
     def _argument(self, value: Any) -> tuple[Any, int]:
-        """A value as the task gets it, and how much is in it."""
+        """Return a value as the task gets it, and the number of values in it."""
         return _for_shell(value) if self.is_command else value, _size(value)
 
     def outline(self, rows: Sequence[Mapping[str, Any]] | None) -> Outline:
@@ -213,7 +213,7 @@ class _Makers:
     # --- options
 
     def options(self, scope: Scope) -> Options:
-        """The options of one item: the decorator's, over them the file's, over them the task's."""
+        """Return the options of one item: the decorator's, then the file's, then the task's."""
         if self._same_options and self._options:
             return next(iter(self._options.values()))
         before = scope.without_results("an option, which must be known before")
@@ -232,7 +232,7 @@ class _Makers:
     def function(
         self, options: Options, kwargs: dict[str, Any], scope: Scope
     ) -> tuple[Callable[..., Any], TaskKind]:
-        """Return what one item runs, and its kind."""
+        """Return the function that one item runs, and its kind."""
         if self.plan.command is not None:
             self._check_files(self.plan.command, kwargs)
             return self._command(self.plan.command, scope), command_kind(options)
@@ -279,7 +279,7 @@ class _Makers:
 
 
 def _for_shell(value: Any) -> Any:
-    """A value as a command gets it: ``true`` as YAML writes it, not as Python does."""
+    """Return a value as a command gets it: ``true`` as YAML writes it, not as Python does."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
@@ -288,7 +288,7 @@ def _for_shell(value: Any) -> Any:
 
 
 def _size(value: Any) -> int:
-    """The number of values in lists and mappings, at any depth."""
+    """Return the number of values in lists and mappings, at any depth."""
     if isinstance(value, dict):
         return len(value) + sum(map(_size, value.values()))
     if isinstance(value, list):
@@ -300,7 +300,7 @@ def _size(value: Any) -> int:
 
 
 def _rows(plan: Plan, scope: Scope) -> list[dict[str, Any]] | None:
-    """The values of the variables of each item, the last variable changing fastest."""
+    """Return the values of each item's variables, the last variable changing fastest."""
     if plan.foreach is None:
         return None
     where = (*plan.path, "foreach")
@@ -327,12 +327,12 @@ def _rows(plan: Plan, scope: Scope) -> list[dict[str, Any]] | None:
 
 
 def values_of(values: Compiled, where: YamlPath, scope: Scope) -> list[Any]:
-    """The values of a foreach variable or of a list.
+    """Return the values of a foreach variable or of a list.
 
     Raises
     ------
     Wrong
-        They are no list.
+        The value is not a list.
     """
     if isinstance(values, RangePlan):
         return _range(values, scope)
@@ -346,7 +346,7 @@ def values_of(values: Compiled, where: YamlPath, scope: Scope) -> list[Any]:
 
 
 def _parts(result: Result, scope: Scope) -> Any:
-    """One task with several results is a list of them."""
+    """Return the result of one task with several results as a list of them."""
     assert scope.outlines is not None
     count = scope.outlines[result.task].result_count
     if result.part is not None or count == 1:

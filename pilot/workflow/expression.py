@@ -1,4 +1,4 @@
-"""The little language inside ``${…}``: references, and nothing that computes.
+"""The small language inside ``${…}``: references, and no computation.
 
 ::
 
@@ -9,7 +9,7 @@
     value      = integer | number | quoted | reference
 
 A name is made of letters, digits, ``_`` and ``-``; a quoted text stands in ``'`` or ``"``, without
-escapes. ``$${HOME}`` is the text ``${HOME}``; a ``$`` that no ``{`` follows is just itself.
+escapes. ``$${HOME}`` is the text ``${HOME}``; a ``$`` without a ``{`` after it is just itself.
 
 Invariants: parsing runs no code and looks nothing up; whatever the text, it gives pieces or raises
 `ExpressionError`; what `str` writes of a piece parses to the same piece.
@@ -80,7 +80,7 @@ class Escaped:
 
     @property
     def text(self) -> str:
-        """What it stands for."""
+        """The text that it stands for."""
         return f"${{{self.body}}}"
 
 
@@ -90,7 +90,7 @@ Piece: TypeAlias = str | Escaped | Reference
 
 
 def parse(text: str) -> tuple[Piece, ...]:
-    """The pieces of a text; a text without references is one piece, an empty one none.
+    """Return the pieces of a text: one for a text without references, none for an empty one.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def parse(text: str) -> tuple[Piece, ...]:
 
 
 def unparse(pieces: tuple[Piece, ...]) -> str:
-    """The text of pieces, which `parse` takes apart again."""
+    """Return the text of pieces, which `parse` takes apart again."""
     return "".join(
         piece
         if isinstance(piece, str)
@@ -136,12 +136,12 @@ def unparse(pieces: tuple[Piece, ...]) -> str:
 
 
 def parse_reference(text: str) -> Reference:
-    """A text that is one reference, without ``${`` and ``}``.
+    """Parse a text that is one reference, without ``${`` and ``}``.
 
     Raises
     ------
     ExpressionError
-        It is none.
+        The text is not a reference.
     """
     reader = _Reader(text, 0)
     reference = reader.reference(0)
@@ -151,7 +151,7 @@ def parse_reference(text: str) -> Reference:
 
 
 class _Reader:
-    """Reads one reference from a place in a text."""
+    """A reader of one reference at a place in a text."""
 
     def __init__(self, text: str, at: int) -> None:
         self.text = text

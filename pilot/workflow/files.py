@@ -1,4 +1,4 @@
-"""The files of commands: each is made by one task only, and used after it was made."""
+"""Checks of the files of commands: each is made by one task only, and used after that."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pilot.workflow.references import TASKS
 
 
 def check_files(graph: Graph, problems: Problems) -> None:
-    """Find files that two tasks make, and files that are used by what does not wait for them."""
+    """Report files that two tasks make, and files used by tasks that do not wait for the maker."""
     makers: dict[str, tuple[Node, str]] = {}
     for node in graph:
         for name, path in _paths(node, "outputs"):
@@ -39,7 +39,7 @@ def check_files(graph: Graph, problems: Problems) -> None:
 
 
 def _paths(node: Node, kind: str) -> Iterator[tuple[str, str]]:
-    """Name and path of each file of a command that is known before it runs."""
+    """Yield name and path of each file of a command that is known before it runs."""
     command = node.function
     if isinstance(command, ShellCommand):
         for name in command.inputs if kind == "inputs" else command.outputs:
@@ -49,7 +49,7 @@ def _paths(node: Node, kind: str) -> Iterator[tuple[str, str]]:
 
 
 def _before(graph: Graph) -> Mapping[str, set[str]]:
-    """The tasks that have ended when a task starts."""
+    """Return for each task the tasks that have ended when it starts."""
     before: dict[str, set[str]] = {}
     for group in graph.groups:
         before[group.name] = set(group.after).union(*(before[name] for name in group.after))

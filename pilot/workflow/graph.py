@@ -1,4 +1,4 @@
-"""The tasks of a workflow as they would run: plain values, made by `expand`, read by all others."""
+"""The graph of a workflow's tasks: plain values, made by `expand`, read by all others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Node:
-    """One task that would run."""
+    """A task that would run."""
 
     task: str
     index: int | None
@@ -49,12 +49,12 @@ class Node:
 
     @property
     def label(self) -> str:
-        """Its name for people, such as ``simulate[3]``."""
+        """The node's name for people, such as ``simulate[3]``."""
         return self.task if self.index is None else f"{self.task}[{self.index}]"
 
     @property
     def dependencies(self) -> tuple[str, ...]:
-        """Labels of the tasks that it waits for, each once."""
+        """The labels of the tasks that the node waits for, each once."""
         found = [*results_in(self.args), *results_in(self.kwargs), *self.needs]
         return tuple(
             dict.fromkeys(r.task if r.index is None else f"{r.task}[{r.index}]" for r in found)
@@ -63,7 +63,7 @@ class Node:
 
 @dataclass(frozen=True)
 class TaskGroup:
-    """What one entry of the file stands for: one task, or one for each item."""
+    """The tasks of one entry of the file: one, or one for each item."""
 
     name: str
     #: Its line in the file.
@@ -79,7 +79,7 @@ class TaskGroup:
 
 @dataclass(frozen=True)
 class Graph:
-    """All tasks of a workflow; each group stands behind those that it waits for."""
+    """The tasks of a workflow; each group comes after those that it waits for."""
 
     name: str
     groups: tuple[TaskGroup, ...]
@@ -98,7 +98,7 @@ _SCALARS = (str, int, float)
 
 
 def results_in(value: Any) -> Iterator[Result]:
-    """Every `Result` in lists, tuples and mappings, at any depth."""
+    """Yield every `Result` in lists, tuples and mappings, at any depth."""
     if isinstance(value, _SCALARS):
         return
     if isinstance(value, Result):
@@ -112,7 +112,7 @@ def results_in(value: Any) -> Iterator[Result]:
 
 
 def replace_results(value: Any, replace: Callable[[Result], Any]) -> Any:
-    """The same value with something else in the place of every `Result`."""
+    """Return the value with a replacement for every `Result`, at any depth."""
     if isinstance(value, _SCALARS):
         return value
     if isinstance(value, Result):

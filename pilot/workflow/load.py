@@ -43,11 +43,11 @@ class Workflow:
     _graph: Graph
 
     def graph(self) -> Graph:
-        """The tasks that would run, with what they wait for."""
+        """Return the tasks that would run, with their dependencies."""
         return self._graph
 
     def submit(self, session: Session) -> SubmittedWorkflow:
-        """Submit all tasks to a session, those first that others wait for.
+        """Submit all tasks to a session, each after those that it waits for.
 
         Raises
         ------
@@ -70,12 +70,12 @@ def load_workflow(path: str | Path, parameters: Mapping[str, Any] | None = None)
     path
         The file.
     parameters
-        Values in place of the file's defaults, as texts or as what they are.
+        Values in place of the file's defaults, as texts or as values of their types.
 
     Raises
     ------
     WorkflowError
-        Something in the file is wrong, or a parameter. The message has one line
+        The file or a parameter is wrong. The message has one line
         ``file:line: where: what is wrong; what to do`` for each finding.
     """
     path = Path(path)
@@ -120,7 +120,7 @@ def load_workflow(path: str | Path, parameters: Mapping[str, Any] | None = None)
 
 @contextlib.contextmanager
 def _no_collecting() -> Iterator[None]:
-    """Make very many objects that stay, without a search for garbage among them again and again."""
+    """Suspend garbage collection, while very many objects are made that stay."""
     collects = gc.isenabled()
     gc.disable()
     try:
@@ -133,7 +133,7 @@ def _no_collecting() -> Iterator[None]:
 def _lists(
     file: WorkflowFile, variables: Mapping[str, Any], problems: Problems, allowance: Allowance
 ) -> dict[str, list[Any]]:
-    """The values of the section ``lists``; one may refer to those above it."""
+    """Return the values of the section ``lists``; one may refer to those above it."""
     found: dict[str, list[Any]] = {}
     for name, values in file.lists.items():
         where = ("lists", name)

@@ -26,16 +26,16 @@ _NAMES = {
 def parameter_values(
     defaults: Mapping[str, Any], given: Mapping[str, Any], problems: Problems
 ) -> dict[str, Any]:
-    """The values of all parameters; one that is wrong is told, and has its default.
+    """Return the values of all parameters; a wrong one is reported, and gets its default.
 
     Parameters
     ----------
     defaults
-        As the file has them.
+        The defaults in the file.
     given
         Texts as on the command line, or values.
     problems
-        Takes values that are not of their parameter's type, and defaults that hold a reference.
+        Collects values that are not of their parameter's type, and defaults that hold a reference.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def _value(name: str, default: Any, given: Any) -> Any:
 
 
 def _read(text: str, wanted: type) -> Any:
-    """What a text stands for: itself for a text, else what YAML makes of it."""
+    """Return the value of a text: the text itself if one is wanted, else its value in YAML."""
     if wanted is str:
         return text
     try:

@@ -1,6 +1,6 @@
-"""What each entry of a workflow file means: its keys checked against each other, its texts read.
+"""Plans: the entries of a workflow file with their keys checked and their texts parsed.
 
-Pure: what comes in is what the file says, what goes out are `Plan`s for `expand`, and findings.
+Pure: the file's content comes in; `Plan`s for `expand` and findings go out.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _OWN_OPTIONS = ("name", "ranks", "ranks_per_node", "returns", "default")
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a task, and where it is said."""
+    """An option of a task, and its place in the file."""
 
     name: str
     value: Compiled
@@ -91,13 +91,13 @@ class Plan:
 
     @property
     def path(self) -> YamlPath:
-        """Where it is in the file."""
+        """The place of the entry in the file."""
         return (TASKS, self.name)
 
 
 @dataclass(frozen=True)
 class Plans:
-    """A workflow file, read."""
+    """The plans of a workflow file."""
 
     tasks: Mapping[str, Plan]
     results: Compiled
@@ -105,19 +105,19 @@ class Plans:
     variables: Mapping[str, Any]
 
     def without(self, names: Iterable[str]) -> Plans:
-        """The same without some tasks; then it has no results either."""
+        """Return the plans without some tasks; if there are any, without results too."""
         gone = set(names)
         left = {name: plan for name, plan in self.tasks.items() if name not in gone}
         return replace(self, tasks=left, results={} if gone else self.results)
 
 
 def make_plans(file: WorkflowFile, variables: Mapping[str, Any], problems: Problems) -> Plans:
-    """Read every entry; what is wrong is added to `problems`.
+    """Read every entry; findings are added to `problems`.
 
     Parameters
     ----------
     variables
-        The parameters and lists, and what is known of the workflow.
+        The parameters and lists, and the variables of the workflow itself.
     """
     if not file.tasks:
         problems.add((TASKS,), "there is no task; add one")
@@ -162,24 +162,24 @@ def make_plans(file: WorkflowFile, variables: Mapping[str, Any], problems: Probl
 
 
 def check_option(option: Option) -> None:
-    """See that the value of an option means something, where it is known by now.
+    """Check the value of an option, where it is already known.
 
     Raises
     ------
     Wrong
-        It means nothing.
+        The value is not valid.
     """
     if not any(texts_in(option.value)):
         with_option(Options(), option.name, option.value, option.path)
 
 
 def with_option(options: Options, name: str, value: Any, path: YamlPath) -> Options:
-    """Options with one of them changed.
+    """Return options with one of them changed.
 
     Raises
     ------
     Wrong
-        The value means nothing.
+        The value is not valid.
     """
     if name in ("name", "pool") and value is not None and not isinstance(value, str):
         raise Wrong(path, f"expected a text, got {value!r}")
@@ -222,7 +222,7 @@ def _plan(name: str, entry: TaskEntry, defaults: CommonOptions, problems: Proble
 
 
 def _wrong_keys(entry: TaskEntry, kind: str, path: YamlPath) -> Iterator[Wrong]:
-    """Keys that mean nothing beside others are errors, not ignored."""
+    """Yield the keys that have no meaning beside others: they are errors, not ignored."""
     if kind != "run":
         for key in _COMMAND_KEYS:
             if getattr(entry, key) not in (None, {}):
@@ -280,12 +280,12 @@ def _foreach(entry: TaskEntry, path: YamlPath, problems: Problems) -> dict[str, 
 
 
 def values_plan(values: list[Any] | Range | str, where: YamlPath) -> Compiled:
-    """What a list, a range, or a reference to a list says; a range as a `RangePlan`.
+    """Return the plan of a list, a range (as a `RangePlan`), or a reference to a list.
 
     Raises
     ------
     Wrong
-        It is a text that is no reference.
+        The value is a text that is not a reference.
     """
     if isinstance(values, Range):
         limits = {key.rstrip("_"): value for key, value in asdict(values).items()}
@@ -315,7 +315,7 @@ def _needs(entry: TaskEntry, path: YamlPath) -> Iterator[Text]:
 
 
 def _texts(plan: Plan) -> Iterator[tuple[Text, bool]]:
-    """Every text with references of a task, and whether it stands outside of its foreach."""
+    """Yield every text with references of a task, and whether it is outside of its foreach."""
     for values in (plan.foreach or {}).values():
         limits = values.limits if isinstance(values, RangePlan) else values
         yield from ((text, True) for text in texts_in(limits))

@@ -1,4 +1,4 @@
-"""What is wrong in a workflow file: collected, so that a user sees all of it at once.
+"""The findings about a workflow file: collected, so that a user sees all of them at once.
 
 Code that checks one thing raises `Wrong` with the place in the file; `Problems` knows the lines.
 """
@@ -15,7 +15,7 @@ from pilot.workflow.schema import WorkflowFileError
 
 
 class Wrong(Exception):
-    """Something at a place of the file is wrong."""
+    """A mistake at a place of the file."""
 
     def __init__(self, path: YamlPath, message: str) -> None:
         super().__init__(message)
@@ -40,30 +40,30 @@ class Problems:
         self._found[(line, str(self._file.error(*path, message=message)))] = None
 
     def take(self, findings: Iterable[Finding]) -> None:
-        """Note what does not fit the file's type, and was left out."""
+        """Add the findings about values that do not fit the file's type, and were left out."""
         for finding in findings:
             self.add(finding.path, finding.message)
             self.left_out.add(finding.left_out)
 
     def are_at(self, *path: str | int) -> bool:
-        """Whether something was found at a place of the file, or inside of it."""
+        """Tell whether there is a finding at a place of the file, or inside of it."""
         return path in self._paths
 
     @contextmanager
     def caught(self) -> Iterator[None]:
-        """Note what is raised as `Wrong`, and go on behind the block."""
+        """Note a `Wrong` that is raised in the block, and go on after it."""
         try:
             yield
         except Wrong as wrong:
             self.add(wrong.path, wrong.message)
 
     def raise_if_any(self) -> None:
-        """Tell all findings, in the order of lines.
+        """Raise all findings as one error, in the order of lines.
 
         Raises
         ------
         WorkflowFileError
-            There are some.
+            There are findings.
         """
         if self._found:
             ordered = sorted(self._found, key=lambda found: found[0])
@@ -71,7 +71,7 @@ class Problems:
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """``did you mean …? Known: …``, for a word that is not among the known."""
+    """Return ``did you mean …? Known: …``, for a word that is not among the known ones."""
     names = sorted(set(known))
     close = difflib.get_close_matches(word, names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""

@@ -1,4 +1,4 @@
-"""Numbers at equal distances, for foreach; and how much a workflow may unfold to."""
+"""Numbers at equal distances, for foreach; and limits on a workflow's size when unfolded."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ MOST_VALUES = 10_000_000
 
 
 class Allowance:
-    """What a workflow may still unfold to. A few lines of a file can stand for any number."""
+    """The tasks and values that a workflow may still unfold to; short files can mean many."""
 
     def __init__(self) -> None:
         self._items = MOST_ITEMS
         self._values = MOST_VALUES
 
     def take_items(self, count: int) -> None:
-        """Take so many tasks.
+        """Count tasks.
 
         Raises
         ------
         ValueError
-            These are too many.
+            There are too many.
         """
         self._items -= count
         if self._items < 0:
@@ -32,12 +32,12 @@ class Allowance:
             )
 
     def take_values(self, count: int) -> None:
-        """Take so many values of variables or in arguments, or results that are referred to.
+        """Count values of variables or in arguments, or references to results.
 
         Raises
         ------
         ValueError
-            These are too many.
+            There are too many.
         """
         self._values -= count
         if self._values < 0:
@@ -53,7 +53,7 @@ def numbers(
     step: int | float | None,
     count: int | None,
 ) -> list[int | float]:
-    """The numbers from `start` to `to`, both included, or `count` of them.
+    """Return the numbers from `start` to `to`, both included, or `count` of them.
 
     With `to` and `count` they are those of `numpy.linspace`, to the last bit. They are whole where
     start and distance are.
@@ -61,7 +61,7 @@ def numbers(
     Raises
     ------
     ValueError
-        The four do not go together; the message says why.
+        The four parameters contradict each other; the message says why.
     """
     given = [value for value in (start, to, step) if value is not None]
     if not all(map(math.isfinite, given)):

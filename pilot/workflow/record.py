@@ -1,6 +1,6 @@
-"""The record of a workflow that was submitted: enough to tell its end without the workflow's file.
+"""Records of submitted workflows: enough to show the end without the workflow's file.
 
-The record lies beside the results of its session, so that whoever comes later (after a lost
+The record lies beside the results of its session, so that another program (after a lost
 terminal, on another machine) can show what ``pilot run`` would have shown. It holds names, ids and
 the section ``results``, and no values of tasks.
 """
@@ -66,9 +66,9 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
         return sum(last - first + 1 for first, last in self.runs)
 
     def label(self, task: int) -> str:
-        """Return the name of a task as the file has it, such as ``scan[3]``.
+        """Return the name of a task in the file, such as ``scan[3]``.
 
-        One that has failed, and whose place another one has taken, is called as that.
+        A failed task whose place another task has taken has the same name as that.
         """
         # Whatever the file says: one that takes the place of another has a higher id.
         while (later := self.retried.get(task, 0)) > task:
@@ -157,7 +157,7 @@ def _read(written: Any) -> Any:
 
 
 def _replaced(written: Any, new: Mapping[int, int]) -> Any:
-    """Return what `_written` gave with other tasks in the places of some."""
+    """Return a value of `_written` with other tasks in the places of some."""
     if not isinstance(written, list):
         return written
     kind, *content = written
@@ -174,7 +174,7 @@ def write_record(results: Path, session: int, record: Record) -> None:
     Raises
     ------
     OSError
-        It cannot be written.
+        The record cannot be written.
     """
     path = results / str(session) / FILE_NAME
     make_private(path.parent, results.parent)
@@ -187,7 +187,7 @@ def write_record(results: Path, session: int, record: Record) -> None:
 
 
 def read_record(results: Path, session: int) -> Record | None:
-    """Return the record of a session; None where the session is of no workflow, or was purged."""
+    """Return the record of a session; None where it has no workflow, or was purged."""
     try:
         data = read_regular(results / str(session) / FILE_NAME)
         return msgspec.msgpack.decode(data, type=Record)

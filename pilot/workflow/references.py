@@ -1,4 +1,4 @@
-"""What references stand for: parameters, variables, and the results of tasks.
+"""Resolution of references: to parameters, variables, and the results of tasks.
 
 `compiled` takes the texts of a file apart, once; `value_of` puts values in their places, for each
 item of a foreach anew. A result has no value yet: a `Result` stands for it.
@@ -37,19 +37,19 @@ COMMAND_ATTRIBUTES = ("stdout", "returncode")
 
 @dataclass(frozen=True)
 class Text:
-    """A text with references, and where in the file it stands."""
+    """A text with references, and its place in the file."""
 
     pieces: tuple[Piece, ...]
     path: YamlPath
 
     @property
     def references(self) -> tuple[Reference, ...]:
-        """The references in it."""
+        """The references in the text."""
         return tuple(piece for piece in self.pieces if isinstance(piece, Reference))
 
     @functools.cached_property
     def alone(self) -> Reference | None:
-        """The reference that the text is, if it is nothing else."""
+        """The reference that makes up the whole text, otherwise None."""
         only = self.pieces[0] if len(self.pieces) == 1 else None
         return only if isinstance(only, Reference) else None
 
@@ -60,7 +60,7 @@ Compiled: TypeAlias = Any
 
 @dataclass(frozen=True)
 class Outline:
-    """What can be referred to of a task."""
+    """The parts of a task that can be referred to."""
 
     name: str
     #: The values of the foreach variables of each item; None where there is no foreach.
@@ -81,13 +81,13 @@ class Outline:
     )
 
     def all_results(self, part: int | str | None) -> list[Result]:
-        """The results of all items; the same list each time."""
+        """Return the results of all items; the same list each time."""
         if part not in self._all:
             self._all[part] = [Result(self.name, n, part) for n in range(len(self.rows or ()))]
         return self._all[part]
 
     def select(self, where: Mapping[str, Any]) -> Sequence[int]:
-        """Numbers of the items whose variables have these values."""
+        """Return the numbers of the items whose variables have these values."""
         rows, names, wanted = self.rows or (), tuple(where), tuple(where.values())
         try:
             if names not in self._selections:
@@ -102,7 +102,7 @@ class Outline:
 
 @dataclass(frozen=True)
 class Scope:
-    """What references may refer to in one place."""
+    """The names that references may use in one place."""
 
     variables: Mapping[str, Any]
     #: None where results cannot stand, as a value is needed before anything runs.
@@ -113,12 +113,12 @@ class Scope:
     allowance: Allowance | None = None
 
     def without_results(self, what: str) -> Scope:
-        """The same scope where results cannot stand; `what` must be known before."""
+        """Return the scope without results; `what` (for messages) must be known before."""
         return replace(self, outlines=None, outlines_missing=what)
 
 
 def compiled(value: Any, path: YamlPath) -> Compiled:
-    """The value with its texts taken apart.
+    """Return the value with its texts parsed.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def compiled(value: Any, path: YamlPath) -> Compiled:
 
 
 def texts_in(value: Compiled) -> Iterator[Text]:
-    """Every text with references, at any depth."""
+    """Yield every text with references, at any depth."""
     if isinstance(value, Text):
         yield value
     elif isinstance(value, (list, tuple)):
@@ -150,12 +150,12 @@ def texts_in(value: Compiled) -> Iterator[Text]:
 
 
 def check_names(text: Text, scope: Scope) -> Iterator[str]:
-    """See that every name in a text is one of the scope; gives the tasks that it refers to.
+    """Check that every name in a text is in the scope; yield the tasks that it refers to.
 
     Raises
     ------
     Wrong
-        A name is not.
+        A name is not in the scope.
     """
     waiting = list(text.references)
     while waiting:
@@ -170,17 +170,17 @@ def check_names(text: Text, scope: Scope) -> Iterator[str]:
 
 
 def step_key(step: Attribute | Subscript) -> int | str | Reference:
-    """What a step asks for."""
+    """Return the name or index that a step asks for."""
     return step.name if isinstance(step, Attribute) else step.key
 
 
 def value_of(value: Compiled, scope: Scope) -> Any:
-    """The value with everything that references stand for in their places.
+    """Return the value with all references replaced by their values.
 
     Raises
     ------
     Wrong
-        A reference leads to nothing, or to what cannot stand there.
+        A reference leads to nothing, or to a value that is not allowed there.
     """
     if isinstance(value, Text):
         return _text_value(value, scope)
@@ -194,12 +194,12 @@ def value_of(value: Compiled, scope: Scope) -> Any:
 
 
 def look_up(reference: Reference, scope: Scope, path: YamlPath) -> Any:
-    """What one reference stands for: a plain value, a `Result` or a list of them.
+    """Return the value of one reference: a plain value, a `Result` or a list of them.
 
     Raises
     ------
     Wrong
-        It leads to nothing.
+        The reference leads to nothing.
     """
     steps = reference.steps
     value: Any
@@ -227,7 +227,7 @@ def take_values(count: int, scope: Scope, path: YamlPath) -> None:
     Raises
     ------
     Wrong
-        They are too many.
+        There are too many.
     """
     if scope.allowance is not None:
         try:
@@ -237,12 +237,12 @@ def take_values(count: int, scope: Scope, path: YamlPath) -> None:
 
 
 def word(value: Any, path: YamlPath, reference: Reference) -> str:
-    """A plain value as a part of a text.
+    """Return a plain value as a part of a text.
 
     Raises
     ------
     Wrong
-        It is a list, a mapping, nothing, or a result.
+        The value is a list, a mapping, null, or a result.
     """
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -275,7 +275,7 @@ def _text_value(text: Text, scope: Scope) -> Any:
 
 @dataclass(frozen=True)
 class _Items:
-    """Results of a task on the way through a reference: of one item, or of many."""
+    """The results that a partly followed reference has reached: of one item, or of many."""
 
     outline: Outline
     #: Holds None for a task without foreach.
@@ -340,7 +340,7 @@ def _item(items: _Items, number: int, reference: Reference, path: YamlPath) -> _
 
 
 def _part(items: _Items, key: Any, reference: Reference, path: YamlPath) -> _Items:
-    """One of several results, or what is known of a command's result."""
+    """Return one of several results, or a known field of a command's result."""
     outline = items.outline
     if items.part is not None:
         raise Wrong(path, f"nothing is known of what is inside of ${{{reference}}} before it runs")
@@ -394,7 +394,7 @@ def _scalar(value: Scalar, scope: Scope, path: YamlPath) -> Any:
 
 
 def _inside(value: Any, key: Any, reference: Reference, scope: Scope, path: YamlPath) -> Any:
-    """A part of a plain value."""
+    """Return a part of a plain value."""
     if isinstance(value, Mapping):
         if key not in value:
             raise Wrong(

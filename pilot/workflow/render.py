@@ -1,4 +1,4 @@
-"""A workflow's graph for people (`graph_text`) and for programs (`graph_data`)."""
+"""Rendering of a workflow's graph for people (`graph_text`) and for programs (`graph_data`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHOWN = 6
 
 
 def graph_text(graph: Graph) -> str:
-    """The graph for a terminal: one paragraph for each entry of the file."""
+    """Return the graph as text for a terminal: one paragraph for each entry of the file."""
     lines = [f"{printable(graph.name)}: {_counted(len(graph), 'task')}"]
     for group in graph.groups:
         lines += ["", *_group_lines(group)]
@@ -32,7 +32,7 @@ def graph_text(graph: Graph) -> str:
 
 
 def graph_data(graph: Graph) -> dict[str, Any]:
-    """The graph as plain data for JSON; the result of a task stands as ``${tasks.…}``."""
+    """Return the graph as plain data for JSON; the result of a task is ``${tasks.…}``."""
     return {
         "name": graph.name,
         "count": len(graph),
@@ -53,7 +53,7 @@ def graph_data(graph: Graph) -> dict[str, Any]:
 
 
 def _group_data(group: TaskGroup) -> list[dict[str, Any]]:
-    """The items; what they share is made once."""
+    """Return the items of a group; parts that they share are made once."""
     known: dict[int, tuple[dict[str, Any], str | None]] = {}
     for options in {id(node.options): node.options for node in group.nodes}.values():
         told = {n: v for n, v in _options(options) if (n, v) != ("name", group.name)}
@@ -118,7 +118,7 @@ def _is_command(group: TaskGroup) -> bool:
 
 
 def _command(node: Node) -> str | None:
-    """The command line of a node, with ``${tasks.…}`` for what is not known yet."""
+    """Return the command line of a node, with ``${tasks.…}`` for values not known yet."""
     if not isinstance(node.function, ShellCommand):
         return None
     kwargs = replace_results(dict(node.kwargs), _reference)
@@ -135,7 +135,7 @@ _RESOURCES = ("name", *(name for name in DYNAMIC if name != "time_limit"))
 
 
 def _options(options: Options) -> Iterator[tuple[str, Any]]:
-    """The options that are not as they always are."""
+    """Yield the options that differ from the defaults."""
     usual = Options()
     for option in fields(options):
         value = getattr(options, option.name)
@@ -152,7 +152,7 @@ def _resources(options: Options) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """Plain data for JSON."""
+    """Return a value as plain data for JSON."""
     return replace_results(value, _reference)
 
 

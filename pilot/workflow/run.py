@@ -1,4 +1,4 @@
-"""Submitting a workflow's graph through a session, and collecting what comes out."""
+"""Submitting a workflow's graph through a session, and collecting its results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SubmittedWorkflow:
-    """A workflow in a session."""
+    """A workflow that was submitted to a session."""
 
     graph: Graph
     session: Session
@@ -33,12 +33,12 @@ class SubmittedWorkflow:
         return [future for futures in self.futures.values() for future in futures]
 
     def results(self) -> dict[str, Any]:
-        """The values of the section ``results``; waits for the tasks that they come from.
+        """Return the values of the section ``results``; wait for the tasks behind them.
 
         Raises
         ------
         Exception
-            What the first of these tasks ended with, if it did not end well.
+            The exception of the first of these tasks that did not end well.
         """
         return {
             key: replace_results(value, self._value) for key, value in self.graph.results.items()
@@ -52,12 +52,12 @@ class SubmittedWorkflow:
 
 
 def submit_graph(graph: Graph, session: Session) -> SubmittedWorkflow:
-    """Submit all tasks, those first that others wait for; items that run the same go as one.
+    """Submit all tasks, dependencies first; items that run the same go together.
 
     Raises
     ------
     SubmissionError
-        No pool can ever run a task, or it cannot be sent. What was submitted before stays.
+        No pool can ever run a task, or it cannot be sent. Tasks that were submitted before stay.
     """
     futures: dict[str, list[Future[Any]]] = {}
     for group in graph.groups:
@@ -82,7 +82,7 @@ def _submit_group(
 
 
 def _alike(nodes: Iterable[Node]) -> Iterable[list[Node]]:
-    """Neighbours that run the same in the same way."""
+    """Yield neighbouring nodes that run the same function in the same way."""
     for _, alike in itertools.groupby(
         nodes, key=lambda node: (id(node.function), id(node.options), bool(node.needs))
     ):
@@ -97,7 +97,7 @@ def _task(node: Node) -> Task[..., Any]:
 def _call(
     node: Node, futures: Mapping[str, list[Future[Any]]]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a node, with futures in the places of results."""
+    """Return the arguments of a node, with futures in the places of results."""
 
     def argument(result: Result) -> Any:
         future = futures[result.task][result.index or 0]
@@ -144,7 +144,7 @@ def command_part(result: CommandResult, name: str) -> Any:
 
 
 def _without_needs(options: Options) -> Options:
-    """Options whose functions of the arguments do not see what stands for `needs`."""
+    """Return options whose functions of the arguments do not see the `needs` arguments."""
     changes: dict[str, Any] = {
         name: _ignoring_needs(getattr(options, name))
         for name in DYNAMIC

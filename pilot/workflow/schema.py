@@ -1,7 +1,7 @@
-"""What a workflow file may hold: the structs that check it, and its JSON schema for editors.
+"""The structs that define and check a workflow file, and its JSON schema for editors.
 
 Each struct is one mapping of the file and each attribute one key. A value that may be a reference
-(``${…}``) is typed as text beside its own type; what it stands for is checked when it is known.
+(``${…}``) is typed as text beside its own type; its value is checked when it is known.
 The comment above an attribute is its documentation, also in the JSON schema.
 """
 
@@ -22,7 +22,7 @@ class WorkflowFileError(WorkflowError, YamlError):
 
 
 class _Mapping(Struct, forbid_unknown_fields=True):
-    """One mapping of a workflow file."""
+    """A mapping of a workflow file."""
 
 
 class Range(_Mapping):
@@ -39,7 +39,7 @@ class Range(_Mapping):
 
 
 class CommonOptions(_Mapping):
-    """How tasks are run: what may stand in `defaults`, and in each task."""
+    """Options of tasks, allowed in `defaults` and in each task."""
 
     #: Cores of each rank; 1 by default.
     cores: int | str | UnsetType = UNSET
@@ -136,7 +136,7 @@ class WorkflowFile(_Mapping, kw_only=True):
 
 
 def workflow_schema() -> dict[str, Any]:
-    """The JSON schema of workflow files, for editors."""
+    """Return the JSON schema of workflow files, for editors."""
     schema = yamlfile.json_schema(WorkflowFile)
     task = schema["$defs"][TaskEntry.__name__]
     task["oneOf"] = [{"required": [kind]} for kind in ("python", "mpi", "run")]

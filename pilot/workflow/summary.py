@@ -1,5 +1,5 @@
-"""What became of a workflow whose tasks have all ended, as plain data: from its record, and asked
-of the head. So ``pilot run`` and whoever comes after it tell the same.
+"""The end of a workflow as plain data, from its record and the head: the same for ``pilot run``
+and for programs that look later.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ Ask = Callable[..., Any]
 
 
 def summarise(record: Record, session: int, results: Path, ask: Ask) -> dict[str, Any]:
-    """Tell what became of a workflow.
+    """Return a summary of a workflow whose tasks have all ended.
 
     Parameters
     ----------
     record
-        The workflow.
+        The record of the workflow.
     session
         Its session.
     results
         The site's directory of results.
     ask
-        Asks the head, or the database.
+        A function that asks the head, or the database.
 
     Returns
     -------
@@ -66,7 +66,7 @@ def summarise(record: Record, session: int, results: Path, ask: Ask) -> dict[str
 
 
 def _result(wanted: Any, site: Path, ask: Ask) -> dict[str, Any]:
-    """Return one of the results: its value, or the datasets where it is too large for that."""
+    """Return one of the results: its value, or the datasets where it is too large to show."""
     places: list[dict[str, str]] = []
     values: dict[int, Any] = {}
     try:
@@ -91,7 +91,7 @@ def _result(wanted: Any, site: Path, ask: Ask) -> dict[str, Any]:
 
 
 def _stored_in(wanted: Any) -> Iterator[Stored]:
-    """Give every `Stored` in lists and mappings, at any depth."""
+    """Yield every `Stored` in lists and mappings, at any depth."""
     if isinstance(wanted, Stored):
         yield wanted
     elif isinstance(wanted, dict):
@@ -103,7 +103,7 @@ def _stored_in(wanted: Any) -> Iterator[Stored]:
 
 
 def _filled(wanted: Any, values: dict[int, Any], site: Path) -> Any:
-    """Return the same with values in the places of `Stored`."""
+    """Return a structure with values in the places of `Stored`."""
     if isinstance(wanted, Stored):
         loaded = [load(Value(**row), site) for row in values[wanted.task]]
         whole: Any = loaded[0] if len(loaded) == 1 else tuple(loaded)

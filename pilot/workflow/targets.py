@@ -1,6 +1,6 @@
-"""What tasks run: the ``module:function`` of a workflow, found and checked when the file is loaded.
+"""Targets: the ``module:function`` of tasks, found and checked when the file is loaded.
 
-Modules are imported here, on the login node, so that a wrong name is told with its line and not
+Modules are imported here, on the login node, so that a wrong name is reported with its line and not
 after an hour in the queue. A task carries only the name (`ByName`): workers import the module
 themselves.
 """
@@ -44,7 +44,7 @@ NEEDS = "_pilot_needs"
 
 @pickled_name
 class ByName:
-    """A function of a module, which travels as its name alone."""
+    """A function of a module, which is sent as its name alone."""
 
     def __init__(self, module: str, name: str) -> None:
         self.module = module
@@ -74,7 +74,7 @@ class ByName:
 
 @dataclass(frozen=True)
 class Target:
-    """What a task runs."""
+    """The function or command that a task runs."""
 
     #: As the file has it.
     text: str
@@ -87,18 +87,18 @@ class Target:
 
     @property
     def command(self) -> ShellCommand | None:
-        """The command, if it is one."""
+        """The command, or None for a function."""
         return self.function if isinstance(self.function, ShellCommand) else None
 
     def check_call(
         self, args: Sequence[Any], names: Sequence[str], args_path: YamlPath, names_path: YamlPath
     ) -> None:
-        """See that the function can be called so.
+        """Check that the function can be called with these arguments.
 
         Raises
         ------
         Wrong
-            An argument is missing, or one that it does not take is given.
+            An argument is missing, or one is given that the function does not take.
         """
         if self.command is not None:
             self._check_command(self.command, args, names, args_path, names_path)
@@ -145,7 +145,7 @@ class Target:
 
 
 def add_to_search_path(directories: Sequence[Path]) -> None:
-    """Let this process find modules there, before all others, as a script's directory."""
+    """Put directories at the front of this process's module search path."""
     for directory in reversed(directories):
         if str(directory) not in sys.path:
             sys.path.insert(0, str(directory))
@@ -153,21 +153,21 @@ def add_to_search_path(directories: Sequence[Path]) -> None:
 
 
 def find_target(text: str, mpi: bool, path: YamlPath, directories: Sequence[Path]) -> Target:
-    """The function that ``module:function`` names.
+    """Return the function that ``module:function`` names.
 
     Parameters
     ----------
     mpi
-        Whether it is to run on MPI ranks.
+        True if the function is to run on MPI ranks.
     path
-        Where in the file it stands.
+        The place in the file.
     directories
-        Where the user's modules are; named when one is not found.
+        The directories of the user's modules; named when a module is not found.
 
     Raises
     ------
     Wrong
-        There is none, or it is of another kind.
+        There is no such function, or it is of another kind.
     """
     match = _NAME.fullmatch(text)
     if not match:

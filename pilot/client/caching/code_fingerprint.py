@@ -1,12 +1,12 @@
-"""The digest of code and data of the user's, and of all that these name, further and further.
+"""The digest of a user's code and data, and of everything that they refer to, recursively.
 
-Code counts by what its source means, data by what it is pickled to. What is installed (the standard
-library, packages) counts by name and version.
+Code counts by what its source means, data by its pickle. Installed code (the standard library,
+packages) counts by name and version.
 
 Invariants
 ----------
 - Comments, docstrings, layout, and decorators that leave a function as it is change nothing.
-- In doubt the digest is another one: then a task runs that need not have run.
+- In doubt the digest differs: then a task runs that need not have run.
 - Nothing is imported: modules that a function imports when it is called are read as files.
 """
 
@@ -49,12 +49,12 @@ _CODE = (Task, ShellCommand, FunctionType, type, ModuleType, MethodType, functoo
 
 
 class Digest:
-    """A digest of things of the user's, and of the things that these name.
+    """A digest of a user's objects, and of the objects that these refer to.
 
     Parameters
     ----------
     task
-        The name of the task that it is for, for messages.
+        The name of the task, for messages.
     """
 
     def __init__(self, task: str) -> None:
@@ -67,22 +67,22 @@ class Digest:
         self._inputs: dict[object, int] | None = None
 
     def result(self) -> bytes:
-        """The digest of all that was added."""
+        """Return the digest of everything that was added."""
         return self._hash.digest()
 
     def note(self, *facts: object) -> None:
-        """Add what is written the same in every run."""
+        """Add facts whose text is the same in every run."""
         text = repr(facts).encode()
         self._hash.update(b"%d:" % len(text))
         self._hash.update(text)
 
     def add(self, thing: object) -> None:
-        """Add a thing, and what it names.
+        """Add an object, and what it refers to.
 
         Raises
         ------
         SubmissionError
-            It cannot be pickled, so has no digest.
+            The object cannot be pickled, so it has no digest.
         """
         if isinstance(thing, BuiltinFunctionType):
             self.note("builtin", thing.__module__, thing.__qualname__)
@@ -95,7 +95,7 @@ class Digest:
             self._add_code(thing)
 
     def add_arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Add the arguments of a call. Futures may stand in them: of these only the places count.
+        """Add the arguments of a call. Of futures among them only the places count.
 
         Raises
         ------
@@ -135,14 +135,14 @@ class Digest:
             self.add(thing.__wrapped__)
 
     def _add_installed(self, thing: Any) -> None:
-        """What is installed, by its name; and what of the user's it was wrapped around."""
+        """Add an installed object by its name, and the user's function that it wraps."""
         self.note("installed", thing.__module__, thing.__qualname__, _version(thing.__module__))
         if not _is_plain(thing):
             self.add(thing.__wrapped__)
             self._add_wrapping(thing)
 
     def _add_wrapping(self, wrapper: FunctionType) -> None:
-        """What else an installed wrapper holds, such as the functions that it chooses from."""
+        """Add what else an installed wrapper holds, such as the functions that it chooses from."""
         for value in _closed_over(wrapper):
             if isinstance(value, FunctionType) and _is_plain(value):
                 if id(value) not in self._met:
@@ -185,7 +185,7 @@ class Digest:
     # --- modules ---------------------------------------------------------------------------------
 
     def _add_module(self, module: ModuleType) -> None:
-        """All of it: which part is used cannot be told."""
+        """Add a module as a whole, since the parts that are used are not known."""
         self._add_module_named(module.__name__)
         if not _is_installed(module):
             for name, value in sorted(vars(module).items()):
@@ -194,7 +194,7 @@ class Digest:
                     self.add(value)
 
     def _add_module_named(self, name: str) -> None:
-        """A module by its source, and by the modules that it imports."""
+        """Add a module by its source, and by the modules that it imports."""
         self.note("module", name)
         if name in self._modules:
             return
@@ -212,7 +212,7 @@ class Digest:
             self._add_imports(compile(source, file, "exec"), package)
 
     def _add_imports(self, code: CodeType, package: str) -> None:
-        """The modules that code imports when it runs, with the packages that they are in."""
+        """Add the modules that code imports when it runs, with the packages that they are in."""
         for name, members in _imports(code, package):
             parts = name.split(".")
             for end in range(1, len(parts) + 1):
@@ -224,7 +224,7 @@ class Digest:
     # --- data ------------------------------------------------------------------------------------
 
     def _add_value(self, value: object) -> None:
-        """Add data: by what it is pickled to, with the code that is found in it."""
+        """Add data by its pickle, with the code that is found in it."""
         found: list[object] = []
 
         def stand_in(item: object) -> object:
@@ -248,7 +248,7 @@ class Digest:
         self._add_all("in it", found)
 
     def _try_to_add(self, value: object) -> None:
-        """Add a value, of what cannot go to a worker (a lock, say) only its type."""
+        """Add a value; of one that cannot be pickled (a lock, say) only its type."""
         try:
             self.add(value)
         except SubmissionError:
@@ -261,7 +261,7 @@ class Digest:
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no type hints
-    """A pickler that has something else stand for some objects."""
+    """A pickler that replaces some objects by stand-ins."""
 
     def __init__(self, file: io.BytesIO, stand_in: Callable[[object], object]) -> None:
         super().__init__(file, _PROTOCOL)
@@ -281,7 +281,7 @@ def _pickled(value: object, stand_in: Callable[[object], object]) -> bytes:
 
 
 def _order(item: object) -> bytes:
-    """What the members of a set are sorted by."""
+    """Return the sort key of a member of a set."""
     return _pickled(
         item, lambda part: getattr(part, "__qualname__", "code") if _is_code(part) else None
     )
@@ -295,7 +295,7 @@ def _is_code(thing: object) -> bool:
 
 
 def _is_plain(thing: object) -> bool:
-    """Whether the name of a function or class says all of it."""
+    """Tell whether the name of a function or class identifies it fully."""
     if not isinstance(thing, (FunctionType, type)) or not _is_installed(thing):
         return False
     wrapped = getattr(thing, "__wrapped__", None)
@@ -303,7 +303,7 @@ def _is_plain(thing: object) -> bool:
 
 
 def _is_installed(thing: Any) -> bool:
-    """Whether something is of the standard library, of an installed package, or of Pilot."""
+    """Tell whether an object belongs to the standard library, an installed package or Pilot."""
     if isinstance(thing, ModuleType):
         name = thing.__name__
     elif isinstance(thing, FunctionType):
@@ -334,7 +334,7 @@ def _closed_over(function: FunctionType) -> Iterator[object]:
 
 
 def _functions(attribute: object) -> Iterator[object]:
-    """The functions that an attribute of a class is made of."""
+    """Yield the functions that an attribute of a class is made of."""
     if isinstance(attribute, (staticmethod, classmethod)):
         yield attribute.__func__
     elif isinstance(attribute, property):
@@ -346,7 +346,7 @@ def _functions(attribute: object) -> Iterator[object]:
 
 
 def _source(thing: Any) -> tuple[object, ...]:
-    """The source of a function or class as it means, or else its compiled form."""
+    """Return the normalised source of a function or class, or else its compiled form."""
     is_function = isinstance(thing, FunctionType)
     if not (is_function and thing.__name__ == "<lambda>"):
         # By its code object: of a wrapper, not of what it is wrapped around.
@@ -375,7 +375,7 @@ def _compiled(code: CodeType) -> tuple[object, ...]:
 
 
 def _nested(code: CodeType) -> Iterator[CodeType]:
-    """Code, and that of the functions inside of it."""
+    """Yield code, and the code of the functions inside of it."""
     yield code
     for item in code.co_consts:
         if isinstance(item, CodeType):
@@ -383,12 +383,12 @@ def _nested(code: CodeType) -> Iterator[CodeType]:
 
 
 def _names(code: CodeType) -> set[str]:
-    """The names that a function, and those inside of it, may look up in its module."""
+    """Return the names that a function, and those inside of it, may look up in its module."""
     return {name for part in _nested(code) for name in part.co_names}
 
 
 def _imports(code: CodeType, package: str) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """The modules that code imports, and the names that it takes from them."""
+    """Yield the modules that code imports, and the names that it takes from them."""
     for part in _nested(code):
         before: list[Any] = [None, None]
         for step in dis.get_instructions(part):
@@ -405,7 +405,7 @@ def _imports(code: CodeType, package: str) -> Iterator[tuple[str, tuple[str, ...
 
 
 def _file_of(module: str) -> str | None:
-    """The file of a module, which need not be loaded; None where there is none."""
+    """Return the file of a module, which need not be loaded; None where there is none."""
     if module in sys.modules:
         return getattr(sys.modules[module], "__file__", None)
     path = None
@@ -420,10 +420,10 @@ def _file_of(module: str) -> str | None:
 
 
 def _normal(source: str) -> str:
-    """Source without what means nothing: layout, comments, docstrings.
+    """Return source without layout, comments and docstrings.
 
-    The decorators of the outermost definition are left out as well: what they have made of it is
-    looked at itself, and options of a task are no part of what it computes.
+    The decorators of the outermost definition are left out as well: the object
+    that they made is looked at itself, and a task's options are no part of what it computes.
     """
     tree = ast.parse(source)
     for node in ast.walk(tree):

@@ -1,7 +1,7 @@
-"""What a task comes of: digests by which its results are found again in a later run.
+"""Cache keys: digests by which a task's results are found again in a later run.
 
-Only tasks with ``cache=True`` are looked at. Their results depend on the function and on what it
-names (`pilot.client.caching.code_fingerprint`), on the arguments, and on files.
+Only tasks with ``cache=True`` have them. Their results depend on the function and on what it
+refers to (`pilot.client.caching.code_fingerprint`), on the arguments, and on files.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MORE_THAN_DATA = (
 
 
 def source_digest(task: Task[..., Any], ranks: int) -> bytes:
-    """The digest of all that a task's results come of, but for its arguments.
+    """Return the digest of everything that a task's results depend on, except its arguments.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def source_digest(task: Task[..., Any], ranks: int) -> bytes:
 def call_digest(
     task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], payload: bytes
 ) -> bytes:
-    """The digest of a call's arguments, and of the input files of a command.
+    """Return the digest of a call's arguments, and of the input files of a command.
 
     Parameters
     ----------
@@ -96,14 +96,14 @@ def _input_files(function: object, kwargs: Mapping[str, Any]) -> list[Path]:
 
 
 def with_digests(result: CommandResult, of_contents: bool) -> CommandResult:
-    """What a command gave, with the digests of its output files: who gets it depends on them.
+    """Return a command's result with the digests of its output files, for tasks that use it.
 
     Parameters
     ----------
     result
-        What the command gave.
+        The command's result.
     of_contents
-        Whether to read the files. Otherwise it is their sizes and times that count.
+        Read the files; otherwise their sizes and times count.
     """
     digests = {
         name: file_digest(path).hex()
@@ -115,7 +115,7 @@ def with_digests(result: CommandResult, of_contents: bool) -> CommandResult:
 
 
 def stamps(result: object) -> tuple[FileStamp, ...]:
-    """The output files of a command as they are now."""
+    """Return the output files of a command with their current sizes and times."""
     if not isinstance(result, CommandResult):
         return ()
     found = ((path, path.stat()) for path in result.outputs.values())
