@@ -1,4 +1,4 @@
-"""How a command starts on given nodes and cores.
+"""Launchers, which start a command on given nodes and cores.
 
 `get_launcher` gives, by the name in a site file, the launcher that turns a command and a
 `Placement` into a `Launch`; `node_worker` does the same for a pilot's node workers. Which command
@@ -53,7 +53,7 @@ _AROUND_MPIRUN = {"srun": SHARING_STEPS}
 
 
 def get_launcher(name: str, options: Sequence[str] = (), node_launcher: str = "local") -> Launcher:
-    """Find a launcher by its name; ``auto``, ``mpirun`` and ``mpiexec`` take the MPI that is here.
+    """Find a launcher by its name; ``auto``, ``mpirun`` and ``mpiexec`` use the installed MPI.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def get_launcher(name: str, options: Sequence[str] = (), node_launcher: str = "l
 def node_worker(
     name: str, host: str, command: Sequence[str], options: Sequence[str] = ()
 ) -> Launch:
-    """Say how to start `command`, a node worker, once on `host`.
+    """Return the launch of `command`, a node worker, once on `host`.
 
     Each node worker is a process of its own to whoever starts it, and may use all that the job has
     on the host.
@@ -116,7 +116,7 @@ def node_worker(
 
 
 def _imported(name: str, what: str, known: Sequence[str]) -> Callable[..., Any]:
-    """Import what a name with a colon stands for.
+    """Import the object behind a name with a colon.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What every launcher takes and gives: a placement in, a command line out.
+"""The interface of launchers: a placement in, a command line out.
 
 A launcher decides nothing: the agent has decided which ranks run on which cores of which hosts (a
 `Placement`), and the launcher says with which command line exactly that starts (a `Launch`).
@@ -32,7 +32,8 @@ class HostRanks(msgspec.Struct, frozen=True):
 
 
 class Placement(msgspec.Struct, frozen=True):
-    """Where the ranks of one command run: each host once, in the order of ranks (block layout).
+    """The ranks of one command on their hosts: each host once, in the order of ranks (block
+    layout).
 
     The hosts must be in the order in which the batch system lists the nodes of the job: whatever is
     started on several hosts through the batch system comes up in that order, whichever order was
@@ -71,17 +72,18 @@ class Placement(msgspec.Struct, frozen=True):
 
     @property
     def overcommitted(self) -> bool:
-        """Whether ranks of some pinned host have to share cores."""
+        """True if the ranks of some pinned host have to share cores."""
         return any(share.cores and len(share.cores) < share.ranks for share in self.hosts)
 
     def is_on(self, host: str) -> bool:
-        """Whether all ranks run on `host`; a name with a domain is the same host as without."""
+        """Tell whether all ranks run on `host`; names with and without a domain are the same
+        host."""
         here = {"localhost", short_name(host)}
         return all(short_name(name) in here for name in self.names)
 
 
 class Launch(msgspec.Struct, frozen=True):
-    """How to start a command: with this argument vector, and these variables added."""
+    """A launch of a command: an argument vector, and variables to add."""
 
     #: Program and arguments.
     argv: tuple[str, ...]
@@ -90,7 +92,7 @@ class Launch(msgspec.Struct, frozen=True):
 
 
 class Launcher(Protocol):
-    """Builds the command line that starts one command on the ranks of a placement."""
+    """A builder of the command line that starts one command on the ranks of a placement."""
 
     @property
     def name(self) -> str:
@@ -100,7 +102,7 @@ class Launcher(Protocol):
     def launch(
         self, command: Sequence[str], placement: Placement, *, env: Mapping[str, str]
     ) -> Launch:
-        """Say how to start `command` once per rank of `placement`.
+        """Return the launch of `command`, once per rank of `placement`.
 
         Parameters
         ----------
@@ -116,6 +118,6 @@ class Launcher(Protocol):
 
 
 def short_name(host: str) -> str:
-    """The name of a host without its domain; an IPv4 address stays whole."""
+    """Return a host name without its domain; an IPv4 address stays whole."""
     label, _, rest = host.partition(".")
     return host if rest.replace(".", "").isdigit() else label

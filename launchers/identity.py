@@ -1,4 +1,4 @@
-"""What tells a process in its environment that it is a rank, or the task of a step.
+"""The variables by which a process knows that it is a rank, or the task of a step.
 
 It is not to be handed on by processes that live longer than that. A head is started by whoever
 needs one first, which may be a rank of an MPI program; a node worker is the task of a step. What
@@ -63,7 +63,7 @@ _RANK = (
 
 
 def identity_in(environment: Mapping[str, str]) -> list[str]:
-    """Return the names of the variables that are not to be handed on."""
+    """Return the names of the variables that must not be inherited."""
     foreign = _TOLD_TO_RANKS if any(name in environment for name in _RANK) else ()
     return [
         name
@@ -74,6 +74,6 @@ def identity_in(environment: Mapping[str, str]) -> list[str]:
 
 
 def leave_identity(environment: MutableMapping[str, str]) -> None:
-    """Take out of an environment what is not to be handed on."""
+    """Remove from an environment the variables that must not be inherited."""
     for name in identity_in(environment):
         del environment[name]

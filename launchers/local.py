@@ -1,4 +1,4 @@
-"""What starts a single process on this host: the command itself, with nothing around it."""
+"""The launcher of a single process on this host: the command itself, with nothing around it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pilot.launchers.base import Launch, Placement
 
 
 class LocalLauncher(msgspec.Struct, frozen=True):
-    """Starts one process directly.
+    """A launcher that starts one process directly.
 
     It takes no options, and more than one rank is refused: without an MPI launcher, "two ranks"
     would silently be two worlds of one.
@@ -18,13 +18,13 @@ class LocalLauncher(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """``local``."""
+        """The launcher's name, ``local``."""
         return "local"
 
     def launch(
         self, command: Sequence[str], placement: Placement, *, env: Mapping[str, str]
     ) -> Launch:
-        """The command as it is.
+        """Return the command as it is.
 
         Raises
         ------
@@ -40,5 +40,5 @@ class LocalLauncher(msgspec.Struct, frozen=True):
 
 
 def start_here(command: Sequence[str], _host: str, _options: Sequence[str]) -> Launch:
-    """Say how to start a node worker on the host of the caller."""
+    """Return the launch of a node worker on the caller's host."""
     return Launch(tuple(command), {})

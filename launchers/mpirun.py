@@ -117,7 +117,7 @@ Which = Callable[..., "str | None"]
 
 
 class MpirunLauncher(msgspec.Struct, frozen=True):
-    """Starts the ranks with an MPI library's own launcher."""
+    """A launcher that starts the ranks by an MPI library's own program."""
 
     #: Which MPI it is.
     flavour: Flavour
@@ -138,7 +138,7 @@ class MpirunLauncher(msgspec.Struct, frozen=True):
     def launch(
         self, command: Sequence[str], placement: Placement, *, env: Mapping[str, str]
     ) -> Launch:
-        """One mpirun over the hosts of `placement`, in its order of ranks."""
+        """Return one mpirun over the hosts of `placement`, in its order of ranks."""
         flavour = self.flavour
         for_ranks = {**self._library_env(env), **env}
         here = placement.is_on(self.this_host)
@@ -160,14 +160,16 @@ class MpirunLauncher(msgspec.Struct, frozen=True):
         return self.flavour.host.format(host=share.host, ranks=share.ranks)
 
     def _library_env(self, env: Mapping[str, str]) -> dict[str, str]:
-        """The variable by which mpi4py loads this launcher's library, unless `env` has chosen."""
+        """Return the variable by which mpi4py loads this launcher's library, unless `env` has
+        one."""
         if "MPI4PY_LIBMPI" in env or "MPI4PY_MPIABI" in env:
             return {}
         return {"MPI4PY_LIBMPI": library_path(self.flavour, self.program)}
 
 
 def library_path(flavour: Flavour, program: str) -> str:
-    """Where mpi4py should look for the library of `program`: its own prefix, then the system.
+    """Return where mpi4py should look for the library of `program`: its own prefix, then the
+    system.
 
     The last entry has no directory: the dynamic linker looks where it always does, so in
     ``LD_LIBRARY_PATH`` (as environment modules set it) and the distribution's directories.
@@ -178,12 +180,13 @@ def library_path(flavour: Flavour, program: str) -> str:
 
 
 def parse_version(text: str) -> Flavour | None:
-    """Which MPI prints `text` under ``mpiexec --version``; None where it is none of `FLAVOURS`."""
+    """Find the MPI that prints `text` under ``mpiexec --version``; None if it is none of
+    `FLAVOURS`."""
     return next((flavour for flavour in FLAVOURS if re.search(flavour.banner, text)), None)
 
 
 def run_version(argv: Sequence[str]) -> str:
-    """What a program prints on both of its outputs.
+    """Run a program and return what it prints on both of its outputs.
 
     Raises
     ------
@@ -240,7 +243,7 @@ def find_mpi(
 
 
 def _candidates(flavours: Iterable[Flavour], which: Which) -> Iterator[str]:
-    """Programs that may be MPI launchers, each once, directory by directory."""
+    """Give the programs that may be MPI launchers, each once, directory by directory."""
     names = ("mpiexec", "mpirun", *(name for f in flavours for name in f.programs))
     path = os.environ.get("PATH", os.defpath).split(os.pathsep)
     seen = set()

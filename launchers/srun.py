@@ -70,20 +70,21 @@ SHARING_STEPS = (
 
 
 class SrunLauncher(msgspec.Struct, frozen=True):
-    """Starts the ranks as one Slurm step; PMIx or PMI2 is chosen by an option, ``--mpi=pmix``."""
+    """A launcher that starts the ranks as one Slurm step; the option ``--mpi=pmix`` chooses PMIx or
+    PMI2."""
 
     #: The site's options for srun; the last word is theirs.
     options: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """``srun``."""
+        """The launcher's name, ``srun``."""
         return "srun"
 
     def launch(
         self, command: Sequence[str], placement: Placement, *, env: Mapping[str, str]
     ) -> Launch:
-        """A step with exactly the ranks of `placement`; one that fails takes down the step only."""
+        """Return a step with exactly the ranks of `placement`; a failing step ends no other."""
         argv = (
             *SRUN,
             *STEP_OPTIONS,
@@ -98,7 +99,7 @@ class SrunLauncher(msgspec.Struct, frozen=True):
 
 
 def step_on_node(command: Sequence[str], host: str, options: Sequence[str]) -> Launch:
-    """Say how to start a node worker as a step that may use all that the job has on the host.
+    """Return the launch of a node worker as a step that may use the whole job's share of the host.
 
     It is a step of its own: Slurm kills every step that has a part on a node that leaves the job,
     so a step over all nodes would end with the first node released.
@@ -108,7 +109,7 @@ def step_on_node(command: Sequence[str], host: str, options: Sequence[str]) -> L
 
 
 def _layout(placement: Placement) -> tuple[str, ...]:
-    """The options that put the ranks on their hosts."""
+    """Return the options that put the ranks on their hosts."""
     counts = {share.ranks for share in placement.hosts}
     if len(counts) == 1:
         return (

@@ -50,7 +50,7 @@ def _rank(_: list[str]) -> None:
 
 
 def main() -> None:
-    """Run what the arguments say."""
+    """Run the command or the process that the arguments name."""
     arguments = sys.argv[1:]
     if arguments[:2] == ["head", "run"]:
         _head(arguments[2:])

@@ -1,4 +1,4 @@
-"""Everything that Pilot raises of itself.
+"""The errors that Pilot itself raises.
 
 Each message says what was wrong, where, and what to do. Errors of a user's own task are not in
 here: they arrive as what they were, with `RemoteTraceback` as their cause.
@@ -11,28 +11,28 @@ from pilot.pickled import public
 
 @public
 class PilotError(Exception):
-    """Base of all errors of Pilot. `exit_code` is what the command line ends with."""
+    """The base of all errors of Pilot. `exit_code` is the exit status of the command line."""
 
     exit_code = 1
 
 
 @public
 class SiteError(PilotError):
-    """A site is unknown, its file is wrong, or its directory cannot be used."""
+    """An error of a site: unknown, with a wrong file, or with an unusable directory."""
 
     exit_code = 3
 
 
 @public
 class WorkflowError(PilotError):
-    """A workflow file is wrong; the message opens with ``file:line:``."""
+    """An error in a workflow file; the message opens with ``file:line:``."""
 
     exit_code = 4
 
 
 @public
 class CommandError(PilotError, ValueError):
-    """A command's text means nothing, or a value is missing or cannot stand in it.
+    """An error in a command's text: invalid syntax, or a missing or unsuitable value.
 
     Attributes
     ----------
@@ -50,67 +50,68 @@ class CommandError(PilotError, ValueError):
 
 @public
 class HeadError(PilotError):
-    """No head can be reached, started, or it does not answer."""
+    """An error of the head: unreachable, unable to start, or silent."""
 
     exit_code = 5
 
 
 @public
 class DiskFullError(HeadError):
-    """No head can start, since the disk of its site directory is full."""
+    """An error of a head that cannot start because the disk of its site directory is full."""
 
     exit_code = 9
 
 
 @public
 class AuthenticationError(HeadError):
-    """The head or the client holds another key."""
+    """An error of authentication: the head and the client hold different keys."""
 
 
 @public
 class BatchError(PilotError):
-    """The batch system refused a request or does not answer."""
+    """An error of the batch system: a refused request, or no answer."""
 
     exit_code = 6
 
 
 @public
 class SubmissionError(PilotError):
-    """A task cannot be accepted: no pool can run it, or it cannot be sent."""
+    """An error of a task that cannot be accepted: no pool can run it, or it cannot be sent."""
 
     exit_code = 7
 
 
 @public
 class ResultError(PilotError):
-    """A value cannot be read: its file is missing, torn, or was deleted."""
+    """An error of a value that cannot be read: its file is missing, torn, or was deleted."""
 
 
 @public
 class TaskError(PilotError):
-    """A task did not end well, and not by an exception of its own."""
+    """An error of a task that failed otherwise than by its own exception."""
 
     exit_code = 8
 
 
 @public
 class TaskCrashed(TaskError):
-    """The process of a task died: signal, out of memory, or an exit behind Python's back."""
+    """An error of a task whose process died: a signal, out of memory, or an exit behind Python's
+    back."""
 
 
 @public
 class TaskTimedOut(TaskError):
-    """A task ran longer than its time limit."""
+    """An error of a task that ran longer than its time limit."""
 
 
 @public
 class TaskAborted(TaskError):
-    """A task could not run since one of its inputs will never come."""
+    """An error of a task that could not run because one of its inputs will never come."""
 
 
 @public
 class CommandFailed(TaskError):
-    """A command ended with another exit status than zero, or could not be started.
+    """An error of a command: a nonzero exit status, or a failed start.
 
     Attributes
     ----------
@@ -144,11 +145,12 @@ class RemoteTraceback(Exception):
 
 @public
 class EncodingError(PilotError):
-    """An object cannot be pickled, or its pickle needs something that is not here."""
+    """An error of encoding: an object cannot be pickled, or its pickle needs something that is
+    missing here."""
 
     exit_code = 7
 
 
 @public
 class StorageError(PilotError):
-    """A value cannot be written: the disk is full, read-only, or not permitted."""
+    """An error of a value that cannot be written: the disk is full, read-only, or not permitted."""

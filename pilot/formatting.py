@@ -1,4 +1,4 @@
-"""Times, sizes and counts in words, for whoever writes sentences: the command line and the head."""
+"""Times, sizes and counts in words, for the sentences of the command line and the head."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 
 
 def duration(seconds: float | None) -> str:
-    """A length of time: ``3.2 ms``, ``12.5 s``, ``3m 20s``, ``2h 05m``, ``3d 04h``."""
+    """Format a length of time: ``3.2 ms``, ``12.5 s``, ``3m 20s``, ``2h 05m``, ``3d 04h``."""
     if seconds is None:
         return ""
     if seconds < 0.9995:
@@ -25,7 +25,7 @@ def duration(seconds: float | None) -> str:
 
 
 def moment(when: float | None, *, exact: bool = False) -> str:
-    """A point in time, by the clock here; `exact`: to the millisecond."""
+    """Format a point in time by the local clock; `exact`: to the millisecond."""
     if when is None:
         return ""
     text = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
@@ -33,7 +33,7 @@ def moment(when: float | None, *, exact: bool = False) -> str:
 
 
 def ago(when: float | None, now: float | None = None) -> str:
-    """How long ago something was: ``12s ago``, ``5m ago``, ``3h ago``, ``2d ago``."""
+    """Format the time since `when`: ``12s ago``, ``5m ago``, ``3h ago``, ``2d ago``."""
     if when is None:
         return ""
     seconds = max(0, int((time.time() if now is None else now) - when))
@@ -44,7 +44,7 @@ def ago(when: float | None, now: float | None = None) -> str:
 
 
 def amount(size: int) -> str:
-    """A number of bytes: ``17 B``, ``1.2 MiB``."""
+    """Format a number of bytes: ``17 B``, ``1.2 MiB``."""
     number = float(size)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if number < 1024:
@@ -54,12 +54,12 @@ def amount(size: int) -> str:
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """``1 task``, ``2 tasks``."""
+    """Format a count with its noun: ``1 task``, ``2 tasks``."""
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def shortened_cell(text: str, width: int) -> str:
-    """Return the beginning of a text, with an ellipsis where it is wider than `width` columns."""
+    """Return a text, cut with an ellipsis if it is wider than `width` columns."""
     if text_width(text) <= width:
         return text
     shown = ""
@@ -71,7 +71,7 @@ def shortened_cell(text: str, width: int) -> str:
 
 
 def text_width(text: str) -> int:
-    """How many columns of a terminal a text takes."""
+    """Return the number of terminal columns that a text takes."""
     if text.isascii():
         return len(text)
     return sum(_width_of(one) for one in text)

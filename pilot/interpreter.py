@@ -16,5 +16,5 @@ _START = (
 
 
 def pilot_command(*arguments: str, python: str = sys.executable) -> list[str]:
-    """Return the command that runs Pilot with these arguments, whatever the current directory."""
+    """Return the command that runs Pilot with these arguments, safe in any current directory."""
     return [python, "-c", _START, *arguments]

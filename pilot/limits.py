@@ -1,4 +1,4 @@
-"""Upper bounds of what goes into messages and rows of the database, in bytes unless said.
+"""Upper bounds of what goes into messages and rows of the database, in bytes unless stated.
 
 What is larger is either data, which travels in segments and has no bound here, or is refused or
 cut where it is made: by the client for what a user submits, by the executor for what a task

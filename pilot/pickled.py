@@ -40,13 +40,13 @@ PLACES = {
 
 
 def pickled_name(thing: T) -> T:
-    """Have pickles refer to a function or class by its name here."""
+    """Have pickles refer to a function or class by its name in this module."""
     thing.__module__ = __name__
     return thing
 
 
 def public(thing: T) -> T:
-    """Have pickles, tracebacks and `repr` show a function or class as what users know it as."""
+    """Have pickles, tracebacks and `repr` name a function or class as users know it."""
     thing.__module__ = "pilot"
     return thing
 

@@ -1,4 +1,4 @@
-"""What processes do at their start: name, limits, output, end with their parent.
+"""Set-up of a process at its start: name, limits, output, end with its parent.
 
 Linux only: a process asks the kernel to be ended when its parent is, so that nothing is left
 behind whoever is killed.
@@ -31,7 +31,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def name_process(title: str) -> None:
-    """What ``ps`` shows of this process.
+    """Set the name that ``ps`` shows for this process.
 
     The kernel's short name of it must have no blanks: Slurm reads ``/proc/PID/stat`` with a format
     that stops at one, and then cannot end the process (seen with ``proctrack/linuxproc``).
@@ -46,7 +46,7 @@ def die_with_parent(number: int = signal.SIGKILL) -> None:
 
 
 def be_no_terminals() -> None:
-    """Be deaf to SIGINT, in such a way that what this process starts is not."""
+    """Ignore SIGINT in this process, but not in the programs that it starts."""
     # What is ignored stays so in another program; what has a handler does not.
     signal.signal(signal.SIGINT, _hear_nothing)
     signal.siginterrupt(signal.SIGINT, False)
@@ -63,12 +63,12 @@ def _hear_again() -> None:
 
 
 def adopt_orphans() -> None:
-    """Be the parent of what descendants of this process leave behind when they end."""
+    """Make this process the parent of orphans among its descendants."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def children(pid: int = 0) -> list[int]:
-    """Return the processes whose parent this one is, or another one; adopted ones included."""
+    """Return the children of this process, or of `pid`; adopted ones are included."""
     pid = pid or os.getpid()
     found: list[int] = []
     try:
@@ -86,7 +86,7 @@ def children(pid: int = 0) -> list[int]:
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the processes below another one, parents before their children."""
+    """Return the descendants of a process, parents before their children."""
     found = children(pid)
     for child in found:  # it grows meanwhile
         found += children(child)
@@ -94,7 +94,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def end_children() -> None:
-    """Kill and collect all children of this process, and what becomes its child by that."""
+    """Kill and collect all children of this process, and the orphans that it adopts by that."""
     deadline = time.monotonic() + _KILLED_S
     while True:
         try:
@@ -111,21 +111,21 @@ def end_children() -> None:
 
 
 def start_log() -> None:
-    """Write what this process has to tell to its standard error."""
+    """Write this process's log to its standard error."""
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
 
 
 def raise_file_limit() -> None:
-    """Allow as many open files as the system does: each executor is a connection."""
+    """Raise the limit of open files to the system's maximum: each executor is a connection."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
 
 
 @patient
 def redirect_output(path: Path, site: Path) -> None:
-    """Append stdout and stderr to a file of a site from now on; stdin is empty."""
+    """Append stdout and stderr to a file of a site from now on, and empty stdin."""
     make_private(path.parent, site)
     output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -139,7 +139,7 @@ def redirect_output(path: Path, site: Path) -> None:
 
 
 def pin(cores: tuple[int, ...], cores_of_node: int) -> None:
-    """Keep this process to its cores, where core numbers mean real cores.
+    """Pin this process to its cores, if core numbers mean real cores.
 
     A node may be told to have more cores than there are (tests do); then nothing is pinned.
     """
@@ -149,13 +149,13 @@ def pin(cores: tuple[int, ...], cores_of_node: int) -> None:
 
 
 def thread_variables(cores: int) -> dict[str, str]:
-    """What tells numeric libraries how many threads to use."""
+    """Return the variables that tell numeric libraries how many threads to use."""
     names = ("OMP", "OPENBLAS", "MKL", "BLIS", "VECLIB_MAXIMUM", "NUMEXPR")
     return {f"{name}_NUM_THREADS": str(cores) for name in names}
 
 
 def resource_variables(indices: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """What tells a task which things it has, such as GPUs, and their libraries which to use.
+    """Return the variables that tell a task, and GPU libraries, which indexed resources it has.
 
     `indices` has them by the name of the resource.
     """
@@ -169,7 +169,7 @@ def resource_variables(indices: Mapping[str, Sequence[str]]) -> dict[str, str]:
 def enter_environment(
     working_dir: str, sys_path: tuple[str, ...], variables: dict[str, str]
 ) -> Exception | None:
-    """Be where the session's program was: directory, module search path, variables.
+    """Take on the directory, module search path and variables of the session's program.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Regular files, and nothing else: what stands in the place of one is told, and not waited for.
+"""Regular files and nothing else: anything in the place of one is an error, and is not waited for.
 
 To open a FIFO waits for whoever writes to it, a device may have no end, and both can have the name
 of a file that somebody keeps settings, keys or a workflow in.
@@ -21,7 +21,7 @@ _KINDS = {
 
 
 class NotRegularError(OSError):
-    """In the place of a file is something else; `strerror` says what."""
+    """An error: something else is in the place of a regular file; `strerror` says what."""
 
     def __init__(self, path: str | os.PathLike[str], mode: int) -> None:
         kind = _KINDS.get(stat.S_IFMT(mode), "thing of another kind")
@@ -29,7 +29,7 @@ class NotRegularError(OSError):
 
 
 def open_regular(path: str | os.PathLike[str]) -> int:
-    """Open a file to read it; returns its descriptor.
+    """Open a file for reading; return its descriptor.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def open_regular(path: str | os.PathLike[str]) -> int:
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
-    """See that something is a regular file that can be read.
+    """Check that a path is a regular file that can be read.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def check_regular(path: str | os.PathLike[str]) -> None:
 
 
 def read_regular(path: str | os.PathLike[str], most: int = -1) -> bytes:
-    """Return what is in a file; with `most`, no more bytes than that.
+    """Return the contents of a file; with `most`, no more bytes than that.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def read_regular(path: str | os.PathLike[str], most: int = -1) -> bytes:
 
 
 def read_regular_text(path: Path) -> str:
-    """Return the text in a file.
+    """Return the text of a file.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Where a site keeps its files, and how a site is found by name or path.
+"""Sites: the files of a site, and how a site is found by name or path.
 
 A site is a directory on the parallel file system: its file ``site.yaml`` (what a person edits), the
 database, keys, results, checkpoints and logs. Sites that are named lie under ``$PILOT_HOME``
@@ -29,12 +29,12 @@ SITE_FILE = "site.yaml"
 
 
 def pilot_home() -> Path:
-    """The directory of the named sites: ``$PILOT_HOME``, or ``~/.pilot``."""
+    """Return the directory of the named sites: ``$PILOT_HOME``, or ``~/.pilot``."""
     return Path(os.environ.get("PILOT_HOME") or Path.home() / ".pilot").expanduser().absolute()
 
 
 class SiteGone(SiteError):
-    """A site that was there is not there any more."""
+    """An error: a site that existed has gone."""
 
 
 @dataclass(frozen=True)
@@ -54,41 +54,41 @@ class Site:
 
     @property
     def lease_file(self) -> Path:
-        """Who is head."""
+        """The path of the head's lease files, without their epoch."""
         return self.directory / "head.lease"
 
     @property
     def address_file(self) -> Path:
-        """Where the head listens, and its public key."""
+        """The file with the head's address and public key."""
         return self.directory / "head.json"
 
     @property
     def keys(self) -> Path:
-        """The CURVE keys."""
+        """The directory of the CURVE keys."""
         return self.directory / "keys"
 
     @property
     def results(self) -> Path:
-        """Values that are too large for the database, by session."""
+        """The directory of values that are too large for the database, by session."""
         return self.directory / "results"
 
     @property
     def logs(self) -> Path:
-        """Output of the head, the pilots and the tasks."""
+        """The directory of the output of the head, the pilots and the tasks."""
         return self.directory / "logs"
 
     @property
     def jobs(self) -> Path:
-        """Records and output of the batch jobs."""
+        """The directory of the records and output of the batch jobs."""
         return self.directory / "jobs"
 
     @property
     def checkpoints(self) -> Path:
-        """In-task checkpoints, by session and task."""
+        """The directory of in-task checkpoints, by session and task."""
         return self.directory / "checkpoints"
 
     def check_there(self) -> None:
-        """See that the directory is there, and still a site.
+        """Check that the directory exists and still is a site.
 
         Raises
         ------
@@ -107,7 +107,7 @@ class Site:
 
     @patient
     def prepare(self) -> None:
-        """Make what is missing in the directory, with private modes, and check what is there.
+        """Create what is missing in the directory, with private modes, and check what exists.
 
         Raises
         ------
@@ -136,7 +136,7 @@ class Site:
 
 
 def _check_owner(path: Path, mended_by: str = "", is_above: bool = False) -> None:
-    """See that nobody else may change a directory or file.
+    """Check that nobody else may change a directory or file.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def _check_owner(path: Path, mended_by: str = "", is_above: bool = False) -> Non
 
 
 def _check_home(directory: Path) -> None:
-    """Check what is above the named sites, as far up as it is the user's own to decide.
+    """Check the directories above the named sites, as far up as they belong to the user.
 
     Raises
     ------
@@ -246,7 +246,7 @@ def open_site(directory: Path) -> Site:
 
 
 def find_site(name: str | os.PathLike[str] | None = None) -> Site:
-    """The site of this name or path; None: ``$PILOT_SITE``, or ``local``.
+    """Find a site by its name or path; None: by ``$PILOT_SITE``, or ``local``.
 
     Raises
     ------
@@ -278,7 +278,7 @@ def _may_be_site(directory: Path) -> bool:
 
 
 def list_sites() -> list[str]:
-    """Names of the sites under `pilot_home`."""
+    """Return the names of the sites under `pilot_home`."""
     home = pilot_home()
     if not home.is_dir():
         return []
@@ -303,5 +303,5 @@ def working_directory() -> Path:
 
 
 def rank_log(pilot: str, world: int, rank: int) -> str:
-    """Return the file that the output of a rank goes to, relative to the site directory."""
+    """Return the path of a rank's output file, relative to the site directory."""
     return f"logs/{pilot}/world-{world}-rank-{rank}.out"

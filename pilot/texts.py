@@ -1,4 +1,4 @@
-"""Texts from users' worlds, made fit for messages and terminals.
+"""Users' texts, made fit for messages and terminals.
 
 Texts of tasks hold anything: file names that are no UTF-8 (as lone surrogates), escape sequences,
 line breaks, megabytes.
@@ -13,7 +13,8 @@ _NOTE_BYTES = 64
 
 
 def encodable(text: str) -> str:
-    r"""Return the text with lone surrogates written out (``\udce9``): UTF-8 can carry it."""
+    r"""Return the text with lone surrogates written out (``\udce9``), so that UTF-8 can carry
+    it."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -22,7 +23,7 @@ def encodable(text: str) -> str:
 
 
 def shortened(text: str, limit: int) -> str:
-    """Return at most `limit` bytes (in UTF-8) of a text: where it is longer, its beginning and end.
+    """Return a text cut to at most `limit` bytes (in UTF-8): its beginning and its end.
 
     The result is `encodable`. The time that it takes does not grow with the text.
     """
@@ -37,7 +38,7 @@ def shortened(text: str, limit: int) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return a text for a terminal or a list: what cannot be printed is escaped (``\x1b``)."""
+    r"""Return a text for a terminal or a list; unprintable characters are escaped (``\x1b``)."""
     if text.isprintable():
         return text
     return "".join(
@@ -46,7 +47,7 @@ def printable(text: str) -> str:
 
 
 def said(error: BaseException) -> str:
-    """Return the class and the text of an error, whatever its class does to be asked for it."""
+    """Return the class and the text of an error, even if the class raises on being asked for it."""
     name = type(error).__name__
     try:
         text = str(error)
@@ -56,7 +57,7 @@ def said(error: BaseException) -> str:
 
 
 def size_text(size: int) -> str:
-    """Return a number of bytes for a message: ``1.1 GB``, ``312 bytes``."""
+    """Format a number of bytes for a message: ``1.1 GB``, ``312 bytes``."""
     for unit, least in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= least:
             return f"{size / least:.3g} {unit}"
@@ -64,7 +65,7 @@ def size_text(size: int) -> str:
 
 
 def as_name(name: object) -> str:
-    """Return a name for lists, made of anything: a text that can be sent, and is not too long."""
+    """Return a name for lists from any object: text that can be sent and is not too long."""
     text = encodable(str(name)).replace("\0", "\\x00")  # databases and file formats stop there
     if len(text) * 4 <= NAME_BYTES or len(text.encode()) <= NAME_BYTES:
         return text

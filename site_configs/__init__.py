@@ -1,4 +1,4 @@
-"""One YAML file per site, or kind of site, and the one schema that checks them all.
+"""Site files: a YAML file per site, or kind of site, and the schema that checks them.
 
 `yamlfile` reads YAML into typed structs and names file and line of what is wrong; `schema` says
 what a site file may hold; `templates` are the files shipped here, which ``pilot init`` copies.

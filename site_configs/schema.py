@@ -1,4 +1,4 @@
-"""What a site file may hold: one schema for all sites.
+"""The schema of site files, the same for all sites.
 
 A site file is YAML. Each struct here is one mapping of it and each attribute one key; where the
 attribute carries its unit in its name (``walltime_s``), the key is the name without it
@@ -42,7 +42,7 @@ _INDEX = re.compile(r"[A-Za-z0-9_./:-]{1,64}")
 
 
 class _Mapping(Struct, frozen=True, forbid_unknown_fields=True):
-    """One mapping of a site file."""
+    """A mapping of a site file."""
 
 
 M = TypeVar("M", bound=_Mapping)
@@ -95,7 +95,7 @@ class DataConfig(_Mapping, frozen=True, kw_only=True):
 
 
 class MpiConfig(_Mapping, frozen=True, kw_only=True):
-    """How MPI programs and worlds start."""
+    """The start of MPI programs and worlds."""
 
     #: The launcher: srun, mpirun, mpiexec-hydra…; auto takes the first that the site has.
     launcher: str = "auto"
@@ -106,7 +106,7 @@ class MpiConfig(_Mapping, frozen=True, kw_only=True):
 
 
 class EnvironmentConfig(_Mapping, frozen=True, kw_only=True):
-    """What is around the agent and the tasks on compute nodes."""
+    """The environment of the agent and the tasks on compute nodes."""
 
     #: Shell lines that the job script runs before the agent starts, as "module load".
     setup: str = ""
@@ -117,7 +117,7 @@ class EnvironmentConfig(_Mapping, frozen=True, kw_only=True):
 
 
 class Manners(_Mapping, frozen=True, kw_only=True):
-    """How the batch system is spoken to; each batch system adds keys of its own."""
+    """The manners towards the batch system; each batch system adds keys of its own."""
 
     #: Time between two queries of the queue.
     poll_interval_s: Seconds = field(default=2.0, name="poll_interval")
@@ -159,7 +159,7 @@ class PoolConfig(_Mapping, frozen=True, kw_only=True):
 
     @property
     def shape(self) -> NodeShape:
-        """What each node of the pool offers to tasks."""
+        """The resources that each node of the pool offers to tasks."""
         others = [
             indexed(name, offered)
             if isinstance(offered, list)
@@ -203,18 +203,18 @@ class SiteConfig(_Mapping, frozen=True, kw_only=True):
 
     @property
     def kind(self) -> BatchKind:
-        """What is known of the batch system without asking it."""
+        """The known facts about the batch system, without asking it."""
         return find_kind(self.batch)
 
     @property
     def amounts(self) -> Amounts:
-        """What the site has only once; of what is declared as 0, nothing."""
+        """The amounts of resources that exist once per site; 0 where one is declared as absent."""
         named = {name: parse_amount(amount) for name, amount in self.resources.items()}
         return tuple(sorted(named.items()))
 
 
 class _Named(Struct):
-    """A site file of which only the batch system is looked at."""
+    """A site file of which only the batch system is read."""
 
     batch: str
 
@@ -225,7 +225,7 @@ _SECTIONS = {*SiteConfig.__struct_encode_fields__} - {"manners"}
 
 @cache
 def site_type(batch: str) -> type[SiteConfig]:
-    """Make the type of the site files of a batch system: all have their keys and that one's.
+    """Make the type of the site files of a batch system: the common keys and its own.
 
     The section with the manners has the name of the batch system.
 
@@ -255,7 +255,7 @@ def pool_type(batch: str) -> type[PoolConfig]:
 
 
 def _with_keys(base: type[M], keys: type[Struct]) -> type[M]:
-    """Make the subclass of a mapping that has the keys of another struct as well."""
+    """Make the subclass of a mapping that also has the keys of another struct."""
     more: list[Any] = [
         (each.name, each.type, field(default=each.default, name=each.encode_name))
         for each in fields(keys)
@@ -264,7 +264,7 @@ def _with_keys(base: type[M], keys: type[Struct]) -> type[M]:
 
 
 def _extended(base: type[M], more: list[Any], documented_by: type[Struct]) -> type[M]:
-    """Make a subclass with more fields, which the source of another class explains."""
+    """Make a subclass with more fields, which the source of another class documents."""
     made: Any = defstruct(
         base.__name__,
         more,
@@ -304,7 +304,7 @@ def load_site_file(path: Path) -> SiteConfig:
 
 
 def site_file_schema(batch: str) -> dict[str, Any]:
-    """Give the JSON schema of the site files of a batch system, for editors.
+    """Return the JSON schema of the site files of a batch system, for editors.
 
     Raises
     ------
@@ -317,7 +317,7 @@ def site_file_schema(batch: str) -> dict[str, Any]:
 
 
 def _completed(config: SiteConfig, path: Path) -> SiteConfig:
-    """The config with what ``auto`` stands for."""
+    """Return the config with every ``auto`` replaced by its value."""
     local = config.kind.is_local
     pools = {
         name: replace(
@@ -333,7 +333,7 @@ def _completed(config: SiteConfig, path: Path) -> SiteConfig:
 
 
 def _faults(config: SiteConfig) -> Iterator[tuple[YamlPath, str]]:
-    """What types alone cannot say: where it is, and what is wrong."""
+    """Give the faults that types alone cannot express, each with its path and a message."""
     if not _NAME.fullmatch(config.name):
         yield ("name",), f"{config.name!r} is no name; {_NAME_RULE}"
     if not config.pools:
@@ -389,7 +389,7 @@ def _faults(config: SiteConfig) -> Iterator[tuple[YamlPath, str]]:
 
 
 def _wrong_resource(name: str, offered: int | float | list[int | str]) -> str:
-    """Why this is not a resource; empty: it is one."""
+    """Return the reason why a resource is invalid; empty if it is valid."""
     try:
         check_name(name)
         if not isinstance(offered, list):

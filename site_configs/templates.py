@@ -1,4 +1,4 @@
-"""The site files that are shipped with the package, as text to copy. Nothing here checks them."""
+"""The site files shipped with the package, as text to copy. Nothing here checks them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from __future__ import annotations
 
 
 def templates() -> list[str]:
-    """Names of the shipped site files, sorted."""
+    """Return the names of the shipped site files, sorted."""
     from importlib import resources
 
     files = (entry.name for entry in resources.files(__package__).iterdir())
@@ -14,7 +14,7 @@ def templates() -> list[str]:
 
 
 def template_text(name: str) -> str:
-    """The shipped site file `name`, as YAML text.
+    """Return the shipped site file `name` as YAML text.
 
     Raises
     ------

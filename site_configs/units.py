@@ -1,4 +1,4 @@
-"""Types of what a YAML file writes as text with a unit, and the conversion to them.
+"""The types of YAML values that are text with a unit, and the conversion of their values.
 
 Each start of a process needs these, and most need no YAML: nothing here imports PyYAML.
 """
@@ -45,7 +45,8 @@ else:
 
 
 def empty_as_mapping(data: Any, one: msgspec.inspect.Type) -> Any:
-    """Data with each nothing that stands where a mapping belongs replaced by an empty mapping."""
+    """Return data with each empty value that stands in place of a mapping replaced by an empty
+    mapping."""
     if isinstance(one, msgspec.inspect.Metadata):
         return empty_as_mapping(data, one.type)
     if isinstance(one, msgspec.inspect.StructType):
@@ -66,7 +67,7 @@ def empty_as_mapping(data: Any, one: msgspec.inspect.Type) -> Any:
 
 
 def convert_custom(custom: Any, value: Any) -> Any:
-    """The number or text that a value of one of this module's types stands for."""
+    """Return the number or text that a value of one of this module's types stands for."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{value} is no amount; write a number")
     if custom is Seconds:
@@ -98,7 +99,7 @@ def _parse_bytes(value: Any) -> int:
 
 
 def custom_schema(custom: Any) -> dict[str, Any]:
-    """The JSON schema of one of the types with units."""
+    """Return the JSON schema of one of the types with units."""
     if custom is Count:
         return {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]}
     if custom is EnvironmentText:

@@ -11,11 +11,11 @@ from pilot.regular_files import read_regular_text
 
 
 class YamlError(ValueError):
-    """A YAML file is wrong. The message opens with ``file:line:``."""
+    """An error in a YAML file. The message opens with ``file:line:``."""
 
 
 class SiteFileError(YamlError):
-    """A site file is wrong. The message opens with ``file:line:``."""
+    """An error in a site file. The message opens with ``file:line:``."""
 
 
 def read_yaml_text(path: Path, name: str, *, error_type: type[YamlError]) -> str:

@@ -1,4 +1,4 @@
-"""Reading a YAML file into typed structs, with errors that name file and line.
+"""The reader of YAML files into typed structs, with errors that name file and line.
 
 `load` is the whole interface: it parses, checks against a type and keeps the line of every key, so
 that checks made later (`YamlFile.error`) name lines too. Site files and workflows are both read
@@ -106,7 +106,7 @@ _LARGE = 100_000
 
 @dataclass(frozen=True)
 class Parsed:
-    """A file whose YAML was read, and not yet checked against a type."""
+    """A file whose YAML was read but not yet checked against a type."""
 
     #: The file's name as it stands in messages.
     name: str
@@ -132,15 +132,15 @@ class YamlFile(Generic[T]):
         self._error_type = error_type
 
     def line_of(self, *path: str | int) -> int:
-        """The line (from 1) of a key or list item; of what holds it, where it is not there."""
+        """Return the line (from 1) of a key or list item, or of its container if it is missing."""
         return _line_of(self._root, path)
 
     def error(self, *path: str | int, message: str) -> YamlError:
-        """An error about what is at `path`, to be raised: ``file:line: path: message``."""
+        """Return an error about the value at `path`, to be raised: ``file:line: path: message``."""
         return self._error_type(_located(self.name, self._root, path, message))
 
     def findings_error(self, findings: Iterable[Finding]) -> YamlError:
-        """An error that tells findings, one a line, in the order of the file."""
+        """Return an error that lists findings, one a line, in the order of the file."""
         ordered = sorted(findings, key=lambda found: self.line_of(*found.path))
         lines = (_located(self.name, self._root, f.path, f.message) for f in ordered)
         return self._error_type("\n".join(dict.fromkeys(lines)))
@@ -216,7 +216,7 @@ def load_what_fits(
     *,
     error_type: type[YamlError] = YamlError,
 ) -> tuple[YamlFile[T], list[Finding]]:
-    """Read YAML as `load`, leave out what does not fit, and tell it: all mistakes at once.
+    """Read YAML as `load` does, but leave out what does not fit, and return all mistakes at once.
 
     Raises
     ------
@@ -244,7 +244,7 @@ def load_what_fits(
 
 
 def _finding(path: YamlPath, message: str) -> tuple[Finding, bool]:
-    """A finding, and whether it is a key that is missing."""
+    """Return a finding, and whether it is a missing key."""
     if missing := _MISSING.fullmatch(message):
         return Finding(path, message, (*path, missing[1])), True
     if message.startswith("unknown key") and (meant := _MEANT.search(message)):
@@ -253,7 +253,7 @@ def _finding(path: YamlPath, message: str) -> tuple[Finding, bool]:
 
 
 def _key_of(path: YamlPath) -> YamlPath | None:
-    """The innermost key of a path: items of lists keep their places."""
+    """Return the path up to its innermost key, without the indices of list items behind that."""
     while path and isinstance(path[-1], int):
         path = path[:-1]
     return path or None
@@ -272,7 +272,7 @@ def _is_there(data: Any, path: YamlPath) -> bool:
 
 
 def _without(data: Any, path: YamlPath) -> Any:
-    """A copy of data without what is at `path`."""
+    """Return a copy of data without the item at `path`."""
     step: Any = path[0]
     if isinstance(data, list):
         return [_without(x, path[1:]) if n == step else x for n, x in enumerate(data)]
@@ -282,7 +282,7 @@ def _without(data: Any, path: YamlPath) -> Any:
 
 
 def json_schema(value_type: Any) -> dict[str, Any]:
-    """The JSON schema of a type that `load` checks, for editors.
+    """Return the JSON schema of a type that `load` checks, for editors.
 
     The ``#:`` comment above an attribute becomes its description.
     """
@@ -302,7 +302,7 @@ def json_schema(value_type: Any) -> dict[str, Any]:
 
 
 def attribute_comments(cls: type) -> dict[str, str]:
-    """The ``#:`` comments of a class's attributes, each joined to one line, by attribute."""
+    """Return the ``#:`` comments of a class's attributes, each joined to one line, by attribute."""
     comments: dict[str, str] = {}
     pending: list[str] = []
     for line in "\n".join(map(inspect.getsource, _documenting(cls))).splitlines():
@@ -318,7 +318,7 @@ def attribute_comments(cls: type) -> dict[str, str]:
 
 
 def _documenting(cls: type) -> Iterator[type]:
-    """Find the classes with a source that says what the attributes of a class are, bases first.
+    """Find the classes whose source documents the attributes of a class, bases first.
 
     One that was put together at run time has none, and names another class that has.
     """
@@ -335,7 +335,7 @@ def _documenting(cls: type) -> Iterator[type]:
 def _parse(
     text: str, name: str, error_type: type[YamlError]
 ) -> tuple[yaml.Node | None, dict[Any, Any] | Any]:
-    """The text's node tree, which knows lines, and its plain value."""
+    """Return the node tree of a text, which knows lines, and its plain value."""
     try:
         loader = _Loader(text)
     except yaml.YAMLError as error:
@@ -362,7 +362,8 @@ def _parse(
 
 
 def _quick_node(text: str) -> yaml.Node | None:
-    """The node tree of a large text by libyaml, ten times as fast; None: by Python's loader.
+    """Return the node tree of a large text by libyaml, ten times as fast; None to leave the text to
+    Python's loader.
 
     What is wrong Python's loader tells, with its line, and so what libyaml takes for too deep.
     """
@@ -379,7 +380,7 @@ def _quick_node(text: str) -> yaml.Node | None:
 
 
 class _Constructor:
-    """Makes the plain values of nodes; what an alias names is made once, and shared."""
+    """A maker of the plain values of nodes; the value of an alias is made once, and shared."""
 
     def __init__(self, loader: yaml.SafeLoader, name: str, error_type: type[YamlError]) -> None:
         self._loader = loader
@@ -391,7 +392,7 @@ class _Constructor:
         self._open: set[int] = set()
 
     def value(self, node: yaml.Node) -> Any:
-        """The plain value of a node."""
+        """Return the plain value of a node."""
         return self._construct(node)[0]
 
     def _error(self, node: yaml.Node, told: str) -> YamlError:
@@ -481,7 +482,7 @@ def _line_of(root: yaml.Node | None, path: YamlPath) -> int:
 
 
 def _child(node: yaml.Node, step: str | int) -> tuple[Any, yaml.Node] | None:
-    """The mark and the node of one key or item of a node."""
+    """Return the mark and the node of one key or item of a node."""
     if isinstance(node, yaml.SequenceNode):
         if isinstance(step, int) and 0 <= step < len(node.value):
             item = node.value[step]
@@ -513,7 +514,7 @@ def _located(name: str, root: yaml.Node | None, path: YamlPath, message: str) ->
 
 
 def _shown_key(key: str) -> str:
-    """A key in a message: on one line, and nothing that a terminal obeys."""
+    """Return a key for a message: on one line, and without control characters for the terminal."""
     return _cut(key if key.isprintable() else repr(key))
 
 
@@ -531,7 +532,7 @@ _WORDS = {
 
 
 def _explain(error: msgspec.ValidationError, data: Any, value_type: Any) -> tuple[YamlPath, str]:
-    """Where the fault is, and what to tell, from msgspec's error."""
+    """Return the path of a fault and a message for it, from msgspec's error."""
     told, _, at = str(error).partition(" - at ")
     key_in = re.fullmatch(r"`key` in `(.*)`", at)
     steps = _split_path(key_in[1] if key_in else at.strip("`"))
@@ -597,7 +598,8 @@ def _show(value: Any) -> str:
 
 
 def _split_path(at: str) -> list[str | int]:
-    """Steps of msgspec's ``$.pools[...].tags[2]``; ``...`` is a key that it does not tell."""
+    """Split msgspec's ``$.pools[...].tags[2]`` into steps; ``...`` is a key that it does not
+    tell."""
     steps: list[str | int] = []
     for name, index in re.findall(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]", at.removeprefix("$")):
         steps.append(name if name else index if index == "..." else int(index))
@@ -605,7 +607,7 @@ def _split_path(at: str) -> list[str | int]:
 
 
 def _resolve(data: Any, steps: list[str | int], fails: Callable[[Any], bool]) -> YamlPath:
-    """Steps with each ``...`` replaced by its key.
+    """Return the steps with each ``...`` replaced by its key.
 
     msgspec does not tell the key of a mapping of anything; so each key is tried alone: the one
     that gives the same error is it.
@@ -626,7 +628,7 @@ def _resolve(data: Any, steps: list[str | int], fails: Callable[[Any], bool]) ->
 
 
 def _with_only(data: Any, path: YamlPath, key: Any) -> Any:
-    """A copy of data whose mapping at `path` has no key but `key`."""
+    """Return a copy of data whose mapping at `path` has no key but `key`."""
     if not path:
         return {key: data[key]}
     step: Any = path[0]
@@ -656,7 +658,7 @@ def _value_at(data: Any, path: YamlPath) -> Any:
 
 
 def _types_at(value_type: Any, path: YamlPath) -> Iterator[msgspec.inspect.Type]:
-    """Every type that may stand at `path`."""
+    """Give every type that may stand at `path`."""
     types = list(_alternatives(msgspec.inspect.type_info(value_type)))
     for step in path:
         inner: list[msgspec.inspect.Type] = []
@@ -690,7 +692,7 @@ def _alternatives(one: msgspec.inspect.Type) -> Iterator[msgspec.inspect.Type]:
 
 
 def _structs_at(value_type: Any, data: Any, path: YamlPath) -> Iterator[msgspec.inspect.StructType]:
-    """The structs that may stand at `path`; among tagged ones the one that the data names."""
+    """Return the structs that may stand at `path`; of tagged ones, the one that the data names."""
     structs = [
         one for one in _types_at(value_type, path) if isinstance(one, msgspec.inspect.StructType)
     ]
@@ -714,7 +716,7 @@ def _choices_at(value_type: Any, path: YamlPath) -> list[str]:
 
 
 def _structs_of(root: msgspec.inspect.Type) -> list[msgspec.inspect.StructType]:
-    """All structs that a type is made of."""
+    """Return all structs that a type is made of."""
     found: dict[type, msgspec.inspect.StructType] = {}
     waiting = [root]
     while waiting:

@@ -1,4 +1,4 @@
-"""What leads a pilot: the agent, on the first node of its job.
+"""The agent, which leads a pilot from the first node of its job.
 
 `rules` decide (pure), `agent` carries out the actions that they give; `mpi_choice` tries out once
 how MPI worlds are formed here.

@@ -95,7 +95,7 @@ class _World:
 
 
 class _Known:
-    """What an executor, or all ranks of a world, have been sent already."""
+    """Templates and functions that an executor, or all ranks of a world, have been sent already."""
 
     def __init__(self) -> None:
         self.templates: set[int] = set()
@@ -235,7 +235,7 @@ class Agent:
         self._reap(now)
 
     def _end_babbler(self, peer: bytes) -> None:
-        """End an executor or rank that has sent what is no message: it may have been a result."""
+        """End an executor or rank that sent an unreadable message, which may have been a result."""
         kind, _, number = peer.partition(b":")
         number = number.partition(b"#")[0]
         if kind in (b"executor", b"sealer"):
@@ -271,13 +271,14 @@ class Agent:
         self._service.tick(now)
 
     def _wake_up(self, slept_s: float, now: float) -> None:
-        """Go on after this process stood still: others' silence and time limits start anew."""
+        """Restart the timers for others' silence and for time limits after this process stood
+        still."""
         log.warning("stood still for %.0f s: its job or its machine was suspended", slept_s)
         self._node_heard = dict.fromkeys(self._node_heard, now)
         self._service.slept(slept_s, now)
 
     def _running(self, now: float) -> list[m.RunningTask]:
-        """What has run for a while."""
+        """List the tasks that have run for a while, on executors and in worlds."""
         running = [self._with_logs(world, task) for world, task in self._rules.running(now)]
         for tasks in self._node_running.values():
             running.extend(tasks)
@@ -293,7 +294,7 @@ class Agent:
     # --- the head
 
     def _look_for_head(self, now: float) -> bool:
-        """Connect to the head, or to the next one; True where the connection is new."""
+        """Connect to the head, or to its successor; return True if the connection is new."""
         if now - self._looked < LOOK_S:
             return False
         self._looked = now
@@ -317,7 +318,7 @@ class Agent:
         return True
 
     def _node_infos(self) -> list[m.NodeInfo]:
-        """The nodes; at the start also those whose worker has not reported yet."""
+        """List the pilot's nodes, including those whose worker has not reported yet."""
         return [m.NodeInfo(name, self._pool.shape) for name in self._rules.hosts]
 
     # --- node workers, executors, ranks
@@ -378,7 +379,7 @@ class Agent:
             self._rules.add_node(message.node, message.shape, now, position)
 
     def _is_doubtful(self) -> bool:
-        """Whether the end of a process may be the first sign of the end of the whole job.
+        """Tell whether the end of a process may be the first sign of the end of the whole job.
 
         Some batch systems signal all processes of a job, one after the other and node by node.
         """
@@ -396,7 +397,8 @@ class Agent:
         )
 
     def _judge(self, now: float) -> None:
-        """Take executors for killed that the end of the job has not explained in time."""
+        """Report executors as killed whose end has not been explained in time by the end of the
+        job."""
         while self._doubtful and (self._service.ending or now >= self._doubtful[0][0]):
             self._executor_exited(self._doubtful.popleft()[1], now)
 
@@ -492,7 +494,8 @@ class Agent:
                 self._stop_world(action.world)
 
     def _node_of(self, host: str) -> str:
-        """The node that a process means by its host name, which may have a domain or not."""
+        """Return the pilot's name for a node from the host name of a process, with or without its
+        domain."""
         short = host.split(".")[0]
         return next((node for node in self._nodes if node.split(".")[0] == short), host)
 
@@ -547,7 +550,7 @@ class Agent:
     # --- MPI worlds
 
     def _open_choice(self) -> MpiChoice | None:
-        """Make what finds the launcher, where the site file leaves open which of several."""
+        """Make the `MpiChoice` that finds the launcher, if the site file leaves the choice open."""
         mpi = self._site.config.mpi
         if mpi.launcher != "auto" or mpi.options or not self._kind.mpi_listing:
             return None
@@ -570,7 +573,8 @@ class Agent:
         return self._launcher
 
     def _knows_launcher(self, action: a.RunOnExecutor | a.StartWorld) -> bool:
-        """Whether ranks can be started; otherwise that waits until it is known how."""
+        """Tell whether ranks can be started; if not, look for the launcher and keep `action` until
+        then."""
         if self._choice is None or self._choice.found is not None:
             return True
         self._choice.start()
@@ -612,7 +616,7 @@ class Agent:
                 self._start_world(action)
 
     def _refuse_world(self, hello: m.RankHello, ranks: int) -> None:
-        """End a world whose ranks have not found each other, and say what to do."""
+        """End a world whose ranks have not found each other, and tell the user what to do."""
         world = self._worlds.get(hello.world)
         if world is None or world.reason:
             return
@@ -735,13 +739,13 @@ class Agent:
 
 
 def _is_here(hosts: list[str]) -> bool:
-    """Whether a pilot has this node, and no other."""
+    """Tell whether a pilot has this node and no other."""
     here = socket.gethostname().partition(".")[0]
     return [host.partition(".")[0] for host in hosts] == [here]
 
 
 def _end_of_walltime(told: str) -> float:
-    """Convert the end of the walltime as the job script tells it; 0: there is none."""
+    """Convert the end of the walltime as the job script gives it; 0 if there is none."""
     try:
         moment = float(told)
     except ValueError:
@@ -751,7 +755,7 @@ def _end_of_walltime(told: str) -> float:
 
 @contextlib.contextmanager
 def _survives(message: object) -> Iterator[None]:
-    """No message ends the agent, whatever is wrong with it: too much depends on it."""
+    """Log any error in handling a message: too much depends on the agent to let it end."""
     try:
         yield
     except Exception:
@@ -763,7 +767,7 @@ def _placement(shares: tuple[Any, ...]) -> Placement:
 
 
 def _child_of_agent() -> None:
-    """Between fork and exec: what the agent starts ends with it."""
+    """Prepare a child of the agent, between fork and exec, to end with it."""
     die_with_parent(signal.SIGTERM)
 
 
@@ -789,7 +793,7 @@ def _tail(path: Path, size: int = 4096) -> str:
 
 
 def main(site_dir: Path, pilot: str, pool: str) -> None:
-    """Be the agent of a pilot."""
+    """Run the agent of a pilot until the pilot ends."""
     start_log()
     leave_identity(os.environ)
     name_process(f"pilot agent {pilot}")

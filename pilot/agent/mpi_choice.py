@@ -1,4 +1,4 @@
-"""Which launcher forms MPI worlds at a site: tried out once, and remembered.
+"""The choice of the launcher that forms MPI worlds at a site: tried out once, and remembered.
 
 A batch system that starts ranks itself can tell them of each other in several ways (Slurm's are
 listed by ``srun --mpi=list``); an MPI library knows one or two of these. Where they do not meet,
@@ -52,7 +52,7 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """What the trials have shown."""
+    """The result of the trials."""
 
     #: The first that has formed a world; None: none has.
     choice: Choice | None
@@ -111,7 +111,7 @@ def _in_words(status: int, output: str) -> str:
 
 
 def run_for(argv: Sequence[str], variables: Mapping[str, str], limit_s: float) -> tuple[int, str]:
-    """Run a command, and end it after some time with all that it started."""
+    """Run a command; after `limit_s` seconds, end it with everything that it started."""
     try:
         process = subprocess.Popen(
             argv,
@@ -139,7 +139,7 @@ def run_for(argv: Sequence[str], variables: Mapping[str, str], limit_s: float) -
 
 
 class MpiChoice:
-    """The launcher of a site, found in a thread where it is not known.
+    """The launcher of a site; if it is unknown, a thread finds it.
 
     Parameters
     ----------
@@ -167,13 +167,13 @@ class MpiChoice:
         self.found: Found | None = self._remembered()
 
     def start(self) -> None:
-        """Begin to try out, if that is not known, or being tried."""
+        """Start the trials, unless the launcher is known or trials are running."""
         if self.found is None and self._thread is None:
             self._thread = threading.Thread(target=self._try_out, name="try MPI", daemon=True)
             self._thread.start()
 
     def forget(self) -> None:
-        """What was found has not formed a world."""
+        """Forget the launcher that was found, since it has not formed a world."""
         self.found, self._thread = None, None
         self._path.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""What a pilot does for its head: it takes work, tells what has ended, drains and ends.
+"""The service of a pilot to its head: take work, report its ends, drain and end.
 
 `agent` is the process around this, with sockets, node workers and signals; what runs where is
 decided by `rules`. Here is when the head is greeted, told and waited for. No sockets, no processes.
@@ -44,7 +44,7 @@ LEAVE_S = 8.0
 
 
 class Identity(NamedTuple):
-    """Who a pilot is."""
+    """The identity of a pilot: its name, its job and its pool."""
 
     pilot: str
     job: str
@@ -54,7 +54,7 @@ class Identity(NamedTuple):
 
 
 class Service:
-    """A pilot as its head sees it.
+    """The conversation of a pilot with its head.
 
     Parameters
     ----------
@@ -146,16 +146,16 @@ class Service:
         )
 
     def lost_head(self) -> None:
-        """Say nothing more until the next head has welcomed the pilot."""
+        """Send nothing more until the next head has welcomed the pilot."""
         self._welcomed = False
 
     def unreadable(self, now: float) -> None:
-        """Greet a head whose words could not be read: that may have been work."""
+        """Greet the head again after an unreadable message, which may have been work."""
         if now - self._greeted > GREET_S:
             self.greet()  # it will send that again
 
     def take(self, message: Any, now: float) -> None:
-        """Do as the head says."""
+        """Carry out a message from the head."""
         self._heard = now
         self._handlers[type(message)](message, now)
 
@@ -196,7 +196,7 @@ class Service:
             self.drain(message.reason, now)
 
     def forget_session(self, session: int) -> None:
-        """Keep nothing of a session that has ended."""
+        """Drop everything that belongs to an ended session."""
         self.sessions.pop(session, None)
         self.functions.pop(session, None)
 
@@ -207,7 +207,7 @@ class Service:
         return self.reports.wait_s(now, self._rules.has_waiting)
 
     def report(self, now: float) -> None:
-        """Tell the head what has ended, when it is time."""
+        """Report ended attempts to the head, if it is time."""
         self.reports.add(self._rules.take_completions(), now)
         if self.ending or not self.wait_s(now):
             self._send_ended()
@@ -221,7 +221,7 @@ class Service:
             self._send(m.Completions(self._identity.pilot, number, completions))
 
     def tell_status(self, now: float) -> None:
-        """Give the head a sign of life, with what has run for a while."""
+        """Send the head a sign of life, with the tasks that have run for a while."""
         if not self._welcomed:
             return
         ask = now - self._asked >= ASK_S
@@ -240,7 +240,7 @@ class Service:
     # --- time, and the end
 
     def tick(self, now: float) -> None:
-        """Look after what time alone brings."""
+        """Drain or end when the time has come, and report the status at intervals."""
         if self.drain_at and now > self.drain_at:
             self.drain("its walltime is near its end", now)
         if self.ends_at and now > self.ends_at - END_S and not self.ending:
@@ -256,12 +256,12 @@ class Service:
             self.end(f"no head has been heard of for {alone_s:.0f} s", now)
 
     def slept(self, seconds: float, now: float) -> None:
-        """Go on after the whole process stood still: that was nobody's silence."""
+        """Restart the timers after the whole process stood still, which was nobody's silence."""
         self._heard = now
         self._rules.slept(seconds)
 
     def drain(self, reason: str, now: float) -> None:
-        """Start nothing more, hand back what has not started, and end after the rest."""
+        """Start nothing more, return what has not started, and end after the rest."""
         if not self._rules.draining:
             log.info("draining: %s", reason)
             self._rules.drain(reason, now)
@@ -269,7 +269,7 @@ class Service:
             self.tell_status(now)
 
     def end(self, reason: str, now: float, at_once: bool = False) -> None:
-        """Drain and end soon; `at_once` interrupts what runs."""
+        """Drain and end soon; `at_once` interrupts running tasks."""
         if at_once:
             self._rules.stop_all(reason, now)
             self.tell_status(now)
@@ -282,7 +282,7 @@ class Service:
         self._rules.drain(reason, now)
 
     def is_over(self, now: float) -> bool:
-        """Tell whether the pilot has ended: all is told, or there is no more time for that."""
+        """Tell whether the pilot has ended: everything is reported, or no time is left for that."""
         if not self.ending:
             return False
         if now > self._leave_by:
@@ -290,12 +290,13 @@ class Service:
         return self._rules.is_idle and not (self.reports and self._welcomed)
 
     def bye(self) -> None:
-        """Say the last words."""
+        """Tell the head that the pilot ends."""
         if self._welcomed:
             held = list(self._rules.held.items())
             self._send(m.PilotBye(self._identity.pilot, self.ending, held))
 
 
 def drain_at(ends_at: float, warning_s: float, now: float) -> float:
-    """Return when a pilot drains: its pool's warning before its end, of a short walltime half."""
+    """Return the time at which a pilot drains: its pool's warning before its end, or half of a
+    short walltime before it."""
     return ends_at - min(warning_s, (ends_at - now) / 2) if ends_at else 0.0

@@ -1,4 +1,4 @@
-"""Values: how they are encoded, where they are kept, and how they are read back.
+"""Values: their encoding, their places, and reading them back.
 
 `values` is the entrance. Below it, in the order in which a large value goes: `parts` takes an
 object apart into arrays and a pickle, `checksum` sums them up, `hdf5` writes them into one file,

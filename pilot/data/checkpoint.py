@@ -41,7 +41,7 @@ _STATE = "/state"
 
 
 class _Entry(NamedTuple):
-    """One checkpoint, complete or not; they sort from old to new."""
+    """A checkpoint, complete or not; entries sort from old to new."""
 
     attempt: int
     step: int
@@ -137,7 +137,7 @@ class Checkpoint:
             raise
 
     def load(self) -> tuple[int, Any] | None:
-        """The latest complete checkpoint: its step, and the state of this rank.
+        """Return the latest complete checkpoint: its step, and the state of this rank.
 
         An attempt begins with it; all ranks then get the same step. After the first `save` it
         gives what is the latest at that moment.
@@ -167,7 +167,7 @@ class Checkpoint:
         return None
 
     def _candidates(self) -> list[_Entry]:
-        """What can be loaded, the best first."""
+        """Return the checkpoints that can be loaded, the best first."""
         if self.ranks == 1:
             return self._complete()[::-1]
         if self._last_step is None:
@@ -183,7 +183,7 @@ class Checkpoint:
             file.close()
 
     def steps(self) -> list[int]:
-        """The steps of the complete checkpoints, from old to new."""
+        """Return the steps of the complete checkpoints, from old to new."""
         return [entry.step for entry in self._complete()]
 
     def clear(self) -> None:
@@ -220,7 +220,8 @@ class Checkpoint:
         return [entry for entry in self._entries() if self._is_complete(entry)]
 
     def _resume_from(self) -> list[_Entry]:
-        """What this attempt resumes from: the same for all of its ranks."""
+        """Return the checkpoint that this attempt resumes from, the same for all its ranks, as a
+        list of at most one."""
         latest = self._complete()[-1:]
         link = self.directory / f"resume-attempt-{self.attempt}"
         try:
@@ -234,7 +235,8 @@ class Checkpoint:
         return latest
 
     def _remove_before(self, done: _Entry) -> None:
-        """Remove what is older than `done`, which is complete, and not among those to keep."""
+        """Remove the checkpoints that are older than the complete one `done` and not among those to
+        keep."""
         kept = set(self._complete()[-self.keep :])
         for name in _listing(self.directory):
             match = re.fullmatch(r"resume-attempt-(\d+)", name)
@@ -249,7 +251,8 @@ class Checkpoint:
 
 
 def _is_damage(error: ResultError) -> bool:
-    """Whether a part will never be readable: not where the system failed, as for lack of memory."""
+    """Tell whether a part will never be readable; False where the system failed, as for lack of
+    memory."""
     cause = error.__cause__
     system_failed = isinstance(cause, (MemoryError, OSError)) and bool(getattr(cause, "errno", 0))
     return isinstance(cause, FileNotFoundError) or not system_failed

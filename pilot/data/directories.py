@@ -1,4 +1,4 @@
-"""Directories of a site: made where they are missing, but never in the place of the site itself.
+"""Directories of a site: made if they are missing, but never in place of the site itself.
 
 A site directory may be moved, or its file system be away, while its processes run. Whoever then
 made what it misses would leave a new and empty site there: the right one, when it comes back, would
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def missing(directory: Path, within: Path | None = None) -> list[Path]:
-    """Return what has to be made so that a directory is there, the outermost first.
+    """Return the directories to make for a directory to exist, the outermost first.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def missing(directory: Path, within: Path | None = None) -> list[Path]:
 
 
 def make_private(directory: Path, within: Path | None = None) -> None:
-    """Make a directory that is its owner's alone, and so all that is `missing` above it.
+    """Make a directory that only its owner can enter, and everything `missing` above it.
 
     Raises
     ------

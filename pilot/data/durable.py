@@ -106,7 +106,7 @@ def _rename(descriptor: int, temporary: Path, final: Path) -> None:
 
 @patient
 def remove(path: Path) -> None:
-    """Remove a file, if it is there, so that it does not come back after a crash.
+    """Remove a file, if it exists, so that it does not come back after a crash.
 
     Raises
     ------

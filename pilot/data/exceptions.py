@@ -1,4 +1,4 @@
-"""How exceptions travel: as what they were, also where their class cannot be called with `args`.
+"""The encoding of exceptions, including those whose class cannot be called with their `args`.
 
 Python pickles an exception as its class and `args`, and makes it again by calling the one with the
 other. ``class Bad(Exception): def __init__(self, a, b): super().__init__(f"{a}: {b}")`` cannot be
@@ -22,7 +22,7 @@ from pilot.pickled import pickled_name
 
 
 def pickled(error: BaseException, limit: int) -> bytes:
-    """Return an exception as bytes that `pilot.data.values.decode` makes the same of.
+    """Encode an exception so that `pilot.data.values.decode` makes the same one again.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def pickled(error: BaseException, limit: int) -> bytes:
 
 
 class _Known:
-    """What was found out of exceptions that refer to each other, and to themselves."""
+    """The findings about exceptions that may refer to each other, and to themselves."""
 
     def __init__(self) -> None:
         #: By the ids of exceptions and values.
@@ -113,7 +113,7 @@ def set_attributes(error: BaseException, state: dict[str, Any]) -> None:
 
 
 def _builtin_base(kind: type[BaseException]) -> type[BaseException]:
-    """Return the nearest class of Python's own that it derives from."""
+    """Return the nearest built-in base of an exception class."""
     return next(base for base in kind.__mro__ if base.__module__ == "builtins")
 
 
@@ -123,7 +123,7 @@ def _in_slots(error: BaseException) -> dict[str, Any]:
 
 
 def _carried(value: Any, known: _Known) -> Any:
-    """Return something with the exceptions in it as they can travel."""
+    """Return a value with the exceptions in it replaced by forms that can be pickled."""
     if isinstance(value, BaseException):
         return known.remade.setdefault(id(value), _Remade(value, known))
     if type(value) in (list, tuple):
@@ -132,7 +132,7 @@ def _carried(value: Any, known: _Known) -> Any:
 
 
 def _can_travel(value: Any, known: _Known) -> bool:
-    """Tell whether an attribute can be pickled; what cannot (a socket, say) is left out."""
+    """Tell whether an attribute can be pickled; others, such as sockets, are left out."""
     if isinstance(value, (str, int, float, bytes, type(None))):
         return True
     found = known.can_travel.get(id(value))
@@ -157,7 +157,7 @@ _ANY = 1 << 20
 
 
 def _has_a_way_of_its_own(error: BaseException) -> bool:
-    """Tell whether its class, and not one of Python's, says how it is pickled."""
+    """Tell whether the exception's class, and not one of Python's, defines how it is pickled."""
     kinds = type(error).__mro__
     own = kinds[: kinds.index(_builtin_base(type(error)))]
     return any("__reduce__" in vars(kind) or "__reduce_ex__" in vars(kind) for kind in own)

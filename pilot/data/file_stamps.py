@@ -1,4 +1,4 @@
-"""Stamps and digests of files: whether a file still is what it was when a task read or wrote it."""
+"""Stamps and digests of files, to tell whether a file has changed since a task read or wrote it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Stamp(Protocol):
 
 
 def unchanged(files: Iterable[Stamp]) -> bool:
-    """Tell whether these files are there as they were."""
+    """Tell whether these files exist and have not changed."""
     for stamp in files:
         try:
             status = Path(stamp.path).stat()
@@ -36,7 +36,8 @@ def unchanged(files: Iterable[Stamp]) -> bool:
 
 
 def file_digest(path: Path) -> bytes:
-    """Return the digest of a file's contents; read once while its size and time stay the same."""
+    """Return the digest of a file's contents; the file is read again only if its size or time
+    changed."""
     status = path.stat()
     return _file_digest(str(path.absolute()), status.st_ino, status.st_size, status.st_mtime_ns)
 

@@ -1,4 +1,4 @@
-"""One HDF5 file: a `Draft` while it is written, a `SealedFile` once it has its name.
+"""HDF5 files: a `Draft` while a file is written, a `SealedFile` once it has its name.
 
 Responsible for how a value lies in a file, and for turning HDF5's errors into Pilot's. Knows
 neither sessions nor tasks.
@@ -79,7 +79,7 @@ _DATASETS.set_obj_track_times(False)
 
 
 class Written(NamedTuple):
-    """What a reference to a value in a file needs besides its name."""
+    """The size and checksum of a written value, which a reference to it needs besides its name."""
 
     size: int
     checksum: int
@@ -182,7 +182,7 @@ class Draft:
         attribute.write(np.array((kind, *written), _ATTRIBUTE_DTYPE), _ATTRIBUTE_TYPE)
 
     def copy(self, name: str, source: SealedFile) -> None:
-        """Copy the value `name` of another file as it is, unread: what is damaged stays so.
+        """Copy the value `name` of another file as it is, unread: damage is copied too.
 
         Raises
         ------
@@ -224,7 +224,8 @@ class Draft:
         return copied
 
     def publish(self, final: Path, *, replaces: bool = False) -> None:
-        """Finish the file, and give it its name; where it `replaces` another, that goes.
+        """Finish the file and give it its name; where it `replaces` another file, that one is
+        removed.
 
         Raises
         ------
@@ -250,7 +251,7 @@ class Draft:
 
     @property
     def is_open(self) -> bool:
-        """Whether values can be added."""
+        """True if values can be added."""
         return self._file is not None and self._descriptor >= 0
 
     def _check_open(self) -> None:
@@ -261,7 +262,7 @@ class Draft:
             )
 
     def discard(self) -> None:
-        """Forget the file and remove it. Does nothing where it is not open."""
+        """Drop the file and remove it; do nothing if it is not open."""
         if self._descriptor < 0:
             return
         self._close_descriptor()
@@ -276,7 +277,7 @@ class Draft:
             os.close(descriptor)
 
     def leave_to_parent(self) -> None:
-        """In a forked child: let go of the file, which is the parent's.
+        """Release the file in a forked child: it belongs to the parent.
 
         HDF5 keeps it open: another thread of the parent may have been inside of it.
         """
@@ -285,7 +286,7 @@ class Draft:
             self._descriptor = -1
 
     def close(self) -> None:
-        """Close it in HDF5, which changes nothing on the disk."""
+        """Close the file in HDF5, without changing anything on the disk."""
         file, self._file = self._file, None
         if file is not None:
             file.close()
@@ -341,7 +342,7 @@ class SealedFile:
         _open_files.add(self)
 
     def is_at(self, path: Path) -> bool:
-        """Whether `path` is still this very file: it may have been deleted meanwhile."""
+        """Tell whether `path` is still this very file, which may have been deleted or replaced."""
         try:
             status = path.stat()
         except OSError:
@@ -349,7 +350,7 @@ class SealedFile:
         return self._bytes is not None and self._bytes.identity == _identity(status)
 
     def read(self, name: str, expected: int | None = None) -> Parts:
-        """The value `name`, checked against its checksum.
+        """Return the value `name`, checked against its checksum.
 
         Parameters
         ----------
@@ -365,7 +366,7 @@ class SealedFile:
         return _read(self._file, self._bytes, self.path, name, expected)
 
     def open(self, name: str) -> tuple[Any, _Bytes]:
-        """The object `name` in HDF5, and where its data are read from.
+        """Return the object `name` in HDF5, and the file that its data are read from.
 
         Raises
         ------
@@ -379,7 +380,7 @@ class SealedFile:
             raise _cannot_read(self.path, name, cause) from cause
 
     def sizes(self) -> dict[str, int]:
-        """The names of all values, and how many bytes of data they have.
+        """Return the names of all values, with their sizes in bytes of data.
 
         Raises
         ------
@@ -402,7 +403,7 @@ class SealedFile:
         return found
 
     def close(self) -> None:
-        """Close it now."""
+        """Close the file now."""
         file, self._file = self._file, None
         if file is not None:
             file.close()
@@ -438,7 +439,7 @@ def _read(file: Any, source: _Bytes, path: Path, name: str, expected: int | None
 
 
 def _description(top: Any) -> tuple[bytes, Written]:
-    """The kind of a value, and what `Draft.write` had told of it."""
+    """Return the kind of a value, and the size and checksum that `Draft.write` returned for it."""
     described = np.empty((), _ATTRIBUTE_DTYPE)
     h5a.open(top, _ATTRIBUTE).read(described, _ATTRIBUTE_TYPE)
     found = Written(described["size"].item(), described["checksum"].item())
@@ -510,7 +511,7 @@ class _Bytes:
 
 
 class _Metadata:
-    """What HDF5 writes into a draft: kept in memory until `write_to`.
+    """The metadata that HDF5 writes into a draft, kept in memory until `write_to`.
 
     HDF5 cannot go on after a write has failed: by version, it refuses all that follows or crashes.
     So none fails, and the disk is full only where that can be handled.
@@ -526,7 +527,7 @@ class _Metadata:
         self._size = 0
 
     def write_to(self, descriptor: int) -> None:
-        """Bring the file behind `descriptor` up to date."""
+        """Write the metadata to the file behind `descriptor`."""
         runs: list[list[int]] = []
         for start, size in sorted(self._extents.items()):
             if runs and start <= runs[-1][1]:

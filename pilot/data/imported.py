@@ -43,7 +43,7 @@ class Imported:
 
 @pickled_name
 def checked(path: str, size: int, mtime_ns: int) -> Path:
-    """The path of an imported file. Its name is part of the format of values.
+    """Return the path of an imported file. This function's name is part of the format of values.
 
     Raises
     ------
@@ -73,7 +73,8 @@ def checked(path: str, size: int, mtime_ns: int) -> Path:
 
 
 def _look(path: Path) -> tuple[int, int]:
-    """Size and time of modification; by opening it, since NFS gives old ones otherwise."""
+    """Return size and time of modification, by opening the file, since NFS gives old ones
+    otherwise."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         status = os.fstat(descriptor)

@@ -1,4 +1,4 @@
-"""An object as arrays and a pickle, and back: pure, no files.
+"""Objects taken apart into arrays and a pickle, and put together again: pure, no files.
 
 Responsible for what is stored how. An object is pickled, but its NumPy arrays are lifted out: the
 pickle (the *skeleton*) keeps a mark in place of each, and the array gets a name that tells a person
@@ -58,7 +58,7 @@ UNNAMED = ".arrays"
 
 @dataclass(frozen=True)
 class Parts:
-    """An object taken apart."""
+    """An object taken apart into arrays and a pickle."""
 
     #: Lifted arrays, C-contiguous, in the order of their marks in the skeleton.
     arrays: list[NDArray[Any]]
@@ -73,18 +73,18 @@ class Parts:
 
     @property
     def size(self) -> int:
-        """Bytes of data."""
+        """The number of bytes of data."""
         return sum(array.nbytes for array in self.arrays) + len(self.skeleton or b"")
 
 
 def raw(array: NDArray[Any]) -> NDArray[np.uint8]:
-    """The bytes of a C-contiguous array, not copied."""
+    """Return the bytes of a C-contiguous array, without a copy."""
     return array.reshape(-1).view(np.uint8) if array.size else np.empty(0, np.uint8)
 
 
 @lru_cache(maxsize=256)
 def native_type(dtype: np.dtype[Any]) -> Any:
-    """The HDF5 type that gives back exactly `dtype`, or None where there is none."""
+    """Return the HDF5 type that gives back exactly `dtype`, or None if there is none."""
     if dtype.hasobject or (dtype.kind == "V" and dtype.names is None):
         return None
     try:
@@ -95,7 +95,7 @@ def native_type(dtype: np.dtype[Any]) -> Any:
 
 
 def is_native(obj: object) -> bool:
-    """Whether `obj` is an array that HDF5 keeps as it is."""
+    """Tell whether `obj` is an array that HDF5 keeps as it is."""
     return (
         type(obj) is np.ndarray
         and obj.ndim <= _MAX_DIMENSIONS
@@ -106,7 +106,7 @@ def is_native(obj: object) -> bool:
 def take_apart(
     obj: Any, file: io.BytesIO | None = None, reducer: Callable[[Any], Any] | None = None
 ) -> Parts:
-    """`obj` as arrays and a pickle.
+    """Take `obj` apart into arrays and a pickle.
 
     Parameters
     ----------
@@ -148,7 +148,8 @@ def take_apart(
 
 
 def put_together(parts: Parts) -> Any:
-    """The object again. It takes over the arrays, which must be writable.
+    """Put an object together again from its parts, taking over their arrays, which must be
+    writable.
 
     Raises
     ------
@@ -168,13 +169,14 @@ def put_together(parts: Parts) -> Any:
 
 @pickled_name
 def itself(array: NDArray[Any]) -> NDArray[Any]:
-    """What a skeleton calls on each lifted array. Its name is part of the format of the files."""
+    """Return a lifted array unchanged; skeletons call this. The name is part of the format of the
+    files."""
     return array
 
 
 @pickled_name
 def in_fortran_order(array: NDArray[Any]) -> NDArray[Any]:
-    """What a skeleton calls on an array that was in Fortran's order. Its name is part of the format
+    """Return a lifted array in Fortran's order; skeletons call this. The name is part of the format
     of the files.
     """
     return np.asfortranarray(array)
@@ -189,7 +191,7 @@ _MARK = pickle.PickleBuffer(bytearray())
 
 
 class _Lifting:
-    """What the two picklers below have in common."""
+    """The common base of the two picklers below."""
 
     def __init__(
         self,
@@ -237,15 +239,15 @@ class _Plain(pickle.Pickler):
 
 
 class _Lifter(_Lifting, _Plain):
-    """By reference, fast."""
+    """A pickler by reference, which is fast."""
 
 
 class _CloudLifter(_Lifting, pickler()):  # type: ignore[misc]
-    """By value, for what the user's script itself defines."""
+    """A pickler by value, for what the user's script itself defines."""
 
 
 def _array_names(obj: object) -> Iterator[tuple[int, str]]:
-    """The identity and the name of each array in nested containers, breadth first."""
+    """Give the id and the name of each array in nested containers, breadth first."""
     seen = {id(obj)}
     level: list[tuple[str, object]] = [("", obj)]
     for _ in range(_NAMED_DEPTH):
@@ -288,7 +290,7 @@ def _children(obj: Any) -> Iterable[tuple[object, object]]:
 
 
 def component(key: object) -> str:
-    """`key` as one component of a path, of HDF5 or of the file system."""
+    """Return `key` as one component of a path, in HDF5 or in the file system."""
     plain = type(key) in (str, float) or (type(key) is int and abs(key) < 2**64)
     text = str(key) if plain else type(key).__name__
     text = text[:100].replace("/", "_").replace("\0", "_")
@@ -297,7 +299,7 @@ def component(key: object) -> str:
 
 
 def unique(name: str, taken: set[str]) -> str:
-    """`name`, or with ``~2``, ``~3``… behind it where it is taken; it is taken then."""
+    """Return `name`, with ``~2``, ``~3``… appended if it is taken, and mark the result as taken."""
     candidate, n = name, 1
     while candidate in taken:
         n += 1

@@ -1,4 +1,4 @@
-"""Patience with file systems that several machines share: files that are seen late, and calls that
+"""Patience with file systems that several machines share: files that appear late, and calls that
 fail for a moment.
 
 A file that one node has written is on the server; another node that has looked before may be told
@@ -53,12 +53,12 @@ class _Patience:
 
 
 def set_patience(seconds: float) -> None:
-    """Say for how long files are looked for again, in this process."""
+    """Set for how long this process looks again for missing files, in seconds."""
     _Patience.seconds = seconds
 
 
 def when_there(path: Path, look: Callable[[], T]) -> T:
-    """Return what a look at a file gives, as soon as the file is there.
+    """Return the result of `look`, repeated until the file is there or patience ends.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def when_there(path: Path, look: Callable[[], T]) -> T:
 
 
 def patiently(do: Callable[[], T]) -> T:
-    """Return what `do` gives; where that fails for a moment, it is done again.
+    """Return the result of `do`, repeated while it fails for a moment.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def patiently(do: Callable[[], T]) -> T:
 
 
 def patient(function: Callable[P, T]) -> Callable[P, T]:
-    """Do a function `patiently`."""
+    """Wrap a function so that calls to it run `patiently`."""
 
     @functools.wraps(function)
     def again(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -121,7 +121,7 @@ def patient(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Tell whether an error, or what has caused it, is one of a file system that may pass."""
+    """Tell whether an error, or its cause, is a passing one of a file system."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _PASSING:
@@ -131,7 +131,7 @@ def is_passing(error: BaseException) -> bool:
 
 
 def is_there(path: Path) -> bool:
-    """Return whether a file is there, once it should be."""
+    """Tell whether a file is there, with patience for one that should be."""
     try:
         when_there(path, path.stat)
     except OSError:
@@ -145,7 +145,7 @@ def _is_late(error: BaseException) -> bool:
 
 
 def _list_directory_of(path: Path) -> None:
-    """List the nearest directory above that is there."""
+    """List the nearest existing directory above a path."""
     for directory in path.parents:
         with contextlib.suppress(OSError):
             for _ in directory.iterdir():

@@ -1,4 +1,4 @@
-"""By value: the pickler for what only a user's script defines.
+"""Pickling by value: the pickler for what only a user's script defines.
 
 It is cloudpickle's, and what that leaves out: classes with ``__slots__``, functions behind
 `functools.lru_cache`, and `functools.cached_property` before Python 3.12.
@@ -99,7 +99,7 @@ def pickler() -> Any:
 
 
 def _is_of_the_script(obj: Any) -> bool:
-    """Return whether something cannot be imported by its name."""
+    """Tell whether an object cannot be imported by its name."""
     if obj.__module__ == "__main__":
         return True
     found: Any = sys.modules.get(obj.__module__)
@@ -109,7 +109,7 @@ def _is_of_the_script(obj: Any) -> bool:
 
 
 def _class(kind: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return how a class goes by value, made of how cloudpickle has it."""
+    """Return how to pickle a class by value, based on cloudpickle's answer."""
     if _has_slots(kind) and len(reduced[1]) == 6 and isinstance(reduced[1][3], dict):
         reduced = _with_slots(kind, reduced)
     given: dict[str, dict[str, Any]] = {}
@@ -131,7 +131,8 @@ _members_sent = weakref.WeakKeyDictionary()
 def _with_members(
     kind: Any, reduced: tuple[Any, ...]
 ) -> tuple[tuple[Any, ...], dict[str, dict[str, Any]]]:
-    """Return the same with all names of members, and the attributes that members have.
+    """Return the reduced form with all names of an enumeration's members, and the members'
+    attributes.
 
     Raises
     ------
@@ -168,7 +169,7 @@ def _has_slots(kind: type) -> bool:
 
 
 def _with_slots(kind: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the same with the slots of the class: it would be made without them.
+    """Return the reduced form with the slots of the class, which cloudpickle would leave out.
 
     Its slots are those that it was made with, whatever `__slots__` says since; and what has taken
     the place of one since is an attribute like others.
@@ -206,7 +207,7 @@ def _mangled(kind: type, name: str) -> str:
 
 @pickled_name
 def code_of(version: tuple[int, int], interpreter: str, make: Any, *parts: Any) -> Any:
-    """Return a code object.
+    """Return a code object made from its parts.
 
     Raises
     ------
@@ -222,7 +223,7 @@ def code_of(version: tuple[int, int], interpreter: str, make: Any, *parts: Any) 
 
 
 def minor_version(interpreter: str) -> tuple[int, int]:
-    """Return the minor version of an interpreter, as `INTERPRETER` has it; (0, 0): unknown."""
+    """Return the minor version of an interpreter from `INTERPRETER`'s form; (0, 0) if unknown."""
     words = interpreter.split()
     numbers = words[1].split(".") if len(words) > 1 else []
     if len(numbers) < 2 or not (numbers[0].isdecimal() and numbers[1].isdecimal()):
@@ -236,7 +237,7 @@ _made: weakref.WeakValueDictionary[int, type] = weakref.WeakValueDictionary()
 
 @pickled_name
 def class_of(make: Any, *parts: Any) -> Any:
-    """Return a class: the one that is here already, or else a new one; see `set_class`."""
+    """Return a class: the existing one, or else a new one; see `set_class`."""
     from cloudpickle import cloudpickle
 
     # The last but one is what tells a class from others in all processes.
@@ -251,7 +252,7 @@ def class_of(make: Any, *parts: Any) -> Any:
 
 @pickled_name
 def set_class(kind: Any, state: tuple[Any, ...]) -> None:
-    """Have a class be what it was when it was sent, but for one that was defined here.
+    """Restore a class to its state when it was sent, unless it was defined here.
 
     That is what the user's program says. It would be set back to what it was when it was sent, with
     methods that see the globals of that time.
@@ -267,7 +268,7 @@ def set_class(kind: Any, state: tuple[Any, ...]) -> None:
 
 
 class ClassState(NamedTuple):
-    """A class, and what it was when it was sent."""
+    """A class, and its state when it was sent."""
 
     kind: Any
     #: Gives it its attributes.
@@ -295,7 +296,7 @@ _given = _Given()
 
 
 def _give(state: ClassState) -> None:
-    """Have a class be so: what is not as it was is put right, and what it had not is taken away."""
+    """Set the attributes of a class to the sent state, and remove those that it did not have."""
     _given.times += 1
     kind, (names, slots) = state.kind, state.attributes
     _make_as(kind, *state.made_as)
@@ -325,7 +326,7 @@ _REGISTRY = "_abc_impl"
 
 
 def _make_as(kind: Any, metaclass: type, bases: tuple[type, ...], name: str, qualname: str) -> None:
-    """Give a class its class, its bases and its names, where it has others."""
+    """Give a class its metaclass, its bases and its names, where they differ."""
     try:
         if type(kind) is not metaclass:
             type.__setattr__(kind, "__class__", metaclass)
@@ -346,7 +347,7 @@ def _make_as(kind: Any, metaclass: type, bases: tuple[type, ...], name: str, qua
 
 
 def _register(kind: Any, wanted: Iterable[type | None]) -> None:
-    """Have these classes be registered with an abstract one, and no others."""
+    """Register exactly these classes with an abstract one."""
     classes = [one for one in wanted if one is not None]
     if registered(kind) != set(classes):
         _forget_answers(kind)
@@ -362,7 +363,7 @@ def registered(kind: abc.ABCMeta) -> set[type]:
 
 
 def _forget_answers(kind: type) -> None:
-    """Have abstract classes look anew at whether a class is one of theirs."""
+    """Clear the answers that abstract classes have cached about a class."""
     for one in (*kind.__mro__, *vars(collections.abc).values()):
         if isinstance(one, abc.ABCMeta):
             abc._reset_caches(one)  # type: ignore[attr-defined]
@@ -370,7 +371,7 @@ def _forget_answers(kind: type) -> None:
 
 @contextmanager
 def class_states() -> Iterator[list[ClassState]]:
-    """Note what classes are given while something is unpickled.
+    """Record the states that classes are given while something is unpickled.
 
     A class is one in a process, whatever it was when each of the functions that use it was sent: so
     who calls one of these after another `give_again` what it knows.
@@ -384,18 +385,18 @@ def class_states() -> Iterator[list[ClassState]]:
 
 
 def give_again(states: list[ClassState]) -> None:
-    """Have classes be what they were when a function was sent."""
+    """Restore classes to their states when a function was sent."""
     for state in states:
         _give(state)
 
 
 def times_given() -> int:
-    """Return a number that grows when any class is given attributes."""
+    """Return a number that grows whenever any class is given attributes."""
     return _given.times
 
 
 def wrong_python(version: tuple[int, int]) -> str:
-    """Return what to do about a program whose Python the pilots do not have."""
+    """Return advice for a program whose Python version differs from the pilots'."""
     wanted = ".".join(map(str, version))
     return (
         "functions go by value only within one minor version. Run the program with the Python of "
@@ -407,7 +408,7 @@ def wrong_python(version: tuple[int, int]) -> str:
 
 @pickled_name
 def lru_cached(parameters: dict[str, Any]) -> Any:
-    """Return a function with a cache of its own, which is empty; see `set_wrapped`."""
+    """Return a cached function with an empty cache of its own; see `set_wrapped`."""
 
     def late(*args: Any, **kwargs: Any) -> Any:
         return cached.__wrapped__(*args, **kwargs)
@@ -418,19 +419,19 @@ def lru_cached(parameters: dict[str, Any]) -> Any:
 
 @pickled_name
 def set_wrapped(cached: Any, function: Any) -> None:
-    """Say which function it is; it may call itself by the name of what has the cache."""
+    """Set the function behind a cache; the function may refer to itself by the cached name."""
     functools.update_wrapper(cached, function)
 
 
 @pickled_name
 def cached_property() -> Any:
-    """Return a property; see `set_cached_property`."""
+    """Return an empty cached property; see `set_cached_property`."""
     return functools.cached_property.__new__(functools.cached_property)
 
 
 @pickled_name
 def set_cached_property(made: Any, state: tuple[Any, str | None]) -> None:
-    """Say what computes it, and its name."""
+    """Set the function behind a cached property, and its name."""
     function, name = state
     made.__init__(function)
     made.attrname = name

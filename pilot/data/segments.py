@@ -32,7 +32,7 @@ RESULTS = "results"
 
 
 class Unsealed:
-    """A result in a segment that is not sealed yet: nothing that could be announced."""
+    """A result in a segment that is not sealed yet, so that it cannot be announced."""
 
     __slots__ = ("_value", "index", "name", "task_id")
 
@@ -69,7 +69,7 @@ class _Segment:
 
 
 class SegmentWriter:
-    """Writes results into segments: one open segment per session. Threads may share it.
+    """A writer of results into segments: one open segment per session. Threads may share it.
 
     As a context manager it seals at the end, or discards what is unsealed after an exception.
 
@@ -94,7 +94,7 @@ class SegmentWriter:
         self._sealing = threading.Lock()
 
     def add(self, session: str, task_name: str, task_id: str, index: int, obj: object) -> Unsealed:
-        """Write one result. It is kept by `seal`, not before.
+        """Write one result, which `seal` makes permanent.
 
         Raises
         ------
@@ -108,7 +108,7 @@ class SegmentWriter:
     def add_parts(
         self, session: str, task_name: str, task_id: str, index: int, parts: Parts
     ) -> Unsealed:
-        """As `add`, of what was taken apart already."""
+        """Write one result that was taken apart already; see `add`."""
         with self._lock:
             segment = patiently(lambda: self._segment(session))
             # A task that was cut off and runs again in this process has the same name again.
@@ -139,7 +139,7 @@ class SegmentWriter:
 
     @property
     def pending(self) -> list[Unsealed]:
-        """Results that are written and not sealed."""
+        """The results that are written and not sealed."""
         with self._lock:
             return [result for segment in self._unsealed() for result, _ in segment.results]
 
@@ -147,7 +147,7 @@ class SegmentWriter:
         return [*self._closed, *self._open.values()]
 
     def seal(self) -> list[Value]:
-        """Finish all open segments; what other threads add meanwhile goes into new ones.
+        """Finish all open segments; results that other threads add meanwhile go into new ones.
 
         Returns
         -------
@@ -193,7 +193,7 @@ class SegmentWriter:
         return final.relative_to(self.site_dir).as_posix()
 
     def discard(self) -> None:
-        """Give up what is not sealed, and remove its files."""
+        """Drop the results that are not sealed, and remove their files."""
         with self._sealing, self._lock:
             for segment in self._unsealed():
                 segment.draft.discard()
@@ -216,7 +216,7 @@ class SegmentWriter:
 
 
 def remove_unsealed(site_dir: Path, owner: str) -> list[Path]:
-    """Remove what an owner that has died left unfinished.
+    """Remove the unfinished segments of an owner that has died.
 
     Returns
     -------
@@ -240,7 +240,7 @@ def _temporary(owner: str, n: object) -> str:
 
 
 class OpenFiles:
-    """Segments that were read lately, kept open. Threads may share it.
+    """A cache of segments that were read lately, kept open. Threads may share it.
 
     Parameters
     ----------
@@ -254,7 +254,7 @@ class OpenFiles:
         self._lock = threading.Lock()
 
     def get(self, path: Path) -> SealedFile:
-        """The file at `path`, opened if need be.
+        """Return the file at `path`, opened if need be.
 
         Raises
         ------
@@ -275,7 +275,8 @@ class OpenFiles:
         return len(self._files)
 
     def after_fork(self) -> None:
-        """In the child: nobody holds the lock there, whoever did in the parent."""
+        """Make a new lock in a forked child, since a thread of the parent may have held the old
+        one."""
         self._lock = threading.Lock()
 
 
@@ -284,7 +285,7 @@ os.register_at_fork(after_in_child=_open_files.after_fork)
 
 
 def read(site_dir: Path, value: Value) -> Any:
-    """The object behind a reference.
+    """Return the object behind a reference.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Values in and out: inline up to a limit, beyond that in a segment.
+"""Storing and loading of values: inline up to a limit, beyond that in a segment.
 
 Importing it loads neither NumPy nor HDF5: who handles small values only does not wait for them.
 """
@@ -48,7 +48,7 @@ def store(
 
 
 def announceable(stored: Value | Unsealed) -> Value:
-    """What `store` gave, as it may be told to others.
+    """Return the result of `store` as a value that may be told to others.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def announceable(stored: Value | Unsealed) -> Value:
 
 
 def load(value: Value, site_dir: Path) -> Any:
-    """The object again.
+    """Return the object behind a value.
 
     Raises
     ------
@@ -83,13 +83,13 @@ class LazyWriter:
         self._writer: SegmentWriter | None = None
 
     def add(self, session: str, task_name: str, task_id: str, index: int, obj: object) -> Unsealed:
-        """See `SegmentWriter.add`."""
+        """Write one result; see `SegmentWriter.add`."""
         return self._opened().add(session, task_name, task_id, index, obj)
 
     def add_parts(
         self, session: str, task_name: str, task_id: str, index: int, parts: Parts
     ) -> Unsealed:
-        """See `SegmentWriter.add_parts`."""
+        """Write one result that was taken apart; see `SegmentWriter.add_parts`."""
         return self._opened().add_parts(session, task_name, task_id, index, parts)
 
     def _opened(self) -> SegmentWriter:
@@ -100,10 +100,10 @@ class LazyWriter:
         return self._writer
 
     def seal(self) -> list[Value]:
-        """See `SegmentWriter.seal`."""
+        """Finish all open segments; see `SegmentWriter.seal`."""
         return self._writer.seal() if self._writer is not None else []
 
     def discard(self) -> None:
-        """See `SegmentWriter.discard`."""
+        """Drop the results that are not sealed; see `SegmentWriter.discard`."""
         if self._writer is not None:
             self._writer.discard()

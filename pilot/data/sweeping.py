@@ -1,4 +1,4 @@
-"""Giving back the space of results that were deleted.
+"""The sweeping of results that were deleted, which frees their space.
 
 Responsible for one segment: it goes when nothing in it is needed any more; otherwise it is replaced
 by a file with what is, once that is worth the copying.
@@ -25,13 +25,13 @@ WORTH_BYTES = 64 * 1024 * 1024
 
 
 def is_worth_it(sizes: Mapping[str, int], dead: Mapping[str, int]) -> bool:
-    """Whether a file with values of these sizes is to be written again without the dead ones."""
+    """Tell whether to rewrite a file with values of these sizes without the dead ones."""
     gone = sum(dead.values())
     return gone >= WORTH_BYTES or 2 * gone >= sum(sizes.values())
 
 
 def sweep(path: Path, is_dead: Callable[[str], bool], *, always: bool = False) -> bool:
-    """Take dead values out of a file.
+    """Remove dead values from a file.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def sweep(path: Path, is_dead: Callable[[str], bool], *, always: bool = False) -
 
 
 def _replace(file: SealedFile, names: list[str]) -> None:
-    """Put a file with these values alone in the place of another."""
+    """Replace a file by one with these values alone."""
     path = file.path
     for left in path.parent.glob(f".{path.name}.swept-*"):
         left.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""How a value travels: inline up to a limit, beyond that as a reference into a segment.
+"""The encoding of values: inline up to a limit, beyond that as references into segments.
 
 Responsible for turning objects into bytes and back, and for deciding which way they go. Reads and
 writes no files itself. Importing it loads neither NumPy nor HDF5: who handles small values only
@@ -35,17 +35,18 @@ SMALL = frozenset({float, bool, type(None)})
 
 
 def are_plain(objects: Iterable[object]) -> bool:
-    """Whether all are numbers, texts and the like, which refer to nothing."""
+    """Tell whether all objects are plain: numbers, text and the like, which refer to nothing."""
     return _PLAIN.issuperset(map(type, objects))
 
 
 def encode_plain(obj: object) -> bytes:
-    """As `encode`, of what is plain, or made of tuples and dicts of that."""
+    """Pickle an object that is plain, or made of tuples and dicts of plain ones; faster than
+    `encode`."""
     return pickle.dumps(obj, pickling.PROTOCOL)
 
 
 def encode(obj: object) -> bytes:
-    """Pickle `obj`, by value what only the user's script defines.
+    """Pickle `obj`; what only the user's script defines is pickled by value.
 
     Raises
     ------
@@ -73,7 +74,7 @@ def encode(obj: object) -> bytes:
 
 
 def encode_within(obj: object, limit: int) -> bytes:
-    """As `encode`, up to so many bytes; more are not even copied.
+    """Pickle `obj` as `encode` does, up to `limit` bytes; larger data is not even copied.
 
     Raises
     ------
@@ -102,7 +103,7 @@ def encode_within(obj: object, limit: int) -> bytes:
 
 
 def decode(payload: bytes) -> Any:
-    """The object that `encode` was given.
+    """Return the object that `encode` was given.
 
     Raises
     ------
@@ -120,7 +121,7 @@ def decode(payload: bytes) -> Any:
 
 
 def unpickled(payload: bytes, buffers: Iterable[Any] | None = None) -> Any:
-    """What was pickled; arrays can be written to, also those that were read-only.
+    """Unpickle an object; its arrays are writable, also those that were read-only.
 
     A task's arguments are its own, and what it may do with them must not depend on their size, nor
     on the way that they took.
@@ -131,7 +132,7 @@ def unpickled(payload: bytes, buffers: Iterable[Any] | None = None) -> Any:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Makes arrays that can be written to. In pickles, read-only arrays lie as immutable bytes."""
+    """An unpickler that makes writable arrays: pickles hold read-only arrays as immutable bytes."""
 
     def find_class(self, module: str, name: str) -> Any:
         found = super().find_class(module, name)
@@ -144,11 +145,11 @@ def _writable(make: Callable[..., Any], *arguments: Any) -> Any:
 
 
 class TooLargeError(Exception):
-    """More was to be pickled than there may be: raised by the file that it is written to."""
+    """An error of a `BoundedFile`: the pickle is larger than the file may be."""
 
 
 class BoundedFile(io.BytesIO):
-    """A file that takes so many bytes, and none of what would be more than that.
+    """A file in memory that takes up to a number of bytes, and refuses the rest.
 
     Parameters
     ----------
@@ -161,7 +162,7 @@ class BoundedFile(io.BytesIO):
         self._left = limit
 
     def write(self, data: Any) -> int:
-        """Take more.
+        """Add data to the file.
 
         Raises
         ------
@@ -175,7 +176,8 @@ class BoundedFile(io.BytesIO):
 
 
 def needs_cloudpickle(payload: bytes) -> bool:
-    """Whether a pickle made by reference might refer to what a worker cannot import."""
+    """Tell whether a pickle made by reference may refer to something that a worker cannot
+    import."""
     if b"__main__" in payload:
         return True
     cloudpickle = sys.modules.get("cloudpickle")
@@ -187,7 +189,7 @@ _COUNTED = 10_000
 
 
 def surely_larger(obj: object, limit: int) -> bool:
-    """Whether `obj` holds more than `limit` bytes in arrays and strings, without pickling it.
+    """Tell whether `obj` holds more than `limit` bytes in arrays and strings, without pickling it.
 
     What is in two places counts twice: then a value goes into a segment that might have been
     inline, which is no harm.
@@ -216,7 +218,7 @@ def surely_larger(obj: object, limit: int) -> bool:
 
 
 def encoding_error(obj: object, cause: Exception) -> EncodingError:
-    """The error that says which part of `obj` cannot be pickled."""
+    """Make the error that names the part of `obj` that cannot be pickled."""
     where, part = _culprit(obj)
     what = f"an object of type {_type_name(obj)}"
     if where:
@@ -227,7 +229,7 @@ def encoding_error(obj: object, cause: Exception) -> EncodingError:
 def argument_error(
     args: Sequence[Any], kwargs: Mapping[str, Any], cause: BaseException
 ) -> EncodingError:
-    """The error that says which argument of a call cannot be pickled."""
+    """Make the error that names the argument of a call that cannot be pickled."""
     named = [(f"argument {n}", value) for n, value in enumerate(args, 1)]
     named += [(f"the argument {name}", value) for name, value in kwargs.items()]
     for name, value in named:
@@ -238,7 +240,7 @@ def argument_error(
 
 
 def unpicklable_error(name: str, thing: object, cause: BaseException) -> EncodingError:
-    """The error for a thing that has a name for users, such as ``the global 'lock'``."""
+    """Make the error for an object that has a name for users, such as ``the global 'lock'``."""
     text = f"{name} (of type {_type_name(thing)}) cannot be pickled: {said(cause)}. "
     return EncodingError((text + _advice(thing, cause)).rstrip())
 
@@ -252,7 +254,7 @@ _OTHER_FUTURES = frozenset({("concurrent.futures._base", "Future"), ("_asyncio",
 
 
 def is_future(thing: object) -> bool:
-    """Tell whether it is a future of a task, without loading what these need."""
+    """Tell whether an object is a task's future, without importing the modules of futures."""
     return _is_one_of(_FUTURES, thing)
 
 
@@ -262,7 +264,7 @@ def _is_one_of(kinds: frozenset[tuple[str, str]], thing: object) -> bool:
 
 
 def _advice(thing: object, cause: BaseException) -> str:
-    """What to do in place of sending a thing that cannot be pickled."""
+    """Return advice on what to send in place of an object that cannot be pickled."""
     if isinstance(thing, types.GeneratorType):
         return "Give a list of its items."
     if is_future(thing):
@@ -284,7 +286,7 @@ def _advice(thing: object, cause: BaseException) -> str:
 
 
 def decoding_error(cause: BaseException) -> EncodingError:
-    """The error for a pickle that cannot be read in this process."""
+    """Make the error for a pickle that cannot be read in this process."""
     place = _at_fault(cause)
     if isinstance(cause, ImportError):
         advice = (
@@ -323,7 +325,8 @@ _LIBRARY = f"{Path(pickle.__file__).parent}{os.sep}"
 
 
 def _at_fault(error: BaseException) -> str:
-    """The code that raised an error while something was pickled or unpickled; empty: none did."""
+    """Return the place in the code that raised an error during pickling or unpickling; empty if
+    there is none."""
     trace = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
@@ -370,7 +373,8 @@ _SEARCH_WIDTH = 1000
 
 
 def _culprit(obj: object, where: str = "", depth: int = _SEARCH_DEPTH) -> tuple[str, object]:
-    """The smallest part of `obj` that cannot be pickled, and the way to it."""
+    """Find the smallest part of `obj` that cannot be pickled; return the path to it, and the
+    part."""
     for step, part in _inside(obj) if depth else ():
         if not can_be_pickled(part):
             return _culprit(part, where + step, depth - 1)
@@ -390,7 +394,7 @@ def _inside(obj: object) -> list[tuple[str, object]]:
 
 
 def attributes(obj: object) -> dict[str, Any]:
-    """The attributes that an object is pickled by, those in slots as well."""
+    """Return the attributes by which an object is pickled, including those in slots."""
     if _is_one_of(_FUTURES | _OTHER_FUTURES, obj) or _says_itself(obj):
         return {}
     found = getattr(obj, "__dict__", None)
@@ -402,14 +406,14 @@ def attributes(obj: object) -> dict[str, Any]:
 
 
 def _says_itself(obj: object) -> bool:
-    """Tell whether a class of Python code says how an object is pickled."""
+    """Tell whether a class written in Python defines how its objects are pickled."""
     ways = ("__reduce__", "__reduce_ex__")
     found = (vars(kind).get(way) for kind in type(obj).__mro__ for way in ways)
     return any(isinstance(way, types.FunctionType) for way in found)
 
 
 def can_be_pickled(obj: object) -> bool:
-    """Tell whether a thing can be sent, by pickling it."""
+    """Tell whether an object can be sent, by pickling it."""
     if type(obj) in (int, float, bool, str, bytes, type(None)):
         return True
     try:

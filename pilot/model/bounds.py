@@ -1,4 +1,4 @@
-"""Bounds of what messages hold: numbers are within what the database and the clocks can take.
+"""Bounds of numbers in messages: within what the database and the clocks can take.
 
 What is outside is refused where a message is decoded, so that nothing behind that has to look.
 """

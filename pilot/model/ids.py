@@ -24,22 +24,22 @@ Ref: TypeAlias = tuple[Number, Number]
 
 
 def task_label(task: int) -> str:
-    """A task id as people read it."""
+    """Return a task id as people read it: ``session.n``."""
     return f"{task >> 32}.{task & NUMBERS}"
 
 
 def task_id(session: int, number: int) -> int:
-    """The id of a session's task of this number."""
+    """Return the id of a session's task from its number."""
     return session << 32 | number
 
 
 def session_of(task: int) -> int:
-    """The session of a task; 0: it is a child that has no number yet."""
+    """Return the session of a task; 0 for a child that has no number yet."""
     return task >> 32
 
 
 def parse_task_label(text: str) -> int:
-    """The task id that `task_label` wrote.
+    """Return the task id that `task_label` wrote.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Which tasks of a session run again, and as what: pure.
+"""The choice of a session's tasks to run again, and their new form: pure.
 
 What has ended stays ended, whoever was told: a task that is to run again becomes a new task of the
 same session, with the same arguments, options and function. Where an argument was the result of a
@@ -19,7 +19,7 @@ from pilot.model.tasks import TaskSpec
 
 
 class Ended(NamedTuple):
-    """A task of the session that has not completed."""
+    """A task of the session that ended without completing."""
 
     state: FinalState
     #: The task that submitted it, the one that submitted that, and so on; 0: a client.
@@ -30,7 +30,7 @@ class Ended(NamedTuple):
 
 
 def chosen(ended: Sequence[Ended], wanted: Iterable[int] | None) -> list[TaskSpec]:
-    """Choose which of the tasks run again.
+    """Choose the tasks that run again.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def chosen(ended: Sequence[Ended], wanted: Iterable[int] | None) -> list[TaskSpe
 
 
 def _replaced(task: Ended, by_id: Mapping[int, Ended]) -> int:
-    """Return which of a task and those above it has run again; 0: none."""
+    """Return the first of a task and its ancestors that has run again; 0 if there is none."""
     for number in (task.spec.id, *task.ancestors):
         if number in by_id and by_id[number].again:
             return number
@@ -87,7 +87,7 @@ def _replaced(task: Ended, by_id: Mapping[int, Ended]) -> int:
 
 
 def _with_latest(spec: TaskSpec, by_id: Mapping[int, Ended]) -> TaskSpec:
-    """Return a task with the results of those that have taken the places of its inputs since."""
+    """Return a task whose inputs are replaced by the latest runs of their tasks."""
     inputs = tuple((_latest(source, by_id), index) for source, index in spec.inputs)
     return msgspec.structs.replace(spec, inputs=inputs)
 
@@ -99,7 +99,7 @@ def _latest(number: int, by_id: Mapping[int, Ended]) -> int:
 
 
 def renumbered(specs: Sequence[TaskSpec], ids: Sequence[int]) -> list[TaskSpec]:
-    """Make new tasks of these, with the ids in the same places."""
+    """Make new tasks of `specs`, with the ids in the same order."""
     new = {spec.id: number for spec, number in zip(specs, ids, strict=True)}
     return [
         msgspec.structs.replace(

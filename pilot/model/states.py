@@ -1,4 +1,4 @@
-"""The states, outcomes and kinds of things, each listed once. Messages are checked against them."""
+"""The states, outcomes and kinds, each listed once. Messages are checked against them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks: what one is made of, what many share, and how one ends.
+"""Tasks: their parts, their shared templates, and their ends.
 
 These structs are parts of messages and rows: fields are only ever added at the end, with defaults.
 Numbers have bounds (`pilot.model.bounds`): what is decoded can be computed with, and stored.
@@ -25,7 +25,7 @@ class Function(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Template(msgspec.Struct, array_like=True, frozen=True):
-    """What many tasks share: the function and how to run it. Sent once, named by `id`."""
+    """The common part of many tasks: the function and how to run it. Sent once, named by `id`."""
 
     #: A digest of all the rest: whoever makes it again gives it the same.
     id: Number
@@ -62,7 +62,7 @@ class Template(msgspec.Struct, array_like=True, frozen=True):
 
 
 class TaskSpec(msgspec.Struct, array_like=True, frozen=True):
-    """One task: its arguments and what they wait for."""
+    """A task: its arguments and the results that it waits for."""
 
     #: Of a child, and in what it and its parent refer to: see `pilot.model.ids`.
     id: Number
@@ -82,7 +82,7 @@ class TaskSpec(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Environment(msgspec.Struct, array_like=True, frozen=True):
-    """Where a session's code is found on the workers."""
+    """The environment of a session's code: directory, module search path, variables."""
 
     working_dir: str
     sys_path: tuple[str, ...] = ()
@@ -98,7 +98,7 @@ class SessionInfo(msgspec.Struct, array_like=True, frozen=True):
 
 
 class LogSpan(msgspec.Struct, array_like=True, frozen=True):
-    """Where the output of an attempt is: a part of a file, relative to the site directory."""
+    """The part of a file that holds the output of an attempt; relative to the site directory."""
 
     path: str
     start: Number
@@ -107,7 +107,7 @@ class LogSpan(msgspec.Struct, array_like=True, frozen=True):
 
 
 class TaskFailure(msgspec.Struct, array_like=True, frozen=True):
-    """Why an attempt did not end well."""
+    """The reason why an attempt did not end well."""
 
     #: Class name of the exception, or what happened (``SIGKILL``, ``exit 3``).
     type: str
@@ -123,12 +123,12 @@ class TaskFailure(msgspec.Struct, array_like=True, frozen=True):
 
     @property
     def is_crash(self) -> bool:
-        """Whether the task's process died, in place of raising."""
+        """True if the task's process died instead of raising an exception."""
         return not self.bases
 
 
 class FileStamp(msgspec.Struct, array_like=True, frozen=True):
-    """A file as it was: its absolute path, bytes, and time of modification in ns."""
+    """The stamp of a file: its absolute path, size in bytes, and time of modification in ns."""
 
     path: str
     size: Number
@@ -136,7 +136,7 @@ class FileStamp(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Children(msgspec.Struct, array_like=True, frozen=True):
-    """The tasks that a task has submitted; they come to be when it ends well, or not at all."""
+    """The tasks that a task has submitted; they are created when it ends well, or not at all."""
 
     functions: tuple[Function, ...]
     templates: tuple[Template, ...]
@@ -146,7 +146,7 @@ class Children(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Completion(msgspec.Struct, array_like=True, frozen=True):
-    """How an attempt ended, as the pilot reports it until the head has committed it.
+    """The end of an attempt, as the pilot reports it until the head has committed it.
 
     Times are seconds since the epoch, by the clock of the host where they were taken.
     """
@@ -171,12 +171,13 @@ class Completion(msgspec.Struct, array_like=True, frozen=True):
 
     @property
     def is_unstarted(self) -> bool:
-        """Whether the task was given back as it came: that was no attempt, and has no number."""
+        """True if the task was returned unstarted, so that there was no attempt and its number is
+        free."""
         return self.outcome == "interrupted" and not self.started
 
 
 class TaskOutcome(msgspec.Struct, array_like=True, frozen=True):
-    """How a task ended."""
+    """The end of a task, as clients are told."""
 
     task: Number
     #: LOST: there is no such task.

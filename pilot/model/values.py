@@ -31,12 +31,12 @@ class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     @property
     def is_inline(self) -> bool:
-        """Whether the value itself is in here."""
+        """True if the object itself is in the value."""
         return not self.path
 
     @property
     def owner(self) -> int:
-        """The number of the task that wrote it into its segment; 0 where that is unknown."""
+        """The number of the task that wrote the value into its segment; 0 if that is unknown."""
         _, _, _, task, *_ = [*self.name.split("/"), "", "", ""]
         session, _, number = task.partition(".")
         return int(session) << 32 | int(number) if session.isdigit() and number.isdigit() else 0

@@ -1,4 +1,4 @@
-"""What the processes say to each other.
+"""The messages between processes, and the ways in which they travel.
 
 ===============  =============================================================
 `messages`       what is said

@@ -1,4 +1,4 @@
-"""The address that other machines reach this one by, and the one to listen at.
+"""The address that other machines use for this one, and the address to listen at.
 
 What a site file says may be a host name, an IPv4 address, or the name of a network interface. Only
 what faces those who need it is listened at, as far as that can be known from here: the address that
@@ -23,7 +23,7 @@ _REQUEST = struct.Struct("16s2s2x4s232x")
 
 
 class Address(NamedTuple):
-    """Where a server is."""
+    """The address of a server: as others are told it, and as the server binds it."""
 
     #: What others are told: a host name or an address.
     told: str
@@ -32,7 +32,7 @@ class Address(NamedTuple):
 
 
 def resolve(address: str) -> Address:
-    """Find out where to listen for what is reached at `address`.
+    """Find the address to listen at so that others can connect to `address`.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How messages travel: over Unix sockets on one machine (`unix`), and TCP between them (`tcp`).
+"""Channels for messages: Unix sockets on one machine (`unix`), and TCP between machines (`tcp`).
 
 Both ways let in who holds the site's keys, and nobody else.
 """
@@ -43,7 +43,8 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Unreadable(NamedTuple):
-    """A message that is none: damaged, or of a release that says more than this one knows."""
+    """A frame that could not be decoded: damaged, or of a release with more messages than this
+    one."""
 
     #: What it says it is, and the number that an answer is to have; None: it has none.
     kind: str
@@ -52,7 +53,7 @@ class Unreadable(NamedTuple):
 
 
 def encode(message: msgspec.Struct) -> bytes:
-    """Return a message as it travels; texts that UTF-8 cannot carry are written out.
+    """Encode a message for the wire; text that UTF-8 cannot carry is escaped.
 
     Raises
     ------
@@ -84,14 +85,14 @@ def _encodable(data: Any) -> Any:
 
 
 class _Reader(Generic[M]):
-    """Decodes messages, and keeps aside what cannot be decoded, whatever it is."""
+    """A decoder of messages that keeps aside what it cannot decode."""
 
     def __init__(self, message_type: Any) -> None:
         self._decoder: msgspec.msgpack.Decoder[M] = msgspec.msgpack.Decoder(message_type)
         self._unreadable: list[tuple[bytes, Unreadable]] = []
 
     def read(self, arrived: Iterable[tuple[bytes, bytes | memoryview]]) -> list[tuple[bytes, M]]:
-        """Return the messages among what has arrived, each with the name of who sent it."""
+        """Return the messages among `arrived` frames, each with the name of its sender."""
         messages: list[tuple[bytes, M]] = []
         decode = self._decoder.decode
         for peer, frame in arrived:
@@ -106,12 +107,12 @@ class _Reader(Generic[M]):
         return messages
 
     def begin(self) -> None:
-        """Keep nothing of what came before: who has not asked for it does not want it."""
+        """Forget frames that could not be decoded before."""
         if self._unreadable:
             self._unreadable = []
 
     def take_unreadable(self) -> list[tuple[bytes, Unreadable]]:
-        """Return what could not be decoded since `begin`, once."""
+        """Return the frames that could not be decoded since `begin`, once."""
         if not self._unreadable:
             return []
         unreadable, self._unreadable = self._unreadable, []
@@ -119,7 +120,7 @@ class _Reader(Generic[M]):
 
 
 def _opening(begin: bytes) -> tuple[str, int | None]:
-    """Read the kind of a message and its number, if it has one, whatever follows them.
+    """Read the kind of a message and its number, if it has one, whatever follows.
 
     A message is an array: its kind, a text, and then its fields; the number is the first.
     """
@@ -141,7 +142,7 @@ def _opening(begin: bytes) -> tuple[str, int | None]:
 
 
 class Server(Generic[M]):
-    """What many peers connect to.
+    """A server that many peers connect to.
 
     Parameters
     ----------
@@ -204,11 +205,12 @@ class Server(Generic[M]):
 
     @property
     def sources(self) -> tuple[Any, ...]:
-        """For a poller: can be read when there is something to `receive`."""
+        """The objects to register with a poller: readable when there is something to `receive`."""
         return tuple(way.source for way in self._ways)
 
     def receive(self) -> list[tuple[bytes, M]]:
-        """What has arrived, with who sent it; more may be left, so that others have their turn."""
+        """Return messages that have arrived, with their senders; more may be left, so that others
+        have their turn."""
         self._reader.begin()
         messages = self._reader.read(self._local.receive())
         if self._remote is not None:
@@ -216,7 +218,7 @@ class Server(Generic[M]):
         return messages
 
     def take_unreadable(self) -> list[tuple[bytes, Unreadable]]:
-        """What has come with the last `receive` and is no message, with who sent it."""
+        """Return the unreadable frames of the last `receive`, with their senders."""
         return self._reader.take_unreadable()
 
     def take_gone(self) -> list[bytes]:
@@ -224,15 +226,15 @@ class Server(Generic[M]):
         return self._local.take_gone()
 
     def is_here(self, peer: bytes) -> bool:
-        """Whether a peer is connected on this machine, where its end is told by `take_gone`."""
+        """Tell whether a peer is connected on this machine, so that `take_gone` reports its end."""
         return self._local.has(peer)
 
     def send(self, peer: bytes, message: msgspec.Struct) -> None:
-        """Send to a peer; one that is gone gets nothing."""
+        """Send to a peer; the message is dropped if the peer is gone."""
         self.send_to_all((peer,), message)
 
     def send_to_all(self, peers: Iterable[bytes], message: msgspec.Struct) -> None:
-        """Send the same to several peers; it is encoded once.
+        """Send one message to several peers; it is encoded once.
 
         What cannot be encoded is logged, and whoever waits for it is told.
         """
@@ -248,11 +250,11 @@ class Server(Generic[M]):
                 self._remote.send(peer, frame)
 
     def unsent(self, peer: bytes) -> int:
-        """How many bytes that were sent to a peer it has not taken yet."""
+        """Return how many bytes that were sent to a peer are still untaken."""
         return max(way.unsent(peer) for way in self._ways)
 
     def look_after(self) -> bool:
-        """See that others find this server, and that they do not use it up; call it often.
+        """Keep the server reachable and within its limit of descriptors; call it often.
 
         Returns
         -------
@@ -279,13 +281,13 @@ class Server(Generic[M]):
         return self.endpoints != before
 
     def close(self, linger_s: float = 1.0) -> None:
-        """Close; what was sent has so long to leave."""
+        """Close the server; sent messages get `linger_s` seconds to leave."""
         for way in self._ways:
             way.close(linger_s)
 
 
 class Client(Generic[M]):
-    """What is connected to one server at a time.
+    """A client that is connected to one server at a time.
 
     Parameters
     ----------
@@ -306,7 +308,8 @@ class Client(Generic[M]):
         self.endpoint = ""
 
     def connect(self, endpoint: str, patience_s: float = 0.0) -> None:
-        """Connect, in place of the server before; what was not sent to that one is dropped.
+        """Connect to a server in place of the previous one; unsent messages to that one are
+        dropped.
 
         Parameters
         ----------
@@ -344,16 +347,17 @@ class Client(Generic[M]):
 
     @property
     def source(self) -> Any:
-        """For a poller: can be read when there is something to `receive`; None: not connected."""
+        """The object to register with a poller: readable when there is something to `receive`; None
+        while not connected."""
         return self._way and self._way.source
 
     @property
     def is_lost(self) -> bool:
-        """Whether the connection has ended and does not come back by itself: connect again."""
+        """True if the connection has ended and does not come back by itself: connect again."""
         return self._way is not None and self._way.is_lost
 
     def check(self) -> None:
-        """Raise where the server refused our key, or has not the key that we expect.
+        """Check that the server has accepted our key and has the expected one.
 
         Raises
         ------
@@ -368,29 +372,30 @@ class Client(Generic[M]):
             )
 
     def poll(self, timeout_s: float | None = None) -> bool:
-        """Wait until something may have arrived; None: for ever."""
+        """Wait until something may have arrived, for up to `timeout_s` seconds; None: without a
+        limit."""
         return self.way.poll(timeout_s)
 
     def send(self, message: msgspec.Struct) -> None:
-        """Send to the server. What cannot leave at once follows in `receive` or `drain`."""
+        """Send to the server. What cannot leave at once is sent in `receive` or `drain`."""
         self.way.send(encode(message))
 
     def receive(self) -> list[M]:
-        """What has arrived; more may be left, so that others have their turn."""
+        """Return messages that have arrived; more may be left, so that others have their turn."""
         self._reader.begin()
         frames = self.way.receive()
         return [message for _, message in self._reader.read((b"", frame) for frame in frames)]
 
     def take_unreadable(self) -> list[Unreadable]:
-        """What has come with the last `receive` and is no message."""
+        """Return the unreadable frames of the last `receive`."""
         return [unreadable for _, unreadable in self._reader.take_unreadable()]
 
     def drain(self) -> None:
-        """Wait until what was sent is on its way."""
+        """Wait until sent messages are on their way."""
         self.way.drain()
 
     def close(self, linger_s: float = 1.0) -> None:
-        """Close the connection; what was sent has so long to leave."""
+        """Close the connection; sent messages get `linger_s` seconds to leave."""
         if self._way is not None:
             self._way.close(linger_s)
             self._way = None

@@ -1,4 +1,4 @@
-"""How the head is found: it writes where it listens into the site directory, others read it.
+"""Discovery of the head: it writes its address into the site directory, and others read it.
 
 The file is replaced in one step and carries the epoch, so that who reads it sees one head or the
 other, never half of one; a lower epoch than one that was seen before is an old head's.
@@ -23,7 +23,7 @@ _MOST_BYTES = 1 << 16
 
 
 class HeadAddress(msgspec.Struct, frozen=True):
-    """Where a head listens, and which one it is."""
+    """The address of a head, with the head's epoch and process."""
 
     epoch: Epoch
     host: str
@@ -41,20 +41,22 @@ class HeadAddress(msgspec.Struct, frozen=True):
     inode: int = 0
 
     def is_dead(self) -> bool:
-        """Whether the process surely lives no more; False where it cannot be known from here."""
+        """Tell whether the process has certainly ended; False if that cannot be known from here."""
         return self.is_here() and process_started(self.pid) != self.started
 
     def is_of(self, directory: Path) -> bool:
-        """Whether this is the head of a site directory, and not of one that it is a copy of."""
+        """Tell whether this is the head of a site directory, and not of a directory that it was
+        copied from."""
         return is_same_place(directory, self.directory, self.inode)
 
     def is_here(self) -> bool:
-        """Whether the process is one of those that can be seen from here."""
+        """Tell whether the process is visible from here: same machine, same process namespace."""
         return self.endpoints.boot == boot_id() and self.space in (0, process_space())
 
 
 def is_same_place(directory: Path, path: str, inode: int) -> bool:
-    """Whether a directory is the one that had this path and inode (with an empty path: not known).
+    """Tell whether `directory` is the one that had this path and inode; True if the path is empty
+    (not known).
 
     A copy has neither. One that was moved has its inode still; and that alone does not tell, since
     some network file systems have others on each machine.
@@ -68,7 +70,8 @@ def is_same_place(directory: Path, path: str, inode: int) -> bool:
 
 
 def process_space() -> int:
-    """What tells the processes that can be seen from here from those of other containers."""
+    """Return the number of this process namespace, which differs between containers; 0 if
+    unknown."""
     try:
         return Path("/proc/self/ns/pid").stat().st_ino
     except OSError:
@@ -76,7 +79,7 @@ def process_space() -> int:
 
 
 def process_started(pid: int) -> int:
-    """When a process started, in clock ticks since the boot; -1 where there is none."""
+    """Return the start time of a process in clock ticks since the boot; -1 if there is none."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -87,8 +90,8 @@ def process_started(pid: int) -> int:
 
 
 def read_address(path: Path, known: HeadAddress | None = None) -> HeadAddress | None:
-    """Return what the site directory says of its head; None where it says nothing, or what no
-    head has said: one that lives says it again within a second.
+    """Return the head's address from the site directory; None if there is none, or none that is
+    valid.
 
     Parameters
     ----------
@@ -113,7 +116,7 @@ def read_address(path: Path, known: HeadAddress | None = None) -> HeadAddress | 
 
 
 def write_address(path: Path, address: HeadAddress) -> os.stat_result:
-    """Tell everybody where the head listens; returns what the file is like that tells it."""
+    """Publish the head's address; return the status of the file that holds it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_bytes(msgspec.json.format(msgspec.json.encode(address)))
     partial.chmod(0o600)

@@ -1,4 +1,4 @@
-"""Where a server can be reached: by a Unix socket on its own machine, and over the network.
+"""The endpoints of a server: a Unix socket on its own machine, and TCP over the network.
 
 Sockets, and other files that processes of one machine share, are in a directory of the user in the
 temporary one: `runtime_dir`. ``$XDG_RUNTIME_DIR`` would be more private, but goes when the user
@@ -35,7 +35,7 @@ _REMOTE = re.compile(r"(?:tcp://[^\s/:;\0]{1,255}:[0-9]{1,5})?")
 
 
 def temporary_dir() -> Path:
-    """Return the directory for temporary files, or another one where that has gone.
+    """Return the directory for temporary files, or another one if that has gone.
 
     A process that outlives the login or the job that started it may outlive its ``$TMPDIR``.
     """
@@ -77,7 +77,7 @@ def runtime_dir(above: Path | None = None) -> Path:
 
 
 def is_private(path: Path) -> bool:
-    """Tell whether this is a directory of this user, no link, that nobody else may enter."""
+    """Tell whether a path is a directory of this user, no link, that nobody else may enter."""
     try:
         status = path.lstat()
     except OSError:
@@ -87,12 +87,12 @@ def is_private(path: Path) -> bool:
 
 
 def socket_path(name: str) -> Path:
-    """Return the Unix socket for `name`, in a few letters however long the name is."""
+    """Return the path of the Unix socket for `name`, short however long the name is."""
     return runtime_dir() / hashlib.blake2b(name.encode(), digest_size=9).hexdigest()
 
 
 def boot_id() -> str:
-    """What tells this machine, since its start, from all others."""
+    """Return an identifier of this machine since its last boot, unlike that of any other."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -101,7 +101,7 @@ def boot_id() -> str:
 
 
 class Endpoints(msgspec.Struct, frozen=True):
-    """Where a server can be reached."""
+    """The endpoints of a server, for its own machine and for others."""
 
     #: The machine that `local` is good on.
     boot: str
@@ -111,7 +111,7 @@ class Endpoints(msgspec.Struct, frozen=True):
 
     @property
     def are_known(self) -> bool:
-        """Whether these are endpoints as servers of Pilot have them."""
+        """Tell whether these are well-formed endpoints of a Pilot server."""
         return all(
             pattern.fullmatch(endpoint)
             for pattern, endpoint in ((_LOCAL, self.local), (_REMOTE, self.remote))
@@ -119,11 +119,11 @@ class Endpoints(msgspec.Struct, frozen=True):
 
     @property
     def is_reachable(self) -> bool:
-        """Whether this machine can reach it."""
+        """Tell whether this machine can reach the server."""
         return bool(self.remote) or self.boot == boot_id()
 
     def choose(self) -> str:
-        """The endpoint to connect to from this machine."""
+        """Return the endpoint to connect to from this machine."""
         path = Path(self.local.removeprefix(LOCAL))
         if self.boot == boot_id() and is_private(path.parent) and identity(path):
             return self.local

@@ -1,4 +1,4 @@
-"""How both ends of a Unix socket find out who the other one is.
+"""The greeting on a Unix socket, by which both ends prove their identity.
 
 The kernel says whose process it is. Then each sends a random number, and proves that it holds the
 key by a keyed hash over both numbers, and over the name that the one who connects is to have:
@@ -34,19 +34,20 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 def proof_of(side: bytes, nonces: bytes, name: bytes, secret: bytes) -> bytes:
-    """Return what only who holds the key can say, of this connection and on this side of it."""
+    """Return the proof of holding the key, for this connection and this side of it."""
     words = side + nonces + name
     return hashlib.blake2b(words, key=secret, digest_size=PROOF_BYTES).digest()
 
 
 def user_of(connected: socket.socket) -> int:
-    """Return the user whose process has the other end: a listener's as it was made."""
+    """Return the user id of the process at the other end; for a listener, of the process that made
+    it."""
     packed = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return int(_CREDENTIALS.unpack(packed)[1])
 
 
 def is_ours(connected: socket.socket, where: str) -> bool:
-    """Tell whether the other end belongs to the user of this process; log where it does not."""
+    """Tell whether the other end belongs to this process's user; log if it does not."""
     user = user_of(connected)
     if user != os.geteuid():
         refused(f"a process of user {user}, not of yours, at {where}")

@@ -1,4 +1,4 @@
-"""A site's keys: who holds them is the user, and nobody else is let in.
+"""The keys of a site: whoever holds them is the user, and nobody else is let in.
 
 Every connection is authenticated with them: servers (the head, agents) have the site's server key,
 everybody else its client key, and a server admits that one key only. Whoever can read the site
@@ -85,7 +85,7 @@ def _file(name: str) -> str:
 
 
 def _are_there(directory: Path) -> bool:
-    """Tell whether there are keys; a directory that is empty is as good as none."""
+    """Tell whether there are keys; an empty directory counts as none."""
     try:
         return any(directory.iterdir())
     except FileNotFoundError:
@@ -105,7 +105,7 @@ def _write_key(path: Path) -> None:
 
 
 def _sync(directory: Path) -> None:
-    """Have on the disk which files there are in a directory."""
+    """Flush a directory's list of files to the disk."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -138,7 +138,7 @@ def load_keys(directory: Path) -> Keys:
 
 
 def _read_key(path: Path) -> tuple[bytes, bytes]:
-    """Read the public and the secret key of a file; ZeroMQ's own reader tells no cause."""
+    """Read the public and the secret key in a file, with errors that name the cause."""
     found = {}
     for line in read_regular(path, _MOST_BYTES).splitlines():
         name, is_set, value = line.strip().partition(b"=")

@@ -1,4 +1,4 @@
-"""A TCP port that can turn newcomers away for a while, and keeps who is there.
+"""A TCP port that can turn newcomers away for a while, and keeps existing connections.
 
 ZeroMQ takes connections by itself, as many as there are descriptors for, and cannot be told to
 stop: to unbind its socket ends all connections that came through it. So the port is made here, and
@@ -37,7 +37,7 @@ _NOTHING = struct.pack("HBBI", 0x06, 0, 0, 0)
 
 
 class Port:
-    """A TCP port that is listened at.
+    """A listening TCP port.
 
     Parameters
     ----------
@@ -64,11 +64,11 @@ class Port:
         self._counted = 0.0
 
     def share(self) -> int:
-        """Return a descriptor of the socket for who takes the connections, who closes it."""
+        """Return a descriptor of the socket for a user of the port, who has to close it."""
         return os.dup(self._socket.fileno())
 
     def look_after(self) -> None:
-        """Turn newcomers away while there are few descriptors left."""
+        """Turn newcomers away while few descriptors are left."""
         now = time.monotonic()
         if now - self._counted < _COUNT_S:
             return
@@ -97,7 +97,7 @@ class Port:
             os.close(self._reserve.pop())
 
     def close(self) -> None:
-        """Listen no more; connections that there are stay."""
+        """Stop listening; existing connections stay."""
         self._release()
         self._socket.close()
 
@@ -119,7 +119,7 @@ def _bind(address: str, number: int) -> socket.socket:
 
 
 def _descriptors_used() -> float:
-    """Return the part that is open of the descriptors that this process may have."""
+    """Return the fraction of this process's descriptors that is in use."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         return sum(1 for _ in Path("/proc/self/fd").iterdir()) / soft

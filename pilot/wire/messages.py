@@ -1,4 +1,4 @@
-"""What is said on the wire: typed structs, and nothing else.
+"""The messages on the wire: typed structs, and nothing else.
 
 Every message is a tagged, array-like struct, so that a frame of a thousand tasks costs a few
 microseconds to read. Fields are only ever added at the end, with defaults; a change of meaning
@@ -42,7 +42,7 @@ class _Message(msgspec.Struct, array_like=True, tag=True):
 
 
 class ClientHello(_Message):
-    """First words of a client."""
+    """The first message of a client."""
 
     protocol: Number
     version: str
@@ -54,14 +54,14 @@ class ClientHello(_Message):
 
 
 class ClientBye(_Message):
-    """Last words of a client."""
+    """The last message of a client."""
 
     #: Ids that it was given and has not used, as first ones and lengths of rows.
     unused: list[tuple[Number, Number]] = []
 
 
 class OpenSession(_Message):
-    """Create a session, or attach to one where `session` is not 0.
+    """A request to create a session, or to attach to one where `session` is not 0.
 
     The reply is the session's id, its default options, as they were given when it was created, and
     a block of ids for tasks: the first, and how many.
@@ -79,7 +79,7 @@ class OpenSession(_Message):
 
 
 class Reserve(_Message):
-    """Ask for the ids of so many tasks of a session, in a row.
+    """A request for the ids of so many tasks of a session, in a row.
 
     The reply is the first, and how many there are.
     """
@@ -90,7 +90,7 @@ class Reserve(_Message):
 
 
 class Submit(_Message):
-    """Tasks, with the functions and templates that the head has not seen in this session."""
+    """A submission of tasks, with the functions and templates that are new to the head."""
 
     seq: Number
     session: Number
@@ -100,7 +100,7 @@ class Submit(_Message):
 
 
 class Detach(_Message):
-    """Detached children of a task that runs: they start before it ends.
+    """A submission of detached children of a running task: they start before it ends.
 
     The reply is their ids: those that they were given when an earlier attempt of the parent has
     submitted the children of the same ordinals.
@@ -115,13 +115,13 @@ class Detach(_Message):
 
 
 class Watch(_Message):
-    """Tell me how these tasks end (or ended)."""
+    """A request to be told how these tasks end, or have ended."""
 
     tasks: list[Number]
 
 
 class Cancel(_Message):
-    """End these tasks, or those of a group; with neither named, all of the session.
+    """A request to cancel these tasks, or those of a group; with neither named, the whole session.
 
     The reply is how many have ended by it; with `waiting_only`, which.
     """
@@ -135,8 +135,8 @@ class Cancel(_Message):
 
 
 class ControlSession(_Message):
-    """Tell a session to ``pause``, ``resume``, ``stop``, ``close``, ``reopen``, ``purge`` or
-    ``delete``; ``rejoin`` opens it again if it was closed since everybody had left it.
+    """A request to ``pause``, ``resume``, ``stop``, ``close``, ``reopen``, ``purge`` or ``delete``
+    a session; ``rejoin`` reopens it if it was closed because everybody had left.
     """
 
     request: Number
@@ -145,7 +145,7 @@ class ControlSession(_Message):
 
 
 class DeleteResults(_Message):
-    """Delete the results of tasks that have ended, of whatever session, and keep their records.
+    """A request to delete the results of ended tasks of any session, and to keep their records.
 
     The reply is how many of them had results.
     """
@@ -155,7 +155,7 @@ class DeleteResults(_Message):
 
 
 class Query(_Message):
-    """Ask for rows: what `pilot.head.queries` knows by this name."""
+    """A request for rows: the query of this name in `pilot.head.queries`."""
 
     request: Number
     name: str
@@ -163,7 +163,7 @@ class Query(_Message):
 
 
 class Command(_Message):
-    """Tell the head to do something to itself: ``stop`` or ``drain``."""
+    """A request to the head to ``stop`` or ``drain``."""
 
     request: Number
     name: str
@@ -174,7 +174,7 @@ class Command(_Message):
 
 
 class Welcome(_Message):
-    """Answer to either greeting. `refused` says why not, where it is not empty."""
+    """The answer to either greeting; `refused` gives the reason where it is not empty."""
 
     epoch: Number
     version: str
@@ -187,26 +187,27 @@ class Welcome(_Message):
 
 
 class Accepted(_Message):
-    """A submission was committed. `refused` names tasks that were not taken, and why."""
+    """The answer to a committed submission; `refused` gives the tasks that were not taken, and
+    why."""
 
     seq: Number
     refused: list[tuple[Number, str]] = []
 
 
 class Outcomes(_Message):
-    """Tasks that ended; each was committed before it is told."""
+    """A report of ended tasks, each committed before it is told."""
 
     outcomes: list[TaskOutcome]
 
 
 class Started(_Message):
-    """Tasks that have run for a while now."""
+    """A report of tasks that have run for a while now."""
 
     tasks: list[Number]
 
 
 class Reply(_Message):
-    """Answer to a request; `error` is not empty where it failed."""
+    """The answer to a request; `error` is not empty if it failed."""
 
     request: Number
     result: Any = None
@@ -224,7 +225,7 @@ class NodeInfo(msgspec.Struct, array_like=True, frozen=True):
 
 
 class PilotHello(_Message):
-    """First words of an agent, and again to each new head."""
+    """The first message of an agent, sent again to each new head."""
 
     protocol: Number
     version: str
@@ -250,7 +251,7 @@ class PilotHello(_Message):
 
 
 class Completions(_Message):
-    """Attempts that ended; repeated to a new head until acknowledged."""
+    """A report of ended attempts, repeated to a new head until acknowledged."""
 
     pilot: str
     seq: Number
@@ -258,7 +259,7 @@ class Completions(_Message):
 
 
 class RunningTask(msgspec.Struct, array_like=True, frozen=True):
-    """An attempt that runs for a while now."""
+    """An attempt that has been running for a while."""
 
     task: Number
     attempt: Number
@@ -268,7 +269,7 @@ class RunningTask(msgspec.Struct, array_like=True, frozen=True):
 
 
 class PilotStatus(_Message):
-    """A sign of life, with what has run for a while."""
+    """A sign of life of a pilot, with the attempts that have run for a while."""
 
     pilot: str
     running: list[RunningTask]
@@ -282,7 +283,7 @@ class PilotStatus(_Message):
 
 
 class PilotBye(_Message):
-    """The agent ends; what it still held goes back."""
+    """The last message of an agent; what it still held goes back to the head."""
 
     pilot: str
     reason: str
@@ -293,7 +294,7 @@ class PilotBye(_Message):
 
 
 class InputValue(msgspec.Struct, array_like=True, frozen=True):
-    """A result that a task needs; without a value where it is made in the same pilot."""
+    """A result that a task needs; without a value if it is made in the same pilot."""
 
     task: Number
     index: Number
@@ -301,7 +302,7 @@ class InputValue(msgspec.Struct, array_like=True, frozen=True):
 
 
 class AttemptSpec(msgspec.Struct, array_like=True, frozen=True):
-    """One attempt to be made."""
+    """An attempt that a pilot is to make: the task, its payload and its inputs."""
 
     task: Number
     attempt: Number
@@ -311,7 +312,7 @@ class AttemptSpec(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Assign(_Message):
-    """Work for a pilot, with what it has not seen yet."""
+    """An assignment of work to a pilot, with the templates and functions that are new to it."""
 
     sessions: list[SessionInfo]
     functions: list[Function]
@@ -320,45 +321,46 @@ class Assign(_Message):
 
 
 class Committed(_Message):
-    """Completions up to this sequence number are in the database: forget them."""
+    """An acknowledgement: completions up to this sequence number are in the database."""
 
     seq: Number
 
 
 class ForgetSession(_Message):
-    """A session has ended: no more work of it comes."""
+    """A notice that a session has ended and that no more of its work comes."""
 
     session: Number
 
 
 class CancelWork(_Message):
-    """End these tasks, whether they run or wait."""
+    """A request to end these tasks, whether they run or wait."""
 
     tasks: list[Number]
 
 
 class Reclaim(_Message):
-    """Another pilot has room for these tasks: give back those that wait for cores."""
+    """A request to return those of these tasks that wait for cores: another pilot has room for
+    them."""
 
     tasks: list[Number]
 
 
 class EndPilot(_Message):
-    """Start nothing new; end when what runs has ended, or now."""
+    """A request to start nothing new, and to end when running work has ended, or now."""
 
     reason: str
     now: bool = False
 
 
 class HeadStatus(_Message):
-    """A sign of life, for a pilot that has asked for one."""
+    """A sign of life of the head, for a pilot that has asked for one."""
 
 
 # --- agent ↔ node worker, executors and ranks ----------------------------------------------------
 
 
 class NodeHello(_Message):
-    """A node worker is up."""
+    """The first message of a node worker."""
 
     node: str
     shape: NodeShape
@@ -366,7 +368,7 @@ class NodeHello(_Message):
 
 
 class StartExecutor(_Message):
-    """Start an executor on these cores."""
+    """A request to start an executor on these cores."""
 
     executor: Number
     session: SessionInfo
@@ -376,15 +378,15 @@ class StartExecutor(_Message):
 
 
 class StopExecutor(_Message):
-    """End an executor: SIGTERM, and after `grace_s` SIGKILL, to its whole process group."""
+    """A request to end an executor: SIGTERM, and SIGKILL after `grace_s`, to its process group."""
 
     executor: Number
     grace_s: Seconds
 
 
 class Unsend(_Message):
-    """Have an executor, or the world whose rank 0 is on your node, skip what it has been sent, up
-    to the `upto`-th work, and not begun."""
+    """A request to have an executor, or the world whose rank 0 is on your node, skip the work that
+    it was sent and has not begun, up to the `upto`-th."""
 
     #: Of the executor or world: no two of them have the same.
     number: Number
@@ -392,7 +394,7 @@ class Unsend(_Message):
 
 
 class WatchRank(_Message):
-    """Tell when this process, a rank of an MPI world on your node, has ended."""
+    """A request to report when this process, a rank of an MPI world on your node, has ended."""
 
     world: Number
     rank: Number
@@ -402,13 +404,13 @@ class WatchRank(_Message):
 
 
 class KillRank(_Message):
-    """End this process, a rank of an MPI world on your node."""
+    """A request to end this process, a rank of an MPI world on your node."""
 
     pid: Number
 
 
 class RankExited(_Message):
-    """A rank is gone: known at once, where launchers take their time."""
+    """A notice that a rank has exited, sent at once, since launchers take their time."""
 
     world: Number
     rank: Number
@@ -420,7 +422,7 @@ class RankExited(_Message):
 
 
 class Unsent(_Message):
-    """An executor or world had begun so many works, and skips those after it up to the
+    """A notice that an executor or world skips the work after the `begun`-th, up to the
     `upto`-th."""
 
     number: Number
@@ -429,7 +431,7 @@ class Unsent(_Message):
 
 
 class ExecutorExited(_Message):
-    """An executor is gone."""
+    """A notice that an executor has exited."""
 
     executor: Number
     #: As `multiprocessing.Process.exitcode`: negative for a signal.
@@ -443,28 +445,28 @@ class ExecutorExited(_Message):
 
 
 class NodeStatus(_Message):
-    """A sign of life of a node worker, with what its executors have run for a while."""
+    """A sign of life of a node worker, with the tasks that its executors have run for a while."""
 
     node: str
     running: list[RunningTask]
 
 
 class AgentStatus(_Message):
-    """A sign of life of the agent, to node workers."""
+    """A sign of life of the agent, for node workers."""
 
     #: Its endpoint on its own machine, which may have changed.
     local: str = ""
 
 
 class ExecutorHello(_Message):
-    """An executor is ready."""
+    """The first message of an executor: it is ready."""
 
     executor: Number
     pid: Number
 
 
 class RankHello(_Message):
-    """A rank of an MPI world is ready."""
+    """The first message of a rank of an MPI world: it is ready."""
 
     world: Number
     rank: Number
@@ -478,14 +480,15 @@ class RankHello(_Message):
 
 
 class LaunchPlan(msgspec.Struct, array_like=True, frozen=True):
-    """How an executor starts an MPI program: what comes before the command, and variables."""
+    """A plan for an executor to start an MPI program: the words before the command, and
+    variables."""
 
     argv: tuple[str, ...]
     env: dict[str, str]
 
 
 class Run(_Message):
-    """Work for an executor or a rank, in this order, with the functions that it has not seen."""
+    """Work for an executor or a rank, in this order, with the functions that are new to it."""
 
     functions: list[Function]
     templates: list[Template]
@@ -494,35 +497,35 @@ class Run(_Message):
 
 
 class Done(_Message):
-    """Attempts that ended in an executor."""
+    """A report of attempts that ended in an executor."""
 
     executor: Number
     completions: list[Completion]
 
 
 class Ran(_Message):
-    """Attempts that have run; their completions follow when their results are on the disk."""
+    """A report of attempts that have run; their completions follow when results are on the disk."""
 
     executor: Number
     tasks: list[Number]
 
 
 class Spent(_Message):
-    """An executor takes no more work: a task has changed its process for good."""
+    """A notice that an executor takes no more work: a task has changed its process for good."""
 
     executor: Number
     reason: str
 
 
 class WorldDone(_Message):
-    """Attempts that all ranks of a world have left, and none has failed in; from rank 0."""
+    """A report, from rank 0, of attempts that all ranks of a world have left without a failure."""
 
     world: Number
     completions: list[Completion]
 
 
 class RankDone(_Message):
-    """A rank has left an attempt that it or another one has failed in."""
+    """A report of a rank that has left an attempt which failed on it or on another rank."""
 
     world: Number
     rank: Number
@@ -530,7 +533,7 @@ class RankDone(_Message):
 
 
 class Exit(_Message):
-    """End: to node workers, executors and ranks."""
+    """A request to end, for node workers, executors and ranks."""
 
 
 FromClient: TypeAlias = (

@@ -1,4 +1,4 @@
-"""Waiting for several sources at once: descriptors, and sockets of ZeroMQ where there are any."""
+"""Polling of several sources at once: descriptors, and ZeroMQ sockets where there are any."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from typing import Any, Protocol
 
 
 class Poller(Protocol):
-    """The part of `select.poll` that ZeroMQ's poller has as well."""
+    """The common interface of `select.poll` and ZeroMQ's poller."""
 
     def register(self, source: Any, events: int, /) -> object:
-        """Wait for a source, too."""
+        """Start watching a source."""
 
     def unregister(self, source: Any, /) -> object:
-        """Wait for a source no more."""
+        """Stop watching a source."""
 
     def poll(self, timeout_ms: int | None = None, /) -> list[tuple[Any, int]]:
-        """Wait, so long at most; returns what is ready: descriptors as numbers."""
+        """Wait for up to `timeout_ms` milliseconds; return the ready sources, descriptors as
+        numbers."""
 
 
 def poller_of(*sources: Any) -> Poller:
-    """Return what waits until one of these can be read, and for more that are registered there.
+    """Return a poller of these sources, at which more can be registered.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What is logged of those who are not let in: not so often that the log fills a disk."""
+"""The log of refused connections: limited, so that it does not fill a disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _others = 0
 
 
 def refused(whom: str) -> None:
-    """Log that somebody was refused; from any thread."""
+    """Log that a connection was refused; safe in any thread."""
     global _last, _others
     with _lock:
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Unix sockets as files: their paths, and what is left of those that nobody listens at."""
+"""The files of Unix sockets: their paths, and the removal of those that nobody listens at."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _OLD_S = 86_400.0
 
 @contextlib.contextmanager
 def short_address(path: Path) -> Iterator[str]:
-    """Give the path in the length that the kernel takes: by way of the directory, held open."""
+    """Give a path that is short enough for the kernel, by way of the open directory."""
     if len(os.fsencode(path)) <= _PATH_BYTES:
         yield str(path)
         return
@@ -32,7 +32,7 @@ def short_address(path: Path) -> Iterator[str]:
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from one that is put in its place later; None: there is none."""
+    """Return an identity that tells a file from a later one in its place; None if there is none."""
     try:
         status = path.lstat()
     except OSError:
@@ -41,7 +41,7 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 def remove_dead(directory: Path) -> None:
-    """Remove from a directory of sockets what killed processes leave in it.
+    """Remove the sockets that killed processes have left in a directory.
 
     These are sockets that nobody listens at, and memory of ranks that nobody has taken over.
     """

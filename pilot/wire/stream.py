@@ -1,4 +1,4 @@
-"""One end of a connection: frames in both directions, over a Unix socket that does not block.
+"""A stream of frames in both directions over a Unix socket that does not block.
 
 Invariants
 ----------
@@ -24,7 +24,7 @@ _TOGETHER = 64
 
 
 class Stream:
-    """One end of a connection.
+    """A stream of frames over one connection.
 
     Parameters
     ----------
@@ -49,16 +49,16 @@ class Stream:
 
     @property
     def is_flushed(self) -> bool:
-        """Whether the kernel has all that was sent."""
+        """True if the kernel has everything that was sent."""
         return not self._unsent
 
     @property
     def descriptor(self) -> int:
-        """The socket's; -1 where it is closed."""
+        """The socket's descriptor; -1 if it is closed."""
         return self._socket.fileno()
 
     def send(self, frame: bytes) -> None:
-        """Send a frame; nobody gets it if the other end is gone."""
+        """Send a frame; it is dropped if the other end is gone."""
         if self.is_lost:
             return
         rest = memoryview(_LENGTH.pack(len(frame)) + frame)
@@ -71,7 +71,7 @@ class Stream:
             self._epoll.modify(self._socket, select.EPOLLIN | select.EPOLLOUT)
 
     def flush(self) -> None:
-        """Send of what could not be sent as much as is possible now."""
+        """Send as much of the unsent data as is possible now."""
         if not self._unsent:
             return
         while self._unsent:
@@ -101,13 +101,13 @@ class Stream:
         self.unsent_bytes = 0
 
     def break_off(self) -> None:
-        """Give the connection up, with what was not sent; both ends find it ended."""
+        """Break the connection off and drop unsent data; both ends find it ended."""
         self._lose()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def receive_one(self, limit: int) -> bytes | None:
-        """Return the next frame, and leave what follows it; None: it is not whole yet.
+        """Return the next frame and leave what follows it; None if the frame is not complete yet.
 
         One that is longer than `limit` ends the connection before it is read.
         """
@@ -132,7 +132,7 @@ class Stream:
         return None
 
     def receive(self) -> list[memoryview]:
-        """The frames that have arrived."""
+        """Return the frames that have arrived."""
         frames: list[memoryview] = []
         for _ in range(_READS):
             try:
@@ -150,7 +150,7 @@ class Stream:
         return frames
 
     def _split(self, data: bytes | bytearray, frames: list[memoryview]) -> None:
-        """Add to `frames` those that `data` makes whole."""
+        """Add to `frames` the frames that `data` completes."""
         if self._partial:
             self._partial += data
             if len(self._partial) < _LENGTH.size + self._awaited():
@@ -166,12 +166,13 @@ class Stream:
         self._partial += view
 
     def _awaited(self) -> int:
-        """The length of the frame that has come in part, once that is known."""
+        """Return the length of the frame that has arrived in part; 0 if it is not known yet."""
         known = len(self._partial) >= _LENGTH.size
         return int(_LENGTH.unpack_from(self._partial)[0]) if known else 0
 
     def drain(self, deadline: float) -> None:
-        """Wait until the kernel has all, the other end is gone, or `time.monotonic` has come."""
+        """Wait until the kernel has everything, the other end is gone, or `deadline`
+        (`time.monotonic`) has passed."""
         room = select.poll()
         while self._unsent and (left_s := deadline - time.monotonic()) > 0:
             room.register(self._socket, select.POLLOUT)
@@ -179,7 +180,7 @@ class Stream:
             self.flush()
 
     def close(self) -> None:
-        """Close; what the kernel has still arrives."""
+        """Close the stream; data that the kernel has still arrives."""
         with contextlib.suppress(OSError):  # somebody else in this process has closed it
             self._epoll.unregister(self._socket)
         self._socket.close()

@@ -78,12 +78,13 @@ def _send(sock: zmq.Socket[bytes], frame: bytes) -> None:
 
 
 def _is_readable(sock: zmq.Socket[bytes]) -> bool:
-    """Whether there is something; to ask costs less than the exception where there is nothing."""
+    """Tell whether there is something to read, at less cost than an exception if there is
+    nothing."""
     return bool(int(sock.getsockopt(_EVENTS)) & _READABLE)
 
 
 class _Doorkeeper:
-    """Lets into the servers of a context whoever has proved to hold one key, and nobody else.
+    """A doorkeeper that admits to the servers of a context only peers that prove to hold one key.
 
     ZeroMQ asks it at each greeting, by its authentication protocol (ZAP 1.0). pyzmq has one too, on
     an event loop: to import that takes longer than all else that a pilot imports of ZeroMQ.
@@ -175,7 +176,7 @@ class Router:
         self.source.bind(f"tcp://127.0.0.1:{self.port}")  # the address is that of the descriptor
 
     def receive(self) -> list[tuple[bytes, bytes]]:
-        """What has arrived, with the name of who sent it."""
+        """Return the frames that have arrived, with the names of their senders."""
         sock, arrived = self.source, list[tuple[bytes, bytes]]()
         while len(arrived) < _BATCH and _is_readable(sock):
             peer, *parts = sock.recv_multipart(_NO_WAIT)
@@ -192,7 +193,7 @@ class Router:
         return arrived
 
     def send(self, peer: bytes, frame: bytes) -> None:
-        """Send to a peer; one that is gone gets nothing."""
+        """Send to a peer; the frame is dropped if the peer is gone."""
         if self._unsent_bytes is not None:
             known = self._peers.get(peer)
             if known is None:
@@ -208,12 +209,12 @@ class Router:
         _send(self.source, frame)
 
     def unsent(self, peer: bytes) -> int:
-        """How many bytes that were sent to a peer it has not said to have taken."""
+        """Return how many bytes that were sent to a peer are not confirmed yet."""
         known = self._peers.get(peer)
         return max(0, known.untaken - _TAKEN_BYTES) if known is not None else 0
 
     def look_after(self) -> None:
-        """See that there are descriptors for files, and that nobody waits for what is lost."""
+        """Keep descriptors for files free, and break off peers that take nothing."""
         self._port.look_after()
         now = time.monotonic()
         if now - self._looked > _STALLED_S:
@@ -227,7 +228,7 @@ class Router:
                     del self._peers[name]
 
     def _break_off(self, name: bytes, peer: _Peer) -> None:
-        """Send a peer nothing more, and tell it, so that it connects anew under another name."""
+        """Break off a peer and tell it, so that it connects again under another name."""
         if not peer.is_broken_off:
             log.warning(
                 "broken off: a peer has not taken %d MiB; it may come again", peer.untaken >> 20
@@ -238,7 +239,7 @@ class Router:
         self.source.send(b"")
 
     def close(self, linger_s: float) -> None:
-        """Close; what was sent has so long to leave."""
+        """Close; sent frames get `linger_s` seconds to leave."""
         self._port.close()
         self.source.close(linger=round(linger_s * 1e3))
         self._context.term()
@@ -288,7 +289,7 @@ class Dealer:
 
     @property
     def refused(self) -> bool:
-        """Whether the router holds another key."""
+        """True if the router holds another key."""
         while not self._refused and self._monitor.poll(0):
             (event,) = struct.unpack_from("=H", self._monitor.recv_multipart()[0])
             self._cut_off += event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -297,7 +298,7 @@ class Dealer:
         return self._refused
 
     def poll(self, timeout_s: float | None) -> bool:
-        """Wait until something arrives; None: for ever."""
+        """Wait until something arrives, for up to `timeout_s` seconds; None: without a limit."""
         return bool(self.source.poll(None if timeout_s is None else round(timeout_s * 1e3)))
 
     def send(self, frame: bytes) -> None:
@@ -306,7 +307,7 @@ class Dealer:
             _send(self.source, frame)
 
     def receive(self) -> list[bytes]:
-        """What has arrived."""
+        """Return the frames that have arrived."""
         sock, arrived = self.source, list[bytes]()
         while len(arrived) < _BATCH and _is_readable(sock):
             frame = sock.recv(_NO_WAIT)
@@ -323,10 +324,10 @@ class Dealer:
         return arrived
 
     def drain(self) -> None:
-        """Wait until all is on its way: a thread of ZeroMQ's sees to that."""
+        """Do nothing: a thread of ZeroMQ's sends what is left."""
 
     def close(self, linger_s: float) -> None:
-        """Close; what was sent has so long to leave."""
+        """Close; sent frames get `linger_s` seconds to leave."""
         self.source.disable_monitor()
         self._monitor.close(linger=0)
         self.source.close(linger=round(linger_s * 1e3))

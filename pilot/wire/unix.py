@@ -54,7 +54,7 @@ _DESCRIPTORS = 0.8
 
 
 class _Greeting:
-    """What is known of a connection before its other end has proved to hold the key."""
+    """A connection whose other end has not yet proved to hold the key."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
@@ -104,11 +104,11 @@ class Listener:
 
     @property
     def is_there(self) -> bool:
-        """Whether the socket can still be found where it was made."""
+        """True if the socket can still be found where it was made."""
         return identity(self._path) == self._bound
 
     def move(self, path: Path) -> None:
-        """Listen at another path, or anew at the same; connections that there are stay."""
+        """Listen at another path, or again at the same; existing connections stay."""
         self._accept()  # who has found it at the old one
         self._set_accepting(False)
         self._socket.close()
@@ -120,7 +120,8 @@ class Listener:
         return self._epoll.fileno()
 
     def receive(self) -> list[tuple[bytes, memoryview]]:
-        """What has arrived, with the name of who sent it; also sees that what is kept follows."""
+        """Return the frames that have arrived, with the names of their senders; also flush what is
+        unsent."""
         self._gone = []
         arrived: list[tuple[bytes, memoryview]] = []
         for descriptor, _ in self._epoll.poll(0):
@@ -138,7 +139,7 @@ class Listener:
         return arrived
 
     def send(self, peer: bytes, frame: bytes) -> bool:
-        """Send to a peer; False where it is not connected here."""
+        """Send to a peer; return False if it is not connected here."""
         stream = self._peers.get(peer)
         if stream is None:
             return False
@@ -153,11 +154,11 @@ class Listener:
         return True
 
     def has(self, peer: bytes) -> bool:
-        """Whether a peer is connected."""
+        """Tell whether a peer is connected."""
         return peer in self._peers
 
     def unsent(self, peer: bytes) -> int:
-        """How many bytes that were sent to a peer it has not taken yet."""
+        """Return how many bytes that were sent to a peer are still untaken."""
         stream = self._peers.get(peer)
         return stream.unsent_bytes if stream is not None else 0
 
@@ -191,7 +192,7 @@ class Listener:
         self._accepts = accepts
 
     def _greet(self, greeting: _Greeting) -> bytes:
-        """Go on with a greeting; returns the name of the peer where it has proved itself."""
+        """Continue a greeting; return the name of the peer once it has proved to hold the key."""
         stream = greeting.stream
         if not greeting.proof:
             said = stream.receive_one(GREETING_BYTES)
@@ -241,7 +242,7 @@ class Listener:
         self._set_accepting(True)
 
     def take_gone(self) -> list[bytes]:
-        """Return the peers whose connections have ended, as the last `receive` has found, once.
+        """Return the peers whose connections the last `receive` found ended, once.
 
         Who does not ask before the next one is not told: nothing here grows with those who went.
         """
@@ -249,7 +250,7 @@ class Listener:
         return gone
 
     def close(self, linger_s: float) -> None:
-        """Close; what was sent has so long to leave."""
+        """Close; sent frames get `linger_s` seconds to leave."""
         deadline = time.monotonic() + linger_s
         for stream in self._streams.values():
             stream.drain(deadline)
@@ -264,7 +265,7 @@ class Listener:
 
 
 class Line:
-    """The end that connects to a listener. Where there is none, nothing is sent or arrives.
+    """The end that connects to a listener. If there is none, nothing is sent or arrives.
 
     What is sent before the listener has proved itself leaves after that: nothing is said to a
     stranger but a name and a random number.
@@ -312,11 +313,11 @@ class Line:
 
     @property
     def is_lost(self) -> bool:
-        """Whether there is no listener at the other end (any more), as far as was received."""
+        """True if there is no listener at the other end (any more), as far as was received."""
         return self._stream is None
 
     def poll(self, timeout_s: float | None) -> bool:
-        """Wait until something arrives; None: for ever, or until nothing can arrive any more."""
+        """Wait until something arrives; None: until something arrives or nothing can any more."""
         # A descriptor that somebody else in this process has closed wakes nobody.
         if timeout_s is None and (self._stream is None or self._stream.is_lost):
             return True
@@ -332,7 +333,7 @@ class Line:
             self._stream.send(frame)
 
     def receive(self) -> list[memoryview]:
-        """What has arrived; also sees that what is kept follows."""
+        """Return the frames that have arrived; also flush what is unsent."""
         stream = self._stream
         if stream is None:
             return []
@@ -346,7 +347,7 @@ class Line:
         return frames
 
     def _greet(self, stream: Stream) -> None:
-        """Answer the listener's word, once it is here, if it proves that it holds the key."""
+        """Answer the listener's greeting, once it has arrived, if it proves to hold the key."""
         said = stream.receive_one(NONCE_BYTES + PROOF_BYTES)
         if said is None:
             return
@@ -363,7 +364,7 @@ class Line:
             stream.send(frame)
 
     def drain(self, deadline: float = float("inf")) -> None:
-        """Wait until all is on its way, or `time.monotonic` has come."""
+        """Wait until everything is sent, or `deadline` (`time.monotonic`) has passed."""
         while (stream := self._stream) is not None and self._held:
             left_s = deadline - time.monotonic()
             if left_s <= 0.0:
@@ -377,7 +378,7 @@ class Line:
             self._stream.drain(deadline)
 
     def close(self, linger_s: float) -> None:
-        """Close; what was sent has so long to leave."""
+        """Close; sent frames get `linger_s` seconds to leave."""
         self.drain(time.monotonic() + linger_s)
         if self._stream is not None:
             self._stream.close()

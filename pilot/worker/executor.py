@@ -49,7 +49,7 @@ LATEST_S = 0.01
 
 
 class ExecutorConfig(msgspec.Struct):
-    """What an executor is told at its start."""
+    """The configuration that an executor receives at its start."""
 
     number: int
     #: A name that no other process has or had on this site.
@@ -68,7 +68,7 @@ class ExecutorConfig(msgspec.Struct):
 
 
 def main(packed: bytes, site: Site, memory: mmap.mmap) -> None:
-    """Be an executor of this site until told to end; the memory is the node worker's, too."""
+    """Run an executor of this site until told to end; `memory` is shared with the node worker."""
     config = msgspec.msgpack.decode(packed, type=ExecutorConfig)
     try:
         client, worker = _come_up(config, site)
@@ -81,7 +81,7 @@ def main(packed: bytes, site: Site, memory: mmap.mmap) -> None:
 
 
 def _come_up(config: ExecutorConfig, site: Site) -> tuple[Client[m.Run | m.Exit], TaskRunner]:
-    """Make this process ready for tasks. All that fails here is the node's fault, not a task's."""
+    """Make this process ready for tasks; a failure here is blamed on the node, not on a task."""
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     be_no_terminals()
@@ -113,7 +113,7 @@ def _come_up(config: ExecutorConfig, site: Site) -> tuple[Client[m.Run | m.Exit]
 
 
 class Outbox:
-    """What has ended and is not reported yet, and the connection that it goes out by.
+    """The completions that are not reported yet, and the connection by which they are reported.
 
     The main thread reports before it waits for its socket; while it is in a task, a thread reports
     what has waited for too long. A lock sees that they never use the socket at the same time.
@@ -141,12 +141,12 @@ class Outbox:
         threading.Thread(target=self._send_late, name="outbox", daemon=True).start()
 
     def begin(self) -> None:
-        """A task begins: what waits is reported in time, however long that takes."""
+        """Note that a task begins: what waits is reported in time, however long the task takes."""
         if self._waiting and not self._due.is_set():
             self._due.set()
 
     def add(self, completions: list[Completion]) -> None:
-        """Report these, soon."""
+        """Add completions, to be reported soon."""
         with self._lock:
             self._waiting += completions
             ended = completions[-1].ended
@@ -156,7 +156,8 @@ class Outbox:
                 self._send()
 
     def receive(self) -> list[m.Run | m.Exit]:
-        """What has arrived, or what arrives next: then all is reported before the wait."""
+        """Return the messages that have arrived; if there are none, report everything and wait for
+        one."""
         with self._lock:
             if self._client.poll(0):
                 return self._receive()
@@ -176,7 +177,7 @@ class Outbox:
         return received
 
     def send(self, message: msgspec.Struct | None = None) -> None:
-        """Report what is left, and then tell this."""
+        """Report what is left, and then send `message`."""
         with self._lock:
             self._send()
             if message is not None:
@@ -186,7 +187,7 @@ class Outbox:
     def tell(
         self, completion: Completion, report: Callable[[list[Completion]], msgspec.Struct]
     ) -> None:
-        """Report what is left, and then this one by a message of its own."""
+        """Report what is left, and then this completion in a message of its own."""
         with self._lock:
             self._send()
             send_report(self._client, report, [completion])
@@ -212,7 +213,7 @@ def send_report(
     report: Callable[[list[Completion]], msgspec.Struct],
     completions: list[Completion],
 ) -> None:
-    """Report attempts that have ended; of one that cannot be told, report that.
+    """Report attempts that have ended; report an attempt that cannot be encoded as failed.
 
     Parameters
     ----------
@@ -255,7 +256,7 @@ def _sendable(completion: Completion) -> Completion:
 
 
 class Sealer(threading.Thread):
-    """Seals what is written a moment after its task, so that several results share a file.
+    """A thread that seals results a moment after their task, so that several share a file.
 
     A thread with a connection of its own, since the next task may run for hours.
     """
@@ -271,7 +272,7 @@ class Sealer(threading.Thread):
         self.busy = threading.Lock()
 
     def run(self) -> None:
-        """Seal, whenever it is due."""
+        """Seal results whenever that is due."""
         client: Client[m.Run | m.Exit] = Client(
             load_keys(self._site.keys),
             b"sealer:%d" % self._config.number,
@@ -328,7 +329,8 @@ def _serve(
 
 
 def _end_spent(number: int, worker: TaskRunner, outbox: Outbox, sealer: Sealer | None) -> None:
-    """Report what has ended, and that this process takes no more work; then wait for the end."""
+    """Report what has ended, and that this process takes no more work; then wait to be told to
+    end."""
     if completions := worker.seal():
         outbox.add(completions)
     if sealer is not None:

@@ -1,4 +1,4 @@
-"""What is told of an exception that a task raised.
+"""The report of an exception that a task raised.
 
 Whatever the exception is, it can be told: its texts are cut where they are too long for a row of
 the database, and can be encoded, since a text that was made of a file's name may hold what is no
@@ -26,7 +26,7 @@ _BASES = 100
 def failure_of(
     error: BaseException, node: str, attempt: int, limit: int, own_file: str = ""
 ) -> TaskFailure:
-    """Return what is told of an exception.
+    """Return the report of an exception.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Processes that are forked: they begin with all that is imported, in a millisecond.
+"""Forked processes, which start in a millisecond with everything imported.
 
 A Python that starts and imports Pilot takes a fraction of a second. So the agent forks the node
 worker of its own node, each node worker a fork server, and that one the executors: each through a
@@ -40,7 +40,7 @@ _LAST_S = 2.0
 
 
 class Forked:
-    """A child of this process that was forked from it; it is looked after as a `Popen` is.
+    """A child that this process has forked, with the interface of a `Popen`.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class Forked:
             sys.exit()
 
     def poll(self) -> int | None:
-        """Look whether it has ended."""
+        """Return the exit code of the process; None while it runs."""
         if self.returncode is None:
             ended, status = os.waitpid(self.pid, os.WNOHANG)
             if ended:
@@ -65,7 +65,7 @@ class Forked:
         return self.returncode
 
     def wait(self, timeout_s: float) -> int:
-        """Wait for its end.
+        """Wait for the end of the process.
 
         Raises
         ------
@@ -80,7 +80,7 @@ class Forked:
         return status
 
     def terminate(self) -> None:
-        """Ask it to end, unless it has."""
+        """Ask the process to end, unless it has."""
         if self.poll() is None:
             os.kill(self.pid, signal.SIGTERM)
 
@@ -106,11 +106,11 @@ class Served:
 
     @property
     def sentinel(self) -> int:
-        """A descriptor that can be read from when it has ended."""
+        """A descriptor that becomes readable when the process has ended."""
         return self._channel.fileno()
 
     def wait(self, timeout_s: float) -> int | None:
-        """Wait for its end, so long at most; how it ended, or None.
+        """Wait up to `timeout_s` seconds for the end of the process; return its exit code, or None.
 
         Raises
         ------
@@ -122,7 +122,7 @@ class Served:
         return self.returncode
 
     def close(self) -> None:
-        """Look after it no more."""
+        """Stop watching the process."""
         self._channel.close()
 
     def _number(self) -> int:
@@ -157,11 +157,11 @@ class ForkServer:
 
     @property
     def sentinel(self) -> int:
-        """A descriptor that can be read from when the fork server has ended."""
+        """A descriptor that becomes readable when the fork server has ended."""
         return self._control.fileno()
 
     def fork(self, packed: bytes) -> Served:
-        """Have a process forked, and give it these bytes.
+        """Request a process that gets these bytes.
 
         Raises
         ------
@@ -185,14 +185,14 @@ class ForkServer:
 
 
 def _fork() -> int:
-    """`os.fork`; what is still to be written is written once."""
+    """Fork with `os.fork`, after flushing buffered output so that it is written once."""
     sys.stdout.flush()
     sys.stderr.flush()
     return os.fork()
 
 
 def _serve(control: socket.socket, run: Callable[[bytes], object], name: str) -> None:
-    """Fork a guard whenever a process is asked for, until nobody can ask any more."""
+    """Fork a guard for each request, until nobody can send requests any more."""
     die_with_parent()
     # What a guard that was killed leaves behind.
     adopt_orphans()
@@ -242,7 +242,7 @@ def _serve(control: socket.socket, run: Callable[[bytes], object], name: str) ->
 
 
 def _fork_for(channel: socket.socket) -> int:
-    """Fork; where the system has no room for it, tell who waits at the other end, and return -1."""
+    """Fork; if the system has no room for a process, tell the requester and return -1."""
     try:
         return _fork()
     except OSError as error:
@@ -252,7 +252,7 @@ def _fork_for(channel: socket.socket) -> int:
 
 
 def _collect(guards: set[int]) -> None:
-    """Take note of guards that have ended, and end what is nobody's."""
+    """Collect the guards that have ended, and end orphans that belong to nobody."""
     with contextlib.suppress(ChildProcessError):
         while pid := os.waitpid(-1, os.WNOHANG)[0]:
             guards.discard(pid)
@@ -262,7 +262,7 @@ def _collect(guards: set[int]) -> None:
 
 
 def _guard(channel: socket.socket, run: Callable[[bytes], object], name: str) -> None:
-    """Fork a process, wait for its end, and leave nothing of what it has started."""
+    """Fork a process, wait for its end, and leave nothing that it has started."""
     with channel.makefile("rb") as given:
         packed = given.read()
     adopt_orphans()

@@ -68,7 +68,7 @@ SLEEP_MOST_S = 0.01
 
 
 class HostCores(msgspec.Struct):
-    """What the ranks on one host may use together."""
+    """The resources that the ranks on one host share."""
 
     cores: tuple[int, ...]
     #: Of things that are told apart.
@@ -76,7 +76,7 @@ class HostCores(msgspec.Struct):
 
 
 class WorldConfig(msgspec.Struct):
-    """What the ranks of a world are told at their start."""
+    """The configuration that the ranks of a world receive at their start."""
 
     world: int
     pilot: str
@@ -89,7 +89,7 @@ class WorldConfig(msgspec.Struct):
 
 
 def main() -> None:
-    """Be a rank until told to end."""
+    """Run a rank of an MPI world until told to end."""
     config = msgspec.json.decode(os.environ.pop(VARIABLE), type=WorldConfig)
     die_with_parent(signal.SIGTERM)
     adopt_orphans()
@@ -135,7 +135,7 @@ def main() -> None:
 
 
 def _import_mpi() -> Any:
-    """Import mpi4py's MPI; where that fails, say so where the agent reads it, and end."""
+    """Import mpi4py's MPI; if that fails, write the reason where the agent reads it, and exit."""
     try:
         # MPI_THREAD_MULTIPLE is not asked for: tasks that need it can see what they have.
         from mpi4py import MPI
@@ -148,14 +148,14 @@ def _import_mpi() -> Any:
 
 
 def why_no_mpi(output: str) -> str:
-    """Why ranks could not import MPI, by what they and their launcher have written; empty: it was
-    not that."""
+    """Return the reason why ranks could not import MPI, found in their output and their launcher's;
+    empty if that was not the fault."""
     _, found, rest = output.partition(NO_MPI)
     return rest.partition("\n")[0].strip() if found else ""
 
 
 def _take_share(config: WorldConfig, node: str, local_rank: int) -> dict[str, tuple[str, ...]]:
-    """Pin this rank to its part of what the host gives to the world.
+    """Pin this rank to its part of the cores that the host gives to the world.
 
     Returns
     -------
@@ -175,7 +175,7 @@ def _take_share(config: WorldConfig, node: str, local_rank: int) -> dict[str, tu
 
 
 def _make_abort_final(kind: Any) -> None:
-    """Let no rank go on after ``MPI_Abort``.
+    """Make ``MPI_Abort`` end every rank.
 
     MPICH's asks the launcher to end all ranks, and returns: until that comes, the task could go on
     and even end well. The method is replaced for all communicators, in the class itself: it is
@@ -207,7 +207,8 @@ def _watch_parent() -> None:
 
 
 class Meeting:
-    """Where the ranks of a world come together after each task, apart from the tasks' own traffic.
+    """The barrier at which the ranks of a world meet after each task, apart from the tasks'
+    traffic.
 
     In each round a rank tells the one that is so far ahead of it, and hears of the one that is so
     far behind, twice as far as before. Between looks it gives its core away: MPI's own ways to wait
@@ -261,7 +262,8 @@ class Meeting:
         return bool(word & 1), bool(word & 2), word >> 2
 
     def gather(self, logs: tuple[LogSpan, ...]) -> list[tuple[int, int]]:
-        """Bring to the first rank where the output of each begins and ends; all have to call it."""
+        """Gather the begin and end of each rank's output on the first rank; every rank has to call
+        it."""
         span = array("q", [logs[0].start, logs[0].end] if logs else [0, 0])
         spans = array("q", [0] * (2 * self._ranks.size if self._ranks.rank == 0 else 0))
         self._ranks.Gather([span, 2], [spans, 2] if self._ranks.rank == 0 else None)
@@ -327,7 +329,7 @@ def _serve(
 def _with_logs(
     completion: Completion, paths: Sequence[str], spans: Sequence[tuple[int, int]]
 ) -> Completion:
-    """The completion with what all ranks have written; of very many the first."""
+    """Return the completion with the log spans of all ranks, up to `LOGS_MOST`."""
     written = (
         LogSpan(path, begin, end)
         for path, (begin, end) in zip(paths, spans, strict=True)
@@ -337,7 +339,8 @@ def _with_logs(
 
 
 def _begin_next(order: memoryview[int], number: int) -> int:
-    """The work that all ranks go on with after this one: the next that is not to be skipped."""
+    """Return the number of the work that all ranks run after `number`: the next that is not
+    skipped."""
     number += 1
     while not begins(order, number):
         number += 1
@@ -345,8 +348,8 @@ def _begin_next(order: memoryview[int], number: int) -> int:
 
 
 def _shared_memory() -> tuple[str, mmap.mmap]:
-    """Return what is to this rank what its place in the node worker's memory is to an executor,
-    and where the node worker finds it. It has no name: ranks are killed as often as they end."""
+    """Return the memory by which this rank informs its node worker, and the path where the node
+    worker finds it. The memory has no name: ranks are killed as often as they end."""
     if hasattr(os, "memfd_create"):
         file = os.memfd_create("pilot-rank")
         path = f"/proc/{os.getpid()}/fd/{file}"

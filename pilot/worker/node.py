@@ -1,4 +1,4 @@
-"""A node worker: starts, watches and ends the executors of one node.
+"""The node worker, which starts, watches and ends the executors of one node.
 
 On the agent's node it is forked from the agent. On each other one it is a Slurm step of its own, so
 that a pilot can give single nodes back. Tasks do not pass through it: executors speak to the agent
@@ -268,7 +268,8 @@ class NodeWorker:
             executor.kill_at = time.monotonic() + grace_s
 
     def _unsend(self, message: m.Unsend) -> None:
-        """Have an executor, or a world by its rank 0, skip what it was sent and has not begun."""
+        """Have an executor, or a world by its rank 0, skip the work that it was sent and has not
+        begun."""
         number = message.number
         if executor := self._executors.get(number):
             pid, order = executor.process.pid, order_of(self._memory, executor.slot * PLACE_BYTES)
@@ -330,7 +331,7 @@ class NodeWorker:
         return (LogSpan(name, begin, end),) if end > begin else (), tail
 
     def _running(self) -> list[m.RunningTask]:
-        """What has run for a while, read from the executors' shared memory."""
+        """List the tasks that have run for a while, read from the executors' shared memory."""
         running = []
         now = clock.now()
         for executor in self._executors.values():
@@ -359,8 +360,8 @@ class NodeWorker:
 
 
 def _adopt_memory(path: str) -> mmap.mmap | None:
-    """Return the memory in which a rank tells its task, and remove its file if it has one; None
-    where it is gone."""
+    """Return the memory in which a rank tells its task, and remove its file if it has one; None if
+    it is gone."""
     try:
         with open(path, "r+b") as file:
             memory = mmap.mmap(file.fileno(), 0)
@@ -372,7 +373,7 @@ def _adopt_memory(path: str) -> mmap.mmap | None:
 
 
 def _skip_upto(pid: int, order: memoryview[int], upto: int) -> int | None:
-    """Have a process skip what it was sent, up to this work, and has not begun.
+    """Have a process skip the works that it has not begun, up to the `upto`-th.
 
     It is in a task, and hears nothing until that ends. So the word is left in its memory, while it
     is stopped: then it cannot begin with the next one at the same time.
@@ -394,7 +395,7 @@ def _skip_upto(pid: int, order: memoryview[int], upto: int) -> int | None:
 
 
 def _has_stopped(pid: int) -> bool:
-    """Wait until a process is stopped that was told to; False where it takes long."""
+    """Wait until a process that was told to stop has done so; return False if that takes long."""
     deadline = time.monotonic() + STOP_S
     while time.monotonic() < deadline:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -405,7 +406,8 @@ def _has_stopped(pid: int) -> bool:
 
 
 def _signal_group(process: Served, number: int) -> None:
-    """Signal an executor and all that it has started; if it just started, itself alone."""
+    """Signal an executor and everything that it has started; the executor alone if it just
+    started."""
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:
@@ -415,7 +417,7 @@ def _signal_group(process: Served, number: int) -> None:
 
 
 def _ask_to_end(process: Served) -> None:
-    """Ask an executor and what it has started to end, in whatever session that is."""
+    """Ask an executor and everything that it has started to end, in any process session."""
     elsewhere = []
     for pid in descendants(process.pid):
         with contextlib.suppress(ProcessLookupError):
@@ -428,7 +430,7 @@ def _ask_to_end(process: Served) -> None:
 
 
 class ForkedNode(Forked):
-    """The node worker of the agent's own node, forked from the agent before that has threads.
+    """The node worker of the agent's own node, forked before the agent has threads.
 
     Parameters
     ----------
@@ -449,7 +451,7 @@ class ForkedNode(Forked):
         os.close(reader)
 
     def tell(self, agent: str) -> None:
-        """Tell it the agent's endpoint, which it waits for."""
+        """Send the node worker the agent's endpoint, which it waits for."""
         with open(self._writer, "w") as writer:
             writer.write(agent)
 
@@ -457,7 +459,8 @@ class ForkedNode(Forked):
 def main(
     site: Site, pilot: str, node: str, shape: NodeShape, find_agent: Callable[[], str]
 ) -> None:
-    """Be a node worker; `find_agent` gives the agent's endpoint, or nothing if that has died."""
+    """Run a node worker; `find_agent` returns the agent's endpoint, or an empty text if it has
+    died."""
     name_process(f"pilot forkserver {node} {pilot}")
     # First, while there is nothing yet that a fork must not have.
     memory = shared_by_fork()

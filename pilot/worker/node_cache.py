@@ -1,4 +1,4 @@
-"""The node cache: values that many tasks share are brought to each node once.
+"""The node cache, by which values that many tasks share are brought to each node once.
 
 A large value that was `put` is copied into a directory on the node's own disk by the first process
 of the pilot that needs it; others wait for that, and all read the copy, checked as the original is.
@@ -43,7 +43,7 @@ RECORD = "fetched"
 
 
 def cache_dir(site: Site, pilot: str) -> Path:
-    """The directory of a pilot's cache on this node.
+    """Return the directory of a pilot's cache on this node.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def cache_dir(site: Site, pilot: str) -> Path:
 
 
 class NodeCache:
-    """Reads values, shared ones from the node's own disk.
+    """A reader of values that takes shared ones from the node's own disk.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class NodeCache:
             self._directory = cache_dir(site, pilot)
 
     def load(self, value: Value) -> Any:
-        """As `pilot.data.storing.load`."""
+        """Load a value as `pilot.data.storing.load` does, by the node's copy where there is one."""
         # A node worker has made the directory, and removes it; where none has, nobody would.
         if value.path and value.shared and value.size >= LEAST_BYTES:
             cache = self._directory
@@ -94,7 +94,8 @@ class NodeCache:
         return load(value, self._site_dir)
 
     def _fetch(self, value: Value, cache: Path) -> bool:
-        """Have a copy of the value's file on this node; False: there is no room for it."""
+        """Make sure that this node has a copy of the value's file; return False if there is no
+        room."""
         copy = cache / value.path
         if copy.exists():
             return True
@@ -125,7 +126,7 @@ class NodeCache:
 
 
 class CacheHolder:
-    """Makes the cache's directory, and removes it in the end; for node workers.
+    """A holder of the cache's directory, for node workers: makes it, and removes it at the end.
 
     Parameters
     ----------
@@ -148,7 +149,7 @@ class CacheHolder:
             log.warning("no values are kept on this node: %s", error)
 
     def close(self) -> None:
-        """Let go of the directory; the last one removes it."""
+        """Release the directory; the last holder removes it."""
         if self._users < 0:
             return
         try:
@@ -163,7 +164,8 @@ class CacheHolder:
         self._users = -1
 
     def _alone(self) -> FileLock:
-        """Lets only one node worker of this machine make or remove a cache at a time."""
+        """Return the lock that lets one node worker of this machine at a time make or remove a
+        cache."""
         from filelock import FileLock
 
         caches = self._directory.parent
@@ -172,7 +174,7 @@ class CacheHolder:
 
 
 def _hold(directory: Path, how: int) -> int:
-    """Lock a cache's directory; returns the descriptor that holds the lock.
+    """Lock a cache's directory; return the descriptor that holds the lock.
 
     Raises
     ------
@@ -189,7 +191,7 @@ def _hold(directory: Path, how: int) -> int:
 
 
 def _remove_stale(caches: Path) -> None:
-    """Remove the caches of pilots that are gone."""
+    """Remove the caches of pilots that have ended."""
     for directory in [path for path in caches.iterdir() if path.is_dir()]:
         with contextlib.suppress(OSError):
             users = _hold(directory, fcntl.LOCK_EX)

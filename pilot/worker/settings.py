@@ -1,4 +1,4 @@
-"""Settings of this process that a task changes by a function of Python's, put back after it.
+"""Settings of this process that tasks change by Python functions, restored after each task.
 
 To look after each task for what it may have changed would be a system call for each setting. So the
 functions that change one are wrapped: the first call in a task notes what the setting was, and a
@@ -36,7 +36,7 @@ _enable, _disable, _set_threshold = gc.enable, gc.disable, gc.set_threshold
 
 
 class Setting(NamedTuple):
-    """Something of a process that tasks may change."""
+    """A setting of a process that tasks may change."""
 
     #: In messages.
     name: str
@@ -89,7 +89,7 @@ def _set_collection(wanted: tuple[bool, tuple[int, int, int]]) -> None:
 
 
 def _nothing() -> None:
-    """Read what is never left set."""
+    """Return None, the value of a setting that is always unset between tasks."""
 
 
 _OS = ("os", "posix")
@@ -168,7 +168,7 @@ _BY_NAME = {setting.name: setting for setting in _SETTINGS}
 
 
 class Settings:
-    """The settings of this process. Making one wraps the functions that change them, for good."""
+    """The settings of this process. An instance wraps the functions that change them, for good."""
 
     def __init__(self) -> None:
         self._thread = threading.get_ident()
@@ -198,7 +198,7 @@ class Settings:
             self.changed[setting.name] = setting.read()
 
     def put_back(self) -> str:
-        """Have all be what it was before the task changed it.
+        """Restore all settings that the task has changed.
 
         Returns
         -------
@@ -216,7 +216,7 @@ class Settings:
 
 
 def _imports() -> bool:
-    """Tell whether a module is being imported by this thread."""
+    """Tell whether this thread is importing a module."""
     frame = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":

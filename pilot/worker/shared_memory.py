@@ -1,4 +1,4 @@
-"""What an executor or a rank tells its node worker in shared memory, and is told there.
+"""The words of shared memory by which an executor or rank and its node worker inform each other.
 
 While it is in a task it hears no message, and one for the begin of each would cost too much. So
 which task it is in, and which of those that it was sent it is to skip, are a few words of memory.
@@ -40,17 +40,17 @@ class Words(Protocol):
 
 
 def shared_by_fork() -> mmap.mmap:
-    """Return memory for all processes that this one forks: it has no name, and ends with them."""
+    """Return anonymous memory that this process shares with all processes that it forks."""
     return mmap.mmap(-1, PLACE_BYTES * PLACES)
 
 
 def order_of(memory: mmap.mmap, offset: int = 0) -> memoryview[int]:
-    """The words of the process whose place in the memory begins at this offset."""
+    """Return the `ORDER` words of the process whose place in the memory begins at `offset`."""
     return memoryview(memory)[offset + SLOT.size : offset + _REASON_AT].cast("q")
 
 
 def begins(order: Words, number: int) -> bool:
-    """In the process: begin a work, unless it is to be skipped."""
+    """Begin a work, in the process itself; return False if it is to be skipped."""
     # In this order, as the process may be stopped anywhere: what the node worker writes then lies
     # behind a work that it finds begun, and a new end is not read with an old beginning.
     order[0] = number
@@ -58,8 +58,8 @@ def begins(order: Words, number: int) -> bool:
 
 
 def skip_upto(order: Words, upto: int) -> int:
-    """In the node worker, while the process is stopped: have it skip what it has not begun, up to
-    this work; returns which one it had begun."""
+    """Have a stopped process skip the works that it has not begun, up to the `upto`-th; called by
+    the node worker."""
     begun = order[0]
     if not order[1] <= begun <= order[2]:
         order[1] = begun
@@ -69,12 +69,13 @@ def skip_upto(order: Words, upto: int) -> int:
 
 
 def leave_reason(memory: mmap.mmap, offset: int, error: BaseException) -> None:
-    """In the process: say why it cannot begin with anything."""
+    """Leave the reason why this process cannot start, for the node worker."""
     text = encodable(f"{type(error).__name__}: {error}").encode()[:_REASON_BYTES]
     memory[offset + _REASON_AT : offset + _REASON_AT + len(text)] = text
 
 
 def reason_in(memory: mmap.mmap, offset: int) -> str:
-    """In the node worker, after its end: return why it could not begin, as far as it has said."""
+    """Return the reason that a process left for not starting, as far as it was written; read by the
+    node worker after its end."""
     text = memory[offset + _REASON_AT : offset + PLACE_BYTES]
     return text.rstrip(b"\0").decode(errors="replace")

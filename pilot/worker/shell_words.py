@@ -1,4 +1,4 @@
-"""Command lines that need no shell: to start one only to start the command would double its cost.
+"""Command lines that need no shell, which would double the cost of starting them.
 
 As `make` does it: a line of plain words, some of them in single quotes, that does not begin with
 what only a shell knows, is executed as it is. Everything else, and whatever is in doubt, goes to
@@ -28,7 +28,7 @@ _SHELLS_OWN = frozenset(
 
 
 def plain_words(line: str) -> list[str] | None:
-    """The words of a command line that means the same without a shell, or None."""
+    """Return the words of a command line that means the same without a shell; None for others."""
     if not _PLAIN.fullmatch(line):
         return None
     words = shlex.split(line)

@@ -1,5 +1,5 @@
-"""What a task finds in its process whatever the tasks before it did there: streams, directory,
-signal handlers, alarm, settings.
+"""The surroundings of a task in its process, restored after each task: streams, directory, signal
+handlers, alarm, settings.
 
 Put back is what would change another task's result or its place of output: descriptors 0, 1 and 2,
 `sys.stdin`, `sys.stdout` and `sys.stderr`, the working directory, Python's signal handlers, and the
@@ -60,7 +60,7 @@ _HIGH = 1000
 
 
 class Surroundings:
-    """The streams, directory and handlers of this process as they are when this is made."""
+    """The streams, directory and handlers of this process at the time when the object is made."""
 
     def __init__(self) -> None:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -79,11 +79,11 @@ class Surroundings:
         self.left = ""
 
     def output_position(self) -> int:
-        """How far this process's output has come."""
+        """Return the position up to which this process has written its output, in bytes."""
         return _lseek(self._stdout, 0, _CURRENT)
 
     def put_back(self) -> None:
-        """Have all of it as it was."""
+        """Restore the surroundings after a task."""
         if self._settings.changed:
             self.left = self._settings.put_back()
         if not self._put_back_quickly():
@@ -93,7 +93,7 @@ class Surroundings:
                 self._put_back()
 
     def _put_back_quickly(self) -> bool:
-        """Put back what the kernel has; False where that is not all."""
+        """Restore what the kernel holds; return False if that is not enough."""
         # After each task, so by as few steps as there can be.
         try:
             _alarm(0)
@@ -135,7 +135,7 @@ class Surroundings:
             self._put_back_handlers()
 
     def _mend_streams(self) -> None:
-        """Write what could not be written where it was to go, and renew what was closed."""
+        """Write pending output where it was to go, and renew the streams that were closed."""
         stdin, stdout, stderr = self._streams
         if not _flush(stdout):
             stdout = sys.__stdout__ = self._opened(1, "w")  # type: ignore[misc, unused-ignore]
@@ -164,7 +164,7 @@ class Surroundings:
 
 
 def _flush(stream: Any) -> bool:
-    """Flush a stream, whatever a user's code has put in its place; False where it cannot be."""
+    """Flush a stream, which may be a user's object; return False if that fails."""
     try:
         stream.flush()
     except BaseException:

@@ -1,4 +1,4 @@
-"""What happens in one task: inputs in, function or command run, values out.
+"""The steps of one task: take its inputs, run its function or command, return its values.
 
 Used by executors and by the ranks of MPI worlds. Whatever the user's code does short of ending the
 process becomes a `Completion`; nothing in here raises because of it.
@@ -86,7 +86,7 @@ NO_VALUE = Value(0)
 
 
 class TaskRunner:
-    """Runs tasks in this process, one after the other.
+    """A runner of tasks in this process, one after the other.
 
     Parameters
     ----------
@@ -152,30 +152,31 @@ class TaskRunner:
         self._surroundings: Surroundings
 
     def learn(self, functions: Iterable[Function], templates: Iterable[Template]) -> None:
-        """Take in what tasks will refer to."""
+        """Store functions and templates that later tasks refer to."""
         for function in functions:
             self._payloads[function.digest] = function.payload
         for template in templates:
             self._templates[template.id] = template
 
     def enter(self, working_dir: str, sys_path: tuple[str, ...], variables: dict[str, str]) -> None:
-        """Be where the session's program was: each task finds this process so."""
+        """Take on the session's directory, module search path and variables, as each task will find
+        them."""
         self._broken = enter_environment(working_dir, sys_path, variables)
         self._surroundings = Surroundings()
 
     @property
     def spent(self) -> str:
-        """Why no other task is to run in this process; empty: nothing speaks against it."""
+        """The reason why no other task may run in this process; empty if there is none."""
         return self._surroundings.left
 
     def log_position(self) -> int:
-        """How far this process's output has come."""
+        """Return the position up to which this process has written its output, in bytes."""
         return self._surroundings.output_position()
 
     def run(
         self, work: AttemptSpec, begin: int, plan: LaunchPlan | None = None
     ) -> list[Completion]:
-        """Run one task; returns its completion, or nothing where `seal` will give it out.
+        """Run one task; return its completion, or an empty list if `seal` will return it.
 
         Parameters
         ----------
@@ -194,7 +195,7 @@ class TaskRunner:
             return [self._untold(work, error)]
 
     def _untold(self, work: AttemptSpec, error: BaseException) -> Completion:
-        """The end of a task whose end could not be told."""
+        """Return the completion of a task whose end could not be reported."""
         now = clock.now()
         failure = TaskFailure(
             type=type(error).__name__,
@@ -293,7 +294,7 @@ class TaskRunner:
         return []
 
     def seal(self) -> list[Completion]:
-        """Make what is written durable, and give out the completions that waited for it.
+        """Make written results durable, and return the completions that waited for that.
 
         May be called from another thread than `run`.
         """
@@ -318,7 +319,7 @@ class TaskRunner:
         return completions
 
     def _not_stored(self, completion: Completion, error: Exception) -> Completion:
-        """The task ran well, but its result could not be kept: the disk is full, say."""
+        """Return the completion of a task that ran well but whose result could not be stored."""
         failure = TaskFailure(
             type=type(error).__name__,
             message=shortened(f"its result could not be stored: {error}", ERROR_TEXT_BYTES),
@@ -345,7 +346,7 @@ class TaskRunner:
         return function
 
     def _put_classes_back(self, digest: bytes) -> None:
-        """Have the classes that a function uses be what they were when it was sent.
+        """Restore the classes that a function uses to their state when the function was sent.
 
         Another function, or an input, may have come with what they were at another time.
         """
@@ -355,7 +356,7 @@ class TaskRunner:
             self._in_force = (digest, times_given())
 
     def _keep_in_bounds(self, digest: bytes, size: int) -> None:
-        """Let go of functions with large data that were read long ago; they can be read again."""
+        """Drop functions with large data that were read long ago; they can be read again."""
         self._large[digest] = size
         for old in list(self._large)[:-1]:
             if sum(self._large.values()) <= LARGE_FUNCTIONS_BYTES:
@@ -363,7 +364,8 @@ class TaskRunner:
             del self._large[old], self._functions[old], self._classes[old]
 
     def _session(self, template: Template, task: int, label: str) -> TaskSession:
-        """What a task submits with; a new one each time: a failed task leaves no children."""
+        """Return a new session object for a task to submit with: a failed task leaves no
+        children."""
         session = template.session
         submitters = self._submitters.get(session)
         if submitters is None:
@@ -384,7 +386,7 @@ class TaskRunner:
         )
 
     def _detach(self, session: int, parent: int, submission: Submission) -> list[int]:
-        """Have the head take detached children, however long it takes until there is one."""
+        """Send detached children to the head, and wait for a head as long as that takes."""
         if self._connection is None:
             from pilot.client.connection import Connection  # few tasks need it
 
@@ -422,7 +424,7 @@ class TaskRunner:
     def _take_results(
         self, label: str, template: Template, result: Any, session: TaskSession
     ) -> tuple[list[Any], Children | None]:
-        """The values of a task, inline or written to the open segment, and its children."""
+        """Return the values of a task, inline or written to the open segment, and its children."""
         results = _results(template, result)
         if self._writer is None:
             self._writer = LazyWriter(self._site.directory, self._owner)
@@ -501,7 +503,7 @@ class TaskRunner:
 
 
 def _of_what(what: str | int, error: BaseException, result: object) -> BaseException:
-    """Return the error of a task that has not raised it itself.
+    """Return the error to report for an error that the task did not raise itself.
 
     Parameters
     ----------
@@ -530,7 +532,7 @@ def _of_what(what: str | int, error: BaseException, result: object) -> BaseExcep
 
 
 def _outcome_of(error: BaseException) -> Outcome:
-    """Return the outcome of an attempt that has raised this.
+    """Return the outcome of an attempt that has raised this error.
 
     That the file system has failed for a moment is no error of the task's, and worth another try.
     """
@@ -539,7 +541,7 @@ def _outcome_of(error: BaseException) -> Outcome:
 
 
 def _end_copy(error: BaseException | None) -> NoReturn:
-    """End a process that a task has forked as Python would end it: it is no executor."""
+    """End a forked copy of this process as Python would: the copy is no executor."""
     status = 0
     try:
         if isinstance(error, SystemExit):
@@ -558,7 +560,7 @@ def _end_copy(error: BaseException | None) -> NoReturn:
 
 
 def _results(template: Template, result: Any) -> Sequence[Any]:
-    """What a function gave, as one object for each of the task's results.
+    """Return the value of a function as a sequence with one object for each of the task's results.
 
     Raises
     ------
@@ -583,7 +585,8 @@ def _results(template: Template, result: Any) -> Sequence[Any]:
 
 
 def _without_shell(command: ShellCommand, line: str) -> list[str] | None:
-    """The words of a line whose program a shell would do nothing but start; None for others."""
+    """Return the words of a line whose program can start without a shell; None for other
+    commands."""
     if not isinstance(command.command, str) or "PATH" in command.env:
         return None
     words = plain_words(line)
@@ -600,7 +603,7 @@ def _spawn(
     stdout: str | None,
     stderr: str | None,
 ) -> int:
-    """Run a command to its end without copying this process; returns its exit status.
+    """Run a command to its end without copying this process; return its exit status.
 
     Raises
     ------

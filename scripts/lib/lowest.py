@@ -1,4 +1,4 @@
-"""Print what setup.cfg requires, for pip: each at the lowest version that it allows.
+"""The lowest versions that setup.cfg allows of each requirement, printed for pip.
 
 Usage: lowest.py [--newest] FILE [EXTRA …]. With --newest, each as setup.cfg has it. A package that
 an extra names again has the higher of the two bounds.
@@ -14,7 +14,7 @@ _REQUIREMENT = re.compile(r"([A-Za-z0-9_.-]+)\s*(?:>=\s*([0-9.]+))?(?:,\s*!=\s*[
 
 
 def requirements(text: str, extras: list[str]) -> dict[str, str]:
-    """Return the lower bounds by package; empty where there is none."""
+    """Return the lower bounds by package; an empty text for none."""
     config = configparser.ConfigParser()
     config.read_string(text)
     sections = [config["options"]["install_requires"]]

@@ -1,4 +1,4 @@
-"""What the rules of a pilot tell the agent to do.
+"""The actions that the rules of a pilot give to the agent.
 
 Plain data: the agent's shell carries it out in the order in which it was told, and tells the rules
 what came of it. An action is taken for done when it is told; one that fails shows as an exit.
@@ -33,7 +33,7 @@ class StopExecutor(msgspec.Struct, frozen=True):
 
 
 class UnsendFromExecutor(msgspec.Struct, frozen=True):
-    """Take back from an executor what it has been sent, up to the `upto`-th, and not begun."""
+    """Have an executor skip the work that it was sent and has not begun, up to the `upto`-th."""
 
     executor: int
     node: str
@@ -56,14 +56,14 @@ class StopWorld(msgspec.Struct, frozen=True):
 
 
 class UnsendFromWorld(msgspec.Struct, frozen=True):
-    """Take back from a world what it has been sent, up to the `upto`-th, and not begun."""
+    """Have a world skip the work that it was sent and has not begun, up to the `upto`-th."""
 
     world: int
     upto: int
 
 
 class RunOnExecutor(msgspec.Struct, frozen=True):
-    """Send work to an executor; with shares where it is to start an MPI program on them."""
+    """Send work to an executor; `shares` are where it starts an MPI program, if it does."""
 
     executor: int
     work: list[AttemptSpec]
@@ -78,14 +78,14 @@ class RunOnWorld(msgspec.Struct, frozen=True):
 
 
 class GiveUpNode(msgspec.Struct, frozen=True):
-    """Use a node no more."""
+    """Stop using a node."""
 
     node: str
     reason: str
 
 
 class ForgetSession(msgspec.Struct, frozen=True):
-    """Nothing more comes of this session."""
+    """Forget a session that has ended."""
 
     session: int
 

@@ -24,7 +24,7 @@ from pilot.wire.messages import AttemptSpec
 
 
 class Attempts:
-    """What is here, and what is to be reported of it."""
+    """The attempts in a pilot, and the completions still to be reported."""
 
     def __init__(self, queues: Queues, cores: Cores, now: float) -> None:
         self.queues = queues
@@ -41,14 +41,14 @@ class Attempts:
         self._completions: list[Completion] = []
 
     def take_completions(self) -> list[Completion]:
-        """What is to be reported to the head."""
+        """Return the completions to be reported to the head, and clear them."""
         completions, self._completions = self._completions, []
         return completions
 
     # --- what comes
 
     def add(self, templates: Iterable[Template], work: Iterable[AttemptSpec], now: float) -> None:
-        """The head has assigned work."""
+        """Take in work that the head has assigned; queue what has all its inputs."""
         for template in templates:
             self.templates[template.id] = template
             self.queues.add_template(template)
@@ -76,23 +76,23 @@ class Attempts:
         self.busy_at = now
 
     def forget(self, tasks: Iterable[int]) -> None:
-        """The head has committed the ends of these tasks."""
+        """Drop the results of tasks whose ends the head has committed."""
         self._inputs.forget(tasks)
 
     def sessions(self) -> set[int]:
-        """The sessions of what waits here."""
+        """Return the sessions that have waiting work here."""
         early = {self.templates[work.template].session for work in self._inputs.waiting()}
         return early.union(queue.session for queue in self.queues.waiting)
 
     def forget_session(self, session: int) -> None:
-        """A session, of which nothing is here, has ended."""
+        """Forget an ended session that has no attempt here."""
         for template in self.queues.forget(session):
             del self.templates[template]
 
     # --- what goes unstarted
 
     def cancel(self, tasks: Collection[int], now: float) -> None:
-        """End those of these tasks that wait."""
+        """Report as cancelled those of `tasks` that wait."""
         for queue in self.queues.waiting:
             for work in self.queues.take(queue, tasks):
                 self.report(ended(work, "cancelled", "cancelled before it started", now))
@@ -100,30 +100,30 @@ class Attempts:
             self.report(ended(work, "cancelled", "cancelled before it started", now))
 
     def return_to_head(self, tasks: Collection[int], reason: str, now: float) -> None:
-        """Give back those of these tasks that wait for cores, with all their inputs."""
+        """Return to the head those of `tasks` that wait for cores with all their inputs."""
         for queue in self.queues.waiting:
             for work in self.queues.take(queue, tasks):
                 self.report(ended(work, "interrupted", reason, now))
 
     def hand_back(self, reason: str, now: float) -> None:
-        """Give back what waits."""
+        """Return all waiting work to the head."""
         for queue in self.queues.waiting:
             self._hand_back_queue(queue, reason, now)
         self.hand_back_early(reason, now)
 
     def hand_back_early(self, reason: str, now: float) -> None:
-        """Give back what waits for inputs."""
+        """Return to the head the work that waits for inputs."""
         for work in self._inputs.take():
             self.report(ended(work, "interrupted", reason, now))
 
     def hand_back_misfits(self, now: float) -> None:
-        """Give back what the nodes that are left can never run."""
+        """Return to the head the waiting work that the remaining nodes can never run."""
         for queue in self.queues.waiting:
             if not self._can_run(queue):
                 self._hand_back_queue(queue, self._nodes_left(), now)
 
     def put_back(self, work: AttemptSpec, now: float) -> None:
-        """A task that was popped has not run: it is the next of its class again."""
+        """Put a task that was popped and has not run back at the front of its class."""
         queue = self.queues.of(work)
         if self._can_run(queue):
             self.queues.put_back(queue, work)
@@ -131,7 +131,8 @@ class Attempts:
             self.report(self._misfit(work, now))
 
     def take_back(self, work: AttemptSpec, cancelled: bool, now: float) -> None:
-        """What was sent ahead will not begin there: it waits again, or was cancelled meanwhile."""
+        """Queue a task again that was sent ahead and skipped; report it as cancelled if
+        `cancelled`."""
         if cancelled:
             self.report(ended(work, "cancelled", "cancelled before it started", now))
         else:
@@ -142,11 +143,11 @@ class Attempts:
             self.report(ended(work, "interrupted", reason, now))
 
     def _can_run(self, queue: Queue) -> bool:
-        """Whether the nodes that are left are enough for tasks of this class."""
+        """Tell whether enough nodes are left for tasks of this class."""
         return queue.nodes is not None and queue.nodes <= len(self._cores.hosts)
 
     def _misfit(self, work: AttemptSpec, now: float) -> Completion:
-        """The end of a task that the nodes that are left can never run."""
+        """Return the completion of a task that the remaining nodes can never run."""
         return ended(work, "interrupted", self._nodes_left(), now)
 
     def _nodes_left(self) -> str:
@@ -155,7 +156,7 @@ class Attempts:
     # --- what ends
 
     def report(self, completion: Completion) -> None:
-        """Tell the head of an end, and go on with what has waited for it here."""
+        """Report a completion to the head, and queue the tasks that waited for it here."""
         ends = [completion]
         while ends:
             completion = ends.pop()

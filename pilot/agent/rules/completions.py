@@ -1,4 +1,4 @@
-"""How an attempt ended, in the words that the head and the user are told. Pure functions.
+"""Completions of attempts, in the words that the head and the user are told. Pure functions.
 
 Invariants
 ----------
@@ -24,7 +24,7 @@ _KINDS = {"timeout": "TaskTimedOut", "crash": "TaskCrashed"}
 
 
 def describe_exit(status: int) -> str:
-    """An exit status in words; negative ones, and 128 + N from launchers, are signals."""
+    """Describe an exit status in words; negative ones, and 128 + N from launchers, are signals."""
     number = -status if status < 0 else status - 128
     if number > 0:
         try:
@@ -37,7 +37,8 @@ def describe_exit(status: int) -> str:
 
 
 def cannot_start(node: str, count: int, status: int, tail: str) -> str:
-    """Say why a node is given up: how the last of so many executors ended, and its last word."""
+    """Say why a node is given up: `count` failed starts, with the exit status and last output of
+    the last one."""
     said = [line.strip() for line in tail.splitlines() if line.strip()]
     last = f": {shortened(said[-1], LAST_WORD_BYTES)}" if said else ""
     return f"{count} executors in a row did not start on {node} ({describe_exit(status)}{last})"
@@ -46,7 +47,7 @@ def cannot_start(node: str, count: int, status: int, tail: str) -> str:
 def ended(
     work: AttemptSpec, outcome: Outcome, message: str, now: float, node: str = "", tail: str = ""
 ) -> Completion:
-    """The end of an attempt that did not tell it itself.
+    """Return the completion of an attempt that did not report its end itself.
 
     Parameters
     ----------
@@ -82,12 +83,14 @@ def ended(
 def killed(
     work: AttemptSpec, outcome: Outcome, template: Template, now: float, node: str, tail: str
 ) -> Completion:
-    """The end of an attempt that was killed: over its time limit, cancelled, or with its pilot."""
+    """Return the completion of an attempt that was killed: over its time limit, cancelled, or with
+    its pilot."""
     return ended(work, outcome, _why_killed(outcome, template), now, node, tail)
 
 
 def told_to_end(completion: Completion, outcome: Outcome, template: Template) -> Completion:
-    """The end of an attempt that raised when it was told to end: that is not its own error."""
+    """Return the completion of an attempt that raised because it was told to end, which is not its
+    own error."""
     assert completion.failure is not None
     failure = msgspec.structs.replace(
         completion.failure,
@@ -102,7 +105,7 @@ def told_to_end(completion: Completion, outcome: Outcome, template: Template) ->
 def merge_failures(
     work: AttemptSpec, failures: dict[int, Completion], left: int, need: Resources
 ) -> Completion:
-    """One failure of those of several ranks.
+    """Merge the failures of several ranks into one completion.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The nodes of a pilot, and what of their cores and other resources is free. Pure.
+"""The nodes of a pilot, and the free part of their cores and other resources. Pure.
 
 Invariants
 ----------
@@ -24,7 +24,8 @@ GONE: Thing = ("", "")
 
 
 class Cores:
-    """The nodes, and what is free on them; `hosts` are also those that have not reported yet."""
+    """The nodes of a pilot and their free resources; `hosts` includes nodes that have not reported
+    yet."""
 
     def __init__(self, hosts: Iterable[str]) -> None:
         self.hosts = list(hosts)
@@ -36,8 +37,8 @@ class Cores:
         self._waiting: dict[str, dict[Thing, list[Callable[[], None]]]] = {}
 
     def add_node(self, name: str, shape: NodeShape, position: int) -> bool:
-        """A node is up; False where it was already. `position` is its place in the list of nodes
-        of the batch system."""
+        """Add a node that is up; return False if it was already. `position` is its place in the
+        batch system's list of nodes."""
         if name not in self.hosts:
             self.hosts.append(name)
         if name in self.nodes:
@@ -47,7 +48,7 @@ class Cores:
         return True
 
     def lose_node(self, name: str) -> None:
-        """A node is gone, with whatever is taken of it."""
+        """Remove a lost node, with everything that is taken on it."""
         if name in self.hosts:
             self.hosts.remove(name)
         if node := self.nodes.pop(name, None):
@@ -56,7 +57,8 @@ class Cores:
         self._waiting.pop(name, None)
 
     def place(self, need: Resources) -> list[NodeAllocation] | None:
-        """Where a task can run now, or None where it has to wait. Nothing is taken."""
+        """Find the shares on which a task can run now, or None if it has to wait. Nothing is
+        taken."""
         if not self.free:
             return None
         nodes = self.nodes.values()
@@ -65,7 +67,8 @@ class Cores:
         return place(need, nodes)
 
     def in_the_way(self, shares: tuple[NodeAllocation, ...]) -> tuple[str, Thing] | None:
-        """What keeps these shares from being taken: on which node, and what; None: nothing does."""
+        """Find the first thing that keeps `shares` from being taken, with its node; None if nothing
+        does."""
         nodes = self.nodes
         for share in shares:
             node = nodes.get(share.node)
@@ -76,12 +79,12 @@ class Cores:
         return None
 
     def take(self, share: NodeAllocation) -> None:
-        """Give a share away."""
+        """Mark a share as taken."""
         self.nodes[share.node].take(share)
         self.free -= len(share.cores)
 
     def release(self, share: NodeAllocation) -> None:
-        """Take a share back; its node may be gone."""
+        """Mark a share as free again; its node may be gone."""
         node = self.nodes.get(share.node)
         if node is None:
             return
@@ -93,6 +96,7 @@ class Cores:
                     tell()
 
     def when_free(self, node: str, thing: Thing, tell: Callable[[], None]) -> None:
-        """Call `tell` when something is given back that is in the way now; a node is not."""
+        """Call `tell` when the obstacle `thing` on a node becomes free; a missing node never
+        does."""
         if thing is not GONE:
             self._waiting.setdefault(node, {}).setdefault(thing, []).append(tell)

@@ -1,4 +1,4 @@
-"""What executors are started, given and ended for. Pure.
+"""The rules for executors: decide when they start, what they run, and when they stop. Pure.
 
 Invariants
 ----------
@@ -101,12 +101,12 @@ class Executor:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it has nothing to do."""
+        """True if the executor has no work and no results to report."""
         return self.queue is None and not self.unsealed
 
 
 class _Failures:
-    """The executors in a row that have not come up on a node."""
+    """The failed starts of executors in a row on a node."""
 
     __slots__ = ("count", "last_at", "rests_until")
 
@@ -152,7 +152,8 @@ class ExecutorRules:
     # --- starting
 
     def start(self, queue: Queue, now: float) -> bool:
-        """Start the next task of a queue, and what goes with it; False where it has no place."""
+        """Start the next task of a queue, and send more after it; return False if there is no place
+        for it."""
         if queue.kind == "mpi-command":
             return self._start_program(queue, now)
         executor = self._take_idle(queue)
@@ -165,7 +166,7 @@ class ExecutorRules:
         return self._feed(executor, now)
 
     def _start_program(self, queue: Queue, now: float) -> bool:
-        """An MPI program has an executor of its own, on the first of its nodes."""
+        """Start an MPI program on an executor of its own, on the first of its nodes."""
         shares = self._cores.place(queue.need)
         if shares is None:
             return False
@@ -175,7 +176,8 @@ class ExecutorRules:
         return self._feed(executor, now)
 
     def _take_idle(self, queue: Queue) -> Executor | None:
-        """A warm executor of the same session and size, whose cores are free."""
+        """Take a warm executor of the same session and size whose cores are free; None if there is
+        none."""
         cores, amounts, indexed = queue.need.cores, queue.amounts, queue.indexed
         for name, node in self._cores.nodes.items():
             # Amounts are no part of what an executor is for: a node has them for any, or none.
@@ -197,7 +199,8 @@ class ExecutorRules:
         return executor
 
     def _close_surplus(self, node: str) -> None:
-        """Make room for a new executor on a node: close those that have been idle for longest."""
+        """Make room for a new executor on a node by closing the surplus ones that were idle
+        longest."""
         idle = self._idle.get(node, {})
         surplus = len(idle) + 1 - IDLE_PER_CORE * self._cores.nodes[node].shape.cores
         for executor in list(islice(idle.values(), max(0, surplus))):
@@ -206,7 +209,7 @@ class ExecutorRules:
     # --- working
 
     def ready(self, number: int, pid: int, now: float) -> None:
-        """An executor has reported."""
+        """Note that an executor has started, and send it its work."""
         executor = self.executors.get(number)
         if executor is None:
             return
@@ -219,7 +222,7 @@ class ExecutorRules:
             self._send(executor, list(executor.pipeline))
 
     def done(self, number: int, completions: Iterable[Completion], now: float) -> None:
-        """An executor has ended attempts."""
+        """Take the completions of an executor's attempts, and give it more work."""
         executor = self.executors.get(number)
         if executor is None:
             return
@@ -242,7 +245,7 @@ class ExecutorRules:
         self._go_on(executor, now)
 
     def ran(self, number: int, tasks: Iterable[int], now: float) -> None:
-        """An executor is through with attempts whose completions will follow."""
+        """Note attempts that have run on an executor and whose completions will follow."""
         executor = self.executors.get(number)
         if executor is None:
             return
@@ -252,7 +255,8 @@ class ExecutorRules:
         self._go_on(executor, now)
 
     def _go_on(self, executor: Executor, now: float) -> None:
-        """An executor may have nothing left to do: give it more, or its cores to others."""
+        """Give an executor more work after an event, or release its cores if nothing is left for
+        it."""
         executor.first_started = now
         self._attempts.busy_at = now
         if executor.stopping:
@@ -269,7 +273,8 @@ class ExecutorRules:
                 self._rest(executor)
 
     def _feed(self, executor: Executor, now: float) -> bool:
-        """Fill the pipeline of an executor that holds its cores; False where nothing was there."""
+        """Fill the pipeline of an executor that holds its cores; return False if nothing was
+        waiting."""
         queue = executor.queue
         if queue is None or not self._queues.may_start(queue):
             return False
@@ -302,7 +307,8 @@ class ExecutorRules:
         self._act(UnsendFromExecutor(executor.id, executor.node, upto))
 
     def unsent(self, number: int, begun: int, upto: int, now: float) -> None:
-        """An executor skips what it was sent after the `begun`-th work, up to the `upto`-th."""
+        """Queue again the work after the `begun`-th, up to the `upto`-th, which an executor
+        skips."""
         executor = self.executors.get(number)
         if executor is None or executor.stopping:
             return  # what it had goes with it
@@ -317,14 +323,14 @@ class ExecutorRules:
     # --- cores
 
     def _serve(self, executor: Executor, queue: Queue) -> None:
-        """It works for a queue from now on, and holds its cores."""
+        """Assign an executor to a queue, and take its cores."""
         executor.queue = queue
         queue.busy += 1
         for share in executor.shares or executor.pinned:
             self._cores.take(share)
 
     def _release(self, executor: Executor) -> None:
-        """Its cores are free."""
+        """Free the cores of an executor that serves a queue."""
         if executor.queue is None:
             return
         executor.queue.busy -= 1
@@ -334,7 +340,7 @@ class ExecutorRules:
         self._queues.look_again = True
 
     def _rest(self, executor: Executor) -> None:
-        """It is idle from now on."""
+        """Put an executor among the idle ones."""
         share = executor.pinned[0]
         if share.named:
             share.named = share.indexed
@@ -342,7 +348,7 @@ class ExecutorRules:
         self._idle.setdefault(executor.node, {})[executor.id] = executor
 
     def _forget(self, executor: Executor) -> None:
-        """It is not to be found among the idle ones any more, if it was."""
+        """Remove an executor from the idle ones, if it is among them."""
         self._warm.discard(executor)
         if idle := self._idle.get(executor.node):
             idle.pop(executor.id, None)
@@ -350,7 +356,7 @@ class ExecutorRules:
     # --- ends
 
     def spent(self, number: int) -> None:
-        """An executor takes no more work: end it."""
+        """End an executor that takes no more work."""
         if executor := self.executors.get(number):
             self._stop(executor, GRACE_S)
 
@@ -364,7 +370,8 @@ class ExecutorRules:
         tail: str,
         now: float,
     ) -> None:
-        """An executor is gone: what it was in has crashed, unless it was killed for a reason.
+        """Note the exit of an executor: its running task has crashed, unless it was killed for a
+        reason.
 
         Parameters
         ----------
@@ -412,7 +419,7 @@ class ExecutorRules:
             self._note_failure(executor, status, tail, now)
 
     def _note_failure(self, executor: Executor, status: int, tail: str, now: float) -> None:
-        """An executor has not come up: let its node rest, or give it up."""
+        """Count an executor that did not start: let its node rest, or give it up after too many."""
         node = executor.node
         failures = self._failures.setdefault(node, _Failures())
         known = failures.count and executor.started_at <= failures.last_at
@@ -427,7 +434,7 @@ class ExecutorRules:
         self._cores.resting.add(node)
 
     def lose_node(self, name: str, reason: str, now: float) -> list[Executor]:
-        """A node is gone, with all that ran there; returns its executors."""
+        """Remove the executors of a lost node, and interrupt their work; return these executors."""
         lost = [executor for executor in self.executors.values() if executor.node == name]
         for executor in lost:
             del self.executors[executor.id]
@@ -446,7 +453,7 @@ class ExecutorRules:
         return lost
 
     def cancel(self, tasks: Collection[int], now: float) -> None:
-        """End those that are in one of these tasks; from others they are taken back."""
+        """Cancel tasks: end the executors that run them, and take them back from others."""
         for executor in list(self.executors.values()):
             named = [work.task for work in executor.pipeline if work.task in tasks]
             if not named:
@@ -458,15 +465,15 @@ class ExecutorRules:
                 self._stop(executor, GRACE_S)
 
     def stop_all(self) -> None:
-        """End all of them: what runs is interrupted."""
+        """End all executors and interrupt their tasks."""
         for executor in list(self.executors.values()):
             for work in executor.pipeline:
                 executor.killed_for.setdefault(work.task, "interrupted")
             self._stop(executor, GRACE_S)
 
     def tick(self, now: float) -> None:
-        """End those that do not report, whose task is over its limit, or that are idle for long;
-        let nodes try again that have rested."""
+        """End executors that do not report, exceed a task's limit, or are idle for long; let nodes
+        that have rested try again."""
         for node, failures in self._failures.items():
             if now >= failures.rests_until:
                 self._cores.resting.discard(node)
@@ -488,14 +495,14 @@ class ExecutorRules:
                 self._stop(executor, GRACE_S)
 
     def slept(self, seconds: float) -> None:
-        """All stood still for so long."""
+        """Shift the timers of all executors by the time that the pilot stood still."""
         for executor in self.executors.values():
             executor.started_at += seconds
             if executor.first_started:
                 executor.first_started += seconds
 
     def stop_idle(self, sessions: Collection[int]) -> None:
-        """End those that are idle, and are for one of these sessions."""
+        """End the idle executors of `sessions`."""
         for executor in list(self.executors.values()):
             if executor.session in sessions and executor.ready and executor.is_idle:
                 self._stop(executor, GRACE_S)

@@ -1,4 +1,4 @@
-"""Inputs that are made in the same pilot, for tasks that were sent here before these were there.
+"""Inputs made in this pilot, for tasks that were sent here before their inputs were there.
 
 The head sends a task early where all that it still needs is held by one pilot: so a chain of short
 tasks goes on without a word to the head. Its inputs are filled in here as soon as they have ended.
@@ -22,7 +22,7 @@ from pilot.wire.messages import AttemptSpec, InputValue
 
 
 class _Waiting:
-    """A task that waits, and the results that it has got so far."""
+    """A waiting task, and the results that it has got so far."""
 
     __slots__ = ("missing", "values", "work")
 
@@ -32,7 +32,7 @@ class _Waiting:
         self.values: dict[int, tuple[Value, ...]] = {}
 
     def filled(self) -> AttemptSpec:
-        """The task with all its inputs."""
+        """Return the work with the values of all its inputs."""
         inputs = tuple(
             item
             if item.value is not None
@@ -43,7 +43,7 @@ class _Waiting:
 
 
 class Inputs:
-    """The results that were made here lately, and who waits for others."""
+    """The recent results of this pilot, and the tasks that wait for others."""
 
     def __init__(self) -> None:
         self._values: dict[int, tuple[Value, ...]] = {}
@@ -52,7 +52,7 @@ class Inputs:
         self._wanted: dict[int, list[_Waiting]] = {}
 
     def add(self, work: AttemptSpec, held: Mapping[int, int]) -> AttemptSpec | None:
-        """A task with all its inputs; None where it waits for some.
+        """Return a task with all its inputs, or None if it has to wait for some.
 
         Parameters
         ----------
@@ -83,7 +83,8 @@ class Inputs:
         return None
 
     def ended(self, completion: Completion) -> tuple[list[AttemptSpec], list[AttemptSpec]]:
-        """A task has ended: which others have all they need now, and which never will here."""
+        """Note the end of a task; return the tasks that now have all inputs, and those that never
+        will here."""
         task = completion.task
         children = completion.children
         there = completion.outcome == "ok" and not (children and children.delegated)
@@ -105,15 +106,16 @@ class Inputs:
         return ready, hopeless
 
     def waiting(self) -> list[AttemptSpec]:
-        """Those that wait."""
+        """List the work that waits for inputs."""
         return [waiting.work for waiting in self._waiting.values()]
 
     def take(self, tasks: Collection[int] | None = None) -> list[AttemptSpec]:
-        """Take out those of these tasks that wait; all that do, where none are named."""
+        """Remove and return those of `tasks` that wait for inputs; all that wait if `tasks` is
+        None."""
         named = [task for task in self._waiting if tasks is None or task in tasks]
         return [self._waiting.pop(task).work for task in named]
 
     def forget(self, tasks: Iterable[int]) -> None:
-        """The head has the results of these."""
+        """Drop the results of tasks whose ends the head has committed."""
         for task in tasks:
             self._values.pop(task, None)

@@ -1,4 +1,4 @@
-"""What an executor or a world has been sent ahead, and how it is taken back. Pure.
+"""The work that was sent ahead to an executor or a world, and how it is taken back. Pure.
 
 A pipeline serves tasks that are short. Where one turns out to be long, or one behind it is
 cancelled, the node worker is asked to have the process skip what it has not begun.
@@ -23,7 +23,7 @@ AGAIN_S = 1.0
 
 
 class Prefetch(deque[AttemptSpec]):
-    """What a process is in or will be in, in this order, as far as has been heard."""
+    """The work that a process runs or will run, in order, as far as it has reported."""
 
     __slots__ = ("_asked_at", "_sent", "_settled")
 
@@ -36,29 +36,33 @@ class Prefetch(deque[AttemptSpec]):
         self._asked_at = 0.0
 
     def free_slots(self, depth: int) -> int:
-        """How many more may be added, where so many may be in here: none while half are left."""
+        """Return how many more items may be added, given a limit of `depth`; 0 while more than half
+        are left."""
         if not self:
             self._asked_at = 0.0  # all has ended: no answer can take anything back
             return depth
         return 0 if self._asked_at or len(self) > depth // 2 else depth - len(self)
 
     def note_sent(self, count: int) -> None:
-        """So many more of what is in here are on their way to the process."""
+        """Note that `count` more items are on their way to the process."""
         self._sent += count
 
     def is_stuck(self, since: float, now: float) -> bool:
-        """Whether it is time to ask, where the first has been the first since then."""
+        """Tell whether to ask for work back, given the time since which the first item has been
+        first."""
         if self._asked_at:
             return now - self._asked_at > AGAIN_S
         return len(self) > 1 and self._sent > self._settled and now - since > BEHIND_S
 
     def ask(self, now: float) -> int:
-        """It is asked now: up to which work it is to skip what it has not begun."""
+        """Note that the process is asked now; return the number of the last item that it is to
+        skip."""
         self._asked_at = now
         return self._sent
 
     def unsend(self, begun: int, upto: int) -> list[AttemptSpec]:
-        """It skips what is behind the `begun`-th work, up to the `upto`-th: the last one first."""
+        """Remove the items after the `begun`-th, up to the `upto`-th, which are skipped; the last
+        comes first."""
         if upto == self._sent:
             self._asked_at = 0.0  # else it is the answer to an older question
         count = upto - max(begun, self._settled)

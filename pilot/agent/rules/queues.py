@@ -1,4 +1,4 @@
-"""Work that waits in a pilot, by class, and whose turn it is. Pure.
+"""Waiting work of a pilot, by class, and the order in which it is served. Pure.
 
 Invariants
 ----------
@@ -29,7 +29,7 @@ STARVED_S = 1.0
 
 
 class Queue:
-    """Tasks of one class that wait in this pilot."""
+    """The tasks of one class that wait in this pilot."""
 
     __slots__ = (
         "amounts",
@@ -73,23 +73,23 @@ class Queue:
 
     @property
     def depth(self) -> int:
-        """How many tasks an executor or world may hold at a time."""
+        """The number of tasks that an executor or world may hold at a time."""
         mean_s = self.mean_s
         if mean_s is None or mean_s > PIPELINE_S:
             return 1
         return 1 + min(PIPELINE_TASKS, int(PIPELINE_S / max(mean_s, 1e-7)))
 
     def waits_long(self, now: float, seconds: float) -> bool:
-        """Whether the first of them found no place so long ago."""
+        """Tell whether the first task has waited for a place for more than `seconds`."""
         return bool(self.waiting_since) and now - self.waiting_since > seconds
 
     def note_run(self, took_s: float) -> None:
-        """One of them has ended well, after so many seconds."""
+        """Note the run time of a task that ended well, in seconds."""
         self.mean_s = took_s if self.mean_s is None else 0.8 * self.mean_s + 0.2 * took_s
 
 
 class _Session(NamedTuple):
-    """What has come of a session."""
+    """The queues and templates of a session."""
 
     #: By all that makes them differ.
     queues: dict[tuple[object, ...], Queue]
@@ -99,7 +99,7 @@ class _Session(NamedTuple):
 
 
 class Queues:
-    """The queues of all classes; `shape` is what each node of the pilot has."""
+    """The queues of all classes; `shape` is the shape of each node of the pilot."""
 
     def __init__(self, shape: NodeShape) -> None:
         #: Nothing starts any more.
@@ -118,7 +118,7 @@ class Queues:
         self._waiting: list[Queue] = []
 
     def add_template(self, template: Template) -> None:
-        """Tasks of this template may come."""
+        """Make or find the queue for the tasks of a template."""
         session = self._sessions.setdefault(template.session, _Session({}, {}, []))
         key = (
             template.kind,
@@ -137,7 +137,7 @@ class Queues:
         self._of_template[template.id] = queue
 
     def forget(self, session: int) -> list[int]:
-        """A session, of which nothing is here, has ended; returns its templates."""
+        """Forget an ended session that has no attempt here; return the ids of its templates."""
         known = self._sessions.pop(session, None)
         templates = known.templates if known else []
         for template in templates:
@@ -145,21 +145,21 @@ class Queues:
         return templates
 
     def of(self, work: AttemptSpec) -> Queue:
-        """The queue of a task's class."""
+        """Return the queue of a task's class."""
         return self._of_template[work.template]
 
     @property
     def has_waiting(self) -> bool:
-        """Whether any has work in it."""
+        """True if any queue has work in it."""
         return bool(self._waiting)
 
     @property
     def waiting(self) -> list[Queue]:
-        """Those with work in them, the first to be served first."""
+        """The queues with work in them, the first to be served first."""
         return self._waiting.copy()
 
     def in_turn(self) -> list[Queue]:
-        """Those that are to be served now: all that wait, or the one that is starved."""
+        """Return the queues to be served now: all that have work, or the starved one alone."""
         starved = self.starved
         if starved is not None:
             self.starved = None
@@ -169,13 +169,13 @@ class Queues:
         return self._waiting.copy()
 
     def may_start(self, queue: Queue) -> bool:
-        """Whether the next task of a queue may start, if there is a place for it."""
+        """Tell whether the next task of a queue may start, if there is a place for it."""
         if not queue.waiting or self.closed:
             return False
         return self.starved is None or self.starved is queue
 
     def found_no_place(self, queue: Queue, now: float) -> None:
-        """The first task of a queue has to wait for its cores, from now on or still."""
+        """Note that the first task of a queue found no place, now or again."""
         queue.waiting_since = queue.waiting_since or now
         if queue.is_wide and now - queue.waiting_since > STARVED_S:
             self.starved = queue
@@ -183,19 +183,19 @@ class Queues:
     # --- what comes and goes
 
     def push(self, queue: Queue, work: AttemptSpec) -> None:
-        """A task waits from now on, as the last of its class."""
+        """Append a task to the queue of its class."""
         if not queue.waiting:
             self._enter(queue)
         queue.waiting.append(work)
 
     def put_back(self, queue: Queue, work: AttemptSpec) -> None:
-        """A task that was popped has not run: it is the next of its class again."""
+        """Put a task that was popped and has not run back at the front of its class."""
         if not queue.waiting:
             self._enter(queue)
         queue.waiting.appendleft(work)
 
     def pop(self, queue: Queue, most: int = 1) -> list[AttemptSpec]:
-        """The next tasks of a class that waits, so many or all."""
+        """Remove and return the next `most` tasks of a queue, or all if there are fewer."""
         waiting = queue.waiting
         if most < len(waiting):
             if most == 1:
@@ -207,7 +207,7 @@ class Queues:
         return taken
 
     def take(self, queue: Queue, tasks: Collection[int]) -> list[AttemptSpec]:
-        """Take out those of these tasks that wait in a queue."""
+        """Remove and return those of `tasks` that wait in a queue."""
         taken = [work for work in queue.waiting if work.task in tasks]
         if taken:
             queue.waiting = deque(work for work in queue.waiting if work.task not in tasks)

@@ -1,4 +1,4 @@
-"""What has ended and is told to the head, until the head has it in its database. Pure.
+"""Completions that are told to the head until they are in its database. Pure.
 
 Invariants
 ----------
@@ -23,7 +23,7 @@ _NEXT = 0
 
 
 class Reports:
-    """Ends that are not acknowledged, in frames by their numbers."""
+    """Completions that are not acknowledged, in numbered frames."""
 
     def __init__(self) -> None:
         #: What the head has been told.
@@ -39,7 +39,7 @@ class Reports:
         return bool(self.next or self.frames)
 
     def add(self, completions: Sequence[Completion], now: float) -> None:
-        """These have ended, and are to be told."""
+        """Add completions to the next frame."""
         if not self.next:
             self._since = now
         self.next.extend(completions)
@@ -47,7 +47,8 @@ class Reports:
             self._last[completion.task] = _NEXT, completion
 
     def wait_s(self, now: float, has_waiting: bool) -> float:
-        """How long the next frame may wait, in seconds, if nothing else happens; inf: it is empty.
+        """Return how long the next frame may wait if nothing else happens, in seconds; inf if it is
+        empty.
 
         Parameters
         ----------
@@ -61,7 +62,7 @@ class Reports:
         return max(0.0, self._since + TOGETHER_S - now) if has_waiting else 0.0
 
     def close_frame(self) -> int:
-        """What is to be told next is told now; returns the number of its frame."""
+        """Close the next frame, which is sent now; return its number."""
         self._number += 1
         completions, self.next = self.next, []
         self.frames[self._number] = completions
@@ -70,7 +71,8 @@ class Reports:
         return self._number
 
     def acknowledge(self, number: int) -> list[Completion]:
-        """The head has this frame; returns what is in it, nothing where that was known before."""
+        """Drop an acknowledged frame; return its completions, or an empty list if it was known
+        before."""
         completions = self.frames.pop(number, [])
         for completion in completions:
             if self._last.get(completion.task, (_NEXT,))[0] == number:
@@ -78,12 +80,12 @@ class Reports:
         return completions
 
     def held(self) -> dict[int, int]:
-        """The attempts that have ended here, by task."""
+        """Return the attempts that have ended here, by task."""
         last = (completion for _, completion in self._last.values())
         return {each.task: each.attempt for each in last if not each.is_unstarted}
 
     def meet(self, work: Sequence[AttemptSpec], now: float) -> Sequence[AttemptSpec]:
-        """Work has come: returns what of it is to be run."""
+        """Compare new work with what has ended here; return the part that is to run."""
         known = {item.task: self._last[item.task] for item in work if item.task in self._last}
         if not known:
             return work

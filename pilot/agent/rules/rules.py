@@ -1,4 +1,4 @@
-"""What the agent decides: what starts where, what follows from an end, what is reported. Pure.
+"""The decisions of the agent: what starts where, what follows from an end, what is reported. Pure.
 
 The agent's shell turns frames, exits of processes and timers into calls, each with the time, and
 carries out the actions that `take_actions` gives. No sockets, no processes, no clock in here.
@@ -31,8 +31,8 @@ from pilot.wire.messages import AttemptSpec, RunningTask
 
 
 class Rules:
-    """The state of a pilot. Methods take what happened; `take_actions` and `take_completions` give
-    what is to be done and reported.
+    """The state of a pilot. Methods take events; `take_actions` and `take_completions` return what
+    follows from them.
 
     Parameters
     ----------
@@ -59,27 +59,27 @@ class Rules:
 
     @property
     def hosts(self) -> list[str]:
-        """The pilot's nodes, those included that have not reported yet."""
+        """The pilot's nodes, including those that have not reported yet."""
         return self._cores.hosts
 
     @property
     def nodes(self) -> dict[str, FreeNode]:
-        """Those that have reported, and what is free on them."""
+        """The nodes that have reported, with their free resources."""
         return self._cores.nodes
 
     @property
     def templates(self) -> dict[int, Template]:
-        """What tasks share, by number."""
+        """The templates of tasks, by their numbers."""
         return self._attempts.templates
 
     @property
     def held(self) -> dict[int, int]:
-        """The attempts in here: task → attempt."""
+        """The attempts in this pilot: task → attempt."""
         return self._attempts.held
 
     @property
     def site_held(self) -> dict[int, Amounts]:
-        """What the tasks in here have of the site, of those that need any."""
+        """The amounts of site-wide resources that tasks in here hold, by task."""
         return self._attempts.site_held
 
     @property
@@ -94,38 +94,39 @@ class Rules:
 
     @property
     def draining(self) -> bool:
-        """Whether nothing starts any more."""
+        """True if nothing starts any more."""
         return self._queues.closed
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing runs and nothing waits."""
+        """True if nothing runs and nothing waits."""
         return not self._attempts.held
 
     @property
     def has_waiting(self) -> bool:
-        """Whether there is work that waits for cores, so that no core waits for the head."""
+        """True if work waits for cores here, so that no core waits for the head."""
         return self._queues.has_waiting
 
     @property
     def busy_at(self) -> float:
-        """When work came or ended last, in seconds since the epoch."""
+        """The time when work came or ended last, in seconds since the epoch."""
         return self._attempts.busy_at
 
     def running(self, now: float, least_s: float = 0.5) -> list[tuple[World, RunningTask]]:
-        """MPI tasks that have run for a while (node workers report those of executors)."""
+        """Return the MPI tasks that have run for a while; node workers report those of
+        executors."""
         return list(self._worlds.running(now, least_s))
 
     # --- what comes out
 
     def take_actions(self) -> list[Action]:
-        """What is to be done; afterwards it is taken for done."""
+        """Return the actions to carry out, and clear them: they count as done."""
         actions = self._actions.copy()
         self._actions.clear()
         return actions
 
     def take_completions(self) -> list[Completion]:
-        """What is to be reported to the head."""
+        """Return the completions to be reported to the head, and clear them."""
         return self._attempts.take_completions()
 
     # --- work
@@ -133,7 +134,7 @@ class Rules:
     def add_work(
         self, templates: Iterable[Template], work: Iterable[AttemptSpec], now: float
     ) -> None:
-        """The head has assigned work."""
+        """Take in work that the head has assigned, and start what can start."""
         templates = list(templates)
         # Of a session that ended, but that head died before it was written down.
         self._ended.difference_update(template.session for template in templates)
@@ -153,27 +154,28 @@ class Rules:
         self.schedule(now)
 
     def return_to_head(self, tasks: Iterable[int], now: float) -> None:
-        """Another pilot could start these tasks: let those go that wait for cores."""
+        """Return to the head those of `tasks` that wait for cores: another pilot could start
+        them."""
         wanted = {task for task in tasks if task in self._attempts.held}
         if wanted:
             self._attempts.return_to_head(wanted, "another pilot has room for it", now)
             self.schedule(now)
 
     def forget(self, tasks: Iterable[int]) -> None:
-        """The head has committed the ends of these tasks."""
+        """Drop the results of tasks whose ends the head has committed."""
         self._attempts.forget(tasks)
 
     def end_session(self, session: int) -> None:
-        """A session has ended: nothing more of it comes."""
+        """Note that a session has ended and that no more of its work comes."""
         self._ended.add(session)
 
     def drain(self, reason: str, now: float) -> None:
-        """Start nothing any more, and give back what has not started."""
+        """Stop starting work, and return to the head what has not started."""
         self._queues.closed = True
         self._attempts.hand_back(reason, now)
 
     def stop_all(self, reason: str, now: float) -> None:
-        """End everything at once: what runs is interrupted."""
+        """End everything at once, and interrupt running tasks."""
         self.drain(reason, now)
         self._executors.stop_all()
         self._worlds.stop_all()
@@ -181,12 +183,13 @@ class Rules:
     # --- nodes
 
     def add_node(self, name: str, shape: NodeShape, now: float, position: int = 0) -> None:
-        """A node worker is up; `position` is its place in the batch system's list of nodes."""
+        """Add a node whose worker is up; `position` is its place in the batch system's list of
+        nodes."""
         if self._cores.add_node(name, shape, position):
             self.schedule(now)
 
     def lose_node(self, name: str, reason: str, now: float) -> list[Executor]:
-        """A node is gone, with all that ran there; returns its executors."""
+        """Remove a lost node, and interrupt what ran there; return its executors."""
         self._cores.lose_node(name)
         lost = self._executors.lose_node(name, reason, now)
         self._worlds.lose_node(name)
@@ -198,25 +201,25 @@ class Rules:
     # --- executors
 
     def executor_ready(self, number: int, pid: int, now: float) -> None:
-        """An executor has reported."""
+        """Note that an executor has started."""
         self._executors.ready(number, pid, now)
         if self._queues.look_again:
             self.schedule(now)
 
     def executor_done(self, number: int, completions: Iterable[Completion], now: float) -> None:
-        """An executor has ended attempts."""
+        """Take the completions of an executor's attempts."""
         self._executors.done(number, completions, now)
         if self._queues.look_again:
             self.schedule(now)
 
     def executor_ran(self, number: int, tasks: Iterable[int], now: float) -> None:
-        """An executor is through with attempts whose completions will follow."""
+        """Note attempts that have run on an executor and whose completions will follow."""
         self._executors.ran(number, tasks, now)
         if self._queues.look_again:
             self.schedule(now)
 
     def executor_spent(self, number: int) -> None:
-        """An executor takes no more work; what it was sent runs elsewhere."""
+        """End an executor that takes no more work; the work that it was sent runs elsewhere."""
         self._executors.spent(number)
 
     def executor_exited(
@@ -229,7 +232,7 @@ class Rules:
         tail: str,
         now: float,
     ) -> None:
-        """An executor is gone; see `ExecutorRules.exited`."""
+        """Note the exit of an executor; see `ExecutorRules.exited`."""
         self._executors.exited(number, status, task, started, logs, tail, now)
         if self.draining:
             self._attempts.hand_back("the pilot ends", now)
@@ -238,8 +241,8 @@ class Rules:
     # --- executors and worlds
 
     def unsent(self, number: int, begun: int, upto: int, now: float) -> None:
-        """An executor or world skips what it was sent after the `begun`-th work, up to the
-        `upto`-th."""
+        """Queue again the work after the `begun`-th, up to the `upto`-th, which an executor or
+        world skips."""
         if number in self.executors:
             self._executors.unsent(number, begun, upto, now)
         else:
@@ -251,21 +254,21 @@ class Rules:
     # --- worlds
 
     def rank_ready(self, number: int, rank: int, now: float) -> None:
-        """A rank has reported."""
+        """Note that a rank has started."""
         self._worlds.rank_ready(number, rank, now)
 
     def rank_done(self, number: int, rank: int, completion: Completion, now: float) -> None:
-        """A rank has left a task that it or another one has failed in."""
+        """Take one rank's completion of a task that failed on it or on another rank."""
         self._worlds.rank_done(number, rank, completion, now)
         if self._queues.look_again:
             self.schedule(now)
 
     def world_not_formed(self, number: int) -> None:
-        """The ranks of a world have not found each other: end it."""
+        """End a world whose ranks have not found each other."""
         self._worlds.not_formed(number)
 
     def world_done(self, number: int, completions: Iterable[Completion], now: float) -> None:
-        """All ranks of a world have left these tasks, and none has failed."""
+        """Take the completions of tasks that all ranks of a world have left without a failure."""
         self._worlds.done(number, completions, now)
         if self._queues.look_again:
             self.schedule(now)
@@ -278,7 +281,7 @@ class Rules:
         rank: int = 0,
         log: LogSpan | None = None,
     ) -> None:
-        """A rank is gone that was in this task, 0 for none: its world cannot go on."""
+        """End a world because a rank exited; `task` is the task that the rank was in, or 0."""
         self._worlds.rank_exited(number, task, started, rank, log)
 
     def world_exited(
@@ -290,7 +293,7 @@ class Rules:
         reason: str = "",
         hopeless: bool = False,
     ) -> None:
-        """A world is gone, all of it; see `WorldRules.exited`."""
+        """Note the exit of a world with all its ranks; see `WorldRules.exited`."""
         self._worlds.exited(number, status, tail, now, reason, hopeless)
         if self.draining:
             self._attempts.hand_back("the pilot ends", now)
@@ -299,7 +302,7 @@ class Rules:
     # --- time, and what starts
 
     def tick(self, now: float) -> None:
-        """Look after limits, ranks that hang, and what has been idle for long."""
+        """Enforce time limits, end ranks that hang, and close what has been idle for long."""
         self._executors.tick(now)
         self._worlds.tick(now)
         if self._ended:
@@ -307,7 +310,7 @@ class Rules:
         self.schedule(now)
 
     def slept(self, seconds: float) -> None:
-        """All stood still for so long: it does not count as time that a task has used."""
+        """Exclude the time that the pilot stood still from what tasks have used of their limits."""
         self._executors.slept(seconds)
         self._worlds.slept(seconds)
 

@@ -1,4 +1,4 @@
-"""Idle executors or MPI worlds: which can be used at once for what has to start? Pure.
+"""Idle executors or MPI worlds, and the search for one that can be used at once. Pure.
 
 They hold no cores, so those of one may be taken by others. What is found in that state is put aside
 until what is in its way is given back, so that it is looked at once, and not at each search: what a
@@ -29,22 +29,22 @@ class Reusable(Protocol):
 
     @property
     def id(self) -> int:
-        """Its number."""
+        """The number of the executor or world."""
 
     @property
     def use(self) -> Hashable:
-        """What it can be used for."""
+        """The kind of work that the process can be used for."""
 
     @property
     def pinned(self) -> tuple[NodeAllocation, ...]:
-        """What has to be free for that."""
+        """The shares that must be free for the process to be used."""
 
 
 T = TypeVar("T", bound=Reusable)
 
 
 class WarmPool(Generic[T]):
-    """What is idle, by what it can be used for."""
+    """A pool of idle executors or worlds, by their use."""
 
     def __init__(self, cores: Cores) -> None:
         self._cores = cores
@@ -52,16 +52,16 @@ class WarmPool(Generic[T]):
         self._aside: dict[Hashable, dict[int, T]] = {}
 
     def add(self, item: T) -> None:
-        """It is idle from now on."""
+        """Add an idle item."""
         self._near.setdefault(item.use, {})[item.id] = item
 
     def discard(self, item: T) -> None:
-        """It is not to be used any more; nothing where it was not idle."""
+        """Remove an item from the pool; do nothing if it is not in there."""
         if not _remove(self._aside, item):
             _remove(self._near, item)
 
     def take(self, use: Hashable) -> T | None:
-        """One whose cores are free. It is idle no more."""
+        """Remove and return an item for this use whose cores are free; None if there is none."""
         near = self._near.get(use)
         found = None
         while near and found is None:
@@ -77,7 +77,7 @@ class WarmPool(Generic[T]):
         return found
 
     def waits(self, use: Hashable) -> bool:
-        """Whether one has its cores taken by others, as far as has been looked."""
+        """Tell whether an item for this use is known to have its cores taken by others."""
         return use in self._aside
 
     def _come_back(self, item: T) -> None:
@@ -86,7 +86,7 @@ class WarmPool(Generic[T]):
 
 
 def _remove(items: dict[Hashable, dict[int, T]], item: T) -> bool:
-    """Take an item out, if it is there."""
+    """Remove an item, and tell whether it was there."""
     alike = items.get(item.use)
     if alike is None or alike.pop(item.id, None) is None:
         return False

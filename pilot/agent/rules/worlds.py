@@ -1,4 +1,4 @@
-"""What MPI worlds are started, given and ended for. Pure.
+"""The rules for MPI worlds: decide when they start, what they run, and when they stop. Pure.
 
 Invariants
 ----------
@@ -43,7 +43,7 @@ IDLE_RANKS_PER_CORE = 3
 
 
 class Failing:
-    """A task that a rank has failed in: each rank reports for itself."""
+    """A task that failed on a rank; each rank reports it for itself."""
 
     __slots__ = ("failures", "leave_by", "left", "logs")
 
@@ -120,7 +120,7 @@ class World:
 
     @property
     def ready(self) -> bool:
-        """Whether all ranks have reported."""
+        """True if all ranks have reported."""
         return len(self.ranks) == self.need.ranks
 
 
@@ -157,7 +157,8 @@ class WorldRules:
     # --- starting
 
     def start(self, queue: Queue, now: float) -> bool:
-        """Start the next task of a queue, and what goes with it; False where it has no place."""
+        """Start the next task of a queue, and send more after it; return False if there is no place
+        for it."""
         use = (queue.session, queue.need)
         world = self._warm.take(use)
         if world is None:
@@ -178,7 +179,7 @@ class WorldRules:
         return self._feed(world, now)
 
     def _close_surplus(self) -> None:
-        """Close the worlds that have been idle for longest, beyond so many ranks."""
+        """Close the worlds that were idle longest, until idle ranks are within their limit."""
         idle = [world for world in self.worlds.values() if world.queue is None]
         ranks = sum(world.need.ranks for world in idle)
         cores = sum(node.shape.cores for node in self._cores.nodes.values())
@@ -190,7 +191,8 @@ class WorldRules:
             self._tell_to_end(world)
 
     def _feed(self, world: World, now: float) -> bool:
-        """Fill the pipeline of a world that holds its cores; False where nothing was there."""
+        """Fill the pipeline of a world that holds its cores; return False if nothing was
+        waiting."""
         queue = world.queue
         if queue is None or not self._queues.may_start(queue):
             return False
@@ -222,7 +224,7 @@ class WorldRules:
         self._act(UnsendFromWorld(world.id, world.pipeline.ask(now)))
 
     def unsent(self, number: int, begun: int, upto: int, now: float) -> None:
-        """A world skips what it was sent after the `begun`-th work, up to the `upto`-th."""
+        """Queue again the work after the `begun`-th, up to the `upto`-th, which a world skips."""
         world = self.worlds.get(number)
         if world is None or world.stopping:
             return  # what it had goes with it
@@ -235,7 +237,7 @@ class WorldRules:
     # --- ranks
 
     def rank_ready(self, number: int, rank: int, now: float) -> None:
-        """A rank has reported."""
+        """Note that a rank has started; send the world its work once all ranks have."""
         world = self.worlds.get(number)
         if world is None:
             return
@@ -247,7 +249,7 @@ class WorldRules:
                 self._ask_back(world, now)
 
     def done(self, number: int, completions: Iterable[Completion], now: float) -> None:
-        """All ranks have left these tasks, and none has failed."""
+        """Take the completions of tasks that all ranks have left without a failure."""
         world = self.worlds.get(number)
         if world is None:
             return
@@ -257,7 +259,7 @@ class WorldRules:
         self._go_on(world, now)
 
     def rank_done(self, number: int, rank: int, completion: Completion, now: float) -> None:
-        """A rank has left a task that it or another one has failed in."""
+        """Take one rank's completion of a task that failed on it or on another rank."""
         world = self.worlds.get(number)
         if world is None:
             return
@@ -276,13 +278,14 @@ class WorldRules:
             self._go_on(world, now)
 
     def _end_early(self, world: World) -> None:
-        """End what has ended well, up to the first task that not all ranks have told of."""
+        """Report the tasks that all ranks have left, up to the first that some rank has not."""
         while world.pipeline and (completion := world.early.pop(world.pipeline[0].task, None)):
             self._queues.of(world.pipeline[0]).note_run(completion.ended - completion.started)
             self._end_first(world, completion)
 
     def _end_first(self, world: World, completion: Completion) -> None:
-        """All ranks have left the first task of the pipeline."""
+        """Remove the first task of the pipeline, which all ranks have left, and report its
+        completion."""
         world.pipeline.popleft()
         world.failing.pop(completion.task, None)
         world.killed_for.pop(completion.task, None)
@@ -293,7 +296,7 @@ class WorldRules:
         return msgspec.structs.replace(merged, logs=_in_order(failing.logs))
 
     def _go_on(self, world: World, now: float) -> None:
-        """A world may have nothing left to do: give it more, or its cores to others."""
+        """Give a world more work after an event, or release its cores if nothing is left for it."""
         world.busy_since = now
         self._attempts.busy_at = now
         if world.stopping or world.queue is None:
@@ -304,7 +307,7 @@ class WorldRules:
             self._warm.add(world)
 
     def not_formed(self, number: int) -> None:
-        """The ranks of a world have not found each other: it is of no use."""
+        """End a world whose ranks have not found each other."""
         world = self.worlds.get(number)
         if world is not None:
             self._stop(world)
@@ -312,7 +315,7 @@ class WorldRules:
     def rank_exited(
         self, number: int, task: int, started: float, rank: int, log: LogSpan | None
     ) -> None:
-        """A rank is gone that was in this task, 0 for none: its world cannot go on."""
+        """End a world because a rank exited; `task` is the task that the rank was in, or 0."""
         world = self.worlds.get(number)
         if world is not None:
             if log is not None:
@@ -322,7 +325,7 @@ class WorldRules:
             self._stop(world)
 
     def _release(self, world: World) -> None:
-        """Its cores are free."""
+        """Free the cores of a world that serves a queue."""
         if world.queue is None:
             return
         world.queue.busy -= 1
@@ -342,7 +345,7 @@ class WorldRules:
         reason: str = "",
         hopeless: bool = False,
     ) -> None:
-        """A world is gone, all of it.
+        """Note the exit of a world with all its ranks, and end or requeue its tasks.
 
         Parameters
         ----------
@@ -393,7 +396,8 @@ class WorldRules:
         now: float,
         reason: str,
     ) -> Completion | None:
-        """How the task ended that the ranks of a world were in, which is gone; None: it did not."""
+        """Return the completion of the task that a lost world was in, or None if it goes back to
+        its queue."""
         node, exit_ = world.pinned[0].node, describe_exit(status)
         template = self._attempts.templates[work.template]
         outcome = world.killed_for.get(work.task)
@@ -424,13 +428,13 @@ class WorldRules:
         )
 
     def lose_node(self, name: str) -> None:
-        """A node is gone: end the worlds that have ranks there."""
+        """End the worlds that have ranks on a lost node."""
         for world in list(self.worlds.values()):
             if any(share.node == name for share in world.pinned):
                 self._interrupt(world)
 
     def cancel(self, tasks: Collection[int], now: float) -> None:
-        """End those that are in one of these tasks; from others they are taken back.
+        """Cancel tasks: end the worlds that run them, and take them back from others.
 
         One behind others that has begun, unheard of, is short and not worth a world: it ends before
         long, or is ended when its turn has come.
@@ -446,7 +450,7 @@ class WorldRules:
                 self._ask_back(world, now)
 
     def stop_all(self) -> None:
-        """End all of them: what runs is interrupted."""
+        """End all worlds and interrupt their tasks."""
         for world in list(self.worlds.values()):
             self._interrupt(world)
 
@@ -456,7 +460,7 @@ class WorldRules:
         self._tell_to_end(world)
 
     def tick(self, now: float) -> None:
-        """End those that do not report, whose task is over its limit or cancelled, whose ranks
+        """End worlds that do not report, whose task is over its limit or cancelled, whose ranks
         hang, or that are idle for long."""
         for world in list(self.worlds.values()):
             if world.stopping:
@@ -479,26 +483,27 @@ class WorldRules:
                 self._tell_to_end(world)
 
     def slept(self, seconds: float) -> None:
-        """All stood still for so long."""
+        """Shift the timers of all worlds by the time that the pilot stood still."""
         for world in self.worlds.values():
             world.started_at += seconds
             world.busy_since += seconds
 
     def stop_idle(self, sessions: Collection[int]) -> None:
-        """End those that are idle, and are for one of these sessions."""
+        """End the idle worlds of `sessions`."""
         for world in list(self.worlds.values()):
             if world.session in sessions and world.queue is None:
                 self._tell_to_end(world)
 
     def running(self, now: float, least_s: float) -> Iterator[tuple[World, RunningTask]]:
-        """The tasks that have run for so many seconds, each with its world."""
+        """Iterate over the tasks that have run for `least_s` seconds or longer, with their
+        worlds."""
         for world in self.worlds.values():
             if world.pipeline and world.ready and now - world.busy_since > least_s:
                 work, node = world.pipeline[0], world.pinned[0].node
                 yield world, RunningTask(work.task, work.attempt, node, world.busy_since)
 
     def _tell_to_end(self, world: World) -> None:
-        """End a world that would live on."""
+        """End a world that is not ending by itself."""
         world.told = world.told or not world.stopping
         self._stop(world)
 
@@ -510,6 +515,6 @@ class WorldRules:
 
 
 def _in_order(logs: Mapping[int, tuple[LogSpan, ...]]) -> tuple[LogSpan, ...]:
-    """What ranks have written, rank by rank; of very many the first."""
+    """Join the log spans of all ranks in the order of ranks, up to `LOGS_MOST`."""
     spans = (span for _, spans in sorted(logs.items()) for span in spans)
     return tuple(itertools.islice(spans, LOGS_MOST))

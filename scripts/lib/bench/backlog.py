@@ -1,4 +1,4 @@
-"""A site of this machine on which as many tasks wait as one likes.
+"""A site of this machine on which any number of tasks wait.
 
 It has a second pool with one core, and a task on it that does not end: others of that pool wait for
 the core, and others of any pool may wait for that task's result.
@@ -31,7 +31,7 @@ _CHUNK = 10_000
 
 
 class Backlog:
-    """A session on such a site."""
+    """A session on a site with a backlog."""
 
     def __init__(self, site: Site, session: pilot.Session, gate: Any) -> None:
         self.site = site
@@ -40,19 +40,19 @@ class Backlog:
         self._in_full = pilot.task(pool=FULL)(tasks.nothing)
 
     def for_core(self, count: int) -> None:
-        """So many more tasks wait for the core."""
+        """Submit `count` more tasks that wait for the core."""
         for some in _chunks(count):
             self.session.submit_many(self._in_full, [()] * some)
 
     def for_result(self, count: int) -> None:
-        """So many more tasks wait for the result."""
+        """Submit `count` more tasks that wait for the result."""
         for some in _chunks(count):
             self.session.submit_many(tasks.same, [(self._gate,)] * some)
 
 
 @contextlib.contextmanager
 def opened(stage: Stage) -> Iterator[Backlog]:
-    """A fresh site; the task that does not end runs. What waits never runs."""
+    """Open a fresh site on which the endless task runs; what waits for it never runs."""
     content = yaml.safe_load(template_text("local"))
     (pool,) = content["pools"].values()
     content["pools"][FULL] = {**pool, "cores_per_node": 1}
@@ -70,7 +70,7 @@ def opened(stage: Stage) -> Iterator[Backlog]:
 
 
 def _open_when_read(fifo: Path) -> int:
-    """The writing end of a named pipe, once somebody reads there."""
+    """Return the writing end of a named pipe, once somebody reads there."""
     deadline = Deadline(WARM_S)
     while deadline.left_s():
         with contextlib.suppress(OSError):

@@ -51,7 +51,8 @@ def _one_after_the_other(system: Pilot, count: int) -> object:
 
 
 class _State:
-    """What the processes of a site have used so far, by role, and what is on the disk."""
+    """The resources that a site's processes have used so far, by role, and the bytes on the
+    disk."""
 
     def __init__(self, site: Site) -> None:
         roles = {**site_processes(site), "client": [os.getpid()]}
@@ -64,7 +65,7 @@ class _State:
 
 
 def _add(stage: Stage, title: str, count: int, before: _State, after: _State) -> None:
-    """Note what a load of so many tasks took."""
+    """Note the costs of a load of `count` tasks."""
 
     def add(case: str, unit: str, used: float) -> None:
         case = f"{title}: {case}"
@@ -80,7 +81,8 @@ def _add(stage: Stage, title: str, count: int, before: _State, after: _State) ->
 
 
 def message_sizes() -> dict[str, int]:
-    """Bytes of the messages on a task's way, each with as many tasks as go together."""
+    """Return the bytes of the messages on a task's way, each with as many tasks as travel
+    together."""
     stream, now = 5 << 32, time.time()
     value = Value(5, b"hello")
     numbers = range(stream + 1, stream + 1 + TOGETHER)

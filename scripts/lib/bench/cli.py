@@ -162,7 +162,7 @@ def _write(options: argparse.Namespace, findings: Findings, began: float) -> Non
 
 
 def _run(name: str, options: argparse.Namespace) -> tuple[Findings, str]:
-    """Run a workload in its process; what it found, and why it failed if it did."""
+    """Run a workload in its process; return its findings, and the reason if it failed."""
     parent = _site_for(name, options)[1]
     directory = Path(tempfile.mkdtemp(prefix=f"pilot-bench-{name.lower()}-", dir=parent))
     command = [sys.executable, sys.argv[0], name, "--child", str(directory)]
@@ -212,8 +212,8 @@ def _child(options: argparse.Namespace) -> None:
 def _site_for(
     name: str, options: argparse.Namespace
 ) -> tuple[str, Path | None, stage.Slurm | None, str]:
-    """The site file for a workload, where its sites are to be made (None: anywhere), and the Slurm
-    that it goes to, or why to none."""
+    """Return the site file for a workload, the place for its sites (None: anywhere), and its Slurm,
+    or why it gets none."""
     wants_slurm, no_slurm = name in SLURM_WORKLOADS, ""
     if options.site != "local":
         file = _site_file(options.site)
@@ -237,7 +237,7 @@ def _site_file(site: str) -> Path:
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End what a workload's process has left running, and itself if need be."""
+    """End the processes that a workload's process has left running, and that process if need be."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -246,7 +246,7 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _end_sites(directory: Path) -> None:
-    """End the heads and pilots that a workload that failed has left."""
+    """End the heads and pilots that a failed workload has left."""
     for file in directory.glob(f"*/{SITE_FILE}"):
         try:
             stage.end_site(open_site(file.parent))

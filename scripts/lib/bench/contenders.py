@@ -1,4 +1,5 @@
-"""Who is measured: something in this process, or a peer in its own, asked for the same loads."""
+"""The contenders of a measurement: a system in this process, or a peer in its own, with the same
+loads."""
 
 from __future__ import annotations
 
@@ -11,18 +12,19 @@ from bench.systems import System
 
 
 class Contender(Protocol):
-    """Something that can be given loads."""
+    """A contender that loads can be given to."""
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """The contender's name in tables."""
 
     @property
     def system(self) -> System | None:
-        """What it is, where that is in this process."""
+        """The system, if it is in this process."""
 
     def do(self, load: str, **arguments: Any) -> Any:
-        """What a load found (see `loads`), or None if it has no such thing."""
+        """Run a load and return its figures (see `loads`), or None if the contender has no such
+        load."""
 
 
 class Local:
@@ -33,14 +35,14 @@ class Local:
         self.name = system.name
 
     def do(self, load: str, **arguments: Any) -> Any:
-        """What a load found."""
+        """Run a load and return its figures."""
         return LOADS[load](self.system, **arguments)
 
 
 def medians(
     samples: Mapping[str, Sequence[Mapping[str, float | None]]], case: str
 ) -> dict[str, float | None]:
-    """Contender → the median of a case over its rounds, None where it has no such thing."""
+    """Return the median of a case over its rounds by contender, None where it has no such case."""
     found = {name: [one[case] for one in rounds] for name, rounds in samples.items()}
     return {
         name: measure.median([value for value in values if value is not None])

@@ -1,4 +1,4 @@
-"""CORE, the head's state machine alone: how many tasks a second its rules let through.
+"""CORE, the head's state machine alone: the tasks per second that its rules let through.
 
 No process, socket or database: events go into a `Core` and effects come out, as in the head's loop.
 All figures are of one core of this machine, the best of some rounds.
@@ -44,18 +44,18 @@ def run(stage: Stage) -> None:
 
 
 def independent(count: int) -> list[TaskSpec]:
-    """Tasks that need nothing."""
+    """Return tasks that need nothing."""
     return [TaskSpec(number, 1, b"payload") for number in range(1, count + 1)]
 
 
 def chain(count: int) -> list[TaskSpec]:
-    """Tasks of which each needs the one before."""
+    """Return tasks of which each needs the one before."""
     needs = [((number - 1, 0),) if number > 1 else () for number in range(1, count + 1)]
     return [TaskSpec(number, 1, b"payload", each) for number, each in enumerate(needs, 1)]
 
 
 def fan_in(count: int) -> list[TaskSpec]:
-    """Tasks that need nothing, and one that needs them all."""
+    """Return tasks that need nothing, and one that needs them all."""
     needs = tuple((number, 0) for number in range(1, count + 1))
     return [*independent(count), TaskSpec(count + 1, 1, b"payload", needs)]
 
@@ -69,7 +69,7 @@ def _rounds(count: int, measured: Callable[[], dict[str, float]]) -> list[dict[s
 
 
 def tasks_per_s(tasks: list[TaskSpec]) -> dict[str, float]:
-    """Tasks per second of each step, and of all together.
+    """Return the tasks per second of each step, and of all together.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""CURVES, what the pictures show beside W2: throughput over the length of tasks, efficiency over
+"""CURVES, the data of the pictures beside W2: throughput over the length of tasks, efficiency over
 the number of executors, overhead over the number of waiting tasks.
 
 Tasks of a length sleep, so that more of them than there are cores can run at a time, and nobody's
@@ -39,14 +39,14 @@ def run(stage: Stage) -> None:
 
 
 def _count(stage: Stage, at_a_time: int, length_s: float) -> int:
-    """How many tasks of a length keep so many executors busy for long enough, all of them to the
-    end."""
+    """Return the number of tasks of a length that keeps all of `at_a_time` executors busy long
+    enough."""
     ideal_s = IDEAL_S / 10 if stage.quick else IDEAL_S
     return at_a_time * max(1, round(ideal_s / length_s))
 
 
 def _lengths(stage: Stage) -> dict[str, list[tuple[float, float]]]:
-    """Contender → points of length in seconds and rate; ``ideal``: what the workers can do."""
+    """Return points of length (seconds) and rate by contender; ``ideal`` is the workers' limit."""
 
     def measurement(contender: Contender) -> dict[str, float | None]:
         return {
@@ -73,7 +73,7 @@ def _lengths(stage: Stage) -> dict[str, list[tuple[float, float]]]:
 
 
 def _executors(stage: Stage) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """Length → contender → points of number of executors and efficiency, 0 to 1."""
+    """Return points of executors and efficiency (0 to 1) by length and contender."""
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
     lengths = BUSY_LENGTHS_S[:2] if stage.quick else BUSY_LENGTHS_S
     for executors in EXECUTORS[:3] if stage.quick else EXECUTORS:
@@ -101,7 +101,8 @@ def _executors(stage: Stage) -> dict[str, dict[str, list[tuple[int, float]]]]:
 
 
 def _waiting(stage: Stage) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """What is waited for → measure → points of waiting tasks and µs for each task beside them."""
+    """Return points of waiting tasks and µs per task beside them, by what they wait for and by
+    measure."""
     count = stage.count(BESIDE, BESIDE // 10)
     beside = pilot.task(pool=backlog.FREE)(tasks.nothing)
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}

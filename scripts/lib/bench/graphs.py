@@ -21,7 +21,7 @@ JOIN_TASKS = WIDTH + 2
 
 
 def chain(system: System | Launcher, count: int, deadline: Deadline) -> tuple[Any, Any]:
-    """Each task adds one to what the one before it gave."""
+    """Run a chain in which each task adds one to the result of the one before it."""
     if isinstance(system, Launcher):
         system.launch(
             [[number - 1] if number else [] for number in range(count)], deadline.left_s()
@@ -38,7 +38,7 @@ def chain(system: System | Launcher, count: int, deadline: Deadline) -> tuple[An
 
 
 def joins_apart(system: System | Launcher, count: int, deadline: Deadline) -> tuple[Any, Any]:
-    """Each fork adds one to its number, and its join gives that back."""
+    """Run fork-joins in which each fork adds one to its number, and its join returns that."""
     if isinstance(system, Launcher):
         system.launch(_join_needs(count, in_row=False), deadline.left_s())
         return None, None
@@ -50,7 +50,7 @@ def joins_apart(system: System | Launcher, count: int, deadline: Deadline) -> tu
 
 
 def joins_in_row(system: System | Launcher, count: int, deadline: Deadline) -> tuple[Any, Any]:
-    """Each fork adds one to what the join before it gave."""
+    """Run fork-joins in which each fork adds one to the result of the join before it."""
     if isinstance(system, Launcher):
         system.launch(_join_needs(count, in_row=True), deadline.left_s())
         return None, None
@@ -68,7 +68,7 @@ def joins_in_row(system: System | Launcher, count: int, deadline: Deadline) -> t
 
 
 def _join_needs(count: int, *, in_row: bool) -> list[list[int]]:
-    """For each task of so many fork-joins the numbers of those before it."""
+    """Return, for each task of `count` fork-joins, the numbers of the tasks that it needs."""
     needs: list[list[int]] = []
     for _ in range(count):
         fork = len(needs)
@@ -85,7 +85,7 @@ def _fork_join(system: System, number: Any) -> Any:
 
 
 class _JoinByCallbacks:
-    """A fork-join whose steps are submitted by the callbacks of those before."""
+    """A fork-join whose steps are submitted by the callbacks of the steps before."""
 
     def __init__(self, system: System, number: int) -> None:
         self._system = system

@@ -1,4 +1,4 @@
-"""The loads of W1 to W4 and of the curves: what a contender has to do while a clock runs.
+"""The loads of W1 to W4 and of the curves: the work of a contender while a clock runs.
 
 Each is written once, for everything that `systems` describes, and gives plain figures, so that a
 peer can be asked for it through a pipe. Every result is checked. Graphs are in `graphs`.
@@ -22,7 +22,7 @@ TRUE = ("/bin/true",)
 
 
 def warm(system: System | Launcher, workers: int) -> None:
-    """Have a system start all its processes, and load the functions there."""
+    """Start all processes of a system, and load the functions there."""
     if isinstance(system, Launcher):
         return system.launch([()] * (2 * workers), WARM_S)
     for _ in range(3):
@@ -31,7 +31,7 @@ def warm(system: System | Launcher, workers: int) -> None:
 
 
 def zero_work(system: System | Launcher, count: int) -> float:
-    """Tasks that do nothing, submitted one by one: tasks per second."""
+    """Run tasks that do nothing, submitted one by one; return tasks per second."""
     begin = time.perf_counter()
     if isinstance(system, Launcher):
         system.launch([()] * count, LIMIT_S)
@@ -44,7 +44,8 @@ def zero_work(system: System | Launcher, count: int) -> float:
 
 
 def data(system: System, count: int, size: int) -> float:
-    """Tasks that give so many bytes back which they got, submitted one by one: tasks per second."""
+    """Run tasks that return the `size` bytes they get, submitted one by one; return tasks per
+    second."""
     content = b"x" * size
     begin = time.perf_counter()
     futures = [system.submit(tasks.same, content) for _ in range(count)]
@@ -55,7 +56,7 @@ def data(system: System, count: int, size: int) -> float:
 
 
 def sent_as_one(system: System, count: int) -> float:
-    """Tasks that do nothing much, submitted together: tasks per second."""
+    """Run tasks that do almost nothing, submitted together; return tasks per second."""
     begin = time.perf_counter()
     futures = system.submit_many(tasks.one_more, [(n,) for n in range(count)])
     values = system.values(futures, LIMIT_S)
@@ -65,7 +66,7 @@ def sent_as_one(system: System, count: int) -> float:
 
 
 def sleeps(system: System, count: int, length_s: float) -> float:
-    """Tasks that sleep, submitted together: tasks per second."""
+    """Run tasks that sleep, submitted together; return tasks per second."""
     begin = time.perf_counter()
     futures = system.submit_many(tasks.sleep, [(length_s,)] * count)
     values = system.values(futures, LIMIT_S)
@@ -75,13 +76,13 @@ def sleeps(system: System, count: int, length_s: float) -> float:
 
 
 def latencies(system: System | Launcher, count: int, size: int) -> list[float]:
-    """Batches of so many tasks that do nothing, one after the other: seconds of each, from before
-    its submission to its last result."""
+    """Run batches of `size` tasks that do nothing, one after the other; return each one's latency
+    in seconds, from before its submission to its last result."""
     return [_batch_s(system, size) for _ in range(count)]
 
 
 def commands(system: System | Launcher, count: int) -> float:
-    """``/bin/true`` so many times: commands per second."""
+    """Run ``/bin/true`` so many times; return commands per second."""
     begin = time.perf_counter()
     if isinstance(system, Commander):
         system.commands(TRUE, count, LIMIT_S)
@@ -93,17 +94,17 @@ def commands(system: System | Launcher, count: int) -> float:
 
 
 def chain(system: System | Launcher, count: int) -> float:
-    """A chain of so many tasks: tasks per second."""
+    """Run a chain of so many tasks; return tasks per second."""
     return _graph(graphs.chain, system, count, count)
 
 
 def joins_apart(system: System | Launcher, count: int) -> float:
-    """So many fork-joins that have nothing to do with each other: tasks per second."""
+    """Run so many independent fork-joins; return tasks per second."""
     return _graph(graphs.joins_apart, system, count, count * graphs.JOIN_TASKS)
 
 
 def joins_in_row(system: System | Launcher, count: int) -> float:
-    """So many fork-joins of which each join feeds the next fork: tasks per second."""
+    """Run so many fork-joins of which each join feeds the next fork; return tasks per second."""
     return _graph(graphs.joins_in_row, system, count, count * graphs.JOIN_TASKS)
 
 

@@ -1,4 +1,5 @@
-"""Arithmetic on samples, and what ``/proc`` says of processes: processor time, peak memory, whose.
+"""Arithmetic on samples, and facts of ``/proc`` about processes: processor time, peak memory,
+owner.
 
 The arithmetic is pure; whoever reads ``/proc`` gets 0 for a process that is gone.
 """
@@ -18,7 +19,7 @@ _KILL_S = 20.0
 
 
 class DeadlineError(Exception):
-    """A workload took longer than it may."""
+    """An error of a workload that took longer than it may."""
 
 
 class Deadline:
@@ -35,7 +36,7 @@ class Deadline:
         self._seconds = seconds
 
     def left_s(self) -> float:
-        """Seconds that are left.
+        """Return the seconds that are left.
 
         Raises
         ------
@@ -49,7 +50,7 @@ class Deadline:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The value that `percent` % of the values are below, between neighbours in proportion.
+    """Return the value below which `percent` % of the values are, interpolated between neighbours.
 
     Raises
     ------
@@ -68,27 +69,29 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def median(values: Sequence[float]) -> float:
-    """The 50th percentile."""
+    """Return the 50th percentile."""
     return percentile(values, 50)
 
 
 def cumulative(values: Sequence[float]) -> list[tuple[float, float]]:
-    """The distribution: each value in order, with the share of values up to and including it."""
+    """Return the distribution: each value in order, with the share of values up to and including
+    it."""
     return [(value, (n + 1) / len(values)) for n, value in enumerate(sorted(values))]
 
 
 def cpu_s(pid: int) -> float:
-    """Processor seconds that a process has used, all its threads together."""
+    """Return the processor seconds that a process has used, in all its threads."""
     return _ticks(pid, 11) * _TICK_S
 
 
 def children_cpu_s(pid: int) -> float:
-    """Processor seconds that the children of a process have used which have ended."""
+    """Return the processor seconds of those children of a process that have ended."""
     return _ticks(pid, 13) * _TICK_S
 
 
 def _ticks(pid: int, first: int) -> int:
-    """User and system time, of which this is the first's place in ``/proc/PID/stat``."""
+    """Return the sum of user and system time in ticks; `first` is the place of user time in
+    ``/proc/PID/stat``."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -98,7 +101,7 @@ def _ticks(pid: int, first: int) -> int:
 
 
 def switches(pid: int) -> int:
-    """How often the threads of a process have waited for something."""
+    """Return how many times the threads of a process have waited for something."""
     return sum(
         _field(path, "voluntary_ctxt_switches:")
         for path in Path(f"/proc/{pid}/task").glob("*/status")
@@ -106,12 +109,12 @@ def switches(pid: int) -> int:
 
 
 def written(pid: int) -> int:
-    """Bytes that a process has written to disks."""
+    """Return the bytes that a process has written to disks."""
     return _field(Path(f"/proc/{pid}/io"), "write_bytes:")
 
 
 def _field(path: Path, name: str) -> int:
-    """The number behind a word; 0 where the process is gone."""
+    """Return the number behind a word; 0 if the process is gone."""
     try:
         lines = path.read_text().splitlines()
     except OSError:
@@ -120,12 +123,13 @@ def _field(path: Path, name: str) -> int:
 
 
 def memory_mib(pid: int, field: str = "VmHWM") -> float:
-    """Memory of a process in MiB: ``VmHWM`` at its peak, ``VmRSS`` now."""
+    """Return the memory of a process in MiB: ``VmHWM`` at its peak, ``VmRSS`` now."""
     return _field(Path(f"/proc/{pid}/status"), f"{field}:") / 1024
 
 
 def processes(names: Iterable[str]) -> dict[str, list[int]]:
-    """The processes of pilots: role (``agent``, ``node``, ``executor``, ``rank``) → process ids.
+    """Find the processes of pilots: role (``agent``, ``node``, ``executor``, ``rank``) → process
+    ids.
 
     Parameters
     ----------
@@ -145,7 +149,7 @@ def processes(names: Iterable[str]) -> dict[str, list[int]]:
 
 
 def end_processes(directory: Path) -> None:
-    """Kill all processes that belong to a directory, until there are none: some may be starting
+    """Kill all processes that belong to a directory, until none are left: some may be starting
     others meanwhile.
 
     Parameters
@@ -174,8 +178,8 @@ def end_processes(directory: Path) -> None:
 
 
 def processes_of(directory: Path) -> list[int]:
-    """The processes that belong to a directory: they work in it, or have a variable in their
-    environment that begins with it. Not this one, and none that has ended."""
+    """Return the processes that belong to a directory: they work in it, or have a variable in their
+    environment that begins with it. This process and ended ones are left out."""
     numbers = [int(path.name) for path in Path("/proc").glob("[0-9]*")]
     return [pid for pid in numbers if pid != os.getpid() and _belongs(pid, str(directory))]
 

@@ -1,4 +1,4 @@
-"""What MPI tasks are measured beside: loops of the launcher, and ranks that stay in MPI by hand.
+"""The references beside MPI tasks: loops of the launcher, and ranks that stay in MPI by hand.
 
 Both run where Pilot's tasks do: in an allocation of as many nodes, else on this machine. Whatever
 is started here has ended when the block of `started` is left.
@@ -33,7 +33,7 @@ _RESIDENT = Path(__file__).with_name("mpi_resident.py")
 
 
 class References:
-    """Starts what is measured.
+    """A starter of the references.
 
     Parameters
     ----------
@@ -50,7 +50,8 @@ class References:
     def loop(
         self, count: int, at_once: int, limit_s: float, retries: int
     ) -> dict[str, references.Loop]:
-        """Start `PROGRAM` so often, so many at a time; by the launcher's name, or nothing."""
+        """Start `PROGRAM` `count` times, `at_once` at a time; return the loop by the launcher's
+        name, or nothing."""
         if not self._launcher:
             return {}
         name = f"{Path(self._launcher[0]).name}, {at_once} at a time"
@@ -58,7 +59,7 @@ class References:
         return {name: references.command_loop(command, count, at_once, limit_s, self._env, retries)}
 
     def resident_rate(self, count: int, worlds: int, limit_s: float) -> float:
-        """`count` calls in so many worlds side by side that were started before, per second."""
+        """Make `count` calls in `worlds` resident worlds side by side; return calls per second."""
         each = -(-count // worlds)
         command = [*self._launcher, sys.executable, str(_RESIDENT), str(each)]
         env = {**os.environ, **self._env}
@@ -98,7 +99,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 @contextlib.contextmanager
 def started(stage: Stage, nodes: int) -> Iterator[References]:
-    """What is measured, on so many nodes of the stage's Slurm, or on this machine."""
+    """Give the references, on so many nodes of the stage's Slurm, or on this machine."""
     if stage.slurm is None:
         launcher = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}:{os.defpath}")
         if launcher is None:
@@ -113,7 +114,7 @@ def started(stage: Stage, nodes: int) -> Iterator[References]:
 
 @contextlib.contextmanager
 def _allocation(stage: Stage, nodes: int) -> Iterator[str]:
-    """Nodes that do nothing, for steps from outside; given back at the end."""
+    """Allocate idle nodes for steps from outside, and release them at the end."""
     answer = subprocess.run(
         [
             "sbatch",

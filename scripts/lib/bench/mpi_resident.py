@@ -13,7 +13,7 @@ from mpi4py import MPI
 
 
 def sum_over_ranks(number: int) -> tuple[int, int]:
-    """As in `bench.tasks`."""
+    """Return the number of ranks, and the sum of `number` over them, as in `bench.tasks`."""
     return MPI.COMM_WORLD.size, MPI.COMM_WORLD.allreduce(number)
 
 
@@ -21,7 +21,7 @@ FUNCTIONS = (sum_over_ranks,)
 
 
 def main(count: int) -> None:
-    """Make so many calls."""
+    """Make `count` calls."""
     world = MPI.COMM_WORLD
     root = world.rank == 0
     if root:

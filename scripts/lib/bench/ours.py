@@ -9,7 +9,7 @@ import pilot
 
 
 class Pilot:
-    """Pilot, through a session that is open."""
+    """Pilot, used through an open session."""
 
     name = "pilot"
     takes_futures = True
@@ -18,21 +18,21 @@ class Pilot:
         self.session = session
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Any:
-        """One task."""
+        """Submit one task."""
         return self.session.submit(function, *args)
 
     def submit_many(
         self, function: Callable[..., Any], rows: Sequence[tuple[Any, ...]]
     ) -> list[Any]:
-        """One frame of tasks."""
+        """Submit tasks in one frame."""
         return self.session.submit_many(function, rows)
 
     def values(self, futures: Sequence[Any], timeout_s: float) -> list[Any]:
-        """Their values."""
+        """Return the values of futures."""
         return list(pilot.gather(futures, timeout=timeout_s))
 
     def commands(self, argv: Sequence[str], count: int, timeout_s: float) -> None:
-        """Shell tasks, in one frame."""
+        """Run shell tasks, in one frame."""
         command = pilot.shell(list(argv), name=argv[0])
         ended = self.values(self.submit_many(command, [()] * count), timeout_s)
         if any(result.returncode for result in ended):

@@ -26,27 +26,28 @@ class Dask:
         self._client = client
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Any:
-        """One call."""
+        """Submit one call."""
         return self._client.submit(function, *args, pure=False)
 
     def submit_many(
         self, function: Callable[..., Any], rows: Sequence[tuple[Any, ...]]
     ) -> list[Any]:
-        """One graph; calls without arguments have nothing to map over."""
+        """Submit calls in one graph; calls without arguments go one by one: there is nothing to map
+        over."""
         if not rows or not rows[0]:
             return [self.submit(function) for _ in rows]
         columns = [list(column) for column in zip(*rows, strict=True)]
         return list(self._client.map(function, *columns, pure=False))
 
     def values(self, futures: Sequence[Any], timeout_s: float) -> list[Any]:
-        """Their values, brought in one request."""
+        """Return the values of futures, in one request."""
         wait(futures, timeout=timeout_s)
         return list(self._client.gather(list(futures)))
 
 
 @contextlib.contextmanager
 def opened(workers: int, directory: Path, workload: str) -> Iterator[Dask]:
-    """A local cluster with so many workers."""
+    """Open a local cluster with so many workers."""
     settings = {
         "temporary-directory": str(directory / "dask"),
         "distributed.scheduler.active-memory-manager.start": False,

@@ -30,17 +30,17 @@ class Executorlib:
         self._executor = executor
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Any:
-        """One call."""
+        """Submit one call."""
         return self._executor.submit(function, *args)
 
     def submit_many(
         self, function: Callable[..., Any], rows: Sequence[tuple[Any, ...]]
     ) -> list[Any]:
-        """It has no other way that gives futures than one after the other."""
+        """Submit calls one by one: there is no other way that gives futures."""
         return [self._executor.submit(function, *row) for row in rows]
 
     def values(self, futures: Sequence[Any], timeout_s: float) -> list[Any]:
-        """Their values."""
+        """Return the values of futures."""
         if concurrent.futures.wait(futures, timeout_s).not_done:
             raise TimeoutError(f"{self.name} was not done after {timeout_s:.0f} s")
         return [future.result() for future in futures]
@@ -48,7 +48,7 @@ class Executorlib:
 
 @contextlib.contextmanager
 def opened(workers: int, directory: Path, workload: str) -> Iterator[Executorlib]:  # noqa: ARG001 - as for others
-    """An executor with so many resident workers."""
+    """Open an executor with so many resident workers."""
     graphs: dict[str, Any] = {"refresh_rate": 0.0001}
     settings = graphs if workload == "W3" else {"disable_dependencies": True}
     with SingleNodeExecutor(max_workers=workers, block_allocation=True, **settings) as executor:

@@ -38,7 +38,7 @@ class _UnfinishedError(Exception):
 
 
 class HyperQueue:
-    """A client of a server that runs."""
+    """A client of a running server."""
 
     name = NAME
 
@@ -47,7 +47,7 @@ class HyperQueue:
         self._directory = directory
 
     def launch(self, needs: Sequence[Sequence[int]], timeout_s: float) -> None:
-        """One job of Python functions."""
+        """Run Python functions in one job."""
         job = Job(default_workdir=self._directory)
         made: list[Any] = []
         for numbers in needs:
@@ -56,7 +56,7 @@ class HyperQueue:
         self._run(job, timeout_s)
 
     def commands(self, argv: Sequence[str], count: int, timeout_s: float) -> None:
-        """One job of programs."""
+        """Run programs in one job."""
         job = Job(default_workdir=self._directory)
         for _ in range(count):
             job.program(list(argv), stdout=None, stderr=None)
@@ -83,6 +83,6 @@ def _look(jobs: dict[int, dict[str, Any]]) -> None:
 
 @contextlib.contextmanager
 def opened(workers: int, directory: Path, workload: str) -> Iterator[HyperQueue]:  # noqa: ARG001 - as for others
-    """A server, and a worker with so many cores."""
+    """Start a server, and a worker with so many cores."""
     with LocalCluster(str(directory / "server"), WorkerConfig(cores=workers)) as cluster:
         yield HyperQueue(cluster.client(python_env=PythonEnv(sys.executable)), directory)

@@ -33,7 +33,7 @@ class Parsl:
         self._apps: dict[Callable[..., Any], Any] = {}
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Any:
-        """One app call."""
+        """Submit one app call."""
         app = self._apps.get(function)
         if app is None:
             app = parsl.python_app(function, data_flow_kernel=self._kernel, cache=False)
@@ -43,11 +43,11 @@ class Parsl:
     def submit_many(
         self, function: Callable[..., Any], rows: Sequence[tuple[Any, ...]]
     ) -> list[Any]:
-        """It has no other way than one after the other."""
+        """Submit calls one by one: there is no other way."""
         return [self.submit(function, *row) for row in rows]
 
     def values(self, futures: Sequence[Any], timeout_s: float) -> list[Any]:
-        """Their values."""
+        """Return the values of futures."""
         if concurrent.futures.wait(futures, timeout_s).not_done:
             raise TimeoutError(f"{self.name} was not done after {timeout_s:.0f} s")
         return [future.result() for future in futures]
@@ -55,7 +55,7 @@ class Parsl:
 
 @contextlib.contextmanager
 def opened(workers: int, directory: Path, workload: str) -> Iterator[Parsl]:  # noqa: ARG001 - as for others
-    """Parsl with so many workers."""
+    """Open Parsl with so many workers."""
     config = Config(
         executors=[
             HighThroughputExecutor(

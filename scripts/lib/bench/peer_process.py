@@ -1,4 +1,4 @@
-"""A peer from the outside: a process that is asked for figures, and what it leaves is ended.
+"""A peer as seen from here: a process that is asked for figures, and whose remains are ended.
 
 Invariants: every answer has a deadline, that of all answers together; when `opened` is left no
 process of the peer runs, whatever it has detached itself from, and its directory is gone. Its home
@@ -26,7 +26,7 @@ END_S = 20.0
 
 
 class PeerError(Exception):
-    """A peer did not do what it was asked for."""
+    """An error of a peer: it did not do what it was asked for."""
 
 
 class Peer:
@@ -45,7 +45,7 @@ class Peer:
         self.name = self._answer()["name"]
 
     def do(self, load: str, **arguments: Any) -> Any:
-        """What a load found, or None if the peer has no such thing.
+        """Run a load and return its figures, or None if the peer has no such load.
 
         Raises
         ------
@@ -89,7 +89,7 @@ class Peer:
 
 @contextlib.contextmanager
 def opened(name: str, workers: int, workload: str, parent: Path) -> Iterator[Peer]:
-    """A peer with so many workers. Its first load starts it, and has it warm."""
+    """Open a peer with so many workers. Its first load starts the peer and warms it up."""
     directory = parent / f"peer-{name}"
     errors = directory / "errors"
     directory.mkdir()

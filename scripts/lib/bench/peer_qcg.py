@@ -19,7 +19,7 @@ LOADS = {"chain": 1.0, "joins_apart": 1.0, "joins_in_row": 1.0, "commands": 1.0}
 
 
 class Qcg:
-    """A manager that runs."""
+    """A running manager."""
 
     name = NAME
 
@@ -28,7 +28,7 @@ class Qcg:
         self._numbers = itertools.count()
 
     def launch(self, needs: Sequence[Sequence[int]], timeout_s: float) -> None:
-        """One request with a job for each."""
+        """Run jobs in one request."""
         first = next(self._numbers)
         names = [f"j{first}-{index}" for index in range(len(needs))]
         jobs = Jobs()
@@ -37,7 +37,7 @@ class Qcg:
         self._run(jobs, timeout_s)
 
     def commands(self, argv: Sequence[str], count: int, timeout_s: float) -> None:
-        """One job with so many iterations."""
+        """Run one job with so many iterations."""
         program, *arguments = argv
         jobs = Jobs()
         name = f"j{next(self._numbers)}"
@@ -54,7 +54,7 @@ class Qcg:
 
 @contextlib.contextmanager
 def opened(workers: int, directory: Path, workload: str) -> Iterator[Qcg]:  # noqa: ARG001 - as for others
-    """A manager of so many cores of this machine."""
+    """Start a manager of so many cores of this machine."""
     manager = LocalManager(
         ["--nodes", str(workers), "--wd", str(directory), "--log", "critical"],
         {"log_file": str(directory / "api.log"), "log_level": "critical"},

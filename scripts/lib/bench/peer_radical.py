@@ -27,7 +27,7 @@ import radical.pilot as rp  # type: ignore[import-not-found,import-untyped,unuse
 
 
 class Radical:
-    """A pilot that runs."""
+    """A running pilot."""
 
     name = NAME
     takes_futures = False
@@ -37,13 +37,13 @@ class Radical:
         self._raptor = raptor
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Any:
-        """One function."""
+        """Submit one function call."""
         return self.submit_many(function, [args])[0]
 
     def submit_many(
         self, function: Callable[..., Any], rows: Sequence[tuple[Any, ...]]
     ) -> list[Any]:
-        """One request with a function call for each."""
+        """Submit function calls in one request."""
         calls = [rp.PythonTask(function, args, {}) for args in rows]
         described = [
             rp.TaskDescription({"mode": rp.TASK_FUNCTION, "function": call}) for call in calls
@@ -51,12 +51,12 @@ class Radical:
         return list(self._raptor.submit_tasks(described))
 
     def values(self, futures: Sequence[Any], timeout_s: float) -> list[Any]:
-        """What they returned."""
+        """Return the values of futures."""
         self._wait(futures, timeout_s)
         return [future.return_value for future in futures]
 
     def commands(self, argv: Sequence[str], count: int, timeout_s: float) -> None:
-        """One request with so many commands."""
+        """Run so many commands in one request."""
         program, *arguments = argv
         described = [
             rp.TaskDescription({"executable": program, "arguments": arguments})
@@ -72,7 +72,7 @@ class Radical:
 
 @contextlib.contextmanager
 def opened(workers: int, directory: Path, workload: str) -> Iterator[Radical]:  # noqa: ARG001 - as for others
-    """A pilot with room for so many tasks."""
+    """Start a pilot with room for so many tasks."""
     names = ("PATH", "PYTHONPATH")
     lines = "".join(f"export {name}='{os.environ[name]}'\n" for name in names)
     (directory / ".bash_profile").write_text(lines)

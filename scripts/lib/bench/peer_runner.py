@@ -29,7 +29,7 @@ LEAST = 3
 
 
 def main() -> None:
-    """Serve."""
+    """Serve requests for loads until the input ends."""
     name, distribution, *rest = sys.argv[1:]
     # Its output is for answers alone: what peers print goes where errors go. Their processes
     # inherit neither.

@@ -1,4 +1,4 @@
-"""Other systems of the field, where they are installed: which there are, and where.
+"""The other systems of the field that are installed, and where.
 
 None of them is needed. Each has an interpreter of its own, ``$PILOT_BENCH_PEERS/NAME/bin/python``,
 so that what they depend on does not get in each other's way; one that is not there is looked for in
@@ -30,7 +30,7 @@ CHECK_S, INSTALL_S = 60.0, 900.0
 
 
 def interpreter(name: str) -> Path:
-    """The Python that a peer runs with."""
+    """Return the Python that a peer runs with."""
     directory = os.environ.get(VARIABLE)
     if directory:
         own = Path(directory).expanduser().absolute() / name / "bin" / "python"
@@ -40,8 +40,8 @@ def interpreter(name: str) -> Path:
 
 
 def environment(name: str, home: Path) -> dict[str, str]:
-    """What is around a peer's processes: the benchmark's modules, the programs of its own, and a
-    directory for all that it writes. That this is there also tells whose its processes are."""
+    """Return the environment of a peer's processes: the benchmark's modules, the peer's programs,
+    and a directory for its files, whose name also tells whose the processes are."""
     return {
         **os.environ,
         "PYTHONPATH": str(Path(__file__).parents[1]),
@@ -51,13 +51,13 @@ def environment(name: str, home: Path) -> dict[str, str]:
 
 
 def command(name: str, *arguments: str) -> list[str]:
-    """What starts the process that speaks for a peer; without arguments it only
-    looks whether the peer is there."""
+    """Return the command of a peer's process; without arguments it only looks whether the peer is
+    installed."""
     return [str(interpreter(name)), "-m", "bench.peer_runner", name, PEERS[name], *arguments]
 
 
 def why_not(name: str) -> str:
-    """Why a peer cannot be measured; empty where it can."""
+    """Return the reason why a peer cannot be measured; empty if it can."""
     # Some write into their home as soon as they are imported.
     with tempfile.TemporaryDirectory(prefix="pilot-bench-peer-") as home:
         try:
@@ -80,7 +80,7 @@ def why_not(name: str) -> str:
 
 
 def install_all(directory: Path) -> int:
-    """Make an environment for each peer, and say how that went; returns the exit status."""
+    """Make an environment for each peer, and print the results; return the exit status."""
     failed = False
     for name, distribution in PEERS.items():
         home = directory.absolute() / name

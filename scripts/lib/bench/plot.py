@@ -15,14 +15,14 @@ Points = Sequence[Sequence[float]]
 
 
 def why_not() -> str:
-    """Why no pictures can be made; empty where they can."""
+    """Return the reason why no pictures can be made; empty if they can."""
     if importlib.util.find_spec("matplotlib") is None:
         return "matplotlib is not installed; pip install matplotlib"
     return ""
 
 
 def draw(data: Mapping[str, Any], directory: Path) -> list[Path]:
-    """All pictures that there are figures for.
+    """Draw all pictures for which there are figures.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def draw(data: Mapping[str, Any], directory: Path) -> list[Path]:
 
 
 def _latency(samples: Mapping[str, Mapping[str, Sequence[float]]]) -> Any:
-    """Distributions: a panel for each size of batch, a line for each contender."""
+    """Draw distributions: a panel for each size of batch, a line for each contender."""
     figure, axes = _panels(len(samples))
     for ax, (size, systems) in zip(axes, samples.items(), strict=True):
         for number, (name, values) in enumerate(systems.items()):
@@ -75,7 +75,7 @@ def _latency(samples: Mapping[str, Mapping[str, Sequence[float]]]) -> Any:
 
 
 def _length(curves: Mapping[str, Points]) -> Any:
-    """Throughput: a line for each contender, and what could be had at best."""
+    """Draw throughput: a line for each contender, and the ideal."""
     figure, (ax,) = _panels(1)
     _lines(ax, ((name, points) for name, points in curves.items() if name != "ideal"), 1e3)
     lengths, rates = _columns(curves["ideal"])
@@ -88,7 +88,7 @@ def _length(curves: Mapping[str, Points]) -> Any:
 
 
 def _executors(curves: Mapping[str, Mapping[str, Points]]) -> Any:
-    """Efficiency: a panel for each length of tasks, a line for each contender."""
+    """Draw efficiency: a panel for each length of tasks, a line for each contender."""
     figure, axes = _panels(len(curves))
     for ax, (length, systems) in zip(axes, curves.items(), strict=True):
         _lines(ax, systems.items())
@@ -102,7 +102,8 @@ def _executors(curves: Mapping[str, Mapping[str, Points]]) -> Any:
 
 
 def _waiting(curves: Mapping[str, Mapping[str, Points]]) -> Any:
-    """Overhead: a panel for what is waited for, lines for elapsed and the head's processor time."""
+    """Draw overhead: a panel for each awaited thing, lines for elapsed and the head's processor
+    time."""
     figure, axes = _panels(len(curves))
     for ax, (reason, measures) in zip(axes, curves.items(), strict=True):
         _lines(ax, measures.items())
@@ -127,7 +128,7 @@ def _panels(count: int) -> tuple[Any, Sequence[Any]]:
 
 
 def _plain_numbers(axis: Any, steps: Sequence[int]) -> None:
-    """Mark these steps of each decade, with numbers that are no powers."""
+    """Mark these steps of each decade, with plain numbers instead of powers."""
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     axis.set_major_locator(LogLocator(subs=steps))
@@ -142,7 +143,7 @@ def _lines(ax: Any, curves: Iterable[tuple[str, Points]], factor: float = 1) -> 
 
 
 def _style(number: int) -> dict[str, Any]:
-    """Pilot, which comes first, stands out."""
+    """Return the style of a line; that of Pilot, the first one, stands out."""
     return {"lw": 2.2 if number == 0 else 1.2, "color": f"C{number}"}
 
 
@@ -151,6 +152,6 @@ def _columns(points: Points) -> tuple[list[float], list[float]]:
 
 
 def _legend(figure: Any, ax: Any) -> None:
-    """What the lines of the panels are, below them."""
+    """Draw the legend of the panels' lines below them."""
     handles, names = ax.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize="small")

@@ -1,4 +1,5 @@
-"""What Pilot is measured beside in the same run: what the system itself or Python's library can do.
+"""The references beside Pilot in the same run: abilities of the system itself and of Python's
+library.
 
 Rates are in tasks per second. Whoever adds a reference sees that it does the same work as the tasks
 that it stands beside.
@@ -19,7 +20,7 @@ from bench import tasks
 
 
 class ProcessPool:
-    """`concurrent.futures.ProcessPoolExecutor`: local, and nothing is durable."""
+    """A local pool of processes, `concurrent.futures.ProcessPoolExecutor`: nothing is durable."""
 
     name = "ProcessPoolExecutor"
     takes_futures = False
@@ -28,17 +29,17 @@ class ProcessPool:
         self._executor = executor
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Any:
-        """One call."""
+        """Submit one call."""
         return self._executor.submit(function, *args)
 
     def submit_many(
         self, function: Callable[..., Any], rows: Sequence[tuple[Any, ...]]
     ) -> list[Any]:
-        """It has no other way that gives futures than one after the other."""
+        """Submit calls one by one: there is no other way that gives futures."""
         return [self._executor.submit(function, *row) for row in rows]
 
     def values(self, futures: Sequence[Any], timeout_s: float) -> list[Any]:
-        """Their values."""
+        """Return the values of futures."""
         if concurrent.futures.wait(futures, timeout_s).not_done:
             raise TimeoutError(f"{self.name} was not done after {timeout_s:.0f} s")
         return [future.result() for future in futures]
@@ -46,13 +47,14 @@ class ProcessPool:
 
 @contextmanager
 def process_pool(workers: int) -> Iterator[ProcessPool]:
-    """A pool of so many processes."""
+    """Open a pool of so many processes."""
     with concurrent.futures.ProcessPoolExecutor(workers) as executor:
         yield ProcessPool(executor)
 
 
 def xargs_rate(count: int, workers: int, timeout_s: float) -> float:
-    """``xargs -P``: so many ``/bin/true``, `workers` at a time."""
+    """Run so many ``/bin/true`` by ``xargs -P``, `workers` at a time; return commands per
+    second."""
     numbers = "\n".join(map(str, range(count)))
     begin = time.perf_counter()
     subprocess.run(
@@ -65,7 +67,8 @@ def xargs_rate(count: int, workers: int, timeout_s: float) -> float:
 
 
 def spawn_loops_rate(count: int, workers: int, timeout_s: float) -> float:
-    """`workers` processes side by side that each start ``/bin/true`` in a loop."""
+    """Run `workers` processes that each start ``/bin/true`` in a loop; return commands per
+    second."""
     each = -(-count // workers)
     with concurrent.futures.ProcessPoolExecutor(workers) as executor:
         list(executor.map(tasks.spawn_loop, [1] * workers, timeout=timeout_s))
@@ -75,7 +78,7 @@ def spawn_loops_rate(count: int, workers: int, timeout_s: float) -> float:
 
 
 class Loop(NamedTuple):
-    """How a loop of commands went."""
+    """The result of a loop of commands."""
 
     #: Runs per second.
     rate: float
@@ -91,7 +94,7 @@ def command_loop(
     env: Mapping[str, str],
     retries: int,
 ) -> Loop:
-    """`count` runs of a command, so many at a time, each started when another has ended.
+    """Run a command `count` times, so many at a time, each started when another has ended.
 
     Raises
     ------
@@ -157,7 +160,7 @@ def hdf5_mb_per_s(count: int, floats: int, path: Path) -> float:
 
 
 def sbatch_s(python: str, directory: Path, options: Sequence[str], timeout_s: float) -> float:
-    """Seconds from ``sbatch`` of ``python -c pass`` until it has run."""
+    """Return the seconds from ``sbatch`` of ``python -c pass`` until it has run."""
     mark = directory / f"sbatch-{time.time_ns()}"
     command = f"{python} -c pass && touch {mark}"
     begin = time.perf_counter()

@@ -1,4 +1,5 @@
-"""What a run has found: rows, why something is missing, raw data; as a table and as JSON. Pure."""
+"""The report of a run: rows, reasons for what is missing, raw data; as a table and as JSON.
+Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ _HEADINGS = ("", "case", "unit", "pilot", "reference", "", "ratio")
 
 @dataclass(frozen=True)
 class Row:
-    """One measure of Pilot, beside one reference."""
+    """A measure of Pilot beside one reference."""
 
     workload: str
     case: str
@@ -27,7 +28,8 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """How many times as good as the reference Pilot is: above 1 is better, whatever the unit.
+        """The factor by which Pilot is better than the reference: above 1 is better, whatever the
+        unit.
 
         None where there is no reference, or where one of the two is 0 or cannot be had.
         """
@@ -38,7 +40,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Missing:
-    """Something that was not measured, and why."""
+    """A measure that is missing, and the reason."""
 
     workload: str
     what: str
@@ -47,7 +49,7 @@ class Missing:
 
 @dataclass
 class Findings:
-    """What a workload has found."""
+    """The findings of a workload."""
 
     rows: list[Row] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
@@ -71,7 +73,7 @@ class Findings:
             self.rows.append(Row(workload, case, unit, ours, name, theirs, more_is_better))
 
     def miss(self, workload: str, what: str, reason: str) -> None:
-        """Say that something was not measured."""
+        """Note that something was not measured."""
         self.missing.append(Missing(workload, what, reason))
 
     def extend(self, other: Findings) -> None:
@@ -81,7 +83,7 @@ class Findings:
         self.data.update(other.data)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON; rows with their ratio."""
+        """Return plain values, for JSON; rows with their ratio."""
         return {
             "rows": [{**dataclasses.asdict(row), "ratio": row.ratio} for row in self.rows],
             "missing": [dataclasses.asdict(missing) for missing in self.missing],
@@ -90,7 +92,7 @@ class Findings:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Findings:
-        """What `to_dict` gave."""
+        """Make findings from the result of `to_dict`."""
         rows = [
             Row(**{name: value for name, value in row.items() if name != "ratio"})
             for row in plain["rows"]
@@ -99,7 +101,7 @@ class Findings:
 
 
 def number(value: float | None) -> str:
-    """A number with three significant digits, as people read it; none is a hyphen."""
+    """Format a number with three significant digits; None as a hyphen."""
     if value is None:
         return "-"
     if value == 0:
@@ -110,7 +112,7 @@ def number(value: float | None) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Rows as aligned text; what would repeat the line above is left out."""
+    """Format rows as aligned text; repetitions of the line above are left out."""
     lines = [_HEADINGS]
     before: Row | None = None
     for row in rows:
@@ -140,7 +142,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Rows as Markdown tables, one for each workload, with a column for each reference.
+    """Format rows as Markdown tables, one for each workload, with a column for each reference.
 
     Behind a reference's figure, in brackets, is how many times as good Pilot is.
     """

@@ -1,4 +1,4 @@
-"""SCALE, a head with up to 1,000 nodes of 128 cores, in simulation: what saturates first.
+"""SCALE, a head with up to 1,000 nodes of 128 cores, in simulation: the part that saturates first.
 
 The head's own code decides and writes: its core, and its database on this machine's disk, and
 messages are encoded and decoded. What its loop spends on a socket for each message is measured
@@ -51,7 +51,7 @@ PARTS = ("core", "store", "messages", "sockets")
 
 
 class Figures(NamedTuple):
-    """What came out of a run."""
+    """The figures of a run."""
 
     tasks_per_s: float
     #: NodeAllocation of the cores' time in which they ran tasks.
@@ -99,7 +99,8 @@ def _title(nodes: int, task_s: float) -> str:
 
 
 def socket_costs(site: Site, count: int) -> tuple[float, float]:
-    """What a server's thread spends to receive a small message, and to send one, in seconds."""
+    """Return the seconds that a server's thread spends to receive a small message, and to send
+    one."""
     keys = load_keys(site.keys)
     server: Server[Any] = Server(keys, f"{site.directory}/bench", m.ToHead, "127.0.0.1")
     poller = poller_of(*server.sources)
@@ -129,7 +130,7 @@ def socket_costs(site: Site, count: int) -> tuple[float, float]:
 
 
 class Node:
-    """A pilot of one node: it runs what it is given, and reports what has ended, as agents do."""
+    """A pilot of one node: it runs the work it gets, and reports ends as agents do."""
 
     def __init__(self, name: str, task_s: float) -> None:
         self.name = name
@@ -141,11 +142,11 @@ class Node:
         self._ended_s = 0.0
 
     def busy_s(self, now: float) -> float:
-        """For how many seconds its cores have run tasks until now, all together."""
+        """Return the seconds that its cores have run tasks until now, all together."""
         return self._ended_s + sum(min(now, end) - begin for end, begin, _, _ in self._running)
 
     def take(self, work: list[AttemptSpec], now: float) -> None:
-        """Work has come."""
+        """Take in work."""
         self._waiting.extend(work)
         while self._waiting and len(self._running) < CORES:
             self._begin(now)
@@ -157,13 +158,13 @@ class Node:
 
     @property
     def next_report(self) -> float | None:
-        """When it has something to tell; None: it has nothing."""
+        """The time of the next report; None if there is nothing to report."""
         if not self._running:
             return None
         return self._running[0][0] + (TOGETHER_S if self._waiting else 0.0)
 
     def report(self, now: float) -> list[Completion]:
-        """What has ended until now; what waits goes on where it was."""
+        """Return the attempts that have ended until now; waiting ones take their places."""
         ended = []
         while self._running and self._running[0][0] <= now:
             end, begin, task, attempt = heapq.heappop(self._running)
@@ -220,7 +221,7 @@ class Cluster:
             self._write()
 
     def run(self) -> Figures:
-        """Let it go on until all tasks are given to nodes."""
+        """Run until all tasks have been given to nodes."""
         self._hand_out()
         while self._given < WARM_UP * self._count:
             self._turn()
@@ -238,7 +239,7 @@ class Cluster:
         )
 
     def _turn(self) -> None:
-        """One of the head's loop."""
+        """Simulate one turn of the head's loop."""
         if not self._calendar:
             raise RuntimeError(f"after {self._ended} of {self._count} tasks nothing runs")
         self._now = max(self._now, self._calendar[0][0])  # the head sleeps until then
@@ -253,7 +254,7 @@ class Cluster:
         return sum(node.busy_s(self._now) for node in self._nodes.values())
 
     def _frames(self) -> list[tuple[str, bytes]]:
-        """What has arrived."""
+        """Return the frames that have arrived."""
         frames = []
         while self._calendar and self._calendar[0][0] <= self._now:
             _, name = heapq.heappop(self._calendar)
@@ -271,7 +272,7 @@ class Cluster:
             heapq.heappush(self._calendar, (report, name))
 
     def _take(self, name: str, frame: bytes) -> None:
-        """The head takes in what a node has told, and what the client is to be told."""
+        """Process a node's report in the head, and encode what the client is told."""
         self._reports += 1
         self._count_messages(self._receive_s)
         done = self._spend("messages", self._decode, frame)
@@ -293,7 +294,7 @@ class Cluster:
             self._plan(name)
 
     def _spend(self, part: str, act: Callable[..., T], *arguments: Any) -> T:
-        """Do something that the head does; the clock goes on by what it takes."""
+        """Do something that the head does, and advance the clock by the time it takes."""
         begin = time.perf_counter()
         result = act(*arguments)
         took_s = time.perf_counter() - begin
@@ -313,7 +314,7 @@ class Cluster:
         self._batch.add_ends(effects.ended)
 
     def _write(self) -> None:
-        """One transaction for all that a turn of the loop has changed."""
+        """Write all changes of one turn in one transaction."""
         batch, self._batch = self._batch, Batch()
         self._event = batch.add_changes(self._core.log.take(), self._event)
         self._store.write(batch, _raise)

@@ -1,4 +1,5 @@
-"""What a workload is given: fresh sites, contenders that take turns, a cluster where there is one.
+"""The surroundings of a workload: fresh sites, contenders that take turns, a cluster if there is
+one.
 
 Responsible for the surroundings of a measurement, not for what is measured. Invariants: a site is
 used by one workload only and lies in its directory; leaving `Stage.site` has ended its head, and
@@ -43,7 +44,7 @@ _STOP_S = 40.0
 
 @dataclass(frozen=True)
 class Slurm:
-    """A Slurm that pilots can be submitted to."""
+    """A Slurm cluster that pilots can be submitted to."""
 
     #: What tables call it.
     name: str
@@ -54,12 +55,12 @@ class Slurm:
 
     @property
     def mpi_options(self) -> list[str]:
-        """What ``srun`` needs to start MPI programs."""
+        """The options that ``srun`` needs to start MPI programs."""
         return list(self._mpi.get("options", []))
 
     @property
     def mpi_variables(self) -> dict[str, str]:
-        """What MPI programs need in their environment."""
+        """The variables that MPI programs need in their environment."""
         return {name: str(value) for name, value in self._mpi.get("variables", {}).items()}
 
     @property
@@ -97,25 +98,25 @@ class Stage:
     findings: Findings = field(default_factory=Findings)
 
     def count(self, full: int, quick: int) -> int:
-        """How many of something, in a full and in a quick run."""
+        """Return the number of something for a full or a quick run."""
         return quick if self.quick else full
 
     @property
     def workers(self) -> int:
-        """How many tasks can run at a time on one node of the site."""
+        """The number of tasks that can run at a time on one node of the site."""
         pools = yaml.safe_load(self.site_text)["pools"]
         cores = next(iter(pools.values())).get("cores_per_node", "auto")
         return len(os.sched_getaffinity(0)) if cores == "auto" else int(cores)
 
     def say(self, text: str) -> None:
-        """Tell whoever waits what is being done."""
+        """Tell a waiting user what is being done."""
         print(f"  {text}", file=sys.stderr, flush=True)
 
     # --- Pilot
 
     @contextlib.contextmanager
     def site(self, text: str = "") -> Iterator[Site]:
-        """A fresh site, with this site file or else its usual one; its head and pilots end with
+        """Make a fresh site from `text` or else the usual site file; its head and pilots end with
         the block."""
         directory = Path(tempfile.mkdtemp(prefix="bench-", dir=self.directory))
         (directory / SITE_FILE).write_text(text or self.site_text)
@@ -128,7 +129,7 @@ class Stage:
 
     @contextlib.contextmanager
     def pilot(self) -> Iterator[Pilot]:
-        """Pilot on a fresh site, warm: its pilot and its executors are there."""
+        """Open Pilot on a fresh site, warm: its pilot and its executors are there."""
         with self.site() as site, pilot.Session(site, name="bench") as session:
             system = Pilot(session)
             warm(system, self.workers)
@@ -139,7 +140,7 @@ class Stage:
     def contest(
         self, workload: str, measurement: Callable[[Contender], T], rounds: int
     ) -> dict[str, list[T]]:
-        """Measure all contenders, warm; returns the samples of each, Pilot's first.
+        """Measure all contenders, warm; return the samples of each, Pilot's first.
 
         Pilot and the process pool take turns, so that whatever else the machine does meets both;
         peers come one after the other, since they keep it busy even when they have nothing to do.
@@ -157,7 +158,7 @@ class Stage:
     def contest_of_peers(
         self, workload: str, measurement: Callable[[Contender], T], rounds: int
     ) -> dict[str, list[T]]:
-        """Measure the peers only; one that fails keeps the rounds that it came through."""
+        """Measure the peers only; a peer that fails keeps the rounds that it has completed."""
         samples: dict[str, list[T]] = {}
         for name in self.peers:
             self.say(f"beside it: {name}")
@@ -173,7 +174,7 @@ class Stage:
 
 
 def compile_pilot() -> None:
-    """Compile Pilot, as an installed one is.
+    """Compile Pilot's modules, as in an installed Pilot.
 
     Under PYTHONDONTWRITEBYTECODE, say, each process of a fresh checkout would compile what it
     imports, and that would be measured.
@@ -185,7 +186,7 @@ def compile_pilot() -> None:
 
 
 def rest(samples: Mapping[str, T]) -> dict[str, T]:
-    """What all others than Pilot have."""
+    """Return the samples of all contenders but Pilot."""
     return {name: sample for name, sample in samples.items() if name != Pilot.name}
 
 
@@ -194,7 +195,7 @@ def rest(samples: Mapping[str, T]) -> dict[str, T]:
 
 @contextlib.contextmanager
 def asking(site: Site) -> Iterator[Callable[..., Any]]:
-    """Ask the head of a site: what is given in the block takes the name of a query."""
+    """Give a function that asks the head of a site by the name of a query."""
     connection = Connection(site, start=False)
     try:
         yield lambda name, **arguments: connection.request(
@@ -205,7 +206,8 @@ def asking(site: Site) -> Iterator[Callable[..., Any]]:
 
 
 def site_processes(site: Site) -> dict[str, list[int]]:
-    """The processes of a site by role: ``head``, ``agent``, ``node``, ``executor``, ``rank``."""
+    """Return the processes of a site by role: ``head``, ``agent``, ``node``, ``executor``,
+    ``rank``."""
     with asking(site) as ask:
         names = [row["name"] for row in ask("fleet", alive=True)]
     head = find_head(site)
@@ -214,13 +216,13 @@ def site_processes(site: Site) -> dict[str, list[int]]:
 
 
 def cpu_by_role(roles: dict[str, list[int]]) -> dict[str, float]:
-    """Processor seconds that the processes of each role have used; the client is this process."""
+    """Return the processor seconds of each role's processes; the client is this process."""
     used = {role: sum(map(measure.cpu_s, pids)) for role, pids in roles.items()}
     return {"client": time.process_time(), **used}
 
 
 def end_site(site: Site) -> None:
-    """End the head of a site and its pilots, whatever state they are in."""
+    """End the head of a site and its pilots, in whatever state they are."""
     if find_head(site) is not None:
         try:
             _tell_to_end(site)
@@ -252,7 +254,8 @@ def _tell_to_end(site: Site) -> None:
 
 
 def find_virtual_cluster() -> tuple[Slurm | None, str]:
-    """The virtual cluster of this machine, or why there is none. Its environment is taken on."""
+    """Find this machine's virtual cluster, and enter its environment; else return why there is
+    none."""
     from virtual_cluster import cluster
     from virtual_cluster.errors import ClusterError
 
@@ -273,7 +276,8 @@ def find_virtual_cluster() -> tuple[Slurm | None, str]:
 
 
 def one_pool(site_text: str, **settings: Any) -> str:
-    """A site file with the first of its pools only, and some of its settings changed."""
+    """Return a site file with only the first of its pools, and some of that pool's settings
+    changed."""
     content = yaml.safe_load(site_text)
     name, pool = next(iter(content["pools"].items()))
     content["pools"] = {name: {**pool, **settings}}

@@ -46,13 +46,13 @@ def run(stage: Stage) -> None:
 
 
 def _program() -> list[str]:
-    """Return the words that start the command line: as users have it, where it is installed."""
+    """Return the command that starts `pilot`: the installed script, if there is one."""
     script = Path(sys.executable).with_name("pilot")
     return [str(script)] if shutil.which(script) else [sys.executable, "-m", "pilot"]
 
 
 def _processor_s(command: list[str]) -> float:
-    """Run a command to its end; returns the processor seconds that it has used.
+    """Run a command to its end; return the processor seconds that it has used.
 
     Raises
     ------

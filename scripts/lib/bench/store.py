@@ -1,4 +1,4 @@
-"""STORE, the database alone: how many tasks a second it takes on, and how many it sees end.
+"""STORE, the database alone: the tasks per second that it accepts, and that it sees end.
 
 The core makes what is to be written, one message's worth in each transaction, as in the head; only
 what the store does with it is measured. Durable as in the head: each transaction reaches the disk.
@@ -42,7 +42,7 @@ def run(stage: Stage) -> None:
 
 @contextlib.contextmanager
 def open_store(path: Path) -> Iterator[Store]:
-    """A fresh database, removed afterwards."""
+    """Open a fresh database, and remove it afterwards."""
     store = Store(path)
     try:
         yield store
@@ -53,7 +53,8 @@ def open_store(path: Path) -> Iterator[Store]:
 
 
 def tasks_per_s(store: Store, count: int, size: int) -> dict[str, float]:
-    """Tasks per second that are taken on, and that end, `size` of them in each transaction."""
+    """Return the tasks per second that are accepted, and that end, `size` of them per
+    transaction."""
     core, event = Core([]), store.next_event()
     session = store.add_session(OpenSession(1, "bench", Environment("")), 0.0)
     kind = Template(1, session, "t", "python", b"f", Resources())

@@ -1,4 +1,4 @@
-"""The functions that are run as tasks. Importing this loads nothing else: workers import it."""
+"""The functions that run as tasks. The module imports nothing else, since workers import it."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ def nothing() -> None:
 
 
 def same(data: bytes) -> bytes:
-    """What goes in comes out."""
+    """Return the argument."""
     return data
 
 
 def one_more(number: int) -> int:
-    """A link of a chain."""
+    """Return the next number: a link of a chain."""
     return number + 1
 
 
 def branch(number: int, index: int) -> int:
-    """One of the tasks between a fork and its join."""
+    """Return the sum: one of the tasks between a fork and its join."""
     return number + index
 
 
 def join(*parts: int) -> int:
-    """The end of a fork-join: the number that its fork gave, since the first branch adds 0."""
+    """Return the number that the fork gave, at the end of a fork-join: the first branch adds 0."""
     return min(parts)
 
 
@@ -43,20 +43,20 @@ def mark(index: int, directory: str) -> int:
 
 
 def array(index: int, count: int) -> Any:
-    """An array of `count` 64-bit floats that tells which one it is."""
+    """Return an array of `count` 64-bit floats, all equal to its index."""
     import numpy as np
 
     return np.full(count, float(index))
 
 
 def sleep(length_s: float) -> float:
-    """Take so long, in seconds, without a processor."""
+    """Sleep for a time in seconds."""
     time.sleep(length_s)
     return length_s
 
 
 def command(argv: Sequence[str]) -> int:
-    """Run a command; its exit status."""
+    """Run a command; return its exit status."""
     import subprocess
 
     return subprocess.run(argv, check=False, stdin=subprocess.DEVNULL).returncode
@@ -69,7 +69,7 @@ def until_closed(fifo: str) -> None:
 
 
 def spawn_loop(count: int) -> int:
-    """Start ``/bin/true`` so many times, one after the other, as plainly as the system allows."""
+    """Start ``/bin/true`` `count` times, one after the other, in the system's plainest way."""
     for _ in range(count):
         pid = os.posix_spawn("/bin/true", ["/bin/true"], os.environ)
         _, status = os.waitpid(pid, 0)
@@ -79,7 +79,7 @@ def spawn_loop(count: int) -> int:
 
 
 def sum_over_ranks(number: int) -> tuple[int, int]:
-    """The number of ranks, and the sum of `number` over them."""
+    """Return the number of ranks, and the sum of `number` over them."""
     from mpi4py import MPI
 
     return MPI.COMM_WORLD.size, MPI.COMM_WORLD.allreduce(number)

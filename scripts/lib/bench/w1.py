@@ -77,7 +77,7 @@ def run(stage: Stage) -> None:
 
 
 def _processes(system: System | None) -> dict[str, list[int]]:
-    """The processes besides this one that a system works with, where they are known."""
+    """Return the processes besides this one that a system works with, where they are known."""
     if isinstance(system, Pilot):
         return site_processes(system.session.site)
     if isinstance(system, ProcessPool):

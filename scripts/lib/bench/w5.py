@@ -64,7 +64,7 @@ def run(stage: Stage) -> None:
 
 
 class _Functions:
-    """Submits MPI functions and checks what they give."""
+    """A client that submits MPI functions and checks their results."""
 
     def __init__(self, stage: Stage, session: pilot.Session) -> None:
         self._stage = stage
@@ -72,11 +72,11 @@ class _Functions:
         self.deadline = Deadline(LIMIT_S)
 
     def function(self, **options: Any) -> Any:
-        """The MPI function that is measured, with these resources."""
+        """Return the MPI function that is measured, with these resources."""
         return pilot.mpi(**options)(tasks.sum_over_ranks)
 
     def rate(self, count: int, functions: Sequence[Any]) -> float:
-        """`count` calls of these functions in turn, in tasks per second."""
+        """Run `count` calls of these functions in turn; return tasks per second."""
         session = self._session
         begin = time.perf_counter()
         futures = [session.submit(functions[n % len(functions)], n) for n in range(count)]
@@ -87,7 +87,7 @@ class _Functions:
         return rate
 
     def plain_rate(self, count: int) -> float:
-        """Functions without MPI."""
+        """Run functions without MPI; return tasks per second."""
         begin = time.perf_counter()
         futures = self._session.submit_many(tasks.nothing, [()] * count)
         pilot.gather(futures, timeout=self.deadline.left_s())
@@ -102,7 +102,8 @@ def _warm(
     where: str,
     spread: dict[str, Any],
 ) -> None:
-    """One world, and as many as fit; beside ranks that stay in MPI, and plain functions."""
+    """Measure functions on one world and on as many as fit, beside resident ranks and plain
+    functions."""
     count = stage.count(2_000, 200)
     cores = CORES if spread else NODES * CORES // RANKS
     for worlds, need in ((1, {"cores": cores}), (WORLDS, {})):
@@ -132,7 +133,7 @@ def _warm(
 
 
 def _mix(stage: Stage, bench: _Functions, where: str) -> None:
-    """Shapes in random order, beside the same tasks sorted by shape."""
+    """Measure shapes in random order, beside the same tasks sorted by shape."""
     stage.say("functions, a mix of shapes")
     count = stage.count(1_800, 180)
     functions = [bench.function(ranks=ranks) for ranks in SHAPES]
@@ -156,7 +157,7 @@ def _mix(stage: Stage, bench: _Functions, where: str) -> None:
 
 
 def _idle(stage: Stage, site: Site) -> None:
-    """What warm ranks cost that have nothing to do."""
+    """Measure the cost of warm ranks that have nothing to do."""
     stage.say("idle worlds")
     ranks = site_processes(site).get("rank", [])
     before = sum(map(measure.cpu_s, ranks))
@@ -174,7 +175,7 @@ def _programs(
     where: str,
     spread: dict[str, Any],
 ) -> None:
-    """Programs that start MPI anew, as many at once as fit."""
+    """Measure programs that start MPI anew, as many at once as fit."""
     stage.say("programs")
     count = stage.count(20, 8)
     program = pilot.shell(

@@ -58,7 +58,7 @@ def run(stage: Stage) -> None:
 
 
 def _await_moment(moment: float) -> None:
-    """Wait until so much of a second of the clock is over."""
+    """Wait until `moment` of the current or next second of the clock."""
     time.sleep((moment - time.time()) % 1.0)
 
 

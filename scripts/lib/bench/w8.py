@@ -63,7 +63,7 @@ def _tell(stage: Stage, title: str, runs: list[dict[str, float]]) -> None:
 
 
 class _Arrivals:
-    """When results came; says when half of them are there."""
+    """The times at which results arrived, with an event for half of them."""
 
     def __init__(self, half: int) -> None:
         self.times: list[float] = []
@@ -71,7 +71,7 @@ class _Arrivals:
         self._half = half
 
     def note(self, _: Any) -> None:
-        """A result is there. Called from the session's one thread only."""
+        """Note a result; called from the session's one thread only."""
         self.times.append(time.time())
         if len(self.times) == self._half:
             self.half_is_there.set()
@@ -113,5 +113,5 @@ def _kill_head(site: Site) -> float:
 
 
 def _executions(marks: Path) -> Counter[int]:
-    """How often each task ran."""
+    """Return how many times each task ran."""
     return Counter(int(line) for file in marks.iterdir() for line in file.read_text().splitlines())

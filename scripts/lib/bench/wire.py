@@ -1,4 +1,4 @@
-"""WIRE, the channel between processes alone: completions a second, and the way there and back.
+"""WIRE, the channel between processes alone: completions per second, and round-trip time.
 
 Two processes on one machine that speak as an agent and the head do: over a Unix socket, with their
 encoding and decoding, and over TCP, with CURVE and ZeroMQ too. Beside them ZeroMQ over a Unix
@@ -65,7 +65,7 @@ def run(stage: Stage) -> None:
 
 
 def completions() -> m.Completions:
-    """What an agent says of some short tasks."""
+    """Return an agent's report of some short tasks."""
     now = time.time()
     each = [
         Completion(number, 1, "ok", (Value(5, b"hello"),), started=now, ended=now, node="node1")
@@ -82,7 +82,8 @@ Measured = Callable[[int, int], tuple[float, float]]
 
 
 def _channel(site: Site, way: str) -> Measured:
-    """Pilot's channel by one of its ways: tasks per second, and milliseconds there and back."""
+    """Measure Pilot's channel by one of its ways: tasks per second, and round trip in
+    milliseconds."""
 
     def measured(messages: int, turns: int) -> tuple[float, float]:
         keys = load_keys(site.keys)
@@ -120,7 +121,7 @@ def _channel(site: Site, way: str) -> Measured:
 
 
 def _bare(directory: Path) -> Measured:
-    """The same with ZeroMQ alone."""
+    """Measure ZeroMQ alone, as `_channel` measures Pilot's channel."""
 
     def measured(messages: int, turns: int) -> tuple[float, float]:
         endpoint = f"ipc://{directory}/bench"

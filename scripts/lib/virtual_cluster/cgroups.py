@@ -1,4 +1,5 @@
-"""How Slurm keeps track of the processes of a job: one subtree of the freezer hierarchy per node.
+"""The cgroups by which Slurm tracks a job's processes: one subtree of the freezer hierarchy per
+node.
 
 By their cgroup it finds all of them, whatever their parent, session or name is.
 (proctrack/linuxproc follows parents and reads names: it misses orphans, and names with spaces, for

@@ -1,4 +1,4 @@
-"""The command line of ``scripts/virtual-cluster``: reads arguments, prints answers.
+"""The command line of ``scripts/virtual-cluster``, which reads arguments and prints answers.
 
 Exit status: 0 done (``status``: healthy), 1 it failed (``status``: up with faults), 2 wrong usage,
 3 no cluster is up, 4 this machine can't have one. ``run`` has the exit status of its command.

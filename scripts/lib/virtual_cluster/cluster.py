@@ -35,7 +35,7 @@ _DAEMON_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True)
 class NodeStatus:
-    """How one node is."""
+    """The status of one node."""
 
     name: str
     address: str
@@ -51,7 +51,7 @@ class NodeStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """How the cluster is."""
+    """The status of the cluster."""
 
     up: bool
     #: What is not as it should be; none for a healthy cluster.
@@ -129,7 +129,7 @@ def up(layout: Layout, shape: Shape) -> None:
 
 
 def down(layout: Layout) -> None:
-    """End every process of the cluster and remove all of it. Does nothing when it isn't up."""
+    """End every process of the cluster and remove all of it. Do nothing if it isn't up."""
     _require_root()
     with _lock(layout):
         _remove(layout)

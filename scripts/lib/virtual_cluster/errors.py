@@ -1,4 +1,4 @@
-"""The errors which the user of ``scripts/virtual-cluster`` may see, and how it waits for events.
+"""The errors that users of ``scripts/virtual-cluster`` may see, and the wait for events.
 
 Invariant: each message says what is wrong and what to do about it.
 """
@@ -8,25 +8,25 @@ from collections.abc import Callable
 
 
 class ClusterError(Exception):
-    """The command could not be carried out."""
+    """An error of a command that could not be carried out."""
 
     exit_status = 1
 
 
 class ClusterDownError(ClusterError):
-    """The command needs a running cluster and there is none."""
+    """An error of a command that needs a running cluster: there is none."""
 
     exit_status = 3
 
 
 class UnfitMachineError(ClusterError):
-    """This machine, or this user on it, can't have a virtual cluster at all."""
+    """An error of this machine, or this user on it, which cannot have a virtual cluster at all."""
 
     exit_status = 4
 
 
 class DeadlineError(ClusterError):
-    """An event that was waited for did not come in time."""
+    """An error of an awaited event that did not come in time."""
 
 
 _LOOK_EVERY_S = 0.05

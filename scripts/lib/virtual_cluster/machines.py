@@ -68,20 +68,21 @@ class Machine:
         return int(answer.stdout)
 
     def runs(self, inner_pid: int) -> bool:
-        """Tell whether it has a process that is seen inside as `inner_pid`."""
+        """Tell whether the machine has a process that is seen inside as `inner_pid`."""
         return any(_inner_pid(pid) == inner_pid for pid in self.pids())
 
     def pids(self) -> list[int]:
-        """Return the process numbers, as seen from outside, of all its processes."""
+        """Return the process numbers, as seen from outside, of all the machine's processes."""
         namespace = _pid_namespace(self.pid)
         return [pid for pid in _all_pids() if namespace and _pid_namespace(pid) == namespace]
 
     def pid_of(self, program: str) -> int | None:
-        """Return the process number, as seen from outside, of the first `program` it runs."""
+        """Return the process number, as seen from outside, of the first `program` in the
+        machine."""
         return min((pid for pid in self.pids() if _program(pid) == program), default=None)
 
     def kill(self) -> None:
-        """End all its processes at once.
+        """End all the machine's processes at once.
 
         Raises
         ------

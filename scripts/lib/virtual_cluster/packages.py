@@ -87,7 +87,7 @@ def _apt_get(arguments: list[str], environment: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def services_held_back() -> Iterator[None]:
-    """While this is open, package scripts are told to start no service."""
+    """Tell package scripts to start no service while the block runs."""
     if POLICY.exists():
         yield
         return

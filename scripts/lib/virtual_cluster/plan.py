@@ -1,4 +1,4 @@
-"""What the cluster consists of: paths, names and addresses. Pure; touches nothing.
+"""The plan of the cluster: paths, names and addresses. Pure; touches nothing.
 
 Invariants:
 
@@ -33,7 +33,7 @@ _FIRST_NODE_HOST_NUMBER = 11
 
 @dataclass(frozen=True)
 class Shape:
-    """How large the cluster is."""
+    """The size of the cluster."""
 
     #: Number of nodes.
     nodes: int
@@ -52,7 +52,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things are below the state directory."""
+    """The layout of the state directory."""
 
     #: The state directory.
     root: Path
@@ -80,7 +80,8 @@ class Layout:
 
     @property
     def cgroups(self) -> Path:
-        """Where Slurm looks for cgroup hierarchies; each node mounts its own part there."""
+        """The directory in which Slurm looks for cgroup hierarchies; each node mounts its own part
+        there."""
         return self.root / "cgroup"
 
     @property
@@ -118,18 +119,19 @@ class Layout:
         return self.database / "socket"
 
     def node_disk(self, name: str) -> Path:
-        """What is private to one node and lost when its power is cut: tmp, spool."""
+        """Return the directory of a node's private files, lost when its power is cut: tmp,
+        spool."""
         return self.root / "nodes" / name
 
     @property
     def tag(self) -> str:
-        """What the names of this cluster's links begin with."""
+        """The prefix of the names of this cluster's links."""
         return "pvc" + hashlib.sha256(str(self.root).encode()).hexdigest()[:6]
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node and its end of the network."""
+    """A node and its end of the network."""
 
     name: str
     address: IPv4Address
@@ -141,7 +143,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that has to be known of a cluster to start, find or end it."""
+    """The plan of a cluster, by which it is started, found and ended."""
 
     layout: Layout
     shape: Shape
@@ -161,7 +163,7 @@ class Plan:
 
     @property
     def dbd_port(self) -> int:
-        """Slurmdbd listens on every address, so clusters need different ports."""
+        """The port of slurmdbd, which listens on every address: clusters need different ports."""
         return 21000 + self.subnet.network_address.packed[2]
 
     @property

@@ -1,4 +1,4 @@
-"""What is asked of the running Slurm, and what it answers.
+"""Requests to the running Slurm, and its answers.
 
 Responsible for calling Slurm's commands and reading their answers; decides nothing.
 """
@@ -19,7 +19,7 @@ _CALL_DEADLINE_S = 30.0
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What Slurm says of one node."""
+    """Slurm's report of one node."""
 
     #: Slurm's word: ``idle``, ``allocated``, ``down``...
     state: str
@@ -29,12 +29,13 @@ class NodeReport:
 
     @property
     def usable(self) -> bool:
-        """Whether jobs can run there."""
+        """True if jobs can run on the node."""
         return self.responding and self.state in _USABLE
 
     @property
     def drained(self) -> bool:
-        """Whether it was withdrawn from use; unlike a DOWN node it does not come back by itself."""
+        """True if the node was withdrawn from use; unlike a DOWN node it does not come back by
+        itself."""
         return self.responding and self.state in _DRAINED
 
 
