@@ -1,6 +1,6 @@
 """Amounts of named resources: whole numbers of ten-thousandths, read and written in one place.
 
-An amount is never a float: what is taken and given back a million times must come out even.
+An amount is never a float: taking and returning it a million times must leave no difference.
 Names are those of a site file; `cores`, `memory` (in MiB) and `gpus` mean the same on every site.
 """
 
@@ -15,16 +15,16 @@ from typing import Annotated, TypeAlias
 
 import msgspec
 
-#: So many parts make one.
+#: The number of parts that make one unit.
 UNIT = 10_000
 _DECIMALS = 4
 #: The largest whole number of anything.
 MOST = (1 << 31) - 1
 _TOO_MANY = MOST * UNIT + 1
 
-#: In parts of `UNIT`.
+#: An amount in parts of `UNIT`.
 Amount: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MOST * UNIT)]
-#: By name, in the order of the names, and none of them 0: equal ones are alike.
+#: Amounts by name, in the order of the names, without zeros: equal amounts compare equal.
 Amounts: TypeAlias = tuple[tuple[str, Amount], ...]
 
 MEMORY, GPUS = "memory", "gpus"
@@ -39,7 +39,7 @@ def check_name(name: object) -> str:
     Raises
     ------
     ValueError
-        It is not a valid name, or one of `RESERVED`.
+        The name is not valid, or is one of `RESERVED`.
     """
     if name in RESERVED:
         raise ValueError(f"{name!r} has a key of its own; write that")
@@ -57,7 +57,7 @@ def parse_amount(value: object) -> int:
     Raises
     ------
     ValueError
-        It is no such number.
+        The value is not such a number.
     """
     parts = _parts(value)
     if parts is None:

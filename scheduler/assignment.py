@@ -2,14 +2,14 @@
 
 The head decides by count, never task by task: a class is a set of tasks that are alike (same
 session, function, resources, priority, pool), and what is decided is "so many of this class to
-that pilot". Which nodes and cores they get there is `placement`, in the agent.
+that pilot". `placement`, in the agent, decides which nodes and cores they get there.
 
 Invariants: a pilot is given a task only where its pool, its nodes and its remaining walltime allow
 it; it is given more than it has cores for only where the tasks are so short that its executors
 would otherwise wait for the head (`PREFETCH_S`), for those of its cores that are sure to be free
 again soon, and at most one task beyond that, so that a task that needs many cores can queue up in a
-busy pilot and is not starved by small ones. What a pool can hold, a pilot of it takes when it has
-just begun.
+busy pilot and is not starved by small ones. A task that a pool can
+hold fits in a new pilot of that pool.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from pilot.scheduler.amounts import GPUS, MEMORY, UNIT, Amounts, amount_text
 from pilot.scheduler.resources import NodeShape, Resources, amount_of, nodes_needed
 from pilot.scheduler.site_amounts import SiteAmounts
 
-#: Work of at most so many seconds may wait on each core of a pilot.
+#: The most work that may wait on each core of a pilot, in seconds.
 PREFETCH_S = 0.1
-#: And at most so many tasks.
+#: The most tasks that may wait on each core of a pilot.
 PREFETCH_TASKS = 1000
-#: A pilot starts nothing in the last seconds of its walltime.
+#: The last seconds of a pilot's walltime, in which it starts nothing.
 DRAIN_S = 15.0
-#: And before it can start the first task, so many seconds have gone by, or a tenth of a walltime.
+#: The seconds that pass before a pilot can start the first task; at most a tenth of its walltime.
 START_S = 60.0
-#: Why a pilot cannot run a task: it is of another pool than the task names; its nodes are too few,
-#: or too small; it ends too soon.
+#: The reasons why a pilot cannot run a task: another pool than the task names; too few or too small
+#: nodes; too little walltime left.
 OTHER_POOL, TOO_SMALL, TOO_SHORT = "other pool", "too small", "too short"
 
 
@@ -45,11 +45,11 @@ class WorkClass(Protocol):
     need: Resources
     pool: str
     time_limit_s: float
-    #: The longest walltime of the pools that can hold it, in seconds; inf: there is no end.
+    #: The longest walltime of the pools that can hold a task, in seconds; inf: there is no end.
     longest_s: float
-    #: Mean duration in seconds; None until one has ended.
+    #: The mean duration in seconds; None until a task of the class has ended.
     mean_s: float | None
-    #: Tasks of this class that are ready.
+    #: The number of ready tasks of this class.
     ready: int
 
     @property
@@ -95,17 +95,17 @@ class PilotShape(Protocol):
     pool: str
     shape: NodeShape
     nodes: int
-    #: Seconds since the epoch; 0: no end.
+    #: The end of the walltime, in seconds since the epoch; 0: no end.
     ends_at: float
 
 
 class PilotRoom(PilotShape, Protocol):
     """The facts about a pilot, with its load, that the assignment uses."""
 
-    #: Cores of the tasks that it holds.
+    #: The cores of the tasks that the pilot holds.
     load: int
-    #: Of these, the cores of tasks that are not known to be short: they are free again, who knows
-    #: when.
+    #: The part of these cores whose tasks are not known to be short: nobody knows when they become
+    #: free.
     lasting: int
 
     @property
@@ -143,8 +143,8 @@ def why_unfit(work: WorkClass, pilot: PilotShape, now: float) -> str:
 def required_walltime_s(work: WorkClass) -> float:
     """Return the walltime to keep for a task: its limit, else 1.5 times its class's mean.
 
-    But no more than a pilot of the longest walltime has when it has just begun, or the task would
-    never start. Without a limit it is nine tenths of that, so that it need not be the very first.
+    At most this is what a new pilot of the longest walltime has, or the task would never start;
+    without a limit nine tenths of that, so that the task need not be the pilot's very first.
     """
     fresh = usable_walltime_s(work.longest_s)
     if work.time_limit_s:
@@ -205,8 +205,8 @@ def assign(
     share by weight, and none starves beside one with a million tasks. Nor does one beside sessions
     of higher priority: when it starves it is given one task first.
 
-    What the `site` has only once is given no further than it goes. A class that is next, and lacks
-    some of it alone, is not overtaken by those that come after it: what they would take is left.
+    No more of the amounts of the `site` is given than there is. A class that is next, and lacks
+    only such an amount, is not overtaken by later classes: what they would take of it is left.
 
     The caller must raise a pilot's `load`, the session's `share`, and lower the class's `ready` by
     what was yielded, and take it from the `site`, before it asks for the next one: the decisions
@@ -227,7 +227,7 @@ def assign(
         its.sort(key=lambda item: (order(item[1]), item[0]), reverse=True)
     line = [(order(its[-1][1]), its[-1][0], its) for its in waiting.values()]
     heapq.heapify(line)
-    #: Names of what is left for those that wait for more of it.
+    #: Names of amounts that are reserved for classes that wait for more of them.
     left: set[str] = set()
     while line:
         _, _, its = line[0]
@@ -293,7 +293,7 @@ def _waits_for(work: WorkClass, site: SiteAmounts, pilots: list[PilotRoom]) -> b
     )
 
 
-#: A pool whose nodes are large enough is nearer than any other.
+#: The sort order of pools: one whose nodes are large enough comes first.
 _HOLDS = 1 << 10
 
 
@@ -309,15 +309,15 @@ def why_infeasible(
     Parameters
     ----------
     need
-        What the task needs.
+        The resources that the task needs.
     pool
-        The pool that it names; empty for any.
+        The pool that the task names; empty for any.
     pools
         Name, node shape, most nodes in one pilot, and longest walltime in seconds (0: no limit).
     time_limit_s
         The task's own limit; 0 for none.
     site
-        What the site has only once.
+        The amounts that exist once per site.
     """
     pools = list(pools)
     if unknown := _unknown(need, [shape for _, shape, _, _ in pools], site):

@@ -8,7 +8,7 @@ that are there count for a task only where they are there for long enough: by th
 
 Invariants: never more nodes than the pool's `max_nodes`, never more than `max_queued` pilots in
 the queue; a pilot is ended only when it has been idle for the pool's idle time, or when it is
-still queued and nothing is left to do. What pilots hold is worth no more nodes than there are.
+still queued and nothing is left to do. Tasks in pilots are worth no more nodes than there are.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ import msgspec
 from pilot.scheduler.assignment import DRAIN_S, can_hold, usable_walltime_s
 from pilot.scheduler.resources import NodeShape, Resources, nodes_needed, ranks_that_fit
 
-#: What a task is taken to last while none of its class has ended, in seconds.
+#: The assumed duration of a task while none of its class has ended, in seconds.
 UNKNOWN_S = 60.0
-#: A backlog that the nodes at hand clear in so many seconds is no reason for more nodes.
+#: The seconds within which the present nodes may clear a backlog without a call for more nodes.
 PATIENCE_S = 30.0
 
-#: Why a pool asks for no more nodes: it has what its work is worth; it has all that it may have; as
-#: many of its pilots wait in the queue as may; what is left does not serve a task that needs more
-#: nodes at once.
+#: The reasons why a pool asks for no more nodes: it has what its work is worth; it has its maximum;
+#: the maximum of its pilots wait in the queue; the rest is too few for a task that needs more nodes
+#: at once.
 ENOUGH, MAX_NODES, MAX_QUEUED, AT_ONCE = "enough", "max_nodes", "max_queued", "at once"
 
 
@@ -37,15 +37,15 @@ class ClassDemand(msgspec.Struct, frozen=True):
     """Tasks of one class that wait or run."""
 
     need: Resources
-    #: Empty: any pool.
+    #: The pool that the tasks name; empty: any.
     pool: str
     count: int
     mean_s: float | None
     #: The walltime to keep for each, in seconds: `assignment.required_walltime_s`.
     required_walltime_s: float = 0.0
-    #: So many of them are with pilots; the others wait.
+    #: The number of these tasks that pilots hold; the others wait.
     assigned: int = 0
-    #: So many may run at once: what they need of the site goes no further.
+    #: The number that may run at once, by the amounts that they need of the site.
     most: float = math.inf
 
     @property
@@ -73,19 +73,19 @@ class PilotSupply(msgspec.Struct, frozen=True):
     name: str
     pool: str
     nodes: int
-    #: It waits in the queue of the batch system.
+    #: True if the pilot waits in the batch system's queue.
     queued: bool
-    #: Seconds since it had work; 0 while it has.
+    #: The seconds since the pilot last had a task; 0 while it has one.
     idle_s: float = 0.0
-    #: It takes no more tasks.
+    #: True if the pilot takes no more tasks.
     draining: bool = False
-    #: Walltime that it has left, or will have, in seconds.
+    #: The remaining walltime, or for a queued pilot all of it, in seconds.
     left_s: float = math.inf
-    #: Cores of the tasks that it holds.
+    #: The cores of the tasks that the pilot holds.
     load: int = 0
-    #: Nodes that its job has or asks for, where these are more: they count against the limit.
+    #: The nodes of its job, granted or requested, if these are more: they count against the limit.
     held: int = 0
-    #: It is not ours: it is not ended, whether it works or not.
+    #: True if the pilot is not ours: it is never ended, whether it works or not.
     own: bool = False
 
 
@@ -115,7 +115,7 @@ class PoolStatus(msgspec.Struct):
     #: Nodes that the pool should have, and has or will have, as far as they serve the work.
     target: int
     have: int
-    #: Nodes that it may still ask for.
+    #: The nodes that the pool may still ask for.
     free: int
     #: Pilots in the queue of the batch system.
     queued: int
@@ -152,9 +152,9 @@ def nodes_wanted(
     Parameters
     ----------
     pool, demand
-        The pool, and what is to be run.
+        The pool, and the tasks to run.
     there
-        Nodes that the pool has: what pilots hold is worth no more.
+        Nodes that the pool has: tasks that pilots hold are worth no more.
     """
     waiting = held = 0.0
     at_once = 0
@@ -171,7 +171,7 @@ def nodes_wanted(
 def _worth(pool: PoolLimits, work: ClassDemand, count: int) -> float:
     """Return the nodes that so many tasks of a class are worth, in a pool that can hold them.
 
-    They fill at most ``count / (tasks per node)`` nodes, and are worth ``node-seconds /
+    The tasks fill at most ``count / (tasks per node)`` nodes, and are worth ``node-seconds /
     PATIENCE_S``, since fewer nodes would be done soon anyway.
     """
     nodes = nodes_needed(work.need, pool.shape) or 1
@@ -257,7 +257,7 @@ class _Lack(NamedTuple):
     """The nodes that waiting tasks lack because pilots end too soon for them."""
 
     nodes: int = 0
-    #: The walltime that they would have to have left, in seconds.
+    #: The walltime that nodes must have left, in seconds.
     left_s: float = 0.0
     #: Nodes that one of the tasks needs, and those of the largest pilot that is long enough.
     at_once: int = 0
@@ -267,8 +267,8 @@ class _Lack(NamedTuple):
 def _lack(pool: PoolLimits, demand: Sequence[ClassDemand], pilots: Sequence[PilotSupply]) -> _Lack:
     """Return the largest lack of nodes: for the longest tasks, for these and the next, and so on.
 
-    Pilots that are long enough for some tasks are so for all that are shorter. What pilots hold
-    takes its part of their nodes.
+    Pilots that are long enough for some tasks are long enough for all shorter ones. Tasks that
+    pilots hold take their part of these nodes.
     """
     load = sum(pilot.load for pilot in pilots)
     waiting = [work for work in demand if work.waiting]

@@ -1,7 +1,7 @@
 """Placement of a task on nodes and cores: the agent's half of two-level scheduling. Pure.
 
-Invariants: no core, and nothing that has an index, is in two shares at a time, unless each has a
-part of it, and these are not more than one together; no node gives more of anything than it has;
+Invariants: no core or index is in two allocations at a time, unless each has a part of the index,
+and these parts are at most one together; no node gives more of anything than it has;
 the ranks of a task are laid out in blocks, node after node; a plain task is put where it leaves the
 larger holes to those that need them.
 """
@@ -20,10 +20,10 @@ class Portion(msgspec.Struct, frozen=True, array_like=True):
     """The part of one named resource that the ranks of an allocation get."""
 
     name: str
-    #: Of each rank.
+    #: The amount of each rank.
     amount: Amount
     ranks: Count = 1
-    #: Which ones, in the order of the ranks; empty where they are not told apart.
+    #: The indices, in the order of the ranks; empty for a resource without indices.
     indices: tuple[str, ...] = ()
 
     @property
@@ -51,7 +51,7 @@ class NodeAllocation:
     ) -> None:
         self.node = node
         self.ranks = ranks
-        #: In the order of its ranks.
+        #: The cores, in the order of the ranks.
         self.cores = cores
         self.named = named
 
@@ -149,11 +149,11 @@ class FreeNode:
 
     def __init__(self, name: str, shape: NodeShape, position: int = 0) -> None:
         self.name = name
-        #: Its place in the batch system's list of the job's nodes.
+        #: The node's place in the batch system's list of the job's nodes.
         self.position = position
         self.shape = shape
         self.cores = set(range(shape.cores))
-        #: What is not in here the node does not have, or, as memory, does not count.
+        #: Other resources by name; the node lacks (memory: does not count) those not listed.
         self.named = {supply.name: _stock(supply) for supply in shape.named}
 
     def fit(self, need: Resources) -> int:
@@ -223,7 +223,7 @@ def place(need: Resources, nodes: Iterable[FreeNode]) -> list[NodeAllocation] | 
     """Return the allocations of a task, or None if it has to wait. Nothing is taken.
 
     With ``ranks_per_node`` every node gets exactly that many ranks (the last one the rest);
-    otherwise as few nodes as possible are used. Shares come in the order of the nodes' positions:
+    otherwise as few nodes as possible are used. Allocations come in the order of node positions:
     launchers number ranks in that order whatever they are asked.
     """
     chosen = _choose(need, nodes)

@@ -1,9 +1,9 @@
 """Resources: the needs of a task and the supply of a node, as plain values.
 
 One representation from the API to the cores: cores, and amounts of all else by name
-(`scheduler.amounts`). A new kind of resource is a name more, and no code. One unit per quantity:
-memory in MiB, time in seconds (``*_s``), cores as whole numbers. Texts such as ``"4G"`` or
-``"1:30:00"`` are read here, once, at the edge. Nothing in this module knows of tasks, pilots or
+(`pilot.scheduler.amounts`). A new kind of resource takes a new name, and no code. One unit per
+quantity: memory in MiB, time in seconds (``*_s``), cores as whole numbers. Texts such as ``"4G"``
+or ``"1:30:00"`` are read here, once, at the edge. Nothing in this module knows of tasks, pilots or
 sockets.
 """
 
@@ -39,9 +39,9 @@ _DURATIONS = re.compile(rf"\s*(?:{_DURATION_PART.pattern}\s*){{2,}}", re.IGNOREC
 _DURATION_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-#: Of such size that products of two can still be stored.
+#: The largest count of ranks or cores: products of two can still be stored.
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
-#: Longer than anything lasts, in seconds.
+#: The longest duration, in seconds.
 DURATION_MOST_S = 1e12
 
 
@@ -52,19 +52,19 @@ class Resources(msgspec.Struct, frozen=True, array_like=True):
     plain task is one rank. With ``ranks_per_node`` set, ranks are laid out in blocks of exactly
     that many per node; 0 leaves the layout to the placement.
 
-    Cores are what pilots are filled by, so they have a field of their own. All else is an amount
-    of something that has a name.
+    Pilots are filled by cores, so these have a field of their own. Everything else is an amount
+    of a named resource.
     """
 
     #: Cores of each rank.
     cores: Count = 1
-    #: What else each rank needs of its node: memory (in MiB), GPUs, and what the site declares.
+    #: Other needs of each rank on its node: memory (in MiB), GPUs, and resources of the site file.
     named: Amounts = ()
     #: Number of MPI ranks; 1 for a plain task.
     ranks: Count = 1
-    #: Ranks on each node; 0: as the placement likes.
+    #: Ranks on each node; 0: the placement decides.
     ranks_per_node: Count = 0
-    #: What all ranks together need of the site, whatever their nodes.
+    #: Amounts that exist once per site, for all ranks together.
     site: Amounts = ()
 
     @property
@@ -124,8 +124,8 @@ class Supply(msgspec.Struct, frozen=True, array_like=True):
 
     name: str
     amount: Amount
-    #: Where each one is told from the others, as GPUs are: what each is called. Empty: it is only
-    #: an amount, as memory is.
+    #: The names of the units if they are distinct, as GPUs are. Empty: there is only an amount, as
+    #: of memory.
     indices: tuple[str, ...] = ()
 
     def ranks(self, amount: int) -> int:
@@ -141,10 +141,10 @@ class Supply(msgspec.Struct, frozen=True, array_like=True):
 class NodeShape(msgspec.Struct, frozen=True, array_like=True):
     """The resources that one node offers."""
 
-    #: Cores that tasks may use.
+    #: The number of cores that tasks may use.
     cores: Count
-    #: All else, in the order of the names. Memory that is not here is not counted; of all other
-    #: things there is none.
+    #: Other resources, in the order of the names. Memory that is not listed is not counted; of any
+    #: other resource that is not listed there is none.
     named: tuple[Supply, ...] = ()
 
     def supply(self, name: str) -> Supply | None:
@@ -161,7 +161,7 @@ class NodeShape(msgspec.Struct, frozen=True, array_like=True):
         return ", ".join([*parts, *map(str, self.named)])
 
 
-#: Named things that texts begin with.
+#: The named resources that texts list first.
 _FIRST = (MEMORY, GPUS)
 
 
@@ -228,8 +228,8 @@ def amount_of(amounts: Amounts, name: str) -> int:
 def ranks_of_indices(free: Iterable[int], amount: int) -> int:
     """Return how many ranks fit, given the free part of each index.
 
-    A rank gets whole ones, or a part of one. A part is of one thing, so two halves that are free do
-    not make one.
+    A rank gets whole units, or a part of one unit. So two halves that are free, of different
+    units, do not make one.
     """
     if amount < UNIT:
         return sum(left // amount for left in free)
@@ -264,7 +264,7 @@ def _number(value: object, what: str) -> float | None:
     Raises
     ------
     ValueError
-        It is negative, infinite, or none at all (nan).
+        The number is negative, infinite or NaN.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return None
@@ -285,7 +285,7 @@ def parse_memory_mib(value: int | float | str) -> int:
     Raises
     ------
     ValueError
-        It is no amount of memory.
+        The value is not a valid amount of memory.
     """
     mib = _number(value, "memory")
     if mib is None:
@@ -306,7 +306,7 @@ def parse_duration_s(value: int | float | str | timedelta) -> float:
     Raises
     ------
     ValueError
-        It is no length of time.
+        The value is not a valid duration.
     """
     seconds = _seconds(value)
     if seconds > DURATION_MOST_S:

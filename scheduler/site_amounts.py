@@ -1,14 +1,14 @@
 """Amounts that exist once per site, such as licences, and the tasks that hold them. Pure.
 
 Tasks of all pilots take from the same amounts. A pilot that the head cannot ask may go on with its
-tasks: what they have is free again only when the pilot has said what it still holds, or its job has
-ended.
+tasks: their amounts are free again only when the pilot has reported what it still holds, or its job
+has ended.
 
 Invariants
 ----------
-- What is in use is the sum of what tasks hold, each once for each pilot that has it; of a name
-  nothing is free below nothing.
-- Nothing is given to anybody while a pilot may have some that has not said so yet.
+- The amount in use is the sum of what tasks hold, each once for each pilot that has it; a free
+  amount is never negative.
+- Nothing is given to any task while a pilot that has not reported yet may hold some.
 - To take or release again what was taken or released changes nothing.
 """
 
@@ -27,11 +27,11 @@ class SiteAmounts:
 
     def __init__(self, total: Amounts = ()) -> None:
         self.total: Mapping[str, int] = dict(total)
-        #: By name. More than there is only where the site file has less than it had.
+        #: The amounts in use, by name; above the total only if the site file was reduced.
         self.used = dict.fromkeys(self.total, 0)
-        #: Pilots of before that may have some.
+        #: Pilots started under a previous head that may hold some.
         self.unheard: set[str] = set()
-        #: By pilot and task.
+        #: The amounts that tasks hold, by pilot and task.
         self.holders: dict[str, dict[int, Amounts]] = {}
 
     def held(self, pilot: str) -> Mapping[int, Amounts]:

@@ -5,18 +5,18 @@ with its lease and sockets. `core` decides, without clock or I/O;
 `store` is the database, `explain` says why something is not done. Around them:
 
 ==================  ===========================================================
-`clients`           what they ask for their tasks
-`session_commands`  what they ask for sessions and results
-`queries`           what can be asked; `offline`: without a head
-`pilots`            what pilots say and are told
+`clients`           requests of clients about tasks
+`session_commands`  requests of clients about sessions and results
+`queries`           questions to the head; `offline`: without a head
+`pilots`            messages from and to pilots
 `fleet`             pilots as jobs of the batch system (`outlook`, `setbacks`)
-`shell`             takes events of all these to the core, carries effects out
-`commits`           transactions, and what is told after them
-`outcome_cache`     how tasks ended
-`assignments`       what pilots are sent with tasks
-`memo_lookup`       finds what has run before
-`connections`       who speaks with the head
-`janitor`           removes files
-`lease`             who may be head; `run` is its process
+`shell`             feeds events to the core, carries effects out
+`commits`           transactions, and the messages that follow them
+`outcome_cache`     outcomes of ended tasks
+`assignments`       messages that give tasks to pilots
+`memo_lookup`       lookup of tasks that may have run before
+`connections`       the peers of the head
+`janitor`           removal of files
+`lease`             the right to be head; `run` is its process
 ==================  ===========================================================
 """

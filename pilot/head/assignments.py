@@ -1,12 +1,12 @@
 """Assignments: the messages that give a pilot tasks, with everything that the tasks need.
 
-That is the environment of their session, their template and function, if the pilot has not been
-sent them before, and for each task its arguments and the values of its inputs.
+A message has the environment of the session, the template and the function, if the pilot has not
+been sent them before, and for each task its arguments and the values of its inputs.
 
 Invariants
 ----------
-- Arguments are in memory up to a limit; others are read from the database when they are needed,
-  and kept until they are there.
+- Arguments are in memory up to a limit; above it they are dropped once the database has them, and
+  read when they are needed.
 - A session's functions are here as long as it may have tasks.
 """
 
@@ -24,7 +24,7 @@ from pilot.model.tasks import Function, SessionInfo, TaskSpec, Template
 from pilot.model.values import Value
 from pilot.wire.messages import Assign, AttemptSpec, InputValue
 
-#: Arguments of waiting tasks are kept in memory up to so many bytes; others are read when needed.
+#: The bytes of arguments of waiting tasks that are kept in memory; others are read when needed.
 PAYLOAD_BYTES = 256 << 20
 
 
@@ -99,7 +99,7 @@ class AssignmentPacker:
         peer
             The pilot.
         tasks
-            What it is to run.
+            The tasks that the pilot is to run.
         values
             The values of inputs, by the task that made them; the pilot makes the others itself.
         """

@@ -36,7 +36,7 @@ class BatchThread:
         self._now = machine.now
         self._thread = machine.start_thread("batch")
         self._answers: deque[Callable[[], None]] = deque()
-        #: Why nothing is known from the batch system now, and since when; empty: it answers.
+        #: The reason why the batch system gives no answer, and since when; empty: it answers.
         self.silence, self.silent_since = "", 0.0
 
     def ask(

@@ -29,7 +29,7 @@ from pilot.model.tasks import Function, TaskSpec
 from pilot.version import __version__
 from pilot.wire import messages as m
 
-#: So many clients are known that were forgotten since they said nothing.
+#: The number of silent clients that are remembered after they were removed.
 SILENT_KNOWN = 10_000
 
 encode = msgspec.msgpack.Encoder().encode
@@ -48,13 +48,13 @@ class Clients:
     shell
         The core and what belongs to it.
     epoch
-        The head's.
+        The head's epoch.
     hurry
         Called when there are new tasks and no pilot.
     python
-        That of the pilots; empty: unknown.
+        The Python version of the pilots; empty: unknown.
     most
-        Unfinished tasks that the head keeps.
+        The largest number of unfinished tasks that the head accepts.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Clients:
             "1 kB of the head's memory. Submit in portions, when others have ended, or set "
             "head.max_unfinished in site.yaml"
         )
-        #: Clients that were forgotten since they said nothing, the last ones.
+        #: The last clients that were removed because they were silent.
         self._silent: dict[bytes, None] = {}
         #: Detached children that are not committed yet: (parent, ordinal) → id.
         self._detached: dict[tuple[int, int], int] = {}
@@ -108,7 +108,7 @@ class Clients:
     def gone(self, peer: bytes) -> None:
         """Send a client nothing more: it said good-bye, or its connection has ended.
 
-        Where it lives it comes again, by another name, and asks again.
+        If it still lives it connects again, under another name, and asks again.
         """
         self._peers.remove_client(peer)
         self._shell.telling.forget(peer)

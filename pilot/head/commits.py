@@ -1,16 +1,16 @@
 """Commits: the changes that the turns of the loop make, one transaction after the other.
 
-What changes is collected in a batch. While one batch is being committed the next is collected, so
+Changes are collected in a batch. While one batch is being committed the next is collected, so
 the loop goes on while the disk works.
 
 Invariants
 ----------
-- What waits for a commit (`Commits.tell`, `Commits.then`) happens when all that was collected
-  before it is durable, in order, in the loop's own thread.
-- One commit at a time. One that fails is lost to nobody: its batch goes first in the next, as long
-  as the disk or a lock is why. What the database refuses for what it is is left out, by name, and
-  the rest of its batch is durable.
-- Of what waited for a commit, one that fails keeps nobody else from being told.
+- Actions that wait for a commit (`Commits.tell`, `Commits.then`) run when everything collected
+  before them is durable, in order, in the loop's own thread.
+- One commit at a time. If one fails because of the disk or a lock, its batch goes first in the
+  next: nothing is lost. Rows that the database cannot store are left out, by name, and the rest of
+  their batch is durable.
+- An action that fails does not keep the others from running.
 - Events are numbered in the order in which they were made; none is told before it is committed.
 """
 
@@ -35,7 +35,7 @@ from pilot.limits import UNWRITTEN_BYTES
 
 log = logging.getLogger("pilot.head")
 
-#: After a failed commit, how long until the next try, in seconds.
+#: The time from a failed commit to the next try, in seconds.
 RETRY_S = 1.0
 _NONE: tuple[int, ...] = (0, 0, 0, 0)
 
@@ -54,9 +54,9 @@ class Commits:
     notify
         Called from the committing thread when there is something to `finish`.
     done
-        Called after each commit, when what waited for it has been told.
+        Called after each commit, when the actions that waited for it have run.
     left_out
-        Called before that where something could not be written, and is given up.
+        Called before that, if something could not be written, and is given up.
     steps
         Runs what waited for a commit.
     now
@@ -83,17 +83,17 @@ class Commits:
         self._done = done
         self._left_out = left_out
         self._thread = threading.current_thread()
-        #: What has changed since the last commit began.
+        #: The changes since the last commit began.
         self.batch = Batch()
         self._committing: Batch | None = None
         self._committed = False
         self._error: Exception | None = None
         self._retry_at = 0.0
-        #: What cannot be written now, in bytes (0: it can), and the rows that this is of.
+        #: The bytes that cannot be written now (0: all can), and the rows counted so far.
         self._unwritten = 0
         self._measured = _NONE
         self._next_event = store.next_event()
-        #: Number of the last event that is committed.
+        #: The number of the last committed event.
         self.last_event = self._next_event - 1
 
     @property
@@ -194,7 +194,7 @@ class Commits:
         Raises
         ------
         PilotError
-            It cannot be written now.
+            The database cannot be written now.
         """
         for _ in range(2):  # the commit that is under way, and what has come since it began
             self.begin(now, events_too=True)

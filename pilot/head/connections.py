@@ -23,7 +23,7 @@ from pilot.wire import messages as m
 
 #: Sends a message to a peer.
 Send: TypeAlias = Callable[[bytes, msgspec.Struct], None]
-#: Takes in a message: from whom, what, and when.
+#: Handles a message: its sender, the message, and the time.
 Handler: TypeAlias = Callable[[bytes, Any, float], None]
 
 
@@ -49,7 +49,7 @@ class Blocks:
 
     def __init__(self) -> None:
         self._firsts: list[int] = []
-        #: End of the row, and whose it is.
+        #: The end of each block, and its owner.
         self._rows: list[tuple[int, bytes]] = []
 
     def add(self, first: int, count: int, peer: bytes) -> None:
@@ -75,17 +75,17 @@ class Peers:
     """The clients and pilots that have introduced themselves."""
 
     def __init__(self) -> None:
-        #: By name.
+        #: The pilots, by name.
         self.pilots: dict[str, PilotPeer] = {}
-        #: Those that submit.
+        #: The clients that submit tasks.
         self.clients: set[bytes] = set()
-        #: Clients that were there before this head; what they send may have been sent before.
+        #: Clients of a previous head; they may have sent the same messages before.
         self.resumed: set[bytes] = set()
-        #: When each of them has said something last.
+        #: The time when each client was last heard from.
         self.heard: dict[bytes, float] = {}
-        #: Those of each session.
+        #: The clients of each session.
         self.members: dict[int, set[bytes]] = {}
-        #: By session.
+        #: The blocks of ids, by session.
         self._blocks: dict[int, Blocks] = {}
         #: Clients that want to know of an unfinished task whose id was not given to them.
         self.watchers: dict[int, list[bytes]] = {}

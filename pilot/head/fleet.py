@@ -74,21 +74,21 @@ from pilot.site import Site
 
 log = logging.getLogger("pilot.fleet")
 
-#: Decisions are made at most so often, in seconds.
+#: The shortest time between two decisions, in seconds.
 DECIDE_S = 1.0
-#: A pilot whose job runs, but that says nothing for so long, is given up.
+#: The silence, in seconds, after which a pilot whose job runs is given up.
 SILENT_S = 60.0
-#: As one that has never said anything since its job runs or this head is there; it may have to
+#: The same for a pilot that has said nothing since its job or this head started: it may have to
 #: load its modules from a slow disk, or see the new head's address late.
 JOIN_S = 600.0
-#: A pilot that lists leave out, that does not talk, and of which accounting knows nothing is given
-#: up after so long; one that accounting calls alive, after so much longer.
+#: The time, in seconds, after which a silent pilot is given up that lists leave out and accounting
+#: does not know; and the longer time for one that accounting calls alive.
 MISSING_S, MISSING_MOST_S = 6.0, 300.0
-#: A job that was cancelled and goes on is cancelled again after so long.
+#: The time, in seconds, after which a cancelled job that goes on is cancelled again.
 CANCEL_AGAIN_S = 30.0
-#: The row of the database that has what `setbacks` know.
+#: The key in the database for the state of `setbacks`.
 LOSSES = "losses"
-#: Of a job's output, so many bytes are looked at.
+#: The bytes at the end of a job's output that are read.
 OUTPUT_BYTES = 4096
 
 
@@ -104,14 +104,14 @@ class Fleet:
     batch
         The batch system; it is closed with the fleet.
     rooms
-        What those that have reported themselves hold, by name; the core changes it.
+        The state of pilots that have introduced themselves, by name; the core changes it.
     wake
         Called from another thread when there is something for `take`.
     lost
         Called by `take` with a pilot's name and the reason when its job has ended; with `may_live`
         where that is not known.
     tell
-        Called with a pilot's new state and what there is to say of it, for the log of events.
+        Called with a pilot's new state and a detail, for the log of events.
     machine
         Has the thread that speaks to the batch system, and tells the time.
     """
@@ -393,7 +393,7 @@ class Fleet:
     def cancel_all(self, names: Sequence[str]) -> None:
         """Cancel the jobs of pilots; return when the batch system has the requests.
 
-        A submission that is under way is waited for; others are not made any more.
+        A submission in progress is waited for; others are not made any more.
         """
         for name in names:
             self.told(name)

@@ -1,6 +1,6 @@
 """The janitor: removes deleted data from the disk, in a thread of its own.
 
-What is to go is in the table ``garbage`` since the deletion itself, in one transaction; so a head
+Garbage is recorded in the table ``garbage`` in the transaction of the deletion itself; so a head
 that dies leaves nothing behind that its successor does not find. The head's loop hands rows over
 and strikes out those that are done; it never waits for a file system that removes a million files.
 
@@ -30,9 +30,9 @@ from pilot.model.values import Value
 
 log = logging.getLogger("pilot.head")
 
-#: What the file system has refused is tried again after so many seconds.
+#: The time until a refused removal is tried again, in seconds.
 RETRY_S = 60.0
-#: How long a head that ends waits for the file that is being written, in seconds.
+#: The time that a head that ends waits for the file being written, in seconds.
 STOP_S = 5.0
 
 
@@ -54,7 +54,7 @@ class Janitor:
         self._done: deque[tuple[str, str]] = deque()
         self._thread: threading.Thread | None = None
         self._stopping = False
-        #: Dead values by file, of files that are not worth it yet, or cannot be written.
+        #: Dead values by file, for files not worth rewriting yet, or impossible to write.
         self._dead: defaultdict[str, set[str]] = defaultdict(set)
 
     def add(self, rows: list[Garbage]) -> None:
@@ -162,9 +162,9 @@ def who_needs(
     tasks
         The unfinished tasks.
     owing
-        Those of them that wait for children, as `Store.owing` gives them.
+        The unfinished tasks that wait for children, as `Store.owing` gives them.
     deleted
-        Tasks that are to lose their results, and what these are.
+        The tasks that are to lose their results, with these results.
     """
     for task in tasks:
         for source, _ in task.inputs:

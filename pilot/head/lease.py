@@ -12,10 +12,10 @@ Invariants
   a thread renews. One that does nothing else for `STUCK_S` is taken for hung, and is not kept.
 - Others take over only after they have watched the lease stand still for `expire_s`, by their own
   monotonic clock (clocks of two machines are never compared), or where the holder's process is
-  known to be dead: same machine, same boot, no such process. Who has been slow in between gives
+  known to be dead: same machine, same boot, no such process. A process that was slow gives
   way: it looks again when its own file is there.
-- A silent head of the same machine is killed by who takes over; it has the database locked. Of one
-  elsewhere nobody knows whether it still writes: that is noted until the database is safe from it.
+- A silent head of the same machine is killed by its successor, since it has the database locked. A
+  head of another machine may still write: that is recorded until the database is safe from it.
 - Each take-over raises the epoch; pilots refuse a head with a lower one.
 """
 
@@ -40,16 +40,16 @@ __all__ = ["HeadRuns", "Holder", "Lease", "Silence", "read_lease"]
 
 log = logging.getLogger("pilot.head")
 
-#: Who has not asked for so long whether it still holds its lease is not alive, in seconds.
+#: The time, in seconds, after which a holder that has not asked for its lease counts as hung.
 STUCK_S = 600.0
-#: In place of a database's identity: there was one.
+#: The identity in a lease that knows only that there was a database.
 UNKNOWN = "unknown"
-#: A process that was killed ends within so many seconds, unless it hangs in the kernel.
+#: The seconds within which a killed process ends, unless it hangs in the kernel.
 KILL_S = 10.0
 
 
 class HeadRuns(HeadError):
-    """Another head holds the lease."""
+    """The error that another head holds the lease."""
 
 
 class Lease:
@@ -58,11 +58,11 @@ class Lease:
     Parameters
     ----------
     path
-        What the names of its files begin with.
+        The path that the names of its files begin with.
     renew_s
-        How often it is renewed.
+        The time between two renewals, in seconds.
     expire_s
-        How long others have to watch it stand still before they take over.
+        The time that others watch it without a renewal before they take over, in seconds.
     files
         The files; default: those at `path`.
     """
@@ -77,12 +77,12 @@ class Lease:
         self._asked = 0.0
         self._lost = False
         self._holder: Holder | None = None
-        #: Whether the site directory is a copy of another one, which has its own head.
+        #: True if the site directory is a copy of another one, which has its own head.
         self.copied = False
-        #: Whether the site directory had another path when the head before ran.
+        #: True if the site directory had another path when the previous head ran.
         self.moved = False
         self._descriptor = -1
-        #: Held by who writes: the keeper, or the holder's own thread.
+        #: Held while writing, by the keeper or the holder's own thread.
         self._writing = threading.Lock()
         self._released = threading.Event()
         self._keeper: threading.Thread | None = None
@@ -115,7 +115,7 @@ class Lease:
         Parameters
         ----------
         least_epoch
-            The highest epoch that is known of elsewhere.
+            The highest epoch that is known from elsewhere.
 
         Raises
         ------
@@ -304,7 +304,7 @@ class Lease:
         Raises
         ------
         HeadError
-            It cannot be written.
+            The lease cannot be written.
         """
         with self._writing:
             holder = msgspec.structs.replace(self._held, database=database, unfenced=unfenced)
@@ -336,11 +336,11 @@ class Silence:
     Parameters
     ----------
     path
-        What the names of the lease's files begin with.
+        The path that the names of the lease's files begin with.
     expire_s
-        How long a lease stands still before it has run out.
+        The time without a renewal after which a lease has run out, in seconds.
     look_s
-        How often it is looked at, at most.
+        The shortest time between two looks, in seconds.
     """
 
     def __init__(self, path: Path, expire_s: float, look_s: float = 0.0) -> None:
@@ -352,7 +352,7 @@ class Silence:
         self.ended = 0
         self._seen: Found | None = None
         self._since = time.monotonic()
-        #: Whether the lease was seen to be renewed.
+        #: True if the lease was seen to be renewed.
         self.moved = False
 
     @property
@@ -431,7 +431,7 @@ def _end(holder: Holder) -> None:
     Raises
     ------
     HeadError
-        It does not end.
+        The process does not end.
     """
     deadline = time.monotonic() + KILL_S
     try:

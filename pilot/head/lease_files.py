@@ -3,15 +3,15 @@
 A lease is a file ``head.lease.EPOCH`` in the site directory; the one of the highest epoch counts.
 It is made whole, by a hard link, which is atomic on every shared file system: of several that want
 the same epoch one gets it. From then on it is written by its holder alone, in place: a record of a
-fixed length, for which no space on the disk is needed. A spare file is kept for who takes over when
-the disk is full.
+fixed length, for which no space on the disk is needed. A spare file is kept for a successor that
+finds the disk full.
 
 Invariants
 ----------
 - The name has the epoch: a file that is damaged, empty, or no file at all still counts.
 - Nobody writes to another's file, however late a write arrives; no file is used for another epoch.
-- What a call of the operating system raises is raised here too; it has changed nothing, or what it
-  was to change.
+- The errors of system calls are raised here too; the call has changed nothing, or what it was to
+  change.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from pilot.model.bounds import UNREADABLE
 from pilot.wire.discovery import is_same_place, process_space, process_started
 from pilot.wire.endpoints import boot_id
 
-#: Longer than any record, and written in one piece.
+#: The length of a record with its padding, which is written in one piece.
 RECORD_BYTES = 1024
-#: The counter of who has made a lease and not looked yet whether the one before stood still.
+#: The counter of a new lease whose holder has not checked yet that the previous one stood still.
 UNSURE = -1
-#: No space, or no more of it for this user.
+#: The errors of a full disk, or a full quota.
 FULL = (errno.ENOSPC, errno.EDQUOT)
-#: In the place of a file is something that can never be read as one.
+#: The errors of something in the place of a file that can never be read as one.
 _NO_FILE = (errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ESPIPE)
-#: A file that vanishes while it is read has been followed by one of a higher epoch.
+#: The tries to read a lease: a file that vanishes meanwhile has a successor of a higher epoch.
 _LOOKS = 10
 
 
@@ -49,16 +49,16 @@ class Holder(msgspec.Struct, frozen=True):
 
     host: str
     pid: int
-    #: When the process started, in clock ticks since the boot: a pid may be used again.
+    #: The start of the process, in clock ticks since the boot: a pid may be used again.
     started: int
     boot: str
     epoch: int
     counter: int
-    #: Which processes the pid is one of, where containers count their own; 0: not known.
+    #: The pid namespace, where containers count their own processes; 0: unknown.
     space: int = 0
-    #: The identity of the database that it has opened; empty: none yet.
+    #: The identity of the database that the holder has opened; empty: none yet.
     database: str = ""
-    #: An earlier head that was not seen to die may still write to the database as it is.
+    #: True if an earlier head, not seen to die, may still write to the database in its place.
     unfenced: bool = False
     #: Path and inode of the site directory.
     directory: str = ""
@@ -79,11 +79,11 @@ class Found(NamedTuple):
     """A lease as it was found."""
 
     epoch: int
-    #: None where the file does not say.
+    #: The holder; None if the file does not name one.
     holder: Holder | None
-    #: Changes whenever the file does: what it says, when that was written, its inode.
+    #: A value that changes whenever the file does: content, time of the write, inode.
     stamp: tuple[bytes, int, int]
-    #: Whether it was copied here with the site directory: its holder is that of the original.
+    #: True if the file was copied with the site directory: its holder is the original's.
     copied: bool = False
 
     @property
@@ -104,7 +104,7 @@ class LeaseFiles:
     Parameters
     ----------
     path
-        What the names of the files begin with.
+        The path that the names of the files begin with.
     """
 
     def __init__(self, path: Path) -> None:
@@ -309,7 +309,7 @@ def read_lease(path: Path) -> Holder | None:
 def file_system_now(directory: Path) -> float | None:
     """Return the time by the clock that stamps files in a directory; None if it is unknown.
 
-    That is not the clock of this machine where the file system is on another one.
+    This is not the clock of this machine if the file system is on another one.
     """
     probe = directory / f".clock.{os.uname().nodename}.{os.getpid()}.{threading.get_ident()}"
     try:

@@ -1,7 +1,7 @@
 """The machine under the head: a clock, and threads that do one thing after the other.
 
-The parts are given it. So a simulation has them on a machine of its own, where time goes by as it
-likes and what a thread does takes as long as it likes.
+The parts receive it as an argument. So a simulation can give them another machine, on which it
+decides how fast time goes by and how long threads take.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Machine(NamedTuple):
     now: Clock = clock.now
     #: Starts a thread of this name, which does one thing after the other.
     start_thread: Callable[[str], Executor] = _start_thread
-    #: Waits for so many seconds, in the loop's own thread.
+    #: Waits, in the loop's own thread, for a time in seconds.
     sleep: Callable[[float], None] = time.sleep
 
 

@@ -2,8 +2,8 @@
 
 Invariants
 ----------
-- What is found is taken within the turn of the loop in which it was looked up: nobody deletes the
-  results in between.
+- A hit is used within the turn of the loop in which it was looked up: nobody deletes the results in
+  between.
 - The loop does not wait for the file system: where files belong to the results, a thread looks
   whether they are there as they were.
 - A task that cannot be looked up runs, as one that has not run before; its key is empty.
@@ -55,10 +55,10 @@ class MemoLookup:
         self._store = store
         self._values = values
         self._notify = notify
-        #: Of unfinished tasks with a cache: the part of their keys that is known.
+        #: The known part of the keys of unfinished tasks with a cache.
         self._bases: dict[int, bytes] = {}
         self._due: list[Task] = []
-        #: What the thread has looked at: task, key, and whether its files are as they were.
+        #: The thread's results: task, key, and True if the files are unchanged.
         self._looked: deque[tuple[int, bytes, bool]] = deque()
         self._thread = machine.start_thread("recall")
 

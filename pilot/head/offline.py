@@ -32,7 +32,7 @@ from pilot.scheduler.batch import BatchKind
 from pilot.site import Site
 from pilot.version import __version__
 
-#: How long a head may take to start or to end before a question is given up, in seconds.
+#: The time to wait for a head that starts or ends before a question is given up, in seconds.
 _SETTLE_S = 10.0
 SCHEMA = Path(__file__).parent / "store" / "schema.sql"
 
@@ -71,7 +71,7 @@ def _mode(path: Path) -> str:
     Raises
     ------
     HeadError
-        It needs to be repaired first.
+        The file needs to be repaired first.
     """
     if _is_filled(path.with_name(f"{path.name}-wal")):
         return "mode=ro"  # a head was killed: what it wrote last is still in the log
@@ -127,11 +127,11 @@ def answer(site: Site, name: str, arguments: dict[str, Any]) -> Any:
     Raises
     ------
     HeadChanges
-        A head starts or ends right now.
+        A head is just starting or ending.
     HeadError
         The file cannot be read.
     PilotError
-        What is asked for does not exist.
+        The subject of the question does not exist.
     """
     _check_lease(site)
     holder = read_lease(site.lease_file)

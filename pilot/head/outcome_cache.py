@@ -23,9 +23,9 @@ from pilot.model.states import ABORTED, COMPLETED, FAILED, TIMED_OUT, KnownState
 from pilot.model.tasks import TaskOutcome
 from pilot.model.values import Value
 
-#: So many of the last outcomes, and of such size, are kept in memory.
+#: The number and the total size, in bytes, of the last outcomes that are kept in memory.
 RECENT, RECENT_BYTES = 50_000, 64 << 20
-#: What an outcome takes besides its values, about.
+#: The approximate size of an outcome besides its values, in bytes.
 _OUTCOME_BYTES = 500
 #: States that ``on_failure="ignore"`` makes good for dependents.
 _FAILURES = (FAILED, TIMED_OUT, ABORTED)
@@ -36,9 +36,9 @@ class Outcomes:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        #: The last ones, oldest first.
+        #: The last outcomes, oldest first.
         self._recent: dict[int, TaskOutcome] = {}
-        #: Of those that have failed: what dependents get, where that is to be ignored.
+        #: The outcomes that dependents get in place of failures that are to be ignored.
         self._ignored: dict[int, tuple[Value, ...]] = {}
         self._bytes = 0
         #: Sessions that have ended, of which something may be kept.

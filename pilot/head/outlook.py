@@ -28,7 +28,7 @@ class PilotRow(msgspec.Struct):
 
     name: str
     pool: str
-    #: What its job has or asks for; of these, a pilot that works may have lost some.
+    #: The job's nodes, granted or requested; a running pilot may have lost some of them.
     nodes: int
     walltime: float
     state: PilotState
@@ -38,26 +38,26 @@ class PilotRow(msgspec.Struct):
     submitted: float | None = None
     started: float | None = None
     ended: float | None = None
-    #: Time of its last sign of life; 0: it has not reported to this head.
+    #: The time of the last sign of life; 0: the pilot has not reported to this head.
     heard: float = 0.0
     idle_s: float = 0.0
     draining: bool = False
-    #: The batch system's reason for its state, and when it expects it to start.
+    #: The batch system's reason for the job's state, and the expected time of the start.
     waits_for: str = ""
     expected: float | None = None
-    #: Since when the batch system says that its job runs; None: it does not.
+    #: The time since which the batch system lists the job as running; None: it does not.
     job_runs_since: float | None = None
-    #: It has nodes, and stands still.
+    #: True if the job has nodes, but is suspended.
     suspended: bool = False
-    #: Since when lists of jobs leave it out although they should have it, and it has not spoken.
+    #: The time since which lists of jobs lack the pilot, and it has been silent.
     missing_since: float | None = None
-    #: It has run a task, or ended one.
+    #: True if the pilot has run a task, or ended one.
     worked: bool = False
-    #: The head has told it to end, or taken it out of the queue: its end is no accident.
+    #: True if the head has told the pilot to end, or cancelled its job: its end is intended.
     told: bool = False
-    #: When its job was cancelled; 0: it was not.
+    #: The time at which the job was cancelled; 0: it was not.
     cancelled_at: float = 0.0
-    #: It is the allocation of the head's user, which is not ours to end.
+    #: True for the allocation that the head's user made: the head never ends it.
     own: bool = False
 
 
@@ -69,12 +69,12 @@ class ProvisioningView(NamedTuple):
     pools: Sequence[PoolLimits] = ()
     supply: Sequence[PilotSupply] = ()
     rows: Mapping[str, PilotRow] = MappingProxyType({})
-    #: By pool.
+    #: The last refusals, by pool.
     refused: Mapping[str, Refusal] = MappingProxyType({})
-    #: Why nothing is known from the batch system now, and since when; empty: it answers.
+    #: The reason why the batch system gives no answer, and since when; empty: it answers.
     silence: str = ""
     silent_since: float = 0.0
-    #: Pilots that ended without having worked, by pool.
+    #: Pilots that ended without having run a task, by pool.
     losses: Mapping[str, Losses] = MappingProxyType({})
 
 

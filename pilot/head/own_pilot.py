@@ -11,7 +11,7 @@ from pilot.interpreter import pilot_command
 from pilot.scheduler.batch import Allocation
 from pilot.site import Site
 
-#: Why such a pilot is there, as the database has it: the next head knows it by that.
+#: The reason recorded in the database for such a pilot: the next head recognizes it by that.
 OWN = "the head's own allocation"
 
 

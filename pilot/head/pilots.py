@@ -8,8 +8,8 @@ Invariants
 - Work is handed out at once, before its submission is committed: what a pilot reports of a task
   that a crash made unknown is ignored, and the client submits it again.
 - A completion is acknowledged when it is committed; until then the pilot keeps it.
-- After a restart no work is handed out until the pilots of before have said what they hold, or have
-  had the time to.
+- After a restart no work is handed out until the pilots started under the previous head have said
+  what they hold, or have had the time to.
 - A task that cannot be sent to a pilot fails by name; the others go on.
 """
 
@@ -35,11 +35,11 @@ from pilot.wire import messages as m
 
 log = logging.getLogger("pilot.head")
 
-#: After a restart, how long to wait for the pilots of before, in seconds.
+#: The time to wait, after a restart, for pilots started under the previous head, in seconds.
 REJOIN_S = 10.0
-#: A tick that is so late means that the head itself stood still, in seconds.
+#: A delay of a tick that means that the head itself stood still, in seconds.
 SLEPT_S = 5.0
-#: Of so many pilots that have ended it is known which life joined last.
+#: The number of ended pilots of which the last life that joined is remembered.
 LIVES_KNOWN = 1000
 
 
@@ -87,16 +87,16 @@ class Pilots:
             self._note,
             shell.machine,
         )
-        #: Pilots of before that have not joined this head yet, and how long they are waited for.
+        #: Pilots of the previous head that have not joined this one yet, and the end of the wait.
         self._expected = {name for name, row in self.fleet.pilots.items() if row.job is not None}
         self._expected_until = now + REJOIN_S
-        #: When timers were looked after last; 0: not yet.
+        #: The time of the last tick; 0: none yet.
         self._ticked = 0.0
-        #: Job and life of each pilot that has joined: of those that have ended, of the last.
+        #: The job and life of each pilot that has joined; of ended ones only the last.
         self._lives: dict[str, tuple[str, int]] = {}
-        #: Ends that were reported and are not taken in: their children have no numbers yet.
+        #: Reported ends that are not processed yet: their children have no numbers.
         self._untaken: deque[tuple[bytes, m.Completions]] = deque()
-        #: Why all pilots are to end; empty: they are not.
+        #: The reason why all pilots are to end; empty: they are not.
         self._ending = ""
         self.handlers: Mapping[type, Handler] = {
             m.PilotHello: self._hello,

@@ -44,13 +44,13 @@ from pilot.model.tasks import TaskSpec
 from pilot.scheduler.assignment import cores_of
 from pilot.texts import shortened
 
-#: Of messages of errors, in lists; of what a task was called with.
+#: Characters of error messages in lists; bytes of a task's arguments.
 MESSAGE_BYTES, CALL_BYTES = 500, 64 << 10
 #: Rows in one answer, unless the question says otherwise.
 LIMIT = 1000
-#: So many rows of the log of events are read at a time, and looked at for one answer.
+#: Rows of the event log that are read at a time, and that are searched for one answer.
 _EVENT_ROWS, _EVENT_ROWS_MOST = 64, 1024
-#: What a session can be listed by.
+#: The states that sessions can be listed by.
 _SESSION_STATES = (*SESSION_STATES, "PAUSED")
 
 
@@ -185,7 +185,7 @@ def calls(view: View, tasks: list[str]) -> dict[str, Any]:
     """Return the functions and arguments of tasks, as submitted: ``functions`` has payloads,
     ``calls`` for each task its arguments, and the index of its function.
 
-    What is large is left out, and ``why`` says so.
+    Large ones are left out, and ``why`` says so.
     """
     ids = json.dumps([_number(task) for task in tasks])
     found: list[dict[str, Any]] = []

@@ -12,9 +12,9 @@ from pilot.wire.discovery import HeadAddress, read_address
 
 #: The exit status of a head that the file system has failed, maybe for a moment, at its start.
 TRY_AGAIN = 75
-#: That of a head that another program keeps from the database.
+#: The exit status of a head that finds the database locked by another program.
 LOCKED = 76
-#: Who waits for another process to start the head looks so often whether it is there, in seconds.
+#: The interval at which a process looks for a head that another one is starting, in seconds.
 LOOK_S = 0.25
 
 
@@ -25,8 +25,8 @@ class DatabaseLocked(HeadError):
 def find_head(site: Site, dead: int = 0) -> HeadAddress | None:
     """Return the head of the site, or None if there is none, as far as a single look can tell.
 
-    A head of which this machine cannot tell whether its process lives counts as long as it renews
-    its lease. Whether it may be followed is decided, in the end, by who would follow it.
+    A head whose process cannot be seen from here counts as long as it renews its lease. The
+    process that would succeed it decides in the end whether it may.
 
     Parameters
     ----------

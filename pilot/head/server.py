@@ -1,7 +1,7 @@
 """The process that is the head of a site: its lease, its sockets, and its loop.
 
-What it does for clients, pilots and tasks is `service`, a turn of which follows each time that
-something has come, or 0.25 s have gone by.
+The work for clients, pilots and tasks is in `service`; a turn of it follows each message, and at
+least every 0.25 s.
 
 One thread owns the core, the sockets and the database.
 
@@ -92,7 +92,7 @@ class Head:
         before = read_address(site.address_file)
         self._lease.acquire(before.epoch if before is not None else 0)
         self._lease.keep()
-        #: The pilots that can be told something, by name.
+        #: The pilots that are connected, by name.
         self._peers: Mapping[str, PilotPeer] = {}
         try:
             self._store = self._open_store()
@@ -108,7 +108,7 @@ class Head:
             config.head.port,
             UNSENT_BYTES,
         )
-        #: Whether it is still to be written where this head is found now.
+        #: True if the file that tells where this head is found is still to be written.
         self._moved = False
         #: The file that tells where this head is found, as it was when it was written.
         self._written: os.stat_result | None = None
@@ -124,7 +124,7 @@ class Head:
         self._peers = self._service.peers
         with _many_objects():
             self._service.restore()
-        #: Whoever started a head inside a job: it ends with that process, as the job does.
+        #: The process that started a head inside a job: the head ends with it, as the job does.
         self._starter = os.getppid() if adopt_job else 0
         if adopt_job:
             self._service.adopt(adopt_job)
@@ -231,7 +231,7 @@ class Head:
     def _is_hidden(self) -> bool:
         """Tell whether the file that tells where this head is found is gone or was replaced.
 
-        It is not read: what it is now may be anything.
+        The file is not read: it may be anything.
         """
         try:
             found, written = self._site.address_file.lstat(), self._written

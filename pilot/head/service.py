@@ -57,9 +57,9 @@ from pilot.wire.channel import Unreadable
 
 log = logging.getLogger("pilot.head")
 
-#: Timers are looked after at least so often, in seconds.
+#: The longest time between two ticks, in seconds.
 TICK_S = 0.25
-#: How long the head waits for its pilots when it is told to end, in seconds.
+#: The time that the head waits for its pilots when it is told to end, in seconds.
 STOP_S = 20.0
 #: Messages that show that the head is used.
 _USES = (m.ClientHello, m.Submit, m.Query)
@@ -133,10 +133,10 @@ class Service:
         self._machine = machine
         self._started = self._used = machine.now()
         self._ticked = 0.0
-        #: What waits for the database, with who has sent it.
+        #: Messages that wait for the database, with their senders.
         self._postponed: list[tuple[bytes, Any]] = []
-        #: Why the head ends (empty: it does not), and when at the latest, with its pilots (0: they
-        #: stay).
+        #: The reason why the head ends (empty: it does not), and the deadline for its pilots
+        #: (0: they stay).
         self.stopping = ""
         self._stop_by = 0.0
         self._shell = Shell(

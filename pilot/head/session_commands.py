@@ -29,12 +29,12 @@ from pilot.model.values import Value
 from pilot.site import Site
 from pilot.wire import messages as m
 
-#: Under which name the database knows the sessions that were closed since everybody had left.
+#: The key in the database for sessions that were closed because all clients had gone.
 _LEFT = "left_sessions"
-#: Those of which there may be data, and no more unfinished tasks.
+#: States of sessions that may have data, but no unfinished tasks.
 
 
-#: A weight of which no other one could be a share any more.
+#: The largest weight: beyond it other sessions' shares would vanish.
 _MOST_WEIGHT = 1e9
 
 

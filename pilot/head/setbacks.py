@@ -22,18 +22,18 @@ from pilot.texts import printable, shortened
 
 #: The shortest and the longest wait, in seconds.
 BACK_OFF_S = (5.0, 300.0)
-#: So many pilots in a row that have not worked are no accident.
+#: The number of pilots in a row without a task run that is no accident.
 IN_A_ROW = 3
-#: A pilot that has lived for longer has not failed, whether there was a task for it or not.
+#: The life, in seconds, after which a pilot has not failed, with or without a task.
 SHORT_LIFE_S = 60.0
-#: Of a job's output, so many of its last lines are told, with so many bytes each.
+#: The number of last lines of a job's output that are shown, and the bytes of each.
 LINES, LINE_BYTES = 3, 200
 
 
 class Refusal(NamedTuple):
     """The refusal of a pool's pilot by the batch system."""
 
-    #: When to try again, in seconds since the epoch, and how long the wait is.
+    #: The time of the next try, in seconds since the epoch, and the length of the wait.
     until: float
     wait_s: float
     error: str
@@ -50,7 +50,7 @@ class Losses(msgspec.Struct):
     """Pilots of a pool that ended one after the other without having run a task."""
 
     count: int = 0
-    #: When to try again, and how long the wait is; 0: too few have ended so.
+    #: The time of the next try, and the length of the wait; 0: too few pilots have ended so.
     until: float = 0.0
     wait_s: float = 0.0
     #: The last one: its job, how it ended, and the last lines of its output.

@@ -2,7 +2,7 @@
 
 Everything that happens (a message, a timer, an answer of the batch system) becomes an event, and
 goes through `Shell.apply`. The parts that effects are carried out with are here for those who make
-the events: `clients`, `control` and `pilots`.
+the events: `clients`, `session_commands` and `pilots`.
 
 Invariants
 ----------
@@ -54,7 +54,7 @@ class Shell:
     machine
         Tells the time, and has threads.
     site
-        What the site has only once.
+        The amounts that exist once per site.
     """
 
     def __init__(
@@ -89,9 +89,9 @@ class Shell:
             self.steps,
             machine.now,
         )
-        #: Ends that are in the database otherwise than they were to be told.
+        #: Ends that the database records differently from what clients would have been told.
         self._changed: dict[int, TaskOutcome] = {}
-        #: What pilots said last of tasks that run.
+        #: The last reports of pilots on running tasks.
         self.running: dict[int, m.RunningTask] = {}
 
     def apply(self, event: Event, now: float) -> Effects:

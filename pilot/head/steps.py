@@ -21,9 +21,9 @@ from pilot.clock import Clock
 
 log = logging.getLogger("pilot.head")
 
-#: How long until a step that has failed is tried again, in seconds: at first, and at most.
+#: The time until a failed step is tried again, in seconds: at first, and at most.
 FIRST_S, MOST_S = 0.25, 10.0
-#: What fails again and again is in the log once in so many seconds.
+#: The time between two log lines about a step that keeps failing, in seconds.
 AGAIN_S = 60.0
 
 

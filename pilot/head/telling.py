@@ -20,7 +20,7 @@ from pilot.limits import TOLD_BYTES
 from pilot.model.tasks import TaskOutcome
 from pilot.wire import messages as m
 
-#: Tasks that are told together once there are too many: their values have a few MB at most.
+#: The number of tasks in a message when many wait; their values take a few MB at most.
 PORTION = 100
 
 
@@ -41,7 +41,7 @@ class Telling:
         self._send = send
         self._unsent = unsent
         self._outcomes = outcomes
-        #: By peer; never empty.
+        #: The tasks still to be told, by peer; never empty.
         self._later: dict[bytes, deque[int]] = {}
 
     def tell(self, peer: bytes, outcomes: Sequence[TaskOutcome]) -> None:

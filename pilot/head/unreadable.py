@@ -16,7 +16,7 @@ from pilot.version import __version__
 from pilot.wire import messages as m
 from pilot.wire.channel import Unreadable
 
-#: A pilot is asked to greet at most so often for this reason, in seconds.
+#: The shortest time between two requests to a pilot to greet again, in seconds.
 GREET_S = 10.0
 
 _KINDS = {kind.__name__: kind.__struct_fields__[:1] for kind in typing.get_args(m.ToHead)}
@@ -28,7 +28,7 @@ class Answers:
     Parameters
     ----------
     epoch
-        The head's.
+        The head's epoch.
     send
         Sends a message to a peer.
     """

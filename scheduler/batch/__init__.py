@@ -1,9 +1,8 @@
 """The batch systems, behind one interface.
 
-`kind` is what is known of a batch system without asking it, `base` what is asked of it; `choose`
-has the list of those that there are, each in a package of its own: `slurm` speaks to Slurm's
-command line, `local` runs pilots as processes of this machine. `script` renders a pilot's job
-script (pure).
+`kind` has the properties of a batch system that are known without asking it, `base` the requests
+to it; `choose` lists the batch systems, each in its own package: `slurm` runs Slurm's commands,
+`local` runs pilots as processes of this machine. `script` renders a pilot's job script (pure).
 """
 
 from __future__ import annotations

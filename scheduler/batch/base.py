@@ -14,7 +14,7 @@ Invariants that every adapter keeps:
 - The process that a job's script becomes gets SIGUSR1 before its walltime ends, and SIGTERM when
   the job is cancelled, preempted or over, some time before it is killed.
 
-`pilot.scheduler.batch.kind` has the other half of the interface: what is known without asking.
+`pilot.scheduler.batch.kind` has the other half of the interface: facts known without asking.
 """
 
 from __future__ import annotations
@@ -53,43 +53,43 @@ class ShrinkRefused(BatchError):
 class Phase(str, enum.Enum):
     """The phases in the life of a job."""
 
-    #: It waits for nodes; it may have run before (see `JobStatus.restart_count`).
+    #: The job waits for nodes; it may have run before (see `JobStatus.restart_count`).
     QUEUED = "queued"
-    #: It has its nodes.
+    #: The job has its nodes.
     RUNNING = "running"
-    #: It has nodes, but its processes stand still.
+    #: The job has nodes, but its processes are suspended.
     SUSPENDED = "suspended"
-    #: It gives its nodes back. It ends, or is queued again under the same id.
+    #: The job releases its nodes. It ends, or is queued again under the same id.
     ENDING = "ending"
-    #: It will not run again.
+    #: The job will not run again.
     ENDED = "ended"
 
 
 class WhyEnded(str, enum.Enum):
     """The reasons why a job ended, the same for all batch systems."""
 
-    #: Its script ended with exit status 0.
+    #: The job's script ended with exit status 0.
     COMPLETED = "completed"
-    #: Its script ended with another exit status, or by a signal.
+    #: The job's script ended with another exit status, or by a signal.
     FAILED = "failed"
-    #: Somebody cancelled it.
+    #: Somebody cancelled the job.
     CANCELLED = "cancelled"
-    #: It reached the end of its walltime, or its deadline.
+    #: The job reached the end of its walltime, or its deadline.
     TIMEOUT = "timeout"
-    #: Another job took its nodes.
+    #: The job was preempted: another one took its nodes.
     PREEMPTED = "preempted"
-    #: One of its nodes failed, or did not boot.
+    #: One of the job's nodes failed, or did not boot.
     NODE_FAILURE = "node_failure"
-    #: It used more memory than it had.
+    #: The job used more memory than it had.
     OUT_OF_MEMORY = "out_of_memory"
-    #: It ended, and nobody knows how.
+    #: The job ended, and nobody knows how.
     UNKNOWN = "unknown"
 
 
 class JobDirectives(Protocol):
     """The resources that a job asks for on each node. A pool of a site file is one.
 
-    It has the `BatchKind.pool_keys` of its batch system besides.
+    A pool also has the `BatchKind.pool_keys` of its batch system.
     """
 
     @property
@@ -119,7 +119,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     #: The job's name: letters, digits, ``.``, ``_`` and ``-``. Unique, see the module's docstring.
     name: str
-    #: What the job runs on its first node: the program and its arguments.
+    #: The command that the job runs on its first node: the program and its arguments.
     command: Sequence[str]
     #: Number of nodes.
     nodes: int
@@ -128,13 +128,13 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     #: An existing directory that all nodes see: the script is kept there as ``<name>.sh``, and its
     #: output goes to ``<job id>.out``.
     directory: Path
-    #: What it asks for each node.
+    #: The resources that the job asks for on each node.
     directives: JobDirectives
     #: Shell lines that run before the command, as ``module load``.
     setup: str = ""
     #: Environment variables that the command sees.
     variables: Mapping[str, str] = {}
-    #: How long before its end the script's process gets SIGUSR1, in seconds.
+    #: The time before the end at which the script's process gets SIGUSR1, in seconds.
     warning_s: float = 60.0
 
     def __post_init__(self) -> None:
@@ -165,31 +165,31 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     #: The batch system's id of the job.
     job_id: str
-    #: The name that it was submitted under.
+    #: The name that the job was submitted under.
     name: str
-    #: Where it is in its life.
+    #: The phase of the job's life.
     phase: Phase
     #: The state in the batch system's own word, such as ``CONFIGURING``.
     state: str
     #: The batch system's reason for the state, such as ``Priority``; empty if it gave none.
     reason: str = ""
-    #: Host names of the nodes it has; the first runs the script. Empty where they are not known.
+    #: Host names of the job's nodes; the first runs the script. Empty if they are not known.
     nodes: tuple[str, ...] = ()
-    #: How many nodes it has or asks for; 0: unknown.
+    #: The number of nodes that the job has or asks for; 0: unknown.
     node_count: int = 0
-    #: When it was submitted, or queued again.
+    #: The time when the job was submitted, or queued again.
     submitted_at: float | None = None
-    #: When it started; of a queued job None.
+    #: The time when the job started; None for a queued job.
     started_at: float | None = None
-    #: When the batch system expects a queued job to start.
+    #: The time when the batch system expects a queued job to start.
     expected_at: float | None = None
-    #: When its walltime ends; of an ended job when it ended.
+    #: The time when the walltime ends; for an ended job the time of the end.
     ends_at: float | None = None
-    #: How often it was started again under the same id.
+    #: The number of restarts under the same id.
     restart_count: int = 0
-    #: Exit status of its script as a shell counts it: 128 + N after signal N.
+    #: The exit status of the script as a shell counts it: 128 + N after signal N.
     exit_status: int | None = None
-    #: Why it ended; None while it has not.
+    #: The reason why the job ended; None while it has not.
     why_ended: WhyEnded | None = None
 
 
@@ -231,9 +231,9 @@ class BatchSystem(Protocol):
     def jobs(self, name_prefix: str, job_ids: Collection[str] = ()) -> dict[str, JobStatus]:
         """Return all jobs of this user with this prefix of the name, or these ids, by id.
 
-        Holds every job that is queued, runs or is ending, and those that ended as long as the batch
-        system remembers them (minutes, on most sites). Whatever other jobs there are, and however
-        odd what is said of them, takes nothing from these.
+        The answer has every job that is queued, runs or is ending, and ended ones as long as the
+        batch system remembers them (minutes, on most sites). Other jobs, however odd their
+        records, remove none of these.
 
         Raises
         ------
@@ -245,8 +245,8 @@ class BatchSystem(Protocol):
     def account(self, job_ids: Iterable[str]) -> dict[str, JobStatus]:
         """Return the accounting records of jobs, by id; unknown jobs are left out.
 
-        For jobs that `jobs` did not list although it answered: mostly they have ended, and this
-        says how if anybody knows. Never raises `BatchUnavailable`: accounting is optional.
+        Meant for jobs that `jobs` did not list although it answered: mostly they have ended, and
+        accounting may say how. Never raises `BatchUnavailable`: accounting is optional.
         """
         ...
 

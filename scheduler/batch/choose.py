@@ -1,8 +1,8 @@
 """The known batch systems, by the name that a site file gives them.
 
-To add one to Pilot is a module, and a line here. One that is kept elsewhere is named in the site
-file as ``module:Class``, and needs nothing here: the file says as well which Python runs, so it is
-trusted like that.
+A new batch system takes a module, and a line here. One that is kept elsewhere is named in the site
+file as ``module:Class``, and needs nothing here: the file is trusted, since it also says which
+Python runs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from pilot.scheduler.batch.base import BatchSystem
 from pilot.scheduler.batch.kind import BatchKind
 
-#: Where the class of each is, from this package, by its name in a site file.
+#: The class of each batch system, relative to this package, by its name in a site file.
 _KINDS = {"local": ".local:Local", "slurm": ".slurm:Slurm"}
 
 

@@ -27,15 +27,15 @@ if TYPE_CHECKING:
 class Allocation(NamedTuple):
     """The job that a process runs in."""
 
-    #: The batch system's id of it.
+    #: The batch system's id of the job.
     job_id: str
-    #: Its nodes, as the batch system writes them: see `BatchKind.node_names`.
+    #: The job's nodes, as the batch system writes them: see `BatchKind.node_names`.
     nodelist: str
-    #: How many these are.
+    #: The number of these nodes.
     node_count: int = 1
-    #: How often it was started again under the same id.
+    #: The number of restarts under the same id.
     restart_count: int = 0
-    #: When its walltime ends, in seconds since 1970; None: it does not know.
+    #: The end of the walltime, in seconds since 1970; None: unknown.
     ends_at: float | None = None
 
 
@@ -58,16 +58,16 @@ class BatchKind(abc.ABC):
 
     # --- in a site file
 
-    #: Its name: the value of the key ``batch``, and the key of its own section.
+    #: The name: the value of the key ``batch``, and the key of the batch system's own section.
     name: str
     #: The keys of that section beside those that are the same for all.
     manners_keys: type[Keys] = Keys
-    #: The keys that its pools have beside those that each pool has.
+    #: The keys that pools have beside those that each pool has.
     pool_keys: type[Keys] = Keys
-    #: Its jobs are processes of this machine: each has this one node and may use all its cores;
+    #: True if jobs are processes of this machine: each has this one node and may use all its cores;
     #: nobody else is asked, and nobody on other machines need reach the head.
     is_local: bool = False
-    #: Where a person finds how many cores a node has, as a half-sentence; empty: nobody knows.
+    #: The place where a person finds the number of cores of a node, as a half-sentence; or empty.
     cores_hint: str = ""
 
     def pool_faults(self, pool: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:  # noqa: ARG002
@@ -83,10 +83,10 @@ class BatchKind(abc.ABC):
         Parameters
         ----------
         manners
-            Its section of the site file: the `manners_keys`, and ``command_limit_s``, the time
-            after which a command is given up.
+            The batch system's section of the site file: the `manners_keys`, and
+            ``command_limit_s``, the time after which a command is given up, in seconds.
         directory
-            Where it may keep records of jobs: a directory of the site that is made when needed.
+            The directory of the site for records of jobs, which is made when needed.
         """
 
     def node_names(self, nodelist: str) -> list[str]:
@@ -95,7 +95,7 @@ class BatchKind(abc.ABC):
         Raises
         ------
         ValueError
-            The text is no list of nodes.
+            The text is not a list of nodes.
         """
         return nodelist.replace(",", " ").split()
 
@@ -103,7 +103,7 @@ class BatchKind(abc.ABC):
         """Return the job that a process with this environment runs in; None if there is none."""
         return None
 
-    #: A job is ended by a signal to each of its processes, one after the other and node by node; so
+    #: True if a job is ended by a signal to one process after the other, node by node; so
     #: the end of one of them may be the first sign of the end of all.
     ends_processes_singly: bool = False
 
@@ -111,9 +111,9 @@ class BatchKind(abc.ABC):
 
     #: The launcher of MPI programs and worlds where the site file leaves it open.
     launcher: str = "auto"
-    #: What starts node workers: ``local`` where a job has no other node than its first.
+    #: The way to start node workers: ``local`` if a job has only its first node.
     node_launcher: str = "local"
-    #: The command that tells in which ways the batch system can start MPI ranks; empty: in one.
+    #: The command that lists the ways in which the batch system starts MPI ranks; empty: one way.
     mpi_listing: tuple[str, ...] = ()
 
     def mpi_ways(self, listed: str) -> list[MpiWay]:  # noqa: ARG002
@@ -122,21 +122,21 @@ class BatchKind(abc.ABC):
         Parameters
         ----------
         listed
-            What `mpi_listing` has printed.
+            The output of `mpi_listing`.
         """
         return [MpiWay(self.launcher)]
 
     # --- what users read
 
-    #: Its name in texts.
+    #: The batch system's name in texts.
     title: str = "the batch system"
-    #: Why a pilot is given up that is not listed any more, and of whose end nothing is known.
+    #: The reason given for a pilot that is no longer listed, and whose end is unknown.
     unlisted: str = "the batch system does not know its job any more"
-    #: Which keys of a pool to look at when the batch system refuses its jobs.
+    #: The keys of a pool to check when the batch system refuses its jobs.
     asking_keys: str = "the keys"
-    #: Which keys to look at where jobs end or vanish before they have worked, beside the setup.
+    #: The keys to check if jobs end or vanish before they have run a task, beside the setup.
     losing_keys: str = ""
-    #: What to do where the ranks of an MPI world do not find each other.
+    #: Advice for when the ranks of an MPI world do not find each other.
     mpi_advice: str = "Set the own launcher of the library in site.yaml (mpi: {launcher: mpiexec})"
 
     def meaning(self, reason: str, job_id: str) -> str:  # noqa: ARG002

@@ -23,13 +23,13 @@ from pilot.scheduler.batch.base import JobRequest
 class JobFacts(NamedTuple):
     """Facts that a job learns of itself: shell expressions, which are written unquoted."""
 
-    #: The batch system's id of it.
+    #: The batch system's id of the job.
     job_id: str
-    #: Its nodes, as `BatchKind.node_names` reads them.
+    #: The job's nodes, as `BatchKind.node_names` reads them.
     nodelist: str
-    #: When its walltime ends, in seconds since 1970; ``0``: nobody knows.
+    #: The end of the walltime, in seconds since 1970; ``0``: unknown.
     ends_at: str
-    #: How often it was started again under its id.
+    #: The number of restarts under the same id.
     restart_count: str = "0"
     #: The node that the script runs on, by its name in `nodelist`; empty: it may be bound to a part
     #: of that node.
@@ -42,9 +42,9 @@ def render(request: JobRequest, facts: JobFacts, header: Iterable[str] = ()) -> 
     Parameters
     ----------
     request
-        What to run.
+        The job to run.
     facts
-        What the job knows of itself.
+        The facts that the job learns of itself.
     header
         Lines for the batch system, which are comments to the shell.
     """

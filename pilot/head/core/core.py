@@ -4,18 +4,18 @@ The head's server turns frames, timers and Slurm's answers into events, calls `C
 time, and carries the effects out; after a batch of events it asks `Core.assign` for what each pilot
 should get. So whole clusters can be simulated with the code that runs in production.
 
-This module is the door: it puts the parts together and takes in what clients and the database say.
-The rules of the parts are with them, and what they keep is in `pilot.head.core.state`:
+This module is the entry point: it puts the parts together, and handles the events of clients and
+the database. The parts have the other rules; their state is in `pilot.head.core.state`:
 
 ===============  ==============================================================
 `sessions`       sessions, groups and classes of tasks
-`life`           how tasks come in, get ready and end, and what follows from it
-`graph`          what ties tasks to each other
-`delegation`     children, and the results that they have of their parents
-`attempts`       what pilots report
-`holding`        where a task is: in a queue, or with a pilot
-`handout`        which tasks the pilots get, and which they are asked to give back
-`policy`         which final state, or none yet, an attempt's end means
+`lifecycle`      how tasks come in, get ready and end, and what follows from it
+`dependencies`   edges between tasks
+`delegation`     children, and the results that they make for their parents
+`pilot_reports`  reports of pilots
+`allocation`     the place of a task: in a queue, or with a pilot
+`dispatch`       which tasks the pilots get, and which they are asked to return
+`retry`          which final state, if any, follows from an attempt's end
 ===============  ==============================================================
 
 Invariants
@@ -27,7 +27,7 @@ Invariants
   effect.
 - Every change of a state is in the log, once; a new head's log goes on where the committed one
   ends.
-- Of what the site has only once, no more is in use at a time than there is, in whatever pilots.
+- Of an amount that exists once per site, no more is in use at a time than there is, in all pilots.
 - Nothing here costs more when more tasks wait: queues are popped, never scanned.
 """
 
@@ -75,15 +75,15 @@ class Core:
     Parameters
     ----------
     pools
-        Those that pilots may be of, for what walltimes there are; none: nothing is known of them.
+        The site's pools, for their walltimes; empty: unknown.
     site
-        What the site has only once.
+        The amounts that exist once per site.
     """
 
     def __init__(self, pools: Sequence[Pool] = (), site: Amounts = ()) -> None:
-        #: Every change of a state, until the shell takes it to write it down.
+        #: The changes of state that the shell has not taken yet.
         self.log = Log()
-        #: What the site has only once, and which tasks have some of it.
+        #: The amounts that exist once per site, and the tasks that hold them.
         self.site = SiteAmounts(site)
         self._sessions = Sessions(self.log, pools)
         self._life = Lifecycle(self._sessions, self.log)

@@ -2,7 +2,7 @@
 
 Invariants
 ----------
-- Children come to be with their parent's end, in the same effects: so in one transaction.
+- Children are accepted with their parent's end, in the same effects, and so in one transaction.
 - Each result has one owner at a time; it is passed on along any number of delegations in a loop.
 - A child that can't run is aborted, never refused: its parent has its id.
 """
@@ -81,7 +81,7 @@ class Delegation:
     ) -> None:
         """Delegate results of a task to children; take the results of ended children at once.
 
-        `outcomes` says how children have ended that ended before this event.
+        `outcomes` has the outcomes of children that ended before this event.
         """
         life = self._life
         owed = dict(refs)

@@ -1,8 +1,8 @@
 """Edges between tasks: inputs, and results that a task has delegated to its children.
 
-An edge is kept at the task that is to come, with those that wait for it: its `dependents` need its
-results, its `result_receivers` have them for their own. Plain functions over tasks: what follows
-from an end for others is answered as `Ending`s, which `pilot.head.core.lifecycle` carries out.
+An unfinished task keeps the tasks that wait for it: its `dependents` need its results, its
+`result_receivers` take them as their own. Plain functions over tasks: the ends of others that
+follow from an end are returned as `Ending`s, which `pilot.head.core.lifecycle` carries out.
 
 Invariants
 ----------
@@ -23,7 +23,7 @@ from pilot.model.states import ABORTED, CANCELLED, COMPLETED, DELEGATED, PENDING
 from pilot.model.tasks import TaskFailure, TaskSpec
 from pilot.model.values import Value
 
-#: A task and its final state, with results or the reason, and whether its pilot knows of its end.
+#: A task and its final state, with results or the reason, and True if its pilot knows of the end.
 Ending: TypeAlias = tuple[Task, FinalState, tuple[Value, ...], TaskFailure | None, bool]
 
 

@@ -1,7 +1,7 @@
 """Dispatch: which tasks the pilots get, some ahead of their inputs, and which they are asked for.
 
-`pilot.scheduler.assignment` says how many of which class go to which pilot; here queues are popped
-accordingly, and it is kept what that goes by: what sessions have used, and who starves.
+`pilot.scheduler.assignment` says how many tasks of which class go to which pilot; this module pops
+the queues accordingly, and keeps what sessions have used, and which of them starve.
 
 Invariants
 ----------
@@ -9,7 +9,7 @@ Invariants
 - A task that goes ahead of its inputs goes to the pilot that holds all that are missing; it is as
   short as those that are sent ahead, and has no results to be looked up; nor does it need anything
   of the site, which others could use until it starts.
-- What a task needs of the site it has with its pilot, from when it is given to it.
+- A task holds the amounts that it needs of the site as long as a pilot has the task.
 - A paused session gets nothing, and neither does a pilot that drains.
 - A pilot is asked for a task only where another one has the cores for it free, and has them for
   nothing else. Whether the task may go, its pilot decides: it may have begun.
@@ -27,14 +27,14 @@ from pilot.model.states import PENDING, READY
 from pilot.scheduler import assignment
 from pilot.scheduler.site_amounts import SiteAmounts
 
-#: What a session has used counts half after so many seconds, when sessions share cores.
+#: The half-life of a session's past use of cores, in seconds, when sessions share cores.
 USED_HALF_S = 30.0
-#: A session that could run and has had no core for so long gets one task before all others.
+#: The time without a core after which a session gets one task before all others, in seconds.
 STARVING_S = 60.0
-#: What a pilot has had for so many seconds and not begun is asked back, if another could begin it.
+#: The seconds that a task waits in a pilot before it is asked back for another that could start it.
 STUCK_S = 1.0
-#: What was asked back, and came, is not given to the same pilot again for so many seconds, nor what
-#: is like it, unless one of its like has run there meanwhile.
+#: The seconds for which a returned task, and tasks of its class, are not given to the same pilot
+#: again, unless one of the class has run there meanwhile.
 AVOID_S = 10.0
 
 
@@ -86,7 +86,7 @@ class Dispatch:
     def _give_early(self, now: float) -> dict[str, list[Task]]:
         """Send short tasks, ahead of their inputs, to the pilot that holds all these inputs.
 
-        So a pilot has a chain, or a join with its forks, as a whole, and goes on by itself.
+        So a pilot gets a chain, or a fork with its join, as a whole, and proceeds without the head.
         """
         given: dict[str, list[Task]] = {}
         for pilot in self._pilots.values():

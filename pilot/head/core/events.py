@@ -38,7 +38,7 @@ class TasksSubmitted(msgspec.Struct, frozen=True):
     templates: list[Template]
     tasks: list[TaskSpec]
     ended: Mapping[int, str]
-    #: The running task whose detached children they are; 0: none.
+    #: The running task whose detached children these are; 0: none.
     parent: int = 0
 
 
@@ -50,7 +50,7 @@ class Restored(msgspec.Struct, frozen=True):
     errors: int
     crashes: int
     created: float
-    #: The values that are there, and who has the others; None where it is not DELEGATED.
+    #: The values that are there, and the children that make the others; None if not DELEGATED.
     delegated: tuple[tuple[Value, ...], dict[int, Ref]] | None = None
 
 
@@ -63,14 +63,14 @@ class SessionOpened(msgspec.Struct, frozen=True):
     closed: bool = False
     stopped: bool = False
     paused: bool = False
-    #: Nothing has changed: an earlier head had it so.
+    #: True if nothing has changed: an earlier head recorded the same.
     restored: bool = False
 
 
 class TasksRestored(msgspec.Struct, frozen=True):
     """The unfinished tasks in the database; the sessions follow.
 
-    `outcomes` has how tasks have ended that have results which are delegated to them.
+    `outcomes` has the outcomes of ended tasks that had results delegated to them.
     """
 
     templates: list[Template]
@@ -86,7 +86,7 @@ class TasksCancelled(msgspec.Struct, frozen=True):
     session: int
     tasks: list[int] | None
     group: str = ""
-    #: What a pilot has for running it is left alone.
+    #: True: leave tasks that pilots hold alone.
     waiting_only: bool = False
 
 
@@ -106,7 +106,7 @@ class PilotJoined(msgspec.Struct, frozen=True):
     nodes: int
     ends_at: float
     held: list[tuple[int, int]]
-    #: What tasks have of the site that it has not ended, of these that need any.
+    #: The amounts of the site that the pilot's unfinished tasks hold, by task.
     site: Collection[tuple[int, Amounts]] = ()
 
 
@@ -123,15 +123,15 @@ class PilotLost(msgspec.Struct, frozen=True):
 
     name: str
     reason: str
-    #: Its job may go on: what its tasks have of the site is not free before that has ended.
+    #: True if its job may go on: its tasks' amounts of the site stay in use until it has ended.
     may_live: bool = False
 
 
 class AttemptsEnded(msgspec.Struct, frozen=True):
     """A pilot's report of attempts that have ended there.
 
-    `ended` has the states of inputs of children that are no unfinished tasks, `outcomes` how tasks
-    have ended that have results which are delegated to them.
+    `ended` has the states of those inputs of children that are not unfinished tasks, `outcomes` the
+    outcomes of ended tasks that had results delegated to them.
     """
 
     pilot: str
@@ -175,16 +175,16 @@ Event: TypeAlias = (
 class Change(msgspec.Struct, array_like=True):
     """Like changes of state at one time: consecutive events of the log."""
 
-    #: Of `pilot.model.states.EVENT_STATES`, as the next one is.
+    #: A kind in `pilot.model.states.EVENT_STATES`, and a state of that kind.
     kind: EventKind
     state: str
-    #: 0: of no session.
+    #: The session; 0: none.
     session: int
     #: Seconds since the epoch.
     at: float
-    #: Why, or where; the name of a pilot.
+    #: The reason or place; the name of a pilot.
     detail: str
-    #: Of tasks: their ids in order, as first ids and lengths of rows in turn.
+    #: For tasks: their ids in order, as alternating first ids and lengths of runs.
     spans: list[int]
 
     @property
@@ -242,13 +242,13 @@ class Ended(msgspec.Struct, frozen=True):
     at: float
     values: tuple[Value, ...]
     failure: TaskFailure | None
-    #: Where its last attempt was, and how long it ran.
+    #: The pool of the last attempt, and its duration in seconds.
     pool: str = ""
     ran_s: float | None = None
-    #: By which its results are to be found again (empty: they are not), with these files.
+    #: The key under which its results are found again (empty: none), with these files.
     memo: bytes = b""
     files: tuple[FileStamp, ...] = ()
-    #: What dependents get in place of a failure that is to be ignored.
+    #: The values that dependents get in place of an ignored failure.
     ignored: tuple[Value, ...] | None = None
 
 
@@ -300,7 +300,7 @@ class Effects:
     def __init__(self) -> None:
         #: Tasks to insert, with their parent's id (0: none).
         self.accepted: list[tuple[TaskSpec, Task, int]] = []
-        #: Tasks that were not taken, and why.
+        #: Tasks that were refused, and why.
         self.refused: list[tuple[int, str]] = []
         self.attempts: list[Attempt] = []
         self.learned: list[Learned] = []

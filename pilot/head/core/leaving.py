@@ -1,8 +1,7 @@
 """Abandoned sessions: their tasks have ended, and their clients have gone.
 
-Such a session is closed after a while, so that lists do not fill up with what nobody will close:
-sessions of notebooks that were ended, of programs that left their work running. It is opened again
-when somebody comes back to it.
+Such a session is closed after a while, so that lists do not fill up with sessions of notebooks
+and programs that have ended. It is opened again when a client comes back to it.
 
 Invariants
 ----------
@@ -16,11 +15,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from pilot.head.core.state import Session
 
-#: A client that says nothing for so long has gone; one that lives says something each minute.
+#: The silence after which a client has gone, in seconds; a live one sends something each minute.
 CLIENT_S = 300.0
-#: Sessions are looked through so often, in seconds.
+#: The time between two searches for sessions to close, in seconds.
 _LOOK_S = 1.0
-#: So many of those that were closed are known, for who comes back.
+#: The number of closed sessions that are remembered, for clients that come back.
 _KNOWN = 10_000
 
 
@@ -30,9 +29,9 @@ class Leaving:
     Parameters
     ----------
     grace_s
-        How long a session stays open that everybody has left.
+        The time that an abandoned session stays open, in seconds.
     known
-        Those that were closed by earlier heads, as `text` gave them.
+        The sessions that earlier heads closed, as `text` gave them.
     """
 
     def __init__(self, grace_s: float, known: str = "") -> None:
@@ -49,7 +48,7 @@ class Leaving:
         Parameters
         ----------
         sessions
-            All that have not ended.
+            The sessions that have not ended.
         is_attended
             Tells whether a client of a session lives.
         now

@@ -1,7 +1,7 @@
 """The life of a task: it is accepted, becomes ready, and ends.
 
-All that leads to these three (submissions, reports of pilots, users who cancel) is decided
-elsewhere; what they bring about for other tasks, and for sessions, follows here.
+The causes of these three changes (submissions, reports of pilots, cancellations) are handled
+elsewhere; their consequences for other tasks and for sessions are here.
 
 Invariants
 ----------
@@ -32,7 +32,7 @@ class Lifecycle:
 
     def __init__(self, sessions: Sessions, log: Log) -> None:
         self.tasks: dict[int, Task] = {}
-        #: Tasks that the event under way has ended, as their dependents see it.
+        #: Outcomes of the tasks that the current event has ended, as their dependents see them.
         self.just_ended: dict[int, TaskOutcome] = {}
         self._sessions = sessions
         self._log = log
@@ -108,7 +108,7 @@ class Lifecycle:
     ) -> None:
         """Give a task its final state, and end the other tasks that follow from it.
 
-        `reported`: its pilot knows that it has ended.
+        `reported`: the task's pilot knows that it has ended.
         """
         ending: list[dependencies.Ending] = [(task, state, values, failure, reported)]
         # A list in place of recursion: chains may be as long as they like.

@@ -1,8 +1,9 @@
 """The key under which the results of a task are found again. Pure.
 
-A task's key is made of what it comes of (`Template.cache`, see `pilot.client.caching.keys`), of its
-arguments, and of the digests of its inputs. The results of a task that has a key have digests that
-follow from it: so what comes of them has the same key in every run, however large they are.
+A task's key is made of the key of its function (`Template.cache`, see
+`pilot.client.caching.keys`), of its arguments, and of the digests of its inputs. The results of a
+task with a key have digests that derive from it: so its dependents have the same keys in every run,
+however large the results are.
 """
 
 from __future__ import annotations

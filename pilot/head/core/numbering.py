@@ -3,9 +3,9 @@
 Invariants
 ----------
 - A number of a session is given once, whatever dies: before any of a block is given, the database
-  has it that all of the block are; what is left of a block is lost with the head, and leaves a gap.
-- Who asks again (a client that had no answer, a pilot that reports an end twice) may get other
-  numbers, and only those of one time become tasks.
+  records the whole block as given; the rest of a block is lost with the head, and leaves a gap.
+- A peer that asks again (a client that had no answer, a pilot that reports an end twice) may get
+  other numbers, and only one set of them becomes tasks.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pilot.model.ids import NUMBERS, Ref, session_of, task_id
 from pilot.model.states import DELEGATED
 from pilot.model.tasks import Children, Completion, TaskSpec
 
-#: So many numbers a client gets with its session, before it asks for more.
+#: The count of numbers that a client gets with its session, before it asks for more.
 FIRST_BLOCK = 256
-#: The head reserves so many for children at first, then twice as many each time, up to the most.
+#: The first block that the head reserves for children, doubled each time, and the largest one.
 CHILDREN_BLOCK, CHILDREN_MOST = 64, 65_536
 
-#: Makes it durable that so many more numbers of a session are given; returns the first.
+#: Reserves durably so many more numbers of a session; returns the first.
 Reserve: TypeAlias = Callable[[int, int], int]
 
 
@@ -35,11 +35,11 @@ class Numbers:
     Parameters
     ----------
     reserve
-        Makes it durable that so many more numbers of a session are given; returns the first.
+        Reserves durably so many more numbers of a session; returns the first.
     release
-        Undoes that for so many from one on, if they are the last that were given.
+        Undoes that for a block of numbers, if it is the last one.
     children_block
-        So many are reserved for children at first.
+        The size of the first block reserved for children.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Numbers:
         self._reserve = reserve
         self._release = release
         self._children_block = children_block
-        #: Of each session: the next, the end, and how many were reserved last.
+        #: For each session: the next number, the end, and the size of the last reservation.
         self._blocks: dict[int, tuple[int, int, int]] = {}
 
     def block(self, session: int, count: int) -> tuple[int, int]:
@@ -78,7 +78,7 @@ class Numbers:
     def take_back(self, rows: Iterable[tuple[int, int]]) -> None:
         """Release blocks that a client, which has said good-bye, has not used.
 
-        Only what nothing was given behind is taken back.
+        Only the last numbers of the session can be released.
         """
         for first, count in sorted(rows, reverse=True):
             self._release(session_of(first), first & NUMBERS, count)
@@ -92,7 +92,7 @@ class Numbers:
     ) -> list[Completion]:
         """Assign ids to the children that these ended attempts have submitted.
 
-        `tasks` are those that are unfinished: of others the end is known already.
+        `tasks` are the unfinished ones: the ends of others are known already.
         """
         if all(done.children is None for done in completions):
             return completions

@@ -5,9 +5,10 @@ Invariants
 - The first good end of a task counts; whatever is reported later of it changes nothing.
 - An attempt that ended otherwise counts once, and only while it is the task's last and with the
   pilot that reports it.
-- What a pilot gave back when it was asked to is not given to it again, nor what is like it, until
-  one of its like has run there, or a while has gone by (`handout.AVOID_S`).
-- What its tasks have of the site a pilot says itself; of one that may live it stays in use.
+- A task that a pilot returned when asked to is not given to it again, nor are tasks of its class,
+  until one of the class has run there, or a while has gone by (`dispatch.AVOID_S`).
+- A pilot reports itself which amounts of the site its tasks hold; those of a lost pilot whose job
+  may go on stay in use.
 - A pilot is asked to end what it holds and should not; all that it held is tried again, or has its
   end, when it is lost.
 """

@@ -20,9 +20,9 @@ def verdict(
     template
         The policy of the task.
     completion
-        How the attempt ended.
+        The pilot's report of how the attempt ended.
     errors, crashes
-        How many attempts have ended so, this one included.
+        The numbers of attempts that have ended so, this one included.
     """
     outcome = completion.outcome
     if outcome == "ok":

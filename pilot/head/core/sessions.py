@@ -6,7 +6,7 @@ Invariants
   templates and classes go with it.
 - Templates that the scheduler cannot tell apart have one class.
 - A group has its unfinished tasks in order of submission, and is gone with the last.
-- That a session was closed or stopped is not taken back.
+- A session that was closed or stopped stays so.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Sessions:
         self.known: dict[int, Session] = {}
         self.templates: dict[int, Template] = {}
         self.classes: dict[tuple[object, ...], TaskClass] = {}
-        #: By the id of a template.
+        #: The classes, by the id of a template.
         self.class_of: dict[int, TaskClass] = {}
-        #: Templates that cannot be kept, with the reason.
+        #: Templates that cannot be stored, with the reason.
         self.unfit: dict[int, str] = {}
-        #: Unfinished tasks by session and group, of those that are in one.
+        #: The unfinished tasks in groups, by session and group.
         self.groups: dict[tuple[int, str], dict[int, Task]] = {}
         self._log = log
         self._pools = pools

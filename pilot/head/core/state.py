@@ -35,20 +35,20 @@ class TaskClass:
 
     def __init__(self, template: Template, session: Session, longest_s: float = math.inf) -> None:
         self.session = session
-        #: The longest walltime of the pools that can hold it; inf: no end, or no pool is known.
+        #: The longest walltime of the pools that can hold a task; inf: no end, or no pool is known.
         self.longest_s = longest_s
         self.need = template.resources
-        #: Of each task, with all its ranks.
+        #: The cores of each task, with all its ranks.
         self.cores = template.resources.total_cores
         self.priority = template.priority
         self.pool = template.pool
         self.time_limit_s = template.time_limit_s
-        #: Mean duration of those that ended, weighted towards the last ones.
+        #: The mean duration of ended tasks in seconds, weighted towards the last ones.
         self.mean_s: float | None = None
-        #: May hold tasks that have left the READY state meanwhile; `ready` counts the others.
+        #: The queue; it may hold tasks that are no longer READY, and `ready` counts the others.
         self.queue: deque[Task] = deque()
         self.ready = 0
-        #: Tasks that pilots hold.
+        #: The number of tasks that pilots hold.
         self.assigned = 0
 
     @property
@@ -93,26 +93,26 @@ class Session:
 
     def __init__(self, session: int) -> None:
         self.id = session
-        #: Ends when its tasks have.
+        #: True if the session ends when its tasks have.
         self.closed = False
-        #: Takes no more tasks from clients (running tasks may still submit).
+        #: True if clients may submit no more tasks (running tasks still may).
         self.stopped = False
-        #: Starts nothing.
+        #: True if the session starts nothing.
         self.paused = False
-        #: Its share of the cores beside sessions of the same priority.
+        #: The weight of the session's share of cores among sessions of the same priority.
         self.weight = 1.0
         self.priority = 0
-        #: Since when it could run and has had no core; 0: that is not so.
+        #: The time since which the session could run but has had no core; 0: it has one.
         self.waits_since = 0.0
         self.starving = False
-        #: Cores of its tasks that pilots hold.
+        #: The cores of the session's tasks that pilots hold.
         self.load = 0
-        #: Core-seconds of its tasks that ended, the older the less.
+        #: The core-seconds of the session's ended tasks; older ones count less.
         self.used = 0.0
         self.unfinished = 0
-        #: Final states of the tasks that ended since this head started.
+        #: The number of tasks by final state that ended since this head started.
         self.counts: dict[str, int] = {}
-        #: Ids of its templates, and keys of its classes.
+        #: The ids of the session's templates, and the keys of its classes.
         self.templates: list[int] = []
         self.classes: list[tuple[object, ...]] = []
 
@@ -159,33 +159,33 @@ class Task:
         self.template = template
         self.task_class = task_class
         self.state: TaskState = PENDING
-        #: The tasks whose results it needs.
+        #: The tasks whose results this one needs.
         self.inputs: tuple[tuple[int, int], ...] = ()
-        #: How many of them are still to come.
+        #: The number of them that have not ended.
         self.missing = 0
-        #: How many of these one pilot holds, and which pilot.
+        #: The number of missing inputs that one pilot holds, and that pilot.
         self.near = 0
         self.near_pilot: Pilot | None = None
         self.dependents: list[Task] | None = None
         #: Tasks that have delegated results to this one: (task, index there, index here).
         self.result_receivers: list[tuple[Task, int, int]] | None = None
-        #: Of a DELEGATED task: its children that have its results, how many of these are still to
-        #: come, and those that are there.
+        #: For a DELEGATED task: the children that make its results, the number of results still
+        #: owed, and those that are there.
         self.delegates: tuple[Task, ...] = ()
         self.owed = 0
         self.values: list[Value] = []
-        #: Number of the last attempt; the first is 1.
+        #: The number of the last attempt; the first is 1.
         self.attempt = 0
         #: The last attempt whose end was reported, and counted.
         self.ended_attempt = 0
         self.errors = 0
         self.crashes = 0
         self.pilot: Pilot | None = None
-        #: By which its results are found again, where they may be; None: not looked up yet.
+        #: The key under which the task's results are found again; None: not looked up yet.
         self.memo: bytes | None = None
-        #: Files that it has made, which belong to its results.
+        #: The files that the task has made, which belong to its results.
         self.files: tuple[FileStamp, ...] = ()
-        #: Where the last attempt was, and how long it ran.
+        #: The pool of the last attempt, and its duration in seconds.
         self.pool = ""
         self.ran_s: float | None = None
         self.created_at = now
@@ -224,26 +224,26 @@ class Pilot:
         site: SiteAmounts | None = None,
     ) -> None:
         self.name = name
-        #: Where it is counted what its tasks have of the site.
+        #: The account of the amounts of the site that tasks hold.
         self.site = site if site is not None else SiteAmounts()
         self.pool = pool
         self.shape = shape
         self.nodes = nodes
         self.ends_at = ends_at
         self.draining = False
-        #: What it was given and has not reported: task id → its cores.
+        #: The tasks that the pilot holds, and has not reported as ended: task id → cores.
         self.held: dict[int, int] = {}
-        #: Cores of all that.
+        #: The cores of all these tasks.
         self.load = 0
-        #: Cores of those that may last: their like take long, or nobody knows, or they do already.
+        #: The cores of tasks that may run long: by their class, or because they already do.
         self.lasting = 0
         self._lasts: set[int] = set()
-        #: What has not begun, as far as is known: class → task → when it was given, or asked back
-        #: last; the longest ago first.
+        #: The tasks not known to have begun: class → task → the time when it was given, or last
+        #: asked back; the oldest first.
         self.waiting: dict[TaskClass, dict[Task, float]] = {}
-        #: Classes of which tasks came back when they were asked back, and when.
+        #: The classes of tasks that came back when asked for, with the time.
         self.avoided: dict[TaskClass, float] = {}
-        #: Tasks that need nothing but what this pilot holds, as they were when they were put here.
+        #: Tasks whose missing inputs this pilot held, all of them, when they were put here.
         self.early: deque[Task] = deque()
 
     def note_lasting(self, task: int) -> None:

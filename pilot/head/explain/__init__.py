@@ -1,7 +1,7 @@
 """The answers to "why is this task, result or session not done?", from memory and the database.
 
-`explain` is the door. `task` and `session` answer for one of these; `walk` follows inputs back to
-the tasks that wait for no other, `diagnose` says what is the matter with such a task, and `ready`
-why no pilot takes one that is ready. `lookup` finds tasks, `report` holds what an answer is made
-of.
+`explain` is the entry point. `task` and `session` answer for one of these; `walk` follows inputs
+back to the tasks that wait for no other, `diagnose` finds the reason for the state of such a task,
+and `ready` why no pilot takes a ready one. `lookup` finds tasks, `report` has the parts of an
+answer.
 """

@@ -32,7 +32,7 @@ from pilot.model.states import (
 )
 from pilot.scheduler.assignment import cores_of
 
-#: A task that a pilot has had for so long has not just been given to it, in seconds.
+#: The time after which an assigned task no longer counts as just assigned, in seconds.
 SETTLED_S = 2.0
 
 

@@ -9,13 +9,13 @@ that what is told here is what is done there. Where no head runs, the records ar
 This module reads the question and puts the answer together. Its parts:
 
 ==============  ======================================================
-`why_session`   what the tasks of a session wait for
-`why_task`      why a task or a result is not done
-`ways`          which tasks a task waits for, back to the causes
-`findings`      what is the matter with a task that waits for no other
-`readiness`     why no pilot takes a ready task
-`known`         tasks as the core or the database has them
-`causes`        what an answer is made of
+`session`       what the tasks of a session wait for
+`task`          why a task or a result is not done
+`walk`          which tasks a task waits for, back to the causes
+`diagnose`      the reason why a task that waits for no other is not done
+`ready`         why no pilot takes a ready task
+`lookup`        tasks as the core or the database has them
+`report`        the parts of an answer
 ==============  ======================================================
 
 Invariants
@@ -45,7 +45,7 @@ from pilot.head.explain.walk import Walk
 from pilot.model.ids import parse_task_label
 from pilot.model.states import FINAL
 
-#: More than the number of any session has.
+#: More digits than any session number has.
 _DIGITS = 15
 _SUBJECT = re.compile(r"""(\d+\.\d+)(?:\[\s*["']?(.+?)["']?\s*\]|/(.+))?""")
 
@@ -65,7 +65,7 @@ def explain(facts: Snapshot, subject: str | None = None) -> Answer:
     Raises
     ------
     PilotError
-        There is no such thing.
+        There is no such task, result or session.
     """
     known, ready = Lookup(facts), Readiness(facts)
     ways, findings = Walk(facts, known), Diagnosis(facts, known, ready)

@@ -35,7 +35,7 @@ class Recorded(NamedTuple):
     attempts: int
     ended: float | None
     inputs: tuple[Ref, ...]
-    #: Which results are those of which children.
+    #: The children's results that stand for the task's own, by index.
     delegated: Mapping[int, Ref]
     deleted: bool
     failure: TaskFailure | None

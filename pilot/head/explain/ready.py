@@ -34,9 +34,9 @@ from pilot.scheduler.elasticity import (
 )
 from pilot.scheduler.resources import NodeShape, amount_of
 
-#: A place in a queue is counted up to so many tasks.
+#: The largest place in a queue that is counted.
 LOOK_QUEUE = 100_000
-#: A pilot that has been silent for so long is told to be, in seconds; it speaks every second.
+#: The silence after which a pilot is called silent, in seconds; pilots report every second.
 SILENT_S = 5.0
 
 

@@ -14,7 +14,7 @@ from pilot.wire.messages import RunningTask
 if TYPE_CHECKING:
     from pilot.head.core.core import Core
 
-#: Of things that are alike, so many are told one by one.
+#: The number of like things that are named one by one.
 SHOWN = 3
 #: Characters of a message that are shown among others.
 LINE = 400
@@ -28,7 +28,7 @@ class Cause(msgspec.Struct, frozen=True):
     text: str
     #: The task that this is about.
     task: str | None = None
-    #: What there is in numbers: times in seconds since the epoch, jobs, counts.
+    #: The facts in numbers: times in seconds since the epoch, jobs, counts.
     facts: Mapping[str, Any] = {}
     because: tuple[Cause, ...] = ()
 
@@ -36,17 +36,17 @@ class Cause(msgspec.Struct, frozen=True):
 class Answer(msgspec.Struct, frozen=True):
     """The answer to why something is as it is."""
 
-    #: As it was asked for.
+    #: The subject, as it was asked for.
     subject: str
     state: str
-    #: Of the first cause.
+    #: The kind of the first cause.
     kind: str
-    #: All in one sentence.
+    #: The whole answer in one sentence.
     answer: str
-    #: Of the first cause.
+    #: The facts of the first cause.
     facts: Mapping[str, Any] = {}
     because: tuple[Cause, ...] = ()
-    #: What can be done.
+    #: Advice: what can be done.
     advice: tuple[str, ...] = ()
 
 
@@ -55,11 +55,11 @@ class Snapshot(NamedTuple):
 
     now: float
     core: Core
-    #: What pilots have told of attempts that run for a while.
+    #: The last reports of pilots on attempts that have run for a while.
     running: Mapping[int, RunningTask]
     outlook: ProvisioningView
     store: Store
-    #: What the head says of itself, as the query ``head``.
+    #: The head's own status, as the query ``head`` gives it.
     head: Mapping[str, Any]
 
 
@@ -67,7 +67,7 @@ class Finding(NamedTuple):
     """The reason for the state of one task, or of tasks that are alike."""
 
     kind: str
-    #: Follows "which", or the task.
+    #: The clause that follows "which", or the task's name.
     clause: str
     because: tuple[Cause, ...] = ()
     advice: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ class Finding(NamedTuple):
 class Explanation(NamedTuple):
     """The findings on a task, a result or a session; an `Answer` is made of it."""
 
-    #: As it is asked for.
+    #: The subject, as one asks for it.
     subject: str
     state: str
     sentence: str

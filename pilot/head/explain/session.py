@@ -25,11 +25,11 @@ from pilot.head.store import search
 from pilot.model.ids import task_label
 from pilot.model.states import DELEGATED, FAILED, PENDING, READY, RUNNING, TIMED_OUT
 
-#: Of a session, so many tasks that wait for others; they are looked for among so many tasks.
+#: The most waiting tasks of a session to walk from, and the most tasks to search for them.
 LOOK_WAITING, LOOK_AMONG = 1000, 100_000
-#: Of a session, the classes that have most ready tasks.
+#: The number of classes to explain: those with the most ready tasks.
 LOOK_CLASSES = 100
-#: So many groups of each kind are told.
+#: The number of groups of each kind that are shown.
 SHOWN_OF_SESSION = 5
 
 

@@ -23,7 +23,7 @@ from pilot.head.explain.walk import LOOK_ROWS, Walk, way_to
 from pilot.model.ids import task_label
 from pilot.model.states import ABORTED, COMPLETED, DELEGATED, FINAL, PENDING, READY, RUNNING
 
-#: Of a long chain, so many tasks at each end are told.
+#: The number of tasks that are shown at each end of a long chain.
 SHOWN_OF_CHAIN = 3
 
 

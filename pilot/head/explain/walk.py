@@ -29,7 +29,7 @@ from pilot.model.states import (
     TIMED_OUT,
 )
 
-#: Of the tasks that one waits for, so many are looked at; so many rows where only those know.
+#: The most tasks that one walk visits; the most rows, if only the database knows them.
 LOOK_TASKS, LOOK_ROWS = 10_000, 1000
 
 

@@ -23,12 +23,12 @@ from pilot.site import Site
 from pilot.texts import printable
 from pilot.wire.discovery import read_address
 
-#: What belongs to the database: SQLite's files beside it.
+#: The suffixes of the database's files: SQLite keeps some beside it.
 SUFFIXES = ("", "-wal", "-journal")
-#: A copy that was written to meanwhile is made again so often.
+#: The number of times that a copy is repeated if its source was written to meanwhile.
 _TRIES = 5
 _COPIED_AT_ONCE = 1 << 28
-#: Where the kernel cannot copy by itself.
+#: Errors that mean that the kernel cannot copy by itself.
 _NOT_SO = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 
 
@@ -40,7 +40,7 @@ def refuse_if_missing(site: Site, known: str) -> None:
     site
         The site.
     known
-        The identity of its database, as the lease has it; empty: it knows of none.
+        The identity of its database, as the lease has it; empty: the lease has none.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def lock_holders(path: Path) -> list[str]:
 def fence(path: Path) -> None:
     """Replace the database by a copy, so that an earlier head that has it open writes elsewhere.
 
-    It costs the time and the space of a copy; where the file system shares blocks, neither.
+    The copy costs time and space, unless the file system shares blocks.
 
     Raises
     ------

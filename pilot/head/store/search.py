@@ -37,7 +37,7 @@ from pilot.model.states import (
 LIVE = (PENDING, READY, ASSIGNED, RUNNING, DELEGATED)
 STATES = TASK_STATES
 
-#: What tasks can be sorted by, and how the index has it.
+#: The keys that tasks can be sorted by, and the expressions for them in the index.
 _VALUES = {
     "id": "t.id",
     "created": "t.created",
@@ -47,16 +47,16 @@ _VALUES = {
     "ran": "t.ran",
 }
 SORTS = tuple(_VALUES)
-#: By creation, the newest first: found without a look at all tasks.
+#: The sort key for creation, the newest first: found without a look at all tasks.
 NEWEST = "newest"
-#: So many sessions are looked at one by one for that.
+#: The number of sessions that are searched one by one for that.
 _SESSIONS_MOST = 64
 
 _TASKS = "tasks t INDEXED BY tasks_listed"
 
-#: One word, or several of which any will do; None: all.
+#: A filter: one word, or several of which any will do; None: all.
 Words: TypeAlias = str | Iterable[str] | None
-#: What a task is sorted by, and its id.
+#: The sort key of a task, and its id.
 _Found: TypeAlias = tuple[Any, int]
 
 
@@ -93,7 +93,7 @@ def wanted(
     Parameters
     ----------
     current
-        Whether tasks are left out whose places others have taken, by a retry.
+        True: leave out tasks that a retry has replaced.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def wanted(
     )
 
 
-#: What `wanted` can be told.
+#: The filters that `wanted` takes.
 FILTERS = frozenset(wanted.__kwdefaults__ or ())
 
 
@@ -140,12 +140,12 @@ def find(
 ) -> list[int]:
     """Return the ids of the tasks, one page of them.
 
-    Those without a value to sort by (an unfinished task has not ended) come last.
+    Tasks without a value to sort by (an unfinished task has no time of its end) come last.
 
     Raises
     ------
     PilotError
-        Tasks are not sorted by that.
+        There is no such sort key.
     """
     if sort == NEWEST:
         return _find_newest(store, core, what, limit, offset)

@@ -1,10 +1,10 @@
 """The database: every session, task, attempt and pilot in one SQLite file, and one writer.
 
 What the head's loop collects in a turn is written as one `Batch` in one transaction (group commit).
-The rows are put in by the loop's own thread, since SQLite gives Python's lock away at every row and
-two busy threads would wait for each other there; only COMMIT, which waits for the disk, runs in
-a thread of its own. So the loop goes on while the disk works. A disk that has been quicker lately
-than the way to another thread and back is waited for.
+The loop's own thread inserts the rows, because SQLite releases the GIL at every row and two busy
+threads would wait for each other there; only COMMIT, which waits for the disk, runs in a thread
+of its own. So the loop goes on while the disk works. If commits have recently been
+faster than a switch to another thread and back, the loop waits for them.
 
 Invariants
 ----------
@@ -66,7 +66,7 @@ SCHEMA_VERSION = 5
 #: Tells tools such as `file` that this is a database of Pilot ("Pilt").
 APPLICATION_ID = 0x50696C74
 
-#: What reading a damaged row raises.
+#: The errors that reading a damaged row raises.
 DAMAGED: tuple[type[Exception], ...] = (
     *UNREADABLE,
     sqlite3.OperationalError,
@@ -74,16 +74,16 @@ DAMAGED: tuple[type[Exception], ...] = (
     TypeError,
 )
 
-#: Why a copy of a database has no pilots.
+#: The reason recorded for pilots that a copy of a database gives up.
 COPIED = "the database is a copy, to which the pilots of the original do not belong"
 
-#: A commit that is expected to take no longer is waited for, in seconds.
+#: The longest expected duration of a commit that the loop waits for, in seconds.
 QUICK_S = 0.0005
-#: How long until a statement is tried again that has failed for a moment, in seconds.
+#: The time until a statement that failed for a moment is tried again, in seconds.
 PAUSES_S = (0.01, 0.1)
-#: What a row takes in memory besides its texts, about.
+#: The approximate size of a row in memory besides its texts, in bytes.
 ROW_BYTES = 500
-#: So many pages of 4 KiB are given back at a time: less than 0.1 s of work.
+#: The number of pages of 4 KiB that are freed at a time: less than 0.1 s of work.
 SHRINK_PAGES = 1000
 
 _HERE = Path(__file__).parent
@@ -160,7 +160,7 @@ _decode_files = msgspec.msgpack.Decoder(tuple[FileStamp, ...]).decode
 _decode_changes = msgspec.msgpack.Decoder(list[Change]).decode
 _decode_logs = msgspec.msgpack.Decoder(tuple[LogSpan, ...]).decode
 
-#: What the columns of an unfinished task are.
+#: The types of the columns of an unfinished task.
 _MAYBE = (bytes, type(None))
 _UNFINISHED: tuple[tuple[type, ...], ...] = (
     *((int,), (int,), (int,), (bytes,), _MAYBE, (int,), (int,), (int,)),
@@ -231,7 +231,7 @@ class Batch:
         self.late: list[tuple[int, int]] = []
         self.sessions: list[dict[str, object]] = []
         self.paused: list[dict[str, object]] = []
-        #: What to do once this is committed.
+        #: Functions to call once the batch is committed.
         self.after: list[Callable[[], None]] = []
 
     def __bool__(self) -> bool:
@@ -412,11 +412,11 @@ class Store:
         self._clock, self._sleep = machine.now, machine.sleep
         self._committer = machine.start_thread("commit")
         self._committing: Future[None] | None = None
-        #: What commits have taken lately.
+        #: The recent duration of a commit, in seconds.
         self._commit_s = 1.0
-        #: Sessions of which something cannot be read, and what; the others go on without them.
+        #: Damaged sessions, with what cannot be read; the others go on without them.
         self.damaged: dict[int, str] = {}
-        #: Whether there is space to be given back.
+        #: True if there may be free pages to give back.
         self._shrinks = False
         try:
             self._db = connect(path)
@@ -494,8 +494,8 @@ class Store:
     def back_up(self, target: Path, now: float) -> None:
         """Write a consistent copy of the committed database into a new file.
 
-        The copy has an identity of its own. Where it is put in the place of the database, pilots
-        end that have later tasks.
+        The copy has an identity of its own. If it replaces the database, pilots with later tasks
+        end.
 
         Raises
         ------
@@ -685,12 +685,12 @@ class Store:
         Parameters
         ----------
         directories
-            What is in these is garbage then, but for what tasks of other sessions have borrowed.
+            The contents become garbage, but for values borrowed by tasks of other sessions.
 
         Returns
         -------
         list of Garbage
-            What may be removed from the disk, now or by a later head.
+            The files and directories to remove from the disk, now or by a later head.
         """
         return self._remove(session, directories, "purge_tasks", "purge_functions", "purge_session")
 
@@ -727,7 +727,7 @@ class Store:
         Returns
         -------
         list of Garbage
-            What may be removed from the disk, now or by a later head.
+            The files and directories to remove from the disk, now or by a later head.
         """
         these = {"tasks": json.dumps(list(tasks))}
 
@@ -1008,7 +1008,7 @@ def naming(task: int) -> Iterator[None]:
     Raises
     ------
     StorageError
-        It is; the message says what to do.
+        The row is damaged; the message says what to do.
     """
     try:
         yield
@@ -1023,7 +1023,7 @@ def naming_session(session: int, what: str) -> Iterator[None]:
     Raises
     ------
     StorageError
-        It is; the message says what to do.
+        The row is damaged; the message says what to do.
     """
     try:
         yield

@@ -1,7 +1,7 @@
 """Row-by-row writing of a batch that the database does not take as a whole.
 
-A row may be larger than SQLite takes, or hold what it cannot store. Whose row that is, is to be
-told so; everybody else's is to be durable.
+A row may be larger than SQLite takes, or hold a value that it cannot store. The owner of that row
+is told so; all other rows become durable.
 
 Invariants
 ----------
@@ -22,7 +22,7 @@ from pilot.model.states import COMPLETED, FAILED
 from pilot.model.tasks import TaskFailure, TaskOutcome, Template
 from pilot.texts import shortened
 
-#: What refuses one row, and not because of the disk or of locks.
+#: Errors that refuse one row, and not because of the disk or of locks.
 UNFIT: tuple[type[Exception], ...] = (
     sqlite3.DataError,
     sqlite3.IntegrityError,
@@ -33,14 +33,14 @@ UNFIT: tuple[type[Exception], ...] = (
     TypeError,
 )
 
-#: Whatever writing may raise.
+#: The errors that writing may raise.
 NOT_WRITTEN: tuple[type[Exception], ...] = (sqlite3.Error, MemoryError, *UNFIT)
 
 #: Puts one row into the database, by the name of a statement.
 Put = Callable[[str, Any], None]
 
 _encode = msgspec.msgpack.Encoder().encode
-#: What is kept of texts that did not fit.
+#: The length to which texts that do not fit are cut.
 _TEXT_BYTES, _DETAIL_BYTES = 1 << 12, 1 << 9
 
 
@@ -48,12 +48,12 @@ class LeftOut:
     """The rows that were not written, and the reasons."""
 
     def __init__(self) -> None:
-        #: By id; tasks of these are left out, too.
+        #: Templates left out, by id; their tasks are left out, too.
         self.templates: dict[int, str] = {}
         self.tasks: dict[int, str] = {}
-        #: Digests, by session.
+        #: Functions left out: (session, digest).
         self.functions: dict[tuple[int, bytes], str] = {}
-        #: Ends that are in the database otherwise than they were told.
+        #: Ends that the database records differently from what was reported.
         self.ends: dict[int, TaskOutcome] = {}
         #: Everything else, in words.
         self.others: list[str] = []

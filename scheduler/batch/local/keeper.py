@@ -1,13 +1,14 @@
 """The keeper of one local job: starts its script, holds its limits, writes how it ended.
 
 Run as a program, with nothing but the standard library, by `pilot.scheduler.batch.local.processes`:
-it leaves the process that started it, so that a job goes on when the head dies, and is for its job
-what a node of Slurm is: warns it before its walltime ends, ends it then or when told to (SIGTERM),
-and leaves none of its processes behind, whatever session they moved to.
+it leaves the process that started it, so that a job goes on when the head dies, and does for its
+job what Slurm does on a node: warns it before its walltime ends, ends it then or on SIGTERM, and
+leaves none of its processes behind, whatever session they moved to.
 
 Invariants:
 
-- Who starts the keeper sees it exit with status 0 only after the job's state is written.
+- The process that starts the keeper sees it exit with status 0 only after the job's state is
+  written.
 - ``status.json`` is replaced as a whole, never seen half written.
 - A keeper that is killed takes the job's script with it.
 """
@@ -42,11 +43,11 @@ class ProcessState(NamedTuple):
 
     #: One letter: ``R`` runs, ``S`` sleeps, ``T`` is stopped, ``Z`` has ended…
     letter: str
-    #: The process that started it.
+    #: The process's parent.
     parent: int
-    #: The session that it is in.
+    #: The process's session.
     session: int
-    #: When it started, in ticks since the machine did.
+    #: The start of the process, in clock ticks since the machine's boot.
     start_ticks: int
 
 

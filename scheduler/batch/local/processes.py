@@ -5,7 +5,7 @@ Each job has a directory in the adapter's directory, named by its id::
     <directory>/<job id>/job.json       what was asked (written here, before the job starts)
                          status.json    where it is    (written by its keeper)
 
-All that is known is in these files and in ``/proc``, so any process that opens the same directory
+The whole state is in these files and in ``/proc``, so any process that opens the same directory
 sees the same jobs. There is no queue: a job starts at once.
 
 Invariants:
@@ -41,7 +41,7 @@ from pilot.scheduler.batch.base import (
 )
 from pilot.scheduler.batch.local import keeper
 
-#: How long `LocalBatch.jobs` lists a job that has ended, in seconds; Slurm's MinJobAge by default.
+#: The time that `LocalBatch.jobs` lists an ended job, in seconds; Slurm's default MinJobAge.
 LISTED_S = 300.0
 #: Records of jobs that ended longer ago than this are removed, in seconds.
 KEPT_S = 7 * 86400.0
@@ -54,7 +54,7 @@ class LocalBatch:
     Parameters
     ----------
     directory
-        Where the records of jobs are; made if it is not there, but not what is above it.
+        The directory of the records of jobs; made if it is missing, but not its parents.
     kill_grace_s
         Time between SIGTERM and SIGKILL when a job is cancelled or its walltime ends, in seconds.
     """

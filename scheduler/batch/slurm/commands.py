@@ -1,13 +1,13 @@
 """Slurm by its command line: ``sbatch``, ``squeue``, ``scontrol``, ``scancel``, ``sacct``.
 
-What is said to Slurm and what is read from its answers are pure functions; `SlurmBatch` runs the
-commands and decides nothing.
+Pure functions make the commands and read their answers; `SlurmBatch` runs the commands and decides
+nothing.
 
 Invariants:
 
 - A command that fails, or takes too long, gives no answer: nothing of its output is used.
-- A line that cannot be read is nobody's: names of other jobs may hold line breaks, wrappers may add
-  words. It takes nothing from the other lines.
+- A line that cannot be read is ignored, and the other lines count: names of other jobs may hold
+  line breaks, and wrappers may add words.
 - The user's own defaults (``SQUEUE_PARTITION``, ``SBATCH_ACCOUNT``…) change nothing: the site file
   and the job script say all. Of a job that the adapter itself runs in, nothing passes to new jobs.
 """
@@ -83,10 +83,10 @@ STATES: Mapping[str, _Meaning] = {
     "OUT_OF_MEMORY": _Meaning(Phase.ENDED, WhyEnded.OUT_OF_MEMORY),
 }
 
-#: A word of a later Slurm: nothing is sent to such a job, and nothing concluded.
+#: The meaning of an unknown state of a later Slurm: nothing is sent to such a job, or concluded.
 _UNHEARD_OF = _Meaning(Phase.ENDING)
 
-#: Of an array job, a part: ``17_4``, ``17_[1-4%2]``.
+#: The id of a part of an array job: ``17_4``, ``17_[1-4%2]``.
 _JOB_ID = re.compile(r"\d+([_+]\S*)?")
 
 # The separator ends each field, so that a field may be empty, and cannot be typed into a name.
@@ -109,7 +109,7 @@ _ACCOUNTING_FIELDS = "JobIDRaw,State,ExitCode,Submit,Start,End,NodeList,JobName"
 # The name that sacct shows while a job's end is in accounting, but its start still on the way.
 _NO_NAME_YET = "allocation"
 
-#: What a command said is told up to so many characters.
+#: The characters of a command's output that a message shows.
 _TOLD = 1000
 
 # With these, Slurm's own failures to answer are told from its answers "no".
@@ -135,9 +135,9 @@ class SlurmBatch:
     Parameters
     ----------
     command_limit_s
-        A command that takes longer, in seconds, is given up.
+        The time after which a command is given up, in seconds.
     cluster
-        The cluster that is spoken to; empty: the one that the commands take by themselves.
+        The cluster that commands are sent to; empty: their default.
     """
 
     def __init__(self, command_limit_s: float = 30.0, cluster: str = "") -> None:
@@ -285,7 +285,7 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
     Raises
     ------
     BatchUnavailable
-        There is none that can be written.
+        No directory is writable.
     """
     try:
         if not Path(tempfile.gettempdir()).is_dir():
@@ -358,7 +358,7 @@ def parse_submitted(output: str) -> str:
     Raises
     ------
     BatchUnavailable
-        There is none, so the job may exist or not.
+        The output has no id, so the job may exist or not.
     """
     for line in reversed(output.splitlines()):
         if match := re.fullmatch(r"(\d+)(;\S*)?", line.strip()):

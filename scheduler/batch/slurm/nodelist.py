@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-#: No list has more hosts: one that does is damaged.
+#: The largest number of hosts in a list: a longer one is damaged.
 _MOST = 100_000
-#: How Slurm writes that there are none.
+#: The texts by which Slurm says that there are no nodes.
 NO_NODES = {"", "(null)", "None", "None assigned", "N/A"}
 
 
@@ -16,7 +16,7 @@ def expand_nodelist(text: str) -> list[str]:
     Raises
     ------
     ValueError
-        The text is no host list.
+        The text is not a host list.
     """
     text = text.strip()
     if text in NO_NODES:
