@@ -56,7 +56,7 @@ SOME_FAULTS = Faults(error=0.05, exit=0.003, kill=0.003, hang=0.0005)
 class Mock(NamedTuple):
     """The parameters of a run. The same values make the same tree, results and faults."""
 
-    #: All tasks, those that combine included.
+    #: The number of all tasks, those that combine included.
     tasks: int = 10_000
     #: Levels of tasks below the root.
     levels: int = 100
@@ -213,9 +213,9 @@ class Outcome(NamedTuple):
     """The outcome of a run."""
 
     value: bytes
-    #: How many attempts had which outcome.
+    #: The number of attempts by outcome.
     attempts: Counter[str]
-    #: How many tasks came into which state.
+    #: The number of tasks by final state.
     states: Counter[str]
 
 

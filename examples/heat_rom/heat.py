@@ -2,7 +2,7 @@
 
 A burner heats the left edge with a flux of a given height and a fixed profile, a coolant takes heat
 at the right edge, the other two are insulated. The conductivity grows with temperature, so the
-solution is no multiple of the flux::
+solution is not a multiple of the flux::
 
     rho c dT/dt = div(k(T) grad T),     k(T) = k0 (1 + beta T)
 
@@ -37,7 +37,7 @@ SNAPSHOTS = 20
 SNAPSHOT_INTERVAL_S = 6.0
 #: Time steps between two snapshots.
 STEPS_PER_SNAPSHOT = 100
-#: One time step, in seconds; stable up to about 1600 K.
+#: The time step, in seconds; stable up to about 1600 K.
 STEP_S = SNAPSHOT_INTERVAL_S / STEPS_PER_SNAPSHOT
 #: Rows kept of each neighbour.
 HALO = 20

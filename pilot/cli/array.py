@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pilot.client.command import ShellCommand
 
-#: What tells each task which one it is.
+#: The variables that tell each task its index and line.
 INDEX_VARIABLE, LINE_VARIABLE = "PILOT_ARRAY_TASK_ID", "PILOT_LINE"
 #: An array has no more tasks than this.
 TASKS_MOST = 1_000_000

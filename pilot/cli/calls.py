@@ -36,14 +36,14 @@ class Call(NamedTuple):
 
     #: The line of a command, as a shell has it.
     command: str = ""
-    #: Whether the task has its name from the command alone.
+    #: True if the task has its name from the command alone.
     is_named_so: bool = False
     #: Working directory, and files for ``stdin``, ``stdout`` and ``stderr``, if set.
     places: Mapping[str, str] = {}
     #: Variables that it gets.
     env: Mapping[str, str] = {}
     arguments: str = ""
-    #: Which task of an array it is.
+    #: The task's number in an array.
     number: str = ""
 
 

@@ -32,7 +32,7 @@ Command = Callable[..., Any]
 
 INTERRUPTED = 130
 
-#: Whether this command has said that there is no head.
+#: The key under which a command notes that it has reported the missing head.
 _SAID = "pilot.said_no_head"
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")

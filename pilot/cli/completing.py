@@ -19,10 +19,10 @@ from pilot.texts import printable
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-#: So many sessions or tasks are offered, the newest.
+#: The most sessions or tasks that are offered: the newest.
 _MOST = 50
 
-#: What click calls for what may come next.
+#: The type of functions that click calls for completions.
 Completer: TypeAlias = Callable[[click.Context, click.Parameter, str], "list[CompletionItem]"]
 
 

@@ -139,7 +139,7 @@ def stop_head(site: Site, leave_pilots: bool = False) -> HeadAddress | None:
 
 
 def _stop_silent(site: Site, address: HeadAddress) -> HeadAddress | None:
-    """Kill a head whose lease has run out, or raise where it is on another node."""
+    """Kill a head whose lease has run out; where it is on another node, only report it."""
     from pilot.client.starter import end_silent
 
     why = (

@@ -96,8 +96,8 @@ def print_table(
     headings, rows
         The headings of the columns, and the rows of cells.
     cut
-        Columns that may be cut where the terminal is too narrow, down to this many characters;
-        in pipes at `CELL_MOST`.
+        Columns that may be cut: always at `CELL_MOST`, and down to this many characters where
+        the terminal is too narrow.
     drop
         Columns that are left out, in this order, where that is not enough.
     """

@@ -23,7 +23,7 @@ else:
 
 #: More than there is of anything that is counted, and within what messages can carry.
 MOST = 1_000_000_000
-#: So much of a word that is wrong is shown, in characters.
+#: The most characters of a wrong word that are shown.
 _SHOWN = 40
 
 

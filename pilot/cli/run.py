@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pilot.workflow import SubmittedWorkflow, Workflow
     from pilot.workflow.record import Record
 
-#: So many failed tasks are named in the summary.
+#: The most failed tasks that the summary names.
 _NAMED = 10
 
 

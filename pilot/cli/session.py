@@ -33,7 +33,7 @@ from pilot.cli.watch import wait, watch
 from pilot.model.states import CLOSED_STATES, SESSION_STATES
 from pilot.texts import printable
 
-#: What sessions are listed by.
+#: The states by which sessions are listed.
 STATES = (*SESSION_STATES, "PAUSED")
 
 

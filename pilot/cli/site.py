@@ -11,7 +11,7 @@ import click
 from pilot.cli.common import commanding, current_site, site_option
 from pilot.cli.parameters import SESSION
 
-#: What a person has to look at in a site file is marked with this word.
+#: The mark of settings that a person has to check in a site file.
 _MARK = "CHANGE"
 #: A setting, which may be commented out.
 _SETTING = re.compile(rf"\s*(# ?)?(?!{_MARK})\w+:")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pilot.client.session import Session
     from pilot.client.task import Task
 
-#: What lists call sessions that this command makes.
+#: The name of sessions that this command makes.
 _SESSION_NAME = "cli"
 
 

@@ -46,11 +46,11 @@ if TYPE_CHECKING:
 
 SORTS = ("id", "created", "ended", "name", "state", "ran")
 _COLUMNS = ("task", "name", "state", "try", "pool", "node", "created", "time", "error")
-#: So many inputs are named.
+#: The most inputs that are named.
 _INPUTS = 20
-#: What narrow terminals do without, in this order.
+#: The columns that narrow terminals leave out, in this order.
 _DISPENSABLE = ("pool", "node", "try", "created")
-#: What an attempt goes through, in order.
+#: The stages of an attempt, in order.
 STAGES = (
     "created",
     "ready",

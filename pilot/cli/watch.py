@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: The time between two looks, in seconds; where looking takes long, it is twenty times as long.
 _LOOK_S = 0.5
 #: The states of tasks that have ended and are no success.
-#: What `timeout` ends with, after the program of that name.
+#: The exit code after a timeout, as of the program `timeout`.
 TIMED_OUT = 124
 
 

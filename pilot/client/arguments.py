@@ -35,7 +35,7 @@ class Origin(NamedTuple):
     #: The name of the site.
     site: str
     directory: str
-    #: What tells its database from others, also from an earlier one in its place; empty: unknown.
+    #: The identity of its database, distinct also from an earlier one in its place; empty: unknown.
     database: str = ""
 
     def is_that_of(self, other: Origin) -> bool:
@@ -56,12 +56,12 @@ class Origin(NamedTuple):
 class _Local(threading.local):
     #: Inputs found so far, with their numbers, while arguments are encoded in this thread.
     found: dict[Ref, int] | None = None
-    #: Where they are to be sent.
+    #: The site to which they are to be sent.
     origin: Origin | None = None
     #: The values of the inputs, and the site directory, while arguments are decoded in this thread.
     values: Sequence[Any] | None = None
     directory: Path | None = None
-    #: What the function has, that was read from a segment.
+    #: The bytes of the function that were read from a segment.
     read_bytes = 0
 
 

@@ -150,7 +150,7 @@ class TaskSession:
         self._submission: Submission | None = None
         self._numbers = itertools.count(1)
         self._ordinal = 0
-        #: Whether the task has: nothing refers to its children any more.
+        #: True if the task has ended: nothing refers to its children any more.
         self.has_ended = False
         self.id = session
         self.task_id = task_id

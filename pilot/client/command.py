@@ -1,7 +1,7 @@
 """Commands: what `shell` makes a task of, how its parameters become words, and its results.
 
-Called directly a `ShellCommand` runs here and now; as a task it runs in an executor, or is started
-as the ranks of an MPI program.
+Called directly a `ShellCommand` runs in this process; as a task it runs in an executor, or is
+started as the ranks of an MPI program.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from pilot.pickled import pickled_name, public
 if TYPE_CHECKING:
     from pilot.client.command_text import CommandText
 
-#: So much of a command's output is part of its result, from the end.
+#: The bytes of a command's output, from the end, that are part of its result.
 OUTPUT_BYTES = 64 * 1024
 
-#: What shells end with where a command is not there, or cannot be started.
+#: The exit statuses of shells for a command that is not found, or cannot be started.
 _NOT_FOUND, _NOT_STARTED = 127, 126
 
 
@@ -39,11 +39,11 @@ class CommandResult:
 
     command: str
     returncode: int
-    #: What it wrote to stdout and stderr, up to 64 KiB from the end.
+    #: The output to stdout and stderr, up to 64 KiB from the end.
     stdout: str = ""
-    #: The files that it was to make, by the name of their parameter.
+    #: The output files, by the name of their parameter.
     outputs: dict[str, Path] = field(default_factory=dict)
-    #: What was in them: with ``cache=True`` hexadecimal digests, otherwise their sizes and times.
+    #: The digests of the files: hexadecimal with ``cache=True``, otherwise sizes and times.
     digests: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:

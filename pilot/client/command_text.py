@@ -65,7 +65,7 @@ BRACES = "a brace of the command itself is written {{ or }}"
 class Field:
     """A place for a value."""
 
-    #: What to fill in: ``x``, ``x.name`` or ``x[0]``.
+    #: The value to fill in: ``x``, ``x.name`` or ``x[0]``.
     name: str
     spec: str = ""
     conversion: str | None = None
@@ -91,7 +91,7 @@ class _Filled:
 
     field: Field
     place: Place
-    #: One value, or those of a list.
+    #: The value, or those of a list.
     words: tuple[str, ...]
 
 
@@ -108,7 +108,7 @@ class CommandText:
         self.text = text
         if VALUE in text:
             raise self._error("it has a NUL character")
-        #: What is between, before and behind the fields.
+        #: The texts between, before and after the fields.
         self._literals: list[str] = []
         self.fields: list[Field] = []
         try:

@@ -58,15 +58,15 @@ from pilot.wire.discovery import HeadAddress, read_address
 from pilot.wire.keys import load_keys
 from pilot.wire.polling import poller_of
 
-#: How long a greeting may stay without an answer.
+#: The time in seconds that the answer to a greeting may take.
 GREETING_S = 20.0
-#: How often a silent head is looked after.
+#: The interval in seconds at which the address of a silent head is read.
 WATCH_S = 0.25
 #: A client starts at most so many heads within so many seconds.
 RESTARTS, RESTART_S = 8, 60.0
 #: Tasks in one message.
 FRAME = 5000
-#: What tasks, and templates, take in a message besides what they hold, about, in bytes.
+#: The size of a task, and of a template, in a message without its payload, about, in bytes.
 TASK_BYTES, TEMPLATE_BYTES = 64, 512
 #: A client that submits says so often that it lives, and comes back to its sessions when it was
 #: stopped for longer.
@@ -79,7 +79,7 @@ PING_S, SILENT_S = 15.0, 60.0
 
 log = logging.getLogger("pilot")
 
-#: Those of this process.
+#: The connections of this process.
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 #: Something to be sent: a message, or a submission with its session.
@@ -158,14 +158,14 @@ class Connection:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._awake = False
         self._lock = threading.Lock()
-        #: What is to be sent, in this order: messages, and submissions with their sessions.
+        #: The queue to be sent, in order: messages, and submissions with their sessions.
         self._outbox: list[_Item] = []
-        #: What comes before that, in the portions in which it will be sent.
+        #: The items before that queue, in the portions in which they will be sent.
         self._portions: deque[_Item] = deque()
         #: Bytes of what was submitted and is not accepted, by its number and in all.
         self._sizes: dict[int, int] = {}
         self._unaccepted_bytes = 0
-        #: What was sent and is not answered, by its number, in this order.
+        #: The messages that were sent and are not answered, by number, in order.
         self._open: dict[int, msgspec.Struct] = {}
         self._awaited: dict[int, Awaited] = {}
         self._requests: dict[int, CalledBack[Any]] = {}
@@ -189,11 +189,11 @@ class Connection:
         self._flushed = threading.Condition(self._lock)
         #: The sessions that its user has open.
         self.sessions: set[int] = set()
-        #: When it has said last that it lives, by the clock that goes on while it is stopped.
+        #: The time of its last sign of life, by a clock that goes on while the process is stopped.
         self._said = clock.now()
-        #: What tells the site's database from others; empty: the head does not say.
+        #: The identity of the site's database; empty: the head does not say.
         self.database = ""
-        #: Since when the head owes an answer to whether it is there; 0: it does not.
+        #: The time of the ping that the head has not answered; 0: none.
         self._pinged = 0.0
         self._warned = False
         #: The process that this belongs to, in a forked copy of it; 0: this one.

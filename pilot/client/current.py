@@ -42,7 +42,7 @@ class _Stack(threading.local):
     """The sessions of a thread."""
 
     def __init__(self) -> None:
-        #: Those whose ``with`` blocks it is in, the innermost last.
+        #: The sessions whose ``with`` blocks the thread is in, the innermost last.
         self.entered: list[OpenedSession] = []
         #: The last of its openings that it has left, other than by the end of a block.
         self.left = -1

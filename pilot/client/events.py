@@ -17,23 +17,23 @@ from typing import Any, NamedTuple
 from pilot.model.states import EVENT_STATES
 from pilot.pickled import public
 
-#: How often somebody who follows asks for what is new, in seconds.
+#: The interval at which a follower asks for new events, in seconds.
 POLL_S = 0.3
 
 
 @public
 class Event(NamedTuple):
-    """A change of state of a task, a session or a pilot."""
+    """A change of state of a task, a session, a pilot or the head."""
 
     #: Its place in the log.
     number: int
-    #: When, in seconds since the epoch.
+    #: The time, in seconds since the epoch.
     at: float
     #: ``task``, ``session``, ``pilot`` or ``head``.
     kind: str
     #: See `EVENT_STATES`.
     state: str
-    #: Of which session; 0: of none.
+    #: The number of the session; 0: none.
     session: int
     #: Id of the task, such as ``3.17``.
     task: str | None

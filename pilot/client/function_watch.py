@@ -9,7 +9,7 @@ Invariants
 ----------
 - What can change without a name being bound anew (a list, an array, an object) is never noted:
   then there is no `Watch`, and the function is pickled for each submission.
-- In doubt there is none, too.
+- In doubt there is no `Watch` either.
 - A watch keeps constants, modules, functions and classes alive, and no data of a user's.
 """
 
@@ -44,7 +44,7 @@ _CONSTANT = frozenset(
 )
 #: Texts beyond that are data: they would be kept alive.
 _TEXT_BYTES = 4096
-#: What the machinery of classes keeps in a class: it counts which object it is, and no more.
+#: Attributes that Python keeps in a class: only the identity of their values counts.
 _OF_CLASSES = frozenset(
     {"__annotations__", "__annotations_cache__", "__dataclass_fields__", "__dataclass_params__"}
     | {"__doc__", "__weakref__", "__dict__", "__abstractmethods__", "_abc_impl", "__slots__"}

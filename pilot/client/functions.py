@@ -60,11 +60,11 @@ class EncodedFunction(NamedTuple):
     digest: bytes
     #: The pickle, where it is small.
     payload: bytes
-    #: What goes into a segment, where it is large.
+    #: The parts that go into a segment, if they are large.
     parts: Parts | None
     #: Random generators that each executor gets a copy of, in words.
     generators: tuple[str, ...] = ()
-    #: Whether code is in it, which only the same minor version of Python can run.
+    #: True if it has code, which only the same minor version of Python can run.
     has_code: bool = False
 
 

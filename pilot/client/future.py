@@ -6,8 +6,8 @@ is a future of one. Futures may be given to tasks as arguments (see `pilot.clien
 Invariants
 ----------
 - A task's value or exception is unpickled in the thread that asks for it. So no code of a user's
-  runs while results come in: neither imports of his modules nor his
-  callbacks (`pilot.client.callbacks`).
+  runs while results come in: neither imports of his modules nor his callbacks
+  (`pilot.client.callbacks`).
 - A future that is settled stays so, and each of its parts is settled with it.
 - An id means something at one site only, as long as its database is there: `Future.origin`.
 """
@@ -76,7 +76,7 @@ class Unread:
     def __init__(self, values: tuple[Value, ...], directory: Path, whole: bool) -> None:
         self.values = values
         self.directory = directory
-        #: Whether the result is the tuple of all values, or the only one.
+        #: True if the result is the tuple of all values, False if it is the only one.
         self.whole = whole
 
     def part(self, index: int) -> Unread:
@@ -119,7 +119,7 @@ class _UnreadError(Exception):
         self.outcome = outcome
 
 
-#: Those of a million futures are one.
+#: A million futures share one shape.
 _shape_of = functools.lru_cache(maxsize=1000)(Results)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-#: How often a running task's output is looked at, in seconds.
+#: The interval at which a running task's output is read, in seconds.
 POLL_S = 0.5
 _CHUNK = 1 << 20
 

@@ -26,9 +26,9 @@ from pilot.texts import printable
 if TYPE_CHECKING:
     from pilot.client.future import Owner
 
-#: How often the view is renewed, in seconds.
+#: The interval at which the view is renewed, in seconds.
 _REFRESH_S = 0.25
-#: How often the head is asked, in seconds.
+#: The interval at which the head is asked, in seconds.
 _ASK_S = 2.0
 #: The least time between two lines, where there is no terminal.
 _LINE_S = 10.0
@@ -36,11 +36,11 @@ _LINE_S = 10.0
 _GUESS_S = 2.0
 #: The widest that names of groups are shown.
 _NAME = 30
-#: Where asking takes long, it is asked so many times as seldom.
+#: The factor between the time that an answer takes and the interval of asking, at least.
 _SELDOM = 20
 #: States of tasks that have ended otherwise than well, and what they are called.
 _BAD = {"FAILED": "failed", "TIMED_OUT": "failed", "ABORTED": "aborted", "CANCELLED": "cancelled"}
-#: So many groups of tasks are shown at a time.
+#: The number of groups of tasks shown at a time.
 _ROWS = 12
 
 
@@ -59,11 +59,11 @@ class Tally:
         self.done = dict.fromkeys(groups, 0)
         self.total = sum(self.totals.values())
         self.ended = 0
-        #: How many have ended otherwise than well, by what they are called.
+        #: Numbers of tasks that have not ended well, by the word for it.
         self.bad = dict.fromkeys(_BAD.values(), 0)
-        #: How many run, as far as is known.
+        #: The number of running tasks, as far as is known.
         self.running = 0
-        #: How many had ended before anybody looked.
+        #: The number of tasks that had ended at the first look.
         self._before = 0
         for name, futures in groups.items():
             for future in futures:

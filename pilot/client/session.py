@@ -60,7 +60,7 @@ from pilot.wire import messages as m
 
 T = TypeVar("T")
 
-#: How long leaving a session after Ctrl-C waits for the head to confirm.
+#: The time that leaving a session after Ctrl-C waits for the head to confirm, in seconds.
 _INTERRUPT_S = 10.0
 
 #: The group that each thread submits in.

@@ -45,7 +45,7 @@ class Refusal:
 
     #: Goes on a sentence that begins with the value.
     reason: str
-    #: Whether a number can: it is the same in nearly every context.
+    #: True if a number is allowed: it means the same in nearly every context.
     takes_number: bool = True
 
 
@@ -123,7 +123,7 @@ _SHELLS = frozenset(
         "rbash",
     ]
 )
-#: What takes names of variables; with ``NAME=`` in front, a value.
+#: Commands that take names of variables; with ``NAME=`` in front, a value.
 _DECLARES = frozenset(["declare", "typeset", "local", "readonly", "export"])
 _NAMES = frozenset(["unset", "read", "mapfile", "readarray", "getopts"])
 #: Programs that run what stands behind ``-c`` as shell text.
@@ -140,7 +140,7 @@ _COMPUTED = re.compile(
 )
 _STDIN = "/dev/stdin"
 _CLOSING = frozenset(["}", "done", "fi", "esac"])
-#: What a word begins with that is no quote, no blank, and nothing that is expanded.
+#: The beginning of a word without quotes, blanks and expansions.
 _BEGINNING = re.compile(r"[^\0 \t\n;&|()<>$`]*")
 
 
@@ -163,7 +163,7 @@ class _TooDeepError(Exception):
 class _Word:
     """A word of a command."""
 
-    #: Where it begins in the text.
+    #: The place in the text where it begins.
     start: int
     #: Without its quotes, and without what is expanded, which may be nothing.
     literal: str = ""
@@ -191,13 +191,13 @@ class _Scanner:
         self.at = 0
         #: For each value so far; None while its word goes on.
         self.found: list[Place | Refusal | None] = []
-        #: Why no value can stand where the scanner is.
+        #: The reason for which no value is allowed at the scanner's place.
         self.refusal: Refusal | None = None
         #: Set for good by what shells read in different ways.
         self.unclear: Refusal | None = None
-        #: Those whose lines begin behind this one.
+        #: The here-documents whose lines begin after this line.
         self.pending: list[_HereDocument] = []
-        #: Whether this line has a program that runs its input.
+        #: True if this line has a program that runs its input.
         self.line_runs_input = False
         #: The values in the here-strings of this line.
         self.here_strings: list[int] = []
@@ -623,7 +623,7 @@ class _Pipeline:
     begin_at: int
     #: The number of the first that stands behind the last pipe.
     fed: int = 0
-    #: Whether the last command ended with a pipe.
+    #: True if the last command ended with a pipe.
     goes_on: bool = False
 
     def begin(self, number: int) -> None:
@@ -643,10 +643,10 @@ class _Command:
         """Begin with the next command, after an operator or the end of a line."""
         #: The words without quotes, and without what is expanded.
         self.words: list[str] = []
-        #: What is run, as far as the shell itself looks at it, and where its arguments begin.
+        #: The command that is run, as the shell itself sees it, and the place of its arguments.
         self.name: str | None = None
         self.arguments_at = 0
-        #: Where words stand that may run others as shell text.
+        #: The places of words that may run others as shell text.
         self.runners: list[int] = []
         self._has_prefix = False
 

@@ -30,10 +30,10 @@ from pilot.interpreter import pilot_command
 from pilot.site import Site
 from pilot.wire.discovery import HeadAddress, read_address
 
-#: How long a head that starts may show no life, beyond the time that an old lease needs to expire.
+#: The seconds that a starting head may be silent, beyond those that an old lease needs to expire.
 START_S = 30.0
 
-#: How long until another head is started where the file system has failed one, in seconds.
+#: The pauses before another head is started after a failure of the file system, in seconds.
 _PAUSES_S = (0.1, 0.5)
 
 #: Heads that this process has started. They outlive it; those that ended are reaped here.
@@ -52,7 +52,7 @@ def ensure_head(site: Site, adopt_job: str = "", dead: int = 0) -> HeadAddress:
         The batch job that this process runs in, if a head that is started here is to use its
         nodes as the first pilot.
     dead
-        The epoch of a head that is known to be dead, as in `find_head`.
+        The latest epoch whose head is known to be dead; see `find_head`.
 
     Raises
     ------

@@ -42,7 +42,7 @@ from pilot.texts import as_name, size_text
 K = TypeVar("K")
 V = TypeVar("V")
 
-#: So many functions are known by their identity, so that a lambda in a loop fills no memory.
+#: The number of functions known by identity: limited, so that a lambda in a loop fills no memory.
 _KNOWN = 1000
 #: To look through so much data costs a tenth of a second or so.
 _SLOW_BYTES = 16 << 20
@@ -66,7 +66,7 @@ class GroupKey(NamedTuple):
 
     #: Empty: none.
     name: str
-    #: Whether the failure of one ends the others.
+    #: True if the failure of one task ends the others.
     fails_together: bool
 
 
@@ -117,7 +117,7 @@ class Submitter:
         database: str = "",
         python: Callable[[], str] = str,
     ) -> None:
-        #: Where the ids of its tasks mean something.
+        #: The site and database to which the ids of its tasks belong.
         self.origin = Origin(site.name, str(site.directory), database)
         self._python = python
         self._defaults = dict(defaults or {})
@@ -127,9 +127,9 @@ class Submitter:
         self._tasks: dict[int, tuple[Any, Task[..., Any]]] = {}
         self._known: dict[int, _Known] = {}
         self._sent: set[bytes] = set()
-        #: What was said of functions that reach a random generator.
+        #: The warnings given about functions that reach a random generator.
         self._warned: set[tuple[str, ...]] = set()
-        #: How often functions with large data were submitted, by name.
+        #: The number of submissions of functions with large data, by name.
         self._large: dict[str, int] = {}
         #: Templates that were sent, with no id → their ids.
         self._templates: dict[Template, int] = {}

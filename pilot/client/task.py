@@ -48,7 +48,7 @@ class OptionError(PilotError, ValueError):
 class Options:
     """The options of a task. Resource values may be functions of the task's arguments."""
 
-    #: What the task is called in lists; default: the function's name.
+    #: The task's name in lists; default: the function's name.
     name: str | None = None
     #: Cores (of each rank).
     cores: int | Callable[..., int] = 1
@@ -56,7 +56,7 @@ class Options:
     memory: int | float | str | Callable[..., Any] = 0
     #: GPUs (of each rank).
     gpus: int | Callable[..., int] = 0
-    #: What else it needs, by names that the site declares: ``{"matlab": 1, "scratch_gib": 20}``. Of
+    #: Other resources, by names that the site declares: ``{"matlab": 1, "scratch_gib": 20}``. Of
     #: a node's resources each rank gets so much, of the site's the task as a whole.
     resources: Mapping[str, Any] | Callable[..., Mapping[str, Any]] | None = None
     #: MPI ranks.
@@ -65,17 +65,17 @@ class Options:
     ranks_per_node: int | Callable[..., int] | None = None
     #: Longest run: ``"10m"``, or seconds; None: no limit.
     time_limit: float | str | Callable[..., Any] | None = None
-    #: How often to try again after the task's own error.
+    #: Number of retries after the task's own error.
     retries: int = 0
     #: Exception classes (or their names) that are retried; None: all.
     retry_on: type[BaseException] | str | Sequence[type[BaseException] | str] | None = None
-    #: How often to try again after the task's process died.
+    #: Number of retries after the task's process died.
     max_crashes: int = 3
     #: Higher goes first.
     priority: int = 0
     #: The pool to run in; None: any that fits.
     pool: str | None = None
-    #: How many results, or their names.
+    #: Number of results, or their names.
     returns: int | Sequence[str] = 1
     #: ``fail``, ``ignore``, ``cancel_successors`` or ``stop_session``.
     on_failure: OnFailure = "fail"
@@ -291,7 +291,7 @@ class Task(Generic[P, R]):
         #: The options that were given, and all of them.
         self.given = dict(given or {})
         self.task_options = options = make_options(Options(), self.given)
-        #: Where no resource depends on the arguments: what every call needs.
+        #: The resources of every call, if none depends on the arguments.
         self.resolved = None if options.is_dynamic() else options.resolve((), {})
         self.kind = command_kind(options) if kind in (COMMAND, MPI_COMMAND) else kind
         name = as_name(options.name or getattr(function, "__name__", type(function).__name__))
@@ -429,7 +429,7 @@ class _MpiDecorator:
         )
 
 
-#: What users ask of tasks.
+#: Methods of tasks that users call.
 _OF_TASKS = frozenset({"submit", "map", "options"})
 
 

@@ -19,7 +19,7 @@ from pilot.workflow.references import Compiled, Text, compiled
 from pilot.workflow.schema import TaskEntry
 
 STREAMS = ("stdin", "stdout", "stderr")
-#: Those with ``_`` in front are for what stood as ``${…}`` in a text.
+#: Names that begin with ``_`` are for ``${…}`` in a text.
 _PARAMETER = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
@@ -32,7 +32,7 @@ class CommandPlan:
     streams: Mapping[str, str]
     inputs: Compiled
     outputs: Compiled
-    #: What stood as ``${…}`` in the texts above, by the parameter that took its place.
+    #: The ``${…}`` of the texts above, by the parameter that took its place.
     hidden: Mapping[str, Text]
     cwd: Compiled
     env: Compiled

@@ -17,7 +17,7 @@ class Result:
     task: str
     #: Number of the item; None where the task has no foreach.
     index: int | None = None
-    #: One of several results by number, or what is taken of a command's result by name.
+    #: The number of one of several results, or the name of a part of a command's result.
     part: int | str | None = None
 
     def __str__(self) -> str:
@@ -36,7 +36,7 @@ class Node:
     index: int | None
     #: The values of the foreach variables; results may be among them.
     values: Mapping[str, Any]
-    #: What runs: a function, or a `pilot.client.command.ShellCommand`. Nodes share it.
+    #: The function or `pilot.client.command.ShellCommand` that runs. Nodes share it.
     function: Callable[..., Any]
     kind: TaskKind
     #: Nodes share it.
@@ -68,7 +68,7 @@ class TaskGroup:
     name: str
     #: Its line in the file.
     line: int
-    #: What the file says that runs: ``module:function``, or the command.
+    #: The target in the file: ``module:function``, or the command.
     text: str
     #: Names of the foreach variables; None where the task has no foreach.
     variables: tuple[str, ...] | None

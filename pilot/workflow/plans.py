@@ -47,7 +47,7 @@ from pilot.workflow.schema import CommonOptions, Range, TaskEntry, WorkflowFile
 _KINDS = ("python", "mpi", "run")
 #: Keys that mean something for commands only.
 _COMMAND_KEYS = ("inputs", "outputs", "cwd", *STREAMS, "env", "success")
-#: Where one of these is left out, much else would be told that follows from it.
+#: Keys without which there would be many more findings that only follow from that.
 _FOLLOWED = (*_KINDS, "foreach", "with", "args", "inputs", "outputs")
 #: Options of one task that are no common ones.
 _OWN_OPTIONS = ("name", "ranks", "ranks_per_node", "returns", "default")
@@ -101,7 +101,7 @@ class Plans:
 
     tasks: Mapping[str, Plan]
     results: Compiled
-    #: What can be referred to everywhere.
+    #: The variables that every entry may refer to.
     variables: Mapping[str, Any]
 
     def without(self, names: Iterable[str]) -> Plans:

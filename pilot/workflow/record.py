@@ -28,7 +28,7 @@ class Stored(msgspec.Struct, array_like=True, frozen=True):
     """The place of a task's result in the section ``results``."""
 
     task: int
-    #: How people call it: ``tasks.scan[3]``.
+    #: The name for people: ``tasks.scan[3]``.
     label: str
     part: int | str | None
 
@@ -37,7 +37,7 @@ class Group(msgspec.Struct, array_like=True, frozen=True):
     """The tasks of one entry of the file, in their order."""
 
     name: str
-    #: Whether the entry has a ``foreach``.
+    #: True if the entry has a ``foreach``.
     is_indexed: bool
     #: The ids, as runs of first and last.
     runs: list[tuple[int, int]]
@@ -50,7 +50,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
     groups: list[Group]
     #: The section ``results``, written by `_written`.
     results: dict[str, Any]
-    #: Whether any of its tasks may be found again.
+    #: True if any of its tasks may be found again.
     is_cached: bool
     #: Tasks that had failed, and those that have taken their places.
     retried: dict[int, int] = {}

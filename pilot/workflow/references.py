@@ -31,7 +31,7 @@ from pilot.workflow.ranges import Allowance
 TASKS, WORKFLOW, INDEX = "tasks", "workflow", "index"
 #: Names that no parameter and no variable may have.
 RESERVED = (TASKS, WORKFLOW, INDEX)
-#: What is known of every command's result, beside its files.
+#: The fields of every command's result, beside its files.
 COMMAND_ATTRIBUTES = ("stdout", "returncode")
 
 
@@ -65,17 +65,17 @@ class Outline:
     name: str
     #: The values of the foreach variables of each item; None where there is no foreach.
     rows: Sequence[Mapping[str, Any]] | None
-    #: How many results the function returns, and their names, where they have any.
+    #: The number of the function's results, and their names, if they have any.
     result_count: int = 1
     result_names: tuple[str, ...] = ()
-    #: What can be taken of a command's result by name; None for a function.
+    #: The parts of a command's result that have names; None for a function.
     attributes: tuple[str, ...] | None = None
     #: Items by the values of some variables, once they were asked for.
     _selections: dict[tuple[str, ...], dict[tuple[Any, ...], list[int]]] = field(
         default_factory=dict, compare=False, repr=False
     )
 
-    #: All items' results, by their part, once they were asked for.
+    #: The results of all items, by their part, once they were asked for.
     _all: dict[int | str | None, list[Result]] = field(
         default_factory=dict, compare=False, repr=False
     )
@@ -107,9 +107,9 @@ class Scope:
     variables: Mapping[str, Any]
     #: None where results cannot stand, as a value is needed before anything runs.
     outlines: Mapping[str, Outline] | None = None
-    #: Why not, for messages.
+    #: The reason why results are not allowed, for messages.
     outlines_missing: str = field(default="a value that is known before anything runs")
-    #: What the workflow may still unfold to.
+    #: The size to which the workflow may still unfold.
     allowance: Allowance | None = None
 
     def without_results(self, what: str) -> Scope:

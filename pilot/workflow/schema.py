@@ -34,7 +34,7 @@ class Range(_Mapping):
     to: int | float | str | None = None
     #: From one number to the next; 1 if it is not given and cannot be derived.
     step: int | float | str | None = None
-    #: How many numbers.
+    #: Number of values.
     count: int | str | None = None
 
 
@@ -47,15 +47,15 @@ class CommonOptions(_Mapping):
     memory: int | float | str | UnsetType = UNSET
     #: GPUs of each rank.
     gpus: int | str | UnsetType = UNSET
-    #: What else it needs, by names that the site declares, as in {matlab: 1}.
+    #: Other resources, by names that the site declares, as in {matlab: 1}.
     resources: dict[str, int | float | str] | UnsetType = UNSET
     #: Longest run: 10m, 1:30:00, or seconds; null: no limit.
     time_limit: int | float | str | UnsetType | None = UNSET
-    #: How often to try again after the task's own error; 0 by default.
+    #: Number of retries after the task's own error; 0 by default.
     retries: int | str | UnsetType = UNSET
     #: Names of the exception classes that are retried; all by default.
     retry_on: str | list[str] | UnsetType | None = UNSET
-    #: How often to try again after the task's process died; 3 by default.
+    #: Number of retries after the task's process died; 3 by default.
     max_crashes: int | str | UnsetType = UNSET
     #: Higher goes first.
     priority: int | str | UnsetType = UNSET
@@ -80,7 +80,7 @@ class TaskEntry(CommonOptions):
     run: str | None = None
     #: Variables and their values: one task for each combination.
     foreach: dict[str, list[Any] | Range | str] | None = None
-    #: How several variables go together: every combination, or side by side.
+    #: Combination of several variables: every combination, or side by side.
     combine: Literal["product", "zip"] | None = None
     #: Arguments by position.
     args: list[Any] = []
@@ -104,13 +104,13 @@ class TaskEntry(CommonOptions):
     env: dict[str, str | int | float] = {}
     #: Exit statuses of the command that mean success; 0 by default.
     success: list[int] | None = None
-    #: What the task is called in lists; its key by default.
+    #: Name of the task in lists; its key by default.
     name: str | UnsetType = UNSET
     #: MPI ranks.
     ranks: int | str | UnsetType = UNSET
     #: Ranks on each node; as it fits by default.
     ranks_per_node: int | str | UnsetType | None = UNSET
-    #: How many results the function returns, or their names.
+    #: Number of results that the function returns, or their names.
     returns: int | list[str] | UnsetType = UNSET
     #: With on_failure ignore: what dependents get in place of the result.
     default: Any = UNSET
@@ -119,7 +119,7 @@ class TaskEntry(CommonOptions):
 class WorkflowFile(_Mapping, kw_only=True):
     """A workflow: tasks, what they depend on, and what comes out."""
 
-    #: What lists call the session; the file's name by default.
+    #: Name of the session in lists; the file's name by default.
     name: str | None = None
     #: Values that the command line may change (pilot run FILE -p NAME=VALUE), with their defaults.
     parameters: dict[str, Any] = {}
@@ -131,7 +131,7 @@ class WorkflowFile(_Mapping, kw_only=True):
     path: list[str] = []
     #: The tasks, by name.
     tasks: dict[str, TaskEntry]
-    #: What is printed in the end, by name.
+    #: Results to print at the end, by name.
     results: dict[str, Any] = {}
 
 

@@ -14,7 +14,7 @@ from pilot.model.values import Value
 from pilot.workflow.record import FILE_NAME, Record, Stored
 from pilot.workflow.run import command_part
 
-#: So many failed tasks are told of.
+#: The most failed tasks in a summary.
 FAILED_MOST = 1000
 
 #: Asks a query of `pilot.head.queries` by name.

@@ -76,11 +76,11 @@ class ByName:
 class Target:
     """The function or command that a task runs."""
 
-    #: As the file has it.
+    #: The text in the file.
     text: str
     function: Callable[..., Any]
     kind: TaskKind
-    #: Those of its decorator.
+    #: The options of its decorator.
     options: Options
     #: None where Python does not know it.
     signature: inspect.Signature | None = None

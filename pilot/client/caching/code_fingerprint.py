@@ -40,7 +40,7 @@ from pilot.errors import SubmissionError
 
 _SIZE = 16
 _PROTOCOL = 5
-#: Where what is installed lies; Pilot itself may also be a checkout.
+#: The directories of installed code; Pilot itself may also be a checkout.
 _INSTALLED = (
     *(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib", "purelib", "platlib")),
     f"{Path(__file__).parent}/",
@@ -60,7 +60,7 @@ class Digest:
     def __init__(self, task: str) -> None:
         self._task = task
         self._hash = hashlib.blake2b(digest_size=_SIZE)
-        #: What was met already, in order: it may name itself. Kept, so that no id is used again.
+        #: The objects met so far, in order (cycles occur); kept, so that no id is used again.
         self._met: dict[int, tuple[int, object]] = {}
         self._modules: set[str] = set()
         #: In arguments: futures, and their numbers.
