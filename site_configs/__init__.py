@@ -1,7 +1,8 @@
 """Site files: a YAML file per site, or kind of site, and the schema that checks them.
 
 `yamlfile` reads YAML into typed structs and names file and line of what is wrong; `schema` says
-what a site file may hold; `templates` are the files shipped here, which ``pilot init`` copies.
+what a site file may hold; `parsed_cache` keeps what was read, so that most starts of processes
+need no `yamlfile`; `templates` are the files shipped here, which ``pilot init`` copies.
 """
 
 from __future__ import annotations

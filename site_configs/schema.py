@@ -20,14 +20,22 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from msgspec import Meta, Struct, defstruct, field
+from msgspec import Meta, MsgspecError, Struct, convert, defstruct, field
 from msgspec.structs import fields, replace
 
 from pilot.scheduler.amounts import Amounts, check_name, parse_amount
 from pilot.scheduler.batch import BatchKind, find_kind
 from pilot.scheduler.resources import NodeShape, Supply, indexed, node_shape
-from pilot.site_configs.units import Bytes, Count, EnvironmentText, Mebibytes, Seconds
-from pilot.site_configs.yaml_text import SiteFileError
+from pilot.site_configs.parsed_cache import keep_parsed, read_parsed
+from pilot.site_configs.units import (
+    Bytes,
+    Count,
+    EnvironmentText,
+    Mebibytes,
+    Seconds,
+    converted,
+)
+from pilot.site_configs.yaml_text import SiteFileError, read_yaml_text
 
 if TYPE_CHECKING:
     from pilot.site_configs.yamlfile import YamlPath
@@ -287,10 +295,14 @@ def load_site_file(path: Path) -> SiteConfig:
     SiteFileError
         The file is wrong; the message says where (``file:line:``), what, and what to do.
     """
-    # Late, for the time that each start of a process takes: PyYAML is a third of it.
+    text = read_yaml_text(path, str(path), error_type=SiteFileError)
+    data = read_parsed(path, text)
+    if data is not None and (config := _of_plain_data(data, path)):
+        return config
+    # Late, for the time that each start of a process takes: PyYAML alone is a third of it.
     from pilot.site_configs import yamlfile
 
-    parsed = yamlfile.parse(path, error_type=SiteFileError)
+    parsed = yamlfile.parse(text, str(path), error_type=SiteFileError)
     named = yamlfile.load(parsed, _Named)
     try:
         its_type = site_type(named.value.batch)
@@ -300,7 +312,18 @@ def load_site_file(path: Path) -> SiteConfig:
     config = _completed(file.value, path)
     for place, message in _faults(config):
         raise file.error(*place, message=message)
+    keep_parsed(path, text, parsed.data)
     return config
+
+
+def _of_plain_data(data: Any, path: Path) -> SiteConfig | None:
+    """The config of a file's plain data; None: something is wrong, and YAML's lines tell where."""
+    try:
+        its_type = site_type(convert(data, _Named).batch)
+        config = _completed(converted(data, its_type), path)
+    except (ValueError, MsgspecError):
+        return None
+    return None if any(_faults(config)) else config
 
 
 def site_file_schema(batch: str) -> dict[str, Any]:

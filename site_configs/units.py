@@ -8,11 +8,13 @@ from __future__ import annotations
 import abc
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from pilot.scheduler.resources import parse_duration_s, parse_memory_mib
+
+T = TypeVar("T")
 
 _BYTES = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", re.IGNORECASE)
 _BYTE_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
@@ -42,6 +44,18 @@ else:
     Count = _written_as_text("Count", int)
     #: A text; a whole number is taken as its digits.
     EnvironmentText = _written_as_text("EnvironmentText", str)
+
+
+def converted(data: Any, value_type: type[T]) -> T:
+    """The value of plain data, of a type that may have attributes with units.
+
+    Raises
+    ------
+    msgspec.ValidationError
+        They do not fit the type.
+    """
+    whole = empty_as_mapping(data, msgspec.inspect.type_info(value_type))
+    return msgspec.convert(whole, value_type, dec_hook=convert_custom)
 
 
 def empty_as_mapping(data: Any, one: msgspec.inspect.Type) -> Any:

@@ -7,6 +7,7 @@ import ast
 import functools
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,7 @@ HEAVY = {
     "rich",
     "ssl",
     "xxhash",
+    "yaml",
 }
 #: What the process must have, so that the test sees the whole of it; and what more it has not.
 BUDGET = {
@@ -64,6 +66,18 @@ def test_no_process_loads_what_it_does_not_need(module: str) -> None:
     loaded = loaded_by(f"import {module}") - loaded_by("pass")
     assert needed in loaded
     assert not loaded & (HEAVY | foreign)
+
+
+def test_a_site_whose_data_are_kept_is_opened_without_yaml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PILOT_HOME", str(tmp_path))
+    opened = "from pilot import Session; import pilot.site; pilot.site.find_site('local')"
+    assert "yaml" in loaded_by(opened)
+    loaded_by.cache_clear()
+    loaded = loaded_by(opened)
+    assert "pilot.site_configs.schema" in loaded
+    assert not loaded & {"yaml", "pilot.site_configs.yamlfile"}
 
 
 def test_help_and_completion_load_click_and_nothing_larger() -> None:
