@@ -175,7 +175,7 @@ def test_mistakes_in_one_call_harm_nothing_else(session: Session) -> None:
         assert session.submit(named, 3).result(DEADLINE_S) == 9
         assert session.group(name).submit(abs, -2).result(DEADLINE_S) == 2  # type: ignore[arg-type]
         assert len(session.tasks(name=name)) >= 2
-    assert len(session.tasks(limit=np.int64(1))) == 1  # type: ignore[arg-type]
+    assert len(session.tasks(limit=np.int64(1))) == 1
     assert session.tasks(ended_since=np.float64(4e9)) == []
     for wrong in (
         lambda: session.tasks(limit=10**30),

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from click.testing import CliRunner
@@ -87,12 +88,12 @@ def test_killed_heads_neither_lose_nor_repeat_an_event(
         )
         failing = session.submit(tasks.fail)
         after = session.submit(tasks.square, failing)
+
+        def have_run(number: float) -> bool:
+            return len(list(directory.iterdir())) > number
+
         for share in (0.2, 0.6):
-            wait_until(
-                lambda share=share: len(list(directory.iterdir())) > share * count,
-                DEADLINE_S,
-                "tasks to run",
-            )
+            wait_until(partial(have_run, share * count), DEADLINE_S, "tasks to run")
             kill_head(local_site)
         assert pilot.gather(futures, timeout=DEADLINE_S) == list(range(count))
         assert after.exception(DEADLINE_S)

@@ -333,7 +333,8 @@ def test_failures_among_short_tasks(session: Session) -> None:
     futures = session.submit_many(work, [(n,) for n in range(200)])
     for number, future in enumerate(futures):
         if number % 10 in (3, 7):
-            assert future.exception(DEADLINE_S).args == (number,)
+            error = future.exception(DEADLINE_S)
+            assert error is not None and error.args == (number,)
         else:
             assert future.result(DEADLINE_S) == number
 
@@ -482,7 +483,7 @@ with pilot.Session({site!r}, sys_path=[{tests!r}]) as session:
 
 
 def test_a_head_that_a_rank_has_started_is_no_rank() -> None:
-    from pilot.launchers import find_mpi
+    from pilot.launchers.mpirun import find_mpi
 
     with site_under_test(local_template(cores=2)) as site:
         _, mpirun = find_mpi("")

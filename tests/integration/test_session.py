@@ -249,7 +249,11 @@ def test_large_arrays_go_through_files(session: Session, shared_site: SiteUnderT
 
 
 def test_mixed_values_come_back_as_they_were(session: Session) -> None:
-    value = {"array": np.arange(20000.0), "text": "x" * 100_000, "list": [1, {2, 3}, None]}
+    value: dict[str, Any] = {
+        "array": np.arange(20000.0),
+        "text": "x" * 100_000,
+        "list": [1, {2, 3}, None],
+    }
     ((back,), _) = session.submit(tasks.echo, value).result(DEADLINE_S)
     assert np.array_equal(back["array"], value["array"])
     assert (back["text"], back["list"]) == (value["text"], value["list"])

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 from support import graphs
@@ -111,7 +112,7 @@ def test_heads_that_are_killed_give_no_number_twice(
     local_site: SiteUnderTest, tmp_path: Path
 ) -> None:
     with local_site.session() as session:
-        futures: list[Future[int]] = []
+        futures: list[pilot.Future[int]] = []
         ended = threading.Event()
 
         def submit() -> None:
@@ -122,16 +123,20 @@ def test_heads_that_are_killed_give_no_number_twice(
                 if n % 25 == 0:
                     futures[-1].result(DEADLINE_S)
 
+        def is_beyond(count: int) -> bool:
+            return len(futures) > count
+
+        def is_replaced(head: int) -> bool:
+            return local_site.head_pid not in (0, head)
+
         thread = threading.Thread(target=submit)
         thread.start()
         try:
             for step in range(1, 4):
-                wait_until(lambda so_far=150 * step: len(futures) > so_far, DEADLINE_S, "tasks")
+                wait_until(partial(is_beyond, 150 * step), DEADLINE_S, "tasks")
                 killed = local_site.head_pid
                 os.kill(killed, signal.SIGKILL)
-                wait_until(
-                    lambda old=killed: local_site.head_pid not in (0, old), DEADLINE_S, "a head"
-                )
+                wait_until(partial(is_replaced, killed), DEADLINE_S, "a head")
         finally:
             ended.set()
             thread.join(DEADLINE_S)

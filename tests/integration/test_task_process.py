@@ -47,7 +47,7 @@ def session(one_core: SiteUnderTest) -> Iterator[Session]:
         yield session
 
 
-def attempts_of(site: SiteUnderTest, future: Any) -> list[tuple[str, str]]:
+def attempts_of(site: SiteUnderTest, future: Any) -> list[tuple[str, str | None]]:
     """The outcome and the class of error of each attempt of a task."""
     made = site.query("task", task=future.task_id)["attempts_made"]
     return [(each["outcome"], each["error"]) for each in made]
@@ -169,8 +169,9 @@ def close_streams() -> None:
 
 
 def detach_stream() -> None:
-    sys.stdout.detach()
-    sys.stdin.detach()
+    stream: Any
+    for stream in (sys.stdout, sys.stdin):
+        stream.detach()
 
 
 def open_stream() -> None:
@@ -183,7 +184,7 @@ def replace_streams() -> None:
 
 
 def remove_streams() -> None:
-    sys.stdin = sys.stdout = sys.stderr = None  # type: ignore[assignment]
+    sys.stdin = sys.stdout = sys.stderr = None
 
 
 def leave_redirected() -> None:
@@ -432,8 +433,8 @@ def test_what_a_module_sets_while_it_is_imported_stays(one_core: SiteUnderTest) 
 
 
 def wrapped_by_name() -> bool:
-    functions = (os.umask, os.nice, resource.setrlimit, signal.setitimer, gc.disable)
-    functions += (sys.setrecursionlimit, socket.setdefaulttimeout, signal.pthread_sigmask)
+    functions: list[Any] = [os.umask, os.nice, resource.setrlimit, signal.setitimer, gc.disable]
+    functions += [sys.setrecursionlimit, socket.setdefaulttimeout, signal.pthread_sigmask]
     pilot.context().session.submit(os.umask, 0o022)
     return all(pickle.loads(pickle.dumps(function)) is function for function in functions)
 
@@ -558,6 +559,7 @@ def test_nothing_that_a_task_started_outlives_it(
     # Time enough to import this module on a busy machine.
     options: dict[str, Any] = {"time_limit": 5.0} if end == "limit" else {}
     with one_core.session() as session:
+        future: pilot.Future[Any]
         if kind == "command":
             future = session.submit(pilot.shell(text, **options))
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import importlib
 import os
 import sys
 import types
@@ -83,7 +84,7 @@ def odd(one_core: SiteUnderTest) -> Iterator[Any]:
         patch.setenv("PROGRAM", str(os.getpid()))
         patch.syspath_prepend(str(one_core.scratch))
         (one_core.scratch / "odd.py").write_text(MODULE)
-        import odd
+        odd = importlib.import_module("odd")
 
         yield odd
         del sys.modules["odd"]
@@ -184,6 +185,7 @@ def test_an_exception_that_exits_where_it_is_told_keeps_its_class(
 ) -> None:
     future = session.submit(odd.fail, getattr(odd, name))
     error = future.exception(DEADLINE_S)
+    assert error is not None
     (attempt,) = one_core.query("task", task=future.task_id)["attempts_made"]
     assert attempt["error"].startswith(f"{name}: ") and attempt["outcome"] == "error"
     assert type(error).__name__ == name or f"{name}: " in str(error)

@@ -49,7 +49,7 @@ class Why(Asking):
         futures = [session.submit(task, str(mark), str(go)) for mark in marks]
         wait_until(lambda: all(m.exists() for m in marks), DEADLINE_S, "tasks to run")
         for future in futures:
-            wait_until(lambda f=future: self.json(f.task_id)["kind"] == "runs", DEADLINE_S, "that")
+            self.until(future.task_id, "runs")
         return Occupied(futures, go)
 
 

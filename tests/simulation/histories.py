@@ -17,6 +17,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -36,6 +37,7 @@ from pilot.model.states import (
     PENDING,
     READY,
     TIMED_OUT,
+    Outcome,
 )
 from pilot.model.tasks import Children, Completion, TaskFailure, TaskOutcome, TaskSpec, Template
 from pilot.model.values import Value
@@ -542,7 +544,7 @@ class History:
         core = self.core
         if core is None:
             return
-        states = {number: task.state for number, task in core.tasks.items()}
+        states: dict[int, str] = {number: task.state for number, task in core.tasks.items()}
         for name, tasks in core.assign(self.now).items():
             known = core.pilots[name]
             assert not known.draining
@@ -730,7 +732,11 @@ class History:
             for spec in new:
                 possible = opened and all(self._is_there(source) for source, _ in spec.inputs)
                 assert spec.id in known or (spec.id in refused) != possible, (spec, refused)
-        self.batch.after.append(lambda: said in self.unaccepted and self.unaccepted.remove(said))
+        self.batch.after.append(lambda: self._accepted(said))
+
+    def _accepted(self, said: tuple[int, list[TaskSpec]]) -> None:
+        if said in self.unaccepted:
+            self.unaccepted.remove(said)
 
     def _is_there(self, task: int) -> bool:
         """Whether a result of a task is there or may come."""
@@ -891,11 +897,12 @@ class History:
             )
             self._apply(event)
             pilot.told[number] = pilot.outbox.pop(number)
-            self.batch.after.append(lambda number=number: _forget(pilot, number))  # type: ignore[misc]
+            self.batch.after.append(partial(_forget, pilot, number))
 
     def _end(self, attempt: Attempt) -> Completion:
         """How an attempt ends, which only chance knows."""
         chance, template = self.chance(), attempt.template
+        outcome: Outcome
         failure = None
         values: tuple[Value, ...] = ()
         children = None
@@ -943,7 +950,8 @@ class History:
         """What a task submits, and which of its results are theirs."""
         chance, rng = self.chance, self.rng
         session = attempt.template.session
-        known, new = self.templates[session], ()
+        known = self.templates[session]
+        new: tuple[Template, ...] = ()
         if chance() < 0.2:
             new = (self._template(session),)
         rows = self.rows

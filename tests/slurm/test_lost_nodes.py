@@ -28,7 +28,7 @@ import pilot
 from pilot.agent.agent import NODE_SILENT_S
 
 if TYPE_CHECKING:
-    from tests.slurm.conftest import VirtualCluster
+    from slurm.conftest import VirtualCluster
 
 #: Slurm gives a node up after 20 s, the head a pilot after 60 s; a job waits for some time before
 #: it may start again.

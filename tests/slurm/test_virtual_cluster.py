@@ -23,7 +23,7 @@ from virtual_cluster.plan import SLURMD_PORT, Layout, Plan, Shape, choose_subnet
 from virtual_cluster.slurm import parse_nodes
 
 if TYPE_CHECKING:
-    from tests.slurm.conftest import VirtualCluster
+    from slurm.conftest import VirtualCluster
 
 LAYOUT = Layout(Path("/somewhere"))
 

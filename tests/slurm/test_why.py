@@ -18,7 +18,7 @@ import pilot
 from pilot.site import Site
 
 if TYPE_CHECKING:
-    from tests.slurm.conftest import VirtualCluster
+    from slurm.conftest import VirtualCluster
 
 
 class Slow(Asking):

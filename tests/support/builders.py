@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, TaskFailure, TaskSpec, Template
 from pilot.scheduler.resources import Resources
 from pilot.wire.messages import AttemptSpec
@@ -30,7 +31,7 @@ def work(task: int, attempt: int = 1, template: int = 1) -> AttemptSpec:
     return AttemptSpec(task, attempt, template, b"payload")
 
 
-def done(task: int, outcome: str = "ok", attempt: int = 1, **changes: Any) -> Completion:
+def done(task: int, outcome: Outcome = "ok", attempt: int = 1, **changes: Any) -> Completion:
     """How an attempt ended, after one second."""
     failure = None
     if outcome == "error":

@@ -152,7 +152,9 @@ def total(*arrays: Any) -> int:
 def resume() -> int:
     checkpoint = pilot.context().checkpoint
     checkpoint.save(3, {"state": 4})
-    step, state = checkpoint.load()
+    found = checkpoint.load()
+    assert found is not None
+    step, state = found
     return int(step + state["state"])
 
 

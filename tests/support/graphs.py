@@ -47,7 +47,7 @@ class Box:
 
 @pilot.task
 def unpack(box: Box) -> int:
-    return int(box.content) + sum(box.others["more"])
+    return int(box.content + sum(box.others["more"]))
 
 
 @pilot.task

@@ -158,6 +158,7 @@ class SiteUnderTest:
 
     def stop(self) -> None:
         """Close this process's connections and tell the head to end, with its pilots."""
+        session: Any
         for session in list(current._sessions):
             if session.site.directory == self.directory:
                 session._closed = True

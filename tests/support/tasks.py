@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 
 def square(x: float) -> float:
@@ -16,7 +17,7 @@ def add(a: float, b: float) -> float:
     return a + b
 
 
-def echo(*args: object, **kwargs: object) -> tuple[tuple[object, ...], dict[str, object]]:
+def echo(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return args, kwargs
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -66,7 +68,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job]:
 
 
 def welcomed(job: Job) -> None:
-    job.hear(m.Welcome(1, "1", 0))
+    job.hear(m.Welcome(1, "1", ""))
     for position, node in enumerate(("n1", "n2")):
         job.agent._take(b"", m.NodeHello(node, NodeShape(2), position), job.now)
 
@@ -294,7 +296,7 @@ def test_walltime_without_a_known_end_has_none(told: str) -> None:
 def test_end_of_the_walltime_is_on_the_clock_that_does_not_jump(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(clock.time, "time", lambda: 5000.0)
+    monkeypatch.setattr(time, "time", lambda: 5000.0)
     assert a._end_of_walltime("5600") == pytest.approx(clock.now() + 600.0, abs=5.0)
 
 
@@ -309,7 +311,7 @@ def test_nodes_of_other_machines_reach_the_agent_by_a_port(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nodes: str, has_port: bool
 ) -> None:
     monkeypatch.setenv("PILOT_NODELIST", nodes)
-    monkeypatch.setattr(a.socket, "gethostname", lambda: "login")
+    monkeypatch.setattr(socket, "gethostname", lambda: "login")
     made = Job(tmp_path / "site")
     assert bool(made.agent._server.endpoints.remote) == has_port
     made.agent._server.close()

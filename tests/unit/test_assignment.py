@@ -248,7 +248,7 @@ def test_cost_grows_with_the_classes_and_not_with_their_square() -> None:
         asked = 0
 
         @property
-        def rank(self) -> tuple[int, int]:  # type: ignore[override]
+        def rank(self) -> tuple[int, int]:
             Counting.asked += 1
             return 0, 0
 

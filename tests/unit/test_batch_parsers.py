@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -41,7 +42,7 @@ from pilot.scheduler.batch.slurm.script import (
 from pilot.scheduler.resources import parse_duration_s
 from pilot.site_configs import pool_type
 
-PoolConfig = pool_type("slurm")
+PoolConfig: Any = pool_type("slurm")
 S = "\x1f"
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -368,7 +369,7 @@ def test_killed_at_any_instant_the_latest_complete_one_is_loaded(
                 save_all(world, step)
             save_all(world[:-1], 4)
         last = world[-1]
-        killed = killed_at(instants, lambda last=last: last.save(4, state(4, ranks - 1)))
+        killed = killed_at(instants, partial(last.save, 4, state(4, ranks - 1)))
         part = directory / "step-4-attempt-0" / f"rank-{ranks - 1}-of-{ranks}.h5"
         expected = 4 if part.exists() else 3
         again = ranks_of(directory, ranks, attempt=1)

@@ -924,7 +924,7 @@ def test_hints() -> None:
 def test_the_tally_counts_by_group_and_ends_with_the_last() -> None:
     futures: list[Future[int]] = [Future() for _ in range(4)]
     futures[0].set_result(1)
-    tally = Tally({"a": futures[:3], "b": futures[3:]})  # type: ignore[dict-item, list-item]
+    tally = Tally({"a": futures[:3], "b": futures[3:]})
     futures[1].set_exception(ValueError())
     futures[2].cancel()
     futures[2].set_running_or_notify_cancel()
@@ -950,7 +950,7 @@ def test_the_bar_takes_what_the_terminal_has_and_names_leave_it_room() -> None:
     from rich.console import Console
 
     futures = {"evil\x1b[31m[red]name" + "x" * 300: [Future[int]()], "b": [Future[int]()] * 2}
-    view = LiveView(Tally(futures))  # type: ignore[arg-type]
+    view = LiveView(Tally(futures))
     futures["b"][0].set_result(1)
     for width in (60, 80, 200):
         view._live.console = console = Console(file=io.StringIO(), width=width)
@@ -970,7 +970,7 @@ def test_lines_come_when_there_is_something_to_say(
     clock = 100.0
     monkeypatch.setattr("pilot.client.progress.time.monotonic", lambda: clock)
     futures: list[Future[int]] = [Future() for _ in range(2)]
-    view = LineView(Tally({"a": futures}))  # type: ignore[dict-item]
+    view = LineView(Tally({"a": futures}))
     waiting = Hint("waiting for 1 pilot: job 17", waiting=True)
     view.show(Hint())
     view.show(waiting)

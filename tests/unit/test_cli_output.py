@@ -188,7 +188,7 @@ def test_starting_a_head_tells_what_is_wrong_with_slurm(
         (programs / "sinfo").chmod(0o755)
     monkeypatch.setenv("PATH", str(programs))
     site = create_site(tmp_path / "cluster", "slurm")
-    pool = pool_type("slurm")
+    pool: Any = pool_type("slurm")
     pools = {"main": pool(partition="cpu"), "any": pool()}
     config = msgspec.structs.replace(site.config, pools=pools)
     here = dataclasses.replace(site, config=config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -49,16 +49,19 @@ class Turn:
     """Commits on such a disk, and what was sent."""
 
     def __init__(self) -> None:
-        self.disk: Any = Disk()
+        self.disk = Disk()
         self.log = Log()
         self.sent: list[int] = []
         self.commits = Commits(
-            self.disk,
+            cast("Any", self.disk),
             self.log,
-            lambda _peer, message: self.sent.append(message.seq),
+            self._send,
             lambda: None,
             lambda: None,
         )
+
+    def _send(self, _peer: bytes, message: Any) -> None:
+        self.sent.append(message.seq)
 
     def tell(self, seq: int) -> None:
         self.commits.tell(b"peer", Committed(seq))

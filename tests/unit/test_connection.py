@@ -399,7 +399,7 @@ def test_forked_copy_has_no_connection(site: Site) -> None:
     head = Head(site, 1)
     client = Connection(site, start=False)
     awaited = GivenUp()
-    awaited.disown = awaited.fail  # type: ignore[attr-defined]
+    awaited.disown = awaited.fail
     try:
         client.submit(3, submission(1), [awaited])
         asked = client.post(lambda n: m.Query(n, "head"))

@@ -24,6 +24,7 @@ from pilot.head.core.events import (
     TasksRestored,
     TasksSubmitted,
 )
+from pilot.model.states import Outcome
 from pilot.model.tasks import Children, Completion, TaskFailure, TaskOutcome, TaskSpec, Template
 from pilot.model.values import Value
 from pilot.scheduler.resources import NodeShape, Resources
@@ -181,7 +182,7 @@ def test_paused_session_starts_nothing(head: Head) -> None:
 
 
 @pytest.mark.parametrize("outcome", ["error", "crash"])
-def test_tries_again_up_to_its_limit(head: Head, outcome: str) -> None:
+def test_tries_again_up_to_its_limit(head: Head, outcome: Outcome) -> None:
     head.join()
     head.submit(spec(1), templates=[template(retries=2, max_crashes=2)])
     for attempt in (1, 2):
@@ -398,7 +399,7 @@ def test_task_is_with_one_pilot_only(head: Head) -> None:
 
 
 def restored(number: int, needs: tuple[int, ...] = (), **counts: int) -> Restored:
-    fields = {"attempts": 0, "errors": 0, "crashes": 0, **counts}
+    fields: dict[str, Any] = {"attempts": 0, "errors": 0, "crashes": 0, **counts}
     return Restored(spec(number, needs=needs), created=1.0, **fields)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pilot.regular_files import read_regular
 from pilot.wire import discovery
 from pilot.wire.discovery import HeadAddress, read_address, write_address
 from pilot.wire.endpoints import Endpoints, boot_id
@@ -24,7 +25,7 @@ def test_what_was_known_stays_while_the_file_cannot_be_read(
 ) -> None:
     path = tmp_path / "head.json"
     write_address(path, address(2))
-    read, left = discovery.read_regular, [times]
+    read, left = read_regular, [times]
 
     def fail(path: Path, most: int) -> bytes:
         if left[0]:

@@ -73,6 +73,12 @@ class FakeBatch:
     def cancel(self, job_ids: Iterable[str]) -> None:
         self.cancelled += job_ids
 
+    def check(self, pools: object) -> str:
+        return ""
+
+    def release_nodes(self, job_id: str, keep: Iterable[str]) -> None:
+        raise AssertionError
+
     def close(self) -> None:
         pass
 

@@ -27,6 +27,7 @@ from pilot.client.future import Future
 from pilot.client.results import Results
 from pilot.data.values import encode
 from pilot.errors import PilotError, SubmissionError
+from pilot.model.states import FinalState
 from pilot.model.tasks import TaskFailure, TaskOutcome
 from pilot.model.values import Value
 
@@ -61,7 +62,7 @@ def settle(future: Future[Any], *values: Any) -> None:
     )
 
 
-def failed(error: BaseException, state: str = "FAILED") -> TaskOutcome:
+def failed(error: BaseException, state: FinalState = "FAILED") -> TaskOutcome:
     failure = TaskFailure(
         type(error).__name__, str(error), "its traceback", encode(error), ("Exception",), "n", 1
     )

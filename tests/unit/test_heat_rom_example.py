@@ -53,7 +53,8 @@ def run_alone(heat: Any, flux: float) -> Array:
         for _ in range(heat.STEPS_PER_SNAPSHOT):
             temperature += heat.STEP_S * heat.rate(temperature, heated)
         snapshots.append(temperature.ravel().copy())
-    return np.array(snapshots).T
+    made: Array = np.array(snapshots).T
+    return made
 
 
 # -- the full model --------------------------------------------------------------------------------

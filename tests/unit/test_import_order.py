@@ -68,7 +68,7 @@ def imports(module: str) -> frozenset[str]:
     """The full names of all modules that a module imports, late or for types only included."""
     path = MODULES[module]
     package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def mpirun(flavour: str, *options: str, here: str = "login") -> MpirunLauncher:
     return MpirunLauncher(facts, "/opt/mpi/bin/mpiexec", options, SHARING_STEPS, here)
 
 
-ALL = [LocalLauncher(), SrunLauncher(), *(mpirun(f.name) for f in FLAVOURS)]
+ALL: list[Launcher] = [LocalLauncher(), SrunLauncher(), *(mpirun(f.name) for f in FLAVOURS)]
 PARALLEL = [launcher for launcher in ALL if launcher.name != "local"]
 by_name = pytest.mark.parametrize("launcher", PARALLEL, ids=lambda launcher: launcher.name)
 
@@ -311,7 +312,7 @@ class Machine:
     def which(self, name: str, *, path: str) -> str | None:
         return f"{path}/{name}" if (path, name) in self.programs else None
 
-    def run(self, argv: list[str]) -> str:
+    def run(self, argv: Sequence[str]) -> str:
         program, option = argv
         assert option == "--version"
         banner = self.programs[tuple(program.rsplit("/", 1))]  # type: ignore[index]

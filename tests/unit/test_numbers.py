@@ -309,7 +309,8 @@ def test_a_client_tells_the_next_head_which_ids_it_was_given(peers: Peers) -> No
 def test_rows_are_found_in_whatever_order_they_come(
     rows: list[tuple[int, int]], random: Any
 ) -> None:
-    peers, owners, first = Peers(), {}, 1
+    peers, first = Peers(), 1
+    owners: dict[int, tuple[bytes, ...]] = {}
     told = []
     for client_number, count in rows:
         name = b"%d" % client_number

@@ -48,7 +48,7 @@ def in_memory(outcomes: Outcomes, rows: Rows, tasks: range) -> list[int]:
 
 
 def test_what_was_never_accepted_is_lost(outcomes: Outcomes, rows: Rows) -> None:
-    rows.results = lambda tasks: [TaskOutcome(1, "FAILED") for _ in tasks]  # type: ignore[method-assign]
+    rows.results = lambda tasks: [TaskOutcome(1, "FAILED") for _ in tasks]
     assert [outcome.state for outcome in outcomes.told([1, 2])] == ["FAILED", "LOST"]
 
 

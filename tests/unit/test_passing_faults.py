@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pilot.data import durable, patience
+from pilot.data import durable
 from pilot.data.patience import is_passing, patiently
 from pilot.errors import StorageError
 
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience.time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
 
 
 def failing(times: int, error: Exception) -> Callable[[], str]:
@@ -101,7 +102,8 @@ def test_a_renaming_that_may_have_come_about_is_looked_at(
     temporary, final = tmp_path / "t", tmp_path / "f"
     temporary.write_bytes(b"new")
     final.write_bytes(b"old")
-    real, failed = Path.rename, []
+    real = Path.rename
+    failed: list[Path] = []
 
     def rename(self: Path, target: Path) -> Path:
         if failed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import pytest
 
 import pilot
 from pilot.client.command import ShellCommand
-from pilot.data import patience
 from pilot.data.imported import Imported, checked
 from pilot.data.patience import is_there, set_patience, when_there
 from pilot.data.segments import SegmentWriter, read
@@ -27,11 +27,11 @@ class Sea:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.slept: list[float] = []
-        self.comes: Callable[[], None] = lambda: None
+        self.comes: Callable[[], object] = lambda: None
         self.looks = 3
         self.now = 0.0
-        monkeypatch.setattr(patience.time, "sleep", self._sleep)
-        monkeypatch.setattr(patience.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "sleep", self._sleep)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
     def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -47,11 +47,11 @@ def sea(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sea]:
     set_patience(0.0)
 
 
-def _away(path: Path) -> Callable[[], None]:
+def _away(path: Path) -> Callable[[], object]:
     """Take a file away; returns what brings it back."""
     hidden = path.with_name(f"{path.name}.away")
     path.rename(hidden)
-    return lambda: hidden.rename(path) and None  # type: ignore[func-returns-value]
+    return lambda: hidden.rename(path)
 
 
 def test_a_segment_that_comes_late_is_read(sea: Sea, tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_threads_wait_each_for_itself(tmp_path: Path) -> None:
     set_patience(30.0)
     found: list[bool] = []
     threads = [
-        threading.Thread(target=lambda n=n: found.append(is_there(tmp_path / f"{n}")))  # type: ignore[misc]
+        threading.Thread(target=lambda n=n: found.append(is_there(tmp_path / f"{n}")))
         for n in range(3)
     ]
     for thread in threads:

@@ -110,11 +110,15 @@ def test_pickles_refer_to_pilot_by_these_names_alone(tmp_path: Path) -> None:
     file.write_text("")
     ones = np.ones((300, 300))
     value = Value(1, b"", "segment", "/1/t/1.1/0")
+
+    def local() -> int:
+        return 0
+
     payloads = {
         "arguments": encode_arguments((Imported(file), pilot.TaskError("no")), {})[0],
         "spilled": spilled(value),
         "function": spilled_function(value),
-        "task": encode_function(Task(lambda: 0, "python", {}), 1 << 20).payload,
+        "task": encode_function(Task(local, "python", {}), 1 << 20).payload,
         "module": encode(ByName("math", "sqrt")),
         "command": encode(pilot.shell("echo {x}").function),
         "result": encode(pilot.CommandResult("true", 0)),

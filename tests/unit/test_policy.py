@@ -8,7 +8,7 @@ import pytest
 from support.builders import done, template
 
 from pilot.head.core.retry import verdict
-from pilot.model.states import COMPLETED, FAILED, TIMED_OUT
+from pilot.model.states import COMPLETED, FAILED, TIMED_OUT, Outcome
 from pilot.model.tasks import TaskFailure
 
 AGAIN = None
@@ -35,7 +35,7 @@ AGAIN = None
     ],
 )
 def test_verdict(
-    outcome: str, options: dict[str, Any], errors: int, crashes: int, state: str | None
+    outcome: Outcome, options: dict[str, Any], errors: int, crashes: int, state: str | None
 ) -> None:
     assert verdict(template(**options), done(1, outcome), errors, crashes) == state
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from pilot.wire import refusals
@@ -12,7 +14,7 @@ def test_there_is_one_line_a_second(
 ) -> None:
     now = 1000.0
     monkeypatch.setattr(refusals, "_last", 0.0)
-    monkeypatch.setattr(refusals.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     for _ in range(10_000):
         refusals.refused("a stranger")
     assert caplog.messages == ["refused: a stranger"]

@@ -9,6 +9,7 @@ from support.builders import done, work
 
 from pilot.agent.rules.reports import TOGETHER_S, Reports
 from pilot.model.tasks import Completion
+from pilot.wire.messages import AttemptSpec
 
 
 def given_back(task: int, attempt: int = 1) -> Completion:
@@ -21,7 +22,7 @@ def told(reports: Reports, *completions: Completion) -> int:
     return reports.close_frame()
 
 
-def tasks(completions: Iterable[Completion]) -> list[int]:
+def tasks(completions: Iterable[Completion | AttemptSpec]) -> list[int]:
     return [each.task for each in completions]
 
 

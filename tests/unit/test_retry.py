@@ -6,6 +6,7 @@ import pytest
 
 from pilot.errors import PilotError
 from pilot.model.session_retry import Ended, chosen, renumbered
+from pilot.model.states import FinalState
 from pilot.model.tasks import TaskSpec
 
 S = 1 << 32  # the first session
@@ -13,7 +14,7 @@ S = 1 << 32  # the first session
 
 def ended(
     number: int,
-    state: str = "FAILED",
+    state: FinalState = "FAILED",
     inputs: tuple[int, ...] = (),
     above: tuple[int, ...] = (),
     again: int = 0,

@@ -16,7 +16,8 @@ PREFIX = Path(sys.prefix)
 
 
 def test_what_is_given_always_travels_and_comes_first(tmp_path: Path) -> None:
-    given = [tmp_path / "missing", PREFIX / "lib", Path(sysconfig.get_path("purelib")), "here"]
+    libraries = Path(sysconfig.get_path("purelib"))
+    given: list[str | Path] = [tmp_path / "missing", PREFIX / "lib", libraries, "here"]
     found = search_path(given, [str(tmp_path)])
     assert found == (*map(str, given[:3]), str(Path("here").absolute()), str(tmp_path))
 

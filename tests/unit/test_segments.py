@@ -189,7 +189,7 @@ CASES = {
     ),
     "struct like a complex": np.zeros(2, [("r", "f4"), ("i", "f4")]),
     "struct without fields": np.zeros(2, []),
-    "masked": np.ma.masked_array([1, 2, 3], [0, 1, 0]),
+    "masked": np.ma.masked_array([1, 2, 3], [False, True, False]),
     "tuple": (GRID, [GRID], {}),
     "named tuple": Pair(GRID, 1),
     "data class": Field("u", GRID),

@@ -126,7 +126,7 @@ def test_child_gets_the_number_of_a_task_though_the_database_failed_when_it_was_
     read = head.store.detached
 
     def fail_at_the_second(parent: int, ordinal: int) -> int | None:
-        return _fail() if ordinal == 2 else read(parent, ordinal)  # type: ignore[func-returns-value]
+        return _fail() if ordinal == 2 else read(parent, ordinal)
 
     with monkeypatch.context() as damaged:
         damaged.setattr(head.store, "detached", fail_at_the_second)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from pilot.head.core.events import (
     TasksRestored,
     TasksSubmitted,
 )
+from pilot.model.states import Outcome
 from pilot.model.tasks import Template
 from pilot.scheduler.amounts import UNIT, Amounts
 from pilot.scheduler.elasticity import ClassDemand, PoolLimits, nodes_wanted
@@ -155,7 +157,7 @@ class Head:
         self.now += 1.0
         return sorted(task.id for given in self.core.assign(self.now).values() for task in given)
 
-    def end(self, task: int, outcome: str = "ok", pilot: str = "p", **changes: object) -> None:
+    def end(self, task: int, outcome: Outcome = "ok", pilot: str = "p", **changes: Any) -> None:
         self.apply(AttemptsEnded(pilot, [done(task, outcome, **changes)]))
 
     @property
@@ -181,7 +183,7 @@ def test_others_run_beside_them() -> None:
 
 
 @pytest.mark.parametrize("outcome", ["error", "crash", "interrupted", "timeout"])
-def test_a_licence_is_free_when_an_attempt_has_ended_however(outcome: str) -> None:
+def test_a_licence_is_free_when_an_attempt_has_ended_however(outcome: Outcome) -> None:
     head = Head(1, "p")
     head.submit(ONE, 1, 2)
     assert head.assign() == [1]

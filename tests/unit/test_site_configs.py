@@ -433,6 +433,7 @@ PLAIN = st.recursive(
 def test_large_files_are_read_as_small_ones(data: Any, flow: bool | None) -> None:
     text = yaml.dump({"data": data, "again": [1, {"a": "b"}]}, default_flow_style=flow)
     known, quick = yaml.compose(text, yamlfile._Loader), _quick(text)
+    assert quick is not None and known is not None
     assert _tree(quick) == _tree(known)
     assert _read(text, quick=True) == _read(text, quick=False)
 

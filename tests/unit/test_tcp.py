@@ -14,7 +14,7 @@ from support.fuzz.ports import CURVE
 from support.waiting import wait_until
 
 from pilot.errors import SiteError
-from pilot.wire import addresses, listening, tcp
+from pilot.wire import listening, tcp
 from pilot.wire.addresses import ANY, Address, resolve
 from pilot.wire.keys import Keys, load_keys, make_keys
 from pilot.wire.tcp import Dealer, Router
@@ -141,7 +141,7 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve("192.0.2.7") == Address("192.0.2.7", "192.0.2.7")
     answers = {"login": ["192.0.2.9"], "debian": ["127.0.1.1"], "two": ["192.0.2.9", "192.0.2.8"]}
     monkeypatch.setattr(
-        addresses.socket,
+        socket,
         "getaddrinfo",
         lambda name, *_: [(0, 0, 0, "", (found, 0)) for found in answers[name]],
     )
@@ -159,7 +159,7 @@ def test_addresses_that_are_none(address: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_interface_without_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(addresses.socket, "if_nameindex", lambda: [(1, "lo"), (7, "ib0")])
+    monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "lo"), (7, "ib0")])
     with pytest.raises(SiteError, match="the network interface ib0 has no IPv4 address"):
         resolve("ib0")
 

@@ -21,6 +21,7 @@ from pilot.head.janitor import Janitor
 from pilot.head.session_commands import SessionCommands
 from pilot.head.shell import Shell
 from pilot.head.store.store import Store
+from pilot.model.states import Outcome
 from pilot.model.tasks import Environment, Function, TaskFailure, TaskOutcome, TaskSpec
 from pilot.model.values import Value
 from pilot.scheduler.resources import NodeShape
@@ -52,7 +53,9 @@ class Head:
         self.control = SessionCommands(site, self.shell, Janitor(directory, lambda: None))
         self.hear(m.ClientHello(m.PROTOCOL, "1", True))
         self.session = self.open("mine")
-        self.store._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LIGHT)
+        sqlite: Any = sqlite3  # types are checked for the oldest Python, which has no limits
+        database: Any = self.store._db
+        database.setlimit(sqlite.SQLITE_LIMIT_LENGTH, LIGHT)
 
     def hear(self, message: Any) -> None:
         handlers = {**self.clients.handlers, **self.control.handlers}
@@ -98,7 +101,7 @@ class Head:
         self.shell.apply(ev.PilotJoined("p", "main", NodeShape(64), 1, 0.0, []), NOW)
         self.shell.core.assign(NOW)
         failure = TaskFailure("E", error.decode(), error.decode()) if error else None
-        outcome = "error" if error else "ok"
+        outcome: Outcome = "error" if error else "ok"
         completions = [done(task, outcome, failure=failure) for task in tasks]
         self.shell.apply(ev.AttemptsEnded("p", completions), NOW)
 

@@ -221,7 +221,8 @@ def test_errors_can_be_sent_themselves() -> None:
 
 
 def test_small_values_are_inline_and_need_no_file(writer: SegmentWriter, tmp_path: Path) -> None:
-    for obj in (None, 3, "abc", [1, 2], np.arange(5), np.float32(2.5)):
+    objects: list[Any] = [None, 3, "abc", [1, 2], np.arange(5), np.float32(2.5)]
+    for obj in objects:
         stored = put(writer, obj)
         assert isinstance(stored, Value)
         assert stored.is_inline

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -68,7 +69,7 @@ class Agent:
         for position, node in enumerate(self.nodes):
             self.clock.after(
                 self.rng.uniform(0.0, 3.0),
-                lambda position=position, node=node: self._add_node(node, position),
+                partial(self._add_node, node, position),
             )
         cluster.agents[self.name] = self
         self._ticked = self.clock.now

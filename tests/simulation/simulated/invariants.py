@@ -194,9 +194,9 @@ def check_core(core: Core) -> None:
             assert len(owed) == len(set(owed)) == task.owed, f"{task.id:#x} hopes in vain"
         else:
             assert task.missing and task.pilot is None, f"{task.id:#x} waits for nothing"
-    for work in core.classes.values():
-        assert work.ready == ready[id(work)]
-        assert work.assigned == assigned[id(work)]
+    for task_class in core.classes.values():
+        assert task_class.ready == ready[id(task_class)]
+        assert task_class.assigned == assigned[id(task_class)]
     for session in core.sessions.values():
         assert session.unfinished == unfinished[session.id]
     for pilot in core.pilots.values():
@@ -207,10 +207,10 @@ def check_core(core: Core) -> None:
         mine = [task for task in mine if task.pilot is pilot]
         assert waiting == {task.id for task in mine if task.state == ASSIGNED}
         assert all(task.id in pilot._lasts for task in mine if task.state == RUNNING)
-        for work, tasks in pilot.waiting.items():
+        for task_class, tasks in pilot.waiting.items():
             since = list(tasks.values())
             assert since and since == sorted(since), "the oldest is not the first"
-            assert all(task.task_class is work for task in tasks)
+            assert all(task.task_class is task_class for task in tasks)
     _check_site(core)
     for task in core.tasks.values():
         if task.near_pilot is not None and task.state == PENDING:

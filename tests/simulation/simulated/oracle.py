@@ -17,7 +17,7 @@ from pilot.head.core.state import Task
 from pilot.head.service import Service
 from pilot.head.store.store import Batch, Store, decode_result
 from pilot.model.ids import Ref, session_of
-from pilot.model.states import ABORTED, CANCELLED, COMPLETED, FAILED, FINAL, READY, TIMED_OUT
+from pilot.model.states import ABORTED, CANCELLED, COMPLETED, FAILED, FINAL, TIMED_OUT
 from pilot.model.tasks import Completion, TaskOutcome, Template
 from pilot.model.values import Value
 from pilot.scheduler.amounts import UNIT
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from simulated.cluster import Cluster
     from simulated.head import Head
 
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 _changes: Callable[[bytes], list[ev.Change]] = msgspec.msgpack.Decoder(list[ev.Change]).decode
 _owed: Callable[[bytes], Any] = msgspec.msgpack.Decoder(
     tuple[tuple[Value, ...], dict[int, Ref]]
@@ -142,7 +143,7 @@ class Oracle:
             self.seen["asked back"] += len(asked)
             return asked
 
-        core.apply, core.assign, core.ask_back = (  # type: ignore[method-assign]
+        core.apply, core.assign, core.ask_back = (
             checked_apply,
             checked_assign,
             counted,
@@ -189,8 +190,8 @@ class Oracle:
             self._next_event += count
             self.replay.take(_changes(changes))
         self.replay.check(core)
-        tasks = [row[0] for row in batch.tasks]
-        ends = [(row[-1], row[0]) for row in batch.ends]
+        tasks: list[Any] = [row[0] for row in batch.tasks]
+        ends: list[tuple[Any, Any]] = [(row[-1], row[0]) for row in batch.ends]
 
         def written() -> None:
             for task in tasks:
@@ -372,7 +373,7 @@ class Oracle:
             inputs = self.cluster.tasks.specs[task][1].inputs
             assert {rows[source].state for source, _ in inputs} - {COMPLETED}
         else:
-            assert row.state != READY and self._may_be_cancelled(task, rows), f"{task:#x}"
+            assert self._may_be_cancelled(task, rows), f"{task:#x}"
 
     def _check_values(self, task: int, template: Template, row: Row, rows: dict[int, Row]) -> None:
         """Each value is from who owns it, or from one that was the same."""
@@ -422,7 +423,7 @@ class Oracle:
             todo.extend(source for source, _ in spec.inputs)
             if number in tasks.parents:
                 todo.append(tasks.parents[number])
-            row = rows.get(number)
-            if row is not None and row.owed:
-                todo.extend(child for child, _ in row.owed.values())
+            there = rows.get(number)
+            if there is not None and there.owed:
+                todo.extend(child for child, _ in there.owed.values())
         return False

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, TaskFailure
 from pilot.model.values import Value
 from pilot.wire.messages import AttemptSpec, Reply, RunningTask
@@ -58,6 +60,10 @@ class Process(ABC):
             )
 
         self.clock.after(self.rng.uniform(0.0, 0.01), reach)
+
+    @abstractmethod
+    def die(self, status: int) -> None:
+        """End in the middle of whatever it is in."""
 
     @abstractmethod
     def _next(self) -> None:
@@ -194,12 +200,10 @@ class World(Process):
         #: What all ranks go on with, or are in, as the first of them has told.
         self.begun = 1
         for rank in range(ranks):
-            self.clock.after(
-                self.rng.uniform(0.1, 0.5),
-                lambda rank=rank: self._say(
-                    lambda: agent.rules.rank_ready(number, rank, self.clock.now)
-                ),
-            )
+            self.clock.after(self.rng.uniform(0.1, 0.5), partial(self._ready, rank))
+
+    def _ready(self, rank: int) -> None:
+        self._say(lambda: self.agent.rules.rank_ready(self.id, rank, self.clock.now))
 
     def _say(self, say: Callable[[], None]) -> None:
         if self.is_alive and self.agent.is_alive:
@@ -246,17 +250,14 @@ class World(Process):
             # Some fail alike. Or the first rank has raised, and others wait for it in MPI.
             hanging = rng.random() < 0.5
             for rank in range(1 if hanging else self.ranks):
-                delay = 0.002 + 0.001 * rank
-                self.clock.after(
-                    delay,
-                    lambda rank=rank: self._say(
-                        lambda: rules.rank_done(self.id, rank, done, self.clock.now)
-                    ),
-                )
+                self.clock.after(0.002 + 0.001 * rank, partial(self._fails, rank, done))
             if hanging:
                 return
         self.current = None
         self._next()
+
+    def _fails(self, rank: int, done: Completion) -> None:
+        self._say(lambda: self.agent.rules.rank_done(self.id, rank, done, self.clock.now))
 
     def stop(self) -> None:
         self.clock.after(self.rng.uniform(0.0, 3.0), lambda: self.die(15))
@@ -278,7 +279,7 @@ class World(Process):
 
 
 def completion(
-    work: AttemptSpec, values: tuple[Value, ...], outcome: str, started: float, ended: float
+    work: AttemptSpec, values: tuple[Value, ...], outcome: Outcome, started: float, ended: float
 ) -> Completion:
     failure = None
     if outcome == "error":

@@ -6,6 +6,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from pilot.model.ids import Ref, session_of
+from pilot.model.states import Outcome, TaskKind
 from pilot.model.tasks import Children, TaskSpec, Template
 from pilot.model.values import Value
 from pilot.scheduler.amounts import UNIT
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from simulated.client import Client
     from simulated.cluster import Cluster
 
-NEEDS = (
+NEEDS: tuple[tuple[TaskKind, Resources], ...] = (
     ("python", Resources()),
     ("python", Resources()),
     ("python", Resources(cores=2)),
@@ -68,7 +69,7 @@ class Tasks:
         longer_s = 1.0 if self.rng.random() < 0.03 else 0.0
         return longer_s + self.rng.expovariate(1.0 / self._mean_s)
 
-    def outcome(self, work: AttemptSpec) -> str:
+    def outcome(self, work: AttemptSpec) -> Outcome:
         """Return how an attempt ends."""
         if self.rng.random() < self.crash_rate:
             return "crash"

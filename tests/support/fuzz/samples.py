@@ -24,7 +24,20 @@ TEXTS = (
 )
 BYTES = (b"", b"\0", b"d" * 16, b"x" * 70_000, b"\x80\x05N.", b"\xff" * 9)
 SMALL = ("retries", "max_crashes", "priority")
-ANYTHING = (None, 1, -1, "x", b"y", [1], {"a": 1}, [[[[]]]], 1.5, True, 2**64 - 1, {"limit": -1})
+ANYTHING: tuple[Any, ...] = (
+    None,
+    1,
+    -1,
+    "x",
+    b"y",
+    [1],
+    {"a": 1},
+    [[[[]]]],
+    1.5,
+    True,
+    2**64 - 1,
+    {"limit": -1},
+)
 
 
 class Samples:
