@@ -292,7 +292,7 @@ def parse_memory_mib(value: int | float | str) -> int:
         match = _MEMORY.fullmatch(value) if isinstance(value, str) else None
         if not match:
             raise ValueError(
-                f'{value!r:.60} is no amount of memory; write it as "4G", "512M" or in MiB'
+                f'{value!r:.60} is not an amount of memory; write it as "4G", "512M" or in MiB'
             )
         mib = float(match[1]) * _MEMORY_MIB[match[2].upper()]
     if mib > MOST:
@@ -342,5 +342,5 @@ def _seconds(value: int | float | str | timedelta) -> float:
                 fields = [0] * (3 - len(fields)) + fields
             return float(days or 0) * 86400 + fields[0] * 3600 + fields[1] * 60 + fields[2]
     raise ValueError(
-        f'{value!r:.60} is no length of time; write it as "90s", "10m", "1h30m" or "1:30:00"'
+        f'{value!r:.60} is not a duration; write it as "90s", "10m", "1h30m" or "1:30:00"'
     )

@@ -325,7 +325,7 @@ class Lease:
             given_up = msgspec.structs.replace(self._holder, pid=0)
             self._files.write(self._descriptor, _record(given_up))
         except OSError as error:
-            log.warning("the lease could not be given up: %s; it will be seen to end", error)
+            log.warning("the lease could not be given up: %s; it will run out", error)
         os.close(self._descriptor)
         self._holder = None
 
@@ -439,7 +439,7 @@ def _end(holder: Holder) -> None:
             os.kill(holder.pid, signal.SIGKILL)
             if time.monotonic() > deadline:
                 raise HeadError(
-                    f"the head before this one (pid {holder.pid}) hangs in the kernel: killed "
+                    f"the previous head (pid {holder.pid}) hangs in the kernel: killed "
                     f"{KILL_S:.0f} s ago, it has not ended. Does the file system answer?"
                 )
             time.sleep(0.01)

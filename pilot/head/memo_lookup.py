@@ -95,7 +95,7 @@ class MemoLookup:
         try:
             outcomes = self._store.results(hits.values())
         except Exception as error:
-            log.error("results of before cannot be read: %s; their tasks run again", error)
+            log.error("results of earlier runs cannot be read: %s; their tasks run again", error)
             return {}
         results = {one.task: one.values for one in outcomes if one.failure is None}
         return {task: results[hit] for task, hit in hits.items() if hit in results}

@@ -64,7 +64,7 @@ def answer(view: View, name: str, arguments: dict[str, Any]) -> Any:
     """
     query = _QUERIES.get(name)
     if query is None:
-        raise PilotError(f"the head knows no query {name!r}")
+        raise PilotError(f"the head has no query {name!r}")
     return query(view, **arguments)
 
 
@@ -453,7 +453,7 @@ def events(
         known = list(dict.fromkeys(itertools.chain(*EVENT_STATES.values())))
         if unknown := states.difference(known):
             raise PilotError(
-                f"nothing comes into a state {min(unknown)!r}; there are {', '.join(known)}"
+                f"no event has the state {min(unknown)!r}; there are {', '.join(known)}"
             )
     newest = view.last_event
     # What is put into the database is seen here before it is committed, and told only after that.

@@ -134,17 +134,17 @@ class Head:
         site, lease = self._site, self._lease
         refuse_if_missing(site, lease.database)
         if lease.unfenced and site.database.exists():
-            log.info("the head before was not seen to die: its database is copied")
+            log.info("the previous head was not seen to die: its database is copied")
             fence(site.database)
         store = Store(site.database, site.config.store.journal, self._check_lease)
         try:
             if lease.database not in ("", UNKNOWN, store.identity):
-                log.warning("%s is not the database of the head before", site.database)
+                log.warning("%s is not the database of the previous head", site.database)
             if lease.copied:
                 log.warning("the site directory is a copy: its pilots are those of the original")
                 store.become_another(clock.now())
             elif lease.moved:
-                log.warning("the site directory was moved: pilots of before cannot find this head")
+                log.warning("the site directory was moved: earlier pilots cannot find this head")
                 store.disown_pilots(clock.now(), "the site directory has another path now")
             lease.raise_above(store.epoch)
             store.begin_epoch(lease.epoch)

@@ -268,4 +268,4 @@ def _changed(row: SessionRow, verb: str) -> SessionRow:
         return row._replace(state=row.state if row.state == "CLOSING" else "STOPPED")
     if verb == "close":
         return row._replace(state="CLOSING")
-    raise PilotError(f"a session knows no {verb!r}")
+    raise PilotError(f"there is no command {verb!r} for sessions")

@@ -86,5 +86,5 @@ class Steps:
             return False
         if name in self._failing:
             del self._failing[name]
-            log.info("%s: goes well again", name)
+            log.info("%s: works again", name)
         return True

@@ -140,7 +140,8 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if not _JOB_NAME.fullmatch(self.name):
             raise ValueError(
-                f"{self.name!r} is no job name; use letters, digits, '.', '_' and '-' (at most 128)"
+                f"{self.name!r} is not a valid job name; use letters, digits, '.', '_' and '-' "
+                "(at most 128)"
             )
         if self.nodes < 1:
             raise ValueError(f"job {self.name} asks for {self.nodes} nodes; ask for at least 1")
@@ -157,7 +158,7 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
             )
         for variable in self.variables:
             if not _VARIABLE_NAME.fullmatch(variable):
-                raise ValueError(f"{variable!r} is no name of an environment variable")
+                raise ValueError(f"{variable!r} is not a valid name of an environment variable")
 
 
 class JobStatus(msgspec.Struct, frozen=True, kw_only=True):

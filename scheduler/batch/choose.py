@@ -53,7 +53,7 @@ def find_kind(name: str) -> BatchKind:
 
         close = get_close_matches(name, _KINDS, 1)
         raise ValueError(
-            f"{name!r} is no batch system; "
+            f"{name!r} is not a batch system; "
             + (f"did you mean {close[0]!r}? " if close else "")
             + f"Known: {', '.join(_KINDS)}, and those of other modules, written as 'module:Class'"
         )
@@ -66,13 +66,13 @@ def find_kind(name: str) -> BatchKind:
                 "of the head and of the pilots, or add its directory to PYTHONPATH"
             ) from error
     if not (isinstance(found, type) and issubclass(found, BatchKind)):
-        raise ValueError(f"{name!r} is no batch system: it is no subclass of BatchKind")
+        raise ValueError(f"{name!r} is not a batch system: it is not a subclass of BatchKind")
     try:
         kind = found()
     except Exception as error:
-        raise ValueError(f"{name!r} is no batch system: it cannot be made: {error}") from error
+        raise ValueError(f"{name!r} is not a batch system: it cannot be made: {error}") from error
     if not str(getattr(kind, "name", "")).isidentifier():
-        raise ValueError(f"{name!r} is no batch system: its attribute 'name' is not a word")
+        raise ValueError(f"{name!r} is not a batch system: its attribute 'name' is not a word")
     return kind
 
 

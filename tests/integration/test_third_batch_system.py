@@ -243,13 +243,16 @@ class Strict(BatchKind):
         ("batch: support.toy_batch:Toy\ntoy: {que: x}", r"toy.que: unknown key.*'queue'"),
         ("batch: support.toy_batch:Toi", r"batch: .*cannot be imported.*Toi.*PYTHONPATH"),
         ("batch: no_such_module:Toy", r"batch: .*cannot be imported: No module named"),
-        ("batch: os:getcwd", r"batch: 'os:getcwd' is no batch system: it is no subclass"),
+        ("batch: os:getcwd", r"batch: 'os:getcwd' is not a batch system: it is not a subclass"),
         ("batch: pilot.scheduler.batch:BatchKind", r"batch: .* it cannot be made: .*abstract"),
         (f"batch: {__name__}:Nameless", r"batch: .* its attribute 'name' is not a word"),
         (f"batch: {__name__}:Greedy", r"batch: .* calls itself 'pools', which is a key of all"),
         (f"batch: {__name__}:Strict", r"the key 'strict' is missing"),
         (f"batch: {__name__}:Strict\nstrict: {{}}", r"strict: the key 'host' is missing"),
-        ("batch: support.toy_batch", r"batch: 'support.toy_batch' is no batch system; .*module:Cl"),
+        (
+            "batch: support.toy_batch",
+            r"batch: 'support.toy_batch' is not a batch system; .*module:Cl",
+        ),
     ],
 )
 def test_mistakes_are_told_with_the_line(tmp_path: Path, line: str, told: str) -> None:

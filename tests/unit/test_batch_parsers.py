@@ -104,7 +104,7 @@ def test_expands_host_lists(text: str, names: list[str]) -> None:
     "text", ["n[1-3", "n1]", "n[3-1]", "n[a-b]", "n[]", "n[1,,2]", "n1,,n2", "n[1[2]]", ","]
 )
 def test_refuses_what_is_no_host_list(text: str) -> None:
-    with pytest.raises(ValueError, match="no host list"):
+    with pytest.raises(ValueError, match="not a host list"):
         expand_nodelist(text)
 
 
@@ -531,7 +531,7 @@ def test_refuses_what_cannot_be_a_job(changes: dict[str, object]) -> None:
     "text", ["a[1-99999999999]", f"a[1-{'9' * 5000}]", "a[1-1000][1-1000]", "a[1-60000,1-60000]"]
 )
 def test_host_list_of_more_hosts_than_there_are(text: str) -> None:
-    with pytest.raises(ValueError, match="no host list"):
+    with pytest.raises(ValueError, match="not a host list"):
         expand_nodelist(text)
 
 

@@ -52,7 +52,7 @@ def test_others_go_on_and_it_is_said_when_a_step_goes_well_again(
     with caplog.at_level(logging.INFO, module.log.name):
         assert steps.run("step", done.append, "again")
     assert done == ["other", "not put off", "again"] and not steps.trouble
-    assert "goes well again" in caplog.text
+    assert "works again" in caplog.text
 
 
 def test_what_ends_the_process_is_let_through() -> None:

@@ -406,7 +406,7 @@ def test_lengths_of_time(limit: Any, seconds: float) -> None:
         ({"time_limit": float("nan")}, "time_limit: a length of time cannot be nan"),
         ({"time_limit": float("inf")}, "time_limit: a length of time cannot be inf"),
         ({"time_limit": timedelta(seconds=-1)}, "time_limit: .* negative"),
-        ({"time_limit": "1h30"}, "time_limit: '1h30' is no length of time"),
+        ({"time_limit": "1h30"}, "time_limit: '1h30' is not a duration"),
         ({"memory": float("nan")}, "memory: memory cannot be nan"),
         ({"cores": np.int64(0)}, "cores=.*: give a whole number, at least 1"),
         ({"cores": True}, "cores=True: give a whole number, at least 1"),

@@ -368,7 +368,7 @@ def test_a_pilot_that_did_not_begin_what_it_was_given(head: Head) -> None:
     found = head.task(1)
     assert found.kind == "busy" and "no room for it in the pilot that can run it" in found.answer
     (avoided,) = [cause for cause in found.because if cause.kind == "avoided"]
-    assert "did not begin the last of its kind" in avoided.text
+    assert "did not start the last task of its kind" in avoided.text
     assert head.core.assign(NOW) == {}, "as it says"
 
 

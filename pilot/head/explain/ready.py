@@ -152,7 +152,7 @@ class Readiness:
         return Finding(
             "rejoin",
             f"is ready, but the head has just started, and waits for {duration(left)} more for "
-            "pilots of before: they may have it",
+            "pilots of the previous head: they may have it",
             (Cause("pilots", f"it waits for {which}", facts={"pilots": names, "until": until}),),
             facts={"until": until},
         )
@@ -185,9 +185,9 @@ class Readiness:
             names = sorted(site.unheard)
             return Finding(
                 "unheard",
-                f"is ready, but {counted(len(names), 'pilot')} of before may still use some of "
-                f"{_listed(name for name, _ in need)}: it goes on when each has reported itself, "
-                "or its job has ended",
+                f"is ready, but {counted(len(names), 'pilot')} of the previous head may still use "
+                f"some of {_listed(name for name, _ in need)}: it goes on when each has reported "
+                "itself, or its job has ended",
                 tuple(
                     Cause("pilot", f"{self.pilot_name(name)} has not reported itself to this head")
                     for name in names[:SHOWN]
@@ -268,7 +268,9 @@ class Readiness:
         lines = [
             Cause("cores", f"of the cores in use, {text}", facts=shares),
             *(
-                Cause("avoided", f"{self.pilot_name(p.name)} did not begin the last of its kind")
+                Cause(
+                    "avoided", f"{self.pilot_name(p.name)} did not start the last task of its kind"
+                )
                 for p in avoided[:SHOWN]
             ),
             *lines,
@@ -340,7 +342,7 @@ class Readiness:
         required_s = assignment.required_walltime_s(work)
         limit_s, mean_s = work.time_limit_s, work.mean_s or 0.0
         if required_s >= (limit_s or 1.5 * mean_s):
-            reason = "its time limit" if limit_s else "half more than the mean of its kind"
+            reason = "its time limit" if limit_s else "1.5 times the mean of its kind"
         else:
             reason = "nearly all that a new pilot of the longest walltime has, since its " + (
                 f"time limit is {duration(limit_s)}"

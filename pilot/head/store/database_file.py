@@ -128,9 +128,9 @@ def fence(path: Path) -> None:
     except OSError as error:
         kind = DiskFullError if error.errno in FULL else HeadError
         raise kind(
-            f"the database {path} has to be copied, since the head before was not seen to die, and "
-            f"cannot be: {error.strerror}; nothing is lost. Make room for it once more there, then "
-            "try again"
+            f"the database {path} has to be copied, since the previous head was not seen to die, "
+            f"and cannot be: {error.strerror}; nothing is lost. Make room for it once more there, "
+            "then try again"
         ) from error
     finally:
         for copy in copies.values():

@@ -190,7 +190,7 @@ def _session_row(row: tuple[Any, ...]) -> SessionRow:
         if not isinstance(value, wanted):
             raise TypeError(f"{type(value).__name__} in place of {wanted.__name__}")
     if state not in SESSION_STATES:
-        raise ValueError(f"{state!r:.40} is no state of a session")
+        raise ValueError(f"{state!r:.40} is not a state of a session")
     return SessionRow(
         session,
         name,

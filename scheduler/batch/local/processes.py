@@ -181,7 +181,7 @@ class LocalBatch:
         except (OSError, ValueError) as error:
             raise BatchUnavailable(f"{path} cannot be read: {error}") from error
         if not isinstance(content, dict):
-            raise BatchUnavailable(f"{path} is no record of a job")
+            raise BatchUnavailable(f"{path} is not the record of a job")
         return content
 
     def _status(self, job_id: str) -> JobStatus | None:

@@ -91,7 +91,7 @@ class Slurm(BatchKind):
             if not option.startswith("-") or not option.isprintable():
                 yield (
                     ("sbatch_options", index),
-                    f"{option!r} is no option of sbatch; write it as '--name=value'",
+                    f"{option!r} is not an option of sbatch; write it as '--name=value'",
                 )
 
     def open(self, manners: Any, directory: Path) -> SlurmBatch:  # noqa: ARG002

@@ -36,10 +36,10 @@ def _split(text: str, whole: str) -> list[str]:
             items.append(text[start:position])
             start = position + 1
         if depth not in (0, 1):
-            raise ValueError(f"{whole!r} is no host list: its brackets do not match")
+            raise ValueError(f"{whole!r} is not a host list: its brackets do not match")
     items.append(text[start:])
     if depth or not all(items):
-        raise ValueError(f"{whole!r} is no host list")
+        raise ValueError(f"{whole!r} is not a host list")
     return items
 
 
@@ -48,7 +48,7 @@ def _expand_item(item: str, whole: str) -> list[str]:
     for literal, ranges in re.findall(r"([^\[\]]+)|\[([^\[\]]*)\]", item):
         parts = [literal] if literal else _expand_ranges(ranges, whole)
         if len(names) * len(parts) > _MOST:
-            raise ValueError(f"{whole!r:.200} is no host list: it has more than {_MOST} hosts")
+            raise ValueError(f"{whole!r:.200} is not a host list: it has more than {_MOST} hosts")
         names = [name + part for name in names for part in parts]
     return names
 
@@ -58,11 +58,11 @@ def _expand_ranges(ranges: str, whole: str) -> list[str]:
     for part in ranges.split(","):
         match = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18}))?", part)
         if not match:
-            raise ValueError(f"{whole!r} is no host list: {part!r} is no range")
+            raise ValueError(f"{whole!r} is not a host list: {part!r} is not a range")
         first, last = match[1], match[2] or match[1]
         if int(last) < int(first):
-            raise ValueError(f"{whole!r} is no host list: the range {part!r} runs backwards")
+            raise ValueError(f"{whole!r} is not a host list: the range {part!r} runs backwards")
         if int(last) - int(first) >= _MOST - len(numbers):
-            raise ValueError(f"{whole!r:.200} is no host list: {part!r} has too many hosts")
+            raise ValueError(f"{whole!r:.200} is not a host list: {part!r} has too many hosts")
         numbers += [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
     return numbers
