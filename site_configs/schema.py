@@ -317,7 +317,7 @@ def load_site_file(path: Path) -> SiteConfig:
 
 
 def _of_plain_data(data: Any, path: Path) -> SiteConfig | None:
-    """The config of a file's plain data; None: something is wrong, and YAML's lines tell where."""
+    """Return the config of a file's plain data; None: it is wrong, and YAML's lines tell where."""
     try:
         its_type = site_type(convert(data, _Named).batch)
         config = _completed(converted(data, its_type), path)

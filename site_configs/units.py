@@ -47,7 +47,7 @@ else:
 
 
 def converted(data: Any, value_type: type[T]) -> T:
-    """The value of plain data, of a type that may have attributes with units.
+    """Return the value of plain data, of a type that may have attributes with units.
 
     Raises
     ------
