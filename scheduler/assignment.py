@@ -293,7 +293,7 @@ def _waits_for(work: WorkClass, site: SiteAmounts, pilots: list[PilotRoom]) -> b
     )
 
 
-#: The sort order of pools: one whose nodes are large enough comes first.
+#: The bonus that makes a pool whose nodes are large enough nearer than any other.
 _HOLDS = 1 << 10
 
 

@@ -39,7 +39,7 @@ _DURATIONS = re.compile(rf"\s*(?:{_DURATION_PART.pattern}\s*){{2,}}", re.IGNOREC
 _DURATION_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-#: The largest count of ranks or cores: products of two can still be stored.
+#: A count of ranks or cores, so bounded that products of two can still be stored.
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
 #: The longest duration, in seconds.
 DURATION_MOST_S = 1e12
