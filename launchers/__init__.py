@@ -108,7 +108,7 @@ def node_worker(
     Raises
     ------
     ValueError
-        There is none of this name.
+        There is no launcher of this name.
     """
     start = _NODE_LAUNCHERS.get(name) or _imported(name, "node launcher", NODE_LAUNCHERS)
     launch: Launch = start(command, host, options)

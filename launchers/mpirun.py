@@ -224,7 +224,7 @@ def find_mpi(
     Raises
     ------
     FileNotFoundError
-        There is none; the message says what was looked at.
+        There is no launcher; the message says where it was looked for.
     """
     seen = []
     for program in _candidates([f for f in FLAVOURS if wanted in ("", f.name)], which):

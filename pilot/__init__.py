@@ -3,7 +3,7 @@
 This is the public API, and nothing else; see ``docs/`` for how to use it.
 
 All but the errors is imported when it is first asked for: the command line and each process of a
-pilot import this package too, and who types a command or has a first task waits for that.
+pilot import this package too, and every command and first task waits for that.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -34,7 +34,7 @@ def open_regular(path: str | os.PathLike[str]) -> int:
     Raises
     ------
     NotRegularError
-        It is no regular file.
+        The path is not a regular file.
     OSError
         It cannot be opened.
     """

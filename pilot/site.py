@@ -112,7 +112,7 @@ class Site:
         Raises
         ------
         SiteGone
-            The directory is no site any more.
+            The directory is no longer a site.
         SiteError
             The directory cannot be written, or others may change what is in it.
         """
@@ -224,7 +224,7 @@ def open_site(directory: Path) -> Site:
     Raises
     ------
     SiteError
-        There is none, it is wrong, or others could change it.
+        The file is missing or wrong, or others could change it.
     """
     path = directory / SITE_FILE
     try:
@@ -232,7 +232,7 @@ def open_site(directory: Path) -> Site:
             _check_owner(directory)
         if not path.exists():
             raise SiteError(
-                f"{directory} is no site: it has no {SITE_FILE}; `pilot init` makes one"
+                f"{directory} is not a site: it has no {SITE_FILE}; `pilot init` makes one"
             )
         _check_owner(path)
         if directory.absolute().parent == pilot_home():
@@ -257,7 +257,7 @@ def find_site(name: str | os.PathLike[str] | None = None) -> Site:
     if "/" in wanted or wanted.startswith("."):
         return open_site(Path(wanted).expanduser().absolute())
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", wanted):
-        raise SiteError(f"{wanted!r} is no name of a site; give a name, or a path with a slash")
+        raise SiteError(f"{wanted!r} is not a valid site name; give a name, or a path with a slash")
     directory = pilot_home() / wanted
     if _may_be_site(directory):
         return open_site(directory)

@@ -358,7 +358,7 @@ def _completed(config: SiteConfig, path: Path) -> SiteConfig:
 def _faults(config: SiteConfig) -> Iterator[tuple[YamlPath, str]]:
     """Give the faults that types alone cannot express, each with its path and a message."""
     if not _NAME.fullmatch(config.name):
-        yield ("name",), f"{config.name!r} is no name; {_NAME_RULE}"
+        yield ("name",), f"{config.name!r} is not a valid name; {_NAME_RULE}"
     if not config.pools:
         yield ("pools",), "there is no pool; add one, such as 'main: {}'"
     if config.data.inline_limit_bytes > _MOST_INLINE_BYTES:
@@ -370,7 +370,7 @@ def _faults(config: SiteConfig) -> Iterator[tuple[YamlPath, str]]:
     if not 0 <= config.head.port <= 65535:
         yield (
             ("head", "port"),
-            f"{config.head.port} is no TCP port; use 1024 to 65535, or 0 for any",
+            f"{config.head.port} is not a TCP port; use 1024 to 65535, or 0 for any",
         )
     if config.lease.renew_s <= 0 or config.lease.expire_s < 3 * config.lease.renew_s:
         yield (
@@ -394,7 +394,7 @@ def _faults(config: SiteConfig) -> Iterator[tuple[YamlPath, str]]:
             if not _VARIABLE.fullmatch(variable):
                 yield (
                     (section, "variables", variable),
-                    "is no name of an environment variable; use letters, digits and '_'",
+                    "is not a valid name of an environment variable; use letters, digits and '_'",
                 )
     for name, amount in config.resources.items():
         if reason := _wrong_resource(name, amount):
@@ -433,7 +433,7 @@ def _wrong_resource(name: str, offered: int | float | list[int | str]) -> str:
 
 def _pool_faults(name: str, pool: PoolConfig, kind: BatchKind) -> Iterator[tuple[YamlPath, str]]:
     if not _NAME.fullmatch(name):
-        yield (), f"{name!r} is no name for a pool; {_NAME_RULE}"
+        yield (), f"{name!r} is not a valid name of a pool; {_NAME_RULE}"
     if not pool.cores_per_node:
         hint = f"; {kind.cores_hint}" if kind.cores_hint else ""
         yield ("cores_per_node",), f"must be a number, other than on a local site{hint}"

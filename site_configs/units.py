@@ -83,7 +83,7 @@ def empty_as_mapping(data: Any, one: msgspec.inspect.Type) -> Any:
 def convert_custom(custom: Any, value: Any) -> Any:
     """Return the number or text that a value of one of this module's types stands for."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{value} is no amount; write a number")
+        raise ValueError(f"{value} is not an amount; write a number")
     if custom is Seconds:
         return float(parse_duration_s(value))
     if custom is Mebibytes:
@@ -95,10 +95,10 @@ def convert_custom(custom: Any, value: Any) -> Any:
             return 0
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
-        raise ValueError(f"{value!r} is no whole number from 1, nor auto")
+        raise ValueError(f"{value!r} is neither a whole number from 1 nor auto")
     if custom is EnvironmentText:
         if isinstance(value, bool) or not isinstance(value, (str, int)):
-            raise ValueError(f"{value!r} is no text; put it in quotes")
+            raise ValueError(f"{value!r} is not text; put it in quotes")
         return str(value)
     raise NotImplementedError(f"no conversion to {custom}")
 
@@ -108,7 +108,7 @@ def _parse_bytes(value: Any) -> int:
         return value
     match = _BYTES.fullmatch(value) if isinstance(value, str) else None
     if not match:
-        raise ValueError(f'{value!r} is no size; write it as "64K", "1M" or in bytes')
+        raise ValueError(f'{value!r} is not a size; write it as "64K", "1M" or in bytes')
     return int(float(match[1]) * _BYTE_UNITS[match[2].upper()])
 
 

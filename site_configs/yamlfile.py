@@ -164,7 +164,7 @@ def parse(
     Raises
     ------
     YamlError
-        As `error_type`: the file cannot be read, or is no YAML.
+        As `error_type`: the file cannot be read, or is not YAML.
     """
     if isinstance(source, Path):
         name = name or str(source)
@@ -200,7 +200,7 @@ def load(
     Raises
     ------
     YamlError
-        As `error_type`: the file cannot be read, is no YAML, or does not fit `value_type`. It has
+        As `error_type`: the file cannot be read, is not YAML, or does not fit `value_type`. It has
         one line for each finding.
     """
     file, findings = load_what_fits(source, value_type, name, error_type=error_type)
@@ -221,7 +221,7 @@ def load_what_fits(
     Raises
     ------
     YamlError
-        As `error_type`: the file cannot be read, is no YAML, or nothing of use is left of it.
+        As `error_type`: the file cannot be read, is not YAML, or nothing of use is left of it.
     """
     parsed = source if isinstance(source, Parsed) else parse(source, name, error_type=error_type)
     name, root, error_type = parsed.name, parsed.root, parsed.error_type
@@ -339,7 +339,7 @@ def _parse(
     try:
         loader = _Loader(text)
     except yaml.YAMLError as error:
-        raise error_type(f"{name}: is no YAML: {error}") from None
+        raise error_type(f"{name}: is not YAML: {error}") from None
     try:
         root = _quick_node(text) or loader.get_single_node()
         if root is None:
@@ -354,9 +354,9 @@ def _parse(
         told = " ".join(part for part in (error.context, error.problem) if part)
         if "\\t" in told:
             told += "; indent with spaces"
-        raise error_type(f"{where}: is no YAML: {told}") from None
+        raise error_type(f"{where}: is not YAML: {told}") from None
     except yaml.YAMLError as error:
-        raise error_type(f"{name}: is no YAML: {error}") from None
+        raise error_type(f"{name}: is not YAML: {error}") from None
     finally:
         loader.dispose()
 
@@ -541,7 +541,7 @@ def _explain(error: msgspec.ValidationError, data: Any, value_type: Any) -> tupl
     if key_in:
         odd = [key for key in value if not isinstance(key, str)] if isinstance(value, dict) else []
         if odd:
-            return (*path, str(odd[0])), f"the key {odd[0]!r} is no text; put it in quotes"
+            return (*path, str(odd[0])), f"the key {odd[0]!r} is not text; put it in quotes"
         return path, f"a key is wrong: {told}"
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", told, re.DOTALL):
         known = [f.encode_name for s in _structs_at(value_type, data, path) for f in s.fields]
@@ -561,7 +561,7 @@ def _explain(error: msgspec.ValidationError, data: Any, value_type: Any) -> tupl
     if told.startswith("Invalid enum value"):
         choices = _choices_at(value_type, path)
         hint = _suggest(str(value), choices) if choices else "see the reference for its values"
-        return path, f"{_show(value)} is no value for this key; {hint}"
+        return path, f"{_show(value)} is not a valid value for this key; {hint}"
     return path, told
 
 

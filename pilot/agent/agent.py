@@ -397,8 +397,7 @@ class Agent:
         )
 
     def _judge(self, now: float) -> None:
-        """Report executors as killed whose end has not been explained in time by the end of the
-        job."""
+        """Take in the exits of executors that the end of the job has not explained in time."""
         while self._doubtful and (self._service.ending or now >= self._doubtful[0][0]):
             self._executor_exited(self._doubtful.popleft()[1], now)
 

@@ -7,7 +7,7 @@ each way.
 
 Invariants
 ----------
-- What was found is written down with what it depends on: other variables or another Python are
+- The result is written down with everything it depends on: other variables or another Python are
   tried out anew, and so is what has not formed a world since.
 - A trial that does not end is ended, with all that it started.
 """

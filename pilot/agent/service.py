@@ -59,7 +59,7 @@ class Service:
     Parameters
     ----------
     identity
-        Who it is.
+        The pilot's identity.
     rules
         Decide what runs where.
     send

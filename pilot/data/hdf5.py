@@ -326,7 +326,7 @@ class SealedFile:
     Raises
     ------
     ResultError
-        The file is missing, or is no whole HDF5 file.
+        The file is missing, or is not a complete HDF5 file.
     """
 
     def __init__(self, path: Path) -> None:

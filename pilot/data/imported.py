@@ -24,7 +24,7 @@ class Imported:
     Raises
     ------
     ResultError
-        It is not there, is no file, or cannot be read.
+        The path does not exist, is not a file, or cannot be read.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -83,7 +83,7 @@ def _look(path: Path) -> tuple[int, int]:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError("it is a directory")
     if not stat.S_ISREG(status.st_mode):
-        raise OSError("it is no regular file")
+        raise OSError("it is not a regular file")
     return status.st_size, status.st_mtime_ns
 
 

@@ -1,6 +1,6 @@
 """Storing and loading of values: inline up to a limit, beyond that in a segment.
 
-Importing it loads neither NumPy nor HDF5: who handles small values only does not wait for them.
+Importing it loads neither NumPy nor HDF5: a process with small values only does not wait for them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The encoding of values: inline up to a limit, beyond that as references into segments.
 
 Responsible for turning objects into bytes and back, and for deciding which way they go. Reads and
-writes no files itself. Importing it loads neither NumPy nor HDF5: who handles small values only
+writes no files itself. Importing it loads neither NumPy nor HDF5: a process with small values only
 does not wait for them.
 
 Invariants:
@@ -192,7 +192,7 @@ def surely_larger(obj: object, limit: int) -> bool:
     """Tell whether `obj` holds more than `limit` bytes in arrays and strings, without pickling it.
 
     What is in two places counts twice: then a value goes into a segment that might have been
-    inline, which is no harm.
+    inline, which is harmless.
     """
     numpy = sys.modules.get("numpy")  # Where it is not loaded, there are no arrays.
     size = 0

@@ -4,7 +4,7 @@ A task id is ``(session << 32) | n``, which people read as ``session.n``. The he
 of a session away in blocks, ahead of time, and a client counts within its own: so a future is known
 by its id before anything was sent, a frame that is sent twice is recognised, and hardly anybody
 waits for a number. A child has the id ``k`` alone, the ``k``-th that its parent has submitted,
-until its parent has ended and the head gives it a number: it is no task before.
+until its parent has ended and the head gives it a number: before that it is not a task.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def parse_task_label(text: str) -> int:
     Raises
     ------
     ValueError
-        The text is no task id.
+        The text is not a task id.
     """
     if match := re.fullmatch(r"([0-9]{1,10})\.([0-9]{1,10})", text):
         session, number = map(int, match.groups())
         if session <= SESSIONS and number <= NUMBERS:
             return task_id(session, number)
     raise ValueError(
-        f"{text[:40]!r} is no task id; task ids look like 3.17: the session's number, and the "
+        f"{text[:40]!r} is not a task id; task ids look like 3.17: the session's number, and the "
         "task's in it"
     )

@@ -87,7 +87,7 @@ def _replaced(task: Ended, by_id: Mapping[int, Ended]) -> int:
 
 
 def _with_latest(spec: TaskSpec, by_id: Mapping[int, Ended]) -> TaskSpec:
-    """Return a task whose inputs are replaced by the latest runs of their tasks."""
+    """Return a task whose inputs refer to the latest runs of their tasks."""
     inputs = tuple((_latest(source, by_id), index) for source, index in spec.inputs)
     return msgspec.structs.replace(spec, inputs=inputs)
 

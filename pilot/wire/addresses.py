@@ -42,7 +42,7 @@ def resolve(address: str) -> Address:
     Raises
     ------
     SiteError
-        There is no such thing here.
+        This machine has no such interface, or cannot resolve the name.
     """
     if address == "auto":
         return Address(socket.gethostname(), ANY)
@@ -54,8 +54,8 @@ def resolve(address: str) -> Address:
         resolved = {entry[4][0] for entry in socket.getaddrinfo(address, None, socket.AF_INET)}
     except (OSError, UnicodeError) as error:
         raise SiteError(
-            f"head.address: {address!r} is no network interface of {socket.gethostname()} "
-            f"({', '.join(interfaces)}), no IPv4 address and no host name that is known here "
+            f"head.address: {address!r} is neither a network interface of {socket.gethostname()} "
+            f"({', '.join(interfaces)}), nor an IPv4 address, nor a host name that is known here "
             f"({error}); give the name of this machine as compute nodes know it, the interface "
             "that faces them, or auto"
         ) from error

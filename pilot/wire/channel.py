@@ -1,6 +1,6 @@
 """Channels for messages: Unix sockets on one machine (`unix`), and TCP between machines (`tcp`).
 
-Both ways let in who holds the site's keys, and nobody else.
+Both ways admit holders of the site's keys, and nobody else.
 """
 
 from __future__ import annotations

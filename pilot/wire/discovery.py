@@ -1,6 +1,6 @@
 """Discovery of the head: it writes its address into the site directory, and others read it.
 
-The file is replaced in one step and carries the epoch, so that who reads it sees one head or the
+The file is replaced in one step and carries the epoch, so that a reader sees one head or the
 other, never half of one; a lower epoch than one that was seen before is an old head's.
 """
 

@@ -10,7 +10,7 @@ key by a keyed hash over both numbers, and over the name that the one who connec
 Invariants
 ----------
 - Whatever was said before proves nothing: neither end chooses both numbers.
-- The proof of one side is none of the other side.
+- The proof of one side is not valid for the other side.
 - No frame of this is longer than `GREETING_BYTES`.
 """
 

@@ -7,7 +7,7 @@ directory's ``keys`` is the user.
 Invariants
 ----------
 - The keys of a site are there all together or not at all, and never change: they are made aside,
-  and appear in one step. Who comes second takes those of the first.
+  and appear in one step. A second process that makes keys takes those of the first.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def _bind(address: str, number: int) -> socket.socket:
         if error.errno != errno.EADDRNOTAVAIL:
             raise
         # As where a port is forwarded to this machine.
-        log.warning("%s is no address of this machine: it listens at all that it has", address)
+        log.warning("%s is not an address of this machine; listening at all its addresses", address)
         return _bind("*", number)
     return listener
 

@@ -2,7 +2,7 @@
 
 Invariants
 ----------
-- Nobody waits, but in `drain`: what the kernel does not take is kept, and follows.
+- No call blocks, but `drain`: data that the kernel does not take is kept, and sent later.
 - Frames arrive whole and in order.
 """
 

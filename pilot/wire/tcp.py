@@ -6,8 +6,8 @@ Invariants
 ----------
 - No queue here drops anything: high-water marks are off. Whoever sends bounds what is under way,
   and a router breaks a peer off that does not take what it is sent.
-- Who has not proved to hold the key can have a router keep a part of a message at most, and for
-  seconds; and when many have come they are turned away (`listening`).
+- A peer that has not proved to hold the key can make a router keep a part of a message at most, and
+  for seconds; and when many have come they are turned away (`listening`).
 
 How it works: a message goes in parts (frames of one ZeroMQ message, which arrive all or not at
 all), so that no frame is large, neither before nor after the greeting. An empty message is a word

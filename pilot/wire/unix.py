@@ -7,12 +7,12 @@ while both ends live, and nobody else sees what is said.
 
 Invariants
 ----------
-- Nobody waits, but in `drain` and `close`.
+- No call blocks, but `poll`, `drain` and `close`.
 - Both ends are processes of one user, and each has proved to the other that it holds the key,
   before anything else is said (`greeting`).
-- Who has not proved that holds a connection and a few hundred bytes here, for some seconds.
-- What a peer of a listener does not read is kept up to a limit; beyond it the connection is broken
-  off, and the peer finds out and comes again.
+- A peer that has not proved that holds a connection and a few hundred bytes here, for some seconds.
+- Data that a peer of a listener does not read is kept up to a limit; beyond it the connection is
+  broken off, and the peer finds out and connects again.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ class Outbox:
         received = self._client.receive()
         if unreadable := self._client.take_unreadable():
             # It may have been work, which the agent believes to be here.
-            raise PilotError(f"the agent has sent what is no message: {unreadable[0].reason}")
+            raise PilotError(f"the agent sent an unreadable message: {unreadable[0].reason}")
         if not received and self._client.is_lost:
             # What is not reported is done again: nobody would hear of it, and all would wait.
             raise ConnectionError("the connection to the agent has ended; has a task closed it?")

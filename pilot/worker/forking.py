@@ -6,7 +6,8 @@ guard, a process that does nothing but wait for it, and ends what it has left be
 
 Invariants
 ----------
-- Who forks has one thread, no ZeroMQ context, and nothing of the user's: so has what it forks.
+- A process that forks has one thread, no ZeroMQ context and nothing of the user's, as has its
+  child.
 - A forked process leaves by `SystemExit`, through its parent's frames: none of them catches it.
 - A fork server ends with the process that made it, and what it has forked ends with it.
 - The end of a served process is told only when none of its descendants is left, whatever session

@@ -6,9 +6,9 @@ task that calls none costs nothing.
 
 Invariants
 ----------
-- What a module sets while it is imported stays, as the module does. What a task sets goes with it.
+- A setting that a module makes on import stays, as the module does. A task's settings end with it.
 - A process in which something cannot be put back is known as such: no other task is to run there.
-- What is set in another way (by a library in C, say) is not seen.
+- Settings made in another way (by a library in C, say) are not noticed.
 """
 
 from __future__ import annotations

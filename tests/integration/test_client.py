@@ -156,7 +156,7 @@ def test_what_is_asked_in_the_wrong_words_is_told(shared_site: SiteUnderTest) ->
         future = session.submit(len, "abc")
         assert future.result(DEADLINE_S) == 3
         assert future.task_id in session.why(future.task_id)
-        with pytest.raises(pilot.PilotError, match="is no task id"):
+        with pytest.raises(pilot.PilotError, match="is not a task id"):
             session.why("x")
         with pytest.raises(pilot.PilotError, match="since='x': give a whole number"):
             list(session.events(since="x"))  # type: ignore[arg-type]

@@ -34,12 +34,12 @@ def test_unknown_site(local_site: SiteUnderTest) -> None:
 
 
 def test_path_that_is_no_site(tmp_path: Path) -> None:
-    with pytest.raises(pilot.SiteError, match=r"is no site: it has no site\.yaml; `pilot init`"):
+    with pytest.raises(pilot.SiteError, match=r"is not a site: it has no site\.yaml; `pilot init`"):
         Session(tmp_path)
 
 
 def test_name_that_cannot_be_one() -> None:
-    with pytest.raises(pilot.SiteError, match="'a b' is no name of a site"):
+    with pytest.raises(pilot.SiteError, match="'a b' is not a valid site name"):
         Session("a b")
 
 

@@ -62,7 +62,7 @@ def test_unknown_sites(home: Path) -> None:
     with pytest.raises(SiteError, match=r"no site 'x' .*there: local.*pilot init") as caught:
         find_site("x")
     assert str(home) in str(caught.value)
-    with pytest.raises(SiteError, match="is no name of a site"):
+    with pytest.raises(SiteError, match="is not a valid site name"):
         find_site("no such name")
     with pytest.raises(SiteError, match=r"has no site\.yaml"):
         find_site("./nowhere")

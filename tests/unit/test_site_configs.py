@@ -189,7 +189,7 @@ MISTAKES = [
     (SLURM + "    waltime: 1h\n", 5, "pools.cpu.waltime: unknown key; did you mean 'walltime'"),
     (SLURM + "    xyzzy: 1h\n", 5, "unknown key; Known: account, constraint"),
     (SLURM + "    walltime: one hour\n", 5, 'pools.cpu.walltime: .* "90s", "10m"'),
-    (SLURM + "    walltime: .inf\n", 5, "no amount"),
+    (SLURM + "    walltime: .inf\n", 5, "not an amount"),
     (SLURM + "    walltime: -5\n", 5, "cannot be negative"),
     (SLURM + "    walltime: 30s\n", 5, "warned of its end"),
     (SLURM + "    memory_per_node: lots\n", 5, "not an amount of memory"),
@@ -217,30 +217,30 @@ MISTAKES = [
     (SLURM + "    sbatch_options: [--x, exclusive]\n", 5, r"sbatch_options\[1\]: 'exclusive'"),
     (SLURM + "    sbatch_options:\n    - --x\n    - [a]\n", 7, "expected a text, got a list"),
     (SLURM + "  gpu:\n    walltime: 1h\n", 5, "pools.gpu.cores_per_node: must be a number"),
-    (SLURM + "  a b:\n    cores_per_node: 1\n", 5, "'a b' is no name for a pool"),
-    (SLURM + "  2: {cores_per_node: 3}\n", 5, "the key 2 is no text; put it in quotes"),
+    (SLURM + "  a b:\n    cores_per_node: 1\n", 5, "'a b' is not a valid name of a pool"),
+    (SLURM + "  2: {cores_per_node: 3}\n", 5, "the key 2 is not text; put it in quotes"),
     (SLURM + "  ? [a]\n  : {}\n", 5, "a key is a list"),
     ("batch: local\npools:\n  m: {nodes_per_pilot: 2}\n", 3, "has one node"),
     (SLURM + "lease: {expire: 3s}\n", 5, "lease.expire: is 3 s; make it at least three times"),
-    (SLURM + "head:\n  port: 99999\n", 6, "head.port: 99999 is no TCP port"),
+    (SLURM + "head:\n  port: 99999\n", 6, "head.port: 99999 is not a TCP port"),
     (SLURM + "head:\n  port: '80'\n", 6, "expected a whole number, got the text '80'; remove"),
     (SLURM + "head: [a]\n", 5, "head: expected a mapping .*, got a list"),
-    (SLURM + "store: {journal: off}\n", 5, "'off' is no value.*auto, truncate, wal"),
+    (SLURM + "store: {journal: off}\n", 5, "'off' is not a valid value.*auto, truncate, wal"),
     (SLURM + "data: {inline_limit: lots}\n", 5, '"64K"'),
     (SLURM + "data:\n  inline_limit: 2G\n", 6, "data.inline_limit: it is more than 16M"),
     (SLURM + "mpi:\n  options: --mpi=pmix\n", 6, "mpi.options: expected a list"),
-    (SLURM + "mpi: {variables: {A-B: x}}\n", 5, "mpi.variables.A-B: is no name"),
+    (SLURM + "mpi: {variables: {A-B: x}}\n", 5, "mpi.variables.A-B: is not a valid name"),
     (SLURM + "environment:\n  variables:\n    A: 1.5\n", 7, "put it in quotes"),
     (SLURM + "slurm: {job_name_prefix: a b}\n", 5, "cannot begin a job name"),
     (SLURM + "slurm: {poll_interval: 0}\n", 5, "longer than 0"),
-    (SLURM + "name: a/b\n", 5, "'a/b' is no name"),
+    (SLURM + "name: a/b\n", 5, "'a/b' is not a valid name"),
     ("- a\n- b\n", 1, "expected a mapping .*, got a list"),
-    ("batch: [\n", 2, "is no YAML"),
-    ("batch: slurm\n\tpools: x\n", 2, "is no YAML.*indent with spaces"),
+    ("batch: [\n", 2, "is not YAML"),
+    ("batch: slurm\n\tpools: x\n", 2, "is not YAML.*indent with spaces"),
     (SLURM + "---\na: 1\n", 5, "another document"),
     (SLURM + "  b: &x [*x]\n", 5, "an alias stands for something that holds it"),
     (SLURM + "  b: !!python/object:os.system {}\n", 5, "the tag .* is not known"),
-    (SLURM + "  b: !odd x\n", 5, "is no YAML.*!odd"),
+    (SLURM + "  b: !odd x\n", 5, "is not YAML.*!odd"),
     (SLURM + "  b: *nothing\n", 5, "undefined alias"),
 ]
 
@@ -259,7 +259,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(SiteFileError, match="UTF-8"):
         load_site_file(tmp_path / "site.yaml")
     (tmp_path / "site.yaml").write_bytes(b"batch: \x01")
-    with pytest.raises(SiteFileError, match="is no YAML"):
+    with pytest.raises(SiteFileError, match="is not YAML"):
         load_site_file(tmp_path / "site.yaml")
 
 

@@ -473,5 +473,5 @@ def test_what_is_no_subject(head: Head, subject: str) -> None:
 
 @pytest.mark.parametrize("subject", ["9" * 23, "9" * 5000, "1." + "9" * 30, f"{'9' * 10}.1"])
 def test_what_has_too_many_digits_is_no_session_and_no_task(head: Head, subject: str) -> None:
-    with pytest.raises(PilotError, match=r"there is no session|is no task id"):
+    with pytest.raises(PilotError, match=r"there is no session|is not a task id"):
         head.why(subject)

@@ -2,11 +2,11 @@
 
 Invariants
 ----------
-- A core has one user at a time, as has all else that has an index: who takes a share gives the
-  same one back, once.
+- A core has one user at a time, as has every resource with an index: whatever takes a share gives
+  the same share back, once.
 - `free` is the number of free cores of all nodes that are up, at any time.
-- Who asked to be told of what is in the way of a share is told once, when that is free.
-- What it costs to take or give back is up to the share, and to who waits for what is in it.
+- A caller of `when_free` is told once, when the obstacle is free.
+- The cost of taking or releasing a share depends on its size and on the callers that wait for it.
 """
 
 from __future__ import annotations

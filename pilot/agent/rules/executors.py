@@ -4,11 +4,11 @@ Invariants
 ----------
 - A core is with one busy executor or world at a time. Idle executors hold none: they sleep.
 - An executor serves one session only, so no session sees another's modules.
-- What an executor has been sent behind a task waits for that task only as long as that is short.
+- Work that was sent to an executor behind a task waits for that task only while the task is short.
 - An executor is in one state: it serves a queue, or is idle and may be found, or is being ended.
-- That an executor does not come up is its node's fault, and costs no task anything: it is tried
-  again, elsewhere if there is room; a node where none comes up is given up.
-- What an event costs does not grow with the number of executors, but for `cancel`, `lose_node` and
+- A failed start of an executor is its node's fault and costs no task an attempt: the start is tried
+  again, elsewhere if there is room; a node on which no executor starts is given up.
+- The cost of an event does not grow with the number of executors, but for `cancel`, `lose_node` and
   `stop_all`, which go through all of them once, and for `tick`.
 """
 

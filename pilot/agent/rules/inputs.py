@@ -7,7 +7,7 @@ Invariants
 ----------
 - A task leaves with all of its inputs, or it is given back.
 - A result is kept until the head has committed it (from then on the head sends it along) and until
-  nobody who is here waits for it and others.
+  no task here waits for it and for others.
 """
 
 from __future__ import annotations

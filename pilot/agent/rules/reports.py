@@ -3,9 +3,9 @@
 Invariants
 ----------
 - An end is kept until the head has it in its database; then its whole frame is forgotten.
-- What has ended here is not run again under the same number: if it comes again, from a head that
-  has not heard of its end, that end is told again.
-- What was given back as it came is no end: if it comes again, it is as if it had never been here.
+- An attempt that has ended here does not run again: if a head that has not heard of its end assigns
+  it again, that end is reported again.
+- An attempt that was returned unstarted has not ended: if it is assigned again, it is new.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The agent's shell turns frames, exits of processes and timers into calls, each with the time, and
 carries out the actions that `take_actions` gives. No sockets, no processes, no clock in here.
 `attempts` keeps what came in, `queues` what of it waits, `cores` what is free; `executor_rules` and
-`world_rules` bring these together for the two kinds of process, and here is who comes first.
+`world_rules` bring these together for the two kinds of process; this module sets their order.
 
 Invariants
 ----------

@@ -6,9 +6,9 @@ search costs does not grow with how many are idle.
 
 Invariants
 ----------
-- What is taken has all its cores, GPUs and memory free.
-- What is put aside comes back as soon as it may be of use again; only `discard` forgets it.
-- What was idle last is taken first: its memory is warm, and the others may be closed.
+- An item that is taken has all its cores, GPUs and memory free.
+- An item that is put aside comes back as soon as it may be usable; only `discard` forgets it.
+- The item that became idle last is taken first: its memory is warm, and others may be closed.
 """
 
 from __future__ import annotations
