@@ -27,6 +27,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -76,6 +77,8 @@ class Lease:
         self._renewed = 0.0
         self._asked = 0.0
         self._lost = False
+        #: Returns the number of the last event in the database.
+        self.progress: Callable[[], int] = lambda: self.events
         self._holder: Holder | None = None
         #: True if the site directory is a copy of another one, which has its own head.
         self.copied = False
@@ -96,6 +99,16 @@ class Lease:
     def unfenced(self) -> bool:
         """True if an earlier head may still live, and write to the database in its place."""
         return self._held.unfenced
+
+    @property
+    def unclosed(self) -> bool:
+        """True if the database is open, or was left open by the previous head."""
+        return self._held.unclosed
+
+    @property
+    def events(self) -> int:
+        """The number of an event that the database has at least."""
+        return self._held.events
 
     @property
     def database(self) -> str:
@@ -141,6 +154,8 @@ class Lease:
                 database=_database_before(found),
                 unfenced=(before is not None and before.unfenced)
                 or (found is not None and not found.is_dead and not is_here),
+                unclosed=before is not None and before.unclosed,
+                events=0 if before is None else before.events,
                 directory=str(self._files.path.parent),
                 inode=_inode(self._files.path.parent),
             ),
@@ -281,7 +296,8 @@ class Lease:
 
     def _is_renewed(self, holder: Holder) -> bool:
         """Write the lease's file, and tell whether it is still the lease."""
-        holder = msgspec.structs.replace(holder, counter=holder.counter + 1)
+        counter, events = holder.counter + 1, self.progress()
+        holder = msgspec.structs.replace(holder, counter=counter, events=events)
         try:
             self._files.write(self._descriptor, _record(holder))
             self._holder = holder
@@ -298,8 +314,15 @@ class Lease:
             return True  # it is for others, and can wait
         return True
 
-    def note(self, *, database: str, unfenced: bool) -> None:
-        """Record in the lease which database belongs to it, and whether it is safe.
+    def note(self, *, unclosed: bool, database: str | None = None) -> None:
+        """Record in the lease how the database is left if this process ends now.
+
+        Parameters
+        ----------
+        unclosed
+            True if its last changes may be in the log beside it then.
+        database
+            Its identity, once it is safe from earlier heads; None keeps the recorded one.
 
         Raises
         ------
@@ -307,7 +330,9 @@ class Lease:
             The lease cannot be written.
         """
         with self._writing:
-            holder = msgspec.structs.replace(self._held, database=database, unfenced=unfenced)
+            holder = msgspec.structs.replace(self._held, unclosed=unclosed, events=self.progress())
+            if database is not None:
+                holder = msgspec.structs.replace(holder, database=database, unfenced=False)
             try:
                 self._files.write(self._descriptor, _record(holder))
             except OSError as error:

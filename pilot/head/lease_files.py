@@ -63,6 +63,10 @@ class Holder(msgspec.Struct, frozen=True):
     #: Path and inode of the site directory.
     directory: str = ""
     inode: int = 0
+    #: True while the database is open: its last changes may be in the write-ahead log then.
+    unclosed: bool = False
+    #: The number of an event that the database has at least.
+    events: int = 0
 
     def is_dead(self) -> bool:
         """Tell whether the holder is certainly dead; False if that cannot be seen from here."""

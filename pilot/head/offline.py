@@ -26,7 +26,7 @@ from pilot.head.lease import Holder, read_lease
 from pilot.head.lease_files import has_run_out
 from pilot.head.outlook import ProvisioningView
 from pilot.head.running import find_head
-from pilot.head.store.database_file import refuse_if_missing
+from pilot.head.store.database_file import lacks_its_log, log_of, refuse_if_missing
 from pilot.head.store.store import SCHEMA_VERSION, Store, readable
 from pilot.scheduler.batch import BatchKind
 from pilot.site import Site
@@ -136,10 +136,15 @@ def answer(site: Site, name: str, arguments: dict[str, Any]) -> Any:
     _check_lease(site)
     holder = read_lease(site.lease_file)
     refuse_if_missing(site, holder.database if holder is not None else "")
+    has_log = log_of(site.database).exists()
     try:
         reader = _open(site.database)
         try:
             _check_schema(reader, site.database)
+            if holder is not None and holder.unclosed and not has_log:
+                known = holder.events if holder.database == reader.identity else 0
+                if reader.next_event() <= known:
+                    raise lacks_its_log(site.database)
             view = View(
                 reader,
                 Core(),

@@ -19,6 +19,7 @@ import logging
 import os
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -28,7 +29,8 @@ from pilot.data.patience import patiently
 from pilot.head.connections import PilotPeer
 from pilot.head.lease import UNKNOWN, Lease
 from pilot.head.service import TICK_S, Service
-from pilot.head.store.database_file import fence, refuse_if_missing
+from pilot.head.store.database_file import fence, lacks_its_log, log_of, refuse_if_missing
+from pilot.head.store.place import Where
 from pilot.head.store.store import Store, open_error
 from pilot.limits import UNSENT_BYTES
 from pilot.scheduler.batch import open_batch
@@ -48,6 +50,10 @@ from pilot.wire.keys import load_keys
 from pilot.wire.polling import poller_of
 
 log = logging.getLogger("pilot.head")
+
+#: How long a database file that has vanished may be put back before it is written anew, in
+#: seconds.
+VANISHED_S = 2.0
 
 
 @contextlib.contextmanager
@@ -110,6 +116,8 @@ class Head:
         )
         #: True if the file that tells where this head is found is still to be written.
         self._moved = False
+        #: Since when the database file is missing; 0 while it is there.
+        self._vanished = 0.0
         #: The file that tells where this head is found, as it was when it was written.
         self._written: os.stat_result | None = None
         self._service = Service(
@@ -122,6 +130,7 @@ class Head:
             self._check_lease,
         )
         self._peers = self._service.peers
+        self._lease.progress = lambda: self._service.last_event
         with _many_objects():
             self._service.restore()
         #: The process that started a head inside a job: the head ends with it, as the job does.
@@ -136,10 +145,17 @@ class Head:
         if lease.unfenced and site.database.exists():
             log.info("the previous head was not seen to die: its database is copied")
             fence(site.database)
-        store = Store(site.database, site.config.store.journal, self._check_lease)
+        has_log = log_of(site.database).exists()
+        makes = has_log or not lease.database
+        store = Store(site.database, site.config.store.journal, self._check_lease, makes=makes)
         try:
             if lease.database not in ("", UNKNOWN, store.identity):
                 log.warning("%s is not the database of the previous head", site.database)
+            elif store.next_event() <= lease.events:
+                if lease.unclosed and not has_log:
+                    raise lacks_its_log(site.database)
+                log.warning("%s is older than what the previous head has written", site.database)
+                store.become_another(clock.now())
             if lease.copied:
                 log.warning("the site directory is a copy: its pilots are those of the original")
                 store.become_another(clock.now())
@@ -148,7 +164,9 @@ class Head:
                 store.disown_pilots(clock.now(), "the site directory has another path now")
             lease.raise_above(store.epoch)
             store.begin_epoch(lease.epoch)
-            lease.note(database=store.identity, unfenced=False)
+            last_event = store.next_event() - 1
+            lease.progress = lambda: last_event
+            lease.note(database=store.identity, unclosed=True)
         except sqlite3.Error as error:
             store.close()
             raise open_error(site.database, error) from error
@@ -220,6 +238,7 @@ class Head:
         if self._starter and os.getppid() != self._starter and not service.stopping:
             service.stop("the job's program has ended", end_pilots=True)
         service.steps.run("looking after the sockets", self._look_after_sockets)
+        service.steps.run("looking after the database", self._look_after_database, now)
         service.tick(now)
 
     def _look_after_sockets(self) -> None:
@@ -227,6 +246,44 @@ class Head:
         if self._moved:
             self._announce()
             self._moved = False
+
+    def _look_after_database(self, now: float) -> None:
+        if not (self._site.directory / SITE_FILE).exists():
+            return  # it is gone as a whole, and may come back so
+        found = self._store.look()
+        if found is not Where.VANISHED:
+            self._vanished = 0.0
+        if found is Where.REPLACED:
+            self._give_way(now)
+        elif found is Where.VANISHED:
+            self._vanished = self._vanished or now
+            if now - self._vanished > VANISHED_S:
+                path = self._site.database
+                log.error("%s has vanished: it is written anew, and nothing is lost", path)
+                self._store.write_anew()
+
+    def _give_way(self, now: float) -> None:
+        """End, since somebody has replaced the database file of this head."""
+        self._service.steps.attempt("writing what is left", self._service.flush, now)
+        self._leave_place()
+        for name, step in (
+            ("removing the address", partial(self._site.address_file.unlink, missing_ok=True)),
+            ("giving up the lease", self._lease.release),
+        ):
+            self._service.steps.attempt(name, step)
+        os._exit(1)
+
+    def _leave_place(self) -> None:
+        path = self._site.database
+        aside = path.with_name(f"{path.name}.until-{time.strftime('%Y%m%d-%H%M%S')}")
+        self._store.leave_to(aside)
+        log.critical(
+            "another file was put in the place of %s while this head ran: it ends, the next one "
+            "takes that file. What was in the database until now is in %s",
+            path,
+            aside,
+        )
+        self._lease.note(unclosed=False)
 
     def _is_hidden(self) -> bool:
         """Tell whether the file that tells where this head is found is gone or was replaced.
@@ -252,7 +309,17 @@ class Head:
             ("removing the address", partial(self._site.address_file.unlink, missing_ok=True)),
             ("closing the sockets", self._server.close),
             ("waiting for other threads", service.close),
-            ("closing the database", self._store.close),
+            ("closing the database", self._close_database),
             ("giving up the lease", self._lease.release),
         ):
             service.steps.attempt(name, step)
+
+    def _close_database(self) -> None:
+        found = self._store.look()
+        if found is Where.REPLACED:
+            self._leave_place()
+            return  # SQLite would close it in its old place
+        if found is Where.VANISHED:
+            self._store.write_anew()
+        self._store.close()
+        self._lease.note(unclosed=False)

@@ -336,6 +336,21 @@ class Service:
             self._pilots.end_all(reason, now)
         self._notify()
 
+    @property
+    def last_event(self) -> int:
+        """The number of the last event that is in the database."""
+        return self._commits.last_event
+
+    def flush(self, now: float) -> None:
+        """Have all that has happened in the database, and told.
+
+        Raises
+        ------
+        PilotError
+            It cannot be written now.
+        """
+        self._commits.flush(now)
+
     def cancel_rest(self) -> None:
         """Cancel the jobs of pilots that were told to end and have not."""
         self._pilots.cancel_rest()

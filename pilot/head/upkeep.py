@@ -42,11 +42,12 @@ def leave_out(site: Site, session: int) -> None:
             fence(site.database)
         store = Store(site.database, site.config.store.journal)
         try:
-            lease.note(database=store.identity, unfenced=False)
+            lease.note(database=store.identity, unclosed=True)
             if not store.leave_out(session, clock.now()):
                 raise PilotError(f"there is no open session {session}")
         finally:
             store.close()
+            lease.note(unclosed=False)
     finally:
         lease.release()
 
@@ -88,7 +89,8 @@ def reset(site: Site) -> Path | None:
             path.rename(aside / path.name)
         site.address_file.unlink(missing_ok=True)
         sync_directory(site.directory)
-        lease.note(database="", unfenced=False)
+        lease.progress = lambda: 0
+        lease.note(database="", unclosed=False)
     except OSError as error:
         raise SiteError(
             f"{error.filename} cannot be moved to {aside}: {error.strerror}; then try again"

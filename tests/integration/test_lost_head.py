@@ -23,7 +23,7 @@ import pilot
 from pilot.cli import cli
 from pilot.client import connection
 from pilot.client.session import Session
-from pilot.head.lease_files import has_run_out
+from pilot.head.lease_files import has_run_out, read_lease
 from pilot.site import open_site
 from pilot.wire.discovery import process_started, read_address
 
@@ -242,6 +242,132 @@ def test_site_begins_anew_when_its_database_has_vanished(site: SiteUnderTest) ->
     )
     assert site.query("head")["epoch"] > epoch
     assert run("session", "list", "--json").stdout.count('"id"') == 1
+
+
+def test_database_that_is_removed_under_its_head_is_written_anew(site: SiteUnderTest) -> None:
+    with site.session() as session:
+        assert session.submit(tasks.square, 2).result(DEADLINE_S) == 4
+        head = site.head_pid
+        for path in site.directory.glob("tasks.db*"):
+            path.unlink()
+        assert session.submit(tasks.square, 3).result(DEADLINE_S) == 9
+        wait_until(site.site.database.exists, DEADLINE_S, "the head to notice")
+        os.kill(head, signal.SIGKILL)
+        assert session.submit(tasks.square, 4).result(DEADLINE_S) == 16
+        assert len(site.query("tasks", session=session.id)) == 3
+        for path in site.directory.glob("tasks.db*"):
+            path.unlink()
+        session.detach()
+    run("head", "stop")  # at once
+    work(site)
+    assert len(site.query("sessions")) == 2
+
+
+def test_log_that_is_removed_under_its_head_takes_nothing_along(site: SiteUnderTest) -> None:
+    log = site.site.database.with_name("tasks.db-wal")
+    with site.session() as session:
+        assert session.submit(tasks.square, 2).result(DEADLINE_S) == 4
+        log.unlink()
+        wait_until(
+            lambda: session.submit(tasks.square, 3).result(DEADLINE_S) == 9 and log.exists(),
+            DEADLINE_S,
+            "the head to notice",
+        )
+        os.kill(site.head_pid, signal.SIGKILL)
+        assert session.submit(tasks.square, 4).result(DEADLINE_S) == 16
+
+
+def stopped(site: SiteUnderTest) -> int:
+    """Stop the head; return the last event that the lease knows of."""
+    run("head", "stop")
+    lease = read_lease(site.site.lease_file)
+    assert lease is not None and not lease.unclosed and lease.events
+    return lease.events
+
+
+def await_progress(site: SiteUnderTest, before: int) -> None:
+    def noted() -> bool:
+        lease = read_lease(site.site.lease_file)
+        return lease is not None and lease.unclosed and lease.events > before
+
+    wait_until(noted, DEADLINE_S, "the lease to know of more events")
+
+
+@pytest.mark.parametrize("heads", [1, 2], ids=["first head", "later"])
+def test_killed_head_whose_log_is_missing_is_not_followed_without_it(
+    site: SiteUnderTest, heads: int
+) -> None:
+    log = site.site.database.with_name("tasks.db-wal")
+    work(site)
+    if heads > 1:
+        before = stopped(site)  # then there is more in the database than its log
+        work(site)
+        await_progress(site, before)
+    os.kill(site.head_pid, signal.SIGKILL)
+    wait_until(lambda: not site.head_pid, DEADLINE_S, "the head to be gone")
+    log.rename(site.home / "log")
+    refused = run("head", "start")
+    assert refused.exit_code == 5 and f"{log} is missing" in refused.stderr
+    assert f"touch {log}" in refused.stderr
+    assert run("status").exit_code == 5
+    (site.home / "log").rename(log)
+    work(site)
+    assert len(site.query("sessions")) == heads + 1
+
+
+def test_older_copy_of_the_database_is_another_one(site: SiteUnderTest) -> None:
+    """Numbers that were given since are given again: nobody may take them for those of before."""
+    work(site)
+    before = stopped(site)
+    copy = shutil.copy(site.site.database, site.home / "copy.db")
+    session = site.session()
+    future = session.submit(tasks.square, 3)
+    assert future.result(DEADLINE_S) == 9
+    session.detach()
+    agent = site.pid_of("agent")
+    await_progress(site, before)
+    os.kill(site.head_pid, signal.SIGKILL)
+    wait_until(lambda: not site.head_pid, DEADLINE_S, "the head to be gone")
+    for path in site.directory.glob("tasks.db*"):
+        path.unlink()
+    shutil.copy(copy, site.site.database)
+    assert "-wal is missing" in run("head", "start").stderr
+    site.site.database.with_name("tasks.db-wal").touch()
+    with site.session() as other:
+        with pytest.raises(pilot.PilotError, match="of an earlier database of site"):
+            other.submit(tasks.echo, future).result(DEADLINE_S)
+        assert other.submit(tasks.square, 2).result(DEADLINE_S) == 4
+    wait_until(lambda: process_started(agent) == -1, DEADLINE_S, "the pilot of before to end")
+
+
+@pytest.mark.parametrize("made_by", ["site backup", "cp"])
+def test_database_that_is_replaced_under_its_head_is_kept_aside(
+    site: SiteUnderTest, made_by: str
+) -> None:
+    copy = site.home / "copy.db"
+    if made_by == "cp":
+        work(site)
+        run("head", "stop")
+        shutil.copy(site.site.database, copy)
+    work(site)
+    if made_by == "site backup":
+        assert run("site", "backup", str(copy)).exit_code == 0
+    session = site.session()
+    assert session.submit(tasks.square, 2).result(DEADLINE_S) == 4
+    head, agent = site.head_pid, site.pid_of("agent")
+    copy.replace(site.site.database)
+    wait_until(lambda: process_started(head) == -1, DEADLINE_S, "the head to end")
+    with pytest.raises(pilot.HeadError, match="has another database now"):
+        session.submit(tasks.square, 3).result(DEADLINE_S)
+    work(site)
+    assert len(site.query("sessions")) == 2
+    wait_until(lambda: process_started(agent) == -1, DEADLINE_S, "the pilot of before to end")
+    (aside,) = site.directory.glob("tasks.db.until-*")
+    assert f"until now is in {aside}" in (site.site.logs / "head.log").read_text()
+    run("head", "stop")
+    aside.replace(site.site.database)
+    work(site)
+    assert len(site.query("sessions")) == (3 if made_by == "site backup" else 4)
 
 
 def change(site: SiteUnderTest, statement: str) -> list[tuple[Any, ...]]:

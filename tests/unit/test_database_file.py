@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pilot.errors import HeadError, PilotError
 from pilot.head.lease import UNKNOWN
 from pilot.head.store import database_file
 from pilot.head.store.database_file import SUFFIXES, fence, refuse_if_missing
+from pilot.head.store.place import Where
 from pilot.head.store.store import APPLICATION_ID, SCHEMA_VERSION, Store
 from pilot.model.tasks import Environment
 from pilot.site import Site, create_site
@@ -65,6 +67,89 @@ def test_first_database_is_made(site: Site) -> None:
 def test_database_that_is_there_is_taken(site: Site) -> None:
     Store(site.database).close()
     refuse_if_missing(site, "abc")
+
+
+# --- it stays there
+
+
+def opened_with_sessions(site: Site, count: int) -> Store:
+    store = Store(site.database)
+    for _ in range(count):
+        add(store)
+    assert store.look() is Where.THERE
+    return store
+
+
+def sessions_in(path: Path) -> int:
+    """How many there are in the files as they are now: as if who has them open was killed."""
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory) / "tasks.db"
+        for suffix in SUFFIXES:
+            if path.with_name(path.name + suffix).exists():
+                shutil.copy(path.with_name(path.name + suffix), copy.with_name(copy.name + suffix))
+        store = Store(copy)
+        try:
+            return len(store.sessions())
+        finally:
+            store.close()
+
+
+def test_database_that_has_vanished_is_written_anew(site: Site) -> None:
+    store = opened_with_sessions(site, 2)
+    identity = store.identity
+    for path in site.directory.glob("tasks.db*"):
+        path.unlink()
+    add(store)
+    assert store.look() is Where.VANISHED
+    store.write_anew()
+    assert store.look() is Where.THERE and store.identity == identity
+    assert sessions_in(site.database) == 3
+    add(store)
+    assert sessions_in(site.database) == 4
+    store.close()
+    assert sessions_in(site.database) == 4
+    assert [path.name for path in site.directory.glob("*tasks.db*")] == ["tasks.db"]
+
+
+def test_database_that_is_put_back_is_the_same(site: Site) -> None:
+    store = opened_with_sessions(site, 1)
+    site.database.rename(site.directory / "away")
+    assert store.look() is Where.VANISHED
+    add(store)
+    (site.directory / "away").rename(site.database)
+    assert store.look() is Where.THERE
+    store.close()
+    assert sessions_in(site.database) == 2
+
+
+def test_log_that_was_removed_is_made_anew(site: Site) -> None:
+    store = opened_with_sessions(site, 2)
+    site.database.with_name("tasks.db-wal").unlink()
+    add(store)
+    assert store.look() is Where.THERE
+    assert sessions_in(site.database) == 3
+    add(store)
+    assert store.look() is Where.THERE
+    assert sessions_in(site.database) == 4
+    store.close()
+
+
+def test_database_that_is_put_in_the_place_of_an_open_one_is_left_alone(site: Site) -> None:
+    store = opened_with_sessions(site, 1)
+    other = site.directory / "other.db"
+    store.back_up(other, 0.0)
+    before = other.read_bytes()
+    add(store)
+    other.replace(site.database)
+    assert store.look() is Where.REPLACED
+    store.leave_to(site.directory / "aside.db")
+    with pytest.raises(FileExistsError):
+        store.leave_to(site.directory / "aside.db")
+    store.close()
+    assert site.database.read_bytes() == before
+    assert not site.database.with_name("tasks.db-wal").exists(), "it would be taken for its own"
+    assert sessions_in(site.directory / "aside.db") == 2
+    assert sessions_in(site.database) == 1
 
 
 # --- what it says of itself

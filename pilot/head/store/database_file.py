@@ -15,6 +15,7 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from shlex import quote
 
 from pilot.data.durable import sync_directory
 from pilot.errors import DiskFullError, HeadError
@@ -48,7 +49,7 @@ def refuse_if_missing(site: Site, known: str) -> None:
         The file is missing, or empty, and something shows that there was one.
     """
     path = site.database
-    if any(_size(path.with_name(path.name + suffix)) for suffix in SUFFIXES):
+    if _size(path):
         return
     address = read_address(site.address_file)
     if known or (address is not None and address.database):
@@ -61,6 +62,21 @@ def refuse_if_missing(site: Site, known: str) -> None:
         f"the database {path} is {'empty' if path.exists() else 'missing'}, but {shown}: was it "
         "deleted? Put it back, or a copy made by `pilot site backup`; or have `pilot site reset` "
         "move aside what is left, and begin anew"
+    )
+
+
+def log_of(path: Path) -> Path:
+    """Return the write-ahead log of a database."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def lacks_its_log(path: Path) -> HeadError:
+    """Return the error for a database whose write-ahead log is missing, with the last changes."""
+    log = log_of(path)
+    return HeadError(
+        f"{log} is missing, and with it the last changes of the database: the previous head, which "
+        "was killed, left them there. Put it back; or, to go on without the tasks and results "
+        f"that are in it alone, make an empty one: touch {quote(str(log))}"
     )
 
 

@@ -30,12 +30,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from pilot.data.durable import sync_directory
 from pilot.errors import DiskFullError, HeadError, PilotError, StorageError
 from pilot.head.core.events import Attempt, Change, Delegated, Ended, Restored
 from pilot.head.core.state import Task
 from pilot.head.machine import HERE, Machine
 from pilot.head.running import DatabaseLocked
-from pilot.head.store.database_file import lock_holders
+from pilot.head.store.database_file import lacks_its_log, lock_holders
+from pilot.head.store.place import Place, Where
 from pilot.head.store.unfit import NOT_WRITTEN, LeftOut, put_apart
 from pilot.model.bounds import UNREADABLE
 from pilot.model.ids import NUMBERS, Ref, task_label
@@ -392,6 +394,8 @@ class Store:
         Has the thread that commits, and tells the time.
     connect
         Opens the file.
+    makes
+        True if a file without tables is a new database; otherwise it has lost them.
 
     Raises
     ------
@@ -406,9 +410,10 @@ class Store:
         guard: Callable[[], None] = lambda: None,
         machine: Machine = HERE,
         connect: Callable[[Path], sqlite3.Connection] = _connect,
+        makes: bool = True,
     ) -> None:
         self._path = path
-        self._guard = guard
+        self._guard, self._makes = guard, makes
         self._clock, self._sleep = machine.now, machine.sleep
         self._committer = machine.start_thread("commit")
         self._committing: Future[None] | None = None
@@ -427,6 +432,8 @@ class Store:
                 raise
         except sqlite3.Error as error:
             raise open_error(path, error) from error
+        self._connect, self._journal = connect, journal
+        self._place = Place(path)
 
     def _open(self, journal: str) -> None:
         execute = self._db.execute
@@ -441,6 +448,8 @@ class Store:
         execute("PRAGMA wal_autocheckpoint = 4000")
         tables = execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if not tables:
+            if not self._makes:
+                raise lacks_its_log(self._path)
             self._make()
             return
         verdict = execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -524,6 +533,77 @@ class Store:
         finally:
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
+
+    # --- its place
+
+    def look(self) -> Where:
+        """Tell where the database file is; make the write-ahead log anew if that was removed.
+
+        Raises
+        ------
+        sqlite3.Error
+            The log cannot be made now.
+        """
+        found = self._place.look()
+        if found is Where.THERE and self._place.is_log_lost():
+            log.error("the log of %s was removed: it is made anew, and nothing is lost", self._path)
+            self.join()
+            self._db.execute("PRAGMA journal_mode = TRUNCATE").fetchone()
+            self._db.execute("PRAGMA journal_mode = WAL").fetchone()
+            self._place = Place(self._path)
+        return found
+
+    def write_anew(self) -> None:
+        """Write the database, whose file has vanished, to its place, and go on with the new file.
+
+        Raises
+        ------
+        OSError, sqlite3.Error
+            It cannot be written now.
+        """
+        self.copy_to(self._path)
+        self._place.remove_log()
+        self._db.close()
+        self._db = self._connect(self._path)
+        self._open(self._journal)
+        self._place = Place(self._path)
+
+    def copy_to(self, target: Path) -> None:
+        """Write what is committed to a new file, with the same identity.
+
+        Raises
+        ------
+        OSError, sqlite3.Error
+            It cannot be written, or there is such a file.
+        """
+        self.join()
+        self._guard()
+        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            partial.unlink(missing_ok=True)
+            copy = sqlite3.connect(partial)
+            try:
+                self._db.backup(copy)
+            finally:
+                copy.close()
+            partial.chmod(0o600)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            os.link(partial, target)  # replaces nothing
+            sync_directory(target.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def leave_to(self, target: Path) -> None:
+        """Write the database elsewhere, and leave its place to the file that was put there.
+
+        Raises
+        ------
+        OSError, sqlite3.Error
+            It cannot be written now.
+        """
+        self.copy_to(target)
+        self._place.remove_log()  # SQLite would take it for that of the other one
 
     def close(self) -> None:
         """Wait for the commit in progress, and close the file."""
