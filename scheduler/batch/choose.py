@@ -1,6 +1,6 @@
 """The known batch systems, by the name that a site file gives them.
 
-A new batch system takes a module, and a line here. One that is kept elsewhere is named in the site
+A new batch system takes a package, and a line here. One that is kept elsewhere is named in the site
 file as ``module:Class``, and needs nothing here: the file is trusted, since it also says which
 Python runs.
 """
