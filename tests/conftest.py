@@ -18,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from support.sites import SiteUnderTest, local_template, site_under_test
 
+from pilot import Session
+
 
 @pytest.fixture(scope="session", autouse=True)
 def runtime_directory() -> Iterator[None]:
@@ -50,7 +52,20 @@ def local_site(make_site: Callable[..., SiteUnderTest]) -> SiteUnderTest:
 
 
 @pytest.fixture(scope="module")
-def shared_site() -> Iterator[SiteUnderTest]:
-    """A local site with 2 cores for all tests of a module: for those that do no harm to it."""
-    with site_under_test(local_template()) as site:
+def cores() -> int:
+    """The cores of the shared site, for modules to say; the machine may have fewer."""
+    return 2
+
+
+@pytest.fixture(scope="module")
+def shared_site(cores: int) -> Iterator[SiteUnderTest]:
+    """A local site for all tests of a module: for those that do no harm to it."""
+    with site_under_test(local_template(cores=cores)) as site:
         yield site
+
+
+@pytest.fixture(scope="module")
+def session(shared_site: SiteUnderTest) -> Iterator[Session]:
+    """A session on the shared site, for all tests of a module."""
+    with shared_site.session() as session:
+        yield session

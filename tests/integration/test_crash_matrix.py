@@ -1,4 +1,4 @@
-"""Ten tasks of every way to go wrong, in one session with good ones beside them.
+"""Some tasks of every way to go wrong, in one session with good ones beside them.
 
 Each ends as documented, nothing else is harmed, and nothing is left behind: no executor, no rank,
 and none of the programs that tasks had started. The test prints how each kind ended (``pytest -rP``
@@ -26,7 +26,7 @@ pytest.importorskip("mpi4py")
 
 DEADLINE_S = 120.0
 #: Tasks of each kind, and good ones for each of them.
-EACH, GOOD = 10, 15
+EACH, GOOD = 4, 15
 #: The node is said to have so many, so that tasks that only wait hold up nobody.
 CORES = 8
 RANKS = pilot.mpi(ranks=2)

@@ -90,15 +90,6 @@ def test_killed_head_keeps_what_waits_for_inputs(local_site: SiteUnderTest) -> N
         assert session.submit(tasks.square, third).result(DEADLINE_S) == 81
 
 
-def test_head_that_dies_idle_is_replaced_at_the_next_need(local_site: SiteUnderTest) -> None:
-    with local_site.session() as session:
-        assert session.submit(tasks.square, 2).result(DEADLINE_S) == 4
-        head = local_site.head_pid
-        os.kill(head, signal.SIGKILL)
-        assert session.submit(tasks.square, 3).result(DEADLINE_S) == 9
-    assert local_site.head_pid not in (0, head)
-
-
 def test_head_that_is_busy_for_long_stays_head(make_site: Callable[..., SiteUnderTest]) -> None:
     """With one message, for longer than it may be silent."""
     site = make_site(lease={"renew": "200ms", "expire": "4s"})

@@ -99,13 +99,16 @@ def test_start_does_not_call_a_dead_head_a_running_one(site: SiteUnderTest) -> N
     assert site.head_pid
 
 
-def test_stopped_head_is_followed_while_a_client_waits(site: SiteUnderTest) -> None:
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_head_that_was_idle_is_followed_while_a_client_waits(
+    site: SiteUnderTest, by: signal.Signals
+) -> None:
     with site.session() as session:
         assert session.submit(tasks.square, 2).result(DEADLINE_S) == 4
-        stopped = site.head_pid
-        os.kill(stopped, signal.SIGSTOP)
+        lost = site.head_pid
+        os.kill(lost, by)
         assert session.submit(tasks.square, 3).result(DEADLINE_S) == 9
-        assert site.head_pid not in (0, stopped)
+        assert site.head_pid not in (0, lost)
 
 
 def test_stop_ends_a_stopped_head(site: SiteUnderTest) -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,9 @@ DEADLINE_S = 60.0
 
 
 @pytest.fixture(scope="module")
-def mpi_site() -> Iterator[SiteUnderTest]:
-    """A node that is said to have 4 cores; the machine may have fewer."""
-    with site_under_test(local_template(cores=4)) as site:
-        yield site
-
-
-@pytest.fixture(scope="module")
-def session(mpi_site: SiteUnderTest) -> Iterator[Session]:
-    with mpi_site.session() as session:
-        yield session
+def cores() -> int:
+    """So that several worlds run at once."""
+    return 4
 
 
 @pilot.mpi(ranks=2)
@@ -69,7 +61,7 @@ def talk(how: str) -> str:
 
 @pytest.mark.parametrize("how", ["ends", "fails", "dies"])
 def test_what_each_rank_has_written_is_there_after_the_end(
-    mpi_site: SiteUnderTest, session: Session, how: str
+    shared_site: SiteUnderTest, session: Session, how: str
 ) -> None:
     before = session.submit(talk, "before")  # in the same files, where the world is the same
     assert before.result(DEADLINE_S) == "before"
@@ -77,10 +69,10 @@ def test_what_each_rank_has_written_is_there_after_the_end(
     error = future.exception(DEADLINE_S)
     assert (error is None) == (how == "ends")
     for each, word in ((before, "before"), (future, how)):
-        spans = mpi_site.query("logs", task=each.task_id)
+        spans = shared_site.query("logs", task=each.task_id)
         told = []
         for span in spans:
-            with (mpi_site.directory / span["path"]).open("rb") as file:
+            with (shared_site.directory / span["path"]).open("rb") as file:
                 file.seek(span["start"])
                 told.append(file.read(span["end"] - span["start"]).decode())
         assert told == [f"rank 0 {word}\n", f"rank 2 {word}\n"]
@@ -261,26 +253,26 @@ def test_what_ranks_have_started_ends_with_them(session: Session, tmp_path: Path
     wait_until(are_gone, DEADLINE_S, "the end of what the ranks have started")
 
 
-def test_cancel(session: Session, mpi_site: SiteUnderTest, tmp_path: Path) -> None:
+def test_cancel(session: Session, shared_site: SiteUnderTest, tmp_path: Path) -> None:
     hold = pilot.mpi(ranks=3)(tasks.wait_for_file)
     started, never = tmp_path / "started", tmp_path / "never"
     future = session.submit(hold, str(started), str(never), 1000.0)
     wait_until(started.exists, DEADLINE_S, "the ranks to run")
-    assert len(mpi_site.processes("pilot rank 0/3")) == 1
+    assert len(shared_site.processes("pilot rank 0/3")) == 1
     assert future.cancel()
-    wait_until(lambda: not mpi_site.processes("/3 world"), DEADLINE_S, "the ranks to end")
+    wait_until(lambda: not shared_site.processes("/3 world"), DEADLINE_S, "the ranks to end")
     assert session.submit(total, 1.0).result(DEADLINE_S)[0] == 3.0
 
 
 @pytest.mark.parametrize("victim", ["rank 0/2", "rank 1/2", "mpiexec"])
 def test_killed_process_of_a_world(
-    session: Session, mpi_site: SiteUnderTest, tmp_path: Path, victim: str
+    session: Session, shared_site: SiteUnderTest, tmp_path: Path, victim: str
 ) -> None:
     """It takes down its world only; the task is run again, in a new one."""
     started, go, beside = tmp_path / "started", tmp_path / "go", tmp_path / "beside"
     other = session.submit(tasks.wait_for_file, str(beside), str(go))
     wait_until(beside.exists, DEADLINE_S, "the other task to run")
-    agent = mpi_site.pid_of("agent")
+    agent = shared_site.pid_of("agent")
 
     def work(started: str, go: str) -> int:
         tasks.wait_for_file(started, go)
@@ -290,18 +282,18 @@ def test_killed_process_of_a_world(
     wait_until(started.exists, DEADLINE_S, "the ranks to run")
     # Launchers of other, idle worlds may be there, too: the newest is this task's.
     words = "mpiexec" if victim == "mpiexec" else f"pilot {victim}"
-    ranks = {process.pid for process in mpi_site.processes("/2 world")}
-    for process in mpi_site.processes(words):
+    ranks = {process.pid for process in shared_site.processes("/2 world")}
+    for process in shared_site.processes(words):
         os.kill(process.pid, signal.SIGKILL)
     wait_until(
-        lambda: not ranks & {process.pid for process in mpi_site.processes("/2 world")},
+        lambda: not ranks & {process.pid for process in shared_site.processes("/2 world")},
         DEADLINE_S,
         "the ranks to be gone, which end well if they see the file before",
     )
     go.touch()
     assert future.result(DEADLINE_S) >= 2
     assert other.result(DEADLINE_S) == str(beside)
-    assert mpi_site.pid_of("agent") == agent
+    assert shared_site.pid_of("agent") == agent
 
 
 def test_rank_that_kills_itself_is_told(session: Session) -> None:
@@ -435,9 +427,9 @@ def test_mpi_program_that_fails(session: Session, tmp_path: Path) -> None:
 # --- idle -----------------------------------------------------------------------------------------
 
 
-def test_idle_ranks_do_not_spin(session: Session, mpi_site: SiteUnderTest) -> None:
+def test_idle_ranks_do_not_spin(session: Session, shared_site: SiteUnderTest) -> None:
     session.submit(total, 1.0).result(DEADLINE_S)
-    pids = mpi_site.pids_of("rank", 2)
+    pids = shared_site.pids_of("rank", 2)
     before = sum(map(_cpu_ticks, pids))
     # Some other work takes its time meanwhile.
     session.submit(tasks.pause, 1.0).result(DEADLINE_S)

@@ -45,17 +45,6 @@ def make(slurm: FakeSlurm, tmp_path: Path) -> Iterator[Make]:
             slurm.switch_off(name)
 
 
-@contextlib.contextmanager
-def session_of(site: SiteUnderTest) -> Iterator[pilot.Session]:
-    """A session whose tasks are cancelled where the test fails: its end waits for them."""
-    with site.session() as session:
-        try:
-            yield session
-        except BaseException:
-            session.cancel()
-            raise
-
-
 def held(go: str, began: str) -> str:
     """Wait for a file; note each time that this begins."""
     with open(began, "a") as file:
@@ -116,7 +105,7 @@ def test_jobs_that_are_taken_and_never_listed_are_not_asked_for_without_end(
     slurm.switch("mute")
     slurm.switch("answer", "@;other\n")
     site = make(pool={"max_nodes": 1})
-    with session_of(site) as session:
+    with site.guarded_session() as session:
         future = session.submit(os.getpid)
         wait_until(lambda: "not list" in trouble(site), 90.0, "the trouble to be told")
         assert "the last 3 pilots of pool main" in trouble(site)
@@ -136,7 +125,7 @@ def test_pilots_that_die_at_once_are_waited_for_longer_and_longer(
     slurm: FakeSlurm, make: Make
 ) -> None:
     site = make(environment={"setup": "echo 'module: command not found' >&2; exit 1"})
-    with session_of(site) as session:
+    with site.guarded_session() as session:
         future = session.submit(os.getpid)
         wait_until(lambda: "command not found" in trouble(site), DEADLINE_S, "the trouble")
         job = slurm.submitted() + 7000
@@ -155,7 +144,7 @@ def test_a_pilot_that_works_makes_the_dead_ones_forgotten(slurm: FakeSlurm, make
     config = site.directory / "site.yaml"
     config.write_text(config.read_text().replace("$PILOT_SCRATCH", str(scratch)))
     site.site = open_site(site.directory)
-    with session_of(site) as session:
+    with site.guarded_session() as session:
         future = session.submit(os.getpid)
         wait_until(lambda: "exit status 7" in trouble(site), DEADLINE_S, "the trouble")
         (scratch / "mended").touch()
@@ -168,7 +157,7 @@ def test_a_pilot_that_works_makes_the_dead_ones_forgotten(slurm: FakeSlurm, make
 
 def test_a_pilot_that_talks_is_there_whatever_lists_say(slurm: FakeSlurm, make: Make) -> None:
     site = make(pool={"max_nodes": 2})
-    with session_of(site) as session:
+    with site.guarded_session() as session:
         task = Held(session, site.scratch)
         job = task.begun()
         for name, value in [
@@ -192,7 +181,7 @@ def test_a_pilot_that_talks_is_there_whatever_lists_say(slurm: FakeSlurm, make: 
 def test_a_queued_pilot_that_one_list_leaves_out_stays(slurm: FakeSlurm, make: Make) -> None:
     slurm.switch("hold")
     site = make(pool={"max_nodes": 2})
-    with session_of(site) as session:
+    with site.guarded_session() as session:
         future = session.submit(os.getppid)
         wait_until(lambda: [p["job"] for p in pilots(site)] == ["7001"], DEADLINE_S, "the job")
         slurm.switch("empty")
@@ -219,7 +208,7 @@ def test_others_jobs_do_not_blind_the_head(
     slurm: FakeSlurm, make: Make, foreign: dict[str, str] | None
 ) -> None:
     site = make()
-    with session_of(site) as session:
+    with site.guarded_session() as session:
         task = Held(session, site.scratch)
         job = task.begun()
         wait_until(looks(slurm, 1), DEADLINE_S, "a look at the queue")
@@ -248,7 +237,7 @@ def _line(slurm: FakeSlurm, changes: dict[str, str]) -> str:
 def test_any_answer_that_holds_one_job_number_is_one(slurm: FakeSlurm, make: Make) -> None:
     slurm.switch("answer", "--> Verifying host ... OK\nSubmitted batch job @ on cluster x\n")
     site = make()
-    with session_of(site) as session:
+    with site.guarded_session() as session:
         assert session.submit(pow, 2, 5).result(DEADLINE_S) == 32
         assert slurm.submitted() == 1 and not trouble(site)
 
@@ -256,7 +245,7 @@ def test_any_answer_that_holds_one_job_number_is_one(slurm: FakeSlurm, make: Mak
 def test_a_job_that_is_found_by_its_name_ends_the_trouble(slurm: FakeSlurm, make: Make) -> None:
     slurm.switch("answer", "thank you\n")
     site = make(pool={"max_nodes": 3, "max_pilots_queued": 3})
-    with session_of(site) as session:
+    with site.guarded_session() as session:
         futures = session.submit_many(time.sleep, [(1.0,)] * 12)
         pilot.gather(futures, timeout=DEADLINE_S)
         wait_until(lambda: not trouble(site), DEADLINE_S, "the end of the trouble")
@@ -266,7 +255,7 @@ def test_a_job_that_is_found_by_its_name_ends_the_trouble(slurm: FakeSlurm, make
 def test_a_slow_sbatch_makes_no_second_job(slurm: FakeSlurm, make: Make) -> None:
     slurm.switch("slow", "4")
     site = make(slurm={"command_limit": "2s"}, pool={"max_nodes": 1})
-    with session_of(site) as session:
+    with site.guarded_session() as session:
         assert session.submit(pow, 2, 5).result(DEADLINE_S) == 32
         wait_until(lambda: not trouble(site), DEADLINE_S, "the end of the trouble")
         assert slurm.submitted() == 1
@@ -277,7 +266,7 @@ def test_a_slow_sbatch_makes_no_second_job(slurm: FakeSlurm, make: Make) -> None
 
 def test_a_suspended_pilot_is_told_as_such_and_goes_on(slurm: FakeSlurm, make: Make) -> None:
     site = make()
-    with session_of(site) as session:
+    with site.guarded_session() as session:
         task = Held(session, site.scratch)
         job = task.begun()
         wait_until(lambda: pilots(site)[0]["state"] == "RUNNING", DEADLINE_S, "the pilot")
@@ -312,7 +301,7 @@ needs_mpi = pytest.mark.skipif(
 def test_what_forms_an_mpi_world_is_found_out_once(slurm: FakeSlurm, make: Make) -> None:
     slurm.switch("world", "pmi2")
     site = make(cores=2)
-    with session_of(site) as session:
+    with site.guarded_session() as session:
         assert session.submit(world_size).result(DEADLINE_S) == 2
         tried = [call for call in slurm.calls("srun") if "-c" in call]
         assert len([call for call in tried if "--ntasks=2" in call]) == 4  # and the world itself
@@ -327,7 +316,7 @@ def test_what_forms_an_mpi_world_is_found_out_once(slurm: FakeSlurm, make: Make)
 def test_ranks_that_form_no_world_are_an_error_at_once(slurm: FakeSlurm, make: Make) -> None:
     slurm.switch("world", "pmi2")
     site = make(cores=2, mpi={"launcher": "srun", "options": ["--mpi=pmix"]})
-    with session_of(site) as session:
+    with site.guarded_session() as session:
         future = session.submit(world_size)
         with pytest.raises(pilot.TaskCrashed) as caught:
             future.result(DEADLINE_S)

@@ -18,13 +18,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import tasks
-from support.sites import TESTS, SiteUnderTest, local_template, site_under_test
+from support.sites import TESTS, SiteUnderTest
 from support.waiting import wait_until
 
 import pilot
@@ -35,16 +35,9 @@ DEADLINE_S = 60.0
 
 
 @pytest.fixture(scope="module")
-def one_core() -> Iterator[SiteUnderTest]:
-    """A site where all tasks of a session are in one process."""
-    with site_under_test(local_template(cores=1)) as site:
-        yield site
-
-
-@pytest.fixture(scope="module")
-def session(one_core: SiteUnderTest) -> Iterator[Session]:
-    with one_core.session() as session:
-        yield session
+def cores() -> int:
+    """So that all tasks of a session are in one process."""
+    return 1
 
 
 def attempts_of(site: SiteUnderTest, future: Any) -> list[tuple[str, str | None]]:
@@ -95,7 +88,7 @@ def forks(how: str, end: str, waits: bool) -> str:
     ],
 )
 def test_a_copy_ends_where_it_leaves_the_task(
-    one_core: SiteUnderTest, session: Session, how: str, end: str, status: int
+    shared_site: SiteUnderTest, session: Session, how: str, end: str, status: int
 ) -> None:
     waited = session.submit(forks, how, end, True)
     left = session.submit(forks, how, end, False)
@@ -103,7 +96,7 @@ def test_a_copy_ends_where_it_leaves_the_task(
     assert waited.result(DEADLINE_S) == f"parent {status}"
     assert left.result(DEADLINE_S) == "parent"
     assert pilot.gather(after, timeout=DEADLINE_S) == [n * n for n in range(100)]
-    assert [attempts_of(one_core, each) for each in (waited, left)] == [[("ok", None)]] * 2
+    assert [attempts_of(shared_site, each) for each in (waited, left)] == [[("ok", None)]] * 2
 
 
 def uses_multiprocessing() -> list[int]:
@@ -141,12 +134,12 @@ def raises(kind: type[BaseException]) -> None:
     "kind", [SystemExit, KeyboardInterrupt, GeneratorExit, Stop, StopIteration, Unprintable]
 )
 def test_whatever_a_task_raises_is_its_failure_and_the_executor_lives_on(
-    one_core: SiteUnderTest, session: Session, kind: type[BaseException]
+    shared_site: SiteUnderTest, session: Session, kind: type[BaseException]
 ) -> None:
     before = session.submit(tasks.process_id).result(DEADLINE_S)
     future = session.submit(raises, kind)
     assert future.exception(DEADLINE_S) is not None
-    ((outcome, _),) = attempts_of(one_core, future)
+    ((outcome, _),) = attempts_of(shared_site, future)
     assert outcome == "error"
     assert session.submit(tasks.process_id).result(DEADLINE_S) == before
 
@@ -293,7 +286,7 @@ def look(seconds: float) -> dict[str, Any]:
     ],
 )
 def test_what_a_task_changes_in_its_process_is_put_back(
-    one_core: SiteUnderTest, session: Session, change: Callable[[], None]
+    shared_site: SiteUnderTest, session: Session, change: Callable[[], None]
 ) -> None:
     process = session.submit(tasks.process_id).result(DEADLINE_S)
     changed = [session.submit(change) for _ in range(3)]
@@ -308,11 +301,11 @@ def test_what_a_task_changes_in_its_process_is_put_back(
         "streams": True,
     }
     for future in (*changed, found):
-        assert attempts_of(one_core, future) == [("ok", None)]
-    (attempt,) = one_core.query("task", task=found.task_id)["attempts_made"]
+        assert attempts_of(shared_site, future) == [("ok", None)]
+    (attempt,) = shared_site.query("task", task=found.task_id)["attempts_made"]
     output = ""
     for log in attempt["logs"]:
-        text = (one_core.directory / log["path"]).read_bytes()
+        text = (shared_site.directory / log["path"]).read_bytes()
         output += text[log["start"] : log["end"]].decode()
     assert sorted(line.split()[-1] for line in output.splitlines()) == [
         "child",
@@ -389,7 +382,9 @@ def settings() -> dict[str, object]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="without root the priority cannot be put back")
 @pytest.mark.parametrize("name", CHANGES)
-def test_what_a_task_sets_is_put_back(one_core: SiteUnderTest, session: Session, name: str) -> None:
+def test_what_a_task_sets_is_put_back(
+    shared_site: SiteUnderTest, session: Session, name: str
+) -> None:
     before = session.submit(settings)
     changed = [session.submit(change_settings, name) for _ in range(2)]
     after = session.submit(settings)
@@ -400,7 +395,7 @@ def test_what_a_task_sets_is_put_back(one_core: SiteUnderTest, session: Session,
     can_be_seen = name not in ("timer", "dump") and (name != "cores" or os.cpu_count() != 1)
     assert (found[0].get(name) != before.result().get(name)) == can_be_seen
     for future in (before, *changed, after):
-        assert attempts_of(one_core, future) == [("ok", None)]
+        assert attempts_of(shared_site, future) == [("ok", None)]
 
 
 def change_settings(name: str) -> dict[str, object]:
@@ -425,9 +420,9 @@ def import_and_look() -> tuple[int, int]:
     return umask, sys.getrecursionlimit()
 
 
-def test_what_a_module_sets_while_it_is_imported_stays(one_core: SiteUnderTest) -> None:
-    (one_core.scratch / "sets_at_import.py").write_text(SETS_AT_IMPORT)
-    with pilot.Session(one_core.site, sys_path=[one_core.scratch, TESTS]) as session:
+def test_what_a_module_sets_while_it_is_imported_stays(shared_site: SiteUnderTest) -> None:
+    (shared_site.scratch / "sets_at_import.py").write_text(SETS_AT_IMPORT)
+    with pilot.Session(shared_site.site, sys_path=[shared_site.scratch, TESTS]) as session:
         for _ in range(2):
             assert session.submit(import_and_look).result(DEADLINE_S) == (0o027, 5000)
 
@@ -461,15 +456,15 @@ def lower_a_hard_limit(large: bool) -> tuple[int, bytes]:
 
 @pytest.mark.parametrize("large", [False, True])
 def test_a_process_that_was_changed_for_good_runs_no_other_task(
-    one_core: SiteUnderTest, large: bool
+    shared_site: SiteUnderTest, large: bool
 ) -> None:
-    with one_core.session() as session:
+    with shared_site.session() as session:
         changing = [session.submit(lower_a_hard_limit, large) for _ in range(4)]
         changed = {process for process, _ in pilot.gather(changing, timeout=DEADLINE_S)}
         after = session.submit(tasks.process_id)
         assert after.result(DEADLINE_S) not in changed and len(changed) == 4
         for future in (*changing, after):
-            assert attempts_of(one_core, future) == [("ok", None)]
+            assert attempts_of(shared_site, future) == [("ok", None)]
 
 
 # --- what tasks start -----------------------------------------------------------------------------
@@ -538,8 +533,8 @@ def closes_its_sockets() -> str:
     return "never told"
 
 
-def test_a_task_that_closes_the_executors_connection_crashes(one_core: SiteUnderTest) -> None:
-    with one_core.session() as session:
+def test_a_task_that_closes_the_executors_connection_crashes(shared_site: SiteUnderTest) -> None:
+    with shared_site.session() as session:
         closing = session.submit(pilot.task(max_crashes=1)(closes_its_sockets))
         assert session.submit(pow, 2, 5).result(DEADLINE_S) == 32
         with pytest.raises(pilot.TaskCrashed):
@@ -550,7 +545,7 @@ def test_a_task_that_closes_the_executors_connection_crashes(one_core: SiteUnder
 @pytest.mark.parametrize("kind", ["command", "function"])
 @pytest.mark.parametrize("how", list(_DAEMONS))
 def test_nothing_that_a_task_started_outlives_it(
-    one_core: SiteUnderTest, how: str, kind: str, end: str
+    shared_site: SiteUnderTest, how: str, kind: str, end: str
 ) -> None:
     mark = f"{600 + os.getpid() % 1000}.{time.monotonic_ns()}"
     text = _DAEMONS[how].format(s=mark)
@@ -558,7 +553,7 @@ def test_nothing_that_a_task_started_outlives_it(
         text = f"({text}) > /dev/null 2>&1 &"
     # Time enough to import this module on a busy machine.
     options: dict[str, Any] = {"time_limit": 5.0} if end == "limit" else {}
-    with one_core.session() as session:
+    with shared_site.session() as session:
         future: pilot.Future[Any]
         if kind == "command":
             future = session.submit(pilot.shell(text, **options))
@@ -575,9 +570,9 @@ def test_nothing_that_a_task_started_outlives_it(
 
 
 def test_a_command_that_is_told_to_end_has_time_for_it(
-    session: Session, one_core: SiteUnderTest
+    session: Session, shared_site: SiteUnderTest
 ) -> None:
-    mark = one_core.scratch / "cleaned"
+    mark = shared_site.scratch / "cleaned"
     text = f"trap 'sleep 0.3; echo cleaned > {mark}; exit 1' TERM; echo; sleep 600 & wait"
     future = session.submit(pilot.shell(text, time_limit=1))
     assert isinstance(future.exception(DEADLINE_S), pilot.TaskTimedOut)

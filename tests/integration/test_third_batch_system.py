@@ -57,17 +57,6 @@ def make(queue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         (queue / "asleep").unlink(missing_ok=True)  # jobs that wait can end then
 
 
-@contextlib.contextmanager
-def session_of(site: SiteUnderTest) -> Iterator[pilot.Session]:
-    """A session whose tasks are cancelled where the test fails: its end waits for them."""
-    with site.session() as session:
-        try:
-            yield session
-        except BaseException:
-            session.cancel()
-            raise
-
-
 def where() -> tuple[str, str]:
     """The job and the node of a task; on its first node a job's processes know no other name."""
     return os.environ["PILOT_JOB_ID"], os.environ.get("TOY_NODE", "first")
@@ -94,7 +83,7 @@ def rows(site: SiteUnderTest, alive: bool = True) -> list[dict[str, Any]]:
 def test_tasks_run_and_both_nodes_of_a_pilot_are_used(make: Make) -> None:
     site = make(cores=1, nodes_per_pilot=2, min_nodes=2)
     marks = [str(site.scratch / name) for name in ("a", "b")]
-    with session_of(site) as session:
+    with site.guarded_session() as session:
         both = [session.submit(meet, *each) for each in (marks, marks[::-1])]
         seen = [future.result(DEADLINE_S) for future in both]
         assert {job for job, _ in seen} == {"job:1@toy"}
@@ -109,7 +98,7 @@ def test_mpi_functions_run_by_the_launcher_that_it_brings(make: Make) -> None:
     if not (Path(sys.executable).parent / "mpiexec").exists():
         pytest.skip("there is no MPI beside Python")
     site = make()
-    with session_of(site) as session:
+    with site.guarded_session() as session:
         assert session.submit(world).result(DEADLINE_S) == (2, "job:1@toy")
 
 
@@ -117,7 +106,7 @@ def test_pilots_come_with_the_work_and_go_without(make: Make, queue: Path) -> No
     (queue / "asleep").touch()
     site = make(cores=1, idle_time="500ms", max_pilots_queued=2)
     marks = [str(site.scratch / name) for name in ("a", "b")]
-    with session_of(site) as session:
+    with site.guarded_session() as session:
         both = [session.submit(meet, *each) for each in (marks, marks[::-1])]
         wait_until(lambda: "asleep" in both[0].why(), DEADLINE_S, "the reason to be told")
         told = both[0].why()
@@ -132,7 +121,7 @@ def test_pilots_come_with_the_work_and_go_without(make: Make, queue: Path) -> No
 
 def test_what_is_cancelled_ends(make: Make) -> None:
     site = make(cores=1, max_nodes=1)
-    with session_of(site) as session:
+    with site.guarded_session() as session:
         future = session.submit(tasks.wait_for_file, str(site.scratch / "a"), "/never")
         wait_until((site.scratch / "a").exists, DEADLINE_S, "the task to begin")
         assert future.cancel()
@@ -148,7 +137,7 @@ def test_what_is_cancelled_ends(make: Make) -> None:
 def test_a_head_that_is_killed_finds_its_pilot_again(make: Make) -> None:
     site = make(cores=1, max_nodes=1)
     go, began = site.scratch / "go", site.scratch / "began"
-    with session_of(site) as session:
+    with site.guarded_session() as session:
         future = session.submit(tasks.wait_for_file, str(began), str(go))
         wait_until(began.exists, DEADLINE_S, "the task to begin")
         killed = site.head_pid
@@ -164,7 +153,7 @@ def test_a_head_that_is_killed_finds_its_pilot_again(make: Make) -> None:
 def test_a_job_that_is_killed_is_followed_by_another(make: Make, queue: Path) -> None:
     site = make(cores=1, max_nodes=1)
     go, began = site.scratch / "go", site.scratch / "began"
-    with session_of(site) as session:
+    with site.guarded_session() as session:
         future = session.submit(tasks.wait_for_file, str(began), str(go))
         wait_until(began.exists, DEADLINE_S, "the task to begin")
         going = toy_batch._get(queue / "1.toy", "going")
@@ -178,7 +167,7 @@ def test_refusals_are_told_in_its_words(make: Make) -> None:
     site = make(purse="beggars")
     with pytest.raises(BatchError, match="but the Toy gives nothing to main"):
         check_batch(site.site)
-    with session_of(site) as session:
+    with site.guarded_session() as session:
         future = session.submit(where)
         wait_until(lambda: "the Toy took no pilot" in future.why(), DEADLINE_S, "the refusal")
         assert "mend purse of pool main" in future.why()

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from histories import History, story
 
 _SEED = os.environ.get("PILOT_HISTORY_SEED")
-_COUNT = int(os.environ.get("PILOT_HISTORIES", "10000"))
+_COUNT = int(os.environ.get("PILOT_HISTORIES", "5000"))
 _CHUNK = 1000
 
 

@@ -85,6 +85,16 @@ class SiteUnderTest:
         """A session whose tasks find the tests' modules."""
         return Session(self.site, sys_path=[TESTS], **arguments)
 
+    @contextlib.contextmanager
+    def guarded_session(self) -> Iterator[Session]:
+        """A session whose tasks are cancelled where the test fails: its end waits for them."""
+        with self.session() as session:
+            try:
+                yield session
+            except BaseException:
+                session.cancel()
+                raise
+
     def query(self, name: str, /, **arguments: Any) -> Any:
         """What the head answers to a query."""
         return self._request(lambda n: m.Query(n, name, arguments))
