@@ -12,7 +12,7 @@ import pytest
 from pilot.head.service import TICK_S, Service
 from pilot.head.store.store import Store
 from pilot.model.tasks import Environment, Function, TaskSpec, Template
-from pilot.scheduler.batch import open_batch
+from pilot.scheduler.batch import BatchUnavailable, JobRequest, open_batch
 from pilot.scheduler.resources import Resources
 from pilot.site import create_site
 from pilot.wire import messages as m
@@ -55,6 +55,7 @@ class Head:
         site = create_site(directory, "local")
         self.peers, self.store = Peers(), Store(site.database)
         batch = open_batch(site.config, site.jobs)
+        batch.submit = _refuse  # no pilot is started here
         self.service = Service(site, self.store, self.peers, batch, 1, _nothing, _nothing)
         self.service.restore()
         self.now = NOW
@@ -81,6 +82,10 @@ class Head:
 
 def _nothing() -> None:
     pass
+
+
+def _refuse(request: JobRequest) -> str:
+    raise BatchUnavailable("as told")
 
 
 @pytest.fixture
