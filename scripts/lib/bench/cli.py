@@ -71,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 findings.miss("", name, why)
     if options.pictures and (why := plot.why_not()):
         findings.miss("", "pictures", why)
+    stage.compile_pilot()
     began = time.time()
     for name in chosen:
         print(f"{name} …", file=sys.stderr, flush=True)

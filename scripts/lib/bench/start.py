@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pilot
 from bench import measure
-from bench.stage import Stage, compile_pilot
+from bench.stage import Stage
 
 ROUNDS = 40
 _BARE = "python -c pass"
@@ -22,7 +22,6 @@ _BARE = "python -c pass"
 
 def run(stage: Stage) -> None:
     """Measure."""
-    compile_pilot()
     with stage.site() as site, pilot.Session(site, name="bench"):
         program = _program()
         commands = {

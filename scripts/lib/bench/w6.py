@@ -17,7 +17,7 @@ import time
 
 import pilot
 from bench import measure, references, tasks
-from bench.stage import Stage, compile_pilot
+from bench.stage import Stage
 
 ROUNDS = 11
 LIMIT_S = 60.0
@@ -27,7 +27,6 @@ def run(stage: Stage) -> None:
     """Measure."""
     if stage.slurm is None:
         stage.findings.miss("W6", "through Slurm", stage.no_slurm)
-    compile_pilot()
     found: dict[str, list[float]] = {"pilot": [], "head": [], "reference": []}
     rounds = stage.count(ROUNDS, 2)
     for number in range(rounds):
