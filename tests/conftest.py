@@ -5,6 +5,7 @@ Tests wait with `support.waiting.wait_until` only, never by sleeping.
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,6 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from support.sites import SiteUnderTest, local_template, site_under_test
 
 from pilot import Session
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As where a shell runs the tests in the background: their children would not hear Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
