@@ -78,8 +78,13 @@ if TYPE_CHECKING:
 #: So much data of functions is kept in a process; the last one's whatever it has.
 LARGE_FUNCTIONS_BYTES = 128 << 20
 _set_handler, _TERM = _signal.signal, int(signal.SIGTERM)
-#: What commands find as it is by default. Python ignores the last two.
-_TO_DEFAULT = (int(signal.SIGINT), int(signal.SIGPIPE), int(signal.SIGXFSZ))
+#: Signals that commands find as they are by default, whatever Python, or who started the head (a
+#: shell in the background, nohup), has ignored.
+_TO_DEFAULT = tuple(
+    int(each)
+    for each in _signal.valid_signals()
+    if each == signal.SIGINT or _signal.getsignal(each) is _signal.SIG_IGN
+)
 _RESULT = "the result"
 #: Stands for a result that comes from a child.
 NO_VALUE = Value(0)

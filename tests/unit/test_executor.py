@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -76,3 +79,14 @@ def test_a_connection_that_is_gone_is_told_as_that() -> None:
     agent: Any = Gone()
     with pytest.raises(BrokenPipeError):
         send_report(agent, report, [done(1)])
+
+
+def test_commands_ignore_no_signal_that_who_started_the_head_ignores() -> None:
+    """As a shell has its children do in the background, and nohup."""
+    code = (
+        "import os; from pilot.worker.task_runner import _spawn; "
+        "_spawn(['grep', 'SigIgn', '/proc/self/status'], os.environ, None, None, None)"
+    )
+    shell = f"trap '' HUP QUIT INT USR1; exec {shlex.quote(sys.executable)} -c {shlex.quote(code)}"
+    told = subprocess.run(["/bin/sh", "-c", shell], capture_output=True, text=True, check=True)
+    assert not int(told.stdout.split()[1], 16) & 0x7FFFFFFF
