@@ -250,7 +250,7 @@ def test_only_files_that_can_be_read_are_imported(session: Session, tmp_path: Pa
     with pytest.raises(pilot.ResultError, match="it is a directory"):
         session.import_file(tmp_path)
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(pilot.ResultError, match="no regular file"):
+    with pytest.raises(pilot.ResultError, match="not a regular file"):
         session.import_file(tmp_path / "pipe")
     with pytest.raises(pilot.ResultError, match="Not a directory"):
         session.import_file("/dev/null/x")
