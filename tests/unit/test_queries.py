@@ -312,7 +312,7 @@ def test_rows_have_what_they_were_found_by(head: Head) -> None:
         ("sessions", {"state": "RUNNING"}, "no state 'RUNNING'; they have OPEN"),
         ("events", {"session": 9}, "no session 9"),
         ("events", {"task": "0.77"}, r"no task 0\.77"),
-        ("events", {"task": "77"}, "no task id"),
+        ("events", {"task": "77"}, "not a task id"),
         ("events", {"state": "DONE"}, "'DONE'"),
     ],
 )
