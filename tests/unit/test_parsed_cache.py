@@ -168,7 +168,9 @@ def test_auto_is_of_this_machine_each_time(
 
 def test_what_is_wrong_is_told_with_its_line(site_file: Path) -> None:
     moved = site_file.parent.rename(site_file.parent.with_name("no name")) / "site.yaml"
-    with pytest.raises(SiteFileError, match=r"no name/site\.yaml:1: name: 'no name' is not a valid name"):
+    with pytest.raises(
+        SiteFileError, match=r"no name/site\.yaml:1: name: 'no name' is not a valid name"
+    ):
         load(moved)
     keep_parsed(moved, TEXT, {"batch": "slurm", "pools": 3})
     with pytest.raises(SiteFileError, match="'no name' is not a valid name"):
