@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,16 +45,16 @@ PoolConfig: Any = pool_type("slurm")
 S = "\x1f"
 
 
-def a_request(**changes: object) -> JobRequest:
-    request = JobRequest(
-        name="pilot-site-1",
-        command=["python", "-m", "pilot", "agent"],
-        nodes=2,
-        walltime_s=3600,
-        directory=Path("/scratch/site/jobs"),
-        directives=PoolConfig(cores_per_node=4),
-    )
-    return msgspec.structs.replace(request, **changes)
+def a_request(**changes: Any) -> JobRequest:
+    fields: dict[str, Any] = {
+        "name": "pilot-site-1",
+        "command": ["python", "-m", "pilot", "agent"],
+        "nodes": 2,
+        "walltime_s": 3600,
+        "directory": Path("/scratch/site/jobs"),
+        "directives": PoolConfig(cores_per_node=4),
+    }
+    return JobRequest(**{**fields, **changes})
 
 
 def queue_line(**changes: str) -> str:
