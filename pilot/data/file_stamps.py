@@ -6,24 +6,15 @@ import functools
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
 
+from pilot.model.tasks import FileStamp
+
+#: The bytes of the digests of files, code and arguments.
 DIGEST_BYTES = 16
 _CHUNK_BYTES = 1 << 20
 
 
-class Stamp(Protocol):
-    """The size and time of a file, as `pilot.model.tasks.FileStamp` has them."""
-
-    @property
-    def path(self) -> str: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def mtime_ns(self) -> int: ...
-
-
-def unchanged(files: Iterable[Stamp]) -> bool:
+def unchanged(files: Iterable[FileStamp]) -> bool:
     """Tell whether these files exist and have not changed."""
     for stamp in files:
         try:

@@ -34,11 +34,10 @@ import cloudpickle
 from pilot.client.command import ShellCommand
 from pilot.client.future import Future
 from pilot.client.task import Task
-from pilot.data.file_stamps import file_digest
+from pilot.data.file_stamps import DIGEST_BYTES, file_digest
 from pilot.data.pickling import registered
 from pilot.errors import SubmissionError
 
-_SIZE = 16
 _PROTOCOL = 5
 #: The directories of installed code; Pilot itself may also be a checkout.
 _INSTALLED = (
@@ -59,7 +58,7 @@ class Digest:
 
     def __init__(self, task: str) -> None:
         self._task = task
-        self._hash = hashlib.blake2b(digest_size=_SIZE)
+        self._hash = hashlib.blake2b(digest_size=DIGEST_BYTES)
         #: The objects met so far, in order (cycles occur); kept, so that no id is used again.
         self._met: dict[int, tuple[int, object]] = {}
         self._modules: set[str] = set()

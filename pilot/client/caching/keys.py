@@ -16,11 +16,10 @@ from typing import Any
 
 from pilot.client.command import CommandResult, ShellCommand
 from pilot.client.task import Task
-from pilot.data.file_stamps import file_digest
+from pilot.data.file_stamps import DIGEST_BYTES, file_digest
 from pilot.model.tasks import FileStamp
 from pilot.texts import encodable
 
-_SIZE = 16
 #: Opcodes for names of functions and classes, and for sets, whose order differs from run to run. A
 #: pickle without these bytes says the same in every run.
 _MORE_THAN_DATA = (
@@ -79,7 +78,7 @@ def call_digest(
         arguments = Digest(task.__name__)
         arguments.add_arguments(args, kwargs)
         payload = arguments.result()
-    digest = hashlib.blake2b(payload, digest_size=_SIZE)
+    digest = hashlib.blake2b(payload, digest_size=DIGEST_BYTES)
     for path in _input_files(task.function, kwargs):
         digest.update(file_digest(path) if path.is_file() else b"-")
     return digest.digest()
