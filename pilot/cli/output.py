@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from pilot.formatting import ago, amount, counted, duration, moment, shortened_cell, text_width
+from pilot.notes import note
 from pilot.texts import printable
 
 #: The widest that a column is that may be cut.
@@ -41,12 +42,6 @@ _COLOURS = {
     "QUEUED": "yellow",
     "interrupted": "yellow",
 }
-
-
-def note(message: str) -> None:
-    """Print a message beside the answer, to stderr."""
-    text = "\n".join(printable(line.expandtabs()) for line in message.split("\n"))
-    click.echo(f"pilot: {text}", err=True)
 
 
 def say(text: str) -> None:

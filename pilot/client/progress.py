@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from pilot.client.future import Future
 from pilot.errors import PilotError
 from pilot.formatting import counted, duration, shortened_cell
+from pilot.notes import note
 from pilot.texts import printable
 
 if TYPE_CHECKING:
@@ -256,12 +257,6 @@ def _in_notebook() -> bool:
 
 def _label(name: str) -> str:
     return shortened_cell(printable(name), _NAME)
-
-
-def note(text: str) -> None:
-    """Write a line to stderr."""
-    sys.stderr.write(f"pilot: {printable(text)}\n")
-    sys.stderr.flush()
 
 
 class LineView:
