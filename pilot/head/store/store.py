@@ -327,6 +327,25 @@ class Batch:
             for end in ended
         )
 
+    def rows(self) -> tuple[tuple[str, Sequence[Any]], ...]:
+        """Return the rows with the names of the statements that write them, in the order of
+        writing."""
+        return (
+            ("add_functions", self.functions),
+            ("add_templates", self.templates),
+            ("add_tasks", self.tasks),
+            ("add_attempts", self.attempts),
+            ("count_attempts", self.counts),
+            ("count_late_attempts", self.late),
+            ("delegate_tasks", self.delegated),
+            ("end_tasks", self.ends),
+            ("add_borrowed", self.borrowed),
+            ("remove_garbage", self.swept),
+            ("set_session_state", self.sessions),
+            ("pause_session", self.paused),
+            ("add_events", self.events),
+        )
+
     def ended_tasks(self) -> Iterable[int]:
         """Return the tasks whose final states are in this batch."""
         return (row[-1] for row in self.ends)  # type: ignore[misc]
@@ -644,7 +663,7 @@ class Store:
         self._guard()
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            left_out = put_apart(batch, lambda name, row: self._execute(QUERIES[name], row))
+            left_out = put_apart(batch.rows(), lambda name, row: self._execute(QUERIES[name], row))
             self._db.execute("COMMIT")
         except BaseException:
             self._roll_back()
@@ -657,30 +676,9 @@ class Store:
     def _put(self, batch: Batch) -> None:
         many = self._db.executemany
         self._db.execute("BEGIN IMMEDIATE")
-        if batch.functions:
-            many(QUERIES["add_functions"], batch.functions)
-        if batch.templates:
-            many(QUERIES["add_templates"], batch.templates)
-        if batch.tasks:
-            many(QUERIES["add_tasks"], batch.tasks)
-        if batch.attempts:
-            many(QUERIES["add_attempts"], batch.attempts)
-            many(QUERIES["count_attempts"], batch.counts)
-            many(QUERIES["count_late_attempts"], batch.late)
-        if batch.delegated:
-            many(QUERIES["delegate_tasks"], batch.delegated)
-        if batch.ends:
-            many(QUERIES["end_tasks"], batch.ends)
-        if batch.borrowed:
-            many(QUERIES["add_borrowed"], batch.borrowed)
-        if batch.swept:
-            many(QUERIES["remove_garbage"], batch.swept)
-        if batch.sessions:
-            many(QUERIES["set_session_state"], batch.sessions)
-        if batch.paused:
-            many(QUERIES["pause_session"], batch.paused)
-        if batch.events:
-            many(QUERIES["add_events"], batch.events)
+        for name, rows in batch.rows():
+            if rows:
+                many(QUERIES[name], rows)
 
     def _commit(self, done: Callable[[Exception | None], None]) -> None:
         start = self._clock()

@@ -13,7 +13,7 @@ Invariants
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -72,49 +72,64 @@ class LeftOut:
         yield from self.others
 
 
-def put_apart(batch: Any, put: Put) -> LeftOut:
-    """Write the rows of a batch one by one; return those that were left out."""
+def put_apart(rows: Iterable[tuple[str, Sequence[Any]]], put: Put) -> LeftOut:
+    """Write the rows of a batch one by one; return those that were left out.
+
+    Parameters
+    ----------
+    rows
+        The rows with the names of their statements, in the order of writing.
+    put
+        Writes one row.
+    """
     left = LeftOut()
-    for row in batch.functions:
-        if why := _refused(put, "add_functions", row):
-            left.functions[row[0], row[1]] = f"its function cannot be stored: {why}"
-    for row in batch.templates:
-        why = _lost_function(row, left) or _refused(put, "add_templates", row)
-        if why:
-            left.templates[row[0]] = why if "function" in why else f"it cannot be stored: {why}"
-    for row in batch.tasks:
-        why = left.templates.get(row[2], "")
-        if not why and (refused := _refused(put, "add_tasks", row)):
-            why = f"it cannot be stored: {refused}"
-        if why:
-            left.tasks[row[0]] = why
-    for row in batch.attempts:
-        if why := _refused(put, "add_attempts", row):
-            *first, failure, _ = row
-            _note(left, put, "add_attempts", (*first, _shortened(failure, why), None))
-    for name, rows in (
-        ("count_attempts", batch.counts),
-        ("count_late_attempts", batch.late),
-        ("delegate_tasks", batch.delegated),
-    ):
-        for row in rows:
-            _note(left, put, name, row)
-    for row in batch.ends:
-        if why := _refused(put, "end_tasks", row):
-            _put_otherwise(row, why, put, left)
-    for name, rows in (
-        ("add_borrowed", batch.borrowed),
-        ("remove_garbage", batch.swept),
-        ("set_session_state", batch.sessions),
-        ("pause_session", batch.paused),
-    ):
-        for row in rows:
-            _note(left, put, name, row)
-    for first, count, session, changes in batch.events:
-        row = (first, count, session, changes)
-        if _refused(put, "add_events", row):
-            _note(left, put, "add_events", (first, count, session, _without_details(changes)))
+    for name, alike in rows:
+        write = _OTHERWISE.get(name)
+        for row in alike:
+            if write is None:
+                _note(left, put, name, row)
+            else:
+                write(left, put, row)
     return left
+
+
+def _put_function(left: LeftOut, put: Put, row: tuple[Any, ...]) -> None:
+    if why := _refused(put, "add_functions", row):
+        left.functions[row[0], row[1]] = f"its function cannot be stored: {why}"
+
+
+def _put_template(left: LeftOut, put: Put, row: tuple[Any, ...]) -> None:
+    why = _lost_function(row, left) or _refused(put, "add_templates", row)
+    if why:
+        left.templates[row[0]] = why if "function" in why else f"it cannot be stored: {why}"
+
+
+def _put_task(left: LeftOut, put: Put, row: tuple[Any, ...]) -> None:
+    why = left.templates.get(row[2], "")
+    if not why and (refused := _refused(put, "add_tasks", row)):
+        why = f"it cannot be stored: {refused}"
+    if why:
+        left.tasks[row[0]] = why
+
+
+def _put_attempt(left: LeftOut, put: Put, row: tuple[Any, ...]) -> None:
+    """Write an attempt, with a short failure where the whole one cannot be stored."""
+    if why := _refused(put, "add_attempts", row):
+        *first, failure, _ = row
+        _note(left, put, "add_attempts", (*first, _shortened(failure, why), None))
+
+
+def _put_end(left: LeftOut, put: Put, row: tuple[Any, ...]) -> None:
+    """Write the end of a task; one whose result or error cannot be stored has failed."""
+    if why := _refused(put, "end_tasks", row):
+        _put_otherwise(row, why, put, left)
+
+
+def _put_events(left: LeftOut, put: Put, row: tuple[Any, ...]) -> None:
+    """Write events, with short details where the whole ones cannot be stored."""
+    if _refused(put, "add_events", row):
+        *first, changes = row
+        _note(left, put, "add_events", (*first, _without_details(changes)))
 
 
 def _refused(put: Put, name: str, row: Any) -> str:
@@ -182,3 +197,14 @@ def _without_details(changes: bytes) -> bytes:
     for row in rows:
         row[4] = shortened(row[4], _DETAIL_BYTES)
     return _encode(rows)
+
+
+#: What is written in another way where the database does not take it; of all else it is noted.
+_OTHERWISE: dict[str, Callable[[LeftOut, Put, Any], None]] = {
+    "add_functions": _put_function,
+    "add_templates": _put_template,
+    "add_tasks": _put_task,
+    "add_attempts": _put_attempt,
+    "end_tasks": _put_end,
+    "add_events": _put_events,
+}
