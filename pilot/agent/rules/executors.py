@@ -31,8 +31,9 @@ from pilot.agent.rules.attempts import Attempts
 from pilot.agent.rules.completions import cannot_start, describe_exit, ended, killed, told_to_end
 from pilot.agent.rules.cores import Cores
 from pilot.agent.rules.prefetch import Prefetch
+from pilot.agent.rules.processes import ProcessRules
 from pilot.agent.rules.queues import Queue
-from pilot.agent.rules.warm_pool import IDLE_S, WarmPool
+from pilot.agent.rules.warm_pool import IDLE_S
 from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, LogSpan
 from pilot.scheduler.amounts import Amounts
@@ -100,6 +101,11 @@ class Executor:
         self.killed_for: dict[int, Outcome] = {}
 
     @property
+    def held(self) -> tuple[NodeAllocation, ...]:
+        """What the executor holds while it serves a queue."""
+        return self.shares or self.pinned
+
+    @property
     def is_idle(self) -> bool:
         """True if the executor has no work and no results to report."""
         return self.queue is None and not self.unsealed
@@ -116,20 +122,8 @@ class _Failures:
         self.rests_until = 0.0
 
 
-class ExecutorRules:
-    """The executors of a pilot.
-
-    Parameters
-    ----------
-    attempts
-        Where work comes from, and goes to when it ends.
-    cores
-        Where they run.
-    numbers
-        For executors and worlds.
-    act
-        Takes what is to be done.
-    """
+class ExecutorRules(ProcessRules[Executor]):
+    """The executors of a pilot."""
 
     def __init__(
         self,
@@ -138,13 +132,8 @@ class ExecutorRules:
         numbers: Iterator[int],
         act: Callable[[Action], None],
     ) -> None:
+        super().__init__(attempts, cores, numbers, act)
         self.executors: dict[int, Executor] = {}
-        self._attempts = attempts
-        self._queues = attempts.queues
-        self._cores = cores
-        self._numbers = numbers
-        self._act = act
-        self._warm: WarmPool[Executor] = WarmPool(cores)
         #: Node → those that are idle there, the longest first.
         self._idle: dict[str, dict[int, Executor]] = {}
         self._failures: dict[str, _Failures] = {}
@@ -278,11 +267,7 @@ class ExecutorRules:
         queue = executor.queue
         if queue is None or not self._queues.may_start(queue):
             return False
-        depth = 1 if executor.shares else queue.depth
-        if depth > 1:
-            # An even share: what others could run at once does not queue up behind one.
-            others = queue.busy + self._cores.free // queue.need.cores
-            depth = min(depth, -(-len(queue.waiting) // others))
+        depth = 1 if executor.shares else self._depth(queue, queue.need.cores)
         pipeline = executor.pipeline
         room = pipeline.free_slots(depth)
         if not room:
@@ -320,24 +305,7 @@ class ExecutorRules:
         elif not executor.pipeline:
             self._go_on(executor, now)  # it had ended what it was in
 
-    # --- cores
-
-    def _serve(self, executor: Executor, queue: Queue) -> None:
-        """Assign an executor to a queue, and take its cores."""
-        executor.queue = queue
-        queue.busy += 1
-        for share in executor.shares or executor.pinned:
-            self._cores.take(share)
-
-    def _release(self, executor: Executor) -> None:
-        """Free the cores of an executor that serves a queue."""
-        if executor.queue is None:
-            return
-        executor.queue.busy -= 1
-        executor.queue = None
-        for share in executor.shares or executor.pinned:
-            self._cores.release(share)
-        self._queues.look_again = True
+    # --- idle ones
 
     def _rest(self, executor: Executor) -> None:
         """Put an executor among the idle ones."""

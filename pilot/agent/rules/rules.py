@@ -2,8 +2,9 @@
 
 The agent's shell turns frames, exits of processes and timers into calls, each with the time, and
 carries out the actions that `take_actions` gives. No sockets, no processes, no clock in here.
-`attempts` keeps what came in, `queues` what of it waits, `cores` what is free; `executor_rules` and
-`world_rules` bring these together for the two kinds of process; this module sets their order.
+`attempts` keeps what came in, `queues` what of it waits, `cores` what is free; `executors` and
+`worlds` bring these together for the two kinds of process (`processes` has what they share); this
+module sets their order.
 
 Invariants
 ----------

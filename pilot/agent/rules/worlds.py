@@ -22,8 +22,9 @@ from pilot.agent.rules.attempts import Attempts
 from pilot.agent.rules.completions import describe_exit, ended, killed, merge_failures
 from pilot.agent.rules.cores import Cores
 from pilot.agent.rules.prefetch import Prefetch
+from pilot.agent.rules.processes import ProcessRules
 from pilot.agent.rules.queues import STARVED_S, Queue
-from pilot.agent.rules.warm_pool import IDLE_S, WarmPool
+from pilot.agent.rules.warm_pool import IDLE_S
 from pilot.limits import LOGS_MOST
 from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, LogSpan
@@ -119,25 +120,18 @@ class World:
         self.idle_since = now
 
     @property
+    def held(self) -> tuple[NodeAllocation, ...]:
+        """What the world holds while it serves a queue."""
+        return self.pinned
+
+    @property
     def ready(self) -> bool:
         """True if all ranks have reported."""
         return len(self.ranks) == self.need.ranks
 
 
-class WorldRules:
-    """The MPI worlds of a pilot.
-
-    Parameters
-    ----------
-    attempts
-        Where work comes from, and goes to when it ends.
-    cores
-        Where they run.
-    numbers
-        For executors and worlds.
-    act
-        Takes what is to be done.
-    """
+class WorldRules(ProcessRules[World]):
+    """The MPI worlds of a pilot."""
 
     def __init__(
         self,
@@ -146,13 +140,8 @@ class WorldRules:
         numbers: Iterator[int],
         act: Callable[[Action], None],
     ) -> None:
+        super().__init__(attempts, cores, numbers, act)
         self.worlds: dict[int, World] = {}
-        self._attempts = attempts
-        self._queues = attempts.queues
-        self._cores = cores
-        self._numbers = numbers
-        self._act = act
-        self._warm: WarmPool[World] = WarmPool(cores)
 
     # --- starting
 
@@ -172,10 +161,7 @@ class WorldRules:
             self.worlds[world.id] = world
             self._act(StartWorld(world.id, queue.session, world.pinned, queue.need))
             self._close_surplus()
-        for share in world.pinned:
-            self._cores.take(share)
-        world.queue = queue
-        queue.busy += 1
+        self._serve(world, queue)
         return self._feed(world, now)
 
     def _close_surplus(self) -> None:
@@ -197,12 +183,7 @@ class WorldRules:
         if queue is None or not self._queues.may_start(queue):
             return False
         pipeline = world.pipeline
-        depth = queue.depth
-        if depth > 1:
-            # An even share: what others could run at once does not queue up behind one.
-            others = queue.busy + self._cores.free // queue.need.total_cores
-            depth = min(depth, -(-len(queue.waiting) // others))
-        room = pipeline.free_slots(depth)
+        room = pipeline.free_slots(self._depth(queue, queue.need.total_cores))
         if not room:
             return True
         if not pipeline:
@@ -323,16 +304,6 @@ class WorldRules:
             if not world.seen[0]:
                 world.seen = task, started
             self._stop(world)
-
-    def _release(self, world: World) -> None:
-        """Free the cores of a world that serves a queue."""
-        if world.queue is None:
-            return
-        world.queue.busy -= 1
-        world.queue = None
-        for share in world.pinned:
-            self._cores.release(share)
-        self._queues.look_again = True
 
     # --- ends
 
