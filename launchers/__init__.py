@@ -38,7 +38,7 @@ _MPIRUN = {"auto": "", "mpirun": "", "mpiexec": "", **{f.name: f.name for f in F
 LAUNCHERS = ("local", "srun", *_MPIRUN)
 
 
-#: What starts a node worker on a host: command, host, options.
+#: The ways to start a node worker on a host: from command, host, and options.
 _NODE_LAUNCHERS: dict[str, Callable[[Sequence[str], str, Sequence[str]], Launch]] = {
     "local": start_here,
     "srun": step_on_node,
@@ -62,7 +62,7 @@ def get_launcher(name: str, options: Sequence[str] = (), node_launcher: str = "l
     options
         The site's own options, put after the launcher's.
     node_launcher
-        What starts node workers beside it.
+        The launcher that the site uses for node workers.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def _imported(name: str, what: str, known: Sequence[str]) -> Callable[..., Any]:
     Raises
     ------
     ValueError
-        It has none, or cannot be imported.
+        The name has no colon, or its object cannot be imported.
     """
     from pkgutil import resolve_name  # few processes need it
 

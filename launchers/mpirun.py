@@ -40,7 +40,7 @@ class Flavour(msgspec.Struct, frozen=True):
 
     #: The launcher's name in a site file.
     name: str
-    #: What its ``--version`` says, as a regular expression.
+    #: A regular expression for the answer to ``--version``.
     banner: str
     #: Names of the program, where several MPIs are installed side by side.
     programs: tuple[str, ...]
@@ -125,7 +125,7 @@ class MpirunLauncher(msgspec.Struct, frozen=True):
     program: str
     #: The site's options for it; the last word is theirs.
     options: tuple[str, ...] = ()
-    #: What goes before the command line of several hosts, for the daemons there.
+    #: The words before the command line of several hosts, for the daemons there.
     around: tuple[str, ...] = ()
     #: Name of the host that the launcher is started on.
     this_host: str = msgspec.field(default_factory=socket.gethostname)
@@ -191,7 +191,7 @@ def run_version(argv: Sequence[str]) -> str:
     Raises
     ------
     OSError, subprocess.SubprocessError
-        It cannot be started, or does not end in time.
+        The program cannot be started, or does not end in time.
     """
     done = subprocess.run(
         argv,
@@ -219,7 +219,7 @@ def find_mpi(
     Returns
     -------
     flavour, program
-        What it is, and its absolute path.
+        The kind of MPI, and the absolute path of its program.
 
     Raises
     ------

@@ -34,7 +34,7 @@ STEP_OPTIONS = (
     "--input=none",
 )
 
-#: What sbatch's options leave in a job's environment, and srun would take as options of each step.
+#: Variables that sbatch's options leave in a job, and srun would take as options of each step.
 _INHERITED = (
     "SLURM_CPUS_PER_TASK",
     "SRUN_CPUS_PER_TASK",

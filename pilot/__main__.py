@@ -1,7 +1,7 @@
 """``python -m pilot``: the command line, and the processes that Pilot starts itself.
 
-Those (``agent``, ``node``, ``rank`` and ``head run``) are told apart before anything of the
-command line is imported: there may be thousands of them, and they start often.
+Those (``agent``, ``node``, ``rank``, ``head run``, ``examine``) are told apart before anything of
+the command line is imported: there may be thousands of them, and they start often.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _node(arguments: list[str]) -> None:
     from pilot.scheduler.resources import NodeShape
     from pilot.site import open_site
     from pilot.wire.endpoints import Endpoints
-    from pilot.worker.node import main
+    from pilot.worker.node import find_agent, main
 
     start_log()
     leave_identity(os.environ)
@@ -40,13 +40,19 @@ def _node(arguments: list[str]) -> None:
     site, pilot, node, agent, shape_text = arguments
     endpoints = msgspec.json.decode(agent, type=Endpoints)
     shape = msgspec.json.decode(shape_text, type=NodeShape)
-    main(open_site(Path(site)), pilot, node, shape, endpoints.choose)
+    main(open_site(Path(site)), pilot, node, shape, lambda: find_agent(endpoints, node))
 
 
 def _rank(_: list[str]) -> None:
     from pilot.worker.mpi_rank import main
 
     main()
+
+
+def _examine(arguments: list[str]) -> None:
+    from pilot.doctor.node import main
+
+    main(arguments)
 
 
 def main() -> None:
@@ -60,6 +66,8 @@ def main() -> None:
         _node(arguments[1:])
     elif arguments[:1] == ["rank"]:
         _rank(arguments[1:])
+    elif arguments[:1] == ["examine"]:
+        _examine(arguments[1:])
     else:
         from pilot.cli import main as command_line
 

@@ -116,8 +116,8 @@ class CommandFailed(TaskError):
     Attributes
     ----------
     returncode
-        Its exit status; -N where signal N ended it. As shells have it, 127 where there is no such
-        command, and 126 where it cannot be started.
+        The command's exit status; -N where signal N ended it. As shells have it, 127 where there is
+        no such command, and 126 where it cannot be started.
     """
 
     def __init__(self, message: str, returncode: int = 1) -> None:
@@ -126,6 +126,16 @@ class CommandFailed(TaskError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+@public
+class Stopped(BaseException):
+    """The word of a task that stops when told to, unfinished: it is run again, elsewhere.
+
+    A task raises it when `Context.should_stop` is true and its state is saved. It costs neither a
+    retry nor a crash, and the next attempt goes on from the checkpoint. In a task that was not told
+    to stop it is an error. It is no `Exception`, so that nothing on its way takes it for a failure.
+    """
 
 
 @public

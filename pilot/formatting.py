@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import unicodedata
 
 
 def duration(seconds: float | None) -> str:
@@ -78,6 +77,8 @@ def text_width(text: str) -> int:
 
 
 def _width_of(one: str) -> int:
+    import unicodedata  # late: few texts need it, and every program would wait for it
+
     if unicodedata.combining(one) or unicodedata.category(one) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if unicodedata.east_asian_width(one) in "WF" else 1

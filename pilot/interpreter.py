@@ -18,3 +18,16 @@ _START = (
 def pilot_command(*arguments: str, python: str = sys.executable) -> list[str]:
     """Return the command that runs Pilot with these arguments, safe in any current directory."""
     return [python, "-c", _START, *arguments]
+
+
+def command_of_site(setting: str, *arguments: str) -> list[str]:
+    """Return the command that runs Pilot in a job, with the Python of the site.
+
+    Parameters
+    ----------
+    setting
+        The site's ``environment.python``; ``auto`` is the Python of this process.
+    arguments
+        Those of Pilot.
+    """
+    return pilot_command(*arguments, python=sys.executable if setting == "auto" else setting)

@@ -14,28 +14,29 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-#: Where each name leads.
+#: The module that has each name today.
 PLACES = {
     "ByName": "pilot.workflow.targets",
     "ShellCommand": "pilot.client.command",
-    "cached_property": "pilot.data.pickling",
+    "cached_property": "pilot.data.pickling_by_value",
     "checked": "pilot.data.imported",
-    "class_of": "pilot.data.pickling",
-    "code_of": "pilot.data.pickling",
+    "class_of": "pilot.data.pickling_by_value",
+    "code_of": "pilot.data.pickling_by_value",
     "command_part": "pilot.workflow.run",
     "import_object": "pilot.client.task",
     "in_fortran_order": "pilot.data.parts",
     "itself": "pilot.data.parts",
-    "lru_cached": "pilot.data.pickling",
+    "lru_cached": "pilot.data.pickling_by_value",
     "make_exception": "pilot.data.exceptions",
     "read_spilled": "pilot.client.arguments",
     "read_stored": "pilot.client.arguments",
     "resolve": "pilot.client.arguments",
     "resolve_all": "pilot.client.arguments",
+    "resources_of_call": "pilot.client.task",
     "set_attributes": "pilot.data.exceptions",
-    "set_cached_property": "pilot.data.pickling",
-    "set_class": "pilot.data.pickling",
-    "set_wrapped": "pilot.data.pickling",
+    "set_cached_property": "pilot.data.pickling_by_value",
+    "set_class": "pilot.data.pickling_by_value",
+    "set_wrapped": "pilot.data.pickling_by_value",
 }
 
 

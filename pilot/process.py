@@ -27,6 +27,8 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 #: So long it is waited for what was killed: it may be in the kernel, in seconds.
 _KILLED_S = 2.0
+#: The device of AMD's driver for GPUs: it is there where they are.
+_AMD_GPUS = Path("/dev/kfd")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -47,7 +49,7 @@ def die_with_parent(number: int = signal.SIGKILL) -> None:
 
 def be_no_terminals() -> None:
     """Ignore SIGINT in this process, but not in the programs that it starts."""
-    # What is ignored stays so in another program; what has a handler does not.
+    # An ignored signal stays ignored in another program; one with a handler does not.
     signal.signal(signal.SIGINT, _hear_nothing)
     signal.siginterrupt(signal.SIGINT, False)
     os.register_at_fork(after_in_child=_hear_again)
@@ -91,6 +93,19 @@ def descendants(pid: int) -> list[int]:
     for child in found:  # it grows meanwhile
         found += children(child)
     return found
+
+
+def kill_with_descendants(pid: int) -> None:
+    """Kill a process, and then all that it has started, in whatever session.
+
+    The process goes first: it must not take the end of a child for that of its work, and go on.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)  # its descendants are found while it is there, and has no more
+        found = descendants(pid)
+        for one in (pid, *found):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
 
 
 def end_children() -> None:
@@ -163,6 +178,9 @@ def resource_variables(indices: Mapping[str, Sequence[str]]) -> dict[str, str]:
     variables = {f"PILOT_RESOURCE_{name.upper()}": text for name, text in listed.items()}
     if gpus := listed.get(GPUS):
         variables |= {"CUDA_VISIBLE_DEVICES": gpus, "ROCR_VISIBLE_DEVICES": gpus}
+        if _AMD_GPUS.exists():
+            # HIP, too, reads the first, as numbers among those that the second has left.
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(len(indices[GPUS]))))
     return variables
 
 

@@ -36,9 +36,9 @@ def open_regular(path: str | os.PathLike[str]) -> int:
     NotRegularError
         The path is not a regular file.
     OSError
-        It cannot be opened.
+        The file cannot be opened.
     """
-    # Of regular files all of them can be read at once, as without O_NONBLOCK.
+    # A regular file can be read at once, as without O_NONBLOCK.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags)
@@ -59,7 +59,7 @@ def check_regular(path: str | os.PathLike[str]) -> None:
     Raises
     ------
     OSError
-        As `open_regular`.
+        The file is not a regular one, or cannot be opened.
     """
     os.close(open_regular(path))
 
@@ -70,7 +70,7 @@ def read_regular(path: str | os.PathLike[str], most: int = -1) -> bytes:
     Raises
     ------
     OSError
-        As `open_regular`, or it cannot be read.
+        The file is not a regular one, or cannot be opened or read.
     """
     with open(open_regular(path), "rb") as file:
         return file.read(most)
@@ -82,9 +82,9 @@ def read_regular_text(path: Path) -> str:
     Raises
     ------
     OSError
-        As `open_regular`, or it cannot be read.
+        The file is not a regular one, or cannot be opened or read.
     UnicodeDecodeError
-        It is not UTF-8.
+        The file is not UTF-8.
     """
     with open(open_regular(path), encoding="utf-8") as file:
         return file.read()

@@ -16,8 +16,10 @@ import os
 import re
 import shlex
 import stat
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
+
+from msgspec import Struct
 
 from pilot.data.directories import make_private
 from pilot.data.patience import patient
@@ -26,6 +28,8 @@ from pilot.site_configs import SiteConfig, SiteFileError, load_site_file, templa
 from pilot.wire.keys import make_keys
 
 SITE_FILE = "site.yaml"
+#: The most bytes of a site's path: SQLite takes no path of a database over 512.
+PATH_BYTES = 480
 
 
 def pilot_home() -> Path:
@@ -37,15 +41,14 @@ class SiteGone(SiteError):
     """An error: a site that existed has gone."""
 
 
-@dataclass(frozen=True)
-class Site:
+class Site(Struct, frozen=True):
     """A site: its directory and its configuration."""
 
     #: Absolute path.
     directory: Path
     config: SiteConfig
-    #: What users call it.
-    name: str = field(default="")
+    #: The name that users know the site by.
+    name: str = ""
 
     @property
     def database(self) -> Path:
@@ -87,15 +90,28 @@ class Site:
         """The directory of in-task checkpoints, by session and task."""
         return self.directory / "checkpoints"
 
+    @property
+    def wire(self) -> Path:
+        """The directory of the connections over files."""
+        return self.directory / "wire"
+
+    def unreached(self, pilot: str) -> Path:
+        """Return the file in which a pilot says that it does not reach the head."""
+        return self.jobs / f"{pilot}.unreached"
+
     def check_there(self) -> None:
         """Check that the directory exists and still is a site.
 
         Raises
         ------
         SiteGone
-            It is not.
+            The directory is not there.
         """
-        if not (self.directory / SITE_FILE).exists():
+        try:
+            is_there = (self.directory / SITE_FILE).exists()
+        except OSError:
+            return  # nobody knows now
+        if not is_there:
             raise self._gone()
 
     def _gone(self) -> SiteGone:
@@ -123,9 +139,10 @@ class Site:
             for path in directories:
                 make_private(path, self.directory)
             make_keys(self.keys)
-            for path in (self.keys, *directories, self.results, *files):
-                if path.exists():
-                    _check_owner(path, f"-R go-w {shlex.quote(str(self.directory))}")
+            mended_by = f"-R go-w {shlex.quote(str(self.directory))}"
+            for path in (self.keys, *directories, self.results, self.wire, *files):
+                with suppress(FileNotFoundError):
+                    _check_owner(path, mended_by)
         except FileNotFoundError as error:
             raise self._gone() from error
         except OSError as error:
@@ -143,9 +160,9 @@ def _check_owner(path: Path, mended_by: str = "", is_above: bool = False) -> Non
     path
         The directory or file.
     mended_by
-        What is given to ``chmod`` to mend it; default: for this path alone.
+        The arguments for ``chmod`` to mend it; default: for this path alone.
     is_above
-        Whether only what is in the directory must be safe there, as it is in ``/tmp``, which is
+        True if only the contents of the directory must be safe, as they are in ``/tmp``, which is
         sticky: everybody may put things there, and change nobody else's.
 
     Raises
@@ -168,6 +185,27 @@ def _check_owner(path: Path, mended_by: str = "", is_above: bool = False) -> Non
         )
 
 
+def _check_path(directory: Path) -> None:
+    """Refuse a path that a batch system or the database cannot use.
+
+    Raises
+    ------
+    SiteError
+        The path has line breaks, backslashes or bytes that are not UTF-8, or it is too long.
+    """
+    path = str(directory.absolute())
+    if not path.isprintable() or "\\" in path:
+        raise SiteError(
+            f"{path!r} cannot be the directory of a site: its path has characters that cannot be "
+            "printed, or a backslash; choose another one with $PILOT_HOME or `pilot init`"
+        )
+    if len(path.encode()) > PATH_BYTES:
+        raise SiteError(
+            f"{path!r} cannot be the directory of a site: its path has more than {PATH_BYTES} "
+            "bytes; choose another one with $PILOT_HOME or `pilot init`"
+        )
+
+
 def _check_home(directory: Path) -> None:
     """Check the directories above the named sites, as far up as they belong to the user.
 
@@ -177,7 +215,7 @@ def _check_home(directory: Path) -> None:
         Somebody else may put another directory in the place of one of them.
     """
     user = Path.home()
-    # A link is in the hands of who may write where it is, and of who may write where it leads.
+    # A link is in the hands of users who may write where it is, and where it leads.
     for above, top in (
         (directory.absolute().parents, user.absolute()),
         (directory.resolve().parents, user.resolve()),
@@ -196,13 +234,14 @@ def create_site(directory: Path, template: str, *, exist_ok: bool = False) -> Si
     """
     if template not in templates():
         raise SiteError(f"there is no template {template!r}; there are {', '.join(templates())}")
+    _check_path(directory)
     path = directory / SITE_FILE
     try:
         make_private(directory)
         directory.chmod(0o700)
         if not path.exists():
             partial = path.with_suffix(f".{os.getpid()}")
-            partial.write_text(template_text(template))
+            partial.write_text(template_text(template), encoding="utf-8")
             partial.chmod(0o600)
             partial.replace(path)
         elif not exist_ok:
@@ -226,6 +265,7 @@ def open_site(directory: Path) -> Site:
     SiteError
         The file is missing or wrong, or others could change it.
     """
+    _check_path(directory)
     path = directory / SITE_FILE
     try:
         if directory.is_dir():
@@ -291,7 +331,7 @@ def working_directory() -> Path:
     Raises
     ------
     SiteError
-        It has been removed.
+        The directory has been removed.
     """
     try:
         return Path.cwd()

@@ -30,7 +30,7 @@ Amounts: TypeAlias = tuple[tuple[str, Amount], ...]
 MEMORY, GPUS = "memory", "gpus"
 #: Names with a key or an option of their own.
 RESERVED = ("cores", MEMORY, GPUS)
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_NAME = r"[a-z][a-z0-9_]{0,63}"
 
 
 def check_name(name: object) -> str:
@@ -43,7 +43,7 @@ def check_name(name: object) -> str:
     """
     if name in RESERVED:
         raise ValueError(f"{name!r} has a key of its own; write that")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not re.fullmatch(_NAME, name):
         raise ValueError(
             f"{name!r} is not a valid name of a resource; use small letters, digits and '_', and "
             "begin with a letter, as in scratch_gib"

@@ -34,6 +34,8 @@ PREFETCH_TASKS = 1000
 DRAIN_S = 15.0
 #: The seconds that pass before a pilot can start the first task; at most a tenth of its walltime.
 START_S = 60.0
+#: The assumed duration of a task while none of its class has ended, in seconds.
+UNKNOWN_S = 60.0
 #: The reasons why a pilot cannot run a task: another pool than the task names; too few or too small
 #: nodes; too little walltime left.
 OTHER_POOL, TOO_SMALL, TOO_SHORT = "other pool", "too small", "too short"
@@ -141,7 +143,8 @@ def why_unfit(work: WorkClass, pilot: PilotShape, now: float) -> str:
 
 
 def required_walltime_s(work: WorkClass) -> float:
-    """Return the walltime to keep for a task: its limit, else 1.5 times its class's mean.
+    """Return the walltime to keep for a task: its limit, else 1.5 times its class's mean, which is
+    `UNKNOWN_S` as long as nothing is known of it.
 
     At most this is what a new pilot of the longest walltime has, or the task would never start;
     without a limit nine tenths of that, so that the task need not be the pilot's very first.
@@ -150,7 +153,8 @@ def required_walltime_s(work: WorkClass) -> float:
     if work.time_limit_s:
         beyond = work.time_limit_s + DRAIN_S > work.longest_s  # no pilot is long enough for it
         return work.time_limit_s if beyond else min(work.time_limit_s, fresh)
-    return min(1.5 * (work.mean_s or 0.0), 0.9 * fresh)
+    expected_s = UNKNOWN_S if work.mean_s is None else 1.5 * work.mean_s
+    return min(expected_s, 0.9 * fresh)
 
 
 def usable_walltime_s(walltime_s: float) -> float:

@@ -1,57 +1,69 @@
-"""Elasticity: how many nodes to ask for, and which pilots to end. Pure, with reasons.
+"""Elasticity: how many nodes to ask for, and which to give back. Pure, with reasons.
 
-Demand is measured in node-seconds, not in task counts: what waits and runs, by class, times its
-mean time, against the pilots that there are and those that wait in the queue. A thousand tasks
-of a millisecond need no second node; four tasks of an hour need all that the pool allows. Nodes
-that are there count for a task only where they are there for long enough: by the same
+Demand (`demand`) is measured in node-seconds, not in task counts: what waits and runs, by class,
+times its mean time, against the pilots that there are and those that wait in the queue. A thousand
+tasks of a millisecond need no second node; four tasks of an hour need all that the pool allows.
+Nodes that are there count for a task only where they are there for long enough: by the same
 `assignment.required_walltime_s` that tasks are given out by.
 
-Invariants: never more nodes than the pool's `max_nodes`, never more than `max_queued` pilots in
-the queue; a pilot is ended only when it has been idle for the pool's idle time, or when it is
-still queued and nothing is left to do. Tasks in pilots are worth no more nodes than there are.
+Invariants: never more nodes at once than the pool's `max_nodes`, never a pilot asked for while
+`max_queued` are in the queue (but for those that the batch system holds back after it has taken
+their nodes); a pilot is ended only when it has been idle for as long as its nodes are worth to be
+kept, or has waited in the queue for as long with nothing left to do: it would lose its place at
+each short gap in the work. A pilot that works gives back the nodes that have been idle for as long,
+where there are too many or it ends too soon for what waits, but never so many that a task that
+waits finds too few at once. Tasks in pilots are worth no more nodes than there are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
 
-from pilot.scheduler.assignment import DRAIN_S, can_hold, usable_walltime_s
-from pilot.scheduler.resources import NodeShape, Resources, nodes_needed, ranks_that_fit
-
-#: The assumed duration of a task while none of its class has ended, in seconds.
-UNKNOWN_S = 60.0
-#: The seconds within which the present nodes may clear a backlog without a call for more nodes.
-PATIENCE_S = 30.0
+from pilot.formatting import counted
+from pilot.scheduler.assignment import DRAIN_S
+from pilot.scheduler.demand import (
+    ClassDemand,
+    Filling,
+    filled,
+    holds,
+    nodes_at_once,
+    nodes_wanted,
+    profile_of,
+    worth,
+)
+from pilot.scheduler.resources import NodeShape, nodes_needed
+from pilot.scheduler.shapes import least_nodes, least_walltime_s
+from pilot.scheduler.waits import LEAST_S, MOST_WORK_S
 
 #: The reasons why a pool asks for no more nodes: it has what its work is worth; it has its maximum;
 #: the maximum of its pilots wait in the queue; the rest is too few for a task that needs more nodes
-#: at once.
+#: at once; a user has set the number of nodes, or lets no pilots come; an administrator holds one;
+#: the budget allows no more.
 ENOUGH, MAX_NODES, MAX_QUEUED, AT_ONCE = "enough", "max_nodes", "max_queued", "at once"
+SCALED, HELD, ADMIN, BUDGET = "scaled", "held", "administrator", "budget"
 
 
-class ClassDemand(msgspec.Struct, frozen=True):
-    """Tasks of one class that wait or run."""
+class Halt(NamedTuple):
+    """The reason why no pilot of a pool may be asked for, whatever there is to do."""
 
-    need: Resources
-    #: The pool that the tasks name; empty: any.
-    pool: str
-    count: int
-    mean_s: float | None
-    #: The walltime to keep for each, in seconds: `assignment.required_walltime_s`.
-    required_walltime_s: float = 0.0
-    #: The number of these tasks that pilots hold; the others wait.
-    assigned: int = 0
-    #: The number that may run at once, by the amounts that they need of the site.
-    most: float = math.inf
+    kind: str
+    #: A clause that follows the pool's name, such as "it is held by hand".
+    text: str
 
-    @property
-    def waiting(self) -> int:
-        """The number of tasks that no pilot has."""
-        return self.count - self.assigned
+
+class BudgetLimit(NamedTuple):
+    """The nodes that a pool's budget allows."""
+
+    #: Nodes that may be asked for now, for the whole walltime.
+    nodes: int
+    #: True if pilots are to end, too.
+    is_used_up: bool
+    #: The state of the budget, as a clause.
+    text: str
 
 
 class PoolLimits(msgspec.Struct, frozen=True):
@@ -64,7 +76,17 @@ class PoolLimits(msgspec.Struct, frozen=True):
     nodes_per_pilot: int
     max_queued: int
     walltime_s: float
-    idle_s: float
+    #: The seconds of work for which a node is asked for.
+    patience_s: float = MOST_WORK_S
+    #: True if a pilot may be smaller or shorter than the pool wishes: `shapes`.
+    is_flexible: bool = False
+    #: Words of the user who has set the number of nodes, which is `min_nodes` and `max_nodes`; then
+    #: surplus pilots end with their tasks. Empty: the pool follows its work.
+    scaled: str = ""
+    #: The reason why no pilot may be asked for; None: they may.
+    halt: Halt | None = None
+    #: What the budget allows; None: there is none.
+    budget: BudgetLimit | None = None
 
 
 class PilotSupply(msgspec.Struct, frozen=True):
@@ -75,8 +97,20 @@ class PilotSupply(msgspec.Struct, frozen=True):
     nodes: int
     #: True if the pilot waits in the batch system's queue.
     queued: bool
-    #: The seconds since the pilot last had a task; 0 while it has one.
+    #: True if it waits there because it has lost its nodes, and the batch system does not let it
+    #: have others yet: it was asked for long ago, and keeps nobody from asking for more.
+    held_back: bool = False
+    #: False if it waits there, and is not expected to start: it counts against the limits, and is
+    #: no supply.
+    comes: bool = True
+    #: The seconds since the pilot last had a task; 0 while it has one. Of a queued pilot: since it
+    #: has been `unwanted`.
     idle_s: float = 0.0
+    #: The time that idle nodes are worth to be kept, in seconds: the pool's, or `waits.keep_s`.
+    keep_s: float = 60.0
+    #: For how long each node that the pilot could give back has been idle, in seconds; empty if it
+    #: cannot give back single nodes.
+    idle_nodes_s: tuple[float, ...] = ()
     #: True if the pilot takes no more tasks.
     draining: bool = False
     #: The remaining walltime, or for a queued pilot all of it, in seconds.
@@ -85,8 +119,13 @@ class PilotSupply(msgspec.Struct, frozen=True):
     load: int = 0
     #: The nodes of its job, granted or requested, if these are more: they count against the limit.
     held: int = 0
+    #: What each of its nodes has, if that is less than the pool promises; None: it is not.
+    shape: NodeShape | None = None
     #: True if the pilot is not ours: it is never ended, whether it works or not.
     own: bool = False
+    #: True if a job can be asked for now that starts when this one has ended: the batch system
+    #: takes such requests, and nobody has asked yet.
+    may_be_followed: bool = False
 
 
 class Grow(msgspec.Struct, frozen=True):
@@ -96,12 +135,25 @@ class Grow(msgspec.Struct, frozen=True):
     nodes: int
     walltime_s: float
     reason: str
+    #: The pilot after whose end it starts, which has its nodes until then; empty: at once.
+    after: str = ""
+    #: The fewest nodes, and the shortest walltime in seconds, that will do; 0: all of it.
+    least_nodes: int = 0
+    least_walltime_s: float = 0.0
 
 
 class End(msgspec.Struct, frozen=True):
     """A decision to end a pilot, or to cancel its queued job."""
 
     pilot: str
+    reason: str
+
+
+class Shrink(msgspec.Struct, frozen=True):
+    """A decision to give back so many of a pilot's nodes, the longest idle first."""
+
+    pilot: str
+    nodes: int
     reason: str
 
 
@@ -117,86 +169,40 @@ class PoolStatus(msgspec.Struct):
     have: int
     #: The nodes that the pool may still ask for.
     free: int
-    #: Pilots in the queue of the batch system.
+    #: Pilots in the queue of the batch system that could start if there were nodes.
     queued: int
     #: Nodes of the largest pilot that takes tasks.
     largest: int
     #: Pilots with less walltime left, in seconds, do not serve what waits; 0: all of them do.
     too_short_s: float = 0.0
+    #: The shortest walltime that the work allows, in seconds.
+    least_walltime_s: float = 0.0
+    #: The nodes that the budget allows.
+    affordable: float = math.inf
 
     @property
     def next_nodes(self) -> int:
         """The number of nodes of the next pilot."""
         wanted = max(self.target - self.have, self.at_once)
-        return min(self.pool.nodes_per_pilot, wanted, self.free)
+        return int(min(self.pool.nodes_per_pilot, wanted, self.free, self.affordable))
 
     @property
     def blocked_by(self) -> str:
         """The reason why no more nodes are asked for; empty if they are."""
+        limit = SCALED if self.pool.scaled else MAX_NODES
         if self.have >= self.target:
-            return MAX_NODES if self.wanted > self.target else ENOUGH
+            return limit if self.wanted > self.target else ENOUGH
+        if self.pool.halt is not None:
+            return self.pool.halt.kind
+        if self.affordable <= 0:
+            return BUDGET
         if self.free <= 0:
-            return MAX_NODES
+            return limit
         if self.queued >= self.pool.max_queued:
             return MAX_QUEUED
         if self.next_nodes < self.at_once and self.at_once > self.largest:
-            return AT_ONCE
+            return AT_ONCE if self.affordable >= self.at_once else BUDGET
         return ""
-
-
-def nodes_wanted(
-    pool: PoolLimits, demand: Sequence[ClassDemand], there: int = 0
-) -> tuple[int, int]:
-    """Return the nodes that the demand is worth in a pool, and the most that one task needs.
-
-    Parameters
-    ----------
-    pool, demand
-        The pool, and the tasks to run.
-    there
-        Nodes that the pool has: tasks that pilots hold are worth no more.
-    """
-    waiting = held = 0.0
-    at_once = 0
-    for work in demand:
-        if not holds(pool, work):
-            continue
-        nodes = _worth(pool, work, work.waiting)
-        waiting += nodes
-        held += _worth(pool, work, work.count) - nodes
-        at_once = max(at_once, _at_once(pool, work))
-    return max(math.ceil(waiting + min(held, there) - 1e-9), at_once), at_once
-
-
-def _worth(pool: PoolLimits, work: ClassDemand, count: int) -> float:
-    """Return the nodes that so many tasks of a class are worth, in a pool that can hold them.
-
-    The tasks fill at most ``count / (tasks per node)`` nodes, and are worth ``node-seconds /
-    PATIENCE_S``, since fewer nodes would be done soon anyway.
-    """
-    nodes = nodes_needed(work.need, pool.shape) or 1
-    mean_s = UNKNOWN_S if work.mean_s is None else work.mean_s
-    if nodes > 1:
-        per_task = float(nodes)
-    else:
-        # What fits beside each other in one node.
-        per_task = 1.0 / max(1, ranks_that_fit(work.need, pool.shape) // work.need.ranks)
-    filled = min(count, work.most) * per_task
-    return min(filled, max(count * per_task * mean_s / PATIENCE_S, per_task))
-
-
-def _at_once(pool: PoolLimits, work: ClassDemand) -> int:
-    """Return the nodes that one waiting task needs, in a pool that can hold it."""
-    return (nodes_needed(work.need, pool.shape) or 0) if work.waiting else 0
-
-
-def holds(pool: PoolLimits, work: ClassDemand) -> bool:
-    """Tell whether a new pilot of the pool can run the tasks."""
-    return (
-        bool(work.count)
-        and can_hold(pool, work.need, work.pool)
-        and work.required_walltime_s <= usable_walltime_s(pool.walltime_s or math.inf)
-    )
 
 
 def standings(
@@ -222,10 +228,15 @@ def standings(
     return found
 
 
+def _serves(pilot: PilotSupply) -> bool:
+    """Tell whether a pilot takes tasks, or will when it has come."""
+    return pilot.comes and not pilot.draining
+
+
 def _standing(
     pool: PoolLimits, demand: Sequence[ClassDemand], pilots: Sequence[PilotSupply]
 ) -> PoolStatus:
-    usable = [pilot for pilot in pilots if not pilot.draining]
+    usable = [pilot for pilot in pilots if _serves(pilot)]
     # Nodes of a draining pilot are still held: the limit counts them, the supply does not.
     held = sum(max(pilot.nodes, pilot.held) for pilot in pilots)
     wanted, at_once = nodes_wanted(pool, demand, held)
@@ -235,6 +246,8 @@ def _standing(
     lack = _lack(pool, demand, pilots)
     if lack.nodes:
         have = min(have, target - lack.nodes)
+    if unheld := _unheld(pool, demand, usable):
+        have = min(have, target - unheld)
     if at_once > largest:
         # Nodes in several small pilots do not serve a task that needs them at once.
         have = min(have, target - at_once)
@@ -247,9 +260,14 @@ def _standing(
         target,
         have,
         free=pool.max_nodes - held,
-        queued=sum(pilot.queued for pilot in pilots),
+        queued=sum(pilot.queued and not pilot.held_back for pilot in pilots),
         largest=largest,
         too_short_s=lack.left_s,
+        least_walltime_s=least_walltime_s(
+            pool.walltime_s,
+            [(work.mean_s, work.required_walltime_s) for work in demand if work.waiting],
+        ),
+        affordable=math.inf if pool.budget is None else pool.budget.nodes,
     )
 
 
@@ -272,17 +290,15 @@ def _lack(pool: PoolLimits, demand: Sequence[ClassDemand], pilots: Sequence[Pilo
     """
     load = sum(pilot.load for pilot in pilots)
     waiting = [work for work in demand if work.waiting]
-    held = sum(_worth(pool, w, w.count) - _worth(pool, w, w.waiting) for w in demand)
-    held = min(held, sum(pilot.nodes for pilot in pilots)) / max(1, load)
-    shorter = sorted(
-        (pilot for pilot in pilots if not pilot.draining), key=lambda pilot: pilot.left_s
-    )
+    _, busy = filled(pool, demand)
+    held = min(busy.nodes, sum(pilot.nodes for pilot in pilots)) / max(1, load)
+    shorter = sorted(filter(_serves, pilots), key=lambda pilot: pilot.left_s)
     most = _Lack()
-    worth = free = 0.0
+    together, free = Filling(), 0.0
     at_once = largest = 0
     for work in sorted(waiting, key=lambda work: -work.required_walltime_s):
-        worth += _worth(pool, work, work.waiting)
-        at_once = max(at_once, _at_once(pool, work))
+        together.add(worth(pool, work, work.waiting), profile_of(work.need, pool.shape))
+        at_once = max(at_once, nodes_at_once(pool, work))
         left_s = work.required_walltime_s + DRAIN_S
         while shorter and shorter[-1].left_s >= left_s:
             pilot = shorter.pop()
@@ -290,7 +306,7 @@ def _lack(pool: PoolLimits, demand: Sequence[ClassDemand], pilots: Sequence[Pilo
             largest = max(largest, pilot.nodes)
         if not shorter:
             break  # every pilot is long enough for the rest
-        nodes = math.ceil(worth - free - 1e-9)
+        nodes = math.ceil(together.nodes - free - 1e-9)
         if at_once > largest:
             nodes = max(nodes, at_once)
         if nodes > most.nodes:
@@ -298,12 +314,37 @@ def _lack(pool: PoolLimits, demand: Sequence[ClassDemand], pilots: Sequence[Pilo
     return most
 
 
+def _unheld(pool: PoolLimits, demand: Sequence[ClassDemand], pilots: Sequence[PilotSupply]) -> int:
+    """Return the nodes that waiting tasks lack because those of some pilots have too little."""
+    poor = [pilot for pilot in pilots if pilot.shape is not None]
+    if not poor:
+        return 0
+    lacking = [w for w in demand if w.waiting and not all(_fits(pilot, w) for pilot in poor)]
+    together = Filling()
+    for work in lacking:
+        together.add(worth(pool, work, work.waiting), profile_of(work.need, pool.shape))
+    able = sum(pilot.nodes for pilot in pilots if all(_fits(pilot, work) for work in lacking))
+    return max(0, math.ceil(together.nodes - able - 1e-9))
+
+
+def _fits(pilot: PilotSupply, work: ClassDemand) -> bool:
+    """Tell whether the nodes of a pilot have what a task needs."""
+    return pilot.shape is None or nodes_needed(work.need, pilot.shape) is not None
+
+
 def decide(
     pools: Sequence[PoolLimits], demand: Sequence[ClassDemand], pilots: Sequence[PilotSupply]
-) -> list[Grow | End]:
-    """Return the pilots to submit and to end, pool by pool."""
-    decisions: list[Grow | End] = []
-    for its in standings(pools, demand, pilots):
+) -> list[Grow | End | Shrink]:
+    """Return the pilots to submit, to end and to shrink, pool by pool."""
+    return decide_by(standings(pools, demand, pilots), pilots)
+
+
+def decide_by(
+    pools: Sequence[PoolStatus], pilots: Sequence[PilotSupply]
+) -> list[Grow | End | Shrink]:
+    """Return the decisions, and count pilots to submit in the pools' status."""
+    decisions: list[Grow | End | Shrink] = []
+    for its in pools:
         pool = its.pool
         while not its.blocked_by:
             nodes = its.next_nodes
@@ -312,26 +353,120 @@ def decide(
                     pool.name,
                     nodes,
                     pool.walltime_s,
-                    f"work for {its.wanted} nodes, {max(its.have, 0)} there or on the way",
+                    f"{_what_for(its)}, {max(its.have, 0)} there or on the way",
+                    least_nodes=_least_nodes(its, nodes),
+                    least_walltime_s=its.least_walltime_s if pool.is_flexible else 0.0,
                 )
             )
             its.have, its.free, its.queued = its.have + nodes, its.free - nodes, its.queued + 1
             its.largest = max(its.largest, nodes)
-        usable = [pilot for pilot in pilots if pilot.pool == pool.name and not pilot.draining]
-        spare = sum(pilot.nodes for pilot in usable) - its.target
+            its.affordable -= nodes
+        mine = [pilot for pilot in pilots if pilot.pool == pool.name]
+        decisions += _successors(its, mine)
+        usable = [pilot for pilot in mine if not pilot.draining]
+        spare = sum(pilot.nodes for pilot in usable if pilot.comes) - its.target
+        # Those that do not come take nobody's place.
+        in_vain = sum(pilot.nodes for pilot in usable if not pilot.comes)
         if its.at_once > its.largest:
             # Idle pilots that are too small hold the nodes that the task waits for.
-            spare = sum(pilot.nodes for pilot in usable if pilot.idle_s)
+            spare = sum(pilot.nodes for pilot in usable if pilot.idle_s and pilot.comes)
         for pilot in sorted(usable, key=lambda pilot: (not pilot.queued, -pilot.idle_s)):
             if pilot.own:
                 continue
+            is_spare = pilot.nodes <= (spare if pilot.comes else spare + in_vain)
             # Idle pilots that end too soon hold nodes that a new one could have.
-            surplus = pilot.nodes <= spare or pilot.left_s < its.too_short_s
-            if pilot.queued and surplus and not its.wanted:
-                decisions.append(End(pilot.name, "nothing is left for it to do"))
-            elif not pilot.queued and pilot.idle_s >= pool.idle_s and surplus:
+            surplus = is_spare or pilot.left_s < its.too_short_s
+            if pool.budget is not None and pool.budget.is_used_up:
+                decisions.append(End(pilot.name, f"the budget is used up: {pool.budget.text}"))
+            elif pool.scaled and is_spare:
+                decisions.append(End(pilot.name, f"the pool is {pool.scaled}"))
+            elif pilot.queued and surplus and not its.wanted:
+                if pilot.idle_s < pilot.keep_s:
+                    continue
+                text = f"nothing has been left for it to do for {pilot.idle_s:.0f} s"
+                decisions.append(End(pilot.name, text))
+            elif not pilot.queued and pilot.idle_s >= _keep_s(pilot, its) and surplus:
                 decisions.append(End(pilot.name, f"idle for {pilot.idle_s:.0f} s"))
+            elif not pilot.queued and (nodes := _spare_nodes(pilot, spare, its)):
+                reason = f"{nodes} of {pilot.nodes} nodes idle for {_keep_s(pilot, its):.0f} s"
+                decisions.append(Shrink(pilot.name, nodes, reason))
+                spare -= nodes
+                continue
             else:
                 continue
-            spare -= pilot.nodes
+            if pilot.comes:
+                spare -= pilot.nodes
+            else:
+                in_vain -= pilot.nodes
     return decisions
+
+
+def _least_nodes(its: PoolStatus, nodes: int) -> int:
+    """Return the fewest nodes that will do in the place of so many; 0: all of them."""
+    if not its.pool.is_flexible:
+        return 0
+    return least_nodes(nodes, its.at_once if its.at_once > its.largest else 0)
+
+
+def unwanted(pools: Sequence[PoolStatus], pilots: Sequence[PilotSupply]) -> set[str]:
+    """Return the names of the queued pilots of which nothing would be left to do if they came now.
+
+    For how long that has been so is their `PilotSupply.idle_s`.
+    """
+    content = {its.pool.name: its.target for its in pools if not its.wanted}
+    found = set()
+    for name, target in content.items():
+        mine = [pilot for pilot in pilots if pilot.pool == name and not pilot.draining]
+        spare = sum(pilot.nodes for pilot in mine) - target
+        for pilot in sorted(mine, key=lambda pilot: pilot.comes):
+            if pilot.queued and pilot.nodes <= spare:
+                found.add(pilot.name)
+                spare -= pilot.nodes
+    return found
+
+
+def _successors(its: PoolStatus, pilots: Sequence[PilotSupply]) -> Iterator[Grow]:
+    """Yield the pilots to submit in the place of those that are about to end, as the pool has no
+    room for more: so their nodes are asked for before, and never more are held."""
+    if its.blocked_by != MAX_NODES or its.free > 0 or not its.at_once:
+        return  # or nothing waits
+    for pilot in sorted(pilots, key=lambda pilot: pilot.left_s):
+        # One that drains long before its end may be on its way to the queue, as when preempted.
+        too_late_s = max(its.too_short_s, 2 * DRAIN_S) if pilot.draining else its.too_short_s
+        if pilot.left_s >= too_late_s or not pilot.may_be_followed:
+            continue
+        nodes = int(
+            min(its.target - its.have, pilot.nodes, its.pool.nodes_per_pilot, its.affordable)
+        )
+        if nodes <= 0 or its.queued >= its.pool.max_queued:
+            return
+        reason = f"{_what_for(its)}, and {pilot.name} ends in {max(0.0, pilot.left_s):.0f} s"
+        yield Grow(its.pool.name, nodes, its.pool.walltime_s, reason, pilot.name)
+        its.have, its.queued = its.have + nodes, its.queued + 1
+        its.affordable -= nodes
+
+
+def _what_for(its: PoolStatus) -> str:
+    """Return what a pool has its target of nodes for, in words."""
+    if its.pool.scaled:
+        return its.pool.scaled
+    if its.wanted < its.target:
+        return f"{counted(its.target, 'node')} are kept (min_nodes)"
+    return f"work for {counted(its.wanted, 'node')}"
+
+
+def _keep_s(pilot: PilotSupply, its: PoolStatus) -> float:
+    """Return for how long idle nodes of a pilot are kept, in seconds: hardly where they end too
+    soon for what waits, which a new one could run there."""
+    return min(pilot.keep_s, LEAST_S) if pilot.left_s < its.too_short_s else pilot.keep_s
+
+
+def _spare_nodes(pilot: PilotSupply, spare: int, its: PoolStatus) -> int:
+    """Return how many nodes a pilot that works can give back, of so many that are too many."""
+    idle = sum(idle_s >= _keep_s(pilot, its) for idle_s in pilot.idle_nodes_s)
+    if pilot.left_s < its.too_short_s:
+        spare = idle  # what waits does not fit into its time, and a new one could have its nodes
+    if pilot.nodes >= its.at_once:
+        # It may be the only one that is large enough.
+        spare = min(spare, pilot.nodes - its.at_once)
+    return max(0, min(idle, spare, pilot.nodes - 1))

@@ -145,7 +145,7 @@ def _stock(supply: Supply) -> Sum | Indexed:
 class FreeNode:
     """The free resources of a node."""
 
-    __slots__ = ("cores", "name", "named", "position", "shape")
+    __slots__ = ("cores", "name", "named", "position", "shape", "taken", "users")
 
     def __init__(self, name: str, shape: NodeShape, position: int = 0) -> None:
         self.name = name
@@ -155,6 +155,8 @@ class FreeNode:
         self.cores = set(range(shape.cores))
         #: Other resources by name; the node lacks (memory: does not count) those not listed.
         self.named = {supply.name: _stock(supply) for supply in shape.named}
+        #: The allocations that are taken now, and those that were ever.
+        self.users = self.taken = 0
 
     def fit(self, need: Resources) -> int:
         """Return how many ranks fit now."""
@@ -186,6 +188,8 @@ class FreeNode:
 
     def take(self, share: NodeAllocation) -> None:
         """Take an allocation out of the free resources."""
+        self.users += 1
+        self.taken += 1
         self.cores.difference_update(share.cores)
         for portion in share.named:
             if (stock := self.named.get(portion.name)) is not None:
@@ -193,6 +197,7 @@ class FreeNode:
 
     def release(self, share: NodeAllocation) -> None:
         """Put an allocation back."""
+        self.users -= 1
         self.cores.update(share.cores)
         for portion in share.named:
             if (stock := self.named.get(portion.name)) is not None:

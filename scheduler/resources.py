@@ -7,7 +7,7 @@ or ``"1:30:00"`` are read here, once, at the edge. Nothing in this module knows 
 sockets.
 """
 
-from __future__ import annotations
+# No annotations from the future: msgspec would compile each of them whenever a process starts.
 
 import math
 import numbers
@@ -31,11 +31,12 @@ from pilot.scheduler.amounts import (
     make_amounts,
 )
 
-_MEMORY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", re.IGNORECASE)
+# Patterns are compiled by the processes that meet a text that needs them: many meet none.
+_MEMORY = r"(?i)\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*"
 _MEMORY_MIB = {"": 1.0, "K": 1 / 1024, "M": 1.0, "G": 1024.0, "T": 1024.0**2}
-_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?\s*", re.IGNORECASE)
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)", re.IGNORECASE)
-_DURATIONS = re.compile(rf"\s*(?:{_DURATION_PART.pattern}\s*){{2,}}", re.IGNORECASE)
+_DURATION = r"(?i)\s*(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?\s*"
+_DURATION_PART = r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)"
+_DURATIONS = rf"(?i)\s*(?:{_DURATION_PART}\s*){{2,}}"
 _DURATION_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -95,7 +96,7 @@ class Resources(msgspec.Struct, frozen=True, array_like=True):
         named = {name: amount_number(amount) for name, amount in (*self.named, *self.site)}
         return {"cores": self.cores, **named}
 
-    def with_site(self, names: Container[str]) -> Resources:
+    def with_site(self, names: Container[str]) -> "Resources":
         """Return the same needs, with these names counted once on the site and not per node."""
         if not any(name in names for name, _ in self.named):
             return self
@@ -220,6 +221,14 @@ def common_shape(shapes: Sequence[NodeShape]) -> NodeShape:
     return NodeShape(min(shape.cores for shape in shapes), tuple(named))
 
 
+def has_all(shape: NodeShape, promised: NodeShape) -> bool:
+    """Tell whether a node has all that another shape promises."""
+    return shape.cores >= promised.cores and all(
+        (its := shape.supply(supply.name)) is not None and its.amount >= supply.amount
+        for supply in promised.named
+    )
+
+
 def amount_of(amounts: Amounts, name: str) -> int:
     """Return the amount of this name, in parts of `UNIT`."""
     return next((amount for each, amount in amounts if each == name), 0)
@@ -289,7 +298,7 @@ def parse_memory_mib(value: int | float | str) -> int:
     """
     mib = _number(value, "memory")
     if mib is None:
-        match = _MEMORY.fullmatch(value) if isinstance(value, str) else None
+        match = re.fullmatch(_MEMORY, value) if isinstance(value, str) else None
         if not match:
             raise ValueError(
                 f'{value!r:.60} is not an amount of memory; write it as "4G", "512M" or in MiB'
@@ -327,11 +336,11 @@ def _seconds(value: int | float | str | timedelta) -> float:
     if (number := _number(value, "a length of time")) is not None:
         return number
     if isinstance(value, str):
-        if _DURATIONS.fullmatch(value):
-            parts = _DURATION_PART.findall(value)
-            return sum(float(part) * _DURATION_S[unit.lower()] for part, unit in parts)
-        if match := _DURATION.fullmatch(value):
+        if match := re.fullmatch(_DURATION, value):
             return float(match[1]) * _DURATION_S[(match[2] or "s").lower()]
+        if re.fullmatch(_DURATIONS, value):
+            parts = re.findall(_DURATION_PART, value, re.IGNORECASE)
+            return sum(float(part) * _DURATION_S[unit.lower()] for part, unit in parts)
         if re.fullmatch(r"(\d+-)?\d+(:\d+){1,2}|\d+-\d+", value):
             days, _, clock = value.rpartition("-")
             fields = [float(field) for field in clock.split(":")]

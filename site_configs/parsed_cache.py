@@ -1,8 +1,9 @@
 """The cache of a site file's plain data, which spares each start of a process PyYAML.
 
 It is a file beside the site file, ``.site.yaml.parsed``: a head of its format, Pilot's release and
-the YAML text itself, then a checksum, then the data as msgpack. Checks that need more than the data
-(``auto`` depends on the machine) are not in it.
+the YAML text itself, then a checksum, then the data as msgpack, with empty mappings where the text
+has nothing in place of one. Checks that need more than the data (``auto`` depends on the machine)
+are not in it.
 
 Invariants:
 
@@ -25,7 +26,7 @@ import msgspec
 from pilot.version import __version__
 
 #: To be raised where `yamlfile` makes other data of the same text.
-_FORMAT = 1
+_FORMAT = 2
 #: More than this is not kept; a few aliases can stand for a million values.
 _MOST_BYTES = 1 << 20
 _CHECKSUM_BYTES = 4
@@ -72,7 +73,7 @@ def _head(text: str) -> bytes:
 
 
 def _checksum(packed: bytes) -> bytes:
-    """Tell damage, as after a crash of a machine; who wrote it, its owner tells."""
+    """Return a checksum, which tells damage, as by a crash; its owner tells who wrote a file."""
     return zlib.crc32(packed).to_bytes(_CHECKSUM_BYTES, "big")
 
 
@@ -103,7 +104,7 @@ def _replace_own(path: Path, content: bytes) -> None:
     Raises
     ------
     OSError
-        It cannot be written.
+        The file cannot be written.
     """
     status = path.parent.stat()
     if status.st_uid != os.geteuid() or not _is_own(status):

@@ -11,7 +11,7 @@ Invariants: a `SiteConfig` that was loaded is complete and consistent, nothing i
 again; unknown keys are errors; no path of code is for one site, or for one batch system.
 """
 
-from __future__ import annotations
+# No annotations from the future: msgspec would compile each of them whenever a process starts.
 
 import os
 import re
@@ -28,25 +28,28 @@ from pilot.scheduler.batch import BatchKind, find_kind
 from pilot.scheduler.resources import NodeShape, Supply, indexed, node_shape
 from pilot.site_configs.parsed_cache import keep_parsed, read_parsed
 from pilot.site_configs.units import (
+    AutoSeconds,
     Bytes,
     Count,
     EnvironmentText,
     Mebibytes,
+    NodeHours,
     Seconds,
-    converted,
+    convert_custom,
+    with_mappings,
 )
 from pilot.site_configs.yaml_text import SiteFileError, read_yaml_text
 
 if TYPE_CHECKING:
     from pilot.site_configs.yamlfile import YamlPath
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 #: A row of the database takes many such values.
 _MOST_INLINE_BYTES = 16 << 20
 _NAME_RULE = "use letters, digits, '_', '.' and '-', at most 64"
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 #: As it may stand in a list of a variable of the environment.
-_INDEX = re.compile(r"[A-Za-z0-9_./:-]{1,64}")
+_INDEX = r"[A-Za-z0-9_./:-]{1,64}"
 
 
 class _Mapping(Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,8 +59,31 @@ class _Mapping(Struct, frozen=True, forbid_unknown_fields=True):
 M = TypeVar("M", bound=_Mapping)
 
 
+class HeadJobConfig(_Mapping, frozen=True, kw_only=True):
+    """The jobs that the head runs in; each batch system adds its keys of pools."""
+
+    #: The pool that the batch system's keys are taken from where they are not given here; empty:
+    #: the first one. Of slurm these are partition, account, qos, reservation and memory_request.
+    pool: str = ""
+    #: Cores that the job asks for, on one node.
+    cores: Annotated[int, Meta(ge=1)] = 1
+    #: Memory that the job asks for.
+    memory_mib: Mebibytes = field(default=2048, name="memory")
+    #: The walltime of the job.
+    walltime_s: Seconds = field(default=43200.0, name="walltime")
+    #: Whether another job takes over when the walltime ends and tasks are left; this is also for a
+    #: head that pilot run has started in a job of yours.
+    successors: bool = True
+
+
 class HeadConfig(_Mapping, frozen=True, kw_only=True):
     """The head: the process that keeps the tasks."""
+
+    #: Where heads are started: here (on the machine of the program that needs one) or job (in a
+    #: job of their own, where the login nodes allow no process that stays).
+    place: Literal["here", "job"] = "here"
+    #: The jobs that heads run in, with place job or pilot run --as-job.
+    job: HeadJobConfig = HeadJobConfig()
 
     #: The head ends after this time without work and without a word from a client.
     idle_timeout_s: Seconds = field(default=1800.0, name="idle_timeout")
@@ -66,12 +92,17 @@ class HeadConfig(_Mapping, frozen=True, kw_only=True):
     #: No more tasks are taken while so many are unfinished: each takes some 1 kB of the head's
     #: memory.
     max_unfinished: Annotated[int, Meta(ge=1)] = 4_000_000
-    #: The login node as compute nodes reach it: a host name, an IPv4 address, the name of a network
-    #: interface (ib0), or auto: its host name. With batch local and auto, the head listens to no
-    #: network: nobody on other machines needs it.
+    #: The machine of the head as compute nodes reach it: a host name, an IPv4 address, the name of
+    #: a network interface (ib0), or auto: its host name. Of a name they also try the addresses that
+    #: it stands for. With batch local and auto, the head listens to no network: nobody on other
+    #: machines needs it.
     address: str = "auto"
     #: The TCP port that pilots and remote clients connect to; 0: any free one.
     port: int = 0
+    #: How others reach the head: network; files: over files in the site directory, pilots of its
+    #: own machine too; auto: over the network, and over files where it does not lead there. Clients
+    #: on its machine always use a Unix socket.
+    transport: Literal["auto", "network", "files"] = "auto"
 
 
 class StoreConfig(_Mapping, frozen=True, kw_only=True):
@@ -160,10 +191,34 @@ class PoolConfig(_Mapping, frozen=True, kw_only=True):
     max_pilots_queued: Annotated[int, Meta(ge=1)] = 2
     #: The walltime of a pilot.
     walltime_s: Seconds = field(default=3600.0, name="walltime")
-    #: This long before its end a pilot is warned and drains.
+    #: Pilots may have fewer nodes, or a shorter walltime, where the batch system says that they
+    #: start sooner so, and the work allows it.
+    flexible: bool = True
+    #: This long before the end of its walltime the batch system warns a pilot, which learns so of
+    #: an end that was moved.
     warning_s: Seconds = field(default=60.0, name="warning")
-    #: A pilot without work ends after this time.
-    idle_time_s: Seconds = field(default=60.0, name="idle_time")
+    #: This long before they are interrupted, near the end of the walltime, tasks are told to save
+    #: their state and stop (in a short walltime a quarter of it); auto: as warning.
+    stop_notice_s: AutoSeconds = field(default=None, name="stop_notice")
+    #: When its job is cancelled or preempted, tasks that look whether they are to stop have so long
+    #: to save their state: some seconds less than the batch system has between SIGTERM and SIGKILL.
+    stop_grace_s: Seconds = field(default=15.0, name="stop_grace")
+    #: The first node of a pilot as its other nodes reach it: auto (its host name), a network
+    #: interface (ib0), or a name in which {node} stands for the host name without its domain
+    #: ({node}-ib).
+    address: str = "auto"
+    #: Nodes without work are given back after this time; auto: after about the time that it takes
+    #: to get them again, learned from the pilots that came. Where their pilot ends too soon for
+    #: what waits, after a second.
+    idle_time_s: AutoSeconds = field(default=None, name="idle_time")
+    #: What its pilots may use: 500 node-hours, or 20 node-hours per day (or week). When it is used
+    #: up no more pilots are asked for, and those that run end with their tasks.
+    budget: NodeHours = None
+
+    @property
+    def notice_s(self) -> float:
+        """The time that tasks have near the end of the walltime, in seconds."""
+        return self.warning_s if self.stop_notice_s is None else self.stop_notice_s
 
     @property
     def shape(self) -> NodeShape:
@@ -249,8 +304,10 @@ def site_type(batch: str) -> type[SiteConfig]:
     pools: Any = dict.__class_getitem__((str, pool_type(batch)))
     # Where the batch system has keys without a default, its section has none.
     default = {} if any(each.required for each in fields(manners)) else {"default": manners()}
+    head: Any = _extended(HeadConfig, [("job", job_type(batch), job_type(batch)())], HeadConfig)
     own: list[Any] = [
         ("pools", pools),
+        ("head", head, head()),
         ("manners", manners, field(**default, name=kind.name)),
     ]
     return _extended(SiteConfig, own, SiteConfig)
@@ -260,6 +317,12 @@ def site_type(batch: str) -> type[SiteConfig]:
 def pool_type(batch: str) -> type[PoolConfig]:
     """Make the type of the pools of a batch system."""
     return _with_keys(PoolConfig, find_kind(batch).pool_keys)
+
+
+@cache
+def job_type(batch: str) -> type[HeadJobConfig]:
+    """Make the type of the section about the head's jobs of a batch system."""
+    return _with_keys(HeadJobConfig, find_kind(batch).pool_keys)
 
 
 def _with_keys(base: type[M], keys: type[Struct]) -> type[M]:
@@ -312,7 +375,7 @@ def load_site_file(path: Path) -> SiteConfig:
     config = _completed(file.value, path)
     for place, message in _faults(config):
         raise file.error(*place, message=message)
-    keep_parsed(path, text, parsed.data)
+    keep_parsed(path, text, with_mappings(parsed.data, its_type))
     return config
 
 
@@ -320,7 +383,7 @@ def _of_plain_data(data: Any, path: Path) -> SiteConfig | None:
     """Return the config of a file's plain data; None: it is wrong, and YAML's lines tell where."""
     try:
         its_type = site_type(convert(data, _Named).batch)
-        config = _completed(converted(data, its_type), path)
+        config = _completed(convert(data, its_type, dec_hook=convert_custom), path)
     except (ValueError, MsgspecError):
         return None
     return None if any(_faults(config)) else config
@@ -355,9 +418,9 @@ def _completed(config: SiteConfig, path: Path) -> SiteConfig:
     return replace(config, name=name, pools=pools)
 
 
-def _faults(config: SiteConfig) -> Iterator[tuple[YamlPath, str]]:
+def _faults(config: SiteConfig) -> "Iterator[tuple[YamlPath, str]]":
     """Give the faults that types alone cannot express, each with its path and a message."""
-    if not _NAME.fullmatch(config.name):
+    if not re.fullmatch(_NAME, config.name):
         yield ("name",), f"{config.name!r} is not a valid name; {_NAME_RULE}"
     if not config.pools:
         yield ("pools",), "there is no pool; add one, such as 'main: {}'"
@@ -372,6 +435,14 @@ def _faults(config: SiteConfig) -> Iterator[tuple[YamlPath, str]]:
             ("head", "port"),
             f"{config.head.port} is not a TCP port; use 1024 to 65535, or 0 for any",
         )
+    for key in ("address", "port"):
+        if config.head.transport == "files" and getattr(config.head, key) not in ("auto", 0):
+            yield (
+                ("head", key),
+                "has no meaning with transport: files, with which the head listens to no network; "
+                "remove one of the two keys",
+            )
+    yield from _head_job_faults(config)
     if config.lease.renew_s <= 0 or config.lease.expire_s < 3 * config.lease.renew_s:
         yield (
             ("lease", "expire"),
@@ -381,17 +452,19 @@ def _faults(config: SiteConfig) -> Iterator[tuple[YamlPath, str]]:
     for key in ("poll_interval", "command_limit"):
         if getattr(config.manners, f"{key}_s") <= 0:
             yield (config.kind.name, key), "must be longer than 0 s"
-    if not _NAME.fullmatch(config.manners.job_name_prefix):
+    if not re.fullmatch(_NAME, config.manners.job_name_prefix):
         yield (
             (config.kind.name, "job_name_prefix"),
             f"{config.manners.job_name_prefix!r} cannot begin a job name; {_NAME_RULE}",
         )
+    for place, message in config.kind.manners_faults(config.manners):
+        yield (config.kind.name, *place), message
     for section, variables in (
         ("mpi", config.mpi.variables),
         ("environment", config.environment.variables),
     ):
         for variable in variables:
-            if not _VARIABLE.fullmatch(variable):
+            if not re.fullmatch(_VARIABLE, variable):
                 yield (
                     (section, "variables", variable),
                     "is not a valid name of an environment variable; use letters, digits and '_'",
@@ -422,7 +495,7 @@ def _wrong_resource(name: str, offered: int | float | list[int | str]) -> str:
         return str(error)
     indices = [str(index) for index in offered]
     for index in indices:
-        if not _INDEX.fullmatch(index):
+        if not re.fullmatch(_INDEX, index):
             return (
                 f"{index!r} is not a valid index; use letters, digits and '_', '-', '.', ':', '/'"
             )
@@ -431,8 +504,21 @@ def _wrong_resource(name: str, offered: int | float | list[int | str]) -> str:
     return "" if indices else "the list is empty; name each one, as in [0, 1], or remove the key"
 
 
-def _pool_faults(name: str, pool: PoolConfig, kind: BatchKind) -> Iterator[tuple[YamlPath, str]]:
-    if not _NAME.fullmatch(name):
+def _head_job_faults(config: SiteConfig) -> "Iterator[tuple[YamlPath, str]]":
+    job = config.head.job
+    if job.pool and job.pool not in config.pools:
+        yield (
+            ("head", "job", "pool"),
+            f"there is no pool {job.pool!r}; there are {', '.join(config.pools)}",
+        )
+    if job.walltime_s <= 0:
+        yield ("head", "job", "walltime"), "must be longer than 0 s"
+    for place, message in config.kind.pool_faults(job):
+        yield ("head", "job", *place), message
+
+
+def _pool_faults(name: str, pool: PoolConfig, kind: BatchKind) -> "Iterator[tuple[YamlPath, str]]":
+    if not re.fullmatch(_NAME, name):
         yield (), f"{name!r} is not a valid name of a pool; {_NAME_RULE}"
     if not pool.cores_per_node:
         hint = f"; {kind.cores_hint}" if kind.cores_hint else ""

@@ -1,16 +1,23 @@
-"""The site files shipped with the package, as text to copy. Nothing here checks them."""
+"""The site files shipped with the package, as text to copy. Nothing here checks them.
+
+Invariant: the first line of each is a comment that describes it.
+"""
 
 from __future__ import annotations
 
 # To import importlib.resources takes long, and few processes need it: it is imported late.
 
 
-def templates() -> list[str]:
-    """Return the names of the shipped site files, sorted."""
+def templates() -> dict[str, str]:
+    """Return the shipped site files: their names, sorted, and what each one is, in a line."""
     from importlib import resources
 
-    files = (entry.name for entry in resources.files(__package__).iterdir())
-    return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
+    files = sorted(resources.files(__package__).iterdir(), key=lambda entry: entry.name)
+    return {
+        entry.name.removesuffix(".yaml"): _first_line(entry.read_text(encoding="utf-8"))
+        for entry in files
+        if entry.name.endswith(".yaml")
+    }
 
 
 def template_text(name: str) -> str:
@@ -26,3 +33,7 @@ def template_text(name: str) -> str:
     if name not in templates():
         raise KeyError(f"no template is named {name!r}; there are {', '.join(templates())}")
     return (resources.files(__package__) / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0].removeprefix("#").strip().rstrip(".")

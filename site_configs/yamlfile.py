@@ -29,7 +29,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import yaml
 
-from pilot.site_configs.units import convert_custom, custom_schema, empty_as_mapping
+from pilot.site_configs.units import convert_custom, custom_schema, with_mappings
 from pilot.site_configs.yaml_text import YamlError, read_yaml_text
 
 T = TypeVar("T")
@@ -225,7 +225,7 @@ def load_what_fits(
     """
     parsed = source if isinstance(source, Parsed) else parse(source, name, error_type=error_type)
     name, root, error_type = parsed.name, parsed.root, parsed.error_type
-    data = empty_as_mapping(parsed.data, msgspec.inspect.type_info(value_type))
+    data = with_mappings(parsed.data, value_type)
     findings: list[Finding] = []
     while True:
         try:
@@ -234,7 +234,7 @@ def load_what_fits(
         except msgspec.ValidationError as error:
             path, message = _explain(error, data, value_type)
         finding, is_missing = _finding(path, message)
-        # What is missing since it was left out has been told.
+        # A key that is missing because it was left out has been told.
         if not (is_missing and any(f.left_out == finding.left_out for f in findings)):
             findings.append(finding)
         cut = _key_of(path)

@@ -14,12 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from support.sites import SiteUnderTest, local_template, site_under_test
+# Before the first of them is imported: what their assertions compared is told.
+pytest.register_assert_rewrite("support")
 
-from pilot import Session
+from support.sites import SiteUnderTest, local_template, site_under_test  # noqa: E402
+
+from pilot import Session  # noqa: E402
+
+# No deadlines: they tell how busy the machine is. Whoever wants to know more, or only whether it
+# works at all, says --hypothesis-profile.
+settings.register_profile("usual", max_examples=50, deadline=None)
+settings.register_profile("few", max_examples=10, deadline=None)
+settings.register_profile("many", max_examples=1000, deadline=None)
+settings.load_profile("usual")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As where a shell runs the tests in the background: their children would not hear Ctrl-C.

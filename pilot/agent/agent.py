@@ -23,18 +23,19 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from pilot import clock
+from pilot.agent.head_search import HeadSearch
 from pilot.agent.mpi_choice import MpiChoice
 from pilot.agent.rules import actions as a
 from pilot.agent.rules.rules import Rules
 from pilot.agent.rules.worlds import World
-from pilot.agent.service import LEAVE_S, STATUS_S, Identity, Service
+from pilot.agent.service import LEAVE_S, STATUS_S, Identity, Notice, Service
 from pilot.data.directories import make_private
 from pilot.interpreter import pilot_command
 from pilot.launchers import (
@@ -47,14 +48,17 @@ from pilot.launchers import (
 )
 from pilot.model.tasks import LogSpan
 from pilot.process import die_with_parent, name_process, raise_file_limit, start_log
+from pilot.scheduler.resources import NodeShape
 from pilot.site import Site, open_site, rank_log
-from pilot.wire import messages as m
+from pilot.site_configs import PoolConfig
 from pilot.wire.channel import Client, Server
 from pilot.wire.discovery import HeadAddress, read_address
 from pilot.wire.keys import load_keys
+from pilot.wire.messages import worker as m
+from pilot.wire.messages.pilot import AttemptSpec, NodeInfo, RunningTask, ToPilot
 from pilot.wire.polling import Poller, poller_of
 from pilot.worker.mpi_rank import VARIABLE, HostCores, WorldConfig, why_no_mpi
-from pilot.worker.node import ForkedNode
+from pilot.worker.node import UNREACHED, ForkedNode
 
 log = logging.getLogger("pilot.agent")
 
@@ -62,6 +66,8 @@ log = logging.getLogger("pilot.agent")
 TICK_S = 0.1
 #: The site directory is looked at for a new head so often, in seconds.
 LOOK_S = 0.5
+#: A pilot that its head refuses for so long, since the keys were changed, ends, in seconds.
+REFUSED_S = 5.0
 #: A node worker that is silent for so long is gone, in seconds.
 NODE_SILENT_S = 20.0
 #: A tick that is so late means that this process itself stood still, in seconds: its job was
@@ -74,6 +80,8 @@ RANKS_END_S = 1.0
 #: So long it is waited whether a process that somebody has ended was ended with the whole job, in
 #: seconds. MPI ranks do not tell how they ended.
 VERDICT_S = 2.0
+#: The exit statuses of a launcher that was ended by SIGTERM, by itself or through a shell.
+_BY_SIGTERM = (-signal.SIGTERM, 128 + signal.SIGTERM)
 
 
 class _World:
@@ -122,39 +130,49 @@ class Agent:
         self._kind = site.config.kind
         nodelist = os.environ.get("PILOT_NODELIST")
         self._hosts = self._kind.node_names(nodelist) if nodelist else [socket.gethostname()]
-        self._rules = Rules(self._hosts, self._pool.shape, clock.now())
+        self._shape = shape_of_nodes(self._pool, os.environ)
+        self._rules = Rules(self._hosts, self._shape, clock.now())
         self._nodes: dict[str, bytes] = {}
         self._node_heard: dict[str, float] = {}
-        self._node_running: dict[str, list[m.RunningTask]] = {}
+        self._node_running: dict[str, list[RunningTask]] = {}
         #: The node worker of this node, if it was forked from this process.
         self._own = own
         self._steps: dict[str, subprocess.Popen[bytes] | ForkedNode] = {}
+        #: Nodes that have not reached this one.
+        self._unreached_from: set[str] = set()
         #: Nodes where nothing can run, and why.
         self._given_up: dict[str, str] = {}
+        #: The nodes that go back to the batch system, and when what is left there is killed.
+        self._leaving: dict[str, float] = {}
         self._executors: dict[int, tuple[bytes, _Known]] = {}
         self._worlds: dict[int, _World] = {}
         #: Executors that somebody has ended, and when that counts as their own crash.
         self._doubtful: deque[tuple[float, m.ExecutorExited]] = deque()
         self._head: HeadAddress | None = None
-        #: Whether the site directory said at the last look where the head is.
+        self._search = HeadSearch(site.unreached(pilot), site.config.head.transport == "files")
+        #: True if the site directory said at the last look where the head is.
         self._in_sight = False
+        #: Since when the head refuses the keys; 0 while it does not.
+        self._refused_since = 0.0
         self._looked = self._nodes_told = 0.0
         self._ticked = clock.now()
         self._signals: list[int] = []
         self._launcher: Launcher | None = None
-        #: Where the site file leaves the launcher open, and what waits until it is found.
+        #: The trials, where the site file leaves the launcher open, and the work that waits for it.
         self._choice = self._open_choice()
         self._unlaunched: list[a.RunOnExecutor | a.StartWorld] = []
         keys = load_keys(site.keys)
         # The processes of a pilot of this one node find each other without the network; where
         # `salloc` runs the program on the login node, the node is another one.
-        address = None if _is_here(self._hosts) else "auto"
-        self._server: Server[Any] = Server(keys, f"{site.directory}/{pilot}", m.ToAgent, address)
+        address = None if _is_here(self._hosts) else self._pool.address
+        self._server: Server[Any] = Server(
+            keys, f"{site.directory}/{pilot}", m.ToAgent, address, key=f"pools.{pool}.address"
+        )
         environ = os.environ
         job = environ.get("PILOT_JOB_ID", str(os.getpid()))
         life = int(environ.get("PILOT_RESTART_COUNT") or 0)
-        # Of this life alone: an earlier one may live on, where its node is cut off, and come back.
-        self._client: Client[Any] = Client(keys, f"pilot:{pilot}:{life}".encode(), m.ToPilot)
+        # The name has the life in it: an earlier one, whose node is cut off, may come back.
+        self._client: Client[Any] = Client(keys, f"pilot:{pilot}:{life}".encode(), ToPilot)
         self._service = Service(
             Identity(pilot, job, life, pool),
             self._rules,
@@ -162,8 +180,11 @@ class Agent:
             self._node_infos,
             self._running,
             self._judge,
+            self._leave_nodes,
+            self._keep_nodes,
             _end_of_walltime(environ.get("PILOT_JOB_ENDS_AT") or "0"),
             self._pool.warning_s,
+            Notice(self._pool.notice_s, self._pool.stop_grace_s),
         )
 
     # --- the loop
@@ -229,9 +250,9 @@ class Agent:
         while self._signals:
             number = self._signals.pop(0)
             if number == signal.SIGUSR1:
-                self._service.drain("its walltime is near its end", now)
+                self._service.warned(now)
             elif number in (signal.SIGTERM, signal.SIGINT):
-                self._service.end("its job was cancelled or preempted", now, at_once=True)
+                self._service.interrupt("its job was cancelled or preempted", now)
         self._reap(now)
 
     def _end_babbler(self, peer: bytes) -> None:
@@ -256,6 +277,8 @@ class Agent:
         self._judge(now)
         self._launch_what_waits(now)
         self._reap(now)
+        if self._leaving:
+            self._look_after_leaving(now)
         for number, world in self._worlds.items():
             if world.kill_at and now >= world.kill_at:
                 log.warning("world %d does not end; its launcher is killed", number)
@@ -277,14 +300,14 @@ class Agent:
         self._node_heard = dict.fromkeys(self._node_heard, now)
         self._service.slept(slept_s, now)
 
-    def _running(self, now: float) -> list[m.RunningTask]:
+    def _running(self, now: float) -> list[RunningTask]:
         """List the tasks that have run for a while, on executors and in worlds."""
         running = [self._with_logs(world, task) for world, task in self._rules.running(now)]
         for tasks in self._node_running.values():
             running.extend(tasks)
         return running
 
-    def _with_logs(self, world: World, running: m.RunningTask) -> m.RunningTask:
+    def _with_logs(self, world: World, running: RunningTask) -> RunningTask:
         logs = tuple(
             LogSpan(rank_log(self._pilot, world.id, rank), 0, -1)
             for rank in range(world.need.ranks)
@@ -301,25 +324,33 @@ class Agent:
         known = self._head
         address = read_address(self._site.address_file, known)
         if address is None or address.is_dead():
-            # It may come back: its address was removed, or hidden, by somebody else.
+            # The head may come back: its address was removed, or hidden, by somebody else.
             self._service.lost_head()
             self._in_sight = False
             return False
-        # It has broken this connection off, or its socket or its address was away.
+        # The head has broken this connection off, or its socket or its address was away.
         again = self._client.is_lost or not self._in_sight
         least = 0 if known is None else known.epoch + (not again)
         if address.epoch < least:
+            if endpoint := self._search.look(self._service.hears_head(now), now):
+                self._client.connect(endpoint)
+                self._service.greet()
+            return bool(endpoint)
+        self._refused_since = (self._refused_since or now) if self._client.is_refused else 0.0
+        if self._refused_since and now - self._refused_since > REFUSED_S:
+            # The pilot's next executors, which read the keys anew, would be refused here.
+            self._service.end("the head holds other keys than this pilot", now, at_once=True)
             return False
         log.info("head of epoch %d on %s", address.epoch, address.host)
         self._head = address
         self._in_sight = True
-        self._client.connect(address.endpoints.choose())
+        self._client.connect(self._search.begin(address, now))
         self._service.greet()
         return True
 
-    def _node_infos(self) -> list[m.NodeInfo]:
+    def _node_infos(self) -> list[NodeInfo]:
         """List the pilot's nodes, including those whose worker has not reported yet."""
-        return [m.NodeInfo(name, self._pool.shape) for name in self._rules.hosts]
+        return [NodeInfo(name, self._shape) for name in self._rules.hosts]
 
     # --- node workers, executors, ranks
 
@@ -364,6 +395,7 @@ class Agent:
         elif isinstance(message, m.NodeStatus) and message.node in self._nodes:
             self._node_heard[message.node] = now
             self._node_running[message.node] = message.running
+            self._rules.note_listening(message.node, message.listening)
         elif isinstance(message, m.ExecutorExited):
             self._executors.pop(message.executor, None)
             executor = self._rules.executors.get(message.executor)
@@ -374,6 +406,8 @@ class Agent:
                 self._executor_exited(message, now)
         elif isinstance(message, m.NodeHello):
             position = self._hosts.index(message.node)  # first: it may be none of this pilot
+            if message.node in self._leaving:
+                return  # it was told to end before it had begun
             self._nodes[message.node] = peer
             self._node_heard[message.node] = now
             self._rules.add_node(message.node, message.shape, now, position)
@@ -402,7 +436,7 @@ class Agent:
             self._executor_exited(self._doubtful.popleft()[1], now)
 
     def _start_node(self, host: str) -> None:
-        shape = self._pool.shape
+        shape = self._shape
         endpoint = self._server.endpoints
         if self._own is not None and host == self._own.node:
             self._own.tell(endpoint.choose())
@@ -427,11 +461,13 @@ class Agent:
     def _reap(self, now: float) -> None:
         """Notice launchers that have ended."""
         for host, process in list(self._steps.items()):
-            if process.poll() is not None:
+            if (status := process.poll()) is not None:
                 del self._steps[host]
-                self._lose_node(
-                    host, f"the node worker on {host} ended with {process.returncode}", now
-                )
+                if status == UNREACHED:
+                    self._note_unreached(host, now)
+                if host in self._leaving:
+                    continue  # as it was told to
+                self._lose_node(host, f"the node worker on {host} ended with {status}", now)
         for number, world in list(self._worlds.items()):
             if world.process.poll() is not None:
                 if not world.ended_at:
@@ -442,11 +478,30 @@ class Agent:
                 if world.ranks and waited_s < RANKS_END_S:
                     continue  # they tell which task they were in
                 its = self._rules.worlds.get(number)
-                unexplained = its is not None and its.ready and its.pipeline and not its.told
+                unexplained = (
+                    its is not None
+                    and its.pipeline
+                    and not its.told
+                    # What keeps a world from starting ends it otherwise.
+                    and (its.ready or world.process.returncode in _BY_SIGTERM)
+                )
                 if unexplained and waited_s < VERDICT_S and self._is_doubtful():
                     continue
                 del self._worlds[number]
                 self._world_exited(number, world, now)
+
+    def _note_unreached(self, host: str, now: float) -> None:
+        """End the pilot if none of its other nodes reaches this one: that is no fault of theirs."""
+        self._unreached_from.add(host)
+        others = {each for each in self._hosts if self._own is None or each != self._own.node}
+        if self._unreached_from >= others:
+            told = ", ".join(self._server.endpoints.ways_for_others)
+            self._service.end(
+                f"its other nodes do not reach its first node at {told}; set the key 'address' of "
+                "the pool in site.yaml to the network interface that faces them (ib0)",
+                now,
+                at_once=True,
+            )
 
     def _lose_node(self, node: str, reason: str, now: float) -> None:
         self._nodes.pop(node, None)
@@ -457,7 +512,7 @@ class Agent:
         for executor in lost:
             self._executors.pop(executor.id, None)
             if executor.pid and self._own is not None and node == self._own.node:
-                # Its node worker was killed, and was no step that the batch system would end.
+                # The node worker was killed, and was no step that the batch system would end.
                 _kill_pid_group(executor.pid)
         if self._service.ending:
             return
@@ -467,6 +522,33 @@ class Agent:
             self._service.end(f"it has no nodes left{why}", now, at_once=True)
         elif node in self._steps:
             self._steps[node].terminate()
+
+    # --- nodes that go back
+
+    def _leave_nodes(self, names: list[str]) -> None:
+        """End the node workers of nodes that the pilot gives back; executors end with them."""
+        for node in names:
+            self._send_to_node(node, m.Exit())
+            self._nodes.pop(node, None)
+            self._node_heard.pop(node, None)
+            self._node_running.pop(node, None)
+            self._leaving[node] = clock.now() + LEAVE_S
+        known = self._rules.executors
+        self._executors = {one: its for one, its in self._executors.items() if one in known}
+
+    def _look_after_leaving(self, now: float) -> None:
+        """Tell the head of the nodes where nothing of the pilot is left any more."""
+        for node, deadline in list(self._leaving.items()):
+            ranks = (place for world in self._worlds.values() for place, _ in world.ranks.values())
+            if node not in self._steps and node not in ranks:
+                del self._leaving[node]
+                self._service.left(node, now)
+            elif now > deadline and node in self._steps:
+                self._steps[node].terminate()
+
+    def _keep_nodes(self, names: list[str]) -> None:
+        for node in names:
+            self._start_node(node)
 
     def _carry_out(self) -> None:
         for action in self._rules.take_actions():
@@ -482,6 +564,10 @@ class Agent:
                 self._send_to_node(action.node, m.Unsend(action.executor, action.upto))
             elif isinstance(action, a.UnsendFromWorld):
                 self._unsend_from_world(action)
+            elif isinstance(action, a.TellExecutor):
+                self._tell_to_stop(action, action.executor, (action.node,))
+            elif isinstance(action, a.TellWorld):
+                self._tell_to_stop(action, action.world, action.nodes)
             elif isinstance(action, a.StartWorld):
                 self._start_world(action)
             elif isinstance(action, a.GiveUpNode):
@@ -491,6 +577,13 @@ class Agent:
                 self._service.forget_session(action.session)
             else:
                 self._stop_world(action.world)
+
+    def _tell_to_stop(
+        self, action: a.TellExecutor | a.TellWorld, number: int, nodes: tuple[str, ...]
+    ) -> None:
+        tell = m.TellStop(number, action.task, action.attempt, action.until, action.reason)
+        for node in nodes:
+            self._send_to_node(node, tell)
 
     def _node_of(self, host: str) -> str:
         """Return the pilot's name for a node from the host name of a process, with or without its
@@ -533,7 +626,7 @@ class Agent:
             self._server.send_to_all(world.peers.values(), message)
 
     def _run_message(
-        self, known: _Known, work: list[m.AttemptSpec], plan: m.LaunchPlan | None
+        self, known: _Known, work: list[AttemptSpec], plan: m.LaunchPlan | None
     ) -> m.Run:
         templates = []
         functions = []
@@ -655,7 +748,7 @@ class Agent:
             agent=self._server.endpoints,
             session=self._service.sessions[action.session],
             cores_per_rank=action.need.cores,
-            cores_of_node=self._pool.shape.cores,
+            cores_of_node=self._shape.cores,
             hosts={s.node: HostCores(s.cores, s.indexed) for s in action.shares},
         )
         if any(share.indexed for share in action.shares):
@@ -791,6 +884,19 @@ def _tail(path: Path, size: int = 4096) -> str:
         return ""
 
 
+def shape_of_nodes(pool: PoolConfig, environment: Mapping[str, str]) -> NodeShape:
+    """Return what tasks may use of each node: what the pool says, or what an adopted job has."""
+    told = environment.get("PILOT_NODE_SHAPE")
+    if not told:
+        return pool.shape
+    shape = msgspec.json.decode(told, type=NodeShape)
+    if environment.get("PILOT_NODE"):
+        # A step of its own, which the batch system may have bound to what the job has.
+        cores = min(shape.cores, len(os.sched_getaffinity(0)))
+        shape = msgspec.structs.replace(shape, cores=cores)
+    return shape
+
+
 def main(site_dir: Path, pilot: str, pool: str) -> None:
     """Run the agent of a pilot until the pilot ends."""
     start_log()
@@ -801,5 +907,5 @@ def main(site_dir: Path, pilot: str, pool: str) -> None:
     own = None
     if here := os.environ.get("PILOT_NODE"):
         # Before there are threads, and while this process makes itself ready.
-        own = ForkedNode(site, pilot, here, site.config.pools[pool].shape)
+        own = ForkedNode(site, pilot, here, shape_of_nodes(site.config.pools[pool], os.environ))
     Agent(site, pilot, pool, own).run()

@@ -32,7 +32,7 @@ from pilot.scheduler.batch import BatchKind
 
 #: How long a trial may take, in seconds.
 TRIAL_S = 20.0
-#: What two ranks say that have found each other.
+#: The words of two ranks that have found each other.
 _MET = "this is an MPI world of 2"
 #: In one write each: lines of several ranks must not mix.
 _PROGRAM = (
@@ -56,7 +56,7 @@ class Found(msgspec.Struct, frozen=True):
 
     #: The first that has formed a world; None: none has.
     choice: Choice | None
-    #: What became of the others, in words.
+    #: The failures of the other ways, in words.
     failures: tuple[str, ...] = ()
 
 
@@ -77,29 +77,51 @@ def try_out(kind: BatchKind, host: str, variables: Mapping[str, str], run: Run) 
     kind
         The batch system, which says in which ways.
     host
-        Where; this process runs there.
+        The host of this process, where the ranks run.
     variables
-        What the site file gives to ranks.
+        The variables that the site file gives to ranks.
     run
         Runs a command.
     """
     failures: list[str] = []
-    _, listed = run(kind.mpi_listing, {}, TRIAL_S)
+    _, listed = run(kind.mpi_listing, {}, TRIAL_S) if kind.mpi_listing else (0, "")
     for way in kind.mpi_ways(listed):
         choice = Choice(*way)
-        try:
-            launcher = get_launcher(choice.launcher, choice.options, kind.node_launcher)
-        except FileNotFoundError as error:
-            failures.append(f"{choice}: {error}")
-            continue
         # Two ranks on one core: a node has that.
-        two = Placement((HostRanks(host, 2, (0,)),))
-        launch = launcher.launch((sys.executable, "-c", _PROGRAM), two, env=variables)
-        status, output = run(launch.argv, launch.env, TRIAL_S)
-        if status == 0 and output.count(_MET) == 2:
+        failure = why_no_world(choice, kind, (HostRanks(host, 2, (0,)),), variables, run)
+        if not failure:
             return Found(choice, tuple(failures))
-        failures.append(f"{choice}: {_in_words(status, output)}")
+        failures.append(f"{choice}: {failure}")
     return Found(None, tuple(failures))
+
+
+def why_no_world(
+    choice: Choice,
+    kind: BatchKind,
+    hosts: tuple[HostRanks, ...],
+    variables: Mapping[str, str],
+    run: Run,
+) -> str:
+    """Start a world of two in one way; return the reason why it does not form, or an empty text.
+
+    Parameters
+    ----------
+    choice
+        The way.
+    kind, variables, run
+        As for `try_out`.
+    hosts
+        The two ranks.
+    """
+    try:
+        launcher = get_launcher(choice.launcher, choice.options, kind.node_launcher)
+    except FileNotFoundError as error:
+        return str(error)
+    command = (sys.executable, "-c", _PROGRAM)
+    launch = launcher.launch(command, Placement(hosts), env=variables)
+    status, output = run(launch.argv, launch.env, TRIAL_S)
+    is_formed = status == 0 and output.count(_MET) == 2
+    return "" if is_formed else _in_words(status, output)
 
 
 def _in_words(status: int, output: str) -> str:
@@ -144,13 +166,13 @@ class MpiChoice:
     Parameters
     ----------
     path
-        Where it is remembered.
+        The file that keeps the choice.
     kind
         The batch system, which says what there is to try.
     host
-        Where it is tried out: the host of this process.
+        The host of this process, where the ways are tried out.
     variables
-        What the site file gives to ranks.
+        The variables that the site file gives to ranks.
     """
 
     def __init__(
@@ -163,7 +185,7 @@ class MpiChoice:
         fields = [sys.executable, *(f"{name}={text}" for name, text in sorted(variables.items()))]
         self._key = hashlib.sha256("\0".join(fields).encode()).hexdigest()
         self._thread: threading.Thread | None = None
-        #: What was found; None while that is not known.
+        #: The choice that was found; None while it is not known.
         self.found: Found | None = self._remembered()
 
     def start(self) -> None:

@@ -9,6 +9,10 @@ Invariants
 - A head hears nothing but the greeting before it has welcomed the pilot.
 - The pilot goes on without a head, and ends when it has had nothing to run for long as well.
 - After the reason for its end nothing new begins.
+- Before tasks are ended they are told, as far as there is time: those that look whether they are to
+  stop go on until then, the others are ended at once where the job is, and else at the end.
+- A node that the pilot has left is told to each head, until one says that the batch system has it
+  back, or that it has to be kept: no node is forgotten between the two.
 """
 
 from __future__ import annotations
@@ -24,8 +28,11 @@ from pilot.agent.rules.reports import Reports
 from pilot.agent.rules.rules import Rules
 from pilot.clock import Clock
 from pilot.model.tasks import Function, SessionInfo
+from pilot.scheduler.assignment import DRAIN_S
 from pilot.version import __version__
-from pilot.wire import messages as m
+from pilot.wire.messages import PROTOCOL
+from pilot.wire.messages import pilot as m
+from pilot.wire.messages.common import WHO_ARE_YOU, Welcome
 
 log = logging.getLogger("pilot.agent")
 
@@ -35,10 +42,17 @@ STATUS_S = 1.0
 ORPHAN_S = 600.0
 #: The head is asked for a sign of life so often, in seconds.
 ASK_S = 10.0
+#: After so long without a word of the head the way to it may have been cut, in seconds.
+QUIET_S = 3 * ASK_S
 #: What still runs so long before the end of the walltime is interrupted, in seconds.
 END_S = 10.0
+#: Once tasks have been told that the walltime ends, a pilot without work waits so long for more, in
+#: seconds: little of what still waits would fit.
+STOPPED_S = 2.0
 #: After what the head has sent could not be read, it is greeted at most so often, in seconds.
 GREET_S = 10.0
+#: A warning may come so much too early, in seconds: batch systems look at walltimes now and then.
+WARNED_LATE_S = 60.0
 #: How long the agent waits for its processes and for the head's last word at its end, in seconds.
 LEAVE_S = 8.0
 
@@ -51,6 +65,15 @@ class Identity(NamedTuple):
     #: Which life of the job: it may be requeued under the same id.
     life: int
     pool: str
+
+
+class Notice(NamedTuple):
+    """The time that tasks have from being told to stop until they are ended, in seconds."""
+
+    #: Before the end of the walltime.
+    walltime_s: float = 60.0
+    #: Where the job is cancelled or preempted.
+    signal_s: float = 15.0
 
 
 class Service:
@@ -70,8 +93,15 @@ class Service:
         Gives what has run for a while.
     on_end
         Called with the time when it begins to end.
+    on_return
+        Called with nodes that the pilot has left in its rules: whoever works there is to end, and
+        `left` to be called then.
+    on_keep
+        Called with nodes that are the pilot's again.
     ends_at, warning_s
-        When its walltime is over (0: never), and how long before that it drains.
+        When its walltime is over (0: never), and how long before that the batch system warns it.
+    notice
+        How long before their end tasks are told to stop.
     now
         Tells the time.
     """
@@ -84,8 +114,11 @@ class Service:
         nodes: Callable[[], list[m.NodeInfo]],
         running: Callable[[float], list[m.RunningTask]],
         on_end: Callable[[float], None],
+        on_return: Callable[[list[str]], None],
+        on_keep: Callable[[list[str]], None],
         ends_at: float,
         warning_s: float,
+        notice: Notice,
         now: Clock = clock.now,
     ) -> None:
         self._identity = identity
@@ -94,10 +127,20 @@ class Service:
         self._nodes = nodes
         self._running = running
         self._on_end = on_end
+        self._on_return = on_return
+        self._on_keep = on_keep
         self._now = now
         self.ends_at = ends_at
-        #: From then on it drains, as the batch system's warning says too; 0: its job has no end.
-        self.drain_at = drain_at(ends_at, warning_s, now())
+        self._warning_s = warning_s
+        self._notice = notice
+        #: The time when the pilot drains: what is given to it before ends in time; 0: never.
+        self.drain_at = drain_at(ends_at, now())
+        #: The times when tasks are told that the walltime ends, the next one last.
+        self._tell_at = self._tell_times(now())
+        self._has_told = False
+        #: The time when what still runs is interrupted, before the end of the walltime, and why; 0:
+        #: there is none.
+        self._cut_at, self._cut_for = 0.0, ""
         self.reports = Reports()
         #: The sessions that it has work of.
         self.sessions: dict[int, SessionInfo] = {}
@@ -108,21 +151,36 @@ class Service:
         self._database = ""
         self._heard = now()
         self._told = self._asked = self._greeted = 0.0
+        #: The nodes that were left, and that the batch system does not have back yet.
+        self._returned: list[str] = []
         #: Why it ends (empty: it does not), and when at the latest.
         self.ending = ""
         self._leave_by = 0.0
         self._handlers: Mapping[type, Callable[[Any, float], None]] = {
-            m.Welcome: self._welcome,
+            Welcome: self._welcome,
             m.Assign: self._assign,
             m.Committed: self._committed,
             m.CancelWork: lambda message, now: rules.cancel(message.tasks, now),
             m.ForgetSession: lambda message, _now: rules.end_session(message.session),
             m.Reclaim: lambda message, now: rules.return_to_head(message.tasks, now),
             m.EndPilot: self._told_to_end,
+            m.ReturnNodes: self._return_nodes,
+            m.NodesReturned: self._nodes_returned,
+            m.KeepNodes: self._keep_nodes,
+            m.Walltime: lambda message, now: self.ends_in(message.left_s, now),
             m.HeadStatus: lambda _message, _now: None,
         }
 
     # --- the head
+
+    @property
+    def is_welcomed(self) -> bool:
+        """True once the head that was greeted has answered."""
+        return self._welcomed
+
+    def hears_head(self, now: float) -> bool:
+        """Tell whether a head has welcomed the pilot, and has answered since when it was asked."""
+        return self._welcomed and now - self._heard < QUIET_S
 
     def greet(self) -> None:
         """Introduce the pilot to the head that it is connected to."""
@@ -132,7 +190,7 @@ class Service:
         held = self.reports.held() | self._rules.held
         self._send(
             m.PilotHello(
-                m.PROTOCOL,
+                PROTOCOL,
                 __version__,
                 *self._identity,
                 self._nodes(),
@@ -159,8 +217,8 @@ class Service:
         self._heard = now
         self._handlers[type(message)](message, now)
 
-    def _welcome(self, message: m.Welcome, now: float) -> None:
-        if message.refused == m.WHO_ARE_YOU:
+    def _welcome(self, message: Welcome, now: float) -> None:
+        if message.refused == WHO_ARE_YOU:
             if self._welcomed:  # otherwise it was asked before the last greeting arrived
                 self.greet()
         elif message.refused:
@@ -191,9 +249,42 @@ class Service:
 
     def _told_to_end(self, message: m.EndPilot, now: float) -> None:
         if message.now:
-            self.end(message.reason, now, at_once=True)
+            self.interrupt(message.reason, now)
         else:
             self.drain(message.reason, now)
+            if message.within_s:
+                self._cut_at, self._cut_for = now + message.within_s, message.reason
+                until = self._cut_at
+                if self.ends_at:
+                    until = min(until, self.ends_at - END_S)
+                self._rules.tell_to_stop(f"its pilot is drained: {message.reason}", until)
+
+    # --- nodes that go back
+
+    def _return_nodes(self, message: m.ReturnNodes, now: float) -> None:
+        if self.ending:
+            return
+        leaving = self._rules.give_back(message.nodes, now)
+        if leaving:
+            log.info("gives back %s: %s", ", ".join(leaving), message.reason)
+            self._on_return(leaving)
+        # The head learns from it which of them are left.
+        self.tell_status(now)
+
+    def left(self, node: str, now: float) -> None:
+        """Tell this head, or the next, that nothing of the pilot is on a node any more."""
+        self._returned.append(node)
+        self.tell_status(now)
+
+    def _nodes_returned(self, message: m.NodesReturned, _now: float) -> None:
+        self._returned = [node for node in self._returned if node not in message.nodes]
+
+    def _keep_nodes(self, message: m.KeepNodes, _now: float) -> None:
+        kept = [node for node in self._returned if node in message.nodes]
+        self._returned = [node for node in self._returned if node not in message.nodes]
+        if kept:
+            log.info("keeps %s: the batch system does not take them back", ", ".join(kept))
+            self._on_keep(kept)
 
     def forget_session(self, session: int) -> None:
         """Drop everything that belongs to an ended session."""
@@ -234,21 +325,55 @@ class Service:
                 0.0 if self._rules.held else now - self._rules.busy_at,
                 self._rules.draining,
                 ask,
+                self._rules.idle_nodes(now),
+                self._returned,
+                self.ends_at - now if self.ends_at else 0.0,
             )
         )
 
     # --- time, and the end
 
+    def warned(self, now: float) -> None:
+        """Take in the batch system's warning: the end may have been moved since the job began."""
+        if not self.ends_at or self.ends_at - now > self._warning_s + WARNED_LATE_S:
+            self.ends_in(self._warning_s, now)
+
+    def ends_in(self, left_s: float, now: float) -> None:
+        """Take in that the walltime is over in so many seconds: somebody has changed it."""
+        log.info("its walltime is over in %.0f s", left_s)
+        self.ends_at = now + left_s
+        self.drain_at = drain_at(self.ends_at, now)
+        self._tell_at, self._has_told = self._tell_times(now), False
+        self.tell_status(now)
+
+    def _tell_times(self, now: float) -> list[float]:
+        """Return when tasks are told that the walltime ends, the first time last: in time for all
+        that run then, and again when nothing more begins."""
+        if not self.ends_at:
+            return []
+        notice_s = min(self._notice.walltime_s, (self.ends_at - now) / 4)
+        return sorted({self.ends_at - END_S - notice_s, self.drain_at}, reverse=True)
+
     def tick(self, now: float) -> None:
         """Drain or end when the time has come, and report the status at intervals."""
         if self.drain_at and now > self.drain_at:
             self.drain("its walltime is near its end", now)
+        while self._tell_at and now > self._tell_at[-1]:
+            self._tell_at.pop()
+            self._has_told = True
+            reason = "the walltime of its pilot is over soon"
+            self._rules.tell_to_stop(reason, self.ends_at - END_S)
+        if self._cut_at and now > self._cut_at:
+            self._cut_at = 0.0
+            self.end(self._cut_for, now, at_once=True)
         if self.ends_at and now > self.ends_at - END_S and not self.ending:
             self.end("its walltime is over", now, at_once=True)
         if now - self._told >= STATUS_S:
             self._told = now
             self.tell_status(now)
         idle_s = now - self._rules.busy_at
+        if self._has_told and self._rules.is_idle and idle_s > STOPPED_S:
+            self.drain("its tasks have ended or stopped before the end of its walltime", now)
         if self._rules.draining and self._rules.is_idle and not self.ending:
             self.end("it has drained", now)
         alone_s = now - self._heard
@@ -267,6 +392,20 @@ class Service:
             self._rules.drain(reason, now)
             # Before what is handed back, so that it does not come again.
             self.tell_status(now)
+
+    def interrupt(self, reason: str, now: float) -> None:
+        """End soon, since the job is ended: at once but for tasks that look whether they are to
+        stop, which have a moment to save their state."""
+        if self._cut_at and self.ending:
+            return  # it was told before
+        until = now + self._notice.signal_s
+        if self._rules.interrupt(reason, until, now):
+            self._cut_at, self._cut_for = until, reason
+            self.end(reason, now)
+            self._leave_by = until + LEAVE_S
+            self.tell_status(now)
+        else:
+            self.end(reason, now, at_once=True)
 
     def end(self, reason: str, now: float, at_once: bool = False) -> None:
         """Drain and end soon; `at_once` interrupts running tasks."""
@@ -296,7 +435,7 @@ class Service:
             self._send(m.PilotBye(self._identity.pilot, self.ending, held))
 
 
-def drain_at(ends_at: float, warning_s: float, now: float) -> float:
-    """Return the time at which a pilot drains: its pool's warning before its end, or half of a
-    short walltime before it."""
-    return ends_at - min(warning_s, (ends_at - now) / 2) if ends_at else 0.0
+def drain_at(ends_at: float, now: float) -> float:
+    """Return the time at which a pilot drains: shortly before its end, or half of a short walltime
+    before it."""
+    return ends_at - min(DRAIN_S, (ends_at - now) / 2) if ends_at else 0.0

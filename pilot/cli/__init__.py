@@ -1,4 +1,4 @@
-"""The command line ``pilot``: one click module for each noun, on top of the Python API.
+"""The command line ``pilot``, on top of the Python API: `commands`, and what several of them need.
 
 Code that a Python caller would need as well does not belong here. Exit codes are those of
 `pilot.errors`, 2 for a wrong command line, 130 after Ctrl-C; errors of Pilot are one message
@@ -17,42 +17,9 @@ import sys
 
 import click
 
+from pilot.cli.commands import COMMANDS
 from pilot.cli.common import Program, Settings, site_option
 from pilot.version import __version__
-
-#: Of each command, in the order of a user's first day: the module that has it under its name, and
-#: what the list of commands says of it.
-COMMANDS = {
-    "init": ("pilot.cli.site", "Make a site, and say what to edit next."),
-    "run": (
-        "pilot.cli.run",
-        "Run a workflow FILE (.yaml), or a Python program (.py) with its ARGUMENTS.",
-    ),
-    "submit": ("pilot.cli.submit", "Run a COMMAND as a task, and print the task's id."),
-    "retry": (
-        "pilot.cli.retry",
-        "Run failed tasks of sessions (3), or single ones (3.17), also cancelled ones, again.",
-    ),
-    "status": ("pilot.cli.status", "Show what is going on: head, open sessions, pilots."),
-    "why": (
-        "pilot.cli.why",
-        "Say what a task, a result or a session waits for, or how it ended.",
-    ),
-    "head": (
-        "pilot.cli.head",
-        "Control the head: the process on the login node that keeps the tasks.",
-    ),
-    "site": ("pilot.cli.site", "Copy the database of a site, or begin with a new one."),
-    "session": (
-        "pilot.cli.session",
-        "List and control sessions: each has the tasks that one program submitted.",
-    ),
-    "task": ("pilot.cli.task", "List, show and cancel tasks, named by ids such as 3.17."),
-    "result": ("pilot.cli.result", "Get or delete the values that tasks returned."),
-    "events": ("pilot.cli.events", "Show every change of a state, once and in order."),
-    "fleet": ("pilot.cli.fleet", "List the pilots: jobs of the batch system that run tasks."),
-    "completion": ("pilot.cli.completion", "Print the completion script for a shell."),
-}
 
 
 @click.group(cls=Program, late=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})

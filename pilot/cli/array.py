@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ def array_command(command: ShellCommand, names: Sequence[str]) -> ShellCommand:
 
     Everything else is unchanged; the array's environment variables have the same values.
     """
+    from msgspec.structs import replace  # late, as all that a command may not need
+
     variables = {"index": INDEX_VARIABLE, "line": LINE_VARIABLE}
     return replace(command, filled=tuple((name, variables[name]) for name in names))
 

@@ -6,10 +6,8 @@ import os
 import re
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,15 +33,15 @@ INTERRUPTED = 130
 #: The key under which a command notes that it has reported the missing head.
 _SAID = "pilot.said_no_head"
 
-_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_DATE = r"\d{4}-\d\d-\d\d"
 
 
-@dataclass
 class Settings:
     """The options before the command's name, which hold for it."""
 
-    #: Name or path of the site; None: ``$PILOT_SITE``, or ``local``.
-    site: str | None = None
+    def __init__(self) -> None:
+        #: Name or path of the site; None: ``$PILOT_SITE``, or ``local``.
+        self.site: str | None = None
 
 
 class Program(click.Group):
@@ -54,7 +52,8 @@ class Program(click.Group):
     Parameters
     ----------
     late
-        For each command: the module that defines it under its name, and its line in the list.
+        For each command: the module in `pilot.cli.commands` that defines it under its name, and its
+        line in the list.
     """
 
     def __init__(self, *args: Any, late: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
@@ -64,7 +63,8 @@ class Program(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the command of this name, if there is one."""
         if cmd_name in self._late and cmd_name not in self.commands:
-            self.add_command(getattr(import_module(self._late[cmd_name][0]), cmd_name))
+            module = import_module(f"pilot.cli.commands.{self._late[cmd_name][0]}")
+            self.add_command(getattr(module, cmd_name))
         return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -82,15 +82,13 @@ class Program(click.Group):
         try:
             return super().invoke(ctx)
         except PilotError as error:
-            if os.environ.get("PILOT_DEBUG"):
-                traceback.print_exc()
+            _show_traceback()
             note(str(error))
             ctx.exit(error.exit_code)
         except BrokenPipeError:
             raise  # whoever read the answer has enough of it
         except OSError as error:
-            if os.environ.get("PILOT_DEBUG"):
-                traceback.print_exc()
+            _show_traceback()
             note(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
             # What could not be written is not tried again at the end, which would end with 120.
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for as long as we live
@@ -102,6 +100,14 @@ class Program(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - as in click
         """Return the commands in the order in which a new user needs them."""
         return list(self._late)
+
+
+def _show_traceback() -> None:
+    """Print the traceback of the present exception, for people who look for faults in Pilot."""
+    if os.environ.get("PILOT_DEBUG"):
+        import traceback  # late, as all that a command may not need
+
+        traceback.print_exc()
 
 
 # --- options -------------------------------------------------------------------------------------
@@ -154,7 +160,7 @@ def _when(_context: click.Context, _parameter: click.Parameter, value: str | Non
     from pilot.scheduler.resources import parse_duration_s
 
     try:
-        if _DATE.match(value):
+        if re.match(_DATE, value):
             return datetime.fromisoformat(value).timestamp()
         return time.time() - parse_duration_s(value)
     except ValueError:

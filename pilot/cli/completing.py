@@ -1,4 +1,4 @@
-"""Completion of arguments in the shell: sites, sessions, tasks, parameters.
+"""Completion of arguments in the shell: sites, sessions, tasks, parameters, templates.
 
 Invariant: completing starts nothing, changes nothing, and prints no errors.
 """
@@ -79,6 +79,12 @@ def _parameters(context: click.Context, _incomplete: str) -> list[tuple[str, str
     return [(f"{name}=", f"default: {value}") for name, value in parameters.items()]
 
 
+def _templates(_context: click.Context, _incomplete: str) -> list[tuple[str, str]]:
+    from pilot.site_configs import templates
+
+    return [*templates().items()]
+
+
 def _ask(context: click.Context, query: str, **arguments: Any) -> Any:
     from pilot.client.query_client import QueryClient
     from pilot.site import find_site
@@ -92,3 +98,4 @@ complete_session = _quiet(_sessions)
 complete_task = _quiet(_tasks)
 complete_task_or_session = _quiet(_tasks_or_sessions)
 complete_parameter = _quiet(_parameters)
+complete_template = _quiet(_templates)

@@ -7,7 +7,6 @@ commands. Notes beside the answer (`note`) go to stderr, so that stdout can be p
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -27,6 +26,8 @@ _COLOURS = {
     "RUNNING": "cyan",
     "OPEN": "cyan",
     "completed": "green",
+    "warning": "yellow",
+    "problem": "red",
     "failed": "red",
     "aborted": "red",
     "cancelled": "yellow",
@@ -113,6 +114,8 @@ def print_table(
     order = {heading: place for place, heading in enumerate(drop)}
     chosen = dict(zip(headings, columns, strict=True))
     if sys.stdout.isatty():
+        import shutil  # late, as all that a command may not need
+
         width = shutil.get_terminal_size().columns
         for heading in sorted(order, key=lambda each: order[each]):
             if least_width(chosen.values()) <= width:

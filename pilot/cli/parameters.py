@@ -1,4 +1,4 @@
-"""Types of options and arguments: numbers within bounds, ids, files.
+"""Types of options and arguments: numbers within bounds, ids, files, names of templates.
 
 Invariant: a wrong value is reported with the name of the option or argument, before anything is
 done.
@@ -56,22 +56,40 @@ class Number(_Type):
         return number
 
 
-class _Id(_Type):
-    """An id that a function `read` accepts; its ValueError is the message of a wrong one."""
+class _Read(_Type):
+    """A text that a function `read` accepts; its ValueError is the message of a wrong one."""
 
-    name = "id"
-
-    def __init__(self, read: Callable[[str], Any]) -> None:
-        self._read = read
+    def __init__(self, read: Callable[[str], Any], name: str) -> None:
+        self._read, self.name = read, name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read the id."""
+        """Read the text."""
         if not isinstance(value, str):
             return value
         try:
             return self._read(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
+
+
+def _duration_s(text: str) -> float:
+    from pilot.scheduler.resources import parse_duration_s
+
+    try:
+        return parse_duration_s(text)
+    except ValueError:
+        raise ValueError(f"{text!r:.60} is no time; write 90s, 10m or 2h") from None
+
+
+#: A length of time in seconds, such as ``5m``.
+DURATION = _Read(_duration_s, "time")
+
+
+class _Id(_Read):
+    """An id."""
+
+    def __init__(self, read: Callable[[str], Any]) -> None:
+        super().__init__(read, "id")
 
 
 class RegularFile(click.Path):
@@ -84,7 +102,7 @@ class RegularFile(click.Path):
         """Check that the path is a regular file."""
         from pilot.regular_files import NotRegularError, check_regular
 
-        path: Path = super().convert(value, param, ctx)  # type: ignore[assignment]
+        path: Path = super().convert(value, param, ctx)  # type: ignore[assignment]  # by its path_type
         try:
             check_regular(path)
         except NotRegularError as error:
@@ -131,6 +149,17 @@ def _subject(text: str) -> str:
     return text
 
 
+def _template(text: str) -> str:
+    from pilot.site_configs import templates
+
+    known = templates()
+    if text not in known:
+        width = max(map(len, known))
+        listed = "\n".join(f"  {name:<{width}}  {meaning}" for name, meaning in known.items())
+        raise ValueError(f"there is no template {_shown(text)}; there are\n{listed}")
+    return text
+
+
 def _shown(text: str) -> str:
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
 
@@ -139,5 +168,7 @@ SESSION = _Id(_session)
 #: Given on as it is written.
 TASK = _Id(_task)
 TASK_OR_SESSION = _Id(_task_or_session)
-#: Of a question: a task, a result or a session.
+#: The subject of a question: a task, a result or a session.
 SUBJECT = _Id(_subject)
+#: The name of a shipped site file.
+TEMPLATE = _Read(_template, "name")

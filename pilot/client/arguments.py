@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from pilot.data.pickles import are_plain, decode, encode, encode_plain
 from pilot.data.storing import load
-from pilot.data.values import are_plain, argument_error, decode, encode, encode_plain
+from pilot.data.unpicklable import argument_error
 from pilot.errors import EncodingError, SubmissionError
 from pilot.model.ids import task_label
 from pilot.model.values import Value
@@ -190,7 +191,7 @@ def refer(
             "to give one to another process, give its task id"
         )
     here = _local.origin
-    # That of the same session is the same object.
+    # The origins of futures of one session are the same object.
     if not (origin is here or origin is None or here is None or origin.is_that_of(here)):
         raise SubmissionError(
             f"the future of task {task_label(task)} is of {origin.other_than(here)}, and means "

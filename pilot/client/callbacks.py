@@ -65,7 +65,7 @@ class CalledBack(concurrent.futures.Future[T]):
     def _invoke_callbacks(self) -> None:
         callbacks: Callbacks | None = getattr(_thread, "callbacks", None)
         if callbacks is None:
-            super()._invoke_callbacks()  # type: ignore[misc]
+            super()._invoke_callbacks()  # type: ignore[misc]  # not in its stubs
         elif self._done_callbacks:
             callbacks.later(self._call_back)
 

@@ -23,9 +23,10 @@ from typing import Any, NoReturn, TypeAlias
 import msgspec
 
 from pilot.client.arguments import Origin, refer
+from pilot.client.group import NO_GROUP, GroupKey
 from pilot.client.results import Results
 from pilot.client.submission import Submission
-from pilot.client.submitter import NO_GROUP, Call, GroupKey, Submitter, as_calls
+from pilot.client.submitter import Call, Submitter, as_calls
 from pilot.data.imported import Imported
 from pilot.errors import PilotError
 from pilot.model.ids import Ref, session_of, task_label

@@ -12,10 +12,12 @@ import functools
 import os
 import re
 import shlex
+import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+from msgspec import Struct
 
 from pilot.client.task import COMMAND, OptionError, Task
 from pilot.data.patience import is_there
@@ -28,13 +30,15 @@ if TYPE_CHECKING:
 #: The bytes of a command's output, from the end, that are part of its result.
 OUTPUT_BYTES = 64 * 1024
 
+#: The exit status of a program that has stopped, unfinished, and is to be run again
+#: (``EX_TEMPFAIL`` of sysexits.h).
+UNFINISHED = 75
 #: The exit statuses of shells for a command that is not found, or cannot be started.
 _NOT_FOUND, _NOT_STARTED = 127, 126
 
 
 @public
-@dataclass(frozen=True)
-class CommandResult:
+class CommandResult(Struct, frozen=True):
     """The result of a command. In another command's text it stands for its (only) output file."""
 
     command: str
@@ -42,9 +46,9 @@ class CommandResult:
     #: The output to stdout and stderr, up to 64 KiB from the end.
     stdout: str = ""
     #: The output files, by the name of their parameter.
-    outputs: dict[str, Path] = field(default_factory=dict)
+    outputs: dict[str, Path] = {}
     #: The digests of the files: hexadecimal with ``cache=True``, otherwise sizes and times.
-    digests: dict[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = {}
 
     def __str__(self) -> str:
         if len(self.outputs) == 1:
@@ -56,8 +60,7 @@ class CommandResult:
 
 
 @pickled_name
-@dataclass(frozen=True)
-class ShellCommand:
+class ShellCommand(Struct, frozen=True):
     """A command line with parameters. Calling it runs the command in this process."""
 
     #: With ``{name}`` for parameters; or the words of a command that needs no shell.
@@ -69,12 +72,20 @@ class ShellCommand:
     stdin: str | None = None
     stdout: str | None = None
     stderr: str | None = None
-    env: dict[str, str] = field(default_factory=dict)
+    env: dict[str, str] = {}
     #: Exit statuses that mean success.
     success: tuple[int, ...] = (0,)
     #: Parameters that are filled in where the words have them in braces, and a variable that the
     #: command gets each of them in. All other braces stay as they are.
     filled: tuple[tuple[str, str], ...] = ()
+    #: The signal that tells it to stop soon; 0: it is not told.
+    stop_signal: int = 0
+
+    @property
+    def unfinished(self) -> tuple[int, ...]:
+        """The exit statuses that mean, of a command that was told to stop, that it has not
+        finished."""
+        return UNFINISHED, -self.stop_signal, 128 + self.stop_signal
 
     @property
     def __name__(self) -> str:
@@ -324,14 +335,16 @@ def no_directory(path: str, error: OSError) -> PilotError:
     return PilotError(f"its working directory {path} cannot be entered: {error.strerror}")
 
 
+def status_text(returncode: int) -> str:
+    """Return an exit status in words."""
+    return f"exit status {returncode}" if returncode >= 0 else f"killed by signal {-returncode}"
+
+
 def failure_text(command: str, returncode: int, output: str) -> str:
     """Return the message for a command that failed."""
+    why = status_text(returncode)
     if returncode == _NOT_FOUND:
         why = "command not found (exit status 127); is it on the PATH of the compute nodes?"
-    elif returncode < 0:
-        why = f"killed by signal {-returncode}"
-    else:
-        why = f"exit status {returncode}"
     tail = "\n".join(output.strip().splitlines()[-10:])
     return f"{command}: {why}" + (f"\n{tail}" if tail else "")
 
@@ -348,6 +361,7 @@ def shell(
     stderr: str | Path | None = None,
     env: Mapping[str, str] | None = None,
     success: Sequence[int] = (0,),
+    stop_signal: str | int | None = None,
     **options: Any,
 ) -> Task[..., CommandResult]:
     """Make a command a task: ``shell("gmx mdrun -s {tpr} -o {out}", outputs=["out"])``.
@@ -368,6 +382,9 @@ def shell(
         Additions to the environment.
     success
         Exit statuses that mean success.
+    stop_signal
+        The signal (``"SIGTERM"``) that the command gets when its pilot ends soon; None: none. If it
+        then ends by that signal, or with exit status 75, it is run again elsewhere.
     **options
         See `Options`.
 
@@ -388,6 +405,7 @@ def shell(
         _path("stderr", stderr),
         _environment(env),
         _statuses(success),
+        stop_signal=signal_number(stop_signal),
     )
     function.check()
     return Task(cast("Callable[..., CommandResult]", function), COMMAND, options)
@@ -441,3 +459,27 @@ def _statuses(success: object) -> tuple[int, ...]:
     if not all(type(status) is int and -64 <= status <= 255 for status in found):
         raise OptionError(f"success={success!r}: give a list of exit statuses, such as [0, 2]")
     return cast("tuple[int, ...]", found)
+
+
+def signal_number(given: object) -> int:
+    """Return the number of a signal that a program may get in time; 0 for None.
+
+    Raises
+    ------
+    OptionError
+        There is no such signal, or no program can handle it.
+    """
+    if given is None:
+        return 0
+    found: object = None
+    if isinstance(given, str):
+        name = given.strip().upper()
+        found = getattr(signal.Signals, name if name.startswith("SIG") else f"SIG{name}", None)
+    elif isinstance(given, int) and not isinstance(given, bool) and given in signal.valid_signals():
+        found = given
+    if not isinstance(found, int) or found in (signal.SIGKILL, signal.SIGSTOP):
+        raise OptionError(
+            f"stop_signal={given!r}: give the name of a signal that a program can handle, as "
+            '"SIGTERM" or "SIGUSR1"'
+        )
+    return int(found)

@@ -16,8 +16,9 @@ import os
 import re
 import string
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from pilot.client.shell_text import VALUE, Place, Refusal, places
 from pilot.errors import CommandError
@@ -26,7 +27,7 @@ RAW = "raw"
 SHELL = "/bin/sh"
 #: Linux takes no longer argument, whatever the limit of all together.
 _LONGEST_BYTES = 32 * os.sysconf("SC_PAGE_SIZE") - 1
-#: Of texts, and numbers, up to this nobody has to look how long they are.
+#: The size of texts, and of numbers, up to which nobody has to look how long they are.
 _SHORT, _LOW = 4096, 1 << 60
 #: Widths and precisions above this are slips of the pen, which fill the memory.
 _WIDEST = 1000
@@ -61,8 +62,7 @@ _KEYWORDS = frozenset(
 BRACES = "a brace of the command itself is written {{ or }}"
 
 
-@dataclass(frozen=True)
-class Field:
+class Field(Struct, frozen=True):
     """A place for a value."""
 
     #: The value to fill in: ``x``, ``x.name`` or ``x[0]``.
@@ -85,8 +85,7 @@ class Field:
         return _NUMBER_SPEC.fullmatch(self.spec) is not None
 
 
-@dataclass(frozen=True)
-class _Filled:
+class _Filled(Struct, frozen=True):
     """A place with its value."""
 
     field: Field

@@ -52,11 +52,15 @@ from pilot.limits import SUBMIT_BYTES, UNACCEPTED_BYTES
 from pilot.model.tasks import TaskOutcome, TaskSpec
 from pilot.site import Site, SiteGone
 from pilot.version import __version__
-from pilot.wire import messages as m
 from pilot.wire.channel import Client, Unreadable
 from pilot.wire.discovery import HeadAddress, read_address
+from pilot.wire.endpoints import LOCAL
 from pilot.wire.keys import load_keys
+from pilot.wire.messages import PROTOCOL
+from pilot.wire.messages import client as m
+from pilot.wire.messages.common import WHO_ARE_YOU, Welcome
 from pilot.wire.polling import poller_of
+from pilot.wire.reaching import WELCOME_S, find_way
 
 #: The time in seconds that the answer to a greeting may take.
 GREETING_S = 20.0
@@ -71,6 +75,8 @@ TASK_BYTES, TEMPLATE_BYTES = 64, 512
 #: A client that submits says so often that it lives, and comes back to its sessions when it was
 #: stopped for longer.
 ALIVE_S = 60.0
+#: A head that holds other keys is given so long to see that they were changed, in seconds.
+REFUSED_S = 4.0
 #: A site directory that is not there is waited for so long, in seconds.
 GONE_S = 300.0
 #: A head from which something is awaited, and nothing has come for so long, is asked whether it is
@@ -182,6 +188,8 @@ class Connection:
         self._silence = silence_of(site)
         #: Since when no head can start for a reason that may pass; 0: one can.
         self._waits_since = 0.0
+        #: Since when the head refuses the keys; 0 while it does not.
+        self._refused_since = 0.0
         self._asked_again = -GREETING_S
         self._stopping = False
         self._failure: Exception | None = None
@@ -189,6 +197,9 @@ class Connection:
         self._flushed = threading.Condition(self._lock)
         #: The sessions that its user has open.
         self.sessions: set[int] = set()
+        #: By session, refused submissions that had functions or templates with them, which the
+        #: head may not know.
+        self._refused: dict[int, list[m.Submit]] = {}
         #: The time of its last sign of life, by a clock that goes on while the process is stopped.
         self._said = clock.now()
         #: The identity of the site's database; empty: the head does not say.
@@ -228,9 +239,10 @@ class Connection:
         """Send tasks, and later tell `awaited` (in the same order) how they ended."""
         with self._lock:
             self._check()
+            # First: what is interrupted here, as by Ctrl-C, awaits nothing that is never sent.
+            self._outbox.append((session, submission))
             for spec, future in zip(submission.tasks, awaited, strict=True):
                 self._awaited[spec.id] = future
-            self._outbox.append((session, submission))
         self._notify()
 
     def watch(self, awaited: dict[int, Awaited]) -> None:
@@ -490,7 +502,7 @@ class Connection:
 
     def _greet_again(self, client: Client[Any]) -> None:
         """Greet the same head anew, which may have forgotten this client, and ask again."""
-        client.send(m.ClientHello(m.PROTOCOL, __version__, self._submits, self._blocks))
+        client.send(m.ClientHello(PROTOCOL, __version__, self._submits, self._blocks))
         if watched := self._accepted():
             client.send(m.Watch(watched))
 
@@ -505,7 +517,7 @@ class Connection:
         """Tell whether another head has taken over, or this one is dead."""
         address = read_address(self._site.address_file, self._address)
         if address is None:
-            # It said good-bye. A new one is needed only if we still want something.
+            # The head said good-bye. A new one is needed only if something is still wanted.
             return bool(
                 self._awaited or self._open or self._requests or self._outbox or self._portions
             )
@@ -517,7 +529,9 @@ class Connection:
         """Find or start the head, greet it, and ask again for everything that is open."""
         deadline = time.monotonic() + 2 * GREETING_S
         while not self._stopping:
+            began = time.monotonic()
             address = self._find()
+            deadline += time.monotonic() - began  # a head in a job may be in the queue for long
             if address is None and (self._start is None or self._waits_since):
                 time.sleep(WATCH_S)
                 deadline = time.monotonic() + 2 * GREETING_S
@@ -543,7 +557,7 @@ class Connection:
                 )
             self._epoch, self.python = welcome.epoch, welcome.python
             self.database = database or self.database
-            self._pinged = 0.0
+            self._pinged = self._refused_since = 0.0
             break
         watched = self._accepted()
         with self._lock:
@@ -565,7 +579,9 @@ class Connection:
         if not self._start:
             return find_head(self._site, dead)
         try:
-            address = ensure_head(self._site, dead=dead)
+            address = ensure_head(
+                self._site, dead, follows=self._epoch > 0, given_up=lambda: self._stopping
+            )
         except (DiskFullError, DatabaseLocked, SiteGone) as error:
             if not self._ready.done():
                 raise
@@ -580,10 +596,10 @@ class Connection:
         self._waits_since = 0.0
         return address
 
-    def _greet(self, client: Client[Any], address: HeadAddress) -> None:
+    def _greet(self, client: Client[Any], address: HeadAddress, endpoint: str = "") -> None:
         self._address = address
-        client.connect(address.endpoints.choose())
-        client.send(m.ClientHello(m.PROTOCOL, __version__, self._submits, self._blocks))
+        client.connect(endpoint or address.endpoints.choose())
+        client.send(m.ClientHello(PROTOCOL, __version__, self._submits, self._blocks))
 
     def _count_connects(self) -> None:
         """Give up on a site whose heads die again and again."""
@@ -597,23 +613,30 @@ class Connection:
                 "they go on with the next head"
             )
 
-    def _await_welcome(self, client: Client[Any], deadline: float) -> m.Welcome | None:
+    def _await_welcome(self, client: Client[Any], deadline: float) -> Welcome | None:
+        greeted, failures = time.monotonic(), ""
         while not self._stopping:
             if client.poll(0.1):
                 for message in client.receive():
-                    if isinstance(message, m.Welcome):
+                    if isinstance(message, Welcome):
                         return message  # nothing follows it before something is asked for
-            client.check()
+            if self._is_refused(client):
+                return None
             address = read_address(self._site.address_file, self._address)
             if (
                 address is None
                 or address.is_dead()
-                or address.endpoints.choose() != client.endpoint
+                or client.endpoint not in address.endpoints.ways
                 or self._silence.has_ended(address.epoch)
             ):
                 return None  # it died meanwhile
             if client.is_lost:
                 self._greet(client, address)  # its socket was away: it makes it again
+            if time.monotonic() - greeted > WELCOME_S and not client.endpoint.startswith(LOCAL):
+                way = find_way(address.endpoints, client.endpoint)
+                greeted, failures = time.monotonic(), "".join(f" ({f})" for f in way.failures)
+                if way.is_reached and way.endpoint != client.endpoint:
+                    self._greet(client, address, way.endpoint)
             if time.monotonic() > deadline:
                 if not address.endpoints.is_reachable:
                     raise HeadError(
@@ -623,10 +646,29 @@ class Connection:
                     )
                 raise HeadError(
                     f"the head of {self._site.name} on {address.host} (pid {address.pid}) does not "
-                    f"answer at {client.endpoint}; is there a firewall, or is it stopped? "
-                    f"See {self._site.logs / 'head.log'}"
+                    f"answer at {client.endpoint}{failures}; is there a firewall, or is it "
+                    f"stopped? See {self._site.logs / 'head.log'}"
                 )
         return None
+
+    def _is_refused(self, client: Client[Any]) -> bool:
+        """Tell whether the head holds other keys: one that sees that it does gives way to another.
+
+        Raises
+        ------
+        AuthenticationError
+            The head has held other keys for some time.
+        """
+        try:
+            client.check()
+        except AuthenticationError:
+            now = time.monotonic()
+            self._refused_since = self._refused_since or now
+            if now - self._refused_since > REFUSED_S:
+                raise
+            time.sleep(1.0)  # not so often that it counts as a head that dies again and again
+            return True
+        return False
 
     def _unsent(self) -> list[tuple[int, Submission]]:
         """Return the submissions that are still to be sent."""
@@ -687,15 +729,17 @@ class Connection:
                     awaited.started()
         elif isinstance(message, m.Accepted):
             with self._flushed:
-                self._open.pop(message.seq, None)
+                said = self._open.pop(message.seq, None)
+                if isinstance(said, m.Submit) and len(message.refused) == len(said.tasks):
+                    self._note_refused(said)
                 self._unaccepted_bytes -= self._sizes.pop(message.seq, 0)
                 refused = [(self._awaited.pop(task, None), why) for task, why in message.refused]
                 self._flushed.notify_all()
             for awaited, reason in refused:
                 if awaited is not None:
                     awaited.refuse(SubmissionError(reason))
-        elif isinstance(message, m.Welcome):
-            if message.refused == m.WHO_ARE_YOU:
+        elif isinstance(message, Welcome):
+            if message.refused == WHO_ARE_YOU:
                 self._greet_again(self._client)
         elif isinstance(message, m.Reply):
             with self._lock:
@@ -706,11 +750,21 @@ class Connection:
                 future = self._requests.pop(message.request, None)
             if isinstance(asked, m.Submit):  # the head could not read it
                 unread = [(spec.id, message.error) for spec in asked.tasks]
+                with self._lock:
+                    self._note_refused(asked)
                 self._take(m.Accepted(asked.seq, unread))
             if future is not None and message.error:
                 future.set_exception(PilotError(message.error))
             elif future is not None:
                 future.set_result(message.result)
+
+    def _note_refused(self, submit: m.Submit) -> None:
+        if submit.functions or submit.templates:
+            self._refused.setdefault(submit.session, []).append(submit)
+
+    def take_refused(self, session: int) -> list[m.Submit]:
+        """Return refused submissions of a session, whose functions and templates must go again."""
+        return self._refused.pop(session, []) if self._refused else []
 
     def _note_block(self, first: int, count: int) -> None:
         before = self._blocks[-1] if self._blocks else (0, 0)

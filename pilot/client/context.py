@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pilot.client import current
+from pilot.client.stopping import ATTEMPT, TASK, Callbacks, Stopping
 from pilot.errors import PilotError
 from pilot.pickled import public
 from pilot.scheduler.resources import Resources
@@ -52,9 +53,11 @@ class Context:
     deadline
         The end of its time limit, in seconds since the epoch; None: no limit.
     rank, ranks
-        Its rank and their number; 0 and 1 for a plain task.
+        The rank of this process, and the number of ranks; 0 and 1 for a plain task.
     session
         Submits tasks from this one: ``session.submit(…)``.
+    number, stopping
+        The task's id as a number, and the words by which it is told to stop; for executors.
     """
 
     def __init__(
@@ -71,6 +74,8 @@ class Context:
         ranks: int,
         checkpoints: Path,
         session: TaskSession,
+        number: int,
+        stopping: Stopping,
     ) -> None:
         self.task_id = task_id
         self.name = name
@@ -83,6 +88,59 @@ class Context:
         self.ranks = ranks
         self._checkpoints = checkpoints
         self.session = session
+        self._number = number
+        self._stopping = stopping
+        self._words = stopping.words
+        self._listens = False
+        self._callbacks: Callbacks | None = None
+
+    @property
+    def should_stop(self) -> bool:
+        """True once the task is to save its state and stop: its pilot ends soon.
+
+        A look costs less than a microsecond, so a loop may look in each step. A task that looks is
+        given the time that `stop_reason` and `stop_at` tell of; one that never does runs on, and is
+        interrupted at the end. What to do then: save a checkpoint, and raise `pilot.Stopped`.
+        """
+        if not self._listens:
+            self._listen()
+        words = self._words
+        return words[TASK] == self._number and words[ATTEMPT] == self.attempt
+
+    @property
+    def stop_reason(self) -> str:
+        """The reason why the task is to stop, in words; empty while it is not."""
+        return self._stopping.notice()[1] if self.should_stop else ""
+
+    @property
+    def stop_at(self) -> float | None:
+        """The time when the task is ended if it has not stopped, in seconds since the epoch; None
+        while it is not to stop."""
+        return self._stopping.notice()[0] if self.should_stop else None
+
+    def on_stop(self, callback: Callable[[], object]) -> None:
+        """Have `callback` called, without arguments, once the task is to stop.
+
+        It is called in a thread of its own, at most once, within 0.1 s; at once where the task is
+        to stop already; on each rank for itself. So it may set what the task looks at, or save what
+        the task does not change meanwhile. What it raises is printed, and has no other effect: the
+        task itself raises `pilot.Stopped`. The task does not end before a callback that runs.
+        """
+        if not callable(callback):
+            raise TypeError(f"on_stop takes a function without arguments, not {callback!r}")
+        if self._callbacks is None:
+            self._callbacks = Callbacks(lambda: self.should_stop)
+        if not self._listens:
+            self._listen()
+        self._callbacks.add(callback)
+
+    def _listen(self) -> None:
+        self._listens = self._stopping.listen(self._number)
+
+    def close(self) -> None:
+        """Call no more callbacks; for executors."""
+        if self._callbacks is not None:
+            self._callbacks.close()
 
     @cached_property
     def logger(self) -> logging.Logger:

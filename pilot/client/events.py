@@ -25,7 +25,7 @@ POLL_S = 0.3
 class Event(NamedTuple):
     """A change of state of a task, a session, a pilot or the head."""
 
-    #: Its place in the log.
+    #: The event's place in the log.
     number: int
     #: The time, in seconds since the epoch.
     at: float

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 
-from pilot.data.values import decode
+from pilot.data.pickles import decode
 from pilot.errors import (
     PilotError,
     RemoteTraceback,
@@ -23,7 +23,7 @@ from pilot.model.ids import task_label
 from pilot.model.tasks import TaskOutcome
 from pilot.texts import said
 
-#: Exceptions that say something to loops, coroutines and futures of who asks for a result.
+#: Exceptions that say something to loops, coroutines and futures of the program that gets them.
 _CONTROL = (StopIteration, StopAsyncIteration, concurrent.futures.CancelledError)
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import abc
 import datetime
 import decimal
-import fractions
 import functools
 import logging
 import pathlib
@@ -37,7 +36,7 @@ _CONSTANT = frozenset(
     {
         *(bool, int, float, complex, type(None), type(...), type(NotImplemented), range),
         *(datetime.date, datetime.datetime, datetime.time, datetime.timedelta),
-        *(decimal.Decimal, fractions.Fraction, re.Pattern, ShellCommand),
+        *(decimal.Decimal, re.Pattern, ShellCommand),
         *(pathlib.PosixPath, pathlib.PurePosixPath, pathlib.WindowsPath, pathlib.PureWindowsPath),
         *(logging.Logger, logging.RootLogger),
     }

@@ -23,17 +23,17 @@ import itertools
 import sys
 from collections.abc import Iterator
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
 
 from pilot.client.function_watch import is_by_name, names_of
 from pilot.client.task import Task, import_object
-from pilot.data.pickling import pickler
-from pilot.data.values import (
-    BoundedFile,
-    TooLargeError,
+from pilot.data.pickles import BoundedFile, TooLargeError, encode
+from pilot.data.pickling_by_value import pickler
+from pilot.data.unpicklable import (
     attributes,
     can_be_pickled,
-    encode,
     encoding_error,
     is_future,
     unpicklable_error,
@@ -49,14 +49,14 @@ _DIGEST_BYTES = 16
 #: Things that are looked at to find the name of one of them, and how far from the function.
 _SEARCH_THINGS = 10_000
 _SEARCH_DEPTH = 8
-#: Of what cannot be pickled, so many parts are tried.
+#: The number of parts that are tried of a function that cannot be pickled.
 _SEARCH_PARTS = 1000
 
 
-class EncodedFunction(NamedTuple):
+class EncodedFunction(Struct, frozen=True):
     """A function as it is sent."""
 
-    #: Of its contents.
+    #: The digest of the function's contents.
     digest: bytes
     #: The pickle, where it is small.
     payload: bytes
@@ -81,7 +81,7 @@ def encode_function(task: Task[..., Any], limit: int) -> EncodedFunction:
     Raises
     ------
     SubmissionError
-        It cannot be pickled, or is too large.
+        The function cannot be pickled, or is too large.
     """
     function = task.function
     try:
@@ -146,7 +146,7 @@ def _dump(function: object, file: io.BytesIO, reducer: _Reducer) -> None:
 def _pickler() -> Any:
     """Return the class of the pickler. Cloudpickle is loaded when a function needs it."""
 
-    class Pickler(pickler()):  # type: ignore[misc]
+    class Pickler(pickler()):  # type: ignore[misc]  # made late
         def __init__(self, file: io.BytesIO, reducer: _Reducer) -> None:
             super().__init__(file)
             self._reducer = reducer

@@ -28,7 +28,7 @@ from pilot.client.callbacks import CalledBack
 from pilot.client.failures import exception_of
 from pilot.client.results import Results
 from pilot.data.storing import load
-from pilot.data.values import decoding_error
+from pilot.data.unpicklable import decoding_error
 from pilot.errors import EncodingError
 from pilot.model.ids import task_label
 from pilot.model.tasks import TaskOutcome
@@ -96,7 +96,7 @@ class Unread:
         ResultError
             A file is missing or torn.
         EncodingError
-            It cannot be unpickled; also where that would end the program.
+            The value cannot be unpickled; also where that would end the program.
         """
         try:
             if not self.whole:
@@ -200,14 +200,14 @@ class Future(CalledBack[T]):
         Raises
         ------
         TimeoutError
-            It has not ended in time.
+            The task has not ended in time.
         concurrent.futures.CancelledError
-            It was cancelled.
+            The task was cancelled.
         Exception
             The exception that the task raised. One that affects the caller's control flow, such
             as `SystemExit` or `StopIteration`, is the cause of a `TaskError`.
         """
-        # Of most it is known at once, and what is settled stays so: no lock is needed to see that.
+        # Most are settled, and a settled future stays so: no lock is needed to see that.
         if self._state != _base.FINISHED or self._exception is not None:
             error = self.exception(timeout)
             if error is not None:
@@ -345,7 +345,7 @@ class Future(CalledBack[T]):
         return True
 
     def _invoke_callbacks(self) -> None:
-        # Of a future that is done, none is added any more.
+        # None is added to a future that is done.
         followers, self._followers = self._followers, None
         for follow in followers or ():
             follow()
@@ -372,7 +372,7 @@ class Future(CalledBack[T]):
         TypeError
             The task has one result.
         KeyError, IndexError
-            It has no such result.
+            The task has no such result.
         """
         return PartFuture(self, self._shape.index(key, f"task {self.task_id}"))
 

@@ -46,7 +46,7 @@ class Numbers:
     ) -> None:
         self._ask = ask
         self._wait = wait
-        # Who asks may have the answer at once, and takes it in.
+        # A thread that asks may get the answer at once, and takes it in while it holds the lock.
         self._lock = threading.RLock()
         self._blocks = deque([range(first, first + count)])
         self._left = count

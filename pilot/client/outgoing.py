@@ -88,7 +88,7 @@ def _named(error: Exception, kind: type) -> str:
     before, at, place = text.rpartition(" - at `$[")
     number = place.partition("]")[0]
     fields = getattr(kind, "__struct_fields__", ())
-    tagged = 1 if getattr(kind.__struct_config__, "tag", None) else 0  # type: ignore[attr-defined]
+    tagged = 1 if getattr(kind.__struct_config__, "tag", None) else 0  # type: ignore[attr-defined]  # a struct
     if at and number.isdigit() and 0 <= int(number) - tagged < len(fields):
         return f"{fields[int(number) - tagged]}: {before}"
     return text

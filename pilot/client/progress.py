@@ -16,9 +16,10 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pilot.client.future import Future
+from pilot.client.hints import Hint, hint_of
 from pilot.errors import PilotError
 from pilot.formatting import counted, duration, shortened_cell
 from pilot.notes import note
@@ -69,7 +70,7 @@ class Tally:
         for name, futures in groups.items():
             for future in futures:
                 if isinstance(future, Future):
-                    # Not as a user's callback: who waits in one shall see how far it is, too.
+                    # Not as a user's callback: programs that wait in one shall see it, too.
                     future._when_done(functools.partial(self._end, name, future))
                 else:
                     future.add_done_callback(functools.partial(self._end, name))
@@ -124,46 +125,6 @@ class Tally:
 def _guess(seconds: float) -> str:
     """Return an estimated time in words, without digits that mean nothing."""
     return duration(seconds) if seconds >= 59.5 else f"{max(1, round(seconds))} s"
-
-
-class Hint(NamedTuple):
-    """A remark on the pilots, for the progress line."""
-
-    text: str = ""
-    #: Nothing goes on until this changes.
-    waiting: bool = False
-
-
-def remark(row: dict[str, Any]) -> str:
-    """Return the reason for which a pilot waits, drains or has ended."""
-    if row["state"] == "ENDED":
-        return str(row["reason"])
-    if row["draining"]:
-        return "drains"
-    parts = [f"waits for {row['waits_for']}"] if row["waits_for"] else []
-    if row["expected"] and row["started"] is None:
-        parts.append(f"expected in {duration(max(0.0, row['expected'] - time.time()))}")
-    return ", ".join(parts)
-
-
-def hint_of(head: Mapping[str, Any], pilots: Sequence[Mapping[str, Any]]) -> Hint:
-    """Return the remark that follows from the answers to the queries ``head`` and ``fleet``."""
-    running = [row for row in pilots if row["state"] == "RUNNING"]
-    queued = [row for row in pilots if row["state"] not in ("RUNNING", "ENDED")]
-    if running:
-        cores = sum(row["cores"] or 0 for row in running)
-        text = f"{counted(len(running), 'pilot')}, {counted(cores, 'core')}"
-        return Hint(text + (f"; {len(queued)} more in the queue" if queued else ""))
-    if head["trouble"]:
-        return Hint(head["trouble"], waiting=True)
-    if queued:
-        job = f"job {queued[-1]['job']}" if queued[-1]["job"] else "being submitted"
-        why = remark(dict(queued[-1]))
-        return Hint(
-            f"waiting for {counted(len(queued), 'pilot')}: {job}" + (f" {why}" if why else ""),
-            waiting=True,
-        )
-    return Hint()
 
 
 class _Hints:

@@ -7,7 +7,7 @@ starts, is no error: the next question goes to whichever of the two is there.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from types import TracebackType
 from typing import Any
@@ -15,12 +15,12 @@ from typing import Any
 from pilot.client.connection import Connection
 from pilot.client.outgoing import plain
 from pilot.errors import HeadError, PilotError
-from pilot.head.running import find_head
+from pilot.head.running import HeadChanges, await_head, find_head
 from pilot.pickled import public
 from pilot.site import Site, find_site
 from pilot.texts import as_name
-from pilot.wire import messages as m
 from pilot.wire.discovery import HeadAddress
+from pilot.wire.messages import client as m
 
 #: Heads may come and go so often before a question is given up.
 _TRIES = 5
@@ -61,9 +61,6 @@ class QueryClient:
         HeadError
             The head does not answer, or the database cannot be read.
         """
-        # Here, since who only submits needs no database.
-        from pilot.head.offline import HeadChanges, answer
-
         arguments = plain(m.Query(0, query, arguments)).arguments
 
         for left in reversed(range(_TRIES)):
@@ -71,6 +68,9 @@ class QueryClient:
                 self._connect()
             try:
                 if self._connection is None:
+                    # Late: where a head answers, which is mostly, no database is loaded.
+                    from pilot.head.offline import answer
+
                     return answer(self.site, query, arguments)
                 return self._connection.request(lambda n: m.Query(n, query, arguments))
             except HeadChanges:
@@ -83,10 +83,8 @@ class QueryClient:
         raise AssertionError("unreachable")
 
     def _connect(self) -> None:
-        from pilot.head.offline import await_head
-
-        if await_head(self.site):
-            self._head = find_head(self.site)
+        self._head = await_head(self.site)
+        if self._head is not None:
             try:
                 self._connection = Connection(self.site, start=False, submits=False)
             except HeadError:
@@ -162,6 +160,18 @@ def _indented(causes: list[dict[str, Any]], indent: str, told: str) -> Iterator[
         if cause["because"] or cause["text"] not in told:  # nothing twice
             yield indent + cause["text"]
         yield from _indented(cause["because"], indent + "  ", told)
+
+
+def list_filters(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the filters of a list of tasks, as a user gives them, in the form of the query."""
+    filters: dict[str, Any] = {
+        name: as_epoch(value) if name.endswith(("_since", "_until")) else value
+        for name, value in given.items()
+    }
+    if (wanted := filters.get("name")) is not None:
+        several = isinstance(wanted, (list, tuple, set))
+        filters["name"] = [as_name(one) for one in wanted] if several else as_name(wanted)
+    return filters
 
 
 def as_epoch(when: Any) -> float | None:

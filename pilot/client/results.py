@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct
 
-@dataclass(frozen=True)
-class Results:
+
+class Results(Struct, frozen=True):
     """The number of a task's results, and their names.
 
     A task with one result has no parts, unless that has a name.
@@ -44,7 +44,7 @@ class Results:
         Parameters
         ----------
         key
-            Its number (from 0, or from the end where it is negative) or name.
+            The number of a result (from 0, or from the end where it is negative), or its name.
         label
             The task in messages: ``task 3.17``.
 

@@ -42,9 +42,9 @@ def search_path(
 
 def _of_the_interpreter() -> list[str]:
     """Return the directories that this interpreter has by itself when it starts."""
-    stdlib = sysconfig.get_path("stdlib")
-    paths = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    paths.append(str(Path(stdlib, "lib-dynload")))
+    known = sysconfig.get_paths()  # once: each call works out all of them
+    paths = [known[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    paths.append(str(Path(known["stdlib"], "lib-dynload")))
     version = f"python{sys.version_info[0]}{sys.version_info[1]}.zip"
     for prefix in {sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix}:
         paths += [str(Path(prefix, sys.platlibdir, version)), str(Path(prefix, "lib", version))]

@@ -19,7 +19,8 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 #: Stands for a value in the texts of this module; no shell text can have it.
 VALUE = "\0"
@@ -39,8 +40,7 @@ class Place(enum.Enum):
     HERE = enum.auto()
 
 
-@dataclass(frozen=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """A reason for which no value is allowed in a place."""
 
     #: Goes on a sentence that begins with the value.
@@ -159,8 +159,7 @@ class _TooDeepError(Exception):
     """Parentheses or quotes are nested too deeply."""
 
 
-@dataclass
-class _Word:
+class _Word(Struct):
     """A word of a command."""
 
     #: The place in the text where it begins.
@@ -170,14 +169,13 @@ class _Word:
     is_quoted: bool = False
     is_expanded: bool = False
     #: For each value in it: its number, where it stands, and whether in double quotes.
-    values: list[tuple[int, int, bool]] = field(default_factory=list)
+    values: list[tuple[int, int, bool]] = []
 
     def add(self, characters: str) -> None:
         self.literal += characters
 
 
-@dataclass(frozen=True)
-class _HereDocument:
+class _HereDocument(Struct, frozen=True):
     delimiter: str
     is_literal: bool
     strips_tabs: bool
@@ -615,8 +613,7 @@ class _Scanner:
                 self.settle(number, Place.WORDS if alone and command.takes_list else Place.WORD)
 
 
-@dataclass
-class _Pipeline:
+class _Pipeline(Struct):
     """The values that go by a pipe into the command that is being read."""
 
     #: The number of its first value.

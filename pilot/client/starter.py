@@ -1,4 +1,4 @@
-"""Starting a head in the background, and ending a silent one.
+"""Starting a head in the background, on this machine; in a batch job where the site wants that.
 
 A head is a process of its own session, so it outlives the process that started it. Many processes
 may find at the same moment that there is none: a file lock lets one of them start it, and the lease
@@ -7,17 +7,15 @@ decides in the end.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import subprocess
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pilot.data.patience import patient
 from pilot.errors import DiskFullError, HeadError, SiteError
-from pilot.head.lease import KILL_S, read_lease
-from pilot.head.lease_files import FULL
+from pilot.head import head_jobs
+from pilot.head.lease_files import FULL, read_lease
 from pilot.head.running import (
     LOCKED,
     LOOK_S,
@@ -30,6 +28,9 @@ from pilot.interpreter import pilot_command
 from pilot.site import Site
 from pilot.wire.discovery import HeadAddress, read_address
 
+if TYPE_CHECKING:
+    import subprocess
+
 #: The seconds that a starting head may be silent, beyond those that an old lease needs to expire.
 START_S = 30.0
 
@@ -41,23 +42,34 @@ _started: list[subprocess.Popen[bytes]] = []
 
 
 @patient
-def ensure_head(site: Site, adopt_job: str = "", dead: int = 0) -> HeadAddress:
+def ensure_head(
+    site: Site,
+    dead: int = 0,
+    follows: bool = False,
+    given_up: Callable[[], bool] = lambda: False,
+) -> HeadAddress:
     """Return the address of the site's head, which is started where none runs.
+
+    It is started on this machine, or in a batch job: where the site file says so, where a job is
+    to be head (`head_jobs`), and by what ``pilot run`` has started in a job.
 
     Parameters
     ----------
     site
         The site.
-    adopt_job
-        The batch job that this process runs in, if a head that is started here is to use its
-        nodes as the first pilot.
     dead
         The latest epoch whose head is known to be dead; see `find_head`.
+    follows
+        True if this process had a head before.
+    given_up
+        Tells whether nobody waits any more for a head in a job, which may take long.
 
     Raises
     ------
     HeadError
-        The head did not start; the message has the end of its log.
+        The head did not start; the message has the end of its log. Or its job was cancelled.
+    BatchError
+        The job that it was to run in was refused.
     DiskFullError
         The head did not start because the disk is full.
     DatabaseLocked
@@ -68,6 +80,18 @@ def ensure_head(site: Site, adopt_job: str = "", dead: int = 0) -> HeadAddress:
     address = find_head(site, dead)
     if address is not None:
         return address
+    in_job: tuple[str, ...] = ()
+    if site.config.head.place == "job" or head_jobs.wanted(site) is not None:
+        from pilot.client.head_in_job import ensure_head_in_job  # only now: few sites need it
+
+        address = ensure_head_in_job(site, dead, follows, None, given_up)
+        if address is not None:
+            return address
+    if (host := head_jobs.host_here(site)) is not None:
+        record = head_jobs.host(site, host)
+        if record is None:
+            return ensure_head(site, dead, follows, given_up)  # it is to run in another job
+        in_job = (str(record.number), host.job, *(("adopts",) if host.adopts else ()))
     from filelock import FileLock, Timeout  # only now: mostly there is a head
 
     site.prepare()
@@ -82,10 +106,10 @@ def ensure_head(site: Site, adopt_job: str = "", dead: int = 0) -> HeadAddress:
                     if address is not None:
                         return address
                     for pause_s in _PAUSES_S:
-                        if (address := _start(site, patience, adopt_job, True)) is not None:
+                        if (address := _start(site, patience, in_job, True)) is not None:
                             return address
                         time.sleep(pause_s)
-                    address = _start(site, patience, adopt_job)
+                    address = _start(site, patience, in_job)
                     assert address is not None
                     return address
             except Timeout:
@@ -107,10 +131,18 @@ def ensure_head(site: Site, adopt_job: str = "", dead: int = 0) -> HeadAddress:
         ) from error
 
 
-def head_command(site: Site, adopt_job: str = "") -> list[str]:
-    """Return the command that runs a head in the foreground."""
-    job = (adopt_job,) if adopt_job else ()
-    return pilot_command("head", "run", str(site.directory), *job)
+def head_command(site: Site, in_job: Sequence[str] = ()) -> list[str]:
+    """Return the command that runs a head in the foreground.
+
+    Parameters
+    ----------
+    site
+        The site.
+    in_job
+        The number of the record of the job that the head runs in, the job's id where the head is
+        the child of a program in it, and a word if its nodes are to be the first pilot.
+    """
+    return pilot_command("head", "run", str(site.directory), *in_job)
 
 
 class _Patience:
@@ -136,15 +168,17 @@ class _Patience:
 
 
 def _start(
-    site: Site, patience: _Patience, adopt_job: str, again: bool = False
+    site: Site, patience: _Patience, in_job: Sequence[str], again: bool = False
 ) -> HeadAddress | None:
     """Start a head; with `again`, return None where the file system failed, maybe for a moment."""
+    import subprocess  # only now: mostly there is a head
+
     log = site.logs / "head.log"
     old = read_address(site.address_file)
     with log.open("ab") as output:
         begin = output.tell()
         process = subprocess.Popen(
-            head_command(site, adopt_job),
+            head_command(site, in_job),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -156,10 +190,12 @@ def _start(
     while not patience.is_over():
         address = read_address(site.address_file)
         if address is not None and address != old and not address.is_dead():
+            if address.pid != process.pid:
+                process.kill()  # it would follow the other one, whenever that ends
             return address
         silence.look()
         if process.poll() is not None:
-            # Another one may have been faster, or the one of before lives after all.
+            # Another head may have been faster, or the previous one lives after all.
             address = find_head(site)
             if address is not None and (address != old or silence.moved):
                 return address
@@ -185,7 +221,7 @@ def _start(
 
 
 def _no_room(site: Site) -> DiskFullError:
-    # Its own words may have found no room in the log.
+    # The head's own words may have found no room in the log.
     return DiskFullError(
         f"no head can start: the disk of {site.directory} is full; make room there, nothing is lost"
     )
@@ -197,26 +233,3 @@ def _last_words(log: Path, begin: int) -> str:
         lines = output.read().decode(errors="replace").strip().splitlines()
     last = next((line for line in reversed(lines) if line.startswith("pilot: ")), None)
     return last.removeprefix("pilot: ") if last else "\n".join(lines[-5:]) or f"see {log}"
-
-
-def end_silent(site: Site, address: HeadAddress) -> bool:
-    """Kill a head that is silent, and whose lease has run out; False: it is on another node.
-
-    Raises
-    ------
-    HeadError
-        The process does not end.
-    """
-    if not address.is_here():
-        return False
-    deadline = time.monotonic() + KILL_S
-    while not address.is_dead():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(address.pid, signal.SIGKILL)
-        if time.monotonic() > deadline:
-            raise HeadError(
-                f"the head of {site.name} (pid {address.pid}) hangs in the kernel: killed "
-                f"{KILL_S:.0f} s ago, it has not ended. Does the file system answer?"
-            )
-        time.sleep(0.01)
-    return True

@@ -12,10 +12,9 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import FunctionType
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -24,12 +23,13 @@ from pilot.client.caching.keys import call_digest, source_digest
 from pilot.client.command import ShellCommand
 from pilot.client.function_watch import Watch, watch
 from pilot.client.functions import EncodedFunction, encode_function, largest
+from pilot.client.group import NO_GROUP, GroupKey
 from pilot.client.outgoing import plain
 from pilot.client.submission import Submission
 from pilot.client.task import Options, ResolvedOptions, Task, as_task
-from pilot.data.pickling import INTERPRETER, minor_version, wrong_python
+from pilot.data.pickles import TooLargeError, encode_within
+from pilot.data.pickling_by_value import INTERPRETER, minor_version, wrong_python
 from pilot.data.storing import LazyWriter, announceable, store
-from pilot.data.values import TooLargeError, encode_within
 from pilot.errors import EncodingError, PilotError, SubmissionError
 from pilot.limits import OPTIONS_BYTES
 from pilot.model.ids import session_of, task_label
@@ -38,6 +38,7 @@ from pilot.scheduler.assignment import why_infeasible
 from pilot.scheduler.resources import Resources
 from pilot.site import Site
 from pilot.texts import as_name, size_text
+from pilot.wire.messages.client import Submit
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -61,18 +62,6 @@ def as_calls(rows: Iterable[tuple[Any, ...] | Mapping[str, Any]]) -> list[Call]:
     return [((), dict(row)) if isinstance(row, Mapping) else (tuple(row), {}) for row in rows]
 
 
-class GroupKey(NamedTuple):
-    """A group of tasks that are cancelled together."""
-
-    #: Empty: none.
-    name: str
-    #: True if the failure of one task ends the others.
-    fails_together: bool
-
-
-NO_GROUP = GroupKey("", False)
-
-
 class _Known:
     """A task whose function was pickled, and the templates of calls of it."""
 
@@ -84,7 +73,7 @@ class _Known:
         #: Says whether the pickle is still what a new one would be.
         self.watch = watched
         self.templates: dict[tuple[ResolvedOptions, GroupKey], int] = {}
-        #: That of all calls in no group, where it is the same for all; 0: not known.
+        #: The template of all calls in no group, where it is the same for all; 0: not known.
         self.template = 0
 
 
@@ -169,7 +158,7 @@ class Submitter:
         try:
             self._add(submission, task, calls, ids, group)
         except BaseException:
-            # What it was to bring with it has not gone: the next one brings it.
+            # Its functions and templates have not gone: the next submission brings them.
             refused = Submission()
             refused.functions = submission.functions[functions:]
             refused.templates = submission.templates[templates:]
@@ -256,8 +245,8 @@ class Submitter:
         known = self._known_template(template, submission)
         submission.tasks.append(TaskSpec(number, known, b"", values=(value,)))
 
-    def forget(self, submission: Submission) -> None:
-        """Forget a submission that was never sent: what is new in it must go with another one."""
+    def forget(self, submission: Submission | Submit) -> None:
+        """Forget a submission that was not sent, or refused: what it had with it must go again."""
         for template in submission.templates:
             self._templates.pop(msgspec.structs.replace(template, id=0), None)
         self._sent.difference_update(function.digest for function in submission.functions)
@@ -299,7 +288,7 @@ class Submitter:
         resolved = task.resolved or options.resolve(args, kwargs)
         if resolved.resources.named:
             need = resolved.resources.with_site(self._site.config.resources)
-            resolved = replace(resolved, resources=need)
+            resolved = msgspec.structs.replace(resolved, resources=need)
         number = known.templates.get((resolved, group))
         if number is not None:
             return number

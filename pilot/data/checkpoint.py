@@ -62,7 +62,7 @@ class Checkpoint:
     Parameters
     ----------
     directory
-        Of this task alone. Created when something is saved.
+        The directory of this task alone. Created when something is saved.
     rank, ranks
         This rank, and how many there are; each saves its own part.
     keep
@@ -70,7 +70,7 @@ class Checkpoint:
     attempt
         The number of this attempt, the same on all ranks, larger than that of the attempts before.
     within
-        What has to be there already: `directory` is not made where this is missing.
+        A directory that must be there: `directory` is not made where this is missing.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class Checkpoint:
         Raises
         ------
         StorageError
-            They cannot be removed.
+            The files cannot be removed.
         """
         try:
             shutil.rmtree(self.directory)

@@ -20,7 +20,7 @@ def missing(directory: Path, within: Path | None = None) -> list[Path]:
     directory
         The directory.
     within
-        What has to be there already, such as the site directory; None: nothing has.
+        A directory that must be there already, such as that of the site; None: none must.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def make_private(directory: Path, within: Path | None = None) -> None:
     Raises
     ------
     OSError
-        It cannot be made.
+        The directory cannot be made.
     """
     for path in missing(directory, within):
         path.mkdir(mode=0o700, exist_ok=True)

@@ -43,7 +43,7 @@ def make_directory(directory: Path, within: Path | None = None) -> None:
     Raises
     ------
     OSError
-        It cannot be created.
+        The directory cannot be created.
     """
     for path in missing(directory, within):
         path.mkdir(exist_ok=True)
@@ -80,7 +80,7 @@ def _sync(descriptor: int) -> None:
     except OSError as error:
         if not is_passing(error):
             raise
-        # It is not tried again by the kernel, which takes it for written: have it changed again.
+        # The kernel takes the pages for written and does not try again: so they are changed again.
         offset = 0
         while block := os.pread(descriptor, _BLOCK_BYTES, offset):
             done = 0
@@ -111,7 +111,7 @@ def remove(path: Path) -> None:
     Raises
     ------
     OSError
-        It cannot be removed.
+        The file cannot be removed.
     """
     path.unlink(missing_ok=True)
     sync_directory(path.parent)

@@ -17,12 +17,12 @@ from __future__ import annotations
 import copyreg
 from typing import Any
 
-from pilot.data.values import TooLargeError, decode, encode_within
+from pilot.data.pickles import TooLargeError, decode, encode_within
 from pilot.pickled import pickled_name
 
 
 def pickled(error: BaseException, limit: int) -> bytes:
-    """Encode an exception so that `pilot.data.values.decode` makes the same one again.
+    """Encode an exception so that `pilot.data.pickles.decode` makes the same one again.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def pickled(error: BaseException, limit: int) -> bytes:
     Raises
     ------
     TooLargeError
-        It has more.
+        The pickle would have more bytes than that.
     """
     try:
         payload = encode_within(error, limit)
@@ -79,7 +79,7 @@ class _Remade:
     def __reduce__(self) -> tuple[Any, ...]:
         error, known = self._error, self._known
         base = _builtin_base(type(error))
-        # Of classes in C it knows more than `args` tells.
+        # The reduction of a class in C holds more than `args` tells.
         reduced: Any = base.__reduce__(error)
         args = reduced[1]
         state = {**(reduced[2] if len(reduced) > 2 and reduced[2] else {}), **_in_slots(error)}
@@ -118,7 +118,7 @@ def _builtin_base(kind: type[BaseException]) -> type[BaseException]:
 
 
 def _in_slots(error: BaseException) -> dict[str, Any]:
-    names = copyreg._slotnames(type(error))  # type: ignore[attr-defined]
+    names = copyreg._slotnames(type(error))  # type: ignore[attr-defined]  # not in its stubs
     return {name: getattr(error, name) for name in names if hasattr(error, name)}
 
 

@@ -126,7 +126,7 @@ class Draft:
         Raises
         ------
         StorageError
-            It cannot be written. The values before it are not affected.
+            The value cannot be written. The values before it are not affected.
         """
         encoded = name.encode()
         self._check_open()
@@ -187,7 +187,7 @@ class Draft:
         Raises
         ------
         StorageError
-            It cannot be written.
+            The copy cannot be written.
         ResultError
             The other file cannot be read, or has no such value.
         """
@@ -360,7 +360,7 @@ class SealedFile:
         Raises
         ------
         ResultError
-            It is not there, or damaged.
+            The value is not there, or damaged.
         """
         assert self._bytes is not None
         return _read(self._file, self._bytes, self.path, name, expected)
@@ -371,7 +371,7 @@ class SealedFile:
         Raises
         ------
         ResultError
-            It is not there.
+            The value is not there.
         """
         assert self._bytes is not None
         try:

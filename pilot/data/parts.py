@@ -28,14 +28,9 @@ import numpy as np
 from h5py import h5t
 from numpy.typing import NDArray
 
-from pilot.data.pickling import pickler
-from pilot.data.values import (
-    TooLargeError,
-    decoding_error,
-    encoding_error,
-    needs_cloudpickle,
-    unpickled,
-)
+from pilot.data.pickles import TooLargeError, needs_cloudpickle, unpickled
+from pilot.data.pickling_by_value import pickler
+from pilot.data.unpicklable import decoding_error, encoding_error
 from pilot.errors import PilotError
 from pilot.pickled import pickled_name
 
@@ -68,7 +63,7 @@ class Parts:
     skeleton: bytes | None
     #: Plain numbers and strings of a dict, for people who look into the file.
     notes: dict[str, Any]
-    #: Whether a lone array was in Fortran's order.
+    #: True if a lone array was in Fortran's order.
     is_fortran: bool = False
 
     @property
@@ -113,7 +108,7 @@ def take_apart(
     obj
         The object.
     file
-        What the skeleton is written to; it may raise an error of its own.
+        The file that the skeleton is written to; it may raise an error of its own.
     reducer
         Says first how an object is pickled, as `pickle.Pickler.reducer_override` does. Then all
         that workers cannot import goes by value.
@@ -200,7 +195,7 @@ class _Lifting:
         reducer: Callable[[Any], Any] | None = None,
     ) -> None:
         self._file = io.BytesIO() if file is None else file
-        super().__init__(self._file, 5, buffer_callback=self._stays)  # type: ignore[call-arg]
+        super().__init__(self._file, 5, buffer_callback=self._stays)  # type: ignore[call-arg]  # a pickler's
         self._reducer = reducer
         self._known = dict(_array_names(obj))
         self._small_left = _SMALL_ARRAYS
@@ -208,7 +203,7 @@ class _Lifting:
         self.names: list[str] = []
 
     def lift(self, obj: object) -> bytes:
-        self.dump(obj)  # type: ignore[attr-defined]
+        self.dump(obj)  # type: ignore[attr-defined]  # a pickler's
         return self._file.getvalue()
 
     def reducer_override(self, obj: Any) -> Any:
@@ -220,7 +215,7 @@ class _Lifting:
             found = self._reducer(obj)
             if found is not NotImplemented:
                 return found
-        return super().reducer_override(obj)  # type: ignore[misc]
+        return super().reducer_override(obj)  # type: ignore[misc]  # a pickler's
 
     def _worth_it(self, array: NDArray[Any]) -> bool:
         if array.nbytes >= _SMALL_BYTES:
@@ -242,7 +237,7 @@ class _Lifter(_Lifting, _Plain):
     """A pickler by reference, which is fast."""
 
 
-class _CloudLifter(_Lifting, pickler()):  # type: ignore[misc]
+class _CloudLifter(_Lifting, pickler()):  # type: ignore[misc]  # made late
     """A pickler by value, for what the user's script itself defines."""
 
 

@@ -32,7 +32,7 @@ T = TypeVar("T")
 _FIRST_S = 0.05
 _MOST_S = 0.5
 _LATE = (errno.ENOENT, errno.ESTALE)
-#: What a call fails with that may succeed a moment later.
+#: The error numbers of calls that may succeed a moment later.
 _PASSING = (
     errno.ESTALE,
     errno.EIO,
@@ -70,7 +70,7 @@ def when_there(path: Path, look: Callable[[], T]) -> T:
     Raises
     ------
     Exception
-        What `look` raises: at once where that is something else, or at the end.
+        The error of `look`: at once where it says something else, or at the end.
     """
     ends_at = pause_s = 0.0
     while True:
@@ -98,7 +98,7 @@ def patiently(do: Callable[[], T]) -> T:
     Raises
     ------
     Exception
-        What `do` raises: at once where that does not pass, or at the end.
+        The error of `do`: at once where it does not pass, or at the end.
     """
     for pause_s in _PAUSES_S:
         try:

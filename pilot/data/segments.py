@@ -49,7 +49,7 @@ class Unsealed:
         Raises
         ------
         RuntimeError
-            It is not; a result that was announced now could be lost.
+            The segment is not sealed; a result that was announced now could be lost.
         """
         if self._value is None:
             raise RuntimeError(
@@ -85,7 +85,7 @@ class SegmentWriter:
         self.site_dir = site_dir
         self.owner = owner
         self._open: dict[str, _Segment] = {}
-        #: What takes no more results and is not sealed yet.
+        #: The segments that take no more results and are not sealed yet.
         self._closed: list[_Segment] = []
         self._sealed: list[Value] = []
         self._count = 0
@@ -99,9 +99,9 @@ class SegmentWriter:
         Raises
         ------
         EncodingError
-            It cannot be pickled.
+            The object cannot be pickled.
         StorageError
-            It cannot be written. The results before it are not affected.
+            The result cannot be written. The results before it are not affected.
         """
         return self.add_parts(session, task_name, task_id, index, take_apart(obj))
 
@@ -152,8 +152,8 @@ class SegmentWriter:
         Returns
         -------
         list of Value
-            What can be announced since the last call, segment by segment, each in the order of
-            `add`. Each `Unsealed` has its `value` as well.
+            The values that can be announced since the last call, segment by segment, each in the
+            order of `add`. Each `Unsealed` has its `value` as well.
 
         Raises
         ------
@@ -259,7 +259,7 @@ class OpenFiles:
         Raises
         ------
         ResultError
-            It is missing or damaged.
+            The file is missing or damaged.
         """
         with self._lock:
             file = self._files.pop(path, None)
@@ -290,16 +290,16 @@ def read(site_dir: Path, value: Value) -> Any:
     Raises
     ------
     ResultError
-        Its file is missing, torn or changed.
+        The value's file is missing, torn or changed.
     EncodingError
-        Its pickle needs something that is not here, such as a module.
+        The value's pickle needs something that is not here, such as a module.
     """
     path = site_dir / value.path
     file = when_there(path, lambda: _open_files.get(path))
     try:
         parts = patiently(lambda: file.read(value.name, value.checksum))
     except ResultError:
-        # Network file systems take a file away that is replaced, also from who has it open.
+        # Network file systems take a file away that is replaced, also while it is open.
         again = when_there(path, lambda: _open_files.get(path))
         if again is file:
             raise

@@ -1,19 +1,31 @@
 """Storing and loading of values: inline up to a limit, beyond that in a segment.
 
 Importing it loads neither NumPy nor HDF5: a process with small values only does not wait for them.
+
+Invariants
+----------
+- A `Value` that is a reference names a sealed file.
+- An array larger than the limit is never pickled to find out how large it is.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pilot.data.values import SMALL, decode, encode, surely_larger
+from pilot.data.pickles import decode, encode
 from pilot.model.values import INLINE_LIMIT_BYTES, Value
 
 if TYPE_CHECKING:
     from pilot.data.parts import Parts
     from pilot.data.segments import SegmentWriter, Unsealed
+
+#: The types of objects that are always small.
+_SMALL = frozenset({float, bool, type(None)})
+#: How many nested objects are counted before the answer is "maybe not".
+_COUNTED = 10_000
 
 
 def store(
@@ -36,15 +48,44 @@ def store(
     Raises
     ------
     EncodingError
-        It cannot be pickled.
+        The object cannot be pickled.
     StorageError
-        It cannot be written.
+        The object cannot be written.
     """
-    if type(obj) in SMALL or not surely_larger(obj, inline_limit):
+    if type(obj) in _SMALL or not _surely_larger(obj, inline_limit):
         payload = encode(obj)
         if len(payload) <= inline_limit:
             return Value(len(payload), payload)
     return writer.add(session, task_name, task_id, index, obj)
+
+
+def _surely_larger(obj: object, limit: int) -> bool:
+    """Tell whether `obj` holds more than `limit` bytes in arrays and strings, without pickling it.
+
+    What is in two places counts twice: then a value goes into a segment that might have been
+    inline, which is harmless.
+    """
+    numpy = sys.modules.get("numpy")  # Where it is not loaded, there are no arrays.
+    size = 0
+    left = _COUNTED
+    stack: list[Iterable[object]] = [(obj,)]
+    while stack:
+        for item in stack.pop():
+            kind = type(item)
+            if kind in (bytes, bytearray, str):
+                size += len(item)  # type: ignore[arg-type]  # by its exact type
+            elif kind in (list, tuple):
+                stack.append(item)  # type: ignore[arg-type]  # by its exact type
+            elif kind is dict:
+                stack.append(item.values())  # type: ignore[attr-defined]  # by its exact type
+            elif numpy is not None and kind is numpy.ndarray:
+                size += 0 if item.dtype.hasobject else item.nbytes  # type: ignore[attr-defined]  # by its exact type
+            left -= 1
+            if size > limit:
+                return True
+            if not left:
+                return False
+    return False
 
 
 def announceable(stored: Value | Unsealed) -> Value:
@@ -53,7 +94,7 @@ def announceable(stored: Value | Unsealed) -> Value:
     Raises
     ------
     RuntimeError
-        Its segment is not sealed.
+        The segment of the value is not sealed.
     """
     return stored if isinstance(stored, Value) else stored.value
 
@@ -64,9 +105,9 @@ def load(value: Value, site_dir: Path) -> Any:
     Raises
     ------
     ResultError
-        Its file is missing, torn or changed.
+        The value's file is missing, torn or changed.
     EncodingError
-        Its pickle needs something that is not here, such as a module.
+        The value's pickle needs something that is not here, such as a module.
     """
     if value.is_inline:
         return decode(value.payload)

@@ -38,14 +38,14 @@ def sweep(path: Path, is_dead: Callable[[str], bool], *, always: bool = False) -
     path
         The file; it may be gone already.
     is_dead
-        Whether the value of this name is dead.
+        A function that tells whether the value of a name is dead.
     always
-        Whether it is worth it or not.
+        True: also where it frees little.
 
     Returns
     -------
     bool
-        Whether they are gone; False: it is not worth it yet.
+        True if the dead values are gone; False: it is not worth it yet.
 
     Raises
     ------

@@ -10,6 +10,7 @@ with its lease and sockets. `core` decides, without clock or I/O;
 `queries`           questions to the head; `offline`: without a head
 `pilots`            messages from and to pilots
 `fleet`             pilots as jobs of the batch system (`outlook`, `setbacks`)
+`giving_up`         the rules by which silent and missing pilots are given up
 `shell`             feeds events to the core, carries effects out
 `commits`           transactions, and the messages that follow them
 `outcome_cache`     outcomes of ended tasks

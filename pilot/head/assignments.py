@@ -18,11 +18,11 @@ from typing import NamedTuple
 from pilot.errors import StorageError
 from pilot.head.connections import PilotPeer, Sent
 from pilot.head.core.state import Task
-from pilot.head.store.store import Store
+from pilot.head.store.reader import Reader
 from pilot.model.ids import task_label
 from pilot.model.tasks import Function, SessionInfo, TaskSpec, Template
 from pilot.model.values import Value
-from pilot.wire.messages import Assign, AttemptSpec, InputValue
+from pilot.wire.messages.pilot import Assign, AttemptSpec, InputValue
 
 #: The bytes of arguments of waiting tasks that are kept in memory; others are read when needed.
 PAYLOAD_BYTES = 256 << 20
@@ -36,7 +36,7 @@ class _Session(NamedTuple):
 class AssignmentPacker:
     """The sessions that have not ended, their functions, and the arguments of waiting tasks."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Reader) -> None:
         self._store = store
         self._sessions: dict[int, _Session] = {}
         self._payloads: dict[int, bytes] = {}

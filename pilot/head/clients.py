@@ -27,7 +27,8 @@ from pilot.head.shell import Shell
 from pilot.model.ids import session_of
 from pilot.model.tasks import Function, TaskSpec
 from pilot.version import __version__
-from pilot.wire import messages as m
+from pilot.wire.messages import client as m
+from pilot.wire.messages.common import WHO_ARE_YOU, Welcome
 
 #: The number of silent clients that are remembered after they were removed.
 SILENT_KNOWN = 10_000
@@ -98,7 +99,7 @@ class Clients:
             self._peers.add_client(peer, hello.blocks)
             self._peers.heard[peer] = now
         database = self._store.identity
-        self._shell.send(peer, m.Welcome(self._epoch, __version__, refused, self._python, database))
+        self._shell.send(peer, Welcome(self._epoch, __version__, refused, self._python, database))
 
     def _bye(self, peer: bytes, message: m.ClientBye, _now: float) -> None:
         self.gone(peer)
@@ -130,7 +131,7 @@ class Clients:
             heard[peer] = now
         elif self._silent and peer in self._silent:
             del self._silent[peer]
-            self._shell.send(peer, m.Welcome(self._epoch, __version__, m.WHO_ARE_YOU))
+            self._shell.send(peer, Welcome(self._epoch, __version__, WHO_ARE_YOU))
 
     def _reserve(self, peer: bytes, message: m.Reserve, _now: float) -> None:
         first, count = self._shell.numbers.block(message.session, message.count)
@@ -140,14 +141,9 @@ class Clients:
     def _submit(self, peer: bytes, message: m.Submit, now: float) -> None:
         session, tasks = message.session, message.tasks
         why = ""
-        if not self._shell.assignments.is_open(session):
-            why = f"session {session} is closed or unknown"
-        elif any(session_of(spec.id) != session for spec in tasks):
+        if any(session_of(spec.id) != session for spec in tasks):
             why = f"it was submitted to session {session} under an id of another one"
-        if why:
-            self._shell.send(peer, m.Accepted(message.seq, [(spec.id, why) for spec in tasks]))
-            return
-        if peer in self._peers.resumed:
+        elif peer in self._peers.resumed:
             # It may have sent these to the head before, which may have finished them.
             known = self._store.states([spec.id for spec in tasks])
             live = self._shell.core.tasks
@@ -155,7 +151,15 @@ class Clients:
             if ended:
                 self._tell_ended(peer, ended)
                 tasks = [spec for spec in tasks if spec.id not in known]
+        if not self._shell.assignments.is_open(session):
+            why = why or f"session {session} is closed or unknown"
+        if why:
+            self._shell.send(peer, m.Accepted(message.seq, [(spec.id, why) for spec in tasks]))
+            return
+        watched = self._peers.watch_own(peer, [spec.id for spec in tasks])
         refused = self._take_on(message, tasks, 0, now)
+        if watched:
+            self._peers.unwatch(peer, (task for task, _ in refused))
         self._commits.tell(peer, m.Accepted(message.seq, refused))
         if not self._shell.core.pilots:
             self._hurry()
@@ -164,7 +168,7 @@ class Clients:
         if not self._shell.assignments.is_open(message.session):
             raise PilotError(f"session {message.session} is closed or unknown")
         keys = [(message.parent, spec.ordinal) for spec in message.tasks]
-        # All that may fail comes first: who asks again must not get a number without a task.
+        # All that may fail comes first: a repeated request must not get a number without a task.
         known = [self._detached.get(key) or self._store.detached(*key) for key in keys]
         missing = known.count(None)
         numbers = iter(self._shell.numbers.take(message.session, missing) if missing else ())

@@ -29,7 +29,8 @@ from pilot.errors import PilotError
 from pilot.head.connections import Send
 from pilot.head.core.events import Log
 from pilot.head.steps import Steps
-from pilot.head.store.store import Batch, Store
+from pilot.head.store.batch import Batch
+from pilot.head.store.store import Store
 from pilot.head.store.unfit import UNFIT, LeftOut
 from pilot.limits import UNWRITTEN_BYTES
 
@@ -99,7 +100,8 @@ class Commits:
     @property
     def pending(self) -> bool:
         """True while a change is not durable yet."""
-        return bool(self.batch or self._committing or self._log.changes)
+        batch = self.batch
+        return bool(batch or batch.events or self._committing or self._log.changes)
 
     @property
     def trouble(self) -> str:
@@ -131,7 +133,8 @@ class Commits:
             return
         batch = self.batch
         changes = self._log.changes
-        if not (batch or (events_too and changes)):
+        # Events are in the batch where they could not be written before.
+        if not (batch or (events_too and (changes or batch.events))):
             return
         if changes:
             self._next_event = batch.add_changes(self._log.take(), self._next_event)

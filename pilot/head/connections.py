@@ -4,22 +4,23 @@ Nothing here outlives the head: clients and pilots introduce themselves to the n
 
 Invariants
 ----------
-- A client is told of the tasks whose ids it was given, and of those that it watches.
+- A client is told of the tasks whose ids it was given, of those that it submits, and of those that
+  it watches.
 - A pilot is sent a session, a function or a template once per introduction, and told to forget them
-  when the session has ended.
+  when the session has ended, also what it has from earlier heads.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
 from pilot.model.ids import session_of
 from pilot.version import __version__
-from pilot.wire import messages as m
+from pilot.wire.messages import PROTOCOL
 
 #: Sends a message to a peer.
 Send: TypeAlias = Callable[[bytes, msgspec.Struct], None]
@@ -110,11 +111,7 @@ class Peers:
         self.heard.pop(peer, None)
         for members in self.members.values():
             members.discard(peer)
-        for task, watchers in list(self.watchers.items()):
-            if peer in watchers:
-                watchers.remove(peer)
-                if not watchers:
-                    del self.watchers[task]
+        self.unwatch(peer, list(self.watchers))
 
     def forget(self, session: int) -> None:
         """Forget a session that has ended: no client is told of its tasks any more."""
@@ -127,6 +124,29 @@ class Peers:
             watchers = self.watchers.setdefault(task, [])
             if peer not in watchers:
                 watchers.append(peer)
+
+    def watch_own(self, peer: bytes, tasks: Sequence[int]) -> bool:
+        """Tell a client of tasks that it submits; return True if that takes to watch them.
+
+        It does where their ids are not known as its own: their session had ended, and is open
+        again, or the client was taken for gone.
+        """
+        if not tasks or self._owner(tasks[0]) == self._owner(tasks[-1]) == peer:
+            return False
+        for task in tasks:
+            self.watch(peer, task)
+        if peer in self.clients:
+            self.members.setdefault(session_of(tasks[0]), set()).add(peer)
+        return True
+
+    def unwatch(self, peer: bytes, tasks: Iterable[int]) -> None:
+        """Tell a client nothing more of these tasks, unless their ids are its own."""
+        for task in tasks:
+            watchers = self.watchers.get(task, [])
+            if peer in watchers:
+                watchers.remove(peer)
+                if not watchers:
+                    del self.watchers[task]
 
     def audience(self, task: int) -> Iterable[bytes]:
         """Return the clients that are told of a task."""
@@ -144,9 +164,9 @@ class Peers:
 
 def refusal(protocol: int, version: str) -> str:
     """Return why a peer with this protocol and version is refused; empty if it is not."""
-    if protocol == m.PROTOCOL:
+    if protocol == PROTOCOL:
         return ""
     return (
-        f"this head is Pilot {__version__} (protocol {m.PROTOCOL}), the other side is {version} "
+        f"this head is Pilot {__version__} (protocol {PROTOCOL}), the other side is {version} "
         f"(protocol {protocol}); use the same release on both, after `pilot head stop`"
     )

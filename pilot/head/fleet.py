@@ -7,9 +7,9 @@ Invariants
 ----------
 - The intent to submit a pilot is in the database, under a unique job name, before the job is
   submitted; after a crash it is found again by that name, so no intent has two jobs.
-- No answer from the batch system means that nothing is known: no pilot is given up for it.
-- A pilot that talks is there, whatever a list says; one that a list leaves out is looked for in
-  accounting, and for some time, before it is given up; then its job is cancelled.
+- Which pilots are given up, and why, is decided in `giving_up`, by answers of the batch system;
+  without an answer nothing is decided.
+- A pilot is asked for when it is about to be submitted (`pacing`), so that nothing waits behind it.
 - One query for all jobs, at most every `poll_interval_s`; none while there are no pilots.
 - A refusal, and the ends of pilots that have not worked (`setbacks`), are told, and waited for,
   only while the pool wants what it did not get.
@@ -18,40 +18,66 @@ Invariants
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import logging
 import math
-import os
-import subprocess
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 from pilot import clock
+from pilot.formatting import counted
+from pilot.head import budget, giving_up
+from pilot.head.adopting import Adopting
 from pilot.head.batch_thread import BatchThread
+from pilot.head.decisions import (
+    END,
+    GIVEN_UP,
+    GROW,
+    LOST,
+    REFUSED,
+    SHAPED,
+    SHRINK,
+    WAITS_AGAIN,
+    History,
+    Reason,
+)
+from pilot.head.job_files import end_of, unreached_by
 from pilot.head.machine import HERE, Machine
+from pilot.head.orders import CANCEL, Orders
 from pilot.head.outlook import (
     ENDED,
     INTENDED,
     QUEUED,
     RUNNING,
+    UNREACHED_ADVICE,
     PilotRow,
     ProvisioningView,
+    budgets_of,
+    halted,
+    hindrance,
+    obstacle,
+    patient,
     pool_limits,
 )
-from pilot.head.own_pilot import OWN, agent_command, own_allocation, start_agent
+from pilot.head.own_pilot import agent_command
+from pilot.head.polling import Picture, interval_s, picture
+from pilot.head.roster import Roster
 from pilot.head.setbacks import (
     SHORT_LIFE_S,
     Losses,
-    Refusal,
+    Setbacks,
     decode_losses,
     encode_losses,
-    first_refusal,
     last_lines,
     told,
 )
+from pilot.head.shaping import Shaping
+from pilot.head.shrinking import Shrinking
 from pilot.head.store.store import Store
-from pilot.scheduler.assignment import PilotRoom
+from pilot.head.strays import Strays
+from pilot.head.supply import supply_of
+from pilot.head.walltimes import note_walltime, walltime_to_tell_s
 from pilot.scheduler.batch import (
     BatchError,
     BatchSystem,
@@ -61,35 +87,37 @@ from pilot.scheduler.batch import (
     SubmitRefused,
     WhyEnded,
 )
+from pilot.scheduler.budgets import Account
+from pilot.scheduler.demand import ClassDemand
 from pilot.scheduler.elasticity import (
     ENOUGH,
-    ClassDemand,
     End,
     Grow,
     PilotSupply,
-    decide,
+    PoolLimits,
+    PoolStatus,
+    Shrink,
+    decide_by,
     standings,
+    unwanted,
 )
+from pilot.scheduler.pacing import Pace
+from pilot.scheduler.shapes import Shape
+from pilot.scheduler.waits import Waits
 from pilot.site import Site
+from pilot.wire.messages.pilot import EndPilot, ReturnNodes
 
 log = logging.getLogger("pilot.fleet")
 
-#: The shortest time between two decisions, in seconds.
-DECIDE_S = 1.0
-#: The silence, in seconds, after which a pilot whose job runs is given up.
-SILENT_S = 60.0
-#: The same for a pilot that has said nothing since its job or this head started: it may have to
-#: load its modules from a slow disk, or see the new head's address late.
-JOIN_S = 600.0
-#: The time, in seconds, after which a silent pilot is given up that lists leave out and accounting
-#: does not know; and the longer time for one that accounting calls alive.
-MISSING_S, MISSING_MOST_S = 6.0, 300.0
-#: The time, in seconds, after which a cancelled job that goes on is cancelled again.
-CANCEL_AGAIN_S = 30.0
+#: The longest and the shortest time between two decisions, in seconds.
+DECIDE_S, DECIDE_LEAST_S = 1.0, 0.1
 #: The key in the database for the state of `setbacks`.
 LOSSES = "losses"
-#: The bytes at the end of a job's output that are read.
-OUTPUT_BYTES = 4096
+#: The pilots from which a head learns at its start how long nodes are waited for.
+WAITS_KNOWN = 100
+
+#: A pilot's name, and what it is to be told.
+Told: TypeAlias = tuple[str, EndPilot | ReturnNodes]
 
 
 class Fleet:
@@ -109,7 +137,8 @@ class Fleet:
         Called from another thread when there is something for `take`.
     lost
         Called by `take` with a pilot's name and the reason when its job has ended; with `may_live`
-        where that is not known.
+        where that is not known, with `out_of_memory` where that has ended it. Returns True if its
+        tasks may still hold what the site has only once.
     tell
         Called with a pilot's new state and a detail, for the log of events.
     machine
@@ -121,13 +150,13 @@ class Fleet:
         site: Site,
         store: Store,
         batch: BatchSystem,
-        rooms: Mapping[str, PilotRoom],
+        rooms: Mapping[str, budget.Room],
         wake: Callable[[], None],
-        lost: Callable[..., None],
+        lost: Callable[..., object],
         tell: Callable[[str, str], None],
         machine: Machine = HERE,
     ) -> None:
-        self._now = machine.now
+        self._now, self._sleep = machine.now, machine.sleep
         self._site = site
         self._store = store
         self._rooms = rooms
@@ -138,141 +167,187 @@ class Fleet:
         self._batch = batch
         self._thread = BatchThread(wake, machine)
         self._started = machine.now()
-        self._decided = 0.0
+        #: The time at which it is decided next.
+        self._decides_at = 0.0
         self._polled = 0.0
         self._polling = False
+        #: The last answer, and the time of the first one that was like it.
+        self._picture: Picture = {}
+        self._pictured = 0.0
+        self._strays = Strays()
         self._last_submit = -math.inf
-        self._refused: dict[str, Refusal] = {}
-        self._own: dict[str, subprocess.Popen[bytes]] = {}
-        # Jobs of a database that was there before are not ours, and their numbers were the same.
-        owner = f"{site.directory}\0{store.identity}".encode()
-        mark = hashlib.blake2b(owner, digest_size=3).hexdigest()
-        self.prefix = f"{self._manners.job_name_prefix}-{site.name}-{mark}-"
-        self.pilots: dict[str, PilotRow] = {
-            row["name"]: PilotRow(**row, own=row["reason"] == OWN)
-            for row in store.rows("pilots_alive", {})
-        }
-        self._count = int(store.meta("pilots") or 0)
+        self._pace = Pace(self._manners.submit_interval_s)
+        #: The pilots that are being submitted, and the pools with some whose turn comes later.
+        self._under_way = 0
+        self._deferred: set[str] = set()
+        self._roster = Roster(site, store)
+        #: The pilots by name.
+        self.pilots = self._roster.rows
+        #: True until the batch system has told how those of an earlier head are: it may hold some.
+        self._unlisted = bool(self.pilots)
         self._pools = pool_limits(site.config)
-        self._losses = decode_losses(store.meta(LOSSES), self._started)
+        self._waits = _known_waits(store)
+        self._setbacks = Setbacks(decode_losses(store.meta(LOSSES), self._started))
+        self._shaping = Shaping(batch)
+        #: The ways of idle nodes back to the batch system, and of users' allocations to pilots.
+        self.shrinking = Shrinking(self._roster, batch, self._thread, tell)
+        self.adopting = Adopting(site, self._roster, batch, self._thread, lost, self.ended)
+        self.history = History(store)
+        self.orders = Orders(store)
+        self._ledger = budget.Ledger(store, budgets_of(site.config))
+        for name, order in self.orders.pilots.items():
+            # An order of before is carried out again: its head may have died in between.
+            if order.verb == CANCEL and (row := self.pilots.get(name)):
+                self.withdraw(row, order.words, self._started)
 
     # --- what is known
 
     @property
     def trouble(self) -> str:
         """The problem that keeps pilots from coming, other than the queue; empty if none."""
-        for pool, refusal in self._refused.items():
-            return f"no pilot for pool {pool}: {refusal.error}"
-        for pool, losses in told(self._losses):
-            return losses.describe(pool)
-        silence = self._thread.silence
-        return silence and f"the batch system does not answer: {silence}"
+        if silence := self._thread.silence:
+            return f"the batch system does not answer: {silence}"
+        if setback := self._setbacks.trouble:
+            return setback
+        now = self._now()
+        for row in self.pilots.values():
+            if text := obstacle(row, self._kind, now):
+                return text
+        lost = next((row for row in self.pilots.values() if row.unreached), None)
+        return (
+            f"pilot {lost.name} (job {lost.job}) does not reach this head {lost.unreached}; "
+            f"{UNREACHED_ADVICE}"
+            if lost
+            else ""
+        )
 
     def supply(self, now: float) -> list[PilotSupply]:
         """Return the pilots in the form that elasticity takes."""
-        return [self._supply(row, self._rooms.get(row.name), now) for row in self.pilots.values()]
-
-    @staticmethod
-    def _supply(row: PilotRow, room: PilotRoom | None, now: float) -> PilotSupply:
-        nodes = row.nodes
-        if room is None:
-            left_s = row.walltime or math.inf  # all that it will have
-        else:
-            left_s = room.ends_at - now if room.ends_at else math.inf
-            nodes = min(nodes, room.nodes)
-        return PilotSupply(
-            row.name,
-            row.pool,
-            nodes,
-            queued=row.state != RUNNING,
-            idle_s=row.idle_s,
-            draining=row.draining,
-            left_s=left_s,
-            load=room.load if room else 0,
-            held=row.nodes,
-            own=row.own,
+        return supply_of(
+            self._site.config, self.pilots, self._rooms, self._waits, self.adopting.here, now
         )
 
     def outlook(self) -> ProvisioningView:
         """Return everything that is known of pilots to come."""
+        now = self._now()
         return ProvisioningView(
             self._kind,
-            self._pools,
-            self.supply(self._now()),
+            self._limits(now),
+            self.supply(now),
             self.pilots,
-            self._refused,
+            self._setbacks.refused,
             self._thread.silence,
             self._thread.silent_since,
-            dict(told(self._losses)),
+            dict(told(self._setbacks.losses)),
+            self._accounts(now),
+            self.session_accounts(),
         )
+
+    def session_accounts(self) -> dict[int, Account]:
+        """Return the accounts of the open sessions that have a budget."""
+        return self._ledger.session_accounts()
+
+    def _accounts(self, now: float) -> dict[str, Account]:
+        return self._ledger.accounts(list(self.pilots.values()), self._rooms, now)
+
+    def _limits(self, now: float) -> list[PoolLimits]:
+        """Return the limits of pools, as waits, orders, administrators and budgets change them."""
+        pools = patient(self._pools, self._waits)
+        pools = halted(self.orders.limits(pools), self.pilots.values())
+        return budget.limits(pools, self._accounts(now))
 
     # --- the loop's side
 
     def poll(self, now: float) -> None:
         """Ask the batch system for the states of the pilots' jobs, if it is time."""
-        self._watch_own(now)
-        if self.pilots and not self._polling and now - self._polled >= self._poll_interval():
+        self.adopting.watch(now)
+        if self.pilots and not self._polling and now - self._polled >= self._poll_interval(now):
             self._polling, self._polled = True, now
             ids = {row.job for row in self.pilots.values() if row.job}
             self._thread.ask(
-                lambda: self._batch.jobs(self.prefix, ids),
+                lambda: self._batch.jobs(self._roster.prefix, ids),
                 lambda jobs: self._listed(jobs, now),
                 done=self._poll_done,
             )
 
-    def tick(self, now: float, demand: Callable[[], list[ClassDemand]]) -> list[str]:
-        """Poll and decide, if it is time; return the pilots that should be told to end."""
+    def tick(self, now: float, demand: Callable[[], list[ClassDemand]]) -> list[Told]:
+        """Poll and decide, if it is time; return what pilots are to be told."""
         self.poll(now)
-        if now - self._decided < DECIDE_S:
+        if now < self._decides_at <= now + DECIDE_S:  # else the clock was set back
             return []
-        self._decided = now
-        ending = []
+        told: list[Told] = []
         wanted, supply = demand(), self.supply(now)
-        self._forget_setbacks(wanted, supply)
-        for decision in decide(self._pools, wanted, supply):
+        self._ledger.tick(self.pilots.values(), self._rooms, now)
+        stands = standings(self._limits(now), wanted, supply)
+        self._note_unwanted(unwanted(stands, supply), now)
+        self._forget_setbacks(stands, now)
+        growth: list[Grow] = []
+        for decision in decide_by(stands, supply):
             if isinstance(decision, Grow):
-                if self._may_submit(decision.pool, now):
-                    self._submit(decision, now)
-            elif self._end(decision):
-                ending.append(decision.pilot)
-        return ending
+                if not (self._unlisted and self.pilots):
+                    growth.append(decision)
+                continue
+            row = self.pilots[decision.pilot]
+            if isinstance(decision, Shrink):
+                self.history.note(SHRINK, row.pool, row.name, decision.reason, now)
+                told.append((row.name, self.shrinking.request(decision, now)))
+                continue
+            self.history.note(END, row.pool, row.name, decision.reason, now)
+            if self._end(decision):
+                told.append((row.name, EndPilot(decision.reason)))
+        kept_from = self._grow(growth, now)
+        reasons = ((its.pool.name, self._reason(its, kept_from)) for its in stands)
+        self.history.stand(reasons, now)
+        self.history.write(now)
+        self._decides_at = now + _decide_in_s(supply)
+        return told
 
-    def _may_submit(self, pool: str, now: float) -> bool:
-        """Tell whether the pool's refusals and losses allow another pilot now."""
-        refused, losses = self._refused.get(pool), self._losses.get(pool)
-        if refused is not None and now < refused.until:
-            return False
-        if losses is None or not losses.wait_s:
-            return True
-        return now >= losses.until and pool not in self._unproven()
+    def _grow(self, growth: Iterable[Grow], now: float) -> set[str]:
+        """Ask for pilots, those whose turn it is; return the pools whose setbacks allow none."""
+        kept_from: set[str] = set()
+        self._deferred.clear()
+        for grow in self._pace.in_turn(growth):
+            if not self._setbacks.allows(grow.pool, now, self._roster.unproven()):
+                kept_from.add(grow.pool)
+            elif not self._pace.allows(self._under_way, now):
+                self._deferred.add(grow.pool)
+            else:
+                self._submit(grow, now)
+        return kept_from
 
-    def _unproven(self) -> set[str]:
-        """Return the pools with pilots, queued or running, that have not run a task yet."""
-        return {row.pool for row in self.pilots.values() if not (row.worked or row.told)}
+    def _note_unwanted(self, names: Collection[str], now: float) -> None:
+        """Note since when pilots in the queue have nothing to come for."""
+        for row in self.pilots.values():
+            if row.name not in names:
+                row.unwanted_since = None
+            elif row.unwanted_since is None:
+                row.unwanted_since = now
 
-    def _forget_setbacks(
-        self, demand: Sequence[ClassDemand], supply: Sequence[PilotSupply]
-    ) -> None:
+    def _reason(self, its: PoolStatus, kept_from: Collection[str]) -> Reason:
+        """Return the reason why a pool asks for no more nodes, after it was decided upon."""
+        pool = its.pool.name
+        if pool in kept_from and (refusal := self._setbacks.refused.get(pool)):
+            return Reason(REFUSED, f"{self._kind.title} took no pilot: {refusal.error}")
+        if pool in kept_from and (losses := self._setbacks.losses.get(pool)):
+            return Reason(LOST, losses.describe(pool))
+        if pool in self._deferred:
+            return Reason("", "")  # it does ask for more
+        return Reason(its.blocked_by, hindrance(its))
+
+    def _forget_setbacks(self, stands: Sequence[PoolStatus], now: float) -> None:
         """Forget the refusals and losses of pools that want no more pilots."""
-        if not (self._refused or self._losses):
-            return
-        # One that is just being submitted again counts as there, until it is refused again.
-        trying = {row.pool for row in self.pilots.values() if row.state == INTENDED}
-        unproven = self._unproven()
-        for its in standings(self._pools, demand, supply):
-            pool = its.pool.name
-            if its.blocked_by == ENOUGH and pool not in trying:
-                self._refused.pop(pool, None)
-            if its.blocked_by == ENOUGH and pool not in unproven:
-                self._forget_losses(pool)
+        if self._setbacks.refused or self._setbacks.losses:
+            content = [its.pool.name for its in stands if its.blocked_by == ENOUGH]
+            trying, unproven = self._roster.trying(), self._roster.unproven()
+            if self._setbacks.forget(content, trying, unproven, now):
+                self._save_losses()
 
-    def _forget_losses(self, pool: str) -> None:
-        if self._losses.pop(pool, None) is not None:
-            self._store.set_meta(LOSSES, encode_losses(self._losses))
+    def _save_losses(self) -> None:
+        self._store.set_meta(LOSSES, encode_losses(self._setbacks.losses))
 
     def hurry(self) -> None:
         """Decide at the next tick: there is new demand."""
-        self._decided = 0.0
+        self._decides_at = 0.0
 
     def take(self) -> None:
         """Handle the answers of the batch system that have arrived."""
@@ -282,24 +357,37 @@ class Fleet:
         """Return the pilots that have started, and so may have tasks."""
         return [row.name for row in self.pilots.values() if row.state == RUNNING]
 
-    def joined(self, name: str, job: str, pool: str, nodes: int, now: float) -> PilotRow:
-        """Record that a pilot has introduced itself; return its row."""
+    def joined(
+        self, name: str, job: str, pool: str, nodes: int, now: float, life: int = 0
+    ) -> PilotRow:
+        """Record that a pilot has introduced itself, in that life of its job; return its row."""
         row = self.pilots.get(name)
         if row is None:
             # Its intent was lost with an older database, or somebody started it by hand.
             row = PilotRow(name, pool, nodes, 0.0, RUNNING, job, "started by hand", now)
-            self._add(row)
-            self.pilots[name] = row
+            self._roster.add(row)
+        is_first = row.state in (INTENDED, QUEUED) and row.started is None and not life
+        if is_first and not row.own and not row.follows:
+            self._waits[row.pool].add(row.nodes, now - row.created)
         row.job, row.state, row.started = job, RUNNING, row.started or now
         row.nodes, row.heard, row.suspended, row.missing_since = nodes, now, False, None
+        row.unreached, row.left_alone = "", False
         # What an earlier life was told, this one has not heard.
         row.told, row.draining = False, bool(row.cancelled_at)
-        self._save(row)
+        self._roster.save(row)
         return row
 
-    def heard(self, name: str, idle_s: float, draining: bool, now: float) -> None:
+    def heard(
+        self,
+        name: str,
+        idle_s: float,
+        draining: bool,
+        now: float,
+        idle_nodes: Sequence[tuple[str, float]] = (),
+    ) -> None:
         """Record a sign of life of a pilot."""
         if row := self.pilots.get(name):
+            row.idle_nodes = idle_nodes
             row.idle_s, row.heard, row.draining = idle_s, now, draining or row.told
             row.suspended = False
 
@@ -308,7 +396,8 @@ class Fleet:
         row = self.pilots.get(name)
         if row is not None and not row.worked:
             row.worked = True
-            self._forget_losses(row.pool)
+            if self._setbacks.worked(row.pool):
+                self._save_losses()
 
     def told(self, name: str) -> None:
         """Record that a pilot was told to end."""
@@ -327,19 +416,29 @@ class Fleet:
         """Record a pilot's good-bye; a later list tells whether its job has ended."""
         if row := self.pilots.get(name):
             log.info("pilot %s (job %s) says good-bye: %s", name, row.job, reason)
-            row.heard, row.idle_s, row.draining, row.reason = 0.0, 0.0, True, reason
+            row.heard, row.idle_s, row.draining = 0.0, 0.0, True
             self._polled = 0.0
+            if row.own and not self.adopting.has_agent(name):
+                self.ended(name, reason, self._now())  # its job is not ours, and goes on
+                return
+            row.reason = reason
 
     def ended(self, name: str, reason: str, now: float, how: WhyEnded | None = None) -> None:
         """Record that the job of a pilot has ended."""
         row = self.pilots.get(name)
         if row is None:
             return
+        self._ledger.end(row, now)
+        if order := self.orders.pilots.get(name):
+            reason = f"{reason} ({order.words})"
         # First: where this cannot be written, the end is noticed again.
-        self._save(row, state=ENDED, reason=reason, ended=now)
-        del self.pilots[name]
+        self._roster.end(row, reason, now)
+        self.history.forget(name)
+        self.orders.forget_pilot(name)
         log.info("pilot %s (job %s) ended: %s", name, row.job, reason)
-        row.state, row.reason, row.ended = ENDED, reason, now
+        if row.unreached:
+            with contextlib.suppress(OSError):
+                self._site.unreached(name).unlink(missing_ok=True)
         self._tell(ENDED, f"{name}: {reason}")
         self.hurry()
         if how is not WhyEnded.PREEMPTED and row.job and not (row.own or row.told):
@@ -349,46 +448,21 @@ class Fleet:
         """Count a pilot that ended by itself as a loss, if it ended early without work."""
         if row.worked or (row.started is not None and now - row.started > SHORT_LIFE_S):
             return
-        losses = self._losses.setdefault(row.pool, Losses())
-        losses.add(row.created, now, row.job, reason)
+        losses = self._setbacks.lose(row.pool, row.created, now, row.job, reason)
         if losses.wait_s:
             log.warning("%s; next try in %.0f s", losses.describe(row.pool), losses.wait_s)
-        self._store.set_meta(LOSSES, encode_losses(self._losses))
+        self._save_losses()
         if row.job:
             path = self._site.jobs / f"{row.job}.out"
             self._thread.ask(
-                lambda: _end_of(path), lambda text: self._read_output(row, losses, text)
+                lambda: end_of(path), lambda text: self._read_output(row, losses, text)
             )
 
     def _read_output(self, row: PilotRow, losses: Losses, text: str) -> None:
         if losses.job == row.job and text:
             losses.output = last_lines(text)
-            if self._losses.get(row.pool) is losses:
-                self._store.set_meta(LOSSES, encode_losses(self._losses))
-
-    def adopt(self, job: str, now: float) -> None:
-        """Make the allocation that this process runs in the first pilot.
-
-        The agent is a child of the head, in the same job; the job itself is not ours to end. It
-        starts when the batch system has said when the walltime ends, if the job does not know it.
-        """
-        if any(row.own and row.job == job for row in self.pilots.values()):
-            return  # an earlier head's agent lives on there
-        pool = next(iter(self._site.config.pools))
-        allocation = own_allocation(self._site, job)
-        nodes = allocation.node_count
-        row = PilotRow(self._new_name(), pool, nodes, 0.0, INTENDED, job, OWN, now, own=True)
-        self._add(row)
-        self.pilots[row.name] = row
-
-        def start(moment: float | None) -> None:
-            if row.name in self.pilots:
-                self._own[row.name] = start_agent(self._site, row, allocation, moment)
-
-        if allocation.ends_at is not None:
-            start(allocation.ends_at)
-        else:
-            self._thread.ask(lambda: self._batch.ends_at(job), start, lambda _: start(None))
+            if self._setbacks.losses.get(row.pool) is losses:
+                self._save_losses()
 
     def cancel_all(self, names: Sequence[str]) -> None:
         """Cancel the jobs of pilots; return when the batch system has the requests.
@@ -397,8 +471,7 @@ class Fleet:
         """
         for name in names:
             self.told(name)
-            if process := self._own.get(name):
-                process.terminate()
+            self.adopting.terminate(name)
         rows = [row for name in names if (row := self.pilots.get(name)) and not row.own]
         if any(row.job is None for row in rows):
             self._thread.wait_for(lambda: None)
@@ -411,28 +484,23 @@ class Fleet:
     def _cancel_now(self, jobs: list[str], names: Collection[str]) -> None:
         """Cancel jobs by id, and jobs that may exist under these names; in the batch thread."""
         if names:
-            found = self._batch.jobs(self.prefix, ())
+            found = self._batch.jobs(self._roster.prefix, ())
             jobs = [*jobs, *(job.job_id for job in found.values() if job.name in names)]
         if jobs:
             self._batch.cancel(jobs)
 
     def close(self) -> None:
         """Wait for the command in progress; jobs go on."""
+        self._ledger.write(self._now())
         self._thread.close()
-        for process in self._own.values():
-            process.wait()
+        self.adopting.close()
         self._batch.close()
 
     # --- submitting
 
-    def _new_name(self) -> str:
-        self._count += 1
-        self._store.set_meta("pilots", str(self._count))
-        return f"{self.prefix}{self._count}"
-
     def _submit(self, grow: Grow, now: float) -> None:
         row = PilotRow(
-            self._new_name(),
+            self._roster.new_name(),
             grow.pool,
             grow.nodes,
             grow.walltime_s,
@@ -440,63 +508,98 @@ class Fleet:
             None,
             grow.reason,
             now,
+            follows=grow.after,
         )
-        self._add(row)
-        self.pilots[row.name] = row
+        self._roster.add(row)
+        self._pace.asked(row.pool, now)
+        self._under_way += 1
+        wish = Shape(
+            grow.nodes,
+            grow.walltime_s,
+            grow.least_nodes or grow.nodes,
+            grow.least_walltime_s or grow.walltime_s,
+        )
+        text = f"{counted(row.nodes, 'node')}: {row.reason}"
+        self.history.note(GROW, row.pool, row.name, text, now)
         log.info("pilot %s: %d nodes of pool %s: %s", row.name, row.nodes, row.pool, row.reason)
-        request = self._request(row)
         self._thread.ask(
-            lambda: self._submit_in_turn(row, request),
-            lambda job: self._submitted(row, job),
+            lambda: self._submit_in_turn(row, wish),
+            lambda answer: self._shaped(row, *answer),
             lambda error: self._not_submitted(row, error),
+            done=self._submission_done,
         )
 
-    def _submit_in_turn(self, row: PilotRow, request: JobRequest) -> str:
-        """Submit, no sooner after the last time than the site allows; in the batch thread."""
-        since = time.monotonic() - self._last_submit
-        due = time.monotonic() + self._manners.submit_interval_s - since
-        while not row.told and (left := due - time.monotonic()) > 0:
-            time.sleep(min(left, 0.1))
+    def _submission_done(self) -> None:
+        self._under_way -= 1
+        if self._deferred:
+            self.hurry()
+
+    def _submit_in_turn(self, row: PilotRow, wish: Shape) -> tuple[str, Shape, str]:
+        """Submit, no sooner after the last time than the site allows; in the batch thread.
+
+        Return the job, its shape, and why it is not simply the wish.
+        """
+        due = self._last_submit + self._manners.submit_interval_s
+        while not row.told and (left := due - self._now()) > 0:
+            self._sleep(min(left, 0.1))
         if row.told:
             raise SubmitRefused("it was told to end before it was submitted")
-        self._last_submit = time.monotonic()
-        return self._batch.submit(request)
+        self._last_submit = self._now()
+        shape, why = self._shaping.shape(
+            row.pool, wish, lambda shape: self._request(row, shape), self._now()
+        )
+        try:
+            request = self._request(row, shape)
+        except ValueError as error:
+            raise SubmitRefused(str(error)) from error
+        return self._batch.submit(request), shape, why
 
-    def _request(self, row: PilotRow) -> JobRequest:
+    def _shaped(self, row: PilotRow, job: str, shape: Shape, why: str) -> None:
+        """Take in that a pilot was submitted, in a shape that may be another one than its wish."""
+        row.walltime = shape.walltime_s
+        if why:
+            text = f"{shape}: {why}"
+            log.info("pilot %s (job %s) is submitted with %s", row.name, job, text)
+            self.history.note(SHAPED, row.pool, row.name, text, self._now())
+            self.history.write(self._now())
+        self._submitted(row, job)
+
+    def _request(self, row: PilotRow, shape: Shape) -> JobRequest:
         config = self._site.config
         pool = config.pools[row.pool]
         return JobRequest(
             name=row.name,
             command=agent_command(self._site, row.name, row.pool),
-            nodes=row.nodes,
-            walltime_s=row.walltime,
+            nodes=shape.nodes,
+            walltime_s=shape.walltime_s,
+            least_nodes=shape.least_nodes if shape.least_nodes < shape.nodes else 0,
+            least_walltime_s=(
+                shape.least_walltime_s if shape.least_walltime_s < shape.walltime_s else 0.0
+            ),
             directory=self._site.jobs,
             directives=pool,
             setup=config.environment.setup,
             variables=config.environment.variables,
             warning_s=pool.warning_s,
+            after=(before.job or "") if (before := self.pilots.get(row.follows)) else "",
         )
 
     def _submitted(self, row: PilotRow, job: str) -> None:
         row.job, row.submitted = job, row.created
-        self._tell(QUEUED, f"{row.name}: job {job} for pool {row.pool}: {row.reason}")
         if row.state == INTENDED:
+            self._tell(QUEUED, f"{row.name}: job {job} for pool {row.pool}: {row.reason}")
             row.state = QUEUED
-        self._refused.pop(row.pool, None)
+        if row.cancelled_at:
+            self._cancel(row, self._now())  # that was before it had a job
+        self._setbacks.taken(row.pool)
         self._thread.answered()
-        self._save(row)
+        self._roster.save(row)
 
     def _not_submitted(self, row: PilotRow, error: BatchError) -> None:
         if row.told and isinstance(error, SubmitRefused):
             self.ended(row.name, str(error), row.created)
             return
-        before = self._refused.get(row.pool)
-        refusal = (
-            before.again(row.created, str(error))
-            if before is not None
-            else first_refusal(row.created, str(error))
-        )
-        self._refused[row.pool] = refusal
+        refusal = self._setbacks.refuse(row.pool, row.created, str(error))
         log.warning("no pilot for pool %s: %s; next try in %.0f s", row.pool, error, refusal.wait_s)
         if isinstance(error, SubmitRefused):
             self._thread.answered()
@@ -510,10 +613,14 @@ class Fleet:
         if row.heard:
             return True
         if row.job and not row.draining and not row.own:
-            row.reason, row.told = decision.reason, True
-            log.info("pilot %s (job %s) is taken out of the queue", row.name, row.job)
-            self._cancel(row, self._now())
+            self.withdraw(row, decision.reason, self._now())
         return False
+
+    def withdraw(self, row: PilotRow, reason: str, now: float) -> None:
+        """Cancel the job of a pilot; one that is not submitted yet is not any more."""
+        row.reason, row.told = reason, True
+        log.info("pilot %s (job %s) is cancelled: %s", row.name, row.job, reason)
+        self._cancel(row, now)
 
     def _cancel(self, row: PilotRow, now: float) -> None:
         """Cancel the job of a pilot; a later list tells when it has ended."""
@@ -525,163 +632,162 @@ class Fleet:
 
     # --- what the batch system says
 
-    def _poll_interval(self) -> float:
-        interval = self._manners.poll_interval_s
-        changing = any(row.state != RUNNING for row in self.pilots.values())
-        return interval if changing or self._kind.is_local else 2 * interval
+    def _poll_interval(self, now: float) -> float:
+        shortest_s = self._manners.poll_interval_s
+        if self._kind.is_local:
+            return shortest_s
+        rows = self.pilots.values()
+        return interval_s(rows, shortest_s, self._pictured, self._polled, now)
 
     def _listed(self, jobs: dict[str, JobStatus], asked: float) -> None:
         """Handle the list of jobs that was requested at the given time."""
         self._thread.answered()
+        self._unlisted = False
+        if (seen := picture(jobs)) != self._picture:
+            self._picture, self._pictured = seen, asked
         by_name = {job.name: job for job in jobs.values()}
         for row in list(self.pilots.values()):
-            if row.name in self._own or (row.own and row.state == INTENDED):
+            # What the list says of this head's own job is known: it runs.
+            if self.adopting.is_own(row.name):
+                if decision := giving_up.of_own_job(row, asked):
+                    self.adopting.kill(row.name)
+                    self._carry_out(row, decision, asked)
                 continue
             job = jobs.get(row.job or "") or by_name.get(row.name)
             if job is None:
                 self._not_listed(row, asked)
             else:
-                row.missing_since = None
                 self._is_listed(row, job, asked)
+        strays = self._strays.to_cancel(jobs, self.pilots, self._roster.prefix, asked)
+        if strays:
+            log.warning("jobs %s are of no pilot, and are cancelled", ", ".join(strays))
+            self._thread.ask(lambda: self._batch.cancel(strays), lambda _: None)
 
     def _is_listed(self, row: PilotRow, job: JobStatus, asked: float) -> None:
-        if row.job is None:
-            # Nobody knew what had become of the submission: it went well.
+        if row.submitted is None and job.name == row.name and row.job in (None, job.job_id):
+            # Nobody knew what had become of the submission: it went well. The pilot may have said
+            # before which job it is in, but what somebody started by hand may say any.
             self._submitted(row, job.job_id)
-        going_on = job.phase in (Phase.QUEUED, Phase.RUNNING, Phase.SUSPENDED)
         # A job that is ending has fewer each moment, and all again where it waits to start anew.
-        if going_on and job.node_count and job.node_count != row.nodes:
-            row.nodes = job.node_count
-            self._save(row)
+        if giving_up.goes_on(job) and (nodes := _nodes(row, job)) != row.nodes:
+            row.nodes = nodes
+            self._roster.save(row)
+        row.missing_since = None
         row.waits_for = job.reason
+        row.stuck_since = giving_up.stuck_since(row, job, asked)
+        row.stuck, row.held_back = job.stuck, job.held_back
+        row.is_requeued = job.restart_count > 0
         row.expected = None if job.expected_at is None else clock.from_wall(job.expected_at)
         row.suspended = job.phase is Phase.SUSPENDED
+        if row.suspended and row.heard:
+            row.heard = asked  # it cannot speak
+        note_walltime(row, job, self._rooms.get(row.name))
         if job.phase is not Phase.RUNNING:
             row.job_runs_since = None
         elif row.job_runs_since is None:
             row.job_runs_since = clock.from_wall(job.started_at) if job.started_at else asked
-        if row.heard > asked and job.phase in (Phase.ENDED, Phase.QUEUED):
-            return  # it has spoken since: the next list will tell
-        if job.phase is Phase.ENDED:
-            # What the pilot said itself, and why it was cancelled, tells more.
-            known = row.draining and (row.state == RUNNING or row.cancelled_at)
-            self._gone(row, row.reason if known else _how(job), asked, job.why_ended)
-        elif job.phase is Phase.QUEUED and row.state == RUNNING:
-            # Preempted: the same job will start again, as a new life of the pilot.
-            self._lost(row.name, "its job was preempted and waits again")
-            log.info("pilot %s (job %s) waits in the queue again", row.name, row.job)
-            self._tell(QUEUED, f"{row.name}: job {row.job} waits again")
-            row.state, row.heard, row.idle_s, row.draining = QUEUED, 0.0, 0.0, False
-            self._save(row)
-            if row.told:
-                self._cancel(row, asked)  # it was to end, and would start anew
-        elif row.state == INTENDED:
-            row.state = QUEUED
-            self._save(row)
-        elif row.suspended and row.heard:
-            row.heard = asked
-        elif not row.suspended:
-            self._look_after_silence(row, asked)
-        if going_on and row.cancelled_at and asked - row.cancelled_at > CANCEL_AGAIN_S:
+        _note_job_end(row, job)
+        if row.job_runs_since is not None and not row.heard:
+            row.unreached = unreached_by(self._site.unreached(row.name))
+        self._carry_out(
+            row, giving_up.listed(row, job, asked, max(self._started, row.created)), asked
+        )
+        if giving_up.is_to_cancel_again(row, job, asked):
             self._cancel(row, asked)
 
-    def _look_after_silence(self, row: PilotRow, now: float) -> None:
-        """Give up a pilot that has nodes but is silent: its first node is down or cut off."""
-        if row.cancelled_at or (row.draining and not row.heard):
-            return  # its job is told to end, or it has said good-bye
-        if row.heard:
-            silent_s, patience_s = now - row.heard, SILENT_S
-        else:
-            if row.job_runs_since is None:
-                return
-            since = max(row.job_runs_since, self._started)
-            silent_s, patience_s = now - since, JOIN_S
-        if silent_s <= patience_s:
-            return
-        has = "was silent" if row.heard else "has not reported itself"
-        reason = f"it {has} for {silent_s:.0f} s"
-        row.heard, row.idle_s = 0.0, 0.0
-        if row.own:
-            self._gone(row, reason, now)
-            return
-        row.reason = f"{reason}, and its job was cancelled"
-        log.warning("pilot %s (job %s): %s", row.name, row.job, row.reason)
-        self._lost(row.name, row.reason, may_live=True)
-        self._tell(row.state, f"{row.name}: {row.reason}")
-        self._cancel(row, now)
-        self.hurry()
+    def walltime_left_s(self, name: str, ends_at: float, now: float) -> float | None:
+        """Return the walltime, in seconds, that a pilot has to be told of; None: it knows."""
+        row = self.pilots.get(name)
+        return None if row is None else walltime_to_tell_s(row, ends_at, now)
 
     def _not_listed(self, row: PilotRow, asked: float) -> None:
-        if row.missing_since is None or row.heard > row.missing_since:
-            row.missing_since = asked  # the first time, or it has spoken since
-            if row.heard:
-                return
-        missing_s = asked - row.missing_since
-        if row.job:
-            job = row.job
-            self._thread.ask(
-                lambda: self._batch.account([job]),
-                lambda found: self._accounted(row, found.get(job), missing_s, asked),
-            )
-        elif row.submitted is None and asked - row.created > 60.0:
-            self._gone(row, "it was never submitted", asked)
-        elif asked - row.created > 300.0:
-            self._gone(row, "the batch system does not know its job", asked)
+        row.missing_since = giving_up.missing_since(row, asked)
+        self._carry_out(row, giving_up.not_listed(row, asked), asked)
 
-    def _accounted(
-        self, row: PilotRow, job: JobStatus | None, missing_s: float, asked: float
-    ) -> None:
-        """Judge a pilot that is missing from lists by accounting, and by its last sign of life."""
-        if row.name not in self.pilots or row.missing_since is None or row.heard > asked:
-            return  # it has ended, was listed again, or has spoken
-        if job is not None and job.phase is Phase.ENDED:
-            known = row.draining and (row.state == RUNNING or row.cancelled_at)
-            self._gone(row, row.reason if known else _how(job), asked, job.why_ended)
-        elif missing_s > (MISSING_S if job is None else MISSING_MOST_S):
-            if not row.own:
-                self._cancel(row, asked)  # it may be there all the same
-            self._gone(row, self._kind.unlisted, asked)
+    def _accounted(self, row: PilotRow, job: JobStatus | None, asked: float) -> None:
+        if row.name in self.pilots:
+            if job is not None:
+                _note_job_end(row, job)
+            decision = giving_up.accounted(row, job, asked, self._kind.unlisted)
+            self._carry_out(row, decision, asked)
+
+    def _carry_out(self, row: PilotRow, decision: giving_up.Decision, asked: float) -> None:
+        """Carry out what was decided on a pilot by what the batch system was asked at that time."""
+        match decision:
+            case giving_up.AskAccounting(job):
+                self._thread.ask(
+                    lambda: self._batch.account([job]),
+                    lambda found: self._accounted(row, found.get(job), asked),
+                )
+            case giving_up.WaitsAgain(reason) if row.own:
+                self._gone(row, reason, asked)  # whoever has made the allocation may adopt it anew
+            case giving_up.WaitsAgain(reason):
+                # The same job will start again, as a new life of the pilot.
+                self._lost(row.name, reason)
+                self.history.note(WAITS_AGAIN, row.pool, row.name, reason, asked)
+                log.info("pilot %s (job %s) waits in the queue again", row.name, row.job)
+                self._tell(QUEUED, f"{row.name}: job {row.job} waits again")
+                row.state, row.heard, row.idle_s, row.draining = QUEUED, 0.0, 0.0, False
+                self._roster.save(row)
+                if row.told:
+                    self._cancel(row, asked)  # it was to end, and would start anew
+            case giving_up.GivenUp(reason):
+                row.heard, row.idle_s, row.reason = 0.0, 0.0, reason
+                self.history.note(GIVEN_UP, row.pool, row.name, reason, asked)
+                log.warning("pilot %s (job %s): %s", row.name, row.job, reason)
+                self._lost(row.name, reason, may_live=True)
+                self._cancel(row, asked)
+                self.hurry()
+            case giving_up.LeftAlone(reason):
+                self._leave_alone(row, reason, asked)
+            case giving_up.Gone(reason, how, cancel):
+                if cancel:
+                    self._cancel(row, asked)
+                self._gone(row, reason, asked, how)
+
+    def _leave_alone(self, row: PilotRow, reason: str, now: float) -> None:
+        """Count on a pilot no more; keep it as long as its tasks may hold what others wait for."""
+        if not self._lost(row.name, reason, may_live=True):
+            self.ended(row.name, reason, now)
+            return
+        row.heard, row.idle_s = 0.0, 0.0
+        row.left_alone = row.draining = True
+        self.history.note(GIVEN_UP, row.pool, row.name, reason, now)
+        log.warning("pilot %s (job %s): %s", row.name, row.job, reason)
+        self.hurry()
 
     def _gone(self, row: PilotRow, reason: str, now: float, how: WhyEnded | None = None) -> None:
         if row.name in self.pilots:
-            self._lost(row.name, reason)
+            self._lost(row.name, reason, out_of_memory=how is WhyEnded.OUT_OF_MEMORY)
             self.ended(row.name, reason, now, how)
-
-    def _watch_own(self, now: float) -> None:
-        for name, process in list(self._own.items()):
-            if process.poll() is not None:
-                del self._own[name]
-                self._lost(name, f"its agent ended with status {process.returncode}")
-                self.ended(name, "its agent ended", now)
 
     def _poll_done(self) -> None:
         self._polling = False
 
-    # --- the database
 
-    def _add(self, row: PilotRow) -> None:
-        fields = ("name", "pool", "nodes", "walltime", "state", "job", "reason", "created")
-        self._store.add_pilot({name: getattr(row, name) for name in fields})
-
-    def _save(self, row: PilotRow, **changes: object) -> None:
-        fields = ("name", "state", "job", "nodes", "reason", "submitted", "started", "ended")
-        self._store.set_pilot({**{name: getattr(row, name) for name in fields}, **changes})
+def _decide_in_s(supply: Iterable[PilotSupply]) -> float:
+    """Return how soon to decide again: when the next idle pilot has been kept for long enough."""
+    left = (p.keep_s - p.idle_s for p in supply if p.idle_s and not p.draining)
+    soonest = min((left_s for left_s in left if left_s > 0.0), default=DECIDE_S)
+    return min(max(soonest, DECIDE_LEAST_S), DECIDE_S)
 
 
-def _how(job: JobStatus) -> str:
-    """Return how a job has ended, in words."""
-    how = "unknown" if job.why_ended is None else job.why_ended.value
-    text = f"its job has ended: {how}"
-    if job.exit_status and job.why_ended is WhyEnded.FAILED:
-        text += f" (exit status {job.exit_status})"
-    return text
+def _known_waits(store: Store) -> defaultdict[str, Waits]:
+    """Return the waits of each pool for its last pilots, as the database has them."""
+    found: defaultdict[str, Waits] = defaultdict(Waits)
+    for row in store.rows("last_waits", {"limit": WAITS_KNOWN}):
+        found[row["pool"]].add(row["nodes"], row["wait_s"])
+    return found
 
 
-def _end_of(path: Path) -> str:
-    """Return the end of a job's output; empty if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - OUTPUT_BYTES))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""
+def _nodes(row: PilotRow, job: JobStatus) -> int:
+    """Return the nodes of a pilot by what the batch system says of its job, which goes on."""
+    if job.phase is Phase.QUEUED:
+        # Of a range of nodes it tells the fewest, and the job may get all.
+        return max(row.nodes, job.node_count)
+    return job.node_count or row.nodes
+
+
+def _note_job_end(row: PilotRow, job: JobStatus) -> None:
+    if job.phase is Phase.ENDED and job.ends_at is not None:
+        row.job_ended_at = clock.from_wall(job.ends_at)

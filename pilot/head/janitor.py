@@ -24,7 +24,7 @@ from pathlib import Path
 
 from pilot.errors import ResultError, StorageError
 from pilot.head.core.state import Task
-from pilot.head.store.store import Garbage
+from pilot.head.store.deletion import Garbage
 from pilot.model.ids import Ref
 from pilot.model.values import Value
 

@@ -23,8 +23,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -33,11 +31,13 @@ from pathlib import Path
 import msgspec
 
 from pilot.errors import DiskFullError, HeadError
-from pilot.head.lease_files import FULL, UNSURE, Found, Holder, LeaseFiles, read_lease, read_newest
+from pilot.head.killing import kill_head
+from pilot.head.lease_files import FULL, UNSURE, Found, Holder, LeaseFiles, read_lease
+from pilot.head.silence import Silence
 from pilot.wire.discovery import process_space, process_started
 from pilot.wire.endpoints import boot_id
 
-__all__ = ["HeadRuns", "Holder", "Lease", "Silence", "read_lease"]
+__all__ = ["HeadRuns", "Holder", "Lease", "read_lease"]
 
 log = logging.getLogger("pilot.head")
 
@@ -45,8 +45,6 @@ log = logging.getLogger("pilot.head")
 STUCK_S = 600.0
 #: The identity in a lease that knows only that there was a database.
 UNKNOWN = "unknown"
-#: The seconds within which a killed process ends, unless it hangs in the kernel.
-KILL_S = 10.0
 
 
 class HeadRuns(HeadError):
@@ -163,7 +161,7 @@ class Lease:
         )
         if before is not None:
             try:
-                _end(before)
+                kill_head(before, "the previous head")
             except HeadError:
                 self.release()
                 raise
@@ -205,7 +203,7 @@ class Lease:
                 )
             self._files.write(descriptor, _record(holder))
         except OSError as error:
-            # If it is there it stays: who holds the lease by then sees it and ends, and after its
+            # If the file is there it stays: a holder of the lease sees it and ends, and after its
             # time it is followed. No epoch is given again.
             os.close(descriptor)
             raise _cannot("written", self._files, error) from error
@@ -355,63 +353,6 @@ class Lease:
         self._holder = None
 
 
-class Silence:
-    """Tells whether the holder of a lease lives, by the monotonic clock of this process.
-
-    Parameters
-    ----------
-    path
-        The path that the names of the lease's files begin with.
-    expire_s
-        The time without a renewal after which a lease has run out, in seconds.
-    look_s
-        The shortest time between two looks, in seconds.
-    """
-
-    def __init__(self, path: Path, expire_s: float, look_s: float = 0.0) -> None:
-        self._path = path
-        self._expire_s = expire_s
-        self._look_s = look_s
-        self._looked = -look_s
-        #: The highest epoch whose lease has run out.
-        self.ended = 0
-        self._seen: Found | None = None
-        self._since = time.monotonic()
-        #: True if the lease was seen to be renewed.
-        self.moved = False
-
-    @property
-    def lasts_s(self) -> float:
-        """The time since the lease last changed, in seconds."""
-        return time.monotonic() - self._since
-
-    def note(self, found: Found) -> bool:
-        """Take in a look at the lease; return whether it has run out."""
-        if self._seen is None or found.stamp != self._seen.stamp:
-            self.moved = self._seen is not None
-            self._seen, self._since = found, time.monotonic()
-        return self.lasts_s > self._expire_s
-
-    def look(self) -> None:
-        """Look at the lease, if it is time."""
-        now = time.monotonic()
-        if now - self._looked < self._look_s:
-            return
-        self._looked = now
-        try:
-            found = read_newest(self._path) or Found(0, None, (b"", 0, 0))
-        except HeadError:
-            return  # it cannot be seen now
-        if self.note(found) or found.is_dead:
-            # With no lease at all for so long, nobody is head.
-            self.ended = max(self.ended, found.epoch or sys.maxsize)
-
-    def has_ended(self, epoch: int) -> bool:
-        """Tell whether the head of an epoch is dead, or its lease has run out, after one look."""
-        self.look()
-        return epoch <= self.ended
-
-
 def _inode(directory: Path) -> int:
     try:
         return directory.stat().st_ino
@@ -448,25 +389,3 @@ def _cannot(what: str, files: LeaseFiles, error: OSError) -> HeadError:
     return HeadError(
         f"no head can start: its lease in {files.path.parent} cannot be {what}: {error.strerror}"
     )
-
-
-def _end(holder: Holder) -> None:
-    """Kill a silent head of this machine, stopped or hung: it still locks the database.
-
-    Raises
-    ------
-    HeadError
-        The process does not end.
-    """
-    deadline = time.monotonic() + KILL_S
-    try:
-        while holder.is_here() and not holder.is_dead():
-            os.kill(holder.pid, signal.SIGKILL)
-            if time.monotonic() > deadline:
-                raise HeadError(
-                    f"the previous head (pid {holder.pid}) hangs in the kernel: killed "
-                    f"{KILL_S:.0f} s ago, it has not ended. Does the file system answer?"
-                )
-            time.sleep(0.01)
-    except ProcessLookupError:
-        return

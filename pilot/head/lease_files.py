@@ -14,7 +14,7 @@ Invariants
   change.
 """
 
-from __future__ import annotations
+# No annotations from the future: msgspec would compile each of them whenever a process starts.
 
 import contextlib
 import errno
@@ -341,6 +341,6 @@ def has_run_out(path: Path, expire_s: float) -> bool:
     if found.is_dead:
         return True
     if time.time() - found.written <= expire_s:
-        return False  # most likely; and who looks for longer finds out
+        return False  # most likely; a process that looks for longer finds out
     now = file_system_now(path.parent)
     return now is not None and now - found.written > expire_s

@@ -26,7 +26,7 @@ class Machine(NamedTuple):
     now: Clock = clock.now
     #: Starts a thread of this name, which does one thing after the other.
     start_thread: Callable[[str], Executor] = _start_thread
-    #: Waits, in the loop's own thread, for a time in seconds.
+    #: Waits, in the thread that calls it, for a time in seconds.
     sleep: Callable[[float], None] = time.sleep
 
 

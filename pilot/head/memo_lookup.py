@@ -22,7 +22,7 @@ from pilot.head.core import memo_keys
 from pilot.head.core.events import TasksLookedUp
 from pilot.head.core.state import Task
 from pilot.head.machine import HERE, Machine
-from pilot.head.store.store import Store
+from pilot.head.store.reader import Reader
 from pilot.model.ids import task_label
 from pilot.model.tasks import TaskSpec, Template
 from pilot.model.values import Value
@@ -47,7 +47,7 @@ class MemoLookup:
 
     def __init__(
         self,
-        store: Store,
+        store: Reader,
         values: Callable[[set[int]], dict[int, tuple[Value, ...]]],
         notify: Callable[[], None],
         machine: Machine = HERE,
@@ -60,7 +60,7 @@ class MemoLookup:
         self._due: list[Task] = []
         #: The thread's results: task, key, and True if the files are unchanged.
         self._looked: deque[tuple[int, bytes, bool]] = deque()
-        self._thread = machine.start_thread("recall")
+        self._thread = machine.start_thread("memo lookup")
 
     def accepted(self, template: Template, spec: TaskSpec) -> None:
         """Note a task that was accepted or restored."""

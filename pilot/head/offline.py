@@ -11,58 +11,44 @@ Invariants
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
+from pilot import clock
 from pilot.errors import HeadError
 from pilot.head import queries
+from pilot.head.budget import recorded_accounts, recorded_session_accounts
 from pilot.head.core.core import Core
 from pilot.head.explain.view import View
-from pilot.head.lease import Holder, read_lease
-from pilot.head.lease_files import has_run_out
-from pilot.head.outlook import ProvisioningView
-from pilot.head.running import find_head
+from pilot.head.lease_files import read_lease
+from pilot.head.outlook import ProvisioningView, budgets_of
+from pilot.head.running import HeadChanges, lease_holder
 from pilot.head.store.database_file import lacks_its_log, log_of, refuse_if_missing
-from pilot.head.store.store import SCHEMA_VERSION, Store, readable
-from pilot.scheduler.batch import BatchKind
+from pilot.head.store.opening import readable
+from pilot.head.store.reader import Reader
+from pilot.head.store.statements import QUERIES, SCHEMA_VERSION, tables, upgrades
 from pilot.site import Site
+from pilot.site_configs import SiteConfig
 from pilot.version import __version__
 
-#: The time to wait for a head that starts or ends before a question is given up, in seconds.
-_SETTLE_S = 10.0
-SCHEMA = Path(__file__).parent / "store" / "schema.sql"
 
-
-class HeadChanges(HeadError):
-    """The error that a head is just starting or ending: try again soon."""
-
-
-class _Reader(Store):
-    """The reading half of the store."""
-
-    def __init__(self, uri: str) -> None:
-        self._committing = None
-        self._guard = lambda: None
-        self._db = sqlite3.connect(uri, uri=True, isolation_level=None)
-        self._db.text_factory = readable
-
-    def close(self) -> None:
-        """Close the file."""
-        self._db.close()
-
-
-def _open(path: Path) -> _Reader:
+def _open(path: Path) -> Reader:
     """Open the database; if there never was one, an empty one in memory."""
     if _is_filled(path) or _is_filled(path.with_name(f"{path.name}-wal")):
-        return _Reader(f"file:{quote(str(path))}?{_mode(path)}")
-    reader = _Reader(":memory:")
-    reader._db.executescript(SCHEMA.read_text())
-    reader.set_meta("schema", str(SCHEMA_VERSION))
-    return reader
+        return Reader(_connect(f"file:{quote(str(path))}?{_mode(path)}"))
+    database = _connect(":memory:")
+    database.executescript(tables())
+    database.execute(QUERIES["set_meta"], ("schema", str(SCHEMA_VERSION)))
+    return Reader(database)
+
+
+def _connect(uri: str) -> sqlite3.Connection:
+    database = sqlite3.connect(uri, uri=True, isolation_level=None)
+    database.text_factory = readable
+    return database
 
 
 def _mode(path: Path) -> str:
@@ -95,30 +81,15 @@ class _NoFleet:
 
     pilots: Mapping[str, Any] = MappingProxyType({})
 
-    def __init__(self, kind: BatchKind) -> None:
-        self._kind = kind
+    def __init__(self, config: SiteConfig, reader: Reader) -> None:
+        self._config = config
+        self._reader = reader
 
     def outlook(self) -> ProvisioningView:
-        """Return an outlook without pilots."""
-        return ProvisioningView(self._kind)
-
-
-def lease_holder(site: Site) -> Holder | None:
-    """Return the live holder of the site's lease; None if there is none."""
-    holder = read_lease(site.lease_file)
-    if holder is None or has_run_out(site.lease_file, site.config.lease.expire_s):
-        return None
-    return holder
-
-
-def await_head(site: Site) -> bool:
-    """Tell whether a head runs; wait while one starts or ends."""
-    deadline = time.monotonic() + _SETTLE_S
-    while find_head(site) is None:
-        if lease_holder(site) is None or time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
+        """Return an outlook without pilots, with the budgets."""
+        accounts = recorded_accounts(self._reader, budgets_of(self._config), clock.now())
+        of_sessions = recorded_session_accounts(self._reader)
+        return ProvisioningView(self._config.kind, accounts=accounts, session_accounts=of_sessions)
 
 
 def answer(site: Site, name: str, arguments: dict[str, Any]) -> Any:
@@ -148,7 +119,7 @@ def answer(site: Site, name: str, arguments: dict[str, Any]) -> Any:
             view = View(
                 reader,
                 Core(),
-                _NoFleet(site.config.kind),
+                _NoFleet(site.config, reader),
                 {},
                 lambda: _status(site, reader),
                 reader.next_event() - 1,
@@ -174,16 +145,19 @@ def _check_lease(site: Site) -> None:
         )
 
 
-def _check_schema(reader: _Reader, path: Path) -> None:
+def _check_schema(reader: Reader, path: Path) -> None:
     version = reader.schema_version()
-    if version != SCHEMA_VERSION:
-        raise HeadError(
-            f"the database {path} has schema version {version}, this release of Pilot knows "
-            f"{SCHEMA_VERSION}; use the release that wrote it"
-        )
+    if version == SCHEMA_VERSION:
+        return
+    known = version < SCHEMA_VERSION and upgrades(version) is not None
+    raise HeadError(
+        f"the database {path} has schema version {version}, this release of Pilot knows "
+        f"{SCHEMA_VERSION}; "
+        + ("`pilot head start` brings it up to date" if known else "use the release that wrote it")
+    )
 
 
-def _status(site: Site, reader: _Reader) -> dict[str, Any]:
+def _status(site: Site, reader: Reader) -> dict[str, Any]:
     """Return the status that a head would give, with None for what only a head has."""
     return {
         "site": site.name,
@@ -198,6 +172,8 @@ def _status(site: Site, reader: _Reader) -> dict[str, Any]:
         "pilots": len(reader.rows("pilots_alive", {})),
         "trouble": "",
         "unwritten": "",
+        "over_files": [],
         "stopping": "",
+        "job": None,
         "awaits": None,
     }

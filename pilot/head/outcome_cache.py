@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 
 from pilot.errors import ResultError
 from pilot.head.core.core import default_values
-from pilot.head.store.store import Store
+from pilot.head.store.reader import Reader
 from pilot.model.ids import session_of
 from pilot.model.states import ABORTED, COMPLETED, FAILED, TIMED_OUT, KnownState, ToldState
 from pilot.model.tasks import TaskOutcome
@@ -34,7 +34,7 @@ _FAILURES = (FAILED, TIMED_OUT, ABORTED)
 class Outcomes:
     """The outcomes of all tasks that have ended."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Reader) -> None:
         self._store = store
         #: The last outcomes, oldest first.
         self._recent: dict[int, TaskOutcome] = {}

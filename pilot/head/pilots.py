@@ -22,16 +22,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pilot.errors import PilotError
-from pilot.head.connections import Handler, PilotPeer, refusal
+from pilot.head.connections import Handler, PilotPeer, Sent, refusal
 from pilot.head.core import events as ev
 from pilot.head.core.state import Task
 from pilot.head.fleet import Fleet
+from pilot.head.outlook import RUNNING
 from pilot.head.shell import Shell
+from pilot.head.walltimes import WALLTIME_MOVED_S
 from pilot.scheduler.batch import BatchSystem
 from pilot.scheduler.resources import common_shape
 from pilot.site import Site
 from pilot.version import __version__
-from pilot.wire import messages as m
+from pilot.wire.messages import pilot as m
+from pilot.wire.messages.common import WHO_ARE_YOU, Welcome
 
 log = logging.getLogger("pilot.head")
 
@@ -119,7 +122,7 @@ class Pilots:
                 "a backup was put in its place"
             )
         database = self._database
-        self._shell.send(address, m.Welcome(self._epoch, __version__, refused, database=database))
+        self._shell.send(address, Welcome(self._epoch, __version__, refused, database=database))
         if refused:
             log.warning("pilot %s refused: %s", name, refused)
             return
@@ -132,8 +135,8 @@ class Pilots:
             for one in ended[: len(ended) // 2]:
                 del self._lives[one]
         self._expected.discard(name)
-        self._peers[name] = PilotPeer(address)
-        self.fleet.joined(name, hello.job, hello.pool, nodes, now)
+        self._peers[name] = peer = PilotPeer(address)
+        self.fleet.joined(name, hello.job, hello.pool, nodes, now, hello.life)
         log.info(
             "pilot %s (job %s) joined with %d nodes, holding %d tasks",
             name,
@@ -146,10 +149,17 @@ class Pilots:
         joined = ev.PilotJoined(name, hello.pool, shape, nodes, ends_at, hello.held, hello.site)
         self._shell.apply(joined, now)
         for session in hello.sessions:
-            if not self._shell.assignments.is_open(session):
+            if self._shell.assignments.is_open(session):
+                peer.sent[session] = Sent(set(), set())  # it is to hear of its end
+            else:
                 self._shell.send(address, m.ForgetSession(session))
         if self._ending:
             self._end(name, self._ending, now, at_once=True)
+        elif order := self.fleet.orders.pilots.get(name):
+            left_s = order.left_s(now)
+            # After it, what runs still has the time to save its state that a signal would give.
+            is_over = bool(order.within_s) and not left_s
+            self._end(name, order.words, now, at_once=is_over, within_s=left_s)
 
     def _completions(self, address: bytes, message: m.Completions, now: float) -> None:
         self._untaken.append((address, message))
@@ -183,13 +193,26 @@ class Pilots:
         pilot = self._core.pilots.get(name)
         if pilot is None or self._is_other(address, name):
             # It is taken for lost, but lives: let it introduce itself again.
-            self._shell.send(address, m.Welcome(self._epoch, __version__, m.WHO_ARE_YOU))
+            self._shell.send(address, Welcome(self._epoch, __version__, WHO_ARE_YOU))
             return
         if message.answer:
             self._shell.send(address, m.HeadStatus())
-        self.fleet.heard(name, message.idle_s, draining, now)
-        if pilot.nodes != nodes or pilot.draining != draining:
-            self._shell.apply(ev.PilotChanged(name, nodes, draining), now)
+        self.fleet.heard(name, message.idle_s, draining, now, message.idle_nodes)
+        ends_at = now + message.left_s if message.left_s else 0.0
+        moved = abs(ends_at - pilot.ends_at) > WALLTIME_MOVED_S
+        if pilot.nodes != nodes or pilot.draining != draining or moved:
+            ends_at = ends_at if moved else pilot.ends_at
+            self._shell.apply(ev.PilotChanged(name, nodes, draining, ends_at), now)
+        if (left_s := self.fleet.walltime_left_s(name, pilot.ends_at, now)) is not None:
+            self._shell.send(address, m.Walltime(left_s))
+        if message.returned:
+            self.fleet.shrinking.returned(
+                name,
+                message.returned,
+                [node.name for node in message.nodes],
+                now,
+                lambda answer: self._shell.send(address, answer),
+            )
         if message.running:
             self.fleet.worked(name)
             for running in message.running:
@@ -210,11 +233,15 @@ class Pilots:
 
     # --- what becomes of them
 
-    def _lost(self, name: str, reason: str, may_live: bool = False) -> None:
+    def _lost(
+        self, name: str, reason: str, may_live: bool = False, out_of_memory: bool = False
+    ) -> bool:
+        """Forget what a pilot had; return True if it may still hold amounts of the site."""
         self._peers.pop(name, None)
         self._expected.discard(name)
         if name in self._core.pilots or self._core.site.concerns(name):
-            self._shell.apply(ev.PilotLost(name, reason, may_live), self._now())
+            self._shell.apply(ev.PilotLost(name, reason, may_live, out_of_memory), self._now())
+        return self._core.site.concerns(name)
 
     def _note(self, state: str, detail: str) -> None:
         self._core.log.other("pilot", state, 0, self._now(), detail)
@@ -236,12 +263,34 @@ class Pilots:
             return
         self._ask_back(now)
         try:
-            ending = self.fleet.tick(now, self._core.demand)
+            told = self.fleet.tick(now, self._core.demand)
         except sqlite3.Error as error:
             log.error("pilots cannot be written down: %s; trying again", error)
             return
-        for name in ending:
-            self._end(name, "idle", now)
+        self._keep_budgets(now)
+        self._pass_over_suspended(now)
+        for name, message in told:
+            if isinstance(message, m.EndPilot):
+                self._end(name, message.reason, now)
+            elif (peer := self._peers.get(name)) is not None:
+                self._shell.send(peer.address, message)
+
+    def _pass_over_suspended(self, now: float) -> None:
+        """Give no tasks to pilots that stand still; their next status has them take tasks again."""
+        for name, pilot in self._core.pilots.items():
+            row = self.fleet.pilots.get(name)
+            if row is not None and row.suspended and not pilot.draining:
+                self._shell.apply(ev.PilotChanged(name, pilot.nodes, True), now)
+
+    def _keep_budgets(self, now: float) -> None:
+        """Have sessions whose budget is used up start nothing more, and others go on."""
+        accounts = self.fleet.session_accounts()
+        for session in list(self._core.sessions.values()):
+            account = accounts.get(session.id)
+            is_up = account is not None and account.is_used_up
+            if is_up != session.over_budget:
+                log.info("the budget of session %d is %s", session.id, "used up" if is_up else "ok")
+                self._shell.apply(ev.BudgetChanged(session.id, is_up), now)
 
     def awaited(self) -> dict[str, Any] | None:
         """Return the pilots that dispatch waits for after a restart, and until when, or None."""
@@ -304,7 +353,7 @@ class Pilots:
     def _greet_again(self, name: str) -> None:
         """Ask a pilot again what it holds; other tasks assigned to it return to their queues."""
         if (peer := self._peers.get(name)) is not None:
-            welcome = m.Welcome(self._epoch, __version__, m.WHO_ARE_YOU)
+            welcome = Welcome(self._epoch, __version__, WHO_ARE_YOU)
             self._shell.send(peer.address, welcome)
 
     def _ask_back(self, now: float) -> None:
@@ -314,6 +363,23 @@ class Pilots:
         for name, tasks in self._core.ask_back(now).items():
             log.info("pilot %s is asked for %d tasks that others have room for", name, len(tasks))
             self._shell.send(self._peers[name].address, m.Reclaim(tasks))
+
+    def drain(self, name: str, reason: str, now: float, within_s: float = 0.0) -> None:
+        """Have a pilot end when its tasks have, or after `within_s` seconds if that is not 0; the
+        job of one that has not started is cancelled.
+
+        One that runs, and does not speak with this head, is told when it does.
+        """
+        row = self.fleet.pilots[name]
+        if name in self._peers:
+            self._end(name, reason, now, within_s=within_s)
+        elif row.state != RUNNING and not row.own:
+            self.fleet.withdraw(row, reason, now)
+
+    def forget(self, name: str, reason: str, now: float) -> None:
+        """Take for ended a pilot that was left alone, as a user says it is."""
+        self._lost(name, reason)
+        self.fleet.ended(name, reason, now)
 
     def end_all(self, reason: str, now: float) -> None:
         """End all pilots: running ones by a message, queued ones by cancelling their jobs."""
@@ -328,12 +394,14 @@ class Pilots:
         for name in queued:
             self.fleet.ended(name, reason, now)
 
-    def _end(self, name: str, reason: str, now: float, at_once: bool = False) -> None:
+    def _end(
+        self, name: str, reason: str, now: float, at_once: bool = False, within_s: float = 0.0
+    ) -> None:
         peer = self._peers.get(name)
         if peer is None:
             return
         log.info("pilot %s is told to end: %s", name, reason)
-        self._shell.send(peer.address, m.EndPilot(reason, at_once))
+        self._shell.send(peer.address, m.EndPilot(reason, at_once, within_s))
         if pilot := self._core.pilots.get(name):
             self._shell.apply(ev.PilotChanged(name, pilot.nodes, True), now)
         self.fleet.told(name)

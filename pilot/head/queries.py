@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,16 +19,17 @@ from pilot.errors import PilotError
 from pilot.formatting import amount
 from pilot.head.core.events import Change
 from pilot.head.explain.explain import why
+from pilot.head.explain.fleet import explain_fleet
 from pilot.head.explain.view import View
+from pilot.head.orders import Order
 from pilot.head.store import search
-from pilot.head.store.store import (
+from pilot.head.store.damage import naming, naming_session
+from pilot.head.store.rows import (
     decode_failure,
     decode_inputs,
     decode_logs,
     decode_result,
     decode_template,
-    naming,
-    naming_session,
 )
 from pilot.model import session_retry as again
 from pilot.model.ids import parse_task_label, task_label
@@ -41,7 +43,9 @@ from pilot.model.states import (
     UNSUCCESSFUL,
 )
 from pilot.model.tasks import TaskSpec
+from pilot.scheduler.amounts import amount_number
 from pilot.scheduler.assignment import cores_of
+from pilot.scheduler.budgets import HOUR_S
 from pilot.texts import shortened
 
 #: Characters of error messages in lists; bytes of a task's arguments.
@@ -74,9 +78,17 @@ def head(view: View) -> dict[str, Any]:
 
 
 def status(view: View) -> dict[str, Any]:
-    """Return the head, the open sessions, and the pilots."""
+    """Return the head, what the site has only once, the open sessions, and the pilots."""
+    amounts = view.core.site
     return {
         **view.status(),
+        "resources": {
+            name: {"used": amount_number(amounts.used[name]), "total": amount_number(total)}
+            for name, total in amounts.total.items()
+        },
+        "unheard": sorted(amounts.unheard),
+        "orders": orders(view),
+        "budgets": budgets(view),
         "sessions": sessions(view, open_only=True),
         "fleet": fleet(view, alive=True),
     }
@@ -412,7 +424,9 @@ def result(view: View, task: str) -> dict[str, Any]:
 def fleet(view: View, alive: bool = False, limit: int = LIMIT) -> list[dict[str, Any]]:
     """List pilots, the newest first; all, or those that have not ended."""
     rows = view.store.rows("list_pilots", {"limit": limit, "alive": alive})
+    given = {row["subject"]: row for row in orders(view)}
     for row in rows:
+        row["order"] = given.get(row["name"])
         known = view.fleet.pilots.get(row["name"])
         joined = view.core.pilots.get(row["name"])
         row["waits_for"], row["expected"], row["idle_s"], row["draining"] = "", None, 0.0, False
@@ -426,6 +440,35 @@ def fleet(view: View, alive: bool = False, limit: int = LIMIT) -> list[dict[str,
         row["cores"] = cores_of(joined) if joined else None
         row["tasks"] = len(joined.held) if joined else 0
     return rows
+
+
+def budgets(view: View) -> list[dict[str, Any]]:
+    """List the budgets of pools and sessions, in node-hours; ``text`` has the same in words."""
+    outlook = view.fleet.outlook()
+    found = [
+        *((pool, None, account) for pool, account in outlook.accounts.items()),
+        *((None, session, account) for session, account in outlook.session_accounts.items()),
+    ]
+    return [
+        {
+            "pool": pool,
+            "session": session,
+            "budget": account.budget.node_s / HOUR_S,
+            "per": account.budget.per,
+            "used": account.used / HOUR_S,
+            "committed": account.committed / HOUR_S,
+            "left": account.left / HOUR_S,
+            "until": None if account.ends_at == math.inf else account.ends_at,
+            "text": account.words,
+        }
+        for pool, session, account in found
+    ]
+
+
+def orders(view: View) -> list[dict[str, Any]]:
+    """List the orders of users for pools and pilots, the oldest first, with ``text``."""
+    rows = view.store.rows("orders", {})
+    return [{**row, "text": Order(**row).words} for row in rows]
 
 
 def events(
@@ -559,6 +602,9 @@ _QUERIES: dict[str, Callable[..., Any]] = {
         logs,
         result,
         fleet,
+        explain_fleet,
+        orders,
+        budgets,
         events,
         why,
         found,

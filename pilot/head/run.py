@@ -9,23 +9,29 @@ from pathlib import Path
 
 from pilot.data.patience import is_passing
 from pilot.errors import HeadError, PilotError
+from pilot.head.in_job import enter
 from pilot.head.running import LOCKED, TRY_AGAIN, DatabaseLocked
 from pilot.head.server import Head
-from pilot.head.store.store import may_pass, open_error
+from pilot.head.store.opening import open_error
+from pilot.head.store.writer import may_pass
 from pilot.launchers import leave_identity
 from pilot.process import name_process, raise_file_limit, start_log
 from pilot.site import open_site
 
 
-def main(directory: Path, adopt_job: str = "") -> None:
+def main(directory: Path, number: str = "", job: str = "", adopts: str = "") -> None:
     """Run the head of a site until it is told to end, or idle for long.
 
     Parameters
     ----------
     directory
         The site directory.
-    adopt_job
-        The batch job that this process runs in, if it is to be the first pilot.
+    number
+        The number of the record of the batch job that this process runs in; empty: it is in none.
+    job
+        The id of that job, where this process is the child of a program in it.
+    adopts
+        Not empty if the job's nodes are to be the first pilot.
     """
     start_log()
     leave_identity(os.environ)
@@ -33,7 +39,7 @@ def main(directory: Path, adopt_job: str = "") -> None:
         site = open_site(directory)
         name_process(f"pilot head {site.name}")
         raise_file_limit()
-        head = Head(site, adopt_job)
+        head = Head(site, enter(site, int(number), job, bool(adopts)) if number else None)
     except (PilotError, sqlite3.Error, OSError) as error:
         passes = is_passing(error) or may_pass(error) or may_pass(error.__cause__)
         if isinstance(error, sqlite3.Error):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from pilot.errors import HeadError
-from pilot.head.lease import Silence
-from pilot.head.lease_files import has_run_out
+from pilot.head.lease_files import Holder, has_run_out, read_lease
+from pilot.head.silence import Silence
 from pilot.site import Site
 from pilot.wire.discovery import HeadAddress, read_address
 
@@ -16,10 +16,16 @@ TRY_AGAIN = 75
 LOCKED = 76
 #: The interval at which a process looks for a head that another one is starting, in seconds.
 LOOK_S = 0.25
+#: The time to wait for a head that starts or ends before a question is given up, in seconds.
+_SETTLE_S = 10.0
 
 
 class DatabaseLocked(HeadError):
     """The error that no head can start, since another program has the database locked."""
+
+
+class HeadChanges(HeadError):
+    """The error that a head is just starting or ending: try again soon."""
 
 
 def find_head(site: Site, dead: int = 0) -> HeadAddress | None:
@@ -61,3 +67,21 @@ def lives(site: Site, address: HeadAddress) -> bool:
             return True
         time.sleep(LOOK_S)
     return False
+
+
+def lease_holder(site: Site) -> Holder | None:
+    """Return the live holder of the site's lease; None if there is none."""
+    holder = read_lease(site.lease_file)
+    if holder is None or has_run_out(site.lease_file, site.config.lease.expire_s):
+        return None
+    return holder
+
+
+def await_head(site: Site) -> HeadAddress | None:
+    """Return the head that runs, or None; wait while one starts or ends."""
+    deadline = time.monotonic() + _SETTLE_S
+    while (address := find_head(site)) is None:
+        if lease_holder(site) is None or time.monotonic() > deadline:
+            return None
+        time.sleep(0.02)
+    return address

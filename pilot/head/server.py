@@ -22,22 +22,26 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pilot import clock
 from pilot.data.patience import patiently
+from pilot.errors import SiteError
 from pilot.head.connections import PilotPeer
+from pilot.head.hand_over import Do, HandOver
+from pilot.head.in_job import InJob
 from pilot.head.lease import UNKNOWN, Lease
 from pilot.head.service import TICK_S, Service
 from pilot.head.store.database_file import fence, lacks_its_log, log_of, refuse_if_missing
+from pilot.head.store.opening import open_error
 from pilot.head.store.place import Where
-from pilot.head.store.store import Store, open_error
+from pilot.head.store.store import Store
 from pilot.limits import UNSENT_BYTES
 from pilot.scheduler.batch import open_batch
 from pilot.site import SITE_FILE, Site
 from pilot.site_configs import SiteConfig
 from pilot.version import __version__
-from pilot.wire import messages as m
 from pilot.wire.channel import Server
 from pilot.wire.discovery import (
     HeadAddress,
@@ -46,7 +50,9 @@ from pilot.wire.discovery import (
     read_address,
     write_address,
 )
-from pilot.wire.keys import load_keys
+from pilot.wire.keys import load_keys, stamp_of
+from pilot.wire.messages.head import ToHead
+from pilot.wire.messages.pilot import EndPilot
 from pilot.wire.polling import poller_of
 
 log = logging.getLogger("pilot.head")
@@ -54,6 +60,9 @@ log = logging.getLogger("pilot.head")
 #: How long a database file that has vanished may be put back before it is written anew, in
 #: seconds.
 VANISHED_S = 2.0
+#: A head ends this long after the last task if it was started, in a job, for these tasks alone, in
+#: seconds.
+WORK_ENDED_S = 60.0
 
 
 @contextlib.contextmanager
@@ -70,8 +79,19 @@ def _many_objects() -> Iterator[None]:
 def _network_address(config: SiteConfig) -> str | None:
     """Return the address to listen at for other machines; None if they need not reach the head."""
     head = config.head
+    if head.transport == "files":
+        return None
     is_local = config.kind.is_local and head.address == "auto" and not head.port
     return None if is_local else head.address
+
+
+def _files(site: Site) -> Path | None:
+    """Return the directory in which others connect over files; None if they need not."""
+    head = site.config.head
+    reached_so = head.transport == "files" or (
+        head.transport == "auto" and _network_address(site.config) is not None
+    )
+    return site.wire if reached_so else None
 
 
 class Head:
@@ -81,8 +101,8 @@ class Head:
     ----------
     site
         The site.
-    adopt_job
-        The batch job that this process runs in, if it is to be the first pilot.
+    in_job
+        The batch job that this process runs in; None: none that matters.
 
     Raises
     ------
@@ -90,7 +110,7 @@ class Head:
         Another head runs, or the database cannot be opened.
     """
 
-    def __init__(self, site: Site, adopt_job: str = "") -> None:
+    def __init__(self, site: Site, in_job: InJob | None = None) -> None:
         site.prepare()
         self._site = site
         config = site.config
@@ -106,13 +126,16 @@ class Head:
             self._lease.release()
             raise
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._keys_stamp = stamp_of(site.keys)
+        self._keys = load_keys(site.keys)
         self._server: Server[Any] = Server(
-            load_keys(site.keys),
+            self._keys,
             f"{site.directory}/head",
-            m.ToHead,
+            ToHead,
             _network_address(config),
             config.head.port,
             UNSENT_BYTES,
+            files=_files(site),
         )
         #: True if the file that tells where this head is found is still to be written.
         self._moved = False
@@ -133,10 +156,29 @@ class Head:
         self._lease.progress = lambda: self._service.last_event
         with _many_objects():
             self._service.restore()
+        #: True if the head's work is left to another head.
+        self._leaves_work = False
+        self._hand_over: HandOver | None = None
         #: The process that started a head inside a job: the head ends with it, as the job does.
-        self._starter = os.getppid() if adopt_job else 0
-        if adopt_job:
-            self._service.adopt(adopt_job)
+        self._starter = os.getppid() if in_job is not None and in_job.hosted else 0
+        if in_job is not None:
+            self._enter_job(in_job)
+
+    def _enter_job(self, in_job: InJob) -> None:
+        site, service = self._site, self._service
+        self._hand_over = HandOver(
+            site,
+            in_job.record,
+            in_job.job,
+            in_job.ends_at,
+            open_batch(site.config, site.jobs),
+            self._notify,
+        )
+        service.job = self._hand_over
+        if in_job.record.ends_with_work and not in_job.hosted:
+            service.idle_timeout_s = WORK_ENDED_S
+        if in_job.adopts:
+            service.adopt(in_job.job)
 
     def _open_store(self) -> Store:
         """Open the database that belongs to the lease, safe from the previous head."""
@@ -181,7 +223,7 @@ class Head:
         """Serve until told to end, or idle for long."""
         service = self._service
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: service.stop("told by a signal", end_pilots=False))
+            signal.signal(number, lambda *_: self._leave("told by a signal"))
         patiently(self._announce)
         poller = poller_of(*self._server.sources, self._wake)
         while True:
@@ -203,9 +245,9 @@ class Head:
             log.critical("the lease is lost: another head may run; this one ends at once")
         else:
             log.critical("%s is gone: this head ends, and its pilots", self._site.directory)
-            # Nobody else will: who works at the new place of the directory has no way to them.
+            # Nobody else will: a head at the new place of the directory has no way to them.
             for peer in self._peers.values():
-                self._server.send(peer.address, m.EndPilot("the site directory is gone", True))
+                self._server.send(peer.address, EndPilot("the site directory is gone", True))
             if self._peers:
                 self._server.close()
         os._exit(1)
@@ -235,17 +277,53 @@ class Head:
 
     def _tick(self, now: float) -> None:
         service = self._service
-        if self._starter and os.getppid() != self._starter and not service.stopping:
-            service.stop("the job's program has ended", end_pilots=True)
+        if self._hand_over is not None and not service.stopping:
+            service.steps.run("looking after the job", self._look_after_job, self._hand_over, now)
         service.steps.run("looking after the sockets", self._look_after_sockets)
         service.steps.run("looking after the database", self._look_after_database, now)
+        service.steps.run("looking after the keys", self._look_after_keys)
         service.tick(now)
+
+    def _look_after_job(self, hand_over: HandOver, now: float) -> None:
+        """Ask for another job in time, and end when that has begun, or this one is over."""
+        service = self._service
+        ended = service.program_ended or bool(self._starter and os.getppid() != self._starter)
+        why = (
+            "the job's program has ended" if ended else f"the walltime of job {hand_over.job} ends"
+        )
+        do = hand_over.tick(now, service.has_work, ended)
+        if do is Do.LEAVE:
+            self._leave(why)
+        elif do is Do.END:
+            why = f"{why}, and nothing is left to do"
+            service.steps.attempt("closing the record of the job", hand_over.finish, why)
+            service.stop(why, end_pilots=True)
+
+    def _leave(self, reason: str) -> None:
+        """End, and leave work and pilots to the next head."""
+        self._leaves_work = self._leaves_work or not self._service.stopping
+        self._service.stop(reason, end_pilots=False)
 
     def _look_after_sockets(self) -> None:
         self._moved = self._server.look_after() or self._moved or self._is_hidden()
         if self._moved:
             self._announce()
             self._moved = False
+
+    def _look_after_keys(self) -> None:
+        """End where the keys were changed: nobody else would be let in."""
+        stamp = stamp_of(self._site.keys)
+        if stamp == self._keys_stamp:
+            return
+        self._keys_stamp = stamp
+        try:
+            changed = load_keys(self._site.keys) != self._keys
+        except SiteError as error:
+            log.error("%s", error)  # they may come back
+            return
+        if changed:
+            reason = "the site's keys were changed, and are taken by the next head"
+            self._service.stop(reason, end_pilots=False)
 
     def _look_after_database(self, now: float) -> None:
         if not (self._site.directory / SITE_FILE).exists():
@@ -305,6 +383,7 @@ class Head:
         service = self._service
         log.info("ends: %s", service.stopping)
         for name, step in (
+            ("leaving the job", self._leave_job),
             ("cancelling pilots", service.cancel_rest),
             ("removing the address", partial(self._site.address_file.unlink, missing_ok=True)),
             ("closing the sockets", self._server.close),
@@ -314,6 +393,12 @@ class Head:
         ):
             service.steps.attempt(name, step)
 
+    def _leave_job(self) -> None:
+        if self._hand_over is not None:
+            if not self._leaves_work:
+                self._hand_over.finish(self._service.stopping)
+            self._hand_over.close()
+
     def _close_database(self) -> None:
         found = self._store.look()
         if found is Where.REPLACED:
@@ -321,5 +406,9 @@ class Head:
             return  # SQLite would close it in its old place
         if found is Where.VANISHED:
             self._store.write_anew()
+        with contextlib.suppress(sqlite3.Error):  # what the lease knows already stays there
+            # The last commits were waited for, and nobody has taken note of them.
+            last_event = self._store.next_event() - 1
+            self._lease.progress = lambda: last_event
         self._store.close()
         self._lease.note(unclosed=False)

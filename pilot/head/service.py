@@ -10,7 +10,7 @@ Here is all that decides and remembers, and the order in which it comes. A turn 
    effects are carried out (`shell`).
 3. Work is handed out to pilots (`pilots`, with what is in `assignments`).
 4. All that has changed begins to be written as one transaction (`commits`).
-5. Every 0.25 s the timers are looked after (`Service.tick`).
+5. Every 0.25 s the timers are looked after (`Service.tick`); of a head that ends, at each turn.
 
 Invariants
 ----------
@@ -32,13 +32,14 @@ from typing import Any, Protocol
 
 import msgspec
 
-from pilot.data.pickling import INTERPRETER
+from pilot.data.pickling_by_value import INTERPRETER
 from pilot.errors import PilotError
 from pilot.head import queries
 from pilot.head.clients import Clients
 from pilot.head.connections import Handler
 from pilot.head.core import events as ev
 from pilot.head.explain.view import View
+from pilot.head.fleet_commands import FleetCommands
 from pilot.head.janitor import Janitor
 from pilot.head.machine import HERE, Machine
 from pilot.head.outlook import pool_limits
@@ -52,8 +53,8 @@ from pilot.model.tasks import SessionInfo, Template
 from pilot.scheduler.batch import BatchSystem
 from pilot.site import Site
 from pilot.version import __version__
-from pilot.wire import messages as m
 from pilot.wire.channel import Unreadable
+from pilot.wire.messages import client as m
 
 log = logging.getLogger("pilot.head")
 
@@ -87,6 +88,23 @@ class Connections(Protocol):
 
     def unsent(self, peer: bytes) -> int:
         """Return the number of bytes sent to a peer that it has not taken yet."""
+
+    def is_over_files(self, peer: bytes) -> bool:
+        """Tell whether a peer is connected over the shared file system."""
+
+    @property
+    def trouble(self) -> str:
+        """The obstacle that keeps messages from leaving; empty: there is none."""
+
+
+class Job(Protocol):
+    """The batch job that a head runs in; `pilot.head.hand_over.HandOver` is one."""
+
+    job: str
+    trouble: str
+
+    def status(self) -> dict[str, Any]:
+        """Return what ``pilot status`` says of it."""
 
 
 class Service:
@@ -139,6 +157,12 @@ class Service:
         #: (0: they stay).
         self.stopping = ""
         self._stop_by = 0.0
+        #: The job that the head runs in; None: it runs in none.
+        self.job: Job | None = None
+        #: True if the program is over that the head was started for, in its job.
+        self.program_ended = False
+        #: The time without work and without a word from a client after which the head ends.
+        self.idle_timeout_s = config.head.idle_timeout_s
         self._shell = Shell(
             store,
             connections.send,
@@ -163,13 +187,14 @@ class Service:
             **self._clients.handlers,
             **self._control.handlers,
             **self._pilots.handlers,
+            **FleetCommands(site, self._pilots, connections.send).handlers,
             m.Query: self._query,
             m.Command: self._command,
         }
 
     def adopt(self, job: str) -> None:
         """Make the allocation that this process runs in the first pilot."""
-        self._fleet.adopt(job, self._started)
+        self._fleet.adopting.adopt_own(job, self._started)
 
     def restore(self) -> None:
         """Load what an earlier head left unfinished; once, before the first turn."""
@@ -226,7 +251,8 @@ class Service:
         self._take_in(now)
         if not self.stopping:
             run("handing out work", self._pilots.assign, now)
-        is_due = now - self._ticked >= TICK_S
+        # Whoever told it to end waits for that.
+        is_due = bool(self.stopping) or now - self._ticked >= TICK_S
         self._guard()  # what has come may have taken long
         run("writing", self._commits.begin, now, is_due)
         run("telling clients", self._shell.telling.go_on)
@@ -318,7 +344,7 @@ class Service:
         """Tell whether the head has ended: it was told to, or has been idle for long."""
         if self._core.tasks or self._fleet.pilots:
             self._used = max(self._used, now)
-        idle_s = self._site.config.head.idle_timeout_s
+        idle_s = self.idle_timeout_s
         if not self.stopping and idle_s and now - self._used > idle_s:
             self.stop("idle", end_pilots=True)
         if not self.stopping:
@@ -335,6 +361,11 @@ class Service:
             self._stop_by = now + STOP_S
             self._pilots.end_all(reason, now)
         self._notify()
+
+    @property
+    def has_work(self) -> bool:
+        """True while tasks are left."""
+        return bool(self._core.tasks)
 
     @property
     def last_event(self) -> int:
@@ -386,6 +417,12 @@ class Service:
         if message.name != "stop":
             raise PilotError(f"the head knows no command {message.name!r}")
         self._connections.send(peer, m.Reply(message.request, self._status()))
+        if (job := message.arguments.get("program_of")) is not None:
+            # Another job may have taken over since the program was started.
+            self.program_ended = self.program_ended or (
+                self.job is not None and self.job.job == job
+            )
+            return
         self.stop("told to", end_pilots=not message.arguments.get("leave_pilots", False))
 
     def _status(self) -> dict[str, Any]:
@@ -404,8 +441,16 @@ class Service:
             "trouble": self._commits.trouble
             or self._fleet.trouble
             or self.steps.trouble
+            or self._connections.trouble
+            or ("" if self.job is None else self.job.trouble)
             or "; ".join(self._store.damaged.values()),
             "unwritten": self._commits.trouble,
+            "over_files": [
+                name
+                for name, peer in self.peers.items()
+                if self._connections.is_over_files(peer.address)
+            ],
             "stopping": self.stopping,
+            "job": None if self.job is None else self.job.status(),
             "awaits": self._pilots.awaited(),
         }

@@ -21,13 +21,13 @@ from pilot.head.core.leaving import Leaving, lives
 from pilot.head.core.numbering import FIRST_BLOCK
 from pilot.head.janitor import Janitor, who_needs
 from pilot.head.shell import Shell
-from pilot.head.store.store import SessionRow
+from pilot.head.store.rows import SessionRow
 from pilot.model.ids import task_label
 from pilot.model.states import CLOSED_STATES, COMPLETED
 from pilot.model.tasks import SessionInfo
 from pilot.model.values import Value
 from pilot.site import Site
-from pilot.wire import messages as m
+from pilot.wire.messages import client as m
 
 #: The key in the database for sessions that were closed because all clients had gone.
 _LEFT = "left_sessions"
@@ -109,6 +109,8 @@ class SessionCommands:
         elif row.state in CLOSED_STATES:
             if verb != "close":
                 raise PilotError(f"session {session} is {row.state}: it cannot {verb}")
+        elif verb == "budget":
+            self._store.set_session_budget(session, message.budget)
         else:
             row = _changed(row, verb)
             if verb in ("pause", "resume"):
@@ -143,9 +145,6 @@ class SessionCommands:
         row = self._row(session)
         if row.state == "CLOSED":
             self._reopen(row, now)
-            # Who comes back may refer to what it has sent before.
-            templates = self._store.templates(session)
-            self._shell.apply(ev.TasksRestored(templates, []), now)
             self._commits.flush(now)
         self._leaving.opened(session)
         self._store.set_meta(_LEFT, self._leaving.text)
@@ -166,6 +165,8 @@ class SessionCommands:
         self._commits.batch.pause_session(row.id, False)
         self._commits.batch.end_session(row.id, "OPEN", None)
         self._shell.apply(opened(row), now)
+        # Who is still there, or comes back, may refer to what it has sent before.
+        self._shell.apply(ev.TasksRestored(self._store.templates(row.id), []), now)
 
     def _remove(self, row: SessionRow, verb: str) -> None:
         """Delete a session's data, or the whole session."""

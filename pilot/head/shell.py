@@ -33,7 +33,8 @@ from pilot.head.telling import Telling
 from pilot.model.tasks import Function, TaskOutcome, TaskSpec, Template
 from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.assignment import Pool
-from pilot.wire import messages as m
+from pilot.wire.messages import pilot as m
+from pilot.wire.messages.client import Started
 
 
 class Shell:
@@ -183,14 +184,14 @@ class Shell:
 
     def _note_ends(self, ended: Iterable[Ended]) -> None:
         """Keep the outcomes of tasks, drop their data, and tell the clients after the commit."""
-        keep, drop, recall = self.outcomes.keep, self.assignments.drop, self.memo_lookup
+        keep, drop, memos = self.outcomes.keep, self.assignments.drop, self.memo_lookup
         audience, watchers, running = self.peers.audience, self.peers.watchers, self.running
         by_client: dict[bytes, list[TaskOutcome]] = {}
         for end in ended:
             outcome = TaskOutcome(end.task, end.state, end.values, end.failure)
             keep(outcome, end.ignored)
             drop(end.task)
-            recall.ended(end.task)
+            memos.ended(end.task)
             for peer in audience(end.task):
                 by_client.setdefault(peer, []).append(outcome)
             watchers.pop(end.task, None)
@@ -206,4 +207,4 @@ class Shell:
             for peer in audience(task):
                 by_client.setdefault(peer, []).append(task)
         for peer, started in by_client.items():
-            self.send(peer, m.Started(started))
+            self.send(peer, Started(started))

@@ -18,7 +18,7 @@ from pilot.head.connections import Send
 from pilot.head.outcome_cache import Outcomes
 from pilot.limits import TOLD_BYTES
 from pilot.model.tasks import TaskOutcome
-from pilot.wire import messages as m
+from pilot.wire.messages import client as m
 
 #: The number of tasks in a message when many wait; their values take a few MB at most.
 PORTION = 100

@@ -13,13 +13,15 @@ import typing
 
 from pilot.head.connections import Send
 from pilot.version import __version__
-from pilot.wire import messages as m
 from pilot.wire.channel import Unreadable
+from pilot.wire.messages import client as m
+from pilot.wire.messages.common import WHO_ARE_YOU, Welcome
+from pilot.wire.messages.head import ToHead
 
 #: The shortest time between two requests to a pilot to greet again, in seconds.
 GREET_S = 10.0
 
-_KINDS = {kind.__name__: kind.__struct_fields__[:1] for kind in typing.get_args(m.ToHead)}
+_KINDS = {kind.__name__: kind.__struct_fields__[:1] for kind in typing.get_args(ToHead)}
 
 
 class Answers:
@@ -45,7 +47,7 @@ class Answers:
             self._asked = {who: at for who, at in self._asked.items() if now - at <= GREET_S}
             if peer not in self._asked:
                 self._asked[peer] = now
-                self._send(peer, m.Welcome(self._epoch, __version__, refused=m.WHO_ARE_YOU))
+                self._send(peer, Welcome(self._epoch, __version__, refused=WHO_ARE_YOU))
         elif what.number is not None and _KINDS.get(what.kind, ("request",)) in (
             ("request",),
             ("seq",),

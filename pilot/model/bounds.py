@@ -13,7 +13,7 @@ from msgspec import Meta, MsgspecError
 Number: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 #: 64 bits, as many as msgpack has: it is compared, and neither a column nor computed with.
 Checksum: TypeAlias = Annotated[int, Meta(ge=0)]
-#: What may be negative as well.
+#: A number that may be negative as well.
 Signed: TypeAlias = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 #: Numbers of heads; one more of them than there can ever be is still a number.
 Epoch: TypeAlias = Annotated[int, Meta(ge=0, le=10**15)]
@@ -26,6 +26,6 @@ SignedSeconds: TypeAlias = Annotated[float, Meta(ge=-1e12, le=1e12)]
 #: Shares beside others.
 Weight: TypeAlias = Annotated[float, Meta(gt=0.0, le=1e9)]
 
-#: What decoding raises where bytes are no message: texts that are no UTF-8, and what is nested too
-#: deep, are not errors of msgspec's own.
+#: The errors of decoding bytes that are no message: for texts that are no UTF-8, and for data that
+#: are nested too deeply, msgspec has none of its own.
 UNREADABLE: tuple[type[Exception], ...] = (MsgspecError, ValueError, RecursionError)

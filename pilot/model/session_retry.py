@@ -8,7 +8,6 @@ task that runs again too, it is now that of the new one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -18,7 +17,7 @@ from pilot.model.states import ABORTED, FAILURES, FinalState
 from pilot.model.tasks import TaskSpec
 
 
-class Ended(NamedTuple):
+class Ended(msgspec.Struct, frozen=True):
     """A task of the session that ended without completing."""
 
     state: FinalState

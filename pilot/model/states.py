@@ -39,7 +39,7 @@ Outcome: TypeAlias = Literal["ok", "error", "crash", "timeout", "interrupted", "
 #: What a task is: ``value`` is no work, but values that are there.
 TaskKind: TypeAlias = Literal["python", "mpi", "command", "mpi-command", "value"]
 
-#: What follows for others when a task has failed.
+#: The consequence of a task's failure for others.
 OnFailure: TypeAlias = Literal["fail", "ignore", "cancel_successors", "stop_session"]
 ON_FAILURE: tuple[OnFailure, ...] = get_args(OnFailure)
 
@@ -55,7 +55,7 @@ PilotState: TypeAlias = Literal["INTENDED", "QUEUED", "RUNNING", "ENDED"]
 
 #: What the log of events tells, by kind of thing.
 SessionChange: TypeAlias = Literal[SessionState, "PAUSED", "RESUMED", "DELETED"]
-PilotChange: TypeAlias = Literal["QUEUED", "JOINED", "DRAINING", "LEFT", "ENDED"]
+PilotChange: TypeAlias = Literal["QUEUED", "JOINED", "SHRUNK", "DRAINING", "LEFT", "ENDED"]
 HeadChange: TypeAlias = Literal["STARTED"]
 EventKind: TypeAlias = Literal["task", "session", "pilot", "head"]
 EVENT_STATES: dict[EventKind, tuple[str, ...]] = {

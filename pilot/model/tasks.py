@@ -4,7 +4,7 @@ These structs are parts of messages and rows: fields are only ever added at the 
 Numbers have bounds (`pilot.model.bounds`): what is decoded can be computed with, and stored.
 """
 
-from __future__ import annotations
+# No annotations from the future: msgspec would compile each of them whenever a process starts.
 
 import msgspec
 
@@ -27,10 +27,10 @@ class Function(msgspec.Struct, array_like=True, frozen=True):
 class Template(msgspec.Struct, array_like=True, frozen=True):
     """The common part of many tasks: the function and how to run it. Sent once, named by `id`."""
 
-    #: A digest of all the rest: whoever makes it again gives it the same.
+    #: A digest of all the rest: a template that is made again has the same id.
     id: Number
     session: Number
-    #: What users call it.
+    #: The name in lists.
     name: str
     #: ``python``, ``mpi``, ``command``, ``mpi-command``, or ``value``: no work, but values.
     kind: TaskKind
@@ -55,7 +55,7 @@ class Template(msgspec.Struct, array_like=True, frozen=True):
     default: bytes = b""
     #: Tasks that are cancelled together.
     group: str = ""
-    #: Whether the failure of one ends the others of its group.
+    #: True if the failure of one task ends the others of its group.
     group_fails_together: bool = False
     #: Digest of the source that it comes of, where its results may be those of an earlier run.
     cache: bytes = b""
@@ -64,18 +64,18 @@ class Template(msgspec.Struct, array_like=True, frozen=True):
 class TaskSpec(msgspec.Struct, array_like=True, frozen=True):
     """A task: its arguments and the results that it waits for."""
 
-    #: Of a child, and in what it and its parent refer to: see `pilot.model.ids`.
+    #: The task's id; for a child, and what it and its parent refer to, see `pilot.model.ids`.
     id: Number
     template: Number
     #: Arguments, encoded; futures in them are references.
     payload: bytes
     #: The results that the arguments refer to, each once.
     inputs: tuple[Ref, ...] = ()
-    #: Of what is no work but values that are there: it is complete once it is accepted.
+    #: The values of a task that is no work: it is complete once it is accepted.
     values: tuple[Value, ...] = ()
-    #: Of a detached child: which one of its parent it is, from 1.
+    #: The place of a detached child among those of its parent, from 1; 0: it is none.
     ordinal: Number = 0
-    #: Of arguments whose payload does not tell them, where the results may be found again.
+    #: The digest of arguments whose payload does not tell them, where results may be found again.
     digest: bytes = b""
     #: The task whose place it takes, which had failed.
     retry_of: int = 0

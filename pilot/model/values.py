@@ -1,12 +1,12 @@
 """The value of a task's result, as processes and the database know it."""
 
-from __future__ import annotations
+# No annotations from the future: msgspec would compile each of them whenever a process starts.
 
 import msgspec
 
 from pilot.model.bounds import Checksum, Number
 
-#: What a value may have to travel inline, unless the site says otherwise.
+#: The size up to which a value travels inline, unless the site says otherwise.
 INLINE_LIMIT_BYTES = 64 * 1024
 
 
@@ -21,12 +21,12 @@ class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
     path: str = ""
     #: The object in the segment, from its root: ``/session/task name/task id/index``.
     name: str = ""
-    #: Of the data in the segment. A payload has none: its channel protects it.
+    #: The checksum of the data in the segment. A payload has none: its channel protects it.
     checksum: Checksum = 0
-    #: Whether many tasks are expected to need it, so that a node keeps a copy. Then it is alone in
-    #: its segment.
+    #: True if many tasks are expected to need the value, so that a node keeps a copy. Then it is
+    #: alone in its segment.
     shared: bool = False
-    #: Of the contents of what is in a segment, where it is known: see `pilot.head.core.memo_keys`.
+    #: The digest of the contents in a segment, where it is known: see `pilot.head.core.memo_keys`.
     digest: bytes = b""
 
     @property

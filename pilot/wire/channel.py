@@ -1,6 +1,7 @@
-"""Channels for messages: Unix sockets on one machine (`unix`), and TCP between machines (`tcp`).
+"""Channels for messages: Unix sockets on one machine (`unix`), between machines TCP (`tcp`), and
+files where no network leads (`files`).
 
-Both ways admit holders of the site's keys, and nobody else.
+All ways admit holders of the site's keys, and nobody else.
 """
 
 from __future__ import annotations
@@ -8,22 +9,24 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
 from pilot.errors import AuthenticationError, EncodingError, SiteError
 from pilot.limits import FRAME_BYTES
 from pilot.texts import encodable, printable, shortened
-from pilot.wire import addresses
-from pilot.wire import messages as m
-from pilot.wire.endpoints import LOCAL, Endpoints, boot_id, socket_path
-from pilot.wire.keys import Keys
+from pilot.wire.endpoints import FILES, LOCAL, Endpoints, boot_id, socket_path
+from pilot.wire.keys import Keys, load_keys
+from pilot.wire.messages.client import Reply
 from pilot.wire.socket_files import remove_dead
 from pilot.wire.unix import Line, Listener
 
 if TYPE_CHECKING:
-    # Late: who speaks with its own machine only does without ZeroMQ, and starts faster.
+    # Late: a process that speaks with its own machine only starts faster without them.
+    from pilot.wire.files.line import FileLine
+    from pilot.wire.files.listener import FileListener
     from pilot.wire.tcp import Dealer, Router
 
 M = TypeVar("M")
@@ -34,19 +37,19 @@ log = logging.getLogger("pilot.wire")
 _LOOK_S = 5.0
 #: After so long a server surely has its socket again, where that had gone, in seconds.
 REBIND_S = 2 * _LOOK_S
-#: Who connects patiently tries so often, in seconds.
+#: The time between the tries of a client that connects patiently, in seconds.
 _TRY_S = 0.1
-#: Of what is wrong with a message, so much is logged and told, in bytes.
+#: The length of the reason that is logged and told for a message that is wrong, in bytes.
 _REASON_BYTES = 500
 
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Unreadable(NamedTuple):
+class Unreadable(msgspec.Struct, frozen=True):
     """A frame that could not be decoded: damaged, or of a release with more messages than this
     one."""
 
-    #: What it says it is, and the number that an answer is to have; None: it has none.
+    #: The kind that the message names, and the number that an answer is to have; None: none.
     kind: str
     number: int | None
     reason: str
@@ -58,7 +61,7 @@ def encode(message: msgspec.Struct) -> bytes:
     Raises
     ------
     EncodingError
-        It is too large.
+        The message is too large.
     TypeError, OverflowError
         Something in it is no data, or a number that is too large.
     """
@@ -149,7 +152,7 @@ class Server(Generic[M]):
     keys
         The site's keys.
     name
-        What tells this server's Unix socket from others on the machine.
+        The name that tells this server's Unix socket from others on the machine.
     message_type
         Union of the messages that may arrive.
     address
@@ -160,11 +163,15 @@ class Server(Generic[M]):
     unsent_bytes
         A peer that has not read so much, and is sent more, is broken off; it finds out and connects
         again. None: none is, for those who bound what they send themselves.
+    key
+        The key of the site file that has the address, for messages.
+    files
+        The directory on a shared file system in which others connect over files; None: they do not.
 
     Raises
     ------
     SiteError
-        The port cannot be bound, or the address is none.
+        The port cannot be bound, the address is none, or the directory is not private.
     """
 
     def __init__(
@@ -175,15 +182,19 @@ class Server(Generic[M]):
         address: str | None = "auto",
         port: int = 0,
         unsent_bytes: int | None = None,
+        key: str = "head.address",
+        files: Path | None = None,
     ) -> None:
         self._reader: _Reader[M] = _Reader(message_type)
         self._name = name
         self._remote: Router | None = None
-        remote = ""
+        self._files: FileListener | None = None
+        remotes: list[str] = []
         if address is not None:
+            from pilot.wire import addresses
             from pilot.wire.tcp import Router
 
-            told, bound = addresses.resolve(address)
+            told, bound = addresses.resolve(address, key)
             try:
                 self._remote = Router(keys, bound, port, unsent_bytes)
             except OSError as error:
@@ -191,17 +202,32 @@ class Server(Generic[M]):
                     f"port {port} of {bound} cannot be bound: {error.strerror}; set head.port to "
                     "0 (any) in site.yaml"
                 ) from error
-            remote = f"tcp://{told}:{self._remote.port}"
+            remotes += [f"tcp://{host}:{self._remote.port}" for host in told]
         path = socket_path(name)
         remove_dead(path.parent)
         self._local = Listener(path, keys.client_secret, unsent_bytes)
+        if files is not None:
+            from pilot.wire.files.listener import FileListener
+
+            try:
+                self._files = FileListener(files, keys.client_secret, unsent_bytes)
+            except SiteError:
+                self.close(0.0)
+                raise
         self._looked = time.monotonic()
-        #: Where it is reached; may change, see `look_after`.
-        self.endpoints = Endpoints(boot_id(), f"{LOCAL}{path}", remote)
+        #: The addresses of the server; may change, see `look_after`.
+        self.endpoints = Endpoints(
+            boot_id(),
+            f"{LOCAL}{path}",
+            remotes[0] if remotes else "",
+            tuple(remotes[1:]),
+            self._files.endpoint if self._files is not None else "",
+        )
 
     @property
-    def _ways(self) -> tuple[Listener | Router, ...]:
-        return (self._local,) if self._remote is None else (self._local, self._remote)
+    def _ways(self) -> tuple[Listener | Router | FileListener, ...]:
+        ways = (self._local, self._remote, self._files)
+        return tuple(way for way in ways if way is not None)
 
     @property
     def sources(self) -> tuple[Any, ...]:
@@ -213,6 +239,8 @@ class Server(Generic[M]):
         have their turn."""
         self._reader.begin()
         messages = self._reader.read(self._local.receive())
+        if self._files is not None:
+            messages += self._reader.read(self._files.receive())
         if self._remote is not None:
             messages += self._reader.read(self._remote.receive())
         return messages
@@ -222,12 +250,24 @@ class Server(Generic[M]):
         return self._reader.take_unreadable()
 
     def take_gone(self) -> list[bytes]:
-        """Return the peers of this machine whose connections the last `receive` found ended."""
-        return self._local.take_gone()
+        """Return the peers of this machine, and over files, whose connections the last `receive`
+        found ended."""
+        gone = self._local.take_gone()
+        return gone if self._files is None else gone + self._files.take_gone()
 
     def is_here(self, peer: bytes) -> bool:
-        """Tell whether a peer is connected on this machine, so that `take_gone` reports its end."""
-        return self._local.has(peer)
+        """Tell whether `take_gone` reports the end of a peer: one of this machine, or over
+        files."""
+        return self._local.has(peer) or self.is_over_files(peer)
+
+    def is_over_files(self, peer: bytes) -> bool:
+        """Tell whether a peer is connected over files."""
+        return self._files is not None and self._files.has(peer)
+
+    @property
+    def trouble(self) -> str:
+        """The obstacle that keeps messages from leaving; empty: there is none."""
+        return self._files.trouble if self._files is not None else ""
 
     def send(self, peer: bytes, message: msgspec.Struct) -> None:
         """Send to a peer; the message is dropped if the peer is gone."""
@@ -242,11 +282,15 @@ class Server(Generic[M]):
             frame = encode(message)
         except Exception as error:
             log.exception("a %s is not sent", type(message).__name__)
-            if not isinstance(message, m.Reply):
+            if not isinstance(message, Reply):
                 return
-            frame = encode(m.Reply(message.request, error=f"the answer cannot be sent: {error}"))
+            frame = encode(Reply(message.request, error=f"the answer cannot be sent: {error}"))
         for peer in peers:
-            if not self._local.send(peer, frame) and self._remote is not None:
+            if self._local.send(peer, frame):
+                continue
+            if self._files is not None and self._files.send(peer, frame):
+                continue
+            if self._remote is not None:
                 self._remote.send(peer, frame)
 
     def unsent(self, peer: bytes) -> int:
@@ -259,7 +303,7 @@ class Server(Generic[M]):
         Returns
         -------
         bool
-            Whether it is reached elsewhere than before: `endpoints` has changed.
+            True if the server is reached elsewhere than before: `endpoints` has changed.
         """
         if self._remote is not None:
             self._remote.look_after()
@@ -267,6 +311,15 @@ class Server(Generic[M]):
         if now - self._looked < _LOOK_S:
             return False
         self._looked = now
+        return self._look_after_files() | self._look_after_socket()
+
+    def _look_after_files(self) -> bool:
+        if self._files is None or not self._files.look_after():
+            return False
+        self.endpoints = msgspec.structs.replace(self.endpoints, files=self._files.endpoint)
+        return True
+
+    def _look_after_socket(self) -> bool:
         if self._local.is_there:
             return False
         try:
@@ -294,7 +347,7 @@ class Client(Generic[M]):
     keys
         The site's keys.
     name
-        What tells this client from others of the server's.
+        The name that tells this client from others of the server.
     message_type
         Union of the messages that may arrive.
     """
@@ -304,7 +357,7 @@ class Client(Generic[M]):
         self._name = name
         self._connections = 0
         self._reader: _Reader[M] = _Reader(message_type)
-        self._way: Line | Dealer | None = None
+        self._way: Line | Dealer | FileLine | None = None
         self.endpoint = ""
 
     def connect(self, endpoint: str, patience_s: float = 0.0) -> None:
@@ -314,7 +367,7 @@ class Client(Generic[M]):
         Parameters
         ----------
         endpoint
-            Where the server is.
+            The address of the server.
         patience_s
             For so long a server on this machine is tried that is not there: it makes its socket
             again when that has gone. See `is_lost` for whether it came.
@@ -334,13 +387,17 @@ class Client(Generic[M]):
         name = b"%s#%d" % (self._name, self._connections)
         if endpoint.startswith(LOCAL):
             self._way = Line(endpoint.removeprefix(LOCAL), name, self._keys.client_secret)
+        elif endpoint.startswith(FILES):
+            from pilot.wire.files.line import FileLine
+
+            self._way = FileLine(endpoint.removeprefix(FILES), name, self._keys.client_secret)
         else:
             from pilot.wire.tcp import Dealer
 
             self._way = Dealer(endpoint, name, self._keys)
 
     @property
-    def way(self) -> Line | Dealer:
+    def way(self) -> Line | Dealer | FileLine:
         """The connection."""
         assert self._way is not None, "it is not connected"
         return self._way
@@ -356,15 +413,29 @@ class Client(Generic[M]):
         """True if the connection has ended and does not come back by itself: connect again."""
         return self._way is not None and self._way.is_lost
 
+    @property
+    def is_refused(self) -> bool:
+        """True if the server holds other keys."""
+        return self._way is not None and self._way.refused
+
     def check(self) -> None:
         """Check that the server has accepted our key and has the expected one.
+
+        Where the keys on the disk have been changed meanwhile, they are taken, and nothing is
+        raised: connect again.
 
         Raises
         ------
         AuthenticationError
             The keys of the two sides differ.
+        SiteError
+            The keys on the disk cannot be read.
         """
-        if self._way is not None and self._way.refused:
+        if self.is_refused:
+            keys = load_keys(self._keys.directory)
+            if keys != self._keys:
+                self._keys = keys
+                return
             raise AuthenticationError(
                 f"the server at {self.endpoint} and this process hold different keys; "
                 f"{self._keys.directory} must be the same directory for both "

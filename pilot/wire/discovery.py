@@ -4,7 +4,7 @@ The file is replaced in one step and carries the epoch, so that a reader sees on
 other, never half of one; a lower epoch than one that was seen before is an old head's.
 """
 
-from __future__ import annotations
+# No annotations from the future: msgspec would compile each of them whenever a process starts.
 
 import os
 import time
@@ -98,8 +98,8 @@ def read_address(path: Path, known: HeadAddress | None = None) -> HeadAddress | 
     path
         The file.
     known
-        What it said before: returned where it cannot be read now. A network file system says so
-        of a file that is just being replaced, and while its server is away.
+        The address that was read before, which is returned where the file cannot be read now: on a
+        network file system, while it is being replaced, or while the server is away.
     """
     for pause_s in _PAUSES_S:
         try:

@@ -27,9 +27,9 @@ NONCE_BYTES = PROOF_BYTES = 32
 #: The longest name of a peer, and with it the longest frame of a greeting.
 _NAME_BYTES = 256
 GREETING_BYTES = NONCE_BYTES + _NAME_BYTES
-#: What either end says to one that does not hold its key.
+#: The answer of either end to one that does not hold its key.
 REFUSED = b""
-#: As the kernel writes the credentials of the other end: its process, user and group.
+#: The credentials of the other end, as the kernel writes them: process, user and group.
 _CREDENTIALS = struct.Struct("3i")
 
 

@@ -6,15 +6,15 @@ directory's ``keys`` is the user.
 
 Invariants
 ----------
-- The keys of a site are there all together or not at all, and never change: they are made aside,
-  and appear in one step. A second process that makes keys takes those of the first.
+- The keys of a site are there all together or not at all: they are made aside, and appear in one
+  step. A second process that makes keys takes those of the first.
+- Pilot never changes them. Where the user does, the head ends, the next one and all clients take
+  the new ones, and pilots that hold the old ones end.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import msgspec
@@ -36,14 +36,14 @@ class Keys(msgspec.Struct, frozen=True):
 
 #: More than any key takes.
 _MOST_BYTES = 1 << 16
-#: Of the server and of everybody else.
+#: The names of the keys: the server's, and everybody else's.
 _NAMES = ("server", "client")
-#: What to do where keys are missing or damaged.
+#: Advice where keys are missing or damaged.
 _AGAIN = (
-    "bring it back from a copy, or end the head and its pilots, remove the directory with all keys "
-    "(new ones are made) and start again"
+    "bring it back from a copy, or remove the directory with all keys (new ones are made) and "
+    "start again"
 )
-#: As ZeroMQ's own tools write a certificate.
+#: A certificate, as ZeroMQ's own tools write it.
 _CERTIFICATE = """\
 # A secret key of a site of Pilot: whoever can read this file can run programs as its owner.
 
@@ -60,10 +60,13 @@ def make_keys(directory: Path) -> None:
     Raises
     ------
     OSError
-        They cannot be written.
+        The keys cannot be written.
     """
     if _are_there(directory):
         return
+    import shutil  # late: keys are made once for a site
+    import tempfile
+
     aside = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         for name in _NAMES:
@@ -120,7 +123,7 @@ def load_keys(directory: Path) -> Keys:
     Raises
     ------
     SiteError
-        They are missing, damaged, or readable by others.
+        The keys are missing, damaged, or readable by others.
     """
     pairs = []
     for name in _NAMES:
@@ -135,6 +138,19 @@ def load_keys(directory: Path) -> Keys:
             raise SiteError(f"the key {path} is damaged: {error}; {_AGAIN}") from error
     (server_public, server_secret), (client_public, client_secret) = pairs
     return Keys(server_public, server_secret, client_public, client_secret, directory)
+
+
+def stamp_of(directory: Path) -> tuple[object, ...]:
+    """Return what changes whenever a site's keys do: the inodes and times of their files."""
+    found: list[object] = []
+    for name in _NAMES:
+        try:
+            status = (directory / _file(name)).stat()
+        except OSError as error:
+            found.append(error.errno)
+        else:
+            found.append((status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(found)
 
 
 def _read_key(path: Path) -> tuple[bytes, bytes]:

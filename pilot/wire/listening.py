@@ -3,7 +3,8 @@
 ZeroMQ takes connections by itself, as many as there are descriptors for, and cannot be told to
 stop: to unbind its socket ends all connections that came through it. So the port is made here, and
 handed to it; and when there are too many connections the kernel drops what newcomers send to it
-(a filter on the socket), so that they wait, or give up.
+(the socket asks for a TTL that no packet has), so that they wait, or give up. A filter on the
+socket would do the same, but some kernels refuse it to users.
 
 Invariants
 ----------
@@ -13,13 +14,11 @@ Invariants
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import logging
 import os
 import resource
 import socket
-import struct
 import time
 from pathlib import Path
 
@@ -31,9 +30,9 @@ _COUNT_S = 1.0
 _FULL, _ROOM = 0.8, 0.7
 #: That part of the descriptors is held in reserve, but no more than so many.
 _RESERVE_PART, _RESERVE_MOST = 1 / 8, 256
-_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
-#: A program for the kernel of one instruction: take nothing of what arrives.
-_NOTHING = struct.pack("HBBI", 0x06, 0, 0, 0)
+#: The socket option for the least TTL of what is taken (``linux/in.h``), and the largest TTL: Linux
+#: sends with 64, and each router on the way takes one off. 0: any.
+_IP_MINTTL, _NONE_HAS, _ANY = 21, 255, 0
 
 
 class Port:
@@ -49,7 +48,7 @@ class Port:
     Raises
     ------
     OSError
-        It cannot be had.
+        The port cannot be had.
     """
 
     def __init__(self, address: str, number: int) -> None:
@@ -76,21 +75,25 @@ class Port:
         used = _descriptors_used()
         if self._is_open and used > _FULL:
             log.error("there are too many open connections: no more over TCP until others end")
-            self._close_to_newcomers()
+            self._take_from(_NONE_HAS)
             self._is_open = False
             self._release()
         elif not self._is_open and used < _ROOM:
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+            # First: who is let in takes descriptors at once.
+            try:
+                self._hold_reserve()
+            except OSError:
+                self._release()
+                return
+            self._take_from(_ANY)
             self._is_open = True
-            self._hold_reserve()
 
-    def _close_to_newcomers(self) -> None:
-        program = ctypes.create_string_buffer(_NOTHING)
-        packed = struct.pack("HP", len(_NOTHING) // 8, ctypes.addressof(program))
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, packed)
+    def _take_from(self, least_ttl: int) -> None:
+        self._socket.setsockopt(socket.IPPROTO_IP, _IP_MINTTL, least_ttl)
 
     def _hold_reserve(self) -> None:
-        self._reserve += [os.open(os.devnull, os.O_RDONLY) for _ in range(self._most)]
+        for _ in range(self._most):
+            self._reserve.append(os.open(os.devnull, os.O_RDONLY))
 
     def _release(self) -> None:
         while self._reserve:
@@ -112,7 +115,7 @@ def _bind(address: str, number: int) -> socket.socket:
         listener.close()
         if error.errno != errno.EADDRNOTAVAIL:
             raise
-        # As where a port is forwarded to this machine.
+        # So it is where a port is forwarded to this machine.
         log.warning("%s is not an address of this machine; listening at all its addresses", address)
         return _bind("*", number)
     return listener

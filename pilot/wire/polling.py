@@ -32,7 +32,7 @@ def poller_of(*sources: Any) -> Poller:
     if all(isinstance(source, int) for source in sources):
         poller = select.poll()
     else:
-        import zmq  # late: who speaks with its own machine only does without, and starts faster
+        import zmq  # late: processes that speak with their own machine only start faster without
 
         poller = zmq.Poller()
     for source in sources:

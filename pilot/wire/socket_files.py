@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-#: What the kernel takes as the path of a socket.
+#: The longest path of a socket that the kernel takes, in bytes.
 _PATH_BYTES = 107
 #: A socket that nobody listens at is left over once it is so old, in seconds.
 _NEW_S = 60.0

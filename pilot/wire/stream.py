@@ -42,7 +42,7 @@ class Stream:
         self._unsent: deque[memoryview] = deque()
         #: How much of what was sent the kernel does not have yet.
         self.unsent_bytes = 0
-        #: What is known of the other end: its name, once it has greeted, and whether it is gone.
+        #: The name of the other end, once it has greeted, and whether it is gone.
         self.name = b""
         self.is_lost = False
         epoll.register(connected, select.EPOLLIN)

@@ -50,8 +50,8 @@ _GREETING_MS = 10_000
 #: is broken off: it does not read, or the rest was lost with a connection that broke. It says that
 #: it has taken a message when that is there as a whole, which may take long.
 _STALLED_BYTES, _STALLED_S = 4 << 20, 180.0
-#: One with which nothing was exchanged at so many looks is forgotten: ZeroMQ does not tell who has
-#: gone. Who lives says so more often, and to who was stopped so long nothing is owed any more.
+#: A peer with which nothing was exchanged at so many looks is forgotten: ZeroMQ does not tell which
+#: have gone. A living one says so more often, and one that was stopped so long is owed nothing.
 _QUIET_LOOKS = 10
 
 
@@ -118,11 +118,11 @@ class _Peer:
     __slots__ = ("is_broken_off", "quiet_looks", "taken", "taken_before", "untaken")
 
     def __init__(self) -> None:
-        #: What it was sent and has not said that it has taken, in bytes.
+        #: The bytes that the peer was sent and has not said that it has taken.
         self.untaken = 0
         #: How often it has said that, and had when it was looked at.
         self.taken = self.taken_before = 0
-        #: Whether it is sent nothing more.
+        #: True if the peer is sent nothing more.
         self.is_broken_off = False
         #: How often it was looked at since something went to it or came from it.
         self.quiet_looks = 0
@@ -153,7 +153,7 @@ class Router:
     ) -> None:
         self._context = zmq.Context()
         _Doorkeeper(self._context, keys.client_public)
-        #: Those that something was sent to, where that is bounded.
+        #: The peers that something was sent to, where that is bounded.
         self._peers: dict[bytes, _Peer] = {}
         self._unsent_bytes = unsent_bytes
         self._looked = time.monotonic()
@@ -253,7 +253,7 @@ class Dealer:
     endpoint
         The router's, as ZeroMQ writes it.
     name
-        What the router knows this peer by; one that comes with the same name takes its place.
+        The name of this peer at the router; one that comes with the same name takes its place.
     keys
         The site's.
     """
@@ -265,9 +265,9 @@ class Dealer:
         self._refused = False
         #: Bytes that were taken, and the router was not told of.
         self._taken = 0
-        #: Whether the router sends nothing more by this connection.
+        #: True if the router sends nothing more by this connection.
         self.is_lost = False
-        #: Whether there is no router at all: the endpoint is none.
+        #: True if there is no router at all: the endpoint is none.
         self._is_nowhere = False
         #: Can be read when there is something to `receive`.
         self.source = self._context.socket(zmq.DEALER)
@@ -331,4 +331,8 @@ class Dealer:
         self.source.disable_monitor()
         self._monitor.close(linger=0)
         self.source.close(linger=round(linger_s * 1e3))
-        self._context.term()
+        if linger_s:
+            self._context.term()
+        else:
+            # ZeroMQ may be looking for a name that nobody knows, and cannot be stopped in that.
+            threading.Thread(target=self._context.term, name="end ZeroMQ", daemon=True).start()

@@ -60,7 +60,7 @@ class _Greeting:
         self.stream = stream
         self.since = time.monotonic()
         self.name = b""
-        #: What proves it; empty until it has said its name.
+        #: The proof of the peer; empty until it has said its name.
         self.proof = b""
 
 
@@ -70,7 +70,7 @@ class Listener:
     Parameters
     ----------
     path
-        Of the socket, in a private directory; what is there is replaced.
+        The path of the socket, in a private directory; a file that is there is replaced.
     secret
         The key that peers must hold.
     unsent_bytes
@@ -81,7 +81,7 @@ class Listener:
         self._secret = secret
         self._unsent_bytes = unsent_bytes
         self._epoll = select.epoll()
-        #: By descriptor: those who are known, and those who have still to greet, oldest first.
+        #: By descriptor: peers that are known, and those that have to greet, the oldest first.
         self._streams: dict[int, Stream] = {}
         self._greetings: dict[int, _Greeting] = {}
         self._gone: list[bytes] = []
@@ -109,7 +109,7 @@ class Listener:
 
     def move(self, path: Path) -> None:
         """Listen at another path, or again at the same; existing connections stay."""
-        self._accept()  # who has found it at the old one
+        self._accept()  # peers that have found it at the old one
         self._set_accepting(False)
         self._socket.close()
         self._bind(path)
@@ -244,7 +244,8 @@ class Listener:
     def take_gone(self) -> list[bytes]:
         """Return the peers whose connections the last `receive` found ended, once.
 
-        Who does not ask before the next one is not told: nothing here grows with those who went.
+        A caller that does not ask before the next `receive` is not told of them: nothing here grows
+        with the peers that went.
         """
         gone, self._gone = self._gone, []
         return gone
@@ -273,9 +274,9 @@ class Line:
     Parameters
     ----------
     path
-        Of the listener's socket.
+        The path of the listener's socket.
     name
-        What the listener knows this peer by; one that comes with the same name takes its place.
+        The name of this peer at the listener; one that comes with the same name takes its place.
     secret
         The key.
     """
@@ -285,12 +286,12 @@ class Line:
         self._stream: Stream | None = None
         self._name, self._secret = name, secret
         self._nonce = os.urandom(NONCE_BYTES)
-        #: What is to be sent when the listener has proved itself; None: it has.
+        #: The messages to send when the listener has proved itself; None: it has.
         self._held: list[bytes] | None = []
-        #: Whether the listener holds another key, as far as was received.
+        #: True if the listener holds another key, as far as was received.
         self.refused = False
         connected = socket.socket(socket.AF_UNIX)
-        # Where the backlog is full this waits, a socket that does not block would give up.
+        # Where the backlog is full a blocking socket waits; another one would give up.
         limit = struct.pack("ll", _CONNECT_S, 0)
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         try:
@@ -354,7 +355,7 @@ class Line:
         nonces = self._nonce + said[:NONCE_BYTES]
         expected = proof_of(b"listener", nonces, self._name, self._secret)
         if not hmac.compare_digest(said[NONCE_BYTES:], expected):
-            # It is told, so that it can log that.
+            # The listener is told, so that it can log that.
             stream.send(REFUSED)
             self.refused = stream.is_lost = True
             return

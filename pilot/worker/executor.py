@@ -32,11 +32,18 @@ from pilot.process import (
     thread_variables,
 )
 from pilot.site import Site
-from pilot.wire import messages as m
 from pilot.wire.channel import REBIND_S, Client, encode
 from pilot.wire.keys import load_keys
+from pilot.wire.messages import worker as m
 from pilot.worker.node_cache import NodeCache
-from pilot.worker.shared_memory import PLACE_BYTES, SLOT, begins, leave_reason, order_of
+from pilot.worker.shared_memory import (
+    PLACE_BYTES,
+    SLOT,
+    begins,
+    leave_reason,
+    order_of,
+    stopping_of,
+)
 from pilot.worker.task_runner import TaskRunner
 
 #: So long may a large result wait for others to join it in one file, in seconds.
@@ -71,16 +78,18 @@ def main(packed: bytes, site: Site, memory: mmap.mmap) -> None:
     """Run an executor of this site until told to end; `memory` is shared with the node worker."""
     config = msgspec.msgpack.decode(packed, type=ExecutorConfig)
     try:
-        client, worker = _come_up(config, site)
+        client, worker = _come_up(config, site, memory)
     except Exception as error:
-        # Its output need not be there yet, nor who would read it.
+        # The executor's output need not be there yet, nor the process that would read it.
         leave_reason(memory, config.slot * PLACE_BYTES, error)
         raise
     _serve(config, site, client, worker, memory)
     client.close()
 
 
-def _come_up(config: ExecutorConfig, site: Site) -> tuple[Client[m.Run | m.Exit], TaskRunner]:
+def _come_up(
+    config: ExecutorConfig, site: Site, memory: mmap.mmap
+) -> tuple[Client[m.Run | m.Exit], TaskRunner]:
     """Make this process ready for tasks; a failure here is blamed on the node, not on a task."""
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -98,6 +107,7 @@ def _come_up(config: ExecutorConfig, site: Site) -> tuple[Client[m.Run | m.Exit]
         Path(config.log),
         NodeCache(site, config.pilot),
         config.indices,
+        stopping=stopping_of(memory, config.slot * PLACE_BYTES),
     )
     environment = config.session.environment
     worker.enter(environment.working_dir, environment.sys_path, environment.variables)
@@ -222,7 +232,7 @@ def send_report(
     report
         Makes a message of the completions.
     completions
-        What has ended.
+        The ends to report.
     """
     try:
         client.send(report(completions))

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 
 from pilot.data.exceptions import pickled
-from pilot.data.values import TooLargeError
+from pilot.data.pickles import TooLargeError
 from pilot.limits import ERROR_TEXT_BYTES, NAME_BYTES
 from pilot.model.tasks import TaskFailure
 from pilot.texts import said, shortened, size_text
@@ -33,7 +33,7 @@ def failure_of(
     error
         The exception.
     node, attempt
-        Where it was raised.
+        The node and the attempt in which the exception was raised.
     limit
         The bytes that the exception itself may have, pickled.
     own_file

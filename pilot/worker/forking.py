@@ -8,7 +8,8 @@ Invariants
 ----------
 - A process that forks has one thread, no ZeroMQ context and nothing of the user's, as has its
   child.
-- A forked process leaves by `SystemExit`, through its parent's frames: none of them catches it.
+- A forked process leaves by `SystemExit`, through its parent's frames: none of them catches it. A
+  guard leaves at once.
 - A fork server ends with the process that made it, and what it has forked ends with it.
 - The end of a served process is told only when none of its descendants is left, whatever session
   they moved to and whoever started them. This holds also where the fork server is killed.
@@ -71,7 +72,7 @@ class Forked:
         Raises
         ------
         subprocess.TimeoutExpired
-            It has not ended in that time.
+            The process has not ended in that time.
         """
         deadline = time.monotonic() + timeout_s
         while (status := self.poll()) is None:
@@ -92,7 +93,7 @@ class Served:
     Raises
     ------
     OSError
-        It could not be forked, or the fork server is dead.
+        The process could not be forked, or the fork server is dead.
     """
 
     def __init__(self, channel: socket.socket) -> None:
@@ -116,7 +117,7 @@ class Served:
         Raises
         ------
         ConnectionError
-            Its guard is dead, and so is the process.
+            The guard of the process is dead, and so is the process.
         """
         if self.returncode is None and select.select([self._channel], [], [], timeout_s)[0]:
             self.returncode = self._number()
@@ -140,9 +141,9 @@ class ForkServer:
     Parameters
     ----------
     run
-        What each process does with the bytes that are given to it.
+        The function that each process runs with the bytes that are given to it.
     name
-        What lists of processes show of the guards.
+        The name of the guards in lists of processes.
     """
 
     def __init__(self, run: Callable[[bytes], object], name: str = "") -> None:
@@ -195,10 +196,10 @@ def _fork() -> int:
 def _serve(control: socket.socket, run: Callable[[bytes], object], name: str) -> None:
     """Fork a guard for each request, until nobody can send requests any more."""
     die_with_parent()
-    # What a guard that was killed leaves behind.
+    # A guard that was killed leaves its executor behind.
     adopt_orphans()
-    # Whoever made it ends it; a signal to all processes of a job must not be faster. It is held
-    # back and not ignored, so that what is forked misses none.
+    # The node worker ends this process; a signal to all processes of a job must not be faster. It
+    # is held back and not ignored, so that forked processes miss none.
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
     awake, wake = socket.socketpair()
     for end in (awake, wake):
@@ -231,7 +232,9 @@ def _serve(control: socket.socket, run: Callable[[bytes], object], name: str) ->
                     inherited.close()
                 if os.getppid() == server:  # else it died before it could be told
                     _guard(channel, run, name)
-                sys.exit()
+                # A guard has nothing to write or to close, and taking down a whole Python would
+                # cost more than the fork of the next process, which waits for its cores.
+                os._exit(0)
             channel.close()
             if pid > 0:
                 guards.add(pid)

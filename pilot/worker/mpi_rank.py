@@ -47,13 +47,14 @@ from pilot.process import (
 from pilot.scheduler.placement import Portion
 from pilot.site import open_site, rank_log
 from pilot.texts import shortened
-from pilot.wire import messages as m
 from pilot.wire.channel import REBIND_S, Client
 from pilot.wire.endpoints import Endpoints, runtime_dir
 from pilot.wire.keys import load_keys
+from pilot.wire.messages import worker as m
+from pilot.wire.reaching import find_way
 from pilot.worker.executor import Outbox
 from pilot.worker.node_cache import NodeCache
-from pilot.worker.shared_memory import PLACE_BYTES, SLOT, begins, order_of
+from pilot.worker.shared_memory import PLACE_BYTES, SLOT, begins, order_of, stopping_of
 from pilot.worker.task_runner import TaskRunner
 
 #: The variable that carries `WorldConfig` to the ranks.
@@ -71,7 +72,7 @@ class HostCores(msgspec.Struct):
     """The resources that the ranks on one host share."""
 
     cores: tuple[int, ...]
-    #: Of things that are told apart.
+    #: The rank's portions of things that are told apart.
     indexed: tuple[Portion, ...]
 
 
@@ -108,6 +109,7 @@ def main() -> None:
     logs = [rank_log(config.pilot, config.world, number) for number in range(size)]
     log = site.directory / logs[rank]
     redirect_output(log, site.directory)
+    path, memory = _shared_memory()
     worker = TaskRunner(
         site,
         f"{config.pilot}-world-{config.world}-{rank}-{os.getpid()}",
@@ -117,15 +119,15 @@ def main() -> None:
         indices,
         rank,
         size,
+        stopping_of(memory),
     )
     environment = config.session.environment
     worker.enter(environment.working_dir, environment.sys_path, environment.variables)
     client: Client[m.Run | m.Exit] = Client(
         load_keys(site.keys), b"rank:%d.%d" % (config.world, rank), m.ToExecutor
     )
-    client.connect(config.agent.choose(), REBIND_S)
-    path, memory = _shared_memory()
-    # Whether so many were asked for, the agent knows: it ends a world of another size.
+    client.connect(find_way(config.agent).endpoint, REBIND_S)
+    # The agent knows how many ranks were asked for: it ends a world of another size.
     library = mpi.Get_library_version().partition("\n")[0][:200]
     client.send(m.RankHello(config.world, rank, size, os.getpid(), node, path, library))
     _watch_parent()
@@ -239,16 +241,16 @@ class Meeting:
         Parameters
         ----------
         failed
-            Whether this one has failed.
+            True if this rank has failed.
         has_written
-            Whether it has written anything.
+            True if this rank has written anything.
         following
             The work that all go on with, from the first rank; 0 from the others.
 
         Returns
         -------
         tuple
-            Whether any has failed, whether any has written, and what all go on with.
+            True if any has failed, True if any has written, and the work that all go on with.
         """
         # One word for all: of what is in its upper bits, the others have nothing but zeros.
         word = following << 2 | has_written << 1 | failed

@@ -8,6 +8,8 @@ Invariants
 ----------
 - Executors end with it, and whatever they have started: see `forking`.
 - Without a sign of life from the agent for `SILENT_S` it ends.
+- At the first SIGTERM, which may be for all processes of the job, it ends unless a task here may
+  save its state: then the agent says when.
 """
 
 from __future__ import annotations
@@ -28,14 +30,16 @@ import msgspec
 
 from pilot import clock
 from pilot.model.tasks import LogSpan
-from pilot.process import descendants, die_with_parent, name_process
+from pilot.process import descendants, die_with_parent, kill_with_descendants, name_process
 from pilot.scheduler.resources import NodeShape
 from pilot.site import Site, rank_log
-from pilot.wire import messages as m
 from pilot.wire.channel import REBIND_S, Client
-from pilot.wire.endpoints import LOCAL
+from pilot.wire.endpoints import LOCAL, Endpoints
 from pilot.wire.keys import load_keys
+from pilot.wire.messages import worker as m
+from pilot.wire.messages.pilot import RunningTask
 from pilot.wire.polling import poller_of
+from pilot.wire.reaching import find_way
 from pilot.worker.executor import ExecutorConfig
 from pilot.worker.executor import main as executor_main
 from pilot.worker.forking import Forked, ForkServer, Served
@@ -44,10 +48,13 @@ from pilot.worker.shared_memory import (
     PLACE_BYTES,
     PLACES,
     SLOT,
+    listening_task,
     order_of,
     reason_in,
     shared_by_fork,
     skip_upto,
+    tell_to_end,
+    tell_to_stop,
 )
 
 log = logging.getLogger("pilot.node")
@@ -56,9 +63,11 @@ log = logging.getLogger("pilot.node")
 STATUS_S = 1.0
 #: Without one from the agent for so long, the node worker ends.
 SILENT_S = 30.0
+#: The exit status of a node worker that does not reach its agent.
+UNREACHED = 73
 #: A turn of the loop that took so long means that this process itself stood still, in seconds.
 SLEPT_S = 5.0
-#: What has run for so long is told, in seconds.
+#: The time that a task has run for when that is told, in seconds.
 TOLD_S = 0.5
 #: The last so many bytes of a crashed task's output are told.
 TAIL_BYTES = 4096
@@ -71,7 +80,7 @@ class _Running:
 
     def __init__(self, process: Served, slot: int, log_path: Path, owner: str) -> None:
         self.process = process
-        #: What its segments are named by.
+        #: The name that its segments bear.
         self.owner = owner
         self.slot = slot
         self.log = log_path
@@ -90,11 +99,11 @@ class NodeWorker:
     agent
         The agent's endpoint.
     shape
-        What the pool says that this node has.
+        The resources of this node, as the pool says.
     executors
-        What forks its executors.
+        The fork server of its executors.
     memory
-        What it shares with them.
+        The memory that it shares with them.
     """
 
     def __init__(
@@ -122,6 +131,8 @@ class NodeWorker:
         self._ranks: dict[int, tuple[m.WatchRank, bool, mmap.mmap | None]] = {}
         self._poller = poller_of()
         self._ending = False
+        self._signals = 0
+        self._parent = os.getppid()
         self._client: Client[Any] = Client(
             load_keys(self._site.keys), f"node:{node}".encode(), m.ToNode
         )
@@ -154,9 +165,11 @@ class NodeWorker:
                     heard = now  # this process has stood still itself, with its job
                 looked = now
                 self._kill_overdue(now)
+                if self._signals and not self._ending:
+                    self._ending = not self._may_go_on()
                 if now - told >= STATUS_S:
                     told = now
-                    self._client.send(m.NodeStatus(self._node, self._running()))
+                    self._client.send(m.NodeStatus(self._node, self._running(), self._listening()))
                 if now - heard > SILENT_S:
                     log.error("the agent has been silent for %.0f s", now - heard)
                     self._ending = True
@@ -167,7 +180,11 @@ class NodeWorker:
             self._fork_server.close()
 
     def _on_signal(self, *_: object) -> None:
-        self._ending = True
+        self._signals += 1
+
+    def _may_go_on(self) -> bool:
+        """Tell whether tasks here may go on for a while after SIGTERM."""
+        return self._signals == 1 and os.getppid() == self._parent and bool(self._listening())
 
     def _timeout_ms(self) -> int:
         waiting = [e.kill_at for e in self._executors.values() if e.kill_at]
@@ -181,13 +198,12 @@ class NodeWorker:
             self._stop(message.executor, message.grace_s)
         elif isinstance(message, m.Unsend):
             self._unsend(message)
+        elif isinstance(message, m.TellStop):
+            self._tell_to_stop(message)
         elif isinstance(message, m.WatchRank):
             self._watch_rank(message)
         elif isinstance(message, m.KillRank):
-            # What it has started, too, in whatever session that is: orphans come to it.
-            for pid in (*descendants(message.pid), message.pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            kill_with_descendants(message.pid)
         elif isinstance(message, m.AgentStatus):
             if message.local.startswith(LOCAL) and self._agent.startswith(LOCAL):
                 self._agent = message.local
@@ -213,7 +229,7 @@ class NodeWorker:
             self._poller.unregister(process)
             os.close(process)
             if leads:
-                # What it had started goes with it, whatever the launcher does.
+                # The processes that it had started go with it, whatever the launcher does.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(message.pid, signal.SIGKILL)
             self._tell_rank_exited(message, memory)
@@ -261,6 +277,7 @@ class NodeWorker:
     def _stop(self, number: int, grace_s: float) -> None:
         executor = self._executors.get(number)
         if executor is not None:
+            tell_to_end(self._memory, executor.slot * PLACE_BYTES)
             if grace_s:
                 _ask_to_end(executor.process)
             else:
@@ -281,6 +298,21 @@ class NodeWorker:
                     begun = _skip_upto(rank.pid, order_of(memory), message.upto)
         if begun is not None:
             self._client.send(m.Unsent(number, begun, message.upto))
+
+    def _tell_to_stop(self, message: m.TellStop) -> None:
+        notice = (message.task, message.attempt, message.until, message.reason)
+        if executor := self._executors.get(message.number):
+            tell_to_stop(self._memory, executor.slot * PLACE_BYTES, *notice)
+        for rank, _, memory in self._ranks.values():
+            if rank.world == message.number and memory is not None:
+                tell_to_stop(memory, 0, *notice)
+
+    def _listening(self) -> list[int]:
+        """List the tasks that look whether they are to stop, read from shared memory."""
+        places = [(self._memory, its.slot * PLACE_BYTES) for its in self._executors.values()]
+        places += [(memory, 0) for _, _, memory in self._ranks.values() if memory is not None]
+        tasks = {listening_task(memory, offset) for memory, offset in places}
+        return sorted(tasks - {0})
 
     def _kill_overdue(self, now: float) -> None:
         for executor in self._executors.values():
@@ -330,7 +362,7 @@ class NodeWorker:
         name = path.relative_to(self._site.directory).as_posix()
         return (LogSpan(name, begin, end),) if end > begin else (), tail
 
-    def _running(self) -> list[m.RunningTask]:
+    def _running(self) -> list[RunningTask]:
         """List the tasks that have run for a while, read from the executors' shared memory."""
         running = []
         now = clock.now()
@@ -341,12 +373,13 @@ class NodeWorker:
             if task and now - started > TOLD_S:
                 name = executor.log.relative_to(self._site.directory).as_posix()
                 running.append(
-                    m.RunningTask(task, attempt, self._node, started, (LogSpan(name, begin, -1),))
+                    RunningTask(task, attempt, self._node, started, (LogSpan(name, begin, -1),))
                 )
         return running
 
     def _end_all(self) -> None:
         for executor in self._executors.values():
+            tell_to_end(self._memory, executor.slot * PLACE_BYTES)
             _signal_group(executor.process, signal.SIGTERM)
         deadline = time.monotonic() + 2.0
         for executor in self._executors.values():
@@ -444,7 +477,7 @@ class ForkedNode(Forked):
 
         def run() -> None:
             os.close(self._writer)
-            with open(reader) as told:
+            with open(reader, encoding="utf-8") as told:
                 main(site, pilot, node, shape, told.read)
 
         super().__init__(run)
@@ -452,8 +485,25 @@ class ForkedNode(Forked):
 
     def tell(self, agent: str) -> None:
         """Send the node worker the agent's endpoint, which it waits for."""
-        with open(self._writer, "w") as writer:
+        with open(self._writer, "w", encoding="utf-8") as writer:
             writer.write(agent)
+
+
+def find_agent(endpoints: Endpoints, node: str) -> str:
+    """Search for an address of the agent that this node reaches.
+
+    Raises
+    ------
+    SystemExit
+        It reaches none: the exit status is `UNREACHED`.
+    """
+    way = find_way(endpoints)
+    for failure in way.failures:
+        log.warning("%s does not reach the agent at %s", node, failure)
+    if way.is_reached:
+        return way.endpoint
+    log.error("%s reaches the agent at none of its addresses", node)
+    raise SystemExit(UNREACHED)
 
 
 def main(

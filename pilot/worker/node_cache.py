@@ -86,7 +86,7 @@ class NodeCache:
                     if self._fetch(value, cache):
                         return load(value, cache)
                 except ResultError:
-                    # It is the copy that is damaged, or else this is told of the original below.
+                    # The copy is damaged; if the original is, too, that is told below.
                     with contextlib.suppress(OSError):
                         (cache / value.path).unlink()
                 except OSError:
@@ -115,7 +115,7 @@ class NodeCache:
                 partial.rename(copy)
             finally:
                 partial.unlink(missing_ok=True)
-            with (cache / RECORD).open("a") as record:
+            with (cache / RECORD).open("a", encoding="utf-8") as record:
                 record.write(f"{value.path} {size}\n")
         return True
 

@@ -25,11 +25,12 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
+from types import FrameType
 from typing import Any, NamedTuple
 
 _LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
 _TIMERS = (_signal.ITIMER_REAL, _signal.ITIMER_VIRTUAL, _signal.ITIMER_PROF)
-# As they are before they are wrapped.
+# The functions as they are before they are wrapped.
 _set_umask, _set_timer = os.umask, _signal.setitimer
 _get_limit, _set_limit = resource.getrlimit, resource.setrlimit
 _enable, _disable, _set_threshold = gc.enable, gc.disable, gc.set_threshold
@@ -40,14 +41,14 @@ class Setting(NamedTuple):
 
     #: In messages.
     name: str
-    #: What changes it, and the modules that may have that.
+    #: The functions that change the setting, and the modules that may have them.
     functions: tuple[str, ...]
     modules: tuple[str, ...]
     #: Returns what it is.
     read: Callable[[], Any]
     #: Has it be that again.
     write: Callable[[Any], object]
-    #: Whether each thread has its own; that of the thread that runs tasks counts.
+    #: True if each thread has its own; that of the thread that runs tasks counts.
     is_of_thread: bool = False
 
 
@@ -172,7 +173,7 @@ class Settings:
 
     def __init__(self) -> None:
         self._thread = threading.get_ident()
-        #: What a task has changed, as it was, by name.
+        #: The former values of the settings that a task has changed, by name.
         self.changed: dict[str, Any] = {}
         for setting in _SETTINGS:
             wrapped: dict[int, Any] = {}
@@ -203,7 +204,7 @@ class Settings:
         Returns
         -------
         str
-            What could not be put back, and why; empty: nothing.
+            The settings that could not be put back, and why; empty: none.
         """
         changed, self.changed = self.changed, {}
         left = ""
@@ -217,9 +218,9 @@ class Settings:
 
 def _imports() -> bool:
     """Tell whether this thread is importing a module."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             return True
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return False

@@ -1,10 +1,13 @@
 """The words of shared memory by which an executor or rank and its node worker inform each other.
 
 While it is in a task it hears no message, and one for the begin of each would cost too much. So
-which task it is in, and which of those that it was sent it is to skip, are a few words of memory.
+which task it is in, which of those that it was sent it is to skip, and that the task is to stop
+soon, are a few words of memory.
 
 Invariants
 ----------
+- The notice to stop names the attempt that it is for, and is complete before it does: no later task
+  in the same process takes it for its own.
 - Works are numbered from 1 in the order in which they are sent. One that `begins` is never among
   those that the node worker, which writes while the process is stopped, has told to be skipped; one
   that does not begin always is.
@@ -16,6 +19,7 @@ import mmap
 import struct
 from typing import Protocol
 
+from pilot.client.stopping import ATTEMPT, ENDS, LISTENS, TASK, Stopping
 from pilot.texts import encodable
 
 #: For each process: task, attempt, start of the task, start of its output.
@@ -23,10 +27,16 @@ SLOT = struct.Struct("<qqdq")
 #: And behind that: which work it has begun, and between which of them it skips what it was sent:
 #: those after the first, up to the second.
 ORDER = struct.Struct("=qqq")
+#: And behind that, the words of `pilot.client.stopping`, and when and why the task is to stop.
+_STOP_WORDS = struct.Struct("=qqqq")
+_NOTICE = struct.Struct("=d120s")
+_NOTICE_TEXT_BYTES = 120
 #: And behind that, in a process that cannot begin with anything: why.
 _REASON_BYTES = 512
-PLACE_BYTES = SLOT.size + ORDER.size + _REASON_BYTES
-_REASON_AT = SLOT.size + ORDER.size
+_STOP_AT = SLOT.size + ORDER.size
+_NOTICE_AT = _STOP_AT + _STOP_WORDS.size
+_REASON_AT = _NOTICE_AT + _NOTICE.size
+PLACE_BYTES = _REASON_AT + _REASON_BYTES
 #: Processes that one node may have at a time, idle ones included.
 PLACES = 4096
 
@@ -46,7 +56,7 @@ def shared_by_fork() -> mmap.mmap:
 
 def order_of(memory: mmap.mmap, offset: int = 0) -> memoryview[int]:
     """Return the `ORDER` words of the process whose place in the memory begins at `offset`."""
-    return memoryview(memory)[offset + SLOT.size : offset + _REASON_AT].cast("q")
+    return memoryview(memory)[offset + SLOT.size : offset + _STOP_AT].cast("q")
 
 
 def begins(order: Words, number: int) -> bool:
@@ -66,6 +76,43 @@ def skip_upto(order: Words, upto: int) -> int:
     # Else it is on its way through what it was told to skip before: that goes on.
     order[2] = upto
     return begun
+
+
+def stopping_of(memory: mmap.mmap, offset: int = 0) -> Stopping:
+    """Return what the process whose place in the memory begins at `offset` knows of its stop."""
+
+    def notice() -> tuple[float, str]:
+        until, text = _NOTICE.unpack_from(memory, offset + _NOTICE_AT)
+        return until, text.rstrip(b"\0").decode(errors="replace")
+
+    return Stopping(_stop_words(memory, offset), notice)
+
+
+def _stop_words(memory: mmap.mmap, offset: int) -> memoryview[int]:
+    return memoryview(memory)[offset + _STOP_AT : offset + _NOTICE_AT].cast("q")
+
+
+def tell_to_stop(
+    memory: mmap.mmap, offset: int, task: int, attempt: int, until: float, reason: str
+) -> None:
+    """Tell an attempt in another process to stop; called by the node worker."""
+    text = encodable(reason).encode()[:_NOTICE_TEXT_BYTES]
+    words = _stop_words(memory, offset)
+    words[TASK] = 0
+    _NOTICE.pack_into(memory, offset + _NOTICE_AT, until, text)
+    words[ATTEMPT] = attempt
+    words[TASK] = task  # last: from now on it is told
+
+
+def tell_to_end(memory: mmap.mmap, offset: int) -> None:
+    """Tell a process that its next SIGTERM is meant; called by the node worker."""
+    _stop_words(memory, offset)[ENDS] = 1
+
+
+def listening_task(memory: mmap.mmap, offset: int = 0) -> int:
+    """Return the task that a process is in, if it looks whether it is to stop; otherwise 0."""
+    task: int = SLOT.unpack_from(memory, offset)[0]
+    return task if _stop_words(memory, offset)[LISTENS] == task else 0
 
 
 def leave_reason(memory: mmap.mmap, offset: int, error: BaseException) -> None:

@@ -27,7 +27,7 @@ from typing import Any
 
 from pilot.worker.settings import Settings
 
-#: Those that a program may have handlers for; what tells of its own faults is left out.
+#: The signals that a program may have handlers for, without those that tell of its own faults.
 _SIGNALS = (
     signal.SIGHUP,
     signal.SIGINT,
@@ -75,7 +75,7 @@ class Surroundings:
             self._directory = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._handlers = self._current_handlers()
         self._settings = Settings()
-        #: What could not be put back, and why; empty: nothing.
+        #: The things that could not be put back, and why; empty: none.
         self.left = ""
 
     def output_position(self) -> int:
@@ -123,7 +123,7 @@ class Surroundings:
             flushed = False
         if sys.stdin is not streams[0] or _is_closed(streams[0]):
             self._streams = (self._opened(0, "r"), *streams[1:])
-            sys.stdin = sys.__stdin__ = self._streams[0]  # type: ignore[misc, unused-ignore]
+            sys.stdin = sys.__stdin__ = self._streams[0]  # type: ignore[misc, unused-ignore]  # it is final on paper
         os.dup2(self._stdin, 0)
         os.dup2(self._stdout, 1)
         os.dup2(self._stderr, 2)
@@ -138,9 +138,9 @@ class Surroundings:
         """Write pending output where it was to go, and renew the streams that were closed."""
         stdin, stdout, stderr = self._streams
         if not _flush(stdout):
-            stdout = sys.__stdout__ = self._opened(1, "w")  # type: ignore[misc, unused-ignore]
+            stdout = sys.__stdout__ = self._opened(1, "w")  # type: ignore[misc, unused-ignore]  # it is final on paper
         if not _flush(stderr):
-            stderr = sys.__stderr__ = self._opened(2, "w", 1)  # type: ignore[misc, unused-ignore]
+            stderr = sys.__stderr__ = self._opened(2, "w", 1)  # type: ignore[misc, unused-ignore]  # it is final on paper
         self._streams = stdin, stdout, stderr
         sys.stdout, sys.stderr = stdout, stderr
 

@@ -12,10 +12,8 @@ Invariants
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # as `signal`, without its enumerations
 import os
 import shutil
-import signal
 import sys
 import threading
 import traceback
@@ -37,19 +35,21 @@ from pilot.client.command import (
     OUTPUT_BYTES,
     CommandResult,
     ShellCommand,
-    cannot_start,
     failure_text,
     no_directory,
+    status_text,
 )
 from pilot.client.context import Context, set_context
+from pilot.client.group import NO_GROUP, GroupKey
+from pilot.client.stopping import Stopping, never
 from pilot.client.submission import Submission
-from pilot.client.submitter import NO_GROUP, GroupKey, Submitter
+from pilot.client.submitter import Submitter
 from pilot.client.task import Task
 from pilot.data.patience import is_passing, is_there, patiently, set_patience, when_there
-from pilot.data.pickling import ClassState, class_states, give_again, times_given
+from pilot.data.pickling_by_value import ClassState, class_states, give_again, times_given
 from pilot.data.storing import LazyWriter, store
-from pilot.data.values import decoding_error, unpicklable_error
-from pilot.errors import CommandFailed, EncodingError, StorageError
+from pilot.data.unpicklable import decoding_error, unpicklable_error
+from pilot.errors import CommandFailed, EncodingError, Stopped, StorageError
 from pilot.limits import ERROR_TEXT_BYTES
 from pilot.model.ids import task_label
 from pilot.model.states import Outcome
@@ -66,9 +66,12 @@ from pilot.model.values import Value
 from pilot.process import enter_environment
 from pilot.site import Site
 from pilot.texts import shortened
-from pilot.wire.messages import AttemptSpec, Detach, LaunchPlan
+from pilot.wire.messages.client import Detach
+from pilot.wire.messages.pilot import AttemptSpec
+from pilot.wire.messages.worker import LaunchPlan
 from pilot.worker.failures import bases_of, failure_of
 from pilot.worker.node_cache import NodeCache
+from pilot.worker.program import Program
 from pilot.worker.shell_words import plain_words
 from pilot.worker.surroundings import Surroundings
 
@@ -77,14 +80,6 @@ if TYPE_CHECKING:
 
 #: So much data of functions is kept in a process; the last one's whatever it has.
 LARGE_FUNCTIONS_BYTES = 128 << 20
-_set_handler, _TERM = _signal.signal, int(signal.SIGTERM)
-#: Signals that commands find as they are by default, whatever Python, or who started the head (a
-#: shell in the background, nohup), has ignored.
-_TO_DEFAULT = tuple(
-    int(each)
-    for each in _signal.valid_signals()
-    if each == signal.SIGINT or _signal.getsignal(each) is _signal.SIG_IGN
-)
 _RESULT = "the result"
 #: Stands for a result that comes from a child.
 NO_VALUE = Value(0)
@@ -109,6 +104,8 @@ class TaskRunner:
         By name, those of its things that are told apart, such as GPUs.
     rank, ranks
         For MPI.
+    stopping
+        The words by which tasks here are told to stop.
     """
 
     def __init__(
@@ -121,9 +118,11 @@ class TaskRunner:
         indices: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
         rank: int = 0,
         ranks: int = 1,
+        stopping: Stopping | None = None,
     ) -> None:
         self._site = site
         self._cache = cache
+        self._stopping = stopping or never()
         self._owner = owner
         self._node = node
         self._log = log
@@ -135,7 +134,7 @@ class TaskRunner:
         self._inline_limit = site.config.data.inline_limit_bytes
         self._payloads: dict[bytes, bytes] = {}
         self._functions: dict[bytes, Callable[..., Any]] = {}
-        #: What the classes of the script were when each function was sent.
+        #: The states of the script's classes when each function was sent, by its digest.
         self._classes: dict[bytes, list[ClassState]] = {}
         #: The function for which they are that now, and the count of changes by then.
         self._in_force = (b"", 0)
@@ -148,12 +147,12 @@ class TaskRunner:
         self._writer: Any = None
         self._unsealed: list[tuple[Completion, list[Any]]] = []
         self._sealing = threading.Lock()
-        #: What commands get. Set where it shall not depend on what tasks in this process change.
+        #: The environment of commands; set where tasks in this process shall not change it.
         self.environ: Mapping[str, str] = os.environ
         self._pid = os.getpid()
         #: Why nothing can run here, such as a working directory that is not there.
         self._broken: Exception | None = None
-        #: As they are when `enter` has been called.
+        #: The surroundings as they are when `enter` has been called.
         self._surroundings: Surroundings
 
     def learn(self, functions: Iterable[Function], templates: Iterable[Template]) -> None:
@@ -188,7 +187,7 @@ class TaskRunner:
         work
             The task.
         begin
-            Where its output begins: the `log_position`.
+            The `log_position` at which the task's output begins.
         plan
             How an MPI program is started; None for all else.
         """
@@ -228,7 +227,8 @@ class TaskRunner:
         result: Any = None
         outcome: Outcome = "ok"
         failure, children, session = None, None, None
-        #: What is read or stored, while the task itself does not run; of an input its task.
+        context: Context | None = None
+        #: The thing that is read or stored while the task itself does not run; an input's task.
         at: str | int = ""
         try:
             if self._broken is not None:
@@ -246,9 +246,10 @@ class TaskRunner:
             at = ""
             fetched = started = clock.now()
             session = self._session(template, work.task, label)
-            set_context(self._context(work, template, label, started, session))
+            context = self._context(work, template, label, started, session)
+            set_context(context)
             if isinstance(function, ShellCommand):
-                result = self._run_command(function, args, kwargs, begin, plan)
+                result = self._run_command(function, args, kwargs, begin, plan, context)
                 if result.outputs:
                     result = with_digests(result, of_contents=bool(template.cache))
             else:
@@ -269,6 +270,8 @@ class TaskRunner:
             if session is not None:
                 session.drop()
         finally:
+            if context is not None:
+                context.close()
             set_context(None)
             self._surroundings.put_back()
         files: tuple[FileStamp, ...] = ()
@@ -424,6 +427,8 @@ class TaskRunner:
             ranks=self._ranks,
             checkpoints=self._checkpoints,
             session=session,
+            number=work.task,
+            stopping=self._stopping,
         )
 
     def _take_results(
@@ -459,6 +464,7 @@ class TaskRunner:
         kwargs: dict[str, Any],
         begin: int,
         plan: LaunchPlan | None,
+        context: Context,
     ) -> CommandResult:
         command.check_inputs(kwargs)
         line = command.line(args, kwargs)
@@ -479,21 +485,26 @@ class TaskRunner:
         try:
             stdin = command.path(command.stdin, args, kwargs)
             if stdin:
-                is_there(Path(stdin))  # soon; who starts the command says what is wrong
-            status = _spawn(
-                launched,
-                env,
-                stdin,
-                command.path(command.stdout, args, kwargs),
-                command.path(command.stderr, args, kwargs),
+                is_there(Path(stdin))  # soon; the start of the command says what is wrong
+            program = Program()
+            if command.stop_signal:
+                program.is_signalled = True
+                to_all = plan is None and isinstance(command.command, str)
+                context.on_stop(partial(program.send, command.stop_signal, to_all))
+            stdout, stderr = (
+                command.path(text, args, kwargs) for text in (command.stdout, command.stderr)
             )
+            program.start(launched, env, stdin, stdout, stderr)
+            status = program.wait(self._stopping, lambda: context.should_stop)
         finally:
             if home is not None:
                 os.chdir(home)
         output = self._output_since(begin)
-        if status not in command.success:
-            raise CommandFailed(failure_text(line, status, output), status)
-        return CommandResult(line, status, output, command.collect_outputs(kwargs))
+        if status in command.success:
+            return CommandResult(line, status, output, command.collect_outputs(kwargs))
+        if command.stop_signal and status in command.unfinished and context.should_stop:
+            raise Stopped(f"it has stopped, with {status_text(status)}: {context.stop_reason}")
+        raise CommandFailed(failure_text(line, status, output), status)
 
     def _output_since(self, begin: int) -> str:
         end = self.log_position()
@@ -513,12 +524,12 @@ def _of_what(what: str | int, error: BaseException, result: object) -> BaseExcep
     Parameters
     ----------
     what
-        What was read or stored for it: its function, its arguments, its result, or the result of
-        the task of this number.
+        The thing that was read or stored: the task's function, arguments or result, or the result
+        of the task of this number.
     error
-        What was raised meanwhile, maybe by code of the user's.
+        The exception that was raised meanwhile, maybe by code of the user's.
     result
-        What it gave, where it was to be stored.
+        The result, where it was to be stored.
     """
     if isinstance(what, int):
         what = f"the result of task {task_label(what)}, an input"
@@ -541,6 +552,8 @@ def _outcome_of(error: BaseException) -> Outcome:
 
     That the file system has failed for a moment is no error of the task's, and worth another try.
     """
+    if isinstance(error, Stopped):
+        return "interrupted"  # as far as it was told to stop, which the agent knows
     is_stored_in_vain = isinstance(error, StorageError) and is_passing(error)
     return "crash" if is_stored_in_vain else "error"
 
@@ -570,7 +583,7 @@ def _results(template: Template, result: Any) -> Sequence[Any]:
     Raises
     ------
     TypeError
-        It gave something else.
+        The function returned something else.
     """
     if template.returns == 1 and not template.return_names:
         return (result,)
@@ -599,50 +612,3 @@ def _without_shell(command: ShellCommand, line: str) -> list[str] | None:
     if words is None or words[0].startswith(".") or not shutil.which(words[0]):
         return None
     return words
-
-
-def _spawn(
-    argv: list[str],
-    env: Mapping[str, str],
-    stdin: str | None,
-    stdout: str | None,
-    stderr: str | None,
-) -> int:
-    """Run a command to its end without copying this process; return its exit status.
-
-    Raises
-    ------
-    CommandFailed
-        The command cannot be started.
-    PilotError
-        Its standard input is not there.
-    """
-    actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 0, stdin or os.devnull, os.O_RDONLY, 0)]
-    create = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    if stdout:
-        actions.append((os.POSIX_SPAWN_OPEN, 1, stdout, create, 0o666))
-    if stderr and stderr == stdout:
-        actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
-    elif stderr:
-        actions.append((os.POSIX_SPAWN_OPEN, 2, stderr, create, 0o666))
-    # A command that is told to end has some time for that: this process, which is told as well,
-    # waits for it.
-    before = _set_handler(_TERM, _wait_on)
-    try:
-        pid = os.posix_spawnp(
-            argv[0],
-            argv,
-            env,
-            file_actions=actions,
-            setsigdef=_TO_DEFAULT,
-        )
-        _, status = os.waitpid(pid, 0)
-    except OSError as error:
-        raise cannot_start(argv, error, stdin) from error
-    finally:
-        _set_handler(_TERM, before)
-    return os.waitstatus_to_exitcode(status)
-
-
-def _wait_on(*_: object) -> None:
-    """Do nothing."""

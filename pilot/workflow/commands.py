@@ -10,7 +10,9 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from pilot.client.command import signal_number
 from pilot.client.command_text import BRACES, command_text, remedies
+from pilot.client.task import OptionError
 from pilot.errors import CommandError
 from pilot.site_configs.yamlfile import YamlPath
 from pilot.workflow.expression import Escaped, Reference, unparse
@@ -37,6 +39,7 @@ class CommandPlan:
     cwd: Compiled
     env: Compiled
     success: tuple[int, ...]
+    stop_signal: int = 0
 
 
 def command_plan(entry: TaskEntry, path: YamlPath) -> CommandPlan:
@@ -57,6 +60,10 @@ def command_plan(entry: TaskEntry, path: YamlPath) -> CommandPlan:
         for key in STREAMS
         if getattr(entry, key) is not None
     }
+    try:
+        stop_signal = signal_number(entry.stop_signal)
+    except OptionError as error:
+        raise Wrong((*path, "stop_signal"), str(error).partition(": ")[2]) from None
     return CommandPlan(
         run=run,
         streams=streams,
@@ -66,6 +73,7 @@ def command_plan(entry: TaskEntry, path: YamlPath) -> CommandPlan:
         cwd=compiled(entry.cwd, (*path, "cwd")),
         env=compiled(entry.env, (*path, "env")),
         success=(0,) if entry.success is None else tuple(entry.success),
+        stop_signal=stop_signal,
     )
 
 

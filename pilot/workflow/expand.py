@@ -257,6 +257,7 @@ class _Makers:
                 plan.streams.get("stderr"),
                 {name: str(_for_shell(value)) for name, value in env.items()},
                 plan.success,
+                stop_signal=plan.stop_signal,
             )
         return self._commands[key]
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
-#: Of at most 18 digits and a small exponent, so that each is a number of the machine.
+#: A number of at most 18 digits and a small exponent, so that the machine has it as one.
 _NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]+)?([eE][-+]?[0-9]{1,2})?(?![0-9])")
 _DEEPEST = 16
 

@@ -66,7 +66,7 @@ class TaskGroup:
     """The tasks of one entry of the file: one, or one for each item."""
 
     name: str
-    #: Its line in the file.
+    #: The task's line in the file.
     line: int
     #: The target in the file: ``module:function``, or the command.
     text: str

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pilot.scheduler.budgets import HOUR_S
 from pilot.site_configs import yamlfile
 from pilot.workflow.expand import expand, values_of, without_circles
 from pilot.workflow.files import check_files
@@ -40,6 +41,8 @@ class Workflow:
     parameters: Mapping[str, Any]
     #: Directories that the workers must search for modules: `Session(sys_path=…)`.
     sys_path: tuple[Path, ...]
+    #: Node-hours that its tasks may use, or None: `Session(budget=…)`.
+    budget: str | float | None
     _graph: Graph
 
     def graph(self) -> Graph:
@@ -91,7 +94,7 @@ def load_workflow(path: str | Path, parameters: Mapping[str, Any] | None = None)
     variables = {**values, WORKFLOW: {"name": name, "directory": str(home)}}
     allowance = Allowance()
     variables |= _lists(file.value, variables, problems, allowance)
-    # What was left out is known by its name: one mistake, one message.
+    # Keys that were left out are known by their names: one mistake, one message.
     for section in ("parameters", "lists"):
         if (section,) in problems.left_out:
             problems.raise_if_any()
@@ -106,7 +109,7 @@ def load_workflow(path: str | Path, parameters: Mapping[str, Any] | None = None)
                 targets[plan.name] = _target(plan, sys_path)
     if problems.are_at("parameters") or problems.are_at("lists"):
         problems.raise_if_any()
-    # What is right in itself is looked at further, whatever else is wrong.
+    # Tasks that are right by themselves are looked at further, whatever else is wrong.
     plans = without_circles(plans, file.line_of, problems)
     plans = plans.without(name for name in file.value.tasks if problems.are_at(TASKS, name))
     with _no_collecting():
@@ -114,8 +117,13 @@ def load_workflow(path: str | Path, parameters: Mapping[str, Any] | None = None)
             plans, targets, name=name, line_of=file.line_of, problems=problems, allowance=allowance
         )
         check_files(graph, problems)
+    budget = file.value.budget
+    if budget is not None and budget.per != "total":
+        with problems.caught():
+            raise file.error("budget", message="a session has one budget for all of its time")
     problems.raise_if_any()
-    return Workflow(name, path.absolute(), values, sys_path, graph)
+    hours = None if budget is None else budget.node_s / HOUR_S
+    return Workflow(name, path.absolute(), values, sys_path, hours, graph)
 
 
 @contextlib.contextmanager

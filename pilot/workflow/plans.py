@@ -46,7 +46,7 @@ from pilot.workflow.schema import CommonOptions, Range, TaskEntry, WorkflowFile
 
 _KINDS = ("python", "mpi", "run")
 #: Keys that mean something for commands only.
-_COMMAND_KEYS = ("inputs", "outputs", "cwd", *STREAMS, "env", "success")
+_COMMAND_KEYS = ("inputs", "outputs", "cwd", *STREAMS, "env", "success", "stop_signal")
 #: Keys without which there would be many more findings that only follow from that.
 _FOLLOWED = (*_KINDS, "foreach", "with", "args", "inputs", "outputs")
 #: Options of one task that are no common ones.

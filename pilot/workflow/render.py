@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import Any
 
 from pilot.client.command import ShellCommand
-from pilot.client.task import DYNAMIC, Options
+from pilot.client.task import DYNAMIC, OPTIONS, Options
 from pilot.errors import CommandError
 from pilot.texts import printable
 from pilot.workflow.graph import Graph, Node, Result, TaskGroup, replace_results
@@ -126,7 +125,7 @@ def _command(node: Node) -> str | None:
         line = node.function.line((), kwargs)
     except CommandError:
         return str(node.function.command)  # it formats a number that is not known yet
-    # What is not known yet has no quotes yet.
+    # Values that are not known yet have no quotes yet.
     line = re.sub(r"'(\$\{tasks\.[^']*\})'", r"\1", line)
     return re.sub(r"\\(\$\{tasks\.[^}]*\})", r"\1", line)
 
@@ -137,14 +136,14 @@ _RESOURCES = ("name", *(name for name in DYNAMIC if name != "time_limit"))
 def _options(options: Options) -> Iterator[tuple[str, Any]]:
     """Yield the options that differ from the defaults."""
     usual = Options()
-    for option in fields(options):
-        value = getattr(options, option.name)
-        if value != getattr(usual, option.name):
+    for name in OPTIONS:
+        value = getattr(options, name)
+        if value != getattr(usual, name):
             if callable(value) and not isinstance(value, type):
                 value = "by the arguments"
-            elif option.name == "retry_on":
+            elif name == "retry_on":
                 value = list(options.retry_names())
-            yield option.name, list(value) if isinstance(value, tuple) else value
+            yield name, list(value) if isinstance(value, tuple) else value
 
 
 def _resources(options: Options) -> str | None:

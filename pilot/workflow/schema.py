@@ -14,6 +14,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 from pilot.errors import WorkflowError
 from pilot.model.states import OnFailure
 from pilot.site_configs import yamlfile
+from pilot.site_configs.units import NodeHours
 from pilot.site_configs.yaml_text import YamlError
 
 
@@ -104,6 +105,8 @@ class TaskEntry(CommonOptions):
     env: dict[str, str | int | float] = {}
     #: Exit statuses of the command that mean success; 0 by default.
     success: list[int] | None = None
+    #: Signal that the command gets when its pilot ends soon, as SIGTERM; no signal by default.
+    stop_signal: str | None = None
     #: Name of the task in lists; its key by default.
     name: str | UnsetType = UNSET
     #: MPI ranks.
@@ -127,6 +130,8 @@ class WorkflowFile(_Mapping, kw_only=True):
     lists: dict[str, list[Any] | Range | str] = {}
     #: Options of every task that does not say otherwise.
     defaults: CommonOptions = field(default_factory=CommonOptions)
+    #: Node-hours that the tasks may use, as 50 or "50 node-hours"; then no more of them start.
+    budget: NodeHours = None
     #: Directories to search for modules, relative to this file; its own is always searched.
     path: list[str] = []
     #: The tasks, by name.

@@ -29,7 +29,7 @@ def summarise(record: Record, session: int, results: Path, ask: Ask) -> dict[str
     record
         The record of the workflow.
     session
-        Its session.
+        The session of the run.
     results
         The site's directory of results.
     ask

@@ -8,6 +8,8 @@ to it; `choose` lists the batch systems, each in its own package: `slurm` runs S
 from __future__ import annotations
 
 from pilot.scheduler.batch.base import (
+    NO_PREFIX,
+    Allocation,
     BatchError,
     BatchSystem,
     BatchUnavailable,
@@ -15,14 +17,18 @@ from pilot.scheduler.batch.base import (
     JobRequest,
     JobStatus,
     Phase,
+    Prediction,
+    Predicts,
     ShrinkRefused,
+    Stuck,
     SubmitRefused,
     WhyEnded,
 )
 from pilot.scheduler.batch.choose import find_kind, open_batch
-from pilot.scheduler.batch.kind import Allocation, BatchKind, Keys, MpiWay
+from pilot.scheduler.batch.kind import BatchKind, Keys, MpiWay
 
 __all__ = [
+    "NO_PREFIX",
     "Allocation",
     "BatchError",
     "BatchKind",
@@ -34,7 +40,10 @@ __all__ = [
     "Keys",
     "MpiWay",
     "Phase",
+    "Prediction",
+    "Predicts",
     "ShrinkRefused",
+    "Stuck",
     "SubmitRefused",
     "WhyEnded",
     "find_kind",

@@ -23,12 +23,13 @@ import enum
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
-_JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_JOB_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+_JOB_ID = re.compile(r"[A-Za-z0-9._+-]{1,64}")
+_VARIABLE_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 
 
 class BatchError(Exception):
@@ -48,6 +49,10 @@ class SubmitRefused(BatchError):
 
 class ShrinkRefused(BatchError):
     """The error that the job keeps its nodes. Try later, or end it as a whole when it is idle."""
+
+
+#: A prefix that no job's name has: so jobs are asked for by their ids alone.
+NO_PREFIX = "\0"
 
 
 class Phase(str, enum.Enum):
@@ -84,6 +89,19 @@ class WhyEnded(str, enum.Enum):
     OUT_OF_MEMORY = "out_of_memory"
     #: The job ended, and nobody knows how.
     UNKNOWN = "unknown"
+
+
+class Stuck(str, enum.Enum):
+    """The obstacles that a queued job does not get over by waiting for nodes."""
+
+    #: Its user holds the job, or the batch system does, after a start that failed.
+    HELD = "held"
+    #: An administrator holds the job, and alone can let it go.
+    ADMIN = "admin"
+    #: The job is beyond a limit, or asks for what there is not.
+    NEVER = "never"
+    #: The job's user or account has all that may run at once, or has used up what it may use.
+    LIMIT = "limit"
 
 
 class JobDirectives(Protocol):
@@ -134,11 +152,20 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     setup: str = ""
     #: Environment variables that the command sees.
     variables: Mapping[str, str] = {}
-    #: The time before the end at which the script's process gets SIGUSR1, in seconds.
+    #: The time before the end at which the script's process gets SIGUSR1, in seconds; 0: it gets
+    #: none. (Slurm may send it a minute earlier: to a short job as soon as it starts.)
     warning_s: float = 60.0
+    #: The id of a job after whose end, however it ends, this one starts; empty: it waits for none.
+    #: Only where the batch system can (`BatchKind.has_successors`).
+    after: str = ""
+    #: The fewest nodes, and the shortest walltime in seconds, that will do where the job starts
+    #: sooner so; 0: it gets all that it asks for. Only where the batch system can choose
+    #: (`BatchKind.has_forecasts`).
+    least_nodes: int = 0
+    least_walltime_s: float = 0.0
 
     def __post_init__(self) -> None:
-        if not _JOB_NAME.fullmatch(self.name):
+        if not re.fullmatch(_JOB_NAME, self.name):
             raise ValueError(
                 f"{self.name!r} is not a valid job name; use letters, digits, '.', '_' and '-' "
                 "(at most 128)"
@@ -156,8 +183,10 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
                 f"{path!r} cannot be a job's directory: it must be an absolute path without "
                 "backslashes and line breaks"
             )
+        if self.after and not _JOB_ID.fullmatch(self.after):
+            raise ValueError(f"{self.after!r} is not a valid job id")
         for variable in self.variables:
-            if not _VARIABLE_NAME.fullmatch(variable):
+            if not re.fullmatch(_VARIABLE_NAME, variable):
                 raise ValueError(f"{variable!r} is not a valid name of an environment variable")
 
 
@@ -176,7 +205,7 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     #: Host names of the job's nodes; the first runs the script. Empty if they are not known.
     nodes: tuple[str, ...] = ()
-    #: The number of nodes that the job has or asks for; 0: unknown.
+    #: The number of nodes that the job has, or asks for at most; 0: unknown.
     node_count: int = 0
     #: The time when the job was submitted, or queued again.
     submitted_at: float | None = None
@@ -192,6 +221,59 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True):
     exit_status: int | None = None
     #: The reason why the job ended; None while it has not.
     why_ended: WhyEnded | None = None
+    #: The obstacle between a queued job and its start; None: it waits for nodes.
+    stuck: Stuck | None = None
+    #: True if a queued job may not start yet, whatever nodes are free: until `expected_at`, if that
+    #: is known. One that was queued again may be held back so for a while.
+    held_back: bool = False
+
+
+class Allocation(NamedTuple):
+    """A job that runs, and what it has."""
+
+    #: The batch system's id of the job.
+    job_id: str
+    #: The job's nodes, as the batch system writes them: see `BatchKind.node_names`.
+    nodelist: str
+    #: The number of these nodes.
+    node_count: int = 1
+    #: The number of restarts under the same id.
+    restart_count: int = 0
+    #: The end of the walltime, in seconds since 1970; None: unknown.
+    ends_at: float | None = None
+    #: What the job has on each of its nodes; None: unknown.
+    cores: int | None = None
+    memory_mib: int | None = None
+    gpus: int | None = None
+    #: The parts of a heterogeneous job, each with nodes of another kind; of others there is one.
+    parts: int = 1
+
+
+class Prediction(NamedTuple):
+    """The answer to a job that was not submitted."""
+
+    #: The time at which it would start, in seconds since 1970 by the batch system's clock; None: it
+    #: did not say.
+    start: float | None = None
+    #: The reason why it would be refused; empty: it would be taken.
+    refused: str = ""
+
+
+@runtime_checkable
+class Predicts(Protocol):
+    """A connection to a batch system that knows the starts of jobs (`BatchKind.has_forecasts`)."""
+
+    def predict(self, request: JobRequest) -> Prediction:
+        """Return when a job would start if it was submitted now. Nothing is submitted.
+
+        Of a request that leaves a choice, the start is that of the least.
+
+        Raises
+        ------
+        BatchUnavailable
+            No answer within a few seconds.
+        """
+        ...
 
 
 class BatchSystem(Protocol):
@@ -251,8 +333,16 @@ class BatchSystem(Protocol):
         """
         ...
 
-    def ends_at(self, job_id: str) -> float | None:
-        """Return the end of a running job's walltime, in seconds since 1970; None: unknown."""
+    def allocation(self, job_id: str) -> Allocation:
+        """Return what a running job of this user has, to make it a pilot.
+
+        Raises
+        ------
+        BatchError
+            It cannot be made a pilot; the message says why.
+        BatchUnavailable
+            No answer.
+        """
         ...
 
     def cancel(self, job_ids: Iterable[str]) -> None:
@@ -275,7 +365,7 @@ class BatchSystem(Protocol):
         ShrinkRefused
             The job keeps all its nodes.
         BatchUnavailable
-            No answer.
+            No answer, or not yet: ask again.
         """
         ...
 

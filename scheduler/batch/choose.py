@@ -8,14 +8,15 @@ Python runs.
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 from pilot.scheduler.batch.base import BatchSystem
 from pilot.scheduler.batch.kind import BatchKind
 
-#: The class of each batch system, relative to this package, by its name in a site file.
-_KINDS = {"local": ".local:Local", "slurm": ".slurm:Slurm"}
+#: The module, relative to this package, and class of each batch system, by its name in a site file.
+_KINDS = {"local": (".local", "Local"), "slurm": (".slurm", "Slurm")}
 
 
 class BatchChoice(Protocol):
@@ -44,10 +45,9 @@ def find_kind(name: str) -> BatchKind:
     ValueError
         There is none of this name; the message says why, and what to do.
     """
-    from pkgutil import resolve_name  # few processes need it
-
     if name in _KINDS:
-        found = resolve_name(f"{__package__}{_KINDS[name]}")
+        module, kind_name = _KINDS[name]
+        found = getattr(import_module(module, __package__), kind_name)
     elif ":" not in name:
         from difflib import get_close_matches
 
@@ -58,6 +58,8 @@ def find_kind(name: str) -> BatchKind:
             + f"Known: {', '.join(_KINDS)}, and those of other modules, written as 'module:Class'"
         )
     else:
+        from pkgutil import resolve_name  # late: few processes need it
+
         try:
             found = resolve_name(name)
         except Exception as error:

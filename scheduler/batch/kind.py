@@ -14,29 +14,17 @@ Invariants:
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from pilot.scheduler.batch.base import Allocation
+
 if TYPE_CHECKING:
+    from pilot.findings import AnyCheck
     from pilot.scheduler.batch.base import BatchSystem
-
-
-class Allocation(NamedTuple):
-    """The job that a process runs in."""
-
-    #: The batch system's id of the job.
-    job_id: str
-    #: The job's nodes, as the batch system writes them: see `BatchKind.node_names`.
-    nodelist: str
-    #: The number of these nodes.
-    node_count: int = 1
-    #: The number of restarts under the same id.
-    restart_count: int = 0
-    #: The end of the walltime, in seconds since 1970; None: unknown.
-    ends_at: float | None = None
 
 
 class MpiWay(NamedTuple):
@@ -64,11 +52,17 @@ class BatchKind(abc.ABC):
     manners_keys: type[Keys] = Keys
     #: The keys that pools have beside those that each pool has.
     pool_keys: type[Keys] = Keys
+    #: Those of them that jobs of the head have from a pool, unless the site file gives them others.
+    head_keys: tuple[str, ...] = ()
     #: True if jobs are processes of this machine: each has this one node and may use all its cores;
     #: nobody else is asked, and nobody on other machines need reach the head.
     is_local: bool = False
     #: The place where a person finds the number of cores of a node, as a half-sentence; or empty.
     cores_hint: str = ""
+
+    def manners_faults(self, manners: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:  # noqa: ARG002
+        """Return the faults in the batch system's section: the place of each, and what is wrong."""
+        yield from ()
 
     def pool_faults(self, pool: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:  # noqa: ARG002
         """Return the faults in the keys of a pool: the place of each, and what is wrong."""
@@ -99,10 +93,19 @@ class BatchKind(abc.ABC):
         """
         return nodelist.replace(",", " ").split()
 
+    def step_options(self, job_id: str) -> tuple[str, ...]:  # noqa: ARG002
+        """Return the options by which the node launcher starts something in a job from outside."""
+        return ()
+
     def own_allocation(self, environment: Mapping[str, str]) -> Allocation | None:  # noqa: ARG002
         """Return the job that a process with this environment runs in; None if there is none."""
         return None
 
+    #: True if a job can be asked for that starts when another one has ended (`JobRequest.after`).
+    has_successors: bool = False
+    #: True if the batch system says when a job would start (`Predicts`), and takes jobs
+    #: that leave it a choice of nodes and walltime (`JobRequest.least_nodes`).
+    has_forecasts: bool = False
     #: True if a job is ended by a signal to one process after the other, node by node; so
     #: the end of one of them may be the first sign of the end of all.
     ends_processes_singly: bool = False
@@ -126,6 +129,25 @@ class BatchKind(abc.ABC):
         """
         return [MpiWay(self.launcher)]
 
+    # --- checks of a site
+
+    def checks(
+        self,
+        manners: Any,  # noqa: ARG002
+        pools: Mapping[str, Any],  # noqa: ARG002
+        directory: Path,  # noqa: ARG002
+    ) -> Sequence[AnyCheck]:
+        """Return the checks of ``pilot doctor`` that are of this batch system alone.
+
+        Parameters
+        ----------
+        manners, directory
+            As for `open`.
+        pools
+            The pools of the site file, by name.
+        """
+        return ()
+
     # --- what users read
 
     #: The batch system's name in texts.
@@ -146,6 +168,10 @@ class BatchKind(abc.ABC):
     def release_advice(self, reason: str, job_id: str) -> str:  # noqa: ARG002
         """Return how to release a job that is held for this reason; empty if it is not held."""
         return ""
+
+    def end_advice(self, job_id: str) -> str:  # noqa: ARG002
+        """Return how to end an allocation that its user has made."""
+        return "whoever has made the allocation can end it"
 
     def resume_advice(self, job_id: str) -> str:  # noqa: ARG002
         """Return how to resume a suspended job."""

@@ -1,4 +1,4 @@
-# Sourced by scripts/test: that the bounds of dependencies in setup.cfg are true.
+# Sourced by scripts/test, after jobs.sh: that the bounds of dependencies in setup.cfg are true.
 
 # Tests that need neither a cluster nor an MPI.
 bounds_tests=(tests/unit tests/integration/test_session.py)
@@ -8,9 +8,6 @@ bounds_tests=(tests/unit tests/integration/test_session.py)
 
 # What no test imports.
 checkers='^mypy\|^ruff\|^types-'
-
-# For what is printed meanwhile; removed in the end.
-logs=
 
 # Print "VERSION PROGRAM" for each Python that Pilot runs on and that can make environments, the
 # oldest first.
@@ -36,7 +33,8 @@ test_with() {
         return
     fi
     "$place/bin/pip" install --quiet --disable-pip-version-check --no-deps "$wheel"
-    PATH=$place/bin:$PATH "$place/bin/pytest" -q -p no:cacheprovider "${bounds_tests[@]}"
+    PATH=$place/bin:$PATH "$place/bin/pytest" -q -p no:cacheprovider --hypothesis-profile=few \
+        "${bounds_tests[@]}"
 }
 
 # require NAME [OPTION]: write what setup.cfg requires of packages for $logs/NAME, for pip.
@@ -44,47 +42,34 @@ require() {
     "$venv/bin/python" scripts/lib/lowest.py "${@:2}" setup.cfg dev | grep -v "$checkers" >"$logs/$1"
 }
 
-# End what still runs, as Ctrl-C does it: each job is a process group of its own.
-end_bounds() {
-    local job
-    for job in $(jobs -p); do
-        kill -INT -- "-$job" 2>/dev/null && wait "$job" || true
-    done
-    rm -rf "$logs"
-}
-
-# The two beside each other, each told as a whole: what they print does not mix.
-test_bounds() {
-    local pythons oldest newest own wheel status=0 lowest_job newest_job=
-    logs=$(mktemp -d)
+# The two beside each other. Not where a failure is looked at (`if`, `||`): bash would go on after
+# one in here, and the tests would find the checkout in place of the wheel.
+start_bounds() {
+    local pythons
     mapfile -t pythons < <(list_pythons)
-    oldest=${pythons[0]} newest=${pythons[-1]}
+    oldest=${pythons[0]} newest=${pythons[-1]} is_newest=
     own=$("$venv/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    [ "${newest%% *}" != "$own" ] || is_newest=yes
     "$venv/bin/pip" wheel --quiet --disable-pip-version-check --no-deps -w "$logs" "$checkout"
     rm -rf "$checkout/build"
     wheel=$(echo "$logs"/*.whl)
     require lowest
     require newest --newest
 
-    set -m # as jobs, they hear Ctrl-C, and what they start does
-    test_with lowest "${oldest#* }" -r "$logs/lowest" matplotlib >"$logs/lowest.told" 2>&1 </dev/null &
-    lowest_job=$!
-    if [ "${newest%% *}" != "$own" ]; then
-        test_with newest "${newest#* }" -r "$logs/newest" matplotlib \
-            >"$logs/newest.told" 2>&1 </dev/null &
-        newest_job=$!
-    fi
-    set +m
+    start_job lowest test_with lowest "${oldest#* }" -r "$logs/lowest" matplotlib
+    [ "$is_newest" ] || start_job newest test_with newest "${newest#* }" -r "$logs/newest" matplotlib
+}
 
+# tell_bounds: wait for their ends, print what they printed, and return their status.
+tell_bounds() {
+    local status=0
     say "the lowest versions that setup.cfg allows, on Python ${oldest%% *}"
-    wait "$lowest_job" || status=$?
-    cat "$logs/lowest.told"
+    tell_job lowest || status=$?
     say "the newest versions, on Python ${newest%% *}"
-    if [ -z "$newest_job" ]; then
+    if [ "$is_newest" ]; then
         printf 'skipped: the tests above ran on Python %s, the newest that is here\n' "$own"
     else
-        wait "$newest_job" || status=$?
-        cat "$logs/newest.told"
+        tell_job newest || status=$?
     fi
     return "$status"
 }

@@ -1,13 +1,16 @@
 """The contract of a batch system (`scheduler.batch`): the same tests for every one.
 
-Slurm is the virtual cluster (``scripts/virtual-cluster up``); without one, its part is skipped. The
-third one, in one file of the tests, is no part of Pilot.
+Slurm is the virtual cluster (``scripts/virtual-cluster up``), by its commands and by its library;
+without a cluster, or a pyslurm for its release, that part is skipped. The third one, in one file of
+the tests, is no part of Pilot.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -36,12 +39,13 @@ from pilot.scheduler.batch import (
     find_kind,
 )
 from pilot.scheduler.batch.local.processes import LocalBatch
+from pilot.scheduler.batch.slurm.library import LibraryBatch, try_library
 from pilot.site_configs import PoolConfig, pool_type
 
 _CLUSTER = Path(__file__).parents[2] / "scripts" / "virtual-cluster"
 #: What each section of a batch system has, of what is asked here.
 MANNERS = {"command_limit_s": 30.0}
-#: As site files name them.
+#: As site files name them; pyslurm is another way to Slurm.
 SYSTEMS = {"local": "local", "slurm": "slurm", "toy": f"{toy_batch.__name__}:Toy"}
 
 
@@ -57,16 +61,18 @@ class Site:
     directory: Path
     #: How long a job may take to start or end, in seconds.
     limit_s: float
+    #: The way to Slurm.
+    interface: str = "commands"
     #: Begins the names of this test's jobs, and of no others.
     prefix: str = field(default_factory=lambda: f"pilot-{uuid.uuid4().hex[:8]}-")
 
     @property
     def kind(self) -> BatchKind:
-        """What is known of it without asking."""
+        """Return the kind of the system: the facts that need no asking."""
         return find_kind(SYSTEMS[self.name])
 
     def pool(self, **changes: object) -> PoolConfig:
-        """What a job asks for."""
+        """Return the request of a job."""
         asked: dict[str, Any] = {"cores_per_node": 1, "memory_per_node_mib": 100, **changes}
         return pool_type(SYSTEMS[self.name])(**asked)
 
@@ -135,10 +141,16 @@ def cluster() -> dict[str, str]:
     if told.returncode != 0:
         pytest.skip("no virtual cluster is up; start one by: scripts/virtual-cluster up")
     answer: dict[str, str] = json.loads(told.stdout)
+    exports = subprocess.run(
+        [sys.executable, _CLUSTER, "env"], capture_output=True, text=True, timeout=60, check=True
+    )
+    for line in exports.stdout.splitlines():
+        name, _, value = shlex.split(line)[1].partition("=")
+        answer[name] = value
     return answer
 
 
-@pytest.fixture(params=list(SYSTEMS))
+@pytest.fixture(params=[*SYSTEMS, "pyslurm"])
 def site(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Site]:
@@ -157,22 +169,30 @@ def site(
         )
     else:
         cluster = request.getfixturevalue("cluster")
-        monkeypatch.setenv("SLURM_CONF", cluster["slurm_conf"])
+        for name in ("SLURM_CONF", "PATH"):
+            if name in cluster:
+                monkeypatch.setenv(name, cluster[name])
+        interface = "commands" if request.param == "slurm" else "pyslurm"
+        manners = SimpleNamespace(cluster="", interface=interface, **MANNERS)
+        if interface == "pyslurm":
+            as_chosen = SimpleNamespace(cluster="", interface="auto", **MANNERS)
+            if why := try_library(as_chosen)[1]:
+                pytest.skip(why)
         directory = Path(cluster["shared_directory"]) / f"contract-{uuid.uuid4().hex[:8]}"
         directory.mkdir()
-        manners = SimpleNamespace(cluster="", **MANNERS)
         slurm = find_kind("slurm")
         site = Site(
             "slurm",
             open=lambda: slurm.open(manners, directory),
             directory=directory,
             limit_s=90.0,
+            interface=interface,
         )
     try:
         yield site
         site.end_all()
     finally:
-        if request.param == "slurm":
+        if site.name == "slurm":
             shutil.rmtree(site.directory)
 
 
@@ -181,6 +201,8 @@ def batch(site: Site) -> Iterator[BatchSystem]:
     batch = site.open()
     yield batch
     batch.close()
+    if isinstance(batch, LibraryBatch):
+        assert batch.trouble == "", "the commands took over"
 
 
 def test_a_job_runs_and_completes(site: Site, batch: BatchSystem) -> None:
@@ -322,8 +344,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from pilot.scheduler.batch import JobRequest, find_kind
 from pilot.site_configs import pool_type
-name, system = sys.argv[1:]
-manners = SimpleNamespace(command_limit_s=30.0, cluster="", queue="")
+name, system, interface = sys.argv[1:]
+manners = SimpleNamespace(command_limit_s=30.0, cluster="", interface=interface, queue="")
 batch = find_kind(system).open(manners, Path("jobs"))
 print(batch.submit(JobRequest(name=name, nodes=1, walltime_s=600,
     command=["/bin/bash", "-c", "echo up; sleep 300"], directory=Path.cwd(),
@@ -332,7 +354,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     paths = [str(_CLUSTER.parents[1]), str(_CLUSTER.parents[1] / "tests")]
     done = subprocess.run(
-        [sys.executable, "-c", script, site.prefix + "orphan", SYSTEMS[site.name]],
+        [sys.executable, "-c", script, site.prefix + "orphan", SYSTEMS[site.name], site.interface],
         cwd=site.directory,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
@@ -345,7 +367,8 @@ os.kill(os.getpid(), signal.SIGKILL)
     status = site.wait_for(batch, job_id, running)
     assert status.name == site.prefix + "orphan"
     batch.cancel([job_id])
-    assert site.wait_for(site.open(), job_id, ended).why_ended is WhyEnded.CANCELLED
+    with contextlib.closing(site.open()) as again:
+        assert site.wait_for(again, job_id, ended).why_ended is WhyEnded.CANCELLED
 
 
 def test_the_command_is_warned_before_its_walltime_ends(site: Site, batch: BatchSystem) -> None:
@@ -426,9 +449,23 @@ def _retry(site: Site, shrink: Callable[[], None]) -> None:
     while True:
         try:
             return shrink()
-        except ShrinkRefused:
+        except BatchUnavailable:
             assert time.monotonic() < deadline
             time.sleep(0.5)
+
+
+def test_a_job_that_follows_another_starts_when_that_has_ended(
+    site: Site, batch: BatchSystem
+) -> None:
+    if not site.kind.has_successors:
+        pytest.skip("it takes no such requests")
+    first = batch.submit(site.request("echo up; sleep 300"))
+    site.wait_for_text(first, "up")
+    second = batch.submit(site.request("echo up", name="second", after=first))
+    assert site.wait_for(batch, second, lambda s: s.phase is Phase.QUEUED and bool(s.reason))
+    batch.cancel([first])  # however it ends
+    site.wait_for_text(second, "up")
+    assert batch.jobs(site.prefix)[first].phase is Phase.ENDED
 
 
 def test_a_preempted_job_waits_under_its_id(site: Site, batch: BatchSystem) -> None:
@@ -454,7 +491,7 @@ def test_no_answer_is_told_as_such(
     jobs = site.directory / "jobs"
     with monkeypatch.context() as broken:
         if site.name == "slurm":
-            manners = SimpleNamespace(command_limit_s=1.0, cluster="")
+            manners = SimpleNamespace(command_limit_s=1.0, cluster="", interface=site.interface)
             batch = site.kind.open(manners, site.directory)
             broken.setenv("SLURM_CONF", str(site.directory / "no-slurm.conf"))
         elif site.name == "toy":

@@ -88,9 +88,9 @@ def test_submit_passes_keywords_of_any_name(session: Session) -> None:
 
 def test_submit_needs_a_function(session: Session) -> None:
     with pytest.raises(TypeError):
-        session.submit()  # type: ignore[call-arg]
+        session.submit()  # type: ignore[call-arg]  # no function
     with pytest.raises(TypeError):
-        session.submit(arg=1)  # type: ignore[call-arg]
+        session.submit(arg=1)  # type: ignore[call-arg]  # no function
 
 
 def test_runs_in_another_process(session: Session) -> None:
@@ -379,7 +379,7 @@ def test_callbacks_come_in_the_order_of_their_adding(session: Session, gate: Gat
     order: list[int] = []
     future = gate.hold(session)
     for number in range(10):
-        future.add_done_callback(lambda _, number=number: order.append(number))  # type: ignore[misc]
+        future.add_done_callback(lambda _, number=number: order.append(number))  # type: ignore[misc]  # it has a default
     gate.open()
     future.result(DEADLINE_S)
     wait_until(lambda: len(order) == 10, DEADLINE_S, "the callbacks")

@@ -12,9 +12,12 @@ from support.sites import local_template, site_under_test
 from support.waiting import wait_until
 
 from pilot.site import create_site
-from pilot.wire import messages as m
 from pilot.wire.channel import Client
 from pilot.wire.keys import load_keys
+from pilot.wire.messages import PROTOCOL
+from pilot.wire.messages import client as m
+from pilot.wire.messages.head import ToHead
+from pilot.wire.messages.worker import ToAgent
 
 SEED = 11
 
@@ -44,18 +47,18 @@ def test_strangers_do_no_harm(ground: Ground) -> None:
 
 def test_whatever_peers_say_the_head_lives(ground: Ground) -> None:
     peers = Peers(SEED, ground.site.site)
+    ends = ground.endpoints
     for turn in range(6):
-        where = ground.endpoints.local if turn % 2 else ground.endpoints.remote
-        peers.say(where, m.ToHead, 100)
+        peers.say((ends.local, ends.remote, ends.files)[turn % 3], ToHead, 100)
     for name in (b"pilot:p:0", b"client:again"):
-        peers.say(ground.endpoints.local, m.ToHead, 100, name)
+        peers.say(ground.endpoints.local, ToHead, 100, name)
     ground.check()
 
 
 def test_whatever_peers_say_the_agent_lives(ground: Ground) -> None:
     peers = Peers(SEED, ground.site.site)
     for name in (b"executor:fuzz", b"rank:9.9", b"rank:x", b"sealer:99", b"node:n", b""):
-        peers.say(ground.agents[0], m.ToAgent, 100, name)
+        peers.say(ground.agents[0], ToAgent, 100, name)
     ground.check()
 
 
@@ -78,7 +81,7 @@ def test_whatever_an_agent_says_its_node_worker_lives(tmp_path: Path) -> None:
 def test_what_the_head_cannot_read_is_answered(ground: Ground) -> None:
     client: Client[Any] = Client(load_keys(ground.site.site.keys), b"client:odd", m.ToClient)
     client.connect(ground.endpoints.local)
-    client.send(m.ClientHello(m.PROTOCOL, "odd"))
+    client.send(m.ClientHello(PROTOCOL, "odd"))
     for frame in (
         b"\x94\xa5Query\x07\xa4head\x81\xa1a" + b"\x91" * 1100 + b"\xc0",  # nested too deep
         b"\x93\xa5Query\x08\xa2\xff\xfe",  # no UTF-8

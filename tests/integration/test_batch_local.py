@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,8 +70,8 @@ def status_of(batch: LocalBatch, job_id: str) -> JobStatus:
     return batch.jobs("")[job_id]
 
 
-def record_of(records: Path, job_id: str) -> dict[str, object]:
-    record: dict[str, object] = json.loads((records / job_id / "status.json").read_text())
+def record_of(records: Path, job_id: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((records / job_id / "status.json").read_text())
     return record
 
 
@@ -82,7 +83,7 @@ def rewrite(records: Path, job_id: str, **changes: object) -> None:
 def pids(records: Path, job_id: str) -> tuple[int, int]:
     """The keeper's and the script's process ids."""
     record = record_of(records, job_id)
-    return record["keeper"]["pid"], record["job"]["pid"]  # type: ignore[index]
+    return record["keeper"]["pid"], record["job"]["pid"]
 
 
 def alive(pid: int) -> bool:

@@ -23,7 +23,7 @@ from support.waiting import wait_until
 
 from pilot import Session, sessions, shell
 from pilot.cli import cli
-from pilot.cli.task import STAGES
+from pilot.cli.commands.task import STAGES
 from pilot.errors import PilotError
 
 DEADLINE_S = 60.0
@@ -173,10 +173,12 @@ def finished() -> Iterator[Callable[[subprocess.Popen[str]], tuple[int, str, str
 
 def read_until(stream: Any, word: str) -> str:
     """Read lines until one has the word; the reader's end fails the test."""
+    read = []
     for line in stream:
         if word in line:
             return str(line)
-    raise AssertionError(f"{word!r} did not come")
+        read.append(line)
+    raise AssertionError(f"{word!r} did not come, only {read}")
 
 
 # --- commands as tasks ---------------------------------------------------------------------------
@@ -799,6 +801,52 @@ def test_status_and_fleet(program: Pilot) -> None:
     assert f"the head runs (pid {status['pid']} on {status['host']})" in text
     assert pilot["name"] in text
     assert pilot["name"] in program("fleet", "list", "--all").stdout
+    explained = program.json("fleet", "explain")
+    told = [entry["kind"] for entry in explained["history"] if entry["pilot"] == pilot["name"]]
+    assert told == ["grow", "started"]
+    (pool,) = explained["pools"]
+    assert (pool["pool"], pool["there"]) == ("main", 1)
+    text = program("fleet", "explain", "--since", "1h", "--pool", "main").stdout
+    assert f"pilot {pilot['name']} of pool main is asked for, with 1 node: work for" in text
+    assert f"pool main now: {pool['text']}" in text
+
+
+def test_pilots_are_steered_by_hand(own_program: Pilot) -> None:
+    said = own_program("fleet", "hold", "main", "--reason", "maintenance").stdout
+    assert said.startswith("pool main gets no new pilots")
+    task = own_program("submit", "--", "true").stdout.strip()
+    assert "pool main is held by hand: maintenance" in own_program("status").stdout
+    assert "it is held by hand: maintenance" in own_program("why", task).stdout
+    assert own_program.json("fleet", "list") == []
+    own_program("fleet", "resume", "main")
+    own_program("session", "wait", "1")
+    (pilot,) = own_program.json("fleet", "list")
+    own_program("fleet", "hold", "main")
+    own_program("fleet", "drain", pilot["job"], "--reason", "a noisy fan")
+    wait_until(lambda: own_program.json("fleet", "list") == [], DEADLINE_S, "the pilot to end")
+    ended = own_program("fleet", "list", "--all").stdout
+    assert "drained by hand: a noisy fan" in ended
+    assert "there is no pool 'other'" in own_program("fleet", "scale", "other", "1", code=1).stderr
+    assert "--all" in own_program("fleet", "drain", code=2).stderr
+
+
+def test_session_starts_nothing_more_when_its_budget_is_used_up(
+    own_program: Pilot, tmp_path: Path
+) -> None:
+    workflow = tmp_path / "many.yaml"
+    workflow.write_text("tasks: {nap: {foreach: {n: [0, 1, 2, 3, 4, 5]}, run: sleep 1}}\n")
+    session = own_program(
+        "run", "--detach", "--budget", "0.0001 node-hours", str(workflow)
+    ).stdout.strip()
+    wait_until(
+        lambda: own_program.json("why", session)["kind"] == "budget", DEADLINE_S, "it to be used up"
+    )
+    assert f"`pilot session budget {session} HOURS` gives it more" in own_program("why").stdout
+    (row,) = own_program.json("status")["budgets"]
+    assert (row["session"], row["left"]) == (int(session), 0.0)
+    assert f"session {session}" in own_program("status").stdout
+    own_program("session", "budget", session, "none")
+    own_program("session", "wait", session)
 
 
 # --- the head ------------------------------------------------------------------------------------

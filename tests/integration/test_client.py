@@ -159,7 +159,7 @@ def test_what_is_asked_in_the_wrong_words_is_told(shared_site: SiteUnderTest) ->
         with pytest.raises(pilot.PilotError, match="is not a task id"):
             session.why("x")
         with pytest.raises(pilot.PilotError, match="since='x': give a whole number"):
-            list(session.events(since="x"))  # type: ignore[arg-type]
+            list(session.events(since="x"))  # type: ignore[arg-type]  # not a number
 
 
 # --- what cannot be sent --------------------------------------------------------------------------
@@ -169,11 +169,12 @@ _ODD = "m\udcfcller\0\n.dat"
 
 def test_mistakes_in_one_call_harm_nothing_else(session: Session) -> None:
     innocent = session.submit(tasks.pause, 0.3)
-    for name in (3, Path("x"), _ODD, "n" * 100_000, np.str_("text")):
-        assert session.submit(abs, session.put(-1, name=name)).result(DEADLINE_S) == 1  # type: ignore[arg-type]
+    names: list[Any] = [3, Path("x"), _ODD, "n" * 100_000, np.str_("text")]
+    for name in names:
+        assert session.submit(abs, session.put(-1, name=name)).result(DEADLINE_S) == 1
         named = pilot.task(name=name)(tasks.square)
         assert session.submit(named, 3).result(DEADLINE_S) == 9
-        assert session.group(name).submit(abs, -2).result(DEADLINE_S) == 2  # type: ignore[arg-type]
+        assert session.group(name).submit(abs, -2).result(DEADLINE_S) == 2
         assert len(session.tasks(name=name)) >= 2
     assert len(session.tasks(limit=np.int64(1))) == 1
     assert session.tasks(ended_since=np.float64(4e9)) == []
@@ -204,7 +205,8 @@ def test_questions_without_a_head_take_the_same_kinds(local_site: SiteUnderTest)
         session.submit(tasks.square, 3).result(DEADLINE_S)
     local_site.stop()
     wait_until(lambda: not local_site.head_pid, DEADLINE_S, "the head to end")
-    found = pilot.sessions(local_site.site, limit=np.int64(5), name=Path("x"))  # type: ignore[arg-type]
+    asked: dict[str, Any] = {"limit": np.int64(5), "name": Path("x")}
+    found = pilot.sessions(local_site.site, **asked)
     assert [row["name"] for row in found] == ["x"]
 
 

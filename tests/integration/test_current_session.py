@@ -9,7 +9,7 @@ import pytest
 from support.sites import SiteUnderTest
 
 import pilot
-from pilot.client.session import _program_name
+from pilot.client.session_settings import program_name
 
 DEADLINE_S = 30.0
 
@@ -98,4 +98,4 @@ def test_a_session_is_called_as_its_program(
 ) -> None:
     monkeypatch.setattr("sys.argv", [program])
     monkeypatch.setenv("JPY_SESSION_NAME", variable)
-    assert _program_name() == name
+    assert program_name() == name

@@ -161,10 +161,10 @@ def test_a_site_is_followed_over_heads_until_ctrl_c(
     status = followers[0].wait(DEADLINE_S)
     reader.join(DEADLINE_S)
     assert followers[0].stderr is not None
-    assert (status, followers[0].stderr.read()) == (
-        130,
-        f"pilot: go on with --since {lines[-1].split()[0]}\n",
-    )
+    # It may be interrupted when it has written a line and has not noted that: twice is not lost.
+    last = len(lines)
+    goes_on = [f"pilot: go on with --since {number}\n" for number in (last, last - 1)]
+    assert status == 130 and followers[0].stderr.read() in goes_on
     assert [int(line.split()[0]) for line in lines] == list(range(1, len(lines) + 1))
 
 

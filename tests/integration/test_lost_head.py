@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -241,7 +242,7 @@ def test_site_begins_anew_when_its_database_has_vanished(site: SiteUnderTest) ->
     wait_until(
         lambda: agent not in [process.pid for process in site.processes()],
         DEADLINE_S,
-        "the pilot of before to end",
+        "the previous pilot to end",
     )
     assert site.query("head")["epoch"] > epoch
     assert run("session", "list", "--json").stdout.count('"id"') == 1
@@ -284,7 +285,10 @@ def stopped(site: SiteUnderTest) -> int:
     """Stop the head; return the last event that the lease knows of."""
     run("head", "stop")
     lease = read_lease(site.site.lease_file)
-    assert lease is not None and not lease.unclosed and lease.events
+    assert lease is not None and not lease.unclosed
+    with contextlib.closing(sqlite3.connect(site.site.database)) as database:
+        ((last,),) = database.execute("SELECT max(first + count - 1) FROM events")
+    assert lease.events == last, "a copy without the last event is an older one"
     return lease.events
 
 
@@ -319,7 +323,7 @@ def test_killed_head_whose_log_is_missing_is_not_followed_without_it(
 
 
 def test_older_copy_of_the_database_is_another_one(site: SiteUnderTest) -> None:
-    """Numbers that were given since are given again: nobody may take them for those of before."""
+    """Numbers that were given since are given again: nobody may take them for the first ones."""
     work(site)
     before = stopped(site)
     copy = shutil.copy(site.site.database, site.home / "copy.db")
@@ -340,7 +344,7 @@ def test_older_copy_of_the_database_is_another_one(site: SiteUnderTest) -> None:
         with pytest.raises(pilot.PilotError, match="of an earlier database of site"):
             other.submit(tasks.echo, future).result(DEADLINE_S)
         assert other.submit(tasks.square, 2).result(DEADLINE_S) == 4
-    wait_until(lambda: process_started(agent) == -1, DEADLINE_S, "the pilot of before to end")
+    wait_until(lambda: process_started(agent) == -1, DEADLINE_S, "the previous pilot to end")
 
 
 @pytest.mark.parametrize("made_by", ["site backup", "cp"])
@@ -364,7 +368,7 @@ def test_database_that_is_replaced_under_its_head_is_kept_aside(
         session.submit(tasks.square, 3).result(DEADLINE_S)
     work(site)
     assert len(site.query("sessions")) == 2
-    wait_until(lambda: process_started(agent) == -1, DEADLINE_S, "the pilot of before to end")
+    wait_until(lambda: process_started(agent) == -1, DEADLINE_S, "the previous pilot to end")
     (aside,) = site.directory.glob("tasks.db.until-*")
     assert f"until now is in {aside}" in (site.site.logs / "head.log").read_text()
     run("head", "stop")

@@ -138,7 +138,7 @@ def test_program_that_is_run_again_runs_what_has_changed(
     # Nothing has changed, but what is not to be kept runs again.
     assert result(PROGRAM) == 600_000
     assert new_runs(directory) == {"never_kept": 1}
-    # The fields of 0 and 2 · 3 are those of before.
+    # The fields of 0 and 2 · 3 are those of the first run.
     assert result(PROGRAM.replace("FACTOR = 2", "FACTOR = 3")) == 900_000
     assert new_runs(directory) == {"prepare": 4, "field": 2, "total": 1, "never_kept": 1}
     # Another head, and another edit.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +17,8 @@ from support.waiting import wait_until
 
 import pilot
 from pilot import Session
+from pilot.client import connection
+from pilot.wire.keys import load_keys, make_keys
 
 DEADLINE_S = 30.0
 
@@ -94,23 +95,24 @@ class read_only:  # noqa: N801 - used as a function
             subprocess.run(["umount", str(self._path)], check=True)
 
 
-def test_other_keys_than_the_head(local_site: SiteUnderTest) -> None:
+def test_other_keys_than_the_head(
+    local_site: SiteUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine that sees a copy of the site directory: the head sees no change."""
     with local_site.session() as session:
         assert session.submit(tasks.square, 2).result(DEADLINE_S) == 4
-    keys, right = local_site.site.keys, local_site.home / "right-keys"
-    keys.rename(right)
-    try:
-        local_site.site.prepare()  # makes new ones
+    head, others = local_site.head_pid, local_site.home / "other-keys"
+    make_keys(others)
+    with monkeypatch.context() as patch:
+        patch.setattr(connection, "load_keys", lambda _: load_keys(others))
         with pytest.raises(pilot.AuthenticationError) as caught:
             local_site.session()
-        text = str(caught.value)
-        assert "different keys" in text and str(keys) in text
-    finally:
-        shutil.rmtree(keys)
-        right.rename(keys)
+    text = str(caught.value)
+    assert "different keys" in text and str(others) in text
     # The head has taken no harm.
     with local_site.session() as session:
         assert session.submit(tasks.square, 3).result(DEADLINE_S) == 9
+    assert local_site.head_pid == head
 
 
 def test_keys_that_others_can_read(local_site: SiteUnderTest) -> None:

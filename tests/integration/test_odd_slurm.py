@@ -59,10 +59,11 @@ def held(go: str, began: str) -> str:
 class Held:
     """A task that runs until it is let go."""
 
-    def __init__(self, session: pilot.Session, scratch: Path) -> None:
+    def __init__(self, session: pilot.Session, scratch: Path, **options: Any) -> None:
         self._session = session
         self._go, self._began = scratch / "go", scratch / "began"
-        self.future = session.submit(held, str(self._go), str(self._began))
+        task = pilot.task(**options)(held)
+        self.future = session.submit(task, str(self._go), str(self._began))
 
     @property
     def jobs(self) -> list[str]:

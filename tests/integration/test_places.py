@@ -13,6 +13,7 @@ from support.waiting import wait_until
 
 from pilot.wire.discovery import read_address
 from pilot.wire.endpoints import LOCAL, runtime_dir
+from pilot.wire.keys import make_keys
 
 
 def listening_ports(pid: int) -> list[int]:
@@ -87,3 +88,33 @@ def test_a_head_that_lives_is_found_again_whatever_becomes_of_its_address(
         with local_site.session() as another:
             assert another.submit(abs, -2).result(60) == 2
         wait_until(lambda: file.is_file() and read_address(file) == address)
+
+
+def test_keys_that_were_changed_are_taken(local_site: SiteUnderTest) -> None:
+    """As somebody changes them who fears that they were read."""
+    keys = local_site.site.keys
+    with local_site.session() as session:
+        assert session.submit(abs, -1).result(60) == 1
+        head, pids = local_site.head_pid, local_site.pids_of("agent", 1)
+        shutil.rmtree(keys)
+        make_keys(keys)
+        assert session.submit(abs, -2).result(60) == 2
+        with local_site.session() as other:
+            assert other.submit(abs, -3).result(60) == 3
+        assert local_site.head_pid != head
+        wait_until(lambda: not set(pids) & set(local_site.pids_of("agent", 1)), 60)
+
+
+def test_keys_that_are_away_for_a_moment_change_nothing(local_site: SiteUnderTest) -> None:
+    keys = local_site.site.keys
+    with local_site.session() as session:
+        assert session.submit(abs, -1).result(60) == 1
+        head, pids = local_site.head_pid, local_site.pids_of("agent", 1)
+        log = local_site.site.logs / "head.log"
+        keys.rename(keys.with_name("aside"))
+        wait_until(lambda: "cannot be read: No such file" in log.read_text())
+        keys.with_name("aside").rename(keys)
+        with local_site.session() as other:
+            assert other.submit(abs, -2).result(60) == 2
+        assert session.submit(abs, -3).result(60) == 3
+        assert local_site.head_pid == head and local_site.pids_of("agent", 1) == pids

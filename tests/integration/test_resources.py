@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -12,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from support import tasks
 from support.sites import SiteUnderTest
 from support.waiting import wait_until
 
 import pilot
+from pilot.cli import cli
 
 DEADLINE_S = 60.0
 TIMERS: dict[str, Any] = {"walltime": "1h", "idle_time": "1m"}
@@ -167,6 +171,32 @@ def test_why_tells_who_has_the_licence(session: pilot.Session, tmp_path: Path) -
     (tmp_path / "go").touch()
     for future in futures:
         future.result(DEADLINE_S)
+
+
+def test_status_shows_how_much_is_in_use(session: pilot.Session, tmp_path: Path) -> None:
+    free = {"licence": {"used": 0, "total": 1}, "tokens": {"used": 0, "total": 2.5}}
+
+    def is_free() -> bool:
+        return bool(session.query("status")["resources"] == free)
+
+    wait_until(is_free, DEADLINE_S, "other tests' tasks to be gone")
+    started, go = tmp_path / "started", tmp_path / "go"
+    task = pilot.task(resources={"licence": 1, "tokens": 0.5})(tasks.wait_for_file)
+    future = session.submit(task, str(started), str(go))
+    wait_until(started.exists, DEADLINE_S, "the task to run")
+    status = ["status", "--site", str(session.site.directory)]
+    told = json.loads(CliRunner().invoke(cli, [*status, "--json"]).stdout)
+    assert told["resources"]["licence"] == {"used": 1, "total": 1}
+    assert told["resources"]["tokens"] == {"used": 0.5, "total": 2.5} and told["unheard"] == []
+    lines = CliRunner().invoke(cli, status).stdout.splitlines()
+    place = lines.index("RESOURCE  USED  TOTAL")
+    assert [line.split() for line in lines[place + 1 : place + 3]] == [
+        ["licence", "1", "1"],
+        ["tokens", "0.5", "2.5"],
+    ]
+    go.touch()
+    future.result(DEADLINE_S)
+    wait_until(is_free, DEADLINE_S, "the licence to be free")
 
 
 def test_a_licence_is_free_when_its_task_was_cancelled_or_killed(session: pilot.Session) -> None:

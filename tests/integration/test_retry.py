@@ -1,4 +1,4 @@
-"""What has failed runs again: tasks of every kind, one after the other, and more than once."""
+"""Retries of failed tasks: of every kind, one after the other, and more than once."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from support import tasks
 from support.sites import SiteUnderTest
+from support.waiting import wait_until
 
 import pilot
+from pilot.cli.common import commanding
+from pilot.wire.messages import client as m
 
 DEADLINE_S = 60.0
 
@@ -96,7 +99,7 @@ def test_tasks_of_all_kinds_run_again(shared_site: SiteUnderTest, tmp_path: Path
                 else:
                     assert future.exception(DEADLINE_S) is not None, name
         assert held.cancelled()
-        # Their children were submitted anew: nothing is left of those of before.
+        # Their children were submitted anew: nothing is left of the first ones.
         assert session.retry() == {}
         told = shared_site.query("session", session=session.id)
         assert (told["failed"], told["aborted"]) == (0, 0)
@@ -170,3 +173,22 @@ def test_a_session_that_was_retried_well_has_ended_well(
     assert run("retry", number, "--wait").returncode == 0
     assert run("session", "wait", number).returncode == 0
     assert "has no failed tasks" in run("retry", number).stderr
+
+
+def test_a_program_goes_on_when_others_have_closed_its_session_and_opened_it_again(
+    shared_site: SiteUnderTest,
+) -> None:
+    with shared_site.session() as session:
+
+        def change(verb: str) -> None:
+            with commanding(shared_site.site) as command:
+                command(lambda n: m.ControlSession(n, session.id, verb))
+
+        assert session.submit(abs, -1).result(DEADLINE_S) == 1
+        change("close")
+        wait_until(lambda: shared_site.query("session", session=session.id)["state"] == "CLOSED")
+        assert isinstance(session.submit(len, (1, 2)).exception(DEADLINE_S), pilot.SubmissionError)
+        change("reopen")
+        # The one was introduced before the end, the other in vain.
+        futures = [session.submit(abs, -2), session.submit(len, (1, 2))]
+        assert [future.result(DEADLINE_S) for future in futures] == [2, 2]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
+import linecache
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -17,7 +21,7 @@ from support.sites import TESTS, SiteUnderTest
 from support.waiting import wait_until
 
 import pilot
-from pilot import Session
+from pilot import Future, Session
 
 DEADLINE_S = 30.0
 
@@ -402,3 +406,79 @@ def test_head_ends_when_it_has_been_idle(make_site: Any) -> None:
     wait_until(lambda: not site.processes(), DEADLINE_S, "head and pilot to end by themselves")
     with site.session() as session:
         assert session.submit(tasks.square, 3).result(DEADLINE_S) == 9
+
+
+# --- interruptions --------------------------------------------------------------------------------
+
+
+class Interruption:
+    """An interruption at the n-th line that this thread runs of the client, as by Ctrl-C.
+
+    Not where Python itself lets no signal come between: at the lines of ``with`` and ``try`` (the
+    first also runs when the block is left, just before its lock is released), and where a line goes
+    on (at the end of a comprehension, an exception of CPython 3.13 would leave locks taken).
+    """
+
+    FOLDER = str(Path(pilot.__file__).parent / "client")
+
+    def __init__(self, line: int) -> None:
+        self._left = line
+        self._last: dict[FrameType, int] = {}
+        self.where = ""
+
+    def __enter__(self) -> Interruption:
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def _trace(self, frame: FrameType, event: str, _: object) -> Any:
+        if not frame.f_code.co_filename.startswith(self.FOLDER):
+            return None
+        if event == "line" and self._is_between(frame):
+            self._left -= 1
+            if self._left == 0:
+                sys.settrace(None)
+                self.where = f"{frame.f_code.co_name}:{frame.f_lineno}"
+                raise KeyboardInterrupt
+        return self._trace
+
+    def _is_between(self, frame: FrameType) -> bool:
+        goes_on = self._last.get(frame) == frame.f_lineno
+        self._last[frame] = frame.f_lineno
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        return not goes_on and not line.lstrip().startswith(("with ", "try:"))
+
+
+def _new_function(number: int) -> Callable[[int], tuple[int, int]]:
+    """Return a function that no session knows yet."""
+    return lambda x: (x, number)
+
+
+@pytest.mark.parametrize("kind", ["many", "large", "put", "retry"])
+def test_a_submission_that_is_interrupted_anywhere_harms_no_later_one(
+    shared_site: SiteUnderTest, kind: str
+) -> None:
+    with shared_site.session() as session:
+        last: dict[str, Future[tuple[int, int]]] = {}
+        where, number = "…", 0
+        while where:
+            number += 1
+            function = _new_function(number)
+            failed = [session.submit(int, "no number")] if kind == "retry" else []
+            concurrent.futures.wait(failed, DEADLINE_S)
+            with Interruption(number) as interruption, suppress(KeyboardInterrupt):
+                if kind == "many":
+                    session.map(function, range(3))
+                elif kind == "large":
+                    session.submit(function, bytes(200_000))
+                elif kind == "put":
+                    session.put({number: b"value"})
+                else:
+                    session.retry(failed)
+            where = interruption.where
+            last[where] = session.submit(function, number)
+        assert len(last) > 10
+        for n, (line, future) in enumerate(last.items(), start=1):
+            assert future.result(DEADLINE_S)[1] >= n, line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from support.sites import TESTS, SiteUnderTest, site_under_test
 from support.waiting import wait_until
 
 import pilot
-from pilot.cli.head import check_batch
+from pilot.cli.commands.head import check_batch
 from pilot.errors import BatchError, SiteError
 from pilot.scheduler.batch import BatchKind, BatchSystem, Keys
 from pilot.site import open_site
@@ -264,3 +265,15 @@ def test_its_keys_are_checked_as_those_of_others(tmp_path: Path) -> None:
         file.write_text(f"batch: {TOY}\npools:\n  main: {pool}\n")
         with pytest.raises(SiteError, match=told):
             open_site(directory)
+
+
+def test_nodes_are_checked_by_a_job_of_any_batch_system(make: Make) -> None:
+    directory = make().directory
+    command = [sys.executable, "-m", "pilot", "--site", str(directory), "doctor", "--job", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    found = json.loads(done.stdout)["findings"]
+    told = {each["check"]: each["found"] for each in found}
+    assert "the Toy answers" in told["the Toy"]
+    assert "find each other" in told["MPI"] and "~twin" in told["MPI"]
+    assert "keeps its toys" in told["giving nodes back"]
+    assert len({node for each in found for node in each["nodes"]}) == 2

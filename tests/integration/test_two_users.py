@@ -21,10 +21,12 @@ from pathlib import Path
 import pytest
 from support.waiting import wait_until
 
-from pilot.wire import messages as m
 from pilot.wire.channel import Client
 from pilot.wire.endpoints import LOCAL
 from pilot.wire.keys import load_keys, make_keys
+from pilot.wire.messages import PROTOCOL
+from pilot.wire.messages import client as m
+from pilot.wire.messages.common import Welcome
 from pilot.wire.unix import Line, Listener
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
@@ -296,9 +298,9 @@ def test_a_client_does_not_speak_to_another_users_socket(tmp_path: Path) -> None
                 false.listen()
             finally:
                 os.setresuid(0, 0, 0)
-            client = Client[m.Welcome](load_keys(keys), b"client:1", m.ToClient)
+            client = Client[Welcome](load_keys(keys), b"client:1", m.ToClient)
             client.connect(f"{LOCAL}{path}")
-            client.send(m.ClientHello(m.PROTOCOL, "1"))
+            client.send(m.ClientHello(PROTOCOL, "1"))
             assert client.is_lost
             client.check()  # it is nobody, not somebody with other keys
             connected, _ = false.accept()

@@ -219,25 +219,25 @@ def test_a_module_that_ends_badly_while_it_is_imported_is_named(
     assert session.submit(pow, 2, 5).result(DEADLINE_S) == 32
 
 
-def test_a_module_that_hangs_while_it_is_imported_is_over_its_time_limit(
-    one_core: SiteUnderTest, session: Session
+@pytest.mark.parametrize(
+    ("name", "source", "options", "error"),
+    [
+        ("hangs", "import time\ntime.sleep(600)\n", {"time_limit": 1.0}, pilot.TaskTimedOut),
+        ("ends", "import os\nos._exit(9)\n", {"max_crashes": 1}, pilot.TaskCrashed),
+    ],
+)
+def test_a_module_that_hangs_or_ends_its_process_while_it_is_imported_harms_no_other_task(
+    one_core: SiteUnderTest,
+    session: Session,
+    name: str,
+    source: str,
+    options: dict[str, Any],
+    error: type[pilot.TaskError],
 ) -> None:
-    source = "import time\ntime.sleep(600)\n"
-    function = _importable(one_core.scratch / "hangs.py", source)
-    hanging = session.submit(pilot.task(time_limit=1.0)(function))
+    function = _importable(one_core.scratch / f"{name}.py", source)
+    failing = session.submit(pilot.task(**options)(function))
     after = [session.submit(pow, 2, n) for n in range(20)]
-    assert isinstance(hanging.exception(DEADLINE_S), pilot.TaskTimedOut)
-    assert pilot.gather(after, timeout=DEADLINE_S) == [2**n for n in range(20)]
-
-
-def test_a_module_that_ends_its_process_while_it_is_imported_crashes_its_task(
-    one_core: SiteUnderTest, session: Session
-) -> None:
-    source = "import os\nos._exit(9)\n"
-    function = _importable(one_core.scratch / "ends.py", source)
-    ending = session.submit(pilot.task(max_crashes=1)(function))
-    after = [session.submit(pow, 2, n) for n in range(20)]
-    assert isinstance(ending.exception(DEADLINE_S), pilot.TaskCrashed)
+    assert isinstance(failing.exception(DEADLINE_S), error)
     assert pilot.gather(after, timeout=DEADLINE_S) == [2**n for n in range(20)]
 
 

@@ -19,7 +19,7 @@ from support.waiting import wait_until
 import pilot
 from pilot import Session
 from pilot.client.arguments import encode_arguments
-from pilot.data.values import encode
+from pilot.data.pickles import encode
 from pilot.worker.node_cache import RECORD, cache_dir
 
 DEADLINE_S = 60.0

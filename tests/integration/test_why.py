@@ -31,7 +31,7 @@ DEADLINE_S = 60.0
 
 
 class Why(Asking):
-    """Who asks on a site under test."""
+    """Questions about a site under test."""
 
     def __init__(self, site: SiteUnderTest) -> None:
         self.site = site

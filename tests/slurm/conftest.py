@@ -135,13 +135,23 @@ class VirtualCluster:
         patch.chdir(directory)
 
     @contextlib.contextmanager
-    def site(self, directory: Path, **changes: Any) -> Iterator[Site]:
-        """A site on it, with one pool if that is changed; its head and jobs end with the block."""
+    def site(
+        self, directory: Path, pools: dict[str, dict[str, Any]] | None = None, **changes: Any
+    ) -> Iterator[Site]:
+        """A site on it, with one pool if that is changed, or with these pools, which are changes
+        of that one; its head and jobs end with the block."""
         site = create_site(directory, "virtual")
-        if changes:
+        transport = os.environ.get("PILOT_TEST_TRANSPORT")
+        if changes or pools or transport:
             path = directory / "site.yaml"
             config = yaml.safe_load(path.read_text())
-            config["pools"] = {"main": {**config["pools"]["main"], **changes}}
+            if changes or pools:
+                main = {**config["pools"]["main"], **changes}
+                config["pools"] = {
+                    name: {**main, **keys} for name, keys in (pools or {"main": {}}).items()
+                }
+            if transport:
+                config["head"] = {"transport": transport}
             path.write_text(yaml.safe_dump(config))
             site = open_site(directory)
         try:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.waiting import wait_until
@@ -155,7 +155,11 @@ class Scenario:
 
     def run(self, cluster: VirtualCluster, room: Room, directory: Path) -> None:
         """Have it happen, when the cluster has nodes for it."""
-        pool = {"cores_per_node": CORES, "max_nodes": self.most, "nodes_per_pilot": self.of}
+        pool: dict[str, Any] = {
+            "cores_per_node": CORES,
+            "max_nodes": self.most,
+            "nodes_per_pilot": self.of,
+        }
         with (
             room.taken(self.takes),
             cluster.site(directory / "site", **pool) as site,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.waiting import wait_until
@@ -13,6 +14,9 @@ from support.waiting import wait_until
 import pilot
 from pilot.head.running import find_head
 from pilot.site import Site
+
+if TYPE_CHECKING:
+    from slurm.conftest import VirtualCluster
 
 DEADLINE_S = 90.0
 
@@ -92,3 +96,43 @@ def test_tasks_of_tasks_cross_nodes(shared_site: Site) -> None:
     with pilot.Session(shared_site) as session:
         futures = session.submit_many(tree, [(n,) for n in range(20)])
         assert pilot.gather(futures, timeout=DEADLINE_S) == [sum(range(n)) for n in range(20)]
+
+
+def test_idle_nodes_of_a_pilot_that_works_go_back_to_slurm(
+    virtual_cluster: VirtualCluster, shared_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One long task holds one node; the others are free for others before it has ended."""
+    cluster, directory = virtual_cluster, shared_directory
+    cluster.enter(directory, monkeypatch)
+    with cluster.site(directory / "site", idle_time="1s", nodes_per_pilot=3) as site:
+        with pilot.Session(site) as session:
+            waiting = pilot.task(cores=4)(wait_for_the_end)
+            calls = [(str(directory), number) for number in range(3)]
+            futures = dict(enumerate(session.submit_many(waiting, calls)))
+            try:
+                wait_until(lambda: len(list(directory.glob("runs-*"))) == 3, DEADLINE_S)
+                (row,) = [row for row in session.query("fleet", alive=True) if row["job"]]
+                job = int(row["job"])
+                assert cluster.job(job)["NumNodes"] == "3"
+                first = cluster.job(job)["BatchHost"]
+                (stays,) = [n for n in futures if (directory / f"runs-{n}").read_text() == first]
+                for number in futures.keys() - {stays}:
+                    (directory / f"ends-{number}").touch()
+                    assert futures[number].result(DEADLINE_S) == 1
+                wait_until(lambda: cluster.job(job)["NumNodes"] == "1", DEADLINE_S)
+                wait_until(lambda: session.query("fleet", alive=True)[0]["nodes"] == 1, DEADLINE_S)
+                assert not futures[stays].done()
+            finally:
+                for number in futures:
+                    (directory / f"ends-{number}").touch()
+            assert futures[stays].result(DEADLINE_S) == 1, "its node was never taken from it"
+            assert session.submit(pow, 2, 5).result(DEADLINE_S) == 32
+            assert [row["job"] for row in session.query("fleet", alive=True)] == [str(job)]
+
+
+def wait_for_the_end(directory: str, number: int) -> int:
+    """Say where this runs, and wait for the file that ends it; return which attempt this is."""
+    Path(directory, f"runs-{number}").write_text(os.uname().nodename)
+    while not Path(directory, f"ends-{number}").exists():
+        time.sleep(0.1)
+    return pilot.context().attempt

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from virtual_cluster import packages
 from virtual_cluster.errors import ClusterError
+from virtual_cluster.installation import PARTS, find_installation
 from virtual_cluster.plan import SLURMD_PORT, Layout, Plan, Shape, choose_subnet
 from virtual_cluster.slurm import parse_nodes
 
@@ -75,6 +76,23 @@ def test_a_subnet_is_chosen_that_nobody_has() -> None:
     assert not second.overlaps(first)
     with pytest.raises(ClusterError, match="no subnet is free"):
         choose_subnet([IPv4Network("10.0.0.0/8")], LAYOUT)
+
+
+def test_what_an_installed_slurm_lacks_is_told() -> None:
+    with pytest.raises(ClusterError, match=r"every node has its own /tmp"):
+        find_installation("/tmp/slurm")
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        parts = iter(PARTS)
+        with pytest.raises(ClusterError, match=f"there is no {directory}/{next(parts)}; install"):
+            find_installation(directory)
+        for part in PARTS:
+            path = Path(directory, part)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        assert find_installation(directory) == Path(directory)
+        path.unlink()
+        with pytest.raises(ClusterError, match="configure Slurm --with-pmix"):
+            find_installation(directory)
 
 
 def test_sinfo_is_read() -> None:
@@ -268,7 +286,8 @@ wait"""
         virtual_cluster.wait_for(
             "three steps", lambda: started.exists() and len(started.read_text().split()) == 3, 30
         )
-        names = sorted(started.read_text().split())
+        # In Slurm's order: the script runs on the first, which cannot be given back.
+        names = sorted(started.read_text().split(), key=lambda name: int(name.removeprefix("n")))
         for kept in (names[:2], names[:1]):  # twice: without accounting, the second is refused
             update = ["scontrol", "update", f"JobId={job_id}", f"NodeList={','.join(kept)}"]
             virtual_cluster.run(*update)

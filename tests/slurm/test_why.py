@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Slow(Asking):
-    """Who asks on a site on the virtual cluster."""
+    """Questions about a site on the virtual cluster."""
 
     def __init__(self, site: Site) -> None:
         self.site = site

@@ -7,7 +7,7 @@ from typing import Any
 from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, TaskFailure, TaskSpec, Template
 from pilot.scheduler.resources import Resources
-from pilot.wire.messages import AttemptSpec
+from pilot.wire.messages.pilot import AttemptSpec
 
 
 def template(number: int = 1, session: int = 1, **changes: Any) -> Template:

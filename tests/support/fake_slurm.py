@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 
 #: What ends each field of ``--Format`` in the adapter.
 SEPARATOR = "\x1f"
-COMMANDS = ("sbatch", "squeue", "sacct", "scancel", "scontrol", "srun")
+COMMANDS = ("sbatch", "squeue", "sacct", "scancel", "scontrol", "sinfo", "srun")
 #: An ended job is listed for so long, in seconds.
 LISTED_S = 300.0
 
@@ -71,6 +71,36 @@ class FakeSlurm:
     def pid(self, job: str) -> int:
         """The process of a job's script."""
         return int((self.directory / "jobs" / job / "pid").read_text())
+
+    def say(self, job: str, state: str, reason: str = "") -> None:
+        """Have it say this of a job, which does not start meanwhile."""
+        self.switch(f"jobs/{job}/said", f"{state}|{reason}")
+
+    def say_no_more(self, job: str) -> None:
+        """Have it say what is so."""
+        self.switch_off(f"jobs/{job}/said")
+
+    def end(self, job: str, state: str) -> None:
+        """Kill a job, which has ended so."""
+        self.say(job, state)
+        self.kill(job)
+
+    def has_ended(self, job: str) -> bool:
+        """Tell whether the script of a job, which may have been killed, has ended."""
+        return (self.directory / "jobs" / job / "exit").exists()
+
+    def queue_again(self, job: str) -> None:
+        """Have a job, whose script has ended, wait for its next life."""
+        record = self.directory / "jobs" / job
+        restarts = record / "restarts"
+        restarts.write_text(str(int(restarts.read_text()) + 1 if restarts.exists() else 1))
+        (record / "state").write_text("PENDING")
+        for name in ("end", "pid", "exit"):  # the last one lets it start
+            (record / name).unlink()
+
+    def kill(self, job: str) -> None:
+        """Kill all processes of a job at once."""
+        os.killpg(self.pid(job), signal.SIGKILL)
 
     def script(self, job: str) -> str:
         """The script of a job."""
@@ -126,6 +156,8 @@ class _Slurm:
         return sorted((entry.name for entry in self._jobs.iterdir()), key=int)
 
     def _state(self, job: str) -> str:
+        if said := self._get(job, "said"):
+            return said.partition("|")[0]
         state = self._get(job, "state")
         may_start = not (self._get(job, "exit") or self._get(job, "mute"))
         if (
@@ -163,6 +195,7 @@ class _Slurm:
             "SLURM_JOB_NODELIST": node,
             "SLURMD_NODENAME": node,
             "SLURM_JOB_NUM_NODES": "1",
+            "SLURM_RESTART_COUNT": self._get(job, "restarts") or "0",
         }
         match = re.search(r"--output=(\S+)", script)
         output = match[1].replace("%j", job) if match else os.devnull
@@ -184,10 +217,16 @@ class _Slurm:
     # --- commands
 
     def sbatch(self) -> int:
+        if "--version" in self._arguments:
+            print("slurm 23.11.4")
+            return 0
         if (told := self._switched("refuse")) is not None:
             print(told, file=sys.stderr)
             return 1
         script = sys.stdin.read()
+        if "--test-only" in self._arguments:
+            print("sbatch: Job 1 to start at once", file=sys.stderr)
+            return 0
         number = 7001
         while True:
             try:
@@ -213,11 +252,6 @@ class _Slurm:
         if self._switched("mute") is not None:
             return
         wanted = self._option("--jobs", "-j")
-        if "-o" in self._arguments:
-            for job in wanted or self._ids():
-                ends = self._switched("ends")  # of a job that is not ours
-                print(ends or self._fields(job, self._state(job))["EndTime"])
-            return
         sys.stdout.write(self._switched("before") or "")
         if self._switched("empty") is None:
             self._list(wanted)
@@ -251,11 +285,12 @@ class _Slurm:
         return {
             "JobID": job,
             "State": state,
-            "Reason": "Resources" if state == "PENDING" else "None",
+            "Reason": self._get(job, "said").partition("|")[2]
+            or ("Resources" if state == "PENDING" else "None"),
             "SubmitTime": self._get(job, "submit"),
             "StartTime": start or "N/A",
             "EndTime": self._get(job, "end") or (str(int(start) + 3600) if start else "N/A"),
-            "RestartCnt": "0",
+            "RestartCnt": self._get(job, "restarts") or "0",
             "exit_code": str(int(self._get(job, "exit") or 0) << 8),  # as wait() gives it
             "NumNodes": self._switched("nodes") or "1",
             "NodeList": "" if state == "PENDING" else socket.gethostname(),
@@ -306,8 +341,21 @@ class _Slurm:
         processes = [subprocess.Popen(command) for _ in range(int(ranks))]
         return max(process.wait() for process in processes)
 
+    def sinfo(self) -> None:
+        print("p" if "--format=%R" in self._arguments else "p|1|8|8000|1-00:00:00")
+
     def scontrol(self) -> int:
+        if self._arguments == ["show", "config"]:
+            print("PropagateResourceLimits = ALL")
+            return 0
         action, job = self._arguments[-2:]
+        if action == "job" and (ends := self._switched("ends")):
+            node = os.uname().nodename
+            print(
+                f"JobId={job} JobName=a UserId=me({os.getuid()}) JobState=RUNNING Restarts=0 "
+                f"EndTime={ends} NodeList={node} NumNodes=1 Nodes={node} CPU_IDs=0 Mem=0 GRES="
+            )
+            return 0
         number = {"suspend": signal.SIGSTOP, "resume": signal.SIGCONT}.get(action)
         if number is None:
             return 1

@@ -28,7 +28,7 @@ from pilot.client.starter import head_command
 from pilot.errors import PilotError
 from pilot.head.running import find_head
 from pilot.site import Site, open_site
-from pilot.wire import messages as m
+from pilot.wire.messages import client as m
 from support.waiting import wait_until
 
 #: How long a site that was told to end may need for it, in seconds.
@@ -171,7 +171,7 @@ class SiteUnderTest:
         session: Any
         for session in list(current._sessions):
             if session.site.directory == self.directory:
-                session._closed = True
+                session._tasks.is_open = False
                 session._connection.close()
         if self.head_pid:
             with contextlib.suppress(PilotError):
@@ -217,9 +217,21 @@ def _state(pid: int) -> str:
     return stat[stat.rindex(")") + 2] if stat else "X"
 
 
+def head_settings(settings: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The section ``head`` of a site file; ``$PILOT_TEST_TRANSPORT`` says by which way pilots reach
+    it, where a test does not."""
+    settings = dict(settings or {})
+    transport = os.environ.get("PILOT_TEST_TRANSPORT")
+    if transport and not settings.keys() & {"address", "port"}:
+        settings.setdefault("transport", transport)
+    return settings
+
+
 def local_template(cores: int = 2, **changes: Any) -> dict[str, Any]:
     """The site file of a local site with quick timers."""
     batch = changes.get("batch", "local")
+    if head := head_settings(changes.get("head")):
+        changes["head"] = head
     return {
         "batch": "local",
         # A busy machine may stop a head for seconds: it must not take that for a lost lease.

@@ -24,6 +24,7 @@ from pilot.launchers.base import Launch, Placement
 from pilot.launchers.mpirun import find_mpi
 from pilot.scheduler.batch import (
     Allocation,
+    BatchError,
     BatchKind,
     BatchUnavailable,
     JobDirectives,
@@ -189,10 +190,12 @@ class ToyBatch:
         except BatchUnavailable:
             return {}
 
-    def ends_at(self, job_id: str) -> float | None:
+    def allocation(self, job_id: str) -> Allocation:
         """Tell what the queue tells."""
         status = self.account([job_id]).get(job_id)
-        return status.ends_at if status else None
+        if status is None:
+            raise BatchError(f"there is no job {job_id}")
+        return Allocation(job_id, ",".join(status.nodes), ends_at=status.ends_at)
 
     def cancel(self, job_ids: Iterable[str]) -> None:
         """Leave a note for those who keep the jobs."""

@@ -22,9 +22,12 @@ from pilot.agent.agent import Agent
 from pilot.agent.rules import actions
 from pilot.scheduler.resources import NodeShape, Resources
 from pilot.site import open_site
-from pilot.wire import messages as m
 from pilot.wire.discovery import HeadAddress, process_started, write_address
 from pilot.wire.endpoints import Endpoints, boot_id
+from pilot.wire.messages import pilot as m
+from pilot.wire.messages.common import Welcome
+from pilot.wire.messages.worker import ExecutorExited, NodeHello, NodeStatus
+from pilot.worker.node import UNREACHED
 
 
 class Job:
@@ -54,7 +57,7 @@ class Job:
         self.service.take(message, self.now)
 
     def node_speaks(self, node: str) -> None:
-        self.agent._take(b"", m.NodeStatus(node, []), self.now)
+        self.agent._take(b"", NodeStatus(node, []), self.now)
 
 
 @pytest.fixture
@@ -68,9 +71,9 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job]:
 
 
 def welcomed(job: Job) -> None:
-    job.hear(m.Welcome(1, "1", ""))
+    job.hear(Welcome(1, "1", ""))
     for position, node in enumerate(("n1", "n2")):
-        job.agent._take(b"", m.NodeHello(node, NodeShape(2), position), job.now)
+        job.agent._take(b"", NodeHello(node, NodeShape(2), position), job.now)
 
 
 # --- a head that is silent -----------------------------------------------------------------------
@@ -133,13 +136,40 @@ def test_head_whose_address_was_away_is_greeted_again(
     assert looks(job)
     welcomed(job)
     assert not looks(job) and job.service._welcomed
-    # One of before is not listened to, and one that is dead is not spoken to.
+    # An earlier head is not listened to, and one that is dead is not spoken to.
     write_address(file, msgspec.structs.replace(head, epoch=4))
     assert not looks(job)
     write_address(file, msgspec.structs.replace(head, epoch=6, started=here - 1))
     assert not looks(job)
     write_address(file, msgspec.structs.replace(head, epoch=6))
     assert looks(job)
+
+
+# --- nodes that do not reach it ------------------------------------------------------------------
+
+
+class Step:
+    """A step, and its exit status once it has ended."""
+
+    def __init__(self, status: int | None) -> None:
+        self.status = status
+
+    def poll(self) -> int | None:
+        return self.status
+
+    def terminate(self) -> None:
+        """Do nothing."""
+
+
+def test_pilot_whose_nodes_do_not_reach_its_first_one_ends_and_says_which_key(job: Job) -> None:
+    steps: dict[str, Any] = {"n1": Step(UNREACHED), "n2": Step(None)}
+    job.agent._steps = steps
+    job.agent._reap(job.now)
+    assert not job.service.ending, "the other one may reach it"
+    steps["n2"] = Step(UNREACHED)
+    job.agent._reap(job.now)
+    assert "do not reach its first node at tcp://" in job.service.ending
+    assert "the key 'address' of the pool" in job.service.ending
 
 
 # --- its own sleep -------------------------------------------------------------------------------
@@ -189,17 +219,17 @@ def runs_on_executor(job: Job) -> int:
 
 
 def killed_by(job: Job, executor: int, number: int) -> None:
-    job.agent._take(b"", m.ExecutorExited(executor, -number, 7, job.now, (), ""), job.now)
+    job.agent._take(b"", ExecutorExited(executor, -number, 7, job.now, (), ""), job.now)
 
 
-def runs_in_world(job: Job, tmp_path: Path) -> Launched:
-    """A task runs in an MPI world whose launcher has ended by a signal."""
+def runs_in_world(job: Job, tmp_path: Path, ranks_ready: int = 2) -> Launched:
+    """A task runs in an MPI world, or waits for its start; return its launcher."""
     welcomed(job)
     rules = job.agent._rules
     mpi = template(1, kind="mpi", resources=Resources(ranks=2, ranks_per_node=1))
     rules.add_work([mpi], [work(7)], job.now)
     (start,) = [each for each in rules.take_actions() if isinstance(each, actions.StartWorld)]
-    for rank in range(2):
+    for rank in range(ranks_ready):
         rules.rank_ready(start.world, rank, job.now)
     launched = Launched()
     world = a._World(cast(Any, launched), tmp_path / "world.out")
@@ -215,10 +245,13 @@ def keep_nodes(job: Job) -> None:
     job.agent._node_heard.clear()
 
 
-def test_processes_that_are_killed_with_their_job_are_interrupted(job: Job, tmp_path: Path) -> None:
-    launched = runs_in_world(job, tmp_path)
+@pytest.mark.parametrize(("ranks_ready", "status"), [(2, 143), (1, 143), (0, -15)])
+def test_processes_that_are_killed_with_their_job_are_interrupted(
+    job: Job, tmp_path: Path, ranks_ready: int, status: int
+) -> None:
+    launched = runs_in_world(job, tmp_path, ranks_ready)
     keep_nodes(job)
-    launched.returncode = 143
+    launched.returncode = status
     job.tick(1.0)
     assert outcomes(job) == []
     job.service.end("its job was cancelled or preempted", job.now, at_once=True)
@@ -231,6 +264,16 @@ def test_ranks_that_die_while_their_job_goes_on_have_crashed(job: Job, tmp_path:
     keep_nodes(job)
     launched.returncode = 143
     job.tick(a.VERDICT_S + 1.0)
+    assert outcomes(job) == ["crash"]
+
+
+def test_a_world_that_does_not_start_for_another_reason_is_told_at_once(
+    job: Job, tmp_path: Path
+) -> None:
+    launched = runs_in_world(job, tmp_path, ranks_ready=0)
+    keep_nodes(job)
+    launched.returncode = 1
+    job.tick(0.5)
     assert outcomes(job) == ["crash"]
 
 
@@ -258,7 +301,7 @@ def test_executors_that_are_killed_while_their_job_goes_on_have_crashed(
 
 def ends_in(job: Job, seconds: float) -> None:
     job.service.ends_at = job.now + seconds
-    job.service.drain_at = service.drain_at(job.service.ends_at, 60.0, job.now)
+    job.service.drain_at = service.drain_at(job.service.ends_at, job.now)
 
 
 def test_pilot_drains_without_a_signal_before_its_walltime_ends(job: Job) -> None:
@@ -266,17 +309,39 @@ def test_pilot_drains_without_a_signal_before_its_walltime_ends(job: Job) -> Non
     job.agent._node_heard.clear()
     job.agent._rules._attempts.held[1] = 1
     ends_in(job, 600.0)
-    job.tick(539.0)
+    job.tick(584.0)
     assert not job.agent._rules.draining
     job.tick(2.0)
     assert job.agent._rules.draining and not job.service.ending
-    job.tick(600.0 - 541.0 - service.END_S + 0.5)
+    job.tick(600.0 - 586.0 - service.END_S + 0.5)
     assert job.service.ending == "its walltime is over"
 
 
 def test_half_of_a_short_walltime_is_left_for_work(job: Job) -> None:
-    ends_in(job, 60.0)
-    assert job.service.drain_at == job.now + 30.0
+    ends_in(job, 20.0)
+    assert job.service.drain_at == job.now + 10.0
+
+
+@pytest.mark.parametrize(
+    ("known_s", "left_s"),
+    [(3600.0, 60.0), (0.0, 60.0), (100.0, 100.0)],
+    ids=["shortened", "unknown", "a little early"],
+)
+def test_a_warning_tells_of_an_end_that_was_moved(job: Job, known_s: float, left_s: float) -> None:
+    """A job is warned 60 s before its end; Slurm looks at that each half minute."""
+    job.service.ends_at = job.now + known_s if known_s else 0.0
+    job.service.warned(job.now)
+    assert job.service.ends_at == job.now + left_s
+
+
+def test_a_pilot_is_told_of_a_walltime_that_was_moved(job: Job) -> None:
+    welcomed(job)
+    ends_in(job, 100.0)
+    job.service.take(m.Walltime(900.0), job.now)
+    assert job.service.ends_at == job.now + 900.0
+    assert job.service.drain_at == job.now + 885.0
+    status = [s for s in job.sent if isinstance(s, m.PilotStatus)][-1]
+    assert status.left_s == 900.0, "the head hears that it knows"
 
 
 def test_end_of_the_walltime_is_told_as_what_is_left(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pilot.scheduler.assignment import (
@@ -140,7 +140,7 @@ def test_pilot_may_take_a_tenth_of_its_walltime_to_start(walltime_s: float) -> N
 
 def test_longest_walltime_is_that_of_a_pool_that_can_hold_the_task() -> None:
     def pool(name: str, cores: int, walltime_s: float) -> PoolLimits:
-        return PoolLimits(name, NodeShape(cores), 0, 4, 2, 2, walltime_s, 60.0)
+        return PoolLimits(name, NodeShape(cores), 0, 4, 2, 2, walltime_s)
 
     pools = [pool("short", 8, 600.0), pool("small", 2, 7200.0)]
     assert longest_s(Resources(), "", pools) == 7200.0
@@ -280,7 +280,6 @@ def plainly(classes: list[Work], pilots: list[Room]) -> Iterator[tuple[WorkClass
             waiting.remove(work)
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_sessions_are_served_as_if_all_were_looked_at_each_time(data: st.DataObject) -> None:
     sessions = data.draw(st.lists(st.tuples(st.booleans(), st.integers(0, 1)), min_size=1))
@@ -326,7 +325,6 @@ rooms = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(works, max_size=5), st.lists(rooms, max_size=4))
 def test_decisions_keep_the_rules(classes: list[Work], pilots: list[Room]) -> None:
     before = [(work.ready, work) for work in classes]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +18,21 @@ from pilot.scheduler.batch import (
     BatchUnavailable,
     JobRequest,
     Phase,
+    Stuck,
     SubmitRefused,
     WhyEnded,
 )
 from pilot.scheduler.batch.script import JobFacts, render
-from pilot.scheduler.batch.slurm.commands import (
+from pilot.scheduler.batch.slurm.answers import (
     STATES,
-    SlurmBatch,
-    command_environment,
     missing_partitions,
     parse_accounting,
     parse_exit_status,
     parse_queue,
+    parse_start,
     parse_submitted,
-    parse_time,
 )
+from pilot.scheduler.batch.slurm.commands import SlurmBatch, command_environment
 from pilot.scheduler.batch.slurm.nodelist import expand_nodelist
 from pilot.scheduler.batch.slurm.script import (
     directives,
@@ -38,6 +40,7 @@ from pilot.scheduler.batch.slurm.script import (
     job_script,
     quote_directive,
 )
+from pilot.scheduler.batch.slurm.times import parse_time
 from pilot.scheduler.resources import parse_duration_s
 from pilot.site_configs import pool_type
 
@@ -175,10 +178,50 @@ def test_a_queued_job_has_an_expected_start_and_no_nodes() -> None:
     assert job.expected_at is None
 
 
+@pytest.mark.parametrize(
+    ("reason", "state", "stuck"),
+    [
+        ("Priority", "PENDING", None),
+        ("Resources", "PENDING", None),
+        ("None", "PENDING", None),
+        ("ReqNodeNotAvail, UnavailableNodes:n1", "PENDING", None),
+        ("PartitionDown", "PENDING", None),  # it may be up again, and the place is kept
+        ("JobHeldUser", "PENDING", Stuck.HELD),
+        ("JobHeldAdmin", "PENDING", Stuck.ADMIN),
+        ("launch failed requeued held", "PENDING", Stuck.HELD),
+        ("launch_failed_requeued_held", "PENDING", Stuck.HELD),
+        ("BeginTime", "REQUEUE_HOLD", Stuck.HELD),
+        ("PartitionTimeLimit", "PENDING", Stuck.NEVER),
+        ("BadConstraints", "PENDING", Stuck.NEVER),
+        ("AssocMaxNodePerJobLimit", "PENDING", Stuck.NEVER),
+        ("QOSMaxWallDurationPerJobLimit", "PENDING", Stuck.NEVER),
+        ("AssocMaxJobsLimit", "PENDING", Stuck.LIMIT),
+        ("QOSMaxCpuPerUserLimit", "PENDING", Stuck.LIMIT),
+        ("AssocGrpCPUMinutesLimit", "PENDING", Stuck.LIMIT),
+        ("JobHeldUser", "RUNNING", None),
+    ],
+)
+def test_reasons_tell_whether_a_job_will_start(
+    reason: str, state: str, stuck: Stuck | None
+) -> None:
+    (job,) = parse_queue(queue_line(state=state, reason=reason))
+    assert job.stuck is stuck
+
+
 def test_a_preempted_job_is_the_same_job_queued_again() -> None:
     line = queue_line(state="PENDING", reason="BeginTime", restarts="1", nodes="(null)")
     (job,) = parse_queue(line)
     assert (job.job_id, job.phase, job.restart_count) == ("17", Phase.QUEUED, 1)
+    assert job.held_back and job.expected_at == 2000.0
+
+
+@pytest.mark.parametrize(
+    ("reason", "state"),
+    [("Priority", "PENDING"), ("BeginTime", "REQUEUE_HOLD"), ("BeginTime", "RUNNING")],
+)
+def test_only_a_job_that_waits_for_its_time_is_held_back(reason: str, state: str) -> None:
+    (job,) = parse_queue(queue_line(state=state, reason=reason))
+    assert not job.held_back
 
 
 def test_a_job_cancelled_in_the_queue_never_started() -> None:
@@ -228,12 +271,13 @@ def test_host_list_that_is_cut_off_is_unknown() -> None:
     (job,) = parse_queue(cut)
     assert (job.nodes, job.node_count, job.started_at) == ((), 2, 2000)
     lines = [queue_line(count=count) for count in ("3", "2-4", "", "many")]
-    assert [job.node_count for job in parse_queue("".join(lines))] == [3, 2, 0, 0]
+    assert [job.node_count for job in parse_queue("".join(lines))] == [3, 4, 0, 0]
 
 
 #: JOB STATE CODES and flags of the manual pages of squeue and sacct, 20.02 to 25.05.
 ALL_STATES = """BOOT_FAIL CANCELLED COMPLETED CONFIGURING COMPLETING DEADLINE EXPEDITING FAILED
     LAUNCH_FAILED NODE_FAIL OUT_OF_MEMORY PENDING POWER_UP_NODE PREEMPTED RECONFIG_FAIL REQUEUED
+    REQUEUED_CRON
     REQUEUE_FED REQUEUE_HOLD RESIZING RESV_DEL_HOLD REVOKED RUNNING SIGNALING SPECIAL_EXIT
     STAGE_OUT STOPPED SUSPENDED TIMEOUT UPDATE_DB"""
 
@@ -447,6 +491,33 @@ def test_the_script_says_what_was_asked() -> None:
     assert "--no-kill" not in directives(a_request(nodes=1))
 
 
+@pytest.mark.parametrize(
+    ("pool", "asked"),
+    [
+        ({"memory_per_node_mib": 2048}, ["--mem=2048M"]),
+        ({"memory_per_node_mib": 2048, "memory_request": "all"}, ["--mem=0"]),
+        ({"memory_request": "all"}, ["--mem=0"]),
+        ({"memory_per_node_mib": 2048, "memory_request": "none"}, []),
+        ({}, []),
+        *(
+            (
+                {"memory_per_node_mib": 2048, "memory_request": asked, "sbatch_options": (own,)},
+                [own],
+            )
+            for asked in ("counted", "all")
+            for own in ("--mem-per-cpu=1000M", "--mem=0", "--mem 4G", "--mem-per-gpu=8G")
+        ),
+        (
+            {"memory_per_node_mib": 2048, "sbatch_options": ("--mem-bind=local",)},
+            ["--mem=2048M", "--mem-bind=local"],
+        ),
+    ],
+)
+def test_memory_is_asked_for_as_the_pool_says(pool: dict[str, Any], asked: list[str]) -> None:
+    options = directives(a_request(directives=PoolConfig(cores_per_node=4, **pool)))
+    assert [option for option in options if option.startswith("--mem")] == asked
+
+
 def test_directives_come_before_the_first_command() -> None:
     text = job_script(a_request(setup="module load python", variables={"A": "1"}))
     lines = text.splitlines()
@@ -541,7 +612,7 @@ def test_times_that_are_none(text: str) -> None:
 
 def test_all_commands_speak_to_the_cluster_that_is_named(fake_slurm: Path, tmp_path: Path) -> None:
     calls = tmp_path / "calls"
-    for name in ("sbatch", "squeue", "sacct", "scancel"):
+    for name in ("sbatch", "squeue", "sacct", "scancel", "scontrol"):
         command = fake_slurm / name
         command.write_text(f'#!/bin/sh\necho "$0 $*" >> {calls}\necho 17\n')
         command.chmod(0o755)
@@ -549,7 +620,8 @@ def test_all_commands_speak_to_the_cluster_that_is_named(fake_slurm: Path, tmp_p
     batch.submit(a_request(directory=tmp_path))
     batch.jobs("pilot-")
     batch.account(["17"])
-    batch.ends_at("17")
+    with pytest.raises(BatchUnavailable):
+        batch.allocation("17")
     batch.cancel(["17"])
     said = calls.read_text().splitlines()
     assert len(said) == 5
@@ -565,3 +637,63 @@ def test_partitions_that_are_not_there_are_named() -> None:
     assert missing_partitions(pools, "CLUSTER: north\ncpu\ngpu\nbig\n") == ""
     told = missing_partitions(pools, "cpu\nbig\n")
     assert told == "Slurm has no partition 'cpu,gpu' (pool a); it has big, cpu"
+
+
+# --- what would become of a job -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "start"),
+    [
+        # As releases 20.11, 22.05 and 25.11 print it.
+        ("sbatch: Job 2 to start at 2026-11-29T19:27:15 using 16 processors on n[1-4]", True),
+        (
+            "sbatch: Job 2 to start at 2026-11-29T19:27:15 using 16 processors on nodes n[1-4] in "
+            "partition main",
+            True,
+        ),
+        ("greetings of the site\nsbatch: Job 2 to start at 2026-11-29T19:27:15 using 1", True),
+        ("sbatch: Job 2 to start at Unknown using 16 processors", False),
+        ("sbatch: Job 1 to start at once", False),
+        ("", False),
+    ],
+)
+def test_reads_the_start_of_a_job_that_is_not_submitted(said: str, start: bool) -> None:
+    expected = datetime(2026, 11, 29, 19, 27, 15).timestamp() if start else None
+    assert parse_start(said) == expected
+
+
+def test_choice_that_is_left_to_slurm_stands_in_the_script() -> None:
+    text = job_script(a_request(nodes=4, least_nodes=2, walltime_s=3600.0, least_walltime_s=900.0))
+    assert "#SBATCH --nodes=2-4\n" in text
+    assert "#SBATCH --time=01:00:00\n" in text and "#SBATCH --time-min=00:15:00\n" in text
+    exact = job_script(a_request(nodes=4, least_nodes=4, walltime_s=60.0, least_walltime_s=60.0))
+    assert "--nodes=4\n" in exact and "--time-min" not in exact and "squeue" not in exact
+
+
+@pytest.mark.parametrize(
+    ("prints", "ends_at"), [("1790000000", "1790000000"), ("N/A", ""), ("", "")]
+)
+def test_job_asks_for_its_end_where_slurm_has_chosen_its_walltime(
+    tmp_path: Path, prints: str, ends_at: str
+) -> None:
+    squeue = tmp_path / "squeue"
+    squeue.write_text(f"#!/bin/sh\necho {prints}\n")
+    squeue.chmod(0o755)
+    text = job_script(
+        a_request(
+            command=["sh", "-c", "echo $PILOT_JOB_ENDS_AT"],
+            walltime_s=3600.0,
+            least_walltime_s=900.0,
+        )
+    )
+    done = subprocess.run(
+        ["/bin/bash"],
+        input=text,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    told = int(done.stdout)
+    assert told == int(ends_at or told) and (ends_at or abs(told - time.time() - 3600.0) < 60.0)

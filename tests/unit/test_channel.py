@@ -20,7 +20,6 @@ from support.waiting import wait_until
 
 from pilot.errors import AuthenticationError, EncodingError, SiteError
 from pilot.model.tasks import Completion, TaskFailure
-from pilot.wire import messages as m
 from pilot.wire.channel import Client, Server, _Reader, encode
 from pilot.wire.endpoints import (
     LOCAL,
@@ -32,10 +31,15 @@ from pilot.wire.endpoints import (
     temporary_dir,
 )
 from pilot.wire.keys import Keys, load_keys, make_keys
+from pilot.wire.messages import client as m
+from pilot.wire.messages.common import Welcome
+from pilot.wire.messages.head import ToHead
+from pilot.wire.messages.pilot import Completions, EndPilot, PilotBye, ToPilot
 from pilot.wire.polling import poller_of
 from pilot.wire.tcp import Dealer
 
 DEADLINE_S = 20.0
+WAYS = ["local", "remote", "files"]
 
 
 def new_keys(directory: Path) -> Keys:
@@ -49,8 +53,10 @@ def keys(tmp_path: Path) -> Keys:
 
 
 @pytest.fixture
-def server(keys: Keys) -> Iterator[Server[Any]]:
-    server: Server[Any] = Server(keys, f"test-{os.getpid()}", m.ToHead, "127.0.0.1")
+def server(keys: Keys, tmp_path: Path) -> Iterator[Server[Any]]:
+    server: Server[Any] = Server(
+        keys, f"test-{os.getpid()}", ToHead, "127.0.0.1", files=tmp_path / "wire"
+    )
     yield server
     server.close()
 
@@ -85,7 +91,7 @@ def answer(client: Client[Any]) -> Any:
     return found[0]
 
 
-@pytest.mark.parametrize("way", ["local", "remote"])
+@pytest.mark.parametrize("way", WAYS)
 def test_there_and_back(server: Server[Any], client: Client[Any], way: str) -> None:
     client.connect(getattr(server.endpoints, way))
     client.send(m.Query(1, "status"))
@@ -95,7 +101,7 @@ def test_there_and_back(server: Server[Any], client: Client[Any], way: str) -> N
     assert answer(client) == m.Reply(1, {"a": [1, None, "x"]})
 
 
-@pytest.mark.parametrize("way", ["local", "remote"])
+@pytest.mark.parametrize("way", WAYS)
 def test_many_messages_keep_their_order(server: Server[Any], client: Client[Any], way: str) -> None:
     client.connect(getattr(server.endpoints, way))
     for number in range(5000):
@@ -111,7 +117,7 @@ def test_many_messages_keep_their_order(server: Server[Any], client: Client[Any]
     assert found == list(range(5000))
 
 
-@pytest.mark.parametrize("way", ["local", "remote"])
+@pytest.mark.parametrize("way", WAYS)
 def test_other_keys_are_refused(server: Server[Any], tmp_path: Path, way: str) -> None:
     stranger: Client[Any] = Client(new_keys(tmp_path / "other"), b"client:other", m.ToClient)
     stranger.connect(getattr(server.endpoints, way))
@@ -131,7 +137,7 @@ def test_other_keys_are_refused(server: Server[Any], tmp_path: Path, way: str) -
     stranger.close(0)
 
 
-@pytest.mark.parametrize("way", ["local", "remote"])
+@pytest.mark.parametrize("way", WAYS)
 def test_right_server_key_with_a_client_key_of_another_site(
     server: Server[Any], keys: Keys, tmp_path: Path, way: str
 ) -> None:
@@ -186,7 +192,7 @@ def test_a_server_that_dies_in_a_greeting_has_not_refused(keys: Keys, tmp_path: 
             client.close(0)
 
 
-@pytest.mark.parametrize("way", ["local", "remote"])
+@pytest.mark.parametrize("way", WAYS)
 def test_nonsense_is_dropped_and_logged(
     server: Server[Any], client: Client[Any], caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
@@ -221,7 +227,7 @@ def nested(depth: int) -> bytes:
     ],
 )
 def test_what_cannot_be_read_is_kept_aside(frame: bytes, kind: str, number: int | None) -> None:
-    for reader in (_Reader[Any](m.ToHead), _Reader[Any](m.ToClient)):
+    for reader in (_Reader[Any](ToHead), _Reader[Any](m.ToClient)):
         assert reader.read([(b"peer", frame)]) == []
         ((peer, what),) = reader.take_unreadable()
         assert (peer, what.kind, what.number) == (b"peer", kind, number)
@@ -230,7 +236,7 @@ def test_what_cannot_be_read_is_kept_aside(frame: bytes, kind: str, number: int 
 
 @given(st.binary(max_size=60))
 def test_nothing_that_arrives_raises(frame: bytes) -> None:
-    reader = _Reader[Any](m.ToHead)
+    reader = _Reader[Any](ToHead)
     assert len(reader.read([(b"p", frame)])) + len(reader.take_unreadable()) == 1
 
 
@@ -252,13 +258,13 @@ def test_whatever_texts_there_are_the_message_is_sent(data: Any) -> None:
 
 def test_a_text_that_is_no_utf8_is_written_out() -> None:
     failure = TaskFailure("ValueError", "caf\udce9", exception=b"\xff\x00")
-    message = m.Completions("p", 1, [Completion(3, 1, "error", failure=failure)])
-    sent = msgspec.msgpack.decode(encode(message), type=m.Completions)
+    message = Completions("p", 1, [Completion(3, 1, "error", failure=failure)])
+    sent = msgspec.msgpack.decode(encode(message), type=Completions)
     told = sent.completions[0].failure
     assert told is not None and told.message == "caf\\udce9" and told.exception == b"\xff\x00"
 
 
-@pytest.mark.parametrize("way", ["local", "remote"])
+@pytest.mark.parametrize("way", WAYS)
 def test_an_answer_that_cannot_be_sent_is_told(
     server: Server[Any], client: Client[Any], way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -266,7 +272,7 @@ def test_an_answer_that_cannot_be_sent_is_told(
     client.send(m.Query(1, "status"))
     peer, _ = arrived(server, client)
     server.send(peer, m.Reply(1, object()))
-    server.send(peer, m.Welcome(1 << 70, ""))
+    server.send(peer, Welcome(1 << 70, ""))
     reply = answer(client)
     assert reply.request == 1 and "cannot be sent" in reply.error
     assert "a Welcome is not sent" in caplog.text
@@ -279,7 +285,7 @@ def test_a_message_has_a_largest_size(monkeypatch: pytest.MonkeyPatch) -> None:
         encode(m.Reply(1, bytes(11 << 20)))
 
 
-@pytest.mark.parametrize("way", ["local", "remote"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("size", [(1 << 20) - 8, 1 << 20, (1 << 20) + 1, 3 << 20, 20_000_000])
 def test_large_messages_arrive_whole(
     server: Server[Any], client: Client[Any], way: str, size: int
@@ -309,13 +315,15 @@ def test_large_messages_arrive_whole(
     wait_until(lambda: not (server.receive() or server.unsent(found[0][0])), what="all is taken")
 
 
-@pytest.mark.parametrize("way", ["local", "remote"])
+@pytest.mark.parametrize("way", WAYS)
 def test_a_peer_that_does_not_read_is_broken_off_and_comes_again(
-    keys: Keys, client: Client[Any], way: str
+    keys: Keys, client: Client[Any], tmp_path: Path, way: str
 ) -> None:
     limit = 20 << 20
     name = f"slow-{os.getpid()}"
-    server: Server[Any] = Server(keys, name, m.ToHead, "127.0.0.1", unsent_bytes=limit)
+    server: Server[Any] = Server(
+        keys, name, ToHead, "127.0.0.1", unsent_bytes=limit, files=tmp_path / "wire"
+    )
     try:
         client.connect(getattr(server.endpoints, way))
         client.send(m.Query(1, "q"))
@@ -340,25 +348,27 @@ def test_a_peer_that_does_not_read_is_broken_off_and_comes_again(
         server.close(0.0)
 
 
-@pytest.mark.parametrize("way", ["local", "remote"])
-def test_old_connection_never_stands_in_the_new_ones_place(keys: Keys, way: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_old_connection_never_stands_in_the_new_ones_place(
+    keys: Keys, tmp_path: Path, way: str
+) -> None:
     """A server that comes after another may have its port: old connections find it, too."""
-    client: Client[Any] = Client(keys, b"pilot:p", m.ToPilot)
+    client: Client[Any] = Client(keys, b"pilot:p", ToPilot)
     name, port = f"succession-{os.getpid()}", 0
     peers = []
     for number in range(3):
-        server: Server[Any] = Server(keys, name, m.ToHead, "127.0.0.1", port)
+        server: Server[Any] = Server(keys, name, ToHead, "127.0.0.1", port, files=tmp_path / "wire")
         port = int(server.endpoints.remote.rpartition(":")[2])
         client.connect(getattr(server.endpoints, way))
-        client.send(m.PilotBye("p", str(number)))
+        client.send(PilotBye("p", str(number)))
         peer, message = arrived(server, client)
         assert message.reason == str(number)
-        server.send(peer, m.EndPilot(str(number)))
-        assert answer(client) == m.EndPilot(str(number))
+        server.send(peer, EndPilot(str(number)))
+        assert answer(client) == EndPilot(str(number))
         peers.append(peer)
         # It dies with something under way to it.
         server.close(0.0)
-        client.send(m.PilotBye("p", "too late"))
+        client.send(PilotBye("p", "too late"))
     assert len(set(peers)) == 3
     client.close(0)
 
@@ -418,6 +428,16 @@ def test_a_temporary_directory_that_has_gone(
     monkeypatch.setattr("tempfile.tempdir", None)
 
 
+@pytest.mark.parametrize(
+    ("found", "taken"), [(".", Path.cwd()), (os.fsdecode(b"/dev/shm/\xff"), Path("/tmp"))]
+)
+def test_a_temporary_directory_that_others_would_not_find(
+    monkeypatch: pytest.MonkeyPatch, found: str, taken: Path
+) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: found)
+    assert temporary_dir() == taken
+
+
 def test_a_place_where_nothing_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SiteError, match=r"can be made in .*file: Not a directory; set \$TMPDIR"):
@@ -439,7 +459,7 @@ def test_a_socket_in_a_place_of_others_is_not_chosen(tmp_path: Path) -> None:
 
 
 def test_a_server_that_others_need_not_reach_has_no_port(keys: Keys, client: Client[Any]) -> None:
-    server: Server[Any] = Server(keys, f"alone-{os.getpid()}", m.ToHead, None)
+    server: Server[Any] = Server(keys, f"alone-{os.getpid()}", ToHead, None)
     try:
         assert server.endpoints.remote == "" and server.endpoints.is_reachable
         assert not Endpoints("other/boot", server.endpoints.local, "").is_reachable
@@ -455,7 +475,7 @@ def test_a_server_that_others_need_not_reach_has_no_port(keys: Keys, client: Cli
 def test_a_poller_wakes_for_each_of_its_sources(
     keys: Keys, client: Client[Any], address: str | None
 ) -> None:
-    server: Server[Any] = Server(keys, f"polled-{os.getpid()}", m.ToHead, address)
+    server: Server[Any] = Server(keys, f"polled-{os.getpid()}", ToHead, address)
     wake = os.eventfd(0)
     try:
         poller = poller_of(*server.sources, wake)
@@ -476,7 +496,7 @@ def test_a_server_whose_directory_has_gone_is_found_again(
     keys: Keys, client: Client[Any], temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pilot.wire.channel._LOOK_S", 0.0)
-    server: Server[Any] = Server(keys, "found", m.ToHead, None)
+    server: Server[Any] = Server(keys, "found", ToHead, None)
     try:
         assert not server.look_after()
         client.connect(server.endpoints.choose())
@@ -516,7 +536,7 @@ def test_who_is_patient_finds_a_server_that_makes_its_socket_again(
     keys: Keys, client: Client[Any], temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pilot.wire.channel._LOOK_S", 0.0)
-    server: Server[Any] = Server(keys, "patient", m.ToHead, None)
+    server: Server[Any] = Server(keys, "patient", ToHead, None)
     try:
         Path(server.endpoints.local.removeprefix(LOCAL)).unlink()
         client.connect(server.endpoints.local)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.killed import killed_at
 
 from pilot.data import checkpoint as module
 from pilot.data import durable, hdf5
@@ -202,7 +200,7 @@ def test_parts_for_another_number_of_ranks_do_not_count(tmp_path: Path) -> None:
     assert Checkpoint(tmp_path, 0, 1).load() is None
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(order=st.lists(st.integers(0, 2), max_size=12), keep=st.integers(1, 3))
 def test_whatever_the_order_the_latest_complete_one_is_found(
     tmp_path_factory: pytest.TempPathFactory, order: list[int], keep: int
@@ -309,48 +307,12 @@ def test_a_full_disk_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.Mon
 # --- SIGKILL -------------------------------------------------------------------------------------
 
 
-def killed_at(call: int, action: Callable[[], object]) -> bool:
-    """Run `action` in a child that kills itself before its `call`-th touch of the file system.
-
-    Returns whether it was killed; otherwise it came to its end before.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Fork beside the threads of a BLAS.
-        child = os.fork()
-    if not child:
-        left = call
-        try:
-
-            def count(function: Callable[..., Any]) -> Callable[..., Any]:
-                def counted(*args: Any, **kwargs: Any) -> Any:
-                    nonlocal left
-                    left -= 1
-                    if not left:
-                        os.kill(os.getpid(), signal.SIGKILL)
-                    return function(*args, **kwargs)
-
-                return counted
-
-            os.fsync = count(os.fsync)
-            os.open = count(os.open)
-            os.pwrite = count(os.pwrite)
-            os.unlink = count(os.unlink)
-            os.rmdir = count(os.rmdir)
-            Path.rename = count(Path.rename)
-            Path.mkdir = count(Path.mkdir)
-            Path.symlink_to = count(Path.symlink_to)
-            hdf5.Draft._dataset = count(hdf5.Draft._dataset)
-            hdf5.Draft._describe = count(hdf5.Draft._describe)
-            action()
-        except BaseException:
-            os._exit(3)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        return True
-    assert os.waitstatus_to_exitcode(status) == 0
-    return False
+#: The calls that touch the file system.
+TOUCHES: list[tuple[Any, str]] = [
+    *((os, name) for name in ("fsync", "open", "pwrite", "unlink", "rmdir")),
+    *((Path, name) for name in ("rename", "mkdir", "symlink_to")),
+    *((hdf5.Draft, name) for name in ("_dataset", "_describe")),
+]
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -369,7 +331,7 @@ def test_killed_at_any_instant_the_latest_complete_one_is_loaded(
                 save_all(world, step)
             save_all(world[:-1], 4)
         last = world[-1]
-        killed = killed_at(instants, partial(last.save, 4, state(4, ranks - 1)))
+        killed = killed_at(instants, partial(last.save, 4, state(4, ranks - 1)), TOUCHES)
         part = directory / "step-4-attempt-0" / f"rank-{ranks - 1}-of-{ranks}.h5"
         expected = 4 if part.exists() else 3
         again = ranks_of(directory, ranks, attempt=1)

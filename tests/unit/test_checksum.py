@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -50,7 +50,6 @@ places = st.integers(0, 2**32)
 
 
 @given(by_name, places, places)
-@settings(max_examples=100, deadline=None)
 def test_blocks_that_changed_places_are_seen(name: str, a: int, b: int) -> None:
     blocks = raw(STRUCTURED[name]).reshape(-1, BLOCK_BYTES).copy()
     a, b = a % len(blocks), b % len(blocks)
@@ -60,7 +59,6 @@ def test_blocks_that_changed_places_are_seen(name: str, a: int, b: int) -> None:
 
 
 @given(by_name, places, st.sampled_from([0, 1]))
-@settings(max_examples=100, deadline=None)
 def test_rows_and_columns_in_another_order_are_seen(name: str, seed: int, axis: int) -> None:
     array = STRUCTURED[name]
     shuffled = np.random.default_rng(seed).permutation(array, axis)
@@ -69,7 +67,6 @@ def test_rows_and_columns_in_another_order_are_seen(name: str, seed: int, axis: 
 
 
 @given(by_name, places, places, places, places, st.integers(1, 2**63 - 1))
-@settings(max_examples=100, deadline=None)
 def test_words_changed_by_as_much_up_as_down_are_seen(
     name: str, top: int, bottom: int, left: int, right: int, d: int
 ) -> None:
@@ -88,7 +85,6 @@ def test_words_changed_by_as_much_up_as_down_are_seen(
 
 
 @given(by_name, places, st.sampled_from(["zeroed", "stale", "repeated", "missing"]))
-@settings(max_examples=100, deadline=None)
 def test_blocks_that_were_not_written_are_seen(name: str, place: int, damage: str) -> None:
     blocks = raw(STRUCTURED[name]).reshape(-1, BLOCK_BYTES).copy()
     place = 1 + place % (len(blocks) - 1)
@@ -103,7 +99,6 @@ def test_blocks_that_were_not_written_are_seen(name: str, place: int, damage: st
 
 
 @given(by_name, places, st.integers(1, 255))
-@settings(max_examples=100, deadline=None)
 def test_flipped_bits_are_seen(name: str, place: int, bits: int) -> None:
     array = STRUCTURED[name].copy()
     flat = raw(array)
@@ -112,7 +107,6 @@ def test_flipped_bits_are_seen(name: str, place: int, bits: int) -> None:
 
 
 @given(by_name, st.lists(places, max_size=5), st.integers(1, 9))
-@settings(max_examples=50, deadline=None)
 def test_neither_the_pieces_nor_their_alignment_count(
     name: str, cuts: list[int], offset: int
 ) -> None:

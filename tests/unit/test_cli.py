@@ -24,31 +24,34 @@ import pytest
 from click.testing import CliRunner, Result
 from support.builders import spec, template
 
-from pilot import cli as pilot_cli
+from pilot.cli import as_job as as_job_module
 from pilot.cli import cli
-from pilot.cli import head as head_module
-from pilot.cli import run as run_module
+from pilot.cli.commands import COMMANDS as LISTED
+from pilot.cli.commands import run as run_module
+from pilot.cli.commands.result import plain, save
+from pilot.cli.commands.session import STATES as SESSION_STATES
+from pilot.cli.commands.submit import exit_status
+from pilot.cli.commands.task import SORTS, stages
+from pilot.cli.lists import state_of
 from pilot.cli.output import ago, amount, duration, moment, print_table
 from pilot.cli.parameters import TASK, Number
-from pilot.cli.result import plain, save
-from pilot.cli.session import STATES as SESSION_STATES
-from pilot.cli.session import state_of
-from pilot.cli.submit import exit_status
-from pilot.cli.task import SORTS, stages
 from pilot.client.command import failure_text
+from pilot.client.hints import Hint, hint_of
 from pilot.client.logs import Output, follow, last_attempt
-from pilot.client.progress import Hint, LineView, LiveView, Tally, hint_of
+from pilot.client.progress import LineView, LiveView, Tally
 from pilot.errors import CommandFailed, PilotError, ResultError, StorageError
-from pilot.head import offline, queries
+from pilot.head import offline, queries, running
 from pilot.head.core.core import Core
 from pilot.head.core.events import TasksSubmitted
+from pilot.head.head_jobs import HOST_VARIABLE, host_here
 from pilot.head.lease import Lease
 from pilot.head.store import search
-from pilot.head.store.store import Batch, Store
+from pilot.head.store.batch import Batch
+from pilot.head.store.store import Store
 from pilot.model.tasks import Environment
 from pilot.site import Site, create_site
 from pilot.site_configs import templates
-from pilot.wire.messages import OpenSession
+from pilot.wire.messages.client import OpenSession
 
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 
@@ -84,12 +87,12 @@ def commands() -> Iterator[tuple[tuple[str, ...], click.Command]]:
 COMMANDS = dict(commands())
 
 
-@pytest.mark.parametrize("name", pilot_cli.COMMANDS)
+@pytest.mark.parametrize("name", LISTED)
 def test_the_list_says_of_each_command_what_its_help_begins_with(name: str) -> None:
     command = cli.get_command(click.Context(cli), name)
     assert command is not None and command.help
     begins = inspect.cleandoc(command.help).split("\n\n")[0]
-    assert pilot_cli.COMMANDS[name][1] == begins.replace("\n", " ")
+    assert LISTED[name][1] == begins.replace("\n", " ")
 
 
 # --- the whole -----------------------------------------------------------------------------------
@@ -101,6 +104,7 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "run",
         "submit",
         "retry",
+        "doctor",
         "status",
         "why",
         "head start",
@@ -115,6 +119,7 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "session watch",
         "session pause",
         "session resume",
+        "session budget",
         "session stop",
         "session close",
         "session cancel",
@@ -129,6 +134,13 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "result delete",
         "events",
         "fleet list",
+        "fleet explain",
+        "fleet scale",
+        "fleet hold",
+        "fleet resume",
+        "fleet drain",
+        "fleet cancel",
+        "fleet adopt",
         "completion",
     }
 
@@ -154,7 +166,8 @@ def test_the_documentation_names_every_command_and_option(words: tuple[str, ...]
     assert heading in text
     section = re.split(r"^##", text.split(heading, 1)[1], flags=re.MULTILINE)[0]
     for parameter in COMMANDS[words].params:
-        if isinstance(parameter, click.Option) and "--site" not in parameter.opts:
+        is_told = isinstance(parameter, click.Option) and not parameter.hidden
+        if is_told and "--site" not in parameter.opts:
             assert f"`{max(parameter.opts, key=len)}" in section
 
 
@@ -377,10 +390,19 @@ def test_any_name_is_printed_in_any_encoding(site: Site, encoding: str) -> None:
 # --- init ----------------------------------------------------------------------------------------
 
 
-def test_init_offers_all_templates() -> None:
+def test_init_lists_all_templates(home: Path) -> None:
+    """Its help, its message and the shell name each one; the shell says what it is, too."""
+    wrong = pilot("init", "-t", "nosuch").stderr
+    help_ = " ".join(pilot("init", "--help").output.split())
+    assert "there is no template 'nosuch'; there are" in wrong
+    for name, meaning in templates().items():
+        assert re.search(rf"(?m)^  {name} +{re.escape(meaning)}$", wrong)
+        assert f"{name} {meaning}" in help_
+    assert completed("pilot init -t", "") == [*templates()]
     option = next(p for p in COMMANDS["init",].params if p.name == "template")
-    assert isinstance(option.type, click.Choice)
-    assert sorted(option.type.choices) == templates()
+    with click.Context(COMMANDS["init",]) as context:
+        offered = option.shell_complete(context, "lo")
+    assert [(item.value, item.help) for item in offered] == [("local", templates()["local"])]
 
 
 def test_init_makes_a_site_and_says_what_to_edit(home: Path) -> None:
@@ -500,14 +522,17 @@ class TestInABatchJob:
     def calls(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         calls: list[tuple[str, str]] = []
 
-        def ensure_head(site: Site, adopt_job: str = "") -> None:
-            calls.append(("start", adopt_job))
+        def ensure_head(site: Site) -> None:
+            host = host_here(site)
+            assert host is not None and host.adopts
+            calls.append(("start", host.job))
 
         monkeypatch.setattr("pilot.client.starter.ensure_head", ensure_head)
         monkeypatch.setattr(
-            head_module, "stop_head", lambda site: calls.append(("stop", site.name))
+            as_job_module, "end_program", lambda site, job: calls.append(("stop", job))
         )
         monkeypatch.setenv("SLURM_JOB_ID", "4711")
+        monkeypatch.setenv(HOST_VARIABLE, "")  # what is set in it does not stay
         return calls
 
     @pytest.fixture
@@ -521,7 +546,7 @@ class TestInABatchJob:
     ) -> None:
         create_site(home / "cluster", "slurm")
         assert pilot("run", "-s", "cluster", program).exit_code == 0
-        assert calls == [("start", "4711"), ("stop", "cluster")]
+        assert calls == [("start", "4711"), ("stop", "4711")]
 
     def test_it_ends_also_after_an_error(
         self, calls: list[tuple[str, str]], workflow: Path, home: Path, monkeypatch: Any
@@ -532,7 +557,7 @@ class TestInABatchJob:
         create_site(home / "cluster", "slurm")
         monkeypatch.setattr(run_module, "_run_workflow", fails)
         assert pilot("run", "-s", "cluster", workflow).exit_code == 1
-        assert calls == [("start", "4711"), ("stop", "cluster")]
+        assert calls == [("start", "4711"), ("stop", "4711")]
 
     def test_a_head_that_runs_is_left_alone(
         self, calls: list[tuple[str, str]], program: Path, home: Path, monkeypatch: Any
@@ -540,7 +565,7 @@ class TestInABatchJob:
         create_site(home / "cluster", "slurm")
         monkeypatch.setattr("pilot.head.running.find_head", lambda _: object())
         assert pilot("run", "-s", "cluster", program).exit_code == 0
-        assert calls == []
+        assert calls == [("stop", "4711")], "which that of another job does not heed"
 
     def test_a_site_without_slurm_has_nothing_to_do_with_the_job(
         self, calls: list[tuple[str, str]], program: Path
@@ -575,7 +600,7 @@ def test_a_site_that_never_had_a_head(site: Site) -> None:
 def test_while_somebody_has_the_lease_the_file_is_not_read(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(offline, "_SETTLE_S", 0.05)
+    monkeypatch.setattr(running, "_SETTLE_S", 0.05)
     lease = Lease(site.lease_file, 1.0, 10.0)
     lease.acquire()
     try:
@@ -902,7 +927,7 @@ def head(trouble: str = "") -> dict[str, Any]:
 
 def pilot_row(state: str, **changes: Any) -> dict[str, Any]:
     row = {"state": state, "cores": None, "job": "17", "waits_for": "", "expected": None}
-    return {**row, "started": None, "draining": False, "reason": "", **changes}
+    return {**row, "started": None, "draining": False, "reason": "", "order": None, **changes}
 
 
 def test_hints() -> None:

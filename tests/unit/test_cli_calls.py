@@ -20,5 +20,5 @@ def test_a_part_of_a_command_s_result(name: str) -> None:
 
 def test_it_has_no_items_to_go_through_without_end() -> None:
     with pytest.raises(TypeError):
-        list(itertools.islice(_Awaited("3.1", 1), 3))  # type: ignore[call-overload]
+        list(itertools.islice(_Awaited("3.1", 1), 3))  # type: ignore[call-overload]  # not iterable
     assert repr(_Awaited("3.1", 1)[5].name) == "<result 1 of 3.1>"

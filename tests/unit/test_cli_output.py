@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -18,16 +17,16 @@ from hypothesis import strategies as st
 
 from pilot.cli import cli
 from pilot.cli.calls import read_calls
+from pilot.cli.commands.events import _line
+from pilot.cli.commands.head import check_batch
+from pilot.cli.commands.result import plain
 from pilot.cli.common import asking
-from pilot.cli.events import _line
-from pilot.cli.head import check_batch
+from pilot.cli.lists import print_sessions
 from pilot.cli.output import CELL_MOST, json_text, last_words, note, print_fields, print_table, say
-from pilot.cli.result import plain
-from pilot.cli.session import print_sessions
 from pilot.client.arguments import spilled
 from pilot.client.command import CommandResult, ShellCommand
 from pilot.client.events import Event
-from pilot.data.values import encode
+from pilot.data.pickles import encode
 from pilot.errors import BatchError
 from pilot.formatting import shortened_cell, text_width
 from pilot.model.values import Value
@@ -191,7 +190,7 @@ def test_starting_a_head_tells_what_is_wrong_with_slurm(
     pool: Any = pool_type("slurm")
     pools = {"main": pool(partition="cpu"), "any": pool()}
     config = msgspec.structs.replace(site.config, pools=pools)
-    here = dataclasses.replace(site, config=config)
+    here = msgspec.structs.replace(site, config=config)
     if not told:
         check_batch(here)
         return
@@ -267,7 +266,6 @@ def test_functions_of_python_tasks_are_not_read(tmp_path: Path) -> None:
     assert read_calls(lambda *_, **__: data, tmp_path, ["1.1"])["1.1"].arguments == "1"
 
 
-@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

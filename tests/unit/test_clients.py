@@ -13,7 +13,9 @@ from pilot.head.clients import Clients
 from pilot.head.core.leaving import CLIENT_S
 from pilot.head.shell import Shell
 from pilot.head.store.store import Store
-from pilot.wire import messages as m
+from pilot.wire.messages import PROTOCOL
+from pilot.wire.messages import client as m
+from pilot.wire.messages.common import WHO_ARE_YOU, Welcome
 
 NOW = 1000.0
 
@@ -35,7 +37,7 @@ class Head:
         self.clients.handlers[type(message)](peer, message, now)
 
     def greet(self, peer: bytes, now: float) -> None:
-        self.hear(peer, m.ClientHello(m.PROTOCOL, "1", True), now)
+        self.hear(peer, m.ClientHello(PROTOCOL, "1", True), now)
 
     @property
     def known(self) -> set[bytes]:
@@ -67,8 +69,8 @@ def test_one_that_lives_after_all_is_asked_to_greet_once(head: Head) -> None:
     head.sent.clear()
     head.hear(b"far", m.Watch([]), later)
     head.hear(b"far", m.Watch([]), later)
-    welcomes = [what for to, what in head.sent if isinstance(what, m.Welcome) and to == b"far"]
-    assert [welcome.refused for welcome in welcomes] == [m.WHO_ARE_YOU]
+    welcomes = [what for to, what in head.sent if isinstance(what, Welcome) and to == b"far"]
+    assert [welcome.refused for welcome in welcomes] == [WHO_ARE_YOU]
     head.greet(b"far", later)
     head.clients.forget_silent(lambda _: False, later + 1.0)
     assert head.known == {b"far"}

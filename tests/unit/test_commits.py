@@ -12,9 +12,9 @@ from pilot import clock
 from pilot.errors import PilotError
 from pilot.head.commits import RETRY_S, Commits
 from pilot.head.core.events import Log
-from pilot.head.store.store import Batch
+from pilot.head.store.batch import Batch
 from pilot.model.tasks import Function
-from pilot.wire.messages import Committed
+from pilot.wire.messages.pilot import Committed
 
 DISK_FULL = sqlite3.OperationalError("database or disk is full")
 
@@ -119,6 +119,19 @@ def test_events_alone_wait_and_are_told_when_committed(turn: Turn) -> None:
     turn.disk.finish()
     turn.commits.finish()
     assert turn.commits.last_event == 1
+
+
+def test_events_alone_that_could_not_be_written_are_written_later(turn: Turn) -> None:
+    turn.log.other("pilot", "JOINED", 0, 0.0)
+    turn.commits.begin(0.0, events_too=True)
+    turn.disk.finish(DISK_FULL)
+    turn.commits.finish()
+    assert turn.commits.pending
+    turn.commits.begin(1e12 + RETRY_S, events_too=True)
+    turn.disk.finish()
+    turn.commits.finish()
+    assert turn.commits.last_event == 1
+    assert not turn.commits.trouble and not turn.commits.pending
 
 
 def test_flush_writes_also_what_came_while_a_commit_was_under_way(turn: Turn) -> None:

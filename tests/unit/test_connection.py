@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.waiting import wait_until
 
@@ -23,10 +23,12 @@ from pilot.errors import HeadError, PilotError, SubmissionError
 from pilot.model.tasks import Environment, Function, TaskOutcome, TaskSpec
 from pilot.site import Site, create_site
 from pilot.version import __version__
-from pilot.wire import messages as m
 from pilot.wire.channel import Server
 from pilot.wire.discovery import HeadAddress, process_started, write_address
 from pilot.wire.keys import load_keys
+from pilot.wire.messages import client as m
+from pilot.wire.messages.common import WHO_ARE_YOU, Welcome
+from pilot.wire.messages.head import ToHead
 from pilot.wire.polling import poller_of
 
 
@@ -56,7 +58,6 @@ def large(first: int, count: int, size: int) -> Submission:
 
 
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 3000)), min_size=1, max_size=12))
-@settings(deadline=None)
 def test_no_message_is_larger_than_its_bound_and_none_is_lost_or_overtaken(
     submissions: list[tuple[int, int]],
 ) -> None:
@@ -102,7 +103,7 @@ class Head:
         self._epoch = epoch
         self._ending = False
         keys = load_keys(site.keys)
-        self._server: Server[Any] = Server(keys, f"{site.directory}/{epoch}", m.ToHead, "127.0.0.1")
+        self._server: Server[Any] = Server(keys, f"{site.directory}/{epoch}", ToHead, "127.0.0.1")
         self._answers: list[Any] = []
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -126,7 +127,7 @@ class Head:
                 if isinstance(message, m.ClientHello):
                     client = peer
                     self.greeted.append(message)
-                    self._server.send(peer, m.Welcome(self._epoch, __version__))
+                    self._server.send(peer, Welcome(self._epoch, __version__))
                 else:
                     self.heard.append(message)
             while self._answers:
@@ -270,9 +271,9 @@ def test_message_that_cannot_be_sent_is_refused_to_who_makes_it(site: Site) -> N
             ({"name": lambda: 1}, "a function cannot be sent"),
         ):
             with pytest.raises(PilotError, match=words):
-                client.request(lambda n, a=arguments: m.Query(n, "tasks", a))  # type: ignore[misc]
+                client.request(lambda n, a=arguments: m.Query(n, "tasks", a))  # type: ignore[misc]  # it has a default
         with pytest.raises(PilotError, match="name: Expected `str`, got `int`"):
-            client.request(lambda n: m.OpenSession(n, 3, Environment("/")))  # type: ignore[arg-type]
+            client.request(lambda n: m.OpenSession(n, 3, Environment("/")))  # type: ignore[arg-type]  # no text
         told = client.post(lambda n: m.Query(n, "tasks", {"limit": np.int64(5), "at": Path("/x")}))
         wait_until(lambda: len(head.heard) == 2)
         assert head.heard[1].arguments == {"limit": 5, "at": "/x"}
@@ -331,7 +332,7 @@ def test_submission_that_cannot_be_encoded_fails_alone(site: Site) -> None:
     client = Connection(site, start=False)
     bad, good = GivenUp(), Settles()
     wrong = Submission()
-    wrong.tasks.append(TaskSpec(1, 1, object()))  # type: ignore[arg-type]
+    wrong.tasks.append(TaskSpec(1, 1, object()))  # type: ignore[arg-type]  # not bytes
     try:
         client.submit(3, wrong, [bad])
         with pytest.raises(SubmissionError, match="cannot be sent"):
@@ -577,7 +578,7 @@ def test_a_client_that_was_forgotten_greets_again_and_asks_for_what_it_awaits(si
         wait_until(lambda: not client._open)
         client.submit(1, submission(3), [Nobody()])
         wait_until(lambda: len(head.heard) == 2)
-        head.answer(m.Welcome(1, __version__, m.WHO_ARE_YOU))
+        head.answer(Welcome(1, __version__, WHO_ARE_YOU))
         wait_until(lambda: len(head.greeted) == 2 and len(head.heard) == 3)
         assert head.heard[-1] == m.Watch([1, 2]), "of 3 the head does not know yet"
     finally:

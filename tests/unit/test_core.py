@@ -28,7 +28,7 @@ from pilot.model.states import Outcome
 from pilot.model.tasks import Children, Completion, TaskFailure, TaskOutcome, TaskSpec, Template
 from pilot.model.values import Value
 from pilot.scheduler.resources import NodeShape, Resources
-from pilot.wire.messages import RunningTask
+from pilot.wire.messages.pilot import RunningTask
 
 
 class Head:
@@ -215,6 +215,21 @@ def test_interruptions_cost_nothing(head: Head) -> None:
     assert head.state(1) == "READY"
 
 
+def test_tasks_of_a_pilot_that_ran_out_of_memory_have_crashed(head: Head) -> None:
+    """One of them did that: it would end one pilot after the other."""
+    head.submit(spec(1), templates=[template(max_crashes=1)])
+    for number in range(2):
+        head.join(f"p{number}")
+        head.assign()
+        effects = head.apply(PilotLost(f"p{number}", "out of memory", out_of_memory=True))
+        (attempt,) = effects.attempts
+        assert (attempt.completion.outcome, attempt.crashes) == ("crash", number + 1)
+    assert states(effects) == {1: "FAILED"}
+    failure = attempt.completion.failure
+    assert failure is not None and failure.type == "TaskCrashed"
+    assert failure.message.startswith("out of memory; this task, or another one there, needs more")
+
+
 def test_end_that_is_told_twice_counts_once(head: Head) -> None:
     head.join()
     head.submit(spec(1), templates=[template(retries=1)])
@@ -314,10 +329,9 @@ def test_session_is_stopped(head: Head) -> None:
 
 
 def test_long_chains_end_without_recursion(head: Head) -> None:
-    count = 20_000
-    head.submit(spec(1), *(spec(n, needs=(n - 1,)) for n in range(2, count + 1)))
+    head.submit(spec(1), *(spec(n, needs=(n - 1,)) for n in range(2, MANY + 1)))
     effects = head.apply(TasksCancelled(1, [1]))
-    assert len(effects.ended) == count and not head.core.tasks
+    assert len(effects.ended) == MANY and not head.core.tasks
 
 
 # --- cancelling -----------------------------------------------------------------------------------
@@ -417,6 +431,34 @@ def test_pilot_of_before_keeps_its_tasks(head: Head) -> None:
     head.join(held=[(1, 1)])
     assert head.assign() == {}
     assert states(head.end(done(1))) == {1: "COMPLETED"}
+
+
+def test_task_whose_submission_was_not_committed_begins_anew(head: Head) -> None:
+    """The old head had given it out; its client sends it again after its pilot has joined."""
+    effects = head.join(held=[(1, 1)])
+    assert effects.cancel == {"p": [1]}
+    assert not head.end(done(1)).ended, "it had ended meanwhile"
+    head.submit(spec(1))
+    assert head.assign() == {"p": [(1, 1)]}
+    assert states(head.end(done(1))) == {1: "COMPLETED"}
+
+
+def test_task_whose_submission_comes_before_its_pilot_goes_on(head: Head) -> None:
+    head.submit(spec(1))
+    assert not head.join(held=[(1, 1)]).cancel
+    assert head.assign() == {}
+    assert states(head.end(done(1))) == {1: "COMPLETED"}
+
+
+def test_copy_of_a_task_whose_end_was_told_is_ended_when_its_pilot_comes(head: Head) -> None:
+    """The pilot did not find the new head in time, and may have begun the task meanwhile."""
+    head.apply(TasksRestored([template()], [restored(1)]))
+    head.join("other")
+    assert head.assign() == {"other": [(1, 1)]}
+    assert states(head.end(done(1), pilot="other")) == {1: "COMPLETED"}
+    assert head.join("late", held=[(1, 1)]).cancel == {"late": [1]}
+    effects = head.end(done(1, "error"), pilot="late")
+    assert not effects.ended and not effects.attempts
 
 
 def test_error_that_was_written_but_not_acknowledged_counts_once(head: Head) -> None:
@@ -1000,7 +1042,8 @@ def test_log_of_a_session(head: Head) -> None:
 
 # --- many -----------------------------------------------------------------------------------------
 
-MANY = 20_000
+#: More than Python, or C, bears calls in each other.
+MANY = 5_000
 
 
 def test_delegation_to_any_depth(head: Head) -> None:
@@ -1049,3 +1092,33 @@ def test_many_that_fail_together(head: Head, policy: dict[str, Any]) -> None:
     ends = list(states(effects).values())
     assert (ends.count("FAILED"), ends.count("CANCELLED")) == (1, count - 1)
     assert not head.core.tasks
+
+
+def test_errors_before_the_attempt_that_a_pilot_holds_count_once(head: Head) -> None:
+    """The old head had the task tried again, and died before its first errors were written."""
+    head.apply(TasksRestored([template(retries=2)], [restored(1)]))
+    head.join(held=[(1, 3)])
+    counted = []
+    for attempt in (1, 2, 1, 2):
+        effects = head.end(done(1, "error", attempt))
+        assert not effects.ended and not effects.cancel
+        counted += [each.completion.attempt for each in effects.attempts]
+    assert counted == [1, 2]
+    (task,) = head.core.tasks.values()
+    assert (task.errors, task.attempt, task.state) == (2, 3, "ASSIGNED")
+    assert states(head.end(done(1, "error", 3))) == {1: "FAILED"}, "its errors are remembered"
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_the_later_attempt_goes_on_and_an_error_of_the_former_counts(
+    head: Head, order: str
+) -> None:
+    """The old head had given the task to another pilot after an error that was not written."""
+    head.apply(TasksRestored([template(retries=1)], [restored(1)]))
+    held = {"a": [(1, 1)], "b": [(1, 2)]}
+    cancelled = [head.join(name, held=held[name]).cancel for name in order]
+    assert {"a": [1]} in cancelled and {"b": [1]} not in cancelled
+    (attempt,) = head.end(done(1, "error"), pilot="a").attempts
+    assert (attempt.errors, attempt.pilot) == (1, "a")
+    assert head.core.pilots["a"].load == 0 and head.core.pilots["b"].load == 1
+    assert states(head.end(done(1, "error", 2), pilot="b")) == {1: "FAILED"}

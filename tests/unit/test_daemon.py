@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -30,7 +31,7 @@ def test_head_that_loses_is_no_error_while_another_one_starts(
     site.prepare()
     pid = os.getpid()
     lease = None if holder is None else SimpleNamespace(pid=pid if holder else 0, epoch=2)
-    started: list[object] = []
+    started: list[subprocess.Popen[bytes]] = []
     monkeypatch.setattr(starter, "_started", started)
     monkeypatch.setattr(starter, "head_command", lambda *_: [sys.executable, "-c", _LOSES])
     monkeypatch.setattr(starter, "read_lease", lambda _: lease)
@@ -40,7 +41,7 @@ def test_head_that_loses_is_no_error_while_another_one_starts(
         return
 
     def announce() -> None:
-        wait_until(lambda: started and started[0].poll() is not None)  # type: ignore[attr-defined]
+        wait_until(lambda: started and started[0].poll() is not None)
         here = Endpoints(boot_id(), "unix:///nowhere", "")
         address = HeadAddress(2, "here", pid, process_started(pid), here, __version__)
         write_address(site.address_file, address)

@@ -14,12 +14,13 @@ from pilot.head.lease import UNKNOWN
 from pilot.head.store import database_file
 from pilot.head.store.database_file import SUFFIXES, fence, refuse_if_missing
 from pilot.head.store.place import Where
-from pilot.head.store.store import APPLICATION_ID, SCHEMA_VERSION, Store
+from pilot.head.store.statements import APPLICATION_ID, SCHEMA_VERSION
+from pilot.head.store.store import Store
 from pilot.model.tasks import Environment
 from pilot.site import Site, create_site
 from pilot.wire.discovery import HeadAddress, write_address
 from pilot.wire.endpoints import Endpoints
-from pilot.wire.messages import OpenSession
+from pilot.wire.messages.client import OpenSession
 
 
 @pytest.fixture
@@ -181,12 +182,82 @@ def test_tables_without_a_version_are_completed(tmp_path: Path) -> None:
     assert fact(path, "identity")
 
 
+def made_by(path: Path) -> dict[str, object]:
+    """What the tables of a database are made of, its indices and views, by their names."""
+    file = sqlite3.connect(path)
+    found: dict[str, object] = {}
+    for name, kind, sql in file.execute("SELECT name, type, sql FROM sqlite_master").fetchall():
+        columns = file.execute(f"PRAGMA table_info({name})").fetchall()
+        found[name] = columns if kind == "table" else " ".join((sql or "").split())
+    file.close()
+    return found
+
+
+def make_old(path: Path) -> None:
+    """Make the database what the first version that can be brought up to date had."""
+    Store(path).close()
+    file = sqlite3.connect(path)
+    file.executescript(
+        """
+        DROP TABLE decisions;
+        DROP TABLE orders;
+        DROP TABLE usage;
+        DROP TABLE sessions;
+        CREATE TABLE sessions (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, state TEXT NOT NULL,
+            paused INTEGER NOT NULL DEFAULT 0, weight REAL NOT NULL, priority INTEGER NOT NULL,
+            options BLOB NOT NULL, environment BLOB NOT NULL, created REAL NOT NULL, ended REAL,
+            numbers INTEGER NOT NULL DEFAULT 0
+        );
+        ALTER TABLE pilots DROP COLUMN used;
+        ALTER TABLE pilots DROP COLUMN counted;
+        ALTER TABLE pilots DROP COLUMN own;
+        INSERT INTO pilots (name, pool, nodes, walltime, state, job, reason, created)
+        VALUES ('a', 'main', 1, 60.0, 'RUNNING', '1', 'an allocation that was adopted', 0.0),
+               ('b', 'main', 1, 60.0, 'RUNNING', '2', 'work for 1 node', 0.0);
+        UPDATE meta SET value = '5' WHERE key = 'schema';
+        """
+    )
+    file.close()
+
+
+def test_database_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.db", tmp_path / "new.db"
+    Store(new).close()
+    make_old(old)
+    file = sqlite3.connect(old)
+    ((identity,),) = file.execute("SELECT value FROM meta WHERE key = 'identity'").fetchall()
+    file.close()
+    assert made_by(old) != made_by(new)
+    assert fact(old, "identity") == identity, "it is the same database"
+    assert made_by(old) == made_by(new)
+    assert fact(old, "schema") == str(SCHEMA_VERSION)
+    file = sqlite3.connect(old)
+    assert file.execute("SELECT name, own FROM pilots").fetchall() == [("a", 1), ("b", 0)]
+    file.close()
+
+
+def test_upgrade_that_fails_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tasks.db"
+    make_old(path)
+    before = made_by(path)
+    with monkeypatch.context() as patch:
+        steps = "CREATE TABLE half (id INTEGER); INSERT INTO nowhere VALUES (1);"
+        patch.setattr("pilot.head.store.opening.upgrades", lambda version: steps)
+        with pytest.raises(HeadError):
+            Store(path)
+    assert made_by(path) == before
+    assert fact(path, "schema") == str(SCHEMA_VERSION)
+
+
 def test_no_half_of_the_tables_is_left_by_a_crash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "tasks.db"
     with monkeypatch.context() as patch:
-        patch.setattr("pilot.head.store.store._facts", lambda: "INSERT INTO nowhere VALUES (1);")
+        patch.setattr("pilot.head.store.opening._facts", lambda: "INSERT INTO nowhere VALUES (1);")
         with pytest.raises(HeadError):
             Store(path)
     assert fact(path, "schema") == str(SCHEMA_VERSION)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_a_file_that_is_gone_or_no_address_says_nothing(tmp_path: Path) -> None:
     assert read_address(path, address(1)) is None
 
 
-ADDRESS = {
+ADDRESS: dict[str, Any] = {
     "epoch": 1,
     "host": "h",
     "pid": 1,
@@ -72,7 +73,7 @@ BIG = 10**30
         {"endpoints": None},
         {"endpoints": "tcp://h:1"},
         *(
-            {"endpoints": {**ADDRESS["endpoints"], **wrong}}  # type: ignore[dict-item]
+            {"endpoints": {**ADDRESS["endpoints"], **wrong}}
             for wrong in (
                 {"boot": 1},
                 {"local": "elsewhere:///x"},

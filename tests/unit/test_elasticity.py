@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pilot.scheduler.assignment import DRAIN_S, START_S, fits, longest_s, required_walltime_s
+from pilot.scheduler.demand import ClassDemand, nodes_wanted
 from pilot.scheduler.elasticity import (
     AT_ONCE,
     ENOUGH,
     MAX_NODES,
     MAX_QUEUED,
-    PATIENCE_S,
-    ClassDemand,
     End,
     Grow,
     PilotSupply,
     PoolLimits,
+    Shrink,
     decide,
-    nodes_wanted,
     standings,
+    unwanted,
 )
-from pilot.scheduler.resources import NodeShape, Resources
+from pilot.scheduler.resources import NodeShape, Resources, needs, node_shape
+from pilot.scheduler.waits import MOST_WORK_S
 
 
 def pool(name: str = "main", **changes: Any) -> PoolLimits:
@@ -37,7 +39,6 @@ def pool(name: str = "main", **changes: Any) -> PoolLimits:
         "nodes_per_pilot": 4,
         "max_queued": 2,
         "walltime_s": 3600.0,
-        "idle_s": 60.0,
     }
     return PoolLimits(name=name, **{**fields, **changes})
 
@@ -65,7 +66,7 @@ def supply(name: str = "p1", nodes: int = 1, **changes: Any) -> PilotSupply:
         (demand(1000), 250),
         # A thousand tasks of a millisecond need no second node.
         (demand(1000, 0.001), 1),
-        (demand(400, PATIENCE_S / 10), 10),
+        (demand(400, MOST_WORK_S / 10), 10),
         (demand(8, None), 2),
         (demand(2, need=Resources(cores=4)), 2),
         (demand(3, need=Resources(ranks=8)), 6),
@@ -80,10 +81,17 @@ def test_nodes_wanted(work: ClassDemand, nodes: int) -> None:
     assert nodes_wanted(pool(), [work])[0] == nodes
 
 
+def test_short_work_is_worth_more_nodes_where_they_come_soon() -> None:
+    """25 node-seconds: alone, or on nodes that are there in a second or two."""
+    work = [demand(100, 1.0)]
+    assert nodes_wanted(pool(), work)[0] == 1
+    assert nodes_wanted(pool(patience_s=10.0), work)[0] == 3
+
+
 # --- growing --------------------------------------------------------------------------------------
 
 
-def grown(decisions: list[Grow | End]) -> list[tuple[str, int]]:
+def grown(decisions: Sequence[Grow | End | Shrink]) -> list[tuple[str, int]]:
     return [(each.pool, each.nodes) for each in decisions if isinstance(each, Grow)]
 
 
@@ -105,6 +113,18 @@ def test_what_is_queued_counts() -> None:
     queued = supply(nodes=4, queued=True)
     assert grown(decide([pool()], [demand(16)], [queued])) == []
     assert grown(decide([pool()], [demand(20)], [queued])) == [("main", 1)]
+
+
+def test_what_slurm_holds_back_after_it_took_its_nodes_keeps_nobody_from_asking_for_more() -> None:
+    back = supply(nodes=2, queued=True, held_back=True)
+    limits = pool(max_queued=1)
+    assert grown(decide([limits], [demand(1000)], [back])) == [("main", 4)]
+    (its,) = standings([limits], [demand(1000)], [back])
+    assert (its.queued, its.have, its.free) == (0, 2, 6), "it comes, and its nodes count"
+    assert grown(decide([limits], [demand(8)], [back])) == []
+    assert grown(decide([pool(max_nodes=2)], [demand(1000)], [back])) == []
+    eligible = msgspec.structs.replace(back, held_back=False)
+    assert grown(decide([limits], [demand(1000)], [eligible])) == [], "it waits as others do"
 
 
 def test_what_drains_is_no_supply_but_counts_against_the_limit() -> None:
@@ -191,8 +211,9 @@ def test_a_pilot_that_is_long_enough_may_be_full() -> None:
 
 def test_idle_pilot_that_ends_too_soon_makes_room() -> None:
     work = demand(1, 3300.0, required_walltime_s=3300.0)
-    late = supply(left_s=LATE, idle_s=60.0)
+    late = supply(left_s=LATE, idle_s=2.0)
     assert ended(decide([pool(max_nodes=1)], [work], [late])) == ["p1"]
+    assert ended(decide([pool(max_nodes=1)], [work], [supply(left_s=LATE, idle_s=0.5)])) == []
     assert ended(decide([pool(max_nodes=1)], [work], [supply(left_s=HOUR, idle_s=60.0)])) == []
     # Beside one that is long enough, and full.
     more, full = (
@@ -223,7 +244,6 @@ def test_pool_of_longer_pilots_grows_for_tasks_that_turn_out_long() -> None:
     assert grown(decide(pools, [work], [there])) == []
 
 
-@settings(deadline=None)
 @given(
     mean_s=st.floats(0.0, 1e6),
     limit_s=st.sampled_from([0.0, 0.0, 30.0, 540.0, 3540.0, 3585.0, 86_000.0]),
@@ -266,8 +286,54 @@ def test_what_a_pool_grows_for_starts_in_its_new_pilots(
 # --- ending ---------------------------------------------------------------------------------------
 
 
-def ended(decisions: list[Grow | End]) -> list[str]:
+def ended(decisions: Sequence[Grow | End | Shrink]) -> list[str]:
     return [each.pilot for each in decisions if isinstance(each, End)]
+
+
+def shrunk(decisions: Sequence[Grow | End | Shrink]) -> dict[str, int]:
+    return {each.pilot: each.nodes for each in decisions if isinstance(each, Shrink)}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "idle_nodes_s", "nodes"),
+    [
+        (1, (60.0, 60.0, 60.0), 3),  # one long task on the first node
+        (1, (60.0, 59.0, 60.0), 2),
+        (8, (60.0, 60.0), 2),  # 2 of 4 nodes are wanted
+        (12, (60.0, 60.0), 1),
+        (16, (60.0, 60.0), 0),  # all are
+    ],
+)
+def test_nodes_that_are_idle_for_long_go_back_while_others_work(
+    tasks: int, idle_nodes_s: tuple[float, ...], nodes: int
+) -> None:
+    work = demand(tasks, assigned=tasks)
+    decisions = decide([pool()], [work], [supply(nodes=4, load=tasks, idle_nodes_s=idle_nodes_s)])
+    assert shrunk(decisions) == ({"p1": nodes} if nodes else {})
+
+
+@pytest.mark.parametrize(("left_s", "nodes"), [(1000.0, 0), (100.0, 2)])
+def test_nodes_that_are_idle_as_their_pilot_ends_too_soon_go_back(
+    left_s: float, nodes: int
+) -> None:
+    long = demand(64, 400.0, required_walltime_s=600.0, assigned=4)
+    # Not only those that have been idle for as long as they are kept: nothing comes for them.
+    pilot = supply(nodes=4, load=4, left_s=left_s, idle_nodes_s=(60.0, 2.0, 0.5))
+    gone = shrunk(decide([pool()], [long], [pilot]))
+    assert gone == ({"p1": nodes} if nodes else {})
+
+
+def test_a_pilot_keeps_the_nodes_that_a_waiting_task_needs_at_once() -> None:
+    wide = demand(1, need=Resources(ranks=3, ranks_per_node=1, cores=4))
+    idle = {"load": 4, "idle_nodes_s": (60.0, 60.0, 60.0)}
+    pilots = [supply("p1", 4, **idle), supply("p2", 4, **idle)]
+    decisions = decide([pool()], [wide, demand(1, assigned=1)], pilots)
+    assert all(nodes <= 1 for nodes in shrunk(decisions).values())
+
+
+def test_the_nodes_of_ones_own_allocation_stay() -> None:
+    mine = supply(nodes=4, own=True, idle_nodes_s=(100.0, 100.0))
+    assert decide([pool()], [], [mine]) == []
 
 
 def test_idle_pilot_ends_after_its_time() -> None:
@@ -279,10 +345,37 @@ def test_busy_pilot_never_ends() -> None:
     assert ended(decide([pool()], [demand(1)], [supply("a"), supply("b")])) == []
 
 
-def test_queued_pilot_ends_when_nothing_is_left() -> None:
+def test_queued_pilot_keeps_its_place_in_a_short_gap_of_the_work() -> None:
     queued = supply(queued=True)
-    assert ended(decide([pool()], [], [queued])) == ["p1"]
-    assert ended(decide([pool()], [demand(1)], [queued])) == []
+    assert unwanted(standings([pool()], [], [queued]), [queued]) == {"p1"}
+    waiting = msgspec.structs.replace(queued, idle_s=queued.keep_s - 1.0)
+    assert ended(decide([pool()], [], [waiting])) == []
+    over = msgspec.structs.replace(queued, idle_s=queued.keep_s)
+    assert ended(decide([pool()], [], [over])) == ["p1"]
+    assert ended(decide([pool()], [demand(1)], [over])) == []
+
+
+def test_queued_pilot_is_wanted_while_there_is_work_or_it_is_to_be_kept() -> None:
+    queued = [supply("a", queued=True), supply("b", queued=True), supply("c")]
+    assert unwanted(standings([pool()], [demand(1)], queued), queued) == set()
+    kept = pool(min_nodes=2)
+    assert len(unwanted(standings([kept], [], queued), queued)) == 1
+
+
+def test_pilot_that_does_not_come_is_no_supply_and_takes_nobodys_place() -> None:
+    held = supply("h", nodes=2, queued=True, comes=False)
+    (its,) = standings([pool()], [demand(8)], [held])
+    assert (its.have, its.free, its.queued) == (0, 6, 1)
+    assert grown(decide([pool()], [demand(8)], [held])) == [("main", 2)]
+    assert grown(decide([pool(max_nodes=2)], [demand(8)], [held])) == []
+    kept, idle = pool(min_nodes=1), supply("a", idle_s=100.0)
+    assert ended(decide([kept], [], [held, idle])) == [], "the idle one is what is to be kept"
+    coming = supply("q", queued=True)
+    pilots = [coming, held]
+    assert unwanted(standings([kept], [], pilots), pilots) == {"h"}
+    over = [msgspec.structs.replace(each, idle_s=100.0) for each in pilots]
+    assert ended(decide([kept], [], over)) == ["h"]
+    assert ended(decide([pool(min_nodes=2)], [], [over[1]])) == []
 
 
 def test_needed_idle_pilots_stay() -> None:
@@ -323,10 +416,14 @@ supplies = st.lists(
         pool=st.sampled_from(["main", "other"]),
         nodes=st.integers(1, 4),
         queued=st.booleans(),
+        held_back=st.booleans(),
+        comes=st.booleans(),
         idle_s=st.sampled_from([0.0, 10.0, 100.0]),
+        idle_nodes_s=st.lists(st.sampled_from([0.0, 10.0, 100.0]), max_size=3).map(tuple),
         draining=st.booleans(),
         left_s=st.sampled_from([10.0, 100.0, 3600.0]),
         load=st.integers(0, 8),
+        may_be_followed=st.booleans(),
     ),
     max_size=5,
     unique_by=lambda p: p.name,
@@ -343,9 +440,13 @@ def test_limits_are_kept(
         new = [d.nodes for d in decisions if isinstance(d, Grow) and d.pool == limits.name]
         held = sum(pilot.nodes for pilot in mine)
         assert all(0 < nodes <= limits.nodes_per_pilot for nodes in new)
+        followed = {d.after: d.nodes for d in decisions if isinstance(d, Grow) and d.after}
+        by_name = {pilot.name: pilot for pilot in mine}
+        assert all(nodes <= by_name[n].nodes for n, nodes in followed.items() if n in by_name)
         if new:
-            assert held + sum(new) <= limits.max_nodes
-            assert sum(p.queued for p in mine) + len(new) <= limits.max_queued
+            assert held + sum(new) <= max(limits.max_nodes, held) + sum(followed.values())
+            waiting = [pilot for pilot in mine if pilot.queued and not pilot.held_back]
+            assert len(waiting) + len(new) <= limits.max_queued
     by_name = {pilot.name: pilot for pilot in pilots}
     names = ended(decisions)
     assert len(names) == len(set(names))
@@ -353,6 +454,62 @@ def test_limits_are_kept(
         pilot = by_name[name]
         assert not pilot.draining
         assert pilot.queued or pilot.idle_s > 0, "work that runs is never ended to save a node"
+    for name, nodes in shrunk(decisions).items():
+        pilot = by_name[name]
+        assert not pilot.draining and not pilot.queued and name not in names
+        assert 0 < nodes < pilot.nodes
+        assert nodes <= sum(idle_s >= pilot.keep_s for idle_s in pilot.idle_nodes_s)
+    for its in standings(pools, demands, pilots):
+        here = [pilot for pilot in pilots if pilot.pool == its.pool.name and not pilot.draining]
+        gone = shrunk(decisions)
+        kept = [p.nodes - gone.get(p.name, 0) for p in here if p.name not in names]
+        if its.at_once and any(pilot.nodes >= its.at_once for pilot in here) and gone:
+            assert max(kept, default=0) >= its.at_once, "a task that waits still finds its nodes"
+
+
+# --- successors -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pilots", "after"),
+    [
+        # Nothing more may be asked for, and the one drains: what waits will need its nodes.
+        ([supply("p1", 2, draining=True, left_s=10.0, may_be_followed=True)], ["p1"]),
+        ([supply("p1", 2, draining=True, left_s=10.0)], []),  # it has a successor
+        ([supply("p1", 2, draining=True, may_be_followed=True)], []),  # told to: it has no end
+        # It may be preempted, and waits again soon.
+        ([supply("p1", 2, draining=True, left_s=1000.0, may_be_followed=True)], []),
+        ([supply("p1", 2, left_s=1000.0, may_be_followed=True)], []),  # there is time
+        # Too little time is left for what waits.
+        ([supply("p1", 2, left_s=50.0, may_be_followed=True)], ["p1"]),
+        (
+            [
+                supply("p1", 1, left_s=51.0, may_be_followed=True),
+                supply("p2", 1, left_s=50.0, may_be_followed=True),
+            ],
+            ["p2", "p1"],  # in the order of their ends
+        ),
+    ],
+)
+def test_nodes_are_asked_for_before_those_end_that_a_full_pool_has(
+    pilots: list[PilotSupply], after: list[str]
+) -> None:
+    work = demand(100, required_walltime_s=100.0)
+    decisions = decide([pool(max_nodes=2)], [work], pilots)
+    assert [d.after for d in decisions if isinstance(d, Grow)] == after
+
+
+def test_a_pool_with_room_waits_for_nobodys_end() -> None:
+    leaving = supply("p1", 2, draining=True, left_s=10.0, may_be_followed=True)
+    (grow,) = [
+        d for d in decide([pool(max_nodes=4)], [demand(8)], [leaving]) if isinstance(d, Grow)
+    ]
+    assert (grow.nodes, grow.after) == (2, "")
+
+
+def test_nobody_follows_where_nothing_is_left_to_do() -> None:
+    leaving = supply("p1", 2, draining=True, left_s=10.0, may_be_followed=True)
+    assert decide([pool(max_nodes=2)], [demand(4, assigned=4)], [leaving]) == []
 
 
 # --- why a pool asks for no more -----------------------------------------------------------------
@@ -370,7 +527,7 @@ def test_limits_are_kept(
 def test_a_pool_says_why_it_asks_for_no_more(
     count: int, pilots: list[PilotSupply], changes: dict[str, Any], why: str
 ) -> None:
-    limits = PoolLimits("main", NodeShape(4), 0, 8, 1, 2, 3600.0, 60.0)
+    limits = PoolLimits("main", NodeShape(4), 0, 8, 1, 2, 3600.0)
     limits = msgspec.structs.replace(limits, **changes)
     work = ClassDemand(Resources(cores=4), "", count, 600.0)
     (its,) = standings([limits], [work], pilots)
@@ -380,13 +537,149 @@ def test_a_pool_says_why_it_asks_for_no_more(
 
 
 def test_nodes_at_once_that_are_in_use() -> None:
-    limits = PoolLimits("main", NodeShape(4), 0, 4, 4, 2, 3600.0, 60.0)
+    limits = PoolLimits("main", NodeShape(4), 0, 4, 4, 2, 3600.0)
     work = ClassDemand(Resources(cores=4, ranks=4), "", 1, 600.0)
     pilots = [PilotSupply("p", "main", 2, queued=False)]
     assert standings([limits], [work], pilots)[0].blocked_by == AT_ONCE
 
 
 def test_no_pilot_is_asked_for_that_is_too_short_for_the_task() -> None:
-    limits = PoolLimits("main", NodeShape(4), 0, 4, 4, 2, 3600.0, 60.0)
+    limits = PoolLimits("main", NodeShape(4), 0, 4, 4, 2, 3600.0)
     work = ClassDemand(Resources(), "", 1, None, required_walltime_s=3590.0)
     assert decide([limits], [work], []) == []
+
+
+# --- several resources, and nodes that have too little -------------------------------------------
+
+GPU_NODE = node_shape(4, 16_000, 1)
+
+
+def test_classes_share_nodes_by_the_resource_that_is_fullest() -> None:
+    gpus = demand(4, need=needs(1, gpus=1))
+    cores = demand(12)
+    memory = demand(4, need=needs(1, memory_mib=16_000))
+    limits = pool(shape=GPU_NODE)
+    assert nodes_wanted(limits, [gpus])[0] == 4
+    assert nodes_wanted(limits, [cores])[0] == 3
+    assert nodes_wanted(limits, [gpus, cores])[0] == 4, "each node has three cores left"
+    assert nodes_wanted(limits, [gpus, memory, cores])[0] == 5, "20 cores are needed"
+    assert nodes_wanted(limits, [memory, memory])[0] == 8
+
+
+def test_nodes_without_what_a_task_needs_are_none_for_it() -> None:
+    """An allocation that a user has made has no GPU; the pool's nodes do."""
+    mine = supply("mine", 2, own=True, shape=NodeShape(4), idle_s=1e6)
+    limits = pool(shape=GPU_NODE)
+    gpus = demand(2, need=needs(1, gpus=1))
+    assert grown(decide([limits], [demand(8)], [mine])) == []
+    assert grown(decide([limits], [gpus], [mine])) == [("main", 2)]
+    assert grown(decide([limits], [gpus], [mine, supply("p", 1, queued=True)])) == [("main", 1)]
+    assert grown(decide([limits], [gpus], [mine, supply("p", 2)])) == []
+    assert grown(decide([limits], [demand(2, need=needs(1, gpus=2))], [mine])) == [], "nobody has"
+
+
+needs_of_all_kinds = st.builds(
+    needs,
+    cores=st.integers(0, 6),
+    memory_mib=st.sampled_from([0, 1000, 9000, 20_000]),
+    gpus=st.integers(0, 2),
+    ranks=st.integers(1, 20),
+    ranks_per_node=st.sampled_from([0, 0, 1, 2]),
+)
+mixes = st.lists(
+    st.builds(
+        demand,
+        count=st.integers(1, 200),
+        mean_s=st.sampled_from([None, 0.01, 1.0, 1e4]),
+        need=needs_of_all_kinds,
+        required_walltime_s=st.sampled_from([0.0, 3000.0, 1e5]),
+    ),
+    max_size=4,
+)
+
+
+@given(mixes)
+def test_several_classes_are_worth_no_more_than_one_after_the_other(
+    mix: list[ClassDemand],
+) -> None:
+    limits = pool(shape=GPU_NODE)
+    alone = [nodes_wanted(limits, [work])[0] for work in mix]
+    together = nodes_wanted(limits, mix)[0]
+    assert max(alone, default=0) <= together <= sum(alone)
+
+
+class Pool:
+    """A pool under a constant load: what is decided comes true at the next step.
+
+    Busy nodes are those that the load is worth; all that a pilot has beyond is idle.
+    """
+
+    def __init__(self, limits: PoolLimits, mix: list[ClassDemand]) -> None:
+        self.limits, self.mix = limits, mix
+        self.pilots: dict[str, PilotSupply] = {}
+        self.asked = 0
+
+    def step(self) -> list[Grow | End | Shrink]:
+        pilots = list(self.pilots.values())
+        stands = standings([self.limits], self.mix, pilots)
+        surplus = unwanted(stands, pilots)
+        decisions = decide([self.limits], self.mix, pilots)
+        busy, at_once = nodes_wanted(self.limits, self.mix)
+        aged = {}
+        # The largest pilots work first: gangs need them.
+        for pilot in sorted(pilots, key=lambda pilot: -pilot.nodes):
+            used = 0 if pilot.queued else min(busy, pilot.nodes)
+            if at_once > pilot.nodes and at_once == busy:
+                used = 0
+            busy -= used
+            is_idle = pilot.name in surplus if pilot.queued else not used
+            idle = sorted(pilot.idle_nodes_s, reverse=True)[: pilot.nodes - used]
+            idle += [0.0] * (pilot.nodes - used - len(idle))
+            aged[pilot.name] = msgspec.structs.replace(
+                pilot,
+                queued=False,
+                idle_s=pilot.idle_s + 30.0 if is_idle else 0.0,
+                idle_nodes_s=tuple(s + 30.0 for s in idle) if used else (),
+            )
+        self.pilots = aged
+        for each in decisions:
+            if isinstance(each, Grow):
+                self.asked += 1
+                name = f"p{self.asked}"
+                # As many as the batch system has to give.
+                nodes = each.nodes if self.asked % 2 else each.least_nodes or each.nodes
+                self.pilots[name] = supply(name, nodes, queued=True)
+            elif isinstance(each, End):
+                del self.pilots[each.pilot]
+            else:
+                its = self.pilots[each.pilot]
+                self.pilots[each.pilot] = msgspec.structs.replace(
+                    its, nodes=its.nodes - each.nodes, idle_nodes_s=()
+                )
+        assert sum(pilot.nodes for pilot in self.pilots.values()) <= self.limits.max_nodes
+        assert sum(pilot.queued for pilot in self.pilots.values()) <= self.limits.max_queued
+        return decisions
+
+
+@given(mixes, st.integers(1, 4), st.integers(4, 12), st.integers(1, 3), st.booleans())
+def test_constant_load_comes_to_rest_and_no_load_to_nothing(
+    mix: list[ClassDemand], per_pilot: int, most: int, queued: int, is_flexible: bool
+) -> None:
+    limits = pool(
+        shape=GPU_NODE,
+        max_nodes=most,
+        nodes_per_pilot=per_pilot,
+        max_queued=queued,
+        is_flexible=is_flexible,
+    )
+    world = Pool(limits, mix)
+    for _ in range(60):
+        world.step()
+    for _ in range(10):
+        assert world.step() == [], "it goes to and fro"
+    if not nodes_wanted(limits, mix)[0]:
+        assert not world.pilots, "it grows for what cannot run"
+    world.mix = []
+    for _ in range(10):
+        world.step()
+    assert not world.pilots

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilot.data.exceptions import pickled
-from pilot.data.values import decode
+from pilot.data.pickles import decode
 from pilot.errors import CommandFailed
 
 LIMIT = 64 << 10
@@ -139,7 +139,7 @@ def test_those_that_travel_by_themselves() -> None:
 
 def test_what_cannot_travel_is_left_out_of_its_attributes() -> None:
     error = TwoArguments(1, 2)
-    error.lock = threading.Lock()  # type: ignore[attr-defined]
+    error.lock = threading.Lock()  # type: ignore[attr-defined]  # as users do
     made = arrived(error)
     assert made.b == 2 and not hasattr(made, "lock")
     assert pickled(ValueError(threading.Lock()), LIMIT) == b""
@@ -175,8 +175,8 @@ def test_class_of_a_function() -> None:
 
 def test_exceptions_that_refer_to_themselves_and_each_other_arrive() -> None:
     error = ValueError("one")
-    error.lock = threading.Lock()  # type: ignore[attr-defined]
-    error.itself = [error]  # type: ignore[attr-defined]
+    error.lock = threading.Lock()  # type: ignore[attr-defined]  # as users do
+    error.itself = [error]  # type: ignore[attr-defined]  # as users do
     made = decode(pickled(error, LIMIT))
     assert str(made) == "one"
     assert made.itself == [made]
@@ -187,8 +187,8 @@ def test_what_exceptions_refer_to_each_other_by_is_tried_once() -> None:
     error: Exception = TwoArguments("the", "first")
     for number in range(30):  # two to the power of that, if each looked into all below it
         outer = TwoArguments("number", number)
-        outer.inner = error  # type: ignore[attr-defined]
-        outer.lock = threading.Lock()  # type: ignore[attr-defined]
+        outer.inner = error  # type: ignore[attr-defined]  # as users do
+        outer.lock = threading.Lock()  # type: ignore[attr-defined]  # as users do
         error = outer
     made = decode(pickled(error, LIMIT))
     depth = 0
@@ -200,5 +200,5 @@ def test_what_exceptions_refer_to_each_other_by_is_tried_once() -> None:
 def test_an_exception_among_its_own_arguments_is_left_behind() -> None:
     error = ValueError("one")
     error.args = (error,)
-    error.lock = threading.Lock()  # type: ignore[attr-defined]
+    error.lock = threading.Lock()  # type: ignore[attr-defined]  # as users do
     assert pickled(error, LIMIT) == b""

@@ -13,8 +13,8 @@ from support.builders import done
 
 from pilot.model.tasks import Completion
 from pilot.model.values import Value
-from pilot.wire import messages as m
 from pilot.wire.channel import encode
+from pilot.wire.messages import worker as m
 from pilot.worker.executor import Outbox, send_report
 
 
@@ -84,8 +84,11 @@ def test_a_connection_that_is_gone_is_told_as_that() -> None:
 def test_commands_ignore_no_signal_that_who_started_the_head_ignores() -> None:
     """As a shell has its children do in the background, and nohup."""
     code = (
-        "import os; from pilot.worker.task_runner import _spawn; "
-        "_spawn(['grep', 'SigIgn', '/proc/self/status'], os.environ, None, None, None)"
+        "import os; from pilot.client.stopping import never; "
+        "from pilot.worker.program import Program; "
+        "program = Program(); "
+        "program.start(['grep', 'SigIgn', '/proc/self/status'], os.environ, None, None, None); "
+        "program.wait(never(), lambda: False)"
     )
     shell = f"trap '' HUP QUIT INT USR1; exec {shlex.quote(sys.executable)} -c {shlex.quote(code)}"
     told = subprocess.run(["/bin/sh", "-c", shell], capture_output=True, text=True, check=True)

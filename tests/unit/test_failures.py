@@ -7,11 +7,11 @@ from typing import Any
 import hypothesis.strategies as st
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from support.builders import work
 
 from pilot.agent.rules.completions import ended, merge_failures
-from pilot.data.values import decode
+from pilot.data.pickles import decode
 from pilot.limits import ERROR_TEXT_BYTES, NAME_BYTES
 from pilot.model.tasks import TaskFailure
 from pilot.scheduler.resources import Resources
@@ -56,7 +56,6 @@ texts = st.text(st.characters(codec=None, exclude_categories=()), max_size=50)
 sizes = st.sampled_from([1, 1, 1, 1000, 200_000])
 
 
-@settings(max_examples=100, deadline=None)
 @given(texts, sizes, st.sampled_from([ValueError, OSError, KeyError, SystemExit, Holding]))
 def test_any_text_can_be_told(text: str, times: int, kind: type[BaseException]) -> None:
     failure = told(kind(text * times))

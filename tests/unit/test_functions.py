@@ -15,7 +15,7 @@ from typing import Any, cast
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 import pilot
 from pilot.client import functions
@@ -189,7 +189,6 @@ EDITS: dict[str, Callable[[dict[str, Any], int], Any]] = {
 USERS = ["uses_all", "uses_constants", "uses_class", "recursive", "decorated", "task", "lazy"]
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(sorted(EDITS)), st.integers(1, 9)), max_size=6))
 def test_a_submission_has_what_the_names_mean_at_that_moment(
     site: Site, edits: list[tuple[str, int]]

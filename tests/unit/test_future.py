@@ -25,7 +25,7 @@ from pilot.client.child_tasks import ChildFuture
 from pilot.client.failures import exception_of
 from pilot.client.future import Future
 from pilot.client.results import Results
-from pilot.data.values import encode
+from pilot.data.pickles import encode
 from pilot.errors import PilotError, SubmissionError
 from pilot.model.states import FinalState
 from pilot.model.tasks import TaskFailure, TaskOutcome
@@ -77,7 +77,7 @@ def test_one_result_has_no_parts_whatever_it_is(value: object) -> None:
     future = future_of()
     for key in (0, -1, 1, "a", slice(0, 1), None, 0.0):
         with pytest.raises(TypeError, match=r"task 1\.7 has one result"):
-            future[key]  # type: ignore[index]
+            future[key]  # type: ignore[index]  # of any type
     with pytest.raises(TypeError, match="forget brackets"):
         list(future)
     with pytest.raises(TypeError, match="forget brackets"):
@@ -330,7 +330,7 @@ def test_callbacks_of_a_connections_thread_run_elsewhere_in_order(
     for number, future in enumerate(futures):
         future.add_done_callback(leave)
         future.add_done_callback(
-            lambda _, n=number: called.append((n, threading.current_thread().name))  # type: ignore[misc]
+            lambda _, n=number: called.append((n, threading.current_thread().name))  # type: ignore[misc]  # it has a default
         )
     waits = threading.Event()
     futures[0].add_done_callback(lambda _: waits.wait(20))

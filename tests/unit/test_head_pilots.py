@@ -20,7 +20,9 @@ from pilot.scheduler.batch import BatchUnavailable, JobStatus, Phase, open_batch
 from pilot.scheduler.resources import NodeShape
 from pilot.site import create_site
 from pilot.version import __version__
-from pilot.wire import messages as m
+from pilot.wire.messages import PROTOCOL
+from pilot.wire.messages import pilot as m
+from pilot.wire.messages.common import WHO_ARE_YOU, Welcome
 
 NOW = 1000.0
 CODE = Function(b"f1", b"code")
@@ -48,7 +50,7 @@ class Head:
         """A life of the pilot, which knows these sessions, introduces itself; returns why it is
         refused."""
         hello = m.PilotHello(
-            m.PROTOCOL, __version__, "p", "7", life, "main", NODES, 0.0, sessions=list(sessions)
+            PROTOCOL, __version__, "p", "7", life, "main", NODES, 0.0, sessions=list(sessions)
         )
         told = len(self.sent)
         self.hear(address, hello)
@@ -86,7 +88,7 @@ def test_earlier_life_that_comes_back_changes_nothing(head: Head) -> None:
     head.hello(b"second", 1)
     head.hear(b"first", m.PilotStatus("p", [], [], 99.0, draining=True))
     to, welcome = head.sent[-1]
-    assert (to, welcome.refused) == (b"first", m.WHO_ARE_YOU)
+    assert (to, welcome.refused) == (b"first", WHO_ARE_YOU)
     assert "life 1 of its job has joined" in head.hello(b"first", 0)
     head.hear(b"first", m.PilotBye("p", "its job was requeued"))
     pilot, row = head.shell.core.pilots["p"], head.pilots.fleet.pilots["p"]
@@ -123,6 +125,16 @@ def test_pilot_is_told_to_forget_what_it_was_sent_of_a_session_that_ends(head: H
     assert not shell.peers.pilots["p"].sent
 
 
+def test_pilot_is_told_to_forget_what_it_has_from_an_earlier_head(head: Head) -> None:
+    shell = head.shell
+    shell.assignments.open(SessionInfo(1, "", Environment("/", (), {})), {})
+    shell.apply(ev.SessionOpened(1, restored=True), NOW)
+    head.hello(b"p#1", 0, 1)
+    head.sent.clear()
+    shell.apply(ev.SessionOpened(1, closed=True), NOW)
+    assert head.sent == [(b"p#1", m.ForgetSession(1))]
+
+
 def test_pilot_is_told_what_has_ended_while_it_had_no_head(head: Head) -> None:
     info = SessionInfo(2, "", Environment("/", (), {}))
     head.shell.assignments.open(info, {})
@@ -141,9 +153,7 @@ def test_pilot_that_asks_for_a_sign_of_life_gets_one(head: Head) -> None:
 
 
 def test_walltime_that_is_left_holds_whatever_the_clocks_say(head: Head) -> None:
-    hello = m.PilotHello(
-        m.PROTOCOL, __version__, "p", "7", 0, "main", NODES, 99_999.0, left_s=600.0
-    )
+    hello = m.PilotHello(PROTOCOL, __version__, "p", "7", 0, "main", NODES, 99_999.0, left_s=600.0)
     head.hear(b"p#1", hello)
     assert head.shell.core.pilots["p"].ends_at == NOW + 600.0
 
@@ -182,8 +192,8 @@ def test_a_task_that_cannot_be_handed_out_fails_and_the_others_run(head: Head) -
     head.shell.assignments.drop(2)
     head.sent.clear()
     head.pilots.assign(NOW)
-    welcomes = [what for _, what in head.sent if isinstance(what, m.Welcome)]
-    assert [welcome.refused for welcome in welcomes] == [m.WHO_ARE_YOU]
+    welcomes = [what for _, what in head.sent if isinstance(what, Welcome)]
+    assert [welcome.refused for welcome in welcomes] == [WHO_ARE_YOU]
     assert set(head.shell.core.tasks) == {1, 3}
     (bad,) = head.shell.outcomes.told([2])
     assert bad.failure is not None and "arguments of task 0.2" in bad.failure.message
@@ -222,7 +232,7 @@ def test_pilots_say_what_they_hold_when_handing_out_has_failed(
         patch.setattr(head.shell.core, "assign", fail)
         with pytest.raises(RuntimeError):
             head.pilots.assign(NOW)
-    assert head.sent[-1][1].refused == m.WHO_ARE_YOU
+    assert head.sent[-1][1].refused == WHO_ARE_YOU
 
 
 def test_an_end_waits_for_submissions_under_way(head: Head) -> None:
@@ -230,7 +240,7 @@ def test_an_end_waits_for_submissions_under_way(head: Head) -> None:
     may, batch = threading.Event(), Batch()
     batch.submitting = may.wait
     fleet = head.pilots.fleet
-    fleet._batch = batch  # type: ignore[assignment]
+    fleet._batch = batch  # type: ignore[assignment]  # a stand-in
     _submit(head, 1)
     head.pilots.tick(NOW, decide=True)
     (name,) = fleet.pilots
@@ -250,7 +260,7 @@ def test_a_submission_without_an_answer_is_cancelled_by_name(head: Head, answere
 
     batch.submitting, batch.answers = submitting, answered
     fleet = head.pilots.fleet
-    fleet._batch = batch  # type: ignore[assignment]
+    fleet._batch = batch  # type: ignore[assignment]  # a stand-in
     _submit(head, 1)
     head.pilots.tick(NOW, decide=True)
     (name,) = fleet.pilots
@@ -311,7 +321,7 @@ def test_what_is_known_of_pilots_does_not_grow_with_those_that_ended(
 ) -> None:
     monkeypatch.setattr("pilot.head.pilots.LIVES_KNOWN", 10)
     for number in range(100):
-        hello = m.PilotHello(m.PROTOCOL, __version__, f"p{number}", "7", 0, "main", NODES, 0.0)
+        hello = m.PilotHello(PROTOCOL, __version__, f"p{number}", "7", 0, "main", NODES, 0.0)
         head.hear(b"%d" % number, hello)
         if number:
             head.hear(b"%d" % number, m.PilotBye(f"p{number}", "idle"))

@@ -101,7 +101,7 @@ if snapshots is not None:
 """
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 5])
+@pytest.mark.parametrize("ranks", [1, 3])
 def test_the_number_of_ranks_does_not_change_one_bit(heat: Any, ranks: int, tmp_path: Path) -> None:
     pytest.importorskip("mpi4py", reason="needs mpi4py: pip install 'pilot-hpc[mpi]'")
     try:
@@ -141,7 +141,7 @@ def with_decay(seed: int, decay: float) -> tuple[Array, Array]:
     return (left * values) @ right.T, values
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), rank=st.integers(1, 12), blocks=st.sampled_from([1, 3, 6]))
 def test_the_decomposition_is_near_the_best_one(
     example: Any, seed: int, rank: int, blocks: int
@@ -188,7 +188,7 @@ def test_the_reduced_model_is_the_projected_full_one(example: Any) -> None:
 
 
 def test_the_reduced_model_knows_a_flux_that_it_has_not_seen(example: Any) -> None:
-    runs = [run_alone(example.heat, flux) for flux in range(50, 601, 110)]
+    runs = [run_alone(example.heat, flux) for flux in range(50, 601, 183)]
     full = run_alone(example.heat, 325.0)
     errors = []
     for rank in (4, 12):

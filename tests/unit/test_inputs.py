@@ -6,9 +6,9 @@ import pytest
 from support.builders import done
 
 from pilot.agent.rules.inputs import Inputs
-from pilot.model.tasks import Children
+from pilot.model.tasks import Children, Completion
 from pilot.model.values import Value
-from pilot.wire.messages import AttemptSpec, InputValue
+from pilot.wire.messages.pilot import AttemptSpec, InputValue
 
 HELD = {1: 1, 2: 1}
 
@@ -54,11 +54,11 @@ def test_result_is_there_until_the_head_has_it() -> None:
 @pytest.mark.parametrize(
     "end", [done(1, "error"), done(1, children=Children((), (), (), {0: (5, 0)}))]
 )
-def test_what_does_not_come_is_given_up(end: object) -> None:
+def test_what_does_not_come_is_given_up(end: Completion) -> None:
     inputs = Inputs()
     work = needs(3, 1, 2)
     inputs.add(work, HELD)
-    assert inputs.ended(end) == ([], [work])  # type: ignore[arg-type]
+    assert inputs.ended(end) == ([], [work])
     # It comes again, while the old one is still named where its second input is looked for.
     assert inputs.add(needs(3, 1, 2), HELD) is None
     assert inputs.ended(done(2, values=(value(b"two"),))) == ([], [])

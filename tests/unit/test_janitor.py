@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +19,13 @@ from pilot.head import janitor as j
 from pilot.head.core import core as c
 from pilot.head.core import events as ev
 from pilot.head.janitor import Janitor, who_needs
-from pilot.head.store.store import Batch, Garbage, Store
+from pilot.head.store.batch import Batch
+from pilot.head.store.deletion import Garbage
+from pilot.head.store.store import Store
 from pilot.model.ids import task_label
 from pilot.model.tasks import Environment
 from pilot.model.values import Value
-from pilot.wire.messages import OpenSession
+from pilot.wire.messages.client import OpenSession
 
 NOW = 100.0
 ROW = 10_000
@@ -255,11 +258,11 @@ def test_what_fails_is_tried_again(site: Site, monkeypatch: pytest.MonkeyPatch) 
     tries: list[Path] = []
     sweep = j._sweep
 
-    def first_fails(path: Path, *arguments: object, **options: object) -> bool:
+    def first_fails(path: Path, *arguments: Any, **options: Any) -> bool:
         tries.append(path)
         if len(tries) == 1:
             raise OSError(5, "Input/output error")
-        return sweep(path, *arguments, **options)  # type: ignore[arg-type]
+        return sweep(path, *arguments, **options)
 
     monkeypatch.setattr(j, "_sweep", first_fails)
     told = threading.Event()

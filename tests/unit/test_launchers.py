@@ -315,7 +315,8 @@ class Machine:
     def run(self, argv: Sequence[str]) -> str:
         program, option = argv
         assert option == "--version"
-        banner = self.programs[tuple(program.rsplit("/", 1))]  # type: ignore[index]
+        directory, _, name = program.rpartition("/")
+        banner = self.programs[directory, name]
         if banner == "hangs":
             raise subprocess.TimeoutExpired(argv, 1)
         if banner == "broken":

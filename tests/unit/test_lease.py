@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -32,9 +33,9 @@ def make(path: Path) -> Lease:
     return Lease(path, RENEW_S, EXPIRE_S)
 
 
-def write(path: Path, **changes: object) -> Holder:
+def write(path: Path, **changes: Any) -> Holder:
     """The lease of some other process, as earlier releases wrote it."""
-    fields: dict[str, object] = {
+    fields: dict[str, Any] = {
         "host": "elsewhere",
         "pid": 1,
         "started": 0,
@@ -42,7 +43,7 @@ def write(path: Path, **changes: object) -> Holder:
         "epoch": 7,
         "counter": 3,
     }
-    holder = Holder(**{**fields, **changes})  # type: ignore[arg-type]
+    holder = Holder(**{**fields, **changes})
     path.write_bytes(msgspec.json.encode(holder))
     return holder
 

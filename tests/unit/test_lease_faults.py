@@ -19,12 +19,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pilot.errors import DiskFullError, HeadError
 from pilot.head import lease as lease_module
-from pilot.head import lease_files
+from pilot.head import lease_files, silence
 from pilot.head.lease import Lease, read_lease
 from pilot.head.lease_files import LeaseFiles
 
@@ -166,8 +166,10 @@ def world_of_their_own(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[World]]
         world.pause(next(one for one in world.processes if one.name == name), seconds)
 
     clock = SimpleNamespace(monotonic=lambda: worlds[-1].now, sleep=sleep)
-    monkeypatch.setattr(lease_module, "time", clock)
-    monkeypatch.setattr(lease_module, "_end", lambda _: None)  # all have the pid of this one
+    for module in (lease_module, silence):
+        monkeypatch.setattr(module, "time", clock)
+    # All have the pid of this one.
+    monkeypatch.setattr(lease_module, "kill_head", lambda *_: True)
     for module in (lease_module, lease_files):
         monkeypatch.setattr(module, "boot_id", lambda: threading.current_thread().name)
     yield worlds
@@ -177,7 +179,6 @@ def test_never_two_heads_and_no_epoch_twice(world_of_their_own: list[World]) -> 
     @example(seed=2149, processes=2)
     @example(seed=95760, processes=2)
     @given(seed=st.integers(0, 2**32), processes=st.integers(2, 4))
-    @settings(max_examples=50, deadline=None)
     def simulate(seed: int, processes: int) -> None:
         with tempfile.TemporaryDirectory() as directory:
             world = World(seed, Path(directory), processes)

@@ -22,7 +22,7 @@ from pilot.client.caching.keys import call_digest, source_digest, stamps
 from pilot.client.command import CommandResult
 from pilot.client.task import Task, as_task
 from pilot.data.file_stamps import file_digest, unchanged
-from pilot.data.values import encode
+from pilot.data.pickles import encode
 from pilot.errors import SubmissionError
 from pilot.head.core import memo_keys
 from pilot.model.values import Value

@@ -11,14 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.builders import template
+from support.directions import DIRECTIONS
 
 from pilot.model.ids import parse_task_label, task_label
 from pilot.model.tasks import Completion, Environment, TaskFailure, TaskSpec
 from pilot.model.values import Value
 from pilot.scheduler.resources import NodeShape, Resources
-from pilot.wire import messages as m
-
-DIRECTIONS = ("ToHead", "ToClient", "ToPilot", "ToAgent", "ToNode", "ToExecutor")
+from pilot.wire.messages import client as m
+from pilot.wire.messages.common import Welcome
+from pilot.wire.messages.head import ToHead
+from pilot.wire.messages.pilot import Completions, PilotStatus
 
 #: A value of each type that messages are made of.
 _SAMPLES: dict[Any, Any] = {
@@ -53,8 +55,7 @@ def sample(kind: Any) -> Any:
 
 
 def members(direction: str) -> list[type[msgspec.Struct]]:
-    union = getattr(m, direction)
-    return list(typing.get_args(union))
+    return list(typing.get_args(DIRECTIONS[direction]))
 
 
 CASES = [(direction, kind) for direction in DIRECTIONS for kind in members(direction)]
@@ -66,7 +67,7 @@ CASES = [(direction, kind) for direction in DIRECTIONS for kind in members(direc
 def test_every_message_is_read_as_it_was_sent(direction: str, kind: type[msgspec.Struct]) -> None:
     message = sample(kind)
     packed = msgspec.msgpack.encode(message)
-    assert msgspec.msgpack.decode(packed, type=getattr(m, direction)) == message
+    assert msgspec.msgpack.decode(packed, type=DIRECTIONS[direction]) == message
 
 
 def test_no_two_messages_of_a_direction_are_alike() -> None:
@@ -78,13 +79,13 @@ def test_no_two_messages_of_a_direction_are_alike() -> None:
 def test_old_messages_are_read_with_defaults() -> None:
     """Fields are only ever added at the end."""
     packed = msgspec.msgpack.encode(["Welcome", 3, "0.1"])
-    assert msgspec.msgpack.decode(packed, type=m.ToClient) == m.Welcome(3, "0.1")
+    assert msgspec.msgpack.decode(packed, type=m.ToClient) == Welcome(3, "0.1")
 
 
 @pytest.mark.parametrize("packed", [b"", b"nonsense", b"\x91\xa7Unknown", b"\x92\xa6Submit\xa1x"])
 def test_nonsense_is_refused(packed: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
-        msgspec.msgpack.decode(packed, type=m.ToHead)
+        msgspec.msgpack.decode(packed, type=ToHead)
 
 
 @given(st.integers(0, 2**31 - 1), st.integers(0, 2**32 - 1))
@@ -137,12 +138,12 @@ LARGE = 1 << 63
         m.OpenSession(1, "s", Environment("/"), weight=math.inf),
         m.OpenSession(1, "s", Environment("/"), weight=math.nan),
         m.OpenSession(1, "s", Environment("/"), weight=0.0),
-        m.Completions("p", 1, [Completion(1, 1, "ok", started=math.nan)]),
-        m.Completions("p", 1, [Completion(1, 1, "ok", ended=math.inf)]),
-        m.Completions("p", LARGE, []),
-        m.PilotStatus("p", [], [], math.nan),
+        Completions("p", 1, [Completion(1, 1, "ok", started=math.nan)]),
+        Completions("p", 1, [Completion(1, 1, "ok", ended=math.inf)]),
+        Completions("p", LARGE, []),
+        PilotStatus("p", [], [], math.nan),
     ],
 )
 def test_numbers_that_cannot_be_stored_or_computed_with_are_refused(message: Any) -> None:
     with pytest.raises(msgspec.ValidationError, match=r"Expected `(int|float)`"):
-        msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=m.ToHead)
+        msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=ToHead)

@@ -33,7 +33,7 @@ def rows() -> Rows:
 def outcomes(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> Outcomes:
     monkeypatch.setattr(module, "RECENT", 10)
     monkeypatch.setattr(module, "RECENT_BYTES", 100_000)
-    return Outcomes(rows)  # type: ignore[arg-type]
+    return Outcomes(rows)  # type: ignore[arg-type]  # as much of a store as it needs
 
 
 def keep(outcomes: Outcomes, first: int, last: int, size: int = 0) -> None:

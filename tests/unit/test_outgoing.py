@@ -8,7 +8,7 @@ import pytest
 
 from pilot.client.outgoing import plain
 from pilot.errors import PilotError
-from pilot.wire import messages as m
+from pilot.wire.messages import client as m
 
 BIG = 10**30
 

@@ -111,7 +111,7 @@ def test_what_is_no_whole_cache_is_not_used_and_replaced(
     assert not cache_path(site_file).is_symlink()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=300), after_head=st.booleans())
 def test_any_bytes_are_no_error(site_file: Path, content: bytes, after_head: bool) -> None:
     head = parsed_cache._head(TEXT) if after_head else b""

@@ -21,8 +21,8 @@ from pilot.client.task import Task, import_object
 from pilot.data import exceptions
 from pilot.data.imported import Imported
 from pilot.data.parts import take_apart
-from pilot.data.pickling import dumps
-from pilot.data.values import encode
+from pilot.data.pickles import encode
+from pilot.data.pickling_by_value import dumps
 from pilot.model.values import Value
 from pilot.workflow.run import CommandPart
 from pilot.workflow.targets import ByName
@@ -32,7 +32,7 @@ FROZEN = {
     *("ByName", "ShellCommand", "cached_property", "checked", "class_of", "code_of"),
     *("command_part", "import_object", "in_fortran_order", "itself", "lru_cached"),
     *("make_exception", "read_spilled", "read_stored", "resolve", "resolve_all"),
-    *("set_attributes", "set_cached_property", "set_class", "set_wrapped"),
+    *("resources_of_call", "set_attributes", "set_cached_property", "set_class", "set_wrapped"),
 }
 
 
@@ -114,15 +114,17 @@ def test_pickles_refer_to_pilot_by_these_names_alone(tmp_path: Path) -> None:
     def local() -> int:
         return 0
 
+    needy = pilot.task(resources={"licence": 1})(local)
     payloads = {
         "arguments": encode_arguments((Imported(file), pilot.TaskError("no")), {})[0],
         "spilled": spilled(value),
         "function": spilled_function(value),
         "task": encode_function(Task(local, "python", {}), 1 << 20).payload,
+        "resources": encode(needy.options(resources=dict).task_options.resources),
         "module": encode(ByName("math", "sqrt")),
         "command": encode(pilot.shell("echo {x}").function),
         "result": encode(pilot.CommandResult("true", 0)),
-        "part": encode(CommandPart(None, "stdout")),  # type: ignore[arg-type]
+        "part": encode(CommandPart(None, "stdout")),  # type: ignore[arg-type]  # of no command
         "error": exceptions.pickled(_Stubborn(1, 2), 1 << 20),
         "array": take_apart({"a": ones}).skeleton or b"",
         "fortran": take_apart({"a": np.asfortranarray(ones)}).skeleton or b"",

@@ -17,15 +17,15 @@ from pilot.client.functions import encode_function
 from pilot.client.submission import Submission
 from pilot.client.submitter import Submitter
 from pilot.client.task import OptionError, as_task
-from pilot.data import pickling
-from pilot.data.pickling import INTERPRETER, minor_version
-from pilot.data.values import decode, encode, encode_within
+from pilot.data import pickling_by_value
+from pilot.data.pickles import decode, encode, encode_within
+from pilot.data.pickling_by_value import INTERPRETER, minor_version
 from pilot.errors import EncodingError, SubmissionError
 from pilot.site import create_site
 
 SCRIPT = """
 import dataclasses, enum, functools, sys, subprocess, typing
-from pilot.data.values import decode, encode
+from pilot.data.pickles import decode, encode
 
 factor = 2
 
@@ -85,7 +85,7 @@ class Methods:
 # It has imported what it needs, and forks for each call, which finds what a new process would.
 CHILD = '''
 import os, sys
-from pilot.data.values import decode, encode
+from pilot.data.pickles import decode, encode
 while size := sys.stdin.buffer.read(8):
     payload = sys.stdin.buffer.read(int.from_bytes(size, "big"))
     child = os.fork()
@@ -152,7 +152,7 @@ assert there(bump)[2] == 8 and Counted.count == 7
 
 TWICE = '''
 import sys
-from pilot.data.values import decode, encode
+from pilot.data.pickles import decode, encode
 first, second = decode(sys.stdin.buffer.read())
 before = decode(first)()
 sys.stdout.buffer.write(encode((before, decode(second)(), decode(first)())))
@@ -194,14 +194,14 @@ def test_code_of_another_python_is_refused_before_it_is_a_function(
 ) -> None:
     function = _of_the_script(FUNCTION)["f"]
     with monkeypatch.context() as patch:
-        patch.setattr(pickling, "_VERSION", (3, 99))
-        patch.setattr(pickling, "INTERPRETER", "Python 3.99.1 (/opt/python)")
+        patch.setattr(pickling_by_value, "_VERSION", (3, 99))
+        patch.setattr(pickling_by_value, "INTERPRETER", "Python 3.99.1 (/opt/python)")
         for there in (function, [1, {"a": function}], function.__code__):
             payload = encode(there)
             assert callable(decode(payload)) or decode(payload)
             with monkeypatch.context() as here:
-                here.setattr(pickling, "_VERSION", sys.version_info[:2])
-                here.setattr(pickling, "INTERPRETER", "Python 3 (/here)")
+                here.setattr(pickling_by_value, "_VERSION", sys.version_info[:2])
+                here.setattr(pickling_by_value, "INTERPRETER", "Python 3 (/here)")
                 with pytest.raises(EncodingError) as raised:
                     decode(payload)
             for word in ("3.99.1 (/opt/python)", "Python 3 (/here)", "pilot head stop", "3.99"):
@@ -300,8 +300,8 @@ def test_code_of_a_script_has_its_file_for_tracebacks(tmp_path: Path) -> None:
     script.write_text("def outer():\n    def inner():\n        return 1 / 0\n    return inner\n")
     names: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(script.read_text(), str(script), "exec"), names)
-    outer = pickle.loads(pickling.dumps(names["outer"]))
-    inner = pickle.loads(pickling.dumps(names["outer"]()))
+    outer = pickle.loads(pickling_by_value.dumps(names["outer"]))
+    inner = pickle.loads(pickling_by_value.dumps(names["outer"]()))
     assert outer.__code__.co_filename == inner.__code__.co_filename == str(script)
     with pytest.raises(ZeroDivisionError) as raised:
         inner()
@@ -310,10 +310,10 @@ def test_code_of_a_script_has_its_file_for_tracebacks(tmp_path: Path) -> None:
 
 def test_a_class_that_is_forgotten_while_it_comes_again_is_whole() -> None:
     names = _of_the_script("class Counted:\n    count = 1\n")
-    sent = pickling.dumps(names.pop("Counted"))
+    sent = pickling_by_value.dumps(names.pop("Counted"))
     program = (
         "import gc, pickle, sys\n"
-        "from pilot.data import pickling\n"
+        "from pilot.data import pickling_by_value as pickling\n"
         "sent = sys.stdin.buffer.read()\n"
         "gc.set_threshold(1)\n"
         "print(all(pickle.loads(sent).count == 1 for _ in range(300)))\n"

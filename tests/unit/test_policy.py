@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from support.builders import done, template
 
-from pilot.head.core.retry import verdict
+from pilot.head.core.retry import counted, verdict
 from pilot.model.states import COMPLETED, FAILED, TIMED_OUT, Outcome
 from pilot.model.tasks import TaskFailure
 
@@ -38,6 +38,19 @@ def test_verdict(
     outcome: Outcome, options: dict[str, Any], errors: int, crashes: int, state: str | None
 ) -> None:
     assert verdict(template(**options), done(1, outcome), errors, crashes) == state
+
+
+@pytest.mark.parametrize(
+    ("outcome", "counts"),
+    [
+        ("error", (3, 5)),
+        ("crash", (2, 6)),
+        *((costs_nothing, (2, 5)) for costs_nothing in ("ok", "interrupted", "cancelled")),
+        ("timeout", (2, 5)),  # ends the task
+    ],
+)
+def test_what_an_attempt_counts_as(outcome: Outcome, counts: tuple[int, int]) -> None:
+    assert counted(outcome, 2, 5) == counts
 
 
 @pytest.mark.parametrize(

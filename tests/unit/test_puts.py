@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from support.builders import done, spec, template
 
+from pilot.client.group import GroupKey
 from pilot.client.submission import Submission
-from pilot.client.submitter import GroupKey, Submitter
+from pilot.client.submitter import Submitter
 from pilot.data.segments import SegmentWriter
 from pilot.data.storing import load
 from pilot.errors import EncodingError, StorageError

@@ -22,14 +22,19 @@ from pilot.head.core import core as c
 from pilot.head.core import events as ev
 from pilot.head.explain.view import View
 from pilot.head.outcome_cache import Outcomes
+from pilot.head.outlook import ProvisioningView
 from pilot.head.store import search
-from pilot.head.store.store import Batch, Store
+from pilot.head.store.batch import Batch
+from pilot.head.store.store import Store
 from pilot.model.ids import task_label
 from pilot.model.states import EVENT_STATES
 from pilot.model.tasks import Environment, TaskFailure
 from pilot.model.values import Value
+from pilot.scheduler.amounts import UNIT
+from pilot.scheduler.batch import find_kind
 from pilot.scheduler.resources import NodeShape
-from pilot.wire.messages import OpenSession
+from pilot.scheduler.site_amounts import SiteAmounts
+from pilot.wire.messages.client import OpenSession
 
 ENVIRONMENT = Environment("/home", (), {})
 
@@ -84,7 +89,8 @@ class Head:
             self.told = self.number - 1
 
     def ask(self, name: str, /, **arguments: Any) -> Any:
-        fleet = SimpleNamespace(pilots={})
+        outlook = ProvisioningView(find_kind("local"))
+        fleet = SimpleNamespace(pilots={}, outlook=lambda: outlook)
         view = View(self.store, self.core, fleet, {}, dict, self.told)
         return queries.answer(view, name, arguments)
 
@@ -240,7 +246,7 @@ def test_the_newest_are_found_without_a_look_at_all_sessions(head: Head) -> None
     assert head.ids(sort="newest", state="FAILED") == [3]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.lists(st.tuples(st.integers(0, 40), st.integers(0, 20), st.booleans()), max_size=12),
     st.integers(1, 9),
@@ -512,3 +518,19 @@ def test_a_damaged_row_is_named_and_all_others_can_be_asked_for(head: Head, colu
         with pytest.raises(ResultError, match=r"task 0\.1"):
             outcomes.values({1, 2})
         assert outcomes.values({2}) == {2: ()}
+
+
+# --- what the site has only once ------------------------------------------------------------------
+
+
+def test_status_has_amounts_and_the_pilots_that_may_hold_more(head: Head) -> None:
+    head.core.site = amounts = SiteAmounts((("licence", 3 * UNIT), ("tape", UNIT)))
+    amounts.take("p", 1, (("licence", UNIT), ("tape", UNIT // 2)))
+    amounts.take("p", 2, (("licence", UNIT),))
+    amounts.unheard.update(("r", "q"))
+    told = head.ask("status")
+    assert told["resources"] == {
+        "licence": {"used": 2, "total": 3},
+        "tape": {"used": 0.5, "total": 1},
+    }
+    assert told["unheard"] == ["q", "r"]

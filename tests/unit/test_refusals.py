@@ -14,6 +14,7 @@ def test_there_is_one_line_a_second(
 ) -> None:
     now = 1000.0
     monkeypatch.setattr(refusals, "_last", 0.0)
+    monkeypatch.setattr(refusals, "_others", 0)
     monkeypatch.setattr(time, "monotonic", lambda: now)
     for _ in range(10_000):
         refusals.refused("a stranger")

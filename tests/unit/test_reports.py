@@ -9,7 +9,7 @@ from support.builders import done, work
 
 from pilot.agent.rules.reports import TOGETHER_S, Reports
 from pilot.model.tasks import Completion
-from pilot.wire.messages import AttemptSpec
+from pilot.wire.messages.pilot import AttemptSpec
 
 
 def given_back(task: int, attempt: int = 1) -> Completion:

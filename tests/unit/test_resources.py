@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,14 +43,14 @@ from pilot.scheduler.resources import (
         ("2T", 2 * 1024**2),
     ],
 )
-def test_memory(text: object, mib: int) -> None:
-    assert parse_memory_mib(text) == mib  # type: ignore[arg-type]
+def test_memory(text: Any, mib: int) -> None:
+    assert parse_memory_mib(text) == mib
 
 
 @pytest.mark.parametrize("text", ["much", "-1G", "4X", "", "G", True, None, -1])
-def test_no_memory(text: object) -> None:
+def test_no_memory(text: Any) -> None:
     with pytest.raises(ValueError):
-        parse_memory_mib(text)  # type: ignore[arg-type]
+        parse_memory_mib(text)
 
 
 @pytest.mark.parametrize(
@@ -71,14 +72,14 @@ def test_no_memory(text: object) -> None:
         ("1-12:30:15", 131415.0),
     ],
 )
-def test_duration(text: object, seconds: float) -> None:
-    assert parse_duration_s(text) == pytest.approx(seconds)  # type: ignore[arg-type]
+def test_duration(text: Any, seconds: float) -> None:
+    assert parse_duration_s(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize("text", ["soon", "-5s", "5 weeks", "", "1:2:3:4", True, None, -1])
-def test_no_duration(text: object) -> None:
+def test_no_duration(text: Any) -> None:
     with pytest.raises(ValueError):
-        parse_duration_s(text)  # type: ignore[arg-type]
+        parse_duration_s(text)
 
 
 random_needs = st.builds(

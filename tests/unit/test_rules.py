@@ -19,7 +19,7 @@ from pilot.agent.rules.worlds import PATIENCE_S, RANKS_LEAVE_S
 from pilot.agent.rules.worlds import START_S as WORLD_START_S
 from pilot.model.tasks import Completion
 from pilot.scheduler.resources import NodeShape, Resources
-from pilot.wire.messages import AttemptSpec, InputValue
+from pilot.wire.messages.pilot import AttemptSpec, InputValue
 
 A = TypeVar("A")
 
@@ -960,3 +960,60 @@ def test_ranks_that_fail_alike_are_told_once() -> None:
 )
 def test_exits_in_words(status: int, words: str) -> None:
     assert describe_exit(status) == words
+
+
+# --- nodes that go back ---------------------------------------------------------------------------
+
+
+def test_a_node_is_idle_while_nothing_uses_it() -> None:
+    pilot = Pilot(2, 2, 2)
+    assert pilot.rules.idle_nodes(100.0) == [("n1", 0.0), ("n2", 0.0)], "never the first"
+    pilot.add(1, 2, 3)  # two on the first node, one on the next
+    assert pilot.rules.idle_nodes(110.0) == [("n2", 10.0)]
+    for executor, task in ((1, 1), (2, 2), (3, 3)):
+        pilot.ready(executor)
+        pilot.done(executor, done(task))
+    assert pilot.rules.idle_nodes(120.0) == [("n1", 0.0), ("n2", 20.0)]
+    pilot.add(4, 5, 6)
+    for executor, task in ((1, 4), (2, 5), (3, 6)):
+        pilot.done(executor, done(task))
+    assert pilot.rules.idle_nodes(130.0) == [("n1", 0.0), ("n2", 30.0)], "it was used meanwhile"
+
+
+def test_only_nodes_on_which_nothing_runs_are_given_back() -> None:
+    pilot = Pilot(1, 1, 1, 1)
+    pilot.add(1, 2)
+    pilot.ready(1, 2)
+    pilot.done(2, done(2))  # its executor is idle, and goes with the node
+    assert pilot.rules.give_back(["n0", "n1", "n2", "nowhere"], pilot.now) == ["n1", "n2"]
+    assert pilot.rules.hosts == ["n0", "n3"]
+    assert 1 in pilot.rules.executors and 2 not in pilot.rules.executors
+    starts = [x for x in pilot.add(3, 4) if isinstance(x, a.StartExecutor)]
+    assert [start.node for start in starts] == ["n3"], "nothing starts on a node that was left"
+
+
+def test_no_node_is_given_back_while_a_task_waits_for_several() -> None:
+    pilot = Pilot(1, 1, 1)
+    pilot.add(1)
+    pilot.ready(1)
+    pilot.add(2, resources=Resources(ranks=3, ranks_per_node=1), kind="mpi")
+    assert pilot.rules.idle_nodes(pilot.now) == []
+    assert pilot.rules.give_back(["n2"], pilot.now) == [], "it was asked for before the task came"
+
+
+def test_work_that_needs_more_nodes_than_are_left_goes_back_to_the_head() -> None:
+    pilot = Pilot(1, 1, 1)
+    pilot.add(1)
+    pilot.ready(1)
+    pilot.add(2, resources=Resources(ranks=3, ranks_per_node=1), kind="mpi")
+    pilot.rules.lose_node("n2", "as told", pilot.now)
+    (returned,) = pilot.rules.take_completions()
+    assert (returned.task, returned.outcome) == (2, "interrupted")
+
+
+def test_a_node_that_has_to_be_kept_is_used_again() -> None:
+    pilot = Pilot(1, 1)
+    assert pilot.rules.give_back(["n1"], pilot.now) == ["n1"]
+    pilot.rules.add_node("n1", NodeShape(1), pilot.now, 1)
+    starts = [x for x in pilot.add(1, 2) if isinstance(x, a.StartExecutor)]
+    assert sorted(start.node for start in starts) == ["n0", "n1"]

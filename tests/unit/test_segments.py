@@ -139,13 +139,13 @@ nested = st.recursive(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(array=arrays)
 def test_arrays_come_back_exactly(scratch: Path, array: Any) -> None:
     assert_same(round_trip(scratch, array)[0], array)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(obj=nested)
 def test_nested_objects_come_back_exactly(scratch: Path, obj: Any) -> None:
     assert_same(round_trip(scratch, obj)[0], obj)

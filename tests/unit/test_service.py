@@ -11,11 +11,14 @@ import pytest
 
 from pilot.head.service import TICK_S, Service
 from pilot.head.store.store import Store
+from pilot.model.ids import task_id
 from pilot.model.tasks import Environment, Function, TaskSpec, Template
+from pilot.model.values import Value
 from pilot.scheduler.batch import BatchUnavailable, JobRequest, open_batch
 from pilot.scheduler.resources import Resources
 from pilot.site import create_site
-from pilot.wire import messages as m
+from pilot.wire.messages import PROTOCOL
+from pilot.wire.messages import client as m
 
 NOW = 1000.0
 FULL = sqlite3.OperationalError("database or disk is full")
@@ -34,6 +37,11 @@ class Peers:
 
     def take_unreadable(self) -> list[Any]:
         return []
+
+    trouble = ""
+
+    def is_over_files(self, peer: bytes) -> bool:
+        return False
 
     def take_gone(self) -> list[bytes]:
         return []
@@ -105,7 +113,7 @@ def test_who_needs_numbers_for_tasks_waits_while_the_disk_is_full(
 ) -> None:
     session = head.open()
     with monkeypatch.context() as full:
-        full.setattr(head.store, "_now", _fail)
+        full.setattr(head.store._writer, "at_once", _fail)
         assert not head.hear(m.Reserve(7, session, 10))
     (reply,) = head.turns()
     assert (reply.request, reply.error, reply.result[1]) == (7, "", 10)
@@ -138,3 +146,56 @@ def test_child_gets_the_number_of_a_task_though_the_database_failed_when_it_was_
         head.hear(message)
     (reply,) = head.turns()
     assert not reply.error and set(head.store.states(reply.result)) == set(reply.result)
+
+
+def _value(task: int) -> TaskSpec:
+    """Return what has ended once it is accepted."""
+    return TaskSpec(task, 1, b"", values=(Value(1, b"v"),))
+
+
+def _introduced(session: int) -> tuple[list[Function], list[Template]]:
+    return [Function(b"f", b"code")], [Template(1, session, "f", "python", b"f", Resources())]
+
+
+def test_who_is_still_there_goes_on_in_a_session_that_others_have_opened_again(head: Head) -> None:
+    head.hear(m.ClientHello(PROTOCOL, "1", True))
+    session = head.open()
+    first = task_id(session, 1)
+    head.hear(m.Submit(1, session, *_introduced(session), [_value(first)]))
+    for verb in ("close", "reopen"):
+        head.hear(m.ControlSession(2, session, verb))
+    said = head.hear(m.Submit(3, session, [], [], [_value(first + 1)]))
+    assert m.Accepted(3, []) in said, "what it is to run was told before"
+    told = [each.task for one in said if isinstance(one, m.Outcomes) for each in one.outcomes]
+    assert told == [first + 1]
+    assert not head.service._shell.peers.watchers
+    assert head.service._shell.peers.members[session] == {b"client"}
+
+
+def test_who_submits_is_told_though_it_was_taken_for_gone(head: Head) -> None:
+    """It may have ended before the greeting that the head asks for arrives."""
+    head.hear(m.ClientHello(PROTOCOL, "1", True))
+    session = head.open()
+    head.service._clients.gone(b"client")
+    nowhere = TaskSpec(task_id(session, 2), 1, b"", ((task_id(session, 9), 0),))
+    tasks = [_value(task_id(session, 1)), nowhere]
+    said = head.hear(m.Submit(1, session, *_introduced(session), tasks))
+    told = [each.task for one in said if isinstance(one, m.Outcomes) for each in one.outcomes]
+    assert told == [task_id(session, 1)]
+    assert not head.service._shell.peers.watchers, "what was refused will not end"
+
+
+def test_what_ran_is_not_refused_to_who_sends_it_again_when_its_session_has_ended(
+    head: Head,
+) -> None:
+    session = head.open()
+    first = task_id(session, 1)
+    head.hear(m.Submit(1, session, *_introduced(session), [_value(first)]))
+    head.hear(m.ControlSession(2, session, "close"))
+    # The answer was lost with the connection.
+    head.hear(m.ClientHello(PROTOCOL, "1", True, [(first, 10)]))
+    again = m.Submit(1, session, *_introduced(session), [_value(first), _value(first + 1)])
+    said = head.hear(again)
+    told = [each.task for one in said if isinstance(one, m.Outcomes) for each in one.outcomes]
+    refused = [task for one in said if isinstance(one, m.Accepted) for task, _ in one.refused]
+    assert (told, refused) == ([first], [first + 1])

@@ -34,11 +34,11 @@ class StoppedOrder(list[int]):
             self.taken.extend(range(max(begun, self.settled) + 1, upto + 1))
             self.settled = upto
 
-    def __getitem__(self, index: int) -> int:  # type: ignore[override]
+    def __getitem__(self, index: int) -> int:  # type: ignore[override]  # no slices
         self._step()
         return super().__getitem__(index)
 
-    def __setitem__(self, index: int, value: int) -> None:  # type: ignore[override]
+    def __setitem__(self, index: int, value: int) -> None:  # type: ignore[override]  # no slices
         self._step()
         super().__setitem__(index, value)
 

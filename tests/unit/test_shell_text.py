@@ -131,7 +131,7 @@ def test_values_arrive_as_they_are(
     value=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
     | st.text("$`'\"\\(){}[];&|<>*?~#! \n\tab", max_size=30),
 )
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_value_arrives_as_it_is(tmp_path: Path, text: str, value: str) -> None:
     # A command's output ends with no line break in $(…): the author's own doing.
     written = dict(TAKEN)[text]
@@ -248,7 +248,6 @@ PIECES = st.sampled_from(_SOUP.split("·"))
 
 
 @given(st.lists(PIECES, min_size=2, max_size=12).map("".join), st.sampled_from(EVIL))
-@settings(max_examples=150, deadline=None)
 def test_in_any_text_a_value_is_like_a_plain_word(text: str, value: str) -> None:
     assume("{x}" in text)
     try:
@@ -271,7 +270,7 @@ def test_in_any_text_a_value_is_like_a_plain_word(text: str, value: str) -> None
     text=st.sampled_from([text for text, _ in TAKEN]),
     value=st.text("$`'\"\\(){}[];&|<>*?~#! \n\tab=", max_size=20),
 )
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_shown_is_what_one_would_type(tmp_path: Path, text: str, value: str) -> None:
     assume("END" not in text or "\t" not in value)
     command = CommandText(text)
@@ -408,7 +407,6 @@ VALUES = (
 )
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(
         ["echo {x} {y}", "echo a{x} {y}", "echo {x:d} {y}", "echo {x!r}", "echo '{x}'"]

@@ -12,6 +12,7 @@ import zmq.auth
 
 from pilot.errors import SiteError
 from pilot.site import create_site, find_site, list_sites, open_site, pilot_home
+from pilot.site_configs import templates
 from pilot.wire.keys import load_keys, make_keys
 
 
@@ -55,6 +56,32 @@ def test_relative_path(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     create_site(tmp_path / "anywhere", "local")
     monkeypatch.chdir(tmp_path)
     assert find_site("./anywhere").directory == tmp_path / "anywhere"
+
+
+@pytest.mark.parametrize("name", ["with space", "ünï", "quote'\"", "$dollar;", "#%&?*[x]"])
+def test_path_with_odd_characters_is_a_site(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    create_site(tmp_path / name / "mine", "local")
+    assert find_site(tmp_path / name / "mine").directory == tmp_path / name / "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("line\nbreak", "cannot be printed"),
+        ("escape\x1b[31m", "cannot be printed"),
+        ("back\\slash", "backslash"),
+        (os.fsdecode(b"no utf-8: \xff"), "cannot be printed"),
+        ("/".join(["l" * 200] * 3), "more than 480 bytes"),
+    ],
+)
+def test_path_that_not_all_can_use_is_refused(tmp_path: Path, name: str, reason: str) -> None:
+    with pytest.raises(SiteError, match=reason) as caught:
+        create_site(tmp_path / name, "local")
+    assert "choose another one" in str(caught.value) and str(caught.value).isprintable()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(SiteError, match=reason):
+        open_site(tmp_path / name)
 
 
 def test_unknown_sites(home: Path) -> None:
@@ -216,7 +243,7 @@ def test_site_is_not_made_twice(home: Path) -> None:
 
 
 def test_unknown_template(home: Path) -> None:
-    with pytest.raises(SiteError, match="no template 'pbs'; there are local, slurm, virtual"):
+    with pytest.raises(SiteError, match=f"no template 'pbs'; there are {', '.join(templates())}$"):
         create_site(home / "mine", "pbs")
     assert not home.exists()
 

@@ -26,7 +26,8 @@ from pilot.head.core.events import (
 from pilot.model.states import Outcome
 from pilot.model.tasks import Template
 from pilot.scheduler.amounts import UNIT, Amounts
-from pilot.scheduler.elasticity import ClassDemand, PoolLimits, nodes_wanted
+from pilot.scheduler.demand import ClassDemand, nodes_wanted
+from pilot.scheduler.elasticity import PoolLimits
 from pilot.scheduler.resources import NodeShape, needs
 from pilot.scheduler.site_amounts import SiteAmounts
 
@@ -304,7 +305,7 @@ def test_a_task_does_not_hold_a_licence_while_it_waits_for_its_inputs() -> None:
 
 
 def test_no_more_nodes_than_licences_are_good_for() -> None:
-    limits = PoolLimits("main", NodeShape(4), 0, 100, 1, 100, 3600.0, 60.0)
+    limits = PoolLimits("main", NodeShape(4), 0, 100, 1, 100, 3600.0)
     need = needs(4, site={"licence": UNIT})
     work = ClassDemand(need, "", 1000, 600.0)
     assert nodes_wanted(limits, [work])[0] == 1000

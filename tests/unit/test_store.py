@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.builders import done, spec, template
@@ -16,12 +17,14 @@ from pilot.errors import HeadError, PilotError
 from pilot.head.core import core as c
 from pilot.head.core import events as ev
 from pilot.head.running import DatabaseLocked
-from pilot.head.store.store import QUERIES, Batch, Store
+from pilot.head.store.batch import Batch
+from pilot.head.store.statements import QUERIES
+from pilot.head.store.store import Store
 from pilot.model.ids import NUMBERS
 from pilot.model.tasks import Environment, Function, TaskFailure
 from pilot.model.values import Value
 from pilot.scheduler.resources import NodeShape
-from pilot.wire.messages import OpenSession
+from pilot.wire.messages.client import OpenSession
 
 NOW = 100.0
 ENVIRONMENT = Environment("/home", ("/a", "/b"), {"X": "1"})
@@ -301,11 +304,11 @@ class _FailsOnce:
     def __getattr__(self, name: str) -> object:
         return getattr(self._db, name)
 
-    def execute(self, statement: str, arguments: object = ()) -> object:
+    def execute(self, statement: str, arguments: Any = ()) -> object:
         if self._left and not statement.startswith(("SELECT", "PRAGMA")):
             self._left -= 1
             raise sqlite3.OperationalError(self._said)
-        return self._db.execute(statement, arguments)  # type: ignore[arg-type]
+        return self._db.execute(statement, arguments)
 
 
 @pytest.mark.parametrize(
@@ -315,13 +318,47 @@ class _FailsOnce:
 def test_a_file_system_that_fails_for_a_moment_is_asked_again(
     store: Store, monkeypatch: pytest.MonkeyPatch, times: int, said: str, goes: bool
 ) -> None:
-    monkeypatch.setattr("pilot.head.store.store.PAUSES_S", (0.0, 0.0))
-    monkeypatch.setattr(store, "_db", _FailsOnce(store._db, times, said))
+    monkeypatch.setattr("pilot.head.store.writer.PAUSES_S", (0.0, 0.0))
+    fails: Any = _FailsOnce(store._db, times, said)
+    store._writer.use(fails)
     if goes:
         assert open_session(store) == 1
         return
     with pytest.raises(sqlite3.OperationalError, match=said):
         open_session(store)
+
+
+class _LosesCommit:
+    """A connection whose first COMMIT fails without a word.
+
+    So it is where the loop reads while a commit fails on a full disk: Python asks the connection
+    for the error of a statement, which is then that of the other one.
+    """
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db, self._left = db, 1
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._db, name)
+
+    def execute(self, statement: str, arguments: Any = ()) -> object:
+        if statement == "COMMIT" and self._left:
+            self._left = 0
+            statement = "ROLLBACK"
+        return self._db.execute(statement, arguments)
+
+
+def test_a_commit_whose_error_was_lost_is_no_commit(store: Store) -> None:
+    session = open_session(store)
+    _, batch = submitted(session)
+    batch.add_changes([ev.Change("session", "OPEN", session, NOW, "", [])], 1)
+    loses: Any = _LosesCommit(store._db)
+    store._writer.use(loses)
+    error = write(store, batch)
+    assert isinstance(error, sqlite3.OperationalError) and "did not take" in str(error)
+    assert store.next_event() == 1 and not store.unfinished()
+    assert write(store, batch) is None, "it is written again"
+    assert store.next_event() == 2 and len(store.unfinished()[session]) == 3
 
 
 #: What a new head reads of what is unfinished, by table and column.

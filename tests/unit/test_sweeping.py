@@ -6,12 +6,14 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from support.killed import killed_at
 
 from pilot.data import durable, sweeping
 from pilot.data.hdf5 import SealedFile
@@ -165,6 +167,13 @@ def test_a_directory_that_cannot_be_synced_keeps_the_new_file(
         assert_same(load(value, tmp_path), obj)
 
 
+#: The calls that touch the file system.
+TOUCHES: list[tuple[Any, str]] = [
+    *((os, name) for name in ("open", "fsync", "pwrite", "unlink")),
+    (Path, "rename"),
+]
+
+
 def test_killed_at_any_instant(tmp_path: Path) -> None:
     """Before each touch of the file system the sweeper is killed; another one finishes."""
     call = 0
@@ -179,7 +188,7 @@ def test_killed_at_any_instant(tmp_path: Path) -> None:
         values = [unsealed.value for unsealed in written]
         path = site / values[0].path
         dead = {values[0].name, values[1].name}
-        killed = killed_at(call, path, dead)
+        killed = killed_at(call, partial(sweep, path, dead.__contains__), TOUCHES)
         assert_same(load(values[2], site), small[2])
         assert sweep(path, dead.__contains__)
         assert_same(load(values[2], site), small[2])
@@ -187,29 +196,3 @@ def test_killed_at_any_instant(tmp_path: Path) -> None:
             assert list(file.sizes()) == [values[2].name]
         assert [p.name for p in path.parent.iterdir()] == [path.name]
     assert call > 5
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from pilot.data.sweeping import sweep
-left = int(sys.argv[1])
-def count(function):
-    def counted(*args, **kwargs):
-        global left
-        left -= 1
-        if not left:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*args, **kwargs)
-    return counted
-for name in ("open", "fsync", "pwrite", "unlink"):
-    setattr(os, name, count(getattr(os, name)))
-Path.rename = count(Path.rename)
-sweep(Path(sys.argv[2]), set(sys.argv[3:]).__contains__)
-"""
-
-
-def killed_at(call: int, path: Path, dead: set[str]) -> bool:
-    ended = subprocess.run([sys.executable, "-c", KILLED, str(call), path, *dead])
-    assert ended.returncode in (0, -9)
-    return ended.returncode == -9

@@ -17,7 +17,7 @@ from support import tasks
 import pilot
 from pilot.client.command import CommandResult, ShellCommand, failure_text
 from pilot.client.task import COMMAND, MPI_COMMAND, OptionError, Task, as_task
-from pilot.data.values import decode, encode
+from pilot.data.pickles import decode, encode
 from pilot.errors import CommandError, CommandFailed, PilotError
 from pilot.scheduler.amounts import UNIT
 
@@ -341,6 +341,42 @@ def test_resources_by_name() -> None:
         by_size.task_options.resolve((-1,), {})
 
 
+def _named(made: pilot.Task[..., Any], *args: Any) -> dict[str, float]:
+    """The resources of a call that a site declares."""
+    amounts = made.task_options.resolve(args, {}).resources.amounts
+    return {name: amount for name, amount in amounts.items() if name != "cores"}
+
+
+def test_resources_are_merged_by_name() -> None:
+    made = pilot.task(resources={"matlab": 1, "space": 2})(abs)
+    assert _named(made.options(resources={"space": 5, "gate": 1})) == {
+        "matlab": 1,
+        "space": 5,
+        "gate": 1,
+    }
+    assert _named(made.options(resources={"matlab": 0})) == {"space": 2}
+    assert _named(made.options(resources={})) == _named(made) == {"matlab": 1, "space": 2}
+    assert _named(made.options(resources=None)) == {}
+    assert _named(made.options(cores=2).options(resources={"space": 1}))["matlab"] == 1
+    defaults = made.with_defaults({"resources": {"space": 9, "gate": 1}})
+    assert _named(defaults) == {"matlab": 1, "space": 2, "gate": 1}
+
+
+def test_resources_of_functions_are_merged_by_name_in_each_call() -> None:
+    fixed = pilot.task(resources={"matlab": 1, "space": 2})(abs)
+    by_size = fixed.options(resources=lambda n: {"space": n})
+    assert by_size.resolved is None
+    assert _named(by_size, 4) == {"matlab": 1, "space": 4}
+    both = by_size.options(resources=lambda n: {"matlab": 0, "gate": 2 * n})
+    assert _named(both, 4) == {"space": 4, "gate": 8}
+    assert _named(both.options(resources={"space": 1}), 4) == {"space": 1, "gate": 8}
+    assert _named(both.options(resources=lambda n: None), 4) == {}
+    with pytest.raises(OptionError, match="give names with amounts"):
+        _named(fixed.options(resources=lambda n: [n]), 4)
+    with pytest.raises(OptionError, match="give names with amounts"):
+        fixed.options(resources=["matlab"])
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
@@ -445,7 +481,7 @@ def test_coroutine_functions_are_refused_however_they_are_given() -> None:
         with pytest.raises(OptionError, match="is a coroutine function; give a plain function"):
             make()
     with pytest.raises(OptionError, match="made of a function, not of 3"):
-        pilot.mpi(ranks=2)(3)  # type: ignore[arg-type]
+        pilot.mpi(ranks=2)(3)  # type: ignore[arg-type]  # no function
 
 
 def test_mpi_without_brackets_says_that_the_ranks_are_missing() -> None:
@@ -463,7 +499,7 @@ def test_mpi_without_brackets_says_that_the_ranks_are_missing() -> None:
             use()
     assert not hasattr(decorated, "__wrapped__")
     with pytest.raises(OptionError, match=r"to be called with a function"):
-        pilot.mpi(2).submit(1)  # type: ignore[attr-defined]
+        pilot.mpi(2).submit(1)  # type: ignore[attr-defined]  # a decorator
 
 
 def test_an_option_that_is_misspelt_is_told_what_it_may_be() -> None:

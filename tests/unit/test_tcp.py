@@ -14,7 +14,7 @@ from support.fuzz.ports import CURVE
 from support.waiting import wait_until
 
 from pilot.errors import SiteError
-from pilot.wire import listening, tcp
+from pilot.wire import addresses, listening, tcp
 from pilot.wire.addresses import ANY, Address, resolve
 from pilot.wire.keys import Keys, load_keys, make_keys
 from pilot.wire.tcp import Dealer, Router
@@ -135,20 +135,29 @@ def test_an_address_of_another_machine_is_listened_for_at_all(keys: Keys) -> Non
 
 
 def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resolve("auto") == Address(socket.gethostname(), ANY)
-    assert resolve("lo") == Address("127.0.0.1", "127.0.0.1")
-    assert resolve("localhost") == Address("localhost", "127.0.0.1")
-    assert resolve("192.0.2.7") == Address("192.0.2.7", "192.0.2.7")
+    monkeypatch.setattr(addresses, "outward_addresses", lambda: ["192.0.2.5"])
+    assert resolve("auto") == Address((socket.gethostname(), "192.0.2.5"), ANY)
+    assert resolve("lo") == Address(("127.0.0.1",), "127.0.0.1")
+    assert resolve("localhost") == Address(("localhost",), "127.0.0.1")
+    assert resolve("192.0.2.7") == Address(("192.0.2.7",), "192.0.2.7")
     answers = {"login": ["192.0.2.9"], "debian": ["127.0.1.1"], "two": ["192.0.2.9", "192.0.2.8"]}
     monkeypatch.setattr(
         socket,
         "getaddrinfo",
         lambda name, *_: [(0, 0, 0, "", (found, 0)) for found in answers[name]],
     )
-    assert resolve("login") == Address("login", "192.0.2.9")
+    assert resolve("login") == Address(("login", "192.0.2.9"), "192.0.2.9")
     # The name of this machine, which it has for itself alone; or of several interfaces.
-    assert resolve("debian") == Address("debian", ANY)
-    assert resolve("two") == Address("two", ANY)
+    assert resolve("debian") == Address(("debian", "192.0.2.5"), ANY)
+    assert resolve("two") == Address(("two", "192.0.2.8", "192.0.2.9"), ANY)
+
+
+def test_addresses_that_others_may_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    its = {"lo": "127.0.0.1", "eth0": "10.0.0.1", "docker0": "172.17.0.1", "ib0": "10.1.0.1"}
+    its["usb0"] = "169.254.3.4"
+    monkeypatch.setattr(socket, "if_nameindex", lambda: [*enumerate(its)])
+    monkeypatch.setattr(addresses, "_of_interface", lambda name, _: its[name])
+    assert addresses.outward_addresses() == ["10.0.0.1", "10.1.0.1"]
 
 
 @pytest.mark.parametrize("address", ["ib9", "login.invalid", "::1", "", "a b", "x" * 300])

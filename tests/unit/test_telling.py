@@ -13,7 +13,7 @@ from pilot.head.telling import PORTION, Telling
 from pilot.limits import TOLD_BYTES
 from pilot.model.tasks import TaskOutcome
 from pilot.model.values import Value
-from pilot.wire import messages as m
+from pilot.wire.messages import client as m
 
 VALUE = Value(60_000, bytes(60_000))
 

@@ -18,7 +18,8 @@ from pilot.head.store.store import Store
 from pilot.model.ids import task_id
 from pilot.model.tasks import Environment, Function, SessionInfo, TaskSpec, Template
 from pilot.scheduler.resources import NodeShape
-from pilot.wire import messages as m
+from pilot.wire.messages import client as m
+from pilot.wire.messages.pilot import AttemptSpec, RunningTask
 
 NOW = 1000.0
 SESSION = 1
@@ -45,7 +46,7 @@ class Head:
         message = m.Submit(seq, SESSION, [CODE], [known], list(specs))
         self.clients.handlers[m.Submit](b"client", message, NOW)
 
-    def assign(self) -> list[m.AttemptSpec]:
+    def assign(self) -> list[AttemptSpec]:
         """Hand work out; returns it as the pilot gets it."""
         tasks = self.shell.core.assign(NOW).get("p", [])
         values = self.shell.outcomes.values({source for task in tasks for source, _ in task.inputs})
@@ -95,6 +96,6 @@ def test_arguments_are_there_for_the_task_and_for_the_next_try_however_many_wait
 def test_nothing_is_kept_of_a_task_that_was_cancelled_while_it_ran(head: Head) -> None:
     head.submit(1, template(), spec(task(1)))
     head.assign()
-    head.shell.running[task(1)] = m.RunningTask(task(1), 1, "n", NOW)
+    head.shell.running[task(1)] = RunningTask(task(1), 1, "n", NOW)
     head.shell.apply(ev.TasksCancelled(SESSION, [task(1)]), NOW)
     assert not head.shell.running

@@ -26,7 +26,8 @@ from pilot.model.tasks import Environment, Function, TaskFailure, TaskOutcome, T
 from pilot.model.values import Value
 from pilot.scheduler.resources import NodeShape
 from pilot.site import create_site
-from pilot.wire import messages as m
+from pilot.wire.messages import PROTOCOL
+from pilot.wire.messages import client as m
 
 NOW = 1000.0
 PEER = b"client"
@@ -51,7 +52,7 @@ class Head:
         )
         self.clients = Clients(self.shell, 1, lambda: None)
         self.control = SessionCommands(site, self.shell, Janitor(directory, lambda: None))
-        self.hear(m.ClientHello(m.PROTOCOL, "1", True))
+        self.hear(m.ClientHello(PROTOCOL, "1", True))
         self.session = self.open("mine")
         sqlite: Any = sqlite3  # types are checked for the oldest Python, which has no limits
         database: Any = self.store._db
@@ -126,7 +127,7 @@ KINDS = ("good", "function", "default", "arguments")
 
 
 @given(kinds=st.lists(st.sampled_from(KINDS), max_size=8), together=st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_what_is_too_large_fails_and_all_else_is_durable(kinds: list[str], together: bool) -> None:
     with tempfile.TemporaryDirectory() as directory:
         head = Head(Path(directory))

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from pilot.head.unreadable import GREET_S, Answers
-from pilot.wire import messages as m
 from pilot.wire.channel import Unreadable
+from pilot.wire.messages.common import WHO_ARE_YOU
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_pilot_is_asked_to_greet_again_and_not_without_end(
         answers.answer(b"pilot:p:0#1", Unreadable("Completions", None, "damaged"), 100.0)
     answers.answer(b"pilot:q:0#1", Unreadable("PilotHello", 1, "damaged"), 100.0)
     assert [peer for peer, _ in said] == [b"pilot:p:0#1", b"pilot:q:0#1"]
-    assert all(welcome.refused == m.WHO_ARE_YOU for _, welcome in said)
+    assert all(welcome.refused == WHO_ARE_YOU for _, welcome in said)
     answers.answer(b"pilot:p:0#1", Unreadable("Completions", None, ""), 101.0 + GREET_S)
     assert len(said) == 3
 

@@ -27,10 +27,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilot.client.arguments import decode_arguments, encode_arguments
-from pilot.data import storing, values
+from pilot.data import pickles, storing
+from pilot.data.pickles import decode, encode
 from pilot.data.segments import SegmentWriter, Unsealed
 from pilot.data.storing import announceable, load, store
-from pilot.data.values import decode, encode
 from pilot.errors import EncodingError
 from pilot.model.values import Value
 
@@ -96,7 +96,7 @@ plain_objects = st.recursive(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(plain_objects)
 def test_plain_objects_come_back_as_they_went(obj: object) -> None:
     back = decode(encode(obj))
@@ -119,7 +119,7 @@ def test_what_a_script_defines_can_be_read_where_the_script_is_not(tmp_path: Pat
     script.write_text(
         "import dataclasses, sys\n"
         "from pathlib import Path\n"
-        "from pilot.data.values import encode\n"
+        "from pilot.data.pickles import encode\n"
         "@dataclasses.dataclass\n"
         "class Point:\n"
         "    x: float\n"
@@ -128,7 +128,7 @@ def test_what_a_script_defines_can_be_read_where_the_script_is_not(tmp_path: Pat
         "Path(sys.argv[1]).write_bytes(encode((double, Point(-4.0))))\n"
     )
     out = tmp_path / "out"
-    root = Path(values.__file__).parents[2]
+    root = Path(pickles.__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
     subprocess.run([sys.executable, script, out], check=True, env=environment, timeout=60)
     double, point = decode(out.read_bytes())
@@ -136,8 +136,8 @@ def test_what_a_script_defines_can_be_read_where_the_script_is_not(tmp_path: Pat
 
 
 def test_a_pickle_by_reference_into_the_script_is_seen() -> None:
-    assert values.needs_cloudpickle(b"...\x8c\x08__main__\x94...")
-    assert not values.needs_cloudpickle(pickle.dumps(math.gcd))
+    assert pickles.needs_cloudpickle(b"...\x8c\x08__main__\x94...")
+    assert not pickles.needs_cloudpickle(pickle.dumps(math.gcd))
 
 
 def test_modules_that_the_user_registers_travel_by_value() -> None:
@@ -180,9 +180,10 @@ def test_who_says_itself_why_is_believed() -> None:
 
     class Slots:
         __slots__ = ("held",)
+        held: list[Refuses]
 
     slots = Slots()
-    slots.held = [Refuses()]  # type: ignore[attr-defined]
+    slots.held = [Refuses()]
     with pytest.raises(EncodingError, match=r"its part \.held\[0\] of type .*Refuses") as raised:
         encode(slots)
     text = str(raised.value)
@@ -281,7 +282,7 @@ SIZED: dict[str, Any] = {
 }
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.sampled_from(sorted(SIZED)),
     st.sampled_from([LIMIT, 64 * 1024]),
@@ -295,7 +296,10 @@ def test_a_value_of_any_size_comes_back(kind: str, limit: int, more: int) -> Non
         value = announceable(stored)
         back = load(value, Path(directory))
     assert type(back) is type(obj)
-    np.testing.assert_equal(back, obj)
+    if kind in ("array", "arrays", "objects"):
+        np.testing.assert_equal(back, obj)
+    else:
+        assert back == obj
     # What is in two places counts twice.
     size = len(encode(obj))
     assert value.is_inline == (size <= limit) or (kind == "twice" and not value.is_inline)
@@ -336,7 +340,7 @@ def test_values_are_small_on_the_wire() -> None:
 
 
 def test_handling_small_values_loads_neither_numpy_nor_hdf5() -> None:
-    root = Path(values.__file__).parents[2]
+    root = Path(pickles.__file__).parents[2]
     code = (
         "import sys, types\n"
         "package = types.ModuleType('pilot')\n"  # This module alone, not the whole API.

@@ -19,17 +19,20 @@ from pilot.head.explain import explain as w
 from pilot.head.explain import session as why_session
 from pilot.head.explain import walk
 from pilot.head.explain.report import Answer, Snapshot
-from pilot.head.outlook import QUEUED, PilotRow, ProvisioningView
+from pilot.head.outlook import QUEUED, PilotRow, ProvisioningView, halted
 from pilot.head.outlook import RUNNING as JOINED
 from pilot.head.setbacks import Losses, Refusal
-from pilot.head.store.store import Batch, Store
+from pilot.head.store.batch import Batch
+from pilot.head.store.store import Store
 from pilot.model.ids import task_label
 from pilot.model.tasks import Children, Environment, TaskFailure
 from pilot.model.values import Value
-from pilot.scheduler.batch import find_kind
-from pilot.scheduler.elasticity import PilotSupply, PoolLimits
+from pilot.scheduler.amounts import UNIT
+from pilot.scheduler.batch import Stuck, find_kind
+from pilot.scheduler.elasticity import HELD, Halt, PilotSupply, PoolLimits
 from pilot.scheduler.resources import NodeShape, Resources, needs, node_shape
-from pilot.wire.messages import OpenSession, RunningTask
+from pilot.wire.messages.client import OpenSession
+from pilot.wire.messages.pilot import RunningTask
 
 ENVIRONMENT = Environment("/home", (), {})
 NOW = 1000.0
@@ -40,7 +43,7 @@ class Head:
 
     def __init__(self, path: Path) -> None:
         self.store = Store(path)
-        self.pools = [PoolLimits("main", node_shape(4, 8000), 0, 2, 2, 2, 3600.0, 60.0)]
+        self.pools = [PoolLimits("main", node_shape(4, 8000), 0, 2, 2, 2, 3600.0)]
         self.core = Core(self.pools)
         self.batch = Batch()
         self.running: dict[int, RunningTask] = {}
@@ -96,6 +99,7 @@ class Head:
                 row.pool,
                 row.nodes,
                 queued=row.state != JOINED,
+                comes=row.stuck is not Stuck.ADMIN,
                 left_s=(self.core.pilots[row.name].ends_at or 9e9) - now
                 if row.state == JOINED
                 else row.walltime,
@@ -216,7 +220,7 @@ def test_a_delegated_result_is_followed_to_the_child_that_has_it(head: Head) -> 
 
 
 def test_no_pool_fits_and_the_nearest_is_named(head: Head) -> None:
-    head.pools.append(PoolLimits("big", node_shape(64, 1000), 0, 1, 1, 2, 3600.0, 60.0))
+    head.pools.append(PoolLimits("big", node_shape(64, 1000), 0, 1, 1, 2, 3600.0))
     head.submit(spec(1), resources=needs(8, memory_mib=2000, gpus=1))
     found = head.task(1)
     assert found.kind == "impossible"
@@ -256,7 +260,7 @@ def test_pilots_that_end_too_soon(head: Head) -> None:
 
 
 def test_a_job_that_would_end_too_soon_is_not_what_it_waits_for(head: Head) -> None:
-    head.pools.insert(0, PoolLimits("short", node_shape(4, 8000), 0, 2, 2, 2, 600.0, 60.0))
+    head.pools.insert(0, PoolLimits("short", node_shape(4, 8000), 0, 2, 2, 2, 600.0))
     head.submit(spec(1), time_limit_s=900.0)
     head.rows["s"] = PilotRow("s", "short", 1, 600.0, QUEUED, "9", "work", NOW)
     assert head.task(1).kind == "next"
@@ -346,7 +350,7 @@ def test_a_pilot_about_to_be_asked_for(head: Head) -> None:
 
 
 def test_as_many_pilots_in_the_queue_as_may_be(head: Head) -> None:
-    head.pools = [PoolLimits("main", NodeShape(4), 0, 8, 1, 1, 3600.0, 60.0)]
+    head.pools = [PoolLimits("main", NodeShape(4), 0, 8, 1, 1, 3600.0)]
     head.join(cores=1)
     head.submit(*(spec(n) for n in range(1, 50)))
     head.core.assign(NOW)
@@ -354,6 +358,57 @@ def test_as_many_pilots_in_the_queue_as_may_be(head: Head) -> None:
     found = head.task(5)
     assert found.kind == "busy" and "max_queued" in kinds(found)
     assert "waits in Slurm" in found.answer
+
+
+def test_silent_pilot_in_an_allocation_keeps_what_the_site_has_once_until_a_user_says_more(
+    head: Head,
+) -> None:
+    head.core.site.total, head.core.site.used = {"licence": UNIT}, {"licence": 0}
+    head.submit(spec(1), resources=needs(site={"licence": UNIT}))
+    head.queue("q", own=True, left_alone=True)
+    advice = "if nothing of pilot q (job 8) runs any more, `pilot fleet cancel q` frees what"
+    head.core.site.unheard.add("q")
+    found = head.task(1)
+    assert found.kind == "unheard" and found.advice[0].startswith(advice)
+    head.core.site.replace("q", [(7, (("licence", UNIT),))])
+    found = head.task(1)
+    assert found.kind == "resources" and found.advice[0].startswith(advice)
+
+
+def test_a_pool_that_a_user_has_ordered_something_for(head: Head) -> None:
+    limits = PoolLimits("main", NodeShape(4), 0, 8, 1, 1, 3600.0)
+    held = Halt(HELD, "it is held by hand: maintenance")
+    head.pools = [msgspec.structs.replace(limits, halt=held)]
+    head.submit(spec(1))
+    found = head.task(1)
+    assert found.kind == "held"
+    assert found.answer.endswith(
+        "is ready, but pool main gets no new pilots: it is held by hand: maintenance"
+    )
+    assert found.advice == ("`pilot fleet resume main` lets pilots come again",)
+    head.pools = halted([limits], [head.queue("q", stuck=Stuck.ADMIN, waits_for="JobHeldAdmin")])
+    found = head.task(1)
+    assert found.kind == "queued" and "JobHeldAdmin (an administrator holds it)" in found.answer
+    assert kinds(found) == ["queued", "administrator"]
+    assert found.because[1].text == "pool main gets no new pilots: an administrator holds job 8"
+    (advice,) = found.advice
+    assert "ask the administrators why they hold job 8" in advice
+    del head.rows["q"]
+    words = "scaled to 0 nodes by hand: a demonstration"
+    head.pools = [msgspec.structs.replace(limits, max_nodes=0, scaled=words)]
+    found = head.task(1)
+    assert found.kind == "scaled" and found.answer.endswith(f"it is {words}")
+    assert found.advice == ("`pilot fleet scale main auto` lets the pool follow its work again",)
+
+
+def test_a_session_whose_budget_is_used_up(head: Head) -> None:
+    head.join()
+    head.submit(spec(1))
+    head.apply(ev.BudgetChanged(1, True))
+    found = head.task(1)
+    assert found.kind == "budget"
+    assert found.answer.endswith("is ready, but the budget of session 1 is used up")
+    assert found.advice == ("`pilot session budget 1 HOURS` gives it more",)
 
 
 def test_a_pilot_that_did_not_begin_what_it_was_given(head: Head) -> None:

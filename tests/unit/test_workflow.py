@@ -7,18 +7,17 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from pilot.client.command import ShellCommand
-from pilot.client.task import COMMAND, MPI, MPI_COMMAND, PYTHON, Options
+from pilot.client.task import COMMAND, MPI, MPI_COMMAND, OPTIONS, PYTHON, Options
 from pilot.errors import WorkflowError
 from pilot.workflow import (
     Node,
@@ -297,14 +296,17 @@ def test_resources_by_name(load: Load) -> None:
         tasks:
           a: {python: "model:split", args: [[1]]}
           b: {run: "x", foreach: {i: [1, 2]}, resources: {fpga: "${i}", gpu_share: "${share}"}}
+          c: {run: "x", resources: {matlab: 0, fpga: 1}}
         """
     )
     assert nodes(workflow, "a")[0].options.resources == {"matlab": 1}
+    (only,) = nodes(workflow, "c")
+    assert only.options.resolve((), {}).resources.amounts == {"cores": 1, "fpga": 1}
     needs = [node.options.resolve((), {}).resources for node in nodes(workflow, "b")]
     assert [need.amounts for need in needs] == [
-        {"cores": 1, "fpga": count, "gpu_share": 0.5} for count in (1, 2)
+        {"cores": 1, "fpga": count, "gpu_share": 0.5, "matlab": 1} for count in (1, 2)
     ]
-    assert "1 core, 2 fpga, 0.5 gpu_share" in str([str(need) for need in needs])
+    assert "1 core, 2 fpga, 0.5 gpu_share, 1 matlab" in str([str(need) for need in needs])
 
 
 @pytest.mark.parametrize(
@@ -362,7 +364,7 @@ def test_items_that_run_the_same_share_function_and_options(load: Load) -> None:
 
 
 def test_every_option_of_the_api_is_a_key() -> None:
-    assert {option.name for option in fields(Options)} <= set(TaskEntry.__struct_fields__)
+    assert {*OPTIONS} <= set(TaskEntry.__struct_fields__)
 
 
 # --- commands ------------------------------------------------------------------------------------
@@ -529,7 +531,6 @@ odd = st.sampled_from([0, -1, 1.0, 0.1, -0.0, 1e300, -1e300, 1e-300, 10**400, ma
 limits = st.none() | odd | st.integers(-100, 100) | st.floats(-100, 100)
 
 
-@settings(deadline=None)
 @given(odd | limits.filter(bool), limits, limits, st.none() | st.integers(-5, 50) | st.just(10**9))
 def test_any_range_is_made_or_refused(start: Any, to: Any, step: Any, count: Any) -> None:
     assume(step is None or abs(step) > 1e-3 or abs(step) < 1e-9)  # millions are fine, but slow
@@ -713,7 +714,6 @@ many = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(
     st.fixed_dictionaries({"a": single, "b": many}, optional={"c": many}),
     st.dictionaries(st.just("r"), values),

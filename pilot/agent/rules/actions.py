@@ -10,7 +10,7 @@ import msgspec
 
 from pilot.scheduler.placement import NodeAllocation, Portion
 from pilot.scheduler.resources import Resources
-from pilot.wire.messages import AttemptSpec
+from pilot.wire.messages.pilot import AttemptSpec
 
 
 class StartExecutor(msgspec.Struct, frozen=True):
@@ -20,7 +20,7 @@ class StartExecutor(msgspec.Struct, frozen=True):
     node: str
     session: int
     cores: tuple[int, ...]
-    #: What it has of things that are told apart.
+    #: The rank's portions of things that are told apart.
     indexed: tuple[Portion, ...] = ()
 
 
@@ -38,6 +38,17 @@ class UnsendFromExecutor(msgspec.Struct, frozen=True):
     executor: int
     node: str
     upto: int
+
+
+class TellExecutor(msgspec.Struct, frozen=True):
+    """Tell the attempt that an executor is in to stop; it is ended at `until` at the latest."""
+
+    executor: int
+    node: str
+    task: int
+    attempt: int
+    until: float
+    reason: str
 
 
 class StartWorld(msgspec.Struct, frozen=True):
@@ -60,6 +71,17 @@ class UnsendFromWorld(msgspec.Struct, frozen=True):
 
     world: int
     upto: int
+
+
+class TellWorld(msgspec.Struct, frozen=True):
+    """Tell the attempt that a world is in to stop, on all ranks."""
+
+    world: int
+    nodes: tuple[str, ...]
+    task: int
+    attempt: int
+    until: float
+    reason: str
 
 
 class RunOnExecutor(msgspec.Struct, frozen=True):
@@ -94,9 +116,11 @@ Action = (
     StartExecutor
     | StopExecutor
     | UnsendFromExecutor
+    | TellExecutor
     | StartWorld
     | StopWorld
     | UnsendFromWorld
+    | TellWorld
     | RunOnExecutor
     | RunOnWorld
     | GiveUpNode

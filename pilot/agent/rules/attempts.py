@@ -20,7 +20,7 @@ from pilot.agent.rules.inputs import Inputs
 from pilot.agent.rules.queues import Queue, Queues
 from pilot.model.tasks import Completion, Template
 from pilot.scheduler.amounts import Amounts
-from pilot.wire.messages import AttemptSpec
+from pilot.wire.messages.pilot import AttemptSpec
 
 
 class Attempts:
@@ -31,7 +31,7 @@ class Attempts:
         self.templates: dict[int, Template] = {}
         #: Task → attempt.
         self.held: dict[int, int] = {}
-        #: What those of them have of the site that need any of it.
+        #: The amounts of the site that tasks here hold, by task.
         self.site_held: dict[int, Amounts] = {}
         #: When something came or ended last.
         self.busy_at = now

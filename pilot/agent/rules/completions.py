@@ -4,6 +4,7 @@ Invariants
 ----------
 - An attempt that was told to end has ended for that reason, whatever it raised on its way out.
 - A failure of several ranks is told as one: the first rank's exception, everybody's traceback.
+- A task that stops unfinished, though nobody has told it to, has failed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, TaskFailure, Template
 from pilot.scheduler.resources import Resources
 from pilot.texts import shortened
-from pilot.wire.messages import AttemptSpec
+from pilot.wire.messages.pilot import AttemptSpec
 
 #: Outcome → class of the error that is told.
 _KINDS = {"timeout": "TaskTimedOut", "crash": "TaskCrashed"}
@@ -60,7 +61,7 @@ def ended(
     now
         Seconds since the epoch.
     node
-        Where it ran; empty where it did not.
+        The node that the attempt ran on; empty if it did not run.
     tail
         The last lines of its output.
     """
@@ -102,6 +103,30 @@ def told_to_end(completion: Completion, outcome: Outcome, template: Template) ->
     return msgspec.structs.replace(completion, outcome=outcome, failure=failure)
 
 
+def stopped(completion: Completion, was_told: bool) -> Completion:
+    """Return the completion of an attempt that has raised `pilot.Stopped`.
+
+    Parameters
+    ----------
+    completion
+        The process's report.
+    was_told
+        True if the attempt was told to stop; else it is an error, or the task could stop for ever.
+    """
+    assert completion.failure is not None
+    message = completion.failure.message
+    if was_told:
+        message = message or "it has stopped, as it was told to"
+        # It is no error that anybody may want to see.
+        failure = msgspec.structs.replace(
+            completion.failure, type="Stopped", message=message, exception=b"", bases=()
+        )
+        return msgspec.structs.replace(completion, failure=failure)
+    message = "it raised pilot.Stopped, and was not told to stop: look at context().should_stop"
+    failure = msgspec.structs.replace(completion.failure, message=message, exception=b"")
+    return msgspec.structs.replace(completion, outcome="error", failure=failure)
+
+
 def merge_failures(
     work: AttemptSpec, failures: dict[int, Completion], left: int, need: Resources
 ) -> Completion:
@@ -112,15 +137,17 @@ def merge_failures(
     work
         The attempt.
     failures
-        What ranks that failed have told, by rank; one at least.
+        The failures that ranks have told, by rank; one at least.
     left
         How many ranks have left the task.
     need
         With the number of ranks.
     """
-    first = failures[min(failures)]
+    # Where some have stopped as they were told, and one has failed, the task has.
+    failed = [rank for rank, its in failures.items() if its.outcome != "interrupted"]
+    first = failures[min(failed or failures)]
     assert first.failure is not None
-    if need.ranks == 1:
+    if need.ranks == 1 or not failed:
         return first
     title = f"{len(failures)} of {need.ranks} ranks failed"
     if left < need.ranks:

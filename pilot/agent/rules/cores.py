@@ -29,12 +29,14 @@ class Cores:
 
     def __init__(self, hosts: Iterable[str]) -> None:
         self.hosts = list(hosts)
-        #: Those that are up.
+        #: The nodes that are up, by host.
         self.nodes: dict[str, FreeNode] = {}
         self.free = 0
-        #: Those where nothing new is started for now.
+        #: The nodes where nothing new is started for now.
         self.resting: set[str] = set()
         self._waiting: dict[str, dict[Thing, list[Callable[[], None]]]] = {}
+        #: The allocations that an idle node had had when it was seen idle first, and that time.
+        self._idle: dict[str, tuple[int, float]] = {}
 
     def add_node(self, name: str, shape: NodeShape, position: int) -> bool:
         """Add a node that is up; return False if it was already. `position` is its place in the
@@ -55,6 +57,18 @@ class Cores:
             self.free -= len(node.cores)
         self.resting.discard(name)
         self._waiting.pop(name, None)
+
+    def idle_s(self, now: float) -> dict[str, float]:
+        """Return for how long nodes have been seen idle, in seconds; to be called at intervals.
+
+        A node that was used between two calls is seen idle anew.
+        """
+        seen, self._idle = self._idle, {}
+        for name, node in self.nodes.items():
+            if not node.users:
+                taken, since = seen.get(name, (node.taken, now))
+                self._idle[name] = (taken, since) if taken == node.taken else (node.taken, now)
+        return {name: now - since for name, (_, since) in self._idle.items()}
 
     def place(self, need: Resources) -> list[NodeAllocation] | None:
         """Find the shares on which a task can run now, or None if it has to wait. Nothing is

@@ -25,10 +25,18 @@ from pilot.agent.rules.actions import (
     RunOnExecutor,
     StartExecutor,
     StopExecutor,
+    TellExecutor,
     UnsendFromExecutor,
 )
 from pilot.agent.rules.attempts import Attempts
-from pilot.agent.rules.completions import cannot_start, describe_exit, ended, killed, told_to_end
+from pilot.agent.rules.completions import (
+    cannot_start,
+    describe_exit,
+    ended,
+    killed,
+    stopped,
+    told_to_end,
+)
 from pilot.agent.rules.cores import Cores
 from pilot.agent.rules.prefetch import Prefetch
 from pilot.agent.rules.processes import ProcessRules
@@ -38,7 +46,7 @@ from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, LogSpan
 from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.placement import NodeAllocation
-from pilot.wire.messages import AttemptSpec
+from pilot.wire.messages.pilot import AttemptSpec
 
 #: Idle executors on a node, for each of its cores, beyond which the longest idle one is closed.
 IDLE_PER_CORE = 2
@@ -71,6 +79,7 @@ class Executor:
         "shares",
         "started_at",
         "stopping",
+        "told_to_stop",
         "unsealed",
         "use",
     )
@@ -87,10 +96,10 @@ class Executor:
         self.ready = False
         self.stopping = False
         self.pid = 0
-        #: What it works for; None where it holds no cores.
+        #: The queue that the executor works for; None where it holds no cores.
         self.queue: Queue | None = None
         self.pipeline = Prefetch()
-        #: What has run here and waits for its results to be on the disk.
+        #: The attempts that have run here, and whose results are not on the disk yet, by task.
         self.unsealed: dict[int, AttemptSpec] = {}
         #: All shares of the MPI program that it has started.
         self.shares: tuple[NodeAllocation, ...] = ()
@@ -99,6 +108,8 @@ class Executor:
         self.idle_since = now
         #: Outcome for the task that it was killed for: ``timeout`` or ``cancelled``.
         self.killed_for: dict[int, Outcome] = {}
+        #: The task that was told to stop last.
+        self.told_to_stop = 0
 
     @property
     def held(self) -> tuple[NodeAllocation, ...]:
@@ -227,8 +238,13 @@ class ExecutorRules(ProcessRules[Executor]):
             if completion.outcome == "ok":
                 self._queues.of(work).note_run(completion.ended - completion.started)
             outcome = executor.killed_for.pop(task, None)
-            if outcome and completion.outcome != "ok":
-                # It took SIGTERM for a reason to raise, maybe after some cleaning up.
+            if self._interrupting:
+                outcome = outcome or "interrupted"
+            was_told = executor.told_to_stop == task
+            if completion.outcome == "interrupted" and (was_told or not outcome):
+                completion = stopped(completion, was_told)
+            elif outcome and completion.outcome != "ok":
+                # The task took SIGTERM for a reason to raise, maybe after some cleaning up.
                 completion = told_to_end(completion, outcome, attempts.templates[work.template])
             attempts.report(completion)
         self._go_on(executor, now)
@@ -250,7 +266,7 @@ class ExecutorRules(ProcessRules[Executor]):
         self._attempts.busy_at = now
         if executor.stopping:
             if not executor.pipeline and not executor.unsealed:
-                # It was told to end, and its task has ended otherwise: it needs no more grace.
+                # It was told to end, and its task has ended by itself: it needs no more grace.
                 self._act(StopExecutor(executor.id, executor.node, 0.0))
         elif not self._feed(executor, now) and not executor.pipeline and executor.queue is not None:
             self._release(executor)
@@ -346,7 +362,7 @@ class ExecutorRules(ProcessRules[Executor]):
         number, status
             Which executor, and how it ended.
         task, started
-            What it was in, and since when; 0 where that is not known.
+            The task that the executor was in, and since when; 0 where that is not known.
         logs, tail
             The output of that task; its last lines, or those of an executor that did not come up.
         now
@@ -361,6 +377,8 @@ class ExecutorRules(ProcessRules[Executor]):
         for work in reversed(executor.pipeline):
             template = self._attempts.templates[work.template]
             outcome = executor.killed_for.get(work.task)
+            if self._interrupting and work.task == task:
+                outcome = outcome or "interrupted"
             limit_s = template.time_limit_s
             if outcome == "timeout" and task not in (0, work.task):
                 outcome = None  # it had ended, unheard of: another one is over its limit
@@ -371,15 +389,15 @@ class ExecutorRules(ProcessRules[Executor]):
             elif work.task == task and executor.ready and not executor.stopping:
                 completion = ended(work, "crash", describe_exit(status), now, executor.node, tail)
             else:
-                # It had not started, or its end was not heard of, or the executor was ended for
-                # another task just when it began with this one: that is not its fault.
+                # The attempt had not started, or its end was not heard of, or the executor was
+                # ended for another task just when it began with this one, which is not at fault.
                 self._attempts.put_back(work, now)
                 continue
             completion = msgspec.structs.replace(completion, started=started or now, logs=logs)
             self._attempts.report(completion)
         executor.pipeline.clear()
         for work in reversed(executor.unsealed.values()):
-            # It had run, but its result never was on the disk.
+            # The task had run, but its result never was on the disk.
             self._attempts.put_back(work, now)
         executor.unsealed.clear()
         self._release(executor)
@@ -432,12 +450,48 @@ class ExecutorRules(ProcessRules[Executor]):
             else:
                 self._stop(executor, GRACE_S)
 
+    # --- soon to end
+
+    def tell_to_stop(self, reason: str, until: float) -> None:
+        """Tell the tasks that run, and may not have ended by `until`, to stop before that."""
+        for executor in self.executors.values():
+            if not executor.pipeline or not executor.ready or executor.stopping:
+                continue
+            work = executor.pipeline[0]
+            if executor.told_to_stop != work.task and self._may_outlast(
+                work, executor.first_started, until
+            ):
+                executor.told_to_stop = work.task
+                self._act(
+                    TellExecutor(executor.id, executor.node, work.task, work.attempt, until, reason)
+                )
+
+    def interrupt(self, listening: Collection[int], now: float) -> bool:
+        """End all executors but those whose task is `listening`; return True if there are any.
+
+        These have been told to stop; all that is behind their tasks is taken back.
+        """
+        self._interrupting = True
+        spared = False
+        for executor in list(self.executors.values()):
+            pipeline = executor.pipeline
+            if executor.ready and pipeline and pipeline[0].task in listening:
+                spared = spared or not executor.stopping
+                if len(pipeline) > 1 and not executor.stopping:
+                    self._ask_back(executor, now)
+            else:
+                self._stop_for_good(executor)
+        return spared
+
     def stop_all(self) -> None:
         """End all executors and interrupt their tasks."""
         for executor in list(self.executors.values()):
-            for work in executor.pipeline:
-                executor.killed_for.setdefault(work.task, "interrupted")
-            self._stop(executor, GRACE_S)
+            self._stop_for_good(executor)
+
+    def _stop_for_good(self, executor: Executor) -> None:
+        for work in executor.pipeline:
+            executor.killed_for.setdefault(work.task, "interrupted")
+        self._stop(executor, GRACE_S)
 
     def tick(self, now: float) -> None:
         """End executors that do not report, exceed a task's limit, or are idle for long; let nodes

@@ -18,7 +18,7 @@ import msgspec
 
 from pilot.model.tasks import Completion
 from pilot.model.values import Value
-from pilot.wire.messages import AttemptSpec, InputValue
+from pilot.wire.messages.pilot import AttemptSpec, InputValue
 
 
 class _Waiting:

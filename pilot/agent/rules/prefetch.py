@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from pilot.wire.messages import AttemptSpec
+from pilot.wire.messages.pilot import AttemptSpec
 
 #: What waits behind a task for longer than this is taken back, in seconds.
 BEHIND_S = 0.1

@@ -1,6 +1,9 @@
 """The part that the rules for executors and for MPI worlds have in common. Pure.
 
-Invariant: a process holds its cores exactly while it serves a queue.
+Invariants
+----------
+- A process holds its cores exactly while it serves a queue.
+- An attempt is told to stop once, and only where it may not have ended by then anyway.
 """
 
 from __future__ import annotations
@@ -14,12 +17,13 @@ from pilot.agent.rules.cores import Cores
 from pilot.agent.rules.queues import Queue
 from pilot.agent.rules.warm_pool import Reusable, WarmPool
 from pilot.scheduler.placement import NodeAllocation
+from pilot.wire.messages.pilot import AttemptSpec
 
 
 class Process(Reusable, Protocol):
     """An executor or an MPI world."""
 
-    #: What it works for; None where it holds no cores.
+    #: The queue that the process works for; None where it holds no cores.
     queue: Queue | None
 
     @property
@@ -36,9 +40,9 @@ class ProcessRules(Generic[P]):
     Parameters
     ----------
     attempts
-        Where work comes from, and goes to when it ends.
+        The attempts that are here: work comes from there, and goes back when it ends.
     cores
-        Where they run.
+        The cores that the processes run on.
     numbers
         For executors and worlds.
     act
@@ -58,6 +62,9 @@ class ProcessRules(Generic[P]):
         self._numbers = numbers
         self._act = act
         self._warm: WarmPool[P] = WarmPool(cores)
+        #: True once all that runs has been told to end soon: whatever dies from now on, and
+        #: whatever it raises, is the end of the pilot.
+        self._interrupting = False
 
     def _serve(self, process: P, queue: Queue) -> None:
         """Assign a process to a queue, and take its cores."""
@@ -75,6 +82,11 @@ class ProcessRules(Generic[P]):
         for share in process.held:
             self._cores.release(share)
         self._queues.look_again = True
+
+    def _may_outlast(self, work: AttemptSpec, since: float, until: float) -> bool:
+        """Tell whether an attempt that began at `since` may run beyond `until`."""
+        limit_s = self._attempts.templates[work.template].time_limit_s
+        return not limit_s or since + limit_s > until
 
     def _depth(self, queue: Queue, cores: int) -> int:
         """Return the number of tasks that a process of so many cores is sent ahead."""

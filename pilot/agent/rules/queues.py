@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from pilot.model.tasks import Template
 from pilot.scheduler.resources import NodeShape, nodes_needed
-from pilot.wire.messages import AttemptSpec
+from pilot.wire.messages.pilot import AttemptSpec
 
 #: An executor or world may have work of this many seconds waiting in its own queue, and so many
 #: tasks.
@@ -51,15 +51,15 @@ class Queue:
         self.session = template.session
         self.kind = template.kind
         self.need = need = template.resources
-        #: What an executor is started with, and what it takes only while it has work, such as
-        #: memory: things that are told apart, and amounts.
+        #: The things that are told apart, which an executor is started with, and the amounts, such
+        #: as memory, which it takes only while it has work.
         self.indexed = tuple(item for item in need.named if shape.is_indexed(item[0]))
         self.amounts = tuple(item for item in need.named if not shape.is_indexed(item[0]))
         #: The fewest of the pilot's nodes that hold one; None: they are too small.
         self.nodes = nodes_needed(self.need, shape)
         #: Classes that are alike in this find a place, or none, alike.
         self.place = place
-        #: Whether single cores, as they become free, are not enough.
+        #: True if a task needs several cores, so that single ones that become free are not enough.
         self.is_wide = self.need.total_cores > 1
         #: The lowest goes first.
         self.rank = (-template.priority, number)
@@ -114,7 +114,7 @@ class Queues:
         self._numbers = itertools.count()
         self._sessions: dict[int, _Session] = {}
         self._of_template: dict[int, Queue] = {}
-        #: Those with work in them, by rank.
+        #: The queues with work in them, by rank.
         self._waiting: list[Queue] = []
 
     def add_template(self, template: Template) -> None:
@@ -164,7 +164,7 @@ class Queues:
         if starved is not None:
             self.starved = None
             if starved.waiting:
-                # What has waited for long goes first, and nothing smaller may take its cores.
+                # A queue that has waited for long goes first; no smaller task may take its cores.
                 return [starved]
         return self._waiting.copy()
 

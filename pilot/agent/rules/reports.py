@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 
 from pilot.model.tasks import Completion
-from pilot.wire.messages import AttemptSpec
+from pilot.wire.messages.pilot import AttemptSpec
 
 #: What ends within so many seconds is reported together while more work waits here.
 TOGETHER_S = 0.005
@@ -26,9 +26,9 @@ class Reports:
     """Completions that are not acknowledged, in numbered frames."""
 
     def __init__(self) -> None:
-        #: What the head has been told.
+        #: The frames that the head has been sent and has not committed, by number.
         self.frames: dict[int, list[Completion]] = {}
-        #: What it will be told next, the first of which has ended at that time.
+        #: The ends that the head will be told next, the first of which was at that time.
         self.next: list[Completion] = []
         self._since = 0.0
         self._number = 0
@@ -55,7 +55,7 @@ class Reports:
         now
             The time.
         has_waiting
-            Whether more work waits here, so that no core waits for the head.
+            True if more work waits here, so that no core waits for the head.
         """
         if not self.next:
             return math.inf

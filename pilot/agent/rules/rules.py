@@ -16,7 +16,7 @@ Invariants
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from pilot.agent.rules.actions import Action, ForgetSession
 from pilot.agent.rules.attempts import Attempts
@@ -28,7 +28,7 @@ from pilot.model.tasks import Completion, LogSpan, Template
 from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.placement import FreeNode
 from pilot.scheduler.resources import NodeShape
-from pilot.wire.messages import AttemptSpec, RunningTask
+from pilot.wire.messages.pilot import AttemptSpec, RunningTask
 
 
 class Rules:
@@ -40,7 +40,7 @@ class Rules:
     hosts
         The pilot's nodes, those included that have not reported yet.
     shape
-        What each of them has.
+        The cores and resources of each node.
     now
         Seconds since the epoch.
     """
@@ -53,6 +53,8 @@ class Rules:
         numbers, act = itertools.count(1), self._actions.append
         self._executors = ExecutorRules(self._attempts, self._cores, numbers, act)
         self._worlds = WorldRules(self._attempts, self._cores, numbers, act)
+        #: The tasks that look whether they are to stop, by node, as far as it was told.
+        self._listening: dict[str, Collection[int]] = {}
         #: Sessions that have ended, and are not forgotten yet.
         self._ended: set[int] = set()
 
@@ -137,7 +139,7 @@ class Rules:
     ) -> None:
         """Take in work that the head has assigned, and start what can start."""
         templates = list(templates)
-        # Of a session that ended, but that head died before it was written down.
+        # A session may have ended for a head that died before that was written down.
         self._ended.difference_update(template.session for template in templates)
         self._attempts.add(templates, work, now)
         if self.draining:
@@ -175,6 +177,27 @@ class Rules:
         self._queues.closed = True
         self._attempts.hand_back(reason, now)
 
+    def note_listening(self, node: str, tasks: Collection[int]) -> None:
+        """Note which tasks on a node look whether they are to stop."""
+        self._listening[node] = tasks
+
+    def tell_to_stop(self, reason: str, until: float) -> None:
+        """Tell the tasks that run, and may not have ended by `until`, to stop before that.
+
+        A task is told once. One that has begun since the last call is told by the next.
+        """
+        self._executors.tell_to_stop(reason, until)
+        self._worlds.tell_to_stop(reason, until)
+
+    def interrupt(self, reason: str, until: float, now: float) -> bool:
+        """Tell all tasks to stop, and end at once those that would not hear of it; return True if
+        others may go on until then."""
+        self.drain(reason, now)
+        self.tell_to_stop(reason, until)
+        listening = {task for tasks in self._listening.values() for task in tasks}
+        spared = self._executors.interrupt(listening, now)
+        return self._worlds.interrupt(listening, now) or spared
+
     def stop_all(self, reason: str, now: float) -> None:
         """End everything at once, and interrupt running tasks."""
         self.drain(reason, now)
@@ -192,12 +215,35 @@ class Rules:
     def lose_node(self, name: str, reason: str, now: float) -> list[Executor]:
         """Remove a lost node, and interrupt what ran there; return its executors."""
         self._cores.lose_node(name)
+        self._listening.pop(name, None)
         lost = self._executors.lose_node(name, reason, now)
         self._worlds.lose_node(name)
         self._attempts.hand_back_early(reason, now)
         self._attempts.hand_back_misfits(now)
         self.schedule(now)
         return lost
+
+    def idle_nodes(self, now: float) -> list[tuple[str, float]]:
+        """Return the nodes that the pilot could do without, and for how long each has been idle.
+
+        The first node is not among them: the job's script runs there. None is while a task waits
+        for several nodes, which become idle one after the other.
+        """
+        if any((queue.nodes or 0) > 1 for queue in self._queues.waiting):
+            return []
+        idle_s = self._cores.idle_s(now)
+        return [(name, idle_s[name]) for name in self.hosts[1:] if name in idle_s]
+
+    def give_back(self, names: Iterable[str], now: float) -> list[str]:
+        """Remove those of these nodes on which nothing runs; return them.
+
+        Work that needs more nodes than are left goes back to the head.
+        """
+        spare = [name for name, _ in self.idle_nodes(now)]
+        returned = [name for name in names if name in spare]
+        for name in returned:
+            self.lose_node(name, f"node {name} goes back to the batch system", now)
+        return returned
 
     # --- executors
 
@@ -333,7 +379,7 @@ class Rules:
         queues.look_again = False
         if queues.closed:
             return
-        # Where there is no place for one, there is none for what is alike and behind it.
+        # Where there is no place for one task, there is none for those alike behind it.
         full: set[int] = set()
         for queue in queues.in_turn():
             if queue.place not in full:

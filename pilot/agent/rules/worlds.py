@@ -17,9 +17,23 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 import msgspec
 
-from pilot.agent.rules.actions import Action, RunOnWorld, StartWorld, StopWorld, UnsendFromWorld
+from pilot.agent.rules.actions import (
+    Action,
+    RunOnWorld,
+    StartWorld,
+    StopWorld,
+    TellWorld,
+    UnsendFromWorld,
+)
 from pilot.agent.rules.attempts import Attempts
-from pilot.agent.rules.completions import describe_exit, ended, killed, merge_failures
+from pilot.agent.rules.completions import (
+    describe_exit,
+    ended,
+    killed,
+    merge_failures,
+    stopped,
+    told_to_end,
+)
 from pilot.agent.rules.cores import Cores
 from pilot.agent.rules.prefetch import Prefetch
 from pilot.agent.rules.processes import ProcessRules
@@ -30,7 +44,7 @@ from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, LogSpan
 from pilot.scheduler.placement import NodeAllocation
 from pilot.scheduler.resources import Resources
-from pilot.wire.messages import AttemptSpec, RunningTask
+from pilot.wire.messages.pilot import AttemptSpec, RunningTask
 
 #: When a rank has failed, the others get so long to leave the task, in seconds.
 RANKS_LEAVE_S = 5.0
@@ -52,9 +66,9 @@ class Failing:
         #: When all ranks must have left it.
         self.leave_by = now + RANKS_LEAVE_S
         self.left: set[int] = set()
-        #: What those have told that failed, by rank.
+        #: The ends that failed ranks have told, by rank.
         self.failures: dict[int, Completion] = {}
-        #: What those have written that have left it.
+        #: The output of the ranks that have left the task, by rank.
         self.logs: dict[int, tuple[LogSpan, ...]] = {}
 
 
@@ -79,6 +93,7 @@ class World:
         "started_at",
         "stopping",
         "told",
+        "told_to_stop",
         "use",
     )
 
@@ -93,15 +108,15 @@ class World:
         self.id = number
         self.session = session
         self.need = need
-        #: What its ranks are pinned to. It holds them only while it has work.
+        #: The shares that the ranks are pinned to. The world holds them only while it has work.
         self.pinned = shares
         self.use = (session, need)
         #: Ranks that have reported.
         self.ranks: set[int] = set()
         self.stopping = False
-        #: Whether it is ended on purpose, and no rank had died before.
+        #: True if the world is ended on purpose, and no rank had died before.
         self.told = False
-        #: What it works for; None where it holds no cores.
+        #: The queue that the world works for; None where it holds no cores.
         self.queue: Queue | None = None
         #: The first is what its ranks are in, as far as they have told.
         self.pipeline = Prefetch()
@@ -111,9 +126,11 @@ class World:
         self.early: dict[int, Completion] = {}
         #: Outcome for the task that it was killed for: ``timeout``, ``cancelled``, ``interrupted``.
         self.killed_for: dict[int, Outcome] = {}
+        #: The task that was told to stop last.
+        self.told_to_stop = 0
         #: The task that a rank was in at its end, and since when.
         self.seen = (0, 0.0)
-        #: What each rank had written in the task that it was in at its end: that task, and where.
+        #: The task that each rank was in at its end, and its output, by rank.
         self.logs: dict[int, tuple[int, LogSpan]] = {}
         self.started_at = now
         self.busy_since = 0.0
@@ -244,7 +261,7 @@ class WorldRules(ProcessRules[World]):
         world = self.worlds.get(number)
         if world is None:
             return
-        # What rank 0 has to tell of the tasks before it may come later than this.
+        # Rank 0's report of the tasks before may come later than this.
         work = next((work for work in world.pipeline if work.task == completion.task), None)
         if work is None:
             return
@@ -274,6 +291,12 @@ class WorldRules(ProcessRules[World]):
 
     def _merged(self, world: World, work: AttemptSpec, failing: Failing) -> Completion:
         merged = merge_failures(work, failing.failures, len(failing.left), world.need)
+        was_told = world.told_to_stop == work.task
+        if merged.outcome == "interrupted" and (was_told or not self._interrupting):
+            merged = stopped(merged, was_told)
+        elif self._interrupting:
+            template = self._attempts.templates[work.template]
+            merged = told_to_end(merged, "interrupted", template)
         return msgspec.structs.replace(merged, logs=_in_order(failing.logs))
 
     def _go_on(self, world: World, now: float) -> None:
@@ -350,7 +373,7 @@ class WorldRules(ProcessRules[World]):
             else:
                 completion = None
             if completion is None:
-                # It had not begun, or its end was not heard of.
+                # The attempt had not begun, or its end was not heard of.
                 self._attempts.put_back(work, now)
             else:
                 self._attempts.report(completion)
@@ -373,6 +396,8 @@ class WorldRules(ProcessRules[World]):
         template = self._attempts.templates[work.template]
         outcome = world.killed_for.get(work.task)
         failing = world.failing.get(work.task)
+        if self._interrupting and not (failing and failing.failures):
+            outcome = outcome or "interrupted"
         if outcome:
             completion = killed(work, outcome, template, now, node, tail)
         elif failing and failing.failures:
@@ -419,6 +444,35 @@ class WorldRules(ProcessRules[World]):
                 self._tell_to_end(world)
             elif world.ready and not world.stopping:
                 self._ask_back(world, now)
+
+    # --- soon to end
+
+    def tell_to_stop(self, reason: str, until: float) -> None:
+        """Tell the tasks that run, and may not have ended by `until`, to stop before that."""
+        for world in self.worlds.values():
+            if not world.pipeline or not world.ready or world.stopping:
+                continue
+            work = world.pipeline[0]
+            if world.told_to_stop != work.task and self._may_outlast(work, world.busy_since, until):
+                world.told_to_stop = work.task
+                nodes = tuple(share.node for share in world.pinned)
+                self._act(TellWorld(world.id, nodes, work.task, work.attempt, until, reason))
+
+    def interrupt(self, listening: Collection[int], now: float) -> bool:
+        """End all worlds but those whose task is `listening`; return True if there are any.
+
+        These have been told to stop; all that is behind their tasks is taken back.
+        """
+        self._interrupting = True
+        spared = False
+        for world in list(self.worlds.values()):
+            if world.ready and world.pipeline and world.pipeline[0].task in listening:
+                spared = spared or not world.stopping
+                if len(world.pipeline) > 1 and not world.stopping:
+                    self._ask_back(world, now)
+            else:
+                self._interrupt(world)
+        return spared
 
     def stop_all(self) -> None:
         """End all worlds and interrupt their tasks."""

@@ -23,6 +23,7 @@ import io
 import sys
 import sysconfig
 import textwrap
+import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -35,7 +36,7 @@ from pilot.client.command import ShellCommand
 from pilot.client.future import Future
 from pilot.client.task import Task
 from pilot.data.file_stamps import DIGEST_BYTES, file_digest
-from pilot.data.pickling import registered
+from pilot.data.pickling_by_value import registered
 from pilot.errors import SubmissionError
 
 _PROTOCOL = 5
@@ -204,7 +205,8 @@ class Digest:
         elif not file.endswith(".py"):
             self._hash.update(file_digest(Path(file)))
         else:
-            source = Path(file).read_text()
+            with tokenize.open(file) as opened:  # it may say which encoding it has
+                source = opened.read()
             self.note(_normal(source))
             is_package = Path(file).name == "__init__.py"
             package = name if is_package else name.rpartition(".")[0]
@@ -306,7 +308,7 @@ def _is_installed(thing: Any) -> bool:
     if isinstance(thing, ModuleType):
         name = thing.__name__
     elif isinstance(thing, FunctionType):
-        # Where it was written. A wrapper may bear the name of what it is wrapped around.
+        # The module that it was written in. A wrapper may bear the name of the function inside it.
         name = str(thing.__globals__.get("__name__"))
     else:
         name = str(thing.__module__)

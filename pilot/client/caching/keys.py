@@ -6,13 +6,14 @@ refers to (`pilot.client.caching.code_fingerprint`), on the arguments, and on fi
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from pilot.client.command import CommandResult, ShellCommand
 from pilot.client.task import Task
@@ -60,7 +61,7 @@ def call_digest(
     Parameters
     ----------
     task
-        What is called. Of a command the contents of its input files count, of those that are
+        The task that is called. The contents of a command's input files count, as far as these are
         there already. Others are made by tasks whose results the call gets.
     args, kwargs
         The arguments.
@@ -110,7 +111,7 @@ def with_digests(result: CommandResult, of_contents: bool) -> CommandResult:
         else "{0.st_size}-{0.st_mtime_ns}".format(path.stat())
         for name, path in result.outputs.items()
     }
-    return dataclasses.replace(result, digests=digests)
+    return replace(result, digests=digests)
 
 
 def stamps(result: object) -> tuple[FileStamp, ...]:

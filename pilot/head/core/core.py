@@ -42,6 +42,7 @@ from pilot.head.core.dispatch import Dispatch
 from pilot.head.core.events import (
     AttemptsEnded,
     AttemptsRunning,
+    BudgetChanged,
     Effects,
     Event,
     Log,
@@ -63,7 +64,7 @@ from pilot.model.states import CANCELLED, COMPLETED, FAILED, PENDING, READY
 from pilot.model.tasks import TaskFailure
 from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.assignment import Pool, required_walltime_s
-from pilot.scheduler.elasticity import ClassDemand
+from pilot.scheduler.demand import ClassDemand
 from pilot.scheduler.site_amounts import SiteAmounts
 
 __all__ = ["Core", "default_values"]
@@ -96,7 +97,7 @@ class Core:
         self.sessions = self._sessions.known
         self.groups = self._sessions.groups
         self.pilots = attempts.pilots
-        self._handout = Dispatch(self._sessions, self.pilots, self.site, self.log)
+        self._dispatch = Dispatch(self._sessions, self.pilots, self.site, self.log)
         self._handlers = {
             TasksSubmitted: self._submitted,
             TasksRestored: self._restored,
@@ -104,6 +105,7 @@ class Core:
             TasksLookedUp: self._looked_up,
             TasksUnfit: self._unfit,
             SessionOpened: self._sessions.change,
+            BudgetChanged: self._sessions.use_budget,
             PilotJoined: attempts.joined,
             PilotChanged: attempts.changed,
             PilotLost: attempts.lost,
@@ -115,16 +117,16 @@ class Core:
         """Apply an event; return the effects to carry out."""
         effects = Effects()
         self._life.just_ended.clear()
-        self._handlers[type(event)](event, now, effects)  # type: ignore[operator]
+        self._handlers[type(event)](event, now, effects)  # type: ignore[operator]  # the handler of its type
         return effects
 
     def assign(self, now: float) -> dict[str, list[Task]]:
         """Hand ready tasks to pilots; return the tasks that each pilot gets now, by its name."""
-        return self._handout.assign(now)
+        return self._dispatch.assign(now)
 
     def ask_back(self, now: float) -> dict[str, list[int]]:
         """Return the tasks that pilots are asked to return, by pilot; call after `assign`."""
-        return self._handout.ask_back(now)
+        return self._dispatch.ask_back(now)
 
     def demand(self) -> list[ClassDemand]:
         """Return the tasks to run, by class: the demand that elasticity answers."""
@@ -132,14 +134,14 @@ class Core:
             ClassDemand(
                 need=work.need,
                 pool=work.pool,
-                count=work.assigned + (0 if work.session.paused else work.ready),
+                count=work.assigned + (0 if work.session.rests else work.ready),
                 mean_s=work.mean_s,
                 required_walltime_s=required_walltime_s(work),
                 assigned=work.assigned,
                 most=self.site.most(work.need.site) if work.need.site else math.inf,
             )
             for work in self.classes.values()
-            if work.assigned or (work.ready and not work.session.paused)
+            if work.assigned or (work.ready and not work.session.rests)
         ]
 
     def _submitted(self, event: TasksSubmitted, now: float, effects: Effects) -> None:

@@ -10,7 +10,7 @@ Invariants
   short as those that are sent ahead, and has no results to be looked up; nor does it need anything
   of the site, which others could use until it starts.
 - A task holds the amounts that it needs of the site as long as a pilot has the task.
-- A paused session gets nothing, and neither does a pilot that drains.
+- A session that rests gets nothing, and neither does a pilot that drains.
 - A pilot is asked for a task only where another one has the cores for it free, and has them for
   nothing else. Whether the task may go, its pilot decides: it may have begun.
 """
@@ -54,7 +54,7 @@ class Dispatch:
         """Hand ready tasks to pilots; return the tasks that each pilot gets now, by its name."""
         given = self._give_early(now)
         known = self._sessions.classes.values()
-        classes = [work for work in known if work.ready and not work.session.paused]
+        classes = [work for work in known if work.ready and not work.session.rests]
         if not classes:
             return given
         self._fade(now)
@@ -116,7 +116,7 @@ class Dispatch:
         for pilot in pilots if idle else ():
             for work, waiting in pilot.waiting.items():
                 oldest = next(iter(waiting.values()))
-                if now - oldest < STUCK_S or work.session.paused:
+                if now - oldest < STUCK_S or work.session.rests:
                     continue
                 rooms = [
                     (taker, assignment.free_slots(work, taker))
@@ -158,7 +158,7 @@ def _may_go_early(task: Task, pilot: Pilot, now: float) -> bool:
         task.state == PENDING
         and task.near_pilot is pilot
         and task.near == task.missing
-        and not (pilot.draining or work.session.paused or task.template.cache or work.need.site)
+        and not (pilot.draining or work.session.rests or task.template.cache or work.need.site)
         and assignment.is_short(work)
         and assignment.fits(work, pilot, now)
     )

@@ -26,7 +26,7 @@ from pilot.model.tasks import (
 from pilot.model.values import Value
 from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.resources import NodeShape
-from pilot.wire.messages import RunningTask
+from pilot.wire.messages.pilot import RunningTask
 
 # --- events --------------------------------------------------------------------------------------
 
@@ -65,6 +65,13 @@ class SessionOpened(msgspec.Struct, frozen=True):
     paused: bool = False
     #: True if nothing has changed: an earlier head recorded the same.
     restored: bool = False
+
+
+class BudgetChanged(msgspec.Struct, frozen=True):
+    """The news that a session's budget is used up (`up`), or is not any more."""
+
+    session: int
+    up: bool
 
 
 class TasksRestored(msgspec.Struct, frozen=True):
@@ -111,11 +118,13 @@ class PilotJoined(msgspec.Struct, frozen=True):
 
 
 class PilotChanged(msgspec.Struct, frozen=True):
-    """A change of a pilot: another number of nodes, or draining."""
+    """A change of a pilot: another number of nodes, draining, or another end of its walltime."""
 
     name: str
     nodes: int
     draining: bool
+    #: The end of its walltime, in seconds since the epoch; 0: it has none; None: as it was.
+    ends_at: float | None = None
 
 
 class PilotLost(msgspec.Struct, frozen=True):
@@ -125,6 +134,8 @@ class PilotLost(msgspec.Struct, frozen=True):
     reason: str
     #: True if its job may go on: its tasks' amounts of the site stay in use until it has ended.
     may_live: bool = False
+    #: True if its job ran out of memory, which counts as a crash of what ran there.
+    out_of_memory: bool = False
 
 
 class AttemptsEnded(msgspec.Struct, frozen=True):
@@ -156,6 +167,7 @@ class AttemptsRunning(msgspec.Struct, frozen=True):
 
 Event: TypeAlias = (
     SessionOpened
+    | BudgetChanged
     | TasksSubmitted
     | TasksRestored
     | TasksCancelled

@@ -4,11 +4,15 @@ Invariants
 ----------
 - The first good end of a task counts; whatever is reported later of it changes nothing.
 - An attempt that ended otherwise counts once, and only while it is the task's last and with the
-  pilot that reports it.
+  pilot that reports it; or if a former head was told of its end, had the task tried again, and died
+  before the end was in its database: pilots report it to this head after they have said that they
+  hold the next attempt.
 - A task that a pilot returned when asked to is not given to it again, nor are tasks of its class,
   until one of the class has run there, or a while has gone by (`dispatch.AVOID_S`).
 - A pilot reports itself which amounts of the site its tasks hold; those of a lost pilot whose job
   may go on stay in use.
+- The loss of a pilot costs its tasks nothing. But where its job has run out of memory one of them
+  did that, and each has crashed: else they would end one pilot after the other.
 - A pilot is asked to end what it holds and should not; all that it held is tried again, or has its
   end, when it is lost.
 """
@@ -30,11 +34,14 @@ from pilot.head.core.events import (
     PilotLost,
 )
 from pilot.head.core.lifecycle import Lifecycle
-from pilot.head.core.retry import verdict
+from pilot.head.core.retry import counted, verdict
 from pilot.head.core.state import Pilot, Task
-from pilot.model.states import ASSIGNED, COMPLETED, DELEGATED, PENDING
+from pilot.model.states import ASSIGNED, COMPLETED, DELEGATED, PENDING, Outcome
 from pilot.model.tasks import Completion, TaskFailure
 from pilot.scheduler.site_amounts import SiteAmounts
+
+#: The kind of failure of an attempt that its pilot could not report.
+_KINDS = {"interrupted": "interrupted", "crash": "TaskCrashed"}
 
 
 class PilotReports:
@@ -49,6 +56,8 @@ class PilotReports:
         self._life = life
         self._delegation = delegation
         self._log = log
+        #: Task and number of attempts whose ends a former head may have known, and this one not.
+        self._unheard: set[tuple[int, int]] = set()
 
     # --- pilots
 
@@ -60,7 +69,9 @@ class PilotReports:
             # It was away for a while: what it does not hold any more got lost on the way.
             held = dict(event.held)
             for number in [number for number in pilot.held if not self._is_held(number, held)]:
-                self._interrupted(number, pilot, "lost on the way to the pilot", now, effects)
+                self._cut_off(
+                    number, pilot, "interrupted", "lost on the way to the pilot", now, effects
+                )
         else:
             pilot = Pilot(
                 event.name, event.pool, event.shape, event.nodes, event.ends_at, self._site
@@ -70,12 +81,17 @@ class PilotReports:
         pilot.nodes, pilot.ends_at, pilot.draining = event.nodes, event.ends_at, False
         for number, attempt in event.held:
             task = self._tasks.get(number)
+            if task is not None and task.pilot not in (None, pilot) and attempt > task.attempt:
+                # A former head gave it to this one, after the attempt that the other one reports.
+                self._miss(task, range(task.attempt, attempt))
+                allocation.revoke(task, effects)
             if task is None or task.state == DELEGATED or task.pilot not in (None, pilot):
                 effects.cancel.setdefault(pilot.name, []).append(number)
             elif task.pilot is None and attempt <= task.ended_attempt:
                 # Its end is known, only the pilot does not know that.
                 effects.cancel.setdefault(pilot.name, []).append(number)
             elif task.pilot is None:
+                self._miss(task, range(task.attempt + 1, attempt))
                 task.attempt = attempt
                 allocation.hold(task, pilot, now, self._log)
 
@@ -86,15 +102,21 @@ class PilotReports:
                 self._log.other("pilot", "DRAINING", 0, now, event.name)
             pilot.nodes = event.nodes
             pilot.draining = event.draining
+            if event.ends_at is not None:
+                pilot.ends_at = event.ends_at
 
     def lost(self, event: PilotLost, now: float, effects: Effects) -> None:
         """Remove a pilot, and all attempts that it held."""
         pilot = self.pilots.pop(event.name, None)
         kept = list(self._site.held(event.name).items()) if event.may_live else []
+        outcome: Outcome = "crash" if event.out_of_memory else "interrupted"
+        reason = event.reason
+        if event.out_of_memory:
+            reason += "; this task, or another one there, needs more memory than the job has"
         if pilot is not None:
             self._log.other("pilot", "LEFT", 0, now, f"{event.name}: {event.reason}")
             for number in list(pilot.held):
-                self._interrupted(number, pilot, event.reason, now, effects)
+                self._cut_off(number, pilot, outcome, reason, now, effects)
         if not event.may_live:
             self._site.forget(event.name)
         elif kept:
@@ -105,8 +127,14 @@ class PilotReports:
         task = self._tasks.get(number)
         return number in held and (task is None or held[number] == task.attempt)
 
-    def _interrupted(
-        self, number: int, pilot: Pilot, reason: str, now: float, effects: Effects
+    def _cut_off(
+        self,
+        number: int,
+        pilot: Pilot,
+        outcome: Outcome,
+        reason: str,
+        now: float,
+        effects: Effects,
     ) -> None:
         task = self._tasks.get(number)
         if task is None or task.pilot is not pilot:
@@ -115,12 +143,19 @@ class PilotReports:
         completion = Completion(
             task=number,
             attempt=task.attempt,
-            outcome="interrupted",
-            failure=TaskFailure(type="interrupted", message=reason, attempt=task.attempt),
+            outcome=outcome,
+            failure=TaskFailure(type=_KINDS[outcome], message=reason, attempt=task.attempt),
             started=task.started_at,
             ended=now,
         )
         self._take_end(task, pilot, completion, now, effects)
+
+    def _miss(self, task: Task, attempts: range) -> None:
+        """Note attempts before the one that a pilot holds: their ends may still be reported."""
+        if attempts:
+            # Those of tasks that have gone are of no interest any more.
+            self._unheard = {each for each in self._unheard if each[0] in self._tasks}
+            self._unheard.update((task.id, attempt) for attempt in attempts)
 
     # --- attempts
 
@@ -161,6 +196,9 @@ class PilotReports:
             if completion.outcome == "ok":
                 if not here or completion.attempt != task.attempt:
                     allocation.revoke(task, effects)
+            elif (task.id, completion.attempt) in self._unheard:
+                self._catch_up(task, event.pilot, completion, effects)
+                continue
             elif not here or completion.attempt != task.attempt:
                 # Reported twice, or the end of an attempt that was given up: it is over, also if
                 # its pilot should greet with it before it hears that this is known.
@@ -185,6 +223,14 @@ class PilotReports:
             ):
                 allocation.begin(task, pilot, completion.started, now, self._log)
 
+    def _catch_up(self, task: Task, pilot: str, completion: Completion, effects: Effects) -> None:
+        """Count an attempt that a former head had heard of, and had the task tried again after."""
+        self._unheard.discard((task.id, completion.attempt))
+        if completion.attempt > task.ended_attempt and not completion.is_unstarted:
+            task.ended_attempt = completion.attempt
+            task.errors, task.crashes = counted(completion.outcome, task.errors, task.crashes)
+            effects.attempts.append(_attempt(task, pilot, completion))
+
     def _take_end(
         self,
         task: Task,
@@ -207,22 +253,9 @@ class PilotReports:
                 pilot.avoided.pop(work, None)
             if outcome == "ok":
                 work.learn(took)
-        if outcome == "error":
-            task.errors += 1
-        elif outcome == "crash":
-            task.crashes += 1
+        task.errors, task.crashes = counted(outcome, task.errors, task.crashes)
         if not completion.is_unstarted or event is None:
-            effects.attempts.append(
-                Attempt(
-                    completion,
-                    pilot.name if pilot else "",
-                    task.created_at,
-                    task.ready_at,
-                    task.assigned_at,
-                    task.errors,
-                    task.crashes,
-                )
-            )
+            effects.attempts.append(_attempt(task, pilot.name if pilot else "", completion))
         else:
             # Given back before it started: it was no attempt, and the next one has its number.
             task.attempt -= 1
@@ -244,6 +277,19 @@ class PilotReports:
             )
         else:
             self._life.end(task, state, now, effects, completion.values, completion.failure, True)
+
+
+def _attempt(task: Task, pilot: str, completion: Completion) -> Attempt:
+    """Return what is kept of an attempt of the task, which is counted already."""
+    return Attempt(
+        completion,
+        pilot,
+        task.created_at,
+        task.ready_at,
+        task.assigned_at,
+        task.errors,
+        task.crashes,
+    )
 
 
 def _was_asked_back(task: Task, pilot: Pilot) -> bool:

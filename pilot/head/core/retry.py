@@ -1,13 +1,31 @@
-"""The outcome table: which final state, if any, follows from how an attempt ended.
+"""The price of an attempt: what its end counts as, and the final state that follows, if any. Pure.
 
-Pure. An attempt that was interrupted (preempted, walltime, node lost) costs neither a retry nor a
-crash; a task's own error costs a retry; a process that died costs a crash.
+How an attempt ended is said by its pilot (`pilot.agent.rules`); `pilot_reports` sees
+that each end is counted once.
+
+Invariants
+----------
+- A task's own error costs a retry, a process that died costs a crash; neither uses the other up.
+- An attempt that was interrupted (preempted, walltime, node lost) or stopped costs nothing.
 """
 
 from __future__ import annotations
 
-from pilot.model.states import COMPLETED, FAILED, TIMED_OUT, FinalState
+from pilot.model.states import COMPLETED, FAILED, TIMED_OUT, FinalState, Outcome
 from pilot.model.tasks import Completion, Template
+
+
+def counted(outcome: Outcome, errors: int, crashes: int) -> tuple[int, int]:
+    """Return the numbers of a task's errors and crashes when another attempt has ended so.
+
+    Parameters
+    ----------
+    outcome
+        The end of the attempt.
+    errors, crashes
+        The numbers before it.
+    """
+    return errors + (outcome == "error"), crashes + (outcome == "crash")
 
 
 def verdict(
@@ -22,7 +40,7 @@ def verdict(
     completion
         The pilot's report of how the attempt ended.
     errors, crashes
-        The numbers of attempts that have ended so, this one included.
+        The numbers of attempts that have ended so, this one included (see `counted`).
     """
     outcome = completion.outcome
     if outcome == "ok":

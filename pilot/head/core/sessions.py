@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pilot.head.core.events import Effects, Log, SessionOpened
+from pilot.head.core.events import BudgetChanged, Effects, Log, SessionOpened
 from pilot.head.core.state import Session, Task, TaskClass
 from pilot.model.tasks import Template
 from pilot.scheduler.assignment import Pool, longest_s
@@ -85,6 +85,11 @@ class Sessions:
                     "session", "PAUSED" if session.paused else "RESUMED", session.id, now
                 )
         self.end_if_done(session, now, effects)
+
+    def use_budget(self, event: BudgetChanged, _now: float, _effects: Effects) -> None:
+        """Take in that a session's budget is used up, or is not any more."""
+        if (session := self.known.get(event.session)) is not None:
+            session.over_budget = event.up
 
     def enter(self, task: Task) -> None:
         """Count an unfinished task, and add it to its group."""

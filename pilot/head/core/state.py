@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
+from pilot.model.ids import session_of
 from pilot.model.states import PENDING, TaskState
 from pilot.model.tasks import FileStamp, Template
 from pilot.model.values import Value
@@ -80,6 +81,7 @@ class Session:
         "counts",
         "id",
         "load",
+        "over_budget",
         "paused",
         "priority",
         "starving",
@@ -97,8 +99,9 @@ class Session:
         self.closed = False
         #: True if clients may submit no more tasks (running tasks still may).
         self.stopped = False
-        #: True if the session starts nothing.
+        #: True if the session starts nothing: a user has paused it, or its budget is used up.
         self.paused = False
+        self.over_budget = False
         #: The weight of the session's share of cores among sessions of the same priority.
         self.weight = 1.0
         self.priority = 0
@@ -115,6 +118,11 @@ class Session:
         #: The ids of the session's templates, and the keys of its classes.
         self.templates: list[int] = []
         self.classes: list[tuple[object, ...]] = []
+
+    @property
+    def rests(self) -> bool:
+        """True if the session starts nothing."""
+        return self.paused or self.over_budget
 
     @property
     def state(self) -> str:
@@ -210,6 +218,7 @@ class Pilot:
         "nodes",
         "pool",
         "shape",
+        "shares",
         "site",
         "waiting",
     )
@@ -235,6 +244,8 @@ class Pilot:
         self.held: dict[int, int] = {}
         #: The cores of all these tasks.
         self.load = 0
+        #: The cores of the tasks of each session.
+        self.shares: dict[int, int] = {}
         #: The cores of tasks that may run long: by their class, or because they already do.
         self.lasting = 0
         self._lasts: set[int] = set()
@@ -256,6 +267,11 @@ class Pilot:
         """Remove a task from the pilot."""
         cores = self.held.pop(task, 0)
         self.load -= cores
+        if cores:
+            session = session_of(task)
+            self.shares[session] -= cores
+            if not self.shares[session]:
+                del self.shares[session]
         if task in self._lasts:
             self._lasts.remove(task)
             self.lasting -= cores

@@ -18,7 +18,8 @@ from pilot.head.core.state import Task
 from pilot.head.explain.lookup import Lookup, Recorded
 from pilot.head.explain.ready import Readiness
 from pilot.head.explain.report import SHOWN, Cause, Finding, Snapshot, first_line
-from pilot.head.store.store import decode_failure, naming
+from pilot.head.store.damage import naming
+from pilot.head.store.rows import decode_failure
 from pilot.model.ids import task_label
 from pilot.model.states import (
     ABORTED,

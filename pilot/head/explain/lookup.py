@@ -12,13 +12,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pilot.head.explain.report import Snapshot
-from pilot.head.store.store import (
-    decode_delegated,
-    decode_inputs,
-    decode_result,
-    decode_template,
-    naming,
-)
+from pilot.head.store.damage import naming
+from pilot.head.store.rows import decode_delegated, decode_inputs, decode_result, decode_template
 from pilot.model.ids import Ref, task_label
 from pilot.model.states import COMPLETED
 from pilot.model.tasks import TaskFailure, Template

@@ -16,26 +16,31 @@ import msgspec
 from pilot.formatting import counted, duration, moment
 from pilot.head.core.state import Pilot, Task, TaskClass
 from pilot.head.explain.report import SHOWN, Cause, Finding, Snapshot, first_line
-from pilot.head.outlook import QUEUED, PilotRow
+from pilot.head.outlook import QUEUED, UNREACHED_ADVICE, PilotRow, hindrance
 from pilot.model.ids import session_of
 from pilot.model.states import READY
 from pilot.scheduler import assignment
 from pilot.scheduler.amounts import amount_number, amount_text
+from pilot.scheduler.demand import ClassDemand, holds
 from pilot.scheduler.elasticity import (
+    ADMIN,
     AT_ONCE,
+    BUDGET,
     ENOUGH,
+    HELD,
     MAX_NODES,
     MAX_QUEUED,
-    ClassDemand,
+    SCALED,
     PoolLimits,
     PoolStatus,
-    holds,
     standings,
 )
 from pilot.scheduler.resources import NodeShape, amount_of
 
 #: The largest place in a queue that is counted.
 LOOK_QUEUE = 100_000
+#: The kinds of reasons that are limits of a pool.
+LIMITS = (MAX_NODES, MAX_QUEUED, AT_ONCE)
 #: The silence after which a pilot is called silent, in seconds; pilots report every second.
 SILENT_S = 5.0
 
@@ -84,6 +89,14 @@ class Readiness:
                 f"is ready, but session {session.id} is paused",
                 advice=(f"`pilot session resume {session.id}` lets it go on",),
             )
+        if session.over_budget:
+            account = self._outlook.session_accounts.get(session.id)
+            used = "" if account is None else f": {account.words}"
+            return Finding(
+                "budget",
+                f"is ready, but the budget of session {session.id} is used up{used}",
+                advice=(f"`pilot session budget {session.id} HOURS` gives it more",),
+            )
         pilots = [p for p in self._core.pilots.values() if not p.draining]
         misfits = {p.name: assignment.why_unfit(work, p, self._now) for p in pilots}
         fitting = [p for p in pilots if not misfits[p.name]]
@@ -96,8 +109,16 @@ class Readiness:
         coming = self._coming(work)
         pool, hindered = self._growth(work)
         more = [*map(self._coming_line, coming[:SHOWN]), *self._no_answer(), *hindered]
-        advice = [each for line in hindered for each in self._advice(line.kind, pool)]
         system = self._outlook.kind
+        # Higher limits are no remedy where pilots are there that do not start.
+        useless = LIMITS if self._outlook.silence or any(row.stuck for row in coming) else ()
+        advice = [
+            each
+            for line in hindered
+            if line.kind not in useless
+            for each in self._advice(line.kind, pool)
+        ]
+        advice += [UNREACHED_ADVICE] * any(row.unreached for row in coming)
         advice += filter(None, (system.release_advice(r.waits_for, r.job or "") for r in coming))
         draining = [
             p for p in self._core.pilots.values() if p.draining and self._would_fit(work, p)
@@ -138,7 +159,8 @@ class Readiness:
                 if len(short) == 1
                 else f"the {len(short)} pilots that are there end"
             ) + " too soon for it"
-        for kind in (MAX_NODES, MAX_QUEUED, AT_ONCE, "drains", ENOUGH):
+        limits = (HELD, ADMIN, BUDGET, SCALED, MAX_NODES, MAX_QUEUED, AT_ONCE)
+        for kind in (*limits, "drains", ENOUGH):
             if kind in told:
                 return kind, told[kind]
         return "next", "no pilot is there yet; the next is about to be asked for"
@@ -192,7 +214,8 @@ class Readiness:
                     Cause("pilot", f"{self.pilot_name(name)} has not reported itself to this head")
                     for name in names[:SHOWN]
                 ),
-                facts={"pilots": names},
+                self._of_left_alone(names),
+                {"pilots": names},
             )
         if not (lacking := site.lacking(need)):
             return None
@@ -215,7 +238,17 @@ class Readiness:
             for name in lacking
         }
         clause = f"is ready, but needs {_listed(parts)}"
-        return Finding("resources", clause, tuple(lines), facts=facts)
+        return Finding("resources", clause, tuple(lines), self._of_left_alone(site.holders), facts)
+
+    def _of_left_alone(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return what frees the amounts of pilots that are silent in allocations of users."""
+        rows = self._outlook.rows
+        alone = [name for name in names if name in rows and rows[name].left_alone]
+        return tuple(
+            f"if nothing of {self.pilot_name(name)} runs any more, `pilot fleet cancel {name}` "
+            "frees what its tasks held"
+            for name in alone[:SHOWN]
+        )
 
     def _users(self, name: str) -> Iterator[Cause]:
         """List the holders of an amount that exists once per site."""
@@ -276,7 +309,8 @@ class Readiness:
             *lines,
         ]
         told = {line.kind: line.text for line in lines}
-        for kind in ("silence", "lost", "refused", "queued", MAX_NODES):
+        troubles = ("silence", "lost", "refused", "queued")
+        for kind in (*troubles, HELD, ADMIN, BUDGET, SCALED, MAX_NODES):
             if kind in told:
                 clause += f", and {told[kind]}"
                 break
@@ -296,7 +330,7 @@ class Readiness:
         higher: dict[int, int] = {}
         sharing: dict[int, int] = {}
         for other in self._core.classes.values():
-            if other is work or not other.ready or other.session.paused:
+            if other is work or not other.ready or other.session.rests:
                 continue
             if not any(
                 not assignment.why_unfit(work, p, self._now)
@@ -392,9 +426,14 @@ class Readiness:
         facts: dict[str, Any] = {"pilot": row.name, "job": row.job, "reason": row.waits_for}
         size = f"{counted(row.nodes, 'node')} of pool {row.pool}"
         if row.job_runs_since is not None:
+            how = (
+                f"does not reach this head {row.unreached}"
+                if row.unreached
+                else f"has not reported itself; its output is in jobs/{row.job}.out"
+            )
             text = (
                 f"job {row.job} ({size}) runs for {duration(self._now - row.job_runs_since)}, and "
-                f"its pilot has not reported itself; its output is in jobs/{row.job}.out"
+                f"its pilot {how}"
             )
             return Cause("starting", text, facts={**facts, "since": row.job_runs_since})
         if row.suspended:
@@ -466,7 +505,7 @@ class Readiness:
             )
             facts = {"until": refused.until, "error": refused.error}
             lines.append(Cause("refused", text, facts=facts))
-        if text := _hindered(its):
+        if text := hindrance(its):
             facts = {"pool": pool.name, "max_nodes": pool.max_nodes, "have": its.have}
             lines.append(Cause(its.blocked_by, text, facts=facts))
         return pool, lines
@@ -478,6 +517,12 @@ class Readiness:
         reread = "it holds after `pilot head stop --leave-pilots` and `pilot head start`"
         if kind in (MAX_NODES, AT_ONCE):
             yield f"for more nodes, raise max_nodes of pool {pool.name} in {site_file}; {reread}"
+        elif kind == BUDGET:
+            yield f"for more node-hours, raise budget of pool {pool.name} in {site_file}; {reread}"
+        elif kind == HELD:
+            yield f"`pilot fleet resume {pool.name}` lets pilots come again"
+        elif kind == SCALED:
+            yield f"`pilot fleet scale {pool.name} auto` lets the pool follow its work again"
         elif kind == MAX_QUEUED:
             yield (
                 f"to queue more pilots, raise max_pilots_queued of pool {pool.name} in "
@@ -523,25 +568,3 @@ def _listed(parts: Iterable[str]) -> str:
     """Join names or clauses into one text."""
     *first, last = parts
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def _hindered(its: PoolStatus) -> str:
-    """Return why a pool asks for no more nodes, in words."""
-    pool = its.pool
-    if its.blocked_by == MAX_NODES:
-        return f"pool {pool.name} has all that it may have (max_nodes {pool.max_nodes})"
-    if its.blocked_by == MAX_QUEUED:
-        queued = counted(its.queued, "pilot")
-        return (
-            f"pool {pool.name} has {queued} in the queue, no more are submitted "
-            f"(max_pilots_queued {pool.max_queued})"
-        )
-    if its.blocked_by == AT_ONCE:
-        return (
-            f"it needs {its.at_once} nodes at once, and of the {pool.max_nodes} that pool "
-            f"{pool.name} may have, {max(0, its.free)} are not in use"
-        )
-    if its.blocked_by == ENOUGH:
-        have = f"{counted(its.have, 'node')}, there or on the way"
-        return f"pool {pool.name} has {have}, which is taken to be enough for its work"
-    return ""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from pilot.head.outlook import ProvisioningView
-from pilot.head.store.store import Store
-from pilot.wire.messages import RunningTask
+from pilot.head.store.reader import Reader
+from pilot.wire.messages.pilot import RunningTask
 
 if TYPE_CHECKING:
     from pilot.head.core.core import Core
@@ -58,7 +58,7 @@ class Snapshot(NamedTuple):
     #: The last reports of pilots on attempts that have run for a while.
     running: Mapping[int, RunningTask]
     outlook: ProvisioningView
-    store: Store
+    store: Reader
     #: The head's own status, as the query ``head`` gives it.
     head: Mapping[str, Any]
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, Protocol
 
 from pilot.head.core.core import Core
 from pilot.head.outlook import ProvisioningView
-from pilot.head.store.store import Store
-from pilot.wire.messages import RunningTask
+from pilot.head.store.reader import Reader
+from pilot.wire.messages.pilot import RunningTask
 
 
 class Pilot(Protocol):
@@ -57,7 +57,7 @@ class Pilots(Protocol):
 class View(NamedTuple):
     """The state of a head at one moment, as queries see it."""
 
-    store: Store
+    store: Reader
     core: Core
     fleet: Pilots
     running: Mapping[int, RunningTask]

@@ -105,7 +105,7 @@ class Walk:
         return number
 
     def roots(self, number: int) -> tuple[dict[int, int], list[int], bool]:
-        """Return who led to whom, the ends of all ways from a task, and True if those are all."""
+        """Return which task led to which, the ends of all ways, and True if that is all."""
         most = LOOK_TASKS if self._live else LOOK_ROWS
         led: dict[int, int] = {number: 0}
         ends, waiting = [], [number]
@@ -123,7 +123,7 @@ class Walk:
 
 
 def way_to(led: Mapping[int, int], first: int, last: int) -> list[int]:
-    """Return the way from one task to another, by who led to whom."""
+    """Return the way from one task to another, from which one led to which."""
     way = [last]
     while way[-1] != first:
         way.append(led.get(way[-1]) or first)

@@ -8,8 +8,20 @@ RETURNING numbers - :count + 1;
 UPDATE sessions SET numbers = :first - 1 WHERE id = :id AND numbers = :last;
 
 -- name: add_session
-INSERT INTO sessions (name, state, weight, priority, options, environment, created)
-VALUES (:name, 'OPEN', :weight, :priority, :options, :environment, :created) RETURNING id;
+INSERT INTO sessions (name, state, weight, priority, options, environment, created, budget)
+VALUES (:name, 'OPEN', :weight, :priority, :options, :environment, :created, :budget) RETURNING id;
+
+-- name: session_budgets
+SELECT s.id, s.budget, coalesce(u.node_s, 0) AS used
+FROM sessions s INDEXED BY sessions_with_budget
+LEFT JOIN usage u ON u.kind = 'session' AND u.name = CAST(s.id AS TEXT) AND u.day = 0
+WHERE s.budget IS NOT NULL AND s.state NOT IN ('CLOSED', 'PURGED');
+
+-- name: set_session_budget
+UPDATE sessions SET budget = :budget WHERE id = :id;
+
+-- name: delete_usage
+DELETE FROM usage WHERE kind = 'session' AND name = CAST(:id AS TEXT);
 
 -- name: set_session_state
 UPDATE sessions
@@ -197,8 +209,8 @@ SELECT id, name, state, paused, weight, priority, options, environment
 FROM sessions WHERE id = ?;
 
 -- name: add_pilot
-INSERT INTO pilots (name, pool, nodes, walltime, state, job, reason, created)
-VALUES (:name, :pool, :nodes, :walltime, :state, :job, :reason, :created)
+INSERT INTO pilots (name, pool, nodes, walltime, state, job, reason, own, created)
+VALUES (:name, :pool, :nodes, :walltime, :state, :job, :reason, :own, :created)
 ON CONFLICT (name) DO UPDATE SET state = excluded.state, job = excluded.job, ended = NULL;
 
 -- name: set_pilot
@@ -207,8 +219,19 @@ UPDATE pilots SET state = :state, job = :job, nodes = :nodes, reason = :reason,
 WHERE name = :name;
 
 -- name: pilots_alive
-SELECT name, pool, nodes, walltime, state, job, reason, created, submitted, started, ended
+SELECT name, pool, nodes, walltime, state, job, reason, own, created, submitted, started, ended,
+       used, counted
 FROM pilots WHERE ended IS NULL ORDER BY created;
+
+-- The oldest first. What somebody started by hand has waited for nothing.
+-- name: last_waits
+SELECT pool, nodes, started - created AS wait_s FROM (
+    SELECT pool, nodes, created, started FROM pilots
+    WHERE started IS NOT NULL AND submitted IS NOT NULL ORDER BY created DESC LIMIT :limit
+) ORDER BY created;
+
+-- name: is_written
+SELECT 1 FROM events WHERE first = ?;
 
 -- name: disown_pilots
 UPDATE pilots SET state = 'ENDED', ended = :now, reason = :why
@@ -217,6 +240,53 @@ WHERE ended IS NULL;
 -- name: list_pilots
 SELECT name, pool, nodes, walltime, state, job, reason, created, submitted, started, ended
 FROM pilots WHERE NOT :alive OR ended IS NULL ORDER BY created DESC LIMIT :limit;
+
+-- name: pilots_since
+-- What has become of pilots since then.
+SELECT name, pool, nodes, job, reason, created, submitted, started, ended
+FROM pilots
+WHERE (created >= :since OR started >= :since OR ended >= :since)
+  AND (:pool IS NULL OR pool = :pool)
+ORDER BY created DESC LIMIT :limit;
+
+-- name: add_decisions
+INSERT INTO decisions (at, pool, pilot, kind, detail) VALUES (?, ?, ?, ?, ?);
+
+-- name: prune_decisions
+DELETE FROM decisions
+WHERE at < :before OR id <= (SELECT max(id) FROM decisions) - :most;
+
+-- name: last_decisions
+SELECT pool, kind, detail FROM decisions
+WHERE id IN (SELECT max(id) FROM decisions
+             WHERE pilot = '' AND kind IN (SELECT value FROM json_each(:kinds)) GROUP BY pool);
+
+-- name: decisions_since
+SELECT at, pool, pilot, kind, detail FROM decisions
+WHERE at >= :since AND (:pool IS NULL OR pool = :pool) ORDER BY id DESC LIMIT :limit;
+
+-- name: orders
+SELECT verb, subject, nodes, reason, at, within_s FROM orders ORDER BY at;
+
+-- name: set_order
+INSERT INTO orders (verb, subject, nodes, reason, at, within_s)
+VALUES (:verb, :subject, :nodes, :reason, :at, :within_s)
+ON CONFLICT (verb, subject) DO UPDATE
+SET nodes = excluded.nodes, reason = excluded.reason, at = excluded.at,
+    within_s = excluded.within_s;
+
+-- name: remove_orders
+DELETE FROM orders WHERE verb = :verb AND subject = :subject;
+
+-- name: usage_since
+SELECT sum(node_s) AS node_s FROM usage WHERE kind = :kind AND name = :name AND day >= :day;
+
+-- name: add_usage
+INSERT INTO usage (kind, name, day, node_s) VALUES (?, ?, ?, ?)
+ON CONFLICT (kind, name, day) DO UPDATE SET node_s = node_s + excluded.node_s;
+
+-- name: set_counted
+UPDATE pilots SET used = ?, counted = ? WHERE name = ?;
 
 -- name: list_sessions
 -- Tasks whose places others have taken, by a retry, do not count.

@@ -17,8 +17,11 @@ CREATE TABLE sessions (
     environment BLOB NOT NULL,
     created     REAL NOT NULL,
     ended       REAL,
-    numbers     INTEGER NOT NULL DEFAULT 0  -- of tasks, up to this one, are given away
+    numbers     INTEGER NOT NULL DEFAULT 0, -- of tasks, up to this one, are given away
+    budget      REAL                        -- node-seconds; NULL: none
 );
+
+CREATE INDEX sessions_with_budget ON sessions (id) WHERE budget IS NOT NULL;
 
 CREATE TABLE functions (
     session INTEGER NOT NULL,
@@ -127,6 +130,39 @@ CREATE TABLE pilots (
     job       TEXT,                         -- the batch system's id, once it answered
     reason    TEXT NOT NULL,                -- why it was asked for, later why it ended
     created   REAL NOT NULL,
-    submitted REAL, started REAL, ended REAL
+    submitted REAL, started REAL, ended REAL,
+    used      REAL NOT NULL DEFAULT 0,      -- node-seconds that are counted
+    counted   REAL,                         -- up to this time; NULL: none are being counted
+    own       INTEGER NOT NULL DEFAULT 0    -- 1: its job is a user's allocation, and never ended here
 ) WITHOUT ROWID;
 CREATE INDEX pilots_alive ON pilots (name) WHERE ended IS NULL;
+
+-- What was decided on pools and pilots, as far as it differs from the last decision on the same one.
+CREATE TABLE decisions (
+    id     INTEGER PRIMARY KEY,
+    at     REAL NOT NULL,
+    pool   TEXT NOT NULL,
+    pilot  TEXT NOT NULL,                   -- empty: on the pool as a whole
+    kind   TEXT NOT NULL,
+    detail TEXT NOT NULL
+);
+
+-- What users have ordered by hand: for a pool until it is taken back, for a pilot until it has ended.
+CREATE TABLE orders (
+    verb    TEXT NOT NULL,                  -- of a pool: scale, hold; of a pilot: drain, cancel
+    subject TEXT NOT NULL,                  -- the name of the pool or pilot
+    nodes   INTEGER NOT NULL,
+    reason  TEXT NOT NULL,
+    at      REAL NOT NULL,
+    within_s REAL NOT NULL DEFAULT 0,       -- of drain: after so many seconds it is over; 0: never
+    PRIMARY KEY (verb, subject)
+) WITHOUT ROWID;
+
+-- The node-seconds that were used: of pools by day (a proleptic ordinal), of sessions in all (day 0).
+CREATE TABLE usage (
+    kind   TEXT NOT NULL,                   -- pool, session
+    name   TEXT NOT NULL,
+    day    INTEGER NOT NULL,
+    node_s REAL NOT NULL,
+    PRIMARY KEY (kind, name, day)
+) WITHOUT ROWID;

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeAlias
 from pilot.errors import PilotError
 from pilot.head.core.core import Core
 from pilot.head.core.state import Task
-from pilot.head.store.store import Store
+from pilot.head.store.reader import Reader
 from pilot.model.states import (
     ASSIGNED,
     COMPLETED,
@@ -130,7 +130,7 @@ def _words(given: Words) -> list[str] | None:
 
 
 def find(
-    store: Store,
+    store: Reader,
     core: Core,
     what: Wanted,
     sort: str = "id",
@@ -164,7 +164,7 @@ def find(
     return [task for _, task in (valued + others)[offset:count]]
 
 
-def _find_newest(store: Store, core: Core, what: Wanted, limit: int, offset: int) -> list[int]:
+def _find_newest(store: Reader, core: Core, what: Wanted, limit: int, offset: int) -> list[int]:
     """Return the ids of the tasks, the last created first.
 
     In a session numbers rise with time, and nothing is created in one that has ended: so a few
@@ -191,7 +191,7 @@ def _find_newest(store: Store, core: Core, what: Wanted, limit: int, offset: int
     return [task for _, task in found[offset:]]
 
 
-def count(store: Store, core: Core, what: Wanted) -> dict[str, int]:
+def count(store: Reader, core: Core, what: Wanted) -> dict[str, int]:
     """Count the tasks by state."""
     counts: Counter[str] = Counter()
     rows = what._replace(states=what.states & FINAL) if core.tasks else what
@@ -217,7 +217,7 @@ def _needs_core(core: Core, what: Wanted) -> bool:
 
 
 def _find_rows(
-    store: Store, what: Wanted, sort: str, reverse: bool, limit: int, offset: int = 0
+    store: Reader, what: Wanted, sort: str, reverse: bool, limit: int, offset: int = 0
 ) -> list[_Found]:
     if not what.states:
         return []

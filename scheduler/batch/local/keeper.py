@@ -3,7 +3,8 @@
 Run as a program, with nothing but the standard library, by `pilot.scheduler.batch.local.processes`:
 it leaves the process that started it, so that a job goes on when the head dies, and does for its
 job what Slurm does on a node: warns it before its walltime ends, ends it then or on SIGTERM, and
-leaves none of its processes behind, whatever session they moved to.
+leaves none of its processes behind, whatever session they moved to. Jobs that the job has submitted
+are none of its processes.
 
 Invariants:
 
@@ -103,7 +104,7 @@ def _keep(record: Path, ready: int) -> None:
     """Run the job to its end."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     try:
-        request = json.loads((record / "job.json").read_text())
+        request = json.loads((record / "job.json").read_text("utf-8"))
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         started_at, started = time.time(), time.monotonic()
         job = _start(request)
@@ -124,7 +125,7 @@ def _keep(record: Path, ready: int) -> None:
     os.close(ready)
     _let_go_of_streams()
     cut_off = _wait(job, request, started)
-    _kill_the_rest()
+    _kill_the_rest(record.parent)
     exit_status = job.returncode if job.returncode >= 0 else 128 - job.returncode
     status |= {
         "ended_at": time.time(),
@@ -158,7 +159,9 @@ def _start(request: dict[str, Any]) -> subprocess.Popen[bytes]:
 def _wait(job: subprocess.Popen[bytes], request: dict[str, Any], started: float) -> str:
     """Wait for the end of the script; return why it was cut off, or "" if it ended by itself."""
     end = started + request["walltime_s"]
-    warn: float | None = max(started, end - request["warning_s"])
+    warn: float | None = None
+    if request["warning_s"]:
+        warn = max(started, end - request["warning_s"])
     kill: float | None = None
     cut_off = ""
     while job.poll() is None:
@@ -182,15 +185,34 @@ def _wait(job: subprocess.Popen[bytes], request: dict[str, Any], started: float)
     return cut_off
 
 
-def _kill_the_rest() -> None:
-    """End and collect every process that the job left behind."""
-    while below := descendants_of(os.getpid()):
+def _kill_the_rest(records: Path) -> None:
+    """End and collect every process that the job left behind, except for jobs of their own."""
+    while below := _own_processes(records):
         for pid in below:
             _signal_process(pid, signal.SIGKILL)
         try:
-            os.waitpid(-1, 0)
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
         except ChildProcessError:
             return
+        time.sleep(0.005)  # children of what was just killed come to this process
+
+
+def _own_processes(records: Path) -> set[int]:
+    """Return the descendants of this process but for those in jobs submitted from inside of its."""
+    below = set(descendants_of(os.getpid()))
+    if not below:
+        return below
+    for path in records.glob("*/status.json"):
+        try:
+            keeper = json.loads(path.read_text("utf-8"))["keeper"]
+            pid, ticks = keeper["pid"], keeper["start_ticks"]
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+        state = process_state(pid) if pid in below else None
+        if state is not None and state.start_ticks == ticks:
+            below.difference_update((pid, *descendants_of(pid)))
+    return below
 
 
 def _reap_adopted(job_pid: int) -> None:

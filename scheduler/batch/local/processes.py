@@ -30,6 +30,8 @@ from typing import Any
 
 from pilot.scheduler.batch import script
 from pilot.scheduler.batch.base import (
+    Allocation,
+    BatchError,
     BatchUnavailable,
     JobDirectives,
     JobRequest,
@@ -125,10 +127,9 @@ class LocalBatch:
                 found[job_id] = status
         return found
 
-    def ends_at(self, job_id: str) -> float | None:
-        """Return the time at which a job's keeper ends it."""
-        status = self.account([job_id]).get(job_id)
-        return None if status is None else status.ends_at
+    def allocation(self, job_id: str) -> Allocation:  # noqa: ARG002
+        """Refuse: there is nothing to allocate."""
+        raise BatchError("pilots of this site are processes of this machine: none is adopted")
 
     def cancel(self, job_ids: Iterable[str]) -> None:
         """Tell the keepers of jobs to end them."""
@@ -191,7 +192,7 @@ class LocalBatch:
         if "ended_at" not in status:
             here = _is_here(job_id, status)
             if not here or _alive(status["keeper"]) is None:
-                # It may have written the end and gone between the two looks.
+                # The keeper may have written the end and gone between the two looks.
                 status = self._read(job_id, "status.json") or status
                 if "ended_at" not in status:
                     return self._lost(job_id, job, status, here)

@@ -1,38 +1,48 @@
-"""Slurm: its properties that are known without asking it; `commands` speaks to it.
+"""Slurm: its properties that are known without asking it; `commands` and `library` speak to it.
 
-`nodelist` reads its host lists, `script` writes its job scripts. Works with Slurm from 20.02 on.
+`answers` and `allocation` read what Slurm says, `nodelist` its host lists; `script` writes job
+scripts. Works with Slurm from 20.02 on.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from pilot.scheduler.batch.kind import Allocation, BatchKind, Keys, MpiWay
+from pilot.scheduler.batch.base import Allocation, Stuck
+from pilot.scheduler.batch.kind import BatchKind, Keys, MpiWay
+from pilot.scheduler.batch.slurm.allocation import allocation_here
 from pilot.scheduler.batch.slurm.nodelist import expand_nodelist
+from pilot.scheduler.batch.slurm.reasons import meaning_of, stuck_by
 
 if TYPE_CHECKING:
+    from pilot.findings import AnyCheck
     from pilot.scheduler.batch.slurm.commands import SlurmBatch
 
-#: Slurm's commonest reasons, in words; others speak for themselves.
-_REASONS = {
-    "Resources": "not enough free nodes",
-    "Priority": "jobs of higher priority go first",
-    "Dependency": "another job has to end first",
-    "BeginTime": "it may not start yet; a job that was requeued is held back for a while",
-    "JobHeldUser": "it is held; `scontrol release {job}` lets it go",
-    "JobHeldAdmin": "an administrator holds it",
-    "PartitionDown": "the partition is down",
-    "PartitionInactive": "the partition is closed",
-    "PartitionTimeLimit": "its walltime is longer than the partition allows",
-    "PartitionNodeLimit": "it asks for more nodes than the partition allows",
-    "ReqNodeNotAvail": "nodes that it could have are down, drained or reserved",
-    "Reservation": "its reservation has not begun",
-    "Licenses": "no license is free",
+#: Options of sbatch that a site file cannot set, and what to do instead.
+_NOT_FOR_SITES = {
+    "clusters": "write 'cluster' in the section 'slurm': then all commands speak to that cluster",
+    "job-name": "Pilot finds its jobs by their names, which begin with slurm.job_name_prefix",
+    "output": "Pilot reads what a job has written in <site>/jobs",
+    "nodes": "Pilot asks for nodes as they are needed: see max_nodes and nodes_per_pilot",
+    "time": "Pilot has to know it: write 'walltime' in the pool",
+    "time-min": "Pilot asks for it where the work allows a shorter walltime: see 'flexible'",
+    "array": "a pilot is one job",
+    "wrap": "a pilot's job has a script of its own",
+    "test-only": "no job would be submitted",
+    "wait": "the head would wait with it; Pilot notices the end of a job by itself",
 }
-_LIMIT_OF_SITE = re.compile(r"(QOS|Assoc|Max)\w*")
+_SHORT_OPTIONS = {
+    "M": "clusters",
+    "J": "job-name",
+    "o": "output",
+    "N": "nodes",
+    "t": "time",
+    "a": "array",
+    "W": "wait",
+}
 
 
 class SlurmMannersKeys(Keys, frozen=True, kw_only=True):
@@ -40,6 +50,9 @@ class SlurmMannersKeys(Keys, frozen=True, kw_only=True):
 
     #: The cluster that Slurm's commands speak to, as their option -M; empty: the default one.
     cluster: str = ""
+    #: What lists the jobs: pyslurm or the commands; auto: pyslurm where it is installed, of the
+    #: cluster's release, and has not to list many jobs of others, too.
+    interface: Literal["auto", "commands", "pyslurm"] = "auto"
 
 
 class SlurmPoolKeys(Keys, frozen=True, kw_only=True):
@@ -55,18 +68,24 @@ class SlurmPoolKeys(Keys, frozen=True, kw_only=True):
     constraint: str = ""
     #: Slurm reservation.
     reservation: str = ""
+    #: The memory that a job asks for on each node: counted (memory_per_node), all that the node
+    #: has, or none, where the cluster gives it with the cores and refuses to be asked.
+    memory_request: Literal["counted", "all", "none"] = "counted"
     #: More options for sbatch, each as one text ("--exclusive").
     sbatch_options: tuple[str, ...] = ()
 
 
 class Slurm(BatchKind):
-    """Slurm, by its command line."""
+    """Slurm, by its command line or its library."""
 
     name = "slurm"
     manners_keys = SlurmMannersKeys
     pool_keys = SlurmPoolKeys
+    head_keys = ("partition", "account", "qos", "reservation", "memory_request")
     cores_hint = "see CPUTot of 'scontrol show node'"
 
+    has_successors = True
+    has_forecasts = True
     ends_processes_singly = True
     launcher = "srun"
     node_launcher = "srun"
@@ -82,8 +101,17 @@ class Slurm(BatchKind):
         "mpiexec}), or have it tried out (mpi: {launcher: auto}, without options)"
     )
 
+    def manners_faults(self, manners: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Return a cluster that is not one: the same job id may be of two jobs in two clusters."""
+        if manners.cluster and not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", manners.cluster):
+            yield (
+                ("cluster",),
+                f"{manners.cluster!r} is not the name of one cluster; for jobs on several clusters "
+                "make a site for each",
+            )
+
     def pool_faults(self, pool: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """Return texts that cannot stand in the header of a job script."""
+        """Return texts that cannot stand in a job script, or that Pilot cannot work with."""
         for key in ("partition", "account", "qos", "constraint", "reservation"):
             if not getattr(pool, key).isprintable():
                 yield (key,), "has a character that cannot be printed; write it on one line"
@@ -93,11 +121,16 @@ class Slurm(BatchKind):
                     ("sbatch_options", index),
                     f"{option!r} is not an option of sbatch; write it as '--name=value'",
                 )
+            elif reason := _NOT_FOR_SITES.get(_long_name(option)):
+                yield ("sbatch_options", index), f"{option!r} cannot be set here: {reason}"
 
     def open(self, manners: Any, directory: Path) -> SlurmBatch:  # noqa: ARG002
-        """Return an adapter that runs Slurm's commands; nothing is kept."""
+        """Return an adapter that runs Slurm's commands, or one that has its library too."""
         from pilot.scheduler.batch.slurm.commands import SlurmBatch
+        from pilot.scheduler.batch.slurm.library import LibraryBatch, why_not
 
+        if not why_not(manners.interface, manners.cluster):
+            return LibraryBatch(manners.command_limit_s, insists=manners.interface == "pyslurm")
         return SlurmBatch(manners.command_limit_s, manners.cluster)
 
     def node_names(self, nodelist: str) -> list[str]:
@@ -106,43 +139,53 @@ class Slurm(BatchKind):
 
     def own_allocation(self, environment: Mapping[str, str]) -> Allocation | None:
         """Read the variables that Slurm sets for a job; only releases after 22.05 give its end."""
-        job_id = environment.get("SLURM_JOB_ID", "")
-        if not job_id:
-            return None
-        nodes = environment.get("SLURM_JOB_NUM_NODES", "1")
-        restarts = environment.get("SLURM_RESTART_COUNT", "0")
-        ends_at = environment.get("SLURM_JOB_END_TIME", "")
-        return Allocation(
-            job_id,
-            environment.get("SLURM_JOB_NODELIST", ""),
-            int(nodes) if nodes.isdecimal() else 1,
-            int(restarts) if restarts.isdecimal() else 0,
-            float(ends_at) if ends_at.isdecimal() else None,
-        )
+        return allocation_here(environment)
+
+    def step_options(self, job_id: str) -> tuple[str, ...]:
+        """Name the job, as srun must be told outside of it."""
+        return (f"--jobid={job_id}",)
 
     def mpi_ways(self, listed: str) -> list[MpiWay]:
         """Return Slurm's own way, each that it names, and the launcher of the MPI library."""
         named = (MpiWay("srun", (f"--mpi={kind}",)) for kind in kinds_of_mpi(listed))
         return [MpiWay("srun"), *named, MpiWay("mpiexec")]
 
+    def checks(self, manners: Any, pools: Mapping[str, Any], directory: Path) -> Sequence[AnyCheck]:
+        """Return the checks of Slurm's commands, and of what the pools ask for."""
+        from pilot.scheduler.batch.slurm.checks import slurm_checks
+
+        return slurm_checks(manners, pools, directory)
+
     def meaning(self, reason: str, job_id: str) -> str:
         """Return the meaning of the commonest reasons."""
-        word = reason.partition(",")[0].strip()
-        if word in _REASONS:
-            return _REASONS[word].format(job=job_id)
-        if _LIMIT_OF_SITE.fullmatch(word):
-            return "a limit of your account, partition or quality of service"
-        return ""
+        return meaning_of(reason, job_id)
 
     def release_advice(self, reason: str, job_id: str) -> str:
-        """Return how to release a job that its user holds."""
-        if reason != "JobHeldUser":
-            return ""
-        return f"`scontrol release {job_id}` lets the job go"
+        """Return how to release a job that is held, and who can."""
+        match stuck_by("", reason):
+            case Stuck.HELD:
+                return f"`scontrol release {job_id}` lets the job go"
+            case Stuck.ADMIN:
+                return (
+                    f"ask the administrators why they hold job {job_id}: `scontrol release "
+                    f"{job_id}`, by one of them, lets it go"
+                )
+        return ""
+
+    def end_advice(self, job_id: str) -> str:
+        """Return how to end an allocation that its user has made."""
+        return f"`scancel {job_id}` ends the allocation"
 
     def resume_advice(self, job_id: str) -> str:
         """Return how to resume a suspended job."""
         return f"`scontrol resume {job_id}`, by whoever suspended it, lets it go on"
+
+
+def _long_name(option: str) -> str:
+    """Return the name of an option of sbatch, in its long form where that is known."""
+    if option.startswith("--"):
+        return re.split("[= ]", option[2:], maxsplit=1)[0]
+    return _SHORT_OPTIONS.get(option[1:2], "")
 
 
 def kinds_of_mpi(listed: str) -> list[str]:

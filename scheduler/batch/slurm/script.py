@@ -13,6 +13,7 @@ from pilot.scheduler.batch.base import JobRequest
 from pilot.scheduler.batch.script import JobFacts, render
 
 _SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./\[\]&|*()!-]*")
+_ASKS_FOR_MEMORY = re.compile(r"--mem(-per-cpu|-per-gpu)?([= ]|$)")
 
 
 def job_script(request: JobRequest) -> str:
@@ -25,6 +26,12 @@ def job_script(request: JobRequest) -> str:
     """
     # SLURM_JOB_END_TIME came after Slurm 22.05.
     ends_at = f"$(( $(date +%s) + {round(request.walltime_s)} ))"
+    if _is_less(request.least_walltime_s, request.walltime_s):
+        # How much of it Slurm has given, only Slurm knows.
+        ends_at = (
+            "$(SLURM_TIME_FORMAT=%s timeout 10 squeue --noheader --jobs=$SLURM_JOB_ID --format=%e "
+            f"2>/dev/null | grep -xE '[0-9]+' || echo {ends_at})"
+        )
     facts = JobFacts(
         job_id='"$SLURM_JOB_ID"',
         restart_count='"${SLURM_RESTART_COUNT:-0}"',
@@ -39,14 +46,15 @@ def job_script(request: JobRequest) -> str:
 def directives(request: JobRequest) -> list[str]:
     """Return the ``sbatch`` options of a request, each as one text without quotes."""
     asked: Any = request.directives  # with the `SlurmPoolKeys`
+    # Only to the script's own process: it has the time until then to drain.
+    signal = f"--signal=B:USR1@{max(1, min(65535, round(request.warning_s)))}"
     options = [
         f"--job-name={request.name}",
-        f"--nodes={request.nodes}",
+        f"--nodes={_range(request)}",
         # One slot per core rather than one task with many cores: mpirun counts tasks as its slots.
         f"--ntasks-per-node={asked.cores_per_node}",
         f"--time={format_walltime(math.ceil(request.walltime_s))}",
-        # Only to the script's own process: it has the time until then to drain.
-        f"--signal=B:USR1@{max(1, min(65535, round(request.warning_s)))}",
+        *([signal] if request.warning_s else ()),
         # In the pattern of the file name, % begins a field.
         f"--chdir={request.directory}",
         f"--output={str(request.directory).replace('%', '%%')}/%j.out",
@@ -54,17 +62,35 @@ def directives(request: JobRequest) -> list[str]:
         "--requeue",
         "--open-mode=append",
     ]
+    if _is_less(request.least_walltime_s, request.walltime_s):
+        options.append(f"--time-min={format_walltime(math.ceil(request.least_walltime_s))}")
+    if request.after:
+        options.append(f"--dependency=afterany:{request.after}")
     if request.nodes > 1:
         # A failed node must not end the work on the others.
         options.append("--no-kill")
     named = ("partition", "account", "qos", "constraint", "reservation")
     options += [f"--{name}={getattr(asked, name)}" for name in named if getattr(asked, name)]
-    if asked.memory_per_node_mib:
-        options.append(f"--mem={asked.memory_per_node_mib}M")
+    # sbatch refuses --mem beside --mem-per-cpu: where the site asks for memory, it alone does.
+    if not any(map(_ASKS_FOR_MEMORY.match, asked.sbatch_options)):
+        if asked.memory_request == "all":
+            options.append("--mem=0")  # sbatch's word for it
+        elif asked.memory_request == "counted" and asked.memory_per_node_mib:
+            options.append(f"--mem={asked.memory_per_node_mib}M")
     if asked.gpus_per_node:
         options.append(f"--gres=gpu:{asked.gpus_per_node}")
     # Last, so that the site's own options win.
     return [*options, *asked.sbatch_options]
+
+
+def _range(request: JobRequest) -> str:
+    if _is_less(request.least_nodes, request.nodes):
+        return f"{request.least_nodes}-{request.nodes}"
+    return str(request.nodes)
+
+
+def _is_less(least: float, most: float) -> bool:
+    return 0 < least < most
 
 
 def quote_directive(option: str) -> str:

@@ -21,7 +21,9 @@ from bench.stage import Stage, site_processes
 from pilot.model.tasks import Completion, TaskOutcome, TaskSpec
 from pilot.model.values import Value
 from pilot.site import Site
-from pilot.wire import messages as m
+from pilot.wire.messages.client import Outcomes, Submit
+from pilot.wire.messages.pilot import Assign, AttemptSpec, Completions
+from pilot.wire.messages.worker import Done, Run
 
 ROLES = ("client", "head", "agent", "executor", "commands")
 #: So many tasks are in a message.
@@ -87,17 +89,17 @@ def message_sizes() -> dict[str, int]:
     value = Value(5, b"hello")
     numbers = range(stream + 1, stream + 1 + TOGETHER)
     times = (now,) * 5  # received, fetched, started, ended, reported
-    work = [m.AttemptSpec(number, 1, stream, b"hello") for number in numbers]
+    work = [AttemptSpec(number, 1, stream, b"hello") for number in numbers]
     ends = [Completion(number, 1, "ok", (value,), None, "node1", *times) for number in numbers]
     messages = {
-        "client → head": m.Submit(
+        "client → head": Submit(
             1, 1, [], [], [TaskSpec(number, stream, b"hello") for number in numbers]
         ),
-        "head → agent": m.Assign([], [], [], work),
-        "agent → executor": m.Run([], [], work),
-        "executor → agent": m.Done(1, ends),
-        "agent → head": m.Completions("pilot-bench-1", 1, ends),
-        "head → client": m.Outcomes(
+        "head → agent": Assign([], [], [], work),
+        "agent → executor": Run([], [], work),
+        "executor → agent": Done(1, ends),
+        "agent → head": Completions("pilot-bench-1", 1, ends),
+        "head → client": Outcomes(
             [TaskOutcome(number, "COMPLETED", (value,)) for number in numbers]
         ),
     }

@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pictures
+
 from bench import measure, peer_process, peers, plot, report, stage
 from bench.report import Findings
 from pilot.errors import PilotError
@@ -35,6 +37,7 @@ WORKLOADS = (
     "CORE",
     "STORE",
     "WIRE",
+    "FILES",
     "IDLE",
     "CURVES",
     "SCALE",
@@ -69,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, why in why_not.items():
             if why:
                 findings.miss("", name, why)
-    if options.pictures and (why := plot.why_not()):
+    if options.pictures and (why := pictures.why_not()):
         findings.miss("", "pictures", why)
     stage.compile_pilot()
     began = time.time()
@@ -101,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         metavar="W",
         type=_workload,
-        help="W1 to W8, budget, core, store, wire, idle, curves, scale or start; default: all",
+        help=f"{', '.join(WORKLOADS).lower()}; default: all",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures and samples")
     parser.add_argument("--quick", action="store_true", help="a tenth of everything, one round")
@@ -140,7 +143,7 @@ def _workload(text: str) -> str:
 def _write(options: argparse.Namespace, findings: Findings, began: float) -> None:
     if options.markdown:
         print(report.markdown(findings.rows))
-    if options.pictures and not plot.why_not():
+    if options.pictures and not pictures.why_not():
         for path in plot.draw(findings.data, options.pictures):
             print(f"picture: {path}")
     if options.json is None:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import dask  # type: ignore[import-not-found,import-untyped,unused-ignore]
-from distributed import Client, LocalCluster, wait  # type: ignore[import-not-found,import-untyped,unused-ignore]
+import dask  # type: ignore[import-not-found,import-untyped,unused-ignore]  # a peer
+from distributed import Client, LocalCluster, wait  # type: ignore[import-not-found,import-untyped,unused-ignore]  # a peer
 
 from bench import loads
 

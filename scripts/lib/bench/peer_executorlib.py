@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from executorlib import SingleNodeExecutor  # type: ignore[import-not-found,import-untyped,unused-ignore]
+from executorlib import SingleNodeExecutor  # type: ignore[import-not-found,import-untyped,unused-ignore]  # a peer
 
 from bench import loads
 

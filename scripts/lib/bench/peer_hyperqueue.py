@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hyperqueue import Job  # type: ignore[import-not-found,import-untyped,unused-ignore]
-from hyperqueue.cluster import LocalCluster, WorkerConfig  # type: ignore[import-not-found,import-untyped,unused-ignore]
-from hyperqueue.task.function import PythonEnv  # type: ignore[import-not-found,import-untyped,unused-ignore]
+from hyperqueue import Job  # type: ignore[import-not-found,import-untyped,unused-ignore]  # a peer
+from hyperqueue.cluster import LocalCluster, WorkerConfig  # type: ignore[import-not-found,import-untyped,unused-ignore]  # a peer
+from hyperqueue.task.function import PythonEnv  # type: ignore[import-not-found,import-untyped,unused-ignore]  # a peer
 
 from bench import tasks
 from bench.measure import Deadline

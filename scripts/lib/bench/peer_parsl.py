@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import parsl  # type: ignore[import-not-found,import-untyped,unused-ignore]
-from parsl.config import Config  # type: ignore[import-not-found,import-untyped,unused-ignore]
-from parsl.executors import HighThroughputExecutor  # type: ignore[import-not-found,import-untyped,unused-ignore]
-from parsl.providers import LocalProvider  # type: ignore[import-not-found,import-untyped,unused-ignore]
+import parsl  # type: ignore[import-not-found,import-untyped,unused-ignore]  # a peer
+from parsl.config import Config  # type: ignore[import-not-found,import-untyped,unused-ignore]  # a peer
+from parsl.executors import HighThroughputExecutor  # type: ignore[import-not-found,import-untyped,unused-ignore]  # a peer
+from parsl.providers import LocalProvider  # type: ignore[import-not-found,import-untyped,unused-ignore]  # a peer
 
 from bench import loads
 

@@ -71,7 +71,7 @@ class Peer:
             # Its processes may have inherited the pipe: that it is open does not say that it lives.
             ready, _, _ = select.select([self._process.stdout], [], [], min(1.0, self._left_s()))
             if ready:
-                new = self._process.stdout.read1(1 << 16)  # type: ignore[attr-defined]
+                new = self._process.stdout.read1(1 << 16)  # type: ignore[attr-defined]  # it is buffered
                 self._unread += new
             if (ready and not new) or (not ready and self._process.poll() is not None):
                 raise PeerError(self._last_words())

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from qcg.pilotjob.api.job import Jobs  # type: ignore[import-not-found,import-untyped,unused-ignore]
-from qcg.pilotjob.api.manager import LocalManager  # type: ignore[import-not-found,import-untyped,unused-ignore]
+from qcg.pilotjob.api.job import Jobs  # type: ignore[import-not-found,import-untyped,unused-ignore]  # a peer
+from qcg.pilotjob.api.manager import LocalManager  # type: ignore[import-not-found,import-untyped,unused-ignore]  # a peer
 
 NAME = "QCG-PilotJob"
 LOADS = {"chain": 1.0, "joins_apart": 1.0, "joins_in_row": 1.0, "commands": 1.0}

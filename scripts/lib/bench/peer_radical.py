@@ -23,7 +23,7 @@ LOADS = {
 #: Profiles and logs are read when the library is imported.
 os.environ.update(RADICAL_LOG_LVL="ERROR", RADICAL_REPORT="FALSE", RADICAL_PROFILE="FALSE")
 
-import radical.pilot as rp  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: E402
+import radical.pilot as rp  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: E402  # a peer
 
 
 class Radical:

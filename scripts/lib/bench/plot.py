@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pictures import legend, panels, plain_numbers, prepare, save, style
 
 from bench.measure import percentile
 
 #: A distribution is drawn through so many points.
 POINTS = 100
 Points = Sequence[Sequence[float]]
-
-
-def why_not() -> str:
-    """Return the reason why no pictures can be made; empty if they can."""
-    if importlib.util.find_spec("matplotlib") is None:
-        return "matplotlib is not installed; pip install matplotlib"
-    return ""
 
 
 def draw(data: Mapping[str, Any], directory: Path) -> list[Path]:
@@ -36,11 +30,7 @@ def draw(data: Mapping[str, Any], directory: Path) -> list[Path]:
     list[Path]
         The files.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    # Text stays text, and the same figures give the same file.
-    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "pilot", "font.size": 9})
+    prepare()
     directory.mkdir(parents=True, exist_ok=True)
     pictures: dict[str, Callable[[], Any]] = {}
     if "W2" in data:
@@ -52,44 +42,43 @@ def draw(data: Mapping[str, Any], directory: Path) -> list[Path]:
         pictures["waiting"] = lambda: _waiting(curves["waiting"])
     written = []
     for name, picture in pictures.items():
-        figure = picture()
         path = directory / f"{name}.svg"
-        figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+        save(picture(), path)
         written.append(path)
     return written
 
 
 def _latency(samples: Mapping[str, Mapping[str, Sequence[float]]]) -> Any:
     """Draw distributions: a panel for each size of batch, a line for each contender."""
-    figure, axes = _panels(len(samples))
+    figure, axes = panels(len(samples))
     for ax, (size, systems) in zip(axes, samples.items(), strict=True):
         for number, (name, values) in enumerate(systems.items()):
             percents = [100 * index / POINTS for index in range(POINTS + 1)]
             found = [1e3 * percentile(values, percent) for percent in percents]
-            ax.plot(found, [percent / 100 for percent in percents], label=name, **_style(number))
+            ax.plot(found, [percent / 100 for percent in percents], label=name, **style(number))
         ax.set(xscale="log", title=f"batch of {size}", xlabel="latency, ms")
-        _plain_numbers(ax.xaxis, (1, 2, 5))
+        plain_numbers(ax.xaxis, (1, 2, 5))
     axes[0].set_ylabel("share of batches")
-    _legend(figure, axes[0])
+    legend(figure, axes[0])
     return figure
 
 
 def _length(curves: Mapping[str, Points]) -> Any:
     """Draw throughput: a line for each contender, and the ideal."""
-    figure, (ax,) = _panels(1)
+    figure, (ax,) = panels(1)
     _lines(ax, ((name, points) for name, points in curves.items() if name != "ideal"), 1e3)
     lengths, rates = _columns(curves["ideal"])
     ax.plot([1e3 * length for length in lengths], rates, ":", color="grey", label="no overhead")
     ax.set(xscale="log", yscale="log", xlabel="length of a task, ms", ylabel="tasks/s")
     for axis in (ax.xaxis, ax.yaxis):
-        _plain_numbers(axis, (1,))
-    _legend(figure, ax)
+        plain_numbers(axis, (1,))
+    legend(figure, ax)
     return figure
 
 
 def _executors(curves: Mapping[str, Mapping[str, Points]]) -> Any:
     """Draw efficiency: a panel for each length of tasks, a line for each contender."""
-    figure, axes = _panels(len(curves))
+    figure, axes = panels(len(curves))
     for ax, (length, systems) in zip(axes, curves.items(), strict=True):
         _lines(ax, systems.items())
         ax.set(title=f"tasks of {length}", xlabel="executors", ylim=(0, 1.05))
@@ -97,14 +86,14 @@ def _executors(curves: Mapping[str, Mapping[str, Points]]) -> Any:
         counts = sorted({x for points in systems.values() for x, _ in points})
         ax.set_xticks(counts, [f"{count}" for count in counts])
     axes[0].set_ylabel("share of time that executors are busy")
-    _legend(figure, axes[0])
+    legend(figure, axes[0])
     return figure
 
 
 def _waiting(curves: Mapping[str, Mapping[str, Points]]) -> Any:
     """Draw overhead: a panel for each awaited thing, lines for elapsed and the head's processor
     time."""
-    figure, axes = _panels(len(curves))
+    figure, axes = panels(len(curves))
     for ax, (reason, measures) in zip(axes, curves.items(), strict=True):
         _lines(ax, measures.items())
         ax.set(title=f"they wait for a {reason}", xlabel="waiting tasks")
@@ -113,45 +102,15 @@ def _waiting(curves: Mapping[str, Mapping[str, Points]]) -> Any:
         ax.set_xticks(counts, [f"{count:,}" for count in counts])
         ax.set_ylim(bottom=0)
     axes[0].set_ylabel("µs for each task beside them")
-    _legend(figure, axes[0])
+    legend(figure, axes[0])
     return figure
-
-
-def _panels(count: int) -> tuple[Any, Sequence[Any]]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.4 * count if count > 1 else 5.0, 3.0), layout="constrained")
-    axes = figure.subplots(1, count, sharey=True, squeeze=False)[0]
-    for ax in axes:
-        ax.grid(visible=True, alpha=0.25)
-    return figure, axes
-
-
-def _plain_numbers(axis: Any, steps: Sequence[int]) -> None:
-    """Mark these steps of each decade, with plain numbers instead of powers."""
-    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
-
-    axis.set_major_locator(LogLocator(subs=steps))
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.set_minor_locator(NullLocator())
 
 
 def _lines(ax: Any, curves: Iterable[tuple[str, Points]], factor: float = 1) -> None:
     for number, (name, points) in enumerate(curves):
         xs, ys = _columns(points)
-        ax.plot([factor * x for x in xs], ys, marker="o", ms=3, label=name, **_style(number))
-
-
-def _style(number: int) -> dict[str, Any]:
-    """Return the style of a line; that of Pilot, the first one, stands out."""
-    return {"lw": 2.2 if number == 0 else 1.2, "color": f"C{number}"}
+        ax.plot([factor * x for x in xs], ys, marker="o", ms=3, label=name, **style(number))
 
 
 def _columns(points: Points) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
-
-
-def _legend(figure: Any, ax: Any) -> None:
-    """Draw the legend of the panels' lines below them."""
-    handles, names = ax.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize="small")

@@ -24,14 +24,17 @@ from bench.store import open_store
 from pilot.agent.rules.reports import TOGETHER_S
 from pilot.head.core.core import Core
 from pilot.head.core.events import AttemptsEnded, Effects, PilotJoined, TasksSubmitted
-from pilot.head.store.store import Batch, Store
+from pilot.head.store.batch import Batch
+from pilot.head.store.store import Store
 from pilot.model.tasks import Completion, Environment, TaskOutcome, Template
 from pilot.scheduler.resources import NodeShape, Resources
 from pilot.site import Site
-from pilot.wire import messages as m
 from pilot.wire.channel import Client, Server
 from pilot.wire.keys import load_keys
-from pilot.wire.messages import Assign, AttemptSpec, Completions, OpenSession, Outcomes
+from pilot.wire.messages import pilot as m
+from pilot.wire.messages.client import ClientBye, OpenSession, Outcomes
+from pilot.wire.messages.head import ToHead
+from pilot.wire.messages.pilot import Assign, AttemptSpec, Completions
 from pilot.wire.polling import poller_of
 
 T = TypeVar("T")
@@ -102,7 +105,7 @@ def socket_costs(site: Site, count: int) -> tuple[float, float]:
     """Return the seconds that a server's thread spends to receive a small message, and to send
     one."""
     keys = load_keys(site.keys)
-    server: Server[Any] = Server(keys, f"{site.directory}/bench", m.ToHead, "127.0.0.1")
+    server: Server[Any] = Server(keys, f"{site.directory}/bench", ToHead, "127.0.0.1")
     poller = poller_of(*server.sources)
     client: Client[Any] = Client(keys, b"bench", m.ToPilot)
     client.connect(server.endpoints.remote)
@@ -110,7 +113,7 @@ def socket_costs(site: Site, count: int) -> tuple[float, float]:
     received, peer = 0, b""
     try:
         for _ in range(count):
-            client.send(m.ClientBye())
+            client.send(ClientBye())
         while received < count:
             if not poller.poll(PATIENCE_MS):
                 raise TimeoutError("messages do not arrive")

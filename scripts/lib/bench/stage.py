@@ -34,7 +34,7 @@ from pilot.head.running import find_head
 from pilot.scheduler.batch import open_batch
 from pilot.site import SITE_FILE, Site, open_site
 from pilot.site_configs import template_text
-from pilot.wire import messages as m
+from pilot.wire.messages import client as m
 
 T = TypeVar("T")
 

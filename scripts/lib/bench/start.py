@@ -23,13 +23,15 @@ _BARE = "python -c pass"
 def run(stage: Stage) -> None:
     """Measure."""
     with stage.site() as site, pilot.Session(site, name="bench"):
-        program = _program()
+        program, place = _program(), str(site.directory)
+        opened = f"from pilot import Session; Session({place!r}).detach()"
         commands = {
             _BARE: [sys.executable, "-c", "pass"],
             "import pilot": [sys.executable, "-c", "import pilot"],
             "from pilot import Session": [sys.executable, "-c", "from pilot import Session"],
+            "Session(), with a head": [sys.executable, "-c", opened],
             "pilot --help": [*program, "--help"],
-            "pilot status, with a head": [*program, "status", "--site", str(site.directory)],
+            "pilot status, with a head": [*program, "status", "--site", place],
         }
         samples: dict[str, list[float]] = {case: [] for case in commands}
         for command in commands.values():

@@ -16,10 +16,11 @@ from bench import measure
 from bench.stage import Stage
 from pilot.head.core.core import Core
 from pilot.head.core.events import AttemptsEnded, Effects, PilotJoined, TasksSubmitted
-from pilot.head.store.store import Batch, Store
+from pilot.head.store.batch import Batch
+from pilot.head.store.store import Store
 from pilot.model.tasks import Completion, Environment, TaskSpec, Template
 from pilot.scheduler.resources import NodeShape, Resources
-from pilot.wire.messages import OpenSession
+from pilot.wire.messages.client import OpenSession
 
 ROUNDS = 5
 #: So many tasks are written in a transaction.

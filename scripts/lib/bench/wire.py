@@ -1,8 +1,8 @@
 """WIRE, the channel between processes alone: completions per second, and round-trip time.
 
 Two processes on one machine that speak as an agent and the head do: over a Unix socket, with their
-encoding and decoding, and over TCP, with CURVE and ZeroMQ too. Beside them ZeroMQ over a Unix
-socket with bytes that mean nothing, neither encrypted nor encoded.
+encoding and decoding, over TCP, with CURVE and ZeroMQ too, and over files. Beside them ZeroMQ over
+a Unix socket with bytes that mean nothing, neither encrypted nor encoded.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from bench.stage import Stage
 from pilot.model.tasks import Completion
 from pilot.model.values import Value
 from pilot.site import Site
-from pilot.wire import messages as m
 from pilot.wire.channel import Client, Server
 from pilot.wire.keys import load_keys
+from pilot.wire.messages import pilot as m
+from pilot.wire.messages.head import ToHead
 from pilot.wire.polling import poller_of
 
 ROUNDS = 5
@@ -36,18 +37,20 @@ PATIENCE_MS = 30_000
 def run(stage: Stage) -> None:
     """Measure."""
     messages, turns = stage.count(20_000, 5_000), stage.count(5_000, 500)
-    rates: dict[str, list[float]] = {"local": [], "remote": [], "pyzmq": []}
-    waits: dict[str, list[float]] = {"local": [], "remote": [], "pyzmq": []}
+    rates: dict[str, list[float]] = {name: [] for name in ("local", "remote", "files", "pyzmq")}
+    waits: dict[str, list[float]] = {name: [] for name in rates}
     with stage.site() as site:
         site.prepare()
         ways = {
             "local": _channel(site, "local"),
             "remote": _channel(site, "remote"),
+            "files": _channel(site, "files"),
             "pyzmq": _bare(stage.directory),
         }
         for _ in range(stage.count(ROUNDS, 1)):
             for name, measured in ways.items():
-                rate, wait = measured(messages, turns)
+                # Over files each takes some milliseconds.
+                rate, wait = measured(messages, turns // 10 if name == "files" else turns)
                 rates[name].append(rate)
                 waits[name].append(wait)
     many = f"completions, {TOGETHER} in a message of {len(_packed()):,} bytes"
@@ -56,10 +59,13 @@ def run(stage: Stage) -> None:
         ("one message there and one back", "ms", waits, False),
     ):
         theirs = {"pyzmq, plain bytes": measure.median(samples["pyzmq"])}
-        for way, title in (("local", "Unix socket"), ("remote", "TCP")):
+        for way, title in (("local", "Unix socket"), ("remote", "TCP"), ("files", "files")):
             ours = measure.median(samples[way])
+            beside = theirs
+            if way == "files":
+                beside = {**theirs, "TCP": measure.median(samples["remote"])}
             stage.findings.add(
-                "WIRE", f"{title}: {case}", unit, ours, theirs, more_is_better=more_is_better
+                "WIRE", f"{title}: {case}", unit, ours, beside, more_is_better=more_is_better
             )
     stage.findings.data["WIRE"] = {"rates": rates, "waits": waits}
 
@@ -87,7 +93,9 @@ def _channel(site: Site, way: str) -> Measured:
 
     def measured(messages: int, turns: int) -> tuple[float, float]:
         keys = load_keys(site.keys)
-        server: Server[Any] = Server(keys, f"{site.directory}/bench", m.ToHead, "127.0.0.1")
+        server: Server[Any] = Server(
+            keys, f"{site.directory}/bench", ToHead, "127.0.0.1", files=site.wire
+        )
         poller = poller_of(*server.sources)
 
         def other() -> None:

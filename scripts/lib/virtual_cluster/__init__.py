@@ -1,12 +1,14 @@
 """A real Slurm cluster on one machine, for tests and demonstrations.
 
 Responsible for bringing up, disturbing and taking down a cluster of virtual nodes, each with its
-own host name, address, process numbers, /tmp and /dev/shm, under the distribution's own Slurm.
+own host name, address, process numbers, /tmp and /dev/shm, under the distribution's own Slurm or
+another one.
 
 The modules, in the order in which ``up`` uses them:
 
 - ``plan``: what the cluster consists of: names, addresses, paths (pure).
 - ``packages``: the distribution packages it needs.
+- ``installation``: a Slurm that is not the distribution's.
 - ``configuration``: the text of every configuration file (pure).
 - ``machines``: a node as a set of kernel namespaces, held by ``machine_init``, its process 1.
 - ``cgroups``: how Slurm keeps track of the processes of a job.

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from . import cluster
 from .errors import ClusterDownError, ClusterError
+from .installation import find_installation
 from .plan import Layout, Shape
 
 _UNHEALTHY = ClusterError.exit_status
@@ -49,6 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", help="bring the cluster up; installs what is missing")
     up.add_argument("--nodes", type=int, default=4, help="number of nodes (default: 4)")
     up.add_argument("--cpus", type=int, default=4, help="cores of each node (default: 4)")
+    up.add_argument(
+        "--slurm",
+        metavar="PREFIX",
+        help="a Slurm that was built and installed there (default: the distribution's)",
+    )
     up.set_defaults(carry_out=_up)
 
     down = commands.add_parser("down", help="take the cluster down, leaving nothing behind")
@@ -74,11 +80,16 @@ def _parser() -> argparse.ArgumentParser:
         subparser = commands.add_parser(name, help=text)
         subparser.add_argument("node", metavar="NODE", help="n1, n2, ...")
         subparser.set_defaults(carry_out=_changing_one_node(change))
+
+    controller = commands.add_parser("controller", help="stop, kill or start slurmctld")
+    controller.add_argument("action", choices=(*cluster.CONTROLLER_SIGNALS, "start"))
+    controller.set_defaults(carry_out=_controller)
     return parser
 
 
 def _up(layout: Layout, options: argparse.Namespace) -> int:
-    cluster.up(layout, Shape(nodes=options.nodes, cpus=options.cpus))
+    prefix = find_installation(options.slurm) if options.slurm else None
+    cluster.up(layout, Shape(nodes=options.nodes, cpus=options.cpus), prefix)
     _print_exports(cluster.environment(layout))
     return 0
 
@@ -125,6 +136,11 @@ def _changing_one_node(
     return carry_out
 
 
+def _controller(layout: Layout, options: argparse.Namespace) -> int:
+    cluster.controller(layout, options.action)
+    return 0
+
+
 def _print_exports(environment: dict[str, str]) -> None:
     for name, value in environment.items():
         print(f"export {name}={shlex.quote(value)}")
@@ -135,6 +151,8 @@ def _describe(found: cluster.Status) -> str:
         return f"down ({found.state_directory})"
     lines = [
         f"{'up' if found.healthy else 'up, with faults'}: {found.shape}",
+        f"Slurm       {found.slurm_version or 'unknown'}"
+        + (f" in {found.slurm_prefix}" if found.slurm_prefix else ""),
         f"slurm.conf  {found.slurm_conf}",
         f"shared      {found.shared_directory}",
         f"login       {found.login} {found.login_address}",

@@ -1,4 +1,4 @@
-"""The commands: up, down, status, cut, join, kill.
+"""The commands: up, down, status, cut, join, kill, controller.
 
 Responsible for the order of things. Invariants:
 
@@ -33,6 +33,14 @@ _NODE_DEADLINE_S = 60.0
 _DAEMON_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
+#: The actions on the controller that are signals.
+CONTROLLER_SIGNALS = {
+    "stop": signal.SIGSTOP,
+    "continue": signal.SIGCONT,
+    "kill": signal.SIGKILL,
+}
+
+
 @dataclass(frozen=True)
 class NodeStatus:
     """The status of one node."""
@@ -58,6 +66,10 @@ class Status:
     problems: tuple[str, ...]
     state_directory: str
     shape: Shape | None = None
+    #: The version of Slurm that answers.
+    slurm_version: str | None = None
+    #: Where this Slurm was installed; None for the distribution's.
+    slurm_prefix: str | None = None
     slurm_conf: str | None = None
     shared_directory: str | None = None
     login: str | None = None
@@ -91,10 +103,17 @@ def layout_from_environment() -> Layout:
     return Layout(root)
 
 
-def up(layout: Layout, shape: Shape) -> None:
+def up(layout: Layout, shape: Shape, prefix: Path | None = None) -> None:
     """Bring up a cluster of `shape`; return when every node takes jobs.
 
     Does nothing when it is up already.
+
+    Parameters
+    ----------
+    layout, shape
+        Where it is, and how large.
+    prefix
+        Where the Slurm is installed that it is made of; None for the distribution's.
 
     Raises
     ------
@@ -105,10 +124,10 @@ def up(layout: Layout, shape: Shape) -> None:
     """
     _require_root()
     with _lock(layout):
-        if _is_up_already(layout, shape):
+        if _is_up_already(layout, shape, prefix):
             _say(f"already up: {shape}")
             return
-        _require_packages()
+        _require_packages(with_slurm=prefix is None)
         _require_namespaces()
         _remove(layout)  # what a crash of this machine may have left
         plan = Plan(
@@ -119,7 +138,7 @@ def up(layout: Layout, shape: Shape) -> None:
             proctrack="cgroup" if cgroups.available() else "pgid",
         )
         try:
-            _create(plan)
+            _create(plan, prefix)
         except BaseException as error:
             logs = _ends_of_logs(layout)
             _remove(layout)
@@ -145,11 +164,13 @@ def status(layout: Layout) -> Status:
     plan = _plan(layout)
     problems = []
     reports: dict[str, slurm.NodeReport] = {}
+    version = None
     if SERVICES not in running:
         problems.append("the daemons of the login node are dead")
     else:
         try:
             reports = slurm.nodes(layout)
+            version = slurm.version(layout)
         except ClusterError as error:
             problems.append(f"slurmctld does not answer: {error}")
         if not slurm.database_daemon_answers(layout):
@@ -161,6 +182,8 @@ def status(layout: Layout) -> Status:
         problems=tuple(problems),
         state_directory=str(layout.root),
         shape=plan.shape,
+        slurm_version=version,
+        slurm_prefix=_prefix(layout),
         slurm_conf=str(layout.slurm_conf),
         shared_directory=str(layout.shared),
         login=plan.login,
@@ -210,6 +233,31 @@ def join(layout: Layout, name: str) -> None:
         _wait_until_usable(plan, (node,))
 
 
+def controller(layout: Layout, action: str) -> None:
+    """Do something to ``slurmctld``: ``stop`` (it hangs), ``continue``, ``kill``, or ``start``.
+
+    After ``start`` it answers; one that lives is left alone.
+
+    Raises
+    ------
+    ClusterError
+        When none is there for the action.
+    """
+    with _changing(layout):
+        services = machines.find(layout).get(SERVICES)
+        if services is None:
+            raise ClusterError("the daemons of the login node are dead")
+        pid = services.pid_of("slurmctld")
+        if action == "start":
+            if pid is None:
+                service = _start_service(services, layout, ["slurmctld", "-D"])
+                _wait_for(service, lambda: slurm.controller_answers(layout))
+            return
+        if pid is None:
+            raise ClusterError("slurmctld does not run")
+        os.kill(pid, CONTROLLER_SIGNALS[action])
+
+
 def environment(layout: Layout) -> dict[str, str]:
     """Return the variables by which commands find the running cluster.
 
@@ -231,9 +279,11 @@ def command_on(layout: Layout, name: str, command: list[str]) -> list[str]:
 # Bringing up
 
 
-def _create(plan: Plan) -> None:
+def _create(plan: Plan, prefix: Path | None) -> None:
     layout = plan.layout
     _make_directories(plan)
+    if prefix:
+        layout.slurm.symlink_to(prefix)
     _write_configuration(plan)
     network.create_bridge(plan)
     services = machines.start(layout, SERVICES, is_node=False)
@@ -255,7 +305,7 @@ def _create(plan: Plan) -> None:
         _boot(plan, node)
     _wait_for(slurmctld, lambda: slurm.controller_answers(layout))
     _wait_until_usable(plan, plan.nodes)
-    _say(f"up: {plan.shape}")
+    _say(f"up: {plan.shape}, Slurm {slurm.version(layout)}")
 
 
 def _make_directories(plan: Plan) -> None:
@@ -345,7 +395,7 @@ def _start_service(
 
 def _daemon_environment(layout: Layout) -> dict[str, str]:
     return {
-        "PATH": _DAEMON_PATH,
+        "PATH": slurm.search_path(layout, _DAEMON_PATH),
         "LANG": "C.UTF-8",
         "SLURM_CONF": str(layout.slurm_conf),
         # How slurmdbd finds MariaDB: its configuration has no word for the socket.
@@ -410,8 +460,8 @@ def _slurmd_listens(node: Node) -> bool:
 # Looking
 
 
-def _is_up_already(layout: Layout, shape: Shape) -> bool:
-    """Tell whether a healthy cluster of `shape` is up.
+def _is_up_already(layout: Layout, shape: Shape, prefix: Path | None) -> bool:
+    """Tell whether a healthy cluster of `shape`, made of the Slurm in `prefix`, is up.
 
     Raises
     ------
@@ -425,6 +475,11 @@ def _is_up_already(layout: Layout, shape: Shape) -> bool:
         raise ClusterError(
             f"a cluster of {found.shape} is up, which is not {shape}: take it down first"
         )
+    if found.slurm_prefix != (prefix and str(prefix)):
+        raise ClusterError(
+            f"the cluster that is up has Slurm {found.slurm_version}, of "
+            f"{found.slurm_prefix or 'the distribution'}: take it down first"
+        )
     if found.problems:
         raise ClusterError(
             "the cluster is up, but not as it should be: "
@@ -432,6 +487,10 @@ def _is_up_already(layout: Layout, shape: Shape) -> bool:
             + ". Join the nodes again, or take it down and up."
         )
     return True
+
+
+def _prefix(layout: Layout) -> str | None:
+    return str(layout.slurm.readlink()) if layout.slurm.is_symlink() else None
 
 
 def _node_status(
@@ -486,7 +545,8 @@ def _remove(layout: Layout) -> None:
     # The plan goes last: as long as it is there, an interrupted removal can be taken up again.
     try:
         for entry in content - {layout.plan_file}:
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            is_link = entry.is_symlink()  # to a Slurm, which stays
+            shutil.rmtree(entry) if entry.is_dir() and not is_link else entry.unlink()
         layout.plan_file.unlink(missing_ok=True)
         layout.root.rmdir()
     except OSError as error:
@@ -505,8 +565,8 @@ def _require_root() -> None:
         )
 
 
-def _require_packages() -> None:
-    missing = packages.missing_packages()
+def _require_packages(*, with_slurm: bool) -> None:
+    missing = packages.missing_packages(with_slurm=with_slurm)
     if missing:
         _say(f"installing {', '.join(missing)}")
         packages.install(missing)

@@ -24,7 +24,10 @@ def main() -> None:
     from virtual_cluster.plan import SERVICES, Layout
 
     layout, name = Layout(Path(sys.argv[1])), sys.argv[2]
-    _mount("--bind", layout.etc, "/etc/slurm")
+    # Where Slurm looks without SLURM_CONF: the distribution's, and perhaps one that was built.
+    for place in (Path("/etc/slurm"), layout.slurm / "etc"):
+        if place.is_dir():
+            _mount("--bind", layout.etc, place)
     _mount("--bind", layout.hosts, "/etc/hosts")
     if name != SERVICES:
         socket.sethostname(name)

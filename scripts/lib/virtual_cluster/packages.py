@@ -13,11 +13,8 @@ from pathlib import Path
 
 from .errors import ClusterError, UnfitMachineError
 
-PACKAGES = (
-    "slurmctld",
-    "slurmd",
-    "slurmdbd",
-    "slurm-client",
+_SLURM = ("slurmctld", "slurmd", "slurmdbd", "slurm-client")
+_OTHERS = (
     "munge",
     "mariadb-server",
     "openmpi-bin",
@@ -30,21 +27,27 @@ POLICY = Path("/usr/sbin/policy-rc.d")
 _START_NOTHING = "#!/bin/sh\n# Packages are being installed by virtual-cluster.\nexit 101\n"
 
 
-def missing_packages() -> tuple[str, ...]:
-    """Return those of `PACKAGES` which are not installed.
+def missing_packages(*, with_slurm: bool) -> tuple[str, ...]:
+    """Return the packages that are needed and not installed.
+
+    Parameters
+    ----------
+    with_slurm
+        Whether Slurm is to be the distribution's.
 
     Raises
     ------
     UnfitMachineError
         When this is no Debian or Ubuntu.
     """
+    needed = (*_SLURM, *_OTHERS) if with_slurm else _OTHERS
     if not (shutil.which("dpkg-query") and shutil.which("apt-get")):
         raise UnfitMachineError(
             "the virtual cluster is made of Debian or Ubuntu packages, and this machine has no "
-            f"apt-get to install them: {', '.join(PACKAGES)}"
+            f"apt-get to install them: {', '.join(needed)}"
         )
     answer = subprocess.run(
-        ["dpkg-query", "--show", "--showformat=${Package} ${Status}\n", *PACKAGES],
+        ["dpkg-query", "--show", "--showformat=${Package} ${Status}\n", *needed],
         capture_output=True,
         text=True,
         check=False,  # it fails whenever one of them is unknown
@@ -52,7 +55,7 @@ def missing_packages() -> tuple[str, ...]:
     installed = {
         line.split()[0] for line in answer.stdout.splitlines() if line.endswith(" installed")
     }
-    return tuple(package for package in PACKAGES if package not in installed)
+    return tuple(package for package in needed if package not in installed)
 
 
 def install(packages: tuple[str, ...]) -> None:

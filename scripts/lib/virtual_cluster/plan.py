@@ -75,6 +75,12 @@ class Layout:
         return self.etc / "slurm.conf"
 
     @property
+    def slurm(self) -> Path:
+        """The link to the Slurm that the cluster is made of; there is none if it is the
+        distribution's."""
+        return self.root / "slurm"
+
+    @property
     def hosts(self) -> Path:
         return self.etc / "hosts"
 

@@ -1,9 +1,10 @@
-"""Requests to the running Slurm, and its answers.
+"""Requests to the running Slurm, and its answers; where its programs are.
 
 Responsible for calling Slurm's commands and reading their answers; decides nothing.
 """
 
 import os
+import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,17 +40,26 @@ class NodeReport:
         return self.responding and self.state in _DRAINED
 
 
+def search_path(layout: Layout, others: str) -> str:
+    """Return the PATH that finds the cluster's Slurm before those in the directories `others`."""
+    own = [str(layout.slurm / part) for part in ("bin", "sbin") if layout.slurm.is_symlink()]
+    return ":".join([*own, others])
+
+
 def environment(layout: Layout) -> dict[str, str]:
-    """Return the variables by which commands find this cluster.
+    """Return the variables by which commands find this cluster, and its Slurm.
 
     As the cluster is root's, Open MPI is told that being started by root is meant.
     """
-    return {
+    variables = {
         "SLURM_CONF": str(layout.slurm_conf),
         "PILOT_VIRTUAL_CLUSTER": str(layout.root),
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     }
+    if layout.slurm.is_symlink():
+        variables["PATH"] = search_path(layout, os.environ.get("PATH", os.defpath))
+    return variables
 
 
 def nodes(layout: Layout) -> dict[str, NodeReport]:
@@ -92,6 +102,21 @@ def resume(layout: Layout, node: str) -> None:
     call(layout, ["scontrol", "update", f"NodeName={node}", "State=RESUME"])
 
 
+def version(layout: Layout) -> str:
+    """Return the version of the controller, such as ``25.11.7``.
+
+    Raises
+    ------
+    ClusterError
+        When the controller does not answer.
+    """
+    for line in call(layout, ["scontrol", "show", "config"]).splitlines():
+        name, _, value = line.partition("=")
+        if name.strip() == "SLURM_VERSION":
+            return value.strip()
+    return "unknown"
+
+
 def controller_answers(layout: Layout) -> bool:
     """Tell whether slurmctld answers."""
     return _succeeds(layout, ["scontrol", "--quiet", "ping"]) and _succeeds(layout, ["sinfo"])
@@ -129,14 +154,19 @@ def call(layout: Layout, command: Sequence[str]) -> str:
 
 
 def _succeeds(layout: Layout, command: Sequence[str]) -> bool:
-    return _run(layout, command).returncode == 0
+    try:
+        return _run(layout, command).returncode == 0
+    except ClusterError:  # it took too long
+        return False
 
 
 def _run(layout: Layout, command: Sequence[str]) -> "subprocess.CompletedProcess[str]":
     try:
+        variables = {**os.environ, **environment(layout)}
         return subprocess.run(
-            command,
-            env={**os.environ, **environment(layout)},
+            # Python itself looks in its own PATH.
+            [shutil.which(command[0], path=variables.get("PATH")) or command[0], *command[1:]],
+            env=variables,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -17,8 +17,10 @@ from one seeded generator, so a seed is a run that can be repeated exactly.
 `agent`          a pilot: the real rules and service
 `processes`      executors and MPI worlds
 `tasks`          what is submitted, and how it ends when it runs
-`misfortunes`    what goes wrong
+`moves`          what somebody does, and what goes wrong
+`life`           how large a site is and which moves are made: from a seed, long or short
 `oracle`         what must hold, while it goes on and at the end
+`ends`           the causes that ends of tasks must have, and what follows from them
 `invariants`     what always holds in the core, in pilots and in the log
 `cluster`        puts all this together
 ===============  ==============================================================

@@ -10,11 +10,11 @@ import msgspec
 
 from pilot.agent.rules import actions as a
 from pilot.agent.rules.rules import Rules
-from pilot.agent.service import Identity, Service
+from pilot.agent.service import Identity, Notice, Service
 from pilot.scheduler.batch import JobRequest
 from pilot.scheduler.resources import NodeShape
-from pilot.wire import messages as m
-from pilot.wire.messages import RunningTask
+from pilot.wire.messages import pilot as m
+from pilot.wire.messages.pilot import RunningTask
 from simulated.client import Client
 from simulated.invariants import check_rules
 from simulated.network import Link
@@ -37,8 +37,10 @@ class Agent:
         self, cluster: Cluster, job: str, request: JobRequest, life: int, ends_at: float
     ) -> None:
         self.cluster = cluster
-        self.clock, self.rng = cluster.clock, cluster.rng
+        self.clock = cluster.clock
         self.name, self.job, self.life = request.name, job, life
+        self.rng = cluster.chance("agent", self.job, life)
+        graces = cluster.chance("grace", self.job, life)
         self.is_alive = True
         #: Tasks may never end here.
         self.is_trap = self.rng.random() < 0.3 and not cluster.calm
@@ -51,13 +53,18 @@ class Agent:
             lambda: [m.NodeInfo(name, SHAPE) for name in self.rules.hosts],
             lambda _: list(self.running.values()),
             lambda _: None,
+            self._leave_nodes,
+            self._keep_nodes,
             ends_at,
             cluster.site.config.pools["main"].warning_s,
+            Notice(cluster.hasty(30.0), cluster.hasty(graces.choice((0.0, 2.0, 15.0)))),
             self.clock,
         )
         self.link: Link | None = None
         self.head: Head | None = None
         self._connects = itertools.count(1)
+        #: The reports that this head was told since it was greeted, by their numbers.
+        self._told: set[int] = set()
         #: It stands still until then, and has not taken in this.
         self._frozen_until = 0.0
         self._unheard: list[Any] = []
@@ -68,12 +75,31 @@ class Agent:
         #: Node workers come up one by one.
         for position, node in enumerate(self.nodes):
             self.clock.after(
-                self.rng.uniform(0.0, 3.0),
+                cluster.hasty(self.rng.uniform(0.0, 3.0)),
                 partial(self._add_node, node, position),
             )
         cluster.agents[self.name] = self
         self._ticked = self.clock.now
         self._tick()
+
+    def _leave_nodes(self, nodes: list[str]) -> None:
+        for node in nodes:
+            busy = [e for e in self.executors.values() if e.node == node and e.current is not None]
+            assert not busy, f"{node} is left while something runs there"
+            for executor in [e for e in self.executors.values() if e.node == node]:
+                executor.is_alive = False
+                del self.executors[executor.id]
+            self.clock.after(self.rng.uniform(0.0, 5.0), partial(self._left, node))
+
+    def _left(self, node: str) -> None:
+        if self.is_alive and node in self.nodes:
+            self.service.left(node, self.clock.now)
+            self.step()
+
+    def _keep_nodes(self, nodes: list[str]) -> None:
+        for node in set(nodes) & set(self.nodes):
+            position = self.nodes.index(node)
+            self.clock.after(self.rng.uniform(0.0, 3.0), partial(self._add_node, node, position))
 
     def _add_node(self, node: str, position: int) -> None:
         if self.is_alive and node in self.nodes:
@@ -83,7 +109,10 @@ class Agent:
     # --- the head
 
     def _send(self, message: msgspec.Struct) -> None:
-        if isinstance(message, m.Completions):
+        if isinstance(message, m.PilotHello):
+            self._told.clear()
+        elif isinstance(message, m.Completions):
+            self._told.add(message.seq)
             self.cluster.oracle.reported(self, message.completions)
         if self.link is not None:
             self.link.send(message)
@@ -120,7 +149,7 @@ class Agent:
 
     def freeze(self, seconds: float) -> None:
         """Stand still; the processes that it has go on."""
-        self._frozen_until = self.clock.now + seconds
+        self._frozen_until = max(self._frozen_until, self.clock.now + seconds)
 
     def _wake_up(self, now: float) -> None:
         slept_s = now - self._ticked
@@ -157,6 +186,7 @@ class Agent:
         check_rules(self.rules, CORES)
         now = self.clock.now
         self.service.report(now)
+        self.cluster.oracle.has_told(self.service, self._told)
         if self.service.is_over(now):
             self._leave()
         elif 0.0 < (wait_s := self.service.wait_s(now)) < TICK_S:
@@ -168,6 +198,11 @@ class Agent:
         if self._asker is None:
             self._asker = Client(self.cluster, f"{self.name}.{self.life}")
         return self._asker
+
+    @property
+    def has_asked(self) -> bool:
+        """Tell whether it has that connection."""
+        return self._asker is not None
 
     def ended(self, task: int) -> None:
         """Note that an attempt does not run any more."""
@@ -188,6 +223,12 @@ class Agent:
         elif isinstance(action, a.UnsendFromWorld):
             if world := self.worlds.get(action.world):
                 world.take_back(action.upto)
+        elif isinstance(action, a.TellExecutor):
+            if executor := self.executors.get(action.executor):
+                executor.tell(action.task, action.attempt, action.until)
+        elif isinstance(action, a.TellWorld):
+            if world := self.worlds.get(action.world):
+                world.tell(action.task, action.attempt, action.until)
         elif isinstance(action, a.StartWorld):
             self.worlds[action.world] = World(self, action.world, action.need.ranks)
         elif isinstance(action, a.RunOnWorld):
@@ -210,7 +251,7 @@ class Agent:
         if self.link is not None:
             self.link.hang_up()
         self._end()
-        late_s = self.rng.uniform(0.0, 3.0)
+        late_s = self.cluster.hasty(self.rng.uniform(0.0, 3.0))
         self.clock.after(late_s, lambda: self.cluster.batch.agent_ended(self.job, self.life))
 
     def _end(self) -> None:
@@ -223,8 +264,17 @@ class Agent:
     def terminate(self) -> None:
         """Have it end since its job is cancelled, preempted or over."""
         if self.is_alive:
-            self.service.end("its job was cancelled or preempted", self.clock.now, at_once=True)
+            self.service.interrupt("its job was cancelled or preempted", self.clock.now)
             self.step()
+
+    def note_listening(self) -> None:
+        """Have the node workers tell which tasks look whether they are to stop."""
+        if not self.is_alive:
+            return
+        processes = [*self.executors.values(), *self.worlds.values()]
+        tasks = [one.current.task for one in processes if one.current and one.listens]
+        for node in self.nodes:
+            self.rules.note_listening(node, tasks)
 
     def drain(self) -> None:
         """Have it end when what runs has ended, as the batch system warns."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pilot.head.outlook import PilotRow
 from pilot.scheduler.batch import (
+    Allocation,
+    BatchError,
     BatchUnavailable,
     JobRequest,
     JobStatus,
@@ -20,6 +23,8 @@ from simulated.agent import Agent
 if TYPE_CHECKING:
     from simulated.cluster import Cluster
 
+#: The job in which heads run, if they run in one.
+OWN = "own"
 #: So long after its end a job is in lists, in seconds.
 LISTED_S = 30.0
 
@@ -39,18 +44,46 @@ class Job:
     hidden_until: float = 0.0
 
 
+class OwnAgent:
+    """The process of an agent that a head has started in its own job."""
+
+    returncode = 0
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    def poll(self) -> int | None:
+        """Return 0 once it has ended."""
+        return None if self._agent.is_alive else 0
+
+    def terminate(self) -> None:
+        """Have it end."""
+        self._agent.terminate()
+
+    def kill(self) -> None:
+        """Kill it."""
+        self._agent.vanish()
+
+    def wait(self) -> None:
+        """Wait for nothing: it lives on where its head ends."""
+
+
 class Batch:
     """The batch system (`scheduler.batch.BatchSystem`)."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self.clock, self.rng = cluster.clock, cluster.rng
+        self.clock, self.rng = cluster.clock, cluster.chance("batch")
         self.jobs_by_number: dict[str, Job] = {}
         #: It answers nothing before; jobs end at once before; nothing is taken before.
         self.silent_until = self.broken_until = self.refusing_until = 0.0
         #: Jobs wait so long for nodes, in seconds.
-        self._wait_s = self.rng.choice((0.5, 5.0, 60.0))
+        self._wait_s = cluster.hasty(self.rng.choice((0.5, 5.0, 60.0)))
         self.has_accounting = self.rng.random() < 0.7
+        #: Whether heads run in a job, in which there is a pilot, too.
+        self.has_own = self.rng.random() < 0.2
+        if self.has_own:
+            self.jobs_by_number[OWN] = Job(OWN, self._own_request("of-somebody"), Phase.RUNNING)
 
     # --- what the head asks
 
@@ -61,7 +94,9 @@ class Batch:
     def submit(self, request: JobRequest) -> str:
         """Take a job."""
         now = self.clock.now
+        self.cluster.oracle.submits()
         if now < self.refusing_until:
+            self.cluster.oracle.in_vain("refused", self.refusing_until)
             raise SubmitRefused("as told")
         silent = now < self.silent_until
         if silent and self.rng.random() < 0.5:
@@ -82,7 +117,7 @@ class Batch:
         return {
             job.number: self._status(job)
             for job in self.jobs_by_number.values()
-            if (job.phase is not Phase.ENDED or now < job.ended_at + LISTED_S)
+            if (job.phase is not Phase.ENDED or now < job.ended_at + self.cluster.hasty(LISTED_S))
             and now >= job.hidden_until
         }
 
@@ -94,14 +129,15 @@ class Batch:
         jobs = self.jobs_by_number
         return {number: self._status(jobs[number]) for number in job_ids if number in jobs}
 
-    def ends_at(self, job_id: str) -> float | None:
-        """Know nothing of walltimes."""
-        return None
+    def allocation(self, job_id: str) -> Allocation:
+        """Refuse: nobody adopts anything here."""
+        raise BatchError(f"job {job_id} is not to be adopted")
 
     def cancel(self, job_ids: Iterable[str]) -> None:
         """End jobs."""
         self._answer()
         for number in job_ids:
+            self.cluster.oracle.ends_job(number == OWN)
             if (job := self.jobs_by_number.get(number)) is None:
                 continue
             if job.phase is Phase.QUEUED:
@@ -110,12 +146,36 @@ class Batch:
                 job.phase, job.why = Phase.ENDING, WhyEnded.CANCELLED
                 self._terminate(job)
 
-    def release_nodes(self, job_id: str, keep: object) -> None:
-        """Keep the nodes of every job."""
-        raise ShrinkRefused("as told")
+    def release_nodes(self, job_id: str, keep: Sequence[str]) -> None:
+        """Take nodes of a job back, or leave them to it."""
+        self._answer()
+        job = self.jobs_by_number[job_id]
+        if job.phase is not Phase.RUNNING or job.agent is None or self.rng.random() < 0.3:
+            raise ShrinkRefused("as told")
+        assert keep, "a job is never left without nodes"
+        self.cluster.oracle.shrunk(job.agent, [n for n in job.agent.nodes if n not in keep])
+        job.agent.nodes[:] = keep
 
     def close(self) -> None:
         """Go on without whoever closes it."""
+
+    def start_own(self, _site: object, row: PilotRow, *_: object) -> OwnAgent:
+        """Start an agent in the job in which its head runs (`head.own_pilot.start_agent`)."""
+        job = self.jobs_by_number[OWN]
+        self.cluster.oracle.seen["started in the head's own job"] += 1
+        job.agent = Agent(self.cluster, OWN, self._own_request(row.name), 0, 0.0)
+        return OwnAgent(job.agent)
+
+    def _own_request(self, name: str) -> JobRequest:
+        site = self.cluster.site
+        return JobRequest(
+            name=name,
+            command=("agent",),
+            nodes=1,
+            walltime_s=1.0,
+            directory=site.jobs,
+            directives=site.config.pools["main"],
+        )
 
     def _answer(self) -> None:
         if self.clock.now < self.silent_until:
@@ -133,6 +193,7 @@ class Batch:
             node_count=nodes,
             why_ended=job.why if job.phase is Phase.ENDED else None,
             restart_count=job.restarts,
+            held_back=job.phase is Phase.QUEUED and job.restarts > 0,
         )
 
     # --- what becomes of jobs
@@ -148,8 +209,9 @@ class Batch:
         job.phase = Phase.RUNNING
         life = job.restarts
         if self.clock.now < self.broken_until:
+            self.cluster.oracle.in_vain("broken", self.broken_until)
             self.clock.after(
-                self.rng.uniform(0.0, 2.0),
+                self.cluster.hasty(self.rng.uniform(0.0, 2.0)),
                 lambda: self._end(job, WhyEnded.FAILED) if job.restarts == life else None,
             )
             return
@@ -168,7 +230,8 @@ class Batch:
         if agent is not None and agent.is_alive:
             agent.terminate()
             self.clock.after(
-                self.rng.uniform(1.0, 15.0), lambda: self.agent_ended(job.number, life)
+                self.cluster.hasty(self.rng.uniform(1.0, 15.0)),
+                lambda: self.agent_ended(job.number, life),
             )
         else:
             self.agent_ended(job.number, life)
@@ -176,7 +239,7 @@ class Batch:
     def agent_ended(self, number: str, life: int) -> None:
         """Notice that the processes of a job have ended, or end them."""
         job = self.jobs_by_number[number]
-        if job.restarts != life or job.phase is Phase.ENDED:
+        if job.restarts != life or job.phase is Phase.ENDED or number == OWN:
             return
         if job.agent is not None and job.agent.is_alive:
             job.agent.vanish()
@@ -190,10 +253,12 @@ class Batch:
         """Let the first node of a job vanish; its job may be queued again."""
         job = self.jobs_by_number[agent.job]
         agent.vanish()
+        if agent.job == OWN:
+            return
         if self.rng.random() < 0.3:
             self._requeue(job)
         else:
-            late_s = self.rng.uniform(0.0, 20.0)
+            late_s = self.cluster.hasty(self.rng.uniform(0.0, 20.0))
             job.why = WhyEnded.NODE_FAILURE
             self.clock.after(late_s, lambda: self.agent_ended(agent.job, agent.life))
 
@@ -201,7 +266,11 @@ class Batch:
         """Have others take the nodes of a job: it waits again."""
         job = self.jobs_by_number[agent.job]
         agent.terminate()
-        self.clock.after(self.rng.uniform(0.1, 5.0), lambda: self._preempted(job, agent))
+        if agent.job == OWN:
+            return
+        self.clock.after(
+            self.cluster.hasty(self.rng.uniform(0.1, 5.0)), lambda: self._preempted(job, agent)
+        )
 
     def _preempted(self, job: Job, agent: Agent) -> None:
         if agent.is_alive:

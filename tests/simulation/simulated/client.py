@@ -18,7 +18,9 @@ from pilot.client.numbers import Numbers
 from pilot.model.ids import session_of
 from pilot.model.tasks import Environment, Function, TaskSpec, Template
 from pilot.version import __version__
-from pilot.wire import messages as m
+from pilot.wire.messages import PROTOCOL
+from pilot.wire.messages import client as m
+from pilot.wire.messages.common import WHO_ARE_YOU, Welcome
 from simulated.network import Link
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ class Client:
         self.name = name
         self.is_alive = True
         #: On the head's machine, so that the kernel tells when it is gone.
-        self.is_here = cluster.rng.random() < 0.5
+        self.is_here = cluster.chance("client", name).random() < 0.5
         self._link: Link | None = None
         self._head: Head | None = None
         self._welcomed = False
@@ -63,8 +65,13 @@ class Client:
 
     @property
     def is_settled(self) -> bool:
-        """Whether it waits for nothing."""
+        """Tell whether the client waits for nothing."""
         return not (self._open or self.awaited)
+
+    @property
+    def is_asking(self) -> bool:
+        """Tell whether something that was said is not answered."""
+        return bool(self._open)
 
     def describe(self) -> str:
         """Return what it waits for."""
@@ -80,7 +87,7 @@ class Client:
         if head is not None and head.is_alive:
             if head is not self._head or link is None or not link.is_alive:
                 self._connect(head)
-            elif self._welcomed and self.clock.now - self._said > ALIVE_S:
+            elif self._welcomed and self.clock.now - self._said > self.cluster.hasty(ALIVE_S):
                 self._said = self.clock.now
                 self._send(m.Watch([]))
         self.clock.after(LOOK_S, self._look)
@@ -89,7 +96,7 @@ class Client:
         self._head, self._welcomed = head, False
         name = f"client:{self.name}#{next(self._connects)}".encode()
         self._link = Link(head.server, name, self._take, self.is_here)
-        self._link.send(m.ClientHello(m.PROTOCOL, __version__, True, self.blocks))
+        self._link.send(m.ClientHello(PROTOCOL, __version__, True, self.blocks))
 
     def _send(self, message: msgspec.Struct) -> None:
         if self._link is not None:
@@ -180,9 +187,15 @@ class Client:
         if self._welcomed:
             self._send(m.Watch(tasks))
 
-    def cancel(self, session: int, tasks: list[int]) -> None:
-        """Cancel tasks, or all of a session."""
-        self._request(lambda r: m.Cancel(r, session, tasks), lambda _: None)
+    def cancel(
+        self, session: int, tasks: list[int], group: str = "", waiting_only: bool = False
+    ) -> None:
+        """Cancel tasks, or all of a group or a session, or what of these waits."""
+        self._request(lambda r: m.Cancel(r, session, tasks, group, waiting_only), lambda _: None)
+
+    def delete_results(self, tasks: list[int]) -> None:
+        """Delete the results of tasks."""
+        self._request(lambda r: m.DeleteResults(r, tasks), lambda _: None)
 
     def command(self, name: str, **arguments: object) -> None:
         """Tell the head to do something to itself: this head alone."""
@@ -202,8 +215,8 @@ class Client:
     def _take(self, message: Any) -> None:
         if not self.is_alive:
             return
-        if isinstance(message, m.Welcome):
-            if message.refused == m.WHO_ARE_YOU:
+        if isinstance(message, Welcome):
+            if message.refused == WHO_ARE_YOU:
                 self._greet_again()
             else:
                 assert not message.refused, message.refused
@@ -214,6 +227,9 @@ class Client:
                 refused = dict(message.refused)
                 tasks = [spec.id for spec in submitted.tasks if spec.id not in refused]
                 self.cluster.oracle.accepted(tasks)
+                if not tasks:  # what came with them may not have been taken in
+                    known = self._introduced[submitted.session]
+                    known.difference_update(one.id for one in submitted.templates)
             for task, why in message.refused:
                 self.refused[task] = why
                 self.awaited.discard(task)
@@ -239,7 +255,7 @@ class Client:
         return [task for task in self.awaited if task not in said]
 
     def _greet_again(self) -> None:
-        self._send(m.ClientHello(m.PROTOCOL, __version__, True, self.blocks))
+        self._send(m.ClientHello(PROTOCOL, __version__, True, self.blocks))
         if watched := self._accepted():
             self._send(m.Watch(watched))
 

@@ -1,37 +1,75 @@
-"""One run of a site, from its seed."""
+"""One run of a site: a life."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import random
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from random import Random
+from types import ModuleType
 from unittest.mock import patch
 
 import msgspec
 
-from pilot.head import assignments, outcome_cache, telling
-from pilot.model.states import READY
+from pilot.agent import service as agent_service
+from pilot.agent.rules import executors, worlds
+from pilot.head import (
+    adopting,
+    assignments,
+    clients,
+    fleet,
+    giving_up,
+    outcome_cache,
+    pilots,
+    service,
+    setbacks,
+    steps,
+    telling,
+)
+from pilot.head.core import dispatch, leaving
+from pilot.head.store import opening
+from pilot.model.states import CLOSED_STATES, READY
 from pilot.model.tasks import Function, Template
+from pilot.scheduler import assignment, demand, elasticity, waits
 from pilot.site import Site
 from pilot.site_configs.schema import HeadConfig, SiteConfig, pool_type, site_type
 from simulated.agent import CORES, Agent
 from simulated.batch import Batch
 from simulated.client import Client
 from simulated.clock import Clock
-from simulated.disk import make_disk
+from simulated.disk import Janitor, make_disk
 from simulated.head import Head
-from simulated.misfortunes import Misfortunes
+from simulated.life import Life
+from simulated.moves import Moves
 from simulated.oracle import NothingUnexpected, Oracle
 from simulated.tasks import SITE, Tasks
 
-#: After this time nothing goes wrong any more, and what is left has to end.
-CALM_S = 120.0
 #: By then everything must have ended.
-END_S = 4000.0
+END_S = 3000.0
 #: Where nothing has ended for so long, what never ends is in the way.
 STUCK_S = 60.0
+#: How long the program waits for what may never come: the shorter, the hastier a life.
+_PATIENCE: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
+    (fleet, ("DECIDE_S",)),
+    (giving_up, ("SILENT_S", "JOIN_S", "MISSING_S", "MISSING_MOST_S", "CANCEL_AGAIN_S")),
+    (giving_up, ("NEVER_SUBMITTED_S", "UNKNOWN_S")),
+    (waits, ("UNKNOWN_KEEP_S", "LEAST_S", "MOST_S", "LEAST_WORK_S", "MOST_WORK_S")),
+    (pilots, ("REJOIN_S",)),
+    (clients, ("CLIENT_S",)),
+    (leaving, ("CLIENT_S",)),
+    (service, ("STOP_S",)),
+    (setbacks, ("BACK_OFF_S", "SHORT_LIFE_S")),
+    (steps, ("MOST_S",)),
+    (dispatch, ("STARVING_S", "STUCK_S", "AVOID_S")),
+    (assignment, ("DRAIN_S", "START_S")),
+    (elasticity, ("DRAIN_S",)),
+    (demand, ("UNKNOWN_S",)),
+    (agent_service, ("ORPHAN_S", "END_S", "LEAVE_S")),
+    (executors, ("GRACE_S",)),
+    (worlds, ("RANKS_LEAVE_S",)),
+)
 
 
 @contextlib.contextmanager
@@ -53,8 +91,9 @@ def _listening() -> Iterator[None]:
 class Cluster:
     """A site, and all that there is around it."""
 
-    def __init__(self, seed: int) -> None:
-        self.rng = random.Random(seed)
+    def __init__(self, life: Life) -> None:
+        self.life = life
+        self.rng = self.chance("site")
         self.clock = Clock()
         self.calm = False
         self.disk = make_disk()
@@ -63,34 +102,44 @@ class Cluster:
         self.tasks = Tasks(self)
         self.batch = Batch(self)
         self.agents: dict[str, Agent] = {}
-        self.misfortunes = Misfortunes(self)
+        self.moves = Moves(self)
         self._epoch = 0
         #: How many tasks are unfinished, and since when.
         self._left, self._progress_at = 0, self.clock.now
         self.head: Head | None = None
-        self._start_head()
-        count = self.rng.choice((1, 1, 2, 3))
-        self.clients = [Client(self, f"c{number}") for number in range(count)]
+        self.clients: list[Client] = []
+
+    def chance(self, *names: object) -> Random:
+        """Return what leaves a part of the site to chance, whatever happens in the others."""
+        return Random(f"{self.life.seed} {names}")
+
+    def hasty(self, seconds: float) -> float:
+        """Return how long something takes in this life."""
+        return seconds / self.life.size.haste
 
     def _config(self) -> SiteConfig:
-        rng = self.rng
+        rng, hasty = self.rng, self.hasty
         pool = pool_type("slurm")(
             cores_per_node=CORES,
             max_nodes=rng.choice((3, 6)),
             nodes_per_pilot=rng.choice((2, 3)),
             max_pilots_queued=rng.choice((1, 2)),
-            walltime_s=rng.choice((90.0, 300.0, 3600.0)),
-            warning_s=rng.choice((20.0, 60.0)),
-            idle_time_s=rng.choice((5.0, 60.0)),
+            walltime_s=hasty(rng.choice((90.0, 300.0, 3600.0))),
+            warning_s=hasty(rng.choice((20.0, 60.0))),
+            idle_time_s=hasty(rng.choice((5.0, 60.0))),
         )
         config = site_type("slurm")(
             name="simulated",
             batch="slurm",
             pools={"main": pool},
             resources=dict(SITE),
-            head=HeadConfig(idle_timeout_s=0.0, session_idle_s=60.0),
+            head=HeadConfig(idle_timeout_s=0.0, session_idle_s=hasty(60.0)),
         )
-        manners = msgspec.structs.replace(config.manners, submit_interval_s=0.0)
+        manners = msgspec.structs.replace(
+            config.manners,
+            submit_interval_s=hasty(rng.choice((0.0, 0.0, 1.0, 5.0))),
+            poll_interval_s=max(0.5, hasty(config.manners.poll_interval_s)),
+        )
         return msgspec.structs.replace(config, manners=manners)
 
     @staticmethod
@@ -98,56 +147,65 @@ class Cluster:
         """Return the function of a template."""
         return Function(template.function, b"code")
 
-    def a_client(self) -> Client:
+    def a_client(self, rng: Random) -> Client:
         """Return a client that lives."""
-        return self.rng.choice([client for client in self.clients if client.is_alive])
+        return rng.choice([client for client in self.clients if client.is_alive])
 
     # --- the run
 
     def run(self) -> None:
         """Let it all happen, and see that everything has ended well."""
         choose = self.rng.choice
-        with (
-            _listening(),
+        with contextlib.ExitStack() as stack:
+            enter = stack.enter_context
+            enter(_listening())
+            # Names of pilots, and with them all chances, are of it.
+            enter(patch.object(opening, "new_identity", lambda: "simulated"))
+            enter(patch.object(adopting, "start_agent", self.batch.start_own))
             # So small that what goes beyond is reached.
-            patch.object(assignments, "PAYLOAD_BYTES", choose((0, 20, 1 << 28))),
-            patch.object(outcome_cache, "RECENT", choose((0, 10, 50_000))),
-            patch.object(telling, "PORTION", choose((1, 100))),
-        ):
+            enter(patch.object(assignments, "PAYLOAD_BYTES", choose((0, 20, 1 << 28))))
+            enter(patch.object(outcome_cache, "RECENT", choose((0, 10, 50_000))))
+            enter(patch.object(telling, "PORTION", choose((1, 100))))
+            for module, names in _PATIENCE if self.life.size.haste != 1.0 else ():
+                for name in names:
+                    value = getattr(module, name)
+                    several = isinstance(value, tuple)
+                    shorter = tuple(map(self.hasty, value)) if several else self.hasty(value)
+                    enter(patch.object(module, name, shorter))
+            janitor = partial(Janitor, self.clock, self.chance("janitor"))
+            enter(patch.object(service, "Janitor", janitor))
             self._run()
 
     def _run(self) -> None:
-        rng, clock = self.rng, self.clock
+        rng, clock, calm_s = self.rng, self.clock, self.life.size.calm_s
         start = clock.now
-        self.clients[0].open(0, self._opened)
+        self._start_head()
+        count = rng.choice((1, 1, 2, 3))
+        self.clients += (Client(self, f"c{number}") for number in range(count))
+        self.open_session(self.clients[0])
         for client in self.clients:
             if rng.random() < 0.7:
-                client.open(0, self._opened)
-        for _ in range(rng.randrange(5, 30)):
-            clock.after(rng.uniform(0.0, CALM_S * 0.9), self._submit_some)
-        for _ in range(rng.randrange(0, 25)):
-            clock.after(rng.uniform(0.5, CALM_S), self.misfortunes.happen)
-        clock.after(CALM_S, self._calm_down)
+                self.open_session(client)
+        for move in self.life.moves:
+            clock.after(move.at_s, partial(self.moves.happen, move))
+        clock.after(calm_s, self._calm_down)
         while clock.step():
             if self.calm and self._is_over():
                 break
-            assert clock.now - start < END_S, f"it does not end: {self.describe()}"
+            assert clock.now - start < calm_s + self.hasty(END_S), (
+                f"it does not end: {self.describe()}"
+            )
         self.oracle.check_end()
+
+    def open_session(self, client: Client) -> None:
+        """Have a client open a session, and others attach to it."""
+        client.open(0, self._opened)
 
     def _opened(self, session: int) -> None:
         self.tasks.know(session)
         for client in self.clients:
             if client.is_alive and session not in client.numbers and self.rng.random() < 0.5:
                 client.open(session, lambda _: None)
-        if self.calm:
-            self.a_client().control(session, "close")
-
-    def _submit_some(self) -> None:
-        client = self.a_client()
-        if self.calm or not client.numbers:
-            return
-        if not self.tasks.submit(client, self.rng.choice(list(client.numbers))):
-            self.clock.after(0.1, self._submit_some)
 
     def _is_over(self) -> bool:
         if self.head is None or self.head.service is None:
@@ -157,7 +215,7 @@ class Cluster:
             all(client.is_settled for client in self.clients if client.is_alive)
             and not service._core.sessions
             and not service._commits.pending
-            and set(self.oracle.sessions().values()) == {"CLOSED"}
+            and set(self.oracle.sessions().values()) <= set(CLOSED_STATES)
             and all(
                 agent.rules.is_idle and not agent.service.reports for agent in self.agents.values()
             )
@@ -165,19 +223,33 @@ class Cluster:
             and not any(agent.executors or agent.worlds for agent in self.agents.values())
             and not any(pilot.held for pilot in service._core.pilots.values())
             and not service._core.site.holders
+            and not self.disk.read("SELECT * FROM garbage")
         )
 
     def _calm_down(self) -> None:
+        """Let everything end: nothing goes wrong any more."""
         self.calm = True
-        for session in self.oracle.sessions():
-            client = self.a_client()
-            client.control(session, "resume")
-            client.control(session, "close")
+        client = self.a_client(self.rng)
+        if not client.is_asking:
+            for session, state in self.oracle.sessions().items():
+                if state not in CLOSED_STATES:
+                    client.control(session, "resume")
+                    client.control(session, "close")
         self._cancel_endless()
+        self._forget_dead()
+        self.clock.after(1.0, self._calm_down)
+
+    def _forget_dead(self) -> None:
+        """Say, as a user would, that nothing runs of a dead pilot, in a job that goes on."""
+        if self.head is not None and self.head.service is not None:
+            pilots = self.head.service._pilots
+            for row in list(pilots.fleet.pilots.values()):
+                agent = self.agents.get(row.name)
+                if row.left_alone and not (agent is not None and agent.is_alive):
+                    pilots.forget(row.name, "it is dead", self.clock.now)
 
     def _cancel_endless(self) -> None:
         """End what never ends, once all others have ended or wait for it, or for its place."""
-        self.clock.after(1.0, self._cancel_endless)
         if self.head is None or self.head.service is None:
             return
         endless = {
@@ -195,12 +267,11 @@ class Cluster:
             # What it needs of the site may be with those.
             and not (t.state == READY and t.template.resources.site)
         ]
-        stuck = self.clock.now - self._progress_at > STUCK_S
+        stuck = self.clock.now - self._progress_at > self.hasty(STUCK_S)
         if len(tasks) != self._left:
             self._left, self._progress_at = len(tasks), self.clock.now
         if endless and (stuck or not others):
-            self.tasks.cancelled.update(endless)
-            client = self.a_client()
+            client = self.a_client(self.rng)
             for session in self.oracle.sessions():
                 mine = [t.id for t in tasks if t.id in endless and t.template.session == session]
                 if mine:
@@ -216,7 +287,7 @@ class Cluster:
 
     def head_is_gone(self) -> None:
         """Have the next one start after a while."""
-        self.clock.after(self.rng.uniform(0.1, 3.0), self._start_head)
+        self.clock.after(self.hasty(self.rng.uniform(0.1, 3.0)), self._start_head)
 
     def describe(self) -> str:
         """Return what there is, for who wants to know why it does not end."""

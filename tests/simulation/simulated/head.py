@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pilot.head.machine import Machine
 from pilot.head.service import TICK_S, Service
-from pilot.head.store.store import Batch, Store
+from pilot.head.store.batch import Batch
+from pilot.head.store.deletion import Garbage
+from pilot.head.store.store import Store
+from pilot.model.ids import session_of
+from simulated.batch import OWN
 from simulated.network import Server
 from simulated.threads import Thread
 
@@ -26,9 +30,14 @@ class WatchedStore(Store):
     """The real database code; the oracle sees what is written."""
 
     cluster: Cluster
+    #: Whether its disk is so quick that the loop waits for each commit.
+    is_quick = False
 
     def write(self, batch: Batch, done: Callable[[Exception | None], None]) -> None:
         """Write a batch."""
+        self._writer._commit_s = 0.0 if self.is_quick else 1.0
+        # A head that dies with a commit that goes through can look for nothing any more.
+        self._writer._check_written = lambda first_event: None
         written = self.cluster.oracle.writes(batch)
 
         def is_done(error: Exception | None) -> None:
@@ -38,13 +47,31 @@ class WatchedStore(Store):
 
         super().write(batch, is_done)
 
+    def purge(self, session: int, directories: Iterable[str]) -> list[Garbage]:
+        """Delete a session's data."""
+        garbage = super().purge(session, directories)
+        self.cluster.oracle.removed({session})
+        return garbage
+
+    def delete(self, session: int, directories: Iterable[str]) -> list[Garbage]:
+        """Delete a session."""
+        garbage = super().delete(session, directories)
+        self.cluster.oracle.removed({session})
+        return garbage
+
+    def delete_results(self, tasks: Sequence[int]) -> list[Garbage]:
+        """Delete results."""
+        garbage = super().delete_results(tasks)
+        self.cluster.oracle.removed(set(map(session_of, tasks)))
+        return garbage
+
 
 class Head:
     """One head; it may die at whatever it asks of its ports."""
 
     def __init__(self, cluster: Cluster, epoch: int) -> None:
         self.cluster = cluster
-        self.clock, self.rng = cluster.clock, cluster.rng
+        self.clock, self.rng = cluster.clock, cluster.chance("head", epoch)
         self.epoch = epoch
         self.is_alive = True
         self._threads: list[Thread] = []
@@ -53,8 +80,8 @@ class Head:
         #: It stands still until then.
         self.frozen_until = 0.0
         self._commit_s = self.rng.choice((0.0, 0.005, 0.05, 0.5))
-        self._batch_s = self.rng.choice((0.05, 0.5, 3.0))
-        self.server = Server(self.clock, self.rng, self.wake, self._says)
+        self._batch_s = self.rng.choice((0.05, 0.5, cluster.hasty(3.0)))
+        self.server = Server(self.clock, cluster.chance, self.wake, self._says)
         cluster.disk.prepare(self._touches)
         self.service: Service | None = None
         self.run(self._try_to_start)
@@ -71,7 +98,7 @@ class Head:
         store = WatchedStore(
             Path("/nowhere/tasks.db"), "auto", self._may_die, machine, lambda _: cluster.disk
         )
-        store.cluster = cluster
+        store.cluster, store.is_quick = cluster, self._commit_s == 0.0
         store.begin_epoch(self.epoch)
         cluster.oracle.head_starts(store)
         self.store = store
@@ -87,6 +114,8 @@ class Head:
         )
         cluster.oracle.watch(self.service)
         self.service.restore()
+        if cluster.batch.has_own:
+            self.service.adopt(OWN)
         self.wake()
 
     def run(self, what: Callable[[], None]) -> None:
@@ -138,14 +167,14 @@ class Head:
         """A statement is about to run."""
         self._may_die()
         if writes:
-            self.cluster.misfortunes.write()
+            self.cluster.moves.write()
 
     def _says(self, peer: bytes, message: Any) -> None:
         self.cluster.oracle.head_says(peer, message)
         self._may_die()
 
     def _may_die(self) -> None:
-        if self.cluster.misfortunes.kills_head():
+        if self.cluster.moves.kills_head():
             raise Killed
 
     def die(self) -> None:

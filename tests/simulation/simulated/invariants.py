@@ -11,8 +11,9 @@ lost with the head) until a pilot brings it back (ASSIGNED) or its end is told. 
 there, and nothing is told again. A pilot may also bring back what the log has never told that it
 was given: then a task that waits for an input is ASSIGNED, since the input was there before.
 
-A session goes OPEN → STOPPED → CLOSING → CLOSED and may leave steps out; in between it is PAUSED
-and RESUMED in turn. One that nobody was told of, since its head died, may begin with any of these.
+A session goes OPEN → STOPPED → CLOSING → CLOSED → PURGED → DELETED and may leave steps out, and
+from CLOSED to OPEN again; in between it is PAUSED and RESUMED in turn. One that nobody was told of,
+since its head died, may begin with any of these.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ NEXT_AFTER_ANOTHER: dict[str, frozenset[str]] = {
     RUNNING: frozenset((PENDING,)),
 }
 
-_SESSION_STEPS = ("", "OPEN", "STOPPED", "CLOSING", "CLOSED")
+_SESSION_STEPS = ("", "OPEN", "STOPPED", "CLOSING", "CLOSED", "PURGED", "DELETED")
+#: In the last of these steps it has no tasks any more.
+_OVER = _SESSION_STEPS[-3:]
 
 
 class Replay:
@@ -112,7 +115,10 @@ class Replay:
             paused = not paused
         else:
             at, to = _SESSION_STEPS.index(state), _SESSION_STEPS.index(new)
-            assert at < to, f"session {change.session}: {new} after {state}"
+            if (state, new) == ("CLOSED", "OPEN"):  # somebody has reopened it, or come back
+                paused = False
+            else:
+                assert at < to, f"session {change.session}: {new} after {state}"
             assert state or new == "OPEN" or self.heads > 1, (
                 f"session {change.session} begins as {new}"
             )
@@ -126,7 +132,7 @@ class Replay:
             assert name not in self.pilots or new == "QUEUED", f"pilot {name}: {new}"
             # One that was given up and lives after all joins again.
             assert name not in self.ended or new == "JOINED", f"pilot {name}: {new} after its end"
-        else:
+        elif new != "SHRUNK":  # its job is, whether it talks or not
             assert name in self.pilots, f"pilot {name}: {new}"
         if new == "JOINED":
             self.pilots.add(name)
@@ -156,7 +162,7 @@ class Replay:
         for number, (state, paused) in self.sessions.items():
             session = core.sessions.get(number)
             if session is None:
-                assert state == "CLOSED", f"session {number} has ended, the log says {state}"
+                assert state in _OVER, f"session {number} has ended, the log says {state}"
             else:
                 assert (session.state, session.paused) == (state, paused), f"session {number}"
         assert self.pilots == core.pilots.keys()
@@ -220,7 +226,7 @@ def check_core(core: Core) -> None:
 
 
 def _check_site(core: Core) -> None:
-    """What is in use of the site is what tasks have, and no more than there is."""
+    """Check that tasks have what is in use of the site, and no more than there is."""
     site = core.site
     used: Counter[str] = Counter()
     for tasks in site.holders.values():

@@ -10,13 +10,15 @@ from typing import Any
 import msgspec
 
 from pilot.limits import TOLD_BYTES
-from pilot.wire import messages as m
+from pilot.wire.messages import client as m
+from pilot.wire.messages.head import ToHead
+from pilot.wire.messages.pilot import ToPilot
 from simulated.clock import Clock
 
 _encode = msgspec.msgpack.Encoder().encode
-_to_head: Callable[[bytes], Any] = msgspec.msgpack.Decoder(m.ToHead).decode
+_to_head: Callable[[bytes], Any] = msgspec.msgpack.Decoder(ToHead).decode
 _to_client: Callable[[bytes], Any] = msgspec.msgpack.Decoder(m.ToClient).decode
-_to_pilot: Callable[[bytes], Any] = msgspec.msgpack.Decoder(m.ToPilot).decode
+_to_pilot: Callable[[bytes], Any] = msgspec.msgpack.Decoder(ToPilot).decode
 
 
 class Server:
@@ -24,8 +26,10 @@ class Server:
 
     Parameters
     ----------
-    clock, rng
-        Time, and chance.
+    clock
+        The time.
+    chance
+        Leaves a connection to chance, by its name.
     wake
         Called when something has arrived.
     touch
@@ -35,11 +39,11 @@ class Server:
     def __init__(
         self,
         clock: Clock,
-        rng: Random,
+        chance: Callable[[str, bytes], Random],
         wake: Callable[[], None],
         touch: Callable[[bytes, Any], None],
     ) -> None:
-        self.clock, self.rng = clock, rng
+        self.clock, self.chance = clock, chance
         self._wake = wake
         self._touch = touch
         self.links: dict[bytes, Link] = {}
@@ -73,6 +77,12 @@ class Server:
     def take_unreadable(self) -> list[Any]:
         """Return nothing: all can be read."""
         return []
+
+    trouble = ""
+
+    def is_over_files(self, peer: bytes) -> bool:
+        """Tell that nobody is."""
+        return False
 
     def take_gone(self) -> list[bytes]:
         """Return the peers of this machine that have gone."""
@@ -115,7 +125,7 @@ class Link:
         self, server: Server, name: bytes, take: Callable[[Any], None], is_here: bool
     ) -> None:
         self._server = server
-        self._clock, self._rng = server.clock, server.rng
+        self._clock, self._rng = server.clock, server.chance("link", name)
         self.name = name
         self._take = take
         self._decode = _to_client if name.startswith(b"client:") else _to_pilot

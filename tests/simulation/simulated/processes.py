@@ -13,10 +13,14 @@ import msgspec
 from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, TaskFailure
 from pilot.model.values import Value
-from pilot.wire.messages import AttemptSpec, Reply, RunningTask
+from pilot.wire.messages.client import Reply
+from pilot.wire.messages.pilot import AttemptSpec, RunningTask
 
 if TYPE_CHECKING:
     from simulated.agent import Agent
+
+#: Begins the name of an attempt.
+RUN = "run "
 
 
 class Process(ABC):
@@ -25,7 +29,13 @@ class Process(ABC):
     def __init__(self, agent: Agent, number: int) -> None:
         self.agent = agent
         self.cluster = agent.cluster
-        self.clock, self.rng = agent.clock, agent.rng
+        self.clock = agent.clock
+        self.rng = agent.cluster.chance(
+            "process", agent.job, agent.life, type(self).__name__, number
+        )
+        self._stops = agent.cluster.chance(
+            "stop", agent.job, agent.life, type(self).__name__, number
+        )
         self.tasks = agent.cluster.tasks
         self.id = number
         self.is_alive = True
@@ -35,6 +45,8 @@ class Process(ABC):
         #: The last that is not taken back any more.
         self.begun = 0
         self.current: AttemptSpec | None = None
+        #: It looks whether it is to stop.
+        self.listens = False
 
     def take(self, work: list[AttemptSpec]) -> None:
         for item in work:
@@ -60,6 +72,43 @@ class Process(ABC):
             )
 
         self.clock.after(self.rng.uniform(0.0, 0.01), reach)
+
+    def _begin(self) -> None:
+        """Begin to look whether it is to stop, or not; that is known a while later."""
+        self.listens = self._stops.random() < 0.5
+        if self.listens:
+            late_s = self.cluster.hasty(self._stops.uniform(0.0, 1.0))
+            self.clock.after(late_s, self.agent.note_listening)
+
+    def tell(self, task: int, attempt: int, until: float) -> None:
+        """Stop as told: in time, or late, or never."""
+        work = self.current
+        late_s = self._stops.uniform(0.0, 1.1) * max(0.0, until - self.clock.now)
+        if self.listens and work is not None and (work.task, work.attempt) == (task, attempt):
+            self.clock.after(late_s, lambda: self._stop(work))
+
+    @abstractmethod
+    def _stop(self, work: AttemptSpec) -> None:
+        """Have the task stop, if the process is in it still."""
+
+    def _completion(self, work: AttemptSpec, outcome: Outcome, started: float) -> Completion:
+        """Return the end of an attempt, which has a name of its own in place of a node's."""
+        failure = None
+        if outcome == "error":
+            kind = self.rng.choice(("ValueError", "ValueError", "OSError"))
+            failure = TaskFailure(kind, "as told", bases=(kind, "Exception"))
+        elif outcome == "interrupted":
+            failure = TaskFailure("Stopped", "", bases=("Stopped", "BaseException"))
+        return Completion(
+            work.task,
+            work.attempt,
+            outcome,
+            self.tasks.made_by(work) if outcome == "ok" else (),
+            failure,
+            node=f"{RUN}{next(self.tasks.runs)}",
+            started=started,
+            ended=self.clock.now,
+        )
 
     @abstractmethod
     def die(self, status: int) -> None:
@@ -103,19 +152,21 @@ class Executor(Process):
             return
         self.begun, work = self.queue.popleft()
         self.current = work
-        started = self.clock.now
+        started = self._started = self.clock.now
         self.cluster.oracle.runs(self.agent, work)
+        self._begin()
         self._ask(work)
         self.agent.running[work.task] = RunningTask(work.task, work.attempt, self.node, started)
         if self._may_hang() and self.rng.random() < self.tasks.hang_rate:
             self.hangs = True
             return
-        self.clock.after(self.tasks.duration(), lambda: self._end(work, started))
+        self.clock.after(self.tasks.duration(self.rng), lambda: self._end(work, started))
 
     def _ask(self, work: AttemptSpec) -> None:
         """Have children of a task begin at once; it waits for the answer before it ends."""
         self._waits = self._is_late = self._is_refused = False
-        if not (specs := self.tasks.detached(work)):
+        self._born: list[int] = []
+        if not (specs := self.tasks.detached(work, self.rng)):
             return
         self._waits = True
         templates = [self.tasks.templates[spec.template] for spec in specs]
@@ -123,6 +174,7 @@ class Executor(Process):
         def answer(message: Reply) -> None:
             if self.is_alive and self.current is work:
                 self._waits, self._is_refused = False, bool(message.error)
+                self._born = message.result or []
                 if self._is_late:
                     self._end(work, self.clock.now)
 
@@ -133,32 +185,31 @@ class Executor(Process):
         known = self.agent.rules.executors[self.id]
         return self.agent.is_trap and len(known.pipeline) == 1 and not known.unsealed
 
-    def _end(self, work: AttemptSpec, started: float) -> None:
+    def _stop(self, work: AttemptSpec) -> None:
+        if not self._waits:
+            self._end(work, self._started, "interrupted")
+
+    def _end(self, work: AttemptSpec, started: float, outcome: Outcome | None = None) -> None:
         if not self.is_alive or self.current is not work:
             return
         if self._waits:
             self._is_late = True
             return
-        outcome = "error" if self._is_refused else self.tasks.outcome(work)
+        if outcome is None:
+            outcome = "error" if self._is_refused else self.tasks.outcome(self.rng)
         if outcome == "crash":
             self.die(-9)
             return
-        self.current = None
+        self.current, self.hangs = None, False
         self.agent.ended(work.task)
-        done = completion(
-            work,
-            self.tasks.values(work.task, self.tasks.specs[work.task][0]),
-            outcome,
-            started,
-            self.clock.now,
-        )
+        done = self._completion(work, outcome, started)
         if outcome == "ok":
-            children = self.tasks.children(work)
+            children = self.tasks.children(work, self._born, self.rng)
             owed = children.delegated if children is not None else {}
             values = tuple(Value(0, b"") if n in owed else v for n, v in enumerate(done.values))
             done = msgspec.structs.replace(done, children=children, values=values)
         rules, now = self.agent.rules, self.clock.now
-        if self.rng.random() < 0.2:
+        if outcome != "interrupted" and self.rng.random() < 0.2:
             # Its result is large: it is reported when the segment is sealed.
             self._say(lambda: rules.executor_ran(self.id, [work.task], now))
             self.clock.after(
@@ -217,7 +268,9 @@ class World(Process):
         self.current = work
         self.begun = max(number, self.begun)
         self.cluster.oracle.runs(self.agent, work)
-        started, takes_s = self.clock.now, self.tasks.duration()
+        self._begin()
+        started, takes_s = self.clock.now, self.tasks.duration(self.rng)
+        self._started = started
         # The first rank may leave it before the others, and tells already what they go on with.
         leaves_s = takes_s * self.rng.choice((0.0, 0.5, 1.0))
         self.clock.after(leaves_s, self._first_leaves)
@@ -227,20 +280,19 @@ class World(Process):
         following = self.queue[0][0] if self.queue else self.sent + 1
         self.begun = max(following, self.begun)
 
-    def _end(self, work: AttemptSpec, started: float) -> None:
+    def _stop(self, work: AttemptSpec) -> None:
+        if self.is_alive and self.current is work:
+            self._first_leaves()
+        self._end(work, self._started, "interrupted")
+
+    def _end(self, work: AttemptSpec, started: float, outcome: Outcome | None = None) -> None:
         if not self.is_alive or self.current is not work:
             return
-        outcome, rng, rules = self.tasks.outcome(work), self.rng, self.agent.rules
+        outcome, rng, rules = outcome or self.tasks.outcome(self.rng), self.rng, self.agent.rules
         if outcome == "crash":
             self.die(9)
             return
-        done = completion(
-            work,
-            self.tasks.values(work.task, self.tasks.specs[work.task][0]),
-            outcome,
-            started,
-            self.clock.now,
-        )
+        done = self._completion(work, outcome, started)
         if outcome == "ok":
             # The first rank tells it a little later, maybe when the next task runs already.
             self.clock.after(
@@ -260,7 +312,8 @@ class World(Process):
         self._say(lambda: self.agent.rules.rank_done(self.id, rank, done, self.clock.now))
 
     def stop(self) -> None:
-        self.clock.after(self.rng.uniform(0.0, 3.0), lambda: self.die(15))
+        late_s = self.cluster.hasty(self.rng.uniform(0.0, 3.0))
+        self.clock.after(late_s, lambda: self.die(15))
 
     def die(self, status: int) -> None:
         if not self.is_alive:
@@ -276,15 +329,3 @@ class World(Process):
             rules.world_exited(self.id, 128 + status, "", now)
 
         self._say(exited)
-
-
-def completion(
-    work: AttemptSpec, values: tuple[Value, ...], outcome: Outcome, started: float, ended: float
-) -> Completion:
-    failure = None
-    if outcome == "error":
-        failure = TaskFailure("ValueError", "as told", bases=("ValueError", "Exception"))
-    values = values if outcome == "ok" else ()
-    return Completion(
-        work.task, work.attempt, outcome, values, failure, started=started, ended=ended
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from random import Random
 from typing import TYPE_CHECKING
 
 from pilot.model.ids import Ref, session_of
@@ -11,7 +12,7 @@ from pilot.model.tasks import Children, TaskSpec, Template
 from pilot.model.values import Value
 from pilot.scheduler.amounts import UNIT
 from pilot.scheduler.resources import Resources, needs
-from pilot.wire.messages import AttemptSpec
+from pilot.wire.messages.pilot import AttemptSpec
 
 if TYPE_CHECKING:
     from simulated.client import Client
@@ -31,6 +32,8 @@ NEEDS: tuple[tuple[TaskKind, Resources], ...] = (
 )
 #: What the site has only once, for all pilots.
 SITE = {"licence": 3, "buffer": 1}
+#: There is no such task.
+NOWHERE = 0xDEAD
 #: No task submits children once there are so many.
 MANY = 300
 
@@ -40,8 +43,10 @@ class Tasks:
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self.rng = cluster.rng
+        self.rng = cluster.chance("tasks")
         self._templates = itertools.count(1)
+        #: Numbers attempts that end.
+        self.runs = itertools.count(1)
         self.templates: dict[int, Template] = {}
         #: Those that the submissions of a session are of.
         self.of_session: dict[int, list[Template]] = {}
@@ -49,7 +54,6 @@ class Tasks:
         self.by_client: dict[int, Client] = {}
         #: Children that tasks have submitted, also in attempts that did not count.
         self.parents: dict[int, int] = {}
-        self.cancelled: set[int] = set()
         self.error_rate = self.rng.choice((0.0, 0.1, 0.4))
         self.crash_rate = self.rng.choice((0.0, 0.05, 0.2))
         self.children_rate = self.rng.choice((0.0, 0.15))
@@ -58,59 +62,64 @@ class Tasks:
         self._detached: dict[int, list[TaskSpec]] = {}
         self._cache_rate = self.rng.choice((0.0, 0.0, 0.3))
         self._stop_rate = self.rng.choice((0.0, 0.0, 0.05))
-        self._mean_s = self.rng.choice((0.001, 0.05, 1.0, 5.0))
+        self._mean_s = cluster.hasty(self.rng.choice((0.001, 0.05, 1.0, 5.0)))
         #: How likely a task never ends in a pilot where some do not.
         self.hang_rate = self.rng.choice((0.0, 0.05, 0.5))
 
     # --- how they run
 
-    def duration(self) -> float:
+    def duration(self, rng: Random) -> float:
         """Return what a task takes: all are alike, but some turn out to be long."""
-        longer_s = 1.0 if self.rng.random() < 0.03 else 0.0
-        return longer_s + self.rng.expovariate(1.0 / self._mean_s)
+        longer_s = 1.0 if rng.random() < 0.03 else 0.0
+        return longer_s + rng.expovariate(1.0 / self._mean_s)
 
-    def outcome(self, work: AttemptSpec) -> Outcome:
+    def outcome(self, rng: Random) -> Outcome:
         """Return how an attempt ends."""
-        if self.rng.random() < self.crash_rate:
+        if rng.random() < self.crash_rate:
             return "crash"
-        if self.rng.random() < self.error_rate:
+        if rng.random() < self.error_rate:
             return "error"
         return "ok"
 
-    def children(self, work: AttemptSpec) -> Children | None:
-        """Return what a task submits, if it does, and which child has its result, if one has."""
-        rng, parent = self.rng, self.specs[work.task][0]
-        if rng.random() > self.children_rate or len(self.specs) > MANY:
+    def children(self, work: AttemptSpec, born: list[int], rng: Random) -> Children | None:
+        """Return what a task submits, if it does, and which child has its result, if one has.
+
+        `born` are those that have begun already.
+        """
+        parent = self.specs[work.task][0]
+        if (rng.random() > self.children_rate and not born) or len(self.specs) > MANY:
             return None
         templates = rng.sample(self.of_session[parent.session], 2)
         new: tuple[Template, ...] = ()
         if rng.random() < 0.3:
             new = (self.template(parent.session),)
         specs: list[TaskSpec] = []
-        for number in range(1, rng.randrange(1, 4) + 1):
+        for number in range(1, rng.randrange(0 if born else 1, 4) + 1):
             template = rng.choice([*templates, *new])
             # Children may need their elder siblings, and what their parent needed.
-            sources = [spec.id for spec in specs] + [item.task for item in work.inputs]
-            refs = self._refs(sources, rng.choice((0, 0, 1)))
+            sources = [*(spec.id for spec in specs), *born, *(item.task for item in work.inputs)]
+            refs = self._refs(sources, rng.choice((0, 0, 1)), rng)
+            if rng.random() < 0.02:
+                refs = (*refs, (NOWHERE, 0))
             specs.append(TaskSpec(number, template.id, b"x", refs))
         delegated: dict[int, Ref] = {}
         for index in range(parent.returns):
             if rng.random() < 0.6:
-                delegated[index] = (rng.choice(specs).id, 0)
+                delegated[index] = (rng.choice([*(spec.id for spec in specs), *born]), 0)
         made = tuple({one.template: self.templates[one.template] for one in specs}.values())
         functions = tuple(self.cluster.function(one) for one in made)
         return Children(functions, made, tuple(specs), delegated)
 
-    def detached(self, work: AttemptSpec) -> list[TaskSpec]:
+    def detached(self, work: AttemptSpec, rng: Random) -> list[TaskSpec]:
         """Return the children that a task has begin at once: in each attempt the same."""
         if work.task not in self._detached:
             specs: list[TaskSpec] = []
             template = self.specs[work.task][0]
-            if self.rng.random() < self._detach_rate and len(self.specs) < MANY:
+            if rng.random() < self._detach_rate and len(self.specs) < MANY:
                 refs = tuple((item.task, item.index) for item in work.inputs)
-                for ordinal in range(1, self.rng.choice((1, 2)) + 1):
-                    child = self.rng.choice(self.of_session[template.session])
-                    chosen = refs if self.rng.random() < 0.5 else ()
+                for ordinal in range(1, rng.choice((1, 2)) + 1):
+                    child = rng.choice(self.of_session[template.session])
+                    chosen = refs if rng.random() < 0.5 else ()
                     specs.append(TaskSpec(ordinal, child.id, b"d", chosen, ordinal=ordinal))
             self._detached[work.task] = specs
         return self._detached[work.task]
@@ -136,7 +145,7 @@ class Tasks:
         """Return a new template."""
         rng = self.rng
         kind, need = rng.choice(NEEDS)
-        group, returns = rng.choice(("", "", "", "a")), rng.choice((1, 1, 1, 2))
+        group, returns = rng.choice(("", "", "", "a", "b")), rng.choice((1, 1, 1, 2, 3))
         number = next(self._templates)
         template = self.templates[number] = Template(
             id=number,
@@ -145,8 +154,9 @@ class Tasks:
             kind=kind,
             function=b"%d" % number,
             resources=need,
-            time_limit_s=rng.choice((0.0, 0.0, 0.0, 10.0)),
+            time_limit_s=self.cluster.hasty(rng.choice((0.0, 0.0, 0.0, 10.0))),
             retries=rng.choice((0, 1, 3)),
+            retry_on=rng.choice(((), (), ("ValueError",))),
             max_crashes=rng.choice((0, 3)),
             priority=rng.choice((0, 0, 5)),
             on_failure="stop_session"
@@ -171,35 +181,43 @@ class Tasks:
         """Return what an attempt returns that goes well."""
         return self.values(work.task, self.specs[work.task][0])
 
-    def _refs(self, sources: list[int], count: int) -> tuple[Ref, ...]:
-        chosen = self.rng.sample(sources, min(len(sources), count))
+    def _refs(self, sources: list[int], count: int, rng: Random) -> tuple[Ref, ...]:
+        chosen = rng.sample(sources, min(len(sources), count))
         returns = [self.specs[one][0].returns if one in self.specs else 1 for one in chosen]
-        return tuple((one, self.rng.randrange(n)) for one, n in zip(chosen, returns, strict=True))
+        return tuple((one, rng.randrange(n)) for one, n in zip(chosen, returns, strict=True))
 
     def know(self, session: int) -> None:
         """Have templates for a session."""
         if session not in self.of_session:
             self.of_session[session] = [self.template(session) for _ in range(4)]
 
-    def submit(self, client: Client, session: int) -> bool:
+    def submit(self, client: Client, session: int, rng: Random) -> bool:
         """Submit some; False where the client would wait for numbers."""
-        rng = self.rng
         templates = self.of_session[session]
         # Often a few that may need others; or so many alike that they are sent several at a time.
         alike = rng.choice(templates) if rng.random() < 0.1 else None
-        count = rng.randrange(1, 8) if alike is None else 40
+        most = self.cluster.life.size.tasks
+        count = rng.randint(1, most) if alike is None else 5 * most
         try:
             given = client.numbers[session].take(count)
         except InterruptedError:
             return False
         specs = []
+        elsewhere = rng.random() < 0.2
         for task in given:
             assert task not in self.specs, f"{task:#x} was given twice"
             template = alike or rng.choice(templates)
             refs: tuple[Ref, ...] = ()
             if alike is None:
-                known = [one for one, (its, _) in self.specs.items() if its.session == session]
-                refs = self._refs(known[-10:], rng.choice((0, 0, 1, 2)))
+                # Sometimes of other sessions, too.
+                known = [
+                    one
+                    for one, (its, _) in self.specs.items()
+                    if its.session == session or elsewhere
+                ]
+                refs = self._refs(known[-10:], rng.choice((0, 0, 1, 2)), rng)
+                if rng.random() < 0.005:
+                    refs = (*refs, (NOWHERE, 0))
             values = self.values(task, template) if rng.random() < 0.03 else ()
             refs = () if values else refs
             spec = TaskSpec(task, template.id, b"%d" % rng.randrange(5), refs, values)

@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 from pilot.site import create_site
-from pilot.wire import messages as m
+from pilot.wire.messages.head import ToHead
+from pilot.wire.messages.worker import ToAgent
 from support.fuzz.decoders import Decoders
 from support.fuzz.ports import Ground, Peers, Strangers, agent_of, tell_client
 from support.sites import local_template, site_under_test
@@ -36,8 +37,8 @@ def one_round(seed: int, ground: Ground, directory: Path) -> int:
     peers = Peers(seed, ground.site.site, pilots=True)
     for _ in range(10):
         where = source.choice((ground.endpoints.local, ground.endpoints.remote))
-        peers.say(where, m.ToHead, 100, source.choice((b"client:fuzz", b"pilot:p:0")))
-        peers.say(ground.agents[0], m.ToAgent, 100, source.choice((b"executor:x", b"rank:9.9")))
+        peers.say(where, ToHead, 100, source.choice((b"client:fuzz", b"pilot:p:0")))
+        peers.say(ground.agents[0], ToAgent, 100, source.choice((b"executor:x", b"rank:9.9")))
     ground.check()
     site = create_site(directory / "site", "local")
     tell_client(site, seed, 10)

@@ -21,22 +21,22 @@ from pilot.errors import PilotError
 from pilot.head.lease_files import read_lease
 from pilot.model.values import Value
 from pilot.scheduler.batch.base import BatchError
-from pilot.scheduler.batch.slurm.commands import (
-    _SEPARATOR,
+from pilot.scheduler.batch.slurm.answers import (
+    SEPARATOR,
     parse_accounting,
     parse_queue,
     parse_submitted,
 )
 from pilot.scheduler.batch.slurm.nodelist import expand_nodelist
 from pilot.site_configs import SiteFileError, load_site_file, template_text, templates
-from pilot.wire import messages as m
 from pilot.wire.channel import _Reader, encode
 from pilot.wire.discovery import read_address
+from pilot.wire.messages import client as m
 from pilot.workflow import graph_data, graph_text, load_workflow
 from pilot.workflow.expression import ExpressionError, parse
+from support.directions import DIRECTIONS
 from support.fuzz.samples import Samples
 
-UNIONS = ("ToHead", "ToClient", "ToPilot", "ToAgent", "ToNode", "ToExecutor")
 #: Nothing that is decoded here may take longer, in seconds.
 LIMIT_S = 30
 ADDRESS = {
@@ -88,7 +88,7 @@ class Decoders:
         self.random = self.samples.random
         self._file = directory / "sample"
         self._readers: dict[str, _Reader[Any]] = {
-            name: _Reader(getattr(m, name)) for name in UNIONS
+            name: _Reader(union) for name, union in DIRECTIONS.items()
         }
         self._sites = [template_text(name) for name in templates()]
         self._segment, self._value = _segment(directory)
@@ -123,8 +123,8 @@ class Decoders:
             raise AssertionError(f"{type(error).__name__}: {error}: {sample!r:.2000}") from error
 
     def _messages(self) -> None:
-        name = self.random.choice(UNIONS)
-        frame = self.samples.frame(getattr(m, self.random.choice(UNIONS)))
+        name = self.random.choice(list(DIRECTIONS))
+        frame = self.samples.frame(self.random.choice(list(DIRECTIONS.values())))
         with self._only(frame):
             reader = self._readers[name]
             read = reader.read([(b"", frame)])
@@ -208,7 +208,7 @@ class Decoders:
             "n[1-3,07]",
             "p-1",
         )
-        line = _SEPARATOR.join(self.random.choice(fields) for _ in range(11))
+        line = SEPARATOR.join(self.random.choice(fields) for _ in range(11))
         text = self._mutated("\n".join([line, line, "123;cluster"]))
         for decode in (parse_queue, parse_accounting, parse_submitted):
             with self._only(text, BatchError):

@@ -21,11 +21,15 @@ from pilot.model.tasks import Environment, SessionInfo
 from pilot.scheduler.resources import NodeShape
 from pilot.site import Site
 from pilot.version import __version__
-from pilot.wire import messages as m
 from pilot.wire.channel import Client, Server, _opening
 from pilot.wire.discovery import HeadAddress, process_started, read_address, write_address
 from pilot.wire.endpoints import LOCAL, runtime_dir
 from pilot.wire.keys import load_keys
+from pilot.wire.messages import PROTOCOL
+from pilot.wire.messages import worker as m
+from pilot.wire.messages.client import ClientHello, OpenSession, Query, Reply, ToClient
+from pilot.wire.messages.common import Welcome
+from pilot.wire.messages.head import ToHead
 from support.fuzz.samples import Samples
 from support.sites import SiteUnderTest
 from support.waiting import wait_until
@@ -130,17 +134,17 @@ class Peers:
     def say(self, endpoint: str, union: Any, count: int, name: bytes = b"client:fuzz") -> None:
         """Say so much to a server, by one connection."""
         self._count += 1
-        client: Client[Any] = Client(self._keys, b"%s%d" % (name, self._count), m.ToClient)
+        client: Client[Any] = Client(self._keys, b"%s%d" % (name, self._count), ToClient)
         client.connect(endpoint)
-        if union is m.ToHead:
-            client.send(m.ClientHello(m.PROTOCOL, "fuzz"))
-            client.send(m.OpenSession(1, "fuzz", Environment("/tmp")))
+        if union is ToHead:
+            client.send(ClientHello(PROTOCOL, "fuzz"))
+            client.send(OpenSession(1, "fuzz", Environment("/tmp")))
         for _ in range(count):
             frame = self.samples.frame(union)
             if b"Command" not in frame:  # it would be right to end then
                 client.way.send(frame)
-        if union is m.ToHead:
-            client.send(m.Query(1 << 50, "head"))
+        if union is ToHead:
+            client.send(Query(1 << 50, "head"))
             self._await_answer(client, 1 << 50)
         client.drain()
         client.close(5.0)
@@ -151,7 +155,7 @@ class Peers:
         def is_here() -> bool:
             client.poll(0.1)
             return client.is_lost or any(
-                isinstance(got, m.Reply) and got.request == number for got in client.receive()
+                isinstance(got, Reply) and got.request == number for got in client.receive()
             )
 
         wait_until(is_here, 60.0, "the head to answer")
@@ -203,7 +207,7 @@ class Head:
         self._samples = Samples(random.Random(seed))
         self._ending = False
         self._server: Server[Any] = Server(
-            load_keys(site.keys), f"{site.directory}/head", m.ToHead, None
+            load_keys(site.keys), f"{site.directory}/head", ToHead, None
         )
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -217,19 +221,19 @@ class Head:
     def _run(self) -> None:
         while not self._ending:
             for peer, message in self._server.receive():
-                if isinstance(message, m.ClientHello):
-                    self._server.send(peer, m.Welcome(1, __version__))
-                elif isinstance(message, m.Query) and message.name == "head":
+                if isinstance(message, ClientHello):
+                    self._server.send(peer, Welcome(1, __version__))
+                elif isinstance(message, Query) and message.name == "head":
                     for _ in range(TURN):
                         self._server._local.send(peer, self._sample())
-                    self._server.send(peer, m.Reply(message.request, "here"))
+                    self._server.send(peer, Reply(message.request, "here"))
             time.sleep(0.001)
         self._server.close()
 
     def _sample(self) -> bytes:
         """A message, with no number that is asked for: else it would be the answer."""
         while True:
-            frame = self._samples.frame(m.ToClient)
+            frame = self._samples.frame(ToClient)
             kind, number = _opening(frame)
             if kind != "Reply" or number is None or number > 1 << 30:
                 return frame
@@ -247,7 +251,7 @@ def tell_client(site: Site, seed: int, turns: int) -> None:
         connection = Connection(site, start=False)
         try:
             for _ in range(turns):
-                answer = connection.request(lambda n: m.Query(n, "head"), 60.0)
+                answer = connection.request(lambda n: Query(n, "head"), 60.0)
                 assert answer == "here"
         finally:
             connection.close()

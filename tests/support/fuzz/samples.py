@@ -10,7 +10,9 @@ from typing import Any
 
 import msgspec
 
-from pilot.wire import messages as m
+from pilot.wire.messages import PROTOCOL
+from pilot.wire.messages import pilot as m
+from pilot.wire.messages.client import ClientHello
 
 INTS = (0, 1, 2, 3, 5, 127, 255, 2**31, 2**32 + 1, (1 << 32) | 1, (5 << 32) | 1, 2**53, 2**63 - 1)
 BAD_INTS = (-1, -(2**63), 2**63, 2**64 - 1)
@@ -132,10 +134,10 @@ class Samples:
         for at, name in enumerate(names):
             if name in SMALL:  # otherwise what fails runs again for ever, before all others
                 fields[at] = self.random.randrange(3)
-        if kind is m.ClientHello or (kind is m.PilotHello and self.pilots):
-            fields[0] = m.PROTOCOL if self.random.random() < 0.9 else fields[0]
+        if kind is ClientHello or (kind is m.PilotHello and self.pilots):
+            fields[0] = PROTOCOL if self.random.random() < 0.9 else fields[0]
         elif kind is m.PilotHello:
-            fields[0] = m.PROTOCOL + 1
+            fields[0] = PROTOCOL + 1
         if self.random.random() < 0.04:
             fields = fields[: self.random.randrange(len(fields) + 1)]
         if self.random.random() < 0.04:

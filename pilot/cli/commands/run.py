@@ -1,0 +1,270 @@
+"""``pilot run``: a workflow file with its progress and a summary, or a Python program.
+
+Inside a job of the site's batch system the head runs in that job, whose nodes are the first pilot.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pilot.cli.as_job import (
+    follow_hosted,
+    head_of_job,
+    note_exit,
+    note_session,
+    run_as_job,
+)
+from pilot.cli.common import INTERRUPTED, current_site, json_option, site_option
+from pilot.cli.completing import complete_parameter
+from pilot.cli.job_options import Wish, hosted_options, pool_option, walltime_option
+from pilot.cli.output import counted, note, print_json, say
+from pilot.cli.parameters import RegularFile
+from pilot.cli.summaries import show_end
+from pilot.errors import PilotError
+
+if TYPE_CHECKING:
+    from pilot.client.session import Session
+    from pilot.site import Site
+    from pilot.workflow import SubmittedWorkflow, Workflow
+    from pilot.workflow.record import Record
+
+#: The longest wait for the head to accept a workflow before its progress is shown, in seconds.
+_FLUSH_S = 10.0
+
+
+class _RunCommand(click.Command):
+    """A command whose options may follow a workflow's file, but not a Python program."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Find the file first, which decides whether options may follow it."""
+        ctx.allow_interspersed_args = False
+        found, _, _ = self.make_parser(ctx).parse_args(list(args))
+        ctx.allow_interspersed_args = Path(str(found.get("file") or "")).suffix != ".py"
+        return super().parse_args(ctx, args)
+
+
+def _parameters(
+    _context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]
+) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    for text, (name, equals, _) in zip(texts, pairs, strict=True):
+        if not (name and equals):
+            raise click.BadParameter(f"{text!r}: write NAME=VALUE")
+    return {name: value for name, _, value in pairs}
+
+
+@click.command(cls=_RunCommand)
+@click.argument("file", type=RegularFile())
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.option(
+    "-p",
+    "--parameter",
+    "parameters",
+    multiple=True,
+    callback=_parameters,
+    shell_complete=complete_parameter,
+    metavar="NAME=VALUE",
+    help="Set a parameter of the workflow.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only print the tasks that would run. Modules that they name are imported to check them.",
+)
+@click.option(
+    "--budget",
+    metavar="HOURS",
+    help="Node-hours that its tasks may use, in place of the file's; then no more of them start.",
+)
+@click.option("--detach", is_flag=True, help="Only submit, and print the session's id.")
+@click.option(
+    "--as-job",
+    is_flag=True,
+    help="Run it, with its head, in a batch job; with --detach, print the job's id.",
+)
+@walltime_option
+@pool_option
+@hosted_options
+@json_option
+@site_option
+@click.pass_context
+def run(
+    context: click.Context,
+    file: Path,
+    arguments: tuple[str, ...],
+    parameters: dict[str, str],
+    dry_run: bool,
+    budget: str | None,
+    detach: bool,
+    as_job: bool,
+    walltime: float,
+    pool: str,
+    hosted: str | None,
+    directory: str | None,
+    as_json: bool,
+) -> None:
+    """Run a workflow FILE (.yaml), or a Python program (.py) with its ARGUMENTS.
+
+    A workflow shows its progress on stderr and ends with a summary: exit code 0 if all tasks
+    completed, 8 if some failed, 130 if it was cancelled with Ctrl-C. A program finds the site in
+    $PILOT_SITE, and its exit code is passed on.
+    """
+    wish = Wish(walltime, pool)
+    if wish.is_any and not (as_job or hosted):
+        raise click.UsageError("--time and --pool are for --as-job")
+    if directory is not None:
+        os.chdir(directory)
+    if file.suffix == ".py":
+        if parameters or dry_run or budget or as_json or (detach and not as_job):
+            raise click.UsageError(
+                "-p, --dry-run, --budget, --detach and --json are for workflows; options of a "
+                "program stand behind its name"
+            )
+        site = current_site()
+        if as_job:
+            words = [str(file.absolute()), *arguments]
+            context.exit(run_as_job(site, words, wish, detach, is_program=True))
+        with head_of_job(site, hosted, wish):
+            status = _run_program(site, file, arguments)
+            note_exit(site, hosted, status)
+            context.exit(status)
+    if file.suffix not in (".yaml", ".yml"):
+        raise click.UsageError(f"{file}: give a workflow (.yaml) or a Python program (.py)")
+    if arguments:
+        raise click.UsageError(
+            f"unexpected argument {arguments[0]!r}; parameters are given as -p NAME=VALUE"
+        )
+    from pilot.workflow import load_workflow
+
+    workflow = load_workflow(file, parameters)
+    if budget is not None:
+        workflow = replace(workflow, budget=budget)
+    if dry_run:
+        _print_graph(workflow, as_json)
+        return
+    site = current_site()
+    if as_job:
+        words = [word for name, text in parameters.items() for word in ("-p", f"{name}={text}")]
+        words += [] if budget is None else ["--budget", budget]
+        words = [*words, str(file.absolute())]
+        context.exit(run_as_job(site, words, wish, detach, as_json=as_json))
+    if hosted:
+        with head_of_job(site, hosted, wish):
+            session = _submit(site, workflow)
+            note_session(site, hosted, session)
+            context.exit(follow_hosted(site, session, hosted))
+    if detach:
+        click.echo(_submit(site, workflow))
+        return
+    with head_of_job(site):
+        context.exit(_run_workflow(site, workflow, as_json))
+
+
+def _run_program(site: Site, file: Path, arguments: tuple[str, ...]) -> int:
+    """Run a program with this Python; return its exit status."""
+    program = subprocess.Popen(
+        [sys.executable, str(file), *arguments],
+        env={**os.environ, "PILOT_SITE": str(site.directory)},
+    )
+    # A Ctrl-C reaches the program as well, which knows what to do.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    terminate = signal.signal(signal.SIGTERM, lambda *_: program.terminate())
+    try:
+        status = program.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, terminate)
+    return status if status >= 0 else 128 - status
+
+
+def _print_graph(workflow: Workflow, as_json: bool) -> None:
+    from pilot.workflow import graph_data, graph_text
+
+    if as_json:
+        print_json(graph_data(workflow.graph()))
+    else:
+        say(graph_text(workflow.graph()))
+
+
+def _open_session(site: Site, workflow: Workflow) -> Session:
+    from pilot.client.session import Session
+
+    return Session(
+        site,
+        name=workflow.name,
+        sys_path=workflow.sys_path,
+        budget=workflow.budget,
+    )
+
+
+def _submit_all(session: Session, workflow: Workflow) -> SubmittedWorkflow:
+    """Submit the whole workflow, or nothing of it."""
+    try:
+        return workflow.submit(session)
+    except PilotError:
+        session.cancel()
+        session.shutdown()
+        raise
+
+
+def _submit(site: Site, workflow: Workflow) -> int:
+    """Submit a workflow, which goes on without this process; return its session's id."""
+    session = _open_session(site, workflow)
+    submitted = _submit_all(session, workflow)
+    _keep_record(submitted)
+    session.shutdown(wait=False)  # it ends with the last of these tasks, without us
+    note(
+        f"{counted(len(submitted.all_futures), 'task')} submitted; "
+        f"`pilot session watch {session.id}` shows how far they are, and the results"
+    )
+    return session.id
+
+
+def _run_workflow(site: Site, workflow: Workflow, as_json: bool) -> int:
+    """Run a workflow to its end and print the summary; return the exit code."""
+    from pilot.client.progress import follow
+    from pilot.workflow.summary import summarise
+
+    begin = time.monotonic()
+    session = _open_session(site, workflow)
+    try:
+        with session:
+            submitted = _submit_all(session, workflow)
+            record = _keep_record(submitted)
+            # Whoever reads the note may close the terminal: by then the tasks are durable.
+            durable = session.flush(_FLUSH_S)
+            count = counted(record.count, "task")
+            note(
+                f"{workflow.name}: {count} in session {session.id} on {site.name}"
+                + ("" if durable else "; the head has not accepted all of them yet")
+            )
+            follow(session, submitted.futures)
+            summary = summarise(record, session.id, site.results, session.query)
+    except KeyboardInterrupt:
+        return INTERRUPTED  # the session has told what became of its tasks
+    seconds = round(time.monotonic() - begin, 3)
+    return show_end(workflow.name, site, session.id, seconds, summary, as_json)
+
+
+def _keep_record(submitted: SubmittedWorkflow) -> Record:
+    """Write the record by which other programs can show the end of the workflow.
+
+    A run does not fail if the record cannot be written: it prints a note.
+    """
+    from pilot.workflow.record import record_of, write_record
+
+    record, session = record_of(submitted), submitted.session
+    try:
+        write_record(session.site.results, session.id, record)
+    except OSError as error:
+        note(f"`pilot session watch {session.id}` will not show the results: {error}")
+    return record

@@ -1,0 +1,143 @@
+"""``pilot init``: make a site. ``pilot site``: copy its database, or begin anew."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+
+from pilot.cli.common import commanding, current_site, site_option
+from pilot.cli.completing import complete_template
+from pilot.cli.parameters import SESSION, TEMPLATE
+
+#: The mark of settings that a person has to check in a site file.
+_MARK = "CHANGE"
+#: A setting, which may be commented out.
+_SETTING = re.compile(rf"\s*(# ?)?(?!{_MARK})\w+:")
+
+
+class _Init(click.Command):
+    """The command whose help lists the templates: they are files, read when somebody asks."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, and the templates below them."""
+        from pilot.site_configs import templates
+
+        super().format_options(ctx, formatter)
+        with formatter.section("Templates"):
+            formatter.write_dl([*templates().items()])
+
+
+@click.command(cls=_Init)
+@click.option(
+    "--template",
+    "-t",
+    type=TEMPLATE,
+    shell_complete=complete_template,
+    default="local",
+    show_default=True,
+    help="The site file to begin with.",
+)
+@click.argument("name", metavar="[NAME|PATH]", required=False)
+def init(template: str, name: str | None) -> None:
+    """Make a site, and say what to edit next.
+
+    A NAME makes it under $PILOT_HOME (default: ~/.pilot), a PATH (with a slash) anywhere: choose a
+    file system that the compute nodes share. Without either it is named as the template. Existing
+    files are never overwritten.
+    """
+    from pilot.site import SITE_FILE, create_site, pilot_home
+
+    wanted = name or template
+    is_path = "/" in wanted or wanted.startswith(".")
+    directory = Path(wanted).expanduser().absolute() if is_path else pilot_home() / wanted
+    site = create_site(directory, template)
+    file = directory / SITE_FILE
+    click.echo(f"made site {site.name}: {file}")
+    marked = _marked_lines(file.read_text("utf-8"))
+    if marked:
+        click.echo(f"\nEdit the lines that are marked {_MARK}:")
+        for number, line in marked:
+            click.echo(f"  {file}:{number}: {line}")
+        click.echo("\nThen:")
+    else:
+        click.echo("\nNext:")
+    said = shlex.quote(str(directory) if is_path else wanted)
+    for command, meaning in (
+        (f"export PILOT_SITE={said}", "if this is to be your default site"),
+        (f"pilot head start --site {said}", "tells whether all is well"),
+        (f"pilot submit --site {said} --wait -- hostname", "runs a first task"),
+    ):
+        click.echo(f"  {command:<{44 + len(said)}}  # {meaning}")
+
+
+@click.group()
+def site() -> None:
+    """Copy the database of a site, or begin with a new one."""
+
+
+@site.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@site_option
+def backup(file: Path) -> None:
+    """Write a copy of the database into a new FILE.
+
+    The head writes it, with all that is committed, and does nothing else meanwhile: some seconds
+    for a million tasks. Results in files, below `results` in the site directory, are not in it. To
+    go back to the copy, stop the head, put it in the place of tasks.db (and remove tasks.db-wal):
+    pilots that have later tasks end then.
+    """
+    from pilot.wire.messages import client as m
+
+    target = file.absolute()
+    with commanding(current_site()) as command:
+        command(lambda n: m.Command(n, "backup", {"file": str(target)}), None)
+    click.echo(f"wrote {target}, {target.stat().st_size / 2**20:.1f} MiB")
+
+
+@site.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@site_option
+def reset(yes: bool) -> None:
+    """Begin anew: move the database, results and checkpoints aside.
+
+    Nothing is deleted: everything moves to a directory below that of the site. Keys, logs and
+    site.yaml stay. No head may run.
+    """
+    from pilot.head.upkeep import reset as move_aside
+
+    found = current_site()
+    if not yes:
+        click.confirm(f"move all tasks and results of {found.directory} aside?", abort=True)
+    aside = move_aside(found)
+    click.echo(f"moved everything to {aside}" if aside else f"{found.name} has no tasks")
+
+
+@site.command(name="leave-out")
+@click.argument("session", type=SESSION)
+@site_option
+def leave_out(session: int) -> None:
+    """Count a SESSION as closed whose records in the database are damaged.
+
+    Its unfinished tasks do not run. Nothing is deleted. No head may run.
+    """
+    from pilot.head.upkeep import leave_out as close
+
+    close(current_site(), session)
+    click.echo(f"session {session} is left out: it counts as closed")
+
+
+def _marked_lines(text: str) -> list[tuple[int, str]]:
+    """Return number and text of the settings that are marked, or follow a marked comment."""
+    lines = text.splitlines()
+    header = next((n for n, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    found = []
+    announced = False
+    for number, line in enumerate(lines[header:], start=header + 1):
+        announced = announced or _MARK in line
+        if announced and _SETTING.match(line):
+            found.append((number, line.strip()))
+            announced = False
+    return found

@@ -1,0 +1,325 @@
+"""``pilot submit``: one command as a task."""
+
+from __future__ import annotations
+
+from concurrent.futures import CancelledError
+from functools import partial
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from pilot.cli.array import (
+    LONGEST,
+    Rows,
+    array_command,
+    array_path,
+    array_rows,
+    check_name,
+    line_rows,
+)
+from pilot.cli.common import INTERRUPTED, asking, current_site, site_option
+from pilot.cli.completing import complete_session
+from pilot.cli.output import counted, note
+from pilot.cli.parameters import MOST, SESSION, Number
+from pilot.client.logs import Output, last_attempt
+from pilot.errors import CommandFailed, PilotError, SubmissionError, TaskError
+from pilot.regular_files import NotRegularError, check_regular
+from pilot.site import working_directory
+
+if TYPE_CHECKING:
+    from pilot.client.future import Future
+    from pilot.client.session import Session
+    from pilot.client.task import Task
+
+#: The name of sessions that this command makes.
+_SESSION_NAME = "cli"
+
+
+def _pairs(
+    _context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
+) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    for name, equals, _ in pairs:
+        if not (name and equals):
+            raise click.BadParameter(f"{name!r}: write {parameter.metavar}")
+    return {name: value for name, _, value in pairs}
+
+
+def _array(_context: click.Context, _parameter: click.Parameter, text: str | None) -> Rows | None:
+    try:
+        return None if text is None else array_rows(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _each_line(
+    _context: click.Context, _parameter: click.Parameter, path: str | None
+) -> Rows | None:
+    if path is None:
+        return None
+    try:
+        with _open_lines(path) as file:
+            return line_rows(iter(partial(file.readline, LONGEST + 1), ""))
+    except ValueError as error:
+        told = str(error)
+    except NotRegularError as error:
+        told = f"{error.strerror}; what another program writes is given as - or <(…)"
+    except OSError as error:
+        told = error.strerror or str(error)
+    raise click.BadParameter(f"{path}: {told}")
+
+
+def _open_lines(path: str) -> IO[str]:
+    """Open a file of lines: a regular file, or a descriptor that the shell has opened."""
+    is_given = path in ("-", "/dev/stdin") or path.startswith(("/dev/fd/", "/proc/self/fd/"))
+    if not is_given:
+        check_regular(path)
+    return click.open_file(path, encoding="utf-8", errors="surrogateescape")
+
+
+@click.command(context_settings={"allow_interspersed_args": False})
+@click.option("--name", help="Name of the task in lists. Default: the command.")
+@click.option("--cores", type=Number(1), default=1, help="Cores (of each rank).", show_default=True)
+@click.option("--memory", default="0", help="Memory (of each rank), such as 4G.")
+@click.option("--gpus", type=Number(0), default=0, help="GPUs (of each rank).")
+@click.option(
+    "--resource",
+    "resources",
+    multiple=True,
+    callback=_pairs,
+    metavar="NAME=AMOUNT",
+    help="Another resource, by a name that the site declares, such as matlab=1.",
+)
+@click.option(
+    "--ranks", type=Number(1), default=1, help="MPI ranks, started by the site's launcher."
+)
+@click.option("--ranks-per-node", type=Number(1), help="Ranks on each node. Default: as it fits.")
+@click.option("--time-limit", help="Longest run, such as 10m or 1:30:00.")
+@click.option("--retries", type=Number(0), default=0, help="Number of retries after an error.")
+@click.option(
+    "--stop-signal",
+    metavar="SIGNAL",
+    help="Signal, such as SIGTERM, that the command gets when its pilot ends soon. Default: none.",
+)
+@click.option("--priority", type=Number(-MOST), default=0, help="Higher goes first.")
+@click.option("--pool", help="The pool to run in. Default: any that fits.")
+@click.option("--cwd", help="Directory in which the command runs. Default: here.")
+@click.option("--stdin", help="File for its standard input.")
+@click.option("--stdout", help="File for its standard output. Default: the task's log.")
+@click.option("--stderr", help="File for its standard error. Default: the task's log.")
+@click.option(
+    "--env",
+    multiple=True,
+    callback=_pairs,
+    metavar="NAME=VALUE",
+    help="Set an environment variable: not for secrets, since `ps` shows it to others.",
+)
+@click.option(
+    "--session",
+    "session_id",
+    type=SESSION,
+    metavar="ID",
+    help="Submit to this open session.",
+    shell_complete=complete_session,
+)
+@click.option(
+    "--array",
+    "rows",
+    callback=_array,
+    metavar="RANGE",
+    help="A task for each number, as 0-99, 0-99:2 or 1,5,7.",
+)
+@click.option(
+    "--each-line",
+    "lines",
+    callback=_each_line,
+    metavar="FILE",
+    help="A task for each line of a file (-: standard input) that is not empty.",
+)
+@click.option("--wait", is_flag=True, help="Wait, print its output, end with its exit status.")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@site_option
+def submit(
+    command: tuple[str, ...],
+    cwd: str | None,
+    stdin: str | None,
+    stdout: str | None,
+    stderr: str | None,
+    env: dict[str, str],
+    session_id: int | None,
+    rows: Rows | None,
+    lines: Rows | None,
+    wait: bool,
+    **options: Any,
+) -> None:
+    """Run a COMMAND as a task, and print the task's id.
+
+    The command is started as it stands, without a shell: for pipes and variables write
+    sh -c 'a | b'. Paths are relative to the directory of the command.
+
+    With --array or --each-line it becomes many tasks, and the session's number is printed.
+    {index} and {line} in the command and in file names are filled in, and each task has the
+    variables PILOT_ARRAY_TASK_ID and PILOT_LINE.
+    """
+    if rows is not None and lines is not None:
+        raise click.UsageError("give --array or --each-line, not both")
+    if (array := rows or lines) is not None:
+        try:
+            check_name(options["name"], array.names)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="'--name'") from None
+        task = _task(
+            command,
+            names=array.names,
+            cwd=working_directory() / (cwd or ""),
+            stdin=array_path(stdin, array.names),
+            stdout=array_path(stdout, array.names),
+            stderr=array_path(stderr, array.names),
+            env=env,
+            **options,
+        )
+        click.get_current_context().exit(_submit_array(task, array, session_id, wait))
+    task = _task(
+        command,
+        cwd=working_directory() / (cwd or ""),
+        stdin=_literal(stdin),
+        stdout=_literal(stdout),
+        stderr=_literal(stderr),
+        env=env,
+        **options,
+    )
+    session = _session(task, session_id)
+    try:
+        try:
+            future = session.submit(task)
+        finally:
+            _hand_over(session, is_own=session_id is None)
+        status = _await(session, future) if wait else _accepted(future)
+    finally:
+        if session_id is not None:
+            session.detach()
+    click.get_current_context().exit(status)
+
+
+def _session(task: Task[..., Any], session_id: int | None) -> Session:
+    from pilot.client.session import Session
+
+    name = task.task_options.name or _SESSION_NAME
+    return Session(current_site(), name=name, session_id=session_id)
+
+
+def _task(command: tuple[str, ...], names: tuple[str, ...] = (), **options: Any) -> Task[..., Any]:
+    """Make the task; an invalid option is an error of the command line."""
+    from pilot.client.command import ShellCommand, shell
+    from pilot.client.task import OptionError, Task
+
+    try:
+        task = shell(command, **options)
+        if names:
+            assert isinstance(task.function, ShellCommand)
+            task = Task(array_command(task.function, names), task.kind, task.given)
+        task.task_options.resolve((), {})
+    except OptionError as error:
+        raise click.UsageError(str(error)) from error
+    return task
+
+
+def _submit_array(task: Task[..., Any], array: Rows, session_id: int | None, wait: bool) -> int:
+    """Submit the tasks of an array at once, and print their session; return the exit code."""
+    from pilot.client.progress import follow
+
+    session = _session(task, session_id)
+    try:
+        try:
+            futures = session.submit_many(task, list(array))
+        finally:
+            _hand_over(session, is_own=session_id is None)
+        for future in futures:
+            _refused(future)
+        ids = futures[0].task_id
+        if len(futures) > 1:
+            ids += f" to {futures[-1].task_id}"
+        note(
+            f"{counted(len(futures), 'task')} in session {session.id}, {ids}; "
+            f"`pilot session watch {session.id}` shows how far they are"
+        )
+        click.echo(session.id)
+        if not wait:
+            return 0
+        try:
+            follow(session, {task.__name__: futures})
+        except KeyboardInterrupt:
+            session.cancel(futures)
+            note(f"the tasks of session {session.id} were cancelled")
+            return INTERRUPTED
+        failed = [future for future in futures if future.cancelled() or future.exception()]
+        if failed:
+            note(
+                f"{len(failed)} of {counted(len(futures), 'task')} failed; `pilot task list "
+                f"--session {session.id} --failed` shows them"
+            )
+        return TaskError.exit_code if failed else 0
+    finally:
+        if session_id is not None:
+            session.detach()
+
+
+def _hand_over(session: Session, is_own: bool) -> None:
+    """Wait until the head has taken or refused the task; end a session made for it."""
+    if is_own:
+        session.shutdown(wait=False)
+    else:
+        session.flush()
+
+
+def _accepted(future: Future[Any]) -> int:
+    """Print the task's id, or raise the error with which it was refused."""
+    _refused(future)
+    click.echo(future.task_id)
+    return 0
+
+
+def _refused(future: Future[Any]) -> None:
+    """Raise the error with which a task was refused, if it was."""
+    if future.done() and not future.cancelled():
+        error = future.exception()
+        if isinstance(error, SubmissionError):
+            raise error
+
+
+def _await(session: Session, future: Future[Any]) -> int:
+    """Wait for the task, print its output, and return the exit code."""
+    try:
+        error = future.exception()
+    except KeyboardInterrupt:
+        session.cancel([future])
+        note(f"task {future.task_id} was cancelled")
+        return INTERRUPTED
+    except CancelledError:
+        error = TaskError("it was cancelled")
+    if isinstance(error, SubmissionError):
+        raise error
+    with asking(session.site) as ask:
+        Output(session.site.directory).show(last_attempt(ask("logs", task=future.task_id)))
+    if error is None:
+        return 0
+    status = exit_status(error)
+    if status is None:
+        if isinstance(error, TaskError):
+            raise error
+        told = "" if isinstance(error, PilotError) else f"{type(error).__name__}: "
+        raise TaskError(f"task {future.task_id}: {told}{error}") from error
+    note(f"task {future.task_id}: {str(error).splitlines()[0]}")
+    return status
+
+
+def exit_status(error: BaseException) -> int | None:
+    """Return the exit status of a shell; None where the task did not run its command."""
+    if not isinstance(error, CommandFailed):
+        return None
+    return error.returncode if error.returncode >= 0 else 128 - error.returncode
+
+
+def _literal(path: str | None) -> str | None:
+    """Return a file name for the API, with braces escaped: there they name parameters."""
+    return None if path is None else path.replace("{", "{{").replace("}", "}}")

@@ -1,0 +1,256 @@
+"""The tasks of a session that this process has submitted, or awaits.
+
+Invariants
+----------
+- One submission at a time is made and queued: what is new in it, such as a function, goes before
+  the submissions that refer to it.
+- What could not be queued is awaited by nobody, and what is new in it goes with a later submission.
+- Nothing is queued once the session is closed.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from pilot.client.arguments import Origin
+from pilot.client.connection import Awaited, Connection
+from pilot.client.future import Future, Owner
+from pilot.client.group import NO_GROUP, Grouping, GroupKey, current_group
+from pilot.client.numbers import Numbers
+from pilot.client.submission import Submission
+from pilot.client.submitter import Call, Submitter
+from pilot.errors import PilotError
+from pilot.model.ids import task_label
+from pilot.model.session_retry import renumbered
+from pilot.model.tasks import Function, TaskOutcome, TaskSpec, Template
+from pilot.wire.messages import client as m
+
+
+class TaskOwner(Owner, Grouping, Protocol):
+    """A session, as far as its tasks need it."""
+
+
+class SessionTasks:
+    """The tasks of a session that this process has submitted, or awaits.
+
+    Parameters
+    ----------
+    session
+        The session.
+    connection
+        The connection to its head.
+    submitter
+        The maker of tasks from calls.
+    numbers
+        The ids that the tasks get.
+    """
+
+    def __init__(
+        self, session: TaskOwner, connection: Connection, submitter: Submitter, numbers: Numbers
+    ) -> None:
+        self._session = session
+        self._connection = connection
+        self._submitter = submitter
+        self._numbers = numbers
+        self._lock = threading.Lock()
+        self._futures: set[Future[Any]] = set()
+        #: True as long as tasks are taken.
+        self.is_open = True
+
+    @property
+    def origin(self) -> Origin:
+        """The site and database to which the ids of the tasks belong."""
+        return self._submitter.origin
+
+    # --- submission
+
+    def submit(self, function: Callable[..., Any], calls: list[Call]) -> list[Future[Any]]:
+        """Submit one task for each call of a function."""
+        task = self._submitter.task(function)
+        options = task.task_options
+        return self._send(
+            len(calls),
+            lambda submission, ids, group: self._submitter.add(submission, task, calls, ids, group),
+            options.return_names,
+            options.return_count,
+            task.__name__,
+        )
+
+    def put(self, value: Any, name: str) -> Future[Any]:
+        """Submit a value, as a task that is complete from the start."""
+        return self._send(1, lambda p, ids, g: self._submitter.put(p, value, name, ids[0], g))[0]
+
+    def _send(
+        self,
+        tasks: int,
+        add: Callable[[Submission, list[int], GroupKey], None],
+        names: tuple[str, ...] = (),
+        count: int = 1,
+        name: str = "",
+    ) -> list[Future[Any]]:
+        self._session._check_process()
+        group = current_group(self._session)
+        ids = self._numbers.take(tasks) if self.is_open else []
+        with self._lock:
+            self._check_open()
+            for refused in self._connection.take_refused(self._session.id):
+                self._submitter.forget(refused)
+            submission = Submission()
+            try:
+                add(submission, ids, group.key if group else NO_GROUP)
+                futures = [Future[Any](self._session, n, names, count, name) for n in ids]
+                self._queue(submission, futures)
+            except BaseException:
+                self._submitter.forget(submission)
+                raise
+            if group is not None:
+                group.futures.extend(futures)
+        return futures
+
+    def submit_again(self, kept: Mapping[str, Any]) -> dict[str, Future[Any]]:
+        """Submit tasks again, as new ones.
+
+        Parameters
+        ----------
+        kept
+            The tasks, and all that they need, as the head's query ``retry`` returns them.
+
+        Returns
+        -------
+        dict
+            The new futures, by the ids of the tasks whose places they take.
+        """
+        submission = Submission()
+        submission.functions = msgspec.convert(kept["functions"], list[Function])
+        submission.templates = msgspec.convert(kept["templates"], list[Template])
+        before = msgspec.convert(kept["tasks"], list[TaskSpec])
+        ids = self._numbers.take(len(before)) if before else []
+        submission.tasks = renumbered(before, ids)
+        kinds = {template.id: template for template in submission.templates}
+        with self._lock:
+            self._check_open()
+            futures = [
+                Future[Any](self._session, spec.id, kind.return_names, kind.returns, kind.name)
+                for spec in submission.tasks
+                for kind in (kinds[spec.template],)
+            ]
+            self._queue(submission, futures)
+        return {task_label(b.id): f for b, f in zip(before, futures, strict=True)}
+
+    def _check_open(self) -> None:
+        if not self.is_open:
+            raise RuntimeError(
+                "cannot schedule new futures after shutdown (or detach); open a session, or "
+                f"attach again: pilot.Session(site=…, session_id={self._session.id})"
+            )
+
+    def _queue(self, submission: Submission, futures: list[Future[Any]]) -> None:
+        """Have tasks sent; nobody waits for them where this is interrupted, as by Ctrl-C."""
+        try:
+            self._futures.update(futures)
+            if futures:
+                settlers: list[Awaited] = [_Settler(self._futures, future) for future in futures]
+                self._connection.submit(self._session.id, submission, settlers)
+        except BaseException:
+            self._futures.difference_update(futures)
+            raise
+
+    # --- waiting
+
+    def future(self, number: int) -> Future[Any]:
+        """Return a future of a task that was submitted before, here or by another process."""
+        future: Future[Any] = Future(self._session, number, count=None)
+        self._futures.add(future)
+        self._connection.watch({number: _Settler(self._futures, future)})
+        return future
+
+    def unfinished(self) -> list[Future[Any]]:
+        """Return the awaited futures that are not done."""
+        return [future for future in list(self._futures) if not future.done()]
+
+    def wait(self) -> None:
+        """Wait until all awaited tasks have ended."""
+        concurrent.futures.wait(list(self._futures))
+
+    # --- the end
+
+    def close(self) -> bool:
+        """Take no more tasks; return False if that was so before."""
+        with self._lock:
+            was_open, self.is_open = self.is_open, False
+        return was_open
+
+    def cancel(self, future: Future[Any]) -> None:
+        """Have the head end a task whose future is cancelled."""
+        self._futures.discard(future)
+        self._connection.post(lambda n: m.Cancel(n, self._session.id, [future.task]))
+
+    def cancel_waiting(self) -> None:
+        """Cancel the awaited tasks that no pilot has."""
+        waiting = {future.task: future for future in self.unfinished()}
+        if waiting:
+            asked = self._connection.request(
+                # In the order of submission: what depends on others comes after these.
+                lambda n: m.Cancel(n, self._session.id, sorted(waiting), waiting_only=True)
+            )
+            for task in asked:
+                if (future := waiting.get(task)) is not None:
+                    future._end_cancelled()
+                    self._futures.discard(future)
+
+    def numbers_of(self, futures: Iterable[Future[Any]]) -> list[int]:
+        """Return the numbers of tasks, after checking that they are of this site.
+
+        Raises
+        ------
+        PilotError
+            One is not a future of a task, or of another site, where its id names another task.
+        """
+        tasks = []
+        for future in futures:
+            if not isinstance(future, Future):
+                raise PilotError(
+                    f"{future!r:.100} is no future of a task, and nothing was done; the futures "
+                    "that submit, map and session.future(id) give are"
+                )
+            if not future.origin.is_that_of(self.origin):
+                raise PilotError(
+                    f"the future of task {future.task_id} is of "
+                    f"{future.origin.other_than(self.origin)}, and this session of site "
+                    f"{self._session.site.name}; nothing was done"
+                )
+            tasks.append(future.task)
+        return tasks
+
+
+class _Settler:
+    """A link that passes the news of a task to its future, which is awaited until it is done."""
+
+    __slots__ = ("awaited", "future")
+
+    def __init__(self, awaited: set[Future[Any]], future: Future[Any]) -> None:
+        self.awaited = awaited
+        self.future = future
+
+    def settle(self, outcome: TaskOutcome) -> None:
+        self.future._settle(outcome)
+        self.awaited.discard(self.future)
+
+    def refuse(self, error: Exception) -> None:
+        self.future._fail(error, "REFUSED")
+        self.awaited.discard(self.future)
+
+    def fail(self, error: Exception) -> None:
+        self.future._fail(error, "LOST")
+        self.awaited.discard(self.future)
+
+    def started(self) -> None:
+        self.future._start()
+
+    def disown(self, error: Exception) -> None:
+        self.future._disown(error)

@@ -1,0 +1,193 @@
+"""The batch of changes that one transaction writes: the head's loop collects it in a turn. Pure.
+
+Invariants
+----------
+- Rows are written in the order of `Batch.rows`: what others refer to comes before them.
+- Nothing in a batch is told to anybody before its commit is done (`Batch.after`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from pilot.head.core.events import Attempt, Change, Delegated, Ended
+from pilot.head.core.state import Task
+from pilot.head.store.rows import attempt_row, encode
+from pilot.model.states import SessionState
+from pilot.model.tasks import Completion, Function, TaskSpec, Template
+
+#: The approximate size of a row in memory besides its texts, in bytes.
+ROW_BYTES = 500
+
+
+class Batch:
+    """The changes that one transaction writes."""
+
+    def __init__(self) -> None:
+        self.functions: list[tuple[int, bytes, bytes]] = []
+        self.templates: list[tuple[int, int, str, str, str, bytes]] = []
+        self.tasks: list[tuple[object, ...]] = []
+        self.events: list[tuple[int, int, int, bytes]] = []
+        self.delegated: list[tuple[bytes, int]] = []
+        self.ends: list[tuple[object, ...]] = []
+        self.borrowed: list[tuple[str, str, int]] = []
+        self.swept: list[dict[str, str]] = []
+        self.attempts: list[tuple[object, ...]] = []
+        self.counts: list[tuple[int, int, int, int]] = []
+        self.late: list[tuple[int, int]] = []
+        self.sessions: list[dict[str, object]] = []
+        self.paused: list[dict[str, object]] = []
+        #: Functions to call once the batch is committed.
+        self.after: list[Callable[[], None]] = []
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.tasks
+            or self.ends
+            or self.attempts
+            or self.sessions
+            or self.paused
+            or self.functions
+            or self.templates
+            or self.swept
+            or self.after
+        )  # what is delegated comes with its attempt; events alone can wait for others
+
+    def size(self, skipped: Sequence[int] = (0, 0, 0, 0)) -> tuple[int, tuple[int, ...]]:
+        """Return the approximate size in memory, in bytes, and the numbers of rows counted.
+
+        Parameters
+        ----------
+        skipped
+            The numbers of rows that were looked at before, and are not again.
+        """
+        size = 0
+        lists: tuple[list[Any], ...] = (self.functions, self.tasks, self.ends, self.attempts)
+        for rows, first in zip(lists, skipped, strict=True):
+            for row in itertools.islice(rows, first, None):
+                size += ROW_BYTES
+                for value in row:
+                    if isinstance(value, bytes | str):
+                        size += len(value)
+        return size, tuple(map(len, lists))
+
+    def extend(self, later: Batch) -> None:
+        """Append a later batch."""
+        for name in vars(self):
+            getattr(self, name).extend(getattr(later, name))
+
+    def add_functions(self, session: int, functions: Iterable[Function]) -> None:
+        """Add functions of a session."""
+        self.functions.extend((session, f.digest, f.payload) for f in functions)
+
+    def add_templates(self, templates: Iterable[Template]) -> None:
+        """Add templates of a session."""
+        self.templates.extend(
+            (t.id, t.session, t.name, t.kind, t.pool, encode(t)) for t in templates
+        )
+
+    def add_tasks(self, accepted: Iterable[tuple[TaskSpec, Task, int]]) -> None:
+        """Add accepted tasks."""
+        self.tasks.extend(
+            (
+                spec.id,
+                task.template.session,
+                spec.template,
+                parent,
+                spec.ordinal,
+                task.created_at,
+                spec.payload,
+                encode(spec.inputs) if spec.inputs else None,
+                spec.digest or None,
+                spec.retry_of or None,
+            )
+            for spec, task, parent in accepted
+        )
+
+    def add_swept(self, swept: Iterable[tuple[str, str]]) -> None:
+        """Add garbage, as path and name, that was removed from the disk."""
+        self.swept.extend({"path": path, "name": name} for path, name in swept)
+
+    def add_ends(self, ended: Sequence[Ended]) -> None:
+        """Add final states, with the values or the failure."""
+        self.borrowed.extend(
+            (value.path, value.name, end.task)
+            for end in ended
+            for value in end.values
+            if value.path and value.owner != end.task
+        )
+        self.ends.extend(
+            (
+                end.state,
+                end.at,
+                encode((end.values, end.failure)),
+                end.failure.type if end.failure else None,
+                end.pool or None,
+                end.ran_s,
+                end.memo or None,
+                encode(end.files) if end.files and end.memo else None,
+                end.task,
+            )
+            for end in ended
+        )
+
+    def rows(self) -> tuple[tuple[str, Sequence[Any]], ...]:
+        """Return the rows with the names of the statements that write them, in the order of
+        writing."""
+        return (
+            ("add_functions", self.functions),
+            ("add_templates", self.templates),
+            ("add_tasks", self.tasks),
+            ("add_attempts", self.attempts),
+            ("count_attempts", self.counts),
+            ("count_late_attempts", self.late),
+            ("delegate_tasks", self.delegated),
+            ("end_tasks", self.ends),
+            ("add_borrowed", self.borrowed),
+            ("remove_garbage", self.swept),
+            ("set_session_state", self.sessions),
+            ("pause_session", self.paused),
+            ("add_events", self.events),
+        )
+
+    def ended_tasks(self) -> Iterable[int]:
+        """Return the tasks whose final states are in this batch."""
+        return (row[-1] for row in self.ends)  # type: ignore[misc]  # rows of any form
+
+    def add_changes(self, changes: Sequence[Change], first: int) -> int:
+        """Add events from number `first` on; return the number of the next one."""
+        for session, alike in itertools.groupby(changes, lambda change: change.session):
+            row = list(alike)
+            count = sum(change.count for change in row)
+            self.events.append((first, count, session, encode(row)))
+            first += count
+        return first
+
+    def add_delegated(self, delegated: Iterable[Delegated]) -> None:
+        """Add tasks whose results are to come from children."""
+        self.delegated.extend((encode((d.values, d.refs)), d.task) for d in delegated)
+
+    def add_attempts(self, attempts: Iterable[Attempt], now: float) -> None:
+        """Add attempts that ended."""
+        for attempt in attempts:
+            c = attempt.completion
+            times = (attempt.created, attempt.ready, attempt.assigned)
+            self.attempts.append(attempt_row(c, attempt.pilot, times, now))
+            self.counts.append((c.attempt, attempt.errors, attempt.crashes, c.task))
+
+    def add_late_attempts(self, late: Iterable[tuple[str, Completion]], now: float) -> None:
+        """Add attempts of tasks that had ended before them."""
+        for pilot, completion in late:
+            row = attempt_row(completion, pilot, (None, None, None), now)
+            self.attempts.append(row)
+            self.late.append((completion.attempt, completion.task))
+
+    def end_session(self, session: int, state: SessionState, ended: float | None) -> None:
+        """Add a session's new state, and the time of its end."""
+        self.sessions.append({"id": session, "state": state, "ended": ended})
+
+    def pause_session(self, session: int, paused: bool) -> None:
+        """Add that a session is paused, or resumed."""
+        self.paused.append({"id": session, "paused": paused})

@@ -1,0 +1,44 @@
+-- What makes a database of the version before into one of this version.
+
+-- version: 6
+CREATE TABLE decisions (
+    id     INTEGER PRIMARY KEY,
+    at     REAL NOT NULL,
+    pool   TEXT NOT NULL,
+    pilot  TEXT NOT NULL,                   -- empty: on the pool as a whole
+    kind   TEXT NOT NULL,
+    detail TEXT NOT NULL
+);
+
+-- version: 7
+CREATE TABLE orders (
+    verb    TEXT NOT NULL,                  -- of a pool: scale, hold; of a pilot: drain, cancel
+    subject TEXT NOT NULL,                  -- the name of the pool or pilot
+    nodes   INTEGER NOT NULL,
+    reason  TEXT NOT NULL,
+    at      REAL NOT NULL,
+    PRIMARY KEY (verb, subject)
+) WITHOUT ROWID;
+
+-- version: 8
+ALTER TABLE pilots ADD COLUMN used REAL NOT NULL DEFAULT 0;
+ALTER TABLE pilots ADD COLUMN counted REAL;
+CREATE TABLE usage (
+    kind   TEXT NOT NULL,                   -- pool, session
+    name   TEXT NOT NULL,
+    day    INTEGER NOT NULL,
+    node_s REAL NOT NULL,
+    PRIMARY KEY (kind, name, day)
+) WITHOUT ROWID;
+
+-- version: 9
+ALTER TABLE sessions ADD COLUMN budget REAL;
+CREATE INDEX sessions_with_budget ON sessions (id) WHERE budget IS NOT NULL;
+
+-- version: 10
+ALTER TABLE orders ADD COLUMN within_s REAL NOT NULL DEFAULT 0;
+
+-- version: 11
+ALTER TABLE pilots ADD COLUMN own INTEGER NOT NULL DEFAULT 0;
+UPDATE pilots SET own = 1
+WHERE reason IN ('the head''s own allocation', 'an allocation that was adopted');

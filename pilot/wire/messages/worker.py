@@ -1,0 +1,225 @@
+"""The messages between an agent and its node workers, executors and MPI ranks."""
+
+# No annotations from the future: msgspec would compile each of them whenever a process starts.
+
+from typing import TypeAlias
+
+import msgspec
+
+from pilot.model.bounds import Number, Seconds, Signed
+from pilot.model.tasks import Completion, Function, LogSpan, SessionInfo, Template
+from pilot.scheduler.resources import NodeShape
+from pilot.wire.messages.common import Message
+from pilot.wire.messages.pilot import AttemptSpec, RunningTask
+
+
+class NodeHello(Message):
+    """The first message of a node worker."""
+
+    node: str
+    shape: NodeShape
+    pid: Number
+
+
+class StartExecutor(Message):
+    """A request to start an executor on these cores."""
+
+    executor: Number
+    session: SessionInfo
+    cores: tuple[Number, ...]
+    #: By name, those of its things that are told apart, such as GPUs.
+    indices: dict[str, tuple[str, ...]] = {}
+
+
+class StopExecutor(Message):
+    """A request to end an executor: SIGTERM, and SIGKILL after `grace_s`, to its process group."""
+
+    executor: Number
+    grace_s: Seconds
+
+
+class Unsend(Message):
+    """A request to have an executor, or the world whose rank 0 is on your node, skip the work that
+    it was sent and has not begun, up to the `upto`-th."""
+
+    #: The number of the executor or world: no two of them have the same.
+    number: Number
+    upto: Number
+
+
+class TellStop(Message):
+    """A request to tell the task that an executor, or a world with ranks on your node, is in to
+    save its state and stop."""
+
+    #: The number of the executor or world.
+    number: Number
+    task: Number
+    attempt: Number
+    #: When it is ended at the latest, in seconds since the epoch.
+    until: Seconds
+    reason: str
+
+
+class WatchRank(Message):
+    """A request to report when this process, a rank of an MPI world on your node, has ended."""
+
+    world: Number
+    rank: Number
+    pid: Number
+    #: The shared memory, as in `RankHello`.
+    memory: str
+
+
+class KillRank(Message):
+    """A request to end this process, a rank of an MPI world on your node."""
+
+    pid: Number
+
+
+class RankExited(Message):
+    """A notice that a rank has exited, sent at once, since launchers take their time."""
+
+    world: Number
+    rank: Number
+    #: The task that it was in, 0 for none.
+    task: Number
+    started: Seconds
+    #: The output of the rank in that task.
+    log: LogSpan | None = None
+
+
+class Unsent(Message):
+    """A notice that an executor or world skips the work after the `begun`-th, up to the
+    `upto`-th."""
+
+    number: Number
+    begun: Number
+    upto: Number
+
+
+class ExecutorExited(Message):
+    """A notice that an executor has exited."""
+
+    executor: Number
+    #: The exit status, as `multiprocessing.Process.exitcode`: negative for a signal.
+    status: Signed
+    #: The task that it was in, 0 for none.
+    task: Number
+    started: Seconds
+    logs: tuple[LogSpan, ...]
+    #: The last lines of the task's output.
+    tail: str
+
+
+class NodeStatus(Message):
+    """A sign of life of a node worker, with the tasks that its executors have run for a while."""
+
+    node: str
+    running: list[RunningTask]
+    #: The tasks, on executors and ranks, that look whether they are to stop.
+    listening: list[Number] = []
+
+
+class AgentStatus(Message):
+    """A sign of life of the agent, for node workers."""
+
+    #: Its endpoint on its own machine, which may have changed.
+    local: str = ""
+
+
+class ExecutorHello(Message):
+    """The first message of an executor: it is ready."""
+
+    executor: Number
+    pid: Number
+
+
+class RankHello(Message):
+    """The first message of a rank of an MPI world: it is ready."""
+
+    world: Number
+    rank: Number
+    size: Number
+    pid: Number
+    node: str
+    #: Path, on its node, of the memory that tells which task it is in.
+    memory: str
+    #: The MPI library in its own words.
+    library: str = ""
+
+
+class LaunchPlan(msgspec.Struct, array_like=True, frozen=True):
+    """A plan for an executor to start an MPI program: the words before the command, and
+    variables."""
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+
+
+class Run(Message):
+    """Work for an executor or a rank, in this order, with the functions that are new to it."""
+
+    functions: list[Function]
+    templates: list[Template]
+    work: list[AttemptSpec]
+    plan: LaunchPlan | None = None
+
+
+class Done(Message):
+    """A report of attempts that ended in an executor."""
+
+    executor: Number
+    completions: list[Completion]
+
+
+class Ran(Message):
+    """A report of attempts that have run; their completions follow when results are on the disk."""
+
+    executor: Number
+    tasks: list[Number]
+
+
+class Spent(Message):
+    """A notice that an executor takes no more work: a task has changed its process for good."""
+
+    executor: Number
+    reason: str
+
+
+class WorldDone(Message):
+    """A report, from rank 0, of attempts that all ranks of a world have left without a failure."""
+
+    world: Number
+    completions: list[Completion]
+
+
+class RankDone(Message):
+    """A report of a rank that has left an attempt which failed on it or on another rank."""
+
+    world: Number
+    rank: Number
+    completion: Completion
+
+
+class Exit(Message):
+    """A request to end, for node workers, executors and ranks."""
+
+
+ToAgent: TypeAlias = (
+    NodeHello
+    | ExecutorExited
+    | Unsent
+    | NodeStatus
+    | ExecutorHello
+    | RankHello
+    | RankExited
+    | Ran
+    | Spent
+    | Done
+    | WorldDone
+    | RankDone
+)
+ToNode: TypeAlias = (
+    StartExecutor | StopExecutor | Unsend | TellStop | WatchRank | KillRank | AgentStatus | Exit
+)
+ToExecutor: TypeAlias = Run | Exit

@@ -1,0 +1,67 @@
+"""Pacing: which of the pilots that pools want are asked for now, and which a moment later. Pure.
+
+The batch system is sent one job at a time, and no sooner than after the site's ``submit_interval``.
+A pilot that is asked for long before its turn has the size and the reason of a moment that is over
+by then; its wait is for the most part the head's own, and not the price of its nodes; and cancels
+and looks at the queue wait behind it. So it is asked for when it is about to be submitted, and
+until then it is decided upon anew.
+
+Invariants
+----------
+- A pilot that is asked for is submitted within `AHEAD_S`, if the batch system is no slower than
+  ``submit_interval``; one may be asked for whenever none is being submitted, and that time is near.
+- Pools that want pilots get them in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pilot.scheduler.elasticity import Grow
+
+#: The time before its submission in which a pilot is asked for, in seconds: that between two
+#: decisions.
+AHEAD_S = 1.0
+
+
+class Pace:
+    """The pace at which the pilots of a site are asked for.
+
+    Parameters
+    ----------
+    interval_s
+        The least time between two submissions, in seconds.
+    """
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        #: The time of the next submission, if none was late.
+        self._due = 0.0
+        #: By pool, when a pilot was last asked for: a number that grows.
+        self._turns: dict[str, int] = {}
+        self._turn = 0
+
+    def in_turn(self, wanted: Iterable[Grow]) -> list[Grow]:
+        """Return the pilots of the pool first that has waited for longest."""
+        return sorted(wanted, key=lambda grow: self._turns.get(grow.pool, 0))
+
+    def allows(self, under_way: int, now: float) -> bool:
+        """Tell whether a pilot that is asked for now is submitted soon.
+
+        Parameters
+        ----------
+        under_way
+            The pilots that were asked for, and of which the batch system has not answered.
+        now
+            The time.
+        """
+        # The clock may have been set back.
+        self._due = min(self._due, now + self._interval_s + AHEAD_S)
+        near = self._due - now < AHEAD_S
+        return near and (not under_way or under_way * self._interval_s < AHEAD_S)
+
+    def asked(self, pool: str, now: float) -> None:
+        """Note that a pilot of a pool is asked for."""
+        self._due = max(self._due, now) + self._interval_s
+        self._turn += 1
+        self._turns[pool] = self._turn

@@ -1,0 +1,270 @@
+"""The ends of tasks: each has its cause, counts once, and has the consequences that it should have.
+
+This is the oracle's own account of what one head knows, which begins with what is committed. It is
+told of every event and of its effects; none of these may contradict what is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from pilot.head.core import events as ev
+from pilot.head.core.core import Core
+from pilot.head.core.lifecycle import default_values
+from pilot.model.ids import Ref
+from pilot.model.states import CANCELLED, COMPLETED, DELEGATED, FAILED, FINAL, READY, TIMED_OUT
+from pilot.model.tasks import Completion, TaskSpec, Template
+from pilot.model.values import Value
+from simulated.processes import RUN
+
+
+@dataclass
+class Row:
+    """A task, as far as a head knows it."""
+
+    template: Template
+    spec: TaskSpec
+    #: READY stands for all states of an unfinished task but DELEGATED; DELETED: it had results.
+    state: str = READY
+    values: tuple[Value, ...] = ()
+    attempts: int = 0
+    errors: int = 0
+    crashes: int = 0
+    #: What it has handed on: the values that are there, and whose results the others are.
+    owed: tuple[tuple[Value, ...], dict[int, Ref]] | None = None
+
+    @property
+    def seen(self) -> tuple[Value, ...] | None:
+        """Its results as dependents see them; None where they get none."""
+        if self.state == COMPLETED:
+            return self.values
+        ignored = self.template.on_failure == "ignore" and self.state != CANCELLED
+        return default_values(self.template) if ignored and self.state in FINAL else None
+
+
+class Ends:
+    """The tasks that a head knows, and the runs of them that count."""
+
+    def __init__(
+        self,
+        core: Core,
+        rows: Mapping[int, Row],
+        counted: set[str],
+        templates: Callable[[], set[int]],
+    ) -> None:
+        self._core = core
+        #: The runs that count, and those of them that are committed.
+        self._counted, self._written = counted, set(counted)
+        #: Those that are committed.
+        self._templates = templates
+        self.rows = dict(rows)
+        self._takes_tasks: set[int] = set()
+
+    def comes(self) -> None:
+        """Note how it is before an event."""
+        sessions = self._core.sessions.values()
+        self._takes_tasks = {one.id for one in sessions if one.state == "OPEN"}
+
+    def take(self, event: ev.Event, effects: ev.Effects) -> None:
+        """Check what follows from an event, and remember it."""
+        rows = self.rows
+        for spec, task, _ in effects.accepted:
+            assert spec.id not in rows, f"{spec.id:#x} was taken on twice"
+            rows[spec.id] = Row(task.template, spec)
+        done: dict[int, Completion] = {}
+        for attempt in effects.attempts:
+            self._count(attempt)
+            done[attempt.completion.task] = attempt.completion
+        for _, late in effects.late:
+            if late.task in rows:
+                rows[late.task].attempts = late.attempt
+        for delegated in effects.delegated:
+            row = rows[delegated.task]
+            assert row.state == READY, f"{delegated.task:#x} is delegated, and was {row.state}"
+            row.state, row.owed = DELEGATED, (delegated.values, dict(delegated.refs))
+        for end in effects.ended:
+            row = rows[end.task]
+            assert row.state not in FINAL, f"{end.task:#x}: {end.state} after {row.state}"
+            row.state, row.values = end.state, end.values
+        if isinstance(event, ev.TasksSubmitted):
+            self._check_refusals(event, effects)
+        if effects.ended or effects.attempts:
+            _Check(self, self._core, event, effects, done).run()
+
+    def _count(self, attempt: ev.Attempt) -> None:
+        done = attempt.completion
+        row = self.rows[done.task]
+        if done.node.startswith(RUN):
+            assert done.node not in self._counted, f"{done.node} counts twice"
+            self._counted.add(done.node)
+        row.attempts = done.attempt
+        row.errors += done.outcome == "error"
+        row.crashes += done.outcome == "crash"
+        assert (attempt.errors, attempt.crashes) == (row.errors, row.crashes), attempt
+        assert row.errors <= row.template.retries + 1, "one try too many"
+        assert row.crashes <= row.template.max_crashes + 1, "one crash too many"
+
+    def written(self, runs: Iterable[str]) -> None:
+        """Note that these runs are committed."""
+        self._written.update(runs)
+
+    def check_written(self, runs: Iterable[str]) -> None:
+        """Check that those of these runs that count are committed."""
+        lost = self._counted.intersection(runs) - self._written
+        assert not lost, f"a pilot is told that {lost} are committed, and they are not"
+
+    def _check_refusals(self, event: ev.TasksSubmitted, effects: ev.Effects) -> None:
+        refused = dict(effects.refused)
+        new = {spec.id for spec, *_ in effects.accepted}
+        is_open = event.parent or event.session in self._takes_tasks
+        for spec in event.tasks:
+            if spec.id in new or spec.id not in self.rows:
+                possible = is_open and all(self.is_there(source) for source, _ in spec.inputs)
+                if spec.template not in self._core.templates:
+                    # A client may take for known what came with others, which were all refused.
+                    possible = possible and spec.template in self._templates()
+                assert (spec.id in refused) != possible, (spec, refused)
+
+    def is_there(self, task: int) -> bool:
+        """Tell whether a result of a task is there or may come."""
+        row = self.rows.get(task)
+        return row is not None and (row.state in (READY, DELEGATED) or row.seen is not None)
+
+
+def _verdict(row: Row, done: Completion) -> str | None:
+    """Return what the outcome table says, in other words than the program."""
+    template = row.template
+    if done.outcome == "error":
+        failure = done.failure
+        named = not template.retry_on or (failure and "ValueError" in failure.bases)
+        return None if row.errors <= template.retries and named else FAILED
+    if done.outcome == "crash":
+        return FAILED if row.crashes > template.max_crashes else None
+    return {"ok": COMPLETED, "timeout": TIMED_OUT}.get(done.outcome)
+
+
+class _Check:
+    """The check of what one event has ended."""
+
+    def __init__(
+        self,
+        ends: Ends,
+        core: Core,
+        event: ev.Event,
+        effects: ev.Effects,
+        done: Mapping[int, Completion],
+    ) -> None:
+        self._ends, self._core, self._event, self._done = ends, core, event, done
+        self._new = {spec.id for spec, *_ in effects.accepted}
+        self._ended = {end.task: ends.rows[end.task] for end in effects.ended}
+
+    def run(self) -> None:
+        rows, tasks = self._ends.rows, self._core.tasks
+        for number, done in self._done.items():
+            row, final = rows[number], _verdict(rows[number], done)
+            if final is None:
+                assert row.state not in (COMPLETED, FAILED, TIMED_OUT), (done, row)
+            elif final == COMPLETED:
+                assert row.state in FINAL or row.state == DELEGATED, (done, row)
+            else:
+                assert row.state == final, (done, row)
+        for number, row in self._ended.items():
+            assert number not in tasks
+            why = getattr(self, f"_why_{row.state.lower()}")
+            assert why(number, row), f"{number:#x}: {row} because of {self._event}"
+            self._check_others(number, row)
+        lost = {number for number, row in self._ended.items() if row.seen is None}
+        for task in tasks.values() if lost else ():
+            assert lost.isdisjoint(source for source, _ in task.inputs), f"{task.id:#x} in vain"
+
+    def _check_others(self, number: int, row: Row) -> None:
+        """Check that what is to end with a task has ended."""
+        if row.state == CANCELLED and row.owed:
+            for child, _ in row.owed[1].values():
+                assert child not in self._core.tasks, f"{child:#x} works for nobody"
+        template = row.template
+        if row.state not in (FAILED, TIMED_OUT):
+            return
+        for task in self._core.tasks.values():
+            if task.id in self._new or task.template.session != template.session:
+                continue
+            assert template.on_failure != "stop_session", f"{task.id:#x} goes on"
+            if template.group_fails_together:
+                assert task.template.group != template.group, f"{task.id:#x} goes on"
+
+    def _of_child(self, row: Row) -> bool:
+        """Tell whether one to which it has handed a result on has ended so."""
+        owed = row.owed[1].values() if row.owed else ()
+        return any(
+            child in self._ended
+            and self._ended[child].state == row.state
+            and self._ended[child].seen is None
+            for child, _ in owed
+        )
+
+    def _why_completed(self, number: int, row: Row) -> bool:
+        """Each value is from who owns it, and from nobody else."""
+        event, done = self._event, self._done.get(number)
+        assert len(row.values) == row.template.returns
+        if row.spec.values:
+            return number in self._new and row.values == row.spec.values
+        if isinstance(event, ev.TasksLookedUp) and number in event.found and not row.owed:
+            return bool(row.template.cache) and row.values == event.found[number]
+        expected = list(row.owed[0] if row.owed else done.values if done else ())
+        owed = dict(row.owed[1]) if row.owed else {}
+        if done is not None and done.children is not None:
+            owed.update(done.children.delegated)
+        for index, (child, there) in owed.items():
+            values = self._ends.rows[child].seen
+            assert values is not None
+            expected[index] = values[there]
+        return tuple(expected) == row.values and (done is not None or row.owed is not None)
+
+    def _why_failed(self, number: int, row: Row) -> bool:
+        done = self._done.get(number)
+        return (done is not None and _verdict(row, done) == row.state) or self._of_child(row)
+
+    _why_timed_out = _why_failed
+
+    def _why_aborted(self, number: int, row: Row) -> bool:
+        """An input is not there, or what it has handed a result on to."""
+        rows, is_there = self._ends.rows, self._ends.is_there
+        # With some inputs it would be cancelled, unless it has come when they were lost.
+        sources = [
+            source
+            for source, _ in row.spec.inputs
+            if number in self._new
+            or source not in rows
+            or rows[source].template.on_failure != "cancel_successors"
+        ]
+        done = self._done.get(number)
+        if done is not None and done.children is not None:
+            sources += (child for child, _ in done.children.delegated.values())
+        return self._of_child(row) or not all(map(is_there, sources))
+
+    def _why_cancelled(self, number: int, row: Row) -> bool:
+        """Somebody said so, a policy, or who has its result or wanted it."""
+        event, template = self._event, row.template
+        if isinstance(event, ev.TasksCancelled):
+            if event.tasks is not None and number in event.tasks:
+                return True
+            named = event.group in ("", template.group) and event.session == template.session
+            if event.tasks is None and named:
+                return True
+        if self._of_child(row):
+            return True
+        inputs = {source for source, _ in row.spec.inputs}
+        for other, its in self._ended.items():
+            theirs = its.template
+            if other in inputs and theirs.on_failure == "cancel_successors":
+                return True
+            owed = its.owed[1].values() if its.owed else ()
+            if its.state == CANCELLED and any(child == number for child, _ in owed):
+                return True
+            if its.state in (FAILED, TIMED_OUT) and theirs.session == template.session:
+                if theirs.on_failure == "stop_session":
+                    return True
+                if theirs.group_fails_together and theirs.group == template.group:
+                    return True
+        return False
