@@ -1,0 +1,1 @@
+"""The cost of preemption and walltimes: held and useful node-seconds, steps made twice."""
