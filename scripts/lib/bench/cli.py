@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import compiling
 import pictures
 
 from bench import measure, peer_process, peers, plot, report, stage
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 findings.miss("", name, why)
     if options.pictures and (why := pictures.why_not()):
         findings.miss("", "pictures", why)
-    stage.compile_pilot()
+    compiling.compile_pilot()
     began = time.time()
     for name in chosen:
         print(f"{name} …", file=sys.stderr, flush=True)

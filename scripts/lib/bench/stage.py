@@ -8,7 +8,6 @@ with it its pilots.
 
 from __future__ import annotations
 
-import compileall
 import contextlib
 import os
 import shutil
@@ -171,18 +170,6 @@ class Stage:
                 # It is no fault of ours, and the other figures stand without it.
                 self.findings.miss(workload, name, f"{type(error).__name__}: {error}")
         return samples
-
-
-def compile_pilot() -> None:
-    """Compile Pilot's modules, as in an installed Pilot.
-
-    Under PYTHONDONTWRITEBYTECODE, say, each process of a fresh checkout would compile what it
-    imports, and that would be measured.
-    """
-    package = Path(pilot.__file__ or "").parent
-    # In a checkout some packages are links, which `compile_dir` does not follow.
-    for directory in (package, *(path for path in package.iterdir() if path.is_symlink())):
-        compileall.compile_dir(directory, quiet=2)
 
 
 def rest(samples: Mapping[str, T]) -> dict[str, T]:

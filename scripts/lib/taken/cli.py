@@ -32,6 +32,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import compiling
 import yaml
 
 import pilot
@@ -51,6 +52,7 @@ ACCOUNTED_S = 30.0
 def main() -> int:
     """Run one experiment; return the exit status: 1 where a result is wrong."""
     arguments = _parser().parse_args()
+    compiling.compile_pilot()
     shared = Path(json.loads(_run([str(CLUSTER), "status", "--json"]))["shared_directory"])
     home = Path(tempfile.mkdtemp(prefix="taken-", dir=shared))
     os.environ["PILOT_HOME"] = str(home)
