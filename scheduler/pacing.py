@@ -1,6 +1,8 @@
 """Pacing: which of the pilots that pools want are asked for now, and which a moment later. Pure.
 
 The batch system is sent one job at a time, and no sooner than after the site's ``submit_interval``.
+Where the site leaves that open, it follows from how long the batch system takes: so it is asked
+quickly while it answers quickly, and seldom while it is busy.
 A pilot that is asked for long before its turn has the size and the reason of a moment that is over
 by then; its wait is for the most part the head's own, and not the price of its nodes; and cancels
 and looks at the queue wait behind it. So it is asked for when it is about to be submitted, and
@@ -22,6 +24,9 @@ from pilot.scheduler.elasticity import Grow
 #: The time before its submission in which a pilot is asked for, in seconds: that between two
 #: decisions.
 AHEAD_S = 1.0
+#: An interval that the site leaves open: so many times as long as the last submission took, its
+#: bounds, and what it is before the first one, in seconds.
+TIMES_AS_LONG, LEAST_S, MOST_S, UNKNOWN_S = 2.0, 0.2, 10.0, 1.0
 
 
 class Pace:
@@ -30,16 +35,23 @@ class Pace:
     Parameters
     ----------
     interval_s
-        The least time between two submissions, in seconds.
+        The least time between two submissions, in seconds; None: by how long they take.
     """
 
-    def __init__(self, interval_s: float) -> None:
-        self._interval_s = interval_s
+    def __init__(self, interval_s: float | None) -> None:
+        self._follows = interval_s is None
+        #: The least time between two submissions, in seconds.
+        self.interval_s = UNKNOWN_S if interval_s is None else interval_s
         #: The time of the next submission, if none was late.
         self._due = 0.0
         #: By pool, when a pilot was last asked for: a number that grows.
         self._turns: dict[str, int] = {}
         self._turn = 0
+
+    def took(self, seconds: float) -> None:
+        """Note how long a submission took, whether it was answered or not."""
+        if self._follows:
+            self.interval_s = min(max(TIMES_AS_LONG * seconds, LEAST_S), MOST_S)
 
     def in_turn(self, wanted: Iterable[Grow]) -> list[Grow]:
         """Return the pilots of the pool first that has waited for longest."""
@@ -56,12 +68,12 @@ class Pace:
             The time.
         """
         # The clock may have been set back.
-        self._due = min(self._due, now + self._interval_s + AHEAD_S)
+        self._due = min(self._due, now + self.interval_s + AHEAD_S)
         near = self._due - now < AHEAD_S
-        return near and (not under_way or under_way * self._interval_s < AHEAD_S)
+        return near and (not under_way or under_way * self.interval_s < AHEAD_S)
 
     def asked(self, pool: str, now: float) -> None:
         """Note that a pilot of a pool is asked for."""
-        self._due = max(self._due, now) + self._interval_s
+        self._due = max(self._due, now) + self.interval_s
         self._turn += 1
         self._turns[pool] = self._turn

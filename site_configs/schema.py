@@ -160,8 +160,9 @@ class Manners(_Mapping, frozen=True, kw_only=True):
 
     #: Time between two queries of the queue.
     poll_interval_s: Seconds = field(default=2.0, name="poll_interval")
-    #: The least time between two submissions.
-    submit_interval_s: Seconds = field(default=1.0, name="submit_interval")
+    #: The least time between two submissions; auto: twice as long as the last one took, from 0.2 to
+    #: 10 s.
+    submit_interval_s: AutoSeconds = field(default=None, name="submit_interval")
     #: Each command of the batch system is given up after this time.
     command_limit_s: Seconds = field(default=30.0, name="command_limit")
     #: Job names begin with this word.

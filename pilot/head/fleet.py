@@ -539,7 +539,7 @@ class Fleet:
 
         Return the job, its shape, and why it is not simply the wish.
         """
-        due = self._last_submit + self._manners.submit_interval_s
+        due = self._last_submit + self._pace.interval_s
         while not row.told and (left := due - self._now()) > 0:
             self._sleep(min(left, 0.1))
         if row.told:
@@ -552,7 +552,11 @@ class Fleet:
             request = self._request(row, shape)
         except ValueError as error:
             raise SubmitRefused(str(error)) from error
-        return self._batch.submit(request), shape, why
+        asked = self._now()
+        try:
+            return self._batch.submit(request), shape, why
+        finally:
+            self._pace.took(self._now() - asked)
 
     def _shaped(self, row: PilotRow, job: str, shape: Shape, why: str) -> None:
         """Take in that a pilot was submitted, in a shape that may be another one than its wish."""

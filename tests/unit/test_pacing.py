@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilot.scheduler.elasticity import Grow
-from pilot.scheduler.pacing import AHEAD_S, Pace
+from pilot.scheduler.pacing import AHEAD_S, LEAST_S, MOST_S, TIMES_AS_LONG, UNKNOWN_S, Pace
 
 
 def grow(pool: str) -> Grow:
@@ -46,6 +46,20 @@ def test_a_clock_that_is_set_back_stops_nothing() -> None:
     pace.asked("main", 1e6)
     assert not pace.allows(0, 100.0)
     assert pace.allows(0, 105.25)
+
+
+def test_an_interval_that_is_left_open_follows_the_batch_system() -> None:
+    pace = Pace(None)
+    assert pace.interval_s == UNKNOWN_S
+    pace.took(0.001)
+    assert pace.interval_s == LEAST_S
+    pace.took(0.8)
+    assert pace.interval_s == 0.8 * TIMES_AS_LONG
+    pace.took(30.0)
+    assert pace.interval_s == MOST_S
+    given = Pace(5.0)
+    given.took(0.001)
+    assert given.interval_s == 5.0
 
 
 def test_pools_have_their_turns() -> None:

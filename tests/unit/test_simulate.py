@@ -359,7 +359,7 @@ def test_pilots_of_a_flexible_pool_start_with_less_where_that_is_there_sooner() 
 
 
 def test_ours_asks_for_one_pilot_when_the_last_one_is_submitted() -> None:
-    ours = Ours(pool(nodes=40, max_queued=10))
+    ours = Ours(pool(nodes=40, max_queued=10), submit_s=1.0)
     assert sizes(ours, view(0.0, 160)) == [4]
     assert sizes(ours, view(1.0, 160)._replace(under_way=1)) == []
     assert sizes(ours, view(2.0, 160)) == [4]

@@ -13,7 +13,6 @@ from pathlib import Path
 import pictures
 
 from simulate import plot
-from simulate.policies.ours import SUBMIT_S
 from simulate.report import Row, table, write_trace
 from simulate.run import simulate
 from simulate.scenarios import POLICIES, RATES, SCENARIOS, Options, policy_for
@@ -125,9 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--submit-interval",
         type=_seconds,
-        default=SUBMIT_S,
         metavar="S",
-        help="seconds between two submissions of ours; 1",
+        help="seconds between two submissions of ours; by default twice as long as one takes",
     )
     parser.add_argument(
         "--idle-time",

@@ -11,7 +11,7 @@ from simulate import workload
 from simulate.policies import Policy
 from simulate.policies.fixed import Fixed
 from simulate.policies.hyperqueue import HyperQueue
-from simulate.policies.ours import SUBMIT_S, Ours
+from simulate.policies.ours import Ours
 from simulate.policies.parsl import ParslSimple
 from simulate.run import Case
 from simulate.site import Settings
@@ -101,7 +101,7 @@ SCENARIOS: dict[str, Callable[[Options], Iterator[tuple[str, Case]]]] = {
 
 
 def policy_for(
-    name: str, case: Case, submit_s: float = SUBMIT_S, idle_time_s: float | None = None
+    name: str, case: Case, submit_s: float | None = None, idle_time_s: float | None = None
 ) -> Callable[[PoolLimits], Policy]:
     """Return what makes a policy for a case: where nodes are taken away, fixed allocations are of
     the pool's size, since one for all nodes would never run. Ours has the site's settings given."""

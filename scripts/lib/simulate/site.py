@@ -19,13 +19,12 @@ from pilot.scheduler.shapes import Forecast, Shape, asked_about, candidates, cho
 from simulate.clock import Clock
 from simulate.ledger import Ledger
 from simulate.pilots import Pilot
-from simulate.policies import Policy, View
+from simulate.policies import SUBMIT_S, Policy, View
 from simulate.slurm import PREEMPTED, Job, Slurm
 from simulate.workload import Batch, Task, WorkClass, Workload
 
-#: The seconds that ``sbatch`` (with ``--test-only``, too), and ``scontrol`` for nodes that go back,
-#: take.
-SUBMIT_S, RELEASE_S = 0.2, 1.0
+#: The seconds that ``scontrol`` takes for nodes that go back.
+RELEASE_S = 1.0
 #: The seconds from the end of a pilot's agent to the end of its job.
 END_S = 1.0
 #: An agent ends what still runs so many seconds before the end of the walltime.

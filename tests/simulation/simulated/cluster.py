@@ -135,9 +135,10 @@ class Cluster:
             resources=dict(SITE),
             head=HeadConfig(idle_timeout_s=0.0, session_idle_s=hasty(60.0)),
         )
+        interval_s = rng.choice((0.0, None, 1.0, 5.0))
         manners = msgspec.structs.replace(
             config.manners,
-            submit_interval_s=hasty(rng.choice((0.0, 0.0, 1.0, 5.0))),
+            submit_interval_s=None if interval_s is None else hasty(interval_s),
             poll_interval_s=max(0.5, hasty(config.manners.poll_interval_s)),
         )
         return msgspec.structs.replace(config, manners=manners)

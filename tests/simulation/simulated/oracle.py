@@ -37,6 +37,7 @@ from pilot.model.states import (
 )
 from pilot.model.tasks import Completion, TaskOutcome, Template
 from pilot.model.values import Value
+from pilot.scheduler import pacing
 from pilot.scheduler.amounts import UNIT
 from pilot.wire.messages import client as m
 from pilot.wire.messages.pilot import AttemptSpec, Committed
@@ -367,6 +368,8 @@ class Oracle:
         assert self.cluster.head is not None
         now, epoch = self.cluster.clock.now, self.cluster.head.epoch
         least_s = self.cluster.site.config.manners.submit_interval_s
+        if least_s is None:
+            least_s = pacing.LEAST_S
         since_s = now - self._submitted.get(epoch, -math.inf)
         assert since_s >= least_s - 0.001, f"{since_s:.3f} s after another pilot"
         self._submitted[epoch] = now

@@ -11,6 +11,9 @@ from typing import NamedTuple, Protocol
 from pilot.scheduler.demand import ClassDemand
 from pilot.scheduler.elasticity import End, Grow, PilotSupply, Shrink
 
+#: The time that ``sbatch`` takes, with ``--test-only``, too, in seconds.
+SUBMIT_S = 0.2
+
 
 class View(NamedTuple):
     """The view that a policy has."""

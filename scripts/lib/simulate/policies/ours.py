@@ -19,10 +19,7 @@ from pilot.scheduler.elasticity import (
 )
 from pilot.scheduler.pacing import Pace
 from pilot.scheduler.waits import Waits
-from simulate.policies import View
-
-#: The default of ``slurm.submit_interval``, in seconds.
-SUBMIT_S = 1.0
+from simulate.policies import SUBMIT_S, View
 
 
 class Ours:
@@ -35,7 +32,8 @@ class Ours:
     idle_time_s
         How long idle nodes are kept, in seconds; None: by what they were waited for (``auto``).
     submit_s
-        The least time between two submissions, in seconds: ``slurm.submit_interval``.
+        The least time between two submissions, in seconds: ``slurm.submit_interval``; None: by how
+        long they take.
     """
 
     name = "pilot"
@@ -45,13 +43,14 @@ class Ours:
     ends_with_work = False
 
     def __init__(
-        self, pool: PoolLimits, idle_time_s: float | None = None, submit_s: float = SUBMIT_S
+        self, pool: PoolLimits, idle_time_s: float | None = None, submit_s: float | None = None
     ) -> None:
         self._pool = pool
-        self.submit_s = submit_s
         self._idle_time_s = idle_time_s
         self._waits = Waits()
-        self._pace = Pace(self.submit_s)
+        self._pace = Pace(submit_s)
+        self._pace.took(SUBMIT_S)
+        self.submit_s = self._pace.interval_s
         #: The queued pilots of which nothing would be left to do, and since when.
         self._unwanted: dict[str, float] = {}
 
