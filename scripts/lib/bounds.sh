@@ -1,4 +1,4 @@
-# Sourced by scripts/test, after jobs.sh: that the bounds of dependencies in setup.cfg are true.
+# Sourced by scripts/test, after jobs.sh and repeat.sh: that the bounds of dependencies in setup.cfg are true.
 
 # Tests that need neither a cluster nor an MPI.
 bounds_tests=(tests/unit tests/integration/test_session.py)
@@ -33,8 +33,7 @@ test_with() {
         return
     fi
     "$place/bin/pip" install --quiet --disable-pip-version-check --no-deps "$wheel"
-    PATH=$place/bin:$PATH "$place/bin/pytest" -q -p no:cacheprovider --hypothesis-profile=few \
-        "${bounds_tests[@]}"
+    PATH=$place/bin:$PATH run_tests "$name" -q --hypothesis-profile=few "${bounds_tests[@]}"
 }
 
 # require NAME [OPTION]: write what setup.cfg requires of packages for $logs/NAME, for pip.
