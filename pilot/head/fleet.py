@@ -5,11 +5,8 @@ into the head's loop as calls of `Fleet.take`.
 
 Invariants
 ----------
-- The intent to submit a pilot is in the database, under a unique job name, before the job is
-  submitted; after a crash it is found again by that name, so no intent has two jobs.
 - Which pilots are given up, and why, is decided in `giving_up`, by answers of the batch system;
   without an answer nothing is decided.
-- A pilot is asked for when it is about to be submitted (`pacing`), so that nothing waits behind it.
 - One query for all jobs, at most every `poll_interval_s`; none while there are no pilots.
 - A refusal, and the ends of pilots that have not worked (`setbacks`), are told, and waited for,
   only while the pool wants what it did not get.
@@ -20,23 +17,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from pilot import clock
-from pilot.formatting import counted
 from pilot.head import budget, giving_up
 from pilot.head.adopting import Adopting
 from pilot.head.batch_thread import BatchThread
 from pilot.head.decisions import (
     END,
     GIVEN_UP,
-    GROW,
     LOST,
     REFUSED,
-    SHAPED,
     SHRINK,
     WAITS_AGAIN,
     History,
@@ -60,7 +53,6 @@ from pilot.head.outlook import (
     patient,
     pool_limits,
 )
-from pilot.head.own_pilot import agent_command
 from pilot.head.polling import Picture, interval_s, picture
 from pilot.head.roster import Roster
 from pilot.head.setbacks import (
@@ -72,19 +64,16 @@ from pilot.head.setbacks import (
     last_lines,
     told,
 )
-from pilot.head.shaping import Shaping
 from pilot.head.shrinking import Shrinking
 from pilot.head.store.store import Store
 from pilot.head.strays import Strays
+from pilot.head.submitting import Submitting
 from pilot.head.supply import supply_of
 from pilot.head.walltimes import note_walltime, walltime_to_tell_s
 from pilot.scheduler.batch import (
-    BatchError,
     BatchSystem,
-    JobRequest,
     JobStatus,
     Phase,
-    SubmitRefused,
     WhyEnded,
 )
 from pilot.scheduler.budgets import Account
@@ -101,8 +90,6 @@ from pilot.scheduler.elasticity import (
     standings,
     unwanted,
 )
-from pilot.scheduler.pacing import Pace
-from pilot.scheduler.shapes import Shape
 from pilot.scheduler.waits import Waits
 from pilot.site import Site
 from pilot.wire.messages.pilot import EndPilot, ReturnNodes
@@ -156,7 +143,7 @@ class Fleet:
         tell: Callable[[str, str], None],
         machine: Machine = HERE,
     ) -> None:
-        self._now, self._sleep = machine.now, machine.sleep
+        self._now = machine.now
         self._site = site
         self._store = store
         self._rooms = rooms
@@ -175,11 +162,6 @@ class Fleet:
         self._picture: Picture = {}
         self._pictured = 0.0
         self._strays = Strays()
-        self._last_submit = -math.inf
-        self._pace = Pace(self._manners.submit_interval_s)
-        #: The pilots that are being submitted, and the pools with some whose turn comes later.
-        self._under_way = 0
-        self._deferred: set[str] = set()
         self._roster = Roster(site, store)
         #: The pilots by name.
         self.pilots = self._roster.rows
@@ -188,11 +170,24 @@ class Fleet:
         self._pools = pool_limits(site.config)
         self._waits = _known_waits(store)
         self._setbacks = Setbacks(decode_losses(store.meta(LOSSES), self._started))
-        self._shaping = Shaping(batch)
+        self.history = History(store)
+        #: The way of pilots into the queue.
+        self._submitting = Submitting(
+            site,
+            self._roster,
+            batch,
+            self._thread,
+            self._setbacks,
+            self.history,
+            machine,
+            tell=tell,
+            ended=self.ended,
+            cancel=self._cancel,
+            hurry=self.hurry,
+        )
         #: The ways of idle nodes back to the batch system, and of users' allocations to pilots.
         self.shrinking = Shrinking(self._roster, batch, self._thread, tell)
         self.adopting = Adopting(site, self._roster, batch, self._thread, lost, self.ended)
-        self.history = History(store)
         self.orders = Orders(store)
         self._ledger = budget.Ledger(store, budgets_of(site.config))
         for name, order in self.orders.pilots.items():
@@ -295,25 +290,12 @@ class Fleet:
             self.history.note(END, row.pool, row.name, decision.reason, now)
             if self._end(decision):
                 told.append((row.name, EndPilot(decision.reason)))
-        kept_from = self._grow(growth, now)
+        kept_from = self._submitting.ask_for(growth, now)
         reasons = ((its.pool.name, self._reason(its, kept_from)) for its in stands)
         self.history.stand(reasons, now)
         self.history.write(now)
         self._decides_at = now + _decide_in_s(supply)
         return told
-
-    def _grow(self, growth: Iterable[Grow], now: float) -> set[str]:
-        """Ask for pilots, those whose turn it is; return the pools whose setbacks allow none."""
-        kept_from: set[str] = set()
-        self._deferred.clear()
-        for grow in self._pace.in_turn(growth):
-            if not self._setbacks.allows(grow.pool, now, self._roster.unproven()):
-                kept_from.add(grow.pool)
-            elif not self._pace.allows(self._under_way, now):
-                self._deferred.add(grow.pool)
-            else:
-                self._submit(grow, now)
-        return kept_from
 
     def _note_unwanted(self, names: Collection[str], now: float) -> None:
         """Note since when pilots in the queue have nothing to come for."""
@@ -330,7 +312,7 @@ class Fleet:
             return Reason(REFUSED, f"{self._kind.title} took no pilot: {refusal.error}")
         if pool in kept_from and (losses := self._setbacks.losses.get(pool)):
             return Reason(LOST, losses.describe(pool))
-        if pool in self._deferred:
+        if pool in self._submitting.deferred:
             return Reason("", "")  # it does ask for more
         return Reason(its.blocked_by, hindrance(its))
 
@@ -496,121 +478,6 @@ class Fleet:
         self.adopting.close()
         self._batch.close()
 
-    # --- submitting
-
-    def _submit(self, grow: Grow, now: float) -> None:
-        row = PilotRow(
-            self._roster.new_name(),
-            grow.pool,
-            grow.nodes,
-            grow.walltime_s,
-            INTENDED,
-            None,
-            grow.reason,
-            now,
-            follows=grow.after,
-        )
-        self._roster.add(row)
-        self._pace.asked(row.pool, now)
-        self._under_way += 1
-        wish = Shape(
-            grow.nodes,
-            grow.walltime_s,
-            grow.least_nodes or grow.nodes,
-            grow.least_walltime_s or grow.walltime_s,
-        )
-        text = f"{counted(row.nodes, 'node')}: {row.reason}"
-        self.history.note(GROW, row.pool, row.name, text, now)
-        log.info("pilot %s: %d nodes of pool %s: %s", row.name, row.nodes, row.pool, row.reason)
-        self._thread.ask(
-            lambda: self._submit_in_turn(row, wish),
-            lambda answer: self._shaped(row, *answer),
-            lambda error: self._not_submitted(row, error),
-            done=self._submission_done,
-        )
-
-    def _submission_done(self) -> None:
-        self._under_way -= 1
-        if self._deferred:
-            self.hurry()
-
-    def _submit_in_turn(self, row: PilotRow, wish: Shape) -> tuple[str, Shape, str]:
-        """Submit, no sooner after the last time than the site allows; in the batch thread.
-
-        Return the job, its shape, and why it is not simply the wish.
-        """
-        due = self._last_submit + self._pace.interval_s
-        while not row.told and (left := due - self._now()) > 0:
-            self._sleep(min(left, 0.1))
-        if row.told:
-            raise SubmitRefused("it was told to end before it was submitted")
-        self._last_submit = self._now()
-        shape, why = self._shaping.shape(
-            row.pool, wish, lambda shape: self._request(row, shape), self._now()
-        )
-        try:
-            request = self._request(row, shape)
-        except ValueError as error:
-            raise SubmitRefused(str(error)) from error
-        asked = self._now()
-        try:
-            return self._batch.submit(request), shape, why
-        finally:
-            self._pace.took(self._now() - asked)
-
-    def _shaped(self, row: PilotRow, job: str, shape: Shape, why: str) -> None:
-        """Take in that a pilot was submitted, in a shape that may be another one than its wish."""
-        row.walltime = shape.walltime_s
-        if why:
-            text = f"{shape}: {why}"
-            log.info("pilot %s (job %s) is submitted with %s", row.name, job, text)
-            self.history.note(SHAPED, row.pool, row.name, text, self._now())
-            self.history.write(self._now())
-        self._submitted(row, job)
-
-    def _request(self, row: PilotRow, shape: Shape) -> JobRequest:
-        config = self._site.config
-        pool = config.pools[row.pool]
-        return JobRequest(
-            name=row.name,
-            command=agent_command(self._site, row.name, row.pool),
-            nodes=shape.nodes,
-            walltime_s=shape.walltime_s,
-            least_nodes=shape.least_nodes if shape.least_nodes < shape.nodes else 0,
-            least_walltime_s=(
-                shape.least_walltime_s if shape.least_walltime_s < shape.walltime_s else 0.0
-            ),
-            directory=self._site.jobs,
-            directives=pool,
-            setup=config.environment.setup,
-            variables=config.environment.variables,
-            warning_s=pool.warning_s,
-            after=(before.job or "") if (before := self.pilots.get(row.follows)) else "",
-        )
-
-    def _submitted(self, row: PilotRow, job: str) -> None:
-        row.job, row.submitted = job, row.created
-        if row.state == INTENDED:
-            self._tell(QUEUED, f"{row.name}: job {job} for pool {row.pool}: {row.reason}")
-            row.state = QUEUED
-        if row.cancelled_at:
-            self._cancel(row, self._now())  # that was before it had a job
-        self._setbacks.taken(row.pool)
-        self._thread.answered()
-        self._roster.save(row)
-
-    def _not_submitted(self, row: PilotRow, error: BatchError) -> None:
-        if row.told and isinstance(error, SubmitRefused):
-            self.ended(row.name, str(error), row.created)
-            return
-        refusal = self._setbacks.refuse(row.pool, row.created, str(error))
-        log.warning("no pilot for pool %s: %s; next try in %.0f s", row.pool, error, refusal.wait_s)
-        if isinstance(error, SubmitRefused):
-            self._thread.answered()
-            self.ended(row.name, f"refused: {error}", row.created)
-        else:
-            self._thread.no_answer(error)  # it may be there: the next list of jobs tells
-
     def _end(self, decision: End) -> bool:
         """End a pilot; return True if its agent should be told, because it runs."""
         row = self.pilots[decision.pilot]
@@ -671,7 +538,7 @@ class Fleet:
         if row.submitted is None and job.name == row.name and row.job in (None, job.job_id):
             # Nobody knew what had become of the submission: it went well. The pilot may have said
             # before which job it is in, but what somebody started by hand may say any.
-            self._submitted(row, job.job_id)
+            self._submitting.submitted(row, job.job_id)
         # A job that is ending has fewer each moment, and all again where it waits to start anew.
         if giving_up.goes_on(job) and (nodes := _nodes(row, job)) != row.nodes:
             row.nodes = nodes

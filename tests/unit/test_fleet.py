@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from support.fleets import NOW, FakeBatch, Head
 
-from pilot.head import fleet as f
+from pilot.head import submitting
 from pilot.head.core.state import Pilot
 from pilot.head.decisions import REASONS
 from pilot.head.giving_up import CANCEL_AGAIN_S, JOIN_S, MISSING_S, SILENT_S
@@ -99,7 +99,7 @@ def test_refusal_is_told_while_the_pool_wants_what_was_refused(head: Head) -> No
 def test_job_that_cannot_be_asked_for_is_refused_in_words(
     head: Head, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(f, "agent_command", lambda *_: [])
+    monkeypatch.setattr(submitting, "agent_command", lambda *_: [])
     head.wants()
     head.tick(NOW)
     head.take()

@@ -240,7 +240,7 @@ def test_an_end_waits_for_submissions_under_way(head: Head) -> None:
     may, batch = threading.Event(), Batch()
     batch.submitting = may.wait
     fleet = head.pilots.fleet
-    fleet._batch = batch  # type: ignore[assignment]  # a stand-in
+    fleet._batch = fleet._submitting._batch = batch  # type: ignore[assignment]  # a stand-in
     _submit(head, 1)
     head.pilots.tick(NOW, decide=True)
     (name,) = fleet.pilots
@@ -260,7 +260,7 @@ def test_a_submission_without_an_answer_is_cancelled_by_name(head: Head, answere
 
     batch.submitting, batch.answers = submitting, answered
     fleet = head.pilots.fleet
-    fleet._batch = batch  # type: ignore[assignment]  # a stand-in
+    fleet._batch = fleet._submitting._batch = batch  # type: ignore[assignment]  # a stand-in
     _submit(head, 1)
     head.pilots.tick(NOW, decide=True)
     (name,) = fleet.pilots
