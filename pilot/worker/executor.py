@@ -147,6 +147,8 @@ class Outbox:
         self._waiting: list[Completion] = []
         self._first = 0.0
         self._due = threading.Event()
+        #: Set while there is nothing to run, and nothing to report.
+        self.rests = threading.Event()
         self._pid = os.getpid()
         threading.Thread(target=self._send_late, name="outbox", daemon=True).start()
 
@@ -172,7 +174,9 @@ class Outbox:
             if self._client.poll(0):
                 return self._receive()
             self._send()
+        self.rests.set()
         self._client.poll()  # nothing is left that the thread would send
+        self.rests.clear()
         with self._lock:
             return self._receive()
 
@@ -266,16 +270,29 @@ def _sendable(completion: Completion) -> Completion:
 
 
 class Sealer(threading.Thread):
-    """A thread that seals results a moment after their task, so that several share a file.
+    """A thread that seals results a moment after their task, so that several share a file; at once
+    where no other task follows that could.
 
     A thread with a connection of its own, since the next task may run for hours.
+
+    Parameters
+    ----------
+    config, site
+        Whose executor this is.
+    worker
+        Runs the tasks.
+    rests
+        Set while there is nothing to run.
     """
 
-    def __init__(self, config: ExecutorConfig, site: Site, worker: TaskRunner) -> None:
+    def __init__(
+        self, config: ExecutorConfig, site: Site, worker: TaskRunner, rests: threading.Event
+    ) -> None:
         super().__init__(name="sealer", daemon=True)
         self._config = config
         self._site = site
         self._worker = worker
+        self._rests = rests
         #: Set when there is something to be sealed.
         self.due = threading.Event()
         #: Held while something is sealed and reported.
@@ -291,7 +308,7 @@ class Sealer(threading.Thread):
         client.connect(self._config.agent, REBIND_S)
         while self.due.wait():
             self.due.clear()
-            time.sleep(SEAL_S)
+            self._rests.wait(SEAL_S)
             with self.busy:
                 if completions := self._worker.seal():
                     send_report(client, lambda c: m.Done(self._config.number, c), completions)
@@ -330,7 +347,7 @@ def _serve(
                 else:
                     outbox.send(m.Ran(config.number, [work.task]))
                     if sealer is None:
-                        sealer = Sealer(config, site, worker)
+                        sealer = Sealer(config, site, worker, outbox.rests)
                         sealer.start()
                     sealer.due.set()
                 if worker.spent:

@@ -6,6 +6,8 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
+import types
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from pilot.model.tasks import Completion
 from pilot.model.values import Value
 from pilot.wire.channel import encode
 from pilot.wire.messages import worker as m
+from pilot.worker import executor
 from pilot.worker.executor import Outbox, send_report
 
 
@@ -79,6 +82,55 @@ def test_a_connection_that_is_gone_is_told_as_that() -> None:
     agent: Any = Gone()
     with pytest.raises(BrokenPipeError):
         send_report(agent, report, [done(1)])
+
+
+def test_a_large_result_waits_for_no_others_where_none_can_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Connection(Agent):
+        """The agent, which sends work when it has heard of the end of the first task."""
+
+        def __init__(self, *_: Any) -> None:
+            super().__init__()
+            self.polled: list[bool] = []
+
+        def connect(self, *_: Any) -> None:
+            pass
+
+        def poll(self, timeout: int | None = None) -> bool:
+            if timeout == 0:
+                self.polled.append(outbox.rests.is_set())
+                return False
+            assert sealed.wait(60.0), "it waits for work, and the result for company"
+            return True
+
+        def receive(self) -> list[Any]:
+            return [m.Exit()]
+
+        def take_unreadable(self) -> list[Any]:
+            return []
+
+        def send(self, message: Any) -> None:
+            super().send(message)
+            sealed.set()
+
+    class Results:
+        def seal(self) -> list[Completion]:
+            return [done(1)]
+
+    monkeypatch.setattr(executor, "SEAL_S", 3600.0)
+    monkeypatch.setattr(executor, "Client", Connection)
+    monkeypatch.setattr(executor, "load_keys", lambda _: None)
+    sealed = threading.Event()
+    connection: Any = Connection()
+    outbox = Outbox(connection, report)
+    some: Any = types.SimpleNamespace(number=1, agent="", keys=None)
+    results: Any = Results()
+    sealer = executor.Sealer(some, some, results, outbox.rests)
+    sealer.start()
+    sealer.due.set()
+    assert [type(message) for message in outbox.receive()] == [m.Exit]
+    assert connection.polled == [False] and not outbox.rests.is_set(), "there may be work again"
 
 
 def test_commands_ignore_no_signal_that_who_started_the_head_ignores() -> None:
