@@ -185,9 +185,14 @@ def resource_variables(indices: Mapping[str, Sequence[str]]) -> dict[str, str]:
 
 
 def enter_environment(
-    working_dir: str, sys_path: tuple[str, ...], variables: dict[str, str]
+    working_dir: str, sys_path: tuple[str, ...], variables: dict[str, str], named: int = 0
 ) -> Exception | None:
     """Take on the directory, module search path and variables of the session's program.
+
+    Parameters
+    ----------
+    working_dir, sys_path, variables, named
+        See `pilot.model.tasks.Environment`.
 
     Returns
     -------
@@ -198,8 +203,11 @@ def enter_environment(
         os.environ.update(variables)
     except ValueError as error:
         return ValueError(f"the session's variables cannot be set: {error}")
-    # In front, as they were there, but behind nothing that this process has from elsewhere.
-    sys.path[:0] = [path for path in sys_path if path not in sys.path]
+    # In front, as they were there. What this process has by itself stays where it is (a checkout
+    # behind the library, say), unless the user has named it.
+    first, own = sys_path[:named], sys.path
+    others = [path for path in sys_path[named:] if path not in own]
+    sys.path[:] = [*first, *others, *(path for path in own if path not in first)]
     try:
         when_there(Path(working_dir), lambda: os.chdir(working_dir))
     except OSError as error:

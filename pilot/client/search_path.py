@@ -29,8 +29,8 @@ def search_path(
         The directories of the program; default: `sys.path`.
     """
     own = {os.path.realpath(path) for path in _of_the_interpreter()}
-    named = [str(Path(path).absolute()) for path in given]
-    others = [str(Path(path).absolute()) for path in (sys.path if found is None else found)]
+    named = absolute(given)
+    others = absolute(sys.path if found is None else found)
     needed = [
         path
         for path in others
@@ -38,6 +38,11 @@ def search_path(
         if os.path.realpath(path) not in own and os.access(path, os.R_OK)
     ]
     return tuple(dict.fromkeys([*named, *needed]))
+
+
+def absolute(paths: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """Return absolute paths, each once."""
+    return tuple(dict.fromkeys(str(Path(path).absolute()) for path in paths))
 
 
 def _of_the_interpreter() -> list[str]:

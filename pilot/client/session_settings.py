@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pilot.client.search_path import search_path
+from pilot.client.search_path import absolute, search_path
 from pilot.client.task import OptionError, Options, make_options
 from pilot.data.pickles import TooLargeError, encode_within
 from pilot.errors import PilotError, SiteError
@@ -59,7 +59,9 @@ def check_settings(
     """
     return Settings(
         as_name(name or program_name()),
-        Environment(_working_dir(), _searched(sys_path), _variables(variables)),
+        Environment(
+            _working_dir(), _searched(sys_path), _variables(variables), len(absolute(sys_path))
+        ),
         0 if session_id is None else whole_number("session_id", session_id),
         _positive("weight", weight),
         whole_number("priority", priority),

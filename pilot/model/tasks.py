@@ -87,6 +87,9 @@ class Environment(msgspec.Struct, array_like=True, frozen=True):
     working_dir: str
     sys_path: tuple[str, ...] = ()
     variables: dict[str, str] = {}
+    #: The number of the first of these directories that the user has named: they are in front of
+    #: all others, also where a worker has them by itself, further behind.
+    named: Number = 0
 
 
 class SessionInfo(msgspec.Struct, array_like=True, frozen=True):

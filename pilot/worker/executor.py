@@ -109,8 +109,7 @@ def _come_up(
         config.indices,
         stopping=stopping_of(memory, config.slot * PLACE_BYTES),
     )
-    environment = config.session.environment
-    worker.enter(environment.working_dir, environment.sys_path, environment.variables)
+    worker.enter(config.session.environment)
     worker.environ = dict(os.environ)
     client: Client[m.Run | m.Exit] = Client(
         load_keys(site.keys), b"executor:%d" % config.number, m.ToExecutor

@@ -121,8 +121,7 @@ def main() -> None:
         size,
         stopping_of(memory),
     )
-    environment = config.session.environment
-    worker.enter(environment.working_dir, environment.sys_path, environment.variables)
+    worker.enter(config.session.environment)
     client: Client[m.Run | m.Exit] = Client(
         load_keys(site.keys), b"rank:%d.%d" % (config.world, rank), m.ToExecutor
     )

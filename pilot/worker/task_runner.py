@@ -56,6 +56,7 @@ from pilot.model.states import Outcome
 from pilot.model.tasks import (
     Children,
     Completion,
+    Environment,
     FileStamp,
     Function,
     LogSpan,
@@ -162,10 +163,15 @@ class TaskRunner:
         for template in templates:
             self._templates[template.id] = template
 
-    def enter(self, working_dir: str, sys_path: tuple[str, ...], variables: dict[str, str]) -> None:
+    def enter(self, environment: Environment) -> None:
         """Take on the session's directory, module search path and variables, as each task will find
         them."""
-        self._broken = enter_environment(working_dir, sys_path, variables)
+        self._broken = enter_environment(
+            environment.working_dir,
+            environment.sys_path,
+            environment.variables,
+            environment.named,
+        )
         self._surroundings = Surroundings()
 
     @property

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,6 +69,23 @@ def test_sessions_may_have_modules_of_the_same_name(shared_site: SiteUnderTest) 
 
             found.append(session.submit(read).result(DEADLINE_S))
     assert found == ["one", "two"]
+
+
+def test_directories_that_are_named_come_first_also_those_of_the_interpreter(
+    shared_site: SiteUnderTest,
+) -> None:
+    libraries, here = Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("stdlib"))
+    named = [libraries / "numpy", shared_site.scratch / "missing", libraries, here / "json"]
+
+    def found() -> tuple[list[str], str]:
+        import decoder  # type: ignore[import-not-found]  # of json, which has it inside only
+
+        return sys.path, decoder.__file__
+
+    with pilot.Session(shared_site.site, sys_path=named) as session:
+        paths, decoder = session.submit(found).result(DEADLINE_S)
+    assert paths[:4] == list(map(str, named)) and paths.count(str(libraries)) == 1
+    assert decoder == str(here / "json" / "decoder.py")
 
 
 def test_sessions_are_cancelled_alone(shared_site: SiteUnderTest, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The set-up of a process: the variables that tell it which GPUs it has."""
+"""The set-up of a process: where it finds modules, and which GPUs it is told that it has."""
 
 from __future__ import annotations
 
@@ -12,7 +12,30 @@ import pytest
 from support.waiting import wait_until
 
 from pilot import process
-from pilot.process import descendants, kill_with_descendants, resource_variables
+from pilot.process import (
+    descendants,
+    enter_environment,
+    kill_with_descendants,
+    resource_variables,
+)
+
+
+@pytest.mark.parametrize(
+    ("named", "paths"),
+    [
+        (0, ["/new", "/by", "/library", "/packages", "/checkout"]),
+        (1, ["/packages", "/new", "/by", "/library", "/checkout"]),
+        (2, ["/packages", "/new", "/by", "/library", "/checkout"]),
+        (3, ["/packages", "/new", "/checkout", "/by", "/library"]),
+    ],
+)
+def test_what_a_user_names_is_searched_first_and_nothing_else_moves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: int, paths: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", ["/by", "/library", "/packages", "/checkout"])
+    monkeypatch.chdir(tmp_path)
+    assert enter_environment(str(tmp_path), ("/packages", "/new", "/checkout"), {}, named) is None
+    assert sys.path == paths
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 
 import pilot
 from pilot.client.search_path import search_path
+from pilot.client.session_settings import check_settings
 
 PREFIX = Path(sys.prefix)
 
@@ -20,6 +21,13 @@ def test_what_is_given_always_travels_and_comes_first(tmp_path: Path) -> None:
     given: list[str | Path] = [tmp_path / "missing", PREFIX / "lib", libraries, "here"]
     found = search_path(given, [str(tmp_path)])
     assert found == (*map(str, given[:3]), str(Path("here").absolute()), str(tmp_path))
+
+
+def test_it_is_told_how_many_are_given(tmp_path: Path) -> None:
+    libraries = sysconfig.get_path("purelib")
+    given = [libraries, str(tmp_path), libraries]
+    environment = check_settings(None, None, given, None, 1.0, 0, None).environment
+    assert environment.named == 2 and environment.sys_path[:2] == (libraries, str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["libs", "library", "lib/mine", "lib64/root", "other"])
