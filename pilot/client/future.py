@@ -31,7 +31,7 @@ from pilot.data.storing import load
 from pilot.data.unpicklable import decoding_error
 from pilot.errors import EncodingError
 from pilot.model.ids import task_label
-from pilot.model.tasks import TaskOutcome
+from pilot.model.tasks import TaskFailure, TaskOutcome
 from pilot.model.values import Value
 from pilot.pickled import public
 
@@ -146,6 +146,9 @@ class Future(CalledBack[T]):
         #: None: nothing is allocated, since there may be a million futures.
         self._followers: list[Callable[[], object]] | None = None
 
+    #: The reason of a task that has ended because of another one.
+    _followed: TaskFailure | None = None
+
     @property
     def task_id(self) -> str:
         """The task's id in text, such as ``3.17``."""
@@ -194,6 +197,14 @@ class Future(CalledBack[T]):
             return self._ended or ("FAILED" if self._exception is not None else "COMPLETED")
         return "RUNNING" if self.running() else "PENDING"
 
+    @property
+    def first_cause(self) -> str | None:
+        """The id of the task for whose end this one was aborted or cancelled: the first on the way.
+
+        None as long as the task has not ended, and where it has ended by itself or by you.
+        """
+        return None if self._followed is None else task_label(self._followed.cause)
+
     def result(self, timeout: float | None = None) -> T:
         """Return the task's value; wait for it up to `timeout` seconds.
 
@@ -226,7 +237,13 @@ class Future(CalledBack[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the exception that the task raised, or None; wait up to `timeout` seconds."""
-        error = super().exception(timeout)
+        try:
+            error = super().exception(timeout)
+        except concurrent.futures.CancelledError:
+            if self._followed is None:
+                raise
+            told = f"task {self.task_id} was cancelled: {self._followed.message}"
+            raise concurrent.futures.CancelledError(told) from None
         if isinstance(error, _UnreadError):
             made = exception_of(error.outcome)
             with self._condition:
@@ -290,6 +307,8 @@ class Future(CalledBack[T]):
 
     def _settle(self, outcome: TaskOutcome) -> None:
         """Take the outcome of the task, which has ended; its value is not read yet."""
+        if outcome.failure is not None and outcome.failure.cause and not self.done():
+            self._followed = outcome.failure
         if outcome.state == "CANCELLED":
             self._end_cancelled()
             return
@@ -409,6 +428,7 @@ class PartFuture(Future[Any]):
     def _follow(self) -> None:
         """Settle the part as the whole is settled."""
         whole = self._whole
+        self._followed = whole._followed
         if whole.cancelled():
             self._end_cancelled()
             return

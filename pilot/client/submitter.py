@@ -426,6 +426,7 @@ def _template(
 ) -> Template:
     """Return the template of a call, without its id."""
     options = task.task_options
+    each = options.default_of_each
     return Template(
         id=0,
         session=session,
@@ -442,15 +443,15 @@ def _template(
         returns=options.return_count,
         return_names=options.return_names,
         on_failure=options.on_failure,
-        default=_default(task) if options.on_failure == "ignore" else b"",
+        default=b"" if options.on_failure != "ignore" or each else _default(task, options.default),
         group=group.name,
         group_fails_together=group.fails_together,
+        defaults=tuple(_default(task, default) for default in options.default) if each else (),
     )
 
 
-def _default(task: Task[..., Any]) -> bytes:
-    """Return the encoded value that dependents get in place of a failed task's result."""
-    default = task.task_options.default
+def _default(task: Task[..., Any], default: object) -> bytes:
+    """Return, encoded, the value that dependents get in place of a failed task's result."""
     try:
         return encode_within(default, OPTIONS_BYTES)
     except TooLargeError:
@@ -466,14 +467,15 @@ def _default(task: Task[..., Any]) -> bytes:
 
 
 def _check_size(template: Template) -> None:
-    """Refuse options that are too large for a row; `default` is checked where it is encoded."""
-    parts = {
+    """Refuse options that are too large for a row; one default is checked where it is encoded."""
+    parts: dict[str, tuple[str | bytes, ...]] = {
         "returns": template.return_names,
         "retry_on": template.retry_on,
         "pool": (template.pool,),
+        "default": template.defaults,
     }
     for option, texts in parts.items():
-        size = sum(len(text.encode()) for text in texts)
+        size = sum(len(text.encode() if isinstance(text, str) else text) for text in texts)
         if size > OPTIONS_BYTES:
             raise SubmissionError(
                 f"task {template.name!r} was not submitted: its option {option} has "

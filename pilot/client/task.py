@@ -83,7 +83,8 @@ class Options(Struct, frozen=True):
     returns: int | Sequence[str] = 1
     #: ``fail``, ``ignore``, ``cancel_successors`` or ``stop_session``.
     on_failure: OnFailure = "fail"
-    #: With ``on_failure="ignore"``: what dependents get in place of the result.
+    #: With ``on_failure="ignore"``: what dependents get in place of the result; of several results
+    #: in place of each, or as a tuple one for each.
     default: Any = None
     #: Take the results of an earlier run where code, arguments and inputs are the same.
     cache: bool = False
@@ -97,6 +98,12 @@ class Options(Struct, frozen=True):
     def return_count(self) -> int:
         """The number of the task's results."""
         return self.returns if isinstance(self.returns, int) else len(self.returns)
+
+    @property
+    def default_of_each(self) -> bool:
+        """True if `default` has a value for each of several results."""
+        ignores = self.on_failure == "ignore"
+        return ignores and isinstance(self.default, tuple) and self.return_count > 1
 
     def retry_names(self) -> tuple[str, ...]:
         """Return the names of the exception classes that are retried; empty for all."""
@@ -291,6 +298,12 @@ def make_options(base: Options, changes: Mapping[str, Any]) -> Options:
     options = replace(base, **plain)
     if options.on_failure not in ON_FAILURE:
         raise OptionError(f"on_failure={options.on_failure!r}: give one of {', '.join(ON_FAILURE)}")
+    count = options.return_count
+    if options.default_of_each and len(options.default) != count:
+        raise OptionError(
+            f"default={options.default!r:.100}: give {count} values, one for each result, or one "
+            "for all that is no tuple"
+        )
     try:
         options.retry_names()
     except (TypeError, AttributeError):

@@ -198,7 +198,7 @@ class Clients:
         self._shell.learn(session, functions, [one for one in templates if one.id not in unfit])
         if unfit:
             self._shell.refuse(unfit, {})
-        ended = self._shell.ended_inputs(tasks)
+        ended, lost = self._shell.ended_inputs(tasks)
         taken, refused = tasks, []
         live = self._shell.core.tasks
         if len(live) + len(tasks) > self._most:
@@ -212,7 +212,7 @@ class Clients:
             large = [spec for spec in taken if len(spec.payload) > limits.ARGUMENTS_BYTES]
             refused += [(spec.id, why) for spec in large]
             taken = [spec for spec in taken if len(spec.payload) <= limits.ARGUMENTS_BYTES]
-        submitted = ev.TasksSubmitted(session, templates, taken, ended, parent)
+        submitted = ev.TasksSubmitted(session, templates, taken, ended, parent, lost)
         return self._shell.apply(submitted, now).refused + refused
 
     def _without_unfit(self, message: m.Submit | m.Detach) -> tuple[list[Function], dict[int, str]]:

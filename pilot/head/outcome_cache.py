@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 
 from pilot.errors import ResultError
 from pilot.head.core.core import default_values
+from pilot.head.core.events import Ended
 from pilot.head.store.reader import Reader
 from pilot.model.ids import session_of
 from pilot.model.states import ABORTED, COMPLETED, FAILED, TIMED_OUT, KnownState, ToldState
@@ -40,19 +41,22 @@ class Outcomes:
         self._recent: dict[int, TaskOutcome] = {}
         #: The outcomes that dependents get in place of failures that are to be ignored.
         self._ignored: dict[int, tuple[Value, ...]] = {}
+        #: The ends by which dependents get nothing.
+        self._lost: dict[int, Ended] = {}
         self._bytes = 0
         #: Sessions that have ended, of which something may be kept.
         self._closed: set[int] = set()
 
-    def keep(self, outcome: TaskOutcome, ignored: tuple[Value, ...] | None = None) -> None:
-        """Keep the outcome of a task, which may not be committed yet.
-
-        `ignored` is what dependents get in place of a failure that is to be ignored.
-        """
-        self._recent[outcome.task] = outcome
-        if ignored is not None:
-            self._ignored[outcome.task] = ignored
+    def keep(self, end: Ended) -> TaskOutcome:
+        """Keep the outcome of a task, which may not be committed yet; return it."""
+        outcome = TaskOutcome(end.task, end.state, end.values, end.failure)
+        self._recent[end.task] = outcome
+        if end.ignored is not None:
+            self._ignored[end.task] = end.ignored
+        elif end.lost is not None:
+            self._lost[end.task] = end
         self._bytes += _size(outcome)
+        return outcome
 
     def forget(self, task: int) -> None:
         """Forget the outcome of a task, whose result was deleted: it is read again when needed."""
@@ -60,11 +64,13 @@ class Outcomes:
         if outcome is not None:
             self._bytes -= _size(outcome)
             self._ignored.pop(task, None)
+            self._lost.pop(task, None)
 
     def forget_all(self) -> None:
         """Forget all outcomes: they are read again when needed. All must be committed."""
         self._recent.clear()
         self._ignored.clear()
+        self._lost.clear()
         self._bytes = 0
 
     def close(self, session: int) -> None:
@@ -110,6 +116,13 @@ class Outcomes:
             if state in (FAILED, TIMED_OUT, ABORTED):
                 states[task] = self._seen(TaskOutcome(task, state)).state
         return states
+
+    def lost(self, tasks: set[int]) -> dict[int, Ended]:
+        """Return the ends of tasks of which dependents get nothing."""
+        lost = {task: self._lost[task] for task in tasks if task in self._lost}
+        if others := tasks - lost.keys():
+            lost |= self._store.lost(others)
+        return lost
 
     def values(self, tasks: set[int]) -> dict[int, tuple[Value, ...]]:
         """Return the values of the tasks that have ended, as their dependents see them.

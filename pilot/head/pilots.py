@@ -180,9 +180,10 @@ class Pilots:
         completions = self._shell.numbers.name_children(message.completions, self._core.tasks)
         made = [ended.children for ended in completions if ended.children is not None]
         owed = {ref[0] for children in made for ref in children.delegated.values()}
-        inputs = self._shell.ended_inputs(spec for children in made for spec in children.tasks)
+        specs = [spec for children in made for spec in children.tasks]
+        inputs, lost = self._shell.ended_inputs(specs)
         outcomes = self._shell.outcomes.seen(owed)
-        ends = ev.AttemptsEnded(message.pilot, completions, inputs, outcomes)
+        ends = ev.AttemptsEnded(message.pilot, completions, inputs, outcomes, lost)
         self._shell.apply(ends, now)
         self._shell.commits.tell(address, m.Committed(message.seq))
         if any(ended.outcome in ("ok", "error") for ended in message.completions):

@@ -327,6 +327,7 @@ def task(view: View, task: str) -> dict[str, Any]:
         "error": None
         if failure is None
         else {"type": failure.type, "message": failure.message, "detail": failure.detail},
+        "first_cause": task_label(failure.cause) if failure and failure.cause else None,
         "attempts_made": _attempts(view, number),
     }
 

@@ -30,6 +30,7 @@ from pilot.head.steps import Steps
 from pilot.head.store.store import Store
 from pilot.head.store.unfit import LeftOut
 from pilot.head.telling import Telling
+from pilot.model.states import UNSUCCESSFUL
 from pilot.model.tasks import Function, TaskOutcome, TaskSpec, Template
 from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.assignment import Pool
@@ -131,11 +132,18 @@ class Shell:
         self.commits.batch.add_functions(session, functions)
         self.commits.batch.add_templates(templates)
 
-    def ended_inputs(self, tasks: Iterable[TaskSpec]) -> Mapping[int, str]:
-        """Return the states of the inputs that are not unfinished tasks."""
+    def ended_inputs(
+        self, tasks: Iterable[TaskSpec]
+    ) -> tuple[Mapping[int, str], Mapping[int, Ended]]:
+        """Return the states of the inputs that are not unfinished tasks, and the ends of those
+        that have no results."""
         live = self.core.tasks
         wanted = {ref[0] for spec in tasks for ref in spec.inputs if ref[0] not in live}
-        return self.outcomes.states(wanted) if wanted else {}
+        if not wanted:
+            return {}, {}
+        states = self.outcomes.states(wanted)
+        lost = {task for task, state in states.items() if state in UNSUCCESSFUL}
+        return states, self.outcomes.lost(lost) if lost else {}
 
     def _carry_out(self, effects: Effects) -> None:
         batch, now = self.commits.batch, self._now()
@@ -188,8 +196,7 @@ class Shell:
         audience, watchers, running = self.peers.audience, self.peers.watchers, self.running
         by_client: dict[bytes, list[TaskOutcome]] = {}
         for end in ended:
-            outcome = TaskOutcome(end.task, end.state, end.values, end.failure)
-            keep(outcome, end.ignored)
+            outcome = keep(end)
             drop(end.task)
             memos.ended(end.task)
             for peer in audience(end.task):

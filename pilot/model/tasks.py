@@ -59,6 +59,8 @@ class Template(msgspec.Struct, array_like=True, frozen=True):
     group_fails_together: bool = False
     #: Digest of the source that it comes of, where its results may be those of an earlier run.
     cache: bytes = b""
+    #: With ``ignore``: what dependents get of each result, encoded; empty: `default`, of all.
+    defaults: tuple[bytes, ...] = ()
 
 
 class TaskSpec(msgspec.Struct, array_like=True, frozen=True):
@@ -123,6 +125,8 @@ class TaskFailure(msgspec.Struct, array_like=True, frozen=True):
     bases: tuple[str, ...] = ()
     node: str = ""
     attempt: Number = 0
+    #: The first task that did not end well, of a task that was ended for that; 0: it is its own.
+    cause: Number = 0
 
     @property
     def is_crash(self) -> bool:

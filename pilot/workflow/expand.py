@@ -223,7 +223,14 @@ class _Makers:
             base = self.target.options if self.target is not None else Options()
             options = make_options(base, {"name": self.plan.name})
             for option, value in zip(self.plan.options, values, strict=True):
-                options = with_option(options, option.name, value, option.path)
+                given = value
+                if (
+                    option.name == "default"
+                    and isinstance(value, list)
+                    and options.return_count > 1
+                ):
+                    given = tuple(value)
+                options = with_option(options, option.name, given, option.path)
             self._options[key] = options
         return self._options[key]
 

@@ -115,7 +115,8 @@ class TaskEntry(CommonOptions):
     ranks_per_node: int | str | UnsetType | None = UNSET
     #: Number of results that the function returns, or their names.
     returns: int | list[str] | UnsetType = UNSET
-    #: With on_failure ignore: what dependents get in place of the result.
+    #: With on_failure ignore: what dependents get in place of the result; of several results in
+    #: place of each, or as a list one for each.
     default: Any = UNSET
 
 

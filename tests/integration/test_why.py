@@ -324,7 +324,8 @@ def test_how_tasks_have_ended(why: Why) -> None:
             failing = group.submit(t.fail, "for all")
         assert ended(failing)
         told = why.until(member.task_id, "cancelled")
-        assert f"with its group 'together', since task {failing.task_id} (fail) failed" in told
+        told_why = f"its group 'together' was cancelled by task {failing.task_id} (fail), which"
+        assert told_why in told and f"task {failing.task_id} (fail) has failed: " in told
 
         value = session.put([1, 2, 3])
         value.result(DEADLINE_S)

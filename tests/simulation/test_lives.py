@@ -132,6 +132,7 @@ def test_what_may_go_wrong_is_reached(size: Size) -> None:
         "asked back",
         "nodes given back",
         "sent early",
+        "submitted after its input was lost",
         "lost: its job was requeued",
         "lost: it was silent",
         "lost: its job has ended: node failure (ENDED)",

@@ -13,6 +13,7 @@ from pilot.head.core.events import (
     AttemptsEnded,
     AttemptsRunning,
     Effects,
+    Ended,
     Event,
     PilotChanged,
     PilotJoined,
@@ -24,7 +25,7 @@ from pilot.head.core.events import (
     TasksRestored,
     TasksSubmitted,
 )
-from pilot.model.states import Outcome
+from pilot.model.states import FinalState, Outcome
 from pilot.model.tasks import Children, Completion, TaskFailure, TaskOutcome, TaskSpec, Template
 from pilot.model.values import Value
 from pilot.scheduler.resources import NodeShape, Resources
@@ -130,7 +131,7 @@ def test_inputs_that_have_ended_before(head: Head) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ended", "words"), [({}, "does not exist"), ({7: "FAILED"}, "which is FAILED")]
+    ("ended", "words"), [({}, "does not exist"), ({7: "DELETED"}, "which is DELETED")]
 )
 def test_impossible_inputs_are_refused(head: Head, ended: dict[int, str], words: str) -> None:
     effects = head.submit(spec(1, needs=(7,)), ended=ended)
@@ -310,10 +311,93 @@ def test_an_abortion_that_a_task_has_raised_itself_is_a_first_cause(head: Head) 
     assert effects.ended[1].failure.message == told
 
 
-def test_successors_are_cancelled(head: Head) -> None:
+def causes(effects: Effects) -> dict[int, int]:
+    return {end.task: end.failure.cause for end in effects.ended if end.failure is not None}
+
+
+def test_successors_are_cancelled_down_the_graph(head: Head) -> None:
     effects = fail_first(head, on_failure="cancel_successors")
-    assert states(effects).keys() == {1, 2, 3}
-    assert states(effects)[1] == "FAILED" and states(effects)[2] == "CANCELLED"
+    assert states(effects) == {1: "FAILED", 2: "CANCELLED", 3: "CANCELLED"}
+    assert causes(effects) == {1: 0, 2: 1, 3: 1}
+    for end in effects.ended[1:]:
+        assert end.failure is not None
+        assert end.failure.message == "its input, task 0.1 (t1), is FAILED: ValueError: as told"
+
+
+def test_what_follows_from_a_cancellation_by_hand(head: Head) -> None:
+    """Its dependents are aborted; with `cancel_successors` all are cancelled."""
+    kinds = [template(1), template(2, on_failure="cancel_successors")]
+    head.submit(spec(1), spec(2, needs=(1,)), spec(3, needs=(2,)), templates=kinds)
+    head.submit(spec(4, 2), spec(5, needs=(4,)), spec(6, needs=(5,)), templates=kinds)
+    effects = head.apply(TasksCancelled(1, [1]))
+    assert states(effects) == {1: "CANCELLED", 2: "ABORTED", 3: "ABORTED"}
+    assert causes(effects) == {2: 1, 3: 1}
+    effects = head.apply(TasksCancelled(1, [4]))
+    assert states(effects) == {4: "CANCELLED", 5: "CANCELLED", 6: "CANCELLED"}
+    assert causes(effects) == {5: 4, 6: 4}
+
+
+POLICIES: tuple[dict[str, Any], ...] = (
+    {},
+    {"on_failure": "cancel_successors"},
+    {"on_failure": "stop_session"},
+    {"group": "g"},
+    {"group": "g", "group_fails_together": True},
+)
+ENDS: tuple[tuple[FinalState, TaskFailure | None], ...] = (
+    ("FAILED", TaskFailure("ValueError", "as told", "a traceback", bases=("ValueError",))),
+    ("TIMED_OUT", TaskFailure("timeout", "too long")),
+    ("CANCELLED", None),
+    ("CANCELLED", TaskFailure("TaskAborted", "its input, task 0.9", cause=9)),
+    ("ABORTED", TaskFailure("TaskAborted", "its input, task 0.9", cause=9)),
+)
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+@pytest.mark.parametrize(("state", "failure"), ENDS, ids=lambda each: str(each)[:20])
+@pytest.mark.parametrize("group", ["", "g"])
+def test_a_task_ends_alike_whether_it_is_submitted_before_or_after_the_end_of_its_input(
+    policy: dict[str, Any], state: FinalState, failure: TaskFailure | None, group: str
+) -> None:
+    kinds = [template(1, **policy), template(2, group=group)]
+    before, after = Head(), Head()
+    tasks = [spec(1), spec(2, 2, needs=(1,)), spec(3, 2, needs=(2,))]
+    before.submit(*tasks, templates=kinds)
+    effects = Effects()
+    before.core._life.end(before.core.tasks[1], state, 5.0, effects, (), failure)
+    ends = {end.task: (end.state, end.failure) for end in effects.ended}
+    assert ends.keys() == {1, 2, 3} and not before.core.tasks
+    lost = Ended(1, 1, state, 5.0, (), failure, lost=kinds[0])
+    effects = after.apply(TasksSubmitted(1, kinds, tasks[1:], {1: state}, lost={1: lost}))
+    assert not effects.refused and not after.core.tasks
+    assert {end.task: (end.state, end.failure) for end in effects.ended} == {
+        task: ends[task] for task in (2, 3)
+    }
+
+
+def test_of_several_lost_inputs_the_one_that_ended_first_counts(head: Head) -> None:
+    kinds = [template(1), template(2, on_failure="cancel_successors")]
+    lost = {
+        number: Ended(number, 1, "FAILED", at, (), None, lost=kinds[kind])
+        for number, at, kind in ((7, 5.0, 0), (8, 4.0, 1), (9, 6.0, 0))
+    }
+    ended = dict.fromkeys(lost, "FAILED")
+    effects = head.apply(TasksSubmitted(1, kinds, [spec(1, needs=(7, 8, 9))], ended, lost=lost))
+    assert states(effects) == {1: "CANCELLED"} and causes(effects) == {1: 8}
+
+
+def test_a_child_whose_input_is_lost_ends_as_others_do(head: Head) -> None:
+    head.join()
+    head.submit(spec(1), spec(2, needs=(1,)))
+    head.assign()
+    lost = Ended(7, 1, "FAILED", 1.0, (), None, lost=template(on_failure="cancel_successors"))
+    effects = head.end(
+        with_children(1, [spec(CHILD, needs=(7,))], {0: (CHILD, 0)}),
+        ended={7: "FAILED"},
+        lost={7: lost},
+    )
+    assert states(effects) == {CHILD: "CANCELLED", 1: "CANCELLED", 2: "CANCELLED"}
+    assert causes(effects) == {CHILD: 7, 1: 7, 2: 7}
 
 
 def test_failure_is_ignored(head: Head) -> None:
@@ -324,7 +408,12 @@ def test_failure_is_ignored(head: Head) -> None:
 
 def test_session_is_stopped(head: Head) -> None:
     effects = fail_first(head, on_failure="stop_session")
-    assert states(effects).keys() == {1, 2, 3, 4} and states(effects)[4] == "CANCELLED"
+    assert states(effects) == {1: "FAILED", **dict.fromkeys((2, 3, 4), "CANCELLED")}
+    assert causes(effects) == {1: 0, **dict.fromkeys((2, 3, 4), 1)}
+    assert effects.ended[-1].failure is not None
+    assert effects.ended[-1].failure.message == (
+        "its session was stopped by task 0.1 (t1), which is FAILED: ValueError: as told"
+    )
     assert not head.core.tasks
 
 
@@ -833,7 +922,6 @@ def test_result_of_a_child_that_has_ended_is_there_at_once(head: Head) -> None:
 @pytest.mark.parametrize(
     ("outcomes", "words"),
     [
-        ({CHILD: TaskOutcome(CHILD, "FAILED")}, "is FAILED"),
         ({CHILD: TaskOutcome(CHILD, "DELETED")}, "is DELETED"),
         ({}, "does not exist"),
     ],
@@ -849,6 +937,20 @@ def test_result_of_a_child_that_has_none_aborts(
     failure = effects.ended[0].failure
     assert failure is not None and words in failure.message
     assert head.core.pilots["p"].load == 0
+
+
+@pytest.mark.parametrize("state", ["FAILED", "TIMED_OUT", "CANCELLED", "ABORTED"])
+def test_who_hands_on_to_a_child_that_has_ended_badly_ends_as_if_it_ended_now(
+    head: Head, state: FinalState
+) -> None:
+    head.join()
+    head.submit(spec(1), spec(2, needs=(1,)))
+    head.assign()
+    why = TaskFailure("ValueError", "as told", bases=("ValueError",))
+    outcomes = {CHILD: TaskOutcome(CHILD, state, (), why)}
+    effects = head.end(with_children(1, [], {0: (CHILD, 0)}), outcomes=outcomes)
+    assert effects.ended[0].state == state and effects.ended[0].failure == why
+    assert states(effects).keys() == {1, 2} and head.core.pilots["p"].load == 0
 
 
 def test_late_end_of_a_task_that_waits_again_is_taken_from_its_queue_once(head: Head) -> None:

@@ -249,6 +249,25 @@ def test_state_and_name_are_in_words() -> None:
     assert refused.state == "REFUSED"
 
 
+def test_who_has_ended_for_another_one_names_it() -> None:
+    why = TaskFailure("TaskAborted", "its input, task 1.3 (f), is FAILED", cause=(1 << 32) + 3)
+    for state, kind in (("ABORTED", pilot.TaskAborted), ("CANCELLED", cf.CancelledError)):
+        future = future_of(count=2)
+        part = future[1]
+        assert future.first_cause is None
+        future._settle(TaskOutcome(future.task, state, (), why))  # type: ignore[arg-type]  # of these two
+        for each in (future, part):
+            assert (each.state, each.first_cause) == (state, "1.3")
+            with pytest.raises(kind, match=r"task 1\.7.*: its input, task 1\.3 \(f\), is FAILED"):
+                each.result()
+    by_hand = future_of()
+    assert by_hand._end_cancelled()
+    by_hand._settle(TaskOutcome(by_hand.task, "CANCELLED", (), why))
+    assert by_hand.first_cause is None
+    with pytest.raises(cf.CancelledError, match=r"^$"):
+        by_hand.result()
+
+
 def test_a_task_that_the_head_does_not_know_is_lost() -> None:
     future = future_of()
     future._settle(TaskOutcome(future.task, "LOST"))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pilot.head import outcome_cache as module
+from pilot.head.core.events import Ended
 from pilot.head.outcome_cache import Outcomes
 from pilot.model.tasks import TaskFailure, TaskOutcome
 from pilot.model.values import Value
@@ -38,7 +39,7 @@ def outcomes(rows: Rows, monkeypatch: pytest.MonkeyPatch) -> Outcomes:
 
 def keep(outcomes: Outcomes, first: int, last: int, size: int = 0) -> None:
     for task in range(first, last):
-        outcomes.keep(TaskOutcome(task, "COMPLETED", (Value(size, bytes(size)),)))
+        outcomes.keep(Ended(task, 1, "COMPLETED", 1.0, (Value(size, bytes(size)),), None))
 
 
 def in_memory(outcomes: Outcomes, rows: Rows, tasks: range) -> list[int]:
@@ -67,7 +68,7 @@ def test_the_oldest_are_forgotten_by_number_and_by_bytes(
 
 def test_errors_count_with_their_texts(outcomes: Outcomes, rows: Rows) -> None:
     for task in range(20):
-        outcomes.keep(TaskOutcome(task, "FAILED", (), TaskFailure("E", "x" * 50_000)))
+        outcomes.keep(Ended(task, 1, "FAILED", 1.0, (), TaskFailure("E", "x" * 50_000)))
     outcomes.trim(tuple)
     assert len(in_memory(outcomes, rows, range(20))) <= 2
 

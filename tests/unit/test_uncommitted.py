@@ -16,6 +16,7 @@ from pilot.head.core import events as ev
 from pilot.head.shell import Shell
 from pilot.head.store.store import Store
 from pilot.model.ids import task_id
+from pilot.model.states import OnFailure
 from pilot.model.tasks import Environment, Function, SessionInfo, TaskSpec, Template
 from pilot.scheduler.resources import NodeShape
 from pilot.wire.messages import client as m
@@ -79,6 +80,32 @@ def test_a_failure_that_is_ignored_is_known_before_it_is_committed(head: Head) -
     (work,) = head.assign()
     assert work.task == task(2) and work.inputs[0].value is not None
     assert work.inputs[0].value.payload == b"instead"
+
+
+@pytest.mark.parametrize("where", ["memory", "database", "purged"])
+@pytest.mark.parametrize("policy", ["fail", "cancel_successors"])
+def test_the_end_of_a_lost_input_is_known_whether_it_is_committed_or_not(
+    head: Head, where: str, policy: OnFailure
+) -> None:
+    """And what follows from an end that has followed itself from another one."""
+    kind = template(on_failure=policy)
+    head.submit(1, kind, spec(task(1)), spec(task(2), needs=(task(1),)))
+    head.assign()
+    head.shell.apply(ev.AttemptsEnded("p", [done(task(1), "error")]), NOW)
+    if where != "memory":
+        head.commit()
+        if where == "purged":
+            head.store.purge(SESSION, [])
+        head.shell.outcomes.forget_all()
+    other = template(2, function=CODE.digest)
+    head.submit(2, other, spec(task(3), 2, needs=(task(1),)), spec(task(4), 2, (task(2),)))
+    told = head.shell.outcomes.told([task(n) for n in (1, 2, 3, 4)])
+    after = "ABORTED" if policy == "fail" else "CANCELLED"
+    assert [one.state for one in told] == ["FAILED", after, after, after]
+    causes = [one.failure.cause for one in told[2:] if one.failure is not None]
+    assert causes == [task(1), task(1) if where != "purged" else task(2)]
+    if where != "purged":
+        assert told[1].failure == told[2].failure == told[3].failure
 
 
 def test_arguments_are_there_for_the_task_and_for_the_next_try_however_many_wait(

@@ -284,7 +284,7 @@ def test_options_of_decorator_file_and_task(load: Load) -> None:
         3,
         None,
         ("OSError",),
-        [0, 0],
+        (0, 0),
     )
 
 

@@ -246,6 +246,7 @@ def show(task_id: str, as_json: bool) -> None:
             "inputs": _some(data["inputs"]),
             "created": f"{moment(data['created'])} ({ago(data['created'])})",
             "ended": moment(data["ended"]),
+            "because of": data["first_cause"],
             "time": _time(data),
             "pilot": data["pilot"],
             "node": data["node"],

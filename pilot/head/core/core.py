@@ -117,6 +117,7 @@ class Core:
         """Apply an event; return the effects to carry out."""
         effects = Effects()
         self._life.just_ended.clear()
+        self._life.just_lost.clear()
         self._handlers[type(event)](event, now, effects)  # type: ignore[operator]  # the handler of its type
         return effects
 
@@ -154,12 +155,14 @@ class Core:
             refusal = ""
             if (session.closed or session.stopped) and not event.parent:
                 refusal = "the session is closed: it takes no more tasks"
-            refusal = refusal or life.refusal(spec, event.ended)
+            refusal = refusal or life.refusal(spec, event.ended, event.lost)
             if refusal:
                 effects.refused.append((spec.id, refusal))
                 continue
             task = life.take_on(spec, event.parent, now, effects)
-            if spec.values:
+            if doom := life.doom(spec, event.lost):
+                life.end(task, doom[0], now, effects, failure=doom[1])
+            elif spec.values:
                 life.end(task, COMPLETED, now, effects, spec.values)
             elif not task.missing:
                 life.make_ready(task, now, effects)

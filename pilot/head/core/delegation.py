@@ -17,7 +17,7 @@ from pilot.head.core.lifecycle import Lifecycle
 from pilot.head.core.sessions import Sessions
 from pilot.head.core.state import Task
 from pilot.model.ids import Ref, task_label
-from pilot.model.states import ABORTED, COMPLETED, DELEGATED
+from pilot.model.states import ABORTED, COMPLETED, DELEGATED, UNSUCCESSFUL, FinalState
 from pilot.model.tasks import Children, Completion, TaskFailure, TaskOutcome
 from pilot.model.values import Value
 
@@ -50,12 +50,14 @@ class Delegation:
     ) -> None:
         """Take on the children of a completed task, and delegate the results that they make."""
         life = self._life
-        impossible: list[tuple[Task, str]] = []
+        doomed: list[tuple[Task, FinalState, TaskFailure]] = []
         for spec in children.tasks:
-            refusal = life.refusal(spec, event.ended)
+            refusal = life.refusal(spec, event.ended, event.lost)
             child = life.take_on(spec, task.id, now, effects)
             if refusal:
-                impossible.append((child, refusal))
+                doomed.append((child, ABORTED, TaskFailure("TaskAborted", refusal)))
+            elif doom := life.doom(spec, event.lost):
+                doomed.append((child, *doom))
             elif spec.values:
                 life.end(child, COMPLETED, now, effects, spec.values)
             elif not child.missing:
@@ -65,9 +67,8 @@ class Delegation:
             self.hand_on(task, completion.values, owed, event.outcomes, now, effects)
         else:
             life.end(task, COMPLETED, now, effects, completion.values, None, True)
-        for child, refusal in impossible:
-            failure = TaskFailure(type="TaskAborted", message=refusal)
-            life.end(child, ABORTED, now, effects, (), failure)
+        for child, state, failure in doomed:
+            life.end(child, state, now, effects, (), failure)
 
     def hand_on(
         self,
@@ -90,6 +91,10 @@ class Delegation:
             if number in life.tasks:
                 continue
             outcome = life.just_ended.get(number) or outcomes.get(number)
+            if outcome is not None and outcome.state in UNSUCCESSFUL:
+                # As if it had ended after this.
+                life.end(task, outcome.state, now, effects, (), outcome.failure, True)
+                return
             if outcome is None or outcome.state != COMPLETED:
                 failure = TaskFailure(
                     type="TaskAborted",

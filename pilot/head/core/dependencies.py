@@ -3,6 +3,8 @@
 An unfinished task keeps the tasks that wait for it: its `dependents` need its results, its
 `result_receivers` take them as their own. Plain functions over tasks: the ends of others that
 follow from an end are returned as `Ending`s, which `pilot.head.core.lifecycle` carries out.
+How a dependent ends follows from the end of its input alone (`consequence`), whenever it was
+submitted.
 
 Invariants
 ----------
@@ -13,18 +15,33 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias, cast
 
+import msgspec
+
 from pilot.head.core import allocation
+from pilot.head.core.events import Ended
 from pilot.head.core.state import Task
 from pilot.model.ids import Ref, task_label
-from pilot.model.states import ABORTED, CANCELLED, COMPLETED, DELEGATED, PENDING, FinalState
-from pilot.model.tasks import TaskFailure, TaskSpec
+from pilot.model.states import (
+    ABORTED,
+    CANCELLED,
+    COMPLETED,
+    DELEGATED,
+    FAILURES,
+    PENDING,
+    FinalState,
+)
+from pilot.model.tasks import TaskFailure, TaskSpec, Template
 from pilot.model.values import Value
+from pilot.texts import shortened
 
 #: A task and its final state, with results or the reason, and True if its pilot knows of the end.
 Ending: TypeAlias = tuple[Task, FinalState, tuple[Value, ...], TaskFailure | None, bool]
+
+#: The length to which a cause is cut that all tasks of a session may get, in bytes.
+_CAUSE_BYTES = 500
 
 
 def link(task: Task, spec: TaskSpec, tasks: Mapping[int, Task]) -> None:
@@ -75,16 +92,27 @@ def free(task: Task) -> list[Task]:
     return freed
 
 
-def abort(task: Task, failure: TaskFailure | None) -> list[Ending]:
+def abort(dependents: Iterable[Task], end: Ended) -> list[Ending]:
     """Return the ends of the dependents of a task that has no results."""
-    cause = TaskFailure(
-        type="TaskAborted",
-        message=_cause(task, failure),
-        detail=failure.detail if failure else "",
-    )
-    cancels = task.template.on_failure == "cancel_successors"
-    after: FinalState = CANCELLED if cancels else ABORTED
-    return [(each, after, (), cause, False) for each in task.dependents or ()]
+    cause = _cause(end)
+    return [(each, _state_after(end, each.template), (), cause, False) for each in dependents]
+
+
+def consequence(end: Ended, dependent: Template) -> tuple[FinalState, TaskFailure]:
+    """Return how a dependent ends, and why, for want of the results of the task that ended so."""
+    return _state_after(end, dependent), _cause(end)
+
+
+def first_lost(spec: TaskSpec, *lost: Mapping[int, Ended]) -> Ended | None:
+    """Return the first end by which the task has lost an input; None if none is lost."""
+    ends = [ends[needed] for needed, _ in spec.inputs for ends in lost if needed in ends]
+    return min(ends, key=lambda end: end.at) if ends else None
+
+
+def taken_along(end: Ended, name: str, why: str) -> TaskFailure:
+    """Return the error of tasks that are cancelled by the task of this name, which ended so."""
+    told = f"{why} by task {task_label(end.task)} ({name}), which is {_how(end)}"
+    return TaskFailure("TaskCancelled", shortened(told, _CAUSE_BYTES), cause=end.task)
 
 
 def inherit(
@@ -109,10 +137,38 @@ def cut(task: Task) -> None:
     task.delegates = ()
 
 
-def _cause(task: Task, failure: TaskFailure | None) -> str:
-    """Return the sentence that begins a dependent's error, and names the first cause."""
+def _state_after(end: Ended, dependent: Template) -> FinalState:
+    policy = end.lost
+    assert policy is not None
+    cancels = policy.on_failure == "cancel_successors"
+    if end.state == CANCELLED:
+        # Where that follows from another end, it is passed on; what a user cancels is a cause.
+        cancels = cancels or end.failure is not None
+    elif end.state in FAILURES and not cancels:
+        cancels = policy.on_failure == "stop_session" or (
+            policy.group_fails_together
+            and (policy.session, policy.group) == (dependent.session, dependent.group)
+        )
+    return CANCELLED if cancels else ABORTED
+
+
+def _cause(end: Ended) -> TaskFailure:
+    """Return the error of the dependents, which names the first cause."""
+    assert end.lost is not None
+    failure = end.failure
+    if failure is not None and failure.cause:
+        return failure
     # One that the task has raised, of tasks of its own, has base classes.
     if failure is not None and failure.type == "TaskAborted" and not failure.bases:
-        return failure.message
-    reason = f": {failure.type}: {failure.message}" if failure else ""
-    return f"its input, task {task_label(task.id)} ({task.template.name}), is {task.state}{reason}"
+        return msgspec.structs.replace(failure, cause=end.task)
+    return TaskFailure(
+        type="TaskAborted",
+        message=f"its input, task {task_label(end.task)} ({end.lost.name}), is {_how(end)}",
+        detail=failure.detail if failure else "",
+        cause=end.task,
+    )
+
+
+def _how(end: Ended) -> str:
+    """Return a task's state and error in words."""
+    return f"{end.state}: {end.failure.type}: {end.failure.message}" if end.failure else end.state

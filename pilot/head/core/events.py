@@ -32,7 +32,11 @@ from pilot.wire.messages.pilot import RunningTask
 
 
 class TasksSubmitted(msgspec.Struct, frozen=True):
-    """Tasks to take on. `ended` has the states of inputs that are not unfinished tasks."""
+    """Tasks to take on.
+
+    `ended` has the states of inputs that are not unfinished tasks, `lost` the ends of those that
+    have no results.
+    """
 
     session: int
     templates: list[Template]
@@ -40,6 +44,7 @@ class TasksSubmitted(msgspec.Struct, frozen=True):
     ended: Mapping[int, str]
     #: The running task whose detached children these are; 0: none.
     parent: int = 0
+    lost: Mapping[int, Ended] = {}
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -141,14 +146,16 @@ class PilotLost(msgspec.Struct, frozen=True):
 class AttemptsEnded(msgspec.Struct, frozen=True):
     """A pilot's report of attempts that have ended there.
 
-    `ended` has the states of those inputs of children that are not unfinished tasks, `outcomes` the
-    outcomes of ended tasks that had results delegated to them.
+    `ended` has the states of those inputs of children that are not unfinished tasks, `lost` the
+    ends of those that have no results, `outcomes` the outcomes of ended tasks that had results
+    delegated to them.
     """
 
     pilot: str
     completions: list[Completion]
     ended: Mapping[int, str] = {}
     outcomes: Mapping[int, TaskOutcome] = {}
+    lost: Mapping[int, Ended] = {}
 
 
 class TasksLookedUp(msgspec.Struct, frozen=True):
@@ -262,6 +269,8 @@ class Ended(msgspec.Struct, frozen=True):
     files: tuple[FileStamp, ...] = ()
     #: The values that dependents get in place of an ignored failure.
     ignored: tuple[Value, ...] | None = None
+    #: The template of a task that is lost to its dependents: they get nothing of it.
+    lost: Template | None = None
 
 
 class Delegated(msgspec.Struct, frozen=True):

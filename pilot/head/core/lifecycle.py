@@ -22,7 +22,7 @@ from pilot.head.core.memo_keys import marked
 from pilot.head.core.sessions import Sessions
 from pilot.head.core.state import Task
 from pilot.model.ids import task_label
-from pilot.model.states import CANCELLED, COMPLETED, FAILED, PENDING, READY, TIMED_OUT, FinalState
+from pilot.model.states import CANCELLED, COMPLETED, FAILURES, PENDING, READY, FinalState
 from pilot.model.tasks import TaskFailure, TaskOutcome, TaskSpec, Template
 from pilot.model.values import Value
 
@@ -34,13 +34,19 @@ class Lifecycle:
         self.tasks: dict[int, Task] = {}
         #: Outcomes of the tasks that the current event has ended, as their dependents see them.
         self.just_ended: dict[int, TaskOutcome] = {}
+        #: The ends of those that are lost to their dependents.
+        self.just_lost: dict[int, Ended] = {}
         self._sessions = sessions
         self._log = log
 
     # --- in
 
-    def refusal(self, spec: TaskSpec, ended: Mapping[int, str]) -> str:
-        """Return why a task can never run, or ""; `ended` has the states of its ended inputs."""
+    def refusal(self, spec: TaskSpec, ended: Mapping[int, str], lost: Mapping[int, Ended]) -> str:
+        """Return why a task is not taken on, or "".
+
+        `ended` has the states of its ended inputs, `lost` the ends of those that are lost to it:
+        with one of these it is taken on, and ends at once (`doom`).
+        """
         if spec.template not in self._sessions.templates:
             return "the head was never told what it is to run (its template)"
         if spec.template in self._sessions.unfit:
@@ -52,9 +58,20 @@ class Lifecycle:
             state = just.state if just else ended.get(needed)
             if state is None:
                 return f"it needs a result of task {task_label(needed)}, which does not exist"
-            if state != COMPLETED:
+            if state != COMPLETED and not (just or needed in lost):
                 return f"it needs a result of task {task_label(needed)}, which is {state}"
         return ""
+
+    def doom(
+        self, spec: TaskSpec, lost: Mapping[int, Ended]
+    ) -> tuple[FinalState, TaskFailure] | None:
+        """Return how a new task ends at once, and why, since an input of it is lost already."""
+        if not (spec.inputs and (lost or self.just_lost)):
+            return None
+        end = dependencies.first_lost(spec, self.just_lost, lost)
+        if end is None:
+            return None
+        return dependencies.consequence(end, self._sessions.templates[spec.template])
 
     def take_on(self, spec: TaskSpec, parent: int, now: float, effects: Effects) -> Task:
         """Accept a new task, and link it to its inputs; return it."""
@@ -127,39 +144,49 @@ class Lifecycle:
             good, ignored = state == COMPLETED, None
             if not good and state != CANCELLED and task.template.on_failure == "ignore":
                 ignored = default_values(task.template)
-            effects.ended.append(
-                Ended(task.id, session.id, state, now, values, failure, *where, ignored)
-            )
+            lost = None if good or ignored is not None else task.template
+            end = Ended(task.id, session.id, state, now, values, failure, *where, ignored, lost)
+            effects.ended.append(end)
             self._log.task(task.id, state, session.id, now, failure.type if failure else "")
             # As others see it.
             if ignored is not None:
                 values, good = ignored, True
-            self.just_ended[task.id] = TaskOutcome(task.id, COMPLETED if good else state, values)
+            seen: FinalState = COMPLETED if good else state
+            self.just_ended[task.id] = TaskOutcome(task.id, seen, values, failure)
+            # The last go first: what depends on it ends by that, and not by what is taken along.
+            if state != COMPLETED:
+                ending += self._taken_along(task, end)
             if task.result_receivers:
                 ending += dependencies.inherit(task, values if good else None, failure)
+            if not good:
+                self.just_lost[task.id] = end
             if task.dependents and good:
                 for dependent in dependencies.free(task):
                     self.make_ready(dependent, now, effects)
             elif task.dependents:
-                ending += dependencies.abort(task, failure)
-            if state != COMPLETED:
-                ending += ((each, CANCELLED, (), None, False) for each in self._taken_along(task))
+                ending += dependencies.abort(task.dependents, end)
             dependencies.cut(task)
             self._sessions.end_if_done(session, now, effects)
 
-    def _taken_along(self, task: Task) -> tuple[Task, ...]:
-        """Return the tasks to cancel because this one has ended as it has."""
+    def _taken_along(self, task: Task, end: Ended) -> list[dependencies.Ending]:
+        """Return the ends of the tasks to cancel because this one has ended as it has."""
         template = task.template
         if task.state == CANCELLED:
-            return task.delegates
-        if task.state in (FAILED, TIMED_OUT):
+            return [(each, CANCELLED, (), end.failure, False) for each in task.delegates]
+        if task.state in FAILURES:
             if template.on_failure == "stop_session":
-                return tuple(self.members(template.session, ""))
-            if template.group_fails_together:
-                return tuple(self.members(template.session, template.group))
-        return ()
+                group, why = "", "its session was stopped"
+            elif template.group_fails_together:
+                group, why = template.group, f"its group {template.group!r} was cancelled"
+            else:
+                return []
+            cause = dependencies.taken_along(end, template.name, why)
+            taken = self.members(template.session, group)
+            return [(each, CANCELLED, (), cause, False) for each in taken]
+        return []
 
 
 def default_values(template: Template) -> tuple[Value, ...]:
     """Return the values that dependents get of a failed task with ``on_failure="ignore"``."""
-    return (Value(len(template.default), template.default),) * template.returns
+    given = template.defaults or (template.default,) * template.returns
+    return tuple(Value(len(default), default) for default in given)

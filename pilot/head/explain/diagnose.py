@@ -203,28 +203,13 @@ class Diagnosis:
         self, row: Recorded, at: str, attempts: tuple[Cause, ...], facts: dict[str, Any]
     ) -> Finding:
         if row.failure is not None:
-            return Finding(
-                "cancelled",
-                f"was cancelled {at}: {first_line(row.failure.message)}",
-                attempts,
-                (),
-                facts,
-            )
-        together = row.template.group_fails_together
-        # What one end brings about is all written with the same time.
-        rows = self._store.rows("failed_at", {"session": row.session, "at": row.ended})
-        for each in rows:
-            failed = self._known.row(each["id"])
-            if failed is None:
-                continue
-            stops = failed.template.on_failure == "stop_session"
-            if stops or (together and failed.template.group == row.template.group):
-                whole = f"session {row.session}" if stops else f"its group {row.template.group!r}"
-                cause = self._recorded(each["id"])
-                name = self._known.name(each["id"])
-                line = Cause(cause.kind, f"{name} {cause.clause}", task_label(each["id"]))
-                clause = f"was cancelled {at} with {whole}, since {name} failed"
-                return Finding("cancelled", clause, (line, *attempts), cause.advice, facts)
+            clause = f"was cancelled {at}: {first_line(row.failure.message)}"
+            first = row.failure.cause
+            if not first or self._known.row(first) is None:
+                return Finding("cancelled", clause, attempts, (), facts)
+            cause, name = self._recorded(first), self._known.name(first)
+            line = Cause(cause.kind, f"{name} {cause.clause}", task_label(first))
+            return Finding("cancelled", clause, (line, *attempts), cause.advice, facts)
         clause = f"was cancelled {at}: by a user, or with its session, its group or its parent"
         return Finding("cancelled", clause, attempts, (), facts)
 

@@ -182,6 +182,11 @@ SELECT id, CASE WHEN state = 'COMPLETED' AND result IS NULL THEN 'DELETED' ELSE 
 FROM tasks
 WHERE id IN (SELECT value FROM json_each(?)) AND ended IS NOT NULL;
 
+-- name: lost
+SELECT t.id, t.session, t.state, t.ended, t.result, t.error, p.detail
+FROM tasks t JOIN templates p ON p.id = t.template
+WHERE t.id IN (SELECT value FROM json_each(?));
+
 -- name: functions_of
 SELECT digest, payload FROM functions WHERE session = ?;
 
@@ -340,7 +345,9 @@ WHERE t.session = :session AND t.state IN ('FAILED', 'TIMED_OUT')
 ORDER BY t.id LIMIT :limit;
 
 -- name: tasks_to_retry
-SELECT id, state, template, payload, inputs, digest,
+-- What was cancelled for want of an input is taken for aborted.
+SELECT id, CASE WHEN state = 'CANCELLED' AND error = 'TaskAborted' THEN 'ABORTED' ELSE state END
+       AS state, template, payload, inputs, digest,
        coalesce((SELECT max(id) FROM tasks again WHERE again.retry_of = t.id), 0) AS again,
        (WITH RECURSIVE above (id) AS (
             SELECT t.parent
@@ -384,10 +391,6 @@ SELECT t.session, p.name, p.kind, t.state, t.attempts, t.ended, t.inputs, t.dele
        p.detail, s.state AS session_state, s.paused
 FROM tasks t JOIN templates p ON p.id = t.template LEFT JOIN sessions s ON s.id = t.session
 WHERE t.id = :task;
-
--- name: failed_at
-SELECT id FROM tasks INDEXED BY tasks_listed
-WHERE session = :session AND state IN ('FAILED', 'TIMED_OUT') AND ended = :at ORDER BY id LIMIT 10;
 
 -- name: last_attempts
 SELECT number, outcome, node, started, ended, failure

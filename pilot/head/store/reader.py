@@ -15,7 +15,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from pilot.head.core.events import Change, Restored
+from pilot.head.core.events import Change, Ended, Restored
 from pilot.head.store.damage import DAMAGED, damaged_session, naming, naming_session
 from pilot.head.store.rows import (
     SessionRow,
@@ -31,7 +31,14 @@ from pilot.head.store.rows import (
 from pilot.head.store.statements import QUERIES, SCHEMA_VERSION
 from pilot.model.ids import Ref, task_label
 from pilot.model.states import KnownState
-from pilot.model.tasks import FileStamp, Function, TaskOutcome, TaskSpec, Template
+from pilot.model.tasks import (
+    FileStamp,
+    Function,
+    TaskFailure,
+    TaskOutcome,
+    TaskSpec,
+    Template,
+)
 from pilot.model.values import Value
 
 
@@ -131,6 +138,21 @@ class Reader:
             outcome_of(task, state, result)
             for task, state, result in self.read("results", (json.dumps(list(tasks)),))
         ]
+
+    def lost(self, tasks: Iterable[int]) -> dict[int, Ended]:
+        """Return the ends of tasks that have no results, as far as their dependents need them."""
+        found = {}
+        for task, session, state, at, result, error, detail in self.read(
+            "lost", (json.dumps(list(tasks)),)
+        ):
+            with naming(task):
+                template = decode_template(detail)
+            failure = outcome_of(task, state, result).failure
+            if failure is None and error is not None:
+                told = f"its input, task {task_label(task)}, is {state}, and its error was deleted"
+                failure = TaskFailure(error, told)
+            found[task] = Ended(task, session, state, at or 0.0, (), failure, lost=template)
+        return found
 
     def functions(self, session: int) -> dict[bytes, Function]:
         """Return the functions of a session, by digest."""

@@ -1,11 +1,13 @@
 """The ends of tasks: each has its cause, counts once, and has the consequences that it should have.
 
 This is the oracle's own account of what one head knows, which begins with what is committed. It is
-told of every event and of its effects; none of these may contradict what is known.
+told of every event and of its effects; none of these may contradict what is known. A task that is
+submitted after the end of its input is judged by the same words as one that was there before.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -13,7 +15,16 @@ from pilot.head.core import events as ev
 from pilot.head.core.core import Core
 from pilot.head.core.lifecycle import default_values
 from pilot.model.ids import Ref
-from pilot.model.states import CANCELLED, COMPLETED, DELEGATED, FAILED, FINAL, READY, TIMED_OUT
+from pilot.model.states import (
+    ABORTED,
+    CANCELLED,
+    COMPLETED,
+    DELEGATED,
+    FAILED,
+    FINAL,
+    READY,
+    TIMED_OUT,
+)
 from pilot.model.tasks import Completion, TaskSpec, Template
 from pilot.model.values import Value
 from simulated.processes import RUN
@@ -33,6 +44,10 @@ class Row:
     crashes: int = 0
     #: What it has handed on: the values that are there, and whose results the others are.
     owed: tuple[tuple[Value, ...], dict[int, Ref]] | None = None
+    #: When it ended, the class of its error, and the task that was the first cause of that.
+    at: float = 0.0
+    error: str = ""
+    cause: int = 0
 
     @property
     def seen(self) -> tuple[Value, ...] | None:
@@ -41,6 +56,24 @@ class Row:
             return self.values
         ignored = self.template.on_failure == "ignore" and self.state != CANCELLED
         return default_values(self.template) if ignored and self.state in FINAL else None
+
+    @property
+    def is_lost(self) -> bool:
+        """True if dependents will never get anything of it."""
+        return self.state in FINAL and self.seen is None
+
+    def state_after(self, dependent: Template) -> str:
+        """Return how a task ends that depends on this one, which is lost."""
+        mine = self.template
+        if mine.on_failure == "cancel_successors":
+            return CANCELLED
+        if self.state == CANCELLED:
+            return CANCELLED if self.error else ABORTED  # without one somebody has said so
+        if self.state == ABORTED:
+            return ABORTED
+        of_group = (dependent.session, dependent.group) == (mine.session, mine.group)
+        together = mine.on_failure == "stop_session" or (mine.group_fails_together and of_group)
+        return CANCELLED if together else ABORTED
 
 
 class Ends:
@@ -52,8 +85,11 @@ class Ends:
         rows: Mapping[int, Row],
         counted: set[str],
         templates: Callable[[], set[int]],
+        seen: Counter[str],
     ) -> None:
         self._core = core
+        #: What has happened, for who asks whether the simulation reaches it.
+        self.seen = seen
         #: The runs that count, and those of them that are committed.
         self._counted, self._written = counted, set(counted)
         #: Those that are committed.
@@ -86,11 +122,17 @@ class Ends:
         for end in effects.ended:
             row = rows[end.task]
             assert row.state not in FINAL, f"{end.task:#x}: {end.state} after {row.state}"
-            row.state, row.values = end.state, end.values
+            row.state, row.values, row.at = end.state, end.values, end.at
+            if end.failure is not None:
+                row.error, row.cause = end.failure.type, end.failure.cause
         if isinstance(event, ev.TasksSubmitted):
             self._check_refusals(event, effects)
         if effects.ended or effects.attempts:
             _Check(self, self._core, event, effects, done).run()
+        for spec, *_ in effects.accepted:
+            if any(source in rows and rows[source].is_lost for source, _ in spec.inputs):
+                self.seen["submitted after its input was lost"] += 1
+                assert spec.id not in self._core.tasks, f"{spec.id:#x} waits in vain"
 
     def _count(self, attempt: ev.Attempt) -> None:
         done = attempt.completion
@@ -120,16 +162,16 @@ class Ends:
         is_open = event.parent or event.session in self._takes_tasks
         for spec in event.tasks:
             if spec.id in new or spec.id not in self.rows:
-                possible = is_open and all(self.is_there(source) for source, _ in spec.inputs)
+                possible = is_open and all(self.is_known(source) for source, _ in spec.inputs)
                 if spec.template not in self._core.templates:
                     # A client may take for known what came with others, which were all refused.
                     possible = possible and spec.template in self._templates()
                 assert (spec.id in refused) != possible, (spec, refused)
 
-    def is_there(self, task: int) -> bool:
-        """Tell whether a result of a task is there or may come."""
+    def is_known(self, task: int) -> bool:
+        """Tell whether a task may be waited for: its end, at least, is known."""
         row = self.rows.get(task)
-        return row is not None and (row.state in (READY, DELEGATED) or row.seen is not None)
+        return row is not None and row.state != "DELETED"
 
 
 def _verdict(row: Row, done: Completion) -> str | None:
@@ -174,7 +216,7 @@ class _Check:
             why = getattr(self, f"_why_{row.state.lower()}")
             assert why(number, row), f"{number:#x}: {row} because of {self._event}"
             self._check_others(number, row)
-        lost = {number for number, row in self._ended.items() if row.seen is None}
+        lost = {number for number, row in self._ended.items() if row.is_lost}
         for task in tasks.values() if lost else ():
             assert lost.isdisjoint(source for source, _ in task.inputs), f"{task.id:#x} in vain"
 
@@ -193,14 +235,30 @@ class _Check:
             if template.group_fails_together:
                 assert task.template.group != template.group, f"{task.id:#x} goes on"
 
-    def _of_child(self, row: Row) -> bool:
-        """Tell whether one to which it has handed a result on has ended so."""
-        owed = row.owed[1].values() if row.owed else ()
+    def _of_child(self, number: int, row: Row) -> bool:
+        """Tell whether one to which it has handed a result on has ended so, now or before."""
+        owed = row.owed[1].values() if row.owed else self._handed_on(number).values()
+        theirs = [self._ends.rows[child] for child, _ in owed if child in self._ends.rows]
+        return any(its.is_lost and its.state == row.state for its in theirs)
+
+    def _handed_on(self, number: int) -> Mapping[int, Ref]:
+        """Return what a task hands on by its end."""
+        done = self._done.get(number)
+        return done.children.delegated if done is not None and done.children is not None else {}
+
+    def _of_input(self, number: int, row: Row) -> bool:
+        """Tell whether it has to end so for want of an input, and names the first cause."""
+        known = self._ends.rows if number in self._new else self._ended
+        lost = {source for source, _ in row.spec.inputs if source in known}
+        lost = {source for source in lost if known[source].is_lost}
+        if number in self._new and lost:
+            first = min(known[source].at for source in lost)
+            lost = {source for source in lost if known[source].at == first}
+        # Where its error was deleted, a task counts as the first cause itself.
         return any(
-            child in self._ended
-            and self._ended[child].state == row.state
-            and self._ended[child].seen is None
-            for child, _ in owed
+            known[source].state_after(row.template) == row.state
+            and row.cause in (known[source].cause or source, source)
+            for source in lost
         )
 
     def _why_completed(self, number: int, row: Row) -> bool:
@@ -223,25 +281,22 @@ class _Check:
 
     def _why_failed(self, number: int, row: Row) -> bool:
         done = self._done.get(number)
-        return (done is not None and _verdict(row, done) == row.state) or self._of_child(row)
+        verdict = _verdict(row, done) if done is not None else None
+        return verdict == row.state or self._of_child(number, row)
 
     _why_timed_out = _why_failed
 
     def _why_aborted(self, number: int, row: Row) -> bool:
         """An input is not there, or what it has handed a result on to."""
-        rows, is_there = self._ends.rows, self._ends.is_there
-        # With some inputs it would be cancelled, unless it has come when they were lost.
-        sources = [
-            source
-            for source, _ in row.spec.inputs
-            if number in self._new
-            or source not in rows
-            or rows[source].template.on_failure != "cancel_successors"
-        ]
-        done = self._done.get(number)
-        if done is not None and done.children is not None:
-            sources += (child for child, _ in done.children.delegated.values())
-        return self._of_child(row) or not all(map(is_there, sources))
+        is_known = self._ends.is_known
+        needed = [child for child, _ in self._handed_on(number).values()]
+        if number in self._new:
+            needed += (source for source, _ in row.spec.inputs)
+        return (
+            self._of_child(number, row)
+            or self._of_input(number, row)
+            or not all(map(is_known, needed))
+        )
 
     def _why_cancelled(self, number: int, row: Row) -> bool:
         """Somebody said so, a policy, or who has its result or wanted it."""
@@ -252,13 +307,10 @@ class _Check:
             named = event.group in ("", template.group) and event.session == template.session
             if event.tasks is None and named:
                 return True
-        if self._of_child(row):
+        if self._of_child(number, row) or self._of_input(number, row):
             return True
-        inputs = {source for source, _ in row.spec.inputs}
-        for other, its in self._ended.items():
+        for its in self._ended.values():
             theirs = its.template
-            if other in inputs and theirs.on_failure == "cancel_successors":
-                return True
             owed = its.owed[1].values() if its.owed else ()
             if its.state == CANCELLED and any(child == number for child, _ in owed):
                 return True

@@ -2,8 +2,8 @@
 
 How the log is read
 -------------------
-A task begins as PENDING, READY, COMPLETED (values that were put, no work) or ABORTED (a child whose
-input will never come), goes along the arrows of `NEXT`, and stays in its final state.
+A task begins as PENDING, READY, COMPLETED (values that were put, no work), ABORTED or CANCELLED (an
+input of it is lost already), goes along the arrows of `NEXT`, and stays in its final state.
 
 With ``head STARTED`` the changes that the head before had not committed never were, no pilot is
 known any more, and what was ASSIGNED or RUNNING *waits*: it is READY (PENDING where an input got
@@ -42,7 +42,7 @@ from pilot.model.states import (
 WAITING = "waiting"
 
 NEXT: dict[str, frozenset[str]] = {
-    "": frozenset((PENDING, READY, COMPLETED, ABORTED)),
+    "": frozenset((PENDING, READY, COMPLETED, ABORTED, CANCELLED)),
     # Sent ahead of its inputs, it has none of its own that is READY.
     PENDING: frozenset((READY, ASSIGNED, CANCELLED, ABORTED)),
     # It may have run before, here (found again) or where nobody looked (a pilot taken for lost).
