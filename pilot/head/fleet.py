@@ -369,6 +369,9 @@ class Fleet:
     ) -> None:
         """Record a sign of life of a pilot."""
         if row := self.pilots.get(name):
+            if idle_s and not row.idle_s:
+                # It is decided upon when it has been idle for as long as it is kept, not later.
+                self._decides_at = min(self._decides_at, now + DECIDE_LEAST_S)
             row.idle_nodes = idle_nodes
             row.idle_s, row.heard, row.draining = idle_s, now, draining or row.told
             row.suspended = False

@@ -16,6 +16,7 @@ from support.fleets import NOW, FakeBatch, Head
 from pilot.head import submitting
 from pilot.head.core.state import Pilot
 from pilot.head.decisions import REASONS
+from pilot.head.fleet import DECIDE_LEAST_S
 from pilot.head.giving_up import CANCEL_AGAIN_S, JOIN_S, MISSING_S, SILENT_S
 from pilot.head.outlook import QUEUED, STUCK_S, PilotRow, pool_limits
 from pilot.head.setbacks import BACK_OFF_S, REST_S
@@ -233,6 +234,17 @@ def test_a_pilot_ends_as_soon_as_it_has_been_idle_for_long_enough(head: Head, wo
     room.load = int(works)  # it was given a task since its last word
     told = head.tick(NOW + 10.0 + LEAST_S / 2)
     assert told == ([] if works else [(row.name, EndPilot("idle for 1 s"))])
+
+
+def test_an_idle_pilot_does_not_wait_for_the_decision_that_is_due_for_others(head: Head) -> None:
+    row = head.a_pilot()
+    head.demand = []
+    head.fleet.heard(row.name, 0.0, False, NOW + 9.0)
+    head.rooms[row.name] = Pilot(row.name, "main", NodeShape(4), 1, 0.0)
+    assert head.tick(NOW + 9.9) == []  # the next decision is due in a second
+    head.fleet.heard(row.name, LEAST_S, False, NOW + 10.0)
+    told = head.tick(NOW + 10.0 + DECIDE_LEAST_S)
+    assert told == [(row.name, EndPilot("idle for 1 s"))]
 
 
 # --- nodes that go back ---------------------------------------------------------------------------
