@@ -36,6 +36,9 @@ from pilot.model.values import Value
 from pilot.pickled import public
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pilot.data.stored_array import StoredArray
     from pilot.site import Site
 
 T = TypeVar("T")
@@ -234,6 +237,44 @@ class Future(CalledBack[T]):
                     self._result = read
                 value = self._result
         return cast("T", value)
+
+    def array(self, name: str = "", timeout: float | None = None) -> StoredArray | NDArray[Any]:
+        """Return an array of the result without reading it: slices of it read what they take.
+
+        A small result, or one that `result` has read, has its array in memory: that is a NumPy
+        array. What a slice reads is not checked for damage, as `result` does it.
+
+        Parameters
+        ----------
+        name
+            The array's place in the result: ``fields/1`` is that of ``result["fields"][1]``; empty
+            if the result is the array.
+        timeout
+            The time to wait for the task, in seconds; None: however long it takes.
+
+        Raises
+        ------
+        KeyError
+            The result has no such array; the message names those that it has.
+        TypeError
+            The task has several results: take the future of one.
+        ResultError
+            The file with the result is gone or damaged.
+        TimeoutError, concurrent.futures.CancelledError, Exception
+            As `result` raises them.
+        """
+        from pilot.data.stored_array import array_in, stored_array  # loads NumPy and HDF5
+
+        if self._shape.count > 1:
+            raise TypeError(
+                f"task {self.task_id} has {self._shape.count} results: take future[0].array()"
+            )
+        if (error := self.exception(timeout)) is not None:
+            raise error
+        value: Any = self._result
+        if type(value) is not Unread:
+            return array_in(value, name)
+        return stored_array(value.directory, value.values[0], name)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the exception that the task raised, or None; wait up to `timeout` seconds."""

@@ -45,7 +45,7 @@ from numpy.typing import NDArray
 
 from pilot.data import durable
 from pilot.data.checksum import checksum
-from pilot.data.parts import SKELETON, Parts, native_type, raw
+from pilot.data.parts import SKELETON, Parts, native_type, no_array, raw
 from pilot.data.patience import patiently
 from pilot.errors import PilotError, ResultError, StorageError
 
@@ -379,6 +379,35 @@ class SealedFile:
         except _HDF5_ERRORS as cause:
             raise _cannot_read(self.path, name, cause) from cause
 
+    def array(self, name: str, place: str = "") -> Any:
+        """Return the data set of an array in the value `name`.
+
+        Parameters
+        ----------
+        name
+            The value.
+        place
+            The name of the array in the value; empty if the value is the array.
+
+        Raises
+        ------
+        KeyError
+            The value has no such array; the message names those that it has.
+        ResultError
+            The value is not there, or damaged.
+        """
+        top, source = self.open(name)
+        try:
+            if isinstance(top, h5g.GroupID):
+                places, _ = _skeleton(top, source)
+            else:
+                places = [] if isinstance(top.get_type(), h5t.TypeOpaqueID) else [""]
+            if place in places:
+                return h5d.open(top, place.encode()) if place else top
+        except (*_HDF5_ERRORS, EOFError, struct.error) as cause:
+            raise _cannot_read(self.path, name, cause) from cause
+        raise no_array(place, places)
+
     def sizes(self) -> dict[str, int]:
         """Return the names of all values, with their sizes in bytes of data.
 
@@ -447,13 +476,18 @@ def _description(top: Any) -> tuple[bytes, Written]:
 
 
 def _read_tree(group: Any, source: _Bytes) -> tuple[Parts, int]:
-    data = _read_data(h5o.open(group, SKELETON.encode()), source)
-    packed = data.tobytes()
-    end = _LENGTH.size + _LENGTH.unpack_from(packed)[0]
-    names = packed[_LENGTH.size : end].split(b"\0")
-    arrays = [_read_data(h5o.open(group, name), source) for name in names]
-    parts = Parts(arrays, [name.decode() for name in names], packed[end:], {})
-    return parts, checksum(map(raw, (*arrays, data)))
+    names, skeleton = _skeleton(group, source)
+    arrays = [_read_data(h5o.open(group, name.encode()), source) for name in names]
+    data = np.frombuffer(skeleton, np.uint8)
+    begin = _LENGTH.size + _LENGTH.unpack_from(skeleton)[0]
+    return Parts(arrays, names, skeleton[begin:], {}), checksum(map(raw, (*arrays, data)))
+
+
+def _skeleton(group: Any, source: _Bytes) -> tuple[list[str], bytes]:
+    """Return the names of a value's arrays, and the bytes that have them and the pickle."""
+    packed = _read_data(h5o.open(group, SKELETON.encode()), source).tobytes()
+    names = packed[_LENGTH.size : _LENGTH.size + _LENGTH.unpack_from(packed)[0]]
+    return names.decode().split("\0"), packed
 
 
 def _read_data(dataset: Any, source: _Bytes) -> NDArray[Any]:

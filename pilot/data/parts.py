@@ -162,6 +162,16 @@ def put_together(parts: Parts) -> Any:
         raise decoding_error(cause) from cause
 
 
+def no_array(name: str, names: list[str]) -> KeyError:
+    """Return the error for a value that has other arrays than the one that is asked for."""
+    if names == [""]:
+        return KeyError(f"the result is an array itself, and has none that is called {name!r}")
+    has = f"it has {', '.join(names[:20])}" if names else "it has none"
+    if name:
+        return KeyError(f"the result has no array {name!r}; {has}")
+    return KeyError(f"the result is not stored as one array; {has}")
+
+
 @pickled_name
 def itself(array: NDArray[Any]) -> NDArray[Any]:
     """Return a lifted array unchanged; skeletons call this. The name is part of the format of the

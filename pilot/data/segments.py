@@ -284,6 +284,17 @@ _open_files = OpenFiles()
 os.register_at_fork(after_in_child=_open_files.after_fork)
 
 
+def opened(path: Path) -> SealedFile:
+    """Return a segment, opened if need be; one that a network file system shows late is waited for.
+
+    Raises
+    ------
+    ResultError
+        The file is missing or damaged.
+    """
+    return when_there(path, lambda: _open_files.get(path))
+
+
 def read(site_dir: Path, value: Value) -> Any:
     """Return the object behind a reference.
 
@@ -295,12 +306,12 @@ def read(site_dir: Path, value: Value) -> Any:
         The value's pickle needs something that is not here, such as a module.
     """
     path = site_dir / value.path
-    file = when_there(path, lambda: _open_files.get(path))
+    file = opened(path)
     try:
         parts = patiently(lambda: file.read(value.name, value.checksum))
     except ResultError:
         # Network file systems take a file away that is replaced, also while it is open.
-        again = when_there(path, lambda: _open_files.get(path))
+        again = opened(path)
         if again is file:
             raise
         parts = again.read(value.name, value.checksum)

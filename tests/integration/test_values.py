@@ -20,6 +20,7 @@ import pilot
 from pilot import Session
 from pilot.client.arguments import encode_arguments
 from pilot.data.pickles import encode
+from pilot.data.stored_array import StoredArray
 from pilot.worker.node_cache import RECORD, cache_dir
 
 DEADLINE_S = 60.0
@@ -196,6 +197,38 @@ def test_a_node_fetches_a_value_once(make_site: Any) -> None:
 
 
 # --- files that exist -----------------------------------------------------------------------------
+
+
+def grids(rows: int) -> dict[str, Any]:
+    return {"u": np.arange(rows * 100.0).reshape(rows, 100), "rows": rows}
+
+
+def two_grids(rows: int) -> tuple[Any, Any]:
+    return grids(rows)["u"], rows
+
+
+def test_a_part_of_a_result_is_read_without_the_rest(session: Session) -> None:
+    future = session.submit(grids, 1000)
+    field: Any = future.array("u", timeout=DEADLINE_S)
+    assert isinstance(field, StoredArray) and field.shape == (1000, 100)
+    assert np.array_equal(field[10:20, 3], np.arange(1003.0, 2003.0, 100.0))
+    with pytest.raises(KeyError, match="it has u"):
+        future.array()
+    # What is in memory by now is not read again.
+    assert np.array_equal(future.result()["u"], field)
+    assert isinstance(future.array("u"), np.ndarray)
+
+
+def test_parts_of_one_of_several_results(session: Session) -> None:
+    future = session.submit(pilot.task(returns=2)(two_grids), 1000)
+    with pytest.raises(TypeError, match="2 results"):
+        future.array()
+    assert future[0].array(timeout=DEADLINE_S)[999, 99] == 99999.0
+
+
+def test_a_task_that_has_failed_has_no_array(session: Session) -> None:
+    with pytest.raises(ZeroDivisionError):
+        session.submit(divmod, 1, 0).array(timeout=DEADLINE_S)
 
 
 def test_an_imported_file_is_a_path(session: Session, tmp_path: Path) -> None:

@@ -1,0 +1,143 @@
+"""Arrays in results, of which parts are read without the rest.
+
+Invariants
+----------
+- Nothing but what is asked for is read, and nothing is kept. So what is read is not checked: the
+  checksum of a value is that of all of it.
+- A file that is replaced meanwhile, by one with fewer values, is found again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from pilot.data import segments
+from pilot.data.parts import no_array, take_apart
+from pilot.data.patience import patiently
+from pilot.data.storing import load
+from pilot.errors import ResultError
+from pilot.model.values import Value
+
+
+class StoredArray:
+    """An array in a result, as its file has it; slices of it are NumPy arrays.
+
+    Parameters
+    ----------
+    path
+        The segment.
+    value
+        The name of the value in it.
+    name
+        The name of the array in the value; empty if the value is the array.
+
+    Raises
+    ------
+    KeyError
+        The value has no such array; the message names those that it has.
+    ResultError
+        The file is missing or damaged.
+    """
+
+    def __init__(self, path: Path, value: str, name: str = "") -> None:
+        self._path = path
+        self._value = value
+        self._name = name
+        dataset = self._dataset()
+        #: The size of each dimension.
+        self.shape: tuple[int, ...] = dataset.shape
+        #: The type of the elements.
+        self.dtype: np.dtype[Any] = dataset.dtype
+
+    @property
+    def ndim(self) -> int:
+        """The number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """The size in bytes."""
+        return self.size * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("an array without dimensions has no length")
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Any:
+        """Read a part, which is given as h5py takes it: numbers, slices with a positive step, lists
+        of numbers, a mask.
+
+        Raises
+        ------
+        ResultError
+            The file is gone or damaged.
+        """
+        try:
+            return self._dataset()[key]
+        except OSError as cause:
+            raise ResultError(f"{self} cannot be read: {cause}") from cause
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Read all of it."""
+        if copy is False:
+            raise ValueError(f"{self} is in a file: it cannot be an array without a copy")
+        whole: NDArray[Any] = np.asarray(self[()])
+        return whole if dtype is None else whole.astype(dtype, copy=False)
+
+    def __repr__(self) -> str:
+        name = f"{self._value}/{self._name}" if self._name else self._value
+        return f"<StoredArray {self.shape} {self.dtype} {self._path.name}:{name}>"
+
+    def _dataset(self) -> Any:
+        found = patiently(lambda: segments.opened(self._path).array(self._value, self._name))
+        return h5py.Dataset(found)
+
+
+def stored_array(directory: Path, value: Value, name: str = "") -> StoredArray | NDArray[Any]:
+    """Return an array of a value, without reading it where it is in a file.
+
+    Parameters
+    ----------
+    directory
+        The site directory.
+    value
+        The value.
+    name
+        The name of the array in the value: ``fields/1``; empty if the value is the array.
+
+    Raises
+    ------
+    KeyError
+        The value has no such array; the message names those that it has.
+    ResultError
+        The value's file is missing or damaged.
+    """
+    if value.is_inline:
+        return array_in(load(value, directory), name)
+    return StoredArray(directory / value.path, value.name, name)
+
+
+def array_in(obj: Any, name: str) -> NDArray[Any]:
+    """Return the array of an object that has this name where the object is stored.
+
+    Raises
+    ------
+    KeyError
+        The object has no such array; the message names those that it has.
+    """
+    parts = take_apart(obj)
+    found = dict(zip(parts.names, parts.arrays, strict=True))
+    if name not in found:
+        raise no_array(name, parts.names)
+    return found[name]

@@ -1,0 +1,106 @@
+"""Arrays in results, of which parts are read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pilot.data.segments import SegmentWriter, read
+from pilot.data.stored_array import StoredArray, stored_array
+from pilot.data.storing import store
+from pilot.errors import ResultError
+from pilot.model.values import Value
+
+GRID = np.arange(120_000, dtype=np.float64).reshape(300, 400)
+
+
+def stored(directory: Path, obj: object, owner: str = "w") -> Value:
+    with SegmentWriter(directory, owner) as writer:
+        found = store(obj, writer=writer, session="1", task_name="f", task_id="1.1")
+    return found if isinstance(found, Value) else found.value
+
+
+KEYS: dict[str, Any] = {
+    "row": 7,
+    "rows": slice(10, 20),
+    "last": -1,
+    "every third": (slice(None, None, 3), slice(5, 50)),
+    "point": (3, 4),
+    "chosen": [1, 5, 9],
+    "all": ...,
+}
+
+
+@pytest.mark.parametrize("array", [GRID, np.asfortranarray(GRID)], ids=["C", "Fortran"])
+@pytest.mark.parametrize("key", list(KEYS))
+def test_a_part_is_what_numpy_has_there(tmp_path: Path, key: str, array: Any) -> None:
+    found = stored_array(tmp_path, stored(tmp_path, array))
+    assert isinstance(found, StoredArray)
+    assert np.array_equal(found[KEYS[key]], array[KEYS[key]])
+
+
+def test_it_has_what_an_array_tells_of_itself(tmp_path: Path) -> None:
+    found = stored_array(tmp_path, stored(tmp_path, GRID))
+    assert (found.shape, found.dtype, found.ndim, found.size, found.nbytes, len(found)) == (
+        GRID.shape,
+        GRID.dtype,
+        GRID.ndim,
+        GRID.size,
+        GRID.nbytes,
+        len(GRID),
+    )
+    assert np.array_equal(np.asarray(found), GRID)
+    assert np.asarray(found, np.float32).dtype == np.float32
+    with pytest.raises(ValueError, match="without a copy"):
+        found.__array__(copy=False)
+    assert "(300, 400) float64" in repr(found)
+
+
+def test_nothing_else_is_read(tmp_path: Path) -> None:
+    """What is damaged elsewhere in the file is not met."""
+    value = stored(tmp_path, GRID)
+    path = tmp_path / value.path
+    at = path.read_bytes().index(GRID[200].tobytes())
+    path.chmod(0o644)
+    with open(path, "r+b") as file:
+        file.seek(at)
+        file.write(os.urandom(100))
+    assert np.array_equal(stored_array(tmp_path, value)[10:20], GRID[10:20])
+    with pytest.raises(ResultError, match="checksum"):
+        read(tmp_path, value)
+
+
+def test_arrays_in_other_values_have_names(tmp_path: Path) -> None:
+    value = stored(tmp_path, {"fields": [GRID, GRID + 1], "step": 3})
+    assert np.array_equal(stored_array(tmp_path, value, "fields/1")[:, 3], (GRID + 1)[:, 3])
+    with pytest.raises(KeyError, match=r"not stored as one array; it has fields/0, fields/1"):
+        stored_array(tmp_path, value)
+    with pytest.raises(KeyError, match=r"no array 'u'; it has fields/0"):
+        stored_array(tmp_path, value, "u")
+    with pytest.raises(KeyError, match=r"no array '.pickle'"):
+        stored_array(tmp_path, value, ".pickle")
+
+
+def test_values_without_arrays_say_so(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="it has none"):
+        stored_array(tmp_path, stored(tmp_path, "x" * 100_000))
+    with pytest.raises(KeyError, match="is an array itself"):
+        stored_array(tmp_path, stored(tmp_path, GRID), "fields/1")
+
+
+def test_small_ones_come_from_memory(tmp_path: Path) -> None:
+    value = stored(tmp_path, {"u": np.arange(5)})
+    assert value.is_inline
+    assert np.array_equal(stored_array(tmp_path, value, "u")[1:3], [1, 2])
+
+
+def test_a_file_that_is_gone_is_told(tmp_path: Path) -> None:
+    value = stored(tmp_path, GRID)
+    found = stored_array(tmp_path, value)
+    (tmp_path / value.path).unlink()
+    with pytest.raises(ResultError):
+        found[0]
