@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -470,3 +471,32 @@ def test_results_are_deleted_from_the_command_line(session: Session) -> None:
     wrong = run("delete", "99.1")
     assert wrong.returncode != 0 and "99.1 does not exist; nothing was deleted" in wrong.stderr
     assert run("delete", "nonsense").returncode == 2
+
+
+def test_the_command_line_tells_what_a_session_takes(make_site: Any) -> None:
+    site = make_site()
+    with site.session(name="large ones") as session:
+        pilot.gather([session.submit(zeros, 2) for _ in range(3)], timeout=DEADLINE_S)
+    with site.session(name="small ones") as small:
+        small.submit(tasks.square, 2).result(DEADLINE_S)
+    command = [sys.executable, "-m", "pilot", "site", "size"]
+
+    def told(*words: str) -> str:
+        return subprocess.run(
+            [*command, *words, "--site", str(site.directory)],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        ).stdout
+
+    found = json.loads(told("--json"))
+    (first,) = found["sessions"]  # the other one has no files
+    assert (first["session"], first["name"]) == (session.id, "large ones")
+    assert 6 * MIB <= first["results"]["bytes"] == found["parts"]["results"]["bytes"] < 7 * MIB
+    assert found["bytes"] == sum(part["bytes"] for part in found["parts"].values())
+    shown = told()
+    assert "large ones" in shown and f"{session.id}" in shown and "database" in shown
+    session.purge()
+    wait_until(lambda: used_mib(site) < 0.1, DEADLINE_S, "the space of a session")
+    assert json.loads(told("--json"))["sessions"] == []

@@ -110,6 +110,7 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "head start",
         "head stop",
         "head status",
+        "site size",
         "site backup",
         "site reset",
         "site leave-out",

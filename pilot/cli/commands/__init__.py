@@ -27,7 +27,10 @@ COMMANDS = {
     "status": ("status", "Show what is going on: head, open sessions, pilots."),
     "why": ("why", "Say what a task, a result or a session waits for, or how it ended."),
     "head": ("head", "Control the head: the process on the login node that keeps the tasks."),
-    "site": ("site", "Copy the database of a site, or begin with a new one."),
+    "site": (
+        "site",
+        "See what a site takes on the disk, copy its database, or begin with a new one.",
+    ),
     "session": (
         "session",
         "List and control sessions: each has the tasks that one program submitted.",

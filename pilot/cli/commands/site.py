@@ -1,16 +1,19 @@
-"""``pilot init``: make a site. ``pilot site``: copy its database, or begin anew."""
+"""``pilot init``: make a site. ``pilot site``: what it takes on the disk; copy its database, or
+begin anew."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 
-from pilot.cli.common import commanding, current_site, site_option
+from pilot.cli.common import asking, commanding, current_site, json_option, site_option
 from pilot.cli.completing import complete_template
-from pilot.cli.parameters import SESSION, TEMPLATE
+from pilot.cli.output import amount, note, print_json, print_table
+from pilot.cli.parameters import SESSION, TEMPLATE, Number
 
 #: The mark of settings that a person has to check in a site file.
 _MARK = "CHANGE"
@@ -75,7 +78,70 @@ def init(template: str, name: str | None) -> None:
 
 @click.group()
 def site() -> None:
-    """Copy the database of a site, or begin with a new one."""
+    """See what a site takes on the disk, copy its database, or begin with a new one."""
+
+
+@site.command("size")
+@click.option(
+    "--limit", type=Number(0), default=10, show_default=True, help="The sessions that are listed."
+)
+@json_option
+@site_option
+def size_(limit: int, as_json: bool) -> None:
+    """Show what the site takes on the disk, by what it is for, and the largest sessions.
+
+    Each file is asked for its size: minutes where there are a million.
+    """
+    from pilot.data.usage import BY_SESSION, measure
+
+    found = current_site()
+    usage = measure(found.directory)
+    largest = sorted(
+        usage.sessions.items(), key=lambda item: -sum(part.size for part in item[1].values())
+    )[:limit]
+    with asking(found) as ask:
+        known = {row["id"]: row for row in ask("sessions", limit=1_000_000)} if largest else {}
+    sessions: list[dict[str, Any]] = [
+        {
+            "session": number,
+            "name": known[number]["name"] if number in known else None,
+            "state": known[number]["state"] if number in known else None,
+            **{
+                name: {"bytes": parts[name].size, "files": parts[name].files}
+                for name in BY_SESSION
+                if name in parts
+            },
+        }
+        for number, parts in largest
+    ]
+    total = sum(part.size for part in usage.parts.values())
+    if as_json:
+        parts = {
+            name: {"bytes": part.size, "files": part.files} for name, part in usage.parts.items()
+        }
+        print_json({"bytes": total, "parts": parts, "sessions": sessions})
+        return
+    print_table(
+        ("part", "size", "files"),
+        [(name, amount(part.size), part.files) for name, part in usage.parts.items() if part.files]
+        + [("all", amount(total), sum(part.files for part in usage.parts.values()))],
+    )
+    if not sessions:
+        return
+    print_table(
+        ("session", "name", "state", *BY_SESSION),
+        [
+            (
+                row["session"],
+                row["name"],
+                row["state"],
+                *(amount(row[name]["bytes"]) if name in row else "" for name in BY_SESSION),
+            )
+            for row in sessions
+        ],
+        cut={"name": 8},
+    )
+    note("`pilot session purge ID` deletes the results and checkpoints of a session that has ended")
 
 
 @site.command()

@@ -1,0 +1,94 @@
+"""The space that a site takes on the disk, by what it is for and by session.
+
+Nothing is opened: each file is asked for its size, once. Files that vanish meanwhile are left out,
+and so is what cannot be entered.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+#: What is below the site directory, by its first name; all else is told as OTHER.
+PARTS = ("results", "checkpoints", "logs", "jobs")
+DATABASE, OTHER = "database", "other"
+#: Those of `PARTS` whose directories are named after sessions.
+BY_SESSION = ("results", "checkpoints")
+
+#: What ``stat`` counts blocks in, whatever the file system's are.
+_BLOCK_BYTES = 512
+
+
+class Usage(Struct):
+    """The bytes on the disk, and the number of files."""
+
+    size: int = 0
+    files: int = 0
+
+    def add(self, size: int) -> None:
+        """Count a file."""
+        self.size += size
+        self.files += 1
+
+
+class SiteUsage(Struct):
+    """The space of a site: by part, and of its sessions by part."""
+
+    parts: dict[str, Usage]
+    sessions: dict[int, dict[str, Usage]]
+
+
+def measure(directory: Path) -> SiteUsage:
+    """Return the space that the files below a site directory take on the disk."""
+    found = SiteUsage({part: Usage() for part in (DATABASE, *PARTS, OTHER)}, {})
+    for entry in _entries(directory):
+        if not entry.is_dir(follow_symlinks=False):
+            part = DATABASE if entry.name.startswith("tasks.db") else OTHER
+            _add(entry, found.parts[part])
+        elif entry.name in BY_SESSION:
+            _measure_sessions(entry.path, entry.name, found)
+        else:
+            _walk(entry.path, found.parts[entry.name if entry.name in PARTS else OTHER])
+    return found
+
+
+def _measure_sessions(directory: str, part: str, found: SiteUsage) -> None:
+    for entry in _entries(directory):
+        usage = Usage()
+        if entry.is_dir(follow_symlinks=False):
+            _walk(entry.path, usage)
+        else:
+            _add(entry, usage)
+        whole = found.parts[part]
+        whole.size, whole.files = whole.size + usage.size, whole.files + usage.files
+        if entry.name.isdecimal() and usage.files:
+            found.sessions.setdefault(int(entry.name), {})[part] = usage
+
+
+def _walk(directory: str, usage: Usage) -> None:
+    directories = [directory]
+    while directories:
+        for entry in _entries(directories.pop()):
+            if entry.is_dir(follow_symlinks=False):
+                directories.append(entry.path)
+            else:
+                _add(entry, usage)
+
+
+def _entries(directory: str | Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            yield from entries
+    except OSError:
+        return
+
+
+def _add(entry: os.DirEntry[str], usage: Usage) -> None:
+    try:
+        status = entry.stat(follow_symlinks=False)
+    except OSError:
+        return
+    usage.add(status.st_blocks * _BLOCK_BYTES)
