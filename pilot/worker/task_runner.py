@@ -41,7 +41,7 @@ from pilot.client.command import (
 )
 from pilot.client.context import Context, set_context
 from pilot.client.group import NO_GROUP, GroupKey
-from pilot.client.stopping import Stopping, never
+from pilot.client.stopping import LISTENS, Stopping, never
 from pilot.client.submission import Submission
 from pilot.client.submitter import Submitter
 from pilot.client.task import Task
@@ -124,6 +124,8 @@ class TaskRunner:
         self._site = site
         self._cache = cache
         self._stopping = stopping or never()
+        #: The functions of tasks that have looked here whether they are to stop, by digest.
+        self._looking: set[bytes] = set()
         self._owner = owner
         self._node = node
         self._log = log
@@ -254,6 +256,8 @@ class TaskRunner:
             session = self._session(template, work.task, label)
             context = self._context(work, template, label, started, session)
             set_context(context)
+            if template.function in self._looking:
+                self._stopping.listen(work.task)  # it will look, and may be ended before that
             if isinstance(function, ShellCommand):
                 result = self._run_command(function, args, kwargs, begin, plan, context)
                 if result.outputs:
@@ -279,6 +283,8 @@ class TaskRunner:
             if context is not None:
                 context.close()
             set_context(None)
+            if self._stopping.words[LISTENS] == work.task:
+                self._looking.add(template.function)
             self._surroundings.put_back()
         files: tuple[FileStamp, ...] = ()
         if template.cache and outcome == "ok":

@@ -202,6 +202,29 @@ def test_a_task_that_listens_still_ends_when_it_is_cancelled(shared_site: SiteUn
         wait_until(lambda: not Path(f"/proc/{executor}").exists(), 4.0, "SIGTERM is enough")
 
 
+def test_sigterm_ends_no_task_whose_function_looks_also_before_its_first_look(
+    make_site: Make,
+) -> None:
+    """Some batch systems send it to all processes of a job."""
+
+    def step(path: str) -> tuple[int, int]:
+        if pilot.context().attempt == 1 and path:
+            Path(path).touch()
+            while not Path(f"{path}-go").exists():
+                time.sleep(0.02)
+        return os.getpid(), pilot.context().attempt + pilot.context().should_stop
+
+    site = make_site(pools=pool(cores_per_node=1))
+    with site.guarded_session() as session:
+        executor, _ = session.submit(step, "").result(DEADLINE_S)
+        path = site.scratch / "begun"
+        future = session.submit(step, str(path))
+        wait_until(path.exists, DEADLINE_S)
+        os.kill(executor, signal.SIGTERM)
+        Path(f"{path}-go").touch()
+        assert future.result(DEADLINE_S) == (executor, 1)
+
+
 PROGRAM = """\
 import os, pathlib, signal, sys, time
 saved, how = pathlib.Path(sys.argv[1]), sys.argv[2]

@@ -212,7 +212,8 @@ def test_a_task_that_stops_untold_has_failed() -> None:
 
 def test_who_listens_goes_on_when_the_job_is_ended_and_the_others_are_ended() -> None:
     pilot = Pilot()
-    pilot.run(1, 2)
+    pilot.run(1)
+    pilot.run(2, number=2)
     pilot.rules.note_listening("n0", [2])
     assert pilot.rules.interrupt("preempted", 110.0, 100.0)
     actions = pilot.rules.take_actions()
@@ -227,6 +228,30 @@ def test_who_listens_goes_on_when_the_job_is_ended_and_the_others_are_ended() ->
     pilot.rules.executor_done(2, [ends(2, "interrupted")], 102.0)
     assert pilot.reported == [(1, "interrupted", "interrupted"), (2, "interrupted", "Stopped")]
     assert pilot.rules.is_idle
+
+
+def test_a_task_counts_as_listening_once_one_of_its_function_has_looked() -> None:
+    """It may have begun a moment ago, and look soon."""
+    pilot = Pilot()
+    pilot.run(1)
+    pilot.rules.note_listening("n0", [1])
+    pilot.rules.executor_done(1, [done(1)], 100.0)
+    pilot.rules.note_listening("n0", [])
+    pilot.run(2)
+    assert pilot.rules.interrupt("preempted", 110.0, 100.0)
+    assert pilot.told() == [(a.TellExecutor, 2)]
+
+
+def test_a_function_is_forgotten_with_its_session() -> None:
+    pilot = Pilot()
+    pilot.run(1)
+    pilot.rules.note_listening("n0", [1])
+    assert pilot.rules._listeners
+    pilot.rules.executor_done(1, [done(1)], 100.0)
+    pilot.rules.end_session(1)
+    pilot.rules.executor_exited(1, 0, 0, 0.0, (), "", 100.0)
+    pilot.rules.tick(200.0)
+    assert not pilot.rules._listeners
 
 
 def test_nothing_that_dies_or_raises_after_sigterm_is_its_own_fault() -> None:

@@ -466,8 +466,8 @@ class ExecutorRules(ProcessRules[Executor]):
                     TellExecutor(executor.id, executor.node, work.task, work.attempt, until, reason)
                 )
 
-    def interrupt(self, listening: Collection[int], now: float) -> bool:
-        """End all executors but those whose task is `listening`; return True if there are any.
+    def interrupt(self, listens: Callable[[AttemptSpec], bool], now: float) -> bool:
+        """End all executors but those whose task `listens`; return True if there are any.
 
         These have been told to stop; all that is behind their tasks is taken back.
         """
@@ -475,7 +475,7 @@ class ExecutorRules(ProcessRules[Executor]):
         spared = False
         for executor in list(self.executors.values()):
             pipeline = executor.pipeline
-            if executor.ready and pipeline and pipeline[0].task in listening:
+            if executor.ready and pipeline and listens(pipeline[0]):
                 spared = spared or not executor.stopping
                 if len(pipeline) > 1 and not executor.stopping:
                     self._ask_back(executor, now)

@@ -55,6 +55,8 @@ class Rules:
         self._worlds = WorldRules(self._attempts, self._cores, numbers, act)
         #: The tasks that look whether they are to stop, by node, as far as it was told.
         self._listening: dict[str, Collection[int]] = {}
+        #: The functions of which tasks have looked here: their others will, too.
+        self._listeners: set[bytes] = set()
         #: Sessions that have ended, and are not forgotten yet.
         self._ended: set[int] = set()
 
@@ -179,7 +181,15 @@ class Rules:
 
     def note_listening(self, node: str, tasks: Collection[int]) -> None:
         """Note which tasks on a node look whether they are to stop."""
+        if not set(tasks).issubset(self._listening.get(node, ())):
+            pipelines = [executor.pipeline for executor in self.executors.values()]
+            pipelines += [world.pipeline for world in self.worlds.values()]
+            running = (pipeline[0] for pipeline in pipelines if pipeline)
+            self._listeners.update(self._function_of(w) for w in running if w.task in tasks)
         self._listening[node] = tasks
+
+    def _function_of(self, work: AttemptSpec) -> bytes:
+        return self._attempts.templates[work.template].function
 
     def tell_to_stop(self, reason: str, until: float) -> None:
         """Tell the tasks that run, and may not have ended by `until`, to stop before that.
@@ -194,9 +204,13 @@ class Rules:
         others may go on until then."""
         self.drain(reason, now)
         self.tell_to_stop(reason, until)
-        listening = {task for tasks in self._listening.values() for task in tasks}
-        spared = self._executors.interrupt(listening, now)
-        return self._worlds.interrupt(listening, now) or spared
+        told = {task for tasks in self._listening.values() for task in tasks}
+
+        def listens(work: AttemptSpec) -> bool:
+            return work.task in told or self._function_of(work) in self._listeners
+
+        spared = self._executors.interrupt(listens, now)
+        return self._worlds.interrupt(listens, now) or spared
 
     def stop_all(self, reason: str, now: float) -> None:
         """End everything at once, and interrupt running tasks."""
@@ -370,6 +384,8 @@ class Rules:
         there.update(world.session for world in self.worlds.values())
         for session in self._ended - there:
             self._attempts.forget_session(session)
+            templates = self._attempts.templates.values()
+            self._listeners.intersection_update(template.function for template in templates)
             self._actions.append(ForgetSession(session))
         self._ended &= there
 

@@ -458,15 +458,15 @@ class WorldRules(ProcessRules[World]):
                 nodes = tuple(share.node for share in world.pinned)
                 self._act(TellWorld(world.id, nodes, work.task, work.attempt, until, reason))
 
-    def interrupt(self, listening: Collection[int], now: float) -> bool:
-        """End all worlds but those whose task is `listening`; return True if there are any.
+    def interrupt(self, listens: Callable[[AttemptSpec], bool], now: float) -> bool:
+        """End all worlds but those whose task `listens`; return True if there are any.
 
         These have been told to stop; all that is behind their tasks is taken back.
         """
         self._interrupting = True
         spared = False
         for world in list(self.worlds.values()):
-            if world.ready and world.pipeline and world.pipeline[0].task in listening:
+            if world.ready and world.pipeline and listens(world.pipeline[0]):
                 spared = spared or not world.stopping
                 if len(world.pipeline) > 1 and not world.stopping:
                     self._ask_back(world, now)
