@@ -8,6 +8,7 @@ import math
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import msgspec
@@ -170,7 +171,10 @@ class Oracle:
         """See that what is committed is what this head knew."""
         for task, row in self.rows().items():
             if row.state not in (READY, DELEGATED):
-                assert row == self._ends.rows[task], (row, self._ends.rows[task])
+                known = self._ends.rows[task]
+                # An attempt that ends after its task is counted by a commit of its own.
+                same = row.attempts <= known.attempts and replace(known, attempts=row.attempts)
+                assert row == same, (row, known)
 
     def watch(self, service: Service) -> None:
         """See what goes into the core of a head, and what comes out."""
