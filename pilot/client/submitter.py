@@ -447,6 +447,8 @@ def _template(
         group=group.name,
         group_fails_together=group.fails_together,
         defaults=tuple(_default(task, default) for default in options.default) if each else (),
+        no_retry_on=options.no_retry_names(),
+        retry_timeouts=options.retry_timeouts,
     )
 
 
@@ -471,6 +473,7 @@ def _check_size(template: Template) -> None:
     parts: dict[str, tuple[str | bytes, ...]] = {
         "returns": template.return_names,
         "retry_on": template.retry_on,
+        "no_retry_on": template.no_retry_on,
         "pool": (template.pool,),
         "default": template.defaults,
     }

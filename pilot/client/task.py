@@ -14,7 +14,18 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import CodeType, FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, ParamSpec, TypeVar, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Generic,
+    NoReturn,
+    ParamSpec,
+    TypeAlias,
+    TypeVar,
+    cast,
+    overload,
+)
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -22,6 +33,7 @@ from msgspec.structs import replace
 from pilot.client.current import find_current
 from pilot.errors import PilotError
 from pilot.model.states import ON_FAILURE, OnFailure, TaskKind
+from pilot.model.tasks import exit_name
 from pilot.pickled import pickled_name, public
 from pilot.scheduler.amounts import MOST, RESERVED, check_name, parse_amount
 from pilot.scheduler.resources import Resources, needs, parse_duration_s, parse_memory_mib
@@ -41,6 +53,10 @@ COMMAND: Final = "command"
 MPI_COMMAND: Final = "mpi-command"
 #: `inspect.CO_COROUTINE`, without what takes a twentieth of the time that a session needs to start.
 _CO_COROUTINE = 0x80
+
+
+#: An exception class or its name, or the exit status of a command.
+FailureKind: TypeAlias = "type[BaseException] | str | int"
 
 
 @public
@@ -71,8 +87,13 @@ class Options(Struct, frozen=True):
     time_limit: float | str | Callable[..., Any] | None = None
     #: Number of retries after the task's own error.
     retries: int = 0
-    #: Exception classes (or their names) that are retried; None: all.
-    retry_on: type[BaseException] | str | Sequence[type[BaseException] | str] | None = None
+    #: Exception classes (or their names), and exit statuses of commands, that are retried; None:
+    #: all.
+    retry_on: FailureKind | Sequence[FailureKind] | None = None
+    #: Exception classes (or their names), and exit statuses of commands, that are never retried.
+    no_retry_on: FailureKind | Sequence[FailureKind] | None = None
+    #: True if a try that ended by the time limit is retried as one that raised.
+    retry_timeouts: bool = False
     #: Number of retries after the task's process died.
     max_crashes: int = 3
     #: Higher goes first.
@@ -106,11 +127,12 @@ class Options(Struct, frozen=True):
         return ignores and isinstance(self.default, tuple) and self.return_count > 1
 
     def retry_names(self) -> tuple[str, ...]:
-        """Return the names of the exception classes that are retried; empty for all."""
-        if self.retry_on is None:
-            return ()
-        named = [self.retry_on] if isinstance(self.retry_on, (type, str)) else self.retry_on
-        return tuple(item if isinstance(item, str) else item.__name__ for item in named)
+        """Return the names of the failures that are retried; empty for all."""
+        return _failure_names("retry_on", self.retry_on)
+
+    def no_retry_names(self) -> tuple[str, ...]:
+        """Return the names of the failures that are never retried."""
+        return _failure_names("no_retry_on", self.no_retry_on)
 
     def resolve(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ResolvedOptions:
         """Return the resources of one call, in the program's units.
@@ -190,6 +212,37 @@ def _whole(name: str, given: Any, least: int) -> int:
         told = "a number of very many digits" if abs(number) > MOST**4 else repr(given)
         raise OptionError(f"{name}={told}: give a whole number{bound}")
     return number
+
+
+def _failure_names(option: str, given: Any) -> tuple[str, ...]:
+    """Return the names of failures: of exception classes, and of exit statuses.
+
+    Raises
+    ------
+    OptionError
+        One is neither.
+    """
+    if given is None:
+        return ()
+    names = []
+    for item in [given] if isinstance(given, (type, str, int)) else _listed(given):
+        if isinstance(item, str):
+            names.append(item)
+        elif isinstance(item, type) and issubclass(item, BaseException):
+            names.append(item.__name__)
+        elif isinstance(item, int) and not isinstance(item, bool):
+            names.append(exit_name(item))
+        else:
+            raise OptionError(
+                f"{option}={given!r}: give exception classes, their names, or exit statuses of "
+                "commands"
+            )
+    return tuple(names)
+
+
+def _listed(given: Any) -> Iterable[Any]:
+    """Return what was given, if it can be read again and again, or else a list of only that."""
+    return given if isinstance(given, (list, tuple, set, frozenset)) else [given]
 
 
 def _named(given: Any) -> dict[str, int]:
@@ -304,16 +357,12 @@ def make_options(base: Options, changes: Mapping[str, Any]) -> Options:
             f"default={options.default!r:.100}: give {count} values, one for each result, or one "
             "for all that is no tuple"
         )
-    try:
-        options.retry_names()
-    except (TypeError, AttributeError):
-        raise OptionError(
-            f"retry_on={options.retry_on!r}: give exception classes, or their names"
-        ) from None
+    options.retry_names(), options.no_retry_names()
     if options.pool is not None and not isinstance(options.pool, str):
         raise OptionError(f"pool={options.pool!r}: give the name of a pool")
-    if not isinstance(options.cache, bool):
-        raise OptionError(f"cache={options.cache!r}: give True or False")
+    for name in ("cache", "retry_timeouts"):
+        if not isinstance(given := getattr(options, name), bool):
+            raise OptionError(f"{name}={given!r}: give True or False")
     if not options.is_dynamic():
         options.resolve((), {})
     return options

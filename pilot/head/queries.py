@@ -310,6 +310,9 @@ def task(view: View, task: str) -> dict[str, Any]:
                 for field in (
                     "time_limit_s",
                     "retries",
+                    "retry_on",
+                    "no_retry_on",
+                    "retry_timeouts",
                     "max_crashes",
                     "priority",
                     "pool",

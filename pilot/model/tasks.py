@@ -40,7 +40,8 @@ class Template(msgspec.Struct, array_like=True, frozen=True):
     #: Seconds; 0: none.
     time_limit_s: Seconds = 0.0
     retries: Number = 0
-    #: Names of exception classes (also of base classes) that are retried; empty: all.
+    #: Names of exception classes (also of base classes), and exit statuses of commands as
+    #: ``exit 3``, that are retried; empty: all.
     retry_on: tuple[str, ...] = ()
     max_crashes: Number = 3
     priority: Signed = 0
@@ -61,6 +62,10 @@ class Template(msgspec.Struct, array_like=True, frozen=True):
     cache: bytes = b""
     #: With ``ignore``: what dependents get of each result, encoded; empty: `default`, of all.
     defaults: tuple[bytes, ...] = ()
+    #: Such names that are never retried.
+    no_retry_on: tuple[str, ...] = ()
+    #: True if an attempt that ended by its time limit is retried as one that raised.
+    retry_timeouts: bool = False
 
 
 class TaskSpec(msgspec.Struct, array_like=True, frozen=True):
@@ -121,7 +126,8 @@ class TaskFailure(msgspec.Struct, array_like=True, frozen=True):
     detail: str = ""
     #: The exception itself, encoded; empty where it could not be.
     exception: bytes = b""
-    #: Class names of the exception and of its bases, for `Template.retry_on`.
+    #: Class names of the exception and of its bases, and the exit status of a command, for
+    #: `Template.retry_on`.
     bases: tuple[str, ...] = ()
     node: str = ""
     attempt: Number = 0
@@ -132,6 +138,16 @@ class TaskFailure(msgspec.Struct, array_like=True, frozen=True):
     def is_crash(self) -> bool:
         """True if the task's process died instead of raising an exception."""
         return not self.bases
+
+
+def exit_name(status: int) -> str:
+    """Return the name of an exit status among the names of exception classes."""
+    return f"exit {status}"
+
+
+def exit_statuses(returncode: int) -> tuple[int, ...]:
+    """Return the exit status of a command; where a signal ended it, also that of a shell."""
+    return (returncode,) if returncode >= 0 else (returncode, 128 - returncode)
 
 
 class FileStamp(msgspec.Struct, array_like=True, frozen=True):

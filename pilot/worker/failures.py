@@ -15,12 +15,15 @@ from collections.abc import Callable
 
 from pilot.data.exceptions import pickled
 from pilot.data.pickles import TooLargeError
+from pilot.errors import CommandFailed
 from pilot.limits import ERROR_TEXT_BYTES, NAME_BYTES
-from pilot.model.tasks import TaskFailure
+from pilot.model.tasks import TaskFailure, exit_name, exit_statuses
 from pilot.texts import said, shortened, size_text
 
 #: How many base classes of an exception are told.
 _BASES = 100
+#: The largest exit status that there is.
+_MOST_STATUS = 255
 
 
 def failure_of(
@@ -60,9 +63,17 @@ def failure_of(
 
 
 def bases_of(error: BaseException) -> tuple[str, ...]:
-    """Return the names of the class of an exception and of its bases."""
+    """Return the names of the class of an exception and of its bases, and the exit status of a
+    command, as options name them.
+    """
     bases = [base for base in type(error).__mro__ if base is not object]
-    return tuple(shortened(base.__name__, NAME_BYTES) for base in bases[:_BASES])
+    names = [shortened(base.__name__, NAME_BYTES) for base in bases[:_BASES]]
+    # Of this class alone: a user's subclass may do whatever it likes when it is asked.
+    if type(error) is CommandFailed:
+        status = vars(error).get("returncode")
+        if isinstance(status, int) and abs(status) <= _MOST_STATUS:
+            names += map(exit_name, exit_statuses(status))
+    return tuple(names)
 
 
 def _text(make: Callable[[], str]) -> str:

@@ -143,6 +143,8 @@ def _options(options: Options) -> Iterator[tuple[str, Any]]:
                 value = "by the arguments"
             elif name == "retry_on":
                 value = list(options.retry_names())
+            elif name == "no_retry_on":
+                value = list(options.no_retry_names())
             yield name, list(value) if isinstance(value, tuple) else value
 
 

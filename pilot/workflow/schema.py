@@ -54,8 +54,13 @@ class CommonOptions(_Mapping):
     time_limit: int | float | str | UnsetType | None = UNSET
     #: Number of retries after the task's own error; 0 by default.
     retries: int | str | UnsetType = UNSET
-    #: Names of the exception classes that are retried; all by default.
-    retry_on: str | list[str] | UnsetType | None = UNSET
+    #: Names of the exception classes, and exit statuses of commands, that are retried; all by
+    #: default.
+    retry_on: str | int | list[str | int] | UnsetType | None = UNSET
+    #: Names of the exception classes, and exit statuses of commands, that are never retried.
+    no_retry_on: str | int | list[str | int] | UnsetType | None = UNSET
+    #: Retry a try that ended by the time limit, as one that failed; false by default.
+    retry_timeouts: bool | UnsetType = UNSET
     #: Number of retries after the task's process died; 3 by default.
     max_crashes: int | str | UnsetType = UNSET
     #: Higher goes first.

@@ -770,6 +770,28 @@ def test_the_attempts_of_a_task_have_all_their_times(program: Pilot) -> None:
     program("task", "attempts", "9999.1", code=1)
 
 
+def test_commands_are_retried_after_what_the_options_say(program: Pilot) -> None:
+    def outcomes(*words: object) -> list[str]:
+        task = program("submit", "--retries", 1, *words).stdout.strip()
+        program.await_state(task, "TIMED_OUT" if "sleep" in words else "FAILED")
+        made: list[dict[str, str]] = program.json("task", "attempts", task)
+        return [attempt["outcome"] for attempt in made]
+
+    fails = ("--", "sh", "-c", "exit 3")
+    assert outcomes("--no-retry-on", 3, "--no-retry-on", 4, *fails) == ["error"]
+    assert outcomes("--no-retry-on", 4, *fails) == ["error"] * 2
+    assert outcomes("--retry-on", 4, *fails) == ["error"]
+    assert outcomes("--retry-on", 3, *fails) == ["error"] * 2
+    endless = ("--time-limit", "1s", "--", "sleep", 600)
+    assert outcomes(*endless) == ["timeout"]
+    assert outcomes("--retry-timeouts", *endless) == ["timeout"] * 2
+    told = program("submit", "--no-retry-on", 256, *fails, code=2).stderr
+    assert "'256' is no whole number from 0 to 255" in told
+    last = program("submit", "--retries", 2, "--no-retry-on", 3, "--retry-timeouts", *fails)
+    shown = program("task", "show", last.stdout.strip()).stdout
+    assert "2; never after exit 3; also after time-outs" in shown
+
+
 def test_unfinished_tasks_are_listed_by_their_live_state(program: Pilot) -> None:
     mark = program.directory / "listed"
     session = program("run", "--detach", "waiting.yaml", "-p", f"mark={mark}").stdout.strip()

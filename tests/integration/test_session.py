@@ -185,6 +185,71 @@ def test_retries_only_what_is_named(session: Session, tmp_path: Path) -> None:
     assert sizes == {"key": 3, "value": 1}
 
 
+def test_what_is_named_so_is_never_retried(session: Session, tmp_path: Path) -> None:
+    class Hopeless(LookupError):
+        pass
+
+    class Worse(Hopeless):
+        pass
+
+    def fail(path: str, kind: type[Exception]) -> None:
+        with Path(path).open("a") as file:
+            file.write("x")
+        raise kind("no")
+
+    named = pilot.task(retries=2, retry_on=LookupError, no_retry_on=(Hopeless,))(fail)
+    for kind in (KeyError, Hopeless, Worse):
+        error = session.submit(named, str(tmp_path / kind.__name__), kind).exception(DEADLINE_S)
+        assert type(error).__name__ == kind.__name__
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert sizes == {"KeyError": 3, "Hopeless": 1, "Worse": 1}
+
+
+def test_a_session_says_what_its_tasks_are_not_retried_after(shared_site: SiteUnderTest) -> None:
+    def fail() -> None:
+        raise KeyError(pilot.context().attempt)
+
+    defaults = {"retries": 2, "no_retry_on": KeyError}
+    with shared_site.session(options=defaults) as session:
+        tries = [
+            session.submit(each).exception(DEADLINE_S).args[0]  # type: ignore[union-attr]  # it fails
+            for each in (fail, pilot.task(no_retry_on=None)(fail))
+        ]
+    assert tries == [1, 3]
+
+
+def test_commands_are_retried_by_their_exit_status(session: Session, tmp_path: Path) -> None:
+    def runs(name: str, status: int, **options: Any) -> int:
+        mark = tmp_path / name
+        command = pilot.shell(f"echo x >> {mark}; exit {status}", retries=2, **options)
+        error = session.submit(command).exception(DEADLINE_S)
+        assert isinstance(error, pilot.CommandFailed) and error.returncode == status
+        return mark.read_text().count("x")
+
+    assert runs("always", 3) == 3
+    assert runs("never", 3, no_retry_on=3) == 1
+    assert runs("another", 4, no_retry_on=3) == 3
+    assert runs("only", 75, retry_on=75) == 3
+    assert runs("not_only", 3, retry_on=(75, OSError)) == 1
+
+
+def test_time_outs_are_retried_where_that_is_wanted(session: Session) -> None:
+    def too_long_at_first(quick: int) -> int:
+        attempt = pilot.context().attempt
+        if attempt < quick:
+            tasks.pause(600.0)
+        return attempt
+
+    limited = pilot.task(time_limit=1.5, retries=1, retry_timeouts=True)(too_long_at_first)
+    second, never = session.submit(limited, 2), session.submit(limited, 9)
+    once = session.submit(limited.options(retry_timeouts=False), 2)
+    assert second.result(DEADLINE_S) == 2
+    assert isinstance(never.exception(DEADLINE_S), pilot.TaskTimedOut)
+    assert isinstance(once.exception(DEADLINE_S), pilot.TaskTimedOut)
+    attempts = [session.query("task", task=f.task_id)["attempts"] for f in (second, never, once)]
+    assert attempts == [2, 2, 1]
+
+
 def test_resources_depend_on_the_arguments(session: Session) -> None:
     @pilot.task(cores=lambda n: n)
     def cores(n: int) -> int:

@@ -12,6 +12,7 @@ from support.builders import work
 
 from pilot.agent.rules.completions import ended, merge_failures
 from pilot.data.pickles import decode
+from pilot.errors import CommandFailed
 from pilot.limits import ERROR_TEXT_BYTES, NAME_BYTES
 from pilot.model.tasks import TaskFailure
 from pilot.scheduler.resources import Resources
@@ -94,6 +95,33 @@ def test_names_of_classes_are_bounded() -> None:
     failure = told(kind("x"))
     assert len(failure.type) <= NAME_BYTES + 100 and len(failure.bases) <= 100
     assert bases_of(ValueError()) == ("ValueError", "Exception", "BaseException")
+
+
+class OddFailure(CommandFailed):
+    """A failure whose exit status cannot be had."""
+
+    @property
+    def returncode(self) -> int:
+        raise SystemExit("not that one")
+
+    @returncode.setter
+    def returncode(self, _: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "names"),
+    [
+        (CommandFailed("no", 3), ["exit 3"]),
+        (CommandFailed("killed", -9), ["exit -9", "exit 137"]),  # as Python has it, and a shell
+        (CommandFailed("odd", "3"), []),  # type: ignore[arg-type]  # as a user may write it
+        (CommandFailed("odd", 10**5000), []),
+        (OddFailure("odd", 3), []),
+        (ValueError(3), []),
+    ],
+)
+def test_the_exit_status_of_a_command_is_named(error: Exception, names: list[str]) -> None:
+    assert [name for name in bases_of(error) if name.startswith("exit")] == names
 
 
 def test_what_others_tell_of_a_task_is_bounded_too() -> None:

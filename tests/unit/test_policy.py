@@ -25,7 +25,12 @@ AGAIN = None
         ("crash", {"max_crashes": 0}, 0, 1, FAILED),
         ("crash", {}, 0, 3, AGAIN),
         ("crash", {}, 0, 4, FAILED),
-        ("timeout", {"retries": 9}, 0, 0, TIMED_OUT),
+        ("timeout", {"retries": 9}, 1, 0, TIMED_OUT),
+        ("timeout", {"retries": 1, "retry_timeouts": True}, 1, 0, AGAIN),
+        ("timeout", {"retries": 1, "retry_timeouts": True}, 2, 0, TIMED_OUT),
+        ("timeout", {"retry_timeouts": True}, 1, 0, TIMED_OUT),
+        # It has no class, so none is asked for.
+        ("timeout", {"retries": 1, "retry_timeouts": True, "retry_on": ("OSError",)}, 1, 0, AGAIN),
         ("cancelled", {}, 9, 9, AGAIN),
         ("interrupted", {}, 0, 0, AGAIN),
         # One does not use the other up.
@@ -44,9 +49,9 @@ def test_verdict(
     ("outcome", "counts"),
     [
         ("error", (3, 5)),
+        ("timeout", (3, 5)),
         ("crash", (2, 6)),
         *((costs_nothing, (2, 5)) for costs_nothing in ("ok", "interrupted", "cancelled")),
-        ("timeout", (2, 5)),  # ends the task
     ],
 )
 def test_what_an_attempt_counts_as(outcome: Outcome, counts: tuple[int, int]) -> None:
@@ -68,3 +73,28 @@ def test_only_named_errors_are_retried(named: tuple[str, ...], state: str | None
     failure = TaskFailure("ValueError", "no", bases=("ValueError", "Exception", "BaseException"))
     completion = done(1, "error", failure=failure)
     assert verdict(template(retries=5, retry_on=named), completion, 1, 0) == state
+
+
+@pytest.mark.parametrize(
+    ("named", "never", "state"),
+    [
+        ((), ("OSError",), AGAIN),
+        ((), ("ValueError",), FAILED),
+        ((), ("OSError", "Exception"), FAILED),
+        (("ValueError",), ("Exception",), FAILED),  # whatever else is named
+        (("Exception",), ("KeyError",), AGAIN),
+        ((), ("exit 3",), FAILED),
+        (("exit 3",), (), AGAIN),
+        (("exit 3",), ("exit 4",), AGAIN),
+        (("exit 4",), (), FAILED),
+    ],
+)
+def test_what_is_named_so_is_never_retried(
+    named: tuple[str, ...], never: tuple[str, ...], state: str | None
+) -> None:
+    bases = ("ValueError", "Exception", "BaseException", "exit 3")
+    completion = done(1, "error", failure=TaskFailure("ValueError", "no", bases=bases))
+    kind = template(retries=5, retry_on=named, no_retry_on=never)
+    assert verdict(kind, completion, 1, 0) == state
+    # A process that died has raised nothing.
+    assert verdict(kind, done(1, "crash"), 0, 1) is AGAIN

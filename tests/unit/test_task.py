@@ -90,10 +90,13 @@ def test_no_more_ranks_on_a_node_than_there_are() -> None:
         (ValueError, ("ValueError",)),
         ("ValueError", ("ValueError",)),
         ([OSError, "KeyError"], ("OSError", "KeyError")),
+        (75, ("exit 75",)),
+        ((75, TimeoutError), ("exit 75", "TimeoutError")),
     ],
 )
-def test_retry_on(named: Any, names: tuple[str, ...]) -> None:
+def test_names_of_failures(named: Any, names: tuple[str, ...]) -> None:
     assert pilot.task(retry_on=named)(tasks.square).task_options.retry_names() == names
+    assert pilot.task(no_retry_on=named)(tasks.square).task_options.no_retry_names() == names
 
 
 @pytest.mark.parametrize(
@@ -457,8 +460,11 @@ def test_lengths_of_time(limit: Any, seconds: float) -> None:
         ({"returns": []}, "returns=.*: give a number from 1, or a list of names"),
         ({"returns": None}, "returns=None: give a number from 1, or a list of names"),
         ({"returns": 0}, "returns=0: give a number from 1, or a list of names"),
-        ({"retry_on": [3]}, "retry_on=.*: give exception classes, or their names"),
-        ({"retry_on": 3}, "retry_on=3: give exception classes, or their names"),
+        ({"retry_on": [3.0]}, "retry_on=.*: give exception classes, their names, or exit"),
+        ({"retry_on": int}, "retry_on=.*: give exception classes"),
+        ({"no_retry_on": [True]}, "no_retry_on=.True.: give exception classes"),
+        ({"no_retry_on": ValueError()}, "no_retry_on=ValueError.*: give exception classes"),
+        ({"retry_timeouts": 1}, "retry_timeouts=1: give True or False"),
         ({"pool": 3}, "pool=3: give the name of a pool"),
     ],
 )

@@ -264,7 +264,9 @@ def test_options_of_decorator_file_and_task(load: Load) -> None:
             retries: ${more}
             memory: ${size}G
             pool: null
-            retry_on: [OSError]
+            retry_on: [OSError, 75]
+            no_retry_on: FileNotFoundError
+            retry_timeouts: true
             on_failure: ignore
             default: [0, 0]
         """
@@ -283,9 +285,10 @@ def test_options_of_decorator_file_and_task(load: Load) -> None:
     assert (first.retries, first.pool, first.retry_names(), first.default) == (
         3,
         None,
-        ("OSError",),
+        ("OSError", "exit 75"),
         (0, 0),
     )
+    assert (first.no_retry_names(), first.retry_timeouts) == (("FileNotFoundError",), True)
 
 
 def test_resources_by_name(load: Load) -> None:

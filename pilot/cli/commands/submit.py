@@ -97,6 +97,23 @@ def _open_lines(path: str) -> IO[str]:
 @click.option("--time-limit", help="Longest run, such as 10m or 1:30:00.")
 @click.option("--retries", type=Number(0), default=0, help="Number of retries after an error.")
 @click.option(
+    "--retry-on",
+    type=Number(0, 255),
+    multiple=True,
+    metavar="STATUS",
+    help="Retry only after this exit status. Default: after any that means failure.",
+)
+@click.option(
+    "--no-retry-on",
+    type=Number(0, 255),
+    multiple=True,
+    metavar="STATUS",
+    help="Never retry after this exit status.",
+)
+@click.option(
+    "--retry-timeouts", is_flag=True, help="Retry as well what was ended by the time limit."
+)
+@click.option(
     "--stop-signal",
     metavar="SIGNAL",
     help="Signal, such as SIGTERM, that the command gets when its pilot ends soon. Default: none.",

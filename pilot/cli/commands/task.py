@@ -240,7 +240,7 @@ def show(task_id: str, as_json: bool) -> None:
             "parent": data["parent"],
             "resources": data["resources"],
             "time limit": duration(options["time_limit_s"] or None),
-            "retries": options["retries"] or None,
+            "retries": _retries(options),
             "priority": options["priority"] or None,
             "pool": options["pool"],
             "inputs": _some(data["inputs"]),
@@ -283,6 +283,20 @@ def show(task_id: str, as_json: bool) -> None:
     if data["error"]:
         click.echo()
         say(last_words(data["error"]))
+
+
+def _retries(options: dict[str, Any]) -> str | None:
+    """Return how often a task is tried again, and after what."""
+    if not options["retries"]:
+        return None
+    words = [str(options["retries"])]
+    if options["retry_on"]:
+        words.append(f"only after {', '.join(options['retry_on'])}")
+    if options["no_retry_on"]:
+        words.append(f"never after {', '.join(options['no_retry_on'])}")
+    if options["retry_timeouts"]:
+        words.append("also after time-outs")
+    return "; ".join(words)
 
 
 def _some(labels: Sequence[str]) -> str:

@@ -6,6 +6,8 @@ that each end is counted once.
 Invariants
 ----------
 - A task's own error costs a retry, a process that died costs a crash; neither uses the other up.
+- A time-out costs a retry, too, and ends the task unless its template says otherwise.
+- What is named as never retried is not, whatever else is named.
 - An attempt that was interrupted (preempted, walltime, node lost) or stopped costs nothing.
 """
 
@@ -25,7 +27,7 @@ def counted(outcome: Outcome, errors: int, crashes: int) -> tuple[int, int]:
     errors, crashes
         The numbers before it.
     """
-    return errors + (outcome == "error"), crashes + (outcome == "crash")
+    return errors + (outcome in ("error", "timeout")), crashes + (outcome == "crash")
 
 
 def verdict(
@@ -50,9 +52,10 @@ def verdict(
         # because a head did not know (yet) that it is wanted.
         return None
     if outcome == "timeout":
-        return TIMED_OUT
+        return None if template.retry_timeouts and errors <= template.retries else TIMED_OUT
     if outcome == "crash":
         return None if crashes <= template.max_crashes else FAILED
     bases = completion.failure.bases if completion.failure else ()
     named = not template.retry_on or not set(template.retry_on).isdisjoint(bases)
+    named = named and set(template.no_retry_on).isdisjoint(bases)
     return None if named and errors <= template.retries else FAILED

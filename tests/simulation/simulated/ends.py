@@ -141,7 +141,7 @@ class Ends:
             assert done.node not in self._counted, f"{done.node} counts twice"
             self._counted.add(done.node)
         row.attempts = done.attempt
-        row.errors += done.outcome == "error"
+        row.errors += done.outcome in ("error", "timeout")
         row.crashes += done.outcome == "crash"
         assert (attempt.errors, attempt.crashes) == (row.errors, row.crashes), attempt
         assert row.errors <= row.template.retries + 1, "one try too many"
@@ -180,7 +180,10 @@ def _verdict(row: Row, done: Completion) -> str | None:
     if done.outcome == "error":
         failure = done.failure
         named = not template.retry_on or (failure and "ValueError" in failure.bases)
-        return None if row.errors <= template.retries and named else FAILED
+        never = template.no_retry_on and failure and "OSError" in failure.bases
+        return None if row.errors <= template.retries and named and not never else FAILED
+    if done.outcome == "timeout" and template.retry_timeouts and row.errors <= template.retries:
+        return None
     if done.outcome == "crash":
         return FAILED if row.crashes > template.max_crashes else None
     return {"ok": COMPLETED, "timeout": TIMED_OUT}.get(done.outcome)

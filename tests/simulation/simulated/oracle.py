@@ -523,7 +523,8 @@ class Oracle:
             return
         outcomes = Counter(outcome for _, _, outcome in self.reports[task])
         # What is counted has happened; what follows from it is in `ends`.
-        assert row.errors <= min(outcomes["error"], template.retries + 1), (task, outcomes)
+        failed = outcomes["error"] + outcomes["timeout"]
+        assert row.errors <= min(failed, template.retries + 1), (task, outcomes)
         assert row.crashes <= min(outcomes["crash"], template.max_crashes + 1), (task, outcomes)
         if row.state == COMPLETED:
             assert (outcomes["ok"] and self.runs_of[task]) or template.cache

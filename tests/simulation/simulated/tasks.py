@@ -169,6 +169,8 @@ class Tasks:
             cache=b"%d.%d" % (rng.choice((1, 2)), returns)
             if rng.random() < self._cache_rate
             else b"",
+            no_retry_on=rng.choice(((), (), ("OSError",))),
+            retry_timeouts=rng.random() < 0.3,
         )
         return template
 
