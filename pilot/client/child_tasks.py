@@ -216,6 +216,31 @@ class TaskSession:
             self._submitter.put(self._children(), value, name, number, self._group)
         return ChildFuture(self, number, (), 1)
 
+    def put_many(
+        self, values: Iterable[object], name: str = "value", *, detached: bool = False
+    ) -> list[ChildFuture]:
+        """Store many values at once, for children; see `Session.put_many`.
+
+        Parameters
+        ----------
+        values
+            The values.
+        name
+            The name that lists show.
+        detached
+            Make them known at once, as detached children need them.
+        """
+        given = list(values)
+        if detached and given:
+            numbers = self._detached_tasks(
+                len(given), lambda s, p, ids: s.put_many(p, given, name, ids, self._group)
+            )
+        else:
+            numbers = list(itertools.islice(self._numbers, len(given)))
+            if given:
+                self._submitter.put_many(self._children(), given, name, numbers, self._group)
+        return [ChildFuture(self, number, (), 1) for number in numbers]
+
     def import_file(
         self, path: str | os.PathLike[str], name: str = "file", *, detached: bool = False
     ) -> ChildFuture:

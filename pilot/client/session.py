@@ -225,6 +225,31 @@ class Session(concurrent.futures.Executor):
         """
         return self._tasks.put(value, name)
 
+    def put_many(self, values: Iterable[T], name: str = "value") -> list[Future[T]]:
+        """Store many values at once; return their futures, in the same order.
+
+        All that are large go into one file, which is brought to the disk once: so this is much
+        faster than `put` for each of them. Whoever needs one reads it from there. A value that
+        many tasks need is better put by `put`: nodes keep a copy of it.
+
+        Parameters
+        ----------
+        values
+            Any objects that could be arguments.
+        name
+            The name that lists show, of all of them.
+
+        Raises
+        ------
+        EncodingError
+            A value cannot be pickled. None was put.
+        StorageError
+            The values cannot be written.
+        RuntimeError
+            The session was shut down.
+        """
+        return self._tasks.put_many(list(values), name)
+
     def import_file(self, path: str | os.PathLike[str], name: str = "file") -> Future[Path]:
         """Make an existing file a value, without a copy: tasks get its absolute path.
 

@@ -85,6 +85,13 @@ class SessionTasks:
         """Submit a value, as a task that is complete from the start."""
         return self._send(1, lambda p, ids, g: self._submitter.put(p, value, name, ids[0], g))[0]
 
+    def put_many(self, values: list[Any], name: str) -> list[Future[Any]]:
+        """Submit values, as tasks that are complete from the start."""
+        count = len(values)
+        return self._send(
+            count, lambda p, ids, g: self._submitter.put_many(p, values, name, ids, g)
+        )
+
     def _send(
         self,
         tasks: int,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -34,11 +34,15 @@ from pilot.errors import EncodingError, PilotError, SubmissionError
 from pilot.limits import OPTIONS_BYTES
 from pilot.model.ids import session_of, task_label
 from pilot.model.tasks import Function, TaskSpec, Template
+from pilot.model.values import Value
 from pilot.scheduler.assignment import why_infeasible
 from pilot.scheduler.resources import Resources
 from pilot.site import Site
 from pilot.texts import as_name, size_text
 from pilot.wire.messages.client import Submit
+
+if TYPE_CHECKING:
+    from pilot.data.segments import Unsealed
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -221,29 +225,74 @@ class Submitter:
         StorageError
             The value cannot be written.
         """
-        name = as_name(name)
+        with self._open_segment() as writer:
+            stored = self._store(writer, obj, name, number)
+        # It is alone in its segment, so nodes may keep a copy.
+        value = msgspec.structs.replace(announceable(stored), shared=True)
+        self._add_values(submission, [value], name, [number], group)
+
+    def put_many(
+        self,
+        submission: Submission,
+        objs: Sequence[object],
+        name: str,
+        numbers: Sequence[int],
+        group: GroupKey = NO_GROUP,
+    ) -> None:
+        """Put values into the submission as `put` does; the large ones have one segment.
+
+        Raises
+        ------
+        EncodingError
+            A value cannot be pickled; the message says which one. None was put.
+        StorageError
+            The values cannot be written.
+        """
+        stored = []
+        with self._open_segment() as writer:
+            for place, (obj, number) in enumerate(zip(objs, numbers, strict=True)):
+                try:
+                    stored.append(self._store(writer, obj, name, number))
+                except EncodingError as error:
+                    raise EncodingError(f"value {place}: {error}") from error
+        values = [announceable(each) for each in stored]
+        self._add_values(submission, values, name, numbers, group)
+
+    def _store(self, writer: LazyWriter, obj: object, name: str, number: int) -> Value | Unsealed:
+        """Store a value for the task of this id."""
+        return store(
+            obj,
+            writer=writer,
+            session=str(self._session),
+            task_name=as_name(name),
+            task_id=_label(number),
+            inline_limit=self._site.config.data.inline_limit_bytes,
+        )
+
+    def _add_values(
+        self,
+        submission: Submission,
+        values: list[Value],
+        name: str,
+        numbers: Sequence[int],
+        group: GroupKey,
+    ) -> None:
+        """Add a task for each value, complete from the start."""
         template = Template(
             id=0,
             session=self._session,
-            name=name,
+            name=as_name(name),
             kind="value",
             function=b"",
             resources=Resources(),
             group=group.name,
             group_fails_together=group.fails_together,
         )
-        with self._open_segment() as writer:
-            stored = store(
-                obj,
-                writer=writer,
-                session=str(self._session),
-                task_name=name,
-                task_id=_label(number),
-                inline_limit=self._site.config.data.inline_limit_bytes,
-            )
-        value = msgspec.structs.replace(announceable(stored), shared=True)
         known = self._known_template(template, submission)
-        submission.tasks.append(TaskSpec(number, known, b"", values=(value,)))
+        submission.tasks += (
+            TaskSpec(number, known, b"", values=(value,))
+            for number, value in zip(numbers, values, strict=True)
+        )
 
     def forget(self, submission: Submission | Submit) -> None:
         """Forget a submission that was not sent, or refused: what it had with it must go again."""

@@ -105,6 +105,38 @@ def test_values_at_the_bounds_come_as_they_went(make_site: Any, limit: str) -> N
 # --- put ------------------------------------------------------------------------------------------
 
 
+def test_many_values_are_put_at_once(session: Session, shared_site: SiteUnderTest) -> None:
+    blocks: list[Any] = [np.full(20_000, float(n)) for n in range(10)]
+    futures = session.put_many([*blocks, "small"], name="blocks")
+    sums = session.submit_many(total, [(future,) for future in futures[:10]])
+    assert pilot.gather(sums, timeout=DEADLINE_S) == [20_000.0 * n for n in range(10)]
+    assert futures[10].result(DEADLINE_S) == "small"
+    values = [
+        shared_site.query("result", task=future.task_id)["values"][0]["path"] for future in futures
+    ]
+    assert len(set(values[:10])) == 1 and not values[10]
+    assert session.put_many(iter(())) == []
+    with pytest.raises(pilot.EncodingError, match=r"^value 1: "):
+        session.put_many([1, (x for x in "abc")])
+    # The file goes with its last value.
+    session.purge(futures[:9])
+    assert np.array_equal(futures[9].result(DEADLINE_S), blocks[9])
+    session.purge(futures[9:])
+    file = shared_site.directory / values[0]
+    wait_until(lambda: not file.exists(), DEADLINE_S, "the file of the values to go")
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_task_puts_many_values_at_once(session: Session, detached: bool) -> None:
+    def sums() -> Any:
+        here = pilot.context().session
+        assert here.put_many([], detached=detached) == []
+        blocks = here.put_many([np.full(20_000, float(n)) for n in range(3)], detached=detached)
+        return here.submit(lambda *arrays: [total(each) for each in arrays], *blocks)
+
+    assert session.submit(sums).result(DEADLINE_S) == [0.0, 20_000.0, 40_000.0]
+
+
 def test_a_value_is_put_once_and_used_by_many(session: Session) -> None:
     small = session.put({"a": 1}, name="small")
     large = session.put(np.arange(100_000.0), name="large")

@@ -57,6 +57,37 @@ def test_small_and_large(site: Site, submitter: Submitter) -> None:
     assert {s.payload for s in submission.tasks} == {b""} and submission.functions == []
 
 
+def test_many_values_have_one_segment(site: Site, submitter: Submitter) -> None:
+    submission = Submission()
+    objs = [np.full(20_000, 1.0), "small", np.full(30_000, 2.0), np.full(20_000, 3.0), None]
+    numbers = [7 << 32 | n for n in range(1, 6)]
+    submitter.put_many(submission, objs, "blocks", numbers, GroupKey("g", False))
+    assert [s.id for s in submission.tasks] == numbers
+    (known,) = submission.templates
+    assert (known.kind, known.name, known.group) == ("value", "blocks", "g")
+    values = [s.values[0] for s in submission.tasks]
+    assert [value.is_inline for value in values] == [False, True, False, False, True]
+    large = [value for value in values if not value.is_inline]
+    assert len({value.path for value in large}) == 1
+    assert [value.owner for value in large] == [numbers[0], numbers[2], numbers[3]]
+    # A node that keeps a copy copies the whole file.
+    assert not any(value.shared for value in values)
+    for value, obj in zip(values, objs, strict=True):
+        assert np.array_equal(load(value, site.directory), obj)  # type: ignore[arg-type]  # also of what is no array
+    assert [path.name for path in site.results.glob("*/*")] == [Path(large[0].path).name]
+
+
+def test_of_many_values_all_are_put_or_none(site: Site, submitter: Submitter) -> None:
+    submission = Submission()
+    objs = [np.ones(20_000), 1, (x for x in "abc"), np.ones(20_000)]
+    with pytest.raises(EncodingError, match=r"^value 2: .*generator"):
+        submitter.put_many(submission, objs, "v", [1, 2, 3, 4])
+    assert submission.tasks == [] and not list(site.results.glob("*/.*"))
+    assert not list(site.results.glob("*/*"))
+    submitter.put_many(submission, [], "v", [])
+    assert submission.tasks == []
+
+
 def test_a_template_for_each_name_and_group(submitter: Submitter) -> None:
     submission = Submission()
     for name, group in [("a", "x"), ("a", "x"), ("a", "y"), ("b", "y")]:
