@@ -206,6 +206,21 @@ def test_results_that_wait_for_the_disk_hold_no_core() -> None:
 # --- ends -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("has_run", [False, True], ids=["before it ran", "after it ran"])
+def test_task_that_was_cancelled_and_whose_result_is_lost_does_not_run_again(has_run: bool) -> None:
+    pilot = Pilot(1)
+    _, second, third, *_ = queued_behind(pilot)
+    if has_run:
+        pilot.rules.executor_ran(1, [2, second], pilot.now)
+    pilot.rules.cancel([second], pilot.now)
+    if not has_run:
+        pilot.rules.executor_ran(1, [2, second], pilot.now)
+    pilot.rules.take_actions()
+    (start,) = only(pilot.exited(1, -9, task=third), a.StartExecutor)
+    assert (second, 1, "cancelled") in pilot.reported
+    assert second not in running(pilot.ready(start.executor))[start.executor]
+
+
 def test_crash_is_blamed_on_the_task_that_ran() -> None:
     pilot = Pilot(1)
     pilot.add(*range(1, 101))

@@ -131,8 +131,8 @@ class Attempts:
             self.report(self._misfit(work, now))
 
     def take_back(self, work: AttemptSpec, cancelled: bool, now: float) -> None:
-        """Queue a task again that was sent ahead and skipped; report it as cancelled if
-        `cancelled`."""
+        """Queue a task again that was sent ahead and skipped, or whose result is lost; report it as
+        cancelled if `cancelled`."""
         if cancelled:
             self.report(ended(work, "cancelled", "cancelled before it started", now))
         else:

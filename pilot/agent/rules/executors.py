@@ -398,7 +398,8 @@ class ExecutorRules(ProcessRules[Executor]):
         executor.pipeline.clear()
         for work in reversed(executor.unsealed.values()):
             # The task had run, but its result never was on the disk.
-            self._attempts.put_back(work, now)
+            cancelled = executor.killed_for.get(work.task) == "cancelled"
+            self._attempts.take_back(work, cancelled, now)
         executor.unsealed.clear()
         self._release(executor)
         if not executor.ready and not executor.killed_for:
@@ -441,6 +442,8 @@ class ExecutorRules(ProcessRules[Executor]):
     def cancel(self, tasks: Collection[int], now: float) -> None:
         """Cancel tasks: end the executors that run them, and take them back from others."""
         for executor in list(self.executors.values()):
+            for task in executor.unsealed.keys() & tasks:
+                executor.killed_for[task] = "cancelled"  # it is not to run again
             named = [work.task for work in executor.pipeline if work.task in tasks]
             if not named:
                 continue
