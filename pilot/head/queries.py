@@ -25,6 +25,7 @@ from pilot.head.orders import Order
 from pilot.head.store import search
 from pilot.head.store.damage import naming, naming_session
 from pilot.head.store.rows import (
+    decode_after,
     decode_failure,
     decode_inputs,
     decode_logs,
@@ -299,6 +300,7 @@ def task(view: View, task: str) -> dict[str, Any]:
         template = decode_template(row.pop("detail"))
         values, failure = decode_result(row.pop("result"))
         inputs = [task_label(source) for source, _ in decode_inputs(row.pop("inputs"))]
+        after = [task_label(source) for source in decode_after(row.pop("after"))]
     return {
         **_with_live_state(view, row),
         "resources": str(template.resources),
@@ -323,6 +325,7 @@ def task(view: View, task: str) -> dict[str, Any]:
         "parent": task_label(row["parent"]) if row["parent"] else None,
         "retry_of": task_label(row["retry_of"]) if row["retry_of"] else None,
         "inputs": inputs,
+        "after": after,
         "results": [
             {"size": value.size, "file": value.path or None, "name": value.name or None}
             for value in values
@@ -366,6 +369,7 @@ def retry(view: View, session: int, tasks: list[int] | None = None) -> dict[str,
                 row["payload"],
                 _inputs(row),
                 digest=row["digest"] or b"",
+                after=_after(row),
             ),
             row["again"],
         )
@@ -401,6 +405,11 @@ def logs(view: View, task: str) -> list[dict[str, Any]]:
 def _inputs(row: dict[str, Any]) -> tuple[tuple[int, int], ...]:
     with naming(row["id"]):
         return decode_inputs(row["inputs"])
+
+
+def _after(row: dict[str, Any]) -> tuple[int, ...]:
+    with naming(row["id"]):
+        return decode_after(row["after"])
 
 
 def result(view: View, task: str) -> dict[str, Any]:

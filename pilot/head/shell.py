@@ -133,16 +133,17 @@ class Shell:
         self.commits.batch.add_templates(templates)
 
     def ended_inputs(
-        self, tasks: Iterable[TaskSpec]
+        self, tasks: Sequence[TaskSpec]
     ) -> tuple[Mapping[int, str], Mapping[int, Ended]]:
-        """Return the states of the inputs that are not unfinished tasks, and the ends of those
-        that have no results."""
+        """Return the states of what these tasks need or come after, where that is no unfinished
+        task, and the ends of inputs that have no results."""
         live = self.core.tasks
-        wanted = {ref[0] for spec in tasks for ref in spec.inputs if ref[0] not in live}
-        if not wanted:
+        inputs = {ref[0] for spec in tasks for ref in spec.inputs if ref[0] not in live}
+        before = {one for spec in tasks if spec.after for one in spec.after if one not in live}
+        if not (inputs or before):
             return {}, {}
-        states = self.outcomes.states(wanted)
-        lost = {task for task, state in states.items() if state in UNSUCCESSFUL}
+        states = self.outcomes.states(inputs | before)
+        lost = {task for task in inputs if states.get(task) in UNSUCCESSFUL}
         return states, self.outcomes.lost(lost) if lost else {}
 
     def _carry_out(self, effects: Effects) -> None:

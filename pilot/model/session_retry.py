@@ -86,9 +86,10 @@ def _replaced(task: Ended, by_id: Mapping[int, Ended]) -> int:
 
 
 def _with_latest(spec: TaskSpec, by_id: Mapping[int, Ended]) -> TaskSpec:
-    """Return a task whose inputs refer to the latest runs of their tasks."""
+    """Return a task that refers to the latest runs of the tasks that it waits for."""
     inputs = tuple((_latest(source, by_id), index) for source, index in spec.inputs)
-    return msgspec.structs.replace(spec, inputs=inputs)
+    after = tuple(_latest(source, by_id) for source in spec.after)
+    return msgspec.structs.replace(spec, inputs=inputs, after=after)
 
 
 def _latest(number: int, by_id: Mapping[int, Ended]) -> int:
@@ -107,6 +108,7 @@ def renumbered(specs: Sequence[TaskSpec], ids: Sequence[int]) -> list[TaskSpec]:
             inputs=tuple((new.get(source, source), index) for source, index in spec.inputs),
             ordinal=0,
             retry_of=spec.id,
+            after=tuple(new.get(source, source) for source in spec.after),
         )
         for spec in specs
     ]

@@ -69,7 +69,7 @@ class Template(msgspec.Struct, array_like=True, frozen=True):
 
 
 class TaskSpec(msgspec.Struct, array_like=True, frozen=True):
-    """A task: its arguments and the results that it waits for."""
+    """A task: its arguments, and what it waits for."""
 
     #: The task's id; for a child, and what it and its parent refer to, see `pilot.model.ids`.
     id: Number
@@ -86,6 +86,8 @@ class TaskSpec(msgspec.Struct, array_like=True, frozen=True):
     digest: bytes = b""
     #: The task whose place it takes, which had failed.
     retry_of: int = 0
+    #: The tasks that have ended, however, before it starts. Nothing of them is sent.
+    after: tuple[Number, ...] = ()
 
 
 class Environment(msgspec.Struct, array_like=True, frozen=True):

@@ -133,6 +133,7 @@ def test_what_may_go_wrong_is_reached(size: Size) -> None:
         "nodes given back",
         "sent early",
         "submitted after its input was lost",
+        "after one that had not ended well",
         "lost: its job was requeued",
         "lost: it was silent",
         "lost: its job has ended: node failure (ENDED)",

@@ -21,9 +21,12 @@ def template(number: int = 1, session: int = 1, **changes: Any) -> Template:
     return Template(id=number, session=session, **{**fields, **changes})
 
 
-def spec(number: int, template: int = 1, needs: tuple[int, ...] = ()) -> TaskSpec:
-    """A task that needs the first results of others."""
-    return TaskSpec(number, template, b"payload", tuple((source, 0) for source in needs))
+def spec(
+    number: int, template: int = 1, needs: tuple[int, ...] = (), after: tuple[int, ...] = ()
+) -> TaskSpec:
+    """A task that needs the first results of others, and starts after the ends of some."""
+    inputs = tuple((source, 0) for source in needs)
+    return TaskSpec(number, template, b"payload", inputs, after=after)
 
 
 def work(task: int, attempt: int = 1, template: int = 1) -> AttemptSpec:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from support.builders import done, spec, template
 
@@ -421,6 +422,150 @@ def test_long_chains_end_without_recursion(head: Head) -> None:
     head.submit(spec(1), *(spec(n, needs=(n - 1,)) for n in range(2, MANY + 1)))
     effects = head.apply(TasksCancelled(1, [1]))
     assert len(effects.ended) == MANY and not head.core.tasks
+
+
+# --- order without values -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["ok", "error", "timeout", "cancelled", "aborted"])
+def test_a_task_starts_after_the_end_of_others_whatever_that_is(head: Head, how: str) -> None:
+    head.join(cores=8)
+    head.submit(spec(1), spec(2, needs=(1,)), spec(3), spec(4, after=(2, 3)))
+    assert head.state(4) == "PENDING" and set(head.assign()["p"]) == {(1, 1), (3, 1)}
+    head.end(done(3))
+    assert head.state(4) == "PENDING"
+    if how == "cancelled":
+        effects = head.apply(TasksCancelled(1, [2]))
+    elif how == "aborted":
+        effects = head.end(done(1, "error"))
+    else:
+        head.end(done(1))
+        assert head.state(4) == "PENDING" and head.assign() == {"p": [(2, 1)]}
+        outcome: Any = how
+        effects = head.end(done(2, outcome))
+    assert 2 in states(effects) and 4 not in states(effects)
+    assert head.assign()["p"][-1:] == [(4, 1)]
+    assert head.core.tasks[4].inputs == ()
+
+
+def test_a_retry_is_no_end(head: Head) -> None:
+    head.join()
+    head.submit(spec(1), spec(2, after=(1,)), templates=[template(retries=1)])
+    assert head.assign() == {"p": [(1, 1)]}
+    head.end(done(1, "error"))
+    assert head.state(2) == "PENDING" and head.assign() == {"p": [(1, 2)]}
+    head.end(done(1, "error", 2))
+    assert head.assign() == {"p": [(2, 1)]}
+
+
+def test_what_hands_its_result_on_ends_with_that(head: Head) -> None:
+    head.join()
+    head.submit(spec(1), spec(2, after=(1,)))
+    head.assign()
+    head.end(with_children(1, [spec(CHILD)], {0: (CHILD, 0)}))
+    assert head.state(1) == "DELEGATED" and head.state(2) == "PENDING"
+    assert head.assign() == {"p": [(CHILD, 1)]}
+    head.end(done(CHILD, values=(Value(1, b"c"),)))
+    assert head.assign() == {"p": [(2, 1)]}
+
+
+def test_after_what_has_ended_before(head: Head) -> None:
+    ended = {7: "FAILED", 8: "DELETED", 9: "CANCELLED"}
+    head.submit(spec(1, after=(7, 8, 9)), ended=ended)
+    assert head.state(1) == "READY"
+
+
+def test_an_input_may_be_among_those_before(head: Head) -> None:
+    head.join()
+    head.submit(spec(1), spec(2, needs=(1,), after=(1, 1)))
+    head.assign()
+    head.end(done(1))
+    assert head.assign() == {"p": [(2, 1)]}
+    head.end(done(2))
+    head.submit(spec(3), spec(4, needs=(3,), after=(3,)))
+    head.assign()
+    assert states(head.end(done(3, "error"))) == {3: "FAILED", 4: "ABORTED"}
+    assert not head.core.tasks
+
+
+def test_what_ends_with_another_one_does_not_follow_it(head: Head) -> None:
+    """The whole session is stopped: what was to come after goes with it, and is never ready."""
+    head.join()
+    head.submit(
+        spec(1), spec(2, after=(1,)), templates=[template(1, on_failure="stop_session", cache=b"c")]
+    )
+    head.apply(TasksLookedUp({1: b"k"}, {}))
+    head.assign()
+    head.core.log.take()
+    effects = head.end(done(1, "error"))
+    assert states(effects) == {1: "FAILED", 2: "CANCELLED"} and not effects.lookups
+    assert "READY" not in [change.state for change in head.core.log.take()]
+
+
+@pytest.mark.parametrize(("number", "words"), [(1, "after itself"), (7, "does not exist")])
+def test_impossible_orders_are_refused(head: Head, number: int, words: str) -> None:
+    ((task, why),) = head.submit(spec(1, after=(number,))).refused
+    assert task == 1 and words in why and not head.core.tasks
+
+
+def test_no_circle_comes_of_one_submission(head: Head) -> None:
+    """A task is known to those that are submitted after it, and to no other."""
+    ((task, why),) = head.submit(spec(1, after=(2,)), spec(2, after=(1,)), spec(3)).refused[:1]
+    assert task == 1 and "task 0.2, which does not exist" in why
+
+
+def test_a_task_that_others_precede_is_not_sent_ahead_of_them(head: Head) -> None:
+    """Its inputs are made in one pilot: it goes there once those before it have ended."""
+    head.join(cores=4)
+    head.submit(spec(1))
+    head.assign()
+    head.end(done(1, started=1.0, ended=1.001))
+    head.submit(spec(2), spec(3), spec(4, needs=(2,), after=(3,)), spec(5, needs=(2,)))
+    assert head.assign() == {"p": [(2, 1), (3, 1), (5, 1)]}
+    head.end(done(3, started=1.0, ended=1.001))
+    assert head.assign() == {"p": [(4, 1)]} and head.core.tasks[4].missing == 1
+
+
+def test_the_order_holds_for_a_new_head(head: Head) -> None:
+    first, second = restored(1), restored(2)
+    second = msgspec.structs.replace(second, spec=spec(2, after=(1, 99)))
+    head.apply(TasksRestored([template()], [second, first]))
+    assert head.state(2) == "PENDING"
+    head.join()
+    assert head.assign() == {"p": [(1, 1)]}
+    head.end(done(1, "error"))
+    assert head.assign() == {"p": [(2, 1)]}
+
+
+def test_children_come_after_each_other_and_after_their_parent(head: Head) -> None:
+    head.join()
+    head.submit(spec(1))
+    head.assign()
+    children = [spec(CHILD), spec(CHILD + 1, after=(CHILD, 1)), spec(CHILD + 2, after=(99,))]
+    effects = head.end(with_children(1, children, {0: (CHILD + 1, 0)}))
+    assert states(effects) == {CHILD + 2: "ABORTED"} and head.state(1) == "DELEGATED"
+    assert head.assign() == {"p": [(CHILD, 1)]}
+    head.end(done(CHILD, "error"))
+    assert head.assign() == {"p": [(CHILD + 1, 1)]}
+    effects = head.end(done(CHILD + 1, values=(Value(1, b"c"),)))
+    assert states(effects) == {CHILD + 1: "COMPLETED", 1: "COMPLETED"}
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_result_is_not_handed_on_in_a_circle(head: Head, steps: int) -> None:
+    """Detached children start after their parent, which then returns the result of the last."""
+    head.join()
+    head.submit(spec(1))
+    head.assign()
+    first = TasksSubmitted(1, [template()], [spec(CHILD, after=(1,))], {}, parent=1)
+    assert not head.apply(first).refused
+    for number in range(CHILD + 1, CHILD + steps):
+        head.apply(TasksSubmitted(1, [], [spec(number, needs=(number - 1,))], {}, parent=1))
+    effects = head.end(with_children(1, [], {0: (CHILD + steps - 1, 0)}))
+    assert states(effects) == {1: "ABORTED"}
+    assert effects.ended[0].failure is not None
+    assert "which waits for it" in effects.ended[0].failure.message
+    assert head.assign() == {"p": [(CHILD, 1)]}
 
 
 # --- cancelling -----------------------------------------------------------------------------------

@@ -210,14 +210,14 @@ def test_children_refer_to_each_other_by_their_place() -> None:
     children = Children(
         (),
         (),
-        (spec(1), TaskSpec(2, 1, b"x", ((1, 0), (other, 2), (1, 1)))),
+        (spec(1), TaskSpec(2, 1, b"x", ((1, 0), (other, 2), (1, 1)), after=(other, 1))),
         {0: (2, 1), 1: (other, 0)},
     )
     first, second = task_id(3, 20), task_id(3, 21)
     named = head_numbers.named(children, (first, second))
     assert [each.id for each in named.tasks] == [first, second]
     assert named.tasks[1].inputs == ((first, 0), (other, 2), (first, 1))
-    assert named.tasks[1].payload == b"x"
+    assert named.tasks[1].payload == b"x" and named.tasks[1].after == (other, first)
     assert named.delegated == {0: (second, 1), 1: (other, 0)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from pilot.errors import PilotError
@@ -64,6 +65,16 @@ def test_what_ran_again_meanwhile_is_the_input_of_what_runs_again_now() -> None:
     tasks = [ended(2), ended(3, again=6), ended(6, again=8), ended(5, "ABORTED", (2, 3))]
     (_, spec) = chosen(tasks, [S + 2])
     assert spec.inputs == ((S + 2, 0), (S + 8, 0))
+
+
+def test_the_order_is_kept_among_those_that_run_again() -> None:
+    first, second = ended(2), ended(5)
+    second = msgspec.structs.replace(
+        second, spec=msgspec.structs.replace(second.spec, after=(S + 2, S + 3, S + 4))
+    )
+    specs = chosen([first, ended(3, again=8), second], None)
+    assert specs[1].after == (S + 2, S + 8, S + 4)
+    assert renumbered(specs, [S + 10, S + 11])[1].after == (S + 10, S + 8, S + 4)
 
 
 def test_what_ran_again_already_does_not_twice() -> None:

@@ -64,7 +64,9 @@ def write(store: Store, batch: Batch) -> Exception | None:
 def submitted(session: int, count: int = 3) -> tuple[c.Core, Batch]:
     """A core with tasks, each but the first needing the one before; and the batch of them."""
     core = c.Core()
-    tasks = [spec(n, needs=(n - 1,) if n > 1 else ()) for n in range(1, count + 1)]
+    tasks = [
+        spec(n, 1, (n - 1,) if n > 1 else (), (1,) if n > 2 else ()) for n in range(1, count + 1)
+    ]
     known = template(session=session, retries=1)
     effects = core.apply(ev.TasksSubmitted(session, [known], tasks, {}), NOW)
     batch = Batch()
@@ -97,6 +99,7 @@ def test_everything_is_read_back(store: Store, path: Path) -> None:
             (2, ((1, 0),)),
             (3, ((2, 0),)),
         ]
+        assert [item.spec.after for item in found] == [(), (), (1,)]
         assert again.payloads([1, 3, 99]) == {1: b"payload", 3: b"payload"}
         assert again.states([1, 99]) == {1: "READY"}
         # And a core goes on from there.

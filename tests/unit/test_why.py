@@ -180,6 +180,42 @@ def in_words_of(answer: Answer) -> str:
     return in_words(msgspec.to_builtins(answer))
 
 
+def test_a_task_that_others_precede_names_them(head: Head) -> None:
+    head.join(cores=1)
+    head.submit(
+        spec(1), spec(2, after=(1,)), spec(3, needs=(2,)), spec(4, needs=(1,), after=(1, 2))
+    )
+    head.core.assign(NOW - 100.0)
+    found = head.task(2)
+    assert found.answer.startswith("task 0.2 (t1) waits for the end of task 0.1 (t1), which was")
+    assert found.because[0].text == "task 0.2 (t1) starts after the end of task 0.1 (t1)"
+    texts = in_words_of(head.task(3))
+    assert "task 0.3 (t1) needs its input task 0.2 (t1)" in texts
+    assert "task 0.2 (t1) starts after the end of task 0.1 (t1)" in texts
+    assert "waits for an input: task 0.1 (t1)" in head.task(4).answer
+
+
+def test_without_a_head_the_database_tells_the_order(head: Head) -> None:
+    head.submit(spec(1), spec(2, after=(1,)))
+    head.write()
+    head.core, head.status = Core(head.pools), {"directory": "/site"}
+    found = head.task(2)
+    assert found.answer.startswith("task 0.2 (t1) waits for the end of task 0.1 (t1), which is")
+    assert found.because[0].text == "task 0.2 (t1) starts after the end of task 0.1 (t1)"
+
+
+def test_what_was_cancelled_for_another_one_names_the_first(head: Head) -> None:
+    head.join()
+    known = template(1, 1, on_failure="cancel_successors")
+    head.submit(spec(1), spec(2, needs=(1,)), spec(3, needs=(2,)), known=known)
+    head.core.assign(NOW)
+    head.apply(ev.AttemptsEnded("p", [done(1, "error")]))
+    found = head.task(3)
+    assert (found.state, found.kind) == ("CANCELLED", "cancelled")
+    assert "its input, task 0.1 (t1), is FAILED: ValueError: as told" in found.answer
+    assert found.because[0].text.startswith("task 0.1 (t1) has failed: ValueError")
+
+
 def test_what_was_aborted_leads_to_what_failed(head: Head) -> None:
     head.join()
     head.submit(spec(1), spec(2, needs=(1,)), spec(3, needs=(2,)))

@@ -244,6 +244,7 @@ def show(task_id: str, as_json: bool) -> None:
             "priority": options["priority"] or None,
             "pool": options["pool"],
             "inputs": _some(data["inputs"]),
+            "after": _some(data["after"]),
             "created": f"{moment(data['created'])} ({ago(data['created'])})",
             "ended": moment(data["ended"]),
             "because of": data["first_cause"],

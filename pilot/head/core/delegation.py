@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from pilot.head.core import allocation, dependencies
 from pilot.head.core.events import AttemptsEnded, Delegated, Effects, Learned, Log
 from pilot.head.core.lifecycle import Lifecycle
@@ -52,6 +54,9 @@ class Delegation:
         life = self._life
         doomed: list[tuple[Task, FinalState, TaskFailure]] = []
         for spec in children.tasks:
+            if task.id in spec.after:  # it has ended for this one
+                after = tuple(number for number in spec.after if number != task.id)
+                spec = msgspec.structs.replace(spec, after=after)
             refusal = life.refusal(spec, event.ended, event.lost)
             child = life.take_on(spec, task.id, now, effects)
             if refusal:
@@ -89,6 +94,11 @@ class Delegation:
         given = list(values)
         for index, (number, there) in refs.items():
             if number in life.tasks:
+                if dependencies.waits_for(life.tasks[number], task, life.tasks):
+                    told = f"its result is that of task {task_label(number)}, which waits for it"
+                    failure = TaskFailure("TaskAborted", told)
+                    life.end(task, ABORTED, now, effects, (), failure, True)
+                    return
                 continue
             outcome = life.just_ended.get(number) or outcomes.get(number)
             if outcome is not None and outcome.state in UNSUCCESSFUL:

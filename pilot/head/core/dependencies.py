@@ -1,15 +1,16 @@
-"""Edges between tasks: inputs, and results that a task has delegated to its children.
+"""Edges between tasks: inputs, the order of ends and starts, and results delegated to children.
 
 An unfinished task keeps the tasks that wait for it: its `dependents` need its results, its
-`result_receivers` take them as their own. Plain functions over tasks: the ends of others that
+`followers` start after its end, whatever that is, its `result_receivers` take its results as their
+own. Plain functions over tasks: the ends of others that
 follow from an end are returned as `Ending`s, which `pilot.head.core.lifecycle` carries out.
 How a dependent ends follows from the end of its input alone (`consequence`), whenever it was
 submitted.
 
 Invariants
 ----------
-- `missing` counts the unfinished tasks among a task's inputs, each once, and `owed` the results
-  that its children still owe.
+- `missing` counts the unfinished tasks among a task's inputs and those that it comes after, each
+  once, and `owed` the results that its children still owe.
 - Edges of a task that ends are followed once, and then cut.
 """
 
@@ -45,8 +46,10 @@ _CAUSE_BYTES = 500
 
 
 def link(task: Task, spec: TaskSpec, tasks: Mapping[int, Task]) -> None:
-    """Make the task wait for those of its inputs that are not finished yet."""
+    """Make the task wait for those of its inputs, and of those before it, that are not finished."""
     task.inputs = spec.inputs
+    if spec.after:
+        _put_after(task, spec, tasks)
     for needed in {ref[0] for ref in spec.inputs}:
         source = tasks.get(needed)
         if source is None:
@@ -59,6 +62,36 @@ def link(task: Task, spec: TaskSpec, tasks: Mapping[int, Task]) -> None:
         source = tasks.get(needed)
         if source is not None and source.pilot is not None:
             allocation.near(task, source.pilot)
+
+
+def _put_after(task: Task, spec: TaskSpec, tasks: Mapping[int, Task]) -> None:
+    """Make the task wait for the ends of others; of its inputs it does that anyway."""
+    task.after = spec.after
+    for number in {*spec.after}.difference(needed for needed, _ in spec.inputs):
+        source = tasks.get(number)
+        if source is None:
+            continue
+        if source.followers is None:
+            source.followers = []
+        source.followers.append(task)
+        task.missing += 1
+
+
+def waits_for(task: Task, other: Task, tasks: Mapping[int, Task]) -> bool:
+    """Tell whether a task waits for another one, along whatever edges."""
+    if not (other.dependents or other.followers or other.result_receivers):
+        return False
+    seen, waiting = {task.id}, [task]
+    for each in waiting:  # it grows
+        if each is other:
+            return True
+        needed = [*(source for source, _ in each.inputs), *each.after] if each.missing else []
+        for number in (*needed, *(child.id for child in each.delegates)):
+            source = tasks.get(number)
+            if source is not None and number not in seen:
+                seen.add(number)
+                waiting.append(source)
+    return False
 
 
 def delegate(
@@ -80,15 +113,24 @@ def delegate(
 
 def free(task: Task) -> list[Task]:
     """Return the dependents that wait for nothing more, now that the task has its results."""
+    return _freed(task.dependents or ())
+
+
+def let_follow(task: Task) -> list[Task]:
+    """Return the followers that wait for nothing more, now that the task has ended."""
+    return _freed(task.followers or ())
+
+
+def _freed(waiting: Iterable[Task]) -> list[Task]:
     freed = []
-    for dependent in task.dependents or ():
-        dependent.missing -= 1
-        if dependent.state != PENDING:
+    for each in waiting:
+        each.missing -= 1
+        if each.state != PENDING:
             continue
-        if not dependent.missing:
-            freed.append(dependent)
-        elif dependent.near == dependent.missing and dependent.near_pilot is not None:
-            dependent.near_pilot.early.append(dependent)
+        if not each.missing:
+            freed.append(each)
+        elif each.near == each.missing and each.near_pilot is not None:
+            each.near_pilot.early.append(each)
     return freed
 
 
@@ -133,7 +175,7 @@ def inherit(
 
 def cut(task: Task) -> None:
     """Remove all edges of the task."""
-    task.dependents = task.result_receivers = None
+    task.dependents = task.followers = task.result_receivers = None
     task.delegates = ()
 
 

@@ -34,8 +34,8 @@ from pilot.wire.messages.pilot import RunningTask
 class TasksSubmitted(msgspec.Struct, frozen=True):
     """Tasks to take on.
 
-    `ended` has the states of inputs that are not unfinished tasks, `lost` the ends of those that
-    have no results.
+    `ended` has the states of tasks that they need or come after and that are not unfinished, `lost`
+    the ends of inputs that have no results.
     """
 
     session: int
@@ -146,9 +146,9 @@ class PilotLost(msgspec.Struct, frozen=True):
 class AttemptsEnded(msgspec.Struct, frozen=True):
     """A pilot's report of attempts that have ended there.
 
-    `ended` has the states of those inputs of children that are not unfinished tasks, `lost` the
-    ends of those that have no results, `outcomes` the outcomes of ended tasks that had results
-    delegated to them.
+    `ended` has the states of tasks that children need or come after and that are not unfinished,
+    `lost` the ends of inputs that have no results, `outcomes` the outcomes of ended tasks that had
+    results delegated to them.
     """
 
     pilot: str

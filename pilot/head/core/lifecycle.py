@@ -44,8 +44,8 @@ class Lifecycle:
     def refusal(self, spec: TaskSpec, ended: Mapping[int, str], lost: Mapping[int, Ended]) -> str:
         """Return why a task is not taken on, or "".
 
-        `ended` has the states of its ended inputs, `lost` the ends of those that are lost to it:
-        with one of these it is taken on, and ends at once (`doom`).
+        `ended` has the states of ended tasks that it needs or comes after, `lost` the ends of
+        inputs that are lost to it: with one of these it is taken on, and ends at once (`doom`).
         """
         if spec.template not in self._sessions.templates:
             return "the head was never told what it is to run (its template)"
@@ -60,6 +60,11 @@ class Lifecycle:
                 return f"it needs a result of task {task_label(needed)}, which does not exist"
             if state != COMPLETED and not (just or needed in lost):
                 return f"it needs a result of task {task_label(needed)}, which is {state}"
+        for number in spec.after:
+            if number == spec.id:
+                return "it is to start after itself"
+            if not (number in self.tasks or number in self.just_ended or number in ended):
+                return f"it is to start after task {task_label(number)}, which does not exist"
         return ""
 
     def doom(
@@ -77,7 +82,7 @@ class Lifecycle:
         """Accept a new task, and link it to its inputs; return it."""
         task = self.add(spec.id, self._sessions.templates[spec.template], now)
         effects.accepted.append((spec, task, parent))
-        if spec.inputs:
+        if spec.inputs or spec.after:
             dependencies.link(task, spec, self.tasks)
         if task.missing:
             self._log.task(task.id, PENDING, task.template.session, now)
@@ -128,6 +133,7 @@ class Lifecycle:
         `reported`: the task's pilot knows that it has ended.
         """
         ending: list[dependencies.Ending] = [(task, state, values, failure, reported)]
+        following: list[Task] = []
         # A list in place of recursion: chains may be as long as they like.
         while ending:
             task, state, values, failure, reported = ending.pop()
@@ -165,8 +171,14 @@ class Lifecycle:
                     self.make_ready(dependent, now, effects)
             elif task.dependents:
                 ending += dependencies.abort(task.dependents, end)
+            if task.followers:
+                following += dependencies.let_follow(task)
             dependencies.cut(task)
             self._sessions.end_if_done(session, now, effects)
+        # Now that all has ended that ends with it: some of these may have.
+        for task in following:
+            if task.id in self.tasks:
+                self.make_ready(task, now, effects)
 
     def _taken_along(self, task: Task, end: Ended) -> list[dependencies.Ending]:
         """Return the ends of the tasks to cancel because this one has ended as it has."""

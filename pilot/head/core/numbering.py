@@ -116,7 +116,8 @@ def named(children: Children, ids: Iterable[int]) -> Children:
 
     def renamed(spec: TaskSpec, number: int) -> TaskSpec:
         inputs = tuple(map(following, spec.inputs)) if spec.inputs else ()
-        return msgspec.structs.replace(spec, id=number, inputs=inputs)
+        after = tuple(known.get(each, each) for each in spec.after) if spec.after else ()
+        return msgspec.structs.replace(spec, id=number, inputs=inputs, after=after)
 
     return msgspec.structs.replace(
         children,

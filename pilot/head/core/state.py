@@ -134,6 +134,7 @@ class Task:
     """An unfinished task."""
 
     __slots__ = (
+        "after",
         "assigned_at",
         "attempt",
         "crashes",
@@ -143,6 +144,7 @@ class Task:
         "ended_attempt",
         "errors",
         "files",
+        "followers",
         "id",
         "inputs",
         "memo",
@@ -169,12 +171,16 @@ class Task:
         self.state: TaskState = PENDING
         #: The tasks whose results this one needs.
         self.inputs: tuple[tuple[int, int], ...] = ()
-        #: The number of them that have not ended.
+        #: The tasks that end before this one starts, and give it nothing.
+        self.after: tuple[int, ...] = ()
+        #: The number of all these that have not ended.
         self.missing = 0
         #: The number of missing inputs that one pilot holds, and that pilot.
         self.near = 0
         self.near_pilot: Pilot | None = None
         self.dependents: list[Task] | None = None
+        #: Tasks that start after the end of this one, whatever it is.
+        self.followers: list[Task] | None = None
         #: Tasks that have delegated results to this one: (task, index there, index here).
         self.result_receivers: list[tuple[Task, int, int]] | None = None
         #: For a DELEGATED task: the children that make its results, the number of results still

@@ -13,7 +13,13 @@ from typing import Any, NamedTuple
 
 from pilot.head.explain.report import Snapshot
 from pilot.head.store.damage import naming
-from pilot.head.store.rows import decode_delegated, decode_inputs, decode_result, decode_template
+from pilot.head.store.rows import (
+    decode_after,
+    decode_delegated,
+    decode_inputs,
+    decode_result,
+    decode_template,
+)
 from pilot.model.ids import Ref, task_label
 from pilot.model.states import COMPLETED
 from pilot.model.tasks import TaskFailure, Template
@@ -30,6 +36,7 @@ class Recorded(NamedTuple):
     attempts: int
     ended: float | None
     inputs: tuple[Ref, ...]
+    after: tuple[int, ...]
     #: The children's results that stand for the task's own, by index.
     delegated: Mapping[int, Ref]
     deleted: bool
@@ -98,6 +105,7 @@ def _decoded(row: dict[str, Any]) -> Recorded:
         row["attempts"],
         row["ended"],
         decode_inputs(row["inputs"]),
+        decode_after(row["after"]),
         decode_delegated(row["delegated"])[1],
         row["state"] == COMPLETED and row["result"] is None,
         failure,

@@ -103,7 +103,7 @@ class TaskAnswers:
             name = self._known.name(group[0])
             if not clause:
                 kind, facts = cause.kind, cause.facts
-                clause = self._headline(number, name, len(way) - 1, cause.clause)
+                clause = self._headline(way, name, cause.clause)
             last = Cause(
                 cause.kind,
                 f"{name} {cause.clause}",
@@ -129,7 +129,8 @@ class TaskAnswers:
 
     # --- words for it
 
-    def _headline(self, number: int, root: str, steps: int, clause: str) -> str:
+    def _headline(self, way: list[int], root: str, clause: str) -> str:
+        number, steps = way[0], len(way) - 1
         state = self._known.state(number)
         back = f", {steps} tasks back" if steps > 1 else ""
         if state == ABORTED:
@@ -137,6 +138,8 @@ class TaskAnswers:
         if state in FINAL:
             return f"has its result from {root}{back}, which {clause}"
         what = "an input" if state in (PENDING, READY) else "its child"
+        if steps == 1 and self._only_follows(number, way[1]):
+            return f"waits for the end of {root}, which {clause}"
         return f"waits for {what if steps == 1 else root}" + (
             f": {root} {clause}" if steps == 1 else f"{back}, which {clause}"
         )
@@ -155,14 +158,26 @@ class TaskAnswers:
                 following = way[SHOWN_OF_CHAIN]
                 continue
             text = (
-                f"{self._known.name(each)} {verb or self._verb(each)} {self._known.name(following)}"
+                f"{self._known.name(each)} {verb or self._verb(each, following)} "
+                f"{self._known.name(following)}"
             )
             last = Cause("task", text, task_label(each), because=(last,))
             following = each
         return last
 
-    def _verb(self, number: int) -> str:
+    def _only_follows(self, number: int, other: int) -> bool:
+        """Tell whether a task comes after another one, and needs nothing of it."""
+        live = self._live.get(number)
+        row = None if live else self._known.row(number)
+        known = live or row
+        if known is None or self._known.state(number) in (*FINAL, DELEGATED):
+            return False
+        return other in known.after and other not in {source for source, _ in known.inputs}
+
+    def _verb(self, number: int, following: int) -> str:
         """Return the verb that ties a task to the one that it needs."""
+        if following > 0 and self._only_follows(number, following):
+            return "starts after the end of"
         live = self._live.get(number)
         row = None if live else self._known.row(number)
         delegated = live.state == DELEGATED if live else bool(row and row.delegated)
@@ -177,8 +192,8 @@ class TaskAnswers:
                 if state not in FINAL
                 else "has its result from its child"
             )
-        missing = live.missing if live else len(self._ways.needs(number))
-        total = len({s for s, _ in (live.inputs if live else row.inputs if row else ())})
+        inputs = {s for s, _ in (live.inputs if live else row.inputs if row else ())}
+        missing, total = len(inputs.intersection(self._ways.needs(number))), len(inputs)
         return "needs " + (
             f"{missing} of {total} inputs still, such as" if total > 1 else "its input"
         )

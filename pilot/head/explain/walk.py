@@ -1,8 +1,8 @@
 """Walk from a task through the tasks that it waits for, back to those that wait for no other.
 
-A task that waits for others is not a cause of anything: it is followed, through its inputs and
-through the children that it has delegated its results to. The same walk leads from a task that was
-aborted to the one that failed first.
+A task that waits for others is not a cause of anything: it is followed, through its inputs, through
+the tasks that it comes after, and through the children that it has delegated its results to. The
+same walk leads from a task that was aborted to the one that failed first.
 
 Invariants
 ----------
@@ -47,7 +47,7 @@ class Walk:
         live = self._live.get(number)
         if live is not None:
             if live.state == PENDING:
-                needed: Iterable[int] = (source for source, _ in live.inputs)
+                needed: Iterable[int] = (*(source for source, _ in live.inputs), *live.after)
             elif live.state == DELEGATED:
                 needed = (child.id for child in live.delegates)
             else:
@@ -58,7 +58,8 @@ class Walk:
         if row is None or (row.state == READY and self._known.has_head):
             return ()
         if row.state == READY:
-            return tuple(self._known.in_states([s for s, _ in row.inputs], (READY, DELEGATED)))
+            before = [*(source for source, _ in row.inputs), *row.after]
+            return tuple(self._known.in_states(before, (READY, DELEGATED)))
         if row.state == DELEGATED:
             return tuple(
                 self._known.in_states([s for s, _ in row.delegated.values()], (READY, DELEGATED))

@@ -102,6 +102,7 @@ class Batch:
                 encode(spec.inputs) if spec.inputs else None,
                 spec.digest or None,
                 spec.retry_of or None,
+                encode(spec.after) if spec.after else None,
             )
             for spec, task, parent in accepted
         )

@@ -32,7 +32,7 @@ WHERE id = :id;
 UPDATE sessions SET paused = :paused WHERE id = :id;
 
 -- name: purge_tasks
-UPDATE tasks SET payload = NULL, inputs = NULL, result = NULL, delegated = NULL, memo = NULL
+UPDATE tasks SET payload = NULL, inputs = NULL, after = NULL, result = NULL, delegated = NULL, memo = NULL
 WHERE session = :id;
 
 -- name: purge_session
@@ -108,8 +108,9 @@ INSERT OR IGNORE INTO templates (id, session, name, kind, pool, detail) VALUES (
 
 -- name: add_tasks
 INSERT OR IGNORE INTO tasks
-    (id, session, template, parent, ordinal, state, created, payload, inputs, digest, retry_of)
-VALUES (?, ?, ?, ?, ?, 'READY', ?, ?, ?, ?, ?);
+    (id, session, template, parent, ordinal, state, created, payload, inputs, digest, retry_of,
+     after)
+VALUES (?, ?, ?, ?, ?, 'READY', ?, ?, ?, ?, ?, ?);
 
 -- name: delegate_tasks
 UPDATE tasks SET state = 'DELEGATED', delegated = ? WHERE id = ?;
@@ -191,7 +192,8 @@ WHERE t.id IN (SELECT value FROM json_each(?));
 SELECT digest, payload FROM functions WHERE session = ?;
 
 -- name: unfinished_tasks
-SELECT id, session, template, payload, inputs, attempts, errors, crashes, created, delegated, digest
+SELECT id, session, template, payload, inputs, attempts, errors, crashes, created, delegated,
+       digest, after
 FROM tasks INDEXED BY tasks_listed
 WHERE session IN (SELECT id FROM sessions WHERE state NOT IN ('CLOSED', 'PURGED'))
   AND state IN ('DELEGATED', 'READY');
@@ -347,7 +349,7 @@ ORDER BY t.id LIMIT :limit;
 -- name: tasks_to_retry
 -- What was cancelled for want of an input is taken for aborted.
 SELECT id, CASE WHEN state = 'CANCELLED' AND error = 'TaskAborted' THEN 'ABORTED' ELSE state END
-       AS state, template, payload, inputs, digest,
+       AS state, template, payload, inputs, after, digest,
        coalesce((SELECT max(id) FROM tasks again WHERE again.retry_of = t.id), 0) AS again,
        (WITH RECURSIVE above (id) AS (
             SELECT t.parent
@@ -368,7 +370,7 @@ ORDER BY wanted.key;
 
 -- name: show_task
 SELECT t.id, t.session, p.name, p.kind, t.state, t.attempts, t.created, t.ended,
-       t.pool, t.ran AS ran_s, a.pilot, a.node, a.started, t.result, t.inputs, t.parent,
+       t.pool, t.ran AS ran_s, a.pilot, a.node, a.started, t.result, t.inputs, t.after, t.parent,
        t.retry_of, p.detail
 FROM tasks t JOIN templates p ON p.id = t.template
 LEFT JOIN attempts a ON a.task = t.id AND a.number = t.attempts
@@ -387,8 +389,8 @@ SELECT payload FROM functions
 WHERE session = :session AND digest = :digest AND length(payload) <= :most;
 
 -- name: explain_task
-SELECT t.session, p.name, p.kind, t.state, t.attempts, t.ended, t.inputs, t.delegated, t.result,
-       p.detail, s.state AS session_state, s.paused
+SELECT t.session, p.name, p.kind, t.state, t.attempts, t.ended, t.inputs, t.after, t.delegated,
+       t.result, p.detail, s.state AS session_state, s.paused
 FROM tasks t JOIN templates p ON p.id = t.template LEFT JOIN sessions s ON s.id = t.session
 WHERE t.id = :task;
 

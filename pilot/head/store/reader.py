@@ -21,6 +21,7 @@ from pilot.head.store.rows import (
     SessionRow,
     changes_of,
     check_unfinished,
+    decode_after,
     decode_files,
     decode_inputs,
     decode_owed,
@@ -198,18 +199,19 @@ class Reader:
         known: set[tuple[type, ...]] = set()
         for row in self.read("unfinished_tasks"):
             task, session, template, payload, inputs, attempts, errors, crashes = row[:8]
-            created, delegated, digest = row[8:]
+            created, delegated, digest, after = row[8:]
             try:
                 if (kinds := tuple(map(type, row))) not in known:
                     check_unfinished(kinds)
                     known.add(kinds)
                 refs = decode_inputs(inputs) if inputs else ()
                 owed = decode_owed(delegated) if delegated else None
+                before = decode_after(after)
             except DAMAGED:
                 with self.reading(session, f"task {task_label(task)}"):
                     raise
                 continue
-            spec = TaskSpec(task, template, payload, refs, digest=digest or b"")
+            spec = TaskSpec(task, template, payload, refs, digest=digest or b"", after=before)
             found.setdefault(session, []).append(
                 Restored(spec, attempts, errors, crashes, created, owed)
             )

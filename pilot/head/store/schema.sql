@@ -62,7 +62,8 @@ CREATE TABLE tasks (
     ran      REAL,                          -- seconds that its last attempt took
     memo     BLOB,                          -- the key by which its results are found again
     files    BLOB,                          -- what must be there for that, as it was
-    retry_of INTEGER                        -- the failed task whose place it takes
+    retry_of INTEGER,                       -- the failed task whose place it takes
+    after    BLOB                           -- the tasks that end before it starts
 );
 -- Everything that tasks are found, counted and sorted by: no such question reads the rows, which are
 -- wide. What a new head has to read, too: READY and DELEGATED are what is unfinished.

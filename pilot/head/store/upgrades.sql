@@ -42,3 +42,6 @@ ALTER TABLE orders ADD COLUMN within_s REAL NOT NULL DEFAULT 0;
 ALTER TABLE pilots ADD COLUMN own INTEGER NOT NULL DEFAULT 0;
 UPDATE pilots SET own = 1
 WHERE reason IN ('the head''s own allocation', 'an allocation that was adopted');
+
+-- version: 12
+ALTER TABLE tasks ADD COLUMN after BLOB;

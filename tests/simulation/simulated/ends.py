@@ -162,11 +162,30 @@ class Ends:
         is_open = event.parent or event.session in self._takes_tasks
         for spec in event.tasks:
             if spec.id in new or spec.id not in self.rows:
-                possible = is_open and all(self.is_known(source) for source, _ in spec.inputs)
+                possible = is_open and self.may_be_waited_for(spec)
                 if spec.template not in self._core.templates:
                     # A client may take for known what came with others, which were all refused.
                     possible = possible and spec.template in self._templates()
                 assert (spec.id in refused) != possible, (spec, refused)
+
+    def may_be_waited_for(self, spec: TaskSpec) -> bool:
+        """Tell whether all that a task needs and comes after is known."""
+        inputs = all(self.is_known(source) for source, _ in spec.inputs)
+        return inputs and self.rows.keys() >= {*spec.after}
+
+    def waits_for(self, task: int, other: int) -> bool:
+        """Tell whether a task comes after another one, or needs what does."""
+        seen, waiting = {task}, [task]
+        for each in waiting:  # it grows
+            if each == other:
+                return True
+            row = self.rows.get(each)
+            if row is not None:
+                owed = row.owed[1].values() if row.owed else ()
+                before = {*row.spec.after, *(one for one, _ in (*row.spec.inputs, *owed))}
+                waiting += before - seen
+                seen |= before
+        return False
 
     def is_known(self, task: int) -> bool:
         """Tell whether a task may be waited for: its end, at least, is known."""
@@ -291,14 +310,14 @@ class _Check:
 
     def _why_aborted(self, number: int, row: Row) -> bool:
         """An input is not there, or what it has handed a result on to."""
-        is_known = self._ends.is_known
-        needed = [child for child, _ in self._handed_on(number).values()]
-        if number in self._new:
-            needed += (source for source, _ in row.spec.inputs)
+        ends = self._ends
+        heirs = [child for child, _ in self._handed_on(number).values()]
         return (
             self._of_child(number, row)
             or self._of_input(number, row)
-            or not all(map(is_known, needed))
+            or not all(map(ends.is_known, heirs))
+            or any(ends.waits_for(heir, number) for heir in heirs)
+            or (number in self._new and not ends.may_be_waited_for(row.spec))
         )
 
     def _why_cancelled(self, number: int, row: Row) -> bool:

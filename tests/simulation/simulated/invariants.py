@@ -175,6 +175,10 @@ def check_core(core: Core) -> None:
     unfinished: Counter[int] = Counter()
     for task in core.tasks.values():
         unfinished[task.template.session] += 1
+        before = {*(source for source, _ in task.inputs), *task.after} & core.tasks.keys()
+        assert task.missing == len(before), f"{task.id:#x} waits for {before}, not {task.missing}"
+        for follower in task.followers or ():
+            assert task.id in follower.after, f"{follower.id:#x} does not come after {task.id:#x}"
         work = id(task.task_class)
         if task.state == READY:
             assert not task.missing, f"{task.id:#x} is ready without {task.missing} inputs"

@@ -105,6 +105,8 @@ class Oracle:
         #: Sessions of which data was removed, and those that were removed as a whole.
         self.purged: set[int] = set()
         self.deleted: set[int] = set()
+        #: Tasks that have ended for some head, which may have died before that was committed.
+        self.ever_ended: set[int] = set()
         #: What clients were told.
         self.told: dict[int, str] = {}
         #: What pilots have said of each task: pilot, attempt, outcome.
@@ -192,6 +194,7 @@ class Oracle:
             effects = apply(event, now)
             check_core(core)
             ends.take(event, effects)
+            self.ever_ended.update(end.task for end in effects.ended)
             if isinstance(event, ev.PilotJoined):
                 lost = core.pilots[event.name].held.keys() - dict(event.held).keys()
                 assert not lost, f"{lost} are not with {event.name} any more"
@@ -252,6 +255,10 @@ class Oracle:
             if agent.name not in core.pilots and agent.has(task.id):
                 self.cut_off.add(task.id)  # it did not find this head in time
                 self._check_waited(agent.name)
+        for other in {*task.after}.difference(source for source, _ in task.inputs):
+            assert other not in core.tasks, f"{task.id:#x} is given away before {other:#x} ends"
+            its = self._ends.rows.get(other)
+            self.seen["after one that had not ended well"] += its is not None and its.is_lost
         for source, _ in task.inputs:
             if source in core.tasks:
                 self.seen["sent early"] += 1
@@ -347,6 +354,9 @@ class Oracle:
         """An attempt begins."""
         self.runs_of[work.task] += 1
         assert all(item.value is not None for item in work.inputs), "it runs without an input"
+        before = {*self.cluster.tasks.specs[work.task][1].after}
+        too_early = before - self.ever_ended - {item.task for item in work.inputs}
+        assert not too_early, f"{work.task:#x} starts before the ends of {too_early}"
         has_ended = agent.service.reports.held().get(work.task) == work.attempt
         assert not has_ended, f"{work.task:#x} runs again, and its end is not told yet"
         state = self.told.get(work.task)

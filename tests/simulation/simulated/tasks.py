@@ -6,6 +6,8 @@ import itertools
 from random import Random
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from pilot.model.ids import Ref, session_of
 from pilot.model.states import Outcome, TaskKind
 from pilot.model.tasks import Children, TaskSpec, Template
@@ -60,6 +62,8 @@ class Tasks:
         self._detach_rate = self.rng.choice((0.0, 0.1))
         #: By parent.
         self._detached: dict[int, list[TaskSpec]] = {}
+        #: How likely a task starts after the ends of others.
+        self._after_rate = self.rng.choice((0.0, 0.0, 0.3))
         self._cache_rate = self.rng.choice((0.0, 0.0, 0.3))
         self._stop_rate = self.rng.choice((0.0, 0.0, 0.05))
         self._mean_s = cluster.hasty(self.rng.choice((0.001, 0.05, 1.0, 5.0)))
@@ -101,7 +105,9 @@ class Tasks:
             refs = self._refs(sources, rng.choice((0, 0, 1)), rng)
             if rng.random() < 0.02:
                 refs = (*refs, (NOWHERE, 0))
-            specs.append(TaskSpec(number, template.id, b"x", refs))
+            # The end of the parent is theirs to wait for, too: it comes before they do.
+            after = self._after([*sources, work.task], rng)
+            specs.append(TaskSpec(number, template.id, b"x", refs, after=after))
         delegated: dict[int, Ref] = {}
         for index in range(parent.returns):
             if rng.random() < 0.6:
@@ -120,7 +126,10 @@ class Tasks:
                 for ordinal in range(1, rng.choice((1, 2)) + 1):
                     child = rng.choice(self.of_session[template.session])
                     chosen = refs if rng.random() < 0.5 else ()
-                    specs.append(TaskSpec(ordinal, child.id, b"d", chosen, ordinal=ordinal))
+                    after = self._after([work.task, *(item.task for item in work.inputs)], rng)
+                    specs.append(
+                        TaskSpec(ordinal, child.id, b"d", chosen, ordinal=ordinal, after=after)
+                    )
             self._detached[work.task] = specs
         return self._detached[work.task]
 
@@ -136,7 +145,10 @@ class Tasks:
         for spec in children.tasks:
             assert spec.id not in self.specs, f"{spec.id:#x} was given twice"
             assert session_of(spec.id) == session_of(parent)
-            self.specs[spec.id] = (self.templates[spec.template], spec)
+            # They are there once their parent has ended, or handed its results on.
+            after = tuple(other for other in spec.after if other != parent)
+            known = msgspec.structs.replace(spec, after=after)
+            self.specs[spec.id] = (self.templates[spec.template], known)
             self.parents[spec.id] = parent
 
     # --- what is submitted
@@ -188,6 +200,12 @@ class Tasks:
         returns = [self.specs[one][0].returns if one in self.specs else 1 for one in chosen]
         return tuple((one, rng.randrange(n)) for one, n in zip(chosen, returns, strict=True))
 
+    def _after(self, others: list[int], rng: Random) -> tuple[int, ...]:
+        if rng.random() >= self._after_rate:
+            return ()
+        chosen = rng.sample(others, min(len(others), rng.choice((1, 1, 2, 4))))
+        return (*chosen, NOWHERE) if rng.random() < 0.01 else tuple(chosen)
+
     def know(self, session: int) -> None:
         """Have templates for a session."""
         if session not in self.of_session:
@@ -210,6 +228,7 @@ class Tasks:
             assert task not in self.specs, f"{task:#x} was given twice"
             template = alike or rng.choice(templates)
             refs: tuple[Ref, ...] = ()
+            after: tuple[int, ...] = ()
             if alike is None:
                 # Sometimes of other sessions, too.
                 known = [
@@ -220,9 +239,11 @@ class Tasks:
                 refs = self._refs(known[-10:], rng.choice((0, 0, 1, 2)), rng)
                 if rng.random() < 0.005:
                     refs = (*refs, (NOWHERE, 0))
+                after = self._after(known[-10:], rng)
             values = self.values(task, template) if rng.random() < 0.03 else ()
-            refs = () if values else refs
-            spec = TaskSpec(task, template.id, b"%d" % rng.randrange(5), refs, values)
+            refs, after = ((), ()) if values else (refs, after)
+            payload = b"%d" % rng.randrange(5)
+            spec = TaskSpec(task, template.id, payload, refs, values, after=after)
             self.specs[task] = (template, spec)
             self.by_client[task] = client
             specs.append(spec)
