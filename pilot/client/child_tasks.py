@@ -21,9 +21,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeAlias
 
 import msgspec
+from msgspec import UNSET
 
 from pilot.client.arguments import Origin, refer
 from pilot.client.group import NO_GROUP, GroupKey
+from pilot.client.ordering import After, has_parameter
 from pilot.client.results import Results
 from pilot.client.submission import Submission
 from pilot.client.submitter import Call, Submitter, as_calls
@@ -62,6 +64,19 @@ class ChildFuture:
         return task_label(self.task) if session_of(self.task) else f"child {self.task}"
 
     @property
+    def place(self) -> tuple[int, Origin]:
+        """The number of the task, and the site where it is one; raises as `refs`."""
+        self._check_parent()
+        return self.task, self._parent.origin
+
+    def _check_parent(self) -> None:
+        if self._parent.has_ended and not session_of(self.task):
+            raise PilotError(
+                f"this is the future of a child of task {self._parent.task_id}, which has ended; "
+                "it means nothing to other tasks: submit the child in the task that needs it"
+            )
+
+    @property
     def refs(self) -> tuple[Ref, ...]:
         """The results that this future stands for.
 
@@ -71,11 +86,7 @@ class ChildFuture:
             The parent has ended: in the next task of this process the future would stand for
             another child.
         """
-        if self._parent.has_ended and not session_of(self.task):
-            raise PilotError(
-                f"this is the future of a child of task {self._parent.task_id}, which has ended; "
-                "it means nothing to other tasks: submit the child in the task that needs it"
-            )
+        self._check_parent()
         if self._index is not None:
             return ((self.task, self._index),)
         return tuple((self.task, index) for index in range(self._count))
@@ -162,7 +173,13 @@ class TaskSession:
         return self._submitter.origin
 
     def submit(
-        self, fn: Callable[..., Any], /, *args: Any, detached: bool = False, **kwargs: Any
+        self,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        detached: bool = False,
+        after: After = UNSET,
+        **kwargs: Any,
     ) -> ChildFuture:
         """Run ``fn(*args, **kwargs)`` as a task, once the submitting task has ended well.
 
@@ -176,6 +193,8 @@ class TaskSession:
             Start it while this task runs, and whatever becomes of it. It is on the disk when this
             returns. When this task is tried again, its n-th detached child is the one that it was
             the first time: submit them in the same order.
+        after
+            As in `Session.submit`; futures of children may be among them.
 
         Raises
         ------
@@ -184,16 +203,20 @@ class TaskSession:
         PilotError
             The head refuses a detached child, such as one that needs a child that is not detached.
         """
-        return self._submit(fn, [(args, kwargs)], detached)[0]
+        if after is not UNSET and has_parameter(fn, "after"):
+            kwargs["after"], after = after, UNSET
+        return self._submit(fn, [(args, kwargs)], detached, () if after is UNSET else after)[0]
 
     def submit_many(
         self,
         fn: Callable[..., Any],
         rows: Iterable[tuple[Any, ...] | Mapping[str, Any]],
         detached: bool = False,
+        *,
+        after: After = (),
     ) -> list[ChildFuture]:
         """Submit one task for each row of arguments (a tuple, or a mapping of names)."""
-        return self._submit(fn, as_calls(rows), detached)
+        return self._submit(fn, as_calls(rows), detached, after)
 
     def put(self, value: object, name: str = "value", *, detached: bool = False) -> ChildFuture:
         """Store a value once, for children to share; see `Session.put`.
@@ -248,18 +271,18 @@ class TaskSession:
         return self.put(Imported(path), name, detached=detached)
 
     def _submit(
-        self, fn: Callable[..., Any], calls: list[Call], detached: bool
+        self, fn: Callable[..., Any], calls: list[Call], detached: bool, after: After
     ) -> list[ChildFuture]:
         task = self._submitter.task(fn)
         options = task.task_options
         count = len(calls)
         if detached:
             ids = self._detached_tasks(
-                count, lambda s, p, given: s.add(p, task, calls, given, self._group)
+                count, lambda s, p, given: s.add(p, task, calls, given, self._group, after)
             )
         else:
             ids = list(itertools.islice(self._numbers, count))
-            self._submitter.add(self._children(), task, calls, ids, self._group)
+            self._submitter.add(self._children(), task, calls, ids, self._group, after)
         names, returns = options.return_names, options.return_count
         return [ChildFuture(self, number, names, returns) for number in ids]
 
@@ -271,10 +294,11 @@ class TaskSession:
         submission = Submission()
         add(self._detached, submission, list(itertools.islice(self._numbers, count)))
         for number, spec in enumerate(submission.tasks):
-            if not all(session_of(source) for source, _ in spec.inputs):
+            needed = (*(source for source, _ in spec.inputs), *spec.after)
+            if not all(map(session_of, needed)):
                 raise PilotError(
-                    "a detached task starts before its parent ends, so it cannot need the result "
-                    "of a child that comes with the parent's end; detach that one too"
+                    "a detached task starts before its parent ends, so it cannot need, or come "
+                    "after, a child that comes with the parent's end; detach that one too"
                 )
             self._ordinal += 1
             submission.tasks[number] = msgspec.structs.replace(spec, ordinal=self._ordinal)

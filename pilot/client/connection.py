@@ -862,7 +862,7 @@ def _parts(submission: Submission, size: int, sizes: list[int]) -> list[Submissi
 def _size(spec: TaskSpec) -> int:
     """Return about how many bytes a task takes in a message."""
     try:
-        size = TASK_BYTES + len(spec.payload) + 16 * len(spec.inputs)
+        size = TASK_BYTES + len(spec.payload) + 16 * len(spec.inputs) + 9 * len(spec.after)
         if spec.values:
             size += sum(len(value.payload) for value in spec.values)
     except TypeError:

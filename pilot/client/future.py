@@ -170,6 +170,11 @@ class Future(CalledBack[T]):
         return self._session.origin
 
     @property
+    def place(self) -> tuple[int, Origin]:
+        """The number of the task, and the site where it is one."""
+        return self.task, self.origin
+
+    @property
     def _shape(self) -> Results:
         return self._known_shape or self._learn()
 

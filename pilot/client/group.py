@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from msgspec import Struct
 
+from pilot.client.ordering import After
+
 if TYPE_CHECKING:
     from pilot.client.future import Future
 
@@ -36,7 +38,11 @@ class Grouping(Protocol):
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]: ...
     def submit_many(
-        self, fn: Callable[..., T], rows: Iterable[tuple[Any, ...] | Mapping[str, Any]]
+        self,
+        fn: Callable[..., T],
+        rows: Iterable[tuple[Any, ...] | Mapping[str, Any]],
+        *,
+        after: After = (),
     ) -> list[Future[T]]: ...
     def _cancel_group(self, name: str) -> None: ...
 
@@ -71,11 +77,15 @@ class Group:
             return self.session.submit(fn, *args, **kwargs)
 
     def submit_many(
-        self, fn: Callable[..., T], rows: Iterable[tuple[Any, ...] | Mapping[str, Any]]
+        self,
+        fn: Callable[..., T],
+        rows: Iterable[tuple[Any, ...] | Mapping[str, Any]],
+        *,
+        after: After = (),
     ) -> list[Future[T]]:
         """Submit as with `Session.submit_many`, in this group."""
         with self:
-            return self.session.submit_many(fn, rows)
+            return self.session.submit_many(fn, rows, after=after)
 
     def cancel(self) -> None:
         """End all tasks of the group, running ones included."""

@@ -25,6 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar, cast
 
+from msgspec import UNSET
+
 from pilot.client import current
 from pilot.client.arguments import Origin
 from pilot.client.child_tasks import TaskSession
@@ -34,6 +36,7 @@ from pilot.client.events import Event, read_events
 from pilot.client.failures import exception_of
 from pilot.client.future import Future, Lines
 from pilot.client.group import Group, GroupKey
+from pilot.client.ordering import After, has_parameter
 from pilot.client.program_end import detach_all
 from pilot.client.query_client import QueryClient, in_words, list_filters
 from pilot.client.session_settings import check_settings, whole_number
@@ -176,7 +179,9 @@ class Session(concurrent.futures.Executor):
 
     # --- submission
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+    def submit(
+        self, fn: Callable[..., T], /, *args: Any, after: After = UNSET, **kwargs: Any
+    ) -> Future[T]:
         """Run ``fn(*args, **kwargs)`` as a task.
 
         Parameters
@@ -185,6 +190,10 @@ class Session(concurrent.futures.Executor):
             A task, or any function.
         *args, **kwargs
             May hold futures of tasks at any depth; they become dependencies.
+        after
+            Tasks, as futures or ids: it starts when these have ended, however they end, and gets
+            nothing of them. Where `fn` has a parameter of this name it is that; then give these
+            as the option of a task.
 
         Raises
         ------
@@ -193,13 +202,22 @@ class Session(concurrent.futures.Executor):
         RuntimeError
             The session was shut down.
         """
-        return self._tasks.submit(fn, [(args, kwargs)])[0]
+        if after is not UNSET and has_parameter(fn, "after"):
+            kwargs["after"], after = after, UNSET
+        return self._tasks.submit(fn, [(args, kwargs)], () if after is UNSET else after)[0]
 
     def submit_many(
-        self, fn: Callable[..., T], rows: Iterable[tuple[Any, ...] | Mapping[str, Any]]
+        self,
+        fn: Callable[..., T],
+        rows: Iterable[tuple[Any, ...] | Mapping[str, Any]],
+        *,
+        after: After = (),
     ) -> list[Future[T]]:
-        """Submit one task for each row of arguments (a tuple, or a mapping of names), at once."""
-        return self._tasks.submit(fn, as_calls(rows))
+        """Submit one task for each row of arguments (a tuple, or a mapping of names), at once.
+
+        They start when the tasks of `after` (futures, or ids) have ended, however these end.
+        """
+        return self._tasks.submit(fn, as_calls(rows), after)
 
     def put(self, value: T, name: str = "value") -> Future[T]:
         """Store a value once, for any number of tasks that get its future as an argument.

@@ -22,6 +22,7 @@ from pilot.client.connection import Awaited, Connection
 from pilot.client.future import Future, Owner
 from pilot.client.group import NO_GROUP, Grouping, GroupKey, current_group
 from pilot.client.numbers import Numbers
+from pilot.client.ordering import After
 from pilot.client.submission import Submission
 from pilot.client.submitter import Call, Submitter
 from pilot.errors import PilotError
@@ -69,13 +70,15 @@ class SessionTasks:
 
     # --- submission
 
-    def submit(self, function: Callable[..., Any], calls: list[Call]) -> list[Future[Any]]:
-        """Submit one task for each call of a function."""
+    def submit(
+        self, function: Callable[..., Any], calls: list[Call], after: After = ()
+    ) -> list[Future[Any]]:
+        """Submit one task for each call of a function, to start after the ends of others."""
         task = self._submitter.task(function)
         options = task.task_options
         return self._send(
             len(calls),
-            lambda submission, ids, group: self._submitter.add(submission, task, calls, ids, group),
+            lambda p, ids, group: self._submitter.add(p, task, calls, ids, group, after),
             options.return_names,
             options.return_count,
             task.__name__,

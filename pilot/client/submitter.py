@@ -24,9 +24,10 @@ from pilot.client.command import ShellCommand
 from pilot.client.function_watch import Watch, watch
 from pilot.client.functions import EncodedFunction, encode_function, largest
 from pilot.client.group import NO_GROUP, GroupKey
+from pilot.client.ordering import After, as_tuple, numbers
 from pilot.client.outgoing import plain
 from pilot.client.submission import Submission
-from pilot.client.task import Options, ResolvedOptions, Task, as_task
+from pilot.client.task import OptionError, Options, ResolvedOptions, Task, as_task
 from pilot.data.pickles import TooLargeError, encode_within
 from pilot.data.pickling_by_value import INTERPRETER, minor_version, wrong_python
 from pilot.data.storing import LazyWriter, announceable, store
@@ -148,8 +149,11 @@ class Submitter:
         calls: list[Call],
         ids: Sequence[int],
         group: GroupKey = NO_GROUP,
+        after: After = (),
     ) -> None:
         """Put one task for each call, with the id in the same place, into the submission.
+
+        They start after the ends of those in `after` and in the task's own option.
 
         Raises
         ------
@@ -157,10 +161,13 @@ class Submitter:
             No pool can ever run a task, or it cannot be pickled. Then no task was added.
         CommandError
             A parameter of a command is missing.
+        OptionError
+            `after` has something else than tasks.
         """
+        before = self._before(task, after)
         functions, templates = len(submission.functions), len(submission.templates)
         try:
-            self._add(submission, task, calls, ids, group)
+            self._add(submission, task, calls, ids, group, before)
         except BaseException:
             # Its functions and templates have not gone: the next submission brings them.
             refused = Submission()
@@ -177,6 +184,7 @@ class Submitter:
         calls: list[Call],
         ids: Sequence[int],
         group: GroupKey,
+        before: tuple[int, ...],
     ) -> None:
         dynamic = task.resolved is None
         is_usual = not dynamic and group is NO_GROUP
@@ -197,7 +205,7 @@ class Submitter:
                 if is_usual:
                     known.template = template
             payload, inputs = encode_arguments(args, kwargs, self.origin)
-            spec = TaskSpec(number, template, payload, inputs)
+            spec = TaskSpec(number, template, payload, inputs, after=before)
             if len(payload) > limit:
                 large.append(len(specs))
             if task.task_options.cache:
@@ -207,6 +215,16 @@ class Submitter:
         if large:
             self._spill(task, specs, large)
         submission.tasks += specs
+
+    def _before(self, task: Task[..., Any], after: After) -> tuple[int, ...]:
+        """Return the tasks after whose ends the calls of a task start."""
+        own = task.task_options.after
+        if not own and (after is None or after == ()):
+            return ()
+        try:
+            return numbers((*own, *as_tuple(after)), self.origin)
+        except ValueError as error:
+            raise OptionError(f"after: {error}") from None
 
     def put(
         self,

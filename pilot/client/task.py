@@ -31,6 +31,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from pilot.client.current import find_current
+from pilot.client.ordering import After, as_tuple
 from pilot.errors import PilotError
 from pilot.model.states import ON_FAILURE, OnFailure, TaskKind
 from pilot.model.tasks import exit_name
@@ -109,6 +110,8 @@ class Options(Struct, frozen=True):
     default: Any = None
     #: Take the results of an earlier run where code, arguments and inputs are the same.
     cache: bool = False
+    #: The tasks, as futures or ids, after whose ends it starts, however they end.
+    after: Any = ()
 
     @property
     def return_names(self) -> tuple[str, ...]:
@@ -346,6 +349,11 @@ def make_options(base: Options, changes: Mapping[str, Any]) -> Options:
     for name, least in (("retries", 0), ("max_crashes", 0), ("priority", -MOST)):
         if name in plain:
             plain[name] = _whole(name, plain[name], least)
+    if "after" in plain:
+        try:
+            plain["after"] = as_tuple(plain["after"])
+        except ValueError as error:
+            raise OptionError(f"after: {error}") from None
     if "returns" in plain:
         plain["returns"] = _returns(plain["returns"])
     options = replace(base, **plain)
@@ -424,20 +432,29 @@ class Task(Generic[P, R]):
         return Task(self.function, self.kind, merged(defaults, self.given))
 
     def submit(self, /, *args: Any, **kwargs: Any) -> Future[R]:
-        """Run the task in the current session. Arguments may hold futures, at any depth."""
+        """Run the task in the current session. Arguments may hold futures, at any depth.
+
+        With `after` (futures, or ids) it starts when these tasks have ended, however they end;
+        where the function has a parameter of that name, give this as an option.
+        """
         return cast("Future[R]", find_current().submit(self, *args, **kwargs))
 
-    def map(self, *iterables: Iterable[Any]) -> list[Future[R]]:
-        """Submit one task for each item (for each row of several iterables), sent as one."""
+    def map(self, *iterables: Iterable[Any], after: After = ()) -> list[Future[R]]:
+        """Submit one task for each item (for each row of several iterables), sent as one.
+
+        They start when the tasks of `after` (futures, or ids) have ended, however these end.
+        """
         rows = zip(*iterables, strict=False)
-        return cast("list[Future[R]]", find_current().submit_many(self, rows))
+        return cast("list[Future[R]]", find_current().submit_many(self, rows, after=after))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return a reference by name if a worker can import the task, or else its parts."""
         module = sys.modules.get(self.__module__)
         if self.__module__ != "__main__" and getattr(module, self.__qualname__, None) is self:
             return (import_object, (self.__module__, self.__qualname__))
-        return (Task, (self.function, self.kind, self.given))
+        # What it comes after is so here, and means nothing elsewhere.
+        given = {name: value for name, value in self.given.items() if name != "after"}
+        return (Task, (self.function, self.kind, given))
 
     def __repr__(self) -> str:
         return f"<pilot {self.kind} task {self.__name__}>"

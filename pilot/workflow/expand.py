@@ -191,6 +191,7 @@ class _Makers:
             args=tuple(given[number] for number in range(len(self.plan.args))),
             kwargs=kwargs,
             needs=tuple(r for text in self.plan.needs for r in self._needed(text, scope)),
+            follows=tuple(r for text in self.plan.follows for r in self._needed(text, scope)),
         )
 
     def _argument(self, value: Any) -> tuple[Any, int]:

@@ -46,6 +46,8 @@ class Node:
     kwargs: Mapping[str, Any]
     #: Tasks that come before though no argument holds their results.
     needs: tuple[Result, ...] = ()
+    #: Tasks that end before it starts, well or not.
+    follows: tuple[Result, ...] = ()
 
     @property
     def label(self) -> str:
@@ -55,7 +57,7 @@ class Node:
     @property
     def dependencies(self) -> tuple[str, ...]:
         """The labels of the tasks that the node waits for, each once."""
-        found = [*results_in(self.args), *results_in(self.kwargs), *self.needs]
+        found = [*results_in(self.args), *results_in(self.kwargs), *self.needs, *self.follows]
         return tuple(
             dict.fromkeys(r.task if r.index is None else f"{r.task}[{r.index}]" for r in found)
         )

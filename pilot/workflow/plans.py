@@ -85,8 +85,10 @@ class Plan:
     args: Compiled
     kwargs: Compiled
     needs: tuple[Text, ...]
+    #: The tasks of the key ``after``.
+    follows: tuple[Text, ...]
     command: CommandPlan | None
-    #: The tasks that it refers to.
+    #: The tasks that it refers to, in whatever way.
     after: tuple[str, ...] = ()
 
     @property
@@ -216,7 +218,8 @@ def _plan(name: str, entry: TaskEntry, defaults: CommonOptions, problems: Proble
         side_by_side=entry.combine == "zip",
         args=compiled(entry.args, (*path, "args")),
         kwargs=kwargs,
-        needs=tuple(_needs(entry, path)),
+        needs=tuple(_named(entry.needs, (*path, "needs"))),
+        follows=tuple(_named(entry.after, (*path, "after"))),
         command=command,
     )
 
@@ -300,13 +303,13 @@ def values_plan(values: list[Any] | Range | str, where: YamlPath) -> Compiled:
     return plan
 
 
-def _needs(entry: TaskEntry, path: YamlPath) -> Iterator[Text]:
-    single = isinstance(entry.needs, str)
-    texts = [entry.needs] if isinstance(entry.needs, str) else entry.needs
-    for number, text in enumerate(texts):
-        where = (*path, "needs") if single else (*path, "needs", number)
+def _named(given: str | list[str], path: YamlPath) -> Iterator[Text]:
+    """Yield the references to tasks that are named alone, as in ``needs: [prepare]``."""
+    for number, text in enumerate([given] if isinstance(given, str) else given):
+        where = path if isinstance(given, str) else (*path, number)
         if "${" in text:
-            raise Wrong(where, f"{text!r}: write the task's name alone, such as needs: [prepare]")
+            told = f"write the task's name alone, such as {path[-1]}: [prepare]"
+            raise Wrong(where, f"{text!r}: {told}")
         try:
             inner = parse_reference(text)
         except ExpressionError as error:
@@ -320,7 +323,7 @@ def _texts(plan: Plan) -> Iterator[tuple[Text, bool]]:
         limits = values.limits if isinstance(values, RangePlan) else values
         yield from ((text, True) for text in texts_in(limits))
     inner: list[Compiled] = [option.value for option in plan.options]
-    inner += [plan.args, plan.kwargs, list(plan.needs)]
+    inner += [plan.args, plan.kwargs, list(plan.needs), list(plan.follows)]
     if plan.command is not None:
         inner += [plan.command.cwd, plan.command.env]
     yield from ((text, False) for text in texts_in(inner))

@@ -73,12 +73,14 @@ def _submit_group(
     made: list[Future[Any]] = []
     for nodes in _alike(group.nodes):
         task = _task(nodes[0])
+        after = [futures[result.task][result.index or 0] for result in nodes[0].follows]
         calls = [_call(node, futures) for node in nodes]
         if not any(args for args, _ in calls):
-            made += session.submit_many(task, [kwargs for _, kwargs in calls])
+            made += session.submit_many(task, [kwargs for _, kwargs in calls], after=after)
         elif not any(kwargs for _, kwargs in calls):
-            made += session.submit_many(task, [args for args, _ in calls])
+            made += session.submit_many(task, [args for args, _ in calls], after=after)
         else:
+            task = task.options(after=after) if after else task
             made += [session.submit(task, *args, **kwargs) for args, kwargs in calls]
     return made
 
@@ -86,7 +88,8 @@ def _submit_group(
 def _alike(nodes: Iterable[Node]) -> Iterable[list[Node]]:
     """Yield neighbouring nodes that run the same function in the same way."""
     for _, alike in itertools.groupby(
-        nodes, key=lambda node: (id(node.function), id(node.options), bool(node.needs))
+        nodes,
+        key=lambda node: (id(node.function), id(node.options), bool(node.needs), node.follows),
     ):
         yield list(alike)
 

@@ -98,6 +98,8 @@ class TaskEntry(CommonOptions):
     outputs: dict[str, str] = {}
     #: Tasks that must have ended well before, though nothing of them is used here.
     needs: str | list[str] = []
+    #: Tasks that must have ended before, well or not; nothing of them is used here.
+    after: str | list[str] = []
     #: Working directory of the command.
     cwd: str | None = None
     #: File that the command reads as its standard input.

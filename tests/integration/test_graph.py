@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 from support import tasks
 from support.sites import SiteUnderTest
 from support.waiting import wait_until
 
 import pilot
 from pilot import Future, Session
+from pilot.cli import cli
 
 DEADLINE_S = 30.0
 
@@ -127,3 +129,145 @@ def test_each_of_several_results_may_have_a_default_of_its_own(shared_site: Site
         assert session.submit(tasks.echo, alike).result(DEADLINE_S) == (((-1, -1),), {})
         with pytest.raises(pilot.OptionError, match="give 2 values, one for each result, or one"):
             fails.options(default=(1, 2, 3))
+
+
+# --- order without values -------------------------------------------------------------------------
+
+
+def write(path: str, text: str) -> None:
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write(f"{text}\n")
+
+
+def read(path: str) -> str:
+    return Path(path).read_text("utf-8")
+
+
+def fails_after(path: str, wanted: str) -> None:
+    tasks.wait_for_file(f"{path}.started", wanted)
+    write(path, "first")
+    raise ValueError("as told")
+
+
+def with_children(path: str) -> Any:
+    """Have two children write in their order; the second one's result is this task's."""
+    session = pilot.context().session
+    first = session.submit(fails_after, path, path)
+    session.submit(write, f"{path}.detached", "x", detached=True, after=pilot.context().task_id)
+    return session.submit(read, path, after=[first])
+
+
+def test_a_task_starts_after_others_however_it_is_said(
+    local_site: SiteUnderTest, tmp_path: Path
+) -> None:
+    """In each form, with a first task that fails late, and a new head in between."""
+    go, log = tmp_path / "go", str(tmp_path / "log")
+    with local_site.session() as session:
+        first = session.submit(fails_after, log, str(go))
+        reading = pilot.task(read)
+        readers: dict[str, Future[Any]] = {
+            "submit": session.submit(read, log, after=[first]),
+            "one": session.submit(read, log, after=first),
+            "id": session.submit(read, log, after=first.task_id),
+            "option": session.submit(reading.options(after=[first]), log),
+            "decorator": session.submit(pilot.task(after=[first])(read), log),
+            "method": reading.submit(log, after=first),
+            "map": reading.map([log], after=first)[0],
+            "many": session.submit_many(read, [{"path": log}], after=[first])[0],
+            "command": session.submit(pilot.shell("cat {path}"), path=log, after=first),
+            "chain": session.submit(read, log, after=session.submit(len, "x", after=first)),
+        }
+        session.flush()
+        assert session.why(readers["one"]).startswith(
+            f"task {readers['one'].task_id} (read) waits for the end of task {first.task_id}"
+        )
+        shown = session.query("task", task=readers["id"].task_id)
+        assert (shown["state"], shown["after"]) == ("PENDING", [first.task_id])
+        replace_head(local_site)
+        go.touch()
+        for how, future in readers.items():
+            told = future.result(DEADLINE_S)
+            assert (told.stdout if how == "command" else told).strip() == "first", how
+        assert isinstance(first.exception(), ValueError)
+        # After its end, to whichever head that was told.
+        assert session.submit(read, log, after=first).result(DEADLINE_S) == "first\n"
+
+
+def test_children_are_in_order_too(shared_site: SiteUnderTest, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.touch()
+    with shared_site.session() as session:
+        assert session.submit(with_children, str(log)).result(DEADLINE_S) == "first\n"
+        wait_until((tmp_path / "log.detached").exists, DEADLINE_S, "the detached child")
+
+
+def test_mpi_tasks_are_in_order_too(shared_site: SiteUnderTest, tmp_path: Path) -> None:
+    pytest.importorskip("mpi4py")
+    log = tmp_path / "log"
+    log.touch()
+
+    @pilot.mpi(ranks=2)
+    def read_all(path: str) -> str:
+        return read(path)
+
+    with shared_site.session() as session:
+        first = session.submit(fails_after, str(log), str(log))
+        last = session.submit(read_all, str(log), after=first)
+        assert last.result(DEADLINE_S) == "first\n"
+
+
+def test_a_key_has_nothing_of_the_order(shared_site: SiteUnderTest, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+
+    @pilot.task(cache=True)
+    def noted(path: str) -> int:
+        write(path, "run")
+        return 7
+
+    with shared_site.session() as session:
+        first = session.submit(tasks.fail)
+        for after in (first, (), session.submit(len, "x")):
+            assert session.submit(noted, str(runs), after=after).result(DEADLINE_S) == 7
+        assert read(str(runs)) == "run\n"
+
+
+def test_orders_that_cannot_be_are_told(shared_site: SiteUnderTest) -> None:
+    with shared_site.session() as session:
+        missing = session.submit(len, "x", after="1.999999")
+        with pytest.raises(
+            pilot.SubmissionError, match=r"start after task 1\.999999, which does n"
+        ):
+            missing.result(DEADLINE_S)
+        with pytest.raises(pilot.OptionError, match="after: 3 is neither the future nor the id of"):
+            session.submit(len, "x", after=3)
+
+
+def test_a_parameter_of_the_name_is_the_functions(shared_site: SiteUnderTest) -> None:
+    def named(after: int) -> int:
+        return after
+
+    with shared_site.session() as session:
+        first = session.submit(tasks.fail)
+        assert session.submit(named, after=5).result(DEADLINE_S) == 5
+        task = pilot.task(after=first)(named)
+        assert session.submit(task, after=6).result(DEADLINE_S) == 6
+
+
+def test_commands_are_submitted_in_order(shared_site: SiteUnderTest, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.touch()
+
+    def submit(*words: str) -> Result:
+        where = {"PILOT_SITE": str(shared_site.site.directory)}
+        return CliRunner().invoke(cli, ["submit", *words], env=where)
+
+    with shared_site.session() as session:
+        first = session.submit(fails_after, str(log), str(tmp_path / "go"))
+        session.flush()
+        (tmp_path / "go").touch()
+        done = submit("--wait", "--after", first.task_id, "--after", "1.1", "--", "cat", str(log))
+        assert (done.exit_code, done.output) == (0, "first\n")
+        refused = submit("--after", "1.999999", "--", "true")
+        assert refused.exit_code == pilot.SubmissionError.exit_code
+        assert "1.999999, which does not exist" in refused.output
+        assert submit("--after", "x", "--", "true").exit_code == 2

@@ -50,6 +50,23 @@ def test_children_are_named_by_their_place_until_they_come_to_be(site: Site) -> 
     assert len({template.id for template in children.templates}) == len(children.templates) == 1
 
 
+def test_children_come_after_others(site: Site) -> None:
+    here = session(site)
+    first = here.submit(pow, 2, 3)
+    detached = here.submit(pow, 2, 3, detached=True)
+    here.submit(pow, 2, 3, after=[first, detached, "7.1", first])
+    here.submit_many(pow, [(2, 3), (2, 4)], after=first)
+    with pytest.raises(PilotError, match="cannot need, or come after, a child that comes with"):
+        here.submit(pow, 2, 3, detached=True, after=first)
+    children = here.take({})
+    assert children is not None
+    afters = [(), (1, task_id(7, 100), task_id(7, 1)), (1,), (1,)]
+    assert [spec.after for spec in children.tasks] == afters
+    following = session(site)
+    with pytest.raises(PilotError, match=r"child of task 7\.1, which has ended"):
+        following.submit(pow, 2, 3, after=first)
+
+
 @pytest.mark.parametrize("ends", ["well", "by an error"])
 def test_a_future_is_not_taken_for_a_child_of_the_next_task(site: Site, ends: str) -> None:
     """It was kept in a global variable, say: in the next task it would stand for another child."""

@@ -228,6 +228,36 @@ def test_tasks_stand_behind_those_that_they_wait_for(load: Load) -> None:
     assert nodes(workflow, "many")[1].needs == (Result("first"),)
 
 
+def test_tasks_come_after_others_of_which_they_need_nothing(load: Load) -> None:
+    workflow = load(
+        """
+        tasks:
+          clean: {run: x, after: [first, "many[1]"]}
+          first: {run: x}
+          many: {run: x, foreach: {i: [1, 2]}, after: first}
+        """
+    )
+    assert [group.name for group in workflow.graph().groups] == ["first", "many", "clean"]
+    (clean,) = nodes(workflow, "clean")
+    assert clean.follows == (Result("first"), Result("many", 1)) and not clean.needs
+    assert clean.dependencies == ("first", "many[1]")
+    assert [node.follows for node in nodes(workflow, "many")] == [(Result("first"),)] * 2
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        ("[b]", r"in a circle: a \(line 3\) needs b \(line 4\) needs a"),
+        ("a", "in a circle: a .line 3. needs a"),
+        ("nowhere", "nowhere"),
+        ('"${tasks.b}"', r"write the task's name alone, such as after: \[prepare\]"),
+    ],
+)
+def test_orders_that_cannot_be(load: Load, after: str, words: str) -> None:
+    with pytest.raises(WorkflowError, match=words):
+        load(f"\ntasks:\n  a: {{run: x, after: {after}}}\n  b: {{run: x, after: a}}\n").graph()
+
+
 def test_the_same_list_for_several_tasks(load: Load) -> None:
     workflow = load(
         """
@@ -711,6 +741,7 @@ many = st.fixed_dictionaries(
     optional={
         **common,
         "needs": mostly(["a"], ["b", "b[0]", "b[i=1]", "["]),
+        "after": mostly(["a"], ["b", "b[0]", "["]),
         "outputs": st.just({"o": "${index}"}),
         "combine": st.sampled_from(["zip", "product"]),
     },

@@ -54,13 +54,17 @@ class InProcess:
         self.values: dict[tuple[int, int], Any] = {}
         self.tasks: list[tuple[Task[..., Any], tuple[tuple[int, int], ...]]] = []
         self.batches: list[int] = []
+        #: What each task comes after.
+        self.afters: list[list[Future[Any]]] = []
         self.origin = Origin("here", "/here")
         self._ids = itertools.count(1)
 
     def submit(self, task: Task[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
+        self.afters.append(list(task.task_options.after))
         return self._run(task, args, kwargs)
 
-    def submit_many(self, task: Task[..., Any], rows: Any) -> list[Future[Any]]:
+    def submit_many(self, task: Task[..., Any], rows: Any, after: Any) -> list[Future[Any]]:
+        self.afters += [after] * len(rows)
         futures = [
             self._run(task, (), dict(row)) if isinstance(row, Mapping) else self._run(task, row, {})
             for row in rows
@@ -194,6 +198,22 @@ def test_needs_are_inputs_that_functions_do_not_see(directory: Path) -> None:
     assert inputs["command"] == ((1, 0),)
     after = next(task for task, _ in session.tasks if task.__name__ == "after")
     assert after.task_options.resolve((), {"a": 1}).resources.memory_mib == 1
+
+
+def test_the_order_of_the_file_is_that_of_the_session(directory: Path) -> None:
+    workflow = load(
+        directory,
+        """
+        tasks:
+          first: {run: "true"}
+          many: {run: "true", foreach: {i: [1, 2]}, after: first}
+          mixed: {python: "jobs_of_test:double", args: [1], with: {plus: 2}, after: ["many[1]"]}
+        """,
+    )
+    _, session = run(workflow)
+    shown = [[future.task for future in after] for after in session.afters]
+    assert shown == [[], [1], [1], [3]] and session.batches == [1, 2]
+    assert not any(inputs for _, inputs in session.tasks)
 
 
 def test_tasks_arrive_with_kind_name_and_options(directory: Path) -> None:

@@ -18,9 +18,9 @@ from pilot.cli.array import (
     line_rows,
 )
 from pilot.cli.common import INTERRUPTED, asking, current_site, site_option
-from pilot.cli.completing import complete_session
+from pilot.cli.completing import complete_session, complete_task
 from pilot.cli.output import counted, note
-from pilot.cli.parameters import MOST, SESSION, Number
+from pilot.cli.parameters import MOST, SESSION, TASK, Number
 from pilot.client.logs import Output, last_attempt
 from pilot.errors import CommandFailed, PilotError, SubmissionError, TaskError
 from pilot.regular_files import NotRegularError, check_regular
@@ -119,6 +119,14 @@ def _open_lines(path: str) -> IO[str]:
     help="Signal, such as SIGTERM, that the command gets when its pilot ends soon. Default: none.",
 )
 @click.option("--priority", type=Number(-MOST), default=0, help="Higher goes first.")
+@click.option(
+    "--after",
+    multiple=True,
+    type=TASK,
+    metavar="ID",
+    help="Start when this task has ended, well or not. Repeatable.",
+    shell_complete=complete_task,
+)
 @click.option("--pool", help="The pool to run in. Default: any that fits.")
 @click.option("--cwd", help="Directory in which the command runs. Default: here.")
 @click.option("--stdin", help="File for its standard input.")
