@@ -57,7 +57,8 @@ class Adopting:
         self.here: dict[str, subprocess.Popen[bytes]] = {}
         self._steps: dict[str, subprocess.Popen[bytes]] = {}
         self._adopted = ""
-        #: The job of this head while an earlier head's agent there has not shown itself; or empty.
+        #: The job of this head where an earlier head's agent there may be dead, or never have been
+        #: started; or empty.
         self._unsure = ""
 
     def adopt_own(self, job: str, now: float) -> None:
@@ -66,13 +67,14 @@ class Adopting:
         The agent is a child of the head, in the same job; the job itself is not ours to end. It
         starts when the batch system has said what the job has, or else with what the job knows.
         """
+        known = own_allocation(self._site, job)
         before = next((row for row in self._roster if row.own and row.job == job), None)
         if before is not None:
-            # An earlier head's agent lives on there, or was never started, and is given up soon.
-            self._unsure = job if before.started is None else ""
+            # An earlier head's agent lives on there; or it was never started, or died with an
+            # earlier life of the job, and is given up soon.
+            self._unsure = job if before.started is None or known.restart_count else ""
             return
         pool = next(iter(self._site.config.pools))
-        known = own_allocation(self._site, job)
         row = self._add(known, pool, OWN, now)
         self._adopted = row.name
 

@@ -558,8 +558,10 @@ class Fleet:
         note_walltime(row, job, self._rooms.get(row.name))
         if job.phase is not Phase.RUNNING:
             row.job_runs_since = None
+        elif job.started_at:  # it may have been queued again since the list before
+            row.job_runs_since = clock.from_wall(job.started_at)
         elif row.job_runs_since is None:
-            row.job_runs_since = clock.from_wall(job.started_at) if job.started_at else asked
+            row.job_runs_since = asked
         _note_job_end(row, job)
         if row.job_runs_since is not None and not row.heard:
             row.unreached = unreached_by(self._site.unreached(row.name))

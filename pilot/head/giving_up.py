@@ -103,12 +103,24 @@ def listed(row: PilotRow, job: JobStatus, asked: float, head_started: float) -> 
         return _stuck(row, job, asked)
     if job.phase is Phase.SUSPENDED:
         return None
+    if _began_anew(row, job):
+        return Gone("its job was requeued, and has begun anew without it")
     return _silent(row, asked, head_started)
 
 
 def _is_outdated(row: PilotRow, job: JobStatus, asked: float) -> bool:
     """Tell whether the pilot has spoken since a list that says that it does not run."""
     return row.heard > asked and job.phase in (Phase.ENDED, Phase.QUEUED)
+
+
+def _began_anew(row: PilotRow, job: JobStatus) -> bool:
+    """Tell whether a job that is not ours runs again since its pilot has spoken last.
+
+    Our own jobs start their agents themselves, in each life.
+    """
+    if not row.own or row.started is None or not job.restart_count or row.job_runs_since is None:
+        return False
+    return row.job_runs_since > max(row.started, row.heard)
 
 
 def stuck_since(row: PilotRow, job: JobStatus, asked: float) -> float | None:

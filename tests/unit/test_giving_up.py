@@ -67,6 +67,21 @@ def test_silence_that_is_known_to_come_does_not_count(changes: dict[str, Any]) -
     assert decided(row(heard=1.0), job(Phase.SUSPENDED)) is None
 
 
+def test_an_allocation_that_was_requeued_has_begun_anew_without_its_pilot() -> None:
+    before = row(own=True, heard=0.0, started=ASKED - 100.0, job_runs_since=ASKED - 5.0)
+    anew = job(restart_count=1)
+    gone = Gone("its job was requeued, and has begun anew without it")
+    assert decided(before, anew) == gone
+    before.heard = ASKED - 50.0
+    assert decided(before, anew) == gone, "the head is elsewhere, and has heard the earlier life"
+    assert decided(before, job()) is None, "it never was"
+    before.heard = ASKED - 1.0
+    assert decided(before, anew) is None, "it speaks"
+    pilot = row(heard=0.0, started=ASKED - 100.0, job_runs_since=ASKED - 5.0)
+    assert decided(pilot, anew) is None, "our own jobs start their agents again"
+    assert decided(row(own=True, heard=0.0, started=None, job_runs_since=ASKED), anew) is None
+
+
 def test_silence_of_the_own_allocation_ends_its_pilot_and_not_the_job() -> None:
     silent = row(own=True, heard=ASKED - 70.0)
     assert decided(silent, job()) == Gone("it was silent for 70 s"), "it has never come"
