@@ -250,7 +250,9 @@ def controller(layout: Layout, action: str) -> None:
         pid = services.pid_of("slurmctld")
         if action == "start":
             if pid is None:
-                service = _start_service(services, layout, ["slurmctld", "-D"])
+                # One that was killed young has not written all of its state yet; from 25.11 on it
+                # does not start without that, unless it is told to (-i).
+                service = _start_service(services, layout, ["slurmctld", "-D", "-i"])
                 _wait_for(service, lambda: slurm.controller_answers(layout))
             return
         if pid is None:
