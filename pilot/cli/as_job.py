@@ -24,6 +24,7 @@ from pilot.cli.output import note, print_json
 from pilot.errors import BatchError, HeadError, PilotError
 
 if TYPE_CHECKING:
+    from pilot.cli.lives import Lives
     from pilot.scheduler.batch import BatchSystem, JobStatus
     from pilot.site import Site
 
@@ -105,6 +106,28 @@ def _own_job(site: Site, hosted: str | None) -> str:
                 "`pilot head start` on the login node ask for pilots"
             )
     return allocation.job_id
+
+
+def lives_of(site: Site, hosted: str | None, words: Sequence[str]) -> Lives | None:
+    """Return the notes of a run in the present job, in all of its lives; None: it is in none.
+
+    Parameters
+    ----------
+    site
+        The site.
+    hosted
+        As for `head_of_job`.
+    words
+        The words that tell this run from others in the same job.
+    """
+    from pilot.cli.lives import Lives
+
+    if not hosted:
+        own = site.config.kind.own_allocation(os.environ)
+        return None if own is None else Lives(site, own.job_id, own.restart_count, words)
+    restarts = os.environ.get("PILOT_RESTART_COUNT", "")
+    life = int(restarts) if restarts.isdecimal() else 0
+    return Lives(site, os.environ.get("PILOT_JOB_ID", ""), life, words)
 
 
 def _end_program(site: Site, job: str) -> None:
@@ -253,10 +276,12 @@ def run_as_job(
     where = ["--site", str(site.directory), "--directory", str(working_directory())]
     python = site.config.environment.python
     command = command_of_site(python, "run", *where, "--hosted", name, *wish.options, *words)
+    # A program that was begun again would submit all of its tasks once more.
+    request = head_jobs.request(site, name, command, *wish, restarts=not is_program)
     batch = open_batch(site.config, site.jobs)
     try:
         try:
-            job = batch.submit(head_jobs.request(site, name, command, *wish))
+            job = batch.submit(request)
         except base.BatchUnavailable as error:
             raise BatchError(f"{error}. The job may come all the same: look for {name}") from error
         except (base.SubmitRefused, ValueError) as error:

@@ -45,6 +45,7 @@ ASK_S = 5.0
 MISSING_S = 20.0
 #: The time for which a job that runs may show no head, in seconds, beyond those of a lease.
 SILENT_S = 120.0
+NOTHING_IS_LOST = "Nothing is lost: `pilot head start` goes on with the tasks"
 #: The bytes at the end of a job's output that are read.
 _OUTPUT_BYTES = 4096
 
@@ -169,6 +170,8 @@ class _Waiting:
             if record is None or not record.is_open:
                 if self._mine and record is not None and record.number > self._mine:
                     raise HeadError(f"no head of {self._site.name} comes: {record.words}")
+                if self._follows and record is not None and record.cancelled:
+                    raise HeadError(f"{record.words}. {NOTHING_IS_LOST}")
                 if not self._is_wanted():
                     return None
                 self._submit(record)
@@ -248,8 +251,8 @@ class _Waiting:
             )
         if verdict.cancelled and self._follows:
             raise HeadError(
-                f"{what}, in which the head of {self._site.name} ran, was cancelled. Nothing is "
-                "lost: `pilot head start` goes on with the tasks"
+                f"{what}, in which the head of {self._site.name} ran, was cancelled. "
+                + NOTHING_IS_LOST
             )
         is_hosted = head_jobs.host_here(self._site) is not None
         if is_hosted or (verdict.cancelled and not self._is_wanted()):

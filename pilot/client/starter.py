@@ -81,7 +81,10 @@ def ensure_head(
     if address is not None:
         return address
     in_job: tuple[str, ...] = ()
-    if site.config.head.place == "job" or head_jobs.wanted(site) is not None:
+    last = head_jobs.newest(site)
+    if site.config.head.place == "job" or (
+        last is not None and (last.is_open or (follows and last.cancelled))
+    ):
         from pilot.client.head_in_job import ensure_head_in_job  # only now: few sites need it
 
         address = ensure_head_in_job(site, dead, follows, None, given_up)

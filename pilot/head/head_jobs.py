@@ -57,6 +57,9 @@ class HeadJob(msgspec.Struct, frozen=True, kw_only=True):
     ends_with_work: bool = False
     #: The reason why no job is to be head.
     words: str = ""
+    #: True if that is because somebody has cancelled the job of the last head: whoever had that
+    #: head asks for no other.
+    cancelled: bool = False
     #: When the record was made, in seconds since 1970.
     created: float = 0.0
     #: Path and inode of the site directory: the record of a copy of it is the original's.
@@ -195,8 +198,17 @@ def add(site: Site, before: HeadJob | None, record: HeadJob) -> HeadJob | None:
     return made
 
 
-def close(site: Site, number: int, words: str) -> bool:
+def close(site: Site, number: int, words: str, *, cancelled: bool = False) -> bool:
     """Record that no job is to be head any more; return False if there is a later record.
+
+    Parameters
+    ----------
+    site
+        The site.
+    number
+        The number of the last record.
+    words, cancelled
+        As in `HeadJob`.
 
     Raises
     ------
@@ -206,7 +218,8 @@ def close(site: Site, number: int, words: str) -> bool:
     record = newest(site)
     if record is None or record.number != number:
         return False
-    return not record.is_open or add(site, record, HeadJob(number=0, words=words)) is not None
+    closed = HeadJob(number=0, words=words, cancelled=cancelled)
+    return not record.is_open or add(site, record, closed) is not None
 
 
 def note_job(site: Site, number: int, job: str) -> None:
@@ -235,7 +248,13 @@ def new_name(site: Site, role: str = "head") -> str:
 
 
 def request(
-    site: Site, name: str, command: Sequence[str], walltime_s: float = 0.0, pool: str = ""
+    site: Site,
+    name: str,
+    command: Sequence[str],
+    walltime_s: float = 0.0,
+    pool: str = "",
+    *,
+    restarts: bool = True,
 ) -> JobRequest:
     """Return the request for a job of the head.
 
@@ -252,6 +271,8 @@ def request(
     pool
         The pool whose keys it has where the section ``head.job`` has none; empty: that of the site
         file.
+    restarts
+        True if the job may be requeued: then it runs the command again.
     """
     config = site.config
     job, kind = config.head.job, config.kind
@@ -275,6 +296,7 @@ def request(
         setup=config.environment.setup,
         variables=config.environment.variables,
         warning_s=0.0,  # the head knows the end
+        restarts=restarts,
     )
 
 

@@ -107,7 +107,7 @@ def _check_cancelled(site: Site, record: HeadJob) -> None:
     before = found.get(record.after)
     if before is not None and before.why_ended is WhyEnded.CANCELLED:
         words = f"job {record.after}, in which the head ran, was cancelled"
-        head_jobs.close(site, record.number, words)
+        head_jobs.close(site, record.number, words, cancelled=True)
         raise NotWanted(f"{words}, and so nobody takes over")
 
 

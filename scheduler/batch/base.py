@@ -163,6 +163,9 @@ class JobRequest(msgspec.Struct, frozen=True, kw_only=True):
     #: (`BatchKind.has_forecasts`).
     least_nodes: int = 0
     least_walltime_s: float = 0.0
+    #: True if the batch system may start the job again, under its id, when it has taken its nodes
+    #: away, or one of them has failed; then the command is run again.
+    restarts: bool = True
 
     def __post_init__(self) -> None:
         if not re.fullmatch(_JOB_NAME, self.name):

@@ -143,6 +143,14 @@ def test_a_job_asks_for_little_and_has_the_keys_of_a_pool(make: Callable[..., Si
     assert {"--partition=serial", "--time=00:10:00"} <= set(asked)
 
 
+def test_a_job_that_must_not_begin_anew_is_not_requeued(make: Callable[..., Site]) -> None:
+    site = make()
+    asked = directives(head_jobs.request(site, "run", ["true"]))
+    once = directives(head_jobs.request(site, "run", ["true"], restarts=False))
+    assert "--requeue" in asked and "--no-requeue" not in asked
+    assert "--no-requeue" in once and "--requeue" not in once
+
+
 # --- decisions -----------------------------------------------------------------------------------
 
 

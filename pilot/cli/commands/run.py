@@ -19,10 +19,12 @@ import click
 from pilot.cli.as_job import (
     follow_hosted,
     head_of_job,
+    lives_of,
     note_exit,
     note_session,
     run_as_job,
 )
+from pilot.cli.commands.watch import watch_session
 from pilot.cli.common import INTERRUPTED, current_site, json_option, site_option
 from pilot.cli.completing import complete_parameter
 from pilot.cli.job_options import Wish, hosted_options, pool_option, walltime_option
@@ -32,6 +34,7 @@ from pilot.cli.summaries import show_end
 from pilot.errors import PilotError
 
 if TYPE_CHECKING:
+    from pilot.cli.lives import Lives
     from pilot.client.session import Session
     from pilot.site import Site
     from pilot.workflow import SubmittedWorkflow, Workflow
@@ -157,16 +160,22 @@ def run(
         words += [] if budget is None else ["--budget", budget]
         words = [*words, str(file.absolute())]
         context.exit(run_as_job(site, words, wish, detach, as_json=as_json))
-    if hosted:
-        with head_of_job(site, hosted, wish):
-            session = _submit(site, workflow)
-            note_session(site, hosted, session)
-            context.exit(follow_hosted(site, session, hosted))
     if detach:
         click.echo(_submit(site, workflow))
         return
-    with head_of_job(site):
-        context.exit(_run_workflow(site, workflow, as_json))
+    told = [str(file.absolute()), budget or "", *(f"{n}={text}" for n, text in parameters.items())]
+    lives = lives_of(site, hosted, told)
+    with head_of_job(site, hosted, wish):
+        session = lives.begun() if lives is not None else None
+        if session is not None:
+            note(f"this job goes on with session {session}, which it had before it was requeued")
+        if hosted:
+            session = session or _submit(site, workflow, lives)
+            note_session(site, hosted, session)
+            context.exit(follow_hosted(site, session, hosted))
+        if session is not None:
+            context.exit(watch_session(site, session, as_json=as_json))
+        context.exit(_run_workflow(site, workflow, as_json, lives))
 
 
 def _run_program(site: Site, file: Path, arguments: tuple[str, ...]) -> int:
@@ -206,8 +215,12 @@ def _open_session(site: Site, workflow: Workflow) -> Session:
     )
 
 
-def _submit_all(session: Session, workflow: Workflow) -> SubmittedWorkflow:
+def _submit_all(
+    session: Session, workflow: Workflow, lives: Lives | None = None
+) -> SubmittedWorkflow:
     """Submit the whole workflow, or nothing of it."""
+    if lives is not None:
+        lives.note(session.id, is_whole=False)
     try:
         return workflow.submit(session)
     except PilotError:
@@ -216,12 +229,14 @@ def _submit_all(session: Session, workflow: Workflow) -> SubmittedWorkflow:
         raise
 
 
-def _submit(site: Site, workflow: Workflow) -> int:
+def _submit(site: Site, workflow: Workflow, lives: Lives | None = None) -> int:
     """Submit a workflow, which goes on without this process; return its session's id."""
     session = _open_session(site, workflow)
-    submitted = _submit_all(session, workflow)
+    submitted = _submit_all(session, workflow, lives)
     _keep_record(submitted)
     session.shutdown(wait=False)  # it ends with the last of these tasks, without us
+    if lives is not None:
+        lives.note(session.id, is_whole=True)
     note(
         f"{counted(len(submitted.all_futures), 'task')} submitted; "
         f"`pilot session watch {session.id}` shows how far they are, and the results"
@@ -229,7 +244,7 @@ def _submit(site: Site, workflow: Workflow) -> int:
     return session.id
 
 
-def _run_workflow(site: Site, workflow: Workflow, as_json: bool) -> int:
+def _run_workflow(site: Site, workflow: Workflow, as_json: bool, lives: Lives | None = None) -> int:
     """Run a workflow to its end and print the summary; return the exit code."""
     from pilot.client.progress import follow
     from pilot.workflow.summary import summarise
@@ -238,16 +253,20 @@ def _run_workflow(site: Site, workflow: Workflow, as_json: bool) -> int:
     session = _open_session(site, workflow)
     try:
         with session:
-            submitted = _submit_all(session, workflow)
+            submitted = _submit_all(session, workflow, lives)
             record = _keep_record(submitted)
             # Whoever reads the note may close the terminal: by then the tasks are durable.
             durable = session.flush(_FLUSH_S)
+            if lives is not None and durable:
+                lives.note(session.id, is_whole=True)
             count = counted(record.count, "task")
             note(
                 f"{workflow.name}: {count} in session {session.id} on {site.name}"
                 + ("" if durable else "; the head has not accepted all of them yet")
             )
             follow(session, submitted.futures)
+            if lives is not None and not durable:
+                lives.note(session.id, is_whole=True)  # it is over
             summary = summarise(record, session.id, site.results, session.query)
     except KeyboardInterrupt:
         return INTERRUPTED  # the session has told what became of its tasks

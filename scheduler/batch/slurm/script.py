@@ -59,7 +59,7 @@ def directives(request: JobRequest) -> list[str]:
         f"--chdir={request.directory}",
         f"--output={str(request.directory).replace('%', '%%')}/%j.out",
         # A preempted pilot comes back under its id, and goes on in the same file.
-        "--requeue",
+        "--requeue" if request.restarts else "--no-requeue",
         "--open-mode=append",
     ]
     if _is_less(request.least_walltime_s, request.walltime_s):
