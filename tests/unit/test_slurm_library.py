@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -326,8 +327,13 @@ def test_the_choice_follows_the_site_file_and_what_is_installed(
         batch: SlurmBatch = kind.open(manners, tmp_path)
         return batch
 
-    assert type(open_with()) is SlurmBatch
-    assert why_not("auto", "") == "pyslurm is not installed"
+    assert type(open_with(interface="commands")) is SlurmBatch
+    with monkeypatch.context() as without:
+        # It may be installed where these tests run.
+        path = [entry for entry in sys.path if not Path(entry, "pyslurm").is_dir()]
+        without.setattr(sys, "path", path)
+        assert type(open_with()) is SlurmBatch
+        assert why_not("auto", "") == "pyslurm is not installed"
     monkeypatch.syspath_prepend(str(tmp_path))
     assert type(open_with()) is LibraryBatch
     assert type(open_with(interface="pyslurm")) is LibraryBatch
