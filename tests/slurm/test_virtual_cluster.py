@@ -182,14 +182,15 @@ def test_run_passes_on_input_and_exit_status(virtual_cluster: VirtualCluster) ->
 def test_a_second_up_does_nothing(virtual_cluster: VirtualCluster) -> None:
     before = virtual_cluster.status()
     nodes = len(before["nodes"])
-    answer = virtual_cluster.script("up", f"--nodes={nodes}")
-    assert answer.returncode == 0
+    release = ["--slurm", before["slurm_prefix"]] if before["slurm_prefix"] else []
+    answer = virtual_cluster.script("up", f"--nodes={nodes}", *release)
+    assert answer.returncode == 0, answer.stderr
     assert "already up" in answer.stderr
     after = virtual_cluster.status()
     assert [node["slurmd_pid"] for node in after["nodes"]] == [
         node["slurmd_pid"] for node in before["nodes"]
     ]
-    other_shape = virtual_cluster.script("up", "--nodes=2")
+    other_shape = virtual_cluster.script("up", "--nodes=2", *release)
     assert other_shape.returncode == 1
     assert f"{nodes} nodes x 4 cpus is up, which is not 2 nodes x 4 cpus" in other_shape.stderr
 

@@ -32,6 +32,7 @@ def main() -> None:
     if name != SERVICES:
         socket.sethostname(name)
         _mount("--bind", layout.node_disk(name) / "tmp", "/tmp")
+        _hide_distributions_slurm(layout.slurm / "bin")
         _mount("-t", "tmpfs", "tmpfs", "/dev/shm")
         if layout.freezer.exists():
             cgroups.enter(layout, name)
@@ -41,6 +42,16 @@ def main() -> None:
     print(READY, flush=True)
     while True:
         signal.pause()
+
+
+def _hide_distributions_slurm(commands: Path) -> None:
+    """Put the commands of a Slurm that was built in the places of the distribution's.
+
+    A program in ``/usr/bin`` may look for others beside itself: an ``mpirun`` does for ``srun``.
+    """
+    for command in commands.iterdir() if commands.is_dir() else ():
+        if (usual := Path("/usr/bin", command.name)).exists():
+            _mount("--bind", command.resolve(), usual)
 
 
 def _mount(*arguments: str | Path) -> None:
