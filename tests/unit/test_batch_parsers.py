@@ -672,10 +672,18 @@ def test_choice_that_is_left_to_slurm_stands_in_the_script() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prints", "ends_at"), [("1790000000", "1790000000"), ("N/A", ""), ("", "")]
+    ("prints", "variables", "ends_at"),
+    [
+        ("1790000000", {}, "1790000000"),
+        ("N/A", {}, ""),
+        ("", {}, ""),
+        # Slurm 25.11 sets the variable, to the end of the least walltime.
+        ("1790000000", {"SLURM_JOB_END_TIME": "1780000000"}, "1790000000"),
+        ("N/A", {"SLURM_JOB_END_TIME": "1780000000"}, "1780000000"),
+    ],
 )
 def test_job_asks_for_its_end_where_slurm_has_chosen_its_walltime(
-    tmp_path: Path, prints: str, ends_at: str
+    tmp_path: Path, prints: str, variables: dict[str, str], ends_at: str
 ) -> None:
     squeue = tmp_path / "squeue"
     squeue.write_text(f"#!/bin/sh\necho {prints}\n")
@@ -690,7 +698,7 @@ def test_job_asks_for_its_end_where_slurm_has_chosen_its_walltime(
     done = subprocess.run(
         ["/bin/bash"],
         input=text,
-        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7"},
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7", **variables},
         capture_output=True,
         text=True,
         check=True,

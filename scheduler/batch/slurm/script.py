@@ -25,9 +25,9 @@ def job_script(request: JobRequest) -> str:
         A directive cannot be written on one line.
     """
     # SLURM_JOB_END_TIME came after Slurm 22.05.
-    ends_at = f"$(( $(date +%s) + {round(request.walltime_s)} ))"
+    ends_at = f"${{SLURM_JOB_END_TIME:-$(( $(date +%s) + {round(request.walltime_s)} ))}}"
     if _is_less(request.least_walltime_s, request.walltime_s):
-        # How much of it Slurm has given, only Slurm knows.
+        # How much of it Slurm has given, only Slurm knows; the variable has the least.
         ends_at = (
             "$(SLURM_TIME_FORMAT=%s timeout 10 squeue --noheader --jobs=$SLURM_JOB_ID --format=%e "
             f"2>/dev/null | grep -xE '[0-9]+' || echo {ends_at})"
@@ -37,7 +37,7 @@ def job_script(request: JobRequest) -> str:
         restart_count='"${SLURM_RESTART_COUNT:-0}"',
         nodelist='"$SLURM_JOB_NODELIST"',
         node='"$SLURMD_NODENAME"',
-        ends_at=f'"${{SLURM_JOB_END_TIME:-{ends_at}}}"',
+        ends_at=f'"{ends_at}"',
     )
     options = directives(request)
     return render(request, facts, [f"#SBATCH {quote_directive(option)}" for option in options])
