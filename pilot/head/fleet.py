@@ -294,7 +294,7 @@ class Fleet:
         reasons = ((its.pool.name, self._reason(its, kept_from)) for its in stands)
         self.history.stand(reasons, now)
         self.history.write(now)
-        self._decides_at = now + _decide_in_s(supply)
+        self._decides_at = min(now + _decide_in_s(supply), self._submitting.settles_at)
         return told
 
     def _note_unwanted(self, names: Collection[str], now: float) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from pilot.formatting import counted
 from pilot.head.batch_thread import BatchThread
@@ -86,21 +86,29 @@ class Submitting:
         self._cancel = cancel
         self._hurry = hurry
         self._shaping = Shaping(batch)
-        self._pace = Pace(site.config.manners.submit_interval_s)
+        config = site.config
+        largest = {name: pool.nodes_per_pilot for name, pool in config.pools.items()}
+        self._pace = Pace(config.manners.submit_interval_s, largest)
         self._last = -math.inf
         #: The pilots that are being submitted.
         self._under_way = 0
         #: The pools with pilots whose turn comes later.
         self.deferred: set[str] = set()
+        #: When to decide again, since pilots wait for more work until then.
+        self.settles_at = math.inf
 
-    def ask_for(self, growth: Iterable[Grow], now: float) -> set[str]:
+    def ask_for(self, growth: Sequence[Grow], now: float) -> set[str]:
         """Ask for pilots, those whose turn it is; return the pools whose setbacks allow none."""
         kept_from: set[str] = set()
         self.deferred.clear()
+        unsettled = self._pace.unsettled(growth, now)
+        self.settles_at = min(unsettled.values(), default=math.inf)
         for grow in self._pace.in_turn(growth):
             if not self._setbacks.allows(grow.pool, now, self._roster.unproven()):
                 kept_from.add(grow.pool)
-            elif not self._pace.allows(self._under_way, now):
+            elif (grow.pool in unsettled and self._pace.is_small(grow)) or not self._pace.allows(
+                self._under_way, now
+            ):
                 self.deferred.add(grow.pool)
             else:
                 self._begin(grow, now)

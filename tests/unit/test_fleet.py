@@ -31,6 +31,7 @@ from pilot.scheduler.batch import (
     Stuck,
     WhyEnded,
 )
+from pilot.scheduler.pacing import SETTLE_S
 from pilot.scheduler.resources import NodeShape
 from pilot.scheduler.waits import LEAST_S, LEAST_WORK_S, MOST_S, MOST_WORK_S, UNKNOWN_KEEP_S
 from pilot.site import create_site
@@ -78,6 +79,27 @@ def test_pilots_are_asked_for_when_they_are_about_to_be_submitted(tmp_path: Path
     head.settle()
     head.tick(NOW + 9.25)
     assert len(head.fleet.pilots) == 2, "the end of that submission has it decide at once"
+    head.close()
+
+
+def test_a_program_that_submits_task_by_task_gets_one_pilot_for_all(tmp_path: Path) -> None:
+    head = Head(tmp_path / "site", FakeBatch(), nodes_per_pilot=4)
+    head.wants(count=1, mean_s=HOUR)
+    head.tick(NOW)
+    assert not head.fleet.pilots
+    head.wants(count=16, mean_s=HOUR)
+    head.fleet.hurry()
+    head.tick(NOW + 0.03)
+    assert [row.nodes for row in head.fleet.pilots.values()] == [4]
+    head.close()
+
+
+def test_a_single_task_waits_for_no_more_than_a_moment(tmp_path: Path) -> None:
+    head = Head(tmp_path / "site", FakeBatch(), nodes_per_pilot=4)
+    head.wants(count=1, mean_s=HOUR)
+    head.tick(NOW)
+    head.tick(NOW + SETTLE_S)
+    assert [row.nodes for row in head.fleet.pilots.values()] == [1]
     head.close()
 
 

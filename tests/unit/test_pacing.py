@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilot.scheduler.elasticity import Grow
-from pilot.scheduler.pacing import AHEAD_S, LEAST_S, MOST_S, TIMES_AS_LONG, UNKNOWN_S, Pace
+from pilot.scheduler.pacing import (
+    AHEAD_S,
+    LEAST_S,
+    MOST_S,
+    SETTLE_S,
+    TIMES_AS_LONG,
+    UNKNOWN_S,
+    Pace,
+)
 
 
 def grow(pool: str) -> Grow:
@@ -60,6 +68,31 @@ def test_an_interval_that_is_left_open_follows_the_batch_system() -> None:
     given = Pace(5.0)
     given.took(0.001)
     assert given.interval_s == 5.0
+
+
+def test_a_pilot_smaller_than_it_could_be_waits_a_moment_for_more_work() -> None:
+    pace = Pace(0.0, {"main": 4})
+    one, four = Grow("main", 1, 3600.0, ""), Grow("main", 4, 3600.0, "")
+    assert pace.unsettled([four, one], 100.0) == {"main": 100.0 + SETTLE_S}
+    assert pace.is_small(one) and not pace.is_small(four)
+    # More work comes, and is not waited for any longer.
+    assert pace.unsettled([Grow("main", 3, 3600.0, "")], 100.1) == {"main": 100.0 + SETTLE_S}
+    assert pace.unsettled([one], 100.0 + SETTLE_S) == {}
+    assert pace.unsettled([], 101.0) == {}
+    assert pace.unsettled([one], 102.0) == {"main": 102.0 + SETTLE_S}
+
+
+def test_what_follows_another_pilot_waits_for_nothing() -> None:
+    pace = Pace(0.0, {"main": 4})
+    assert pace.unsettled([Grow("main", 1, 3600.0, "", after="p1")], 100.0) == {}
+    assert Pace(0.0).unsettled([Grow("main", 1, 3600.0, "")], 100.0) == {}
+
+
+def test_work_that_settles_is_not_forgotten_by_a_clock_that_is_set_back() -> None:
+    pace = Pace(0.0, {"main": 4})
+    one = Grow("main", 1, 3600.0, "")
+    pace.unsettled([one], 1e6)
+    assert pace.unsettled([one], 100.0) == {"main": 100.0 + SETTLE_S}
 
 
 def test_pools_have_their_turns() -> None:
