@@ -179,12 +179,20 @@ class PoolStatus(msgspec.Struct):
     least_walltime_s: float = 0.0
     #: The nodes that the budget allows.
     affordable: float = math.inf
+    #: The fewest nodes that a waiting task needs at once; 0: nothing waits.
+    least_at_once: int = 0
 
     @property
     def next_nodes(self) -> int:
         """The number of nodes of the next pilot."""
         wanted = max(self.target - self.have, self.at_once)
-        return int(min(self.pool.nodes_per_pilot, wanted, self.free, self.affordable))
+        nodes = int(min(self.pool.nodes_per_pilot, wanted, self.free, self.affordable))
+        return nodes - self.left_over(nodes) if nodes >= self.at_once else nodes
+
+    def left_over(self, nodes: int) -> int:
+        """Return how many of so many nodes are of no use for what waits: tasks that all need the
+        same number of them at once."""
+        return nodes % self.at_once if self.least_at_once == self.at_once > 1 else 0
 
     @property
     def blocked_by(self) -> str:
@@ -200,9 +208,14 @@ class PoolStatus(msgspec.Struct):
             return limit
         if self.queued >= self.pool.max_queued:
             return MAX_QUEUED
-        if self.next_nodes < self.at_once and self.at_once > self.largest:
-            return AT_ONCE if self.affordable >= self.at_once else BUDGET
+        needed = self.at_once if self.at_once > self.largest else self.least_at_once
+        if self.next_nodes < needed:
+            return AT_ONCE if self.affordable >= needed else BUDGET
         return ""
+
+    def is_too_small(self, pilot: PilotSupply) -> bool:
+        """Tell whether a pilot has nothing to do, and too few nodes for any task that waits."""
+        return pilot.nodes < self.least_at_once and not pilot.load
 
 
 def standings(
@@ -241,7 +254,8 @@ def _standing(
     held = sum(max(pilot.nodes, pilot.held) for pilot in pilots)
     wanted, at_once = nodes_wanted(pool, demand, held)
     target = min(max(wanted, pool.min_nodes), pool.max_nodes)
-    have = sum(pilot.nodes for pilot in usable)
+    least = min((nodes_at_once(pool, work) for work in demand if work.waiting), default=0)
+    have = sum(pilot.nodes for pilot in usable if pilot.nodes >= least or pilot.load)
     largest = max((pilot.nodes for pilot in usable), default=0)
     lack = _lack(pool, demand, pilots)
     if lack.nodes:
@@ -268,6 +282,7 @@ def _standing(
             [(work.mean_s, work.required_walltime_s) for work in demand if work.waiting],
         ),
         affordable=math.inf if pool.budget is None else pool.budget.nodes,
+        least_at_once=least,
     )
 
 
@@ -374,8 +389,8 @@ def decide_by(
             if pilot.own:
                 continue
             is_spare = pilot.nodes <= (spare if pilot.comes else spare + in_vain)
-            # Idle pilots that end too soon hold nodes that a new one could have.
-            surplus = is_spare or pilot.left_s < its.too_short_s
+            # Idle pilots that end too soon, or are too small, hold nodes that a new one could have.
+            surplus = is_spare or pilot.left_s < its.too_short_s or its.is_too_small(pilot)
             if pool.budget is not None and pool.budget.is_used_up:
                 decisions.append(End(pilot.name, f"the budget is used up: {pool.budget.text}"))
             elif pool.scaled and is_spare:
@@ -466,6 +481,7 @@ def _spare_nodes(pilot: PilotSupply, spare: int, its: PoolStatus) -> int:
     idle = sum(idle_s >= _keep_s(pilot, its) for idle_s in pilot.idle_nodes_s)
     if pilot.left_s < its.too_short_s:
         spare = idle  # what waits does not fit into its time, and a new one could have its nodes
+    spare = max(spare, its.left_over(pilot.nodes))
     if pilot.nodes >= its.at_once:
         # It may be the only one that is large enough.
         spare = min(spare, pilot.nodes - its.at_once)

@@ -88,6 +88,49 @@ def test_short_work_is_worth_more_nodes_where_they_come_soon() -> None:
     assert nodes_wanted(pool(patience_s=10.0), work)[0] == 3
 
 
+# --- tasks over several nodes ---------------------------------------------------------------------
+
+GANG = Resources(ranks=2, ranks_per_node=1)
+
+
+def test_no_pilot_is_asked_for_that_is_too_small_for_all_that_waits() -> None:
+    """Of four nodes three wait in the queue again; one more is of use to none of the tasks."""
+    limits, gangs = pool(max_nodes=4), demand(60, 5.0, need=GANG)
+    requeued = supply("p1", 3, queued=True, held_back=True)
+    assert decide([limits], [gangs], [requeued]) == []
+    assert standings([limits], [gangs], [requeued])[0].blocked_by == AT_ONCE
+    # A task of one node finds its place.
+    assert grown(decide([limits], [gangs, demand(1)], [requeued])) == [("main", 1)]
+
+
+def test_an_idle_pilot_too_small_for_all_that_waits_ends() -> None:
+    limits, gangs = pool(max_nodes=4), demand(60, 5.0, need=GANG)
+    small = supply("p1", 1, idle_s=100.0)
+    large = supply("p2", 3, load=4)
+    assert decide([limits], [gangs], [small, large]) == [End("p1", "idle for 100 s")]
+    assert decide([limits], [gangs, demand(1)], [small, large]) == []
+    busy = supply("p1", 1, load=1)
+    assert decide([limits], [gangs], [busy, large]) == []
+
+
+def test_nodes_that_are_left_over_beside_gangs_go_back() -> None:
+    gangs = demand(60, 5.0, need=GANG)
+    odd = supply("p1", 3, load=4, idle_nodes_s=(100.0,))
+    limits = pool(max_nodes=4)
+    assert decide([limits], [gangs], [odd]) == [Shrink("p1", 1, "1 of 3 nodes idle for 60 s")]
+    # As far as tasks of one node do not need them.
+    decisions = decide([limits], [gangs, demand(8)], [odd])
+    assert not any(isinstance(each, Shrink) for each in decisions)
+    even = supply("p1", 4, load=4, idle_nodes_s=(100.0, 100.0))
+    assert decide([limits], [gangs], [even]) == []
+
+
+def test_pilots_for_gangs_have_no_nodes_left_over() -> None:
+    threes = demand(60, 500.0, need=Resources(ranks=3, ranks_per_node=1))
+    assert grown(decide([pool(max_queued=1)], [threes], [])) == [("main", 3)]
+    assert grown(decide([pool(max_queued=1)], [threes, demand(100)], [])) == [("main", 4)]
+
+
 # --- growing --------------------------------------------------------------------------------------
 
 

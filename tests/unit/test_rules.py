@@ -1016,6 +1016,16 @@ def test_no_node_is_given_back_while_a_task_waits_for_several() -> None:
     assert pilot.rules.give_back(["n2"], pilot.now) == [], "it was asked for before the task came"
 
 
+def test_a_node_left_over_beside_tasks_over_several_can_be_given_back() -> None:
+    pilot = Pilot(1, 1, 1)
+    gang: dict[str, Any] = {"resources": Resources(ranks=2, ranks_per_node=1), "kind": "mpi"}
+    pilot.add(1, 2, **gang)  # one runs, one waits for its nodes
+    assert len(pilot.rules.worlds) == 1
+    ((left_over, _),) = pilot.rules.idle_nodes(pilot.now)
+    assert pilot.rules.give_back([left_over], pilot.now) == [left_over]
+    assert len(pilot.rules.hosts) == 2 and pilot.rules.idle_nodes(pilot.now) == []
+
+
 def test_work_that_needs_more_nodes_than_are_left_goes_back_to_the_head() -> None:
     pilot = Pilot(1, 1, 1)
     pilot.add(1)

@@ -240,13 +240,15 @@ class Rules:
     def idle_nodes(self, now: float) -> list[tuple[str, float]]:
         """Return the nodes that the pilot could do without, and for how long each has been idle.
 
-        The first node is not among them: the job's script runs there. None is while a task waits
-        for several nodes, which become idle one after the other.
+        The first node is not among them: the job's script runs there. While a task waits for
+        several nodes, which become idle one after the other, only those are that are left over
+        beside such tasks.
         """
-        if any((queue.nodes or 0) > 1 for queue in self._queues.waiting):
-            return []
+        wide = {queue.nodes for queue in self._queues.waiting if queue.nodes and queue.nodes > 1}
+        most = min((len(self.hosts) % nodes for nodes in wide), default=len(self.hosts))
         idle_s = self._cores.idle_s(now)
-        return [(name, idle_s[name]) for name in self.hosts[1:] if name in idle_s]
+        idle = [(name, idle_s[name]) for name in self.hosts[1:] if name in idle_s]
+        return sorted(idle, key=lambda node: -node[1])[:most] if len(idle) > most else idle
 
     def give_back(self, names: Iterable[str], now: float) -> list[str]:
         """Remove those of these nodes on which nothing runs; return them.
