@@ -129,6 +129,12 @@ class DataConfig(_Mapping, frozen=True, kw_only=True):
     #: What each pilot may use of a node's local disk, to keep values there that many tasks share;
     #: 0: nothing is kept.
     node_cache_mib: Mebibytes = field(default=4096, name="node_cache")
+    #: Results and checkpoints of a session are deleted so long after its end, as by pilot session
+    #: purge; auto: never.
+    keep_s: AutoSeconds = field(default=None, name="keep")
+    #: When results and checkpoints of all sessions take more than this, those of the sessions that
+    #: ended first are deleted; 0: never.
+    keep_size_mib: Mebibytes = field(default=0, name="keep_size")
     #: How long a file that is missing is looked for again: network file systems show files late.
     patience_s: Seconds = field(default=5.0, name="patience")
 

@@ -55,7 +55,18 @@ def measure(directory: Path) -> SiteUsage:
     return found
 
 
-def _measure_sessions(directory: str, part: str, found: SiteUsage) -> None:
+def session_sizes(directory: Path) -> dict[int, int]:
+    """Return what the results and checkpoints of each session take on the disk, in bytes."""
+    found = SiteUsage({part: Usage() for part in BY_SESSION}, {})
+    for part in BY_SESSION:
+        _measure_sessions(directory / part, part, found)
+    return {
+        session: sum(usage.size for usage in parts.values())
+        for session, parts in found.sessions.items()
+    }
+
+
+def _measure_sessions(directory: str | Path, part: str, found: SiteUsage) -> None:
     for entry in _entries(directory):
         usage = Usage()
         if entry.is_dir(follow_symlinks=False):

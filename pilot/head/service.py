@@ -330,6 +330,7 @@ class Service:
         if not self.stopping:
             run("giving back space of the database", self._store.shrink)
             run("closing what was left", self._control.close_left, now)
+            run("purging what is not kept", self._control.purge_old, now)
         run("what waits for the database", self._take_postponed, now)
         run("looking after clients", self._clients.forget_silent, self._connections.is_here, now)
         run("looking after the pilots", self._pilots.tick, now, not self.stopping)
@@ -391,6 +392,7 @@ class Service:
         for name, step in (
             ("waiting for the batch system", self._fleet.close),
             ("waiting for the janitor", self._janitor.stop),
+            ("ending the measurement of sessions", self._control.close),
             ("ending the look-up", self._shell.memo_lookup.close),
         ):
             self.steps.attempt(name, step)

@@ -9,6 +9,7 @@ Invariants
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 
 import msgspec
@@ -20,6 +21,7 @@ from pilot.head.core import events as ev
 from pilot.head.core.leaving import Leaving, lives
 from pilot.head.core.numbering import FIRST_BLOCK
 from pilot.head.janitor import Janitor, who_needs
+from pilot.head.retention import Retention
 from pilot.head.shell import Shell
 from pilot.head.store.rows import SessionRow
 from pilot.model.ids import task_label
@@ -28,6 +30,8 @@ from pilot.model.tasks import SessionInfo
 from pilot.model.values import Value
 from pilot.site import Site
 from pilot.wire.messages import client as m
+
+log = logging.getLogger("pilot.head")
 
 #: The key in the database for sessions that were closed because all clients had gone.
 _LEFT = "left_sessions"
@@ -57,6 +61,10 @@ class SessionCommands:
         self._store = shell.store
         self._commits = shell.commits
         self._janitor = janitor
+        data = site.config.data
+        self._retention = Retention(
+            site.directory, data.keep_s, data.keep_size_mib << 20, shell.machine
+        )
         self._leaving = Leaving(site.config.head.session_idle_s, shell.store.meta(_LEFT) or "")
         self.handlers: Mapping[type, Handler] = {
             m.OpenSession: self._open,
@@ -119,6 +127,28 @@ class SessionCommands:
                 self._commits.batch.end_session(session, row.state, None)
             self._shell.apply(opened(row), now)
         self._commits.tell(peer, m.Reply(message.request, True))
+
+    def close(self) -> None:
+        """End the thread that measures what sessions take."""
+        self._retention.close()
+
+    def purge_old(self, now: float) -> None:
+        """Purge a session that the site file keeps no longer, if it is time."""
+        if self._retention.wants(now):
+            rows = self._store.rows("kept_sessions", {})
+            self._retention.look({row["id"]: row["ended"] for row in rows}, now)
+        session = self._retention.take()
+        if session is None or (row := self._store.session(session)) is None:
+            return
+        if row.state != "CLOSED":
+            return  # a client has come back to it
+        self._commits.flush(now)
+        try:
+            self._remove(row, "purge")
+        except PilotError as error:
+            log.info("session %d is kept for now: %s", session, error)
+        else:
+            log.info("session %d is purged: data.keep and data.keep_size say so", session)
 
     def close_left(self, now: float) -> None:
         """Close the sessions that have had no client for some time."""

@@ -452,6 +452,21 @@ def test_a_purged_session_gives_its_space_back(make_site: Any) -> None:
         site.query("session", session=session.id)
 
 
+def test_a_site_keeps_no_more_than_it_says(make_site: Any) -> None:
+    """The data of sessions that have ended go, and their records stay."""
+    site = make_site(data={"keep": "1ms"})
+    with site.session() as session:
+        pilot.gather([session.submit(zeros, 2) for _ in range(2)], timeout=DEADLINE_S)
+    wait_until(lambda: site.query("session", session=session.id)["ended"], DEADLINE_S)
+    assert used_mib(site) > 3.5, "a head looks at its start, and then every ten minutes"
+    os.kill(site.head_pid, signal.SIGKILL)
+    with site.session() as later:
+        later.submit(tasks.square, 2).result(DEADLINE_S)
+        wait_until(lambda: used_mib(site) < 0.1, DEADLINE_S, "the space of a session")
+        assert site.query("session", session=session.id)["state"] == "PURGED"
+        assert site.query("session", session=later.id)["state"] == "OPEN"
+
+
 def test_another_session_still_needs_it(make_site: Any) -> None:
     site = make_site()
     gate, go = site.scratch / "gate", site.scratch / "go"

@@ -207,6 +207,10 @@ SELECT p.detail FROM tasks t JOIN templates p ON p.id = t.template WHERE t.id = 
 -- name: open_sessions
 SELECT id FROM sessions WHERE state NOT IN ('CLOSED', 'PURGED') ORDER BY id;
 
+-- What a session that has not ended has is there, too, and counts.
+-- name: kept_sessions
+SELECT id, CASE state WHEN 'CLOSED' THEN ended END AS ended FROM sessions WHERE state <> 'PURGED';
+
 -- name: leave_out
 UPDATE sessions SET state = 'CLOSED', ended = :now
 WHERE id = :id AND state NOT IN ('CLOSED', 'PURGED') RETURNING id;
