@@ -63,6 +63,9 @@ log = logging.getLogger("pilot.node")
 STATUS_S = 1.0
 #: Without one from the agent for so long, the node worker ends.
 SILENT_S = 30.0
+#: SIGTERM that comes again so soon, in seconds, is the same: the batch system sends it to a step,
+#: and has it sent once more by the step's launcher, which it has ended, too.
+SAME_S = 5.0
 #: The exit status of a node worker that does not reach its agent.
 UNREACHED = 73
 #: A turn of the loop that took so long means that this process itself stood still, in seconds.
@@ -131,7 +134,9 @@ class NodeWorker:
         self._ranks: dict[int, tuple[m.WatchRank, bool, mmap.mmap | None]] = {}
         self._poller = poller_of()
         self._ending = False
+        #: How often SIGTERM has come, and when it did last; what follows at once is the same.
         self._signals = 0
+        self._signalled = 0.0
         self._parent = os.getppid()
         self._client: Client[Any] = Client(
             load_keys(self._site.keys), f"node:{node}".encode(), m.ToNode
@@ -180,7 +185,10 @@ class NodeWorker:
             self._fork_server.close()
 
     def _on_signal(self, *_: object) -> None:
-        self._signals += 1
+        now = time.monotonic()
+        if not self._signals or now - self._signalled > SAME_S:
+            self._signals += 1
+            self._signalled = now
 
     def _may_go_on(self) -> bool:
         """Tell whether tasks here may go on for a while after SIGTERM."""

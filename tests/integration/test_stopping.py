@@ -108,6 +108,22 @@ def test_a_cancelled_job_waits_for_the_tasks_that_listen_and_for_no_others(
         assert [outcome for outcome, _ in attempts_of(site, blind)] == ["interrupted", "ok"]
 
 
+def test_sigterm_that_comes_again_takes_no_time_from_the_tasks(make_site: Make) -> None:
+    """Slurm sends it to a step, and its launcher, which Slurm has sent it to, has it sent again."""
+    site = make_site()
+    with site.guarded_session() as session:
+        future = session.submit(count, str(site.scratch), 5, 1.5)
+        wait_for_steps(site.scratch, 2)
+        node = site.pid_of("node")
+        cancel_pilots(site)
+        for _ in range(3):
+            time.sleep(0.05)  # else the kernel makes one signal of them
+            os.kill(node, signal.SIGTERM)
+        assert future.result(DEADLINE_S)
+        assert {len(text.split()) for text in steps_in(site.scratch).values()} == {1}
+        assert attempts_of(site, future) == [("interrupted", "Stopped"), ("ok", "")]
+
+
 def test_a_task_that_does_not_stop_is_ended_when_its_grace_is_over(make_site: Make) -> None:
     site = make_site(pools=pool(stop_grace="1s"))
 
