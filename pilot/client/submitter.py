@@ -164,7 +164,7 @@ class Submitter:
         OptionError
             `after` has something else than tasks.
         """
-        before = self._before(task, after)
+        before = self._before(task, after) if after != () or task.task_options.after else ()
         functions, templates = len(submission.functions), len(submission.templates)
         try:
             self._add(submission, task, calls, ids, group, before)
@@ -205,7 +205,9 @@ class Submitter:
                 if is_usual:
                     known.template = template
             payload, inputs = encode_arguments(args, kwargs, self.origin)
-            spec = TaskSpec(number, template, payload, inputs, after=before)
+            spec = TaskSpec(number, template, payload, inputs)
+            if before:
+                spec = msgspec.structs.replace(spec, after=before)
             if len(payload) > limit:
                 large.append(len(specs))
             if task.task_options.cache:
@@ -218,11 +220,8 @@ class Submitter:
 
     def _before(self, task: Task[..., Any], after: After) -> tuple[int, ...]:
         """Return the tasks after whose ends the calls of a task start."""
-        own = task.task_options.after
-        if not own and (after is None or after == ()):
-            return ()
         try:
-            return numbers((*own, *as_tuple(after)), self.origin)
+            return numbers((*task.task_options.after, *as_tuple(after)), self.origin)
         except ValueError as error:
             raise OptionError(f"after: {error}") from None
 

@@ -475,6 +475,18 @@ def test_after_what_has_ended_before(head: Head) -> None:
     assert head.state(1) == "READY"
 
 
+def test_many_that_end_together_let_many_follow(head: Head) -> None:
+    count = MANY // 2
+    first = range(1, count + 1)
+    followers = [spec(count + n, 2, after=(n,)) for n in first]
+    kinds = [template(1, group="g", group_fails_together=True), template(2)]
+    head.submit(*map(spec, first), *followers, templates=kinds)
+    head.join(cores=1)
+    assert head.assign() == {"p": [(1, 1)]}
+    assert len(head.end(done(1, "error")).ended) == count
+    assert {head.state(each.id) for each in followers} == {"READY"}
+
+
 def test_an_input_may_be_among_those_before(head: Head) -> None:
     head.join()
     head.submit(spec(1), spec(2, needs=(1,), after=(1, 1)))

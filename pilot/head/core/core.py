@@ -160,7 +160,7 @@ class Core:
                 effects.refused.append((spec.id, refusal))
                 continue
             task = life.take_on(spec, event.parent, now, effects)
-            if doom := life.doom(spec, event.lost):
+            if spec.inputs and (doom := life.doom(spec, event.lost)):
                 life.end(task, doom[0], now, effects, failure=doom[1])
             elif spec.values:
                 life.end(task, COMPLETED, now, effects, spec.values)

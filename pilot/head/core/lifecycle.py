@@ -60,6 +60,9 @@ class Lifecycle:
                 return f"it needs a result of task {task_label(needed)}, which does not exist"
             if state != COMPLETED and not (just or needed in lost):
                 return f"it needs a result of task {task_label(needed)}, which is {state}"
+        return self._misplaced(spec, ended) if spec.after else ""
+
+    def _misplaced(self, spec: TaskSpec, ended: Mapping[int, str]) -> str:
         for number in spec.after:
             if number == spec.id:
                 return "it is to start after itself"
@@ -71,7 +74,7 @@ class Lifecycle:
         self, spec: TaskSpec, lost: Mapping[int, Ended]
     ) -> tuple[FinalState, TaskFailure] | None:
         """Return how a new task ends at once, and why, since an input of it is lost already."""
-        if not (spec.inputs and (lost or self.just_lost)):
+        if not (lost or self.just_lost):
             return None
         end = dependencies.first_lost(spec, self.just_lost, lost)
         if end is None:
@@ -133,7 +136,7 @@ class Lifecycle:
         `reported`: the task's pilot knows that it has ended.
         """
         ending: list[dependencies.Ending] = [(task, state, values, failure, reported)]
-        following: list[Task] = []
+        following: list[Task] | None = None
         # A list in place of recursion: chains may be as long as they like.
         while ending:
             task, state, values, failure, reported = ending.pop()
@@ -147,36 +150,43 @@ class Lifecycle:
             if memo:
                 values = marked(values, memo)
             where = (task.pool, task.ran_s, memo, task.files)
-            good, ignored = state == COMPLETED, None
-            if not good and state != CANCELLED and task.template.on_failure == "ignore":
-                ignored = default_values(task.template)
-            lost = None if good or ignored is not None else task.template
+            good, ignored, lost = state == COMPLETED, None, None
+            if not good:
+                if state != CANCELLED and task.template.on_failure == "ignore":
+                    ignored = default_values(task.template)
+                else:
+                    lost = task.template
             end = Ended(task.id, session.id, state, now, values, failure, *where, ignored, lost)
             effects.ended.append(end)
             self._log.task(task.id, state, session.id, now, failure.type if failure else "")
             # As others see it.
             if ignored is not None:
                 values, good = ignored, True
-            seen: FinalState = COMPLETED if good else state
-            self.just_ended[task.id] = TaskOutcome(task.id, seen, values, failure)
+            self.just_ended[task.id] = (
+                TaskOutcome(task.id, COMPLETED, values)
+                if good
+                else TaskOutcome(task.id, state, values, failure)
+            )
             # The last go first: what depends on it ends by that, and not by what is taken along.
             if state != COMPLETED:
                 ending += self._taken_along(task, end)
             if task.result_receivers:
                 ending += dependencies.inherit(task, values if good else None, failure)
-            if not good:
+            if good:
+                if task.dependents:
+                    for dependent in dependencies.free(task):
+                        self.make_ready(dependent, now, effects)
+            else:
                 self.just_lost[task.id] = end
-            if task.dependents and good:
-                for dependent in dependencies.free(task):
-                    self.make_ready(dependent, now, effects)
-            elif task.dependents:
-                ending += dependencies.abort(task.dependents, end)
+                if task.dependents:
+                    ending += dependencies.abort(task.dependents, end)
             if task.followers:
+                following = following or []
                 following += dependencies.let_follow(task)
             dependencies.cut(task)
             self._sessions.end_if_done(session, now, effects)
         # Now that all has ended that ends with it: some of these may have.
-        for task in following:
+        for task in following or ():
             if task.id in self.tasks:
                 self.make_ready(task, now, effects)
 
