@@ -50,22 +50,33 @@ def held(number: int, directory: str) -> int:
     return number * number
 
 
+@pilot.mpi(ranks=2, ranks_per_node=1, max_crashes=0)
+def held_world(number: int, directory: str) -> int:
+    """Do the same in a world over two nodes."""
+    from mpi4py import MPI
+
+    return int(MPI.COMM_WORLD.allreduce(held(number, directory))) // 2
+
+
+@pilot.mpi(ranks=3, ranks_per_node=1)
+def on_three_nodes() -> None:
+    """Need a pilot of three nodes."""
+
+
 class Scene:
     """Tasks that fill a pilot and run until they are let go, and the nodes that they are on."""
 
-    def __init__(
-        self, cluster: VirtualCluster, session: pilot.Session, directory: Path, count: int
-    ) -> None:
+    def __init__(self, cluster: VirtualCluster, session: pilot.Session, directory: Path) -> None:
         self.cluster = cluster
         self.session = session
         self.directory = directory
         self.directory.mkdir()
         self._lost: set[str] = set()
-        arguments = [(number, str(directory)) for number in range(count)]
-        self.futures = session.submit_many(held, arguments)
 
-    def begin(self) -> None:
-        """Wait for all tasks to run, and see where."""
+    def begin(self, count: int) -> None:
+        """Have so many tasks run, and see where."""
+        arguments = [(number, str(self.directory)) for number in range(count)]
+        self.futures = self.session.submit_many(held, arguments)
         self.wait("all to run")
         #: The one job that runs.
         self.job = self.running_job()
@@ -75,7 +86,11 @@ class Scene:
     @property
     def where(self) -> dict[int, list[str]]:
         """The nodes on which each task was begun, in this order."""
-        marks = [mark.name.split("-") for mark in self.directory.iterdir() if mark.name != "go"]
+        return self.where_in(self.directory)
+
+    def where_in(self, directory: Path) -> dict[int, list[str]]:
+        """The same of tasks that leave their marks elsewhere."""
+        marks = [mark.name.split("-") for mark in directory.iterdir() if mark.name != "go"]
         found: dict[int, list[str]] = {}
         for number, node, _, _ in sorted(marks, key=lambda mark: int(mark[3])):
             found.setdefault(int(number), []).append(node)
@@ -152,22 +167,29 @@ class Scenario:
     of: int
     most: int
     takes: int
+    #: The cores of a node; how long one that is idle is kept.
+    cores: int = CORES
+    idle_time: str = "auto"
+    #: True if it is told how the tasks begin; otherwise they fill the pilot at first.
+    begins: bool = False
 
     def run(self, cluster: VirtualCluster, room: Room, directory: Path) -> None:
         """Have it happen, when the cluster has nodes for it."""
         pool: dict[str, Any] = {
-            "cores_per_node": CORES,
+            "cores_per_node": self.cores,
             "max_nodes": self.most,
             "nodes_per_pilot": self.of,
+            "idle_time": self.idle_time,
         }
         with (
             room.taken(self.takes),
             cluster.site(directory / "site", **pool) as site,
             pilot.Session(site) as session,
         ):
-            scene = Scene(cluster, session, directory / "runs", CORES * self.of)
+            scene = Scene(cluster, session, directory / "runs")
             try:
-                scene.begin()
+                if not self.begins:
+                    scene.begin(self.cores * self.of)
                 self.play(scene)
             finally:
                 scene.let_go()  # the session's end waits for them
@@ -178,11 +200,13 @@ class Scenario:
 SCENARIOS: dict[str, Scenario] = {}
 
 
-def scenario(of: int, most: int, takes: int) -> Callable[[Callable[[Scene], None]], None]:
+def scenario(
+    of: int, most: int, takes: int, **more: Any
+) -> Callable[[Callable[[Scene], None]], None]:
     """Have a function be what becomes of nodes: see `Scenario`."""
 
     def add(play: Callable[[Scene], None]) -> None:
-        SCENARIOS[play.__name__] = Scenario(play, of, most, takes)
+        SCENARIOS[play.__name__] = Scenario(play, of, most, takes, **more)
 
     return add
 
@@ -248,6 +272,51 @@ def a_killed_node_takes_only_its_own_tasks(scene: Scene) -> None:
     for number, nodes in scene.where.items():
         assert outcomes[number] == (["interrupted", "ok"] if number in lost else ["ok"])
         assert len(nodes) == len(outcomes[number]) and other not in nodes[1:]
+
+
+@scenario(of=3, most=3, takes=3, cores=3, idle_time="10m", begins=True)
+def a_node_that_is_cut_off_takes_its_share_of_a_world_and_is_avoided(scene: Scene) -> None:
+    """One that the agent is not on, in the middle of MPI and other tasks: the pilot goes on with
+    the others, and does not use the node again when that is back."""
+    scene.session.submit(on_three_nodes).result(DEADLINE_S)
+    place = scene.directory.parent / "world"
+    place.mkdir()
+
+    def ranks() -> list[str]:
+        return scene.where_in(place).get(7, [])
+
+    world = scene.session.submit(held_world, 7, str(place))
+    try:
+        wait_until(lambda: len(ranks()) == 2, DEADLINE_S, "the world to run")
+        scene.begin(3)
+        before = {number: nodes[0] for number, nodes in scene.where.items()}
+        other = next(node for node in ranks() if node != scene.first)
+        lost = {number for number, node in before.items() if node == other}
+        scene.lose("cut", other)
+        scene.wait("the lost tasks to run again", starts=2, of=lost)
+        outcomes = scene.end()
+        for number, nodes in scene.where.items():
+            assert outcomes[number] == (["interrupted", "ok"] if number in lost else ["ok"])
+            assert other not in nodes[1:]
+        wait_until(lambda: len(ranks()) == 4, DEADLINE_S, "the world to run again")
+        assert len(set(ranks()[2:])) == 2 and other not in ranks()[2:]
+        assert scene.job_shown()["JobState"] == "RUNNING"
+    finally:
+        (place / "go").touch()
+    assert world.result(DEADLINE_S) == 49
+    scene.join()
+    calls = scene.session.submit_many(held, [(number, str(scene.directory)) for number in range(9)])
+    pilot.gather(calls, timeout=DEADLINE_S)
+    shown = [scene.session.query("task", task=call.task_id) for call in [world, *calls]]
+    (first, *_), *later = [each["attempts_made"] for each in shown]
+    assert [each["outcome"] for each in shown[0]["attempts_made"]] == ["interrupted", "ok"]
+    used = {
+        attempt["node"]
+        for attempts in later
+        for attempt in attempts
+        if attempt["pilot"] == first["pilot"]
+    }
+    assert used and other not in used
 
 
 @scenario(of=1, most=2, takes=2)
