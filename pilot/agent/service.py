@@ -153,6 +153,8 @@ class Service:
         self._told = self._asked = self._greeted = 0.0
         #: The nodes that were left, and that the batch system does not have back yet.
         self._returned: list[str] = []
+        #: Why it drains; empty: it does not, or it ends at once.
+        self._drains_for = ""
         #: Why it ends (empty: it does not), and when at the latest.
         self.ending = ""
         self._leave_by = 0.0
@@ -375,7 +377,7 @@ class Service:
         if self._has_told and self._rules.is_idle and idle_s > STOPPED_S:
             self.drain("its tasks have ended or stopped before the end of its walltime", now)
         if self._rules.draining and self._rules.is_idle and not self.ending:
-            self.end("it has drained", now)
+            self.end(self._drains_for, now)
         alone_s = now - self._heard
         if not self.ending and self._rules.is_idle and min(idle_s, alone_s) > ORPHAN_S:
             self.end(f"no head has been heard of for {alone_s:.0f} s", now)
@@ -389,6 +391,7 @@ class Service:
         """Start nothing more, return what has not started, and end after the rest."""
         if not self._rules.draining:
             log.info("draining: %s", reason)
+            self._drains_for = reason
             self._rules.drain(reason, now)
             # Before what is handed back, so that it does not come again.
             self.tell_status(now)

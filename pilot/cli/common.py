@@ -44,6 +44,10 @@ class Settings:
         self.site: str | None = None
 
 
+#: What Python says where it can start no thread: it has no class of its own.
+_NO_THREAD = "can't start new thread"
+
+
 class Program(click.Group):
     """The whole command line: exceptions of its commands become a message and an exit code.
 
@@ -87,6 +91,12 @@ class Program(click.Group):
             ctx.exit(error.exit_code)
         except BrokenPipeError:
             raise  # whoever read the answer has enough of it
+        except RuntimeError as error:
+            if _NO_THREAD not in str(error):
+                raise
+            _show_traceback()
+            note(_too_many_threads())
+            ctx.exit(PilotError.exit_code)
         except OSError as error:
             _show_traceback()
             note(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
@@ -100,6 +110,18 @@ class Program(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - as in click
         """Return the commands in the order in which a new user needs them."""
         return list(self._late)
+
+
+def _too_many_threads() -> str:
+    """Return the message that no more processes and threads can be started."""
+    import resource  # only now: it hardly ever happens
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    allowed = "" if limit == resource.RLIM_INFINITY else f" There may be {limit} of yours here."
+    return (
+        "no more processes and threads can be started: have fewer of them, or raise the limit "
+        f"(`ulimit -u`), which counts all of yours on a machine.{allowed}"
+    )
 
 
 def _show_traceback() -> None:

@@ -414,7 +414,7 @@ class Fleet:
         if row is None:
             return
         self._ledger.end(row, now)
-        if order := self.orders.pilots.get(name):
+        if (order := self.orders.pilots.get(name)) and order.words not in reason:
             reason = f"{reason} ({order.words})"
         # First: where this cannot be written, the end is noticed again.
         self._roster.end(row, reason, now)

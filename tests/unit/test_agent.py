@@ -317,6 +317,14 @@ def test_pilot_drains_without_a_signal_before_its_walltime_ends(job: Job) -> Non
     assert job.service.ending == "its walltime is over"
 
 
+def test_pilot_that_has_drained_says_why_it_did(job: Job) -> None:
+    welcomed(job)
+    job.service.drain("idle for 30 s", job.now)
+    job.service.drain("its walltime is near its end", job.now)
+    job.tick(1.0)
+    assert job.service.ending == "idle for 30 s"
+
+
 def test_half_of_a_short_walltime_is_left_for_work(job: Job) -> None:
     ends_in(job, 20.0)
     assert job.service.drain_at == job.now + 10.0

@@ -512,6 +512,19 @@ def test_a_program_gets_its_arguments_and_the_site(
     assert json.loads(capfd.readouterr().out) == [words[4:], str(site.directory)]
 
 
+def test_a_limit_of_threads_is_one_line_that_names_it(
+    workflow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> int:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(run_module, "_run_workflow", fails)
+    result = pilot("run", workflow)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert "no more processes and threads" in line and "ulimit -u" in line
+
+
 def test_a_program_that_is_killed_ends_as_in_a_shell(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text("import os\nos.kill(os.getpid(), 9)\n")

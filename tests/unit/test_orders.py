@@ -255,10 +255,18 @@ def test_drained_pilot_is_told_to_end_and_shown_with_the_reason(head: Head) -> N
     rows = {row["name"]: row for row in head.ask("fleet")}
     assert rows[first.name]["order"]["text"] == "drained by hand: a noisy fan"
     assert [row["order"] for name, row in rows.items() if name != first.name] == [None]
-    head.fleet.ended(first.name, "it has drained", NOW + 5)
+    head.fleet.ended(first.name, "drained by hand: a noisy fan", NOW + 5)
     rows = {row["name"]: row for row in head.ask("fleet")}
-    assert rows[first.name]["reason"] == "it has drained (drained by hand: a noisy fan)"
+    assert rows[first.name]["reason"] == "drained by hand: a noisy fan", "once"
     assert head.ask("orders") == [], "it is over with the pilot"
+
+
+def test_pilot_that_ends_for_another_reason_has_its_order_beside_that(head: Head) -> None:
+    first, _ = head.joined(2)
+    head.order("drain", first.job or "", reason="a noisy fan")
+    head.fleet.ended(first.name, "its walltime is over", NOW + 5)
+    rows = {row["name"]: row for row in head.ask("fleet")}
+    assert rows[first.name]["reason"] == "its walltime is over (drained by hand: a noisy fan)"
 
 
 def test_pilot_is_told_to_end_by_the_next_head_too(head: Head) -> None:
@@ -307,7 +315,7 @@ def test_cancelled_pilot_gets_nothing_more_and_its_job_is_cancelled(head: Head) 
     head.fleet._polled = 0.0
     head.tick(NOW + 10)
     (told,) = head.ask("fleet")
-    assert told["state"] == "ENDED" and told["reason"].endswith("(cancelled by hand: wrong node)")
+    assert (told["state"], told["reason"]) == ("ENDED", "cancelled by hand: wrong node")
 
 
 def test_next_head_cancels_what_the_last_one_had_no_time_for(head: Head) -> None:
