@@ -49,6 +49,8 @@ class RPCError(Exception):
 class Config:
     @staticmethod
     def load():
+        if not here["controller"]:
+            raise RPCError("Zero Bytes were transmitted or received")
         return SimpleNamespace(version=here["controller"])
 
 
@@ -194,6 +196,7 @@ def test_the_library_answers_as_squeue_does(here: Here, opened: Open) -> None:
         ({"crashes": True}, "exit status -6"),
         ({"hangs": True}, "no answer within"),
         ({"refuses": True}, "RPCError: Unable to contact slurm controller"),
+        ({"controller": ""}, "pyslurm 25.11.2 gets no answer .* earlier release: RPCError: Zero"),
         ({"controller": "24.05.8"}, "another release than that of the cluster, Slurm 24.05.8"),
         ({"library": [26, 5, 0]}, "was not built for the library .* Slurm 26.05"),
         ({"jobs": [{"id": 1}]}, "AttributeError"),

@@ -25,12 +25,22 @@ from typing import Any
 
 
 def introduce(pyslurm: Any) -> dict[str, str]:
-    """Return the versions of pyslurm, of the library that it is bound to, and of the controller."""
+    """Return the versions of pyslurm, of the library that it is bound to, and of the controller.
+
+    Where the controller gives no answer, return the error in place of them.
+    """
     bound = getattr(pyslurm, "slurm_api_version", None)  # one of its older functions
+    try:
+        controller = pyslurm.slurmctld.Config.load().version
+    except Exception as error:
+        return {
+            "error": f"pyslurm {pyslurm.__version__} gets no answer from this Slurm, which may be "
+            f"of an earlier release: {in_words(error)}"
+        }
     return {
         "pyslurm": pyslurm.__version__,
         "library": ".".join(f"{part:02d}" for part in bound()[:2]) if bound else "",
-        "controller": pyslurm.slurmctld.Config.load().version,
+        "controller": controller,
     }
 
 
@@ -75,6 +85,11 @@ def _time(time: int | None) -> str:
     return "" if time is None else str(time)
 
 
+def in_words(error: Exception) -> str:
+    """Return an error on one line."""
+    return re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")
+
+
 def main() -> None:
     """Answer what is asked on the standard input until it ends."""
     sys.path.pop(0)  # the directory of this file: its modules would be taken for others
@@ -84,9 +99,6 @@ def main() -> None:
     def answer(content: dict[str, Any]) -> None:
         answers.write(json.dumps(content) + "\n")
         answers.flush()
-
-    def in_words(error: Exception) -> str:
-        return re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")
 
     try:
         # It ends the process if there is no slurm.conf.
