@@ -304,6 +304,7 @@ def test_hyperqueue_asks_for_what_waits_as_far_as_its_backlog_allows() -> None:
     assert sizes(queue, view(0, 20, 0, supply("a", queued=True))) == [1]
     assert sizes(queue, view(0, 20, 1)) == [2, 4], "gangs come first, in allocations of their size"
     assert sizes(queue, view(0, 20, 0, supply("a", 38))) == [2], "up to max-worker-count"
+    assert sizes(queue, view(0, 20, 1, supply("a", 39))) == [], "a part of a gang's is of no use"
 
 
 def test_hyperqueue_ends_an_allocation_that_was_idle_for_five_minutes() -> None:

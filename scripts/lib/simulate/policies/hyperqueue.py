@@ -58,9 +58,10 @@ class HyperQueue:
         if single > 0 and single % largest:
             sizes.append(single % largest)
         left = pool.max_nodes - sum(pilot.held for pilot in view.pilots)
-        for size in sizes[: max(0, self._backlog - len(queued))]:
-            nodes = min(size, left)
-            if nodes <= 0:
+        for number, size in enumerate(sizes[: max(0, self._backlog - len(queued))]):
+            # One that is too small is of no use to a task over several nodes, which waits then.
+            nodes = size if number < len(wide) else min(size, left)
+            if not 0 < nodes <= left:
                 break
             left -= nodes
             decisions.append(Grow(pool.name, nodes, pool.walltime_s, "tasks wait"))
