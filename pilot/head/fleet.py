@@ -7,7 +7,8 @@ Invariants
 ----------
 - Which pilots are given up, and why, is decided in `giving_up`, by answers of the batch system;
   without an answer nothing is decided.
-- One query for all jobs, at most every `poll_interval_s`; none while there are no pilots.
+- One query for all jobs, at most every `poll_interval_s`; none while there are no pilots, unless
+  the batch system has not answered the last command.
 - A refusal, and the ends of pilots that have not worked (`setbacks`), are told, and waited for,
   only while the pool wants what it did not get.
 - The allocation that the head's user has made is never ended.
@@ -256,7 +257,9 @@ class Fleet:
     def poll(self, now: float) -> None:
         """Ask the batch system for the states of the pilots' jobs, if it is time."""
         self.adopting.watch(now)
-        if self.pilots and not self._polling and now - self._polled >= self._poll_interval(now):
+        # One that was silent last is asked until it answers, also when no pilot is left.
+        wanted = bool(self.pilots or self._thread.silence) and not self._polling
+        if wanted and now - self._polled >= self._poll_interval(now):
             self._polling, self._polled = True, now
             ids = {row.job for row in self.pilots.values() if row.job}
             self._thread.ask(

@@ -16,6 +16,7 @@ from pilot.head.store.store import Store
 from pilot.scheduler.batch import (
     Allocation,
     BatchError,
+    BatchUnavailable,
     JobRequest,
     JobStatus,
     Phase,
@@ -66,6 +67,9 @@ class FakeBatch:
         self.may = threading.Event()
         self.may.set()
         self.taken: list[JobRequest] = []
+        #: Why it does not list jobs; empty: it does, and how often it was asked to.
+        self.away = ""
+        self.looks = 0
 
     def submit(self, request: JobRequest) -> str:
         self.asked.set()
@@ -76,6 +80,9 @@ class FakeBatch:
         return str(len(self.taken))
 
     def jobs(self, name_prefix: str, job_ids: Collection[str] = ()) -> dict[str, JobStatus]:
+        self.looks += 1
+        if self.away:
+            raise BatchUnavailable(self.away)
         names = {str(job): request.name for job, request in enumerate(self.taken, 1)}
         # Those of others that it was told of, if they are asked for.
         names |= {job: "another" for job in job_ids if job in self.said and job not in names}

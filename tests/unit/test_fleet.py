@@ -106,6 +106,23 @@ def test_a_single_task_waits_for_no_more_than_a_moment(tmp_path: Path) -> None:
 # --- refusals ------------------------------------------------------------------------------------
 
 
+def test_silence_is_told_no_longer_than_it_lasts_also_without_pilots(head: Head) -> None:
+    head.fleet._thread.no_answer(BatchUnavailable("no answer within 30 s"))
+    assert "no answer within 30 s" in head.fleet.trouble and not head.fleet.pilots
+    head.batch.away = "no answer within 30 s"
+    head.fleet.poll(NOW)
+    head.settle()
+    assert head.fleet.trouble, "it is still silent"
+    head.batch.away = ""
+    head.fleet.poll(NOW + 60.0)
+    head.settle()
+    assert not head.fleet.trouble
+    assert head.batch.looks == 2
+    head.fleet.poll(NOW + 600.0)
+    head.settle()
+    assert head.batch.looks == 2, "nothing is to be learned"
+
+
 def test_refusal_is_told_while_the_pool_wants_what_was_refused(head: Head) -> None:
     head.batch.refusal = "Invalid account"
     head.wants()
