@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pilot.client.events import Event
     from pilot.client.future import Future
     from pilot.client.gathering import gather
+    from pilot.client.objects import NamedObject, named, objects
     from pilot.client.query_client import sessions
     from pilot.client.session import Session, current_session
     from pilot.client.task import OptionError, Task, mpi, task
@@ -46,6 +47,7 @@ else:
         "CommandResult": "pilot.client.command",
         "Event": "pilot.client.events",
         "Future": "pilot.client.future",
+        "NamedObject": "pilot.client.objects",
         "OptionError": "pilot.client.task",
         "Session": "pilot.client.session",
         "Task": "pilot.client.task",
@@ -53,6 +55,8 @@ else:
         "current_session": "pilot.client.session",
         "gather": "pilot.client.gathering",
         "mpi": "pilot.client.task",
+        "named": "pilot.client.objects",
+        "objects": "pilot.client.objects",
         "sessions": "pilot.client.query_client",
         "shell": "pilot.client.command",
         "task": "pilot.client.task",
@@ -80,6 +84,7 @@ __all__ = [
     "Event",
     "Future",
     "HeadError",
+    "NamedObject",
     "OptionError",
     "PilotError",
     "RemoteTraceback",
@@ -100,6 +105,8 @@ __all__ = [
     "current_session",
     "gather",
     "mpi",
+    "named",
+    "objects",
     "sessions",
     "shell",
     "task",

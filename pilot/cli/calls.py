@@ -112,6 +112,8 @@ def _call(row: Mapping[str, Any], function: Any, site: Path) -> Call:
     from pilot.client.arguments import decode_arguments
     from pilot.client.command import ShellCommand
 
+    if row["kind"] == "value":
+        return Call()
     if row["payload"] is None:
         return Call(arguments=row["why"])
     if (size := _spilled_size(row["payload"])) > _READ_BYTES:

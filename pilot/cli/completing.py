@@ -52,6 +52,13 @@ def _sessions(context: click.Context, _incomplete: str) -> list[tuple[str, str]]
     return [(str(row["id"]), f"{row['name']}, {row['state']}") for row in rows]
 
 
+def _objects(context: click.Context, incomplete: str) -> list[tuple[str, str]]:
+    rows = _ask(context, "objects", limit=_MOST * 10)
+    if "@" in incomplete:
+        return [(row["object"], row["type"]) for row in rows]
+    return [(name, "") for name in dict.fromkeys(row["name"] for row in rows)]
+
+
 def _tasks(context: click.Context, incomplete: str) -> list[tuple[str, str]]:
     session, dot, _ = incomplete.partition(".")
     filters = {"session": int(session)} if dot and session.isdecimal() else {}
@@ -96,6 +103,7 @@ def _ask(context: click.Context, query: str, **arguments: Any) -> Any:
 
 complete_session = _quiet(_sessions)
 complete_task = _quiet(_tasks)
+complete_object = _quiet(_objects)
 complete_task_or_session = _quiet(_tasks_or_sessions)
 complete_parameter = _quiet(_parameters)
 complete_template = _quiet(_templates)

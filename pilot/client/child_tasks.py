@@ -18,13 +18,14 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import msgspec
 from msgspec import UNSET
 
 from pilot.client.arguments import Origin, refer
 from pilot.client.group import NO_GROUP, GroupKey
+from pilot.client.naming import naming_of, no_name
 from pilot.client.ordering import After, has_parameter
 from pilot.client.results import Results
 from pilot.client.submission import Submission
@@ -32,7 +33,11 @@ from pilot.client.submitter import Call, Submitter, as_calls
 from pilot.data.imported import Imported
 from pilot.errors import PilotError
 from pilot.model.ids import Ref, session_of, task_label
+from pilot.model.objects import Naming
 from pilot.model.tasks import Children
+
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 _ADVICE = (
     "a task cannot wait for another inside itself; give the future to another task as an argument, "
@@ -218,7 +223,15 @@ class TaskSession:
         """Submit one task for each row of arguments (a tuple, or a mapping of names)."""
         return self._submit(fn, as_calls(rows), detached, after)
 
-    def put(self, value: object, name: str = "value", *, detached: bool = False) -> ChildFuture:
+    def put(
+        self,
+        value: object,
+        name: str | None = None,
+        *,
+        detached: bool = False,
+        tags: Mapping[str, Any] | None = None,
+        keep: float | str | timedelta | None = None,
+    ) -> ChildFuture:
         """Store a value once, for children to share; see `Session.put`.
 
         Parameters
@@ -226,17 +239,28 @@ class TaskSession:
         value
             The value.
         name
-            The name that lists show.
+            The name of an object: this is its next version, once the task has ended well.
         detached
             Make it known at once, as detached children need it.
+        tags, keep
+            As in `Session.put`.
         """
+        naming = None
+        if name is None:
+            no_name(tags, keep)
+            name = "value"
+        else:
+            naming = naming_of(name, tags, keep, type(value))
+        return self._put(value, name, naming, detached)
+
+    def _put(self, value: object, name: str, naming: Naming | None, detached: bool) -> ChildFuture:
         if detached:
             (number,) = self._detached_tasks(
-                1, lambda s, p, ids: s.put(p, value, name, ids[0], self._group)
+                1, lambda s, p, ids: s.put(p, value, name, ids[0], self._group, naming)
             )
         else:
             number = next(self._numbers)
-            self._submitter.put(self._children(), value, name, number, self._group)
+            self._submitter.put(self._children(), value, name, number, self._group, naming)
         return ChildFuture(self, number, (), 1)
 
     def put_many(
@@ -268,7 +292,7 @@ class TaskSession:
         self, path: str | os.PathLike[str], name: str = "file", *, detached: bool = False
     ) -> ChildFuture:
         """Make an existing file a value, without a copy; see `Session.import_file`."""
-        return self.put(Imported(path), name, detached=detached)
+        return self._put(Imported(path), name, None, detached)
 
     def _submit(
         self, fn: Callable[..., Any], calls: list[Call], detached: bool, after: After

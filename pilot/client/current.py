@@ -16,6 +16,8 @@ class Submits(Protocol):
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any: ...
     def submit_many(self, fn: Any, rows: Iterable[Any], *, after: Any = ()) -> Any: ...
+    @property
+    def origin(self) -> Any: ...
 
 
 class OpenedSession(Submits, Protocol):
@@ -32,8 +34,8 @@ class OpenedSession(Submits, Protocol):
     @property
     def _is_here(self) -> bool: ...
     def detach(self) -> int: ...
-    @property
-    def origin(self) -> Any: ...
+    def flush(self, timeout: float | None = None) -> bool: ...
+    def _query(self, name: str, /, **arguments: Any) -> Any: ...
     @property
     def site(self) -> Any: ...
 
@@ -80,6 +82,11 @@ def set_running(session: Submits | None) -> None:
     """Set or clear the session of the task that runs in this process."""
     global _running
     _running = session
+
+
+def is_running() -> bool:
+    """Tell whether a task runs in this process."""
+    return _running is not None
 
 
 def opened_here() -> Iterator[OpenedSession]:

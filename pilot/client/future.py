@@ -243,6 +243,15 @@ class Future(CalledBack[T]):
                 value = self._result
         return cast("T", value)
 
+    def loaded_type(self) -> type | None:
+        """Return the class of the result if that is in memory, or small; None: it would be read."""
+        value: Any = self._result
+        if type(value) is Unread:
+            if value.whole or not value.values[0].is_inline:
+                return None
+            value = self.result()
+        return type(value)
+
     def array(self, name: str = "", timeout: float | None = None) -> StoredArray | NDArray[Any]:
         """Return an array of the result without reading it: slices of it read what they take.
 

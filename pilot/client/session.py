@@ -23,7 +23,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from msgspec import UNSET
 
@@ -36,6 +36,8 @@ from pilot.client.events import Event, read_events
 from pilot.client.failures import exception_of
 from pilot.client.future import Future, Lines
 from pilot.client.group import Group, GroupKey
+from pilot.client.naming import naming_of, no_name
+from pilot.client.objects import NamedObject, publish
 from pilot.client.ordering import After, has_parameter
 from pilot.client.program_end import detach_all
 from pilot.client.query_client import QueryClient, in_words, list_filters
@@ -54,6 +56,9 @@ from pilot.site import Site, find_site
 from pilot.texts import as_name
 from pilot.wire.messages import client as m
 from pilot.wire.messages.common import Message
+
+if TYPE_CHECKING:
+    from datetime import timedelta
 
 T = TypeVar("T")
 
@@ -219,18 +224,31 @@ class Session(concurrent.futures.Executor):
         """
         return self._tasks.submit(fn, as_calls(rows), after)
 
-    def put(self, value: T, name: str = "value") -> Future[T]:
+    def put(
+        self,
+        value: T,
+        name: str | None = None,
+        *,
+        tags: Mapping[str, Any] | None = None,
+        keep: float | str | timedelta | None = None,
+    ) -> Future[T]:
         """Store a value once, for any number of tasks that get its future as an argument.
 
         A large value is written to a file of its own, and each node that needs it reads it from
-        there once.
+        there once. With a name it is the next version of the object of that name, which outlives
+        the session: see `pilot.named`.
 
         Parameters
         ----------
         value
             Any object that could be an argument; later changes to it have no effect.
         name
-            The name that lists show; one for many values: each name costs the head some memory.
+            The name of an object, such as ``mesh``: this is its next version. Lists show it, too.
+            Default: none.
+        tags
+            What else is to be known of the version, such as ``{"run": 7}``.
+        keep
+            How long the version is kept, as ``"30d"`` or seconds; default: until it is removed.
 
         Raises
         ------
@@ -238,10 +256,51 @@ class Session(concurrent.futures.Executor):
             The value cannot be pickled.
         StorageError
             The value cannot be written.
+        PilotError
+            The name can be none of an object, or there are tags without a name.
         RuntimeError
             The session was shut down.
         """
-        return self._tasks.put(value, name)
+        if name is None:
+            no_name(tags, keep)
+            return self._tasks.put(value, "value")
+        return self._tasks.put(value, name, naming_of(name, tags, keep, type(value)))
+
+    def publish(
+        self,
+        future: Future[Any],
+        name: str,
+        *,
+        tags: Mapping[str, Any] | None = None,
+        keep: float | str | timedelta | None = None,
+        timeout: float | None = None,
+    ) -> NamedObject:
+        """Make the result of a task the next version of a named object, and return that.
+
+        The task is waited for. Where the result is a version of that name already, that is
+        returned. Nothing is copied: all results of the task are kept as long as the version is.
+
+        Parameters
+        ----------
+        future
+            The future of a task, or of one of its results.
+        name
+            The name of the object.
+        tags, keep
+            As in `put`.
+        timeout
+            How long to wait for the task, in seconds; default: as long as it takes.
+
+        Raises
+        ------
+        PilotError
+            The name can be none of an object, or the task has several results.
+        TimeoutError, concurrent.futures.CancelledError, Exception
+            As `Future.result` raises them, where the task does not end well.
+        """
+        self._check_process()
+        self._tasks.numbers_of([future])
+        return publish(future, self.site, name, tags, keep, timeout)
 
     def put_many(self, values: Iterable[T], name: str = "value") -> list[Future[T]]:
         """Store many values at once; return their futures, in the same order.

@@ -27,6 +27,7 @@ from pilot.client.submission import Submission
 from pilot.client.submitter import Call, Submitter
 from pilot.errors import PilotError
 from pilot.model.ids import task_label
+from pilot.model.objects import Naming
 from pilot.model.session_retry import renumbered
 from pilot.model.tasks import Function, TaskOutcome, TaskSpec, Template
 from pilot.wire.messages import client as m
@@ -84,9 +85,12 @@ class SessionTasks:
             task.__name__,
         )
 
-    def put(self, value: Any, name: str) -> Future[Any]:
-        """Submit a value, as a task that is complete from the start."""
-        return self._send(1, lambda p, ids, g: self._submitter.put(p, value, name, ids[0], g))[0]
+    def put(self, value: Any, name: str, naming: Naming | None = None) -> Future[Any]:
+        """Submit a value, as a task that is complete from the start; with a `naming` it is to be a
+        version of an object."""
+        return self._send(
+            1, lambda p, ids, g: self._submitter.put(p, value, name, ids[0], g, naming)
+        )[0]
 
     def put_many(self, values: list[Any], name: str) -> list[Future[Any]]:
         """Submit values, as tasks that are complete from the start."""

@@ -34,6 +34,7 @@ from pilot.data.storing import LazyWriter, announceable, store
 from pilot.errors import EncodingError, PilotError, SubmissionError
 from pilot.limits import OPTIONS_BYTES
 from pilot.model.ids import session_of, task_label
+from pilot.model.objects import Naming, encode_naming
 from pilot.model.tasks import Function, TaskSpec, Template
 from pilot.model.values import Value
 from pilot.scheduler.assignment import why_infeasible
@@ -232,8 +233,11 @@ class Submitter:
         name: str,
         number: int,
         group: GroupKey = NO_GROUP,
+        naming: Naming | None = None,
     ) -> None:
         """Put a value into the submission, as the task of this id, complete from the start.
+
+        With a `naming` it is to be the next version of an object.
 
         Raises
         ------
@@ -246,7 +250,7 @@ class Submitter:
             stored = self._store(writer, obj, name, number)
         # It is alone in its segment, so nodes may keep a copy.
         value = msgspec.structs.replace(announceable(stored), shared=True)
-        self._add_values(submission, [value], name, [number], group)
+        self._add_values(submission, [value], name, [number], group, naming)
 
     def put_many(
         self,
@@ -293,6 +297,7 @@ class Submitter:
         name: str,
         numbers: Sequence[int],
         group: GroupKey,
+        naming: Naming | None = None,
     ) -> None:
         """Add a task for each value, complete from the start."""
         template = Template(
@@ -306,8 +311,9 @@ class Submitter:
             group_fails_together=group.fails_together,
         )
         known = self._known_template(template, submission)
+        payload = b"" if naming is None else encode_naming(naming)
         submission.tasks += (
-            TaskSpec(number, known, b"", values=(value,))
+            TaskSpec(number, known, payload, values=(value,))
             for number, value in zip(numbers, values, strict=True)
         )
 

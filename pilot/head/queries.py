@@ -21,6 +21,7 @@ from pilot.head.core.events import Change
 from pilot.head.explain.explain import why
 from pilot.head.explain.fleet import explain_fleet
 from pilot.head.explain.view import View
+from pilot.head.object_lookup import find
 from pilot.head.orders import Order
 from pilot.head.store import search
 from pilot.head.store.damage import naming, naming_session
@@ -34,6 +35,7 @@ from pilot.head.store.rows import (
 )
 from pilot.model import session_retry as again
 from pilot.model.ids import parse_task_label, task_label
+from pilot.model.objects import parse, versioned
 from pilot.model.states import (
     CLOSED_STATES,
     DELEGATED,
@@ -55,6 +57,9 @@ MESSAGE_BYTES, CALL_BYTES = 500, 64 << 10
 LIMIT = 1000
 #: Rows of the event log that are read at a time, and that are searched for one answer.
 _EVENT_ROWS, _EVENT_ROWS_MOST = 64, 1024
+#: Queries whose answers are told only once all that they may have seen is committed: they have
+#: numbers that are given in a transaction.
+NUMBERED = frozenset({"objects", "named"})
 #: The states that sessions can be listed by.
 _SESSION_STATES = (*SESSION_STATES, "PAUSED")
 
@@ -434,6 +439,64 @@ def result(view: View, task: str) -> dict[str, Any]:
     return {"state": state, "values": [], "error": None}
 
 
+def objects(
+    view: View, name: str | None = None, removed: bool = False, limit: int = LIMIT
+) -> list[dict[str, Any]]:
+    """List versions of named objects, by name, the newest first; also `removed` ones."""
+    if name is not None:
+        name = find(view.store, parse(name))["name"] if not removed else parse(name).name
+    wanted: dict[str, object] = {"name": name, "version": None, "removed": removed, "limit": limit}
+    return [_object(row) for row in view.store.rows("list_objects", wanted)]
+
+
+def named(view: View, name: str) -> dict[str, Any]:
+    """Return the version that a text such as ``mesh``, ``mesh@3`` or ``mesh@best`` means; with the
+    number of its task, its value there, and the identity of the database."""
+    row = find(view.store, parse(name))
+    number = row["task"]
+    (outcome,) = view.store.results([number])
+    value = outcome.values[row["place"]]
+    return {
+        **_object(row),
+        "number": number,
+        "count": len(outcome.values),
+        "value": msgspec.to_builtins(msgspec.structs.asdict(value), builtin_types=(bytes,)),
+        "database": view.store.identity,
+    }
+
+
+def _object(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a version as it is shown."""
+    maker = row["maker"]
+    return {
+        "object": versioned(row["name"], row["version"]),
+        "name": row["name"],
+        "version": row["version"],
+        "aliases": json.loads(row["aliases"]),
+        "made": row["made"],
+        "user": row["user"],
+        "session": row["session"],
+        "session_name": row["session_name"],
+        "made_by": task_label(maker) if maker else None,
+        "task": task_label(row["task"]),
+        "place": row["place"],
+        "size": row["size"],
+        "type": row["type"],
+        "tags": _tags(row["tags"]),
+        "expires": row["expires"],
+        "removed": row["removed"],
+    }
+
+
+def _tags(text: str) -> dict[str, Any]:
+    """Return tags; what is no JSON object is one tag."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = text
+    return found if isinstance(found, dict) else {"tags": found}
+
+
 def fleet(view: View, alive: bool = False, limit: int = LIMIT) -> list[dict[str, Any]]:
     """List pilots, the newest first; all, or those that have not ended."""
     rows = view.store.rows("list_pilots", {"limit": limit, "alive": alive})
@@ -614,6 +677,8 @@ _QUERIES: dict[str, Callable[..., Any]] = {
         retry,
         logs,
         result,
+        objects,
+        named,
         fleet,
         explain_fleet,
         orders,

@@ -42,6 +42,7 @@ from pilot.head.explain.view import View
 from pilot.head.fleet_commands import FleetCommands
 from pilot.head.janitor import Janitor
 from pilot.head.machine import HERE, Machine
+from pilot.head.objects import Objects
 from pilot.head.outlook import pool_limits
 from pilot.head.pilots import Pilots
 from pilot.head.session_commands import SessionCommands, opened
@@ -181,11 +182,13 @@ class Service:
         self._clients = Clients(self._shell, epoch, self._hurry, python, config.head.max_unfinished)
         self._answers = Answers(epoch, connections.send)
         self._control = SessionCommands(site, self._shell, self._janitor)
+        self._objects = Objects(self._shell, self._janitor)
         self._pilots = Pilots(site, self._shell, batch, epoch, notify, self._started)
         self._fleet = self._pilots.fleet
         self._handlers: Mapping[type, Handler] = {
             **self._clients.handlers,
             **self._control.handlers,
+            **self._objects.handlers,
             **self._pilots.handlers,
             **FleetCommands(site, self._pilots, connections.send).handlers,
             m.Query: self._query,
@@ -331,6 +334,7 @@ class Service:
             run("giving back space of the database", self._store.shrink)
             run("closing what was left", self._control.close_left, now)
             run("purging what is not kept", self._control.purge_old, now)
+            run("removing objects whose time is over", self._objects.expire, now)
         run("what waits for the database", self._take_postponed, now)
         run("looking after clients", self._clients.forget_silent, self._connections.is_here, now)
         run("looking after the pilots", self._pilots.tick, now, not self.stopping)
@@ -409,7 +413,11 @@ class Service:
             self._commits.last_event,
         )
         answer = queries.answer(view, message.name, message.arguments)
-        self._connections.send(peer, m.Reply(message.request, answer))
+        reply = m.Reply(message.request, answer)
+        if message.name in queries.NUMBERED and self._commits.pending:
+            self._commits.tell(peer, reply)
+        else:
+            self._connections.send(peer, reply)
 
     def _command(self, peer: bytes, message: m.Command, _now: float) -> None:
         if message.name == "backup":

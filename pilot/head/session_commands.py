@@ -3,7 +3,8 @@
 Invariants
 ----------
 - What is changed here is read from the database first, and all that happened before is in it.
-- No result is deleted that an unfinished task still needs, and no session that has not ended.
+- No result is deleted that an unfinished task still needs, and no session that has not ended. What
+  is a version of a named object stays.
 - What is deleted in the database is removed from the disk by the janitor, at some time later.
 """
 
@@ -25,6 +26,7 @@ from pilot.head.retention import Retention
 from pilot.head.shell import Shell
 from pilot.head.store.rows import SessionRow
 from pilot.model.ids import task_label
+from pilot.model.objects import versioned
 from pilot.model.states import CLOSED_STATES, COMPLETED
 from pilot.model.tasks import SessionInfo
 from pilot.model.values import Value
@@ -240,6 +242,13 @@ class SessionCommands:
                 raise PilotError(
                     f"task {label} has not ended; nothing was deleted. Cancel it, or wait for it"
                 )
+        if named := self._store.objects_of(message.tasks):
+            task, name, version = named[0]
+            this = versioned(name, version)
+            raise PilotError(
+                f"the result of task {task_label(task)} is {this}; nothing was deleted. Remove "
+                f"that first: `pilot object rm {this}`"
+            )
         outcomes = self._store.results(message.tasks)
         values = {outcome.task: outcome.values for outcome in outcomes}
         self._refuse_if_needed(values, "its result", "delete")

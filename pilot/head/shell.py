@@ -175,6 +175,8 @@ class Shell:
             batch.add_late_attempts(effects.late, now)
         if effects.ended:
             batch.add_ends(effects.ended)
+            if effects.named:
+                batch.add_objects(effects.named, now)
             self._note_ends(effects.ended)
         for pilot, tasks in effects.cancel.items():
             if peer := self.peers.pilots.get(pilot):

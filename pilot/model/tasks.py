@@ -74,7 +74,8 @@ class TaskSpec(msgspec.Struct, array_like=True, frozen=True):
     #: The task's id; for a child, and what it and its parent refer to, see `pilot.model.ids`.
     id: Number
     template: Number
-    #: Arguments, encoded; futures in them are references.
+    #: Arguments, encoded; futures in them are references. Of a value that is put: the object of
+    #: which it is to be the next version, as `objects.encode_naming` has it; empty: none.
     payload: bytes
     #: The results that the arguments refer to, each once.
     inputs: tuple[Ref, ...] = ()

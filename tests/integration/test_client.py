@@ -171,7 +171,8 @@ def test_mistakes_in_one_call_harm_nothing_else(session: Session) -> None:
     innocent = session.submit(tasks.pause, 0.3)
     names: list[Any] = [3, Path("x"), _ODD, "n" * 100_000, np.str_("text")]
     for name in names:
-        assert session.submit(abs, session.put(-1, name=name)).result(DEADLINE_S) == 1
+        (value,) = session.put_many([-1], name=name)
+        assert session.submit(abs, value).result(DEADLINE_S) == 1
         named = pilot.task(name=name)(tasks.square)
         assert session.submit(named, 3).result(DEADLINE_S) == 9
         assert session.group(name).submit(abs, -2).result(DEADLINE_S) == 2

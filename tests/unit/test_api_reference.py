@@ -13,7 +13,7 @@ from pilot.client.task import OPTIONS
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "api.md").read_text()
 #: Public for other modules of Pilot only.
-INTERNAL = {"origin", "place", "ask", "query", "task", "key"}
+INTERNAL = {"origin", "place", "ask", "query", "task", "key", "loaded_type"}
 
 
 def public(kind: type) -> set[str]:

@@ -202,6 +202,8 @@ def make_old(path: Path) -> None:
         DROP TABLE decisions;
         DROP TABLE orders;
         DROP TABLE usage;
+        DROP TABLE objects;
+        DROP TABLE aliases;
         DROP TABLE sessions;
         CREATE TABLE sessions (
             id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, state TEXT NOT NULL,

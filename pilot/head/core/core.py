@@ -163,6 +163,8 @@ class Core:
             if spec.inputs and (doom := life.doom(spec, event.lost)):
                 life.end(task, doom[0], now, effects, failure=doom[1])
             elif spec.values:
+                if spec.payload:
+                    effects.named.append((spec, event.parent))
                 life.end(task, COMPLETED, now, effects, spec.values)
             elif not task.missing:
                 life.make_ready(task, now, effects)

@@ -64,6 +64,8 @@ class Delegation:
             elif doom := life.doom(spec, event.lost):
                 doomed.append((child, *doom))
             elif spec.values:
+                if spec.payload:
+                    effects.named.append((spec, task.id))
                 life.end(child, COMPLETED, now, effects, spec.values)
             elif not child.missing:
                 life.make_ready(child, now, effects)

@@ -313,6 +313,7 @@ class Effects:
         "late",
         "learned",
         "lookups",
+        "named",
         "refused",
         "sessions_ended",
         "started",
@@ -321,6 +322,8 @@ class Effects:
     def __init__(self) -> None:
         #: Tasks to insert, with their parent's id (0: none).
         self.accepted: list[tuple[TaskSpec, Task, int]] = []
+        #: Those among them whose values are to be versions of named objects, as their payloads say.
+        self.named: list[tuple[TaskSpec, int]] = []
         #: Tasks that were refused, and why.
         self.refused: list[tuple[int, str]] = []
         self.attempts: list[Attempt] = []

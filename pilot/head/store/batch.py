@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from pilot.head.core.events import Attempt, Change, Delegated, Ended
 from pilot.head.core.state import Task
-from pilot.head.store.rows import attempt_row, encode
+from pilot.head.store.rows import attempt_row, encode, object_row
+from pilot.model.objects import decode_naming
 from pilot.model.states import SessionState
 from pilot.model.tasks import Completion, Function, TaskSpec, Template
+from pilot.model.values import Value
 
 #: The approximate size of a row in memory besides its texts, in bytes.
 ROW_BYTES = 500
@@ -33,6 +35,7 @@ class Batch:
         self.delegated: list[tuple[bytes, int]] = []
         self.ends: list[tuple[object, ...]] = []
         self.borrowed: list[tuple[str, str, int]] = []
+        self.objects: list[dict[str, object]] = []
         self.swept: list[dict[str, str]] = []
         self.attempts: list[tuple[object, ...]] = []
         self.counts: list[tuple[int, int, int, int]] = []
@@ -134,6 +137,20 @@ class Batch:
             for end in ended
         )
 
+    def add_objects(self, named: Iterable[tuple[TaskSpec, int]], now: float) -> None:
+        """Add values that tasks (0: clients) have put under the names of objects."""
+        for spec, parent in named:
+            naming = decode_naming(spec.payload)
+            if naming is not None:
+                size = spec.values[0].size
+                row = object_row(naming, spec.id, 0, size, parent, now, put=True)
+                self.add_object(row, spec.values)
+
+    def add_object(self, row: dict[str, object], values: Iterable[Value]) -> None:
+        """Add a version of a named object; its task keeps all these values."""
+        self.borrowed.extend((v.path, v.name, cast("int", row["task"])) for v in values if v.path)
+        self.objects.append(row)
+
     def rows(self) -> tuple[tuple[str, Sequence[Any]], ...]:
         """Return the rows with the names of the statements that write them, in the order of
         writing."""
@@ -147,6 +164,7 @@ class Batch:
             ("delegate_tasks", self.delegated),
             ("end_tasks", self.ends),
             ("add_borrowed", self.borrowed),
+            ("add_objects", self.objects),
             ("remove_garbage", self.swept),
             ("set_session_state", self.sessions),
             ("pause_session", self.paused),

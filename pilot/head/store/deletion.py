@@ -8,6 +8,8 @@ Invariants
 - What may be on the disk is recorded as garbage in the transaction that deletes its owner: a later
   head finds it.
 - A value that tasks of other sessions have borrowed stays as long as they do.
+- A task whose result is a version of a named object keeps its results until that is removed, also
+  where its session is purged or deleted: it is noted as a borrower of what it has.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ def delete(db: sqlite3.Connection, session: int, directories: Iterable[str]) -> 
         directories,
         "delete_attempts",
         "delete_tasks",
+        "purge_kept",
         "delete_templates",
         "delete_events",
         "purge_functions",
@@ -74,6 +77,23 @@ def delete_results(db: sqlite3.Connection, tasks: Sequence[int]) -> list[Garbage
     for query in ("return_of_tasks", "delete_results"):
         db.execute(QUERIES[query], these)
     return _add_garbage(db, (value for value in values if value.path))
+
+
+def remove_objects(
+    db: sqlite3.Connection, versions: Iterable[tuple[str, int]], now: float
+) -> list[Garbage]:
+    """Remove versions of named objects, and what nothing else keeps; return the garbage."""
+    tasks: set[int] = set()
+    for name, version in versions:
+        row = {"name": name, "version": version, "now": now}
+        tasks.update(task for (task,) in db.execute(QUERIES["remove_object"], row).fetchall())
+    these = {"tasks": json.dumps(sorted(tasks))}
+    released = [task for (task,) in db.execute(QUERIES["released_tasks"], these).fetchall()]
+    garbage = delete_results(db, released)
+    these = {"tasks": json.dumps(released)}
+    for query in ("delete_forgotten_templates", "delete_forgotten_tasks"):
+        db.execute(QUERIES[query], these)
+    return garbage
 
 
 def all_garbage(db: sqlite3.Connection) -> list[Garbage]:

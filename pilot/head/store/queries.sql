@@ -32,7 +32,9 @@ WHERE id = :id;
 UPDATE sessions SET paused = :paused WHERE id = :id;
 
 -- name: purge_tasks
-UPDATE tasks SET payload = NULL, inputs = NULL, after = NULL, result = NULL, delegated = NULL, memo = NULL
+-- What is a version of a named object stays.
+UPDATE tasks SET payload = NULL, inputs = NULL, after = NULL, delegated = NULL, memo = NULL,
+    result = CASE WHEN id IN (SELECT task FROM objects WHERE removed IS NULL) THEN result END
 WHERE session = :id;
 
 -- name: purge_session
@@ -42,7 +44,8 @@ UPDATE sessions SET state = 'PURGED' WHERE id = :id;
 SELECT DISTINCT path, name FROM borrowed WHERE task IN (SELECT id FROM tasks WHERE session = :id);
 
 -- name: return_of_session
-DELETE FROM borrowed WHERE task IN (SELECT id FROM tasks WHERE session = :id);
+DELETE FROM borrowed WHERE task IN (SELECT id FROM tasks WHERE session = :id)
+    AND task NOT IN (SELECT task FROM objects WHERE removed IS NULL);
 
 -- name: delete_results
 UPDATE tasks SET result = NULL, memo = NULL
@@ -56,6 +59,83 @@ INSERT OR IGNORE INTO borrowed (path, name, task) VALUES (?, ?, ?);
 
 -- name: borrowed_below
 SELECT DISTINCT path, name FROM borrowed WHERE path > :path || '/' AND path < :path || '0';
+
+-- name: add_objects
+-- The next version of a name; no other one where this result is a version of it already. A name
+-- counts from the last that it ever had.
+INSERT OR IGNORE INTO objects (name, version, task, place, put, maker, session, session_name, made,
+                               user, size, type, tags, expires)
+SELECT :name, 1 + coalesce((SELECT max(version) FROM objects WHERE name = :name), 0), t.id, :place,
+       :put, :maker, t.session, coalesce((SELECT name FROM sessions WHERE id = t.session), ''),
+       :made, :user, :size, :type, :tags, :expires
+FROM tasks t WHERE t.id = :task AND t.state = 'COMPLETED' AND t.result IS NOT NULL;
+
+-- name: object_of_result
+SELECT version FROM objects
+WHERE task = :task AND place = :place AND name = :name AND removed IS NULL;
+
+-- name: objects_of_tasks
+SELECT task, name, version FROM objects
+WHERE removed IS NULL AND task IN (SELECT value FROM json_each(?)) ORDER BY name, version;
+
+-- name: list_objects
+SELECT o.*,
+       (SELECT json_group_array(alias) FROM
+           (SELECT alias FROM aliases WHERE name = o.name AND version = o.version ORDER BY alias)
+       ) AS aliases
+FROM objects o
+WHERE (:name IS NULL OR o.name = :name) AND (:version IS NULL OR o.version = :version)
+  AND (:removed OR o.removed IS NULL)
+ORDER BY o.name, o.version DESC LIMIT :limit;
+
+-- name: newest_version
+SELECT max(version) AS version FROM objects WHERE name = :name AND removed IS NULL;
+
+-- name: last_version
+SELECT max(version) AS version FROM objects WHERE name = :name;
+
+-- name: aliases
+SELECT alias, version FROM aliases WHERE name = :name ORDER BY alias;
+
+-- name: set_alias
+-- Only to a version that is there.
+INSERT INTO aliases (name, alias, version)
+SELECT name, :alias, version FROM objects
+WHERE name = :name AND version = :version AND removed IS NULL
+ON CONFLICT (name, alias) DO UPDATE SET version = excluded.version;
+
+-- name: remove_alias
+DELETE FROM aliases WHERE name = :name AND alias = :alias RETURNING version;
+
+-- name: expired_objects
+-- An alias keeps a version.
+SELECT name, version FROM objects o
+WHERE removed IS NULL AND expires IS NOT NULL AND expires <= :now
+  AND NOT EXISTS (SELECT 1 FROM aliases a WHERE a.name = o.name AND a.version = o.version)
+ORDER BY expires LIMIT :limit;
+
+-- name: remove_object
+UPDATE objects SET removed = :now WHERE name = :name AND version = :version AND removed IS NULL
+RETURNING task;
+
+-- name: released_tasks
+-- Tasks that nothing keeps any more: they were put for a version, or their sessions' data is deleted.
+SELECT t.id FROM tasks t LEFT JOIN sessions s ON s.id = t.session
+WHERE t.id IN (SELECT value FROM json_each(:tasks))
+  AND t.id NOT IN (SELECT task FROM objects WHERE removed IS NULL)
+  AND (s.id IS NULL OR s.state = 'PURGED' OR t.id IN (SELECT task FROM objects WHERE put));
+
+-- name: delete_forgotten_templates
+DELETE FROM templates WHERE session NOT IN (SELECT id FROM sessions) AND id IN (
+    SELECT template FROM tasks WHERE id IN (SELECT value FROM json_each(:tasks))
+) AND id NOT IN (
+    SELECT template FROM tasks WHERE session = templates.session
+    AND id NOT IN (SELECT value FROM json_each(:tasks))
+);
+
+-- name: delete_forgotten_tasks
+DELETE FROM tasks WHERE id IN (SELECT value FROM json_each(:tasks))
+    AND session NOT IN (SELECT id FROM sessions);
 
 -- name: add_garbage
 INSERT OR IGNORE INTO garbage (path, name) SELECT :path, :name
@@ -79,7 +159,9 @@ SELECT id, delegated FROM tasks INDEXED BY tasks_listed
 WHERE session IN (SELECT id FROM sessions) AND state = 'DELEGATED';
 
 -- name: tasks_of
-SELECT id FROM tasks WHERE session = :id AND id IN (SELECT value FROM json_each(:tasks));
+-- But for versions of named objects, which stay.
+SELECT id FROM tasks WHERE session = :id AND id IN (SELECT value FROM json_each(:tasks))
+    AND id NOT IN (SELECT task FROM objects WHERE removed IS NULL);
 
 -- name: purge_functions
 DELETE FROM functions WHERE session = :id;
@@ -88,10 +170,19 @@ DELETE FROM functions WHERE session = :id;
 DELETE FROM attempts WHERE task IN (SELECT id FROM tasks WHERE session = :id);
 
 -- name: delete_tasks
-DELETE FROM tasks WHERE session = :id;
+DELETE FROM tasks WHERE session = :id
+    AND id NOT IN (SELECT task FROM objects WHERE removed IS NULL);
 
 -- name: delete_templates
-DELETE FROM templates WHERE session = :id;
+-- After the tasks: of what stays of these.
+DELETE FROM templates WHERE session = :id
+    AND id NOT IN (SELECT template FROM tasks WHERE session = :id);
+
+-- name: purge_kept
+-- What stays of a session that is deleted are results alone.
+UPDATE tasks SET payload = NULL, inputs = NULL, after = NULL, delegated = NULL, memo = NULL,
+    files = NULL, digest = NULL
+WHERE session = :id;
 
 -- name: delete_events
 -- The last row stays: the numbers in it are not to be given again.

@@ -129,6 +129,10 @@ class Reader:
         rows = self.read("tasks_of", {"id": session, "tasks": json.dumps(list(tasks))})
         return {row[0] for row in rows}
 
+    def objects_of(self, tasks: Iterable[int]) -> list[tuple[int, str, int]]:
+        """Return the versions that results of these tasks are: task, name and number."""
+        return self.read("objects_of_tasks", (json.dumps(list(tasks)),))
+
     def states(self, tasks: Iterable[int]) -> dict[int, KnownState]:
         """Return the states of the tasks that exist."""
         return dict(self.read("states", (json.dumps(list(tasks)),)))

@@ -15,6 +15,7 @@ from pilot.head.core.events import Change
 from pilot.head.store.damage import DAMAGED, damaged_task
 from pilot.model.bounds import UNREADABLE
 from pilot.model.ids import Ref
+from pilot.model.objects import Naming
 from pilot.model.states import FAILED, SESSION_STATES, FinalState, SessionState
 from pilot.model.tasks import (
     Completion,
@@ -128,6 +129,25 @@ def attempt_row(
         encode(c.failure) if c.failure else None,
         encode(c.logs) if c.logs else None,
     )
+
+
+def object_row(
+    naming: Naming, task: int, place: int, size: int, maker: int, now: float, *, put: bool
+) -> dict[str, object]:
+    """Return the row of a version of a named object, without its number."""
+    return {
+        "name": naming.name,
+        "task": task,
+        "place": place,
+        "put": int(put),
+        "maker": maker,
+        "made": now,
+        "user": naming.user,
+        "size": size,
+        "type": naming.type,
+        "tags": naming.tags,
+        "expires": now + naming.keep_s if naming.keep_s else None,
+    }
 
 
 def outcome_of(task: int, state: FinalState, result: bytes | None) -> TaskOutcome:

@@ -32,6 +32,7 @@ from pilot.head.store.statements import QUERIES
 from pilot.head.store.unfit import LeftOut
 from pilot.head.store.writer import Writer
 from pilot.model.ids import NUMBERS
+from pilot.model.values import Value
 from pilot.wire.messages.client import OpenSession
 
 log = logging.getLogger("pilot.head")
@@ -271,6 +272,38 @@ class Store(Reader):
         """Delete an order."""
         self._writer.at_once("remove_orders", {"verb": verb, "subject": subject})
 
+    # --- named objects
+
+    def add_object(self, row: dict[str, object], values: Iterable[Value]) -> int:
+        """Make a result that is there the next version of an object, and return its number; where
+        it is one of that name already, that number. 0: it is not there.
+
+        Parameters
+        ----------
+        row
+            The version, as `object_row` gives it.
+        values
+            All the results of the task: they are kept with the version.
+        """
+
+        def add(db: sqlite3.Connection) -> int:
+            batch = Batch()
+            batch.add_object(row, values)
+            db.executemany(QUERIES["add_borrowed"], batch.borrowed)
+            db.executemany(QUERIES["add_objects"], batch.objects)
+            found = db.execute(QUERIES["object_of_result"], row).fetchone()
+            return int(found[0]) if found else 0
+
+        return self._writer.in_one(add)
+
+    def set_alias(self, name: str, alias: str, version: int) -> None:
+        """Have an alias of a name stand for a version, if that is there."""
+        self._writer.at_once("set_alias", {"name": name, "alias": alias, "version": version})
+
+    def remove_alias(self, name: str, alias: str) -> bool:
+        """Remove an alias; return False if there is none."""
+        return bool(self._writer.at_once("remove_alias", {"name": name, "alias": alias}))
+
     # --- deletion
 
     def purge(self, session: int, directories: Iterable[str]) -> list[Garbage]:
@@ -301,6 +334,16 @@ class Store(Reader):
             The files and directories to remove from the disk, now or by a later head.
         """
         return self._deleted(lambda db: deletion.delete_results(db, tasks))
+
+    def remove_objects(self, versions: Iterable[tuple[str, int]], now: float) -> list[Garbage]:
+        """Remove versions of named objects, and the values that nothing else keeps.
+
+        Returns
+        -------
+        list of Garbage
+            The files to remove from the disk, now or by a later head.
+        """
+        return self._deleted(lambda db: deletion.remove_objects(db, versions, now))
 
     def _deleted(self, action: Callable[[sqlite3.Connection], list[Garbage]]) -> list[Garbage]:
         garbage = self._writer.in_one(action)

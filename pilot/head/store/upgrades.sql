@@ -45,3 +45,35 @@ WHERE reason IN ('the head''s own allocation', 'an allocation that was adopted')
 
 -- version: 12
 ALTER TABLE tasks ADD COLUMN after BLOB;
+
+-- version: 13
+-- Versions of named objects: each is a result of a task, which is kept with all its results as long as
+-- the version is. One that was removed stays as a row: no number is given twice.
+CREATE TABLE objects (
+    name    TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    task    INTEGER NOT NULL,
+    place   INTEGER NOT NULL,               -- which of the task's results
+    put     INTEGER NOT NULL,               -- 1: put under this name, the value goes with the version
+    maker   INTEGER NOT NULL,               -- the task that made it; 0: a program
+    session INTEGER NOT NULL,
+    session_name TEXT NOT NULL,
+    made    REAL NOT NULL,
+    user    TEXT NOT NULL,
+    size    INTEGER NOT NULL,
+    type    TEXT NOT NULL,
+    tags    TEXT NOT NULL,                  -- a JSON object
+    expires REAL,                           -- NULL: kept until it is removed
+    removed REAL,                           -- NULL: it is there
+    PRIMARY KEY (name, version)
+) WITHOUT ROWID;
+-- One result is one version of a name, however often it is said.
+CREATE UNIQUE INDEX objects_kept ON objects (task, place, name) WHERE removed IS NULL;
+CREATE INDEX objects_expiring ON objects (expires) WHERE removed IS NULL AND expires IS NOT NULL;
+
+CREATE TABLE aliases (
+    name    TEXT NOT NULL,
+    alias   TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    PRIMARY KEY (name, alias)
+) WITHOUT ROWID;

@@ -5,6 +5,7 @@
 from typing import Any, TypeAlias
 
 from pilot.model.bounds import Number, Seconds, Signed, Weight
+from pilot.model.objects import Naming
 from pilot.model.tasks import Environment, Function, TaskOutcome, TaskSpec, Template
 from pilot.wire.messages.common import Message, Welcome
 
@@ -149,6 +150,32 @@ class DeleteResults(Message):
     tasks: list[Number]
 
 
+class NameResult(Message):
+    """A request to make a result of a completed task the next version of a named object.
+
+    The reply is the version; where the result is one of that name already, that one.
+    """
+
+    request: Number
+    task: Number
+    place: Number
+    naming: Naming
+
+
+class ControlObject(Message):
+    """A request to ``remove`` versions of named objects, such as ``mesh@3``; or to have an
+    ``alias`` of a name stand for a version, or for none any more (``unalias``).
+
+    The reply is what was done, in words.
+    """
+
+    request: Number
+    verb: str
+    #: For ``alias``: one version; for ``unalias``: a name.
+    objects: list[str]
+    alias: str = ""
+
+
 class Query(Message):
     """A request for rows: the query of this name in `pilot.head.queries`."""
 
@@ -208,6 +235,8 @@ FromClient: TypeAlias = (
     | ControlSession
     | ControlFleet
     | DeleteResults
+    | NameResult
+    | ControlObject
     | Query
     | Command
 )
