@@ -16,6 +16,7 @@ import msgspec
 
 from pilot.client.numbers import Numbers
 from pilot.model.ids import session_of
+from pilot.model.objects import Naming
 from pilot.model.tasks import Environment, Function, TaskSpec, Template
 from pilot.version import __version__
 from pilot.wire.messages import PROTOCOL
@@ -196,6 +197,19 @@ class Client:
     def delete_results(self, tasks: list[int]) -> None:
         """Delete the results of tasks."""
         self._request(lambda r: m.DeleteResults(r, tasks), lambda _: None)
+
+    def name_result(self, task: int, name: str) -> None:
+        """Make a task's first result a version of an object."""
+
+        def reply(message: m.Reply) -> None:
+            if not message.error:
+                self.cluster.oracle.named(name, message.result, task)
+
+        self._request(lambda r: m.NameResult(r, task, 0, Naming(name)), reply)
+
+    def control_object(self, verb: str, name: str, alias: str = "") -> None:
+        """Remove a version, or have an alias stand for it."""
+        self._request(lambda r: m.ControlObject(r, verb, [name], alias), lambda _: None)
 
     def command(self, name: str, **arguments: object) -> None:
         """Tell the head to do something to itself: this head alone."""

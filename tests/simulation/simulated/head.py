@@ -65,6 +65,13 @@ class WatchedStore(Store):
         self.cluster.oracle.removed(set(map(session_of, tasks)))
         return garbage
 
+    def remove_objects(self, versions: Iterable[tuple[str, int]], now: float) -> list[Garbage]:
+        """Remove versions of named objects, and what nothing else keeps."""
+        gone = list(versions)
+        garbage = super().remove_objects(gone, now)
+        self.cluster.oracle.removed_objects(gone)
+        return garbage
+
 
 class Head:
     """One head; it may die at whatever it asks of its ports."""

@@ -9,7 +9,9 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
+from pilot.model.ids import session_of
 from simulated.batch import OWN
+from simulated.tasks import NAMES
 
 if TYPE_CHECKING:
     from simulated.agent import Agent
@@ -159,6 +161,9 @@ class Moves:
             session, rng = self._a_session(), self.rng
             self.cluster.a_client(rng).control(session, rng.choice(("stop", "close", "close")))
             then = rng.choice(((), ("reopen",), ("purge",), ("delete",), ("purge", "delete")))
+            # What is a version of a named object by then outlives it.
+            for task in [one for one in self.cluster.oracle.told if session_of(one) == session][:3]:
+                self.cluster.a_client(rng).name_result(task, rng.choice(NAMES))
             for verb in then:
                 self._later(partial(self._control, session, verb))
 
@@ -166,8 +171,26 @@ class Moves:
         self.cluster.a_client(self.rng).control(session, verb)
 
     def _delete_results(self) -> None:
+        """Delete a result, and keep or give up others by their names."""
         if told := list(self.cluster.oracle.told):
             self.cluster.a_client(self.rng).delete_results(self.rng.sample(told, 1))
+            self._later(self._name_result)
+            self._later(self._remove_object)
+
+    def _name_result(self) -> None:
+        """Make a result a version of a named object, which keeps it."""
+        client, name = self.cluster.a_client(self.rng), self.rng.choice(NAMES)
+        client.name_result(self.rng.choice(list(self.cluster.oracle.told)), name)
+
+    def _remove_object(self) -> None:
+        """Remove a version, or have an alias stand for it, which keeps it."""
+        if versions := list(self.cluster.oracle.versions):
+            client, rng = self.cluster.a_client(self.rng), self.rng
+            name, version = rng.choice(versions)
+            if rng.random() < 0.3:
+                client.control_object("alias", f"{name}@{version}", "best")
+            else:
+                client.control_object("remove", f"{name}@{version}")
 
     def _pause(self) -> None:
         if self.cluster.tasks.of_session:

@@ -22,6 +22,7 @@ from pilot.head.store.batch import Batch
 from pilot.head.store.rows import decode_result
 from pilot.head.store.store import Store
 from pilot.model.ids import Ref, session_of
+from pilot.model.objects import decode_naming
 from pilot.model.states import (
     ABORTED,
     ASSIGNED,
@@ -114,6 +115,8 @@ class Oracle:
         #: Tasks in a pilot that was taken for lost while it lived: nobody can tell it to stop; and
         #: what had ended in one that was lost, which may become known when others are to run it.
         self.cut_off: set[int] = set()
+        #: The versions of named objects that clients know of, and whose results they are.
+        self.versions: dict[tuple[str, int], int] = {}
         #: When each head last submitted a pilot.
         self._submitted: dict[int, float] = {}
         #: Pilots that came to nothing: why, of which head, and until when all did.
@@ -138,6 +141,7 @@ class Oracle:
         """Go on with what is committed."""
         self.seen["heads"] += 1
         rows = store.events(1, None, 1_000_000)
+        self.check_objects()
         following = 1
         for first, changes in rows:
             # Of sessions that were deleted there are none.
@@ -157,10 +161,17 @@ class Oracle:
         self.deleted |= sessions - self.sessions().keys()
         rows, known = self.rows(), self._ends.rows
         for task in [task for task in known if session_of(task) in sessions]:
-            if session_of(task) in self.deleted:
+            if session_of(task) in self.deleted and task not in rows:
                 del known[task], self.durable[task]
             elif task in rows and rows[task].state not in (READY, DELEGATED):
                 known[task], self.durable[task] = rows[task], rows[task].state
+
+    def removed_objects(self, versions: Iterable[tuple[str, int]]) -> None:
+        """Versions of named objects were removed, with what nothing else keeps."""
+        self.seen["version removed"] += 1
+        read = "SELECT name, version, task FROM objects"
+        tasks = {(name, version): task for name, version, task in self.cluster.disk.read(read)}
+        self.removed({session_of(tasks[version]) for version in versions})
 
     def head_dies(self, head: Head) -> None:
         """Note a death."""
@@ -334,6 +345,42 @@ class Oracle:
         for task in tasks:
             known = task in self.durable or session_of(task) in self.deleted
             assert known, f"{task:#x} is accepted and not in the database"
+            spec = self.cluster.tasks.specs[task][1]
+            if spec.values and (naming := decode_naming(spec.payload)) is not None:
+                (version,) = self._versions_of(task, naming.name)
+                self.named(naming.name, version, task)
+                self.seen["version put"] += 1
+
+    @_strict
+    def named(self, name: str, version: int, task: int) -> None:
+        """A client was told of a version."""
+        self.seen["version"] += 1
+        known = self.versions.setdefault((name, version), task)
+        assert known == task, f"{name}@{version} is of {known:#x} and {task:#x}"
+
+    def _versions_of(self, task: int, name: str) -> list[int]:
+        read = f"SELECT version FROM objects WHERE task = {task} AND name = '{name}' AND put"
+        return [version for (version,) in self.cluster.disk.read(read)]
+
+    @_strict
+    def check_objects(self) -> None:
+        """No version is lost, none is given twice, and each has its result."""
+        read = "SELECT name, version, task, removed IS NULL FROM objects ORDER BY name, version"
+        counted: Counter[str] = Counter()
+        rows = {(name, version): task for name, version, task, _ in self.cluster.disk.read(read)}
+        for name, version in rows:
+            counted[name] += 1
+            assert version == counted[name], f"{name}@{version} comes after {counted[name] - 1}"
+        for told, task in self.versions.items():
+            assert rows.get(told) == task, f"{told} was of {task:#x}, and is of {rows.get(told)}"
+        sessions = self.sessions()
+        ended = "SELECT id, state FROM tasks WHERE result IS NOT NULL"
+        states = dict(self.cluster.disk.read(ended))
+        for name, version, task, is_there in self.cluster.disk.read(read):
+            kept = not is_there or states.get(task) == COMPLETED
+            assert kept, f"{name}@{version} has lost its result"
+            is_bare = sessions.get(session_of(task), "PURGED") == "PURGED"
+            self.seen["version of a removed session"] += is_there and is_bare
 
     @_strict
     def has_told(self, service: PilotService, told: set[int]) -> None:
@@ -448,6 +495,9 @@ class Oracle:
         rows = self.rows()
         self._check_written()
         self._check_attempts(rows)
+        self.check_objects()
+        # Of deleted sessions there are results of named objects, and no more.
+        rows = {task: row for task, row in rows.items() if session_of(task) not in self.deleted}
         events = self.cluster.disk.read("SELECT changes FROM events ORDER BY first")
         replay = self._replay(change for (changes,) in events for change in _changes(changes))
         states = {task: row.state for task, row in rows.items()}
@@ -490,6 +540,8 @@ class Oracle:
         for task, number in self.cluster.disk.read("SELECT task, number FROM attempts"):
             recorded[task].add(number)
         for task in rows.keys() - self.cut_off:
+            if session_of(task) in self.deleted:
+                continue
             expected = set(range(1, rows[task].attempts + 1))
             assert expected == recorded[task], f"{task:#x}: attempts {recorded[task]} of {expected}"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pilot.model.ids import Ref, session_of
+from pilot.model.objects import Naming, encode_naming
 from pilot.model.states import Outcome, TaskKind
 from pilot.model.tasks import Children, TaskSpec, Template
 from pilot.model.values import Value
@@ -34,6 +35,8 @@ NEEDS: tuple[tuple[TaskKind, Resources], ...] = (
 )
 #: What the site has only once, for all pilots.
 SITE = {"licence": 3, "buffer": 1}
+#: Names of objects.
+NAMES = ("mesh", "model")
 #: There is no such task.
 NOWHERE = 0xDEAD
 #: No task submits children once there are so many.
@@ -243,6 +246,8 @@ class Tasks:
             values = self.values(task, template) if rng.random() < 0.03 else ()
             refs, after = ((), ()) if values else (refs, after)
             payload = b"%d" % rng.randrange(5)
+            if values and rng.random() < 0.7:
+                payload = encode_naming(Naming(rng.choice(NAMES)))
             spec = TaskSpec(task, template.id, payload, refs, values, after=after)
             self.specs[task] = (template, spec)
             self.by_client[task] = client
