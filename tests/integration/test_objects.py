@@ -36,8 +36,9 @@ def total(array: Any) -> float:
 
 
 def files(site: SiteUnderTest) -> list[Path]:
-    """The files with results."""
-    return sorted((site.directory / "results").rglob("*.h5"))
+    """The files with results; directories may go meanwhile."""
+    walk = os.walk(site.directory / "results")
+    return sorted(Path(above, name) for above, _, names in walk for name in names if name[0] != ".")
 
 
 def versions(site: SiteUnderTest, name: str, **more: Any) -> list[int]:
@@ -177,6 +178,9 @@ def test_a_version_outlives_its_session(make_site: Any, end: str) -> None:
         assert second.submit(str, inputs[1]).result(DEADLINE_S) == "small"
         assert second.submit(total, inputs[2]).result(DEADLINE_S) == 2 * LARGE
         assert inputs[0].info["session"] == first.id
+        line = [sys.executable, "-m", "pilot", "-s", str(site.directory), "result", "get"]
+        line.append(inputs[1].task_id)
+        assert subprocess.run(line, capture_output=True, text=True).stdout == "'small'\n"
         for each in inputs:
             each.remove()
         wait_until(lambda: not files(site), DEADLINE_S, "the space of the versions")

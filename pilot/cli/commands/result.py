@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from pilot.cli.arguments import task_argument, tasks_argument
 from pilot.cli.common import asking, commanding, current_site, json_option, site_option
 from pilot.cli.output import counted, last_words, note, print_json
 from pilot.cli.parameters import Number
-from pilot.errors import ResultError, StorageError, TaskError
+from pilot.errors import PilotError, ResultError, StorageError, TaskError
 from pilot.model.states import UNSUCCESSFUL
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def get(task_id: str, index: int | None, output: Path | None, as_json: bool) -> 
         _check_state(task_id, data, ask)
         # Classes of the user's own come from where the session's program found them.
         session = ask("task", task=task_id)["session"]
-        sys.path += ask("session", session=session)["sys_path"]
+        with suppress(PilotError):  # it may be deleted: a version of a named object outlives it
+            sys.path += ask("session", session=session)["sys_path"]
     stored = [Value(**value) for value in data["values"]]
     if index is not None:
         if index >= len(stored):
