@@ -202,6 +202,8 @@ class Connection:
         self._refused: dict[int, list[m.Submit]] = {}
         #: The time of its last sign of life, by a clock that goes on while the process is stopped.
         self._said = clock.now()
+        #: The time after which it gives the next one, in seconds.
+        self._alive_s = ALIVE_S
         #: The identity of the site's database; empty: the head does not say.
         self.database = ""
         #: The time of the ping that the head has not answered; 0: none.
@@ -229,6 +231,10 @@ class Connection:
         )
         self._given.append(numbers)
         return numbers
+
+    def attend(self, grace_s: float) -> None:
+        """Say often enough that this client lives for a session that ends without it so soon."""
+        self._alive_s = min(self._alive_s, grace_s / 4)
 
     def submit(
         self,
@@ -467,7 +473,7 @@ class Connection:
         now = time.monotonic()
         if now - self._heard > PING_S:
             self._ping(client, now)
-        if (self._submits or self.sessions) and clock.now() - self._said > ALIVE_S:
+        if (self._submits or self.sessions) and clock.now() - self._said > self._alive_s:
             self._tell_of_life(client)
         if not stopping and now - self._heard > WATCH_S and (client.is_lost or self._lost()):
             self._connect(client)
@@ -490,7 +496,7 @@ class Connection:
             )
 
     def _tell_of_life(self, client: Client[Any]) -> None:
-        """Tell the head each minute that the sessions are still in use."""
+        """Tell the head each minute, or sooner, that the sessions are still in use."""
         now = clock.now()
         silent, self._said = now - self._said, now
         if silent > 2 * ALIVE_S:

@@ -1,4 +1,7 @@
-"""The end of a program that has open sessions: they are detached, and their tasks go on."""
+"""The end of a program that has open sessions: they are detached, and their tasks go on.
+
+Those of a session that ends with its client end a while later.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,10 @@ from pilot.errors import PilotError
 
 
 def detach_all() -> None:
-    """Detach all sessions at the end of a program, which leaves its tasks running."""
+    """Detach all sessions at the end of a program, which leaves its tasks running for now."""
     try:
         for session in current.opened_here():
-            session.detach()
+            session._detach()
     except PilotError as error:
         _end_badly(str(error), error.exit_code)
     except KeyboardInterrupt:

@@ -21,6 +21,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
@@ -115,6 +116,10 @@ class Session(concurrent.futures.Executor):
     budget
         The node-hours that its tasks may use, as ``50`` or ``"50 node-hours"``: when they are used
         up no more tasks start. Of a new session; `pilot session budget` changes it.
+    ends_with_client
+        True: when this process has been gone for a minute without having closed the session (it
+        was killed, its machine lost or asleep), the tasks are cancelled and the session is closed.
+        Or for another time, as ``30`` (seconds) or ``"5m"``; at least 1 s. Of a new session.
     in_task
         A task may open a session of its own only with this: a module that opens one when it is
         imported does that in each worker, too.
@@ -139,12 +144,21 @@ class Session(concurrent.futures.Executor):
         priority: int = 0,
         options: Mapping[str, Any] | None = None,
         budget: str | float | None = None,
+        ends_with_client: bool | float | str | timedelta = False,
         in_task: bool = False,
     ) -> None:
         if serves_tasks() and not in_task:
             raise PilotError(_IN_TASK)
         settings = check_settings(
-            name, session_id, sys_path, variables, weight, priority, options, budget
+            name,
+            session_id,
+            sys_path,
+            variables,
+            weight,
+            priority,
+            options,
+            budget,
+            ends_with_client,
         )
         self.name = settings.name
         self.site = site if isinstance(site, Site) else find_site(site)
@@ -169,6 +183,13 @@ class Session(concurrent.futures.Executor):
         numbers = self._connection.numbers(self.id, *block)
         self._tasks = SessionTasks(self, self._connection, submitter, numbers)
         self._connection.sessions.add(self.id)
+        #: True if the session was opened here, and ends with this client.
+        self._is_bound = settings.grace_s > 0
+        grace_s = settings.grace_s
+        if session_id is not None:
+            grace_s = self.query("session", session=self.id)["grace_s"]
+        if grace_s:
+            self._connection.attend(grace_s)
         self._thread = threading.get_ident()
         self._opened = current.note_opened(self)
 
@@ -597,8 +618,16 @@ class Session(concurrent.futures.Executor):
         """Leave the tasks running and the session open; return its id, for attaching again.
 
         A session that everybody has left ends a minute after its last task (`head.session_idle`),
-        and is open again for a client that attaches to it.
+        and is open again for a client that attaches to it. One that was opened here, to end with
+        this client, does not any more.
         """
+        self._check_process()
+        if self._is_bound and self._tasks.is_open:
+            self._control("unbind")
+        return self._detach()
+
+    def _detach(self) -> int:
+        """Leave the session as it is: one that is to end with its client will."""
         self._check_process()
         self._leave()
         self._tasks.close()

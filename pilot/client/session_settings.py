@@ -11,6 +11,7 @@ import operator
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +22,13 @@ from pilot.errors import PilotError, SiteError
 from pilot.limits import OPTIONS_BYTES
 from pilot.model.tasks import Environment
 from pilot.scheduler.budgets import parse_budget
+from pilot.scheduler.resources import parse_duration_s
 from pilot.site import working_directory
 from pilot.texts import as_name, size_text
+
+#: The time without a client after which a session that ends with it does so, and the shortest one
+#: that may be asked for, in seconds.
+GRACE_S, LEAST_GRACE_S = 60.0, 1.0
 
 
 class Settings(NamedTuple):
@@ -38,6 +44,8 @@ class Settings(NamedTuple):
     options: bytes
     #: The node-seconds that its tasks may use; 0: there is no such limit.
     budget: float
+    #: It ends when its clients have been gone for so long, in seconds; 0: it does not.
+    grace_s: float
 
 
 def check_settings(
@@ -49,6 +57,7 @@ def check_settings(
     priority: int,
     options: Mapping[str, Any] | None,
     budget: str | float | None = None,
+    ends_with_client: bool | float | str | timedelta = False,
 ) -> Settings:
     """Return the settings of a session; the parameters are those of `pilot.Session`.
 
@@ -67,6 +76,7 @@ def check_settings(
         whole_number("priority", priority),
         _options(options),
         0.0 if budget is None else session_budget(budget),
+        _grace_s(ends_with_client, session_id),
     )
 
 
@@ -85,6 +95,32 @@ def session_budget(given: str | float) -> float:
     if budget.per != "total":
         raise PilotError(f"budget={given!r}: a session has one budget for all of its time")
     return budget.node_s
+
+
+def _grace_s(given: Any, session_id: int | None) -> float:
+    """Return the time without a client after which a session ends; 0: it does not.
+
+    Raises
+    ------
+    PilotError
+        The value is neither True or False nor a length of time, or the session is not new.
+    """
+    if given is False or given is None:
+        return 0.0
+    if session_id is not None:
+        raise PilotError(
+            f"ends_with_client={given!r}: that is said when a session is opened, and session "
+            f"{session_id!r} was opened before"
+        )
+    if given is True:
+        return GRACE_S
+    try:
+        grace_s = parse_duration_s(given)
+    except ValueError as error:
+        raise PilotError(f"ends_with_client: {error}") from None
+    if grace_s < LEAST_GRACE_S:
+        raise PilotError(f"ends_with_client={given!r}: give at least {LEAST_GRACE_S:g} s")
+    return grace_s
 
 
 def whole_number(what: str, number: Any) -> int:

@@ -236,6 +236,7 @@ class Service:
         owed.difference_update(item.spec.id for item in tasks)
         outcomes, pilots = shell.outcomes.seen(owed), self._fleet.started()
         shell.apply(ev.TasksRestored(templates, tasks, outcomes, pilots), now)
+        self._control.restore(row for row in rows if row.id not in store.damaged)
         for row in rows:
             if row.id not in store.damaged:
                 shell.apply(opened(row, restored=True), now)
@@ -333,6 +334,12 @@ class Service:
         if not self.stopping:
             run("giving back space of the database", self._store.shrink)
             run("closing what was left", self._control.close_left, now)
+            run(
+                "ending what was bound to clients",
+                self._control.end_bound,
+                self._connections.is_here,
+                now,
+            )
             run("purging what is not kept", self._control.purge_old, now)
             run("removing objects whose time is over", self._objects.expire, now)
         run("what waits for the database", self._take_postponed, now)

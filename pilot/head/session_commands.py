@@ -11,14 +11,16 @@ Invariants
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
 from pilot import limits
 from pilot.errors import PilotError
+from pilot.formatting import duration
 from pilot.head.connections import Handler
 from pilot.head.core import events as ev
+from pilot.head.core.bound_sessions import BoundSessions
 from pilot.head.core.leaving import Leaving, lives
 from pilot.head.core.numbering import FIRST_BLOCK
 from pilot.head.janitor import Janitor, who_needs
@@ -68,6 +70,8 @@ class SessionCommands:
             site.directory, data.keep_s, data.keep_size_mib << 20, shell.machine
         )
         self._leaving = Leaving(site.config.head.session_idle_s, shell.store.meta(_LEFT) or "")
+        # As long as a lease may stand still before a client takes its head for dead.
+        self._bound = BoundSessions(site.config.lease.expire_s)
         self.handlers: Mapping[type, Handler] = {
             m.OpenSession: self._open,
             m.ControlSession: self._change,
@@ -90,6 +94,7 @@ class SessionCommands:
             _refuse_if_large(message)
             session = self._store.add_session(message, now)
             options = message.options
+            self._bound.bind(session, message.grace_s)
             info = SessionInfo(session, message.name, message.environment)
             self._shell.assignments.open(info, {})
             self._shell.apply(ev.SessionOpened(session, message.weight, message.priority), now)
@@ -113,12 +118,16 @@ class SessionCommands:
         if verb in ("purge", "delete"):
             self._remove(row, verb)
         elif verb == "reopen":
-            self._reopen(row, now)
+            if row.state != "OPEN" and row.grace_s:
+                self._unbind(session)  # whoever does it need not stay
+            self._reopen(row._replace(grace_s=0.0), now)
         elif verb == "rejoin":
             self._rejoin(session, now)
         elif row.state in CLOSED_STATES:
             if verb != "close":
                 raise PilotError(f"session {session} is {row.state}: it cannot {verb}")
+        elif verb == "unbind":
+            self._unbind(session)
         elif verb == "budget":
             self._store.set_session_budget(session, message.budget)
         else:
@@ -129,6 +138,46 @@ class SessionCommands:
                 self._commits.batch.end_session(session, row.state, None)
             self._shell.apply(opened(row), now)
         self._commits.tell(peer, m.Reply(message.request, True))
+
+    def _unbind(self, session: int) -> None:
+        """Let a session live without its clients."""
+        self._store.unbind_session(session)
+        self._bound.release(session)
+
+    def restore(self, rows: Iterable[SessionRow]) -> None:
+        """Take over the open sessions of an earlier head."""
+        for row in rows:
+            self._bound.bind(row.id, row.grace_s, restored=True)
+
+    def end_bound(self, is_here: Callable[[bytes], bool], now: float) -> None:
+        """End the sessions whose clients have been gone for as long as was said.
+
+        Parameters
+        ----------
+        is_here
+            Tells whether a client is on this machine, so that the end of its connection is known.
+        now
+            The time.
+        """
+        peers = self._shell.peers
+
+        def is_attended(session: int, since: float) -> bool:
+            return any(
+                # One that is stopped, or whose connection a forked copy has, is silent as well.
+                (is_here(peer) and lives(peers.heard, (peer,), now))
+                or peers.heard.get(peer, 0.0) > since
+                for peer in peers.members.get(session, ())
+            )
+
+        for session, grace_s in self._bound.due(self._shell.core.sessions, is_attended, now):
+            row = self._store.session(session)
+            if row is not None and row.state not in CLOSED_STATES:
+                why = f"its client has been gone for {duration(grace_s)}"
+                # First: the end of the last task ends a session that is closed.
+                self._commits.batch.end_session(session, "CLOSING", None, why)
+                self._shell.apply(opened(row._replace(state="CLOSING"), reason=why), now)
+                self._shell.apply(ev.TasksCancelled(session, None, reason=why), now)
+            self._bound.release(session)
 
     def close(self) -> None:
         """End the thread that measures what sessions take."""
@@ -197,6 +246,7 @@ class SessionCommands:
         self._commits.batch.pause_session(row.id, False)
         self._commits.batch.end_session(row.id, "OPEN", None)
         self._shell.apply(opened(row), now)
+        self._bound.bind(row.id, row.grace_s)
         # Who is still there, or comes back, may refer to what it has sent before.
         self._shell.apply(ev.TasksRestored(self._store.templates(row.id), []), now)
 
@@ -287,7 +337,7 @@ def _refuse_if_large(message: m.OpenSession) -> None:
             )
 
 
-def opened(row: SessionRow, restored: bool = False) -> ev.SessionOpened:
+def opened(row: SessionRow, restored: bool = False, reason: str = "") -> ev.SessionOpened:
     """Return the event that tells the core of a session in the database."""
     return ev.SessionOpened(
         row.id,
@@ -297,6 +347,7 @@ def opened(row: SessionRow, restored: bool = False) -> ev.SessionOpened:
         stopped=row.state == "STOPPED",
         paused=row.paused,
         restored=restored,
+        reason=reason,
     )
 
 

@@ -152,6 +152,7 @@ def test_what_may_go_wrong_is_reached(size: Size) -> None:
         "version put",
         # Short lives are over before that.
         *(("version removed", "version of a removed session") if size is LONG else ()),
+        "ended with clients",
         *(f"move: {kind}" for kind in ("submit", *MOVES)),
     ):
         assert seen[what], f"{what}: never, in {seen}"

@@ -1281,15 +1281,31 @@ def test_log_of_a_new_head_tells_only_what_changes(head: Head) -> None:
     ]
 
 
+def test_log_tells_why_a_session_was_ended_where_nobody_asked_for_it(head: Head) -> None:
+    head.apply(SessionOpened(1))
+    head.submit(spec(1), spec(2, needs=(1,)))
+    head.core.log.take()
+    head.apply(SessionOpened(1, closed=True, reason="they have gone"))
+    ended = head.apply(TasksCancelled(1, None, reason="they have gone")).ended
+    assert {(end.task, end.state, end.failure) for end in ended} == {
+        (number, "CANCELLED", TaskFailure("ClientGone", "they have gone")) for number in (1, 2)
+    }
+    said = [(each.kind, each.state, each.detail) for each in head.core.log.take()]
+    assert said[0] == ("session", "CLOSING", "they have gone")
+    assert said[-1] == ("session", "CLOSED", "")
+    assert set(said[1:-1]) == {("task", "CANCELLED", "ClientGone")}
+
+
 def test_log_of_a_session(head: Head) -> None:
-    for changes in (
+    states: list[dict[str, Any]] = [
         {},
         {"paused": True},
         {"paused": True},
         {},
         {"stopped": True},
         {"closed": True},
-    ):
+    ]
+    for changes in states:
         head.submit(spec(1))
         head.apply(SessionOpened(1, **changes))
     head.apply(SessionOpened(1, paused=True))

@@ -108,6 +108,82 @@ def _fail(*_: object) -> None:
     raise FULL
 
 
+def _bound(head: Head, state: str = "OPEN") -> int:
+    """Open a session that ends 5 s after its client, with one task that nobody runs."""
+    head.hear(m.ClientHello(PROTOCOL, "1"))
+    (reply,) = head.hear(m.OpenSession(1, "s", Environment("/", (), {}), grace_s=5.0))
+    session = int(reply.result[0])
+    known = Template(1, session, "f", "python", b"f", Resources())
+    spec = TaskSpec(reply.result[2], 1, b"")
+    head.hear(m.Submit(2, session, [Function(b"f", b"code")], [known], [spec]))
+    if state != "OPEN":
+        head.hear(m.ControlSession(3, session, "stop" if state == "STOPPED" else "close"))
+    assert _states(head, session) == (state, ["READY"])
+    return session
+
+
+def _states(head: Head, session: int) -> tuple[str, list[str]]:
+    """The state of a session, and those of its tasks, in the database."""
+    row = head.store.session(session)
+    assert row is not None
+    tasks = head.store.select("SELECT state FROM tasks WHERE session = :s", {"s": session})
+    return row.state, [state for (state,) in tasks]
+
+
+def _turns(head: Head, seconds: float) -> None:
+    """Have a head make its turns for so long."""
+    end = head.now + seconds
+    while head.now < end:
+        head.turns()
+
+
+@pytest.mark.parametrize("state", ["OPEN", "STOPPED", "CLOSING"])
+def test_a_session_ends_with_its_client_of_another_machine(
+    head: Head, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    monkeypatch.setattr(head.peers, "is_here", lambda _: False)
+    session = _bound(head, state)
+    for _ in range(5):
+        _turns(head, 3.0)
+        head.hear(m.Watch([]))  # it lives
+    _turns(head, 3.0)
+    assert _states(head, session) == (state, ["READY"])
+    _turns(head, 3.0)
+    assert _states(head, session) == ("CLOSED", ["CANCELLED"])
+    ((reason,),) = head.store.select("SELECT reason FROM sessions WHERE id = :s", {"s": session})
+    assert reason == "its client has been gone for 5.0 s"
+
+
+def test_a_client_of_this_machine_may_be_silent(
+    head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = _bound(head)
+    _turns(head, 60.0)
+    assert _states(head, session) == ("OPEN", ["READY"])
+    monkeypatch.setattr(head.peers, "take_gone", lambda: [b"client"])
+    _turns(head, 6.0)
+    assert _states(head, session) == ("CLOSED", ["CANCELLED"])
+
+
+def test_a_head_that_was_asleep_blames_nobody(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head.peers, "is_here", lambda _: False)
+    session = _bound(head)
+    head.now += 3600.0
+    head.turns()
+    assert _states(head, session) == ("OPEN", ["READY"])
+    _turns(head, 6.0)
+    assert _states(head, session) == ("CLOSED", ["CANCELLED"])
+
+
+def test_a_session_that_is_let_go_lives_on(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head.peers, "is_here", lambda _: False)
+    session = _bound(head)
+    (reply,) = head.hear(m.ControlSession(7, session, "unbind"))
+    assert not reply.error
+    _turns(head, 60.0)
+    assert _states(head, session) == ("OPEN", ["READY"])
+
+
 def test_who_needs_numbers_for_tasks_waits_while_the_disk_is_full(
     head: Head, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,7 +29,7 @@ from pilot.cli.common import INTERRUPTED, current_site, json_option, site_option
 from pilot.cli.completing import complete_parameter
 from pilot.cli.job_options import Wish, hosted_options, pool_option, walltime_option
 from pilot.cli.output import counted, note, print_json, say
-from pilot.cli.parameters import RegularFile
+from pilot.cli.parameters import DURATION, RegularFile
 from pilot.cli.summaries import show_end
 from pilot.errors import PilotError
 
@@ -88,6 +88,13 @@ def _parameters(
     metavar="HOURS",
     help="Node-hours that its tasks may use, in place of the file's; then no more of them start.",
 )
+@click.option(
+    "--ends-with-client",
+    type=DURATION,
+    metavar="TIME",
+    help="Cancel the tasks when this command has been gone for so long: killed, or its machine "
+    "lost. Default: they go on.",
+)
 @click.option("--detach", is_flag=True, help="Only submit, and print the session's id.")
 @click.option(
     "--as-job",
@@ -107,6 +114,7 @@ def run(
     parameters: dict[str, str],
     dry_run: bool,
     budget: str | None,
+    ends_with_client: float | None,
     detach: bool,
     as_job: bool,
     walltime: float,
@@ -127,10 +135,11 @@ def run(
     if directory is not None:
         os.chdir(directory)
     if file.suffix == ".py":
-        if parameters or dry_run or budget or as_json or (detach and not as_job):
+        for_workflows = parameters or dry_run or budget or as_json or ends_with_client is not None
+        if for_workflows or (detach and not as_job):
             raise click.UsageError(
-                "-p, --dry-run, --budget, --detach and --json are for workflows; options of a "
-                "program stand behind its name"
+                "-p, --dry-run, --budget, --ends-with-client, --detach and --json are for "
+                "workflows; options of a program stand behind its name"
             )
         site = current_site()
         if as_job:
@@ -142,6 +151,10 @@ def run(
             context.exit(status)
     if file.suffix not in (".yaml", ".yml"):
         raise click.UsageError(f"{file}: give a workflow (.yaml) or a Python program (.py)")
+    if ends_with_client is not None and (detach or as_job):
+        raise click.UsageError(
+            "--ends-with-client is for a command that waits here, and not for --detach or --as-job"
+        )
     if arguments:
         raise click.UsageError(
             f"unexpected argument {arguments[0]!r}; parameters are given as -p NAME=VALUE"
@@ -175,7 +188,7 @@ def run(
             context.exit(follow_hosted(site, session, hosted))
         if session is not None:
             context.exit(watch_session(site, session, as_json=as_json))
-        context.exit(_run_workflow(site, workflow, as_json, lives))
+        context.exit(_run_workflow(site, workflow, as_json, ends_with_client, lives))
 
 
 def _run_program(site: Site, file: Path, arguments: tuple[str, ...]) -> int:
@@ -204,7 +217,7 @@ def _print_graph(workflow: Workflow, as_json: bool) -> None:
         say(graph_text(workflow.graph()))
 
 
-def _open_session(site: Site, workflow: Workflow) -> Session:
+def _open_session(site: Site, workflow: Workflow, ends_with_client: float | None = None) -> Session:
     from pilot.client.session import Session
 
     return Session(
@@ -212,6 +225,7 @@ def _open_session(site: Site, workflow: Workflow) -> Session:
         name=workflow.name,
         sys_path=workflow.sys_path,
         budget=workflow.budget,
+        ends_with_client=False if ends_with_client is None else ends_with_client,
     )
 
 
@@ -244,13 +258,19 @@ def _submit(site: Site, workflow: Workflow, lives: Lives | None = None) -> int:
     return session.id
 
 
-def _run_workflow(site: Site, workflow: Workflow, as_json: bool, lives: Lives | None = None) -> int:
+def _run_workflow(
+    site: Site,
+    workflow: Workflow,
+    as_json: bool,
+    ends_with_client: float | None = None,
+    lives: Lives | None = None,
+) -> int:
     """Run a workflow to its end and print the summary; return the exit code."""
     from pilot.client.progress import follow
     from pilot.workflow.summary import summarise
 
     begin = time.monotonic()
-    session = _open_session(site, workflow)
+    session = _open_session(site, workflow, ends_with_client)
     try:
         with session:
             submitted = _submit_all(session, workflow, lives)

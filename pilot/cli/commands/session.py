@@ -105,6 +105,10 @@ def show(session_id: int | None, as_json: bool) -> None:
             "session": data["id"],
             "name": data["name"],
             "state": state_of(data),
+            "because": data["reason"],
+            "ends": f"when its client has been gone for {duration(data['grace_s'])}"
+            if data["grace_s"]
+            else None,
             "tasks": f"{sum(states.values())}"
             + (": " if states else "")
             + ", ".join(f"{count} {state}" for state, count in sorted(states.items())),

@@ -199,10 +199,11 @@ class Core:
         if event.waiting_only:
             # A pilot may begin what it has at any moment, unless an input is missing.
             named = [task for task in named if task.state in (PENDING, READY) or task.missing]
+        failure = TaskFailure("ClientGone", event.reason) if event.reason else None
         # Dependents come after what they depend on: from the end, all are cancelled, none aborted.
         for task in reversed(named):
             if task.id in self.tasks:
-                self._life.end(task, CANCELLED, now, effects)
+                self._life.end(task, CANCELLED, now, effects, failure=failure)
 
     def _unfit(self, event: TasksUnfit, now: float, effects: Effects) -> None:
         self._sessions.unfit.update(event.templates)

@@ -70,6 +70,8 @@ class SessionOpened(msgspec.Struct, frozen=True):
     paused: bool = False
     #: True if nothing has changed: an earlier head recorded the same.
     restored: bool = False
+    #: Why it has changed, where nobody has asked for that.
+    reason: str = ""
 
 
 class BudgetChanged(msgspec.Struct, frozen=True):
@@ -100,6 +102,8 @@ class TasksCancelled(msgspec.Struct, frozen=True):
     group: str = ""
     #: True: leave tasks that pilots hold alone.
     waiting_only: bool = False
+    #: Why, where nobody has asked for it.
+    reason: str = ""
 
 
 class TasksUnfit(msgspec.Struct, frozen=True):

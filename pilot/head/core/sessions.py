@@ -79,7 +79,7 @@ class Sessions:
         session.paused = event.paused
         if not event.restored:
             if created or session.state != state:
-                self._log.other("session", session.state, session.id, now)
+                self._log.other("session", session.state, session.id, now, event.reason)
             if session.paused != paused:
                 self._log.other(
                     "session", "PAUSED" if session.paused else "RESUMED", session.id, now

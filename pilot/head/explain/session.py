@@ -102,6 +102,8 @@ class SessionAnswers:
             how = "is open and has nothing to do"
         if row["ended"]:
             how += f" since {moment(row['ended'])}"
+        if row["reason"]:
+            how += f": {row['reason']}"
         causes: list[Cause] = []
         advice: tuple[str, ...] = ()
         for bad in (FAILED, TIMED_OUT):

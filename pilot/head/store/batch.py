@@ -203,9 +203,11 @@ class Batch:
             self.attempts.append(row)
             self.late.append((completion.attempt, completion.task))
 
-    def end_session(self, session: int, state: SessionState, ended: float | None) -> None:
-        """Add a session's new state, and the time of its end."""
-        self.sessions.append({"id": session, "state": state, "ended": ended})
+    def end_session(
+        self, session: int, state: SessionState, ended: float | None, reason: str | None = None
+    ) -> None:
+        """Add a session's new state, the time of its end, and why nobody had to ask for that."""
+        self.sessions.append({"id": session, "state": state, "ended": ended, "reason": reason})
 
     def pause_session(self, session: int, paused: bool) -> None:
         """Add that a session is paused, or resumed."""

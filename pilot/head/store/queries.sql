@@ -8,8 +8,9 @@ RETURNING numbers - :count + 1;
 UPDATE sessions SET numbers = :first - 1 WHERE id = :id AND numbers = :last;
 
 -- name: add_session
-INSERT INTO sessions (name, state, weight, priority, options, environment, created, budget)
-VALUES (:name, 'OPEN', :weight, :priority, :options, :environment, :created, :budget) RETURNING id;
+INSERT INTO sessions (name, state, weight, priority, options, environment, created, budget, grace)
+VALUES (:name, 'OPEN', :weight, :priority, :options, :environment, :created, :budget, :grace)
+RETURNING id;
 
 -- name: session_budgets
 SELECT s.id, s.budget, coalesce(u.node_s, 0) AS used
@@ -20,12 +21,16 @@ WHERE s.budget IS NOT NULL AND s.state NOT IN ('CLOSED', 'PURGED');
 -- name: set_session_budget
 UPDATE sessions SET budget = :budget WHERE id = :id;
 
+-- name: unbind_session
+UPDATE sessions SET grace = NULL WHERE id = :id;
+
 -- name: delete_usage
 DELETE FROM usage WHERE kind = 'session' AND name = CAST(:id AS TEXT);
 
 -- name: set_session_state
 UPDATE sessions
-SET state = :state, ended = CASE :state WHEN 'OPEN' THEN NULL ELSE coalesce(:ended, ended) END
+SET state = :state, ended = CASE :state WHEN 'OPEN' THEN NULL ELSE coalesce(:ended, ended) END,
+    reason = CASE :state WHEN 'OPEN' THEN NULL ELSE coalesce(:reason, reason) END
 WHERE id = :id;
 
 -- name: pause_session
@@ -307,7 +312,7 @@ UPDATE sessions SET state = 'CLOSED', ended = :now
 WHERE id = :id AND state NOT IN ('CLOSED', 'PURGED') RETURNING id;
 
 -- name: session
-SELECT id, name, state, paused, weight, priority, options, environment
+SELECT id, name, state, paused, weight, priority, options, environment, grace
 FROM sessions WHERE id = ?;
 
 -- name: add_pilot
@@ -394,6 +399,7 @@ UPDATE pilots SET used = ?, counted = ? WHERE name = ?;
 -- Tasks whose places others have taken, by a retry, do not count.
 WITH retried AS MATERIALIZED (SELECT id FROM replaced)
 SELECT s.id, s.name, s.state, s.paused, s.weight, s.priority, s.created, s.ended,
+       coalesce(s.grace, 0.0) AS grace_s, s.reason,
        (SELECT count(*) FROM tasks t
         WHERE t.session = s.id AND t.id NOT IN retried) AS tasks,
        (SELECT count(*) FROM tasks t

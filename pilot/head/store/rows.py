@@ -65,12 +65,15 @@ class SessionRow(NamedTuple):
     priority: int
     options: bytes
     environment: Environment
+    #: It ends when its clients have been gone for so long, in seconds; 0: it does not.
+    grace_s: float
 
 
 def session_row(row: tuple[Any, ...]) -> SessionRow:
     """Return the session in a row; raise one of `DAMAGED` if it is none."""
-    session, name, state, paused, weight, priority, options, environment = row
-    for value, wanted in ((weight, float), (priority, int), (options, bytes), (name, str)):
+    session, name, state, paused, weight, priority, options, environment, grace = row
+    kinds = ((weight, float), (priority, int), (options, bytes), (name, str), (grace or 0.0, float))
+    for value, wanted in kinds:
         if not isinstance(value, wanted):
             raise TypeError(f"{type(value).__name__} in place of {wanted.__name__}")
     if state not in SESSION_STATES:
@@ -84,6 +87,7 @@ def session_row(row: tuple[Any, ...]) -> SessionRow:
         priority,
         options,
         _decode_environment(environment),
+        grace or 0.0,
     )
 
 

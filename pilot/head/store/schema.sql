@@ -18,7 +18,9 @@ CREATE TABLE sessions (
     created     REAL NOT NULL,
     ended       REAL,
     numbers     INTEGER NOT NULL DEFAULT 0, -- of tasks, up to this one, are given away
-    budget      REAL                        -- node-seconds; NULL: none
+    budget      REAL,                       -- node-seconds; NULL: none
+    grace       REAL,                       -- ends when its clients are gone for so long; NULL: never
+    reason      TEXT                        -- why it was ended, where nobody has asked for that
 );
 
 CREATE INDEX sessions_with_budget ON sessions (id) WHERE budget IS NOT NULL;

@@ -221,12 +221,17 @@ class Store(Reader):
             "environment": encode(message.environment),
             "created": now,
             "budget": message.budget or None,
+            "grace": message.grace_s or None,
         }
         return int(self._writer.at_once("add_session", row)[0][0])
 
     def set_session_budget(self, session: int, node_s: float) -> None:
         """Set the budget of a session in node-seconds; 0: it has none."""
         self._writer.at_once("set_session_budget", {"id": session, "budget": node_s or None})
+
+    def unbind_session(self, session: int) -> None:
+        """Record that a session no longer ends with its clients."""
+        self._writer.at_once("unbind_session", {"id": session})
 
     def leave_out(self, session: int, now: float) -> bool:
         """Close a session, but keep its unfinished tasks as they are; False if it is not open."""

@@ -77,3 +77,7 @@ CREATE TABLE aliases (
     version INTEGER NOT NULL,
     PRIMARY KEY (name, alias)
 ) WITHOUT ROWID;
+
+-- version: 14
+ALTER TABLE sessions ADD COLUMN grace REAL;
+ALTER TABLE sessions ADD COLUMN reason TEXT;

@@ -49,6 +49,8 @@ class OpenSession(Message):
     options: bytes = b""
     #: The node-seconds that its tasks may use; 0: there is no such limit.
     budget: Seconds = 0.0
+    #: It ends, and its tasks with it, when its clients have been gone for so long; 0: it does not.
+    grace_s: Seconds = 0.0
 
 
 class Reserve(Message):
@@ -109,8 +111,8 @@ class Cancel(Message):
 
 class ControlSession(Message):
     """A request to ``pause``, ``resume``, ``stop``, ``close``, ``reopen``, ``purge`` or ``delete``
-    a session; ``rejoin`` reopens it if it was closed because everybody had left. ``budget`` changes
-    its budget.
+    a session; ``rejoin`` reopens it if it was closed because everybody had left. ``unbind`` lets it
+    live without its clients, ``budget`` changes its budget.
     """
 
     request: Number

@@ -62,6 +62,7 @@ class Client:
         #: Templates and functions that each session's head has from here.
         self._introduced: dict[int, set[int]] = {}
         self._said = self.clock.now
+        self._alive_s = cluster.hasty(ALIVE_S)
         self._look()
 
     @property
@@ -88,7 +89,7 @@ class Client:
         if head is not None and head.is_alive:
             if head is not self._head or link is None or not link.is_alive:
                 self._connect(head)
-            elif self._welcomed and self.clock.now - self._said > self.cluster.hasty(ALIVE_S):
+            elif self._welcomed and self.clock.now - self._said > self._alive_s:
                 self._said = self.clock.now
                 self._send(m.Watch([]))
         self.clock.after(LOOK_S, self._look)
@@ -135,18 +136,23 @@ class Client:
         self._replies[number] = reply
         self._say(number, make(number))
 
-    def open(self, session: int, then: Callable[[int], None]) -> None:
-        """Open a session, or attach to one; `then` gets its number."""
+    def open(self, session: int, then: Callable[[int], None], grace_s: float = 0.0) -> None:
+        """Open a session, or attach to one; `then` gets its number.
+
+        With `grace_s` it ends when its clients have been gone for so long.
+        """
 
         def reply(message: m.Reply) -> None:
             if not message.error:
                 number, _, first, count = message.result
                 reserve = partial(self._reserve, number)
                 self.numbers[number] = Numbers(first, count, reserve, does_not_wait)
+                if grace := self.cluster.oracle.bound().get(number):
+                    self._alive_s = min(self._alive_s, grace / 4)
                 then(number)
 
         environment = Environment("/", (), {})
-        self._request(lambda r: m.OpenSession(r, "s", environment, session), reply)
+        self._request(lambda r: m.OpenSession(r, "s", environment, session, grace_s=grace_s), reply)
 
     def _reserve(self, session: int, count: int) -> Future[Any]:
         asked: Future[Any] = Future()

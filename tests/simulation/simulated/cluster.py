@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -48,6 +48,10 @@ from simulated.tasks import SITE, Tasks
 
 #: By then everything must have ended.
 END_S = 3000.0
+#: Clients look for a new head, and say that they live, in time for this, in seconds.
+LEAST_GRACE_S = 4.0
+#: A head ends a session, which it has to, so late at most, in seconds.
+ALONE_S = 20.0
 #: Where nothing has ended for so long, what never ends is in the way.
 STUCK_S = 60.0
 #: How long the program waits for what may never come: the shorter, the hastier a life.
@@ -103,6 +107,9 @@ class Cluster:
         self.batch = Batch(self)
         self.agents: dict[str, Agent] = {}
         self.moves = Moves(self)
+        self._graces = self.chance("graces")
+        #: Since when sessions whose clients are dead are so, as a head could know, in the end.
+        self._alone: dict[tuple[int, float, int], float] = {}
         self._epoch = 0
         #: How many tasks are unfinished, and since when.
         self._left, self._progress_at = 0, self.clock.now
@@ -199,8 +206,9 @@ class Cluster:
         self.oracle.check_end()
 
     def open_session(self, client: Client) -> None:
-        """Have a client open a session, and others attach to it."""
-        client.open(0, self._opened)
+        """Have a client open a session, and others attach to it; some end with their clients."""
+        grace_s = self._graces.choice((0.0, 0.0, max(LEAST_GRACE_S, self.hasty(40.0))))
+        client.open(0, self._opened, grace_s)
 
     def _opened(self, session: int) -> None:
         self.tasks.know(session)
@@ -232,13 +240,27 @@ class Cluster:
         self.calm = True
         client = self.a_client(self.rng)
         if not client.is_asking:
+            attended = {one for each in self.clients if each.is_alive for one in each.numbers}
+            alone = self.oracle.bound().keys() - attended
+            self._check_alone(alone)
             for session, state in self.oracle.sessions().items():
-                if state not in CLOSED_STATES:
+                if state not in CLOSED_STATES and session not in alone:
                     client.control(session, "resume")
                     client.control(session, "close")
         self._cancel_endless()
         self._forget_dead()
         self.clock.after(1.0, self._calm_down)
+
+    def _check_alone(self, alone: Collection[int]) -> None:
+        """See that sessions end by themselves whose clients are dead, and which are to end so."""
+        head, now = self.head, self.clock.now
+        if head is None or head.service is None or head.frozen_until > now:
+            return
+        for session, grace_s in self.oracle.bound().items():
+            if session in alone and session in head.service._core.sessions:
+                since = self._alone.setdefault((self._epoch, head.frozen_until, session), now)
+                most_s = self.site.config.lease.expire_s + grace_s + ALONE_S
+                assert now - since < most_s, f"{session} goes on without its clients"
 
     def _forget_dead(self) -> None:
         """Say, as a user would, that nothing runs of a dead pilot, in a job that goes on."""

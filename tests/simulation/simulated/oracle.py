@@ -232,6 +232,14 @@ class Oracle:
         )
 
     def _comes(self, event: ev.Event) -> None:
+        if isinstance(event, (ev.SessionOpened, ev.TasksCancelled)) and event.reason:
+            self.seen["ended with clients"] += 1
+            there = [
+                client.name
+                for client in self.cluster.clients
+                if client.is_alive and event.session in client.numbers
+            ]
+            assert not there, f"{event.session} ends, and {there} live"
         if isinstance(event, ev.AttemptsEnded):
             for done in event.completions:
                 children = done.children
@@ -455,6 +463,11 @@ class Oracle:
     def sessions(self) -> dict[int, str]:
         """Return the states of all sessions."""
         return dict(self.cluster.disk.read("SELECT id, state FROM sessions"))
+
+    def bound(self) -> dict[int, float]:
+        """Return the sessions that end with their clients, and after which time."""
+        read = "SELECT id, grace FROM sessions WHERE grace IS NOT NULL"
+        return dict(self.cluster.disk.read(read))
 
     def _templates(self) -> set[int]:
         return {template for (template,) in self.cluster.disk.read("SELECT id FROM templates")}
