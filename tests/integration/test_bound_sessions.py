@@ -19,6 +19,7 @@ from support.waiting import wait_until
 import pilot
 from pilot.client.events import read_events
 from pilot.client.starter import ensure_head
+from pilot.formatting import duration
 
 DEADLINE_S = 60.0
 GRACE_S = 1
@@ -34,14 +35,21 @@ print(session.id, flush=True)
 """
 
 
+#: Has a client take this machine for another one: so it connects over the network.
+_ELSEWHERE = """
+from pilot.wire import endpoints
+endpoints.boot_id = lambda: "another machine"
+"""
+
+
 def start(
-    site: SiteUnderTest, directory: Path, then: str, grace_s: float = GRACE_S
+    site: SiteUnderTest, directory: Path, then: str, grace_s: float = GRACE_S, before: str = ""
 ) -> tuple[subprocess.Popen[str], int]:
     """Start a program whose task runs; return it, and the number of its session."""
     began, wanted = directory / "began", directory / "wanted"
     client = subprocess.Popen(
         [
-            *(sys.executable, "-c", _PROGRAM + then, str(site.directory), str(grace_s)),
+            *(sys.executable, "-c", before + _PROGRAM + then, str(site.directory), str(grace_s)),
             *(str(began), str(wanted)),
         ],
         env={**os.environ, "PYTHONPATH": str(TESTS)},
@@ -57,9 +65,13 @@ def start(
 
 @contextmanager
 def program(
-    site: SiteUnderTest, directory: Path, then: str = "sys.stdin.read()\n", grace_s: float = GRACE_S
+    site: SiteUnderTest,
+    directory: Path,
+    then: str = "sys.stdin.read()\n",
+    grace_s: float = GRACE_S,
+    before: str = "",
 ) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    client, session = start(site, directory, then, grace_s)
+    client, session = start(site, directory, then, grace_s, before)
     try:
         yield client, session
     finally:
@@ -72,11 +84,11 @@ def has_ended(site: SiteUnderTest, session: int) -> Callable[[], bool]:
     return lambda: bool(site.query("session", session=session)["state"] == "CLOSED")
 
 
-def assert_ended_with_client(site: SiteUnderTest, session: int) -> None:
+def assert_ended_with_client(site: SiteUnderTest, session: int, grace_s: float = GRACE_S) -> None:
     """Everything is told, and nothing of it runs any more."""
     wait_until(has_ended(site, session), DEADLINE_S, "the session to end")
     row = site.query("session", session=session)
-    assert row["reason"] == "its client has been gone for 1.0 s"
+    assert row["reason"] == f"its client has been gone for {duration(grace_s)}"
     assert row["states"] == {"CANCELLED": 2}
     wait_until(lambda: not site.processes("pilot executor"), DEADLINE_S, "its executor to end")
     told = read_events(site.query, session=session)
@@ -129,6 +141,40 @@ def test_a_client_that_is_killed_with_the_head(local_site: SiteUnderTest, tmp_pa
         wait_until(lambda: local_site.head_pid != first, DEADLINE_S, "the head to be dead")
         ensure_head(local_site.site)
         assert_ended_with_client(local_site, session)
+
+
+def test_a_client_elsewhere_that_stands_still(
+    make_site: Callable[..., SiteUnderTest], tmp_path: Path
+) -> None:
+    """As with a laptop that is closed: the connection is there, and nothing is heard."""
+    site, grace_s = make_site(head={"address": "lo"}), 3.0
+    then = (
+        "print(session._connection._client.endpoint, flush=True)\n"
+        "from concurrent.futures import wait\n"
+        "wait([future, waits]); print(future.cancelled(), waits.cancelled(), flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with program(site, tmp_path, then, grace_s, _ELSEWHERE) as (client, session):
+        assert client.stdout is not None
+        assert client.stdout.readline().startswith("tcp://")
+        client.send_signal(signal.SIGSTOP)
+        try:
+            assert_ended_with_client(site, session, grace_s)
+        finally:
+            client.send_signal(signal.SIGCONT)
+        # It is told, once it is there again.
+        assert client.stdout.readline() == "True True\n"
+
+
+def test_a_client_elsewhere_that_lives_has_its_results(
+    make_site: Callable[..., SiteUnderTest], tmp_path: Path
+) -> None:
+    site = make_site(head={"address": "lo"})
+    then = "print(session.submit(tasks.pause, 12.0).result(), flush=True)\nsys.stdin.read()\n"
+    with program(site, tmp_path, then, 4.0, _ELSEWHERE) as (client, session):
+        assert client.stdout is not None
+        assert client.stdout.readline() == "12.0\n"
+        assert site.query("session", session=session)["state"] == "OPEN"
 
 
 def test_who_has_attached_keeps_it(local_site: SiteUnderTest, tmp_path: Path) -> None:

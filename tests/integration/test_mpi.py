@@ -201,6 +201,25 @@ def test_time_limit(session: Session) -> None:
     assert session.submit(total, 1.0).result(DEADLINE_S)[0] == 3.0
 
 
+def test_what_ranks_end_by_is_retried_as_the_options_say(session: Session) -> None:
+    class Hopeless(ValueError):
+        pass
+
+    @pilot.mpi(ranks=2, time_limit=3, retries=1, retry_timeouts=True, no_retry_on=Hopeless)
+    def hang_or_fail(fails: bool) -> int:
+        context = pilot.context()
+        if fails and context.rank == 1:
+            raise Hopeless("as told")
+        if context.attempt == 1 and not fails:
+            tasks.pause(1000)
+        return context.attempt
+
+    assert session.submit(hang_or_fail, False).result(DEADLINE_S) == 2
+    hopeless = session.submit(hang_or_fail, True)
+    assert type(hopeless.exception(DEADLINE_S)).__name__ == "Hopeless"
+    assert session.query("task", task=hopeless.task_id)["attempts"] == 1
+
+
 @pilot.mpi(ranks=2)
 def fork(waits: bool) -> str:
     child = os.fork()
