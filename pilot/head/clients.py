@@ -145,11 +145,10 @@ class Clients:
             why = f"it was submitted to session {session} under an id of another one"
         elif peer in self._peers.resumed:
             # It may have sent these to the head before, which may have finished them.
-            known = self._store.states([spec.id for spec in tasks])
             live = self._shell.core.tasks
-            ended = [spec.id for spec in tasks if spec.id in known and spec.id not in live]
-            if ended:
-                self._tell_ended(peer, ended)
+            known = self._shell.outcomes.known({spec.id for spec in tasks} - live.keys())
+            if known:
+                self._tell_ended(peer, [spec.id for spec in tasks if spec.id in known])
                 tasks = [spec for spec in tasks if spec.id not in known]
         if not self._shell.assignments.is_open(session):
             why = why or f"session {session} is closed or unknown"

@@ -105,6 +105,16 @@ class Outcomes:
             if task not in uncommitted:
                 self.forget(task)
 
+    def known(self, tasks: set[int]) -> set[int]:
+        """Return those of the tasks that there are, or were, and that have ended if none is live.
+
+        An end counts before it is committed, which takes long where the disk is full.
+        """
+        known = tasks & self._recent.keys()
+        if unknown := tasks - known:
+            known |= self._store.states(unknown).keys()
+        return known
+
     def states(self, tasks: set[int]) -> dict[int, KnownState | ToldState]:
         """Return the states of the tasks that have ended, as their dependents see them."""
         states: dict[int, KnownState | ToldState] = {

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from pilot.head.commits import RETRY_S
+from pilot.head.machine import Machine
 from pilot.head.service import TICK_S, Service
 from pilot.head.store.store import Store
 from pilot.model.ids import task_id
@@ -64,9 +66,12 @@ class Head:
         self.peers, self.store = Peers(), Store(site.database)
         batch = open_batch(site.config, site.jobs)
         batch.submit = _refuse  # no pilot is started here
-        self.service = Service(site, self.store, self.peers, batch, 1, _nothing, _nothing)
-        self.service.restore()
         self.now = NOW
+        machine = Machine(now=lambda: self.now)
+        self.service = Service(
+            site, self.store, self.peers, batch, 1, _nothing, _nothing, machine=machine
+        )
+        self.service.restore()
 
     def hear(self, message: Any) -> list[Any]:
         """Have a message arrive, and turns; returns what is said."""
@@ -275,3 +280,29 @@ def test_what_ran_is_not_refused_to_who_sends_it_again_when_its_session_has_ende
     told = [each.task for one in said if isinstance(one, m.Outcomes) for each in one.outcomes]
     refused = [task for one in said if isinstance(one, m.Accepted) for task, _ in one.refused]
     assert (told, refused) == ([first], [first + 1])
+
+
+def test_what_has_ended_is_not_taken_on_again_while_the_disk_keeps_it_from_being_written(
+    head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = head.open()
+    first = task_id(session, 1)
+    submitted = m.Submit(1, session, *_introduced(session), [_value(first)])
+    with monkeypatch.context() as full:
+        full.setattr(head.store._writer, "_put", _fail)
+        assert not head.hear(submitted), "nothing is told before it is written"
+        # The client has connected anew, and sends what nobody has answered.
+        head.hear(m.ClientHello(PROTOCOL, "1", True, [(first, 10)]))
+        assert not head.hear(submitted)
+    head.now += RETRY_S  # it has room again
+    said = head.turns()
+    told = [each for one in said if isinstance(one, m.Outcomes) for each in one.outcomes]
+    assert {(each.task, each.state) for each in told} == {(first, "COMPLETED")}
+    assert m.Accepted(1, []) in said
+    states = [
+        change.state
+        for _, changes in head.store.events(1, None, 100)
+        for change in changes
+        if change.kind == "task"
+    ]
+    assert states.count("COMPLETED") == 1, states
