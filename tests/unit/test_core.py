@@ -1391,8 +1391,13 @@ def test_the_later_attempt_goes_on_and_an_error_of_the_former_counts(
     """The old head had given the task to another pilot after an error that was not written."""
     head.apply(TasksRestored([template(retries=1)], [restored(1)]))
     held = {"a": [(1, 1)], "b": [(1, 2)]}
+    head.core.log.take()
     cancelled = [head.join(name, held=held[name]).cancel for name in order]
     assert {"a": [1]} in cancelled and {"b": [1]} not in cancelled
+    told = [change.state for change in head.core.log.take() if change.kind == "task"]
+    assert told == (["ASSIGNED", "READY", "ASSIGNED"] if order == "ab" else ["ASSIGNED"])
+    (work,) = head.core.classes.values()
+    assert (work.ready, work.assigned) == (0, 1)
     (attempt,) = head.end(done(1, "error"), pilot="a").attempts
     assert (attempt.errors, attempt.pilot) == (1, "a")
     assert head.core.pilots["a"].load == 0 and head.core.pilots["b"].load == 1

@@ -85,6 +85,7 @@ class PilotReports:
                 # A former head gave it to this one, after the attempt that the other one reports.
                 self._miss(task, range(task.attempt, attempt))
                 allocation.revoke(task, effects)
+                self._wait_again(task, now, effects, f"attempt {attempt} is in another pilot")
             if task is None or task.state == DELEGATED or task.pilot not in (None, pilot):
                 effects.cancel.setdefault(pilot.name, []).append(number)
             elif task.pilot is None and attempt <= task.ended_attempt:
@@ -264,12 +265,7 @@ class PilotReports:
         state = verdict(task.template, completion, task.errors, task.crashes)
         if state is None:
             allocation.leave_pilot(task)
-            if task.missing:
-                # Another head had given it away when an input had come that is lost again.
-                task.state = PENDING
-                self._log.task(task.id, PENDING, task.template.session, now, outcome)
-            else:
-                self._life.make_ready(task, now, effects, again=outcome)
+            self._wait_again(task, now, effects, outcome)
         elif state == COMPLETED and completion.children is not None:
             assert event is not None
             self._delegation.add_children(
@@ -277,6 +273,15 @@ class PilotReports:
             )
         else:
             self._life.end(task, state, now, effects, completion.values, completion.failure, True)
+
+    def _wait_again(self, task: Task, now: float, effects: Effects, why: str) -> None:
+        """Have a task that has left its pilot wait for one again."""
+        if task.missing:
+            # Another head had given it away when an input had come that is lost again.
+            task.state = PENDING
+            self._log.task(task.id, PENDING, task.template.session, now, why)
+        else:
+            self._life.make_ready(task, now, effects, again=why)
 
 
 def _attempt(task: Task, pilot: str, completion: Completion) -> Attempt:
