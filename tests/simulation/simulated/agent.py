@@ -139,10 +139,11 @@ class Agent:
             self.step()
 
     def has(self, task: int) -> bool:
-        """Tell whether a task is here, or will be when what has come is taken in."""
+        """Tell whether a task is here, or will be when what has come, or comes, is taken in."""
+        coming = self.link.coming() if self.link is not None else []
         return task in self.rules.held or any(
             item.task == task
-            for message in self._unheard
+            for message in [*self._unheard, *coming]
             if isinstance(message, m.Assign)
             for item in message.work
         )
@@ -256,6 +257,8 @@ class Agent:
 
     def _end(self) -> None:
         self.is_alive = False
+        for process in [*self.executors.values(), *self.worlds.values()]:
+            process.is_alive = False
         if self._asker is not None:
             self._asker.die()
         if self.cluster.agents.get(self.name) is self:

@@ -167,6 +167,10 @@ class Link:
         """The number of messages on their way to the peer."""
         return len(self._ways[1])
 
+    def coming(self) -> list[Any]:
+        """Return the messages on their way to the peer."""
+        return [self._decode(frame) for frame in self._ways[1]] if self.is_alive else []
+
     def _reach_peer(self) -> None:
         if self._is_cut(self._reach_peer):
             return
