@@ -134,7 +134,6 @@ class Pilots:
             ended = [one for one in self._lives if one not in self.fleet.pilots]
             for one in ended[: len(ended) // 2]:
                 del self._lives[one]
-        self._expected.discard(name)
         self._peers[name] = peer = PilotPeer(address)
         self.fleet.joined(name, hello.job, hello.pool, nodes, now, hello.life)
         log.info(
@@ -148,6 +147,8 @@ class Pilots:
         ends_at = now + hello.left_s if hello.left_s else hello.ends_at
         joined = ev.PilotJoined(name, hello.pool, shape, nodes, ends_at, hello.held, hello.site)
         self._shell.apply(joined, now)
+        # Not sooner: where the database failed on the way here, it is still to say what it holds.
+        self._expected.discard(name)
         for session in hello.sessions:
             if self._shell.assignments.is_open(session):
                 peer.sent[session] = Sent(set(), set())  # it is to hear of its end

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ class Head:
             self.store, lambda to, what: self.sent.append((to, what)), (), _nothing, lambda _: 0
         )
         batch = open_batch(site.config, site.jobs)
-        self.pilots = Pilots(site, self.shell, batch, 1, _nothing, NOW)
+        self.start = partial(Pilots, site, self.shell, batch, 1, _nothing, NOW)
+        self.pilots = self.start()
 
     def hear(self, address: bytes, message: Any) -> None:
         self.pilots.handlers[type(message)](address, message, NOW)
@@ -175,6 +177,25 @@ def test_pilot_that_ends_a_task_has_worked(head: Head) -> None:
     assert not head.pilots.fleet.pilots["p"].worked
     head.hear(b"p#1", m.Completions("p", 2, [done(1, "error")]))
     assert head.pilots.fleet.pilots["p"].worked
+
+
+def test_pilot_of_the_head_before_is_waited_for_until_what_it_holds_is_taken_in(
+    head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    head.hello(b"p#1", 0)
+    head.pilots.fleet.close()
+    head.pilots = head.start()
+    with monkeypatch.context() as full:
+        full.setattr(head.pilots.fleet, "joined", fail)
+        with pytest.raises(sqlite3.OperationalError):
+            head.hello(b"p#2", 0)
+    awaited = head.pilots.awaited()
+    assert awaited is not None and awaited["pilots"] == ["p"], "others would get what it holds"
+    head.hello(b"p#2", 0)
+    assert head.pilots.awaited() is None
 
 
 def _submit(head: Head, *tasks: int) -> None:
