@@ -348,7 +348,8 @@ class Fleet:
         """Record that a pilot has introduced itself, in that life of its job; return its row."""
         row = self.pilots.get(name)
         if row is None:
-            # Its intent was lost with an older database, or somebody started it by hand.
+            # It was taken for ended; its intent was lost with an older database; or somebody
+            # started it by hand.
             row = PilotRow(name, pool, nodes, 0.0, RUNNING, job, "started by hand", now)
             self._roster.add(row)
         is_first = row.state in (INTENDED, QUEUED) and row.started is None and not life
@@ -361,6 +362,16 @@ class Fleet:
         row.told, row.draining = False, bool(row.cancelled_at)
         self._roster.save(row)
         return row
+
+    def is_surplus(self, name: str) -> bool:
+        """Tell whether a pilot is in an allocation of a user's of which another one, that takes
+        tasks, has the nodes: as where it was taken for ended, and its place was filled."""
+        row = self.pilots[name]
+        return row.own and any(
+            other.own and other.job == row.job and other.heard and not other.draining
+            for other in self.pilots.values()
+            if other is not row
+        )
 
     def heard(
         self,

@@ -161,6 +161,8 @@ class Pilots:
             # After it, what runs still has the time to save its state that a signal would give.
             is_over = bool(order.within_s) and not left_s
             self._end(name, order.words, now, at_once=is_over, within_s=left_s)
+        elif self.fleet.is_surplus(name):
+            self._end(name, f"another pilot has the nodes of job {hello.job}", now)
 
     def _completions(self, address: bytes, message: m.Completions, now: float) -> None:
         self._untaken.append((address, message))

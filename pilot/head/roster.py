@@ -60,8 +60,8 @@ class Roster:
         return f"{self.prefix}{self._count}"
 
     def add(self, row: PilotRow) -> None:
-        """Add a pilot."""
-        self._store.add_pilot({name: getattr(row, name) for name in _ADDED})
+        """Add a pilot; the job of one that was taken for ended, and lives, is whose it was."""
+        row.own = self._store.add_pilot({name: getattr(row, name) for name in _ADDED})
         self._rows[row.name] = row
 
     def save(self, row: PilotRow) -> None:

@@ -333,6 +333,21 @@ def test_next_head_knows_that_the_job_is_not_its_own(head: Adopting) -> None:
     assert not head.fleet.pilots and not head.batch.cancelled, "the job goes on, the pilot does not"
 
 
+def test_pilot_that_was_taken_for_ended_is_still_in_a_job_that_is_not_ours(head: Adopting) -> None:
+    """Its agent had not heard that it was to end; meanwhile another one has the job's nodes."""
+    name = head.joined().name
+    head.fleet.ended(name, "told to", NOW)
+    head.again()
+    other = head.joined()
+    assert not head.fleet.is_surplus(other.name)
+    late = head.fleet.joined(name, "77", "main", 1, NOW)
+    assert late.own and head.fleet.is_surplus(name)
+    head.fleet.cancel_all([name])
+    assert not head.fleet.is_surplus(other.name), "that one is to end"
+    head.fleet.left(name, "it has drained")
+    assert list(head.fleet.pilots) == [other.name] and not head.batch.cancelled
+
+
 def test_next_head_knows_that_of_a_pilot_that_has_said_good_bye(head: Adopting) -> None:
     """The head died before its agent had ended."""
     row = head.joined()

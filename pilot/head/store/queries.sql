@@ -318,7 +318,8 @@ FROM sessions WHERE id = ?;
 -- name: add_pilot
 INSERT INTO pilots (name, pool, nodes, walltime, state, job, reason, own, created)
 VALUES (:name, :pool, :nodes, :walltime, :state, :job, :reason, :own, :created)
-ON CONFLICT (name) DO UPDATE SET state = excluded.state, job = excluded.job, ended = NULL;
+ON CONFLICT (name) DO UPDATE SET state = excluded.state, job = excluded.job, ended = NULL
+RETURNING own;
 
 -- name: set_pilot
 UPDATE pilots SET state = :state, job = :job, nodes = :nodes, reason = :reason,

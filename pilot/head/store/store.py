@@ -237,9 +237,10 @@ class Store(Reader):
         """Close a session, but keep its unfinished tasks as they are; False if it is not open."""
         return bool(self._writer.at_once("leave_out", {"id": session, "now": now}))
 
-    def add_pilot(self, row: dict[str, object]) -> None:
-        """Record the intent to submit a pilot, before it is submitted."""
-        self._writer.at_once("add_pilot", row)
+    def add_pilot(self, row: dict[str, object]) -> bool:
+        """Record the intent to submit a pilot, before it is submitted, or that one is there which
+        had ended; return True if it is, or was, in an allocation of a user's."""
+        return bool(self._writer.at_once("add_pilot", row)[0][0])
 
     def set_pilot(self, row: dict[str, object]) -> None:
         """Record a pilot's new state."""
