@@ -455,6 +455,8 @@ def _successors(its: PoolStatus, pilots: Sequence[PilotSupply]) -> Iterator[Grow
         )
         if nodes <= 0 or its.queued >= its.pool.max_queued:
             return
+        if nodes < its.least_at_once:
+            continue  # no task that waits finds enough there, and fewer are free for a larger one
         reason = f"{_what_for(its)}, and {pilot.name} ends in {max(0.0, pilot.left_s):.0f} s"
         yield Grow(its.pool.name, nodes, its.pool.walltime_s, reason, pilot.name)
         its.have, its.queued = its.have + nodes, its.queued + 1

@@ -542,6 +542,13 @@ def test_nodes_are_asked_for_before_those_end_that_a_full_pool_has(
     assert [d.after for d in decisions if isinstance(d, Grow)] == after
 
 
+def test_nobody_follows_a_pilot_that_is_too_small_for_what_waits() -> None:
+    """Two that follow small ones would never leave room for one that is large enough."""
+    small = [supply(name, 1, left_s=50.0, may_be_followed=True) for name in ("p1", "p2")]
+    wide = demand(1, need=Resources(ranks=2, ranks_per_node=1), required_walltime_s=100.0)
+    assert not [d for d in decide([pool(max_nodes=2)], [wide], small) if isinstance(d, Grow)]
+
+
 def test_a_pool_with_room_waits_for_nobodys_end() -> None:
     leaving = supply("p1", 2, draining=True, left_s=10.0, may_be_followed=True)
     (grow,) = [
