@@ -41,6 +41,8 @@ class PilotPeer:
     def __init__(self, address: bytes) -> None:
         self.address = address
         self.sent: dict[int, Sent] = {}
+        #: False until what it said that it holds is taken in.
+        self.is_taken_in = False
 
 
 class Blocks:

@@ -149,6 +149,7 @@ class Pilots:
         self._shell.apply(joined, now)
         # Not sooner: where the database failed on the way here, it is still to say what it holds.
         self._expected.discard(name)
+        peer.is_taken_in = True
         for session in hello.sessions:
             if self._shell.assignments.is_open(session):
                 peer.sent[session] = Sent(set(), set())  # it is to hear of its end
@@ -195,8 +196,10 @@ class Pilots:
     def _status(self, address: bytes, message: m.PilotStatus, now: float) -> None:
         name, nodes, draining = message.pilot, len(message.nodes), message.draining
         pilot = self._core.pilots.get(name)
-        if pilot is None or self._is_other(address, name):
-            # It is taken for lost, but lives: let it introduce itself again.
+        peer = self._peers.get(name)
+        if pilot is None or self._is_other(address, name) or not (peer and peer.is_taken_in):
+            # It is taken for lost, but lives, or the database failed when it came: let it
+            # introduce itself again.
             self._shell.send(address, Welcome(self._epoch, __version__, WHO_ARE_YOU))
             return
         if message.answer:

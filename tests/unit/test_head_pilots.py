@@ -198,6 +198,31 @@ def test_pilot_of_the_head_before_is_waited_for_until_what_it_holds_is_taken_in(
     assert head.pilots.awaited() is None
 
 
+def test_pilot_whose_greeting_failed_is_asked_for_it_again(
+    head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may not have the tasks that were on their way to it."""
+
+    def fail(*_: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    status = m.PilotStatus("p", [], NODES, 0.0, False)
+    head.hello(b"p#1", 0)
+    _submit(head, 1)
+    head.pilots.assign(NOW)
+    with monkeypatch.context() as full:
+        full.setattr(head.pilots.fleet, "joined", fail)
+        with pytest.raises(sqlite3.OperationalError):
+            head.hello(b"p#1", 0)
+    head.hear(b"p#1", status)
+    assert head.sent[-1][1].refused == WHO_ARE_YOU
+    head.hello(b"p#1", 0)
+    assert not head.shell.core.pilots["p"].held
+    head.sent.clear()
+    head.hear(b"p#1", status)
+    assert not head.sent
+
+
 def _submit(head: Head, *tasks: int) -> None:
     shell = head.shell
     shell.assignments.open(SessionInfo(1, "", Environment("/", (), {})), {b"f1": CODE})
