@@ -235,6 +235,10 @@ class Service:
                 self._send(m.Completions(self._identity.pilot, number, completions))
 
     def _assign(self, message: m.Assign, now: float) -> None:
+        if not self._welcomed:
+            # It crosses a greeting that has nothing of it: the head takes it for lost, and gives it
+            # out again, maybe to others.
+            return
         for session in message.sessions:
             self.sessions[session.id] = session
         for template in message.templates:

@@ -25,7 +25,7 @@ from pilot.site import open_site
 from pilot.wire.discovery import HeadAddress, process_started, write_address
 from pilot.wire.endpoints import Endpoints, boot_id
 from pilot.wire.messages import pilot as m
-from pilot.wire.messages.common import Welcome
+from pilot.wire.messages.common import WHO_ARE_YOU, Welcome
 from pilot.wire.messages.worker import ExecutorExited, NodeHello, NodeStatus
 from pilot.worker.node import UNREACHED
 
@@ -74,6 +74,24 @@ def welcomed(job: Job) -> None:
     job.hear(Welcome(1, "1", ""))
     for position, node in enumerate(("n1", "n2")):
         job.agent._take(b"", NodeHello(node, NodeShape(2), position), job.now)
+
+
+# --- greetings -----------------------------------------------------------------------------------
+
+
+def test_work_that_crosses_a_greeting_is_left_to_whom_the_head_gives_it_then(job: Job) -> None:
+    """The greeting has nothing of it, so the head takes it for lost on the way."""
+    welcomed(job)
+    known = template()
+    job.hear(m.Assign([], [], [known], [work(1)]))
+    job.hear(Welcome(1, "1", WHO_ARE_YOU))
+    hello = job.sent[-1]
+    assert isinstance(hello, m.PilotHello) and hello.held == [(1, 1)]
+    job.hear(m.Assign([], [], [], [work(2)]))
+    assert job.agent._rules.held == {1: 1}
+    job.hear(Welcome(1, "1", ""))
+    job.hear(m.Assign([], [], [known], [work(2)]))
+    assert job.agent._rules.held == {1: 1, 2: 1}
 
 
 # --- a head that is silent -----------------------------------------------------------------------

@@ -14,6 +14,7 @@ from pilot.agent.service import Identity, Notice, Service
 from pilot.scheduler.batch import JobRequest
 from pilot.scheduler.resources import NodeShape
 from pilot.wire.messages import pilot as m
+from pilot.wire.messages.common import WHO_ARE_YOU, Welcome
 from pilot.wire.messages.pilot import RunningTask
 from simulated.client import Client
 from simulated.invariants import check_rules
@@ -117,7 +118,9 @@ class Agent:
         if self.link is not None:
             self.link.send(message)
             if isinstance(message, m.Completions) and self.rng.random() < 0.03:
-                self.link.send(message)  # as if it had been asked for again
+                # The head asks who it is: all that is not committed is told again.
+                ask = partial(self._hear, Welcome(1, "", WHO_ARE_YOU))
+                self.clock.after(self.rng.uniform(0.0, 0.1), ask)
 
     def _look_for_head(self) -> None:
         head = self.cluster.head
