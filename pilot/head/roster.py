@@ -80,5 +80,8 @@ class Roster:
         return {row.pool for row in self if row.state == INTENDED}
 
     def unproven(self) -> set[str]:
-        """Return the pools with pilots, queued or running, that have not run a task yet."""
-        return {row.pool for row in self if not (row.worked or row.told)}
+        """Return the pools with pilots, queued or running, that have not run a task yet.
+
+        Those in allocations of users prove nothing: they may be too small for what waits.
+        """
+        return {row.pool for row in self if not (row.worked or row.told or row.own)}

@@ -333,6 +333,12 @@ def test_next_head_knows_that_the_job_is_not_its_own(head: Adopting) -> None:
     assert not head.fleet.pilots and not head.batch.cancelled, "the job goes on, the pilot does not"
 
 
+def test_pool_is_not_kept_waiting_for_an_adopted_job_to_run_a_task(head: Adopting) -> None:
+    """Whose pilots have failed asks for one at a time; what waits may need more nodes at once."""
+    head.joined()
+    assert not head.fleet._roster.unproven()
+
+
 def test_pilot_that_was_taken_for_ended_is_still_in_a_job_that_is_not_ours(head: Adopting) -> None:
     """Its agent had not heard that it was to end; meanwhile another one has the job's nodes."""
     name = head.joined().name
