@@ -212,7 +212,7 @@ def test_task_larger_than_any_pool(shared_site: SiteUnderTest) -> None:
         ({"time_limit": "soon"}, "time_limit: 'soon'"),
         ({"retries": -1}, "retries=-1"),
         ({"on_failure": "cry"}, "on_failure='cry': give one of fail, ignore"),
-        ({"cors": 1}, "no option 'cors'; did you mean 'cores'? There are cache"),
+        ({"cors": 1}, "no option 'cors'; did you mean 'cores'? There are after, cache"),
     ],
 )
 def test_option_without_meaning(options: dict[str, object], words: str) -> None:
