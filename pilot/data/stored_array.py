@@ -9,8 +9,10 @@ Invariants
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -22,6 +24,11 @@ from pilot.data.patience import patiently
 from pilot.data.storing import load
 from pilot.errors import ResultError
 from pilot.model.values import Value
+
+#: What lies between two parts that are read is read, too, if it is less, in bytes.
+RUN_BYTES = 64 * 1024
+#: What is read so is read in pieces of so many bytes.
+BLOCK_BYTES = 16 * 1024 * 1024
 
 
 class StoredArray:
@@ -83,8 +90,13 @@ class StoredArray:
         ResultError
             The file is gone or damaged.
         """
+        wide = _without_small_steps(key, self.shape, self.dtype.itemsize)
         try:
-            return self._dataset()[key]
+            dataset = self._dataset()
+            if wide is None:
+                return dataset[key]
+            blocks = _blocks(*wide, self.shape, self.dtype.itemsize)
+            return np.concatenate([dataset[block][wide.steps] for block in blocks])
         except OSError as cause:
             raise ResultError(f"{self} cannot be read: {cause}") from cause
 
@@ -102,6 +114,59 @@ class StoredArray:
     def _dataset(self) -> Any:
         found = patiently(lambda: segments.opened(self._path).array(self._value, self._name))
         return h5py.Dataset(found)
+
+
+class _Wide(NamedTuple):
+    """What to read for a key, and what to take of it."""
+
+    keys: tuple[int | slice, ...]
+    #: For each slice among the keys.
+    steps: tuple[slice, ...]
+
+
+def _without_small_steps(key: Any, shape: tuple[int, ...], itemsize: int) -> _Wide | None:
+    """Return what to read where a key leaves out less than `RUN_BYTES` at a time; None: the key.
+
+    Each run of bytes by itself costs as much as hundreds of kilobytes in one piece.
+    """
+    keys = list(key) if isinstance(key, tuple) else [key]
+    if not all(type(one) in (int, slice) for one in keys) or len(keys) > len(shape):
+        return None  # a list of numbers, a mask, an ellipsis: as h5py takes it
+    keys += [slice(None)] * (len(shape) - len(keys))
+    wide, steps, run = list(keys), [], itemsize
+    for axis in reversed(range(len(shape))):
+        one = keys[axis]
+        if isinstance(one, slice):
+            start, stop, step = one.indices(shape[axis])
+            is_small = step > 1 and run * step < RUN_BYTES and stop > start
+            wide[axis] = slice(start, stop) if is_small else one
+            steps.append(slice(None, None, step if is_small else None))
+        run *= shape[axis]
+    if wide == keys or 0 in _lengths(wide, shape):
+        return None
+    return _Wide(tuple(wide), tuple(reversed(steps)))
+
+
+def _lengths(keys: Iterable[int | slice], shape: tuple[int, ...]) -> list[int]:
+    """Return how many indices each key has."""
+    return [
+        len(range(*one.indices(size))) if isinstance(one, slice) else 1
+        for one, size in zip(keys, shape, strict=True)
+    ]
+
+
+def _blocks(
+    keys: tuple[int | slice, ...], steps: tuple[slice, ...], shape: tuple[int, ...], itemsize: int
+) -> Iterator[tuple[int | slice, ...]]:
+    """Yield keys that together read what these do, in pieces of `BLOCK_BYTES` or so."""
+    lengths = _lengths(keys, shape)
+    axis, first = next((n, one) for n, one in enumerate(keys) if isinstance(one, slice))
+    start, stop, step = first.indices(shape[axis])
+    taken = steps[0].step or 1
+    inner = itemsize * math.prod(lengths[axis + 1 :])
+    block = step * taken * max(1, BLOCK_BYTES // (inner * taken))
+    for begin in range(start, stop, block):
+        yield *keys[:axis], slice(begin, min(begin + block, stop), step), *keys[axis + 1 :]
 
 
 def stored_array(directory: Path, value: Value, name: str = "") -> StoredArray | NDArray[Any]:

@@ -322,6 +322,9 @@ def test_objects_on_the_command_line(make_site: Any) -> None:
         assert [row["object"] for row in rows] == ["mesh@3", "mesh@2", "mesh@1"]
         assert [row["aliases"] for row in rows] == [[], ["best"], []]
         listed = command(site, "list", "mesh").stdout
+        assert "there are more" not in command(site, "list").stderr
+        cut = command(site, "list", "--limit", "1")
+        assert "there are more" in cut.stderr and len(cut.stdout.splitlines()) == 2
         assert "mesh@2" in listed and "best" in listed and "run=2" in listed
         shown = command(site, "show", "mesh@best").stdout
         assert "mesh@2" in shown and "numpy.ndarray" in shown and "800 kB" in shown

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pilot.data import hdf5
+from pilot.data import stored_array as stored_arrays
 from pilot.data.segments import SegmentWriter, read
 from pilot.data.stored_array import StoredArray, stored_array
 from pilot.data.storing import store
@@ -32,15 +34,46 @@ KEYS: dict[str, Any] = {
     "point": (3, 4),
     "chosen": [1, 5, 9],
     "all": ...,
+    "columns": (slice(None), slice(None, None, 4)),
+    "a grid": (slice(3, 200, 7), slice(10, 333, 5)),
+    "steps beside a number": (5, slice(1, None, 2)),
+    "rows in steps": slice(1, None, 2),
+    "none": slice(5, 5, 2),
+    "no rows": (slice(5, 5), slice(None, None, 2)),
+    "no columns": (slice(None, None, 200), slice(5, 5)),
+    "nothing": (slice(None, None, 2), slice(5, 5)),
+    "beyond the end": (slice(290, 1000, 3), slice(-10, None, 2)),
 }
 
 
+@pytest.mark.parametrize("block_bytes", [1, 10_000, stored_arrays.BLOCK_BYTES])
 @pytest.mark.parametrize("array", [GRID, np.asfortranarray(GRID)], ids=["C", "Fortran"])
 @pytest.mark.parametrize("key", list(KEYS))
-def test_a_part_is_what_numpy_has_there(tmp_path: Path, key: str, array: Any) -> None:
+def test_a_part_is_what_numpy_has_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, array: Any, block_bytes: int
+) -> None:
+    monkeypatch.setattr(stored_arrays, "BLOCK_BYTES", block_bytes)
     found = stored_array(tmp_path, stored(tmp_path, array))
     assert isinstance(found, StoredArray)
     assert np.array_equal(found[KEYS[key]], array[KEYS[key]])
+
+
+def test_steps_are_not_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would be a call of its own: minutes for some megabytes."""
+    found = stored_array(tmp_path, stored(tmp_path, GRID))
+    calls = []
+    read_into = hdf5._Bytes.readinto
+
+    def counted(source: hdf5._Bytes, buffer: memoryview) -> int:
+        calls.append(len(buffer))
+        return read_into(source, buffer)
+
+    monkeypatch.setattr(hdf5._Bytes, "readinto", counted)
+    assert np.array_equal(found[:, ::4], GRID[:, ::4])
+    assert len(calls) < 20
+    calls.clear()
+    assert np.array_equal(found[::100], GRID[::100])
+    assert sum(calls) < GRID.nbytes / 10, "whole rows are left out"
 
 
 def test_it_has_what_an_array_tells_of_itself(tmp_path: Path) -> None:

@@ -29,13 +29,18 @@ def object() -> None:  # noqa: A001 - the command has this name
 def list_(name: str | None, removed: bool, limit: int, as_json: bool) -> None:
     """List the versions of named objects (default: of all), by name, the newest first."""
     with asking(current_site()) as ask:
-        rows = ask("objects", name=name, removed=removed, limit=limit)
+        # One more, to see whether there are any.
+        rows = ask("objects", name=name, removed=removed, limit=limit + 1)
+    has_more = len(rows) > limit
+    del rows[limit:]
     if as_json:
         print_json(rows)
     elif rows:
         _print_objects(rows, removed)
     else:
         note("no named objects")
+    if has_more:
+        note("there are more: name one, or give a larger --limit")
 
 
 def _print_objects(rows: list[dict[str, Any]], removed: bool) -> None:
