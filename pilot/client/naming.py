@@ -1,4 +1,4 @@
-"""What a user says of a new version of a named object, checked where it is said."""
+"""The name, tags and retention of a new version of a named object, checked as given."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class StoredArray:
 
 
 class _Wide(NamedTuple):
-    """What to read for a key, and what to take of it."""
+    """The keys to read by in place of a key, and the steps to take of that."""
 
     keys: tuple[int | slice, ...]
     #: For each slice among the keys.

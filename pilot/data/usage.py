@@ -6,6 +6,7 @@ and so is what cannot be entered.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,10 +29,10 @@ class Usage(Struct):
     size: int = 0
     files: int = 0
 
-    def add(self, size: int) -> None:
-        """Count a file."""
+    def add(self, size: int, files: int = 1) -> None:
+        """Count files of so many bytes together."""
         self.size += size
-        self.files += 1
+        self.files += files
 
 
 class SiteUsage(Struct):
@@ -47,11 +48,11 @@ def measure(directory: Path) -> SiteUsage:
     for entry in _entries(directory):
         if not entry.is_dir(follow_symlinks=False):
             part = DATABASE if entry.name.startswith("tasks.db") else OTHER
-            _add(entry, found.parts[part])
+            _count(entry, found.parts[part])
         elif entry.name in BY_SESSION:
             _measure_sessions(entry.path, entry.name, found)
         else:
-            _walk(entry.path, found.parts[entry.name if entry.name in PARTS else OTHER])
+            _count(entry, found.parts[entry.name if entry.name in PARTS else OTHER])
     return found
 
 
@@ -69,24 +70,22 @@ def session_sizes(directory: Path) -> dict[int, int]:
 def _measure_sessions(directory: str | Path, part: str, found: SiteUsage) -> None:
     for entry in _entries(directory):
         usage = Usage()
-        if entry.is_dir(follow_symlinks=False):
-            _walk(entry.path, usage)
-        else:
-            _add(entry, usage)
-        whole = found.parts[part]
-        whole.size, whole.files = whole.size + usage.size, whole.files + usage.files
+        _count(entry, usage)
+        found.parts[part].add(usage.size, usage.files)
         if entry.name.isdecimal() and usage.files:
             found.sessions.setdefault(int(entry.name), {})[part] = usage
 
 
-def _walk(directory: str, usage: Usage) -> None:
-    directories = [directory]
-    while directories:
-        for entry in _entries(directories.pop()):
-            if entry.is_dir(follow_symlinks=False):
-                directories.append(entry.path)
-            else:
-                _add(entry, usage)
+def _count(entry: os.DirEntry[str], usage: Usage) -> None:
+    """Count a file, or all files below a directory."""
+    entries = [entry]
+    while entries:
+        one = entries.pop()
+        if one.is_dir(follow_symlinks=False):
+            entries += _entries(one.path)
+        else:
+            with contextlib.suppress(OSError):
+                usage.add(one.stat(follow_symlinks=False).st_blocks * _BLOCK_BYTES)
 
 
 def _entries(directory: str | Path) -> Iterator[os.DirEntry[str]]:
@@ -95,11 +94,3 @@ def _entries(directory: str | Path) -> Iterator[os.DirEntry[str]]:
             yield from entries
     except OSError:
         return
-
-
-def _add(entry: os.DirEntry[str], usage: Usage) -> None:
-    try:
-        status = entry.stat(follow_symlinks=False)
-    except OSError:
-        return
-    usage.add(status.st_blocks * _BLOCK_BYTES)

@@ -16,7 +16,7 @@ NAME_MOST, TAGS_MOST = 200, 16 << 10
 
 
 class Naming(msgspec.Struct, array_like=True, frozen=True):
-    """What becomes known of a version besides its value, and by whom it is made."""
+    """The facts about a version besides its value, and who makes it."""
 
     name: str
     #: The class of the value; empty: unknown.

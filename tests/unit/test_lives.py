@@ -1,4 +1,4 @@
-"""What a run in a job finds of the lives that the job had before."""
+"""The traces that a run in a job finds of the lives that the job had before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `after` takes, and what is said where it takes something else."""
+"""The values that `after` takes, and the words where it takes something else."""
 
 from __future__ import annotations
 
