@@ -1,7 +1,8 @@
-"""The one way in which tests wait: for something to be so, with a deadline."""
+"""The one way in which tests wait: for something to be so, with a deadline. And a single look."""
 
 from __future__ import annotations
 
+import select
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -21,3 +22,8 @@ def wait_until(predicate: Callable[[], T], deadline_s: float = 30.0, what: str =
         )
         time.sleep(_LOOK_S)
     return value
+
+
+def readable(source: int) -> bool:
+    """Tell whether there is something to read, without waiting for it."""
+    return bool(select.select([source], [], [], 0)[0])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import select
 import stat
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.waiting import wait_until
+from support.waiting import readable, wait_until
 
 from pilot.errors import SiteError
 from pilot.wire.endpoints import FILES
@@ -193,10 +192,6 @@ def test_on_a_full_disk_a_writer_tells_that_it_lives_and_loses_nothing(tmp_path:
 
 
 # --- the two ends
-
-
-def readable(source: int) -> bool:
-    return bool(select.select([source], [], [], 0)[0])
 
 
 @pytest.fixture(autouse=True)

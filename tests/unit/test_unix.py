@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.waiting import wait_until
+from support.waiting import readable, wait_until
 
 from pilot.wire.greeting import user_of
 from pilot.wire.socket_files import remove_dead
@@ -25,10 +25,6 @@ from pilot.wire.unix import Line, Listener
 SECRET = b"s" * 40
 #: More than any kernel takes of a socket at once.
 LARGE = 5_000_000
-
-
-def readable(source: int) -> bool:
-    return bool(select.select([source], [], [], 0)[0])
 
 
 @pytest.fixture(autouse=True)
