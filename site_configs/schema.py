@@ -30,6 +30,7 @@ from pilot.site_configs.parsed_cache import keep_parsed, read_parsed
 from pilot.site_configs.units import (
     AutoSeconds,
     Bytes,
+    Compression,
     Count,
     EnvironmentText,
     Mebibytes,
@@ -137,6 +138,9 @@ class DataConfig(_Mapping, frozen=True, kw_only=True):
     keep_size_mib: Mebibytes = field(default=0, name="keep_size")
     #: How long a file that is missing is looked for again: network file systems show files late.
     patience_s: Seconds = field(default=5.0, name="patience")
+    #: Compression of large results: none, or gzip:1 (fast) to gzip:9 (small). Tasks may say
+    #: otherwise.
+    compression: Compression = 0
 
 
 class MpiConfig(_Mapping, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pilot.compression import parse_compression
 from pilot.scheduler.budgets import NodeBudget, parse_budget
 from pilot.scheduler.resources import parse_duration_s, parse_memory_mib
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     Count = int
     EnvironmentText = str
     NodeHours = NodeBudget | None
+    Compression = int
 else:
 
     def _written_as_text(name: str, *value_types: type) -> abc.ABCMeta:
@@ -50,6 +52,8 @@ else:
     EnvironmentText = _written_as_text("EnvironmentText", str)
     #: A budget: ``500 node-hours``, ``20 node-hours per day``; None: there is none.
     NodeHours = _written_as_text("NodeHours", NodeBudget, type(None))
+    #: A compression: ``none``, ``gzip:4``; the program sees its level.
+    Compression = _written_as_text("Compression", int)
 
 
 def with_mappings(data: Any, value_type: type) -> Any:
@@ -88,6 +92,8 @@ def convert_custom(custom: Any, value: Any) -> Any:
         return float(parse_duration_s(value))
     if custom is NodeHours:
         return parse_budget(value)
+    if custom is Compression:
+        return parse_compression(value)
     if custom is Mebibytes:
         return parse_memory_mib(value)
     if custom is Bytes:
@@ -118,6 +124,8 @@ def custom_schema(custom: Any) -> dict[str, Any]:
     """Return the JSON schema of one of the types with units."""
     if custom is Count:
         return {"anyOf": [{"type": "integer", "minimum": 1}, {"const": "auto"}]}
+    if custom is Compression:
+        return {"type": "string", "pattern": "^(none|gzip(:[1-9])?)$"}
     if custom is EnvironmentText:
         return {"type": ["string", "integer"]}
     return {"type": ["string", "number"], "minimum": 0}

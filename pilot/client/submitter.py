@@ -288,6 +288,7 @@ class Submitter:
             task_name=as_name(name),
             task_id=_label(number),
             inline_limit=self._site.config.data.inline_limit_bytes,
+            level=self._site.config.data.compression,
         )
 
     def _add_values(
@@ -521,6 +522,7 @@ def _template(
         defaults=tuple(_default(task, default) for default in options.default) if each else (),
         no_retry_on=options.no_retry_names(),
         retry_timeouts=options.retry_timeouts,
+        compression=options.compression or "",
     )
 
 

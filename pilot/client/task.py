@@ -32,6 +32,7 @@ from msgspec.structs import replace
 
 from pilot.client.current import find_current
 from pilot.client.ordering import After, as_tuple
+from pilot.compression import parse_compression
 from pilot.errors import PilotError
 from pilot.model.states import ON_FAILURE, OnFailure, TaskKind
 from pilot.model.tasks import exit_name
@@ -110,6 +111,9 @@ class Options(Struct, frozen=True):
     default: Any = None
     #: Take the results of an earlier run where code, arguments and inputs are the same.
     cache: bool = False
+    #: Compression of large results in their files: ``"gzip:1"`` (fast) to ``"gzip:9"`` (small), or
+    #: ``"none"``; None: as the site file says.
+    compression: str | None = None
     #: The tasks, as futures or ids, after whose ends it starts, however they end.
     after: Any = ()
 
@@ -366,6 +370,11 @@ def make_options(base: Options, changes: Mapping[str, Any]) -> Options:
             "for all that is no tuple"
         )
     options.retry_names(), options.no_retry_names()
+    if options.compression is not None:
+        try:
+            parse_compression(options.compression)
+        except ValueError as error:
+            raise OptionError(f"compression={error}") from None
     if options.pool is not None and not isinstance(options.pool, str):
         raise OptionError(f"pool={options.pool!r}: give the name of a pool")
     for name in ("cache", "retry_timeouts"):

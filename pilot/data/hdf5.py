@@ -19,8 +19,8 @@ Invariants:
 
 - a file has its final name only when it is whole and on the disk, and is never changed after that
   (it may be replaced by one that has fewer of its values, see `pilot.data.sweeping`);
-- all data sets are contiguous, and HDF5 only says where: data are read and written without it, and
-  it never meets a full disk itself;
+- all data sets are contiguous, or compressed in chunks (see `pilot.data.chunks`), and HDF5 only
+  says where: data are read and written without it, and it never meets a full disk itself;
 - HDF5 gets file objects, never names. So it takes no file locks, which Lustre may not have; and a
   user may look into a file with h5py meanwhile, which it otherwise refuses in the same process
   when the settings differ.
@@ -31,10 +31,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import io
+import math
 import os
 import struct
 import weakref
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +45,7 @@ import numpy as np
 from h5py import h5a, h5d, h5f, h5fd, h5g, h5o, h5p, h5s, h5t
 from numpy.typing import NDArray
 
-from pilot.data import durable
+from pilot.data import chunks, durable
 from pilot.data.checksum import checksum
 from pilot.data.parts import SKELETON, Parts, native_type, no_array, raw
 from pilot.data.patience import patiently
@@ -76,6 +78,18 @@ _DATASETS.set_layout(h5d.CONTIGUOUS)
 _DATASETS.set_fill_time(h5d.FILL_TIME_NEVER)
 _DATASETS.set_alloc_time(h5d.ALLOC_TIME_EARLY)
 _DATASETS.set_obj_track_times(False)
+
+
+def _chunked_datasets(chunk: tuple[int, ...], itemsize: int, level: int) -> Any:
+    """Return how data sets of compressed chunks are created."""
+    created = h5p.create(h5p.DATASET_CREATE)
+    created.set_chunk(chunk)
+    if itemsize > 1:
+        created.set_shuffle()
+    created.set_deflate(level)
+    created.set_fill_time(h5d.FILL_TIME_NEVER)
+    created.set_obj_track_times(False)
+    return created
 
 
 class Written(NamedTuple):
@@ -120,8 +134,17 @@ class Draft:
             self.discard()
             raise _cannot_write(temporary, cause) from cause
 
-    def write(self, name: str, parts: Parts) -> Written:
+    def write(self, name: str, parts: Parts, level: int = 0) -> Written:
         """Write a value as the object `name`, which must be new.
+
+        Parameters
+        ----------
+        name
+            The name.
+        parts
+            The value.
+        level
+            How much its data sets are compressed: 1 to 9, zlib's; 0: not at all.
 
         Raises
         ------
@@ -131,7 +154,7 @@ class Draft:
         encoded = name.encode()
         self._check_open()
         try:
-            written, kind, top = self._write(encoded, parts)
+            written, kind, top = self._write(encoded, parts, level)
             self._describe(top, kind, written)
         except BaseException as cause:
             with contextlib.suppress(*_HDF5_ERRORS):  # It may not be linked yet.
@@ -141,21 +164,21 @@ class Draft:
             raise
         return written
 
-    def _write(self, name: bytes, parts: Parts) -> tuple[Written, bytes, Any]:
+    def _write(self, name: bytes, parts: Parts, level: int) -> tuple[Written, bytes, Any]:
         if parts.skeleton is None:
             array = parts.arrays[0]
-            top = self._array(name, array)
+            top = self._array(name, array, level)
             kind = b"fortran" if parts.is_fortran else b"array"
             return Written(parts.size, checksum([raw(array)])), kind, top
         if not parts.arrays:
             data = np.frombuffer(parts.skeleton, np.uint8)
-            top = self._pickle(name, data)
+            top = self._pickle(name, data, level)
             return Written(parts.size, checksum([data])), b"pickle", top
         for path, array in zip(parts.names, parts.arrays, strict=True):
-            self._array(name + b"/" + path.encode(), array)
+            self._array(name + b"/" + path.encode(), array, level)
         names = "\0".join(parts.names).encode()
         data = np.frombuffer(_LENGTH.pack(len(names)) + names + parts.skeleton, np.uint8)
-        self._pickle(name + b"/" + SKELETON.encode(), data)
+        self._pickle(name + b"/" + SKELETON.encode(), data, level)
         top = h5g.open(self._file, name)
         notes = h5py.Group(top).attrs
         for key, note in parts.notes.items():
@@ -164,18 +187,37 @@ class Draft:
         total = checksum(map(raw, (*parts.arrays, data)))
         return Written(parts.size, total), b"tree", top
 
-    def _array(self, name: bytes, array: NDArray[Any]) -> Any:
-        return self._dataset(name, array, native_type(array.dtype), array.shape)
+    def _array(self, name: bytes, array: NDArray[Any], level: int) -> Any:
+        return self._dataset(name, array, native_type(array.dtype), level)
 
-    def _pickle(self, name: bytes, data: NDArray[np.uint8]) -> Any:
-        return self._dataset(name, data.view("V1"), _PICKLE_TYPE, data.shape)
+    def _pickle(self, name: bytes, data: NDArray[np.uint8], level: int) -> Any:
+        return self._dataset(name, data.view("V1"), _PICKLE_TYPE, level)
 
-    def _dataset(self, name: bytes, data: NDArray[Any], kind: Any, shape: tuple[int, ...]) -> Any:
-        space = h5s.create_simple(shape) if shape else _SCALAR
+    def _dataset(self, name: bytes, data: NDArray[Any], kind: Any, level: int) -> Any:
+        space = h5s.create_simple(data.shape) if data.shape else _SCALAR
+        if level and chunks.is_worth_it(data.shape, data.nbytes):
+            chunk = chunks.chunk_shape(data.shape, data.itemsize)
+            created = _chunked_datasets(chunk, data.itemsize, level)
+            dataset = h5d.create(self._file, name, kind, space, created, _LINKS)
+            for packed in chunks.pack(data, chunk, level):
+                self._place(dataset, packed)
+            return dataset
         dataset = h5d.create(self._file, name, kind, space, _DATASETS, _LINKS)
         if data.size:
             _write_all(self._descriptor, raw(data).data, dataset.get_offset())
         return dataset
+
+    def _place(self, dataset: Any, packed: chunks.Packed) -> None:
+        """Write a chunk where HDF5 has a place for it."""
+        data = np.frombuffer(packed.data, np.uint8)
+        self._metadata.leave_out(data)
+        try:
+            dataset.write_direct_chunk(packed.place, data, packed.left_out)
+            offset = self._metadata.apart_offset
+        finally:
+            self._metadata.leave_out(None)
+        if offset is not None:
+            _write_all(self._descriptor, data.data, offset)
 
     def _describe(self, top: Any, kind: bytes, written: Written) -> None:
         attribute = h5a.create(top, _ATTRIBUTE, _ATTRIBUTE_TYPE, _SCALAR)
@@ -212,6 +254,14 @@ class Draft:
             for child in node:
                 self._copy(name + b"/" + child, h5o.open(node, child), content)
             return h5g.open(self._file, name)
+        if (stored := _stored_chunks(node)) is not None:
+            created = node.get_create_plist()
+            copied = h5d.create(
+                self._file, name, node.get_type(), node.get_space(), created, _LINKS
+            )
+            for packed in stored.read(content):
+                self._place(copied, packed)
+            return copied
         copied = h5d.create(self._file, name, node.get_type(), node.get_space(), _DATASETS, _LINKS)
         left = node.get_storage_size()
         block = bytearray(min(left, _COPY_BYTES))
@@ -492,9 +542,40 @@ def _skeleton(group: Any, source: _Bytes) -> tuple[list[str], bytes]:
 
 def _read_data(dataset: Any, source: _Bytes) -> NDArray[Any]:
     data = np.empty(dataset.shape, dataset.dtype)
-    if data.size:
+    if not data.size:
+        return data
+    if (stored := _stored_chunks(dataset)) is not None:
+        for packed in stored.read(source):
+            chunks.unpack(packed, stored.chunk, data)
+    else:
         source.read_into(raw(data).data, dataset.get_offset())
     return data
+
+
+class _Chunks(NamedTuple):
+    """The chunks of a data set in a finished file."""
+
+    dataset: Any
+    chunk: tuple[int, ...]
+
+    def read(self, source: _Bytes) -> Iterator[chunks.Packed]:
+        """Yield the chunks as they are in the file."""
+        most = math.prod(self.chunk) * self.dataset.get_type().get_size()
+        for place in chunks.places(self.dataset.shape, self.chunk):
+            found = self.dataset.get_chunk_info_by_coord(place)
+            if found.size > most:
+                raise ValueError("a chunk is damaged")
+            data = bytearray(found.size)
+            source.read_into(memoryview(data), found.byte_offset)
+            yield chunks.Packed(place, data, found.filter_mask)
+
+
+def _stored_chunks(dataset: Any) -> _Chunks | None:
+    """Return the chunks of a data set; None if it is contiguous."""
+    created = dataset.get_create_plist()
+    if created.get_layout() != h5d.CHUNKED:
+        return None
+    return _Chunks(dataset, created.get_chunk())
 
 
 class _Bytes:
@@ -559,6 +640,14 @@ class _Metadata:
         self._extents: dict[int, int] = {}
         self._position = 0
         self._size = 0
+        #: Data that HDF5 is given meanwhile: where it wants them is noted, and they are not kept.
+        self._apart: NDArray[np.uint8] | None = None
+        #: Where it wants them; None if it has not said so (then it has a copy, which is kept).
+        self.apart_offset: int | None = None
+
+    def leave_out(self, data: NDArray[np.uint8] | None) -> None:
+        """Note where these data are to be, instead of keeping them; None: keep all."""
+        self._apart, self.apart_offset = data, None
 
     def write_to(self, descriptor: int) -> None:
         """Write the metadata to the file behind `descriptor`."""
@@ -592,11 +681,21 @@ class _Metadata:
 
     def write(self, data: memoryview) -> int:
         size = len(data)
-        self._copy(self._position, memoryview(data).cast("B"), into_pages=True)
-        self._extents[self._position] = max(size, self._extents.get(self._position, 0))
+        if self._is_apart(data):
+            self.apart_offset = self._position
+        else:
+            self._copy(self._position, memoryview(data).cast("B"), into_pages=True)
+            self._extents[self._position] = max(size, self._extents.get(self._position, 0))
         self._position += size
         self._size = max(self._size, self._position)
         return size
+
+    def _is_apart(self, data: memoryview) -> bool:
+        """Tell whether this is what is to be left out: the same memory."""
+        apart = self._apart
+        if apart is None or len(data) != apart.size:
+            return False
+        return np.frombuffer(data, np.uint8).ctypes.data == apart.ctypes.data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self._position = offset + (self._size if whence == os.SEEK_END else 0)

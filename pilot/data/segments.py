@@ -93,8 +93,10 @@ class SegmentWriter:
         #: Held while files are brought to the disk. So `add` waits for no disk.
         self._sealing = threading.Lock()
 
-    def add(self, session: str, task_name: str, task_id: str, index: int, obj: object) -> Unsealed:
-        """Write one result, which `seal` makes permanent.
+    def add(
+        self, session: str, task_name: str, task_id: str, index: int, obj: object, level: int = 0
+    ) -> Unsealed:
+        """Write one result, compressed by `level` (see `Draft.write`); `seal` makes it permanent.
 
         Raises
         ------
@@ -103,10 +105,16 @@ class SegmentWriter:
         StorageError
             The result cannot be written. The results before it are not affected.
         """
-        return self.add_parts(session, task_name, task_id, index, take_apart(obj))
+        return self.add_parts(session, task_name, task_id, index, take_apart(obj), level)
 
     def add_parts(
-        self, session: str, task_name: str, task_id: str, index: int, parts: Parts
+        self,
+        session: str,
+        task_name: str,
+        task_id: str,
+        index: int,
+        parts: Parts,
+        level: int = 0,
     ) -> Unsealed:
         """Write one result that was taken apart already; see `add`."""
         with self._lock:
@@ -115,7 +123,7 @@ class SegmentWriter:
             group = f"/{component(session)}/{component(task_name)}/{component(task_id)}"
             name = unique(f"{group}/{index}", segment.names)
             try:
-                written = patiently(lambda: segment.draft.write(name, parts))
+                written = patiently(lambda: segment.draft.write(name, parts, level))
             except BaseException:
                 segment.names.discard(name)
                 raise

@@ -37,8 +37,10 @@ def store(
     task_id: str,
     index: int = 0,
     inline_limit: int = INLINE_LIMIT_BYTES,
+    level: int = 0,
 ) -> Value | Unsealed:
-    """Encode `obj` inline, or write it into the open segment of `session`.
+    """Encode `obj` inline, or write it into the open segment of `session`, compressed by `level`
+    (1 to 9; 0: not).
 
     Returns
     -------
@@ -56,7 +58,7 @@ def store(
         payload = encode(obj)
         if len(payload) <= inline_limit:
             return Value(len(payload), payload)
-    return writer.add(session, task_name, task_id, index, obj)
+    return writer.add(session, task_name, task_id, index, obj, level)
 
 
 def _surely_larger(obj: object, limit: int) -> bool:
@@ -123,9 +125,11 @@ class LazyWriter:
         self._arguments = (site_dir, owner)
         self._writer: SegmentWriter | None = None
 
-    def add(self, session: str, task_name: str, task_id: str, index: int, obj: object) -> Unsealed:
+    def add(
+        self, session: str, task_name: str, task_id: str, index: int, obj: object, level: int = 0
+    ) -> Unsealed:
         """Write one result; see `SegmentWriter.add`."""
-        return self._opened().add(session, task_name, task_id, index, obj)
+        return self._opened().add(session, task_name, task_id, index, obj, level)
 
     def add_parts(
         self, session: str, task_name: str, task_id: str, index: int, parts: Parts

@@ -66,6 +66,8 @@ class Template(msgspec.Struct, array_like=True, frozen=True):
     no_retry_on: tuple[str, ...] = ()
     #: True if an attempt that ended by its time limit is retried as one that raised.
     retry_timeouts: bool = False
+    #: Compression of the results: ``none``, ``gzip:4``…; empty: as the site file says.
+    compression: str = ""
 
 
 class TaskSpec(msgspec.Struct, array_like=True, frozen=True):

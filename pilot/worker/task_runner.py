@@ -45,6 +45,7 @@ from pilot.client.stopping import LISTENS, Stopping, never
 from pilot.client.submission import Submission
 from pilot.client.submitter import Submitter
 from pilot.client.task import Task
+from pilot.compression import parse_compression
 from pilot.data.patience import is_passing, is_there, patiently, set_patience, when_there
 from pilot.data.pickling_by_value import ClassState, class_states, give_again, times_given
 from pilot.data.storing import LazyWriter, store
@@ -135,6 +136,7 @@ class TaskRunner:
         self._ranks = ranks
         set_patience(site.config.data.patience_s)
         self._inline_limit = site.config.data.inline_limit_bytes
+        self._level = site.config.data.compression
         self._payloads: dict[bytes, bytes] = {}
         self._functions: dict[bytes, Callable[..., Any]] = {}
         #: The states of the script's classes when each function was sent, by its digest.
@@ -451,6 +453,8 @@ class TaskRunner:
         if self._writer is None:
             self._writer = LazyWriter(self._site.directory, self._owner)
         delegated = delegations(results)
+        said = template.compression
+        level = parse_compression(said) if said else self._level
         values = [
             NO_VALUE
             if index in delegated
@@ -462,6 +466,7 @@ class TaskRunner:
                 task_id=label,
                 index=index,
                 inline_limit=self._inline_limit,
+                level=level,
             )
             for index, value in enumerate(results)
         ]

@@ -69,6 +69,9 @@ class CommonOptions(_Mapping):
     pool: str | UnsetType | None = UNSET
     #: Take the results of an earlier run where code, arguments and inputs are the same.
     cache: bool | UnsetType = UNSET
+    #: Compression of large results in their files: gzip:1 (fast) to gzip:9 (small), or none; as the
+    #: site file says by default.
+    compression: str | UnsetType | None = UNSET
     #: What follows when the task has failed for good: its dependents are aborted (fail), run with
     #: its default (ignore), are cancelled (cancel_successors), or the session ends (stop_session).
     on_failure: OnFailure | UnsetType = UNSET

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from support import tasks
@@ -257,6 +258,19 @@ def test_parts_of_one_of_several_results(session: Session) -> None:
     with pytest.raises(TypeError, match="2 results"):
         future.array()
     assert future[0].array(timeout=DEADLINE_S)[999, 99] == 99999.0
+
+
+def test_a_compressed_result_is_one_for_other_programs_too(
+    session: Session, shared_site: SiteUnderTest
+) -> None:
+    future = session.submit(pilot.task(compression="gzip:1")(grids), 3000)
+    field: Any = future.array("u", timeout=DEADLINE_S)
+    assert np.array_equal(field[10:20, 3], np.arange(1003.0, 2003.0, 100.0))
+    assert np.array_equal(future.result()["u"], grids(3000)["u"])
+    (value,) = shared_site.query("result", task=future.task_id)["values"]
+    with h5py.File(shared_site.directory / value["path"]) as file:
+        stored = file[value["name"]]["u"]
+        assert stored.compression == "gzip" and np.array_equal(stored[()], grids(3000)["u"])
 
 
 def test_a_task_that_has_failed_has_no_array(session: Session) -> None:

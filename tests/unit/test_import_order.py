@@ -24,6 +24,7 @@ ROWS = (
         "regular_files",
         "version",
         "limits",
+        "compression",
         "clock",
         "texts",
         "formatting",
