@@ -43,9 +43,14 @@ WORKLOADS = (
     "CURVES",
     "SCALE",
     "START",
+    "CHAIN",
+    "FANOUT",
+    "ALLTOALL",
+    "MATMUL",
+    "CHOLESKY",
 )
 #: These go to a Slurm where there is one.
-SLURM_WORKLOADS = ("W5", "W6")
+SLURM_WORKLOADS = ("W5", "W6", "ALLTOALL")
 #: A workload that takes longer is ended, in seconds; with --large much more.
 LIMIT_S, LARGE_LIMIT_S = 900.0, 7200.0
 #: What each peer may take has a limit of its own, and comes on top.

@@ -1,7 +1,8 @@
 """The loads of W1 to W4 and of the curves: the work of a contender while a clock runs.
 
 Each is written once, for everything that `systems` describes, and gives plain figures, so that a
-peer can be asked for it through a pipe. Every result is checked. Graphs are in `graphs`.
+peer can be asked for it through a pipe. Every result is checked. Graphs are in `graphs`, linear
+algebra in `blocked`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bench import graphs, tasks
+from bench import blocked, graphs, tasks
 from bench.measure import Deadline
 from bench.systems import Commander, Launcher, System
 
@@ -146,5 +147,7 @@ LOADS: dict[str, Callable[..., Any]] = {
         chain,
         joins_apart,
         joins_in_row,
+        blocked.matmul,
+        blocked.cholesky,
     )
 }

@@ -113,6 +113,28 @@ def written(pid: int) -> int:
     return _field(Path(f"/proc/{pid}/io"), "write_bytes:")
 
 
+def read(pid: int) -> int:
+    """Return the bytes that a process has read by system calls, from wherever they came; what it
+    has mapped, or received from sockets, is not among them."""
+    return _field(Path(f"/proc/{pid}/io"), "rchar:")
+
+
+def shared_mib(pids: Iterable[int]) -> float:
+    """Return the memory of processes together in MiB; what several of them have in common counts
+    once in all (``Pss``)."""
+    return sum(_field(Path(f"/proc/{pid}/smaps_rollup"), "Pss:") for pid in pids) / 1024
+
+
+def size_mib(directory: Path) -> float:
+    """Return the size in MiB of the files below a directory that are there when they are looked
+    at."""
+    size = 0
+    for path in directory.rglob("*"):
+        with contextlib.suppress(OSError):
+            size += path.stat().st_size if path.is_file() else 0
+    return size / (1 << 20)
+
+
 def _field(path: Path, name: str) -> int:
     """Return the number behind a word; 0 if the process is gone."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,6 +31,16 @@ class Pilot:
     def values(self, futures: Sequence[Any], timeout_s: float) -> list[Any]:
         """Return the values of futures."""
         return list(pilot.gather(futures, timeout=timeout_s))
+
+    def wait(self, futures: Sequence[Any], timeout_s: float) -> None:
+        """Wait until all have ended, and read nothing."""
+        if concurrent.futures.wait(futures, timeout_s).not_done:
+            raise TimeoutError(f"{self.name} was not done after {timeout_s:.0f} s")
+
+    def release(self, futures: Sequence[Any]) -> None:
+        """Release results."""
+        if hasattr(self.session, "release"):
+            self.session.release(futures)
 
     def commands(self, argv: Sequence[str], count: int, timeout_s: float) -> None:
         """Run shell tasks, in one frame."""

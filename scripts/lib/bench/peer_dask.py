@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import dask  # type: ignore[import-not-found,import-untyped,unused-ignore]  # a peer
 from distributed import Client, LocalCluster, wait  # type: ignore[import-not-found,import-untyped,unused-ignore]  # a peer
 
-from bench import loads
+from bench import loads, measure
 
 NAME = "Dask distributed"
 LOADS = dict.fromkeys(loads.LOADS, 1.0)
@@ -39,10 +40,31 @@ class Dask:
         columns = [list(column) for column in zip(*rows, strict=True)]
         return list(self._client.map(function, *columns, pure=False))
 
+    def wait(self, futures: Sequence[Any], timeout_s: float) -> None:
+        """Wait until all have ended."""
+        wait(futures, timeout=timeout_s)
+
+    def release(self, futures: Sequence[Any]) -> None:
+        """Let go of futures: their values go with the last task that needs them."""
+        for future in futures:
+            future.release()
+
+    def traffic(self) -> dict[str, float]:
+        """Return what the workers have written to disks, and got from each other."""
+        found = self._client.run(_traffic).values()
+        return {name: sum(one[name] for one in found) for name in ("written", "moved")}
+
     def values(self, futures: Sequence[Any], timeout_s: float) -> list[Any]:
         """Return the values of futures, in one request."""
         wait(futures, timeout=timeout_s)
         return list(self._client.gather(list(futures)))
+
+
+def _traffic(dask_worker: Any) -> dict[str, int]:
+    return {
+        "written": measure.written(os.getpid()),
+        "moved": dask_worker.transfer_outgoing_bytes_total,
+    }
 
 
 @contextlib.contextmanager

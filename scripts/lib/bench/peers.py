@@ -24,6 +24,8 @@ PEERS = {
     "radical": "radical.pilot",
     "qcg": "qcg-pilotjob",
 }
+#: What the loads need beside a peer.
+BESIDE = {"dask": ("numpy",)}
 VARIABLE = "PILOT_BENCH_PEERS"
 #: How long an import, and an installation, may take, in seconds.
 CHECK_S, INSTALL_S = 60.0, 900.0
@@ -84,9 +86,10 @@ def install_all(directory: Path) -> int:
     failed = False
     for name, distribution in PEERS.items():
         home = directory.absolute() / name
+        pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet"]
         steps = (
             [sys.executable, "-m", "venv", str(home)],
-            [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", distribution],
+            [*pip, distribution, *BESIDE.get(name, ())],
         )
         why = next(filter(None, map(_failure, steps)), "")
         print(f"{name}: {why or 'installed'}", flush=True)

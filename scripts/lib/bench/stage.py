@@ -208,6 +208,16 @@ def cpu_by_role(roles: dict[str, list[int]]) -> dict[str, float]:
     return {"client": time.process_time(), **used}
 
 
+def traffic(site: Site) -> dict[str, float]:
+    """Return the bytes that the processes of a site have ``written`` to disks so far, and those
+    that were ``moved`` into its executors by reading files."""
+    roles = site_processes(site)
+    return {
+        "written": sum(measure.written(pid) for pids in roles.values() for pid in pids),
+        "moved": sum(map(measure.read, roles.get("executor", []))),
+    }
+
+
 def end_site(site: Site) -> None:
     """End the head of a site and its pilots, in whatever state they are."""
     if find_head(site) is not None:

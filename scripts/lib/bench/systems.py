@@ -1,4 +1,4 @@
-"""The kinds of contender, three in all, that the loads (`loads`) are written for.
+"""The kinds of contender that the loads (`loads`) are written for.
 
 So all contenders run the same functions, in the same order, and their results are checked by the
 same lines. Nothing here or in `loads` imports Pilot: the processes of peers use it, too.
@@ -29,6 +29,21 @@ class System(Protocol):
 
     def values(self, futures: Sequence[Any], timeout_s: float) -> list[Any]:
         """Wait for all futures and return their values; raise an error if that takes longer."""
+
+
+@runtime_checkable
+class BlockSystem(System, Protocol):
+    """A system that keeps large values where they are until they are asked for, or released."""
+
+    def wait(self, futures: Sequence[Any], timeout_s: float) -> None:
+        """Wait until all have ended, and read no values; raise an error if that takes longer."""
+
+    def release(self, futures: Sequence[Any]) -> None:
+        """Tell the system that nobody will ask for these again, where it can be told."""
+
+    def traffic(self) -> dict[str, float]:
+        """Return the bytes that its processes have ``written`` to disks so far, and those that
+        were ``moved`` into the processes that run functions."""
 
 
 @runtime_checkable
