@@ -18,20 +18,25 @@ import xxhash
 from numpy.typing import NDArray
 
 
-def checksum(pieces: Iterable[NDArray[np.uint8]]) -> int:
-    """Return the checksum of pieces as if they were one; none of them is copied.
+class Checksum:
+    """The checksum of pieces as if they were one; none of them is copied.
 
     Parameters
     ----------
     pieces
-        One-dimensional, contiguous bytes, in their order.
-
-    Returns
-    -------
-    int
-        In 0 … 2**64 - 1.
+        The first ones, as `add` takes them.
     """
-    total = xxhash.xxh3_64()
-    for piece in pieces:
-        total.update(piece.data)
-    return total.intdigest()
+
+    def __init__(self, pieces: Iterable[NDArray[np.uint8]] = ()) -> None:
+        self._state = xxhash.xxh3_64()
+        for piece in pieces:
+            self.add(piece)
+
+    def add(self, piece: NDArray[np.uint8]) -> None:
+        """Add the next piece: one-dimensional, contiguous bytes."""
+        self._state.update(piece.data)
+
+    @property
+    def value(self) -> int:
+        """The checksum of what was added so far, in 0 … 2**64 - 1."""
+        return self._state.intdigest()

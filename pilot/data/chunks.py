@@ -46,12 +46,12 @@ def is_worth_it(shape: Place, nbytes: int) -> bool:
     return bool(shape) and nbytes >= LEAST_BYTES
 
 
-def chunk_shape(shape: Place, itemsize: int) -> Place:
+def chunk_shape(shape: Place, itemsize: int, most_bytes: int = CHUNK_BYTES) -> Place:
     """Return the shape of an array's chunks: whole last dimensions, as many as they hold."""
     chunk = [1] * len(shape)
     inner = itemsize
     for axis in reversed(range(len(shape))):
-        most = max(1, CHUNK_BYTES // inner)
+        most = max(1, most_bytes // inner)
         # Chunks of like sizes, so that the last one, which is as large, is not half empty.
         chunk[axis] = math.ceil(shape[axis] / math.ceil(shape[axis] / most))
         if chunk[axis] < shape[axis]:
@@ -64,6 +64,13 @@ def places(shape: Place, chunk: Place) -> Iterator[Place]:
     """Yield where the chunks of an array begin, in its order."""
     axes = (range(0, size, step) for size, step in zip(shape, chunk, strict=True))
     return itertools.product(*axes)
+
+
+def blocks(array: NDArray[Any], most_bytes: int) -> Iterator[NDArray[Any]]:
+    """Yield an array, which is not empty, in blocks that follow each other in C's order."""
+    shape = chunk_shape(array.shape, array.itemsize, most_bytes)
+    for place in places(array.shape, shape):
+        yield array[_slices(place, shape)]
 
 
 def pack(array: NDArray[Any], chunk: Place, level: int) -> Iterator[Packed]:

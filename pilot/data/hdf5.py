@@ -46,8 +46,17 @@ from h5py import h5a, h5d, h5f, h5fd, h5g, h5o, h5p, h5s, h5t
 from numpy.typing import NDArray
 
 from pilot.data import chunks, durable
-from pilot.data.checksum import checksum
-from pilot.data.parts import SKELETON, Parts, native_type, no_array, raw
+from pilot.data.checksum import Checksum
+from pilot.data.parts import (
+    PIECE_BYTES,
+    SKELETON,
+    Parts,
+    is_fortran,
+    native_type,
+    no_array,
+    pieces,
+    raw,
+)
 from pilot.data.patience import patiently
 from pilot.errors import PilotError, ResultError, StorageError
 
@@ -62,6 +71,11 @@ _ATTRIBUTE_TYPE = h5t.py_create(_ATTRIBUTE_DTYPE, logical=True)
 _PICKLE_TYPE = h5t.create(h5t.OPAQUE, 1)
 
 _SCALAR = h5s.create(h5s.SCALAR)
+
+#: Of large arrays in a group that are to be read into Fortran's order at once.
+_ORDER = b"pilot.order"
+_FORTRAN = np.array(b"fortran")
+_ORDER_TYPE = h5t.py_create(_FORTRAN.dtype, logical=True)
 
 #: So much is copied at a time from file to file.
 _COPY_BYTES = 4 * 1024 * 1024
@@ -165,35 +179,37 @@ class Draft:
         return written
 
     def _write(self, name: bytes, parts: Parts, level: int) -> tuple[Written, bytes, Any]:
+        total = Checksum()
         if parts.skeleton is None:
-            array = parts.arrays[0]
-            top = self._array(name, array, level)
+            top = self._array(name, parts.arrays[0], level, total)
             kind = b"fortran" if parts.is_fortran else b"array"
-            return Written(parts.size, checksum([raw(array)])), kind, top
+            return Written(parts.size, total.value), kind, top
         if not parts.arrays:
-            data = np.frombuffer(parts.skeleton, np.uint8)
-            top = self._pickle(name, data, level)
-            return Written(parts.size, checksum([data])), b"pickle", top
+            top = self._pickle(name, np.frombuffer(parts.skeleton, np.uint8), level, total)
+            return Written(parts.size, total.value), b"pickle", top
         for path, array in zip(parts.names, parts.arrays, strict=True):
-            self._array(name + b"/" + path.encode(), array, level)
+            dataset = self._array(name + b"/" + path.encode(), array, level, total)
+            if array.nbytes > PIECE_BYTES and is_fortran(array):
+                h5a.create(dataset, _ORDER, _ORDER_TYPE, _SCALAR).write(_FORTRAN, _ORDER_TYPE)
         names = "\0".join(parts.names).encode()
         data = np.frombuffer(_LENGTH.pack(len(names)) + names + parts.skeleton, np.uint8)
-        self._pickle(name + b"/" + SKELETON.encode(), data, level)
+        self._pickle(name + b"/" + SKELETON.encode(), data, level, total)
         top = h5g.open(self._file, name)
         notes = h5py.Group(top).attrs
         for key, note in parts.notes.items():
             if key.encode() != _ATTRIBUTE:
                 notes[key] = note
-        total = checksum(map(raw, (*parts.arrays, data)))
-        return Written(parts.size, total), b"tree", top
+        return Written(parts.size, total.value), b"tree", top
 
-    def _array(self, name: bytes, array: NDArray[Any], level: int) -> Any:
-        return self._dataset(name, array, native_type(array.dtype), level)
+    def _array(self, name: bytes, array: NDArray[Any], level: int, total: Checksum) -> Any:
+        return self._dataset(name, array, native_type(array.dtype), level, total)
 
-    def _pickle(self, name: bytes, data: NDArray[np.uint8], level: int) -> Any:
-        return self._dataset(name, data.view("V1"), _PICKLE_TYPE, level)
+    def _pickle(self, name: bytes, data: NDArray[np.uint8], level: int, total: Checksum) -> Any:
+        return self._dataset(name, data.view("V1"), _PICKLE_TYPE, level, total)
 
-    def _dataset(self, name: bytes, data: NDArray[Any], kind: Any, level: int) -> Any:
+    def _dataset(
+        self, name: bytes, data: NDArray[Any], kind: Any, level: int, total: Checksum
+    ) -> Any:
         space = h5s.create_simple(data.shape) if data.shape else _SCALAR
         if level and chunks.is_worth_it(data.shape, data.nbytes):
             chunk = chunks.chunk_shape(data.shape, data.itemsize)
@@ -201,10 +217,16 @@ class Draft:
             dataset = h5d.create(self._file, name, kind, space, created, _LINKS)
             for packed in chunks.pack(data, chunk, level):
                 self._place(dataset, packed)
+            for piece in pieces(data):
+                total.add(piece)
             return dataset
         dataset = h5d.create(self._file, name, kind, space, _DATASETS, _LINKS)
         if data.size:
-            _write_all(self._descriptor, raw(data).data, dataset.get_offset())
+            offset = dataset.get_offset()
+            for piece in pieces(data):
+                _write_all(self._descriptor, piece.data, offset)
+                total.add(piece)
+                offset += piece.size
         return dataset
 
     def _place(self, dataset: Any, packed: chunks.Packed) -> None:
@@ -250,6 +272,12 @@ class Draft:
             raise _cannot_write(self.temporary, cause) from cause
 
     def _copy(self, name: bytes, node: Any, content: _Bytes) -> Any:
+        copied = self._copy_data(name, node, content)
+        if isinstance(node, h5d.DatasetID) and h5a.exists(node, _ORDER):
+            h5a.create(copied, _ORDER, _ORDER_TYPE, _SCALAR).write(_FORTRAN, _ORDER_TYPE)
+        return copied
+
+    def _copy_data(self, name: bytes, node: Any, content: _Bytes) -> Any:
         if isinstance(node, h5g.GroupID):
             for child in node:
                 self._copy(name + b"/" + child, h5o.open(node, child), content)
@@ -503,8 +531,9 @@ def _read(file: Any, source: _Bytes, path: Path, name: str, expected: int | None
         if isinstance(top, h5g.GroupID):
             parts, found = _read_tree(top, source)
         else:
-            data = _read_data(top, source)
-            found = checksum([raw(data)])
+            total = Checksum()
+            data = _read_data(top, source, total, kind == b"fortran")
+            found = total.value
             if isinstance(top.get_type(), h5t.TypeOpaqueID):
                 parts = Parts([], [], data.tobytes(), {})
             else:
@@ -527,28 +556,45 @@ def _description(top: Any) -> tuple[bytes, Written]:
 
 def _read_tree(group: Any, source: _Bytes) -> tuple[Parts, int]:
     names, skeleton = _skeleton(group, source)
-    arrays = [_read_data(h5o.open(group, name.encode()), source) for name in names]
-    data = np.frombuffer(skeleton, np.uint8)
+    total = Checksum()
+    arrays = []
+    for name in names:
+        dataset = h5o.open(group, name.encode())
+        arrays.append(_read_data(dataset, source, total, h5a.exists(dataset, _ORDER)))
+    total.add(np.frombuffer(skeleton, np.uint8))
     begin = _LENGTH.size + _LENGTH.unpack_from(skeleton)[0]
-    return Parts(arrays, names, skeleton[begin:], {}), checksum(map(raw, (*arrays, data)))
+    return Parts(arrays, names, skeleton[begin:], {}), total.value
 
 
 def _skeleton(group: Any, source: _Bytes) -> tuple[list[str], bytes]:
     """Return the names of a value's arrays, and the bytes that have them and the pickle."""
-    packed = _read_data(h5o.open(group, SKELETON.encode()), source).tobytes()
+    dataset = h5o.open(group, SKELETON.encode())
+    packed = _read_data(dataset, source, Checksum(), False).tobytes()
     names = packed[_LENGTH.size : _LENGTH.size + _LENGTH.unpack_from(packed)[0]]
     return names.decode().split("\0"), packed
 
 
-def _read_data(dataset: Any, source: _Bytes) -> NDArray[Any]:
-    data = np.empty(dataset.shape, dataset.dtype)
+def _read_data(dataset: Any, source: _Bytes, total: Checksum, is_fortran: bool) -> NDArray[Any]:
+    """Read an array, in Fortran's order or C's, and add it to a checksum."""
+    data = np.empty(dataset.shape, dataset.dtype, "F" if is_fortran else "C")
     if not data.size:
         return data
     if (stored := _stored_chunks(dataset)) is not None:
         for packed in stored.read(source):
             chunks.unpack(packed, stored.chunk, data)
-    else:
+        for piece in pieces(data):
+            total.add(piece)
+    elif data.flags.c_contiguous:
         source.read_into(raw(data).data, dataset.get_offset())
+        total.add(raw(data))
+    else:
+        offset = dataset.get_offset()
+        for block in chunks.blocks(data, PIECE_BYTES):
+            piece = np.empty(block.shape, block.dtype)
+            source.read_into(raw(piece).data, offset)
+            total.add(raw(piece))
+            block[...] = piece
+            offset += piece.nbytes
     return data
 
 

@@ -10,8 +10,9 @@ Invariants:
 
 - an array is lifted only where HDF5 gives back the same dtype; others (objects, Unicode, dates)
   stay in the pickle, as do instances of subclasses;
-- a lifted array is C-contiguous, in memory and in files; one that was in Fortran's order is in that
-  order again when it comes back;
+- a lifted array is in C's order in files; one that was in Fortran's order is in that order again
+  when it comes back;
+- no array is copied as a whole on its way: see `pieces`;
 - names are unique, have no empty component, and none that is ``.``.
 """
 
@@ -28,6 +29,7 @@ import numpy as np
 from h5py import h5t
 from numpy.typing import NDArray
 
+from pilot.data import chunks
 from pilot.data.pickles import TooLargeError, needs_cloudpickle, unpickled
 from pilot.data.pickling_by_value import pickler
 from pilot.data.unpicklable import decoding_error, encoding_error
@@ -43,6 +45,9 @@ _SMALL_ARRAYS = 256
 _NAMED_OBJECTS = 10_000
 _NAMED_DEPTH = 16
 
+#: What an array in another order than C's is copied by.
+PIECE_BYTES = 16 * 1024 * 1024
+
 #: HDF5 has no more dimensions.
 _MAX_DIMENSIONS = 32
 
@@ -55,7 +60,7 @@ UNNAMED = ".arrays"
 class Parts:
     """An object taken apart into arrays and a pickle."""
 
-    #: Lifted arrays, C-contiguous, in the order of their marks in the skeleton.
+    #: Lifted arrays, in the order of their marks in the skeleton.
     arrays: list[NDArray[Any]]
     #: One per array: a path with ``/`` between its components; ``""`` for a lone array.
     names: list[str]
@@ -73,8 +78,18 @@ class Parts:
 
 
 def raw(array: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return the bytes of a C-contiguous array, without a copy."""
-    return array.reshape(-1).view(np.uint8) if array.size else np.empty(0, np.uint8)
+    """Return the bytes of an array in C's order, without a copy where it is in that order."""
+    if not array.size:
+        return np.empty(0, np.uint8)
+    return np.asarray(array, order="C").reshape(-1).view(np.uint8)
+
+
+def pieces(array: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
+    """Yield the bytes of an array in C's order: as they are, or copies of a piece at a time."""
+    if array.flags.c_contiguous:
+        yield raw(array)
+    else:
+        yield from map(raw, chunks.blocks(array, PIECE_BYTES))
 
 
 @lru_cache(maxsize=256)
@@ -119,7 +134,7 @@ def take_apart(
         Neither pickle nor cloudpickle can take it.
     """
     if is_native(obj):
-        return Parts([np.asarray(obj, order="C")], [""], None, {}, _is_fortran(obj))
+        return Parts([obj], [""], None, {}, is_fortran(obj))
     lifter: _Lifter | _CloudLifter
     again = reducer is not None
     if not again:
@@ -187,7 +202,8 @@ def in_fortran_order(array: NDArray[Any]) -> NDArray[Any]:
     return np.asfortranarray(array)
 
 
-def _is_fortran(array: NDArray[Any]) -> bool:
+def is_fortran(array: NDArray[Any]) -> bool:
+    """Tell whether an array is in Fortran's order."""
     return array.flags.f_contiguous and not array.flags.c_contiguous
 
 
@@ -218,9 +234,9 @@ class _Lifting:
 
     def reducer_override(self, obj: Any) -> Any:
         if type(obj) is np.ndarray and self._worth_it(obj) and is_native(obj):
-            self.arrays.append(np.asarray(obj, order="C"))
+            self.arrays.append(obj)
             self.names.append(self._known.get(id(obj)) or f"{UNNAMED}/{len(self.names)}")
-            return in_fortran_order if _is_fortran(obj) else itself, (_MARK,)
+            return in_fortran_order if is_fortran(obj) else itself, (_MARK,)
         if self._reducer is not None:
             found = self._reducer(obj)
             if found is not NotImplemented:

@@ -72,9 +72,7 @@ def test_chunks_cover_an_array_once(shape: Any, dtype: str, most: int) -> None:
     kind = np.dtype(dtype)
     array = np.arange(math.prod(shape) * kind.itemsize, dtype="u4").astype("u1")
     array = array.view(kind).reshape(shape)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunks, "CHUNK_BYTES", most)
-        chunk = chunks.chunk_shape(shape, kind.itemsize)
+    chunk = chunks.chunk_shape(shape, kind.itemsize, most)
     assert math.prod(chunk) * kind.itemsize <= max(most, kind.itemsize)
     found = np.zeros(shape, kind)
     packed = list(chunks.pack(array, chunk, 1))
