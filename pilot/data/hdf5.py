@@ -45,8 +45,9 @@ import numpy as np
 from h5py import h5a, h5d, h5f, h5fd, h5g, h5o, h5p, h5s, h5t
 from numpy.typing import NDArray
 
-from pilot.data import chunks, durable
+from pilot.data import chunks, dimensions, durable
 from pilot.data.checksum import Checksum
+from pilot.data.labelled import Labels
 from pilot.data.parts import (
     PIECE_BYTES,
     SKELETON,
@@ -199,6 +200,8 @@ class Draft:
         for key, note in parts.notes.items():
             if key.encode() != _ATTRIBUTE:
                 notes[key] = note
+        for labels in parts.labels:
+            self._describe_dimensions(name + b"/" + labels.path.encode(), labels, level)
         return Written(parts.size, total.value), b"tree", top
 
     def _array(self, name: bytes, array: NDArray[Any], level: int, total: Checksum) -> Any:
@@ -228,6 +231,14 @@ class Draft:
                 total.add(piece)
                 offset += piece.size
         return dataset
+
+    def _describe_dimensions(self, name: bytes, labels: Labels, level: int) -> None:
+        """Write what other programs need to know of a labelled object; not part of the value."""
+        for key, variable in labels.variables.items():
+            if variable.copy is not None:
+                self._array(name + b"/" + key.encode(), variable.copy, level, Checksum())
+        if labels.variables:
+            dimensions.describe(h5g.open(self._file, name), labels)
 
     def _place(self, dataset: Any, packed: chunks.Packed) -> None:
         """Write a chunk where HDF5 has a place for it."""
@@ -261,11 +272,6 @@ class Draft:
         try:
             top = self._copy(encoded, node, content)
             self._describe(top, *_description(node))
-            if isinstance(node, h5g.GroupID):
-                notes = h5py.Group(top).attrs
-                for key, note in h5py.Group(node).attrs.items():
-                    if key.encode() != _ATTRIBUTE:
-                        notes[key] = note
         except EOFError as cause:
             raise _cannot_read(source.path, name, cause) from cause
         except _HDF5_ERRORS as cause:
@@ -281,7 +287,9 @@ class Draft:
         if isinstance(node, h5g.GroupID):
             for child in node:
                 self._copy(name + b"/" + child, h5o.open(node, child), content)
-            return h5g.open(self._file, name)
+            copied = h5g.open(self._file, name)
+            dimensions.copy(node, copied)
+            return copied
         if (stored := _stored_chunks(node)) is not None:
             created = node.get_create_plist()
             copied = h5d.create(

@@ -21,7 +21,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -29,7 +29,7 @@ import numpy as np
 from h5py import h5t
 from numpy.typing import NDArray
 
-from pilot.data import chunks
+from pilot.data import chunks, labelled
 from pilot.data.pickles import TooLargeError, needs_cloudpickle, unpickled
 from pilot.data.pickling_by_value import pickler
 from pilot.data.unpicklable import decoding_error, encoding_error
@@ -70,6 +70,8 @@ class Parts:
     notes: dict[str, Any]
     #: True if a lone array was in Fortran's order.
     is_fortran: bool = False
+    #: What is said of xarray's objects among them, for who reads the file.
+    labels: list[labelled.Labels] = field(default_factory=list)
 
     @property
     def size(self) -> int:
@@ -154,7 +156,17 @@ def take_apart(
             raise
         except Exception as cause:
             raise encoding_error(obj, cause) from cause
-    return Parts(lifter.arrays, lifter.names, skeleton, _notes(obj) if lifter.arrays else {})
+    if not lifter.arrays:
+        return Parts([], [], skeleton, {})
+    stored = set(lifter.names)
+    labels = (labelled.labels_of(path, one, stored) for path, one in lifter.labelled)
+    return Parts(
+        lifter.arrays,
+        lifter.names,
+        skeleton,
+        _notes(obj),
+        labels=[one for one in labels if one is not None],
+    )
 
 
 def put_together(parts: Parts) -> Any:
@@ -223,7 +235,9 @@ class _Lifting:
         self._file = io.BytesIO() if file is None else file
         super().__init__(self._file, 5, buffer_callback=self._stays)  # type: ignore[call-arg]  # a pickler's
         self._reducer = reducer
-        self._known = dict(_array_names(obj))
+        #: xarray's objects, with the names of their groups.
+        self.labelled: list[tuple[str, Any]] = []
+        self._known = dict(_array_names(obj, self.labelled))
         self._small_left = _SMALL_ARRAYS
         self.arrays: list[NDArray[Any]] = []
         self.names: list[str] = []
@@ -267,14 +281,17 @@ class _CloudLifter(_Lifting, pickler()):  # type: ignore[misc]  # made late
     """A pickler by value, for what the user's script itself defines."""
 
 
-def _array_names(obj: object) -> Iterator[tuple[int, str]]:
-    """Give the id and the name of each array in nested containers, breadth first."""
+def _array_names(obj: object, found: list[tuple[str, Any]]) -> Iterator[tuple[int, str]]:
+    """Give the id and the name of each array in nested containers, breadth first; labelled ones
+    are put into `found`."""
     seen = {id(obj)}
-    level: list[tuple[str, object]] = [("", obj)]
+    level: list[tuple[str, object]] = [(labelled.TOP if labelled.is_labelled(obj) else "", obj)]
     for _ in range(_NAMED_DEPTH):
         below: list[tuple[str, object]] = []
         for path, container in level:
             taken = {SKELETON, UNNAMED} if not path else set()
+            if labelled.is_labelled(container):
+                found.append((path, container))
             for key, child in _children(container):
                 if id(child) in seen:
                     continue
@@ -291,7 +308,7 @@ def _array_names(obj: object) -> Iterator[tuple[int, str]]:
 
 
 def _is_container(obj: object) -> bool:
-    return type(obj) in (dict, list, tuple) or _is_record(obj)
+    return type(obj) in (dict, list, tuple) or _is_record(obj) or labelled.is_labelled(obj)
 
 
 def _is_record(obj: object) -> bool:
@@ -307,6 +324,8 @@ def _children(obj: Any) -> Iterable[tuple[object, object]]:
     if _is_record(obj):
         names = getattr(obj, "_fields", None) or [field.name for field in fields(obj)]
         return ((name, getattr(obj, name, None)) for name in names)
+    if labelled.is_labelled(obj):
+        return labelled.arrays_of(obj)
     return ()
 
 
