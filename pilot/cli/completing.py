@@ -72,6 +72,12 @@ def _tasks_or_sessions(context: click.Context, incomplete: str) -> list[tuple[st
     return _sessions(context, incomplete) + _tasks(context, incomplete)
 
 
+def _tasks_or_objects(context: click.Context, incomplete: str) -> list[tuple[str, str]]:
+    if incomplete[:1].isdecimal():
+        return _tasks(context, incomplete)
+    return _objects(context, incomplete) + _tasks(context, incomplete)
+
+
 def _parameters(context: click.Context, _incomplete: str) -> list[tuple[str, str]]:
     import yaml
 
@@ -105,5 +111,6 @@ complete_session = _quiet(_sessions)
 complete_task = _quiet(_tasks)
 complete_object = _quiet(_objects)
 complete_task_or_session = _quiet(_tasks_or_sessions)
+complete_task_or_object = _quiet(_tasks_or_objects)
 complete_parameter = _quiet(_parameters)
 complete_template = _quiet(_templates)

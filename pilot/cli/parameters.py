@@ -149,6 +149,24 @@ def _subject(text: str) -> str:
     return text
 
 
+def _task_or_object(text: str) -> str:
+    from pilot.errors import PilotError
+    from pilot.model.objects import parse
+
+    if text.strip("0123456789.") == "":
+        try:
+            return _task(text)
+        except ValueError as error:
+            raise ValueError(f"{error}, and named objects like mesh or mesh@3") from None
+    try:
+        parse(text)
+    except PilotError as error:
+        raise ValueError(
+            f"{_shown(text)} is neither a task like 3.17 nor an object: {error}"
+        ) from None
+    return text
+
+
 def _template(text: str) -> str:
     from pilot.site_configs import templates
 
@@ -168,6 +186,8 @@ SESSION = _Id(_session)
 #: Given on as it is written.
 TASK = _Id(_task)
 TASK_OR_SESSION = _Id(_task_or_session)
+#: A task, or a version of a named object.
+TASK_OR_OBJECT = _Read(_task_or_object, "name")
 #: The subject of a question: a task, a result or a session.
 SUBJECT = _Id(_subject)
 #: The name of a shipped site file.

@@ -114,6 +114,17 @@ class Written(NamedTuple):
     checksum: int
 
 
+class StoredAs(NamedTuple):
+    """An array in a value as it is stored."""
+
+    #: Its name in the value; empty if the value is the array.
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    #: Its compression: 1 to 9, or 0 for none.
+    level: int
+
+
 class Draft:
     """A file that is being written, under its temporary name.
 
@@ -493,6 +504,28 @@ class SealedFile:
         except (*_HDF5_ERRORS, EOFError, struct.error) as cause:
             raise _cannot_read(self.path, name, cause) from cause
         raise no_array(place, places)
+
+    def arrays(self, name: str) -> list[StoredAs]:
+        """Return how the arrays of the value `name` are stored; nothing of them is read.
+
+        Raises
+        ------
+        ResultError
+            The value is not there, or damaged.
+        """
+        top, source = self.open(name)
+        try:
+            if isinstance(top, h5g.GroupID):
+                places, _ = _skeleton(top, source)
+            else:
+                places = [] if isinstance(top.get_type(), h5t.TypeOpaqueID) else [""]
+            found = []
+            for place in places:
+                data = h5py.Dataset(h5d.open(top, place.encode()) if place else top)
+                found.append(StoredAs(place, data.dtype, data.shape, data.compression_opts or 0))
+            return found
+        except (*_HDF5_ERRORS, EOFError, struct.error) as cause:
+            raise _cannot_read(self.path, name, cause) from cause
 
     def sizes(self) -> dict[str, int]:
         """Return the names of all values, with their sizes in bytes of data.

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -698,6 +699,12 @@ def test_results(program: Pilot, tmp_path: Path) -> None:
     assert np.array_equal(np.load(tmp_path / "table.npy"), np.arange(20000.0))
     assert json.loads((tmp_path / "total.json").read_text()) == 6
     assert repr(pickle.loads((tmp_path / "thing.pkl").read_bytes())) == "Thing(5)"
+    told = program("result", "path", tasks["table"]).stdout
+    assert f"dataset  /{session}/table/{tasks['table']}/0\narrays   float64  (20000,)\n" in told
+    (place,) = program.json("result", "path", tasks["table"])["values"]
+    with h5py.File(place["file"]) as file:
+        assert file[place["dataset"]].shape == tuple(place["arrays"][0]["shape"])
+    assert "in no file" in program("result", "path", tasks["total"], code=1).stderr
     program("result", "get", tasks["total"], "--index", "1", code=1)
     program("result", "get", "9999.1", code=1)
 

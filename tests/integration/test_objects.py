@@ -45,10 +45,12 @@ def versions(site: SiteUnderTest, name: str, **more: Any) -> list[int]:
     return [row["version"] for row in pilot.objects(name, site=site.directory, **more)]
 
 
-def command(site: SiteUnderTest | Session, *words: str) -> subprocess.CompletedProcess[str]:
+def command(
+    site: SiteUnderTest | Session, *words: str, noun: str = "object"
+) -> subprocess.CompletedProcess[str]:
     """Run ``pilot object …``."""
     directory = site.site.directory if isinstance(site, Session) else site.directory
-    line = [sys.executable, "-m", "pilot", "--site", str(directory), "object", *words]
+    line = [sys.executable, "-m", "pilot", "--site", str(directory), noun, *words]
     return subprocess.run(line, capture_output=True, text=True, timeout=60)
 
 
@@ -331,6 +333,10 @@ def test_objects_on_the_command_line(make_site: Any) -> None:
         data = json.loads(command(site, "show", "mesh@best", "--json").stdout)
         assert Path(site.directory, data["file"]).exists() and "value" not in data
         assert data["expires"] == pytest.approx(data["made"] + 30 * 86400)
+        for name in ("mesh", "mesh@3"):
+            assert command(site, "get", name, noun="result").stdout.startswith("array([3, 3, 3")
+        assert data["dataset"] in command(site, "path", "mesh@best", noun="result").stdout
+        assert "has no version 9" in command(site, "get", "mesh@9", noun="result").stderr
         refused = command(site, "rm", "mesh@1", "mesh@2")
         assert refused.returncode == 1 and "is mesh@best" in refused.stderr
         for wrong in ("mesh", "mesh@best"):

@@ -132,6 +132,7 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "task cancel",
         "task logs",
         "result get",
+        "result path",
         "result delete",
         "object list",
         "object show",

@@ -36,7 +36,7 @@ COMMANDS = {
         "List and control sessions: each has the tasks that one program submitted.",
     ),
     "task": ("task", "List, show and cancel tasks, named by ids such as 3.17."),
-    "result": ("result", "Get or delete the values that tasks returned."),
+    "result": ("result", "Get, find or delete the values that tasks returned."),
     "object": ("object", "List, show and remove named objects, and move their aliases."),
     "events": ("events", "Show every change of a state, once and in order."),
     "fleet": ("fleet", "See and steer the pilots: jobs of the batch system that run tasks."),

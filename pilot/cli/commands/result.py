@@ -1,4 +1,4 @@
-"""``pilot result``: the values that tasks returned."""
+"""``pilot result``: the values that tasks returned, and those of named objects."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pilot.cli.arguments import task_argument, tasks_argument
+from pilot.cli.arguments import tasks_argument, value_argument
 from pilot.cli.common import asking, commanding, current_site, json_option, site_option
-from pilot.cli.output import counted, last_words, note, print_json
+from pilot.cli.output import counted, last_words, note, print_fields, print_json
 from pilot.cli.parameters import Number
 from pilot.errors import PilotError, ResultError, StorageError, TaskError
 from pilot.model.states import UNSUCCESSFUL
 
 if TYPE_CHECKING:
     from pilot.client.query_client import QueryClient
+    from pilot.model.values import Value
     from pilot.site import Site
 
 _SUFFIXES = (".npy", ".json", ".pkl", ".pickle")
@@ -28,11 +29,11 @@ _SUFFIXES = (".npy", ".json", ".pkl", ".pickle")
 
 @click.group()
 def result() -> None:
-    """Get or delete the values that tasks returned."""
+    """Get, find or delete the values that tasks returned."""
 
 
 @result.command()
-@task_argument
+@value_argument
 @click.option("--index", type=Number(0), help="Only this one of several results.")
 @click.option(
     "--output",
@@ -42,14 +43,13 @@ def result() -> None:
 )
 @json_option
 @site_option
-def get(task_id: str, index: int | None, output: Path | None, as_json: bool) -> None:
-    """Print the result of a task, or write it to a file.
+def get(name: str, index: int | None, output: Path | None, as_json: bool) -> None:
+    """Print the result of a task, or a named object (mesh, mesh@3), or write it to a file.
 
     If the value is in an HDF5 file, the file and the dataset are printed on stderr.
     """
     from pilot.data.patience import set_patience
     from pilot.data.storing import load
-    from pilot.model.values import Value
 
     if output is not None and output.suffix not in _SUFFIXES:
         raise click.UsageError(
@@ -58,19 +58,11 @@ def get(task_id: str, index: int | None, output: Path | None, as_json: bool) -> 
     site = current_site()
     set_patience(site.config.data.patience_s)
     with asking(site) as ask:
-        data = ask("result", task=task_id)
-        _check_state(task_id, data, ask)
+        task, state, stored = _stored(ask, name, index)
         # Classes of the user's own come from where the session's program found them.
-        session = ask("task", task=task_id)["session"]
+        session = task.partition(".")[0]
         with suppress(PilotError):  # it may be deleted: a version of a named object outlives it
-            sys.path += ask("session", session=session)["sys_path"]
-    stored = [Value(**value) for value in data["values"]]
-    if index is not None:
-        if index >= len(stored):
-            raise ResultError(
-                f"task {task_id} has {counted(len(stored), 'result')}, numbered from 0"
-            )
-        stored = stored[index : index + 1]
+            sys.path += ask("session", session=int(session))["sys_path"]
     values = [load(value, site.directory) for value in stored]
     whole = values[0] if len(values) == 1 else tuple(values)
     if output is not None:
@@ -80,12 +72,67 @@ def get(task_id: str, index: int | None, output: Path | None, as_json: bool) -> 
         shown = [
             {**_place(site, v), "value": plain(x)} for v, x in zip(stored, values, strict=True)
         ]
-        print_json({"task": task_id, "state": data["state"], "values": shown})
+        print_json({"task": task, "state": state, "values": shown})
     else:
         for value in stored:
             if value.path:
                 note(f"{site.directory / value.path}: {value.name}")
         click.echo(repr(whole))
+
+
+@result.command()
+@value_argument
+@click.option("--index", type=Number(0), help="Only this one of several results.")
+@json_option
+@site_option
+def path(name: str, index: int | None, as_json: bool) -> None:
+    """Print the HDF5 file and the dataset of the result of a task, or of a named object.
+
+    With the arrays in it, their types, shapes and compression. Nothing of them is read.
+    """
+    from pilot.data.patience import set_patience
+
+    site = current_site()
+    set_patience(site.config.data.patience_s)
+    with asking(site) as ask:
+        task, _, stored = _stored(ask, name, index)
+    places = [_place(site, value) for value in stored]
+    for place in places:
+        place["arrays"] = _arrays(place) if place["file"] else []
+    if as_json:
+        print_json({"task": task, "values": places})
+        return
+    if not any(place["file"] for place in places):
+        raise ResultError(
+            f"the result of {name} is in no file: it is small, and in the database; "
+            f"`pilot result get {name} -o FILE` writes it to one"
+        )
+    for number, place in enumerate(places, index or 0):
+        arrays = "\n".join(map(_array_words, place["arrays"]))
+        fields = {"file": place["file"] or "none: it is small", "dataset": place["dataset"]}
+        print_fields({"result": number if len(places) > 1 else "", **fields, "arrays": arrays})
+
+
+def _arrays(place: dict[str, Any]) -> list[dict[str, Any]]:
+    from pilot.compression import compression_text
+    from pilot.data.segments import opened
+
+    return [
+        {
+            "name": one.name,
+            "dtype": str(one.dtype),
+            "shape": list(one.shape),
+            "compression": compression_text(one.level),
+        }
+        for one in opened(Path(place["file"])).arrays(place["dataset"])
+    ]
+
+
+def _array_words(array: dict[str, Any]) -> str:
+    words = [array["name"], array["dtype"], str(tuple(array["shape"]))]
+    if array["compression"] != "none":
+        words.append(array["compression"])
+    return "  ".join(word for word in words if word)
 
 
 @result.command()
@@ -104,6 +151,26 @@ def delete(task_ids: tuple[str, ...]) -> None:
     with commanding(current_site()) as command:
         count = command(lambda n: m.DeleteResults(n, tasks))
     click.echo(f"results of {counted(count, 'task')} deleted")
+
+
+def _stored(ask: QueryClient, name: str, index: int | None) -> tuple[str, str, list[Value]]:
+    """Return the task, its state and the values of a task or a named object; of several results
+    the one of this index."""
+    from pilot.model.values import Value
+
+    if not name[0].isdecimal() or name.strip("0123456789."):
+        if index is not None:
+            raise click.UsageError(f"--index {index}: {name} is one result; leave it out")
+        data = ask("named", name=name)
+        return data["task"], "COMPLETED", [Value(**data["value"])]
+    data = ask("result", task=name)
+    _check_state(name, data, ask)
+    stored = [Value(**value) for value in data["values"]]
+    if index is not None:
+        if index >= len(stored):
+            raise ResultError(f"task {name} has {counted(len(stored), 'result')}, numbered from 0")
+        stored = stored[index : index + 1]
+    return name, data["state"], stored
 
 
 def _check_state(task_id: str, data: dict[str, Any], ask: QueryClient) -> None:
