@@ -28,8 +28,10 @@ Amount: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MOST * UNIT)]
 Amounts: TypeAlias = tuple[tuple[str, Amount], ...]
 
 MEMORY, GPUS = "memory", "gpus"
+#: The places for tasks without a core: each of them takes one of its node's.
+CORELESS = "coreless"
 #: Names with a key or an option of their own.
-RESERVED = ("cores", MEMORY, GPUS)
+RESERVED = ("cores", MEMORY, GPUS, CORELESS)
 _NAME = r"[a-z][a-z0-9_]{0,63}"
 
 
@@ -120,6 +122,8 @@ def amount_text(name: str, amount: int) -> str:
     number = f"{whole}.{part:0{_DECIMALS}d}".rstrip("0") if part else str(whole)
     if name == MEMORY:
         return f"{number} MiB"
+    if name == CORELESS:
+        return f"{number} task" + ("s" if amount != UNIT else "") + " without a core"
     if name == GPUS:
         return f"{number} GPU" + ("s" if amount != UNIT else "")
     return f"{number} {name}"

@@ -22,7 +22,7 @@ from typing import Protocol
 
 import msgspec
 
-from pilot.scheduler.amounts import GPUS, MEMORY, UNIT, Amounts, amount_text
+from pilot.scheduler.amounts import CORELESS, GPUS, MEMORY, UNIT, Amounts, amount_text
 from pilot.scheduler.resources import NodeShape, Resources, amount_of, nodes_needed
 from pilot.scheduler.site_amounts import SiteAmounts
 
@@ -109,6 +109,8 @@ class PilotRoom(PilotShape, Protocol):
     #: The part of these cores whose tasks are not known to be short: nobody knows when they become
     #: free.
     lasting: int
+    #: The tasks without a core that the pilot holds.
+    coreless: int
 
     @property
     def avoided(self) -> Container[object]:
@@ -118,6 +120,12 @@ class PilotRoom(PilotShape, Protocol):
 def cores_of(pilot: PilotShape) -> int:
     """Return the number of cores of all nodes of a pilot."""
     return pilot.shape.cores * pilot.nodes
+
+
+def coreless_of(pilot: PilotShape) -> int:
+    """Return the most tasks without a core that all nodes of a pilot run at a time."""
+    supply = pilot.shape.supply(CORELESS)
+    return 0 if supply is None else supply.amount // UNIT * pilot.nodes
 
 
 def is_short(work: WorkClass) -> bool:
@@ -178,6 +186,9 @@ def free_slots(work: WorkClass, pilot: PilotRoom) -> int:
     """Return how many more tasks of this class the pilot should hold, provided that they fit."""
     if work in pilot.avoided:
         return 0
+    if not work.need.cores:
+        # They need no looking ahead: there are many places, and no core waits for the head.
+        return max(0, coreless_of(pilot) - pilot.coreless)
     cores = cores_of(pilot)
     budget: float = cores - pilot.load
     if work.mean_s is not None and is_short(work):
@@ -384,11 +395,11 @@ def _offer(shape: NodeShape, need: Resources) -> str:
 def _unknown(need: Resources, shapes: Sequence[NodeShape], site: Amounts) -> str:
     """Return why a resource of a task is unknown (nobody declares it); empty if none is."""
     known = {supply.name for shape in shapes for supply in shape.named}
-    known.update((MEMORY, GPUS))
+    known.update((MEMORY, GPUS, CORELESS))
     known.update(name for name, _ in site)
     for name, _ in (*need.named, *need.site):
         if name not in known:
-            others = sorted(known.difference((MEMORY, GPUS)))
+            others = sorted(known.difference((MEMORY, GPUS, CORELESS)))
             there = f"there are {', '.join(others)}" if others else "it declares none"
             return f"the site has no resource {name!r}; {there} (keys 'resources' of the site file)"
     return ""

@@ -160,7 +160,7 @@ class FreeNode:
 
     def fit(self, need: Resources) -> int:
         """Return how many ranks fit now."""
-        fit = len(self.cores) // need.cores if need.cores else need.ranks
+        fit = len(self.cores) // need.cores if need.cores else MOST
         return min(fit, self.fit_named(need.named)) if need.named else fit
 
     def fit_named(self, amounts: Amounts) -> int:

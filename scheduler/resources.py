@@ -20,6 +20,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 
 from pilot.scheduler.amounts import (
+    CORELESS,
     GPUS,
     MEMORY,
     MOST,
@@ -54,10 +55,11 @@ class Resources(msgspec.Struct, frozen=True, array_like=True):
     that many per node; 0 leaves the layout to the placement.
 
     Pilots are filled by cores, so these have a field of their own. Everything else is an amount
-    of a named resource.
+    of a named resource. A task without a core is one rank that needs a `CORELESS` place (`needs`):
+    so what nodes have of these limits how many run, and nothing else has to know of such tasks.
     """
 
-    #: Cores of each rank.
+    #: Cores of each rank; 0: it needs none.
     cores: Count = 1
     #: Other needs of each rank on its node: memory (in MiB), GPUs, and resources of the site file.
     named: Amounts = ()
@@ -94,6 +96,7 @@ class Resources(msgspec.Struct, frozen=True, array_like=True):
     def amounts(self) -> dict[str, int | float]:
         """The amounts by name: for each rank, and for the whole task those of the site."""
         named = {name: amount_number(amount) for name, amount in (*self.named, *self.site)}
+        named.pop(CORELESS, None)
         return {"cores": self.cores, **named}
 
     def with_site(self, names: Container[str]) -> "Resources":
@@ -110,7 +113,7 @@ class Resources(msgspec.Struct, frozen=True, array_like=True):
         parts = [f"{self.cores} core" + ("s" if self.cores != 1 else "")]
         # Memory and GPUs are what most people look for.
         named = sorted(self.named, key=lambda item: (item[0] not in _FIRST, item[0] != MEMORY))
-        parts += [amount_text(name, amount) for name, amount in named]
+        parts += [amount_text(name, amount) for name, amount in named if name != CORELESS]
         text = ", ".join(parts)
         whole = ", ".join(amount_text(name, amount) for name, amount in self.site)
         if self.ranks == 1:
@@ -159,7 +162,8 @@ class NodeShape(msgspec.Struct, frozen=True, array_like=True):
 
     def __str__(self) -> str:
         parts = [f"{self.cores} core" + ("s" if self.cores != 1 else "")]
-        return ", ".join([*parts, *map(str, self.named)])
+        parts += [str(supply) for supply in self.named if supply.name != CORELESS]
+        return ", ".join(parts)
 
 
 #: The named resources that texts list first.
@@ -177,17 +181,24 @@ def needs(
     site: Mapping[str, int] = MappingProxyType({}),
 ) -> Resources:
     """Make the needs of a task; amounts (`named`, and `site`) are in parts of `UNIT`."""
-    own = {MEMORY: memory_mib * UNIT, GPUS: gpus * UNIT}
+    own = {MEMORY: memory_mib * UNIT, GPUS: gpus * UNIT, CORELESS: 0 if cores else UNIT}
     return Resources(
         cores, make_amounts({**own, **named}), ranks, ranks_per_node, make_amounts(site)
     )
 
 
 def node_shape(
-    cores: int, memory_mib: int = 0, gpus: int = 0, others: Iterable[Supply] = ()
+    cores: int,
+    memory_mib: int = 0,
+    gpus: int = 0,
+    others: Iterable[Supply] = (),
+    coreless: int = 0,
 ) -> NodeShape:
-    """Make the shape of a node; memory of 0 MiB is not counted."""
+    """Make the shape of a node; memory of 0 MiB is not counted; `coreless` is the most tasks
+    without a core."""
     named = list(others)
+    if coreless:
+        named.append(Supply(CORELESS, coreless * UNIT))
     if memory_mib:
         named.append(Supply(MEMORY, memory_mib * UNIT))
     if gpus:
@@ -249,7 +260,7 @@ def ranks_of_indices(free: Iterable[int], amount: int) -> int:
 
 def ranks_that_fit(need: Resources, shape: NodeShape) -> int:
     """Return how many ranks of `need` fit in an idle node of `shape`."""
-    fit = shape.cores // need.cores if need.cores else need.ranks
+    fit = shape.cores // need.cores if need.cores else MOST
     for name, amount in need.named:
         supply = shape.supply(name)
         if supply is not None:

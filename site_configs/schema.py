@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 #: A row of the database takes many such values.
 _MOST_INLINE_BYTES = 16 << 20
+#: Each of them is a process.
+MOST_CORELESS = 10_000
 _NAME_RULE = "use letters, digits, '_', '.' and '-', at most 64"
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 #: As it may stand in a list of a variable of the environment.
@@ -188,6 +190,8 @@ class PoolConfig(_Mapping, frozen=True, kw_only=True):
     memory_per_node_mib: Mebibytes = field(default=0, name="memory_per_node")
     #: GPUs that Pilot uses on each node.
     gpus_per_node: Annotated[int, Meta(ge=0)] = 0
+    #: Tasks without a core (cores=0), which only wait or move data, that run on each node at most.
+    coreless_per_node: Annotated[int, Meta(ge=0, le=MOST_CORELESS)] = 32
     #: What else tasks may ask for on each node, by name: an amount (scratch_gib: 400), or a list of
     #: what each one is called, where they are told apart (fpga: [0, 1]).
     resources: dict[str, int | float | list[int | str]] = {}
@@ -245,6 +249,7 @@ class PoolConfig(_Mapping, frozen=True, kw_only=True):
             self.memory_per_node_mib,
             self.gpus_per_node,
             [supply for supply in others if supply.amount],
+            self.coreless_per_node,
         )
 
 

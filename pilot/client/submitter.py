@@ -27,7 +27,15 @@ from pilot.client.group import NO_GROUP, GroupKey
 from pilot.client.ordering import After, as_tuple, numbers
 from pilot.client.outgoing import plain
 from pilot.client.submission import Submission
-from pilot.client.task import OptionError, Options, ResolvedOptions, Task, as_task
+from pilot.client.task import (
+    MPI,
+    NO_CORES_FOR_RANKS,
+    OptionError,
+    Options,
+    ResolvedOptions,
+    Task,
+    as_task,
+)
 from pilot.data.pickles import TooLargeError, encode_within
 from pilot.data.pickling_by_value import INTERPRETER, minor_version, wrong_python
 from pilot.data.storing import LazyWriter, announceable, store
@@ -399,6 +407,8 @@ class Submitter:
             for name, pool in config.pools.items()
         ]
         need = resolved.resources
+        if task.kind == MPI and not need.cores:
+            raise OptionError(NO_CORES_FOR_RANKS)
         reason = why_infeasible(
             need, options.pool or "", pools, resolved.time_limit_s, config.amounts
         )

@@ -37,7 +37,7 @@ from pilot.errors import PilotError
 from pilot.model.states import ON_FAILURE, OnFailure, TaskKind
 from pilot.model.tasks import exit_name
 from pilot.pickled import pickled_name, public
-from pilot.scheduler.amounts import MOST, RESERVED, check_name, parse_amount
+from pilot.scheduler.amounts import CORELESS, MOST, RESERVED, check_name, parse_amount
 from pilot.scheduler.resources import Resources, needs, parse_duration_s, parse_memory_mib
 from pilot.texts import as_name
 
@@ -53,6 +53,7 @@ PYTHON: Final = "python"
 MPI: Final = "mpi"
 COMMAND: Final = "command"
 MPI_COMMAND: Final = "mpi-command"
+NO_CORES_FOR_RANKS: Final = "cores=0: ranks of an MPI task need cores; give each at least 1"
 #: `inspect.CO_COROUTINE`, without what takes a twentieth of the time that a session needs to start.
 _CO_COROUTINE = 0x80
 
@@ -71,7 +72,7 @@ class Options(Struct, frozen=True):
 
     #: The task's name in lists; default: the function's name.
     name: str | None = None
-    #: Cores (of each rank).
+    #: Cores (of each rank); 0: it needs none, since it only waits or moves data.
     cores: int | Callable[..., int] = 1
     #: Memory (of each rank): ``"4G"``, or a number of MiB.
     memory: int | float | str | Callable[..., Any] = 0
@@ -168,8 +169,11 @@ class Options(Struct, frozen=True):
             raise OptionError(f"time_limit: {error}") from None
         ranks = whole("ranks", 1)
         each = 0 if self.ranks_per_node is None else whole("ranks_per_node", 1)
+        cores = whole("cores", 0)
+        if not cores and (ranks > 1 or each):
+            raise OptionError(NO_CORES_FOR_RANKS)
         resources = needs(
-            whole("cores", 1),
+            cores,
             memory_mib=memory_mib,
             gpus=whole("gpus", 0),
             ranks=ranks,
@@ -266,6 +270,8 @@ def _named(given: Any) -> dict[str, int]:
         raise OptionError(f'resources={given!r}: give names with amounts, as in {{"matlab": 1}}')
     amounts = {}
     for name, amount in given.items():
+        if name == CORELESS:
+            raise OptionError("resources: tasks without a core are made by cores=0")
         if name in RESERVED:
             raise OptionError(f"resources: {name!r} is an option of its own: give {name}=…")
         try:
@@ -409,6 +415,8 @@ class Task(Generic[P, R]):
         #: The resources of every call, if none depends on the arguments.
         self.resolved = None if options.is_dynamic() else options.resolve((), {})
         self.kind = command_kind(options) if kind in (COMMAND, MPI_COMMAND) else kind
+        if kind == MPI and options.cores == 0:
+            raise OptionError(NO_CORES_FOR_RANKS)
         name = as_name(options.name or getattr(function, "__name__", type(function).__name__))
         self.__name__ = name
         self.__qualname__: str = getattr(function, "__qualname__", name)

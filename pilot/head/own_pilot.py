@@ -18,7 +18,7 @@ import msgspec
 from pilot.head.outlook import PilotRow
 from pilot.interpreter import command_of_site
 from pilot.launchers import node_worker
-from pilot.scheduler.amounts import GPUS, MEMORY, UNIT
+from pilot.scheduler.amounts import CORELESS, GPUS, MEMORY, UNIT
 from pilot.scheduler.batch import Allocation
 from pilot.scheduler.resources import NodeShape, node_shape
 from pilot.site import Site
@@ -110,10 +110,15 @@ def shape_of(pool: NodeShape, allocation: Allocation) -> NodeShape:
     elif allocation.cores < pool.cores:
         memory_mib = memory_mib * allocation.cores // pool.cores
     # What else a site declares is of whole nodes.
-    others = [each for each in pool.named if each.name not in (MEMORY, GPUS)]
+    others = [each for each in pool.named if each.name not in (MEMORY, GPUS, CORELESS)]
     is_whole = allocation.cores >= pool.cores
+    places = pool.supply(CORELESS)
     return node_shape(
-        allocation.cores, memory_mib, allocation.gpus or 0, others if is_whole else ()
+        allocation.cores,
+        memory_mib,
+        allocation.gpus or 0,
+        others if is_whole else (),
+        places.amount // UNIT if places is not None else 0,
     )
 
 

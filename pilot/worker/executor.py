@@ -98,7 +98,8 @@ def _come_up(
     name_process(f"pilot executor {config.number} {config.pilot}")
     redirect_output(Path(config.log), site.directory)
     pin(config.cores, config.cores_of_node)
-    os.environ.update(thread_variables(len(config.cores)))
+    # Without a core it may be anywhere: such tasks hardly compute.
+    os.environ.update(thread_variables(max(1, len(config.cores))))
     os.environ.update(resource_variables(config.indices))
     worker = TaskRunner(
         site,

@@ -42,7 +42,7 @@ class Range(_Mapping):
 class CommonOptions(_Mapping):
     """Options of tasks, allowed in `defaults` and in each task."""
 
-    #: Cores of each rank; 1 by default.
+    #: Cores of each rank; 1 by default; 0: it needs none, since it only waits or moves data.
     cores: int | str | UnsetType = UNSET
     #: Memory of each rank: 4G, or a number of MiB; not counted by default.
     memory: int | float | str | UnsetType = UNSET

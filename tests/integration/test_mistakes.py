@@ -206,7 +206,7 @@ def test_task_larger_than_any_pool(shared_site: SiteUnderTest) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"cores": 0}, "cores=0: give a whole number, at least 1"),
+        ({"cores": -1}, "cores=-1: give a whole number, at least 0"),
         ({"cores": 1.5}, "cores=1.5"),
         ({"memory": "much"}, "memory: 'much'"),
         ({"time_limit": "soon"}, "time_limit: 'soon'"),

@@ -248,3 +248,45 @@ def test_the_command_line(session: pilot.Session) -> None:
     assert said.returncode == 2 and "fpga: 'some' is not an amount" in said.stderr
     said = submit("--resource", "nosuch=1", "--", "true")
     assert "the site has no resource 'nosuch'" in said.stderr
+
+
+# --- without a core -------------------------------------------------------------------------------
+
+
+def where_it_may_run(path: str = "") -> tuple[set[int], str, dict[str, float]]:
+    """Wait for a file, where one is named; return the cores, the threads, and the amounts."""
+    while path and not Path(path).exists():
+        time.sleep(0.01)
+    amounts: dict[str, float] = dict(pilot.context().resources.amounts)
+    return os.sched_getaffinity(0), os.environ["OMP_NUM_THREADS"], amounts
+
+
+def test_tasks_without_a_core_run_beside_busy_cores(session: pilot.Session, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    busy = pilot.task(cores=2, pool="main")(where_it_may_run)
+    full = [session.submit(busy, str(mark)) for _ in range(2)]
+    wait_until(lambda: all(each.running() for each in full), DEADLINE_S, "both pilots to be full")
+    none = pilot.task(cores=0, pool="main")(where_it_may_run)
+    seen = [future.result(DEADLINE_S) for future in [session.submit(none) for _ in range(8)]]
+    assert all(threads == "1" and amounts == {"cores": 0} for _, threads, amounts in seen)
+    assert {len(cores) for cores, _, _ in seen} == {len(os.sched_getaffinity(0))}
+    waits = pilot.shell(f"until [ -e {mark} ]; do sleep 0.05; done; echo there", cores=0)
+    slow = session.submit(waits)
+    assert session.submit(none).result(DEADLINE_S) and not any(each.done() for each in full)
+    mark.touch()
+    assert slow.result(DEADLINE_S).stdout == "there\n"
+    for future in full:
+        future.result(DEADLINE_S)
+
+
+def test_no_more_run_at_once_without_a_core_than_a_site_lets() -> None:
+    from support.sites import local_template, site_under_test
+
+    pools = {"main": {"cores_per_node": 1, "coreless_per_node": 2, **TIMERS}}
+    with site_under_test(local_template(pools=pools)) as site, site.session() as session:
+        task = pilot.task(cores=0)(hold)
+        spans = session.submit_many(task, [(number, 0.1) for number in range(8)])
+        assert most_at_once([future.result(DEADLINE_S) for future in spans]) == 2
+        waiting = [session.submit(task, number, 600.0) for number in range(3)]
+        wait_until(lambda: "2 tasks without a core already" in waiting[2].why(), 20, "the reason")
+        session.cancel()

@@ -427,4 +427,4 @@ def test_agent_starts_as_a_step_of_the_job(tmp_path: Path, monkeypatch: pytest.M
     assert environment["PILOT_RESTART_COUNT"] == "1"
     assert environment["PILOT_JOB_ENDS_AT"] == "5600.0"
     shape = msgspec.json.decode(environment["PILOT_NODE_SHAPE"], type=NodeShape)
-    assert shape == node_shape(2, 100)
+    assert shape == node_shape(2, 100, coreless=32)

@@ -55,6 +55,7 @@ class Room:
     ends_at: float = 0.0
     got: int = 0
     lasting: int = 0
+    coreless: int = 0
     avoided: set[object] = field(default_factory=set)
 
 

@@ -160,7 +160,7 @@ def test_that_there_is_no_head_is_said_once(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["--time-limit=5x", "--memory=lots", "--cores=0", "--ranks=-1", "--retries=-1"]
+    "option", ["--time-limit=5x", "--memory=lots", "--cores=-1", "--ranks=-1", "--retries=-1"]
 )
 def test_an_option_without_a_meaning_is_a_wrong_command_line(site: Site, option: str) -> None:
     result = CliRunner().invoke(cli, ["submit", "--site", str(site.directory), option, "true"])

@@ -59,7 +59,7 @@ def test_the_local_site_is_this_machine(tmp_path: Path) -> None:
     config = load_text(tmp_path, template_text("local"))
     (pool,) = config.pools.values()
     assert (config.batch, *config.pools) == ("local", "main")
-    assert pool.shape == NodeShape(len(os.sched_getaffinity(0)))
+    assert pool.shape == node_shape(len(os.sched_getaffinity(0)), coreless=32)
     assert (pool.max_nodes, pool.nodes_per_pilot) == (1, 1)
 
 
@@ -72,7 +72,7 @@ def test_the_virtual_clusters_site(tmp_path: Path) -> None:
         "urgent": "urgent",
     }
     for pool in config.pools.values():
-        assert pool.shape == node_shape(4, 4000)
+        assert pool.shape == node_shape(4, 4000, coreless=32)
         assert pool.max_nodes == 4
     assert (config.mpi.launcher, config.mpi.options) == ("srun", ("--mpi=pmix",))
 
@@ -125,6 +125,7 @@ def test_resources_of_nodes_and_of_the_site(tmp_path: Path) -> None:
     assert config.pools["cpu"].shape == NodeShape(
         4,
         (
+            Supply("coreless", 32 * UNIT),
             Supply("fpga", 2 * UNIT, ("0", "b")),
             Supply("gpus", UNIT, ("0",)),
             Supply("scratch_gib", 400 * UNIT),

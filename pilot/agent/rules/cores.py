@@ -73,7 +73,7 @@ class Cores:
     def place(self, need: Resources) -> list[NodeAllocation] | None:
         """Find the shares on which a task can run now, or None if it has to wait. Nothing is
         taken."""
-        if not self.free:
+        if not self.free and need.cores:
             return None
         nodes = self.nodes.values()
         if self.resting:

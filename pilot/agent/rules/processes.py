@@ -93,6 +93,6 @@ class ProcessRules(Generic[P]):
         depth = queue.depth
         if depth > 1:
             # An even share: what others could run at once does not queue up behind one.
-            others = queue.busy + self._cores.free // cores
+            others = queue.busy + self._cores.free // max(1, cores)
             depth = min(depth, -(-len(queue.waiting) // others))
         return depth

@@ -5,7 +5,8 @@ Invariants
 - A queue is among those that wait exactly while work is in it.
 - High priority goes first; of two classes alike in that, the one that came here first.
 - A class of tasks of several cores that has waited for `STARVED_S` is served before anything else
-  starts. One core is as good as another: a class of such tasks needs no such care.
+  starts, but for tasks that take nothing that it could wait for: those without a core that need
+  nothing else. One core is as good as another: a class of such tasks needs no such care.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Queue:
         "amounts",
         "busy",
         "indexed",
+        "is_coreless",
         "is_wide",
         "kind",
         "mean_s",
@@ -43,6 +45,7 @@ class Queue:
         "place",
         "rank",
         "session",
+        "takes_nothing",
         "waiting",
         "waiting_since",
     )
@@ -61,6 +64,9 @@ class Queue:
         self.place = place
         #: True if a task needs several cores, so that single ones that become free are not enough.
         self.is_wide = self.need.total_cores > 1
+        #: True if a task needs no core, and true if it takes nothing that others may wait for.
+        self.is_coreless = not self.need.cores
+        self.takes_nothing = self.is_coreless and len(need.named) == 1
         #: The lowest goes first.
         self.rank = (-template.priority, number)
         self.waiting: deque[AttemptSpec] = deque()
@@ -108,8 +114,8 @@ class Queues:
         self.look_again = False
         #: The only one that is served.
         self.starved: Queue | None = None
-        #: How many of those that wait are wide.
-        self.wide = 0
+        #: How many of those that wait are wide, and how many need no core.
+        self.wide = self.coreless = 0
         self._shape = shape
         self._numbers = itertools.count()
         self._sessions: dict[int, _Session] = {}
@@ -159,20 +165,22 @@ class Queues:
         return self._waiting.copy()
 
     def in_turn(self) -> list[Queue]:
-        """Return the queues to be served now: all that have work, or the starved one alone."""
+        """Return the queues to be served now: all that have work; or the starved one, and those
+        whose tasks take nothing."""
         starved = self.starved
         if starved is not None:
             self.starved = None
             if starved.waiting:
                 # A queue that has waited for long goes first; no smaller task may take its cores.
-                return [starved]
+                light = [q for q in self._waiting if q.takes_nothing] if self.coreless else []
+                return [*light, starved]
         return self._waiting.copy()
 
     def may_start(self, queue: Queue) -> bool:
         """Tell whether the next task of a queue may start, if there is a place for it."""
         if not queue.waiting or self.closed:
             return False
-        return self.starved is None or self.starved is queue
+        return self.starved is None or self.starved is queue or queue.takes_nothing
 
     def found_no_place(self, queue: Queue, now: float) -> None:
         """Note that the first task of a queue found no place, now or again."""
@@ -221,10 +229,12 @@ class Queues:
         else:
             self._waiting.append(queue)
         self.wide += queue.is_wide
+        self.coreless += queue.is_coreless
 
     def _leave(self, queue: Queue) -> None:
         self._waiting.remove(queue)
         self.wide -= queue.is_wide
+        self.coreless -= queue.is_coreless
         queue.waiting_since = 0.0
 
 

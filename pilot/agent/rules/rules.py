@@ -407,7 +407,7 @@ class Rules:
                     continue
                 full.add(queue.place)
             queues.found_no_place(queue, now)
-            if queues.starved is queue or not (self._cores.free or queues.wide):
+            if queues.starved is queue or not (self._cores.free or queues.wide or queues.coreless):
                 return
 
     def _start(self, queue: Queue, now: float) -> bool:

@@ -79,7 +79,13 @@ def _open_lines(path: str) -> IO[str]:
 
 @click.command(context_settings={"allow_interspersed_args": False})
 @click.option("--name", help="Name of the task in lists. Default: the command.")
-@click.option("--cores", type=Number(1), default=1, help="Cores (of each rank).", show_default=True)
+@click.option(
+    "--cores",
+    type=Number(0),
+    default=1,
+    help="Cores (of each rank); 0: it only waits, or moves data.",
+    show_default=True,
+)
 @click.option("--memory", default="0", help="Memory (of each rank), such as 4G.")
 @click.option("--gpus", type=Number(0), default=0, help="GPUs (of each rank).")
 @click.option(

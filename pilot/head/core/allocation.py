@@ -4,9 +4,9 @@ Plain functions over tasks and pilots; whoever calls them decides why.
 
 Invariants
 ----------
-- What a pilot holds is counted alike in five places: its `held`, `load` and `shares`, the class's
-  `assigned`, the session's `load`. Of a task that a pilot has still to end, the pilot alone counts
-  the cores, until that is reported.
+- What a pilot holds is counted alike in six places: its `held`, `load`, `shares` and `coreless`,
+  the class's `assigned`, the session's `load`. Of a task that a pilot has still to end, the pilot
+  alone counts the cores, until that is reported.
 - Of what a pilot holds, exactly the tasks that are ASSIGNED are in its `waiting`.
 - A class's `ready` counts the tasks in its queue that may be given away. One that leaves the state
   READY stays in the queue until it is popped: queues are never searched.
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from pilot.head.core.events import Effects, Log
 from pilot.head.core.state import Pilot, Task
-from pilot.model.ids import session_of
 from pilot.model.states import ASSIGNED, READY, RUNNING
 from pilot.scheduler.assignment import is_short
 
@@ -43,15 +42,11 @@ def hold(task: Task, pilot: Pilot, now: float, log: Log) -> None:
     task.pilot = pilot
     task.assigned_at = now
     task.started_at = 0.0
-    cores = work.cores
-    pilot.held[task.id] = cores
-    pilot.load += cores
-    session = session_of(task.id)
-    pilot.shares[session] = pilot.shares.get(session, 0) + cores
+    pilot.hold(task.id, work.cores)
     if not is_short(work):
         pilot.note_lasting(task.id)
     pilot.waiting.setdefault(work, {})[task] = now
-    work.session.load += cores
+    work.session.load += work.cores
     for dependent in task.dependents or ():
         near(dependent, pilot)
     log.task(task.id, ASSIGNED, work.session.id, now, pilot.name)

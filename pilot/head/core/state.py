@@ -214,6 +214,7 @@ class Pilot:
     __slots__ = (
         "_lasts",
         "avoided",
+        "coreless",
         "draining",
         "early",
         "ends_at",
@@ -250,6 +251,8 @@ class Pilot:
         self.held: dict[int, int] = {}
         #: The cores of all these tasks.
         self.load = 0
+        #: The number of those that need no core.
+        self.coreless = 0
         #: The cores of the tasks of each session.
         self.shares: dict[int, int] = {}
         #: The cores of tasks that may run long: by their class, or because they already do.
@@ -269,17 +272,29 @@ class Pilot:
             self._lasts.add(task)
             self.lasting += self.held[task]
 
-    def release(self, task: int) -> None:
-        """Remove a task from the pilot."""
-        cores = self.held.pop(task, 0)
-        self.load -= cores
+    def hold(self, task: int, cores: int) -> None:
+        """Add a task that needs so many cores."""
+        self.held[task] = cores
         if cores:
+            self.load += cores
+            session = session_of(task)
+            self.shares[session] = self.shares.get(session, 0) + cores
+        else:
+            self.coreless += 1
+
+    def release(self, task: int) -> None:
+        """Remove a task from the pilot, if it is there."""
+        cores = self.held.pop(task, None)
+        if cores:
+            self.load -= cores
             session = session_of(task)
             self.shares[session] -= cores
             if not self.shares[session]:
                 del self.shares[session]
+        elif cores is not None:
+            self.coreless -= 1
         if task in self._lasts:
             self._lasts.remove(task)
-            self.lasting -= cores
+            self.lasting -= cores or 0
         if self.site.holders:
             self.site.release(self.name, task)

@@ -283,6 +283,16 @@ class Readiness:
             clause = "is ready, and the next to be given to a pilot"
             return Finding("next", clause, tuple(lines), facts=facts)
         where = "the pilot" if len(pilots) == 1 else f"the {len(pilots)} pilots"
+        if not work.need.cores and not any(work in p.avoided for p in pilots):
+            places = sum(map(assignment.coreless_of, pilots))
+            facts["coreless"] = places
+            clause = (
+                f"needs no core and is ready, but {where} that can run it "
+                f"{'has' if len(pilots) == 1 else 'have'} {counted(places, 'task')} without a core "
+                "already, and no more run at a time"
+            )
+            line = Cause("coreless", "how many run on each node says coreless_per_node of the pool")
+            return Finding("busy", clause, (line, *lines), advice, facts)
         clause = f"is ready, but all {counted(cores, 'core')} of {where} that can run it are busy"
         avoided = [p for p in pilots if work in p.avoided]
         if any(p.load < assignment.cores_of(p) for p in avoided):
