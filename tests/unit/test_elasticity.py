@@ -28,7 +28,7 @@ from pilot.scheduler.elasticity import (
     unwanted,
 )
 from pilot.scheduler.resources import NodeShape, Resources, needs, node_shape
-from pilot.scheduler.waits import MOST_WORK_S
+from pilot.scheduler.waits import LEAST_S, MOST_WORK_S
 
 
 def pool(name: str = "main", **changes: Any) -> PoolLimits:
@@ -497,11 +497,14 @@ def test_limits_are_kept(
         pilot = by_name[name]
         assert not pilot.draining
         assert pilot.queued or pilot.idle_s > 0, "work that runs is never ended to save a node"
+    too_short_s = {its.pool.name: its.too_short_s for its in standings(pools, demands, pilots)}
     for name, nodes in shrunk(decisions).items():
         pilot = by_name[name]
         assert not pilot.draining and not pilot.queued and name not in names
         assert 0 < nodes < pilot.nodes
-        assert nodes <= sum(idle_s >= pilot.keep_s for idle_s in pilot.idle_nodes_s)
+        ends_too_soon = pilot.left_s < too_short_s[pilot.pool]
+        keep_s = LEAST_S if ends_too_soon else pilot.keep_s
+        assert nodes <= sum(idle_s >= keep_s for idle_s in pilot.idle_nodes_s)
     for its in standings(pools, demands, pilots):
         here = [pilot for pilot in pilots if pilot.pool == its.pool.name and not pilot.draining]
         gone = shrunk(decisions)
