@@ -507,7 +507,7 @@ def test_limits_are_kept(
         assert nodes <= sum(idle_s >= keep_s for idle_s in pilot.idle_nodes_s)
     for its in standings(pools, demands, pilots):
         here = [pilot for pilot in pilots if pilot.pool == its.pool.name and not pilot.draining]
-        gone = shrunk(decisions)
+        gone = {name: n for name, n in shrunk(decisions).items() if name in {p.name for p in here}}
         kept = [p.nodes - gone.get(p.name, 0) for p in here if p.name not in names]
         if its.at_once and any(pilot.nodes >= its.at_once for pilot in here) and gone:
             assert max(kept, default=0) >= its.at_once, "a task that waits still finds its nodes"
