@@ -384,6 +384,8 @@ class Agent:
                     node, m.WatchRank(message.world, message.rank, message.pid, message.memory)
                 )
             self._rules.rank_ready(message.world, message.rank, now)
+        elif isinstance(message, m.NotPreloaded):
+            self._not_preloaded(message)
         elif isinstance(message, m.RankExited):
             if world := self._worlds.get(message.world):
                 world.ranks.pop(message.rank, None)
@@ -574,9 +576,24 @@ class Agent:
                 log.error("%s is given up: %s", action.node, action.reason)
                 self._given_up[action.node] = action.reason
             elif isinstance(action, a.ForgetSession):
-                self._service.forget_session(action.session)
+                self._forget_session(action.session)
             else:
                 self._stop_world(action.world)
+
+    def _forget_session(self, number: int) -> None:
+        session = self._service.sessions.get(number)
+        if session is not None and session.environment.preload:
+            for node in self._nodes:
+                self._send_to_node(node, m.EndTemplates(number))
+        self._service.forget_session(number)
+
+    def _not_preloaded(self, message: m.NotPreloaded) -> None:
+        text = (
+            f"module {message.module!r} is not preloaded on {message.node}: {message.reason}; "
+            "tasks import it by themselves"
+        )
+        log.warning("session %d: %s", message.session, text)
+        self._service.notice(message.session, f"preload {message.module}", text)
 
     def _tell_to_stop(
         self, action: a.TellExecutor | a.TellWorld, number: int, nodes: tuple[str, ...]

@@ -146,6 +146,9 @@ class Service:
         self.sessions: dict[int, SessionInfo] = {}
         #: By session and digest.
         self.functions: dict[int, dict[bytes, Function]] = {}
+        #: What users were told, by session and subject, and what waits for a head to tell it.
+        self._noticed: set[tuple[int, str]] = set()
+        self._notices: list[m.PilotNotice] = []
         self._welcomed = False
         #: The identity of the database in which the tasks here are.
         self._database = ""
@@ -205,6 +208,17 @@ class Service:
             )
         )
 
+    def notice(self, session: int, subject: str, text: str) -> None:
+        """Tell the users of a session something, once for each subject; this head, or the next."""
+        if (session, subject) not in self._noticed:
+            self._noticed.add((session, subject))
+            self._notices.append(m.PilotNotice(self._identity.pilot, session, subject, text))
+            self._send_notices()
+
+    def _send_notices(self) -> None:
+        while self._welcomed and self._notices:
+            self._send(self._notices.pop(0))
+
     def lost_head(self) -> None:
         """Send nothing more until the next head has welcomed the pilot."""
         self._welcomed = False
@@ -233,6 +247,7 @@ class Service:
             # Also what has ended since the greeting.
             for number, completions in self.reports.frames.items():
                 self._send(m.Completions(self._identity.pilot, number, completions))
+            self._send_notices()
 
     def _assign(self, message: m.Assign, now: float) -> None:
         if not self._welcomed:
@@ -296,6 +311,7 @@ class Service:
         """Drop everything that belongs to an ended session."""
         self.sessions.pop(session, None)
         self.functions.pop(session, None)
+        self._noticed = {key for key in self._noticed if key[0] != session}
 
     # --- what the head is told
 

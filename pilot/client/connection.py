@@ -51,6 +51,7 @@ from pilot.head.running import DatabaseLocked, find_head, silence_of
 from pilot.limits import SUBMIT_BYTES, UNACCEPTED_BYTES
 from pilot.model.tasks import TaskOutcome, TaskSpec
 from pilot.site import Site, SiteGone
+from pilot.texts import printable
 from pilot.version import __version__
 from pilot.wire.channel import Client, Unreadable
 from pilot.wire.discovery import HeadAddress, read_address
@@ -744,6 +745,8 @@ class Connection:
             for awaited, reason in refused:
                 if awaited is not None:
                     awaited.refuse(SubmissionError(reason))
+        elif isinstance(message, m.Notice):
+            log.warning("pilot: session %d: %s", message.session, printable(message.text))
         elif isinstance(message, Welcome):
             if message.refused == WHO_ARE_YOU:
                 self._greet_again(self._client)

@@ -120,6 +120,9 @@ class Session(concurrent.futures.Executor):
         True: when this process has been gone for a minute without having closed the session (it
         was killed, its machine lost or asleep), the tasks are cancelled and the session is closed.
         Or for another time, as ``30`` (seconds) or ``"5m"``; at least 1 s. Of a new session.
+    preload
+        Modules, such as ``["numpy", "dislib"]``, that each node imports once for all executors of
+        the session, which have them from their start. Of a new session.
     in_task
         A task may open a session of its own only with this: a module that opens one when it is
         imported does that in each worker, too.
@@ -145,6 +148,7 @@ class Session(concurrent.futures.Executor):
         options: Mapping[str, Any] | None = None,
         budget: str | float | None = None,
         ends_with_client: bool | float | str | timedelta = False,
+        preload: Sequence[str] = (),
         in_task: bool = False,
     ) -> None:
         if serves_tasks() and not in_task:
@@ -159,6 +163,7 @@ class Session(concurrent.futures.Executor):
             options,
             budget,
             ends_with_client,
+            preload,
         )
         self.name = settings.name
         self.site = site if isinstance(site, Site) else find_site(site)

@@ -58,6 +58,7 @@ def check_settings(
     options: Mapping[str, Any] | None,
     budget: str | float | None = None,
     ends_with_client: bool | float | str | timedelta = False,
+    preload: Sequence[str] = (),
 ) -> Settings:
     """Return the settings of a session; the parameters are those of `pilot.Session`.
 
@@ -69,7 +70,11 @@ def check_settings(
     return Settings(
         as_name(name or program_name()),
         Environment(
-            _working_dir(), _searched(sys_path), _variables(variables), len(absolute(sys_path))
+            _working_dir(),
+            _searched(sys_path),
+            _variables(variables),
+            len(absolute(sys_path)),
+            preloaded(preload),
         ),
         0 if session_id is None else whole_number("session_id", session_id),
         _positive("weight", weight),
@@ -78,6 +83,28 @@ def check_settings(
         0.0 if budget is None else session_budget(budget),
         _grace_s(ends_with_client, session_id),
     )
+
+
+def preloaded(given: Any) -> tuple[str, ...]:
+    """Return the names of the modules that are to be in the executors of a session.
+
+    Raises
+    ------
+    PilotError
+        One cannot be the name of a module, or must not be preloaded.
+    """
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise PilotError(f'preload={given!r:.100}: give a list of modules, as ["numpy"]')
+    names = tuple(given)
+    for name in names:
+        if not isinstance(name, str) or not all(map(str.isidentifier, name.split("."))):
+            raise PilotError(f"preload: {name!r:.100} cannot be the name of a module")
+        if name == "mpi4py.MPI":
+            raise PilotError(
+                "preload: mpi4py.MPI starts MPI, which must not be forked; MPI tasks have it anyway"
+            )
+    _check_size("preload", names, "name packages, which import their own modules")
+    return tuple(dict.fromkeys(names))
 
 
 def session_budget(given: str | float) -> float:

@@ -32,8 +32,10 @@ from pilot.head.walltimes import WALLTIME_MOVED_S
 from pilot.scheduler.batch import BatchSystem
 from pilot.scheduler.resources import common_shape
 from pilot.site import Site
+from pilot.texts import printable
 from pilot.version import __version__
 from pilot.wire.messages import pilot as m
+from pilot.wire.messages.client import Notice
 from pilot.wire.messages.common import WHO_ARE_YOU, Welcome
 
 log = logging.getLogger("pilot.head")
@@ -42,6 +44,8 @@ log = logging.getLogger("pilot.head")
 REJOIN_S = 10.0
 #: A delay of a tick that means that the head itself stood still, in seconds.
 SLEPT_S = 5.0
+#: The number of notices that are remembered, not to be told again.
+NOTICES_KNOWN = 1000
 #: The number of ended pilots of which the last life that joined is remembered.
 LIVES_KNOWN = 1000
 
@@ -106,9 +110,26 @@ class Pilots:
             m.Completions: self._completions,
             m.PilotStatus: self._status,
             m.PilotBye: self._bye,
+            m.PilotNotice: self._notice,
         }
 
+        #: The notices that were told, by session and subject.
+        self._noticed: set[tuple[int, str]] = set()
+
     # --- what pilots say
+
+    def _notice(self, _address: bytes, message: m.PilotNotice, _now: float) -> None:
+        log.warning(
+            "pilot %s: session %d: %s", message.pilot, message.session, printable(message.text)
+        )
+        key = message.session, message.subject
+        if key in self._noticed:
+            return  # another pilot has said the same
+        if len(self._noticed) >= NOTICES_KNOWN:
+            self._noticed.clear()
+        self._noticed.add(key)
+        for peer in self._shell.peers.members.get(message.session, ()):
+            self._shell.send(peer, Notice(message.session, message.text))
 
     def _hello(self, address: bytes, hello: m.PilotHello, now: float) -> None:
         name, nodes = hello.pilot, len(hello.nodes)

@@ -102,6 +102,8 @@ class Environment(msgspec.Struct, array_like=True, frozen=True):
     #: The number of the first of these directories that the user has named: they are in front of
     #: all others, also where a worker has them by itself, further behind.
     named: Number = 0
+    #: Modules that its executors have from their start.
+    preload: tuple[str, ...] = ()
 
 
 class SessionInfo(msgspec.Struct, array_like=True, frozen=True):

@@ -36,6 +36,7 @@ from pilot.wire.channel import REBIND_S, Client, encode
 from pilot.wire.keys import load_keys
 from pilot.wire.messages import worker as m
 from pilot.worker.node_cache import NodeCache
+from pilot.worker.preloading import reseed
 from pilot.worker.shared_memory import (
     PLACE_BYTES,
     SLOT,
@@ -111,6 +112,8 @@ def _come_up(
         stopping=stopping_of(memory, config.slot * PLACE_BYTES),
     )
     worker.enter(config.session.environment)
+    if config.session.environment.preload:
+        reseed()
     worker.environ = dict(os.environ)
     client: Client[m.Run | m.Exit] = Client(
         load_keys(site.keys), b"executor:%d" % config.number, m.ToExecutor

@@ -2,12 +2,13 @@
 
 A Python that starts and imports Pilot takes a fraction of a second. So the agent forks the node
 worker of its own node, each node worker a fork server, and that one the executors: each through a
-guard, a process that does nothing but wait for it, and ends what it has left behind.
+guard, a process that does nothing but wait for it, and ends what it has left behind. A fork server
+also forks others of its kind, which prepare themselves before they fork anything.
 
 Invariants
 ----------
-- A process that forks has one thread, no ZeroMQ context and nothing of the user's, as has its
-  child.
+- A process that forks has one thread and no ZeroMQ context, as has its child; and nothing of the
+  user's, but for a fork server that was derived to have that.
 - A forked process leaves by `SystemExit`, through its parent's frames: none of them catches it. A
   guard leaves at once.
 - A fork server ends with the process that made it, and what it has forked ends with it.
@@ -27,6 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import TypeAlias
 
 from pilot.process import adopt_orphans, children, die_with_parent, end_children, name_process
 
@@ -39,6 +41,10 @@ _ORPHANED = signal.SIGRTMAX
 _NO_PROCESS = -1000
 #: So long a fork server waits at its end for what was told to end already, in seconds.
 _LAST_S = 2.0
+
+
+#: Prepares a fork server that was derived.
+Prepare: TypeAlias = Callable[[bytes, Callable[[bytes], None]], bool]
 
 
 class Forked:
@@ -135,6 +141,75 @@ class Served:
         return int(number)
 
 
+class Derived:
+    """A fork server that another one has forked for this process, and that prepares itself.
+
+    Raises
+    ------
+    OSError
+        The process could not be forked, or the fork server is dead.
+    """
+
+    def __init__(self, channel: socket.socket, control: socket.socket) -> None:
+        self._control = control
+        try:
+            self._first = Served(channel)
+        except OSError:
+            control.close()
+            raise
+        channel.setblocking(False)
+        self._channel = channel
+
+    @property
+    def sentinel(self) -> int:
+        """A descriptor that becomes readable when it has told something, or has ended before it was
+        prepared."""
+        return self._channel.fileno()
+
+    def hear(self) -> bytes | None:
+        """Return what it has told since the last call, while it prepares itself; None: it will tell
+        nothing more."""
+        try:
+            return self._channel.recv(1 << 16) or None
+        except BlockingIOError:
+            return b""
+        except OSError:
+            return None
+
+    def fork(self, packed: bytes) -> Served:
+        """Request a process, as `ForkServer.fork` does."""
+        return _request(self._control, packed)
+
+    def is_dead(self) -> bool:
+        """Tell whether the fork server has ended."""
+        return bool(select.select([self._control], [], [], 0.0)[0])
+
+    def close(self, kill: bool = False) -> None:
+        """Have it end when what it has forked has ended; or at once."""
+        if kill and not self.is_dead():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._first.pid, signal.SIGKILL)
+        self._control.close()
+        self._channel.close()
+
+
+def _ask(control: socket.socket, packed: bytes, *more: socket.socket) -> socket.socket:
+    """Request a process of a fork server, which gets these bytes, and maybe another descriptor;
+    return the way to the process."""
+    channel, theirs = socket.socketpair()
+    with theirs:
+        descriptors = [theirs.fileno(), *(each.fileno() for each in more)]
+        socket.send_fds(control, [b"\0"], descriptors)
+    with contextlib.suppress(OSError):  # why it does not take them stands in its answer
+        channel.sendall(packed)
+        channel.shutdown(socket.SHUT_WR)
+    return channel
+
+
+def _request(control: socket.socket, packed: bytes) -> Served:
+    return Served(_ask(control, packed))
+
+
 class ForkServer:
     """A process that forks others, made before this one has threads.
 
@@ -144,14 +219,19 @@ class ForkServer:
         The function that each process runs with the bytes that are given to it.
     name
         The name of the guards in lists of processes.
+    prepare
+        The function by which a fork server that is derived prepares itself, with the bytes that are
+        given to it and what sends bytes back; it returns False where nothing is to be forked then.
     """
 
-    def __init__(self, run: Callable[[bytes], object], name: str = "") -> None:
+    def __init__(
+        self, run: Callable[[bytes], object], name: str = "", prepare: Prepare | None = None
+    ) -> None:
         ours, theirs = socket.socketpair()
 
         def serve() -> None:
             ours.close()
-            _serve(theirs, run, name)
+            _serve(theirs, run, name, prepare)
 
         self._process = Forked(serve)
         theirs.close()
@@ -172,13 +252,21 @@ class ForkServer:
         OSError
             The system has no room for another process.
         """
-        channel, theirs = socket.socketpair()
+        return _request(self._control, packed)
+
+    def derive(self, packed: bytes) -> Derived:
+        """Request another fork server, which prepares itself by these bytes.
+
+        Raises
+        ------
+        ConnectionError
+            This fork server is dead.
+        OSError
+            The system has no room for another process.
+        """
+        control, theirs = socket.socketpair()
         with theirs:
-            socket.send_fds(self._control, [b"\0"], [theirs.fileno()])
-        with contextlib.suppress(OSError):  # why it does not take them stands in its answer
-            channel.sendall(packed)
-            channel.shutdown(socket.SHUT_WR)
-        return Served(channel)
+            return Derived(_ask(self._control, packed, theirs), control)
 
     def close(self) -> None:
         """End the fork server."""
@@ -193,8 +281,13 @@ def _fork() -> int:
     return os.fork()
 
 
-def _serve(control: socket.socket, run: Callable[[bytes], object], name: str) -> None:
-    """Fork a guard for each request, until nobody can send requests any more."""
+def _serve(
+    control: socket.socket,
+    run: Callable[[bytes], object],
+    name: str,
+    prepare: Prepare | None = None,
+) -> None:
+    """Fork a guard, or another fork server, for each request, until nobody can send any more."""
     die_with_parent()
     # A guard that was killed leaves its executor behind.
     adopt_orphans()
@@ -217,25 +310,32 @@ def _serve(control: socket.socket, run: Callable[[bytes], object], name: str) ->
             awake.recv(4096)
             _collect(guards)
         if control.fileno() in ready:
-            asked, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+            asked, descriptors, _, _ = socket.recv_fds(control, 1, 2)
             if not asked:
                 break
-            channel = socket.socket(fileno=descriptors[0])
+            channel, *more = (socket.socket(fileno=each) for each in descriptors)
             pid = _fork_for(channel)
             if pid == 0:
-                # First, so that it misses no death of the fork server.
-                signal.pthread_sigmask(signal.SIG_BLOCK, (_ORPHANED, signal.SIGCHLD))
-                die_with_parent(_ORPHANED)
+                if more:
+                    die_with_parent()
+                else:
+                    # First, so that it misses no death of the fork server.
+                    signal.pthread_sigmask(signal.SIG_BLOCK, (_ORPHANED, signal.SIGCHLD))
+                    die_with_parent(_ORPHANED)
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 for inherited in (control, awake, wake):
                     inherited.close()
                 if os.getppid() == server:  # else it died before it could be told
-                    _guard(channel, run, name)
+                    if more and prepare is not None:
+                        _become_server(channel, more[0], run, name, prepare)
+                    else:
+                        _guard(channel, run, name)
                 # A guard has nothing to write or to close, and taking down a whole Python would
                 # cost more than the fork of the next process, which waits for its cores.
                 os._exit(0)
-            channel.close()
+            for each in (channel, *more):
+                each.close()
             if pid > 0:
                 guards.add(pid)
     deadline = time.monotonic() + _LAST_S
@@ -263,6 +363,28 @@ def _collect(guards: set[int]) -> None:
         for stranger in set(children()) - guards:
             with contextlib.suppress(OSError):
                 os.kill(stranger, signal.SIGKILL)
+
+
+def _become_server(
+    channel: socket.socket,
+    control: socket.socket,
+    run: Callable[[bytes], object],
+    name: str,
+    prepare: Prepare,
+) -> None:
+    """Prepare this process, which was forked for it, and serve as the one before does."""
+    try:
+        channel.send(_NUMBER.pack(os.getpid()))
+        with channel.makefile("rb") as given:
+            packed = given.read()
+        is_ready = prepare(packed, channel.sendall)
+        channel.close()
+        if is_ready:
+            _serve(control, run, name)
+    except BaseException:
+        # Not up through the frames of the fork server, which are this process's too.
+        sys.excepthook(*sys.exc_info())
+        os._exit(1)
 
 
 def _guard(channel: socket.socket, run: Callable[[bytes], object], name: str) -> None:

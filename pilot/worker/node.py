@@ -44,6 +44,8 @@ from pilot.worker.executor import ExecutorConfig
 from pilot.worker.executor import main as executor_main
 from pilot.worker.forking import Forked, ForkServer, Served
 from pilot.worker.node_cache import CacheHolder
+from pilot.worker.preloading import Preloads
+from pilot.worker.preloading import run as run_template
 from pilot.worker.shared_memory import (
     PLACE_BYTES,
     PLACES,
@@ -125,6 +127,7 @@ class NodeWorker:
         self._agent = agent
         self._shape = shape
         self._fork_server = executors
+        self._preloads = Preloads(executors, f"{node} {pilot}", self._tell_not_preloaded)
         self._cache = CacheHolder(self._site, pilot)
         self._memory = memory
         self._free_slots = list(range(PLACES - 1, -1, -1))
@@ -152,7 +155,12 @@ class NodeWorker:
         heard = told = looked = time.monotonic()
         try:
             while not self._ending:
+                loading = self._preloads.sentinels
+                for descriptor in loading:
+                    self._poller.register(descriptor, select.POLLIN)
                 ready = dict(self._poller.poll(self._timeout_ms()))
+                for descriptor in loading:
+                    self._poller.unregister(descriptor)
                 if self._fork_server.sentinel in ready:
                     log.error("the fork server has ended, and with it the executors")
                     break
@@ -163,6 +171,8 @@ class NodeWorker:
                     except Exception:
                         # All executors would end with this process.
                         log.exception("a %s could not be taken in", type(message).__name__)
+                for request in self._preloads.look():
+                    self._fork(request)
                 self._reap(ready)
                 self._reap_ranks(ready)
                 now = time.monotonic()
@@ -182,6 +192,7 @@ class NodeWorker:
             self._end_all()
             self._cache.close()
             self._client.close()
+            self._preloads.close()
             self._fork_server.close()
 
     def _on_signal(self, *_: object) -> None:
@@ -204,6 +215,8 @@ class NodeWorker:
             self._start(message)
         elif isinstance(message, m.StopExecutor):
             self._stop(message.executor, message.grace_s)
+        elif isinstance(message, m.EndTemplates):
+            self._preloads.forget(message.session)
         elif isinstance(message, m.Unsend):
             self._unsend(message)
         elif isinstance(message, m.TellStop):
@@ -253,7 +266,15 @@ class NodeWorker:
                     log = LogSpan(path.relative_to(self._site.directory).as_posix(), begin, end)
         self._client.send(m.RankExited(message.world, message.rank, task, started, log))
 
+    def _tell_not_preloaded(self, session: int, module: str, reason: str) -> None:
+        self._client.send(m.NotPreloaded(self._node, session, module, reason))
+
     def _start(self, message: m.StartExecutor) -> None:
+        """Start an executor; one whose session's modules are still being loaded, when they are."""
+        if not self._preloads.holds_back(message):
+            self._fork(message)
+
+    def _fork(self, message: m.StartExecutor) -> None:
         slot = self._free_slots.pop()
         path = self._site.logs / self._pilot / f"{self._node}-{message.executor}.out"
         owner = f"{self._pilot}-{self._node}-{message.executor}-{os.getpid()}"
@@ -271,7 +292,7 @@ class NodeWorker:
             slot=slot,
         )
         try:
-            process = self._fork_server.fork(msgspec.msgpack.encode(config))
+            process = self._preloads.fork(message, msgspec.msgpack.encode(config))
         except OSError as error:
             self._free_slots.append(slot)
             said = f"it cannot be forked on {self._node}: {error.strerror or error}"
@@ -291,6 +312,8 @@ class NodeWorker:
             else:
                 _signal_group(executor.process, signal.SIGKILL)
             executor.kill_at = time.monotonic() + grace_s
+        elif self._preloads.cancel(number):
+            self._client.send(m.ExecutorExited(number, 0, 0, 0.0, (), ""))
 
     def _unsend(self, message: m.Unsend) -> None:
         """Have an executor, or a world by its rank 0, skip the work that it was sent and has not
@@ -522,7 +545,9 @@ def main(
     name_process(f"pilot forkserver {node} {pilot}")
     # First, while there is nothing yet that a fork must not have.
     memory = shared_by_fork()
-    executors = ForkServer(lambda packed: executor_main(packed, site, memory), f"{node} {pilot}")
+    executors = ForkServer(
+        lambda packed: executor_main(packed, site, memory), f"{node} {pilot}", run_template
+    )
     name_process(f"pilot node {node} {pilot}")
     die_with_parent(signal.SIGTERM)
     if agent := find_agent():

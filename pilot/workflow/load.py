@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pilot.client.session_settings import preloaded
+from pilot.errors import PilotError
 from pilot.scheduler.budgets import HOUR_S
 from pilot.site_configs import yamlfile
 from pilot.workflow.expand import expand, values_of, without_circles
@@ -43,6 +45,8 @@ class Workflow:
     sys_path: tuple[Path, ...]
     #: Node-hours that its tasks may use, or None: `Session(budget=…)`.
     budget: str | float | None
+    #: Modules that the executors have from their start: `Session(preload=…)`.
+    preload: tuple[str, ...]
     _graph: Graph
 
     def graph(self) -> Graph:
@@ -121,9 +125,14 @@ def load_workflow(path: str | Path, parameters: Mapping[str, Any] | None = None)
     if budget is not None and budget.per != "total":
         with problems.caught():
             raise file.error("budget", message="a session has one budget for all of its time")
+    try:
+        preload = preloaded(file.value.preload)
+    except PilotError as error:
+        with problems.caught():
+            raise file.error("preload", message=str(error)) from None
     problems.raise_if_any()
     hours = None if budget is None else budget.node_s / HOUR_S
-    return Workflow(name, path.absolute(), values, sys_path, hours, graph)
+    return Workflow(name, path.absolute(), values, sys_path, hours, preload, graph)
 
 
 @contextlib.contextmanager

@@ -145,6 +145,8 @@ class WorkflowFile(_Mapping, kw_only=True):
     budget: NodeHours = None
     #: Directories to search for modules, relative to this file; its own is always searched.
     path: list[str] = []
+    #: Modules that each node imports once for all tasks, as [numpy, dislib].
+    preload: list[str] = []
     #: The tasks, by name.
     tasks: dict[str, TaskEntry]
     #: Results to print at the end, by name.

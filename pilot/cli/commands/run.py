@@ -225,6 +225,7 @@ def _open_session(site: Site, workflow: Workflow, ends_with_client: float | None
         name=workflow.name,
         sys_path=workflow.sys_path,
         budget=workflow.budget,
+        preload=workflow.preload,
         ends_with_client=False if ends_with_client is None else ends_with_client,
     )
 

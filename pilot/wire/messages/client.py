@@ -217,6 +217,13 @@ class Started(Message):
     tasks: list[Number]
 
 
+class Notice(Message):
+    """A notice about a session, for its user."""
+
+    session: Number
+    text: str
+
+
 class Reply(Message):
     """The answer to a request; `error` is not empty if it failed."""
 
@@ -242,4 +249,4 @@ FromClient: TypeAlias = (
     | Query
     | Command
 )
-ToClient: TypeAlias = Welcome | Accepted | Outcomes | Started | Reply
+ToClient: TypeAlias = Welcome | Accepted | Outcomes | Started | Reply | Notice

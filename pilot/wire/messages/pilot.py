@@ -87,6 +87,15 @@ class PilotStatus(Message):
     left_s: SignedSeconds = 0.0
 
 
+class PilotNotice(Message):
+    """A notice for the clients of a session, which is told once for each subject."""
+
+    pilot: str
+    session: Number
+    subject: str
+    text: str
+
+
 class PilotBye(Message):
     """The last message of an agent; what it still held goes back to the head."""
 
@@ -189,7 +198,7 @@ class HeadStatus(Message):
     """A sign of life of the head, for a pilot that has asked for one."""
 
 
-FromPilot: TypeAlias = PilotHello | Completions | PilotStatus | PilotBye
+FromPilot: TypeAlias = PilotHello | Completions | PilotStatus | PilotBye | PilotNotice
 ToPilot: TypeAlias = (
     Welcome
     | Assign

@@ -38,6 +38,21 @@ class StopExecutor(Message):
     grace_s: Seconds
 
 
+class EndTemplates(Message):
+    """A request to end the templates of a session: none of its executors is there any more."""
+
+    session: Number
+
+
+class NotPreloaded(Message):
+    """A notice that a module of a session is not in its executors from their start."""
+
+    node: str
+    session: Number
+    module: str
+    reason: str
+
+
 class Unsend(Message):
     """A request to have an executor, or the world whose rank 0 is on your node, skip the work that
     it was sent and has not begun, up to the `upto`-th."""
@@ -218,8 +233,17 @@ ToAgent: TypeAlias = (
     | Done
     | WorldDone
     | RankDone
+    | NotPreloaded
 )
 ToNode: TypeAlias = (
-    StartExecutor | StopExecutor | Unsend | TellStop | WatchRank | KillRank | AgentStatus | Exit
+    StartExecutor
+    | StopExecutor
+    | Unsend
+    | TellStop
+    | WatchRank
+    | KillRank
+    | AgentStatus
+    | Exit
+    | EndTemplates
 )
 ToExecutor: TypeAlias = Run | Exit
