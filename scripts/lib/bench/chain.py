@@ -1,8 +1,8 @@
 """CHAIN, large values that change: 50 steps on one block, each in place, on one node.
 
 The whole chain is submitted at once; the clock stops when the last step has ended, before the
-client reads its block. With one executor, and with two. Where results can be released, each block
-is, as soon as the next step is submitted.
+client reads its block. With one executor, and with two. All blocks are kept, or each is released as
+soon as the next step is submitted.
 
 Beside it the ways of a program without a task system: two processes that take turns, and hand the
 block over as a pickle on the local disk (no ``fsync``), as a file in ``/dev/shm`` that the next one
@@ -12,6 +12,7 @@ reads, or as one that each of them maps and changes in place; and a loop in one 
 from __future__ import annotations
 
 import concurrent.futures
+import itertools
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,6 +31,8 @@ STEPS = 50
 MIB = (1 << 20) // 8
 LIMIT_S = 120.0
 EXECUTORS = (1, 2)
+#: Whether blocks are released: this and earlier commits are measured side by side.
+WHETHER = (False, True) if hasattr(pilot.Session, "release") else (False,)
 SHARED_MEMORY = Path("/dev/shm")
 #: How a block is saved, changed and loaded.
 WAYS: dict[str, tuple[Callable[..., None], Callable[..., None], Callable[..., arrays.Block]]] = {
@@ -48,10 +51,13 @@ def run(stage: Stage) -> None:
         for _ in range(stage.count(ROUNDS, 1)):
             for name, step_s in _by_hand(stage, steps, size_mib * MIB).items():
                 samples.setdefault(name, []).append(step_s)
-            for executors in EXECUTORS:
-                stage.say(f"{size_mib} MiB, executors: {executors}")
-                case = f"{steps} steps on {size_mib} MiB, executors: {executors}"
-                step_s, disk_mib = _through_pilot(stage, executors, steps, size_mib * MIB)
+            for executors, releases in itertools.product(EXECUTORS, WHETHER):
+                kept = "released" if releases else "kept"
+                case = f"{steps} steps on {size_mib} MiB, {kept}, executors: {executors}"
+                stage.say(case)
+                step_s, disk_mib = _through_pilot(
+                    stage, executors, steps, size_mib * MIB, releases=releases
+                )
                 samples.setdefault(case, []).append(step_s)
                 written.setdefault(case, []).append(disk_mib)
         medians = {name: 1e3 * measure.median(each) for name, each in samples.items()}
@@ -66,7 +72,9 @@ def run(stage: Stage) -> None:
         stage.findings.data[f"CHAIN {size_mib}"] = {"step_s": samples, "written_mib": written}
 
 
-def _through_pilot(stage: Stage, executors: int, steps: int, floats: int) -> tuple[float, float]:
+def _through_pilot(
+    stage: Stage, executors: int, steps: int, floats: int, *, releases: bool
+) -> tuple[float, float]:
     """Return the seconds of a step, and the MiB that all steps have written to disks."""
     text = one_pool(stage.site_text, cores_per_node=executors)
     with stage.site(text) as site, pilot.Session(site, name="bench") as session:
@@ -81,7 +89,8 @@ def _through_pilot(stage: Stage, executors: int, steps: int, floats: int) -> tup
         begin = time.perf_counter()
         for _ in range(steps):
             block, replaced = session.submit(arrays.one_up, block), block
-            system.release([replaced])
+            if releases:
+                system.release([replaced])
         system.wait([block], deadline.left_s())
         step_s = (time.perf_counter() - begin) / steps
         written = traffic(site)["written"] - before
