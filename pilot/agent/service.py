@@ -167,6 +167,7 @@ class Service:
             m.Committed: self._committed,
             m.CancelWork: lambda message, now: rules.cancel(message.tasks, now),
             m.ForgetSession: lambda message, _now: rules.end_session(message.session),
+            m.Released: lambda message, _now: rules.release(message.results),
             m.Reclaim: lambda message, now: rules.return_to_head(message.tasks, now),
             m.EndPilot: self._told_to_end,
             m.ReturnNodes: self._return_nodes,

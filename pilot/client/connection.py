@@ -11,6 +11,7 @@ Invariants
   task that is still awaited: futures resolve as if nothing had happened.
 - The user's threads never touch a socket: they put things into queues and wake the thread.
 - The head, also the next one, knows which ids this client was given: so it tells it of those tasks.
+- What is released goes behind all that was submitted before, and is sent again as that is.
 - Nothing of a user's runs in the thread: neither callbacks nor what is unpickled.
 - What cannot be sent is refused to whoever wanted to send it, and harms nobody else.
 - A forked copy of the process has no connection: all that is asked of it raises at once.
@@ -26,7 +27,7 @@ import time
 import uuid
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from itertools import chain
@@ -71,6 +72,8 @@ WATCH_S = 0.25
 RESTARTS, RESTART_S = 8, 60.0
 #: Tasks in one message.
 FRAME = 5000
+#: Released results in one message.
+RELEASED = 50_000
 #: The size of a task, and of a template, in a message without its payload, about, in bytes.
 TASK_BYTES, TEMPLATE_BYTES = 64, 512
 #: A client that submits says so often that it lives, and comes back to its sessions when it was
@@ -172,6 +175,9 @@ class Connection:
         #: Bytes of what was submitted and is not accepted, by its number and in all.
         self._sizes: dict[int, int] = {}
         self._unaccepted_bytes = 0
+        #: What was released and is not in that queue yet: results, and tasks as a whole. Futures
+        #: that are deleted append to it, at any moment and in any thread: it has no lock.
+        self.released: deque[int | tuple[int, int]] = deque()
         #: The messages that were sent and are not answered, by number, in order.
         self._open: dict[int, msgspec.Struct] = {}
         self._awaited: dict[int, Awaited] = {}
@@ -264,6 +270,13 @@ class Connection:
                 self._outbox.append(m.Watch(new))
         self._notify()
 
+    def release(self, results: Iterable[int | tuple[int, int]]) -> None:
+        """Tell the head that nobody asks for these results, or tasks, after what was submitted."""
+        with self._lock:
+            self._check()
+        self.released.extend(results)
+        self._notify()
+
     def request(self, make: Callable[[int], msgspec.Struct], timeout: float | None = 60.0) -> Any:
         """Send the message that `make` returns for a request number, and wait for the reply.
 
@@ -309,6 +322,10 @@ class Connection:
         """
         end = None if timeout is None else time.monotonic() + timeout
         with self._flushed:
+            if self.released and not self._failure:
+                self._queue_released()
+        self._notify()
+        with self._flushed:
             while not (self._failure or self._is_flushed()):
                 left = 1.0 if end is None else min(1.0, end - time.monotonic())
                 if left <= 0:
@@ -340,8 +357,8 @@ class Connection:
         return time.monotonic() - pinged if pinged else 0.0
 
     def _is_flushed(self) -> bool:
-        unsent = any(isinstance(item, tuple) for item in chain(self._portions, self._outbox))
-        return not (unsent or self._unaccepted())
+        unsent = chain(self._portions, self._outbox, self._open.values())
+        return not any(isinstance(item, (tuple, m.Submit, m.Release)) for item in unsent)
 
     def _who(self) -> str:
         """Return words that name the head."""
@@ -397,6 +414,7 @@ class Connection:
                 request.set_exception(error)
         self._awaited, self._requests, self._open, self._outbox = {}, {}, {}, []
         self._portions.clear()
+        self.released.clear()
 
     def _check(self) -> None:
         if self._failure is not None:
@@ -685,8 +703,20 @@ class Connection:
         """Return the submissions that the head has not accepted yet."""
         return [message for message in self._open.values() if isinstance(message, m.Submit)]
 
+    def _queue_released(self) -> None:
+        """Queue what was released up to now behind all that was submitted before."""
+        count = len(self.released)  # more may come meanwhile
+        while count > 0:
+            some = [self.released.popleft() for _ in range(min(count, RELEASED))]
+            count -= len(some)
+            whole = [one for one in some if isinstance(one, int)]
+            parts = [one for one in some if not isinstance(one, int)]
+            self._outbox.append(m.Release(next(self._numbers), whole, parts))
+
     def _send(self, client: Client[Any]) -> None:
         with self._lock:
+            if self.released:
+                self._queue_released()
             messages: list[msgspec.Struct] = []
             while self._unaccepted_bytes <= UNACCEPTED_BYTES:
                 if not self._portions:
@@ -705,6 +735,8 @@ class Connection:
                     self._open[seq] = item
                     self._sizes[seq] = size
                     self._unaccepted_bytes += size
+                elif isinstance(item, m.Release):
+                    self._open[item.seq] = item
                 elif (number := getattr(item, "request", None)) is not None:
                     self._open[number] = item
                 messages.append(item)
@@ -720,6 +752,8 @@ class Connection:
         if isinstance(message, m.Submit):
             refused = [(spec.id, text) for spec in message.tasks]
             self._take(m.Accepted(message.seq, refused))
+        elif isinstance(message, m.Release):
+            self._take(m.Accepted(message.seq))
         else:
             self._take(m.Reply(message.request, error=text))
 
@@ -757,6 +791,8 @@ class Connection:
                     # Here, and not where it was asked: the next head must not be greeted before.
                     self._note_block(*message.result[-2:])
                 future = self._requests.pop(message.request, None)
+                if isinstance(asked, m.Release):  # an earlier head does not know of that
+                    self._flushed.notify_all()
             if isinstance(asked, m.Submit):  # the head could not read it
                 unread = [(spec.id, message.error) for spec in asked.tasks]
                 with self._lock:

@@ -29,8 +29,8 @@ from pilot.client.failures import exception_of
 from pilot.client.results import Results
 from pilot.data.storing import load
 from pilot.data.unpicklable import decoding_error
-from pilot.errors import EncodingError
-from pilot.model.ids import task_label
+from pilot.errors import EncodingError, ResultError, SubmissionError
+from pilot.model.ids import Ref, task_label
 from pilot.model.tasks import TaskFailure, TaskOutcome
 from pilot.model.values import Value
 from pilot.pickled import public
@@ -101,6 +101,8 @@ class Unread:
         EncodingError
             The value cannot be unpickled; also where that would end the program.
         """
+        if any(value.is_released for value in self.values):
+            raise released_error(task)
         try:
             if not self.whole:
                 return load(self.values[0], self.directory)
@@ -114,6 +116,14 @@ class Unread:
         raise EncodingError(f"the result of task {task_label(task)}: {text}") from cause
 
 
+def released_error(task: int) -> ResultError:
+    """Return the error of whoever asks for a result that was released."""
+    return ResultError(
+        f"the result of task {task_label(task)} was released: it is deleted as soon as no task "
+        "needs it, and nobody gets it any more; run the task again"
+    )
+
+
 class _UnreadError(Exception):
     """A task's failure, which becomes an exception when somebody asks for it."""
 
@@ -122,6 +132,8 @@ class _UnreadError(Exception):
         self.outcome = outcome
 
 
+#: In place of places of results: all of them.
+ALL = -1
 #: A million futures share one shape.
 _shape_of = functools.lru_cache(maxsize=1000)(Results)
 
@@ -151,6 +163,8 @@ class Future(CalledBack[T]):
 
     #: The reason of a task that has ended because of another one.
     _followed: TaskFailure | None = None
+    #: The places of results that were released here (`ALL`: of all); None: of none.
+    _released: set[int] | None = None
 
     @property
     def task_id(self) -> str:
@@ -226,6 +240,8 @@ class Future(CalledBack[T]):
             The exception that the task raised. One that affects the caller's control flow, such
             as `SystemExit` or `StopIteration`, is the cause of a `TaskError`.
         """
+        if self._is_released and not self._is_here():
+            raise released_error(self.task)
         # Most are settled, and a settled future stays so: no lock is needed to see that.
         if self._state != _base.FINISHED or self._exception is not None:
             error = self.exception(timeout)
@@ -242,6 +258,23 @@ class Future(CalledBack[T]):
                     self._result = read
                 value = self._result
         return cast("T", value)
+
+    @property
+    def _is_released(self) -> bool:
+        """True if the result, or one of several, was released here."""
+        return self._released is not None
+
+    def _is_here(self) -> bool:
+        """Tell whether the outcome is here, with the value in memory or small."""
+        if self._state != _base.FINISHED:
+            return self.cancelled()
+        value: Any = self._result
+        return type(value) is not Unread or all(one.payload for one in value.values)
+
+    def _let_go(self) -> int | Ref:
+        """Know that results are released; return which: all of a task, or one of several."""
+        self._released = {ALL}
+        return self.task
 
     def loaded_type(self) -> type | None:
         """Return the class of the result if that is in memory, or small; None: it would be read."""
@@ -283,9 +316,13 @@ class Future(CalledBack[T]):
             raise TypeError(
                 f"task {self.task_id} has {self._shape.count} results: take future[0].array()"
             )
+        if self._is_released and not self._is_here():
+            raise released_error(self.task)
         if (error := self.exception(timeout)) is not None:
             raise error
         value: Any = self._result
+        if type(value) is Unread and value.values[0].is_released:
+            raise released_error(self.task)
         if type(value) is not Unread:
             return array_in(value, name)
         return stored_array(value.directory, value.values[0], name)
@@ -426,6 +463,17 @@ class Future(CalledBack[T]):
         if self._done_callbacks:
             super()._invoke_callbacks()
 
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        """Call a function with the future when it is done, or at once if it is.
+
+        Callbacks run in order on one thread of the session.
+        """
+        self._live_until_done()
+        super().add_done_callback(fn)
+
+    def _live_until_done(self) -> None:
+        """Have the future live until it is done, whoever deletes it: it has a callback."""
+
     def _when_done(self, call: Callable[[], object]) -> None:
         """Call a function of Pilot's, which may not wait, as soon as the future is done."""
         with self._condition:
@@ -461,7 +509,14 @@ class Future(CalledBack[T]):
         self._shape.check_parts(f"task {self.task_id}")
         return iter([PartFuture(self, index) for index in range(self._shape.count)])
 
+    def _check_argument(self) -> None:
+        if self._is_released:
+            raise SubmissionError(
+                f"a result of task {self.task_id} was released, and cannot be an argument any more"
+            )
+
     def __reduce__(self) -> tuple[Any, ...]:
+        self._check_argument()
         count = (self._known_shape or self._learn()).count
         places = (0,) if count == 1 else tuple(range(count))
         return refer(self.task, places, count > 1, self._session.origin)
@@ -482,25 +537,27 @@ class PartFuture(Future[Any]):
 
     def _follow(self) -> None:
         """Settle the part as the whole is settled."""
-        whole = self._whole
-        self._followed = whole._followed
-        if whole.cancelled():
-            self._end_cancelled()
-            return
-        if whole._exception is not None:
-            self._fail(whole._exception, whole._ended)
-            return
-        self._ended = whole._ended
-        try:
-            value: Any = whole._result
-            if type(value) is Unread:
-                value = value.part(self._index)
-            elif whole._shape.count > 1:
-                value = value[self._index]
-        except Exception as error:
-            self.set_exception(error)
-        else:
-            self.set_result(value)
+        follow(self, self._whole, self._part)
+
+    def _live_until_done(self) -> None:
+        self._whole._live_until_done()
+
+    def _part(self, value: Any) -> Any:
+        if type(value) is Unread:
+            return value.part(self._index)
+        return value[self._index] if self._whole._shape.count > 1 else value
+
+    @property
+    def _is_released(self) -> bool:
+        released = self._whole._released
+        return released is not None and not released.isdisjoint((self._index, ALL))
+
+    def _let_go(self) -> int | Ref:
+        if self._whole._shape.count == 1:
+            return self._whole._let_go()
+        released = self._whole._released
+        self._whole._released = {self._index} if released is None else {self._index, *released}
+        return self.task, self._index
 
     @property
     def key(self) -> tuple[int, ...]:
@@ -512,4 +569,27 @@ class PartFuture(Future[Any]):
         return self._whole.cancel()
 
     def __reduce__(self) -> tuple[Any, ...]:
+        self._check_argument()
         return refer(self.task, (self._index,), whole=False, origin=self.origin)
+
+
+def follow(
+    future: Future[Any], other: Future[Any], take: Callable[[Any], Any] = lambda value: value
+) -> None:
+    """Settle a future as another one is settled, with what `take` makes of the other's value."""
+    if future.done():
+        return
+    future._followed = other._followed
+    if other.cancelled():
+        future._end_cancelled()
+        return
+    if other._exception is not None:
+        future._fail(other._exception, other._ended)
+        return
+    future._ended = other._ended
+    try:
+        value = take(other._result)
+    except Exception as error:
+        future.set_exception(error)
+    else:
+        future.set_result(value)

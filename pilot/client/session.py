@@ -126,6 +126,10 @@ class Session(concurrent.futures.Executor):
     in_task
         A task may open a session of its own only with this: a module that opens one when it is
         imported does that in each worker, too.
+    release_on_del
+        True: when a future that this session has given is deleted (``del``, or the last variable
+        with it is gone), its results are released, as by `release`. Of several results: when the
+        futures of all are gone.
 
     Raises
     ------
@@ -150,6 +154,7 @@ class Session(concurrent.futures.Executor):
         ends_with_client: bool | float | str | timedelta = False,
         preload: Sequence[str] = (),
         in_task: bool = False,
+        release_on_del: bool = False,
     ) -> None:
         if serves_tasks() and not in_task:
             raise PilotError(_IN_TASK)
@@ -186,7 +191,7 @@ class Session(concurrent.futures.Executor):
             python=lambda: self._connection.python,
         )
         numbers = self._connection.numbers(self.id, *block)
-        self._tasks = SessionTasks(self, self._connection, submitter, numbers)
+        self._tasks = SessionTasks(self, self._connection, submitter, numbers, release_on_del)
         self._connection.sessions.add(self.id)
         #: True if the session was opened here, and ends with this client.
         self._is_bound = settings.grace_s > 0
@@ -564,6 +569,37 @@ class Session(concurrent.futures.Executor):
         tasks = None if futures is None else sorted(self._tasks.numbers_of(_several(futures)))
         if tasks != []:
             self._request(lambda n: m.Cancel(n, self.id, tasks or []))
+
+    def release(self, futures: Future[Any] | Iterable[Future[Any]]) -> None:
+        """Promise not to ask for these results again: each is deleted once no task needs it.
+
+        The call does not wait. Tasks may be unfinished, and tasks that were submitted before still
+        get the results, also when they are tried again; one that is submitted later is refused.
+        Versions of named objects, and results that others find by ``cache=True``, stay. Where the
+        session was left this waits for the head.
+
+        Parameters
+        ----------
+        futures
+            Futures of the session's tasks, and of what was put; of several results also
+            ``future[0]`` or ``future["name"]`` alone. What is released already does no harm.
+
+        Raises
+        ------
+        PilotError
+            One is no future of a task of this session. Nothing is released then.
+        """
+        self._check_process()
+        results = self._tasks.release(_several(futures))
+        if not self._connection.is_closed:
+            self._connection.release(results)
+            return
+        connection = Connection(self.site, submits=False)
+        try:
+            connection.release(results)
+            connection.flush()
+        finally:
+            connection.close()
 
     def purge(self, futures: Iterable[Future[Any]] | None = None) -> None:
         """Delete results to free space on the disk; the records of the tasks stay.

@@ -23,10 +23,11 @@ from pilot.client.future import Future, Owner
 from pilot.client.group import NO_GROUP, Grouping, GroupKey, current_group
 from pilot.client.numbers import Numbers
 from pilot.client.ordering import After
+from pilot.client.releasing import ReleasingFuture
 from pilot.client.submission import Submission
 from pilot.client.submitter import Call, Submitter
 from pilot.errors import PilotError
-from pilot.model.ids import task_label
+from pilot.model.ids import Ref, session_of, task_label
 from pilot.model.objects import Naming
 from pilot.model.session_retry import renumbered
 from pilot.model.tasks import Function, TaskOutcome, TaskSpec, Template
@@ -50,15 +51,23 @@ class SessionTasks:
         The maker of tasks from calls.
     numbers
         The ids that the tasks get.
+    release_on_del
+        True: a future that is deleted releases its results.
     """
 
     def __init__(
-        self, session: TaskOwner, connection: Connection, submitter: Submitter, numbers: Numbers
+        self,
+        session: TaskOwner,
+        connection: Connection,
+        submitter: Submitter,
+        numbers: Numbers,
+        release_on_del: bool = False,
     ) -> None:
         self._session = session
         self._connection = connection
         self._submitter = submitter
         self._numbers = numbers
+        self._release_on_del = release_on_del
         self._lock = threading.Lock()
         self._futures: set[Future[Any]] = set()
         #: True as long as tasks are taken.
@@ -124,7 +133,14 @@ class SessionTasks:
                 raise
             if group is not None:
                 group.futures.extend(futures)
-        return futures
+        return self._for_user(futures)
+
+    def _for_user(self, futures: list[Future[Any]]) -> list[Future[Any]]:
+        """Return the futures that the user gets for those that are awaited."""
+        if not self._release_on_del:
+            return futures
+        release = self._connection.released.append
+        return [ReleasingFuture(future, release) for future in futures]
 
     def submit_again(self, kept: Mapping[str, Any]) -> dict[str, Future[Any]]:
         """Submit tasks again, as new ones.
@@ -216,6 +232,24 @@ class SessionTasks:
                 if (future := waiting.get(task)) is not None:
                     future._end_cancelled()
                     self._futures.discard(future)
+
+    def release(self, futures: Iterable[Future[Any]]) -> list[int | Ref]:
+        """Have futures know that their results are released; return these, or tasks as a whole.
+
+        Raises
+        ------
+        PilotError
+            One is not a future of a task of this session. Then none is released.
+        """
+        given = list(futures)
+        for future, number in zip(given, self.numbers_of(given), strict=True):
+            if session_of(number) != self._session.id:
+                raise PilotError(
+                    f"the future of task {future.task_id} is of session {session_of(number)}, and "
+                    f"this is session {self._session.id}; nothing was released. Only a task's own "
+                    "session can release its results"
+                )
+        return [future._let_go() for future in given]
 
     def numbers_of(self, futures: Iterable[Future[Any]]) -> list[int]:
         """Return the numbers of tasks, after checking that they are of this site.

@@ -1,9 +1,10 @@
-"""Requests of clients about tasks: submit, watch, cancel.
+"""Requests of clients about tasks: submit, watch, cancel, release results.
 
 Invariants
 ----------
 - A submission is acknowledged when it is committed. One that is sent twice, also to two heads, is
   taken on once; so is a child that is detached again by its parent's next attempt.
+- A release is answered when it is committed, and counts for what is submitted after it.
 - A submission is of tasks of one session, by their ids; otherwise it is refused.
 - A client hears of the end of each task that it has submitted or watches: when the end is
   committed, or at once if that was before.
@@ -91,6 +92,7 @@ class Clients:
             m.Detach: self._detach,
             m.Watch: self._watch,
             m.Cancel: self._cancel,
+            m.Release: self._release,
         }
 
     def _hello(self, peer: bytes, hello: m.ClientHello, now: float) -> None:
@@ -197,7 +199,7 @@ class Clients:
         self._shell.learn(session, functions, [one for one in templates if one.id not in unfit])
         if unfit:
             self._shell.refuse(unfit, {})
-        ended, lost = self._shell.ended_inputs(tasks)
+        ended, lost, gone = self._shell.ended_inputs(tasks)
         taken, refused = tasks, []
         live = self._shell.core.tasks
         if len(live) + len(tasks) > self._most:
@@ -211,7 +213,7 @@ class Clients:
             large = [spec for spec in taken if len(spec.payload) > limits.ARGUMENTS_BYTES]
             refused += [(spec.id, why) for spec in large]
             taken = [spec for spec in taken if len(spec.payload) <= limits.ARGUMENTS_BYTES]
-        submitted = ev.TasksSubmitted(session, templates, taken, ended, parent, lost)
+        submitted = ev.TasksSubmitted(session, templates, taken, ended, parent, lost, gone)
         return self._shell.apply(submitted, now).refused + refused
 
     def _without_unfit(self, message: m.Submit | m.Detach) -> tuple[list[Function], dict[int, str]]:
@@ -235,6 +237,12 @@ class Clients:
                     "large data as arguments, or with `session.put`"
                 )
         return functions, unfit
+
+    def _release(self, peer: bytes, message: m.Release, now: float) -> None:
+        results = self._shell.releasing.found(message.tasks, message.parts, self._shell.core.tasks)
+        if results:
+            self._shell.apply(ev.ResultsReleased(results), now)
+        self._commits.tell(peer, m.Accepted(message.seq))
 
     def _watch(self, peer: bytes, message: m.Watch, _now: float) -> None:
         live = self._shell.core.tasks

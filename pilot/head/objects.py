@@ -63,6 +63,8 @@ class Objects:
             count = counted(len(outcome.values), "result")
             raise PilotError(f"task {label} has {count}, counted from 0: not {message.place}")
         value = outcome.values[message.place]
+        if value.is_released or self._shell.core.releases.is_claimed((message.task, message.place)):
+            raise PilotError(f"the result of task {label} was released: it can have no name")
         kind = self._store.rows("show_task", {"task": message.task})[0]
         maker = kind["parent"] if kind["kind"] == "value" else message.task
         row = object_row(

@@ -8,26 +8,29 @@ Invariants
 - What is forgotten here is committed, so it can be read again.
 - What is kept is bounded by number and by bytes, but for what one commit may bring.
 - Of a session that has ended nothing is kept once its end is committed.
+- A result that is gone, since it was released, is told as such from then on.
 - A dependent sees a failure that is to be ignored as a good end, with the default as its values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from pilot.errors import ResultError
 from pilot.head.core.core import default_values
 from pilot.head.core.events import Ended
 from pilot.head.store.reader import Reader
-from pilot.model.ids import session_of
+from pilot.model.ids import Ref, session_of
 from pilot.model.states import ABORTED, COMPLETED, FAILED, TIMED_OUT, KnownState, ToldState
 from pilot.model.tasks import TaskOutcome
-from pilot.model.values import Value
+from pilot.model.values import RELEASED, Value
 
 #: The number and the total size, in bytes, of the last outcomes that are kept in memory.
 RECENT, RECENT_BYTES = 50_000, 64 << 20
 #: The approximate size of an outcome besides its values, in bytes.
 _OUTCOME_BYTES = 500
+#: The number of outcomes that are read at a time.
+_PORTION = 100
 #: States that ``on_failure="ignore"`` makes good for dependents.
 _FAILURES = (FAILED, TIMED_OUT, ABORTED)
 
@@ -44,6 +47,10 @@ class Outcomes:
         #: The ends by which dependents get nothing.
         self._lost: dict[int, Ended] = {}
         self._bytes = 0
+        #: Tasks among the last whose results are found by a key.
+        self._memoised: set[int] = set()
+        #: True if a result was ever released.
+        self.any_released = store.any_released
         #: Sessions that have ended, of which something may be kept.
         self._closed: set[int] = set()
 
@@ -55,6 +62,8 @@ class Outcomes:
             self._ignored[end.task] = end.ignored
         elif end.lost is not None:
             self._lost[end.task] = end
+        if end.memo:
+            self._memoised.add(end.task)
         self._bytes += _size(outcome)
         return outcome
 
@@ -65,12 +74,14 @@ class Outcomes:
             self._bytes -= _size(outcome)
             self._ignored.pop(task, None)
             self._lost.pop(task, None)
+            self._memoised.discard(task)
 
     def forget_all(self) -> None:
         """Forget all outcomes: they are read again when needed. All must be committed."""
         self._recent.clear()
         self._ignored.clear()
         self._lost.clear()
+        self._memoised.clear()
         self._bytes = 0
 
     def close(self, session: int) -> None:
@@ -114,6 +125,52 @@ class Outcomes:
         if unknown := tasks - known:
             known |= self._store.states(unknown).keys()
         return known
+
+    # --- released results
+
+    def there(self, tasks: set[int]) -> dict[int, tuple[Value, ...]]:
+        """Return the results of the completed ones among ended tasks."""
+        found: dict[int, tuple[Value, ...]] = {}
+        left = list(tasks)
+        while left:  # a portion at a time: what is read may be large
+            portion, left = left[:_PORTION], left[_PORTION:]
+            outcomes = self._of(set(portion))
+            found |= {one.task: one.values for one in outcomes if one.state == COMPLETED}
+        return found
+
+    def kept(self, tasks: set[int]) -> set[int]:
+        """Return the tasks among these of which a result is found by a name, or by its key.
+
+        Names that are not written yet are not known here.
+        """
+        return (tasks & self._memoised) | self._store.kept(tasks)
+
+    def replace(self, task: int, values: tuple[Value, ...]) -> TaskOutcome:
+        """Keep what is left of a completed task's results; return the outcome, to be written."""
+        outcome = TaskOutcome(task, COMPLETED, values)
+        if (before := self._recent.get(task)) is not None:
+            self._bytes -= _size(before)
+        self._recent[task] = outcome
+        self._bytes += _size(outcome)
+        return outcome
+
+    def gone(self, results: Iterable[Ref]) -> set[Ref]:
+        """Return those of these results of ended tasks that were released, and are gone."""
+        if not self.any_released:
+            return set()
+        gone: set[Ref] = set()
+        older: set[int] = set()
+        wanted = list(results)
+        for result in wanted:
+            outcome = self._recent.get(result[0])
+            if outcome is None:
+                older.add(result[0])
+            elif result[1] < len(outcome.values) and outcome.values[result[1]].is_released:
+                gone.add(result)
+        if older:
+            places = self._store.released_places(older)
+            gone.update(one for one in wanted if one[1] in places.get(one[0], ()))
+        return gone
 
     def states(self, tasks: set[int]) -> dict[int, KnownState | ToldState]:
         """Return the states of the tasks that have ended, as their dependents see them."""
@@ -180,6 +237,11 @@ class Outcomes:
         if ignored is None:
             return outcome
         return TaskOutcome(outcome.task, COMPLETED, ignored)
+
+
+def without(values: tuple[Value, ...], places: Collection[int]) -> tuple[Value, ...]:
+    """Return the values of a task of which those in these places were released."""
+    return tuple(RELEASED if place in places else value for place, value in enumerate(values))
 
 
 def _size(outcome: TaskOutcome) -> int:

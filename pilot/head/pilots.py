@@ -21,6 +21,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from pilot.errors import PilotError
 from pilot.head.connections import Handler, PilotPeer, Sent, refusal
 from pilot.head.core import events as ev
@@ -29,6 +31,7 @@ from pilot.head.fleet import Fleet
 from pilot.head.outlook import RUNNING
 from pilot.head.shell import Shell
 from pilot.head.walltimes import WALLTIME_MOVED_S
+from pilot.model.tasks import Completion
 from pilot.scheduler.batch import BatchSystem
 from pilot.scheduler.resources import common_shape
 from pilot.site import Site
@@ -204,15 +207,29 @@ class Pilots:
     def _take_ends(self, address: bytes, message: m.Completions, now: float) -> None:
         completions = self._shell.numbers.name_children(message.completions, self._core.tasks)
         made = [ended.children for ended in completions if ended.children is not None]
+        if any(children.released for children in made):
+            completions = [self._without_kept(ended) for ended in completions]
         owed = {ref[0] for children in made for ref in children.delegated.values()}
         specs = [spec for children in made for spec in children.tasks]
-        inputs, lost = self._shell.ended_inputs(specs)
+        inputs, lost, gone = self._shell.ended_inputs(specs)
         outcomes = self._shell.outcomes.seen(owed)
-        ends = ev.AttemptsEnded(message.pilot, completions, inputs, outcomes, lost)
+        ends = ev.AttemptsEnded(message.pilot, completions, inputs, outcomes, lost, gone)
         self._shell.apply(ends, now)
         self._shell.commits.tell(address, m.Committed(message.seq))
         if any(ended.outcome in ("ok", "error") for ended in message.completions):
             self.fleet.worked(message.pilot)
+
+    def _without_kept(self, done: Completion) -> Completion:
+        """Return an end without releases of results that are kept for others."""
+        children = done.children
+        if children is None or not children.released:
+            return done
+        new = {spec.id for spec in children.tasks}
+        known = new | self._core.tasks.keys()
+        ended = {task for task, _ in children.released if task not in known}
+        there = self._shell.releasing.open_to_release(children.released, ended)
+        children = msgspec.structs.replace(children, released=tuple(there))
+        return msgspec.structs.replace(done, children=children)
 
     def _status(self, address: bytes, message: m.PilotStatus, now: float) -> None:
         name, nodes, draining = message.pilot, len(message.nodes), message.draining
@@ -345,6 +362,8 @@ class Pilots:
             except Exception as error:
                 if not self._set_aside(name, tasks, error):
                     trouble = error
+        # After what it is about has been sent.
+        self._shell.releasing.tell_later(self._core.take_unwanted())
         if trouble is not None:
             raise trouble
 

@@ -332,7 +332,12 @@ def task(view: View, task: str) -> dict[str, Any]:
         "inputs": inputs,
         "after": after,
         "results": [
-            {"size": value.size, "file": value.path or None, "name": value.name or None}
+            {
+                "size": value.size,
+                "file": value.path or None,
+                "name": value.name or None,
+                "released": value.is_released,
+            }
             for value in values
         ],
         "error": None

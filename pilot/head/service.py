@@ -66,7 +66,7 @@ STOP_S = 20.0
 #: Messages that show that the head is used.
 _USES = (m.ClientHello, m.Submit, m.Query)
 #: Messages that wait while the database cannot be written: tasks come with the answer.
-_WAITING = (m.Reserve, m.Detach)
+_WAITING = (m.Reserve, m.Detach, m.Release)
 
 
 class Connections(Protocol):
@@ -235,7 +235,7 @@ class Service:
                 owed.update(ref[0] for ref in item.delegated[1].values())
         owed.difference_update(item.spec.id for item in tasks)
         outcomes, pilots = shell.outcomes.seen(owed), self._fleet.started()
-        shell.apply(ev.TasksRestored(templates, tasks, outcomes, pilots), now)
+        shell.apply(ev.TasksRestored(templates, tasks, outcomes, pilots, store.claims()), now)
         self._control.restore(row for row in rows if row.id not in store.damaged)
         for row in rows:
             if row.id not in store.damaged:
@@ -325,6 +325,8 @@ class Service:
                 live = self._core.tasks
                 refused = [(spec.id, text) for spec in message.tasks if spec.id not in live]
                 self._commits.tell(peer, m.Accepted(message.seq, refused))
+            elif isinstance(message, m.Release):
+                self._commits.tell(peer, m.Accepted(message.seq))  # nobody waits for more
 
     # --- timers
 
@@ -333,6 +335,7 @@ class Service:
         run = self.steps.run
         if not self.stopping:
             run("giving back space of the database", self._store.shrink)
+            run("removing released results", self._shell.releasing.sweep, self._janitor.add)
             run("closing what was left", self._control.close_left, now)
             run(
                 "ending what was bound to clients",

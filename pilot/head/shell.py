@@ -14,7 +14,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 from pilot.head.assignments import AssignmentPacker
@@ -26,10 +26,12 @@ from pilot.head.core.numbering import Numbers
 from pilot.head.machine import HERE, Machine
 from pilot.head.memo_lookup import MemoLookup
 from pilot.head.outcome_cache import Outcomes
+from pilot.head.releasing import Releasing
 from pilot.head.steps import Steps
 from pilot.head.store.store import Store
 from pilot.head.store.unfit import LeftOut
 from pilot.head.telling import Telling
+from pilot.model.ids import Ref
 from pilot.model.states import UNSUCCESSFUL
 from pilot.model.tasks import Function, TaskOutcome, TaskSpec, Template
 from pilot.scheduler.amounts import Amounts
@@ -91,6 +93,7 @@ class Shell:
             self.steps,
             machine.now,
         )
+        self.releasing = Releasing(store, self.outcomes, self.commits, self.peers, send)
         #: Ends that the database records differently from what clients would have been told.
         self._changed: dict[int, TaskOutcome] = {}
         #: The last reports of pilots on running tasks.
@@ -134,17 +137,18 @@ class Shell:
 
     def ended_inputs(
         self, tasks: Sequence[TaskSpec]
-    ) -> tuple[Mapping[int, str], Mapping[int, Ended]]:
+    ) -> tuple[Mapping[int, str], Mapping[int, Ended], Collection[Ref]]:
         """Return the states of what these tasks need or come after, where that is no unfinished
-        task, and the ends of inputs that have no results."""
+        task, the ends of inputs that have no results, and inputs that were released."""
         live = self.core.tasks
-        inputs = {ref[0] for spec in tasks for ref in spec.inputs if ref[0] not in live}
+        needed = {ref for spec in tasks for ref in spec.inputs if ref[0] not in live}
         before = {one for spec in tasks if spec.after for one in spec.after if one not in live}
-        if not (inputs or before):
-            return {}, {}
+        if not (needed or before):
+            return {}, {}, ()
+        inputs = {ref[0] for ref in needed}
         states = self.outcomes.states(inputs | before)
         lost = {task for task in inputs if states.get(task) in UNSUCCESSFUL}
-        return states, self.outcomes.lost(lost) if lost else {}
+        return states, self.outcomes.lost(lost) if lost else {}, self.outcomes.gone(needed)
 
     def _carry_out(self, effects: Effects) -> None:
         batch, now = self.commits.batch, self._now()
@@ -173,11 +177,16 @@ class Shell:
                     self.running.pop(attempt.completion.task, None)
         if effects.late:
             batch.add_late_attempts(effects.late, now)
-        if effects.ended:
-            batch.add_ends(effects.ended)
+        ended = self.releasing.take_away(effects) if effects.released else effects.ended
+        if ended:
+            batch.add_ends(ended)
             if effects.named:
                 batch.add_objects(effects.named, now)
-            self._note_ends(effects.ended)
+            self._note_ends(ended)
+        if effects.claimed:
+            batch.claims.extend(effects.claimed)
+        if effects.unwanted:
+            self.releasing.tell_later(effects.unwanted)
         for pilot, tasks in effects.cancel.items():
             if peer := self.peers.pilots.get(pilot):
                 self.send(peer.address, m.CancelWork(tasks))

@@ -173,6 +173,8 @@ class Children(msgspec.Struct, array_like=True, frozen=True):
     tasks: tuple[TaskSpec, ...]
     #: Which of the task's results are those of children: index of the result → (child, index).
     delegated: dict[Number, Ref]
+    #: The results that the task has released: they are needed by what is submitted by now alone.
+    released: tuple[Ref, ...] = ()
 
 
 class Completion(msgspec.Struct, array_like=True, frozen=True):

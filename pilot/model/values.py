@@ -30,6 +30,11 @@ class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
     digest: bytes = b""
 
     @property
+    def is_released(self) -> bool:
+        """True if the object is nowhere any more: it was released. No pickle is empty."""
+        return not (self.payload or self.path)
+
+    @property
     def is_inline(self) -> bool:
         """True if the object itself is in the value."""
         return not self.path
@@ -40,3 +45,7 @@ class Value(msgspec.Struct, frozen=True, array_like=True, gc=False):
         _, _, _, task, *_ = [*self.name.split("/"), "", "", ""]
         session, _, number = task.partition(".")
         return int(session) << 32 | int(number) if session.isdigit() and number.isdigit() else 0
+
+
+#: What stands in the place of a result that was released, among those of its task.
+RELEASED = Value(0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -17,6 +18,10 @@ from random import Random
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+
+from pilot.head.core import releases
+from pilot.head.core.state import Task
+from pilot.model.ids import Ref
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -121,6 +126,24 @@ def test_a_life_that_fails_is_made_shorter() -> None:
     assert not life.shortest(lambda _: True).moves
 
 
+def _forget_what_is_handed_on(task: Task) -> tuple[Ref, ...]:
+    return task.inputs
+
+
+def _forget_inputs(task: Task) -> tuple[Ref, ...]:
+    return task.borrows
+
+
+@pytest.mark.parametrize("fault", [_forget_what_is_handed_on, _forget_inputs])
+def test_a_result_that_goes_while_it_is_needed_is_found(
+    fault: Callable[[Task], tuple[Ref, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault that is planted in the core, which forgets that results are needed."""
+    monkeypatch.setattr(releases, "_needed", fault)
+    found = (_failure(_life(seed, SHORT)) for seed in range(200))
+    assert any("released while needed" in str(error) for error in found)
+
+
 @pytest.mark.parametrize("size", [LONG, SHORT], ids=["long", "short"])
 def test_what_may_go_wrong_is_reached(size: Size) -> None:
     """A simulation in which nothing goes wrong tests nothing."""
@@ -153,6 +176,9 @@ def test_what_may_go_wrong_is_reached(size: Size) -> None:
         # Short lives are over before that.
         *(("version removed", "version of a removed session") if size is LONG else ()),
         "ended with clients",
+        "released, and still needed",
+        "released",
+        "Released",
         *(f"move: {kind}" for kind in ("submit", *MOVES)),
     ):
         assert seen[what], f"{what}: never, in {seen}"

@@ -204,6 +204,7 @@ def make_old(path: Path) -> None:
         DROP TABLE usage;
         DROP TABLE objects;
         DROP TABLE aliases;
+        DROP TABLE released;
         DROP TABLE sessions;
         CREATE TABLE sessions (
             id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, state TEXT NOT NULL,

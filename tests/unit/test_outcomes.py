@@ -16,6 +16,8 @@ from pilot.model.values import Value
 class Rows:
     """A database that has every outcome, and counts what is read."""
 
+    any_released = False
+
     def __init__(self) -> None:
         self.read: list[int] = []
 

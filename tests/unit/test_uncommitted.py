@@ -103,9 +103,8 @@ def test_the_end_of_a_lost_input_is_known_whether_it_is_committed_or_not(
     after = "ABORTED" if policy == "fail" else "CANCELLED"
     assert [one.state for one in told] == ["FAILED", after, after, after]
     causes = [one.failure.cause for one in told[2:] if one.failure is not None]
-    assert causes == [task(1), task(1) if where != "purged" else task(2)]
-    if where != "purged":
-        assert told[1].failure == told[2].failure == told[3].failure
+    assert causes == [task(1), task(1)]
+    assert told[1].failure == told[2].failure == told[3].failure
 
 
 def test_arguments_are_there_for_the_task_and_for_the_next_try_however_many_wait(

@@ -17,6 +17,7 @@ GRAMMAR = {
     *("start", "stop", "run", "give", "forget"),
     *("submitted", "opened", "restored", "cancelled", "joined", "changed", "lost", "learned"),
     *("ended", "running", "leaving", "failing", "reusable", "unfit", "looked", "delegated"),
+    "released",
 }
 
 

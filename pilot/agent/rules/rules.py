@@ -28,7 +28,7 @@ from pilot.model.tasks import Completion, LogSpan, Template
 from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.placement import FreeNode
 from pilot.scheduler.resources import NodeShape
-from pilot.wire.messages.pilot import AttemptSpec, RunningTask
+from pilot.wire.messages.pilot import AttemptSpec, ReleasedResult, RunningTask
 
 
 class Rules:
@@ -376,6 +376,13 @@ class Rules:
         """Exclude the time that the pilot stood still from what tasks have used of their limits."""
         self._executors.slept(seconds)
         self._worlds.slept(seconds)
+
+    def release(self, results: Iterable[ReleasedResult]) -> None:
+        """Take in that results were released: what is in memory here alone need not be written.
+
+        Every result is written before its task's end is reported, and what is kept of it here until
+        that is committed is its place: so there is nothing to let go.
+        """
 
     def _forget_ended(self) -> None:
         """Forget the sessions that have ended, once nothing of them is here any more."""

@@ -170,6 +170,12 @@ def _stored(ask: QueryClient, name: str, index: int | None) -> tuple[str, str, l
         if index >= len(stored):
             raise ResultError(f"task {name} has {counted(len(stored), 'result')}, numbered from 0")
         stored = stored[index : index + 1]
+    if released := [place for place, value in enumerate(stored) if value.is_released]:
+        which = f"result {released[0]}" if len(stored) > 1 else "the result"
+        raise ResultError(
+            f"{which} of task {name} was released: it is deleted, as nobody was to ask for it "
+            "again; run the task again"
+        )
     return name, data["state"], stored
 
 

@@ -252,7 +252,9 @@ def show(task_id: str, as_json: bool) -> None:
             "pilot": data["pilot"],
             "node": data["node"],
             "results": "\n".join(
-                f"{amount(value['size'])}"
+                "released"
+                if value["released"]
+                else f"{amount(value['size'])}"
                 + (
                     f" in {site.directory / value['file']}: {value['name']}"
                     if value["file"]

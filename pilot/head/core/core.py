@@ -11,6 +11,7 @@ the database. The parts have the other rules; their state is in `pilot.head.core
 `sessions`       sessions, groups and classes of tasks
 `lifecycle`      how tasks come in, get ready and end, and what follows from it
 `dependencies`   edges between tasks
+`releases`       released results, and when they may go
 `delegation`     children, and the results that they make for their parents
 `pilot_reports`  reports of pilots
 `allocation`     the place of a task: in a queue, or with a pilot
@@ -49,6 +50,7 @@ from pilot.head.core.events import (
     PilotChanged,
     PilotJoined,
     PilotLost,
+    ResultsReleased,
     SessionOpened,
     TasksCancelled,
     TasksLookedUp,
@@ -66,6 +68,7 @@ from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.assignment import Pool, required_walltime_s
 from pilot.scheduler.demand import ClassDemand
 from pilot.scheduler.site_amounts import SiteAmounts
+from pilot.wire.messages.pilot import ReleasedResult
 
 __all__ = ["Core", "default_values"]
 
@@ -97,11 +100,15 @@ class Core:
         self.sessions = self._sessions.known
         self.groups = self._sessions.groups
         self.pilots = attempts.pilots
+        self.releases = self._life.releases
+        #: What `take_unwanted` returns next.
+        self.unwanted: dict[str, list[ReleasedResult]] = {}
         self._dispatch = Dispatch(self._sessions, self.pilots, self.site, self.log)
         self._handlers = {
             TasksSubmitted: self._submitted,
             TasksRestored: self._restored,
             TasksCancelled: self._cancelled,
+            ResultsReleased: self._released,
             TasksLookedUp: self._looked_up,
             TasksUnfit: self._unfit,
             SessionOpened: self._sessions.change,
@@ -118,12 +125,22 @@ class Core:
         effects = Effects()
         self._life.just_ended.clear()
         self._life.just_lost.clear()
+        self._life.releases.just_gone.clear()
         self._handlers[type(event)](event, now, effects)  # type: ignore[operator]  # the handler of its type
         return effects
 
     def assign(self, now: float) -> dict[str, list[Task]]:
         """Hand ready tasks to pilots; return the tasks that each pilot gets now, by its name."""
-        return self._dispatch.assign(now)
+        given = self._dispatch.assign(now)
+        for tasks in given.values():
+            self.releases.given(tasks, self.unwanted)
+        return given
+
+    def take_unwanted(self) -> dict[str, list[ReleasedResult]]:
+        """Return the released results that pilots need for tasks of their own alone, as of what
+        `assign` has given since the last call, by pilot."""
+        taken, self.unwanted = self.unwanted, {}
+        return taken
 
     def ask_back(self, now: float) -> dict[str, list[int]]:
         """Return the tasks that pilots are asked to return, by pilot; call after `assign`."""
@@ -155,7 +172,7 @@ class Core:
             refusal = ""
             if (session.closed or session.stopped) and not event.parent:
                 refusal = "the session is closed: it takes no more tasks"
-            refusal = refusal or life.refusal(spec, event.ended, event.lost)
+            refusal = refusal or life.refusal(spec, event.ended, event.lost, event.gone)
             if refusal:
                 effects.refused.append((spec.id, refusal))
                 continue
@@ -190,6 +207,7 @@ class Core:
                 self._delegation.hand_on(
                     task, values, refs, event.outcomes, now, effects, restored=True
                 )
+        self.releases.restore(event.released, effects)
 
     def _cancelled(self, event: TasksCancelled, now: float, effects: Effects) -> None:
         if event.tasks is None:
@@ -204,6 +222,9 @@ class Core:
         for task in reversed(named):
             if task.id in self.tasks:
                 self._life.end(task, CANCELLED, now, effects, failure=failure)
+
+    def _released(self, event: ResultsReleased, _now: float, effects: Effects) -> None:
+        self.releases.release(event.results, effects)
 
     def _unfit(self, event: TasksUnfit, now: float, effects: Effects) -> None:
         self._sessions.unfit.update(event.templates)

@@ -57,7 +57,7 @@ class Delegation:
             if task.id in spec.after:  # it has ended for this one
                 after = tuple(number for number in spec.after if number != task.id)
                 spec = msgspec.structs.replace(spec, after=after)
-            refusal = life.refusal(spec, event.ended, event.lost)
+            refusal = life.refusal(spec, event.ended, event.lost, event.gone)
             child = life.take_on(spec, task.id, now, effects)
             if refusal:
                 doomed.append((child, ABORTED, TaskFailure("TaskAborted", refusal)))
@@ -76,6 +76,11 @@ class Delegation:
             life.end(task, COMPLETED, now, effects, completion.values, None, True)
         for child, state, failure in doomed:
             life.end(child, state, now, effects, (), failure)
+        if children.released:
+            # What is to be found by a name stays.
+            named = {spec.id for spec, _ in effects.named}
+            released = [ref for ref in children.released if ref[0] not in named]
+            life.releases.release(released, effects)
 
     def hand_on(
         self,
@@ -115,6 +120,10 @@ class Delegation:
                 )
                 life.end(task, ABORTED, now, effects, (), failure, True)
                 return
+            if outcome.values[there].is_released:
+                told = f"its result is that of task {task_label(number)}, which was released"
+                life.end(task, ABORTED, now, effects, (), TaskFailure("TaskAborted", told), True)
+                return
             given[index] = outcome.values[there]
             del owed[index]
         if not owed:
@@ -122,6 +131,10 @@ class Delegation:
             return
         allocation.let_go(task, effects, reported=True)
         dependencies.delegate(task, given, owed, life.tasks)
+        # It has run: nothing but what its children make is needed any more.
+        life.releases.need_no_more(task, effects)
+        task.inputs, task.borrows = (), tuple(owed.values())
+        life.releases.need(task)
         if not restored:
             self._log.task(task.id, DELEGATED, task.template.session, now)
             effects.delegated.append(Delegated(task.id, tuple(given), owed))

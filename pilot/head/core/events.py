@@ -26,7 +26,7 @@ from pilot.model.tasks import (
 from pilot.model.values import Value
 from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.resources import NodeShape
-from pilot.wire.messages.pilot import RunningTask
+from pilot.wire.messages.pilot import ReleasedResult, RunningTask
 
 # --- events --------------------------------------------------------------------------------------
 
@@ -45,6 +45,8 @@ class TasksSubmitted(msgspec.Struct, frozen=True):
     #: The running task whose detached children these are; 0: none.
     parent: int = 0
     lost: Mapping[int, Ended] = {}
+    #: Results among the inputs that were released, and are gone.
+    gone: Collection[Ref] = ()
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -92,6 +94,8 @@ class TasksRestored(msgspec.Struct, frozen=True):
     outcomes: Mapping[int, TaskOutcome] = {}
     #: Pilots that may have some of these tasks.
     pilots: Collection[str] = ()
+    #: Results that were released, and were still needed.
+    released: Collection[Ref] = ()
 
 
 class TasksCancelled(msgspec.Struct, frozen=True):
@@ -104,6 +108,12 @@ class TasksCancelled(msgspec.Struct, frozen=True):
     waiting_only: bool = False
     #: Why, where nobody has asked for it.
     reason: str = ""
+
+
+class ResultsReleased(msgspec.Struct, frozen=True):
+    """Results that nobody will ask for any more: of unfinished tasks, or there."""
+
+    results: Collection[Ref]
 
 
 class TasksUnfit(msgspec.Struct, frozen=True):
@@ -160,6 +170,8 @@ class AttemptsEnded(msgspec.Struct, frozen=True):
     ended: Mapping[int, str] = {}
     outcomes: Mapping[int, TaskOutcome] = {}
     lost: Mapping[int, Ended] = {}
+    #: Results among the inputs of children that were released, and are gone.
+    gone: Collection[Ref] = ()
 
 
 class TasksLookedUp(msgspec.Struct, frozen=True):
@@ -182,6 +194,7 @@ Event: TypeAlias = (
     | TasksSubmitted
     | TasksRestored
     | TasksCancelled
+    | ResultsReleased
     | TasksUnfit
     | PilotJoined
     | PilotChanged
@@ -312,6 +325,7 @@ class Effects:
         "accepted",
         "attempts",
         "cancel",
+        "claimed",
         "delegated",
         "ended",
         "late",
@@ -319,8 +333,10 @@ class Effects:
         "lookups",
         "named",
         "refused",
+        "released",
         "sessions_ended",
         "started",
+        "unwanted",
     )
 
     def __init__(self) -> None:
@@ -344,3 +360,9 @@ class Effects:
         self.started: list[int] = []
         #: Sessions that were closed and have no unfinished task any more.
         self.sessions_ended: list[int] = []
+        #: Results that were released, and are needed until some tasks have ended.
+        self.claimed: list[Ref] = []
+        #: Results that were released, and that no unfinished task needs: they are to go.
+        self.released: list[Ref] = []
+        #: Pilot → released results that it makes, and that its own tasks alone need.
+        self.unwanted: dict[str, list[ReleasedResult]] = {}

@@ -14,14 +14,15 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from pilot.head.core import allocation, dependencies
 from pilot.head.core.events import Effects, Ended, Log
 from pilot.head.core.memo_keys import marked
+from pilot.head.core.releases import Releases
 from pilot.head.core.sessions import Sessions
 from pilot.head.core.state import Task
-from pilot.model.ids import task_label
+from pilot.model.ids import Ref, task_label
 from pilot.model.states import CANCELLED, COMPLETED, FAILURES, PENDING, READY, FinalState
 from pilot.model.tasks import TaskFailure, TaskOutcome, TaskSpec, Template
 from pilot.model.values import Value
@@ -32,6 +33,7 @@ class Lifecycle:
 
     def __init__(self, sessions: Sessions, log: Log) -> None:
         self.tasks: dict[int, Task] = {}
+        self.releases = Releases(self.tasks)
         #: Outcomes of the tasks that the current event has ended, as their dependents see them.
         self.just_ended: dict[int, TaskOutcome] = {}
         #: The ends of those that are lost to their dependents.
@@ -41,17 +43,27 @@ class Lifecycle:
 
     # --- in
 
-    def refusal(self, spec: TaskSpec, ended: Mapping[int, str], lost: Mapping[int, Ended]) -> str:
+    def refusal(
+        self,
+        spec: TaskSpec,
+        ended: Mapping[int, str],
+        lost: Mapping[int, Ended],
+        gone: Collection[Ref] = (),
+    ) -> str:
         """Return why a task is not taken on, or "".
 
         `ended` has the states of ended tasks that it needs or comes after, `lost` the ends of
         inputs that are lost to it: with one of these it is taken on, and ends at once (`doom`).
+        `gone` are results that were released.
         """
         if spec.template not in self._sessions.templates:
             return "the head was never told what it is to run (its template)"
         if spec.template in self._sessions.unfit:
             return self._sessions.unfit[spec.template]
-        for needed, _ in spec.inputs:
+        for result in spec.inputs:
+            needed = result[0]
+            if result in gone or self.releases.is_claimed(result):
+                return f"it needs a result of task {task_label(needed)}, which was released"
             if needed in self.tasks:
                 continue
             just = self.just_ended.get(needed)
@@ -87,6 +99,7 @@ class Lifecycle:
         effects.accepted.append((spec, task, parent))
         if spec.inputs or spec.after:
             dependencies.link(task, spec, self.tasks)
+            self.releases.need(task)
         if task.missing:
             self._log.task(task.id, PENDING, task.template.session, now)
         return task
@@ -184,6 +197,7 @@ class Lifecycle:
                 following = following or []
                 following += dependencies.let_follow(task)
             dependencies.cut(task)
+            self.releases.ended(task, effects)
             self._sessions.end_if_done(session, now, effects)
         # Now that all has ended that ends with it: some of these may have.
         for task in following or ():

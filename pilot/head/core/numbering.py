@@ -123,4 +123,5 @@ def named(children: Children, ids: Iterable[int]) -> Children:
         children,
         tasks=tuple(renamed(spec, number) for spec, number in given),
         delegated={index: following(ref) for index, ref in children.delegated.items()},
+        released=tuple(map(following, children.released)),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from pilot.model.ids import session_of
+from pilot.model.ids import Ref, session_of
 from pilot.model.states import PENDING, TaskState
 from pilot.model.tasks import FileStamp, Template
 from pilot.model.values import Value
@@ -137,6 +137,7 @@ class Task:
         "after",
         "assigned_at",
         "attempt",
+        "borrows",
         "crashes",
         "created_at",
         "delegates",
@@ -188,6 +189,8 @@ class Task:
         self.delegates: tuple[Task, ...] = ()
         self.owed = 0
         self.values: list[Value] = []
+        #: The results of children that it has waited for, as its own, since it is DELEGATED.
+        self.borrows: tuple[Ref, ...] = ()
         #: The number of the last attempt; the first is 1.
         self.attempt = 0
         #: The last attempt whose end was reported, and counted.

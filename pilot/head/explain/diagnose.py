@@ -184,6 +184,9 @@ class Diagnosis:
         if row.deleted:
             clause = f"has completed {at}, but its result was deleted"
             return Finding("deleted", clause, (), (again,), facts)
+        if row.released:
+            clause = f"has completed {at}, and its result was released: nobody needed it any more"
+            return Finding("released", clause, (), (again,), facts)
         if row.kind == "value":
             return Finding("completed", f"is a value that was put there {at}", facts=facts)
         lines = self._attempt_lines(number)

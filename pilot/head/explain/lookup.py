@@ -43,6 +43,8 @@ class Recorded(NamedTuple):
     failure: TaskFailure | None
     #: Tasks that wrote its results.
     owners: tuple[int, ...]
+    #: True if all its results were released, and are gone.
+    released: bool
     template: Template
     session_state: str
     paused: bool
@@ -110,6 +112,7 @@ def _decoded(row: dict[str, Any]) -> Recorded:
         row["state"] == COMPLETED and row["result"] is None,
         failure,
         tuple(value.owner for value in values),
+        bool(values) and all(value.is_released for value in values),
         decode_template(row["detail"]),
         row["session_state"] or "",
         bool(row["paused"]),

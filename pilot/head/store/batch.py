@@ -15,9 +15,10 @@ from typing import Any, cast
 from pilot.head.core.events import Attempt, Change, Delegated, Ended
 from pilot.head.core.state import Task
 from pilot.head.store.rows import attempt_row, encode, object_row
+from pilot.model.ids import Ref
 from pilot.model.objects import decode_naming
 from pilot.model.states import SessionState
-from pilot.model.tasks import Completion, Function, TaskSpec, Template
+from pilot.model.tasks import Completion, Function, TaskOutcome, TaskSpec, Template
 from pilot.model.values import Value
 
 #: The approximate size of a row in memory besides its texts, in bytes.
@@ -36,6 +37,12 @@ class Batch:
         self.ends: list[tuple[object, ...]] = []
         self.borrowed: list[tuple[str, str, int]] = []
         self.objects: list[dict[str, object]] = []
+        self.claims: list[Ref] = []
+        self.released: list[tuple[bytes, int]] = []
+        self.gone: list[Ref] = []
+        self.unclaimed: list[Ref] = []
+        self.returned: list[tuple[str, str, int]] = []
+        self.garbage: list[dict[str, str]] = []
         self.swept: list[dict[str, str]] = []
         self.attempts: list[tuple[object, ...]] = []
         self.counts: list[tuple[int, int, int, int]] = []
@@ -55,6 +62,9 @@ class Batch:
             or self.functions
             or self.templates
             or self.swept
+            or self.claims
+            or self.released
+            or self.unclaimed
             or self.after
         )  # what is delegated comes with its attempt; events alone can wait for others
 
@@ -116,12 +126,9 @@ class Batch:
 
     def add_ends(self, ended: Sequence[Ended]) -> None:
         """Add final states, with the values or the failure."""
-        self.borrowed.extend(
-            (value.path, value.name, end.task)
-            for end in ended
-            for value in end.values
-            if value.path and value.owner != end.task
-        )
+        for end in ended:
+            if end.values:
+                self._borrow(end.task, end.values)
         self.ends.extend(
             (
                 end.state,
@@ -136,6 +143,33 @@ class Batch:
             )
             for end in ended
         )
+
+    def add_released(
+        self,
+        outcomes: Iterable[TaskOutcome],
+        gone: Iterable[Ref],
+        unclaimed: Iterable[Ref],
+        freed: Iterable[tuple[int, Value]],
+        garbage: Iterable[Value],
+    ) -> None:
+        """Add that results are gone.
+
+        Parameters
+        ----------
+        outcomes
+            What is left of the results of these tasks.
+        gone, unclaimed
+            The results that are gone, and those that were released in vain.
+        freed
+            Values in files, each with a task that does not have it any more.
+        garbage
+            The values among these that their owners do not have either.
+        """
+        self.released.extend((encode((one.values, one.failure)), one.task) for one in outcomes)
+        self.gone.extend(gone)
+        self.unclaimed.extend(unclaimed)
+        self.returned.extend((value.path, value.name, task) for task, value in freed)
+        self.garbage.extend({"path": value.path, "name": value.name} for value in garbage)
 
     def add_objects(self, named: Iterable[tuple[TaskSpec, int]], now: float) -> None:
         """Add values that tasks (0: clients) have put under the names of objects."""
@@ -165,6 +199,12 @@ class Batch:
             ("end_tasks", self.ends),
             ("add_borrowed", self.borrowed),
             ("add_objects", self.objects),
+            ("add_claims", self.claims),
+            ("release_results", self.released),
+            ("add_released", self.gone),
+            ("remove_claims", self.unclaimed),
+            ("return_borrowed", self.returned),
+            ("add_garbage_of_released", self.garbage),
             ("remove_garbage", self.swept),
             ("set_session_state", self.sessions),
             ("pause_session", self.paused),
@@ -172,8 +212,9 @@ class Batch:
         )
 
     def ended_tasks(self) -> Iterable[int]:
-        """Return the tasks whose final states are in this batch."""
-        return (row[-1] for row in self.ends)  # type: ignore[misc]  # rows of any form
+        """Return the tasks whose final states, or changed results, are in this batch."""
+        ended: Any = (row[-1] for row in self.ends)
+        return (*ended, *(task for _, task in self.released)) if self.released else ended
 
     def add_changes(self, changes: Sequence[Change], first: int) -> int:
         """Add events from number `first` on; return the number of the next one."""
@@ -185,8 +226,15 @@ class Batch:
         return first
 
     def add_delegated(self, delegated: Iterable[Delegated]) -> None:
-        """Add tasks whose results are to come from children."""
-        self.delegated.extend((encode((d.values, d.refs)), d.task) for d in delegated)
+        """Add tasks whose results are to come from children; those that are there are kept."""
+        for each in delegated:
+            self.delegated.append((encode((each.values, each.refs)), each.task))
+            self._borrow(each.task, each.values)
+
+    def _borrow(self, task: int, values: Iterable[Value]) -> None:
+        self.borrowed.extend(
+            (value.path, value.name, task) for value in values if value.path and value.owner != task
+        )
 
     def add_attempts(self, attempts: Iterable[Attempt], now: float) -> None:
         """Add attempts that ended."""

@@ -37,7 +37,15 @@ class Garbage(NamedTuple):
 
 def purge(db: sqlite3.Connection, session: int, directories: Iterable[str]) -> list[Garbage]:
     """Delete a session's arguments, results and functions; return the garbage."""
-    return _remove(db, session, directories, "purge_tasks", "purge_functions", "purge_session")
+    return _remove(
+        db,
+        session,
+        directories,
+        "purge_tasks",
+        "delete_released",
+        "purge_functions",
+        "purge_session",
+    )
 
 
 def delete(db: sqlite3.Connection, session: int, directories: Iterable[str]) -> list[Garbage]:
@@ -48,6 +56,7 @@ def delete(db: sqlite3.Connection, session: int, directories: Iterable[str]) -> 
         directories,
         "delete_attempts",
         "delete_tasks",
+        "delete_released",
         "purge_kept",
         "delete_templates",
         "delete_events",
@@ -105,8 +114,26 @@ def _add_garbage(db: sqlite3.Connection, values: Iterable[Value]) -> list[Garbag
     """Record garbage that no task needs any more; return it."""
     rows: list[tuple[str, str]] = []
     for value in values:
-        row = {"path": value.path, "name": value.name, "owner": value.owner}
-        rows.extend(db.execute(QUERIES["add_garbage"], row).fetchall())
+        if not _is_kept_by_owner(db, value):
+            row = {"path": value.path, "name": value.name}
+            rows.extend(db.execute(QUERIES["add_garbage"], row).fetchall())
+    return _as_garbage(db, rows)
+
+
+def _is_kept_by_owner(db: sqlite3.Connection, value: Value) -> bool:
+    """Tell whether the task that has written a value still has it among its results."""
+    if not value.name or not (owner := value.owner):
+        return False
+    return any(
+        (mine.path, mine.name) == (value.path, value.name)
+        for outcome in Reader(db).results([owner])
+        for mine in outcome.values
+    )
+
+
+def garbage_among(db: sqlite3.Connection, places: Iterable[tuple[str, str]]) -> list[Garbage]:
+    """Return those of these values, by path and name, that are garbage."""
+    rows = db.execute(QUERIES["garbage_among"], (json.dumps(list(places)),)).fetchall()
     return _as_garbage(db, rows)
 
 

@@ -37,9 +37,10 @@ WHERE id = :id;
 UPDATE sessions SET paused = :paused WHERE id = :id;
 
 -- name: purge_tasks
--- What is a version of a named object stays.
+-- What is a version of a named object stays, and so does why a task has failed.
 UPDATE tasks SET payload = NULL, inputs = NULL, after = NULL, delegated = NULL, memo = NULL,
-    result = CASE WHEN id IN (SELECT task FROM objects WHERE removed IS NULL) THEN result END
+    result = CASE WHEN state <> 'COMPLETED'
+                       OR id IN (SELECT task FROM objects WHERE removed IS NULL) THEN result END
 WHERE session = :id;
 
 -- name: purge_session
@@ -58,6 +59,51 @@ WHERE state = 'COMPLETED' AND id IN (SELECT value FROM json_each(:tasks));
 
 -- name: return_of_tasks
 DELETE FROM borrowed WHERE task IN (SELECT value FROM json_each(:tasks));
+
+-- name: add_claims
+-- Results that were released, and are still needed.
+INSERT OR IGNORE INTO released (task, place, gone) VALUES (?, ?, 0);
+
+-- name: release_results
+UPDATE tasks SET result = ? WHERE id = ? AND state = 'COMPLETED';
+
+-- name: add_released
+INSERT OR REPLACE INTO released (task, place, gone) VALUES (?, ?, 1);
+
+-- name: remove_claims
+DELETE FROM released WHERE task = ? AND place = ? AND NOT gone;
+
+-- name: return_borrowed
+DELETE FROM borrowed WHERE path = ? AND name = ? AND task = ?;
+
+-- name: add_garbage_of_released
+INSERT OR IGNORE INTO garbage (path, name) SELECT :path, :name
+WHERE NOT EXISTS (SELECT 1 FROM borrowed WHERE path = :path AND name = :name);
+
+-- name: claims
+SELECT task, place FROM released WHERE NOT gone;
+
+-- name: any_released
+SELECT EXISTS (SELECT 1 FROM released);
+
+-- name: released_places
+SELECT task, place FROM released
+WHERE gone AND task IN (SELECT value FROM json_each(?)) ORDER BY task, place;
+
+-- name: delete_released
+DELETE FROM released WHERE task >= :id << 32 AND task < (:id + 1) << 32;
+
+-- name: memoised
+SELECT id FROM tasks WHERE id IN (SELECT value FROM json_each(?)) AND memo IS NOT NULL;
+
+-- name: garbage_among
+SELECT g.path, g.name FROM json_each(?) wanted
+JOIN garbage g ON g.path = json_extract(wanted.value, '$[0]')
+              AND g.name = json_extract(wanted.value, '$[1]');
+
+-- name: completed_of
+SELECT id FROM tasks INDEXED BY tasks_listed
+WHERE session = :session AND state = 'COMPLETED' AND id > :after ORDER BY id LIMIT :limit;
 
 -- name: add_borrowed
 INSERT OR IGNORE INTO borrowed (path, name, task) VALUES (?, ?, ?);
@@ -145,7 +191,6 @@ DELETE FROM tasks WHERE id IN (SELECT value FROM json_each(:tasks))
 -- name: add_garbage
 INSERT OR IGNORE INTO garbage (path, name) SELECT :path, :name
 WHERE NOT EXISTS (SELECT 1 FROM borrowed WHERE path = :path AND name = :name)
-  AND NOT EXISTS (SELECT 1 FROM tasks WHERE id = :owner AND result IS NOT NULL)
 RETURNING path, name;
 
 -- name: garbage_directories

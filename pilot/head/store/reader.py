@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from pilot.head.core.events import Change, Ended, Restored
@@ -132,6 +132,32 @@ class Reader:
     def objects_of(self, tasks: Iterable[int]) -> list[tuple[int, str, int]]:
         """Return the versions that results of these tasks are: task, name and number."""
         return self.read("objects_of_tasks", (json.dumps(list(tasks)),))
+
+    def claims(self) -> list[Ref]:
+        """Return the results that were released, and that an unfinished task still needed."""
+        return [(task, place) for task, place in self.read("claims")]
+
+    def released_places(self, tasks: Iterable[int]) -> dict[int, set[int]]:
+        """Return which results of these tasks were released and are gone, by task."""
+        found: dict[int, set[int]] = {}
+        for task, place in self.read("released_places", (json.dumps(list(tasks)),)):
+            found.setdefault(task, set()).add(place)
+        return found
+
+    @property
+    def any_released(self) -> bool:
+        """True if a result was ever released."""
+        return bool(self.read("any_released")[0][0])
+
+    def kept(self, tasks: Collection[int]) -> set[int]:
+        """Return the tasks among these of which a result is found by a name, or by its key."""
+        memoised = {row[0] for row in self.read("memoised", (json.dumps(list(tasks)),))}
+        return memoised | {task for task, *_ in self.objects_of(tasks)}
+
+    def completed_of(self, session: int, after: int, limit: int) -> list[int]:
+        """Return the next completed tasks of a session after this one."""
+        page = {"session": session, "after": after, "limit": limit}
+        return [row[0] for row in self.read("completed_of", page)]
 
     def states(self, tasks: Iterable[int]) -> dict[int, KnownState]:
         """Return the states of the tasks that exist."""

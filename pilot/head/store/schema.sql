@@ -116,6 +116,16 @@ CREATE TABLE borrowed (
 ) WITHOUT ROWID;
 CREATE INDEX borrowed_by ON borrowed (task);
 
+-- Results that were released: nobody is to ask for them any more. Those that an unfinished task still
+-- needs are not gone yet.
+CREATE TABLE released (
+    task  INTEGER NOT NULL,
+    place INTEGER NOT NULL,                 -- which of the task's results
+    gone  INTEGER NOT NULL,
+    PRIMARY KEY (task, place)
+) WITHOUT ROWID;
+CREATE INDEX released_and_needed ON released (task) WHERE NOT gone;
+
 -- Versions of named objects: each is a result of a task, which is kept with all its results as long as
 -- the version is. One that was removed stays as a row: no number is given twice.
 CREATE TABLE objects (

@@ -356,6 +356,10 @@ class Store(Reader):
         self._shrinks = True
         return garbage
 
+    def garbage_among(self, places: Iterable[tuple[str, str]]) -> list[Garbage]:
+        """Return those of these values, by path and name, that are garbage."""
+        return deletion.garbage_among(self._db, places)
+
     def garbage(self) -> list[Garbage]:
         """Return everything that was deleted, and may still be on the disk."""
         return deletion.all_garbage(self._db)

@@ -81,3 +81,12 @@ CREATE TABLE aliases (
 -- version: 14
 ALTER TABLE sessions ADD COLUMN grace REAL;
 ALTER TABLE sessions ADD COLUMN reason TEXT;
+
+-- version: 15
+CREATE TABLE released (
+    task  INTEGER NOT NULL,
+    place INTEGER NOT NULL,                 -- which of the task's results
+    gone  INTEGER NOT NULL,
+    PRIMARY KEY (task, place)
+) WITHOUT ROWID;
+CREATE INDEX released_and_needed ON released (task) WHERE NOT gone;

@@ -152,6 +152,19 @@ class DeleteResults(Message):
     tasks: list[Number]
 
 
+class Release(Message):
+    """A notice that nobody will ask for these results any more, beyond the tasks submitted so far.
+
+    It is answered, as a submission is, once it is in the database.
+    """
+
+    seq: Number
+    #: Tasks of which all results are released.
+    tasks: list[Number]
+    #: Single results: task and place.
+    parts: list[tuple[Number, Number]] = []
+
+
 class NameResult(Message):
     """A request to make a result of a completed task the next version of a named object.
 
@@ -198,8 +211,8 @@ class Command(Message):
 
 
 class Accepted(Message):
-    """The answer to a committed submission; `refused` gives the tasks that were not taken, and
-    why."""
+    """The answer to a committed submission or release; `refused` gives the tasks that were not
+    taken, and why."""
 
     seq: Number
     refused: list[tuple[Number, str]] = []
@@ -244,6 +257,7 @@ FromClient: TypeAlias = (
     | ControlSession
     | ControlFleet
     | DeleteResults
+    | Release
     | NameResult
     | ControlObject
     | Query

@@ -159,6 +159,26 @@ class Reclaim(Message):
     tasks: list[Number]
 
 
+class ReleasedResult(msgspec.Struct, array_like=True, frozen=True):
+    """A result that was released, and the tasks of the pilot that still need it."""
+
+    task: Number
+    index: Number
+    #: Unfinished tasks that this pilot was given. Nobody else needs the result, or ever will.
+    needed_by: tuple[Number, ...] = ()
+
+
+class Released(Message):
+    """A notice that results were released, also some that the pilot has not reported yet.
+
+    What the pilot holds of such a result may go, unwritten, once the tasks that need it have ended
+    well there. If one of them leaves the pilot otherwise, the result is kept and written as any
+    other: that task needs it again.
+    """
+
+    results: list[ReleasedResult]
+
+
 class EndPilot(Message):
     """A request to start nothing new, and to end when running work has ended, or now."""
 
@@ -206,6 +226,7 @@ ToPilot: TypeAlias = (
     | ForgetSession
     | CancelWork
     | Reclaim
+    | Released
     | EndPilot
     | ReturnNodes
     | NodesReturned

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pilot.client.numbers import Numbers
-from pilot.model.ids import session_of
+from pilot.model.ids import Ref, session_of
 from pilot.model.objects import Naming
 from pilot.model.tasks import Environment, Function, TaskSpec, Template
 from pilot.version import __version__
@@ -176,6 +176,11 @@ class Client:
         functions = [Function(one.function, b"code") for one in new]
         self._say(number, m.Submit(number, session, functions, new, tasks))
 
+    def release(self, tasks: list[int], parts: list[Ref]) -> None:
+        """Say that results will not be asked for again."""
+        number = next(self._sequence)
+        self._say(number, m.Release(number, tasks, parts))
+
     def detach(
         self,
         parent: int,
@@ -243,6 +248,8 @@ class Client:
                 self._ask_again()
         elif isinstance(message, m.Accepted):
             submitted = self._open.pop(message.seq, None)
+            if isinstance(submitted, m.Release):
+                self.cluster.oracle.released(submitted.tasks, submitted.parts)
             if isinstance(submitted, m.Submit):
                 refused = dict(message.refused)
                 tasks = [spec.id for spec in submitted.tasks if spec.id not in refused]

@@ -26,7 +26,7 @@ from pilot.model.states import (
     TIMED_OUT,
 )
 from pilot.model.tasks import Completion, TaskSpec, Template
-from pilot.model.values import Value
+from pilot.model.values import RELEASED, Value
 from simulated.processes import RUN
 
 
@@ -86,6 +86,8 @@ class Ends:
         counted: set[str],
         templates: Callable[[], set[int]],
         seen: Counter[str],
+        claimed: set[Ref],
+        gone: Callable[[], set[Ref]],
     ) -> None:
         self._core = core
         #: What has happened, for who asks whether the simulation reaches it.
@@ -95,6 +97,9 @@ class Ends:
         #: Those that are committed.
         self._templates = templates
         self.rows = dict(rows)
+        #: What was released and is still needed, what may go, and what is gone by now.
+        self._claimed, self._free = claimed, set[Ref]()
+        self._gone = gone
         self._takes_tasks: set[int] = set()
 
     def comes(self) -> None:
@@ -129,10 +134,47 @@ class Ends:
             self._check_refusals(event, effects)
         if effects.ended or effects.attempts:
             _Check(self, self._core, event, effects, done).run()
+        self._claimed.update(effects.claimed)
+        if effects.released or (self._claimed and (effects.ended or effects.delegated)):
+            self._check_released(effects)
         for spec, *_ in effects.accepted:
             if any(source in rows and rows[source].is_lost for source, _ in spec.inputs):
                 self.seen["submitted after its input was lost"] += 1
                 assert spec.id not in self._core.tasks, f"{spec.id:#x} waits in vain"
+
+    def _check_released(self, effects: ev.Effects) -> None:
+        """Check that what goes is needed by nobody, and that what stays is."""
+        rows, needed = self.rows, set[Ref]()
+        for row in rows.values():
+            if row.state == READY:
+                needed.update(row.spec.inputs)
+            elif row.state == DELEGATED and row.owed:
+                needed.update(row.owed[1].values())
+        for result in effects.released:
+            state = rows[result[0]].state if result[0] in rows else FAILED
+            assert result not in needed, f"{result} is released while needed"
+            assert state in (*FINAL, "DELETED"), f"{result} goes before it is there"
+            self._claimed.discard(result)
+            self._free.add(result)
+            self.seen["released"] += 1
+        for result in self._claimed:
+            self.seen["released, and still needed"] += result in needed
+            assert result in needed or rows[result[0]].state in (READY, DELEGATED), (
+                f"{result} is kept in vain"
+            )
+
+    def are_gone(self, results: Iterable[Ref]) -> None:
+        """Note that results are gone."""
+        for task, place in results:
+            assert (task, place) in self._free, f"result {place} of {task:#x} is gone"
+            row = self.rows[task]
+            row.values = tuple(
+                RELEASED if index == place else value for index, value in enumerate(row.values)
+            )
+
+    def is_released(self, result: Ref) -> bool:
+        """Tell whether a result is for no task that is submitted now."""
+        return result in self._claimed or result in self._gone()
 
     def _count(self, attempt: ev.Attempt) -> None:
         done = attempt.completion
@@ -171,6 +213,7 @@ class Ends:
     def may_be_waited_for(self, spec: TaskSpec) -> bool:
         """Tell whether all that a task needs and comes after is known."""
         inputs = all(self.is_known(source) for source, _ in spec.inputs)
+        inputs = inputs and not any(map(self.is_released, spec.inputs))
         return inputs and self.rows.keys() >= {*spec.after}
 
     def waits_for(self, task: int, other: int) -> bool:
@@ -316,6 +359,7 @@ class _Check:
             self._of_child(number, row)
             or self._of_input(number, row)
             or not all(map(ends.is_known, heirs))
+            or any(map(ends.is_released, self._handed_on(number).values()))
             or any(ends.waits_for(heir, number) for heir in heirs)
             or (number in self._new and not ends.may_be_waited_for(row.spec))
         )

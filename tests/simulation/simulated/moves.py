@@ -35,6 +35,7 @@ MOVES = (
     "cancel_many",
     "end_session",
     "delete_results",
+    *("release",) * 3,
     "stop_head",
     "stop_head_and_pilots",
     "freeze_head",
@@ -176,6 +177,16 @@ class Moves:
             self.cluster.a_client(self.rng).delete_results(self.rng.sample(told, 1))
             self._later(self._name_result)
             self._later(self._remove_object)
+
+    def _release(self) -> None:
+        """Release some of the last results, and all of others; some are still to be made."""
+        cluster, rng = self.cluster, self.rng
+        specs = cluster.tasks.specs
+        known = [task for task in specs if task in cluster.tasks.by_client or rng.random() < 0.3]
+        chosen = rng.sample(known[-30:], min(len(known), 30, rng.choice((1, 3, 10))))
+        whole = [task for task in chosen if rng.random() < 0.5]
+        parts = [(task, rng.randrange(specs[task][0].returns)) for task in {*chosen} - {*whole}]
+        cluster.a_client(rng).release(whole, sorted(parts))
 
     def _name_result(self) -> None:
         """Make a result a version of a named object, which keeps it."""

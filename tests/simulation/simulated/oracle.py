@@ -117,6 +117,8 @@ class Oracle:
         self.cut_off: set[int] = set()
         #: The versions of named objects that clients know of, and whose results they are.
         self.versions: dict[tuple[str, int], int] = {}
+        #: Results of which a client was told that their release is written down.
+        self.given_up: set[Ref] = set()
         #: Tasks that a pilot held and a head did not know: they began anew, with the first attempt.
         self.begun_anew: set[int] = set()
         #: Attempts that a head which died had heard of, and the next one not before it heard of a
@@ -201,7 +203,10 @@ class Oracle:
         self._service = service
         runs = self.cluster.disk.read(f"SELECT node FROM attempts WHERE node LIKE '{RUN}%'")
         known = {run for (run,) in runs}
-        self._ends = ends = Ends(core, self.rows(), known, self._templates, self.seen)
+        claims = self.cluster.disk.read("SELECT task, place FROM released WHERE NOT gone")
+        self._ends = ends = Ends(
+            core, self.rows(), known, self._templates, self.seen, set(claims), self._gone
+        )
 
         @_strict
         def checked_apply(event: ev.Event, now: float) -> ev.Effects:
@@ -296,7 +301,7 @@ class Oracle:
             assert other not in core.tasks, f"{task.id:#x} is given away before {other:#x} ends"
             its = self._ends.rows.get(other)
             self.seen["after one that had not ended well"] += its is not None and its.is_lost
-        for source, _ in task.inputs:
+        for source, place in task.inputs:
             if source in core.tasks:
                 self.seen["sent early"] += 1
                 holder = core.tasks[source].pilot
@@ -304,6 +309,7 @@ class Oracle:
                 continue
             row = self._ends.rows[source]
             assert row.seen is not None, f"{task.id:#x} was assigned, its input is {row.state}"
+            assert not row.seen[place].is_released, f"{task.id:#x}: its input was released"
 
     def _check_waited(self, name: str) -> None:
         """Check that a pilot from before had the time to say what it holds."""
@@ -323,6 +329,7 @@ class Oracle:
             self._next_event += count
             self.replay.take(_changes(changes))
         self.replay.check(core)
+        self._ends.are_gone(batch.gone)
         tasks: list[Any] = [row[0] for row in batch.tasks]
         ends: list[tuple[Any, Any]] = [(row[-1], row[0]) for row in batch.ends]
         runs: list[Any] = [row[4] for row in batch.attempts]
@@ -382,6 +389,35 @@ class Oracle:
                 self.seen["version put"] += 1
 
     @_strict
+    def released(self, tasks: Iterable[int], parts: Iterable[Ref]) -> None:
+        """A client was told that these releases are written down."""
+        self.seen["release accepted"] += 1
+        specs = self.cluster.tasks.specs
+        self.given_up.update((task, n) for task in tasks for n in range(specs[task][0].returns))
+        self.given_up.update(parts)
+
+    def _gone(self) -> set[Ref]:
+        """Return what is gone, since it was released, also where that is not committed."""
+        shell = self._service._shell
+        return {*self.cluster.disk.read("SELECT task, place FROM released WHERE gone")} | {
+            *shell.commits.batch.gone
+        }
+
+    def _check_releases(self, rows: dict[int, Row]) -> None:
+        """Check that what was released is gone, unless others find it, and nothing else is."""
+        read = self.cluster.disk.read
+        assert not read("SELECT task, place FROM released WHERE NOT gone"), "claims are left"
+        gone = set(read("SELECT task, place FROM released WHERE gone"))
+        kept = {task for (task,) in read("SELECT id FROM tasks WHERE memo IS NOT NULL")}
+        kept |= {task for (task,) in read("SELECT task FROM objects")}
+        for task, row in rows.items():
+            for place, value in enumerate(row.values):
+                result = task, place
+                assert value.is_released == (result in gone), f"{result}: {value}"
+                if result in self.given_up and not value.is_released:
+                    assert task in kept, f"{result} was released, and is there"
+
+    @_strict
     def named(self, name: str, version: int, task: int) -> None:
         """A client was told of a version."""
         self.seen["version"] += 1
@@ -431,6 +467,8 @@ class Oracle:
         """An attempt begins."""
         self.runs_of[work.task] += 1
         assert all(item.value is not None for item in work.inputs), "it runs without an input"
+        gone = [item for item in work.inputs if item.value is not None and item.value.is_released]
+        assert not gone, f"{work.task:#x} runs, and {gone} were released"
         before = {*self.cluster.tasks.specs[work.task][1].after}
         too_early = before - self.ever_ended - {item.task for item in work.inputs}
         assert not too_early, f"{work.task:#x} starts before the ends of {too_early}"
@@ -532,6 +570,7 @@ class Oracle:
         rows = self.rows()
         self._check_written()
         self._check_attempts(rows)
+        self._check_releases(rows)
         self.check_objects()
         # Of deleted sessions there are results of named objects, and no more.
         rows = {task: row for task, row in rows.items() if session_of(task) not in self.deleted}

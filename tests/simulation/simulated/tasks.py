@@ -115,9 +115,10 @@ class Tasks:
         for index in range(parent.returns):
             if rng.random() < 0.6:
                 delegated[index] = (rng.choice([*(spec.id for spec in specs), *born]), 0)
+        released = tuple((one, 0) for one in [*(s.id for s in specs), *born] if rng.random() < 0.2)
         made = tuple({one.template: self.templates[one.template] for one in specs}.values())
         functions = tuple(self.cluster.function(one) for one in made)
-        return Children(functions, made, tuple(specs), delegated)
+        return Children(functions, made, tuple(specs), delegated, released)
 
     def detached(self, work: AttemptSpec, rng: Random) -> list[TaskSpec]:
         """Return the children that a task has begin at once: in each attempt the same."""
