@@ -266,6 +266,10 @@ class Service:
         self._rules.add_work(message.templates, work, now)
 
     def _committed(self, message: m.Committed, _now: float) -> None:
+        if not self._welcomed:
+            # It crosses a greeting that says of these attempts that they are here: the head, which
+            # may have learned of their tasks since, is to hear of their ends once more.
+            return
         known = self.reports.acknowledge(message.seq)
         self._rules.forget(completion.task for completion in known)
 

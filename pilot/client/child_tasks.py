@@ -31,7 +31,7 @@ from pilot.client.results import Results
 from pilot.client.submission import Submission
 from pilot.client.submitter import Call, Submitter, as_calls
 from pilot.data.imported import Imported
-from pilot.errors import PilotError
+from pilot.errors import PilotError, SubmissionError
 from pilot.model.ids import Ref, session_of, task_label
 from pilot.model.objects import Naming
 from pilot.model.tasks import Children
@@ -119,6 +119,7 @@ class ChildFuture:
     result = exception = cancel = done = running = cancelled = add_done_callback = _refuse
 
     def __reduce__(self) -> tuple[Any, ...]:
+        self._parent._check_released(self)
         indices = tuple(index for _, index in self.refs)
         whole = self._index is None and self._count > 1
         return refer(self.task, indices, whole, self._parent.origin)
@@ -167,6 +168,8 @@ class TaskSession:
         self._submission: Submission | None = None
         self._numbers = itertools.count(1)
         self._ordinal = 0
+        #: What was released, in order.
+        self._released: dict[Ref, None] = {}
         #: True if the task has ended: nothing refers to its children any more.
         self.has_ended = False
         self.id = session
@@ -294,6 +297,33 @@ class TaskSession:
         """Make an existing file a value, without a copy; see `Session.import_file`."""
         return self._put(Imported(path), name, None, detached)
 
+    def release(self, futures: ChildFuture | Iterable[ChildFuture]) -> None:
+        """Promise not to ask for these results of children again; see `Session.release`.
+
+        It counts when this task has ended well, as its children do: an attempt that is tried again
+        has released nothing. Children that were submitted before get the results, and so does this
+        task if it returns the future.
+
+        Raises
+        ------
+        PilotError
+            One is no future of a child. Nothing is released then.
+        """
+        given = [futures] if isinstance(futures, ChildFuture) else list(futures)
+        for future in given:
+            if not isinstance(future, ChildFuture):
+                raise PilotError(
+                    f"{future!r:.100} is no future of a child of this task, and nothing was "
+                    "released; the futures that submit, put and their like give in a task are"
+                )
+        self._released.update(dict.fromkeys(ref for future in given for ref in future.refs))
+
+    def _check_released(self, future: ChildFuture) -> None:
+        if self._released and not self._released.keys().isdisjoint(future.refs):
+            raise SubmissionError(
+                f"a result of {future._name} was released, and cannot be an argument any more"
+            )
+
     def _submit(
         self, fn: Callable[..., Any], calls: list[Call], detached: bool, after: After
     ) -> list[ChildFuture]:
@@ -348,16 +378,17 @@ class TaskSession:
         self.has_ended = True
         submission, self._submission = self._submission, None
         if submission is None:
-            if not delegated:
+            if not (delegated or self._released):
                 return None
             submission = Submission()
-        if not (submission.tasks or submission.templates or delegated):
+        if not (submission.tasks or submission.templates or delegated or self._released):
             return None
         return Children(
             tuple(submission.functions),
             tuple(submission.templates),
             tuple(submission.tasks),
             delegated,
+            tuple(self._released),
         )
 
 

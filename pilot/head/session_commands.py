@@ -39,9 +39,8 @@ log = logging.getLogger("pilot.head")
 
 #: The key in the database for sessions that were closed because all clients had gone.
 _LEFT = "left_sessions"
-#: States of sessions that may have data, but no unfinished tasks.
-
-
+#: The number of tasks whose results are released at a time.
+_PORTION = 500
 #: The largest weight: beyond it other sessions' shares would vanish.
 _MOST_WEIGHT = 1e9
 
@@ -117,6 +116,8 @@ class SessionCommands:
         row = self._row(session)
         if verb in ("purge", "delete"):
             self._remove(row, verb)
+        elif verb == "release":
+            self._release(session, now)
         elif verb == "reopen":
             if row.state != "OPEN" and row.grace_s:
                 self._unbind(session)  # whoever does it need not stay
@@ -280,6 +281,16 @@ class SessionCommands:
         self._janitor.add(garbage)
         # What is remembered may be of this session; the rest is read again when it is needed.
         self._shell.outcomes.forget_all()
+
+    def _release(self, session: int, now: float) -> None:
+        """Release the results of a session's completed tasks, some at a time."""
+        last = 0
+        while tasks := self._store.completed_of(session, last, _PORTION):
+            last = tasks[-1]
+            results = self._shell.releasing.found(tasks, (), self._shell.core.tasks)
+            if results:
+                self._shell.apply(ev.ResultsReleased(results), now)
+                self._commits.flush(now)
 
     def _delete_results(self, peer: bytes, message: m.DeleteResults, now: float) -> None:
         self._commits.flush(now)

@@ -297,16 +297,32 @@ yes_option = click.option("--yes", "-y", "sure", is_flag=True, help="Do not ask 
 
 @session.command()
 @sessions_argument
+@click.option(
+    "--results",
+    "results_only",
+    is_flag=True,
+    help="Only results, also of an open session: each goes once no unfinished task needs it.",
+)
 @yes_option
 @site_option
-def purge(session_ids: tuple[int, ...], sure: bool) -> None:
+def purge(session_ids: tuple[int, ...], results_only: bool, sure: bool) -> None:
     """Delete the data of sessions that have ended: results and checkpoints; the records stay."""
+
+    def release(command: Command, row: dict[str, Any]) -> str:
+        _control(command, row, "release")
+        return (
+            f"session {row['id']}: the results of its ended tasks are released: each is deleted "
+            "once no unfinished task needs it"
+        )
 
     def act(command: Command, row: dict[str, Any]) -> str:
         _control(command, row, "purge")
         return f"session {row['id']}: its results and checkpoints are deleted, its records stay"
 
-    _each(session_ids, act, _confirm("Delete results and checkpoints", sure=sure))
+    if results_only:
+        _each(session_ids, release, _confirm("Delete the results", sure=sure))
+    else:
+        _each(session_ids, act, _confirm("Delete results and checkpoints", sure=sure))
 
 
 @session.command()

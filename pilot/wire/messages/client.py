@@ -112,7 +112,8 @@ class Cancel(Message):
 class ControlSession(Message):
     """A request to ``pause``, ``resume``, ``stop``, ``close``, ``reopen``, ``purge`` or ``delete``
     a session; ``rejoin`` reopens it if it was closed because everybody had left. ``unbind`` lets it
-    live without its clients, ``budget`` changes its budget.
+    live without its clients, ``budget`` changes its budget, ``release`` releases the results of
+    its ended tasks.
     """
 
     request: Number

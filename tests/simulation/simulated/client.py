@@ -249,7 +249,7 @@ class Client:
         elif isinstance(message, m.Accepted):
             submitted = self._open.pop(message.seq, None)
             if isinstance(submitted, m.Release):
-                self.cluster.oracle.released(submitted.tasks, submitted.parts)
+                self.cluster.oracle.released(self, submitted)
             if isinstance(submitted, m.Submit):
                 refused = dict(message.refused)
                 tasks = [spec.id for spec in submitted.tasks if spec.id not in refused]

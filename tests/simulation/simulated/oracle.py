@@ -389,12 +389,17 @@ class Oracle:
                 self.seen["version put"] += 1
 
     @_strict
-    def released(self, tasks: Iterable[int], parts: Iterable[Ref]) -> None:
-        """A client was told that these releases are written down."""
+    def released(self, client: Client, message: m.Release) -> None:
+        """A client was told that a release is written down."""
         self.seen["release accepted"] += 1
-        specs = self.cluster.tasks.specs
-        self.given_up.update((task, n) for task in tasks for n in range(specs[task][0].returns))
-        self.given_up.update(parts)
+        tasks = self.cluster.tasks
+        results = {
+            (task, place) for task in message.tasks for place in range(tasks.specs[task][0].returns)
+        }
+        # The submission of another client may not have arrived: then there is nothing to release.
+        self.given_up |= {
+            one for one in (*results, *message.parts) if tasks.by_client.get(one[0]) is client
+        }
 
     def _gone(self) -> set[Ref]:
         """Return what is gone, since it was released, also where that is not committed."""
