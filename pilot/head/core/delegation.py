@@ -133,7 +133,8 @@ class Delegation:
         dependencies.delegate(task, given, owed, life.tasks)
         # It has run: nothing but what its children make is needed any more.
         life.releases.need_no_more(task, effects)
-        task.inputs, task.borrows = (), tuple(owed.values())
+        # What it has written down as owed is looked up again by the next head.
+        task.inputs, task.borrows = (), tuple((refs if restored else owed).values())
         life.releases.need(task)
         if not restored:
             self._log.task(task.id, DELEGATED, task.template.session, now)
