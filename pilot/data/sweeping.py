@@ -30,7 +30,33 @@ def is_worth_it(sizes: Mapping[str, int], dead: Mapping[str, int]) -> bool:
     return gone >= WORTH_BYTES or 2 * gone >= sum(sizes.values())
 
 
-def sweep(path: Path, is_dead: Callable[[str], bool], *, always: bool = False) -> bool:
+def contents(path: Path) -> dict[str, int] | None:
+    """Return the values in a file with their sizes, in bytes; None where there is no such file.
+
+    Raises
+    ------
+    ResultError
+        The file is damaged.
+    """
+    try:
+        file = SealedFile(path)
+    except ResultError:
+        if path.exists():
+            raise
+        return None
+    try:
+        return file.sizes()
+    finally:
+        file.close()
+
+
+def sweep(
+    path: Path,
+    is_dead: Callable[[str], bool],
+    *,
+    always: bool = False,
+    remove: Callable[[Path], None] = durable.remove,
+) -> bool:
     """Remove dead values from a file.
 
     Parameters
@@ -41,6 +67,8 @@ def sweep(path: Path, is_dead: Callable[[str], bool], *, always: bool = False) -
         A function that tells whether the value of a name is dead.
     always
         True: also where it frees little.
+    remove
+        Removes a file of which all values are dead.
 
     Returns
     -------
@@ -64,7 +92,7 @@ def sweep(path: Path, is_dead: Callable[[str], bool], *, always: bool = False) -
         sizes = file.sizes()
         dead = {name: size for name, size in sizes.items() if is_dead(name)}
         if len(dead) == len(sizes):
-            durable.remove(path)
+            remove(path)
         elif dead:
             if not (always or is_worth_it(sizes, dead)):
                 return False

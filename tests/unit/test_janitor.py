@@ -152,6 +152,37 @@ def test_little_waits_until_it_is_worth_it(site: Site) -> None:
     assert site.store.garbage() == []
 
 
+def test_a_file_rests_before_it_is_written_anew(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = site.results(1, 2, 3)
+    (alone,) = site.results(4)
+    janitor = Janitor(site.directory, lambda: None)
+    assert janitor.clean(site.store.delete_results([1, 2, 4]), rests=True) == []
+    assert site.has(first) and site.has(second), "more of its values may die soon"
+    assert janitor.take() == [(alone.path, alone.name)]
+    assert janitor._rested() == []
+    monkeypatch.setattr(j, "REST_S", 0.0)
+    assert janitor.clean(janitor._rested(), rests=True) == []
+    assert site.has(third) and not site.has(first) and len(janitor.take()) == 2
+    assert janitor.clean(site.store.delete_results([3]), rests=True) == []
+    assert site.files() == set(), "nothing in it is needed any more"
+
+
+def test_what_may_come_back_is_not_done(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    (value,) = site.results(1)
+    janitor = Janitor(site.directory, lambda: None)
+
+    def fails(_: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pilot.data.durable.sync_directory", fails)
+        again = janitor.clean(site.store.delete_results([1]))
+    assert again == [Garbage(value.path, value.name)] and janitor.take() == []
+    assert janitor.clean(again) == [] and janitor.take() == [(value.path, value.name)]
+
+
 def test_borrowed_results_stay_until_the_last_one_goes(site: Site) -> None:
     (value,) = site.results(1)
     site.end(101, value)  # found again by an other session
