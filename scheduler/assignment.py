@@ -201,6 +201,14 @@ def free_slots(work: WorkClass, pilot: PilotRoom) -> int:
     return max(count, 0)
 
 
+def early_slots(work: WorkClass, pilot: PilotRoom) -> int:
+    """Return how many more tasks of this class the pilot should hold that wait for inputs which are
+    made there: of those that are not short as many as fill its cores once more."""
+    if is_short(work) or work in pilot.avoided:
+        return free_slots(work, pilot)
+    return max(0, int((2 * cores_of(pilot) - pilot.load) // work.need.total_cores))
+
+
 def starts_at_once(work: WorkClass, pilot: PilotRoom, now: float) -> bool:
     """Tell whether the pilot has free cores for one more task of this class, and may take it."""
     free = cores_of(pilot) - pilot.load

@@ -28,6 +28,7 @@ from pilot.scheduler.batch import BatchKind, find_kind
 from pilot.scheduler.resources import NodeShape, Supply, indexed, node_shape
 from pilot.site_configs.parsed_cache import keep_parsed, read_parsed
 from pilot.site_configs.units import (
+    AutoMebibytes,
     AutoSeconds,
     Bytes,
     Compression,
@@ -132,6 +133,9 @@ class DataConfig(_Mapping, frozen=True, kw_only=True):
     #: What each pilot may use of a node's local disk, to keep values there that many tasks share;
     #: 0: nothing is kept.
     node_cache_mib: Mebibytes = field(default=4096, name="node_cache")
+    #: What each pilot may use of a node's memory, for results that are not on the disk yet; auto:
+    #: an eighth of it, and half of what is free in /dev/shm; 0: they go to the disk first.
+    node_store_mib: AutoMebibytes = field(default=None, name="node_store")
     #: Results and checkpoints of a session are deleted so long after its end, as by pilot session
     #: purge; auto: never.
     keep_s: AutoSeconds = field(default=None, name="keep")

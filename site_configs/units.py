@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Seconds = float
     AutoSeconds = float | None
     Mebibytes = int
+    AutoMebibytes = int | None
     Bytes = int
     Count = int
     EnvironmentText = str
@@ -44,6 +45,8 @@ else:
     AutoSeconds = _written_as_text("AutoSeconds", float, type(None))
     #: An amount of memory: ``4G``, ``512M``, or MiB.
     Mebibytes = _written_as_text("Mebibytes", int)
+    #: An amount of memory, or ``auto``, which the program sees as None.
+    AutoMebibytes = _written_as_text("AutoMebibytes", int, type(None))
     #: A size: ``64K``, ``1M``, or bytes.
     Bytes = _written_as_text("Bytes", int)
     #: A whole number from 1, or ``auto``, which the program sees as 0.
@@ -86,7 +89,7 @@ def convert_custom(custom: Any, value: Any) -> Any:
     """Return the number or text that a value of one of this module's types stands for."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{value} is not an amount; write a number")
-    if custom is AutoSeconds and value == "auto":
+    if custom in (AutoSeconds, AutoMebibytes) and value == "auto":
         return None
     if custom in (Seconds, AutoSeconds):
         return float(parse_duration_s(value))
@@ -94,7 +97,7 @@ def convert_custom(custom: Any, value: Any) -> Any:
         return parse_budget(value)
     if custom is Compression:
         return parse_compression(value)
-    if custom is Mebibytes:
+    if custom in (Mebibytes, AutoMebibytes):
         return parse_memory_mib(value)
     if custom is Bytes:
         return _parse_bytes(value)

@@ -357,6 +357,10 @@ class Agent:
     def _take(self, peer: bytes, message: Any, now: float) -> None:
         if isinstance(message, m.Done):
             self._rules.executor_done(message.executor, message.completions, now)
+        elif isinstance(message, m.Kept):
+            self._rules.executor_kept(message.executor, message.completions, message.paths, now)
+        elif isinstance(message, m.Persisted):
+            self._rules.persisted(message.paths, message.failed, now)
         elif isinstance(message, m.Ran):
             self._rules.executor_ran(message.executor, message.tasks, now)
         elif isinstance(message, m.Spent):
@@ -575,6 +579,10 @@ class Agent:
             elif isinstance(action, a.GiveUpNode):
                 log.error("%s is given up: %s", action.node, action.reason)
                 self._given_up[action.node] = action.reason
+            elif isinstance(action, a.Persist):
+                self._send_to_node(action.node, m.Persist(list(action.paths)))
+            elif isinstance(action, a.DropKept):
+                self._send_to_node(action.node, m.DropKept(list(action.paths)))
             elif isinstance(action, a.ForgetSession):
                 self._forget_session(action.session)
             else:
@@ -585,6 +593,8 @@ class Agent:
         if session is not None and session.environment.preload:
             for node in self._nodes:
                 self._send_to_node(node, m.EndTemplates(number))
+        for node in self._nodes:
+            self._send_to_node(node, m.DropKept(sessions=[number]))
         self._service.forget_session(number)
 
     def _not_preloaded(self, message: m.NotPreloaded) -> None:

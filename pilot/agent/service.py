@@ -244,6 +244,7 @@ class Service:
         elif not self._welcomed:
             self._welcomed = True
             self._database = message.database
+            self._rules.tell_held_back_again()
             self.tell_status(now)
             # Also what has ended since the greeting.
             for number, completions in self.reports.frames.items():
@@ -327,6 +328,8 @@ class Service:
     def report(self, now: float) -> None:
         """Report ended attempts to the head, if it is time."""
         self.reports.add(self._rules.take_completions(), now)
+        if self._welcomed and (held_back := self._rules.take_held_back()):
+            self._send(m.HeldBack(self._identity.pilot, held_back))
         if self.ending or not self.wait_s(now):
             self._send_ended()
 

@@ -32,6 +32,7 @@ import atexit
 import contextlib
 import io
 import math
+import mmap
 import os
 import struct
 import weakref
@@ -77,6 +78,12 @@ _SCALAR = h5s.create(h5s.SCALAR)
 _ORDER = b"pilot.order"
 _FORTRAN = np.array(b"fortran")
 _ORDER_TYPE = h5t.py_create(_FORTRAN.dtype, logical=True)
+#: Arrays begin at such an offset in the file, so that they are aligned in memory when it is mapped.
+_ALIGNMENT = 64
+#: Smaller data sets need none.
+_ALIGNED_BYTES = 4096
+#: Smaller arrays are not worth a mapping of their own.
+_MAPPED_BYTES = 256 * 1024
 
 #: So much is copied at a time from file to file.
 _COPY_BYTES = 4 * 1024 * 1024
@@ -154,6 +161,7 @@ class Draft:
             access = _access(self._metadata)
             # As old a format as has checksums on all metadata: readable from HDF5 1.8 on.
             access.set_libver_bounds(h5f.LIBVER_V18, getattr(h5f, "LIBVER_V110", h5f.LIBVER_LATEST))
+            access.set_alignment(_ALIGNED_BYTES, _ALIGNMENT)
             self._file = h5f.create(os.fsencode(temporary), h5f.ACC_TRUNC, fapl=access)
             _drafts.add(self)
         except _HDF5_ERRORS as cause:
@@ -446,13 +454,16 @@ class SealedFile:
             return False
         return self._bytes is not None and self._bytes.identity == _identity(status)
 
-    def read(self, name: str, expected: int | None = None) -> Parts:
+    def read(self, name: str, expected: int | None = None, *, mapped: bool = False) -> Parts:
         """Return the value `name`, checked against its checksum.
 
         Parameters
         ----------
         expected
             The checksum that is known from elsewhere; otherwise the one in the file counts.
+        mapped
+            The file is on this machine: large arrays are not copied but mapped, each page of them
+            being copied when it is written to. Checked only if a checksum is `expected`.
 
         Raises
         ------
@@ -460,7 +471,9 @@ class SealedFile:
             The value is not there, or damaged.
         """
         assert self._bytes is not None
-        return _read(self._file, self._bytes, self.path, name, expected)
+        check = not mapped or expected is not None
+        reading = _Reading(self._bytes, Checksum() if check else None, mapped)
+        return _read(self._file, reading, self.path, name, expected)
 
     def open(self, name: str) -> tuple[Any, _Bytes]:
         """Return the object `name` in HDF5, and the file that its data are read from.
@@ -563,24 +576,23 @@ class SealedFile:
         self.close()
 
 
-def _read(file: Any, source: _Bytes, path: Path, name: str, expected: int | None) -> Parts:
+def _read(file: Any, reading: _Reading, path: Path, name: str, expected: int | None) -> Parts:
     try:
         top = h5o.open(file, name.encode())
         kind, written = _description(top)
         if expected is None:
             expected = written.checksum
         if isinstance(top, h5g.GroupID):
-            parts, found = _read_tree(top, source)
+            parts = _read_tree(top, reading)
         else:
-            total = Checksum()
-            data = _read_data(top, source, total, kind == b"fortran")
-            found = total.value
+            data = reading.take(top, kind == b"fortran")
             if isinstance(top.get_type(), h5t.TypeOpaqueID):
                 parts = Parts([], [], data.tobytes(), {})
             else:
                 parts = Parts([data], [""], None, {}, kind == b"fortran")
     except (*_HDF5_ERRORS, EOFError, struct.error) as cause:
         raise _cannot_read(path, name, cause) from cause
+    found = reading.total.value if reading.total is not None else expected
     if found != expected:
         problem = PilotError(f"its checksum is {found:016x} instead of {expected:016x}")
         raise _cannot_read(path, name, problem)
@@ -595,48 +607,78 @@ def _description(top: Any) -> tuple[bytes, Written]:
     return described["kind"].item(), found
 
 
-def _read_tree(group: Any, source: _Bytes) -> tuple[Parts, int]:
-    names, skeleton = _skeleton(group, source)
-    total = Checksum()
+def _read_tree(group: Any, reading: _Reading) -> Parts:
+    names, skeleton = _skeleton(group, reading.source)
     arrays = []
     for name in names:
         dataset = h5o.open(group, name.encode())
-        arrays.append(_read_data(dataset, source, total, h5a.exists(dataset, _ORDER)))
-    total.add(np.frombuffer(skeleton, np.uint8))
+        arrays.append(reading.take(dataset, h5a.exists(dataset, _ORDER)))
+    reading.check(np.frombuffer(skeleton, np.uint8))
     begin = _LENGTH.size + _LENGTH.unpack_from(skeleton)[0]
-    return Parts(arrays, names, skeleton[begin:], {}), total.value
+    return Parts(arrays, names, skeleton[begin:], {})
 
 
 def _skeleton(group: Any, source: _Bytes) -> tuple[list[str], bytes]:
     """Return the names of a value's arrays, and the bytes that have them and the pickle."""
     dataset = h5o.open(group, SKELETON.encode())
-    packed = _read_data(dataset, source, Checksum(), False).tobytes()
+    packed = _Reading(source).take(dataset).tobytes()
     names = packed[_LENGTH.size : _LENGTH.size + _LENGTH.unpack_from(packed)[0]]
     return names.decode().split("\0"), packed
 
 
-def _read_data(dataset: Any, source: _Bytes, total: Checksum, is_fortran: bool) -> NDArray[Any]:
-    """Read an array, in Fortran's order or C's, and add it to a checksum."""
-    data = np.empty(dataset.shape, dataset.dtype, "F" if is_fortran else "C")
-    if not data.size:
-        return data
-    if (stored := _stored_chunks(dataset)) is not None:
-        for packed in stored.read(source):
-            chunks.unpack(packed, stored.chunk, data)
-        for piece in pieces(data):
-            total.add(piece)
-    elif data.flags.c_contiguous:
-        source.read_into(raw(data).data, dataset.get_offset())
-        total.add(raw(data))
-    else:
+class _Reading:
+    """The reading of one value.
+
+    Parameters
+    ----------
+    source
+        The file.
+    total
+        What becomes the checksum of what is read; None: it is not checked.
+    maps
+        Whether large arrays are mapped, privately: what is written to them is seen by nobody else.
+        A mapping keeps its data when the file is removed.
+    """
+
+    def __init__(self, source: _Bytes, total: Checksum | None = None, maps: bool = False) -> None:
+        self.source = source
+        self.total = total
+        self._maps = maps
+
+    def check(self, piece: NDArray[np.uint8]) -> None:
+        """Add bytes that were read to the checksum."""
+        if self.total is not None:
+            self.total.add(piece)
+
+    def take(self, dataset: Any, is_fortran: bool = False) -> NDArray[Any]:
+        """Read an array, in Fortran's order or C's."""
+        if (stored := _stored_chunks(dataset)) is not None:
+            data = np.empty(dataset.shape, dataset.dtype, "F" if is_fortran else "C")
+            for packed in stored.read(self.source) if data.size else ():
+                chunks.unpack(packed, stored.chunk, data)
+            for piece in pieces(data) if data.size else ():
+                self.check(piece)
+            return data
+        size = dataset.get_storage_size()
+        if self._maps and size >= _MAPPED_BYTES and not is_fortran:
+            data = self.source.mapped(dataset, size)
+            self.check(raw(data))
+            return data
+        data = np.empty(dataset.shape, dataset.dtype, "F" if is_fortran else "C")
+        if not data.size:
+            return data
+        if data.flags.c_contiguous:
+            self.source.read_into(raw(data).data, dataset.get_offset())
+            self.check(raw(data))
+            return data
         offset = dataset.get_offset()
         for block in chunks.blocks(data, PIECE_BYTES):
             piece = np.empty(block.shape, block.dtype)
-            source.read_into(raw(piece).data, offset)
-            total.add(raw(piece))
+            self.source.read_into(raw(piece).data, offset)
+            self.check(raw(piece))
             block[...] = piece
             offset += piece.nbytes
-    return data
+        return data
 
 
 class _Chunks(NamedTuple):
@@ -674,6 +716,20 @@ class _Bytes:
         status = os.fstat(descriptor)
         self._size = status.st_size
         self.identity = _identity(status)
+
+    def mapped(self, dataset: Any, size: int) -> NDArray[Any]:
+        """Return the data of a data set, of this size in bytes, mapped privately."""
+        offset: int | None = dataset.get_offset()
+        if offset is None:
+            raise ValueError("no space was allocated for its data")
+        if offset + size > self._size:
+            raise EOFError("the file ends before its data")
+        begin = offset - offset % mmap.ALLOCATIONGRANULARITY
+        memory = mmap.mmap(
+            self._descriptor, offset - begin + size, access=mmap.ACCESS_COPY, offset=begin
+        )
+        data: NDArray[Any] = np.ndarray(dataset.shape, dataset.dtype, memory, offset - begin)
+        return data
 
     def read_into(self, buffer: memoryview, offset: int | None) -> None:
         """Fill `buffer` from `offset` on."""

@@ -43,6 +43,11 @@ class Unsealed:
         self._value: Value | None = None
 
     @property
+    def is_sealed(self) -> bool:
+        """True once the segment is sealed."""
+        return self._value is not None
+
+    @property
     def value(self) -> Value:
         """The reference, once the segment is sealed.
 
@@ -301,6 +306,31 @@ def opened(path: Path) -> SealedFile:
         The file is missing or damaged.
     """
     return when_there(path, lambda: _open_files.get(path))
+
+
+def read_mapped(directory: Path, value: Value, *, check: bool) -> Any:
+    """Return the object behind a reference whose file is on this machine.
+
+    Large arrays are mapped: nothing is copied but pages that are written to, which nobody else
+    sees.
+
+    Parameters
+    ----------
+    directory, value
+        Where the file is, and the reference.
+    check
+        False if the file is in memory, where nothing damages it.
+
+    Raises
+    ------
+    ResultError
+        The value's file is missing, torn or changed.
+    EncodingError
+        The value's pickle needs something that is not here, such as a module.
+    """
+    # Not kept open: the memory of a file that has gone would stay as long.
+    file = SealedFile(directory / value.path)
+    return put_together(file.read(value.name, value.checksum if check else None, mapped=True))
 
 
 def read(site_dir: Path, value: Value) -> Any:

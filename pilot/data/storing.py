@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pilot.data.pickles import decode, encode
 from pilot.model.values import INLINE_LIMIT_BYTES, Value
@@ -28,10 +28,19 @@ _SMALL = frozenset({float, bool, type(None)})
 _COUNTED = 10_000
 
 
+class ResultWriter(Protocol):
+    """A writer of results that are too large to travel."""
+
+    def add(
+        self, session: str, task_name: str, task_id: str, index: int, obj: object, level: int = 0
+    ) -> Unsealed:
+        """Write one result; see `SegmentWriter.add`."""
+
+
 def store(
     obj: object,
     *,
-    writer: SegmentWriter | LazyWriter,
+    writer: ResultWriter,
     session: str,
     task_name: str,
     task_id: str,
@@ -132,10 +141,16 @@ class LazyWriter:
         return self._opened().add(session, task_name, task_id, index, obj, level)
 
     def add_parts(
-        self, session: str, task_name: str, task_id: str, index: int, parts: Parts
+        self,
+        session: str,
+        task_name: str,
+        task_id: str,
+        index: int,
+        parts: Parts,
+        level: int = 0,
     ) -> Unsealed:
         """Write one result that was taken apart; see `SegmentWriter.add_parts`."""
-        return self._opened().add_parts(session, task_name, task_id, index, parts)
+        return self._opened().add_parts(session, task_name, task_id, index, parts, level)
 
     def _opened(self) -> SegmentWriter:
         if self._writer is None:

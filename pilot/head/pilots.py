@@ -112,6 +112,7 @@ class Pilots:
             m.PilotHello: self._hello,
             m.Completions: self._completions,
             m.PilotStatus: self._status,
+            m.HeldBack: self._held_back,
             m.PilotBye: self._bye,
             m.PilotNotice: self._notice,
         }
@@ -264,6 +265,10 @@ class Pilots:
                 if running.task in self._core.tasks:
                     self._shell.running[running.task] = running
             self._shell.apply(ev.AttemptsRunning(name, message.running), now)
+
+    def _held_back(self, address: bytes, message: m.HeldBack, now: float) -> None:
+        if not self._is_other(address, message.pilot):
+            self._shell.apply(ev.AttemptsHeldBack(message.pilot, message.attempts), now)
 
     def _bye(self, address: bytes, message: m.PilotBye, _now: float) -> None:
         if self._is_other(address, message.pilot):

@@ -36,6 +36,7 @@ from pilot.wire.channel import REBIND_S, Client, encode
 from pilot.wire.keys import load_keys
 from pilot.wire.messages import worker as m
 from pilot.worker.node_cache import NodeCache
+from pilot.worker.node_store import NodeStore
 from pilot.worker.preloading import reseed
 from pilot.worker.shared_memory import (
     PLACE_BYTES,
@@ -49,6 +50,8 @@ from pilot.worker.task_runner import TaskRunner
 
 #: So long may a large result wait for others to join it in one file, in seconds.
 SEAL_S = 0.02
+#: So long a result stays in the memory of an executor for a task that needs it, in seconds.
+LAST_S = 1.0
 #: Attempts that have ended are reported together: so many, or those of so many seconds where these
 #: are more, and after so many seconds at the latest, whatever the task that runs then does.
 TOGETHER = 8
@@ -109,6 +112,7 @@ def _come_up(
         Path(config.log),
         NodeCache(site, config.pilot),
         config.indices,
+        store=NodeStore(site, config.pilot, config.node),
         stopping=stopping_of(memory, config.slot * PLACE_BYTES),
     )
     worker.enter(config.session.environment)
@@ -293,29 +297,39 @@ class Sealer(threading.Thread):
     ) -> None:
         super().__init__(name="sealer", daemon=True)
         self._config = config
-        self._site = site
         self._worker = worker
         self._rests = rests
         #: Set when there is something to be sealed.
         self.due = threading.Event()
         #: Held while something is sealed and reported.
-        self.busy = threading.Lock()
+        self._busy = threading.Lock()
+        self._client: Client[m.Run | m.Exit] = Client(
+            load_keys(site.keys), b"sealer:%d" % config.number, m.ToExecutor
+        )
+        self._client.connect(config.agent, REBIND_S)
 
     def run(self) -> None:
         """Seal results whenever that is due."""
-        client: Client[m.Run | m.Exit] = Client(
-            load_keys(self._site.keys),
-            b"sealer:%d" % self._config.number,
-            m.ToExecutor,
-        )
-        client.connect(self._config.agent, REBIND_S)
-        while self.due.wait():
+        while True:
+            if not self.due.wait(LAST_S if self._worker.has_last else None):
+                self._worker.forget_last()
+                continue
             self.due.clear()
             self._rests.wait(SEAL_S)
-            with self.busy:
-                if completions := self._worker.seal():
-                    send_report(client, lambda c: m.Done(self._config.number, c), completions)
-                    client.drain()
+            self.seal()
+
+    def seal(self) -> None:
+        """Seal what there is, and report it."""
+        with self._busy:
+            completions, paths = self._worker.seal()
+            if completions:
+                send_report(self._client, lambda c: self._report(c, paths), completions)
+                self._client.drain()
+
+    def _report(self, completions: list[Completion], paths: list[str]) -> m.Done | m.Kept:
+        if paths:
+            return m.Kept(self._config.number, completions, paths)
+        return m.Done(self._config.number, completions)
 
 
 def _serve(
@@ -361,11 +375,8 @@ def _serve(
 def _end_spent(number: int, worker: TaskRunner, outbox: Outbox, sealer: Sealer | None) -> None:
     """Report what has ended, and that this process takes no more work; then wait to be told to
     end."""
-    if completions := worker.seal():
-        outbox.add(completions)
     if sealer is not None:
-        with sealer.busy:
-            pass  # what it has sealed is reported
+        sealer.seal()
     outbox.send(m.Spent(number, worker.spent))
     while not any(isinstance(message, m.Exit) for message in outbox.receive()):
         pass

@@ -308,7 +308,7 @@ def _serve(
                 begin = worker.log_position()
                 pack(memory, 0, work.task, work.attempt, clock.now(), begin)
                 outbox.begin()
-                (completion,) = worker.run(work, begin) or worker.seal()
+                (completion,) = worker.run(work, begin) or worker.seal()[0]
                 failed = completion.outcome != "ok"
                 if failed:
                     outbox.tell(completion, lambda own: m.RankDone(world, rank, *own))

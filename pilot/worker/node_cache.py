@@ -7,38 +7,31 @@ Invariants:
 
 - the cache saves time and changes nothing else: whatever is wrong with it, the original is read;
 - it never takes more than is left free on its disk, nor more than the site allows;
-- node workers hold its directory by a lock on a file in it; nobody does after they have ended in
-  whatever way, and then the directory goes: at the end of the last one, or at the start of another.
+- its directory goes with the node workers that hold it: see `node_directory`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pilot.data.storing import load
 from pilot.errors import ResultError, SiteError
 from pilot.model.values import Value
 from pilot.site import Site
 from pilot.wire.endpoints import runtime_dir
-
-if TYPE_CHECKING:
-    from filelock import FileLock
+from pilot.worker.node_directory import NodeDirectory, remove_stale
 
 log = logging.getLogger("pilot.node")
 
 #: Smaller ones are read from where they are.
 LEAST_BYTES = 1024 * 1024
-#: How long a node worker waits for another one to make or remove its cache, in seconds.
-LOCK_S = 10.0
-#: In the directory: held by node workers, and one line for each value that was brought here.
-USERS = "users"
+#: In the directory: one line for each value that was brought here.
 RECORD = "fetched"
 
 
@@ -84,7 +77,7 @@ class NodeCache:
             if cache is not None and cache.is_dir():
                 try:
                     if self._fetch(value, cache):
-                        return load(value, cache)
+                        return _mapped(value, cache)
                 except ResultError:
                     # The copy is damaged; if the original is, too, that is told below.
                     with contextlib.suppress(OSError):
@@ -125,6 +118,12 @@ class NodeCache:
         return taken <= min(free, self._limit_bytes)
 
 
+def _mapped(value: Value, cache: Path) -> Any:
+    from pilot.data.segments import read_mapped  # most tasks need none
+
+    return read_mapped(cache, value, check=True)
+
+
 class CacheHolder:
     """A holder of the cache's directory, for node workers: makes it, and removes it at the end.
 
@@ -137,65 +136,16 @@ class CacheHolder:
     """
 
     def __init__(self, site: Site, pilot: str) -> None:
-        self._users = -1
+        self._held: NodeDirectory | None = None
         try:
-            self._directory = cache_dir(site, pilot)
-            with self._alone():
-                _remove_stale(self._directory.parent)
-                if site.config.data.node_cache_mib:
-                    self._directory.mkdir(mode=0o700, exist_ok=True)
-                    self._users = _hold(self._directory, fcntl.LOCK_SH)
+            if site.config.data.node_cache_mib:
+                self._held = NodeDirectory(cache_dir(site, pilot))
+            else:
+                remove_stale(cache_dir(site, pilot).parent)
         except (OSError, SiteError) as error:
             log.warning("no values are kept on this node: %s", error)
 
     def close(self) -> None:
         """Release the directory; the last holder removes it."""
-        if self._users < 0:
-            return
-        try:
-            with self._alone():
-                fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(self._directory)
-        except BlockingIOError:
-            pass  # another node worker of the pilot, on the same machine, has it still
-        except OSError as error:
-            log.warning("%s is not removed: %s", self._directory, error)
-        os.close(self._users)
-        self._users = -1
-
-    def _alone(self) -> FileLock:
-        """Return the lock that lets one node worker of this machine at a time make or remove a
-        cache."""
-        from filelock import FileLock
-
-        caches = self._directory.parent
-        caches.mkdir(mode=0o700, exist_ok=True)
-        return FileLock(caches / ".lock", timeout=LOCK_S)
-
-
-def _hold(directory: Path, how: int) -> int:
-    """Lock a cache's directory; return the descriptor that holds the lock.
-
-    Raises
-    ------
-    BlockingIOError
-        Somebody else holds it, and not in common.
-    """
-    users = os.open(directory / USERS, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(users, how | fcntl.LOCK_NB)
-    except BaseException:
-        os.close(users)
-        raise
-    return users
-
-
-def _remove_stale(caches: Path) -> None:
-    """Remove the caches of pilots that have ended."""
-    for directory in [path for path in caches.iterdir() if path.is_dir()]:
-        with contextlib.suppress(OSError):
-            users = _hold(directory, fcntl.LOCK_EX)
-            try:
-                shutil.rmtree(directory)
-            finally:
-                os.close(users)
+        if self._held is not None:
+            self._held.close()

@@ -12,6 +12,7 @@ Invariants
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import sys
@@ -48,9 +49,9 @@ from pilot.client.task import Task
 from pilot.compression import parse_compression
 from pilot.data.patience import is_passing, is_there, patiently, set_patience, when_there
 from pilot.data.pickling_by_value import ClassState, class_states, give_again, times_given
-from pilot.data.storing import LazyWriter, store
+from pilot.data.storing import store
 from pilot.data.unpicklable import decoding_error, unpicklable_error
-from pilot.errors import CommandFailed, EncodingError, Stopped, StorageError
+from pilot.errors import CommandFailed, EncodingError, ResultError, Stopped, StorageError
 from pilot.limits import ERROR_TEXT_BYTES
 from pilot.model.ids import task_label
 from pilot.model.states import Outcome
@@ -73,12 +74,14 @@ from pilot.wire.messages.pilot import AttemptSpec
 from pilot.wire.messages.worker import LaunchPlan
 from pilot.worker.failures import bases_of, failure_of
 from pilot.worker.node_cache import NodeCache
+from pilot.worker.node_store import NodeStore, StoreWriter
 from pilot.worker.program import Program
 from pilot.worker.shell_words import plain_words
 from pilot.worker.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from pilot.client.connection import Connection
+    from pilot.data.segments import Unsealed
 
 #: So much data of functions is kept in a process; the last one's whatever it has.
 LARGE_FUNCTIONS_BYTES = 128 << 20
@@ -108,6 +111,8 @@ class TaskRunner:
         For MPI.
     stopping
         The words by which tasks here are told to stop.
+    store
+        The node's store, for large results; None: they are written to the site directory.
     """
 
     def __init__(
@@ -121,9 +126,13 @@ class TaskRunner:
         rank: int = 0,
         ranks: int = 1,
         stopping: Stopping | None = None,
+        store: NodeStore | None = None,
     ) -> None:
         self._site = site
         self._cache = cache
+        self._store = store
+        #: The result of the last task, where nobody else has it, and what it is stored as.
+        self._last: tuple[Unsealed, Any] | None = None
         self._stopping = stopping or never()
         #: The functions of tasks that have looked here whether they are to stop, by digest.
         self._looking: set[bytes] = set()
@@ -240,6 +249,7 @@ class TaskRunner:
         context: Context | None = None
         #: The thing that is read or stored while the task itself does not run; an input's task.
         at: str | int = ""
+        last, self._last = self._last, None
         try:
             if self._broken is not None:
                 raise self._broken
@@ -249,9 +259,12 @@ class TaskRunner:
             for item in work.inputs:
                 at = item.task
                 if item.value is not None:  # none of them is, here
-                    inputs.append(self._cache.load(item.value))
+                    value, last = self._take_over(item.value, last)
+                    inputs.append(self._load(item.value) if value is None else value)
+            last = value = None
             at = "the arguments"
             args, kwargs = decode_arguments(work.payload, inputs, self._site.directory)
+            inputs.clear()
             self._put_classes_back(template.function)
             at = ""
             fetched = started = clock.now()
@@ -269,9 +282,12 @@ class TaskRunner:
             if os.getpid() != self._pid:
                 _end_copy(None)
             ended = clock.now()
+            args, kwargs = (), {}
             at = _RESULT
             if self._rank == 0:
                 stored, children = self._take_results(label, template, result, session)
+                if len(stored) == 1 and type(stored[0]) is not Value and _is_own(result):
+                    self._last = (stored[0], result)
         except BaseException as raised:
             if os.getpid() != self._pid:
                 _end_copy(raised)
@@ -315,16 +331,19 @@ class TaskRunner:
             self._unsealed.append((completion, stored))
         return []
 
-    def seal(self) -> list[Completion]:
-        """Make written results durable, and return the completions that waited for that.
+    def seal(self) -> tuple[list[Completion], list[str]]:
+        """Finish the segments with written results, and return the completions that waited for
+        that, and the paths of the segments of theirs that are in the node's store.
 
         May be called from another thread than `run`.
         """
         with self._sealing:
             waiting, self._unsealed = self._unsealed, []
-        return self._seal(waiting) if waiting else []
+        return self._seal(waiting) if waiting else ([], [])
 
-    def _seal(self, waiting: list[tuple[Completion, list[Any]]]) -> list[Completion]:
+    def _seal(
+        self, waiting: list[tuple[Completion, list[Any]]]
+    ) -> tuple[list[Completion], list[str]]:
         error: Exception | None = None
         try:
             self._writer.seal()
@@ -338,7 +357,9 @@ class TaskRunner:
                 completions.append(msgspec.structs.replace(completion, values=values))
             except RuntimeError as unsealed:
                 completions.append(self._not_stored(completion, error or unsealed))
-        return completions
+        # Not what was sealed just now: that may have been done for an earlier task.
+        kept = {v.path for end in completions for v in end.values if self._writer.is_kept(v)}
+        return completions, sorted(kept)
 
     def _not_stored(self, completion: Completion, error: Exception) -> Completion:
         """Return the completion of a task that ran well but whose result could not be stored."""
@@ -352,6 +373,37 @@ class TaskRunner:
         return msgspec.structs.replace(completion, outcome=_outcome_of(error), failure=failure)
 
     # --- the parts of one task
+
+    @property
+    def has_last(self) -> bool:
+        """True if the last result is still in memory, for a task that follows at once."""
+        return self._last is not None
+
+    def forget_last(self) -> None:
+        """Drop the last result from memory. May be called from another thread than `run`."""
+        self._last = None
+
+    def _take_over(
+        self, value: Value, last: tuple[Unsealed, Any] | None
+    ) -> tuple[Any, tuple[Unsealed, Any] | None]:
+        """Return the last result if this input is that, and what is left to take over.
+
+        What is stored is a copy, so the task may do with it what it likes.
+        """
+        if last is not None:
+            stored, result = last
+            if stored.is_sealed and stored.value == value:
+                return result, None
+        return None, last
+
+    def _load(self, value: Value) -> Any:
+        """Return the object behind an input, from the nearest place that has it."""
+        if value.path and self._store is not None and self._store.holds(value):
+            try:
+                return self._store.load(value)
+            except ResultError:
+                pass  # it has just gone: it is in the site directory, too
+        return self._cache.load(value)
 
     def _function(self, template: Template) -> Callable[..., Any]:
         digest = template.function
@@ -451,7 +503,7 @@ class TaskRunner:
         """Return the values of a task, inline or written to the open segment, and its children."""
         results = _results(template, result)
         if self._writer is None:
-            self._writer = LazyWriter(self._site.directory, self._owner)
+            self._writer = StoreWriter(self._site.directory, self._owner, self._store)
         delegated = delegations(results)
         said = template.compression
         level = parse_compression(said) if said else self._level
@@ -533,6 +585,30 @@ class TaskRunner:
         with self._log.open("rb") as log:
             log.seek(begin)
             return log.read(end - begin).decode(errors="replace")
+
+
+def _is_own(result: Any) -> bool:
+    """Tell whether a result is an array that nothing refers to but the caller's variable."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or type(result) is not numpy.ndarray or result.dtype.hasobject:
+        return False
+    # Data of its own, or a mapping that was made for it: see `pilot.data.hdf5`.
+    if result.base is not None and type(result.base) is not mmap.mmap:
+        return False
+    return sys.getrefcount(result) <= _OWN_REFERENCES
+
+
+def _references(fresh: Any) -> int:
+    """Return the references that `_is_own` counts where there are no others: Pythons differ."""
+    return sys.getrefcount(fresh)
+
+
+def _own_references() -> int:
+    fresh = object()
+    return _references(fresh)
+
+
+_OWN_REFERENCES = _own_references()
 
 
 def _of_what(what: str | int, error: BaseException, result: object) -> BaseException:

@@ -115,8 +115,10 @@ def test_a_large_result_waits_for_no_others_where_none_can_come(
             sealed.set()
 
     class Results:
-        def seal(self) -> list[Completion]:
-            return [done(1)]
+        has_last = False
+
+        def seal(self) -> tuple[list[Completion], list[str]]:
+            return [done(1)], []
 
     monkeypatch.setattr(executor, "SEAL_S", 3600.0)
     monkeypatch.setattr(executor, "Client", Connection)

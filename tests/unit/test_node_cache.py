@@ -19,7 +19,8 @@ from pilot.data.segments import SegmentWriter
 from pilot.model.values import Value
 from pilot.site import Site, create_site
 from pilot.worker import node_cache
-from pilot.worker.node_cache import RECORD, USERS, CacheHolder, NodeCache, cache_dir
+from pilot.worker.node_cache import RECORD, CacheHolder, NodeCache, cache_dir
+from pilot.worker.node_directory import USERS
 
 MIB = 1024 * 1024
 
@@ -243,7 +244,8 @@ def test_a_killed_holder_holds_nothing(site: Site) -> None:
     descriptor = os.open(cache_dir(site, "p1") / USERS, os.O_RDWR)
     with pytest.raises(BlockingIOError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.close(holder._users)  # as the kernel does
+    assert holder._held is not None
+    os.close(holder._held._users)  # as the kernel does
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(descriptor)
 

@@ -106,6 +106,20 @@ class GiveUpNode(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Persist(msgspec.Struct, frozen=True):
+    """Copy segments of a node's store to the site directory."""
+
+    node: str
+    paths: tuple[str, ...]
+
+
+class DropKept(msgspec.Struct, frozen=True):
+    """Remove segments from a node's store."""
+
+    node: str
+    paths: tuple[str, ...]
+
+
 class ForgetSession(msgspec.Struct, frozen=True):
     """Forget a session that has ended."""
 
@@ -124,5 +138,7 @@ Action = (
     | RunOnExecutor
     | RunOnWorld
     | GiveUpNode
+    | Persist
+    | DropKept
     | ForgetSession
 )

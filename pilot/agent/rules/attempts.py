@@ -6,27 +6,43 @@ Invariants
 - A task is here once: of two attempts, the older one's end is told as that of the newer.
 - Work waits in a queue only once all its inputs are there, and only while the pilot has the nodes
   for it.
+- Work with an input that is in the store of a node, and nowhere else, waits for that node.
+- An end that rests on such results is not reported before they are written: see `kept`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import msgspec
 
-from pilot.agent.rules.completions import ended
+from pilot.agent.rules.actions import Action, DropKept, Persist
+from pilot.agent.rules.completions import ended, lost
 from pilot.agent.rules.cores import Cores
 from pilot.agent.rules.inputs import Inputs
+from pilot.agent.rules.kept import Kept
+from pilot.agent.rules.places import Places
 from pilot.agent.rules.queues import Queue, Queues
+from pilot.model.ids import session_of
+from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, Template
 from pilot.scheduler.amounts import Amounts
 from pilot.wire.messages.pilot import AttemptSpec
+
+#: The kinds of tasks that start on one node, in a process that reads the inputs there.
+ONE_NODE = ("python", "command")
+#: How fast inputs get to another node, in bytes per second, and how long that is waited for at
+#: most, in seconds.
+FETCH_BYTES_PER_S = 1e9
+MOST_FETCH_S = 1.0
 
 
 class Attempts:
     """The attempts in a pilot, and the completions still to be reported."""
 
-    def __init__(self, queues: Queues, cores: Cores, now: float) -> None:
+    def __init__(
+        self, queues: Queues, cores: Cores, now: float, act: Callable[[Action], None]
+    ) -> None:
         self.queues = queues
         self.templates: dict[int, Template] = {}
         #: Task → attempt.
@@ -39,6 +55,15 @@ class Attempts:
         self._received: dict[int, float] = {}
         self._inputs = Inputs()
         self._completions: list[Completion] = []
+        self._act = act
+        self._kept = Kept()
+        self._places = Places()
+        #: The work with inputs in the stores of several nodes, by a segment that it waits for.
+        self._scattered: dict[str, list[AttemptSpec]] = {}
+        #: The running tasks whose inputs are lost: their ends count for nothing.
+        self._vain: dict[int, str] = {}
+        #: The ends that are held back, and were not told to the head as such yet.
+        self._held_back: list[Completion] = []
 
     def take_completions(self) -> list[Completion]:
         """Return the completions to be reported to the head, and clear them."""
@@ -66,12 +91,7 @@ class Attempts:
             except LookupError as error:
                 self.report(ended(item, "interrupted", str(error), now))
                 continue
-            if ready is None:
-                continue
-            queue = self.queues.of(ready)
-            if self._can_run(queue):
-                self.queues.push(queue, ready)
-            else:
+            if ready is not None and not self._push(ready):
                 self.report(self._misfit(ready, now))
         self.busy_at = now
 
@@ -80,14 +100,17 @@ class Attempts:
         self._inputs.forget(tasks)
 
     def sessions(self) -> set[int]:
-        """Return the sessions that have waiting work here."""
-        early = {self.templates[work.template].session for work in self._inputs.waiting()}
+        """Return the sessions that have waiting work here, or ends that are held back."""
+        waiting = [*self._inputs.waiting(), *self._all_scattered()]
+        early = {self.templates[work.template].session for work in waiting}
+        early.update(session_of(end.task) for end in self._kept.ends())
         return early.union(queue.session for queue in self.queues.waiting)
 
     def forget_session(self, session: int) -> None:
         """Forget an ended session that has no attempt here."""
         for template in self.queues.forget(session):
             del self.templates[template]
+        self._places.forget(session)
 
     # --- what goes unstarted
 
@@ -96,7 +119,7 @@ class Attempts:
         for queue in self.queues.waiting:
             for work in self.queues.take(queue, tasks):
                 self.report(ended(work, "cancelled", "cancelled before it started", now))
-        for work in self._inputs.take(tasks):
+        for work in [*self._inputs.take(tasks), *self._take_scattered(tasks)]:
             self.report(ended(work, "cancelled", "cancelled before it started", now))
 
     def return_to_head(self, tasks: Collection[int], reason: str, now: float) -> None:
@@ -113,7 +136,7 @@ class Attempts:
 
     def hand_back_early(self, reason: str, now: float) -> None:
         """Return to the head the work that waits for inputs."""
-        for work in self._inputs.take():
+        for work in [*self._inputs.take(), *self._take_scattered()]:
             self.report(ended(work, "interrupted", reason, now))
 
     def hand_back_misfits(self, now: float) -> None:
@@ -124,10 +147,9 @@ class Attempts:
 
     def put_back(self, work: AttemptSpec, now: float) -> None:
         """Put a task that was popped and has not run back at the front of its class."""
-        queue = self.queues.of(work)
-        if self._can_run(queue):
-            self.queues.put_back(queue, work)
-        else:
+        if self._vain and work.task in self._vain:
+            self.report(ended(work, "interrupted", "its input is lost", now))
+        elif not self._push(work, first=True):
             self.report(self._misfit(work, now))
 
     def take_back(self, work: AttemptSpec, cancelled: bool, now: float) -> None:
@@ -153,24 +175,229 @@ class Attempts:
     def _nodes_left(self) -> str:
         return f"the pilot has {len(self._cores.hosts)} nodes left"
 
+    # --- where work waits
+
+    def _push(self, work: AttemptSpec, first: bool = False) -> bool:
+        """Have a task that has all its inputs wait for cores; return False if the nodes that are
+        left can never run it."""
+        queue = self.queues.of(work)
+        if not self._can_run(queue):
+            return False
+        if work.inputs:
+            self._kept.use(work.task, {item.task for item in work.inputs})
+            if self._kept or self._places:
+                near = self._near(work, queue)
+                if near is None:
+                    return True
+                queue = near
+        if first:
+            self.queues.put_back(queue, work)
+        else:
+            self.queues.push(queue, work)
+        return True
+
+    def _near(self, work: AttemptSpec, queue: Queue) -> Queue | None:
+        """Return the queue for a task by where its inputs are; None, and put it aside, if it waits
+        for one that is in the store of another node alone."""
+        if len(self._cores.hosts) == 1 and queue.nodes == 1 and queue.kind in ONE_NODE:
+            return queue
+        paths = [item.value.path for item in work.inputs if item.value and item.value.path]
+        stores = {path: node for path in paths if (node := self._kept.node_of(path))}
+        node = ""
+        if queue.nodes == 1 and queue.kind in ONE_NODE:
+            node = self._places.nearest(paths, stores.values(), self._cores.nodes)
+        foreign = next((path for path, store in stores.items() if store != node), None)
+        if foreign is not None:
+            self._scattered.setdefault(foreign, []).append(work)
+            return None
+        return self.queues.near(queue, node) if node else queue
+
+    def let_go_anywhere(self, now: float) -> None:
+        """Let tasks that have waited for their node as long as their inputs would take to get
+        elsewhere start on any node, if these inputs are written."""
+        for near in self.queues.waiting_near:
+            if near.node in self._cores.nodes and not near.waits_long(now, self._fetch_s(near)):
+                continue
+            for work in self.queues.pop(near, len(near.waiting)):
+                bound = any(
+                    item.value is not None and self._kept.node_of(item.value.path)
+                    for item in work.inputs
+                )
+                self.queues.push(near if bound else self.queues.of(work), work)
+                self.queues.look_again = True
+
+    def _fetch_s(self, queue: Queue) -> float:
+        """Return how long it would take to get the inputs of the next task elsewhere, in
+        seconds."""
+        size = sum(item.value.size for item in queue.waiting[0].inputs if item.value is not None)
+        return min(MOST_FETCH_S, size / FETCH_BYTES_PER_S)
+
+    def _all_scattered(self) -> list[AttemptSpec]:
+        return [work for works in self._scattered.values() for work in works]
+
+    def _take_scattered(self, tasks: Collection[int] | None = None) -> list[AttemptSpec]:
+        """Remove and return those of `tasks` that wait for inputs in several stores; None: all."""
+        if not self._scattered:
+            return []
+        taken = [work for work in self._all_scattered() if tasks is None or work.task in tasks]
+        gone = {work.task for work in taken}
+        left = {
+            path: [work for work in works if work.task not in gone]
+            for path, works in self._scattered.items()
+        }
+        self._scattered = {path: works for path, works in left.items() if works}
+        return taken
+
     # --- what ends
 
-    def report(self, completion: Completion) -> None:
-        """Report a completion to the head, and queue the tasks that waited for it here."""
+    def report(self, completion: Completion, node: str = "", paths: Collection[str] = ()) -> None:
+        """Report a completion to the head as soon as it may be, and queue the tasks that waited
+        for it here.
+
+        Parameters
+        ----------
+        completion
+            The end.
+        node, paths
+            The segments with its results that are in the store of this node alone.
+        """
         ends = [completion]
         while ends:
             completion = ends.pop()
-            self._report_one(completion)
+            if self._vain and completion.task in self._vain:
+                reason = self._vain.pop(completion.task)
+                self._drop(completion, node, paths)
+                completion, paths = lost(completion, "interrupted", "interrupted", reason), ()
+            if not self._hold(completion, node, paths):
+                self._report_one(completion)
+            paths = ()
             ready, hopeless = self._inputs.ended(completion)
             for work in ready:
-                queue = self.queues.of(work)
-                if self._can_run(queue):
-                    self.queues.push(queue, work)
+                if self._push(work):
                     self.queues.look_again = True
                 else:
                     ends.append(self._misfit(work, completion.ended))
             reason = "its input has not come"
             ends.extend(ended(work, "interrupted", reason, completion.ended) for work in hopeless)
+
+    def _hold(self, completion: Completion, node: str, paths: Collection[str]) -> bool:
+        """Hold an end back if it rests on results that are in the store of a node alone."""
+        kept = self._kept
+        if not kept and not paths:
+            return False
+        if completion.task not in self.held:
+            return False
+        if completion.outcome in ("interrupted", "cancelled"):
+            kept.unuse(completion.task)
+            return False
+        new = tuple(path for path in paths if not kept.node_of(path))
+        if not kept.hold(completion, node, paths):
+            return False
+        self._held_back.append(completion)
+        if new:
+            self._act(Persist(node, new))
+        if paths:
+            session = session_of(completion.task)
+            for value in completion.values:
+                if value.path in paths:
+                    self._places.note(session, value.path, node, value.size)
+        return True
+
+    def tell_held_back_again(self) -> None:
+        """Have `take_held_back` return all that is held back, for a head that was told nothing."""
+        self._held_back = self._kept.ends()
+
+    def take_held_back(self) -> list[tuple[int, int, float]]:
+        """Return the attempts that have ended and are held back since the last call: task, attempt,
+        and when it began."""
+        if not self._held_back:
+            return []
+        ends, self._held_back = self._held_back, []
+        return [
+            (end.task, self.held[end.task], end.started) for end in ends if end.task in self._kept
+        ]
+
+    def written(self, paths: Iterable[str]) -> None:
+        """Note that segments of a node's store are in the site directory now."""
+        for path in paths:
+            for completion in self._kept.written(path):
+                self._report_one(completion)
+            for work in self._scattered.pop(path, ()):
+                self._push(work)
+                self.queues.look_again = True
+
+    def not_written(self, failed: dict[str, str], now: float) -> set[int]:
+        """Note that segments cannot be written; return the running tasks that are to be ended."""
+        vain: set[int] = set()
+        for path, why in failed.items():
+            tasks = self._kept.in_segment(path)
+            reason = f"its result could not be stored: {why}"
+            vain |= self._lose(tasks, "crash", "StorageError", reason, now)
+        return vain
+
+    def lose_store(self, node: str, reason: str, now: float) -> set[int]:
+        """Note that a node's store is gone; return the running tasks that are to be ended."""
+        if not self._kept:
+            return set()
+        lost_here = self._kept.on_node(node)
+        return self._lose(lost_here, "interrupted", "interrupted", reason, now)
+
+    def cancel_ended(self, tasks: Collection[int], now: float) -> set[int]:
+        """Cancel those of `tasks` that have ended and are held back; return the running tasks that
+        are to be ended for that."""
+        ours = [task for task in tasks if task in self._kept]
+        if not ours:
+            return set()
+        reason = "cancelled before its results were written"
+        return self._lose(ours, "cancelled", "cancelled", reason, now)
+
+    def _lose(
+        self, tasks: Collection[int], outcome: Outcome, kind: str, reason: str, now: float
+    ) -> set[int]:
+        """Drop the held ends of `tasks`, with all that was made from their results.
+
+        Returns
+        -------
+        set of int
+            The tasks that run, or are about to, on results that are lost.
+        """
+        ends, unended = self._kept.lose(tasks)
+        chosen = set(tasks)
+        for completion in ends:
+            paths = {value.path for value in completion.values if value.path}
+            self._drop(completion, completion.node, paths)
+            for work in self._inputs.lose(completion.task):
+                self.report(ended(work, "interrupted", "its input is lost", now))
+            if completion.task in chosen:
+                completion = lost(completion, outcome, kind, reason)
+            else:
+                completion = lost(completion, "interrupted", "interrupted", "its input is lost")
+            self._report_one(completion)
+        for queue in self.queues.waiting if unended else ():
+            for work in self.queues.take(queue, unended):
+                unended.discard(work.task)
+                self.report(ended(work, "interrupted", "its input is lost", now))
+        for work in self._take_scattered(unended) if unended else ():
+            unended.discard(work.task)
+            self.report(ended(work, "interrupted", "its input is lost", now))
+        self._vain.update(dict.fromkeys(unended, "its input is lost"))
+        return unended
+
+    def _drop(self, completion: Completion, node: str, paths: Collection[str]) -> None:
+        """Remove the results of a lost end from its node's store, but for segments that others
+        share."""
+        unwanted = tuple(path for path in paths if not self._kept.node_of(path))
+        if unwanted:
+            self._act(DropKept(node or completion.node, unwanted))
+
+    @property
+    def keeps(self) -> bool:
+        """True if ends are held back."""
+        return bool(self._kept)
+
+    def nodes_in_need(self) -> set[str]:
+        """Return the nodes whose stores have results that are nowhere else."""
+        return self._kept.nodes() if self._kept else set()
 
     def _report_one(self, completion: Completion) -> None:
         attempt = self.held.pop(completion.task, None)

@@ -127,6 +127,29 @@ def stopped(completion: Completion, was_told: bool) -> Completion:
     return msgspec.structs.replace(completion, outcome="error", failure=failure)
 
 
+def lost(completion: Completion, outcome: Outcome, kind: str, reason: str) -> Completion:
+    """Return the completion of an attempt that has ended and whose results are lost.
+
+    Parameters
+    ----------
+    completion
+        The end that is lost.
+    outcome
+        How the attempt ends instead.
+    kind, reason
+        Class name of the error, and why.
+    """
+    failure = TaskFailure(
+        type=kind,
+        message=shortened(reason, ERROR_TEXT_BYTES),
+        node=completion.node,
+        attempt=completion.attempt,
+    )
+    return msgspec.structs.replace(
+        completion, outcome=outcome, failure=failure, values=(), children=None, files=()
+    )
+
+
 def merge_failures(
     work: AttemptSpec, failures: dict[int, Completion], left: int, need: Resources
 ) -> Completion:

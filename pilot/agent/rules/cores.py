@@ -11,7 +11,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TypeAlias
 
 from pilot.scheduler.placement import FreeNode, NodeAllocation, place, things
@@ -70,12 +70,14 @@ class Cores:
                 self._idle[name] = (taken, since) if taken == node.taken else (node.taken, now)
         return {name: now - since for name, (_, since) in self._idle.items()}
 
-    def place(self, need: Resources) -> list[NodeAllocation] | None:
-        """Find the shares on which a task can run now, or None if it has to wait. Nothing is
-        taken."""
+    def place(self, need: Resources, node: str = "") -> list[NodeAllocation] | None:
+        """Find the shares on which a task can run now, on this node if one is named, or None if it
+        has to wait. Nothing is taken."""
         if not self.free and need.cores:
             return None
-        nodes = self.nodes.values()
+        nodes: Collection[FreeNode] = self.nodes.values()
+        if node:
+            nodes = [self.nodes[node]] if node in self.nodes else []
         if self.resting:
             return place(need, [node for node in nodes if node.name not in self.resting])
         return place(need, nodes)

@@ -45,7 +45,7 @@ from pilot.agent.rules.warm_pool import IDLE_S
 from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, LogSpan
 from pilot.scheduler.amounts import Amounts
-from pilot.scheduler.placement import NodeAllocation
+from pilot.scheduler.placement import FreeNode, NodeAllocation
 from pilot.wire.messages.pilot import AttemptSpec
 
 #: Idle executors on a node, for each of its cores, beyond which the longest idle one is closed.
@@ -158,7 +158,7 @@ class ExecutorRules(ProcessRules[Executor]):
             return self._start_program(queue, now)
         executor = self._take_idle(queue)
         if executor is None:
-            shares = self._cores.place(queue.need)
+            shares = self._cores.place(queue.need, queue.node)
             if shares is None:
                 return False
             executor = self._new_executor(queue, shares[0], now)
@@ -179,7 +179,10 @@ class ExecutorRules(ProcessRules[Executor]):
         """Take a warm executor of the same session and size whose cores are free; None if there is
         none."""
         cores, amounts, indexed = queue.need.cores, queue.amounts, queue.indexed
-        for name, node in self._cores.nodes.items():
+        nodes: Iterable[tuple[str, FreeNode]] = self._cores.nodes.items()
+        if queue.node:
+            nodes = [(queue.node, self._cores.nodes[queue.node])]
+        for name, node in nodes:
             # Amounts are no part of what an executor is for: a node has them for any, or none.
             if amounts and not node.fit_named(amounts):
                 continue
@@ -221,8 +224,15 @@ class ExecutorRules(ProcessRules[Executor]):
             executor.first_started = now
             self._send(executor, list(executor.pipeline))
 
-    def done(self, number: int, completions: Iterable[Completion], now: float) -> None:
-        """Take the completions of an executor's attempts, and give it more work."""
+    def done(
+        self,
+        number: int,
+        completions: Iterable[Completion],
+        now: float,
+        paths: Collection[str] = (),
+    ) -> None:
+        """Take the completions of an executor's attempts, and give it more work; `paths` are
+        segments of its node's store that are nowhere else."""
         executor = self.executors.get(number)
         if executor is None:
             return
@@ -246,7 +256,11 @@ class ExecutorRules(ProcessRules[Executor]):
             elif outcome and completion.outcome != "ok":
                 # The task took SIGTERM for a reason to raise, maybe after some cleaning up.
                 completion = told_to_end(completion, outcome, attempts.templates[work.template])
-            attempts.report(completion)
+            if paths:
+                own = {value.path for value in completion.values if value.path in paths}
+                attempts.report(completion, executor.node, own)
+            else:
+                attempts.report(completion)
         self._go_on(executor, now)
 
     def ran(self, number: int, tasks: Iterable[int], now: float) -> None:
@@ -439,15 +453,16 @@ class ExecutorRules(ProcessRules[Executor]):
         self._failures.pop(name, None)
         return lost
 
-    def cancel(self, tasks: Collection[int], now: float) -> None:
-        """Cancel tasks: end the executors that run them, and take them back from others."""
+    def cancel(self, tasks: Collection[int], now: float, outcome: Outcome = "cancelled") -> None:
+        """End tasks with this outcome: end the executors that run them, and take them back from
+        others."""
         for executor in list(self.executors.values()):
             for task in executor.unsealed.keys() & tasks:
-                executor.killed_for[task] = "cancelled"  # it is not to run again
+                executor.killed_for[task] = outcome  # it is not to run again
             named = [work.task for work in executor.pipeline if work.task in tasks]
             if not named:
                 continue
-            executor.killed_for.update(dict.fromkeys(named, "cancelled"))
+            executor.killed_for.update(dict.fromkeys(named, outcome))
             if executor.ready and named[0] != executor.pipeline[0].task:
                 self._ask_back(executor, now)
             else:

@@ -105,6 +105,15 @@ class Inputs:
                 ready.append(waiting.filled())
         return ready, hopeless
 
+    def lose(self, task: int) -> list[AttemptSpec]:
+        """Drop the results of a task, which are lost; return the waiting tasks that had got
+        them."""
+        self._values.pop(task, None)
+        hopeless = [its.work for its in self._waiting.values() if task in its.values]
+        for work in hopeless:
+            del self._waiting[work.task]
+        return hopeless
+
     def waiting(self) -> list[AttemptSpec]:
         """List the work that waits for inputs."""
         return [waiting.work for waiting in self._waiting.values()]

@@ -11,6 +11,7 @@ Invariants
 
 from __future__ import annotations
 
+import copy
 import itertools
 from bisect import insort
 from collections import deque
@@ -33,14 +34,16 @@ class Queue:
     """The tasks of one class that wait in this pilot."""
 
     __slots__ = (
+        "_durations",
         "amounts",
         "busy",
         "indexed",
         "is_coreless",
         "is_wide",
         "kind",
-        "mean_s",
+        "near",
         "need",
+        "node",
         "nodes",
         "place",
         "rank",
@@ -68,14 +71,32 @@ class Queue:
         self.is_coreless = not self.need.cores
         self.takes_nothing = self.is_coreless and len(need.named) == 1
         #: The lowest goes first.
-        self.rank = (-template.priority, number)
+        self.rank = (-template.priority, number, 0)
         self.waiting: deque[AttemptSpec] = deque()
         #: When the first of them found no place; 0 while that has not happened.
         self.waiting_since = 0.0
-        #: How long they take on average; None while none has ended well.
-        self.mean_s: float | None = None
+        self._durations = _Durations()
         #: How many executors or worlds serve it.
         self.busy = 0
+        #: The node on which they start, since their inputs are there; empty: on any.
+        self.node = ""
+        #: The queues of the same class whose tasks start on certain nodes, by node.
+        self.near: dict[str, Queue] = {}
+
+    def on(self, node: str, place: int) -> Queue:
+        """Return a queue for tasks of this class that start on a node; see `place`."""
+        near = copy.copy(self)
+        near.waiting, near.waiting_since, near.busy = deque(), 0.0, 0
+        near.node, near.place, near.near = node, place, {}
+        # Before those of its class that start anywhere: they have another chance.
+        near.rank = (*self.rank[:2], -place)
+        return near
+
+    @property
+    def mean_s(self) -> float | None:
+        """The time that tasks of this class take on average, in seconds; None while none has ended
+        well."""
+        return self._durations.mean_s
 
     @property
     def depth(self) -> int:
@@ -91,6 +112,19 @@ class Queue:
 
     def note_run(self, took_s: float) -> None:
         """Note the run time of a task that ended well, in seconds."""
+        self._durations.note(took_s)
+
+
+class _Durations:
+    """The mean duration of the tasks of a class, wherever they start."""
+
+    __slots__ = ("mean_s",)
+
+    def __init__(self) -> None:
+        self.mean_s: float | None = None
+
+    def note(self, took_s: float) -> None:
+        """Add a duration, in seconds."""
         self.mean_s = took_s if self.mean_s is None else 0.8 * self.mean_s + 0.2 * took_s
 
 
@@ -154,6 +188,15 @@ class Queues:
         """Return the queue of a task's class."""
         return self._of_template[work.template]
 
+    def near(self, queue: Queue, node: str) -> Queue:
+        """Return the queue of the tasks of a class that start on a node."""
+        near = queue.near.get(node)
+        if near is None:
+            session = self._sessions[queue.session]
+            place = session.places.setdefault((queue.kind, queue.need, node), next(self._numbers))
+            near = queue.near[node] = queue.on(node, place)
+        return near
+
     @property
     def has_waiting(self) -> bool:
         """True if any queue has work in it."""
@@ -163,6 +206,11 @@ class Queues:
     def waiting(self) -> list[Queue]:
         """The queues with work in them, the first to be served first."""
         return self._waiting.copy()
+
+    @property
+    def waiting_near(self) -> list[Queue]:
+        """The queues with work in them that starts on certain nodes."""
+        return [queue for queue in self._waiting if queue.node]
 
     def in_turn(self) -> list[Queue]:
         """Return the queues to be served now: all that have work; or the starved one, and those
@@ -238,5 +286,5 @@ class Queues:
         queue.waiting_since = 0.0
 
 
-def _rank(queue: Queue) -> tuple[int, int]:
+def _rank(queue: Queue) -> tuple[int, int, int]:
     return queue.rank

@@ -49,8 +49,8 @@ class Rules:
         self._actions: list[Action] = []
         self._cores = Cores(hosts)
         self._queues = Queues(shape)
-        self._attempts = Attempts(self._queues, self._cores, now)
         numbers, act = itertools.count(1), self._actions.append
+        self._attempts = Attempts(self._queues, self._cores, now, act)
         self._executors = ExecutorRules(self._attempts, self._cores, numbers, act)
         self._worlds = WorldRules(self._attempts, self._cores, numbers, act)
         #: The tasks that look whether they are to stop, by node, as far as it was told.
@@ -134,6 +134,15 @@ class Rules:
         """Return the completions to be reported to the head, and clear them."""
         return self._attempts.take_completions()
 
+    def take_held_back(self) -> list[tuple[int, int, float]]:
+        """Return the attempts that have ended since the last call, and whose ends are not reported
+        before results that they rest on are written: task, attempt, and when it began."""
+        return self._attempts.take_held_back()
+
+    def tell_held_back_again(self) -> None:
+        """Have `take_held_back` return all that is held back, for a head that was told nothing."""
+        self._attempts.tell_held_back_again()
+
     # --- work
 
     def add_work(
@@ -153,6 +162,7 @@ class Rules:
         wanted = {task for task in tasks if task in self._attempts.held}
         if not wanted:
             return
+        self._end_in_vain(self._attempts.cancel_ended(wanted, now), now)
         self._attempts.cancel(wanted, now)
         self._executors.cancel(wanted, now)
         self._worlds.cancel(wanted, now)
@@ -232,6 +242,8 @@ class Rules:
         self._listening.pop(name, None)
         lost = self._executors.lose_node(name, reason, now)
         self._worlds.lose_node(name)
+        self._end_in_vain(self._attempts.lose_store(name, reason, now), now)
+        self._attempts.let_go_anywhere(now)
         self._attempts.hand_back_early(reason, now)
         self._attempts.hand_back_misfits(now)
         self.schedule(now)
@@ -247,7 +259,10 @@ class Rules:
         wide = {queue.nodes for queue in self._queues.waiting if queue.nodes and queue.nodes > 1}
         most = min((len(self.hosts) % nodes for nodes in wide), default=len(self.hosts))
         idle_s = self._cores.idle_s(now)
-        idle = [(name, idle_s[name]) for name in self.hosts[1:] if name in idle_s]
+        needed = self._attempts.nodes_in_need()
+        idle = [
+            (name, idle_s[name]) for name in self.hosts[1:] if name in idle_s and name not in needed
+        ]
         return sorted(idle, key=lambda node: -node[1])[:most] if len(idle) > most else idle
 
     def give_back(self, names: Iterable[str], now: float) -> list[str]:
@@ -274,6 +289,30 @@ class Rules:
         self._executors.done(number, completions, now)
         if self._queues.look_again:
             self.schedule(now)
+
+    def executor_kept(
+        self, number: int, completions: Iterable[Completion], paths: Collection[str], now: float
+    ) -> None:
+        """Take the completions of an executor's attempts with results that are in segments of its
+        node's store alone."""
+        self._executors.done(number, completions, now, paths)
+        if self._queues.look_again:
+            self.schedule(now)
+
+    def persisted(self, paths: Iterable[str], failed: dict[str, str], now: float) -> None:
+        """Note that segments of a node's store are in the site directory now; with those that
+        cannot be written, and why."""
+        self._attempts.written(paths)
+        if failed:
+            self._end_in_vain(self._attempts.not_written(failed, now), now)
+        if self._queues.look_again:
+            self.schedule(now)
+
+    def _end_in_vain(self, tasks: set[int], now: float) -> None:
+        """End running tasks whose inputs are lost."""
+        if tasks:
+            self._executors.cancel(tasks, now, "interrupted")
+            self._worlds.cancel(tasks, now)
 
     def executor_ran(self, number: int, tasks: Iterable[int], now: float) -> None:
         """Note attempts that have run on an executor and whose completions will follow."""
@@ -368,6 +407,7 @@ class Rules:
         """Enforce time limits, end ranks that hang, and close what has been idle for long."""
         self._executors.tick(now)
         self._worlds.tick(now)
+        self._attempts.let_go_anywhere(now)
         if self._ended:
             self._forget_ended()
         self.schedule(now)

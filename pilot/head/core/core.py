@@ -42,6 +42,7 @@ from pilot.head.core.delegation import Delegation
 from pilot.head.core.dispatch import Dispatch
 from pilot.head.core.events import (
     AttemptsEnded,
+    AttemptsHeldBack,
     AttemptsRunning,
     BudgetChanged,
     Effects,
@@ -103,7 +104,7 @@ class Core:
         self.releases = self._life.releases
         #: What `take_unwanted` returns next.
         self.unwanted: dict[str, list[ReleasedResult]] = {}
-        self._dispatch = Dispatch(self._sessions, self.pilots, self.site, self.log)
+        self._dispatch = Dispatch(self._sessions, self.tasks, self.pilots, self.site, self.log)
         self._handlers = {
             TasksSubmitted: self._submitted,
             TasksRestored: self._restored,
@@ -118,6 +119,7 @@ class Core:
             PilotLost: attempts.lost,
             AttemptsEnded: attempts.ended,
             AttemptsRunning: attempts.running,
+            AttemptsHeldBack: attempts.held_back,
         }
 
     def apply(self, event: Event, now: float) -> Effects:

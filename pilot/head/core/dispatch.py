@@ -7,8 +7,9 @@ Invariants
 ----------
 - Nothing here costs more when more tasks wait.
 - A task that goes ahead of its inputs goes to the pilot that holds all that are missing; it is as
-  short as those that are sent ahead, and has no results to be looked up; nor does it need anything
-  of the site, which others could use until it starts.
+  short as those that are sent ahead, or its inputs are so large that it can have them sooner there;
+  and it has no results to be looked up; nor does it need anything of the site, which others could
+  use until it starts.
 - A task holds the amounts that it needs of the site as long as a pilot has the task.
 - A session that rests gets nothing, and neither does a pilot that drains.
 - A pilot is asked for a task only where another one has the cores for it free, and has them for
@@ -42,9 +43,15 @@ class Dispatch:
     """Gives tasks to pilots."""
 
     def __init__(
-        self, sessions: Sessions, pilots: Mapping[str, Pilot], site: SiteAmounts, log: Log
+        self,
+        sessions: Sessions,
+        tasks: Mapping[int, Task],
+        pilots: Mapping[str, Pilot],
+        site: SiteAmounts,
+        log: Log,
     ) -> None:
         self._sessions = sessions
+        self._tasks = tasks
         self._pilots = pilots
         self._site = site
         self._log = log
@@ -84,7 +91,7 @@ class Dispatch:
         return given
 
     def _give_early(self, now: float) -> dict[str, list[Task]]:
-        """Send short tasks, ahead of their inputs, to the pilot that holds all these inputs.
+        """Send tasks, ahead of their inputs, to the pilot that holds all these inputs.
 
         So a pilot gets a chain, or a fork with its join, as a whole, and proceeds without the head.
         """
@@ -92,8 +99,8 @@ class Dispatch:
         for pilot in self._pilots.values():
             while pilot.early:
                 task = pilot.early[0]
-                if _may_go_early(task, pilot, now):
-                    if not assignment.free_slots(task.task_class, pilot):
+                if self._may_go_early(task, pilot, now):
+                    if not assignment.early_slots(task.task_class, pilot):
                         break
                     task.attempt += 1
                     task.ready_at = now
@@ -101,6 +108,23 @@ class Dispatch:
                     given.setdefault(pilot.name, []).append(task)
                 pilot.early.popleft()
         return given
+
+    def _may_go_early(self, task: Task, pilot: Pilot, now: float) -> bool:
+        work = task.task_class
+        return (
+            task.state == PENDING
+            and task.near_pilot is pilot
+            and task.near == task.missing
+            and not (pilot.draining or work.session.rests or task.template.cache or work.need.site)
+            and (assignment.is_short(work) or self._needs_large(task))
+            and assignment.fits(work, pilot, now)
+        )
+
+    def _needs_large(self, task: Task) -> bool:
+        """Tell whether all inputs that a task waits for are of classes that make large results."""
+        makers = {number for number, _ in task.inputs}
+        live = [self._tasks[number] for number in makers if number in self._tasks]
+        return all(maker.task_class.makes_files for maker in live)
 
     def ask_back(self, now: float) -> dict[str, list[int]]:
         """Return tasks that wait in one pilot while another could start them, by pilot name.
@@ -150,18 +174,6 @@ class Dispatch:
         self._faded = now
         for session in self._sessions.known.values():
             session.used *= factor
-
-
-def _may_go_early(task: Task, pilot: Pilot, now: float) -> bool:
-    work = task.task_class
-    return (
-        task.state == PENDING
-        and task.near_pilot is pilot
-        and task.near == task.missing
-        and not (pilot.draining or work.session.rests or task.template.cache or work.need.site)
-        and assignment.is_short(work)
-        and assignment.fits(work, pilot, now)
-    )
 
 
 def _stuck(waiting: dict[Task, float], count: int, now: float) -> list[int]:

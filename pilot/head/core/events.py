@@ -6,7 +6,7 @@ effects out; the simulation does the same without any of these.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -181,6 +181,14 @@ class TasksLookedUp(msgspec.Struct, frozen=True):
     found: Mapping[int, tuple[Value, ...]]
 
 
+class AttemptsHeldBack(msgspec.Struct, frozen=True):
+    """Attempts have ended, and their pilot reports that later: their cores are free."""
+
+    pilot: str
+    #: Task, attempt, and when it began, in seconds since the epoch.
+    attempts: Sequence[tuple[int, int, float]]
+
+
 class AttemptsRunning(msgspec.Struct, frozen=True):
     """A pilot's report of attempts that have run for a while."""
 
@@ -200,6 +208,7 @@ Event: TypeAlias = (
     | PilotChanged
     | PilotLost
     | AttemptsEnded
+    | AttemptsHeldBack
     | AttemptsRunning
     | TasksLookedUp
 )

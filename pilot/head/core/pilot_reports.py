@@ -26,6 +26,7 @@ from pilot.head.core.delegation import Delegation
 from pilot.head.core.events import (
     Attempt,
     AttemptsEnded,
+    AttemptsHeldBack,
     AttemptsRunning,
     Effects,
     Log,
@@ -176,6 +177,17 @@ class PilotReports:
                 pilot.note_lasting(task.id)
                 effects.started.append(task.id)
 
+    def held_back(self, event: AttemptsHeldBack, now: float, _effects: Effects) -> None:
+        """Take in that attempts have ended, whose ends are to come: they take no cores."""
+        pilot = self.pilots.get(event.pilot)
+        for number, attempt, started in event.attempts:
+            task = self._tasks.get(number)
+            if task is None or pilot is None or task.pilot is not pilot or task.attempt != attempt:
+                continue
+            if task.state == ASSIGNED:
+                allocation.begin(task, pilot, started, now, self._log)
+            pilot.ease(number)
+
     def ended(self, event: AttemptsEnded, now: float, effects: Effects) -> None:
         """Take in that attempts have ended, as a pilot reports."""
         pilot = self.pilots.get(event.pilot)
@@ -254,6 +266,7 @@ class PilotReports:
                 pilot.avoided.pop(work, None)
             if outcome == "ok":
                 work.learn(took)
+                work.makes_files = any(value.path for value in completion.values)
         task.errors, task.crashes = counted(outcome, task.errors, task.crashes)
         if not completion.is_unstarted or event is None:
             effects.attempts.append(_attempt(task, pilot.name if pilot else "", completion))

@@ -24,6 +24,7 @@ class TaskClass:
         "assigned",
         "cores",
         "longest_s",
+        "makes_files",
         "mean_s",
         "need",
         "pool",
@@ -46,6 +47,8 @@ class TaskClass:
         self.time_limit_s = template.time_limit_s
         #: The mean duration of ended tasks in seconds, weighted towards the last ones.
         self.mean_s: float | None = None
+        #: True if the last task that ended well has returned a value too large to travel.
+        self.makes_files = False
         #: The queue; it may hold tasks that are no longer READY, and `ready` counts the others.
         self.queue: deque[Task] = deque()
         self.ready = 0
@@ -220,6 +223,7 @@ class Pilot:
         "coreless",
         "draining",
         "early",
+        "eased",
         "ends_at",
         "held",
         "lasting",
@@ -252,7 +256,9 @@ class Pilot:
         self.draining = False
         #: The tasks that the pilot holds, and has not reported as ended: task id → cores.
         self.held: dict[int, int] = {}
-        #: The cores of all these tasks.
+        #: Those of them that have ended, and whose ends are reported later.
+        self.eased: set[int] = set()
+        #: The cores of all the others.
         self.load = 0
         #: The number of those that need no core.
         self.coreless = 0
@@ -285,19 +291,31 @@ class Pilot:
         else:
             self.coreless += 1
 
+    def ease(self, task: int) -> None:
+        """Count no cores for a task that the pilot holds any more."""
+        if task in self.held and task not in self.eased:
+            self._uncount(task, self.held[task])
+            self.eased.add(task)
+
     def release(self, task: int) -> None:
         """Remove a task from the pilot, if it is there."""
         cores = self.held.pop(task, None)
+        if task in self.eased:
+            self.eased.remove(task)
+        elif cores is not None:
+            self._uncount(task, cores)
+        if self.site.holders:
+            self.site.release(self.name, task)
+
+    def _uncount(self, task: int, cores: int) -> None:
         if cores:
             self.load -= cores
             session = session_of(task)
             self.shares[session] -= cores
             if not self.shares[session]:
                 del self.shares[session]
-        elif cores is not None:
+        else:
             self.coreless -= 1
         if task in self._lasts:
             self._lasts.remove(task)
-            self.lasting -= cores or 0
-        if self.site.holders:
-            self.site.release(self.name, task)
+            self.lasting -= cores

@@ -96,6 +96,15 @@ class PilotNotice(Message):
     text: str
 
 
+class HeldBack(Message):
+    """A notice of attempts that have ended, and are reported once what they rest on is on the disk:
+    their cores are free."""
+
+    pilot: str
+    #: Task, attempt, and when it began, in seconds since the epoch.
+    attempts: list[tuple[Number, Number, Seconds]]
+
+
 class PilotBye(Message):
     """The last message of an agent; what it still held goes back to the head."""
 
@@ -218,7 +227,7 @@ class HeadStatus(Message):
     """A sign of life of the head, for a pilot that has asked for one."""
 
 
-FromPilot: TypeAlias = PilotHello | Completions | PilotStatus | PilotBye | PilotNotice
+FromPilot: TypeAlias = PilotHello | Completions | PilotStatus | HeldBack | PilotBye | PilotNotice
 ToPilot: TypeAlias = (
     Welcome
     | Assign

@@ -216,6 +216,37 @@ class RankDone(Message):
     completion: Completion
 
 
+class Kept(Message):
+    """A report of attempts that ended in an executor, with results that are on the node alone."""
+
+    executor: Number
+    completions: list[Completion]
+    #: The segments that are in the node's store, and not in the site directory yet.
+    paths: list[str]
+
+
+class Persist(Message):
+    """A request to copy these segments of the node's store to the site directory."""
+
+    paths: list[str]
+
+
+class Persisted(Message):
+    """A report of segments that are in the site directory now, or cannot be written there."""
+
+    node: str
+    paths: list[str]
+    #: Path → why it cannot be written.
+    failed: dict[str, str] = {}
+
+
+class DropKept(Message):
+    """A request to remove segments from the node's store, and all those of sessions."""
+
+    paths: list[str] = []
+    sessions: list[Number] = []
+
+
 class Exit(Message):
     """A request to end, for node workers, executors and ranks."""
 
@@ -231,6 +262,8 @@ ToAgent: TypeAlias = (
     | Ran
     | Spent
     | Done
+    | Kept
+    | Persisted
     | WorldDone
     | RankDone
     | NotPreloaded
@@ -242,6 +275,8 @@ ToNode: TypeAlias = (
     | TellStop
     | WatchRank
     | KillRank
+    | Persist
+    | DropKept
     | AgentStatus
     | Exit
     | EndTemplates

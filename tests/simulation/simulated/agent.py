@@ -73,6 +73,9 @@ class Agent:
         self.executors: dict[int, Executor] = {}
         self.worlds: dict[int, World] = {}
         self.running: dict[int, RunningTask] = {}
+        #: What the stores of the nodes have, and how long it takes to write that.
+        self.stores: dict[str, set[str]] = {node: set() for node in self.nodes}
+        self._disk = cluster.chance("disk", job, life)
         #: Node workers come up one by one.
         for position, node in enumerate(self.nodes):
             self.clock.after(
@@ -85,6 +88,9 @@ class Agent:
 
     def _leave_nodes(self, nodes: list[str]) -> None:
         for node in nodes:
+            unwritten = self.stores.pop(node) - self.cluster.written
+            held = {value.path for end in self.rules._attempts._kept.ends() for value in end.values}
+            assert not unwritten & held, f"{node} is left with results that are nowhere else"
             busy = [e for e in self.executors.values() if e.node == node and e.current is not None]
             assert not busy, f"{node} is left while something runs there"
             for executor in [e for e in self.executors.values() if e.node == node]:
@@ -99,6 +105,7 @@ class Agent:
 
     def _keep_nodes(self, nodes: list[str]) -> None:
         for node in set(nodes) & set(self.nodes):
+            self.stores[node] = set()
             position = self.nodes.index(node)
             self.clock.after(self.rng.uniform(0.0, 3.0), partial(self._add_node, node, position))
 
@@ -242,11 +249,37 @@ class Agent:
             for process in [*self.executors.values(), *self.worlds.values()]:
                 rules = self.rules.executors.get(process.id) or self.rules.worlds.get(process.id)
                 assert rules is None or rules.session != action.session
+            for node, store in self.stores.items():
+                session = f"results/{action.session}/"
+                self.stores[node] = {path for path in store if not path.startswith(session)}
+        elif isinstance(action, a.Persist):
+            for path in action.paths:
+                late_s = self._disk.choice((0.0, 0.05, 0.5, 3.0))
+                self.clock.after(late_s, partial(self._write, action.node, path))
+        elif isinstance(action, a.DropKept):
+            self.stores.get(action.node, set()).difference_update(action.paths)
         elif isinstance(action, a.GiveUpNode):
             self.clock.after(0.0, lambda: self.lose_node(action.node))
         else:
             if world := self.worlds.get(action.world):
                 world.stop()
+
+    def _write(self, node: str, path: str) -> None:
+        """Copy a segment of a node's store, if it is there still, to the site directory."""
+        if not self.is_alive or path not in self.stores.get(node, ()):
+            return
+        problem = "no space left" if self._disk.random() < 0.02 else ""
+        if not problem:
+            self.cluster.written.add(path)
+        self._hear_of(node, path, problem)
+
+    def _hear_of(self, node: str, path: str, problem: str) -> None:
+        if self.clock.now < self._frozen_until:
+            self.clock.at(self._frozen_until, partial(self._hear_of, node, path, problem))
+        elif self.is_alive and node in self.stores:
+            failed = {path: problem} if problem else {}
+            self.rules.persisted([] if problem else [path], failed, self.clock.now)
+            self.step()
 
     # --- its end
 
@@ -299,6 +332,7 @@ class Agent:
         if not self.is_alive or node not in self.nodes:
             return
         self.nodes.remove(node)
+        self.stores.pop(node, None)
         for executor in list(self.executors.values()):
             if executor.node == node:
                 executor.is_alive = False

@@ -106,6 +106,8 @@ class Cluster:
         self.tasks = Tasks(self)
         self.batch = Batch(self)
         self.agents: dict[str, Agent] = {}
+        #: The segments that are in the site directory.
+        self.written: set[str] = set()
         self.moves = Moves(self)
         self._graces = self.chance("graces")
         #: Since when sessions whose clients are dead are so, as a head could know, in the end.

@@ -48,7 +48,8 @@ NEXT: dict[str, frozenset[str]] = {
     # It may have run before, here (found again) or where nobody looked (a pilot taken for lost).
     READY: frozenset((ASSIGNED, DELEGATED, COMPLETED, CANCELLED, ABORTED)),
     ASSIGNED: frozenset((RUNNING, READY, PENDING, DELEGATED)) | FINAL,
-    RUNNING: frozenset((READY, DELEGATED)) | FINAL,
+    # With an input that was lost with its node, before it was written.
+    RUNNING: frozenset((READY, PENDING, DELEGATED)) | FINAL,
     DELEGATED: FINAL,
     WAITING: frozenset((READY, ASSIGNED, DELEGATED, COMPLETED, CANCELLED, ABORTED)),
 }
@@ -210,13 +211,16 @@ def check_core(core: Core) -> None:
     for session in core.sessions.values():
         assert session.unfinished == unfinished[session.id]
     for pilot in core.pilots.values():
-        assert pilot.load == sum(pilot.held.values())
+        assert pilot.eased <= pilot.held.keys()
+        counted = [cores for task, cores in pilot.held.items() if task not in pilot.eased]
+        assert (pilot.load, pilot.coreless) == (sum(counted), counted.count(0))
         assert pilot.lasting == sum(pilot.held[task] for task in pilot._lasts)
         waiting = {task.id for tasks in pilot.waiting.values() for task in tasks}
         mine = [core.tasks[task] for task in pilot.held if task in core.tasks]
         mine = [task for task in mine if task.pilot is pilot]
         assert waiting == {task.id for task in mine if task.state == ASSIGNED}
-        assert all(task.id in pilot._lasts for task in mine if task.state == RUNNING)
+        running = [task for task in mine if task.state == RUNNING and task.id not in pilot.eased]
+        assert all(task.id in pilot._lasts for task in running)
         for task_class, tasks in pilot.waiting.items():
             since = list(tasks.values())
             assert since and since == sorted(since), "the oldest is not the first"
@@ -253,8 +257,12 @@ def check_rules(rules: Rules, cores_of_node: int) -> None:
     is counted or kept by its state is what the state says."""
     queues, cores = rules._queues, rules._cores
     used: dict[str, list[int]] = {name: [] for name in rules.nodes}
-    places: Counter[int] = Counter(list(rules._attempts._inputs._waiting))
+    attempts = rules._attempts
+    places: Counter[int] = Counter(list(attempts._inputs._waiting))
+    places.update(work.task for work in attempts._all_scattered())
+    places.update(end.task for end in attempts._kept.ends())
     known = [queue for session in queues._sessions.values() for queue in session.queues.values()]
+    known += [near for queue in known for near in queue.near.values()]
     for queue in known:
         places.update(work.task for work in queue.waiting)
     for executor in rules.executors.values():
@@ -274,6 +282,7 @@ def check_rules(rules: Rules, cores_of_node: int) -> None:
         assert sorted([*used[name], *node.cores]) == list(range(cores_of_node)), (
             f"{name}: cores {sorted(used[name])} are used, {sorted(node.cores)} are free"
         )
+    _check_kept(attempts)
     assert places == Counter(list(rules.held)), f"held {sorted(rules.held)}, found {places}"
     assert cores.free == sum(len(node.cores) for node in rules.nodes.values())
     waiting = [queue for queue in known if queue.waiting]
@@ -287,6 +296,24 @@ def check_rules(rules: Rules, cores_of_node: int) -> None:
     listed = [number for idle in rules._executors._idle.values() for number in idle]
     idle = [e.id for e in rules.executors.values() if e.queue is None and not e.stopping]
     assert sorted(listed) == sorted(idle)
+
+
+def _check_kept(attempts: Any) -> None:
+    """What is held back waits for something, and all that have used it are known."""
+    kept = attempts._kept
+    for task, held in kept._held.items():
+        assert held.unwritten or held.makers, f"{task:#x} is held back for nothing"
+        assert held.makers <= kept._held.keys()
+        assert all(task in kept._of_path[path] for path in held.unwritten)
+        assert all(task in kept._users[maker] for maker in held.makers)
+    for task, makers in kept._used.items():
+        assert makers and makers <= kept._held.keys() and task not in kept._held
+        assert all(task in kept._users[maker] for maker in makers)
+    for maker, users in kept._users.items():
+        assert maker in kept._held and users, "results of one that is not held have users"
+    assert set(attempts._vain) <= set(attempts.held)
+    assert all(works for works in attempts._scattered.values())
+    assert all(path in kept._of_path for path in attempts._scattered), "it waits for nothing"
 
 
 def _check_idle(warm: Any, processes: dict[int, Any], cores: Any) -> None:

@@ -463,17 +463,26 @@ class Oracle:
         """A pilot tells of ends."""
         for done in completions:
             self.reports[done.task].add((agent.name, done.attempt, done.outcome))
+            for value in done.values:
+                assert not value.path or value.path in self.cluster.written, (
+                    f"{done.task:#x} is told as ended, and its result is nowhere but on a node"
+                )
             if done.failure is not None and done.failure.type == "Stopped":
                 assert done.outcome == "interrupted", "it was told to stop"
                 self.seen["stopped as told"] += 1
 
     @_strict
-    def runs(self, agent: Agent, work: AttemptSpec) -> None:
-        """An attempt begins."""
+    def runs(self, agent: Agent, work: AttemptSpec, node: str = "") -> None:
+        """An attempt begins, on this node if it is one."""
         self.runs_of[work.task] += 1
-        assert all(item.value is not None for item in work.inputs), "it runs without an input"
-        gone = [item for item in work.inputs if item.value is not None and item.value.is_released]
-        assert not gone, f"{work.task:#x} runs, and {gone} were released"
+        for item in work.inputs:
+            assert item.value is not None, "it runs without an input"
+            assert not item.value.is_released, f"{work.task:#x} runs, and {item} was released"
+            if path := item.value.path:
+                is_near = path in agent.stores.get(node, ())
+                is_written = path in self.cluster.written
+                assert is_near or is_written, f"{path} is not to be had on {node}"
+                self.seen["inputs from the store of a node alone"] += not is_written
         before = {*self.cluster.tasks.specs[work.task][1].after}
         too_early = before - self.ever_ended - {item.task for item in work.inputs}
         assert not too_early, f"{work.task:#x} starts before the ends of {too_early}"

@@ -131,6 +131,8 @@ class Executor(Process):
         self.node = node
         #: What it is in never ends by itself.
         self.hangs = False
+        self._segment = ""
+        self._stores = agent.cluster.chance("stores", agent.job, agent.life, number)
         self.clock.after(self.rng.uniform(0.0, 0.3), self._ready)
 
     def _say(self, say: Callable[[], None]) -> None:
@@ -153,7 +155,7 @@ class Executor(Process):
         self.begun, work = self.queue.popleft()
         self.current = work
         started = self._started = self.clock.now
-        self.cluster.oracle.runs(self.agent, work)
+        self.cluster.oracle.runs(self.agent, work, self.node)
         self._begin()
         self._ask(work)
         self.agent.running[work.task] = RunningTask(work.task, work.attempt, self.node, started)
@@ -209,7 +211,18 @@ class Executor(Process):
             values = tuple(Value(0, b"") if n in owed else v for n, v in enumerate(done.values))
             done = msgspec.structs.replace(done, children=children, values=values)
         rules, now = self.agent.rules, self.clock.now
-        if outcome != "interrupted" and self.rng.random() < 0.2:
+        if outcome == "ok" and self._stores.random() < 0.3:
+            # Its results are in the node's store first.
+            done, paths = self._kept(done)
+            self._say(lambda: rules.executor_ran(self.id, [work.task], now))
+            self.clock.after(
+                self._stores.uniform(0.0, 0.03),
+                lambda: (
+                    self.is_alive
+                    and self._say(lambda: rules.executor_kept(self.id, [done], paths, now))
+                ),
+            )
+        elif outcome != "interrupted" and self.rng.random() < 0.2:
             # Its result is large: it is reported when the segment is sealed.
             self._say(lambda: rules.executor_ran(self.id, [work.task], now))
             self.clock.after(
@@ -221,6 +234,26 @@ class Executor(Process):
         else:
             self._say(lambda: rules.executor_done(self.id, [done], now))
         self._next()
+
+    def _kept(self, done: Completion) -> tuple[Completion, list[str]]:
+        """Return an end whose values are in segments of the node's store, and these segments."""
+        paths: list[str] = []
+        values: list[Value] = []
+        for value in done.values:
+            if value.payload:
+                session = done.task >> 32
+                # Some are sealed with others, and told a moment later: the file may be written.
+                if (
+                    not self._segment.startswith(f"results/{session}/")
+                    or self._stores.random() < 0.7
+                ):
+                    self._segment = f"results/{session}/{done.node}-{len(values)}.h5"
+                path = self._segment
+                self.agent.stores[self.node].add(path)
+                paths.append(path)
+                value = Value(value.size, b"", path, value.payload.decode())
+            values.append(value)
+        return msgspec.structs.replace(done, values=tuple(values)), paths
 
     def stop(self, grace_s: float) -> None:
         # Some tasks end, or sit out the grace time, before the signal gets them.

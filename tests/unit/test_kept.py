@@ -1,0 +1,468 @@
+"""Results in the memory of a node: who may use them, what is told when, and what a loss costs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from support.builders import done, template
+
+from pilot.agent.rules import actions as a
+from pilot.agent.rules.attempts import MOST_FETCH_S
+from pilot.agent.rules.kept import Kept
+from pilot.agent.rules.places import LEAST_BYTES, Places
+from pilot.agent.rules.rules import Rules
+from pilot.model.tasks import Completion
+from pilot.model.values import Value
+from pilot.scheduler.resources import NodeShape, Resources
+from pilot.wire.messages.pilot import AttemptSpec, InputValue
+
+SIZE = 64 << 20
+
+
+def large(task: int, path: str = "") -> Value:
+    return Value(SIZE, b"", path or f"results/0/{task}.h5", f"/0/t/{task}/0")
+
+
+class Pilot:
+    """A pilot whose tasks leave large results on their nodes."""
+
+    def __init__(self, *cores: int) -> None:
+        self.hosts = [f"n{number}" for number in range(len(cores))]
+        self.rules = Rules(self.hosts, NodeShape(max(cores)))
+        self.now = 100.0
+        self.nodes: dict[int, str] = {}
+        self.tasks: dict[int, list[int]] = {}
+        self.persisted: list[str] = []
+        self.dropped: list[str] = []
+        self.stopped: list[int] = []
+        for number, (host, count) in enumerate(zip(self.hosts, cores, strict=True)):
+            self.rules.add_node(host, NodeShape(count), self.now, number)
+
+    def step(self) -> None:
+        while actions := self.rules.take_actions():
+            for action in actions:
+                if isinstance(action, a.StartExecutor):
+                    self.nodes[action.executor] = action.node
+                    self.rules.executor_ready(action.executor, 1, self.now)
+                elif isinstance(action, a.RunOnExecutor):
+                    tasks = self.tasks.setdefault(action.executor, [])
+                    tasks.extend(item.task for item in action.work)
+                elif isinstance(action, a.Persist):
+                    self.persisted.extend(action.paths)
+                elif isinstance(action, a.DropKept):
+                    self.dropped.extend(action.paths)
+                elif isinstance(action, a.StopExecutor):
+                    self.stopped.append(action.executor)
+
+    def add(self, task: int, *inputs: int | Value, **options: Any) -> None:
+        items = tuple(
+            InputValue(99, 0, source) if isinstance(source, Value) else InputValue(source, 0, None)
+            for source in inputs
+        )
+        known = template(**options)
+        work = AttemptSpec(task, 1, known.id, b"", items)
+        self.rules.add_work([known], [work], self.now)
+        self.step()
+
+    def executor_of(self, task: int) -> int:
+        return next(number for number, tasks in self.tasks.items() if task in tasks)
+
+    def node_of(self, task: int) -> str:
+        """The node on which a task runs or has run; empty: it waits."""
+        numbers = [number for number, tasks in self.tasks.items() if task in tasks]
+        return self.nodes[numbers[-1]] if numbers else ""
+
+    def keep(self, task: int) -> None:
+        value = large(task)
+        number = self.executor_of(task)
+        self.rules.executor_kept(number, [done(task, values=(value,))], [value.path], self.now)
+        self.step()
+
+    def ends(self, task: int, **changes: Any) -> None:
+        self.rules.executor_done(self.executor_of(task), [done(task, **changes)], self.now)
+        self.step()
+
+    def written(self, *tasks: int) -> None:
+        self.rules.persisted([large(task).path for task in tasks], {}, self.now)
+        self.step()
+
+    def wait(self, seconds: float) -> None:
+        self.rules.tick(self.now)
+        self.now += seconds
+        self.rules.tick(self.now)
+        self.step()
+
+    @property
+    def reported(self) -> list[tuple[int, str]]:
+        return [(each.task, each.outcome) for each in self.rules.take_completions()]
+
+
+# --- told when it is written
+
+
+def test_a_large_result_is_written_and_then_told() -> None:
+    pilot = Pilot(1)
+    pilot.add(1)
+    pilot.keep(1)
+    assert pilot.persisted == [large(1).path]
+    assert pilot.reported == []
+    assert not pilot.rules.is_idle
+    pilot.written(1)
+    assert pilot.reported == [(1, "ok")]
+    assert pilot.rules.is_idle
+
+
+def test_a_dependent_starts_before_it_is_written_and_is_told_after() -> None:
+    pilot = Pilot(1)
+    pilot.add(1)
+    pilot.add(2, 1)
+    pilot.keep(1)
+    assert pilot.node_of(2) == "n0"
+    pilot.ends(2)
+    assert pilot.reported == []
+    assert not pilot.rules.is_idle
+    pilot.written(1)
+    assert pilot.reported == [(1, "ok"), (2, "ok")]
+
+
+def test_a_failure_that_rests_on_a_result_is_told_after_it() -> None:
+    pilot = Pilot(1)
+    pilot.add(1)
+    pilot.add(2, 1)
+    pilot.keep(1)
+    pilot.ends(2, outcome="error")
+    assert pilot.reported == []
+    pilot.written(1)
+    assert pilot.reported == [(1, "ok"), (2, "error")]
+
+
+def test_a_chain_is_told_in_its_order_however_it_is_written() -> None:
+    pilot = Pilot(1)
+    pilot.add(1)
+    for task in (2, 3, 4):
+        pilot.add(task, task - 1)
+    for task in (1, 2, 3, 4):
+        pilot.keep(task)
+    pilot.written(4, 2, 3)
+    assert pilot.reported == []
+    pilot.written(1)
+    assert pilot.reported == [(1, "ok"), (2, "ok"), (3, "ok"), (4, "ok")]
+
+
+def test_what_is_held_back_takes_no_cores() -> None:
+    pilot = Pilot(1)
+    pilot.add(1)
+    pilot.add(2)
+    pilot.keep(1)
+    assert pilot.node_of(2)
+    assert pilot.rules.take_held_back() == [(1, 1, 1.0)]
+    assert pilot.rules.take_held_back() == []
+    pilot.rules.tell_held_back_again()
+    assert pilot.rules.take_held_back() == [(1, 1, 1.0)]
+
+
+def test_a_file_that_cannot_be_written_is_a_crash_and_what_used_it_runs_again() -> None:
+    pilot = Pilot(2)
+    pilot.add(1)
+    pilot.add(2, 1)
+    pilot.add(3, 2)
+    pilot.keep(1)
+    pilot.ends(2, values=(Value(1, b"x"),))
+    assert pilot.node_of(3)
+    pilot.rules.persisted([], {large(1).path: "no space left on device"}, pilot.now)
+    pilot.step()
+    assert sorted(pilot.reported) == [(1, "crash"), (2, "interrupted")]
+    # The third is in its executor, which is ended: whatever comes of it counts for nothing.
+    assert pilot.stopped == [pilot.executor_of(3)]
+    pilot.ends(3)
+    assert pilot.reported == [(3, "interrupted")]
+    assert pilot.rules.is_idle
+
+
+def test_results_in_one_file_are_written_by_one_request() -> None:
+    pilot = Pilot(1)
+    for task in (1, 2):
+        pilot.add(task)
+    number = pilot.executor_of(1)
+    ends = [done(task, values=(large(task, "results/0/x.h5"),)) for task in (1,)]
+    pilot.rules.executor_kept(number, ends, ["results/0/x.h5"], pilot.now)
+    pilot.step()
+    ends = [done(2, values=(large(2, "results/0/x.h5"),))]
+    pilot.rules.executor_kept(pilot.executor_of(2), ends, ["results/0/x.h5"], pilot.now)
+    pilot.step()
+    assert pilot.persisted == ["results/0/x.h5"]
+    pilot.rules.persisted(["results/0/x.h5"], {}, pilot.now)
+    assert pilot.reported == [(1, "ok"), (2, "ok")]
+
+
+# --- losses
+
+
+def test_a_lost_node_takes_what_was_not_written_and_all_that_used_it() -> None:
+    pilot = Pilot(1, 1)
+    for task in (1, 2):
+        pilot.add(task)
+    lost, other = pilot.node_of(1), pilot.node_of(2)
+    pilot.keep(1)
+    pilot.keep(2)
+    pilot.add(3, 1)
+    pilot.add(4, 2)
+    pilot.ends(3)
+    pilot.written(2)
+    assert pilot.reported == [(2, "ok")]
+    pilot.rules.lose_node(lost, "it is gone", pilot.now)
+    pilot.step()
+    assert sorted(pilot.reported) == [(1, "interrupted"), (3, "interrupted")]
+    assert pilot.node_of(4) == other
+
+
+def test_what_was_written_survives_its_node() -> None:
+    pilot = Pilot(1, 1)
+    pilot.add(1)
+    pilot.keep(1)
+    pilot.written(1)
+    pilot.rules.lose_node(pilot.node_of(1), "it is gone", pilot.now)
+    assert pilot.reported == [(1, "ok")]
+
+
+def test_a_dead_executor_loses_nothing_that_it_has_kept() -> None:
+    pilot = Pilot(1)
+    pilot.add(1)
+    pilot.keep(1)
+    pilot.rules.executor_exited(pilot.executor_of(1), -9, 0, 0.0, (), "", pilot.now)
+    pilot.written(1)
+    assert pilot.reported == [(1, "ok")]
+
+
+def test_a_node_is_not_given_back_with_what_is_nowhere_else() -> None:
+    pilot = Pilot(1, 1)
+    for task in (1, 2):
+        pilot.add(task)
+    here = next(task for task in (1, 2) if pilot.node_of(task) == "n1")
+    pilot.keep(1)
+    pilot.keep(2)
+    pilot.wait(60.0)
+    assert pilot.rules.idle_nodes(pilot.now) == []
+    pilot.written(here)
+    assert [name for name, _ in pilot.rules.idle_nodes(pilot.now)] == ["n1"]
+
+
+def test_a_cancelled_task_takes_what_used_its_result_along() -> None:
+    pilot = Pilot(2)
+    pilot.add(1)
+    pilot.add(2, 1)
+    pilot.keep(1)
+    pilot.ends(2)
+    pilot.rules.cancel([1], pilot.now)
+    pilot.step()
+    assert sorted(pilot.reported) == [(1, "cancelled"), (2, "interrupted")]
+    assert pilot.dropped == [large(1).path]
+    pilot.written(1)
+    assert pilot.reported == []
+
+
+def test_a_pilot_that_drains_ends_when_all_is_written() -> None:
+    pilot = Pilot(1)
+    pilot.add(1)
+    pilot.keep(1)
+    pilot.rules.drain("it is time", pilot.now)
+    assert not pilot.rules.is_idle
+    pilot.written(1)
+    assert pilot.rules.is_idle
+
+
+def test_a_session_is_forgotten_after_its_last_result_is_written() -> None:
+    pilot = Pilot(1)
+    pilot.add(1)
+    pilot.keep(1)
+    pilot.rules.end_session(1)
+    # The end of the task is reported, and its session is 0 by its number.
+    pilot.rules.end_session(0)
+    pilot.wait(1.0)
+    pilot.written(1)
+    assert pilot.reported == [(1, "ok")]
+
+
+# --- where tasks start
+
+
+def test_a_task_starts_on_the_node_that_has_its_input_alone() -> None:
+    pilot = Pilot(1, 1)
+    for task in (1, 2):
+        pilot.add(task)
+    for task in (1, 2):
+        pilot.keep(task)
+    pilot.add(4, 2)
+    pilot.add(3, 1)
+    assert (pilot.node_of(3), pilot.node_of(4)) == (pilot.node_of(1), pilot.node_of(2))
+
+
+def test_it_waits_for_that_node_even_if_others_are_free() -> None:
+    pilot = Pilot(1, 1)
+    pilot.add(1)
+    node = pilot.node_of(1)
+    pilot.keep(1)
+    pilot.add(2, 1)
+    pilot.add(3, 1)
+    assert pilot.node_of(2) == node
+    assert pilot.node_of(3) == ""
+    pilot.wait(MOST_FETCH_S + 1.0)
+    assert pilot.node_of(3) == ""
+    pilot.ends(2)
+    assert pilot.node_of(3) == node
+
+
+def test_once_it_is_written_another_node_takes_it_after_a_moment() -> None:
+    pilot = Pilot(1, 1)
+    pilot.add(1)
+    node = pilot.node_of(1)
+    pilot.keep(1)
+    pilot.written(1)
+    pilot.add(2, large(1))
+    pilot.add(3, large(1))
+    assert pilot.node_of(2) == node
+    assert pilot.node_of(3) == ""
+    pilot.wait(MOST_FETCH_S + 0.1)
+    assert pilot.node_of(3) not in ("", node)
+
+
+def test_inputs_on_two_nodes_wait_until_one_of_them_is_written() -> None:
+    pilot = Pilot(1, 1)
+    for task in (1, 2):
+        pilot.add(task)
+    pilot.add(3, 1, 2)
+    for task in (1, 2):
+        pilot.keep(task)
+    assert pilot.node_of(3) == ""
+    # It goes to the first node, once what the second one has is written.
+    second = 1 if pilot.node_of(1) == "n1" else 2
+    pilot.written(second)
+    assert pilot.node_of(3) == "n0"
+
+
+def test_a_task_of_several_nodes_waits_until_its_input_is_written() -> None:
+    pilot = Pilot(1, 1)
+    pilot.add(1)
+    pilot.add(2, 1, number=2, kind="mpi", resources=Resources(ranks=2, ranks_per_node=1))
+    pilot.keep(1)
+    assert not pilot.rules.worlds
+    pilot.written(1)
+    assert pilot.rules.worlds
+
+
+def test_what_waits_for_a_node_is_cancelled_and_handed_back_as_all_else() -> None:
+    pilot = Pilot(1, 1)
+    for task in (1, 2):
+        pilot.add(task)
+    for task in (1, 2):
+        pilot.keep(task)
+    pilot.add(3, 1)
+    pilot.add(4, 1)  # behind the third
+    pilot.add(5, 1, 2)  # for either to be written
+    pilot.rules.cancel([5], pilot.now)
+    pilot.rules.drain("it is time", pilot.now)
+    assert sorted(pilot.reported) == [(4, "interrupted"), (5, "cancelled")]
+
+
+def test_the_node_with_most_of_the_inputs_is_the_nearest() -> None:
+    places = Places()
+    places.note(1, "a", "n0", LEAST_BYTES)
+    places.note(1, "b", "n1", 3 * LEAST_BYTES)
+    places.note(1, "c", "n0", LEAST_BYTES)
+    assert places.nearest(["a", "b", "c"], (), ("n0", "n1")) == "n1"
+    assert places.nearest(["a", "c"], (), ("n0", "n1")) == "n0"
+    assert places.nearest(["a", "b"], ("n0",), ("n0", "n1")) == "n0"
+    assert places.nearest(["b"], (), ("n0",)) == ""
+    places.forget(1)
+    assert places.nearest(["a", "b", "c"], (), ("n0", "n1")) == ""
+
+
+def test_small_inputs_are_had_anywhere() -> None:
+    places = Places()
+    places.note(1, "a", "n0", LEAST_BYTES - 1)
+    assert places.nearest(["a"], (), ("n0",)) == ""
+
+
+# --- what always holds
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[tuple[str, int, tuple[int, ...]]]:
+    """Tasks that use the results of earlier ones, that end, are written or lost, in any order."""
+    steps: list[tuple[str, int, tuple[int, ...]]] = []
+    begun: list[int] = []
+    for task in range(draw(st.integers(1, 12))):
+        makers = draw(st.lists(st.sampled_from(begun), unique=True, max_size=3)) if begun else []
+        steps.append(("end", task, tuple(makers)))
+        begun.append(task)
+        for _ in range(draw(st.integers(0, 2))):
+            what = draw(st.sampled_from(("write", "write", "lose")))
+            steps.append((what, draw(st.sampled_from(begun)), ()))
+    return steps + [("write", task, ()) for task in begun]
+
+
+@given(histories(), st.sets(st.integers(0, 12)))
+def test_nothing_is_told_before_what_it_rests_on_and_nothing_is_told_twice(
+    history: list[tuple[str, int, tuple[int, ...]]], small: set[int]
+) -> None:
+    kept = Kept()
+    told: list[int] = []
+    lost: set[int] = set()
+    written: set[int] = set()
+    makers: dict[int, tuple[int, ...]] = {}
+
+    def take(ends: list[Completion]) -> None:
+        for end in ends:
+            assert set(makers[end.task]) <= set(told), "it was told before what it rests on"
+            assert end.task in written or end.task in small
+            told.append(end.task)
+
+    for what, task, used in history:
+        if what == "end":
+            makers[task] = tuple(maker for maker in used if maker not in lost)
+            kept.use(task, makers[task])
+            paths = () if task in small else (f"{task}",)
+            if not kept.hold(done(task), "n0", paths):
+                take([done(task)])
+        elif what == "write" and task not in lost:
+            written.add(task)
+            take(kept.written(f"{task}"))
+        elif what == "lose" and task not in told and task not in lost:
+            ends, unended = kept.lose([task])
+            assert not unended
+            gone = {end.task for end in ends}
+            rest_on_it = {task}
+            for later in range(task + 1, len(makers)):
+                if rest_on_it.intersection(makers[later]) and later not in lost:
+                    rest_on_it.add(later)
+            assert gone == rest_on_it
+            lost |= gone
+    assert not set(told) & lost
+    assert sorted(told) == sorted(set(makers) - lost)
+    assert not kept
+    assert not kept._users
+    assert not kept._used
+    assert not kept._of_path
+
+
+def test_a_task_that_has_not_ended_is_named_when_its_input_is_lost() -> None:
+    kept = Kept()
+    assert kept.hold(done(1), "n0", ("1",))
+    kept.use(2, [1])
+    ends, unended = kept.lose([1])
+    assert ([end.task for end in ends], unended) == ([1], {2})
+    assert not kept.hold(done(2), "n0", ())
+
+
+def test_an_interrupted_task_is_given_back_at_once() -> None:
+    pilot = Pilot(1)
+    pilot.add(1)
+    pilot.add(2, 1)
+    pilot.keep(1)
+    pilot.rules.stop_all("it is preempted", pilot.now)
+    pilot.rules.executor_exited(pilot.executor_of(2), -15, 2, 1.0, (), "", pilot.now)
+    assert pilot.reported == [(2, "interrupted")]
+    pilot.written(1)
+    assert pilot.reported == [(1, "ok")]
