@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 #: The bytes of a command's output, from the end, that are part of its result.
 OUTPUT_BYTES = 64 * 1024
+#: In place of the exit status of a command that has none: its time was over, its node was lost, or
+#: it has never run.
+NO_STATUS = -1
 
 #: The exit status of a program that has stopped, unfinished, and is to be run again
 #: (``EX_TEMPFAIL`` of sysexits.h).
@@ -42,6 +45,8 @@ class CommandResult(Struct, frozen=True):
     """The result of a command. In another command's text it stands for its (only) output file."""
 
     command: str
+    #: The exit status; negative: the signal that ended it; `NO_STATUS` of a command that has none
+    #: and whose failure is ignored.
     returncode: int
     #: The output to stdout and stderr, up to 64 KiB from the end.
     stdout: str = ""
@@ -215,6 +220,16 @@ class ShellCommand(Struct, frozen=True):
                     f"input file {name}={path} of {self.__name__!r} is not there"
                 )
 
+    def named_outputs(self, kwargs: Mapping[str, Any]) -> dict[str, Path]:
+        """Return the output files, as absolute paths, whether they are there or not.
+
+        Raises
+        ------
+        CommandError
+            A parameter's value does not name a file.
+        """
+        return {name: self._file(name, kwargs).absolute() for name in self.outputs}
+
     def collect_outputs(self, kwargs: Mapping[str, Any]) -> dict[str, Path]:
         """Return the output files, as absolute paths.
 
@@ -225,13 +240,11 @@ class ShellCommand(Struct, frozen=True):
         FileNotFoundError
             The command did not make an output file.
         """
-        made = {}
-        for name in self.outputs:
-            path = self._file(name, kwargs).absolute()
+        named = self.named_outputs(kwargs)
+        for name, path in named.items():
             if not is_there(path):
                 raise FileNotFoundError(f"{self.__name__!r} did not make its output {name}={path}")
-            made[name] = path
-        return made
+        return named
 
     def _file(self, name: str, kwargs: Mapping[str, Any]) -> Path:
         if name not in kwargs:

@@ -20,7 +20,7 @@ import msgspec
 
 from pilot.client.arguments import Origin, encode_arguments, spilled, spilled_function
 from pilot.client.caching.keys import call_digest, source_digest
-from pilot.client.command import ShellCommand
+from pilot.client.command import NO_STATUS, CommandResult, ShellCommand
 from pilot.client.function_watch import Watch, watch
 from pilot.client.functions import EncodedFunction, encode_function, largest
 from pilot.client.group import NO_GROUP, GroupKey
@@ -509,7 +509,12 @@ def _template(
 ) -> Template:
     """Return the template of a call, without its id."""
     options = task.task_options
-    each = options.default_of_each
+    default, defaults = b"", options.defaults or ()
+    if options.on_failure == "ignore" and not defaults:
+        if options.default is None and isinstance(task.function, ShellCommand):
+            defaults = (CommandResult(str(task.function.command), NO_STATUS),)
+        else:
+            default = _default(task, options.default)
     return Template(
         id=0,
         session=session,
@@ -526,10 +531,10 @@ def _template(
         returns=options.return_count,
         return_names=options.return_names,
         on_failure=options.on_failure,
-        default=b"" if options.on_failure != "ignore" or each else _default(task, options.default),
+        default=default,
         group=group.name,
         group_fails_together=group.fails_together,
-        defaults=tuple(_default(task, default) for default in options.default) if each else (),
+        defaults=tuple(_default(task, each) for each in defaults),
         no_retry_on=options.no_retry_names(),
         retry_timeouts=options.retry_timeouts,
         compression=options.compression or "",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import operator
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -57,6 +58,9 @@ NO_CORES_FOR_RANKS: Final = "cores=0: ranks of an MPI task need cores; give each
 #: `inspect.CO_COROUTINE`, without what takes a twentieth of the time that a session needs to start.
 _CO_COROUTINE = 0x80
 
+
+#: The bounds of exit statuses, and of signals.
+_MOST_STATUS, _MOST_SIGNAL = 255, 64
 
 #: An exception class or its name, or the exit status of a command.
 FailureKind: TypeAlias = "type[BaseException] | str | int"
@@ -108,7 +112,8 @@ class Options(Struct, frozen=True):
     #: ``fail``, ``ignore``, ``cancel_successors`` or ``stop_session``.
     on_failure: OnFailure = "fail"
     #: With ``on_failure="ignore"``: what dependents get in place of the result; of several results
-    #: in place of each, or as a tuple one for each.
+    #: in place of each, or one for each, as a tuple or by their names. Of a command None is its own
+    #: result, with its exit status and output.
     default: Any = None
     #: Take the results of an earlier run where code, arguments and inputs are the same.
     cache: bool = False
@@ -129,10 +134,32 @@ class Options(Struct, frozen=True):
         return self.returns if isinstance(self.returns, int) else len(self.returns)
 
     @property
-    def default_of_each(self) -> bool:
-        """True if `default` has a value for each of several results."""
-        ignores = self.on_failure == "ignore"
-        return ignores and isinstance(self.default, tuple) and self.return_count > 1
+    def defaults(self) -> tuple[Any, ...] | None:
+        """The values of `default` for each of several results; None where it is one for all.
+
+        Raises
+        ------
+        OptionError
+            It has not one value for each.
+        """
+        default, count, names = self.default, self.return_count, self.return_names
+        if self.on_failure != "ignore":
+            return None
+        if isinstance(default, Mapping) and names:
+            if default.keys() == set(names):
+                return tuple(default[name] for name in names)
+            raise OptionError(
+                f"default={default!r:.100}: give one value for each result by its name, of "
+                f"{', '.join(names)}, or one for all that is no mapping"
+            )
+        if not isinstance(default, tuple) or count == 1:
+            return None
+        if len(default) == count:
+            return default
+        raise OptionError(
+            f"default={default!r:.100}: give {count} values, one for each result, or one for all "
+            "that is no tuple"
+        )
 
     def retry_names(self) -> tuple[str, ...]:
         """Return the names of the failures that are retried; empty for all."""
@@ -238,10 +265,15 @@ def _failure_names(option: str, given: Any) -> tuple[str, ...]:
     names = []
     for item in [given] if isinstance(given, (type, str, int)) else _listed(given):
         if isinstance(item, str):
-            names.append(item)
+            names.append(_failure_name(option, item))
         elif isinstance(item, type) and issubclass(item, BaseException):
             names.append(item.__name__)
         elif isinstance(item, int) and not isinstance(item, bool):
+            if not -_MOST_SIGNAL <= item <= _MOST_STATUS:
+                raise OptionError(
+                    f"{option}={item}: an exit status is at most {_MOST_STATUS}, or the negative "
+                    "number of a signal"
+                )
             names.append(exit_name(item))
         else:
             raise OptionError(
@@ -249,6 +281,26 @@ def _failure_names(option: str, given: Any) -> tuple[str, ...]:
                 "commands"
             )
     return tuple(names)
+
+
+def _failure_name(option: str, name: str) -> str:
+    """Return the name of a class, or of an exit status, as failures have it.
+
+    Raises
+    ------
+    OptionError
+        No failure has such a name.
+    """
+    if name.isidentifier() or re.fullmatch(r"exit -?\d{1,3}", name):
+        return name
+    last = name.rpartition(".")[2]
+    if name.strip("-").isdecimal():
+        hint = f"; an exit status is a number, without quotes: {option}={name:.20}"
+    elif last.isidentifier():
+        hint = f"; classes are known by their own name, without the module's: {last!r:.60}"
+    else:
+        hint = ""
+    raise OptionError(f"{option}={name!r:.60} is no name of an exception class{hint}")
 
 
 def _listed(given: Any) -> Iterable[Any]:
@@ -285,6 +337,8 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     """Return options: those of `above`, and of `below` what `above` does not name; resources too
     are merged by name."""
     options = {**below, **above}
+    if "default" not in above and options.get("on_failure") != "ignore":
+        options.pop("default", None)
     if "resources" in below and "resources" in above:
         options["resources"] = _merged_resources(below["resources"], above["resources"])
     return options
@@ -367,14 +421,16 @@ def make_options(base: Options, changes: Mapping[str, Any]) -> Options:
     if "returns" in plain:
         plain["returns"] = _returns(plain["returns"])
     options = replace(base, **plain)
+    if options.default is not None and options.on_failure != "ignore":
+        if plain.get("default") is not None:
+            raise OptionError(
+                f"default={options.default!r:.100} goes with on_failure='ignore', and not with "
+                f"{options.on_failure!r}"
+            )
+        options = replace(options, default=None)  # that of a policy that is another one now
     if options.on_failure not in ON_FAILURE:
         raise OptionError(f"on_failure={options.on_failure!r}: give one of {', '.join(ON_FAILURE)}")
-    count = options.return_count
-    if options.default_of_each and len(options.default) != count:
-        raise OptionError(
-            f"default={options.default!r:.100}: give {count} values, one for each result, or one "
-            "for all that is no tuple"
-        )
+    _ = options.defaults
     options.retry_names(), options.no_retry_names()
     if options.compression is not None:
         try:

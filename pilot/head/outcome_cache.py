@@ -233,7 +233,9 @@ class Outcomes:
             ignored = self._ignored.get(outcome.task)
         else:
             template = self._store.template_of(outcome.task)
-            ignored = default_values(template) if template.on_failure == "ignore" else None
+            ignored = None
+            if template.on_failure == "ignore":
+                ignored = default_values(template, outcome.failure)
         if ignored is None:
             return outcome
         return TaskOutcome(outcome.task, COMPLETED, ignored)

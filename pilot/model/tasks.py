@@ -60,7 +60,8 @@ class Template(msgspec.Struct, array_like=True, frozen=True):
     group_fails_together: bool = False
     #: Digest of the source that it comes of, where its results may be those of an earlier run.
     cache: bytes = b""
-    #: With ``ignore``: what dependents get of each result, encoded; empty: `default`, of all.
+    #: With ``ignore``: what dependents get of each result, encoded; empty: `default`, of all. Of a
+    #: command without a default of its own: what they get where its failure tells no result.
     defaults: tuple[bytes, ...] = ()
     #: Such names that are never retried.
     no_retry_on: tuple[str, ...] = ()
@@ -140,6 +141,8 @@ class TaskFailure(msgspec.Struct, array_like=True, frozen=True):
     attempt: Number = 0
     #: The first task that did not end well, of a task that was ended for that; 0: it is its own.
     cause: Number = 0
+    #: The result of a command whose failure is ignored, encoded: what its dependents get.
+    result: bytes = b""
 
     @property
     def is_crash(self) -> bool:

@@ -48,6 +48,7 @@ from pilot.client.submitter import Submitter
 from pilot.client.task import Task
 from pilot.compression import parse_compression
 from pilot.data.patience import is_passing, is_there, patiently, set_patience, when_there
+from pilot.data.pickles import encode
 from pilot.data.pickling_by_value import ClassState, class_states, give_again, times_given
 from pilot.data.storing import store
 from pilot.data.unpicklable import decoding_error, unpicklable_error
@@ -86,6 +87,9 @@ if TYPE_CHECKING:
 #: So much data of functions is kept in a process; the last one's whatever it has.
 LARGE_FUNCTIONS_BYTES = 128 << 20
 _RESULT = "the result"
+#: The length of the output, and of the line, that dependents get of a command that has failed: they
+#: are part of its failure, in messages and in the database.
+_IGNORED_LENGTH = 16 * 1024
 #: Stands for a result that comes from a child.
 NO_VALUE = Value(0)
 
@@ -246,6 +250,7 @@ class TaskRunner:
         result: Any = None
         outcome: Outcome = "ok"
         failure, children, session = None, None, None
+        failed: CommandResult | None = None
         context: Context | None = None
         #: The thing that is read or stored while the task itself does not run; an input's task.
         at: str | int = ""
@@ -275,6 +280,9 @@ class TaskRunner:
                 self._stopping.listen(work.task)  # it will look, and may be ended before that
             if isinstance(function, ShellCommand):
                 result = self._run_command(function, args, kwargs, begin, plan, context)
+                if result.returncode not in function.success:
+                    failed = _ignored(template, result)
+                    raise _command_failed(result)
                 if result.outputs:
                     result = with_digests(result, of_contents=bool(template.cache))
             else:
@@ -295,6 +303,8 @@ class TaskRunner:
             error = _of_what(at, raised, result) if at else raised
             outcome = _outcome_of(error)
             failure = failure_of(error, self._node, work.attempt, self._inline_limit, __file__)
+            if failed is not None:
+                failure = msgspec.structs.replace(failure, result=encode(failed))
             if session is not None:
                 session.drop()
         finally:
@@ -573,7 +583,7 @@ class TaskRunner:
             return CommandResult(line, status, output, command.collect_outputs(kwargs))
         if command.stop_signal and status in command.unfinished and context.should_stop:
             raise Stopped(f"it has stopped, with {status_text(status)}: {context.stop_reason}")
-        raise CommandFailed(failure_text(line, status, output), status)
+        return CommandResult(line, status, output, command.named_outputs(kwargs))
 
     def _output_since(self, begin: int) -> str:
         end = self.log_position()
@@ -609,6 +619,22 @@ def _own_references() -> int:
 
 
 _OWN_REFERENCES = _own_references()
+
+
+def _command_failed(result: CommandResult) -> CommandFailed:
+    status = result.returncode
+    return CommandFailed(failure_text(result.command, status, result.stdout), status)
+
+
+def _ignored(template: Template, result: CommandResult) -> CommandResult | None:
+    """Return a failed command's result as its dependents get it; None: they do not."""
+    if template.on_failure != "ignore" or template.default:
+        return None
+    return msgspec.structs.replace(
+        result,
+        command=shortened(result.command, _IGNORED_LENGTH),
+        stdout=result.stdout[-_IGNORED_LENGTH:],
+    )
 
 
 def _of_what(what: str | int, error: BaseException, result: object) -> BaseException:

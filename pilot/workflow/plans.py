@@ -171,7 +171,7 @@ def check_option(option: Option) -> None:
     Wrong
         The value is not valid.
     """
-    if not any(texts_in(option.value)):
+    if option.name != "default" and not any(texts_in(option.value)):  # that goes with others
         with_option(Options(), option.name, option.value, option.path)
 
 
@@ -250,8 +250,6 @@ def _wrong_keys(entry: TaskEntry, kind: str, path: YamlPath) -> Iterator[Wrong]:
                 yield Wrong((*path, key), f"{key!r} goes with 'mpi' and 'run'; write 'mpi:'")
     if entry.combine is not None and entry.foreach is None:
         yield Wrong((*path, "combine"), "'combine' says how the variables of 'foreach' go together")
-    if entry.default is not UNSET and entry.on_failure != "ignore":
-        yield Wrong((*path, "default"), "'default' goes with 'on_failure: ignore'")
 
 
 def _options(entry: TaskEntry, defaults: CommonOptions, path: YamlPath) -> Iterator[Option]:

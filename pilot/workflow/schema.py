@@ -126,7 +126,8 @@ class TaskEntry(CommonOptions):
     #: Number of results that the function returns, or their names.
     returns: int | list[str] | UnsetType = UNSET
     #: With on_failure ignore: what dependents get in place of the result; of several results in
-    #: place of each, or as a list one for each.
+    #: place of each, or one for each, as a list or by their names. By default null; of a command
+    #: its own result.
     default: Any = UNSET
 
 

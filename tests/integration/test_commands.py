@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import tasks
@@ -28,6 +29,32 @@ def test_output_is_the_result(session: Session) -> None:
     assert result.returncode == 0
     assert sorted(result.stdout.split()) == ["err", "out"]
     assert result.command == "echo out; echo err >&2"
+
+
+def seen(result: pilot.CommandResult) -> tuple[int, str, list[str]]:
+    return result.returncode, result.stdout, sorted(result.outputs)
+
+
+def test_dependents_of_an_ignored_failure_get_what_the_command_gave(
+    session: Session, shared_site: SiteUnderTest
+) -> None:
+    script = "echo out; exit {status}"
+    failing = pilot.shell(script, outputs=["file"], on_failure="ignore", retries=1)
+    failed = session.submit(failing, status=3, file="none.txt")
+    in_text = pilot.shell("echo {before.returncode} {before.stdout}")
+    assert session.submit(in_text, before=failed).result(DEADLINE_S).stdout == "3 out\n\n"
+    with pytest.raises(pilot.CommandFailed):
+        failed.result(DEADLINE_S)
+    late = pilot.shell("sleep 60", on_failure="ignore", time_limit=0.1)
+    given = pilot.shell("false", on_failure="ignore", default="mine")
+    assert session.submit(seen, failed).result(DEADLINE_S) == (3, "out\n", ["file"])
+    assert session.submit(seen, session.submit(late)).result(DEADLINE_S)[0] < 0
+    own: Any = session.submit(tasks.echo, session.submit(given)).result(DEADLINE_S)
+    assert own[0] == ("mine",)
+    # From the database, for who comes later.
+    with shared_site.session() as other:
+        again = other.submit(seen, failed)
+        assert again.result(DEADLINE_S) == (3, "out\n", ["file"])
 
 
 def test_parameters_are_quoted(session: Session) -> None:

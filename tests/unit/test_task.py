@@ -92,6 +92,7 @@ def test_no_more_ranks_on_a_node_than_there_are() -> None:
         ([OSError, "KeyError"], ("OSError", "KeyError")),
         (75, ("exit 75",)),
         ((75, TimeoutError), ("exit 75", "TimeoutError")),
+        ((-9, "exit 3"), ("exit -9", "exit 3")),
     ],
 )
 def test_names_of_failures(named: Any, names: tuple[str, ...]) -> None:
@@ -439,6 +440,25 @@ def test_lengths_of_time(limit: Any, seconds: float) -> None:
     assert made.resolved is not None and made.resolved.time_limit_s == seconds
 
 
+def test_defaults_of_named_results_are_by_name_or_in_order() -> None:
+    named = pilot.task(returns=["a", "b"], on_failure="ignore")
+    for default in ({"b": 2, "a": 1}, (1, 2)):
+        assert named(abs).options(default=default).task_options.defaults == (1, 2)
+    assert named(abs).options(default=[1, 2]).task_options.defaults is None
+    one = pilot.task(on_failure="ignore", default={"a": 1})(abs)
+    assert one.task_options.defaults is None and one.task_options.default == {"a": 1}
+
+
+def test_a_default_goes_with_its_policy() -> None:
+    ignoring = pilot.task(on_failure="ignore", default=3)(abs)
+    assert ignoring.options(on_failure="fail").task_options.default is None
+    assert ignoring.options(retries=1).task_options.default == 3
+    of_session = {"on_failure": "ignore", "default": 3}
+    assert pilot.task(abs).with_defaults(of_session).task_options.default == 3
+    failing = pilot.task(on_failure="fail")(abs).with_defaults(of_session)
+    assert failing.task_options.default is None
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -466,6 +486,16 @@ def test_lengths_of_time(limit: Any, seconds: float) -> None:
         ({"retry_on": int}, "retry_on=.*: give exception classes"),
         ({"no_retry_on": [True]}, "no_retry_on=.True.: give exception classes"),
         ({"no_retry_on": ValueError()}, "no_retry_on=ValueError.*: give exception classes"),
+        ({"no_retry_on": "builtins.OSError"}, "no_retry_on='builtins.OSError' .* 'OSError'"),
+        ({"retry_on": [OSError, "75"]}, "retry_on='75' .*without quotes: retry_on=75"),
+        ({"retry_on": "OS Error"}, "retry_on='OS Error' is no name of an exception class$"),
+        ({"no_retry_on": 300}, "no_retry_on=300: an exit status is at most 255"),
+        ({"retry_on": [1, -65]}, "retry_on=-65: an exit status is at most 255"),
+        ({"default": 0}, "default=0 goes with on_failure='ignore', and not with 'fail'"),
+        (
+            {"default": {"a": 1}, "on_failure": "ignore", "returns": ["a", "b"]},
+            "give one value for each result by its name, of a, b, or one for all that is no mapp",
+        ),
         ({"retry_timeouts": 1}, "retry_timeouts=1: give True or False"),
         ({"pool": 3}, "pool=3: give the name of a pool"),
     ],

@@ -298,7 +298,7 @@ def test_options_of_decorator_file_and_task(load: Load) -> None:
             no_retry_on: FileNotFoundError
             retry_timeouts: true
             on_failure: ignore
-            default: [0, 0]
+            default: {high: 0, low: 1}
         """
     )
     a = nodes(workflow, "a")[0].options
@@ -312,11 +312,11 @@ def test_options_of_decorator_file_and_task(load: Load) -> None:
         "split-2",
         "2G",
     )
-    assert (first.retries, first.pool, first.retry_names(), first.default) == (
+    assert (first.retries, first.pool, first.retry_names(), first.defaults) == (
         3,
         None,
         ("OSError", "exit 75"),
-        (0, 0),
+        (1, 0),
     )
     assert (first.no_retry_names(), first.retry_timeouts) == (("FileNotFoundError",), True)
 

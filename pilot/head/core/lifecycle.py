@@ -166,7 +166,7 @@ class Lifecycle:
             good, ignored, lost = state == COMPLETED, None, None
             if not good:
                 if state != CANCELLED and task.template.on_failure == "ignore":
-                    ignored = default_values(task.template)
+                    ignored = default_values(task.template, failure)
                 else:
                     lost = task.template
             end = Ended(task.id, session.id, state, now, values, failure, *where, ignored, lost)
@@ -222,7 +222,9 @@ class Lifecycle:
         return []
 
 
-def default_values(template: Template) -> tuple[Value, ...]:
+def default_values(template: Template, failure: TaskFailure | None) -> tuple[Value, ...]:
     """Return the values that dependents get of a failed task with ``on_failure="ignore"``."""
+    if failure is not None and failure.result:
+        return (Value(len(failure.result), failure.result),)
     given = template.defaults or (template.default,) * template.returns
     return tuple(Value(len(default), default) for default in given)

@@ -57,7 +57,7 @@ class Row:
         if self.state == COMPLETED:
             return self.values
         ignored = self.template.on_failure == "ignore" and self.state != CANCELLED
-        return default_values(self.template) if ignored and self.state in FINAL else None
+        return default_values(self.template, None) if ignored and self.state in FINAL else None
 
     @property
     def is_lost(self) -> bool:
