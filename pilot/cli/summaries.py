@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: The most failed tasks that the summary names.
 _NAMED = 10
+#: What is shown of a result that is a text: so many lines, each up to so many characters.
+_LINES, _WIDTH = 10, 200
 
 
 def show_end(
@@ -67,4 +69,13 @@ def _shown(result: dict[str, Any]) -> str:
         places = [f"{place['file']}: {place['dataset']}" for place in result["stored"]]
         return "\n".join(places[:_NAMED] + (["…"] if len(places) > _NAMED else []))
     value = result["value"]
-    return first_line(value if isinstance(value, str) else repr(value))
+    return _first_lines(value if isinstance(value, str) else repr(value))
+
+
+def _first_lines(text: str) -> str:
+    """Return the first lines of a text, shortened, and how many more there are."""
+    lines = text.strip("\n").splitlines()
+    shown = [line if len(line) <= _WIDTH else f"{line[:_WIDTH]}…" for line in lines[:_LINES]]
+    if len(lines) > len(shown):
+        shown.append(f"… and {counted(len(lines) - len(shown), 'more line')}; all with --json")
+    return "\n".join(shown)

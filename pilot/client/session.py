@@ -309,7 +309,8 @@ class Session(concurrent.futures.Executor):
         """Make the result of a task the next version of a named object, and return that.
 
         The task is waited for. Where the result is a version of that name already, that is
-        returned. Nothing is copied: all results of the task are kept as long as the version is.
+        returned; a `keep` counts from now, and other tags are refused. Nothing is copied: all
+        results of the task are kept as long as the version is.
 
         Parameters
         ----------

@@ -9,6 +9,7 @@ Invariants
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,7 +22,7 @@ from pilot.head.object_lookup import find
 from pilot.head.shell import Shell
 from pilot.head.store.rows import object_row
 from pilot.model.ids import task_label
-from pilot.model.objects import alias_problem, check, parse, versioned
+from pilot.model.objects import Naming, alias_problem, check, parse, versioned
 from pilot.model.states import COMPLETED
 from pilot.model.tasks import TaskOutcome
 from pilot.wire.messages import client as m
@@ -71,7 +72,22 @@ class Objects:
             message.naming, message.task, message.place, value.size, maker, now, put=False
         )
         version = self._store.add_object(row, outcome.values)
+        if version:
+            self._say_again(message.naming, version, row["expires"])
         self._shell.send(peer, m.Reply(message.request, version))
+
+    def _say_again(self, naming: Naming, version: int, expires: object) -> None:
+        """Take in what is said of a version that may have been there before."""
+        text = versioned(naming.name, version)
+        there = find(self._store, parse(text))
+        tags = json.loads(naming.tags)
+        if tags and tags != json.loads(there["tags"]):
+            raise PilotError(
+                f"the result is {text} already, with the tags {there['tags']:.200}, and a version "
+                "never changes: leave out the tags, or name a result of another task"
+            )
+        if expires is not None and expires != there["expires"]:
+            self._store.keep_object(naming.name, version, expires)
 
     def _outcome(self, task: int) -> TaskOutcome:
         """Return the outcome of a completed task whose results are there."""

@@ -64,17 +64,27 @@ NUMBERED = frozenset({"objects", "named"})
 _SESSION_STATES = (*SESSION_STATES, "PAUSED")
 
 
+#: Arguments of queries that are numbers.
+_NUMBERS = {"limit", "offset", "session"}
+
+
 def answer(view: View, name: str, arguments: dict[str, Any]) -> Any:
     """Answer a query.
 
     Raises
     ------
     PilotError
-        There is no such query, or what it asks for does not exist.
+        There is no such query, one of its numbers is none, or what it asks for does not exist.
     """
     query = _QUERIES.get(name)
     if query is None:
         raise PilotError(f"the head has no query {name!r}")
+    for key in arguments.keys() & _NUMBERS:
+        given = arguments[key]
+        if key == "session" and given is None:
+            continue
+        if type(given) is not int or not 0 <= given < 1 << 63:
+            raise PilotError(f"{key}={given!r:.60}: give a whole number from 0")
     return query(view, **arguments)
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -139,6 +140,12 @@ def test_results_of_tasks_get_names(session: Session) -> None:
     assert session.submit(total, named).result(DEADLINE_S) == LARGE
     # Said twice, it is the same version; another result is another one.
     assert session.publish(future[1], "result").version == 1
+    assert named.info["expires"] is None
+    again = session.publish(future[1], "result", tags={"loss": 0.5}, keep="30d")
+    assert again.version == 1 and again.info["expires"] > time.time() + 29 * 86400
+    with pytest.raises(pilot.PilotError, match=r'is result@1 already, with the tags .*"loss"'):
+        session.publish(future[1], "result", tags={"loss": 1}, keep="1d")
+    assert session.publish(future[1], "result").info["expires"] == again.info["expires"]
     assert session.publish(future[0], "result").version == 2
     assert session.publish(session.submit(tasks.square, 3), "other").info["type"] == "int"
     with pytest.raises(pilot.PilotError, match=r"has 2 results: take the future of one"):

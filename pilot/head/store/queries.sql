@@ -158,6 +158,9 @@ ON CONFLICT (name, alias) DO UPDATE SET version = excluded.version;
 -- name: remove_alias
 DELETE FROM aliases WHERE name = :name AND alias = :alias RETURNING version;
 
+-- name: keep_object
+UPDATE objects SET expires = :expires WHERE name = :name AND version = :version AND removed IS NULL;
+
 -- name: expired_objects
 -- An alias keeps a version.
 SELECT name, version FROM objects o

@@ -306,6 +306,11 @@ class Store(Reader):
         """Have an alias of a name stand for a version, if that is there."""
         self._writer.at_once("set_alias", {"name": name, "alias": alias, "version": version})
 
+    def keep_object(self, name: str, version: int, expires: object) -> None:
+        """Keep a version until this time, in seconds since the epoch."""
+        row = {"name": name, "version": version, "expires": expires}
+        self._writer.at_once("keep_object", row)
+
     def remove_alias(self, name: str, alias: str) -> bool:
         """Remove an alias; return False if there is none."""
         return bool(self._writer.at_once("remove_alias", {"name": name, "alias": alias}))
