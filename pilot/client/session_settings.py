@@ -81,7 +81,7 @@ def check_settings(
         whole_number("priority", priority),
         _options(options),
         0.0 if budget is None else session_budget(budget),
-        _grace_s(ends_with_client, session_id),
+        _grace_of(ends_with_client, session_id),
     )
 
 
@@ -124,13 +124,13 @@ def session_budget(given: str | float) -> float:
     return budget.node_s
 
 
-def _grace_s(given: Any, session_id: int | None) -> float:
-    """Return the time without a client after which a session ends; 0: it does not.
+def _grace_of(given: Any, session_id: int | None) -> float:
+    """Return what `grace_s` does, for a session that is new.
 
     Raises
     ------
     PilotError
-        The value is neither True or False nor a length of time, or the session is not new.
+        The value is none, or the session is not new.
     """
     if given is False or given is None:
         return 0.0
@@ -139,15 +139,28 @@ def _grace_s(given: Any, session_id: int | None) -> float:
             f"ends_with_client={given!r}: that is said when a session is opened, and session "
             f"{session_id!r} was opened before"
         )
+    return grace_s(given)
+
+
+def grace_s(given: Any) -> float:
+    """Return the time without a client after which a session ends; 0: it does not.
+
+    Raises
+    ------
+    PilotError
+        The value is neither True or False nor a length of time.
+    """
+    if given is False or given is None:
+        return 0.0
     if given is True:
         return GRACE_S
     try:
-        grace_s = parse_duration_s(given)
+        seconds = parse_duration_s(given)
     except ValueError as error:
         raise PilotError(f"ends_with_client: {error}") from None
-    if grace_s < LEAST_GRACE_S:
+    if seconds < LEAST_GRACE_S:
         raise PilotError(f"ends_with_client={given!r}: give at least {LEAST_GRACE_S:g} s")
-    return grace_s
+    return seconds
 
 
 def whole_number(what: str, number: Any) -> int:

@@ -123,15 +123,22 @@ class FleetCommands:
             rows = [self._pilot(message.subject)]
         else:
             rows = list(self._fleet.pilots.values())
+        longest = 0.0
         for row in rows:
+            within_s = message.within_s or self._left_s(row.name, now)
             order = self._fleet.orders.give(
-                orders.DRAIN, row.name, message.reason, now, within_s=message.within_s
+                orders.DRAIN, row.name, message.reason, now, within_s=within_s
             )
             self._fleet.history.note(orders.DRAIN, row.pool, row.name, order.words, now)
-            self._pilots.drain(row.name, order.words, now, message.within_s)
+            self._pilots.drain(row.name, order.words, now, within_s)
+            longest = max(longest, within_s)
         if not rows:
             return "there are no pilots"
-        latest = f", in {duration(message.within_s)} at the latest" if message.within_s else ""
+        latest = ""
+        if message.within_s or (longest and message.subject):
+            latest = f", in {duration(longest)} at the latest"
+        if longest and not message.within_s:
+            latest += ", as was said before" if message.subject else ", or earlier as said before"
         if message.subject:
             return f"pilot {rows[0].name} ends when its tasks have ended{latest}"
         return (
@@ -139,6 +146,16 @@ class FleetCommands:
             "Where there is more to do, new ones are asked for: `pilot fleet hold POOL` prevents "
             "that"
         )
+
+    def _left_s(self, name: str, now: float) -> float:
+        """Return the time that an earlier order leaves the tasks of a pilot; 0: it says none.
+
+        They were told, so it holds until another time is said.
+        """
+        before = self._fleet.orders.pilots.get(name)
+        if before is None or before.verb != orders.DRAIN or not before.within_s:
+            return 0.0
+        return max(before.left_s(now), 0.001)  # 0 would be none
 
     def _cancel(self, message: m.ControlFleet, now: float) -> str:
         row = self._pilot(message.subject)

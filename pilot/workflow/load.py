@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pilot.client.session_settings import preloaded
+from pilot.client.session_settings import grace_s, preloaded
 from pilot.errors import PilotError
 from pilot.scheduler.budgets import HOUR_S
 from pilot.site_configs import yamlfile
@@ -47,6 +47,9 @@ class Workflow:
     budget: str | float | None
     #: Modules that the executors have from their start: `Session(preload=…)`.
     preload: tuple[str, ...]
+    #: The time without a client after which its session ends, in seconds; 0: it does not:
+    #: `Session(ends_with_client=…)`.
+    ends_with_client: float
     _graph: Graph
 
     def graph(self) -> Graph:
@@ -130,9 +133,20 @@ def load_workflow(path: str | Path, parameters: Mapping[str, Any] | None = None)
     except PilotError as error:
         with problems.caught():
             raise file.error("preload", message=str(error)) from None
+    grace = 0.0
+    with problems.caught():
+        grace = _grace_s(file)
     problems.raise_if_any()
     hours = None if budget is None else budget.node_s / HOUR_S
-    return Workflow(name, path.absolute(), values, sys_path, hours, preload, graph)
+    return Workflow(name, path.absolute(), values, sys_path, hours, preload, grace, graph)
+
+
+def _grace_s(file: yamlfile.YamlFile[WorkflowFile]) -> float:
+    try:
+        return grace_s(file.value.ends_with_client)
+    except PilotError as error:
+        told = str(error).removeprefix("ends_with_client: ").removeprefix("ends_with_client=")
+        raise file.error("ends_with_client", message=told) from None
 
 
 @contextlib.contextmanager

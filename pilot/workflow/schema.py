@@ -144,6 +144,9 @@ class WorkflowFile(_Mapping, kw_only=True):
     defaults: CommonOptions = field(default_factory=CommonOptions)
     #: Node-hours that the tasks may use, as 50 or "50 node-hours"; then no more of them start.
     budget: NodeHours = None
+    #: Cancel the tasks when pilot run has been gone for so long (1m; true is a minute): killed, or
+    #: its machine lost. They go on by default, and always with --detach and --as-job.
+    ends_with_client: bool | int | float | str = False
     #: Directories to search for modules, relative to this file; its own is always searched.
     path: list[str] = []
     #: Modules that each node imports once for all tasks, as [numpy, dislib].

@@ -233,8 +233,10 @@ def test_what_was_ended_so_may_be_run_again(local_site: SiteUnderTest, tmp_path:
 def test_a_workflow_that_ends_with_its_terminal(local_site: SiteUnderTest, tmp_path: Path) -> None:
     began = tmp_path / "began"
     workflow = tmp_path / "endless.yaml"
-    workflow.write_text(f"tasks: {{a: {{run: 'touch {began}; sleep 3600'}}}}\n")
-    words = [sys.executable, "-m", "pilot", "run", str(workflow), "--ends-with-client", "1s"]
+    workflow.write_text(
+        f"ends_with_client: 1s\ntasks: {{a: {{run: 'touch {began}; sleep 3600'}}}}\n"
+    )
+    words = [sys.executable, "-m", "pilot", "run", str(workflow)]
     environment = {**os.environ, "PILOT_SITE": str(local_site.directory)}
     run = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL)
     try:
@@ -245,7 +247,11 @@ def test_a_workflow_that_ends_with_its_terminal(local_site: SiteUnderTest, tmp_p
     (row,) = local_site.query("sessions")
     wait_until(has_ended(local_site, row["id"]), DEADLINE_S, "the session to end")
     detached = subprocess.run(
-        [*words, "--detach"], env=environment, capture_output=True, text=True, check=False
+        [*words, "--ends-with-client", "1s", "--detach"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert detached.returncode == 2 and "--ends-with-client" in detached.stderr
     shown = pilot.sessions(local_site.site)[0]

@@ -70,9 +70,10 @@ class Head:
         nodes: int = 0,
         reason: str = "",
         within_s: float = 0.0,
+        now: float = NOW,
     ) -> str:
         message = m.ControlFleet(1, verb, subject, nodes, reason, within_s=within_s)
-        self.commands.handlers[m.ControlFleet](b"", message, NOW)
+        self.commands.handlers[m.ControlFleet](b"", message, now)
         return str(self.sent.pop().result)
 
     def tick(self, now: float = NOW) -> None:
@@ -245,6 +246,17 @@ def test_next_head_tells_a_pilot_what_is_left_of_its_deadline(
     head.join(row, NOW + after_s)
     (end,) = [one for one in head.sent if isinstance(one, pm.EndPilot)]
     assert (end.now, end.within_s) == told
+
+
+def test_a_time_to_drain_holds_until_another_is_said(head: Head) -> None:
+    first, second = head.joined(2)
+    head.order("drain", first.name, within_s=300.0)
+    again = head.order("drain", first.name, now=NOW + 100.0)
+    assert again.endswith("have ended, in 3m 20s at the latest, as was said before")
+    assert head.fleet.orders.pilots[first.name].within_s == pytest.approx(200.0)
+    assert "at the latest" not in head.order("drain", second.name)
+    assert head.order("drain", first.name, within_s=600.0).endswith("in 10m 00s at the latest")
+    assert ", or earlier as said before" in head.order("drain", "")
 
 
 def test_drained_pilot_is_told_to_end_and_shown_with_the_reason(head: Head) -> None:

@@ -481,6 +481,14 @@ tasks: {a: {run: x}}
 """
 
 
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("true", 60), ("false", 0), ("30", 30), ("5m", 300), ("0:01:00", 60)]
+)
+def test_a_workflow_may_end_with_its_client(load: Load, given: str, seconds: float) -> None:
+    tasks = "tasks: {a: {python: 'math:sqrt', args: [1]}}"
+    assert load(f"ends_with_client: {given}\n{tasks}").ends_with_client == seconds
+
+
 def test_parameters_have_the_type_of_their_default(load: Load) -> None:
     given = {
         "runs": "3",

@@ -65,6 +65,17 @@ def _parameters(
     return {name: value for name, _, value in pairs}
 
 
+def _grace_s(
+    _context: click.Context, _option: click.Parameter, given: float | None
+) -> float | None:
+    from pilot.client.session_settings import grace_s
+
+    try:
+        return None if given is None else grace_s(given)
+    except PilotError as error:
+        raise click.BadParameter(str(error).partition(": ")[2]) from None
+
+
 @click.command(cls=_RunCommand)
 @click.argument("file", type=RegularFile())
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
@@ -91,6 +102,7 @@ def _parameters(
 @click.option(
     "--ends-with-client",
     type=DURATION,
+    callback=_grace_s,
     metavar="TIME",
     help="Cancel the tasks when this command has been gone for so long: killed, or its machine "
     "lost. Default: they go on.",
@@ -168,6 +180,9 @@ def run(
         _print_graph(workflow, as_json)
         return
     site = current_site()
+    grace_s = workflow.ends_with_client if ends_with_client is None else ends_with_client
+    if workflow.ends_with_client and (detach or as_job):
+        note("its tasks go on without this command, whatever its ends_with_client says")
     if as_job:
         words = [word for name, text in parameters.items() for word in ("-p", f"{name}={text}")]
         words += [] if budget is None else ["--budget", budget]
@@ -188,7 +203,7 @@ def run(
             context.exit(follow_hosted(site, session, hosted))
         if session is not None:
             context.exit(watch_session(site, session, as_json=as_json))
-        context.exit(_run_workflow(site, workflow, as_json, ends_with_client, lives))
+        context.exit(_run_workflow(site, workflow, as_json, grace_s, lives))
 
 
 def _run_program(site: Site, file: Path, arguments: tuple[str, ...]) -> int:
@@ -217,7 +232,7 @@ def _print_graph(workflow: Workflow, as_json: bool) -> None:
         say(graph_text(workflow.graph()))
 
 
-def _open_session(site: Site, workflow: Workflow, ends_with_client: float | None = None) -> Session:
+def _open_session(site: Site, workflow: Workflow, ends_with_client: float = 0.0) -> Session:
     from pilot.client.session import Session
 
     return Session(
@@ -226,7 +241,7 @@ def _open_session(site: Site, workflow: Workflow, ends_with_client: float | None
         sys_path=workflow.sys_path,
         budget=workflow.budget,
         preload=workflow.preload,
-        ends_with_client=False if ends_with_client is None else ends_with_client,
+        ends_with_client=ends_with_client or False,
     )
 
 
@@ -263,7 +278,7 @@ def _run_workflow(
     site: Site,
     workflow: Workflow,
     as_json: bool,
-    ends_with_client: float | None = None,
+    ends_with_client: float = 0.0,
     lives: Lives | None = None,
 ) -> int:
     """Run a workflow to its end and print the summary; return the exit code."""
