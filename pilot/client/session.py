@@ -389,7 +389,7 @@ class Session(concurrent.futures.Executor):
         ----------
         tasks
             Futures, or ids as `Future.task_id` gives them, also of cancelled tasks; default: all
-            of the session that have failed.
+            of the session that have failed, or were cancelled because their client was gone.
 
         Returns
         -------

@@ -213,7 +213,7 @@ def test_what_was_ended_so_may_be_run_again(local_site: SiteUnderTest, tmp_path:
         client.kill()
         wait_until(has_ended(local_site, session), DEADLINE_S, "the session to end")
         (tmp_path / "wanted").touch()
-        command: Any = [sys.executable, "-m", "pilot", "retry", f"{session}.1"]
+        command: Any = [sys.executable, "-m", "pilot", "retry", str(session)]
         done = subprocess.run(
             command,
             env={**os.environ, "PILOT_SITE": str(local_site.directory)},
@@ -222,9 +222,9 @@ def test_what_was_ended_so_may_be_run_again(local_site: SiteUnderTest, tmp_path:
         )
         assert done.returncode == 0, done.stderr
         wait_until(
-            lambda: local_site.query("session", session=session)["states"].get("COMPLETED") == 1,
+            lambda: local_site.query("session", session=session)["states"].get("COMPLETED") == 2,
             DEADLINE_S,
-            "it to run again",
+            "both to run again",
         )
         assert local_site.query("session", session=session)["grace_s"] == 0.0
         assert local_site.query("session", session=session)["reason"] is None

@@ -216,6 +216,26 @@ def test_what_was_cancelled_for_another_one_names_the_first(head: Head) -> None:
     assert found.because[0].text.startswith("task 0.1 (t1) has failed: ValueError")
 
 
+@pytest.mark.parametrize(
+    ("options", "outcome", "words"),
+    [
+        ({"no_retry_on": ("KeyError", "ValueError")}, "error", "ValueError is in no_retry_on"),
+        ({"retry_on": ("exit 3",)}, "error", "it is tried again only after exit 3 (retry_on)"),
+        ({"time_limit_s": 3.0}, "timeout", "is tried again only with retry_timeouts"),
+        ({"retries": 0, "no_retry_on": ("ValueError",)}, "error", ""),
+    ],
+)
+def test_what_kept_a_retry_away_is_told(
+    head: Head, options: dict[str, Any], outcome: Any, words: str
+) -> None:
+    head.join()
+    head.submit(spec(1), known=template(1, 1, **{"retries": 2, **options}))
+    head.core.assign(NOW)
+    head.apply(ev.AttemptsEnded("p", [done(1, outcome)]))
+    told = [cause.text for cause in head.task(1).because if "it has" in cause.text]
+    assert len(told) == bool(words) and all(words in text for text in told)
+
+
 def test_what_was_aborted_leads_to_what_failed(head: Head) -> None:
     head.join()
     head.submit(spec(1), spec(2, needs=(1,)), spec(3, needs=(2,)))

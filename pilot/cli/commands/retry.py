@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 def retry(ids: tuple[str, ...], wait: bool) -> None:
     """Run failed tasks of sessions (3), or single ones (3.17), also cancelled ones, again.
 
+    What was cancelled because the session ended with its client counts as failed.
     They become new tasks of the same session, with the same arguments; tasks that were aborted for
     want of their results run again, too. The results of a workflow are then those of the new tasks.
     """

@@ -13,6 +13,8 @@ Invariants
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pilot.model.states import COMPLETED, FAILED, TIMED_OUT, FinalState, Outcome
 from pilot.model.tasks import Completion, Template
 
@@ -56,6 +58,10 @@ def verdict(
     if outcome == "crash":
         return None if crashes <= template.max_crashes else FAILED
     bases = completion.failure.bases if completion.failure else ()
+    return None if is_named(template, bases) and errors <= template.retries else FAILED
+
+
+def is_named(template: Template, bases: Iterable[str]) -> bool:
+    """Tell whether a failure with these names is one that is tried again."""
     named = not template.retry_on or not set(template.retry_on).isdisjoint(bases)
-    named = named and set(template.no_retry_on).isdisjoint(bases)
-    return None if named and errors <= template.retries else FAILED
+    return named and set(template.no_retry_on).isdisjoint(bases)

@@ -10,10 +10,11 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pilot.formatting import counted, duration, moment
+from pilot.head.core.retry import is_named
 from pilot.head.core.state import Task
 from pilot.head.explain.lookup import Lookup, Recorded
 from pilot.head.explain.ready import Readiness
@@ -163,11 +164,13 @@ class Diagnosis:
         facts = {"ended": row.ended, "error": told}
         if row.state == FAILED:
             logs = f"`pilot task logs {label}` has what it wrote"
-            return Finding("failed", f"has failed: {told}", attempts, (show, logs), facts)
+            kept = tuple(_kept_away(row))
+            return Finding("failed", f"has failed: {told}", (*kept, *attempts), (show, logs), facts)
         if row.state == TIMED_OUT:
             limit = duration(row.template.time_limit_s)
             clause = f"was ended by its time limit of {limit} {at}"
-            return Finding("timed out", clause, attempts, (show,), facts)
+            kept = tuple(_kept_away(row))
+            return Finding("timed out", clause, (*kept, *attempts), (show,), facts)
         if row.state == ABORTED:
             # Its input is gone from the database, or never was there.
             return Finding("aborted", f"was aborted: {told}", attempts, (show,), facts)
@@ -241,6 +244,24 @@ class Diagnosis:
             return tuple(
                 Cause("attempt", _attempt(row), facts={"attempt": row["number"]}) for row in rows
             )
+
+
+def _kept_away(row: Recorded) -> Iterator[Cause]:
+    """Yield why a task that has retries left was not tried again, if an option kept it away."""
+    failure, template = row.failure, row.template
+    if failure is None or row.attempts > template.retries:
+        return
+    left = f"it has {counted(template.retries, 'retry', 'retries')}, but"
+    if row.state == TIMED_OUT:
+        if not template.retry_timeouts:
+            text = f"{left} what its time limit has ended is tried again only with retry_timeouts"
+            yield Cause("retry_timeouts", text)
+    elif never := set(template.no_retry_on).intersection(failure.bases):
+        text = f"{left} {', '.join(sorted(never))} is in no_retry_on: it is never tried again"
+        yield Cause("no_retry_on", text)
+    elif failure.bases and template.retry_on and not is_named(template, failure.bases):
+        text = f"{left} it is tried again only after {', '.join(template.retry_on)} (retry_on)"
+        yield Cause("retry_on", text)
 
 
 def _attempt(row: Mapping[str, Any]) -> str:

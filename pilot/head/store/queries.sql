@@ -497,9 +497,10 @@ WHERE t.session = :session AND t.state IN ('FAILED', 'TIMED_OUT')
 ORDER BY t.id LIMIT :limit;
 
 -- name: tasks_to_retry
--- What was cancelled for want of an input is taken for aborted.
-SELECT id, CASE WHEN state = 'CANCELLED' AND error = 'TaskAborted' THEN 'ABORTED' ELSE state END
-       AS state, template, payload, inputs, after, digest,
+-- What was cancelled for want of an input is taken for aborted, what was with its client for failed.
+SELECT id, CASE WHEN state = 'CANCELLED' AND error = 'TaskAborted' THEN 'ABORTED'
+                WHEN state = 'CANCELLED' AND error = 'ClientGone' THEN 'FAILED'
+                ELSE state END AS state, template, payload, inputs, after, digest,
        coalesce((SELECT max(id) FROM tasks again WHERE again.retry_of = t.id), 0) AS again,
        (WITH RECURSIVE above (id) AS (
             SELECT t.parent
