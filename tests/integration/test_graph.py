@@ -267,7 +267,9 @@ def test_commands_are_submitted_in_order(shared_site: SiteUnderTest, tmp_path: P
         (tmp_path / "go").touch()
         done = submit("--wait", "--after", first.task_id, "--after", "1.1", "--", "cat", str(log))
         assert (done.exit_code, done.output) == (0, "first\n")
+        before = [row["id"] for row in shared_site.query("sessions")]
         refused = submit("--after", "1.999999", "--", "true")
+        assert [row["id"] for row in shared_site.query("sessions")] == before
         assert refused.exit_code == pilot.SubmissionError.exit_code
         assert "1.999999, which does not exist" in refused.output
         assert submit("--after", "x", "--", "true").exit_code == 2

@@ -254,8 +254,11 @@ def _submit_all(
     try:
         return workflow.submit(session)
     except PilotError:
+        from pilot.cli.commands.submit import delete_empty
+
         session.cancel()
         session.shutdown()
+        delete_empty(session)
         raise
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
@@ -221,11 +223,13 @@ def submit(
     )
     session = _session(task, session_id)
     try:
-        try:
+        with _handing_over(session, is_own=session_id is None):
             future = session.submit(task)
-        finally:
-            _hand_over(session, is_own=session_id is None)
         status = _await(session, future) if wait else _accepted(future)
+    except PilotError:
+        if session_id is None:
+            delete_empty(session)
+        raise
     finally:
         if session_id is not None:
             session.detach()
@@ -261,10 +265,8 @@ def _submit_array(task: Task[..., Any], array: Rows, session_id: int | None, wai
 
     session = _session(task, session_id)
     try:
-        try:
+        with _handing_over(session, is_own=session_id is None):
             futures = session.submit_many(task, list(array))
-        finally:
-            _hand_over(session, is_own=session_id is None)
         for future in futures:
             _refused(future)
         ids = futures[0].task_id
@@ -290,17 +292,32 @@ def _submit_array(task: Task[..., Any], array: Rows, session_id: int | None, wai
                 f"--session {session.id} --failed` shows them"
             )
         return TaskError.exit_code if failed else 0
+    except PilotError:
+        if session_id is None:
+            delete_empty(session)
+        raise
     finally:
         if session_id is not None:
             session.detach()
 
 
-def _hand_over(session: Session, is_own: bool) -> None:
-    """Wait until the head has taken or refused the task; end a session made for it."""
-    if is_own:
-        session.shutdown(wait=False)
-    else:
-        session.flush()
+@contextmanager
+def _handing_over(session: Session, is_own: bool) -> Iterator[None]:
+    """Wait until the head has what is submitted here, or refuses it; end a session made for it."""
+    try:
+        yield
+    finally:
+        if is_own:
+            session.shutdown(wait=False)
+        else:
+            session.flush()
+
+
+def delete_empty(session: Session) -> None:
+    """Delete a session that has ended if it has no tasks; what prevents that is not told."""
+    with suppress(PilotError):
+        if not session.query("session", session=session.id)["tasks"]:
+            session.delete()
 
 
 def _accepted(future: Future[Any]) -> int:
