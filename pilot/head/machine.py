@@ -16,7 +16,10 @@ from pilot.clock import Clock
 
 
 def _start_thread(name: str) -> Executor:
-    return ThreadPoolExecutor(1, name)
+    threads = ThreadPoolExecutor(1, name)
+    # At once, since it would start with its first work, and keep that in its queue if it cannot.
+    threads.submit(int).result()
+    return threads
 
 
 class Machine(NamedTuple):
@@ -24,7 +27,8 @@ class Machine(NamedTuple):
 
     #: Tells the time, in seconds since the epoch.
     now: Clock = clock.now
-    #: Starts a thread of this name, which does one thing after the other.
+    #: Starts a thread of this name, which does one thing after the other; a RuntimeError says that
+    #: there can be no more threads.
     start_thread: Callable[[str], Executor] = _start_thread
     #: Waits, in the thread that calls it, for a time in seconds.
     sleep: Callable[[float], None] = time.sleep

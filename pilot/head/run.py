@@ -40,9 +40,17 @@ def main(directory: Path, number: str = "", job: str = "", adopts: str = "") -> 
         name_process(f"pilot head {site.name}")
         raise_file_limit()
         head = Head(site, enter(site, int(number), job, bool(adopts)) if number else None)
-    except (PilotError, sqlite3.Error, OSError) as error:
+    except (PilotError, sqlite3.Error, OSError, RuntimeError) as error:
         passes = is_passing(error) or may_pass(error) or may_pass(error.__cause__)
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, RuntimeError):
+            if "start new thread" not in str(error):
+                raise
+            error = HeadError(
+                f"the head cannot have the threads that it needs: {error}. There are as many "
+                "processes and threads of yours as may be (ulimit -u; in a container its pids "
+                "limit): end some, or start the head on another machine"
+            )
+        elif isinstance(error, sqlite3.Error):
             error = open_error(site.database, error)
         elif isinstance(error, OSError):
             if not passes:

@@ -92,6 +92,9 @@ class Writer:
             self._roll_back()
             done(error)
             return
+        except BaseException:
+            self._roll_back()
+            raise
         if self._commit_s < QUICK_S:
             self._commit(done)
         else:
