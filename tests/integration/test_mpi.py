@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 from support import tasks
 from support.sites import TESTS, SiteUnderTest, local_template, site_under_test
@@ -160,6 +161,36 @@ def test_checkpoint_has_the_parts_of_all_ranks(session: Session) -> None:
         return world.gather((step, state["mine"]))
 
     assert session.submit(work).result(DEADLINE_S) == [(3, 0), (3, 10)]
+
+
+@pilot.mpi(ranks=2, retries=1)
+def write_together(path: str) -> tuple[str, int]:
+    """All ranks write one file, which the first try leaves to the second as its checkpoint."""
+    import h5py
+    from mpi4py import MPI
+
+    here, world = pilot.context(), MPI.COMM_WORLD
+    found = here.checkpoint.load()
+    if found is not None:
+        return found[1], found[0]
+    with h5py.File(f"{path}.part", "w", driver="mpio", comm=world) as file:
+        field = file.create_dataset("field", (100, 50))
+        rows = slice(50 * world.rank, 50 * (world.rank + 1))
+        field[rows] = world.rank
+    if world.rank == 0:
+        os.replace(f"{path}.part", path)
+    world.barrier()
+    here.checkpoint.save(7, path)
+    world.barrier()
+    raise OSError("try again")
+
+
+@pytest.mark.skipif(not h5py.get_config().mpi, reason="this h5py is built without MPI")
+def test_all_ranks_write_one_file(session: Session, tmp_path: Path) -> None:
+    path = str(tmp_path / "field.h5")
+    assert session.submit(write_together, path).result(DEADLINE_S) == (path, 7)
+    with h5py.File(path) as file:
+        assert file["field"][0, 0] == 0 and file["field"][99, 49] == 1
 
 
 # --- failures -------------------------------------------------------------------------------------
