@@ -62,6 +62,16 @@ class StoredArray:
         self.dtype: np.dtype[Any] = dataset.dtype
 
     @property
+    def file(self) -> Path:
+        """The HDF5 file that has it."""
+        return self._path
+
+    @property
+    def dataset(self) -> str:
+        """The name of its data set in the file."""
+        return f"{self._value}/{self._name}" if self._name else self._value
+
+    @property
     def ndim(self) -> int:
         """The number of dimensions."""
         return len(self.shape)
@@ -108,8 +118,7 @@ class StoredArray:
         return whole if dtype is None else whole.astype(dtype, copy=False)
 
     def __repr__(self) -> str:
-        name = f"{self._value}/{self._name}" if self._name else self._value
-        return f"<StoredArray {self.shape} {self.dtype} {self._path.name}:{name}>"
+        return f"<StoredArray {self.shape} {self.dtype} {self._path.name}:{self.dataset}>"
 
     def _dataset(self) -> Any:
         found = patiently(lambda: segments.opened(self._path).array(self._value, self._name))

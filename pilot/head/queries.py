@@ -334,6 +334,7 @@ def task(view: View, task: str) -> dict[str, Any]:
                     "priority",
                     "pool",
                     "on_failure",
+                    "compression",
                 )
             }
         ),

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -91,6 +92,13 @@ def test_it_has_what_an_array_tells_of_itself(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="without a copy"):
         found.__array__(copy=False)
     assert "(300, 400) float64" in repr(found)
+
+
+def test_it_tells_where_it_is(tmp_path: Path) -> None:
+    found = stored_array(tmp_path, stored(tmp_path, {"u": [GRID]}), "u/0")
+    assert isinstance(found, StoredArray)
+    with h5py.File(found.file) as file:
+        assert np.array_equal(file[found.dataset], GRID)
 
 
 def test_nothing_else_is_read(tmp_path: Path) -> None:

@@ -243,6 +243,7 @@ def show(task_id: str, as_json: bool) -> None:
             "retries": _retries(options),
             "priority": options["priority"] or None,
             "pool": options["pool"],
+            "compression": options.get("compression"),
             "inputs": _some(data["inputs"]),
             "after": _some(data["after"]),
             "created": f"{moment(data['created'])} ({ago(data['created'])})",
