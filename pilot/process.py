@@ -29,6 +29,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 _KILLED_S = 2.0
 #: The device of AMD's driver for GPUs: it is there where they are.
 _AMD_GPUS = Path("/dev/kfd")
+#: As it is before tasks' calls of it are noticed (`pilot.worker.settings`).
+_set_affinity = os.sched_setaffinity
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -153,14 +155,37 @@ def redirect_output(path: Path, site: Path) -> None:
     os.lseek(1, 0, os.SEEK_END)
 
 
-def pin(cores: tuple[int, ...], cores_of_node: int) -> None:
-    """Pin this process to its cores, if core numbers mean real cores.
+class Pinning:
+    """The cores that this process runs on, if core numbers mean real cores.
 
     A node may be told to have more cores than there are (tests do); then nothing is pinned.
+
+    Parameters
+    ----------
+    cores
+        The cores to be pinned to, by their numbers among those that the process finds.
+    cores_of_node
+        How many cores tasks may use of the node.
     """
-    real = sorted(os.sched_getaffinity(0))
-    if cores and cores_of_node <= len(real):
-        os.sched_setaffinity(0, {real[core] for core in cores})
+
+    def __init__(self, cores: tuple[int, ...], cores_of_node: int) -> None:
+        self._real = sorted(os.sched_getaffinity(0))
+        self._is_pinned = bool(cores) and cores_of_node <= len(self._real)
+        self._cores = cores
+        if self._is_pinned:
+            _set_affinity(0, {self._real[core] for core in cores})
+
+    def move(self, cores: tuple[int, ...]) -> set[int]:
+        """Move all threads of the process to other cores; return the real ones, or an empty set if
+        nothing has changed."""
+        if not self._is_pinned or not cores or cores == self._cores:
+            return set()
+        self._cores = cores
+        real = {self._real[core] for core in cores}
+        for thread in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(OSError):  # it has ended
+                _set_affinity(int(thread.name), real)
+        return real
 
 
 def thread_variables(cores: int) -> dict[str, str]:

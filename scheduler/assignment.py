@@ -53,6 +53,10 @@ class WorkClass(Protocol):
     mean_s: float | None
     #: The number of ready tasks of this class.
     ready: int
+    #: True if tasks of this class wait for others while they run.
+    waits: bool
+    #: How many tasks, each a detached child of the next, may wait for one of this class.
+    depth: int
 
     @property
     def session(self) -> Hashable:
@@ -116,6 +120,13 @@ class PilotRoom(PilotShape, Protocol):
     def avoided(self) -> Container[object]:
         """The classes that have waited there in vain: the pilot gets no more of them for now."""
 
+    @property
+    def has_waits(self) -> bool:
+        """True if a task there waits for others; its cores are not in `load`."""
+
+    def is_crowded(self, depth: int) -> bool:
+        """Tell whether so many tasks of a depth wait there for others that no more are to come."""
+
 
 def cores_of(pilot: PilotShape) -> int:
     """Return the number of cores of all nodes of a pilot."""
@@ -130,7 +141,7 @@ def coreless_of(pilot: PilotShape) -> int:
 
 def is_short(work: WorkClass) -> bool:
     """Tell whether tasks of this class may wait in a pilot for cores to become free."""
-    return work.mean_s is not None and work.mean_s <= PREFETCH_S
+    return work.mean_s is not None and work.mean_s <= PREFETCH_S and not work.waits
 
 
 def fits(work: WorkClass, pilot: PilotShape, now: float) -> bool:
@@ -189,6 +200,8 @@ def free_slots(work: WorkClass, pilot: PilotRoom) -> int:
     if not work.need.cores:
         # They need no looking ahead: there are many places, and no core waits for the head.
         return max(0, coreless_of(pilot) - pilot.coreless)
+    if pilot.is_crowded(work.depth):
+        return 0
     cores = cores_of(pilot)
     budget: float = cores - pilot.load
     if work.mean_s is not None and is_short(work):
@@ -278,9 +291,9 @@ def assign(
             heapq.heappop(line)
 
 
-def order(work: WorkClass) -> tuple[bool, int, int, float]:
+def order(work: WorkClass) -> tuple[bool, int, int, float, int]:
     """Return the sort key of a class: the least is served first."""
-    return not work.starving, -work.rank[0], -work.rank[1], work.share
+    return not work.starving, -work.rank[0], -work.rank[1], work.share, -work.depth
 
 
 def _spread(

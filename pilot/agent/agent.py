@@ -363,6 +363,10 @@ class Agent:
             self._rules.persisted(message.paths, message.failed, now)
         elif isinstance(message, m.Ran):
             self._rules.executor_ran(message.executor, message.tasks, now)
+        elif isinstance(message, m.Waits):
+            self._rules.executor_waits(message.executor, message.task, now)
+        elif isinstance(message, m.GoesOn):
+            self._rules.executor_goes_on(message.executor, message.task, now)
         elif isinstance(message, m.Spent):
             log.info("executor %d takes no more work: %s", message.executor, message.reason)
             self._rules.executor_spent(message.executor)
@@ -570,6 +574,10 @@ class Agent:
                 self._send_to_node(action.node, m.Unsend(action.executor, action.upto))
             elif isinstance(action, a.UnsendFromWorld):
                 self._unsend_from_world(action)
+            elif isinstance(action, a.GoOnExecutor):
+                if action.executor in self._executors:
+                    peer, _ = self._executors[action.executor]
+                    self._server.send(peer, m.GoOn(action.task, action.cores))
             elif isinstance(action, a.TellExecutor):
                 self._tell_to_stop(action, action.executor, (action.node,))
             elif isinstance(action, a.TellWorld):

@@ -246,6 +246,8 @@ class Service:
             self._database = message.database
             self._rules.tell_held_back_again()
             self.tell_status(now)
+            if waiting := self._rules.waiting_tasks():
+                self._send(m.Waiting(self._identity.pilot, list(waiting.items())))
             # Also what has ended since the greeting.
             for number, completions in self.reports.frames.items():
                 self._send(m.Completions(self._identity.pilot, number, completions))
@@ -326,7 +328,12 @@ class Service:
         return self.reports.wait_s(now, self._rules.has_waiting)
 
     def report(self, now: float) -> None:
-        """Report ended attempts to the head, if it is time."""
+        """Report ended attempts to the head, if it is time, and at once those that wait for others
+        or go on."""
+        if (waits := self._rules.take_waits()) and self._welcomed:
+            waiting = [(task, attempt) for task, (attempt, is_so) in waits.items() if is_so]
+            going_on = [(task, attempt) for task, (attempt, is_so) in waits.items() if not is_so]
+            self._send(m.Waiting(self._identity.pilot, waiting, going_on))
         self.reports.add(self._rules.take_completions(), now)
         if self._welcomed and (held_back := self._rules.take_held_back()):
             self._send(m.HeldBack(self._identity.pilot, held_back))
@@ -407,8 +414,12 @@ class Service:
         if self._rules.draining and self._rules.is_idle and not self.ending:
             self.end(self._drains_for, now)
         alone_s = now - self._heard
-        if not self.ending and self._rules.is_idle and min(idle_s, alone_s) > ORPHAN_S:
-            self.end(f"no head has been heard of for {alone_s:.0f} s", now)
+        if not self.ending and min(idle_s, alone_s) > ORPHAN_S:
+            # Without a head nothing ends that tasks here may wait for.
+            only_waits = self._rules.only_waits
+            if self._rules.is_idle or only_waits:
+                text = f"no head has been heard of for {alone_s:.0f} s"
+                self.end(text, now, at_once=only_waits)
 
     def slept(self, seconds: float, now: float) -> None:
         """Restart the timers after the whole process stood still, which was nobody's silence."""

@@ -4,10 +4,12 @@ Children are collected while the task runs and are sent with its end, in one mes
 transaction: a task that is tried again leaves no half of its children behind, and never doubles
 them. A child's future is a name for its result, to be given to other children or to be returned:
 returning it makes the child's result the task's own (delegation). It cannot be waited for in here:
-the task would hold its cores while it does nothing.
+the child comes to be when its parent has ended.
 
 Detached children are different: the head gets them at once, and they start while their
-parent runs. They stay if it fails, and are found again by their order when it is tried again.
+parent runs. They stay if it fails, and are found again by their order when it is tried again. They
+have futures that can be waited for (`inner_future`), as has any other task of the session, by its
+id.
 
 A child has a number of its session when it comes to be: until then it is the n-th child of its
 parent, for whatever refers to it. So its future means nothing once the parent has ended.
@@ -18,13 +20,15 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol, TypeAlias, overload
 
 import msgspec
 from msgspec import UNSET
 
 from pilot.client.arguments import Origin, refer
+from pilot.client.future import Future
 from pilot.client.group import NO_GROUP, GroupKey
+from pilot.client.inner_future import InnerFuture, Lending
 from pilot.client.naming import naming_of, no_name
 from pilot.client.ordering import After, has_parameter
 from pilot.client.results import Results
@@ -32,16 +36,22 @@ from pilot.client.submission import Submission
 from pilot.client.submitter import Call, Submitter, as_calls
 from pilot.data.imported import Imported
 from pilot.errors import PilotError, SubmissionError
-from pilot.model.ids import Ref, session_of, task_label
+from pilot.model.ids import NUMBERS, Ref, parse_task_label, session_of, task_label
 from pilot.model.objects import Naming
 from pilot.model.tasks import Children
+from pilot.wire.messages import client as m
 
 if TYPE_CHECKING:
+    import concurrent.futures
     from datetime import timedelta
 
+    from pilot.client.connection import Awaited
+    from pilot.site import Site
+
 _ADVICE = (
-    "a task cannot wait for another inside itself; give the future to another task as an argument, "
-    "or return it: then its result becomes this task's"
+    "a task cannot wait for a child that comes to be with its end; submit it with detached=True to "
+    "wait for it, give the future to another task as an argument, or return it: then its result "
+    "becomes this task's"
 )
 
 
@@ -56,7 +66,7 @@ class ChildFuture:
         count: int,
         index: int | None = None,
     ) -> None:
-        #: The id of a detached child; of another one, which child of its parent it is.
+        #: Which child of its parent it is.
         self.task = task
         self._parent = parent
         self._names = names
@@ -65,8 +75,8 @@ class ChildFuture:
 
     @property
     def task_id(self) -> str:
-        """The id of a detached child; another one has none yet, and is named by its place."""
-        return task_label(self.task) if session_of(self.task) else f"child {self.task}"
+        """The place of the child among those of its parent: it has no id yet."""
+        return f"child {self.task}"
 
     @property
     def place(self) -> tuple[int, Origin]:
@@ -75,7 +85,7 @@ class ChildFuture:
         return self.task, self._parent.origin
 
     def _check_parent(self) -> None:
-        if self._parent.has_ended and not session_of(self.task):
+        if self._parent.has_ended:
             raise PilotError(
                 f"this is the future of a child of task {self._parent.task_id}, which has ended; "
                 "it means nothing to other tasks: submit the child in the task that needs it"
@@ -111,7 +121,7 @@ class ChildFuture:
 
     @property
     def _name(self) -> str:
-        return f"task {self.task_id}" if session_of(self.task) else self.task_id
+        return self.task_id
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise PilotError(_ADVICE)
@@ -132,6 +142,14 @@ class ChildFuture:
 Detach: TypeAlias = Callable[[Submission], list[int]]
 
 
+class Link(Protocol):
+    """A connection to the head, as far as a task needs it; `Connection` is one."""
+
+    def watch(self, awaited: dict[int, Awaited]) -> None: ...
+    def post(self, make: Callable[[int], Any]) -> concurrent.futures.Future[Any]: ...
+    def request(self, make: Callable[[int], Any], timeout: float | None = ...) -> Any: ...
+
+
 class TaskSession:
     """The session of a running task, for what it submits.
 
@@ -149,6 +167,9 @@ class TaskSession:
         The submitter for detached children.
     detach
         A function that sends detached children; None where the task cannot have any.
+    link
+        A function that returns the connection to the head, which it makes when there is none; None
+        where the task cannot have one.
     """
 
     def __init__(
@@ -159,8 +180,12 @@ class TaskSession:
         group: GroupKey = NO_GROUP,
         detached: Submitter | None = None,
         detach: Detach | None = None,
+        link: Callable[[], Link] | None = None,
     ) -> None:
         self._submitter = submitter
+        self._link = link
+        #: The futures of tasks of whose ends the head was not asked yet.
+        self._unattended: list[InnerFuture[Any]] = []
         self._group = group
         self._detached = detached
         self._detach = detach
@@ -180,6 +205,36 @@ class TaskSession:
         """The site and database to which the ids of its tasks belong."""
         return self._submitter.origin
 
+    @overload
+    def submit(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        detached: Literal[False] = False,
+        after: After = UNSET,
+        **kwargs: Any,
+    ) -> ChildFuture: ...
+    @overload
+    def submit(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        detached: Literal[True],
+        after: After = UNSET,
+        **kwargs: Any,
+    ) -> Future[Any]: ...
+    @overload
+    def submit(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        detached: bool,
+        after: After = UNSET,
+        **kwargs: Any,
+    ) -> ChildFuture | Future[Any]: ...
     def submit(
         self,
         fn: Callable[..., Any],
@@ -188,7 +243,7 @@ class TaskSession:
         detached: bool = False,
         after: After = UNSET,
         **kwargs: Any,
-    ) -> ChildFuture:
+    ) -> ChildFuture | Future[Any]:
         """Run ``fn(*args, **kwargs)`` as a task, once the submitting task has ended well.
 
         Parameters
@@ -199,8 +254,9 @@ class TaskSession:
             May hold futures of children at any depth.
         detached
             Start it while this task runs, and whatever becomes of it. It is on the disk when this
-            returns. When this task is tried again, its n-th detached child is the one that it was
-            the first time: submit them in the same order.
+            returns, and its future can be waited for: meanwhile other tasks have this one's cores.
+            When this task is tried again, its n-th detached child is the one that it was the first
+            time: submit them in the same order.
         after
             As in `Session.submit`; futures of children may be among them.
 
@@ -213,8 +269,37 @@ class TaskSession:
         """
         if after is not UNSET and has_parameter(fn, "after"):
             kwargs["after"], after = after, UNSET
-        return self._submit(fn, [(args, kwargs)], detached, () if after is UNSET else after)[0]
+        given = () if after is UNSET else after
+        (future,) = self._submit(fn, [(args, kwargs)], detached, given)
+        return future
 
+    @overload
+    def submit_many(
+        self,
+        fn: Callable[..., Any],
+        rows: Iterable[tuple[Any, ...] | Mapping[str, Any]],
+        detached: Literal[False] = False,
+        *,
+        after: After = (),
+    ) -> list[ChildFuture]: ...
+    @overload
+    def submit_many(
+        self,
+        fn: Callable[..., Any],
+        rows: Iterable[tuple[Any, ...] | Mapping[str, Any]],
+        detached: Literal[True],
+        *,
+        after: After = (),
+    ) -> list[Future[Any]]: ...
+    @overload
+    def submit_many(
+        self,
+        fn: Callable[..., Any],
+        rows: Iterable[tuple[Any, ...] | Mapping[str, Any]],
+        detached: bool,
+        *,
+        after: After = (),
+    ) -> list[ChildFuture] | list[Future[Any]]: ...
     def submit_many(
         self,
         fn: Callable[..., Any],
@@ -222,9 +307,98 @@ class TaskSession:
         detached: bool = False,
         *,
         after: After = (),
-    ) -> list[ChildFuture]:
+    ) -> list[ChildFuture] | list[Future[Any]]:
         """Submit one task for each row of arguments (a tuple, or a mapping of names)."""
         return self._submit(fn, as_calls(rows), detached, after)
+
+    def future(self, task: str | int) -> Future[Any]:
+        """Return the future of a task of this session that was submitted before, by whomever.
+
+        Of one that has ended, `result()` reads the result; one that has not is waited for, as a
+        detached child is.
+
+        Parameters
+        ----------
+        task
+            The task's id, such as ``3.17``; or its number, as `Future.task`.
+
+        Raises
+        ------
+        PilotError
+            It is no task's id, or that of this task, or of a task of another session. That there is
+            no such task tells `result()`.
+        """
+        number = _number_of(task)
+        label = task_label(number)
+        if session_of(number) != self.id:
+            raise PilotError(
+                f"task {label} is of session {session_of(number)}, and task {self.task_id} of "
+                f"session {self.id}: a task can ask for results of its own session; give it others "
+                "as arguments, by their futures"
+            )
+        if label == self.task_id:
+            raise PilotError(f"task {label} cannot wait for itself")
+        return self._inner(number, (), None)
+
+    def _inner(
+        self, number: int, names: tuple[str, ...], count: int | None, name: str = ""
+    ) -> Future[Any]:
+        future: InnerFuture[Any] = InnerFuture(self, number, names, count, name)
+        self._unattended.append(future)
+        return future
+
+    # --- as the futures of tasks need it
+
+    @property
+    def site(self) -> Site:
+        """The site."""
+        return self._submitter.site
+
+    @property
+    def is_open(self) -> bool:
+        """True as long as the task runs."""
+        return not self.has_ended
+
+    def _connection(self) -> Link:
+        if self._link is None:
+            raise PilotError("there is no connection to the head here")
+        return self._link()
+
+    def _attend(self) -> None:
+        futures, self._unattended = self._unattended, []
+        for future in futures:
+            future.is_attended = True  # before the head is asked: it may answer at once
+        again: list[InnerFuture[Any]] = []
+        awaited: dict[int, Awaited] = {}
+        for future in futures:
+            if future.task in awaited:
+                again.append(future)
+            else:
+                awaited[future.task] = future
+        if awaited:
+            self._connection().watch(awaited)
+        for future in again:
+            self._connection().watch({future.task: future})
+
+    def why(self, future: Future[Any]) -> str:
+        """Return what a task waits for, or how it ended; see `Session.why`."""
+        from pilot.client.future import Lines
+        from pilot.client.query_client import in_words
+
+        return Lines(in_words(self._query("why", subject=future.task_id)))
+
+    def ask(self, name: str, /, **arguments: Any) -> concurrent.futures.Future[Any]:
+        """Ask the head a query, and return a future of the answer; see `Session.ask`."""
+        return self._connection().post(lambda n: m.Query(n, name, arguments))
+
+    def _query(self, name: str, /, **arguments: Any) -> Any:
+        return self._connection().request(lambda n: m.Query(n, name, arguments), None)
+
+    def _cancel(self, future: Future[Any]) -> None:
+        self._connection().post(lambda n: m.Cancel(n, self.id, [future.task]))
+
+    def _check_process(self) -> None:
+        """Do nothing: the connection knows whether it is of this process."""
 
     def put(
         self,
@@ -234,7 +408,7 @@ class TaskSession:
         detached: bool = False,
         tags: Mapping[str, Any] | None = None,
         keep: float | str | timedelta | None = None,
-    ) -> ChildFuture:
+    ) -> ChildFuture | Future[Any]:
         """Store a value once, for children to share; see `Session.put`.
 
         Parameters
@@ -256,19 +430,21 @@ class TaskSession:
             naming = naming_of(name, tags, keep, type(value))
         return self._put(value, name, naming, detached)
 
-    def _put(self, value: object, name: str, naming: Naming | None, detached: bool) -> ChildFuture:
+    def _put(
+        self, value: object, name: str, naming: Naming | None, detached: bool
+    ) -> ChildFuture | Future[Any]:
         if detached:
             (number,) = self._detached_tasks(
                 1, lambda s, p, ids: s.put(p, value, name, ids[0], self._group, naming)
             )
-        else:
-            number = next(self._numbers)
-            self._submitter.put(self._children(), value, name, number, self._group, naming)
+            return self._inner(number, (), 1, name)
+        number = next(self._numbers)
+        self._submitter.put(self._children(), value, name, number, self._group, naming)
         return ChildFuture(self, number, (), 1)
 
     def put_many(
         self, values: Iterable[object], name: str = "value", *, detached: bool = False
-    ) -> list[ChildFuture]:
+    ) -> list[ChildFuture] | list[Future[Any]]:
         """Store many values at once, for children; see `Session.put_many`.
 
         Parameters
@@ -285,19 +461,21 @@ class TaskSession:
             numbers = self._detached_tasks(
                 len(given), lambda s, p, ids: s.put_many(p, given, name, ids, self._group)
             )
-        else:
-            numbers = list(itertools.islice(self._numbers, len(given)))
-            if given:
-                self._submitter.put_many(self._children(), given, name, numbers, self._group)
+            return [self._inner(number, (), 1, name) for number in numbers]
+        numbers = list(itertools.islice(self._numbers, len(given)))
+        if given:
+            self._submitter.put_many(self._children(), given, name, numbers, self._group)
         return [ChildFuture(self, number, (), 1) for number in numbers]
 
     def import_file(
         self, path: str | os.PathLike[str], name: str = "file", *, detached: bool = False
-    ) -> ChildFuture:
+    ) -> ChildFuture | Future[Any]:
         """Make an existing file a value, without a copy; see `Session.import_file`."""
         return self._put(Imported(path), name, None, detached)
 
-    def release(self, futures: ChildFuture | Iterable[ChildFuture]) -> None:
+    def release(
+        self, futures: ChildFuture | Future[Any] | Iterable[ChildFuture | Future[Any]]
+    ) -> None:
         """Promise not to ask for these results of children again; see `Session.release`.
 
         It counts when this task has ended well, as its children do: an attempt that is tried again
@@ -309,14 +487,18 @@ class TaskSession:
         PilotError
             One is no future of a child. Nothing is released then.
         """
-        given = [futures] if isinstance(futures, ChildFuture) else list(futures)
+        is_one = isinstance(futures, (ChildFuture, Future))
+        given: list[Any] = [futures] if is_one else list(futures)
         for future in given:
-            if not isinstance(future, ChildFuture):
+            if not isinstance(future, (ChildFuture, Lending)):
                 raise PilotError(
                     f"{future!r:.100} is no future of a child of this task, and nothing was "
                     "released; the futures that submit, put and their like give in a task are"
                 )
         self._released.update(dict.fromkeys(ref for future in given for ref in future.refs))
+        for future in given:
+            if isinstance(future, Lending):
+                future._let_go()
 
     def _check_released(self, future: ChildFuture) -> None:
         if self._released and not self._released.keys().isdisjoint(future.refs):
@@ -326,18 +508,18 @@ class TaskSession:
 
     def _submit(
         self, fn: Callable[..., Any], calls: list[Call], detached: bool, after: After
-    ) -> list[ChildFuture]:
+    ) -> list[ChildFuture] | list[Future[Any]]:
         task = self._submitter.task(fn)
         options = task.task_options
+        names, returns = options.return_names, options.return_count
         count = len(calls)
         if detached:
             ids = self._detached_tasks(
                 count, lambda s, p, given: s.add(p, task, calls, given, self._group, after)
             )
-        else:
-            ids = list(itertools.islice(self._numbers, count))
-            self._submitter.add(self._children(), task, calls, ids, self._group, after)
-        names, returns = options.return_names, options.return_count
+            return [self._inner(number, names, returns, task.__name__) for number in ids]
+        ids = list(itertools.islice(self._numbers, count))
+        self._submitter.add(self._children(), task, calls, ids, self._group, after)
         return [ChildFuture(self, number, names, returns) for number in ids]
 
     def _detached_tasks(
@@ -392,6 +574,18 @@ class TaskSession:
         )
 
 
+def _number_of(task: str | int) -> int:
+    """Return the number of a task from its id, or from itself."""
+    try:
+        if isinstance(task, int) and not isinstance(task, bool):
+            if task > NUMBERS and parse_task_label(task_label(task)) == task:
+                return task
+            raise ValueError(f"{task} is no task's number; give the task's id, such as '3.17'")
+        return parse_task_label(str(task))
+    except ValueError as error:
+        raise PilotError(str(error)) from None
+
+
 def delegations(results: Iterable[Any]) -> dict[int, Ref]:
     """Return the results that are futures of children, each with the result it refers to.
 
@@ -402,7 +596,7 @@ def delegations(results: Iterable[Any]) -> dict[int, Ref]:
     """
     found: dict[int, Ref] = {}
     for index, result in enumerate(results):
-        if isinstance(result, ChildFuture):
+        if isinstance(result, (ChildFuture, Lending)):
             if len(result.refs) != 1:
                 raise PilotError(
                     f"result {index} is a future of {len(result.refs)} results; return one of "

@@ -43,7 +43,7 @@ from pilot.errors import EncodingError, PilotError, SubmissionError
 from pilot.limits import OPTIONS_BYTES
 from pilot.model.ids import session_of, task_label
 from pilot.model.objects import Naming, encode_naming
-from pilot.model.tasks import Function, TaskSpec, Template
+from pilot.model.tasks import DEPTH_MOST, Function, TaskSpec, Template
 from pilot.model.values import Value
 from pilot.scheduler.assignment import why_infeasible
 from pilot.scheduler.resources import Resources
@@ -110,6 +110,8 @@ class Submitter:
         The identity of the site's database; empty: unknown.
     python
         A function that returns the Python of the pilots; an empty text: unknown.
+    depth
+        How many tasks, each a detached child of the next, may wait for those that it makes.
     """
 
     def __init__(
@@ -119,13 +121,16 @@ class Submitter:
         defaults: Mapping[str, Any] | None = None,
         database: str = "",
         python: Callable[[], str] = str,
+        depth: int = 0,
     ) -> None:
         #: The site and database to which the ids of its tasks belong.
         self.origin = Origin(site.name, str(site.directory), database)
         self._python = python
         self._defaults = dict(defaults or {})
         self._session = session
-        self._site = site
+        #: The site.
+        self.site = site
+        self._depth = min(depth, DEPTH_MOST)
         self._writer: LazyWriter | None = None
         self._tasks: dict[int, tuple[Any, Task[..., Any]]] = {}
         self._known: dict[int, _Known] = {}
@@ -197,7 +202,7 @@ class Submitter:
     ) -> None:
         dynamic = task.resolved is None
         is_usual = not dynamic and group is NO_GROUP
-        limit = self._site.config.data.inline_limit_bytes
+        limit = self.site.config.data.inline_limit_bytes
         template = 0
         known: _Known | None = None
         specs: list[TaskSpec] = []
@@ -295,8 +300,8 @@ class Submitter:
             session=str(self._session),
             task_name=as_name(name),
             task_id=_label(number),
-            inline_limit=self._site.config.data.inline_limit_bytes,
-            level=self._site.config.data.compression,
+            inline_limit=self.site.config.data.inline_limit_bytes,
+            level=self.site.config.data.compression,
         )
 
     def _add_values(
@@ -348,7 +353,7 @@ class Submitter:
         """Open a segment for the present data: sealed at the end, discarded after an error."""
         if self._writer is None:
             owner = f"arguments-{uuid.uuid4().hex}"
-            self._writer = LazyWriter(self._site.directory, owner)
+            self._writer = LazyWriter(self.site.directory, owner)
         try:
             yield self._writer
             self._writer.seal()
@@ -368,12 +373,12 @@ class Submitter:
         task, options = known.task, known.task.task_options
         resolved = task.resolved or options.resolve(args, kwargs)
         if resolved.resources.named:
-            need = resolved.resources.with_site(self._site.config.resources)
+            need = resolved.resources.with_site(self.site.config.resources)
             resolved = msgspec.structs.replace(resolved, resources=need)
         number = known.templates.get((resolved, group))
         if number is not None:
             return number
-        template = _template(self._session, task, known.digest, resolved, group)
+        template = _template(self._session, task, known.digest, resolved, group, self._depth)
         if options.cache:
             source = source_digest(task, resolved.resources.ranks)
             template = msgspec.structs.replace(template, cache=source)
@@ -401,7 +406,7 @@ class Submitter:
         return number
 
     def _check(self, options: Options, resolved: ResolvedOptions, task: Task[..., Any]) -> None:
-        config = self._site.config
+        config = self.site.config
         pools = [
             (name, pool.shape, pool.nodes_per_pilot, pool.walltime_s)
             for name, pool in config.pools.items()
@@ -422,7 +427,7 @@ class Submitter:
             return known
         # Looked at before it is pickled: what changes meanwhile is seen the next time.
         watched = watch(task)
-        encoded = encode_function(task, self._site.config.data.inline_limit_bytes)
+        encoded = encode_function(task, self.site.config.data.inline_limit_bytes)
         if encoded.has_code:
             self._check_python(task)
         if encoded.generators:
@@ -450,7 +455,7 @@ class Submitter:
             return
         raise SubmissionError(
             f"the function {task.__qualname__} was not submitted: this program runs in "
-            f"{INTERPRETER}, and the pilots of site {self._site.name} in {there}: "
+            f"{INTERPRETER}, and the pilots of site {self.site.name} in {there}: "
             f"{wrong_python(sys.version_info[:2])}"
         )
 
@@ -506,6 +511,7 @@ def _template(
     function: bytes,
     resolved: ResolvedOptions,
     group: GroupKey,
+    depth: int,
 ) -> Template:
     """Return the template of a call, without its id."""
     options = task.task_options
@@ -538,6 +544,7 @@ def _template(
         no_retry_on=options.no_retry_names(),
         retry_timeouts=options.retry_timeouts,
         compression=options.compression or "",
+        depth=depth,
     )
 
 

@@ -113,6 +113,7 @@ class Pilots:
             m.Completions: self._completions,
             m.PilotStatus: self._status,
             m.HeldBack: self._held_back,
+            m.Waiting: self._waiting,
             m.PilotBye: self._bye,
             m.PilotNotice: self._notice,
         }
@@ -269,6 +270,12 @@ class Pilots:
     def _held_back(self, address: bytes, message: m.HeldBack, now: float) -> None:
         if not self._is_other(address, message.pilot):
             self._shell.apply(ev.AttemptsHeldBack(message.pilot, message.attempts), now)
+
+    def _waiting(self, address: bytes, message: m.Waiting, now: float) -> None:
+        name = message.pilot
+        if name in self._core.pilots and not self._is_other(address, name):
+            waiting = ev.AttemptsWaiting(name, message.waiting, message.going_on)
+            self._shell.apply(waiting, now)
 
     def _bye(self, address: bytes, message: m.PilotBye, _now: float) -> None:
         if self._is_other(address, message.pilot):

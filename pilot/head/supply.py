@@ -86,8 +86,7 @@ def supply_of(
             # One that stands still takes no tasks; when it goes on, it is there as before.
             draining=row.draining or row.suspended,
             left_s=left_s,
-            # What it holds without a core is work, too, and weighs next to nothing.
-            load=max(room.load, bool(room.coreless)) if room else 0,
+            load=_load(room),
             held=row.nodes,
             shape=shape,
             own=row.own,
@@ -115,9 +114,18 @@ def idle_s(row: PilotRow, room: PilotRoom | None, now: float) -> float:
     for how long nothing has been left to do for one that is in the queue."""
     if row.state != RUNNING:
         return 0.0 if row.unwanted_since is None else max(0.0, now - row.unwanted_since)
-    if not row.idle_s or (room is not None and (room.load or room.coreless)):
+    if not row.idle_s or _load(room):
         return 0.0
     return row.idle_s + max(0.0, now - row.heard) if row.heard else row.idle_s
+
+
+def _load(room: PilotRoom | None) -> int:
+    """Return the cores in use, and one where there are only tasks that have none now: such a pilot
+    is not idle."""
+    if room is None:
+        return 0
+    # What it holds without a core is work, too, and weighs next to nothing.
+    return max(room.load, bool(room.coreless), room.has_waits)
 
 
 def _waiting(rows: Iterable[PilotRow], now: float) -> dict[str, list[tuple[int, float]]]:

@@ -14,6 +14,9 @@ from pilot.model.states import OnFailure, Outcome, TaskKind, ToldState
 from pilot.model.values import Value
 from pilot.scheduler.resources import Resources
 
+#: Deeper detached children are not told apart: each depth of a function is a class of its own.
+DEPTH_MOST = 32
+
 
 class Function(msgspec.Struct, array_like=True, frozen=True):
     """A user's function, sent once per session."""
@@ -69,6 +72,9 @@ class Template(msgspec.Struct, array_like=True, frozen=True):
     retry_timeouts: bool = False
     #: Compression of the results: ``none``, ``gzip:4``…; empty: as the site file says.
     compression: str = ""
+    #: How many tasks, each a detached child of the next, may wait for this one; at most
+    #: `DEPTH_MOST`, which stands for all that are more.
+    depth: Few = 0
 
 
 class TaskSpec(msgspec.Struct, array_like=True, frozen=True):

@@ -5,6 +5,9 @@ socket. A few words of shared memory tell the node worker which task it is in, s
 blamed on the right one, and so that what runs is seen without any message.
 
 Tasks that are short are reported together: a message for each would cost more than they do.
+
+While a task waits for others in its main thread, this process sleeps with it, and others have its
+cores: `Lender`.
 """
 
 from __future__ import annotations
@@ -21,12 +24,13 @@ import msgspec
 
 from pilot import clock
 from pilot.client.context import serve_tasks
+from pilot.client.lending import set_lender
 from pilot.errors import PilotError
 from pilot.model.tasks import Completion, SessionInfo, TaskFailure
 from pilot.process import (
+    Pinning,
     be_no_terminals,
     name_process,
-    pin,
     redirect_output,
     resource_variables,
     thread_variables,
@@ -82,18 +86,18 @@ def main(packed: bytes, site: Site, memory: mmap.mmap) -> None:
     """Run an executor of this site until told to end; `memory` is shared with the node worker."""
     config = msgspec.msgpack.decode(packed, type=ExecutorConfig)
     try:
-        client, worker = _come_up(config, site, memory)
+        client, worker, pinning = _come_up(config, site, memory)
     except Exception as error:
         # The executor's output need not be there yet, nor the process that would read it.
         leave_reason(memory, config.slot * PLACE_BYTES, error)
         raise
-    _serve(config, site, client, worker, memory)
+    _serve(config, site, client, worker, pinning, memory)
     client.close()
 
 
 def _come_up(
     config: ExecutorConfig, site: Site, memory: mmap.mmap
-) -> tuple[Client[m.Run | m.Exit], TaskRunner]:
+) -> tuple[Client[m.ToExecutor], TaskRunner, Pinning]:
     """Make this process ready for tasks; a failure here is blamed on the node, not on a task."""
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -101,7 +105,7 @@ def _come_up(
     serve_tasks()
     name_process(f"pilot executor {config.number} {config.pilot}")
     redirect_output(Path(config.log), site.directory)
-    pin(config.cores, config.cores_of_node)
+    pinning = Pinning(config.cores, config.cores_of_node)
     # Without a core it may be anywhere: such tasks hardly compute.
     os.environ.update(thread_variables(max(1, len(config.cores))))
     os.environ.update(resource_variables(config.indices))
@@ -119,14 +123,14 @@ def _come_up(
     if config.session.environment.preload:
         reseed()
     worker.environ = dict(os.environ)
-    client: Client[m.Run | m.Exit] = Client(
+    client: Client[m.ToExecutor] = Client(
         load_keys(site.keys), b"executor:%d" % config.number, m.ToExecutor
     )
     client.connect(config.agent, REBIND_S)
     if client.is_lost:
         raise ConnectionError(f"the agent does not listen at {config.agent}")
     client.send(m.ExecutorHello(config.number, os.getpid()))
-    return client, worker
+    return client, worker, pinning
 
 
 class Outbox:
@@ -145,13 +149,15 @@ class Outbox:
 
     def __init__(
         self,
-        client: Client[m.Run | m.Exit],
+        client: Client[m.ToExecutor],
         report: Callable[[list[Completion]], msgspec.Struct],
     ) -> None:
         self._client = client
         self._report = report
         self._lock = threading.Lock()
         self._waiting: list[Completion] = []
+        #: What has come while the answer to a task that goes on was waited for.
+        self._kept: list[m.ToExecutor] = []
         self._first = 0.0
         self._due = threading.Event()
         #: Set while there is nothing to run, and nothing to report.
@@ -174,10 +180,13 @@ class Outbox:
             elif ended - self._first > TOGETHER_S and len(self._waiting) >= TOGETHER:
                 self._send()
 
-    def receive(self) -> list[m.Run | m.Exit]:
+    def receive(self) -> list[m.ToExecutor]:
         """Return the messages that have arrived; if there are none, report everything and wait for
         one."""
         with self._lock:
+            if self._kept:
+                kept, self._kept = self._kept, []
+                return kept
             if self._client.poll(0):
                 return self._receive()
             self._send()
@@ -187,7 +196,21 @@ class Outbox:
         with self._lock:
             return self._receive()
 
-    def _receive(self) -> list[m.Run | m.Exit]:
+    def receive_go_on(self, task: int) -> m.GoOn:
+        """Wait for cores for a task that goes on, and keep what else comes."""
+        while True:
+            with self._lock:
+                answers = []
+                for message in self._receive() if self._client.poll(0) else ():
+                    if isinstance(message, m.GoOn) and message.task == task:
+                        answers.append(message)
+                    else:
+                        self._kept.append(message)
+            if answers:
+                return answers[0]
+            self._client.poll()  # nothing is left that the thread would send
+
+    def _receive(self) -> list[m.ToExecutor]:
         received = self._client.receive()
         if unreadable := self._client.take_unreadable():
             # It may have been work, which the agent believes to be here.
@@ -229,8 +252,49 @@ class Outbox:
             self.send()
 
 
+class Lender:
+    """The lender of the cores of this executor, while a task in it waits for others.
+
+    Parameters
+    ----------
+    number
+        The executor's number.
+    outbox
+        The connection to the agent.
+    move
+        Has the process run on other cores.
+    """
+
+    def __init__(
+        self, number: int, outbox: Outbox, move: Callable[[tuple[int, ...]], object]
+    ) -> None:
+        #: The task that runs; 0: none.
+        self.task = 0
+        self._number = number
+        self._outbox = outbox
+        self._move = move
+        self._has_lent = False
+        self._pid = os.getpid()
+
+    def lend(self) -> bool:
+        """Give the cores back to the pilot; return False if there are none to be lent now."""
+        if not self.task or self._has_lent or os.getpid() != self._pid:
+            return False
+        self._has_lent = True
+        self._outbox.send(m.Waits(self._number, self.task))
+        return True
+
+    def take_again(self) -> None:
+        """Wait until the pilot has cores for the task again."""
+        try:
+            self._outbox.send(m.GoesOn(self._number, self.task))
+            self._move(self._outbox.receive_go_on(self.task).cores)
+        finally:
+            self._has_lent = False
+
+
 def send_report(
-    client: Client[m.Run | m.Exit],
+    client: Client[m.ToExecutor],
     report: Callable[[list[Completion]], msgspec.Struct],
     completions: list[Completion],
 ) -> None:
@@ -303,7 +367,7 @@ class Sealer(threading.Thread):
         self.due = threading.Event()
         #: Held while something is sealed and reported.
         self._busy = threading.Lock()
-        self._client: Client[m.Run | m.Exit] = Client(
+        self._client: Client[m.ToExecutor] = Client(
             load_keys(site.keys), b"sealer:%d" % config.number, m.ToExecutor
         )
         self._client.connect(config.agent, REBIND_S)
@@ -335,20 +399,29 @@ class Sealer(threading.Thread):
 def _serve(
     config: ExecutorConfig,
     site: Site,
-    client: Client[m.Run | m.Exit],
+    client: Client[m.ToExecutor],
     worker: TaskRunner,
+    pinning: Pinning,
     memory: mmap.mmap,
 ) -> None:
+    def move(cores: tuple[int, ...]) -> None:
+        if real := pinning.move(cores):
+            worker.moved(real)
+
     offset = config.slot * PLACE_BYTES
     pack = SLOT.pack_into
     order = order_of(memory, offset)
     number = 0
     sealer: Sealer | None = None
     outbox = Outbox(client, lambda completions: m.Done(config.number, completions))
+    lender = Lender(config.number, outbox, move)
+    set_lender(lender)
     while True:
         for message in outbox.receive():
             if isinstance(message, m.Exit):
                 return
+            if isinstance(message, m.GoOn):
+                continue  # for a task that has ended meanwhile
             worker.learn(message.functions, message.templates)
             for work in message.work:
                 number += 1
@@ -357,7 +430,9 @@ def _serve(
                 begin = worker.log_position()
                 pack(memory, offset, work.task, work.attempt, clock.now(), begin)
                 outbox.begin()
+                lender.task = work.task
                 completions = worker.run(work, begin, message.plan)
+                lender.task = 0
                 pack(memory, offset, 0, 0, 0.0, 0)
                 if completions:
                     outbox.add(completions)

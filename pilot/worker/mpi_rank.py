@@ -35,11 +35,11 @@ from pilot.client.context import serve_tasks
 from pilot.limits import LAST_WORD_BYTES, LOGS_MOST
 from pilot.model.tasks import Completion, LogSpan, SessionInfo
 from pilot.process import (
+    Pinning,
     adopt_orphans,
     die_with_parent,
     end_children,
     name_process,
-    pin,
     redirect_output,
     resource_variables,
     thread_variables,
@@ -122,7 +122,7 @@ def main() -> None:
         stopping_of(memory),
     )
     worker.enter(config.session.environment)
-    client: Client[m.Run | m.Exit] = Client(
+    client: Client[m.ToExecutor] = Client(
         load_keys(site.keys), b"rank:%d.%d" % (config.world, rank), m.ToExecutor
     )
     client.connect(find_way(config.agent).endpoint, REBIND_S)
@@ -169,7 +169,7 @@ def _take_share(config: WorldConfig, node: str, local_rank: int) -> dict[str, tu
     if host is None:
         return {}
     first = local_rank * config.cores_per_rank
-    pin(host.cores[first : first + config.cores_per_rank], config.cores_of_node)
+    Pinning(host.cores[first : first + config.cores_per_rank], config.cores_of_node)
     indices = {portion.name: portion.of_rank(local_rank).indices for portion in host.indexed}
     os.environ.update(resource_variables(indices))
     return indices
@@ -286,7 +286,7 @@ def _wait(request: Any) -> None:
 def _serve(
     world: int,
     rank: int,
-    client: Client[m.Run | m.Exit],
+    client: Client[m.ToExecutor],
     worker: TaskRunner,
     meeting: Meeting,
     memory: mmap.mmap,
@@ -298,8 +298,8 @@ def _serve(
     number, following = 0, 1
     while True:
         for message in outbox.receive():
-            if isinstance(message, m.Exit):
-                return
+            if not isinstance(message, m.Run):
+                return  # told to end
             worker.learn(message.functions, message.templates)
             for work in message.work:
                 number += 1

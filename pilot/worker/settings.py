@@ -94,6 +94,8 @@ def _nothing() -> None:
 
 
 _OS = ("os", "posix")
+#: The name of the setting of the cores that the process may run on.
+CORES = "the cores"
 _SETTINGS = (
     Setting("the umask", ("umask",), _OS, _umask, os.umask),
     Setting("resource limits", ("setrlimit", "prlimit"), ("resource",), _limits, _set_limits),
@@ -106,7 +108,7 @@ _SETTINGS = (
         is_of_thread=True,
     ),
     Setting(
-        "the cores",
+        CORES,
         ("sched_setaffinity",),
         _OS,
         partial(os.sched_getaffinity, 0),

@@ -25,7 +25,7 @@ import signal
 import sys
 from typing import Any
 
-from pilot.worker.settings import Settings
+from pilot.worker.settings import CORES, Settings
 
 #: The signals that a program may have handlers for, without those that tell of its own faults.
 _SIGNALS = (
@@ -81,6 +81,11 @@ class Surroundings:
     def output_position(self) -> int:
         """Return the position up to which this process has written its output, in bytes."""
         return _lseek(self._stdout, 0, _CURRENT)
+
+    def moved(self, cores: set[int]) -> None:
+        """Have a task that has changed its cores leave these behind."""
+        if CORES in self._settings.changed:
+            self._settings.changed[CORES] = cores
 
     def put_back(self) -> None:
         """Restore the surroundings after a task."""

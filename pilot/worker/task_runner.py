@@ -160,7 +160,8 @@ class TaskRunner:
         self._large: dict[bytes, int] = {}
         self._templates: dict[int, Template] = {}
         self._checkpoints = site.checkpoints
-        self._submitters: dict[int, tuple[Submitter, Submitter]] = {}
+        #: By session and depth.
+        self._submitters: dict[tuple[int, int], tuple[Submitter, Submitter]] = {}
         self._connection: Connection | None = None
         self._writer: Any = None
         self._unsealed: list[tuple[Completion, list[Any]]] = []
@@ -450,12 +451,15 @@ class TaskRunner:
     def _session(self, template: Template, task: int, label: str) -> TaskSession:
         """Return a new session object for a task to submit with: a failed task leaves no
         children."""
-        session = template.session
-        submitters = self._submitters.get(session)
+        session, depth = template.session, template.depth
+        submitters = self._submitters.get((session, depth))
         if submitters is None:
             # What is detached is sent at once: it has to bring its own functions and templates.
-            submitters = (Submitter(session, self._site), Submitter(session, self._site))
-            self._submitters[session] = submitters
+            submitters = (
+                Submitter(session, self._site, depth=depth),
+                Submitter(session, self._site, depth=depth + 1),
+            )
+            self._submitters[session, depth] = submitters
         group = NO_GROUP
         if template.group:
             group = GroupKey(template.group, template.group_fails_together)
@@ -467,21 +471,30 @@ class TaskRunner:
             group,
             detached,
             lambda submission: self._detach(session, task, submission),
+            self._connect,
         )
 
     def _detach(self, session: int, parent: int, submission: Submission) -> list[int]:
         """Send detached children to the head, and wait for a head as long as that takes."""
-        if self._connection is None:
-            from pilot.client.connection import Connection  # few tasks need it
-
-            self._connection = Connection(self._site, start=None, submits=False)
-        given: list[int] = self._connection.request(
+        given: list[int] = self._connect().request(
             lambda n: Detach(
                 n, session, parent, submission.functions, submission.templates, submission.tasks
             ),
             timeout=None,
         )
         return given
+
+    def _connect(self) -> Connection:
+        """Return this process's connection to the head."""
+        if self._connection is None:
+            from pilot.client.connection import Connection  # few tasks need it
+
+            self._connection = Connection(self._site, start=None, submits=False)
+        return self._connection
+
+    def moved(self, cores: set[int]) -> None:
+        """Note that this process has other cores from now on."""
+        self._surroundings.moved(cores)
 
     def _context(
         self,

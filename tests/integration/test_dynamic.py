@@ -61,7 +61,7 @@ def test_attempt_that_fails_leaves_no_children(session: Session, tmp_path: Path)
 
 
 def test_task_cannot_wait_for_its_child(session: Session) -> None:
-    with pytest.raises(pilot.PilotError, match="cannot wait for another inside itself"):
+    with pytest.raises(pilot.PilotError, match="cannot wait for a child that comes to be"):
         session.submit(graphs.ask_child).result(DEADLINE_S)
 
 

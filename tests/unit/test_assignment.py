@@ -44,6 +44,8 @@ class Work:
     share: float = 0.0
     longest_s: float = math.inf
     session: Hashable = field(default_factory=object)
+    waits: bool = False
+    depth: int = 0
 
 
 @dataclass(eq=False)
@@ -57,6 +59,11 @@ class Room:
     lasting: int = 0
     coreless: int = 0
     avoided: set[object] = field(default_factory=set)
+    has_waits: bool = False
+    crowded: set[int] = field(default_factory=set)
+
+    def is_crowded(self, depth: int) -> bool:
+        return depth in self.crowded
 
 
 Rule = Callable[[list[Work], list[Room]], Iterator[tuple[WorkClass, PilotRoom, int]]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -25,7 +26,18 @@ def session(site: Site, task: str = "7.1") -> TaskSession:
     def detach(submission: Submission) -> list[int]:
         return [task_id(7, 99 + spec.ordinal) for spec in submission.tasks]
 
-    return TaskSession(Submitter(7, site), 7, task, detached=Submitter(7, site), detach=detach)
+    submitter, link = Submitter(7, site), cast("Any", Link())
+    return TaskSession(submitter, 7, task, detached=submitter, detach=detach, link=lambda: link)
+
+
+class Link:
+    """A connection to a head that never tells how a task ends."""
+
+    def __init__(self) -> None:
+        self.watched: list[int] = []
+
+    def watch(self, awaited: dict[int, Any]) -> None:
+        self.watched += awaited
 
 
 def test_children_are_named_by_their_place_until_they_come_to_be(site: Site) -> None:

@@ -475,7 +475,7 @@ def test_gather_refuses_what_holds_no_futures() -> None:
     with pytest.raises(TypeError, match="cannot wait for <coroutine"):
         pilot.gather([done(1), coroutine])
     coroutine.close()
-    with pytest.raises(PilotError, match="cannot wait for another inside itself"):
+    with pytest.raises(PilotError, match="cannot wait for a child that comes to be"):
         pilot.gather([child_of("/sites/a", 1)])
 
 

@@ -14,10 +14,11 @@ ROOMS = ("pilot/head/core", "pilot/agent/rules")
 #: Verbs, as events and actions have them, and what binds words: these name no thing.
 GRAMMAR = {
     *("from", "on", "up"),
-    *("start", "stop", "run", "give", "forget"),
+    *("start", "stop", "run", "go", "give", "forget"),
     *("submitted", "opened", "restored", "cancelled", "joined", "changed", "lost", "learned"),
     *("ended", "running", "leaving", "failing", "reusable", "unfit", "looked", "delegated"),
     "released",
+    *("waiting",),
 }
 
 

@@ -40,6 +40,14 @@ class UnsendFromExecutor(msgspec.Struct, frozen=True):
     upto: int
 
 
+class GoOnExecutor(msgspec.Struct, frozen=True):
+    """Tell the task of an executor, which has waited for others, to go on, on these cores."""
+
+    executor: int
+    task: int
+    cores: tuple[int, ...]
+
+
 class TellExecutor(msgspec.Struct, frozen=True):
     """Tell the attempt that an executor is in to stop; it is ended at `until` at the latest."""
 
@@ -130,6 +138,7 @@ Action = (
     StartExecutor
     | StopExecutor
     | UnsendFromExecutor
+    | GoOnExecutor
     | TellExecutor
     | StartWorld
     | StopWorld

@@ -134,6 +134,12 @@ class Attempts:
             self._hand_back_queue(queue, reason, now)
         self.hand_back_early(reason, now)
 
+    def hand_back_class(self, queue: Queue, reason: str, now: float) -> None:
+        """Return the waiting work of a class to the head, wherever it is to start."""
+        for each in (queue, *queue.near.values()):
+            if each.waiting:
+                self._hand_back_queue(each, reason, now)
+
     def hand_back_early(self, reason: str, now: float) -> None:
         """Return to the head the work that waits for inputs."""
         for work in [*self._inputs.take(), *self._take_scattered()]:

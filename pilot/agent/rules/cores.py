@@ -34,6 +34,8 @@ class Cores:
         self.free = 0
         #: The nodes where nothing new is started for now.
         self.resting: set[str] = set()
+        #: The nodes whose free cores are for tasks that have run there and go on.
+        self.reserved: set[str] = set()
         self._waiting: dict[str, dict[Thing, list[Callable[[], None]]]] = {}
         #: The allocations that an idle node had had when it was seen idle first, and that time.
         self._idle: dict[str, tuple[int, float]] = {}
@@ -56,6 +58,7 @@ class Cores:
         if node := self.nodes.pop(name, None):
             self.free -= len(node.cores)
         self.resting.discard(name)
+        self.reserved.discard(name)
         self._waiting.pop(name, None)
 
     def idle_s(self, now: float) -> dict[str, float]:
@@ -78,9 +81,19 @@ class Cores:
         nodes: Collection[FreeNode] = self.nodes.values()
         if node:
             nodes = [self.nodes[node]] if node in self.nodes else []
-        if self.resting:
-            return place(need, [node for node in nodes if node.name not in self.resting])
+        if self.resting or (self.reserved and need.cores):
+            shut = self.resting | self.reserved if need.cores else self.resting
+            return place(need, [node for node in nodes if node.name not in shut])
         return place(need, nodes)
+
+    def like(self, name: str, cores: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Return as many free cores of a node as these, or these if they are free; or None."""
+        node = self.nodes.get(name)
+        if node is None or len(node.cores) < len(cores):
+            return None
+        if node.cores.issuperset(cores):
+            return cores
+        return tuple(sorted(node.cores)[: len(cores)])
 
     def in_the_way(self, shares: tuple[NodeAllocation, ...]) -> tuple[str, Thing] | None:
         """Find the first thing that keeps `shares` from being taken, with its node; None if nothing

@@ -2,7 +2,8 @@
 
 Invariants
 ----------
-- A core is with one busy executor or world at a time. Idle executors hold none: they sleep.
+- A core is with one busy executor or world at a time. Idle executors hold none: they sleep. Nor do
+  those whose tasks wait for others (`waiting`).
 - An executor serves one session only, so no session sees another's modules.
 - Work that was sent to an executor behind a task waits for that task only while the task is short.
 - An executor is in one state: it serves a queue, or is idle and may be found, or is being ended.
@@ -22,6 +23,7 @@ import msgspec
 from pilot.agent.rules.actions import (
     Action,
     GiveUpNode,
+    GoOnExecutor,
     RunOnExecutor,
     StartExecutor,
     StopExecutor,
@@ -41,6 +43,7 @@ from pilot.agent.rules.cores import Cores
 from pilot.agent.rules.prefetch import Prefetch
 from pilot.agent.rules.processes import ProcessRules
 from pilot.agent.rules.queues import Queue
+from pilot.agent.rules.waiting import Waiting
 from pilot.agent.rules.warm_pool import IDLE_S
 from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, LogSpan
@@ -59,6 +62,11 @@ REST_S = 0.5
 #: After so many in a row, each started after the end of the one before, a node is given up. Their
 #: rests are longer than it takes to make a socket anew that somebody has removed.
 MOST_FAILED = 5
+#: Where nothing is left that could go on but tasks that wait for others, and what they hold keeps
+#: work from starting, one of them is interrupted after so many seconds.
+STUCK_S = 1.0
+#: And all of them in a pilot that starts nothing any more: what they wait for may need its nodes.
+DRAINED_S = 60.0
 
 
 class Executor:
@@ -148,6 +156,14 @@ class ExecutorRules(ProcessRules[Executor]):
         #: Node → those that are idle there, the longest first.
         self._idle: dict[str, dict[int, Executor]] = {}
         self._failures: dict[str, _Failures] = {}
+        #: Those whose tasks wait for others.
+        self.waiting: Waiting[Executor] = Waiting(cores)
+        #: What began to wait for others since the last look, or (False) goes on, by task.
+        self.waits: dict[int, tuple[int, bool]] = {}
+        #: Since when nothing goes on here but waiting; 0: something does.
+        self._still_since = 0.0
+        #: Why tasks are interrupted that waited for others, by task.
+        self._whys: dict[int, str] = {}
 
     # --- starting
 
@@ -184,7 +200,9 @@ class ExecutorRules(ProcessRules[Executor]):
             nodes = [(queue.node, self._cores.nodes[queue.node])]
         for name, node in nodes:
             # Amounts are no part of what an executor is for: a node has them for any, or none.
-            if amounts and not node.fit_named(amounts):
+            if (cores and name in self._cores.reserved) or (
+                amounts and not node.fit_named(amounts)
+            ):
                 continue
             executor = self._warm.take((name, queue.session, cores, indexed))
             if executor is not None:
@@ -261,6 +279,10 @@ class ExecutorRules(ProcessRules[Executor]):
                 attempts.report(completion, executor.node, own)
             else:
                 attempts.report(completion)
+        if executor in self.waiting and not pipeline:
+            # Its task has left its wait by another way, and it has no cores to go on with.
+            self._end_wait(executor)
+            self._stop(executor, GRACE_S)
         self._go_on(executor, now)
 
     def ran(self, number: int, tasks: Iterable[int], now: float) -> None:
@@ -297,6 +319,9 @@ class ExecutorRules(ProcessRules[Executor]):
         queue = executor.queue
         if queue is None or not self._queues.may_start(queue):
             return False
+        is_kept = executor.node in self._cores.reserved and not queue.is_coreless
+        if is_kept or executor in self.waiting:
+            return False
         depth = 1 if executor.shares else self._depth(queue, queue.need.cores)
         pipeline = executor.pipeline
         room = pipeline.free_slots(depth)
@@ -314,6 +339,88 @@ class ExecutorRules(ProcessRules[Executor]):
     def _send(self, executor: Executor, work: list[AttemptSpec]) -> None:
         executor.pipeline.note_sent(len(work))
         self._act(RunOnExecutor(executor.id, work, executor.shares))
+
+    # --- waiting for others
+
+    def wait(self, number: int, task: int, now: float) -> None:
+        """Give the cores of an executor to others while its task waits for other tasks."""
+        executor = self.executors.get(number)
+        if executor is None or executor.stopping or executor.shares or executor in self.waiting:
+            return
+        queue, pipeline = executor.queue, executor.pipeline
+        if queue is None or not pipeline or pipeline[0].task != task:
+            return
+        if len(pipeline) > 1:
+            self._ask_back(executor, now)
+        self.waiting.begin(executor)
+        self.waits[task] = pipeline[0].attempt, True
+        # Tasks that wait are not short after all. The head gives what these wait for before others.
+        self._attempts.hand_back_class(
+            self._queues.of(pipeline[0]), "tasks like it wait for others", now
+        )
+        self._queues.look_again = True
+
+    def ask_to_go_on(self, number: int, task: int) -> None:
+        """Have the task of an executor, which has waited, go on once there are cores for it."""
+        executor = self.executors.get(number)
+        if executor is None:
+            return
+        if executor in self.waiting and executor.pipeline[0].task == task:
+            self.waiting.ask(executor)
+            self._queues.look_again = True
+        else:  # it is being ended, or has its cores
+            self._act(GoOnExecutor(number, task, executor.pinned[0].cores))
+
+    def let_go_on(self) -> None:
+        """Let those go on that have waited and for which there are cores."""
+        for executor in self.waiting.served():
+            work = executor.pipeline[0]
+            self.waits[work.task] = work.attempt, False
+            self._act(GoOnExecutor(executor.id, work.task, executor.pinned[0].cores))
+
+    def _end_wait(self, executor: Executor) -> bool:
+        """Forget that an executor waits: it ends. Return True if it had asked for its cores."""
+        if not self.waiting.forget(executor):
+            return False
+        self._queues.look_again = True  # cores were kept for it
+        return True
+
+    def only_wait(self) -> bool:
+        """Tell whether there are executors that have work, and all of these wait for others."""
+        if not self.waiting or self.waiting.asks:
+            return False
+        others = (each for each in self.executors.values() if each not in self.waiting)
+        return not any(each.pipeline or each.unsealed for each in others)
+
+    def relieve(self, is_still: bool, now: float) -> None:
+        """Interrupt tasks that wait for others which cannot start because of them.
+
+        They begin again later, and find their children. `is_still`: nothing goes on here.
+        """
+        if not is_still:
+            self._still_since = 0.0
+            return
+        self._still_since = self._still_since or now
+        still_s = now - self._still_since
+        if self._queues.closed:
+            if still_s > DRAINED_S:
+                text = "it waited for others in a pilot that is drained"
+                for number in self.waiting.latest_first:
+                    self._whys[self.executors[number].pipeline[0].task] = text
+                self.stop_all()
+            return
+        if still_s <= STUCK_S or self._cores.resting:
+            return
+        wanted = {name for queue in self._queues.waiting for name, _ in queue.need.named}
+        for number in self.waiting.latest_first:
+            executor = self.executors[number]
+            if wanted.intersection(portion.name for portion in executor.pinned[0].named):
+                text = "it waited for others, and held what these need"
+                self._whys[executor.pipeline[0].task] = text
+                self._stop_for_good(executor)
+                # What these wait for comes first, and is maybe not here.
+                self._attempts.hand_back("tasks that wait for others hold what it needs", now)
+                return
 
     # --- taking back
 
@@ -407,6 +514,8 @@ class ExecutorRules(ProcessRules[Executor]):
                 # ended for another task just when it began with this one, which is not at fault.
                 self._attempts.put_back(work, now)
                 continue
+            if self._whys and outcome and (why := self._whys.pop(work.task, "")):
+                completion = ended(work, outcome, why, now, executor.node, tail)
             completion = msgspec.structs.replace(completion, started=started or now, logs=logs)
             self._attempts.report(completion)
         executor.pipeline.clear()
@@ -415,6 +524,7 @@ class ExecutorRules(ProcessRules[Executor]):
             cancelled = executor.killed_for.get(work.task) == "cancelled"
             self._attempts.take_back(work, cancelled, now)
         executor.unsealed.clear()
+        self._end_wait(executor)
         self._release(executor)
         if not executor.ready and not executor.killed_for:
             self._note_failure(executor, status, tail, now)
@@ -448,6 +558,7 @@ class ExecutorRules(ProcessRules[Executor]):
                 self._attempts.report(msgspec.structs.replace(completion, started=first))
             for work in pipeline[len(begun) :]:
                 self._attempts.report(ended(work, "interrupted", reason, now, name))
+            self._end_wait(executor)
             self._release(executor)
         self._idle.pop(name, None)
         self._failures.pop(name, None)
@@ -551,4 +662,7 @@ class ExecutorRules(ProcessRules[Executor]):
         if not executor.stopping:
             executor.stopping = True
             self._forget(executor)
+            if self._end_wait(executor):
+                # It may have something to put in order, for which it is given no cores.
+                self._act(GoOnExecutor(executor.id, executor.pipeline[0].task, ()))
             self._act(StopExecutor(executor.id, executor.node, grace_s))

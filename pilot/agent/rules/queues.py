@@ -3,7 +3,8 @@
 Invariants
 ----------
 - A queue is among those that wait exactly while work is in it.
-- High priority goes first; of two classes alike in that, the one that came here first.
+- High priority goes first; of classes alike in that, detached children before their parents' like,
+  which may wait for them; then the one that came here first.
 - A class of tasks of several cores that has waited for `STARVED_S` is served before anything else
   starts, but for tasks that take nothing that it could wait for: those without a core that need
   nothing else. One core is as good as another: a class of such tasks needs no such care.
@@ -71,7 +72,7 @@ class Queue:
         self.is_coreless = not self.need.cores
         self.takes_nothing = self.is_coreless and len(need.named) == 1
         #: The lowest goes first.
-        self.rank = (-template.priority, number, 0)
+        self.rank = (-template.priority, -template.depth, number, 0)
         self.waiting: deque[AttemptSpec] = deque()
         #: When the first of them found no place; 0 while that has not happened.
         self.waiting_since = 0.0
@@ -89,7 +90,7 @@ class Queue:
         near.waiting, near.waiting_since, near.busy = deque(), 0.0, 0
         near.node, near.place, near.near = node, place, {}
         # Before those of its class that start anywhere: they have another chance.
-        near.rank = (*self.rank[:2], -place)
+        near.rank = (*self.rank[:3], -place)
         return near
 
     @property
@@ -166,6 +167,7 @@ class Queues:
             template.resources,
             template.priority,
             template.time_limit_s,
+            template.depth,
         )
         queue = session.queues.get(key)
         if queue is None:
@@ -286,5 +288,5 @@ class Queues:
         queue.waiting_since = 0.0
 
 
-def _rank(queue: Queue) -> tuple[int, int, int]:
+def _rank(queue: Queue) -> tuple[int, int, int, int]:
     return queue.rank

@@ -8,7 +8,8 @@ module sets their order.
 
 Invariants
 ----------
-- After each event nothing waits that may start: not overtaken, and with its cores free.
+- After each event nothing waits that may start: not overtaken, and with its cores free. What has
+  waited for other tasks, and goes on, comes before all that starts.
 - Of a session that has ended nothing is kept, as soon as its last process is gone.
 - A pilot that drains starts nothing, and gives back what waits, also what comes to wait later.
 """
@@ -129,6 +130,28 @@ class Rules:
         actions = self._actions.copy()
         self._actions.clear()
         return actions
+
+    def take_waits(self) -> dict[int, tuple[int, bool]]:
+        """Return the tasks that wait for others since the last call, or (False) go on, each with
+        its attempt, and clear them."""
+        waits = self._executors.waits
+        if waits:
+            held, self._executors.waits = self._attempts.held, {}
+            return {task: told for task, told in waits.items() if task in held}
+        return waits
+
+    def waiting_tasks(self) -> dict[int, int]:
+        """Return the tasks that wait for others, with their attempts."""
+        executors = self._executors.executors
+        first = [executors[number].pipeline[0] for number in self._executors.waiting.latest_first]
+        return {work.task: work.attempt for work in reversed(first)}
+
+    @property
+    def only_waits(self) -> bool:
+        """True if nothing is here but tasks that wait for others."""
+        if not self._executors.waiting or any(world.pipeline for world in self.worlds.values()):
+            return False
+        return self._executors.only_wait()
 
     def take_completions(self) -> list[Completion]:
         """Return the completions to be reported to the head, and clear them."""
@@ -320,6 +343,18 @@ class Rules:
         if self._queues.look_again:
             self.schedule(now)
 
+    def executor_waits(self, number: int, task: int, now: float) -> None:
+        """Note that the task of an executor waits for other tasks."""
+        self._executors.wait(number, task, now)
+        if self._queues.look_again:
+            self.schedule(now)
+
+    def executor_goes_on(self, number: int, task: int, now: float) -> None:
+        """Note that the task of an executor has waited for others, and wants to go on."""
+        self._executors.ask_to_go_on(number, task)
+        if self._queues.look_again:
+            self.schedule(now)
+
     def executor_spent(self, number: int) -> None:
         """End an executor that takes no more work; the work that it was sent runs elsewhere."""
         self._executors.spent(number)
@@ -408,6 +443,8 @@ class Rules:
         self._executors.tick(now)
         self._worlds.tick(now)
         self._attempts.let_go_anywhere(now)
+        if self._executors.waiting:
+            self._executors.relieve(self.only_waits, now)
         if self._ended:
             self._forget_ended()
         self.schedule(now)
@@ -442,6 +479,8 @@ class Rules:
         """Start what can start, high priority first."""
         queues = self._queues
         queues.look_again = False
+        if self._cores.reserved:
+            self._executors.let_go_on()
         if queues.closed:
             return
         # Where there is no place for one task, there is none for those alike behind it.

@@ -167,6 +167,9 @@ class WorldRules(ProcessRules[World]):
         for it."""
         use = (queue.session, queue.need)
         world = self._warm.take(use)
+        if world is not None and self._is_kept(world):
+            self._warm.add(world)
+            return False
         if world is None:
             if self._warm.waits(use) and queue.depth > 1 and not queue.waits_long(now, PATIENCE_S):
                 # Tasks so short better wait for its cores than for the start of another.
@@ -180,6 +183,11 @@ class WorldRules(ProcessRules[World]):
             self._close_surplus()
         self._serve(world, queue)
         return self._feed(world, now)
+
+    def _is_kept(self, world: World) -> bool:
+        """Tell whether cores of a world are for tasks that go on."""
+        kept = self._cores.reserved
+        return bool(kept) and any(share.node in kept for share in world.pinned)
 
     def _close_surplus(self) -> None:
         """Close the worlds that were idle longest, until idle ranks are within their limit."""
@@ -197,7 +205,7 @@ class WorldRules(ProcessRules[World]):
         """Fill the pipeline of a world that holds its cores; return False if nothing was
         waiting."""
         queue = world.queue
-        if queue is None or not self._queues.may_start(queue):
+        if queue is None or not self._queues.may_start(queue) or self._is_kept(world):
             return False
         pipeline = world.pipeline
         room = pipeline.free_slots(self._depth(queue, queue.need.total_cores))

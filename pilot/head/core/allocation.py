@@ -6,7 +6,8 @@ Invariants
 ----------
 - What a pilot holds is counted alike in six places: its `held`, `load`, `shares` and `coreless`,
   the class's `assigned`, the session's `load`. Of a task that a pilot has still to end, the pilot
-  alone counts the cores, until that is reported.
+  alone counts the cores, until that is reported. A task that waits for others is in `held` and
+  `waits`, and of the rest only, where it needs no core, in `coreless`.
 - Of what a pilot holds, exactly the tasks that are ASSIGNED are in its `waiting`.
 - A class's `ready` counts the tasks in its queue that may be given away. One that leaves the state
   READY stays in the queue until it is popped: queues are never searched.
@@ -60,6 +61,23 @@ def begin(task: Task, pilot: Pilot, started: float, now: float, log: Log) -> Non
     log.task(task.id, RUNNING, task.task_class.session.id, now)
 
 
+def wait(task: Task, pilot: Pilot) -> None:
+    """Count the cores of a task as free: it waits for other tasks."""
+    work = task.task_class
+    work.waits = True
+    pilot.lend(task.id, work.depth)
+    work.assigned -= 1
+    work.session.load -= work.cores
+
+
+def go_on(task: Task, pilot: Pilot) -> None:
+    """Count the cores of a task again that has waited for others."""
+    work = task.task_class
+    pilot.take_again(task.id)
+    work.assigned += 1
+    work.session.load += work.cores
+
+
 def near(task: Task, pilot: Pilot) -> None:
     """Count one more of the task's missing inputs as held by `pilot`."""
     if task.near_pilot is pilot:
@@ -72,9 +90,9 @@ def near(task: Task, pilot: Pilot) -> None:
 
 def leave_pilot(task: Task) -> None:
     """Remove the task from its pilot, if it has one."""
-    if task.pilot is not None:
-        task.pilot.release(task.id)
+    if (pilot := task.pilot) is not None:
         _unassign(task)
+        pilot.release(task.id)
 
 
 def revoke(task: Task, effects: Effects) -> None:
@@ -103,9 +121,10 @@ def _unassign(task: Task) -> None:
         if dependent.near_pilot is task.pilot:
             # Maybe it was not counted: another pilot had the last one, in between.
             dependent.near = max(0, dependent.near - 1)
+    if task.id not in task.pilot.waits:
+        task.task_class.assigned -= 1
+        task.task_class.session.load -= task.task_class.cores
     task.pilot = None
-    task.task_class.assigned -= 1
-    task.task_class.session.load -= task.task_class.cores
 
 
 def _waits_no_more(task: Task, pilot: Pilot) -> None:

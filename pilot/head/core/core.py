@@ -44,6 +44,7 @@ from pilot.head.core.events import (
     AttemptsEnded,
     AttemptsHeldBack,
     AttemptsRunning,
+    AttemptsWaiting,
     BudgetChanged,
     Effects,
     Event,
@@ -120,6 +121,7 @@ class Core:
             AttemptsEnded: attempts.ended,
             AttemptsRunning: attempts.running,
             AttemptsHeldBack: attempts.held_back,
+            AttemptsWaiting: attempts.waiting,
         }
 
     def apply(self, event: Event, now: float) -> Effects:

@@ -67,6 +67,9 @@ class Dispatch:
         self._fade(now)
         self._look_who_starves(classes, now)
         pilots = [pilot for pilot in self._pilots.values() if not pilot.draining]
+        for pilot in pilots:
+            if pilot.waits:
+                pilot.look_whether_still(now)
         for work, room, count in assignment.assign(classes, pilots, now, self._site):
             assert isinstance(work, TaskClass) and isinstance(room, Pilot)
             given.setdefault(room.name, []).extend(self._give(work, room, count, now))

@@ -196,6 +196,15 @@ class AttemptsRunning(msgspec.Struct, frozen=True):
     running: list[RunningTask]
 
 
+class AttemptsWaiting(msgspec.Struct, frozen=True):
+    """A pilot's report of attempts, by task, that wait for other tasks and hold no cores, and of
+    those that have waited and go on."""
+
+    pilot: str
+    waiting: list[tuple[int, int]]
+    going_on: list[tuple[int, int]] = []
+
+
 Event: TypeAlias = (
     SessionOpened
     | BudgetChanged
@@ -210,6 +219,7 @@ Event: TypeAlias = (
     | AttemptsEnded
     | AttemptsHeldBack
     | AttemptsRunning
+    | AttemptsWaiting
     | TasksLookedUp
 )
 

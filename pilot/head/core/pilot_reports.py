@@ -28,6 +28,7 @@ from pilot.head.core.events import (
     AttemptsEnded,
     AttemptsHeldBack,
     AttemptsRunning,
+    AttemptsWaiting,
     Effects,
     Log,
     PilotChanged,
@@ -73,6 +74,10 @@ class PilotReports:
                 self._cut_off(
                     number, pilot, "interrupted", "lost on the way to the pilot", now, effects
                 )
+            # Which of its tasks wait for others it says anew.
+            for number in list(pilot.waits):
+                if (task := self._tasks.get(number)) is not None and task.pilot is pilot:
+                    allocation.go_on(task, pilot)
         else:
             pilot = Pilot(
                 event.name, event.pool, event.shape, event.nodes, event.ends_at, self._site
@@ -186,7 +191,32 @@ class PilotReports:
                 continue
             if task.state == ASSIGNED:
                 allocation.begin(task, pilot, started, now, self._log)
+            if number in pilot.waits:
+                allocation.go_on(task, pilot)  # it has ended in its wait
             pilot.ease(number)
+
+    def waiting(self, event: AttemptsWaiting, now: float, effects: Effects) -> None:
+        """Take in that attempts wait for other tasks, or go on."""
+        pilot = self.pilots.get(event.pilot)
+        if pilot is None:
+            return
+        for number, attempt in event.waiting:
+            task = self._held_by(pilot, number, attempt)
+            if task is not None and number not in pilot.waits:
+                if task.state == ASSIGNED:
+                    allocation.begin(task, pilot, now, now, self._log)
+                    effects.started.append(number)
+                allocation.wait(task, pilot)
+        for number, attempt in event.going_on:
+            task = self._held_by(pilot, number, attempt)
+            if task is not None and number in pilot.waits:
+                allocation.go_on(task, pilot)
+
+    def _held_by(self, pilot: Pilot, number: int, attempt: int) -> Task | None:
+        """Return the task of an attempt that a pilot holds, or None if that is over."""
+        task = self._tasks.get(number)
+        is_it = task is not None and task.pilot is pilot and task.attempt == attempt
+        return task if is_it else None
 
     def ended(self, event: AttemptsEnded, now: float, effects: Effects) -> None:
         """Take in that attempts have ended, as a pilot reports."""

@@ -58,6 +58,7 @@ class Sessions:
                 template.time_limit_s,
                 template.priority,
                 template.pool,
+                template.depth,
             )
             work = self.classes.get(key)
             if work is None:

@@ -7,14 +7,21 @@ rules need and nothing more: there may be a million tasks.
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 
 from pilot.model.ids import Ref, session_of
 from pilot.model.states import PENDING, TaskState
-from pilot.model.tasks import FileStamp, Template
+from pilot.model.tasks import DEPTH_MOST, FileStamp, Template
 from pilot.model.values import Value
 from pilot.scheduler.resources import NodeShape
 from pilot.scheduler.site_amounts import SiteAmounts
+
+#: A pilot gets no more tasks of a depth once so many of that depth wait there for others, for each
+#: of its cores: each is a process.
+WAITING_PER_CORE = 8
+#: But one more where nothing goes on in the pilot for so long, in seconds, and each time twice as
+#: long: those that wait may wait for one of these.
+STILL_S = 1.0
 
 
 class TaskClass:
@@ -23,6 +30,7 @@ class TaskClass:
     __slots__ = (
         "assigned",
         "cores",
+        "depth",
         "longest_s",
         "makes_files",
         "mean_s",
@@ -33,6 +41,7 @@ class TaskClass:
         "ready",
         "session",
         "time_limit_s",
+        "waits",
     )
 
     def __init__(self, template: Template, session: Session, longest_s: float = math.inf) -> None:
@@ -45,6 +54,11 @@ class TaskClass:
         self.priority = template.priority
         self.pool = template.pool
         self.time_limit_s = template.time_limit_s
+        #: How many tasks, each a detached child of the next, may wait for one of the class.
+        self.depth = template.depth
+        #: True if one of the class has waited for other tasks: they are not short, then, whatever
+        #: the mean says.
+        self.waits = False
         #: The mean duration of ended tasks in seconds, weighted towards the last ones.
         self.mean_s: float | None = None
         #: True if the last task that ended well has returned a value too large to travel.
@@ -52,7 +66,7 @@ class TaskClass:
         #: The queue; it may hold tasks that are no longer READY, and `ready` counts the others.
         self.queue: deque[Task] = deque()
         self.ready = 0
-        #: The number of tasks that pilots hold.
+        #: The number of tasks that pilots hold and that do not wait for others.
         self.assigned = 0
 
     @property
@@ -225,8 +239,10 @@ class Pilot:
         "early",
         "eased",
         "ends_at",
+        "extra",
         "held",
         "lasting",
+        "let_in",
         "load",
         "name",
         "nodes",
@@ -234,7 +250,9 @@ class Pilot:
         "shape",
         "shares",
         "site",
+        "still_since",
         "waiting",
+        "waits",
     )
 
     def __init__(
@@ -272,6 +290,13 @@ class Pilot:
         self.waiting: dict[TaskClass, dict[Task, float]] = {}
         #: The classes of tasks that came back when asked for, with the time.
         self.avoided: dict[TaskClass, float] = {}
+        #: The tasks that wait for others: task id → depth. Their cores are not counted.
+        self.waits: dict[int, int] = {}
+        #: The time since which all tasks here wait for others; 0: some do not. How often more were
+        #: let in for that, and how many of a depth may wait beyond `WAITING_PER_CORE`.
+        self.still_since = 0.0
+        self.let_in = 0
+        self.extra = 0
         #: Tasks whose missing inputs this pilot held, all of them, when they were put here.
         self.early: deque[Task] = deque()
 
@@ -283,13 +308,10 @@ class Pilot:
 
     def hold(self, task: int, cores: int) -> None:
         """Add a task that needs so many cores."""
+        if self.waits:
+            self.waits.pop(task, None)
         self.held[task] = cores
-        if cores:
-            self.load += cores
-            session = session_of(task)
-            self.shares[session] = self.shares.get(session, 0) + cores
-        else:
-            self.coreless += 1
+        self._count(task, cores)
 
     def ease(self, task: int) -> None:
         """Count no cores for a task that the pilot holds any more."""
@@ -297,15 +319,73 @@ class Pilot:
             self._uncount(task, self.held[task])
             self.eased.add(task)
 
+    def lend(self, task: int, depth: int) -> None:
+        """Count no cores for a task as long as it waits for others; it keeps a place."""
+        self.waits[task] = depth
+        if cores := self.held[task]:
+            self._uncount(task, cores)
+
+    def take_again(self, task: int) -> None:
+        """Count the cores of a task again that has waited for others."""
+        del self.waits[task]
+        if cores := self.held[task]:
+            self._count(task, cores)
+            self.note_lasting(task)
+
+    @property
+    def has_waits(self) -> bool:
+        """True if a task here waits for others."""
+        return bool(self.waits)
+
+    @property
+    def _most_waiting(self) -> int:
+        """How many tasks of a depth may wait here for others before no more of it are to come."""
+        return WAITING_PER_CORE * self.shape.cores * self.nodes + self.extra
+
+    def _waiting_by_depth(self) -> Counter[int]:
+        return Counter(depth for task, depth in self.waits.items() if self.held[task])
+
+    def is_crowded(self, depth: int) -> bool:
+        """Tell whether so many tasks of a depth wait here for others that no more are to come."""
+        most = self._most_waiting
+        if len(self.waits) < most or depth >= DEPTH_MOST:
+            return False
+        return self._waiting_by_depth()[depth] >= most
+
+    def look_whether_still(self, now: float) -> None:
+        """Let one more task of a crowded depth in where nothing has gone on here for long."""
+        if self.load:
+            self.still_since = 0.0
+        elif not self.still_since:
+            self.still_since = now
+        elif now - self.still_since > STILL_S * 2.0**self.let_in:
+            self.still_since = now
+            more = max(self._waiting_by_depth().values(), default=0) + 1 - self._most_waiting
+            if more > 0:
+                self.extra += more
+                self.let_in += 1
+        if self.extra and len(self.waits) < self._most_waiting - self.extra:
+            self.extra = self.let_in = 0
+
     def release(self, task: int) -> None:
         """Remove a task from the pilot, if it is there."""
         cores = self.held.pop(task, None)
         if task in self.eased:
             self.eased.remove(task)
         elif cores is not None:
-            self._uncount(task, cores)
+            waits = bool(self.waits) and self.waits.pop(task, None) is not None
+            if not (waits and cores):
+                self._uncount(task, cores)
         if self.site.holders:
             self.site.release(self.name, task)
+
+    def _count(self, task: int, cores: int) -> None:
+        if cores:
+            self.load += cores
+            session = session_of(task)
+            self.shares[session] = self.shares.get(session, 0) + cores
+        else:
+            self.coreless += 1
 
     def _uncount(self, task: int, cores: int) -> None:
         if cores:

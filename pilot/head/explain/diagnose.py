@@ -84,6 +84,11 @@ class Diagnosis:
         if task.attempt > 1:
             clause += f", in attempt {task.attempt}"
         lines = []
+        if pilot is not None and task.id in pilot.waits:
+            clause += ", and waits for other tasks"
+            cores = counted(task.task_class.cores, "core")
+            text = f"its {cores} are for others meanwhile; it goes on before anything starts there"
+            lines.append(Cause("waits", text, facts={"pilot": pilot.name}))
         limit_s = task.template.time_limit_s
         if limit_s:
             left = limit_s - ran_s

@@ -295,7 +295,8 @@ class Readiness:
             return Finding("busy", clause, (line, *lines), advice, facts)
         clause = f"is ready, but all {counted(cores, 'core')} of {where} that can run it are busy"
         avoided = [p for p in pilots if work in p.avoided]
-        if any(p.load < assignment.cores_of(p) for p in avoided):
+        crowded = [p for p in pilots if p.is_crowded(work.depth)]
+        if any(p.load < assignment.cores_of(p) for p in (*avoided, *crowded)):
             clause = f"is ready, but there is no room for it in {where} that can run it"
         users = sorted(
             (s for s in self._core.sessions.values() if s.load), key=lambda s: (-s.load, s.id)
@@ -315,6 +316,15 @@ class Readiness:
                     "avoided", f"{self.pilot_name(p.name)} did not start the last task of its kind"
                 )
                 for p in avoided[:SHOWN]
+            ),
+            *(
+                Cause(
+                    "crowded",
+                    f"{self.pilot_name(p.name)} has {counted(len(p.waits), 'task')} that wait for "
+                    "others: no more of them begin before some go on",
+                    facts={"pilot": p.name, "waiting": len(p.waits)},
+                )
+                for p in crowded[:SHOWN]
             ),
             *lines,
         ]

@@ -20,4 +20,4 @@ Invariants
 """
 
 #: Raised whenever the meaning of a message changes.
-PROTOCOL = 6
+PROTOCOL = 7

@@ -105,6 +105,15 @@ class HeldBack(Message):
     attempts: list[tuple[Number, Number, Seconds]]
 
 
+class Waiting(Message):
+    """A report of attempts that wait for other tasks, and hold no cores, and of those that have
+    waited and go on: (task, attempt)."""
+
+    pilot: str
+    waiting: list[tuple[Number, Number]]
+    going_on: list[tuple[Number, Number]] = []
+
+
 class PilotBye(Message):
     """The last message of an agent; what it still held goes back to the head."""
 
@@ -227,7 +236,9 @@ class HeadStatus(Message):
     """A sign of life of the head, for a pilot that has asked for one."""
 
 
-FromPilot: TypeAlias = PilotHello | Completions | PilotStatus | HeldBack | PilotBye | PilotNotice
+FromPilot: TypeAlias = (
+    PilotHello | Completions | PilotStatus | HeldBack | Waiting | PilotBye | PilotNotice
+)
 ToPilot: TypeAlias = (
     Welcome
     | Assign

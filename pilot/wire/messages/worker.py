@@ -194,6 +194,27 @@ class Ran(Message):
     tasks: list[Number]
 
 
+class Waits(Message):
+    """A notice that the task of an executor waits for other tasks, and needs no cores meanwhile."""
+
+    executor: Number
+    task: Number
+
+
+class GoesOn(Message):
+    """A request for cores, for a task that has waited for others."""
+
+    executor: Number
+    task: Number
+
+
+class GoOn(Message):
+    """The answer to a task that wants to go on: it has cores; without any, those that it had."""
+
+    task: Number
+    cores: tuple[Number, ...] = ()
+
+
 class Spent(Message):
     """A notice that an executor takes no more work: a task has changed its process for good."""
 
@@ -260,6 +281,8 @@ ToAgent: TypeAlias = (
     | RankHello
     | RankExited
     | Ran
+    | Waits
+    | GoesOn
     | Spent
     | Done
     | Kept
@@ -281,4 +304,4 @@ ToNode: TypeAlias = (
     | Exit
     | EndTemplates
 )
-ToExecutor: TypeAlias = Run | Exit
+ToExecutor: TypeAlias = Run | GoOn | Exit

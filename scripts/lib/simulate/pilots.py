@@ -56,6 +56,13 @@ class Pilot:
         self.shrinks_after = 0.0
         self.leaving = 0
 
+    #: No task here waits for others.
+    has_waits = False
+
+    def is_crowded(self, _depth: int) -> bool:
+        """Return False: no task here waits for others."""
+        return False
+
     @property
     def has_room(self) -> bool:
         """True if tasks may be given to it, and it has cores free."""

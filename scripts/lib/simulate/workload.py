@@ -21,6 +21,8 @@ class WorkClass:
     starving = False
     share = 0.0
     pool = ""
+    waits = False
+    depth = 0
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -195,6 +196,7 @@ class Agent:
             for action in actions:
                 self._carry_out(action)
         check_rules(self.rules, CORES)
+        self._check_cores()
         now = self.clock.now
         self.service.report(now)
         self.cluster.oracle.has_told(self.service, self._told)
@@ -202,6 +204,18 @@ class Agent:
             self._leave()
         elif 0.0 < (wait_s := self.service.wait_s(now)) < TICK_S:
             self.clock.after(wait_s, self.step)
+
+    def _check_cores(self) -> None:
+        """Check that what runs on a node, and does not wait, uses no more cores than it has."""
+        used: Counter[str] = Counter()
+        for executor in self.executors.values():
+            known = self.rules.executors.get(executor.id)
+            if executor.current is None or executor.lends or known is None or known.stopping:
+                continue
+            need = self.rules.templates[executor.current.template].resources
+            if need.ranks == 1:
+                used[executor.node] += need.cores
+        assert all(cores <= CORES for cores in used.values()), f"{used} cores are in use"
 
     @property
     def asker(self) -> Client:
@@ -234,6 +248,9 @@ class Agent:
         elif isinstance(action, a.UnsendFromWorld):
             if world := self.worlds.get(action.world):
                 world.take_back(action.upto)
+        elif isinstance(action, a.GoOnExecutor):
+            if executor := self.executors.get(action.executor):
+                executor.go_on(action.task)
         elif isinstance(action, a.TellExecutor):
             if executor := self.executors.get(action.executor):
                 executor.tell(action.task, action.attempt, action.until)

@@ -59,6 +59,8 @@ class Client:
         self.refused: dict[int, str] = {}
         self.blocks: list[tuple[int, int]] = []
         self.numbers: dict[int, Numbers] = {}
+        #: What is called when tasks have ended.
+        self._when: dict[int, list[Callable[[int], None]]] = {}
         #: Templates and functions that each session's head has from here.
         self._introduced: dict[int, set[int]] = {}
         self._said = self.clock.now
@@ -193,6 +195,19 @@ class Client:
         session = session_of(parent)
         self._request(lambda r: m.Detach(r, session, parent, functions, templates, tasks), reply)
 
+    def when_ended(self, tasks: list[int], then: Callable[[], None]) -> None:
+        """Call `then` once these have ended."""
+        left = set(tasks)
+
+        def ended(task: int) -> None:
+            left.discard(task)
+            if not left:
+                then()
+
+        for task in tasks:
+            self._when.setdefault(task, []).append(ended)
+        self.watch(tasks)
+
     def watch(self, tasks: list[int]) -> None:
         """Wait for others' tasks, too."""
         self.awaited.update(tasks)
@@ -264,6 +279,8 @@ class Client:
             for outcome in message.outcomes:
                 self.cluster.oracle.announced(self, outcome)
                 self.awaited.discard(outcome.task)
+                for ended in self._when.pop(outcome.task, ()):
+                    ended(outcome.task)
         elif isinstance(message, m.Reply):
             asked = self._open.pop(message.request, None)
             if isinstance(asked, (m.OpenSession, m.Reserve)) and not message.error:

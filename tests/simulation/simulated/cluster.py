@@ -28,7 +28,7 @@ from pilot.head import (
     steps,
     telling,
 )
-from pilot.head.core import dispatch, leaving
+from pilot.head.core import dispatch, leaving, state
 from pilot.head.store import opening
 from pilot.model.states import CLOSED_STATES, READY
 from pilot.model.tasks import Function, Template
@@ -67,11 +67,12 @@ _PATIENCE: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
     (setbacks, ("BACK_OFF_S", "SHORT_LIFE_S")),
     (steps, ("MOST_S",)),
     (dispatch, ("STARVING_S", "STUCK_S", "AVOID_S")),
+    (state, ("STILL_S",)),
     (assignment, ("DRAIN_S", "START_S")),
     (elasticity, ("DRAIN_S",)),
     (demand, ("UNKNOWN_S",)),
     (agent_service, ("ORPHAN_S", "END_S", "LEAVE_S")),
-    (executors, ("GRACE_S",)),
+    (executors, ("GRACE_S", "STUCK_S", "DRAINED_S")),
     (worlds, ("RANKS_LEAVE_S",)),
 )
 
@@ -175,6 +176,8 @@ class Cluster:
             # So small that what goes beyond is reached.
             enter(patch.object(assignments, "PAYLOAD_BYTES", choose((0, 20, 1 << 28))))
             enter(patch.object(outcome_cache, "RECENT", choose((0, 10, 50_000))))
+            # Often so few that more must be let in.
+            enter(patch.object(state, "WAITING_PER_CORE", choose((1, 1, 8))))
             enter(patch.object(telling, "PORTION", choose((1, 100))))
             for module, names in _PATIENCE if self.life.size.haste != 1.0 else ():
                 for name in names:

@@ -25,7 +25,7 @@ from typing import Any
 from pilot.agent.rules.rules import Rules
 from pilot.head.core.core import Core
 from pilot.head.core.events import Change
-from pilot.model.ids import task_label
+from pilot.model.ids import session_of, task_label
 from pilot.model.states import (
     ABORTED,
     ASSIGNED,
@@ -174,6 +174,7 @@ def check_core(core: Core) -> None:
     ready: Counter[int] = Counter()
     assigned: Counter[int] = Counter()
     unfinished: Counter[int] = Counter()
+    loads: Counter[int] = Counter()
     for task in core.tasks.values():
         unfinished[task.template.session] += 1
         before = {*(source for source, _ in task.inputs), *task.after} & core.tasks.keys()
@@ -189,8 +190,12 @@ def check_core(core: Core) -> None:
             ready[work] += 1
             assert task in task.task_class.queue, f"{task.id:#x} is ready, but in no queue"
         elif task.state in (ASSIGNED, RUNNING):
-            assigned[work] += 1
             assert task.pilot is not None, f"{task.id:#x} is {task.state} nowhere"
+            if task.id in task.pilot.waits:
+                assert task.state == RUNNING, f"{task.id:#x} waits for others, and has not begun"
+            else:
+                assigned[work] += 1
+                loads[task.template.session] += task.task_class.cores
             assert core.pilots.get(task.pilot.name) is task.pilot, f"{task.id:#x} is lost"
             assert task.id in task.pilot.held, f"{task.id:#x} is not held by its pilot"
         elif task.state == DELEGATED:
@@ -210,17 +215,27 @@ def check_core(core: Core) -> None:
         assert task_class.assigned == assigned[id(task_class)]
     for session in core.sessions.values():
         assert session.unfinished == unfinished[session.id]
+        assert session.load == loads[session.id]
     for pilot in core.pilots.values():
-        assert pilot.eased <= pilot.held.keys()
-        counted = [cores for task, cores in pilot.held.items() if task not in pilot.eased]
-        assert (pilot.load, pilot.coreless) == (sum(counted), counted.count(0))
+        assert pilot.eased <= pilot.held.keys() and pilot.waits.keys() <= pilot.held.keys()
+        lent = {task for task in pilot.waits if pilot.held[task]}
+        counted = {t: cores for t, cores in pilot.held.items() if t not in pilot.eased | lent}
+        assert not pilot.eased & pilot.waits.keys(), "it has ended, and waits"
+        assert (pilot.load, pilot.coreless) == (
+            sum(counted.values()),
+            [*counted.values()].count(0),
+        )
+        of_sessions = Counter[int]()
+        for number, cores in counted.items():
+            of_sessions[session_of(number)] += cores
+        assert pilot.shares == +of_sessions
         assert pilot.lasting == sum(pilot.held[task] for task in pilot._lasts)
         waiting = {task.id for tasks in pilot.waiting.values() for task in tasks}
         mine = [core.tasks[task] for task in pilot.held if task in core.tasks]
         mine = [task for task in mine if task.pilot is pilot]
         assert waiting == {task.id for task in mine if task.state == ASSIGNED}
         running = [task for task in mine if task.state == RUNNING and task.id not in pilot.eased]
-        assert all(task.id in pilot._lasts for task in running)
+        assert all(task.id in pilot._lasts or task.id in lent for task in running)
         for task_class, tasks in pilot.waiting.items():
             since = list(tasks.values())
             assert since and since == sorted(since), "the oldest is not the first"

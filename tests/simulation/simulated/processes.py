@@ -133,6 +133,8 @@ class Executor(Process):
         self.hangs = False
         self._segment = ""
         self._stores = agent.cluster.chance("stores", agent.job, agent.life, number)
+        #: Others have its cores: what it is in waits for other tasks.
+        self.lends = False
         self.clock.after(self.rng.uniform(0.0, 0.3), self._ready)
 
     def _say(self, say: Callable[[], None]) -> None:
@@ -175,12 +177,44 @@ class Executor(Process):
 
         def answer(message: Reply) -> None:
             if self.is_alive and self.current is work:
-                self._waits, self._is_refused = False, bool(message.error)
-                self._born = message.result or []
-                if self._is_late:
-                    self._end(work, self.clock.now)
+                self._is_refused, self._born = bool(message.error), message.result or []
+                awaited = self.tasks.awaited(work, self._born, self.rng)
+                if awaited:
+                    self._wait_for(work, awaited)
+                else:
+                    self._need_wait_no_more(work)
 
         self.agent.asker.detach(work.task, templates, specs, answer)
+
+    def _need_wait_no_more(self, work: AttemptSpec) -> None:
+        self._waits = False
+        if self._is_late:
+            self._end(work, self.clock.now)
+
+    def _wait_for(self, work: AttemptSpec, tasks: list[int]) -> None:
+        """Wait for tasks, or for a while, and have others use the cores meanwhile."""
+        rules, asks = self.agent.rules, [False]
+        self._say(lambda: rules.executor_waits(self.id, work.task, self.clock.now))
+        self.lends = True
+
+        def ask() -> None:
+            if self.is_alive and self.current is work and not asks[0]:
+                asks[0] = True
+                self._say(lambda: rules.executor_goes_on(self.id, work.task, self.clock.now))
+
+        if self.rng.random() < 0.2:
+            self.clock.after(self.cluster.hasty(self.rng.uniform(0.0, 5.0)), ask)
+        self.agent.asker.when_ended(tasks, ask)
+        self.cluster.oracle.seen["waited for others"] += 1
+
+    def go_on(self, task: int) -> None:
+        """Have cores again, for a task that has waited for others."""
+        work = self.current
+        if self.is_alive and work is not None and work.task == task and self.lends:
+            self.lends = False
+            self.cluster.oracle.seen["went on"] += 1
+            late_s = self.tasks.duration(self.rng)
+            self.clock.after(late_s, lambda: self.current is work and self._need_wait_no_more(work))
 
     def _may_hang(self) -> bool:
         """Only a task that has nothing behind it in its executor, and will have nothing."""

@@ -62,7 +62,9 @@ class Tasks:
         self.error_rate = self.rng.choice((0.0, 0.1, 0.4))
         self.crash_rate = self.rng.choice((0.0, 0.05, 0.2))
         self.children_rate = self.rng.choice((0.0, 0.15))
-        self._detach_rate = self.rng.choice((0.0, 0.1))
+        self._detach_rate = self.rng.choice((0.0, 0.1, 0.4))
+        #: How likely a task waits for those that it has had begin.
+        self._wait_rate = self.rng.choice((0.0, 0.5, 1.0))
         #: By parent.
         self._detached: dict[int, list[TaskSpec]] = {}
         #: How likely a task starts after the ends of others.
@@ -136,6 +138,17 @@ class Tasks:
                     )
             self._detached[work.task] = specs
         return self._detached[work.task]
+
+    def awaited(self, work: AttemptSpec, born: list[int], rng: Random) -> list[int]:
+        """Return those of its children that a task waits for before it goes on.
+
+        It holds what it has of the site, and maybe all that there is; one with several processes
+        keeps its cores as well. And some children come after it.
+        """
+        template = self.templates[work.template]
+        if template.kind != "python" or template.resources.site or rng.random() >= self._wait_rate:
+            return []
+        return [task for task in born if work.task not in self.specs[task][1].after]
 
     def born(self, parent: int, specs: list[TaskSpec]) -> None:
         """Note detached children that a head takes on, if that is committed."""
