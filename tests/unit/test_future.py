@@ -52,7 +52,12 @@ def future_of(
 
 
 def child_of(site: str, count: int) -> ChildFuture:
-    parent = SimpleNamespace(origin=Origin(Path(site).name, site), has_ended=False, task_id="1.1")
+    parent = SimpleNamespace(
+        origin=Origin(Path(site).name, site),
+        has_ended=False,
+        task_id="1.1",
+        _check_released=lambda _: None,
+    )
     return ChildFuture(cast("Any", parent), 1 << 32 | 7, (), count)
 
 
