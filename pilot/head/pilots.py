@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from pilot.errors import PilotError
+from pilot.errors import PilotError, ResultError
 from pilot.head.connections import Handler, PilotPeer, Sent, refusal
 from pilot.head.core import events as ev
 from pilot.head.core.state import Task
@@ -31,7 +31,9 @@ from pilot.head.fleet import Fleet
 from pilot.head.outlook import RUNNING
 from pilot.head.shell import Shell
 from pilot.head.walltimes import WALLTIME_MOVED_S
+from pilot.model.ids import task_label
 from pilot.model.tasks import Completion
+from pilot.model.values import Value
 from pilot.scheduler.batch import BatchSystem
 from pilot.scheduler.resources import common_shape
 from pilot.site import Site
@@ -386,6 +388,8 @@ class Pilots:
         live = self._core.tasks  # what the pilot makes itself
         inputs = {ref[0] for task in tasks for ref in task.inputs if ref[0] not in live}
         values = self._shell.outcomes.values(inputs)
+        if self._core.releases.is_used:
+            _check_there(tasks, values)
         return self._shell.assignments.pack(peer, tasks, values)
 
     def _set_aside(self, name: str, tasks: Sequence[Task], error: Exception) -> bool:
@@ -475,3 +479,17 @@ class Pilots:
         """Cancel the jobs of pilots that were told to end and have not."""
         if self._ending:
             self._cancel(list(self.fleet.pilots))
+
+
+def _check_there(tasks: Sequence[Task], values: Mapping[int, tuple[Value, ...]]) -> None:
+    """Raise where a task needs a result that is gone, which may never be.
+
+    Raises
+    ------
+    ResultError
+        It was released.
+    """
+    for task in tasks:
+        for source, index in task.inputs:
+            if source in values and values[source][index].is_released:
+                raise ResultError(f"it needs a result of task {task_label(source)}, which is gone")

@@ -13,7 +13,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 import yaml
-from support.builders import template, work
+from support.builders import done, template, work
 
 from pilot import clock
 from pilot.agent import agent as a
@@ -92,6 +92,23 @@ def test_work_that_crosses_a_greeting_is_left_to_whom_the_head_gives_it_then(job
     job.hear(Welcome(1, "1", ""))
     job.hear(m.Assign([], [], [known], [work(2)]))
     assert job.agent._rules.held == {1: 1, 2: 1}
+
+
+def test_an_acknowledgement_that_crosses_a_greeting_is_asked_for_again(job: Job) -> None:
+    """The greeting says that the attempt is here: a head that has learned of its task since would
+    wait for its end."""
+    welcomed(job)
+    job.service.reports.add([done(1)], job.now)
+    job.service.report(job.now)
+    job.hear(Welcome(1, "1", WHO_ARE_YOU))
+    hello = job.sent[-1]
+    assert isinstance(hello, m.PilotHello) and hello.held == [(1, 1)]
+    job.hear(m.Committed(1))
+    job.sent.clear()
+    job.hear(Welcome(1, "1", ""))
+    assert m.Completions("test-1", 1, [done(1)]) in job.sent
+    job.hear(m.Committed(1))
+    assert not job.service.reports
 
 
 # --- a head that is silent -----------------------------------------------------------------------

@@ -136,8 +136,9 @@ class Core:
     def assign(self, now: float) -> dict[str, list[Task]]:
         """Hand ready tasks to pilots; return the tasks that each pilot gets now, by its name."""
         given = self._dispatch.assign(now)
-        for tasks in given.values():
-            self.releases.given(tasks, self.unwanted)
+        if self.releases.is_used:
+            for tasks in given.values():
+                self.releases.given(tasks, self.unwanted)
         return given
 
     def take_unwanted(self) -> dict[str, list[ReleasedResult]]:

@@ -60,9 +60,10 @@ class Lifecycle:
             return "the head was never told what it is to run (its template)"
         if spec.template in self._sessions.unfit:
             return self._sessions.unfit[spec.template]
+        may_be_released = gone or self.releases.is_used
         for result in spec.inputs:
             needed = result[0]
-            if result in gone or self.releases.is_claimed(result):
+            if may_be_released and (result in gone or self.releases.is_claimed(result)):
                 return f"it needs a result of task {task_label(needed)}, which was released"
             if needed in self.tasks:
                 continue
@@ -99,7 +100,8 @@ class Lifecycle:
         effects.accepted.append((spec, task, parent))
         if spec.inputs or spec.after:
             dependencies.link(task, spec, self.tasks)
-            self.releases.need(task)
+            if self.releases.is_used:
+                self.releases.need(task)
         if task.missing:
             self._log.task(task.id, PENDING, task.template.session, now)
         return task
@@ -197,7 +199,8 @@ class Lifecycle:
                 following = following or []
                 following += dependencies.let_follow(task)
             dependencies.cut(task)
-            self.releases.ended(task, effects)
+            if self.releases.is_used:
+                self.releases.ended(task, effects)
             self._sessions.end_if_done(session, now, effects)
         # Now that all has ended that ends with it: some of these may have.
         for task in following or ():

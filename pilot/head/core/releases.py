@@ -41,6 +41,8 @@ class Releases:
         self._claimed: dict[int, set[int]] = {}
         #: How many unfinished tasks need each result; None: nothing was released yet.
         self._needs: Counter[Ref] | None = None
+        #: False while nothing was released: then nothing here needs to be called.
+        self.is_used = False
         #: What the current event has let go: it may not be marked as gone yet.
         self.just_gone: set[Ref] = set()
 
@@ -148,7 +150,7 @@ class Releases:
 
     def _counted(self) -> Counter[Ref]:
         if self._needs is None:
-            self._needs = Counter()
+            self.is_used, self._needs = True, Counter()
             for task in self._tasks.values():
                 self._needs.update(_needed(task))
         return self._needs
