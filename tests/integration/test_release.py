@@ -259,6 +259,8 @@ def test_a_killed_head_loses_no_release_and_is_never_too_early(
 ) -> None:
     there = tmp_path / "there"
     with local_site.session() as session:
+        # A pilot that starts while its head is killed takes its time.
+        assert session.submit(tasks.square, 3).result(DEADLINE_S) == 9
         values = [session.put(block(float(number))) for number in range(4)]
         waiting = session.submit(when_there, str(there), values[0])
         session.release(values[:2])
