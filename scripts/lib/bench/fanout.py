@@ -5,7 +5,7 @@ The value is the result of a task, or was put by the client. The clock runs from
 the readers to the last one's end. Beside the time: how often the value was read (bytes that the
 pilot's processes have read, divided by its size; what is mapped is not read), and the memory of
 all its processes beyond what they had before (``Pss``, at its peak, and what is new in
-``/dev/shm``), as multiples of the value.
+``/dev/shm``: what they have mapped from there is in both), as multiples of the value.
 
 Beside it: as many processes that load the value from one file by ``np.load``, and that map it.
 """
