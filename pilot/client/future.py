@@ -18,7 +18,7 @@ import concurrent.futures
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import _base
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
@@ -29,7 +29,7 @@ from pilot.client.failures import exception_of
 from pilot.client.results import Results
 from pilot.data.storing import load
 from pilot.data.unpicklable import decoding_error
-from pilot.errors import EncodingError, ResultError, SubmissionError
+from pilot.errors import EncodingError, PilotError, ResultError, SubmissionError
 from pilot.model.ids import Ref, task_label
 from pilot.model.tasks import TaskFailure, TaskOutcome
 from pilot.model.values import Value
@@ -252,7 +252,10 @@ class Future(CalledBack[T]):
                     del self, error  # the traceback shall not keep them
         value: Any = self._result
         if type(value) is Unread:
-            read = value.read(self.task)
+            try:
+                read = value.read(self.task)
+            except ResultError as error:
+                raise self._since_gone() or error from None
             with self._condition:  # of two threads that have read it, the first one's counts
                 if self._result is value:
                     self._result = read
@@ -270,6 +273,21 @@ class Future(CalledBack[T]):
             return self.cancelled()
         value: Any = self._result
         return type(value) is not Unread or all(one.payload for one in value.values)
+
+    def _since_gone(self) -> BaseException | None:
+        """Return the error if somebody else has released or deleted the result meanwhile."""
+        with contextlib.suppress(PilotError):
+            told = self._session._query("result", task=self.task_id)
+            if told["state"] == "DELETED":
+                return exception_of(TaskOutcome(self.task, "DELETED"))
+            values = [Value(**each) for each in told["values"]]
+            if any(value.is_released for value in self._mine(values)):
+                return released_error(self.task)
+        return None
+
+    def _mine(self, values: Sequence[Value]) -> Sequence[Value]:
+        """Return the future's own among the values of the task."""
+        return values
 
     def _let_go(self) -> int | Ref:
         """Know that results are released; return which: all of a task, or one of several."""
@@ -551,6 +569,9 @@ class PartFuture(Future[Any]):
     def _is_released(self) -> bool:
         released = self._whole._released
         return released is not None and not released.isdisjoint((self._index, ALL))
+
+    def _mine(self, values: Sequence[Value]) -> Sequence[Value]:
+        return values[self._index : self._index + 1]
 
     def _let_go(self) -> int | Ref:
         if self._whole._shape.count == 1:

@@ -24,6 +24,7 @@ from support.waiting import wait_until
 import pilot
 from pilot import Session
 from pilot.cli import cli
+from pilot.data import patience
 
 DEADLINE_S = 60.0
 #: Numbers of an array that goes into a file.
@@ -132,6 +133,22 @@ def test_a_value_that_is_here_stays_here(session: Session) -> None:
     session.release([small, large])
     wait_until(lambda: is_empty(session), DEADLINE_S, "an empty directory")
     assert small.result() == 9 and total(large.result()) == 4 * LARGE
+
+
+def test_another_client_is_told_why_the_file_is_gone(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    future = session.submit(pilot.task(returns=2)(blocks))
+    with Session(site=session.site, session_id=session.id) as other:
+        others = other.future(future.task_id)
+        wait([others, future], DEADLINE_S)
+        monkeypatch.setattr(patience._Patience, "seconds", 0.1)
+        session.release(future)
+        wait_until(lambda: is_empty(session), DEADLINE_S, "an empty directory")
+        for each in (others, others[1]):
+            with pytest.raises(pilot.ResultError, match="was released"):
+                each.result()
+        other.detach()
 
 
 def test_one_of_several_results_goes_alone(session: Session) -> None:
