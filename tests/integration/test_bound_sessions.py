@@ -114,7 +114,9 @@ def test_a_client_that_is_killed_takes_its_tasks_along(
 def test_a_program_that_ends_without_closing_its_session(
     local_site: SiteUnderTest, tmp_path: Path
 ) -> None:
-    with program(local_site, tmp_path, "") as (client, session):
+    # At its end it is gone: not before the task runs, which may take longer than its grace.
+    then = "import os, time\nwhile not os.path.exists(sys.argv[3]):\n    time.sleep(0.01)\n"
+    with program(local_site, tmp_path, then) as (client, session):
         assert client.wait(DEADLINE_S) == 0
         assert_ended_with_client(local_site, session)
 
