@@ -162,6 +162,8 @@ def test_what_may_go_wrong_is_reached(size: Size) -> None:
         "lost: its job has ended: node failure (ENDED)",
         "lost: its job was preempted and waits again",
         "detached",
+        "waited for others",
+        "went on",
         "lost: told to",
         "CancelWork",
         "EndPilot",

@@ -24,6 +24,7 @@ from pilot.head.core import state
 from pilot.head.core.core import Core
 from pilot.head.core.events import (
     AttemptsEnded,
+    AttemptsHeldBack,
     AttemptsWaiting,
     PilotJoined,
     TasksSubmitted,
@@ -223,6 +224,21 @@ def test_tasks_that_wait_in_a_pilot_that_drains_go_on_or_are_interrupted_at_last
     assert pilot.reported == {1: "ok", 2: "interrupted"}
 
 
+def test_task_without_a_core_starts_on_a_node_that_is_kept() -> None:
+    shape = node_shape(1, coreless=2)
+    rules = Rules(["n0"], shape)
+    rules.add_node("n0", shape, 1.0)
+    for kind, need in ((1, Resources()), (2, Resources()), (3, needs(cores=0))):
+        rules.add_work([template(kind, resources=need)], [work(kind, 1, kind)], 1.0)
+        if kind == 1:
+            rules.executor_ready(1, 1, 1.0)
+            rules.executor_waits(1, 1, 1.0)
+        elif kind == 2:
+            rules.executor_goes_on(1, 1, 1.0)
+    started = [each for each in rules.take_actions() if isinstance(each, a.StartExecutor)]
+    assert [each.cores for each in started] == [(0,), (0,), ()]
+
+
 def test_work_behind_a_task_that_waits_is_asked_back() -> None:
     pilot = Pilot(cores=1)
     rules = pilot.rules
@@ -299,6 +315,30 @@ def test_pilot_that_greets_again_says_anew_which_tasks_wait() -> None:
     assert head.pilot.load == 1
     head.waits(1)
     assert head.pilot.load == 0
+
+
+def test_end_in_a_wait_that_is_reported_later_holds_no_cores() -> None:
+    head = Head()
+    head.submit(1)
+    head.assign()
+    head.waits(1)
+    head.core.apply(AttemptsHeldBack("p", [(1, 1, 1.0)]), head.now)
+    assert head.pilot.load == 0 and not head.pilot.waits
+    head.core.apply(AttemptsEnded("p", [done(1)]), head.now)
+    assert head.pilot.load == 0 and head.core.sessions[1].load == 0 and not head.core.tasks
+
+
+def test_task_without_a_core_keeps_its_place_while_it_waits() -> None:
+    head = Head()
+    head.core.apply(PilotJoined("p", "main", node_shape(2, coreless=1), 1, 0.0, []), head.now)
+    head.pilot.shape = node_shape(2, coreless=1)
+    head.submit(1, 2, resources=needs(cores=0))
+    assert head.assign() == [1]
+    head.waits(1)
+    assert head.pilot.coreless == 1 and head.assign() == []
+    head.waits(go_on=(1,))
+    head.core.apply(AttemptsEnded("p", [done(1)]), head.now)
+    assert head.pilot.coreless == 0 and head.assign() == [2]
 
 
 def test_no_more_processes_wait_in_a_pilot_than_it_has_cores_for() -> None:
