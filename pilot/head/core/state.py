@@ -311,7 +311,12 @@ class Pilot:
         if self.waits:
             self.waits.pop(task, None)
         self.held[task] = cores
-        self._count(task, cores)
+        if cores:
+            self.load += cores
+            session = session_of(task)
+            self.shares[session] = self.shares.get(session, 0) + cores
+        else:
+            self.coreless += 1
 
     def ease(self, task: int) -> None:
         """Count no cores for a task that the pilot holds any more."""
@@ -327,10 +332,11 @@ class Pilot:
 
     def take_again(self, task: int) -> None:
         """Count the cores of a task again that has waited for others."""
-        del self.waits[task]
         if cores := self.held[task]:
-            self._count(task, cores)
+            self.hold(task, cores)
             self.note_lasting(task)
+        else:
+            del self.waits[task]
 
     @property
     def has_waits(self) -> bool:
@@ -347,10 +353,10 @@ class Pilot:
 
     def is_crowded(self, depth: int) -> bool:
         """Tell whether so many tasks of a depth wait here for others that no more are to come."""
-        most = self._most_waiting
-        if len(self.waits) < most or depth >= DEPTH_MOST:
+        if not self.waits or depth >= DEPTH_MOST:
             return False
-        return self._waiting_by_depth()[depth] >= most
+        most = self._most_waiting
+        return len(self.waits) >= most and self._waiting_by_depth()[depth] >= most
 
     def look_whether_still(self, now: float) -> None:
         """Let one more task of a crowded depth in where nothing has gone on here for long."""
@@ -372,20 +378,14 @@ class Pilot:
         cores = self.held.pop(task, None)
         if task in self.eased:
             self.eased.remove(task)
-        elif cores is not None:
-            waits = bool(self.waits) and self.waits.pop(task, None) is not None
-            if not (waits and cores):
-                self._uncount(task, cores)
+        elif cores is not None and not (self.waits and self._has_lent(task, cores)):
+            self._uncount(task, cores)
         if self.site.holders:
             self.site.release(self.name, task)
 
-    def _count(self, task: int, cores: int) -> None:
-        if cores:
-            self.load += cores
-            session = session_of(task)
-            self.shares[session] = self.shares.get(session, 0) + cores
-        else:
-            self.coreless += 1
+    def _has_lent(self, task: int, cores: int) -> bool:
+        """Forget that a task waits, if it does; tell whether its cores are not counted for that."""
+        return self.waits.pop(task, None) is not None and cores > 0
 
     def _uncount(self, task: int, cores: int) -> None:
         if cores:
