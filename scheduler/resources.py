@@ -69,6 +69,9 @@ class Resources(msgspec.Struct, frozen=True, array_like=True):
     ranks_per_node: Count = 0
     #: Amounts that exist once per site, for all ranks together.
     site: Amounts = ()
+    #: True if it is one process all the same, on the first of so many nodes: its "ranks" are what
+    #: it has on each of them.
+    one_process: bool = False
 
     @property
     def total_cores(self) -> int:
@@ -120,6 +123,8 @@ class Resources(msgspec.Struct, frozen=True, array_like=True):
             return f"{text}, {whole}" if whole else text
         layout = f", {self.ranks_per_node} per node" if self.ranks_per_node else ""
         text = f"{self.ranks} ranks{layout}, each {text}"
+        if self.one_process:
+            text = f"{self.ranks} nodes, on each {', '.join(parts)}"
         return f"{text}; {whole} for all" if whole else text
 
 
@@ -179,12 +184,17 @@ def needs(
     ranks_per_node: int = 0,
     named: Mapping[str, int] = MappingProxyType({}),
     site: Mapping[str, int] = MappingProxyType({}),
+    nodes: int = 1,
 ) -> Resources:
-    """Make the needs of a task; amounts (`named`, and `site`) are in parts of `UNIT`."""
+    """Make the needs of a task; amounts (`named`, and `site`) are in parts of `UNIT`.
+
+    One that has several `nodes` is one process on the first of them.
+    """
     own = {MEMORY: memory_mib * UNIT, GPUS: gpus * UNIT, CORELESS: 0 if cores else UNIT}
-    return Resources(
-        cores, make_amounts({**own, **named}), ranks, ranks_per_node, make_amounts(site)
-    )
+    all_named, of_site = make_amounts({**own, **named}), make_amounts(site)
+    if nodes > 1:
+        return Resources(cores, all_named, nodes, 1, of_site, one_process=True)
+    return Resources(cores, all_named, ranks, ranks_per_node, of_site)
 
 
 def node_shape(

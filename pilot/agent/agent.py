@@ -646,14 +646,17 @@ class Agent:
             return
         peer, known = executor
         plan = None
-        if action.shares:
+        nodes: tuple[str, ...] = ()
+        if action.shares and self._rules.templates[action.work[0].template].resources.one_process:
+            nodes = tuple(share.node for share in action.shares)
+        elif action.shares:
             if not self._knows_launcher(action):
                 return
             launch = self._mpi().launch(
                 (), _placement(action.shares), env=self._site.config.mpi.variables
             )
             plan = m.LaunchPlan(launch.argv, launch.env)
-        self._server.send(peer, self._run_message(known, action.work, plan))
+        self._server.send(peer, self._run_message(known, action.work, plan, nodes))
 
     def _run_on_world(self, action: a.RunOnWorld) -> None:
         if world := self._worlds.get(action.world):
@@ -661,7 +664,11 @@ class Agent:
             self._server.send_to_all(world.peers.values(), message)
 
     def _run_message(
-        self, known: _Known, work: list[AttemptSpec], plan: m.LaunchPlan | None
+        self,
+        known: _Known,
+        work: list[AttemptSpec],
+        plan: m.LaunchPlan | None,
+        nodes: tuple[str, ...] = (),
     ) -> m.Run:
         templates = []
         functions = []
@@ -672,7 +679,7 @@ class Agent:
             if template.function not in known.functions:
                 known.functions.add(template.function)
                 functions.append(self._service.functions[template.session][template.function])
-        return m.Run(functions, templates, work, plan)
+        return m.Run(functions, templates, work, plan, nodes)
 
     # --- MPI worlds
 

@@ -52,6 +52,8 @@ class Context:
         The identities of the resources that it was given: ``indices["gpus"]`` is ``("0", "3")``.
     deadline
         The end of its time limit, in seconds since the epoch; None: no limit.
+    nodes
+        The names of its nodes, the one where it runs first; of a rank that one alone.
     rank, ranks
         The rank of this process, and the number of ranks; 0 and 1 for a plain task.
     session
@@ -76,7 +78,9 @@ class Context:
         session: TaskSession,
         number: int,
         stopping: Stopping,
+        nodes: tuple[str, ...] = (),
     ) -> None:
+        self.nodes = nodes
         self.task_id = task_id
         self.name = name
         self.session_id = session_id

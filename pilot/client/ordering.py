@@ -1,7 +1,7 @@
 """Order without values: the tasks after whose ends another one starts, as users give them.
 
 `after=` takes futures of tasks, and ids: one, or several. Nothing of these tasks is sent, and it
-does not matter how they end.
+does not matter how they end. `commutative=` takes futures alone.
 """
 
 from __future__ import annotations
@@ -37,6 +37,23 @@ def as_tuple(given: After) -> tuple[Any, ...]:
             parse_task_label(each)
         elif not _is_future(each):
             raise ValueError(_wrong(each))
+    return found
+
+
+def as_futures(given: Any) -> tuple[Any, ...]:
+    """Return what is given as `commutative`, a future or several, as a tuple of futures.
+
+    Raises
+    ------
+    ValueError
+        Something else is given.
+    """
+    if given is None:
+        return ()
+    found = tuple(given) if isinstance(given, (tuple, list)) else (given,)
+    for each in found:
+        if not _is_future(each):
+            raise ValueError(f"{each!r:.100} is not the future of a value")
     return found
 
 

@@ -297,6 +297,22 @@ class Session(concurrent.futures.Executor):
             return self._tasks.put(value, "value")
         return self._tasks.put(value, name, naming_of(name, tags, keep, type(value)))
 
+    def latest(self, future: Future[T]) -> Future[T]:
+        """Return the future of a value as the tasks leave it that take it by turns.
+
+        These are all that were submitted before, by this program, with the option
+        ``commutative=future``. It waits for all of them; those that fail leave the value as it was.
+        Give the new future to whatever comes after them, also to others that take it by turns.
+
+        Raises
+        ------
+        PilotError
+            There are no such tasks, or this was asked before.
+        RuntimeError
+            The session was shut down.
+        """
+        return self._tasks.latest(future)
+
     def publish(
         self,
         future: Future[Any],

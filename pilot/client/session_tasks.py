@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from pilot.client.arguments import Origin
+from pilot.client.commutative import Turns, ref_of
 from pilot.client.connection import Awaited, Connection
 from pilot.client.future import Future, Owner
 from pilot.client.group import NO_GROUP, Grouping, GroupKey, current_group
@@ -70,6 +71,7 @@ class SessionTasks:
         self._release_on_del = release_on_del
         self._lock = threading.Lock()
         self._futures: set[Future[Any]] = set()
+        self._turns = Turns()
         #: True as long as tasks are taken.
         self.is_open = True
 
@@ -88,11 +90,22 @@ class SessionTasks:
         options = task.task_options
         return self._send(
             len(calls),
-            lambda p, ids, group: self._submitter.add(p, task, calls, ids, group, after),
+            lambda p, ids, group: self._submitter.add(
+                p, task, calls, ids, group, after, self._turns
+            ),
             options.return_names,
             options.return_count,
             task.__name__,
         )
+
+    def latest(self, future: Future[Any]) -> Future[Any]:
+        """Submit a task that takes over what those leave that take a value by turns."""
+        anchor = ref_of(future, self.origin, self._session.id)
+        return self._send(
+            1,
+            lambda p, ids, g: self._submitter.add_latest(p, anchor, ids[0], g, self._turns),
+            name="latest",
+        )[0]
 
     def put(self, value: Any, name: str, naming: Naming | None = None) -> Future[Any]:
         """Submit a value, as a task that is complete from the start; with a `naming` it is to be a

@@ -21,6 +21,7 @@ import msgspec
 from pilot.client.arguments import Origin, encode_arguments, spilled, spilled_function
 from pilot.client.caching.keys import call_digest, source_digest
 from pilot.client.command import NO_STATUS, CommandResult, ShellCommand
+from pilot.client.commutative import Turns, parts_of, ref_of
 from pilot.client.function_watch import Watch, watch
 from pilot.client.functions import EncodedFunction, encode_function, largest
 from pilot.client.group import NO_GROUP, GroupKey
@@ -41,7 +42,7 @@ from pilot.data.pickling_by_value import INTERPRETER, minor_version, wrong_pytho
 from pilot.data.storing import LazyWriter, announceable, store
 from pilot.errors import EncodingError, PilotError, SubmissionError
 from pilot.limits import OPTIONS_BYTES
-from pilot.model.ids import session_of, task_label
+from pilot.model.ids import Ref, session_of, task_label
 from pilot.model.objects import Naming, encode_naming
 from pilot.model.tasks import DEPTH_MOST, Function, TaskSpec, Template
 from pilot.model.values import Value
@@ -164,6 +165,7 @@ class Submitter:
         ids: Sequence[int],
         group: GroupKey = NO_GROUP,
         after: After = (),
+        turns: Turns | None = None,
     ) -> None:
         """Put one task for each call, with the id in the same place, into the submission.
 
@@ -179,9 +181,12 @@ class Submitter:
             `after` has something else than tasks.
         """
         before = self._before(task, after) if after != () or task.task_options.after else ()
+        taken = self._taken(task, turns) if task.task_options.commutative else ()
         functions, templates = len(submission.functions), len(submission.templates)
         try:
-            self._add(submission, task, calls, ids, group, before)
+            self._add(submission, task, calls, ids, group, before, taken)
+            if taken and turns is not None:
+                turns.add(taken, ids)
         except BaseException:
             # Its functions and templates have not gone: the next submission brings them.
             refused = Submission()
@@ -199,6 +204,7 @@ class Submitter:
         ids: Sequence[int],
         group: GroupKey,
         before: tuple[int, ...],
+        taken: tuple[Ref, ...],
     ) -> None:
         dynamic = task.resolved is None
         is_usual = not dynamic and group is NO_GROUP
@@ -222,6 +228,9 @@ class Submitter:
             spec = TaskSpec(number, template, payload, inputs)
             if before:
                 spec = msgspec.structs.replace(spec, after=before)
+            if taken:
+                parts = parts_of(taken, inputs, task.task_options.return_count)
+                spec = msgspec.structs.replace(spec, commutative=parts)
             if len(payload) > limit:
                 large.append(len(specs))
             if task.task_options.cache:
@@ -231,6 +240,43 @@ class Submitter:
         if large:
             self._spill(task, specs, large)
         submission.tasks += specs
+
+    def _taken(self, task: Task[..., Any], turns: Turns | None) -> tuple[Ref, ...]:
+        """Return the values that the calls of a task take by turns."""
+        if turns is None:
+            raise OptionError("commutative: tasks that tasks submit take nothing by turns")
+        given = task.task_options.commutative
+        return tuple(ref_of(future, self.origin, self._session) for future in given)
+
+    def add_latest(
+        self, submission: Submission, anchor: Ref, number: int, group: GroupKey, turns: Turns
+    ) -> None:
+        """Put a task of this id into the submission that takes over the latest version of a value,
+        after all tasks that take it by turns.
+
+        Raises
+        ------
+        PilotError
+            There are none.
+        """
+        known = self._known_template(self._value_template("latest", group), submission)
+        spec = TaskSpec(
+            number, known, b"", (anchor,), after=turns.close(anchor), commutative=((0, 0),)
+        )
+        submission.tasks.append(spec)
+
+    def _value_template(self, name: str, group: GroupKey) -> Template:
+        """Return the template of tasks that are no work, but values."""
+        return Template(
+            id=0,
+            session=self._session,
+            name=as_name(name),
+            kind="value",
+            function=b"",
+            resources=Resources(),
+            group=group.name,
+            group_fails_together=group.fails_together,
+        )
 
     def _before(self, task: Task[..., Any], after: After) -> tuple[int, ...]:
         """Return the tasks after whose ends the calls of a task start."""
@@ -314,17 +360,7 @@ class Submitter:
         naming: Naming | None = None,
     ) -> None:
         """Add a task for each value, complete from the start."""
-        template = Template(
-            id=0,
-            session=self._session,
-            name=as_name(name),
-            kind="value",
-            function=b"",
-            resources=Resources(),
-            group=group.name,
-            group_fails_together=group.fails_together,
-        )
-        known = self._known_template(template, submission)
+        known = self._known_template(self._value_template(name, group), submission)
         payload = b"" if naming is None else encode_naming(naming)
         submission.tasks += (
             TaskSpec(number, known, payload, values=(value,))

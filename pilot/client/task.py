@@ -32,7 +32,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from pilot.client.current import find_current
-from pilot.client.ordering import After, as_tuple
+from pilot.client.ordering import After, as_futures, as_tuple
 from pilot.compression import parse_compression
 from pilot.errors import PilotError
 from pilot.model.states import ON_FAILURE, OnFailure, TaskKind
@@ -49,7 +49,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 #: Options that may be functions of the arguments.
-DYNAMIC = ("cores", "memory", "gpus", "resources", "ranks", "ranks_per_node", "time_limit")
+DYNAMIC = (
+    "cores",
+    "memory",
+    "gpus",
+    "resources",
+    "ranks",
+    "ranks_per_node",
+    "time_limit",
+    "nodes",
+)
 PYTHON: Final = "python"
 MPI: Final = "mpi"
 COMMAND: Final = "command"
@@ -122,6 +131,13 @@ class Options(Struct, frozen=True):
     compression: str | None = None
     #: The tasks, as futures or ids, after whose ends it starts, however they end.
     after: Any = ()
+    #: The values, as futures that are among the arguments, that it takes by turns with other tasks,
+    #: in any order: in their places it gets the latest versions, and its first results are the next
+    #: ones.
+    commutative: Any = ()
+    #: Nodes that it has, each with so many cores, and all else; it runs as one process on the first
+    #: of them, and does with the others what it likes.
+    nodes: int | Callable[..., int] = 1
 
     @property
     def return_names(self) -> tuple[str, ...]:
@@ -199,6 +215,14 @@ class Options(Struct, frozen=True):
         cores = whole("cores", 0)
         if not cores and (ranks > 1 or each):
             raise OptionError(NO_CORES_FOR_RANKS)
+        nodes = whole("nodes", 1)
+        if nodes > 1 and (ranks > 1 or each):
+            raise OptionError(
+                f"nodes={nodes}: that is for one process that has several nodes; where ranks of "
+                "MPI are to be spread over them, give ranks_per_node"
+            )
+        if nodes > 1 and not cores:
+            raise OptionError(f"nodes={nodes}: a task of several nodes needs cores on each")
         resources = needs(
             cores,
             memory_mib=memory_mib,
@@ -206,6 +230,7 @@ class Options(Struct, frozen=True):
             ranks=ranks,
             ranks_per_node=min(ranks, each),
             named=_named(value("resources")),
+            nodes=nodes,
         )
         return ResolvedOptions(resources, time_limit_s)
 
@@ -418,6 +443,11 @@ def make_options(base: Options, changes: Mapping[str, Any]) -> Options:
             plain["after"] = as_tuple(plain["after"])
         except ValueError as error:
             raise OptionError(f"after: {error}") from None
+    if "commutative" in plain:
+        try:
+            plain["commutative"] = as_futures(plain["commutative"])
+        except ValueError as error:
+            raise OptionError(f"commutative: {error}") from None
     if "returns" in plain:
         plain["returns"] = _returns(plain["returns"])
     options = replace(base, **plain)
@@ -439,6 +469,8 @@ def make_options(base: Options, changes: Mapping[str, Any]) -> Options:
             raise OptionError(f"compression={error}") from None
     if options.pool is not None and not isinstance(options.pool, str):
         raise OptionError(f"pool={options.pool!r}: give the name of a pool")
+    if options.cache and options.commutative:
+        raise OptionError("cache=True: what a task takes by turns (commutative) is never the same")
     for name in ("cache", "retry_timeouts"):
         if not isinstance(given := getattr(options, name), bool):
             raise OptionError(f"{name}={given!r}: give True or False")
@@ -473,6 +505,10 @@ class Task(Generic[P, R]):
         self.kind = command_kind(options) if kind in (COMMAND, MPI_COMMAND) else kind
         if kind == MPI and options.cores == 0:
             raise OptionError(NO_CORES_FOR_RANKS)
+        if kind == MPI and options.nodes != 1:
+            raise OptionError(
+                f"nodes={options.nodes!r}: ranks of MPI are spread over nodes by ranks_per_node"
+            )
         name = as_name(options.name or getattr(function, "__name__", type(function).__name__))
         self.__name__ = name
         self.__qualname__: str = getattr(function, "__qualname__", name)
@@ -525,8 +561,9 @@ class Task(Generic[P, R]):
         module = sys.modules.get(self.__module__)
         if self.__module__ != "__main__" and getattr(module, self.__qualname__, None) is self:
             return (import_object, (self.__module__, self.__qualname__))
-        # What it comes after is so here, and means nothing elsewhere.
-        given = {name: value for name, value in self.given.items() if name != "after"}
+        # Tasks that it waits for mean nothing elsewhere.
+        waits = ("after", "commutative")
+        given = {name: value for name, value in self.given.items() if name not in waits}
         return (Task, (self.function, self.kind, given))
 
     def __repr__(self) -> str:

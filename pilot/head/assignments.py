@@ -127,7 +127,7 @@ class AssignmentPacker:
                         InputValue(
                             source, index, values[source][index] if source in values else None
                         )
-                        for source, index in task.inputs
+                        for source, index in task.given
                     )
                     if task.inputs
                     else (),

@@ -386,7 +386,7 @@ class Pilots:
 
     def _pack(self, peer: PilotPeer, tasks: Sequence[Task]) -> m.Assign:
         live = self._core.tasks  # what the pilot makes itself
-        inputs = {ref[0] for task in tasks for ref in task.inputs if ref[0] not in live}
+        inputs = {ref[0] for task in tasks for ref in task.given if ref[0] not in live}
         values = self._shell.outcomes.values(inputs)
         if self._core.releases.is_used:
             _check_there(tasks, values)
@@ -490,6 +490,6 @@ def _check_there(tasks: Sequence[Task], values: Mapping[int, tuple[Value, ...]])
         It was released.
     """
     for task in tasks:
-        for source, index in task.inputs:
+        for source, index in task.given:
             if source in values and values[source][index].is_released:
                 raise ResultError(f"it needs a result of task {task_label(source)}, which is gone")

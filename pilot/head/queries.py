@@ -27,6 +27,7 @@ from pilot.head.store import search
 from pilot.head.store.damage import naming, naming_session
 from pilot.head.store.rows import (
     decode_after,
+    decode_commutative,
     decode_failure,
     decode_inputs,
     decode_logs,
@@ -391,6 +392,7 @@ def retry(view: View, session: int, tasks: list[int] | None = None) -> dict[str,
                 _inputs(row),
                 digest=row["digest"] or b"",
                 after=_after(row),
+                commutative=_commutative(row),
             ),
             row["again"],
         )
@@ -426,6 +428,11 @@ def logs(view: View, task: str) -> list[dict[str, Any]]:
 def _inputs(row: dict[str, Any]) -> tuple[tuple[int, int], ...]:
     with naming(row["id"]):
         return decode_inputs(row["inputs"])
+
+
+def _commutative(row: dict[str, Any]) -> tuple[tuple[int, int], ...]:
+    with naming(row["id"]):
+        return decode_commutative(row["commutative"])
 
 
 def _after(row: dict[str, Any]) -> tuple[int, ...]:

@@ -235,7 +235,10 @@ class Service:
                 owed.update(ref[0] for ref in item.delegated[1].values())
         owed.difference_update(item.spec.id for item in tasks)
         outcomes, pilots = shell.outcomes.seen(owed), self._fleet.started()
-        shell.apply(ev.TasksRestored(templates, tasks, outcomes, pilots, store.claims()), now)
+        restored = ev.TasksRestored(
+            templates, tasks, outcomes, pilots, store.claims(), store.versions()
+        )
+        shell.apply(restored, now)
         self._control.restore(row for row in rows if row.id not in store.damaged)
         for row in rows:
             if row.id not in store.damaged:

@@ -264,7 +264,7 @@ class SessionCommands:
                 + f", or cancel it, before you {verb} it"
             )
         core = self._shell.core
-        inputs = {ref[0] for task in core.tasks.values() for ref in task.inputs}
+        inputs = {ref[0] for task in core.tasks.values() for ref in (*task.inputs, *task.given)}
         needed = dict.fromkeys(self._store.tasks_of(row.id, inputs), ())
         self._refuse_if_needed(needed, f"session {row.id}", verb)
         directories = [

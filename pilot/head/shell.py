@@ -17,11 +17,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
+from pilot.errors import ResultError
 from pilot.head.assignments import AssignmentPacker
 from pilot.head.commits import Commits
 from pilot.head.connections import Peers, Send
 from pilot.head.core.core import Core
-from pilot.head.core.events import Effects, Ended, Event, TasksUnfit
+from pilot.head.core.events import (
+    Effects,
+    Ended,
+    Event,
+    TasksUnfit,
+    VersionsCommitted,
+    VersionsLookedUp,
+)
 from pilot.head.core.numbering import Numbers
 from pilot.head.machine import HERE, Machine
 from pilot.head.memo_lookup import MemoLookup
@@ -31,9 +39,10 @@ from pilot.head.steps import Steps
 from pilot.head.store.store import Store
 from pilot.head.store.unfit import LeftOut
 from pilot.head.telling import Telling
-from pilot.model.ids import Ref
+from pilot.model.ids import Ref, task_label
 from pilot.model.states import UNSUCCESSFUL
 from pilot.model.tasks import Function, TaskOutcome, TaskSpec, Template
+from pilot.model.values import Value
 from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.assignment import Pool
 from pilot.wire.messages import pilot as m
@@ -177,6 +186,10 @@ class Shell:
                     self.running.pop(attempt.completion.task, None)
         if effects.late:
             batch.add_late_attempts(effects.late, now)
+        if effects.versions:
+            batch.add_versions((anchor, latest) for anchor, latest, _ in effects.versions)
+            over = [(anchor, member) for anchor, _, member in effects.versions]
+            self.commits.then(partial(self._versions_committed, over))
         ended = self.releasing.take_away(effects) if effects.released else effects.ended
         if ended:
             batch.add_ends(ended)
@@ -201,6 +214,27 @@ class Shell:
             for peer in self.peers.pilots.values():
                 if peer.sent.pop(session, None):
                     self.send(peer.address, m.ForgetSession(session))
+        if effects.settling:
+            self._settle(effects.settling)
+
+    def _versions_committed(self, over: list[tuple[Ref, int]]) -> None:
+        self.apply(VersionsCommitted(over), self._now())
+
+    def _settle(self, settling: Iterable[tuple[int, Ref]]) -> None:
+        """Give tasks that take over a version its value."""
+        values: dict[int, Value] = {}
+        unread: dict[int, str] = {}
+        for number, (task, place) in settling:
+            try:
+                found = self.outcomes.values({task}).get(task)
+            except ResultError as error:
+                unread[number] = str(error)
+                continue
+            if found is None:
+                unread[number] = f"the result of task {task_label(task)} is not there any more"
+            else:
+                values[number] = found[place]
+        self.apply(VersionsLookedUp(values, unread), self._now())
 
     def _note_ends(self, ended: Iterable[Ended]) -> None:
         """Keep the outcomes of tasks, drop their data, and tell the clients after the commit."""

@@ -98,6 +98,9 @@ class TaskSpec(msgspec.Struct, array_like=True, frozen=True):
     retry_of: int = 0
     #: The tasks that have ended, however, before it starts. Nothing of them is sent.
     after: tuple[Number, ...] = ()
+    #: The values that it takes by turns with other tasks: which of its inputs, of which it gets the
+    #: latest version, and which of its results is the next one.
+    commutative: tuple[tuple[Number, Number], ...] = ()
 
 
 class Environment(msgspec.Struct, array_like=True, frozen=True):

@@ -50,7 +50,7 @@ from pilot.worker.shared_memory import (
     order_of,
     stopping_of,
 )
-from pilot.worker.task_runner import TaskRunner
+from pilot.worker.task_runner import NODES, TaskRunner
 
 #: So long may a large result wait for others to join it in one file, in seconds.
 SEAL_S = 0.02
@@ -109,6 +109,7 @@ def _come_up(
     # Without a core it may be anywhere: such tasks hardly compute.
     os.environ.update(thread_variables(max(1, len(config.cores))))
     os.environ.update(resource_variables(config.indices))
+    os.environ[NODES] = config.node
     worker = TaskRunner(
         site,
         config.owner,
@@ -423,6 +424,8 @@ def _serve(
             if isinstance(message, m.GoOn):
                 continue  # for a task that has ended meanwhile
             worker.learn(message.functions, message.templates)
+            if message.nodes:
+                worker.have_nodes(message.nodes)
             for work in message.work:
                 number += 1
                 if not begins(order, number):

@@ -84,6 +84,8 @@ if TYPE_CHECKING:
     from pilot.client.connection import Connection
     from pilot.data.segments import Unsealed
 
+#: The variable that tells a task the names of its nodes, with commas between them.
+NODES = "PILOT_NODES"
 #: So much data of functions is kept in a process; the last one's whatever it has.
 LARGE_FUNCTIONS_BYTES = 128 << 20
 _RESULT = "the result"
@@ -142,6 +144,8 @@ class TaskRunner:
         self._looking: set[bytes] = set()
         self._owner = owner
         self._node = node
+        #: The nodes of the tasks that run here.
+        self._nodes: tuple[str, ...] = (node,)
         self._log = log
         self._log_name = log.relative_to(site.directory).as_posix()
         self._indices = indices
@@ -191,6 +195,12 @@ class TaskRunner:
             environment.named,
         )
         self._surroundings = Surroundings()
+
+    def have_nodes(self, nodes: tuple[str, ...]) -> None:
+        """Have all further tasks know that they have these nodes."""
+        self._nodes = nodes
+        os.environ[NODES] = ",".join(nodes)
+        self.environ = {**self.environ, NODES: os.environ[NODES]}
 
     @property
     def spent(self) -> str:
@@ -518,6 +528,7 @@ class TaskRunner:
             session=session,
             number=work.task,
             stopping=self._stopping,
+            nodes=self._nodes,
         )
 
     def _take_results(

@@ -44,6 +44,8 @@ class CommonOptions(_Mapping):
 
     #: Cores of each rank; 1 by default; 0: it needs none, since it only waits or moves data.
     cores: int | str | UnsetType = UNSET
+    #: Nodes that the task has, with so many cores on each; it starts on the first of them.
+    nodes: int | str | UnsetType = UNSET
     #: Memory of each rank: 4G, or a number of MiB; not counted by default.
     memory: int | float | str | UnsetType = UNSET
     #: GPUs of each rank.

@@ -173,6 +173,8 @@ def test_what_may_go_wrong_is_reached(size: Size) -> None:
         "removed",
         "started in the head's own job",
         "stopped as told",
+        "turn",
+        "version that was read after turns",
         "pilots that waited for their turn",
         "version put",
         # Short lives are over before that.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,26 @@ def test_mpi_runs_over_two_nodes_of_a_pilot(shared_site: Site) -> None:
         assert len(set(names)) == 2
         rows = [row for row in session.query("fleet", alive=True) if row["state"] == "RUNNING"]
         assert any(row["nodes"] >= 2 and row["job"].isdecimal() for row in rows)
+
+
+def test_a_task_of_one_process_reaches_all_of_its_nodes(shared_site: Site) -> None:
+    @pilot.task(nodes=2, cores=2)
+    def hosts() -> tuple[str, tuple[str, ...], list[str]]:
+        nodes = pilot.context().nodes
+        command = ["srun", "--overlap", "--nodelist", ",".join(nodes), "--nodes=2", "--ntasks=2"]
+        there = subprocess.run([*command, "hostname"], capture_output=True, text=True, check=True)
+        return os.uname().nodename, nodes, there.stdout.split()
+
+    with pilot.Session(shared_site) as session:
+        here, nodes, there = session.submit(hosts).result(DEADLINE_S)
+        assert len(nodes) == 2 and nodes[0] == here and sorted(there) == sorted(nodes)
+        told = pilot.shell(
+            "echo $PILOT_NODES; srun --overlap -w $PILOT_NODES -N2 -n2 hostname", nodes=2
+        )
+        first, *others = session.submit(told).result(DEADLINE_S).stdout.split()
+        assert sorted(first.split(",")) == sorted(others) and len(others) == 2
+        hangs = session.submit(pilot.shell("sleep 600", nodes=2, time_limit=1.0))
+        assert isinstance(hangs.exception(DEADLINE_S), pilot.TaskError)
 
 
 def test_a_killed_head_costs_nothing(shared_site: Site, shared_directory: Path) -> None:

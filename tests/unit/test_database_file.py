@@ -216,6 +216,8 @@ def make_old(path: Path) -> None:
         ALTER TABLE pilots DROP COLUMN counted;
         ALTER TABLE pilots DROP COLUMN own;
         ALTER TABLE tasks DROP COLUMN after;
+        ALTER TABLE tasks DROP COLUMN commutative;
+        DROP TABLE turns;
         INSERT INTO pilots (name, pool, nodes, walltime, state, job, reason, created)
         VALUES ('a', 'main', 1, 60.0, 'RUNNING', '1', 'an allocation that was adopted', 0.0),
                ('b', 'main', 1, 60.0, 'RUNNING', '2', 'work for 1 node', 0.0);

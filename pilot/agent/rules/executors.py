@@ -109,7 +109,7 @@ class Executor:
         self.pipeline = Prefetch()
         #: The attempts that have run here, and whose results are not on the disk yet, by task.
         self.unsealed: dict[int, AttemptSpec] = {}
-        #: All shares of the MPI program that it has started.
+        #: All shares of its task, where that is an MPI program or has several nodes.
         self.shares: tuple[NodeAllocation, ...] = ()
         self.started_at = now
         self.first_started = 0.0
@@ -170,8 +170,8 @@ class ExecutorRules(ProcessRules[Executor]):
     def start(self, queue: Queue, now: float) -> bool:
         """Start the next task of a queue, and send more after it; return False if there is no place
         for it."""
-        if queue.kind == "mpi-command":
-            return self._start_program(queue, now)
+        if queue.kind == "mpi-command" or queue.need.one_process:
+            return self._start_on_several(queue, now)
         executor = self._take_idle(queue)
         if executor is None:
             shares = self._cores.place(queue.need, queue.node)
@@ -181,8 +181,9 @@ class ExecutorRules(ProcessRules[Executor]):
         self._serve(executor, queue)
         return self._feed(executor, now)
 
-    def _start_program(self, queue: Queue, now: float) -> bool:
-        """Start an MPI program on an executor of its own, on the first of its nodes."""
+    def _start_on_several(self, queue: Queue, now: float) -> bool:
+        """Start an MPI program, or a task of several nodes, on an executor of its own on the first
+        of its nodes."""
         shares = self._cores.place(queue.need)
         if shares is None:
             return False
@@ -562,6 +563,9 @@ class ExecutorRules(ProcessRules[Executor]):
             self._release(executor)
         self._idle.pop(name, None)
         self._failures.pop(name, None)
+        for executor in self.executors.values():
+            if any(share.node == name for share in executor.shares):
+                self._stop_for_good(executor)  # its task has lost one of its nodes
         return lost
 
     def cancel(self, tasks: Collection[int], now: float, outcome: Outcome = "cancelled") -> None:

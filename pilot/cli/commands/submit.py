@@ -102,6 +102,12 @@ def _open_lines(path: str) -> IO[str]:
     "--ranks", type=Number(1), default=1, help="MPI ranks, started by the site's launcher."
 )
 @click.option("--ranks-per-node", type=Number(1), help="Ranks on each node. Default: as it fits.")
+@click.option(
+    "--nodes",
+    type=Number(1),
+    default=1,
+    help="Nodes, with so many cores on each: the command starts on the first of them.",
+)
 @click.option("--time-limit", help="Longest run, such as 10m or 1:30:00.")
 @click.option("--retries", type=Number(0), default=0, help="Number of retries after an error.")
 @click.option(

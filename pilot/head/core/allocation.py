@@ -9,14 +9,16 @@ Invariants
   alone counts the cores, until that is reported. A task that waits for others is in `held` and
   `waits`, and of the rest only, where it needs no core, in `coreless`.
 - Of what a pilot holds, exactly the tasks that are ASSIGNED are in its `waiting`.
-- A class's `ready` counts the tasks in its queue that may be given away. One that leaves the state
-  READY stays in the queue until it is popped: queues are never searched.
+- A class's `ready` counts the tasks in its queue that may be given away; those that wait for a turn
+  are aside. One that leaves the state READY stays in the queue until it is popped: queues are never
+  searched.
 - A task's `near` of its missing inputs are with its `near_pilot`, or fewer: whoever goes by it asks
   the task itself once more.
 """
 
 from __future__ import annotations
 
+from pilot.head.core import turns
 from pilot.head.core.events import Effects, Log
 from pilot.head.core.state import Pilot, Task
 from pilot.model.states import ASSIGNED, READY, RUNNING
@@ -24,7 +26,12 @@ from pilot.scheduler.assignment import is_short
 
 
 def queue(task: Task, first: bool = False) -> None:
-    """Put a ready task in the queue of its class: at the end, or before all others."""
+    """Put a ready task in the queue of its class: at the end, or before all others.
+
+    One that waits for a turn that another one has is put aside, and comes here again.
+    """
+    if task.parts and not turns.enter(task, first):
+        return
     work = task.task_class
     work.ready += 1
     if first:
@@ -43,6 +50,8 @@ def hold(task: Task, pilot: Pilot, now: float, log: Log) -> None:
     task.pilot = pilot
     task.assigned_at = now
     task.started_at = 0.0
+    if task.parts:
+        turns.take(task, pilot.name)
     pilot.hold(task.id, work.cores)
     if not is_short(work):
         pilot.note_lasting(task.id)
@@ -135,5 +144,10 @@ def _waits_no_more(task: Task, pilot: Pilot) -> None:
 
 
 def _is_queued(task: Task) -> bool:
-    """Tell whether a task may be given to a pilot: it is ready, and its memo lookup is done."""
-    return task.state == READY and (task.memo is not None or not task.template.cache)
+    """Tell whether a task may be given to a pilot: it is ready, its memo lookup is done, and it
+    does not wait for a turn."""
+    return (
+        task.state == READY
+        and (task.memo is not None or not task.template.cache)
+        and not task.aside
+    )

@@ -17,6 +17,7 @@ the database. The parts have the other rules; their state is in `pilot.head.core
 `allocation`     the place of a task: in a queue, or with a pilot
 `dispatch`       which tasks the pilots get, and which they are asked to return
 `retry`          which final state, if any, follows from an attempt's end
+`turns`          tasks that take the same value one after the other
 ===============  ==============================================================
 
 Invariants
@@ -37,7 +38,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pilot.head.core import allocation, dependencies
+from pilot.head.core import allocation, dependencies, turns
 from pilot.head.core.delegation import Delegation
 from pilot.head.core.dispatch import Dispatch
 from pilot.head.core.events import (
@@ -59,11 +60,13 @@ from pilot.head.core.events import (
     TasksRestored,
     TasksSubmitted,
     TasksUnfit,
+    VersionsCommitted,
+    VersionsLookedUp,
 )
 from pilot.head.core.lifecycle import Lifecycle, default_values
 from pilot.head.core.pilot_reports import PilotReports
 from pilot.head.core.sessions import Sessions
-from pilot.head.core.state import Task
+from pilot.head.core.state import Task, Turn
 from pilot.model.states import CANCELLED, COMPLETED, FAILED, PENDING, READY
 from pilot.model.tasks import TaskFailure
 from pilot.scheduler.amounts import Amounts
@@ -122,6 +125,8 @@ class Core:
             AttemptsRunning: attempts.running,
             AttemptsHeldBack: attempts.held_back,
             AttemptsWaiting: attempts.waiting,
+            VersionsCommitted: self._versions_committed,
+            VersionsLookedUp: self._versions_read,
         }
 
     def apply(self, event: Event, now: float) -> Effects:
@@ -194,10 +199,14 @@ class Core:
     def _restored(self, event: TasksRestored, now: float, effects: Effects) -> None:
         self._sessions.learn(event.templates)
         self.site.unheard.update(event.pilots)
+        for anchor, latest in event.versions.items():
+            self._life.turns[anchor] = Turn(anchor, latest)
         for item in event.tasks:
             task = self._life.add(item.spec.id, self.templates[item.spec.template], item.created)
             task.attempt = task.ended_attempt = item.attempts
             task.errors, task.crashes = item.errors, item.crashes
+            if item.spec.commutative:
+                turns.join(task, item.spec, self._life.turns)
         # An input may be of another session, or delegated: so not before all are there.
         for item in event.tasks:
             if item.delegated is None:
@@ -213,6 +222,19 @@ class Core:
                     task, values, refs, event.outcomes, now, effects, restored=True
                 )
         self.releases.restore(event.released, effects)
+
+    def _versions_committed(self, event: VersionsCommitted, _now: float, _effects: Effects) -> None:
+        for anchor, member in event.turns:
+            self._life.give_back(anchor, member)
+
+    def _versions_read(self, event: VersionsLookedUp, now: float, effects: Effects) -> None:
+        for number, value in event.values.items():
+            if (task := self.tasks.get(number)) is not None:
+                self._life.end(task, COMPLETED, now, effects, (value,))
+        for number, why in event.unread.items():
+            if (task := self.tasks.get(number)) is not None:
+                failure = TaskFailure("ResultError", why)
+                self._life.end(task, FAILED, now, effects, failure=failure)
 
     def _cancelled(self, event: TasksCancelled, now: float, effects: Effects) -> None:
         if event.tasks is None:

@@ -8,8 +8,8 @@ Invariants
 - Nothing here costs more when more tasks wait.
 - A task that goes ahead of its inputs goes to the pilot that holds all that are missing; it is as
   short as those that are sent ahead, or its inputs are so large that it can have them sooner there;
-  and it has no results to be looked up; nor does it need anything of the site, which others could
-  use until it starts.
+  and it has no results to be looked up; nor does it need anything of the site, or a turn, which
+  others could use until it starts.
 - A task holds the amounts that it needs of the site as long as a pilot has the task.
 - A session that rests gets nothing, and neither does a pilot that drains.
 - A pilot is asked for a task only where another one has the cores for it free, and has them for
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pilot.head.core import allocation
+from pilot.head.core import allocation, turns
 from pilot.head.core.events import Log
 from pilot.head.core.sessions import Sessions
 from pilot.head.core.state import Pilot, Task, TaskClass
@@ -82,7 +82,10 @@ class Dispatch:
         site = work.need.site
         while count and work.queue:
             task = work.queue.popleft()
-            if task.state != READY:
+            if task.state != READY or task.aside:
+                continue
+            if task.parts and not turns.may_start(task):
+                work.ready -= 1  # a task of another class has its turn
                 continue
             task.attempt += 1
             if site:
@@ -119,6 +122,7 @@ class Dispatch:
             and task.near_pilot is pilot
             and task.near == task.missing
             and not (pilot.draining or work.session.rests or task.template.cache or work.need.site)
+            and not task.parts
             and (assignment.is_short(work) or self._needs_large(task))
             and assignment.fits(work, pilot, now)
         )

@@ -96,6 +96,8 @@ class TasksRestored(msgspec.Struct, frozen=True):
     pilots: Collection[str] = ()
     #: Results that were released, and were still needed.
     released: Collection[Ref] = ()
+    #: The latest versions that tasks have made in their turns, by the anchors of these.
+    versions: Mapping[Ref, Ref] = {}
 
 
 class TasksCancelled(msgspec.Struct, frozen=True):
@@ -189,6 +191,20 @@ class AttemptsHeldBack(msgspec.Struct, frozen=True):
     attempts: Sequence[tuple[int, int, float]]
 
 
+class VersionsCommitted(msgspec.Struct, frozen=True):
+    """The news that versions, which tasks have made in their turns, are in the database."""
+
+    #: The anchor of each turn, and who has had it.
+    turns: Collection[tuple[Ref, int]]
+
+
+class VersionsLookedUp(msgspec.Struct, frozen=True):
+    """The values of versions, by the tasks that take them over; and why some cannot be read."""
+
+    values: Mapping[int, Value]
+    unread: Mapping[int, str] = {}
+
+
 class AttemptsRunning(msgspec.Struct, frozen=True):
     """A pilot's report of attempts that have run for a while."""
 
@@ -221,6 +237,8 @@ Event: TypeAlias = (
     | AttemptsRunning
     | AttemptsWaiting
     | TasksLookedUp
+    | VersionsCommitted
+    | VersionsLookedUp
 )
 
 
@@ -354,8 +372,10 @@ class Effects:
         "refused",
         "released",
         "sessions_ended",
+        "settling",
         "started",
         "unwanted",
+        "versions",
     )
 
     def __init__(self) -> None:
@@ -373,6 +393,12 @@ class Effects:
         self.ended: list[Ended] = []
         #: Tasks that could start, but may have run before: look them up, and tell `TasksLookedUp`.
         self.lookups: list[Task] = []
+        #: Versions that tasks have made in their turns: the anchor, the result, and the task. Once
+        #: they are committed, tell `VersionsCommitted`.
+        self.versions: list[tuple[Ref, Ref, int]] = []
+        #: Tasks that take over a version, and that one: look its value up, and tell
+        #: `VersionsLookedUp`.
+        self.settling: list[tuple[int, Ref]] = []
         #: Pilot → tasks that it must end.
         self.cancel: dict[str, list[int]] = {}
         #: Tasks now known to run.

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from pilot.head.core import allocation, dependencies
+from pilot.head.core import allocation, dependencies, turns
 from pilot.head.core.events import Effects, Ended, Log
 from pilot.head.core.memo_keys import marked
 from pilot.head.core.releases import Releases
 from pilot.head.core.sessions import Sessions
-from pilot.head.core.state import Task
+from pilot.head.core.state import Task, Turn
 from pilot.model.ids import Ref, task_label
 from pilot.model.states import CANCELLED, COMPLETED, FAILURES, PENDING, READY, FinalState
 from pilot.model.tasks import TaskFailure, TaskOutcome, TaskSpec, Template
@@ -38,6 +38,8 @@ class Lifecycle:
         self.just_ended: dict[int, TaskOutcome] = {}
         #: The ends of those that are lost to their dependents.
         self.just_lost: dict[int, Ended] = {}
+        #: The turns of the sessions that have not ended, by their anchors.
+        self.turns: dict[Ref, Turn] = {}
         self._sessions = sessions
         self._log = log
 
@@ -73,6 +75,10 @@ class Lifecycle:
                 return f"it needs a result of task {task_label(needed)}, which does not exist"
             if state != COMPLETED and not (just or needed in lost):
                 return f"it needs a result of task {task_label(needed)}, which is {state}"
+        if spec.commutative and (
+            why := turns.misfit(spec, self._sessions.templates[spec.template])
+        ):
+            return why
         return self._misplaced(spec, ended) if spec.after else ""
 
     def _misplaced(self, spec: TaskSpec, ended: Mapping[int, str]) -> str:
@@ -97,6 +103,8 @@ class Lifecycle:
     def take_on(self, spec: TaskSpec, parent: int, now: float, effects: Effects) -> Task:
         """Accept a new task, and link it to its inputs; return it."""
         task = self.add(spec.id, self._sessions.templates[spec.template], now)
+        if spec.commutative:
+            turns.join(task, spec, self.turns)
         effects.accepted.append((spec, task, parent))
         if spec.inputs or spec.after:
             dependencies.link(task, spec, self.tasks)
@@ -131,8 +139,37 @@ class Lifecycle:
             self._log.task(task.id, READY, task.template.session, now, again)
         if task.template.cache and task.memo is None:
             effects.lookups.append(task)
-        else:
+        elif not task.parts:
             allocation.queue(task, first=bool(again))
+        elif turns.is_reading(task.template):
+            task.aside = True
+            effects.settling.append((task.id, task.parts[0].turn.latest))
+        else:
+            freed = turns.leave(task)  # it may have had its turn
+            allocation.queue(task, first=bool(again))
+            for each in freed:
+                allocation.queue(each, first=True)
+
+    def leave_turns(self, task: Task) -> None:
+        """Take a task that ends, or waits for inputs again, out of its turns."""
+        for each in turns.leave(task):
+            allocation.queue(each, first=True)
+
+    def give_back(self, anchor: Ref, member: int) -> None:
+        """Take a turn from a member whose end is committed."""
+        for each in turns.give_back(anchor, member, self.turns):
+            allocation.queue(each, first=True)
+
+    def _end_parts(self, task: Task, state: FinalState, effects: Effects) -> None:
+        """Have a task that ends leave the next version, or else its turns at once."""
+        if state == COMPLETED and not turns.is_reading(task.template):
+            before = [part.turn.latest for part in task.parts]
+            effects.versions += [(*each, task.id) for each in turns.complete(task)]
+            if self.releases.is_used:
+                for version, part in zip(before, task.parts, strict=True):
+                    self.releases.replace(version, part.turn, effects)
+        else:
+            self.leave_turns(task)
 
     # --- out
 
@@ -159,6 +196,8 @@ class Lifecycle:
                 continue
             allocation.let_go(task, effects, reported)
             task.state = state
+            if task.parts:
+                self._end_parts(task, state, effects)
             self._sessions.leave(task)
             session = task.task_class.session
             memo = task.memo or b"" if state == COMPLETED else b""
@@ -201,6 +240,8 @@ class Lifecycle:
             dependencies.cut(task)
             if self.releases.is_used:
                 self.releases.ended(task, effects)
+            for part in task.parts:
+                part.turn.members -= 1
             self._sessions.end_if_done(session, now, effects)
         # Now that all has ended that ends with it: some of these may have.
         for task in following or ():

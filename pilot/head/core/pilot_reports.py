@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from pilot.head.core import allocation
+from pilot.head.core import allocation, turns
 from pilot.head.core.delegation import Delegation
 from pilot.head.core.events import (
     Attempt,
@@ -96,6 +96,9 @@ class PilotReports:
                 effects.cancel.setdefault(pilot.name, []).append(number)
             elif task.pilot is None and attempt <= task.ended_attempt:
                 # Its end is known, only the pilot does not know that.
+                effects.cancel.setdefault(pilot.name, []).append(number)
+            elif task.pilot is None and not turns.may_keep(task, pilot.name, attempt):
+                # Another one has had its turn, which knows nothing of what this one makes.
                 effects.cancel.setdefault(pilot.name, []).append(number)
             elif task.pilot is None:
                 self._miss(task, range(task.attempt + 1, attempt))
@@ -238,6 +241,8 @@ class PilotReports:
                 continue
             if completion.outcome == "ok":
                 if not here or completion.attempt != task.attempt:
+                    if task.parts:
+                        continue  # its turn was over: others may have had it since
                     allocation.revoke(task, effects)
             elif (task.id, completion.attempt) in self._unheard:
                 self._catch_up(task, event.pilot, completion, effects)
@@ -322,6 +327,8 @@ class PilotReports:
         if task.missing:
             # Another head had given it away when an input had come that is lost again.
             task.state = PENDING
+            if task.parts:
+                self._life.leave_turns(task)
             self._log.task(task.id, PENDING, task.template.session, now, why)
         else:
             self._life.make_ready(task, now, effects, again=why)

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
 from pilot.head.core.events import Effects
-from pilot.head.core.state import Task
+from pilot.head.core.state import Task, Turn
 from pilot.model.ids import Ref
 from pilot.wire.messages.pilot import ReleasedResult
 
@@ -101,6 +101,16 @@ class Releases:
             if self._claimed and result[1] in self._claimed.get(result[0], ()):
                 self._is_needed_less(result, effects)
 
+    def replace(self, version: Ref, turn: Turn, effects: Effects) -> None:
+        """Take in that all who take a value by turns need its next version from now on."""
+        needs = self._counted()
+        needs[turn.latest] += turn.members
+        needs[version] -= turn.members
+        if not needs[version]:
+            del needs[version]
+            if self.is_claimed(version) and version not in self.just_gone:
+                self._is_needed_less(version, effects)
+
     def ended(self, task: Task, effects: Effects) -> None:
         """Take in the end of a task: nobody asks for it, or what it has made may go."""
         self.need_no_more(task, effects)
@@ -157,5 +167,7 @@ class Releases:
 
 
 def _needed(task: Task) -> tuple[Ref, ...]:
-    """Return the results that an unfinished task needs."""
+    """Return the results that an unfinished task needs; of a turn also the latest version."""
+    if task.parts:
+        return (*task.inputs, *task.borrows, *(part.turn.latest for part in task.parts))
     return task.inputs + task.borrows if task.borrows else task.inputs

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
+from typing import NamedTuple
 
 from pilot.model.ids import Ref, session_of
 from pilot.model.states import PENDING, TaskState
@@ -152,6 +153,7 @@ class Task:
 
     __slots__ = (
         "after",
+        "aside",
         "assigned_at",
         "attempt",
         "borrows",
@@ -170,6 +172,7 @@ class Task:
         "near",
         "near_pilot",
         "owed",
+        "parts",
         "pilot",
         "pool",
         "ran_s",
@@ -189,6 +192,9 @@ class Task:
         self.state: TaskState = PENDING
         #: The tasks whose results this one needs.
         self.inputs: tuple[tuple[int, int], ...] = ()
+        #: Its parts in turns, and True if it waits for one of these in place of being queued.
+        self.parts: tuple[Part, ...] = ()
+        self.aside = False
         #: The tasks that end before this one starts, and give it nothing.
         self.after: tuple[int, ...] = ()
         #: The number of all these that have not ended.
@@ -226,6 +232,44 @@ class Task:
         self.ready_at = 0.0
         self.assigned_at = 0.0
         self.started_at = 0.0
+
+    @property
+    def given(self) -> tuple[Ref, ...]:
+        """Its inputs as a pilot gets them: of what it takes by turns, the latest versions."""
+        if not self.parts:
+            return self.inputs
+        given = list(self.inputs)
+        for part in self.parts:
+            given[part.place] = part.turn.latest
+        return tuple(given)
+
+
+class Turn:
+    """The latest version of a value, and the tasks that take it by turns."""
+
+    __slots__ = ("anchor", "aside", "candidates", "holder", "last", "latest", "members")
+
+    def __init__(self, anchor: Ref, latest: Ref) -> None:
+        self.anchor = anchor
+        #: The result that is the latest version.
+        self.latest = latest
+        self.holder: Task | None = None
+        #: The number of unfinished tasks that take it, or take it over.
+        self.members = 0
+        #: The pilot, task and attempt that had it last; None: nobody since this head started.
+        self.last: tuple[str, int, int] | None = None
+        #: The members that are in the queues of their classes, and those that wait to be there.
+        self.candidates: dict[TaskClass, Task] = {}
+        self.aside: dict[TaskClass, deque[Task]] = {}
+
+
+class Part(NamedTuple):
+    """The part of a task in a turn."""
+
+    turn: Turn
+    #: Which of its inputs the version is, and which of its results is the next one.
+    place: int
+    result: int
 
 
 class Pilot:

@@ -60,6 +60,8 @@ class Diagnosis:
             return self._is_assigned(live)
         if live.state == READY and live.template.cache and live.memo is None:
             return Finding("lookup", "is looked up: the same may have run before")
+        if live.state == READY and live.aside:
+            return _waits_for_turn(live)
         if live.state == READY:
             finding = self._ready.finding(live.task_class)
             place = self._ready.place(live) if finding.kind in ("busy", "next") else ()
@@ -70,7 +72,7 @@ class Diagnosis:
         """Return the causes that many tasks share."""
         live = self._live.get(number)
         state = self._known.state(number)
-        return (state, id(live.task_class)) if live else state
+        return (state, id(live.task_class), live.aside) if live else state
 
     # --- unfinished
 
@@ -281,3 +283,13 @@ def _attempt(row: Mapping[str, Any]) -> str:
         return text
     same = failure.type == row["outcome"]
     return f"{text}: {'' if same else f'{failure.type}: '}{first_line(failure.message)}"
+
+
+def _waits_for_turn(task: Task) -> Finding:
+    """Return which task has the value that this one takes by turns."""
+    holders = [part.turn.holder for part in task.parts if part.turn.holder is not None]
+    if not holders:
+        return Finding("turn", "is ready, and waits for its turn: another task goes before it")
+    label = task_label(holders[0].id)
+    clause = f"is ready, and waits for its turn: task {label} has the value"
+    return Finding("turn", clause, facts={"holder": label})

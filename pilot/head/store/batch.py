@@ -43,6 +43,7 @@ class Batch:
         self.unclaimed: list[Ref] = []
         self.returned: list[tuple[str, str, int]] = []
         self.garbage: list[dict[str, str]] = []
+        self.versions: list[tuple[int, int, int, int]] = []
         self.swept: list[dict[str, str]] = []
         self.attempts: list[tuple[object, ...]] = []
         self.counts: list[tuple[int, int, int, int]] = []
@@ -116,9 +117,14 @@ class Batch:
                 spec.digest or None,
                 spec.retry_of or None,
                 encode(spec.after) if spec.after else None,
+                encode(spec.commutative) if spec.commutative else None,
             )
             for spec, task, parent in accepted
         )
+
+    def add_versions(self, versions: Iterable[tuple[Ref, Ref]]) -> None:
+        """Add the latest versions of values that tasks take by turns, by their anchors."""
+        self.versions.extend((*anchor, *latest) for anchor, latest in versions)
 
     def add_swept(self, swept: Iterable[tuple[str, str]]) -> None:
         """Add garbage, as path and name, that was removed from the disk."""
@@ -197,6 +203,7 @@ class Batch:
             ("count_late_attempts", self.late),
             ("delegate_tasks", self.delegated),
             ("end_tasks", self.ends),
+            ("add_versions", self.versions),
             ("add_borrowed", self.borrowed),
             ("add_objects", self.objects),
             ("add_claims", self.claims),

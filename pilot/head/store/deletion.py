@@ -44,6 +44,7 @@ def purge(db: sqlite3.Connection, session: int, directories: Iterable[str]) -> l
         "purge_tasks",
         "delete_released",
         "purge_functions",
+        "delete_versions",
         "purge_session",
     )
 
@@ -62,6 +63,7 @@ def delete(db: sqlite3.Connection, session: int, directories: Iterable[str]) -> 
         "delete_events",
         "purge_functions",
         "delete_usage",
+        "delete_versions",
         "delete_session",
     )
 

@@ -253,8 +253,18 @@ INSERT OR IGNORE INTO templates (id, session, name, kind, pool, detail) VALUES (
 -- name: add_tasks
 INSERT OR IGNORE INTO tasks
     (id, session, template, parent, ordinal, state, created, payload, inputs, digest, retry_of,
-     after)
-VALUES (?, ?, ?, ?, ?, 'READY', ?, ?, ?, ?, ?, ?);
+     after, commutative)
+VALUES (?, ?, ?, ?, ?, 'READY', ?, ?, ?, ?, ?, ?, ?);
+
+-- name: add_versions
+INSERT OR REPLACE INTO turns (task, place, latest, latest_place) VALUES (?, ?, ?, ?);
+
+-- name: versions
+-- Of ended sessions, too: they may be opened again.
+SELECT task, place, latest, latest_place FROM turns;
+
+-- name: delete_versions
+DELETE FROM turns WHERE task >= :id << 32 AND task < (:id + 1) << 32;
 
 -- name: delegate_tasks
 UPDATE tasks SET state = 'DELEGATED', delegated = ? WHERE id = ?;
@@ -337,7 +347,7 @@ SELECT digest, payload FROM functions WHERE session = ?;
 
 -- name: unfinished_tasks
 SELECT id, session, template, payload, inputs, attempts, errors, crashes, created, delegated,
-       digest, after
+       digest, after, commutative
 FROM tasks INDEXED BY tasks_listed
 WHERE session IN (SELECT id FROM sessions WHERE state NOT IN ('CLOSED', 'PURGED'))
   AND state IN ('DELEGATED', 'READY');
@@ -501,6 +511,7 @@ ORDER BY t.id LIMIT :limit;
 SELECT id, CASE WHEN state = 'CANCELLED' AND error = 'TaskAborted' THEN 'ABORTED'
                 WHEN state = 'CANCELLED' AND error = 'ClientGone' THEN 'FAILED'
                 ELSE state END AS state, template, payload, inputs, after, digest,
+       commutative,
        coalesce((SELECT max(id) FROM tasks again WHERE again.retry_of = t.id), 0) AS again,
        (WITH RECURSIVE above (id) AS (
             SELECT t.parent

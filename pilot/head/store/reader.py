@@ -22,6 +22,7 @@ from pilot.head.store.rows import (
     changes_of,
     check_unfinished,
     decode_after,
+    decode_commutative,
     decode_files,
     decode_inputs,
     decode_owed,
@@ -229,23 +230,35 @@ class Reader:
         known: set[tuple[type, ...]] = set()
         for row in self.read("unfinished_tasks"):
             task, session, template, payload, inputs, attempts, errors, crashes = row[:8]
-            created, delegated, digest, after = row[8:]
+            created, delegated, digest, after, commutative = row[8:]
             try:
                 if (kinds := tuple(map(type, row))) not in known:
                     check_unfinished(kinds)
                     known.add(kinds)
                 refs = decode_inputs(inputs) if inputs else ()
                 owed = decode_owed(delegated) if delegated else None
-                before = decode_after(after)
+                before, turns = decode_after(after), decode_commutative(commutative)
             except DAMAGED:
                 with self.reading(session, f"task {task_label(task)}"):
                     raise
                 continue
-            spec = TaskSpec(task, template, payload, refs, digest=digest or b"", after=before)
+            spec = TaskSpec(
+                task,
+                template,
+                payload,
+                refs,
+                digest=digest or b"",
+                after=before,
+                commutative=turns,
+            )
             found.setdefault(session, []).append(
                 Restored(spec, attempts, errors, crashes, created, owed)
             )
         return found
+
+    def versions(self) -> dict[Ref, Ref]:
+        """Return the latest versions of results that tasks take by turns, by the first ones."""
+        return {(row[0], row[1]): (row[2], row[3]) for row in self.read("versions")}
 
     def schema_version(self) -> int:
         """Return the version of the tables; 0: unknown."""

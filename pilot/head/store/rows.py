@@ -31,6 +31,7 @@ from pilot.model.values import Value
 encode = msgspec.msgpack.Encoder().encode
 _decode_result = msgspec.msgpack.Decoder(tuple[tuple[Value, ...], TaskFailure | None]).decode
 _decode_inputs = msgspec.msgpack.Decoder(tuple[tuple[int, int], ...]).decode
+_decode_commutative = msgspec.msgpack.Decoder(tuple[tuple[int, int], ...]).decode
 _decode_after = msgspec.msgpack.Decoder(tuple[int, ...]).decode
 _decode_environment = msgspec.msgpack.Decoder(Environment).decode
 _decode_failure = msgspec.msgpack.Decoder(TaskFailure).decode
@@ -47,7 +48,7 @@ decode_owed = msgspec.msgpack.Decoder(tuple[tuple[Value, ...], dict[int, Ref]]).
 _MAYBE = (bytes, type(None))
 _UNFINISHED: tuple[tuple[type, ...], ...] = (
     *((int,), (int,), (int,), (bytes,), _MAYBE, (int,), (int,), (int,)),
-    *((float, int), _MAYBE, _MAYBE, _MAYBE),
+    *((float, int), _MAYBE, _MAYBE, _MAYBE, _MAYBE),
 )
 #: Most results have no failure and one small value: their encoding without the encoder's set-up.
 _NO_VALUES = encode(((), None))
@@ -181,6 +182,11 @@ def decode_logs(logs: bytes | None) -> tuple[LogSpan, ...]:
 def decode_delegated(delegated: bytes | None) -> tuple[tuple[Value, ...], dict[int, Ref]]:
     """Return a delegating task's own values, and the children that have the others."""
     return decode_owed(delegated) if delegated else ((), {})
+
+
+def decode_commutative(parts: bytes | None) -> tuple[tuple[int, int], ...]:
+    """Return what a task takes by turns: places of its inputs, and of its results."""
+    return _decode_commutative(parts) if parts else ()
 
 
 def decode_after(after: bytes | None) -> tuple[int, ...]:

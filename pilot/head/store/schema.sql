@@ -65,8 +65,19 @@ CREATE TABLE tasks (
     memo     BLOB,                          -- the key by which its results are found again
     files    BLOB,                          -- what must be there for that, as it was
     retry_of INTEGER,                       -- the failed task whose place it takes
-    after    BLOB                           -- the tasks that end before it starts
+    after    BLOB,                          -- the tasks that end before it starts
+    commutative BLOB                        -- what it takes by turns: places of inputs and results
 );
+
+-- The latest versions of results that tasks take by turns. The head of a session's later life goes on
+-- with these.
+CREATE TABLE turns (
+    task         INTEGER NOT NULL,          -- with `place`: the first version
+    place        INTEGER NOT NULL,
+    latest       INTEGER NOT NULL,          -- with `latest_place`: the latest one
+    latest_place INTEGER NOT NULL,
+    PRIMARY KEY (task, place)
+) WITHOUT ROWID;
 -- Everything that tasks are found, counted and sorted by: no such question reads the rows, which are
 -- wide. What a new head has to read, too: READY and DELEGATED are what is unfinished.
 CREATE INDEX tasks_listed ON tasks (session, state, id, template, created, ended, ran, pool, error);

@@ -90,3 +90,16 @@ CREATE TABLE released (
     PRIMARY KEY (task, place)
 ) WITHOUT ROWID;
 CREATE INDEX released_and_needed ON released (task) WHERE NOT gone;
+
+-- version: 16
+ALTER TABLE tasks ADD COLUMN commutative BLOB;
+
+-- The latest versions of results that tasks take by turns. The head of a session's later life goes on
+-- with these.
+CREATE TABLE turns (
+    task         INTEGER NOT NULL,          -- with `place`: the first version
+    place        INTEGER NOT NULL,
+    latest       INTEGER NOT NULL,          -- with `latest_place`: the latest one
+    latest_place INTEGER NOT NULL,
+    PRIMARY KEY (task, place)
+) WITHOUT ROWID;

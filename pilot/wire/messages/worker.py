@@ -178,6 +178,8 @@ class Run(Message):
     templates: list[Template]
     work: list[AttemptSpec]
     plan: LaunchPlan | None = None
+    #: The nodes of the work, where these are several; the first is the executor's own.
+    nodes: tuple[str, ...] = ()
 
 
 class Done(Message):

@@ -13,7 +13,7 @@ from pilot.agent.rules import actions as a
 from pilot.agent.rules.rules import Rules
 from pilot.agent.service import Identity, Notice, Service
 from pilot.scheduler.batch import JobRequest
-from pilot.scheduler.resources import NodeShape
+from pilot.scheduler.resources import node_shape
 from pilot.wire.messages import pilot as m
 from pilot.wire.messages.common import WHO_ARE_YOU, Welcome
 from pilot.wire.messages.pilot import RunningTask
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from simulated.head import Head
 
 CORES = 4
-SHAPE = NodeShape(CORES)
+SHAPE = node_shape(CORES, coreless=2)
 #: Timers are looked at so often, in seconds.
 TICK_S = 0.5
 

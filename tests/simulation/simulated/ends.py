@@ -336,6 +336,8 @@ class _Check:
             return number in self._new and row.values == row.spec.values
         if isinstance(event, ev.TasksLookedUp) and number in event.found and not row.owed:
             return bool(row.template.cache) and row.values == event.found[number]
+        if isinstance(event, ev.VersionsLookedUp) and number in event.values:
+            return bool(row.spec.commutative) and row.values == (event.values[number],)
         expected = list(row.owed[0] if row.owed else done.values if done else ())
         owed = dict(row.owed[1]) if row.owed else {}
         if done is not None and done.children is not None:

@@ -187,6 +187,9 @@ def check_core(core: Core) -> None:
             assert task.pilot is None
             if task.template.cache and task.memo is None:
                 continue  # it is looked up whether it has run before
+            if task.aside:
+                assert task.parts, f"{task.id:#x} waits for no turn"
+                continue
             ready[work] += 1
             assert task in task.task_class.queue, f"{task.id:#x} is ready, but in no queue"
         elif task.state in (ASSIGNED, RUNNING):
@@ -235,12 +238,23 @@ def check_core(core: Core) -> None:
         mine = [task for task in mine if task.pilot is pilot]
         assert waiting == {task.id for task in mine if task.state == ASSIGNED}
         running = [task for task in mine if task.state == RUNNING and task.id not in pilot.eased]
+        # Without a core there is nothing that lasts.
+        running = [task for task in running if pilot.held[task.id]]
         assert all(task.id in pilot._lasts or task.id in lent for task in running)
         for task_class, tasks in pilot.waiting.items():
             since = list(tasks.values())
             assert since and since == sorted(since), "the oldest is not the first"
             assert all(task.task_class is task_class for task in tasks)
     _check_site(core)
+    for turn in core._life.turns.values():
+        holder = turn.holder
+        behind = [task for tasks in turn.aside.values() for task in tasks if task.aside]
+        assert holder or turn.candidates or not behind, f"nobody has the turn of {turn.anchor}"
+        for task in turn.candidates.values():
+            assert task.state == READY and not task.aside, f"{task.id:#x} has left the queue"
+    for task in core.tasks.values():
+        if task.parts and task.state in (ASSIGNED, RUNNING, DELEGATED):
+            assert all(part.turn.holder is task for part in task.parts), f"{task.id:#x} has no turn"
     for task in core.tasks.values():
         if task.near_pilot is not None and task.state == PENDING:
             sources = {source for source, _ in task.inputs} & core.tasks.keys()

@@ -37,7 +37,7 @@ from pilot.model.states import (
     RUNNING,
     TIMED_OUT,
 )
-from pilot.model.tasks import Completion, TaskOutcome, Template
+from pilot.model.tasks import Completion, TaskFailure, TaskOutcome, TaskSpec, Template
 from pilot.model.values import Value
 from pilot.scheduler import pacing
 from pilot.scheduler.amounts import UNIT
@@ -434,6 +434,42 @@ class Oracle:
         return [version for (version,) in self.cluster.disk.read(read)]
 
     @_strict
+    def _check_turns(self, rows: Iterable[int]) -> None:
+        """Each version was given to one task that has completed, and what was read came after."""
+        query = "SELECT id, result FROM tasks WHERE state = 'COMPLETED' AND result NOT NULL"
+        results = dict(self.cluster.disk.read(query))
+        texts: dict[int, list[bytes]] = {}
+        members: dict[int, TaskSpec] = {}
+        readers: dict[int, TaskSpec] = {}
+        for task, (template, spec) in self.cluster.tasks.specs.items():
+            if spec.commutative and task in rows and results.get(task):
+                values, failure = msgspec.msgpack.decode(
+                    results[task], type=tuple[tuple[Value, ...], TaskFailure | None]
+                )
+                if failure is None:
+                    (readers if template.kind == "value" else members)[task] = spec
+                    texts[task] = [value.payload for value in values]
+        followed: dict[tuple[Ref, bytes], int] = {}
+        for task, spec in members.items():
+            ((_, result),) = spec.commutative
+            _, _, source = texts[task][result].partition(b"<")
+            assert source, f"{task:#x} tells of no version"
+            given = spec.inputs[0], source
+            assert given not in followed, f"{task:#x} and {followed[given]:#x} got the same"
+            followed[given] = task
+        self.seen["turn"] += len(members)
+        for task, spec in readers.items():
+            (anchor,) = spec.inputs
+            version, seen = b"%x.%d" % anchor, set()
+            read = texts[task][0].partition(b"<")[0]
+            while version != read and (anchor, version) in followed:
+                follower = followed[anchor, version]
+                seen.add(follower)
+                ((_, result),) = members[follower].commutative
+                version = b"%x.%d" % (follower, result)
+            assert seen >= {*spec.after} & members.keys(), f"{task:#x} was too early"
+            self.seen["version that was read after turns"] += 1
+
     def check_objects(self) -> None:
         """No version is lost, none is given twice, and each has its result."""
         read = "SELECT name, version, task, removed IS NULL FROM objects ORDER BY name, version"
@@ -586,6 +622,7 @@ class Oracle:
         self._check_attempts(rows)
         self._check_releases(rows)
         self.check_objects()
+        self._check_turns(rows.keys() - {t for t in rows if session_of(t) in self.purged})
         # Of deleted sessions there are results of named objects, and no more.
         rows = {task: row for task, row in rows.items() if session_of(task) not in self.deleted}
         events = self.cluster.disk.read("SELECT changes FROM events ORDER BY first")
@@ -681,7 +718,8 @@ class Oracle:
         assert row.errors <= min(failed, template.retries + 1), (task, outcomes)
         assert row.crashes <= min(outcomes["crash"], template.max_crashes + 1), (task, outcomes)
         if row.state == COMPLETED:
-            assert (outcomes["ok"] and self.runs_of[task]) or template.cache
+            has_run = outcomes["ok"] and self.runs_of[task]
+            assert has_run or template.cache or template.kind == "value"
         elif row.state == FAILED:  # or it went well, and its result is that of one that had failed
             assert outcomes["error"] or outcomes["crash"] or outcomes["ok"]
         elif row.state == TIMED_OUT:

@@ -25,10 +25,12 @@ NEEDS: tuple[tuple[TaskKind, Resources], ...] = (
     ("python", Resources()),
     ("python", Resources()),
     ("python", Resources(cores=2)),
+    ("python", needs(0)),
     ("python", Resources(cores=4)),
     ("mpi", Resources(ranks=2)),
     ("mpi", Resources(ranks=2, ranks_per_node=1)),
     ("mpi-command", Resources(ranks=3)),
+    ("python", needs(nodes=2)),
     ("python", needs(site={"licence": UNIT})),
     ("python", needs(cores=2, site={"licence": 2 * UNIT, "buffer": UNIT // 2})),
     ("mpi", needs(ranks=2, site={"buffer": UNIT})),
@@ -70,6 +72,13 @@ class Tasks:
         #: How likely a task starts after the ends of others.
         self._after_rate = self.rng.choice((0.0, 0.0, 0.3))
         self._cache_rate = self.rng.choice((0.0, 0.0, 0.3))
+        #: How likely a task takes a value by turns with others.
+        self._turns_rng = cluster.chance("turns")
+        self._turn_rate = self._turns_rng.choice((0.0, 0.0, 0.3))
+        #: The values that tasks take by turns, with these, by session; and the templates of tasks
+        #: that take over what these leave.
+        self.turns: dict[int, dict[Ref, list[int]]] = {}
+        self._readers: dict[int, Template] = {}
         self._stop_rate = self.rng.choice((0.0, 0.0, 0.05))
         self._mean_s = cluster.hasty(self.rng.choice((0.001, 0.05, 1.0, 5.0)))
         #: How likely a task never ends in a pilot where some do not.
@@ -114,7 +123,7 @@ class Tasks:
             after = self._after([*sources, work.task], rng)
             specs.append(TaskSpec(number, template.id, b"x", refs, after=after))
         delegated: dict[int, Ref] = {}
-        for index in range(parent.returns):
+        for index in range(0 if self.specs[work.task][1].commutative else parent.returns):
             if rng.random() < 0.6:
                 delegated[index] = (rng.choice([*(spec.id for spec in specs), *born]), 0)
         released = tuple((one, 0) for one in [*(s.id for s in specs), *born] if rng.random() < 0.2)
@@ -209,8 +218,14 @@ class Tasks:
         return tuple(Value(len(text), text) for text in texts)
 
     def made_by(self, work: AttemptSpec) -> tuple[Value, ...]:
-        """Return what an attempt returns that goes well."""
-        return self.values(work.task, self.specs[work.task][0])
+        """Return what an attempt returns that goes well; a version tells from which it was made."""
+        template, spec = self.specs[work.task]
+        made = list(self.values(work.task, template))
+        for place, result in spec.commutative:
+            source = work.inputs[place]
+            text = made[result].payload + b"<%x.%d" % (source.task, source.index)
+            made[result] = Value(len(text), text)
+        return tuple(made)
 
     def _refs(self, sources: list[int], count: int, rng: Random) -> tuple[Ref, ...]:
         chosen = rng.sample(sources, min(len(sources), count))
@@ -222,6 +237,38 @@ class Tasks:
             return ()
         chosen = rng.sample(others, min(len(others), rng.choice((1, 1, 2, 4))))
         return (*chosen, NOWHERE) if rng.random() < 0.01 else tuple(chosen)
+
+    def _by_turns(
+        self,
+        task: int,
+        template: Template,
+        refs: tuple[Ref, ...],
+        after: tuple[int, ...],
+        rng: Random,
+    ) -> tuple[Template, tuple[Ref, ...], tuple[int, ...], tuple[tuple[int, int], ...]]:
+        """Have a task take a value by turns, or take over what those leave that do."""
+        session = template.session
+        turns = self.turns.setdefault(session, {})
+        mine = [one for one, (its, _) in self.specs.items() if its.session == session]
+        if not mine or template.cache:
+            return template, refs, after, ()
+        if not turns or rng.random() < 0.1:
+            turns.setdefault(self._refs(mine[-10:], 1, rng)[0], [])
+        anchor = rng.choice(list(turns))
+        if turns[anchor] and rng.random() < 0.1:
+            members = tuple(turns.pop(anchor))  # no more are to take it
+            return self._reader(session), (anchor,), members, ((0, 0),)
+        turns[anchor].append(task)
+        others = tuple(ref for ref in refs if ref != anchor)
+        return template, (anchor, *others), after, ((0, rng.randrange(template.returns)),)
+
+    def _reader(self, session: int) -> Template:
+        if session not in self._readers:
+            number = next(self._templates)
+            self._readers[session] = self.templates[number] = Template(
+                number, session, "latest", "value", b"", Resources()
+            )
+        return self._readers[session]
 
     def know(self, session: int) -> None:
         """Have templates for a session."""
@@ -259,10 +306,16 @@ class Tasks:
                 after = self._after(known[-10:], rng)
             values = self.values(task, template) if rng.random() < 0.03 else ()
             refs, after = ((), ()) if values else (refs, after)
+            parts: tuple[tuple[int, int], ...] = ()
+            by_turns = self._turns_rng
+            if not values and alike is None and by_turns.random() < self._turn_rate:
+                template, refs, after, parts = self._by_turns(task, template, refs, after, by_turns)
             payload = b"%d" % rng.randrange(5)
             if values and rng.random() < 0.7:
                 payload = encode_naming(Naming(rng.choice(NAMES)))
-            spec = TaskSpec(task, template.id, payload, refs, values, after=after)
+            spec = TaskSpec(
+                task, template.id, payload, refs, values, after=after, commutative=parts
+            )
             self.specs[task] = (template, spec)
             self.by_client[task] = client
             specs.append(spec)
