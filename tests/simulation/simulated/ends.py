@@ -174,6 +174,14 @@ class Ends:
                 RELEASED if index == place else value for index, value in enumerate(row.values)
             )
 
+    def may_be_gone(self, task: int, one: tuple[Value, ...], other: tuple[Value, ...]) -> bool:
+        """Tell whether two accounts of a task's results differ in what is let go alone, of which
+        it is not known whether that is committed."""
+        return len(one) == len(other) and all(
+            mine == its or ((task, place) in self._free and RELEASED in (mine, its))
+            for place, (mine, its) in enumerate(zip(one, other, strict=True))
+        )
+
     def is_released(self, result: Ref) -> bool:
         """Tell whether a result is for no task that is submitted now."""
         return result in self._claimed or result in self._gone()

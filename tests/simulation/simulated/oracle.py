@@ -194,6 +194,8 @@ class Oracle:
                 known = self._ends.rows[task]
                 # An attempt that ends after its task is counted by a commit of its own.
                 same = row.attempts <= known.attempts and replace(known, attempts=row.attempts)
+                if same and self._ends.may_be_gone(task, row.values, known.values):
+                    same = replace(same, values=row.values)
                 assert row == same, (row, known)
 
     def watch(self, service: Service) -> None:
