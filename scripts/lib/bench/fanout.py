@@ -4,7 +4,7 @@ time.
 The value is the result of a task, or was put by the client. The clock runs from the submission of
 the readers to the last one's end. Beside the time: how often the value was read (bytes that the
 pilot's processes have read, divided by its size; what is mapped is not read), and the memory of
-all its processes beyond what they had before (``Pss``, at its peak, and what is new in
+all its processes beyond what they had before it was made (``Pss``, at its peak, and what is new in
 ``/dev/shm``: what they have mapped from there is in both), as multiples of the value.
 
 Beside it: as many processes that load the value from one file by ``np.load``, and that map it.
@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -71,15 +71,17 @@ def _through_pilot(stage: Stage, value: arrays.Block, put: bool) -> dict[str, fl
         # All executors are there, with NumPy and HDF5, when all have met over something small.
         small = session.submit(arrays.made, 1, MIB)
         _meet(stage, lambda *where: session.submit(arrays.met, small, *where), WARM_S)
+        roles = site_processes(site)
+        pids = [pid for role, its in roles.items() if role != "head" for pid in its]
+        # Where the value is kept before it is read counts, too.
+        before = _Memory.now(pids)
         if put:
             future = session.put(value)
             session.flush(LIMIT_S)
         else:
             future = session.submit(arrays.made, 1, len(value))
             concurrent.futures.wait([future], LIMIT_S)
-        roles = site_processes(site)
-        pids = [pid for role, its in roles.items() if role != "head" for pid in its]
-        with _watched(pids, value) as figures:
+        with _watched(pids, value, before) as figures:
             totals = _meet(stage, lambda *where: session.submit(arrays.met, future, *where))
         _check(totals, value)
     return figures
@@ -98,7 +100,7 @@ def _by_hand(stage: Stage, value: arrays.Block, mapped: bool) -> dict[str, float
                 _meet(stage, reader, WARM_S)
                 continue
             pids = [p.pid for p in multiprocessing.active_children() if p.pid is not None]
-            with _watched(pids, value) as figures:
+            with _watched(pids, value, _Memory.now(pids)) as figures:
                 totals = _meet(stage, reader)
             _check(totals, value)
     Path(path).unlink()
@@ -123,17 +125,16 @@ def _check(totals: list[float], value: arrays.Block) -> None:
 
 
 @contextlib.contextmanager
-def _watched(pids: list[int], value: arrays.Block) -> Iterator[dict[str, float]]:
-    """Give a dict that gets the figures of the block when it is left."""
+def _watched(pids: list[int], value: arrays.Block, before: _Memory) -> Iterator[dict[str, float]]:
+    """Give a dict that gets the figures of the block when it is left, and the memory that was
+    taken since `before`."""
     size_mib = value.nbytes / (1 << 20)
-    before_mib, shared_mib = measure.shared_mib(pids), _used_mib()
     read = sum(map(measure.read, pids))
-    peaks, over = [before_mib, shared_mib], threading.Event()
+    looks, over = [_Memory.now(pids)], threading.Event()
 
     def look() -> None:
         while not over.wait(LOOK_S):
-            peaks[0] = max(peaks[0], measure.shared_mib(pids))
-            peaks[1] = max(peaks[1], _used_mib())
+            looks.append(_Memory.now(pids))
 
     watcher = threading.Thread(target=look)
     watcher.start()
@@ -146,10 +147,18 @@ def _watched(pids: list[int], value: arrays.Block) -> Iterator[dict[str, float]]
         over.set()
         watcher.join()
     figures["read"] = (sum(map(measure.read, pids)) - read) / value.nbytes
-    figures["memory"] = (peaks[0] - before_mib) / size_mib
-    figures["new in /dev/shm"] = (peaks[1] - shared_mib) / size_mib
+    figures["memory"] = (max(one.mib for one in looks) - before.mib) / size_mib
+    figures["new in /dev/shm"] = (max(one.files_mib for one in looks) - before.files_mib) / size_mib
 
 
-def _used_mib() -> float:
-    space = os.statvfs(SHARED_MEMORY)
-    return (space.f_blocks - space.f_bfree) * space.f_frsize / (1 << 20)
+class _Memory(NamedTuple):
+    """The memory of processes together, and of the files in ``/dev/shm``, in MiB."""
+
+    mib: float
+    files_mib: float
+
+    @classmethod
+    def now(cls, pids: list[int]) -> _Memory:
+        space = os.statvfs(SHARED_MEMORY)
+        files = (space.f_blocks - space.f_bfree) * space.f_frsize
+        return cls(measure.shared_mib(pids), files / (1 << 20))
