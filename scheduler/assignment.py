@@ -217,7 +217,7 @@ def free_slots(work: WorkClass, pilot: PilotRoom) -> int:
 def early_slots(work: WorkClass, pilot: PilotRoom) -> int:
     """Return how many more tasks of this class the pilot should hold that wait for inputs which are
     made there: of those that are not short as many as fill its cores once more."""
-    if is_short(work) or work in pilot.avoided:
+    if is_short(work) or work in pilot.avoided or not work.need.cores:
         return free_slots(work, pilot)
     return max(0, int((2 * cores_of(pilot) - pilot.load) // work.need.total_cores))
 

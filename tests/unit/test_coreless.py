@@ -16,7 +16,7 @@ from pilot.client.task import OptionError
 from pilot.head.core.core import Core
 from pilot.head.core.events import AttemptsEnded, PilotJoined, TasksSubmitted
 from pilot.model.tasks import Template
-from pilot.scheduler.assignment import why_infeasible
+from pilot.scheduler.assignment import early_slots, free_slots, why_infeasible
 from pilot.scheduler.demand import ClassDemand, nodes_wanted
 from pilot.scheduler.elasticity import PoolLimits
 from pilot.scheduler.resources import needs, node_shape
@@ -97,6 +97,15 @@ def test_the_head_gives_them_to_a_pilot_that_is_full() -> None:
     core.apply(AttemptsEnded("p", [done(10), done(11, "error")]), 5.0)
     assert pilot_.coreless == 2
     assert [task.id for task in core.assign(6.0)["p"]] == [14, 15]
+
+
+def test_ahead_of_its_inputs_it_needs_a_place_too() -> None:
+    core = Core()
+    core.apply(PilotJoined("p", "main", TWO_PLACES, 2, 0.0, []), 0.0)
+    core.apply(TasksSubmitted(1, [coreless()], [spec(1, 2)], {}), 1.0)
+    (work,) = core.classes.values()
+    room = core.pilots["p"]
+    assert early_slots(work, room) == free_slots(work, room) == 4
 
 
 @pytest.mark.parametrize(
