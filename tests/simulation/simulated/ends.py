@@ -152,6 +152,8 @@ class Ends:
                 needed.update(row.spec.inputs)
             elif row.state == DELEGATED and row.owed:
                 needed.update(row.owed[1].values())
+        for task in self._core.tasks.values():
+            needed.update(task.given)  # the latest versions of what is taken by turns
         for result in effects.released:
             state = rows[result[0]].state if result[0] in rows else FAILED
             assert result not in needed, f"{result} is released while needed"
