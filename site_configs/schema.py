@@ -136,6 +136,9 @@ class DataConfig(_Mapping, frozen=True, kw_only=True):
     #: What each pilot may use of a node's memory, for results that are not on the disk yet; auto:
     #: an eighth of it, and half of what is free in /dev/shm; 0: they go to the disk first.
     node_store_mib: AutoMebibytes = field(default=None, name="node_store")
+    #: Of results that were released, and that tasks of one pilot alone still need, those that go on
+    #: from there are written after so long: no more than that has to be done again.
+    durable_every_s: Seconds = field(default=30.0, name="durable_every")
     #: Results and checkpoints of a session are deleted so long after its end, as by pilot session
     #: purge; auto: never.
     keep_s: AutoSeconds = field(default=None, name="keep")

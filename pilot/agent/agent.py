@@ -131,7 +131,8 @@ class Agent:
         nodelist = os.environ.get("PILOT_NODELIST")
         self._hosts = self._kind.node_names(nodelist) if nodelist else [socket.gethostname()]
         self._shape = shape_of_nodes(self._pool, os.environ)
-        self._rules = Rules(self._hosts, self._shape, clock.now())
+        durable_every_s = site.config.data.durable_every_s
+        self._rules = Rules(self._hosts, self._shape, clock.now(), durable_every_s)
         self._nodes: dict[str, bytes] = {}
         self._node_heard: dict[str, float] = {}
         self._node_running: dict[str, list[RunningTask]] = {}
@@ -360,7 +361,7 @@ class Agent:
         elif isinstance(message, m.Kept):
             self._rules.executor_kept(message.executor, message.completions, message.paths, now)
         elif isinstance(message, m.Persisted):
-            self._rules.persisted(message.paths, message.failed, now)
+            self._rules.persisted(message.paths, message.failed, now, message.lost)
         elif isinstance(message, m.Ran):
             self._rules.executor_ran(message.executor, message.tasks, now)
         elif isinstance(message, m.Waits):

@@ -159,6 +159,12 @@ class SegmentWriter:
     def _unsealed(self) -> list[_Segment]:
         return [*self._closed, *self._open.values()]
 
+    def detach(self) -> None:
+        """Close all open segments: results that are added from now on go into new ones."""
+        with self._lock:
+            self._closed += self._open.values()
+            self._open.clear()
+
     def seal(self) -> list[Value]:
         """Finish all open segments; results that other threads add meanwhile go into new ones.
 
@@ -175,9 +181,7 @@ class SegmentWriter:
             neither pending nor have a value are lost, and their tasks must run again.
         """
         with self._sealing:
-            with self._lock:
-                self._closed += self._open.values()
-                self._open.clear()
+            self.detach()
             for segment in list(self._closed):
                 try:
                     path = self._publish(segment.draft)

@@ -159,6 +159,11 @@ class LazyWriter:
             self._writer = SegmentWriter(*self._arguments)
         return self._writer
 
+    def detach(self) -> None:
+        """Close all open segments; see `SegmentWriter.detach`."""
+        if self._writer is not None:
+            self._writer.detach()
+
     def seal(self) -> list[Value]:
         """Finish all open segments; see `SegmentWriter.seal`."""
         return self._writer.seal() if self._writer is not None else []

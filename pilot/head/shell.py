@@ -89,7 +89,7 @@ class Shell:
         self.numbers = Numbers(store.reserve, store.release)
         self.assignments = AssignmentPacker(store)
         self.outcomes = Outcomes(store)
-        self.telling = Telling(send, unsent, self.outcomes)
+        self.telling = Telling(send, unsent, self.outcomes, self._watch)
         self.memo_lookup = MemoLookup(store, self.outcomes.values, notify, machine)
         self.steps = Steps(machine.now)
         self.commits = Commits(
@@ -129,6 +129,13 @@ class Shell:
     def _committed(self) -> None:
         self._changed = {}
         self.outcomes.trim(self.commits.batch.ended_tasks)
+
+    def _watch(self, peer: bytes, task: int) -> bool:
+        """Have a client told of a task when it ends; return False if it is not unfinished."""
+        if task not in self.core.tasks:
+            return False
+        self.peers.watch(peer, task)
+        return True
 
     def _tell(self, peer: bytes, outcomes: list[TaskOutcome]) -> None:
         changed = self._changed

@@ -35,12 +35,21 @@ class Telling:
         The number of bytes that a peer has been sent and has not read.
     outcomes
         How tasks ended.
+    watch
+        Has a peer told of a task when it ends; returns False if it is not unfinished.
     """
 
-    def __init__(self, send: Send, unsent: Callable[[bytes], int], outcomes: Outcomes) -> None:
+    def __init__(
+        self,
+        send: Send,
+        unsent: Callable[[bytes], int],
+        outcomes: Outcomes,
+        watch: Callable[[bytes, int], bool],
+    ) -> None:
         self._send = send
         self._unsent = unsent
         self._outcomes = outcomes
+        self._watch = watch
         #: The tasks still to be told, by peer; never empty.
         self._later: dict[bytes, deque[int]] = {}
 
@@ -62,7 +71,9 @@ class Telling:
         for peer, tasks in list(self._later.items()):
             while tasks and self._unsent(peer) <= TOLD_BYTES:
                 portion = [tasks.popleft() for _ in range(min(PORTION, len(tasks)))]
-                self._send(peer, m.Outcomes(self._outcomes.told(portion)))
+                # A new head may have taken one on meanwhile, which was unknown before.
+                ended = [task for task in portion if not self._watch(peer, task)]
+                self._send(peer, m.Outcomes(self._outcomes.told(ended)))
             if not tasks:
                 del self._later[peer]
 

@@ -46,7 +46,7 @@ from pilot.worker.executor import main as executor_main
 from pilot.worker.forking import Forked, ForkServer, Served
 from pilot.worker.node_cache import CacheHolder
 from pilot.worker.node_store import StoreHolder
-from pilot.worker.persisting import Persister
+from pilot.worker.persisting import GONE, Persister
 from pilot.worker.preloading import Preloads
 from pilot.worker.preloading import run as run_template
 from pilot.worker.shared_memory import (
@@ -250,16 +250,18 @@ class NodeWorker:
 
     def _tell_persisted(self) -> None:
         assert self._store is not None and self._persister is not None
-        written, failed = [], {}
+        written, failed, lost = [], {}, []
         for path, problem in self._persister.take():
-            if problem:
+            if problem == GONE:
+                lost.append(path)
+            elif problem:
                 log.error("%s cannot be written: %s", path, problem)
                 failed[path] = problem
             else:
                 self._store.note_durable(path)
                 written.append(path)
-        if written or failed:
-            self._client.send(m.Persisted(self._node, written, failed))
+        if written or failed or lost:
+            self._client.send(m.Persisted(self._node, written, failed, lost))
 
     def _drop_kept(self, message: m.DropKept) -> None:
         if self._store is not None and self._persister is not None:

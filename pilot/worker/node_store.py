@@ -220,6 +220,12 @@ class StoreWriter:
             log.warning("%s", error)
             return self._site.add_parts(session, task_name, task_id, index, parts, level)
 
+    def detach(self) -> None:
+        """Close all open segments; see `SegmentWriter.detach`."""
+        self._site.detach()
+        if self._kept is not None:
+            self._kept.detach()
+
     def seal(self) -> None:
         """Finish all open segments.
 

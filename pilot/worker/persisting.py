@@ -23,6 +23,8 @@ from pilot.data.patience import patiently
 
 #: So many files are copied at a time: the disk is waited for most of the time.
 _THREADS = 2
+#: The reason why a file is not copied that is not in the store any more.
+GONE = "gone"
 #: So much is copied by one call.
 _BLOCK_BYTES = 16 * 1024 * 1024
 
@@ -105,6 +107,8 @@ class Persister:
                     persist(self._store / path, self._site_dir / path, self._site_dir)
             except Exception as error:
                 problem = f"{type(error).__name__}: {error}"
+                if not (self._store / path).exists():
+                    problem = GONE
             with self._lock:
                 self._asked.discard(path)
                 self._ended.append((path, problem))

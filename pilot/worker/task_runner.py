@@ -170,6 +170,10 @@ class TaskRunner:
         self._writer: Any = None
         self._unsealed: list[tuple[Completion, list[Any]]] = []
         self._sealing = threading.Lock()
+        #: Held from when results of a task are written until its end is among the unsealed.
+        self._storing = threading.Lock()
+        #: True while `run` holds that.
+        self._stores = False
         #: The environment of commands; set where tasks in this process shall not change it.
         self.environ: Mapping[str, str] = os.environ
         self._pid = os.getpid()
@@ -231,6 +235,10 @@ class TaskRunner:
             # The user's code is in more than the function: in the text of an error, for one.
             self._surroundings.put_back()
             return [self._untold(work, error)]
+        finally:
+            if self._stores:
+                self._stores = False
+                self._storing.release()
 
     def _untold(self, work: AttemptSpec, error: BaseException) -> Completion:
         """Return the completion of a task whose end could not be reported."""
@@ -304,6 +312,8 @@ class TaskRunner:
             args, kwargs = (), {}
             at = _RESULT
             if self._rank == 0:
+                self._storing.acquire()
+                self._stores = True
                 stored, children = self._take_results(label, template, result, session)
                 if len(stored) == 1 and type(stored[0]) is not Value and _is_own(result):
                     self._last = (stored[0], result)
@@ -358,8 +368,11 @@ class TaskRunner:
 
         May be called from another thread than `run`.
         """
-        with self._sealing:
+        # What is sealed is of tasks that are told with it: nothing comes later of these segments.
+        with self._storing, self._sealing:
             waiting, self._unsealed = self._unsealed, []
+            if waiting:
+                self._writer.detach()
         return self._seal(waiting) if waiting else ([], [])
 
     def _seal(
@@ -378,7 +391,6 @@ class TaskRunner:
                 completions.append(msgspec.structs.replace(completion, values=values))
             except RuntimeError as unsealed:
                 completions.append(self._not_stored(completion, error or unsealed))
-        # Not what was sealed just now: that may have been done for an earlier task.
         kept = {v.path for end in completions for v in end.values if self._writer.is_kept(v)}
         return completions, sorted(kept)
 

@@ -100,8 +100,7 @@ def test_whoever_is_killed_the_results_are_right(make_site: Any, whom: str) -> N
         chains = [session.submit(ones, 1), session.submit(ones, 1)]
         for _ in range(12):
             chains = [session.submit(slowly_add_one, block) for block in chains]
-        if whom != "head":
-            wait_until(lambda: kept_files(site), DEADLINE_S, "a result in the store")
+        wait_until(lambda: kept_files(site), DEADLINE_S, "a result in the store")
         os.kill(site.pid_of(whom), signal.SIGKILL)
         assert [session.submit(ends, block).result(DEADLINE_S) for block in chains] == [
             (13.0, 13.0),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -19,7 +19,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pilot.head.core import releases
+from pilot.agent.rules.kept import Kept
+from pilot.head.core import pilot_reports, releases
 from pilot.head.core.state import Task
 from pilot.model.ids import Ref
 
@@ -144,6 +145,33 @@ def test_a_result_that_goes_while_it_is_needed_is_found(
     assert any("released while needed" in str(error) for error in found)
 
 
+def _forget_what_is_unwritten(*_: object) -> bool:
+    return False
+
+
+def test_an_end_that_is_told_before_its_result_is_written_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Kept, "hold", _forget_what_is_unwritten)
+    found = (_failure(_life(seed, SHORT)) for seed in range(200))
+    assert any("nowhere but on a node" in str(error) for error in found)
+
+
+def test_a_result_that_is_let_go_while_it_is_needed_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A pilot that takes tasks that run for tasks that have ended, and a head that believes it."""
+    needs = Kept.release
+
+    def forgets(self: Kept, task: int, index: int, _: Collection[int]) -> None:
+        needs(self, task, index, ())
+
+    monkeypatch.setattr(Kept, "release", forgets)
+    monkeypatch.setattr(pilot_reports, "sound", lambda ends, *_: ends)
+    found = (_failure(_life(seed, SHORT)) for seed in range(200))
+    assert any("was released" in str(error) for error in found)
+
+
 @pytest.mark.parametrize("size", [LONG, SHORT], ids=["long", "short"])
 def test_what_may_go_wrong_is_reached(size: Size) -> None:
     """A simulation in which nothing goes wrong tests nothing."""
@@ -152,6 +180,8 @@ def test_what_may_go_wrong_is_reached(size: Size) -> None:
         pytest.skip(f"only {seen['lives']} lives were run before this")
     for what in (
         "killed",
+        "inputs from the store of a node alone",
+        "told without a result that was let go",
         "asked back",
         "nodes given back",
         "sent early",

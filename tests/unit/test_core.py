@@ -12,6 +12,7 @@ from pilot.head.core.core import Core
 from pilot.head.core.dispatch import AVOID_S, STARVING_S, STUCK_S
 from pilot.head.core.events import (
     AttemptsEnded,
+    AttemptsHeldBack,
     AttemptsRunning,
     Effects,
     Ended,
@@ -20,6 +21,7 @@ from pilot.head.core.events import (
     PilotJoined,
     PilotLost,
     Restored,
+    ResultsReleased,
     SessionOpened,
     TasksCancelled,
     TasksLookedUp,
@@ -28,7 +30,7 @@ from pilot.head.core.events import (
 )
 from pilot.model.states import FinalState, Outcome
 from pilot.model.tasks import Children, Completion, TaskFailure, TaskOutcome, TaskSpec, Template
-from pilot.model.values import Value
+from pilot.model.values import RELEASED, Value
 from pilot.scheduler.resources import NodeShape, Resources
 from pilot.wire.messages.pilot import RunningTask
 
@@ -1002,7 +1004,7 @@ def with_children(
     task: int, children: list[TaskSpec], delegated: dict[int, tuple[int, int]] | None = None
 ) -> Completion:
     # Where the result is a child's, the parent's own value is an empty place.
-    values = (Value(0, b""),)
+    values = (Value(0, b""),) if delegated else (Value(1, b"x"),)
     return done(task, values=values, children=Children((), (), tuple(children), delegated or {}))
 
 
@@ -1402,3 +1404,84 @@ def test_the_later_attempt_goes_on_and_an_error_of_the_former_counts(
     assert (attempt.errors, attempt.pilot) == (1, "a")
     assert head.core.pilots["a"].load == 0 and head.core.pilots["b"].load == 1
     assert states(head.end(done(1, "error", 2), pilot="b")) == {1: "FAILED"}
+
+
+# --- results in the memory of nodes ---------------------------------------------------------------
+
+LARGE = Value(1 << 20, b"", "results/0/x.h5", "/0/t/1/0")
+
+
+def without(task: int) -> Completion:
+    """A good end whose result was let go."""
+    return done(task, values=(RELEASED,))
+
+
+def chain(head: Head, length: int) -> None:
+    """A chain in a pilot, of which all results but the last are released."""
+    head.join()
+    head.submit(spec(99))
+    head.assign()
+    head.end(done(99, started=1.0, ended=1.01))
+    head.submit(*[spec(n, needs=(n - 1,) if n > 1 else ()) for n in range(1, length + 1)])
+    head.apply(ResultsReleased([(n, 0) for n in range(1, length)]))
+    head.assign()
+    assert all(task.pilot is not None for task in head.core.tasks.values())
+
+
+def test_a_chain_without_its_inner_results_is_taken_as_a_whole(head: Head) -> None:
+    chain(head, 3)
+    effects = head.end(without(1), without(2), done(3, values=(LARGE,)))
+    assert states(effects) == dict.fromkeys((1, 2, 3), "COMPLETED")
+    assert set(effects.released) == {(1, 0), (2, 0)}
+    assert not head.core.tasks
+
+
+def test_a_result_that_is_missed_is_made_again(head: Head) -> None:
+    chain(head, 3)
+    # The second has not ended well, so it will need its input again: and that one its own.
+    effects = head.end(without(1), done(2, "crash"))
+    assert states(effects) == {}
+    assert (head.state(1), head.state(2)) == ("READY", "PENDING")
+    assert head.core.tasks[1].crashes == 0
+
+
+def test_what_rests_on_a_missed_result_is_made_again_too(head: Head) -> None:
+    chain(head, 4)
+    effects = head.end(without(1), without(2), without(3))
+    assert states(effects) == {}
+    assert head.state(1) == "READY"
+
+
+def test_a_result_that_nobody_has_released_is_not_let_go(head: Head) -> None:
+    head.join()
+    head.submit(spec(1))
+    head.assign()
+    assert states(head.end(without(1))) == {}
+    assert head.state(1) == "READY"
+
+
+def test_what_is_held_back_takes_no_cores(head: Head) -> None:
+    head.join(cores=1)
+    head.submit(spec(1), spec(2))
+    assert head.assign() == {"p": [(1, 1)]}
+    head.apply(AttemptsHeldBack("p", [(1, 1, 5.0), (1, 2, 5.0), (7, 1, 5.0)]))
+    assert head.state(1) == "RUNNING"
+    assert head.core.pilots["p"].load == 0
+    assert head.assign() == {"p": [(2, 1)]}
+    head.end(done(1))
+    assert head.core.pilots["p"].load == 1
+    head.end(done(2))
+    assert head.core.pilots["p"].load == 0
+
+
+def test_a_task_goes_to_the_pilot_that_has_made_its_input(head: Head) -> None:
+    head.join("p", cores=1)
+    head.join("q", cores=1)
+    head.submit(spec(1), spec(2), templates=[template(1)])
+    given = head.assign()
+    first = {name: tasks[0][0] for name, tasks in given.items()}
+    head.submit(*[spec(10 + n, template=2, needs=(n,)) for n in (1, 2)], templates=[template(2)])
+    for name, task in reversed(first.items()):
+        head.end(done(task, values=(LARGE,)), pilot=name)
+    second = {name: tasks[0][0] - 10 for name, tasks in head.assign().items()}
+    assert second == first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.builders import done, template
@@ -14,9 +15,9 @@ from pilot.agent.rules.kept import Kept
 from pilot.agent.rules.places import LEAST_BYTES, Places
 from pilot.agent.rules.rules import Rules
 from pilot.model.tasks import Completion
-from pilot.model.values import Value
+from pilot.model.values import RELEASED, Value
 from pilot.scheduler.resources import NodeShape, Resources
-from pilot.wire.messages.pilot import AttemptSpec, InputValue
+from pilot.wire.messages.pilot import AttemptSpec, InputValue, ReleasedResult
 
 SIZE = 64 << 20
 
@@ -181,7 +182,7 @@ def test_a_file_that_cannot_be_written_is_a_crash_and_what_used_it_runs_again() 
     assert pilot.rules.is_idle
 
 
-def test_results_in_one_file_are_written_by_one_request() -> None:
+def test_results_in_one_file_are_told_when_it_is_written() -> None:
     pilot = Pilot(1)
     for task in (1, 2):
         pilot.add(task)
@@ -192,7 +193,7 @@ def test_results_in_one_file_are_written_by_one_request() -> None:
     ends = [done(2, values=(large(2, "results/0/x.h5"),))]
     pilot.rules.executor_kept(pilot.executor_of(2), ends, ["results/0/x.h5"], pilot.now)
     pilot.step()
-    assert pilot.persisted == ["results/0/x.h5"]
+    assert set(pilot.persisted) == {"results/0/x.h5"}
     pilot.rules.persisted(["results/0/x.h5"], {}, pilot.now)
     assert pilot.reported == [(1, "ok"), (2, "ok")]
 
@@ -368,20 +369,20 @@ def test_what_waits_for_a_node_is_cancelled_and_handed_back_as_all_else() -> Non
 
 def test_the_node_with_most_of_the_inputs_is_the_nearest() -> None:
     places = Places()
-    places.note(1, "a", "n0", LEAST_BYTES)
-    places.note(1, "b", "n1", 3 * LEAST_BYTES)
-    places.note(1, "c", "n0", LEAST_BYTES)
+    places.note((1, 0), "a", "n0", LEAST_BYTES)
+    places.note((1, 1), "b", "n1", 3 * LEAST_BYTES)
+    places.note((1, 2), "c", "n0", LEAST_BYTES)
     assert places.nearest(["a", "b", "c"], (), ("n0", "n1")) == "n1"
     assert places.nearest(["a", "c"], (), ("n0", "n1")) == "n0"
     assert places.nearest(["a", "b"], ("n0",), ("n0", "n1")) == "n0"
     assert places.nearest(["b"], (), ("n0",)) == ""
-    places.forget(1)
+    places.forget(0)
     assert places.nearest(["a", "b", "c"], (), ("n0", "n1")) == ""
 
 
 def test_small_inputs_are_had_anywhere() -> None:
     places = Places()
-    places.note(1, "a", "n0", LEAST_BYTES - 1)
+    places.note((1, 3), "a", "n0", LEAST_BYTES - 1)
     assert places.nearest(["a"], (), ("n0",)) == ""
 
 
@@ -430,7 +431,7 @@ def test_nothing_is_told_before_what_it_rests_on_and_nothing_is_told_twice(
             written.add(task)
             take(kept.written(f"{task}"))
         elif what == "lose" and task not in told and task not in lost:
-            ends, unended = kept.lose([task])
+            ends, unended, _ = kept.lose([task])
             assert not unended
             gone = {end.task for end in ends}
             rest_on_it = {task}
@@ -451,7 +452,7 @@ def test_a_task_that_has_not_ended_is_named_when_its_input_is_lost() -> None:
     kept = Kept()
     assert kept.hold(done(1), "n0", ("1",))
     kept.use(2, [1])
-    ends, unended = kept.lose([1])
+    ends, unended, _ = kept.lose([1])
     assert ([end.task for end in ends], unended) == ([1], {2})
     assert not kept.hold(done(2), "n0", ())
 
@@ -466,3 +467,162 @@ def test_an_interrupted_task_is_given_back_at_once() -> None:
     assert pilot.reported == [(2, "interrupted")]
     pilot.written(1)
     assert pilot.reported == [(1, "ok")]
+
+
+# --- what need not be written
+
+
+def released_chain(pilot: Pilot, length: int) -> None:
+    """A chain whose results were released but for the last."""
+    pilot.add(1)
+    for task in range(2, length + 1):
+        pilot.add(task, task - 1)
+        pilot.rules.release([ReleasedResult(task - 1, 0, (task,))])
+
+
+def test_of_a_chain_of_released_results_the_last_is_written_alone() -> None:
+    pilot = Pilot(1)
+    released_chain(pilot, 4)
+    for task in (1, 2, 3):
+        pilot.keep(task)
+    assert pilot.persisted == []
+    assert pilot.reported == []
+    assert not pilot.rules.is_idle
+    pilot.keep(4)
+    assert pilot.persisted == [large(4).path]
+    pilot.written(4)
+    ends = pilot.rules.take_completions()
+    assert [end.task for end in ends] == [1, 2, 3, 4]
+    assert [end.values[0] for end in ends] == [RELEASED, RELEASED, RELEASED, large(4)]
+    pilot.step()
+    assert pilot.dropped == [large(task).path for task in (1, 2, 3)]
+    assert pilot.rules.is_idle
+
+
+def test_a_released_result_with_a_small_one_after_it_is_never_written() -> None:
+    pilot = Pilot(1)
+    released_chain(pilot, 2)
+    pilot.keep(1)
+    pilot.ends(2)
+    assert pilot.persisted == []
+    assert pilot.reported == [(1, "ok"), (2, "ok")]
+
+
+def test_a_released_result_that_nobody_needs_is_never_written() -> None:
+    pilot = Pilot(1)
+    pilot.add(1)
+    pilot.rules.release([ReleasedResult(1, 0)])
+    pilot.keep(1)
+    assert pilot.persisted == []
+    assert pilot.reported == [(1, "ok")]
+    assert pilot.dropped == [large(1).path]
+
+
+def test_a_result_that_all_its_readers_have_used_is_never_written() -> None:
+    pilot = Pilot(1)
+    pilot.add(1)
+    for task in (2, 3, 4):
+        pilot.add(task, 1)
+    pilot.rules.release([ReleasedResult(1, 0, (2, 3, 4))])
+    pilot.keep(1)
+    for task in (2, 3):
+        pilot.ends(task)
+    assert pilot.reported == []
+    pilot.ends(4)
+    assert pilot.reported == [(1, "ok"), (2, "ok"), (3, "ok"), (4, "ok")]
+    assert pilot.persisted == []
+
+
+@pytest.mark.parametrize("outcome", ["error", "crash"])
+def test_a_reader_that_fails_has_it_written(outcome: Any) -> None:
+    pilot = Pilot(1)
+    released_chain(pilot, 2)
+    pilot.keep(1)
+    pilot.ends(2, outcome=outcome)
+    assert pilot.persisted == [large(1).path]
+    assert pilot.reported == []
+    pilot.written(1)
+    assert [(end.task, end.values) for end in pilot.rules.take_completions()] == [
+        (1, (large(1),)),
+        (2, ()),
+    ]
+
+
+def test_a_reader_that_goes_back_to_the_head_has_it_written() -> None:
+    pilot = Pilot(1)
+    pilot.add(1)
+    pilot.add(2, 1)
+    pilot.add(3, 1)
+    pilot.rules.release([ReleasedResult(1, 0, (2, 3))])
+    pilot.keep(1)
+    assert pilot.node_of(3) == ""
+    pilot.rules.return_to_head([3], pilot.now)
+    pilot.step()
+    assert pilot.reported == [(3, "interrupted")]
+    assert pilot.persisted == [large(1).path]
+
+
+def test_a_pilot_that_drains_writes_what_others_will_need() -> None:
+    pilot = Pilot(1)
+    released_chain(pilot, 3)
+    pilot.keep(1)
+    pilot.keep(2)
+    pilot.rules.drain("it is time", pilot.now)
+    pilot.step()
+    # The third runs, and might not end in time.
+    assert pilot.persisted == [large(2).path]
+    pilot.written(2)
+    assert pilot.reported == [(1, "ok"), (2, "ok")]
+
+
+def test_ends_are_not_held_back_for_long() -> None:
+    pilot = Pilot(1)
+    released_chain(pilot, 3)
+    pilot.keep(1)
+    pilot.keep(2)
+    pilot.now = 2.0
+    pilot.wait(29.0)
+    assert pilot.persisted == []
+    pilot.wait(2.0)
+    pilot.wait(0.0)
+    assert pilot.persisted == [large(2).path]
+    pilot.written(2)
+    assert pilot.reported == [(1, "ok"), (2, "ok")]
+
+
+def test_a_result_of_which_a_part_was_not_released_is_written() -> None:
+    pilot = Pilot(1)
+    pilot.add(1)
+    pilot.rules.release([ReleasedResult(1, 1)])
+    both = (large(1), large(1))
+    pilot.rules.executor_kept(
+        pilot.executor_of(1), [done(1, values=both)], [large(1).path], pilot.now
+    )
+    pilot.step()
+    assert pilot.persisted == [large(1).path]
+
+
+def test_a_lost_reader_has_the_result_of_another_node_written() -> None:
+    pilot = Pilot(1, 1)
+    for task in (1, 2):
+        pilot.add(task)
+    first = 1 if pilot.node_of(1) == "n0" else 2
+    pilot.add(3, first)
+    pilot.add(4, 3)
+    pilot.rules.release([ReleasedResult(first, 0, (3,)), ReleasedResult(3, 0, (4,))])
+    pilot.keep(first)
+    pilot.keep(3)
+    pilot.rules.cancel([3], pilot.now)
+    pilot.step()
+    assert pilot.persisted == [large(first).path]
+
+
+def test_what_is_released_after_it_was_told_goes_from_the_store() -> None:
+    pilot = Pilot(1)
+    pilot.add(1)
+    pilot.keep(1)
+    pilot.written(1)
+    pilot.rules.forget([1])
+    pilot.rules.release([ReleasedResult(1, 0), ReleasedResult(1, 1), ReleasedResult(9, 0)])
+    pilot.step()
+    assert pilot.dropped == [large(1).path]

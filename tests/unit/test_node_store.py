@@ -21,7 +21,7 @@ from pilot.model.values import Value
 from pilot.site import Site, create_site
 from pilot.worker import node_store
 from pilot.worker.node_store import NodeStore, StoreHolder, StoreWriter, budget_bytes
-from pilot.worker.persisting import Persister, persist
+from pilot.worker.persisting import GONE, Persister, persist
 
 MIB = 1024 * 1024
 
@@ -265,6 +265,11 @@ def test_a_file_that_cannot_be_copied_is_told_with_the_reason(tmp_path: Path) ->
     persister.add(["results/1/x.h5"])
     ((path, why),) = wait_for(persister, 1)
     assert path == "results/1/x.h5"
+    assert why == GONE
+    (tmp_path / "store/results/1").mkdir(parents=True)
+    (tmp_path / "store/results/1/x.h5").touch()
+    persister.add(["results/1/x.h5"])
+    ((path, why),) = wait_for(persister, 1)
     assert "FileNotFoundError" in why
     assert not (tmp_path / "site").exists()
     persister.close()

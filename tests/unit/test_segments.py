@@ -779,3 +779,13 @@ def test_no_array_is_copied_as_a_whole(
     assert most < 2.4 * grid.nbytes + (3 * grid.nbytes if level else 100_000)
     assert sweep(tmp_path / found[0].value.path, {found[0].value.name}.__contains__, always=True)
     assert_same(read(tmp_path, found[1].value), objects[1])
+
+
+def test_what_is_added_after_segments_were_closed_goes_into_others(tmp_path: Path) -> None:
+    writer = SegmentWriter(tmp_path, "w")
+    first = writer.add("1", "t", "1.1", 0, np.zeros(10))
+    writer.detach()
+    second = writer.add("1", "t", "1.2", 0, np.ones(10))
+    writer.seal()
+    assert first.value.path != second.value.path
+    assert read(tmp_path, second.value).sum() == 10.0

@@ -46,7 +46,7 @@ class Ended:
 
 
 def telling(client: Client) -> Telling:
-    return Telling(client.send, client.unsent, cast(Outcomes, Ended()))
+    return Telling(client.send, client.unsent, cast(Outcomes, Ended()), lambda *_: False)
 
 
 @given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 3)), max_size=40))

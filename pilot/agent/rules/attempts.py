@@ -12,6 +12,7 @@ Invariants
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable
 
 import msgspec
@@ -26,6 +27,7 @@ from pilot.agent.rules.queues import Queue, Queues
 from pilot.model.ids import session_of
 from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, Template
+from pilot.model.values import RELEASED
 from pilot.scheduler.amounts import Amounts
 from pilot.wire.messages.pilot import AttemptSpec
 
@@ -64,6 +66,8 @@ class Attempts:
         self._vain: dict[int, str] = {}
         #: The ends that are held back, and were not told to the head as such yet.
         self._held_back: list[Completion] = []
+        #: The segments that came to the stores of nodes just now.
+        self._new_paths: dict[str, None] = {}
 
     def take_completions(self) -> list[Completion]:
         """Return the completions to be reported to the head, and clear them."""
@@ -129,7 +133,8 @@ class Attempts:
                 self.report(ended(work, "interrupted", reason, now))
 
     def hand_back(self, reason: str, now: float) -> None:
-        """Return all waiting work to the head."""
+        """Return all waiting work to the head, and have written what ends rest on."""
+        self.write_waived()
         for queue in self.queues.waiting:
             self._hand_back_queue(queue, reason, now)
         self.hand_back_early(reason, now)
@@ -274,8 +279,8 @@ class Attempts:
                 reason = self._vain.pop(completion.task)
                 self._drop(completion, node, paths)
                 completion, paths = lost(completion, "interrupted", "interrupted", reason), ()
-            if not self._hold(completion, node, paths):
-                self._report_one(completion)
+            for end in self._released_by(completion, node, paths):
+                self._report_one(end)
             paths = ()
             ready, hopeless = self._inputs.ended(completion)
             for work in ready:
@@ -286,28 +291,64 @@ class Attempts:
             reason = "its input has not come"
             ends.extend(ended(work, "interrupted", reason, completion.ended) for work in hopeless)
 
-    def _hold(self, completion: Completion, node: str, paths: Collection[str]) -> bool:
-        """Hold an end back if it rests on results that are in the store of a node alone."""
+    def _released_by(
+        self, completion: Completion, node: str, paths: Collection[str]
+    ) -> list[Completion]:
+        """Return what may be reported now that a task has ended: its end, unless that rests on
+        results that are in the store of a node alone, or also others."""
         kept = self._kept
         if not kept and not paths:
-            return False
-        if completion.task not in self.held:
-            return False
+            return [completion]
+        task = completion.task
+        if task not in self.held:
+            return []
         if completion.outcome in ("interrupted", "cancelled"):
-            kept.unuse(completion.task)
-            return False
-        new = tuple(path for path in paths if not kept.node_of(path))
-        if not kept.hold(completion, node, paths):
-            return False
+            kept.unuse(task)
+            self._persist(kept.ended(task, well=False))
+            return [completion]
+        is_held = kept.hold(completion, node, paths)
+        self._persist(kept.ended(task, completion.outcome == "ok"))
+        if not is_held:
+            return [completion]
         self._held_back.append(completion)
-        if new:
-            self._act(Persist(node, new))
-        if paths:
-            session = session_of(completion.task)
-            for value in completion.values:
-                if value.path in paths:
-                    self._places.note(session, value.path, node, value.size)
-        return True
+        for index, value in enumerate(completion.values) if paths else ():
+            if value.path in paths:
+                self._places.note((task, index), value.path, node, value.size)
+                self._new_paths[value.path] = None
+        return kept.released([task])
+
+    def write_behind(self) -> None:
+        """Have the segments written that came since the last call, unless they are waived."""
+        if self._new_paths:
+            paths, self._new_paths = self._new_paths, {}
+            self._persist([path for path in paths if not self._kept.waive(path)])
+            tasks = [task for path in paths for task in self._kept.in_segment(path)]
+            for end in self._kept.released(tasks):
+                self._report_one(end)
+
+    def write_waived(self, ended_by: float = math.inf) -> None:
+        """Have waived segments written on which ends rest that are held back since that time."""
+        if self._kept:
+            self._persist(self._kept.unwaive(ended_by))
+
+    def _persist(self, paths: Iterable[str]) -> None:
+        by_node: dict[str, list[str]] = {}
+        for path in paths:
+            if node := self._kept.node_of(path):
+                by_node.setdefault(node, []).append(path)
+        for node, its in by_node.items():
+            self._act(Persist(node, tuple(its)))
+
+    def release(self, task: int, index: int, needed_by: Collection[int]) -> None:
+        """Note that a result was released, and that only these tasks need it: what is kept of it
+        here may go unwritten, or goes."""
+        if task not in self.held:
+            if (place := self._places.release((task, index))) is not None:
+                node, path = place
+                if not self._kept.node_of(path):
+                    self._act(DropKept(node, (path,)))
+        elif all(user in self.held for user in needed_by):
+            self._kept.release(task, index, needed_by)
 
     def tell_held_back_again(self) -> None:
         """Have `take_held_back` return all that is held back, for a head that was told nothing."""
@@ -341,6 +382,12 @@ class Attempts:
             vain |= self._lose(tasks, "crash", "StorageError", reason, now)
         return vain
 
+    def lose_segment(self, path: str, now: float) -> set[int]:
+        """Note that a segment is not in its node's store any more; return the running tasks that
+        are to be ended."""
+        tasks = self._kept.in_segment(path)
+        return self._lose(tasks, "interrupted", "interrupted", "its result is lost", now)
+
     def lose_store(self, node: str, reason: str, now: float) -> set[int]:
         """Note that a node's store is gone; return the running tasks that are to be ended."""
         if not self._kept:
@@ -367,7 +414,8 @@ class Attempts:
         set of int
             The tasks that run, or are about to, on results that are lost.
         """
-        ends, unended = self._kept.lose(tasks)
+        ends, unended, again = self._kept.lose(tasks)
+        self._persist(again)
         chosen = set(tasks)
         for completion in ends:
             paths = {value.path for value in completion.values if value.path}
@@ -389,6 +437,14 @@ class Attempts:
         self._vain.update(dict.fromkeys(unended, "its input is lost"))
         return unended
 
+    def _drop_waived(self, completion: Completion) -> None:
+        """Remove from the store what need not be written."""
+        for index, value in enumerate(completion.values):
+            if value is RELEASED:
+                place = self._places.release((completion.task, index))
+                if place is not None:
+                    self._act(DropKept(place[0], (place[1],)))
+
     def _drop(self, completion: Completion, node: str, paths: Collection[str]) -> None:
         """Remove the results of a lost end from its node's store, but for segments that others
         share."""
@@ -409,6 +465,11 @@ class Attempts:
         attempt = self.held.pop(completion.task, None)
         if attempt is None:
             return
+        self._kept.gone(completion.task)
+        for value in completion.values:
+            if value is RELEASED:
+                self._drop_waived(completion)
+                break
         if self.site_held:
             self.site_held.pop(completion.task, None)
         if attempt != completion.attempt:

@@ -10,25 +10,54 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 
+from pilot.model.ids import Ref, session_of
+
 #: A task whose inputs are smaller starts on any node.
 LEAST_BYTES = 1024 * 1024
+
+
+class _Segment:
+    """A segment in the store of a node, with the sizes of the results in it, in bytes."""
+
+    __slots__ = ("node", "results")
+
+    def __init__(self, node: str) -> None:
+        self.node = node
+        self.results: dict[Ref, int] = {}
 
 
 class Places:
     """The nodes of segments, by session."""
 
     def __init__(self) -> None:
-        #: Session → segment → its node, and the bytes of the results in it.
-        self._known: dict[int, dict[str, tuple[str, int]]] = {}
+        #: Session → path → segment.
+        self._known: dict[int, dict[str, _Segment]] = {}
+        #: Session → result → path.
+        self._of_result: dict[int, dict[Ref, str]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._known)
 
-    def note(self, session: int, path: str, node: str, size: int) -> None:
+    def note(self, result: Ref, path: str, node: str, size: int) -> None:
         """Note that a result of so many bytes is in a segment in the store of a node."""
-        known = self._known.setdefault(session, {})
-        _, before = known.get(path, (node, 0))
-        known[path] = (node, before + size)
+        session = session_of(result[0])
+        segment = self._known.setdefault(session, {}).setdefault(path, _Segment(node))
+        segment.results[result] = size
+        self._of_result.setdefault(session, {})[result] = path
+
+    def release(self, result: Ref) -> tuple[str, str] | None:
+        """Forget a result that nobody needs; return its node and segment, if no other is in
+        there."""
+        session = session_of(result[0])
+        path = self._of_result.get(session, {}).pop(result, None)
+        if path is None:
+            return None
+        segment = self._known[session][path]
+        del segment.results[result]
+        if segment.results:
+            return None
+        del self._known[session][path]
+        return segment.node, path
 
     def nearest(self, paths: Iterable[str], needed: Iterable[str], nodes: Container[str]) -> str:
         """Return the node that has most of these segments; empty if none has any.
@@ -47,9 +76,10 @@ class Places:
         for path in paths:
             for known in self._known.values():
                 if path in known:
-                    node, size = known[path]
-                    if may_be_any or node in sizes:
-                        sizes[node] = sizes.get(node, 0) + size
+                    segment = known[path]
+                    if may_be_any or segment.node in sizes:
+                        size = sum(segment.results.values())
+                        sizes[segment.node] = sizes.get(segment.node, 0) + size
         least = LEAST_BYTES if may_be_any else 0
         there = {node: size for node, size in sizes.items() if node in nodes and size >= least}
         return max(there, key=lambda node: there[node]) if there else ""
@@ -57,3 +87,4 @@ class Places:
     def forget(self, session: int) -> None:
         """Forget the segments of a session."""
         self._known.pop(session, None)
+        self._of_result.pop(session, None)

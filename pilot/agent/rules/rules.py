@@ -44,9 +44,18 @@ class Rules:
         The cores and resources of each node.
     now
         Seconds since the epoch.
+    durable_every_s
+        How long at most ends are held back for results that need not be written, in seconds.
     """
 
-    def __init__(self, hosts: Iterable[str], shape: NodeShape, now: float = 0.0) -> None:
+    def __init__(
+        self,
+        hosts: Iterable[str],
+        shape: NodeShape,
+        now: float = 0.0,
+        durable_every_s: float = 30.0,
+    ) -> None:
+        self._durable_every_s = durable_every_s
         self._actions: list[Action] = []
         self._cores = Cores(hosts)
         self._queues = Queues(shape)
@@ -319,15 +328,24 @@ class Rules:
         """Take the completions of an executor's attempts with results that are in segments of its
         node's store alone."""
         self._executors.done(number, completions, now, paths)
+        self._attempts.write_behind()
         if self._queues.look_again:
             self.schedule(now)
 
-    def persisted(self, paths: Iterable[str], failed: dict[str, str], now: float) -> None:
+    def persisted(
+        self,
+        paths: Iterable[str],
+        failed: dict[str, str],
+        now: float,
+        lost: Iterable[str] = (),
+    ) -> None:
         """Note that segments of a node's store are in the site directory now; with those that
-        cannot be written, and why."""
+        cannot be written, and why, and those that are lost."""
         self._attempts.written(paths)
         if failed:
             self._end_in_vain(self._attempts.not_written(failed, now), now)
+        for path in lost:
+            self._end_in_vain(self._attempts.lose_segment(path, now), now)
         if self._queues.look_again:
             self.schedule(now)
 
@@ -445,6 +463,7 @@ class Rules:
         self._attempts.let_go_anywhere(now)
         if self._executors.waiting:
             self._executors.relieve(self.only_waits, now)
+        self._attempts.write_waived(now - self._durable_every_s)
         if self._ended:
             self._forget_ended()
         self.schedule(now)
@@ -455,11 +474,10 @@ class Rules:
         self._worlds.slept(seconds)
 
     def release(self, results: Iterable[ReleasedResult]) -> None:
-        """Take in that results were released: what is in memory here alone need not be written.
-
-        Every result is written before its task's end is reported, and what is kept of it here until
-        that is committed is its place: so there is nothing to let go.
-        """
+        """Take in that results were released: what is in memory here alone need not be written, and
+        what is kept besides goes."""
+        for result in results:
+            self._attempts.release(result.task, result.index, result.needed_by)
 
     def _forget_ended(self) -> None:
         """Forget the sessions that have ended, once nothing of them is here any more."""

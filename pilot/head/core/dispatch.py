@@ -19,6 +19,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 
 from pilot.head.core import allocation, turns
 from pilot.head.core.events import Log
@@ -34,6 +35,8 @@ USED_HALF_S = 30.0
 STARVING_S = 60.0
 #: The seconds that a task waits in a pilot before it is asked back for another that could start it.
 STUCK_S = 1.0
+#: So many tasks of a class are looked at for one whose inputs a pilot has.
+LOOK_AHEAD = 16
 #: The seconds for which a returned task, and tasks of its class, are not given to the same pilot
 #: again, unless one of the class has run there meanwhile.
 AVOID_S = 10.0
@@ -81,7 +84,7 @@ class Dispatch:
         given = []
         site = work.need.site
         while count and work.queue:
-            task = work.queue.popleft()
+            task = _next(work, pilot)
             if task.state != READY or task.aside:
                 continue
             if task.parts and not turns.may_start(task):
@@ -181,6 +184,18 @@ class Dispatch:
         self._faded = now
         for session in self._sessions.known.values():
             session.used *= factor
+
+
+def _next(work: TaskClass, pilot: Pilot) -> Task:
+    """Remove and return a task from the queue of its class: the first one, or one of the next few
+    if the pilot has made its large inputs."""
+    queue = work.queue
+    if work.has_data:
+        for place, task in enumerate(islice(queue, LOOK_AHEAD)):
+            if task.data_pilot is pilot:
+                del queue[place]
+                return task
+    return queue.popleft()
 
 
 def _stuck(waiting: dict[Task, float], count: int, now: float) -> list[int]:

@@ -38,6 +38,7 @@ from pilot.head.core.events import (
 from pilot.head.core.lifecycle import Lifecycle
 from pilot.head.core.retry import counted, verdict
 from pilot.head.core.state import Pilot, Task
+from pilot.head.core.waived import sound
 from pilot.model.states import ASSIGNED, COMPLETED, DELEGATED, PENDING, Outcome
 from pilot.model.tasks import Completion, TaskFailure
 from pilot.scheduler.site_amounts import SiteAmounts
@@ -225,7 +226,7 @@ class PilotReports:
         """Take in that attempts have ended, as a pilot reports."""
         pilot = self.pilots.get(event.pilot)
         self._have_run(pilot, event.completions, now)
-        for completion in event.completions:
+        for completion in sound(event.completions, self._tasks, self._life.releases):
             task = self._tasks.get(completion.task)
             here = task is not None and pilot is not None and task.pilot is pilot
             if pilot is not None and not here:
@@ -302,6 +303,10 @@ class PilotReports:
             if outcome == "ok":
                 work.learn(took)
                 work.makes_files = any(value.path for value in completion.values)
+                if work.makes_files and pilot is not None:
+                    for dependent in task.dependents or ():
+                        dependent.data_pilot = pilot
+                        dependent.task_class.has_data = True
         task.errors, task.crashes = counted(outcome, task.errors, task.crashes)
         if not completion.is_unstarted or event is None:
             effects.attempts.append(_attempt(task, pilot.name if pilot else "", completion))

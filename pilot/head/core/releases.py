@@ -153,6 +153,8 @@ class Releases:
         pilot, dependents = source.pilot, source.dependents or ()
         if pilot is None or source.result_receivers or len(dependents) > _MOST_DEPENDENTS:
             return
+        if source.template.cache or source.parts:
+            return  # others find it by its key, or have it by turns
         needing = [each for each in dependents if result in each.inputs]
         if all(each.pilot is pilot for each in needing):
             them = tuple(each.id for each in needing)

@@ -32,6 +32,7 @@ class TaskClass:
         "assigned",
         "cores",
         "depth",
+        "has_data",
         "longest_s",
         "makes_files",
         "mean_s",
@@ -62,6 +63,8 @@ class TaskClass:
         self.waits = False
         #: The mean duration of ended tasks in seconds, weighted towards the last ones.
         self.mean_s: float | None = None
+        #: True if pilots have made large inputs of tasks of this class.
+        self.has_data = False
         #: True if the last task that ended well has returned a value too large to travel.
         self.makes_files = False
         #: The queue; it may hold tasks that are no longer READY, and `ready` counts the others.
@@ -159,6 +162,7 @@ class Task:
         "borrows",
         "crashes",
         "created_at",
+        "data_pilot",
         "delegates",
         "dependents",
         "ended_attempt",
@@ -202,6 +206,8 @@ class Task:
         #: The number of missing inputs that one pilot holds, and that pilot.
         self.near = 0
         self.near_pilot: Pilot | None = None
+        #: The pilot that has made the last of its inputs that are too large to travel.
+        self.data_pilot: Pilot | None = None
         self.dependents: list[Task] | None = None
         #: Tasks that start after the end of this one, whatever it is.
         self.followers: list[Task] | None = None

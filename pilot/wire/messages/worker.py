@@ -261,6 +261,8 @@ class Persisted(Message):
     paths: list[str]
     #: Path → why it cannot be written.
     failed: dict[str, str] = {}
+    #: Those that are not in the node's store any more.
+    lost: list[str] = []
 
 
 class DropKept(Message):

@@ -284,7 +284,7 @@ class Agent:
 
     def _write(self, node: str, path: str) -> None:
         """Copy a segment of a node's store, if it is there still, to the site directory."""
-        if not self.is_alive or path not in self.stores.get(node, ()):
+        if not self.is_alive or node not in self.stores or path not in self.stores[node]:
             return
         problem = "no space left" if self._disk.random() < 0.02 else ""
         if not problem:

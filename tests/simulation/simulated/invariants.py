@@ -331,15 +331,22 @@ def _check_kept(attempts: Any) -> None:
     """What is held back waits for something, and all that have used it are known."""
     kept = attempts._kept
     for task, held in kept._held.items():
-        assert held.unwritten or held.makers, f"{task:#x} is held back for nothing"
+        assert not kept._group(task), f"{task:#x} is held back for nothing"
         assert held.makers <= kept._held.keys()
-        assert all(task in kept._of_path[path] for path in held.unwritten)
+        assert all(task in kept._of_path[path] for path in held.unwritten | held.waived)
+        assert not held.unwritten & held.waived
         assert all(task in kept._users[maker] for maker in held.makers)
     for task, makers in kept._used.items():
         assert makers and makers <= kept._held.keys() and task not in kept._held
         assert all(task in kept._users[maker] for maker in makers)
     for maker, users in kept._users.items():
         assert maker in kept._held and users, "results of one that is not held have users"
+    for task, results in kept._needed.items():
+        assert task in attempts.held, "what is released is of a task that is not here"
+        for index, result in results.items():
+            assert all((task, index) in kept._needs[user] for user in result.pending)
+    for user, needs in kept._needs.items():
+        assert needs and all(user in kept._needed[task][index].pending for task, index in needs)
     assert set(attempts._vain) <= set(attempts.held)
     assert all(works for works in attempts._scattered.values())
     assert all(path in kept._of_path for path in attempts._scattered), "it waits for nothing"

@@ -507,7 +507,10 @@ class Oracle:
         """A pilot tells of ends."""
         for done in completions:
             self.reports[done.task].add((agent.name, done.attempt, done.outcome))
-            for value in done.values:
+            owed = done.children.delegated if done.children is not None else {}
+            for index, value in enumerate(done.values):
+                let_go = value.is_released and index not in owed
+                self.seen["told without a result that was let go"] += let_go
                 assert not value.path or value.path in self.cluster.written, (
                     f"{done.task:#x} is told as ended, and its result is nowhere but on a node"
                 )

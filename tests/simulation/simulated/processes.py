@@ -131,7 +131,6 @@ class Executor(Process):
         self.node = node
         #: What it is in never ends by itself.
         self.hangs = False
-        self._segment = ""
         self._stores = agent.cluster.chance("stores", agent.job, agent.life, number)
         #: Others have its cores: what it is in waits for other tasks.
         self.lends = False
@@ -245,7 +244,7 @@ class Executor(Process):
             values = tuple(Value(0, b"") if n in owed else v for n, v in enumerate(done.values))
             done = msgspec.structs.replace(done, children=children, values=values)
         rules, now = self.agent.rules, self.clock.now
-        if outcome == "ok" and self._stores.random() < 0.3:
+        if outcome == "ok" and self._stores.random() < 0.5:
             # Its results are in the node's store first.
             done, paths = self._kept(done)
             self._say(lambda: rules.executor_ran(self.id, [work.task], now))
@@ -275,14 +274,7 @@ class Executor(Process):
         values: list[Value] = []
         for value in done.values:
             if value.payload:
-                session = done.task >> 32
-                # Some are sealed with others, and told a moment later: the file may be written.
-                if (
-                    not self._segment.startswith(f"results/{session}/")
-                    or self._stores.random() < 0.7
-                ):
-                    self._segment = f"results/{session}/{done.node}-{len(values)}.h5"
-                path = self._segment
+                path = f"results/{done.task >> 32}/{done.node}-{len(values)}.h5"
                 self.agent.stores[self.node].add(path)
                 paths.append(path)
                 value = Value(value.size, b"", path, value.payload.decode())

@@ -280,13 +280,17 @@ class Tasks:
         templates = self.of_session[session]
         # Often a few that may need others; or so many alike that they are sent several at a time.
         alike = rng.choice(templates) if rng.random() < 0.1 else None
+        # Or a chain, of which each result is released once the next step is submitted.
+        is_chain = alike is None and rng.random() < 0.2
+        if is_chain:
+            templates = [rng.choice(templates)]
         most = self.cluster.life.size.tasks
         count = rng.randint(1, most) if alike is None else 5 * most
         try:
             given = client.numbers[session].take(count)
         except InterruptedError:
             return False
-        specs = []
+        specs: list[TaskSpec] = []
         elsewhere = rng.random() < 0.2
         for task in given:
             assert task not in self.specs, f"{task:#x} was given twice"
@@ -304,7 +308,9 @@ class Tasks:
                 if rng.random() < 0.005:
                     refs = (*refs, (NOWHERE, 0))
                 after = self._after(known[-10:], rng)
-            values = self.values(task, template) if rng.random() < 0.03 else ()
+            if is_chain and specs:
+                refs, after = ((specs[-1].id, 0),), ()
+            values = self.values(task, template) if rng.random() < 0.03 and not is_chain else ()
             refs, after = ((), ()) if values else (refs, after)
             parts: tuple[tuple[int, int], ...] = ()
             by_turns = self._turns_rng
@@ -324,4 +330,6 @@ class Tasks:
             list({one.template: self.templates[one.template] for one in specs}.values()),
             specs,
         )
+        if is_chain:
+            client.release([spec.id for spec in specs[:-1]], [])
         return True
