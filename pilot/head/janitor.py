@@ -238,7 +238,7 @@ def who_needs(
         The tasks that are to lose their results, with these results.
     """
     for task in tasks:
-        for source, _ in task.inputs:
+        for source, _ in (*task.inputs, *task.given) if task.parts else task.inputs:
             if source in deleted:
                 return task.id, source
     owner = {value: task for task, values in deleted.items() for value in values if value.path}

@@ -487,9 +487,10 @@ def _check_there(tasks: Sequence[Task], values: Mapping[int, tuple[Value, ...]])
     Raises
     ------
     ResultError
-        It was released.
+        It was released, or deleted.
     """
     for task in tasks:
         for source, index in task.given:
-            if source in values and values[source][index].is_released:
+            its = values.get(source)
+            if its is not None and (index >= len(its) or its[index].is_released):
                 raise ResultError(f"it needs a result of task {task_label(source)}, which is gone")

@@ -28,6 +28,7 @@ from pilot.head.core.events import (
     TasksRestored,
     TasksSubmitted,
 )
+from pilot.head.janitor import who_needs
 from pilot.model.states import FinalState, Outcome
 from pilot.model.tasks import Children, Completion, TaskFailure, TaskOutcome, TaskSpec, Template
 from pilot.model.values import RELEASED, Value
@@ -1485,3 +1486,19 @@ def test_a_task_goes_to_the_pilot_that_has_made_its_input(head: Head) -> None:
         head.end(done(task, values=(LARGE,)), pilot=name)
     second = {name: tasks[0][0] - 10 for name, tasks in head.assign().items()}
     assert second == first
+
+
+def test_a_version_that_a_member_is_to_get_is_needed(head: Head) -> None:
+    first, second, third = (CHILD + n for n in (1, 2, 3))
+    head.join(cores=1)
+    head.submit(spec(first))
+    head.assign()
+    head.end(done(first, values=(LARGE,)))
+    members = [
+        msgspec.structs.replace(spec(n, needs=(first,)), commutative=((0, 0),))
+        for n in (second, third)
+    ]
+    head.submit(*members, ended={first: "COMPLETED"})
+    head.assign()
+    head.end(done(second, values=(LARGE,)))
+    assert who_needs(head.core.tasks.values(), (), {second: ()}) == (third, second)

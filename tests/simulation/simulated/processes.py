@@ -178,7 +178,9 @@ class Executor(Process):
             if self.is_alive and self.current is work:
                 self._is_refused, self._born = bool(message.error), message.result or []
                 awaited = self.tasks.awaited(work, self._born, self.rng)
-                if awaited:
+                template = self.tasks.templates[work.template]
+                # On several nodes it would keep its cores, which the others may need.
+                if awaited and template.resources.ranks == 1:
                     self._wait_for(work, awaited)
                 else:
                     self._need_wait_no_more(work)
