@@ -657,7 +657,7 @@ class Agent:
                 (), _placement(action.shares), env=self._site.config.mpi.variables
             )
             plan = m.LaunchPlan(launch.argv, launch.env)
-        self._server.send(peer, self._run_message(known, action.work, plan, nodes))
+        self._server.send(peer, self._run_message(known, action.work, plan, nodes, action.keeps))
 
     def _run_on_world(self, action: a.RunOnWorld) -> None:
         if world := self._worlds.get(action.world):
@@ -670,6 +670,7 @@ class Agent:
         work: list[AttemptSpec],
         plan: m.LaunchPlan | None,
         nodes: tuple[str, ...] = (),
+        keeps: bool = True,
     ) -> m.Run:
         templates = []
         functions = []
@@ -680,7 +681,7 @@ class Agent:
             if template.function not in known.functions:
                 known.functions.add(template.function)
                 functions.append(self._service.functions[template.session][template.function])
-        return m.Run(functions, templates, work, plan, nodes)
+        return m.Run(functions, templates, work, plan, nodes, keeps)
 
     # --- MPI worlds
 

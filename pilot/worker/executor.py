@@ -424,6 +424,7 @@ def _serve(
             if isinstance(message, m.GoOn):
                 continue  # for a task that has ended meanwhile
             worker.learn(message.functions, message.templates)
+            worker.keeps = message.keeps
             if message.nodes:
                 worker.have_nodes(message.nodes)
             for work in message.work:

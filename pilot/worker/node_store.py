@@ -194,6 +194,8 @@ class StoreWriter:
 
     def __init__(self, site_dir: Path, owner: str, store: NodeStore | None) -> None:
         self._site = LazyWriter(site_dir, owner)
+        #: True if results are written into the store, where there is room.
+        self.keeps = True
         self._owner = kept_owner(owner)
         self._kept: LazyWriter | None = None
         if store is not None and store.directory is not None:
@@ -210,7 +212,7 @@ class StoreWriter:
         from pilot.data.parts import take_apart
 
         parts = take_apart(obj)
-        if self._kept is None or not self._store.reserve(parts.size):
+        if self._kept is None or not self.keeps or not self._store.reserve(parts.size):
             return self._site.add_parts(session, task_name, task_id, index, parts, level)
         self._reserved.append(parts.size)
         try:

@@ -137,6 +137,8 @@ class TaskRunner:
         self._site = site
         self._cache = cache
         self._store = store
+        #: True if large results are written into the node's store first.
+        self.keeps = True
         #: The result of the last task, where nobody else has it, and what it is stored as.
         self._last: tuple[Unsealed, Any] | None = None
         self._stopping = stopping or never()
@@ -550,6 +552,7 @@ class TaskRunner:
         results = _results(template, result)
         if self._writer is None:
             self._writer = StoreWriter(self._site.directory, self._owner, self._store)
+        self._writer.keeps = self.keeps
         delegated = delegations(results)
         said = template.compression
         level = parse_compression(said) if said else self._level

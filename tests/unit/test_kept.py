@@ -13,6 +13,7 @@ from pilot.agent.rules import actions as a
 from pilot.agent.rules.attempts import MOST_FETCH_S
 from pilot.agent.rules.kept import Kept
 from pilot.agent.rules.places import LEAST_BYTES, Places
+from pilot.agent.rules.queues import UNUSED, Queue
 from pilot.agent.rules.rules import Rules
 from pilot.model.tasks import Completion
 from pilot.model.values import RELEASED, Value
@@ -38,6 +39,7 @@ class Pilot:
         self.persisted: list[str] = []
         self.dropped: list[str] = []
         self.stopped: list[int] = []
+        self.keeps: list[bool] = []
         for number, (host, count) in enumerate(zip(self.hosts, cores, strict=True)):
             self.rules.add_node(host, NodeShape(count), self.now, number)
 
@@ -48,6 +50,7 @@ class Pilot:
                     self.nodes[action.executor] = action.node
                     self.rules.executor_ready(action.executor, 1, self.now)
                 elif isinstance(action, a.RunOnExecutor):
+                    self.keeps.append(action.keeps)
                     tasks = self.tasks.setdefault(action.executor, [])
                     tasks.extend(item.task for item in action.work)
                 elif isinstance(action, a.Persist):
@@ -367,11 +370,15 @@ def test_what_waits_for_a_node_is_cancelled_and_handed_back_as_all_else() -> Non
     assert sorted(pilot.reported) == [(4, "interrupted"), (5, "cancelled")]
 
 
+def queue() -> Queue:
+    return Queue(template(), 1, 1, NodeShape(1))
+
+
 def test_the_node_with_most_of_the_inputs_is_the_nearest() -> None:
     places = Places()
-    places.note((1, 0), "a", "n0", LEAST_BYTES)
-    places.note((1, 1), "b", "n1", 3 * LEAST_BYTES)
-    places.note((1, 2), "c", "n0", LEAST_BYTES)
+    places.note((1, 0), "a", "n0", LEAST_BYTES, queue())
+    places.note((1, 1), "b", "n1", 3 * LEAST_BYTES, queue())
+    places.note((1, 2), "c", "n0", LEAST_BYTES, queue())
     assert places.nearest(["a", "b", "c"], (), ("n0", "n1")) == "n1"
     assert places.nearest(["a", "c"], (), ("n0", "n1")) == "n0"
     assert places.nearest(["a", "b"], ("n0",), ("n0", "n1")) == "n0"
@@ -382,7 +389,7 @@ def test_the_node_with_most_of_the_inputs_is_the_nearest() -> None:
 
 def test_small_inputs_are_had_anywhere() -> None:
     places = Places()
-    places.note((1, 3), "a", "n0", LEAST_BYTES - 1)
+    places.note((1, 3), "a", "n0", LEAST_BYTES - 1, queue())
     assert places.nearest(["a"], (), ("n0",)) == ""
 
 
@@ -626,3 +633,29 @@ def test_what_is_released_after_it_was_told_goes_from_the_store() -> None:
     pilot.rules.release([ReleasedResult(1, 0), ReleasedResult(1, 1), ReleasedResult(9, 0)])
     pilot.step()
     assert pilot.dropped == [large(1).path]
+
+
+# --- results that nobody here uses
+
+
+def test_results_that_no_task_here_uses_are_written_at_once_after_some() -> None:
+    pilot = Pilot(1)
+    for task in range(1, UNUSED + 1):
+        pilot.add(task)
+        pilot.keep(task)
+        pilot.written(task)
+    assert pilot.keeps == [True] * UNUSED
+    pilot.add(20)
+    assert pilot.keeps[-1] is False
+    pilot.ends(20)
+    # A task that waits for one is reason enough.
+    known = template()
+    work = [AttemptSpec(21, 1, 1, b""), AttemptSpec(22, 1, 1, b"", (InputValue(21, 0, None),))]
+    pilot.rules.add_work([known], work, pilot.now)
+    pilot.step()
+    assert pilot.keeps[-1] is True
+    # And where one has used a result, others may.
+    pilot.keep(21)
+    pilot.ends(22)
+    pilot.add(23)
+    assert pilot.keeps[-1] is True

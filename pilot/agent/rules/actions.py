@@ -98,6 +98,8 @@ class RunOnExecutor(msgspec.Struct, frozen=True):
     executor: int
     work: list[AttemptSpec]
     shares: tuple[NodeAllocation, ...] = ()
+    #: True if large results are to be in the node's store first.
+    keeps: bool = True
 
 
 class RunOnWorld(msgspec.Struct, frozen=True):

@@ -196,6 +196,8 @@ class Attempts:
             return False
         if work.inputs:
             self._kept.use(work.task, {item.task for item in work.inputs})
+            if self._places:
+                self._places.use(item.value.path for item in work.inputs if item.value is not None)
             if self._kept or self._places:
                 near = self._near(work, queue)
                 if near is None:
@@ -261,7 +263,17 @@ class Attempts:
 
     # --- what ends
 
-    def report(self, completion: Completion, node: str = "", paths: Collection[str] = ()) -> None:
+    def keeps(self, queue: Queue, work: Iterable[AttemptSpec]) -> bool:
+        """Tell whether large results of this work are to be in the store of their node first."""
+        return queue.keeps or any(self._inputs.is_wanted(item.task) for item in work)
+
+    def report(
+        self,
+        completion: Completion,
+        node: str = "",
+        paths: Collection[str] = (),
+        queue: Queue | None = None,
+    ) -> None:
         """Report a completion to the head as soon as it may be, and queue the tasks that waited
         for it here.
 
@@ -271,6 +283,8 @@ class Attempts:
             The end.
         node, paths
             The segments with its results that are in the store of this node alone.
+        queue
+            The class of the task, where there are any.
         """
         ends = [completion]
         while ends:
@@ -279,7 +293,7 @@ class Attempts:
                 reason = self._vain.pop(completion.task)
                 self._drop(completion, node, paths)
                 completion, paths = lost(completion, "interrupted", "interrupted", reason), ()
-            for end in self._released_by(completion, node, paths):
+            for end in self._released_by(completion, node, paths, queue):
                 self._report_one(end)
             paths = ()
             ready, hopeless = self._inputs.ended(completion)
@@ -292,7 +306,7 @@ class Attempts:
             ends.extend(ended(work, "interrupted", reason, completion.ended) for work in hopeless)
 
     def _released_by(
-        self, completion: Completion, node: str, paths: Collection[str]
+        self, completion: Completion, node: str, paths: Collection[str], queue: Queue | None
     ) -> list[Completion]:
         """Return what may be reported now that a task has ended: its end, unless that rests on
         results that are in the store of a node alone, or also others."""
@@ -312,8 +326,8 @@ class Attempts:
             return [completion]
         self._held_back.append(completion)
         for index, value in enumerate(completion.values) if paths else ():
-            if value.path in paths:
-                self._places.note((task, index), value.path, node, value.size)
+            if value.path in paths and queue is not None:
+                self._places.note((task, index), value.path, node, value.size, queue)
                 self._new_paths[value.path] = None
         return kept.released([task])
 
@@ -367,6 +381,7 @@ class Attempts:
     def written(self, paths: Iterable[str]) -> None:
         """Note that segments of a node's store are in the site directory now."""
         for path in paths:
+            self._places.written(path)
             for completion in self._kept.written(path):
                 self._report_one(completion)
             for work in self._scattered.pop(path, ()):
@@ -451,11 +466,6 @@ class Attempts:
         unwanted = tuple(path for path in paths if not self._kept.node_of(path))
         if unwanted:
             self._act(DropKept(node or completion.node, unwanted))
-
-    @property
-    def keeps(self) -> bool:
-        """True if ends are held back."""
-        return bool(self._kept)
 
     def nodes_in_need(self) -> set[str]:
         """Return the nodes whose stores have results that are nowhere else."""

@@ -277,7 +277,7 @@ class ExecutorRules(ProcessRules[Executor]):
                 completion = told_to_end(completion, outcome, attempts.templates[work.template])
             if paths:
                 own = {value.path for value in completion.values if value.path in paths}
-                attempts.report(completion, executor.node, own)
+                attempts.report(completion, executor.node, own, self._queues.of(work))
             else:
                 attempts.report(completion)
         if executor in self.waiting and not pipeline:
@@ -339,7 +339,8 @@ class ExecutorRules(ProcessRules[Executor]):
 
     def _send(self, executor: Executor, work: list[AttemptSpec]) -> None:
         executor.pipeline.note_sent(len(work))
-        self._act(RunOnExecutor(executor.id, work, executor.shares))
+        keeps = self._attempts.keeps(self._queues.of(work[0]), work)
+        self._act(RunOnExecutor(executor.id, work, executor.shares, keeps))
 
     # --- waiting for others
 

@@ -105,6 +105,10 @@ class Inputs:
                 ready.append(waiting.filled())
         return ready, hopeless
 
+    def is_wanted(self, task: int) -> bool:
+        """Tell whether a task waits here for the result of this one."""
+        return task in self._wanted
+
     def lose(self, task: int) -> list[AttemptSpec]:
         """Drop the results of a task, which are lost; return the waiting tasks that had got
         them."""

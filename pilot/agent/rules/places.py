@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 
+from pilot.agent.rules.queues import Queue
 from pilot.model.ids import Ref, session_of
 
 #: A task whose inputs are smaller starts on any node.
@@ -19,10 +20,13 @@ LEAST_BYTES = 1024 * 1024
 class _Segment:
     """A segment in the store of a node, with the sizes of the results in it, in bytes."""
 
-    __slots__ = ("node", "results")
+    __slots__ = ("is_used", "node", "queue", "results")
 
-    def __init__(self, node: str) -> None:
+    def __init__(self, node: str, queue: Queue) -> None:
         self.node = node
+        #: The class of tasks that has made it.
+        self.queue = queue
+        self.is_used = False
         self.results: dict[Ref, int] = {}
 
 
@@ -38,12 +42,30 @@ class Places:
     def __bool__(self) -> bool:
         return bool(self._known)
 
-    def note(self, result: Ref, path: str, node: str, size: int) -> None:
-        """Note that a result of so many bytes is in a segment in the store of a node."""
+    def note(self, result: Ref, path: str, node: str, size: int, queue: Queue) -> None:
+        """Note that a result of so many bytes, of a task of this class, is in a segment in the
+        store of a node."""
         session = session_of(result[0])
-        segment = self._known.setdefault(session, {}).setdefault(path, _Segment(node))
+        segments = self._known.setdefault(session, {})
+        segment = segments.get(path)
+        if segment is None:
+            segment = segments[path] = _Segment(node, queue)
         segment.results[result] = size
         self._of_result.setdefault(session, {})[result] = path
+
+    def use(self, paths: Iterable[str]) -> None:
+        """Note that a task gets results in these segments."""
+        for path in paths:
+            for known in self._known.values():
+                if path in known and not known[path].is_used:
+                    known[path].is_used = True
+                    known[path].queue.note_use(True)
+
+    def written(self, path: str) -> None:
+        """Note that a segment is in the site directory now."""
+        for known in self._known.values():
+            if path in known and not known[path].is_used:
+                known[path].queue.note_use(False)
 
     def release(self, result: Ref) -> tuple[str, str] | None:
         """Forget a result that nobody needs; return its node and segment, if no other is in

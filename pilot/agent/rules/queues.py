@@ -27,6 +27,9 @@ from pilot.wire.messages.pilot import AttemptSpec
 #: tasks.
 PIPELINE_S = 0.02
 PIPELINE_TASKS = 63
+#: After so many results in a row that no task of the pilot has used, those that follow are written
+#: to the site directory at once: by way of a node's memory that would only cost more.
+UNUSED = 8
 #: A task that has waited so long for its cores is not overtaken any more, in seconds.
 STARVED_S = 1.0
 
@@ -35,7 +38,7 @@ class Queue:
     """The tasks of one class that wait in this pilot."""
 
     __slots__ = (
-        "_durations",
+        "_history",
         "amounts",
         "busy",
         "indexed",
@@ -76,7 +79,7 @@ class Queue:
         self.waiting: deque[AttemptSpec] = deque()
         #: When the first of them found no place; 0 while that has not happened.
         self.waiting_since = 0.0
-        self._durations = _Durations()
+        self._history = _History()
         #: How many executors or worlds serve it.
         self.busy = 0
         #: The node on which they start, since their inputs are there; empty: on any.
@@ -97,7 +100,7 @@ class Queue:
     def mean_s(self) -> float | None:
         """The time that tasks of this class take on average, in seconds; None while none has ended
         well."""
-        return self._durations.mean_s
+        return self._history.mean_s
 
     @property
     def depth(self) -> int:
@@ -111,18 +114,31 @@ class Queue:
         """Tell whether the first task has waited for a place for more than `seconds`."""
         return bool(self.waiting_since) and now - self.waiting_since > seconds
 
+    @property
+    def keeps(self) -> bool:
+        """True if large results of this class go to the store of their node first: tasks here use
+        them, or that is not known yet."""
+        return self._history.unused < UNUSED
+
+    def note_use(self, was_used: bool) -> None:
+        """Note whether tasks here have used a large result before it was written."""
+        self._history.unused = 0 if was_used else self._history.unused + 1
+
     def note_run(self, took_s: float) -> None:
         """Note the run time of a task that ended well, in seconds."""
-        self._durations.note(took_s)
+        self._history.note(took_s)
 
 
-class _Durations:
-    """The mean duration of the tasks of a class, wherever they start."""
+class _History:
+    """What is known of the tasks of a class, wherever they start."""
 
-    __slots__ = ("mean_s",)
+    __slots__ = ("mean_s", "unused")
 
     def __init__(self) -> None:
+        #: Their mean duration.
         self.mean_s: float | None = None
+        #: How many of their last results in the stores of nodes no task here has used in time.
+        self.unused = 0
 
     def note(self, took_s: float) -> None:
         """Add a duration, in seconds."""

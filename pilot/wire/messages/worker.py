@@ -180,6 +180,8 @@ class Run(Message):
     plan: LaunchPlan | None = None
     #: The nodes of the work, where these are several; the first is the executor's own.
     nodes: tuple[str, ...] = ()
+    #: True if large results are to be in the node's store first.
+    keeps: bool = True
 
 
 class Done(Message):
