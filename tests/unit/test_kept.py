@@ -659,3 +659,39 @@ def test_results_that_no_task_here_uses_are_written_at_once_after_some() -> None
     pilot.ends(22)
     pilot.add(23)
     assert pilot.keeps[-1] is True
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_released_result_that_is_needed_on_several_nodes_is_written(late: bool) -> None:
+    pilot = Pilot(1, 1)
+    pilot.add(1)
+    pilot.rules.release([ReleasedResult(1, 0, ())])
+    world: dict[str, Any] = {"number": 2, "kind": "mpi"}
+    world["resources"] = Resources(ranks=2, ranks_per_node=1)
+    if late:
+        pilot.add(5, 1)
+        pilot.rules.release([ReleasedResult(1, 0, (5,))])
+        pilot.keep(1)
+        assert pilot.persisted == []
+    pilot.add(2, 1, **world)
+    if not late:
+        pilot.rules.release([ReleasedResult(1, 0, (2,))])
+        pilot.keep(1)
+    assert pilot.persisted == [large(1).path]
+
+
+def test_a_released_result_is_written_where_its_node_is_busy_for_long() -> None:
+    pilot = Pilot(1, 1)
+    pilot.add(1)
+    pilot.add(2, 1)
+    pilot.add(3, 1)
+    pilot.rules.release([ReleasedResult(1, 0, (2, 3))])
+    pilot.keep(1)
+    assert pilot.persisted == []
+    assert pilot.node_of(3) == ""
+    pilot.wait(MOST_FETCH_S + 0.1)
+    assert pilot.persisted == [large(1).path]
+    pilot.written(1)
+    pilot.wait(MOST_FETCH_S + 0.1)
+    pilot.wait(MOST_FETCH_S + 0.1)
+    assert pilot.node_of(3) not in ("", pilot.node_of(2))

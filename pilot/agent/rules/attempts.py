@@ -222,6 +222,7 @@ class Attempts:
         foreign = next((path for path, store in stores.items() if store != node), None)
         if foreign is not None:
             self._scattered.setdefault(foreign, []).append(work)
+            self._persist(self._kept.claim(foreign))
             return None
         return self.queues.near(queue, node) if node else queue
 
@@ -232,10 +233,10 @@ class Attempts:
             if near.node in self._cores.nodes and not near.waits_long(now, self._fetch_s(near)):
                 continue
             for work in self.queues.pop(near, len(near.waiting)):
-                bound = any(
-                    item.value is not None and self._kept.node_of(item.value.path)
-                    for item in work.inputs
-                )
+                paths = [item.value.path for item in work.inputs if item.value is not None]
+                bound = [path for path in paths if self._kept.node_of(path)]
+                for path in bound:
+                    self._persist(self._kept.claim(path))
                 self.queues.push(near if bound else self.queues.of(work), work)
                 self.queues.look_again = True
 
@@ -335,7 +336,9 @@ class Attempts:
         """Have the segments written that came since the last call, unless they are waived."""
         if self._new_paths:
             paths, self._new_paths = self._new_paths, {}
-            self._persist([path for path in paths if not self._kept.waive(path)])
+            wanted = [path for path in paths if path in self._scattered]
+            others = [path for path in paths if path not in self._scattered]
+            self._persist([*wanted, *(path for path in others if not self._kept.waive(path))])
             tasks = [task for path in paths for task in self._kept.in_segment(path)]
             for end in self._kept.released(tasks):
                 self._report_one(end)

@@ -218,6 +218,11 @@ class Kept:
                 taken.append(path)
         return taken
 
+    def claim(self, path: str) -> list[str]:
+        """Return a segment that is needed elsewhere, if it was waived: it is to be written."""
+        tasks = self._of_path.get(path, ())
+        return self._unwaive([path]) if any(path in self._held[t].waived for t in tasks) else []
+
     def unwaive(self, ended_by: float) -> list[str]:
         """Return the segments to be written, of those that are waived, so that what ended by that
         time is told: those that tasks need which have not ended."""
