@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ def site() -> Iterator[SiteUnderTest]:
     pools: dict[str, Any] = {"main": {"cores_per_node": 2, "idle_time": "1m"}}
     with site_under_test(local_template(pools=pools)) as site:
         yield site
+
+
+def _so_many_are_done(futures: list[Any], least: int) -> bool:
+    done: int = sum(future.done() for future in futures)
+    return done >= least
 
 
 def add(total: list[int], number: int, mark: str = "") -> list[int]:
@@ -76,7 +82,7 @@ def test_heads_come_and_go_and_no_version_is_lost(site: SiteUnderTest) -> None:
         futures = [session.submit(by_turns, total, number) for number in range(40)]
         for done in (5, 20):
             wait_until(
-                lambda done=done: sum(future.done() for future in futures) >= done,  # type: ignore[misc]
+                partial(_so_many_are_done, futures, done),
                 DEADLINE_S,
                 "some to have had their turn",
             )
