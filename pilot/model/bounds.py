@@ -1,4 +1,4 @@
-"""Bounds of numbers in messages: within what the database and the clocks can take.
+"""Bounds of numbers in messages: within what the database and the clocks can take; and of paths.
 
 What is outside is refused where a message is decoded, so that nothing behind that has to look.
 """
@@ -25,6 +25,12 @@ Seconds: TypeAlias = Annotated[float, Meta(ge=0.0, le=1e12)]
 SignedSeconds: TypeAlias = Annotated[float, Meta(ge=-1e12, le=1e12)]
 #: Shares beside others.
 Weight: TypeAlias = Annotated[float, Meta(gt=0.0, le=1e9)]
+
+#: The path of a segment under the site directory, and under the store of a node: it leads nowhere
+#: else, whoever has sent it. Files of this name are copied and removed.
+SegmentPath: TypeAlias = Annotated[
+    str, Meta(pattern=r"^results/[^/.\0][^/\0]*/[^/.\0][^/\0]*\.h5\Z", max_length=1000)
+]
 
 #: The errors of decoding bytes that are no message: for texts that are no UTF-8, and for data that
 #: are nested too deeply, msgspec has none of its own.

@@ -18,6 +18,7 @@ from pilot.model.tasks import Completion, Environment, TaskFailure, TaskSpec
 from pilot.model.values import Value
 from pilot.scheduler.resources import NodeShape, Resources
 from pilot.wire.messages import client as m
+from pilot.wire.messages import worker
 from pilot.wire.messages.common import Welcome
 from pilot.wire.messages.head import ToHead
 from pilot.wire.messages.pilot import Completions, PilotStatus
@@ -26,7 +27,8 @@ from pilot.wire.messages.pilot import Completions, PilotStatus
 _SAMPLES: dict[Any, Any] = {
     int: 7,
     float: 1.5,
-    str: "text",
+    #: A path of a segment is a text, too.
+    str: "results/1/x.h5",
     bytes: b"\x00bytes",
     bool: True,
     Any: {"any": [1, "thing"]},
@@ -147,3 +149,23 @@ LARGE = 1 << 63
 def test_numbers_that_cannot_be_stored_or_computed_with_are_refused(message: Any) -> None:
     with pytest.raises(msgspec.ValidationError, match=r"Expected `(int|float)`"):
         msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=ToHead)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd",
+        "../x.h5",
+        "results/../x.h5",
+        "results/1/../../x.h5",
+        "results/1/2/x.h5",
+        "results/1/.x.h5",
+        "results/1/x.h5\n",
+        "results/1/x.txt",
+        "",
+    ],
+)
+@pytest.mark.parametrize("kind", [worker.Persist, worker.DropKept])
+def test_a_node_copies_and_removes_nothing_but_segments(path: str, kind: Any) -> None:
+    with pytest.raises(msgspec.ValidationError, match="regex"):
+        msgspec.msgpack.decode(msgspec.msgpack.encode(kind([path])), type=worker.ToNode)

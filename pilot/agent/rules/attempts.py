@@ -466,7 +466,9 @@ class Attempts:
     def _drop(self, completion: Completion, node: str, paths: Collection[str]) -> None:
         """Remove the results of a lost end from its node's store, but for segments that others
         share."""
-        unwanted = tuple(path for path in paths if not self._kept.node_of(path))
+        unwanted = tuple(
+            path for path in paths if self._places.knows(path) and not self._kept.node_of(path)
+        )
         if unwanted:
             self._act(DropKept(node or completion.node, unwanted))
 

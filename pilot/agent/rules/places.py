@@ -53,6 +53,10 @@ class Places:
         segment.results[result] = size
         self._of_result.setdefault(session, {})[result] = path
 
+    def knows(self, path: str) -> bool:
+        """Tell whether a segment is one that was reported as being in the store of a node."""
+        return any(path in known for known in self._known.values())
+
     def use(self, paths: Iterable[str]) -> None:
         """Note that a task gets results in these segments."""
         for path in paths:

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from pilot.model.bounds import Number, Seconds, Signed
+from pilot.model.bounds import Number, Seconds, SegmentPath, Signed
 from pilot.model.tasks import Completion, Function, LogSpan, SessionInfo, Template
 from pilot.scheduler.resources import NodeShape
 from pilot.wire.messages.common import Message
@@ -247,30 +247,30 @@ class Kept(Message):
     executor: Number
     completions: list[Completion]
     #: The segments that are in the node's store, and not in the site directory yet.
-    paths: list[str]
+    paths: list[SegmentPath]
 
 
 class Persist(Message):
     """A request to copy these segments of the node's store to the site directory."""
 
-    paths: list[str]
+    paths: list[SegmentPath]
 
 
 class Persisted(Message):
     """A report of segments that are in the site directory now, or cannot be written there."""
 
     node: str
-    paths: list[str]
+    paths: list[SegmentPath]
     #: Path → why it cannot be written.
-    failed: dict[str, str] = {}
+    failed: dict[SegmentPath, str] = {}
     #: Those that are not in the node's store any more.
-    lost: list[str] = []
+    lost: list[SegmentPath] = []
 
 
 class DropKept(Message):
     """A request to remove segments from the node's store, and all those of sessions."""
 
-    paths: list[str] = []
+    paths: list[SegmentPath] = []
     sessions: list[Number] = []
 
 
