@@ -353,7 +353,8 @@ def test_any_error_arrives_after_one_attempt(shared_site: SiteUnderTest) -> None
 
 
 def test_files_that_come_late_are_waited_for(make_site: Any, tmp_path: Path) -> None:
-    site = make_site(data={"patience": "60s"})
+    # Without the store of the node, in which a large result is as well.
+    site = make_site(data={"patience": "60s", "node_store": 0})
     with site.session() as session:
         read = pilot.shell("cat {x}", inputs=["x"])
         late = session.submit(read, x=tmp_path / "input")
