@@ -508,10 +508,7 @@ class SealedFile:
         """
         top, source = self.open(name)
         try:
-            if isinstance(top, h5g.GroupID):
-                places, _ = _skeleton(top, source)
-            else:
-                places = [] if isinstance(top.get_type(), h5t.TypeOpaqueID) else [""]
+            places = _places(top, source)
             if place in places:
                 return h5d.open(top, place.encode()) if place else top
         except (*_HDF5_ERRORS, EOFError, struct.error) as cause:
@@ -528,10 +525,7 @@ class SealedFile:
         """
         top, source = self.open(name)
         try:
-            if isinstance(top, h5g.GroupID):
-                places, _ = _skeleton(top, source)
-            else:
-                places = [] if isinstance(top.get_type(), h5t.TypeOpaqueID) else [""]
+            places = _places(top, source)
             found = []
             for place in places:
                 data = h5py.Dataset(h5d.open(top, place.encode()) if place else top)
@@ -616,6 +610,13 @@ def _read_tree(group: Any, reading: _Reading) -> Parts:
     reading.check(np.frombuffer(skeleton, np.uint8))
     begin = _LENGTH.size + _LENGTH.unpack_from(skeleton)[0]
     return Parts(arrays, names, skeleton[begin:], {})
+
+
+def _places(top: Any, source: _Bytes) -> list[str]:
+    """Return the names of a value's arrays; an empty one if the value is an array itself."""
+    if isinstance(top, h5g.GroupID):
+        return _skeleton(top, source)[0]
+    return [] if isinstance(top.get_type(), h5t.TypeOpaqueID) else [""]
 
 
 def _skeleton(group: Any, source: _Bytes) -> tuple[list[str], bytes]:
