@@ -299,12 +299,12 @@ class StoreHolder:
         the room, the oldest go."""
         with contextlib.suppress(OSError):
             size = (self.directory / path).stat().st_size
+            # It may have been noted before: then it is the newest again.
+            self._durable_bytes += size - self._durable.pop(path, 0)
             self._durable[path] = size
-            self._durable_bytes += size
         budget, _ = self._account.amounts()
-        old = iter(list(self._durable))
         while self._durable_bytes > budget // 2:
-            self.drop([next(old)])
+            self.drop([next(iter(self._durable))])
 
     def drop(self, paths: Iterable[str]) -> None:
         """Remove files. Who has mapped one keeps its data."""

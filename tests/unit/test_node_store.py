@@ -147,6 +147,15 @@ def test_what_is_on_the_disk_goes_first_when_room_is_needed(
     assert [reader.holds(value) for value in values] == [False, False, True, True]
 
 
+def test_a_file_that_is_noted_twice_counts_once(site: Site, holder: StoreHolder) -> None:
+    value, paths = write(site, array(3))
+    for _ in range(4):
+        holder.note_durable(value.path)
+    assert NodeStore(site, "p1", "n1").holds(value)
+    holder.drop(paths)
+    assert holder._durable_bytes == 0
+
+
 def test_the_results_of_a_session_go_with_it(site: Site, holder: StoreHolder) -> None:
     value, _ = write(site, array())
     holder.drop_session(2)
