@@ -336,9 +336,9 @@ class Attempts:
         """Have the segments written that came since the last call, unless they are waived."""
         if self._new_paths:
             paths, self._new_paths = self._new_paths, {}
-            wanted = [path for path in paths if path in self._scattered]
-            others = [path for path in paths if path not in self._scattered]
-            self._persist([*wanted, *(path for path in others if not self._kept.waive(path))])
+            self._persist(
+                [path for path in paths if path in self._scattered or not self._kept.waive(path)]
+            )
             tasks = [task for path in paths for task in self._kept.in_segment(path)]
             for end in self._kept.released(tasks):
                 self._report_one(end)
@@ -481,10 +481,8 @@ class Attempts:
         if attempt is None:
             return
         self._kept.gone(completion.task)
-        for value in completion.values:
-            if value is RELEASED:
-                self._drop_waived(completion)
-                break
+        if self._places:
+            self._drop_waived(completion)
         if self.site_held:
             self.site_held.pop(completion.task, None)
         if attempt != completion.attempt:

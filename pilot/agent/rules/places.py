@@ -31,58 +31,54 @@ class _Segment:
 
 
 class Places:
-    """The nodes of segments, by session."""
+    """The nodes of segments."""
 
     def __init__(self) -> None:
-        #: Session → path → segment.
-        self._known: dict[int, dict[str, _Segment]] = {}
+        self._segments: dict[str, _Segment] = {}
         #: Session → result → path.
-        self._of_result: dict[int, dict[Ref, str]] = {}
+        self._paths: dict[int, dict[Ref, str]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._known)
+        return bool(self._segments)
 
     def note(self, result: Ref, path: str, node: str, size: int, queue: Queue) -> None:
         """Note that a result of so many bytes, of a task of this class, is in a segment in the
         store of a node."""
-        session = session_of(result[0])
-        segments = self._known.setdefault(session, {})
-        segment = segments.get(path)
+        segment = self._segments.get(path)
         if segment is None:
-            segment = segments[path] = _Segment(node, queue)
+            segment = self._segments[path] = _Segment(node, queue)
         segment.results[result] = size
-        self._of_result.setdefault(session, {})[result] = path
+        self._paths.setdefault(session_of(result[0]), {})[result] = path
 
     def knows(self, path: str) -> bool:
         """Tell whether a segment is one that was reported as being in the store of a node."""
-        return any(path in known for known in self._known.values())
+        return path in self._segments
 
     def use(self, paths: Iterable[str]) -> None:
         """Note that a task gets results in these segments."""
         for path in paths:
-            for known in self._known.values():
-                if path in known and not known[path].is_used:
-                    known[path].is_used = True
-                    known[path].queue.note_use(True)
+            segment = self._segments.get(path)
+            if segment is not None and not segment.is_used:
+                segment.is_used = True
+                segment.queue.note_use(True)
 
     def written(self, path: str) -> None:
         """Note that a segment is in the site directory now."""
-        for known in self._known.values():
-            if path in known and not known[path].is_used:
-                known[path].queue.note_use(False)
+        segment = self._segments.get(path)
+        if segment is not None and not segment.is_used:
+            segment.queue.note_use(False)
 
     def release(self, result: Ref) -> tuple[str, str] | None:
         """Forget a result that nobody needs; return its node and segment, if no other is in
         there."""
-        session = session_of(result[0])
-        path = self._of_result.get(session, {}).pop(result, None)
+        path = self._paths.get(session_of(result[0]), {}).pop(result, None)
         if path is None:
             return None
-        segment = self._known[session][path]
+        segment = self._segments[path]
         del segment.results[result]
         if segment.results:
             return None
-        del self._known[session][path]
+        del self._segments[path]
         return segment.node, path
 
     def nearest(self, paths: Iterable[str], needed: Iterable[str], nodes: Container[str]) -> str:
@@ -100,17 +96,15 @@ class Places:
         sizes: dict[str, int] = dict.fromkeys(needed, 0)
         may_be_any = not sizes
         for path in paths:
-            for known in self._known.values():
-                if path in known:
-                    segment = known[path]
-                    if may_be_any or segment.node in sizes:
-                        size = sum(segment.results.values())
-                        sizes[segment.node] = sizes.get(segment.node, 0) + size
+            segment = self._segments.get(path)
+            if segment is not None and (may_be_any or segment.node in sizes):
+                size = sum(segment.results.values())
+                sizes[segment.node] = sizes.get(segment.node, 0) + size
         least = LEAST_BYTES if may_be_any else 0
         there = {node: size for node, size in sizes.items() if node in nodes and size >= least}
         return max(there, key=lambda node: there[node]) if there else ""
 
     def forget(self, session: int) -> None:
         """Forget the segments of a session."""
-        self._known.pop(session, None)
-        self._of_result.pop(session, None)
+        for path in self._paths.pop(session, {}).values():
+            self._segments.pop(path, None)
