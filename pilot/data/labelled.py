@@ -43,7 +43,7 @@ class Variable(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """What is said of a group of a value."""
+    """The description of a group of a value."""
 
     #: The name of the group in the value.
     path: str

@@ -13,7 +13,6 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import shutil
@@ -25,7 +24,7 @@ from pilot.errors import ResultError, SiteError
 from pilot.model.values import Value
 from pilot.site import Site
 from pilot.wire.endpoints import runtime_dir
-from pilot.worker.node_directory import NodeDirectory, remove_stale
+from pilot.worker.node_directory import NodeDirectory, name_of, remove_stale
 
 log = logging.getLogger("pilot.node")
 
@@ -47,8 +46,7 @@ def cache_dir(site: Site, pilot: str) -> Path:
     # And the login node's, which a job may have been given, need not be here.
     wanted = Path(os.environ.get("TMPDIR") or "/tmp")
     temporary = wanted if wanted.is_dir() else Path("/tmp")
-    mark = hashlib.blake2b(str(site.directory).encode(), digest_size=6).hexdigest()
-    return runtime_dir(temporary) / "cache" / f"{mark}-{pilot}"
+    return runtime_dir(temporary) / "cache" / name_of(site, pilot)
 
 
 class NodeCache:

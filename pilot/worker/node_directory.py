@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import logging
 import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pilot.site import Site
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -25,6 +28,12 @@ log = logging.getLogger("pilot.node")
 LOCK_S = 10.0
 #: The file in the directory that is locked.
 USERS = "users"
+
+
+def name_of(site: Site, *parts: str) -> str:
+    """Return the name of a directory of this site, for a pilot or node, among others."""
+    mark = hashlib.blake2b(str(site.directory).encode(), digest_size=6).hexdigest()
+    return "-".join((mark, *parts))
 
 
 class NodeDirectory:

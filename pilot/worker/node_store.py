@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import logging
 import os
 import shutil
@@ -29,7 +28,7 @@ from pilot.errors import ResultError, SiteError, StorageError
 from pilot.model.values import Value
 from pilot.site import Site
 from pilot.wire.endpoints import runtime_dir
-from pilot.worker.node_directory import NodeDirectory
+from pilot.worker.node_directory import NodeDirectory, name_of
 
 if TYPE_CHECKING:
     from pilot.data.segments import Unsealed
@@ -56,8 +55,7 @@ def store_dir(site: Site, pilot: str, node: str) -> Path:
     SiteError
         Somebody else has a directory in its place.
     """
-    mark = hashlib.blake2b(str(site.directory).encode(), digest_size=6).hexdigest()
-    return runtime_dir(MEMORY) / "store" / f"{mark}-{pilot}-{node}"
+    return runtime_dir(MEMORY) / "store" / name_of(site, pilot, node)
 
 
 def budget_bytes(site: Site) -> int:

@@ -48,7 +48,7 @@ def ends(block: Any) -> tuple[float, float]:
 
 
 def how_it_came(block: Any) -> tuple[str, float]:
-    """What the memory of a block is of, and its sum."""
+    """The kind of memory that a block has, and its sum."""
     return type(block.base).__name__, float(block.sum())
 
 

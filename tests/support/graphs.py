@@ -151,7 +151,7 @@ def wait_for_child(mark: str, begun: str, deadline_s: float, cores: int = 1) -> 
 
 @pilot.task
 def wait_in_other_ways(deadline_s: float) -> list[Any]:
-    """What `wait` and `as_completed` give, and what threads and a forked copy see."""
+    """The answers of `wait` and `as_completed`, and the view of threads and a forked copy."""
     session = pilot.context().session
     seen: list[Any] = []
     futures = session.submit_many(add, [(1, 2), (3, 4)], detached=True)

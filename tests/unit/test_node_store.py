@@ -53,7 +53,7 @@ def used(holder: StoreHolder) -> int:
 
 
 def write(site: Site, obj: object, owner: str = "e1") -> tuple[Value, list[str]]:
-    """What an executor writes, and what of it is in the store alone."""
+    """The value that an executor writes, and the segments that are in the store alone."""
     writer = StoreWriter(site.directory, owner, NodeStore(site, "p1", "n1"))
     stored = store(obj, writer=writer, session="1", task_name="t", task_id="1.1")
     writer.seal()

@@ -130,7 +130,7 @@ class Queue:
 
 
 class _History:
-    """What is known of the tasks of a class, wherever they start."""
+    """The history of the tasks of a class, wherever they start."""
 
     __slots__ = ("mean_s", "unused")
 

@@ -1,4 +1,4 @@
-"""What MATMUL and CHOLESKY have in common: Pilot, Dask and NumPy side by side, on the same cores.
+"""The common part of MATMUL and CHOLESKY: Pilot, Dask and NumPy side by side, on the same cores.
 
 Time is that of the loads (`blocked`). Written is what all processes of Pilot's site, or Dask's
 workers, have written to disks meanwhile, and for Pilot also what is in its results directory.

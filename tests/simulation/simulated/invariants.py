@@ -328,7 +328,7 @@ def check_rules(rules: Rules, cores_of_node: int) -> None:
 
 
 def _check_kept(attempts: Any) -> None:
-    """What is held back waits for something, and all that have used it are known."""
+    """Ends that are held back wait for something, and all that have used them are known."""
     kept = attempts._kept
     for task, held in kept._held.items():
         assert not kept._group(task), f"{task:#x} is held back for nothing"
