@@ -6,7 +6,8 @@ and strikes out those that are done; it never waits for a file system that remov
 
 Invariants
 ----------
-- Only what is committed as garbage is touched, and of a directory nothing that is borrowed.
+- Only what is committed as garbage is touched, and of a directory nothing that is borrowed. A value
+  is where a pilot has said: what is no file of results stays.
 - A row is done only when the disk has nothing of it any more; everything may be done twice.
 - Files that are removed together are brought off the disk by one wait for it in each directory.
 - A file is not written anew while more and more of its values die: soon none may be left.
@@ -29,6 +30,7 @@ from pilot.data import durable
 from pilot.errors import ResultError, StorageError
 from pilot.head.core.state import Task
 from pilot.head.store.deletion import Garbage
+from pilot.model.bounds import is_segment_path
 from pilot.model.ids import Ref
 from pilot.model.values import Value
 
@@ -121,6 +123,10 @@ class Janitor:
         due: dict[str, Garbage] = {}
         died: set[str] = set()
         for row in rows:
+            if row.name and not is_segment_path(row.path):
+                log.warning("%r is no file of results, and stays", row.path)
+                self._note([(row.path, row.name)])
+                continue
             due[row.path] = row
             if row.name and row.name not in self._dead[row.path]:
                 self._dead[row.path].add(row.name)

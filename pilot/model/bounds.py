@@ -5,6 +5,7 @@ What is outside is refused where a message is decoded, so that nothing behind th
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, TypeAlias
 
 from msgspec import Meta, MsgspecError
@@ -26,11 +27,20 @@ SignedSeconds: TypeAlias = Annotated[float, Meta(ge=-1e12, le=1e12)]
 #: Shares beside others.
 Weight: TypeAlias = Annotated[float, Meta(gt=0.0, le=1e9)]
 
+_SEGMENT, _LONGEST = r"^results/[^/.\0][^/\0]*/[^/.\0][^/\0]*\.h5\Z", 1000
 #: The path of a segment under the site directory, and under the store of a node: it leads nowhere
 #: else, whoever has sent it. Files of this name are copied and removed.
-SegmentPath: TypeAlias = Annotated[
-    str, Meta(pattern=r"^results/[^/.\0][^/\0]*/[^/.\0][^/\0]*\.h5\Z", max_length=1000)
-]
+SegmentPath: TypeAlias = Annotated[str, Meta(pattern=_SEGMENT, max_length=_LONGEST)]
+
+
+def is_segment_path(path: str) -> bool:
+    """Tell whether a path is a `SegmentPath`.
+
+    Paths of values are checked where files are removed, and not where they
+    are decoded: there are too many.
+    """
+    return len(path) <= _LONGEST and re.match(_SEGMENT, path) is not None
+
 
 #: The errors of decoding bytes that are no message: for texts that are no UTF-8, and for data that
 #: are nested too deeply, msgspec has none of its own.

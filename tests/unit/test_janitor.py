@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from support.builders import spec, template
@@ -130,6 +132,17 @@ def test_deleted_results_leave_the_disk(site: Site) -> None:
     assert (site.directory / first.path).stat().st_size < before / 2
     assert site.files() == {third.path}
     assert site.store.garbage() == []
+
+
+def test_files_that_are_no_results_stay_whatever_a_pilot_has_said(site: Site) -> None:
+    (value,) = site.results(1)
+    mine = site.directory / "mine.h5"
+    shutil.copy(site.directory / value.path, mine)
+    foreign = ["mine.h5", str(mine), "results/../mine.h5", "results/1/../../mine.h5"]
+    for task, path in enumerate(foreign, 2):
+        site.end(task, msgspec.structs.replace(value, path=path))
+    site.add(site.store.delete_results([*range(2, 6)]))
+    assert mine.exists() and site.store.garbage() == []
 
 
 def test_what_a_dead_head_left_the_next_one_takes(site: Site) -> None:
