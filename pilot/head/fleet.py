@@ -592,7 +592,7 @@ class Fleet:
 
     def _not_listed(self, row: PilotRow, asked: float) -> None:
         row.missing_since = giving_up.missing_since(row, asked)
-        self._carry_out(row, giving_up.not_listed(row, asked), asked)
+        self._carry_out(row, giving_up.not_listed(row, asked, self._started), asked)
 
     def _accounted(self, row: PilotRow, job: JobStatus | None, asked: float) -> None:
         if row.name in self.pilots:

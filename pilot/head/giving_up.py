@@ -36,6 +36,9 @@ MISSING_S, MISSING_MOST_S = 6.0, 300.0
 #: The age, in seconds, at which an intent is given up that has no job: where this head was not told
 #: that it was submitted; and where it may have been, without an answer.
 NEVER_SUBMITTED_S, UNKNOWN_S = 60.0, 300.0
+#: The time, in seconds, since the start of this head, after which an intent of an earlier head is
+#: given up that has no job: if that was killed while it submitted, the command goes on without it.
+LEFT_BEHIND_S = 5.0
 #: The time, in seconds, after which a cancelled job that goes on is cancelled again.
 CANCEL_AGAIN_S = 30.0
 
@@ -199,7 +202,7 @@ def missing_since(row: PilotRow, asked: float) -> float:
     return row.missing_since
 
 
-def not_listed(row: PilotRow, asked: float) -> Decision:
+def not_listed(row: PilotRow, asked: float, head_started: float) -> Decision:
     """Decide on a pilot that a list leaves out; its row says since when it is missing.
 
     Parameters
@@ -208,16 +211,29 @@ def not_listed(row: PilotRow, asked: float) -> Decision:
         The pilot.
     asked
         The time at which the list was requested.
+    head_started
+        The time at which this head started.
     """
     if row.heard and row.missing_since == asked:
         return None  # it has spoken before this list, and after the one before
     if row.job:
         return AskAccounting(row.job)
-    if row.submitted is None and asked - row.created > NEVER_SUBMITTED_S:
+    if row.submitted is None and (
+        asked - row.created > NEVER_SUBMITTED_S or _is_left_behind(row, asked, head_started)
+    ):
         return Gone("it was never submitted")
     if asked - row.created > UNKNOWN_S:
         return Gone("the batch system does not know its job")
     return None
+
+
+def _is_left_behind(row: PilotRow, asked: float, head_started: float) -> bool:
+    """Tell whether an earlier head was submitting the pilot when it was killed, and has not got as
+    far as a job.
+
+    A job that turns up later all the same is a stray (`strays`): nothing runs twice by it.
+    """
+    return row.created < head_started < asked - LEFT_BEHIND_S and not row.heard
 
 
 def accounted(row: PilotRow, job: JobStatus | None, asked: float, unlisted: str) -> Decision:

@@ -196,9 +196,9 @@ def test_pilot_is_missing_since_the_first_list_after_its_last_word() -> None:
 
 
 def test_accounting_is_asked_at_once_only_for_those_that_have_said_nothing() -> None:
-    assert g.not_listed(row(missing_since=ASKED), ASKED) is None
-    assert g.not_listed(row(missing_since=ASKED, heard=0.0), ASKED) == AskAccounting("7")
-    assert g.not_listed(row(missing_since=ASKED - 0.5), ASKED) == AskAccounting("7")
+    assert g.not_listed(row(missing_since=ASKED), ASKED, 0.0) is None
+    assert g.not_listed(row(missing_since=ASKED, heard=0.0), ASKED, 0.0) == AskAccounting("7")
+    assert g.not_listed(row(missing_since=ASKED - 0.5), ASKED, 0.0) == AskAccounting("7")
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,27 @@ def test_intent_without_a_job_is_given_up(
         created=ASKED - age_s,
         missing_since=ASKED - age_s,
     )
-    assert g.not_listed(intent, ASKED) == (Gone(reason) if reason else None)
+    assert g.not_listed(intent, ASKED, 0.0) == (Gone(reason) if reason else None)
+
+
+@pytest.mark.parametrize(
+    ("change", "started_s", "is_gone"),
+    [
+        ({}, g.LEFT_BEHIND_S + 1.0, True),
+        ({}, g.LEFT_BEHIND_S, False),
+        ({"created": ASKED - 1.0}, g.LEFT_BEHIND_S + 1.0, False),
+        ({"submitted": 1.0}, g.LEFT_BEHIND_S + 1.0, False),
+        ({"heard": ASKED - 1.0}, g.LEFT_BEHIND_S + 1.0, False),
+    ],
+    ids=["killed before", "young", "its own", "it has a job", "it speaks"],
+)
+def test_intent_of_a_killed_head_is_given_up_soon(
+    change: dict[str, Any], started_s: float, is_gone: bool
+) -> None:
+    given = {"heard": 0.0, "submitted": None, "created": ASKED - 10.0} | change
+    intent = row(state=INTENDED, job=None, missing_since=ASKED - 0.1, **given)
+    decision = g.not_listed(intent, ASKED, ASKED - started_s)
+    assert decision == (Gone("it was never submitted") if is_gone else None)
 
 
 @pytest.mark.parametrize(

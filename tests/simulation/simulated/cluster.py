@@ -58,7 +58,7 @@ STUCK_S = 60.0
 _PATIENCE: tuple[tuple[ModuleType, tuple[str, ...]], ...] = (
     (fleet, ("DECIDE_S",)),
     (giving_up, ("SILENT_S", "JOIN_S", "MISSING_S", "MISSING_MOST_S", "CANCEL_AGAIN_S")),
-    (giving_up, ("NEVER_SUBMITTED_S", "UNKNOWN_S")),
+    (giving_up, ("NEVER_SUBMITTED_S", "UNKNOWN_S", "LEFT_BEHIND_S")),
     (waits, ("UNKNOWN_KEEP_S", "LEAST_S", "MOST_S", "LEAST_WORK_S", "MOST_WORK_S")),
     (pilots, ("REJOIN_S",)),
     (clients, ("CLIENT_S",)),
