@@ -57,6 +57,8 @@ class SiteUnderTest:
     """
 
     def __init__(self, parent: Path, template: dict[str, Any]) -> None:
+        #: What ran before there was the site is none of its own, and need not be looked into.
+        self._older = {(pid, _started(pid)) for pid in _pids()}
         self.mark = f"t{uuid.uuid4().hex[:10]}"
         self.home = Path(tempfile.mkdtemp(prefix=f"{self.mark}-", dir=parent))
         #: For files of the test that its tasks write.
@@ -111,8 +113,8 @@ class SiteUnderTest:
     def processes(self, word: str = "") -> list[Process]:
         """The site's processes whose title has the word, the oldest first."""
         found = []
-        for entry in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
-            if entry == os.getpid():
+        for entry in sorted(_pids()):
+            if entry == os.getpid() or (entry, _started(entry)) in self._older:
                 continue
             title = _read(entry, "cmdline").replace("\0", " ").strip()
             if word in title and title and self._is_mine(entry, title):
@@ -210,6 +212,15 @@ def _read(pid: int, name: str) -> str:
             return file.read().decode(errors="replace")
     except OSError:
         return ""
+
+
+def _pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def _started(pid: int) -> str:
+    """When a process has started, in ticks since the boot."""
+    return "".join(_read(pid, "stat").rpartition(")")[2].split()[19:20])
 
 
 def _state(pid: int) -> str:

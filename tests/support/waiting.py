@@ -9,18 +9,20 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: How often a condition is looked at, in seconds.
-_LOOK_S = 0.01
+#: The time between two looks, in seconds: a share of what has been waited, from the shortest to the
+#: longest, so that long waits leave the cores to what is waited for.
+_SHORTEST_S, _LONGEST_S, _SHARE = 0.01, 0.1, 0.02
 
 
 def wait_until(predicate: Callable[[], T], deadline_s: float = 30.0, what: str = "") -> T:
     """Return what `predicate` gives as soon as that is true; fail after `deadline_s` seconds."""
-    end = time.monotonic() + deadline_s
+    begin = time.monotonic()
     while not (value := predicate()):
-        assert time.monotonic() < end, (
+        waited_s = time.monotonic() - begin
+        assert waited_s < deadline_s, (
             f"waited {deadline_s:g} s in vain for {what or predicate.__name__}"
         )
-        time.sleep(_LOOK_S)
+        time.sleep(min(max(_SHORTEST_S, _SHARE * waited_s), _LONGEST_S))
     return value
 
 
