@@ -16,6 +16,7 @@ from pilot.errors import (
     DiskFullError,
     EncodingError,
     HeadError,
+    HttpFailed,
     PilotError,
     RemoteTraceback,
     ResultError,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from pilot.client.events import Event
     from pilot.client.future import Future
     from pilot.client.gathering import gather
+    from pilot.client.http_request import HttpResponse, http
     from pilot.client.objects import NamedObject, named, objects
     from pilot.client.query_client import sessions
     from pilot.client.session import Session, current_session
@@ -47,6 +49,7 @@ else:
         "CommandResult": "pilot.client.command",
         "Event": "pilot.client.events",
         "Future": "pilot.client.future",
+        "HttpResponse": "pilot.client.http_request",
         "NamedObject": "pilot.client.objects",
         "OptionError": "pilot.client.task",
         "Session": "pilot.client.session",
@@ -54,6 +57,7 @@ else:
         "context": "pilot.client.context",
         "current_session": "pilot.client.session",
         "gather": "pilot.client.gathering",
+        "http": "pilot.client.http_request",
         "mpi": "pilot.client.task",
         "named": "pilot.client.objects",
         "objects": "pilot.client.objects",
@@ -84,6 +88,8 @@ __all__ = [
     "Event",
     "Future",
     "HeadError",
+    "HttpFailed",
+    "HttpResponse",
     "NamedObject",
     "OptionError",
     "PilotError",
@@ -104,6 +110,7 @@ __all__ = [
     "context",
     "current_session",
     "gather",
+    "http",
     "mpi",
     "named",
     "objects",

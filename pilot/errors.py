@@ -129,6 +129,24 @@ class CommandFailed(TaskError):
 
 
 @public
+class HttpFailed(TaskError):
+    """An error of an HTTP request: an answer that means failure, or none.
+
+    Attributes
+    ----------
+    status
+        The status of the answer; 0: there was none.
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message, status)
+        self.status = status
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@public
 class Stopped(BaseException):
     """The word of a task that stops when told to, unfinished: it is run again, elsewhere.
 

@@ -17,6 +17,7 @@ T = TypeVar("T")
 #: The module that has each name today.
 PLACES = {
     "ByName": "pilot.workflow.targets",
+    "HttpRequest": "pilot.client.http_request",
     "ShellCommand": "pilot.client.command",
     "cached_property": "pilot.data.pickling_by_value",
     "checked": "pilot.data.imported",

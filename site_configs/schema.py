@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from msgspec import Meta, MsgspecError, Struct, convert, defstruct, field
 from msgspec.structs import fields, replace
 
-from pilot.scheduler.amounts import Amounts, check_name, parse_amount
+from pilot.scheduler.amounts import UNIT, Amounts, check_name, parse_amount
 from pilot.scheduler.batch import BatchKind, find_kind
 from pilot.scheduler.resources import NodeShape, Supply, indexed, node_shape
 from pilot.site_configs.parsed_cache import keep_parsed, read_parsed
@@ -174,6 +174,30 @@ class EnvironmentConfig(_Mapping, frozen=True, kw_only=True):
     python: str = "auto"
 
 
+class HttpConfig(_Mapping, frozen=True, kw_only=True):
+    """The HTTP tasks."""
+
+    #: How many requests to a host are under way at a time, of all pilots together, by the host's
+    #: name: api.example.org: 8.
+    per_host: dict[str, Annotated[int, Meta(ge=1)]] = {}
+
+    @property
+    def amounts(self) -> Amounts:
+        """The requests that may be under way, by the names that they are counted by."""
+        return tuple(
+            sorted((counted_name(host), most * UNIT) for host, most in self.per_host.items())
+        )
+
+    def amounts_of(self, host: str) -> Amounts:
+        """Return what one request to a host takes of `amounts`."""
+        return ((counted_name(host), UNIT),) if host in self.per_host else ()
+
+
+def counted_name(host: str) -> str:
+    """Return the name by which requests to a host are counted, as of any resource of the site."""
+    return "http_" + re.sub(r"[^a-z0-9]+", "_", host)
+
+
 class Manners(_Mapping, frozen=True, kw_only=True):
     """The manners towards the batch system; each batch system adds keys of its own."""
 
@@ -284,6 +308,8 @@ class SiteConfig(_Mapping, frozen=True, kw_only=True):
     mpi: MpiConfig = MpiConfig()
     #: What is around the agent and the tasks on compute nodes.
     environment: EnvironmentConfig = EnvironmentConfig()
+    #: The HTTP tasks.
+    http: HttpConfig = HttpConfig()
     #: Manners towards the batch system.
     manners: Manners = Manners()
 
@@ -296,7 +322,12 @@ class SiteConfig(_Mapping, frozen=True, kw_only=True):
     def amounts(self) -> Amounts:
         """The amounts of resources that exist once per site; 0 where one is declared as absent."""
         named = {name: parse_amount(amount) for name, amount in self.resources.items()}
-        return tuple(sorted(named.items()))
+        return tuple(sorted([*named.items(), *self.http.amounts]))
+
+    @property
+    def once(self) -> frozenset[str]:
+        """The names of what exists once per site."""
+        return frozenset(name for name, _ in self.amounts)
 
 
 class _Named(Struct):
@@ -495,6 +526,7 @@ def _faults(config: SiteConfig) -> "Iterator[tuple[YamlPath, str]]":
     for name, amount in config.resources.items():
         if reason := _wrong_resource(name, amount):
             yield ("resources", name), reason
+    yield from _http_faults(config)
     for name, pool in config.pools.items():
         for place, message in _pool_faults(name, pool, config.kind):
             yield ("pools", name, *place), message
@@ -505,6 +537,17 @@ def _faults(config: SiteConfig) -> "Iterator[tuple[YamlPath, str]]":
                     f"{resource!r} is a resource of the whole site, too; give one of them another "
                     "name",
                 )
+
+
+def _http_faults(config: SiteConfig) -> "Iterator[tuple[YamlPath, str]]":
+    known: dict[str, str] = dict.fromkeys(config.resources, "a resource of the site")
+    for host in config.http.per_host:
+        name, where = counted_name(host), ("http", "per_host", host)
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9.:-]{0,56}[a-z0-9])?", host):
+            yield where, f"{host!r} is no host; write its name in small letters, without http://"
+        elif name in known:
+            yield where, f"its requests are counted as {name}, as those of {known[name]} are"
+        known[name] = host
 
 
 def _wrong_resource(name: str, offered: int | float | list[int | str]) -> str:

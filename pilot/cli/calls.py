@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: The kinds of tasks that are commands.
 COMMANDS = ("command", "mpi-command")
+#: The kinds of tasks whose function says what they do, besides its arguments.
+_TOLD_BY_FUNCTION = (*COMMANDS, "http")
 #: Arguments in a file are read up to so many bytes.
 _READ_BYTES = 1 << 20
 #: Characters of an argument that are shown.
@@ -90,7 +92,9 @@ def read_calls(ask: Callable[..., Any], site: Path, tasks: Sequence[str]) -> dic
     return {
         row["id"]: _call(
             row,
-            read(row["function"]) if row["kind"] in COMMANDS and row["function"] is not None else 0,
+            read(row["function"])
+            if row["kind"] in _TOLD_BY_FUNCTION and row["function"] is not None
+            else 0,
             site,
         )
         for row in data["calls"]
@@ -124,6 +128,10 @@ def _call(row: Mapping[str, Any], function: Any, site: Path) -> Call:
     except Exception as error:
         return Call(arguments=f"(they cannot be read here: {error})")
     kwargs = {name: value for name, value in kwargs.items() if not name.startswith("_pilot_")}
+    if row["kind"] == "http":
+        # Nothing of the headers, the query or the body: there may be credentials in them.
+        line = getattr(function, "line", None)
+        return Call(line(kwargs) if line else "", row["name"] == getattr(function, "method", ""))
     shown = _in_words(args, kwargs)
     if not isinstance(function, ShellCommand):
         return Call(arguments=shown)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -29,6 +29,7 @@ from pilot.client.ordering import After, as_tuple, numbers
 from pilot.client.outgoing import plain
 from pilot.client.submission import Submission
 from pilot.client.task import (
+    HTTP,
     MPI,
     NO_CORES_FOR_RANKS,
     OptionError,
@@ -46,6 +47,7 @@ from pilot.model.ids import Ref, session_of, task_label
 from pilot.model.objects import Naming, encode_naming
 from pilot.model.tasks import DEPTH_MOST, Function, TaskSpec, Template
 from pilot.model.values import Value
+from pilot.scheduler.amounts import make_amounts
 from pilot.scheduler.assignment import why_infeasible
 from pilot.scheduler.resources import Resources
 from pilot.site import Site
@@ -53,6 +55,7 @@ from pilot.texts import as_name, size_text
 from pilot.wire.messages.client import Submit
 
 if TYPE_CHECKING:
+    from pilot.client.http_request import HttpRequest
     from pilot.data.segments import Unsealed
 
 K = TypeVar("K")
@@ -206,7 +209,8 @@ class Submitter:
         before: tuple[int, ...],
         taken: tuple[Ref, ...],
     ) -> None:
-        dynamic = task.resolved is None
+        request = cast("HttpRequest", task.function) if task.kind == HTTP else None
+        dynamic = task.resolved is None or request is not None
         is_usual = not dynamic and group is NO_GROUP
         limit = self.site.config.data.inline_limit_bytes
         template = 0
@@ -215,8 +219,12 @@ class Submitter:
         large = []
         command = task.function if isinstance(task.function, ShellCommand) else None
         for number, (args, kwargs) in zip(ids, calls, strict=True):
+            if task.preset:
+                kwargs = {**task.preset, **kwargs}
             if command is not None:
                 command.check_call(args, kwargs)
+            elif request is not None:
+                request.check_call(args, kwargs)
             if known is None:
                 known = self._function(task, submission)
                 template = known.template if is_usual else 0
@@ -224,7 +232,8 @@ class Submitter:
                 template = self._template(known, args, kwargs, submission, group)
                 if is_usual:
                     known.template = template
-            payload, inputs = encode_arguments(args, kwargs, self.origin)
+            sent = kwargs if request is None else request.keyed(kwargs)
+            payload, inputs = encode_arguments(args, sent, self.origin)
             spec = TaskSpec(number, template, payload, inputs)
             if before:
                 spec = msgspec.structs.replace(spec, after=before)
@@ -234,7 +243,9 @@ class Submitter:
             if len(payload) > limit:
                 large.append(len(specs))
             if task.task_options.cache:
-                digest = call_digest(task, args, kwargs, payload)
+                # The key is another one each time.
+                same = payload if sent is kwargs else encode_arguments(args, kwargs, self.origin)[0]
+                digest = call_digest(task, args, kwargs, same)
                 spec = msgspec.structs.replace(spec, digest=digest)
             specs.append(spec)
         if large:
@@ -408,8 +419,14 @@ class Submitter:
         """Return the id of the template for a call; a new one is put into the submission."""
         task, options = known.task, known.task.task_options
         resolved = task.resolved or options.resolve(args, kwargs)
+        if task.kind == HTTP:
+            host = cast("HttpRequest", task.function).host(kwargs)
+            amounts = self.site.config.http.amounts_of(host)
+            named = make_amounts([*resolved.resources.named, *amounts])
+            need = msgspec.structs.replace(resolved.resources, named=named)
+            resolved = msgspec.structs.replace(resolved, resources=need)
         if resolved.resources.named:
-            need = resolved.resources.with_site(self.site.config.resources)
+            need = resolved.resources.with_site(self.site.config.once)
             resolved = msgspec.structs.replace(resolved, resources=need)
         number = known.templates.get((resolved, group))
         if number is not None:

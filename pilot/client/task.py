@@ -1,9 +1,9 @@
 """Tasks as users write them: functions with options, MPI functions, and commands.
 
-`task`, `mpi` and `shell` (in `pilot.client.command`) make a `Task`. Called directly it runs as
-plain Python, at once; ``submit`` and ``map`` send it to the session. Options may be given to
-the decorator and, per call, by ``options``; the values of resources may be functions of the call's
-arguments.
+`task`, `mpi`, `shell` (in `pilot.client.command`) and `http` (in `pilot.client.http_request`) make
+a `Task`. Called directly it runs as plain Python, at once; ``submit`` and ``map`` send it to the
+session. Options may be given to the decorator and, per call, by ``options``; the values of
+resources may be functions of the call's arguments.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MappingProxyType, MethodType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -63,6 +63,7 @@ PYTHON: Final = "python"
 MPI: Final = "mpi"
 COMMAND: Final = "command"
 MPI_COMMAND: Final = "mpi-command"
+HTTP: Final = "http"
 NO_CORES_FOR_RANKS: Final = "cores=0: ranks of an MPI task need cores; give each at least 1"
 #: `inspect.CO_COROUTINE`, without what takes a twentieth of the time that a session needs to start.
 _CO_COROUTINE = 0x80
@@ -483,11 +484,15 @@ def make_options(base: Options, changes: Mapping[str, Any]) -> Options:
 class Task(Generic[P, R]):
     """A function that can be run as a task.
 
-    Made by `task`, `mpi` or `shell`; `options` gives a copy with other options.
+    Made by `task`, `mpi`, `shell` or `http`; `options` gives a copy with other options.
     """
 
     def __init__(
-        self, function: Callable[P, R], kind: TaskKind, given: Mapping[str, Any] | None = None
+        self,
+        function: Callable[P, R],
+        kind: TaskKind,
+        given: Mapping[str, Any] | None = None,
+        preset: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         if isinstance(function, _MpiDecorator):
             raise function._misused()
@@ -497,6 +502,8 @@ class Task(Generic[P, R]):
             named = getattr(function, "__name__", repr(function))
             raise OptionError(f"{named} is a coroutine function; give a plain function")
         self.function = function
+        #: The arguments that each call has unless it gives others.
+        self.preset = dict(preset)
         #: The options that were given, and all of them.
         self.given = dict(given or {})
         self.task_options = options = make_options(Options(), self.given)
@@ -518,6 +525,8 @@ class Task(Generic[P, R]):
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function in this process at once, without Pilot."""
+        if self.preset:
+            kwargs = cast("Any", {**self.preset, **kwargs})
         return self.function(*args, **kwargs)
 
     def __get__(self, instance: object, owner: type | None = None) -> Task[..., R]:
@@ -534,11 +543,11 @@ class Task(Generic[P, R]):
         OptionError
             There is no such option, or a value has no meaning.
         """
-        return Task(self.function, self.kind, merged(self.given, changes))
+        return Task(self.function, self.kind, merged(self.given, changes), self.preset)
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> Task[P, R]:
         """Return the same task with other defaults for the options that it does not set itself."""
-        return Task(self.function, self.kind, merged(defaults, self.given))
+        return Task(self.function, self.kind, merged(defaults, self.given), self.preset)
 
     def submit(self, /, *args: Any, **kwargs: Any) -> Future[R]:
         """Run the task in the current session. Arguments may hold futures, at any depth.
@@ -564,7 +573,7 @@ class Task(Generic[P, R]):
         # Tasks that it waits for mean nothing elsewhere.
         waits = ("after", "commutative")
         given = {name: value for name, value in self.given.items() if name not in waits}
-        return (Task, (self.function, self.kind, given))
+        return (Task, (self.function, self.kind, given, self.preset))
 
     def __repr__(self) -> str:
         return f"<pilot {self.kind} task {self.__name__}>"

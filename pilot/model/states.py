@@ -37,7 +37,7 @@ KnownState: TypeAlias = Literal[TaskState, "DELETED"]
 Outcome: TypeAlias = Literal["ok", "error", "crash", "timeout", "interrupted", "cancelled"]
 
 #: What a task is: ``value`` is no work, but values that are there.
-TaskKind: TypeAlias = Literal["python", "mpi", "command", "mpi-command", "value"]
+TaskKind: TypeAlias = Literal["python", "mpi", "command", "mpi-command", "value", "http"]
 
 #: The consequence of a task's failure for others.
 OnFailure: TypeAlias = Literal["fail", "ignore", "cancel_successors", "stop_session"]

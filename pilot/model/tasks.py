@@ -35,7 +35,8 @@ class Template(msgspec.Struct, array_like=True, frozen=True):
     session: Number
     #: The name in lists.
     name: str
-    #: ``python``, ``mpi``, ``command``, ``mpi-command``, or ``value``: no work, but values.
+    #: ``python``, ``mpi``, ``command``, ``mpi-command``, ``http``, or ``value``: no work, but
+    #: values.
     kind: TaskKind
     #: Digest of the function; empty for commands.
     function: bytes

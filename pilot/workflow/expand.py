@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pilot.client.command import ShellCommand
-from pilot.client.task import Options, command_kind, make_options
+from pilot.client.http_request import HttpRequest
+from pilot.client.task import HTTP, Options, command_kind, make_options
 from pilot.errors import CommandError
 from pilot.model.states import TaskKind
 from pilot.site_configs.yamlfile import YamlPath
 from pilot.workflow.commands import CommandPlan
 from pilot.workflow.graph import Graph, Node, Result, TaskGroup, results_in
+from pilot.workflow.http_plans import HTTP_ATTRIBUTES
 from pilot.workflow.plans import Plan, Plans, RangePlan, with_option
 from pilot.workflow.problems import Problems, Wrong
 from pilot.workflow.ranges import Allowance, numbers
@@ -176,6 +178,11 @@ class _Makers:
             take_values(sizes, scope, self.plan.path)
         kwargs = {name: given[name] for name in self.plan.kwargs}
         function, kind = self.function(options, kwargs, scope)
+        if isinstance(function, HttpRequest):
+            try:
+                function.check_call((), kwargs)
+            except CommandError as error:
+                raise Wrong((*self.plan.path, self.plan.kind), error.told) from None
         if isinstance(function, ShellCommand) and not any(results_in(kwargs)):
             try:
                 function.check_values(kwargs)
@@ -205,6 +212,8 @@ class _Makers:
             command = target.command if target is not None else None
             files = command.outputs if command is not None else plan.outputs if plan else ()
             attributes = (*files, *COMMAND_ATTRIBUTES)
+        elif self.plan.http is not None:
+            attributes = HTTP_ATTRIBUTES
         options = self.target.options if self.target is not None else Options()
         for option in self.plan.options:
             if option.name == "returns":  # the same for all items: a reference cannot stand there
@@ -222,6 +231,8 @@ class _Makers:
         key = repr(values)
         if key not in self._options:
             base = self.target.options if self.target is not None else Options()
+            if self.plan.http is not None:
+                base = make_options(base, {"cores": 0})
             options = make_options(base, {"name": self.plan.name})
             for option, value in zip(self.plan.options, values, strict=True):
                 given = value
@@ -244,6 +255,8 @@ class _Makers:
         if self.plan.command is not None:
             self._check_files(self.plan.command, kwargs)
             return self._command(self.plan.command, scope), command_kind(options)
+        if self.plan.http is not None:
+            return self.plan.http.request, HTTP
         assert self.target is not None
         kind = command_kind(options) if self.is_command else self.target.kind
         return self.target.function, kind

@@ -111,7 +111,7 @@ def load_workflow(path: str | Path, parameters: Mapping[str, Any] | None = None)
     add_to_search_path(sys_path)
     targets: dict[str, Target] = {}
     for plan in plans.tasks.values():
-        if plan.kind != "run" and not problems.are_at(*plan.path, plan.kind):
+        if plan.kind not in ("run", "http") and not problems.are_at(*plan.path, plan.kind):
             with problems.caught():
                 targets[plan.name] = _target(plan, sys_path)
     if problems.are_at("parameters") or problems.are_at("lists"):

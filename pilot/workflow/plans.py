@@ -29,6 +29,7 @@ from pilot.workflow.expression import (
     Reference,
     parse_reference,
 )
+from pilot.workflow.http_plans import HttpPlan, http_plan, wrong_http_keys
 from pilot.workflow.problems import Problems, Wrong
 from pilot.workflow.references import (
     INDEX,
@@ -44,7 +45,7 @@ from pilot.workflow.references import (
 )
 from pilot.workflow.schema import CommonOptions, Range, TaskEntry, WorkflowFile
 
-_KINDS = ("python", "mpi", "run")
+_KINDS = ("python", "mpi", "run", "http")
 #: Keys that mean something for commands only.
 _COMMAND_KEYS = ("inputs", "outputs", "cwd", *STREAMS, "env", "success", "stop_signal")
 #: Keys without which there would be many more findings that only follow from that.
@@ -75,7 +76,7 @@ class Plan:
     """An entry of ``tasks``."""
 
     name: str
-    #: ``python``, ``mpi`` or ``run``, and its text.
+    #: ``python``, ``mpi``, ``run`` or ``http``, and its text.
     kind: str
     text: str
     options: tuple[Option, ...]
@@ -88,6 +89,7 @@ class Plan:
     #: The tasks of the key ``after``.
     follows: tuple[Text, ...]
     command: CommandPlan | None
+    http: HttpPlan | None = None
     #: The tasks that it refers to, in whatever way.
     after: tuple[str, ...] = ()
 
@@ -199,12 +201,13 @@ def _plan(name: str, entry: TaskEntry, defaults: CommonOptions, problems: Proble
     given = [kind for kind in _KINDS if getattr(entry, kind) is not None]
     if len(given) != 1:
         told = "says nothing to run" if not given else f"has {' and '.join(given)}"
-        raise Wrong(path, f"the task {told}; give one of python, mpi and run")
+        raise Wrong(path, f"the task {told}; give one of python, mpi, run and http")
     kind = given[0]
     for wrong in _wrong_keys(entry, kind, path):
         problems.add(wrong.path, wrong.message)
     command = command_plan(entry, path) if kind == "run" else None
-    kwargs = compiled(entry.with_, (*path, "with"))
+    http = http_plan(entry, path) if kind == "http" else None
+    kwargs = compiled(entry.with_, (*path, "with")) if http is None else http.kwargs
     if command is not None:
         kwargs = command_kwargs(command, kwargs, path)
         for wrong in wrong_places(command, path):
@@ -221,13 +224,22 @@ def _plan(name: str, entry: TaskEntry, defaults: CommonOptions, problems: Proble
         needs=tuple(_named(entry.needs, (*path, "needs"))),
         follows=tuple(_named(entry.after, (*path, "after"))),
         command=command,
+        http=http,
     )
 
 
 def _wrong_keys(entry: TaskEntry, kind: str, path: YamlPath) -> Iterator[Wrong]:
     """Yield the keys that have no meaning beside others: they are errors, not ignored."""
+    if kind != "http":
+        yield from wrong_http_keys(entry, path)
+    elif entry.args:
+        yield Wrong((*path, "args"), "a request takes its arguments by name: use 'with'")
+    elif entry.returns is not UNSET:
+        yield Wrong((*path, "returns"), "a request has one result, its answer; remove this")
     if kind != "run":
         for key in _COMMAND_KEYS:
+            if kind == "http" and key == "success":
+                continue
             if getattr(entry, key) not in (None, {}):
                 yield Wrong((*path, key), f"{key!r} goes with 'run' only, not with {kind!r}")
     else:
@@ -244,7 +256,7 @@ def _wrong_keys(entry: TaskEntry, kind: str, path: YamlPath) -> Iterator[Wrong]:
                 _check_name(name, (*path, "returns", number), ())
             except Wrong as wrong:
                 yield wrong
-    if kind == "python":
+    if kind in ("python", "http"):
         for key in ("ranks", "ranks_per_node"):
             if getattr(entry, key) is not UNSET:
                 yield Wrong((*path, key), f"{key!r} goes with 'mpi' and 'run'; write 'mpi:'")

@@ -68,7 +68,8 @@ class Outline:
     #: The number of the function's results, and their names, if they have any.
     result_count: int = 1
     result_names: tuple[str, ...] = ()
-    #: The parts of a command's result that have names; None for a function.
+    #: The parts that have names, of the result of a command or an HTTP request; None for a
+    #: function.
     attributes: tuple[str, ...] | None = None
     #: Items by the values of some variables, once they were asked for.
     _selections: dict[tuple[str, ...], dict[tuple[Any, ...], list[int]]] = field(
@@ -346,9 +347,10 @@ def _part(items: _Items, key: Any, reference: Reference, path: YamlPath) -> _Ite
         raise Wrong(path, f"nothing is known of what is inside of ${{{reference}}} before it runs")
     if outline.attributes is not None:
         if key not in outline.attributes:
+            of = "command" if "stdout" in outline.attributes else "request"
             raise Wrong(
                 path,
-                f"the command {outline.name!r} has no output {key!r}; "
+                f"the {of} {outline.name!r} has no output {key!r}; "
                 f"{suggestion(str(key), outline.attributes)}",
             )
         return items.of_part(key)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pilot.client.command import ShellCommand
+from pilot.client.http_request import HttpRequest
 from pilot.client.task import DYNAMIC, OPTIONS, Options
 from pilot.errors import CommandError
 from pilot.texts import printable
@@ -109,6 +110,8 @@ def _node_line(node: Node) -> str:
         parts.append(", ".join(f"{name} = {_shown(value)}" for name, value in node.values.items()))
     if (command := _command(node)) is not None:
         parts.append(f"$ {_one_line(command)}")
+    elif isinstance(node.function, HttpRequest):
+        parts.append(node.function.line(replace_results(dict(node.kwargs), _reference)))
     return "  ".join(parts)
 
 

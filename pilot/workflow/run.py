@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from pilot.client.command import CommandResult
 from pilot.client.future import Future
+from pilot.client.http_request import HttpResponse
 from pilot.client.task import DYNAMIC, Options, Task
 from pilot.pickled import pickled_name
 from pilot.workflow.graph import Graph, Node, Result, TaskGroup, replace_results
@@ -140,8 +141,10 @@ class After:
 
 
 @pickled_name
-def command_part(result: CommandResult, name: str) -> Any:
-    """Return a file of a command's result, or one of its fields."""
+def command_part(result: CommandResult | HttpResponse, name: str) -> Any:
+    """Return a file of a command's result, or one of its fields; or a part of an HTTP answer."""
+    if isinstance(result, HttpResponse):
+        return result.json() if name == "json" else getattr(result, name)
     if name in result.outputs:
         return result.outputs[name]
     # Without the end of its last line, as a shell's $(command).

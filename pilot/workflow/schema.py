@@ -80,7 +80,8 @@ class CommonOptions(_Mapping):
 
 
 class TaskEntry(CommonOptions):
-    """A task, or with `foreach` many: a Python function, an MPI function, or a command."""
+    """A task, or with `foreach` many: a Python function, an MPI function, a command, or an HTTP
+    request."""
 
     #: A Python function, as module:function.
     python: str | None = None
@@ -89,6 +90,8 @@ class TaskEntry(CommonOptions):
     #: A command for the shell; {name} is a parameter of with, inputs or outputs. With ranks it is
     #: started as an MPI program.
     run: str | None = None
+    #: An HTTP request: its method and URL, as GET https://…; {name} is a parameter of with.
+    http: str | None = None
     #: Variables and their values: one task for each combination.
     foreach: dict[str, list[Any] | Range | str] | None = None
     #: Combination of several variables: every combination, or side by side.
@@ -115,10 +118,33 @@ class TaskEntry(CommonOptions):
     stderr: str | None = None
     #: Additions to the command's environment.
     env: dict[str, str | int | float] = {}
-    #: Exit statuses of the command that mean success; 0 by default.
+    #: Exit statuses of the command that mean success, 0 by default; of a request statuses, 200 to
+    #: 299 by default.
     success: list[int] | None = None
     #: Signal that the command gets when its pilot ends soon, as SIGTERM; no signal by default.
     stop_signal: str | None = None
+    #: What is added to the query of the request's URL, by name.
+    params: dict[str, Any] | UnsetType = UNSET
+    #: Headers of the request, by name.
+    headers: dict[str, Any] | UnsetType = UNSET
+    #: Body of the request, as JSON.
+    json: Any = UNSET
+    #: Body of the request: a text, or a mapping for a form.
+    data: Any = UNSET
+    #: Who asks: [user, password], or where a token is found when the task runs, env:NAME or
+    #: file:PATH.
+    auth: str | list[str] | UnsetType = UNSET
+    #: Time for one try of the request; 60s by default.
+    timeout: int | float | str | UnsetType = UNSET
+    #: How often the request is sent again after what may pass; 4 by default.
+    resends: int | UnsetType = UNSET
+    #: By which certificates a server is believed: those of the system (true, the default), of a
+    #: file or directory, or any (false).
+    verify: bool | str | UnsetType = UNSET
+    #: How many redirects are followed; 10 by default.
+    redirects: int | UnsetType = UNSET
+    #: Send a key with POST and PATCH, by which a server knows a repetition; true by default.
+    idempotency_key: bool | UnsetType = UNSET
     #: Name of the task in lists; its key by default.
     name: str | UnsetType = UNSET
     #: MPI ranks.
@@ -163,5 +189,5 @@ def workflow_schema() -> dict[str, Any]:
     """Return the JSON schema of workflow files, for editors."""
     schema = yamlfile.json_schema(WorkflowFile)
     task = schema["$defs"][TaskEntry.__name__]
-    task["oneOf"] = [{"required": [kind]} for kind in ("python", "mpi", "run")]
+    task["oneOf"] = [{"required": [kind]} for kind in ("python", "mpi", "run", "http")]
     return schema

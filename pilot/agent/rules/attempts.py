@@ -32,7 +32,7 @@ from pilot.scheduler.amounts import Amounts
 from pilot.wire.messages.pilot import AttemptSpec
 
 #: The kinds of tasks that start on one node, in a process that reads the inputs there.
-ONE_NODE = ("python", "command")
+ONE_NODE = ("python", "command", "http")
 #: How fast inputs get to another node, in bytes per second, and how long that is waited for at
 #: most, in seconds.
 FETCH_BYTES_PER_S = 1e9
