@@ -147,6 +147,7 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "fleet drain",
         "fleet cancel",
         "fleet adopt",
+        "compat path",
         "completion",
     }
 

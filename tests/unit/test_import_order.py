@@ -42,7 +42,7 @@ ROWS = (
     ("worker",),
     ("agent",),
     ("doctor",),
-    ("workflow",),
+    ("workflow", "compat"),
     ("cli",),
     ("__init__", "__main__"),
 )

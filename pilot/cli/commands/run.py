@@ -31,6 +31,7 @@ from pilot.cli.job_options import Wish, hosted_options, pool_option, walltime_op
 from pilot.cli.output import counted, note, print_json, say
 from pilot.cli.parameters import DURATION, RegularFile
 from pilot.cli.summaries import show_end
+from pilot.compat import SYSTEMS, search_directory
 from pilot.errors import PilotError
 
 if TYPE_CHECKING:
@@ -113,6 +114,11 @@ def _grace_s(
     is_flag=True,
     help="Run it, with its head, in a batch job; with --detach, print the job's id.",
 )
+@click.option(
+    "--compat",
+    type=click.Choice(SYSTEMS),
+    help="Run a program that was written for this system.",
+)
 @walltime_option
 @pool_option
 @hosted_options
@@ -129,6 +135,7 @@ def run(
     ends_with_client: float | None,
     detach: bool,
     as_job: bool,
+    compat: str | None,
     walltime: float,
     pool: str,
     hosted: str | None,
@@ -155,12 +162,15 @@ def run(
             )
         site = current_site()
         if as_job:
-            words = [str(file.absolute()), *arguments]
+            words = [] if compat is None else ["--compat", compat]
+            words += [str(file.absolute()), *arguments]
             context.exit(run_as_job(site, words, wish, detach, is_program=True))
         with head_of_job(site, hosted, wish):
-            status = _run_program(site, file, arguments)
+            status = _run_program(site, file, arguments, compat)
             note_exit(site, hosted, status)
             context.exit(status)
+    if compat is not None:
+        raise click.UsageError("--compat is for Python programs")
     if file.suffix not in (".yaml", ".yml"):
         raise click.UsageError(f"{file}: give a workflow (.yaml) or a Python program (.py)")
     if ends_with_client is not None and (detach or as_job):
@@ -206,12 +216,13 @@ def run(
         context.exit(_run_workflow(site, workflow, as_json, grace_s, lives))
 
 
-def _run_program(site: Site, file: Path, arguments: tuple[str, ...]) -> int:
+def _run_program(site: Site, file: Path, arguments: tuple[str, ...], compat: str | None) -> int:
     """Run a program with this Python; return its exit status."""
-    program = subprocess.Popen(
-        [sys.executable, str(file), *arguments],
-        env={**os.environ, "PILOT_SITE": str(site.directory)},
-    )
+    environment = {**os.environ, "PILOT_SITE": str(site.directory)}
+    if compat is not None:
+        paths = [search_directory(), os.environ.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    program = subprocess.Popen([sys.executable, str(file), *arguments], env=environment)
     # A Ctrl-C reaches the program as well, which knows what to do.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     terminate = signal.signal(signal.SIGTERM, lambda *_: program.terminate())
