@@ -122,6 +122,7 @@ def test_pickles_refer_to_pilot_by_these_names_alone(tmp_path: Path) -> None:
         "task": encode_function(Task(local, "python", {}), 1 << 20).payload,
         "resources": encode(needy.options(resources=dict).task_options.resources),
         "module": encode(ByName("math", "sqrt")),
+        "request": encode(pilot.http("GET", "http://a.org").function),
         "command": encode(pilot.shell("echo {x}").function),
         "result": encode(pilot.CommandResult("true", 0)),
         "part": encode(CommandPart(None, "stdout")),  # type: ignore[arg-type]  # of no command
