@@ -49,6 +49,17 @@ _IDENTITY = (
 _SETTINGS = ("PMIX_MCA_",)
 #: In a rank, these as well: what launchers tell their ranks.
 _TOLD_TO_RANKS = ("PMIX_", "OMPI_", "PRTE_", "HYDRA_", "MPIEXEC_")
+#: The variables by which launchers tell a rank its number, the first that is there counts. Slurm's
+#: is the last: daemons of other launchers are tasks of its steps, and hand theirs on.
+RANK_NUMBERS = (
+    "PMIX_RANK",
+    "OMPI_COMM_WORLD_RANK",
+    "PMI_RANK",
+    "PALS_RANKID",
+    "FLUX_TASK_RANK",
+    "MV2_COMM_WORLD_RANK",
+    "SLURM_PROCID",
+)
 #: Any of these makes a process a rank.
 _RANK = (
     "PMI_RANK",

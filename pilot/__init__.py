@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pilot.client.future import Future
     from pilot.client.gathering import gather
     from pilot.client.http_request import HttpResponse, http
+    from pilot.client.mpmd import mpmd
     from pilot.client.objects import NamedObject, named, objects
     from pilot.client.query_client import sessions
     from pilot.client.session import Session, current_session
@@ -59,6 +60,7 @@ else:
         "gather": "pilot.client.gathering",
         "http": "pilot.client.http_request",
         "mpi": "pilot.client.task",
+        "mpmd": "pilot.client.mpmd",
         "named": "pilot.client.objects",
         "objects": "pilot.client.objects",
         "sessions": "pilot.client.query_client",
@@ -112,6 +114,7 @@ __all__ = [
     "gather",
     "http",
     "mpi",
+    "mpmd",
     "named",
     "objects",
     "sessions",

@@ -57,6 +57,7 @@ from pilot.wire.keys import load_keys
 from pilot.wire.messages import worker as m
 from pilot.wire.messages.pilot import AttemptSpec, NodeInfo, RunningTask, ToPilot
 from pilot.wire.polling import Poller, poller_of
+from pilot.worker.mpi_program import plan_ranks
 from pilot.worker.mpi_rank import VARIABLE, HostCores, WorldConfig, why_no_mpi
 from pilot.worker.node import UNREACHED, ForkedNode
 
@@ -653,11 +654,16 @@ class Agent:
         elif action.shares:
             if not self._knows_launcher(action):
                 return
-            launch = self._mpi().launch(
-                (), _placement(action.shares), env=self._site.config.mpi.variables
-            )
-            plan = m.LaunchPlan(launch.argv, launch.env)
+            plan = self._launch_plan(action)
         self._server.send(peer, self._run_message(known, action.work, plan, nodes, action.keeps))
+
+    def _launch_plan(self, action: a.RunOnExecutor) -> m.LaunchPlan:
+        """Return how an executor starts an MPI program on the shares of its work."""
+        need = self._rules.templates[action.work[0].template].resources
+        planned = plan_ranks(action.shares, need, self._shape.cores)
+        env = {**self._site.config.mpi.variables, **planned}
+        launch = self._mpi().launch((m.PROGRAM,), _placement(action.shares), env=env)
+        return m.LaunchPlan(launch.argv, launch.env)
 
     def _run_on_world(self, action: a.RunOnWorld) -> None:
         if world := self._worlds.get(action.world):

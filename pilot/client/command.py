@@ -85,6 +85,9 @@ class ShellCommand(Struct, frozen=True):
     filled: tuple[tuple[str, str], ...] = ()
     #: The signal that tells it to stop soon; 0: it is not told.
     stop_signal: int = 0
+    #: True if each rank has files of its own in place of `stdout` and `stderr`, with its number
+    #: behind a dot at the end of their names.
+    output_per_rank: bool = False
 
     @property
     def unfinished(self) -> tuple[int, ...]:
@@ -275,6 +278,10 @@ class ShellCommand(Struct, frozen=True):
             None if text is None else home / str(self.path(text, args, kwargs))
             for text in (self.stdin, self.stdout, self.stderr)
         )
+        if self.output_per_rank:
+            stdout, stderr = (
+                path and path.with_name(f"{path.name}.0") for path in (stdout, stderr)
+            )
         with contextlib.ExitStack() as files:
             kept = files.enter_context(tempfile.TemporaryFile())
             try:
@@ -375,6 +382,7 @@ def shell(
     env: Mapping[str, str] | None = None,
     success: Sequence[int] = (0,),
     stop_signal: str | int | None = None,
+    output_per_rank: bool = False,
     **options: Any,
 ) -> Task[..., CommandResult]:
     """Make a command a task: ``shell("gmx mdrun -s {tpr} -o {out}", outputs=["out"])``.
@@ -398,6 +406,9 @@ def shell(
     stop_signal
         The signal (``"SIGTERM"``) that the command gets when its pilot ends soon; None: none. If it
         then ends by that signal, or with exit status 75, it is run again elsewhere.
+    output_per_rank
+        With ``ranks=``: each rank has its own `stdout` and `stderr`, the number of the rank behind
+        a dot at the end of their names.
     **options
         See `Options`.
 
@@ -419,6 +430,7 @@ def shell(
         _environment(env),
         _statuses(success),
         stop_signal=signal_number(stop_signal),
+        output_per_rank=_output_per_rank(output_per_rank, stdout, stderr),
     )
     function.check()
     return Task(cast("Callable[..., CommandResult]", function), COMMAND, options)
@@ -472,6 +484,17 @@ def _statuses(success: object) -> tuple[int, ...]:
     if not all(type(status) is int and -64 <= status <= 255 for status in found):
         raise OptionError(f"success={success!r}: give a list of exit statuses, such as [0, 2]")
     return cast("tuple[int, ...]", found)
+
+
+def _output_per_rank(given: object, stdout: object, stderr: object) -> bool:
+    if not isinstance(given, bool):
+        raise OptionError(f"output_per_rank={given!r}: give True or False")
+    if given and stdout is None and stderr is None:
+        raise OptionError(
+            "output_per_rank=True: give stdout=, stderr= or both, the names of the files that each "
+            "rank's number is appended to"
+        )
+    return given
 
 
 def signal_number(given: object) -> int:

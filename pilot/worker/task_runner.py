@@ -74,6 +74,7 @@ from pilot.wire.messages.client import Detach
 from pilot.wire.messages.pilot import AttemptSpec
 from pilot.wire.messages.worker import LaunchPlan
 from pilot.worker.failures import bases_of, failure_of
+from pilot.worker.mpi_program import as_ranks
 from pilot.worker.node_cache import NodeCache
 from pilot.worker.node_store import NodeStore, StoreWriter
 from pilot.worker.program import Program
@@ -178,6 +179,8 @@ class TaskRunner:
         self._stores = False
         #: The environment of commands; set where tasks in this process shall not change it.
         self.environ: Mapping[str, str] = os.environ
+        #: The session's variables.
+        self._variables: Mapping[str, str] = {}
         self._pid = os.getpid()
         #: Why nothing can run here, such as a working directory that is not there.
         self._broken: Exception | None = None
@@ -194,6 +197,7 @@ class TaskRunner:
     def enter(self, environment: Environment) -> None:
         """Take on the session's directory, module search path and variables, as each task will find
         them."""
+        self._variables = environment.variables
         self._broken = enter_environment(
             environment.working_dir,
             environment.sys_path,
@@ -588,11 +592,11 @@ class TaskRunner:
         line = command.line(args, kwargs)
         launched = _without_shell(command, line) if plan is None else None
         if launched is None:
-            launched = [*(plan.argv if plan else ()), *command.argv(args, kwargs)]
+            launched = command.argv(args, kwargs)
         env = self.environ
         added = command.variables(kwargs)
-        if plan or added:
-            env = {**env, **(plan.env if plan else {}), **added}
+        if added:
+            env = {**env, **added}
         home = None
         if command.cwd:
             home = Path.cwd()
@@ -612,6 +616,13 @@ class TaskRunner:
             stdout, stderr = (
                 command.path(text, args, kwargs) for text in (command.stdout, command.stderr)
             )
+            if plan is not None:
+                own = (stdout or "", stderr or "") if command.output_per_rank else ("", "")
+                launched, env = as_ranks(plan, launched, env, {**self._variables, **added}, *own)
+            if command.output_per_rank:
+                stdout, stderr = (
+                    f"{text}.0" if text and plan is None else None for text in (stdout, stderr)
+                )
             program.start(launched, env, stdin, stdout, stderr)
             status = program.wait(self._stopping, lambda: context.should_stop)
         finally:

@@ -10,8 +10,11 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from msgspec import UNSET
+
 from pilot.client.command import signal_number
 from pilot.client.command_text import BRACES, command_text, remedies
+from pilot.client.mpmd import joined_text
 from pilot.client.task import OptionError
 from pilot.errors import CommandError
 from pilot.site_configs.yamlfile import YamlPath
@@ -40,6 +43,40 @@ class CommandPlan:
     env: Compiled
     success: tuple[int, ...]
     stop_signal: int = 0
+    output_per_rank: bool = False
+
+
+def run_text(entry: TaskEntry) -> str:
+    """Return the shell text of an entry with ``run``."""
+    if isinstance(entry.run, list):
+        return joined_text([(each.run, each.ranks) for each in entry.run])
+    return entry.run or ""
+
+
+def program_ranks(entry: TaskEntry) -> int:
+    """Return the number of ranks of several programs; 0 where there is one."""
+    return sum(each.ranks for each in entry.run) if isinstance(entry.run, list) else 0
+
+
+def check_programs(entry: TaskEntry, path: YamlPath) -> None:
+    """Check the list of several programs, if there is one.
+
+    Raises
+    ------
+    Wrong
+        A program is empty, or has no ranks, or their sum is said as well.
+    """
+    if not isinstance(entry.run, list):
+        return
+    if not entry.run:
+        raise Wrong((*path, "run"), "the list has no program; give each as 'run' with its 'ranks'")
+    for number, each in enumerate(entry.run):
+        if not each.run.strip():
+            raise Wrong((*path, "run", number, "run"), "the command is empty")
+        if each.ranks < 1:
+            raise Wrong((*path, "run", number, "ranks"), "a program has at least 1 rank")
+    if entry.ranks is not UNSET:
+        raise Wrong((*path, "ranks"), "that is the sum of the ranks of the programs; remove this")
 
 
 def command_plan(entry: TaskEntry, path: YamlPath) -> CommandPlan:
@@ -52,7 +89,7 @@ def command_plan(entry: TaskEntry, path: YamlPath) -> CommandPlan:
         none is allowed.
     """
     hidden: dict[str, Text] = {}
-    run = _format_text(entry.run or "", (*path, "run"), hidden)
+    run = _format_text(run_text(entry), (*path, "run"), hidden)
     if not run.strip():
         raise Wrong((*path, "run"), "the command is empty")
     streams = {
@@ -74,7 +111,17 @@ def command_plan(entry: TaskEntry, path: YamlPath) -> CommandPlan:
         env=compiled(entry.env, (*path, "env")),
         success=(0,) if entry.success is None else tuple(entry.success),
         stop_signal=stop_signal,
+        output_per_rank=_output_per_rank(entry, path),
     )
+
+
+def _output_per_rank(entry: TaskEntry, path: YamlPath) -> bool:
+    if entry.output_per_rank and entry.stdout is None and entry.stderr is None:
+        raise Wrong(
+            (*path, "output_per_rank"),
+            "needs 'stdout' or 'stderr', the names that each rank's number is appended to",
+        )
+    return entry.output_per_rank
 
 
 def _format_text(text: str, path: YamlPath, hidden: dict[str, Text]) -> str:

@@ -279,6 +279,7 @@ class _Makers:
                 {name: str(_for_shell(value)) for name, value in env.items()},
                 plan.success,
                 stop_signal=plan.stop_signal,
+                output_per_rank=plan.output_per_rank,
             )
         return self._commands[key]
 

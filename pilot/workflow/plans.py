@@ -18,8 +18,11 @@ from pilot.site_configs.yamlfile import YamlPath
 from pilot.workflow.commands import (
     STREAMS,
     CommandPlan,
+    check_programs,
     command_kwargs,
     command_plan,
+    program_ranks,
+    run_text,
     wrong_places,
 )
 from pilot.workflow.expression import (
@@ -47,7 +50,10 @@ from pilot.workflow.schema import CommonOptions, Range, TaskEntry, WorkflowFile
 
 _KINDS = ("python", "mpi", "run", "http")
 #: Keys that mean something for commands only.
-_COMMAND_KEYS = ("inputs", "outputs", "cwd", *STREAMS, "env", "success", "stop_signal")
+_COMMAND_KEYS = (
+    *("inputs", "outputs", "cwd", *STREAMS, "env", "success", "stop_signal"),
+    "output_per_rank",
+)
 #: Keys without which there would be many more findings that only follow from that.
 _FOLLOWED = (*_KINDS, "foreach", "with", "args", "inputs", "outputs")
 #: Options of one task that are no common ones.
@@ -205,6 +211,7 @@ def _plan(name: str, entry: TaskEntry, defaults: CommonOptions, problems: Proble
     kind = given[0]
     for wrong in _wrong_keys(entry, kind, path):
         problems.add(wrong.path, wrong.message)
+    check_programs(entry, path)
     command = command_plan(entry, path) if kind == "run" else None
     http = http_plan(entry, path) if kind == "http" else None
     kwargs = compiled(entry.with_, (*path, "with")) if http is None else http.kwargs
@@ -215,7 +222,7 @@ def _plan(name: str, entry: TaskEntry, defaults: CommonOptions, problems: Proble
     return Plan(
         name=name,
         kind=kind,
-        text=str(getattr(entry, kind)),
+        text=run_text(entry) if kind == "run" else str(getattr(entry, kind)),
         options=tuple(_options(entry, defaults, path)),
         foreach=_foreach(entry, path, problems),
         side_by_side=entry.combine == "zip",
@@ -240,7 +247,7 @@ def _wrong_keys(entry: TaskEntry, kind: str, path: YamlPath) -> Iterator[Wrong]:
         for key in _COMMAND_KEYS:
             if kind == "http" and key == "success":
                 continue
-            if getattr(entry, key) not in (None, {}):
+            if getattr(entry, key) not in (None, {}, False):
                 yield Wrong((*path, key), f"{key!r} goes with 'run' only, not with {kind!r}")
     else:
         if entry.args:
@@ -268,6 +275,8 @@ def _options(entry: TaskEntry, defaults: CommonOptions, path: YamlPath) -> Itera
     common = CommonOptions.__struct_fields__
     yield from _options_of(defaults, common, ("defaults",))
     yield from _options_of(entry, (*common, *_OWN_OPTIONS), path)
+    if ranks := program_ranks(entry):
+        yield Option("ranks", ranks, (*path, "run"))
 
 
 def _options_of(source: CommonOptions, names: Iterable[str], path: YamlPath) -> Iterator[Option]:

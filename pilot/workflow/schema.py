@@ -79,6 +79,15 @@ class CommonOptions(_Mapping):
     on_failure: OnFailure | UnsetType = UNSET
 
 
+class ProgramEntry(_Mapping, kw_only=True):
+    """One of several programs that are one MPI job."""
+
+    #: A command for the shell, as `run` has it.
+    run: str
+    #: The ranks that run it, behind those of the programs before it.
+    ranks: int
+
+
 class TaskEntry(CommonOptions):
     """A task, or with `foreach` many: a Python function, an MPI function, a command, or an HTTP
     request."""
@@ -88,8 +97,8 @@ class TaskEntry(CommonOptions):
     #: An MPI function, as module:function; its body runs on every rank.
     mpi: str | None = None
     #: A command for the shell; {name} is a parameter of with, inputs or outputs. With ranks it is
-    #: started as an MPI program.
-    run: str | None = None
+    #: started as an MPI program. A list of commands, each as run with its ranks, is one MPI job.
+    run: str | list[ProgramEntry] | None = None
     #: An HTTP request: its method and URL, as GET https://…; {name} is a parameter of with.
     http: str | None = None
     #: Variables and their values: one task for each combination.
@@ -118,6 +127,9 @@ class TaskEntry(CommonOptions):
     stderr: str | None = None
     #: Additions to the command's environment.
     env: dict[str, str | int | float] = {}
+    #: Each rank has a stdout and stderr of its own, its number behind a dot at the end of the name;
+    #: false by default.
+    output_per_rank: bool = False
     #: Exit statuses of the command that mean success, 0 by default; of a request statuses, 200 to
     #: 299 by default.
     success: list[int] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -472,6 +473,53 @@ def test_mpi_program_that_fails(session: Session, tmp_path: Path) -> None:
     error = session.submit(pilot.shell(f"{sys.executable} {script}", ranks=2)).exception(DEADLINE_S)
     assert isinstance(error, pilot.CommandFailed)
     assert "exit status" in str(error)
+
+
+PLACE = """
+import json, os, sys
+rank = os.environ["PILOT_RANK"]
+print(json.dumps([sorted(os.sched_getaffinity(0)), os.environ["OMP_NUM_THREADS"], sys.argv[1:]]))
+print("rank", rank, file=sys.stderr)
+"""
+
+
+def test_each_rank_of_a_program_has_its_cores_and_its_files(
+    tmp_path: Path,
+) -> None:
+    """On a site of its own: that of this module has more cores than there are, so nothing is
+    pinned."""
+    script = tmp_path / "place.py"
+    script.write_text(PLACE)
+    there = sorted(os.sched_getaffinity(0))[:2]
+    program = pilot.shell(
+        f"{sys.executable} {script} {{x}}",
+        ranks=len(there),
+        cwd=tmp_path,
+        stdout="out-{x}",
+        output_per_rank=True,
+    )
+    with site_under_test(local_template(cores=len(os.sched_getaffinity(0)))) as site:
+        with site.session() as pinned:
+            done = pinned.submit(program, x="a b").result(DEADLINE_S)
+    assert sorted(done.stdout.splitlines()) == [f"rank {n}" for n in range(len(there))]
+    told = [json.loads((tmp_path / f"out-a b.{n}").read_text()) for n in range(len(there))]
+    assert sorted(cores for (cores,), _, _ in told) == there or len(there) == 1
+    assert all((threads, words) == ("1", ["a b"]) for _, threads, words in told)
+
+
+def test_several_programs_in_one_job(session: Session, tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import sys\n"
+        "from mpi4py import MPI\n"
+        "told = MPI.COMM_WORLD.gather(sys.argv[1])\n"
+        "if MPI.COMM_WORLD.rank == 0:\n"
+        "    print(told)\n"
+    )
+    run = f"{sys.executable} {script}"
+    coupled = pilot.mpmd([(f"{run} {{case}}", 1), (f"{run} ice-{{case}}", 2)])
+    done = session.submit(coupled, case="x").result(DEADLINE_S)
+    assert done.stdout.strip() == "['x', 'ice-x', 'ice-x']"
 
 
 # --- idle -----------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from pilot.workflow import (
     workflow_schema,
 )
 from pilot.workflow.ranges import numbers
-from pilot.workflow.schema import CommonOptions, Range, TaskEntry, WorkflowFile
+from pilot.workflow.schema import CommonOptions, ProgramEntry, Range, TaskEntry, WorkflowFile
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -892,12 +892,56 @@ def test_the_graph_as_data(load: Load) -> None:
     }
 
 
+def test_several_programs_are_one_mpi_job(load: Load) -> None:
+    graph = load(
+        """
+        tasks:
+          coupled:
+            run:
+              - {run: "./ocean {case} ${n}", ranks: 4}
+              - {run: ./ice, ranks: 2}
+            with: {case: arctic}
+            stdout: out
+            output_per_rank: true
+        parameters: {n: 3}
+        """
+    ).graph()
+    (node,) = graph.groups[0].nodes
+    assert isinstance(node.function, ShellCommand) and node.function.output_per_rank
+    assert (node.kind, node.options.ranks) == (MPI_COMMAND, 6)
+    line = node.function.line(node.args, node.kwargs)
+    assert "./ocean arctic 3" in line and "./ice" in line
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ("run: []", "has no program"),
+        ("run: [{run: ' ', ranks: 1}]", "the command is empty"),
+        ("run: [{run: ./a, ranks: 0}]", "at least 1 rank"),
+        ("run: [{run: ./a, ranks: 2}]\n            ranks: 2", "the sum of the ranks"),
+        ("run: [{run: ./a}]", "ranks"),
+        ("run: ./a\n            ranks: 2\n            output_per_rank: true", "needs 'stdout'"),
+        ("python: model:f\n            output_per_rank: true", "goes with 'run' only"),
+    ],
+)
+def test_wrong_programs_are_refused(load: Load, keys: str, told: str) -> None:
+    with pytest.raises(WorkflowError, match=told):
+        load(
+            f"""
+        tasks:
+          coupled:
+            {keys}
+        """
+        )
+
+
 # --- schema, reference and examples --------------------------------------------------------------
 
 
 def test_the_schema_knows_and_describes_every_key() -> None:
     schema = workflow_schema()
-    for struct in (WorkflowFile, TaskEntry, CommonOptions, Range):
+    for struct in (WorkflowFile, TaskEntry, CommonOptions, Range, ProgramEntry):
         properties = schema["$defs"][struct.__name__]["properties"]
         assert set(properties) == set(struct.__struct_encode_fields__)
         for key, what in properties.items():

@@ -147,6 +147,11 @@ def _open_lines(path: str) -> IO[str]:
 @click.option("--stdout", help="File for its standard output. Default: the task's log.")
 @click.option("--stderr", help="File for its standard error. Default: the task's log.")
 @click.option(
+    "--output-per-rank",
+    is_flag=True,
+    help="Each rank has its own --stdout and --stderr, its number behind a dot at the end.",
+)
+@click.option(
     "--env",
     multiple=True,
     callback=_pairs,

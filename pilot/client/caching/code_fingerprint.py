@@ -116,6 +116,8 @@ class Digest:
             self.note(thing.success)
             if thing.filled:
                 self.note(thing.filled)
+            if thing.output_per_rank:
+                self.note("output per rank")
         elif isinstance(thing, MethodType):
             self.add(thing.__func__)
             self.add(thing.__self__)

@@ -163,10 +163,14 @@ class RankHello(Message):
     library: str = ""
 
 
-class LaunchPlan(msgspec.Struct, array_like=True, frozen=True):
-    """A plan for an executor to start an MPI program: the words before the command, and
-    variables."""
+#: Stands for a program and its arguments among the words of a launcher.
+PROGRAM = "{program}"
 
+
+class LaunchPlan(msgspec.Struct, array_like=True, frozen=True):
+    """A plan for an executor to start an MPI program: the launcher's words, and variables."""
+
+    #: With `PROGRAM` in the place, or places, of the program.
     argv: tuple[str, ...]
     env: dict[str, str]
 
