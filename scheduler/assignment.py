@@ -216,10 +216,11 @@ def free_slots(work: WorkClass, pilot: PilotRoom) -> int:
 
 def early_slots(work: WorkClass, pilot: PilotRoom) -> int:
     """Return how many more tasks of this class the pilot should hold that wait for inputs which are
-    made there: of those that are not short as many as fill its cores once more."""
-    if is_short(work) or work in pilot.avoided or not work.need.cores:
+    made there: as many as fill its cores once more, and of short ones what it may hold ahead."""
+    if work in pilot.avoided or not work.need.cores:
         return free_slots(work, pilot)
-    return max(0, int((2 * cores_of(pilot) - pilot.load) // work.need.total_cores))
+    once_more = max(0, int((2 * cores_of(pilot) - pilot.load) // work.need.total_cores))
+    return max(free_slots(work, pilot), once_more) if is_short(work) else once_more
 
 
 def starts_at_once(work: WorkClass, pilot: PilotRoom, now: float) -> bool:

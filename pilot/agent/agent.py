@@ -30,6 +30,7 @@ from typing import Any
 import msgspec
 
 from pilot import clock
+from pilot.agent.fetching import Fetching
 from pilot.agent.head_search import HeadSearch
 from pilot.agent.mpi_choice import MpiChoice
 from pilot.agent.rules import actions as a
@@ -170,6 +171,7 @@ class Agent:
         self._server: Server[Any] = Server(
             keys, f"{site.directory}/{pilot}", m.ToAgent, address, key=f"pools.{pool}.address"
         )
+        self._fetching = Fetching(address, self._nodes, self._send_to_node, self._fail_to_fetch)
         environ = os.environ
         job = environ.get("PILOT_JOB_ID", str(os.getpid()))
         life = int(environ.get("PILOT_RESTART_COUNT") or 0)
@@ -362,7 +364,14 @@ class Agent:
         elif isinstance(message, m.Kept):
             self._rules.executor_kept(message.executor, message.completions, message.paths, now)
         elif isinstance(message, m.Persisted):
+            self._rules.wrote(message.size, message.seconds)
             self._rules.persisted(message.paths, message.failed, now, message.lost)
+        elif isinstance(message, m.Fetched):
+            self._rules.fetched(
+                message.path, message.node, now, message.problem, message.size, message.seconds
+            )
+        elif isinstance(message, m.StoreOpened):
+            self._fetching.opened(message)
         elif isinstance(message, m.Ran):
             self._rules.executor_ran(message.executor, message.tasks, now)
         elif isinstance(message, m.Waits):
@@ -519,6 +528,7 @@ class Agent:
         self._nodes.pop(node, None)
         self._node_heard.pop(node, None)
         self._node_running.pop(node, None)
+        self._fetching.lose_node(node)
         lost = self._rules.lose_node(node, reason, now)
         self._service.tell_status(now)
         for executor in lost:
@@ -544,6 +554,7 @@ class Agent:
             self._nodes.pop(node, None)
             self._node_heard.pop(node, None)
             self._node_running.pop(node, None)
+            self._fetching.lose_node(node)
             self._leaving[node] = clock.now() + LEAVE_S
         known = self._rules.executors
         self._executors = {one: its for one, its in self._executors.items() if one in known}
@@ -591,6 +602,8 @@ class Agent:
                 self._given_up[action.node] = action.reason
             elif isinstance(action, a.Persist):
                 self._send_to_node(action.node, m.Persist(list(action.paths)))
+            elif isinstance(action, a.Fetch):
+                self._fetching.fetch(action)
             elif isinstance(action, a.DropKept):
                 self._send_to_node(action.node, m.DropKept(list(action.paths)))
             elif isinstance(action, a.ForgetSession):
@@ -632,6 +645,9 @@ class Agent:
         address = self._nodes.get(node)
         if address is not None:
             self._server.send(address, message)
+
+    def _fail_to_fetch(self, action: a.Fetch, problem: str) -> None:
+        self._rules.fetched(action.path, action.node, clock.now(), problem)
 
     def _start_executor(self, action: a.StartExecutor) -> None:
         indices = {portion.name: portion.indices for portion in action.indexed}

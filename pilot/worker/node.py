@@ -29,7 +29,6 @@ from typing import Any
 import msgspec
 
 from pilot import clock
-from pilot.errors import SiteError
 from pilot.model.tasks import LogSpan
 from pilot.process import descendants, die_with_parent, kill_with_descendants, name_process
 from pilot.scheduler.resources import NodeShape
@@ -45,8 +44,6 @@ from pilot.worker.executor import ExecutorConfig
 from pilot.worker.executor import main as executor_main
 from pilot.worker.forking import Forked, ForkServer, Served
 from pilot.worker.node_cache import CacheHolder
-from pilot.worker.node_store import StoreHolder
-from pilot.worker.persisting import GONE, Persister
 from pilot.worker.preloading import Preloads
 from pilot.worker.preloading import run as run_template
 from pilot.worker.shared_memory import (
@@ -61,6 +58,7 @@ from pilot.worker.shared_memory import (
     tell_to_end,
     tell_to_stop,
 )
+from pilot.worker.store_keeper import StoreKeeper
 
 log = logging.getLogger("pilot.node")
 
@@ -132,10 +130,6 @@ class NodeWorker:
         self._fork_server = executors
         self._preloads = Preloads(executors, f"{node} {pilot}", self._tell_not_preloaded)
         self._cache = CacheHolder(self._site, pilot)
-        self._store = _make_store(site, pilot, node)
-        self._persister: Persister | None = None
-        if self._store is not None:
-            self._persister = Persister(self._store.directory, site.directory)
         self._memory = memory
         self._free_slots = list(range(PLACES - 1, -1, -1))
         self._executors: dict[int, _Running] = {}
@@ -151,6 +145,13 @@ class NodeWorker:
         self._client: Client[Any] = Client(
             load_keys(self._site.keys), f"node:{node}".encode(), m.ToNode
         )
+        self._keeper = StoreKeeper(
+            site,
+            pilot,
+            node,
+            self._client.send,
+            lambda descriptor: self._poller.register(descriptor, select.POLLIN),
+        )
 
     def run(self) -> None:
         """Serve until told to end, or until the agent is gone."""
@@ -159,8 +160,7 @@ class NodeWorker:
         self._client.connect(self._agent, REBIND_S)
         self._client.send(m.NodeHello(self._node, self._shape, os.getpid()))
         self._poller = poller_of(self._client.source, self._fork_server.sentinel)
-        if self._persister is not None:
-            self._poller.register(self._persister.sentinel, select.POLLIN)
+        self._keeper.begin()
         heard = told = looked = time.monotonic()
         try:
             while not self._ending:
@@ -182,8 +182,7 @@ class NodeWorker:
                         log.exception("a %s could not be taken in", type(message).__name__)
                 for request in self._preloads.look():
                     self._fork(request)
-                if self._persister is not None and self._persister.sentinel in ready:
-                    self._tell_persisted()
+                self._keeper.look(ready)
                 self._reap(ready)
                 self._reap_ranks(ready)
                 now = time.monotonic()
@@ -202,7 +201,7 @@ class NodeWorker:
         finally:
             self._end_all()
             self._cache.close()
-            self._close_store()
+            self._keeper.close()
             self._client.close()
             self._preloads.close()
             self._fork_server.close()
@@ -237,43 +236,13 @@ class NodeWorker:
             self._watch_rank(message)
         elif isinstance(message, m.KillRank):
             kill_with_descendants(message.pid)
-        elif isinstance(message, m.Persist):
-            if self._persister is not None:
-                self._persister.add(message.paths)
-        elif isinstance(message, m.DropKept):
-            self._drop_kept(message)
         elif isinstance(message, m.AgentStatus):
             if message.local.startswith(LOCAL) and self._agent.startswith(LOCAL):
                 self._agent = message.local
         elif isinstance(message, m.Exit):
             self._ending = True
-
-    def _tell_persisted(self) -> None:
-        assert self._store is not None and self._persister is not None
-        written, failed, lost = [], {}, []
-        for path, problem in self._persister.take():
-            if problem == GONE:
-                lost.append(path)
-            elif problem:
-                log.error("%s cannot be written: %s", path, problem)
-                failed[path] = problem
-            else:
-                self._store.note_durable(path)
-                written.append(path)
-        if written or failed or lost:
-            self._client.send(m.Persisted(self._node, written, failed, lost))
-
-    def _drop_kept(self, message: m.DropKept) -> None:
-        if self._store is not None and self._persister is not None:
-            self._persister.withdraw(message.paths)
-            self._store.drop(message.paths)
-            for session in message.sessions:
-                self._store.drop_session(session)
-
-    def _close_store(self) -> None:
-        if self._store is not None and self._persister is not None:
-            self._persister.close()
-            self._store.close()
+        else:
+            self._keeper.take(message)
 
     def _watch_rank(self, message: m.WatchRank) -> None:
         memory = _adopt_memory(message.memory)
@@ -423,8 +392,8 @@ class NodeWorker:
 
         try:
             remove_unsealed(self._site.directory, owner)
-            if self._store is not None:
-                self._store.drop_unsealed(owner)
+            if self._keeper.store is not None:
+                self._keeper.store.drop_unsealed(owner)
         except OSError as error:
             log.warning("unfinished segments of %s stay behind: %s", owner, error)
 
@@ -467,16 +436,6 @@ class NodeWorker:
         for executor in self._executors.values():
             with contextlib.suppress(ConnectionError):
                 executor.process.wait(max(0.0, deadline - time.monotonic()))
-
-
-def _make_store(site: Site, pilot: str, node: str) -> StoreHolder | None:
-    """Make the node's store; return None where it may not or cannot have one."""
-    if site.config.data.node_store_mib != 0:
-        try:
-            return StoreHolder(site, pilot, node)
-        except (OSError, SiteError) as error:
-            log.warning("no results are kept in the memory of this node: %s", error)
-    return None
 
 
 def _adopt_memory(path: str) -> mmap.mmap | None:

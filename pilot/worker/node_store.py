@@ -1,7 +1,8 @@
 """The node store, in which large results are on their node before they are on the disk.
 
 A result is written into a segment in the node's memory. Tasks on the node read it there; the node
-worker copies it to the site directory meanwhile, and keeps it here as long as there is room.
+worker copies it to the site directory meanwhile, and keeps it here as long as there is room. Copies
+of what other nodes have made are beside them (`fetching`).
 
 Invariants
 ----------
@@ -9,6 +10,7 @@ Invariants
   result is the same before and after.
 - A file has its name once it is whole, and is never changed after that.
 - The files take no more than the budget. What finds no room is written to the site directory.
+- A copy goes, before its session ends or it is dropped, only once the original is on the disk.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ _OF_MEMORY = 8
 _OF_FREE = 2
 #: What a segment has besides the data of a value, at most, in bytes.
 _EXTRA_BYTES = 16 * 1024
+#: Copies of the segments of other nodes, by the same paths, are in this directory.
+COPIES = "copies"
 #: In the directory: how many bytes the files may take, and how many they do.
 _ACCOUNT = "account"
 _AMOUNTS = struct.Struct("=qq")
@@ -141,7 +145,12 @@ class NodeStore:
     def holds(self, value: Value) -> bool:
         """Tell whether the file of a value is here."""
         return bool(
-            self.directory is not None and value.path and (self.directory / value.path).exists()
+            self.directory is not None
+            and value.path
+            and (
+                (self.directory / value.path).exists()
+                or (self.directory / COPIES / value.path).exists()
+            )
         )
 
     def load(self, value: Value) -> Any:
@@ -156,7 +165,10 @@ class NodeStore:
 
         if self.directory is None:
             raise ResultError("this node has no store")
-        return read_mapped(self.directory, value, check=False)
+        if (self.directory / value.path).exists():
+            return read_mapped(self.directory, value, check=False)
+        # It has come a long way.
+        return read_mapped(self.directory / COPIES, value, check=True)
 
     def reserve(self, size: int) -> bool:
         """Set room aside for a value of so many bytes; return False if there is none."""
@@ -291,6 +303,12 @@ class StoreHolder:
         #: The files that are in the site directory, too: path → bytes, the oldest first.
         self._durable: dict[str, int] = {}
         self._durable_bytes = 0
+        #: Copies, in the directory `copies`: path → bytes, the oldest first.
+        self.copies = self.directory / COPIES
+        self._copies: dict[str, int] = {}
+        self._copy_bytes = 0
+        #: Those that are expected, and the room that is set aside for them.
+        self._expected: dict[str, int] = {}
 
     def note_durable(self, path: str) -> None:
         """Note that a file is in the site directory, too; where such files take more than half of
@@ -300,20 +318,74 @@ class StoreHolder:
             # It may have been noted before: then it is the newest again.
             self._durable_bytes += size - self._durable.pop(path, 0)
             self._durable[path] = size
-        budget, _ = self._account.amounts()
-        while self._durable_bytes > budget // 2:
+        self._keep_to_half(0)
+
+    def _keep_to_half(self, more: int) -> bool:
+        """Drop what is on the disk, too, the oldest first, while it and the copies would take more
+        than half of the room with so many bytes more; return False if that is not enough."""
+        half = self._account.amounts()[0] // 2
+        while self._durable_bytes + self._copy_bytes + more > half:
+            if not self._durable:
+                return False
             self.drop([next(iter(self._durable))])
+        return True
+
+    # --- copies
+
+    def has(self, path: str) -> bool:
+        """Tell whether a segment is here, as an original or a copy."""
+        return (self.directory / path).exists() or (self.copies / path).exists()
+
+    def expect(self, path: str, size: int, site_dir: Path) -> bool:
+        """Set room aside for a copy of so many bytes; return False if there is none.
+
+        Older copies make room if their originals are in the site directory.
+        """
+        size += _EXTRA_BYTES
+        if path in self._expected or size > self._account.amounts()[0] // 2:
+            return False
+        for old in list(self._copies):
+            if self._keep_to_half(size):
+                break
+            if (site_dir / old).exists():
+                self.drop([old])
+        if not self._keep_to_half(size) or not self._account.add(size):
+            return False
+        self._expected[path] = size
+        self._copy_bytes += size
+        return True
+
+    def arrived(self, path: str, size: int) -> bool:
+        """Note that a copy of so many bytes has come, or none (0); return False, and remove it, if
+        nobody expects it any more."""
+        reserved = self._expected.pop(path, None)
+        if reserved is None:
+            with contextlib.suppress(OSError):
+                (self.copies / path).unlink()
+            return False
+        if size:
+            self._copies[path] = size
+        self._copy_bytes += size - reserved
+        self._account.add(size - reserved, always=True)
+        return True
+
+    # --- what goes
 
     def drop(self, paths: Iterable[str]) -> None:
-        """Remove files. Who has mapped one keeps its data."""
+        """Remove files, and copies. Who has mapped one keeps its data."""
         freed = 0
         for path in paths:
             self._durable_bytes -= self._durable.pop(path, 0)
-            with contextlib.suppress(OSError):
-                file = self.directory / path
-                size = file.stat().st_size
-                file.unlink()
-                freed += size
+            if expected := self._expected.pop(path, 0):
+                self._copy_bytes -= expected
+                freed += expected
+            for directory in (self.directory, *((self.copies,) if path in self._copies else ())):
+                with contextlib.suppress(OSError):
+                    file = directory / path
+                    size = file.stat().st_size
+                    file.unlink()
+                    freed += size
+            self._copy_bytes -= self._copies.pop(path, 0)
         if freed:
             self._account.add(-freed, always=True)
 
@@ -321,9 +393,12 @@ class StoreHolder:
         """Remove all files of a session."""
         from pilot.data.segments import RESULTS
 
+        within = f"{RESULTS}/{session}/"
+        copies = [*self._copies, *self._expected]
+        self.drop(path for path in copies if path.startswith(within))
         above = self.directory / RESULTS / str(session)
         if above.is_dir():
-            self.drop(f"{RESULTS}/{session}/{file.name}" for file in list(above.iterdir()))
+            self.drop(within + file.name for file in list(above.iterdir()))
             with contextlib.suppress(OSError):
                 above.rmdir()
 
@@ -334,7 +409,8 @@ class StoreHolder:
         remove_unsealed(self.directory, kept_owner(owner))
         files = (self.directory / RESULTS).glob("*/*")
         _, used = self._account.amounts()
-        self._account.add(sum(file.stat().st_size for file in files) - used, always=True)
+        there = sum(file.stat().st_size for file in files) + self._copy_bytes
+        self._account.add(there - used, always=True)
 
     def close(self) -> None:
         """Remove the store."""

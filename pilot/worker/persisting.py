@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
-from collections import deque
+import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from pilot.data import durable
 from pilot.data.patience import patiently
+from pilot.worker.errands import Errands
 
 #: So many files are copied at a time: the disk is waited for most of the time.
 _THREADS = 2
@@ -29,8 +30,18 @@ GONE = "gone"
 _BLOCK_BYTES = 16 * 1024 * 1024
 
 
-class Persister:
-    """Threads that copy files, started with the first of them.
+class Written(NamedTuple):
+    """The end of a copy."""
+
+    #: Why it could not be made; empty: it was.
+    problem: str = ""
+    #: The size of the file in bytes, and how long it took since it was asked for, in seconds.
+    size: int = 0
+    seconds: float = 0.0
+
+
+class Persister(Errands[float, Written]):
+    """Threads that copy files.
 
     Parameters
     ----------
@@ -39,80 +50,24 @@ class Persister:
     """
 
     def __init__(self, store: Path, site_dir: Path) -> None:
+        super().__init__("persister", _THREADS)
         self._store = store
         self._site_dir = site_dir
-        reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        #: A descriptor that is readable while `take` has something.
-        self.sentinel = reader
-        self._lock = threading.Condition()
-        self._wanted: deque[str] = deque()
-        #: Those that were asked for, and are not told yet.
-        self._asked: set[str] = set()
-        self._ended: list[tuple[str, str]] = []
-        self._threads: list[threading.Thread] = []
-        self._closed = False
 
     def add(self, paths: Iterable[str]) -> None:
         """Have files copied, in this order, after those that were given before."""
-        with self._lock:
-            new = [path for path in dict.fromkeys(paths) if path not in self._asked]
-            self._wanted.extend(new)
-            self._asked.update(new)
-            if len(self._threads) < min(_THREADS, len(self._wanted)):
-                thread = threading.Thread(target=self._run, name="persister", daemon=True)
-                self._threads.append(thread)
-                thread.start()
-            self._lock.notify_all()
+        self.ask(dict.fromkeys(paths, time.monotonic()))
 
-    def withdraw(self, paths: Iterable[str]) -> None:
-        """Have files not copied whose copies have not begun."""
-        unwanted = set(paths)
-        with self._lock:
-            self._asked -= unwanted.intersection(self._wanted)
-            self._wanted = deque(path for path in self._wanted if path not in unwanted)
-
-    def take(self) -> list[tuple[str, str]]:
-        """Return the files that have been copied since the last call, each with the reason why it
-        could not be; empty: it was."""
-        with self._lock:
-            ended, self._ended = self._ended, []
-            if ended:
-                os.read(self.sentinel, len(ended))
-            return ended
-
-    def close(self) -> None:
-        """Begin with no other file, and wait for those that are being copied."""
-        with self._lock:
-            self._closed = True
-            self._wanted.clear()
-            self._lock.notify_all()
-        for thread in self._threads:
-            thread.join(5.0)
-            if thread.is_alive():
-                return  # the disk stands still; the descriptors go with the process
-        os.close(self.sentinel)
-        os.close(self._writer)
-
-    def _run(self) -> None:
-        while True:
-            with self._lock:
-                while not self._wanted and not self._closed:
-                    self._lock.wait()
-                if self._closed:
-                    return
-                path = self._wanted.popleft()
-            problem = ""
-            try:
-                if not (self._site_dir / path).exists():
-                    persist(self._store / path, self._site_dir / path, self._site_dir)
-            except Exception as error:
-                problem = f"{type(error).__name__}: {error}"
-                if not (self._store / path).exists():
-                    problem = GONE
-            with self._lock:
-                self._asked.discard(path)
-                self._ended.append((path, problem))
-                os.write(self._writer, b"\0")
+    def run(self, path: str, need: float) -> Written:
+        """Copy a file that was asked for at that time; called in a thread."""
+        try:
+            if not (self._site_dir / path).exists():
+                persist(self._store / path, self._site_dir / path, self._site_dir)
+            size = (self._site_dir / path).stat().st_size
+        except Exception as error:
+            is_there = (self._store / path).exists()
+            return Written(f"{type(error).__name__}: {error}" if is_there else GONE)
+        return Written("", size, time.monotonic() - need)
 
 
 def persist(source: Path, final: Path, within: Path) -> None:

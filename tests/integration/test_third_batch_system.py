@@ -24,6 +24,7 @@ from pilot.scheduler.batch import BatchKind, BatchSystem, Keys
 from pilot.site import open_site
 
 DEADLINE_S = 60.0
+MIB = 1024 * 1024
 TOY = f"{toy_batch.__name__}:Toy"
 
 Make = Callable[..., SiteUnderTest]
@@ -92,6 +93,35 @@ def test_tasks_run_and_both_nodes_of_a_pilot_are_used(make: Make) -> None:
         assert {node for _, node in seen} == {"first", twin}
         (row,) = rows(site)
         assert (row["job"], row["nodes"]) == ("job:1@toy", 2)
+
+
+def block(number: int, mark: str, wanted: str) -> Any:
+    """A block, made while another task makes one on the other node, once both may."""
+    import numpy as np
+
+    tasks.wait_for_file(mark, wanted)
+    return np.full(MIB // 2, float(number))  # 4 MiB
+
+
+def total(first: Any, second: Any) -> tuple[float, bool]:
+    """The sum of two blocks, and whether one of them is a copy from another node."""
+    maps = Path("/proc/self/maps").read_text()
+    return float(first.sum() + second.sum()), "/copies/results/" in maps
+
+
+def test_a_task_gets_what_is_in_the_memory_of_another_node(make: Make) -> None:
+    site = make(cores=1, nodes_per_pilot=2, min_nodes=2)
+    with site.guarded_session() as session:
+        for number in range(10):
+            marks = [str(site.scratch / f"{name}{number}") for name in ("a", "b")]
+            both = [session.submit(block, number, *each) for each in (marks, marks[::-1])]
+            found = session.submit(total, *both)
+            session.release(both)
+            value, is_copied = found.result(DEADLINE_S)
+            assert value == 2 * number * (MIB // 2)
+            if is_copied:
+                break  # else it was on the disk sooner
+        assert is_copied
 
 
 def test_mpi_functions_run_by_the_launcher_that_it_brings(make: Make) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from pilot.wire.messages.client import ToClient
 from pilot.wire.messages.head import ToHead
 from pilot.wire.messages.pilot import ToPilot
+from pilot.wire.messages.store import GetPart, Part
 from pilot.wire.messages.worker import ToAgent, ToExecutor, ToNode
 
 DIRECTIONS: dict[str, Any] = {
@@ -16,4 +17,6 @@ DIRECTIONS: dict[str, Any] = {
     "ToAgent": ToAgent,
     "ToNode": ToNode,
     "ToExecutor": ToExecutor,
+    "ToStore": GetPart,
+    "FromStore": Part,
 }

@@ -18,6 +18,7 @@ from pilot.scheduler.assignment import (
     WorkClass,
     _spread,
     assign,
+    early_slots,
     fits,
     free_slots,
     longest_s,
@@ -396,3 +397,17 @@ def test_what_is_not_refused_fits_an_empty_pilot() -> None:
             possible = not why_infeasible(need, name, POOLS, 0.0)
             assert possible == fits(Work(need), pilot, NOW)
             assert possible == ((nodes_needed(need, shape) or 99) <= count)
+
+
+# --- ahead of their inputs ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mean_s", [None, 0.001, 10.0])
+def test_as_many_as_fill_the_cores_once_more_go_ahead_of_inputs_that_take_long(
+    mean_s: float | None,
+) -> None:
+    """Short ones, too: their inputs are made by tasks that are not, and fill all cores."""
+    full = Room(load=4, lasting=4)
+    assert free_slots(Work(mean_s=mean_s), full) == 0
+    assert early_slots(Work(mean_s=mean_s), full) == 4
+    assert early_slots(Work(mean_s=mean_s), Room(load=8, lasting=4)) == 0

@@ -8,100 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.builders import done, template
+from support.keeping import Pilot, large
 
-from pilot.agent.rules import actions as a
 from pilot.agent.rules.attempts import MOST_FETCH_S
 from pilot.agent.rules.kept import Kept
 from pilot.agent.rules.places import LEAST_BYTES, Places
 from pilot.agent.rules.queues import UNUSED, Queue
-from pilot.agent.rules.rules import Rules
 from pilot.model.tasks import Completion
 from pilot.model.values import RELEASED, Value
 from pilot.scheduler.resources import NodeShape, Resources
 from pilot.wire.messages.pilot import AttemptSpec, InputValue, ReleasedResult
-
-SIZE = 64 << 20
-
-
-def large(task: int, path: str = "") -> Value:
-    return Value(SIZE, b"", path or f"results/0/{task}.h5", f"/0/t/{task}/0")
-
-
-class Pilot:
-    """A pilot whose tasks leave large results on their nodes."""
-
-    def __init__(self, *cores: int) -> None:
-        self.hosts = [f"n{number}" for number in range(len(cores))]
-        self.rules = Rules(self.hosts, NodeShape(max(cores)))
-        self.now = 100.0
-        self.nodes: dict[int, str] = {}
-        self.tasks: dict[int, list[int]] = {}
-        self.persisted: list[str] = []
-        self.dropped: list[str] = []
-        self.stopped: list[int] = []
-        self.keeps: list[bool] = []
-        for number, (host, count) in enumerate(zip(self.hosts, cores, strict=True)):
-            self.rules.add_node(host, NodeShape(count), self.now, number)
-
-    def step(self) -> None:
-        while actions := self.rules.take_actions():
-            for action in actions:
-                if isinstance(action, a.StartExecutor):
-                    self.nodes[action.executor] = action.node
-                    self.rules.executor_ready(action.executor, 1, self.now)
-                elif isinstance(action, a.RunOnExecutor):
-                    self.keeps.append(action.keeps)
-                    tasks = self.tasks.setdefault(action.executor, [])
-                    tasks.extend(item.task for item in action.work)
-                elif isinstance(action, a.Persist):
-                    self.persisted.extend(action.paths)
-                elif isinstance(action, a.DropKept):
-                    self.dropped.extend(action.paths)
-                elif isinstance(action, a.StopExecutor):
-                    self.stopped.append(action.executor)
-
-    def add(self, task: int, *inputs: int | Value, **options: Any) -> None:
-        items = tuple(
-            InputValue(99, 0, source) if isinstance(source, Value) else InputValue(source, 0, None)
-            for source in inputs
-        )
-        known = template(**options)
-        work = AttemptSpec(task, 1, known.id, b"", items)
-        self.rules.add_work([known], [work], self.now)
-        self.step()
-
-    def executor_of(self, task: int) -> int:
-        return next(number for number, tasks in self.tasks.items() if task in tasks)
-
-    def node_of(self, task: int) -> str:
-        """The node on which a task runs or has run; empty: it waits."""
-        numbers = [number for number, tasks in self.tasks.items() if task in tasks]
-        return self.nodes[numbers[-1]] if numbers else ""
-
-    def keep(self, task: int) -> None:
-        value = large(task)
-        number = self.executor_of(task)
-        self.rules.executor_kept(number, [done(task, values=(value,))], [value.path], self.now)
-        self.step()
-
-    def ends(self, task: int, **changes: Any) -> None:
-        self.rules.executor_done(self.executor_of(task), [done(task, **changes)], self.now)
-        self.step()
-
-    def written(self, *tasks: int) -> None:
-        self.rules.persisted([large(task).path for task in tasks], {}, self.now)
-        self.step()
-
-    def wait(self, seconds: float) -> None:
-        self.rules.tick(self.now)
-        self.now += seconds
-        self.rules.tick(self.now)
-        self.step()
-
-    @property
-    def reported(self) -> list[tuple[int, str]]:
-        return [(each.task, each.outcome) for each in self.rules.take_completions()]
-
 
 # --- told when it is written
 
@@ -312,8 +228,6 @@ def test_it_waits_for_that_node_even_if_others_are_free() -> None:
     pilot.add(3, 1)
     assert pilot.node_of(2) == node
     assert pilot.node_of(3) == ""
-    pilot.wait(MOST_FETCH_S + 1.0)
-    assert pilot.node_of(3) == ""
     pilot.ends(2)
     assert pilot.node_of(3) == node
 
@@ -330,20 +244,6 @@ def test_once_it_is_written_another_node_takes_it_after_a_moment() -> None:
     assert pilot.node_of(3) == ""
     pilot.wait(MOST_FETCH_S + 0.1)
     assert pilot.node_of(3) not in ("", node)
-
-
-def test_inputs_on_two_nodes_wait_until_one_of_them_is_written() -> None:
-    pilot = Pilot(1, 1)
-    for task in (1, 2):
-        pilot.add(task)
-    pilot.add(3, 1, 2)
-    for task in (1, 2):
-        pilot.keep(task)
-    assert pilot.node_of(3) == ""
-    # It goes to the first node, once what the second one has is written.
-    second = 1 if pilot.node_of(1) == "n1" else 2
-    pilot.written(second)
-    assert pilot.node_of(3) == "n0"
 
 
 def test_a_task_of_several_nodes_waits_until_its_input_is_written() -> None:
@@ -379,18 +279,28 @@ def test_the_node_with_most_of_the_inputs_is_the_nearest() -> None:
     places.note((1, 0), "a", "n0", LEAST_BYTES, queue())
     places.note((1, 1), "b", "n1", 3 * LEAST_BYTES, queue())
     places.note((1, 2), "c", "n0", LEAST_BYTES, queue())
-    assert places.nearest(["a", "b", "c"], (), ("n0", "n1")) == "n1"
-    assert places.nearest(["a", "c"], (), ("n0", "n1")) == "n0"
-    assert places.nearest(["a", "b"], ("n0",), ("n0", "n1")) == "n0"
-    assert places.nearest(["b"], (), ("n0",)) == ""
+    assert places.nearest(["a", "b", "c"], (), ("n0", "n1")) == ["n1"]
+    assert places.nearest(["a", "c"], (), ("n0", "n1")) == ["n0"]
+    assert places.nearest(["a", "b"], ("n0",), ("n0", "n1")) == ["n0"]
+    assert places.nearest(["b"], (), ("n0",)) == []
+    # Copies count as well.
+    places.copy("b", "n0")
+    assert places.nearest(["b"], (), ("n0", "n1")) == ["n1", "n0"]
+    assert places.nearest(["a", "b"], (), ("n0", "n1")) == ["n0"]
+    places.lose_copy("b", "n0")
+    assert places.nearest(["b"], (), ("n0", "n1")) == ["n1"]
+    places.copy("a", "n1")
+    places.lose_node("n1")
+    assert places.nodes_of("a") == ["n0"]
+    assert places.release((1, 1)) == ("b", ["n1"])
     places.forget(0)
-    assert places.nearest(["a", "b", "c"], (), ("n0", "n1")) == ""
+    assert places.nearest(["a", "b", "c"], (), ("n0", "n1")) == []
 
 
 def test_small_inputs_are_had_anywhere() -> None:
     places = Places()
     places.note((1, 3), "a", "n0", LEAST_BYTES - 1, queue())
-    assert places.nearest(["a"], (), ("n0",)) == ""
+    assert places.nearest(["a"], (), ("n0",)) == []
 
 
 # --- what always holds
@@ -680,7 +590,7 @@ def test_a_released_result_that_is_needed_on_several_nodes_is_written(late: bool
     assert pilot.persisted == [large(1).path]
 
 
-def test_a_released_result_is_written_where_its_node_is_busy_for_long() -> None:
+def test_a_released_result_is_written_where_no_node_that_has_room_can_fetch_it() -> None:
     pilot = Pilot(1, 1)
     pilot.add(1)
     pilot.add(2, 1)
@@ -690,6 +600,8 @@ def test_a_released_result_is_written_where_its_node_is_busy_for_long() -> None:
     assert pilot.persisted == []
     assert pilot.node_of(3) == ""
     pilot.wait(MOST_FETCH_S + 0.1)
+    ((node, _, path),) = pilot.fetches
+    pilot.fetched(node, path, "it has no room")
     assert pilot.persisted == [large(1).path]
     pilot.written(1)
     pilot.wait(MOST_FETCH_S + 0.1)

@@ -57,7 +57,7 @@ def sample(kind: Any) -> Any:
 
 
 def members(direction: str) -> list[type[msgspec.Struct]]:
-    return list(typing.get_args(DIRECTIONS[direction]))
+    return list(typing.get_args(DIRECTIONS[direction])) or [DIRECTIONS[direction]]
 
 
 CASES = [(direction, kind) for direction in DIRECTIONS for kind in members(direction)]

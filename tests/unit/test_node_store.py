@@ -221,7 +221,7 @@ def wait_for(persister: Persister, count: int) -> list[tuple[str, str]]:
     ended: list[tuple[str, str]] = []
     while len(ended) < count:
         assert select.select([persister.sentinel], [], [], 30.0)[0], f"only {ended}"
-        ended += persister.take()
+        ended += [(path, end.problem) for path, end in persister.take()]
     return ended
 
 
@@ -306,11 +306,11 @@ def test_what_is_withdrawn_is_not_copied(tmp_path: Path, monkeypatch: pytest.Mon
     store_dir.mkdir()
     for name in ("a", "b"):
         (store_dir / name).write_bytes(b"x")
-    monkeypatch.setattr("pilot.worker.persisting._THREADS", 0)
     persister = Persister(store_dir, site_dir)
+    monkeypatch.setattr(persister, "_most", 0)
     persister.add(["a", "b"])
     persister.withdraw(["a"])
-    monkeypatch.setattr("pilot.worker.persisting._THREADS", 1)
+    monkeypatch.setattr(persister, "_most", 1)
     persister.add([])
     assert wait_for(persister, 1) == [("b", "")]
     assert not (site_dir / "a").exists()

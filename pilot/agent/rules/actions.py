@@ -123,6 +123,17 @@ class Persist(msgspec.Struct, frozen=True):
     paths: tuple[str, ...]
 
 
+class Fetch(msgspec.Struct, frozen=True):
+    """Copy a segment to a node's store from that of another one; from the site directory if no
+    source is named."""
+
+    node: str
+    source: str
+    path: str
+    #: The size of the results in it, in bytes.
+    size: int
+
+
 class DropKept(msgspec.Struct, frozen=True):
     """Remove segments from a node's store."""
 
@@ -150,6 +161,7 @@ Action = (
     | RunOnWorld
     | GiveUpNode
     | Persist
+    | Fetch
     | DropKept
     | ForgetSession
 )

@@ -6,7 +6,8 @@ Invariants
 - A task is here once: of two attempts, the older one's end is told as that of the newer.
 - Work waits in a queue only once all its inputs are there, and only while the pilot has the nodes
   for it.
-- Work with an input that is in the store of a node, and nowhere else, waits for that node.
+- Work with an input that is in the store of a node, and nowhere else, waits for that node, or until
+  another one has fetched it.
 - An end that rests on such results is not reported before they are written: see `kept`.
 """
 
@@ -17,9 +18,10 @@ from collections.abc import Callable, Collection, Iterable
 
 import msgspec
 
-from pilot.agent.rules.actions import Action, DropKept, Persist
+from pilot.agent.rules.actions import Action, DropKept, Fetch, Persist
 from pilot.agent.rules.completions import ended, lost
 from pilot.agent.rules.cores import Cores
+from pilot.agent.rules.fetches import Fetches
 from pilot.agent.rules.inputs import Inputs
 from pilot.agent.rules.kept import Kept
 from pilot.agent.rules.places import Places
@@ -60,8 +62,8 @@ class Attempts:
         self._act = act
         self._kept = Kept()
         self._places = Places()
-        #: The work with inputs in the stores of several nodes, by a segment that it waits for.
-        self._scattered: dict[str, list[AttemptSpec]] = {}
+        #: With the work that has inputs in the stores of several nodes.
+        self._fetches = Fetches()
         #: The running tasks whose inputs are lost: their ends count for nothing.
         self._vain: dict[int, str] = {}
         #: The ends that are held back, and were not told to the head as such yet.
@@ -105,7 +107,7 @@ class Attempts:
 
     def sessions(self) -> set[int]:
         """Return the sessions that have waiting work here, or ends that are held back."""
-        waiting = [*self._inputs.waiting(), *self._all_scattered()]
+        waiting = [*self._inputs.waiting(), *self._fetches.waiting()]
         early = {self.templates[work.template].session for work in waiting}
         early.update(session_of(end.task) for end in self._kept.ends())
         return early.union(queue.session for queue in self.queues.waiting)
@@ -123,7 +125,7 @@ class Attempts:
         for queue in self.queues.waiting:
             for work in self.queues.take(queue, tasks):
                 self.report(ended(work, "cancelled", "cancelled before it started", now))
-        for work in [*self._inputs.take(tasks), *self._take_scattered(tasks)]:
+        for work in [*self._inputs.take(tasks), *self._fetches.take(tasks)]:
             self.report(ended(work, "cancelled", "cancelled before it started", now))
 
     def return_to_head(self, tasks: Collection[int], reason: str, now: float) -> None:
@@ -147,7 +149,7 @@ class Attempts:
 
     def hand_back_early(self, reason: str, now: float) -> None:
         """Return to the head the work that waits for inputs."""
-        for work in [*self._inputs.take(), *self._take_scattered()]:
+        for work in [*self._inputs.take(), *self._fetches.take()]:
             self.report(ended(work, "interrupted", reason, now))
 
     def hand_back_misfits(self, now: float) -> None:
@@ -211,56 +213,109 @@ class Attempts:
 
     def _near(self, work: AttemptSpec, queue: Queue) -> Queue | None:
         """Return the queue for a task by where its inputs are; None, and put it aside, if it waits
-        for one that is in the store of another node alone."""
+        for one that is in the store of another node alone, and have that fetched or written."""
         if len(self._cores.hosts) == 1 and queue.nodes == 1 and queue.kind in ONE_NODE:
             return queue
         paths = [item.value.path for item in work.inputs if item.value and item.value.path]
         stores = {path: node for path in paths if (node := self._kept.node_of(path))}
         node = ""
         if queue.nodes == 1 and queue.kind in ONE_NODE:
-            node = self._places.nearest(paths, stores.values(), self._cores.nodes)
-        foreign = next((path for path, store in stores.items() if store != node), None)
-        if foreign is not None:
-            self._scattered.setdefault(foreign, []).append(work)
-            self._persist(self._kept.claim(foreign))
+            holders = [node for path in stores for node in self._places.nodes_of(path)]
+            nearest = self._places.nearest(paths, holders, self._cores.nodes)
+            node = max(nearest, key=lambda each: self._room(queue, each), default="")
+        foreign = [path for path in stores if not self._is_on(path, node)]
+        if foreign:
+            for path in foreign:
+                if not self._begin_fetch(path, node):
+                    self._persist(self._kept.claim(path))
+            self._fetches.put_aside(work, foreign[0], node)
             return None
         return self.queues.near(queue, node) if node else queue
 
+    def _is_on(self, path: str, node: str) -> bool:
+        """Tell whether the store of a node has a segment."""
+        return node in self._places.nodes_of(path) and not self._fetches.is_coming(path, node)
+
+    def _room(self, queue: Queue, node: str) -> int:
+        """Return for how many more tasks of a class a node has free cores."""
+        near = queue.near.get(node)
+        waiting = self._fetches.load(node) + (len(near.waiting) if near is not None else 0)
+        return len(self._cores.nodes[node].cores) // max(1, queue.need.cores) - waiting
+
+    def _begin_fetch(self, path: str, node: str) -> bool:
+        """Have a node fetch a segment from the store that has it; return False if it is to wait
+        until that is in the site directory."""
+        if not node or self._fetches.is_coming(path, node):
+            return bool(node)
+        source = self._kept.node_of(path)
+        if not self._places.knows(path) or not self._fetches.may_begin(source, node):
+            return False
+        self._fetches.begin(path, node, source)
+        self._places.copy(path, node)
+        self._act(Fetch(node, source, path, self._places.size(path)))
+        return True
+
+    def fetched(self, path: str, node: str, size: int, seconds: float, problem: str) -> None:
+        """Note that a node has fetched a segment of so many bytes, or could not."""
+        self._fetches.fetched.note(size, seconds)
+        if not self._fetches.ended(path, node, bool(problem)):
+            return  # its node was told to drop it
+        if problem:
+            self._places.lose_copy(path, node)
+            if self._fetches.waits(path):
+                self._persist(self._kept.claim(path))
+        else:
+            self._push_again(self._fetches.pop(path, node))
+
+    def _push_again(self, works: Iterable[AttemptSpec]) -> None:
+        for work in works:
+            self._push(work)
+            self.queues.look_again = True
+
     def let_go_anywhere(self, now: float) -> None:
         """Let tasks that have waited for their node as long as their inputs would take to get
-        elsewhere start on any node, if these inputs are written."""
+        elsewhere start on any node, if these inputs are written, and have them fetched where there
+        is room, if not."""
         for near in self.queues.waiting_near:
-            if near.node in self._cores.nodes and not near.waits_long(now, self._fetch_s(near)):
+            is_there = near.node in self._cores.nodes
+            if is_there and not near.waits_long(now, self._fetch_s(near)):
                 continue
             for work in self.queues.pop(near, len(near.waiting)):
+                self.queues.look_again = True
                 paths = [item.value.path for item in work.inputs if item.value is not None]
                 bound = [path for path in paths if self._kept.node_of(path)]
-                for path in bound:
-                    self._persist(self._kept.claim(path))
-                self.queues.push(near if bound else self.queues.of(work), work)
-                self.queues.look_again = True
+                if not bound:
+                    self.queues.push(self.queues.of(work), work)
+                elif not is_there:
+                    if not self._push(work):
+                        self.report(self._misfit(work, now))
+                elif not self._move(work, bound, near.node):
+                    for path in bound:
+                        self._persist(self._kept.claim(path))
+                    self.queues.push(near, work)
+
+    def _move(self, work: AttemptSpec, bound: list[str], node: str) -> bool:
+        """Have a task start on another node than this one, where there is room, once that has
+        fetched these segments; return False if it is to stay."""
+        queue = self.queues.of(work)
+        others = [name for name in self._cores.nodes if name != node]
+        other = max(others, key=lambda each: self._room(queue, each), default="")
+        if not other or self._room(queue, other) <= 0:
+            return False
+        foreign = [path for path in bound if not self._is_on(path, other)]
+        if not all(self._begin_fetch(path, other) for path in foreign):
+            return False  # what has begun is there for the next one
+        if foreign:
+            self._fetches.put_aside(work, foreign[0], other)
+        else:
+            self.queues.push(self.queues.near(queue, other), work)
+        return True
 
     def _fetch_s(self, queue: Queue) -> float:
         """Return how long it would take to get the inputs of the next task elsewhere, in
         seconds."""
         size = sum(item.value.size for item in queue.waiting[0].inputs if item.value is not None)
         return min(MOST_FETCH_S, size / FETCH_BYTES_PER_S)
-
-    def _all_scattered(self) -> list[AttemptSpec]:
-        return [work for works in self._scattered.values() for work in works]
-
-    def _take_scattered(self, tasks: Collection[int] | None = None) -> list[AttemptSpec]:
-        """Remove and return those of `tasks` that wait for inputs in several stores; None: all."""
-        if not self._scattered:
-            return []
-        taken = [work for work in self._all_scattered() if tasks is None or work.task in tasks]
-        gone = {work.task for work in taken}
-        left = {
-            path: [work for work in works if work.task not in gone]
-            for path, works in self._scattered.items()
-        }
-        self._scattered = {path: works for path, works in left.items() if works}
-        return taken
 
     # --- what ends
 
@@ -292,7 +347,7 @@ class Attempts:
             completion = ends.pop()
             if self._vain and completion.task in self._vain:
                 reason = self._vain.pop(completion.task)
-                self._drop(completion, node, paths)
+                self._drop(paths)
                 completion, paths = lost(completion, "interrupted", "interrupted", reason), ()
             for end in self._released_by(completion, node, paths, queue):
                 self._report_one(end)
@@ -337,7 +392,7 @@ class Attempts:
         if self._new_paths:
             paths, self._new_paths = self._new_paths, {}
             self._persist(
-                [path for path in paths if path in self._scattered or not self._kept.waive(path)]
+                [path for path in paths if self._fetches.waits(path) or not self._kept.waive(path)]
             )
             tasks = [task for path in paths for task in self._kept.in_segment(path)]
             for end in self._kept.released(tasks):
@@ -361,9 +416,9 @@ class Attempts:
         here may go unwritten, or goes."""
         if task not in self.held:
             if (place := self._places.release((task, index))) is not None:
-                node, path = place
+                path, nodes = place
                 if not self._kept.node_of(path):
-                    self._act(DropKept(node, (path,)))
+                    self._drop_segment(path, nodes)
         elif all(user in self.held for user in needed_by):
             self._kept.release(task, index, needed_by)
 
@@ -381,15 +436,18 @@ class Attempts:
             (end.task, self.held[end.task], end.started) for end in ends if end.task in self._kept
         ]
 
+    def wrote(self, size: int, seconds: float) -> None:
+        """Note how long segments of so many bytes together have taken to get to the site directory,
+        as one has waited for each."""
+        self._fetches.written.note(size, seconds)
+
     def written(self, paths: Iterable[str]) -> None:
         """Note that segments of a node's store are in the site directory now."""
         for path in paths:
             self._places.written(path)
             for completion in self._kept.written(path):
                 self._report_one(completion)
-            for work in self._scattered.pop(path, ()):
-                self._push(work)
-                self.queues.look_again = True
+            self._push_again(self._fetches.pop(path))
 
     def not_written(self, failed: dict[str, str], now: float) -> set[int]:
         """Note that segments cannot be written; return the running tasks that are to be ended."""
@@ -408,6 +466,10 @@ class Attempts:
 
     def lose_store(self, node: str, reason: str, now: float) -> set[int]:
         """Note that a node's store is gone; return the running tasks that are to be ended."""
+        self._places.lose_node(node)
+        for path, other in self._fetches.lose_node(node):
+            self._places.lose_copy(path, other)
+            self._act(DropKept(other, (path,)))
         if not self._kept:
             return set()
         lost_here = self._kept.on_node(node)
@@ -437,7 +499,7 @@ class Attempts:
         chosen = set(tasks)
         for completion in ends:
             paths = {value.path for value in completion.values if value.path}
-            self._drop(completion, completion.node, paths)
+            self._drop(paths)
             for work in self._inputs.lose(completion.task):
                 self.report(ended(work, "interrupted", "its input is lost", now))
             if completion.task in chosen:
@@ -449,7 +511,7 @@ class Attempts:
             for work in self.queues.take(queue, unended):
                 unended.discard(work.task)
                 self.report(ended(work, "interrupted", "its input is lost", now))
-        for work in self._take_scattered(unended) if unended else ():
+        for work in self._fetches.take(unended) if unended else ():
             unended.discard(work.task)
             self.report(ended(work, "interrupted", "its input is lost", now))
         self._vain.update(dict.fromkeys(unended, "its input is lost"))
@@ -461,20 +523,24 @@ class Attempts:
             if value is RELEASED:
                 place = self._places.release((completion.task, index))
                 if place is not None:
-                    self._act(DropKept(place[0], (place[1],)))
+                    self._drop_segment(*place)
 
-    def _drop(self, completion: Completion, node: str, paths: Collection[str]) -> None:
-        """Remove the results of a lost end from its node's store, but for segments that others
-        share."""
-        unwanted = tuple(
-            path for path in paths if self._places.knows(path) and not self._kept.node_of(path)
-        )
-        if unwanted:
-            self._act(DropKept(node or completion.node, unwanted))
+    def _drop_segment(self, path: str, nodes: Iterable[str]) -> None:
+        self._fetches.forget(path)
+        for node in nodes:
+            self._act(DropKept(node, (path,)))
+
+    def _drop(self, paths: Collection[str]) -> None:
+        """Remove the segments of a lost end from the stores that have them, but for those that
+        others share."""
+        for path in paths:
+            if self._places.knows(path) and not self._kept.node_of(path):
+                self._drop_segment(path, self._places.nodes_of(path))
 
     def nodes_in_need(self) -> set[str]:
-        """Return the nodes whose stores have results that are nowhere else."""
-        return self._kept.nodes() if self._kept else set()
+        """Return the nodes whose stores have results that are nowhere else, or for which work waits
+        that needs these."""
+        return self._kept.nodes() | self._fetches.nodes() if self._kept else set()
 
     def _report_one(self, completion: Completion) -> None:
         attempt = self.held.pop(completion.task, None)

@@ -1,4 +1,4 @@
-"""The nodes that results were made on, whose stores may still have them. Pure.
+"""The nodes that results were made on, or fetched to, whose stores may still have them. Pure.
 
 Invariants
 ----------
@@ -20,10 +20,12 @@ LEAST_BYTES = 1024 * 1024
 class _Segment:
     """A segment in the store of a node, with the sizes of the results in it, in bytes."""
 
-    __slots__ = ("is_used", "node", "queue", "results")
+    __slots__ = ("copies", "is_used", "node", "queue", "results")
 
     def __init__(self, node: str, queue: Queue) -> None:
         self.node = node
+        #: The nodes that have a copy, or are getting one.
+        self.copies: dict[str, None] = {}
         #: The class of tasks that has made it.
         self.queue = queue
         self.is_used = False
@@ -54,6 +56,31 @@ class Places:
         """Tell whether a segment is one that was reported as being in the store of a node."""
         return path in self._segments
 
+    def size(self, path: str) -> int:
+        """Return the size of the results in a segment, in bytes."""
+        segment = self._segments.get(path)
+        return sum(segment.results.values()) if segment is not None else 0
+
+    def copy(self, path: str, node: str) -> None:
+        """Note that a node gets a copy of a segment."""
+        if (segment := self._segments.get(path)) is not None:
+            segment.copies[node] = None
+
+    def lose_copy(self, path: str, node: str) -> None:
+        """Note that a node has no copy of a segment."""
+        if (segment := self._segments.get(path)) is not None:
+            segment.copies.pop(node, None)
+
+    def lose_node(self, node: str) -> None:
+        """Forget the copies on a lost node."""
+        for segment in self._segments.values():
+            segment.copies.pop(node, None)
+
+    def nodes_of(self, path: str) -> list[str]:
+        """List the nodes that have a segment, or are getting it, where it was made first."""
+        segment = self._segments.get(path)
+        return [segment.node, *segment.copies] if segment is not None else []
+
     def use(self, paths: Iterable[str]) -> None:
         """Note that a task gets results in these segments."""
         for path in paths:
@@ -68,9 +95,9 @@ class Places:
         if segment is not None and not segment.is_used:
             segment.queue.note_use(False)
 
-    def release(self, result: Ref) -> tuple[str, str] | None:
-        """Forget a result that nobody needs; return its node and segment, if no other is in
-        there."""
+    def release(self, result: Ref) -> tuple[str, list[str]] | None:
+        """Forget a result that nobody needs; return its segment and the nodes that have that, if no
+        other is in there."""
         path = self._paths.get(session_of(result[0]), {}).pop(result, None)
         if path is None:
             return None
@@ -78,11 +105,14 @@ class Places:
         del segment.results[result]
         if segment.results:
             return None
+        nodes = self.nodes_of(path)
         del self._segments[path]
-        return segment.node, path
+        return path, nodes
 
-    def nearest(self, paths: Iterable[str], needed: Iterable[str], nodes: Container[str]) -> str:
-        """Return the node that has most of these segments; empty if none has any.
+    def nearest(
+        self, paths: Iterable[str], needed: Iterable[str], nodes: Container[str]
+    ) -> list[str]:
+        """Return the nodes that have, or are getting, most of these segments; none if none has any.
 
         Parameters
         ----------
@@ -97,12 +127,16 @@ class Places:
         may_be_any = not sizes
         for path in paths:
             segment = self._segments.get(path)
-            if segment is not None and (may_be_any or segment.node in sizes):
-                size = sum(segment.results.values())
-                sizes[segment.node] = sizes.get(segment.node, 0) + size
+            if segment is None:
+                continue
+            size = sum(segment.results.values())
+            for node in (segment.node, *segment.copies):
+                if may_be_any or node in sizes:
+                    sizes[node] = sizes.get(node, 0) + size
         least = LEAST_BYTES if may_be_any else 0
         there = {node: size for node, size in sizes.items() if node in nodes and size >= least}
-        return max(there, key=lambda node: there[node]) if there else ""
+        most = max(there.values(), default=0)
+        return [node for node, size in there.items() if size == most]
 
     def forget(self, session: int) -> None:
         """Forget the segments of a session."""

@@ -349,6 +349,25 @@ class Rules:
         if self._queues.look_again:
             self.schedule(now)
 
+    def wrote(self, size: int, seconds: float) -> None:
+        """Note how fast a node has written segments of its store."""
+        self._attempts.wrote(size, seconds)
+
+    def fetched(
+        self,
+        path: str,
+        node: str,
+        now: float,
+        problem: str = "",
+        size: int = 0,
+        seconds: float = 0.0,
+    ) -> None:
+        """Note that a node has fetched a segment, of so many bytes in so many seconds, or could
+        not."""
+        self._attempts.fetched(path, node, size, seconds, problem)
+        if self._queues.look_again:
+            self.schedule(now)
+
     def _end_in_vain(self, tasks: set[int], now: float) -> None:
         """End running tasks whose inputs are lost."""
         if tasks:

@@ -9,6 +9,7 @@ import msgspec
 from pilot.model.bounds import Number, Seconds, SegmentPath, Signed
 from pilot.model.tasks import Completion, Function, LogSpan, SessionInfo, Template
 from pilot.scheduler.resources import NodeShape
+from pilot.wire.endpoints import Endpoints
 from pilot.wire.messages.common import Message
 from pilot.wire.messages.pilot import AttemptSpec, RunningTask
 
@@ -269,6 +270,46 @@ class Persisted(Message):
     failed: dict[SegmentPath, str] = {}
     #: Those that are not in the node's store any more.
     lost: list[SegmentPath] = []
+    #: The bytes of those that are there now, and how long these have taken, added up, since they
+    #: were asked for.
+    size: Number = 0
+    seconds: Seconds = 0.0
+
+
+class OpenStore(Message):
+    """A request to give away segments of the node's store to other nodes that ask for them."""
+
+    #: The address that others reach the node by, as the site file has it; None: all are here.
+    address: str | None
+
+
+class StoreOpened(Message):
+    """A notice where segments of a node's store are given away."""
+
+    node: str
+    #: None: they are not.
+    endpoints: Endpoints | None
+    problem: str = ""
+
+
+class Fetch(Message):
+    """A request to copy a segment to the node's store."""
+
+    path: SegmentPath
+    #: The size of the results in it, in bytes.
+    size: Number
+    #: The worker of the node that has it; None: the site directory.
+    source: Endpoints | None = None
+
+
+class Fetched(Message):
+    """A report of a segment that was fetched, or why it was not."""
+
+    node: str
+    path: SegmentPath
+    size: Number = 0
+    seconds: Seconds = 0.0
+    problem: str = ""
 
 
 class DropKept(Message):
@@ -297,6 +338,8 @@ ToAgent: TypeAlias = (
     | Done
     | Kept
     | Persisted
+    | StoreOpened
+    | Fetched
     | WorldDone
     | RankDone
     | NotPreloaded
@@ -309,6 +352,8 @@ ToNode: TypeAlias = (
     | WatchRank
     | KillRank
     | Persist
+    | OpenStore
+    | Fetch
     | DropKept
     | AgentStatus
     | Exit

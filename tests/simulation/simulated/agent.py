@@ -78,6 +78,10 @@ class Agent:
         #: What the stores of the nodes have, and how long it takes to write that.
         self.stores: dict[str, set[str]] = {node: set() for node in self.nodes}
         self._disk = cluster.chance("disk", job, life)
+        #: The copies that they have fetched from each other, and those that are expected.
+        self.copies: dict[str, set[str]] = {node: set() for node in self.nodes}
+        self._expected: set[tuple[str, str]] = set()
+        self._wires = cluster.chance("wires", job, life)
         #: Node workers come up one by one.
         for position, node in enumerate(self.nodes):
             self.clock.after(
@@ -91,6 +95,7 @@ class Agent:
     def _leave_nodes(self, nodes: list[str]) -> None:
         for node in nodes:
             unwritten = self.stores.pop(node) - self.cluster.written
+            del self.copies[node]
             held = {value.path for end in self.rules._attempts._kept.ends() for value in end.values}
             assert not unwritten & held, f"{node} is left with results that are nowhere else"
             busy = [e for e in self.executors.values() if e.node == node and e.current is not None]
@@ -107,7 +112,7 @@ class Agent:
 
     def _keep_nodes(self, nodes: list[str]) -> None:
         for node in set(nodes) & set(self.nodes):
-            self.stores[node] = set()
+            self.stores[node], self.copies[node] = set(), set()
             position = self.nodes.index(node)
             self.clock.after(self.rng.uniform(0.0, 3.0), partial(self._add_node, node, position))
 
@@ -267,15 +272,25 @@ class Agent:
             for process in [*self.executors.values(), *self.worlds.values()]:
                 rules = self.rules.executors.get(process.id) or self.rules.worlds.get(process.id)
                 assert rules is None or rules.session != action.session
-            for node, store in self.stores.items():
-                session = f"results/{action.session}/"
-                self.stores[node] = {path for path in store if not path.startswith(session)}
+            session = f"results/{action.session}/"
+            for stores in (self.stores, self.copies):
+                for node, store in stores.items():
+                    stores[node] = {path for path in store if not path.startswith(session)}
+            self._expected = {
+                (node, path) for node, path in self._expected if not path.startswith(session)
+            }
         elif isinstance(action, a.Persist):
             for path in action.paths:
                 late_s = self._disk.choice((0.0, 0.05, 0.5, 3.0))
                 self.clock.after(late_s, partial(self._write, action.node, path))
+        elif isinstance(action, a.Fetch):
+            self._expected.add((action.node, action.path))
+            late_s = self._wires.choice((0.0, 0.02, 0.2, 4.0))
+            self.clock.after(late_s, partial(self._fetch, action))
         elif isinstance(action, a.DropKept):
             self.stores.get(action.node, set()).difference_update(action.paths)
+            self.copies.get(action.node, set()).difference_update(action.paths)
+            self._expected.difference_update((action.node, path) for path in action.paths)
         elif isinstance(action, a.GiveUpNode):
             self.clock.after(0.0, lambda: self.lose_node(action.node))
         else:
@@ -291,11 +306,38 @@ class Agent:
             self.cluster.written.add(path)
         self._hear_of(node, path, problem)
 
+    def _fetch(self, action: a.Fetch) -> None:
+        """Copy a segment from one node's store to another, unless the wire breaks, one of them is
+        gone, or it is not needed any more."""
+        node, path = action.node, action.path
+        if not self.is_alive or node not in self.copies:
+            return
+        is_there = path in self.stores.get(action.source, ())
+        if not is_there or (node, path) not in self._expected or self._wires.random() < 0.1:
+            self._hear_fetched(node, path, "it does not come")
+            return
+        for old in sorted(self.copies[node] & self.cluster.written):
+            if self._wires.random() < 0.5:
+                self.copies[node].remove(old)  # it has made room
+        self.copies[node].add(path)
+        self._hear_fetched(node, path, "")
+
+    def _hear_fetched(self, node: str, path: str, problem: str) -> None:
+        if self.clock.now < self._frozen_until:
+            self.clock.at(self._frozen_until, partial(self._hear_fetched, node, path, problem))
+        elif self.is_alive and node in self.copies:
+            self._expected.discard((node, path))
+            size, seconds = 1 << 20, self._wires.uniform(0.001, 0.1)
+            self.cluster.oracle.seen["fetched" if not problem else "fetched in vain"] += 1
+            self.rules.fetched(path, node, self.clock.now, problem, size, seconds)
+            self.step()
+
     def _hear_of(self, node: str, path: str, problem: str) -> None:
         if self.clock.now < self._frozen_until:
             self.clock.at(self._frozen_until, partial(self._hear_of, node, path, problem))
         elif self.is_alive and node in self.stores:
             failed = {path: problem} if problem else {}
+            self.rules.wrote(1 << 20, self._disk.uniform(0.001, 0.1))
             self.rules.persisted([] if problem else [path], failed, self.clock.now)
             self.step()
 
@@ -351,6 +393,7 @@ class Agent:
             return
         self.nodes.remove(node)
         self.stores.pop(node, None)
+        self.copies.pop(node, None)
         for executor in list(self.executors.values()):
             if executor.node == node:
                 executor.is_alive = False

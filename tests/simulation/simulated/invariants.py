@@ -288,7 +288,7 @@ def check_rules(rules: Rules, cores_of_node: int) -> None:
     used: dict[str, list[int]] = {name: [] for name in rules.nodes}
     attempts = rules._attempts
     places: Counter[int] = Counter(list(attempts._inputs._waiting))
-    places.update(work.task for work in attempts._all_scattered())
+    places.update(work.task for work in attempts._fetches.waiting())
     places.update(end.task for end in attempts._kept.ends())
     known = [queue for session in queues._sessions.values() for queue in session.queues.values()]
     known += [near for queue in known for near in queue.near.values()]
@@ -348,8 +348,11 @@ def _check_kept(attempts: Any) -> None:
     for user, needs in kept._needs.items():
         assert needs and all(user in kept._needed[task][index].pending for task, index in needs)
     assert set(attempts._vain) <= set(attempts.held)
-    assert all(works for works in attempts._scattered.values())
-    assert all(path in kept._of_path for path in attempts._scattered), "it waits for nothing"
+    fetches = attempts._fetches
+    assert all(works for works in fetches._aside.values())
+    assert all(path in kept._of_path for path in fetches._aside), "it waits for nothing"
+    load = Counter(node for works in fetches._aside.values() for _, node in works)
+    assert load == +fetches._load
 
 
 def _check_idle(warm: Any, processes: dict[int, Any], cores: Any) -> None:

@@ -527,9 +527,13 @@ class Oracle:
             assert not item.value.is_released, f"{work.task:#x} runs, and {item} was released"
             if path := item.value.path:
                 is_near = path in agent.stores.get(node, ())
+                is_copied = path in agent.copies.get(node, ())
                 is_written = path in self.cluster.written
-                assert is_near or is_written, f"{path} is not to be had on {node}"
+                assert is_near or is_copied or is_written, f"{path} is not to be had on {node}"
                 self.seen["inputs from the store of a node alone"] += not is_written
+                self.seen["inputs fetched from the store of a node alone"] += (
+                    is_copied and not is_written
+                )
         before = {*self.cluster.tasks.specs[work.task][1].after}
         too_early = before - self.ever_ended - {item.task for item in work.inputs}
         assert not too_early, f"{work.task:#x} starts before the ends of {too_early}"
