@@ -26,6 +26,8 @@ from pilot.head.running import find_head
 from pilot.site import Site
 
 ROUNDS = 3
+#: A machine that stands still for a moment may let all results come before the kill.
+TRIES = 3
 #: So many tasks wait beside, with ``--large``.
 BESIDE = 1_000_000
 LIMIT_S = 120.0
@@ -37,7 +39,7 @@ def run(stage: Stage) -> None:
     runs = []
     for _ in range(stage.count(ROUNDS, 1)):
         with stage.site() as site:
-            runs.append(_one(stage, site, count))
+            runs.append(_surviving(stage, site, count))
     _tell(stage, f"{count:,} tasks, head killed halfway", runs)
     stage.findings.data["W8"] = runs
     if not stage.large:
@@ -48,7 +50,7 @@ def run(stage: Stage) -> None:
         waiting.for_core(BESIDE)
         waiting.session.flush()
         waiting.session.detach()
-        beside = _one(stage, waiting.site, count)
+        beside = _surviving(stage, waiting.site, count)
     _tell(stage, f"{count:,} tasks beside {BESIDE:,} that wait, head killed halfway", [beside])
 
 
@@ -77,7 +79,15 @@ class _Arrivals:
             self.half_is_there.set()
 
 
-def _one(stage: Stage, site: Site, count: int) -> dict[str, float]:
+def _surviving(stage: Stage, site: Site, count: int) -> dict[str, float]:
+    """Measure; once more where all results were there before the head was gone."""
+    for _ in range(TRIES):
+        if (found := _one(stage, site, count)) is not None:
+            return found
+    raise RuntimeError("no result came from a second head: all were there before the kill")
+
+
+def _one(stage: Stage, site: Site, count: int) -> dict[str, float] | None:
     marks = stage.directory / f"marks-{time.time_ns()}"
     marks.mkdir()
     with pilot.Session(site, name="bench") as session:
@@ -94,7 +104,7 @@ def _one(stage: Stage, site: Site, count: int) -> dict[str, float]:
     lost = sum(value != number for number, value in enumerate(values))
     after = [then for then in arrivals.times if then > listens_at]
     if listens_at < killed_at or not after:
-        raise RuntimeError("no result came from a second head: all were there before the kill")
+        return None
     repeated = sum(times - 1 for times in _executions(marks).values())
     return {
         "lost": lost,
