@@ -195,13 +195,11 @@ def longest_s(need: Resources, named: str, pools: Iterable[Pool]) -> float:
 
 def free_slots(work: WorkClass, pilot: PilotRoom) -> int:
     """Return how many more tasks of this class the pilot should hold, provided that they fit."""
-    if work in pilot.avoided:
+    if work in pilot.avoided or pilot.is_crowded(work.depth):
         return 0
     if not work.need.cores:
         # They need no looking ahead: there are many places, and no core waits for the head.
         return max(0, coreless_of(pilot) - pilot.coreless)
-    if pilot.is_crowded(work.depth):
-        return 0
     cores = cores_of(pilot)
     budget: float = cores - pilot.load
     if work.mean_s is not None and is_short(work):

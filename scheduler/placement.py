@@ -75,7 +75,8 @@ class Sum:
 
     def fit(self, amount: int) -> int:
         """Return how many ranks fit now, at this amount each."""
-        return self.free // amount
+        # Of places more may be taken than there are, for a while.
+        return max(0, self.free // amount)
 
     def obstacle(self, portion: Portion) -> str | None:
         """Return what keeps a portion from being taken; None if it can be."""

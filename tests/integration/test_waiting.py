@@ -10,6 +10,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import graphs
@@ -43,6 +44,14 @@ def test_200_tasks_on_2_cores_wait_for_tasks_that_wait(
         most = max(most, len(shared_site.processes("pilot executor")))
     assert pilot.gather(futures, timeout=DEADLINE_S) == [width**2 for width in widths]
     assert most < 40, f"{most} executors on 2 cores"
+
+
+def test_tasks_without_a_core_wait_for_such_tasks(make_site: Any) -> None:
+    pool = {"cores_per_node": 1, "walltime": "1h", "coreless_per_node": 2}
+    site = make_site(pools={"main": pool})
+    with site.session(options={"cores": 0}) as session:
+        futures = session.submit_many(graphs.tree, [(2, 1)] * 5)
+        assert pilot.gather(futures, timeout=DEADLINE_S) == [1] * 5
 
 
 def test_ways_to_wait(session: Session) -> None:

@@ -39,8 +39,8 @@ from pilot.scheduler.resources import NodeShape, Resources, needs, node_shape
 class Pilot:
     """The rules of a pilot of one node, with executors that come up at once."""
 
-    def __init__(self, cores: int = 2, memory_mib: int = 0) -> None:
-        shape = node_shape(cores, memory_mib)
+    def __init__(self, cores: int = 2, memory_mib: int = 0, coreless: int = 0) -> None:
+        shape = node_shape(cores, memory_mib, coreless=coreless)
         self.rules = Rules(["n0"], shape)
         self.now = 100.0
         self.rules.add_node("n0", shape, self.now)
@@ -239,6 +239,28 @@ def test_task_without_a_core_starts_on_a_node_that_is_kept() -> None:
     assert [each.cores for each in started] == [(0,), (0,), ()]
 
 
+def test_task_without_a_core_gives_its_place_to_others_and_goes_on_at_once() -> None:
+    pilot = Pilot(cores=1, memory_mib=100, coreless=1)
+    needed = needs(cores=0, memory_mib=60)
+    pilot.add(1, resources=needed)
+    pilot.wait(1)
+    pilot.add(2, kind=2, resources=needed)
+    assert 2 not in pilot.executor, "the memory stays with it"
+    pilot.add(3, kind=3, resources=needs(cores=0))
+    assert 3 in pilot.executor
+    pilot.go_on(1)
+    assert pilot.went_on == {1: ()}
+    pilot.add(4, kind=4, resources=needs(cores=0))
+    pilot.end(3)
+    assert 4 not in pilot.executor, "two had the one place"
+    pilot.end(1)
+    assert 2 in pilot.executor and 4 not in pilot.executor
+    pilot.end(2)
+    assert 4 in pilot.executor
+    pilot.end(4)
+    assert pilot.rules.is_idle and not pilot.rules.nodes["n0"].users
+
+
 def test_work_behind_a_task_that_waits_is_asked_back() -> None:
     pilot = Pilot(cores=1)
     rules = pilot.rules
@@ -328,17 +350,32 @@ def test_end_in_a_wait_that_is_reported_later_holds_no_cores() -> None:
     assert head.pilot.load == 0 and head.core.sessions[1].load == 0 and not head.core.tasks
 
 
-def test_task_without_a_core_keeps_its_place_while_it_waits() -> None:
+def test_place_of_a_task_without_a_core_that_waits_is_for_others() -> None:
     head = Head()
     head.core.apply(PilotJoined("p", "main", node_shape(2, coreless=1), 1, 0.0, []), head.now)
     head.pilot.shape = node_shape(2, coreless=1)
     head.submit(1, 2, resources=needs(cores=0))
     assert head.assign() == [1]
     head.waits(1)
-    assert head.pilot.coreless == 1 and head.assign() == []
-    head.waits(go_on=(1,))
-    head.core.apply(AttemptsEnded("p", [done(1)]), head.now)
     assert head.pilot.coreless == 0 and head.assign() == [2]
+    head.waits(go_on=(1,))
+    assert head.pilot.coreless == 2
+    head.core.apply(AttemptsEnded("p", [done(1), done(2)]), head.now)
+    assert head.pilot.coreless == 0
+
+
+def test_tasks_without_a_core_that_wait_are_bounded_as_others_are() -> None:
+    head = Head(cores=1)
+    shape = node_shape(1, coreless=1)
+    head.core.apply(PilotJoined("p", "main", shape, 1, 0.0, []), head.now)
+    head.pilot.shape = shape
+    head.submit(*range(1, state.WAITING_PER_CORE + 2), resources=needs(cores=0))
+    for task in range(1, state.WAITING_PER_CORE + 1):
+        assert head.assign() == [task]
+        head.waits(task)
+    assert head.assign() == [], "no process for each that waits"
+    head.submit(100, depth=1, resources=needs(cores=0))
+    assert head.assign() == [100], "what these wait for begins"
 
 
 def test_no_more_processes_wait_in_a_pilot_than_it_has_cores_for() -> None:

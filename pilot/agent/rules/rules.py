@@ -516,7 +516,7 @@ class Rules:
         """Start what can start, high priority first."""
         queues = self._queues
         queues.look_again = False
-        if self._cores.reserved:
+        if self._cores.reserved or self._executors.waiting.at_once:
             self._executors.let_go_on()
         if queues.closed:
             return

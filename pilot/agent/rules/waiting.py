@@ -2,8 +2,10 @@
 
 Invariants
 ----------
-- An executor whose task waits holds no cores. It holds all else that the task has: its memory is no
-  less for the wait, and on GPUs it may have data.
+- An executor whose task waits holds no cores and, where the task needs none, no place. It holds all
+  else that the task has: its memory is no less for the wait, and on GPUs it may have data.
+- A task that needs no core goes on at once. All places may be taken, so for a while more such tasks
+  run than there are places.
 - A task that goes on gets as many cores as it had, on its node; others, where its own are taken.
 - On a node where a task waits for its cores to go on, nothing else starts. These tasks are served
   in the order in which they asked, so each has its cores once what runs there has ended or waits.
@@ -17,7 +19,8 @@ from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 from pilot.agent.rules.cores import Cores
-from pilot.scheduler.placement import NodeAllocation
+from pilot.scheduler.amounts import CORELESS
+from pilot.scheduler.placement import NodeAllocation, Portion
 
 
 class _Waiter(Protocol):
@@ -37,10 +40,12 @@ class Waiting(Generic[W]):
 
     def __init__(self, cores: Cores) -> None:
         self._cores = cores
-        #: The cores that each had, by its number; who has waited longest comes first.
-        self._had: dict[int, tuple[int, ...]] = {}
+        #: The share that each had, by its number; who has waited longest comes first.
+        self._had: dict[int, NodeAllocation] = {}
         #: Node → those that have asked for their cores there.
         self._asking: dict[str, deque[W]] = {}
+        #: Those that have asked, and need no cores.
+        self.at_once: list[W] = []
 
     def __bool__(self) -> bool:
         return bool(self._had)
@@ -55,32 +60,37 @@ class Waiting(Generic[W]):
 
     @property
     def asks(self) -> bool:
-        """True if a task waits for cores to go on."""
-        return bool(self._asking)
+        """True if a task waits to go on."""
+        return bool(self._asking or self.at_once)
 
     def begin(self, executor: W) -> None:
-        """Give the cores of an executor back."""
+        """Give the cores, or the place, of an executor back."""
         (share,) = executor.pinned
-        self._had[executor.id] = share.cores
-        self._exchange(executor, ())
+        self._had[executor.id] = share
+        self._exchange(executor, (), tuple(each for each in share.named if each.name != CORELESS))
 
     def ask(self, executor: W) -> None:
         """Have an executor get cores as soon as there are any."""
+        if not self._had[executor.id].cores:
+            self.at_once.append(executor)
+            return
         self._asking.setdefault(executor.node, deque()).append(executor)
         self._cores.reserved.add(executor.node)
 
     def served(self) -> list[W]:
-        """Give cores to those that ask for them, as far as there are any; return who has them."""
-        found = []
+        """Give cores to those that ask for them, as far as there are any; return who goes on."""
+        found, self.at_once = self.at_once, []
+        for executor in found:
+            self._exchange(executor, (), self._had.pop(executor.id).named)
         for node, asking in list(self._asking.items()):
             while asking:
                 had = self._had[asking[0].id]
-                cores = self._cores.like(node, had)
+                cores = self._cores.like(node, had.cores)
                 if cores is None:
                     break
                 executor = asking.popleft()
                 del self._had[executor.id]
-                self._exchange(executor, cores)
+                self._exchange(executor, cores, had.named)
                 found.append(executor)
             if not asking:
                 self._reserve_no_more(node)
@@ -89,6 +99,9 @@ class Waiting(Generic[W]):
     def forget(self, executor: W) -> bool:
         """Forget an executor that ends; return True if it had asked for its cores."""
         self._had.pop(executor.id, None)
+        if executor in self.at_once:
+            self.at_once.remove(executor)
+            return False
         asking = self._asking.get(executor.node, ())
         if not asking or executor not in asking:
             return False
@@ -101,8 +114,8 @@ class Waiting(Generic[W]):
         del self._asking[node]
         self._cores.reserved.discard(node)
 
-    def _exchange(self, executor: W, cores: tuple[int, ...]) -> None:
+    def _exchange(self, executor: W, cores: tuple[int, ...], named: tuple[Portion, ...]) -> None:
         (share,) = executor.pinned
         self._cores.release(share)
-        executor.pinned = (NodeAllocation(share.node, share.ranks, cores, share.named),)
+        executor.pinned = (NodeAllocation(share.node, share.ranks, cores, named),)
         self._cores.take(executor.pinned[0])

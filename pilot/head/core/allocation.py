@@ -7,7 +7,7 @@ Invariants
 - What a pilot holds is counted alike in six places: its `held`, `load`, `shares` and `coreless`,
   the class's `assigned`, the session's `load`. Of a task that a pilot has still to end, the pilot
   alone counts the cores, until that is reported. A task that waits for others is in `held` and
-  `waits`, and of the rest only, where it needs no core, in `coreless`.
+  `waits` alone.
 - Of what a pilot holds, exactly the tasks that are ASSIGNED are in its `waiting`.
 - A class's `ready` counts the tasks in its queue that may be given away; those that wait for a turn
   are aside. One that leaves the state READY stays in the queue until it is popped: queues are never
@@ -71,7 +71,7 @@ def begin(task: Task, pilot: Pilot, started: float, now: float, log: Log) -> Non
 
 
 def wait(task: Task, pilot: Pilot) -> None:
-    """Count the cores of a task as free: it waits for other tasks."""
+    """Count the cores, or the place, of a task as free: it waits for other tasks."""
     work = task.task_class
     work.waits = True
     pilot.lend(task.id, work.depth)
@@ -80,7 +80,7 @@ def wait(task: Task, pilot: Pilot) -> None:
 
 
 def go_on(task: Task, pilot: Pilot) -> None:
-    """Count the cores of a task again that has waited for others."""
+    """Count a task again that has waited for others."""
     work = task.task_class
     pilot.take_again(task.id)
     work.assigned += 1

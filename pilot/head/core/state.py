@@ -328,7 +328,7 @@ class Pilot:
         self.eased: set[int] = set()
         #: The cores of all the others.
         self.load = 0
-        #: The number of those that need no core.
+        #: The number of those others that need no core.
         self.coreless = 0
         #: The cores of the tasks of each session.
         self.shares: dict[int, int] = {}
@@ -340,7 +340,8 @@ class Pilot:
         self.waiting: dict[TaskClass, dict[Task, float]] = {}
         #: The classes of tasks that came back when asked for, with the time.
         self.avoided: dict[TaskClass, float] = {}
-        #: The tasks that wait for others: task id → depth. Their cores are not counted.
+        #: The tasks that wait for others: task id → depth. Neither their cores nor their places are
+        #: counted.
         self.waits: dict[int, int] = {}
         #: The time since which all tasks here wait for others; 0: some do not. How often more were
         #: let in for that, and how many of a depth may wait beyond `WAITING_PER_CORE`.
@@ -375,18 +376,14 @@ class Pilot:
             self.eased.add(task)
 
     def lend(self, task: int, depth: int) -> None:
-        """Count no cores for a task as long as it waits for others; it keeps a place."""
+        """Count neither cores nor a place for a task as long as it waits for others."""
         self.waits[task] = depth
-        if cores := self.held[task]:
-            self._uncount(task, cores)
+        self._uncount(task, self.held[task])
 
     def take_again(self, task: int) -> None:
-        """Count the cores of a task again that has waited for others."""
-        if cores := self.held[task]:
-            self.hold(task, cores)
-            self.note_lasting(task)
-        else:
-            del self.waits[task]
+        """Count a task again that has waited for others."""
+        self.hold(task, self.held[task])
+        self.note_lasting(task)
 
     @property
     def has_waits(self) -> bool:
@@ -399,7 +396,7 @@ class Pilot:
         return WAITING_PER_CORE * self.shape.cores * self.nodes + self.extra
 
     def _waiting_by_depth(self) -> Counter[int]:
-        return Counter(depth for task, depth in self.waits.items() if self.held[task])
+        return Counter(self.waits.values())
 
     def is_crowded(self, depth: int) -> bool:
         """Tell whether so many tasks of a depth wait here for others that no more are to come."""
@@ -410,7 +407,7 @@ class Pilot:
 
     def look_whether_still(self, now: float) -> None:
         """Let one more task of a crowded depth in where nothing has gone on here for long."""
-        if self.load:
+        if self.load or self.coreless:
             self.still_since = 0.0
         elif not self.still_since:
             self.still_since = now
@@ -428,14 +425,10 @@ class Pilot:
         cores = self.held.pop(task, None)
         if task in self.eased:
             self.eased.remove(task)
-        elif cores is not None and not (self.waits and self._has_lent(task, cores)):
+        elif cores is not None and (not self.waits or self.waits.pop(task, None) is None):
             self._uncount(task, cores)
         if self.site.holders:
             self.site.release(self.name, task)
-
-    def _has_lent(self, task: int, cores: int) -> bool:
-        """Forget that a task waits, if it does; tell whether its cores are not counted for that."""
-        return self.waits.pop(task, None) is not None and cores > 0
 
     def _uncount(self, task: int, cores: int) -> None:
         if cores:

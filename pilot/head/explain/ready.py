@@ -283,7 +283,9 @@ class Readiness:
             clause = "is ready, and the next to be given to a pilot"
             return Finding("next", clause, tuple(lines), facts=facts)
         where = "the pilot" if len(pilots) == 1 else f"the {len(pilots)} pilots"
-        if not work.need.cores and not any(work in p.avoided for p in pilots):
+        avoided = [p for p in pilots if work in p.avoided]
+        crowded = [p for p in pilots if p.is_crowded(work.depth)]
+        if not (work.need.cores or avoided or crowded):
             places = sum(map(assignment.coreless_of, pilots))
             facts["coreless"] = places
             clause = (
@@ -294,9 +296,9 @@ class Readiness:
             line = Cause("coreless", "how many run on each node says coreless_per_node of the pool")
             return Finding("busy", clause, (line, *lines), advice, facts)
         clause = f"is ready, but all {counted(cores, 'core')} of {where} that can run it are busy"
-        avoided = [p for p in pilots if work in p.avoided]
-        crowded = [p for p in pilots if p.is_crowded(work.depth)]
-        if any(p.load < assignment.cores_of(p) for p in (*avoided, *crowded)):
+        if not work.need.cores or any(
+            p.load < assignment.cores_of(p) for p in (*avoided, *crowded)
+        ):
             clause = f"is ready, but there is no room for it in {where} that can run it"
         users = sorted(
             (s for s in self._core.sessions.values() if s.load), key=lambda s: (-s.load, s.id)

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from simulated.head import Head
 
 CORES = 4
-#: Tasks without a core that wait inside for others keep their places: so many that some are left.
-SHAPE = node_shape(CORES, coreless=100)
+SHAPE = node_shape(CORES, coreless=2)
 #: Timers are looked at so often, in seconds.
 TICK_S = 0.5
 

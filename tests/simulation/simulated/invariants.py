@@ -221,8 +221,8 @@ def check_core(core: Core) -> None:
         assert session.load == loads[session.id]
     for pilot in core.pilots.values():
         assert pilot.eased <= pilot.held.keys() and pilot.waits.keys() <= pilot.held.keys()
-        lent = {task for task in pilot.waits if pilot.held[task]}
-        counted = {t: cores for t, cores in pilot.held.items() if t not in pilot.eased | lent}
+        away = pilot.eased | pilot.waits.keys()
+        counted = {task: cores for task, cores in pilot.held.items() if task not in away}
         assert not pilot.eased & pilot.waits.keys(), "it has ended, and waits"
         assert (pilot.load, pilot.coreless) == (
             sum(counted.values()),
@@ -240,7 +240,7 @@ def check_core(core: Core) -> None:
         running = [task for task in mine if task.state == RUNNING and task.id not in pilot.eased]
         # Without a core there is nothing that lasts.
         running = [task for task in running if pilot.held[task.id]]
-        assert all(task.id in pilot._lasts or task.id in lent for task in running)
+        assert all(task.id in pilot._lasts or task.id in pilot.waits for task in running)
         for task_class, tasks in pilot.waiting.items():
             since = list(tasks.values())
             assert since and since == sorted(since), "the oldest is not the first"
