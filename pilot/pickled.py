@@ -18,6 +18,7 @@ T = TypeVar("T")
 PLACES = {
     "ByName": "pilot.workflow.targets",
     "HttpRequest": "pilot.client.http_request",
+    "JobScript": "pilot.client.job_script",
     "ShellCommand": "pilot.client.command",
     "cached_property": "pilot.data.pickling_by_value",
     "checked": "pilot.data.imported",

@@ -665,13 +665,16 @@ class Agent:
         peer, known = executor
         plan = None
         nodes: tuple[str, ...] = ()
+        cores: tuple[tuple[int, ...], ...] = ()
         if action.shares and self._rules.templates[action.work[0].template].resources.one_process:
             nodes = tuple(share.node for share in action.shares)
+            cores = tuple(share.cores for share in action.shares)
         elif action.shares:
             if not self._knows_launcher(action):
                 return
             plan = self._launch_plan(action)
-        self._server.send(peer, self._run_message(known, action.work, plan, nodes, action.keeps))
+        message = self._run_message(known, action.work, plan, nodes, action.keeps, cores)
+        self._server.send(peer, message)
 
     def _launch_plan(self, action: a.RunOnExecutor) -> m.LaunchPlan:
         """Return how an executor starts an MPI program on the shares of its work."""
@@ -693,6 +696,7 @@ class Agent:
         plan: m.LaunchPlan | None,
         nodes: tuple[str, ...] = (),
         keeps: bool = True,
+        cores: tuple[tuple[int, ...], ...] = (),
     ) -> m.Run:
         templates = []
         functions = []
@@ -703,7 +707,7 @@ class Agent:
             if template.function not in known.functions:
                 known.functions.add(template.function)
                 functions.append(self._service.functions[template.session][template.function])
-        return m.Run(functions, templates, work, plan, nodes, keeps)
+        return m.Run(functions, templates, work, plan, nodes, keeps, cores)
 
     # --- MPI worlds
 

@@ -22,6 +22,7 @@ from pilot.texts import printable
 
 if TYPE_CHECKING:
     from pilot.client.command import ShellCommand
+    from pilot.client.job_script import JobScript
 
 #: The kinds of tasks that are commands.
 COMMANDS = ("command", "mpi-command")
@@ -135,7 +136,7 @@ def _call(row: Mapping[str, Any], function: Any, site: Path) -> Call:
     shown = _in_words(args, kwargs)
     if not isinstance(function, ShellCommand):
         return Call(arguments=shown)
-    return _command(function, row["name"], args, kwargs, shown)
+    return _command(function, row["id"], row["name"], args, kwargs, shown)
 
 
 class _Places(pickle.Unpickler):
@@ -160,7 +161,12 @@ def _spilled_size(payload: bytes) -> int:
 
 
 def _command(
-    command: ShellCommand, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], shown: str
+    command: ShellCommand,
+    task: str,
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    shown: str,
 ) -> Call:
     try:
         line = command.line(args, kwargs)
@@ -168,6 +174,18 @@ def _command(
         text = command.command
         line = text if isinstance(text, str) else shlex.join(text)
     places = {"directory": command.cwd}
+    if command.script is not None:
+        return Call(
+            line,
+            name == command.__name__,
+            {
+                **({"directory": command.cwd} if command.cwd else {}),
+                **_script_files(command.script, task, name, kwargs),
+            },
+            command.variables(kwargs),
+            shown,
+            str(kwargs["index"]) if command.filled else "",
+        )
     for stream in ("stdin", "stdout", "stderr"):
         try:
             places[stream] = command.path(getattr(command, stream), args, kwargs)
@@ -181,6 +199,34 @@ def _command(
         shown,
         str(kwargs["index"]) if command.filled else "",
     )
+
+
+def _script_files(
+    script: JobScript, task: str, name: str, kwargs: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return the files of a job script, with ``%N`` for the node that it runs on."""
+    from pilot.model.ids import NUMBERS, parse_task_label, session_of
+    from pilot.scheduler.batch.job_scripts import ScriptPlace, find_dialect
+
+    number = parse_task_label(task)
+    place = ScriptPlace(
+        task=number,
+        session=session_of(number),
+        number=number & NUMBERS,
+        attempt=1,
+        name=name,
+        index=str(kwargs.get("index", "")),
+        nodes=("%N",),
+        cores=1,
+        user=script.variables.get("USER", "%u"),
+    )
+    fill = find_dialect(script.dialect).file_name
+    patterns = {
+        "stdin": script.stdin,
+        "stdout": script.stdout,
+        "stderr": script.stderr or script.stdout,
+    }
+    return {stream: fill(pattern, place) for stream, pattern in patterns.items() if pattern}
 
 
 class _Short(reprlib.Repr):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from msgspec import Struct
 
+from pilot.client.job_script import JobScript
 from pilot.client.task import COMMAND, OptionError, Task
 from pilot.data.patience import is_there
 from pilot.errors import CommandError, CommandFailed, PilotError
@@ -88,6 +89,8 @@ class ShellCommand(Struct, frozen=True):
     #: True if each rank has files of its own in place of `stdout` and `stderr`, with its number
     #: behind a dot at the end of their names.
     output_per_rank: bool = False
+    #: The job script that it is: the words of the command are its name and its arguments.
+    script: JobScript | None = None
 
     @property
     def unfinished(self) -> tuple[int, ...]:
@@ -113,7 +116,7 @@ class ShellCommand(Struct, frozen=True):
         return _text_of(self.command).argv(args, kwargs)
 
     def _filled_words(self, kwargs: Mapping[str, Any]) -> list[str]:
-        if not self.filled:
+        if not self.filled or self.script is not None:
             return list(self.command)
         found = {f"{{{name}}}": str(kwargs[name]) for name, _ in self.filled}
         pattern = re.compile("|".join(map(re.escape, found)))

@@ -426,7 +426,7 @@ def _serve(
             worker.learn(message.functions, message.templates)
             worker.keeps = message.keeps
             if message.nodes:
-                worker.have_nodes(message.nodes)
+                worker.have_nodes(message.nodes, message.cores)
             for work in message.work:
                 number += 1
                 if not begins(order, number):

@@ -67,6 +67,11 @@ class NodeCache:
         with contextlib.suppress(SiteError, OSError):
             self._directory = cache_dir(site, pilot)
 
+    @property
+    def directory(self) -> Path | None:
+        """The directory on the node's disk that goes with the node workers; None: there is none."""
+        return self._directory if self._directory is not None and self._directory.is_dir() else None
+
     def load(self, value: Value) -> Any:
         """Load a value as `pilot.data.storing.load` does, by the node's copy where there is one."""
         # A node worker has made the directory, and removes it; where none has, nobody would.

@@ -61,8 +61,9 @@ class Program:
         stdin: str | None,
         stdout: str | None,
         stderr: str | None,
+        appends: bool = False,
     ) -> None:
-        """Start the program.
+        """Start the program; it writes its files anew, or behind what is in them.
 
         Raises
         ------
@@ -71,7 +72,7 @@ class Program:
         PilotError
             The file of its standard input is not there.
         """
-        create = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        create = os.O_WRONLY | os.O_CREAT | (os.O_APPEND if appends else os.O_TRUNC)
         null = stdin or os.devnull
         actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 0, null, os.O_RDONLY, 0)]
         if stdout:

@@ -149,6 +149,8 @@ class TaskRunner:
         self._node = node
         #: The nodes of the tasks that run here.
         self._nodes: tuple[str, ...] = (node,)
+        #: Their cores on each, by their places among those of the node; empty where it is one.
+        self._cores: tuple[tuple[int, ...], ...] = ()
         self._log = log
         self._log_name = log.relative_to(site.directory).as_posix()
         self._indices = indices
@@ -206,9 +208,9 @@ class TaskRunner:
         )
         self._surroundings = Surroundings()
 
-    def have_nodes(self, nodes: tuple[str, ...]) -> None:
-        """Have all further tasks know that they have these nodes."""
-        self._nodes = nodes
+    def have_nodes(self, nodes: tuple[str, ...], cores: tuple[tuple[int, ...], ...]) -> None:
+        """Have all further tasks know that they have these nodes, and these cores on each."""
+        self._nodes, self._cores = nodes, cores
         os.environ[NODES] = ",".join(nodes)
         self.environ = {**self.environ, NODES: os.environ[NODES]}
 
@@ -590,7 +592,9 @@ class TaskRunner:
     ) -> CommandResult:
         command.check_inputs(kwargs)
         line = command.line(args, kwargs)
-        launched = _without_shell(command, line) if plan is None else None
+        launched: list[str] | None = []
+        if command.script is None:
+            launched = _without_shell(command, line) if plan is None else None
         if launched is None:
             launched = command.argv(args, kwargs)
         env = self.environ
@@ -609,22 +613,40 @@ class TaskRunner:
             if stdin:
                 is_there(Path(stdin))  # soon; the start of the command says what is wrong
             program = Program()
-            if command.stop_signal:
-                program.is_signalled = True
-                to_all = plan is None and isinstance(command.command, str)
-                context.on_stop(partial(program.send, command.stop_signal, to_all))
-            stdout, stderr = (
-                command.path(text, args, kwargs) for text in (command.stdout, command.stderr)
-            )
-            if plan is not None:
-                own = (stdout or "", stderr or "") if command.output_per_rank else ("", "")
-                launched, env = as_ranks(plan, launched, env, {**self._variables, **added}, *own)
-            if command.output_per_rank:
-                stdout, stderr = (
-                    f"{text}.0" if text and plan is None else None for text in (stdout, stderr)
+            if command.script is not None:
+                from pilot.worker.script_run import run_script  # few tasks are
+
+                where = (self._nodes, self._cores)
+                status = run_script(
+                    command,
+                    kwargs,
+                    context,
+                    self._site,
+                    self._cache,
+                    where,
+                    env,
+                    program,
+                    self._stopping,
                 )
-            program.start(launched, env, stdin, stdout, stderr)
-            status = program.wait(self._stopping, lambda: context.should_stop)
+            else:
+                if command.stop_signal:
+                    program.is_signalled = True
+                    to_all = plan is None and isinstance(command.command, str)
+                    context.on_stop(partial(program.send, command.stop_signal, to_all))
+                stdout, stderr = (
+                    command.path(text, args, kwargs) for text in (command.stdout, command.stderr)
+                )
+                if plan is not None:
+                    own = (stdout or "", stderr or "") if command.output_per_rank else ("", "")
+                    launched, env = as_ranks(
+                        plan, launched, env, {**self._variables, **added}, *own
+                    )
+                if command.output_per_rank:
+                    stdout, stderr = (
+                        f"{text}.0" if text and plan is None else None for text in (stdout, stderr)
+                    )
+                program.start(launched, env, stdin, stdout, stderr)
+                status = program.wait(self._stopping, lambda: context.should_stop)
         finally:
             if home is not None:
                 os.chdir(home)

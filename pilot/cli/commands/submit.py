@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -21,7 +21,9 @@ from pilot.cli.array import (
 )
 from pilot.cli.common import INTERRUPTED, asking, current_site, site_option
 from pilot.cli.completing import complete_session, complete_task
+from pilot.cli.job_scripts import Script, find_script, script_task
 from pilot.cli.output import counted, note
+from pilot.cli.output_files import OutputFiles
 from pilot.cli.parameters import MOST, SESSION, TASK, Number
 from pilot.client.logs import Output, last_attempt
 from pilot.errors import CommandFailed, PilotError, SubmissionError, TaskError
@@ -180,6 +182,13 @@ def _open_lines(path: str) -> IO[str]:
     metavar="FILE",
     help="A task for each line of a file (-: standard input) that is not empty.",
 )
+@click.option(
+    "--directive",
+    "directives",
+    multiple=True,
+    metavar="OPTION",
+    help="Of a job script: an option in its own words, above those in it. Repeatable.",
+)
 @click.option("--wait", is_flag=True, help="Wait, print its output, end with its exit status.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @site_option
@@ -193,6 +202,7 @@ def submit(
     session_id: int | None,
     rows: Rows | None,
     lines: Rows | None,
+    directives: tuple[str, ...],
     wait: bool,
     **options: Any,
 ) -> None:
@@ -201,12 +211,23 @@ def submit(
     The command is started as it stands, without a shell: for pipes and variables write
     sh -c 'a | b'. Paths are relative to the directory of the command.
 
+    A job script, with directives such as #SBATCH, is taken as a batch system takes it: as it is
+    now, with what its directives ask for. What is not honoured is named.
+
     With --array or --each-line it becomes many tasks, and the session's number is printed.
     {index} and {line} in the command and in file names are filled in, and each task has the
     variables PILOT_ARRAY_TASK_ID and PILOT_LINE.
     """
     if rows is not None and lines is not None:
         raise click.UsageError("give --array or --each-line, not both")
+    if (script := find_script(command[0])) is not None:
+        given = {**options, "cwd": cwd, "stdin": stdin, "stdout": stdout, "stderr": stderr}
+        given |= {"env": env, "rows": rows, "lines": lines}
+        click.get_current_context().exit(
+            _submit_script(script, command[1:], directives, _as_given(given), session_id, wait)
+        )
+    if directives:
+        raise click.UsageError(f"--directive goes with a job script, which {command[0]} is not")
     if (array := rows or lines) is not None:
         try:
             check_name(options["name"], array.names)
@@ -222,7 +243,9 @@ def submit(
             env=env,
             **options,
         )
-        click.get_current_context().exit(_submit_array(task, array, session_id, wait))
+        click.get_current_context().exit(
+            _submit_array(task, lambda s: s.submit_many(task, list(array)), session_id, wait)
+        )
     task = _task(
         command,
         cwd=working_directory() / (cwd or ""),
@@ -232,10 +255,46 @@ def submit(
         env=env,
         **options,
     )
+    click.get_current_context().exit(
+        _submit_one(task, lambda session: session.submit(task), session_id, wait)
+    )
+
+
+def _as_given(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that stand on the command line, without those that have their defaults."""
+    source = click.get_current_context().get_parameter_source
+    default = click.core.ParameterSource.DEFAULT
+    return {name: value for name, value in options.items() if source(name) != default}
+
+
+def _submit_script(
+    script: Script,
+    arguments: tuple[str, ...],
+    directives: tuple[str, ...],
+    given: dict[str, Any],
+    session_id: int | None,
+    wait: bool,
+) -> int:
+    """Submit a job script, and return the exit code."""
+    if "lines" in given:
+        raise click.UsageError(f"--each-line is for commands, and {script.path} is a job script")
+    made = script_task(script, arguments, directives, current_site(), given)
+    if made.rows is None:
+        return _submit_one(made.task, lambda s: made.send(s)[0], session_id, wait)
+    return _submit_array(made.task, made.send, session_id, wait)
+
+
+def _submit_one(
+    task: Task[..., Any],
+    send: Callable[[Session], Future[Any]],
+    session_id: int | None,
+    wait: bool,
+) -> int:
+    """Submit one task, print its id, and return the exit code."""
     session = _session(task, session_id)
     try:
         with _handing_over(session, is_own=session_id is None):
-            future = session.submit(task)
+            future = send(session)
         status = _await(session, future) if wait else _accepted(future)
     except PilotError:
         if session_id is None:
@@ -244,7 +303,7 @@ def submit(
     finally:
         if session_id is not None:
             session.detach()
-    click.get_current_context().exit(status)
+    return status
 
 
 def _session(task: Task[..., Any], session_id: int | None) -> Session:
@@ -270,14 +329,19 @@ def _task(command: tuple[str, ...], names: tuple[str, ...] = (), **options: Any)
     return task
 
 
-def _submit_array(task: Task[..., Any], array: Rows, session_id: int | None, wait: bool) -> int:
+def _submit_array(
+    task: Task[..., Any],
+    send: Callable[[Session], list[Future[Any]]],
+    session_id: int | None,
+    wait: bool,
+) -> int:
     """Submit the tasks of an array at once, and print their session; return the exit code."""
     from pilot.client.progress import follow
 
     session = _session(task, session_id)
     try:
         with _handing_over(session, is_own=session_id is None):
-            futures = session.submit_many(task, list(array))
+            futures = send(session)
         for future in futures:
             _refused(future)
         ids = futures[0].task_id
@@ -359,7 +423,10 @@ def _await(session: Session, future: Future[Any]) -> int:
     if isinstance(error, SubmissionError):
         raise error
     with asking(session.site) as ask:
-        Output(session.site.directory).show(last_attempt(ask("logs", task=future.task_id)))
+        spans = last_attempt(ask("logs", task=future.task_id))
+        files = OutputFiles(ask, session.site.directory, future.task_id)
+        state = ask("result", task=future.task_id)["state"]
+        Output(session.site.directory).show([*spans, *files.spans(state, spans)])
     if error is None:
         return 0
     status = exit_status(error)

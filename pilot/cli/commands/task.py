@@ -36,6 +36,7 @@ from pilot.cli.output import (
     print_table,
     say,
 )
+from pilot.cli.output_files import OutputFiles
 from pilot.cli.parameters import SESSION, Number
 from pilot.client.logs import Output, Span, follow, last_attempt
 from pilot.model.states import FAILURES, FINAL, TASK_STATES
@@ -412,11 +413,13 @@ def logs(task_id: str, following: bool, attempt: int | None) -> None:
     site = current_site()
     output = Output(site.directory)
     with asking(site) as ask:
+        files = OutputFiles(ask, site.directory, task_id)
 
         def look() -> tuple[bool, list[Span]]:
             # The state first: when it is final, the spans are.
             state = ask("result", task=task_id)["state"]
-            return state in FINAL, ask("logs", task=task_id)
+            spans: list[Span] = ask("logs", task=task_id)
+            return state in FINAL, [*spans, *files.spans(state, spans)]
 
         if following and ask("head")["pid"] is not None:
             follow(output, look)

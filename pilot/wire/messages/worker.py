@@ -187,6 +187,8 @@ class Run(Message):
     nodes: tuple[str, ...] = ()
     #: True if large results are to be in the node's store first.
     keeps: bool = True
+    #: The cores on each of these nodes.
+    cores: tuple[tuple[Number, ...], ...] = ()
 
 
 class Done(Message):
