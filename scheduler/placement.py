@@ -86,6 +86,15 @@ class Sum:
         """Return a portion for so many ranks, without taking it."""
         return Portion(name, amount, ranks)
 
+    def cut_available(self, name: str, amount: int, ranks: int) -> tuple[Portion, bool]:
+        """Return as much of a portion as is free, and whether that is all of it."""
+        whole = amount * ranks
+        return Portion(name, min(self.free, whole)), self.free >= whole
+
+    def copy(self) -> Sum:
+        """Return another one with the same free amount."""
+        return Sum(self.free)
+
     def take(self, portion: Portion) -> None:
         """Take a portion out of the free amount."""
         self.free -= portion.amount * portion.ranks
@@ -128,6 +137,17 @@ class Indexed:
             chosen += [index] * min(left // amount, ranks - len(chosen))
         return Portion(name, amount, ranks, tuple(chosen))
 
+    def cut_available(self, name: str, amount: int, ranks: int) -> tuple[Portion, bool]:
+        """Return as much of a portion as is free, and whether that is all of it."""
+        portion = self.cut(name, amount, ranks)
+        return portion, len(portion.indices) >= ranks * max(1, amount // UNIT)
+
+    def copy(self) -> Indexed:
+        """Return another one with the same free parts."""
+        other = Indexed(())
+        other.free = self.free.copy()
+        return other
+
     def take(self, portion: Portion) -> None:
         """Take a portion out of the free parts."""
         for index in portion.indices:
@@ -158,6 +178,14 @@ class FreeNode:
         self.named = {supply.name: _stock(supply) for supply in shape.named}
         #: The allocations that are taken now, and those that were ever.
         self.users = self.taken = 0
+
+    def copy(self) -> FreeNode:
+        """Return another one with the same free resources."""
+        other = FreeNode(self.name, self.shape, self.position)
+        other.cores = self.cores.copy()
+        other.named = {name: stock.copy() for name, stock in self.named.items()}
+        other.users = self.users
+        return other
 
     def fit(self, need: Resources) -> int:
         """Return how many ranks fit now."""
@@ -208,6 +236,18 @@ class FreeNode:
         """Return an allocation for so many ranks, of the lowest free numbers, without taking it."""
         cores = tuple(sorted(self.cores)[: need.cores * ranks])
         return NodeAllocation(self.name, ranks, cores, self.cut_named(need.named, ranks))
+
+    def cut_available(self, need: Resources, ranks: int) -> tuple[NodeAllocation, bool]:
+        """Return as much of an allocation as is free, and whether that is all of it."""
+        wanted = need.cores * ranks
+        portions, is_all = [], len(self.cores) >= wanted
+        for name, amount in need.named:
+            if (stock := self.named.get(name)) is not None:
+                portion, is_whole = stock.cut_available(name, amount, ranks)
+                portions.append(portion)
+                is_all = is_all and is_whole
+        cores = tuple(sorted(self.cores)[:wanted])
+        return NodeAllocation(self.name, ranks, cores, tuple(portions)), is_all
 
     def cut_named(self, amounts: Amounts, ranks: int = 1) -> tuple[Portion, ...]:
         """Return the part of an allocation that is not cores."""

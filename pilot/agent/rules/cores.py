@@ -124,6 +124,19 @@ class Cores:
                 for tell in waiting.pop(thing, ()):
                     tell()
 
+    def keep(self, share: NodeAllocation) -> None:
+        """Have others not take a share, though nobody uses it."""
+        self.take(share)
+        node = self.nodes[share.node]
+        node.users -= 1
+        node.taken -= 1
+
+    def unkeep(self, share: NodeAllocation) -> None:
+        """Free a share that was kept; its node may be gone."""
+        if (node := self.nodes.get(share.node)) is not None:
+            node.users += 1
+            self.release(share)
+
     def when_free(self, node: str, thing: Thing, tell: Callable[[], None]) -> None:
         """Call `tell` when the obstacle `thing` on a node becomes free; a missing node never
         does."""

@@ -15,6 +15,7 @@ Invariants
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 
@@ -31,6 +32,7 @@ from pilot.agent.rules.actions import (
     UnsendFromExecutor,
 )
 from pilot.agent.rules.attempts import Attempts
+from pilot.agent.rules.bookings import Bookings
 from pilot.agent.rules.completions import (
     cannot_start,
     describe_exit,
@@ -48,6 +50,7 @@ from pilot.agent.rules.warm_pool import IDLE_S
 from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, LogSpan
 from pilot.scheduler.amounts import Amounts
+from pilot.scheduler.booking import Stay
 from pilot.scheduler.placement import FreeNode, NodeAllocation
 from pilot.wire.messages.pilot import AttemptSpec
 
@@ -148,10 +151,11 @@ class ExecutorRules(ProcessRules[Executor]):
         self,
         attempts: Attempts,
         cores: Cores,
+        bookings: Bookings,
         numbers: Iterator[int],
         act: Callable[[Action], None],
     ) -> None:
-        super().__init__(attempts, cores, numbers, act)
+        super().__init__(attempts, cores, bookings, numbers, act)
         self.executors: dict[int, Executor] = {}
         #: Node → those that are idle there, the longest first.
         self._idle: dict[str, dict[int, Executor]] = {}
@@ -179,7 +183,7 @@ class ExecutorRules(ProcessRules[Executor]):
                 return False
             executor = self._new_executor(queue, shares[0], now)
         self._serve(executor, queue)
-        return self._feed(executor, now)
+        return self._feed(executor, now, is_new=True)
 
     def _start_on_several(self, queue: Queue, now: float) -> bool:
         """Start an MPI program, or a task of several nodes, on an executor of its own on the first
@@ -190,7 +194,7 @@ class ExecutorRules(ProcessRules[Executor]):
         executor = self._new_executor(queue, shares[0], now)
         executor.shares = tuple(shares)
         self._serve(executor, queue)
-        return self._feed(executor, now)
+        return self._feed(executor, now, is_new=True)
 
     def _take_idle(self, queue: Queue) -> Executor | None:
         """Take a warm executor of the same session and size whose cores are free; None if there is
@@ -314,7 +318,7 @@ class ExecutorRules(ProcessRules[Executor]):
             else:
                 self._rest(executor)
 
-    def _feed(self, executor: Executor, now: float) -> bool:
+    def _feed(self, executor: Executor, now: float, is_new: bool = False) -> bool:
         """Fill the pipeline of an executor that holds its cores; return False if nothing was
         waiting."""
         queue = executor.queue
@@ -328,6 +332,10 @@ class ExecutorRules(ProcessRules[Executor]):
         room = pipeline.free_slots(depth)
         if not room:
             return True
+        if self._bookings and not is_new:
+            room = min(room, self._bookings.most(queue, executor.held, now))
+            if not room:
+                return False
         fed = self._queues.pop(queue, room)
         pipeline.extend(fed)
         if executor.ready and fed:
@@ -379,6 +387,18 @@ class ExecutorRules(ProcessRules[Executor]):
             work = executor.pipeline[0]
             self.waits[work.task] = work.attempt, False
             self._act(GoOnExecutor(executor.id, work.task, executor.pinned[0].cores))
+
+    def stays(self, now: float) -> Iterator[Stay]:
+        """Iterate over what executors hold, with the time until which that is thought to last."""
+        for executor in self.executors.values():
+            queue = executor.queue
+            if queue is None:
+                continue
+            since, until = executor.first_started or now, math.inf
+            if executor not in self.waiting:
+                until = queue.until(since, len(executor.pipeline), now)
+            for share in executor.held:
+                yield Stay(share, since, until)
 
     def _end_wait(self, executor: Executor) -> bool:
         """Forget that an executor waits: it ends. Return True if it had asked for its cores."""

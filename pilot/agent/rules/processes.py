@@ -13,6 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 from pilot.agent.rules.actions import Action
 from pilot.agent.rules.attempts import Attempts
+from pilot.agent.rules.bookings import Bookings
 from pilot.agent.rules.cores import Cores
 from pilot.agent.rules.queues import Queue
 from pilot.agent.rules.warm_pool import Reusable, WarmPool
@@ -43,6 +44,8 @@ class ProcessRules(Generic[P]):
         The attempts that are here: work comes from there, and goes back when it ends.
     cores
         The cores that the processes run on.
+    bookings
+        What of them is kept for a task.
     numbers
         For executors and worlds.
     act
@@ -53,12 +56,14 @@ class ProcessRules(Generic[P]):
         self,
         attempts: Attempts,
         cores: Cores,
+        bookings: Bookings,
         numbers: Iterator[int],
         act: Callable[[Action], None],
     ) -> None:
         self._attempts = attempts
         self._queues = attempts.queues
         self._cores = cores
+        self._bookings = bookings
         self._numbers = numbers
         self._act = act
         self._warm: WarmPool[P] = WarmPool(cores)

@@ -5,15 +5,15 @@ Invariants
 - A queue is among those that wait exactly while work is in it.
 - High priority goes first; of classes alike in that, detached children before their parents' like,
   which may wait for them; then the one that came here first.
-- A class of tasks of several cores that has waited for `STARVED_S` is served before anything else
-  starts, but for tasks that take nothing that it could wait for: those without a core that need
-  nothing else. One core is as good as another: a class of such tasks needs no such care.
+- A class of tasks of several cores that has waited for `STARVED_S` is to have a booking: see
+  `bookings`. One core is as good as another: a class of such tasks needs no such care.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
+import math
 from bisect import insort
 from collections import deque
 from collections.abc import Collection
@@ -30,7 +30,7 @@ PIPELINE_TASKS = 63
 #: After so many results in a row that no task of the pilot has used, those that follow are written
 #: to the site directory at once: by way of a node's memory that would only cost more.
 UNUSED = 8
-#: A task that has waited so long for its cores is not overtaken any more, in seconds.
+#: A task that has waited so long for its cores is not delayed any more by later ones, in seconds.
 STARVED_S = 1.0
 
 
@@ -52,7 +52,7 @@ class Queue:
         "place",
         "rank",
         "session",
-        "takes_nothing",
+        "time_limit_s",
         "waiting",
         "waiting_since",
     )
@@ -71,9 +71,10 @@ class Queue:
         self.place = place
         #: True if a task needs several cores, so that single ones that become free are not enough.
         self.is_wide = self.need.total_cores > 1
-        #: True if a task needs no core, and true if it takes nothing that others may wait for.
+        #: True if a task needs no core.
         self.is_coreless = not self.need.cores
-        self.takes_nothing = self.is_coreless and len(need.named) == 1
+        #: The longest run of a task, in seconds; 0: there is no limit.
+        self.time_limit_s = template.time_limit_s
         #: The lowest goes first.
         self.rank = (-template.priority, -template.depth, number, 0)
         self.waiting: deque[AttemptSpec] = deque()
@@ -101,6 +102,24 @@ class Queue:
         """The time that tasks of this class take on average, in seconds; None while none has ended
         well."""
         return self._history.mean_s
+
+    @property
+    def at_most_s(self) -> float:
+        """The time that a task of this class takes at most, as far as is known, in seconds; inf:
+        nobody knows."""
+        return min(self.time_limit_s or math.inf, self._history.most_s)
+
+    def until(self, since: float, count: int, now: float) -> float:
+        """Return when `count` tasks of this class, of which the first began at `since`, are thought
+        to have ended; inf: nobody knows, or they should have."""
+        mean_s = self._history.mean_s
+        if mean_s is None:
+            until = since + (count * self.time_limit_s or math.inf)
+        else:
+            until = since + count * mean_s
+            if until <= now:
+                until = since + self.at_most_s + (count - 1) * mean_s
+        return until if until > now else math.inf
 
     @property
     def depth(self) -> int:
@@ -132,17 +151,24 @@ class Queue:
 class _History:
     """The history of the tasks of a class, wherever they start."""
 
-    __slots__ = ("mean_s", "unused")
+    __slots__ = ("mean_s", "most_s", "unused")
 
     def __init__(self) -> None:
         #: Their mean duration.
         self.mean_s: float | None = None
+        #: The longest of the last ones; inf while there is none.
+        self.most_s = math.inf
         #: How many of their last results in the stores of nodes no task here has used in time.
         self.unused = 0
 
     def note(self, took_s: float) -> None:
         """Add a duration, in seconds."""
-        self.mean_s = took_s if self.mean_s is None else 0.8 * self.mean_s + 0.2 * took_s
+        if self.mean_s is None:
+            self.mean_s = self.most_s = took_s
+        else:
+            self.mean_s = 0.8 * self.mean_s + 0.2 * took_s
+            # One that took long is forgotten once some tens have been quick.
+            self.most_s = max(took_s, 0.95 * self.most_s + 0.05 * took_s)
 
 
 class _Session(NamedTuple):
@@ -163,8 +189,6 @@ class Queues:
         self.closed = False
         #: Something may be able to start that was not when the queues were last served.
         self.look_again = False
-        #: The only one that is served.
-        self.starved: Queue | None = None
         #: How many of those that wait are wide, and how many need no core.
         self.wide = self.coreless = 0
         self._shape = shape
@@ -230,29 +254,9 @@ class Queues:
         """The queues with work in them that starts on certain nodes."""
         return [queue for queue in self._waiting if queue.node]
 
-    def in_turn(self) -> list[Queue]:
-        """Return the queues to be served now: all that have work; or the starved one, and those
-        whose tasks take nothing."""
-        starved = self.starved
-        if starved is not None:
-            self.starved = None
-            if starved.waiting:
-                # A queue that has waited for long goes first; no smaller task may take its cores.
-                light = [q for q in self._waiting if q.takes_nothing] if self.coreless else []
-                return [*light, starved]
-        return self._waiting.copy()
-
     def may_start(self, queue: Queue) -> bool:
         """Tell whether the next task of a queue may start, if there is a place for it."""
-        if not queue.waiting or self.closed:
-            return False
-        return self.starved is None or self.starved is queue or queue.takes_nothing
-
-    def found_no_place(self, queue: Queue, now: float) -> None:
-        """Note that the first task of a queue found no place, now or again."""
-        queue.waiting_since = queue.waiting_since or now
-        if queue.is_wide and now - queue.waiting_since > STARVED_S:
-            self.starved = queue
+        return bool(queue.waiting) and not self.closed
 
     # --- what comes and goes
 

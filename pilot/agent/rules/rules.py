@@ -17,16 +17,19 @@ Invariants
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from functools import partial
 
 from pilot.agent.rules.actions import Action, ForgetSession
 from pilot.agent.rules.attempts import Attempts
+from pilot.agent.rules.bookings import Bookings
 from pilot.agent.rules.cores import Cores
 from pilot.agent.rules.executors import Executor, ExecutorRules
-from pilot.agent.rules.queues import Queue, Queues
+from pilot.agent.rules.queues import STARVED_S, Queue, Queues
 from pilot.agent.rules.worlds import World, WorldRules
 from pilot.model.tasks import Completion, LogSpan, Template
 from pilot.scheduler.amounts import Amounts
+from pilot.scheduler.booking import Stay
 from pilot.scheduler.placement import FreeNode
 from pilot.scheduler.resources import NodeShape
 from pilot.wire.messages.pilot import AttemptSpec, ReleasedResult, RunningTask
@@ -61,8 +64,9 @@ class Rules:
         self._queues = Queues(shape)
         numbers, act = itertools.count(1), self._actions.append
         self._attempts = Attempts(self._queues, self._cores, now, act)
-        self._executors = ExecutorRules(self._attempts, self._cores, numbers, act)
-        self._worlds = WorldRules(self._attempts, self._cores, numbers, act)
+        self._bookings = bookings = Bookings(self._cores)
+        self._executors = ExecutorRules(self._attempts, self._cores, bookings, numbers, act)
+        self._worlds = WorldRules(self._attempts, self._cores, bookings, numbers, act)
         #: The tasks that look whether they are to stop, by node, as far as it was told.
         self._listening: dict[str, Collection[int]] = {}
         #: The functions of which tasks have looked here: their others will, too.
@@ -270,6 +274,7 @@ class Rules:
 
     def lose_node(self, name: str, reason: str, now: float) -> list[Executor]:
         """Remove a lost node, and interrupt what ran there; return its executors."""
+        self._bookings.forget_node(name)
         self._cores.lose_node(name)
         self._listening.pop(name, None)
         lost = self._executors.lose_node(name, reason, now)
@@ -291,7 +296,7 @@ class Rules:
         wide = {queue.nodes for queue in self._queues.waiting if queue.nodes and queue.nodes > 1}
         most = min((len(self.hosts) % nodes for nodes in wide), default=len(self.hosts))
         idle_s = self._cores.idle_s(now)
-        needed = self._attempts.nodes_in_need()
+        needed = self._attempts.nodes_in_need().union(self._bookings.nodes)
         idle = [
             (name, idle_s[name]) for name in self.hosts[1:] if name in idle_s and name not in needed
         ]
@@ -514,24 +519,57 @@ class Rules:
 
     def schedule(self, now: float) -> None:
         """Start what can start, high priority first."""
-        queues = self._queues
+        queues, bookings = self._queues, self._bookings
         queues.look_again = False
         if self._cores.reserved or self._executors.waiting.at_once:
+            bookings.let_go()
             self._executors.let_go_on()
         if queues.closed:
+            bookings.end()
             return
+        first = self._start_booked(now) if bookings else None
         # Where there is no place for one task, there is none for those alike behind it.
         full: set[int] = set()
-        for queue in queues.in_turn():
-            if queue.place not in full:
+        for queue in queues.waiting:
+            if queue is first:
+                continue
+            place = queue.place
+            if bookings and bookings.backfills(queue, now):
+                place = ~place
+            if place not in full:
                 while queue.waiting and self._start(queue, now):
                     queue.waiting_since = 0.0
                 if not queue.waiting:
                     continue
-                full.add(queue.place)
-            queues.found_no_place(queue, now)
-            if queues.starved is queue or not (self._cores.free or queues.wide or queues.coreless):
-                return
+                full.add(place)
+            queue.waiting_since = queue.waiting_since or now
+            if queue.is_wide and now - queue.waiting_since > STARVED_S:
+                bookings.make(queue, partial(self._stays, now), now)
+            if not (self._cores.free or queues.wide or queues.coreless):
+                break
+        bookings.keep()
+
+    def _start_booked(self, now: float) -> Queue | None:
+        """Start tasks of the class that has the booking, or keep what is free for the next one;
+        return this class if it waits further."""
+        bookings = self._bookings
+        bookings.end_if_idle()
+        queue = bookings.queue
+        if queue is None:
+            return None
+        bookings.let_go()
+        if self._start(queue, now):
+            bookings.end()
+            queue.waiting_since = 0.0
+            return None
+        bookings.renew(partial(self._stays, now), now)
+        bookings.keep()
+        return bookings.queue
+
+    def _stays(self, now: float) -> Iterator[Stay]:
+        """Iterate over what runs, with the time until which that is thought to last."""
+        yield from self._executors.stays(now)
+        yield from self._worlds.stays(now)
 
     def _start(self, queue: Queue, now: float) -> bool:
         if queue.kind == "mpi":

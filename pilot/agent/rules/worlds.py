@@ -26,6 +26,7 @@ from pilot.agent.rules.actions import (
     UnsendFromWorld,
 )
 from pilot.agent.rules.attempts import Attempts
+from pilot.agent.rules.bookings import Bookings
 from pilot.agent.rules.completions import (
     describe_exit,
     ended,
@@ -42,6 +43,7 @@ from pilot.agent.rules.warm_pool import IDLE_S
 from pilot.limits import LOGS_MOST
 from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, LogSpan
+from pilot.scheduler.booking import Stay
 from pilot.scheduler.placement import NodeAllocation
 from pilot.scheduler.resources import Resources
 from pilot.wire.messages.pilot import AttemptSpec, RunningTask
@@ -154,10 +156,11 @@ class WorldRules(ProcessRules[World]):
         self,
         attempts: Attempts,
         cores: Cores,
+        bookings: Bookings,
         numbers: Iterator[int],
         act: Callable[[Action], None],
     ) -> None:
-        super().__init__(attempts, cores, numbers, act)
+        super().__init__(attempts, cores, bookings, numbers, act)
         self.worlds: dict[int, World] = {}
 
     # --- starting
@@ -182,7 +185,16 @@ class WorldRules(ProcessRules[World]):
             self._act(StartWorld(world.id, queue.session, world.pinned, queue.need))
             self._close_surplus()
         self._serve(world, queue)
-        return self._feed(world, now)
+        return self._feed(world, now, is_new=True)
+
+    def stays(self, now: float) -> Iterator[Stay]:
+        """Iterate over what worlds hold, with the time until which that is thought to last."""
+        for world in self.worlds.values():
+            if (queue := world.queue) is not None:
+                since = world.busy_since if world.ready else now
+                until = queue.until(since, len(world.pipeline), now)
+                for share in world.held:
+                    yield Stay(share, since, until)
 
     def _is_kept(self, world: World) -> bool:
         """Tell whether cores of a world are for tasks that go on."""
@@ -201,7 +213,7 @@ class WorldRules(ProcessRules[World]):
             ranks -= world.need.ranks
             self._tell_to_end(world)
 
-    def _feed(self, world: World, now: float) -> bool:
+    def _feed(self, world: World, now: float, is_new: bool = False) -> bool:
         """Fill the pipeline of a world that holds its cores; return False if nothing was
         waiting."""
         queue = world.queue
@@ -211,6 +223,10 @@ class WorldRules(ProcessRules[World]):
         room = pipeline.free_slots(self._depth(queue, queue.need.total_cores))
         if not room:
             return True
+        if self._bookings and not is_new:
+            room = min(room, self._bookings.most(queue, world.held, now))
+            if not room:
+                return False
         if not pipeline:
             world.busy_since = now
         fed = self._queues.pop(queue, room)

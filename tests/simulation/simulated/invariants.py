@@ -307,6 +307,8 @@ def check_rules(rules: Rules, cores_of_node: int) -> None:
             assert world.pipeline or world.stopping, "it holds cores for nothing"
             for share in world.pinned:
                 used.setdefault(share.node, []).extend(share.cores)
+    for share in rules._bookings._kept.values():
+        used.setdefault(share.node, []).extend(share.cores)
     for name, node in rules.nodes.items():
         assert sorted([*used[name], *node.cores]) == list(range(cores_of_node)), (
             f"{name}: cores {sorted(used[name])} are used, {sorted(node.cores)} are free"
