@@ -1,7 +1,7 @@
-"""Programs that were written for other systems: PymoniK.
+"""Programs that were written for other systems: PymoniK, and PyCOMPSs with dislib.
 
 Each of them is a client of Pilot's own API: nothing of another system's is in the head or in a
-pilot. The modules that such programs import (`pymonik`) are in ``site``, which is on no
+pilot. The modules that such programs import (`pycompss`, `pymonik`) are in ``site``, which is on no
 search path by itself, since the real packages have the same names: a launcher puts it there, or the
 user does, with what ``pilot compat path`` prints.
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 #: The systems whose programs run here, by the names of their packages.
-SYSTEMS: Final = ("pymonik",)
+SYSTEMS: Final = ("pycompss", "pymonik")
 
 
 def search_directory() -> str:

@@ -72,6 +72,17 @@ def test_the_wheel_has_the_modules_as_data() -> None:
     assert found >= set(SITE.rglob("*.py"))
 
 
+def test_commands_are_functions_that_are_there() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    lines = setup["options.entry_points"]["console_scripts"].split("\n")
+    scripts = dict(line.split(" = ") for line in lines if line)
+    assert {"pilot", "pycompss", "runcompss"} <= scripts.keys()
+    for target in scripts.values():
+        module, name = target.split(":")
+        assert callable(getattr(importlib.import_module(module), name))
+
+
 def test_a_real_armonik_goes_before_ours(tmp_path: Path) -> None:
     (tmp_path / "armonik" / "common").mkdir(parents=True)
     (tmp_path / "armonik" / "__init__.py").touch()

@@ -40,6 +40,6 @@ COMMANDS = {
     "object": ("object", "List, show and remove named objects, and move their aliases."),
     "events": ("events", "Show every change of a state, once and in order."),
     "fleet": ("fleet", "See and steer the pilots: jobs of the batch system that run tasks."),
-    "compat": ("compat", "Run programs that were written for PymoniK."),
+    "compat": ("compat", "Run programs that were written for PymoniK or PyCOMPSs."),
     "completion": ("completion", "Print the completion script for a shell."),
 }

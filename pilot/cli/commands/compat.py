@@ -7,7 +7,7 @@ import click
 
 @click.group()
 def compat() -> None:
-    """Run programs that were written for PymoniK."""
+    """Run programs that were written for PymoniK or PyCOMPSs."""
 
 
 @compat.command()

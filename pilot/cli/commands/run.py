@@ -222,7 +222,9 @@ def _run_program(site: Site, file: Path, arguments: tuple[str, ...], compat: str
     if compat is not None:
         paths = [search_directory(), os.environ.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    program = subprocess.Popen([sys.executable, str(file), *arguments], env=environment)
+    launcher = ["-m", "pilot.compat.compss.commands"] if compat == "pycompss" else []
+    command = [sys.executable, *launcher, str(file), *arguments]
+    program = subprocess.Popen(command, env=environment)
     # A Ctrl-C reaches the program as well, which knows what to do.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     terminate = signal.signal(signal.SIGTERM, lambda *_: program.terminate())

@@ -1,0 +1,421 @@
+"""Calls of tasks: what each of them needs, reads and writes, as a task of Pilot.
+
+Invariant: whoever calls has the application's lock from the look at versions to the note of the new
+ones, so calls of several threads come one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pilot.client.task import PYTHON, Task
+from pilot.compat.compss.constraints import options_of as options_of_constraints
+from pilot.compat.compss.files import Files, path_of
+from pilot.compat.compss.parameters import (
+    COLLECTION_FILE,
+    CONCURRENT,
+    IN,
+    IN_DELETE,
+    OUT,
+    PLAIN,
+    Parameter,
+)
+from pilot.compat.compss.policies import IGNORE
+from pilot.compat.compss.policies import options_of as options_of_policy
+from pilot.compat.compss.runner import full_body, plain_body, writing_body
+from pilot.compat.compss.shapes import Shape, take_apart
+from pilot.compat.compss.signatures import evaluate, read_returns
+from pilot.compat.compss.tracker import PRIMITIVES, Entry, Tracker
+from pilot.compat.compss.values import Fresh, Future
+from pilot.compat.compss.work import FileUse, Work
+
+if TYPE_CHECKING:
+    from pilot.client.session import Session
+    from pilot.compat.compss.decoration import Plan, TaskFunction
+
+
+class Host(Protocol):
+    """The application, as far as calls need it."""
+
+    tracker: Tracker
+    files: Files
+
+    @property
+    def session(self) -> Session: ...
+    def let_go(self, version: Any) -> None: ...
+    def submit(
+        self, task: Task[..., Any], args: tuple[Any, ...], after: Iterable[str], policy: str
+    ) -> Any: ...
+
+
+#: Arrays beyond that are put once, and not sent with each call.
+_PUT_BYTES = 1 << 16
+#: Classes of which a worker makes a new one for a parameter that is only written.
+_MADE_NEW = (list, dict, set, bytearray, object)
+
+
+def call_plain(app: Host, function: TaskFunction, args: tuple[Any, ...]) -> Any:
+    """Submit a call that only reads; return what the program gets for its results."""
+    plan = function.plan
+    count = plan.returns.number
+    values = []
+    after: list[str] = []
+    for value in args:
+        if type(value) in PRIMITIVES:
+            values.append(value)
+        else:
+            values.append(read(app, value, after))
+    made = function.made.get(None)
+    if made is None:
+        options = _options(app, function, {}, count, count)
+        body = plain_body(plan.module, plan.name, _by_value(function), count)
+        made = function.made[None] = Task(body, PYTHON, options)
+    future = app.submit(made, tuple(values), after, plan.policy)
+    return _for_program(app, plan.returns.kinds, [future] if count < 2 else list(future), count)
+
+
+def read(app: Host, value: Any, after: list[str]) -> Any:
+    """Return what a task gets for something that it reads."""
+    if type(value) is Future:
+        entry: Entry | None = value.entry
+    else:
+        entry = app.tracker.find(value)
+    if entry is None:
+        if getattr(value, "nbytes", 0) <= _PUT_BYTES or not isinstance(value.nbytes, int):
+            return value
+        entry = app.tracker.track(value)
+        entry.versions.append(app.session.put(value))
+    after += entry.concurrents
+    now = entry.current()
+    # A future without any version: what it was to be never came.
+    return None if now is value and type(value) is Future else now
+
+
+def _by_value(function: TaskFunction) -> Any:
+    return None if function.plan.module else function.function
+
+
+def _options(
+    app: Host,
+    function: TaskFunction,
+    arguments: Mapping[str, Any],
+    returns: int,
+    total: int,
+) -> dict[str, Any]:
+    """Return Pilot's options for a call."""
+    plan = function.plan
+    options = options_of_policy(plan.policy, plan.defaults, returns, total)
+    options |= {"name": function.__name__, "priority": plan.priority, "returns": max(1, total)}
+    if plan.time_limit is not None:
+        options["time_limit"] = float(plan.time_limit)
+    if plan.constraints:
+        pools = app.session.site.config.pools
+        options |= options_of_constraints(plan.constraints, function.function, arguments, pools)
+    if "needs_no_core" in function.said:
+        options["cores"] = 0
+    return options
+
+
+def _for_program(app: Host, kinds: tuple[Any, ...], parts: list[Any], count: int) -> Any:
+    """Return what the program gets for results: one, a list, or None."""
+    if count == 0:
+        return None
+    found = [_stand_in(app, kinds[n] if n < len(kinds) else None, parts[n]) for n in range(count)]
+    return found[0] if count == 1 else found
+
+
+def _stand_in(app: Host, kind: Any, part: Any) -> Any:
+    """Return what stands for a result: an object of its class where that can be made, since tasks
+    that are methods may be called on it."""
+    if isinstance(kind, type) and kind.__module__ not in ("builtins", "numpy", "typing"):
+        try:
+            made = kind()
+        except Exception:
+            made = None  # it needs arguments: it is opaque then
+        if made is not None and type(made) not in PRIMITIVES:
+            app.tracker.track(made).versions.append(part)
+            return made
+    future = Future()
+    future.entry.versions.append(part)
+    return future
+
+
+class Call:
+    """A call that writes, has files or collections, or differs from others.
+
+    Parameters
+    ----------
+    app
+        The application.
+    function
+        The function that is called.
+    args, kwargs
+        Its arguments.
+    """
+
+    def __init__(
+        self,
+        app: Host,
+        function: TaskFunction,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self._app = app
+        self._function = function
+        self._plan: Plan = function.plan
+        self._args: list[Any] = list(args)
+        self._kwargs = kwargs
+        self._after: list[str] = []
+        self._tokens: list[Any] = []
+        #: The written arguments, and the objects that get the results for them.
+        self._written: list[tuple[int | str, Shape]] = []
+        self._sinks: list[Entry] = []
+        self._concurrents: list[Entry] = []
+        self._deleted: list[Any] = []
+        self._files: list[FileUse] = []
+
+    def submit(self) -> Any:
+        """Submit the call; return what the program gets for its results."""
+        app, plan, signature = self._app, self._plan, self._plan.signature
+        given_returns = self._kwargs.get("returns", False)
+        if given_returns is not False and not signature.has("returns"):
+            del self._kwargs["returns"]
+            returns = read_returns(self._function.function, given_returns)
+        else:
+            returns = plan.returns
+        # Before futures take the places of arguments; most calls need no names.
+        named = (
+            self._named() if returns.expression or returns.parameter or not plan.is_fixed else {}
+        )
+        count = returns.number
+        if returns.expression:
+            count = int(evaluate(returns.expression, self._function.function, named))
+        given = len(self._args)
+        for place, value in enumerate(self._args):
+            name = signature.name_at(place)
+            is_rest = place >= len(signature.names)
+            parameter = plan.rest if is_rest else plan.parameters.get(name, PLAIN)
+            self._args[place] = self._argument(place, name, parameter, value)
+        for name in plan.with_defaults:
+            if name not in self._kwargs and name not in signature.names[:given]:
+                # A default is an argument that was given.
+                self._kwargs[name] = signature.defaults[name]
+        for name, value in self._kwargs.items():
+            parameter = plan.parameters.get(name, PLAIN)
+            self._kwargs[name] = self._argument(name, name, parameter, value)
+        has_token = any(use.direction not in (IN, IN_DELETE) for use in self._files)
+        total = count + len(self._sinks) + has_token
+        written, names = tuple(self._written), signature.names
+        if plan.is_fixed and self._is_usual():
+            # The work is the same in other calls, and goes with the function.
+            constant = (count, written, (), False, plan.policy, None, (), names)
+            made = self._task(named, count, total, constant)
+            args = tuple(self._args)
+        else:
+            defaults = dict(plan.defaults) if plan.policy == IGNORE else None
+            files, tokens = tuple(self._files), tuple(self._tokens)
+            work = Work(count, written, files, has_token, plan.policy, defaults, tokens, names)
+            made = self._task(named, count, total)
+            args = (work, tuple(self._args), self._kwargs)
+        future = app.submit(made, args, self._after, plan.policy)
+        parts = [future] if total < 2 else list(future)
+        self._note(future, parts, count, has_token)
+        if returns.parameter and count == 1:
+            app.tracker.track(named[returns.parameter]).write(parts[0], app.let_go)
+            return named[returns.parameter]
+        return _for_program(app, returns.kinds, parts, count)
+
+    def _named(self) -> dict[str, Any]:
+        """Return the arguments by name."""
+        names = self._plan.signature.names
+        named = dict(zip(names, self._args, strict=False))
+        return named | self._kwargs
+
+    def _is_usual(self) -> bool:
+        """Tell whether the call has objects alone, given by place."""
+        return not (
+            self._kwargs
+            or self._files
+            or self._plan.policy == IGNORE
+            or any(shape != 0 for _, shape in self._written)
+        )
+
+    def _task(
+        self,
+        named: Mapping[str, Any],
+        count: int,
+        total: int,
+        constant: tuple[Any, ...] | None = None,
+    ) -> Task[..., Any]:
+        """Return the task of Pilot; the same one for calls that differ in arguments alone.
+
+        Parameters
+        ----------
+        named
+            The arguments by name.
+        count, total
+            The number of results of the function, and of the task.
+        constant
+            What is not sent with each call; None: the work is.
+        """
+        function, plan = self._function, self._plan
+        if plan.is_fixed:
+            key: Any = (total, constant or count)
+            made = function.made.get(key)
+            if made is not None:
+                return made  # type: ignore[no-any-return]  # of a mapping of tasks
+            options = _options(self._app, function, named, count, total)
+        else:
+            options = _options(self._app, function, named, count, total)
+            key = (
+                count,
+                total,
+                *((n, options.get(n)) for n in ("cores", "memory", "gpus", "pool")),
+            )
+        if key not in function.made:
+            body: Any = None
+            if constant is not None:
+                body = writing_body(plan.module, plan.name, _by_value(function), constant)
+            else:
+                body = function.made.get("body")
+            if body is None:
+                body = full_body(plan.module, plan.name, _by_value(function))
+                function.made["body"] = body
+            function.made[key] = Task(body, PYTHON, options)
+        return function.made[key]  # type: ignore[no-any-return]  # of a mapping of tasks
+
+    # --- arguments
+
+    def _argument(self, at: int | str, name: str, parameter: Parameter, value: Any) -> Any:
+        """Return what the task gets in place of an argument."""
+        if parameter is PLAIN or (parameter.kind == "object" and parameter.direction == IN):
+            return value if type(value) in PRIMITIVES else read(self._app, value, self._after)
+        if parameter.kind == "object":
+            return self._object(at, parameter.direction, value)
+        if parameter.is_file:
+            return self._file((at,), name, parameter.direction, value)
+        if parameter.kind == COLLECTION_FILE:
+            return self._files_in((at,), name, parameter, value)
+        if parameter.is_collection and not self._is_one(value):
+            return self._collection(at, parameter, value)
+        return self._object(at, parameter.direction, value)
+
+    def _is_one(self, value: Any) -> bool:
+        """Tell whether a container counts as one thing, since a task has it as one."""
+        return type(value) is Future or self._app.tracker.find(value) is not None
+
+    def _object(self, at: int | str, direction: str, value: Any) -> Any:
+        if type(value) in PRIMITIVES:
+            return value
+        if direction == IN_DELETE:
+            self._deleted.append(value)
+            return read(self._app, value, self._after)
+        entry = value.entry if type(value) is Future else self._app.tracker.track(value)
+        if direction == CONCURRENT:
+            self._concurrents.append(entry)
+            return _or_none(entry.current())
+        self._written.append((at, 0))
+        self._sinks.append(entry)
+        if direction == OUT:
+            return _new(value)
+        self._after += entry.concurrents
+        return _or_none(entry.current())
+
+    def _collection(self, at: int | str, parameter: Parameter, value: Any) -> Any:
+        if type(value) in PRIMITIVES or not hasattr(value, "__iter__"):
+            return self._object(at, parameter.direction, value)
+        direction = parameter.direction
+        if direction in (IN, IN_DELETE, CONCURRENT):
+            read_at, after, app = read, self._after, self._app
+
+            def leaf(item: Any) -> Any:
+                return item if type(item) in PRIMITIVES else read_at(app, item, after)
+
+            made, _ = take_apart(value, parameter.depth, self._is_one, leaf)
+            if direction == IN_DELETE:
+                take_apart(value, parameter.depth, self._is_one, self._deleted.append)
+            return made
+        made, shape = take_apart(
+            value, parameter.depth, self._is_one, lambda item: self._leaf(direction, item)
+        )
+        self._written.append((at, shape))
+        return made
+
+    def _leaf(self, direction: str, value: Any) -> Any:
+        """Return what the task gets for a leaf that it writes."""
+        if type(value) in PRIMITIVES:
+            self._sinks.append(_nowhere())
+            return value
+        entry = value.entry if type(value) is Future else self._app.tracker.track(value)
+        self._sinks.append(entry)
+        if direction == OUT:
+            return _new(value)
+        self._after += entry.concurrents
+        return _or_none(entry.current())
+
+    # --- files
+
+    def _file(self, at: tuple[Any, ...], name: str, direction: str, value: Any) -> Any:
+        if value is None:
+            return None
+        path = path_of(value)
+        need, before = self._app.files.use(path, direction)
+        if need is not None:
+            self._tokens.append(need)
+        self._after += before
+        self._files.append(FileUse(at, path, direction, name))
+        return path
+
+    def _files_in(
+        self, at: tuple[Any, ...], name: str, parameter: Parameter, value: Any, level: int = 0
+    ) -> Any:
+        below = parameter.depth is None or level < parameter.depth
+        if isinstance(value, (list, tuple)) and below:
+            return [
+                self._files_in((*at, place), name, parameter, item, level + 1)
+                for place, item in enumerate(value)
+            ]
+        return self._file(at, name, parameter.direction, value)
+
+    # --- results
+
+    def _note(self, future: Any, parts: list[Any], count: int, has_token: bool) -> None:
+        """Note the new versions, and who uses what."""
+        app = self._app
+        for entry, part in zip(self._sinks, parts[count:], strict=False):
+            entry.write(part, app.let_go)
+        number = future.task_id if self._files or self._concurrents else ""
+        for entry in self._concurrents:
+            entry.concurrents.append(number)
+        for use in self._files:
+            app.files.used(use.path, use.direction, number, parts[-1] if has_token else None)
+        for value in self._deleted:
+            app.tracker.forget(value)
+
+
+def _new(value: Any) -> Any:
+    """Return what has the worker make a new object of the class; the object where it cannot."""
+    kind = type(value)
+    if kind in _MADE_NEW:
+        return Fresh(kind)
+    if kind is Future:
+        return None
+    try:
+        kind()
+    except Exception:
+        return value
+    return Fresh(kind)
+
+
+def _or_none(now: Any) -> Any:
+    return None if type(now) is Future else now
+
+
+def _nowhere() -> Entry:
+    """Return an entry of nothing: what is written to a number or text is lost."""
+    return Entry(_Nothing())
+
+
+class _Nothing:
+    pass

@@ -1,0 +1,125 @@
+"""What runs in a task of PyCOMPSs: the function, and what its results are.
+
+The results are, in this order: what it returns, each object or leaf that it writes, and None where
+it has files (others wait for that). One is as it is, several are a tuple.
+
+Invariant: a worker imports this module, so it loads nothing that a plain task would not need.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from pilot.client.task import import_object
+from pilot.compat.compss.errors import COMPSsException
+from pilot.compat.compss.shapes import leaves
+from pilot.compat.compss.values import EmptyReturn
+from pilot.compat.compss.work import Work
+
+
+def plain_body(module: str, name: str, function: Any, returns: int) -> Callable[..., Any]:
+    """Return what a worker calls for a task that only reads; see `full_body`."""
+
+    def body(*args: Any) -> Any:
+        called = import_object(module, name).function if module else function
+        return returned(called(*args), returns)
+
+    return body
+
+
+def writing_body(
+    module: str, name: str, function: Any, work: tuple[Any, ...]
+) -> Callable[..., Any]:
+    """Return what a worker calls for a task that writes objects, the same ones in each call."""
+
+    def body(*args: Any) -> Any:
+        called = import_object(module, name).function if module else function
+        return run(called, Work(*work), args, {})
+
+    return body
+
+
+def full_body(module: str, name: str, function: Any) -> Callable[..., Any]:
+    """Return what a worker calls for any task.
+
+    It refers to nothing but names and constants, so it is pickled once.
+
+    Parameters
+    ----------
+    module, name
+        Where workers find the task; empty: they get the function.
+    function
+        The function, where it goes by value.
+    """
+
+    def body(work: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        called = import_object(module, name).function if module else function
+        return run(called, work, args, kwargs)
+
+    return body
+
+
+def run(
+    function: Callable[..., Any], work: Work, args: Iterable[Any], kwargs: Mapping[str, Any]
+) -> Any:
+    """Run a function in a task, and return the results of the task."""
+    values, named = list(args), dict(kwargs)
+    if not work.files:
+        found = _results(function, work, values, named)
+    else:
+        from pilot.compat.compss.sandbox import Sandbox
+
+        with Sandbox(work.files, work.policy, work.defaults) as sandbox:
+            sandbox.put_paths(values, named)
+            found = _results(function, work, values, named, sandbox.note_failure)
+    if work.has_token:
+        found.append(None)
+    return found[0] if len(found) == 1 else tuple(found) if found else None
+
+
+def _results(
+    function: Callable[..., Any],
+    work: Work,
+    args: list[Any],
+    kwargs: dict[str, Any],
+    failed: Callable[[], object] = bool,
+) -> list[Any]:
+    defaults: Mapping[str, Any] = {}
+    try:
+        result = function(*args, **kwargs)
+    except COMPSsException:
+        raise
+    except Exception:
+        if work.policy != "ignore":
+            raise
+        traceback.print_exc()
+        failed()
+        defaults = work.defaults or {}
+        result = defaults.get("returns")
+        if work.returns > 1 and not isinstance(result, (tuple, list)):
+            result = [result] * work.returns
+    found = several(result, work.returns)
+    for where, shape in work.written:
+        value = args[where] if isinstance(where, int) else kwargs[where]
+        name = work.names[where] if isinstance(where, int) else where
+        found += leaves(defaults.get(name, value), shape)
+    return found
+
+
+def returned(result: Any, count: int) -> Any:
+    """Return the results of a task that only returns."""
+    if count == 1:
+        return result
+    return tuple(several(result, count)) if count else None
+
+
+def several(result: Any, count: int) -> list[Any]:
+    """Return exactly so many results of what a function has returned."""
+    if count == 1:
+        return [result]
+    if count == 0:
+        return []
+    items = list(result) if isinstance(result, (tuple, list)) else [result]
+    return (items + [EmptyReturn()] * count)[:count]

@@ -1,0 +1,1 @@
+"""The names that programs for PyCOMPSs import; see `pilot.compat.compss`."""
