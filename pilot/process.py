@@ -21,14 +21,13 @@ import setproctitle
 
 from pilot.data.directories import make_private
 from pilot.data.patience import patient, when_there
+from pilot.gpus import find_vendor, gpu_fault, gpu_variables
 from pilot.scheduler.amounts import GPUS
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 #: So long it is waited for what was killed: it may be in the kernel, in seconds.
 _KILLED_S = 2.0
-#: The device of AMD's driver for GPUs: it is there where they are.
-_AMD_GPUS = Path("/dev/kfd")
 #: As it is before tasks' calls of it are noticed (`pilot.worker.settings`).
 _set_affinity = os.sched_setaffinity
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -188,25 +187,40 @@ class Pinning:
         return real
 
 
-def thread_variables(cores: int) -> dict[str, str]:
-    """Return the variables that tell numeric libraries how many threads to use."""
-    names = ("OMP", "OPENBLAS", "MKL", "BLIS", "VECLIB_MAXIMUM", "NUMEXPR")
-    return {f"{name}_NUM_THREADS": str(cores) for name in names}
+def resource_variables(
+    indices: Mapping[str, Sequence[str]], gpus_of_node: int, is_here: bool = True
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the variables that tell a process, and GPU libraries, which indexed resources it has,
+    and those that it must not have.
 
-
-def resource_variables(indices: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Return the variables that tell a task, and GPU libraries, which indexed resources it has.
-
-    `indices` has them by the name of the resource.
+    Parameters
+    ----------
+    indices
+        The resources by name.
+    gpus_of_node
+        How many GPUs the tasks of the node have together; 0: GPUs are not counted, nor hidden.
+    is_here
+        The process is on this node; else the names that a job has here for its GPUs mean nothing.
     """
-    listed = {name: ",".join(its) for name, its in indices.items()}
-    variables = {f"PILOT_RESOURCE_{name.upper()}": text for name, text in listed.items()}
-    if gpus := listed.get(GPUS):
-        variables |= {"CUDA_VISIBLE_DEVICES": gpus, "ROCR_VISIBLE_DEVICES": gpus}
-        if _AMD_GPUS.exists():
-            # HIP, too, reads the first, as numbers among those that the second has left.
-            variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(len(indices[GPUS]))))
-    return variables
+    variables = {f"PILOT_RESOURCE_{name.upper()}": ",".join(its) for name, its in indices.items()}
+    if not gpus_of_node:
+        return variables, ()
+    vendor = find_vendor(os.environ, os.path.exists)
+    shown, hidden = gpu_variables(indices.get(GPUS, ()), os.environ, vendor, is_here)
+    return {**variables, **shown}, hidden
+
+
+def show_resources(indices: Mapping[str, Sequence[str]], gpus_of_node: int) -> None:
+    """Tell this process which indexed resources it has; see `resource_variables`."""
+    variables, hidden = resource_variables(indices, gpus_of_node)
+    for name in hidden:
+        os.environ.pop(name, None)
+    os.environ.update(variables)
+
+
+def missing_gpus(count: int) -> str:
+    """Return why this node cannot give tasks as many GPUs; empty: it can."""
+    return gpu_fault(count, os.environ, find_vendor(os.environ, os.path.exists)) if count else ""
 
 
 def enter_environment(

@@ -160,6 +160,12 @@ class NodeShape(msgspec.Struct, frozen=True, array_like=True):
         """Return the supply of a resource; None if the node has none."""
         return next((supply for supply in self.named if supply.name == name), None)
 
+    @property
+    def gpus(self) -> int:
+        """The number of GPUs."""
+        supply = self.supply(GPUS)
+        return len(supply.indices) if supply else 0
+
     def is_indexed(self, name: str) -> bool:
         """Tell whether the units of a resource have indices."""
         supply = self.supply(name)

@@ -221,6 +221,8 @@ class PoolConfig(_Mapping, frozen=True, kw_only=True):
     memory_per_node_mib: Mebibytes = field(default=0, name="memory_per_node")
     #: GPUs that Pilot uses on each node.
     gpus_per_node: Annotated[int, Meta(ge=0)] = 0
+    #: Who has made the GPUs: nvidia, amd, intel, or auto: by the drivers that a node has.
+    gpu_vendor: Literal["auto", "nvidia", "amd", "intel"] = "auto"
     #: Tasks without a core (cores=0), which only wait or move data, that run on each node at most.
     coreless_per_node: Annotated[int, Meta(ge=0, le=MOST_CORELESS)] = 32
     #: What else tasks may ask for on each node, by name: an amount (scratch_gib: 400), or a list of

@@ -38,6 +38,7 @@ from pilot.agent.rules.rules import Rules
 from pilot.agent.rules.worlds import World
 from pilot.agent.service import LEAVE_S, STATUS_S, Identity, Notice, Service
 from pilot.data.directories import make_private
+from pilot.gpus import VENDOR
 from pilot.interpreter import pilot_command
 from pilot.launchers import (
     HostRanks,
@@ -48,7 +49,13 @@ from pilot.launchers import (
     node_worker,
 )
 from pilot.model.tasks import LogSpan
-from pilot.process import die_with_parent, name_process, raise_file_limit, start_log
+from pilot.process import (
+    die_with_parent,
+    missing_gpus,
+    name_process,
+    raise_file_limit,
+    start_log,
+)
 from pilot.scheduler.resources import NodeShape
 from pilot.site import Site, open_site, rank_log
 from pilot.site_configs import PoolConfig
@@ -819,6 +826,7 @@ class Agent:
             session=self._service.sessions[action.session],
             cores_per_rank=action.need.cores,
             cores_of_node=self._shape.cores,
+            gpus_of_node=self._shape.gpus,
             hosts={s.node: HostCores(s.cores, s.indexed) for s in action.shares},
         )
         if any(share.indexed for share in action.shares):
@@ -974,8 +982,13 @@ def main(site_dir: Path, pilot: str, pool: str) -> None:
     name_process(f"pilot agent {pilot}")
     raise_file_limit()
     site = open_site(site_dir)
+    its = site.config.pools[pool]
+    os.environ[VENDOR] = its.gpu_vendor
     own = None
     if here := os.environ.get("PILOT_NODE"):
+        shape = shape_of_nodes(its, os.environ)
+        if fault := missing_gpus(shape.gpus):
+            sys.exit(f"pilot {pilot} cannot use {here}: {fault}")
         # Before there are threads, and while this process makes itself ready.
-        own = ForkedNode(site, pilot, here, shape_of_nodes(site.config.pools[pool], os.environ))
+        own = ForkedNode(site, pilot, here, shape)
     Agent(site, pilot, pool, own).run()

@@ -32,10 +32,10 @@ from pilot.process import (
     be_no_terminals,
     name_process,
     redirect_output,
-    resource_variables,
-    thread_variables,
+    show_resources,
 )
 from pilot.site import Site
+from pilot.variables import process_variables, thread_defaults
 from pilot.wire.channel import REBIND_S, Client, encode
 from pilot.wire.keys import load_keys
 from pilot.wire.messages import worker as m
@@ -77,6 +77,7 @@ class ExecutorConfig(msgspec.Struct):
     #: By name, those of its things that are told apart, such as GPUs.
     indices: dict[str, tuple[str, ...]]
     cores_of_node: int
+    gpus_of_node: int
     #: Path of the output, and its place in the shared memory.
     log: str
     slot: int
@@ -106,9 +107,9 @@ def _come_up(
     name_process(f"pilot executor {config.number} {config.pilot}")
     redirect_output(Path(config.log), site.directory)
     pinning = Pinning(config.cores, config.cores_of_node)
-    # Without a core it may be anywhere: such tasks hardly compute.
-    os.environ.update(thread_variables(max(1, len(config.cores))))
-    os.environ.update(resource_variables(config.indices))
+    cores = len(config.cores)
+    os.environ.update(process_variables(cores))
+    show_resources(config.indices, config.gpus_of_node)
     os.environ[NODES] = config.node
     worker = TaskRunner(
         site,
@@ -121,6 +122,8 @@ def _come_up(
         stopping=stopping_of(memory, config.slot * PLACE_BYTES),
     )
     worker.enter(config.session.environment)
+    # Without a core it may be anywhere: such tasks hardly compute.
+    os.environ.update(thread_defaults(os.environ, max(1, cores)))
     if config.session.environment.preload:
         reseed()
     worker.environ = dict(os.environ)

@@ -14,9 +14,11 @@ from pathlib import Path
 import msgspec
 
 from pilot.launchers import RANK_NUMBERS
-from pilot.process import resource_variables, thread_variables
-from pilot.scheduler.placement import NodeAllocation, Portion
+from pilot.process import resource_variables
+from pilot.scheduler.amounts import GPUS
+from pilot.scheduler.placement import NodeAllocation
 from pilot.scheduler.resources import Resources
+from pilot.variables import RANK, RANKS, thread_defaults
 from pilot.wire.messages.worker import PROGRAM, LaunchPlan
 from pilot.worker.become_rank import VARIABLE
 
@@ -53,7 +55,7 @@ def plan_ranks(
 ) -> dict[str, str]:
     """Return the variable with the plan of the ranks of a program on these shares."""
     hosts = [
-        HostPart(share.node, share.ranks, runs(share.cores), _devices(share.indexed, share.ranks))
+        HostPart(share.node, share.ranks, runs(share.cores), _devices(share, share is shares[0]))
         for share in shares
     ]
     return {VARIABLE: _encoded(RankPlan(hosts, need.cores, cores_of_node))}
@@ -84,11 +86,13 @@ def as_ranks(
         Files of each rank; see `RankPlan`.
     """
     ranks = msgspec.json.decode(plan.env[VARIABLE], type=RankPlan)
-    of_all = thread_variables(max(1, ranks.hosts[0].ranks * ranks.cores_per_rank))
-    of_each = thread_variables(max(1, ranks.cores_per_rank))
+    of_all = thread_defaults({}, max(1, ranks.hosts[0].ranks * ranks.cores_per_rank))
+    of_each = thread_defaults({}, max(1, ranks.cores_per_rank))
     threads = {name: of_each[name] for name in of_all if environ.get(name) == of_all[name]}
     ranks.variables = {**threads, **variables}
     ranks.stdout, ranks.stderr = stdout, stderr
+    # What the executor itself is means nothing for them.
+    environ = {name: text for name, text in environ.items() if name not in (RANK, RANKS)}
     launched: list[str] = []
     for word in plan.argv:
         launched += _rank_words(words) if word == PROGRAM else [word]
@@ -112,14 +116,17 @@ def runs(cores: Iterable[int]) -> str:
     return ",".join(found)
 
 
-def _devices(indexed: tuple[Portion, ...], ranks: int) -> list[dict[str, str]]:
-    """Return, for each rank of a host, the variables that tell which things are its own."""
-    if not indexed:
+def _devices(share: NodeAllocation, is_first: bool) -> list[dict[str, str]]:
+    """Return, for each rank of a host, the variables that tell which things are its own; of the
+    first host, where this process runs, by the names that the job has for its GPUs."""
+    if not share.indexed:
         return []
-    return [
-        resource_variables({portion.name: portion.of_rank(rank).indices for portion in indexed})
-        for rank in range(ranks)
-    ]
+    found = []
+    for rank in range(share.ranks):
+        indices = {portion.name: portion.of_rank(rank).indices for portion in share.indexed}
+        variables, _ = resource_variables(indices, len(indices.get(GPUS, ())), is_first)
+        found.append(variables)
+    return found
 
 
 def _encoded(plan: RankPlan) -> str:

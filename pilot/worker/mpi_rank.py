@@ -41,12 +41,12 @@ from pilot.process import (
     end_children,
     name_process,
     redirect_output,
-    resource_variables,
-    thread_variables,
+    show_resources,
 )
 from pilot.scheduler.placement import Portion
 from pilot.site import open_site, rank_log
 from pilot.texts import shortened
+from pilot.variables import process_variables, thread_defaults
 from pilot.wire.channel import REBIND_S, Client
 from pilot.wire.endpoints import Endpoints, runtime_dir
 from pilot.wire.keys import load_keys
@@ -86,6 +86,7 @@ class WorldConfig(msgspec.Struct):
     session: SessionInfo
     cores_per_rank: int
     cores_of_node: int
+    gpus_of_node: int
     hosts: dict[str, HostCores]
 
 
@@ -94,7 +95,6 @@ def main() -> None:
     config = msgspec.json.decode(os.environ.pop(VARIABLE), type=WorldConfig)
     die_with_parent(signal.SIGTERM)
     adopt_orphans()
-    os.environ.update(thread_variables(config.cores_per_rank))
 
     mpi = _import_mpi()
     _make_abort_final(mpi.Comm)
@@ -121,7 +121,9 @@ def main() -> None:
         size,
         stopping_of(memory),
     )
+    os.environ.update(process_variables(config.cores_per_rank, rank, size))
     worker.enter(config.session.environment)
+    os.environ.update(thread_defaults(os.environ, config.cores_per_rank))
     client: Client[m.ToExecutor] = Client(
         load_keys(site.keys), b"rank:%d.%d" % (config.world, rank), m.ToExecutor
     )
@@ -171,7 +173,7 @@ def _take_share(config: WorldConfig, node: str, local_rank: int) -> dict[str, tu
     first = local_rank * config.cores_per_rank
     Pinning(host.cores[first : first + config.cores_per_rank], config.cores_of_node)
     indices = {portion.name: portion.of_rank(local_rank).indices for portion in host.indexed}
-    os.environ.update(resource_variables(indices))
+    show_resources(indices, config.gpus_of_node)
     return indices
 
 

@@ -30,7 +30,13 @@ import msgspec
 
 from pilot import clock
 from pilot.model.tasks import LogSpan
-from pilot.process import descendants, die_with_parent, kill_with_descendants, name_process
+from pilot.process import (
+    descendants,
+    die_with_parent,
+    kill_with_descendants,
+    missing_gpus,
+    name_process,
+)
 from pilot.scheduler.resources import NodeShape
 from pilot.site import Site, rank_log
 from pilot.wire.channel import REBIND_S, Client
@@ -301,6 +307,7 @@ class NodeWorker:
             cores=message.cores,
             indices=message.indices,
             cores_of_node=self._shape.cores,
+            gpus_of_node=self._shape.gpus,
             log=str(path),
             slot=slot,
         )
@@ -557,6 +564,9 @@ def main(
 ) -> None:
     """Run a node worker; `find_agent` returns the agent's endpoint, or an empty text if it has
     died."""
+    if fault := missing_gpus(shape.gpus):
+        log.error("node %s cannot be used: %s", node, fault)
+        raise SystemExit(1)
     name_process(f"pilot forkserver {node} {pilot}")
     # First, while there is nothing yet that a fork must not have.
     memory = shared_by_fork()

@@ -29,7 +29,8 @@ import msgspec
 
 from pilot.client.context import serve_tasks
 from pilot.model.tasks import Environment
-from pilot.process import enter_environment, name_process, thread_variables
+from pilot.process import enter_environment, name_process
+from pilot.variables import thread_defaults
 from pilot.wire.messages.worker import StartExecutor
 from pilot.worker.forking import Derived, ForkServer, Served
 
@@ -74,11 +75,11 @@ def run(packed: bytes, tell: Callable[[bytes], None]) -> bool:
     config = msgspec.msgpack.decode(packed, type=TemplateConfig)
     name_process(config.name)
     serve_tasks()
-    os.environ.update(thread_variables(max(1, config.cores)))
     environment = config.environment
     broken = enter_environment(
         environment.working_dir, environment.sys_path, environment.variables, environment.named
     )
+    os.environ.update(thread_defaults(os.environ, max(1, config.cores)))
     for module in config.modules:
         say("begins", module)
         try:

@@ -70,6 +70,7 @@ from pilot.model.values import Value
 from pilot.process import enter_environment
 from pilot.site import Site
 from pilot.texts import shortened
+from pilot.variables import CORES, task_variables
 from pilot.wire.messages.client import Detach
 from pilot.wire.messages.pilot import AttemptSpec
 from pilot.wire.messages.worker import LaunchPlan
@@ -597,10 +598,9 @@ class TaskRunner:
             launched = _without_shell(command, line) if plan is None else None
         if launched is None:
             launched = command.argv(args, kwargs)
-        env = self.environ
+        told = task_variables(context.task_id, context.attempt)
         added = command.variables(kwargs)
-        if added:
-            env = {**env, **added}
+        env: Mapping[str, str] = {**self.environ, **told, **added}
         home = None
         if command.cwd:
             home = Path.cwd()
@@ -638,9 +638,9 @@ class TaskRunner:
                 )
                 if plan is not None:
                     own = (stdout or "", stderr or "") if command.output_per_rank else ("", "")
-                    launched, env = as_ranks(
-                        plan, launched, env, {**self._variables, **added}, *own
-                    )
+                    told[CORES] = str(context.resources.cores)
+                    for_all = {**self._variables, **told, **added}
+                    launched, env = as_ranks(plan, launched, env, for_all, *own)
                 if command.output_per_rank:
                     stdout, stderr = (
                         f"{text}.0" if text and plan is None else None for text in (stdout, stderr)

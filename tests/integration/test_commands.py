@@ -111,6 +111,14 @@ def test_streams_directory_and_environment(session: Session, tmp_path: Path) -> 
     assert (tmp_path / "err-a.txt").read_text() == "wrong\n"
 
 
+def test_a_command_knows_its_task_and_what_it_has(session: Session) -> None:
+    text = "echo $PILOT_TASK_ID $PILOT_ATTEMPT $PILOT_CORES $PILOT_RANK $PILOT_RANKS; "
+    future = session.submit(pilot.shell(f"{text} [ $PILOT_ATTEMPT = 2 ]", cores=2, retries=1))
+    assert future.result(DEADLINE_S).stdout == f"{future.task_id} 2 2 0 1\n"
+    own = pilot.shell("echo $PILOT_TASK_ID", env={"PILOT_TASK_ID": "mine"})
+    assert session.submit(own).result(DEADLINE_S).stdout == "mine\n"
+
+
 def test_environment_is_not_what_functions_leave_behind(session: Session) -> None:
     def paint() -> int:
         os.environ["PAINT"] = "wet"

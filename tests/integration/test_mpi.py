@@ -284,6 +284,13 @@ def test_whatever_ranks_raise_or_close_they_live_on(session: Session) -> None:
     assert where == os.getcwd()
 
 
+def test_each_rank_of_a_program_knows_which_one_it_is(session: Session) -> None:
+    told = "printf '%s\\n' \"$PILOT_TASK_ID $PILOT_CORES $PILOT_RANK/$PILOT_RANKS\""
+    future = session.submit(pilot.shell(told, ranks=3))
+    lines = sorted(future.result(DEADLINE_S).stdout.splitlines())
+    assert lines == [f"{future.task_id} 1 {rank}/3" for rank in range(3)]
+
+
 def test_what_ranks_have_started_ends_with_them(session: Session, tmp_path: Path) -> None:
     @pilot.mpi(ranks=2, time_limit=2)
     def hang(directory: str) -> None:

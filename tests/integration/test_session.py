@@ -279,6 +279,8 @@ def test_thread_counts_follow_the_cores(session: Session) -> None:
 
     assert session.submit(threads).result(DEADLINE_S) == "2"
     assert session.submit(threads.options(cores=1)).result(DEADLINE_S) == "1"
+    with Session(site=session.site.directory, variables={"OMP_NUM_THREADS": "7"}) as other:
+        assert other.submit(threads).result(DEADLINE_S) == "7"
 
 
 def test_priority_goes_first(session: Session, tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ ROWS = (
         "formatting",
         "notes",
         "findings",
+        "variables",
+        "gpus",
     ),
     ("scheduler",),
     ("launchers", "site_configs"),

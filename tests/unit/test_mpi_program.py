@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import pilot
 from pilot.client.command import ShellCommand
 from pilot.launchers import RANK_NUMBERS
-from pilot.process import thread_variables
+from pilot.variables import thread_defaults
 from pilot.scheduler.placement import NodeAllocation, Portion
 from pilot.scheduler.resources import Resources
 from pilot.wire.messages.worker import PROGRAM, LaunchPlan
@@ -113,7 +113,7 @@ def test_a_rank_is_its_program_on_its_cores() -> None:
     if len(there) < 2:
         pytest.skip("needs two cores")
     for rank in range(2):
-        done = become(plan_here(rank), [sys.executable, "-c", TELL], thread_variables(2))
+        done = become(plan_here(rank), [sys.executable, "-c", TELL], thread_defaults({}, 2))
         cores, environ, _ = json.loads(done.stdout)
         assert cores == [there[rank]]
         assert environ["PILOT_RANK"] == str(rank) and environ["PILOT_RANKS"] == "2"
@@ -123,7 +123,7 @@ def test_a_rank_is_its_program_on_its_cores() -> None:
 
 def test_numbers_of_threads_that_somebody_has_set_stay() -> None:
     words = [sys.executable, "-c", TELL]
-    done = become(plan_here(0), words, {**thread_variables(2), "OMP_NUM_THREADS": "7"})
+    done = become(plan_here(0), words, {**thread_defaults({}, 2), "OMP_NUM_THREADS": "7"})
     environ = json.loads(done.stdout)[1]
     assert environ["OMP_NUM_THREADS"] == "7" and environ["MKL_NUM_THREADS"] == "1"
 

@@ -1,4 +1,4 @@
-"""The set-up of a process: where it finds modules, and which GPUs it is told that it has."""
+"""The set-up of a process: where it finds modules, and how it is ended."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from support.waiting import wait_until
 
-from pilot import process
 from pilot.process import (
     descendants,
     enter_environment,
     kill_with_descendants,
-    resource_variables,
+    missing_gpus,
+    show_resources,
 )
 
 
@@ -38,41 +38,21 @@ def test_what_a_user_names_is_searched_first_and_nothing_else_moves(
     assert sys.path == paths
 
 
-@pytest.fixture
-def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The place of AMD's driver: nothing is there yet."""
-    path = tmp_path / "kfd"
-    monkeypatch.setattr(process, "_AMD_GPUS", path)
-    return path
-
-
-def _seen_by_hip(variables: dict[str, str], gpus: int) -> list[int]:
-    """The GPUs that HIP shows: ROCr leaves some, and HIP numbers those anew to choose from them."""
-    left = [
-        int(index) for index in variables["ROCR_VISIBLE_DEVICES"].split(",") if int(index) < gpus
-    ]
-    seen = []
-    for index in map(int, variables["CUDA_VISIBLE_DEVICES"].split(",")):
-        if index >= len(left):
-            break
-        seen.append(left[index])
-    return seen
-
-
-@pytest.mark.parametrize("indices", [("0",), ("3",), ("2", "5"), ("7", "0", "1")])
-def test_a_task_sees_its_gpus_of_any_maker(driver: Path, indices: tuple[str, ...]) -> None:
-    listed = ",".join(indices)
-    variables = resource_variables({"gpus": indices})
-    assert variables["CUDA_VISIBLE_DEVICES"] == listed
-    driver.touch()
-    variables = resource_variables({"gpus": indices})
-    assert _seen_by_hip(variables, gpus=8) == [int(index) for index in indices]
-    assert variables["ROCR_VISIBLE_DEVICES"] == variables["PILOT_RESOURCE_GPUS"] == listed
-
-
-def test_no_gpus_are_hidden_from_a_task_that_has_none(driver: Path) -> None:
-    driver.touch()
-    assert resource_variables({"fpga": ("1",)}) == {"PILOT_RESOURCE_FPGA": "1"}
+def test_gpus_are_shown_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PILOT_GPU_VENDOR", "amd")
+    monkeypatch.setenv("ROCR_VISIBLE_DEVICES", "2,3")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    monkeypatch.delenv("PILOT_RESOURCE_GPUS", raising=False)
+    monkeypatch.setenv("PILOT_RESOURCE_FPGA", "")
+    show_resources({"fpga": ("b", "c")}, 0)
+    assert os.environ["PILOT_RESOURCE_FPGA"] == "b,c"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,3"  # none of Pilot's business
+    show_resources({"gpus": ("1",)}, 2)
+    assert os.environ.pop("PILOT_RESOURCE_GPUS") == "1"
+    assert os.environ["ROCR_VISIBLE_DEVICES"] == "3"
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    assert missing_gpus(0) == missing_gpus(1) == ""
+    assert "gpus_per_node: 2, and the job was given 1 (ROCR" in missing_gpus(2)
 
 
 WAITS = """
