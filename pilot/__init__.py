@@ -27,6 +27,7 @@ from pilot.errors import (
     TaskAborted,
     TaskCrashed,
     TaskError,
+    TaskOutOfMemory,
     TaskTimedOut,
     WorkflowError,
 )
@@ -106,6 +107,7 @@ __all__ = [
     "TaskAborted",
     "TaskCrashed",
     "TaskError",
+    "TaskOutOfMemory",
     "TaskTimedOut",
     "WorkflowError",
     "__version__",

@@ -105,6 +105,11 @@ class TaskTimedOut(TaskError):
 
 
 @public
+class TaskOutOfMemory(TaskError):
+    """An error of a task that was ended because it used more memory than it had asked for."""
+
+
+@public
 class TaskAborted(TaskError):
     """An error of a task that could not run because one of its inputs will never come."""
 

@@ -24,6 +24,8 @@ from pilot.data.patience import patient, when_there
 from pilot.gpus import find_vendor, gpu_fault, gpu_variables
 from pilot.scheduler.amounts import GPUS
 
+#: A process that was told to stop does so within so many seconds, or is left alone.
+STOP_S = 0.05
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 #: So long it is waited for what was killed: it may be in the kernel, in seconds.
@@ -107,6 +109,17 @@ def kill_with_descendants(pid: int) -> None:
         for one in (pid, *found):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(one, signal.SIGKILL)
+
+
+def has_stopped(pid: int) -> bool:
+    """Wait until a process that was told to stop has done so; return False if that takes long."""
+    deadline = time.monotonic() + STOP_S
+    while time.monotonic() < deadline:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        if stat[stat.rindex(")") + 2] in "tT":
+            return True
+        os.sched_yield()
+    return False
 
 
 def end_children() -> None:

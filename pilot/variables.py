@@ -1,4 +1,4 @@
-"""The environment variables by which a task's process, and what it starts, learns what it has. Pure.
+"""The environment variables by which a task, and what it starts, learns what it has. Pure.
 
 Invariants
 ----------
@@ -14,6 +14,8 @@ _OMP = "OMP_NUM_THREADS"
 _AS_OMP = tuple(f"{name}_NUM_THREADS" for name in ("OPENBLAS", "MKL", "BLIS", "NUMEXPR"))
 _OTHER_THREADS = tuple(f"{name}_NUM_THREADS" for name in ("VECLIB_MAXIMUM", "NUMBA", "JULIA"))
 
+#: Tells node workers that tasks are kept to the memory that they asked for; empty: they are not.
+ENFORCES_MEMORY = "PILOT_ENFORCES_MEMORY"
 #: The variables that tell a command which task it is, and as which rank.
 TASK_ID, ATTEMPT = "PILOT_TASK_ID", "PILOT_ATTEMPT"
 CORES, RANK, RANKS = "PILOT_CORES", "PILOT_RANK", "PILOT_RANKS"

@@ -219,6 +219,9 @@ class PoolConfig(_Mapping, frozen=True, kw_only=True):
     cores_per_node: Count = 0
     #: Memory that Pilot uses on each node; 0: memory is not counted.
     memory_per_node_mib: Mebibytes = field(default=0, name="memory_per_node")
+    #: Tasks that use more memory than they asked for are ended, where memory is counted; false:
+    #: they go on.
+    enforce_memory: bool = True
     #: GPUs that Pilot uses on each node.
     gpus_per_node: Annotated[int, Meta(ge=0)] = 0
     #: Who has made the GPUs: nvidia, amd, intel, or auto: by the drivers that a node has.

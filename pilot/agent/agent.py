@@ -56,9 +56,11 @@ from pilot.process import (
     raise_file_limit,
     start_log,
 )
+from pilot.scheduler.amounts import MEMORY
 from pilot.scheduler.resources import NodeShape
 from pilot.site import Site, open_site, rank_log
 from pilot.site_configs import PoolConfig
+from pilot.variables import ENFORCES_MEMORY
 from pilot.wire.channel import Client, Server
 from pilot.wire.discovery import HeadAddress, read_address
 from pilot.wire.keys import load_keys
@@ -418,7 +420,12 @@ class Agent:
                 if world.kill_at and not world.ranks:
                     _kill_group(world.process, signal.SIGTERM)
             self._rules.rank_exited(
-                message.world, message.task, message.started, message.rank, message.log
+                message.world,
+                message.task,
+                message.started,
+                message.rank,
+                message.log,
+                message.over,
             )
         elif isinstance(message, m.NodeStatus) and message.node in self._nodes:
             self._node_heard[message.node] = now
@@ -456,6 +463,8 @@ class Agent:
             message.logs,
             message.tail,
             now,
+            message.over,
+            message.peak_mib,
         )
 
     def _judge(self, now: float) -> None:
@@ -983,10 +992,12 @@ def main(site_dir: Path, pilot: str, pool: str) -> None:
     raise_file_limit()
     site = open_site(site_dir)
     its = site.config.pools[pool]
+    shape = shape_of_nodes(its, os.environ)
     os.environ[VENDOR] = its.gpu_vendor
+    counts_memory = shape.supply(MEMORY) is not None
+    os.environ[ENFORCES_MEMORY] = "1" if counts_memory and its.enforce_memory else ""
     own = None
     if here := os.environ.get("PILOT_NODE"):
-        shape = shape_of_nodes(its, os.environ)
         if fault := missing_gpus(shape.gpus):
             sys.exit(f"pilot {pilot} cannot use {here}: {fault}")
         # Before there are threads, and while this process makes itself ready.

@@ -17,6 +17,7 @@ from pilot.errors import (
     TaskAborted,
     TaskCrashed,
     TaskError,
+    TaskOutOfMemory,
     TaskTimedOut,
 )
 from pilot.model.ids import task_label
@@ -56,6 +57,8 @@ def exception_of(outcome: TaskOutcome) -> BaseException:
         kinds = {"TIMED_OUT": TaskTimedOut, "ABORTED": TaskAborted}
         kind = kinds.get(outcome.state, TaskCrashed if failure.is_crash else TaskError)
         text = failure.message if not failure.bases else f"{failure.type}: {failure.message}"
+        if failure.type == TaskOutOfMemory.__name__ and not failure.exception:
+            kind, text = TaskOutOfMemory, failure.message
         error = kind(f"task {label}{where}: {text}")
     if failure.detail:
         error.__cause__ = RemoteTraceback(f"{title}:\n{failure.detail}")

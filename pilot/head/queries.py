@@ -274,7 +274,7 @@ def _with_live_state(view: View, row: dict[str, Any]) -> dict[str, Any]:
         row["attempts"] = live.attempt
         row["pilot"] = live.pilot.name if live.pilot else None
         row["pool"] = search.pool_of(live) or None
-        row["node"] = row["started"] = row["ran_s"] = None
+        row["node"] = row["started"] = row["ran_s"] = row["cpu_s"] = row["peak_mib"] = None
         if running := view.running.get(number):
             row["node"], row["started"] = running.node, running.started
     return {**row, "id": task_label(number)}

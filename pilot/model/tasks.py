@@ -213,6 +213,10 @@ class Completion(msgspec.Struct, array_like=True, frozen=True):
     children: Children | None = None
     #: Files that it has made, which must be there as they are if its results are to be found again.
     files: tuple[FileStamp, ...] = ()
+    #: The time of processors that it took.
+    cpu_s: Seconds = 0.0
+    #: The most memory that it had, in MiB; 0: nobody knows.
+    peak_mib: Number = 0
 
     @property
     def is_unstarted(self) -> bool:

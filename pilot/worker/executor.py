@@ -48,9 +48,11 @@ from pilot.worker.shared_memory import (
     begins,
     leave_reason,
     order_of,
+    sample_of,
     stopping_of,
 )
 from pilot.worker.task_runner import NODES, TaskRunner
+from pilot.worker.usage import Usage
 
 #: So long may a large result wait for others to join it in one file, in seconds.
 SEAL_S = 0.02
@@ -120,6 +122,7 @@ def _come_up(
         config.indices,
         store=NodeStore(site, config.pilot, config.node),
         stopping=stopping_of(memory, config.slot * PLACE_BYTES),
+        usage=Usage(sample_of(memory, config.slot * PLACE_BYTES)),
     )
     worker.enter(config.session.environment)
     # Without a core it may be anywhere: such tasks hardly compute.
@@ -435,12 +438,13 @@ def _serve(
                 if not begins(order, number):
                     continue
                 begin = worker.log_position()
-                pack(memory, offset, work.task, work.attempt, clock.now(), begin)
+                asked = worker.memory_mib(work.template)
+                pack(memory, offset, work.task, work.attempt, clock.now(), begin, asked)
                 outbox.begin()
                 lender.task = work.task
                 completions = worker.run(work, begin, message.plan)
                 lender.task = 0
-                pack(memory, offset, 0, 0, 0.0, 0)
+                pack(memory, offset, 0, 0, 0.0, 0, 0)
                 if completions:
                     outbox.add(completions)
                 else:

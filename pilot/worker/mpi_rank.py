@@ -54,8 +54,16 @@ from pilot.wire.messages import worker as m
 from pilot.wire.reaching import find_way
 from pilot.worker.executor import Outbox
 from pilot.worker.node_cache import NodeCache
-from pilot.worker.shared_memory import PLACE_BYTES, SLOT, begins, order_of, stopping_of
+from pilot.worker.shared_memory import (
+    PLACE_BYTES,
+    SLOT,
+    begins,
+    order_of,
+    sample_of,
+    stopping_of,
+)
 from pilot.worker.task_runner import TaskRunner
+from pilot.worker.usage import Usage
 
 #: The variable that carries `WorldConfig` to the ranks.
 VARIABLE = "PILOT_WORLD"
@@ -64,6 +72,8 @@ NO_MPI = "pilot: mpi4py.MPI cannot be imported: "
 #: A rank that waits for others gives its core away between looks; after so many seconds it sleeps,
 #: each time for this share of the time that it has waited, and not longer than this.
 YIELD_S = 0.002
+#: Of a task that took so long, the first rank tells what all have taken, in seconds.
+LONG_S = 0.1
 SLEEP_SHARE = 0.1
 SLEEP_MOST_S = 0.01
 
@@ -120,6 +130,7 @@ def main() -> None:
         rank,
         size,
         stopping_of(memory),
+        usage=Usage(sample_of(memory)),
     )
     os.environ.update(process_variables(config.cores_per_rank, rank, size))
     worker.enter(config.session.environment)
@@ -236,25 +247,25 @@ class Meeting:
             self._rounds.append((said, heard, receive, send))
             distance *= 2
 
-    def meet(self, failed: bool, has_written: bool, following: int) -> tuple[bool, bool, int]:
+    def meet(self, failed: bool, has_more: bool, following: int) -> tuple[bool, bool, int]:
         """Wait until all ranks are here.
 
         Parameters
         ----------
         failed
             True if this rank has failed.
-        has_written
-            True if this rank has written anything.
+        has_more
+            True if this rank has something to tell besides: output, or what a long task has taken.
         following
             The work that all go on with, from the first rank; 0 from the others.
 
         Returns
         -------
         tuple
-            True if any has failed, True if any has written, and the work that all go on with.
+            True if any has failed, True if any has more to tell, and the work that all go on with.
         """
         # One word for all: of what is in its upper bits, the others have nothing but zeros.
-        word = following << 2 | has_written << 1 | failed
+        word = following << 2 | has_more << 1 | failed
         for said, heard, receive, send in self._rounds:
             said[0] = word
             receive.Start()
@@ -264,13 +275,15 @@ class Meeting:
             word |= heard[0]
         return bool(word & 1), bool(word & 2), word >> 2
 
-    def gather(self, logs: tuple[LogSpan, ...]) -> list[tuple[int, int]]:
-        """Gather the begin and end of each rank's output on the first rank; every rank has to call
-        it."""
-        span = array("q", [logs[0].start, logs[0].end] if logs else [0, 0])
-        spans = array("q", [0] * (2 * self._ranks.size if self._ranks.rank == 0 else 0))
-        self._ranks.Gather([span, 2], [spans, 2] if self._ranks.rank == 0 else None)
-        return list(zip(spans[::2], spans[1::2], strict=True))
+    def gather(self, own: Completion) -> list[tuple[int, int, int, int]]:
+        """Gather what each rank has to tell of a task on the first rank: the begin and end of its
+        output, microseconds of processors, MiB of memory. Every rank has to call it."""
+        logs = own.logs
+        span = [logs[0].start, logs[0].end] if logs else [0, 0]
+        told = array("q", [*span, round(own.cpu_s * 1e6), own.peak_mib])
+        all_told = array("q", [0] * (4 * self._ranks.size if self._ranks.rank == 0 else 0))
+        self._ranks.Gather([told, 4], [all_told, 4] if self._ranks.rank == 0 else None)
+        return list(zip(*(all_told[first::4] for first in range(4)), strict=True))
 
 
 def _wait(request: Any) -> None:
@@ -308,37 +321,43 @@ def _serve(
                 if number < following:
                     continue
                 begin = worker.log_position()
-                pack(memory, 0, work.task, work.attempt, clock.now(), begin)
+                asked = worker.memory_mib(work.template)
+                pack(memory, 0, work.task, work.attempt, clock.now(), begin, asked)
                 outbox.begin()
                 (completion,) = worker.run(work, begin) or worker.seal()[0]
                 failed = completion.outcome != "ok"
                 if failed:
                     outbox.tell(completion, lambda own: m.RankDone(world, rank, *own))
                 following = 0 if rank else _begin_next(order, number)
-                any_failed, any_written, following = meeting.meet(
-                    failed, bool(completion.logs), following
-                )
+                has_more = bool(completion.logs) or completion.ended - completion.started > LONG_S
+                any_failed, any_more, following = meeting.meet(failed, has_more, following)
                 if not any_failed:
-                    spans = meeting.gather(completion.logs) if any_written else []
+                    told = meeting.gather(completion) if any_more else []
                     if rank == 0:
-                        if spans:
-                            completion = _with_logs(completion, logs, spans)
+                        if told:
+                            completion = _of_all(completion, logs, told)
                         outbox.add([completion])
                 elif not failed:
                     outbox.tell(completion, lambda own: m.RankDone(world, rank, *own))
-                pack(memory, 0, 0, 0, 0.0, 0)
+                pack(memory, 0, 0, 0, 0.0, 0, 0)
 
 
-def _with_logs(
-    completion: Completion, paths: Sequence[str], spans: Sequence[tuple[int, int]]
+def _of_all(
+    completion: Completion, paths: Sequence[str], told: Sequence[tuple[int, int, int, int]]
 ) -> Completion:
-    """Return the completion with the log spans of all ranks, up to `LOGS_MOST`."""
+    """Return the completion with the log spans of all ranks, up to `LOGS_MOST`, the time that all
+    have taken, and the memory of the one that had the most."""
     written = (
         LogSpan(path, begin, end)
-        for path, (begin, end) in zip(paths, spans, strict=True)
+        for path, (begin, end, _, _) in zip(paths, told, strict=True)
         if end > begin
     )
-    return msgspec.structs.replace(completion, logs=tuple(itertools.islice(written, LOGS_MOST)))
+    return msgspec.structs.replace(
+        completion,
+        logs=tuple(itertools.islice(written, LOGS_MOST)),
+        cpu_s=sum(microseconds for _, _, microseconds, _ in told) / 1e6,
+        peak_mib=max(mib for _, _, _, mib in told),
+    )
 
 
 def _begin_next(order: memoryview[int], number: int) -> int:

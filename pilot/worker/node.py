@@ -33,12 +33,14 @@ from pilot.model.tasks import LogSpan
 from pilot.process import (
     descendants,
     die_with_parent,
+    has_stopped,
     kill_with_descendants,
     missing_gpus,
     name_process,
 )
 from pilot.scheduler.resources import NodeShape
 from pilot.site import Site, rank_log
+from pilot.variables import ENFORCES_MEMORY
 from pilot.wire.channel import REBIND_S, Client
 from pilot.wire.endpoints import LOCAL, Endpoints
 from pilot.wire.keys import load_keys
@@ -49,6 +51,7 @@ from pilot.wire.reaching import find_way
 from pilot.worker.executor import ExecutorConfig
 from pilot.worker.executor import main as executor_main
 from pilot.worker.forking import Forked, ForkServer, Served
+from pilot.worker.memory_watch import end_in_task, look
 from pilot.worker.node_cache import CacheHolder
 from pilot.worker.preloading import Preloads
 from pilot.worker.preloading import run as run_template
@@ -59,6 +62,7 @@ from pilot.worker.shared_memory import (
     listening_task,
     order_of,
     reason_in,
+    sample_of,
     shared_by_fork,
     skip_upto,
     tell_to_end,
@@ -83,8 +87,6 @@ SLEPT_S = 5.0
 TOLD_S = 0.5
 #: The last so many bytes of a crashed task's output are told.
 TAIL_BYTES = 4096
-#: A process that was told to stop does so within so many seconds, or is left alone.
-STOP_S = 0.05
 
 
 class _Running:
@@ -97,6 +99,8 @@ class _Running:
         self.slot = slot
         self.log = log_path
         self.kill_at = 0.0
+        #: Why it was killed, where its task had too much memory.
+        self.over = ""
 
 
 class NodeWorker:
@@ -142,6 +146,9 @@ class NodeWorker:
         #: Ranks of MPI worlds on this node, by the descriptor that tells their end; and whether
         #: they lead a process group, as they do under most launchers.
         self._ranks: dict[int, tuple[m.WatchRank, bool, mmap.mmap | None]] = {}
+        #: Why ranks were killed whose tasks had too much memory, by process.
+        self._ranks_over: dict[int, str] = {}
+        self._enforces_memory = bool(os.environ.get(ENFORCES_MEMORY))
         self._poller = poller_of()
         self._ending = False
         #: How often SIGTERM has come, and when it did last; what follows at once is the same.
@@ -200,6 +207,7 @@ class NodeWorker:
                     self._ending = not self._may_go_on()
                 if now - told >= STATUS_S:
                     told = now
+                    self._look_at_memory()
                     self._client.send(m.NodeStatus(self._node, self._running(), self._listening()))
                 if now - heard > SILENT_S:
                     log.error("the agent has been silent for %.0f s", now - heard)
@@ -275,7 +283,8 @@ class NodeWorker:
             self._tell_rank_exited(message, memory)
 
     def _tell_rank_exited(self, message: m.WatchRank, memory: mmap.mmap | None) -> None:
-        task, _, started, begin = SLOT.unpack_from(memory) if memory else (0, 0, 0.0, 0)
+        task, _, started, begin, _ = SLOT.unpack_from(memory) if memory else (0, 0, 0.0, 0, 0)
+        over = self._ranks_over.pop(message.pid, "")
         log = None
         if task:
             path = self._site.directory / rank_log(self._pilot, message.world, message.rank)
@@ -283,7 +292,7 @@ class NodeWorker:
                 end = path.stat().st_size
                 if end > begin:
                     log = LogSpan(path.relative_to(self._site.directory).as_posix(), begin, end)
-        self._client.send(m.RankExited(message.world, message.rank, task, started, log))
+        self._client.send(m.RankExited(message.world, message.rank, task, started, log, over))
 
     def _tell_not_preloaded(self, session: int, module: str, reason: str) -> None:
         self._client.send(m.NotPreloaded(self._node, session, module, reason))
@@ -365,6 +374,19 @@ class NodeWorker:
         tasks = {listening_task(memory, offset) for memory, offset in places}
         return sorted(tasks - {0})
 
+    def _look_at_memory(self) -> None:
+        """Look at the memory that tasks have, and end those that have more than they asked for."""
+        for executor in self._executors.values():
+            pid, offset = executor.process.pid, executor.slot * PLACE_BYTES
+            task, why = look(pid, self._memory, offset, self._enforces_memory)
+            if task and end_in_task(pid, self._memory, offset, task):
+                executor.over = why
+        for rank, _, memory in self._ranks.values():
+            if memory is not None:
+                task, why = look(rank.pid, memory, 0, self._enforces_memory)
+                if task and end_in_task(rank.pid, memory, 0, task):
+                    self._ranks_over[rank.pid] = f"rank {rank.rank}: {why}"
+
     def _kill_overdue(self, now: float) -> None:
         for executor in self._executors.values():
             if executor.kill_at and now >= executor.kill_at:
@@ -381,8 +403,9 @@ class NodeWorker:
             except ConnectionError:
                 status = -signal.SIGKILL  # its guard was killed
             del self._executors[number]
-            task, _, started, begin = SLOT.unpack_from(self._memory, executor.slot * PLACE_BYTES)
             offset = executor.slot * PLACE_BYTES
+            task, _, started, begin, _ = SLOT.unpack_from(self._memory, offset)
+            its_task, peak_mib = sample_of(self._memory, offset)
             reason = reason_in(self._memory, offset)
             self._memory[offset : offset + PLACE_BYTES] = bytes(PLACE_BYTES)
             self._free_slots.append(executor.slot)
@@ -390,7 +413,12 @@ class NodeWorker:
             tail = reason or tail
             if status:
                 self._remove_unsealed(executor.owner)
-            self._client.send(m.ExecutorExited(number, status or 0, task, started, logs, tail))
+            seen_mib = peak_mib if its_task == task else 0
+            self._client.send(
+                m.ExecutorExited(
+                    number, status or 0, task, started, logs, tail, executor.over, seen_mib
+                )
+            )
             executor.process.close()
 
     def _remove_unsealed(self, owner: str) -> None:
@@ -420,7 +448,7 @@ class NodeWorker:
         running = []
         now = clock.now()
         for executor in self._executors.values():
-            task, attempt, started, begin = SLOT.unpack_from(
+            task, attempt, started, begin, _ = SLOT.unpack_from(
                 self._memory, executor.slot * PLACE_BYTES
             )
             if task and now - started > TOLD_S:
@@ -473,22 +501,11 @@ def _skip_upto(pid: int, order: memoryview[int], upto: int) -> int | None:
         os.kill(pid, signal.SIGSTOP)
         try:
             # It may be in the kernel: the agent will ask again.
-            return skip_upto(order, upto) if _has_stopped(pid) else None
+            return skip_upto(order, upto) if has_stopped(pid) else None
         finally:
             os.kill(pid, signal.SIGCONT)
     except (ProcessLookupError, FileNotFoundError):
         return None
-
-
-def _has_stopped(pid: int) -> bool:
-    """Wait until a process that was told to stop has done so; return False if that takes long."""
-    deadline = time.monotonic() + STOP_S
-    while time.monotonic() < deadline:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        if stat[stat.rindex(")") + 2] in "tT":
-            return True
-        os.sched_yield()
-    return False
 
 
 def _signal_group(process: Served, number: int) -> None:

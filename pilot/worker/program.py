@@ -45,6 +45,8 @@ class Program:
     def __init__(self) -> None:
         #: The process, until it is collected; 0 before and after.
         self._pid = 0
+        #: The peak of its memory, and of what it has waited for, in KiB, once it has ended.
+        self.peak_kib = 0
         #: True if signals may be sent to it, so that it must not be collected by the way.
         self.is_signalled = False
         #: Held while the process is started and collected.
@@ -121,7 +123,8 @@ class Program:
             _set_handler(_TERM, self._before)
 
     def _collect(self) -> int:
-        _, status = os.waitpid(self._pid, 0)
+        _, status, used = os.wait4(self._pid, 0)
+        self.peak_kib = used.ru_maxrss
         self._pid = 0
         return os.waitstatus_to_exitcode(status)
 

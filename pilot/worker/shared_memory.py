@@ -22,18 +22,22 @@ from typing import Protocol
 from pilot.client.stopping import ATTEMPT, ENDS, LISTENS, TASK, Stopping
 from pilot.texts import encodable
 
-#: For each process: task, attempt, start of the task, start of its output.
-SLOT = struct.Struct("<qqdq")
+#: For each process: task, attempt, start of the task, start of its output, and the memory that the
+#: task has asked for, in MiB.
+SLOT = struct.Struct("<qqdqq")
 #: And behind that: which work it has begun, and between which of them it skips what it was sent:
 #: those after the first, up to the second.
 ORDER = struct.Struct("=qqq")
+#: And behind that: the memory of a task and all its processes, in MiB, as the node worker saw it.
+_SAMPLE = struct.Struct("=qq")
 #: And behind that, the words of `pilot.client.stopping`, and when and why the task is to stop.
 _STOP_WORDS = struct.Struct("=qqqq")
 _NOTICE = struct.Struct("=d120s")
 _NOTICE_TEXT_BYTES = 120
 #: And behind that, in a process that cannot begin with anything: why.
 _REASON_BYTES = 512
-_STOP_AT = SLOT.size + ORDER.size
+_SAMPLE_AT = SLOT.size + ORDER.size
+_STOP_AT = _SAMPLE_AT + _SAMPLE.size
 _NOTICE_AT = _STOP_AT + _STOP_WORDS.size
 _REASON_AT = _NOTICE_AT + _NOTICE.size
 PLACE_BYTES = _REASON_AT + _REASON_BYTES
@@ -56,7 +60,24 @@ def shared_by_fork() -> mmap.mmap:
 
 def order_of(memory: mmap.mmap, offset: int = 0) -> memoryview[int]:
     """Return the `ORDER` words of the process whose place in the memory begins at `offset`."""
-    return memoryview(memory)[offset + SLOT.size : offset + _STOP_AT].cast("q")
+    return memoryview(memory)[offset + SLOT.size : offset + _SAMPLE_AT].cast("q")
+
+
+def sample_of(memory: mmap.mmap, offset: int = 0) -> memoryview[int]:
+    """Return the words that tell a process the memory of a task of its: which, and the most that
+    was seen, in MiB."""
+    return memoryview(memory)[offset + _SAMPLE_AT : offset + _STOP_AT].cast("q")
+
+
+def tell_sample(memory: mmap.mmap, offset: int, task: int, mib: int) -> None:
+    """Tell a process the memory that its task was seen to have; called by the node worker."""
+    words = sample_of(memory, offset)
+    if words[0] == task:
+        words[1] = max(words[1], mib)
+    else:
+        words[0] = 0  # while the second word is not that of the first
+        words[1] = mib
+        words[0] = task
 
 
 def begins(order: Words, number: int) -> bool:

@@ -81,6 +81,7 @@ from pilot.worker.node_store import NodeStore, StoreWriter
 from pilot.worker.program import Program
 from pilot.worker.shell_words import plain_words
 from pilot.worker.surroundings import Surroundings
+from pilot.worker.usage import Usage
 
 if TYPE_CHECKING:
     from pilot.client.connection import Connection
@@ -121,6 +122,8 @@ class TaskRunner:
         The words by which tasks here are told to stop.
     store
         The node's store, for large results; None: they are written to the site directory.
+    usage
+        Measures what tasks take.
     """
 
     def __init__(
@@ -135,6 +138,7 @@ class TaskRunner:
         ranks: int = 1,
         stopping: Stopping | None = None,
         store: NodeStore | None = None,
+        usage: Usage | None = None,
     ) -> None:
         self._site = site
         self._cache = cache
@@ -144,6 +148,11 @@ class TaskRunner:
         #: The result of the last task, where nobody else has it, and what it is stored as.
         self._last: tuple[Unsealed, Any] | None = None
         self._stopping = stopping or never()
+        self._usage = usage or Usage()
+        #: The peak of the memory of the last command's program, in KiB.
+        self._program_kib = 0
+        #: The memory that tasks ask for, in MiB, by template.
+        self._memory_mib: dict[int, int] = {}
         #: The functions of tasks that have looked here whether they are to stop, by digest.
         self._looking: set[bytes] = set()
         self._owner = owner
@@ -196,6 +205,11 @@ class TaskRunner:
             self._payloads[function.digest] = function.payload
         for template in templates:
             self._templates[template.id] = template
+            self._memory_mib[template.id] = template.resources.memory_mib
+
+    def memory_mib(self, template: int) -> int:
+        """Return the memory that tasks of a template have asked for, in MiB; 0: not counted."""
+        return self._memory_mib[template]
 
     def enter(self, environment: Environment) -> None:
         """Take on the session's directory, module search path and variables, as each task will find
@@ -280,6 +294,7 @@ class TaskRunner:
         failure, children, session = None, None, None
         failed: CommandResult | None = None
         context: Context | None = None
+        self._program_kib = 0
         #: The thing that is read or stored while the task itself does not run; an input's task.
         at: str | int = ""
         last, self._last = self._last, None
@@ -347,6 +362,7 @@ class TaskRunner:
         files: tuple[FileStamp, ...] = ()
         if template.cache and outcome == "ok":
             files = stamps(result)
+        cpu_s, peak_mib = self._usage.take(work.task, started, ended, self._program_kib)
         end = self.log_position()
         logs = (LogSpan(self._log_name, begin, end),) if end > begin else ()
         sealed = all(type(value) is Value for value in stored)
@@ -364,6 +380,8 @@ class TaskRunner:
             logs=logs,
             children=children,
             files=files,
+            cpu_s=cpu_s,
+            peak_mib=peak_mib,
         )
         if sealed:
             return [completion]
@@ -647,6 +665,7 @@ class TaskRunner:
                     )
                 program.start(launched, env, stdin, stdout, stderr)
                 status = program.wait(self._stopping, lambda: context.should_stop)
+            self._program_kib = program.peak_kib
         finally:
             if home is not None:
                 os.chdir(home)

@@ -236,6 +236,40 @@ def test_crash_is_blamed_on_the_task_that_ran() -> None:
     assert running(pilot.ready(start.executor))[start.executor][0] == sent[1], "in their order"
 
 
+def test_too_much_memory_is_an_error_of_the_task_that_had_it() -> None:
+    pilot = Pilot(1)
+    pilot.add(*range(1, 101))
+    pilot.ready(1)
+    sent = running(pilot.done(1, done(1, started=1.0, ended=1.0001)))[1]
+    pilot.rules.take_completions()
+    pilot.rules.executor_exited(1, -9, sent[0], 1.0, (), "", pilot.now, "it used 5G", 5000)
+    (error,) = pilot.rules.take_completions()
+    assert (error.task, error.outcome, error.peak_mib) == (sent[0], "error", 5000)
+    assert error.failure is not None
+    assert (error.failure.type, error.failure.message) == ("TaskOutOfMemory", "it used 5G")
+    assert {"TaskOutOfMemory", "TaskError", "Exception"} <= set(error.failure.bases)
+
+
+def test_a_task_that_is_cancelled_has_not_failed_for_its_memory() -> None:
+    pilot = Pilot(1)
+    pilot.add(1)
+    pilot.ready(1)
+    pilot.rules.cancel([1], pilot.now)
+    pilot.rules.executor_exited(1, -9, 1, 1.0, (), "", pilot.now, "it used 5G", 5000)
+    (end,) = pilot.rules.take_completions()
+    assert end.outcome == "cancelled"
+
+
+def test_too_much_memory_of_a_rank_is_an_error_of_its_task() -> None:
+    pilot = Pilot(2)
+    world = start_world(pilot)
+    pilot.rules.rank_exited(world, 1, 1.0, 1, None, "rank 1: it used 5G")
+    pilot.rules.world_exited(world, 137, "tail", pilot.now)
+    (error,) = pilot.rules.take_completions()
+    assert error.outcome == "error" and error.failure is not None
+    assert (error.failure.type, error.failure.message) == ("TaskOutOfMemory", "rank 1: it used 5G")
+
+
 def queued_behind(pilot: Pilot, **options: Any) -> list[int]:
     """The tasks that executor 1 has been sent, several at a time."""
     pilot.add(*range(1, 101), **options)

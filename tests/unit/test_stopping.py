@@ -60,11 +60,11 @@ def test_a_process_listens_only_while_it_is_in_the_task_that_does() -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
         assert listening_task(memory) == 0
-        SLOT.pack_into(memory, 0, 5, 1, 0.0, 0)
+        SLOT.pack_into(memory, 0, 5, 1, 0.0, 0, 0)
         assert listening_task(memory) == 0
         assert stopping_of(memory).listen(5)
         assert listening_task(memory) == 5
-        SLOT.pack_into(memory, 0, 6, 1, 0.0, 0)
+        SLOT.pack_into(memory, 0, 6, 1, 0.0, 0, 0)
         assert listening_task(memory) == 0
     finally:
         signal.signal(signal.SIGTERM, before)

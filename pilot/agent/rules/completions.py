@@ -13,6 +13,7 @@ import signal
 
 import msgspec
 
+from pilot.errors import TaskOutOfMemory
 from pilot.limits import ERROR_TEXT_BYTES, LAST_WORD_BYTES
 from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, TaskFailure, Template
@@ -87,6 +88,16 @@ def killed(
     """Return the completion of an attempt that was killed: over its time limit, cancelled, or with
     its pilot."""
     return ended(work, outcome, _why_killed(outcome, template), now, node, tail)
+
+
+def out_of_memory(work: AttemptSpec, why: str, now: float, node: str, tail: str = "") -> Completion:
+    """Return the completion of an attempt that was ended because it had more memory than it asked
+    for: an error of its own, which another try would make again."""
+    completion = ended(work, "error", why, now, node, tail)
+    assert completion.failure is not None
+    names = tuple(base.__name__ for base in TaskOutOfMemory.__mro__ if base is not object)
+    failure = msgspec.structs.replace(completion.failure, type=names[0], bases=names)
+    return msgspec.structs.replace(completion, failure=failure)
 
 
 def told_to_end(completion: Completion, outcome: Outcome, template: Template) -> Completion:

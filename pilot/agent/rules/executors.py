@@ -38,6 +38,7 @@ from pilot.agent.rules.completions import (
     describe_exit,
     ended,
     killed,
+    out_of_memory,
     stopped,
     told_to_end,
 )
@@ -496,6 +497,8 @@ class ExecutorRules(ProcessRules[Executor]):
         logs: tuple[LogSpan, ...],
         tail: str,
         now: float,
+        over: str = "",
+        peak_mib: int = 0,
     ) -> None:
         """Note the exit of an executor: its running task has crashed, unless it was killed for a
         reason.
@@ -510,6 +513,8 @@ class ExecutorRules(ProcessRules[Executor]):
             The output of that task; its last lines, or those of an executor that did not come up.
         now
             Seconds since the epoch.
+        over, peak_mib
+            Why it was ended, where that task had too much memory; how much it had, 0: not known.
         """
         executor = self.executors.pop(number, None)
         if executor is None:
@@ -529,6 +534,8 @@ class ExecutorRules(ProcessRules[Executor]):
                 outcome = outcome or "timeout"
             if outcome:
                 completion = killed(work, outcome, template, now, executor.node, tail)
+            elif work.task == task and executor.ready and not executor.stopping and over:
+                completion = out_of_memory(work, over, now, executor.node, tail)
             elif work.task == task and executor.ready and not executor.stopping:
                 completion = ended(work, "crash", describe_exit(status), now, executor.node, tail)
             else:
@@ -538,7 +545,10 @@ class ExecutorRules(ProcessRules[Executor]):
                 continue
             if self._whys and outcome and (why := self._whys.pop(work.task, "")):
                 completion = ended(work, outcome, why, now, executor.node, tail)
-            completion = msgspec.structs.replace(completion, started=started or now, logs=logs)
+            mib = peak_mib if work.task == task else 0
+            completion = msgspec.structs.replace(
+                completion, started=started or now, logs=logs, peak_mib=mib
+            )
             self._attempts.report(completion)
         executor.pipeline.clear()
         for work in reversed(executor.unsealed.values()):

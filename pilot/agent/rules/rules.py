@@ -410,9 +410,11 @@ class Rules:
         logs: tuple[LogSpan, ...],
         tail: str,
         now: float,
+        over: str = "",
+        peak_mib: int = 0,
     ) -> None:
         """Note the exit of an executor; see `ExecutorRules.exited`."""
-        self._executors.exited(number, status, task, started, logs, tail, now)
+        self._executors.exited(number, status, task, started, logs, tail, now, over, peak_mib)
         if self.draining:
             self._attempts.hand_back("the pilot ends", now)
         self.schedule(now)
@@ -459,9 +461,10 @@ class Rules:
         started: float = 0.0,
         rank: int = 0,
         log: LogSpan | None = None,
+        over: str = "",
     ) -> None:
-        """End a world because a rank exited; `task` is the task that the rank was in, or 0."""
-        self._worlds.rank_exited(number, task, started, rank, log)
+        """End a world because a rank exited; see `WorldRules.rank_exited`."""
+        self._worlds.rank_exited(number, task, started, rank, log, over)
 
     def world_exited(
         self,

@@ -32,6 +32,7 @@ from pilot.agent.rules.completions import (
     ended,
     killed,
     merge_failures,
+    out_of_memory,
     stopped,
     told_to_end,
 )
@@ -62,7 +63,7 @@ IDLE_RANKS_PER_CORE = 3
 class Failing:
     """A task that failed on a rank; each rank reports it for itself."""
 
-    __slots__ = ("failures", "leave_by", "left", "logs")
+    __slots__ = ("cpu_s", "failures", "leave_by", "left", "logs", "peak_mib")
 
     def __init__(self, now: float) -> None:
         #: When all ranks must have left it.
@@ -72,6 +73,8 @@ class Failing:
         self.failures: dict[int, Completion] = {}
         #: The output of the ranks that have left the task, by rank.
         self.logs: dict[int, tuple[LogSpan, ...]] = {}
+        #: What these have taken: together, and the most of one.
+        self.cpu_s, self.peak_mib = 0.0, 0
 
 
 class World:
@@ -86,6 +89,7 @@ class World:
         "killed_for",
         "logs",
         "need",
+        "over",
         "pinned",
         "pipeline",
         "queue",
@@ -116,6 +120,8 @@ class World:
         #: Ranks that have reported.
         self.ranks: set[int] = set()
         self.stopping = False
+        #: The task of which a rank was ended because it had too much memory, and why.
+        self.over = (0, "")
         #: True if the world is ended on purpose, and no rank had died before.
         self.told = False
         #: The queue that the world works for; None where it holds no cores.
@@ -292,6 +298,8 @@ class WorldRules(ProcessRules[World]):
         failing = world.failing.setdefault(work.task, Failing(now))
         failing.left.add(rank)
         failing.logs[rank] = completion.logs
+        failing.cpu_s += completion.cpu_s
+        failing.peak_mib = max(failing.peak_mib, completion.peak_mib)
         if completion.outcome != "ok":
             failing.failures[rank] = completion
         if len(failing.left) == world.need.ranks and work is world.pipeline[0]:
@@ -321,7 +329,12 @@ class WorldRules(ProcessRules[World]):
         elif self._interrupting:
             template = self._attempts.templates[work.template]
             merged = told_to_end(merged, "interrupted", template)
-        return msgspec.structs.replace(merged, logs=_in_order(failing.logs))
+        return msgspec.structs.replace(
+            merged,
+            logs=_in_order(failing.logs),
+            cpu_s=failing.cpu_s,
+            peak_mib=failing.peak_mib,
+        )
 
     def _go_on(self, world: World, now: float) -> None:
         """Give a world more work after an event, or release its cores if nothing is left for it."""
@@ -341,11 +354,31 @@ class WorldRules(ProcessRules[World]):
             self._stop(world)
 
     def rank_exited(
-        self, number: int, task: int, started: float, rank: int, log: LogSpan | None
+        self,
+        number: int,
+        task: int,
+        started: float,
+        rank: int,
+        log: LogSpan | None,
+        over: str = "",
     ) -> None:
-        """End a world because a rank exited; `task` is the task that the rank was in, or 0."""
+        """End a world because a rank exited.
+
+        Parameters
+        ----------
+        number, rank
+            Which world, and which rank of it.
+        task, started
+            The task that the rank was in, or 0, and since when.
+        log
+            The output of the rank in it.
+        over
+            Why the rank was ended, where it had too much memory.
+        """
         world = self.worlds.get(number)
         if world is not None:
+            if over:
+                world.over = task, over
             if log is not None:
                 world.logs[rank] = task, log
             if not world.seen[0]:
@@ -424,6 +457,8 @@ class WorldRules(ProcessRules[World]):
             outcome = outcome or "interrupted"
         if outcome:
             completion = killed(work, outcome, template, now, node, tail)
+        elif world.over[0] == work.task:
+            completion = out_of_memory(work, world.over[1], now, node, tail)
         elif failing and failing.failures:
             completion = self._merged(world, work, failing)
         elif not world.ready:

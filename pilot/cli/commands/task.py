@@ -47,11 +47,11 @@ if TYPE_CHECKING:
     from pilot.workflow.record import Record
 
 SORTS = ("id", "created", "ended", "name", "state", "ran")
-_COLUMNS = ("task", "name", "state", "try", "pool", "node", "created", "time", "error")
+_COLUMNS = ("task", "name", "state", "try", "pool", "node", "created", "time", "memory", "error")
 #: The most inputs that are named.
 _INPUTS = 20
 #: The columns that narrow terminals leave out, in this order.
-_DISPENSABLE = ("pool", "node", "try", "created")
+_DISPENSABLE = ("pool", "node", "memory", "try", "created")
 #: The stages of an attempt, in order.
 STAGES = (
     "created",
@@ -164,6 +164,7 @@ def list_(
                     row["node"],
                     ago(row["created"]),
                     _time(row),
+                    _memory(row),
                     _error(row),
                 )
                 for row in rows
@@ -205,6 +206,11 @@ def _time(row: dict[str, Any]) -> str:
     if row["state"] == "RUNNING" and row["started"]:
         return duration(time.time() - row["started"])
     return duration(row["ran_s"])
+
+
+def _memory(row: dict[str, Any]) -> str:
+    """Return the most memory that a task had in an attempt."""
+    return amount(row["peak_mib"] << 20) if row["peak_mib"] else ""
 
 
 @task.command()
@@ -251,6 +257,8 @@ def show(task_id: str, as_json: bool) -> None:
             "ended": moment(data["ended"]),
             "because of": data["first_cause"],
             "time": _time(data),
+            "processor time": duration(data["cpu_s"]),
+            "memory": _memory(data) and f"{_memory(data)} at most",
             "pilot": data["pilot"],
             "node": data["node"],
             "results": "\n".join(
@@ -269,7 +277,7 @@ def show(task_id: str, as_json: bool) -> None:
     if data["attempts_made"]:
         click.echo()
         print_table(
-            ("attempt", "outcome", "pilot", "node", "started", "time", "error"),
+            ("attempt", "outcome", "pilot", "node", "started", "time", "cpu", "memory", "error"),
             [
                 (
                     attempt["number"],
@@ -278,12 +286,14 @@ def show(task_id: str, as_json: bool) -> None:
                     attempt["node"],
                     moment(attempt["started"] or None),
                     duration(attempt["ended"] - attempt["started"]) if attempt["started"] else "",
+                    duration(attempt["cpu_s"]),
+                    _memory(attempt),
                     first_line(attempt["error"] or ""),
                 )
                 for attempt in data["attempts_made"]
             ],
             cut={"error": 30, "pilot": 20},
-            drop=("node", "time"),
+            drop=("node", "cpu", "memory", "time"),
         )
     if data["error"]:
         click.echo()

@@ -322,8 +322,8 @@ UPDATE tasks SET attempts = ? WHERE id = ?;
 -- name: add_attempts
 INSERT OR REPLACE INTO attempts (task, number, outcome, pilot, node, created, ready, assigned,
                                  received, fetched, started, ended, reported, committed,
-                                 failure, logs)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+                                 failure, logs, cpu, memory)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: payloads
 SELECT id, payload FROM tasks WHERE id IN (SELECT value FROM json_each(?));
@@ -522,8 +522,8 @@ WHERE session = :session AND state IN (SELECT value FROM json_each(:states)) ORD
 
 -- name: list_these_tasks
 SELECT t.id, t.session, p.name, p.kind, t.state, t.attempts, t.created, t.ended,
-       t.pool, t.error, t.ran AS ran_s, a.pilot, a.node, a.started,
-       CASE WHEN t.error IS NOT NULL THEN t.result END AS result
+       t.pool, t.error, t.ran AS ran_s, a.pilot, a.node, a.started, a.cpu AS cpu_s,
+       a.memory AS peak_mib, CASE WHEN t.error IS NOT NULL THEN t.result END AS result
 FROM json_each(:tasks) wanted
 JOIN tasks t ON t.id = wanted.value
 JOIN templates p ON p.id = t.template
@@ -532,7 +532,8 @@ ORDER BY wanted.key;
 
 -- name: show_task
 SELECT t.id, t.session, p.name, p.kind, t.state, t.attempts, t.created, t.ended,
-       t.pool, t.ran AS ran_s, a.pilot, a.node, a.started, t.result, t.inputs, t.after, t.parent,
+       t.pool, t.ran AS ran_s, a.pilot, a.node, a.started, a.cpu AS cpu_s,
+       a.memory AS peak_mib, t.result, t.inputs, t.after, t.parent,
        t.retry_of, p.detail
 FROM tasks t JOIN templates p ON p.id = t.template
 LEFT JOIN attempts a ON a.task = t.id AND a.number = t.attempts
@@ -562,7 +563,7 @@ FROM attempts WHERE task = :task ORDER BY number DESC LIMIT :limit;
 
 -- name: list_attempts
 SELECT number, outcome, pilot, node, created, ready, assigned, received, fetched, started, ended,
-       reported, committed, failure, logs
+       reported, committed, failure, logs, cpu AS cpu_s, memory AS peak_mib
 FROM attempts WHERE task = :task ORDER BY number;
 
 -- name: get_meta

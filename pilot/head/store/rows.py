@@ -133,6 +133,8 @@ def attempt_row(
         now,
         encode(c.failure) if c.failure else None,
         encode(c.logs) if c.logs else None,
+        c.cpu_s or None,
+        c.peak_mib or None,
     )
 
 

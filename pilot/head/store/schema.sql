@@ -114,6 +114,8 @@ CREATE TABLE attempts (
     started   REAL, ended   REAL, reported REAL, committed REAL,
     failure   BLOB,
     logs      BLOB,
+    cpu       REAL,                         -- seconds of processors; NULL: not known
+    memory    INTEGER,                      -- the most that it had, in MiB; NULL: not known
     PRIMARY KEY (task, number)
 ) WITHOUT ROWID;
 

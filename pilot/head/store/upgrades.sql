@@ -103,3 +103,7 @@ CREATE TABLE turns (
     latest_place INTEGER NOT NULL,
     PRIMARY KEY (task, place)
 ) WITHOUT ROWID;
+
+-- version: 17
+ALTER TABLE attempts ADD COLUMN cpu REAL;
+ALTER TABLE attempts ADD COLUMN memory INTEGER;

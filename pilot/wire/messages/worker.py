@@ -102,6 +102,8 @@ class RankExited(Message):
     started: Seconds
     #: The output of the rank in that task.
     log: LogSpan | None = None
+    #: Why it was ended, where it had more memory than the task has asked for.
+    over: str = ""
 
 
 class Unsent(Message):
@@ -125,6 +127,10 @@ class ExecutorExited(Message):
     logs: tuple[LogSpan, ...]
     #: The last lines of the task's output.
     tail: str
+    #: Why it was ended, where the task had more memory than it has asked for.
+    over: str = ""
+    #: The most memory that the task was seen to have, in MiB; 0: it was not looked at.
+    peak_mib: Number = 0
 
 
 class NodeStatus(Message):
