@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pilot.scheduler.amounts import amount_number, parse_amount
 from pilot.texts import printable
 
 if TYPE_CHECKING:
@@ -25,6 +26,24 @@ else:
 MOST = 1_000_000_000
 #: The most characters of a wrong word that are shown.
 _SHOWN = 40
+
+
+class _Amount(_Type):
+    """An amount of a resource, such as 1 or 0.5."""
+
+    name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | float:
+        """Read the amount."""
+        try:
+            return amount_number(parse_amount(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+AMOUNT = _Amount()
 
 
 class Number(_Type):

@@ -38,7 +38,7 @@ from pilot.errors import PilotError
 from pilot.model.states import ON_FAILURE, OnFailure, TaskKind
 from pilot.model.tasks import exit_name
 from pilot.pickled import pickled_name, public
-from pilot.scheduler.amounts import CORELESS, MOST, RESERVED, check_name, parse_amount
+from pilot.scheduler.amounts import CORELESS, GPUS, MOST, RESERVED, check_name, parse_amount
 from pilot.scheduler.resources import Resources, needs, parse_duration_s, parse_memory_mib
 from pilot.texts import as_name
 
@@ -91,7 +91,7 @@ class Options(Struct, frozen=True):
     #: Memory (of each rank): ``"4G"``, or a number of MiB.
     memory: int | float | str | Callable[..., Any] = 0
     #: GPUs (of each rank).
-    gpus: int | Callable[..., int] = 0
+    gpus: float | Callable[..., float] = 0
     #: Other resources, by names that the site declares: ``{"matlab": 1, "scratch_gib": 20}``. Of
     #: a node's resources each rank gets so much, of the site's the task as a whole. They are merged
     #: by name with those of the decorator and of the session; an amount of 0 takes one out.
@@ -211,6 +211,10 @@ class Options(Struct, frozen=True):
             time_limit_s = 0.0 if limit is None else parse_duration_s(limit)
         except ValueError as error:
             raise OptionError(f"time_limit: {error}") from None
+        try:
+            gpus = parse_amount(value("gpus"))
+        except ValueError as error:
+            raise OptionError(f"gpus: {error}") from None
         ranks = whole("ranks", 1)
         each = 0 if self.ranks_per_node is None else whole("ranks_per_node", 1)
         cores = whole("cores", 0)
@@ -227,10 +231,9 @@ class Options(Struct, frozen=True):
         resources = needs(
             cores,
             memory_mib=memory_mib,
-            gpus=whole("gpus", 0),
             ranks=ranks,
             ranks_per_node=min(ranks, each),
-            named=_named(value("resources")),
+            named={**_named(value("resources")), GPUS: gpus},
             nodes=nodes,
         )
         return ResolvedOptions(resources, time_limit_s)

@@ -34,7 +34,6 @@ from pilot.errors import PilotError
 from pilot.launchers import get_launcher
 from pilot.launchers.mpirun import MpirunLauncher
 from pilot.model.ids import NUMBERS, parse_task_label, session_of
-from pilot.process import thread_variables
 from pilot.scheduler.batch.job_scripts import (
     SCRIPT_PLACE,
     Dialect,
@@ -43,6 +42,7 @@ from pilot.scheduler.batch.job_scripts import (
     find_dialect,
 )
 from pilot.site import Site
+from pilot.variables import thread_defaults
 from pilot.worker.node_cache import NodeCache
 from pilot.worker.program import Program
 
@@ -229,7 +229,7 @@ def _environment(
     script = command.script
     assert script is not None
     # A batch system says nothing of threads: libraries see the cores that a process may use.
-    told = thread_variables(place.cores).items()
+    told = thread_defaults({}, place.cores).items()
     env = {
         name: value
         for name, value in environ.items()

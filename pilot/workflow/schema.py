@@ -48,8 +48,8 @@ class CommonOptions(_Mapping):
     nodes: int | str | UnsetType = UNSET
     #: Memory of each rank: 4G, or a number of MiB; not counted by default.
     memory: int | float | str | UnsetType = UNSET
-    #: GPUs of each rank.
-    gpus: int | str | UnsetType = UNSET
+    #: GPUs of each rank; 0.5 is half of one, which others share.
+    gpus: int | float | str | UnsetType = UNSET
     #: Other resources, by names that the site declares, as in {matlab: 1}.
     resources: dict[str, int | float | str] | UnsetType = UNSET
     #: Longest run: 10m, 1:30:00, or seconds; null: no limit.

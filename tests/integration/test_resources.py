@@ -38,8 +38,13 @@ def session() -> Iterator[pilot.Session]:
             "resources": {"fpga": ["a", "b"], "space": 10},
             **TIMERS,
         },
+        "short": {"cores_per_node": 1, "gpus_per_node": 3, **TIMERS},
     }
-    template = local_template(resources={"licence": 1, "tokens": 2.5}, pools=pools)
+    # As the batch system gives some of a node's GPUs to a job.
+    given = {"variables": {"CUDA_VISIBLE_DEVICES": "GPU-aa,GPU-bb", "ROCR_VISIBLE_DEVICES": "2,3"}}
+    template = local_template(
+        resources={"licence": 1, "tokens": 2.5}, pools=pools, environment=given
+    )
     with site_under_test(template) as site, site.session() as session:
         yield session
 
@@ -96,8 +101,38 @@ def test_tasks_beside_each_other_have_different_indices(
     assert {indices["gpus"] for indices, _ in told} == {("0",), ("1",)}
     for indices, variables in told:
         assert variables["PILOT_RESOURCE_FPGA"] == ",".join(indices["fpga"])
-        assert variables["PILOT_RESOURCE_GPUS"] == variables["CUDA_VISIBLE_DEVICES"]
         assert variables["PILOT_RESOURCE_GPUS"] == ",".join(indices["gpus"])
+        its = {"0": "GPU-aa", "1": "GPU-bb"}[variables["PILOT_RESOURCE_GPUS"]]
+        assert variables["CUDA_VISIBLE_DEVICES"] == its
+
+
+SHOWN = pilot.shell(
+    ["sh", "-c", "echo ${CUDA_VISIBLE_DEVICES-unset}:${ROCR_VISIBLE_DEVICES-unset}"]
+)
+
+
+def test_a_task_sees_the_gpus_that_it_asked_for_and_no_others(session: pilot.Session) -> None:
+    def seen(**options: Any) -> str:
+        told: str = session.submit(SHOWN.options(**options)).result(DEADLINE_S).stdout
+        return told.strip()
+
+    assert seen(gpus=2) == "GPU-aa,GPU-bb:unset"
+    assert seen(pool="lab") == ":unset"
+    assert seen(pool="main") == "GPU-aa,GPU-bb:2,3"  # a pool that counts none
+    parts = [session.submit(SHOWN.options(gpus=0.5)) for _ in range(4)]
+    assert {part.result(DEADLINE_S).stdout for part in parts} <= {
+        "GPU-aa:unset\n",
+        "GPU-bb:unset\n",
+    }
+
+
+def test_a_job_with_fewer_gpus_than_the_pool_says_ends_and_says_both(
+    session: pilot.Session,
+) -> None:
+    future = session.submit(SHOWN.options(pool="short"))
+    said = "the pool has gpus_per_node: 3, and the job was given 2 (CUDA_VISIBLE_DEVICES="
+    wait_until(lambda: said in str(future.why()), DEADLINE_S, "the reason to be told")
+    future.cancel()
 
 
 def test_a_command_finds_its_indices_in_its_environment(session: pilot.Session) -> None:

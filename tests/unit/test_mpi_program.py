@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 import pilot
 from pilot.client.command import ShellCommand
 from pilot.launchers import RANK_NUMBERS
-from pilot.variables import thread_defaults
 from pilot.scheduler.placement import NodeAllocation, Portion
 from pilot.scheduler.resources import Resources
+from pilot.variables import thread_defaults
 from pilot.wire.messages.worker import PROGRAM, LaunchPlan
 from pilot.worker import become_rank
 from pilot.worker.become_rank import VARIABLE

@@ -115,6 +115,8 @@ def test_returns(returns: Any, count: int, names: tuple[str, ...]) -> None:
         {"cores": True},
         {"cores": 2.0},
         {"gpus": -1},
+        {"gpus": 0.00001},
+        {"gpus": "much"},
         {"ranks": 0},
         {"ranks_per_node": 0},
         {"memory": "4 apples"},
@@ -330,6 +332,12 @@ def test_failures_in_words(status: int, words: str) -> None:
 
 
 # --- resources by name ----------------------------------------------------------------------------
+
+
+def test_tasks_may_ask_for_a_part_of_a_gpu() -> None:
+    need = pilot.task(gpus=0.5)(abs).task_options.resolve((), {}).resources
+    assert need.named == (("gpus", UNIT // 2),)
+    assert need.gpus == 0.5
 
 
 def test_resources_by_name() -> None:

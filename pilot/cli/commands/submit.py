@@ -24,7 +24,7 @@ from pilot.cli.completing import complete_session, complete_task
 from pilot.cli.job_scripts import Script, find_script, script_task
 from pilot.cli.output import counted, note
 from pilot.cli.output_files import OutputFiles
-from pilot.cli.parameters import MOST, SESSION, TASK, Number
+from pilot.cli.parameters import AMOUNT, MOST, SESSION, TASK, Number
 from pilot.client.logs import Output, last_attempt
 from pilot.errors import CommandFailed, PilotError, SubmissionError, TaskError
 from pilot.regular_files import NotRegularError, check_regular
@@ -91,7 +91,7 @@ def _open_lines(path: str) -> IO[str]:
     show_default=True,
 )
 @click.option("--memory", default="0", help="Memory (of each rank), such as 4G.")
-@click.option("--gpus", type=Number(0), default=0, help="GPUs (of each rank).")
+@click.option("--gpus", type=AMOUNT, default=0, help="GPUs (of each rank); 0.5: half of one.")
 @click.option(
     "--resource",
     "resources",
