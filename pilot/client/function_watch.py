@@ -180,6 +180,9 @@ class _Noting:
             return is_by_name(thing) or self._class(thing)
         if kind is Task:
             return self._task(thing)
+        if (parts := getattr(kind, "watched_parts", None)) is not None:
+            # An object that says so: it is nothing but a function with what never changes.
+            return all(map(self.note, parts(thing)))
         if kind is functools._lru_cache_wrapper:
             return is_by_name(thing) or self.note(thing.__wrapped__)
         return kind.__name__ == "ufunc" and is_by_name(kind)

@@ -113,6 +113,16 @@ def calls_another(n):
     return add(n, b=n)
 
 
+class Owner:
+    # Deletes what it has, whenever and on whatever thread it goes.
+
+    def __init__(self):
+        self.part = add(1)
+
+    def __del__(self):
+        compss_delete_object(self.part)
+
+
 @task(returns=3)
 def too_few():
     return 1, 2
@@ -160,6 +170,10 @@ if __name__ == "__main__":
     print("plain", compss_wait_on([f, add(9)]))
     value, rest = compss_wait_on_any([add(1), add(1)])
     print("any", value, len(rest))
+    owners = [Owner() for _ in range(20)]
+    kept = add(owners[0].part)
+    del owners
+    print("kept", compss_wait_on(kept))
     compss_barrier()
     print("deleted", compss_delete_object(array), compss_delete_object(1, 2))
 """
@@ -181,6 +195,7 @@ few [1, 2]
 merge 10
 plain [2, 10]
 any 2 1
+kept 3
 deleted True [True, True]
 """
 

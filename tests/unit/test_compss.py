@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pilot.client.function_watch import watch
 from pilot.compat.compss import application, commands, constraints, policies
 from pilot.compat.compss.decoration import (
     TaskFunction,
@@ -22,7 +23,7 @@ from pilot.compat.compss.errors import COMPSsException, NotSupportedError, PyCOM
 from pilot.compat.compss.files import Files
 from pilot.compat.compss.functions import merge_n_reduce, merge_reduce
 from pilot.compat.compss.parameters import NAMED, Parameter, parameter_of
-from pilot.compat.compss.runner import returned, run, several
+from pilot.compat.compss.runner import full_body, returned, run, several
 from pilot.compat.compss.sandbox import Sandbox
 from pilot.compat.compss.shapes import leaves, take_apart
 from pilot.compat.compss.signatures import evaluate, read_returns, read_signature
@@ -488,6 +489,22 @@ def test_without_an_application_a_task_is_the_function() -> None:
     assert f(value) == 1 and f(value, n=2, returns=1) == 2 and value == [1, 2]
     assert isinstance(f, TaskFunction) and f.__name__ == "f"
     assert f.plan.policy == "ignore" and f.plan.defaults == {"returns": 0}
+
+
+def test_a_function_that_calls_another_task_is_pickled_once() -> None:
+    @task(returns=1)
+    def inner(x: int) -> int:
+        return x
+
+    @task(returns=1)
+    def outer(x: int) -> Any:
+        return inner(x)
+
+    body = full_body("", "", outer.function)
+    watched = watch(body)
+    assert watched is not None and watched.is_same()
+    inner.function.__defaults__ = (1,)
+    assert not watched.is_same()
 
 
 class WithMethods:

@@ -6,7 +6,6 @@ Without an application each function does what a sequential program expects.
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import os
 import shutil
 import threading
@@ -105,10 +104,8 @@ def compss_delete_object(*objs: Any) -> Any:
     """Forget objects, whose versions are deleted once no task needs them; True for each."""
     app = application.find()
     if app is not None:
-        # Also from `__del__`, at the end of the interpreter.
-        with contextlib.suppress(Exception), app.lock:
-            for obj in objs:
-                app.tracker.forget(obj)
+        # No lock: this may be a `__del__`, in the middle of anything and on any thread.
+        app.deleted.extend(objs)
     return True if len(objs) == 1 else [True] * len(objs)
 
 

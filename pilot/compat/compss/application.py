@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pilot.client.session import Session
     from pilot.client.task import Task
     from pilot.compat.compss.decoration import TaskFunction
+    from pilot.site import Site
 
 #: Results are released together: so many of them, or what has come in this time.
 _SEVERAL = 64
@@ -85,10 +86,13 @@ class Application:
     ----------
     name
         The name that lists of sessions show.
+    site
+        The site; default: ``$PILOT_SITE``, or ``local``.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, site: Site | None = None) -> None:
         self.name = name
+        self._site = site
         self.lock = threading.RLock()
         self.tracker = Tracker(self.let_go)
         self.files = Files()
@@ -102,6 +106,8 @@ class Application:
         self.failed: deque[Record] = deque()
         self._error: BaseException | None = None
         self._session: Session | None = None
+        #: What the program has deleted, and is forgotten before anything is looked up.
+        self.deleted: deque[Any] = deque()
         self._released: list[Any] = []
         self._released_at = 0.0
 
@@ -113,7 +119,7 @@ class Application:
                 from pilot.client.session import Session
 
                 self._session = Session(
-                    name=self.name, sys_path=[search_directory()], ends_with_client=True
+                    self._site, name=self.name, sys_path=[search_directory()], ends_with_client=True
                 )
             return self._session
 
@@ -135,6 +141,8 @@ class Application:
         if self.failed or self._error is not None:
             self.check()
         with self.lock:
+            if self.deleted:
+                self._forget_deleted()
             if not kwargs and function.plan.is_plain:
                 return call_plain(self, function, args)
             if "is_local" in function.said:
@@ -168,6 +176,15 @@ class Application:
     def let_go(self, version: Any) -> None:
         """Have a version deleted once no task needs it."""
         self._released.append(version)
+
+    def _forget_deleted(self) -> None:
+        while self.deleted:
+            obj = self.deleted.popleft()
+            if type(obj) is Future:
+                self._released += obj.entry.versions
+                obj.entry.versions.clear()
+            else:
+                self.tracker.forget(obj)
 
     def _release(self) -> None:
         """Release what was let go: several at once, or what has waited for a moment."""
@@ -246,6 +263,9 @@ class Application:
     def barrier(self) -> None:
         """Wait for all tasks."""
         self.wait_until(lambda: not self.unfinished)
+        with self.lock:
+            self._forget_deleted()
+            self._release()
 
     def barrier_group(self, name: str) -> None:
         """Wait for the tasks of a group.
@@ -294,6 +314,8 @@ class Application:
         if type(obj) is Future and obj.is_known:
             return obj.value
         with self.lock:
+            if self.deleted:
+                self._forget_deleted()
             entry = self.entry_of(obj)
         if entry is None:
             if type(obj) is list:

@@ -140,6 +140,10 @@ class TaskFunction:
         # Of a method of a class: the function of a bound one.
         return getattr(found, "__func__", found) is self
 
+    def watched_parts(self) -> tuple[Any, ...]:
+        """Return what may change after decoration, for `pilot.client.function_watch`."""
+        return () if self.is_by_name() else (self.function,)
+
     def __reduce__(self) -> Any:
         if self.is_by_name():
             return import_object, (self.__module__, self.__qualname__)

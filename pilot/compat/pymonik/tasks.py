@@ -128,6 +128,10 @@ class Task(Generic[T]):
             found = getattr(found, part, None)
         return found is self
 
+    def watched_parts(self) -> tuple[Any, ...]:
+        """Return what may change after decoration, for `pilot.client.function_watch`."""
+        return () if self._is_by_name() else (self.func,)
+
     def __reduce__(self) -> tuple[Any, ...]:
         if self._is_by_name():
             return import_object, (self.__module__, self.__qualname__)
