@@ -48,6 +48,7 @@ WORKLOADS = (
     "ALLTOALL",
     "MATMUL",
     "CHOLESKY",
+    "COMPAT",
 )
 #: These go to a Slurm where there is one.
 SLURM_WORKLOADS = ("W5", "W6", "ALLTOALL")
