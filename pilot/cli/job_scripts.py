@@ -146,6 +146,7 @@ def script_task(
                 signal=work.signal,
                 signal_s=work.signal_s,
                 signal_shell=work.signal_shell,
+                inherits=work.inherits,
             ),
         )
         function.check()

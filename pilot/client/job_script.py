@@ -20,7 +20,7 @@ class JobScript(Struct, frozen=True):
     dialect: str
     #: What the dialect wants to know again where the script runs.
     asked: dict[str, str]
-    #: The environment that it gets.
+    #: The environment that it gets beside that of the node.
     variables: dict[str, str]
     #: Names of files, in which the dialect fills in its patterns; empty: none.
     stdin: str = ""
@@ -34,3 +34,5 @@ class JobScript(Struct, frozen=True):
     signal_s: float = 0.0
     #: True if only its own shell gets it.
     signal_shell: bool = False
+    #: False if it gets nothing of the node's environment but what each program needs.
+    inherits: bool = True

@@ -54,6 +54,10 @@ _UNBOUND = {
     "OMPI_MCA_hwloc_base_binding_policy": "none",
     "PRTE_MCA_hwloc_default_binding_policy": "none",
 }
+#: What a script has that wants no environment of the program that submits it.
+_BARE = frozenset(
+    ("HOME", "LANG", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER")
+)
 #: Has a login shell, which sets ``PATH`` anew, find the programs all the same.
 _AS_LOGIN = f'PATH="${SCRIPT_PLACE}/bin:$PATH"; . "$0" "$@"'
 
@@ -98,7 +102,7 @@ def run_script(
     try:
         facts = _step_facts(site, environ, dialect, script.text, place, cores)
         _fill_directory(directory, script.text, dialect, script.asked, place, facts)
-        env = _environment(command, kwargs, environ, dialect, place, directory)
+        env = _environment(site, command, kwargs, environ, dialect, place, directory)
         stdin, stdout, stderr = (
             dialect.file_name(pattern, place) if pattern else None
             for pattern in (script.stdin, script.stdout, script.stderr)
@@ -218,7 +222,13 @@ def _is_login(options: list[str]) -> bool:
 # --- what it finds
 
 
+def _is_of_node(name: str) -> bool:
+    """Tell whether a variable is one that a script has which wants no environment."""
+    return name in _BARE or name.startswith(("PILOT_", "LC_")) or name.endswith("_DEVICES")
+
+
 def _environment(
+    site: Site,
     command: ShellCommand,
     kwargs: Mapping[str, Any],
     environ: Mapping[str, str],
@@ -235,6 +245,9 @@ def _environment(
         for name, value in environ.items()
         if not dialect.is_of_job(name) and (name, value) not in told
     }
+    if not script.inherits:
+        own = site.config.environment.variables
+        env = {name: v for name, v in env.items() if name in own or _is_of_node(name)}
     env = {**_UNBOUND, **env, **script.variables, **command.variables(kwargs)}
     env |= dialect.variables(script.asked, place)
     env[SCRIPT_PLACE] = str(directory)

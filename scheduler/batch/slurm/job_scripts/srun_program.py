@@ -275,7 +275,7 @@ def exec_srun(
 ) -> None:
     """Become Slurm's own srun."""
     names, counts = about["nodes"], set(about["counts"])
-    argv = [_real("srun"), "--overlap", "--mem=0", "--cpu-bind=none", f"--ntasks={step.tasks}"]
+    argv = [_real("srun"), "--overlap", "--mem=0", f"--ntasks={step.tasks}"]
     if len(counts) == 1:
         how = options.get("distribution", "block").partition(":")[0]
         argv += [f"--nodes={len(names)}", f"--ntasks-per-node={counts.pop()}"]

@@ -51,6 +51,10 @@ def be_process(about: dict[str, Any], command: list[str], rank: int) -> int:
     )
     cores, each = about["cores"][node], about["each"]
     mine = cores[local * each : (local + 1) * each] if each else cores
+    if "is_remote" in about:
+        # However Slurm binds its processes: the cores are counted among all that the job has here.
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, range(os.cpu_count() or 1))
     if mine:
         real = sorted(os.sched_getaffinity(0))
         with contextlib.suppress(OSError, IndexError):  # then it runs where it is
