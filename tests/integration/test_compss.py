@@ -23,6 +23,7 @@ from pycompss.api.reduction import reduction
 from pycompss.api.task import task
 from pycompss.functions.reduce import merge_reduce
 from pycompss.runtime.management.classes import Future
+from pycompss.runtime.management.object_tracker import OT
 
 
 @task(returns=1)
@@ -174,6 +175,7 @@ if __name__ == "__main__":
     kept = add(owners[0].part)
     del owners
     print("kept", compss_wait_on(kept))
+    print("tracked", OT.is_tracked(add(1)), OT.is_tracked(array), OT.get_object_id(array) == "")
     compss_barrier()
     print("deleted", compss_delete_object(array), compss_delete_object(1, 2))
 """
@@ -196,6 +198,7 @@ merge 10
 plain [2, 10]
 any 2 1
 kept 3
+tracked True False True
 deleted True [True, True]
 """
 

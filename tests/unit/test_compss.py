@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pilot.client.function_watch import watch
-from pilot.compat.compss import application, commands, constraints, policies
+from pilot.compat.compss import api, application, commands, constraints, policies, sandbox
 from pilot.compat.compss.decoration import (
     TaskFunction,
     constraint,
@@ -406,7 +406,7 @@ def test_a_file_is_written_beside_and_renamed(tmp_path: Path) -> None:
     path = tmp_path / "f.txt"
     path.write_text("old ")
     seen = sandboxed(path, "inout", "retry", "new")
-    assert seen != path and seen.suffix == ".txt" and path.read_text() == "old new"
+    assert seen != path and seen.name == "f.txt" and path.read_text() == "old new"
     sandboxed(path, "out", "retry", "fresh")
     assert path.read_text() == "fresh"
     assert sandboxed(path, "concurrent", "retry", " more") == path
@@ -460,6 +460,33 @@ def test_a_directory_takes_the_place_of_another(tmp_path: Path) -> None:
         Path(args[0]).mkdir()  # the function makes it
     assert list(path.iterdir()) == []
     assert [each.name for each in tmp_path.iterdir()] == ["d"]
+
+
+class FakeContext:
+    """As much of a task's context as its files need."""
+
+    task_id = "3.17"
+    attempt = 2
+
+
+def test_a_later_attempt_removes_what_an_earlier_one_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandbox, "running_context", FakeContext)
+    (tmp_path / ".compss-3.17-1").mkdir()
+    (tmp_path / ".compss-3.17-1" / "f.txt").write_text("half")
+    (tmp_path / ".compss-3.1-1").mkdir()
+    sandboxed(tmp_path / "f.txt", "inout", "retry", "whole")
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".compss-3.1-1", "f.txt"]
+
+
+def test_names_of_files_may_be_nested(tmp_path: Path) -> None:
+    there, gone = str(tmp_path / "a"), str(tmp_path / "b")
+    Path(there).touch()
+    assert api.compss_file_exists(there) is True
+    assert api.compss_file_exists([there, (gone, there)]) == [True, (False, True)]
+    assert api.compss_wait_on_file([there, (gone,)]) == [there, (gone,)]
+    assert api.compss_delete_file(there, [gone]) == [True, [False]]
 
 
 def test_files_in_collections(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@
 | `decoration`, `constraints`, `policies` | tasks as programs write them |
 | `calls`, `reducing` | a call as a task of Pilot, or as a tree of them |
 | `application`, `running` | the program: its session, what is unfinished, what has failed |
-| `api`, `functions` | what programs call |
+| `api`, `functions`, `tracked` | what programs call |
 | `runner`, `sandbox`, `work` | what runs in a task |
 | `launching`, `commands` | how programs are started |
 """

@@ -9,7 +9,7 @@ import concurrent.futures
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -140,20 +140,28 @@ def compss_wait_on_file(*file_names: Any) -> Any:
 compss_wait_on_directory = compss_wait_on_file
 
 
-def compss_file_exists(*file_names: str) -> Any:
-    """Tell whether files are there, or will be."""
-    app = application.find()
-    found = []
-    for name in file_names:
-        entry = None if app is None else app.files.find(name)
-        is_to_come = entry is not None and entry.writer is not None
-        found.append(is_to_come or Path(name).exists())
+def _each(do: Callable[[str], bool], given: Any) -> Any:
+    """Return the answers for paths, in lists and tuples as these are."""
+    if isinstance(given, (list, tuple)):
+        return type(given)(_each(do, each) for each in given)
+    return do(given)
+
+
+def compss_file_exists(*file_names: Any) -> Any:
+    """Tell whether files are there, or will be; lists and tuples are looked into."""
+    found = [_each(_file_exists, name) for name in file_names]
     return found[0] if len(found) == 1 else found
 
 
-def compss_delete_file(*file_names: str) -> Any:
-    """Delete files: at once for the caller, and from the disk when all who have them have ended."""
-    found = [_delete_file(name) for name in file_names]
+def _file_exists(name: str) -> bool:
+    app = application.find()
+    entry = None if app is None else app.files.find(name)
+    return (entry is not None and entry.need() is not None) or Path(name).exists()
+
+
+def compss_delete_file(*file_names: Any) -> Any:
+    """Delete files, when all who have them have ended; lists and tuples are looked into."""
+    found = [_each(_delete_file, name) for name in file_names]
     return found[0] if len(found) == 1 else found
 
 

@@ -305,6 +305,14 @@ class Application:
             for future in futures:
                 future._end_cancelled()
 
+    def is_tracked(self, obj: Any) -> bool:
+        """Tell whether tasks have made, or got, an object that the program has not waited for."""
+        with self.lock:
+            self._forget_deleted()
+            entry = self.entry_of(obj)
+            is_known = type(obj) is Future and obj.is_known
+            return entry is not None and bool(entry.versions) and not is_known
+
     def entry_of(self, obj: Any) -> Entry | None:
         """Return what is known of an object."""
         return obj.entry if type(obj) is Future else self.tracker.find(obj)

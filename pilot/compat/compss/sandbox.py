@@ -1,4 +1,5 @@
-"""Files of a task: what it writes is beside the target, and takes its name when the task has ended.
+"""Files of a task: what it writes is in a directory beside the target, under the same name, and
+takes its place when the task has ended.
 
 So a task that is cut off, or tried again, has changed nothing; and whoever has the earlier file
 open reads it to its end.
@@ -46,8 +47,13 @@ class Sandbox:
         self._policy = policy
         self._defaults = dict(defaults or {})
         context = running_context()
-        self._mark = f"{os.getpid()}" if context is None else f"{context.task_id}-{context.attempt}"
-        #: The file that a task sees, and its place, of those that it writes.
+        #: The directory of drafts, beside each target; and those of earlier attempts.
+        self._name, self._earlier = f".compss-{os.getpid()}", ""
+        if context is not None:
+            self._name = f".compss-{context.task_id}-{context.attempt}"
+            if context.attempt > 1:
+                self._earlier = f".compss-{context.task_id}-*"
+        #: What a task sees in place of each file that it writes.
         self._drafts: dict[str, Path] = {}
         self._has_failed = False
 
@@ -64,9 +70,12 @@ class Sandbox:
             return use.path
         if use.path not in self._drafts:
             path = Path(use.path)
-            # The suffix stays: programs look at it.
-            draft = path.with_name(f".{path.stem}.{self._mark}{path.suffix}")
-            _remove(draft)
+            if self._earlier:  # they were cut off, and are to leave nothing behind
+                for left in path.parent.glob(self._earlier):
+                    _remove(left)
+            # The name stays: programs look at it.
+            draft = path.parent / self._name / path.name
+            draft.parent.mkdir(exist_ok=True)
             self._drafts[use.path] = draft
             if use.direction != "out" and path.exists():
                 if path.is_dir():
@@ -95,8 +104,8 @@ class Sandbox:
                 shutil.copy2(default, draft)
             if keeps:
                 _replace(draft, Path(path))
-            else:
-                _remove(draft)
+        for directory in {draft.parent for draft in self._drafts.values()}:
+            _remove(directory)
 
     def _default_of(self, path: str) -> str:
         use = next(use for use in self._files if use.path == path)
@@ -112,10 +121,8 @@ def _replace(draft: Path, path: Path) -> None:
         draft.replace(path)
         return
     # No directory is renamed over one that has something in it.
-    old = path.with_name(f".{draft.name}.old")
-    path.rename(old)
+    path.rename(draft.with_name(f"{draft.name}.old"))
     draft.rename(path)
-    _remove(old)
 
 
 def _remove(path: Path) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures._base import FINISHED, PENDING, RUNNING
 from typing import Any, Protocol, TypeAlias
 
@@ -145,6 +145,9 @@ class Tracker:
         for version in found.versions:
             self._let_go(version)
         return True
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._entries)
 
     def sweep(self) -> None:
         """Forget what is gone."""
