@@ -45,6 +45,8 @@ _IDENTITY = (
     "SLURM_GTIDS",
     "SLURM_TASK_PID",
 )
+#: Variables of a job begin so: they are its own, and mean nothing elsewhere.
+JOB_VARIABLES = ("SLURM_", "PBS_", "LSB_", "FLUX_", "COBALT_", "OAR_", "SGE_")
 #: Settings that are taken for identity although they begin like it.
 _SETTINGS = ("PMIX_MCA_",)
 #: In a rank, these as well: what launchers tell their ranks.

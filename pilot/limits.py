@@ -18,6 +18,9 @@ ERROR_TEXT_BYTES = 16 << 10
 NAME_BYTES = 1 << 10
 #: Default options, default results, variables, search paths: of one session or template.
 OPTIONS_BYTES = 1 << 20
+#: The value of a variable that a program hands on to its tasks, and names and values of all these.
+VALUE_BYTES = 64 << 10
+VARIABLES_BYTES = 256 << 10
 #: The line of a process's output that is told as the reason for its end.
 LAST_WORD_BYTES = 512
 #: A message; what is larger cannot be sent, and whoever waits for it is told.

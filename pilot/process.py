@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import logging
 import os
 import resource
@@ -16,12 +17,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import setproctitle
 
 from pilot.data.directories import make_private
 from pilot.data.patience import patient, when_there
 from pilot.gpus import find_vendor, gpu_fault, gpu_variables
+from pilot.inherited import GIVEN, Frames, changes, frames
 from pilot.scheduler.amounts import GPUS
 
 #: A process that was told to stop does so within so many seconds, or is left alone.
@@ -236,14 +239,25 @@ def missing_gpus(count: int) -> str:
     return gpu_fault(count, os.environ, find_vendor(os.environ, os.path.exists)) if count else ""
 
 
+@functools.cache
+def frames_here() -> Frames:
+    """Return what came from the head in the environment that this process, or the one that it was
+    forked from, had when this was called first."""
+    return frames(os.environ)
+
+
 def enter_environment(
-    working_dir: str, sys_path: tuple[str, ...], variables: dict[str, str], named: int = 0
+    working_dir: str,
+    sys_path: tuple[str, ...],
+    variables: dict[str, str],
+    named: int = 0,
+    inherited: Mapping[str, str] = MappingProxyType({}),
 ) -> Exception | None:
     """Take on the directory, module search path and variables of the session's program.
 
     Parameters
     ----------
-    working_dir, sys_path, variables, named
+    working_dir, sys_path, variables, named, inherited
         See `pilot.model.tasks.Environment`.
 
     Returns
@@ -251,7 +265,14 @@ def enter_environment(
     Exception or None
         Why it is not possible.
     """
+    around = frames_here()
+    os.environ.pop(GIVEN, None)
     try:
+        for name, value in changes(os.environ, around, inherited).items() if inherited else ():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
         os.environ.update(variables)
     except ValueError as error:
         return ValueError(f"the session's variables cannot be set: {error}")

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 _OMP = "OMP_NUM_THREADS"
 _AS_OMP = tuple(f"{name}_NUM_THREADS" for name in ("OPENBLAS", "MKL", "BLIS", "NUMEXPR"))
 _OTHER_THREADS = tuple(f"{name}_NUM_THREADS" for name in ("VECLIB_MAXIMUM", "NUMBA", "JULIA"))
+#: The variables of `thread_defaults`.
+THREADS = (_OMP, *_AS_OMP, *_OTHER_THREADS)
 
 #: Tells node workers that tasks are kept to the memory that they asked for; empty: they are not.
 ENFORCES_MEMORY = "PILOT_ENFORCES_MEMORY"
@@ -24,7 +26,7 @@ CORES, RANK, RANKS = "PILOT_CORES", "PILOT_RANK", "PILOT_RANKS"
 def thread_defaults(environment: Mapping[str, str], cores: int) -> dict[str, str]:
     """Return the variables that tell numeric libraries how many threads to use, as far as the
     environment does not say."""
-    names: tuple[str, ...] = (_OMP, *_AS_OMP, *_OTHER_THREADS)
+    names: tuple[str, ...] = THREADS
     if _OMP in environment:
         names = _OTHER_THREADS  # for the others it was said with that
     return {name: str(cores) for name in names if name not in environment}

@@ -170,6 +170,9 @@ class EnvironmentConfig(_Mapping, frozen=True, kw_only=True):
     setup: str = ""
     #: Environment variables of the agent and the tasks.
     variables: dict[str, EnvironmentText] = {}
+    #: Tasks see the variables of the program that has opened their session; false: those of the
+    #: program that has started the head.
+    inherit: bool = True
     #: The Python interpreter on compute nodes; auto is the one that runs the head.
     python: str = "auto"
 

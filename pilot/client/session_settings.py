@@ -19,7 +19,7 @@ from pilot.client.search_path import absolute, search_path
 from pilot.client.task import OptionError, Options, make_options
 from pilot.data.pickles import TooLargeError, encode_within
 from pilot.errors import PilotError, SiteError
-from pilot.limits import OPTIONS_BYTES
+from pilot.limits import OPTIONS_BYTES, VALUE_BYTES
 from pilot.model.tasks import Environment
 from pilot.scheduler.budgets import parse_budget
 from pilot.scheduler.resources import parse_duration_s
@@ -75,6 +75,7 @@ def check_settings(
             _variables(variables),
             len(absolute(sys_path)),
             preloaded(preload),
+            own_variables() if session_id is None else {},
         ),
         0 if session_id is None else whole_number("session_id", session_id),
         _positive("weight", weight),
@@ -225,6 +226,15 @@ def _variables(given: Mapping[str, Any] | None) -> dict[str, str]:
         variables[name] = str(text)
     _check_size("variables", [*variables, *variables.values()], "give what is large as an argument")
     return variables
+
+
+def own_variables() -> dict[str, str]:
+    """Return the variables of this program that can be sent: the head takes what tasks may see."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if len(value) <= VALUE_BYTES and _can_be_sent(name) and _can_be_sent(value)
+    }
 
 
 def _check_size(what: str, texts: Iterable[str], advice: str) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from pilot.head.outlook import PilotRow
+from pilot.inherited import GIVEN, digests
 from pilot.interpreter import command_of_site
 from pilot.launchers import node_worker
 from pilot.scheduler.amounts import CORELESS, GPUS, MEMORY, UNIT
@@ -74,6 +75,7 @@ def _variables(site: Site, row: PilotRow, allocation: Allocation, node: str) -> 
         "PILOT_NODELIST": allocation.nodelist or os.uname().nodename,
         "PILOT_NODE": node,
         "PILOT_JOB_ENDS_AT": str(allocation.ends_at or 0),
+        GIVEN: digests(os.environ),
         "PILOT_NODE_SHAPE": msgspec.json.encode(shape).decode(),
     }
 

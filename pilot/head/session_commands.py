@@ -27,6 +27,7 @@ from pilot.head.janitor import Janitor, who_needs
 from pilot.head.retention import Retention
 from pilot.head.shell import Shell
 from pilot.head.store.rows import SessionRow
+from pilot.inherited import carried
 from pilot.model.ids import task_label
 from pilot.model.objects import versioned
 from pilot.model.states import CLOSED_STATES, COMPLETED
@@ -90,6 +91,7 @@ class SessionCommands:
                 raise PilotError(
                     f"weight={message.weight}: give a number above 0, up to {_MOST_WEIGHT:g}"
                 )
+            message = self._with_carried(message)
             _refuse_if_large(message)
             session = self._store.add_session(message, now)
             options = message.options
@@ -101,6 +103,13 @@ class SessionCommands:
         self._shell.peers.give(peer, *block)
         # Not before the log has it, too.
         self._commits.tell(peer, m.Reply(message.request, [session, options, *block]))
+
+    def _with_carried(self, message: m.OpenSession) -> m.OpenSession:
+        """Return the message with those variables alone that tasks are to see of its program's."""
+        environment = message.environment
+        its = carried(environment.inherited) if self._site.config.environment.inherit else {}
+        environment = msgspec.structs.replace(environment, inherited=its)
+        return msgspec.structs.replace(message, environment=environment)
 
     def _row(self, session: int) -> SessionRow:
         if session in self._store.damaged:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Sequence
 
 from pilot.formatting import counted
@@ -23,6 +24,7 @@ from pilot.head.own_pilot import agent_command
 from pilot.head.roster import Roster
 from pilot.head.setbacks import Setbacks
 from pilot.head.shaping import Shaping
+from pilot.inherited import GIVEN, digests
 from pilot.scheduler.batch import BatchError, BatchSystem, JobRequest, SubmitRefused
 from pilot.scheduler.elasticity import Grow
 from pilot.scheduler.pacing import Pace
@@ -202,7 +204,7 @@ class Submitting:
             directory=self._site.jobs,
             directives=pool,
             setup=config.environment.setup,
-            variables=config.environment.variables,
+            variables={**config.environment.variables, GIVEN: digests(os.environ)},
             warning_s=pool.warning_s,
             after="" if before is None else before.job or "",
         )

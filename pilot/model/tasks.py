@@ -115,6 +115,8 @@ class Environment(msgspec.Struct, array_like=True, frozen=True):
     named: Number = 0
     #: Modules that its executors have from their start.
     preload: tuple[str, ...] = ()
+    #: The variables that the session's program has, for what else tasks see (`pilot.inherited`).
+    inherited: dict[str, str] = {}
 
 
 class SessionInfo(msgspec.Struct, array_like=True, frozen=True):

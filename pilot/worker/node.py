@@ -33,6 +33,7 @@ from pilot.model.tasks import LogSpan
 from pilot.process import (
     descendants,
     die_with_parent,
+    frames_here,
     has_stopped,
     kill_with_descendants,
     missing_gpus,
@@ -584,6 +585,7 @@ def main(
     if fault := missing_gpus(shape.gpus):
         log.error("node %s cannot be used: %s", node, fault)
         raise SystemExit(1)
+    frames_here()  # once for all executors
     name_process(f"pilot forkserver {node} {pilot}")
     # First, while there is nothing yet that a fork must not have.
     memory = shared_by_fork()

@@ -77,7 +77,11 @@ def run(packed: bytes, tell: Callable[[bytes], None]) -> bool:
     serve_tasks()
     environment = config.environment
     broken = enter_environment(
-        environment.working_dir, environment.sys_path, environment.variables, environment.named
+        environment.working_dir,
+        environment.sys_path,
+        environment.variables,
+        environment.named,
+        environment.inherited,
     )
     os.environ.update(thread_defaults(os.environ, max(1, config.cores)))
     for module in config.modules:

@@ -220,6 +220,7 @@ class TaskRunner:
             environment.sys_path,
             environment.variables,
             environment.named,
+            environment.inherited,
         )
         self._surroundings = Surroundings()
 

@@ -35,6 +35,7 @@ ROWS = (
     ),
     ("scheduler",),
     ("launchers", "site_configs"),
+    ("inherited",),
     ("model",),
     ("data",),
     ("wire",),

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from support.builders import done, spec, template
 
@@ -224,6 +225,26 @@ def test_no_session_has_the_id_of_one_that_was_deleted(store: Store, path: Path)
     sessions = [open_session(store) for _ in range(3)]
     store.delete(sessions[-1], ())
     assert open_session(store) == sessions[-1] + 1
+
+
+def test_the_same_variables_of_programs_are_there_once(store: Store) -> None:
+    def opened(variables: dict[str, str]) -> int:
+        environment = msgspec.structs.replace(ENVIRONMENT, inherited=variables)
+        return store.add_session(OpenSession(1, "mine", environment), NOW)
+
+    def count() -> int:
+        rows = store.select("SELECT count(*) FROM inherited", {})
+        return int(rows[0][0])
+
+    first, second = opened({"A": "1"}), opened({"A": "1"})
+    third, none = opened({"A": "2"}), opened({})
+    assert count() == 2
+    for session, its in ((second, {"A": "1"}), (third, {"A": "2"}), (none, {})):
+        row = store.session(session)
+        assert row is not None and row.environment.inherited == its
+    for session, left in ((first, 2), (third, 1), (none, 1), (second, 0)):
+        store.delete(session, [])
+        assert count() == left
 
 
 def test_closed_sessions_are_not_taken_on(store: Store) -> None:

@@ -64,6 +64,7 @@ def delete(db: sqlite3.Connection, session: int, directories: Iterable[str]) -> 
         "purge_functions",
         "delete_usage",
         "delete_versions",
+        "delete_inherited",
         "delete_session",
     )
 

@@ -8,9 +8,14 @@ RETURNING numbers - :count + 1;
 UPDATE sessions SET numbers = :first - 1 WHERE id = :id AND numbers = :last;
 
 -- name: add_session
-INSERT INTO sessions (name, state, weight, priority, options, environment, created, budget, grace)
-VALUES (:name, 'OPEN', :weight, :priority, :options, :environment, :created, :budget, :grace)
+INSERT INTO sessions (name, state, weight, priority, options, environment, created, budget, grace,
+                      inherited)
+VALUES (:name, 'OPEN', :weight, :priority, :options, :environment, :created, :budget, :grace,
+        :inherited)
 RETURNING id;
+
+-- name: add_inherited
+INSERT OR IGNORE INTO inherited (digest, variables) VALUES (:digest, :variables);
 
 -- name: session_budgets
 SELECT s.id, s.budget, coalesce(u.node_s, 0) AS used
@@ -244,6 +249,11 @@ DELETE FROM events WHERE session = :id AND first < (SELECT max(first) FROM event
 -- name: delete_session
 DELETE FROM sessions WHERE id = :id;
 
+-- name: delete_inherited
+DELETE FROM inherited
+WHERE digest = (SELECT inherited FROM sessions WHERE id = :id)
+  AND NOT EXISTS (SELECT 1 FROM sessions o WHERE o.inherited = inherited.digest AND o.id <> :id);
+
 -- name: add_functions
 INSERT OR IGNORE INTO functions (session, digest, payload) VALUES (?, ?, ?);
 
@@ -370,8 +380,9 @@ UPDATE sessions SET state = 'CLOSED', ended = :now
 WHERE id = :id AND state NOT IN ('CLOSED', 'PURGED') RETURNING id;
 
 -- name: session
-SELECT id, name, state, paused, weight, priority, options, environment, grace
-FROM sessions WHERE id = ?;
+SELECT s.id, s.name, s.state, s.paused, s.weight, s.priority, s.options, s.environment, s.grace,
+       i.variables
+FROM sessions s LEFT JOIN inherited i ON i.digest = s.inherited WHERE s.id = ?;
 
 -- name: add_pilot
 INSERT INTO pilots (name, pool, nodes, walltime, state, job, reason, own, created)

@@ -33,6 +33,7 @@ _decode_result = msgspec.msgpack.Decoder(tuple[tuple[Value, ...], TaskFailure | 
 _decode_inputs = msgspec.msgpack.Decoder(tuple[tuple[int, int], ...]).decode
 _decode_commutative = msgspec.msgpack.Decoder(tuple[tuple[int, int], ...]).decode
 _decode_after = msgspec.msgpack.Decoder(tuple[int, ...]).decode
+_decode_variables = msgspec.msgpack.Decoder(dict[str, str]).decode
 _decode_environment = msgspec.msgpack.Decoder(Environment).decode
 _decode_failure = msgspec.msgpack.Decoder(TaskFailure).decode
 _decode_changes = msgspec.msgpack.Decoder(list[Change]).decode
@@ -72,7 +73,7 @@ class SessionRow(NamedTuple):
 
 def session_row(row: tuple[Any, ...]) -> SessionRow:
     """Return the session in a row; raise one of `DAMAGED` if it is none."""
-    session, name, state, paused, weight, priority, options, environment, grace = row
+    session, name, state, paused, weight, priority, options, environment, grace, its = row
     kinds = ((weight, float), (priority, int), (options, bytes), (name, str), (grace or 0.0, float))
     for value, wanted in kinds:
         if not isinstance(value, wanted):
@@ -87,9 +88,16 @@ def session_row(row: tuple[Any, ...]) -> SessionRow:
         weight,
         priority,
         options,
-        _decode_environment(environment),
+        _environment(environment, its),
         grace or 0.0,
     )
+
+
+def _environment(environment: bytes, inherited: bytes | None) -> Environment:
+    found = _decode_environment(environment)
+    if inherited is None:
+        return found
+    return msgspec.structs.replace(found, inherited=_decode_variables(inherited))
 
 
 def check_unfinished(kinds: tuple[type, ...]) -> None:

@@ -20,8 +20,15 @@ CREATE TABLE sessions (
     numbers     INTEGER NOT NULL DEFAULT 0, -- of tasks, up to this one, are given away
     budget      REAL,                       -- node-seconds; NULL: none
     grace       REAL,                       -- ends when its clients are gone for so long; NULL: never
-    reason      TEXT                        -- why it was ended, where nobody has asked for that
+    reason      TEXT,                       -- why it was ended, where nobody has asked for that
+    inherited   BLOB                        -- the digest of its program's variables; NULL: none
 );
+
+-- The variables of programs, for the tasks of their sessions: most sessions of a user have the same.
+CREATE TABLE inherited (
+    digest    BLOB PRIMARY KEY,
+    variables BLOB NOT NULL
+) WITHOUT ROWID;
 
 CREATE INDEX sessions_with_budget ON sessions (id) WHERE budget IS NOT NULL;
 

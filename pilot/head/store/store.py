@@ -15,7 +15,10 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
 from pathlib import Path
+
+import msgspec
 
 from pilot.errors import PilotError
 from pilot.head.machine import HERE, Machine
@@ -213,12 +216,20 @@ class Store(Reader):
 
     def add_session(self, message: OpenSession, now: float) -> int:
         """Create a session; return its id."""
-        row = {
+        environment = message.environment
+        digest: bytes | None = None
+        if environment.inherited:
+            variables = encode(environment.inherited)
+            digest = blake2b(variables, digest_size=16).digest()
+            self._writer.at_once("add_inherited", {"digest": digest, "variables": variables})
+            environment = msgspec.structs.replace(environment, inherited={})
+        row: dict[str, object] = {
             "name": message.name,
             "weight": message.weight,
             "priority": message.priority,
             "options": message.options,
-            "environment": encode(message.environment),
+            "environment": encode(environment),
+            "inherited": digest,
             "created": now,
             "budget": message.budget or None,
             "grace": message.grace_s or None,

@@ -107,3 +107,12 @@ CREATE TABLE turns (
 -- version: 17
 ALTER TABLE attempts ADD COLUMN cpu REAL;
 ALTER TABLE attempts ADD COLUMN memory INTEGER;
+
+-- version: 18
+ALTER TABLE sessions ADD COLUMN inherited BLOB;
+
+-- The variables of programs, for the tasks of their sessions: most sessions of a user have the same.
+CREATE TABLE inherited (
+    digest    BLOB PRIMARY KEY,
+    variables BLOB NOT NULL
+) WITHOUT ROWID;
