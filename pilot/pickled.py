@@ -17,6 +17,7 @@ T = TypeVar("T")
 #: The module that has each name today.
 PLACES = {
     "ByName": "pilot.workflow.targets",
+    "RankFunction": "pilot.client.rank_function",
     "HttpRequest": "pilot.client.http_request",
     "JobScript": "pilot.client.job_script",
     "ShellCommand": "pilot.client.command",

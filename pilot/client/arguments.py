@@ -13,7 +13,7 @@ submits; what travels is a pickle of a few bytes that reads them (`spilled`).
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,6 +62,8 @@ class _Local(threading.local):
     #: The values of the inputs, and the site directory, while arguments are decoded in this thread.
     values: Sequence[Any] | None = None
     directory: Path | None = None
+    #: Loads what is in segments, if that is not read from the site directory at once.
+    load: Callable[[Value], Any] | None = None
     #: The bytes of the function that were read from a segment.
     read_bytes = 0
 
@@ -102,7 +104,10 @@ def encode_arguments(
 
 
 def decode_arguments(
-    payload: bytes, values: Sequence[Any], directory: Path
+    payload: bytes,
+    values: Sequence[Any],
+    directory: Path,
+    load_value: Callable[[Value], Any] | None = None,
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments, with the values of the inputs in the places of the references.
 
@@ -114,12 +119,14 @@ def decode_arguments(
         The values of the inputs, in the order in which `encode_arguments` gave them.
     directory
         The site directory, for what is in segments.
+    load_value
+        Loads these; None: they are read from that directory.
     """
-    _local.values, _local.directory = values, directory
+    _local.values, _local.directory, _local.load = values, directory, load_value
     try:
         args, kwargs = decode(payload)
     finally:
-        _local.values = _local.directory = None
+        _local.values = _local.directory = _local.load = None
     return args, kwargs
 
 
@@ -162,7 +169,8 @@ def spilled(value: Value) -> bytes:
 @pickled_name
 def read_spilled(*fields: Any) -> Any:
     assert _local.directory is not None
-    return decode(load(Value(*fields), _local.directory))
+    value = Value(*fields)
+    return decode(_local.load(value) if _local.load else load(value, _local.directory))
 
 
 @pickled_name

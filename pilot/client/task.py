@@ -534,9 +534,12 @@ class Task(Generic[P, R]):
 
     def __get__(self, instance: object, owner: type | None = None) -> Task[..., R]:
         """Bind a task that is a method, as functions are; the object is sent with it."""
-        if instance is None or not isinstance(self.function, FunctionType):
+        if instance is None:
             return self
-        return Task(MethodType(self.function, instance), self.kind, self.given)
+        if isinstance(self.function, FunctionType):
+            return Task(MethodType(self.function, instance), self.kind, self.given)
+        bound = getattr(self.function, "bound_to", None)
+        return self if bound is None else Task(bound(instance), self.kind, self.given)
 
     def options(self, **changes: Any) -> Task[P, R]:
         """Return the same task with other options; of `resources`, those that are named change.
@@ -625,7 +628,13 @@ def task(function: Callable[P, R] | None = None, /, **options: Any) -> Any:
 
 
 @public
-def mpi(ranks: int | Callable[..., int], **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
+def mpi(
+    ranks: int | Callable[..., int],
+    *,
+    split: str | Sequence[str] = (),
+    result: str = "first",
+    **options: Any,
+) -> Callable[[Callable[P, R]], Task[P, R]]:
     """Make a function an MPI task: its body runs on every rank.
 
     ``MPI.COMM_WORLD`` has exactly these ranks; the result is what rank 0 returns.
@@ -634,11 +643,16 @@ def mpi(ranks: int | Callable[..., int], **options: Any) -> Callable[[Callable[P
     ----------
     ranks
         Number of ranks.
+    split
+        Parameters of which each rank gets its part: of an array its rows, of a list its items.
+    result
+        ``"first"``: what rank 0 returns; ``"list"``: a list of what each rank returns; ``"rows"``:
+        the arrays of all ranks as one, those of rank 0 on top.
     **options
         See `Options`, such as ``ranks_per_node=2``.
     """
 
-    return _MpiDecorator({"ranks": ranks, **options})
+    return _MpiDecorator({"ranks": ranks, **options}, split, result)
 
 
 class _MpiDecorator:
@@ -647,13 +661,25 @@ class _MpiDecorator:
     `mpi` without brackets gets the function in place of the ranks, which may be a function, too.
     """
 
-    def __init__(self, options: dict[str, Any]) -> None:
+    def __init__(self, options: dict[str, Any], split: object, result: object) -> None:
         self._options = options
+        self._split = split
+        self._result = result
 
     def __call__(self, decorated: Callable[P, R]) -> Task[P, R]:
         if not callable(decorated) and callable(self._options["ranks"]):
             raise self._misused()
-        return Task(decorated, MPI, self._options)
+        if (self._split == () and self._result == "first") or not callable(decorated):
+            return Task(decorated, MPI, self._options)
+        # By name: that knows of running tasks, which know of this module.
+        make = import_object("pilot.client.rank_function", "make_rank_function")
+        if isinstance(decorated, Task):
+            raise OptionError(f"{decorated.__name__} is a task; give pilot.mpi(…) a plain function")
+        try:
+            function = make(decorated, self._split, self._result)
+        except ValueError as error:
+            raise OptionError(str(error)) from None
+        return Task(function, MPI, self._options)
 
     def __getattr__(self, name: str) -> NoReturn:
         if name in _OF_TASKS:

@@ -125,7 +125,7 @@ def main() -> None:
         f"{config.pilot}-world-{config.world}-{rank}-{os.getpid()}",
         node,
         log,
-        NodeCache(site, config.pilot),
+        NodeCache(site, config.pilot, is_shared=len(here) > 1),
         indices,
         rank,
         size,

@@ -30,6 +30,8 @@ log = logging.getLogger("pilot.node")
 
 #: Smaller ones are read from where they are.
 LEAST_BYTES = 1024 * 1024
+#: A file that has more than so many times the value, of other tasks, is not copied for ranks.
+MOST_TIMES = 2
 #: In the directory: one line for each value that was brought here.
 RECORD = "fetched"
 
@@ -58,10 +60,14 @@ class NodeCache:
         The site.
     pilot
         The pilot that this process belongs to.
+    is_shared
+        True if other processes of this node read the same values at the same time, as ranks do:
+        then all large ones are taken from the node's disk.
     """
 
-    def __init__(self, site: Site, pilot: str) -> None:
+    def __init__(self, site: Site, pilot: str, is_shared: bool = False) -> None:
         self._site_dir = site.directory
+        self._is_shared = is_shared
         self._limit_bytes = site.config.data.node_cache_mib * 1024 * 1024
         self._directory: Path | None = None
         with contextlib.suppress(SiteError, OSError):
@@ -75,7 +81,8 @@ class NodeCache:
     def load(self, value: Value) -> Any:
         """Load a value as `pilot.data.storing.load` does, by the node's copy where there is one."""
         # A node worker has made the directory, and removes it; where none has, nobody would.
-        if value.path and value.shared and value.size >= LEAST_BYTES:
+        shared = value.shared or self._is_shared
+        if value.path and shared and value.size >= LEAST_BYTES:
             cache = self._directory
             if cache is not None and cache.is_dir():
                 try:
@@ -103,6 +110,8 @@ class NodeCache:
                 return True
             original = self._site_dir / value.path
             size = original.stat().st_size
+            if not value.shared and size > MOST_TIMES * value.size:
+                return False
             if not self._has_room(size, cache):
                 return False
             partial = copy.with_name(f".{copy.name}.partial")

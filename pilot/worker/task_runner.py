@@ -312,7 +312,8 @@ class TaskRunner:
                     inputs.append(self._load(item.value) if value is None else value)
             last = value = None
             at = "the arguments"
-            args, kwargs = decode_arguments(work.payload, inputs, self._site.directory)
+            load = self._load if self._ranks > 1 else None
+            args, kwargs = decode_arguments(work.payload, inputs, self._site.directory, load)
             inputs.clear()
             self._put_classes_back(template.function)
             at = ""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 from support import tasks
 from support.sites import TESTS, SiteUnderTest, local_template, site_under_test
@@ -192,6 +193,93 @@ def test_all_ranks_write_one_file(session: Session, tmp_path: Path) -> None:
     assert session.submit(write_together, path).result(DEADLINE_S) == (path, 7)
     with h5py.File(path) as file:
         assert file["field"][0, 0] == 0 and file["field"][99, 49] == 1
+
+
+# --- arguments in parts, results of all ranks -----------------------------------------------------
+
+
+@pilot.mpi(ranks=3, split=("x", "names"), result="list")
+def parts(x: Any, names: list[str], factor: float) -> Any:
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD.rank, x.tolist(), names, factor
+
+
+def test_each_rank_gets_its_rows(session: Session) -> None:
+    rows = np.arange(7.0)
+    wanted = [(0, [0.0, 1.0, 2.0], ["a"], 2.0), (1, [3.0, 4.0], [], 2.0), (2, [5.0, 6.0], [], 2.0)]
+    assert session.submit(parts, rows, ["a"], factor=2.0).result(DEADLINE_S) == wanted
+    assert session.submit(parts, names=["a"], x=rows, factor=2.0).result(DEADLINE_S) == wanted
+
+
+@pilot.mpi(ranks=3, split="field", result="rows")
+def scaled(field: Any, factor: float) -> Any:
+    return field * factor
+
+
+def test_rows_of_all_ranks_are_one_array_again(session: Session) -> None:
+    field = np.arange(300_000.0).reshape(1000, 300)
+    put = session.put(field)
+    for given in (put, field, session.submit(scaled, put, 1.0)):
+        done = session.submit(scaled, given, 2.0).result(DEADLINE_S)
+        assert done.shape == field.shape and (done == 2 * field).all()
+    few = session.submit(scaled, np.ones((1, 2), "f4"), 2.0).result(DEADLINE_S)
+    assert few.tolist() == [[2.0, 2.0]], "where some ranks have no rows"
+
+
+def test_large_arguments_are_read_once_for_all_ranks_of_a_node(
+    shared_site: SiteUnderTest, session: Session
+) -> None:
+    """The first rank copies the file to the node's disk, and all map that copy."""
+
+    @pilot.mpi(ranks=3, split="field", result="list")
+    def where(field: Any) -> Any:
+        base = field
+        while isinstance(base, np.ndarray) and base.base is not None:
+            base = base.base
+        return type(base).__name__, len(field)
+
+    field = np.ones((3000, 100))
+    made = session.submit(np.ones, (3000, 100))  # a result, that nobody has put
+    for given in (session.put(field), made):
+        bases = session.submit(where, given).result(DEADLINE_S)
+        assert bases == [("mmap", 1000)] * 3
+
+
+@pilot.mpi(ranks=3, result="rows")
+def uneven(how: str) -> Any:
+    from mpi4py import MPI
+
+    rank = MPI.COMM_WORLD.rank
+    if rank == 1:
+        if how == "raises":
+            raise ValueError("on one rank")
+        if how == "exits":
+            raise SystemExit(3)
+        return {"shape": np.ones((2, 5)), "type": "no array", "ends": np.ones((1, 4), "i4")}[how]
+    return np.ones((2, 4))
+
+
+def test_rows_that_do_not_go_together_are_an_error_and_the_world_lives_on(
+    session: Session,
+) -> None:
+    pids = {session.submit(pid_of_rank_0).result(DEADLINE_S)}
+    for how, told in (
+        ("raises", "on one rank"),
+        ("exits", "SystemExit"),
+        ("shape", "differ in more than rows"),
+        ("type", "no array of numbers with rows"),
+    ):
+        error = session.submit(uneven, how).exception(DEADLINE_S)
+        assert error is not None and told in f"{error} {error.__cause__}", how
+    assert session.submit(uneven, "ends").result(DEADLINE_S).shape == (5, 4)
+    pids.add(session.submit(pid_of_rank_0).result(DEADLINE_S))
+    assert len(pids) == 1, "no rank waited for one that had failed"
+
+
+@pilot.mpi(ranks=3)
+def pid_of_rank_0() -> int:
+    return os.getpid()
 
 
 # --- failures -------------------------------------------------------------------------------------

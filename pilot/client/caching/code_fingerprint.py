@@ -134,6 +134,8 @@ class Digest:
             self._add_class(thing)
         else:
             self.note("wrapper", type(thing).__qualname__)
+            # Ranks with other parts of the arguments do something else.
+            self.note(*getattr(thing, "rank_parts", ()))
             self.add(thing.__wrapped__)
 
     def _add_installed(self, thing: Any) -> None:
