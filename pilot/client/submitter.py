@@ -597,6 +597,7 @@ def _template(
         no_retry_on=options.no_retry_names(),
         retry_timeouts=options.retry_timeouts,
         compression=options.compression or "",
+        fresh=options.isolation == "fresh",
         depth=depth,
     )
 

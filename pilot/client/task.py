@@ -72,6 +72,8 @@ _CO_COROUTINE = 0x80
 #: The bounds of exit statuses, and of signals.
 _MOST_STATUS, _MOST_SIGNAL = 255, 64
 
+#: What a task shares with others; see `Options`.
+ISOLATIONS = ("shared", "fresh")
 #: An exception class or its name, or the exit status of a command.
 FailureKind: TypeAlias = "type[BaseException] | str | int"
 
@@ -139,6 +141,9 @@ class Options(Struct, frozen=True):
     #: Nodes that it has, each with so many cores, and all else; it runs as one process on the first
     #: of them, and does with the others what it likes.
     nodes: int | Callable[..., int] = 1
+    #: ``shared``: its process runs other tasks of the session before and after it; ``fresh``: a new
+    #: one, of an MPI task a new world, runs it alone.
+    isolation: str = "shared"
 
     @property
     def return_names(self) -> tuple[str, ...]:
@@ -471,6 +476,8 @@ def make_options(base: Options, changes: Mapping[str, Any]) -> Options:
             parse_compression(options.compression)
         except ValueError as error:
             raise OptionError(f"compression={error}") from None
+    if options.isolation not in ISOLATIONS:
+        raise OptionError(f"isolation={options.isolation!r:.60}: give one of shared, fresh")
     if options.pool is not None and not isinstance(options.pool, str):
         raise OptionError(f"pool={options.pool!r}: give the name of a pool")
     if options.cache and options.commutative:

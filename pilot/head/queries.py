@@ -336,6 +336,7 @@ def task(view: View, task: str) -> dict[str, Any]:
                     "pool",
                     "on_failure",
                     "compression",
+                    "fresh",
                 )
             }
         ),

@@ -76,6 +76,8 @@ class Template(msgspec.Struct, array_like=True, frozen=True):
     #: How many tasks, each a detached child of the next, may wait for this one; at most
     #: `DEPTH_MOST`, which stands for all that are more.
     depth: Few = 0
+    #: True if each task has a process of its own, or ranks, which run nothing before and after it.
+    fresh: bool = False
 
 
 class TaskSpec(msgspec.Struct, array_like=True, frozen=True):

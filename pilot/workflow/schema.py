@@ -74,6 +74,9 @@ class CommonOptions(_Mapping):
     #: Compression of large results in their files: gzip:1 (fast) to gzip:9 (small), or none; as the
     #: site file says by default.
     compression: str | UnsetType | None = UNSET
+    #: Whether its process runs other tasks before and after it (shared, by default), or is a new
+    #: one for it alone (fresh).
+    isolation: Literal["shared", "fresh"] | UnsetType = UNSET
     #: What follows when the task has failed for good: its dependents are aborted (fail), run with
     #: its default (ignore), are cancelled (cancel_successors), or the session ends (stop_session).
     on_failure: OnFailure | UnsetType = UNSET

@@ -282,6 +282,22 @@ def pid_of_rank_0() -> int:
     return os.getpid()
 
 
+def test_fresh_tasks_have_ranks_and_processes_of_their_own(session: Session) -> None:
+    """Also plain ones, with large results, and beside warm ones of the same shape."""
+    warm = session.submit(total, 1.0).result(DEADLINE_S)[2]
+    fresh = total.options(isolation="fresh")
+    pids = [session.submit(fresh, 1.0).result(DEADLINE_S)[2] for _ in range(2)]
+    assert len({warm, *pids}) == 3
+    assert session.submit(total, 1.0).result(DEADLINE_S)[2] == warm
+
+    @pilot.task(isolation="fresh")
+    def process() -> Any:
+        return np.full(20_000, os.getpid())
+
+    found = pilot.gather([session.submit(process) for _ in range(3)], timeout=DEADLINE_S)
+    assert len({int(array[-1]) for array in found}) == 3
+
+
 # --- failures -------------------------------------------------------------------------------------
 
 

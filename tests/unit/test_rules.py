@@ -611,6 +611,29 @@ def test_smaller_tasks_start_once_a_large_one_is_given_back() -> None:
     assert running(pilot.add(5)) == {1: [5]}
 
 
+def test_a_fresh_task_has_an_executor_for_itself() -> None:
+    pilot = Pilot(2)
+    pilot.add(1)
+    pilot.ready(1)
+    pilot.done(1, done(1))
+    starts = only(pilot.add(2, 3, 4, number=2, fresh=True), a.StartExecutor)
+    assert [start.executor for start in starts] == [2, 3], "not the warm one"
+    assert running(pilot.ready(2, 3)) == {2: [2], 3: [3]}
+    # One with a large result lives until that is sealed.
+    pilot.rules.executor_ran(2, [2], pilot.now)
+    (start,) = only(actions := pilot.rules.take_actions(), a.StartExecutor)
+    assert start.executor == 4 and not only(actions, a.StopExecutor)
+    (stop,) = only(pilot.done(2, done(2)), a.StopExecutor)
+    assert stop.executor == 2
+    (stop,) = only(pilot.done(3, done(3)), a.StopExecutor)
+    assert stop.executor == 3
+    pilot.ready(4)
+    pilot.done(4, done(4))
+    assert {task for task, _, outcome in pilot.reported if outcome == "ok"} == {1, 2, 3, 4}
+    # What it is to others: nothing.
+    assert running(pilot.add(5)) == {1: [5]}
+
+
 # --- nodes ----------------------------------------------------------------------------------------
 
 
@@ -682,6 +705,29 @@ def world_with(pilot: Pilot, *tasks: int, **options: Any) -> int:
     (run,) = only(pilot.add(*tasks, **{**MPI, **options}), a.RunOnWorld)
     assert (run.world, [work.task for work in run.work]) == (world, list(tasks))
     return world
+
+
+def test_a_fresh_task_has_a_world_for_itself() -> None:
+    pilot = Pilot(4)
+    (warm,) = only(pilot.add(1, **MPI), a.StartWorld)
+    ranks_ready(pilot, warm)
+    world_done(pilot, warm.world, 1)
+    starts = only(pilot.add(2, 3, 4, number=2, fresh=True, **MPI), a.StartWorld)
+    assert len(starts) == 2 and warm.world not in {start.world for start in starts}
+    first, second = starts
+    for start in starts:
+        (run,) = only(ranks_ready(pilot, start), a.RunOnWorld)
+        assert len(run.work) == 1
+    actions = world_done(pilot, first.world, 2)
+    assert [stop.world for stop in only(actions, a.StopWorld)] == [first.world]
+    (third,) = only(actions, a.StartWorld)
+    pilot.rules.world_exited(first.world, 0, "", pilot.now)
+    ranks_ready(pilot, third)
+    world_done(pilot, second.world, 3)
+    world_done(pilot, third.world, 4)
+    assert {task for task, _, outcome in pilot.reported if outcome == "ok"} == {1, 2, 3, 4}
+    (run,) = only(pilot.add(5, **MPI), a.RunOnWorld)
+    assert run.world == warm.world
 
 
 def test_world_runs_a_task_and_is_kept() -> None:

@@ -80,6 +80,7 @@ class Executor:
         "first_started",
         "id",
         "idle_since",
+        "is_fresh",
         "killed_for",
         "node",
         "pid",
@@ -107,6 +108,8 @@ class Executor:
         self.use = (share.node, session, len(share.cores), indexed)
         self.ready = False
         self.stopping = False
+        #: True if it runs one task, and no other.
+        self.is_fresh = False
         self.pid = 0
         #: The queue that the executor works for; None where it holds no cores.
         self.queue: Queue | None = None
@@ -177,12 +180,13 @@ class ExecutorRules(ProcessRules[Executor]):
         for it."""
         if queue.kind == "mpi-command" or queue.need.one_process:
             return self._start_on_several(queue, now)
-        executor = self._take_idle(queue)
+        executor = None if queue.is_fresh else self._take_idle(queue)
         if executor is None:
             shares = self._cores.place(queue.need, queue.node)
             if shares is None:
                 return False
             executor = self._new_executor(queue, shares[0], now)
+            executor.is_fresh = queue.is_fresh
         self._serve(executor, queue)
         return self._feed(executor, now, is_new=True)
 
@@ -316,8 +320,11 @@ class ExecutorRules(ProcessRules[Executor]):
             if executor.shares:
                 executor.shares = ()
                 self._stop(executor, GRACE_S)
-            else:
+            elif not executor.is_fresh:
                 self._rest(executor)
+        if executor.is_fresh and executor.is_idle and not executor.pipeline:
+            # Not before its results are sealed.
+            self._stop(executor, GRACE_S)
 
     def _feed(self, executor: Executor, now: float, is_new: bool = False) -> bool:
         """Fill the pipeline of an executor that holds its cores; return False if nothing was
@@ -325,10 +332,12 @@ class ExecutorRules(ProcessRules[Executor]):
         queue = executor.queue
         if queue is None or not self._queues.may_start(queue):
             return False
+        if executor.is_fresh and not is_new:
+            return False
         is_kept = executor.node in self._cores.reserved and not queue.is_coreless
         if is_kept or executor in self.waiting:
             return False
-        depth = 1 if executor.shares else self._depth(queue, queue.need.cores)
+        depth = 1 if executor.shares or executor.is_fresh else self._depth(queue, queue.need.cores)
         pipeline = executor.pipeline
         room = pipeline.free_slots(depth)
         if not room:

@@ -43,6 +43,7 @@ class Queue:
         "busy",
         "indexed",
         "is_coreless",
+        "is_fresh",
         "is_wide",
         "kind",
         "near",
@@ -75,6 +76,8 @@ class Queue:
         self.is_coreless = not self.need.cores
         #: The longest run of a task, in seconds; 0: there is no limit.
         self.time_limit_s = template.time_limit_s
+        #: True if each task has a new executor or world for itself.
+        self.is_fresh = template.fresh
         #: The lowest goes first.
         self.rank = (-template.priority, -template.depth, number, 0)
         self.waiting: deque[AttemptSpec] = deque()
@@ -208,6 +211,7 @@ class Queues:
             template.priority,
             template.time_limit_s,
             template.depth,
+            template.fresh,
         )
         queue = session.queues.get(key)
         if queue is None:

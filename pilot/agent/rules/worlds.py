@@ -86,6 +86,7 @@ class World:
         "failing",
         "id",
         "idle_since",
+        "is_fresh",
         "killed_for",
         "logs",
         "need",
@@ -117,6 +118,8 @@ class World:
         #: The shares that the ranks are pinned to. The world holds them only while it has work.
         self.pinned = shares
         self.use = (session, need)
+        #: True if it runs one task, and no other.
+        self.is_fresh = False
         #: Ranks that have reported.
         self.ranks: set[int] = set()
         self.stopping = False
@@ -175,18 +178,20 @@ class WorldRules(ProcessRules[World]):
         """Start the next task of a queue, and send more after it; return False if there is no place
         for it."""
         use = (queue.session, queue.need)
-        world = self._warm.take(use)
+        world = None if queue.is_fresh else self._warm.take(use)
         if world is not None and self._is_kept(world):
             self._warm.add(world)
             return False
         if world is None:
-            if self._warm.waits(use) and queue.depth > 1 and not queue.waits_long(now, PATIENCE_S):
+            may_wait = self._warm.waits(use) and not queue.is_fresh
+            if may_wait and queue.depth > 1 and not queue.waits_long(now, PATIENCE_S):
                 # Tasks so short better wait for its cores than for the start of another.
                 return False
             shares = self._cores.place(queue.need)
             if shares is None:
                 return False
             world = World(next(self._numbers), queue.session, queue.need, tuple(shares), now)
+            world.is_fresh = queue.is_fresh
             self.worlds[world.id] = world
             self._act(StartWorld(world.id, queue.session, world.pinned, queue.need))
             self._close_surplus()
@@ -225,8 +230,11 @@ class WorldRules(ProcessRules[World]):
         queue = world.queue
         if queue is None or not self._queues.may_start(queue) or self._is_kept(world):
             return False
+        if world.is_fresh and not is_new:
+            return False
         pipeline = world.pipeline
-        room = pipeline.free_slots(self._depth(queue, queue.need.total_cores))
+        depth = 1 if world.is_fresh else self._depth(queue, queue.need.total_cores)
+        room = pipeline.free_slots(depth)
         if not room:
             return True
         if self._bookings and not is_new:
@@ -345,7 +353,10 @@ class WorldRules(ProcessRules[World]):
         if not self._feed(world, now) and not world.pipeline:
             world.idle_since = now
             self._release(world)
-            self._warm.add(world)
+            if world.is_fresh:
+                self._tell_to_end(world)
+            else:
+                self._warm.add(world)
 
     def not_formed(self, number: int) -> None:
         """End a world whose ranks have not found each other."""
