@@ -350,6 +350,32 @@ other [2, 3]
 goes on
 """
 
+FORKED = """
+import os
+import sys
+from pycompss.api.api import compss_wait_on
+from pycompss.api.task import task
+
+
+@task(returns=1)
+def add(a):
+    return a + 1
+
+
+before = add(1)
+if os.fork() == 0:
+    try:
+        compss_wait_on(before)
+    except Exception as error:
+        print(type(error).__name__, "forked copy" in str(error))
+    sys.exit(0)  # ends at once, and ends nothing of the program's
+os.wait()
+print(compss_wait_on(add(before)))
+"""
+FORKED_PRINTED = """PyCOMPSsException True
+3
+"""
+
 FATAL = """
 from pycompss.api.api import compss_barrier, compss_wait_on
 from pycompss.api.task import task
@@ -394,8 +420,13 @@ def run(environment: dict[str, str], cwd: Path, *command: str, status: int = 0) 
 
 @pytest.mark.parametrize(
     ("program", "printed"),
-    [(OBJECTS, OBJECTS_PRINTED), (FILES, FILES_PRINTED), (FAILURES, FAILURES_PRINTED)],
-    ids=["objects", "files", "failures"],
+    [
+        (OBJECTS, OBJECTS_PRINTED),
+        (FILES, FILES_PRINTED),
+        (FAILURES, FAILURES_PRINTED),
+        (FORKED, FORKED_PRINTED),
+    ],
+    ids=["objects", "files", "failures", "forked"],
 )
 def test_a_program_runs_as_it_is(
     environment: dict[str, str], tmp_path: Path, program: str, printed: str

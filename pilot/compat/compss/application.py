@@ -11,6 +11,7 @@ Invariants
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import sys
 import threading
 import time
@@ -93,6 +94,7 @@ class Application:
     def __init__(self, name: str, site: Site | None = None) -> None:
         self.name = name
         self._site = site
+        self._process = os.getpid()
         self.lock = threading.RLock()
         self.tracker = Tracker(self.let_go)
         self.files = Files()
@@ -208,8 +210,14 @@ class Application:
         Raises
         ------
         PyCOMPSsException
-            A task has failed for good. All others are cancelled.
+            A task has failed for good: all others are cancelled. Or this is a forked copy of the
+            program, which hears of no task.
         """
+        if os.getpid() != self._process:
+            raise PyCOMPSsException(
+                f"this process ({os.getpid()}) is a forked copy of the program ({self._process}): "
+                "tasks can be called, and waited for, in the program alone"
+            )
         while self.failed:
             try:
                 record = self.failed.popleft()
@@ -246,7 +254,7 @@ class Application:
     # --- waiting
 
     def wait_until(self, reached: Callable[[], bool]) -> None:
-        """Wait; raise where a task fails for good meanwhile."""
+        """Wait; raise where a task fails for good meanwhile, as `check` does."""
         while True:
             self.check()
             with self.ended:
@@ -381,6 +389,8 @@ class Application:
     def stop(self, is_failed: bool = False) -> None:
         """Wait for all tasks, and close the session; after an error of the program cancel them."""
         session = self._session
+        if os.getpid() != self._process:
+            return  # a forked copy of the program
         try:
             if not is_failed:
                 self.barrier()
