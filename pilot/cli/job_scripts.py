@@ -117,6 +117,8 @@ def script_task(
         note(f"{script.path}: {each} is ignored")
     if given.keys() & {"ranks", "ranks_per_node"}:
         raise click.UsageError(f"{script.path} is a job script, which starts its ranks by itself")
+    if given.keys() & {"prolog", "epilog"}:
+        raise click.UsageError(f"{script.path} is a job script: write it there")
     here = working_directory()
     rows = given.get("rows")
     if rows is None and work.array:

@@ -27,6 +27,7 @@ from pilot.pickled import pickled_name, public
 
 if TYPE_CHECKING:
     from pilot.client.command_text import CommandText
+    from pilot.client.staging import Scratch
 
 #: The bytes of a command's output, from the end, that are part of its result.
 OUTPUT_BYTES = 64 * 1024
@@ -91,6 +92,12 @@ class ShellCommand(Struct, frozen=True):
     output_per_rank: bool = False
     #: The job script that it is: the words of the command are its name and its arguments.
     script: JobScript | None = None
+    #: In place of a working directory that is there: an empty one for each try, to which inputs are
+    #: brought as a ``copy`` or a ``link``, and from which outputs are taken; empty: none.
+    scratch: str = ""
+    #: Shell text that is run before it, in the same shell, and after it, however it has ended.
+    prolog: str = ""
+    epilog: str = ""
 
     @property
     def unfinished(self) -> tuple[int, ...]:
@@ -141,6 +148,9 @@ class ShellCommand(Struct, frozen=True):
                 _text_of(text)
         for what, texts in (("cwd", [self.cwd or ""]), ("env", [*self.env, *self.env.values()])):
             if any("\0" in text for text in texts):
+                raise CommandError(f"{what} has a NUL character", str(self.command))
+        for what, text in (("prolog", self.prolog), ("epilog", self.epilog)):
+            if "\0" in text:
                 raise CommandError(f"{what} has a NUL character", str(self.command))
         for name in self.env:
             if not name or "=" in name:
@@ -252,6 +262,34 @@ class ShellCommand(Struct, frozen=True):
                 raise FileNotFoundError(f"{self.__name__!r} did not make its output {name}={path}")
         return named
 
+    def with_prolog(
+        self, argv: list[str], env: Mapping[str, str]
+    ) -> tuple[list[str], Mapping[str, str]]:
+        """Return words and environment with the prolog and epilog around them, if there are any."""
+        if not (self.prolog or self.epilog):
+            return argv, env
+        from pilot.client.staging import around
+
+        return around(argv, env, self.prolog, self.epilog)
+
+    def scratch_in(self, directory: Path, kwargs: Mapping[str, Any]) -> Scratch:
+        """Return an empty directory with the inputs, for one try of the command.
+
+        Raises
+        ------
+        CommandError
+            Two of its files have the same name, or a value does not name a file.
+        OSError
+            An input cannot be copied.
+        """
+        from pilot.client.staging import Scratch
+
+        inputs, outputs = (
+            {name: self._file(name, kwargs).absolute() for name in names}
+            for names in (self.inputs, self.outputs)
+        )
+        return Scratch(directory, inputs, outputs, self.scratch)
+
     def _file(self, name: str, kwargs: Mapping[str, Any]) -> Path:
         if name not in kwargs:
             raise self._missing(name, kwargs)
@@ -275,7 +313,6 @@ class ShellCommand(Struct, frozen=True):
 
         self.check_call(args, kwargs)
         self.check_inputs(kwargs)
-        argv, line = self.argv(args, kwargs), self.line(args, kwargs)
         home = Path(self.cwd or ".")
         stdin, stdout, stderr = (
             None if text is None else home / str(self.path(text, args, kwargs))
@@ -286,6 +323,14 @@ class ShellCommand(Struct, frozen=True):
                 path and path.with_name(f"{path.name}.0") for path in (stdout, stderr)
             )
         with contextlib.ExitStack() as files:
+            cwd, shown, scratch = self.cwd, kwargs, None
+            if self.scratch:
+                cwd = files.enter_context(tempfile.TemporaryDirectory(prefix="pilot-scratch-"))
+                scratch = self.scratch_in(Path(cwd), kwargs)
+                shown = {**kwargs, **scratch.names}
+            argv, line = self.argv(args, shown), self.line(args, shown)
+            env: Mapping[str, str] = {**os.environ, **self.variables(kwargs)}
+            argv, env = self.with_prolog(argv, env)
             kept = files.enter_context(tempfile.TemporaryFile())
             try:
                 reads = files.enter_context(open(stdin or os.devnull, "rb"))
@@ -296,8 +341,8 @@ class ShellCommand(Struct, frozen=True):
             try:
                 status = subprocess.run(
                     argv,
-                    cwd=self.cwd,
-                    env={**os.environ, **self.variables(kwargs)},
+                    cwd=cwd,
+                    env=env,
                     stdin=reads,
                     stdout=out,
                     stderr=out if stderr == stdout else err,
@@ -309,8 +354,10 @@ class ShellCommand(Struct, frozen=True):
                 raise cannot_start(argv, error) from error
             kept.seek(max(0, kept.seek(0, os.SEEK_END) - OUTPUT_BYTES))
             output = kept.read().decode(errors="replace")
-        if status not in self.success:
-            raise CommandFailed(failure_text(line, status, output), status)
+            if status not in self.success:
+                raise CommandFailed(failure_text(line, status, output), status)
+            if scratch is not None:
+                scratch.take_back()
         return CommandResult(line, status, output, self.collect_outputs(kwargs))
 
 
@@ -386,6 +433,9 @@ def shell(
     success: Sequence[int] = (0,),
     stop_signal: str | int | None = None,
     output_per_rank: bool = False,
+    scratch: str | None = None,
+    prolog: str = "",
+    epilog: str = "",
     **options: Any,
 ) -> Task[..., CommandResult]:
     """Make a command a task: ``shell("gmx mdrun -s {tpr} -o {out}", outputs=["out"])``.
@@ -412,6 +462,13 @@ def shell(
     output_per_rank
         With ``ranks=``: each rank has its own `stdout` and `stderr`, the number of the rank behind
         a dot at the end of their names.
+    scratch
+        ``"copy"`` or ``"link"``: it runs in an empty directory of its own on the node, to which its
+        inputs are brought so; its outputs are taken from there when it has ended well. None: in
+        `cwd`.
+    prolog, epilog
+        Shell text that is run before it in the same shell, which its failure ends; and after it,
+        however it has ended, with its status in ``$PILOT_STATUS``.
     **options
         See `Options`.
 
@@ -434,9 +491,33 @@ def shell(
         _statuses(success),
         stop_signal=signal_number(stop_signal),
         output_per_rank=_output_per_rank(output_per_rank, stdout, stderr),
+        scratch=scratch_option(scratch),
+        prolog=_shell_text("prolog", prolog),
+        epilog=_shell_text("epilog", epilog),
     )
     function.check()
     return Task(cast("Callable[..., CommandResult]", function), COMMAND, options)
+
+
+def scratch_option(given: object) -> str:
+    """Return how inputs get to a directory of the command's own; empty: it has none.
+
+    Raises
+    ------
+    OptionError
+        There is no such way.
+    """
+    if given is None:
+        return ""
+    if given not in ("copy", "link"):
+        raise OptionError(f'scratch={given!r}: give "copy" or "link", or None to run in place')
+    return str(given)
+
+
+def _shell_text(option: str, text: object) -> str:
+    if not isinstance(text, str):
+        raise OptionError(f"{option}={text!r}: give a text for the shell")
+    return text
 
 
 def _words(command: object) -> str | tuple[str, ...]:

@@ -19,7 +19,6 @@ import os
 import shlex
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -44,10 +43,9 @@ from pilot.scheduler.batch.job_scripts import (
 from pilot.site import Site
 from pilot.variables import thread_defaults
 from pilot.worker.node_cache import NodeCache
+from pilot.worker.own_directory import make_own_directory
 from pilot.worker.program import Program
 
-#: Where the directory may be, if the node has none for such things.
-_PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 #: An mpirun in a script binds ranks to no cores: it would count from the node's first one, and not
 #: from the script's. They stay on the script's cores.
 _UNBOUND = {
@@ -98,7 +96,7 @@ def run_script(
     dialect = find_dialect(script.dialect)
     nodes, cores = where
     place = _place(context, nodes, kwargs)
-    directory = _make_directory(cache, site)
+    directory = make_own_directory("script", cache, site)
     try:
         facts = _step_facts(site, environ, dialect, script.text, place, cores)
         _fill_directory(directory, script.text, dialect, script.asked, place, facts)
@@ -153,22 +151,6 @@ def _user() -> str:
 
 
 # --- the directory
-
-
-def _make_directory(cache: NodeCache, site: Site) -> Path:
-    """Make a directory on this node from which programs may be started."""
-    above = [cache.directory, *map(Path, _PLACES), site.directory]
-    for place in above:
-        try:
-            if place is None or os.statvfs(place).f_flag & os.ST_NOEXEC:
-                continue
-            return Path(tempfile.mkdtemp(prefix="pilot-script-", dir=place))
-        except OSError:
-            continue  # it is full, or not there
-    raise PilotError(
-        f"no directory for the script can be made on {os.uname().nodename}, in any of "
-        f"{', '.join(map(str, filter(None, above)))}"
-    )
 
 
 def _fill_directory(

@@ -52,7 +52,14 @@ from pilot.data.pickles import encode
 from pilot.data.pickling_by_value import ClassState, class_states, give_again, times_given
 from pilot.data.storing import store
 from pilot.data.unpicklable import decoding_error, unpicklable_error
-from pilot.errors import CommandFailed, EncodingError, ResultError, Stopped, StorageError
+from pilot.errors import (
+    CommandError,
+    CommandFailed,
+    EncodingError,
+    ResultError,
+    Stopped,
+    StorageError,
+)
 from pilot.limits import ERROR_TEXT_BYTES
 from pilot.model.ids import task_label
 from pilot.model.states import Outcome
@@ -85,6 +92,7 @@ from pilot.worker.usage import Usage
 
 if TYPE_CHECKING:
     from pilot.client.connection import Connection
+    from pilot.client.staging import Scratch
     from pilot.data.segments import Unsealed
 
 #: The variable that tells a task the names of its nodes, with commas between them.
@@ -612,12 +620,59 @@ class TaskRunner:
         context: Context,
     ) -> CommandResult:
         command.check_inputs(kwargs)
-        line = command.line(args, kwargs)
+        scratch, shown = None, kwargs
+        if command.scratch:
+            scratch = self._make_scratch(command, kwargs, plan)
+            shown = {**kwargs, **scratch.names}
+        try:
+            result = self._run_there(command, args, kwargs, shown, begin, plan, context, scratch)
+            if scratch is not None and result.returncode in command.success:
+                scratch.take_back()
+        finally:
+            if scratch is not None:
+                shutil.rmtree(scratch.directory, ignore_errors=True)
+        if result.returncode in command.success:
+            outputs = command.collect_outputs(kwargs)
+            return msgspec.structs.replace(result, outputs=outputs)
+        return msgspec.structs.replace(result, outputs=command.named_outputs(kwargs))
+
+    def _make_scratch(
+        self, command: ShellCommand, kwargs: Mapping[str, Any], plan: LaunchPlan | None
+    ) -> Scratch:
+        """Make the directory in which a command runs, with its inputs."""
+        from pilot.worker.own_directory import make_own_directory  # few tasks have one
+
+        if plan is not None:
+            raise CommandError(
+                "scratch is a directory on one node, which the ranks of an MPI program do not "
+                "share; have it run in cwd",
+                command.__name__,
+            )
+        directory = make_own_directory("scratch", self._cache, self._site)
+        try:
+            return command.scratch_in(directory, kwargs)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+
+    def _run_there(
+        self,
+        command: ShellCommand,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        shown: dict[str, Any],
+        begin: int,
+        plan: LaunchPlan | None,
+        context: Context,
+        scratch: Scratch | None,
+    ) -> CommandResult:
+        """Run a command in its directory, where its files are called as `shown` says."""
+        line = command.line(args, shown)
         launched: list[str] | None = []
         if command.script is None:
             launched = _without_shell(command, line) if plan is None else None
         if launched is None:
-            launched = command.argv(args, kwargs)
+            launched = command.argv(args, shown)
         told = task_variables(context.task_id, context.attempt)
         added = command.variables(kwargs)
         env: Mapping[str, str] = {**self.environ, **told, **added}
@@ -656,6 +711,13 @@ class TaskRunner:
                 stdout, stderr = (
                     command.path(text, args, kwargs) for text in (command.stdout, command.stderr)
                 )
+                if scratch is not None:
+                    stdin, stdout, stderr = (
+                        None if path is None else str(Path(path).absolute())
+                        for path in (stdin, stdout, stderr)
+                    )
+                    home = home or Path.cwd()
+                    os.chdir(scratch.directory)
                 if plan is not None:
                     own = (stdout or "", stderr or "") if command.output_per_rank else ("", "")
                     told[CORES] = str(context.resources.cores)
@@ -665,18 +727,21 @@ class TaskRunner:
                     stdout, stderr = (
                         f"{text}.0" if text and plan is None else None for text in (stdout, stderr)
                     )
+                launched, env = command.with_prolog(launched, env)
                 program.start(launched, env, stdin, stdout, stderr)
                 status = program.wait(self._stopping, lambda: context.should_stop)
             self._program_kib = program.peak_kib
         finally:
             if home is not None:
                 os.chdir(home)
-        output = self._output_since(begin)
-        if status in command.success:
-            return CommandResult(line, status, output, command.collect_outputs(kwargs))
-        if command.stop_signal and status in command.unfinished and context.should_stop:
+        if (
+            command.stop_signal
+            and status not in command.success
+            and status in command.unfinished
+            and context.should_stop
+        ):
             raise Stopped(f"it has stopped, with {status_text(status)}: {context.stop_reason}")
-        return CommandResult(line, status, output, command.named_outputs(kwargs))
+        return CommandResult(line, status, self._output_since(begin))
 
     def _output_since(self, begin: int) -> str:
         end = self.log_position()

@@ -43,6 +43,9 @@ class CommandPlan:
     env: Compiled
     success: tuple[int, ...]
     stop_signal: int = 0
+    scratch: str = ""
+    prolog: str = ""
+    epilog: str = ""
     output_per_rank: bool = False
 
 
@@ -111,6 +114,9 @@ def command_plan(entry: TaskEntry, path: YamlPath) -> CommandPlan:
         env=compiled(entry.env, (*path, "env")),
         success=(0,) if entry.success is None else tuple(entry.success),
         stop_signal=stop_signal,
+        scratch=entry.scratch or "",
+        prolog=entry.prolog,
+        epilog=entry.epilog,
         output_per_rank=_output_per_rank(entry, path),
     )
 

@@ -280,6 +280,9 @@ class _Makers:
                 plan.success,
                 stop_signal=plan.stop_signal,
                 output_per_rank=plan.output_per_rank,
+                scratch=plan.scratch,
+                prolog=plan.prolog,
+                epilog=plan.epilog,
             )
         return self._commands[key]
 

@@ -52,7 +52,7 @@ _KINDS = ("python", "mpi", "run", "http")
 #: Keys that mean something for commands only.
 _COMMAND_KEYS = (
     *("inputs", "outputs", "cwd", *STREAMS, "env", "success", "stop_signal"),
-    "output_per_rank",
+    *("output_per_rank", "scratch", "prolog", "epilog"),
 )
 #: Keys without which there would be many more findings that only follow from that.
 _FOLLOWED = (*_KINDS, "foreach", "with", "args", "inputs", "outputs")
@@ -247,7 +247,7 @@ def _wrong_keys(entry: TaskEntry, kind: str, path: YamlPath) -> Iterator[Wrong]:
         for key in _COMMAND_KEYS:
             if kind == "http" and key == "success":
                 continue
-            if getattr(entry, key) not in (None, {}, False):
+            if getattr(entry, key) not in (None, {}, False, ""):
                 yield Wrong((*path, key), f"{key!r} goes with 'run' only, not with {kind!r}")
     else:
         if entry.args:

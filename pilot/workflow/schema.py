@@ -138,6 +138,14 @@ class TaskEntry(CommonOptions):
     success: list[int] | None = None
     #: Signal that the command gets when its pilot ends soon, as SIGTERM; no signal by default.
     stop_signal: str | None = None
+    #: Run the command in an empty directory of its own on the node: its inputs are brought there
+    #: (copy, or link), its outputs are taken from there when it has ended well; not by default.
+    scratch: Literal["copy", "link"] | None = None
+    #: Shell text that is run before the command in the same shell; if it fails, the command does.
+    prolog: str = ""
+    #: Shell text that is run after the command, however it has ended, with its exit status in
+    #: $PILOT_STATUS.
+    epilog: str = ""
     #: What is added to the query of the request's URL, by name.
     params: dict[str, Any] | UnsetType = UNSET
     #: Headers of the request, by name.

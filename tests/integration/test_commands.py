@@ -205,3 +205,78 @@ def test_command_is_a_process_of_the_executor(session: Session) -> None:
     parent = int(session.submit(pilot.shell("echo $PPID")).result(DEADLINE_S).stdout)
     assert parent != os.getpid()
     assert session.submit(tasks.square, 2).result(DEADLINE_S) == 4
+
+
+def test_a_command_runs_in_a_directory_of_its_own(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "data.txt").write_text("a\nb\n")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "leaf").write_text("leaf")
+    text = "pwd; ls; wc -l < {data} > {out}; mkdir {more}; cp {tree}/leaf {more}; exit {status}"
+    task = pilot.shell(
+        text,
+        inputs=["data", "tree"],
+        outputs=["out", "more"],
+        cwd=tmp_path,
+        scratch="copy",
+        stdout="said-{status}",
+        success=[0, 2],
+    )
+    given = {"data": "data.txt", "tree": "tree", "out": "count", "more": tmp_path / "more"}
+    error = session.submit(task, **given, status=1).exception(DEADLINE_S)
+    assert isinstance(error, pilot.CommandFailed)
+    assert not (tmp_path / "count").exists() and not (tmp_path / "more").exists()
+    result = session.submit(task, **given, status=2).result(DEADLINE_S)
+    assert result["out"] == tmp_path / "count" and result["out"].read_text() == "2\n"
+    assert (tmp_path / "more" / "leaf").read_text() == "leaf"
+    place, *files = (tmp_path / "said-2").read_text().split()
+    assert files == ["data.txt", "tree"]
+    assert not Path(place).exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("count", "data.txt", "more", "said-1", "said-2", "tree")
+    ]
+    # Another try writes anew what is there; a link leads to the file itself.
+    linked = pilot.shell(
+        "readlink {data} > {out}", inputs=["data"], outputs=["out"], cwd=tmp_path, scratch="link"
+    )
+    again = session.submit(linked, data="data.txt", out="count").result(DEADLINE_S)
+    assert again["out"].read_text() == f"{tmp_path / 'data.txt'}\n"
+    here = linked(data="data.txt", out="count-here")
+    assert here["out"].read_text() == f"{tmp_path / 'data.txt'}\n"
+
+
+def test_an_output_that_is_not_made_in_its_own_directory_is_told(
+    session: Session, tmp_path: Path
+) -> None:
+    task = pilot.shell("true {out}", outputs=["out"], scratch="copy")
+    error = session.submit(task, out=tmp_path / "gone").exception(DEADLINE_S)
+    assert isinstance(error, FileNotFoundError) and "did not make its output" in str(error)
+    both = pilot.shell("true {a} {b}", inputs=["a"], outputs=["b"], scratch="copy")
+    (tmp_path / "x").write_text("")
+    error = session.submit(both, a=tmp_path / "x", b=tmp_path / "other" / "x").exception(DEADLINE_S)
+    assert isinstance(error, pilot.CommandError) and "are both called 'x'" in str(error)
+
+
+def test_a_prolog_sets_what_the_command_finds_and_an_epilog_sees_its_status(
+    session: Session, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {
+        "prolog": f"cd {tmp_path}; export COLOUR='a b'; f() {{ echo f; }}",
+        "epilog": "echo epilog $PILOT_STATUS",
+    }
+    said = session.submit(pilot.shell('echo "$COLOUR"; pwd', **options)).result(DEADLINE_S).stdout
+    assert said == f"a b\n{tmp_path}\nepilog 0\n"
+    words = pilot.shell(["sh", "-c", "exit 3"], **options)
+    error = session.submit(words).exception(DEADLINE_S)
+    assert isinstance(error, pilot.CommandFailed)
+    assert error.returncode == 3 and "epilog 3" in str(error)
+    failing = pilot.shell("echo never", prolog="false")
+    error = session.submit(failing).exception(DEADLINE_S)
+    assert isinstance(error, pilot.CommandFailed) and error.returncode == 1
+    assert "\nnever" not in str(error)
+    error = session.submit(pilot.shell("true", epilog="exit 4")).exception(DEADLINE_S)
+    assert isinstance(error, pilot.CommandFailed) and error.returncode == 4
+    assert pilot.shell("echo $A", prolog="A=1; export A")().stdout == "1\n"
+    with pytest.raises(pilot.PilotError, match="give a text for the shell"):
+        pilot.shell("true", prolog=1)  # type: ignore[arg-type]  # that is the mistake
+    with pytest.raises(pilot.PilotError, match='give "copy" or "link"'):
+        pilot.shell("true", scratch="move")

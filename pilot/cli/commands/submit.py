@@ -160,6 +160,8 @@ def _open_lines(path: str) -> IO[str]:
     metavar="NAME=VALUE",
     help="Set an environment variable: not for secrets, since `ps` shows it to others.",
 )
+@click.option("--prolog", default="", help="Shell text to run before it, in the same shell.")
+@click.option("--epilog", default="", help="Shell text to run after it, however it has ended.")
 @click.option(
     "--session",
     "session_id",
