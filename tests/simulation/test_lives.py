@@ -19,7 +19,6 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from pilot.agent.rules.fetches import Fetches
 from pilot.agent.rules.kept import Kept
 from pilot.head.core import pilot_reports, releases
 from pilot.head.core.state import Task
@@ -174,15 +173,6 @@ def test_a_result_that_is_let_go_while_it_is_needed_is_found(
     assert any(sign in str(error) for error in found for sign in signs)
 
 
-def test_a_task_that_starts_before_its_input_has_come_is_found(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A pilot that takes what is on its way to a node for what has come."""
-    monkeypatch.setattr(Fetches, "is_coming", lambda *_: False)
-    found = (_failure(_life(seed, SHORT)) for seed in range(200))
-    assert any("is not to be had" in str(error) for error in found)
-
-
 @pytest.mark.parametrize("size", [LONG, SHORT], ids=["long", "short"])
 def test_what_may_go_wrong_is_reached(size: Size) -> None:
     """A simulation in which nothing goes wrong tests nothing."""
@@ -192,8 +182,6 @@ def test_what_may_go_wrong_is_reached(size: Size) -> None:
     for what in (
         "killed",
         "inputs from the store of a node alone",
-        "inputs fetched from the store of a node alone",
-        "fetched in vain",
         "told without a result that was let go",
         "asked back",
         "nodes given back",

@@ -117,6 +117,23 @@ def test_results_in_one_file_are_told_when_it_is_written() -> None:
     assert pilot.reported == [(1, "ok"), (2, "ok")]
 
 
+@pytest.mark.parametrize("outcome", ["ok", "error"])
+def test_a_task_that_comes_after_an_end_that_is_held_back_gets_its_input_or_goes_back(
+    outcome: str,
+) -> None:
+    pilot = Pilot(1)
+    pilot.add(1)
+    pilot.add(2, 1)
+    pilot.keep(1)
+    pilot.ends(2, outcome=outcome, values=(Value(1, b"x"),) if outcome == "ok" else ())
+    assert pilot.reported == []
+    pilot.add(3, 2)
+    if outcome == "ok":
+        assert pilot.node_of(3)
+    else:
+        assert pilot.reported == [(3, "interrupted")]
+
+
 # --- losses
 
 
@@ -569,6 +586,21 @@ def test_results_that_no_task_here_uses_are_written_at_once_after_some() -> None
     pilot.ends(22)
     pilot.add(23)
     assert pilot.keeps[-1] is True
+
+
+def test_a_released_result_is_told_when_the_last_other_one_is_that_its_user_rests_on() -> None:
+    pilot = Pilot(2)
+    for task in (1, 2):
+        pilot.add(task)
+    pilot.add(3, 1, 2)
+    pilot.rules.release([ReleasedResult(1, 0, (3,))])
+    pilot.keep(1)
+    pilot.keep(2)
+    assert pilot.persisted == [large(2).path]
+    pilot.ends(3)
+    assert pilot.reported == []
+    pilot.written(2)
+    assert pilot.reported == [(2, "ok"), (1, "ok"), (3, "ok")]
 
 
 @pytest.mark.parametrize("late", [False, True])

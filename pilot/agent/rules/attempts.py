@@ -93,7 +93,7 @@ class Attempts:
             if site := self.templates[item.template].resources.site:
                 self.site_held[item.task] = site
             try:
-                ready = self._inputs.add(item, self.held)
+                ready = self._inputs.add(item, self.held, self._kept.__contains__)
             except LookupError as error:
                 self.report(ended(item, "interrupted", str(error), now))
                 continue

@@ -12,7 +12,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import msgspec
 
@@ -51,7 +51,12 @@ class Inputs:
         #: Task → those that wait for it.
         self._wanted: dict[int, list[_Waiting]] = {}
 
-    def add(self, work: AttemptSpec, held: Mapping[int, int]) -> AttemptSpec | None:
+    def add(
+        self,
+        work: AttemptSpec,
+        held: Mapping[int, int],
+        has_ended: Callable[[int], bool] = lambda _: False,
+    ) -> AttemptSpec | None:
         """Return a task with all its inputs, or None if it has to wait for some.
 
         Parameters
@@ -59,7 +64,9 @@ class Inputs:
         work
             May have inputs without a value.
         held
-            The tasks that are here and have not ended.
+            The tasks that are here and are not reported.
+        has_ended
+            Tells whether one of them has ended all the same.
 
         Raises
         ------
@@ -73,7 +80,7 @@ class Inputs:
         for source in missing.intersection(self._values):
             waiting.values[source] = self._values[source]
             missing.discard(source)
-        if not missing.issubset(held):
+        if not missing.issubset(held) or any(map(has_ended, missing)):
             raise LookupError("its input is not made here")
         if not missing:
             return waiting.filled()

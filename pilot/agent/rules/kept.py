@@ -314,13 +314,19 @@ class Kept:
         for user in self._users.pop(task, ()):
             if (held := self._held.get(user)) is not None:
                 held.makers.discard(task)
-                if user not in group and not held.makers and not held.unwritten:
+                if user not in group and not held.unwritten and self._are_waived(held.makers):
                     waiting.append(user)
             elif (used := self._used.get(user)) is not None:
                 used.discard(task)
                 if not used:
                     del self._used[user]
         return waiting
+
+    def _are_waived(self, makers: Iterable[int]) -> bool:
+        """Tell whether these tasks have no results that are to be written: then their ends may be
+        released with those of their users."""
+        held = self._held
+        return all(held[maker].waived and not held[maker].unwritten for maker in makers)
 
     def _forget_segments(self, task: int, held: _Held) -> None:
         for path in held.unwritten | held.waived:

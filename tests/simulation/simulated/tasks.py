@@ -74,6 +74,9 @@ class Tasks:
         self._cache_rate = self.rng.choice((0.0, 0.0, 0.3))
         #: How likely a task takes a value by turns with others.
         self._turns_rng = cluster.chance("turns")
+        #: How likely a submission is an exchange: some tasks, and others that need several of them.
+        self._exchanges = cluster.chance("exchanges")
+        self._exchange_rate = self._exchanges.choice((0.0, 0.2, 0.6))
         self._turn_rate = self._turns_rng.choice((0.0, 0.0, 0.3))
         #: The values that tasks take by turns, with these, by session; and the templates of tasks
         #: that take over what these leave.
@@ -286,6 +289,13 @@ class Tasks:
             templates = [rng.choice(templates)]
         most = self.cluster.life.size.tasks
         count = rng.randint(1, most) if alike is None else 5 * most
+        plain = [one for one in templates if self._is_plain(one)]
+        is_exchange = self._exchanges.random() < self._exchange_rate and plain
+        makers = 0
+        if is_exchange and alike is None and not is_chain:
+            # Wide ones, which are on several nodes.
+            templates = [max(plain, key=lambda one: one.resources.cores)]
+            makers, count = 8, 12
         try:
             given = client.numbers[session].take(count)
         except InterruptedError:
@@ -310,11 +320,18 @@ class Tasks:
                 after = self._after(known[-10:], rng)
             if is_chain and specs:
                 refs, after = ((specs[-1].id, 0),), ()
-            values = self.values(task, template) if rng.random() < 0.03 and not is_chain else ()
+            if makers:
+                made = [spec.id for spec in specs[:makers]]
+                after = ()
+                refs = self._refs(made, 3, self._exchanges) if len(specs) >= makers else ()
+            values: tuple[Value, ...] = ()
+            if rng.random() < 0.03 and not (is_chain or makers):
+                values = self.values(task, template)
             refs, after = ((), ()) if values else (refs, after)
             parts: tuple[tuple[int, int], ...] = ()
             by_turns = self._turns_rng
-            if not values and alike is None and by_turns.random() < self._turn_rate:
+            takes_turns = by_turns.random() < self._turn_rate
+            if takes_turns and not (values or alike or makers):
                 template, refs, after, parts = self._by_turns(task, template, refs, after, by_turns)
             payload = b"%d" % rng.randrange(5)
             if values and rng.random() < 0.7:
@@ -332,4 +349,12 @@ class Tasks:
         )
         if is_chain:
             client.release([spec.id for spec in specs[:-1]], [])
+        if makers and self._exchanges.random() < 0.5:
+            client.release([spec.id for spec in specs[:makers]], [])
         return True
+
+    def _is_plain(self, template: Template) -> bool:
+        """Tell whether tasks of a template need nothing but some cores of one node."""
+        need = template.resources
+        is_plain = need.cores >= 1 and need.ranks == 1 and not need.site
+        return template.kind == "python" and is_plain and not template.cache
