@@ -1,7 +1,7 @@
 """``python -m pilot``: the command line, and the processes that Pilot starts itself.
 
-Those (``agent``, ``node``, ``rank``, ``head run``, ``examine``) are told apart before anything of
-the command line is imported: there may be thousands of them, and they start often.
+Those (``agent``, ``node``, ``rank``, ``executor``, ``head run``, ``examine``) are told apart before
+anything of the command line is imported: there may be thousands of them, and they start often.
 """
 
 from __future__ import annotations
@@ -49,6 +49,12 @@ def _rank(_: list[str]) -> None:
     main()
 
 
+def _executor(_: list[str]) -> None:
+    from pilot.worker.executor import main_of_program
+
+    main_of_program()
+
+
 def _examine(arguments: list[str]) -> None:
     from pilot.doctor.node import main
 
@@ -66,6 +72,8 @@ def main() -> None:
         _node(arguments[1:])
     elif arguments[:1] == ["rank"]:
         _rank(arguments[1:])
+    elif arguments[:1] == ["executor"]:
+        _executor(arguments[1:])
     elif arguments[:1] == ["examine"]:
         _examine(arguments[1:])
     else:

@@ -91,6 +91,11 @@ class Site(Struct, frozen=True):
         return self.directory / "checkpoints"
 
     @property
+    def environments(self) -> Path:
+        """The directory of the virtual environments that were made for tasks."""
+        return self.directory / "environments"
+
+    @property
     def wire(self) -> Path:
         """The directory of the connections over files."""
         return self.directory / "wire"

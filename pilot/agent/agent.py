@@ -63,10 +63,12 @@ from pilot.site_configs import PoolConfig
 from pilot.variables import ENFORCES_MEMORY
 from pilot.wire.channel import Client, Server
 from pilot.wire.discovery import HeadAddress, read_address
+from pilot.wire.endpoints import temporary_dir
 from pilot.wire.keys import load_keys
 from pilot.wire.messages import worker as m
 from pilot.wire.messages.pilot import AttemptSpec, NodeInfo, RunningTask, ToPilot
 from pilot.wire.polling import Poller, poller_of
+from pilot.worker.entering import in_software, program
 from pilot.worker.mpi_program import plan_ranks
 from pilot.worker.mpi_rank import VARIABLE, HostCores, WorldConfig, why_no_mpi
 from pilot.worker.node import UNREACHED, ForkedNode
@@ -671,7 +673,7 @@ class Agent:
             had = ", ".join(map(str, action.indexed))
             log.info("executor %d on %s has %s", action.executor, action.node, had)
         session = self._service.sessions[action.session]
-        start = m.StartExecutor(action.executor, session, action.cores, indices)
+        start = m.StartExecutor(action.executor, session, action.cores, indices, action.software)
         self._send_to_node(action.node, start)
 
     def _run_on_executor(self, action: a.RunOnExecutor) -> None:
@@ -817,7 +819,8 @@ class Agent:
 
     def _start_world(self, action: a.StartWorld) -> None:
         importlib.invalidate_caches()
-        if importlib.util.find_spec("mpi4py") is None:
+        software = action.software
+        if software is None and importlib.util.find_spec("mpi4py") is None:
             # Ranks would all say so, each time anew, among what their launcher says of it.
             reason = (
                 f"the Python of the pilots, {sys.executable}, has no mpi4py, which MPI functions "
@@ -832,7 +835,7 @@ class Agent:
             pilot=self._pilot,
             site=str(self._site.directory),
             agent=self._server.endpoints,
-            session=self._service.sessions[action.session],
+            session=in_software(self._service.sessions[action.session], software),
             cores_per_rank=action.need.cores,
             cores_of_node=self._shape.cores,
             gpus_of_node=self._shape.gpus,
@@ -843,11 +846,19 @@ class Agent:
         path = self._site.logs / self._pilot / f"world-{action.world}.out"
         try:
             make_private(path.parent, self._site.directory)
+            command: list[str] = pilot_command("rank")
+            variables: dict[str, str] = {}
+            if software is not None:
+                session = config.session.environment
+                command, variables = program(
+                    software, session, self._site, ["rank"], str(temporary_dir())
+                )
             launch = self._mpi().launch(
-                pilot_command("rank"),
+                command,
                 _placement(action.shares),
                 env={
                     **self._site.config.mpi.variables,
+                    **variables,
                     VARIABLE: msgspec.json.encode(config).decode(),
                 },
             )

@@ -29,8 +29,10 @@ from pilot.client.ordering import After, as_tuple, numbers
 from pilot.client.outgoing import plain
 from pilot.client.submission import Submission
 from pilot.client.task import (
+    COMMAND,
     HTTP,
     MPI,
+    MPI_COMMAND,
     NO_CORES_FOR_RANKS,
     OptionError,
     Options,
@@ -45,6 +47,7 @@ from pilot.errors import EncodingError, PilotError, SubmissionError
 from pilot.limits import OPTIONS_BYTES
 from pilot.model.ids import Ref, session_of, task_label
 from pilot.model.objects import Naming, encode_naming
+from pilot.model.software import Software
 from pilot.model.tasks import DEPTH_MOST, Function, TaskSpec, Template
 from pilot.model.values import Value
 from pilot.scheduler.amounts import make_amounts
@@ -432,6 +435,8 @@ class Submitter:
         if number is not None:
             return number
         template = _template(self._session, task, known.digest, resolved, group, self._depth)
+        if options.environment or options.container:
+            template = msgspec.structs.replace(template, software=self._software(task))
         if options.cache:
             source = source_digest(task, resolved.resources.ranks)
             template = msgspec.structs.replace(template, cache=source)
@@ -441,6 +446,25 @@ class Submitter:
             number = self._known_template(template, submission)
         _remember(known.templates, (resolved, group), number)
         return number
+
+    def _software(self, task: Task[..., Any]) -> Software | None:
+        """Return what the processes of a task are started in; pip's part of it is built."""
+        from pilot.client.software_of import software_of  # few tasks need it
+
+        there = minor_version(self._python())
+        options = task.task_options
+        environment, container = options.environment, options.container
+        if task.kind == HTTP:
+            # Pilot itself sends it: it needs nothing, but maybe a token that a variable has.
+            variables = (environment or {}).get("variables")
+            environment, container = {"variables": variables} if variables else None, None
+        return software_of(
+            environment,
+            container,
+            self.site,
+            sys.version_info[:2] if there == (0, 0) else there,
+            task.kind in (COMMAND, MPI_COMMAND),
+        )
 
     def _known_template(self, template: Template, submission: Submission) -> int:
         """Return the id of a template; a new one is put into the submission."""

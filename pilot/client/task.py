@@ -32,6 +32,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from pilot.client.current import find_current
+from pilot.client.environments import (
+    check_container,
+    check_environment,
+    check_together,
+    merged_environments,
+)
 from pilot.client.ordering import After, as_futures, as_tuple
 from pilot.compression import parse_compression
 from pilot.errors import PilotError
@@ -144,6 +150,12 @@ class Options(Struct, frozen=True):
     #: ``shared``: its process runs other tasks of the session before and after it; ``fresh``: a new
     #: one, of an MPI task a new world, runs it alone.
     isolation: str = "shared"
+    #: The environment of its processes: ``pip``, ``pip_options``, ``venv``, ``conda``, ``modules``
+    #: and ``variables``; merged by these with those of the decorator and of the session.
+    environment: Mapping[str, Any] | None = None
+    #: The container that it runs in: an image, or ``image``, ``engine``, ``binds``, ``options`` and
+    #: ``python``.
+    container: Any = None
 
     @property
     def return_names(self) -> tuple[str, ...]:
@@ -375,6 +387,8 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
         options.pop("default", None)
     if "resources" in below and "resources" in above:
         options["resources"] = _merged_resources(below["resources"], above["resources"])
+    if "environment" in below and "environment" in above:
+        options["environment"] = merged_environments(below["environment"], above["environment"])
     return options
 
 
@@ -459,6 +473,14 @@ def make_options(base: Options, changes: Mapping[str, Any]) -> Options:
             raise OptionError(f"commutative: {error}") from None
     if "returns" in plain:
         plain["returns"] = _returns(plain["returns"])
+    try:
+        if "environment" in plain:
+            given = merged_environments(base.environment, plain["environment"])
+            plain["environment"] = check_environment(given)
+        if "container" in plain:
+            plain["container"] = check_container(plain["container"])
+    except ValueError as error:
+        raise OptionError(str(error)) from None
     options = replace(base, **plain)
     if options.default is not None and options.on_failure != "ignore":
         if plain.get("default") is not None:
@@ -470,6 +492,10 @@ def make_options(base: Options, changes: Mapping[str, Any]) -> Options:
     if options.on_failure not in ON_FAILURE:
         raise OptionError(f"on_failure={options.on_failure!r}: give one of {', '.join(ON_FAILURE)}")
     _ = options.defaults
+    try:
+        check_together(options.environment, options.container)
+    except ValueError as error:
+        raise OptionError(str(error)) from None
     options.retry_names(), options.no_retry_names()
     if options.compression is not None:
         try:

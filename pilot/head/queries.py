@@ -340,6 +340,7 @@ def task(view: View, task: str) -> dict[str, Any]:
                 )
             }
         ),
+        "environment": str(template.software) if template.software is not None else None,
         "parent": task_label(row["parent"]) if row["parent"] else None,
         "retry_of": task_label(row["retry_of"]) if row["retry_of"] else None,
         "inputs": inputs,

@@ -10,6 +10,7 @@ import msgspec
 
 from pilot.model.bounds import Few, Number, Seconds, Signed
 from pilot.model.ids import Ref
+from pilot.model.software import Software
 from pilot.model.states import OnFailure, Outcome, TaskKind, ToldState
 from pilot.model.values import Value
 from pilot.scheduler.resources import Resources
@@ -78,6 +79,8 @@ class Template(msgspec.Struct, array_like=True, frozen=True):
     depth: Few = 0
     #: True if each task has a process of its own, or ranks, which run nothing before and after it.
     fresh: bool = False
+    #: What its processes find around them; None: what the pilots have.
+    software: Software | None = None
 
 
 class TaskSpec(msgspec.Struct, array_like=True, frozen=True):

@@ -26,19 +26,22 @@ from pilot import clock
 from pilot.client.context import serve_tasks
 from pilot.client.lending import set_lender
 from pilot.errors import PilotError
+from pilot.model.software import Software
 from pilot.model.tasks import Completion, SessionInfo, TaskFailure
 from pilot.process import (
     Pinning,
     be_no_terminals,
+    die_with_parent,
     name_process,
     redirect_output,
     show_resources,
 )
-from pilot.site import Site
+from pilot.site import Site, open_site
 from pilot.variables import process_variables, thread_defaults
 from pilot.wire.channel import REBIND_S, Client, encode
 from pilot.wire.keys import load_keys
 from pilot.wire.messages import worker as m
+from pilot.worker.entering import become, in_software, take_file
 from pilot.worker.node_cache import NodeCache
 from pilot.worker.node_store import NodeStore
 from pilot.worker.preloading import reseed
@@ -83,11 +86,32 @@ class ExecutorConfig(msgspec.Struct):
     #: Path of the output, and its place in the shared memory.
     log: str
     slot: int
+    #: The site directory.
+    site: str = ""
+    #: What it is started in, where it is to become a program of its own; None: it is what it is.
+    software: Software | None = None
+    #: The file of such a program, with the shared memory and this.
+    file: str = ""
+
+    def in_software(self, software: Software, file: str) -> bytes:
+        """Return, encoded, what the program is told that runs in a software environment."""
+        session = in_software(self.session, software)
+        return msgspec.msgpack.encode(msgspec.structs.replace(self, session=session, file=file))
+
+
+def main_of_program() -> None:
+    """Run an executor that is a program of its own, and was started by `entering.become`."""
+    memory, packed = take_file()
+    config = msgspec.msgpack.decode(packed, type=ExecutorConfig)
+    main(packed, open_site(Path(config.site)), memory)
 
 
 def main(packed: bytes, site: Site, memory: mmap.mmap) -> None:
     """Run an executor of this site until told to end; `memory` is shared with the node worker."""
     config = msgspec.msgpack.decode(packed, type=ExecutorConfig)
+    if config.software is not None:
+        redirect_output(Path(config.log), site.directory)
+        become(config.software, config.session.environment, site, config.file)
     try:
         client, worker, pinning = _come_up(config, site, memory)
     except Exception as error:
@@ -102,7 +126,10 @@ def _come_up(
     config: ExecutorConfig, site: Site, memory: mmap.mmap
 ) -> tuple[Client[m.ToExecutor], TaskRunner, Pinning]:
     """Make this process ready for tasks; a failure here is blamed on the node, not on a task."""
-    os.setsid()
+    if config.file:
+        die_with_parent()  # it may be an engine's now
+    else:
+        os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     be_no_terminals()
     serve_tasks()

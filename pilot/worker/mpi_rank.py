@@ -52,6 +52,7 @@ from pilot.wire.endpoints import Endpoints, runtime_dir
 from pilot.wire.keys import load_keys
 from pilot.wire.messages import worker as m
 from pilot.wire.reaching import find_way
+from pilot.worker.entering import forget_start
 from pilot.worker.executor import Outbox
 from pilot.worker.node_cache import NodeCache
 from pilot.worker.shared_memory import (
@@ -103,6 +104,7 @@ class WorldConfig(msgspec.Struct):
 def main() -> None:
     """Run a rank of an MPI world until told to end."""
     config = msgspec.json.decode(os.environ.pop(VARIABLE), type=WorldConfig)
+    forget_start()
     die_with_parent(signal.SIGTERM)
     adopt_orphans()
 

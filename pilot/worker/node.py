@@ -43,12 +43,13 @@ from pilot.scheduler.resources import NodeShape
 from pilot.site import Site, rank_log
 from pilot.variables import ENFORCES_MEMORY
 from pilot.wire.channel import REBIND_S, Client
-from pilot.wire.endpoints import LOCAL, Endpoints
+from pilot.wire.endpoints import LOCAL, Endpoints, runtime_dir
 from pilot.wire.keys import load_keys
 from pilot.wire.messages import worker as m
 from pilot.wire.messages.pilot import RunningTask
 from pilot.wire.polling import poller_of
 from pilot.wire.reaching import find_way
+from pilot.worker.entering import leave_file
 from pilot.worker.executor import ExecutorConfig
 from pilot.worker.executor import main as executor_main
 from pilot.worker.forking import Forked, ForkServer, Served
@@ -93,12 +94,18 @@ TAIL_BYTES = 4096
 class _Running:
     """An executor of this node."""
 
-    def __init__(self, process: Served, slot: int, log_path: Path, owner: str) -> None:
+    def __init__(
+        self, process: Served, memory: mmap.mmap, slot: int, log_path: Path, owner: str, file: str
+    ) -> None:
         self.process = process
         #: The name that its segments bear.
         self.owner = owner
+        #: The memory that is shared with it, and its place there.
+        self.memory = memory
         self.slot = slot
         self.log = log_path
+        #: The file with that memory, of an executor that is a program; else empty.
+        self.file = file
         self.kill_at = 0.0
         #: Why it was killed, where its task had too much memory.
         self.over = ""
@@ -304,7 +311,9 @@ class NodeWorker:
             self._fork(message)
 
     def _fork(self, message: m.StartExecutor) -> None:
-        slot = self._free_slots.pop()
+        software = message.software
+        is_program = software is not None and software.needs_start
+        slot = 0 if is_program else self._free_slots.pop()
         path = self._site.logs / self._pilot / f"{self._node}-{message.executor}.out"
         owner = f"{self._pilot}-{self._node}-{message.executor}-{os.getpid()}"
         config = ExecutorConfig(
@@ -320,23 +329,32 @@ class NodeWorker:
             gpus_of_node=self._shape.gpus,
             log=str(path),
             slot=slot,
+            site=str(self._site.directory),
         )
+        memory, file = self._memory, ""
         try:
+            if is_program and software is not None:
+                file = str(runtime_dir() / f"executor-{owner}")
+                memory = leave_file(Path(file), config.in_software(software, file))
+                config = msgspec.structs.replace(config, software=software, file=file)
             process = self._preloads.fork(message, msgspec.msgpack.encode(config))
         except OSError as error:
-            self._free_slots.append(slot)
+            if is_program:
+                Path(file).unlink(missing_ok=True)
+            else:
+                self._free_slots.append(slot)
             said = f"it cannot be forked on {self._node}: {error.strerror or error}"
             if error.errno == errno.EAGAIN:
                 said += "; is the limit of processes (ulimit -u) too low?"
             self._client.send(m.ExecutorExited(message.executor, 1, 0, 0.0, (), said))
             return
-        self._executors[message.executor] = _Running(process, slot, path, owner)
+        self._executors[message.executor] = _Running(process, memory, slot, path, owner, file)
         self._poller.register(process.sentinel, select.POLLIN)
 
     def _stop(self, number: int, grace_s: float) -> None:
         executor = self._executors.get(number)
         if executor is not None:
-            tell_to_end(self._memory, executor.slot * PLACE_BYTES)
+            tell_to_end(executor.memory, executor.slot * PLACE_BYTES)
             if grace_s:
                 _ask_to_end(executor.process)
             else:
@@ -350,7 +368,8 @@ class NodeWorker:
         begun."""
         number = message.number
         if executor := self._executors.get(number):
-            pid, order = executor.process.pid, order_of(self._memory, executor.slot * PLACE_BYTES)
+            pid = executor.process.pid
+            order = order_of(executor.memory, executor.slot * PLACE_BYTES)
             begun = _skip_upto(pid, order, message.upto)
         else:
             begun = None
@@ -363,14 +382,14 @@ class NodeWorker:
     def _tell_to_stop(self, message: m.TellStop) -> None:
         notice = (message.task, message.attempt, message.until, message.reason)
         if executor := self._executors.get(message.number):
-            tell_to_stop(self._memory, executor.slot * PLACE_BYTES, *notice)
+            tell_to_stop(executor.memory, executor.slot * PLACE_BYTES, *notice)
         for rank, _, memory in self._ranks.values():
             if rank.world == message.number and memory is not None:
                 tell_to_stop(memory, 0, *notice)
 
     def _listening(self) -> list[int]:
         """List the tasks that look whether they are to stop, read from shared memory."""
-        places = [(self._memory, its.slot * PLACE_BYTES) for its in self._executors.values()]
+        places = [(its.memory, its.slot * PLACE_BYTES) for its in self._executors.values()]
         places += [(memory, 0) for _, _, memory in self._ranks.values() if memory is not None]
         tasks = {listening_task(memory, offset) for memory, offset in places}
         return sorted(tasks - {0})
@@ -379,8 +398,8 @@ class NodeWorker:
         """Look at the memory that tasks have, and end those that have more than they asked for."""
         for executor in self._executors.values():
             pid, offset = executor.process.pid, executor.slot * PLACE_BYTES
-            task, why = look(pid, self._memory, offset, self._enforces_memory)
-            if task and end_in_task(pid, self._memory, offset, task):
+            task, why = look(pid, executor.memory, offset, self._enforces_memory)
+            if task and end_in_task(pid, executor.memory, offset, task):
                 executor.over = why
         for rank, _, memory in self._ranks.values():
             if memory is not None:
@@ -404,12 +423,15 @@ class NodeWorker:
             except ConnectionError:
                 status = -signal.SIGKILL  # its guard was killed
             del self._executors[number]
-            offset = executor.slot * PLACE_BYTES
-            task, _, started, begin, _ = SLOT.unpack_from(self._memory, offset)
-            its_task, peak_mib = sample_of(self._memory, offset)
-            reason = reason_in(self._memory, offset)
-            self._memory[offset : offset + PLACE_BYTES] = bytes(PLACE_BYTES)
-            self._free_slots.append(executor.slot)
+            memory, offset = executor.memory, executor.slot * PLACE_BYTES
+            task, _, started, begin, _ = SLOT.unpack_from(memory, offset)
+            its_task, peak_mib = sample_of(memory, offset)
+            reason = reason_in(memory, offset)
+            if executor.file:
+                Path(executor.file).unlink(missing_ok=True)
+            else:
+                memory[offset : offset + PLACE_BYTES] = bytes(PLACE_BYTES)
+                self._free_slots.append(executor.slot)
             logs, tail = self._output(executor.log, begin) if task or status else ((), "")
             tail = reason or tail
             if status:
@@ -450,7 +472,7 @@ class NodeWorker:
         now = clock.now()
         for executor in self._executors.values():
             task, attempt, started, begin, _ = SLOT.unpack_from(
-                self._memory, executor.slot * PLACE_BYTES
+                executor.memory, executor.slot * PLACE_BYTES
             )
             if task and now - started > TOLD_S:
                 name = executor.log.relative_to(self._site.directory).as_posix()
@@ -461,7 +483,7 @@ class NodeWorker:
 
     def _end_all(self) -> None:
         for executor in self._executors.values():
-            tell_to_end(self._memory, executor.slot * PLACE_BYTES)
+            tell_to_end(executor.memory, executor.slot * PLACE_BYTES)
             _signal_group(executor.process, signal.SIGTERM)
         deadline = time.monotonic() + 2.0
         for executor in self._executors.values():

@@ -175,7 +175,7 @@ class Preloads:
         """Take a request whose executor has to wait for the modules of its session; return False if
         it may start."""
         environment = message.session.environment
-        if not environment.preload:
+        if not environment.preload or _is_program(message):
             return False
         key = message.session.id, len(message.cores)
         template = self._templates.get(key)
@@ -197,6 +197,8 @@ class Preloads:
             It could not be forked.
         """
         template = self._templates.get((message.session.id, len(message.cores)))
+        if _is_program(message):
+            template = None
         if template is not None and template.is_ready and template.process is not None:
             try:
                 return template.process.fork(packed)
@@ -309,3 +311,8 @@ class Preloads:
     @staticmethod
     def _leave_out(template: _Template, module: str) -> None:
         template.modules = tuple(name for name in template.modules if name != module)
+
+
+def _is_program(message: StartExecutor) -> bool:
+    """Tell whether an executor will be a program of its own, which has no use for a copy."""
+    return message.software is not None and message.software.needs_start

@@ -56,12 +56,15 @@ from pilot.errors import (
     CommandError,
     CommandFailed,
     EncodingError,
+    PilotError,
     ResultError,
     Stopped,
     StorageError,
 )
+from pilot.launchers.activation import activated
 from pilot.limits import ERROR_TEXT_BYTES
 from pilot.model.ids import task_label
+from pilot.model.software import Container, Software
 from pilot.model.states import Outcome
 from pilot.model.tasks import (
     Children,
@@ -78,9 +81,11 @@ from pilot.process import enter_environment
 from pilot.site import Site
 from pilot.texts import shortened
 from pilot.variables import CORES, task_variables
+from pilot.wire.endpoints import temporary_dir
 from pilot.wire.messages.client import Detach
 from pilot.wire.messages.pilot import AttemptSpec
 from pilot.wire.messages.worker import LaunchPlan
+from pilot.worker.entering import contained, user_name
 from pilot.worker.failures import bases_of, failure_of
 from pilot.worker.mpi_program import as_ranks
 from pilot.worker.node_cache import NodeCache
@@ -202,6 +207,8 @@ class TaskRunner:
         #: The session's variables.
         self._variables: Mapping[str, str] = {}
         self._pid = os.getpid()
+        #: The session's working directory.
+        self._working_dir = ""
         #: Why nothing can run here, such as a working directory that is not there.
         self._broken: Exception | None = None
         #: The surroundings as they are when `enter` has been called.
@@ -223,6 +230,7 @@ class TaskRunner:
         """Take on the session's directory, module search path and variables, as each task will find
         them."""
         self._variables = environment.variables
+        self._working_dir = environment.working_dir
         self._broken = enter_environment(
             environment.working_dir,
             environment.sys_path,
@@ -332,7 +340,9 @@ class TaskRunner:
             if template.function in self._looking:
                 self._stopping.listen(work.task)  # it will look, and may be ended before that
             if isinstance(function, ShellCommand):
-                result = self._run_command(function, args, kwargs, begin, plan, context)
+                result = self._run_command(
+                    function, args, kwargs, begin, plan, context, template.software
+                )
                 if result.returncode not in function.success:
                     failed = _ignored(template, result)
                     raise _command_failed(result)
@@ -618,6 +628,7 @@ class TaskRunner:
         begin: int,
         plan: LaunchPlan | None,
         context: Context,
+        software: Software | None,
     ) -> CommandResult:
         command.check_inputs(kwargs)
         scratch, shown = None, kwargs
@@ -625,7 +636,9 @@ class TaskRunner:
             scratch = self._make_scratch(command, kwargs, plan)
             shown = {**kwargs, **scratch.names}
         try:
-            result = self._run_there(command, args, kwargs, shown, begin, plan, context, scratch)
+            result = self._run_there(
+                command, args, kwargs, shown, begin, plan, context, scratch, software
+            )
             if scratch is not None and result.returncode in command.success:
                 scratch.take_back()
         finally:
@@ -665,12 +678,15 @@ class TaskRunner:
         plan: LaunchPlan | None,
         context: Context,
         scratch: Scratch | None,
+        software: Software | None,
     ) -> CommandResult:
         """Run a command in its directory, where its files are called as `shown` says."""
         line = command.line(args, shown)
+        container = None if software is None else software.container
         launched: list[str] | None = []
         if command.script is None:
-            launched = _without_shell(command, line) if plan is None else None
+            is_plain = plan is None and container is None
+            launched = _without_shell(command, line) if is_plain else None
         if launched is None:
             launched = command.argv(args, shown)
         told = task_variables(context.task_id, context.attempt)
@@ -684,6 +700,11 @@ class TaskRunner:
             except OSError as error:
                 raise no_directory(command.cwd, error) from error
         try:
+            if container is not None and command.script is not None:
+                raise PilotError(
+                    "a job script does not run in a container, but what it starts may: call the "
+                    "engine in the script"
+                )
             stdin = command.path(command.stdin, args, kwargs)
             if stdin:
                 is_there(Path(stdin))  # soon; the start of the command says what is wrong
@@ -718,7 +739,13 @@ class TaskRunner:
                     )
                     home = home or Path.cwd()
                     os.chdir(scratch.directory)
+                if container is not None:
+                    launched = [*self._contained(container, command.argv(args, shown), env)]
+                    env = {"USER": user_name(), **env}
                 if plan is not None:
+                    if software is not None:
+                        # On other nodes, too, of which the launcher may know nothing of this one's.
+                        launched = [*activated(launched or (), *software.places)]
                     own = (stdout or "", stderr or "") if command.output_per_rank else ("", "")
                     told[CORES] = str(context.resources.cores)
                     for_all = {**self._variables, **told, **added}
@@ -742,6 +769,17 @@ class TaskRunner:
         ):
             raise Stopped(f"it has stopped, with {status_text(status)}: {context.stop_reason}")
         return CommandResult(line, status, self._output_since(begin))
+
+    def _contained(
+        self, container: Container, words: list[str], env: Mapping[str, str]
+    ) -> tuple[str, ...]:
+        """Return the words that run a command in a container, in the present directory."""
+        here = str(Path.cwd())
+        binds = [here, self._working_dir, str(temporary_dir())]
+        try:
+            return contained(container, words, here, binds, env)
+        except ValueError as error:
+            raise PilotError(str(error)) from None
 
     def _output_since(self, begin: int) -> str:
         end = self.log_position()

@@ -77,6 +77,11 @@ class CommonOptions(_Mapping):
     #: Whether its process runs other tasks before and after it (shared, by default), or is a new
     #: one for it alone (fresh).
     isolation: Literal["shared", "fresh"] | UnsetType = UNSET
+    #: The environment of its processes, as {venv: /path}, {pip: [numpy]}, {conda: name}, {modules:
+    #: [gcc]} or {variables: {A: b}}.
+    environment: dict[str, Any] | UnsetType | None = UNSET
+    #: The container that it runs in: an image, or image, engine, binds, options and python.
+    container: str | dict[str, Any] | UnsetType | None = UNSET
     #: What follows when the task has failed for good: its dependents are aborted (fail), run with
     #: its default (ignore), are cancelled (cancel_successors), or the session ends (stop_session).
     on_failure: OnFailure | UnsetType = UNSET

@@ -138,6 +138,8 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "object show",
         "object rm",
         "object alias",
+        "environment list",
+        "environment rm",
         "events",
         "fleet list",
         "fleet explain",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from pilot.model.software import Software
 from pilot.scheduler.placement import NodeAllocation, Portion
 from pilot.scheduler.resources import Resources
 from pilot.wire.messages.pilot import AttemptSpec
@@ -22,6 +23,8 @@ class StartExecutor(msgspec.Struct, frozen=True):
     cores: tuple[int, ...]
     #: The rank's portions of things that are told apart.
     indexed: tuple[Portion, ...] = ()
+    #: What it is started in; None: what the pilot has.
+    software: Software | None = None
 
 
 class StopExecutor(msgspec.Struct, frozen=True):
@@ -66,6 +69,8 @@ class StartWorld(msgspec.Struct, frozen=True):
     session: int
     shares: tuple[NodeAllocation, ...]
     need: Resources
+    #: What its ranks are started in; None: what the pilot has.
+    software: Software | None = None
 
 
 class StopWorld(msgspec.Struct, frozen=True):

@@ -46,6 +46,13 @@ def cannot_start(node: str, count: int, status: int, tail: str) -> str:
     return f"{count} executors in a row did not start on {node} ({describe_exit(status)}{last})"
 
 
+def cannot_enter(status: int, tail: str) -> str:
+    """Say why a task's process could not be started in its environment or container."""
+    said = [line.strip() for line in tail.splitlines() if line.strip()]
+    last = f": {shortened(said[-1], LAST_WORD_BYTES)}" if said else ""
+    return f"its environment or container could not be entered ({describe_exit(status)}{last})"
+
+
 def ended(
     work: AttemptSpec, outcome: Outcome, message: str, now: float, node: str = "", tail: str = ""
 ) -> Completion:

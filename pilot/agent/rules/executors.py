@@ -34,6 +34,7 @@ from pilot.agent.rules.actions import (
 from pilot.agent.rules.attempts import Attempts
 from pilot.agent.rules.bookings import Bookings
 from pilot.agent.rules.completions import (
+    cannot_enter,
     cannot_start,
     describe_exit,
     ended,
@@ -48,6 +49,7 @@ from pilot.agent.rules.processes import ProcessRules
 from pilot.agent.rules.queues import Queue
 from pilot.agent.rules.waiting import Waiting
 from pilot.agent.rules.warm_pool import IDLE_S
+from pilot.model.software import Software
 from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, LogSpan
 from pilot.scheduler.amounts import Amounts
@@ -61,6 +63,8 @@ IDLE_PER_CORE = 2
 GRACE_S = 5.0
 #: An executor that has not reported by then is given up, in seconds.
 START_S = 60.0
+#: And one that is started in an environment or a container of its own.
+START_PROGRAM_S = 300.0
 #: After one that did not come up a node rests, in seconds; each time twice as long as before.
 REST_S = 0.5
 #: After so many in a row, each started after the end of the one before, a node is given up. Their
@@ -90,6 +94,7 @@ class Executor:
         "ready",
         "session",
         "shares",
+        "software",
         "started_at",
         "stopping",
         "told_to_stop",
@@ -98,14 +103,22 @@ class Executor:
     )
 
     def __init__(
-        self, number: int, session: int, share: NodeAllocation, indexed: Amounts, now: float
+        self,
+        number: int,
+        session: int,
+        share: NodeAllocation,
+        indexed: Amounts,
+        software: Software | None,
+        now: float,
     ) -> None:
         self.id = number
         self.session = session
+        #: What it is started in, where that is not what the pilot has.
+        self.software = software if software is not None and software.needs_start else None
         self.node = share.node
         #: The one share of cores that it is pinned to. It holds them only while it has work.
         self.pinned = (share,)
-        self.use = (share.node, session, len(share.cores), indexed)
+        self.use = (share.node, session, len(share.cores), indexed, software)
         self.ready = False
         self.stopping = False
         #: True if it runs one task, and no other.
@@ -214,7 +227,7 @@ class ExecutorRules(ProcessRules[Executor]):
                 amounts and not node.fit_named(amounts)
             ):
                 continue
-            executor = self._warm.take((name, queue.session, cores, indexed))
+            executor = self._warm.take((name, queue.session, cores, indexed, queue.software))
             if executor is not None:
                 del self._idle[name][executor.id]
                 if amounts:
@@ -223,9 +236,14 @@ class ExecutorRules(ProcessRules[Executor]):
         return None
 
     def _new_executor(self, queue: Queue, share: NodeAllocation, now: float) -> Executor:
-        executor = Executor(next(self._numbers), queue.session, share, queue.indexed, now)
+        software = queue.software
+        executor = Executor(next(self._numbers), queue.session, share, queue.indexed, software, now)
         self.executors[executor.id] = executor
-        self._act(StartExecutor(executor.id, share.node, queue.session, share.cores, share.indexed))
+        self._act(
+            StartExecutor(
+                executor.id, share.node, queue.session, share.cores, share.indexed, software
+            )
+        )
         self._close_surplus(share.node)
         return executor
 
@@ -338,6 +356,9 @@ class ExecutorRules(ProcessRules[Executor]):
         if is_kept or executor in self.waiting:
             return False
         depth = 1 if executor.shares or executor.is_fresh else self._depth(queue, queue.need.cores)
+        if executor.software is not None and executor.software.outer is not None:
+            # Its process may be behind an engine's, where nothing can be taken back from it.
+            depth = 1
         pipeline = executor.pipeline
         room = pipeline.free_slots(depth)
         if not room:
@@ -545,6 +566,16 @@ class ExecutorRules(ProcessRules[Executor]):
                 completion = killed(work, outcome, template, now, executor.node, tail)
             elif work.task == task and executor.ready and not executor.stopping and over:
                 completion = out_of_memory(work, over, now, executor.node, tail)
+            elif (
+                executor.software is not None
+                and not executor.ready
+                and work is executor.pipeline[0]
+                and (status or not executor.stopping)
+            ):
+                # No fault of the node's: it would be the same on each.
+                completion = ended(
+                    work, "crash", cannot_enter(status, tail), now, executor.node, tail
+                )
             elif work.task == task and executor.ready and not executor.stopping:
                 completion = ended(work, "crash", describe_exit(status), now, executor.node, tail)
             else:
@@ -567,7 +598,7 @@ class ExecutorRules(ProcessRules[Executor]):
         executor.unsealed.clear()
         self._end_wait(executor)
         self._release(executor)
-        if not executor.ready and not executor.killed_for:
+        if not executor.ready and not executor.killed_for and executor.software is None:
             self._note_failure(executor, status, tail, now)
 
     def _note_failure(self, executor: Executor, status: int, tail: str, now: float) -> None:
@@ -676,7 +707,8 @@ class ExecutorRules(ProcessRules[Executor]):
             if executor.stopping:
                 continue
             if not executor.ready:
-                if now - executor.started_at > START_S:
+                longest_s = START_S if executor.software is None else START_PROGRAM_S
+                if now - executor.started_at > longest_s:
                     self._stop(executor, 0.0)
             elif executor.pipeline:
                 work = executor.pipeline[0]

@@ -53,6 +53,7 @@ class Queue:
         "place",
         "rank",
         "session",
+        "software",
         "time_limit_s",
         "waiting",
         "waiting_since",
@@ -61,6 +62,8 @@ class Queue:
     def __init__(self, template: Template, number: int, place: int, shape: NodeShape) -> None:
         self.session = template.session
         self.kind = template.kind
+        #: What its processes are started in.
+        self.software = template.software
         self.need = need = template.resources
         #: The things that are told apart, which an executor is started with, and the amounts, such
         #: as memory, which it takes only while it has work.
@@ -212,6 +215,7 @@ class Queues:
             template.time_limit_s,
             template.depth,
             template.fresh,
+            template.software,
         )
         queue = session.queues.get(key)
         if queue is None:

@@ -42,6 +42,7 @@ from pilot.agent.rules.processes import ProcessRules
 from pilot.agent.rules.queues import STARVED_S, Queue
 from pilot.agent.rules.warm_pool import IDLE_S
 from pilot.limits import LOGS_MOST
+from pilot.model.software import Software
 from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, LogSpan
 from pilot.scheduler.booking import Stay
@@ -110,6 +111,7 @@ class World:
         session: int,
         need: Resources,
         shares: tuple[NodeAllocation, ...],
+        software: Software | None,
         now: float,
     ) -> None:
         self.id = number
@@ -117,7 +119,7 @@ class World:
         self.need = need
         #: The shares that the ranks are pinned to. The world holds them only while it has work.
         self.pinned = shares
-        self.use = (session, need)
+        self.use = (session, need, software)
         #: True if it runs one task, and no other.
         self.is_fresh = False
         #: Ranks that have reported.
@@ -177,7 +179,7 @@ class WorldRules(ProcessRules[World]):
     def start(self, queue: Queue, now: float) -> bool:
         """Start the next task of a queue, and send more after it; return False if there is no place
         for it."""
-        use = (queue.session, queue.need)
+        use = (queue.session, queue.need, queue.software)
         world = None if queue.is_fresh else self._warm.take(use)
         if world is not None and self._is_kept(world):
             self._warm.add(world)
@@ -190,10 +192,12 @@ class WorldRules(ProcessRules[World]):
             shares = self._cores.place(queue.need)
             if shares is None:
                 return False
-            world = World(next(self._numbers), queue.session, queue.need, tuple(shares), now)
+            software = queue.software
+            number = next(self._numbers)
+            world = World(number, queue.session, queue.need, tuple(shares), software, now)
             world.is_fresh = queue.is_fresh
             self.worlds[world.id] = world
-            self._act(StartWorld(world.id, queue.session, world.pinned, queue.need))
+            self._act(StartWorld(world.id, queue.session, world.pinned, queue.need, software))
             self._close_surplus()
         self._serve(world, queue)
         return self._feed(world, now, is_new=True)

@@ -38,6 +38,7 @@ COMMANDS = {
     "task": ("task", "List, show and cancel tasks, named by ids such as 3.17."),
     "result": ("result", "Get, find or delete the values that tasks returned."),
     "object": ("object", "List, show and remove named objects, and move their aliases."),
+    "environment": ("environment", "List and remove the environments that were built for tasks."),
     "events": ("events", "Show every change of a state, once and in order."),
     "fleet": ("fleet", "See and steer the pilots: jobs of the batch system that run tasks."),
     "compat": ("compat", "Run programs that were written for PymoniK or PyCOMPSs."),

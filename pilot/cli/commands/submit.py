@@ -163,6 +163,30 @@ def _open_lines(path: str) -> IO[str]:
 @click.option("--prolog", default="", help="Shell text to run before it, in the same shell.")
 @click.option("--epilog", default="", help="Shell text to run after it, however it has ended.")
 @click.option(
+    "--venv", metavar="DIRECTORY", help="Run it in this virtual environment. Default: none."
+)
+@click.option("--conda", metavar="NAME", help="Run it in this conda environment. Default: none.")
+@click.option(
+    "--module",
+    "modules",
+    multiple=True,
+    metavar="NAME",
+    help="Load this module of the site before. Repeatable.",
+)
+@click.option(
+    "--container", metavar="IMAGE", help="Run it in a container of this image. Default: none."
+)
+@click.option(
+    "--engine", metavar="NAME", help="The container engine, such as apptainer. Default: any."
+)
+@click.option(
+    "--bind",
+    "binds",
+    multiple=True,
+    metavar="PATH[:INSIDE]",
+    help="Show this directory in the container. Repeatable.",
+)
+@click.option(
     "--session",
     "session_id",
     type=SESSION,
@@ -206,6 +230,12 @@ def submit(
     lines: Rows | None,
     directives: tuple[str, ...],
     wait: bool,
+    venv: str | None,
+    conda: str | None,
+    modules: tuple[str, ...],
+    container: str | None,
+    engine: str | None,
+    binds: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Run a COMMAND as a task, and print the task's id.
@@ -220,6 +250,11 @@ def submit(
     {index} and {line} in the command and in file names are filled in, and each task has the
     variables PILOT_ARRAY_TASK_ID and PILOT_LINE.
     """
+    options["environment"] = {"venv": venv, "conda": conda, "modules": modules}
+    if container is not None:
+        options["container"] = {"image": container, "engine": engine, "binds": binds}
+    elif engine or binds:
+        raise click.UsageError("--engine and --bind go with --container")
     if rows is not None and lines is not None:
         raise click.UsageError("give --array or --each-line, not both")
     if (script := find_script(command[0])) is not None:

@@ -246,6 +246,7 @@ def show(task_id: str, as_json: bool) -> None:
             "session": data["session"],
             "parent": data["parent"],
             "resources": data["resources"],
+            "environment": data["environment"],
             "time limit": duration(options["time_limit_s"] or None),
             "retries": _retries(options),
             "priority": options["priority"] or None,

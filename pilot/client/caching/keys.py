@@ -50,6 +50,9 @@ def source_digest(task: Task[..., Any], ranks: int) -> bytes:
     digest = Digest(task.__name__)
     digest.add(task.function)
     digest.note(task.kind, task.task_options.return_count, task.task_options.return_names, ranks)
+    options = task.task_options
+    if options.environment or options.container:
+        digest.note(repr(sorted((options.environment or {}).items())), repr(options.container))
     return digest.result()
 
 

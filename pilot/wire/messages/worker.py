@@ -7,6 +7,7 @@ from typing import TypeAlias
 import msgspec
 
 from pilot.model.bounds import Number, Seconds, SegmentPath, Signed
+from pilot.model.software import Software
 from pilot.model.tasks import Completion, Function, LogSpan, SessionInfo, Template
 from pilot.scheduler.resources import NodeShape
 from pilot.wire.endpoints import Endpoints
@@ -30,6 +31,8 @@ class StartExecutor(Message):
     cores: tuple[Number, ...]
     #: By name, those of its things that are told apart, such as GPUs.
     indices: dict[str, tuple[str, ...]] = {}
+    #: What it is started in; None: what the pilot has.
+    software: Software | None = None
 
 
 class StopExecutor(Message):

@@ -1,0 +1,64 @@
+"""The command lines of container engines, and which engine it is."""
+
+from __future__ import annotations
+
+import pytest
+
+from pilot.launchers.containers import ENGINES, choose_engine, in_container, outermost
+
+
+def line(engine: str, image: str = "/images/a", **more: object) -> str:
+    given = {"directory": "/w d", "binds": ("/data", "/a:/b:ro"), "options": ("--x",), **more}
+    return " ".join(in_container(engine, image, ("prog", "a b"), **given))  # type: ignore[arg-type]
+
+
+def test_each_engine_has_its_own_words() -> None:
+    assert line("charliecloud") == (
+        "ch-run --cd /w d --bind=/data --bind=/a:/b --x /images/a -- prog a b"
+    )
+    assert line("apptainer", "/i.sif") == (
+        "apptainer exec --pwd=/w d --bind=/data --bind=/a:/b:ro --x /i.sif prog a b"
+    )
+    assert line("singularity", "debian:12").startswith("singularity exec --pwd=/w d")
+    assert line("singularity", "debian:12").endswith("--x docker://debian:12 prog a b")
+    assert line("apptainer", "oras://x/y").endswith("oras://x/y prog a b")
+    podman = line("podman", "debian:12", variables=("B", "A", "PATH", "HOME"), user=(5, 6))
+    assert podman == (
+        "podman run --rm --interactive --pid=host --network=host --ipc=host "
+        "--security-opt=label=disable --log-driver=none --userns=keep-id --workdir=/w d "
+        "--entrypoint= --env=A --env=B --volume=/data:/data --volume=/a:/b:ro --x debian:12 "
+        "prog a b"
+    )
+    assert "--rootfs /images/a prog" in line("podman") and "--userns" not in line("podman")
+    docker = line("docker", "debian:12", user=(5, 6))
+    assert docker.startswith("docker run --rm") and "--user=5:6" in docker
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_value_of_a_variable_is_in_a_command_line(engine: str) -> None:
+    words = in_container(engine, "i", ("prog",), directory="/", variables={"TOKEN": "s3cret"})
+    assert not any("s3cret" in word for word in words)
+
+
+def test_the_engine_is_the_first_that_is_there_and_has_such_an_image() -> None:
+    def which(*there: str) -> object:
+        return lambda program: f"/bin/{program}" if program in there else None
+
+    def choose(image: str, engine: str, *there: str) -> str:
+        return choose_engine(image, engine, which(*there))  # type: ignore[arg-type]
+
+    assert choose("/dir", "", "podman", "ch-run") == "charliecloud"
+    assert choose("/dir", "", "podman") == "podman"
+    assert choose("/a.sif", "", "podman", "singularity") == "singularity"
+    assert choose("/a.sqfs", "", "ch-run", "apptainer") == "charliecloud"
+    assert choose("debian:12", "", "docker", "ch-run") == "docker"
+    assert choose("debian:12", "podman", "docker", "podman") == "podman"
+    with pytest.raises(ValueError, match="none of apptainer, singularity is on the PATH"):
+        choose("/a.sif", "", "podman")
+    with pytest.raises(ValueError, match="the container engine docker is not here"):
+        choose("debian:12", "docker", "podman")
+
+
+def test_directories_in_others_are_bound_with_them() -> None:
+    given = ["/a/b", "/a", "/ab", "/c/./d/", "/c/d/e", "/a"]
+    assert outermost(given) == ["/a", "/ab", "/c/d"]
