@@ -71,7 +71,7 @@ def stretch(items):
 
 @task(d=DICTIONARY_IN, returns=1)
 def values_of(d):
-    return sorted(d.values())
+    return sorted(d.values()) if isinstance(d, dict) else d.__name__
 
 
 @task(returns=1)
@@ -153,6 +153,9 @@ if __name__ == "__main__":
     stretch(items)
     stretch(items)
     print("stretch", compss_wait_on(items))
+    print("classes", compss_wait_on(two(np.float32, list)), compss_wait_on(values_of(dict)))
+    big = np.ones(20_000)
+    print("put", compss_wait_on([total([[big, big]]), total([[big]])]))
     print("dict", compss_wait_on(values_of({"a": add(1), "b": 1})))
     print("several", compss_wait_on(several(add(0), 2, key=add(2))))
     made = counter(3)
@@ -186,6 +189,8 @@ array 0.0 15.0
 fill ['filled']
 blocks 44 [11, 11]
 stretch [[0, 1], [1, 1, 2]]
+classes [<class 'numpy.float32'>, <class 'list'>] dict
+put [40000, 20000]
 dict [1, 2]
 several ([1, 2], {'key': 3})
 counter 6 6

@@ -82,7 +82,9 @@ def read(app: Host, value: Any, after: list[str]) -> Any:
     else:
         entry = app.tracker.find(value)
     if entry is None:
-        if getattr(value, "nbytes", 0) <= _PUT_BYTES or not isinstance(value.nbytes, int):
+        # Of a class that is an argument it is no number.
+        size = getattr(value, "nbytes", 0)
+        if not isinstance(size, int) or size <= _PUT_BYTES:
             return value
         entry = app.tracker.track(value)
         entry.versions.append(app.session.put(value))
@@ -323,7 +325,7 @@ class Call:
         return _or_none(entry.current())
 
     def _collection(self, at: int | str, parameter: Parameter, value: Any) -> Any:
-        if type(value) in PRIMITIVES or not hasattr(value, "__iter__"):
+        if type(value) in PRIMITIVES or not hasattr(type(value), "__iter__"):
             return self._object(at, parameter.direction, value)
         direction = parameter.direction
         if direction in (IN, IN_DELETE, CONCURRENT):
