@@ -292,8 +292,9 @@ FAILURES = """
 from pycompss.api.api import *
 from pycompss.api.exceptions import COMPSsException
 from pycompss.api.parameter import *
+from pycompss.api.on_failure import on_failure
 from pycompss.api.task import task
-import os
+import time
 
 
 @task(x=INOUT, on_failure="CANCEL_SUCCESSORS")
@@ -320,9 +321,15 @@ def nothing():
     raise ValueError
 
 
-@task(f=FILE_IN, returns=1)
-def last(f):
-    return 1
+@on_failure(management="IGNORE", returns=9)
+@task(returns=1, time_out=1)
+def late():
+    time.sleep(300)
+
+
+@task(returns=1)
+def same(x):
+    return x
 
 
 x = []
@@ -331,6 +338,9 @@ cancel(x, True)
 follow(x)
 print("fallback", compss_wait_on(x))
 print("none", compss_wait_on(nothing()))
+default = late()
+print("late", *map(compss_wait_on, (default, same([default]), same(default))))
+print("nodes", compss_get_number_of_resources())
 try:
     with TaskGroup("outer"):
         with TaskGroup("inner"):
@@ -350,6 +360,8 @@ print("goes on")
 """
 FAILURES_PRINTED = """fallback [False]
 none None
+late 9 [9] 9
+nodes 1
 group enough
 other [2, 3]
 goes on

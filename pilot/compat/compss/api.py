@@ -239,8 +239,8 @@ def compss_get_number_of_resources() -> int:
     app = application.find()
     if app is None:
         return 1
-    pilots = app.session.query("pilots")
-    return max(1, sum(int(pilot.get("nodes") or 0) for pilot in pilots if not pilot.get("ended")))
+    pilots = app.session.query("fleet", alive=True)
+    return max(1, sum(int(pilot["nodes"]) for pilot in pilots if pilot["cores"] is not None))
 
 
 def compss_request_resources(num_resources: int, group_name: str | None = None) -> None:

@@ -365,8 +365,9 @@ class Application:
                 if not has_failed(now):
                     raise
         if type(obj) is Future:
-            warnings.warn("the task of a result has not ended well: it is None", stacklevel=4)
-            return None
+            if obj.default is None:
+                warnings.warn("the task of a result has not ended well: it is None", stacklevel=4)
+            return obj.default
         return obj
 
     def wait_on_file(self, path: Any, writes: bool = False) -> None:

@@ -91,7 +91,7 @@ def read(app: Host, value: Any, after: list[str]) -> Any:
     after += entry.concurrents
     now = entry.current()
     # A future without any version: what it was to be never came.
-    return None if now is value and type(value) is Future else now
+    return now.default if type(now) is Future else now
 
 
 def _by_value(function: TaskFunction) -> Any:
@@ -119,15 +119,26 @@ def _options(
     return options
 
 
-def _for_program(app: Host, kinds: tuple[Any, ...], parts: list[Any], count: int) -> Any:
+def _for_program(
+    app: Host, kinds: tuple[Any, ...], parts: list[Any], count: int, default: Any = None
+) -> Any:
     """Return what the program gets for results: one, a list, or None."""
     if count == 0:
         return None
-    found = [_stand_in(app, kinds[n] if n < len(kinds) else None, parts[n]) for n in range(count)]
+    is_each = count > 1 and isinstance(default, (tuple, list)) and len(default) == count
+    found = [
+        _stand_in(
+            app,
+            kinds[n] if n < len(kinds) else None,
+            parts[n],
+            default[n] if is_each else default,
+        )
+        for n in range(count)
+    ]
     return found[0] if count == 1 else found
 
 
-def _stand_in(app: Host, kind: Any, part: Any) -> Any:
+def _stand_in(app: Host, kind: Any, part: Any, default: Any) -> Any:
     """Return what stands for a result: an object of its class where that can be made, since tasks
     that are methods may be called on it."""
     if isinstance(kind, type) and kind.__module__ not in ("builtins", "numpy", "typing"):
@@ -138,7 +149,7 @@ def _stand_in(app: Host, kind: Any, part: Any) -> Any:
         if made is not None and type(made) not in PRIMITIVES:
             app.tracker.track(made).versions.append(part)
             return made
-    future = Future()
+    future = Future(default)
     future.entry.versions.append(part)
     return future
 
@@ -226,7 +237,7 @@ class Call:
         if returns.parameter and count == 1:
             app.tracker.track(named[returns.parameter]).write(parts[0], app.let_go)
             return named[returns.parameter]
-        return _for_program(app, returns.kinds, parts, count)
+        return _for_program(app, returns.kinds, parts, count, plan.defaults.get("returns"))
 
     def _named(self) -> dict[str, Any]:
         """Return the arguments by name."""
@@ -316,13 +327,13 @@ class Call:
         entry = value.entry if type(value) is Future else self._app.tracker.track(value)
         if direction == CONCURRENT:
             self._concurrents.append(entry)
-            return _or_none(entry.current())
+            return _or_default(entry.current())
         self._written.append((at, 0))
         self._sinks.append(entry)
         if direction == OUT:
             return _new(value)
         self._after += entry.concurrents
-        return _or_none(entry.current())
+        return _or_default(entry.current())
 
     def _collection(self, at: int | str, parameter: Parameter, value: Any) -> Any:
         if type(value) in PRIMITIVES or not hasattr(type(value), "__iter__"):
@@ -354,7 +365,7 @@ class Call:
         if direction == OUT:
             return _new(value)
         self._after += entry.concurrents
-        return _or_none(entry.current())
+        return _or_default(entry.current())
 
     # --- files
 
@@ -410,8 +421,8 @@ def _new(value: Any) -> Any:
     return Fresh(kind)
 
 
-def _or_none(now: Any) -> Any:
-    return None if type(now) is Future else now
+def _or_default(now: Any) -> Any:
+    return now.default if type(now) is Future else now
 
 
 def _nowhere() -> Entry:

@@ -18,9 +18,11 @@ GONE: deque[deque[Any]] = deque()
 class Future:
     """A result of a task."""
 
-    __slots__ = ("__weakref__", "entry", "is_known", "value")
+    __slots__ = ("__weakref__", "default", "entry", "is_known", "value")
 
-    def __init__(self) -> None:
+    def __init__(self, default: Any = None) -> None:
+        #: What it is where the task has not ended well.
+        self.default = default
         #: Its versions: tasks may write to what is not there yet.
         self.entry = Entry(self)
         #: True once it was waited for, and has its value.
@@ -34,11 +36,16 @@ class Future:
     def __reduce__(self) -> Any:
         now = self.entry.current()
         if now is None or now is self:
-            return type(None), ()
+            return itself, (self.default,)
         return now.__reduce__()
 
     def __repr__(self) -> str:
         return f"<Future of {self.entry.current()!r}>" if self.entry.versions else "<Future>"
+
+
+def itself(value: Any) -> Any:
+    """Return the argument, for pickles."""
+    return value
 
 
 class EmptyReturn:
