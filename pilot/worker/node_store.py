@@ -42,6 +42,8 @@ MEMORY = Path("/dev/shm")
 #: By itself a store takes such a part of the memory of the node or job, and of what is free there.
 _OF_MEMORY = 8
 _OF_FREE = 2
+#: A value of so many bytes has a segment of its own, so that other nodes can fetch it alone.
+OWN_BYTES = 4 * 1024 * 1024
 #: What a segment has besides the data of a value, at most, in bytes.
 _EXTRA_BYTES = 16 * 1024
 #: Copies of the segments of other nodes, by the same paths, are in this directory.
@@ -226,7 +228,12 @@ class StoreWriter:
             return self._site.add_parts(session, task_name, task_id, index, parts, level)
         self._reserved.append(parts.size)
         try:
-            return self._kept.add_parts(session, task_name, task_id, index, parts, level)
+            if parts.size < OWN_BYTES:
+                return self._kept.add_parts(session, task_name, task_id, index, parts, level)
+            self._kept.detach()
+            stored = self._kept.add_parts(session, task_name, task_id, index, parts, level)
+            self._kept.detach()
+            return stored
         except StorageError as error:
             # Others have filled the memory's file system.
             log.warning("%s", error)

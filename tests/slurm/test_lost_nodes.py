@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 DEADLINE_S = 120.0
 #: So many tasks run on each node.
 CORES = 2
+#: A large result has so many numbers: 8 MiB.
+FLOATS = 1 << 20
 
 
 @pilot.task(retries=0, max_crashes=0)
@@ -58,6 +61,30 @@ def held_world(number: int, directory: str) -> int:
     return int(MPI.COMM_WORLD.allreduce(held(number, directory))) // 2
 
 
+@pilot.task(retries=0, max_crashes=0)
+def held_block(number: int, directory: str) -> Any:
+    """Do the same, and leave a large result."""
+    import numpy as np
+
+    held(number, directory)
+    return np.full(FLOATS, float(number))
+
+
+@pilot.task(retries=0, max_crashes=0)
+def held_sum(number: int, directory: str, *blocks: Any) -> float:
+    """Sum blocks up, and say whether some have come from another node, and end when it may."""
+    total = float(sum(block.sum() for block in blocks))
+    if "/copies/results/" in Path("/proc/self/maps").read_text():
+        (Path(directory).parent / f"copied-{number}").touch()
+    held(number, directory)
+    return total
+
+
+@pilot.task(nodes=2)
+def on_two_nodes() -> None:
+    """Need a pilot of two nodes."""
+
+
 @pilot.mpi(ranks=3, ranks_per_node=1)
 def on_three_nodes() -> None:
     """Need a pilot of three nodes."""
@@ -73,10 +100,10 @@ class Scene:
         self.directory.mkdir()
         self._lost: set[str] = set()
 
-    def begin(self, count: int) -> None:
+    def begin(self, count: int, function: pilot.Task[..., Any] = held) -> None:
         """Have so many tasks run, and see where."""
         arguments = [(number, str(self.directory)) for number in range(count)]
-        self.futures = self.session.submit_many(held, arguments)
+        self.futures = self.session.submit_many(function, arguments)
         self.wait("all to run")
         #: The one job that runs.
         self.job = self.running_job()
@@ -317,6 +344,63 @@ def a_node_that_is_cut_off_takes_its_share_of_a_world_and_is_avoided(scene: Scen
         if attempt["pilot"] == first["pilot"]
     }
     assert used and other not in used
+
+
+def _is_handed_out(session: pilot.Session, task: str) -> bool:
+    """Whether a pilot has a task; one that was just submitted may not be known yet."""
+    try:
+        return bool(session.query("task", task=task)["attempts"])
+    except pilot.PilotError:
+        return False
+
+
+@scenario(of=2, most=3, takes=3, idle_time="10m", begins=True)
+def results_in_the_memory_of_a_node_that_is_cut_off_are_made_again(scene: Scene) -> None:
+    """Some are with tasks on the other node, which has fetched them: all that rests on what was
+    nowhere else is made again, and nothing is told twice."""
+    session, sums = scene.session, scene.directory.parent / "sums"
+    known = scene.directory.parent / "known"
+    for directory in (sums, known):
+        directory.mkdir()
+    (known / "go").touch()
+    session.submit(on_two_nodes).result(DEADLINE_S)
+    # Then the head knows that these leave large results, and sends what needs them ahead.
+    session.submit(held_block, 0, str(known)).result(DEADLINE_S)
+    scene.begin(2 * CORES, held_block)
+    where = {number: nodes[0] for number, nodes in scene.where.items()}
+    (other,) = {*where.values()} - {scene.first}
+    totals = [session.submit(held_sum, number, str(sums), *scene.futures) for number in range(2)]
+    # They are with the pilot, ahead of their inputs: so it is told that these need not be written.
+    for total in totals:
+        wait_until(partial(_is_handed_out, session, total.task_id), DEADLINE_S, "it to be with it")
+    session.release(scene.futures)
+    session.query("fleet")  # it has come to the head
+    try:
+        scene.let_go()
+
+        def begun(times: int) -> bool:
+            found = scene.where_in(sums)
+            return all(len(found.get(number, ())) >= times for number in range(2))
+
+        wait_until(lambda: begun(1), DEADLINE_S, "the sums to be begun")
+        assert list(sums.parent.glob("copied-*"))
+        states = [session.query("task", task=one.task_id)["state"] for one in scene.futures]
+        # Some have gone by way of the disk, where that was quicker.
+        unwritten = {number for number, state in enumerate(states) if state != "COMPLETED"}
+        assert unwritten, "they are nowhere but in the memory of these nodes"
+        scene.lose("cut", other)
+        if any(where[number] == other for number in unwritten):
+            wait_until(lambda: begun(2), DEADLINE_S, "the sums to be begun again")
+    finally:
+        (sums / "go").touch()
+    assert pilot.gather(totals, timeout=DEADLINE_S) == [6.0 * FLOATS] * 2
+    for number, future in enumerate(scene.futures):
+        attempts = session.query("task", task=future.task_id)["attempts_made"]
+        outcomes = [attempt["outcome"] for attempt in attempts]
+        assert outcomes[-1] == "ok" and {*outcomes[:-1]} <= {"interrupted"}
+        assert len(outcomes) >= 1 + (number in unwritten and where[number] == other)
+    ends = Counter(e.task for e in session.events() if e.state == "COMPLETED")
+    assert {*ends.values()} == {1}
 
 
 @scenario(of=1, most=2, takes=2)

@@ -37,6 +37,24 @@ def test_what_a_task_lacks_on_its_node_is_fetched_from_the_other() -> None:
     assert pilot.reported == [(2, "ok"), (3, "ok")]
 
 
+def test_it_is_fetched_while_all_cores_are_busy() -> None:
+    pilot = Pilot(1, 1)
+    for task in (1, 2):
+        pilot.add(task)
+    for task in (1, 2):
+        pilot.keep(task)
+    for task in (4, 5):
+        pilot.add(task)
+    busy = {pilot.node_of(4), pilot.node_of(5)}
+    assert busy == {"n0", "n1"}
+    pilot.add(3, 1, 2)
+    ((node, _, path),) = pilot.fetches
+    pilot.fetched(node, path)
+    assert pilot.node_of(3) == ""
+    pilot.ends(4 if pilot.node_of(4) == node else 5)
+    assert pilot.node_of(3) == node
+
+
 def test_it_is_fetched_once_for_all_tasks_there() -> None:
     pilot = Pilot(2, 1)
     for task in (1, 2, 3):

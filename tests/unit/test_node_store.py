@@ -20,7 +20,13 @@ from pilot.errors import ResultError, StorageError
 from pilot.model.values import Value
 from pilot.site import Site, create_site
 from pilot.worker import node_store
-from pilot.worker.node_store import NodeStore, StoreHolder, StoreWriter, budget_bytes
+from pilot.worker.node_store import (
+    OWN_BYTES,
+    NodeStore,
+    StoreHolder,
+    StoreWriter,
+    budget_bytes,
+)
 from pilot.worker.persisting import GONE, Persister, persist
 
 MIB = 1024 * 1024
@@ -90,6 +96,21 @@ def test_what_was_sealed_with_an_earlier_result_is_known_as_kept(
     assert writer.is_kept(first.value)
     assert writer.is_kept(second.value)
     assert not writer.is_kept(Value(1, b"x"))
+
+
+def test_a_large_result_has_a_segment_of_its_own(site: Site, holder: StoreHolder) -> None:
+    writer = StoreWriter(site.directory, "e1", NodeStore(site, "p1", "n1"))
+    sizes = (1, OWN_BYTES // MIB, 1, 1)
+    stored = [writer.add("1", "t", "1.1", n, array(mib)) for n, mib in enumerate(sizes)]
+    writer.seal()
+    small, large, *others = [each.value.path for each in stored]
+    assert large not in {small, *others} and len({*others}) == 1
+    reader = NodeStore(site, "p1", "n1")
+    for each, mib in zip(stored, sizes, strict=True):
+        assert np.array_equal(reader.load(each.value), array(mib))
+    assert used(holder) == sum(
+        (holder.directory / path).stat().st_size for path in {small, large, *others}
+    )
 
 
 def test_readers_share_the_memory_and_may_write_to_it(site: Site, holder: StoreHolder) -> None:
