@@ -44,7 +44,7 @@ class Portion(msgspec.Struct, frozen=True, array_like=True):
 class NodeAllocation:
     """The part of a node given to a task, for all its ranks: cores by number, and the rest."""
 
-    __slots__ = ("cores", "named", "node", "ranks")
+    __slots__ = ("_text", "cores", "named", "node", "ranks")
 
     def __init__(
         self, node: str, ranks: int, cores: tuple[int, ...], named: tuple[Portion, ...] = ()
@@ -54,6 +54,18 @@ class NodeAllocation:
         #: The cores, in the order of the ranks.
         self.cores = cores
         self.named = named
+        self._text = ""
+
+    @property
+    def text(self) -> str:
+        """What it has, without its node and amounts, as `placement_text` writes it."""
+        if not self._text:
+            indexed = (
+                f"{portion.name}={','.join(dict.fromkeys(portion.indices))}"
+                for portion in self.indexed
+            )
+            self._text = ";".join([runs_text(self.cores), *indexed])
+        return self._text
 
     @property
     def indexed(self) -> tuple[Portion, ...]:
@@ -255,6 +267,17 @@ class FreeNode:
         return tuple(
             named[name].cut(name, amount, ranks) for name, amount in amounts if name in named
         )
+
+
+def runs_text(numbers: Iterable[int]) -> str:
+    """Return numbers as runs: ``0-3,8``."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
 
 
 def things(share: NodeAllocation) -> Collection[tuple[str, str]]:

@@ -66,7 +66,7 @@ _SESSION_STATES = (*SESSION_STATES, "PAUSED")
 
 
 #: Arguments of queries that are numbers.
-_NUMBERS = {"limit", "offset", "session"}
+_NUMBERS = {"limit", "offset", "session", "after", "number"}
 
 
 def answer(view: View, name: str, arguments: dict[str, Any]) -> Any:
@@ -675,6 +675,23 @@ def attempt_counts(view: View, session: int) -> dict[str, int]:
     return {row["outcome"]: row["attempts"] for row in rows}
 
 
+def placements(
+    view: View, session: int, after: int = 0, number: int = 0, limit: int = LIMIT
+) -> dict[str, Any]:
+    """List what attempts of a session's tasks had, and when, in the order of the tasks.
+
+    ``last`` is the task and the number to give as ``after`` and ``number`` for the next ones; None
+    if there are no more.
+    """
+    _check_session(view, session)
+    wanted = {"session": session, "after": after, "number": number, "limit": limit}
+    rows = view.store.rows("list_placements", wanted)
+    last = [rows[-1]["id"], rows[-1]["number"]] if len(rows) == limit else None
+    for row in rows:
+        row["id"] = task_label(row["id"])
+    return {"placements": rows, "last": last}
+
+
 def found(view: View, session: int) -> int:
     """Count the tasks of a session that did not run, since their results were found by key."""
     return int(view.store.rows("count_found", {"session": session})[0]["found"])
@@ -711,6 +728,7 @@ _QUERIES: dict[str, Callable[..., Any]] = {
         events,
         why,
         found,
+        placements,
         attempt_counts,
     )
 }

@@ -224,6 +224,8 @@ class Completion(msgspec.Struct, array_like=True, frozen=True):
     cpu_s: Seconds = 0.0
     #: The most memory that it had, in MiB; 0: nobody knows.
     peak_mib: Number = 0
+    #: The nodes, cores and things with an index that it had: `pilot.scheduler.placement_text`.
+    placement: str = ""
 
     @property
     def is_unstarted(self) -> bool:

@@ -205,6 +205,7 @@ def make_old(path: Path) -> None:
         DROP TABLE objects;
         DROP TABLE aliases;
         DROP TABLE released;
+        DROP TABLE inherited;
         DROP TABLE sessions;
         CREATE TABLE sessions (
             id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, state TEXT NOT NULL,
@@ -217,6 +218,9 @@ def make_old(path: Path) -> None:
         ALTER TABLE pilots DROP COLUMN own;
         ALTER TABLE tasks DROP COLUMN after;
         ALTER TABLE tasks DROP COLUMN commutative;
+        ALTER TABLE attempts DROP COLUMN cpu;
+        ALTER TABLE attempts DROP COLUMN memory;
+        ALTER TABLE attempts DROP COLUMN placement;
         DROP TABLE turns;
         INSERT INTO pilots (name, pool, nodes, walltime, state, job, reason, created)
         VALUES ('a', 'main', 1, 60.0, 'RUNNING', '1', 'an allocation that was adopted', 0.0),

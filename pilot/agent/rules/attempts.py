@@ -31,6 +31,8 @@ from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, Template
 from pilot.model.values import RELEASED
 from pilot.scheduler.amounts import Amounts
+from pilot.scheduler.placement import NodeAllocation
+from pilot.scheduler.placement_text import placement_text
 from pilot.wire.messages.pilot import AttemptSpec
 
 #: The kinds of tasks that start on one node, in a process that reads the inputs there.
@@ -53,6 +55,8 @@ class Attempts:
         self.held: dict[int, int] = {}
         #: The amounts of the site that tasks here hold, by task.
         self.site_held: dict[int, Amounts] = {}
+        #: The placements of tasks that were sent to a process, by task, for the record.
+        self.placements: dict[int, str] = {}
         #: When something came or ended last.
         self.busy_at = now
         self._cores = cores
@@ -323,6 +327,12 @@ class Attempts:
         """Tell whether large results of this work are to be in the store of their node first."""
         return queue.keeps or any(self._inputs.is_wanted(item.task) for item in work)
 
+    def note_placement(self, work: Iterable[AttemptSpec], shares: Iterable[NodeAllocation]) -> None:
+        """Note where work runs, for the record."""
+        text = placement_text(shares)
+        for item in work:
+            self.placements[item.task] = text
+
     def report(
         self,
         completion: Completion,
@@ -560,6 +570,7 @@ class Attempts:
                 outcome="interrupted" if outcome == "cancelled" else outcome,
             )
         received = self._received.pop(completion.task, 0.0)
+        placement = self.placements.pop(completion.task, "")
         if not completion.received:
-            completion = msgspec.structs.replace(completion, received=received)
+            completion = msgspec.structs.replace(completion, received=received, placement=placement)
         self._completions.append(completion)

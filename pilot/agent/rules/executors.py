@@ -374,6 +374,7 @@ class ExecutorRules(ProcessRules[Executor]):
             if len(fed) == len(pipeline):
                 executor.first_started = now
             self._send(executor, fed)
+        self._attempts.note_placement(fed, executor.held)
         return True
 
     def _send(self, executor: Executor, work: list[AttemptSpec]) -> None:
@@ -417,6 +418,7 @@ class ExecutorRules(ProcessRules[Executor]):
         for executor in self.waiting.served():
             work = executor.pipeline[0]
             self.waits[work.task] = work.attempt, False
+            self._attempts.note_placement([work], executor.held)
             self._act(GoOnExecutor(executor.id, work.task, executor.pinned[0].cores))
 
     def stays(self, now: float) -> Iterator[Stay]:

@@ -252,6 +252,7 @@ class WorldRules(ProcessRules[World]):
         pipeline.extend(fed)
         if world.ready and fed:
             self._send(world, fed)
+        self._attempts.note_placement(fed, world.held)
         return True
 
     def _send(self, world: World, work: list[AttemptSpec]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -119,6 +120,44 @@ def show(session_id: int | None, as_json: bool) -> None:
             "directory": data["working_dir"],
         }
     )
+
+
+@session.command()
+@newest_session_argument
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    required=True,
+    help="The file to write, in SVG, which browsers show.",
+)
+@site_option
+def gantt(session_id: int | None, output: Path) -> None:
+    """Draw which cores and GPUs the tasks of a session (default: the newest) had, and when."""
+    from pilot.cli.gantt import MOST_BARS, Bar, picture
+    from pilot.errors import PilotError
+
+    bars: list[Bar] = []
+    with asking(current_site()) as ask:
+        number = ask("session", session=session_id)["id"]
+        after: list[int] | None = [0, 0]
+        while after is not None and len(bars) <= MOST_BARS:
+            answer = ask("placements", session=number, after=after[0], number=after[1])
+            bars += [
+                Bar(row["id"], row["name"], row["started"], row["ended"], row["placement"])
+                for row in answer["placements"]
+            ]
+            after = answer["last"]
+    if not bars:
+        note(f"no attempt of session {number} has ended")
+        return
+    try:
+        output.write_text(picture(bars[:MOST_BARS]), encoding="utf-8")
+    except OSError as error:
+        raise PilotError(f"{output} cannot be written: {error.strerror}") from None
+    if len(bars) > MOST_BARS:
+        note(f"the first {MOST_BARS} attempts are drawn: browsers are slow with more")
+    click.echo(output)
 
 
 session.add_command(wait)

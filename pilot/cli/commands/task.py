@@ -278,13 +278,17 @@ def show(task_id: str, as_json: bool) -> None:
     if data["attempts_made"]:
         click.echo()
         print_table(
-            ("attempt", "outcome", "pilot", "node", "started", "time", "cpu", "memory", "error"),
+            (
+                *("attempt", "outcome", "pilot", "node", "cores", "started", "time"),
+                *("cpu", "memory", "error"),
+            ),
             [
                 (
                     attempt["number"],
                     attempt["outcome"],
                     attempt["pilot"],
                     attempt["node"],
+                    attempt["placement"],
                     moment(attempt["started"] or None),
                     duration(attempt["ended"] - attempt["started"]) if attempt["started"] else "",
                     duration(attempt["cpu_s"]),
@@ -293,8 +297,8 @@ def show(task_id: str, as_json: bool) -> None:
                 )
                 for attempt in data["attempts_made"]
             ],
-            cut={"error": 30, "pilot": 20},
-            drop=("node", "cpu", "memory", "time"),
+            cut={"error": 30, "pilot": 20, "cores": 20},
+            drop=("node", "cores", "cpu", "memory", "time"),
         )
     if data["error"]:
         click.echo()
@@ -363,10 +367,10 @@ def attempts(task_id: str, as_json: bool) -> None:
         note(f"no attempt of task {task_id} has ended")
     for attempt in () if as_json else made:
         error = printable(first_line(attempt["error"] or ""))
+        where = attempt["placement"] or attempt["node"] or "no node"
         click.echo(
-            f"attempt {attempt['number']}: {coloured(attempt['outcome'])} on "
-            f"{attempt['node'] or 'no node'}, pilot {attempt['pilot'] or 'none'}"
-            + (f": {error}" if error else "")
+            f"attempt {attempt['number']}: {coloured(attempt['outcome'])} on {where}, "
+            f"pilot {attempt['pilot'] or 'none'}" + (f": {error}" if error else "")
         )
         print_table(("stage", "time", "after"), stages(attempt))
         click.echo()

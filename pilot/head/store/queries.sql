@@ -332,8 +332,8 @@ UPDATE tasks SET attempts = ? WHERE id = ?;
 -- name: add_attempts
 INSERT OR REPLACE INTO attempts (task, number, outcome, pilot, node, created, ready, assigned,
                                  received, fetched, started, ended, reported, committed,
-                                 failure, logs, cpu, memory)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+                                 placement, failure, logs, cpu, memory)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: payloads
 SELECT id, payload FROM tasks WHERE id IN (SELECT value FROM json_each(?));
@@ -574,8 +574,15 @@ FROM attempts WHERE task = :task ORDER BY number DESC LIMIT :limit;
 
 -- name: list_attempts
 SELECT number, outcome, pilot, node, created, ready, assigned, received, fetched, started, ended,
-       reported, committed, failure, logs, cpu AS cpu_s, memory AS peak_mib
+       reported, committed, placement, failure, logs, cpu AS cpu_s, memory AS peak_mib
 FROM attempts WHERE task = :task ORDER BY number;
+
+-- name: list_placements
+SELECT a.task AS id, a.number, p.name, a.pilot, a.outcome, a.started, a.ended, a.placement
+FROM attempts a JOIN tasks t ON t.id = a.task JOIN templates p ON p.id = t.template
+WHERE a.task >= :session << 32 AND a.task < (:session + 1) << 32 AND a.placement IS NOT NULL
+    AND a.started > 0 AND (a.task, a.number) > (:after, :number)
+ORDER BY a.task, a.number LIMIT :limit;
 
 -- name: get_meta
 SELECT value FROM meta WHERE key = ?;

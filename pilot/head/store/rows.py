@@ -139,6 +139,7 @@ def attempt_row(
         c.ended,
         c.reported,
         now,
+        c.placement or None,
         encode(c.failure) if c.failure else None,
         encode(c.logs) if c.logs else None,
         c.cpu_s or None,

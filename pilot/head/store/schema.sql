@@ -123,6 +123,7 @@ CREATE TABLE attempts (
     logs      BLOB,
     cpu       REAL,                         -- seconds of processors; NULL: not known
     memory    INTEGER,                      -- the most that it had, in MiB; NULL: not known
+    placement TEXT,                         -- nodes, cores and things with an index that it had
     PRIMARY KEY (task, number)
 ) WITHOUT ROWID;
 

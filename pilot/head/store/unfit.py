@@ -115,8 +115,9 @@ def _put_task(left: LeftOut, put: Put, row: tuple[Any, ...]) -> None:
 def _put_attempt(left: LeftOut, put: Put, row: tuple[Any, ...]) -> None:
     """Write an attempt, with a short failure where the whole one cannot be stored."""
     if why := _refused(put, "add_attempts", row):
-        *first, failure, _ = row
-        _note(left, put, "add_attempts", (*first, _shortened(failure, why), None))
+        *first, failure, _, cpu, memory = row
+        shorter = (*first, _shortened(failure, why), None, cpu, memory)
+        _note(left, put, "add_attempts", shorter)
 
 
 def _put_end(left: LeftOut, put: Put, row: tuple[Any, ...]) -> None:

@@ -116,3 +116,6 @@ CREATE TABLE inherited (
     digest    BLOB PRIMARY KEY,
     variables BLOB NOT NULL
 ) WITHOUT ROWID;
+
+-- version: 19
+ALTER TABLE attempts ADD COLUMN placement TEXT;
