@@ -8,7 +8,8 @@ Invariants: a pilot is given a task only where its pool, its nodes and its remai
 it; it is given more than it has cores for only where the tasks are so short that its executors
 would otherwise wait for the head (`PREFETCH_S`), for those of its cores that are sure to be free
 again soon, and at most one task beyond that, so that a task that needs many cores can queue up in a
-busy pilot and is not starved by small ones. A task that a pool can
+busy pilot and is not starved by small ones. While such a task waits there, others may be given to
+the pilot as if its cores were free: what may go before it the pilot decides. A task that a pool can
 hold fits in a new pilot of that pool.
 """
 
@@ -71,6 +72,11 @@ class WorkClass(Protocol):
         """True if the session got nothing for long: it gets one task before all others."""
 
     @property
+    def late(self) -> bool:
+        """True if tasks of several cores got nothing for long: they go before others of their
+        session and priority."""
+
+    @property
     def share(self) -> float:
         """The session's cores, divided by its weight: the smallest share goes first."""
 
@@ -115,6 +121,8 @@ class PilotRoom(PilotShape, Protocol):
     lasting: int
     #: The tasks without a core that the pilot holds.
     coreless: int
+    #: The cores, counted in `load`, of tasks of several cores that have waited there for long.
+    stuck: int
 
     @property
     def avoided(self) -> Container[object]:
@@ -201,7 +209,7 @@ def free_slots(work: WorkClass, pilot: PilotRoom) -> int:
         # They need no looking ahead: there are many places, and no core waits for the head.
         return max(0, coreless_of(pilot) - pilot.coreless)
     cores = cores_of(pilot)
-    budget: float = cores - pilot.load
+    budget: float = cores - pilot.load + pilot.stuck
     if work.mean_s is not None and is_short(work):
         # Short tasks queue up, but not behind what may never end; long ones only fill the cores.
         ahead = min(PREFETCH_S / max(work.mean_s, 1e-6), PREFETCH_TASKS)
@@ -290,9 +298,10 @@ def assign(
             heapq.heappop(line)
 
 
-def order(work: WorkClass) -> tuple[bool, int, int, float, int]:
+def order(work: WorkClass) -> tuple[bool, int, int, float, int, bool]:
     """Return the sort key of a class: the least is served first."""
-    return not work.starving, -work.rank[0], -work.rank[1], work.share, -work.depth
+    rank = work.rank
+    return not work.starving, -rank[0], -rank[1], work.share, -work.depth, not work.late
 
 
 def _spread(

@@ -1,4 +1,4 @@
-"""A pilot's rules under virtual time: tasks take as long as said, and all is recorded."""
+"""A pilot's rules, with or without a head's, under virtual time; what ran where is recorded."""
 
 from __future__ import annotations
 
@@ -11,11 +11,19 @@ from typing import NamedTuple
 
 from pilot.agent.rules import actions as a
 from pilot.agent.rules.rules import Rules
+from pilot.head.core.core import Core
+from pilot.head.core.events import (
+    AttemptsEnded,
+    AttemptsRunning,
+    PilotJoined,
+    TasksSubmitted,
+)
 from pilot.model.tasks import Completion, Template
+from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.placement import NodeAllocation
-from pilot.scheduler.resources import NodeShape
-from pilot.wire.messages.pilot import AttemptSpec
-from support.builders import done, work
+from pilot.scheduler.resources import NodeShape, common_shape
+from pilot.wire.messages.pilot import AttemptSpec, RunningTask
+from support.builders import done, spec, work
 
 #: How often rules look at the time, in seconds, as an agent does.
 TICK_S = 0.1
@@ -55,6 +63,8 @@ class VirtualPilot:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._processes: dict[int, _Process] = {}
+        #: When the tasks began that run.
+        self._running: dict[int, float] = {}
         for position, (name, shape) in enumerate(self.shapes.items()):
             self.rules.add_node(name, shape, self.now, position)
 
@@ -141,6 +151,7 @@ class VirtualPilot:
         task, began = process.current.task, self.now
         known = self.rules.executors.get(number) or self.rules.worlds[number]
         shares = tuple(known.held)
+        self._running[task] = began
         self.at(began + self._took_s[task], lambda: self._end(number, task, began, shares))
 
     def _end(
@@ -150,11 +161,56 @@ class VirtualPilot:
         if process is None:
             return
         process.current = None
+        del self._running[task]
         self.runs.append(Run(task, self._came[task], began, self.now, shares))
         completion: Completion = done(task, started=began, ended=self.now)
         if number in self.rules.executors:
             self.rules.executor_done(number, [completion], self.now)
         else:
             self.rules.world_done(number, [completion], self.now)
-        self.rules.take_completions()
         self._next(number)
+
+
+class VirtualSite(VirtualPilot):
+    """A head with one such pilot: it is told of what ends and runs at once, and gives it tasks."""
+
+    def __init__(self, shapes: Sequence[NodeShape], site: Amounts = ()) -> None:
+        super().__init__(shapes)
+        self.core = Core(site=site)
+        joined = PilotJoined("p", "main", common_shape(list(shapes)), len(shapes), 0.0, [])
+        self.core.apply(joined, 0.0)
+
+    def submit(self, moment: float, kind: Template, tasks: Iterable[int], took_s: float) -> None:
+        """Have tasks come to the head at a moment, each of which takes so long."""
+        specs = [spec(task, kind.id) for task in tasks]
+
+        def come() -> None:
+            for item in specs:
+                self._took_s[item.id], self._came[item.id] = took_s, self.now
+            self.core.apply(TasksSubmitted(kind.session, [kind], specs, {}), self.now)
+
+        self.at(moment, come)
+
+    def _carry_out(self) -> None:
+        super()._carry_out()
+        while True:
+            if ended := self.rules.take_completions():
+                self.core.apply(AttemptsEnded("p", ended), self.now)
+            given = self.core.assign(self.now).get("p", [])
+            if not given:
+                return
+            self.rules.add_work(
+                [task.template for task in given],
+                [work(task.id, task.attempt, task.template.id) for task in given],
+                self.now,
+            )
+            super()._carry_out()
+
+    def _tick(self) -> None:
+        running = [
+            RunningTask(task, 1, "", began)
+            for task, began in self._running.items()
+            if self.now - began > 0.5
+        ]
+        self.core.apply(AttemptsRunning("p", running), self.now)
+        super()._tick()

@@ -42,6 +42,7 @@ class Work:
     mean_s: float | None = None
     rank: tuple[int, int] = (0, 0)
     starving: bool = False
+    late: bool = False
     share: float = 0.0
     longest_s: float = math.inf
     session: Hashable = field(default_factory=object)
@@ -59,6 +60,7 @@ class Room:
     got: int = 0
     lasting: int = 0
     coreless: int = 0
+    stuck: int = 0
     avoided: set[object] = field(default_factory=set)
     has_waits: bool = False
     crowded: set[int] = field(default_factory=set)
@@ -216,6 +218,20 @@ def test_high_rank_goes_first() -> None:
     low, high, higher = Work(rank=(0, 0)), Work(rank=(0, 5)), Work(rank=(1, 0))
     given = hand_out([low, high, higher], [Room(nodes=3)])
     assert [(work, count) for work, _, count in given] == [(higher, 10), (high, 2)]
+
+
+def test_tasks_of_several_cores_that_are_late_go_before_others_of_their_session_alone() -> None:
+    session = object()
+    small, gang = Work(session=session), Work(Resources(cores=4), session=session, late=True)
+    given = hand_out([small, gang, Work(rank=(1, 0), ready=2)], [Room(nodes=2)])
+    assert [work.need.cores for work, _, _ in given[:2]] == [1, 4]
+
+
+def test_a_pilot_gets_what_may_go_before_a_large_task_that_waits_there() -> None:
+    room = Room(load=3 + 4, stuck=4)
+    assert free_slots(Work(), room) == 1
+    assert free_slots(Work(), Room(load=4 + 4, stuck=4)) == 0
+    assert free_slots(Work(Resources(cores=4)), room) == 0
 
 
 def test_starving_session_gets_one_task_before_higher_ranks() -> None:

@@ -9,10 +9,12 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support.builders import template
-from support.virtual_pilot import Run, VirtualPilot
+from support.packing import Job, list_schedule_s, most_at_once
+from support.virtual_pilot import Run, VirtualPilot, VirtualSite
 
 from pilot.agent.rules.bookings import MOST_MOVES, RENEW_S
 from pilot.agent.rules.queues import STARVED_S
+from pilot.head.core.dispatch import LATE_S
 from pilot.model.tasks import Template
 from pilot.scheduler.amounts import UNIT
 from pilot.scheduler.booking import Booking, Stay, book
@@ -276,3 +278,61 @@ def test_a_gang_waits_no_longer_than_what_runs_beside_it(
     pilot.run()
     most_s = STARVED_S + (2 + MOST_MOVES) * 9.0 + 1.0
     assert began(pilot, 1000) - 5.0 <= most_s
+
+
+# --- with a head ----------------------------------------------------------------------------------
+
+
+def mixed(number: int, **changes: Any) -> Template:
+    return template(number, session=1, **changes)
+
+
+#: What each class needs, how many tasks there are, and how long each takes.
+MIX: list[tuple[Template, int, float, int]] = [
+    (mixed(1), 120, 1.0, 0),
+    (gang(2, 4, 4), 3, 4.0, 0),
+    (gang(3, 2, 4), 6, 3.0, 0),
+    (mixed(4, resources=Resources(cores=4)), 12, 3.0, 0),
+    (mixed(5, resources=needs(1, gpus=1)), 16, 2.0, 0),
+    (mixed(6, resources=needs(1, site={"licence": UNIT})), 12, 2.0, 1),
+]
+
+
+def test_a_mix_of_all_shapes_is_packed_as_an_offline_scheduler_would() -> None:
+    shapes = [node_shape(4, gpus=2)] * 4
+    site = VirtualSite(shapes, (("licence", 3 * UNIT),))
+    jobs, number = [], 1
+    for known, count, took_s, licences in MIX:
+        site.submit(0.0, known, range(number, number + count), took_s)
+        jobs += [Job(known.resources, took_s, licences)] * count
+        number += count
+    makespan_s = site.run()
+    assert len(site.runs) == len(jobs)
+    assert_nothing_is_used_twice(site.runs, site.shapes)
+    first = number - 12
+    used = [(run.began, run.ended, 1) for run in site.runs if run.task >= first]
+    assert most_at_once(used) <= 3
+    offline_s = list_schedule_s(jobs, shapes, 3)
+    assert offline_s / makespan_s >= 0.95
+
+
+def test_a_gang_gets_its_turn_before_the_many_small_tasks_that_came_first() -> None:
+    site = VirtualSite([node_shape(4)] * 2)
+    site.submit(0.0, template(1), range(1, 1001), 1.0)
+    site.submit(3.5, gang(2, 2, 4), [2000, 2001], 5.0)
+    site.run(60.0)
+    first, second = (began(site, task) for task in (2000, 2001))
+    assert first - 3.5 <= LATE_S + STARVED_S + RENEW_S + 2 * 1.0
+    assert second - first <= 5.0 + LATE_S + STARVED_S + RENEW_S + 2 * 1.0
+
+
+def test_a_pilot_is_given_what_can_fill_the_hole_while_a_gang_waits_there() -> None:
+    site = VirtualSite([node_shape(4)] * 2)
+    site.submit(0.0, template(1), [1], 1.0)  # so it is known how long they take
+    site.submit(1.5, template(3, time_limit_s=40.0), [2], 40.0)
+    site.submit(2.0, gang(2, 2, 4), [2000], 5.0)
+    site.submit(6.0, template(1), range(10, 400), 1.0)
+    site.run(100.0)
+    assert 41.5 <= began(site, 2000) <= 41.5 + RENEW_S + 1.0
+    before = [run for run in site.runs if 10 <= run.task < 400 and run.began < 41.0]
+    assert len(before) >= 0.9 * 7 * 34, "seven cores are free"

@@ -33,6 +33,9 @@ from pilot.scheduler.site_amounts import SiteAmounts
 USED_HALF_S = 30.0
 #: The time without a core after which a session gets one task before all others, in seconds.
 STARVING_S = 60.0
+#: The time without one of them given to a pilot after which tasks of several cores go before others
+#: of their session and priority, in seconds.
+LATE_S = 5.0
 #: The seconds that a task waits in a pilot before it is asked back for another that could start it.
 STUCK_S = 1.0
 #: So many tasks of a class are looked at for one whose inputs a pilot has.
@@ -69,10 +72,12 @@ class Dispatch:
             return given
         self._fade(now)
         self._look_who_starves(classes, now)
+        _look_who_is_late(classes, now)
         pilots = [pilot for pilot in self._pilots.values() if not pilot.draining]
         for pilot in pilots:
             if pilot.waits:
                 pilot.look_whether_still(now)
+            pilot.look_what_waits(now - STUCK_S)
         for work, room, count in assignment.assign(classes, pilots, now, self._site):
             assert isinstance(work, TaskClass) and isinstance(room, Pilot)
             given.setdefault(room.name, []).extend(self._give(work, room, count, now))
@@ -97,6 +102,7 @@ class Dispatch:
             given.append(task)
             count -= 1
         work.session.waits_since, work.session.starving = 0.0, False
+        work.waits_since, work.late = 0.0, False
         return given
 
     def _give_early(self, now: float) -> dict[str, list[Task]]:
@@ -184,6 +190,14 @@ class Dispatch:
         self._faded = now
         for session in self._sessions.known.values():
             session.used *= factor
+
+
+def _look_who_is_late(classes: list[TaskClass], now: float) -> None:
+    """See which classes of tasks of several cores were given to no pilot for long."""
+    for work in classes:
+        if work.cores > 1:
+            work.waits_since = work.waits_since or now
+            work.late = now - work.waits_since > LATE_S
 
 
 def _next(work: TaskClass, pilot: Pilot) -> Task:

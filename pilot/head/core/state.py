@@ -33,6 +33,7 @@ class TaskClass:
         "cores",
         "depth",
         "has_data",
+        "late",
         "longest_s",
         "makes_files",
         "mean_s",
@@ -44,6 +45,7 @@ class TaskClass:
         "session",
         "time_limit_s",
         "waits",
+        "waits_since",
     )
 
     def __init__(self, template: Template, session: Session, longest_s: float = math.inf) -> None:
@@ -72,6 +74,10 @@ class TaskClass:
         self.ready = 0
         #: The number of tasks that pilots hold and that do not wait for others.
         self.assigned = 0
+        #: Of tasks of several cores: since when there are ready ones and none was given to a pilot,
+        #: 0 where that was never looked at since; and True if that is for too long.
+        self.waits_since = 0.0
+        self.late = False
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -301,6 +307,7 @@ class Pilot:
         "shares",
         "site",
         "still_since",
+        "stuck",
         "waiting",
         "waits",
     )
@@ -348,6 +355,8 @@ class Pilot:
         self.still_since = 0.0
         self.let_in = 0
         self.extra = 0
+        #: The cores of tasks of several cores that have waited here for long.
+        self.stuck = 0
         #: Tasks whose missing inputs this pilot held, all of them, when they were put here.
         self.early: deque[Task] = deque()
 
@@ -404,6 +413,15 @@ class Pilot:
             return False
         most = self._most_waiting
         return len(self.waits) >= most and self._waiting_by_depth()[depth] >= most
+
+    def look_what_waits(self, before: float) -> None:
+        """Count the cores of tasks of several cores that were given before this time, and have not
+        begun."""
+        self.stuck = sum(
+            work.cores * len(tasks)
+            for work, tasks in self.waiting.items()
+            if work.cores > 1 and next(iter(tasks.values())) < before
+        )
 
     def look_whether_still(self, now: float) -> None:
         """Let one more task of a crowded depth in where nothing has gone on here for long."""

@@ -44,7 +44,7 @@ class Pilot:
         self.ends_at = 0.0
         self.load = self.lasting = 0
         #: Tasks without a core: there are none in here.
-        self.coreless = 0
+        self.coreless = self.stuck = 0
         self.avoided: dict[WorkClass, float] = {}
         #: Tasks that wait for their cores here, and since when.
         self.waiting: deque[tuple[Task, float]] = deque()

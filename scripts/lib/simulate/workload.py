@@ -19,6 +19,7 @@ class WorkClass:
 
     rank = (0, 0)
     starving = False
+    late = False
     share = 0.0
     pool = ""
     waits = False
