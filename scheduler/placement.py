@@ -3,7 +3,8 @@
 Invariants: no core or index is in two allocations at a time, unless each has a part of the index,
 and these parts are at most one together; no node gives more of anything than it has;
 the ranks of a task are laid out in blocks, node after node; a plain task is put where it leaves the
-larger holes to those that need them.
+larger holes to those that need them; on a machine of several NUMA nodes each rank has cores of one,
+where that can be.
 """
 
 from __future__ import annotations
@@ -245,8 +246,12 @@ class FreeNode:
                 stock.release(portion)
 
     def cut(self, need: Resources, ranks: int) -> NodeAllocation:
-        """Return an allocation for so many ranks, of the lowest free numbers, without taking it."""
-        cores = tuple(sorted(self.cores)[: need.cores * ranks])
+        """Return an allocation for so many ranks, without taking it: the lowest free numbers, and
+        on a machine of several NUMA nodes each rank on one of these, where that can be."""
+        if self.shape.domains:
+            cores = _near_each_other(self.cores, self.shape.domains, need.cores, ranks)
+        else:
+            cores = tuple(sorted(self.cores)[: need.cores * ranks])
         return NodeAllocation(self.name, ranks, cores, self.cut_named(need.named, ranks))
 
     def cut_available(self, need: Resources, ranks: int) -> tuple[NodeAllocation, bool]:
@@ -267,6 +272,31 @@ class FreeNode:
         return tuple(
             named[name].cut(name, amount, ranks) for name, amount in amounts if name in named
         )
+
+
+def _near_each_other(
+    free: Iterable[int], domains: Iterable[tuple[int, ...]], each: int, ranks: int
+) -> tuple[int, ...]:
+    """Return cores for so many ranks, one after the other: of the NUMA node with the fewest free
+    cores that are enough for a rank, else of as few nodes as possible."""
+    left = set(free)
+    by_domain = [[core for core in domain if core in left] for domain in domains]
+    by_domain.append(sorted(left.difference(*by_domain)))  # those of which nothing is known
+    chosen: list[int] = []
+    for _ in range(ranks if each else 0):
+        enough = [cores for cores in by_domain if len(cores) >= each]
+        if enough:
+            cores = min(enough, key=len)
+            chosen += cores[:each]
+            del cores[:each]
+            continue
+        wanted = each
+        for cores in sorted(by_domain, key=len, reverse=True):
+            taken = cores[:wanted]
+            chosen += taken
+            wanted -= len(taken)
+            del cores[: len(taken)]
+    return tuple(chosen)
 
 
 def runs_text(numbers: Iterable[int]) -> str:

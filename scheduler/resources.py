@@ -155,6 +155,8 @@ class NodeShape(msgspec.Struct, frozen=True, array_like=True):
     #: Other resources, in the order of the names. Memory that is not listed is not counted; of any
     #: other resource that is not listed there is none.
     named: tuple[Supply, ...] = ()
+    #: The cores of each NUMA node, as the node itself has seen; empty: one, or it is not known.
+    domains: tuple[tuple[Count, ...], ...] = ()
 
     def supply(self, name: str) -> Supply | None:
         """Return the supply of a resource; None if the node has none."""

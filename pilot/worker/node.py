@@ -55,6 +55,7 @@ from pilot.worker.executor import main as executor_main
 from pilot.worker.forking import Forked, ForkServer, Served
 from pilot.worker.memory_watch import end_in_task, look
 from pilot.worker.node_cache import CacheHolder
+from pilot.worker.numa import domains
 from pilot.worker.preloading import Preloads
 from pilot.worker.preloading import run as run_template
 from pilot.worker.shared_memory import (
@@ -179,7 +180,8 @@ class NodeWorker:
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._client.connect(self._agent, REBIND_S)
-        self._client.send(m.NodeHello(self._node, self._shape, os.getpid()))
+        shape = msgspec.structs.replace(self._shape, domains=domains(self._shape.cores))
+        self._client.send(m.NodeHello(self._node, shape, os.getpid()))
         self._poller = poller_of(self._client.source, self._fork_server.sentinel)
         self._keeper.begin()
         heard = told = looked = time.monotonic()

@@ -136,13 +136,17 @@ class VirtualCluster:
 
     @contextlib.contextmanager
     def site(
-        self, directory: Path, pools: dict[str, dict[str, Any]] | None = None, **changes: Any
+        self,
+        directory: Path,
+        pools: dict[str, dict[str, Any]] | None = None,
+        amounts: dict[str, int] | None = None,
+        **changes: Any,
     ) -> Iterator[Site]:
         """A site on it, with one pool if that is changed, or with these pools, which are changes
-        of that one; its head and jobs end with the block."""
+        of that one, and with what it has only once; its head and jobs end with the block."""
         site = create_site(directory, "virtual")
         transport = os.environ.get("PILOT_TEST_TRANSPORT")
-        if changes or pools or transport:
+        if changes or pools or amounts or transport:
             path = directory / "site.yaml"
             config = yaml.safe_load(path.read_text())
             if changes or pools:
@@ -150,6 +154,8 @@ class VirtualCluster:
                 config["pools"] = {
                     name: {**main, **keys} for name, keys in (pools or {"main": {}}).items()
                 }
+            if amounts:
+                config["resources"] = amounts
             if transport:
                 config["head"] = {"transport": transport}
             path.write_text(yaml.safe_dump(config))

@@ -93,7 +93,7 @@ class Cores:
             return None
         if node.cores.issuperset(cores):
             return cores
-        return tuple(sorted(node.cores)[: len(cores)])
+        return node.cut(Resources(len(cores)), 1).cores
 
     def in_the_way(self, shares: tuple[NodeAllocation, ...]) -> tuple[str, Thing] | None:
         """Find the first thing that keeps `shares` from being taken, with its node; None if nothing
