@@ -336,3 +336,11 @@ def test_a_pilot_is_given_what_can_fill_the_hole_while_a_gang_waits_there() -> N
     assert 41.5 <= began(site, 2000) <= 41.5 + RENEW_S + 1.0
     before = [run for run in site.runs if 10 <= run.task < 400 and run.began < 41.0]
     assert len(before) >= 0.9 * 7 * 34, "seven cores are free"
+
+
+def test_a_pilot_is_not_flooded_with_large_tasks_that_wait_there_for_something_else() -> None:
+    site = VirtualSite([node_shape(8, gpus=1)])
+    site.submit(0.0, template(1, resources=needs(1, gpus=1)), [1], 90.0)
+    site.submit(1.0, template(2, resources=needs(2, gpus=1)), range(10, 1000), 1.0)
+    site.run(80.0)
+    assert len(site.core.pilots["p"].held) <= 1 + 8, "twice as many as there are cores for"

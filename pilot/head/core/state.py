@@ -416,12 +416,13 @@ class Pilot:
 
     def look_what_waits(self, before: float) -> None:
         """Count the cores of tasks of several cores that were given before this time, and have not
-        begun."""
-        self.stuck = sum(
+        begun: at most those that there are, so that no more than that comes for them."""
+        stuck = sum(
             work.cores * len(tasks)
             for work, tasks in self.waiting.items()
             if work.cores > 1 and next(iter(tasks.values())) < before
         )
+        self.stuck = min(stuck, self.shape.cores * self.nodes)
 
     def look_whether_still(self, now: float) -> None:
         """Let one more task of a crowded depth in where nothing has gone on here for long."""
