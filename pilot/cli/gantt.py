@@ -40,7 +40,8 @@ class _Row(NamedTuple):
     node: str
     #: Empty: a core.
     resource: str
-    index: str
+    #: The number of the core, or the index of the thing.
+    item: str
 
 
 def picture(bars: Sequence[Bar]) -> str:
@@ -96,7 +97,7 @@ def _idle_cores(used: Iterable[_Row]) -> set[_Row]:
 
 
 def _order(row: _Row) -> tuple[object, ...]:
-    return _natural(row.node), row.resource, _natural(row.index)
+    return _natural(row.node), row.resource, _natural(row.item)
 
 
 def _natural(text: str) -> list[tuple[int, int, str]]:

@@ -684,7 +684,12 @@ def placements(
     if there are no more.
     """
     _check_session(view, session)
-    wanted = {"session": session, "after": after, "number": number, "limit": limit}
+    wanted: dict[str, object] = {
+        "session": session,
+        "after": after,
+        "number": number,
+        "limit": limit,
+    }
     rows = view.store.rows("list_placements", wanted)
     last = [rows[-1]["id"], rows[-1]["number"]] if len(rows) == limit else None
     for row in rows:
