@@ -15,12 +15,13 @@ from typing import Any
 from pilot.launchers.base import HostRanks, Launch, Launcher, Placement
 from pilot.launchers.identity import RANK_NUMBERS, identity_in, leave_identity
 from pilot.launchers.local import LocalLauncher, start_here
-from pilot.launchers.mpirun import FLAVOURS, MpirunLauncher, find_mpi
+from pilot.launchers.mpirun import FLAVOURS, ON_ONE_NODE, MpirunLauncher, find_mpi
 from pilot.launchers.srun import SHARING_STEPS, SrunLauncher, step_on_node
 
 __all__ = [
     "LAUNCHERS",
     "NODE_LAUNCHERS",
+    "ON_ONE_NODE",
     "RANK_NUMBERS",
     "HostRanks",
     "Launch",

@@ -110,6 +110,22 @@ INTEL = Flavour(
 
 FLAVOURS = (OPENMPI, MPICH, INTEL)
 
+#: Has an mpirun that a task starts by itself stay where the task is, of whichever MPI it is: on
+#: this node, and on the cores that the task is pinned to. It would take all nodes of the pilot's
+#: job for its own, and bind ranks to cores that it counts from the node's first.
+ON_ONE_NODE = {
+    "OMPI_MCA_ras": "^slurm",
+    "OMPI_MCA_plm": "^slurm",
+    "OMPI_MCA_hwloc_base_binding_policy": "none",
+    "PRTE_MCA_ras": "^slurm",
+    "PRTE_MCA_plm": "^slurm",
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
+    "HYDRA_RMK": "user",
+    "HYDRA_LAUNCHER": "fork",
+    "I_MPI_HYDRA_RMK": "user",
+    "I_MPI_HYDRA_BOOTSTRAP": "fork",
+}
+
 #: Runs an argument vector and returns what it printed; raises OSError or SubprocessError.
 Run = Callable[[Sequence[str]], str]
 #: `shutil.which`, or what stands in for it: the program of this name in this search path.

@@ -61,6 +61,7 @@ from pilot.errors import (
     Stopped,
     StorageError,
 )
+from pilot.launchers import ON_ONE_NODE
 from pilot.launchers.activation import activated
 from pilot.limits import ERROR_TEXT_BYTES
 from pilot.model.ids import task_label
@@ -692,6 +693,8 @@ class TaskRunner:
         told = task_variables(context.task_id, context.attempt)
         added = command.variables(kwargs)
         env: Mapping[str, str] = {**self.environ, **told, **added}
+        if plan is None and command.script is None and len(self._nodes) == 1:
+            env = {**ON_ONE_NODE, **env}
         home = None
         if command.cwd:
             home = Path.cwd()

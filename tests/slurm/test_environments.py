@@ -50,3 +50,25 @@ def test_mpi4py_works_in_plain_tasks_on_every_node(
         assert len({node for node, _, _ in told}) == 2
         sizes = pilot.gather([session.submit(program) for _ in range(4)], timeout=DEADLINE_S)
         assert {one.stdout for one in sizes} == {"1\n"}
+
+
+LAUNCHERS = [
+    program
+    for program in (f"{sys.prefix}/bin/mpiexec.hydra", "/usr/bin/mpirun.openmpi")
+    if Path(program).exists()
+]
+
+
+@pytest.mark.parametrize("program", LAUNCHERS, ids=lambda path: Path(path).name)
+def test_an_mpirun_in_a_command_stays_on_the_cores_of_its_task(
+    shared_site: Site, program: str
+) -> None:
+    own = "echo $(hostname) $(taskset -cp $$ | sed s/.*:.//)"
+    more = " --oversubscribe" if "openmpi" in program else ""
+    text = f"{own}; {program}{more} -n 6 sh -c '{own}'"
+    with pilot.Session(shared_site) as session:
+        future = session.submit(pilot.shell(["sh", "-c", text], cores=2))
+        first, *others = future.result(DEADLINE_S).stdout.splitlines()
+        assert others == [first] * 6
+        own_choice = pilot.shell("echo $HYDRA_LAUNCHER", env={"HYDRA_LAUNCHER": "ssh"})
+        assert session.submit(own_choice).result(DEADLINE_S).stdout == "ssh\n"

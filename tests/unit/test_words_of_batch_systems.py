@@ -24,6 +24,7 @@ WORD = re.compile(
 EXCEPTIONS: dict[str, tuple[str, str]] = {
     "launchers/srun.py": ("", "the launcher of Slurm"),
     "launchers/__init__.py": (r"srun|SrunLauncher", "the names of all launchers"),
+    "launchers/mpirun.py": (r"\^slurm", "a part of Open MPI that tasks are to do without"),
     "launchers/identity.py": (r"SLURM_\w*", "a process can be a rank of any launcher"),
     "pilot/client/shell_text.py": (r"sbatch", "programs that take their input for a shell script"),
     "pilot/site.py": (r"slurm", "the names of the templates"),
