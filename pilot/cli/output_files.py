@@ -40,7 +40,10 @@ class OutputFiles:
     def spans(self, state: str, logs: list[Span]) -> list[Span]:
         """Return the files as parts of the output, of the last attempt that `logs` tells of."""
         if state in _BEFORE:
-            return []
+            # That it runs is known to the head's view of the task alone.
+            state = self._ask("task", task=self._task)["state"]
+            if state in _BEFORE:
+                return []
         if self._names is None:
             kind = self._ask("task", task=self._task)["kind"]
             call = Call()

@@ -24,6 +24,11 @@ def cores() -> int:
     return 4
 
 
+@pytest.fixture(autouse=True)
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+
 @pytest.fixture
 def submit(shared_site: SiteUnderTest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Submit:
     """Submit a script of these lines, and wait for it; in a directory of the test's own."""
@@ -167,6 +172,31 @@ def test_what_cannot_be_done_is_told(submit: Submit, script: str, told: str) -> 
     result = CliRunner().invoke(cli, ["submit", "--wait", "job.sh"], prog_name="pilot")
     assert result.exit_code != 0
     assert told in result.output + str(result.exception)
+
+
+def test_an_mpirun_has_all_cores_of_the_script(submit: Submit) -> None:
+    """MPICH's starts its daemon by srun where it finds itself in a job of Slurm."""
+    daemon = Path("hydra_pmi_proxy")
+    daemon.write_text("#!/bin/sh\nnproc\necho ${OMP_NUM_THREADS:-unset}\n")
+    daemon.chmod(0o755)
+    submit("#SBATCH -n 2 -o out\nnproc\nsrun -N 1 -n 1 ./hydra_pmi_proxy")
+    here, there, threads = Path("out").read_text().split()
+    assert (there, threads) == (here, "unset")
+
+
+def test_logs_show_files_while_they_grow(submit: Submit, shared_site: SiteUnderTest) -> None:
+    Path("job.sh").write_text(
+        "#!/bin/bash\n#SBATCH -n 1 -o grows-%N\necho begun\n"
+        "until [ -e go ]; do sleep 0.05; done\necho ended\n"
+    )
+    task = CliRunner().invoke(cli, ["submit", "job.sh"], prog_name="pilot").stdout.strip()
+
+    def logs(*options: str) -> str:
+        return CliRunner().invoke(cli, ["task", "logs", *options, task], prog_name="pilot").stdout
+
+    wait_until(lambda: logs() == "begun\n", DEADLINE_S, "the first line")
+    Path("go").touch()
+    assert logs("--follow") == "begun\nended\n"
 
 
 def test_show_tells_what_a_script_was(submit: Submit, shared_site: SiteUnderTest) -> None:

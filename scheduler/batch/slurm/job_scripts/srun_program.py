@@ -12,7 +12,7 @@ mpirun, or else one by one. Around each of them is `step_process`, which pins it
 variables of its step.
 """
 
-# ruff: noqa: PTH113, PTH118, PTH120  # pathlib would double the time that srun needs to start
+# ruff: noqa: PTH113, PTH118, PTH119, PTH120  # pathlib would double the time that srun needs to start
 
 from __future__ import annotations
 
@@ -47,6 +47,8 @@ _PASSED = {
     *("preserve-env", "propagate", "pty", "quiet", "resv-ports", "time", "unbuffered", "wait"),
     *("task-prolog", "task-epilog", "network", "cpu-freq", "mem-bind", "verbose"),
 }
+#: Daemons of MPI libraries, which start ranks on all cores of the script on their node.
+_DAEMONS = {"orted", "prted", "hydra_pmi_proxy", "hydra_bstrap_proxy", "pmi_proxy", "mpispawn"}
 #: How long is waited for cores between two looks, in seconds, at first and at most.
 _FIRST_S, _MOST_S = 0.02, 0.5
 
@@ -242,6 +244,8 @@ def start(options: dict[str, str], command: list[str], facts: dict[str, Any]) ->
     """Start a step; return its exit status where this process does not become it."""
     if not command:
         raise Wrong("no command was given to execute")
+    if os.path.basename(command[0]) in _DAEMONS:
+        options = {**options, "overcommit": "", "overlap": ""}
     step, number = take(options, facts, os.environ[PLACE])
     about = process_facts(options, facts, step, number)
     here = len(step.shares) == 1 and step.shares[0][0] == 0
