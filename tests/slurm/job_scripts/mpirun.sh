@@ -1,6 +1,6 @@
 #!/bin/bash
 #SBATCH --nodes=2
-#SBATCH --ntasks=4
+#SBATCH --ntasks-per-node=2
 #SBATCH --output=mpirun.out
 
 mpirun.openmpi "$PYTHON" hello.py
