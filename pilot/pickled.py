@@ -17,9 +17,9 @@ T = TypeVar("T")
 #: The module that has each name today.
 PLACES = {
     "ByName": "pilot.workflow.targets",
-    "RankFunction": "pilot.client.rank_function",
     "HttpRequest": "pilot.client.http_request",
     "JobScript": "pilot.client.job_script",
+    "RankFunction": "pilot.client.rank_function",
     "ShellCommand": "pilot.client.command",
     "cached_property": "pilot.data.pickling_by_value",
     "checked": "pilot.data.imported",

@@ -18,6 +18,7 @@ from pilot import pickled
 from pilot.client.arguments import encode_arguments, spilled, spilled_function
 from pilot.client.functions import encode_function
 from pilot.client.job_script import JobScript
+from pilot.client.rank_function import RankFunction
 from pilot.client.task import Task, import_object
 from pilot.data import exceptions
 from pilot.data.imported import Imported
@@ -31,7 +32,7 @@ from pilot.workflow.targets import ByName
 #: All names that a released version has written. Lines are only ever added.
 FROZEN = {
     *("ByName", "HttpRequest", "JobScript", "ShellCommand", "cached_property", "checked"),
-    *("class_of", "code_of"),
+    *("RankFunction", "class_of", "code_of"),
     *("command_part", "import_object", "in_fortran_order", "itself", "lru_cached"),
     *("make_exception", "read_spilled", "read_stored", "resolve", "resolve_all"),
     *("resources_of_call", "set_attributes", "set_cached_property", "set_class", "set_wrapped"),
@@ -126,6 +127,7 @@ def test_pickles_refer_to_pilot_by_these_names_alone(tmp_path: Path) -> None:
         "module": encode(ByName("math", "sqrt")),
         "request": encode(pilot.http("GET", "http://a.org").function),
         "command": encode(pilot.shell("echo {x}").function),
+        "ranks": encode(RankFunction(local, ("x",), "list")),
         "script": encode(JobScript("#!/bin/sh", "slurm", {}, {})),
         "result": encode(pilot.CommandResult("true", 0)),
         "part": encode(CommandPart(None, "stdout")),  # type: ignore[arg-type]  # of no command

@@ -52,8 +52,8 @@ class Samples:
         self.pilots = True
 
     def frame(self, union: Any) -> bytes:
-        """One that is sent to whoever takes the messages of this union."""
-        kind = self.random.choice(typing.get_args(union))
+        """One that is sent to whoever takes the messages of this union, or this message alone."""
+        kind = self.random.choice(typing.get_args(union) or (union,))
         packed = self._packed(self.value(kind))
         roll = self.random.random()
         if roll < 0.15:
