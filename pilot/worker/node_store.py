@@ -16,6 +16,7 @@ Invariants
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -95,30 +96,65 @@ def _memory_bytes() -> int:
 
 
 class _Account:
-    """The bytes that a store may take and does, shared by the processes of a node."""
+    """The bytes that a store may take and does, shared by the processes of a node.
+
+    Parameters
+    ----------
+    directory
+        The store's.
+    budget
+        How many bytes it may take, of a store that is made now; None: it is there.
+
+    Raises
+    ------
+    OSError
+        The account is not there, or cannot be written: its file system is full.
+    """
 
     def __init__(self, directory: Path, budget: int | None = None) -> None:
         flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if budget is not None else 0)
-        self._descriptor = os.open(directory / _ACCOUNT, flags, 0o600)
-        if budget is not None:
-            os.pwrite(self._descriptor, _AMOUNTS.pack(budget, 0), 0)
+        self._path = directory / _ACCOUNT
+        self._descriptor = os.open(self._path, flags, 0o600)
+        try:
+            if budget is not None:
+                self._write(budget, 0)
+        except OSError:
+            os.close(self._descriptor)
+            raise
 
     def add(self, size: int, *, always: bool = False) -> bool:
         """Add bytes, which may be negative; return False, and add none, if that is too many."""
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         try:
-            budget, used = _AMOUNTS.unpack(os.pread(self._descriptor, _AMOUNTS.size, 0))
+            budget, used = self.amounts()
             if used + size > budget and not always:
                 return False
-            os.pwrite(self._descriptor, _AMOUNTS.pack(budget, max(0, used + size)), 0)
+            self._write(budget, max(0, used + size))
             return True
+        except OSError as error:
+            log.warning("no room is set aside in the memory of this node: %s", error)
+            return False
         finally:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def amounts(self) -> tuple[int, int]:
-        """Return how many bytes the store may take, and how many it does."""
-        budget, used = _AMOUNTS.unpack(os.pread(self._descriptor, _AMOUNTS.size, 0))
+        """Return how many bytes the store may take, and how many it does; none (0) where its file
+        is not whole."""
+        content = os.pread(self._descriptor, _AMOUNTS.size, 0)
+        if len(content) < _AMOUNTS.size:
+            return 0, 0
+        budget, used = _AMOUNTS.unpack(content)
         return budget, used
+
+    def _write(self, budget: int, used: int) -> None:
+        content = _AMOUNTS.pack(budget, used)
+        number = errno.ENOSPC  # what a write that was cut short would be told next
+        try:
+            if os.pwrite(self._descriptor, content, 0) == len(content):
+                return
+        except OSError as error:
+            number = error.errno or number
+        raise OSError(number, os.strerror(number), str(self._path))
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -306,7 +342,12 @@ class StoreHolder:
     def __init__(self, site: Site, pilot: str, node: str) -> None:
         self._held = NodeDirectory(store_dir(site, pilot, node))
         self.directory = self._held.path
-        self._account = _Account(self.directory, budget_bytes(site))
+        try:
+            self._account = _Account(self.directory, budget_bytes(site))
+        except OSError:
+            # Executors shall not take what is there for a store.
+            self._held.close()
+            raise
         #: The files that are in the site directory, too: path → bytes, the oldest first.
         self._durable: dict[str, int] = {}
         self._durable_bytes = 0

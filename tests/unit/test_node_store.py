@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import shutil
@@ -225,6 +226,33 @@ def test_a_store_whose_file_system_is_full_is_passed_over(
     value, paths = write(site, array())
     assert paths == []
     assert np.array_equal(read(site.directory, value), array())
+
+
+@pytest.mark.parametrize("how", ["refused", "cut short"])
+def test_where_its_account_finds_no_room_there_is_no_store(
+    site: Site, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    def full(_descriptor: int, data: bytes, _offset: int) -> int:
+        if how == "refused":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return len(data) // 2
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match="No space left"):
+            StoreHolder(site, "p1", "n1")
+    assert NodeStore(site, "p1", "n1").directory is None
+    value, paths = write(site, array())
+    assert paths == []
+    assert np.array_equal(read(site.directory, value), array())
+
+
+def test_an_account_that_is_not_whole_has_no_room(site: Site, holder: StoreHolder) -> None:
+    os.truncate(holder.directory / "account", 0)
+    value, paths = write(site, array())
+    assert paths == []
+    assert np.array_equal(read(site.directory, value), array())
+    assert not holder.expect("results/1/x.h5", MIB, site.directory)
 
 
 def test_a_store_takes_a_part_of_the_memory_by_itself(site: Site, tmp_path: Path) -> None:
