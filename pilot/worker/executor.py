@@ -151,6 +151,7 @@ def _come_up(
         stopping=stopping_of(memory, config.slot * PLACE_BYTES),
         usage=Usage(sample_of(memory, config.slot * PLACE_BYTES)),
     )
+    worker.gives_back = True
     worker.enter(config.session.environment)
     # Without a core it may be anywhere: such tasks hardly compute.
     os.environ.update(thread_defaults(os.environ, max(1, cores)))

@@ -86,6 +86,7 @@ from pilot.wire.endpoints import temporary_dir
 from pilot.wire.messages.client import Detach
 from pilot.wire.messages.pilot import AttemptSpec
 from pilot.wire.messages.worker import LaunchPlan
+from pilot.worker.descriptors import Descriptors, is_of_earlier, is_of_want
 from pilot.worker.entering import contained, user_name
 from pilot.worker.failures import bases_of, failure_of
 from pilot.worker.mpi_program import as_ranks
@@ -214,6 +215,13 @@ class TaskRunner:
         self._broken: Exception | None = None
         #: The surroundings as they are when `enter` has been called.
         self._surroundings: Surroundings
+        self._descriptors = Descriptors()
+        #: True once tasks have used these up.
+        self._has_few = False
+        #: True if a task that failed for want of them may be given back.
+        self.gives_back = False
+        #: When the last task ended.
+        self._last_ended = 0.0
 
     def learn(self, functions: Iterable[Function], templates: Iterable[Template]) -> None:
         """Store functions and templates that later tasks refer to."""
@@ -250,6 +258,8 @@ class TaskRunner:
     @property
     def spent(self) -> str:
         """The reason why no other task may run in this process; empty if there is none."""
+        if self._has_few:
+            return "descriptors: tasks that ran here have left too many files open"
         return self._surroundings.left
 
     def log_position(self) -> int:
@@ -311,6 +321,7 @@ class TaskRunner:
         outcome: Outcome = "ok"
         failure, children, session = None, None, None
         failed: CommandResult | None = None
+        want = False
         context: Context | None = None
         self._program_kib = 0
         #: The thing that is read or stored while the task itself does not run; an input's task.
@@ -369,6 +380,7 @@ class TaskRunner:
             error = _of_what(at, raised, result) if at else raised
             outcome = _outcome_of(error)
             failure = failure_of(error, self._node, work.attempt, self._inline_limit, __file__)
+            want = failed is None and is_of_want(error)
             if failed is not None:
                 failure = msgspec.structs.replace(failure, result=encode(failed))
             if session is not None:
@@ -383,7 +395,18 @@ class TaskRunner:
         files: tuple[FileStamp, ...] = ()
         if template.cache and outcome == "ok":
             files = stamps(result)
+        was_seen, before = self._usage.looked_at == self._last_ended, self._usage.lowest_free
         cpu_s, peak_mib = self._usage.take(work.task, started, ended, self._program_kib)
+        self._last_ended = ended
+        if self._usage.looked_at == ended and self._descriptors.are_few(self._usage.lowest_free):
+            self._has_few = True
+        if want:
+            # With what it has open in its frames: that is given back with it.
+            args, kwargs, result = (), {}, None
+            del error
+            was_known = was_seen and not self._descriptors.is_worn(before)
+            if self._is_given_back(work.attempt, was_known):
+                outcome, failure = "interrupted", self._given_back(work.attempt)
         end = self.log_position()
         logs = (LogSpan(self._log_name, begin, end),) if end > begin else ()
         sealed = all(type(value) is Value for value in stored)
@@ -451,7 +474,21 @@ class TaskRunner:
             node=self._node,
             attempt=completion.attempt,
         )
-        return msgspec.structs.replace(completion, outcome=_outcome_of(error), failure=failure)
+        outcome = _outcome_of(error)
+        if is_of_want(error) and self._is_given_back(completion.attempt, False):
+            outcome, failure = "interrupted", self._given_back(completion.attempt)
+        return msgspec.structs.replace(completion, outcome=outcome, failure=failure)
+
+    def _is_given_back(self, attempt: int, was_known: bool) -> bool:
+        """Tell whether a task that has failed for want of descriptors is not at fault; see that no
+        other one runs here where too many files are left open."""
+        if not self._has_few:
+            self._has_few = self._descriptors.is_worn_now()
+        return self._has_few and self.gives_back and is_of_earlier(attempt, was_known)
+
+    def _given_back(self, attempt: int) -> TaskFailure:
+        text = "no file could be opened in its process: an earlier task had left too many open"
+        return TaskFailure("interrupted", text, node=self._node, attempt=attempt)
 
     # --- the parts of one task
 

@@ -12,6 +12,7 @@ Invariants
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 from time import process_time
@@ -41,6 +42,9 @@ class Usage:
         self._below_kib = getrusage(RUSAGE_CHILDREN)[2]
         self._forgot_at = 0.0
         self._least_kib = self._mib = 0
+        #: The lowest descriptor that was free at the last look, and when that was; negative: none.
+        self.lowest_free = 0
+        self.looked_at = 0.0
         self._forget(0.0)
 
     def take(self, task: int, begin: float, end: float, program_kib: int = 0) -> tuple[float, int]:
@@ -84,12 +88,17 @@ class Usage:
 
     def _forget(self, now: float) -> None:
         """Have the next task begin with the memory that the process has now as its peak."""
-        self._forgot_at = now
-        with contextlib.suppress(OSError):  # a kernel that cannot: the peak is the process's own
+        self._forgot_at = self.looked_at = now
+        self.lowest_free = 0
+        try:
             file = os.open(_CLEAR, os.O_WRONLY | os.O_CLOEXEC)
-            try:
+        except OSError as error:  # a kernel that cannot: the peak is the process's own
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self.lowest_free = -1
+        else:
+            self.lowest_free = file
+            with contextlib.suppress(OSError):
                 os.write(file, _PEAK)
-            finally:
-                os.close(file)
+            os.close(file)
         self._least_kib = getrusage(RUSAGE_SELF)[2]
         self._mib = -(-self._least_kib // 1024)

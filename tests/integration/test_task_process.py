@@ -467,6 +467,56 @@ def test_a_process_that_was_changed_for_good_runs_no_other_task(
             assert attempts_of(shared_site, future) == [("ok", None)]
 
 
+KEPT: list[int] = []
+
+
+def leave_open(but: int) -> int:
+    """Leave files open until no more can be, but for so many."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    limit = min(3000, hard)
+    # By no name that is looked after, so that the limit stays.
+    libc = ctypes.CDLL(None)
+    assert libc.setrlimit(resource.RLIMIT_NOFILE, (ctypes.c_ulong * 2)(limit, hard)) == 0
+    with contextlib.suppress(OSError):
+        while True:
+            KEPT.append(os.open("/dev/null", os.O_RDONLY))
+    for _ in range(but):
+        os.close(KEPT.pop())
+    return os.getpid()
+
+
+def open_some(large: bytes) -> int:
+    with contextlib.ExitStack() as files:
+        for _ in range(40):
+            files.enter_context(open(os.devnull))
+    return os.getpid()
+
+
+def leave_open_and_fail() -> None:
+    while True:
+        KEPT.append(os.open("/dev/null", os.O_RDONLY))
+
+
+def test_a_process_whose_descriptors_are_used_up_runs_no_other_task(
+    shared_site: SiteUnderTest,
+) -> None:
+    with shared_site.session() as session:
+        full = session.submit(leave_open, 0)
+        others = [session.submit(open_some, bytes(100_000)) for _ in range(10)]
+        assert full.result(DEADLINE_S) not in pilot.gather(others, timeout=DEADLINE_S)
+        for future in (full, *others):
+            assert attempts_of(shared_site, future)[-1] == ("ok", None)
+        # One that is nearly full is seen by who fails there, who has another attempt.
+        nearly = session.submit(leave_open, 35)
+        others = [session.submit(open_some, bytes(100_000)) for _ in range(3)]
+        assert nearly.result(DEADLINE_S) not in pilot.gather(others, timeout=DEADLINE_S)
+        made = [outcome for future in others for outcome, _ in attempts_of(shared_site, future)]
+        assert made.count("ok") == 3 and set(made) <= {"ok", "interrupted"}
+        # Who has used them up is told so, in the end.
+        with pytest.raises(OSError, match="Too many open files"):
+            session.submit(leave_open_and_fail).result(DEADLINE_S)
+
+
 # --- what tasks start -----------------------------------------------------------------------------
 
 

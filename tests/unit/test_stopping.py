@@ -210,6 +210,14 @@ def test_a_task_that_stops_untold_has_failed() -> None:
     assert "was not told to stop" in completion.failure.message
 
 
+def test_a_task_that_its_process_gives_back_is_interrupted() -> None:
+    pilot = Pilot()
+    pilot.run(1)
+    pilot.rules.executor_done(1, [done(1, "interrupted")], 110.0)
+    (completion,) = pilot.rules.take_completions()
+    assert (completion.outcome, completion.is_unstarted) == ("interrupted", False)
+
+
 def test_who_listens_goes_on_when_the_job_is_ended_and_the_others_are_ended() -> None:
     pilot = Pilot()
     pilot.run(1)

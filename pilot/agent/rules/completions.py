@@ -122,7 +122,8 @@ def told_to_end(completion: Completion, outcome: Outcome, template: Template) ->
 
 
 def stopped(completion: Completion, was_told: bool) -> Completion:
-    """Return the completion of an attempt that has raised `pilot.Stopped`.
+    """Return the completion of an attempt that has raised `pilot.Stopped`, or that its process
+    gives back, which names no class of an error.
 
     Parameters
     ----------
@@ -132,6 +133,8 @@ def stopped(completion: Completion, was_told: bool) -> Completion:
         True if the attempt was told to stop; else it is an error, or the task could stop for ever.
     """
     assert completion.failure is not None
+    if not completion.failure.bases:
+        return completion
     message = completion.failure.message
     if was_told:
         message = message or "it has stopped, as it was told to"
