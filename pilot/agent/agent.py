@@ -428,6 +428,7 @@ class Agent:
                 message.rank,
                 message.log,
                 message.over,
+                message.tail,
             )
         elif isinstance(message, m.NodeStatus) and message.node in self._nodes:
             self._node_heard[message.node] = now
@@ -627,7 +628,7 @@ class Agent:
             elif isinstance(action, a.ForgetSession):
                 self._forget_session(action.session)
             else:
-                self._stop_world(action.world)
+                self._stop_world(action.world, action.tells)
 
     def _forget_session(self, number: int) -> None:
         session = self._service.sessions.get(number)
@@ -885,7 +886,7 @@ class Agent:
             node, _ = world.ranks[0]
             self._send_to_node(node, m.Unsend(action.world, action.upto))
 
-    def _stop_world(self, number: int) -> None:
+    def _stop_world(self, number: int, tells: bool = False) -> None:
         world = self._worlds.get(number)
         if world is None:
             for action in self._unlaunched:
@@ -898,7 +899,7 @@ class Agent:
         if busy is not None and busy.pipeline:
             # Ranks that hang in MPI hear nothing, and launchers take seconds to end them.
             for node, pid in world.ranks.values():
-                self._send_to_node(node, m.KillRank(pid))
+                self._send_to_node(node, m.KillRank(pid, tells))
             if not world.ranks:
                 # Not before: it would kill them, and leave what they have started.
                 _kill_group(world.process, signal.SIGTERM)

@@ -14,6 +14,7 @@ reports for itself, the one that failed before it waits for the others. And what
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import gc
 import itertools
 import mmap
@@ -58,6 +59,7 @@ from pilot.worker.node_cache import NodeCache
 from pilot.worker.shared_memory import (
     PLACE_BYTES,
     SLOT,
+    TELL_WHERE,
     begins,
     order_of,
     sample_of,
@@ -137,6 +139,7 @@ def main() -> None:
     os.environ.update(process_variables(config.cores_per_rank, rank, size))
     worker.enter(config.session.environment)
     os.environ.update(thread_defaults(os.environ, config.cores_per_rank))
+    _tell_where()
     client: Client[m.ToExecutor] = Client(
         load_keys(site.keys), b"rank:%d.%d" % (config.world, rank), m.ToExecutor
     )
@@ -208,6 +211,14 @@ def _make_abort_final(kind: Any) -> None:
     (members,) = gc.get_referents(kind.__dict__)
     members["Abort"] = abort
     ctypes.pythonapi.PyType_Modified(ctypes.py_object(kind))
+
+
+def _tell_where() -> None:
+    """Have the rank write into its log where it is, when it crashes or is asked by a signal."""
+    # Once: what a task does to descriptor 2 does not matter.
+    log = os.dup(2)
+    faulthandler.enable(log, all_threads=False)
+    faulthandler.register(TELL_WHERE, log, all_threads=False)
 
 
 def _watch_parent() -> None:

@@ -62,6 +62,7 @@ from pilot.worker.shared_memory import (
     PLACE_BYTES,
     PLACES,
     SLOT,
+    TELL_WHERE,
     listening_task,
     order_of,
     reason_in,
@@ -90,6 +91,10 @@ SLEPT_S = 5.0
 TOLD_S = 0.5
 #: The last so many bytes of a crashed task's output are told.
 TAIL_BYTES = 4096
+#: Of ranks more: a stack is told from its inner end, and as long as it may be.
+RANK_TAIL_BYTES = 16 * 1024
+#: So long a rank that is killed has to write down where it is, in seconds.
+TELL_S = 0.25
 
 
 class _Running:
@@ -155,6 +160,8 @@ class NodeWorker:
         #: Ranks of MPI worlds on this node, by the descriptor that tells their end; and whether
         #: they lead a process group, as they do under most launchers.
         self._ranks: dict[int, tuple[m.WatchRank, bool, mmap.mmap | None]] = {}
+        #: Ranks that write down where they are, and when they are killed.
+        self._telling: list[tuple[float, int]] = []
         #: Why ranks were killed whose tasks had too much memory, by process.
         self._ranks_over: dict[int, str] = {}
         self._enforces_memory = bool(os.environ.get(ENFORCES_MEMORY))
@@ -242,6 +249,7 @@ class NodeWorker:
 
     def _timeout_ms(self) -> int:
         waiting = [e.kill_at for e in self._executors.values() if e.kill_at]
+        waiting += [kill_at for kill_at, _ in self._telling]
         until = min(waiting, default=time.monotonic() + STATUS_S) - time.monotonic()
         return int(1000 * max(0.0, min(until, STATUS_S / 2)))
 
@@ -259,7 +267,7 @@ class NodeWorker:
         elif isinstance(message, m.WatchRank):
             self._watch_rank(message)
         elif isinstance(message, m.KillRank):
-            kill_with_descendants(message.pid)
+            self._kill_rank(message)
         elif isinstance(message, m.AgentStatus):
             if message.local.startswith(LOCAL) and self._agent.startswith(LOCAL):
                 self._agent = message.local
@@ -281,6 +289,15 @@ class NodeWorker:
             self._ranks[process] = message, leads, memory
             self._poller.register(process, select.POLLIN)
 
+    def _kill_rank(self, message: m.KillRank) -> None:
+        """Kill a rank; one that is to tell where it is, a moment later."""
+        if message.tells and any(rank.pid == message.pid for rank, _, _ in self._ranks.values()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(message.pid, TELL_WHERE)
+            self._telling.append((time.monotonic() + TELL_S, message.pid))
+        else:
+            kill_with_descendants(message.pid)
+
     def _reap_ranks(self, ready: dict[Any, int]) -> None:
         for process in [process for process in self._ranks if process in ready]:
             message, leads, memory = self._ranks.pop(process)
@@ -295,14 +312,15 @@ class NodeWorker:
     def _tell_rank_exited(self, message: m.WatchRank, memory: mmap.mmap | None) -> None:
         task, _, started, begin, _ = SLOT.unpack_from(memory) if memory else (0, 0, 0.0, 0, 0)
         over = self._ranks_over.pop(message.pid, "")
-        log = None
+        logs: tuple[LogSpan, ...] = ()
+        tail = ""
         if task:
             path = self._site.directory / rank_log(self._pilot, message.world, message.rank)
-            with contextlib.suppress(OSError):
-                end = path.stat().st_size
-                if end > begin:
-                    log = LogSpan(path.relative_to(self._site.directory).as_posix(), begin, end)
-        self._client.send(m.RankExited(message.world, message.rank, task, started, log, over))
+            logs, tail = self._output(path, begin, RANK_TAIL_BYTES)
+        log = logs[0] if logs else None
+        self._client.send(
+            m.RankExited(message.world, message.rank, task, started, log, over, tail if log else "")
+        )
 
     def _tell_not_preloaded(self, session: int, module: str, reason: str) -> None:
         self._client.send(m.NotPreloaded(self._node, session, module, reason))
@@ -410,6 +428,11 @@ class NodeWorker:
                     self._ranks_over[rank.pid] = f"rank {rank.rank}: {why}"
 
     def _kill_overdue(self, now: float) -> None:
+        there = {rank.pid for rank, _, _ in self._ranks.values()} if self._telling else ()
+        while self._telling and now >= self._telling[0][0]:
+            _, pid = self._telling.pop(0)
+            if pid in there:
+                kill_with_descendants(pid)
         for executor in self._executors.values():
             if executor.kill_at and now >= executor.kill_at:
                 _signal_group(executor.process, signal.SIGKILL)
@@ -457,11 +480,13 @@ class NodeWorker:
         except OSError as error:
             log.warning("unfinished segments of %s stay behind: %s", owner, error)
 
-    def _output(self, path: Path, begin: int) -> tuple[tuple[LogSpan, ...], str]:
+    def _output(
+        self, path: Path, begin: int, most: int = TAIL_BYTES
+    ) -> tuple[tuple[LogSpan, ...], str]:
         try:
             with path.open("rb") as file:
                 end = file.seek(0, os.SEEK_END)
-                file.seek(max(begin, end - TAIL_BYTES))
+                file.seek(max(begin, end - most))
                 tail = file.read().decode(errors="replace")
         except OSError:
             return (), ""

@@ -16,12 +16,15 @@ Invariants
 from __future__ import annotations
 
 import mmap
+import signal
 import struct
 from typing import Protocol
 
 from pilot.client.stopping import ATTEMPT, ENDS, LISTENS, TASK, Stopping
 from pilot.texts import encodable
 
+#: The signal at which a rank writes into its log where in its task it is.
+TELL_WHERE = signal.SIGQUIT
 #: For each process: task, attempt, start of the task, start of its output, and the memory that the
 #: task has asked for, in MiB.
 SLOT = struct.Struct("<qqdqq")

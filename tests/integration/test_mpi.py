@@ -311,6 +311,54 @@ def test_all_ranks_raise(session: Session) -> None:
     assert "2 of 2 ranks failed" in str(error.__cause__)
 
 
+@pytest.mark.parametrize(
+    ("how", "kind", "told"),
+    [
+        ("exits", pilot.TaskError, "SystemExit"),
+        ("raises", ValueError, "on one rank"),
+        ("aborts", pilot.TaskCrashed, "a rank died"),
+        ("crashes", pilot.TaskCrashed, "Segmentation fault"),
+        ("hangs", pilot.TaskTimedOut, "rank 1:"),
+    ],
+)
+def test_however_ranks_go_wrong_they_tell_where_they_were_and_the_next_task_is_fine(
+    session: Session, how: str, kind: type[BaseException], told: str
+) -> None:
+    def here_it_waits(world: Any) -> None:
+        world.recv(source=1, tag=99)
+
+    @pilot.mpi(ranks=3, max_crashes=0, time_limit=5 if how == "hangs" else 60)
+    def go_wrong() -> None:
+        """Rank 1 does, the others wait for it."""
+        import ctypes
+
+        from mpi4py import MPI
+
+        world = MPI.COMM_WORLD
+        if world.rank == 1:
+            if how == "exits":
+                sys.exit(3)
+            if how == "raises":
+                raise ValueError("on one rank")
+            if how == "aborts":
+                world.Abort(7)
+            if how == "crashes":
+                ctypes.string_at(0)
+            world.recv(source=0, tag=99)
+        here_it_waits(world)
+
+    future = session.submit(go_wrong)
+    after = session.submit(total.options(ranks=3), 1.0)
+    error = future.exception(DEADLINE_S)
+    text = f"{error!r} {error} {error.__cause__}" if error else ""
+    assert isinstance(error, kind) and told in text, text
+    if how == "crashes":
+        assert "in string_at" in text, text
+    if how in ("raises", "hangs"):  # else the launcher may end them first
+        assert "rank 0, 2:" in text and text.count("in here_it_waits") == 1, text
+    assert after.result(DEADLINE_S)[0] == 6.0
+
+
 def test_one_rank_raises_and_the_others_wait_for_it(session: Session) -> None:
     @pilot.mpi(ranks=2)
     def fail() -> None:

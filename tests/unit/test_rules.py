@@ -9,7 +9,7 @@ import pytest
 from support.builders import done, template, work
 
 from pilot.agent.rules import actions as a
-from pilot.agent.rules.completions import describe_exit
+from pilot.agent.rules.completions import describe_exit, merge_tails
 from pilot.agent.rules.executors import MOST_FAILED, REST_S, START_S
 from pilot.agent.rules.prefetch import AGAIN_S, BEHIND_S
 from pilot.agent.rules.queues import STARVED_S
@@ -705,6 +705,27 @@ def world_with(pilot: Pilot, *tasks: int, **options: Any) -> int:
     (run,) = only(pilot.add(*tasks, **{**MPI, **options}), a.RunOnWorld)
     assert (run.world, [work.task for work in run.work]) == (world, list(tasks))
     return world
+
+
+def test_what_ranks_have_said_last_is_told_once_and_from_its_inner_end() -> None:
+    stack = "Stack (most recent call first):\n" + "\n".join(f"  line {n}" for n in range(90))
+    told = merge_tails({2: f"before\n{stack}", 0: f"before\n{stack}\n", 1: "other", 3: " "})
+    assert told.startswith("rank 0, 2:\nbefore\nStack") and told.endswith("rank 1:\nother")
+    assert "line 19" in told and "line 20" not in told
+    assert merge_tails({}) == ""
+
+
+def test_ranks_that_hang_are_to_tell_where_they_are_and_cancelled_ones_are_not() -> None:
+    pilot = Pilot(2)
+    (start,) = only(pilot.add(1, time_limit_s=1.0, **MPI), a.StartWorld)
+    ranks_ready(pilot, start)
+    assert only(pilot.wait(2.0), a.StopWorld) == [a.StopWorld(start.world, tells=True)]
+    for rank in range(2):
+        pilot.rules.rank_exited(start.world, 1, 100.0, rank, None, tail="Stack: here")
+    pilot.rules.world_exited(start.world, 0, "the launcher", pilot.now)
+    (completion,) = pilot.rules.take_completions()
+    assert completion.failure is not None
+    assert completion.failure.detail == "rank 0, 1:\nStack: here"
 
 
 def test_a_fresh_task_has_a_world_for_itself() -> None:

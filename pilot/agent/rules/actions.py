@@ -74,9 +74,10 @@ class StartWorld(msgspec.Struct, frozen=True):
 
 
 class StopWorld(msgspec.Struct, frozen=True):
-    """End an MPI world."""
+    """End an MPI world; `tells`: its ranks are to write down first where they are."""
 
     world: int
+    tells: bool = False
 
 
 class UnsendFromWorld(msgspec.Struct, frozen=True):

@@ -21,6 +21,9 @@ from pilot.scheduler.resources import Resources
 from pilot.texts import shortened
 from pilot.wire.messages.pilot import AttemptSpec
 
+#: How the stack of a process begins that tells where it is, and how much is shown of it.
+_STACK = "Stack (most recent call first):"
+_FRAMES = 20
 #: Outcome → class of the error that is told.
 _KINDS = {"timeout": "TaskTimedOut", "crash": "TaskCrashed"}
 
@@ -207,6 +210,35 @@ def merge_failures(
     detail = shortened("\n".join([title, *details]), ERROR_TEXT_BYTES)
     failure = msgspec.structs.replace(first.failure, detail=detail)
     return msgspec.structs.replace(first, task=work.task, failure=failure, values=())
+
+
+def merge_tails(tails: dict[int, str]) -> str:
+    """Return the last lines of the output of ranks in one text; equal ones are told once."""
+    alike: dict[str, list[int]] = {}
+    for rank, tail in sorted(tails.items()):
+        if text := _inner_end(tail):
+            alike.setdefault(text, []).append(rank)
+    if not alike:
+        return ""
+    return "\n".join(f"rank {', '.join(map(str, ranks))}:\n{text}" for text, ranks in alike.items())
+
+
+def _inner_end(tail: str) -> str:
+    """Return the last lines of a rank's output; of the stack that it ends with, the inner end."""
+    said, stack, frames = tail.rpartition(_STACK)
+    shown = frames.strip("\n").splitlines()[: _FRAMES if stack else None]
+    return "\n".join([*said.splitlines()[-_FRAMES:], *([stack] if stack else []), *shown]).strip()
+
+
+def with_tails(completion: Completion, tails: dict[int, str]) -> Completion:
+    """Return the completion of a task of which some ranks have failed, with the last lines of the
+    output of the others, which did not leave it."""
+    text = merge_tails(tails)
+    if not text or completion.failure is None:
+        return completion
+    detail = shortened(f"{completion.failure.detail}\n{text}", ERROR_TEXT_BYTES)
+    failure = msgspec.structs.replace(completion.failure, detail=detail)
+    return msgspec.structs.replace(completion, failure=failure)
 
 
 def _why_killed(outcome: Outcome, template: Template) -> str:

@@ -462,9 +462,10 @@ class Rules:
         rank: int = 0,
         log: LogSpan | None = None,
         over: str = "",
+        tail: str = "",
     ) -> None:
         """End a world because a rank exited; see `WorldRules.rank_exited`."""
-        self._worlds.rank_exited(number, task, started, rank, log, over)
+        self._worlds.rank_exited(number, task, started, rank, log, over, tail)
 
     def world_exited(
         self,

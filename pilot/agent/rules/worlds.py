@@ -32,9 +32,11 @@ from pilot.agent.rules.completions import (
     ended,
     killed,
     merge_failures,
+    merge_tails,
     out_of_memory,
     stopped,
     told_to_end,
+    with_tails,
 )
 from pilot.agent.rules.cores import Cores
 from pilot.agent.rules.prefetch import Prefetch
@@ -100,6 +102,7 @@ class World:
         "session",
         "started_at",
         "stopping",
+        "tails",
         "told",
         "told_to_stop",
         "use",
@@ -145,6 +148,8 @@ class World:
         self.seen = (0, 0.0)
         #: The task that each rank was in at its end, and its output, by rank.
         self.logs: dict[int, tuple[int, LogSpan]] = {}
+        #: The last lines of that output, by rank.
+        self.tails: dict[int, tuple[int, str]] = {}
         self.started_at = now
         self.busy_since = 0.0
         self.idle_since = now
@@ -377,6 +382,7 @@ class WorldRules(ProcessRules[World]):
         rank: int,
         log: LogSpan | None,
         over: str = "",
+        tail: str = "",
     ) -> None:
         """End a world because a rank exited.
 
@@ -390,6 +396,8 @@ class WorldRules(ProcessRules[World]):
             The output of the rank in it.
         over
             Why the rank was ended, where it had too much memory.
+        tail
+            The last lines of its output.
         """
         world = self.worlds.get(number)
         if world is not None:
@@ -397,9 +405,12 @@ class WorldRules(ProcessRules[World]):
                 world.over = task, over
             if log is not None:
                 world.logs[rank] = task, log
+            if tail:
+                world.tails[rank] = task, tail
             if not world.seen[0]:
                 world.seen = task, started
-            self._stop(world)
+            # Those that are left wait in MPI, mostly.
+            self._stop(world, tells=True)
 
     # --- ends
 
@@ -471,12 +482,17 @@ class WorldRules(ProcessRules[World]):
         failing = world.failing.get(work.task)
         if self._interrupting and not (failing and failing.failures):
             outcome = outcome or "interrupted"
+        tails = {rank: text for rank, (in_, text) in world.tails.items() if in_ == work.task}
+        if world.ready:
+            tail = merge_tails(tails) or tail
         if outcome:
             completion = killed(work, outcome, template, now, node, tail)
         elif world.over[0] == work.task:
             completion = out_of_memory(work, world.over[1], now, node, tail)
         elif failing and failing.failures:
             completion = self._merged(world, work, failing)
+            left = {rank: text for rank, text in tails.items() if rank not in failing.left}
+            completion = with_tails(completion, left)
         elif not world.ready:
             if not reason and world.told:
                 reported = f"{len(world.ranks)} of {world.need.ranks} ranks have reported"
@@ -571,10 +587,10 @@ class WorldRules(ProcessRules[World]):
                 failing = world.failing.get(work.task)
                 if limit_s and now - world.busy_since > limit_s:
                     world.killed_for.setdefault(work.task, "timeout")
-                    self._tell_to_end(world)
+                    self._tell_to_end(world, tells=True)
                 elif work.task in world.killed_for or (failing and now > failing.leave_by):
                     # Where some ranks have raised, the others wait for them in MPI for ever.
-                    self._tell_to_end(world)
+                    self._tell_to_end(world, tells=True)
                 elif world.pipeline.is_stuck(world.busy_since, now):
                     self._ask_back(world, now)
             elif (not world.pipeline and now - world.idle_since > IDLE_S) or (
@@ -602,16 +618,16 @@ class WorldRules(ProcessRules[World]):
                 work, node = world.pipeline[0], world.pinned[0].node
                 yield world, RunningTask(work.task, work.attempt, node, world.busy_since)
 
-    def _tell_to_end(self, world: World) -> None:
+    def _tell_to_end(self, world: World, tells: bool = False) -> None:
         """End a world that is not ending by itself."""
         world.told = world.told or not world.stopping
-        self._stop(world)
+        self._stop(world, tells)
 
-    def _stop(self, world: World) -> None:
+    def _stop(self, world: World, tells: bool = False) -> None:
         if not world.stopping:
             world.stopping = True
             self._warm.discard(world)
-            self._act(StopWorld(world.id))
+            self._act(StopWorld(world.id, tells))
 
 
 def _in_order(logs: Mapping[int, tuple[LogSpan, ...]]) -> tuple[LogSpan, ...]:

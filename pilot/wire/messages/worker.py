@@ -93,6 +93,8 @@ class KillRank(Message):
     """A request to end this process, a rank of an MPI world on your node."""
 
     pid: Number
+    #: True if it is to write down first where in its task it is.
+    tells: bool = False
 
 
 class RankExited(Message):
@@ -107,6 +109,8 @@ class RankExited(Message):
     log: LogSpan | None = None
     #: Why it was ended, where it had more memory than the task has asked for.
     over: str = ""
+    #: The last lines of that output.
+    tail: str = ""
 
 
 class Unsent(Message):
