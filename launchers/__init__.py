@@ -16,7 +16,7 @@ from pilot.launchers.base import HostRanks, Launch, Launcher, Placement
 from pilot.launchers.identity import RANK_NUMBERS, identity_in, leave_identity
 from pilot.launchers.local import LocalLauncher, start_here
 from pilot.launchers.mpirun import FLAVOURS, ON_ONE_NODE, MpirunLauncher, find_mpi
-from pilot.launchers.srun import SHARING_STEPS, SrunLauncher, step_on_node
+from pilot.launchers.srun import HYDRA_OPTIONS, SHARING_STEPS, SrunLauncher, step_on_node
 
 __all__ = [
     "LAUNCHERS",
@@ -52,6 +52,9 @@ NODE_LAUNCHERS = tuple(_NODE_LAUNCHERS)
 #: Around an mpirun of several hosts: by what starts node workers there, which the daemons that it
 #: starts there must get on with.
 _AROUND_MPIRUN = {"srun": SHARING_STEPS}
+#: The options by which an mpirun has them started so. Not every build finds that out by itself:
+#: Debian's MPICH takes ssh.
+_THROUGH = {("mpich", "srun"): HYDRA_OPTIONS}
 
 
 def get_launcher(name: str, options: Sequence[str] = (), node_launcher: str = "local") -> Launcher:
@@ -80,7 +83,8 @@ def get_launcher(name: str, options: Sequence[str] = (), node_launcher: str = "l
     if name in _MPIRUN:
         flavour, program = find_mpi(_MPIRUN[name])
         around = _AROUND_MPIRUN.get(node_launcher, ())
-        return MpirunLauncher(flavour, program, tuple(options), around)
+        through = _THROUGH.get((flavour.name, node_launcher), ())
+        return MpirunLauncher(flavour, program, tuple(options), around, through=through)
     if name == "local":
         raise ValueError(f"the launcher 'local' takes no options, but got {' '.join(options)}")
     made: Launcher = _imported(name, "launcher", LAUNCHERS)(tuple(options))

@@ -145,6 +145,8 @@ class MpirunLauncher(msgspec.Struct, frozen=True):
     around: tuple[str, ...] = ()
     #: Name of the host that the launcher is started on.
     this_host: str = msgspec.field(default_factory=socket.gethostname)
+    #: Its own options by which the daemons on several hosts start.
+    through: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -159,7 +161,7 @@ class MpirunLauncher(msgspec.Struct, frozen=True):
         for_ranks = {**self._library_env(env), **env}
         here = placement.is_on(self.this_host)
         argv = [*(() if here else self.around), self.program, *flavour.options]
-        argv += flavour.options_here if here else ()
+        argv += flavour.options_here if here else self.through
         for name in for_ranks if flavour.forward else ():
             argv += [*flavour.forward, name]
         argv += self.options

@@ -69,6 +69,10 @@ SHARING_STEPS = (
 )
 
 
+#: The options by which MPICH's hydra starts its daemons as steps.
+HYDRA_OPTIONS = ("-launcher", "slurm")
+
+
 class SrunLauncher(msgspec.Struct, frozen=True):
     """A launcher that starts the ranks as one Slurm step; the option ``--mpi=pmix`` chooses PMIx or
     PMI2."""
