@@ -86,6 +86,8 @@ GONE_S = 300.0
 #: A head from which something is awaited, and nothing has come for so long, is asked whether it is
 #: there; one that does not answer that for so long does not answer.
 PING_S, SILENT_S = 15.0, 60.0
+#: A head that accepts nothing for so long is asked whether it can write, by who asks for a reason.
+TROUBLE_S = 2.0
 
 log = logging.getLogger("pilot")
 
@@ -216,6 +218,8 @@ class Connection:
         #: The time of the ping that the head has not answered; 0: none.
         self._pinged = 0.0
         self._warned = False
+        #: The reason, as users were told, why the head cannot write; empty: it can.
+        self._trouble = ""
         #: The process that this belongs to, in a forked copy of it; 0: this one.
         self.owner = 0
         self._process = os.getpid()
@@ -335,6 +339,12 @@ class Connection:
             if self.owner and self._failure:
                 raise self._failure
             return True
+
+    def flush_or_trouble(self) -> None:
+        """Wait like `flush`, but no longer once the head says that it cannot write."""
+        while not self.flush(TROUBLE_S):
+            if self.request(lambda n: m.Query(n, "head")).get("unwritten"):
+                return
 
     def _check_silence(self, consequence: str) -> None:
         """Raise if the head has been silent for too long; never where `start` is None."""
@@ -513,6 +523,16 @@ class Connection:
                 self._who(),
                 now - self._pinged,
             )
+
+    def _note_trouble(self, trouble: str) -> None:
+        """Tell users once, until it has passed, that the head lives and cannot write."""
+        if trouble and not self._trouble:
+            log.warning(
+                "pilot: %s cannot write its database: %s; it waits for that, and nothing is lost",
+                self._who(),
+                trouble,
+            )
+        self._trouble = trouble
 
     def _tell_of_life(self, client: Client[Any]) -> None:
         """Tell the head each minute, or sooner, that the sessions are still in use."""
@@ -790,6 +810,8 @@ class Connection:
                 if isinstance(asked, (m.OpenSession, m.Reserve)) and not message.error:
                     # Here, and not where it was asked: the next head must not be greeted before.
                     self._note_block(*message.result[-2:])
+                if not message.request and isinstance(message.result, dict):
+                    self._note_trouble(message.result.get("unwritten", ""))
                 future = self._requests.pop(message.request, None)
                 if isinstance(asked, m.Release):  # an earlier head does not know of that
                     self._flushed.notify_all()

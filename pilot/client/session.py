@@ -535,7 +535,7 @@ class Session(concurrent.futures.Executor):
         ----------
         future
             The task's future or its id; default: the session as a whole. All submissions are
-            accepted first.
+            accepted first, unless the head cannot write, which is the answer then.
         """
         self._check_process()
         if isinstance(future, Future):
@@ -543,7 +543,7 @@ class Session(concurrent.futures.Executor):
         elif future is not None:
             _number_of(future)
         if not self._connection.is_closed:
-            self._connection.flush()
+            self._connection.flush_or_trouble()
         subject = future.task_id if isinstance(future, Future) else future or str(self.id)
         with QueryClient(self.site) as ask:
             return Lines(in_words(ask("why", subject=subject)))

@@ -86,9 +86,17 @@ def test_head_outlasts_a_full_disk(site: SiteUnderTest, disk: Disk) -> None:
         await_renewals(site)
         assert site.head_pid == head
         assert not any(future.done() for future in futures), "nothing is told that is not durable"
+        for why in (futures[-1].why(), _why(futures[-1].task_id), _why("1.4711")):
+            assert "is not accepted: the head cannot write" in why and "full" in why
         disk.clear()
         assert pilot.gather(futures, timeout=DEADLINE_S) == [n * n for n in range(50)]
         assert site.head_pid == head
+
+
+def _why(subject: str) -> str:
+    asked = CliRunner().invoke(cli, ["why", subject], prog_name="pilot")
+    assert asked.exit_code == 0
+    return asked.output
 
 
 def test_clients_wait_for_a_head_that_finds_no_room(site: SiteUnderTest, disk: Disk) -> None:

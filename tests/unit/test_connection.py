@@ -374,6 +374,50 @@ def test_head_that_is_silent_is_asked_and_then_told_of(
         head.end()
 
 
+def test_head_that_cannot_write_is_told_of_once_until_it_can(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connection, "PING_S", 0.1)
+    monkeypatch.setattr(connection, "TROUBLE_S", 0.1)
+    head = Head(site, 1)
+    client = Connection(site, start=False)
+
+    answered: list[m.Query] = []
+
+    def open_queries() -> list[m.Query]:
+        queries = [message for message in head.heard if isinstance(message, m.Query)]
+        return queries[len(answered) :]
+
+    def answer(trouble: str, count: int) -> None:
+        """Answer as many further questions."""
+        for _ in range(count):
+            query = wait_until(open_queries)[0]
+            answered.append(query)
+            head.answer(m.Reply(query.request, {"unwritten": trouble}))
+
+    try:
+        client.submit(3, submission(1), [Nobody()])
+        answer("disk full", 2)
+        wait_until(lambda: "cannot write its database: disk full" in caplog.text)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            waits = pool.submit(client.flush_or_trouble)
+
+            def has_given_up() -> bool:
+                if open_queries():
+                    answer("disk full", 1)
+                return waits.done()
+
+            wait_until(has_given_up)
+            waits.result()
+        assert caplog.text.count("cannot write") == 1
+        answer("", 2)
+        answer("disk full", 2)
+        wait_until(lambda: caplog.text.count("cannot write") == 2)
+    finally:
+        client.close()
+        head.end()
+
+
 def test_another_database_in_its_place_ends_the_connection(site: Site) -> None:
     first = Head(site, 1, database="one")
     client = Connection(site, start=False)

@@ -87,8 +87,20 @@ def explain(facts: Snapshot, subject: str | None = None) -> Answer:
         raise PilotError(str(error)) from None
     part = match[2] or match[3]
     if number not in facts.core.tasks and known.row(number) is None:
+        if trouble := facts.head.get("unwritten"):
+            return _unaccepted(match[1], trouble)
         raise PilotError(f"there is no task {match[1]}; `pilot task list` shows them")
     return _answer(facts, tasks.of_task(number) if part is None else tasks.of_result(number, part))
+
+
+def _unaccepted(label: str, trouble: str) -> Answer:
+    """Make the answer on a task that may have been submitted, and is not accepted."""
+    cause = f"the head cannot write the database ({trouble})"
+    sentence = (
+        f"task {label} is not accepted: {cause}, and accepts what is submitted when it can; "
+        "nothing is lost"
+    )
+    return Answer(label, "UNACCEPTED", "database", sentence, because=(Cause("database", cause),))
 
 
 def _answer(facts: Snapshot, told: Explanation) -> Answer:
