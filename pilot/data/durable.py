@@ -18,6 +18,8 @@ from pilot.data.patience import is_passing, patient
 
 #: So much is written again at a time.
 _BLOCK_BYTES = 1 << 20
+#: So much is copied by one call.
+_COPY_BYTES = 16 * 1024 * 1024
 
 
 @patient
@@ -102,6 +104,20 @@ def _rename(descriptor: int, temporary: Path, final: Path) -> None:
             is_done = False
         if not is_done:
             temporary.rename(final)
+
+
+def copy_content(original: int, copy: int) -> None:
+    """Copy all bytes of a file to another one, without taking them into this process.
+
+    Raises
+    ------
+    OSError
+        The file system of the copy is full, say.
+    """
+    os.lseek(copy, 0, os.SEEK_SET)
+    offset = 0
+    while count := os.sendfile(copy, original, offset, _COPY_BYTES):
+        offset += count
 
 
 @patient

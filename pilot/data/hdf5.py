@@ -328,6 +328,35 @@ class Draft:
             done, left = done + len(piece), left - len(piece)
         return copied
 
+    def move(self, temporary: Path, within: Path | None = None) -> None:
+        """Go on under another temporary name, maybe on another file system, with all values.
+
+        Raises
+        ------
+        StorageError
+            There is no room there. The file is as it was.
+        """
+        self._check_open()
+        try:
+            durable.make_directory(temporary.parent, within)
+            descriptor = os.open(
+                temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644
+            )
+            try:
+                # The data; the metadata are in memory still, and are written at the end.
+                durable.copy_content(self._descriptor, descriptor)
+            except BaseException:
+                os.close(descriptor)
+                temporary.unlink(missing_ok=True)
+                raise
+        except OSError as cause:
+            raise _cannot_write(temporary, cause) from cause
+        old, self.temporary = self.temporary, temporary
+        self._close_descriptor()
+        self._descriptor = descriptor
+        with contextlib.suppress(OSError):
+            old.unlink(missing_ok=True)
+
     def publish(self, final: Path, *, replaces: bool = False) -> None:
         """Finish the file and give it its name; where it `replaces` another file, that one is
         removed.

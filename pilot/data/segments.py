@@ -34,13 +34,14 @@ RESULTS = "results"
 class Unsealed:
     """A result in a segment that is not sealed yet, so that it cannot be announced."""
 
-    __slots__ = ("_value", "index", "name", "task_id")
+    __slots__ = ("_problem", "_value", "index", "name", "task_id")
 
     def __init__(self, task_id: str, index: int, name: str) -> None:
         self.task_id = task_id
         self.index = index
         self.name = name
         self._value: Value | None = None
+        self._problem: Exception | None = None
 
     @property
     def is_sealed(self) -> bool:
@@ -53,9 +54,13 @@ class Unsealed:
 
         Raises
         ------
+        StorageError
+            The result is lost: its segment could not be sealed.
         RuntimeError
             The segment is not sealed; a result that was announced now could be lost.
         """
+        if self._problem is not None:
+            raise self._problem
         if self._value is None:
             raise RuntimeError(
                 f"result {self.index} of task {self.task_id} is in a segment that is not sealed: "
@@ -84,11 +89,14 @@ class SegmentWriter:
         The site directory.
     owner
         A name for this process that no other process has or had on this site.
+    lost
+        The class of the error of results that are lost because their segment cannot be finished.
     """
 
-    def __init__(self, site_dir: Path, owner: str) -> None:
+    def __init__(self, site_dir: Path, owner: str, lost: type[StorageError] = StorageError) -> None:
         self.site_dir = site_dir
         self.owner = owner
+        self._lost = lost
         self._open: dict[str, _Segment] = {}
         #: The segments that take no more results and are not sealed yet.
         self._closed: list[_Segment] = []
@@ -138,17 +146,17 @@ class SegmentWriter:
 
     def _segment(self, session: str) -> _Segment:
         if session not in self._open:
-            directory = self._directory(session)
-            while (directory / _final(self.owner, self._count)).exists():
-                self._count += 1
-            self._open[session] = _Segment(
-                Draft(directory / _temporary(self.owner, self._count), self.site_dir)
-            )
-            self._count += 1
+            temporary = self._new_name(component(session))
+            self._open[session] = _Segment(Draft(temporary, self.site_dir))
         return self._open[session]
 
-    def _directory(self, session: str) -> Path:
-        return self.site_dir / RESULTS / component(session)
+    def _new_name(self, session: str) -> Path:
+        """Return the temporary name of a new file, in the directory that a session has."""
+        directory = self.site_dir / RESULTS / session
+        while (directory / _final(self.owner, self._count)).exists():
+            self._count += 1
+        self._count += 1
+        return directory / _temporary(self.owner, self._count - 1)
 
     @property
     def pending(self) -> list[Unsealed]:
@@ -183,11 +191,14 @@ class SegmentWriter:
         with self._sealing:
             self.detach()
             for segment in list(self._closed):
+                if not segment.results:  # what was to be in it could not be written
+                    self._drop(segment)
+                    continue
                 try:
                     path = self._publish(segment.draft)
-                except BaseException:
+                except BaseException as error:
                     if not segment.draft.is_open:
-                        self._closed.remove(segment)
+                        self._drop(segment, self._lost(str(error)))
                     raise
                 with self._lock:
                     self._closed.remove(segment)
@@ -209,13 +220,41 @@ class SegmentWriter:
             draft.publish(final)
         return final.relative_to(self.site_dir).as_posix()
 
-    def discard(self) -> None:
-        """Drop the results that are not sealed, and remove their files."""
+    def hand_over(self, other: SegmentWriter) -> None:
+        """Move the segments that could not be sealed to another writer, which seals them.
+
+        Raises
+        ------
+        StorageError
+            There is no room for them there, either. What was not moved is still `pending` here.
+        """
+        with self._sealing:
+            for segment in list(self._closed):
+                other._take_in(segment)
+                with self._lock:
+                    self._closed.remove(segment)
+
+    def _take_in(self, segment: _Segment) -> None:
+        with self._lock:
+            temporary = self._new_name(segment.draft.temporary.parent.name)
+        patiently(lambda: segment.draft.move(temporary, self.site_dir))
+        with self._lock:
+            self._closed.append(segment)
+
+    def discard(self, reason: Exception | None = None) -> None:
+        """Drop the results that are not sealed, and remove their files; where there is a `reason`,
+        whoever asks for their values is told it."""
         with self._sealing, self._lock:
-            for segment in self._unsealed():
-                segment.draft.discard()
-            self._open.clear()
-            self._closed.clear()
+            self.detach()
+            for segment in list(self._closed):
+                self._drop(segment, reason)
+
+    def _drop(self, segment: _Segment, reason: Exception | None = None) -> None:
+        segment.draft.discard()
+        with self._lock:
+            self._closed.remove(segment)
+        for result, _ in segment.results:
+            result._problem = reason
 
     def __enter__(self) -> SegmentWriter:
         return self

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pilot.data.pickles import decode, encode
+from pilot.errors import StorageError
 from pilot.model.values import INLINE_LIMIT_BYTES, Value
 
 if TYPE_CHECKING:
@@ -104,8 +105,8 @@ def announceable(stored: Value | Unsealed) -> Value:
 
     Raises
     ------
-    RuntimeError
-        The segment of the value is not sealed.
+    StorageError, RuntimeError
+        The segment of the value could not be sealed, or is not sealed yet.
     """
     return stored if isinstance(stored, Value) else stored.value
 
@@ -130,8 +131,8 @@ def load(value: Value, site_dir: Path) -> Any:
 class LazyWriter:
     """A segment writer that loads HDF5 when the first large value comes."""
 
-    def __init__(self, site_dir: Path, owner: str) -> None:
-        self._arguments = (site_dir, owner)
+    def __init__(self, site_dir: Path, owner: str, lost: type[StorageError] = StorageError) -> None:
+        self._arguments = (site_dir, owner, lost)
         self._writer: SegmentWriter | None = None
 
     def add(
@@ -168,7 +169,12 @@ class LazyWriter:
         """Finish all open segments; see `SegmentWriter.seal`."""
         return self._writer.seal() if self._writer is not None else []
 
-    def discard(self) -> None:
+    def hand_over(self, other: LazyWriter) -> None:
+        """Move what could not be sealed to another writer; see `SegmentWriter.hand_over`."""
+        if self._writer is not None:
+            self._writer.hand_over(other._opened())
+
+    def discard(self, reason: Exception | None = None) -> None:
         """Drop the results that are not sealed; see `SegmentWriter.discard`."""
         if self._writer is not None:
-            self._writer.discard()
+            self._writer.discard(reason)

@@ -227,8 +227,13 @@ def _sizes(directory: Path, paths: Iterable[str]) -> int:
     return total
 
 
+class StoreLostError(StorageError):
+    """The error of a result that was in a node's store alone, and is lost: no fault of its task."""
+
+
 class StoreWriter:
-    """A writer of results into the node's store, and into the site directory where that is full.
+    """A writer of results into the node's store, and into the site directory where that is full,
+    or its file system is.
 
     Parameters
     ----------
@@ -249,7 +254,7 @@ class StoreWriter:
         if store is not None and store.directory is not None:
             self._store = store
             # A name of its own: the same path must not come of both.
-            self._kept = LazyWriter(store.directory, self._owner)
+            self._kept = LazyWriter(store.directory, self._owner, StoreLostError)
         #: The sizes of the values that were written into the store and are not sealed yet.
         self._reserved: list[int] = []
 
@@ -289,16 +294,31 @@ class StoreWriter:
         StorageError
             See `SegmentWriter.seal`.
         """
+        if self._kept is not None:
+            sizes, self._reserved = self._reserved, []
+            paths: set[str] = set()
+            try:
+                paths = self._seal_kept(self._kept)
+            finally:
+                if sizes:
+                    self._store.settle(sizes, paths)
         self._site.seal()
-        if self._kept is None:
-            return
-        sizes, self._reserved = self._reserved, []
-        paths: set[str] = set()
-        try:
-            paths = {value.path for value in self._kept.seal()}
-        finally:
-            if sizes:
-                self._store.settle(sizes, paths)
+
+    def _seal_kept(self, kept: LazyWriter) -> set[str]:
+        """Finish the open segments in the store; have the site directory take what finds no room.
+
+        Returns
+        -------
+        set of str
+            The paths of those that are in the store.
+        """
+        while True:
+            try:
+                return {value.path for value in kept.seal()}
+            except StorageError as error:
+                # Others have filled the memory's file system: no segment stays for another try.
+                log.warning("%s", error)
+                kept.hand_over(self._site)
 
     def is_kept(self, value: Value) -> bool:
         """Tell whether a value of this writer was written into the store."""
@@ -308,11 +328,11 @@ class StoreWriter:
 
         return value.path.rpartition("/")[2].startswith(f"{component(self._owner)}-")
 
-    def discard(self) -> None:
+    def discard(self, reason: Exception | None = None) -> None:
         """Drop the results that are not sealed; see `SegmentWriter.discard`."""
-        self._site.discard()
+        self._site.discard(reason)
         if self._kept is not None:
-            self._kept.discard()
+            self._kept.discard(reason)
             sizes, self._reserved = self._reserved, []
             self._store.settle(sizes, ())
 

@@ -26,8 +26,6 @@ from pilot.worker.errands import Errands
 _THREADS = 2
 #: The reason why a file is not copied that is not in the store any more.
 GONE = "gone"
-#: So much is copied by one call.
-_BLOCK_BYTES = 16 * 1024 * 1024
 
 
 class Written(NamedTuple):
@@ -91,7 +89,7 @@ def persist(source: Path, final: Path, within: Path) -> None:
     try:
         original = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            patiently(lambda: _copy(original, copy))
+            patiently(lambda: durable.copy_content(original, copy))
         finally:
             os.close(original)
         durable.publish(copy, temporary, final)
@@ -101,11 +99,3 @@ def persist(source: Path, final: Path, within: Path) -> None:
         raise
     finally:
         os.close(copy)
-
-
-def _copy(original: int, copy: int) -> None:
-    """Copy all bytes, without taking them into this process."""
-    os.lseek(copy, 0, os.SEEK_SET)
-    offset = 0
-    while count := os.sendfile(copy, original, offset, _BLOCK_BYTES):
-        offset += count

@@ -91,7 +91,7 @@ from pilot.worker.entering import contained, user_name
 from pilot.worker.failures import bases_of, failure_of
 from pilot.worker.mpi_program import as_ranks
 from pilot.worker.node_cache import NodeCache
-from pilot.worker.node_store import NodeStore, StoreWriter
+from pilot.worker.node_store import NodeStore, StoreLostError, StoreWriter
 from pilot.worker.program import Program
 from pilot.worker.shell_words import plain_words
 from pilot.worker.surroundings import Surroundings
@@ -449,35 +449,37 @@ class TaskRunner:
     def _seal(
         self, waiting: list[tuple[Completion, list[Any]]]
     ) -> tuple[list[Completion], list[str]]:
-        error: Exception | None = None
         try:
             self._writer.seal()
-        except Exception as failed:
-            self._writer.discard()
-            error = failed
+        except Exception as error:
+            # The task that runs now may have written some of what is dropped: it is told, too.
+            self._writer.discard(error)
         completions = []
         for completion, stored in waiting:
             try:
                 values = tuple(v if type(v) is Value else v.value for v in stored)
                 completions.append(msgspec.structs.replace(completion, values=values))
-            except RuntimeError as unsealed:
-                completions.append(self._not_stored(completion, error or unsealed))
+            except Exception as error:
+                completions.append(self._not_stored(completion, error))
         kept = {v.path for end in completions for v in end.values if self._writer.is_kept(v)}
         return completions, sorted(kept)
 
     def _not_stored(self, completion: Completion, error: Exception) -> Completion:
         """Return the completion of a task that ran well but whose result could not be stored."""
+        is_lost = isinstance(error, StoreLostError)
         failure = TaskFailure(
-            type=type(error).__name__,
+            type="interrupted" if is_lost else type(error).__name__,
             message=shortened(f"its result could not be stored: {error}", ERROR_TEXT_BYTES),
-            bases=bases_of(error),
+            bases=() if is_lost else bases_of(error),
             node=self._node,
             attempt=completion.attempt,
         )
-        outcome = _outcome_of(error)
+        outcome: Outcome = "interrupted" if is_lost else _outcome_of(error)
         if is_of_want(error) and self._is_given_back(completion.attempt, False):
             outcome, failure = "interrupted", self._given_back(completion.attempt)
-        return msgspec.structs.replace(completion, outcome=outcome, failure=failure)
+        return msgspec.structs.replace(
+            completion, outcome=outcome, failure=failure, children=None, files=()
+        )
 
     def _is_given_back(self, attempt: int, was_known: bool) -> bool:
         """Tell whether a task that has failed for want of descriptors is not at fault; see that no

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from support.builders import work
 
-from pilot.agent.rules.completions import ended, merge_failures
+from pilot.agent.rules.completions import ended, lost, merge_failures, stopped
 from pilot.data.pickles import decode
 from pilot.errors import CommandFailed
 from pilot.limits import ERROR_TEXT_BYTES, NAME_BYTES
@@ -144,3 +144,9 @@ def test_the_limit_is_that_of_the_pickle(size: int) -> None:
     whole = failure_of(error, "node", 1, LIMIT).exception
     assert failure_of(error, "node", 1, len(whole)).exception == whole
     assert failure_of(error, "node", 1, len(whole) - 1).exception == b""
+
+
+@pytest.mark.parametrize("was_told", [False, True])
+def test_an_attempt_whose_result_is_lost_in_memory_is_interrupted(was_told: bool) -> None:
+    end = lost(ended(work(1), "crash", "", 1.0), "interrupted", "interrupted", "no space left")
+    assert stopped(end, was_told) == end

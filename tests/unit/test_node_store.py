@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from pilot.data import durable, hdf5
 from pilot.data.segments import SegmentWriter, Unsealed, read
 from pilot.data.storing import store
 from pilot.errors import ResultError, StorageError
@@ -25,6 +26,7 @@ from pilot.worker.node_store import (
     OWN_BYTES,
     NodeStore,
     StoreHolder,
+    StoreLostError,
     StoreWriter,
     budget_bytes,
 )
@@ -226,6 +228,47 @@ def test_a_store_whose_file_system_is_full_is_passed_over(
     value, paths = write(site, array())
     assert paths == []
     assert np.array_equal(read(site.directory, value), array())
+
+
+def fill_memory(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    """Let a function that is given a descriptor fail for files in the store, as on a full disk."""
+    real = getattr(owner, name)
+
+    def full(*args: Any, **how: Any) -> Any:
+        (descriptor,) = (one for one in args if type(one) is int)
+        if Path(f"/proc/self/fd/{descriptor}").readlink().is_relative_to(node_store.MEMORY):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*args, **how)
+
+    monkeypatch.setattr(owner, name, full)
+
+
+def test_what_cannot_be_sealed_in_a_full_store_goes_to_the_site(
+    site: Site, holder: StoreHolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_memory(monkeypatch, hdf5._Metadata, "write_to")
+    writer = StoreWriter(site.directory, "e1", NodeStore(site, "p1", "n1"))
+    objects = [array(), array(8), {"a": array(1), "b": 2}]
+    results = [
+        store(obj, writer=writer, session="1", task_name="t", task_id=f"1.{n}")
+        for n, obj in enumerate(objects)
+    ]
+    writer.seal()
+    for result, obj in zip(results, objects, strict=True):
+        assert type(result) is Unsealed
+        assert not writer.is_kept(result.value)
+        np.testing.assert_equal(read(site.directory, result.value), obj)
+    assert used(holder) == 0
+    assert [path for path in holder.directory.rglob("*") if "h5" in path.name] == []
+
+
+def test_what_was_in_memory_alone_and_is_lost_is_told_as_such(
+    site: Site, holder: StoreHolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_memory(monkeypatch, durable, "publish")  # when HDF5 has closed the file
+    with pytest.raises(StoreLostError, match="No space left"):
+        write(site, array())
+    assert used(holder) == 0
 
 
 @pytest.mark.parametrize("how", ["refused", "cut short"])

@@ -505,6 +505,48 @@ def test_discarding_works_on_a_full_disk(writer: SegmentWriter, tmp_path: Path, 
     assert_same(read(tmp_path, seal_one(writer, GRID)), GRID)
 
 
+def test_who_asks_for_a_discarded_result_is_told_the_reason(writer: SegmentWriter) -> None:
+    result = writer.add("s1", "f", "t1", 0, GRID)
+    writer.discard(StorageError("the disk is full"))
+    with pytest.raises(StorageError, match="the disk is full"):
+        _ = result.value
+
+
+def test_what_could_not_be_sealed_is_sealed_by_another_writer(
+    writer: SegmentWriter, tmp_path: Path, disk: Any
+) -> None:
+    objects = [GRID, {"u": GRID, "n": 3}, "x" * 3000]
+    results = [writer.add("s1", "f", f"t{n}", 0, obj) for n, obj in enumerate(objects)]
+    disk(1)
+    with pytest.raises(StorageError):
+        writer.seal()
+    other = SegmentWriter(tmp_path / "other", "executor-2")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(StorageError, match=r"executor-2-0.*File too large"):
+        writer.hand_over(other)
+    assert writer.pending == results
+    disk(None)
+    later = writer.add("s1", "f", "t9", 0, GRID)
+    writer.hand_over(other)
+    assert (writer.pending, other.pending) == ([later], results)
+    assert other.seal() == [result.value for result in results]
+    assert writer.seal() == [later.value]
+    for result, obj in zip(results, objects, strict=True):
+        assert_same(read(tmp_path / "other", result.value), obj)
+    assert list((tmp_path / "results/s1").iterdir()) == [tmp_path / later.value.path]
+
+
+def test_a_segment_in_which_nothing_could_be_written_leaves_no_file(
+    writer: SegmentWriter, tmp_path: Path, disk: Any
+) -> None:
+    disk(100_000)
+    with pytest.raises(StorageError):
+        writer.add("s1", "f", "t1", 0, np.zeros(1_000_000))
+    disk(1)
+    assert writer.seal() == []
+    assert list((tmp_path / "results/s1").iterdir()) == []
+
+
 def test_a_failed_fsync_keeps_the_name_away(
     writer: SegmentWriter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -519,7 +561,7 @@ def test_a_failed_fsync_keeps_the_name_away(
             writer.seal()
     assert list((tmp_path / "results/s1").iterdir()) == []
     assert writer.pending == []
-    with pytest.raises(RuntimeError):
+    with pytest.raises(StorageError, match="Input/output error"):
         _ = result.value
     assert_same(read(tmp_path, seal_one(writer, GRID)), GRID)
 
