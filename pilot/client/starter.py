@@ -7,6 +7,7 @@ decides in the end.
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
 #: The seconds that a starting head may be silent, beyond those that an old lease needs to expire.
 START_S = 30.0
 
-#: The pauses before another head is started after a failure of the file system, in seconds.
-_PAUSES_S = (0.1, 0.5)
+#: The pauses before another head is started after a failure of the file system, or after one that
+#: was killed, in seconds.
+_PAUSES_S = (0.1, 0.5, 1.0)
 
 #: Heads that this process has started. They outlive it; those that ended are reaped here.
 _started: list[subprocess.Popen[bytes]] = []
@@ -173,7 +175,8 @@ class _Patience:
 def _start(
     site: Site, patience: _Patience, in_job: Sequence[str], again: bool = False
 ) -> HeadAddress | None:
-    """Start a head; with `again`, return None where the file system failed, maybe for a moment."""
+    """Start a head; with `again`, return None where the file system failed, maybe for a moment, or
+    the head was killed."""
     import subprocess  # only now: mostly there is a head
 
     log = site.logs / "head.log"
@@ -206,19 +209,19 @@ def _start(
                 raise _no_room(site)
             if process.returncode == LOCKED:
                 raise DatabaseLocked(_last_words(log, begin))
-            if again and process.returncode == TRY_AGAIN:
+            if again and (process.returncode == TRY_AGAIN or process.returncode < 0):
                 return None
             holder = read_lease(site.lease_file)
             newest = 0 if old is None else old.epoch
             if holder is None or holder.pid in (0, process.pid) or holder.epoch <= newest:
                 site.check_there()
-                raise HeadError(_last_words(log, begin))
+                raise HeadError(_why_ended(site, process.returncode, log, begin))
             # Another one has the lease, and does not say yet where it is: it reads what is
             # unfinished.
             time.sleep(LOOK_S)
         time.sleep(0.005)
     if process.poll() is not None:
-        raise HeadError(_last_words(log, begin))
+        raise HeadError(_why_ended(site, process.returncode, log, begin))
     process.kill()
     raise HeadError(f"the head of {site.name} did not start in time; see {log}")
 
@@ -227,6 +230,21 @@ def _no_room(site: Site) -> DiskFullError:
     # The head's own words may have found no room in the log.
     return DiskFullError(
         f"no head can start: the disk of {site.directory} is full; make room there, nothing is lost"
+    )
+
+
+def _why_ended(site: Site, status: int, log: Path, begin: int) -> str:
+    """Return the reason why the last head that was started has ended."""
+    if status >= 0:
+        return _last_words(log, begin)
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    why = " (is the machine out of memory, or does something end long processes here?)"
+    return (
+        f"the head of {site.name} was killed by {name} while it started, in the last of "
+        f"{len(_PAUSES_S) + 1} tries{why if name == 'SIGKILL' else ''}; see {log}"
     )
 
 

@@ -52,3 +52,36 @@ def test_head_that_loses_is_no_error_while_another_one_starts(
         assert starter.ensure_head(site).epoch == 2
     finally:
         other.join()
+
+
+_KILLED = """
+import os, pathlib, signal, sys
+times = pathlib.Path(sys.argv[1])
+times.write_text(times.read_text() + "x")
+if len(times.read_text()) <= int(sys.argv[2]):
+    os.kill(os.getpid(), signal.SIGKILL)
+print("pilot: it has come that far")
+sys.exit(5)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kills", "starts", "told"),
+    [
+        (1, 2, "it has come that far"),
+        (99, 4, "was killed by SIGKILL while it started, in the last of 4 tries"),
+    ],
+)
+def test_head_that_is_killed_while_it_starts_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: int, starts: int, told: str
+) -> None:
+    site = create_site(tmp_path / "site", "local")
+    site.prepare()
+    times = tmp_path / "times"
+    times.touch()
+    command = [sys.executable, "-c", _KILLED, str(times), str(kills)]
+    monkeypatch.setattr(starter, "head_command", lambda *_: command)
+    monkeypatch.setattr(starter, "_PAUSES_S", (0.0, 0.0, 0.0))
+    with pytest.raises(HeadError, match=told):
+        starter.ensure_head(site)
+    assert times.read_text() == "x" * starts
