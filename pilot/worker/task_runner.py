@@ -836,12 +836,15 @@ class TaskRunner:
 
 
 def _is_own(result: Any) -> bool:
-    """Tell whether a result is an array that nothing refers to but the caller's variable."""
+    """Tell whether a result is an array that nothing refers to but the caller's variable, and that
+    is as its readers elsewhere get it: writable, in C's order or Fortran's."""
     numpy = sys.modules.get("numpy")
     if numpy is None or type(result) is not numpy.ndarray or result.dtype.hasobject:
         return False
     # Data of its own, or a mapping that was made for it: see `pilot.data.hdf5`.
     if result.base is not None and type(result.base) is not mmap.mmap:
+        return False
+    if not (result.flags.writeable and result.flags.forc):
         return False
     return sys.getrefcount(result) <= _OWN_REFERENCES
 

@@ -74,6 +74,31 @@ def test_a_chain_of_steps_in_place_is_right(session: Session) -> None:
         assert np.array_equal(future.result(DEADLINE_S), np.full(2 * MIB // 8, 1.0 + version))
 
 
+def sealed_off(kind: str) -> Any:
+    block = ones(2)
+    if kind == "sealed off":
+        block.flags.writeable = False
+    elif kind == "a buffer":
+        block = np.frombuffer(block.tobytes())
+    elif kind == "repeated":
+        block = np.broadcast_to(block[:1], block.shape)
+    return block
+
+
+def how_it_is(block: Any) -> bool:
+    is_writable = bool(block.flags.writeable)
+    block += 1
+    return is_writable
+
+
+def test_arrays_can_be_written_to_whoever_has_made_them(session: Session) -> None:
+    kinds = ["own", "sealed off", "a buffer", "repeated"]
+    made = [session.submit(sealed_off, kind) for kind in kinds]
+    found = [session.submit(how_it_is, block) for block in made]
+    assert [future.result(DEADLINE_S) for future in found] == [True] * len(kinds)
+    assert all(block.result(DEADLINE_S).flags.writeable for block in made)
+
+
 def test_readers_map_one_copy(session: Session, shared_site: SiteUnderTest) -> None:
     block = session.submit(ones, 4)
     found = [session.submit(how_it_came, block) for _ in range(4)]
