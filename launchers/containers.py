@@ -7,8 +7,8 @@ memory of the node are the same ones, only the files are those of the image.
 Invariants
 ----------
 - Building a command line is pure: no file is read and no process started.
-- Values of environment variables never appear in a command line, where ``ps`` would show them: it
-  holds at most their names.
+- Values of environment variables, but for ``TMPDIR``, never appear in a command line, where ``ps``
+  would show them: it holds at most their names.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ def in_container(
     options: Sequence[str] = (),
     variables: Iterable[str] = (),
     user: tuple[int, int] = (0, 0),
+    temporary: str = "",
 ) -> tuple[str, ...]:
     """Return the command line that runs a command in a container.
 
@@ -118,12 +119,18 @@ def in_container(
         The names of the variables that the command is to see. Engines that hand on all do so.
     user
         The numbers of the user and the group.
+    temporary
+        What ``TMPDIR`` says here; empty: it is not set.
     """
     program = ENGINES[engine]
     if engine == CHARLIECLOUD:
         # Read-only binds are not known to it.
         mounts = [f"--bind={bind.removesuffix(':ro').removesuffix(':rw')}" for bind in binds]
-        return (program, "--cd", directory, *mounts, *options, image, "--", *command)
+        words = ("--cd", directory, *mounts, *options, image, "--", *command)
+        if not temporary:
+            return (program, *words)
+        # It would show that directory as /tmp, and the /tmp of the host nowhere.
+        return ("env", "--unset=TMPDIR", program, f"--set-env=TMPDIR={temporary}", *words)
     if engine in (APPTAINER, SINGULARITY):
         mounts = [f"--bind={bind}" for bind in binds]
         is_file = image.startswith("/") or image.endswith((".sif", ".simg"))

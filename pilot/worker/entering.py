@@ -103,6 +103,8 @@ def contained(
         None is here.
     """
     engine = choose_engine(container.image, container.engine, shutil.which)
+    temporary = os.environ.get("TMPDIR", "")
+    binds = [*binds, temporary] if Path(temporary).is_absolute() else binds
     there = [path for path in outermost(binds) if path != "/" and Path(path).is_dir()]
     mounts = [*container.binds, *there]
     if engine == CHARLIECLOUD:
@@ -116,6 +118,7 @@ def contained(
         options=container.options,
         variables=variables,
         user=(os.geteuid(), os.getegid()),
+        temporary=temporary,
     )
 
 

@@ -34,6 +34,12 @@ def test_each_engine_has_its_own_words() -> None:
     assert docker.startswith("docker run --rm") and "--user=5:6" in docker
 
 
+def test_charliecloud_shows_the_hosts_tmp_whatever_tmpdir_says() -> None:
+    words = line("charliecloud", temporary="/scratch/1")
+    assert words.startswith("env --unset=TMPDIR ch-run --set-env=TMPDIR=/scratch/1 --cd /w d ")
+    assert line("apptainer", temporary="/scratch/1") == line("apptainer")
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_no_value_of_a_variable_is_in_a_command_line(engine: str) -> None:
     words = in_container(engine, "i", ("prog",), directory="/", variables={"TOKEN": "s3cret"})
