@@ -31,6 +31,7 @@ PLACES = {
     "itself": "pilot.data.parts",
     "lru_cached": "pilot.data.pickling_by_value",
     "make_exception": "pilot.data.exceptions",
+    "of_type": "pilot.data.parts",
     "read_spilled": "pilot.client.arguments",
     "read_stored": "pilot.client.arguments",
     "resolve": "pilot.client.arguments",

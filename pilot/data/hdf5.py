@@ -48,6 +48,7 @@ from numpy.typing import NDArray
 
 from pilot.data import chunks, dimensions, durable
 from pilot.data.checksum import Checksum
+from pilot.data.dtypes import plain
 from pilot.data.labelled import Labels
 from pilot.data.parts import (
     PIECE_BYTES,
@@ -58,6 +59,7 @@ from pilot.data.parts import (
     no_array,
     pieces,
     raw,
+    stored_name,
 )
 from pilot.data.patience import patiently
 from pilot.errors import PilotError, ResultError, StorageError
@@ -538,8 +540,9 @@ class SealedFile:
         top, source = self.open(name)
         try:
             places = _places(top, source)
-            if place in places:
-                return h5d.open(top, place.encode()) if place else top
+            found = stored_name(place, places)
+            if found in places:
+                return h5d.open(top, found.encode()) if found else top
         except (*_HDF5_ERRORS, EOFError, struct.error) as cause:
             raise _cannot_read(self.path, name, cause) from cause
         raise no_array(place, places)
@@ -558,7 +561,8 @@ class SealedFile:
             found = []
             for place in places:
                 data = h5py.Dataset(h5d.open(top, place.encode()) if place else top)
-                found.append(StoredAs(place, data.dtype, data.shape, data.compression_opts or 0))
+                level = data.compression_opts or 0
+                found.append(StoredAs(place, plain(data.dtype), data.shape, level))
             return found
         except (*_HDF5_ERRORS, EOFError, struct.error) as cause:
             raise _cannot_read(self.path, name, cause) from cause
@@ -683,7 +687,7 @@ class _Reading:
     def take(self, dataset: Any, is_fortran: bool = False) -> NDArray[Any]:
         """Read an array, in Fortran's order or C's."""
         if (stored := _stored_chunks(dataset)) is not None:
-            data = np.empty(dataset.shape, dataset.dtype, "F" if is_fortran else "C")
+            data = np.empty(dataset.shape, plain(dataset.dtype), "F" if is_fortran else "C")
             for packed in stored.read(self.source) if data.size else ():
                 chunks.unpack(packed, stored.chunk, data)
             for piece in pieces(data) if data.size else ():
@@ -694,7 +698,7 @@ class _Reading:
             data = self.source.mapped(dataset, size)
             self.check(raw(data))
             return data
-        data = np.empty(dataset.shape, dataset.dtype, "F" if is_fortran else "C")
+        data = np.empty(dataset.shape, plain(dataset.dtype), "F" if is_fortran else "C")
         if not data.size:
             return data
         if data.flags.c_contiguous:
@@ -758,7 +762,7 @@ class _Bytes:
         memory = mmap.mmap(
             self._descriptor, offset - begin + size, access=mmap.ACCESS_COPY, offset=begin
         )
-        data: NDArray[Any] = np.ndarray(dataset.shape, dataset.dtype, memory, offset - begin)
+        data: NDArray[Any] = np.ndarray(dataset.shape, plain(dataset.dtype), memory, offset - begin)
         return data
 
     def read_into(self, buffer: memoryview, offset: int | None) -> None:

@@ -8,8 +8,9 @@ is in two places.
 
 Invariants:
 
-- an array is lifted only where HDF5 gives back the same dtype; others (objects, Unicode, dates)
-  stay in the pickle, as do instances of subclasses;
+- an array is lifted only where HDF5 gives back an equal dtype; others (objects, Unicode, dates)
+  stay in the pickle, as do instances of subclasses. What NumPy says of a type beyond that (see
+  `dtypes`) is in the pickle, which then is there for a lone array, too;
 - a lifted array is in C's order in files; one that was in Fortran's order is in that order again
   when it comes back;
 - no array is copied as a whole on its way: see `pieces`;
@@ -30,6 +31,7 @@ from h5py import h5t
 from numpy.typing import NDArray
 
 from pilot.data import chunks, labelled
+from pilot.data.dtypes import is_plain, plain
 from pilot.data.pickles import TooLargeError, needs_cloudpickle, unpickled
 from pilot.data.pickling_by_value import pickler
 from pilot.data.unpicklable import decoding_error, encoding_error
@@ -51,9 +53,11 @@ PIECE_BYTES = 16 * 1024 * 1024
 #: HDF5 has no more dimensions.
 _MAX_DIMENSIONS = 32
 
-#: Names in the group of a value that no component of a name may take.
+#: Names in the group of a value that no key in it gives an array.
 SKELETON = ".pickle"
 UNNAMED = ".arrays"
+#: The name of an array that is the object itself and has a pickle beside it.
+LONE = ".array"
 
 
 @dataclass(frozen=True)
@@ -94,9 +98,13 @@ def pieces(array: NDArray[Any]) -> Iterator[NDArray[np.uint8]]:
         yield from map(raw, chunks.blocks(array, PIECE_BYTES))
 
 
-@lru_cache(maxsize=256)
 def native_type(dtype: np.dtype[Any]) -> Any:
-    """Return the HDF5 type that gives back exactly `dtype`, or None if there is none."""
+    """Return the HDF5 type that gives back a type equal to `dtype`, or None if there is none."""
+    return _native_type(plain(dtype))
+
+
+@lru_cache(maxsize=256)
+def _native_type(dtype: np.dtype[Any]) -> Any:
     if dtype.hasobject or (dtype.kind == "V" and dtype.names is None):
         return None
     try:
@@ -107,7 +115,7 @@ def native_type(dtype: np.dtype[Any]) -> Any:
 
 
 def is_native(obj: object) -> bool:
-    """Tell whether `obj` is an array that HDF5 keeps as it is."""
+    """Tell whether `obj` is an array that HDF5 keeps, at least with an equal type."""
     return (
         type(obj) is np.ndarray
         and obj.ndim <= _MAX_DIMENSIONS
@@ -135,7 +143,7 @@ def take_apart(
     EncodingError
         Neither pickle nor cloudpickle can take it.
     """
-    if is_native(obj):
+    if is_native(obj) and is_plain(obj.dtype):
         return Parts([obj], [""], None, {}, is_fortran(obj))
     lifter: _Lifter | _CloudLifter
     again = reducer is not None
@@ -189,9 +197,15 @@ def put_together(parts: Parts) -> Any:
         raise decoding_error(cause) from cause
 
 
+def stored_name(name: str, names: list[str]) -> str:
+    """Return the name that an array has among those of a value, as others ask for it: the array
+    that is the value itself has none for them."""
+    return LONE if not name and names == [LONE] else name
+
+
 def no_array(name: str, names: list[str]) -> KeyError:
     """Return the error for a value that has other arrays than the one that is asked for."""
-    if names == [""]:
+    if names in ([""], [LONE]):
         return KeyError(f"the result is an array itself, and has none that is called {name!r}")
     has = f"it has {', '.join(names[:20])}" if names else "it has none"
     if name:
@@ -212,6 +226,13 @@ def in_fortran_order(array: NDArray[Any]) -> NDArray[Any]:
     of the files.
     """
     return np.asfortranarray(array)
+
+
+@pickled_name
+def of_type(array: NDArray[Any], dtype: np.dtype[Any], is_fortran: bool) -> NDArray[Any]:
+    """Return a lifted array with all that its type says, in Fortran's order or C's; skeletons call
+    this. The name is part of the format of the files."""
+    return (np.asfortranarray(array) if is_fortran else array).view(dtype)
 
 
 def is_fortran(array: NDArray[Any]) -> bool:
@@ -238,6 +259,8 @@ class _Lifting:
         #: xarray's objects, with the names of their groups.
         self.labelled: list[tuple[str, Any]] = []
         self._known = dict(_array_names(obj, self.labelled))
+        if type(obj) is np.ndarray:
+            self._known[id(obj)] = LONE
         self._small_left = _SMALL_ARRAYS
         self.arrays: list[NDArray[Any]] = []
         self.names: list[str] = []
@@ -250,6 +273,8 @@ class _Lifting:
         if type(obj) is np.ndarray and self._worth_it(obj) and is_native(obj):
             self.arrays.append(obj)
             self.names.append(self._known.get(id(obj)) or f"{UNNAMED}/{len(self.names)}")
+            if not is_plain(obj.dtype):
+                return of_type, (_MARK, obj.dtype, is_fortran(obj))
             return in_fortran_order if is_fortran(obj) else itself, (_MARK,)
         if self._reducer is not None:
             found = self._reducer(obj)
@@ -289,7 +314,7 @@ def _array_names(obj: object, found: list[tuple[str, Any]]) -> Iterator[tuple[in
     for _ in range(_NAMED_DEPTH):
         below: list[tuple[str, object]] = []
         for path, container in level:
-            taken = {SKELETON, UNNAMED} if not path else set()
+            taken = {SKELETON, UNNAMED, LONE} if not path else set()
             if labelled.is_labelled(container):
                 found.append((path, container))
             for key, child in _children(container):

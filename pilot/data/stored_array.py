@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pilot.data import segments
-from pilot.data.parts import no_array, take_apart
+from pilot.data.dtypes import plain, with_plain_type
+from pilot.data.parts import no_array, stored_name, take_apart
 from pilot.data.patience import patiently
 from pilot.data.storing import load
 from pilot.errors import ResultError
@@ -58,8 +59,8 @@ class StoredArray:
         dataset = self._dataset()
         #: The size of each dimension.
         self.shape: tuple[int, ...] = dataset.shape
-        #: The type of the elements.
-        self.dtype: np.dtype[Any] = dataset.dtype
+        #: The type of the elements, as HDF5 keeps it: without metadata of the array's.
+        self.dtype: np.dtype[Any] = plain(dataset.dtype)
 
     @property
     def file(self) -> Path:
@@ -104,11 +105,13 @@ class StoredArray:
         try:
             dataset = self._dataset()
             if wide is None:
-                return dataset[key]
-            blocks = _blocks(*wide, self.shape, self.dtype.itemsize)
-            return np.concatenate([dataset[block][wide.steps] for block in blocks])
+                found = dataset[key]
+            else:
+                blocks = _blocks(*wide, self.shape, self.dtype.itemsize)
+                found = np.concatenate([dataset[block][wide.steps] for block in blocks])
         except OSError as cause:
             raise ResultError(f"{self} cannot be read: {cause}") from cause
+        return with_plain_type(found) if isinstance(found, np.ndarray) else found
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """Read all of it."""
@@ -212,6 +215,7 @@ def array_in(obj: Any, name: str) -> NDArray[Any]:
     """
     parts = take_apart(obj)
     found = dict(zip(parts.names, parts.arrays, strict=True))
-    if name not in found:
+    stored = stored_name(name, parts.names)
+    if stored not in found:
         raise no_array(name, parts.names)
-    return found[name]
+    return found[stored]

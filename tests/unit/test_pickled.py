@@ -33,7 +33,7 @@ from pilot.workflow.targets import ByName
 FROZEN = {
     *("ByName", "HttpRequest", "JobScript", "ShellCommand", "cached_property", "checked"),
     *("RankFunction", "class_of", "code_of"),
-    *("command_part", "import_object", "in_fortran_order", "itself", "lru_cached"),
+    *("command_part", "import_object", "in_fortran_order", "itself", "lru_cached", "of_type"),
     *("make_exception", "read_spilled", "read_stored", "resolve", "resolve_all"),
     *("resources_of_call", "set_attributes", "set_cached_property", "set_class", "set_wrapped"),
 }
@@ -134,6 +134,7 @@ def test_pickles_refer_to_pilot_by_these_names_alone(tmp_path: Path) -> None:
         "error": exceptions.pickled(_Stubborn(1, 2), 1 << 20),
         "array": take_apart({"a": ones}).skeleton or b"",
         "fortran": take_apart({"a": np.asfortranarray(ones)}).skeleton or b"",
+        "type": take_apart(np.ones(3, np.dtype("f8", metadata={"u": 1}))).skeleton or b"",
         "object": encode(import_object),
         **{f"own {n}": dumps(thing) for n, thing in enumerate(_of_the_script())},
     }

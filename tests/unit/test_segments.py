@@ -64,11 +64,18 @@ def seal_one(writer: SegmentWriter, obj: object, task_id: str = "t1") -> Value:
     return result.value
 
 
+def all_said(dtype: np.dtype[Any]) -> Any:
+    """All that a type says, also what equal types may differ in."""
+    fields = [all_said(dtype[name]) for name in dtype.names or ()]
+    within = None if dtype.subdtype is None else all_said(dtype.base)
+    return dtype, dtype.type, dtype.metadata, dtype.isalignedstruct, fields, within
+
+
 def assert_same(a: Any, b: Any) -> None:
     """Same type, same structure, same bytes."""
     assert type(a) is type(b)
     if isinstance(a, np.ndarray):
-        assert a.dtype == b.dtype
+        assert all_said(a.dtype) == all_said(b.dtype)
         assert a.shape == b.shape
         assert a.flags.writeable
         if b.flags.c_contiguous or b.flags.f_contiguous:
@@ -185,6 +192,17 @@ CASES = {
     "objects": np.array([1, "a", None], dtype=object),
     "void": np.array([b"abc"], "V3"),
     "aligned struct": np.array([(1, 2.5)], np.dtype([("a", "i1"), ("b", "f8")], align=True)),
+    "metadata": np.ones((3, 4), np.dtype("f8", metadata={"unit": "m"})),
+    "metadata, fortran order": np.ones((3, 4), np.dtype("f8", metadata={"u": 1}), order="F"),
+    "metadata of a field": np.zeros(2, [("a", np.dtype("i4", metadata={"u": 1}), (2,))]),
+    "metadata of h5py": np.arange(3, dtype=h5py.enum_dtype({"A": 0, "B": 1}, basetype="i4")),
+    "numbers after those": np.arange(3, dtype="i4"),
+    "text of h5py": np.array([b"ab"], h5py.string_dtype("utf-8", 2)),
+    "aligned struct in another": np.zeros(
+        2, [("a", np.dtype([("x", "i1"), ("y", "f8")], align=True)), ("b", "S3")]
+    ),
+    "records": np.zeros(2, np.dtype((np.record, [("a", "i4"), ("b", "S3")]))),
+    "key of a lone array": {".array": GRID},
     "nested struct": np.zeros(2, [("a", "i4"), ("b", [("x", "?"), ("y", "c8")], (2,))]),
     "overlapping struct": np.zeros(
         2, np.dtype({"names": ["a", "b"], "formats": ["i4", "i4"], "offsets": [0, 2]})
@@ -214,6 +232,13 @@ def test_special_cases_come_back_exactly(scratch: Path, name: str) -> None:
             assert repr(back) == repr(whole)
         else:
             assert_same(back, whole)
+
+
+def test_metadata_of_one_type_does_not_get_to_others(scratch: Path) -> None:
+    named = np.arange(3, dtype=h5py.enum_dtype({"A": 0, "B": 1}, basetype="u2"))
+    assert_same(round_trip(scratch, named, np.arange(3, dtype="u2"))[1], np.arange(3, dtype="u2"))
+    with h5py.File(scratch / "sealed.h5") as file:
+        assert h5py.check_enum_dtype(file["o/1"].dtype) is None
 
 
 def test_identity_and_cycles_are_kept(scratch: Path) -> None:

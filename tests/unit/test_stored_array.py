@@ -13,7 +13,7 @@ import pytest
 from pilot.data import hdf5
 from pilot.data import stored_array as stored_arrays
 from pilot.data.segments import SegmentWriter, read
-from pilot.data.stored_array import StoredArray, stored_array
+from pilot.data.stored_array import StoredArray, array_in, stored_array
 from pilot.data.storing import store
 from pilot.errors import ResultError
 from pilot.model.values import Value
@@ -92,6 +92,26 @@ def test_it_has_what_an_array_tells_of_itself(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="without a copy"):
         found.__array__(copy=False)
     assert "(300, 400) float64" in repr(found)
+
+
+SPECIAL = {
+    "metadata": np.ones((3, 40_000), np.dtype("f8", metadata={"unit": "m"})),
+    "aligned": np.zeros(20_000, np.dtype([("a", "i1"), ("b", "f8")], align=True)),
+    "byte strings": np.full((3, 20_000), b"abc", "S5"),
+}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_an_array_whose_type_says_more_than_hdf5_keeps_is_found(tmp_path: Path, kind: str) -> None:
+    array = SPECIAL[kind]
+    found = stored_array(tmp_path, stored(tmp_path, array))
+    for each in (found.dtype, found[1:].dtype, found[()].dtype):
+        assert each == array.dtype
+        assert (each.metadata, each.isalignedstruct) == (None, False)
+    assert np.array_equal(found[1:], array[1:])
+    assert array_in(array, "") is array
+    with pytest.raises(KeyError, match="is an array itself"):
+        stored_array(tmp_path, stored(tmp_path, array), "u")
 
 
 def test_it_tells_where_it_is(tmp_path: Path) -> None:
