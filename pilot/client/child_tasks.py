@@ -488,7 +488,8 @@ class TaskSession:
             One is no future of a child. Nothing is released then.
         """
         is_one = isinstance(futures, (ChildFuture, Future))
-        given: list[Any] = [futures] if is_one else list(futures)
+        listed = not isinstance(futures, (str, bytes)) and isinstance(futures, Iterable)
+        given: list[Any] = [futures] if is_one or not listed else list(futures)
         for future in given:
             if not isinstance(future, (ChildFuture, Lending)):
                 raise PilotError(

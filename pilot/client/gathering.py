@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import inspect
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar, overload
@@ -66,8 +67,8 @@ def gather(
     ----------
     futures
         A future, of this package or of `concurrent.futures`; or lists, tuples, sets and dicts
-        (nested at any depth) that hold some as values: the answer has the same shape, and other
-        values stay as they are. Another iterable gives a list.
+        (nested up to a third of Python's recursion limit) that hold some as values: the answer has
+        the same shape, and other values stay as they are. Another iterable gives a list.
     timeout
         Seconds to wait at most, for all together.
     progress
@@ -83,6 +84,8 @@ def gather(
     TypeError
         There is a coroutine or a future of asyncio among them, which this cannot wait for; or
         `futures` cannot hold any.
+    ValueError
+        Lists and their like are nested too deep.
     Exception
         The first one, in the order of `futures`, that a task ended with.
     """
@@ -94,7 +97,8 @@ def gather(
                 f"{futures!r:.100}"
             )
         futures = list(futures)
-    waiting = list(_within(futures))
+    # Of the frames that Python allows each level needs two, and the values need some, too.
+    waiting = list(_within(futures, sys.getrecursionlimit() // 3))
     if progress:
         from pilot.client.progress import show  # loads click and rich
 
@@ -107,19 +111,24 @@ def gather(
     return _filled(futures, return_exceptions)
 
 
-def _within(item: Any) -> Iterator[_Future]:
-    """Yield the futures in a value, in order."""
+def _within(item: Any, depth: int) -> Iterator[_Future]:
+    """Yield the futures in a value that is nested up to this depth, in order."""
+    if depth < 0:
+        raise ValueError(
+            f"gather: lists, tuples, sets and dicts are nested more than "
+            f"{sys.getrecursionlimit() // 3} deep; does one hold itself?"
+        )
     if isinstance(item, concurrent.futures.Future):
         yield item
     elif isinstance(item, dict):
         for part in item.values():
-            yield from _within(part)
+            yield from _within(part, depth - 1)
     elif isinstance(item, (list, tuple, set, frozenset)):
         for part in item:
             if isinstance(part, concurrent.futures.Future):
                 yield part  # most are, and may be many: without a generator for each
             else:
-                yield from _within(part)
+                yield from _within(part, depth - 1)
     else:
         _check(item)
 

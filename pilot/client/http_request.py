@@ -142,6 +142,10 @@ class HttpRequest(Struct, frozen=True):
         self.check_url(url)
         if kwargs.get("json") is not None and kwargs.get("data") is not None:
             raise self._wrong("give json= or data=, not both")
+        if (given := kwargs.get("json")) is not None:
+            self._json(
+                given, lambda _: None
+            )  # what is no JSON yet, such as a future, may become it
         if isinstance(url, str):
             fields = _fields(url)
             given = {name for name in kwargs if name not in PARTS and name[:7] != "_pilot_"}
@@ -254,10 +258,7 @@ class HttpRequest(Struct, frozen=True):
         headers = {"User-Agent": user_agent(), "Accept": "*/*"}
         body: bytes | None = None
         if (given := kwargs.get("json")) is not None:
-            try:
-                body = json_text.dumps(given, default=_for_json).encode()
-            except (TypeError, ValueError) as error:
-                raise self._wrong(f"json: {error}") from None
+            body = self._json(given, _for_json)
             headers["Content-Type"] = "application/json"
         elif (given := kwargs.get("data")) is not None:
             body, kind = self._data(given)
@@ -278,6 +279,15 @@ class HttpRequest(Struct, frozen=True):
         if parts.username is not None:
             url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
         return url, headers, body
+
+    def _json(self, given: Any, otherwise: Callable[[Any], Any]) -> bytes:
+        try:
+            return json_text.dumps(given, default=otherwise, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            told = str(error)
+            if told.startswith("Out of range float"):
+                told = "JSON has no numbers that are infinite, or none (nan); send None or a text"
+            raise self._wrong(f"json: {told}") from None
 
     def _data(self, given: Any) -> tuple[bytes, str]:
         if isinstance(given, HttpResponse):
@@ -341,7 +351,7 @@ class HttpRequest(Struct, frozen=True):
         return self._wrong(f"{shown(url)!r} is no URL; write http://… or https://…")
 
     def _wrong(self, told: str) -> CommandError:
-        return CommandError(told, f"{self.method} request")
+        return CommandError(f"the {self.method} request: {told}")
 
 
 _AUTH = (

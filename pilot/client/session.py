@@ -43,7 +43,7 @@ from pilot.client.ordering import After, has_parameter
 from pilot.client.program_end import detach_all
 from pilot.client.query_client import QueryClient, in_words, list_filters
 from pilot.client.session_settings import check_settings, whole_number
-from pilot.client.session_tasks import SessionTasks
+from pilot.client.session_tasks import SessionTasks, several
 from pilot.client.submitter import Submitter, as_calls
 from pilot.client.task import OptionError
 from pilot.data.imported import Imported
@@ -583,7 +583,7 @@ class Session(concurrent.futures.Executor):
 
     def cancel(self, futures: Iterable[Future[Any]] | None = None) -> None:
         """End these tasks, or all of the session, also running ones; return once it is recorded."""
-        tasks = None if futures is None else sorted(self._tasks.numbers_of(_several(futures)))
+        tasks = None if futures is None else sorted(self._tasks.numbers_of(several(futures)))
         if tasks != []:
             self._request(lambda n: m.Cancel(n, self.id, tasks or []))
 
@@ -607,7 +607,7 @@ class Session(concurrent.futures.Executor):
             One is no future of a task of this session. Nothing is released then.
         """
         self._check_process()
-        results = self._tasks.release(_several(futures))
+        results = self._tasks.release(several(futures))
         if not self._connection.is_closed:
             self._connection.release(results)
             return
@@ -635,7 +635,7 @@ class Session(concurrent.futures.Executor):
         """
         if futures is None:
             self._control("purge")
-        elif tasks := sorted(set(self._tasks.numbers_of(_several(futures)))):
+        elif tasks := sorted(set(self._tasks.numbers_of(several(futures)))):
             self._connection.flush()  # whoever needs one of them is known to the head
             self._request(lambda n: m.DeleteResults(n, tasks))
 
@@ -834,11 +834,6 @@ class Session(concurrent.futures.Executor):
 
     def __repr__(self) -> str:
         return f"<pilot session {self.id} {self.name!r} on {self.site.name}>"
-
-
-def _several(futures: Any) -> Iterable[Future[Any]]:
-    """Return an iterable of futures, also where a single one is given."""
-    return [futures] if isinstance(futures, Future) else futures
 
 
 def _number_of(task_id: Any) -> int:

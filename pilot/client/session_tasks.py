@@ -11,6 +11,7 @@ Invariants
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
@@ -28,7 +29,7 @@ from pilot.client.releasing import ReleasingFuture
 from pilot.client.submission import Submission
 from pilot.client.submitter import Call, Submitter
 from pilot.errors import PilotError
-from pilot.model.ids import Ref, session_of, task_label
+from pilot.model.ids import Ref, parse_task_label, session_of, task_label
 from pilot.model.objects import Naming
 from pilot.model.session_retry import renumbered
 from pilot.model.tasks import Function, TaskOutcome, TaskSpec, Template
@@ -275,10 +276,7 @@ class SessionTasks:
         tasks = []
         for future in futures:
             if not isinstance(future, Future):
-                raise PilotError(
-                    f"{future!r:.100} is no future of a task, and nothing was done; the futures "
-                    "that submit, map and session.future(id) give are"
-                )
+                raise no_future(future)
             if not future.origin.is_that_of(self.origin):
                 raise PilotError(
                     f"the future of task {future.task_id} is of "
@@ -287,6 +285,36 @@ class SessionTasks:
                 )
             tasks.append(future.task)
         return tasks
+
+
+def no_future(given: object) -> PilotError:
+    """Return the error that something that was given is no future."""
+    if isinstance(given, str):
+        with contextlib.suppress(ValueError):
+            parse_task_label(given)
+            return PilotError(
+                f"{given!r} is the id of a task, and nothing was done; give its future, which "
+                f"session.future({given!r}) returns"
+            )
+    return PilotError(
+        f"{given!r:.100} is no future of a task, and nothing was done; the futures "
+        "that submit, map and session.future(id) give are"
+    )
+
+
+def several(futures: Any) -> list[Any]:
+    """Return a list of what was given, also where that is a single future.
+
+    Raises
+    ------
+    PilotError
+        It is neither a future nor something that has some.
+    """
+    if isinstance(futures, Future):
+        return [futures]
+    if isinstance(futures, (str, bytes)) or not isinstance(futures, Iterable):
+        raise no_future(futures)
+    return list(futures)
 
 
 class _Settler:

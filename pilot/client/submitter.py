@@ -6,6 +6,7 @@ go with its own end. Functions and templates that were sent once are not made ag
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import sys
 import uuid
@@ -637,9 +638,25 @@ def _default(task: Task[..., Any], default: object) -> bytes:
             "one, such as None or a path, and let the tasks that get it know what it means"
         ) from None
     except EncodingError as error:
+        if _holds_future(default):
+            raise SubmissionError(
+                f"task {task.__name__!r} was not submitted: its option default has a future, and a "
+                "default is a value that is there already; give that, or None, and let the tasks "
+                "that get it have the other future as an argument, too"
+            ) from None
         raise SubmissionError(
             f"task {task.__name__!r} was not submitted: its option default: {error}"
         ) from error
+
+
+def _holds_future(default: object) -> bool:
+    """Tell whether a default is a future, or a list or mapping with one."""
+    parts: Iterable[object] = (default,)
+    if isinstance(default, Mapping):
+        parts = default.values()
+    elif isinstance(default, (list, tuple, set)):
+        parts = default
+    return any(isinstance(each, concurrent.futures.Future) for each in parts)
 
 
 def _check_size(template: Template) -> None:

@@ -38,6 +38,7 @@ from pilot.client.environments import (
     check_together,
     merged_environments,
 )
+from pilot.client.failure_hints import warn_of_statuses, warn_of_typing_error
 from pilot.client.ordering import After, as_futures, as_tuple
 from pilot.compression import parse_compression
 from pilot.errors import PilotError
@@ -337,7 +338,10 @@ def _failure_name(option: str, name: str) -> str:
     OptionError
         No failure has such a name.
     """
-    if name.isidentifier() or re.fullmatch(r"exit -?\d{1,3}", name):
+    if name.isidentifier():
+        warn_of_typing_error(option, name)
+        return name
+    if re.fullmatch(r"exit -?\d{1,3}", name):
         return name
     last = name.rpartition(".")[2]
     if name.strip("-").isdecimal():
@@ -553,6 +557,9 @@ class Task(Generic[P, R]):
                 f"nodes={options.nodes!r}: ranks of MPI are spread over nodes by ranks_per_node"
             )
         name = as_name(options.name or getattr(function, "__name__", type(function).__name__))
+        if kind in (PYTHON, MPI) and ("retry_on" in self.given or "no_retry_on" in self.given):
+            warn_of_statuses(name, "retry_on", options.retry_names())
+            warn_of_statuses(name, "no_retry_on", options.no_retry_names())
         self.__name__ = name
         self.__qualname__: str = getattr(function, "__qualname__", name)
         self.__module__ = getattr(function, "__module__", "")

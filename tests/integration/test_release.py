@@ -214,6 +214,21 @@ def test_what_is_no_future_of_the_session_s_is_refused(session: Session) -> None
             session.release([mine, theirs])
     with pytest.raises(pilot.PilotError, match="no future of a task"):
         session.release([mine, 3])  # type: ignore[list-item]  # that is the mistake
+    wrong: Any
+    for wrong, told in (
+        (mine.task_id, "is the id of a task, and nothing was done; give its future"),
+        ([mine, mine.task_id], "is the id of a task"),
+        (3, "3 is no future of a task"),
+        ("mine", "'mine' is no future of a task"),
+    ):
+        for refuse in (session.release, session.cancel, session.purge):
+            with pytest.raises(pilot.PilotError, match=told):
+                refuse(wrong)
+    with pytest.raises(pilot.PilotError, match="None is no future of a task"):
+        session.release(None)  # type: ignore[arg-type]  # as above
+    ignored = pilot.task(on_failure="ignore", default=mine)(total)
+    with pytest.raises(pilot.SubmissionError, match="default has a future, and a default is"):
+        session.submit(ignored, mine)
     assert session.submit(total, mine).result(DEADLINE_S) == 7 * LARGE
     session.release(mine)
 

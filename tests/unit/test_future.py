@@ -457,6 +457,16 @@ def test_gather_gives_what_it_was_given_with_values_in_the_places_of_futures(val
     assert pilot.gather(_with_futures(value)) == value
 
 
+def test_gather_says_so_where_lists_are_nested_too_deep() -> None:
+    deep: list[Any] = [done(1)]
+    for _ in range(200):
+        deep = [deep]
+    assert pilot.gather(deep) != deep
+    deep.append(deep)
+    with pytest.raises(ValueError, match=r"nested more than \d+ deep; does one hold itself"):
+        pilot.gather(deep)
+
+
 def test_gather_takes_one_future_and_any_iterable() -> None:
     future = future_of()
     settle(future, (7, 8))

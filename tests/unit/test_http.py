@@ -357,6 +357,15 @@ def test_what_is_no_url_is_refused(url: Any) -> None:
         pilot.http("GET", url)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), {"a": [1.0, -float("inf")]}])
+def test_numbers_that_json_has_not_are_refused_when_it_is_submitted(number: Any) -> None:
+    request = HttpRequest("POST")
+    told = r"^the POST request: json: JSON has no numbers that are infinite, or none \(nan\)"
+    with pytest.raises(pilot.CommandError, match=told):
+        request.check_call((), {"url": "http://h/", "json": number})
+    request.check_call((), {"url": "http://h/", "json": {"later": object()}})
+
+
 def test_calls_are_checked_before_they_are_sent() -> None:
     request = HttpRequest("GET")
     for kwargs, told in (
