@@ -376,7 +376,7 @@ class Agent:
             self._rules.executor_kept(message.executor, message.completions, message.paths, now)
         elif isinstance(message, m.Persisted):
             self._rules.wrote(message.size, message.seconds)
-            self._rules.persisted(message.paths, message.failed, now, message.lost)
+            self._rules.persisted(message.paths, message.failed, now, message.lost, message.in_vain)
         elif isinstance(message, m.Fetched):
             self._rules.fetched(
                 message.path, message.node, now, message.problem, message.size, message.seconds

@@ -14,6 +14,7 @@ from pilot.errors import (
     PilotError,
     RemoteTraceback,
     ResultError,
+    StorageError,
     TaskAborted,
     TaskCrashed,
     TaskError,
@@ -54,11 +55,14 @@ def exception_of(outcome: TaskOutcome) -> BaseException:
         except BaseException as unreadable:
             title += f" (its exception cannot be read here: {_named(unreadable)})"
     if not isinstance(error, BaseException):
-        kinds = {"TIMED_OUT": TaskTimedOut, "ABORTED": TaskAborted}
-        kind = kinds.get(outcome.state, TaskCrashed if failure.is_crash else TaskError)
+        kinds: dict[str, type[PilotError]] = {"TIMED_OUT": TaskTimedOut, "ABORTED": TaskAborted}
+        other = TaskCrashed if failure.is_crash else TaskError
+        kind = kinds.get(outcome.state, other)
         text = failure.message if not failure.bases else f"{failure.type}: {failure.message}"
         if failure.type == TaskOutOfMemory.__name__ and not failure.exception:
             kind, text = TaskOutOfMemory, failure.message
+        elif failure.type == StorageError.__name__ and PilotError.__name__ in failure.bases:
+            kind, text = StorageError, failure.message  # that of a result, after its task's end
         error = kind(f"task {label}{where}: {text}")
     if failure.detail:
         error.__cause__ = RemoteTraceback(f"{title}:\n{failure.detail}")

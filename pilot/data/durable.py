@@ -15,11 +15,22 @@ from pathlib import Path
 
 from pilot.data.directories import missing
 from pilot.data.patience import is_passing, patient
+from pilot.errors import StorageError
 
 #: So much is written again at a time.
 _BLOCK_BYTES = 1 << 20
 #: So much is copied by one call.
 _COPY_BYTES = 16 * 1024 * 1024
+
+
+def cannot_write(path: Path, cause: Exception) -> StorageError:
+    """Return the error of whoever cannot write a file, for this cause."""
+    errno = cause.errno if isinstance(cause, OSError) else None
+    reason = os.strerror(errno) if errno else str(cause)
+    return StorageError(
+        f"cannot write {path}: {reason}. Check free space, quota and permissions of this "
+        "directory (df -h, lfs quota)."
+    )
 
 
 @patient

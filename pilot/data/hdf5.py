@@ -168,7 +168,7 @@ class Draft:
             _drafts.add(self)
         except _HDF5_ERRORS as cause:
             self.discard()
-            raise _cannot_write(temporary, cause) from cause
+            raise durable.cannot_write(temporary, cause) from cause
 
     def write(self, name: str, parts: Parts, level: int = 0) -> Written:
         """Write a value as the object `name`, which must be new.
@@ -196,7 +196,7 @@ class Draft:
             with contextlib.suppress(*_HDF5_ERRORS):  # It may not be linked yet.
                 h5g.open(self._file, b"/").unlink(encoded)
             if isinstance(cause, _HDF5_ERRORS):
-                raise _cannot_write(self.temporary, cause) from cause
+                raise durable.cannot_write(self.temporary, cause) from cause
             raise
         return written
 
@@ -296,7 +296,7 @@ class Draft:
         except EOFError as cause:
             raise _cannot_read(source.path, name, cause) from cause
         except _HDF5_ERRORS as cause:
-            raise _cannot_write(self.temporary, cause) from cause
+            raise durable.cannot_write(self.temporary, cause) from cause
 
     def _copy(self, name: bytes, node: Any, content: _Bytes) -> Any:
         copied = self._copy_data(name, node, content)
@@ -352,7 +352,7 @@ class Draft:
                 temporary.unlink(missing_ok=True)
                 raise
         except OSError as cause:
-            raise _cannot_write(temporary, cause) from cause
+            raise durable.cannot_write(temporary, cause) from cause
         old, self.temporary = self.temporary, temporary
         self._close_descriptor()
         self._descriptor = descriptor
@@ -374,7 +374,7 @@ class Draft:
             h5f.flush(self._file)
             patiently(lambda: self._metadata.write_to(self._descriptor))
         except _HDF5_ERRORS as cause:
-            raise _cannot_write(final, cause) from cause
+            raise durable.cannot_write(final, cause) from cause
         try:
             file, self._file = self._file, None
             file.close()
@@ -382,7 +382,7 @@ class Draft:
             durable.publish(self._descriptor, self.temporary, final, replaces=replaces)
         except _HDF5_ERRORS as cause:
             self.discard()
-            raise _cannot_write(final, cause) from cause
+            raise durable.cannot_write(final, cause) from cause
         self._close_descriptor()
 
     @property
@@ -904,15 +904,6 @@ def _access(file: _Bytes | _Metadata) -> Any:
 
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _cannot_write(path: Path, cause: Exception) -> StorageError:
-    errno = cause.errno if isinstance(cause, OSError) else None
-    reason = os.strerror(errno) if errno else str(cause)
-    return StorageError(
-        f"cannot write {path}: {reason}. Check free space, quota and permissions of this "
-        "directory (df -h, lfs quota)."
-    )
 
 
 def _cannot_read(path: Path, name: str, cause: Exception) -> ResultError:

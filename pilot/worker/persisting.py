@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pilot.data import durable
-from pilot.data.patience import patiently
+from pilot.data.patience import is_passing, patiently
 from pilot.worker.errands import Errands
 
 #: So many files are copied at a time: the disk is waited for most of the time.
@@ -36,6 +36,8 @@ class Written(NamedTuple):
     #: The size of the file in bytes, and how long it took since it was asked for, in seconds.
     size: int = 0
     seconds: float = 0.0
+    #: True if the reason is one that passes.
+    passes: bool = False
 
 
 class Persister(Errands[float, Written]):
@@ -63,8 +65,10 @@ class Persister(Errands[float, Written]):
                 persist(self._store / path, self._site_dir / path, self._site_dir)
             size = (self._site_dir / path).stat().st_size
         except Exception as error:
-            is_there = (self._store / path).exists()
-            return Written(f"{type(error).__name__}: {error}" if is_there else GONE)
+            if not (self._store / path).exists():
+                return Written(GONE)
+            problem = str(durable.cannot_write(self._site_dir / path, error))
+            return Written(problem, passes=is_passing(error))
         return Written("", size, time.monotonic() - need)
 
 

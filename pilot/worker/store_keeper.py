@@ -104,8 +104,10 @@ class StoreKeeper:
             if end.problem == GONE:
                 told.lost.append(path)
             elif end.problem:
-                log.error("%s cannot be written: %s", path, end.problem)
+                log.error("%s", end.problem)
                 told.failed[path] = end.problem
+                if not end.passes:
+                    told.in_vain.append(path)
             else:
                 self._store.note_durable(path)
                 told.paths.append(path)

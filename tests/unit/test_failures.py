@@ -11,10 +11,11 @@ from hypothesis import given
 from support.builders import work
 
 from pilot.agent.rules.completions import ended, lost, merge_failures, stopped
+from pilot.client.failures import exception_of
 from pilot.data.pickles import decode
-from pilot.errors import CommandFailed
+from pilot.errors import CommandFailed, StorageError, TaskError
 from pilot.limits import ERROR_TEXT_BYTES, NAME_BYTES
-from pilot.model.tasks import TaskFailure
+from pilot.model.tasks import TaskFailure, TaskOutcome
 from pilot.scheduler.resources import Resources
 from pilot.worker.failures import bases_of, failure_of
 
@@ -150,3 +151,14 @@ def test_the_limit_is_that_of_the_pickle(size: int) -> None:
 def test_an_attempt_whose_result_is_lost_in_memory_is_interrupted(was_told: bool) -> None:
     end = lost(ended(work(1), "crash", "", 1.0), "interrupted", "interrupted", "no space left")
     assert stopped(end, was_told) == end
+
+
+def test_a_result_that_the_disk_has_no_room_for_is_a_storage_error() -> None:
+    why = "its result could not be stored: cannot write /site/x.h5: No space left on device"
+    end = lost(ended(work(1), "crash", "", 1.0, "n1"), "error", "StorageError", why)
+    assert end.failure is not None and not end.failure.is_crash
+    error = exception_of(TaskOutcome(1, "FAILED", failure=end.failure))
+    assert type(error) is StorageError
+    assert str(error) == f"task 0.1 on n1: {why}"
+    own = msgspec.structs.replace(end.failure, bases=("StorageError", "Exception"))
+    assert type(exception_of(TaskOutcome(1, "FAILED", failure=own))) is TaskError  # a user's class

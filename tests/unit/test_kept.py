@@ -83,6 +83,16 @@ def test_what_is_held_back_takes_no_cores() -> None:
     assert pilot.rules.take_held_back() == [(1, 1, 1.0)]
 
 
+def test_where_nobody_could_write_it_the_task_has_failed() -> None:
+    pilot = Pilot(1)
+    pilot.add(1)
+    pilot.keep(1)
+    path = large(1).path
+    pilot.rules.persisted([], {path: "no space left on device"}, pilot.now, in_vain=[path])
+    pilot.step()
+    assert pilot.reported == [(1, "error")]
+
+
 def test_a_file_that_cannot_be_written_is_a_crash_and_what_used_it_runs_again() -> None:
     pilot = Pilot(2)
     pilot.add(1)

@@ -371,7 +371,8 @@ def test_a_file_that_cannot_be_copied_is_told_with_the_reason(tmp_path: Path) ->
     (tmp_path / "store/results/1/x.h5").touch()
     persister.add(["results/1/x.h5"])
     ((path, why),) = wait_for(persister, 1)
-    assert "FileNotFoundError" in why
+    assert why.startswith(f"cannot write {tmp_path}/site/results/1/x.h5: No such file")
+    assert "df -h" in why
     assert not (tmp_path / "site").exists()
     persister.close()
 

@@ -26,6 +26,7 @@ from pilot.agent.rules.inputs import Inputs
 from pilot.agent.rules.kept import Kept
 from pilot.agent.rules.places import Places
 from pilot.agent.rules.queues import Queue, Queues
+from pilot.errors import StorageError
 from pilot.model.ids import session_of
 from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, Template
@@ -459,13 +460,15 @@ class Attempts:
                 self._report_one(completion)
             self._push_again(self._fetches.pop(path))
 
-    def not_written(self, failed: dict[str, str], now: float) -> set[int]:
-        """Note that segments cannot be written; return the running tasks that are to be ended."""
+    def not_written(self, failed: dict[str, str], in_vain: Collection[str], now: float) -> set[int]:
+        """Note that segments cannot be written, those `in_vain` by nobody; return the running tasks
+        that are to be ended."""
         vain: set[int] = set()
         for path, why in failed.items():
             tasks = self._kept.in_segment(path)
             reason = f"its result could not be stored: {why}"
-            vain |= self._lose(tasks, "crash", "StorageError", reason, now)
+            outcome: Outcome = "error" if path in in_vain else "crash"
+            vain |= self._lose(tasks, outcome, StorageError.__name__, reason, now)
         return vain
 
     def lose_segment(self, path: str, now: float) -> set[int]:

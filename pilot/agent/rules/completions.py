@@ -13,7 +13,7 @@ import signal
 
 import msgspec
 
-from pilot.errors import TaskOutOfMemory
+from pilot.errors import StorageError, TaskOutOfMemory
 from pilot.limits import ERROR_TEXT_BYTES, LAST_WORD_BYTES
 from pilot.model.states import Outcome
 from pilot.model.tasks import Completion, TaskFailure, Template
@@ -105,9 +105,14 @@ def out_of_memory(work: AttemptSpec, why: str, now: float, node: str, tail: str 
     for: an error of its own, which another try would make again."""
     completion = ended(work, "error", why, now, node, tail)
     assert completion.failure is not None
-    names = tuple(base.__name__ for base in TaskOutOfMemory.__mro__ if base is not object)
+    names = _names(TaskOutOfMemory)
     failure = msgspec.structs.replace(completion.failure, type=names[0], bases=names)
     return msgspec.structs.replace(completion, failure=failure)
+
+
+def _names(kind: type[Exception]) -> tuple[str, ...]:
+    """Return the names of a class and of its bases."""
+    return tuple(base.__name__ for base in kind.__mro__ if base is not object)
 
 
 def told_to_end(completion: Completion, outcome: Outcome, template: Template) -> Completion:
@@ -166,6 +171,7 @@ def lost(completion: Completion, outcome: Outcome, kind: str, reason: str) -> Co
     failure = TaskFailure(
         type=kind,
         message=shortened(reason, ERROR_TEXT_BYTES),
+        bases=_names(StorageError) if kind == StorageError.__name__ else (),
         node=completion.node,
         attempt=completion.attempt,
     )

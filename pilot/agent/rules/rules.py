@@ -343,12 +343,13 @@ class Rules:
         failed: dict[str, str],
         now: float,
         lost: Iterable[str] = (),
+        in_vain: Collection[str] = (),
     ) -> None:
         """Note that segments of a node's store are in the site directory now; with those that
-        cannot be written, and why, and those that are lost."""
+        cannot be written, and why, those that are lost, and those that nobody could write."""
         self._attempts.written(paths)
         if failed:
-            self._end_in_vain(self._attempts.not_written(failed, now), now)
+            self._end_in_vain(self._attempts.not_written(failed, in_vain, now), now)
         for path in lost:
             self._end_in_vain(self._attempts.lose_segment(path, now), now)
         if self._queues.look_again:

@@ -289,6 +289,8 @@ class Persisted(Message):
     #: were asked for.
     size: Number = 0
     seconds: Seconds = 0.0
+    #: Those of the failed ones that would fail again: the disk is full.
+    in_vain: list[SegmentPath] = []
 
 
 class OpenStore(Message):
