@@ -89,7 +89,9 @@ def checks_here(site: Site, here: f.Python, by_job: bool) -> list[AnyCheck]:
             2 * TRIAL_S,
         ),
     ]
-    if not kind.is_local:
+    if kind.is_local:
+        found.append(_shared_memory())
+    else:
         answer: AnyCheck = Check(
             kind.title,
             f.Answer,
@@ -99,6 +101,10 @@ def checks_here(site: Site, here: f.Python, by_job: bool) -> list[AnyCheck]:
         )
         found += [answer, *kind.checks(manners, config.pools, site.jobs)]
     return found
+
+
+def _shared_memory() -> AnyCheck:
+    return Check("shared memory", f.SharedMemory, gathering.shared_memory, judging.shared_memory)
 
 
 def checks_there(
@@ -138,6 +144,7 @@ def checks_there(
             gathering.temporary_directory,
             judging.temporary_directory,
         ),
+        _shared_memory(),
         Check(
             "locks",
             f.Locks,

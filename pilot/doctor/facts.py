@@ -98,6 +98,16 @@ class Python(Facts, frozen=True, kw_only=True):
     mount: Mount | None = None
 
 
+class SharedMemory(Facts, frozen=True, kw_only=True):
+    """The directory in memory that processes of one machine share."""
+
+    directory: str
+    free_bytes: int
+    total_bytes: int
+    #: The reason why no file can be written there; empty: one can.
+    error: str = ""
+
+
 class TemporaryDirectory(Facts, frozen=True, kw_only=True):
     """The directory for temporary files and sockets."""
 

@@ -42,6 +42,7 @@ CONNECT_S = 5.0
 _TIMES = 3
 #: How much of an output is told, in bytes.
 _OUTPUT_BYTES = 1500
+_SHARED_MEMORY = Path("/dev/shm")
 
 
 # --- file systems --------------------------------------------------------------------------------
@@ -319,6 +320,19 @@ def temporary_directory() -> f.TemporaryDirectory:
         free_bytes=its.f_bavail * its.f_frsize,
         error=error,
     )
+
+
+def shared_memory(directory: Path = _SHARED_MEMORY) -> f.SharedMemory:
+    """Return the room in the memory that processes here share, and try to write there."""
+    error, free, total = "", 0, 0
+    try:
+        its = os.statvfs(directory)
+        free, total = its.f_bavail * its.f_frsize, its.f_blocks * its.f_frsize
+        with tempfile.TemporaryFile(prefix="pilot-doctor-", dir=directory, buffering=0) as file:
+            file.write(bytes(os.sysconf("SC_PAGE_SIZE")))
+    except OSError as why:
+        error = why.strerror or str(why)
+    return f.SharedMemory(directory=str(directory), free_bytes=free, total_bytes=total, error=error)
 
 
 def node() -> f.Node:

@@ -39,6 +39,8 @@ _MEND_CLOCK = (
 _LEAST_OPEN, _LEAST_PROCESSES = 4096, 512
 #: What libraries of fast networks want to lock of memory, in bytes.
 _LEAST_LOCKED = 64 << 20
+#: What some ranks of MPI and a few large results want of shared memory, in bytes.
+_LEAST_SHARED = 256 << 20
 
 
 # --- file systems --------------------------------------------------------------------------------
@@ -375,6 +377,22 @@ def temporary_directory(its: f.TemporaryDirectory) -> Iterator[Finding]:
             "are kept (data.node_cache)",
             set_it,
         )
+    else:
+        yield ok(f"{its.directory}, {size(its.free_bytes)} free")
+
+
+def shared_memory(its: f.SharedMemory) -> Iterator[Finding]:
+    """Judge the memory that processes of one machine share."""
+    what = "MPI ranks do not start without it, and large results go to the disk first"
+    todo = f"remove what programs that have ended have left in {its.directory}"
+    if 0 < its.total_bytes < _GIB:
+        todo = f"have it mounted larger (docker run --shm-size=…, size= in fstab), or {todo}"
+    if its.error:
+        yield problem(f"nothing can be written to {its.directory}: {its.error}; {what}", todo)
+    elif its.free_bytes < _LEAST_SHARED:
+        kind = problem if its.free_bytes < _LEAST_SHARED / 10 else warning
+        room = f"{size(its.free_bytes)} of {size(its.total_bytes)} are free"
+        yield kind(f"{room} in {its.directory}; {what}", todo)
     else:
         yield ok(f"{its.directory}, {size(its.free_bytes)} free")
 

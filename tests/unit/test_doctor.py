@@ -313,6 +313,22 @@ def test_clocks_of_nodes() -> None:
     assert levels(judging.node_clock([its(None)])) == ["warning"]
 
 
+def test_shared_memory(tmp_path: Path) -> None:
+    def its(free: int, total: int = 8 << 30, error: str = "") -> f.SharedMemory:
+        return f.SharedMemory(directory="/dev/shm", free_bytes=free, total_bytes=total, error=error)
+
+    assert levels(judging.shared_memory(its(2 << 30))) == ["ok"]
+    assert levels(judging.shared_memory(its(60 << 20))) == ["warning"]
+    assert levels(judging.shared_memory(its(1 << 20))) == ["problem"]
+    assert levels(judging.shared_memory(its(2 << 30, error="No space left"))) == ["problem"]
+    (small,) = judging.shared_memory(its(60 << 20, 64 << 20))
+    (filled,) = judging.shared_memory(its(60 << 20))
+    assert "--shm-size" in small.todo and "--shm-size" not in filled.todo
+    here = gathering.shared_memory(tmp_path)
+    assert here.free_bytes > 0 and not here.error and not list(tmp_path.iterdir())
+    assert "No such" in gathering.shared_memory(tmp_path / "missing").error
+
+
 def test_nodes_and_shrinking() -> None:
     node = f.Node(host="n1", cores=4, memory_mib=8000)
     assert levels(judging.node(node, 4, 4000)) == ["ok"]
