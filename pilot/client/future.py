@@ -275,7 +275,9 @@ class Future(CalledBack[T]):
         return type(value) is not Unread or all(one.payload for one in value.values)
 
     def _since_gone(self) -> BaseException | None:
-        """Return the error if somebody else has released or deleted the result meanwhile."""
+        """Return the error if the result was released or deleted meanwhile, here or elsewhere."""
+        if self._is_released:
+            return released_error(self.task)
         with contextlib.suppress(PilotError):
             told = self._session._query("result", task=self.task_id)
             if told["state"] == "DELETED":
@@ -343,7 +345,7 @@ class Future(CalledBack[T]):
             raise released_error(self.task)
         if type(value) is not Unread:
             return array_in(value, name)
-        return stored_array(value.directory, value.values[0], name)
+        return stored_array(value.directory, value.values[0], name, self._since_gone)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the exception that the task raised, or None; wait up to `timeout` seconds."""

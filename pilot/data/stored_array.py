@@ -5,12 +5,13 @@ Invariants
 - Nothing but what is asked for is read, and nothing is kept. So what is read is not checked: the
   checksum of a value is that of all of it.
 - A file that is replaced meanwhile, by one with fewer values, is found again.
+- An array that was released or deleted is told as such, at once; no other file is waited for less.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +44,8 @@ class StoredArray:
         The name of the value in it.
     name
         The name of the array in the value; empty if the value is the array.
+    gone
+        Returns the error if the value was released or deleted; it is asked where it cannot be read.
 
     Raises
     ------
@@ -52,7 +55,14 @@ class StoredArray:
         The file is missing or damaged.
     """
 
-    def __init__(self, path: Path, value: str, name: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        value: str,
+        name: str = "",
+        gone: Callable[[], BaseException | None] | None = None,
+    ) -> None:
+        self._gone = gone
         self._path = path
         self._value = value
         self._name = name
@@ -123,8 +133,16 @@ class StoredArray:
     def __repr__(self) -> str:
         return f"<StoredArray {self.shape} {self.dtype} {self._path.name}:{self.dataset}>"
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_gone": None}  # where it gets to there is nobody to ask
+
     def _dataset(self) -> Any:
-        found = patiently(lambda: segments.opened(self._path).array(self._value, self._name))
+        if self._gone is not None and not self._path.exists() and (error := self._gone()):
+            raise error
+        try:
+            found = patiently(lambda: segments.opened(self._path).array(self._value, self._name))
+        except ResultError as error:
+            raise (self._gone and self._gone()) or error from None
         return h5py.Dataset(found)
 
 
@@ -181,7 +199,12 @@ def _blocks(
         yield *keys[:axis], slice(begin, min(begin + block, stop), step), *keys[axis + 1 :]
 
 
-def stored_array(directory: Path, value: Value, name: str = "") -> StoredArray | NDArray[Any]:
+def stored_array(
+    directory: Path,
+    value: Value,
+    name: str = "",
+    gone: Callable[[], BaseException | None] | None = None,
+) -> StoredArray | NDArray[Any]:
     """Return an array of a value, without reading it where it is in a file.
 
     Parameters
@@ -192,6 +215,8 @@ def stored_array(directory: Path, value: Value, name: str = "") -> StoredArray |
         The value.
     name
         The name of the array in the value: ``fields/1``; empty if the value is the array.
+    gone
+        See `StoredArray`.
 
     Raises
     ------
@@ -202,7 +227,7 @@ def stored_array(directory: Path, value: Value, name: str = "") -> StoredArray |
     """
     if value.is_inline:
         return array_in(load(value, directory), name)
-    return StoredArray(directory / value.path, value.name, name)
+    return StoredArray(directory / value.path, value.name, name, gone)
 
 
 def array_in(obj: Any, name: str) -> NDArray[Any]:

@@ -25,6 +25,7 @@ import pilot
 from pilot import Session
 from pilot.cli import cli
 from pilot.data import patience
+from pilot.data.stored_array import StoredArray
 
 DEADLINE_S = 60.0
 #: Numbers of an array that goes into a file.
@@ -96,6 +97,19 @@ def is_empty(session: Session) -> bool:
 def run(session: Session, *words: str) -> Any:
     line = ["--site", str(session.site.directory), *words]
     return CliRunner().invoke(cli, line, prog_name="pilot")
+
+
+def test_an_array_that_was_released_says_so(session: Session) -> None:
+    future = session.submit(block, 1.0)
+    array = future.array(timeout=DEADLINE_S)
+    other = session.future(future.task_id).array(timeout=DEADLINE_S)
+    assert isinstance(array, StoredArray)
+    assert array[0] == other[0] == 1.0
+    session.release(future)
+    wait_until(lambda: not array.file.exists(), DEADLINE_S, "the end of its file")
+    for each in (array, other):
+        with pytest.raises(pilot.ResultError, match=f"task {future.task_id} was released"):
+            _ = each[0]
 
 
 def test_what_is_released_goes_and_who_needs_it_gets_it(session: Session) -> None:

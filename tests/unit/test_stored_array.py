@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,42 @@ def test_it_has_what_an_array_tells_of_itself(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="without a copy"):
         found.__array__(copy=False)
     assert "(300, 400) float64" in repr(found)
+
+
+def test_what_was_released_is_told_as_such_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[BaseException] = []
+    found = stored_array(tmp_path, stored(tmp_path, GRID), gone=lambda: told[0] if told else None)
+    assert isinstance(found, StoredArray)
+    told.append(ResultError("the result of task 1.1 was released"))
+    assert np.array_equal(found[7], GRID[7]), "it is there, and nobody is asked"
+    found.file.unlink()
+    slept: list[float] = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    with pytest.raises(ResultError, match="was released"):
+        _ = found[7]
+    assert not slept
+    told.clear()
+    with pytest.raises(ResultError, match="no such file"):
+        _ = found[7]
+
+
+def test_what_was_released_of_a_file_that_others_share_is_told_as_such(tmp_path: Path) -> None:
+    other = stored(tmp_path, GRID, "v")
+    found = stored_array(
+        tmp_path, stored(tmp_path, GRID), gone=lambda: ResultError("it was released")
+    )
+    assert isinstance(found, StoredArray)
+    os.replace(tmp_path / other.path, found.file)
+    found._value = "/1/f/1.2/0"
+    with pytest.raises(ResultError, match="it was released"):
+        _ = found[7]
+
+
+def test_it_can_be_sent(tmp_path: Path) -> None:
+    found = stored_array(tmp_path, stored(tmp_path, GRID), gone=lambda: None)
+    assert np.array_equal(pickle.loads(pickle.dumps(found))[7], GRID[7])
 
 
 SPECIAL = {
