@@ -97,6 +97,8 @@ class SessionTasks:
             options.return_names,
             options.return_count,
             task.__name__,
+            # What a task takes by turns it leaves to others, which find it by no future.
+            keeps=bool(options.commutative),
         )
 
     def latest(self, future: Future[Any]) -> Future[Any]:
@@ -129,6 +131,7 @@ class SessionTasks:
         names: tuple[str, ...] = (),
         count: int = 1,
         name: str = "",
+        keeps: bool = False,
     ) -> list[Future[Any]]:
         self._session._check_process()
         group = current_group(self._session)
@@ -147,7 +150,7 @@ class SessionTasks:
                 raise
             if group is not None:
                 group.futures.extend(futures)
-        return self._for_user(futures)
+        return futures if keeps else self._for_user(futures)
 
     def _for_user(self, futures: list[Future[Any]]) -> list[Future[Any]]:
         """Return the futures that the user gets for those that are awaited."""

@@ -155,16 +155,20 @@ class Shell:
         self, tasks: Sequence[TaskSpec]
     ) -> tuple[Mapping[int, str], Mapping[int, Ended], Collection[Ref]]:
         """Return the states of what these tasks need or come after, where that is no unfinished
-        task, the ends of inputs that have no results, and inputs that were released."""
+        task, the ends of inputs that have no results, and what was released of inputs and versions.
+        """
         live = self.core.tasks
         needed = {ref for spec in tasks for ref in spec.inputs if ref[0] not in live}
+        by_turns = [spec for spec in tasks if spec.commutative]
+        versions = {ref for spec in by_turns for ref in self.core.versions(spec)}
         before = {one for spec in tasks if spec.after for one in spec.after if one not in live}
         if not (needed or before):
             return {}, {}, ()
         inputs = {ref[0] for ref in needed}
         states = self.outcomes.states(inputs | before)
         lost = {task for task in inputs if states.get(task) in UNSUCCESSFUL}
-        return states, self.outcomes.lost(lost) if lost else {}, self.outcomes.gone(needed)
+        gone = self.outcomes.gone(needed.union(ref for ref in versions if ref[0] not in live))
+        return states, self.outcomes.lost(lost) if lost else {}, gone
 
     def _carry_out(self, effects: Effects) -> None:
         batch, now = self.commits.batch, self._now()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -21,12 +22,14 @@ from pilot.head.core.events import (
     PilotJoined,
     PilotLost,
     Restored,
+    ResultsReleased,
     TasksCancelled,
     TasksRestored,
     TasksSubmitted,
     VersionsCommitted,
     VersionsLookedUp,
 )
+from pilot.model.ids import Ref
 from pilot.model.states import COMPLETED, READY
 from pilot.model.tasks import TaskSpec
 from pilot.model.values import Value
@@ -67,9 +70,10 @@ class Head:
         over, self.uncommitted = self.uncommitted, []
         self.apply(VersionsCommitted(over))
 
-    def submit(self, *specs: TaskSpec) -> Effects:
+    def submit(self, *specs: TaskSpec, gone: Collection[Ref] = ()) -> Effects:
         kinds = [template(1), template(2, resources=Resources(cores=2)), READER]
-        return self.apply(TasksSubmitted(1, kinds, list(specs), {ANCHOR: COMPLETED}))
+        ended = {ANCHOR: COMPLETED}
+        return self.apply(TasksSubmitted(1, kinds, list(specs), ended, gone=gone))
 
     def anchor(self) -> None:
         value = Value(1, b"0")
@@ -195,6 +199,26 @@ def test_impossible_parts_are_refused(head: Head) -> None:
     assert "no such input" in head.submit(wrong).refused[0][1]
     away = msgspec.structs.replace(member(3), inputs=((ANCHOR + SESSION, 0),))
     assert head.submit(away).refused
+
+
+def test_whoever_comes_after_the_latest_version_was_released_is_refused(head: Head) -> None:
+    head.submit(member(2), member(3))
+    assert head.assign() == {2: (1,)}
+    head.apply(ResultsReleased([(SESSION | 2, 0)]))
+    assert not head.submit(member(4)).refused, "it is no version yet"
+    head.end(2)
+    head.commit()
+    ((_, why),) = head.submit(member(5)).refused
+    assert "the result of task 1.2, which was released" in why
+    assert head.assign() == {3: (2,)}, "for those that were there it stays"
+    head.end(3)
+    head.apply(ResultsReleased([(SESSION | 3, 0)]))
+    head.commit()
+    head.assign()
+    head.end(4, "error")
+    version = (SESSION | 3, 0)
+    assert head.core.versions(member(6)) == [version], "the shell asks whether it is gone"
+    assert head.submit(member(6), gone={version}).refused
 
 
 @given(st.data())

@@ -67,8 +67,9 @@ from pilot.head.core.lifecycle import Lifecycle, default_values
 from pilot.head.core.pilot_reports import PilotReports
 from pilot.head.core.sessions import Sessions
 from pilot.head.core.state import Task, Turn
+from pilot.model.ids import Ref
 from pilot.model.states import CANCELLED, COMPLETED, FAILED, PENDING, READY
-from pilot.model.tasks import TaskFailure
+from pilot.model.tasks import TaskFailure, TaskSpec
 from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.assignment import Pool, required_walltime_s
 from pilot.scheduler.demand import ClassDemand
@@ -171,6 +172,11 @@ class Core:
             for work in self.classes.values()
             if work.assigned or (work.ready and not work.session.rests)
         ]
+
+    def versions(self, spec: TaskSpec) -> list[Ref]:
+        """List the results that a task which is not here yet would get by turns, as far as these
+        are not its own inputs."""
+        return turns.latest(spec, self._life.turns)
 
     def _submitted(self, event: TasksSubmitted, now: float, effects: Effects) -> None:
         session = self._sessions.get(event.session)

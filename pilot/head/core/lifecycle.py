@@ -56,7 +56,8 @@ class Lifecycle:
 
         `ended` has the states of ended tasks that it needs or comes after, `lost` the ends of
         inputs that are lost to it: with one of these it is taken on, and ends at once (`doom`).
-        `gone` are results that were released.
+        `gone` are results that were released, among its inputs and the versions that it takes by
+        turns.
         """
         if spec.template not in self._sessions.templates:
             return "the head was never told what it is to run (its template)"
@@ -75,6 +76,12 @@ class Lifecycle:
                 return f"it needs a result of task {task_label(needed)}, which does not exist"
             if state != COMPLETED and not (just or needed in lost):
                 return f"it needs a result of task {task_label(needed)}, which is {state}"
+        for version in turns.latest(spec, self.turns) if may_be_released else ():
+            if version in gone or self.releases.is_claimed(version):
+                return (
+                    f"the latest version of what it takes by turns is the result of task "
+                    f"{task_label(version[0])}, which was released"
+                )
         if spec.commutative and (
             why := turns.misfit(spec, self._sessions.templates[spec.template])
         ):

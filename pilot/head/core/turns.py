@@ -43,6 +43,14 @@ def join(task: Task, spec: TaskSpec, turns: dict[Ref, Turn]) -> None:
     task.parts = tuple(parts)
 
 
+def latest(spec: TaskSpec, turns: Mapping[Ref, Turn]) -> list[Ref]:
+    """List the versions that a new task would begin with, of the turns that there are."""
+    if not spec.commutative or not turns:
+        return []
+    anchors = [spec.inputs[place] for place, _ in spec.commutative if place < len(spec.inputs)]
+    return [turns[anchor].latest for anchor in anchors if anchor in turns]
+
+
 def misfit(spec: TaskSpec, template: Template) -> str:
     """Return why a task cannot have the parts that it says, or ""."""
     for place, result in spec.commutative:

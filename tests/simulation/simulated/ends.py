@@ -225,7 +225,8 @@ class Ends:
     def may_be_waited_for(self, spec: TaskSpec) -> bool:
         """Tell whether all that a task needs and comes after is known."""
         inputs = all(self.is_known(source) for source, _ in spec.inputs)
-        inputs = inputs and not any(map(self.is_released, spec.inputs))
+        needed = [*spec.inputs, *self._core.versions(spec)]
+        inputs = inputs and not any(map(self.is_released, needed))
         return inputs and self.rows.keys() >= {*spec.after}
 
     def waits_for(self, task: int, other: int) -> bool:
