@@ -7,4 +7,5 @@ from mpi4py import MPI
 world = MPI.COMM_WORLD
 hosts = world.gather(socket.gethostname())
 if world.rank == 0 and hosts is not None:
-    print(world.size, "ranks on", len(set(hosts)), "nodes:", hosts == sorted(hosts))
+    blocks = [host for host in dict.fromkeys(hosts) for _ in range(hosts.count(host))]
+    print(world.size, "ranks on", len(set(hosts)), "nodes:", hosts == blocks)
