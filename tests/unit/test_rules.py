@@ -481,6 +481,16 @@ def test_one_that_is_told_to_end_before_it_has_come_up_tells_nothing() -> None:
     assert {outcome for _, _, outcome in pilot.reported} == {"cancelled"}
 
 
+def test_one_that_has_come_up_when_it_was_told_to_end_gets_no_work() -> None:
+    pilot = Pilot(1)
+    pilot.add(1, 2)
+    pilot.rules.cancel([1], pilot.now)
+    assert only(pilot.rules.take_actions(), a.StopExecutor)
+    assert not running(pilot.ready(1)), "its task may need what is there no more"
+    assert only(pilot.exited(1, -15), a.StartExecutor)
+    assert pilot.reported == [(1, 1, "cancelled")] and pilot.rules.held == {2: 1}
+
+
 def test_executor_that_does_not_report_is_given_up() -> None:
     pilot = Pilot(1)
     pilot.add(1)

@@ -260,8 +260,8 @@ class ExecutorRules(ProcessRules[Executor]):
     def ready(self, number: int, pid: int, now: float) -> None:
         """Note that an executor has started, and send it its work."""
         executor = self.executors.get(number)
-        if executor is None:
-            return
+        if executor is None or executor.stopping:
+            return  # it ends, and what it was to run is judged then
         executor.ready, executor.pid = True, pid
         if self._failures.pop(executor.node, None):
             self._cores.resting.discard(executor.node)
