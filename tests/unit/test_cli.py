@@ -126,6 +126,7 @@ def test_the_commands_are_those_that_are_promised() -> None:
         "session cancel",
         "session purge",
         "session delete",
+        "session gantt",
         "task list",
         "task show",
         "task attempts",

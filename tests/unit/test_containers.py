@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from pilot.launchers.containers import ENGINES, choose_engine, in_container, outermost
 
 
-def line(engine: str, image: str = "/images/a", **more: object) -> str:
-    given = {"directory": "/w d", "binds": ("/data", "/a:/b:ro"), "options": ("--x",), **more}
-    return " ".join(in_container(engine, image, ("prog", "a b"), **given))  # type: ignore[arg-type]
+def line(engine: str, image: str = "/images/a", **more: Any) -> str:
+    given: dict[str, Any] = {"directory": "/w d", "binds": ("/data", "/a:/b:ro"), **more}
+    return " ".join(in_container(engine, image, ("prog", "a b"), options=("--x",), **given))
 
 
 def test_each_engine_has_its_own_words() -> None:
@@ -47,11 +50,11 @@ def test_no_value_of_a_variable_is_in_a_command_line(engine: str) -> None:
 
 
 def test_the_engine_is_the_first_that_is_there_and_has_such_an_image() -> None:
-    def which(*there: str) -> object:
+    def which(*there: str) -> Callable[[str], str | None]:
         return lambda program: f"/bin/{program}" if program in there else None
 
     def choose(image: str, engine: str, *there: str) -> str:
-        return choose_engine(image, engine, which(*there))  # type: ignore[arg-type]
+        return choose_engine(image, engine, which(*there))
 
     assert choose("/dir", "", "podman", "ch-run") == "charliecloud"
     assert choose("/dir", "", "podman") == "podman"
