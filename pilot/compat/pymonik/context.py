@@ -13,12 +13,17 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pilot.client.context import running_context
 
+if TYPE_CHECKING:
+    _Adapter: TypeAlias = logging.LoggerAdapter[logging.Logger]
+else:
+    _Adapter = logging.LoggerAdapter  # which has no parameter at run time before Python 3.11
 
-class _Fields(logging.LoggerAdapter[logging.Logger]):
+
+class _Fields(_Adapter):
     """A logger that takes further keywords as fields of the message."""
 
     def process(self, msg: Any, kwargs: Any) -> tuple[Any, Any]:
