@@ -68,7 +68,9 @@ def all_said(dtype: np.dtype[Any]) -> Any:
     """All that a type says, also what equal types may differ in."""
     fields = [all_said(dtype[name]) for name in dtype.names or ()]
     within = None if dtype.subdtype is None else all_said(dtype.base)
-    return dtype, dtype.type, dtype.metadata, dtype.isalignedstruct, fields, within
+    # Old releases of NumPy unpickle dates with an empty one.
+    metadata = dtype.metadata or None
+    return dtype, dtype.type, metadata, dtype.isalignedstruct, fields, within
 
 
 def assert_same(a: Any, b: Any) -> None:
