@@ -106,7 +106,7 @@ class HttpResponse(Struct, frozen=True):
 
 @pickled_name
 class HttpRequest(Struct, frozen=True):
-    """What all calls of an HTTP task have in common. Calling it sends a request."""
+    """The parts that all calls of an HTTP task have in common. Calling it sends a request."""
 
     method: str
     #: Statuses that mean success; empty: 200 to 299.

@@ -50,7 +50,7 @@ class RankFunction:
 
     @property
     def rank_parts(self) -> tuple[object, ...]:
-        """What decides about the results beside the user's function."""
+        """The parts that decide about the results beside the user's function."""
         return self.split, self.result
 
     def bound_to(self, instance: object) -> RankFunction:

@@ -1,4 +1,4 @@
-"""What programs for PyCOMPSs call: `pycompss.api.api`.
+"""The functions that programs for PyCOMPSs call: `pycompss.api.api`.
 
 Without an application each function does what a sequential program expects.
 """

@@ -1,4 +1,4 @@
-"""What a task needs, as programs say it: ``@constraint``.
+"""The needs of a task, as programs say them: ``@constraint``.
 
 Values are numbers, texts of numbers, ``$VARIABLE``, names of parameters or globals, or expressions
 of parameters; they are worked out for each call where they are not numbers.

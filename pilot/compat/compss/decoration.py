@@ -37,7 +37,7 @@ _HINTS: Final = frozenset(
 
 
 class Plan(NamedTuple):
-    """What is known of all calls of a function."""
+    """The facts that hold for all calls of a function."""
 
     signature: Signature
     returns: Returns
@@ -110,7 +110,7 @@ class TaskFunction:
 
     @property
     def plan(self) -> Plan:
-        """What is known of all calls."""
+        """The facts that hold for all calls."""
         if self._plan is None:
             self._plan = _plan_of(self)
         return self._plan

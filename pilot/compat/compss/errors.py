@@ -8,7 +8,7 @@ class PyCOMPSsException(Exception):
 
 
 class COMPSsException(Exception):
-    """What a task raises to end the other tasks of its group; it is never tried again.
+    """The error that a task raises to end the other tasks of its group; it is never tried again.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ from pilot.compat.compss.tracker import has_failed
 
 
 class FileEntry:
-    """What tasks do with a file."""
+    """The use that tasks make of a file."""
 
     __slots__ = ("concurrents", "is_deleted", "readers", "writer")
 

@@ -38,7 +38,7 @@ _KEYS: Final = (TYPE, DIRECTION, STDIO, PREFIX, DEPTH, WEIGHT, KEEP_RENAME, CACH
 
 
 class Parameter(NamedTuple):
-    """What a parameter is, and what a task does with it."""
+    """The kind of a parameter, and the use that a task makes of it."""
 
     kind: str = OBJECT
     direction: str = IN

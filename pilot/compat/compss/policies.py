@@ -1,4 +1,4 @@
-"""What follows when a task fails, as programs say it."""
+"""The consequences of a failed task, as programs say them."""
 
 from __future__ import annotations
 

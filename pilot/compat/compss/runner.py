@@ -1,4 +1,4 @@
-"""What runs in a task of PyCOMPSs: the function, and what its results are.
+"""The code that runs in a task of PyCOMPSs: the function, and what its results are.
 
 The results are, in this order: what it returns, each object or leaf that it writes, and None where
 it has files (others wait for that). One is as it is, several are a tuple.

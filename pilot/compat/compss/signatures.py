@@ -66,7 +66,7 @@ def read_signature(function: Callable[..., Any]) -> Signature:
 
 
 class Returns(NamedTuple):
-    """What a function returns."""
+    """The results that a function returns."""
 
     #: The number of results; -1: `expression` gives it.
     number: int
