@@ -158,7 +158,9 @@ def _ask_once(asked: Asked, deadline: float) -> Answer:
         sock.settimeout(_left(deadline))
         response = connection.getresponse()
         content = bytearray()
-        while True:
+        # A response that is whole closes itself, and with it maybe the socket: when it does depends
+        # on Python's version.
+        while not response.isclosed():
             sock.settimeout(_left(deadline))
             chunk = response.read1(_CHUNK_BYTES)
             if not chunk:
