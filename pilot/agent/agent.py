@@ -13,7 +13,6 @@ Invariants
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 import math
 import os
@@ -32,25 +31,22 @@ import msgspec
 from pilot import clock
 from pilot.agent.fetching import Fetching
 from pilot.agent.head_search import HeadSearch
-from pilot.agent.mpi_choice import MpiChoice
+from pilot.agent.mpi_launcher import MpiLauncher
+from pilot.agent.processes import child_of_agent, kill_group
 from pilot.agent.rules import actions as a
 from pilot.agent.rules.rules import Rules
 from pilot.agent.rules.worlds import World
+from pilot.agent.sent import Sent
 from pilot.agent.service import LEAVE_S, STATUS_S, Identity, Notice, Service
-from pilot.data.directories import make_private
+from pilot.agent.world_launching import WorldLaunching
 from pilot.gpus import VENDOR
 from pilot.interpreter import pilot_command
 from pilot.launchers import (
-    HostRanks,
-    Launcher,
-    Placement,
-    get_launcher,
     leave_identity,
     node_worker,
 )
 from pilot.model.tasks import LogSpan
 from pilot.process import (
-    die_with_parent,
     missing_gpus,
     name_process,
     raise_file_limit,
@@ -63,14 +59,11 @@ from pilot.site_configs import PoolConfig
 from pilot.variables import ENFORCES_MEMORY
 from pilot.wire.channel import Client, Server
 from pilot.wire.discovery import HeadAddress, read_address
-from pilot.wire.endpoints import temporary_dir
 from pilot.wire.keys import load_keys
 from pilot.wire.messages import worker as m
-from pilot.wire.messages.pilot import AttemptSpec, NodeInfo, RunningTask, ToPilot
+from pilot.wire.messages.pilot import NodeInfo, RunningTask, ToPilot
 from pilot.wire.polling import Poller, poller_of
-from pilot.worker.entering import in_software, program
 from pilot.worker.mpi_program import plan_ranks
-from pilot.worker.mpi_rank import VARIABLE, HostCores, WorldConfig, why_no_mpi
 from pilot.worker.node import UNREACHED, ForkedNode
 
 log = logging.getLogger("pilot.agent")
@@ -86,41 +79,9 @@ NODE_SILENT_S = 20.0
 #: A tick that is so late means that this process itself stood still, in seconds: its job was
 #: suspended, or its machine.
 SLEPT_S = 5.0
-#: At the end of a world, between asking it and killing it, in seconds.
-WORLD_GRACE_S = 5.0
-#: So long after the end of its launcher, the agent waits to hear of the ends of its ranks.
-RANKS_END_S = 1.0
 #: So long it is waited whether a process that somebody has ended was ended with the whole job, in
 #: seconds. MPI ranks do not tell how they ended.
 VERDICT_S = 2.0
-#: The exit statuses of a launcher that was ended by SIGTERM, by itself or through a shell.
-_BY_SIGTERM = (-signal.SIGTERM, 128 + signal.SIGTERM)
-
-
-class _World:
-    """The launcher process of an MPI world."""
-
-    def __init__(self, process: subprocess.Popen[bytes], log_path: Path) -> None:
-        self.process = process
-        self.log = log_path
-        #: Node and process id of each rank that lives.
-        self.ranks: dict[int, tuple[str, int]] = {}
-        #: The ranks' connections, and what all of them have been sent already.
-        self.peers: dict[int, bytes] = {}
-        self.known = _Known()
-        self.kill_at = 0.0
-        #: Why it is of no use; empty: it is.
-        self.reason = ""
-        #: When the launcher was found to have ended; 0 while it has not.
-        self.ended_at = 0.0
-
-
-class _Known:
-    """Templates and functions that an executor, or all ranks of a world, have been sent already."""
-
-    def __init__(self) -> None:
-        self.templates: set[int] = set()
-        self.functions: set[bytes] = set()
 
 
 class Agent:
@@ -158,8 +119,7 @@ class Agent:
         self._given_up: dict[str, str] = {}
         #: The nodes that go back to the batch system, and when what is left there is killed.
         self._leaving: dict[str, float] = {}
-        self._executors: dict[int, tuple[bytes, _Known]] = {}
-        self._worlds: dict[int, _World] = {}
+        self._executors: dict[int, tuple[bytes, Sent]] = {}
         #: Executors that somebody has ended, and when that counts as their own crash.
         self._doubtful: deque[tuple[float, m.ExecutorExited]] = deque()
         self._head: HeadAddress | None = None
@@ -171,10 +131,7 @@ class Agent:
         self._looked = self._nodes_told = 0.0
         self._ticked = clock.now()
         self._signals: list[int] = []
-        self._launcher: Launcher | None = None
-        #: The trials, where the site file leaves the launcher open, and the work that waits for it.
-        self._choice = self._open_choice()
-        self._unlaunched: list[a.RunOnExecutor | a.StartWorld] = []
+        self._launcher = MpiLauncher(site, self._hosts[0])
         keys = load_keys(site.keys)
         # The processes of a pilot of this one node find each other without the network; where
         # `salloc` runs the program on the login node, the node is another one.
@@ -200,6 +157,17 @@ class Agent:
             _end_of_walltime(environ.get("PILOT_JOB_ENDS_AT") or "0"),
             self._pool.warning_s,
             Notice(self._pool.notice_s, self._pool.stop_grace_s),
+        )
+        self._worlds = WorldLaunching(
+            site,
+            pilot,
+            self._shape,
+            self._rules,
+            self._launcher,
+            self._server,
+            self._service.sessions.__getitem__,
+            self._service.functions,
+            self._send_to_node,
         )
 
     # --- the loop
@@ -279,9 +247,7 @@ class Agent:
                 self._send_to_node(node, m.StopExecutor(int(number), 0.0))
         elif kind == b"rank":
             world, _, rank = number.partition(b".")
-            if known := self._worlds.get(int(world)):
-                node, pid = known.ranks.get(int(rank), ("", 0))
-                self._send_to_node(node, m.KillRank(pid))
+            self._worlds.kill_rank(int(world), int(rank))
 
     def _tick(self, now: float) -> None:
         if (slept_s := now - self._ticked) > SLEPT_S:
@@ -294,11 +260,7 @@ class Agent:
         self._reap(now)
         if self._leaving:
             self._look_after_leaving(now)
-        for number, world in self._worlds.items():
-            if world.kill_at and now >= world.kill_at:
-                log.warning("world %d does not end; its launcher is killed", number)
-                _kill_group(world.process, signal.SIGKILL)
-                world.kill_at = now + 5.0
+        self._worlds.kill_late(now)
         for node, heard in list(self._node_heard.items()):
             if now - heard > NODE_SILENT_S:
                 self._lose_node(node, f"node {node} was silent for {NODE_SILENT_S:.0f} s", now)
@@ -399,28 +361,15 @@ class Agent:
         elif isinstance(message, m.Unsent):
             self._rules.unsent(message.number, message.begun, message.upto, now)
         elif isinstance(message, m.ExecutorHello):
-            self._executors[message.executor] = peer, _Known()
+            self._executors[message.executor] = peer, Sent()
             self._rules.executor_ready(message.executor, message.pid, now)
         elif isinstance(message, m.RankHello):
-            its = self._rules.worlds.get(message.world)
-            if its is not None and message.size != its.need.ranks:
-                self._refuse_world(message, its.need.ranks)
-                return
-            if world := self._worlds.get(message.world):
-                node = self._node_of(message.node)
-                world.peers[message.rank] = peer
-                world.ranks[message.rank] = (node, message.pid)
-                self._send_to_node(
-                    node, m.WatchRank(message.world, message.rank, message.pid, message.memory)
-                )
-            self._rules.rank_ready(message.world, message.rank, now)
+            if self._worlds.rank_begins(message, peer, self._node_of(message.node)):
+                self._rules.rank_ready(message.world, message.rank, now)
         elif isinstance(message, m.NotPreloaded):
             self._not_preloaded(message)
         elif isinstance(message, m.RankExited):
-            if world := self._worlds.get(message.world):
-                world.ranks.pop(message.rank, None)
-                if world.kill_at and not world.ranks:
-                    _kill_group(world.process, signal.SIGTERM)
+            self._worlds.rank_ends(message.world, message.rank)
             self._rules.rank_exited(
                 message.world,
                 message.task,
@@ -495,7 +444,7 @@ class Agent:
             launch.argv,
             stdin=subprocess.DEVNULL,
             env={**os.environ, **launch.env},
-            preexec_fn=_child_of_agent,
+            preexec_fn=child_of_agent,
         )
 
     def _reap(self, now: float) -> None:
@@ -508,27 +457,7 @@ class Agent:
                 if host in self._leaving:
                     continue  # as it was told to
                 self._lose_node(host, f"the node worker on {host} ended with {status}", now)
-        for number, world in list(self._worlds.items()):
-            if world.process.poll() is not None:
-                if not world.ended_at:
-                    # Ranks that outlive their launcher would keep its cores.
-                    _kill_group(world.process, signal.SIGKILL)
-                    world.ended_at = now
-                waited_s = now - world.ended_at
-                if world.ranks and waited_s < RANKS_END_S:
-                    continue  # they tell which task they were in
-                its = self._rules.worlds.get(number)
-                unexplained = (
-                    its is not None
-                    and its.pipeline
-                    and not its.told
-                    # What keeps a world from starting ends it otherwise.
-                    and (its.ready or world.process.returncode in _BY_SIGTERM)
-                )
-                if unexplained and waited_s < VERDICT_S and self._is_doubtful():
-                    continue
-                del self._worlds[number]
-                self._world_exited(number, world, now)
+        self._worlds.reap(VERDICT_S if self._is_doubtful() else 0.0, now)
 
     def _note_unreached(self, host: str, now: float) -> None:
         """End the pilot if none of its other nodes reaches this one: that is no fault of theirs."""
@@ -554,7 +483,7 @@ class Agent:
             self._executors.pop(executor.id, None)
             if executor.pid and self._own is not None and node == self._own.node:
                 # The node worker was killed, and was no step that the batch system would end.
-                _kill_pid_group(executor.pid)
+                kill_group(executor.pid)
         if self._service.ending:
             return
         log.warning("%s", reason)
@@ -580,8 +509,8 @@ class Agent:
 
     def _look_after_leaving(self, now: float) -> None:
         """Tell the head of the nodes where nothing of the pilot is left any more."""
+        ranks = self._worlds.nodes()
         for node, deadline in list(self._leaving.items()):
-            ranks = (place for world in self._worlds.values() for place, _ in world.ranks.values())
             if node not in self._steps and node not in ranks:
                 del self._leaving[node]
                 self._service.left(node, now)
@@ -597,7 +526,7 @@ class Agent:
             if isinstance(action, a.RunOnExecutor):
                 self._run_on_executor(action)
             elif isinstance(action, a.RunOnWorld):
-                self._run_on_world(action)
+                self._worlds.run(action)
             elif isinstance(action, a.StartExecutor):
                 self._start_executor(action)
             elif isinstance(action, a.StopExecutor):
@@ -605,7 +534,7 @@ class Agent:
             elif isinstance(action, a.UnsendFromExecutor):
                 self._send_to_node(action.node, m.Unsend(action.executor, action.upto))
             elif isinstance(action, a.UnsendFromWorld):
-                self._unsend_from_world(action)
+                self._worlds.unsend(action)
             elif isinstance(action, a.GoOnExecutor):
                 if action.executor in self._executors:
                     peer, _ = self._executors[action.executor]
@@ -615,7 +544,7 @@ class Agent:
             elif isinstance(action, a.TellWorld):
                 self._tell_to_stop(action, action.world, action.nodes)
             elif isinstance(action, a.StartWorld):
-                self._start_world(action)
+                self._worlds.start(action)
             elif isinstance(action, a.GiveUpNode):
                 log.error("%s is given up: %s", action.node, action.reason)
                 self._given_up[action.node] = action.reason
@@ -628,7 +557,7 @@ class Agent:
             elif isinstance(action, a.ForgetSession):
                 self._forget_session(action.session)
             else:
-                self._stop_world(action.world, action.tells)
+                self._worlds.stop(action.world, action.tells)
 
     def _forget_session(self, number: int) -> None:
         session = self._service.sessions.get(number)
@@ -681,231 +610,36 @@ class Agent:
         executor = self._executors.get(action.executor)
         if executor is None:
             return
-        peer, known = executor
+        peer, sent = executor
+        templates, functions = self._rules.templates, self._service.functions
         plan = None
         nodes: tuple[str, ...] = ()
         cores: tuple[tuple[int, ...], ...] = ()
-        if action.shares and self._rules.templates[action.work[0].template].resources.one_process:
+        if action.shares and templates[action.work[0].template].resources.one_process:
             nodes = tuple(share.node for share in action.shares)
             cores = tuple(share.cores for share in action.shares)
         elif action.shares:
-            if not self._knows_launcher(action):
+            if not self._launcher.is_known(action):
                 return
             plan = self._launch_plan(action)
-        message = self._run_message(known, action.work, plan, nodes, action.keeps, cores)
+        message = sent.message(action.work, templates, functions, plan, nodes, action.keeps, cores)
         self._server.send(peer, message)
 
     def _launch_plan(self, action: a.RunOnExecutor) -> m.LaunchPlan:
         """Return how an executor starts an MPI program on the shares of its work."""
         need = self._rules.templates[action.work[0].template].resources
         planned = plan_ranks(action.shares, need, self._shape.cores)
-        env = {**self._site.config.mpi.variables, **planned}
-        launch = self._mpi().launch((m.PROGRAM,), _placement(action.shares), env=env)
+        launch = self._launcher.launch((m.PROGRAM,), action.shares, planned)
         return m.LaunchPlan(launch.argv, launch.env)
 
-    def _run_on_world(self, action: a.RunOnWorld) -> None:
-        if world := self._worlds.get(action.world):
-            message = self._run_message(world.known, action.work, None)
-            self._server.send_to_all(world.peers.values(), message)
-
-    def _run_message(
-        self,
-        known: _Known,
-        work: list[AttemptSpec],
-        plan: m.LaunchPlan | None,
-        nodes: tuple[str, ...] = (),
-        keeps: bool = True,
-        cores: tuple[tuple[int, ...], ...] = (),
-    ) -> m.Run:
-        templates = []
-        functions = []
-        for number in {item.template for item in work} - known.templates:
-            template = self._rules.templates[number]
-            templates.append(template)
-            known.templates.add(number)
-            if template.function not in known.functions:
-                known.functions.add(template.function)
-                functions.append(self._service.functions[template.session][template.function])
-        return m.Run(functions, templates, work, plan, nodes, keeps, cores)
-
-    # --- MPI worlds
-
-    def _open_choice(self) -> MpiChoice | None:
-        """Make the `MpiChoice` that finds the launcher, if the site file leaves the choice open."""
-        mpi = self._site.config.mpi
-        if mpi.launcher != "auto" or mpi.options or not self._kind.mpi_listing:
-            return None
-        path = self._site.directory / "mpi.json"
-        return MpiChoice(path, self._kind, self._hosts[0], mpi.variables)
-
-    def _mpi(self) -> Launcher:
-        if self._launcher is None:
-            mpi = self._site.config.mpi
-            name, options = mpi.launcher, tuple(mpi.options)
-            if self._choice is not None and self._choice.found is not None:
-                found = self._choice.found
-                if found.choice is None:
-                    tried = "; ".join(found.failures)
-                    raise ValueError(f"no launcher forms an MPI world here. Tried: {tried}")
-                name, options = found.choice.launcher, found.choice.options
-            elif name == "auto":
-                name = self._kind.launcher
-            self._launcher = get_launcher(name, options, self._kind.node_launcher)
-        return self._launcher
-
-    def _knows_launcher(self, action: a.RunOnExecutor | a.StartWorld) -> bool:
-        """Tell whether ranks can be started; if not, look for the launcher and keep `action` until
-        then."""
-        if self._choice is None or self._choice.found is not None:
-            return True
-        self._choice.start()
-        self._unlaunched.append(action)
-        return False
-
-    def _world_exited(self, number: int, world: _World, now: float) -> None:
-        reason, hopeless = world.reason, False
-        if not reason and not world.ranks and (why := why_no_mpi(_tail(world.log, 1 << 16))):
-            reason, hopeless = (
-                f"mpi4py of the pilots' Python, {sys.executable}, cannot load MPI ({why}); the MPI "
-                "library that it was built with has to be found there: see environment.setup and "
-                "mpi.variables in site.yaml, or install mpi4py anew with that library",
-                True,
-            )
-        self._rules.world_exited(
-            number, world.process.returncode, _tail(world.log), now, reason, hopeless
-        )
-
     def _launch_what_waits(self, now: float) -> None:
-        if not self._unlaunched or self._choice is None:
-            return
-        found = self._choice.found
-        if found is None:
-            for action in self._unlaunched:
-                # Not that long has it been starting.
-                if isinstance(action, a.StartWorld) and action.world in self._rules.worlds:
-                    self._rules.worlds[action.world].started_at = now
-            return
-        for failure in found.failures:
-            log.warning("MPI worlds do not form by %s", failure)
-        if found.choice is not None:
-            log.info("MPI worlds are started by %s", found.choice)
-        waiting, self._unlaunched = self._unlaunched, []
-        for action in waiting:
+        """Launch what has waited for the trials of launchers, if they have ended."""
+        self._worlds.are_awaited(now)
+        for action in self._launcher.take_waiting():
             if isinstance(action, a.RunOnExecutor):
                 self._run_on_executor(action)
             else:
-                self._start_world(action)
-
-    def _refuse_world(self, hello: m.RankHello, ranks: int) -> None:
-        """End a world whose ranks have not found each other, and tell the user what to do."""
-        world = self._worlds.get(hello.world)
-        if world is None or world.reason:
-            return
-        by = "the launcher"
-        if self._launcher is not None:
-            found = self._choice.found if self._choice else None
-            options = self._site.config.mpi.options
-            by = str((found and found.choice) or " ".join((self._launcher.name, *options)))
-        world.reason = (
-            f"{by} started {ranks} ranks, and they are MPI worlds of {hello.size}: it and the MPI "
-            f"library ({hello.library}) do not know the same way to find each other. "
-            f"{self._kind.mpi_advice}"
-        )
-        log.error("%s", world.reason)
-        if self._choice is not None:
-            # Something has changed since it was tried out.
-            self._choice.forget()
-            self._launcher = None
-        self._rules.world_not_formed(hello.world)
-
-    def _start_world(self, action: a.StartWorld) -> None:
-        importlib.invalidate_caches()
-        software = action.software
-        if software is None and importlib.util.find_spec("mpi4py") is None:
-            # Ranks would all say so, each time anew, among what their launcher says of it.
-            reason = (
-                f"the Python of the pilots, {sys.executable}, has no mpi4py, which MPI functions "
-                "need (MPI programs do not); pip install mpi4py there"
-            )
-            self._rules.world_exited(action.world, 1, "", clock.now(), reason, hopeless=True)
-            return
-        if not self._knows_launcher(action):
-            return
-        config = WorldConfig(
-            world=action.world,
-            pilot=self._pilot,
-            site=str(self._site.directory),
-            agent=self._server.endpoints,
-            session=in_software(self._service.sessions[action.session], software),
-            cores_per_rank=action.need.cores,
-            cores_of_node=self._shape.cores,
-            gpus_of_node=self._shape.gpus,
-            hosts={s.node: HostCores(s.cores, s.indexed) for s in action.shares},
-        )
-        if any(share.indexed for share in action.shares):
-            log.info("world %d has %s", action.world, ", ".join(map(str, action.shares)))
-        path = self._site.logs / self._pilot / f"world-{action.world}.out"
-        try:
-            make_private(path.parent, self._site.directory)
-            command: list[str] = pilot_command("rank")
-            variables: dict[str, str] = {}
-            if software is not None:
-                session = config.session.environment
-                command, variables = program(
-                    software, session, self._site, ["rank"], str(temporary_dir())
-                )
-            launch = self._mpi().launch(
-                command,
-                _placement(action.shares),
-                env={
-                    **self._site.config.mpi.variables,
-                    **variables,
-                    VARIABLE: msgspec.json.encode(config).decode(),
-                },
-            )
-            with path.open("ab") as output:
-                process = subprocess.Popen(
-                    launch.argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env={**os.environ, **launch.env},
-                    preexec_fn=_child_of_agent,
-                    start_new_session=True,
-                )
-        except (OSError, ValueError) as error:
-            log.error("an MPI world cannot be started: %s", error)
-            reason = f"{error}; set mpi.launcher and mpi.options in site.yaml"
-            self._rules.world_exited(action.world, 127, "", clock.now(), reason)
-            return
-        self._worlds[action.world] = _World(process, path)
-
-    def _unsend_from_world(self, action: a.UnsendFromWorld) -> None:
-        world = self._worlds.get(action.world)
-        if world is not None and 0 in world.ranks:
-            node, _ = world.ranks[0]
-            self._send_to_node(node, m.Unsend(action.world, action.upto))
-
-    def _stop_world(self, number: int, tells: bool = False) -> None:
-        world = self._worlds.get(number)
-        if world is None:
-            for action in self._unlaunched:
-                if isinstance(action, a.StartWorld) and action.world == number:
-                    self._unlaunched.remove(action)
-                    self._rules.world_exited(number, 0, "", clock.now())
-                    break
-            return
-        busy = self._rules.worlds.get(number)
-        if busy is not None and busy.pipeline:
-            # Ranks that hang in MPI hear nothing, and launchers take seconds to end them.
-            for node, pid in world.ranks.values():
-                self._send_to_node(node, m.KillRank(pid, tells))
-            if not world.ranks:
-                # Not before: it would kill them, and leave what they have started.
-                _kill_group(world.process, signal.SIGTERM)
-        else:
-            self._server.send_to_all(world.peers.values(), m.Exit())
-        world.kill_at = clock.now() + WORLD_GRACE_S
+                self._worlds.start(action)
 
     # --- the end
 
@@ -913,17 +647,14 @@ class Agent:
         self._service.bye()
         for address in self._nodes.values():
             self._server.send(address, m.Exit())
-        for number in list(self._worlds):
-            self._stop_world(number)
+        processes = [*self._steps.values(), *self._worlds.end()]
         deadline = time.monotonic() + LEAVE_S / 2
-        processes = [*self._steps.values(), *(world.process for world in self._worlds.values())]
         for process in processes:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.terminate()
-        for world in self._worlds.values():
-            _kill_group(world.process, signal.SIGKILL)
+        self._worlds.kill()
         if self._head is not None:
             self._client.close()
         self._server.close()
@@ -951,36 +682,6 @@ def _survives(message: object) -> Iterator[None]:
         yield
     except Exception:
         log.exception("a %s could not be taken in", type(message).__name__)
-
-
-def _placement(shares: tuple[Any, ...]) -> Placement:
-    return Placement(tuple(HostRanks(s.node, s.ranks, s.cores) for s in shares))
-
-
-def _child_of_agent() -> None:
-    """Prepare a child of the agent, between fork and exec, to end with it."""
-    die_with_parent(signal.SIGTERM)
-
-
-def _kill_group(process: subprocess.Popen[bytes], number: int) -> None:
-    _kill_pid_group(process.pid, number)
-
-
-def _kill_pid_group(pid: int, number: int = signal.SIGKILL) -> None:
-    try:
-        os.killpg(pid, number)
-    except (ProcessLookupError, PermissionError):
-        return
-
-
-def _tail(path: Path, size: int = 4096) -> str:
-    try:
-        with path.open("rb") as file:
-            end = file.seek(0, os.SEEK_END)
-            file.seek(max(0, end - size))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""
 
 
 def shape_of_nodes(pool: PoolConfig, environment: Mapping[str, str]) -> NodeShape:

@@ -12,17 +12,12 @@ Invariants
 
 from __future__ import annotations
 
-import mmap
 import os
-import shutil
-import sys
 import threading
-import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -36,9 +31,6 @@ from pilot.client.command import (
     OUTPUT_BYTES,
     CommandResult,
     ShellCommand,
-    failure_text,
-    no_directory,
-    status_text,
 )
 from pilot.client.context import Context, set_context
 from pilot.client.group import NO_GROUP, GroupKey
@@ -47,25 +39,16 @@ from pilot.client.submission import Submission
 from pilot.client.submitter import Submitter
 from pilot.client.task import Task
 from pilot.compression import parse_compression
-from pilot.data.patience import is_passing, is_there, patiently, set_patience, when_there
+from pilot.data.patience import patiently, set_patience
 from pilot.data.pickles import encode
 from pilot.data.pickling_by_value import ClassState, class_states, give_again, times_given
 from pilot.data.storing import store
-from pilot.data.unpicklable import decoding_error, unpicklable_error
 from pilot.errors import (
-    CommandError,
-    CommandFailed,
-    EncodingError,
-    PilotError,
     ResultError,
-    Stopped,
-    StorageError,
 )
-from pilot.launchers import ON_ONE_NODE
-from pilot.launchers.activation import activated
 from pilot.limits import ERROR_TEXT_BYTES
 from pilot.model.ids import task_label
-from pilot.model.software import Container, Software
+from pilot.model.software import Software
 from pilot.model.states import Outcome
 from pilot.model.tasks import (
     Children,
@@ -81,35 +64,35 @@ from pilot.model.values import Value
 from pilot.process import enter_environment
 from pilot.site import Site
 from pilot.texts import shortened
-from pilot.variables import CORES, task_variables
-from pilot.wire.endpoints import temporary_dir
 from pilot.wire.messages.client import Detach
 from pilot.wire.messages.pilot import AttemptSpec
 from pilot.wire.messages.worker import LaunchPlan
+from pilot.worker.command_run import CommandRun, Here
 from pilot.worker.descriptors import Descriptors, is_of_earlier, is_of_want
-from pilot.worker.entering import contained, user_name
 from pilot.worker.failures import bases_of, failure_of
-from pilot.worker.mpi_program import as_ranks
 from pilot.worker.node_cache import NodeCache
 from pilot.worker.node_store import NodeStore, StoreLostError, StoreWriter
-from pilot.worker.program import Program
-from pilot.worker.shell_words import plain_words
+from pilot.worker.own_results import is_own
 from pilot.worker.surroundings import Surroundings
+from pilot.worker.task_ends import (
+    RESULT,
+    command_failed,
+    end_copy,
+    ignored,
+    of_what,
+    outcome_of,
+    sequence_of_results,
+)
 from pilot.worker.usage import Usage
 
 if TYPE_CHECKING:
     from pilot.client.connection import Connection
-    from pilot.client.staging import Scratch
     from pilot.data.segments import Unsealed
 
 #: The variable that tells a task the names of its nodes, with commas between them.
 NODES = "PILOT_NODES"
 #: So much data of functions is kept in a process; the last one's whatever it has.
 LARGE_FUNCTIONS_BYTES = 128 << 20
-_RESULT = "the result"
-#: The length of the output, and of the line, that dependents get of a command that has failed: they
-#: are part of its failure, in messages and in the database.
-_IGNORED_LENGTH = 16 * 1024
 #: Stands for a result that comes from a child.
 NO_VALUE = Value(0)
 
@@ -356,29 +339,29 @@ class TaskRunner:
                     function, args, kwargs, begin, plan, context, template.software
                 )
                 if result.returncode not in function.success:
-                    failed = _ignored(template, result)
-                    raise _command_failed(result)
+                    failed = ignored(template, result)
+                    raise command_failed(result)
                 if result.outputs:
                     result = with_digests(result, of_contents=bool(template.cache))
             else:
                 result = function(*args, **kwargs)
             if os.getpid() != self._pid:
-                _end_copy(None)
+                end_copy(None)
             ended = clock.now()
             args, kwargs = (), {}
-            at = _RESULT
+            at = RESULT
             if self._rank == 0:
                 self._storing.acquire()
                 self._stores = True
                 stored, children = self._take_results(label, template, result, session)
-                if len(stored) == 1 and type(stored[0]) is not Value and _is_own(result):
+                if len(stored) == 1 and type(stored[0]) is not Value and is_own(result):
                     self._last = (stored[0], result)
         except BaseException as raised:
             if os.getpid() != self._pid:
-                _end_copy(raised)
+                end_copy(raised)
             ended = clock.now()
-            error = _of_what(at, raised, result) if at else raised
-            outcome = _outcome_of(error)
+            error = of_what(at, raised, result) if at else raised
+            outcome = outcome_of(error)
             failure = failure_of(error, self._node, work.attempt, self._inline_limit, __file__)
             want = failed is None and is_of_want(error)
             if failed is not None:
@@ -474,7 +457,7 @@ class TaskRunner:
             node=self._node,
             attempt=completion.attempt,
         )
-        outcome: Outcome = "interrupted" if is_lost else _outcome_of(error)
+        outcome: Outcome = "interrupted" if is_lost else outcome_of(error)
         if is_of_want(error) and self._is_given_back(completion.attempt, False):
             outcome, failure = "interrupted", self._given_back(completion.attempt)
         return msgspec.structs.replace(
@@ -634,7 +617,7 @@ class TaskRunner:
         self, label: str, template: Template, result: Any, session: TaskSession
     ) -> tuple[list[Any], Children | None]:
         """Return the values of a task, inline or written to the open segment, and its children."""
-        results = _results(template, result)
+        results = sequence_of_results(template, result)
         if self._writer is None:
             self._writer = StoreWriter(self._site.directory, self._owner, self._store)
         self._writer.keeps = self.keeps
@@ -670,158 +653,23 @@ class TaskRunner:
         context: Context,
         software: Software | None,
     ) -> CommandResult:
-        command.check_inputs(kwargs)
-        scratch, shown = None, kwargs
-        if command.scratch:
-            scratch = self._make_scratch(command, kwargs, plan)
-            shown = {**kwargs, **scratch.names}
+        """Run a command; return how it ended, with the end of its output."""
+        here = Here(
+            self._site,
+            self._cache,
+            self._stopping,
+            self.environ,
+            self._variables,
+            self._working_dir,
+            self._nodes,
+            self._cores,
+        )
+        run = CommandRun(command, args, kwargs, plan, context, software, here)
         try:
-            result = self._run_there(
-                command, args, kwargs, shown, begin, plan, context, scratch, software
-            )
-            if scratch is not None and result.returncode in command.success:
-                scratch.take_back()
+            result = run.run()
         finally:
-            if scratch is not None:
-                shutil.rmtree(scratch.directory, ignore_errors=True)
-        if result.returncode in command.success:
-            outputs = command.collect_outputs(kwargs)
-            return msgspec.structs.replace(result, outputs=outputs)
-        return msgspec.structs.replace(result, outputs=command.named_outputs(kwargs))
-
-    def _make_scratch(
-        self, command: ShellCommand, kwargs: Mapping[str, Any], plan: LaunchPlan | None
-    ) -> Scratch:
-        """Make the directory in which a command runs, with its inputs."""
-        from pilot.worker.own_directory import make_own_directory  # few tasks have one
-
-        if plan is not None:
-            raise CommandError(
-                "scratch is a directory on one node, which the ranks of an MPI program do not "
-                "share; have it run in cwd",
-                command.__name__,
-            )
-        directory = make_own_directory("scratch", self._cache, self._site)
-        try:
-            return command.scratch_in(directory, kwargs)
-        except BaseException:
-            shutil.rmtree(directory, ignore_errors=True)
-            raise
-
-    def _run_there(
-        self,
-        command: ShellCommand,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        shown: dict[str, Any],
-        begin: int,
-        plan: LaunchPlan | None,
-        context: Context,
-        scratch: Scratch | None,
-        software: Software | None,
-    ) -> CommandResult:
-        """Run a command in its directory, where its files are called as `shown` says."""
-        line = command.line(args, shown)
-        container = None if software is None else software.container
-        launched: list[str] | None = []
-        if command.script is None:
-            is_plain = plan is None and container is None
-            launched = _without_shell(command, line) if is_plain else None
-        if launched is None:
-            launched = command.argv(args, shown)
-        told = task_variables(context.task_id, context.attempt)
-        added = command.variables(kwargs)
-        env: Mapping[str, str] = {**self.environ, **told, **added}
-        if plan is None and command.script is None and len(self._nodes) == 1:
-            env = {**ON_ONE_NODE, **env}
-        home = None
-        if command.cwd:
-            home = Path.cwd()
-            try:
-                when_there(Path(command.cwd), partial(os.chdir, command.cwd))
-            except OSError as error:
-                raise no_directory(command.cwd, error) from error
-        try:
-            if container is not None and command.script is not None:
-                raise PilotError(
-                    "a job script does not run in a container, but what it starts may: call the "
-                    "engine in the script"
-                )
-            stdin = command.path(command.stdin, args, kwargs)
-            if stdin:
-                is_there(Path(stdin))  # soon; the start of the command says what is wrong
-            program = Program()
-            if command.script is not None:
-                from pilot.worker.script_run import run_script  # few tasks are
-
-                where = (self._nodes, self._cores)
-                status = run_script(
-                    command,
-                    kwargs,
-                    context,
-                    self._site,
-                    self._cache,
-                    where,
-                    env,
-                    program,
-                    self._stopping,
-                )
-            else:
-                if command.stop_signal:
-                    program.is_signalled = True
-                    to_all = plan is None and isinstance(command.command, str)
-                    context.on_stop(partial(program.send, command.stop_signal, to_all))
-                stdout, stderr = (
-                    command.path(text, args, kwargs) for text in (command.stdout, command.stderr)
-                )
-                if scratch is not None:
-                    stdin, stdout, stderr = (
-                        None if path is None else str(Path(path).absolute())
-                        for path in (stdin, stdout, stderr)
-                    )
-                    home = home or Path.cwd()
-                    os.chdir(scratch.directory)
-                if container is not None:
-                    launched = [*self._contained(container, command.argv(args, shown), env)]
-                    env = {"USER": user_name(), **env}
-                if plan is not None:
-                    if software is not None:
-                        # On other nodes, too, of which the launcher may know nothing of this one's.
-                        launched = [*activated(launched or (), *software.places)]
-                    own = (stdout or "", stderr or "") if command.output_per_rank else ("", "")
-                    told[CORES] = str(context.resources.cores)
-                    for_all = {**self._variables, **told, **added}
-                    launched, env = as_ranks(plan, launched, env, for_all, *own)
-                if command.output_per_rank:
-                    stdout, stderr = (
-                        f"{text}.0" if text and plan is None else None for text in (stdout, stderr)
-                    )
-                launched, env = command.with_prolog(launched, env)
-                program.start(launched, env, stdin, stdout, stderr)
-                status = program.wait(self._stopping, lambda: context.should_stop)
-            self._program_kib = program.peak_kib
-        finally:
-            if home is not None:
-                os.chdir(home)
-        if (
-            command.stop_signal
-            and status not in command.success
-            and status in command.unfinished
-            and context.should_stop
-        ):
-            raise Stopped(f"it has stopped, with {status_text(status)}: {context.stop_reason}")
-        return CommandResult(line, status, self._output_since(begin))
-
-    def _contained(
-        self, container: Container, words: list[str], env: Mapping[str, str]
-    ) -> tuple[str, ...]:
-        """Return the words that run a command in a container, in the present directory."""
-        here = str(Path.cwd())
-        binds = [here, self._working_dir, str(temporary_dir())]
-        try:
-            return contained(container, words, here, binds, env)
-        except ValueError as error:
-            raise PilotError(str(error)) from None
+            self._program_kib = run.peak_kib
+        return msgspec.structs.replace(result, stdout=self._output_since(begin))
 
     def _output_since(self, begin: int) -> str:
         end = self.log_position()
@@ -833,142 +681,3 @@ class TaskRunner:
         with self._log.open("rb") as log:
             log.seek(begin)
             return log.read(end - begin).decode(errors="replace")
-
-
-def _is_own(result: Any) -> bool:
-    """Tell whether a result is an array that nothing refers to but the caller's variable, and that
-    is as its readers elsewhere get it: writable, in C's order or Fortran's."""
-    numpy = sys.modules.get("numpy")
-    if numpy is None or type(result) is not numpy.ndarray or result.dtype.hasobject:
-        return False
-    # Data of its own, or a mapping that was made for it: see `pilot.data.hdf5`.
-    if result.base is not None and type(result.base) is not mmap.mmap:
-        return False
-    if not (result.flags.writeable and result.flags.forc):
-        return False
-    return sys.getrefcount(result) <= _OWN_REFERENCES
-
-
-def _references(fresh: Any) -> int:
-    """Return the references that `_is_own` counts where there are no others: Pythons differ."""
-    return sys.getrefcount(fresh)
-
-
-def _own_references() -> int:
-    fresh = object()
-    return _references(fresh)
-
-
-_OWN_REFERENCES = _own_references()
-
-
-def _command_failed(result: CommandResult) -> CommandFailed:
-    status = result.returncode
-    return CommandFailed(failure_text(result.command, status, result.stdout), status)
-
-
-def _ignored(template: Template, result: CommandResult) -> CommandResult | None:
-    """Return a failed command's result as its dependents get it; None: they do not."""
-    if template.on_failure != "ignore" or template.default:
-        return None
-    return msgspec.structs.replace(
-        result,
-        command=shortened(result.command, _IGNORED_LENGTH),
-        stdout=result.stdout[-_IGNORED_LENGTH:],
-    )
-
-
-def _of_what(what: str | int, error: BaseException, result: object) -> BaseException:
-    """Return the error to report for an error that the task did not raise itself.
-
-    Parameters
-    ----------
-    what
-        The thing that was read or stored: the task's function, arguments or result, or the result
-        of the task of this number.
-    error
-        The exception that was raised meanwhile, maybe by code of the user's.
-    result
-        The result, where it was to be stored.
-    """
-    if isinstance(what, int):
-        what = f"the result of task {task_label(what)}, an input"
-    if isinstance(error, EncodingError):
-        told = EncodingError(f"{what}: {error}")
-        told.__cause__ = error.__cause__
-    elif isinstance(error, Exception):
-        return error
-    elif what == _RESULT:
-        told = unpicklable_error(what, result, error)
-        told.__cause__ = error
-    else:
-        told = EncodingError(f"{what}: {decoding_error(error)}")
-        told.__cause__ = error
-    return told.with_traceback(error.__traceback__)
-
-
-def _outcome_of(error: BaseException) -> Outcome:
-    """Return the outcome of an attempt that has raised this error.
-
-    That the file system has failed for a moment is no error of the task's, and worth another try.
-    """
-    if isinstance(error, Stopped):
-        return "interrupted"  # as far as it was told to stop, which the agent knows
-    is_stored_in_vain = isinstance(error, StorageError) and is_passing(error)
-    return "crash" if is_stored_in_vain else "error"
-
-
-def _end_copy(error: BaseException | None) -> NoReturn:
-    """End a forked copy of this process as Python would: the copy is no executor."""
-    status = 0
-    try:
-        if isinstance(error, SystemExit):
-            if isinstance(error.code, int):
-                status = error.code
-            elif error.code is not None:
-                status = 1
-                sys.stderr.write(f"{error.code}\n")
-        elif error is not None:
-            status = 1
-            traceback.print_exception(error)
-        sys.stdout.flush()
-        sys.stderr.flush()
-    finally:
-        os._exit(status & 0xFF)
-
-
-def _results(template: Template, result: Any) -> Sequence[Any]:
-    """Return the value of a function as a sequence with one object for each of the task's results.
-
-    Raises
-    ------
-    TypeError
-        The function returned something else.
-    """
-    if template.returns == 1 and not template.return_names:
-        return (result,)
-    names = template.return_names
-    if isinstance(result, dict) and names:
-        if set(result) == set(names):
-            return [result[name] for name in names]
-        gave = f"a dict of {', '.join(map(repr, result))}"
-    elif isinstance(result, (tuple, list)):
-        if len(result) == template.returns:
-            return result
-        gave = f"{len(result)} values"
-    else:
-        gave = f"a {type(result).__name__}"
-    wanted = ", ".join(map(repr, names)) if names else str(template.returns)
-    raise TypeError(f"{template.name} is to return {wanted} (returns=…), but gave {gave}")
-
-
-def _without_shell(command: ShellCommand, line: str) -> list[str] | None:
-    """Return the words of a line whose program can start without a shell; None for other
-    commands."""
-    if not isinstance(command.command, str) or "PATH" in command.env:
-        return None
-    words = plain_words(line)
-    # A program that is not there is the shell's to tell of, in its words and with its status.
-    if words is None or words[0].startswith(".") or not shutil.which(words[0]):
-        return None
-    return words

@@ -20,6 +20,7 @@ from pilot.agent import agent as a
 from pilot.agent import service
 from pilot.agent.agent import Agent
 from pilot.agent.rules import actions
+from pilot.agent.world_launching import LaunchedWorld
 from pilot.scheduler.resources import NodeShape, Resources
 from pilot.site import open_site
 from pilot.wire.discovery import HeadAddress, process_started, write_address
@@ -267,8 +268,8 @@ def runs_in_world(job: Job, tmp_path: Path, ranks_ready: int = 2) -> Launched:
     for rank in range(ranks_ready):
         rules.rank_ready(start.world, rank, job.now)
     launched = Launched()
-    world = a._World(cast(Any, launched), tmp_path / "world.out")
-    job.agent._worlds[start.world] = world
+    world = LaunchedWorld(cast(Any, launched), tmp_path / "world.out")
+    job.agent._worlds._worlds[start.world] = world
     return launched
 
 

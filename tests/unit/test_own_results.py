@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pilot.worker.task_runner import _is_own
+from pilot.worker.own_results import is_own
 
 
 def sealed_off() -> Any:
@@ -23,7 +23,7 @@ def shuffled() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("make", "is_own"),
+    ("make", "expected"),
     [
         (lambda: np.ones((3, 4)), True),
         (lambda: np.ones((3, 4), order="F"), True),
@@ -36,15 +36,15 @@ def shuffled() -> Any:
     ],
 )
 def test_only_what_reading_would_give_alike_is_handed_over(
-    make: Callable[[], Any], is_own: bool
+    make: Callable[[], Any], expected: bool
 ) -> None:
     result = make()
-    assert _is_own(result) == is_own
+    assert is_own(result) == expected
 
 
 def test_what_others_refer_to_is_not_handed_over() -> None:
     result = np.ones(3)
     other = result
-    assert not _is_own(result)
+    assert not is_own(result)
     del other
-    assert _is_own(result)
+    assert is_own(result)
