@@ -239,6 +239,17 @@ def create_site(directory: Path, template: str, *, exist_ok: bool = False) -> Si
     """
     if template not in templates():
         raise SiteError(f"there is no template {template!r}; there are {', '.join(templates())}")
+    return place_site(directory, template_text(template), exist_ok=exist_ok)
+
+
+def place_site(directory: Path, text: str, *, exist_ok: bool = False) -> Site:
+    """Make a site directory with this text as its file.
+
+    Raises
+    ------
+    SiteError
+        There is a site already, the text is wrong, or the place cannot be written.
+    """
     _check_path(directory)
     path = directory / SITE_FILE
     try:
@@ -246,7 +257,7 @@ def create_site(directory: Path, template: str, *, exist_ok: bool = False) -> Si
         directory.chmod(0o700)
         if not path.exists():
             partial = path.with_suffix(f".{os.getpid()}")
-            partial.write_text(template_text(template), encoding="utf-8")
+            partial.write_text(text, encoding="utf-8")
             partial.chmod(0o600)
             partial.replace(path)
         elif not exist_ok:

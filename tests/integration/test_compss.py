@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -487,3 +489,37 @@ def test_the_guide_shows_programs_that_run(environment: dict[str, str], tmp_path
     told, _ = run(environment, tmp_path, *command.removeprefix("$ ").split())
     assert told.splitlines() == lines
     assert run(environment, tmp_path, sys.executable, "own.py")[0].splitlines() == lines
+
+
+def test_an_enqueued_program_runs_by_itself(environment: dict[str, str], tmp_path: Path) -> None:
+    """On a local site as a process, with a site of its own; its output is in that."""
+    (tmp_path / "program.py").write_text(
+        "import os, sys\nfrom pycompss.api.task import task\n"
+        "from pycompss.api.api import compss_wait_on\nimport beside\n\n"
+        "print(compss_wait_on(beside.add(int(sys.argv[1]))), os.getcwd())\n"
+    )
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "beside.py").write_text(
+        "from pycompss.api.task import task\n\n\n@task(returns=1)\ndef add(x):\n    return x + 1\n"
+    )
+
+    def pycompss(*words: str, status: int = 0) -> tuple[str, str]:
+        command = (sys.executable, "-m", "pilot.compat.site.pycompss", *words)
+        return run(environment, tmp_path, *command, status=status)
+
+    words = ("--exec_time=5", "--job_name=adds", f"--pythonpath={tmp_path}/src", "-d")
+    told, error = pycompss("enqueue", *words, "program.py", "4")
+    job = told.removeprefix("Submitted batch job ").strip()
+    assert "without a meaning on Pilot: -d" in error
+    path = Path(error.splitlines()[-1].removeprefix("its output: "))
+    try:
+        end = time.monotonic() + 120
+        while "RUNNING" in (line := pycompss("job", "status", job)[0]):
+            assert time.monotonic() < end, path.read_text()
+        assert line.split("\t")[:2] == [job, "adds"] and "COMPLETED" in line
+        assert f"5 {tmp_path}\n" in path.read_text()
+        assert job not in pycompss("job", "list")[0]
+        assert "there is no job 17.4" in pycompss("job", "cancel", "17.4", status=2)[1]
+    finally:
+        pycompss("job", "cancel", job)
+        shutil.rmtree(path.parents[2])

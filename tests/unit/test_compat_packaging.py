@@ -77,7 +77,7 @@ def test_commands_are_functions_that_are_there() -> None:
     setup.read(ROOT / "setup.cfg")
     lines = setup["options.entry_points"]["console_scripts"].split("\n")
     scripts = dict(line.split(" = ") for line in lines if line)
-    assert {"pilot", "pycompss", "runcompss"} <= scripts.keys()
+    assert {"enqueue_compss", "pilot", "pycompss", "runcompss"} <= scripts.keys()
     for target in scripts.values():
         module, name = target.split(":")
         assert callable(getattr(importlib.import_module(module), name))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pilot.client.function_watch import watch
-from pilot.compat.compss import api, application, commands, constraints, policies, sandbox
+from pilot.compat.compss import api, application, constraints, policies, sandbox
 from pilot.compat.compss.decoration import (
     TaskFunction,
     constraint,
@@ -600,25 +600,3 @@ def test_policies_as_options() -> None:
     assert policies.options_of("ignore", {"returns": 5}, 1, 3)["default"] == (5, None, None)
     assert policies.options_of("ignore", {"returns": 5}, 1, 1)["default"] == 5
     assert "default" not in policies.options_of("ignore", {}, 1, 1)
-
-
-# --- the command line ----------------------------------------------------------------------------
-
-
-def test_flags_are_read_and_unknown_ones_are_errors(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--pythonpath=/a:/b", "-d", "--summary", "prog.py", "--its=own"]
-    meant, ignored, rest = commands.parse(words)
-    assert meant == {"pythonpath": "/a:/b"} and ignored == ["-d", "--summary"]
-    assert rest == ["prog.py", "--its=own"]
-    for wrong, told in (
-        (["--no_such_flag=1", "prog.py"], "there is no such flag"),
-        (["--nested", "prog.py"], "is not supported"),
-        (["--lang=java", "prog.jar"], "python alone"),
-        (["--pythonpath", "prog.py"], "write --pythonpath="),
-        ([], "give a program"),
-        (["/no/such/prog.py"], "there is no program"),
-    ):
-        assert commands.run(wrong) == 2
-        assert told in capsys.readouterr().err
-    assert commands.parse(["--nested=false", "-m", "pytest"])[2] == ["-m", "pytest"]
-    assert commands.run(["--help"]) == 0 and "usage:" in capsys.readouterr().out

@@ -27,6 +27,7 @@ EXCEPTIONS: dict[str, tuple[str, str]] = {
     "launchers/mpirun.py": (r"\^slurm", "a part of Open MPI that tasks are to do without"),
     "launchers/identity.py": (r"SLURM_\w*", "a process can be a rank of any launcher"),
     "pilot/client/shell_text.py": (r"sbatch", "programs that take their input for a shell script"),
+    "pilot/compat/compss/enqueueing.py": (r"sbatch_options", "the key that flags of COMPSs make"),
     "pilot/site.py": (r"slurm", "the names of the templates"),
 }
 MODULES = sorted(

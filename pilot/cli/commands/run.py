@@ -119,6 +119,13 @@ def _grace_s(
     type=click.Choice(SYSTEMS),
     help="Run a program that was written for this system.",
 )
+@click.option(
+    "--compat-flag",
+    "compat_flags",
+    multiple=True,
+    metavar="FLAG",
+    help="A flag of that system's own launcher, such as --compat-flag=--pythonpath=src.",
+)
 @walltime_option
 @pool_option
 @hosted_options
@@ -136,6 +143,7 @@ def run(
     detach: bool,
     as_job: bool,
     compat: str | None,
+    compat_flags: tuple[str, ...],
     walltime: float,
     pool: str,
     hosted: str | None,
@@ -151,6 +159,8 @@ def run(
     wish = Wish(walltime, pool)
     if wish.is_any and not (as_job or hosted):
         raise click.UsageError("--time and --pool are for --as-job")
+    if compat_flags and compat != "pycompss":
+        raise click.UsageError("--compat-flag is for --compat pycompss")
     if directory is not None:
         os.chdir(directory)
     if file.suffix == ".py":
@@ -163,10 +173,11 @@ def run(
         site = current_site()
         if as_job:
             words = [] if compat is None else ["--compat", compat]
+            words += [word for flag in compat_flags for word in ("--compat-flag", flag)]
             words += [str(file.absolute()), *arguments]
             context.exit(run_as_job(site, words, wish, detach, is_program=True))
         with head_of_job(site, hosted, wish):
-            status = _run_program(site, file, arguments, compat)
+            status = _run_program(site, file, arguments, compat, compat_flags)
             note_exit(site, hosted, status)
             context.exit(status)
     if compat is not None:
@@ -216,14 +227,20 @@ def run(
         context.exit(_run_workflow(site, workflow, as_json, grace_s, lives))
 
 
-def _run_program(site: Site, file: Path, arguments: tuple[str, ...], compat: str | None) -> int:
+def _run_program(
+    site: Site,
+    file: Path,
+    arguments: tuple[str, ...],
+    compat: str | None,
+    compat_flags: tuple[str, ...] = (),
+) -> int:
     """Run a program with this Python; return its exit status."""
     environment = {**os.environ, "PILOT_SITE": str(site.directory)}
     if compat is not None:
         paths = [search_directory(), os.environ.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     launcher = ["-m", "pilot.compat.compss.commands"] if compat == "pycompss" else []
-    command = [sys.executable, *launcher, str(file), *arguments]
+    command = [sys.executable, *launcher, *compat_flags, str(file), *arguments]
     program = subprocess.Popen(command, env=environment)
     # A Ctrl-C reaches the program as well, which knows what to do.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
