@@ -2,11 +2,12 @@
 
 Invariants
 ----------
-- A task costs one call of the system, for the processor time. One that ran for a millisecond is
-  looked at more closely: nothing starts children, or takes much memory, in less.
+- A task that ran for less than a millisecond costs no call of the system: nothing starts children,
+  or takes much memory, in less, and it is taken to have computed all the time.
 - A peak is that of the process while the task ran, not of a task before it: the kernel is told to
   begin anew after one that made it rise, and now and then, as memory may have been given back.
-- What goes on between two tasks counts for the later one.
+- What goes on between two tasks counts for the next one that is looked at, and never for one that
+  was too short for that.
 """
 
 from __future__ import annotations
@@ -59,24 +60,30 @@ class Usage:
         program_kib
             Of a command: the peak of its program.
         """
-        own_s = process_time()
-        used_s = own_s - self._own_s
-        self._own_s = own_s
-        mib = self._mib
-        if end - begin >= _LEAST_S or end - self._forgot_at > _ANEW_S:
-            below_s, mib = self._look(end, program_kib)
-            used_s += below_s
+        used_s, mib = end - begin, self._mib
+        is_short = 0.0 <= used_s < _LEAST_S
+        if is_short and end - self._forgot_at <= _ANEW_S:
+            self._own_s += used_s
+        else:
+            looked_s, mib = self._look(end, program_kib)
+            if not is_short:
+                used_s = looked_s
         if self._sample[0] == task:
             mib = max(mib, self._sample[1])
             self._sample[0] = 0  # the next attempt may be here
         return used_s, mib
 
     def _look(self, now: float, program_kib: int) -> tuple[float, int]:
-        """Return the processor time of children since the last look, and the peak in MiB."""
+        """Return the processor time since the last look, but for what tasks have been told since,
+        and the peak in MiB."""
+        own_s = process_time()
+        # Told tasks may have waited for what they were taken to compute.
+        used_s = max(0.0, own_s - self._own_s)
+        self._own_s = own_s
         own_kib = getrusage(RUSAGE_SELF)[2]
         below = getrusage(RUSAGE_CHILDREN)
         below_s = below[0] + below[1]
-        used_s = below_s - self._below_s
+        used_s += below_s - self._below_s
         self._below_s = below_s
         kib = program_kib or own_kib
         if below[2] > self._below_kib:  # else one of an earlier task was larger

@@ -74,6 +74,35 @@ def test_time_is_that_of_the_task_and_of_its_children() -> None:
     assert used_s < 0.1
 
 
+def test_short_tasks_cost_no_call_and_nothing_of_theirs_is_counted_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked: list[float] = []
+    spent_s = [10.0]
+
+    def spent() -> float:
+        looked.append(spent_s[0])
+        return spent_s[0]
+
+    monkeypatch.setattr("pilot.worker.usage.process_time", spent)
+    now = 1000.0
+    usage = Usage()
+    usage.take(1, now, now + 1.0)
+    looked.clear()
+    told_s = 0.0
+    for number in range(20):
+        spent_s[0] += 0.0006  # the task, and what is around it
+        told_s += usage.take(number, now + 1.0, now + 1.0005)[0]
+    assert not looked and told_s == pytest.approx(20 * 0.0005)
+    spent_s[0] += 0.5
+    # The children of this process are none of these tasks'.
+    assert usage.take(30, now + 1.0, now + 1.5)[0] == pytest.approx(0.5 + 20 * 0.0001)
+    assert len(looked) == 1
+    # One that has waited was taken to compute: the next one does not take it back from others.
+    usage.take(31, now + 1.5, now + 1.5009)
+    assert usage.take(32, now + 1.6, now + 1.7)[0] == 0.0
+
+
 def test_the_memory_of_a_child_is_the_tasks() -> None:
     usage = Usage()
     begin = time.time()
