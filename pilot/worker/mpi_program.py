@@ -20,7 +20,7 @@ from pilot.scheduler.placement import NodeAllocation
 from pilot.scheduler.resources import Resources
 from pilot.variables import RANK, RANKS, thread_defaults
 from pilot.wire.messages.worker import PROGRAM, LaunchPlan
-from pilot.worker.become_rank import VARIABLE
+from pilot.worker.become_rank import VARIABLE, packed, unpacked
 
 
 class HostPart(msgspec.Struct, array_like=True):
@@ -58,7 +58,7 @@ def plan_ranks(
         HostPart(share.node, share.ranks, runs(share.cores), _devices(share, share is shares[0]))
         for share in shares
     ]
-    return {VARIABLE: _encoded(RankPlan(hosts, need.cores, cores_of_node))}
+    return _variable(RankPlan(hosts, need.cores, cores_of_node))
 
 
 def as_ranks(
@@ -85,7 +85,7 @@ def as_ranks(
     stdout, stderr
         Files of each rank; see `RankPlan`.
     """
-    ranks = msgspec.json.decode(plan.env[VARIABLE], type=RankPlan)
+    ranks = msgspec.convert(unpacked(plan.env[VARIABLE]), RankPlan)
     of_all = thread_defaults({}, max(1, ranks.hosts[0].ranks * ranks.cores_per_rank))
     of_each = thread_defaults({}, max(1, ranks.cores_per_rank))
     threads = {name: of_each[name] for name in of_all if environ.get(name) == of_all[name]}
@@ -96,7 +96,7 @@ def as_ranks(
     launched: list[str] = []
     for word in plan.argv:
         launched += _rank_words(words) if word == PROGRAM else [word]
-    return launched, {**environ, **plan.env, **variables, VARIABLE: _encoded(ranks)}
+    return launched, {**environ, **plan.env, **variables, **_variable(ranks)}
 
 
 def _rank_words(words: Iterable[str]) -> list[str]:
@@ -129,5 +129,5 @@ def _devices(share: NodeAllocation, is_first: bool) -> list[dict[str, str]]:
     return found
 
 
-def _encoded(plan: RankPlan) -> str:
-    return msgspec.json.encode(plan).decode()
+def _variable(plan: RankPlan) -> dict[str, str]:
+    return {VARIABLE: packed(msgspec.to_builtins(plan))}
