@@ -49,7 +49,7 @@ from pilot.head.session_commands import SessionCommands, opened
 from pilot.head.shell import Shell
 from pilot.head.store.store import Store
 from pilot.head.unreadable import Answers
-from pilot.model.ids import task_label
+from pilot.model.ids import Ref, task_label
 from pilot.model.tasks import SessionInfo, Template
 from pilot.scheduler.batch import BatchSystem
 from pilot.site import Site
@@ -208,6 +208,7 @@ class Service:
         rows = store.sessions()
         templates: list[Template] = []
         tasks: list[ev.Restored] = []
+        versions: dict[Ref, Ref] = {}
         for row in rows:
             info = SessionInfo(row.id, row.name, row.environment)
             with store.reading(row.id, "what its tasks are made of"):
@@ -223,6 +224,7 @@ class Service:
                 continue
             shell.assignments.open(info, functions)
             templates += kinds_here
+            versions.update(store.versions(row.id))
             tasks += unfinished.get(row.id, ())
         owed: set[int] = set()
         kinds = {template.id: template for template in templates}
@@ -235,9 +237,7 @@ class Service:
                 owed.update(ref[0] for ref in item.delegated[1].values())
         owed.difference_update(item.spec.id for item in tasks)
         outcomes, pilots = shell.outcomes.seen(owed), self._fleet.started()
-        restored = ev.TasksRestored(
-            templates, tasks, outcomes, pilots, store.claims(), store.versions()
-        )
+        restored = ev.TasksRestored(templates, tasks, outcomes, pilots, store.claims(), versions)
         shell.apply(restored, now)
         self._control.restore(row for row in rows if row.id not in store.damaged)
         for row in rows:

@@ -258,7 +258,8 @@ class SessionCommands:
         self._shell.apply(opened(row), now)
         self._bound.bind(row.id, row.grace_s)
         # Who is still there, or comes back, may refer to what it has sent before.
-        self._shell.apply(ev.TasksRestored(self._store.templates(row.id), []), now)
+        templates, versions = self._store.templates(row.id), self._store.versions(row.id)
+        self._shell.apply(ev.TasksRestored(templates, [], versions=versions), now)
 
     def _remove(self, row: SessionRow, verb: str) -> None:
         """Delete a session's data, or the whole session."""

@@ -16,6 +16,8 @@ from support.sites import SiteUnderTest, local_template, site_under_test
 from support.waiting import wait_until
 
 import pilot
+from pilot.cli.common import commanding
+from pilot.wire.messages import client as m
 
 DEADLINE_S = 60.0
 
@@ -90,6 +92,24 @@ def test_heads_come_and_go_and_no_version_is_lost(site: SiteUnderTest) -> None:
         final = session.latest(total).result(DEADLINE_S)
         assert sorted(final) == list(range(40))
         assert sorted(len(future.result(DEADLINE_S)) for future in futures) == list(range(1, 41))
+
+
+def test_a_session_that_is_opened_again_goes_on_with_the_latest_version(
+    site: SiteUnderTest,
+) -> None:
+    with site.session() as session:
+
+        def change(verb: str) -> None:
+            with commanding(site.site) as command:
+                command(lambda n: m.ControlSession(n, session.id, verb))
+
+        total = session.put(list[int]())
+        by_turns = pilot.task(add).options(commutative=total)
+        assert session.submit(by_turns, total, 1).result(DEADLINE_S) == [1]
+        change("close")
+        wait_until(lambda: site.query("session", session=session.id)["state"] == "CLOSED")
+        change("reopen")
+        assert session.submit(by_turns, total, 2).result(DEADLINE_S) == [1, 2]
 
 
 def test_large_versions_are_not_copied_by_who_reads_the_last(site: SiteUnderTest) -> None:

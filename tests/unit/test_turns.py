@@ -23,6 +23,7 @@ from pilot.head.core.events import (
     PilotLost,
     Restored,
     ResultsReleased,
+    SessionOpened,
     TasksCancelled,
     TasksRestored,
     TasksSubmitted,
@@ -192,6 +193,24 @@ def test_a_new_head_goes_on_with_the_committed_version() -> None:
     head.end(4, pilot="q")
     head.commit()
     assert head.assign() == {3: (4,)}
+
+
+def test_nothing_is_kept_of_a_session_that_has_ended_and_it_may_be_opened_again(head: Head) -> None:
+    head.submit(member(2))
+    head.assign()
+    head.end(2)
+    head.apply(SessionOpened(1, closed=True))
+    assert not head.core.sessions, "with the turns, which are its own"
+    head.commit()
+    assert head.core.versions(member(3)) == []
+    # As `pilot session reopen` does, with what the database has.
+    head.apply(SessionOpened(1))
+    head.apply(TasksRestored([template(1)], [], versions={(ANCHOR, 0): (SESSION | 2, 0)}))
+    head.submit(member(3))
+    assert head.assign() == {3: (2,)}
+    elsewhere = (ANCHOR + SESSION, 0)
+    head.apply(TasksRestored([], [], versions={elsewhere: elsewhere}))
+    assert list(head.core.sessions) == [1], "versions alone make no session"
 
 
 def test_impossible_parts_are_refused(head: Head) -> None:

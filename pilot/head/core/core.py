@@ -66,7 +66,7 @@ from pilot.head.core.events import (
 from pilot.head.core.lifecycle import Lifecycle, default_values
 from pilot.head.core.pilot_reports import PilotReports
 from pilot.head.core.sessions import Sessions
-from pilot.head.core.state import Task, Turn
+from pilot.head.core.state import Task
 from pilot.model.ids import Ref
 from pilot.model.states import CANCELLED, COMPLETED, FAILED, PENDING, READY
 from pilot.model.tasks import TaskFailure, TaskSpec
@@ -176,7 +176,7 @@ class Core:
     def versions(self, spec: TaskSpec) -> list[Ref]:
         """List the results that a task which is not here yet would get by turns, as far as these
         are not its own inputs."""
-        return turns.latest(spec, self._life.turns)
+        return self._life.versions(spec)
 
     def _submitted(self, event: TasksSubmitted, now: float, effects: Effects) -> None:
         session = self._sessions.get(event.session)
@@ -205,14 +205,13 @@ class Core:
     def _restored(self, event: TasksRestored, now: float, effects: Effects) -> None:
         self._sessions.learn(event.templates)
         self.site.unheard.update(event.pilots)
-        for anchor, latest in event.versions.items():
-            self._life.turns[anchor] = Turn(anchor, latest)
+        self._sessions.restore(event.versions)
         for item in event.tasks:
             task = self._life.add(item.spec.id, self.templates[item.spec.template], item.created)
             task.attempt = task.ended_attempt = item.attempts
             task.errors, task.crashes = item.errors, item.crashes
             if item.spec.commutative:
-                turns.join(task, item.spec, self._life.turns)
+                turns.join(task, item.spec, task.task_class.session.turns)
         # An input may be of another session, or delegated: so not before all are there.
         for item in event.tasks:
             if item.delegated is None:

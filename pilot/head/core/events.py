@@ -84,7 +84,8 @@ class BudgetChanged(msgspec.Struct, frozen=True):
 
 
 class TasksRestored(msgspec.Struct, frozen=True):
-    """The unfinished tasks in the database; the sessions follow.
+    """The unfinished tasks in the database; the sessions follow. Or what is known of a session that
+    had ended, and is open again.
 
     `outcomes` has the outcomes of ended tasks that had results delegated to them.
     """

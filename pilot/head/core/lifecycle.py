@@ -21,8 +21,8 @@ from pilot.head.core.events import Effects, Ended, Log
 from pilot.head.core.memo_keys import marked
 from pilot.head.core.releases import Releases
 from pilot.head.core.sessions import Sessions
-from pilot.head.core.state import Task, Turn
-from pilot.model.ids import Ref, task_label
+from pilot.head.core.state import Task
+from pilot.model.ids import Ref, session_of, task_label
 from pilot.model.states import CANCELLED, COMPLETED, FAILURES, PENDING, READY, FinalState
 from pilot.model.tasks import TaskFailure, TaskOutcome, TaskSpec, Template
 from pilot.model.values import Value
@@ -38,8 +38,6 @@ class Lifecycle:
         self.just_ended: dict[int, TaskOutcome] = {}
         #: The ends of those that are lost to their dependents.
         self.just_lost: dict[int, Ended] = {}
-        #: The turns of the sessions that have not ended, by their anchors.
-        self.turns: dict[Ref, Turn] = {}
         self._sessions = sessions
         self._log = log
 
@@ -76,7 +74,7 @@ class Lifecycle:
                 return f"it needs a result of task {task_label(needed)}, which does not exist"
             if state != COMPLETED and not (just or needed in lost):
                 return f"it needs a result of task {task_label(needed)}, which is {state}"
-        for version in turns.latest(spec, self.turns) if may_be_released else ():
+        for version in self.versions(spec) if may_be_released else ():
             if version in gone or self.releases.is_claimed(version):
                 return (
                     f"the latest version of what it takes by turns is the result of task "
@@ -111,7 +109,7 @@ class Lifecycle:
         """Accept a new task, and link it to its inputs; return it."""
         task = self.add(spec.id, self._sessions.templates[spec.template], now)
         if spec.commutative:
-            turns.join(task, spec, self.turns)
+            turns.join(task, spec, task.task_class.session.turns)
         effects.accepted.append((spec, task, parent))
         if spec.inputs or spec.after:
             dependencies.link(task, spec, self.tasks)
@@ -162,9 +160,13 @@ class Lifecycle:
         for each in turns.leave(task):
             allocation.queue(each, first=True)
 
+    def versions(self, spec: TaskSpec) -> list[Ref]:
+        """List the versions that a task which is not here yet would get by turns."""
+        return turns.latest(spec, self._sessions.turns(session_of(spec.id)))
+
     def give_back(self, anchor: Ref, member: int) -> None:
         """Take a turn from a member whose end is committed."""
-        for each in turns.give_back(anchor, member, self.turns):
+        for each in turns.give_back(anchor, member, self._sessions.turns(session_of(member))):
             allocation.queue(each, first=True)
 
     def _end_parts(self, task: Task, state: FinalState, effects: Effects) -> None:

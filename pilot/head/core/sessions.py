@@ -3,7 +3,7 @@
 Invariants
 ----------
 - A session is kept from when it is first heard of until it is closed and its tasks have ended; its
-  templates and classes go with it.
+  templates, classes and turns go with it.
 - Templates that the scheduler cannot tell apart have one class.
 - A group has its unfinished tasks in order of submission, and is gone with the last.
 - A session that was closed or stopped stays so.
@@ -11,10 +11,11 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pilot.head.core.events import BudgetChanged, Effects, Log, SessionOpened
-from pilot.head.core.state import Session, Task, TaskClass
+from pilot.head.core.state import Session, Task, TaskClass, Turn
+from pilot.model.ids import Ref, session_of
 from pilot.model.tasks import Template
 from pilot.scheduler.assignment import Pool, longest_s
 
@@ -41,6 +42,17 @@ class Sessions:
         if known is None:
             known = self.known[number] = Session(number)
         return known
+
+    def turns(self, session: int) -> dict[Ref, Turn]:
+        """Return what the tasks of a session take by turns; none of one that has ended."""
+        known = self.known.get(session)
+        return known.turns if known is not None else {}
+
+    def restore(self, versions: Mapping[Ref, Ref]) -> None:
+        """Take in the latest versions that the database has, by their anchors; those of sessions
+        that are not here are left there."""
+        for anchor, latest in versions.items():
+            self.turns(session_of(anchor[0]))[anchor] = Turn(anchor, latest)
 
     def learn(self, templates: Iterable[Template]) -> None:
         """Keep templates, and find or make the classes of new ones."""

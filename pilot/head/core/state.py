@@ -114,6 +114,7 @@ class Session:
         "starving",
         "stopped",
         "templates",
+        "turns",
         "unfinished",
         "used",
         "waits_since",
@@ -145,6 +146,8 @@ class Session:
         #: The ids of the session's templates, and the keys of its classes.
         self.templates: list[int] = []
         self.classes: list[tuple[object, ...]] = []
+        #: What its tasks take by turns, by the anchors.
+        self.turns: dict[Ref, Turn] = {}
 
     @property
     def rests(self) -> bool:

@@ -270,8 +270,8 @@ VALUES (?, ?, ?, ?, ?, 'READY', ?, ?, ?, ?, ?, ?, ?);
 INSERT OR REPLACE INTO turns (task, place, latest, latest_place) VALUES (?, ?, ?, ?);
 
 -- name: versions
--- Of ended sessions, too: they may be opened again.
-SELECT task, place, latest, latest_place FROM turns;
+SELECT task, place, latest, latest_place FROM turns
+WHERE task >= :id << 32 AND task < (:id + 1) << 32;
 
 -- name: delete_versions
 DELETE FROM turns WHERE task >= :id << 32 AND task < (:id + 1) << 32;

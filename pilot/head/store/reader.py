@@ -256,9 +256,11 @@ class Reader:
             )
         return found
 
-    def versions(self) -> dict[Ref, Ref]:
-        """Return the latest versions of results that tasks take by turns, by the first ones."""
-        return {(row[0], row[1]): (row[2], row[3]) for row in self.read("versions")}
+    def versions(self, session: int) -> dict[Ref, Ref]:
+        """Return the latest versions of results that tasks of a session take by turns, by the first
+        ones."""
+        rows = self.read("versions", {"id": session})
+        return {(row[0], row[1]): (row[2], row[3]) for row in rows}
 
     def schema_version(self) -> int:
         """Return the version of the tables; 0: unknown."""

@@ -246,7 +246,7 @@ def check_core(core: Core) -> None:
             assert since and since == sorted(since), "the oldest is not the first"
             assert all(task.task_class is task_class for task in tasks)
     _check_site(core)
-    for turn in core._life.turns.values():
+    for turn in [turn for session in core.sessions.values() for turn in session.turns.values()]:
         holder = turn.holder
         behind = [task for tasks in turn.aside.values() for task in tasks if task.aside]
         assert holder or turn.candidates or not behind, f"nobody has the turn of {turn.anchor}"
