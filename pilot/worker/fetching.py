@@ -13,6 +13,7 @@ Invariants
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from pathlib import Path
@@ -74,6 +75,7 @@ class Fetcher(Errands[Source, Fetched]):
         self._site_dir = site_dir
         self._keys = keys
         self._name = name
+        self._numbers = itertools.count(1)
 
     def fetch(self, path: str, giver: Endpoints | None) -> None:
         """Have a segment fetched."""
@@ -119,7 +121,9 @@ class Fetcher(Errands[Source, Fetched]):
         way = find_way(giver)
         if not way.is_reached:
             raise ConnectionError(f"its node is not reached: {'; '.join(way.failures)}")
-        client: Client[Part] = Client(self._keys, f"fetcher:{self._name}".encode(), Part)
+        # A name that another thread's connection has would be taken from that.
+        name = f"fetcher:{self._name}:{next(self._numbers)}"
+        client: Client[Part] = Client(self._keys, name.encode(), Part)
         client.connect(way.endpoint)
         try:
             return self._get_parts(path, client, descriptor)

@@ -147,6 +147,21 @@ def test_it_comes_once_and_goes_when_it_is_dropped(node: Callable[[str], Node], 
     assert giver.holds(value)
 
 
+@pytest.mark.parametrize("over", ["tcp", "unix"])
+def test_several_come_from_one_node_at_a_time(
+    node: Callable[[str], Node], site: Site, monkeypatch: pytest.MonkeyPatch, over: str
+) -> None:
+    """The connections of two threads had one name, and the later one took it from the other."""
+    monkeypatch.setattr(fetching, "STALLED_S", 60.0)
+    giver, taker = node("n1"), node("n2")
+    values = [written(site, "n1", 4, f"e{number}") for number in range(3)]
+    endpoints = giver.opened("127.0.0.1")
+    source = elsewhere(endpoints) if over == "tcp" else endpoints
+    for value in values:
+        taker.keeper.take(m.Fetch(value.path, value.size, source))
+    assert [taker.hear(m.Fetched).problem for _ in values] == ["", "", ""]
+
+
 def test_a_session_takes_its_copies_along(node: Callable[[str], Node], site: Site) -> None:
     giver, taker = node("n1"), node("n2")
     value = written(site, "n1")
