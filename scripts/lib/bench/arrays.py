@@ -7,6 +7,7 @@ module, and with it NumPy.
 
 from __future__ import annotations
 
+import os
 import pickle
 import time
 from collections.abc import Sequence
@@ -116,11 +117,16 @@ def gathered(*blocks: Block) -> float:
     return float(sum(block.sum() for block in blocks))
 
 
-def saved_parts(number: int, parts: int, floats: int, directory: str) -> list[str]:
-    """Save the blocks of `made_parts` and return the names of their files."""
+def saved_parts(number: int, parts: int, floats: int, directory: str, durable: bool) -> list[str]:
+    """Save the blocks of `made_parts`, on the disk if `durable`; return the names of their
+    files."""
     paths = [f"{directory}/{number}-{part}.npy" for part in range(parts)]
     for path, block in zip(paths, made_parts(number, parts, floats), strict=True):
-        np.save(path, block)
+        with open(path, "wb") as file:
+            np.save(file, block)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
     return paths
 
 
