@@ -39,12 +39,15 @@ from pilot.agent.rules.worlds import World
 from pilot.agent.sent import Sent
 from pilot.agent.service import LEAVE_S, STATUS_S, Identity, Notice, Service
 from pilot.agent.world_launching import WorldLaunching
+from pilot.data.pickling_by_value import INTERPRETER
 from pilot.gpus import VENDOR
+from pilot.installed import installed
 from pilot.interpreter import pilot_command
 from pilot.launchers import (
     leave_identity,
     node_worker,
 )
+from pilot.model.installation import Installation
 from pilot.model.tasks import LogSpan
 from pilot.process import (
     missing_gpus,
@@ -157,6 +160,7 @@ class Agent:
             _end_of_walltime(environ.get("PILOT_JOB_ENDS_AT") or "0"),
             self._pool.warning_s,
             Notice(self._pool.notice_s, self._pool.stop_grace_s),
+            installation=Installation(INTERPRETER, installed()),
         )
         self._worlds = WorldLaunching(
             site,

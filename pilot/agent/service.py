@@ -27,6 +27,7 @@ from pilot import clock
 from pilot.agent.rules.reports import Reports
 from pilot.agent.rules.rules import Rules
 from pilot.clock import Clock
+from pilot.model.installation import Installation
 from pilot.model.tasks import Function, SessionInfo
 from pilot.scheduler.assignment import DRAIN_S
 from pilot.version import __version__
@@ -104,6 +105,8 @@ class Service:
         How long before their end tasks are told to stop.
     now
         Tells the time.
+    installation
+        The Python that runs it, and its tasks.
     """
 
     def __init__(
@@ -120,8 +123,10 @@ class Service:
         warning_s: float,
         notice: Notice,
         now: Clock = clock.now,
+        installation: Installation = Installation(),  # noqa: B008 - it never changes
     ) -> None:
         self._identity = identity
+        self._installation = installation
         self._rules = rules
         self._send = send
         self._nodes = nodes
@@ -206,6 +211,7 @@ class Service:
                 self.ends_at - now if self.ends_at else 0.0,
                 self._database,
                 list(self._rules.site_held.items()),
+                self._installation,
             )
         )
 

@@ -37,10 +37,12 @@ import msgspec
 
 from pilot import clock
 from pilot.client.callbacks import Callbacks, CalledBack
+from pilot.client.comparison import Comparison
 from pilot.client.numbers import Numbers
 from pilot.client.outgoing import plain
 from pilot.client.starter import ensure_head
 from pilot.client.submission import Submission
+from pilot.data.pickling_by_value import INTERPRETER
 from pilot.errors import (
     AuthenticationError,
     DiskFullError,
@@ -190,8 +192,8 @@ class Connection:
         self._blocks: list[tuple[int, int]] = []
         self._given: list[Numbers] = []
         self._epoch = 0
-        #: The Python of the pilots; empty: the head does not know.
-        self.python = ""
+        #: What the head says of the Python of the pilots.
+        self.comparison = Comparison()
         self._connects: list[float] = []
         self._address: HeadAddress | None = None
         self._silence = silence_of(site)
@@ -547,7 +549,7 @@ class Connection:
 
     def _greet_again(self, client: Client[Any]) -> None:
         """Greet the same head anew, which may have forgotten this client, and ask again."""
-        client.send(m.ClientHello(PROTOCOL, __version__, self._submits, self._blocks))
+        client.send(self._hello())
         if watched := self._accepted():
             client.send(m.Watch(watched))
 
@@ -600,7 +602,9 @@ class Connection:
                     f"the site directory {self._site.directory} has another database now: what was "
                     "submitted is not in it. Open a new session"
                 )
-            self._epoch, self.python = welcome.epoch, welcome.python
+            self._epoch = welcome.epoch
+            if welcome.python:
+                self.comparison.python = welcome.python
             self.database = database or self.database
             self._pinged = self._refused_since = 0.0
             break
@@ -644,7 +648,10 @@ class Connection:
     def _greet(self, client: Client[Any], address: HeadAddress, endpoint: str = "") -> None:
         self._address = address
         client.connect(endpoint or address.endpoints.choose())
-        client.send(m.ClientHello(PROTOCOL, __version__, self._submits, self._blocks))
+        client.send(self._hello())
+
+    def _hello(self) -> m.ClientHello:
+        return m.ClientHello(PROTOCOL, __version__, self._submits, self._blocks, INTERPRETER)
 
     def _count_connects(self) -> None:
         """Give up on a site whose heads die again and again."""
@@ -801,6 +808,8 @@ class Connection:
                     awaited.refuse(SubmissionError(reason))
         elif isinstance(message, m.Notice):
             log.warning("pilot: session %d: %s", message.session, printable(message.text))
+        elif isinstance(message, m.PilotsInstallation):
+            self.comparison.learn(message.installation)
         elif isinstance(message, Welcome):
             if message.refused == WHO_ARE_YOU:
                 self._greet_again(self._client)

@@ -188,7 +188,7 @@ class Session(concurrent.futures.Executor):
             self.site,
             decode(kept) if options is None else options,
             self._connection.database,
-            python=lambda: self._connection.python,
+            comparison=self._connection.comparison,
         )
         numbers = self._connection.numbers(self.id, *block)
         self._tasks = SessionTasks(self, self._connection, submitter, numbers, release_on_del)

@@ -11,7 +11,7 @@ import hashlib
 import sys
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType
@@ -23,6 +23,7 @@ from pilot.client.arguments import Origin, encode_arguments, spilled, spilled_fu
 from pilot.client.caching.keys import call_digest, source_digest
 from pilot.client.command import NO_STATUS, CommandResult, ShellCommand
 from pilot.client.commutative import Turns, parts_of, ref_of
+from pilot.client.comparison import Comparison
 from pilot.client.function_watch import Watch, watch
 from pilot.client.functions import EncodedFunction, encode_function, largest
 from pilot.client.group import NO_GROUP, GroupKey
@@ -35,6 +36,7 @@ from pilot.client.task import (
     MPI,
     MPI_COMMAND,
     NO_CORES_FOR_RANKS,
+    PYTHON,
     OptionError,
     Options,
     ResolvedOptions,
@@ -116,8 +118,8 @@ class Submitter:
         Default options of tasks.
     database
         The identity of the site's database; empty: unknown.
-    python
-        A function that returns the Python of the pilots; an empty text: unknown.
+    comparison
+        Knows what the pilots' tasks run in; default: nobody does.
     depth
         How many tasks, each a detached child of the next, may wait for those that it makes.
     """
@@ -128,12 +130,12 @@ class Submitter:
         site: Site,
         defaults: Mapping[str, Any] | None = None,
         database: str = "",
-        python: Callable[[], str] = str,
+        comparison: Comparison | None = None,
         depth: int = 0,
     ) -> None:
         #: The site and database to which the ids of its tasks belong.
         self.origin = Origin(site.name, str(site.directory), database)
-        self._python = python
+        self._comparison = comparison or Comparison()
         self._defaults = dict(defaults or {})
         self._session = session
         #: The site.
@@ -452,7 +454,7 @@ class Submitter:
         """Return what the processes of a task are started in; pip's part of it is built."""
         from pilot.client.software_of import software_of  # few tasks need it
 
-        there = minor_version(self._python())
+        there = minor_version(self._comparison.python)
         options = task.task_options
         environment, container = options.environment, options.container
         if task.kind == HTTP:
@@ -508,6 +510,9 @@ class Submitter:
         encoded = encode_function(task, self.site.config.data.inline_limit_bytes)
         if encoded.has_code:
             self._check_python(task)
+        options = task.task_options
+        if task.kind in (PYTHON, MPI) and not (options.environment or options.container):
+            self._comparison.tell(self._session)
         if encoded.generators:
             self._warn(task, encoded.generators)
         if encoded.parts is not None and encoded.parts.size >= _SLOW_BYTES:
@@ -528,7 +533,7 @@ class Submitter:
 
     def _check_python(self, task: Task[..., Any]) -> None:
         """Refuse code that the pilots cannot run, before it is sent."""
-        there = self._python()
+        there = self._comparison.python
         if minor_version(there) in (sys.version_info[:2], (0, 0)):
             return
         raise SubmissionError(

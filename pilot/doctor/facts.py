@@ -96,6 +96,8 @@ class Python(Facts, frozen=True, kw_only=True):
     packages: dict[str, str]
     #: The mount that the environment is in.
     mount: Mount | None = None
+    #: The versions of all else that is installed there.
+    others: dict[str, str] = {}
 
 
 class SharedMemory(Facts, frozen=True, kw_only=True):

@@ -26,6 +26,7 @@ import msgspec
 
 from pilot.doctor import facts as f
 from pilot.errors import SiteError
+from pilot.installed import installed
 from pilot.interpreter import command_of_site
 from pilot.scheduler.batch import BatchError, JobRequest, open_batch
 from pilot.scheduler.batch.script import JobFacts, render
@@ -298,6 +299,7 @@ def python() -> f.Python:
         version=".".join(map(str, sys.version_info[:3])),
         packages=packages,
         mount=mount_of(Path(sys.prefix)),
+        others={name: v for name, v in installed().items() if name not in packages},
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pilot.doctor import facts as f
 from pilot.findings import Finding, ok, problem, warning
 from pilot.formatting import duration
+from pilot.model.installation import differing_packages
 
 #: Types of file systems that several machines share, as the kernel calls them.
 _SHARED = {
@@ -357,6 +358,12 @@ def same_python(its: f.Python, here: f.Python) -> Iterator[Finding]:
         yield problem(f"{', '.join(differing)} in {its.executable}", install)
     elif differing:
         yield warning(f"{', '.join(differing)} in {its.executable}", install)
+    elif others := differing_packages(its.others, here.others):
+        yield warning(
+            f"{its.executable} has other versions than here (in parentheses): {others}; what is "
+            "pickled by one may not be understood by the other",
+            install,
+        )
     else:
         yield ok(f"Python {its.version} and packages are the same as here ({its.executable})")
 

@@ -24,8 +24,10 @@ from pilot.errors import PilotError
 from pilot.head.connections import Handler, refusal
 from pilot.head.core import events as ev
 from pilot.head.core.leaving import CLIENT_S
+from pilot.head.pilots_installation import PilotsInstallation
 from pilot.head.shell import Shell
 from pilot.model.ids import session_of
+from pilot.model.installation import Installation
 from pilot.model.tasks import Function, TaskSpec
 from pilot.version import __version__
 from pilot.wire.messages import client as m
@@ -53,8 +55,8 @@ class Clients:
         The head's epoch.
     hurry
         Called when there are new tasks and no pilot.
-    python
-        The Python version of the pilots; empty: unknown.
+    installation
+        What the pilots' tasks run in.
     most
         The largest number of unfinished tasks that the head accepts.
     """
@@ -64,10 +66,12 @@ class Clients:
         shell: Shell,
         epoch: int,
         hurry: Callable[[], None],
-        python: str = "",
+        installation: PilotsInstallation | None = None,
         most: int = 1 << 62,
     ) -> None:
-        self._python = python
+        self._installation = installation or PilotsInstallation(shell.store, "auto")
+        #: The Python that each client runs in, of those that submit tasks.
+        self._pythons: dict[bytes, str] = {}
         self._shell = shell
         self._store = shell.store
         self._peers = shell.peers
@@ -101,7 +105,21 @@ class Clients:
             self._peers.add_client(peer, hello.blocks)
             self._peers.heard[peer] = now
         database = self._store.identity
-        self._shell.send(peer, Welcome(self._epoch, __version__, refused, self._python, database))
+        python = self._installation.python
+        self._shell.send(peer, Welcome(self._epoch, __version__, refused, python, database))
+        if not refused and hello.submits and hello.python:
+            self._pythons[peer] = hello.python
+            self._tell_installation(peer)
+
+    def learn_installation(self, told: Installation) -> None:
+        """Take in what a pilot's tasks run in, and tell clients that run in something else."""
+        if self._installation.learn(told):
+            for peer in self._pythons:
+                self._tell_installation(peer)
+
+    def _tell_installation(self, peer: bytes) -> None:
+        if self._installation.python not in ("", self._pythons[peer]):
+            self._shell.send(peer, m.PilotsInstallation(self._installation.installation))
 
     def _bye(self, peer: bytes, message: m.ClientBye, _now: float) -> None:
         self.gone(peer)
@@ -114,6 +132,7 @@ class Clients:
         If it still lives it connects again, under another name, and asks again.
         """
         self._peers.remove_client(peer)
+        self._pythons.pop(peer, None)
         self._shell.telling.forget(peer)
 
     def forget_silent(self, is_here: Callable[[bytes], bool], now: float) -> None:

@@ -32,6 +32,7 @@ from pilot.head.outlook import RUNNING
 from pilot.head.shell import Shell
 from pilot.head.walltimes import WALLTIME_MOVED_S
 from pilot.model.ids import task_label
+from pilot.model.installation import Installation
 from pilot.model.tasks import Completion
 from pilot.model.values import Value
 from pilot.scheduler.batch import BatchSystem
@@ -72,6 +73,8 @@ class Pilots:
         Called from another thread when the fleet has something to take in.
     now
         When this head started, in seconds since the epoch.
+    learn
+        Called with what a pilot that has joined runs its tasks in.
     """
 
     def __init__(
@@ -82,7 +85,9 @@ class Pilots:
         epoch: int,
         notify: Callable[[], None],
         now: float,
+        learn: Callable[[Installation], None] = lambda _: None,
     ) -> None:
+        self._learn = learn
         self._shell = shell
         self._core = shell.core
         self._peers = shell.peers.pilots
@@ -175,6 +180,7 @@ class Pilots:
         ends_at = now + hello.left_s if hello.left_s else hello.ends_at
         joined = ev.PilotJoined(name, hello.pool, shape, nodes, ends_at, hello.held, hello.site)
         self._shell.apply(joined, now)
+        self._learn(hello.installation)
         # Not sooner: where the database failed on the way here, it is still to say what it holds.
         self._expected.discard(name)
         peer.is_taken_in = True

@@ -32,7 +32,6 @@ from typing import Any, Protocol
 
 import msgspec
 
-from pilot.data.pickling_by_value import INTERPRETER
 from pilot.errors import PilotError
 from pilot.head import queries
 from pilot.head.clients import Clients
@@ -45,6 +44,7 @@ from pilot.head.machine import HERE, Machine
 from pilot.head.objects import Objects
 from pilot.head.outlook import pool_limits
 from pilot.head.pilots import Pilots
+from pilot.head.pilots_installation import PilotsInstallation
 from pilot.head.session_commands import SessionCommands, opened
 from pilot.head.shell import Shell
 from pilot.head.store.store import Store
@@ -177,13 +177,21 @@ class Service:
         self._core, self._commits = self._shell.core, self._shell.commits
         self.steps = self._shell.steps
         self._janitor = Janitor(site.directory, notify)
-        # What site.yaml names may be another one in each job's environment: it is not known here.
-        python = INTERPRETER if config.environment.python == "auto" else ""
-        self._clients = Clients(self._shell, epoch, self._hurry, python, config.head.max_unfinished)
+        installation = PilotsInstallation(store, config.environment.python)
+        most = config.head.max_unfinished
+        self._clients = Clients(self._shell, epoch, self._hurry, installation, most)
         self._answers = Answers(epoch, connections.send)
         self._control = SessionCommands(site, self._shell, self._janitor)
         self._objects = Objects(self._shell, self._janitor)
-        self._pilots = Pilots(site, self._shell, batch, epoch, notify, self._started)
+        self._pilots = Pilots(
+            site,
+            self._shell,
+            batch,
+            epoch,
+            notify,
+            self._started,
+            self._clients.learn_installation,
+        )
         self._fleet = self._pilots.fleet
         self._handlers: Mapping[type, Handler] = {
             **self._clients.handlers,

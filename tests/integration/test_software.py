@@ -7,7 +7,7 @@ import subprocess
 import sys
 import venv
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +139,24 @@ def test_an_environment_that_is_gone_fails_its_task(session: Session, tmp_path: 
     subprocess.run(["rm", "-r", str(place)], check=True)
     error = session.submit(task, "A").exception(DEADLINE_S)
     assert isinstance(error, pilot.TaskCrashed) and "there is no environment" in str(error)
+
+
+def test_a_program_is_told_where_the_pilots_packages_differ(
+    make_site: Callable[..., SiteUnderTest], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = tmp_path / "pilots"
+    venv.create(place, with_pip=False)
+    library = place / "lib" / f"python3.{sys.version_info[1]}" / "site-packages"
+    own = [path for path in sys.path if path and Path(path).is_dir()]
+    (library / "own.pth").write_text("\n".join(own))
+    (library / "msgspec-0.0.1.dist-info").mkdir()
+    # Its directories come last otherwise, and the first that has a package counts.
+    (library / "sitecustomize.py").write_text(f"import sys; sys.path.insert(0, {str(library)!r})")
+    site = make_site(environment={"python": str(place / "bin" / "python")})
+    with caplog.at_level("WARNING", "pilot"), site.session() as session:
+        assert session.submit(pilot.shell("true")).result(DEADLINE_S).returncode == 0
+        assert not [text for text in caplog.messages if "msgspec" in text], "of commands nothing"
+        session.submit(seen, "A").result(DEADLINE_S)
+        session.submit(process, 1).result(DEADLINE_S)
+        (told,) = [text for text in caplog.messages if "msgspec" in text]
+        assert "(0.0.1)" in told and str(place) in told

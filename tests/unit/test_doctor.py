@@ -191,6 +191,15 @@ def test_pythons_of_nodes(its: f.Python, level: str) -> None:
     assert levels(judging.same_python(its, a_python())) == [level]
 
 
+def test_other_packages_of_nodes_are_named_where_both_have_them() -> None:
+    def having(**others: str) -> f.Python:
+        return f.Python(executable="python", version="3.11.7", packages={}, others=others)
+
+    found = [*judging.same_python(having(scipy="1.9", xarray="1"), having(scipy="1.8", dask="2"))]
+    assert levels(found) == ["warning"] and "scipy 1.9 (1.8)" in told(found)
+    assert "xarray" not in told(found) and "dask" not in told(found)
+
+
 def test_a_python_on_a_disk_of_this_machine() -> None:
     def its(kind: str) -> f.Python:
         return f.Python(

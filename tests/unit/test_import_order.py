@@ -39,7 +39,7 @@ ROWS = (
     ("model",),
     ("data",),
     ("wire",),
-    ("site", "process", "interpreter"),
+    ("site", "process", "interpreter", "installed"),
     ("head",),
     ("client",),
     ("worker",),

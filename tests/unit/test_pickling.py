@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import pilot
+from pilot.client.comparison import Comparison
 from pilot.client.functions import encode_function
 from pilot.client.submission import Submission
 from pilot.client.submitter import Submitter
@@ -214,7 +215,9 @@ def test_code_is_refused_at_its_submission_where_the_pilots_have_another_python(
 ) -> None:
     site = create_site(tmp_path / "site", "local")
     there = "Python 3.99.1 (/opt/python)"
-    submitter = Submitter(7, site, python=lambda: there)
+    comparison = Comparison()
+    comparison.python = there
+    submitter = Submitter(7, site, comparison=comparison)
     function = _of_the_script(FUNCTION)["f"]
     with pytest.raises(SubmissionError) as raised:
         submitter.add(Submission(), as_task(function), [((1,), {})], [1])
@@ -227,9 +230,9 @@ def test_code_is_refused_at_its_submission_where_the_pilots_have_another_python(
     ):
         assert word in str(raised.value)
     submitter.add(Submission(), as_task(pow), [((1, 2), {})], [1])  # by name
-    there = ""  # the head does not know
+    comparison.python = ""  # the head does not know
     submitter.add(Submission(), as_task(function), [((1,), {})], [1])
-    there = INTERPRETER
+    comparison.python = INTERPRETER
     submitter.add(Submission(), as_task(lambda: 1), [((), {})], [1])
     assert [minor_version(t) for t in ("", "Python", "Python x.y", "Python 3.11.7 (/p)")] == [
         *3 * [(0, 0)],

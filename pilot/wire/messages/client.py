@@ -5,6 +5,7 @@
 from typing import Any, TypeAlias
 
 from pilot.model.bounds import Number, Seconds, Signed, Weight
+from pilot.model.installation import Installation
 from pilot.model.objects import Naming
 from pilot.model.tasks import Environment, Function, TaskOutcome, TaskSpec, Template
 from pilot.wire.messages.common import Message, Welcome
@@ -22,6 +23,8 @@ class ClientHello(Message):
     #: The numbers that it was given before, as first ids and lengths of rows: of these tasks it is
     #: to be told. Without any it has submitted nothing yet.
     blocks: list[tuple[Number, Number]] = []
+    #: The Python that it runs in, as `pilot.data.pickling_by_value.INTERPRETER` has it.
+    python: str = ""
 
 
 class ClientBye(Message):
@@ -238,6 +241,12 @@ class Notice(Message):
     text: str
 
 
+class PilotsInstallation(Message):
+    """A notice of what the pilots' tasks run in, to clients that run in something else."""
+
+    installation: Installation
+
+
 class Reply(Message):
     """The answer to a request; `error` is not empty if it failed."""
 
@@ -264,4 +273,4 @@ FromClient: TypeAlias = (
     | Query
     | Command
 )
-ToClient: TypeAlias = Welcome | Accepted | Outcomes | Started | Reply | Notice
+ToClient: TypeAlias = Welcome | Accepted | Outcomes | Started | Reply | Notice | PilotsInstallation

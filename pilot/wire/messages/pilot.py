@@ -7,6 +7,7 @@ from typing import TypeAlias
 import msgspec
 
 from pilot.model.bounds import Number, Seconds, SignedSeconds
+from pilot.model.installation import Installation
 from pilot.model.tasks import Completion, Function, LogSpan, SessionInfo, Template
 from pilot.model.values import Value
 from pilot.scheduler.amounts import Amounts
@@ -47,6 +48,8 @@ class PilotHello(Message):
     database: str = ""
     #: The amounts of the site that the pilot's unfinished tasks hold, by task.
     site: list[tuple[Number, Amounts]] = []
+    #: What runs it, and its tasks.
+    installation: Installation = Installation()
 
 
 class Completions(Message):
