@@ -80,6 +80,10 @@ class WorkClass(Protocol):
     def share(self) -> float:
         """The session's cores, divided by its weight: the smallest share goes first."""
 
+    def may_wait_on(self, shape: NodeShape) -> bool:
+        """Tell whether tasks of this class may wait for cores on such nodes: no other version of
+        them needs fewer there."""
+
 
 class Pool(Protocol):
     """The facts about a pool that the assignment uses."""
@@ -215,7 +219,7 @@ def free_slots(work: WorkClass, pilot: PilotRoom) -> int:
         ahead = min(PREFETCH_S / max(work.mean_s, 1e-6), PREFETCH_TASKS)
         budget += ahead * max(0, cores - pilot.lasting)
     count = int(budget // work.need.total_cores)
-    if count <= 0 and pilot.load < cores:
+    if count <= 0 and pilot.load < cores and work.may_wait_on(pilot.shape):
         return 1
     return max(count, 0)
 

@@ -49,6 +49,8 @@ class ClassDemand(msgspec.Struct, frozen=True):
     assigned: int = 0
     #: The number that may run at once, by the amounts that they need of the site.
     most: float = math.inf
+    #: What those that wait would be as other versions of their tasks: one place serves them.
+    versions: tuple[ClassDemand, ...] = ()
 
     @property
     def waiting(self) -> int:

@@ -225,10 +225,11 @@ def standings(
 
     Tasks that name no pool make demand in the first one, in the order of the site file, that can
     hold them: no pool grows for work that has another place. (Pilots that are there take whatever
-    fits them.)
+    fits them.) Of tasks with versions that is the first version for which a pool may still grow.
     """
     found = []
     placed: set[int] = set()
+    demand = list(_chosen(pools, demand, pilots))
     for pool in pools:
         here = [
             number
@@ -239,6 +240,35 @@ def standings(
         mine = [pilot for pilot in pilots if pilot.pool == pool.name]
         found.append(_standing(pool, [demand[number] for number in here], mine))
     return found
+
+
+def _chosen(
+    pools: Sequence[PoolLimits], demand: Sequence[ClassDemand], pilots: Sequence[PilotSupply]
+) -> Iterator[ClassDemand]:
+    """Choose, for tasks that wait and have versions, the one that pools are to have nodes for."""
+    for work in demand:
+        if not work.versions:
+            yield work
+            continue
+        ways = (work, *work.versions)
+        open_ = [pool for pool in pools if _may_grow(pool, pilots)]
+        found = next(
+            (way for those in (open_, pools) for way in ways if any(holds(p, way) for p in those)),
+            work,
+        )
+        if found is work:
+            yield work
+        else:
+            yield found
+            if work.assigned:
+                yield msgspec.structs.replace(work, count=work.assigned, versions=())
+
+
+def _may_grow(pool: PoolLimits, pilots: Sequence[PilotSupply]) -> bool:
+    """Tell whether a pool may have more nodes than it has."""
+    held = sum(max(pilot.nodes, pilot.held) for pilot in pilots if pilot.pool == pool.name)
+    affordable = pool.budget is None or pool.budget.nodes > 0
+    return pool.halt is None and affordable and held < pool.max_nodes
 
 
 def _serves(pilot: PilotSupply) -> bool:

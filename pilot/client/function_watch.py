@@ -209,7 +209,8 @@ class _Noting:
     def _task(self, task: Task[..., Any]) -> bool:
         if isinstance(task.__reduce__()[1][0], str):
             return True
-        return self.note(task.function) and self._all_of(task.given)
+        parts = (task.given, task.versions)
+        return self.note(task.function) and all(map(self._all_of, parts))
 
     def _all_of(self, mapping: Mapping[str, Any], but: Set[str] = frozenset()) -> bool:
         self._made._sizes.append((mapping, len(mapping)))

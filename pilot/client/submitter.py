@@ -38,11 +38,11 @@ from pilot.client.task import (
     NO_CORES_FOR_RANKS,
     PYTHON,
     OptionError,
-    Options,
     ResolvedOptions,
     Task,
     as_task,
 )
+from pilot.client.versions import versions_of
 from pilot.data.pickles import TooLargeError, encode_within
 from pilot.data.pickling_by_value import INTERPRETER, minor_version, wrong_python
 from pilot.data.storing import LazyWriter, announceable, store
@@ -89,14 +89,16 @@ def as_calls(rows: Iterable[tuple[Any, ...] | Mapping[str, Any]]) -> list[Call]:
 class _Known:
     """A task whose function was pickled, and the templates of calls of it."""
 
-    __slots__ = ("digest", "task", "template", "templates", "watch")
+    __slots__ = ("digest", "task", "template", "templates", "versions", "watch")
 
     def __init__(self, task: Task[..., Any], digest: bytes, watched: Watch) -> None:
         self.task = task
         self.digest = digest
         #: Says whether the pickle is still what a new one would be.
         self.watch = watched
-        self.templates: dict[tuple[ResolvedOptions, GroupKey], int] = {}
+        #: By the options of the task and of each of its versions, which were so many.
+        self.templates: dict[tuple[tuple[ResolvedOptions, ...], GroupKey], int] = {}
+        self.versions = len(task.versions)
         #: The template of all calls in no group, where it is the same for all; 0: not known.
         self.template = 0
 
@@ -216,20 +218,22 @@ class Submitter:
         taken: tuple[Ref, ...],
     ) -> None:
         request = cast("HttpRequest", task.function) if task.kind == HTTP else None
-        dynamic = task.resolved is None or request is not None
+        versions = versions_of(task).values() if task.versions else ()
+        dynamic = request is not None or any(one.resolved is None for one in (task, *versions))
         is_usual = not dynamic and group is NO_GROUP
         limit = self.site.config.data.inline_limit_bytes
         template = 0
         known: _Known | None = None
         specs: list[TaskSpec] = []
         large = []
-        command = task.function if isinstance(task.function, ShellCommand) else None
+        functions = [one.function for one in (task, *versions)]
+        commands = [one for one in functions if isinstance(one, ShellCommand)]
         for number, (args, kwargs) in zip(ids, calls, strict=True):
             if task.preset:
                 kwargs = {**task.preset, **kwargs}
-            if command is not None:
+            for command in commands:
                 command.check_call(args, kwargs)
-            elif request is not None:
+            if request is not None:
                 request.check_call(args, kwargs)
             if known is None:
                 known = self._function(task, submission)
@@ -423,8 +427,34 @@ class Submitter:
         group: GroupKey,
     ) -> int:
         """Return the id of the template for a call; a new one is put into the submission."""
-        task, options = known.task, known.task.task_options
-        resolved = task.resolved or options.resolve(args, kwargs)
+        task = known.task
+        tasks = (task, *(versions_of(task).values() if task.versions else ()))
+        resolved = tuple(self._resolved(one, args, kwargs) for one in tasks)
+        number = known.templates.get((resolved, group))
+        if number is not None:
+            return number
+        template = self._made(task, known.digest, resolved[0], group)
+        if task.task_options.cache:
+            sources = [
+                source_digest(one, its.resources.ranks)
+                for one, its in zip(tasks, resolved, strict=True)
+            ]
+            template = msgspec.structs.replace(template, cache=_joined(sources))
+        if task.versions:
+            template = self._with_versions(task, template, resolved, group, submission)
+        number = self._templates.get(template)
+        if number is None:
+            if not template.versions and (reason := self._why_not(task, resolved[0])):
+                raise SubmissionError(f"task {task.__name__!r} was not submitted: {reason}")
+            number = self._known_template(template, submission)
+        _remember(known.templates, (resolved, group), number)
+        return number
+
+    def _resolved(
+        self, task: Task[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> ResolvedOptions:
+        """Return what a call needs, and of it what is counted once on the site."""
+        resolved = task.resolved or task.task_options.resolve(args, kwargs)
         if task.kind == HTTP:
             host = cast("HttpRequest", task.function).host(kwargs)
             amounts = self.site.config.http.amounts_of(host)
@@ -434,21 +464,44 @@ class Submitter:
         if resolved.resources.named:
             need = resolved.resources.with_site(self.site.config.once)
             resolved = msgspec.structs.replace(resolved, resources=need)
-        number = known.templates.get((resolved, group))
-        if number is not None:
-            return number
-        template = _template(self._session, task, known.digest, resolved, group, self._depth)
-        if options.environment or options.container:
+        return resolved
+
+    def _made(
+        self, task: Task[..., Any], digest: bytes, resolved: ResolvedOptions, group: GroupKey
+    ) -> Template:
+        """Return the template of a call, or of a version of it, without its id."""
+        template = _template(self._session, task, digest, resolved, group, self._depth)
+        if task.task_options.environment or task.task_options.container:
             template = msgspec.structs.replace(template, software=self._software(task))
-        if options.cache:
-            source = source_digest(task, resolved.resources.ranks)
-            template = msgspec.structs.replace(template, cache=source)
-        number = self._templates.get(template)
-        if number is None:
-            self._check(options, resolved, task)
-            number = self._known_template(template, submission)
-        _remember(known.templates, (resolved, group), number)
-        return number
+        return template
+
+    def _with_versions(
+        self,
+        task: Task[..., Any],
+        template: Template,
+        resolved: tuple[ResolvedOptions, ...],
+        group: GroupKey,
+        submission: Submission,
+    ) -> Template:
+        """Return the template of a task with those of its versions that a pool can run."""
+        others: list[Template] = []
+        reasons: list[str] = []
+        for (label, version), its in zip(versions_of(task).items(), resolved[1:], strict=True):
+            if reason := self._why_not(version, its):
+                reasons.append(f"its version {label!r}: {reason}")
+                continue
+            digest = self._function(version, submission).digest
+            made = self._made(version, digest, its, group)
+            others.append(msgspec.structs.replace(made, version=label))
+        if not others:
+            if reason := self._why_not(task, resolved[0]):
+                told = "; ".join([reason, *reasons])
+                raise SubmissionError(f"task {task.__name__!r} was not submitted: {told}")
+            return template
+        mark = _digest([template, *others])
+        marked = [msgspec.structs.replace(one, version_of=mark) for one in others]
+        numbers = tuple(self._known_template(one, submission) for one in marked)
+        return msgspec.structs.replace(template, versions=numbers)
 
     def _software(self, task: Task[..., Any]) -> Software | None:
         """Return what the processes of a task are started in; pip's part of it is built."""
@@ -485,7 +538,8 @@ class Submitter:
             self._templates[template] = number
         return number
 
-    def _check(self, options: Options, resolved: ResolvedOptions, task: Task[..., Any]) -> None:
+    def _why_not(self, task: Task[..., Any], resolved: ResolvedOptions) -> str:
+        """Return why no pool can ever run a call; empty if one can."""
         config = self.site.config
         pools = [
             (name, pool.shape, pool.nodes_per_pilot, pool.walltime_s)
@@ -494,16 +548,15 @@ class Submitter:
         need = resolved.resources
         if task.kind == MPI and not need.cores:
             raise OptionError(NO_CORES_FOR_RANKS)
-        reason = why_infeasible(
-            need, options.pool or "", pools, resolved.time_limit_s, config.amounts
-        )
-        if reason:
-            raise SubmissionError(f"task {task.__name__!r} was not submitted: {reason}")
+        pool = task.task_options.pool or ""
+        return why_infeasible(need, pool, pools, resolved.time_limit_s, config.amounts)
 
     def _function(self, task: Task[..., Any], submission: Submission) -> _Known:
         """Return a task's function as known so far; a new one is put into the submission."""
         known = self._known.get(id(task))
-        if known is not None and known.task is task and known.watch.is_same():
+        if known is not None and (known.task is not task or known.versions != len(task.versions)):
+            known = None
+        if known is not None and known.watch.is_same():
             return known
         # Looked at before it is pickled: what changes meanwhile is seen the next time.
         watched = watch(task)
@@ -523,7 +576,7 @@ class Submitter:
                 payload = self._spill_function(task, encoded)
             submission.functions.append(Function(encoded.digest, payload))
             self._sent.add(encoded.digest)
-        if known is None or known.task is not task or known.digest != encoded.digest:
+        if known is None or known.digest != encoded.digest:
             known = _Known(task, encoded.digest, watched or Watch())
         elif watched is not None:
             known.watch = watched
@@ -582,9 +635,16 @@ def _label(task: int) -> str:
     return task_label(task) if session_of(task) else f"child-{task}"
 
 
-def _digest(template: Template) -> int:
-    """Return the id of a template: 63 bits, as SQLite takes them, and never 0."""
-    packed = msgspec.msgpack.encode(template)
+def _joined(digests: Sequence[bytes]) -> bytes:
+    """Return one digest for several."""
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.blake2b(b"".join(digests), digest_size=len(digests[0])).digest()
+
+
+def _digest(made: Template | Sequence[Template]) -> int:
+    """Return the id of a template, or of several: 63 bits, as SQLite takes them, and never 0."""
+    packed = msgspec.msgpack.encode(made)
     return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "big") >> 1 or 1
 
 

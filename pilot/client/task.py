@@ -533,6 +533,7 @@ class Task(Generic[P, R]):
         kind: TaskKind,
         given: Mapping[str, Any] | None = None,
         preset: Mapping[str, Any] = MappingProxyType({}),
+        versions: dict[str, Task[..., Any]] | None = None,
     ) -> None:
         if isinstance(function, _MpiDecorator):
             raise function._misused()
@@ -544,6 +545,11 @@ class Task(Generic[P, R]):
         self.function = function
         #: The arguments that each call has unless it gives others.
         self.preset = dict(preset)
+        #: Other ways to make its result, by their labels: each with the options that it names
+        #: itself (`pilot.client.versions`). Copies of the task with other options have the same.
+        self.versions = {} if versions is None else versions
+        #: The same with all their options, as far as these were asked for.
+        self.complete: dict[str, Task[..., Any]] = {}
         #: The options that were given, and all of them.
         self.given = dict(given or {})
         self.task_options = options = make_options(Options(), self.given)
@@ -576,10 +582,14 @@ class Task(Generic[P, R]):
         """Bind a task that is a method, as functions are; the object is sent with it."""
         if instance is None:
             return self
+        versions = {label: own.__get__(instance, owner) for label, own in self.versions.items()}
         if isinstance(self.function, FunctionType):
-            return Task(MethodType(self.function, instance), self.kind, self.given)
-        bound = getattr(self.function, "bound_to", None)
-        return self if bound is None else Task(bound(instance), self.kind, self.given)
+            function: Callable[..., R] = MethodType(self.function, instance)
+        elif (bound := getattr(self.function, "bound_to", None)) is not None:
+            function = bound(instance)
+        else:
+            return self
+        return Task(function, self.kind, self.given, versions=versions)
 
     def options(self, **changes: Any) -> Task[P, R]:
         """Return the same task with other options; of `resources`, those that are named change.
@@ -589,11 +599,47 @@ class Task(Generic[P, R]):
         OptionError
             There is no such option, or a value has no meaning.
         """
-        return Task(self.function, self.kind, merged(self.given, changes), self.preset)
+        given = merged(self.given, changes)
+        return Task(self.function, self.kind, given, self.preset, self.versions)
+
+    @overload
+    def version(self, function: Callable[..., Any], /) -> Task[..., Any]: ...
+    @overload
+    def version(self, /, **options: Any) -> Callable[[Callable[..., Any]], Task[..., Any]]: ...
+    def version(self, function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """Make a function another version of the task: ``@square.version(gpus=1)``.
+
+        It gets the same arguments, and makes the same result. Where a task is to start, the first
+        version that can start at that moment runs, the task itself before all others.
+
+        Parameters
+        ----------
+        **options
+            See `Options`; those that are not given are the task's. ``name`` is what records call
+            it; default: the function's name.
+
+        Returns
+        -------
+        Task
+            The version, as a task of its own.
+
+        Raises
+        ------
+        OptionError
+            An option has no meaning, or is of the task as a whole.
+        """
+        # By name: that knows of tasks.
+        add = import_object("pilot.client.versions", "add_version")
+
+        def decorate(decorated: Callable[..., Any]) -> Any:
+            return add(self, decorated, options)
+
+        return decorate if function is None else decorate(function)
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> Task[P, R]:
         """Return the same task with other defaults for the options that it does not set itself."""
-        return Task(self.function, self.kind, merged(defaults, self.given), self.preset)
+        given = merged(defaults, self.given)
+        return Task(self.function, self.kind, given, self.preset, self.versions)
 
     def submit(self, /, *args: Any, **kwargs: Any) -> Future[R]:
         """Run the task in the current session. Arguments may hold futures, at any depth.
@@ -619,7 +665,7 @@ class Task(Generic[P, R]):
         # Tasks that it waits for mean nothing elsewhere.
         waits = ("after", "commutative")
         given = {name: value for name, value in self.given.items() if name not in waits}
-        return (Task, (self.function, self.kind, given, self.preset))
+        return (Task, (self.function, self.kind, given, self.preset, self.versions))
 
     def __repr__(self) -> str:
         return f"<pilot {self.kind} task {self.__name__}>"
@@ -741,7 +787,7 @@ class _MpiDecorator:
 
 
 #: Methods of tasks that users call.
-_OF_TASKS = frozenset({"submit", "map", "options"})
+_OF_TASKS = frozenset({"submit", "map", "options", "version"})
 
 
 def command_kind(options: Options) -> TaskKind:

@@ -111,6 +111,9 @@ class AssignmentPacker:
             template = task.template
             sent = peer.sent.get(template.session)
             if sent is None or template.id not in sent.templates:
+                for each in task.own_class.versions:
+                    if each.version is not None:
+                        self._introduce(each.version, peer, assignment)
                 self._introduce(template, peer, assignment)
             payload = self._payloads.get(task.id, read.get(task.id))
             if payload is None:
@@ -121,7 +124,7 @@ class AssignmentPacker:
                 AttemptSpec(
                     task.id,
                     task.attempt,
-                    template.id,
+                    (task.task_class.version or template).id,
                     payload,
                     tuple(
                         InputValue(

@@ -317,6 +317,9 @@ def task(view: View, task: str) -> dict[str, Any]:
         values, failure = decode_result(row.pop("result"))
         inputs = [task_label(source) for source, _ in decode_inputs(row.pop("inputs"))]
         after = [task_label(source) for source in decode_after(row.pop("after"))]
+    attempts = _attempts(view, number)
+    for attempt in attempts if template.versions else ():
+        attempt["version"] = attempt["version"] or template.name
     return {
         **_with_live_state(view, row),
         "resources": str(template.resources),
@@ -358,7 +361,8 @@ def task(view: View, task: str) -> dict[str, Any]:
         if failure is None
         else {"type": failure.type, "message": failure.message, "detail": failure.detail},
         "first_cause": task_label(failure.cause) if failure and failure.cause else None,
-        "attempts_made": _attempts(view, number),
+        "version": attempts[-1]["version"] if attempts else None,
+        "attempts_made": attempts,
     }
 
 
@@ -402,7 +406,9 @@ def retry(view: View, session: int, tasks: list[int] | None = None) -> dict[str,
     ]
     specs = again.chosen(ended, tasks)
     used = {spec.template for spec in specs}
-    templates = [each for each in view.store.templates(session) if each.id in used]
+    all_templates = view.store.templates(session)
+    used.update(*(each.versions for each in all_templates if each.id in used))
+    templates = [each for each in all_templates if each.id in used]
     digests = {template.function for template in templates}
     functions = [
         each for digest, each in view.store.functions(session).items() if digest in digests

@@ -81,6 +81,11 @@ class Template(msgspec.Struct, array_like=True, frozen=True):
     fresh: bool = False
     #: What its processes find around them; None: what the pilots have.
     software: Software | None = None
+    #: The templates of other versions of the task: its pilot chooses.
+    versions: tuple[Number, ...] = ()
+    #: Of a version: what records call it, and a digest of what the task and all its versions are.
+    version: str = ""
+    version_of: Number = 0
 
 
 class TaskSpec(msgspec.Struct, array_like=True, frozen=True):
@@ -226,6 +231,8 @@ class Completion(msgspec.Struct, array_like=True, frozen=True):
     peak_mib: Number = 0
     #: The nodes, cores and things with an index that it had: `pilot.scheduler.placement_text`.
     placement: str = ""
+    #: The version of the task that ran, as `Template.version`; empty: the task itself.
+    version: str = ""
 
     @property
     def is_unstarted(self) -> bool:

@@ -18,6 +18,7 @@ from pilot.head.core.events import (
     PilotJoined,
     TasksSubmitted,
 )
+from pilot.head.core.state import Task
 from pilot.model.tasks import Completion, Template
 from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.placement import NodeAllocation
@@ -72,14 +73,22 @@ class VirtualPilot:
         """Have something happen at a moment."""
         heapq.heappush(self._events, (moment, next(self._numbers), act))
 
-    def submit(self, moment: float, kind: Template, tasks: Iterable[int], took_s: float) -> None:
+    def submit(
+        self,
+        moment: float,
+        kind: Template,
+        tasks: Iterable[int],
+        took_s: float,
+        versions: Iterable[Template] = (),
+    ) -> None:
         """Have tasks come at a moment, each of which takes so long."""
+        kinds = [*versions, kind]
         items = [work(task, 1, kind.id) for task in tasks]
 
         def come() -> None:
             for item in items:
                 self._took_s[item.task], self._came[item.task] = took_s, self.now
-            self.rules.add_work([kind], items, self.now)
+            self.rules.add_work(kinds, items, self.now)
 
         self.at(moment, come)
 
@@ -180,14 +189,22 @@ class VirtualSite(VirtualPilot):
         joined = PilotJoined("p", "main", common_shape(list(shapes)), len(shapes), 0.0, [])
         self.core.apply(joined, 0.0)
 
-    def submit(self, moment: float, kind: Template, tasks: Iterable[int], took_s: float) -> None:
+    def submit(
+        self,
+        moment: float,
+        kind: Template,
+        tasks: Iterable[int],
+        took_s: float,
+        versions: Iterable[Template] = (),
+    ) -> None:
         """Have tasks come to the head at a moment, each of which takes so long."""
+        kinds = [*versions, kind]
         specs = [spec(task, kind.id) for task in tasks]
 
         def come() -> None:
             for item in specs:
                 self._took_s[item.id], self._came[item.id] = took_s, self.now
-            self.core.apply(TasksSubmitted(kind.session, [kind], specs, {}), self.now)
+            self.core.apply(TasksSubmitted(kind.session, kinds, specs, {}), self.now)
 
         self.at(moment, come)
 
@@ -200,8 +217,8 @@ class VirtualSite(VirtualPilot):
             if not given:
                 return
             self.rules.add_work(
-                [task.template for task in given],
-                [work(task.id, task.attempt, task.template.id) for task in given],
+                [kind for task in given for kind in _kinds(task)],
+                [work(task.id, task.attempt, _kind(task).id) for task in given],
                 self.now,
             )
             super()._carry_out()
@@ -214,3 +231,14 @@ class VirtualSite(VirtualPilot):
         ]
         self.core.apply(AttemptsRunning("p", running), self.now)
         super()._tick()
+
+
+def _kind(task: Task) -> Template:
+    """Return the template as which a task was given to a pilot."""
+    return task.task_class.version or task.template
+
+
+def _kinds(task: Task) -> list[Template]:
+    """Return the template of a task after those of its versions, as a pilot gets them."""
+    versions = [each.version for each in task.own_class.versions if each.version]
+    return [*versions, task.template]

@@ -49,6 +49,9 @@ class Work:
     waits: bool = False
     depth: int = 0
 
+    def may_wait_on(self, shape: NodeShape) -> bool:
+        return True
+
 
 @dataclass(eq=False)
 class Room:

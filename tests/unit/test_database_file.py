@@ -221,6 +221,7 @@ def make_old(path: Path) -> None:
         ALTER TABLE attempts DROP COLUMN cpu;
         ALTER TABLE attempts DROP COLUMN memory;
         ALTER TABLE attempts DROP COLUMN placement;
+        ALTER TABLE attempts DROP COLUMN version;
         DROP TABLE turns;
         INSERT INTO pilots (name, pool, nodes, walltime, state, job, reason, created)
         VALUES ('a', 'main', 1, 60.0, 'RUNNING', '1', 'an allocation that was adopted', 0.0),

@@ -586,3 +586,14 @@ def test_what_is_no_subject(head: Head, subject: str) -> None:
 def test_what_has_too_many_digits_is_no_session_and_no_task(head: Head, subject: str) -> None:
     with pytest.raises(PilotError, match=r"there is no session|is not a task id"):
         head.why(subject)
+
+
+def test_each_version_of_a_ready_task_has_its_reason(head: Head) -> None:
+    own = template(1, resources=Resources(cores=64), versions=(2,))
+    small = template(2, version="small", version_of=9)
+    head.batch.add_templates([own, small])
+    head.apply(ev.TasksSubmitted(1, [own, small], [spec(1)], {}))
+    answer = head.why(task_label(1))
+    assert answer.kind == "next"
+    (line,) = [cause for cause in answer.because if cause.kind == "version"]
+    assert "as itself it is ready, but no pool can run it: it needs 64 cores" in line.text

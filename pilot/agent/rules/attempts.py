@@ -56,8 +56,9 @@ class Attempts:
         self.held: dict[int, int] = {}
         #: The amounts of the site that tasks here hold, by task.
         self.site_held: dict[int, Amounts] = {}
-        #: The placements of tasks that were sent to a process, by task, for the record.
-        self.placements: dict[int, str] = {}
+        #: The placements of tasks that were sent to a process, and the versions of these that run,
+        #: by task, for the record.
+        self.placements: dict[int, tuple[str, str]] = {}
         #: When something came or ended last.
         self.busy_at = now
         self._cores = cores
@@ -183,8 +184,9 @@ class Attempts:
             self.report(ended(work, "interrupted", reason, now))
 
     def _can_run(self, queue: Queue) -> bool:
-        """Tell whether enough nodes are left for tasks of this class."""
-        return queue.nodes is not None and queue.nodes <= len(self._cores.hosts)
+        """Tell whether enough nodes are left for tasks of this class, as one of its versions."""
+        hosts = len(self._cores.hosts)
+        return any(each.nodes is not None and each.nodes <= hosts for each in queue.alike)
 
     def _misfit(self, work: AttemptSpec, now: float) -> Completion:
         """Return the completion of a task that the remaining nodes can never run."""
@@ -219,12 +221,13 @@ class Attempts:
     def _near(self, work: AttemptSpec, queue: Queue) -> Queue | None:
         """Return the queue for a task by where its inputs are; None, and put it aside, if it waits
         for one that is in the store of another node alone, and have that fetched or written."""
-        if len(self._cores.hosts) == 1 and queue.nodes == 1 and queue.kind in ONE_NODE:
+        is_of_one_node = all(each.nodes == 1 and each.kind in ONE_NODE for each in queue.alike)
+        if len(self._cores.hosts) == 1 and is_of_one_node:
             return queue
         paths = [item.value.path for item in work.inputs if item.value and item.value.path]
         stores = {path: node for path in paths if (node := self._kept.node_of(path))}
         node = ""
-        if queue.nodes == 1 and queue.kind in ONE_NODE:
+        if is_of_one_node:
             holders = [node for path in stores for node in self._places.nodes_of(path)]
             nearest = self._places.nearest(paths, holders, self._cores.nodes)
             node = max(nearest, key=lambda each: self._room(queue, each), default="")
@@ -283,6 +286,8 @@ class Attempts:
         is room, if not."""
         for near in self.queues.waiting_near:
             is_there = near.node in self._cores.nodes
+            if not near.waiting:
+                continue  # as another version of the same tasks it was served already
             if is_there and not near.waits_long(now, self._fetch_s(near)):
                 continue
             for work in self.queues.pop(near, len(near.waiting)):
@@ -332,7 +337,7 @@ class Attempts:
         """Note where work runs, for the record."""
         text = placement_text(shares)
         for item in work:
-            self.placements[item.task] = text
+            self.placements[item.task] = text, self.templates[item.template].version
 
     def report(
         self,
@@ -573,7 +578,9 @@ class Attempts:
                 outcome="interrupted" if outcome == "cancelled" else outcome,
             )
         received = self._received.pop(completion.task, 0.0)
-        placement = self.placements.pop(completion.task, "")
+        placement, version = self.placements.pop(completion.task, ("", ""))
         if not completion.received:
-            completion = msgspec.structs.replace(completion, received=received, placement=placement)
+            completion = msgspec.structs.replace(
+                completion, received=received, placement=placement, version=version
+            )
         self._completions.append(completion)

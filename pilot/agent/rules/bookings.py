@@ -78,6 +78,8 @@ class Bookings:
         """Give the first task of a class the booking, unless there is one."""
         if self.queue is not None or now - self._failed_at < RENEW_S:
             return
+        if len(queue.alike) > 1 and (queue.nodes or 0) > len(self._cores.hosts):
+            return  # its tasks can start as another version alone
         self._made_at = self._renewed_at = now
         those = list(stays())
         booking = self._book(queue, those)

@@ -4,7 +4,10 @@ Invariants
 ----------
 - A queue is among those that wait exactly while work is in it.
 - High priority goes first; of classes alike in that, detached children before their parents' like,
-  which may wait for them; then the one that came here first.
+  which may wait for them; then the one that came here first; of the versions of a task the one
+  that was made first.
+- The queues of the versions of a task have one line of waiting work, which any of them serves; of
+  versions that need different amounts of the site, the head has chosen.
 - A class of tasks of several cores that has waited for `STARVED_S` is to have a booking: see
   `bookings`. One core is as good as another: a class of such tasks needs no such care.
 """
@@ -18,6 +21,8 @@ from bisect import insort
 from collections import deque
 from collections.abc import Collection
 from typing import NamedTuple
+
+import msgspec
 
 from pilot.model.tasks import Template
 from pilot.scheduler.resources import NodeShape, nodes_needed
@@ -39,6 +44,7 @@ class Queue:
 
     __slots__ = (
         "_history",
+        "alike",
         "amounts",
         "busy",
         "indexed",
@@ -54,7 +60,9 @@ class Queue:
         "rank",
         "session",
         "software",
+        "template",
         "time_limit_s",
+        "version",
         "waiting",
         "waiting_since",
     )
@@ -62,6 +70,12 @@ class Queue:
     def __init__(self, template: Template, number: int, place: int, shape: NodeShape) -> None:
         self.session = template.session
         self.kind = template.kind
+        #: What work becomes when it is taken from here; 0: what it is.
+        self.template = 0
+        #: The label of the version that its tasks are; empty: the tasks themselves.
+        self.version = template.version
+        #: The queues of all versions that can run here, which share what waits.
+        self.alike: tuple[Queue, ...] = (self,)
         #: What its processes are started in.
         self.software = template.software
         self.need = need = template.resources
@@ -98,10 +112,17 @@ class Queue:
         """Return a queue for tasks of this class that start on a node; see `place`."""
         near = copy.copy(self)
         near.waiting, near.waiting_since, near.busy = deque(), 0.0, 0
-        near.node, near.place, near.near = node, place, {}
+        near.node, near.place, near.near, near.alike = node, place, {}, (near,)
         # Before those of its class that start anywhere: they have another chance.
         near.rank = (*self.rank[:3], -place)
         return near
+
+    def takes(self, work: AttemptSpec) -> AttemptSpec:
+        """Return work as it is started from this queue, which may be one of several versions."""
+        template = self.template
+        if not template or work.template == template:
+            return work
+        return msgspec.structs.replace(work, template=template)
 
     @property
     def mean_s(self) -> float | None:
@@ -216,6 +237,8 @@ class Queues:
             template.depth,
             template.fresh,
             template.software,
+            template.versions,
+            template.version_of and template.id,
         )
         queue = session.queues.get(key)
         if queue is None:
@@ -224,7 +247,24 @@ class Queues:
             queue = session.queues[key] = Queue(template, number, place, self._shape)
         if template.id not in self._of_template:
             session.templates.append(template.id)
+        if queue.template:
+            return  # it has others beside it already
         self._of_template[template.id] = queue
+        if template.versions:
+            self._join(template, queue)
+
+    def _join(self, template: Template, queue: Queue) -> None:
+        """Let the queues of a task's versions, which are there already, share what waits."""
+        queues = {template.id: queue}
+        queues |= {each: self._of_template[each] for each in template.versions}
+        for position, (number, each) in enumerate(queues.items()):
+            each.template = number
+            each.rank = (*queue.rank[:3], position)
+        for number, each in queues.items():
+            same = [other for other in queues.values() if other.need.site == each.need.site]
+            able = [other for other in same if other.nodes is not None] or same
+            _share(able)
+            self._of_template[number] = each if each in able else able[0]
 
     def forget(self, session: int) -> list[int]:
         """Forget an ended session that has no attempt here; return the ids of its templates."""
@@ -240,12 +280,14 @@ class Queues:
 
     def near(self, queue: Queue, node: str) -> Queue:
         """Return the queue of the tasks of a class that start on a node."""
-        near = queue.near.get(node)
-        if near is None:
+        if node not in queue.near:
             session = self._sessions[queue.session]
-            place = session.places.setdefault((queue.kind, queue.need, node), next(self._numbers))
-            near = queue.near[node] = queue.on(node, place)
-        return near
+            for each in queue.alike:
+                key = (each.kind, each.need, node)
+                place = session.places.setdefault(key, next(self._numbers))
+                each.near[node] = each.on(node, place)
+            _share([each.near[node] for each in queue.alike])
+        return queue.near[node]
 
     @property
     def has_waiting(self) -> bool:
@@ -283,37 +325,51 @@ class Queues:
     def pop(self, queue: Queue, most: int = 1) -> list[AttemptSpec]:
         """Remove and return the next `most` tasks of a queue, or all if there are fewer."""
         waiting = queue.waiting
+        if not waiting:
+            return []
         if most < len(waiting):
             if most == 1:
-                return [waiting.popleft()]
-            return [waiting.popleft() for _ in range(most)]
-        taken = list(waiting)
-        waiting.clear()
-        self._leave(queue)
-        return taken
+                return [queue.takes(waiting.popleft())]
+            taken = [waiting.popleft() for _ in range(most)]
+        else:
+            taken = list(waiting)
+            waiting.clear()
+            self._leave(queue)
+        return [queue.takes(work) for work in taken] if queue.template else taken
 
     def take(self, queue: Queue, tasks: Collection[int]) -> list[AttemptSpec]:
         """Remove and return those of `tasks` that wait in a queue."""
         taken = [work for work in queue.waiting if work.task in tasks]
         if taken:
-            queue.waiting = deque(work for work in queue.waiting if work.task not in tasks)
-            if not queue.waiting:
+            left = [work for work in queue.waiting if work.task not in tasks]
+            queue.waiting.clear()
+            queue.waiting.extend(left)
+            if not left:
                 self._leave(queue)
         return taken
 
     def _enter(self, queue: Queue) -> None:
-        if self._waiting:
-            insort(self._waiting, queue, key=_rank)
-        else:
-            self._waiting.append(queue)
-        self.wide += queue.is_wide
-        self.coreless += queue.is_coreless
+        for each in queue.alike:
+            if self._waiting:
+                insort(self._waiting, each, key=_rank)
+            else:
+                self._waiting.append(each)
+            self.wide += each.is_wide
+            self.coreless += each.is_coreless
 
     def _leave(self, queue: Queue) -> None:
-        self._waiting.remove(queue)
-        self.wide -= queue.is_wide
-        self.coreless -= queue.is_coreless
-        queue.waiting_since = 0.0
+        for each in queue.alike:
+            self._waiting.remove(each)
+            self.wide -= each.is_wide
+            self.coreless -= each.is_coreless
+            each.waiting_since = 0.0
+
+
+def _share(queues: list[Queue]) -> None:
+    """Let queues share what waits in them, before anything does."""
+    alike = tuple(queues)
+    for queue in queues:
+        queue.alike, queue.waiting = alike, queues[0].waiting
 
 
 def _rank(queue: Queue) -> tuple[int, int, int, int]:

@@ -536,14 +536,15 @@ class Rules:
         # Where there is no place for one task, there is none for those alike behind it.
         full: set[int] = set()
         for queue in queues.waiting:
-            if queue is first:
+            if queue is first or not queue.waiting:
                 continue
             place = queue.place
             if bookings and bookings.backfills(queue, now):
                 place = ~place
             if place not in full:
                 while queue.waiting and self._start(queue, now):
-                    queue.waiting_since = 0.0
+                    for each in queue.alike:
+                        each.waiting_since = 0.0
                 if not queue.waiting:
                     continue
                 full.add(place)
@@ -565,7 +566,8 @@ class Rules:
         bookings.let_go()
         if self._start(queue, now):
             bookings.end()
-            queue.waiting_since = 0.0
+            for each in queue.alike:
+                each.waiting_since = 0.0
             return None
         bookings.renew(partial(self._stays, now), now)
         bookings.keep()

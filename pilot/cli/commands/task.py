@@ -262,6 +262,7 @@ def show(task_id: str, as_json: bool) -> None:
             "memory": _memory(data) and f"{_memory(data)} at most",
             "pilot": data["pilot"],
             "node": data["node"],
+            "version": data["version"],
             "results": "\n".join(
                 "released"
                 if value["released"]
@@ -277,15 +278,18 @@ def show(task_id: str, as_json: bool) -> None:
     )
     if data["attempts_made"]:
         click.echo()
+        # Few tasks have versions.
+        has_versions = any(attempt["version"] for attempt in data["attempts_made"])
         print_table(
             (
-                *("attempt", "outcome", "pilot", "node", "cores", "started", "time"),
-                *("cpu", "memory", "error"),
+                *("attempt", "outcome", *(["version"] if has_versions else ()), "pilot", "node"),
+                *("cores", "started", "time", "cpu", "memory", "error"),
             ),
             [
                 (
                     attempt["number"],
                     attempt["outcome"],
+                    *([attempt["version"]] if has_versions else ()),
                     attempt["pilot"],
                     attempt["node"],
                     attempt["placement"],

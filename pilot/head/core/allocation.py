@@ -32,7 +32,7 @@ def queue(task: Task, first: bool = False) -> None:
     """
     if task.parts and not turns.enter(task, first):
         return
-    work = task.task_class
+    work = task.task_class = task.own_class
     work.ready += 1
     if first:
         work.queue.appendleft(task)

@@ -66,7 +66,7 @@ from pilot.head.core.events import (
 from pilot.head.core.lifecycle import Lifecycle, default_values
 from pilot.head.core.pilot_reports import PilotReports
 from pilot.head.core.sessions import Sessions
-from pilot.head.core.state import Task
+from pilot.head.core.state import Task, TaskClass
 from pilot.model.ids import Ref
 from pilot.model.states import CANCELLED, COMPLETED, FAILED, PENDING, READY
 from pilot.model.tasks import TaskFailure, TaskSpec
@@ -159,19 +159,33 @@ class Core:
 
     def demand(self) -> list[ClassDemand]:
         """Return the tasks to run, by class: the demand that elasticity answers."""
-        return [
-            ClassDemand(
-                need=work.need,
-                pool=work.pool,
-                count=work.assigned + (0 if work.session.rests else work.ready),
-                mean_s=work.mean_s,
-                required_walltime_s=required_walltime_s(work),
-                assigned=work.assigned,
-                most=self.site.most(work.need.site) if work.need.site else math.inf,
-            )
-            for work in self.classes.values()
-            if work.assigned or (work.ready and not work.session.rests)
-        ]
+        found = []
+        for work in self.classes.values():
+            # Of all versions the first counts what waits.
+            ready = 0 if work.session.rests or work is not work.versions[0] else work.ready
+            if ready or work.assigned:
+                others = work.versions[1:] if ready else ()
+                versions = tuple(self._demand_of(each, ready) for each in others)
+                found.append(self._demand_of(work, ready, work.assigned, versions))
+        return found
+
+    def _demand_of(
+        self,
+        work: TaskClass,
+        ready: int,
+        assigned: int = 0,
+        versions: tuple[ClassDemand, ...] = (),
+    ) -> ClassDemand:
+        return ClassDemand(
+            need=work.need,
+            pool=work.pool,
+            count=assigned + ready,
+            mean_s=work.mean_s,
+            required_walltime_s=required_walltime_s(work),
+            assigned=assigned,
+            most=self.site.most(work.need.site) if work.need.site else math.inf,
+            versions=versions,
+        )
 
     def versions(self, spec: TaskSpec) -> list[Ref]:
         """List the results that a task which is not here yet would get by turns, as far as these
@@ -263,7 +277,7 @@ class Core:
         whys = dict(event.tasks)
         if event.templates:
             for task in self.tasks.values():
-                if (why := event.templates.get(task.template.id)) is not None:
+                if why := self._sessions.why_unfit(task.template):
                     whys[task.id] = why
         for number, why in whys.items():
             if (unfit := self.tasks.get(number)) is not None:

@@ -67,7 +67,9 @@ class Dispatch:
         """Hand ready tasks to pilots; return the tasks that each pilot gets now, by its name."""
         given = self._give_early(now)
         known = self._sessions.classes.values()
-        classes = [work for work in known if work.ready and not work.session.rests]
+        ready = (work for work in known if work.ready and not work.session.rests)
+        # Versions of a task in their order, with the task itself.
+        classes = [each for work in ready if work is work.versions[0] for each in work.versions]
         if not classes:
             return given
         self._fade(now)
@@ -96,6 +98,7 @@ class Dispatch:
                 work.ready -= 1  # a task of another class has its turn
                 continue
             task.attempt += 1
+            task.task_class = work
             if site:
                 self._site.take(pilot.name, task.id, site)
             allocation.hold(task, pilot, now, self._log)
@@ -114,9 +117,10 @@ class Dispatch:
         for pilot in self._pilots.values():
             while pilot.early:
                 task = pilot.early[0]
-                if self._may_go_early(task, pilot, now):
-                    if not assignment.early_slots(task.task_class, pilot):
+                if work := self._early_as(task, pilot, now):
+                    if not assignment.early_slots(work, pilot):
                         break
+                    task.task_class = work
                     task.attempt += 1
                     task.ready_at = now
                     allocation.hold(task, pilot, now, self._log)
@@ -124,17 +128,25 @@ class Dispatch:
                 pilot.early.popleft()
         return given
 
-    def _may_go_early(self, task: Task, pilot: Pilot, now: float) -> bool:
-        work = task.task_class
-        return (
+    def _early_as(self, task: Task, pilot: Pilot, now: float) -> TaskClass | None:
+        """Return the class as which a task may go to a pilot ahead of its inputs, if any."""
+        own = task.own_class
+        if not (
             task.state == PENDING
             and task.near_pilot is pilot
             and task.near == task.missing
-            and not (pilot.draining or work.session.rests or task.template.cache or work.need.site)
+            and not (pilot.draining or own.session.rests or task.template.cache)
             and not task.parts
-            and (assignment.is_short(work) or self._needs_large(task))
-            and assignment.fits(work, pilot, now)
-        )
+        ):
+            return None
+        for work in own.versions:
+            if (
+                not work.need.site
+                and assignment.fits(work, pilot, now)
+                and (assignment.is_short(work) or self._needs_large(task))
+            ):
+                return work
+        return None
 
     def _needs_large(self, task: Task) -> bool:
         """Tell whether all inputs that a task waits for are of classes that make large results."""
@@ -159,9 +171,9 @@ class Dispatch:
                 if now - oldest < STUCK_S or work.session.rests:
                     continue
                 rooms = [
-                    (taker, assignment.free_slots(work, taker))
+                    (taker, max(assignment.free_slots(each, taker) for each in fitting))
                     for taker in idle
-                    if taker is not pilot and assignment.starts_at_once(work, taker, now)
+                    if taker is not pilot and (fitting := _starting_at_once(work, taker, now))
                 ]
                 stuck = _stuck(waiting, sum(room for _, room in rooms), now)
                 if stuck:
@@ -190,6 +202,11 @@ class Dispatch:
         self._faded = now
         for session in self._sessions.known.values():
             session.used *= factor
+
+
+def _starting_at_once(work: TaskClass, pilot: Pilot, now: float) -> list[TaskClass]:
+    """Return the classes as which the pilot could start one more task of a class at once."""
+    return [each for each in work.versions if assignment.starts_at_once(each, pilot, now)]
 
 
 def _look_who_is_late(classes: list[TaskClass], now: float) -> None:

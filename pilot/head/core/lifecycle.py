@@ -59,8 +59,10 @@ class Lifecycle:
         """
         if spec.template not in self._sessions.templates:
             return "the head was never told what it is to run (its template)"
-        if spec.template in self._sessions.unfit:
-            return self._sessions.unfit[spec.template]
+        if self._sessions.unfit and (
+            why := self._sessions.why_unfit(self._sessions.templates[spec.template])
+        ):
+            return why
         may_be_released = gone or self.releases.is_used
         for result in spec.inputs:
             needed = result[0]

@@ -37,7 +37,7 @@ from pilot.head.core.events import (
 )
 from pilot.head.core.lifecycle import Lifecycle
 from pilot.head.core.retry import counted, verdict
-from pilot.head.core.state import Pilot, Task
+from pilot.head.core.state import Pilot, Task, TaskClass
 from pilot.head.core.waived import sound
 from pilot.model.states import ASSIGNED, COMPLETED, DELEGATED, PENDING, Outcome
 from pilot.model.tasks import Completion, TaskFailure
@@ -292,6 +292,8 @@ class PilotReports:
         """Take in the end of an attempt: end its task, or try it again. `event` None: no report."""
         outcome = completion.outcome
         work = task.task_class
+        if completion.version:
+            work = _ran_as(work, completion.version)
         task.files = completion.files
         if pilot is not None:
             task.pool = pilot.pool
@@ -299,7 +301,8 @@ class PilotReports:
             task.ran_s = took = max(0.0, completion.ended - completion.started)
             work.session.used += took * work.cores
             if pilot is not None:
-                pilot.avoided.pop(work, None)
+                for each in work.versions:
+                    pilot.avoided.pop(each, None)
             if outcome == "ok":
                 work.learn(took)
                 work.makes_files = any(value.path for value in completion.values)
@@ -314,7 +317,7 @@ class PilotReports:
             # Given back before it started: it was no attempt, and the next one has its number.
             task.attempt -= 1
             if pilot is not None and _was_asked_back(task, pilot):
-                pilot.avoided[work] = now
+                pilot.avoided.update(dict.fromkeys(work.versions, now))
         state = verdict(task.template, completion, task.errors, task.crashes)
         if state is None:
             allocation.leave_pilot(task)
@@ -337,6 +340,12 @@ class PilotReports:
             self._log.task(task.id, PENDING, task.template.session, now, why)
         else:
             self._life.make_ready(task, now, effects, again=why)
+
+
+def _ran_as(work: TaskClass, version: str) -> TaskClass:
+    """Return the class for a version of the tasks of a class, by its label."""
+    classes = (each for each in work.versions if each.version and each.version.version == version)
+    return next(classes, work)
 
 
 def _attempt(task: Task, pilot: str, completion: Completion) -> Attempt:

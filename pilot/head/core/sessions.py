@@ -56,9 +56,12 @@ class Sessions:
 
     def learn(self, templates: Iterable[Template]) -> None:
         """Keep templates, and find or make the classes of new ones."""
+        several = []
         for template in templates:
             if template.id in self.templates:
                 continue
+            if template.versions:
+                several.append(template)
             session = self.get(template.session)
             self.templates[template.id] = template
             session.templates.append(template.id)
@@ -71,6 +74,8 @@ class Sessions:
                 template.priority,
                 template.pool,
                 template.depth,
+                template.versions,
+                template.version_of and template.id,
             )
             work = self.classes.get(key)
             if work is None:
@@ -79,6 +84,14 @@ class Sessions:
                 self.classes[key] = work
                 session.classes.append(key)
             self.class_of[template.id] = work
+        for template in several:
+            versions = [self.class_of[each] for each in template.versions if each in self.class_of]
+            self.class_of[template.id].share_queue(versions)
+
+    def why_unfit(self, template: Template) -> str:
+        """Return why the tasks of a template cannot be stored, with all their versions, or ""."""
+        numbers = (template.id, *template.versions)
+        return next((self.unfit[each] for each in numbers if each in self.unfit), "")
 
     def change(self, event: SessionOpened, now: float, effects: Effects) -> None:
         """Take in a new session, or that a session is paused, resumed, stopped or closed."""

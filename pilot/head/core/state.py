@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from pilot.model.ids import Ref, session_of
 from pilot.model.states import PENDING, TaskState
 from pilot.model.tasks import DEPTH_MOST, FileStamp, Template
 from pilot.model.values import Value
-from pilot.scheduler.resources import NodeShape
+from pilot.scheduler.resources import NodeShape, nodes_needed
 from pilot.scheduler.site_amounts import SiteAmounts
 
 #: A pilot gets no more tasks of a depth once so many of that depth wait there for others, for each
@@ -25,12 +26,26 @@ WAITING_PER_CORE = 8
 STILL_S = 1.0
 
 
+class Counted:
+    """The number of ready tasks in a queue, which classes of versions of the same tasks share."""
+
+    __slots__ = ("ready",)
+
+    def __init__(self) -> None:
+        self.ready = 0
+
+
 class TaskClass:
-    """Tasks that are alike for the scheduler, with the queue of the ready ones."""
+    """Tasks that are alike for the scheduler, with the queue of the ready ones.
+
+    Where tasks have versions, there is a class for each of these, which have one queue: a task is
+    of the class by which it was given to a pilot last.
+    """
 
     __slots__ = (
         "assigned",
         "cores",
+        "counter",
         "depth",
         "has_data",
         "late",
@@ -41,9 +56,10 @@ class TaskClass:
         "pool",
         "priority",
         "queue",
-        "ready",
         "session",
         "time_limit_s",
+        "version",
+        "versions",
         "waits",
         "waits_since",
     )
@@ -71,13 +87,32 @@ class TaskClass:
         self.makes_files = False
         #: The queue; it may hold tasks that are no longer READY, and `ready` counts the others.
         self.queue: deque[Task] = deque()
-        self.ready = 0
+        self.counter = Counted()
+        #: The template of the version that the class is for; None: it is for the tasks themselves.
+        self.version = template if template.version_of else None
+        #: The classes of all versions of its tasks, the one for the tasks themselves first.
+        self.versions: tuple[TaskClass, ...] = (self,)
         #: The number of tasks that pilots hold and that do not wait for others.
         self.assigned = 0
         #: Of tasks of several cores: since when there are ready ones and none was given to a pilot,
         #: 0 where that was never looked at since; and True if that is for too long.
         self.waits_since = 0.0
         self.late = False
+
+    @property
+    def ready(self) -> int:
+        """The number of ready tasks that may be given away."""
+        return self.counter.ready
+
+    @ready.setter
+    def ready(self, count: int) -> None:
+        self.counter.ready = count
+
+    def share_queue(self, others: Iterable[TaskClass]) -> None:
+        """Let others be the classes of versions of the same tasks, before there are any."""
+        self.versions = (self, *others)
+        for other in self.versions:
+            other.queue, other.counter, other.versions = self.queue, self.counter, self.versions
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -93,6 +128,14 @@ class TaskClass:
     def share(self) -> float:
         """The cores that the session has and recently had, divided by its weight."""
         return (self.session.load + self.session.used) / self.session.weight
+
+    def may_wait_on(self, shape: NodeShape) -> bool:
+        """Tell whether tasks of this class may wait for cores on such nodes: no other version of
+        them needs fewer there."""
+        if len(self.versions) == 1:
+            return True
+        able = [each for each in self.versions if nodes_needed(each.need, shape) is not None]
+        return min(able, key=lambda each: each.cores, default=self) is self
 
     def learn(self, duration_s: float) -> None:
         """Add a duration, in seconds, to the mean."""
@@ -247,6 +290,11 @@ class Task:
         self.ready_at = 0.0
         self.assigned_at = 0.0
         self.started_at = 0.0
+
+    @property
+    def own_class(self) -> TaskClass:
+        """The class for the task itself, whichever version of it a pilot was given."""
+        return self.task_class.versions[0]
 
     @property
     def given(self) -> tuple[Ref, ...]:

@@ -64,7 +64,7 @@ def misfit(spec: TaskSpec, template: Template) -> str:
 
 def enter(task: Task, first: bool) -> bool:
     """Tell whether a ready task may be in the queue of its class; if not, it is put aside."""
-    work = task.task_class
+    work = task.own_class
     for part in task.parts:
         turn = part.turn
         if turn.holder is not None or work in turn.candidates:
@@ -148,7 +148,7 @@ def _next(turns: Iterable[Turn]) -> list[Task]:
 
 def _put_aside(task: Task, turn: Turn, first: bool) -> None:
     task.aside = True
-    waiting = turn.aside.setdefault(task.task_class, deque())
+    waiting = turn.aside.setdefault(task.own_class, deque())
     if first:
         waiting.appendleft(task)
     else:
@@ -157,5 +157,5 @@ def _put_aside(task: Task, turn: Turn, first: bool) -> None:
 
 def _uncandidate(task: Task) -> None:
     for part in task.parts:
-        if part.turn.candidates.get(task.task_class) is task:
-            del part.turn.candidates[task.task_class]
+        if part.turn.candidates.get(task.own_class) is task:
+            del part.turn.candidates[task.own_class]

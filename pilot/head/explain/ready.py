@@ -70,8 +70,27 @@ class Readiness:
         """Return the reason why ready tasks of a class have no pilot."""
         finding = self._of_class.get(id(work))
         if finding is None:
-            finding = self._of_class[id(work)] = self._why_ready(work)
+            finding = self._as_versions(work) if len(work.versions) > 1 else self._why_ready(work)
+            self._of_class[id(work)] = finding
         return finding
+
+    def _as_versions(self, work: TaskClass) -> Finding:
+        """Return why tasks with versions have no pilot: as the first one that can ever run, with a
+        line for each of the others."""
+        findings = [(each, self._why_ready(each)) for each in work.versions]
+        chosen = next((its for _, its in findings if its.kind != "impossible"), findings[0][1])
+        lines = [
+            Cause(
+                "version",
+                f"as its version {each.version.version!r} it {its.clause}"
+                if each.version
+                else f"as itself it {its.clause}",
+                facts={"why": its.kind},
+            )
+            for each, its in findings
+            if (its.kind, its.clause) != (chosen.kind, chosen.clause)
+        ]
+        return chosen._replace(because=(*chosen.because, *lines))
 
     def _why_ready(self, work: TaskClass) -> Finding:
         if reason := self._head.get("stopping"):
@@ -352,7 +371,7 @@ class Readiness:
         higher: dict[int, int] = {}
         sharing: dict[int, int] = {}
         for other in self._core.classes.values():
-            if other is work or not other.ready or other.session.rests:
+            if other in work.versions or not other.ready or other.session.rests:
                 continue
             if not any(
                 not assignment.why_unfit(work, p, self._now)

@@ -134,14 +134,16 @@ class SessionAnswers:
         """Return the waits of a session's unfinished tasks, with counts and an example of each."""
         session = self._core.sessions[number]
         classes = [work for work in self._core.classes.values() if work.session is session]
-        ready = sum(work.ready for work in classes)
+        # Versions of a task have one queue.
+        queues = [work for work in classes if work is work.versions[0]]
+        ready = sum(work.ready for work in queues)
         held = sum(work.assigned for work in classes)
         waiting = session.unfinished - ready - held
         numbers = ((ready, "ready"), (held, "with pilots"), (waiting, "waiting for others"))
         told = ", ".join(f"{count} {what}" for count, what in numbers if count > 0)
         causes: list[Cause] = []
         advice: list[str] = []
-        for count, example, finding in self._ready_groups(classes):
+        for count, example, finding in self._ready_groups(queues):
             causes.append(self._group_cause(count, example, finding))
             advice += finding.advice
         if held and (longest := self._longest_held(number)):

@@ -332,8 +332,8 @@ UPDATE tasks SET attempts = ? WHERE id = ?;
 -- name: add_attempts
 INSERT OR REPLACE INTO attempts (task, number, outcome, pilot, node, created, ready, assigned,
                                  received, fetched, started, ended, reported, committed,
-                                 placement, failure, logs, cpu, memory)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+                                 placement, failure, logs, cpu, memory, version)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: payloads
 SELECT id, payload FROM tasks WHERE id IN (SELECT value FROM json_each(?));
@@ -574,7 +574,7 @@ FROM attempts WHERE task = :task ORDER BY number DESC LIMIT :limit;
 
 -- name: list_attempts
 SELECT number, outcome, pilot, node, created, ready, assigned, received, fetched, started, ended,
-       reported, committed, placement, failure, logs, cpu AS cpu_s, memory AS peak_mib
+       reported, committed, placement, failure, logs, cpu AS cpu_s, memory AS peak_mib, version
 FROM attempts WHERE task = :task ORDER BY number;
 
 -- name: list_placements

@@ -144,6 +144,7 @@ def attempt_row(
         encode(c.logs) if c.logs else None,
         c.cpu_s or None,
         c.peak_mib or None,
+        c.version or None,
     )
 
 

@@ -124,6 +124,7 @@ CREATE TABLE attempts (
     cpu       REAL,                         -- seconds of processors; NULL: not known
     memory    INTEGER,                      -- the most that it had, in MiB; NULL: not known
     placement TEXT,                         -- nodes, cores and things with an index that it had
+    version   TEXT,                         -- of the task that ran; NULL: the task itself
     PRIMARY KEY (task, number)
 ) WITHOUT ROWID;
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-SCHEMA_VERSION = 19
+SCHEMA_VERSION = 20
 #: Tells tools such as `file` that this is a database of Pilot ("Pilt").
 APPLICATION_ID = 0x50696C74
 

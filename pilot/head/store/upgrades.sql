@@ -119,3 +119,6 @@ CREATE TABLE inherited (
 
 -- version: 19
 ALTER TABLE attempts ADD COLUMN placement TEXT;
+
+-- version: 20
+ALTER TABLE attempts ADD COLUMN version TEXT;

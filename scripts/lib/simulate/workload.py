@@ -50,6 +50,10 @@ class WorkClass:
         self.ready = 0
         self.assigned = 0
 
+    def may_wait_on(self, shape: NodeShape) -> bool:  # noqa: ARG002  # as the protocol has it
+        """Tell whether tasks may wait for cores: there are no versions of them."""
+        return True
+
     @property
     def session(self) -> str:
         """The session: there is one."""
