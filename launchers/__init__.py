@@ -53,8 +53,8 @@ NODE_LAUNCHERS = tuple(_NODE_LAUNCHERS)
 #: starts there must get on with.
 _AROUND_MPIRUN = {"srun": SHARING_STEPS}
 #: The options by which an mpirun has them started so. Not every build finds that out by itself:
-#: Debian's MPICH takes ssh.
-_THROUGH = {("mpich", "srun"): HYDRA_OPTIONS}
+#: Debian's MPICH takes ssh, and so does Intel MPI where it is given hosts.
+_THROUGH = {(name, "srun"): HYDRA_OPTIONS for name in ("mpich", "intel")}
 
 
 def get_launcher(name: str, options: Sequence[str] = (), node_launcher: str = "local") -> Launcher:

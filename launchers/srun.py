@@ -69,7 +69,7 @@ SHARING_STEPS = (
 )
 
 
-#: The options by which MPICH's hydra starts its daemons as steps.
+#: The options by which hydra, of MPICH and Intel MPI, starts its daemons as steps.
 HYDRA_OPTIONS = ("-launcher", "slurm")
 
 

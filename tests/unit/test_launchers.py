@@ -30,6 +30,7 @@ from pilot.launchers.mpirun import (
     INTEL,
     MPICH,
     OPENMPI,
+    Flavour,
     MpirunLauncher,
     find_mpi,
     parse_version,
@@ -432,14 +433,15 @@ def test_a_world_of_two_ranks_on_this_host(host: str) -> None:
     assert done.stdout.strip() == str([(0, 2, "a b,c"), (1, 2, "a b,c")])
 
 
-def test_daemons_of_mpich_start_through_the_batch_system_on_several_hosts_alone(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("flavour", [MPICH, INTEL], ids=lambda flavour: str(flavour.name))
+def test_daemons_of_hydra_start_through_the_batch_system_on_several_hosts_alone(
+    flavour: Flavour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Debian's would take ssh, which compute nodes need not have."""
-    monkeypatch.setattr("pilot.launchers.find_mpi", lambda _: (MPICH, "/opt/mpi/bin/mpiexec"))
+    """Debian's and Intel's would take ssh, which compute nodes need not have."""
+    monkeypatch.setattr("pilot.launchers.find_mpi", lambda _: (flavour, "/opt/mpi/bin/mpiexec"))
     two = Placement((HostRanks("n1", 1), HostRanks("n2", 1)))
     here = Placement((HostRanks("localhost", 2),))
-    by_srun, local = (get_launcher("mpich", (), node) for node in ("srun", "local"))
+    by_srun, local = (get_launcher(flavour.name, (), node) for node in ("srun", "local"))
     assert " -launcher slurm " in " ".join(by_srun.launch(["x"], two, env={}).argv)
     assert " -launcher slurm " not in " ".join(by_srun.launch(["x"], here, env={}).argv)
     assert "-launcher" not in local.launch(["x"], two, env={}).argv
