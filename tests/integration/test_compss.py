@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from support.compss import environment_on, run
 from support.sites import SiteUnderTest
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "from-pycompss.md"
@@ -420,21 +419,7 @@ print("never")
 
 @pytest.fixture(scope="module")
 def environment(shared_site: SiteUnderTest) -> dict[str, str]:
-    return {
-        **os.environ,
-        "PILOT_SITE": str(shared_site.directory),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
-
-
-def run(environment: dict[str, str], cwd: Path, *command: str, status: int = 0) -> tuple[str, str]:
-    if command[0] == "runcompss":  # also where Pilot was installed before it had this command
-        command = (sys.executable, "-m", "pilot.compat.compss.commands", *command[1:])
-    told = subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=cwd, timeout=120, check=False
-    )
-    assert told.returncode == status, told.stdout + told.stderr
-    return told.stdout, told.stderr
+    return environment_on(shared_site)
 
 
 @pytest.mark.parametrize(

@@ -93,9 +93,10 @@ def test_what_means_nothing_is_refused_at_decoration(given: Any) -> None:
         def f(x: Any) -> None: ...
 
 
-def test_streams_are_refused() -> None:
-    with pytest.raises(NotSupportedError, match="a stream is not supported"):
-        task(s=NAMED["STREAM_IN"])(lambda s: s)
+def test_streams_go_one_way() -> None:
+    assert parameter_of("s", NAMED["STREAM_OUT"], "g") == Parameter("stream", "out")
+    with pytest.raises(PyCOMPSsException, match="STREAM_IN and STREAM_OUT"):
+        task(s=NAMED["STREAM_INOUT"])(lambda s: s)
 
 
 def test_decorators_that_are_not_there_say_so() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pilot.client.task import PYTHON, Task
 from pilot.compat.compss.constraints import options_of as options_of_constraints
+from pilot.compat.compss.errors import PyCOMPSsException
 from pilot.compat.compss.files import Files, path_of
 from pilot.compat.compss.parameters import (
     COLLECTION_FILE,
@@ -19,6 +20,7 @@ from pilot.compat.compss.parameters import (
     IN_DELETE,
     OUT,
     PLAIN,
+    STREAM,
     Parameter,
 )
 from pilot.compat.compss.policies import IGNORE
@@ -33,6 +35,7 @@ from pilot.compat.compss.work import FileUse, Work
 if TYPE_CHECKING:
     from pilot.client.session import Session
     from pilot.compat.compss.decoration import Plan, TaskFunction
+    from pilot.compat.compss.streams import DistroStream
 
 
 class Host(Protocol):
@@ -109,6 +112,8 @@ def _options(
     plan = function.plan
     options = options_of_policy(plan.policy, plan.defaults, returns, total)
     options |= {"name": function.__name__, "priority": plan.priority, "returns": max(1, total)}
+    if any(p.kind == STREAM and p.direction == OUT for p in plan.parameters.values()):
+        options["priority"] += 1  # before those who wait for what it produces
     if plan.time_limit is not None:
         options["time_limit"] = float(plan.time_limit)
     if plan.constraints:
@@ -187,6 +192,8 @@ class Call:
         self._concurrents: list[Entry] = []
         self._deleted: list[Any] = []
         self._files: list[FileUse] = []
+        #: The streams that the task has as a producer.
+        self._produced: list[DistroStream] = []
 
     def submit(self) -> Any:
         """Submit the call; return what the program gets for its results."""
@@ -308,6 +315,8 @@ class Call:
             return self._object(at, parameter.direction, value)
         if parameter.is_file:
             return self._file((at,), name, parameter.direction, value)
+        if parameter.kind == STREAM:
+            return self._stream(name, parameter.direction, value)
         if parameter.kind == COLLECTION_FILE:
             return self._files_in((at,), name, parameter, value)
         if parameter.is_collection and not self._is_one(value):
@@ -391,6 +400,20 @@ class Call:
             ]
         return self._file(at, name, parameter.direction, value)
 
+    def _stream(self, name: str, direction: str, value: Any) -> DistroStream:
+        from pilot.compat.compss.streams import DistroStream
+
+        if not isinstance(value, DistroStream):
+            raise PyCOMPSsException(
+                f"{self._function.__name__}: {name} is a stream, such as ObjectDistroStream(), "
+                f"and not {value!r:.60}"
+            )
+        if direction == IN:
+            return value.for_consumer()
+        producer = value.for_producer()
+        self._produced.append(producer)
+        return producer
+
     # --- results
 
     def _note(self, future: Any, parts: list[Any], count: int, has_token: bool) -> None:
@@ -405,6 +428,9 @@ class Call:
             app.files.used(use.path, use.direction, number, parts[-1] if has_token else None)
         for value in self._deleted:
             app.tracker.forget(value)
+        for producer in self._produced:
+            # However it ends: nobody waits for what a dead one has not closed.
+            future.add_done_callback(lambda _, ended=producer: ended.close())
 
 
 def _new(value: Any) -> Any:

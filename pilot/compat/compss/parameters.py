@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from pilot.compat.compss.errors import NotSupportedError, PyCOMPSsException
+from pilot.compat.compss.errors import PyCOMPSsException
 
 OBJECT: Final = "object"
 FILE: Final = "file"
@@ -131,6 +131,6 @@ def parameter_of(name: str, given: Any, function: str) -> Parameter:
         made = given
     else:
         raise PyCOMPSsException(f"{where}: give a direction such as INOUT, not {given!r:.60}")
-    if made.kind == STREAM:
-        raise NotSupportedError(f"{where}: a stream", "let tasks exchange files, or results")
+    if made.kind == STREAM and made.direction not in (IN, OUT):
+        raise PyCOMPSsException(f"{where}: of streams there are STREAM_IN and STREAM_OUT")
     return made

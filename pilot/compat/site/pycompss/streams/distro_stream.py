@@ -1,0 +1,21 @@
+"""Names of `pycompss.streams.distro_stream`."""
+
+from pilot.compat.compss.streams import (
+    AT_LEAST_ONCE,
+    AT_MOST_ONCE,
+    FILE,
+    OBJECT,
+    DistroStream,
+    FileDistroStream,
+    ObjectDistroStream,
+)
+
+__all__ = [
+    "AT_LEAST_ONCE",
+    "AT_MOST_ONCE",
+    "FILE",
+    "OBJECT",
+    "DistroStream",
+    "FileDistroStream",
+    "ObjectDistroStream",
+]
