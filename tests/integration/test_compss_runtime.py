@@ -1,4 +1,4 @@
-"""Programs for PyCOMPSs, on a local site: streams."""
+"""Programs for PyCOMPSs, on a local site: streams, and objects that tasks take by turns."""
 
 from __future__ import annotations
 
@@ -107,3 +107,130 @@ def test_tasks_hand_objects_and_files_to_tasks_beside_them(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     assert run_text(environment, tmp_path, STREAMS)[0] == STREAMS_PRINTED
+
+
+COMMUTATIVE = """
+import os
+import time
+import numpy as np
+from pycompss.api.api import *
+from pycompss.api.on_failure import on_failure
+from pycompss.api.parameter import *
+from pycompss.api.task import task
+
+
+@task(total=COMMUTATIVE, returns=1)
+def add(total, item, waits_for=""):
+    end = time.monotonic() + 60
+    while waits_for and not os.path.exists(waits_for) and time.monotonic() < end:
+        time.sleep(0.01)
+    total.append(item)
+    return len(total)
+
+
+@task(returns=1)
+def late(item, waits_for):
+    end = time.monotonic() + 60
+    while not os.path.exists(waits_for) and time.monotonic() < end:
+        time.sleep(0.01)
+    return item
+
+
+@task(f=FILE_OUT)
+def touch(f, *after):
+    open(f, "w").close()
+
+
+@task(total=INOUT)
+def sort(total):
+    total.sort()
+
+
+@task(total=IN, returns=1)
+def count(total):
+    return len(total)
+
+
+@on_failure(management="CANCEL_SUCCESSORS")
+@task(total=COMMUTATIVE)
+def fail(total):
+    raise ValueError("leaves it as it was")
+
+
+@on_failure(management="IGNORE", returns=-1)
+@task(total=COMMUTATIVE, returns=1, time_out=1)
+def hang(total):
+    time.sleep(300)
+
+
+@task(a=COMMUTATIVE, b=COMMUTATIVE)
+def both(a, b, number):
+    a.append(number)
+    b.append(-number)
+
+
+@task(block=COMMUTATIVE)
+def increase(block):
+    block += 1
+
+
+class Sum:
+    def __init__(self):
+        self.value = 0
+
+    @task(target_direction=COMMUTATIVE)
+    def add(self, number):
+        self.value += number
+
+    @task(returns=1, target_direction=IN)
+    def get(self):
+        return self.value
+
+
+if __name__ == "__main__":
+    # The first one's input comes after the second one: in the order of calls it would never end.
+    total = []
+    slow = add(total, late("slow", os.path.abspath("go")))
+    fast = [add(total, item) for item in ("b", "a")]
+    touch("go", *fast)
+    print("free", compss_wait_on(slow), compss_wait_on(total)[2])
+    total = ["z"]
+    for item in "cab":
+        add(total, item)
+    fail(total)
+    sort(total)
+    counted = count(total)
+    for item in "ed":
+        add(total, item)
+    print("versions", compss_wait_on(counted), compss_wait_on(count(total)))
+    ended = hang(total)
+    print("ignored", compss_wait_on(ended), "".join(sorted(compss_wait_on(total))))
+    a, b = [], []
+    for number in range(4):
+        both(a, b, number)
+    print("both", sorted(compss_wait_on(a)), sorted(compss_wait_on(b)))
+    block = np.zeros(50_000)
+    for _ in range(6):
+        increase(block)
+    print("large", compss_wait_on(block).mean())
+    sums = Sum()
+    for number in range(5):
+        sums.add(number)
+    print("method", compss_wait_on(sums.get()), compss_wait_on(sums).value)
+    both(a, a, 9)
+    print("same", compss_wait_on(a)[-2:])
+"""
+COMMUTATIVE_PRINTED = """free 3 slow
+versions 4 6
+ignored -1 abcdez
+both [0, 1, 2, 3] [-3, -2, -1, 0]
+large 6.0
+method 10 10
+same [9, -9]
+"""
+
+
+def test_commutative_tasks_run_in_whatever_order(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    assert run_text(environment, tmp_path, COMMUTATIVE)[0] == COMMUTATIVE_PRINTED

@@ -275,6 +275,27 @@ def test_an_object_is_its_last_version_that_may_come() -> None:
     assert entry.current() is thing
 
 
+def test_what_comes_after_turns_ends_them() -> None:
+    class Turns:
+        """Tasks that leave this version."""
+
+        ended = 0
+        latest = FakeVersion()
+
+        def end(self) -> FakeVersion:
+            self.ended += 1
+            return self.latest
+
+    tracker, thing, turns = Tracker(lambda _: None), Thing(), Turns()
+    entry = tracker.track(thing)
+    first = FakeVersion()
+    entry.write(first, lambda _: None)
+    entry.turns = turns
+    assert entry.current() is turns.latest is entry.current() and turns.ended == 1
+    turns.latest.state = "ABORTED"
+    assert entry.current() is first
+
+
 def test_a_version_is_let_go_when_the_next_has_come() -> None:
     gone: list[Any] = []
     tracker, thing = Tracker(gone.append), Thing()
@@ -362,6 +383,16 @@ def test_written_arguments_are_results() -> None:
 
     work = Work(1, ((0, 0), (1, [[0, 0]])), names=("a", "b", "c"))
     assert run(change, work, ([], [["x", "y"]]), {}) == (1, [1], "x", "new")
+
+
+def test_what_is_taken_by_turns_comes_first() -> None:
+    def change(a: list[int], b: list[int]) -> int:
+        a.append(1)
+        b.append(2)
+        return 7
+
+    work = Work(1, ((0, 0),), names=("a", "b"), turned=(1,))
+    assert run(change, work, ([], []), {}) == ([2], 7, [1])
 
 
 def test_what_is_ignored_has_defaults(capsys: pytest.CaptureFixture[str]) -> None:
@@ -599,5 +630,6 @@ def test_policies_as_options() -> None:
     assert retry["no_retry_on"] == "COMPSsException" and retry["retry_timeouts"]
     assert "retries" not in policies.options_of("fail", {}, 1, 1)
     assert policies.options_of("ignore", {"returns": 5}, 1, 3)["default"] == (5, None, None)
+    assert policies.options_of("ignore", {"returns": 5}, 1, 3, 1)["default"] == (None, 5, None)
     assert policies.options_of("ignore", {"returns": 5}, 1, 1)["default"] == 5
     assert "default" not in policies.options_of("ignore", {}, 1, 1)

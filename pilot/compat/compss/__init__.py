@@ -5,7 +5,7 @@
 | `parameters` | what a parameter of a task means: its kind and direction |
 | `signatures` | what a call gives to which parameter, and how many results a function has |
 | `shapes` | the leaves of collections |
-| `tracker`, `files` | which future an object, or a file, is now |
+| `tracker`, `files`, `turns` | which future an object, or a file, is now |
 | `decoration`, `constraints`, `policies` | tasks as programs write them |
 | `calls`, `reducing` | a call as a task of Pilot, or as a tree of them |
 | `application`, `running` | the program: its session, what is unfinished, what has failed |

@@ -76,8 +76,7 @@ class Record:
                 group.unfinished.pop(self, None)
             if self.future.state != "COMPLETED":
                 app.failed.append(self)
-            if app.waiting:
-                app.ended.notify_all()
+        app.wake()
 
 
 class Application:
@@ -90,6 +89,9 @@ class Application:
     site
         The site; default: ``$PILOT_SITE``, or ``local``.
     """
+
+    #: True: tasks can take objects by turns.
+    has_turns = True
 
     def __init__(self, name: str, site: Site | None = None) -> None:
         self.name = name
@@ -252,6 +254,12 @@ class Application:
             self._session.cancel()
 
     # --- waiting
+
+    def wake(self) -> None:
+        """Have those look who wait."""
+        with self.ended:
+            if self.waiting:
+                self.ended.notify_all()
 
     def wait_until(self, reached: Callable[[], bool]) -> None:
         """Wait; raise where a task fails for good meanwhile, as `check` does."""

@@ -15,6 +15,7 @@ from pilot.compat.compss.errors import PyCOMPSsException
 from pilot.compat.compss.files import Files, path_of
 from pilot.compat.compss.parameters import (
     COLLECTION_FILE,
+    COMMUTATIVE,
     CONCURRENT,
     IN,
     IN_DELETE,
@@ -29,6 +30,7 @@ from pilot.compat.compss.runner import full_body, plain_body, writing_body
 from pilot.compat.compss.shapes import Shape, take_apart
 from pilot.compat.compss.signatures import evaluate, read_returns
 from pilot.compat.compss.tracker import PRIMITIVES, Entry, Tracker
+from pilot.compat.compss.turns import ObjectTurns
 from pilot.compat.compss.values import Fresh, Future
 from pilot.compat.compss.work import FileUse, Work
 
@@ -43,10 +45,13 @@ class Host(Protocol):
 
     tracker: Tracker
     files: Files
+    #: True if tasks can take objects by turns.
+    has_turns: bool
 
     @property
     def session(self) -> Session: ...
     def let_go(self, version: Any) -> None: ...
+    def wake(self) -> None: ...
     def submit(
         self, task: Task[..., Any], args: tuple[Any, ...], after: Iterable[str], policy: str
     ) -> Any: ...
@@ -107,10 +112,11 @@ def _options(
     arguments: Mapping[str, Any],
     returns: int,
     total: int,
+    first: int = 0,
 ) -> dict[str, Any]:
-    """Return Pilot's options for a call."""
+    """Return Pilot's options for a call; `first` results come before those that it returns."""
     plan = function.plan
-    options = options_of_policy(plan.policy, plan.defaults, returns, total)
+    options = options_of_policy(plan.policy, plan.defaults, returns, total, first)
     options |= {"name": function.__name__, "priority": plan.priority, "returns": max(1, total)}
     if any(p.kind == STREAM and p.direction == OUT for p in plan.parameters.values()):
         options["priority"] += 1  # before those who wait for what it produces
@@ -192,6 +198,9 @@ class Call:
         self._concurrents: list[Entry] = []
         self._deleted: list[Any] = []
         self._files: list[FileUse] = []
+        #: The objects that it takes by turns, and where they are.
+        self._turns: dict[Entry, ObjectTurns] = {}
+        self._turned: list[int | str] = []
         #: The streams that the task has as a producer.
         self._produced: list[DistroStream] = []
 
@@ -225,21 +234,31 @@ class Call:
             parameter = plan.parameters.get(name, PLAIN)
             self._kwargs[name] = self._argument(name, name, parameter, value)
         has_token = any(use.direction not in (IN, IN_DELETE) for use in self._files)
-        total = count + len(self._sinks) + has_token
-        written, names = tuple(self._written), signature.names
+        first = len(self._turned)
+        total = first + count + len(self._sinks) + has_token
+        written, names, turned = tuple(self._written), signature.names, tuple(self._turned)
         if plan.is_fixed and self._is_usual():
             # The work is the same in other calls, and goes with the function.
-            constant = (count, written, (), False, plan.policy, None, (), names)
+            constant = (count, written, (), False, plan.policy, None, (), names, turned)
             made = self._task(named, count, total, constant)
             args = tuple(self._args)
         else:
             defaults = dict(plan.defaults) if plan.policy == IGNORE else None
             files, tokens = tuple(self._files), tuple(self._tokens)
-            work = Work(count, written, files, has_token, plan.policy, defaults, tokens, names)
+            work = Work(
+                count, written, files, has_token, plan.policy, defaults, tokens, names, turned
+            )
             made = self._task(named, count, total)
             args = (work, tuple(self._args), self._kwargs)
+        if self._turns:
+            several = list(self._turns.values())
+            made = several[0].task(made, tuple(turns.anchor for turns in several))
         future = app.submit(made, args, self._after, plan.policy)
         parts = [future] if total < 2 else list(future)
+        for (entry, turns), part in zip(self._turns.items(), parts, strict=False):
+            turns.join(part)
+            entry.turns = turns
+        parts = parts[first:]
         self._note(future, parts, count, has_token)
         if returns.parameter and count == 1:
             app.tracker.track(named[returns.parameter]).write(parts[0], app.let_go)
@@ -281,16 +300,17 @@ class Call:
         """
         function, plan = self._function, self._plan
         if plan.is_fixed:
-            key: Any = (total, constant or count)
+            key: Any = (total, constant or (count, len(self._turned)))
             made = function.made.get(key)
             if made is not None:
                 return made  # type: ignore[no-any-return]  # of a mapping of tasks
-            options = _options(self._app, function, named, count, total)
+            options = _options(self._app, function, named, count, total, len(self._turned))
         else:
-            options = _options(self._app, function, named, count, total)
+            options = _options(self._app, function, named, count, total, len(self._turned))
             key = (
                 count,
                 total,
+                len(self._turned),
                 *((n, options.get(n)) for n in ("cores", "memory", "gpus", "pool")),
             )
         if key not in function.made:
@@ -334,6 +354,8 @@ class Call:
             self._deleted.append(value)
             return read(self._app, value, self._after)
         entry = value.entry if type(value) is Future else self._app.tracker.track(value)
+        if direction == COMMUTATIVE and self._app.has_turns and entry not in self._turns:
+            return self._by_turns(at, entry)
         if direction == CONCURRENT:
             self._concurrents.append(entry)
             return _or_default(entry.current())
@@ -343,6 +365,20 @@ class Call:
             return _new(value)
         self._after += entry.concurrents
         return _or_default(entry.current())
+
+    def _by_turns(self, at: int | str, entry: Entry) -> Any:
+        turns = entry.turns
+        if not isinstance(turns, ObjectTurns):
+            now = _or_default(entry.current())
+            if not hasattr(now, "task_id"):
+                now = self._app.session.put(now)
+                entry.versions.append(now)
+            turns = ObjectTurns(self._app, now, entry.concurrents)
+            entry.concurrents = []
+        self._turns[entry] = turns
+        self._turned.append(at)
+        self._after += turns.after
+        return turns.anchor
 
     def _collection(self, at: int | str, parameter: Parameter, value: Any) -> Any:
         if type(value) in PRIMITIVES or not hasattr(type(value), "__iter__"):

@@ -39,7 +39,7 @@ def policy_of(given: Any) -> str:
 
 
 def options_of(
-    policy: str, defaults: Mapping[str, Any], returns: int, total: int
+    policy: str, defaults: Mapping[str, Any], returns: int, total: int, first: int = 0
 ) -> dict[str, Any]:
     """Return Pilot's options for a policy.
 
@@ -56,6 +56,8 @@ def options_of(
         The number of results that the function returns.
     total
         The number of results of the task.
+    first
+        The number of those that come before what it returns.
     """
     found: dict[str, Any] = {"no_retry_on": "COMPSsException"}
     if policy == RETRY:
@@ -67,6 +69,6 @@ def options_of(
     if given is not None and returns:
         several = list(given) if returns > 1 and isinstance(given, (tuple, list)) else [given]
         several = (several * returns)[:returns] if len(several) < returns else several[:returns]
-        padded = (*several, *[None] * (total - returns))
+        padded = (*[None] * first, *several, *[None] * (total - returns - first))
         found["default"] = padded if total > 1 else padded[0]
     return found

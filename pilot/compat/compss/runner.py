@@ -1,7 +1,8 @@
 """The code that runs in a task of PyCOMPSs: the function, and what its results are.
 
-The results are, in this order: what it returns, each object or leaf that it writes, and None where
-it has files (others wait for that). One is as it is, several are a tuple.
+The results are, in this order: each object that it takes by turns with others, what it returns,
+each object or leaf that it writes, and None where it has files (others wait for that). One is as
+it is, several are a tuple.
 
 Invariant: a worker imports this module, so it loads nothing that a plain task would not need.
 """
@@ -100,11 +101,16 @@ def _results(
         result = defaults.get("returns")
         if work.returns > 1 and not isinstance(result, (tuple, list)):
             result = [result] * work.returns
-    found = several(result, work.returns)
-    for where, shape in work.written:
+
+    def now(where: int | str) -> Any:
         value = args[where] if isinstance(where, int) else kwargs[where]
         name = work.names[where] if isinstance(where, int) else where
-        found += leaves(defaults.get(name, value), shape)
+        return defaults.get(name, value)
+
+    found = [now(where) for where in work.turned]
+    found += several(result, work.returns)
+    for where, shape in work.written:
+        found += leaves(now(where), shape)
     return found
 
 

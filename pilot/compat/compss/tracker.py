@@ -43,6 +43,13 @@ def has_failed(version: Version) -> bool:
     return state not in (PENDING, RUNNING)
 
 
+class Turns(Protocol):
+    """Tasks that take an object by turns, and of which each makes a version."""
+
+    def end(self) -> Version:
+        """Return the version that all of them leave; no more join."""
+
+
 #: What stands for an object that was given: the object, or a future of it.
 Current: TypeAlias = Any
 
@@ -50,7 +57,7 @@ Current: TypeAlias = Any
 class Entry:
     """An object that tasks got, and its versions."""
 
-    __slots__ = ("_held", "_weak", "concurrents", "versions")
+    __slots__ = ("_held", "_weak", "concurrents", "turns", "versions")
 
     def __init__(self, obj: Any, gone: Callable[[Any], object] | None = None) -> None:
         self._held: Any = None
@@ -63,6 +70,8 @@ class Entry:
         self.versions: deque[Any] = deque()
         #: The ids of tasks that have it at the same time since the last version.
         self.concurrents: list[str] = []
+        #: The tasks that take it by turns now, after the last version.
+        self.turns: Turns | None = None
 
     def own(self) -> Any:
         """Return the program's own object; None where it is gone."""
@@ -71,6 +80,9 @@ class Entry:
     def current(self) -> Current:
         """Return the last version that has come or may come; without any, the object."""
         versions = self.versions
+        if self.turns is not None:
+            turns, self.turns = self.turns, None
+            versions.append(turns.end())
         while versions:
             last = versions[-1]
             if not has_failed(last):

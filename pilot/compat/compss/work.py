@@ -37,3 +37,5 @@ class Work(NamedTuple):
     tokens: tuple[Any, ...] = ()
     #: The names of the parameters, by place.
     names: tuple[str, ...] = ()
+    #: Where the arguments are that it takes by turns with other tasks.
+    turned: tuple[int | str, ...] = ()
