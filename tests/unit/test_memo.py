@@ -433,3 +433,14 @@ def test_large_results_of_a_task_with_a_key_are_alike_in_every_run() -> None:
     assert memo_keys.key(b"", first) != memo_keys.key(b"", other)
     unmarked = Value(9, path="a.h5", name="/1")
     assert memo_keys.key(b"", [unmarked]) != memo_keys.key(b"", [Value(9, path="b.h5", name="/2")])
+
+
+def test_pilot_counts_by_its_version_wherever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also as a checkout: its own modules are not read for what a task closes over of it."""
+    before = source_digest(as_task(pilot.gather), 1)
+    monkeypatch.setattr(pilot, "__version__", "0.0.test")
+    assert source_digest(as_task(pilot.gather), 1) != before
+    read: list[str] = []
+    monkeypatch.setattr("tokenize.open", read.append)
+    source_digest(as_task(lambda: pilot.gather([])), 1)
+    assert read == []

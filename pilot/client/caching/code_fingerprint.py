@@ -43,7 +43,7 @@ _PROTOCOL = 5
 #: The directories of installed code; Pilot itself may also be a checkout.
 _INSTALLED = (
     *(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-    f"{Path(__file__).parent}/",
+    f"{Path(__file__).parents[2]}/",
 )
 _CODE = (Task, ShellCommand, FunctionType, type, ModuleType, MethodType, functools.partial)
 
