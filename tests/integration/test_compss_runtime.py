@@ -1,4 +1,7 @@
-"""Programs for PyCOMPSs, on a local site: streams, and objects that tasks take by turns."""
+"""Programs for PyCOMPSs, on a local site: what they do while they run.
+
+Streams, objects that tasks take by turns, tasks that call tasks, and checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -234,3 +237,201 @@ def test_commutative_tasks_run_in_whatever_order(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     assert run_text(environment, tmp_path, COMMUTATIVE)[0] == COMMUTATIVE_PRINTED
+
+
+NESTED = """
+import os
+import numpy as np
+from pycompss.api.api import compss_barrier, compss_open, compss_wait_on
+from pycompss.api.constraint import constraint
+from pycompss.api.parameter import *
+from pycompss.api.task import task
+
+
+@task(returns=1)
+def fibonacci(n):
+    if n < 2:
+        return n
+    one, other = fibonacci(n - 1), fibonacci(n - 2)
+    return compss_wait_on(one) + compss_wait_on(other)
+
+
+@task(returns=1)
+def make(count):
+    return np.ones(count)
+
+
+@task(returns=1)
+def handed_on(count):
+    return make(count)  # its result, without waiting for it
+
+
+@task(returns=2)
+def several(count):
+    return [make(count), 1], make(count + 1)
+
+
+@task(x=INOUT)
+def append(x, value):
+    x.append(value)
+
+
+@task(x=INOUT)
+def append_twice(x):
+    append(x, "a")
+    append(x, "b")
+
+
+@task(f=FILE_INOUT)
+def write(f, text):
+    with open(f, "a") as file:
+        file.write(text)
+
+
+@task(f=FILE_OUT)
+def write_twice(f):
+    write(f, "one ")
+    write(f, "two")
+
+
+@task(returns=1)
+def fails(n):
+    raise ValueError("a child has failed")
+
+
+@task(returns=1)
+def parent_of_failed():
+    fails(1)
+    return 1
+
+
+if __name__ == "__main__":
+    print("fibonacci", compss_wait_on(fibonacci(6)))
+    print("handed on", compss_wait_on(handed_on(20_000)).sum())
+    pair = compss_wait_on(several(3))
+    print("several", pair[0][0].sum(), pair[1].sum())
+    x = []
+    append_twice(x)
+    append(x, "c")
+    print("written", compss_wait_on(x))
+    write_twice("f.txt")
+    print("file", compss_open("f.txt").read())
+    try:
+        compss_wait_on(parent_of_failed())
+    except Exception as error:
+        print("failed", "a child has failed" in str(error))
+"""
+NESTED_PRINTED = """fibonacci 8
+handed on 20000.0
+several 3.0 4.0
+written ['a', 'b', 'c']
+file one two
+failed True
+"""
+
+
+def test_tasks_call_tasks(environment: dict[str, str], tmp_path: Path) -> None:
+    """Many that wait on few cores, and what they return and write that is of their children."""
+    told, _ = run_text(environment, tmp_path, NESTED, "--nested", status=1)
+    assert told == NESTED_PRINTED
+
+
+CHECKPOINTS = """
+import os
+import sys
+import numpy as np
+from beside import length, make
+from pycompss.api.api import compss_open, compss_snapshot, compss_wait_on
+from pycompss.api.parameter import *
+from pycompss.api.task import task
+
+
+@task(x=INOUT)
+def double(x):
+    open("runs", "a").write("double ")
+    x *= 2
+
+
+@task(blocks=COLLECTION_IN, returns=1)
+def total(blocks):
+    open("runs", "a").write("total ")
+    return float(sum(block.sum() for block in blocks))
+
+
+@task(f=FILE_INOUT)
+def add(f, text):
+    open("runs", "a").write("add ")
+    with open(f, "a") as file:
+        file.write(text)
+
+
+@task(returns=1)
+def avoided(x):
+    open("runs", "a").write("avoided ")
+    return x
+
+
+if __name__ == "__main__":
+    blocks = [make(n) for n in range(2)]
+    for block in blocks:
+        double(block)
+    own = np.ones(20_000)
+    double(own)
+    print("total", compss_wait_on(total([avoided(1), *blocks, own][1:])))
+    with open("f.txt", "w") as file:
+        file.write(sys.argv[1])
+    add("f.txt", " one")
+    add("f.txt", " two")
+    print("file", compss_wait_on(length("f.txt")), compss_open("f.txt").read())
+    compss_snapshot()
+    if sys.argv[2] == "fail":
+        raise ValueError("stopped")
+    add("f.txt", " three")
+"""
+BESIDE = """
+import numpy as np
+from pycompss.api.parameter import FILE_IN
+from pycompss.api.task import task
+
+FACTOR = 1.0
+
+
+@task(returns=1)
+def make(n):
+    open("runs", "a").write("make ")
+    return np.full(20_000, n * FACTOR)
+
+
+@task(f=FILE_IN, returns=1)
+def length(f):
+    open("runs", "a").write("length ")
+    return len(open(f).read())
+"""
+
+
+def test_a_later_run_finds_what_an_earlier_one_has_made(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Objects, and files as they were, by code, arguments and contents."""
+    flags = ("--checkpoint=policies.Any", "--checkpoint_params=avoid.checkpoint:[program.avoided]")
+    runs, file = tmp_path / "runs", tmp_path / "f.txt"
+
+    def run(*words: str, status: int = 0) -> tuple[str, list[str]]:
+        runs.write_text("")
+        file.unlink(missing_ok=True)
+        told, _ = run_text(environment, tmp_path, CHECKPOINTS, *flags, "--", *words, status=status)
+        return told, sorted(runs.read_text().split())
+
+    (tmp_path / "beside.py").write_text(BESIDE)
+    printed = "total 80000.0\nfile 13 begin one two\n"
+    told, ran = run("begin", "fail", status=1)
+    assert told == printed
+    assert ran == [*["add"] * 2, "avoided", *["double"] * 3, "length", *["make"] * 2, "total"]
+    told, ran = run("begin", "go on")
+    assert (told, ran) == (printed, ["add", "avoided"])
+    assert file.read_text() == "begin one two three"
+    # The contents of the program's own file count, and so does the code of a module of the user's.
+    (tmp_path / "beside.py").write_text(BESIDE.replace("FACTOR = 1.0", "FACTOR = 2.0"))
+    told, ran = run("other", "go on")
+    assert told == "total 120000.0\nfile 13 other one two\n"
+    assert ran == [*["add"] * 3, "avoided", *["double"] * 2, "length", *["make"] * 2, "total"]

@@ -11,6 +11,7 @@
 | `application`, `running` | the program: its session, what is unfinished, what has failed |
 | `api`, `functions`, `tracked` | what programs call |
 | `runner`, `sandbox`, `work` | what runs in a task |
+| `nesting`, `checkpoints` | tasks that call tasks; results that later runs find |
 | `streams` | what tasks that run at the same time hand to each other |
 | `launching`, `flags`, `commands` | how programs are started |
 | `enqueueing`, `jobs` | programs in jobs of their own |

@@ -19,13 +19,15 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from pilot.client.task import PYTHON, Task
 from pilot.compat import search_directory
 from pilot.compat.compss import running
 from pilot.compat.compss.calls import Call, call_plain
+from pilot.compat.compss.checkpoints import itself, restore
 from pilot.compat.compss.errors import COMPSsException, PyCOMPSsException
-from pilot.compat.compss.files import Files
+from pilot.compat.compss.files import Files, path_of
 from pilot.compat.compss.policies import CANCEL, IGNORE
 from pilot.compat.compss.reducing import reduce_chunks
 from pilot.compat.compss.tracker import Entry, Tracker, has_failed
@@ -34,13 +36,22 @@ from pilot.errors import PilotError
 
 if TYPE_CHECKING:
     from pilot.client.session import Session
-    from pilot.client.task import Task
     from pilot.compat.compss.decoration import TaskFunction
     from pilot.site import Site
 
 #: Results are released together: so many of them, or what has come in this time.
 _SEVERAL = 64
 _MOMENT_S = 0.05
+
+
+class Settings(NamedTuple):
+    """What a launcher was told about a program."""
+
+    #: True: calls of tasks inside of tasks are tasks.
+    is_nested: bool = False
+    #: True: results are found again by later runs; of these tasks they are not.
+    has_checkpoints: bool = False
+    not_kept: frozenset[str] = frozenset()
 
 
 class GroupState:
@@ -86,15 +97,17 @@ class Application:
     ----------
     name
         The name that lists of sessions show.
+    settings
+        What its launcher was told.
     site
         The site; default: ``$PILOT_SITE``, or ``local``.
     """
 
-    #: True: tasks can take objects by turns.
-    has_turns = True
-
-    def __init__(self, name: str, site: Site | None = None) -> None:
+    def __init__(
+        self, name: str, settings: Settings | None = None, site: Site | None = None
+    ) -> None:
         self.name = name
+        self.settings = settings or Settings()
         self._site = site
         self._process = os.getpid()
         self.lock = threading.RLock()
@@ -116,6 +129,35 @@ class Application:
         self._released_at = 0.0
 
     @property
+    def has_turns(self) -> bool:
+        """True if tasks can take objects by turns."""
+        return not self.settings.has_checkpoints
+
+    @property
+    def keeps_any(self) -> bool:
+        """True if results are found again by later runs."""
+        return self.settings.has_checkpoints
+
+    def put(self, value: Any) -> Any:
+        """Store a value once; return its future."""
+        if not self.settings.has_checkpoints:
+            return self.session.put(value)
+        # A later run knows it again by what it is, as the result of a task that is found.
+        task: Task[..., Any] = Task(itself, PYTHON, {"name": "value", "cache": True})
+        (future,) = self.session.submit_many(task, [(value,)])
+        future._when_done(self.wake)
+        return future
+
+    def keeps(self, function: TaskFunction) -> bool:
+        """Tell whether the results of a task are found again by later runs."""
+        settings = self.settings
+        if not settings.has_checkpoints:
+            return False
+        module = Path(self.name).stem if function.__module__ == "__main__" else function.__module__
+        names = (function.__name__, f"{module}.{function.__qualname__}")
+        return settings.not_kept.isdisjoint(names)
+
+    @property
     def session(self) -> Session:
         """The session; it is opened if need be."""
         with self.lock:
@@ -123,7 +165,11 @@ class Application:
                 from pilot.client.session import Session
 
                 self._session = Session(
-                    self._site, name=self.name, sys_path=[search_directory()], ends_with_client=True
+                    self._site,
+                    name=self.name,
+                    sys_path=[search_directory()],
+                    variables={running.NESTED: "1"} if self.settings.is_nested else None,
+                    ends_with_client=True,
                 )
             return self._session
 
@@ -202,7 +248,10 @@ class Application:
         released, self._released = self._released, []
         mine = self._session
         if mine is not None and released:
-            mine.release([future for future in released if future._session is mine])
+            mine.release([future for future in released if self._is_mine(future)])
+
+    def _is_mine(self, future: Any) -> bool:
+        return future._session is self._session
 
     # --- failures
 
@@ -388,10 +437,15 @@ class Application:
             writer = entry.writer
         if writer is not None:
             self.wait_until(writer.done)
+            self._restore(path, writer)
         self.wait_until(lambda: not any(r.future.task_id in ids for r in self.unfinished))
         if writes:
             with self.lock:
                 self.files.written_here(path)
+
+    def _restore(self, path: Any, writer: Any) -> None:
+        if self.settings.has_checkpoints and not has_failed(writer):
+            restore(path_of(path), writer.result())
 
     # --- the end
 
@@ -403,6 +457,8 @@ class Application:
         try:
             if not is_failed:
                 self.barrier()
+                for path in self.files if self.settings.has_checkpoints else ():
+                    self.wait_on_file(path)
         except BaseException:
             is_failed = True
             raise
@@ -418,11 +474,12 @@ def find() -> Application | None:
     return cast("Application | None", running.current)
 
 
-def start(name: str = "") -> Application:
+def start(name: str = "", settings: Settings | None = None) -> Application:
     """Start the application of this process, unless it runs already."""
     found = find()
     if found is None:
-        found = running.current = Application(name or Path(sys.argv[0]).name or "pycompss")
+        name = name or Path(sys.argv[0]).name or "pycompss"
+        found = running.current = Application(name, settings)
     return found
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pilot.client.task import PYTHON, Task
+from pilot.compat.compss.checkpoints import content_of
 from pilot.compat.compss.constraints import options_of as options_of_constraints
 from pilot.compat.compss.errors import PyCOMPSsException
 from pilot.compat.compss.files import Files, path_of
@@ -17,11 +18,13 @@ from pilot.compat.compss.parameters import (
     COLLECTION_FILE,
     COMMUTATIVE,
     CONCURRENT,
+    DIRECTORY,
     IN,
     IN_DELETE,
     OUT,
     PLAIN,
     STREAM,
+    WRITES,
     Parameter,
 )
 from pilot.compat.compss.policies import IGNORE
@@ -45,11 +48,15 @@ class Host(Protocol):
 
     tracker: Tracker
     files: Files
-    #: True if tasks can take objects by turns.
-    has_turns: bool
 
     @property
+    def has_turns(self) -> bool: ...
+    @property
     def session(self) -> Session: ...
+    @property
+    def keeps_any(self) -> bool: ...
+    def keeps(self, function: TaskFunction) -> bool: ...
+    def put(self, value: Any) -> Any: ...
     def let_go(self, version: Any) -> None: ...
     def wake(self) -> None: ...
     def submit(
@@ -78,9 +85,17 @@ def call_plain(app: Host, function: TaskFunction, args: tuple[Any, ...]) -> Any:
     if made is None:
         options = _options(app, function, {}, count, count)
         body = plain_body(plan.module, plan.name, _by_value(function), count)
+        if count and app.keeps(function):
+            body, options["cache"] = _known_by(function, body), True
         made = function.made[None] = Task(body, PYTHON, options)
     future = app.submit(made, tuple(values), after, plan.policy)
     return _for_program(app, plan.returns.kinds, [future] if count < 2 else list(future), count)
+
+
+def _known_by(function: TaskFunction, body: Any) -> Any:
+    """Return a body whose results are found again as long as the function is the same."""
+    body.__wrapped__ = function
+    return body
 
 
 def read(app: Host, value: Any, after: list[str]) -> Any:
@@ -95,7 +110,7 @@ def read(app: Host, value: Any, after: list[str]) -> Any:
         if not isinstance(size, int) or size <= _PUT_BYTES:
             return value
         entry = app.tracker.track(value)
-        entry.versions.append(app.session.put(value))
+        entry.versions.append(app.put(value))
     after += entry.concurrents
     now = entry.current()
     # A future without any version: what it was to be never came.
@@ -191,7 +206,10 @@ class Call:
         self._args: list[Any] = list(args)
         self._kwargs = kwargs
         self._after: list[str] = []
-        self._tokens: list[Any] = []
+        self._tokens: list[tuple[str, Any]] = []
+        #: What is in files that no task has written, where the task is found by that.
+        self._contents: list[str] = []
+        self._keeps = app.keeps(function)
         #: The written arguments, and the objects that get the results for them.
         self._written: list[tuple[int | str, Shape]] = []
         self._sinks: list[Entry] = []
@@ -234,21 +252,26 @@ class Call:
             parameter = plan.parameters.get(name, PLAIN)
             self._kwargs[name] = self._argument(name, name, parameter, value)
         has_token = any(use.direction not in (IN, IN_DELETE) for use in self._files)
+        is_kept = self._keeps and self._has_results(count)
         first = len(self._turned)
         total = first + count + len(self._sinks) + has_token
         written, names, turned = tuple(self._written), signature.names, tuple(self._turned)
         if plan.is_fixed and self._is_usual():
             # The work is the same in other calls, and goes with the function.
             constant = (count, written, (), False, plan.policy, None, (), names, turned)
-            made = self._task(named, count, total, constant)
+            made = self._task(named, count, total, is_kept, constant)
             args = tuple(self._args)
         else:
             defaults = dict(plan.defaults) if plan.policy == IGNORE else None
             files, tokens = tuple(self._files), tuple(self._tokens)
+            # A token of files tells their contents to whoever may be found by them.
+            tells, contents = self._app.keeps_any, tuple(self._contents)
             work = Work(
-                count, written, files, has_token, plan.policy, defaults, tokens, names, turned
+                *(count, written, files, has_token, plan.policy, defaults, tokens, names, turned),
+                tells,
+                contents,
             )
-            made = self._task(named, count, total)
+            made = self._task(named, count, total, is_kept)
             args = (work, tuple(self._args), self._kwargs)
         if self._turns:
             several = list(self._turns.values())
@@ -264,6 +287,16 @@ class Call:
             app.tracker.track(named[returns.parameter]).write(parts[0], app.let_go)
             return named[returns.parameter]
         return _for_program(app, returns.kinds, parts, count, plan.defaults.get("returns"))
+
+    def _has_results(self, count: int) -> bool:
+        """Tell whether the task does nothing but make results, from what it is given."""
+        kinds = {parameter.kind for parameter in self._plan.parameters.values()}
+        if kinds & {STREAM, DIRECTORY} or self._concurrents:
+            return False
+        directions = {use.direction for use in self._files}
+        if CONCURRENT in directions:
+            return False
+        return bool(count or self._sinks or directions & WRITES)
 
     def _named(self) -> dict[str, Any]:
         """Return the arguments by name."""
@@ -285,6 +318,7 @@ class Call:
         named: Mapping[str, Any],
         count: int,
         total: int,
+        is_kept: bool,
         constant: tuple[Any, ...] | None = None,
     ) -> Task[..., Any]:
         """Return the task of Pilot; the same one for calls that differ in arguments alone.
@@ -295,12 +329,14 @@ class Call:
             The arguments by name.
         count, total
             The number of results of the function, and of the task.
+        is_kept
+            True if later runs find its results.
         constant
             What is not sent with each call; None: the work is.
         """
         function, plan = self._function, self._plan
         if plan.is_fixed:
-            key: Any = (total, constant or (count, len(self._turned)))
+            key: Any = (total, is_kept, constant or (count, len(self._turned)))
             made = function.made.get(key)
             if made is not None:
                 return made  # type: ignore[no-any-return]  # of a mapping of tasks
@@ -310,6 +346,7 @@ class Call:
             key = (
                 count,
                 total,
+                is_kept,
                 len(self._turned),
                 *((n, options.get(n)) for n in ("cores", "memory", "gpus", "pool")),
             )
@@ -322,6 +359,8 @@ class Call:
             if body is None:
                 body = full_body(plan.module, plan.name, _by_value(function))
                 function.made["body"] = body
+            if is_kept:
+                body, options["cache"] = _known_by(function, body), True
             function.made[key] = Task(body, PYTHON, options)
         return function.made[key]  # type: ignore[no-any-return]  # of a mapping of tasks
 
@@ -371,7 +410,7 @@ class Call:
         if not isinstance(turns, ObjectTurns):
             now = _or_default(entry.current())
             if not hasattr(now, "task_id"):
-                now = self._app.session.put(now)
+                now = self._app.put(now)
                 entry.versions.append(now)
             turns = ObjectTurns(self._app, now, entry.concurrents)
             entry.concurrents = []
@@ -420,7 +459,9 @@ class Call:
         path = path_of(value)
         need, before = self._app.files.use(path, direction)
         if need is not None:
-            self._tokens.append(need)
+            self._tokens.append((path, need))
+        elif self._keeps and direction != OUT:
+            self._contents.append(content_of(path))
         self._after += before
         self._files.append(FileUse(at, path, direction, name))
         return path

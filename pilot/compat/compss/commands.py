@@ -29,6 +29,10 @@ _PROGRAM_USAGE: Final = """
   --env_script=FILE           a script whose variables the program has
   --python_interpreter=FILE   the Python that runs the program
   --wall_clock_limit=SECONDS  the tasks are cancelled then
+  --nested                    calls of tasks inside of tasks are tasks, too
+  --checkpoint=POLICY         results are found again by the next run, whatever the policy
+  --checkpoint_params=avoid.checkpoint:[MODULE.TASK,…]
+                              but not those of these tasks
   --lang=python               (nothing else)
   -h, --help                  show this
 """
@@ -118,19 +122,24 @@ def _run(words: Sequence[str]) -> int:
         left = {name: value for name, value in meant.items() if name not in applied}
         again = flags._replace(meant=left).program_flags()
         os.execvp(python, [python, "-m", "pilot.compat.compss.commands", *again, *rest])
-    return _run_program(rest, limit)
+    return _run_program(flags, limit)
 
 
-def _run_program(words: list[str], limit_s: float) -> int:
-    from pilot.compat.compss import api, application
+def _run_program(flags: Flags, limit_s: float) -> int:
+    from pilot.compat.compss import api, application, checkpoints
     from pilot.compat.compss.launching import run_program
 
-    is_module = words[0] == "-m"
-    program, *arguments = words[1:] if is_module else words
+    is_module = flags.rest[0] == "-m"
+    program, *arguments = flags.rest[is_module:]
     if not is_module and not Path(program).is_file():
         raise UsageError(f"there is no program {program}")
+    settings = application.Settings(
+        is_nested=flags.is_set("nested"),
+        has_checkpoints=flags.has_checkpoints,
+        not_kept=checkpoints.not_kept(flags.meant.get("checkpoint_params", "")),
+    )
+    application.start(Path(program).name, settings)
     if limit_s:
-        application.start(Path(program).name)
         api.compss_set_wall_clock(limit_s)
     try:
         run_program(program, arguments, is_module=is_module)

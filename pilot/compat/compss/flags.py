@@ -15,8 +15,11 @@ class UsageError(Exception):
 
 #: Flags of programs, that have a value.
 _PROGRAM: Final = frozenset(
-    {"pythonpath", "env_script", "python_interpreter", "wall_clock_limit", "lang"}
+    {"pythonpath", "env_script", "python_interpreter", "wall_clock_limit", "lang", "checkpoint"}
+    | {"checkpoint_params"}
 )
+#: Flags of programs that are true without a value.
+_SWITCHES: Final = frozenset({"nested"})
 #: Flags of jobs, that have a value.
 _JOB: Final = frozenset(
     {"num_nodes", "exec_time", "queue", "qos", "reservation", "constraints", "cpus_per_node"}
@@ -26,9 +29,6 @@ _JOB: Final = frozenset(
 )
 #: What programs would need, and is not there, with what to do.
 _MISSING: Final = {
-    "nested": "",
-    "checkpoint": "",
-    "checkpoint_params": "",
     "jupyter_notebook": "start it by `pycompss jupyter`",
     "notebook": "start it by `pycompss jupyter`",
     "agents": "",
@@ -84,12 +84,18 @@ class Flags(NamedTuple):
 
     def program_flags(self) -> list[str]:
         """Return, as words, those flags that are for the program and not for its job."""
-        return [f"--{name}={value}" for name, value in self.meant.items() if name in _PROGRAM]
+        of_program = _PROGRAM | _SWITCHES
+        return [f"--{name}={value}" for name, value in self.meant.items() if name in of_program]
+
+    def is_set(self, name: str) -> bool:
+        """Tell whether a flag is true."""
+        return self.meant.get(name, "false").lower() not in _UNSET
 
     @property
     def has_checkpoints(self) -> bool:
         """True if the program is to find results of an earlier run."""
-        return self.meant.get("checkpoint", "").lower() not in ("", *_UNSET)
+        policy = self.meant.get("checkpoint", "").rpartition(".")[2]
+        return policy.lower() not in ("", "nocheckpoint", *_UNSET)
 
     def number(self, name: str, default: float = 0.0) -> float:
         """Return the value of a flag as a number, which is not negative.
@@ -158,6 +164,8 @@ def parse(words: Sequence[str], command: str = "runcompss", *, of_job: bool = Fa
                 continue
         if name == "help":
             meant["help"] = ""
+        elif name in _SWITCHES:
+            meant[name] = value or "true"
         elif name in valued:
             if not value:
                 raise UsageError(f"{word}: write --{name}=…")

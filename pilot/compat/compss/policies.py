@@ -59,7 +59,8 @@ def options_of(
     first
         The number of those that come before what it returns.
     """
-    found: dict[str, Any] = {"no_retry_on": "COMPSsException"}
+    # The other one says what no new try changes: a child has failed for good, say.
+    found: dict[str, Any] = {"no_retry_on": ("COMPSsException", "PyCOMPSsException")}
     if policy == RETRY:
         found |= {"retries": _RETRIES, "retry_timeouts": True}
     if policy != IGNORE:

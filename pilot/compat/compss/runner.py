@@ -9,12 +9,14 @@ Invariant: a worker imports this module, so it loads nothing that a plain task w
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pilot.client.task import import_object
 from pilot.compat.compss.errors import COMPSsException
+from pilot.compat.compss.running import NESTED
 from pilot.compat.compss.shapes import leaves
 from pilot.compat.compss.values import EmptyReturn
 from pilot.compat.compss.work import Work
@@ -25,6 +27,8 @@ def plain_body(module: str, name: str, function: Any, returns: int) -> Callable[
 
     def body(*args: Any) -> Any:
         called = import_object(module, name).function if module else function
+        if NESTED in os.environ:
+            return run(called, Work(returns), args, {})
         return returned(called(*args), returns)
 
     return body
@@ -68,16 +72,41 @@ def run(
     """Run a function in a task, and return the results of the task."""
     values, named = list(args), dict(kwargs)
     if not work.files:
-        found = _results(function, work, values, named)
+        found = _found(lambda: _results(function, work, values, named))
     else:
         from pilot.compat.compss.sandbox import Sandbox
 
+        for path, token in work.tokens:
+            if token is not None:
+                _restore(path, token)
         with Sandbox(work.files, work.policy, work.defaults) as sandbox:
             sandbox.put_paths(values, named)
-            found = _results(function, work, values, named, sandbox.note_failure)
+            failed = sandbox.note_failure
+            found = _found(lambda: _results(function, work, values, named, failed))
     if work.has_token:
-        found.append(None)
+        found.append(_keep(work) if work.is_kept else None)
     return found[0] if len(found) == 1 else tuple(found) if found else None
+
+
+def _keep(work: Work) -> Any:
+    from pilot.compat.compss.checkpoints import keep
+    from pilot.compat.compss.parameters import WRITES
+
+    return keep(use.path for use in work.files if use.direction in WRITES)
+
+
+def _restore(path: str, token: Any) -> None:
+    from pilot.compat.compss.checkpoints import restore
+
+    restore(path, token)
+
+
+def _found(compute: Callable[[], list[Any]]) -> list[Any]:
+    if NESTED not in os.environ:
+        return compute()
+    # By its name, as tasks find functions: that module is the program's half, which sends this one.
+    found: list[Any] = import_object("pilot.compat.compss.nesting", "results_of")(compute)
+    return found
 
 
 def _results(

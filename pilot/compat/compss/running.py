@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+
+#: The variable by which tasks know that their calls of tasks are tasks, too.
+NESTED: Final = "PILOT_COMPSS_NESTED"
 
 
 class Running(Protocol):

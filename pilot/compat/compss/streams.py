@@ -31,6 +31,7 @@ from uuid import uuid4
 
 from pilot.client.context import running_context
 from pilot.client.lending import lending
+from pilot.compat.compss import running
 from pilot.compat.compss.errors import PyCOMPSsException
 
 AT_MOST_ONCE: Final = "AT_MOST_ONCE"
@@ -57,12 +58,11 @@ def _place() -> Path:
     context = running_context()
     if context is not None:
         return context.session.site.checkpoints / str(context.session_id) / "streams"
-    from pilot.compat.compss import application
-
-    app = application.find()
+    app: Any = running.current
     if app is not None:
         # It goes with the checkpoints of the session.
-        return app.session.site.checkpoints / str(app.session.id) / "streams"
+        checkpoints: Path = app.session.site.checkpoints
+        return checkpoints / str(app.session.id) / "streams"
     global _own
     if _own is None:
         _own = Path(tempfile.mkdtemp(prefix="compss-streams-"))

@@ -37,7 +37,8 @@ class Future:
         now = self.entry.current()
         if now is None or now is self:
             return itself, (self.default,)
-        return now.__reduce__()
+        # Whoever pickles sees the version itself.
+        return itself, (now,)
 
     def __repr__(self) -> str:
         return f"<Future of {self.entry.current()!r}>" if self.entry.versions else "<Future>"

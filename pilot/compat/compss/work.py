@@ -33,9 +33,12 @@ class Work(NamedTuple):
     policy: str = "retry"
     #: With ``ignore``: the results then, and what written parameters and files are.
     defaults: Mapping[str, Any] | None = None
-    #: The results of others that it waits for.
-    tokens: tuple[Any, ...] = ()
+    #: The results of others that it waits for, each with the file that it comes with.
+    tokens: tuple[tuple[str, Any], ...] = ()
     #: The names of the parameters, by place.
     names: tuple[str, ...] = ()
     #: Where the arguments are that it takes by turns with other tasks.
     turned: tuple[int | str, ...] = ()
+    #: True if later runs find it; then also what is in those files of the program that it reads.
+    is_kept: bool = False
+    contents: tuple[str, ...] = ()

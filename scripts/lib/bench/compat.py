@@ -27,7 +27,7 @@ def run(stage: Stage) -> None:
     calls, elements = stage.count(CALLS, 500), stage.count(ELEMENTS, 1_000)
     text = one_pool(stage.site_text, cores_per_node=2)
     with stage.site(text) as site:
-        app = running.current = application.Application("bench", site)
+        app = running.current = application.Application("bench", site=site)
         try:
             _measure(stage, app, calls, elements)
         finally:
