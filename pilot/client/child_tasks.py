@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     import concurrent.futures
     from datetime import timedelta
 
-    from pilot.client.connection import Awaited
+    from pilot.client.awaited import Awaited
     from pilot.site import Site
 
 _ADVICE = (

@@ -31,60 +31,46 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from itertools import chain
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 import msgspec
 
 from pilot import clock
+from pilot.client.awaited import Awaited, Both
 from pilot.client.callbacks import Callbacks, CalledBack
 from pilot.client.comparison import Comparison
+from pilot.client.head_finder import HeadFinder
 from pilot.client.numbers import Numbers
 from pilot.client.outgoing import plain
-from pilot.client.starter import ensure_head
+from pilot.client.portions import Item, portions, size_of
 from pilot.client.submission import Submission
 from pilot.data.pickling_by_value import INTERPRETER
 from pilot.errors import (
-    AuthenticationError,
-    DiskFullError,
     HeadError,
     PilotError,
     SubmissionError,
 )
-from pilot.head.running import DatabaseLocked, find_head, silence_of
-from pilot.limits import SUBMIT_BYTES, UNACCEPTED_BYTES
-from pilot.model.tasks import TaskOutcome, TaskSpec
-from pilot.site import Site, SiteGone
+from pilot.limits import UNACCEPTED_BYTES
+from pilot.site import Site
 from pilot.texts import printable
 from pilot.version import __version__
 from pilot.wire.channel import Client, Unreadable
-from pilot.wire.discovery import HeadAddress, read_address
-from pilot.wire.endpoints import LOCAL
+from pilot.wire.discovery import read_address
 from pilot.wire.keys import load_keys
 from pilot.wire.messages import PROTOCOL
 from pilot.wire.messages import client as m
 from pilot.wire.messages.common import WHO_ARE_YOU, Welcome
 from pilot.wire.polling import poller_of
-from pilot.wire.reaching import WELCOME_S, find_way
 
-#: The time in seconds that the answer to a greeting may take.
-GREETING_S = 20.0
+#: The interval in seconds at which the head is asked again after something unreadable.
+ASK_AGAIN_S = 20.0
 #: The interval in seconds at which the address of a silent head is read.
 WATCH_S = 0.25
-#: A client starts at most so many heads within so many seconds.
-RESTARTS, RESTART_S = 8, 60.0
-#: Tasks in one message.
-FRAME = 5000
 #: Released results in one message.
 RELEASED = 50_000
-#: The size of a task, and of a template, in a message without its payload, about, in bytes.
-TASK_BYTES, TEMPLATE_BYTES = 64, 512
 #: A client that submits says so often that it lives, and comes back to its sessions when it was
 #: stopped for longer.
 ALIVE_S = 60.0
-#: A head that holds other keys is given so long to see that they were changed, in seconds.
-REFUSED_S = 4.0
-#: A site directory that is not there is waited for so long, in seconds.
-GONE_S = 300.0
 #: A head from which something is awaited, and nothing has come for so long, is asked whether it is
 #: there; one that does not answer that for so long does not answer.
 PING_S, SILENT_S = 15.0, 60.0
@@ -95,55 +81,6 @@ log = logging.getLogger("pilot")
 
 #: The connections of this process.
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()
-
-#: Something to be sent: a message, or a submission with its session.
-_Item: TypeAlias = "msgspec.Struct | tuple[int, Submission]"
-
-
-class Awaited(Protocol):
-    """A receiver of the outcome of a task."""
-
-    def settle(self, outcome: TaskOutcome) -> None:
-        """Take the outcome of the task, which has ended."""
-
-    def refuse(self, error: Exception) -> None:
-        """Take the error with which the head refused the task."""
-
-    def fail(self, error: Exception) -> None:
-        """Take the error after which nothing more will be heard of the task."""
-
-    def started(self) -> None:
-        """Note that the task runs."""
-
-    def disown(self, error: Exception) -> None:
-        """Take the error that this process is a forked copy of the one that waits for the task."""
-
-
-class _Both:
-    """Two receivers that wait for the same task."""
-
-    def __init__(self, first: Awaited, second: Awaited) -> None:
-        self._each = (first, second)
-
-    def settle(self, outcome: TaskOutcome) -> None:
-        for awaited in self._each:
-            awaited.settle(outcome)
-
-    def refuse(self, error: Exception) -> None:
-        for awaited in self._each:
-            awaited.refuse(error)
-
-    def fail(self, error: Exception) -> None:
-        for awaited in self._each:
-            awaited.fail(error)
-
-    def started(self) -> None:
-        for awaited in self._each:
-            awaited.started()
-
-    def disown(self, error: Exception) -> None:
-        for awaited in self._each:
-            awaited.disown(error)
 
 
 class Connection:
@@ -173,9 +110,9 @@ class Connection:
         self._awake = False
         self._lock = threading.Lock()
         #: The queue to be sent, in order: messages, and submissions with their sessions.
-        self._outbox: list[_Item] = []
+        self._outbox: list[Item] = []
         #: The items before that queue, in the portions in which they will be sent.
-        self._portions: deque[_Item] = deque()
+        self._portions: deque[Item] = deque()
         #: Bytes of what was submitted and is not accepted, by its number and in all.
         self._sizes: dict[int, int] = {}
         self._unaccepted_bytes = 0
@@ -191,20 +128,13 @@ class Connection:
         #: The ids that the head has given, as first ones and lengths of rows.
         self._blocks: list[tuple[int, int]] = []
         self._given: list[Numbers] = []
-        self._epoch = 0
         #: What the head says of the Python of the pilots.
         self.comparison = Comparison()
-        self._connects: list[float] = []
-        self._address: HeadAddress | None = None
-        self._silence = silence_of(site)
-        #: Since when no head can start for a reason that may pass; 0: one can.
-        self._waits_since = 0.0
-        #: Since when the head refuses the keys; 0 while it does not.
-        self._refused_since = 0.0
-        self._asked_again = -GREETING_S
+        self._asked_again = -ASK_AGAIN_S
         self._stopping = False
         self._failure: Exception | None = None
         self._ready: Future[None] = Future()
+        self._head = HeadFinder(site, start, self._hello, lambda: self._stopping, self._ready.done)
         self._flushed = threading.Condition(self._lock)
         #: The sessions that its user has open.
         self.sessions: set[int] = set()
@@ -215,8 +145,6 @@ class Connection:
         self._said = clock.now()
         #: The time after which it gives the next one, in seconds.
         self._alive_s = ALIVE_S
-        #: The identity of the site's database; empty: the head does not say.
-        self.database = ""
         #: The time of the ping that the head has not answered; 0: none.
         self._pinged = 0.0
         self._warned = False
@@ -271,7 +199,7 @@ class Connection:
             new = [task for task in awaited if task not in self._awaited]
             for task, future in awaited.items():
                 known = self._awaited.get(task)
-                self._awaited[task] = future if known is None else _Both(known, future)
+                self._awaited[task] = future if known is None else Both(known, future)
             if new:  # of the others the head will tell anyway
                 self._outbox.append(m.Watch(new))
         self._notify()
@@ -377,6 +305,11 @@ class Connection:
         address = read_address(self._site.address_file)
         where = f" (pid {address.pid} on {address.host})" if address else ""
         return f"the head of {self._site.name}{where}"
+
+    @property
+    def database(self) -> str:
+        """The identity of the site's database; empty: the head does not say."""
+        return self._head.database
 
     @property
     def is_closed(self) -> bool:
@@ -506,7 +439,11 @@ class Connection:
             self._ping(client, now)
         if (self._submits or self.sessions) and clock.now() - self._said > self._alive_s:
             self._tell_of_life(client)
-        if not stopping and now - self._heard > WATCH_S and (client.is_lost or self._lost()):
+        if (
+            not stopping
+            and now - self._heard > WATCH_S
+            and (client.is_lost or self._head.is_lost(self._wants))
+        ):
             self._connect(client)
             self._poll = poller_of(client.source, self._wake)
             self._heard = time.monotonic()
@@ -547,6 +484,9 @@ class Connection:
             self._greet_again(client)
         client.send(m.Watch([]))
 
+    def _hello(self) -> m.ClientHello:
+        return m.ClientHello(PROTOCOL, __version__, self._submits, self._blocks, INTERPRETER)
+
     def _greet_again(self, client: Client[Any]) -> None:
         """Greet the same head anew, which may have forgotten this client, and ask again."""
         client.send(self._hello())
@@ -560,54 +500,16 @@ class Connection:
             known.update(spec.id for _, submission in self._unsent() for spec in submission.tasks)
             return [task for task in self._awaited if task not in known]
 
-    def _lost(self) -> bool:
-        """Tell whether another head has taken over, or this one is dead."""
-        address = read_address(self._site.address_file, self._address)
-        if address is None:
-            # The head said good-bye. A new one is needed only if something is still wanted.
-            return bool(
-                self._awaited or self._open or self._requests or self._outbox or self._portions
-            )
-        return (
-            address.epoch > self._epoch or address.is_dead() or self._silence.has_ended(self._epoch)
-        )
+    def _wants(self) -> bool:
+        """Tell whether anything is wanted of the head."""
+        return bool(self._awaited or self._open or self._requests or self._outbox or self._portions)
 
     def _connect(self, client: Client[Any]) -> None:
         """Find or start the head, greet it, and ask again for everything that is open."""
-        deadline = time.monotonic() + 2 * GREETING_S
-        while not self._stopping:
-            began = time.monotonic()
-            address = self._find()
-            deadline += time.monotonic() - began  # a head in a job may be in the queue for long
-            if address is None and (self._start is None or self._waits_since):
-                time.sleep(WATCH_S)
-                deadline = time.monotonic() + 2 * GREETING_S
-                continue
-            self._count_connects()
-            if address is None:
-                raise HeadError(
-                    f"no head runs for site {self._site.name}; `pilot head start` starts one"
-                )
-            self._greet(client, address)
-            welcome = self._await_welcome(client, deadline)
-            if welcome is None:
-                if self._silence.has_ended(address.epoch):
-                    deadline = time.monotonic() + 2 * GREETING_S
-                continue
-            if welcome.refused:
-                raise HeadError(welcome.refused)
-            database = address.database
-            if self.database and database and database != self.database:
-                raise HeadError(
-                    f"the site directory {self._site.directory} has another database now: what was "
-                    "submitted is not in it. Open a new session"
-                )
-            self._epoch = welcome.epoch
-            if welcome.python:
-                self.comparison.python = welcome.python
-            self.database = database or self.database
-            self._pinged = self._refused_since = 0.0
-            break
+        welcome = self._head.connect(client)
+        if welcome is not None and welcome.python:
+            self.comparison.python = welcome.python
+        self._pinged = 0.0
         watched = self._accepted()
         with self._lock:
             again = list(self._open.values())
@@ -621,106 +523,6 @@ class Connection:
             client.send(message)
         if watched:
             client.send(m.Watch(watched))
-
-    def _find(self) -> HeadAddress | None:
-        """Find the head, or start one if allowed; return None where there is none now."""
-        dead = self._silence.ended
-        if not self._start:
-            return find_head(self._site, dead)
-        try:
-            address = ensure_head(
-                self._site, dead, follows=self._epoch > 0, given_up=lambda: self._stopping
-            )
-        except (DiskFullError, DatabaseLocked, SiteGone) as error:
-            if not self._ready.done():
-                raise
-            # All that is accepted is safe, and the rest is still here.
-            now = time.monotonic()
-            if not self._waits_since:
-                self._waits_since = now
-                log.warning("pilot: %s; waiting for that", error)
-            if isinstance(error, SiteGone) and now - self._waits_since > GONE_S:
-                raise
-            return None
-        self._waits_since = 0.0
-        return address
-
-    def _greet(self, client: Client[Any], address: HeadAddress, endpoint: str = "") -> None:
-        self._address = address
-        client.connect(endpoint or address.endpoints.choose())
-        client.send(self._hello())
-
-    def _hello(self) -> m.ClientHello:
-        return m.ClientHello(PROTOCOL, __version__, self._submits, self._blocks, INTERPRETER)
-
-    def _count_connects(self) -> None:
-        """Give up on a site whose heads die again and again."""
-        now = time.monotonic()
-        self._connects = [then for then in self._connects if now - then < RESTART_S]
-        self._connects.append(now)
-        if len(self._connects) > RESTARTS:
-            raise HeadError(
-                f"the head of {self._site.name} has ended {RESTARTS} times within {RESTART_S:.0f} "
-                f"s; see {self._site.logs / 'head.log'}. Accepted tasks are in the database; "
-                "they go on with the next head"
-            )
-
-    def _await_welcome(self, client: Client[Any], deadline: float) -> Welcome | None:
-        greeted, failures = time.monotonic(), ""
-        while not self._stopping:
-            if client.poll(0.1):
-                for message in client.receive():
-                    if isinstance(message, Welcome):
-                        return message  # nothing follows it before something is asked for
-            if self._is_refused(client):
-                return None
-            address = read_address(self._site.address_file, self._address)
-            if (
-                address is None
-                or address.is_dead()
-                or client.endpoint not in address.endpoints.ways
-                or self._silence.has_ended(address.epoch)
-            ):
-                return None  # it died meanwhile
-            if client.is_lost:
-                self._greet(client, address)  # its socket was away: it makes it again
-            if time.monotonic() - greeted > WELCOME_S and not client.endpoint.startswith(LOCAL):
-                way = find_way(address.endpoints, client.endpoint)
-                greeted, failures = time.monotonic(), "".join(f" ({f})" for f in way.failures)
-                if way.is_reached and way.endpoint != client.endpoint:
-                    self._greet(client, address, way.endpoint)
-            if time.monotonic() > deadline:
-                if not address.endpoints.is_reachable:
-                    raise HeadError(
-                        f"the head of {self._site.name} runs on {address.host} (pid {address.pid})"
-                        " and listens to no network, since its site is for one machine; work "
-                        "there, or set head.address in site.yaml and start the head again"
-                    )
-                raise HeadError(
-                    f"the head of {self._site.name} on {address.host} (pid {address.pid}) does not "
-                    f"answer at {client.endpoint}{failures}; is there a firewall, or is it "
-                    f"stopped? See {self._site.logs / 'head.log'}"
-                )
-        return None
-
-    def _is_refused(self, client: Client[Any]) -> bool:
-        """Tell whether the head holds other keys: one that sees that it does gives way to another.
-
-        Raises
-        ------
-        AuthenticationError
-            The head has held other keys for some time.
-        """
-        try:
-            client.check()
-        except AuthenticationError:
-            now = time.monotonic()
-            self._refused_since = self._refused_since or now
-            if now - self._refused_since > REFUSED_S:
-                raise
-            time.sleep(1.0)  # not so often that it counts as a head that dies again and again
-            return True
-        return False
 
     def _unsent(self) -> list[tuple[int, Submission]]:
         """Return the submissions that are still to be sent."""
@@ -750,12 +552,12 @@ class Connection:
                     if not self._outbox:
                         break
                     outbox, self._outbox = self._outbox, []
-                    self._portions.extend(_portions(outbox))
+                    self._portions.extend(portions(outbox))
                 item = self._portions.popleft()
                 if isinstance(item, tuple):
                     session, submission = item
                     seq = next(self._numbers)
-                    size = _size_introduced(submission) + sum(map(_size, submission.tasks))
+                    size = size_of(submission)
                     item = m.Submit(
                         seq, session, submission.functions, submission.templates, submission.tasks
                     )
@@ -855,7 +657,7 @@ class Connection:
         if unreadable.kind == m.Reply.__name__ and unreadable.number is not None:
             error = f"the head's answer cannot be read: {unreadable.reason}"
             self._take(m.Reply(unreadable.number, error=error))
-        elif now - self._asked_again > GREETING_S:
+        elif now - self._asked_again > ASK_AGAIN_S:
             self._asked_again = now
             with self._lock:
                 awaited = list(self._awaited)
@@ -880,89 +682,9 @@ class Connection:
             waiting.fail(error)
 
 
-def _portions(items: list[_Item]) -> list[_Item]:
-    """Cut submissions into messages, each of `FRAME` tasks and `SUBMIT_BYTES` at most:
-    join neighbouring ones of the same session, and split large ones.
-
-    New functions and templates go with a submission's first part. One task, or function, may be
-    larger.
-    """
-    made: list[_Item] = []
-    size = 0
-    for item in items:
-        if not isinstance(item, tuple):
-            made.append(item)
-            continue
-        session, submission = item
-        before = made[-1] if made else None
-        introduced = _size_introduced(submission)
-        if len(submission.tasks) == 1:
-            sizes = [_size(submission.tasks[0])]
-        else:
-            sizes = [_size(spec) for spec in submission.tasks]
-        total = introduced + sum(sizes)
-        if (
-            isinstance(before, tuple)
-            and before[0] == session
-            and len(before[1].tasks) + len(sizes) <= FRAME
-            and size + total <= SUBMIT_BYTES
-        ):
-            before[1].functions.extend(submission.functions)
-            before[1].templates.extend(submission.templates)
-            before[1].tasks.extend(submission.tasks)
-            size += total
-        elif len(sizes) <= FRAME and total <= SUBMIT_BYTES:
-            made.append(item)
-            size = total
-        else:
-            parts = _parts(submission, introduced, sizes)
-            made.extend((session, part) for part in parts)
-            size = SUBMIT_BYTES  # the last part is left as it is
-    return made
-
-
-def _parts(submission: Submission, size: int, sizes: list[int]) -> list[Submission]:
-    """Split a submission; the first part, which begins with `size`, has what is introduced."""
-    part = Submission()
-    part.functions, part.templates = submission.functions, submission.templates
-    parts = [part]
-    for spec, more in zip(submission.tasks, sizes, strict=True):
-        if part.tasks and (len(part.tasks) >= FRAME or size + more > SUBMIT_BYTES):
-            part, size = Submission(), 0
-            parts.append(part)
-        part.tasks.append(spec)
-        size += more
-    return parts
-
-
-def _size(spec: TaskSpec) -> int:
-    """Return about how many bytes a task takes in a message."""
-    try:
-        size = TASK_BYTES + len(spec.payload) + 16 * len(spec.inputs) + 9 * len(spec.after)
-        if spec.values:
-            size += sum(len(value.payload) for value in spec.values)
-    except TypeError:
-        return TASK_BYTES  # it cannot be sent, which is told then
-    return size
-
-
-def _size_introduced(submission: Submission) -> int:
-    """Return about how many bytes functions and templates take in a message."""
-    if not (submission.functions or submission.templates):
-        return 0
-    try:
-        return sum(len(one.payload) for one in submission.functions) + sum(
-            TEMPLATE_BYTES + len(one.default) for one in submission.templates
-        )
-    except TypeError:
-        return TEMPLATE_BYTES
-
-
 def _disown_all() -> None:
     for connection in list(_connections):
         connection.disown()
 
 
 os.register_at_fork(after_in_child=_disown_all)
-
-__all__ = ["AuthenticationError", "Awaited", "Connection", "PilotError"]

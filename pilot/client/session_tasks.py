@@ -19,8 +19,9 @@ from typing import Any, Protocol
 import msgspec
 
 from pilot.client.arguments import Origin
+from pilot.client.awaited import Awaited
 from pilot.client.commutative import Turns, ref_of
-from pilot.client.connection import Awaited, Connection
+from pilot.client.connection import Connection
 from pilot.client.future import Future, Owner
 from pilot.client.group import NO_GROUP, Grouping, GroupKey, current_group
 from pilot.client.numbers import Numbers

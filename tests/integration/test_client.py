@@ -423,8 +423,8 @@ def test_forked_copies_end_by_themselves(local_site: SiteUnderTest) -> None:
 # --- a head that is stuck -------------------------------------------------------------------------
 
 _QUICK = (
-    "from pilot.client import connection\n"
-    "connection.PING_S, connection.SILENT_S, connection.GREETING_S = 0.5, 1.5, 2.0\n"
+    "from pilot.client import connection, head_finder\n"
+    "connection.PING_S, connection.SILENT_S, head_finder.GREETING_S = 0.5, 1.5, 2.0\n"
 )
 
 

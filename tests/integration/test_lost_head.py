@@ -22,7 +22,7 @@ from support.waiting import wait_until
 
 import pilot
 from pilot.cli import cli
-from pilot.client import connection
+from pilot.client import head_finder
 from pilot.client.session import Session
 from pilot.head.lease_files import has_run_out, read_lease
 from pilot.site import open_site
@@ -179,7 +179,7 @@ def test_site_that_was_away_goes_on_where_it_was(
 def test_client_whose_site_does_not_come_back_ends_in_words(
     site: SiteUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "GONE_S", 0.5)
+    monkeypatch.setattr(head_finder, "GONE_S", 0.5)
     away = site.home / "away"
     session = site.session()
     assert session.submit(tasks.square, 2).result(DEADLINE_S) == 4

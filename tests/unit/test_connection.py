@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.waiting import wait_until
 
-from pilot.client import connection
+from pilot.client import connection, portions
 from pilot.client.callbacks import CalledBack
 from pilot.client.connection import Connection
 from pilot.client.submission import Submission
@@ -40,7 +40,7 @@ def submission(*tasks: int) -> Submission:
 
 def test_neighbouring_parcels_are_one_and_nothing_overtakes_what_was_sent_before() -> None:
     between = m.Watch([1])
-    merged = connection._portions(
+    merged = portions.portions(
         [(1, submission(1)), (1, submission(2)), between, (1, submission(3)), (2, submission(4))]
     )
     told = [
@@ -62,14 +62,14 @@ def test_no_message_is_larger_than_its_bound_and_none_is_lost_or_overtaken(
     submissions: list[tuple[int, int]],
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connection, "FRAME", 16)
-        patch.setattr(connection, "SUBMIT_BYTES", 2000)
+        patch.setattr(portions, "FRAME", 16)
+        patch.setattr(portions, "SUBMIT_BYTES", 2000)
         items: list[Any] = []
         first = 0
         for count, size in submissions:
             items.append((1, large(first, count, size)))
             first += count
-        made = connection._portions(items)
+        made = portions.portions(items)
         ids = []
         known = 0
         for item in made:
@@ -573,7 +573,7 @@ def test_a_head_that_accepts_nothing_is_sent_no_more_than_it_can_keep(
 ) -> None:
     """Its disk is full; when it is not any more, all comes, and in its order."""
     monkeypatch.setattr(connection, "UNACCEPTED_BYTES", 50_000)
-    monkeypatch.setattr(connection, "SUBMIT_BYTES", 10_000)
+    monkeypatch.setattr(portions, "SUBMIT_BYTES", 10_000)
     first = Head(site, 1)
     client = Connection(site, start=False)
     second = None
