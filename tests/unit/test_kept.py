@@ -111,6 +111,52 @@ def test_a_file_that_cannot_be_written_is_a_crash_and_what_used_it_runs_again() 
     assert pilot.rules.is_idle
 
 
+def test_the_file_of_an_attempt_whose_input_was_lost_goes_at_once() -> None:
+    pilot = Pilot(2)
+    pilot.add(1)
+    pilot.add(2, 1)
+    pilot.keep(1)
+    assert pilot.node_of(2)
+    pilot.rules.persisted([], {large(1).path: "no space left on device"}, pilot.now)
+    pilot.step()
+    pilot.dropped.clear()
+    pilot.keep(2)
+    assert ("interrupted", [large(2).path]) == (pilot.reported[-1][1], pilot.dropped)
+
+
+def test_the_file_of_an_attempt_that_is_not_here_any_more_goes_from_wherever_it_is() -> None:
+    pilot = Pilot(1, 1)
+    pilot.add(1)
+    number = pilot.executor_of(1)
+    pilot.rules.executor_exited(number, -9, 0, 0.0, (), "", pilot.now)
+    pilot.step()
+    value = large(1)
+    pilot.rules.executor_kept(number, [done(1, values=(value,))], [value.path], pilot.now)
+    pilot.step()
+    assert pilot.dropped == [value.path, value.path]
+
+
+def test_a_file_goes_only_if_nobody_is_told_of_anything_in_it() -> None:
+    pilot = Pilot(1)
+    pilot.add(1)
+    pilot.add(2, 1)
+    pilot.keep(1)
+    pilot.add(3)
+    number = pilot.executor_of(2)
+    pilot.rules.executor_ran(number, [2], pilot.now)
+    pilot.step()
+    assert pilot.executor_of(3) == number
+    pilot.rules.persisted([], {large(1).path: "no space left on device"}, pilot.now)
+    pilot.step()
+    pilot.dropped.clear()
+    path = "results/0/both.h5"
+    ends = [done(task, values=(large(task, path),)) for task in (2, 3)]
+    pilot.rules.executor_kept(number, ends, [path], pilot.now)
+    pilot.step()
+    assert pilot.persisted[-1:] == [path] and not pilot.dropped
+    assert pilot.reported == [(1, "crash"), (2, "interrupted")]
+
+
 def test_results_in_one_file_are_told_when_it_is_written() -> None:
     pilot = Pilot(1)
     for task in (1, 2):

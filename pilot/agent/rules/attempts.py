@@ -414,6 +414,14 @@ class Attempts:
             for end in self._kept.released(tasks):
                 self._report_one(end)
 
+    def drop_unheld(self, paths: Collection[str], nodes: Iterable[str]) -> None:
+        """Remove from the stores of these nodes, of segments that came just now, those of which no
+        result is told: their attempts were lost, cancelled or interrupted meanwhile."""
+        unheld = tuple(path for path in paths if not self._kept.node_of(path))
+        if unheld:
+            for node in nodes:
+                self._act(DropKept(node, unheld))
+
     def write_waived(self, ended_by: float = math.inf) -> None:
         """Have waived segments written on which ends rest that are held back since that time."""
         if self._kept:

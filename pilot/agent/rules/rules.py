@@ -332,7 +332,11 @@ class Rules:
     ) -> None:
         """Take the completions of an executor's attempts with results that are in segments of its
         node's store alone."""
+        executor = self.executors.get(number)
         self._executors.done(number, completions, now, paths)
+        # Of one that is not known any more nobody knows where it was.
+        nodes = self.nodes if executor is None else (executor.node,)
+        self._attempts.drop_unheld(paths, nodes)
         self._attempts.write_behind()
         if self._queues.look_again:
             self.schedule(now)
