@@ -10,7 +10,7 @@ from functools import partial
 
 from pilot.agent.mpi_choice import TRIAL_S
 from pilot.doctor import facts as f
-from pilot.doctor import gathering, judging, over_files, trials
+from pilot.doctor import gathering, judging, over_files, stores, trials
 from pilot.doctor.ask import Ask, Lead, directory_of
 from pilot.findings import AnyCheck, Check, Finding
 from pilot.site import Site
@@ -90,7 +90,7 @@ def checks_here(site: Site, here: f.Python, by_job: bool) -> list[AnyCheck]:
         ),
     ]
     if kind.is_local:
-        found.append(_shared_memory())
+        found += [_shared_memory(), _node_store(site)]
     else:
         answer: AnyCheck = Check(
             kind.title,
@@ -105,6 +105,10 @@ def checks_here(site: Site, here: f.Python, by_job: bool) -> list[AnyCheck]:
 
 def _shared_memory() -> AnyCheck:
     return Check("shared memory", f.SharedMemory, gathering.shared_memory, judging.shared_memory)
+
+
+def _node_store(site: Site) -> AnyCheck:
+    return Check("node store", f.Stores, lambda: stores.gather(site), stores.judge)
 
 
 def checks_there(
@@ -145,6 +149,7 @@ def checks_there(
             judging.temporary_directory,
         ),
         _shared_memory(),
+        _node_store(site),
         Check(
             "locks",
             f.Locks,

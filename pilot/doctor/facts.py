@@ -110,6 +110,23 @@ class SharedMemory(Facts, frozen=True, kw_only=True):
     error: str = ""
 
 
+class Stores(Facts, frozen=True, kw_only=True):
+    """The stores of pilots in the memory of a machine."""
+
+    #: The memory that this job, or the machine, has, and what is free for files in it.
+    memory_bytes: int
+    free_bytes: int
+    #: What the store of a pilot of this site may take here; True: the site file says so.
+    budget_bytes: int
+    is_set: bool
+    #: How many there are, of all sites, and what they have.
+    stores: int
+    used_bytes: int
+    #: What pilots have left that were killed, and where.
+    left_bytes: int
+    left: tuple[str, ...] = ()
+
+
 class TemporaryDirectory(Facts, frozen=True, kw_only=True):
     """The directory for temporary files and sockets."""
 

@@ -75,13 +75,17 @@ class NodeDirectory:
         self._users = -1
 
     def _alone(self) -> FileLock:
-        """Return the lock that lets one node worker of this machine at a time make or remove such
-        directories."""
-        from filelock import FileLock
-
         above = self.path.parent
         above.mkdir(mode=0o700, exist_ok=True)
-        return FileLock(above / ".lock", timeout=LOCK_S)
+        return _alone(above)
+
+
+def _alone(above: Path) -> FileLock:
+    """Return the lock that lets one process of this machine at a time make, remove or look at the
+    directories in this one."""
+    from filelock import FileLock
+
+    return FileLock(above / ".lock", timeout=LOCK_S)
 
 
 def _hold(directory: Path, how: int) -> int:
@@ -99,6 +103,17 @@ def _hold(directory: Path, how: int) -> int:
         os.close(users)
         raise
     return users
+
+
+def left_over(above: Path) -> list[Path]:
+    """List the directories that nobody holds any more, and that are still there."""
+    found = []
+    with _alone(above):
+        for directory in [path for path in above.iterdir() if path.is_dir()]:
+            with contextlib.suppress(BlockingIOError):
+                os.close(_hold(directory, fcntl.LOCK_EX))
+                found.append(directory)
+    return found
 
 
 def remove_stale(above: Path) -> None:

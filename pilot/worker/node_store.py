@@ -30,7 +30,7 @@ from pilot.data.storing import LazyWriter
 from pilot.errors import ResultError, SiteError, StorageError
 from pilot.model.values import Value
 from pilot.site import Site
-from pilot.wire.endpoints import runtime_dir
+from pilot.wire.endpoints import is_private, runtime_dir
 from pilot.worker.node_directory import NodeDirectory, name_of
 
 if TYPE_CHECKING:
@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pilot.node")
 
-#: A file system in memory, as Linux has it.
+#: A file system in memory, as Linux has it; in this user's directory there stores are in that.
 MEMORY = Path("/dev/shm")
+_STORES = "store"
 #: By itself a store takes such a part of the memory of the node or job, and of what is free there.
 _OF_MEMORY = 8
 _OF_FREE = 2
@@ -62,7 +63,13 @@ def store_dir(site: Site, pilot: str, node: str) -> Path:
     SiteError
         Somebody else has a directory in its place.
     """
-    return runtime_dir(MEMORY) / "store" / name_of(site, pilot, node)
+    return runtime_dir(MEMORY) / _STORES / name_of(site, pilot, node)
+
+
+def places() -> list[Path]:
+    """List the directories on this machine in which this user's stores are; none is made."""
+    above = MEMORY.glob(f"pilot-{os.getuid()}*")
+    return [path / _STORES for path in above if is_private(path) and (path / _STORES).is_dir()]
 
 
 def budget_bytes(site: Site) -> int:
@@ -71,10 +78,10 @@ def budget_bytes(site: Site) -> int:
     if wanted is not None:
         return wanted * 1024 * 1024
     free = shutil.disk_usage(MEMORY).free if MEMORY.is_dir() else 0
-    return min(_memory_bytes() // _OF_MEMORY, free // _OF_FREE)
+    return min(memory_bytes() // _OF_MEMORY, free // _OF_FREE)
 
 
-def _memory_bytes() -> int:
+def memory_bytes() -> int:
     """Return how much memory this job may use, as far as its control groups or the machine say."""
     amounts = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     with contextlib.suppress(OSError, ValueError):
