@@ -408,6 +408,7 @@ class TaskSession:
         detached: bool = False,
         tags: Mapping[str, Any] | None = None,
         keep: float | str | timedelta | None = None,
+        compression: str | None = None,
     ) -> ChildFuture | Future[Any]:
         """Store a value once, for children to share; see `Session.put`.
 
@@ -419,7 +420,7 @@ class TaskSession:
             The name of an object: this is its next version, once the task has ended well.
         detached
             Make it known at once, as detached children need it.
-        tags, keep
+        tags, keep, compression
             As in `Session.put`.
         """
         naming = None
@@ -428,22 +429,33 @@ class TaskSession:
             name = "value"
         else:
             naming = naming_of(name, tags, keep, type(value))
-        return self._put(value, name, naming, detached)
+        return self._put(value, name, naming, detached, compression)
 
     def _put(
-        self, value: object, name: str, naming: Naming | None, detached: bool
+        self,
+        value: object,
+        name: str,
+        naming: Naming | None,
+        detached: bool,
+        compression: str | None = None,
     ) -> ChildFuture | Future[Any]:
+        more = self._group, naming, compression
         if detached:
             (number,) = self._detached_tasks(
-                1, lambda s, p, ids: s.put(p, value, name, ids[0], self._group, naming)
+                1, lambda s, p, ids: s.put(p, value, name, ids[0], *more)
             )
             return self._inner(number, (), 1, name)
         number = next(self._numbers)
-        self._submitter.put(self._children(), value, name, number, self._group, naming)
+        self._submitter.put(self._children(), value, name, number, *more)
         return ChildFuture(self, number, (), 1)
 
     def put_many(
-        self, values: Iterable[object], name: str = "value", *, detached: bool = False
+        self,
+        values: Iterable[object],
+        name: str = "value",
+        *,
+        detached: bool = False,
+        compression: str | None = None,
     ) -> list[ChildFuture] | list[Future[Any]]:
         """Store many values at once, for children; see `Session.put_many`.
 
@@ -455,16 +467,18 @@ class TaskSession:
             The name that lists show.
         detached
             Make them known at once, as detached children need them.
+        compression
+            As in `Session.put`.
         """
-        given = list(values)
+        given, more = list(values), (self._group, compression)
         if detached and given:
             numbers = self._detached_tasks(
-                len(given), lambda s, p, ids: s.put_many(p, given, name, ids, self._group)
+                len(given), lambda s, p, ids: s.put_many(p, given, name, ids, *more)
             )
             return [self._inner(number, (), 1, name) for number in numbers]
         numbers = list(itertools.islice(self._numbers, len(given)))
         if given:
-            self._submitter.put_many(self._children(), given, name, numbers, self._group)
+            self._submitter.put_many(self._children(), given, name, numbers, *more)
         return [ChildFuture(self, number, (), 1) for number in numbers]
 
     def import_file(

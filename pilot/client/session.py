@@ -262,6 +262,7 @@ class Session(concurrent.futures.Executor):
         *,
         tags: Mapping[str, Any] | None = None,
         keep: float | str | timedelta | None = None,
+        compression: str | None = None,
     ) -> Future[T]:
         """Store a value once, for any number of tasks that get its future as an argument.
 
@@ -280,6 +281,9 @@ class Session(concurrent.futures.Executor):
             What else is to be known of the version, such as ``{"run": 7}``.
         keep
             How long the version is kept, as ``"30d"`` or seconds; default: until it is removed.
+        compression
+            The compression of a large value in its file, such as ``"gzip:4"``, or ``"none"``;
+            default: as the site file says.
 
         Raises
         ------
@@ -287,6 +291,8 @@ class Session(concurrent.futures.Executor):
             The value cannot be pickled.
         StorageError
             The value cannot be written.
+        OptionError
+            There is no such compression.
         PilotError
             The name can be none of an object, or there are tags without a name.
         RuntimeError
@@ -294,8 +300,9 @@ class Session(concurrent.futures.Executor):
         """
         if name is None:
             no_name(tags, keep)
-            return self._tasks.put(value, "value")
-        return self._tasks.put(value, name, naming_of(name, tags, keep, type(value)))
+            return self._tasks.put(value, "value", compression=compression)
+        naming = naming_of(name, tags, keep, type(value))
+        return self._tasks.put(value, name, naming, compression)
 
     def latest(self, future: Future[T]) -> Future[T]:
         """Return the future of a value as the tasks leave it that take it by turns.
@@ -350,7 +357,9 @@ class Session(concurrent.futures.Executor):
         self._tasks.numbers_of([future])
         return publish(future, self.site, name, tags, keep, timeout)
 
-    def put_many(self, values: Iterable[T], name: str = "value") -> list[Future[T]]:
+    def put_many(
+        self, values: Iterable[T], name: str = "value", *, compression: str | None = None
+    ) -> list[Future[T]]:
         """Store many values at once; return their futures, in the same order.
 
         All that are large go into one file, which is brought to the disk once: so this is much
@@ -363,6 +372,8 @@ class Session(concurrent.futures.Executor):
             Any objects that could be arguments.
         name
             The name that lists show, of all of them.
+        compression
+            As in `put`, of each.
 
         Raises
         ------
@@ -370,10 +381,12 @@ class Session(concurrent.futures.Executor):
             A value cannot be pickled. None was put.
         StorageError
             The values cannot be written.
+        OptionError
+            There is no such compression.
         RuntimeError
             The session was shut down.
         """
-        return self._tasks.put_many(list(values), name)
+        return self._tasks.put_many(list(values), name, compression)
 
     def import_file(self, path: str | os.PathLike[str], name: str = "file") -> Future[Path]:
         """Make an existing file a value, without a copy: tasks get its absolute path.

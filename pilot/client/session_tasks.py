@@ -111,18 +111,23 @@ class SessionTasks:
             name="latest",
         )[0]
 
-    def put(self, value: Any, name: str, naming: Naming | None = None) -> Future[Any]:
+    def put(
+        self, value: Any, name: str, naming: Naming | None = None, compression: str | None = None
+    ) -> Future[Any]:
         """Submit a value, as a task that is complete from the start; with a `naming` it is to be a
         version of an object."""
-        return self._send(
-            1, lambda p, ids, g: self._submitter.put(p, value, name, ids[0], g, naming)
-        )[0]
+        put = self._submitter.put
+        return self._send(1, lambda p, ids, g: put(p, value, name, ids[0], g, naming, compression))[
+            0
+        ]
 
-    def put_many(self, values: list[Any], name: str) -> list[Future[Any]]:
+    def put_many(
+        self, values: list[Any], name: str, compression: str | None = None
+    ) -> list[Future[Any]]:
         """Submit values, as tasks that are complete from the start."""
-        count = len(values)
+        put_many = self._submitter.put_many
         return self._send(
-            count, lambda p, ids, g: self._submitter.put_many(p, values, name, ids, g)
+            len(values), lambda p, ids, g: put_many(p, values, name, ids, g, compression)
         )
 
     def _send(

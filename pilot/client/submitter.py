@@ -43,6 +43,7 @@ from pilot.client.task import (
     as_task,
 )
 from pilot.client.versions import versions_of
+from pilot.compression import parse_compression
 from pilot.data.pickles import TooLargeError, encode_within
 from pilot.data.pickling_by_value import INTERPRETER, minor_version, wrong_python
 from pilot.data.storing import LazyWriter, announceable, store
@@ -314,10 +315,12 @@ class Submitter:
         number: int,
         group: GroupKey = NO_GROUP,
         naming: Naming | None = None,
+        compression: str | None = None,
     ) -> None:
         """Put a value into the submission, as the task of this id, complete from the start.
 
-        With a `naming` it is to be the next version of an object.
+        With a `naming` it is to be the next version of an object. Without a `compression` it is
+        written as the site file says.
 
         Raises
         ------
@@ -325,9 +328,12 @@ class Submitter:
             The value cannot be pickled.
         StorageError
             The value cannot be written.
+        OptionError
+            There is no such compression.
         """
+        level = self._level(compression)
         with self._open_segment() as writer:
-            stored = self._store(writer, obj, name, number)
+            stored = self._store(writer, obj, name, number, level)
         # It is alone in its segment, so nodes may keep a copy.
         value = msgspec.structs.replace(announceable(stored), shared=True)
         self._add_values(submission, [value], name, [number], group, naming)
@@ -339,6 +345,7 @@ class Submitter:
         name: str,
         numbers: Sequence[int],
         group: GroupKey = NO_GROUP,
+        compression: str | None = None,
     ) -> None:
         """Put values into the submission as `put` does; the large ones have one segment.
 
@@ -348,19 +355,33 @@ class Submitter:
             A value cannot be pickled; the message says which one. None was put.
         StorageError
             The values cannot be written.
+        OptionError
+            There is no such compression.
         """
+        level = self._level(compression)
         stored = []
         with self._open_segment() as writer:
             for place, (obj, number) in enumerate(zip(objs, numbers, strict=True)):
                 try:
-                    stored.append(self._store(writer, obj, name, number))
+                    stored.append(self._store(writer, obj, name, number, level))
                 except EncodingError as error:
                     raise EncodingError(f"value {place}: {error}") from error
         values = [announceable(each) for each in stored]
         self._add_values(submission, values, name, numbers, group)
 
-    def _store(self, writer: LazyWriter, obj: object, name: str, number: int) -> Value | Unsealed:
-        """Store a value for the task of this id."""
+    def _level(self, compression: str | None) -> int:
+        """Return the level of a compression, or else that of the site file."""
+        if compression is None:
+            return self.site.config.data.compression
+        try:
+            return parse_compression(compression)
+        except ValueError as error:
+            raise OptionError(f"compression={error}") from None
+
+    def _store(
+        self, writer: LazyWriter, obj: object, name: str, number: int, level: int
+    ) -> Value | Unsealed:
+        """Store a value for the task of this id, compressed by so much."""
         return store(
             obj,
             writer=writer,
@@ -368,7 +389,7 @@ class Submitter:
             task_name=as_name(name),
             task_id=_label(number),
             inline_limit=self.site.config.data.inline_limit_bytes,
-            level=self.site.config.data.compression,
+            level=level,
         )
 
     def _add_values(

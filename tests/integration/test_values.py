@@ -273,6 +273,26 @@ def test_a_compressed_result_is_one_for_other_programs_too(
         assert stored.compression == "gzip" and np.array_equal(stored[()], grids(3000)["u"])
 
 
+def test_a_put_that_is_compressed_is_what_tasks_get(
+    session: Session, shared_site: SiteUnderTest
+) -> None:
+    def puts() -> Any:
+        own = pilot.context().session
+        inner = own.put(np.zeros(500_000), compression="gzip:1")
+        (other,) = own.put_many([np.zeros(500_000)], compression="gzip:1")
+        return inner, other
+
+    field = session.put(np.zeros(500_000), compression="gzip:1")
+    many = session.put_many([np.zeros(500_000)], compression="gzip:1")
+    assert session.submit(np.size, field).result(DEADLINE_S) == 500_000
+    made = session.submit(pilot.task(returns=2)(puts))
+    assert [array.size for array in made.result(DEADLINE_S)] == [500_000, 500_000]
+    for future in (field, *many, made):
+        for value in shared_site.query("result", task=future.task_id)["values"]:
+            if value["path"]:
+                assert (shared_site.directory / value["path"]).stat().st_size < 1_000_000
+
+
 def test_a_task_that_has_failed_has_no_array(session: Session) -> None:
     with pytest.raises(ZeroDivisionError):
         session.submit(divmod, 1, 0).array(timeout=DEADLINE_S)

@@ -12,6 +12,7 @@ from support.builders import done, spec, template
 from pilot.client.group import GroupKey
 from pilot.client.submission import Submission
 from pilot.client.submitter import Submitter
+from pilot.client.task import OptionError
 from pilot.data.segments import SegmentWriter
 from pilot.data.storing import load
 from pilot.errors import EncodingError, StorageError
@@ -55,6 +56,35 @@ def test_small_and_large(site: Site, submitter: Submitter) -> None:
     # Nodes copy whole files.
     assert ones.path != zeros.path and ones.shared and zeros.shared
     assert {s.payload for s in submission.tasks} == {b""} and submission.functions == []
+
+
+def test_a_compression_is_that_of_the_call_or_else_of_the_site(
+    site: Site, submitter: Submitter
+) -> None:
+    squeezed, plain = Submission(), Submission()
+    submitter.put(squeezed, np.zeros(20_000), "v", 7 << 32 | 1, compression="gzip:1")
+    submitter.put_many(squeezed, [np.zeros(20_000)], "v", [7 << 32 | 2], compression="gzip")
+    submitter.put(plain, np.zeros(20_000), "v", 7 << 32 | 3)
+    paths = [site.directory / s.values[0].path for s in (*squeezed.tasks, *plain.tasks)]
+    assert [path.stat().st_size < 20_000 for path in paths] == [True, True, False]
+    for each in squeezed.tasks:
+        assert np.array_equal(load(each.values[0], site.directory), np.zeros(20_000))
+    data = msgspec.structs.replace(site.config.data, compression=4)
+    config = msgspec.structs.replace(site.config, data=data)
+    compresses = Submitter(7, Site(site.directory, config, site.name))
+    compresses.put(plain, np.zeros(20_000), "v", 7 << 32 | 4)
+    compresses.put(plain, np.zeros(20_000), "v", 7 << 32 | 5, compression="none")
+    sizes = [(site.directory / s.values[0].path).stat().st_size for s in plain.tasks[1:]]
+    assert sizes[0] < 20_000 < sizes[1]
+
+
+def test_another_compression_is_refused_before_anything_is_put(submitter: Submitter) -> None:
+    submission = Submission()
+    with pytest.raises(OptionError, match=r"^compression='lzf'.*gzip:1"):
+        submitter.put(submission, np.zeros(20_000), "v", 7 << 32 | 1, compression="lzf")
+    with pytest.raises(OptionError, match=r"^compression=3"):
+        submitter.put_many(submission, [1], "v", [7 << 32 | 1], compression=3)  # type: ignore[arg-type]  # a mistake
+    assert not submission.tasks
 
 
 def test_many_values_have_one_segment(site: Site, submitter: Submitter) -> None:
