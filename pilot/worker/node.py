@@ -274,6 +274,8 @@ class NodeWorker:
         elif isinstance(message, m.Exit):
             self._ending = True
         else:
+            if isinstance(message, m.DropKept):
+                self._cache.drop(message.paths, message.sessions)
             self._keeper.take(message)
 
     def _watch_rank(self, message: m.WatchRank) -> None:

@@ -7,6 +7,7 @@ Invariants:
 
 - the cache saves time and changes nothing else: whatever is wrong with it, the original is read;
 - it never takes more than is left free on its disk, nor more than the site allows;
+- what was released, or is of a session that has ended, goes; whoever has mapped it keeps its data;
 - its directory goes with the node workers that hold it: see `node_directory`.
 """
 
@@ -16,6 +17,7 @@ import contextlib
 import logging
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,9 @@ log = logging.getLogger("pilot.node")
 LEAST_BYTES = 1024 * 1024
 #: A file that has more than so many times the value, of other tasks, is not copied for ranks.
 MOST_TIMES = 2
-#: In the directory: one line for each value that was brought here.
+#: In the directory: one line for each value that was brought here; and the copies, by their paths.
 RECORD = "fetched"
+RESULTS = "results"
 
 
 def cache_dir(site: Site, pilot: str) -> Path:
@@ -156,6 +159,16 @@ class CacheHolder:
                 remove_stale(cache_dir(site, pilot).parent)
         except (OSError, SiteError) as error:
             log.warning("no values are kept on this node: %s", error)
+
+    def drop(self, paths: Iterable[str], sessions: Iterable[int] = ()) -> None:
+        """Remove the copies of segments that nobody needs any more, and all of sessions."""
+        if self._held is None:
+            return
+        for path in paths:
+            with contextlib.suppress(OSError):
+                (self._held.path / path).unlink()
+        for session in sessions:
+            shutil.rmtree(self._held.path / RESULTS / str(session), ignore_errors=True)
 
     def close(self) -> None:
         """Release the directory; the last holder removes it."""

@@ -226,6 +226,8 @@ def test_a_node_fetches_a_value_once(make_site: Any) -> None:
         (cache,) = whose.parent.glob(f"{whose.name}*")
         fetched = (cache / RECORD).read_text().splitlines()
         assert len(fetched) == 1 and fetched[0].startswith("results/")
+        session.release(value)
+        wait_until(lambda: not list(cache.rglob("*.h5")), DEADLINE_S, "the released copy to go")
     site.stop()
     wait_until(lambda: not cache.exists(), DEADLINE_S, "the cache to go with its pilot")
 

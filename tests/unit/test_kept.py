@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.builders import done, template
-from support.keeping import Pilot, large
+from support.keeping import SIZE, Pilot, large
 
 from pilot.agent.rules.attempts import MOST_FETCH_S
 from pilot.agent.rules.kept import Kept
@@ -109,6 +109,20 @@ def test_a_file_that_cannot_be_written_is_a_crash_and_what_used_it_runs_again() 
     pilot.ends(3)
     assert pilot.reported == [(3, "interrupted")]
     assert pilot.rules.is_idle
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_a_released_value_leaves_the_caches_of_all_nodes(is_shared: bool) -> None:
+    pilot = Pilot(1, 1)
+    value = Value(SIZE, b"", "results/0/put.h5", "/0/value/99/0", shared=is_shared)
+    pilot.add(1, value)
+    pilot.ends(1)
+    pilot.rules.release([ReleasedResult(99, 0)])
+    pilot.step()
+    assert pilot.dropped == [value.path, value.path] * is_shared
+    pilot.rules.release([ReleasedResult(99, 0)])
+    pilot.step()
+    assert len(pilot.dropped) == 2 * is_shared, "once"
 
 
 def test_the_file_of_an_attempt_whose_input_was_lost_goes_at_once() -> None:

@@ -77,6 +77,25 @@ def test_others_are_read_where_they_are(site: Site, change: dict[str, Any]) -> N
     holder.close()
 
 
+def test_what_was_released_or_is_of_an_ended_session_goes(site: Site) -> None:
+    holder = CacheHolder(site, "p1")
+    values = [put(site, owner=f"put{number}") for number in range(3)]
+    cache = cache_dir(site, "p1")
+    (session,) = {value.path.split("/")[1] for value in values}
+    loaded = [NodeCache(site, "p1").load(value) for value in values]
+    holder.drop([values[0].path, f"results/{session}/none.h5"])
+    assert [(cache / value.path).exists() for value in values] == [False, True, True]
+    holder.drop([], [int(session) + 1])
+    assert (cache / values[1].path).exists()
+    holder.drop([], [int(session)])
+    assert not list(cache.rglob("*.h5"))
+    assert_right(loaded[0])
+    assert_right(NodeCache(site, "p1").load(values[0]))
+    assert (cache / values[0].path).exists(), "it comes again where it is needed after all"
+    holder.close()
+    CacheHolder(with_limit(site, 0), "p1").drop([values[0].path], [1])
+
+
 def test_without_a_node_worker_nothing_is_kept(site: Site) -> None:
     assert_right(NodeCache(site, "p1").load(put(site)))
     assert not cache_dir(site, "p1").exists()

@@ -141,7 +141,7 @@ class Fetch(msgspec.Struct, frozen=True):
 
 
 class DropKept(msgspec.Struct, frozen=True):
-    """Remove segments from a node's store."""
+    """Remove segments from a node's store, and from its cache."""
 
     node: str
     paths: tuple[str, ...]

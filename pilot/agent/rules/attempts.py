@@ -204,6 +204,10 @@ class Attempts:
         if not self._can_run(queue):
             return False
         if work.inputs:
+            for item in work.inputs:
+                value = item.value
+                if value is not None and value.path and (value.shared or queue.kind == "mpi"):
+                    self._places.cache((item.task, item.index), value.path)
             self._kept.use(work.task, {item.task for item in work.inputs})
             if self._places:
                 self._places.use(item.value.path for item in work.inputs if item.value is not None)
@@ -443,6 +447,8 @@ class Attempts:
                 path, nodes = place
                 if not self._kept.node_of(path):
                     self._drop_segment(path, nodes)
+            if path := self._places.uncache((task, index)):
+                self._drop_segment(path, self._cores.nodes)
         elif all(user in self.held for user in needed_by):
             self._kept.release(task, index, needed_by)
 

@@ -39,6 +39,8 @@ class Places:
         self._segments: dict[str, _Segment] = {}
         #: Session → result → path.
         self._paths: dict[int, dict[Ref, str]] = {}
+        #: The same of those that the caches of nodes may have a copy of.
+        self._cached: dict[int, dict[Ref, str]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._segments)
@@ -109,6 +111,15 @@ class Places:
         del self._segments[path]
         return path, nodes
 
+    def cache(self, result: Ref, path: str) -> None:
+        """Note that nodes keep a copy of a segment in their caches for whoever gets this result."""
+        self._cached.setdefault(session_of(result[0]), {})[result] = path
+
+    def uncache(self, result: Ref) -> str:
+        """Forget a result that nobody needs; return the segment of which caches may have a copy, or
+        ""."""
+        return self._cached.get(session_of(result[0]), {}).pop(result, "")
+
     def nearest(
         self, paths: Iterable[str], needed: Iterable[str], nodes: Container[str]
     ) -> list[str]:
@@ -140,5 +151,6 @@ class Places:
 
     def forget(self, session: int) -> None:
         """Forget the segments of a session."""
+        self._cached.pop(session, None)
         for path in self._paths.pop(session, {}).values():
             self._segments.pop(path, None)

@@ -330,7 +330,8 @@ class Fetched(Message):
 
 
 class DropKept(Message):
-    """A request to remove segments from the node's store, and all those of sessions."""
+    """A request to remove segments from the node's store and its cache, and all those of
+    sessions."""
 
     paths: list[SegmentPath] = []
     sessions: list[Number] = []
