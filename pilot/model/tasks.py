@@ -146,6 +146,11 @@ class LogSpan(msgspec.Struct, array_like=True, frozen=True):
     end: Signed
 
 
+#: The type of the failure of an attempt that was sent to a process ahead of an input, which did not
+#: come there. No agent reports it.
+NOT_HERE = "its input is not here"
+
+
 class TaskFailure(msgspec.Struct, array_like=True, frozen=True):
     """The reason why an attempt did not end well."""
 

@@ -73,6 +73,7 @@ from pilot.worker.failures import bases_of, failure_of
 from pilot.worker.node_cache import NodeCache
 from pilot.worker.node_store import NodeStore, StoreLostError, StoreWriter
 from pilot.worker.own_results import is_own
+from pilot.worker.recent import RecentResults, not_here
 from pilot.worker.surroundings import Surroundings
 from pilot.worker.task_ends import (
     RESULT,
@@ -205,6 +206,7 @@ class TaskRunner:
         self.gives_back = False
         #: When the last task ended.
         self._last_ended = 0.0
+        self._recent = RecentResults()
 
     def learn(self, functions: Iterable[Function], templates: Iterable[Template]) -> None:
         """Store functions and templates that later tasks refer to."""
@@ -264,7 +266,10 @@ class TaskRunner:
             How an MPI program is started; None for all else.
         """
         try:
-            return self._run(work, begin, plan)
+            filled = self._recent.fill(work) if work.inputs else work
+            if filled is None:
+                return [not_here(work, self._node)]
+            return self._run(filled, begin, plan)
         except BaseException as error:
             # The user's code is in more than the function: in the text of an error, for one.
             self._surroundings.put_back()
@@ -318,7 +323,7 @@ class TaskRunner:
             inputs = []
             for item in work.inputs:
                 at = item.task
-                if item.value is not None:  # none of them is, here
+                if item.value is not None:  # all are there by now
                     value, last = self._take_over(item.value, last)
                     inputs.append(self._load(item.value) if value is None else value)
             last = value = None
@@ -411,7 +416,9 @@ class TaskRunner:
             peak_mib=peak_mib,
         )
         if sealed:
+            self._recent.note(completion)
             return [completion]
+        self._recent.forget(work.task)
         with self._sealing:
             self._unsealed.append((completion, stored))
         return []

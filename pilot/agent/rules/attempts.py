@@ -168,8 +168,35 @@ class Attempts:
         """Put a task that was popped and has not run back at the front of its class."""
         if self._vain and work.task in self._vain:
             self.report(ended(work, "interrupted", "its input is lost", now))
-        elif not self._push(work, first=True):
+            return
+        if (ahead := self._inputs.take_ahead(work.task)) is not None:
+            try:
+                ready = self._inputs.add(ahead, self.held, self._kept.__contains__)
+            except LookupError as error:
+                self.report(ended(work, "interrupted", str(error), now))
+                return
+            if ready is None:
+                return
+            work = ready
+            self.queues.look_again = True
+        if not self._push(work, first=True):
             self.report(self._misfit(work, now))
+
+    def send_ahead(self, queue: Queue, tasks: Collection[int], most: int) -> list[AttemptSpec]:
+        """Take out the tasks of a class that a process which has `tasks` can run after these: what
+        they need is made there, and small."""
+        if len(queue.alike) > 1:
+            return []  # another version of them may start elsewhere
+
+        def may(work: AttemptSpec) -> bool:
+            if self.queues.of(work) is not queue or (self._vain and work.task in self._vain):
+                return False
+            return all(item.value is None or not item.value.path for item in work.inputs)
+
+        found = self._inputs.send_ahead(tasks, most, may)
+        for work in found if self._kept else ():
+            self._kept.use(work.task, {item.task for item in work.inputs})
+        return found
 
     def take_back(self, work: AttemptSpec, cancelled: bool, now: float) -> None:
         """Queue a task again that was sent ahead and skipped, or whose result is lost; report it as
@@ -372,7 +399,13 @@ class Attempts:
             for end in self._released_by(completion, node, paths, queue):
                 self._report_one(end)
             paths = ()
-            ready, hopeless = self._inputs.ended(completion)
+            ready, hopeless, ahead, came = self._inputs.ended(completion)
+            for work in ahead:
+                if not came:
+                    # It may have run with what does not count.
+                    self._vain[work.task] = "its input has not come"
+                elif self._kept:
+                    self._kept.use(work.task, {item.task for item in work.inputs})
             for work in ready:
                 if self._push(work):
                     self.queues.look_again = True

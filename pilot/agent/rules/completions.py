@@ -16,7 +16,7 @@ import msgspec
 from pilot.errors import StorageError, TaskOutOfMemory
 from pilot.limits import ERROR_TEXT_BYTES, LAST_WORD_BYTES
 from pilot.model.states import Outcome
-from pilot.model.tasks import Completion, TaskFailure, Template
+from pilot.model.tasks import NOT_HERE, Completion, TaskFailure, Template
 from pilot.scheduler.resources import Resources
 from pilot.texts import shortened
 from pilot.wire.messages.pilot import AttemptSpec
@@ -90,6 +90,12 @@ def ended(
         node=node,
         ended=now,
     )
+
+
+def is_not_here(completion: Completion) -> bool:
+    """Tell whether an attempt was not begun, since its process has not got an input ahead of which
+    it was sent."""
+    return completion.failure is not None and completion.failure.type == NOT_HERE
 
 
 def killed(

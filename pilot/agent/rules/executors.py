@@ -38,6 +38,7 @@ from pilot.agent.rules.completions import (
     cannot_start,
     describe_exit,
     ended,
+    is_not_here,
     killed,
     out_of_memory,
     stopped,
@@ -75,6 +76,9 @@ MOST_FAILED = 5
 STUCK_S = 1.0
 #: And all of them in a pilot that starts nothing any more: what they wait for may need its nodes.
 DRAINED_S = 60.0
+#: Where a task was sent ahead of an input that did not come to its process, no task of its class is
+#: for so many seconds.
+ALONE_S = 1.0
 
 
 class Executor:
@@ -291,6 +295,10 @@ class ExecutorRules(ProcessRules[Executor]):
                 work = pipeline.popleft()
             else:
                 continue
+            if is_not_here(completion):
+                self._queues.of(work).alone_until = now + ALONE_S
+                attempts.take_back(work, executor.killed_for.pop(task, "") == "cancelled", now)
+                continue
             if completion.outcome == "ok":
                 self._queues.of(work).note_run(completion.ended - completion.started)
             outcome = executor.killed_for.pop(task, None)
@@ -348,34 +356,52 @@ class ExecutorRules(ProcessRules[Executor]):
         """Fill the pipeline of an executor that holds its cores; return False if nothing was
         waiting."""
         queue = executor.queue
-        if queue is None or not self._queues.may_start(queue):
+        if queue is None or self._queues.closed or not (queue.waiting or executor.pipeline):
             return False
         if executor.is_fresh and not is_new:
             return False
         is_kept = executor.node in self._cores.reserved and not queue.is_coreless
         if is_kept or executor in self.waiting:
             return False
-        depth = 1 if executor.shares or executor.is_fresh else self._depth(queue, queue.need.cores)
-        if executor.software is not None and executor.software.outer is not None:
-            # Its process may be behind an engine's, where nothing can be taken back from it.
-            depth = 1
+        # Its process may be behind an engine's, where nothing can be taken back from it.
+        is_behind = executor.software is not None and executor.software.outer is not None
+        takes_one = bool(executor.shares) or executor.is_fresh or is_behind
         pipeline = executor.pipeline
-        room = pipeline.free_slots(depth)
-        if not room:
-            return True
-        if self._bookings and not is_new:
+        room = pipeline.free_slots(1 if takes_one else self._depth(queue, queue.need.cores))
+        if room and self._bookings and not is_new:
             room = min(room, self._bookings.most(queue, executor.held, now))
             if not room:
                 return False
-        fed = self._queues.pop(queue, room)
+        fed = self._queues.pop(queue, room) if room else []
         pipeline.extend(fed)
-        if executor.ready and fed:
+        if not takes_one:
+            fed += self._add_behind(executor, queue, now)
+        if not fed:
+            return True
+        if executor.ready:
             executor.first_started = executor.first_started or now
             if len(fed) == len(pipeline):
                 executor.first_started = now
             self._send(executor, fed)
         self._attempts.note_placement(fed, executor.held)
         return True
+
+    def _add_behind(self, executor: Executor, queue: Queue, now: float) -> list[AttemptSpec]:
+        """Put behind the work of an executor the short tasks that need nothing but results of that;
+        return these.
+
+        They need not wait for this process to hear of each. Where others wait for cores, they take
+        their turn as they get ready.
+        """
+        if self._queues.has_waiting or self._bookings or now < queue.alone_until:
+            return []
+        room = executor.pipeline.free_slots(queue.depth)
+        if not room:
+            return []
+        tasks = [work.task for work in executor.pipeline]
+        found = self._attempts.send_ahead(queue, tasks, room)
+        executor.pipeline.extend(found)
+        return found
 
     def _send(self, executor: Executor, work: list[AttemptSpec]) -> None:
         executor.pipeline.note_sent(len(work))

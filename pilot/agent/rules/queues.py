@@ -45,6 +45,7 @@ class Queue:
     __slots__ = (
         "_history",
         "alike",
+        "alone_until",
         "amounts",
         "busy",
         "indexed",
@@ -101,6 +102,8 @@ class Queue:
         #: When the first of them found no place; 0 while that has not happened.
         self.waiting_since = 0.0
         self._history = _History()
+        #: Until then no task is sent to a process ahead of its inputs.
+        self.alone_until = 0.0
         #: How many executors or worlds serve it.
         self.busy = 0
         #: The node on which they start, since their inputs are there; empty: on any.

@@ -15,6 +15,7 @@ from pilot.model.tasks import Completion, TaskFailure
 from pilot.model.values import Value
 from pilot.wire.messages.client import Reply
 from pilot.wire.messages.pilot import AttemptSpec, RunningTask
+from pilot.worker.recent import RecentResults, not_here
 
 if TYPE_CHECKING:
     from simulated.agent import Agent
@@ -132,6 +133,7 @@ class Executor(Process):
         #: What it is in never ends by itself.
         self.hangs = False
         self._stores = agent.cluster.chance("stores", agent.job, agent.life, number)
+        self._recent = RecentResults()
         #: Others have its cores: what it is in waits for other tasks.
         self.lends = False
         self.clock.after(self.rng.uniform(0.0, 0.3), self._ready)
@@ -153,7 +155,16 @@ class Executor(Process):
     def _next(self) -> None:
         if not self.is_alive or self.current is not None or not self.queue:
             return
-        self.begun, work = self.queue.popleft()
+        self.begun, sent = self.queue.popleft()
+        work = self._recent.fill(sent)
+        self.cluster.oracle.seen["sent ahead of its inputs"] += work is not sent
+        if work is None:
+            end = msgspec.structs.replace(not_here(sent, self.node), ended=self.clock.now)
+            self.cluster.oracle.seen["came without its inputs"] += 1
+            rules, now = self.agent.rules, self.clock.now
+            self._say(lambda: rules.executor_done(self.id, [end], now))
+            self._next()
+            return
         self.current = work
         started = self._started = self.clock.now
         self.cluster.oracle.runs(self.agent, work, self.node)
@@ -246,6 +257,7 @@ class Executor(Process):
             values = tuple(Value(0, b"") if n in owed else v for n, v in enumerate(done.values))
             done = msgspec.structs.replace(done, children=children, values=values)
         rules, now = self.agent.rules, self.clock.now
+        self._recent.forget(work.task)
         if outcome == "ok" and self._stores.random() < 0.5:
             # Its results are in the node's store first.
             done, paths = self._kept(done)
@@ -267,6 +279,7 @@ class Executor(Process):
                 ),
             )
         else:
+            self._recent.note(done)
             self._say(lambda: rules.executor_done(self.id, [done], now))
         self._next()
 
