@@ -25,6 +25,12 @@ from pilot.compat.compss.functions import merge_n_reduce, merge_reduce
 from pilot.compat.compss.parameters import NAMED, Parameter, parameter_of
 from pilot.compat.compss.runner import full_body, returned, run, several
 from pilot.compat.compss.sandbox import Sandbox
+from pilot.compat.compss.serializing import (
+    deserialize_from_bytes,
+    deserialize_from_file,
+    serialize_to_bytes,
+    serialize_to_file,
+)
 from pilot.compat.compss.shapes import leaves, take_apart
 from pilot.compat.compss.signatures import evaluate, read_returns, read_signature
 from pilot.compat.compss.tracker import Tracker
@@ -633,3 +639,26 @@ def test_policies_as_options() -> None:
     assert policies.options_of("ignore", {"returns": 5}, 1, 3, 1)["default"] == (None, 5, None)
     assert policies.options_of("ignore", {"returns": 5}, 1, 1)["default"] == 5
     assert "default" not in policies.options_of("ignore", {}, 1, 1)
+
+
+# --- what programs keep by themselves
+
+
+def test_objects_go_to_files_and_back(tmp_path: Path) -> None:
+    def local(x: int) -> int:
+        return x + 1
+
+    serialize_to_file({"f": local}, str(tmp_path / "kept"), None)
+    assert deserialize_from_file(str(tmp_path / "kept"), None)["f"](1) == 2
+    assert deserialize_from_bytes(serialize_to_bytes([1], None), True, None) == [1]
+
+
+def test_an_application_is_stopped_with_or_without_its_tasks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stopped: list[bool] = []
+    monkeypatch.setattr(application, "stop", lambda is_failed: stopped.append(is_failed))
+    api.compss_stop()
+    api.compss_stop(1)
+    api.compss_stop(0, False)
+    assert stopped == [False, True, False]

@@ -24,9 +24,9 @@ def compss_start(*_: Any, **__: Any) -> None:
     application.start()
 
 
-def compss_stop(*_: Any, **__: Any) -> None:
-    """Wait for all tasks, and stop the application."""
-    application.stop()
+def compss_stop(code: int = 0, *_: Any, **__: Any) -> None:
+    """Stop the application: after all tasks, or, with a code that is not 0, cancelling them."""
+    application.stop(is_failed=code != 0)
 
 
 def compss_wait_on(*objs: Any, **_: Any) -> Any:

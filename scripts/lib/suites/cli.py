@@ -3,85 +3,58 @@
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
+import contextlib
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from suites.reports import Report, read_report, table, worse
+from bench.stage import end_site
 
-#: Files that need what cannot be had from a registry of packages, or a graphics card.
-_LEFT_OUT = ("test_tensor", "test_distributed_pytorch", "test_distributed_eddl")
+from pilot.site import SITE_FILE, open_site
+from pilot.site_configs import template_text
+from suites import dislib, pycompss
+from suites.runs import Runs
+
+_CORES = 4
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a suite; return the exit status: 1 if a test fails that passes as plain Python."""
-    parser = argparse.ArgumentParser(prog="scripts/suites", description=__doc__)
-    parser.add_argument("suite", choices=["dislib"])
-    parser.add_argument("snapshot", type=Path, help="the directory with the sources of the suite")
-    parser.add_argument("files", nargs="*", help="names such as test_array; default: all")
-    parser.add_argument(
+    """Run a suite; return the exit status: 0 if nothing fails that should pass."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("snapshot", type=Path, help="the directory with the sources of the suite")
+    common.add_argument("names", nargs="*", help="what to run of it; default: all")
+    common.add_argument(
         "--python", default=sys.executable, help="a Python that has Pilot and what the suite needs"
     )
-    parser.add_argument(
-        "--time", type=float, default=1800.0, help="seconds that each run of a file may take"
-    )
+    common.add_argument("--site", help="a site; default: one of its own, with 4 cores")
+    common.add_argument("--time", type=float, help="seconds that each run may take")
+    parser = argparse.ArgumentParser(prog="scripts/suites", description=__doc__)
+    suites = parser.add_subparsers(dest="suite", required=True)
+    for name, module in (("dislib", dislib), ("pycompss", pycompss)):
+        suites.add_parser(name, parents=[common], help=module.HELP, description=module.__doc__)
     given = parser.parse_args(words)
-    tests = given.snapshot / "tests"
-    found = sorted(path.stem for path in tests.glob("test_*.py"))
-    names = given.files or [name for name in found if name not in _LEFT_OUT]
-    if unknown := [name for name in names if name not in found]:
-        parser.error(f"there is no {unknown[0]} in {tests}")
-    rows: list[tuple[str, Report | None, Report | None]] = []
-    is_worse = False
-    for name in names:
-        ours = _run(given, name, on_pilot=True)
-        control = _run(given, name, on_pilot=False)
-        rows.append((name, ours, control))
-        print(table(rows[-1:]).splitlines()[-1], flush=True)
-        for test in [] if ours is None or control is None else worse(ours, control):
-            print(f"  worse: {test}", flush=True)
-            is_worse = True
-        is_worse |= ours is None and control is not None
-    print(table(rows))
-    return int(is_worse)
+    module = dislib if given.suite == "dislib" else pycompss
+    names = module.find(given.snapshot, given.names)
+    if unknown := sorted(set(given.names) - set(names)):
+        parser.error(f"there is no {unknown[0]} in {given.snapshot}")
+    if not names:
+        parser.error(f"{given.snapshot} has no tests of {given.suite}")
+    with _site(given.site) as site:
+        return int(module.run(Runs(given.snapshot, names, given.python, site, given.time)))
 
 
-def _run(given: argparse.Namespace, name: str, *, on_pilot: bool) -> Report | None:
-    launcher = ["-m", "pilot.compat.compss.commands"] if on_pilot else []
+@contextlib.contextmanager
+def _site(given: str | None) -> Iterator[str]:
+    """Give the site that was given, or one of its own, whose processes end with the block."""
+    if given is not None:
+        yield given
+        return
     with tempfile.TemporaryDirectory(prefix="pilot-suites-") as directory:
-        xml = Path(directory) / "report.xml"
-        told = Path(directory) / "output"
-        command = [given.python, *launcher, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-        command += [f"--junitxml={xml}", f"tests/{name}.py"]
-        environment = {"ComputingUnits": "1", **os.environ}
-        if not on_pilot:
-            path = subprocess.run(
-                [given.python, "-m", "pilot", "compat", "path"],
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout.strip()
-            environment["PYTHONPATH"] = os.pathsep.join(
-                filter(None, [path, os.environ.get("PYTHONPATH", "")])
-            )
-        with told.open("wb") as output:
-            try:
-                subprocess.run(
-                    command,
-                    cwd=given.snapshot,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    timeout=given.time,
-                    check=False,
-                )
-            except subprocess.TimeoutExpired:
-                print(f"  {name}: no end after {given.time:g} s", file=sys.stderr)
-        if not xml.exists():
-            print(told.read_text(errors="replace")[-2000:], file=sys.stderr)
-            return None
-        return read_report(xml.read_text())
+        text = template_text("local").replace("cores_per_node: auto", f"cores_per_node: {_CORES}")
+        (Path(directory) / SITE_FILE).write_text(text)
+        site = open_site(Path(directory))
+        try:
+            yield directory
+        finally:
+            end_site(site)
