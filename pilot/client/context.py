@@ -22,6 +22,7 @@ from pilot.scheduler.resources import Resources
 
 if TYPE_CHECKING:
     from pilot.client.child_tasks import TaskSession
+    from pilot.client.command import CommandResult, ShellCommand
     from pilot.data.checkpoint import Checkpoint
 
 
@@ -97,6 +98,21 @@ class Context:
         self._words = stopping.words
         self._listens = False
         self._callbacks: Callbacks | None = None
+        #: Runs a command as this task's; None: it is one of functions alone.
+        self.commands: Callable[[ShellCommand], CommandResult] | None = None
+
+    def run_command(self, command: ShellCommand) -> CommandResult:
+        """Run a command without parameters as a task that is this command would: on the task's
+        ranks, in its container, ended with it.
+
+        In a task of functions alone it is run as if called directly.
+
+        Raises
+        ------
+        CommandFailed
+            It cannot be started; in a task of functions, also where it ends with a failure.
+        """
+        return command() if self.commands is None else self.commands(command)
 
     @property
     def should_stop(self) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ from pilot.client.group import NO_GROUP, GroupKey
 from pilot.client.stopping import LISTENS, Stopping, never
 from pilot.client.submission import Submission
 from pilot.client.submitter import Submitter
-from pilot.client.task import Task
+from pilot.client.task import COMMAND, MPI_COMMAND, Task
 from pilot.compression import parse_compression
 from pilot.data.patience import patiently, set_patience
 from pilot.data.pickles import encode
@@ -341,7 +342,13 @@ class TaskRunner:
                 self._stopping.listen(work.task)  # it will look, and may be ended before that
             if isinstance(function, ShellCommand):
                 result = self._run_command(
-                    function, args, kwargs, begin, plan, context, template.software
+                    function,
+                    args,
+                    kwargs,
+                    begin=begin,
+                    plan=plan,
+                    context=context,
+                    software=template.software,
                 )
                 if result.returncode not in function.success:
                     failed = ignored(template, result)
@@ -349,6 +356,14 @@ class TaskRunner:
                 if result.outputs:
                     result = with_digests(result, of_contents=bool(template.cache))
             else:
+                if template.kind in (COMMAND, MPI_COMMAND):
+                    context.commands = partial(
+                        self._run_command,
+                        begin=begin,
+                        plan=plan,
+                        context=context,
+                        software=template.software,
+                    )
                 result = function(*args, **kwargs)
             if os.getpid() != self._pid:
                 end_copy(None)
@@ -653,8 +668,9 @@ class TaskRunner:
     def _run_command(
         self,
         command: ShellCommand,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] = MappingProxyType({}),
+        *,
         begin: int,
         plan: LaunchPlan | None,
         context: Context,
@@ -671,7 +687,7 @@ class TaskRunner:
             self._nodes,
             self._cores,
         )
-        run = CommandRun(command, args, kwargs, plan, context, software, here)
+        run = CommandRun(command, args, dict(kwargs), plan, context, software, here)
         try:
             result = run.run()
         finally:

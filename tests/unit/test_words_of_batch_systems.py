@@ -28,6 +28,7 @@ EXCEPTIONS: dict[str, tuple[str, str]] = {
     "launchers/identity.py": (r"SLURM_\w*", "a process can be a rank of any launcher"),
     "pilot/client/shell_text.py": (r"sbatch", "programs that take their input for a shell script"),
     "pilot/compat/compss/enqueueing.py": (r"sbatch_options", "the key that flags of COMPSs make"),
+    "pilot/compat/compss/several_nodes.py": (r"SLURM_\w*", "variables that COMPSs sets for tasks"),
     "pilot/site.py": (r"slurm", "the names of the templates"),
 }
 MODULES = sorted(

@@ -7,6 +7,11 @@
 | `shapes` | the leaves of collections |
 | `tracker`, `files`, `turns` | which future an object, or a file, is now |
 | `decoration`, `constraints`, `policies` | tasks as programs write them |
+| `layers`, `given` | what decorators put around a function, or in its place; how they are read |
+| `programs`, `binaries`, `nested_programs` | programs in the place of functions |
+| `ranks`, `mpi_tasks`, `rank_functions` | programs and functions on ranks of MPI |
+| `web_services`, `configured`, `transformations` | requests, files that describe tasks, arguments |
+| `surroundings`, `containers`, `several_nodes`, `compiled` | what is around functions |
 | `calls`, `reducing` | a call as a task of Pilot, or as a tree of them |
 | `application`, `running` | the program: its session, what is unfinished, what has failed |
 | `api`, `functions`, `tracked` | what programs call |

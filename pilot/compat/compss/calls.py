@@ -118,7 +118,9 @@ def read(app: Host, value: Any, after: list[str]) -> Any:
 
 
 def _by_value(function: TaskFunction) -> Any:
-    return None if function.plan.module else function.function
+    plan = function.plan
+    is_sent = not plan.module and not (plan.layers is not None and plan.layers.replaces)
+    return function.function if is_sent else None
 
 
 def _options(
@@ -140,9 +142,37 @@ def _options(
     if plan.constraints:
         pools = app.session.site.config.pools
         options |= options_of_constraints(plan.constraints, function.function, arguments, pools)
-    if "needs_no_core" in function.said:
+    if "container" in function.said:
+        from pilot.compat.compss.containers import container_option
+
+        options["container"] = container_option(function.said["container"])
+    if plan.layers is not None:
+        from pilot.compat.compss.ranks import fit_nodes
+
+        for layer in plan.layers.layers:
+            layer.adapt(options, lambda name, value: _number(function, arguments, name, value))
+        pools = app.session.site.config.pools
+        fit_nodes(options, (pool.nodes_per_pilot for pool in pools.values()))
+    if "needs_no_core" in function.said and "ranks" not in options:
         options["cores"] = 0
     return options
+
+
+def _number(function: TaskFunction, arguments: Mapping[str, Any], name: str, value: Any) -> float:
+    """Return what a decorator says for a call, a number.
+
+    Raises
+    ------
+    PyCOMPSsException
+        It is none.
+    """
+    found = evaluate(value, function.function, arguments) if isinstance(value, str) else value
+    try:
+        return float(found)
+    except (TypeError, ValueError):
+        raise PyCOMPSsException(
+            f"{function.__qualname__}: {name}={value!r:.100}: {found!r:.60} is no number"
+        ) from None
 
 
 def _for_program(
@@ -178,6 +208,10 @@ def _stand_in(app: Host, kind: Any, part: Any, default: Any) -> Any:
     future = Future(default)
     future.entry.versions.append(part)
     return future
+
+
+#: The options that may differ between calls of a function.
+_DIFFERENT = ("cores", "memory", "gpus", "pool", "ranks", "ranks_per_node", "nodes")
 
 
 class Call:
@@ -252,7 +286,8 @@ class Call:
             parameter = plan.parameters.get(name, PLAIN)
             self._kwargs[name] = self._argument(name, name, parameter, value)
         has_token = any(use.direction not in (IN, IN_DELETE) for use in self._files)
-        is_kept = self._keeps and self._has_results(count)
+        # Of a program nobody knows whether it is the same.
+        is_kept = self._keeps and plan.layers is None and self._has_results(count)
         first = len(self._turned)
         total = first + count + len(self._sinks) + has_token
         written, names, turned = tuple(self._written), signature.names, tuple(self._turned)
@@ -300,9 +335,9 @@ class Call:
 
     def _named(self) -> dict[str, Any]:
         """Return the arguments by name."""
-        names = self._plan.signature.names
-        named = dict(zip(names, self._args, strict=False))
-        return named | self._kwargs
+        signature = self._plan.signature
+        named = dict(zip(signature.names, self._args, strict=False))
+        return {**signature.defaults, **named, **self._kwargs}
 
     def _is_usual(self) -> bool:
         """Tell whether the call has objects alone, given by place."""
@@ -310,6 +345,7 @@ class Call:
             self._kwargs
             or self._files
             or self._plan.policy == IGNORE
+            or self._plan.layers is not None
             or any(shape != 0 for _, shape in self._written)
         )
 
@@ -348,7 +384,7 @@ class Call:
                 total,
                 is_kept,
                 len(self._turned),
-                *((n, options.get(n)) for n in ("cores", "memory", "gpus", "pool")),
+                *((n, options.get(n)) for n in _DIFFERENT),
             )
         if key not in function.made:
             body: Any = None
@@ -357,11 +393,11 @@ class Call:
             else:
                 body = function.made.get("body")
             if body is None:
-                body = full_body(plan.module, plan.name, _by_value(function))
+                body = full_body(plan.module, plan.name, _by_value(function), plan.layers)
                 function.made["body"] = body
             if is_kept:
                 body, options["cache"] = _known_by(function, body), True
-            function.made[key] = Task(body, PYTHON, options)
+            function.made[key] = Task(body, plan.kind, options)
         return function.made[key]  # type: ignore[no-any-return]  # of a mapping of tasks
 
     # --- arguments

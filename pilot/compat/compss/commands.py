@@ -16,7 +16,7 @@ from typing import Final, NoReturn
 
 from pilot.compat import search_directory
 from pilot.compat.compss.errors import PyCOMPSsException
-from pilot.compat.compss.flags import Flags, UsageError, parse
+from pilot.compat.compss.flags import RESOURCES, Flags, UsageError, parse
 from pilot.errors import PilotError
 
 _RUN_USAGE: Final = """usage: runcompss [FLAGS] PROGRAM.py [ARGUMENTS]…
@@ -33,6 +33,7 @@ _PROGRAM_USAGE: Final = """
   --checkpoint=POLICY         results are found again by the next run, whatever the policy
   --checkpoint_params=avoid.checkpoint:[MODULE.TASK,…]
                               but not those of these tasks
+  --resources=FILE            where web services are, in the XML of COMPSs
   --lang=python               (nothing else)
   -h, --help                  show this
 """
@@ -112,6 +113,8 @@ def _run(words: Sequence[str]) -> int:
         raise UsageError("give a program; `runcompss --help` shows how")
     limit = flags.number("wall_clock_limit")
     _name_ignored(flags, "runcompss")
+    if "resources" in meant:
+        os.environ[RESOURCES] = str(Path(meant["resources"]).absolute())
     if "env_script" in meant:
         os.environ.update(_variables_of(meant["env_script"]))
     if paths := [path for path in meant.get("pythonpath", "").split(os.pathsep) if path]:

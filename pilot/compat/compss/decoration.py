@@ -15,20 +15,29 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from types import MethodType
-from typing import Any, Final, NamedTuple, overload
+from typing import Any, Final, NamedTuple, TypeAlias, overload
 
-from pilot.client.task import import_object
+from pilot.client.task import PYTHON, import_object
 from pilot.compat.compss import running
+from pilot.compat.compss.compiled import compiled_layer
 from pilot.compat.compss.constraints import is_fixed, read_constraints, snake, warn_once
 from pilot.compat.compss.errors import NotSupportedError, PyCOMPSsException
+from pilot.compat.compss.layers import CallShape, Layer, Layers
 from pilot.compat.compss.parameters import PLAIN, Parameter, parameter_of
 from pilot.compat.compss.policies import IGNORE, RETRY, policy_of
 from pilot.compat.compss.signatures import Returns, Signature, read_returns, read_signature
+from pilot.model.states import TaskKind
 
 #: What ``@task`` says beside parameters and `returns`, by usual names.
 _SETTINGS: Final = frozenset(
     {"priority", "on_failure", "defaults", "time_out", "target_direction", "varargs_type"}
 )
+#: What it says of Numba.
+_NUMBA: Final = frozenset({"numba", "numba_flags", "numba_signature", "numba_declaration"})
+#: The places of what decorators put around a function, from the function outwards.
+_PLACES: Final = ("body", "nodes", "epilog", "prolog")
+#: Makes a layer, when a task is called first: of the task, and of what its decorator was given.
+LayerOf: TypeAlias = "Callable[[TaskFunction, Mapping[str, Any]], Layer]"
 #: What has no meaning here.
 _HINTS: Final = frozenset(
     {"is_replicated", "is_distributed", "computing_nodes", "processes_per_node", "cache_returns"}
@@ -56,8 +65,11 @@ class Plan(NamedTuple):
     constraints: Mapping[str, Any]
     #: True if all calls need the same.
     is_fixed: bool
-    #: The parameters with a default that are no plain input.
+    #: The parameters with a default that is an argument of each call.
     with_defaults: tuple[str, ...]
+    #: What is around the function, or in its place; None: nothing.
+    layers: Layers | None = None
+    kind: TaskKind = PYTHON
 
 
 class TaskFunction:
@@ -79,8 +91,11 @@ class TaskFunction:
         self.function = function
         self.given = dict(given)
         #: What other decorators say: `constraints`, `policy`, `defaults`, `chunk_size`, `is_local`,
-        #: `needs_no_core`.
+        #: `needs_no_core`, `container`, `is_workflow`; `config` and `transformations`, which are
+        #: functions with what they get.
         self.said: dict[str, Any] = {}
+        #: What they put around it, by place.
+        self.layered: dict[str, tuple[LayerOf, Mapping[str, Any]]] = {}
         self._plan: Plan | None = None
         #: Tasks of Pilot, by what differs between calls.
         self.made: dict[Any, Any] = {}
@@ -89,18 +104,22 @@ class TaskFunction:
         self.__module__ = getattr(function, "__module__", None) or ""
         self.__doc__ = function.__doc__
         self.__wrapped__ = function
-        self._check()
+        self.check()
 
-    def _check(self) -> None:
-        """Refuse what means nothing, where it is written."""
+    def check(self) -> None:
+        """Refuse what means nothing, where it is written.
+
+        Raises
+        ------
+        PyCOMPSsException
+            Something of it means nothing.
+        """
         settings, _ = _split(self.given)
         if "on_failure" in settings:
             policy_of(settings["on_failure"])
         for name, value in self.given.items():
-            if name not in ("returns", "numba") and snake(name) not in _SETTINGS | _HINTS:
+            if name not in _NUMBA | {"returns"} and snake(name) not in _SETTINGS | _HINTS:
                 parameter_of(name, value, self.__qualname__)
-        if self.given.get("numba"):
-            raise NotSupportedError("@task(numba=…)", "use numba.jit below @task")
 
     def say(self, **said: Any) -> None:
         """Note what another decorator says."""
@@ -108,16 +127,32 @@ class TaskFunction:
         self._plan = None
         self.made.clear()
 
+    def put_around(self, place: str, layer_of: LayerOf, given: Mapping[str, Any]) -> None:
+        """Have something around the function, or in its place, which is made when it is called."""
+        self.layered[place] = (layer_of, dict(given))
+        self.say()
+
     @property
     def plan(self) -> Plan:
         """The facts that hold for all calls."""
         if self._plan is None:
+            self._read_file()
             self._plan = _plan_of(self)
         return self._plan
 
+    def _read_file(self) -> None:
+        if "config" in self.said:
+            configure, path = self.said.pop("config")
+            configure(self, path)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.said:
+            self._read_file()
+            if "transformations" in self.said:
+                transform, all_of_them = self.said["transformations"]
+                args, kwargs = transform(self, all_of_them, args, kwargs)
         app = running.current
-        if app is None:
+        if app is None or "is_workflow" in self.said:
             return self.run_here(args, kwargs)
         return app.call(self, args, kwargs)
 
@@ -125,7 +160,20 @@ class TaskFunction:
         """Run the function in this process."""
         if "returns" in kwargs and not read_signature(self.function).has("returns"):
             kwargs = {name: value for name, value in kwargs.items() if name != "returns"}
-        return self.function(*args, **kwargs)
+        if not (self.layered or self.given.get("numba")):
+            return self.function(*args, **kwargs)
+        plan = self.plan
+        called = self.function
+        if plan.layers is not None:
+            called = plan.layers.over(called, is_task=False)
+            kwargs = {**self._defaults_beside(args), **kwargs}
+        return called(*args, **kwargs)
+
+    def _defaults_beside(self, args: tuple[Any, ...]) -> dict[str, Any]:
+        """Return the defaults of the parameters that are not given by place."""
+        signature = self.plan.signature
+        by_place = signature.names[: len(args)]
+        return {name: v for name, v in signature.defaults.items() if name not in by_place}
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
         return self if instance is None else MethodType(self, instance)
@@ -147,15 +195,21 @@ class TaskFunction:
     def __reduce__(self) -> Any:
         if self.is_by_name():
             return import_object, (self.__module__, self.__qualname__)
-        return _function_of, (self.function, self.given, self.said)
+        return _function_of, (self.function, self.given, self.said, self.layered)
 
     def __repr__(self) -> str:
         return f"<task {self.__qualname__}>"
 
 
-def _function_of(function: Any, given: Mapping[str, Any], said: Mapping[str, Any]) -> TaskFunction:
+def _function_of(
+    function: Any,
+    given: Mapping[str, Any],
+    said: Mapping[str, Any],
+    layered: Mapping[str, tuple[LayerOf, Mapping[str, Any]]],
+) -> TaskFunction:
     made = TaskFunction(function, given)
     made.said.update(said)
+    made.layered.update(layered)
     return made
 
 
@@ -169,7 +223,7 @@ def _split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         elif usual in _HINTS:
             if value not in (False, None):
                 warn_once(usual, f"@task({name}=…) has no meaning on Pilot, and is ignored")
-        elif name not in ("returns", "numba"):
+        elif name not in _NUMBA | {"returns"}:
             parameters[name] = value
     return settings, parameters
 
@@ -202,7 +256,13 @@ def _plan_of(made: TaskFunction) -> Plan:
     policy = policy_of(settings["on_failure"]) if "on_failure" in settings else RETRY
     constraints = read_constraints(settings.get("constraints") or {})
     fixed = is_fixed(constraints)
-    module, name = (made.__module__, made.__qualname__) if made.is_by_name() else ("", "")
+    layers = _layers_of(made, signature, named)
+    is_sent = layers is None or not layers.replaces
+    module, name = ("", "")
+    if is_sent and made.is_by_name():
+        module, name = made.__module__, made.__qualname__
+    if layers is not None:
+        fixed = fixed and is_fixed({"": [layer.values for layer in layers.layers]})
     is_plain = (
         not parameters
         and rest == PLAIN
@@ -210,7 +270,9 @@ def _plan_of(made: TaskFunction) -> Plan:
         and policy != IGNORE
         and not (returns.expression or returns.parameter)
         and not ("chunk_size" in made.said or "is_local" in made.said)
+        and layers is None
     )
+    is_argument = parameters if layers is None else signature.defaults
     return Plan(
         signature,
         returns,
@@ -225,8 +287,32 @@ def _plan_of(made: TaskFunction) -> Plan:
         settings.get("time_out") or None,
         constraints,
         fixed,
-        tuple(name for name in parameters if name in signature.defaults),
+        tuple(name for name in signature.defaults if name in is_argument),
+        layers,
+        PYTHON if layers is None else layers.kind,
     )
+
+
+def _layers_of(
+    made: TaskFunction, signature: Signature, parameters: Mapping[str, Parameter]
+) -> Layers | None:
+    """Return what is around a function, or in its place; None: nothing."""
+    found: list[Layer | None] = [compiled_layer(made.given)]
+    for place in _PLACES:
+        if place in made.layered:
+            layer_of, given = made.layered[place]
+            found.append(layer_of(made, given))
+    layers = tuple(layer for layer in found if layer is not None)
+    if not layers:
+        return None
+    call = CallShape(
+        signature.names,
+        signature.rest,
+        {name: p.stream for name, p in parameters.items() if p.stream},
+        {name: p.prefix for name, p in parameters.items() if p.prefix},
+        {name: p.direction for name, p in parameters.items() if p.is_file},
+    )
+    return Layers(layers, call)
 
 
 def as_task_function(given: Any, decorator: str) -> TaskFunction:

@@ -13,10 +13,12 @@ class UsageError(Exception):
     """The command line means nothing."""
 
 
+#: The variable by which a program finds the file that ``--resources`` names.
+RESOURCES: Final = "PILOT_COMPSS_RESOURCES"
 #: Flags of programs, that have a value.
 _PROGRAM: Final = frozenset(
     {"pythonpath", "env_script", "python_interpreter", "wall_clock_limit", "lang", "checkpoint"}
-    | {"checkpoint_params"}
+    | {"checkpoint_params", "resources"}
 )
 #: Flags of programs that are true without a value.
 _SWITCHES: Final = frozenset({"nested"})
@@ -36,7 +38,7 @@ _MISSING: Final = {
 #: Flags of COMPSs without a meaning here.
 _IGNORED: Final = frozenset(
     {"debug", "log_level", "log_dir", "base_log_dir", "specific_log_dir", "graph", "tracing"}
-    | {"monitoring", "external_debugger", "jmx_port", "summary", "project", "resources", "conn"}
+    | {"monitoring", "external_debugger", "jmx_port", "summary", "project", "conn"}
     | {"scheduler", "scheduler_config_file", "library_path", "classpath", "appdir", "comm"}
     | {"storage_impl", "storage_conf", "streaming", "streaming_master_name"}
     | {"streaming_master_port", "master_working_dir", "gen_coredump", "PyObject_serialize"}

@@ -46,6 +46,8 @@ class Parameter(NamedTuple):
     depth: int | None = None
     #: ``stdin``, ``stdout`` or ``stderr`` of a program; empty: none of them.
     stream: str = ""
+    #: The text before the value among the words of a program.
+    prefix: str = ""
 
     @property
     def writes(self) -> bool:
@@ -83,6 +85,7 @@ def _named() -> dict[str, Any]:
     found |= {stream.upper(): stream for stream in _STREAMS}
     keys = {"Type": TYPE, "Direction": DIRECTION, "StdIOStream": STDIO, "Prefix": PREFIX}
     keys |= {"Depth": DEPTH, "Weight": WEIGHT, "Keep_rename": KEEP_RENAME, "Cache": CACHE}
+    keys |= {key: key for key in ("block_count", "block_length", "stride")}
     return found | keys | {"TYPE": TYPE, "DIRECTION": DIRECTION, "DEPTH": DEPTH}
 
 
@@ -126,7 +129,13 @@ def parameter_of(name: str, given: Any, function: str) -> Parameter:
         if DEPTH in given:
             made = made._replace(depth=int(given[DEPTH]))
         if STDIO in given:
+            if given[STDIO] not in _STREAMS:
+                raise PyCOMPSsException(
+                    f"{where}: StdIOStream is STDIN, STDOUT or STDERR, not {given[STDIO]!r}"
+                )
             made = made._replace(stream=given[STDIO])
+        if PREFIX in given:
+            made = made._replace(prefix=str(given[PREFIX]))
     elif isinstance(given, Parameter):
         made = given
     else:

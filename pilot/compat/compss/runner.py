@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pilot.client.task import import_object
 from pilot.compat.compss.errors import COMPSsException
@@ -20,6 +20,9 @@ from pilot.compat.compss.running import NESTED
 from pilot.compat.compss.shapes import leaves
 from pilot.compat.compss.values import EmptyReturn
 from pilot.compat.compss.work import Work
+
+if TYPE_CHECKING:
+    from pilot.compat.compss.layers import Layers
 
 
 def plain_body(module: str, name: str, function: Any, returns: int) -> Callable[..., Any]:
@@ -46,7 +49,9 @@ def writing_body(
     return body
 
 
-def full_body(module: str, name: str, function: Any) -> Callable[..., Any]:
+def full_body(
+    module: str, name: str, function: Any, layers: Layers | None = None
+) -> Callable[..., Any]:
     """Return what a worker calls for any task.
 
     It refers to nothing but names and constants, so it is pickled once.
@@ -57,10 +62,14 @@ def full_body(module: str, name: str, function: Any) -> Callable[..., Any]:
         Where workers find the task; empty: they get the function.
     function
         The function, where it goes by value.
+    layers
+        What is around it, or in its place.
     """
 
     def body(work: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         called = import_object(module, name).function if module else function
+        if layers is not None:
+            called = layers.over(called)
         return run(called, work, args, kwargs)
 
     return body
@@ -74,12 +83,12 @@ def run(
     if not work.files:
         found = _found(lambda: _results(function, work, values, named))
     else:
-        from pilot.compat.compss.sandbox import Sandbox
+        from pilot.compat.compss.sandbox import make_sandbox
 
         for path, token in work.tokens:
             if token is not None:
                 _restore(path, token)
-        with Sandbox(work.files, work.policy, work.defaults) as sandbox:
+        with make_sandbox(work.files, work.policy, work.defaults) as sandbox:
             sandbox.put_paths(values, named)
             failed = sandbox.note_failure
             found = _found(lambda: _results(function, work, values, named, failed))

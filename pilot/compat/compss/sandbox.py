@@ -97,7 +97,12 @@ class Sandbox:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        keeps = error is None or self._policy == "cancel" or isinstance(error, COMPSsException)
+        self._finish(
+            error is None or self._policy == "cancel" or isinstance(error, COMPSsException)
+        )
+
+    def _finish(self, keeps: bool) -> None:
+        """Have what the task has written take its place, or go."""
         for path, draft in self._drafts.items():
             if keeps and self._has_failed and (default := self._default_of(path)):
                 _remove(draft)
@@ -111,6 +116,45 @@ class Sandbox:
         use = next(use for use in self._files if use.path == path)
         found = self._defaults.get(use.name)
         return os.fspath(found) if isinstance(found, (str, os.PathLike)) else ""
+
+
+class RankSandbox(Sandbox):
+    """The files of a task on ranks of MPI, which all work on the same: the first rank makes them
+    ready, and has them take their places when all ranks have left the function."""
+
+    def put_paths(self, args: list[Any], kwargs: dict[str, Any]) -> None:
+        """Put the paths that the ranks work on into the places of their arguments."""
+        from mpi4py import MPI
+
+        # The others wait until what they change is there.
+        if MPI.COMM_WORLD.rank == 0:
+            super().put_paths(args, kwargs)
+        MPI.COMM_WORLD.barrier()
+        if MPI.COMM_WORLD.rank:
+            super().put_paths(args, kwargs)
+
+    def _path(self, use: FileUse) -> str:
+        from mpi4py import MPI
+
+        if MPI.COMM_WORLD.rank == 0 or use.direction not in WRITES:
+            return super()._path(use)
+        path = Path(use.path)
+        return str(path.parent / self._name / path.name)
+
+    def _finish(self, keeps: bool) -> None:
+        from mpi4py import MPI
+
+        # It is over for all only when each has ended well.
+        super()._finish(bool(MPI.COMM_WORLD.allreduce(keeps, MPI.LAND)))
+
+
+def make_sandbox(
+    files: Iterable[FileUse], policy: str, defaults: Mapping[str, Any] | None
+) -> Sandbox:
+    """Return the sandbox of the task that runs in this process."""
+    context = running_context()
+    kind = Sandbox if context is None or context.ranks == 1 else RankSandbox
+    return kind(files, policy, defaults)
 
 
 def _replace(draft: Path, path: Path) -> None:

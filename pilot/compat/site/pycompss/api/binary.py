@@ -1,8 +1,7 @@
 """Names of `pycompss.api.binary`."""
 
-from pilot.compat.compss.decoration import unsupported
+from pilot.compat.compss.binaries import binary
 
-binary = unsupported("binary")
 Binary = binary
 
 __all__ = ["Binary", "binary"]

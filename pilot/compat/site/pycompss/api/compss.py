@@ -1,8 +1,8 @@
 """Names of `pycompss.api.compss`."""
 
-from pilot.compat.compss.decoration import unsupported
+from pilot.compat.compss.nested_programs import compss
 
-compss = unsupported("compss")
+COMPSs = compss
 Compss = compss
 
-__all__ = ["Compss", "compss"]
+__all__ = ["COMPSs", "Compss", "compss"]

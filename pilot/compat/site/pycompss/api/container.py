@@ -1,8 +1,7 @@
 """Names of `pycompss.api.container`."""
 
-from pilot.compat.compss.decoration import unsupported
+from pilot.compat.compss.containers import container
 
-container = unsupported("container")
 Container = container
 
 __all__ = ["Container", "container"]

@@ -1,8 +1,7 @@
 """Names of `pycompss.api.epilog`."""
 
-from pilot.compat.compss.decoration import unsupported
+from pilot.compat.compss.surroundings import epilog
 
-epilog = unsupported("epilog")
 Epilog = epilog
 
 __all__ = ["Epilog", "epilog"]

@@ -1,8 +1,8 @@
 """Names of `pycompss.api.http`."""
 
-from pilot.compat.compss.decoration import unsupported
+from pilot.compat.compss.web_services import http
 
-http = unsupported("http")
+HTTP = http
 Http = http
 
-__all__ = ["Http", "http"]
+__all__ = ["HTTP", "Http", "http"]

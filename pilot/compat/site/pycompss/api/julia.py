@@ -1,8 +1,7 @@
 """Names of `pycompss.api.julia`."""
 
-from pilot.compat.compss.decoration import unsupported
+from pilot.compat.compss.binaries import julia
 
-julia = unsupported("julia")
 Julia = julia
 
 __all__ = ["Julia", "julia"]

@@ -1,8 +1,8 @@
 """Names of `pycompss.api.mpi`."""
 
-from pilot.compat.compss.decoration import unsupported
+from pilot.compat.compss.mpi_tasks import mpi
 
-mpi = unsupported("mpi")
 Mpi = mpi
+MPI = mpi
 
-__all__ = ["Mpi", "mpi"]
+__all__ = ["MPI", "Mpi", "mpi"]

@@ -1,8 +1,8 @@
 """Names of `pycompss.api.mpmd_mpi`."""
 
-from pilot.compat.compss.decoration import unsupported
+from pilot.compat.compss.mpi_tasks import mpmd_mpi
 
-mpmd_mpi = unsupported("mpmd_mpi")
+MPMDMPI = mpmd_mpi
 MpmdMpi = mpmd_mpi
 
-__all__ = ["MpmdMpi", "mpmd_mpi"]
+__all__ = ["MPMDMPI", "MpmdMpi", "mpmd_mpi"]

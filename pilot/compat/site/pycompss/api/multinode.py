@@ -1,8 +1,8 @@
 """Names of `pycompss.api.multinode`."""
 
-from pilot.compat.compss.decoration import unsupported
+from pilot.compat.compss.several_nodes import multinode
 
-multinode = unsupported("multinode")
+MultiNode = multinode
 Multinode = multinode
 
-__all__ = ["Multinode", "multinode"]
+__all__ = ["MultiNode", "Multinode", "multinode"]

@@ -1,8 +1,8 @@
 """Names of `pycompss.api.ompss`."""
 
-from pilot.compat.compss.decoration import unsupported
+from pilot.compat.compss.binaries import ompss
 
-ompss = unsupported("ompss")
+OmpSs = ompss
 Ompss = ompss
 
-__all__ = ["Ompss", "ompss"]
+__all__ = ["OmpSs", "Ompss", "ompss"]

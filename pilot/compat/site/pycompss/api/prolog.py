@@ -1,8 +1,7 @@
 """Names of `pycompss.api.prolog`."""
 
-from pilot.compat.compss.decoration import unsupported
+from pilot.compat.compss.surroundings import prolog
 
-prolog = unsupported("prolog")
 Prolog = prolog
 
 __all__ = ["Prolog", "prolog"]

@@ -1,8 +1,7 @@
 """Names of `pycompss.api.software`."""
 
-from pilot.compat.compss.decoration import unsupported
+from pilot.compat.compss.configured import software
 
-software = unsupported("software")
 Software = software
 
 __all__ = ["Software", "software"]
