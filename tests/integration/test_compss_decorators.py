@@ -414,6 +414,71 @@ CONFIGURED_PRINTED = r"""0 two words
 """
 
 
+IMPLEMENTED = r"""
+import beside
+from pycompss.api.api import compss_wait_on
+from pycompss.api.binary import binary
+from pycompss.api.constraint import constraint
+from pycompss.api.implement import Implement, implement
+from pycompss.api.parameter import *
+from pycompss.api.task import task
+
+
+@implement(source_class="program", method="grow")
+@constraint(computing_units="cores")
+@task(values=INOUT)
+def grow_quickly(values, cores=1):
+    values.append("quickly")
+
+
+@constraint(computing_units=100)
+@task(values=INOUT)
+def grow(values, cores=1):
+    values.append("slowly")
+
+
+@implement(source_class="__main__", method="status")
+@binary(binary="sh", args="-c 'exit {{code}}'", fail_by_exit_value=False)
+@task(returns=1)
+def status_of_program(code):
+    pass
+
+
+@constraint(computing_units=100)
+@task(returns=1)
+def status(code):
+    return -1
+
+
+@Implement(sourceClass="beside", method="here")
+@constraint(computing_units=100)
+@task(returns=1)
+def too_large(x):
+    return "too large"
+
+
+if __name__ == "__main__":
+    values = ["first"]
+    grow(values)
+    grow(values, cores=2)
+    print(compss_wait_on(values))
+    print(compss_wait_on(status(3)), compss_wait_on(status_of_program(4)))
+    print(compss_wait_on(beside.here("x")))
+"""
+BESIDE = r"""
+from pycompss.api.task import task
+
+
+@task(returns=1)
+def here(x):
+    return "here " + x
+"""
+IMPLEMENTED_PRINTED = r"""['first', 'quickly', 'quickly']
+3 4
+here x
+"""
+
+
 def _alone(printed: str) -> str:
     """What is printed without a launcher: there is one core, and no failure counts."""
     return printed.replace("9 127", "127 127").replace("'1', '2'", "'1', '1'")
@@ -491,3 +556,12 @@ def test_tasks_by_files_services_and_transformations(
         words = ("runcompss", "--resources=resources.xml", "program.py")
         told, _ = run(environment, tmp_path, *words)
     assert told == CONFIGURED_PRINTED
+
+
+def test_the_implementation_runs_that_there_is_room_for(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "program.py").write_text(IMPLEMENTED)
+    (tmp_path / "beside.py").write_text(BESIDE)
+    told, _ = run(environment, tmp_path, "runcompss", "program.py")
+    assert told == IMPLEMENTED_PRINTED

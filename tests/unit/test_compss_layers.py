@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from pilot.compat.compss import constraints
+from pilot.compat.compss.alternatives import ALTERNATIVES
 from pilot.compat.compss.binaries import binary, julia, ompss
 from pilot.compat.compss.compiled import compiled_layer
 from pilot.compat.compss.containers import container, container_option
-from pilot.compat.compss.decoration import TaskFunction, task
+from pilot.compat.compss.decoration import TaskFunction, constraint, task
 from pilot.compat.compss.errors import NotSupportedError, PyCOMPSsException
+from pilot.compat.compss.implementing import implement
 from pilot.compat.compss.layers import CallShape
 from pilot.compat.compss.mpi_tasks import mpi, mpmd_mpi
 from pilot.compat.compss.nested_programs import compss
@@ -264,6 +266,29 @@ def test_decorators_in_any_order_above_the_task() -> None:
         _, after, before = layers.layers
         assert (before.prolog.words, before.prolog.fails) == (("a",), True)  # type: ignore[attr-defined]  # of `Around`
         assert (after.epilog.words, after.epilog.fails) == (("c",), False)  # type: ignore[attr-defined]  # of `Around`
+
+
+def test_implementations_may_come_before_and_after_a_function(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ALTERNATIVES, "_by_name", {})
+
+    def of(name: str, **needs: Any) -> TaskFunction:
+        made = constraint(**needs)(task(returns=1)(_two))
+        return implement(source_class=__name__, method=name)(made)
+
+    before = of("_two", computing_units=2)
+    first = task(returns=1)(_two)
+    assert not len(first.others) and first.plan.is_fixed and not first.plan.is_plain
+    assert first.others == (before,)
+    first.made["kept"] = 1
+    of("another", computing_units=2)
+    assert not first.plan.is_plain and first.made
+    after = of("_two", computing_units="a")
+    assert not first.plan.is_fixed and first.others == (before, after) and not first.made
+    assert first(1) is None
+    with pytest.raises(PyCOMPSsException, match="method=… is missing"):
+        implement(source_class="a")
 
 
 def test_a_nested_program_has_no_core_of_its_own() -> None:

@@ -12,6 +12,8 @@
 | `ranks`, `mpi_tasks`, `rank_functions` | programs and functions on ranks of MPI |
 | `web_services`, `configured`, `transformations` | requests, files that describe tasks, arguments |
 | `surroundings`, `containers`, `several_nodes`, `compiled` | what is around functions |
+| `alternatives`, `implementing` | the implementations of a function |
+| `needs` | the options of Pilot's tasks for a call |
 | `calls`, `reducing` | a call as a task of Pilot, or as a tree of them |
 | `application`, `running` | the program: its session, what is unfinished, what has failed |
 | `api`, `functions`, `tracked` | what programs call |

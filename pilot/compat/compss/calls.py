@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pilot.client.task import PYTHON, Task
 from pilot.compat.compss.checkpoints import content_of
-from pilot.compat.compss.constraints import options_of as options_of_constraints
 from pilot.compat.compss.errors import PyCOMPSsException
 from pilot.compat.compss.files import Files, path_of
+from pilot.compat.compss.needs import DIFFERENT, needs_of_version, options_of_call
 from pilot.compat.compss.parameters import (
     COLLECTION_FILE,
     COMMUTATIVE,
@@ -28,7 +28,6 @@ from pilot.compat.compss.parameters import (
     Parameter,
 )
 from pilot.compat.compss.policies import IGNORE
-from pilot.compat.compss.policies import options_of as options_of_policy
 from pilot.compat.compss.runner import full_body, plain_body, writing_body
 from pilot.compat.compss.shapes import Shape, take_apart
 from pilot.compat.compss.signatures import evaluate, read_returns
@@ -83,7 +82,7 @@ def call_plain(app: Host, function: TaskFunction, args: tuple[Any, ...]) -> Any:
             values.append(read(app, value, after))
     made = function.made.get(None)
     if made is None:
-        options = _options(app, function, {}, count, count)
+        options = options_of_call(app.session.site.config, function, {}, count, count)
         body = plain_body(plan.module, plan.name, _by_value(function), count)
         if count and app.keeps(function):
             body, options["cache"] = _known_by(function, body), True
@@ -123,58 +122,6 @@ def _by_value(function: TaskFunction) -> Any:
     return function.function if is_sent else None
 
 
-def _options(
-    app: Host,
-    function: TaskFunction,
-    arguments: Mapping[str, Any],
-    returns: int,
-    total: int,
-    first: int = 0,
-) -> dict[str, Any]:
-    """Return Pilot's options for a call; `first` results come before those that it returns."""
-    plan = function.plan
-    options = options_of_policy(plan.policy, plan.defaults, returns, total, first)
-    options |= {"name": function.__name__, "priority": plan.priority, "returns": max(1, total)}
-    if any(p.kind == STREAM and p.direction == OUT for p in plan.parameters.values()):
-        options["priority"] += 1  # before those who wait for what it produces
-    if plan.time_limit is not None:
-        options["time_limit"] = float(plan.time_limit)
-    if plan.constraints:
-        pools = app.session.site.config.pools
-        options |= options_of_constraints(plan.constraints, function.function, arguments, pools)
-    if "container" in function.said:
-        from pilot.compat.compss.containers import container_option
-
-        options["container"] = container_option(function.said["container"])
-    if plan.layers is not None:
-        from pilot.compat.compss.ranks import fit_nodes
-
-        for layer in plan.layers.layers:
-            layer.adapt(options, lambda name, value: _number(function, arguments, name, value))
-        pools = app.session.site.config.pools
-        fit_nodes(options, (pool.nodes_per_pilot for pool in pools.values()))
-    if "needs_no_core" in function.said and "ranks" not in options:
-        options["cores"] = 0
-    return options
-
-
-def _number(function: TaskFunction, arguments: Mapping[str, Any], name: str, value: Any) -> float:
-    """Return what a decorator says for a call, a number.
-
-    Raises
-    ------
-    PyCOMPSsException
-        It is none.
-    """
-    found = evaluate(value, function.function, arguments) if isinstance(value, str) else value
-    try:
-        return float(found)
-    except (TypeError, ValueError):
-        raise PyCOMPSsException(
-            f"{function.__qualname__}: {name}={value!r:.100}: {found!r:.60} is no number"
-        ) from None
-
-
 def _for_program(
     app: Host, kinds: tuple[Any, ...], parts: list[Any], count: int, default: Any = None
 ) -> Any:
@@ -208,10 +155,6 @@ def _stand_in(app: Host, kind: Any, part: Any, default: Any) -> Any:
     future = Future(default)
     future.entry.versions.append(part)
     return future
-
-
-#: The options that may differ between calls of a function.
-_DIFFERENT = ("cores", "memory", "gpus", "pool", "ranks", "ranks_per_node", "nodes")
 
 
 class Call:
@@ -287,7 +230,8 @@ class Call:
             self._kwargs[name] = self._argument(name, name, parameter, value)
         has_token = any(use.direction not in (IN, IN_DELETE) for use in self._files)
         # Of a program nobody knows whether it is the same.
-        is_kept = self._keeps and plan.layers is None and self._has_results(count)
+        is_known = plan.layers is None and not self._function.others
+        is_kept = self._keeps and is_known and self._has_results(count)
         first = len(self._turned)
         total = first + count + len(self._sinks) + has_token
         written, names, turned = tuple(self._written), signature.names, tuple(self._turned)
@@ -346,6 +290,7 @@ class Call:
             or self._files
             or self._plan.policy == IGNORE
             or self._plan.layers is not None
+            or self._function.others
             or any(shape != 0 for _, shape in self._written)
         )
 
@@ -376,16 +321,12 @@ class Call:
             made = function.made.get(key)
             if made is not None:
                 return made  # type: ignore[no-any-return]  # of a mapping of tasks
-            options = _options(self._app, function, named, count, total, len(self._turned))
-        else:
-            options = _options(self._app, function, named, count, total, len(self._turned))
-            key = (
-                count,
-                total,
-                is_kept,
-                len(self._turned),
-                *((n, options.get(n)) for n in _DIFFERENT),
-            )
+        config, first = self._app.session.site.config, len(self._turned)
+        options = options_of_call(config, function, named, count, total, first)
+        versions = [needs_of_version(config, other, named) for other in function.others]
+        if not plan.is_fixed:
+            needs = (each.get(n) for each in (options, *versions) for n in DIFFERENT)
+            key = (count, total, is_kept, first, *needs)
         if key not in function.made:
             body: Any = None
             if constant is not None:
@@ -397,7 +338,11 @@ class Call:
                 function.made["body"] = body
             if is_kept:
                 body, options["cache"] = _known_by(function, body), True
-            function.made[key] = Task(body, plan.kind, options)
+            made = function.made[key] = Task(body, plan.kind, options)
+            for other, its_needs in zip(function.others, versions, strict=True):
+                its = other.plan
+                own = full_body(its.module, its.name, _by_value(other), its.layers)
+                made.version(Task(own, its.kind, its_needs))
         return function.made[key]  # type: ignore[no-any-return]  # of a mapping of tasks
 
     # --- arguments

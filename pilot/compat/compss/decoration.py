@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, overload
 
 from pilot.client.task import PYTHON, import_object
 from pilot.compat.compss import running
+from pilot.compat.compss.alternatives import ALTERNATIVES
 from pilot.compat.compss.compiled import compiled_layer
 from pilot.compat.compss.constraints import is_fixed, read_constraints, snake, warn_once
 from pilot.compat.compss.errors import NotSupportedError, PyCOMPSsException
@@ -96,6 +97,9 @@ class TaskFunction:
         self.said: dict[str, Any] = {}
         #: What they put around it, by place.
         self.layered: dict[str, tuple[LayerOf, Mapping[str, Any]]] = {}
+        #: Its other implementations, and how many changes of all there were when they were read.
+        self.others: tuple[TaskFunction, ...] = ()
+        self._changes = 0
         self._plan: Plan | None = None
         #: Tasks of Pilot, by what differs between calls.
         self.made: dict[Any, Any] = {}
@@ -135,6 +139,11 @@ class TaskFunction:
     @property
     def plan(self) -> Plan:
         """The facts that hold for all calls."""
+        if self._changes != ALTERNATIVES.changes:
+            self._changes = ALTERNATIVES.changes
+            if (others := ALTERNATIVES.of(self)) != self.others:
+                self.others = others
+                self.say()
         if self._plan is None:
             self._read_file()
             self._plan = _plan_of(self)
@@ -261,6 +270,7 @@ def _plan_of(made: TaskFunction) -> Plan:
     module, name = ("", "")
     if is_sent and made.is_by_name():
         module, name = made.__module__, made.__qualname__
+    fixed = fixed and all(other.plan.is_fixed for other in made.others)
     if layers is not None:
         fixed = fixed and is_fixed({"": [layer.values for layer in layers.layers]})
     is_plain = (
@@ -271,6 +281,7 @@ def _plan_of(made: TaskFunction) -> Plan:
         and not (returns.expression or returns.parameter)
         and not ("chunk_size" in made.said or "is_local" in made.said)
         and layers is None
+        and not made.others
     )
     is_argument = parameters if layers is None else signature.defaults
     return Plan(

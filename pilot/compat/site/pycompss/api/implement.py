@@ -1,8 +1,7 @@
 """Names of `pycompss.api.implement`."""
 
-from pilot.compat.compss.decoration import unsupported
+from pilot.compat.compss.implementing import implement
 
-implement = unsupported("implement")
 Implement = implement
 
 __all__ = ["Implement", "implement"]
