@@ -67,11 +67,84 @@ print("nodes", len({name for x in compss_wait_on(xs) for name in x}) > 1)
 """
 PRINTED = ["[16, 'one two']", "nodes True"]
 
+#: Programs and functions on several nodes.
+DECORATED = r"""
+import os
+import socket
+
+from pycompss.api.api import compss_open, compss_wait_on
+from pycompss.api.constraint import constraint
+from pycompss.api.mpi import mpi
+from pycompss.api.mpmd_mpi import mpmd_mpi
+from pycompss.api.multinode import multinode
+from pycompss.api.parameter import COLLECTION_IN, FILE_INOUT, FILE_OUT_STDOUT, block_count
+from pycompss.api.task import task
+
+
+@constraint(computing_units=2)
+@multinode(computing_nodes="2")
+@task(returns=1)
+def nodes():
+    known = [os.environ["COMPSS_NUM_NODES"], os.environ["COMPSS_NUM_THREADS"]]
+    return known, sorted(os.environ["COMPSS_HOSTNAMES"].split(",")), socket.gethostname()
+
+
+@mpi(runner="mpirun", binary="hostname", processes=4, processes_per_node=2)
+@task(names=FILE_OUT_STDOUT, returns=1)
+def program(names):
+    pass
+
+
+@mpmd_mpi(runner="mpirun", processes_per_node=1,
+          programs=[dict(binary="hostname"), dict(binary="echo", args="{{word}}")])
+@task(told=FILE_OUT_STDOUT)
+def programs(word, told):
+    pass
+
+
+@mpi(runner="mpirun", processes=2, processes_per_node=1, parts_layout={block_count: 2})
+@task(parts=COLLECTION_IN, file=FILE_INOUT, returns=2)
+def function(parts, file):
+    from mpi4py import MPI
+
+    if MPI.COMM_WORLD.rank == 1:
+        with open(file, "a") as end:
+            end.write(" by the other node")
+    return MPI.COMM_WORLD.allreduce(parts), socket.gethostname()
+
+
+if __name__ == "__main__":
+    known, names, here = compss_wait_on(nodes())
+    print(known, len(names), here in names)
+    status = compss_wait_on(program("names"))
+    names = compss_open("names").read().split()
+    print(status, sorted(map(names.count, set(names))))
+    programs("a  b", "told")
+    print(sorted(line.split("\n")[0] for line in compss_open("told") if " " in line))
+    with open("file", "w") as file:
+        file.write("written")
+    (total, first), (_, second) = compss_wait_on(function([3, 4], "file"))
+    print(total, first != second, compss_open("file").read())
+"""
+DECORATED_PRINTED = """['2', '2'] 2 True
+0 [2, 2]
+['a  b']
+7 True written by the other node
+"""
+
 
 def test_objects_and_files_go_between_nodes(shared_site: Site, shared_directory: Path) -> None:
     (shared_directory / "program.py").write_text(PROGRAM)
     told = start(shared_site, shared_directory, "pilot.compat.compss.commands", "program.py")
     assert told.splitlines() == PRINTED
+
+
+def test_programs_and_functions_run_on_several_nodes(
+    shared_site: Site, shared_directory: Path
+) -> None:
+    (shared_directory / "decorated.py").write_text(DECORATED)
+    told = start(shared_site, shared_directory, "pilot.compat.compss.commands", "decorated.py")
+    assert told == DECORATED_PRINTED
 
 
 def start(site: Site, cwd: Path, module: str, *words: str) -> str:
