@@ -24,7 +24,7 @@ from typing import Protocol
 import msgspec
 
 from pilot.scheduler.amounts import CORELESS, GPUS, MEMORY, UNIT, Amounts, amount_text
-from pilot.scheduler.resources import NodeShape, Resources, amount_of, nodes_needed
+from pilot.scheduler.resources import NodeShape, Resources, amount_of, cores_on, nodes_needed
 from pilot.scheduler.site_amounts import SiteAmounts
 
 #: The most work that may wait on each core of a pilot, in seconds.
@@ -218,7 +218,7 @@ def free_slots(work: WorkClass, pilot: PilotRoom) -> int:
         # Short tasks queue up, but not behind what may never end; long ones only fill the cores.
         ahead = min(PREFETCH_S / max(work.mean_s, 1e-6), PREFETCH_TASKS)
         budget += ahead * max(0, cores - pilot.lasting)
-    count = int(budget // work.need.total_cores)
+    count = int(budget // cores_on(work.need, pilot.shape))
     if count <= 0 and pilot.load < cores and work.may_wait_on(pilot.shape):
         return 1
     return max(count, 0)
@@ -229,14 +229,16 @@ def early_slots(work: WorkClass, pilot: PilotRoom) -> int:
     made there: as many as fill its cores once more, and of short ones what it may hold ahead."""
     if work in pilot.avoided or not work.need.cores:
         return free_slots(work, pilot)
-    once_more = max(0, int((2 * cores_of(pilot) - pilot.load) // work.need.total_cores))
+    each = cores_on(work.need, pilot.shape)
+    once_more = max(0, int((2 * cores_of(pilot) - pilot.load) // each))
     return max(free_slots(work, pilot), once_more) if is_short(work) else once_more
 
 
 def starts_at_once(work: WorkClass, pilot: PilotRoom, now: float) -> bool:
     """Tell whether the pilot has free cores for one more task of this class, and may take it."""
     free = cores_of(pilot) - pilot.load
-    return work.need.total_cores <= free and free_slots(work, pilot) > 0 and fits(work, pilot, now)
+    its = cores_on(work.need, pilot.shape)
+    return its <= free and free_slots(work, pilot) > 0 and fits(work, pilot, now)
 
 
 def assign(
@@ -419,6 +421,10 @@ def _offer(shape: NodeShape, need: Resources) -> str:
     parts += [
         amount_text(name, 0) for name in wanted if shape.supply(name) is None and name != MEMORY
     ]
+    if need.constraint:
+        parts.append(
+            f"the features {', '.join(shape.features)}" if shape.features else "no features"
+        )
     for name, amount in need.named:
         if amount > UNIT and amount % UNIT and shape.is_indexed(name):
             parts.append(f"where {name} are given whole, or a part of one")

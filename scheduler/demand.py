@@ -84,6 +84,8 @@ class Filling:
 
 def profile_of(need: Resources, shape: NodeShape) -> dict[str, float]:
     """Return the parts of a node's resources that are taken where such tasks fill it."""
+    if need.exclusive:
+        return {_CORES: 1.0}
     parts = {_CORES: need.cores / shape.cores if shape.cores else 0.0}
     for name, amount in need.named:
         supply = shape.supply(name)
@@ -110,7 +112,7 @@ def worth(pool: GrowingPool, work: ClassDemand, count: int) -> float:
     """
     nodes = nodes_needed(work.need, pool.shape) or 1
     mean_s = UNKNOWN_S if work.mean_s is None else work.mean_s
-    if nodes > 1:
+    if nodes > 1 or work.need.exclusive:
         per_task = float(nodes)
     else:
         # The number of tasks that fit beside each other on one node.

@@ -13,8 +13,12 @@ from collections.abc import Collection, Iterable
 
 import msgspec
 
-from pilot.scheduler.amounts import MEMORY, MOST, UNIT, Amount, Amounts, amount_text
+from pilot.scheduler.amounts import CORELESS, MEMORY, MOST, UNIT, Amount, Amounts, amount_text
+from pilot.scheduler.features import satisfies
 from pilot.scheduler.resources import Count, NodeShape, Resources, Supply, ranks_of_indices
+
+#: What is in the way of all others on a node that one task has for itself.
+WHOLE = ("", "whole")
 
 
 class Portion(msgspec.Struct, frozen=True, array_like=True):
@@ -45,16 +49,23 @@ class Portion(msgspec.Struct, frozen=True, array_like=True):
 class NodeAllocation:
     """The part of a node given to a task, for all its ranks: cores by number, and the rest."""
 
-    __slots__ = ("_text", "cores", "named", "node", "ranks")
+    __slots__ = ("_text", "cores", "is_whole", "named", "node", "ranks")
 
     def __init__(
-        self, node: str, ranks: int, cores: tuple[int, ...], named: tuple[Portion, ...] = ()
+        self,
+        node: str,
+        ranks: int,
+        cores: tuple[int, ...],
+        named: tuple[Portion, ...] = (),
+        is_whole: bool = False,
     ) -> None:
         self.node = node
         self.ranks = ranks
         #: The cores, in the order of the ranks.
         self.cores = cores
         self.named = named
+        #: True if nobody else may have anything of the node.
+        self.is_whole = is_whole
         self._text = ""
 
     @property
@@ -179,7 +190,7 @@ def _stock(supply: Supply) -> Sum | Indexed:
 class FreeNode:
     """The free resources of a node."""
 
-    __slots__ = ("cores", "name", "named", "position", "shape", "taken", "users")
+    __slots__ = ("cores", "is_shut", "name", "named", "position", "shape", "taken", "users")
 
     def __init__(self, name: str, shape: NodeShape, position: int = 0) -> None:
         self.name = name
@@ -191,19 +202,30 @@ class FreeNode:
         self.named = {supply.name: _stock(supply) for supply in shape.named}
         #: The allocations that are taken now, and those that were ever.
         self.users = self.taken = 0
+        #: True while a task has the node for itself.
+        self.is_shut = False
 
     def copy(self) -> FreeNode:
         """Return another one with the same free resources."""
         other = FreeNode(self.name, self.shape, self.position)
         other.cores = self.cores.copy()
         other.named = {name: stock.copy() for name, stock in self.named.items()}
-        other.users = self.users
+        other.users, other.is_shut = self.users, self.is_shut
         return other
 
     def fit(self, need: Resources) -> int:
         """Return how many ranks fit now."""
+        if self.is_shut or (need.exclusive and not self.is_empty):
+            return 0
+        if need.constraint and not satisfies(self.shape.features, need.constraint):
+            return 0
         fit = len(self.cores) // need.cores if need.cores else MOST
         return min(fit, self.fit_named(need.named)) if need.named else fit
+
+    @property
+    def is_empty(self) -> bool:
+        """True if nobody has anything of the node, and nothing is kept for anybody."""
+        return not self.users and len(self.cores) == self.shape.cores
 
     def fit_named(self, amounts: Amounts) -> int:
         """Return how many ranks fit by other resources than cores; at least one is given."""
@@ -218,6 +240,8 @@ class FreeNode:
 
     def obstacle(self, share: NodeAllocation) -> tuple[str, str] | None:
         """Return what keeps an allocation from being taken, as one of `things`, or None."""
+        if self.is_shut:
+            return WHOLE
         if not self.cores.issuperset(share.cores):
             return "", str(next(core for core in share.cores if core not in self.cores))
         for portion in share.named:
@@ -232,6 +256,7 @@ class FreeNode:
         """Take an allocation out of the free resources."""
         self.users += 1
         self.taken += 1
+        self.is_shut = self.is_shut or share.is_whole
         self.cores.difference_update(share.cores)
         for portion in share.named:
             if (stock := self.named.get(portion.name)) is not None:
@@ -240,6 +265,8 @@ class FreeNode:
     def release(self, share: NodeAllocation) -> None:
         """Put an allocation back."""
         self.users -= 1
+        if share.is_whole:
+            self.is_shut = False
         self.cores.update(share.cores)
         for portion in share.named:
             if (stock := self.named.get(portion.name)) is not None:
@@ -248,17 +275,24 @@ class FreeNode:
     def cut(self, need: Resources, ranks: int) -> NodeAllocation:
         """Return an allocation for so many ranks, without taking it: the lowest free numbers, and
         on a machine of several NUMA nodes each rank on one of these, where that can be."""
-        if self.shape.domains:
+        if need.exclusive and (need.ranks == 1 or need.one_process):
+            cores = tuple(sorted(self.cores))
+        elif self.shape.domains:
             cores = _near_each_other(self.cores, self.shape.domains, need.cores, ranks)
         else:
             cores = tuple(sorted(self.cores)[: need.cores * ranks])
-        return NodeAllocation(self.name, ranks, cores, self.cut_named(need.named, ranks))
+        named = self.cut_named(need.named, ranks)
+        return NodeAllocation(self.name, ranks, cores, named, need.exclusive)
 
     def cut_available(self, need: Resources, ranks: int) -> tuple[NodeAllocation, bool]:
         """Return as much of an allocation as is free, and whether that is all of it."""
-        wanted = need.cores * ranks
+        wanted = self.shape.cores if need.exclusive else need.cores * ranks
         portions, is_all = [], len(self.cores) >= wanted
-        for name, amount in need.named:
+        amounts = need.named
+        if need.exclusive and (places := self.shape.supply(CORELESS)) is not None:
+            # As long as one runs there, the node is no task's for itself.
+            amounts, is_all = (*amounts, (CORELESS, places.amount)), is_all and not self.users
+        for name, amount in amounts:
             if (stock := self.named.get(name)) is not None:
                 portion, is_whole = stock.cut_available(name, amount, ranks)
                 portions.append(portion)
@@ -313,6 +347,8 @@ def runs_text(numbers: Iterable[int]) -> str:
 def things(share: NodeAllocation) -> Collection[tuple[str, str]]:
     """Return the items of an allocation by name and index: cores have no name, amounts no index."""
     found = [("", str(core)) for core in share.cores]
+    if share.is_whole:
+        found.append(WHOLE)
     for portion in share.named:
         found += [(portion.name, index) for index in dict.fromkeys(portion.indices or ("",))]
     return found

@@ -31,6 +31,7 @@ from pilot.scheduler.amounts import (
     amount_text,
     make_amounts,
 )
+from pilot.scheduler.features import satisfies
 
 # Patterns are compiled by the processes that meet a text that needs them: many meet none.
 _MEMORY = r"(?i)\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*"
@@ -72,6 +73,10 @@ class Resources(msgspec.Struct, frozen=True, array_like=True):
     #: True if it is one process all the same, on the first of so many nodes: its "ranks" are what
     #: it has on each of them.
     one_process: bool = False
+    #: True if it has each of its nodes for itself, with all cores.
+    exclusive: bool = False
+    #: The features that its nodes must have: `pilot.scheduler.features`; empty: any nodes will do.
+    constraint: str = ""
 
     @property
     def total_cores(self) -> int:
@@ -119,12 +124,16 @@ class Resources(msgspec.Struct, frozen=True, array_like=True):
         parts += [amount_text(name, amount) for name, amount in named if name != CORELESS]
         text = ", ".join(parts)
         whole = ", ".join(amount_text(name, amount) for name, amount in self.site)
+        on = (["no other task on its nodes"] if self.exclusive else []) + (
+            [f"nodes with {self.constraint}"] if self.constraint else []
+        )
         if self.ranks == 1:
-            return f"{text}, {whole}" if whole else text
+            return ", ".join([text, *on, *([whole] if whole else ())])
         layout = f", {self.ranks_per_node} per node" if self.ranks_per_node else ""
         text = f"{self.ranks} ranks{layout}, each {text}"
         if self.one_process:
             text = f"{self.ranks} nodes, on each {', '.join(parts)}"
+        text = "; ".join([text, *on])
         return f"{text}; {whole} for all" if whole else text
 
 
@@ -157,6 +166,8 @@ class NodeShape(msgspec.Struct, frozen=True, array_like=True):
     named: tuple[Supply, ...] = ()
     #: The cores of each NUMA node, as the node itself has seen; empty: one, or it is not known.
     domains: tuple[tuple[Count, ...], ...] = ()
+    #: The features by which tasks may ask for such a node, in the order of their names.
+    features: tuple[str, ...] = ()
 
     def supply(self, name: str) -> Supply | None:
         """Return the supply of a resource; None if the node has none."""
@@ -193,6 +204,8 @@ def needs(
     named: Mapping[str, int] = MappingProxyType({}),
     site: Mapping[str, int] = MappingProxyType({}),
     nodes: int = 1,
+    exclusive: bool = False,
+    constraint: str = "",
 ) -> Resources:
     """Make the needs of a task; amounts (`named`, and `site`) are in parts of `UNIT`.
 
@@ -201,8 +214,10 @@ def needs(
     own = {MEMORY: memory_mib * UNIT, GPUS: gpus * UNIT, CORELESS: 0 if cores else UNIT}
     all_named, of_site = make_amounts({**own, **named}), make_amounts(site)
     if nodes > 1:
-        return Resources(cores, all_named, nodes, 1, of_site, one_process=True)
-    return Resources(cores, all_named, ranks, ranks_per_node, of_site)
+        ranks, ranks_per_node = nodes, 1
+    return Resources(
+        cores, all_named, ranks, ranks_per_node, of_site, nodes > 1, exclusive, constraint
+    )
 
 
 def node_shape(
@@ -211,6 +226,7 @@ def node_shape(
     gpus: int = 0,
     others: Iterable[Supply] = (),
     coreless: int = 0,
+    features: Iterable[str] = (),
 ) -> NodeShape:
     """Make the shape of a node; memory of 0 MiB is not counted; `coreless` is the most tasks
     without a core."""
@@ -221,7 +237,8 @@ def node_shape(
         named.append(Supply(MEMORY, memory_mib * UNIT))
     if gpus:
         named.append(indexed(GPUS, range(gpus)))
-    return NodeShape(cores, tuple(sorted(named, key=lambda supply: supply.name)))
+    supplies = tuple(sorted(named, key=lambda supply: supply.name))
+    return NodeShape(cores, supplies, features=tuple(sorted(set(features))))
 
 
 def indexed(name: str, indices: Iterable[object]) -> Supply:
@@ -247,7 +264,10 @@ def common_shape(shapes: Sequence[NodeShape]) -> NodeShape:
             least = min(least, its, key=lambda each: each.amount)
         else:
             named.append(least)
-    return NodeShape(min(shape.cores for shape in shapes), tuple(named))
+    features = tuple(
+        name for name in first.features if all(name in other.features for other in others)
+    )
+    return NodeShape(min(shape.cores for shape in shapes), tuple(named), features=features)
 
 
 def has_all(shape: NodeShape, promised: NodeShape) -> bool:
@@ -278,6 +298,8 @@ def ranks_of_indices(free: Iterable[int], amount: int) -> int:
 
 def ranks_that_fit(need: Resources, shape: NodeShape) -> int:
     """Return how many ranks of `need` fit in an idle node of `shape`."""
+    if need.constraint and not satisfies(shape.features, need.constraint):
+        return 0
     fit = shape.cores // need.cores if need.cores else MOST
     for name, amount in need.named:
         supply = shape.supply(name)
@@ -294,6 +316,13 @@ def nodes_needed(need: Resources, shape: NodeShape) -> int | None:
     if per_node < max(1, need.ranks_per_node):
         return None
     return -(-need.ranks // (need.ranks_per_node or per_node))
+
+
+def cores_on(need: Resources, shape: NodeShape) -> int:
+    """Return the cores that a task keeps others from having, on nodes of `shape` that hold it."""
+    if not need.exclusive:
+        return need.total_cores
+    return shape.cores * (nodes_needed(need, shape) or 1)
 
 
 def _number(value: object, what: str) -> float | None:

@@ -25,6 +25,7 @@ from msgspec.structs import fields, replace
 
 from pilot.scheduler.amounts import UNIT, Amounts, check_name, parse_amount
 from pilot.scheduler.batch import BatchKind, find_kind
+from pilot.scheduler.features import required
 from pilot.scheduler.resources import NodeShape, Supply, indexed, node_shape
 from pilot.site_configs.parsed_cache import keep_parsed, read_parsed
 from pilot.site_configs.units import (
@@ -234,6 +235,8 @@ class PoolConfig(_Mapping, frozen=True, kw_only=True):
     #: What else tasks may ask for on each node, by name: an amount (scratch_gib: 400), or a list of
     #: what each one is called, where they are told apart (fpga: [0, 1]).
     resources: dict[str, int | float | list[int | str]] = {}
+    #: What tasks may ask of its nodes by constraint, by name: [a100, nvme]. Each has all of these.
+    features: list[str] = []
     #: Nodes that are kept even when there is no work.
     min_nodes: Annotated[int, Meta(ge=0)] = 0
     #: Nodes that the pool has at most; auto is 4 (1 on a local site), or what min_nodes and
@@ -289,6 +292,7 @@ class PoolConfig(_Mapping, frozen=True, kw_only=True):
             self.gpus_per_node,
             [supply for supply in others if supply.amount],
             self.coreless_per_node,
+            [*self.features, *required(getattr(self, "constraint", ""))],
         )
 
 
@@ -600,6 +604,9 @@ def _pool_faults(name: str, pool: PoolConfig, kind: BatchKind) -> "Iterator[tupl
     for resource, offered in pool.resources.items():
         if reason := _wrong_resource(resource, offered):
             yield ("resources", resource), reason
+    for index, feature in enumerate(pool.features):
+        if required(feature) != (feature,):
+            yield ("features", index), f"{feature!r} is not the name of a feature, such as a100"
     if pool.min_nodes > pool.max_nodes:
         yield ("min_nodes",), f"{pool.min_nodes} is more than max_nodes ({pool.max_nodes})"
     if kind.is_local and pool.nodes_per_pilot != 1:

@@ -46,6 +46,7 @@ from pilot.model.states import ON_FAILURE, OnFailure, TaskKind
 from pilot.model.tasks import exit_name
 from pilot.pickled import pickled_name, public
 from pilot.scheduler.amounts import CORELESS, GPUS, MOST, RESERVED, check_name, parse_amount
+from pilot.scheduler.features import check_constraint
 from pilot.scheduler.resources import Resources, needs, parse_duration_s, parse_memory_mib
 from pilot.texts import as_name
 
@@ -148,6 +149,11 @@ class Options(Struct, frozen=True):
     #: Nodes that it has, each with so many cores, and all else; it runs as one process on the first
     #: of them, and does with the others what it likes.
     nodes: int | Callable[..., int] = 1
+    #: True: it has its nodes for itself, with all their cores. No other task runs there meanwhile.
+    exclusive: bool = False
+    #: The features that its nodes must have, as Slurm's ``--constraint``: ``"a100&nvme"``, or
+    #: ``"(a100|h100)&nvme"``; None: any nodes will do.
+    constraint: str | None = None
     #: ``shared``: its process runs other tasks of the session before and after it; ``fresh``: a new
     #: one, of an MPI task a new world, runs it alone.
     isolation: str = "shared"
@@ -246,6 +252,8 @@ class Options(Struct, frozen=True):
             )
         if nodes > 1 and not cores:
             raise OptionError(f"nodes={nodes}: a task of several nodes needs cores on each")
+        if self.exclusive and not cores:
+            raise OptionError("exclusive=True: a task without a core has no node for itself")
         resources = needs(
             cores,
             memory_mib=memory_mib,
@@ -253,6 +261,8 @@ class Options(Struct, frozen=True):
             ranks_per_node=min(ranks, each),
             named={**_named(value("resources")), GPUS: gpus},
             nodes=nodes,
+            exclusive=self.exclusive,
+            constraint=self.constraint or "",
         )
         return ResolvedOptions(resources, time_limit_s)
 
@@ -417,6 +427,22 @@ def resources_of_call(below: Any, above: Any, /, *args: Any, **kwargs: Any) -> A
     return _merged_resources(first, then)
 
 
+def _constraint(given: Any) -> str:
+    """Return a constraint on features of nodes.
+
+    Raises
+    ------
+    OptionError
+        It cannot be read.
+    """
+    try:
+        if not isinstance(given, str):
+            raise ValueError(f"{given!r:.80}: give a text, as 'a100&nvme'")
+        return check_constraint(given)
+    except ValueError as error:
+        raise OptionError(f"constraint={error}") from None
+
+
 def _returns(given: Any) -> int | Sequence[str]:
     """Return the number of results, or their names.
 
@@ -475,6 +501,8 @@ def make_options(base: Options, changes: Mapping[str, Any]) -> Options:
             plain["commutative"] = as_futures(plain["commutative"])
         except ValueError as error:
             raise OptionError(f"commutative: {error}") from None
+    if plain.get("constraint") is not None:
+        plain["constraint"] = _constraint(plain["constraint"])
     if "returns" in plain:
         plain["returns"] = _returns(plain["returns"])
     try:
@@ -512,7 +540,7 @@ def make_options(base: Options, changes: Mapping[str, Any]) -> Options:
         raise OptionError(f"pool={options.pool!r}: give the name of a pool")
     if options.cache and options.commutative:
         raise OptionError("cache=True: what a task takes by turns (commutative) is never the same")
-    for name in ("cache", "retry_timeouts"):
+    for name in ("cache", "exclusive", "retry_timeouts"):
         if not isinstance(given := getattr(options, name), bool):
             raise OptionError(f"{name}={given!r}: give True or False")
     if not options.is_dynamic():

@@ -46,6 +46,10 @@ class CommonOptions(_Mapping):
     cores: int | str | UnsetType = UNSET
     #: Nodes that the task has, with so many cores on each; it starts on the first of them.
     nodes: int | str | UnsetType = UNSET
+    #: It has its nodes for itself, with all their cores; false by default.
+    exclusive: bool | UnsetType = UNSET
+    #: The features that its nodes must have, as Slurm's --constraint: a100&nvme.
+    constraint: str | UnsetType | None = UNSET
     #: Memory of each rank: 4G, or a number of MiB; not counted by default.
     memory: int | float | str | UnsetType = UNSET
     #: GPUs of each rank; 0.5 is half of one, which others share.

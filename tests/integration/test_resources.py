@@ -325,3 +325,27 @@ def test_no_more_run_at_once_without_a_core_than_a_site_lets() -> None:
         waiting = [session.submit(task, number, 600.0) for number in range(3)]
         wait_until(lambda: "2 tasks without a core already" in waiting[2].why(), 20, "the reason")
         session.cancel()
+
+
+def busy_cores(_: int) -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def test_an_exclusive_task_has_its_node_for_itself(session: pilot.Session) -> None:
+    alone = pilot.task(exclusive=True, pool="lab")(hold)
+    beside = pilot.task(pool="lab")(hold)
+    futures = [*beside.map(range(8), [0.1] * 8), *alone.map(range(2), [0.3] * 2)]
+    futures += beside.map(range(8), [0.1] * 8)
+    spans = [future.result(DEADLINE_S)[:2] for future in futures]
+    for begun, ended in spans[8:10]:
+        inside = [span for span in spans if span[0] < ended and begun < span[1]]
+        assert inside == [(begun, ended)]
+    rows = session.query("placements", session=session.id)["placements"]
+    assert any(row["placement"].endswith(":0-3") for row in rows if row["name"] == "hold")
+
+
+def test_a_constraint_that_no_pool_meets_is_refused(session: pilot.Session) -> None:
+    with pytest.raises(pilot.SubmissionError, match="nodes with a100, but a node of pool"):
+        pilot.task(constraint="a100")(busy_cores).submit(1)
+    told = CliRunner().invoke(cli, ["submit", "--constraint", "a100", "--exclusive", "true"])
+    assert told.exit_code and "nodes with a100" in told.output

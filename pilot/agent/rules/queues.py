@@ -89,13 +89,14 @@ class Queue:
         #: Classes that are alike in this find a place, or none, alike.
         self.place = place
         #: True if a task needs several cores, so that single ones that become free are not enough.
-        self.is_wide = self.need.total_cores > 1
+        self.is_wide = self.need.total_cores > 1 or need.exclusive
         #: True if a task needs no core.
         self.is_coreless = not self.need.cores
         #: The longest run of a task, in seconds; 0: there is no limit.
         self.time_limit_s = template.time_limit_s
-        #: True if each task has a new executor or world for itself.
-        self.is_fresh = template.fresh
+        #: True if each task has a new executor or world for itself: others are made for parts of
+        #: nodes.
+        self.is_fresh = template.fresh or need.exclusive
         #: The lowest goes first.
         self.rank = (-template.priority, -template.depth, number, 0)
         self.waiting: deque[AttemptSpec] = deque()

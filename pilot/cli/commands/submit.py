@@ -110,6 +110,16 @@ def _open_lines(path: str) -> IO[str]:
     default=1,
     help="Nodes, with so many cores on each: the command starts on the first of them.",
 )
+@click.option(
+    "--exclusive",
+    is_flag=True,
+    help="Have its nodes for itself: nothing else runs there meanwhile.",
+)
+@click.option(
+    "--constraint",
+    metavar="FEATURES",
+    help="Features that its nodes must have, such as a100&nvme. Default: any nodes will do.",
+)
 @click.option("--time-limit", help="Longest run, such as 10m or 1:30:00.")
 @click.option("--retries", type=Number(0), default=0, help="Number of retries after an error.")
 @click.option(

@@ -23,6 +23,7 @@ from pilot.head.core.events import Effects, Log
 from pilot.head.core.state import Pilot, Task
 from pilot.model.states import ASSIGNED, READY, RUNNING
 from pilot.scheduler.assignment import is_short
+from pilot.scheduler.resources import cores_on
 
 
 def queue(task: Task, first: bool = False) -> None:
@@ -52,7 +53,7 @@ def hold(task: Task, pilot: Pilot, now: float, log: Log) -> None:
     task.started_at = 0.0
     if task.parts:
         turns.take(task, pilot.name)
-    pilot.hold(task.id, work.cores)
+    pilot.hold(task.id, cores_on(work.need, pilot.shape))
     if not is_short(work):
         pilot.note_lasting(task.id)
     pilot.waiting.setdefault(work, {})[task] = now

@@ -210,9 +210,9 @@ def _starting_at_once(work: TaskClass, pilot: Pilot, now: float) -> list[TaskCla
 
 
 def _look_who_is_late(classes: list[TaskClass], now: float) -> None:
-    """See which classes of tasks of several cores were given to no pilot for long."""
+    """See which classes of tasks of several cores, or whole nodes, no pilot has got for long."""
     for work in classes:
-        if work.cores > 1:
+        if work.cores > 1 or work.need.exclusive:
             work.waits_since = work.waits_since or now
             work.late = now - work.waits_since > LATE_S
 
