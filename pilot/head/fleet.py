@@ -75,6 +75,7 @@ from pilot.scheduler.batch import (
     BatchSystem,
     JobStatus,
     Phase,
+    Predicts,
     WhyEnded,
 )
 from pilot.scheduler.budgets import Account
@@ -621,6 +622,8 @@ class Fleet:
                 self._roster.save(row)
                 if row.told:
                     self._cancel(row, asked)  # it was to end, and would start anew
+                else:
+                    self._limit_nodes(row)
             case giving_up.GivenUp(reason):
                 row.heard, row.idle_s, row.reason = 0.0, 0.0, reason
                 self.history.note(GIVEN_UP, row.pool, row.name, reason, asked)
@@ -634,6 +637,20 @@ class Fleet:
                 if cancel:
                     self._cancel(row, asked)
                 self._gone(row, reason, asked, how)
+
+    def _limit_nodes(self, row: PilotRow) -> None:
+        """Have the job of a pilot that waits again ask for the nodes that it had: others may have
+        come for the rest of what it was submitted with."""
+        batch, job, nodes = self._batch, row.job, row.nodes
+        pool = self._site.config.pools.get(row.pool)
+        if job is None or pool is None or pool.nodes_per_pilot == 1:
+            return
+        if isinstance(batch, Predicts):
+            self._thread.ask(
+                lambda: batch.limit_nodes(job, nodes),
+                lambda _: None,
+                lambda error: log.warning("pilot %s: %s", row.name, error),
+            )
 
     def _leave_alone(self, row: PilotRow, reason: str, now: float) -> None:
         """Count on a pilot no more; keep it as long as its tasks may hold what others wait for."""

@@ -264,7 +264,8 @@ class Prediction(NamedTuple):
 
 @runtime_checkable
 class Predicts(Protocol):
-    """A connection to a batch system that knows the starts of jobs (`BatchKind.has_forecasts`)."""
+    """A connection to a batch system that knows the starts of jobs, and takes jobs that leave it a
+    choice (`BatchKind.has_forecasts`)."""
 
     def predict(self, request: JobRequest) -> Prediction:
         """Return when a job would start if it was submitted now. Nothing is submitted.
@@ -275,6 +276,16 @@ class Predicts(Protocol):
         ------
         BatchUnavailable
             No answer within a few seconds.
+        """
+        ...
+
+    def limit_nodes(self, job_id: str, nodes: int) -> None:
+        """Have a job that waits again, after it has lost its nodes, ask for so many and no more.
+
+        Raises
+        ------
+        BatchError
+            It may get as many as it was submitted with.
         """
         ...
 

@@ -25,8 +25,10 @@ from pilot.scheduler.batch import (
     Allocation,
     BatchError,
     BatchUnavailable,
+    JobRequest,
     JobStatus,
     Phase,
+    Prediction,
     ShrinkRefused,
     Stuck,
     WhyEnded,
@@ -624,6 +626,49 @@ def test_the_queue_is_asked_less_and_less_while_nothing_changes(
     head.fleet.poll(now)
     head.settle()
     assert asked[-1] == now
+
+
+class Ranging(FakeBatch):
+    """A batch system that takes jobs with a range of nodes."""
+
+    def __init__(self, refuses: str = "") -> None:
+        super().__init__()
+        self.refuses = refuses
+        self.limited: list[tuple[str, int]] = []
+
+    def predict(self, request: JobRequest) -> Prediction:
+        assert request.least_nodes <= request.nodes
+        return Prediction(start=None)
+
+    def limit_nodes(self, job_id: str, nodes: int) -> None:
+        self.limited.append((job_id, nodes))
+        if self.refuses:
+            raise BatchError(self.refuses)
+
+
+@pytest.mark.parametrize("refuses", ["", "job 1 may get more nodes than 2"])
+def test_a_pilot_that_waits_again_asks_for_the_nodes_that_it_had(
+    tmp_path: Path, refuses: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    batch = Ranging(refuses)
+    head = Head(tmp_path / "site", batch, nodes_per_pilot=4)
+    head.wants(count=16, mean_s=HOUR)
+    head.tick(NOW)
+    head.settle()
+    (row,) = head.fleet.pilots.values()
+    assert row.nodes == 4
+    head.fleet.joined(row.name, row.job or "", "main", 2, NOW)
+    head.fleet.worked(row.name)
+    # Of four nodes the job got two, and another pilot has come for the rest.
+    batch.said["1"] = {"node_count": 2}
+    head.look(NOW + 1.0)
+    head.fleet.heard(row.name, 0.0, False, NOW + 1.0)
+    batch.said["1"] = {**HELD_BACK, "restart_count": 1, "node_count": 1}
+    head.look(NOW + 10.0)
+    head.settle()
+    assert batch.limited == [("1", 2)]
+    assert (refuses in caplog.text) and row.nodes == 2
+    head.close()
 
 
 # --- nodes ---------------------------------------------------------------------------------------

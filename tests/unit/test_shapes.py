@@ -131,6 +131,9 @@ class Says:
         self.answers = list(answers)
         self.asked: list[JobRequest] = []
 
+    def limit_nodes(self, job_id: str, nodes: int) -> None:
+        raise AssertionError(f"job {job_id} has had no nodes yet")
+
     def predict(self, request: JobRequest) -> Prediction:
         self.asked.append(request)
         answer = self.answers.pop(0)

@@ -114,6 +114,12 @@ class SlurmBatch:
         taken, said = self.try_submit(text, min(_PREDICT_S, self._command_limit_s))
         return Prediction(parse_start(said)) if taken else Prediction(refused=cut(said))
 
+    def limit_nodes(self, job_id: str, nodes: int) -> None:
+        """Set a waiting job's number of nodes by ``scontrol update``."""
+        answer = self._run(["scontrol", "update", f"JobId={job_id}", f"NumNodes={nodes}"])
+        if answer.status != 0:
+            raise BatchError(f"job {job_id} may get more nodes than {nodes}: {_told(answer)}")
+
     def jobs(self, name_prefix: str, job_ids: Collection[str] = ()) -> dict[str, JobStatus]:
         """Return this user's jobs with this prefix of the name, or these ids, by one ``squeue``."""
         answer = self._run(
