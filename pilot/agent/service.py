@@ -371,6 +371,7 @@ class Service:
                 self._rules.idle_nodes(now),
                 self._returned,
                 self.ends_at - now if self.ends_at else 0.0,
+                self._rules.booking(now),
             )
         )
 

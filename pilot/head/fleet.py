@@ -94,7 +94,7 @@ from pilot.scheduler.elasticity import (
 )
 from pilot.scheduler.waits import Waits
 from pilot.site import Site
-from pilot.wire.messages.pilot import EndPilot, ReturnNodes
+from pilot.wire.messages.pilot import BookingInfo, EndPilot, ReturnNodes
 
 log = logging.getLogger("pilot.fleet")
 
@@ -381,13 +381,14 @@ class Fleet:
         draining: bool,
         now: float,
         idle_nodes: Sequence[tuple[str, float]] = (),
+        booking: BookingInfo | None = None,
     ) -> None:
         """Record a sign of life of a pilot."""
         if row := self.pilots.get(name):
             if idle_s and not row.idle_s:
                 # It is decided upon when it has been idle for as long as it is kept, not later.
                 self._decides_at = min(self._decides_at, now + DECIDE_LEAST_S)
-            row.idle_nodes = idle_nodes
+            row.idle_nodes, row.booking = idle_nodes, booking
             row.idle_s, row.heard, row.draining = idle_s, now, draining or row.told
             row.suspended = False
 

@@ -31,6 +31,7 @@ from pilot.scheduler.elasticity import (
 )
 from pilot.scheduler.waits import Waits
 from pilot.site_configs import SiteConfig
+from pilot.wire.messages.pilot import BookingInfo
 
 #: The advice for a pilot that does not reach the head.
 UNREACHED_ADVICE: Final = (
@@ -106,6 +107,8 @@ class PilotRow(msgspec.Struct):
     follows: str = ""
     #: The nodes that it could do without, and for how long each has been idle, in seconds.
     idle_nodes: Sequence[tuple[str, float]] = ()
+    #: What it keeps for a task that waits there, as it said last.
+    booking: BookingInfo | None = None
     #: The time before which no node is asked of the pilot: one is on its way back, or was refused.
     shrinks_after: float = 0.0
     #: True while the batch system is asked to take nodes back; and the time before which it is not

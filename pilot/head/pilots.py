@@ -252,7 +252,8 @@ class Pilots:
             return
         if message.answer:
             self._shell.send(address, m.HeadStatus())
-        self.fleet.heard(name, message.idle_s, draining, now, message.idle_nodes)
+        idle_s, idle_nodes = message.idle_s, message.idle_nodes
+        self.fleet.heard(name, idle_s, draining, now, idle_nodes, message.booking)
         ends_at = now + message.left_s if message.left_s else 0.0
         moved = abs(ends_at - pilot.ends_at) > WALLTIME_MOVED_S
         if pilot.nodes != nodes or pilot.draining != draining or moved:

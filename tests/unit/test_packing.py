@@ -344,3 +344,17 @@ def test_a_pilot_is_not_flooded_with_large_tasks_that_wait_there_for_something_e
     site.submit(1.0, template(2, resources=needs(2, gpus=1)), range(10, 1000), 1.0)
     site.run(80.0)
     assert len(site.core.pilots["p"].held) <= 1 + 8, "twice as many as there are cores for"
+
+
+def test_a_booking_says_for_whom_and_when() -> None:
+    pilot = VirtualPilot([NodeShape(4), NodeShape(4)])
+    pilot.submit(0.5, template(1, time_limit_s=9.0), range(10, 18), 6.0)
+    pilot.submit(0.6, gang(2, 2, 4), [1], 1.0)
+    told = []
+    for moment in (1.0, 3.0, 20.0):
+        pilot.at(moment, lambda: told.append((pilot.now, pilot.rules.booking(pilot.now))))
+    pilot.run()
+    (_, none), (now, booking), (_, ended) = told
+    assert none is None and ended is None
+    assert booking is not None and (booking.task, booking.nodes) == (1, ("n0", "n1"))
+    assert booking.in_s == 9.5 - now and STARVED_S < booking.waited_s < 3.0

@@ -32,7 +32,7 @@ from pilot.scheduler.batch import Stuck, find_kind
 from pilot.scheduler.elasticity import HELD, Halt, PilotSupply, PoolLimits
 from pilot.scheduler.resources import NodeShape, Resources, needs, node_shape
 from pilot.wire.messages.client import OpenSession
-from pilot.wire.messages.pilot import RunningTask
+from pilot.wire.messages.pilot import BookingInfo, RunningTask
 
 ENVIRONMENT = Environment("/home", (), {})
 NOW = 1000.0
@@ -597,3 +597,18 @@ def test_each_version_of_a_ready_task_has_its_reason(head: Head) -> None:
     assert answer.kind == "next"
     (line,) = [cause for cause in answer.because if cause.kind == "version"]
     assert "as itself it is ready, but no pool can run it: it needs 64 cores" in line.text
+
+
+@pytest.mark.parametrize(
+    ("in_s", "due"), [(42.0, "is thought to begin in 42.0 s"), (-1.0, "begins nobody knows when")]
+)
+def test_a_booking_is_told_to_its_task_and_to_others(head: Head, in_s: float, due: str) -> None:
+    head.submit(spec(1), spec(2))
+    head.join()
+    head.core.assign(NOW)
+    head.rows["p"].booking = BookingInfo(1, ("n1", "n2"), in_s, 3.0)
+    (own,) = [c for c in head.why(task_label(1), NOW + 9.0).because if c.kind == "booking"]
+    assert "it has a booking: what becomes free on 2 nodes (n1, n2) is kept for it" in own.text
+    assert due in own.text and own.facts["in_s"] == (in_s if in_s > 0 else None)
+    (other,) = [c for c in head.why(task_label(2), NOW + 9.0).because if c.kind == "booking"]
+    assert f"booked for task {task_label(1)}, which has waited for 3.0 s and {due}" in other.text

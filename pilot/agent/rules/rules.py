@@ -17,6 +17,7 @@ Invariants
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 
@@ -32,7 +33,7 @@ from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.booking import Stay
 from pilot.scheduler.placement import FreeNode
 from pilot.scheduler.resources import NodeShape
-from pilot.wire.messages.pilot import AttemptSpec, ReleasedResult, RunningTask
+from pilot.wire.messages.pilot import AttemptSpec, BookingInfo, ReleasedResult, RunningTask
 
 
 class Rules:
@@ -130,6 +131,19 @@ class Rules:
     def busy_at(self) -> float:
         """The time when work came or ended last, in seconds since the epoch."""
         return self._attempts.busy_at
+
+    def booking(self, now: float) -> BookingInfo | None:
+        """Return the booking that there is, and when it is due."""
+        bookings, queue = self._bookings, self._bookings.queue
+        if queue is None or not queue.waiting:
+            return None
+        starts_at = bookings.starts_at
+        return BookingInfo(
+            queue.waiting[0].task,
+            tuple(sorted(bookings.nodes)),
+            max(0.0, starts_at - now) if starts_at < math.inf else -1.0,
+            now - (queue.waiting_since or now),
+        )
 
     def running(self, now: float, least_s: float = 0.5) -> list[tuple[World, RunningTask]]:
         """Return the MPI tasks that have run for a while; node workers report those of

@@ -33,6 +33,7 @@ from pilot.model.states import (
     TIMED_OUT,
 )
 from pilot.scheduler.assignment import cores_of
+from pilot.wire.messages.pilot import BookingInfo
 
 #: The time after which an assigned task no longer counts as just assigned, in seconds.
 SETTLED_S = 2.0
@@ -128,6 +129,8 @@ class Diagnosis:
             f"{counted(len(pilot.held), 'task')} for {counted(pilot.load, 'core')}"
         )
         lines = [Cause("held", text, facts={"cores": cores, "load": pilot.load})]
+        if (booking := self._ready.booking_of(pilot)) is not None:
+            lines.append(_booked(booking, task))
         return Finding(
             "assigned",
             clause,
@@ -269,6 +272,34 @@ def _kept_away(row: Recorded) -> Iterator[Cause]:
     elif failure.bases and template.retry_on and not is_named(template, failure.bases):
         text = f"{left} it is tried again only after {', '.join(template.retry_on)} (retry_on)"
         yield Cause("retry_on", text)
+
+
+def _booked(booking: BookingInfo, task: Task) -> Cause:
+    """Return what a pilot keeps for a task that waits there, to that one or to another."""
+    nodes = counted(len(booking.nodes), "node")
+    names = ", ".join(booking.nodes[:SHOWN]) + (", …" if len(booking.nodes) > SHOWN else "")
+    due = f"is thought to begin in {duration(booking.in_s)}"
+    if booking.in_s < 0.0:
+        due = (
+            "begins nobody knows when, since what runs there has neither a time limit nor others "
+            "of its kind that have ended"
+        )
+    facts = {
+        "task": task_label(booking.task),
+        "nodes": list(booking.nodes),
+        "in_s": booking.in_s if booking.in_s >= 0.0 else None,
+    }
+    if booking.task == task.id:
+        kept = f"what becomes free on {nodes} ({names}) is kept for it"
+        text = f"it has a booking: {kept}, and it {due}"
+    else:
+        are = "is" if len(booking.nodes) == 1 else "are"
+        text = (
+            f"{nodes} ({names}) there {are} booked for task {task_label(booking.task)}, which has "
+            f"waited for {duration(booking.waited_s)} and {due}: only what will have ended by then "
+            "starts on what is kept"
+        )
+    return Cause("booking", text, task_label(booking.task), facts)
 
 
 def _attempt(row: Mapping[str, Any]) -> str:

@@ -36,6 +36,7 @@ from pilot.scheduler.elasticity import (
     standings,
 )
 from pilot.scheduler.resources import NodeShape, amount_of
+from pilot.wire.messages.pilot import BookingInfo
 
 #: The largest place in a queue that is counted.
 LOOK_QUEUE = 100_000
@@ -356,6 +357,11 @@ class Readiness:
                 clause += f", and {told[kind]}"
                 break
         return Finding("busy", clause, tuple(lines), advice, facts)
+
+    def booking_of(self, pilot: Pilot) -> BookingInfo | None:
+        """Return what a pilot keeps for a task that waits there, as it said last."""
+        row = self._outlook.rows.get(pilot.name)
+        return None if row is None else row.booking
 
     def place(self, task: Task) -> tuple[Cause, ...]:
         """Return how many tasks go before a ready one, as causes."""

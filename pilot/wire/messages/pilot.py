@@ -70,6 +70,17 @@ class RunningTask(msgspec.Struct, array_like=True, frozen=True):
     logs: tuple[LogSpan, ...] = ()
 
 
+class BookingInfo(msgspec.Struct, array_like=True, frozen=True):
+    """What a pilot keeps for a task that waits for several cores, or for a whole node."""
+
+    task: Number
+    nodes: tuple[str, ...]
+    #: The seconds until the task is thought to begin; less than 0: nobody knows.
+    in_s: SignedSeconds
+    #: The seconds for which it has waited for a place.
+    waited_s: SignedSeconds
+
+
 class PilotStatus(Message):
     """A sign of life of a pilot, with the attempts that have run for a while."""
 
@@ -88,6 +99,7 @@ class PilotStatus(Message):
     returned: list[str] = []
     #: The walltime that is left, in seconds; 0: it has no end.
     left_s: SignedSeconds = 0.0
+    booking: BookingInfo | None = None
 
 
 class PilotNotice(Message):
