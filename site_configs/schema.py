@@ -308,6 +308,9 @@ class SiteConfig(_Mapping, frozen=True, kw_only=True):
     pools: dict[str, PoolConfig]
     #: What the site has only once, for the tasks of all pilots together, by name: matlab: 20.
     resources: dict[str, int | float] = {}
+    #: The endpoints that PymoniK programs name, and that this site is to stand for:
+    #: ["http://armonik:5001"].
+    endpoints: tuple[str, ...] = ()
     #: The head: the process that keeps the tasks.
     head: HeadConfig = HeadConfig()
     #: The database.

@@ -1,15 +1,19 @@
 """Programs for PyCOMPSs, on a local site: what they do while they run.
 
-Streams, objects that tasks take by turns, tasks that call tasks, and checkpoints.
+Streams, turns, tasks that call tasks, checkpoints, data sets, and a start by hand.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
-from support.compss import environment_on, run_text
+from support.compss import environment_on, run, run_text
 from support.sites import SiteUnderTest
+
+from pilot.compat import search_directory
 
 STREAMS = """
 import os
@@ -416,7 +420,7 @@ def test_a_later_run_finds_what_an_earlier_one_has_made(
     flags = ("--checkpoint=policies.Any", "--checkpoint_params=avoid.checkpoint:[program.avoided]")
     runs, file = tmp_path / "runs", tmp_path / "f.txt"
 
-    def run(*words: str, status: int = 0) -> tuple[str, list[str]]:
+    def rerun(*words: str, status: int = 0) -> tuple[str, list[str]]:
         runs.write_text("")
         file.unlink(missing_ok=True)
         told, _ = run_text(environment, tmp_path, CHECKPOINTS, *flags, "--", *words, status=status)
@@ -424,14 +428,123 @@ def test_a_later_run_finds_what_an_earlier_one_has_made(
 
     (tmp_path / "beside.py").write_text(BESIDE)
     printed = "total 80000.0\nfile 13 begin one two\n"
-    told, ran = run("begin", "fail", status=1)
+    told, ran = rerun("begin", "fail", status=1)
     assert told == printed
     assert ran == [*["add"] * 2, "avoided", *["double"] * 3, "length", *["make"] * 2, "total"]
-    told, ran = run("begin", "go on")
+    told, ran = rerun("begin", "go on")
     assert (told, ran) == (printed, ["add", "avoided"])
     assert file.read_text() == "begin one two three"
     # The contents of the program's own file count, and so does the code of a module of the user's.
     (tmp_path / "beside.py").write_text(BESIDE.replace("FACTOR = 1.0", "FACTOR = 2.0"))
-    told, ran = run("other", "go on")
+    told, ran = rerun("other", "go on")
     assert told == "total 120000.0\nfile 13 other one two\n"
     assert ran == [*["add"] * 3, "avoided", *["double"] * 2, "length", *["make"] * 2, "total"]
+
+
+DATA_SETS = """
+from pycompss.api.api import compss_wait_on
+from pycompss.api.task import task
+from pycompss.dds import DDS
+from pycompss.functions.data import generator
+from pycompss.functions.elapsed_time import timeit
+from pycompss.functions.map import map
+
+
+@task(returns=1)
+def fragment(n):
+    return [(k, n) for k in range(n, 20, 3)]
+
+
+@timeit()
+@task(returns=1)
+def double(x):
+    return x * 2
+
+
+if __name__ == "__main__":
+    words = DDS().load("to be or not to be".split(), 3)
+    print(sorted(words.map(lambda w: (w, 1)).reduce_by_key(lambda a, b: a + b).collect()))
+    print(words.count_by_value()["be"], words.map(len).reduce(lambda a, b: a + b, arity=2))
+    data = DDS().load([fragment(n) for n in range(3)], -1)
+    print(data.sort_by_key(ascending=False).keys().take(3), data.num_of_partitions())
+    other = DDS().load([(3, "x"), (4, "y")], 2)
+    print(sorted(data.join(other).collect()))
+    data.save_as_pickle("saved")
+    print(DDS().load_pickle_files("saved").count())
+    print(map(lambda x: double(x)[0], [1, 2, 3]))
+    result, seconds = compss_wait_on(double(4))
+    print(result, seconds >= 0, len(generator((6, 2), 2, wait=True)))
+"""
+DATA_SETS_PRINTED = """[('be', 2), ('not', 1), ('or', 1), ('to', 2)]
+2 13
+[19, 18, 17] 3
+[(3, (0, 'x')), (4, (1, 'y'))]
+20
+[2, 4, 6]
+8 True 2
+"""
+
+INTERACTIVE = """
+import pycompss.interactive as ipycompss
+from pycompss.api.api import compss_barrier, compss_wait_on
+from pycompss.api.parameter import INOUT
+from pycompss.api.task import task
+
+
+@task(returns=1)
+def add(x):
+    return x + 1
+
+
+@task(x=INOUT)
+def append(x):
+    x.append(1)
+
+
+print("before", add(1))
+ipycompss.start(app_name="notes", debug=True, nested_enabled=True, wcl=300)
+ipycompss.start()
+one, several, changed = add(1), [add(2), add(3)], []
+append(changed)
+compss_barrier()
+ipycompss.tasks_status()
+ipycompss.statistics()
+ipycompss.resources_status()
+ipycompss.stop(sync=True)
+print("values", one, several, changed)
+ipycompss.stop()
+print("after", add(1))
+ipycompss.start()
+print("again", compss_wait_on(add(5)))
+ipycompss.stop()
+try:
+    ipycompss.start(nonsense=1)
+except TypeError as error:
+    print(error)
+"""
+
+
+def test_data_sets_and_functions(environment: dict[str, str], tmp_path: Path) -> None:
+    assert run_text(environment, tmp_path, DATA_SETS)[0] == DATA_SETS_PRINTED
+
+
+def test_a_plain_python_starts_and_stops_by_hand(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "notes.py").write_text(INTERACTIVE)
+    paths = {"PYTHONPATH": f"{search_directory()}:{os.environ.get('PYTHONPATH', '')}"}
+    told, _ = run(environment | paths, tmp_path, sys.executable, "notes.py")
+    lines = [line for line in told.splitlines() if not line.startswith(("add\t", "append\t"))]
+    begin = [line for line in lines if line.startswith("Tasks run on ")]
+    assert len(begin) == 2
+    assert [line for line in lines if line not in begin] == [
+        "before 2",
+        "The application runs already.",
+        "COMPLETED\t4",
+        "nodes\t1",
+        "values 2 [3, 4] [1]",
+        "The application does not run.",
+        "after 2",
+        "again 6",
+        "start() got an unexpected keyword argument 'nonsense'",
+    ]

@@ -16,11 +16,14 @@ from pilot.client.future import Future
 from pilot.compat.pymonik import options
 from pilot.compat.pymonik.context import PymonikContext, own_directory
 from pilot.compat.pymonik.current import current_instance
+from pilot.compat.pymonik.endpoints import site_of
 from pilot.compat.pymonik.handles import MultiResultHandle, ResultHandle
 from pilot.compat.pymonik.materials import content_hash, contents_of, materialize, put_in_place
 from pilot.compat.pymonik.options import TaskOptions, of_pilot, said_by, take_keywords
 from pilot.compat.pymonik.session import Pymonik, run_pymonik_worker
 from pilot.compat.pymonik.tasks import Task, task
+from pilot.errors import SiteError
+from pilot.site import place_site
 
 
 @pytest.fixture(autouse=True)
@@ -239,3 +242,21 @@ def test_the_directory_of_another_user_is_refused(monkeypatch: pytest.MonkeyPatc
     found = own_directory  # makes a directory of its own, which is not that user's
     with pytest.raises(PermissionError, match="not a directory of this user"):
         found("a")
+
+
+def test_an_endpoint_is_the_site_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PILOT_HOME", str(tmp_path))
+    text = "batch: local\npools: {main: {}}\n"
+    place_site(tmp_path / "first", text)
+    place_site(tmp_path / "second", text + 'endpoints: ["http://Armonik:5001/", other]\n')
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "site.yaml").write_text("nonsense")
+    for endpoint in ("http://armonik:5001", "armonik:5001", "grpc://armonik:5001/", "other"):
+        found = site_of(endpoint)
+        assert found is not None and found.name == "second"
+    assert site_of(None) is site_of("") is site_of("http://elsewhere:5001") is None
+    place_site(tmp_path / "third", text + "endpoints: [other]\n")
+    with pytest.raises(SiteError, match=r"by several sites \(second, third\)"):
+        site_of("other")

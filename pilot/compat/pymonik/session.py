@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 from pilot.client.context import context
 from pilot.compat import search_directory
 from pilot.compat.pymonik.current import reset_current, set_current
+from pilot.compat.pymonik.endpoints import site_of
 from pilot.compat.pymonik.handles import MultiResultHandle, ResultHandle
 from pilot.compat.pymonik.materials import Materialize, contents_of
 from pilot.compat.pymonik.options import USUAL_PARTITION, TaskOptions, of_pilot, said_by
@@ -49,7 +50,8 @@ class Pymonik:
     Parameters
     ----------
     endpoint
-        Of no meaning here: the site is that of ``$PILOT_SITE``, or ``local``.
+        The site that names it in its file (``endpoints``); else that of ``$PILOT_SITE``, or
+        ``local``.
     partition
         The name of a partition, or several, of which the first counts: a pool of the site.
     environment
@@ -104,7 +106,11 @@ class Pymonik:
         if self._session is None:
             self._check_distributions()
             variables = self.environment.get("env_variables") or {}
+            site = site_of(self.endpoint)
+            if site is not None:
+                print(f"pymonik: {self.endpoint} is site {site.name}")  # noqa: T201 - as below
             self._session = Session(
+                site,
                 sys_path=[search_directory()],
                 variables={name: str(value) for name, value in variables.items()},
             )

@@ -1,0 +1,5 @@
+"""Names of `pycompss.dds`."""
+
+from pilot.compat.compss.dds import DDS
+
+__all__ = ["DDS"]
