@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import gc
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pilot.client.function_watch import watch
-from pilot.compat.compss import api, application, constraints, policies, sandbox
+from pilot.compat.compss import (
+    api,
+    application,
+    constraints,
+    launching,
+    policies,
+    sandbox,
+)
 from pilot.compat.compss.decoration import (
     TaskFunction,
     constraint,
@@ -662,3 +670,22 @@ def test_an_application_is_stopped_with_or_without_its_tasks(
     api.compss_stop(1)
     api.compss_stop(0, False)
     assert stopped == [False, True, False]
+
+
+def test_a_function_of_a_file_is_called_by_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its arguments, what it returns and raises; it has an application while it runs."""
+    (tmp_path / "launched_by_hand.py").write_text(
+        "import sys\nfrom pilot.compat.compss import application\n\n\n"
+        "def call(a, b=0):\n    return a, b, sys.argv, application.find().settings.is_nested\n\n\n"
+        "def fail():\n    raise ValueError('told')\n"
+    )
+    monkeypatch.setattr("sys.path", list(sys.path))
+    path, argv = str(tmp_path / "launched_by_hand.py"), sys.argv
+    found = launching.launch(path, "call", 1, b=2, debug=True, nested_enabled=True)
+    assert found == (1, 2, [1], True) and sys.argv is argv and application.find() is None
+    with pytest.raises(ValueError, match="told"):
+        launching.launch(path, "fail")
+    assert application.find() is None
+    del sys.modules["launched_by_hand"]

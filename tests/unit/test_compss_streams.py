@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from pilot.compat.compss import streams
+from pilot.compat.compss.errors import NotSupportedError
 from pilot.compat.compss.streams import (
     AT_LEAST_ONCE,
     DistroStream,
     FileDistroStream,
     ObjectDistroStream,
+    PscoDistroStream,
     StreamError,
 )
 
@@ -152,6 +154,8 @@ def test_a_file_that_is_being_written_is_left_until_it_is_whole(
 def test_what_makes_no_stream(tmp_path: Path) -> None:
     with pytest.raises(StreamError, match="is no directory; make it"):
         FileDistroStream(base_dir=tmp_path / "no")
+    with pytest.raises(NotSupportedError, match="ObjectDistroStream"):
+        PscoDistroStream("alias")
     with pytest.raises(StreamError, match="AT_MOST_ONCE or AT_LEAST_ONCE"):
         ObjectDistroStream(access_mode="SOMETIMES")
 

@@ -16,7 +16,7 @@
 | `needs` | the options of Pilot's tasks for a call |
 | `calls`, `reducing` | a call as a task of Pilot, or as a tree of them |
 | `application`, `running` | the program: its session, what is unfinished, what has failed |
-| `api`, `functions`, `tracked`, `interactive` | what programs call |
+| `api`, `functions`, `tracked`, `interactive`, `serializing` | what programs call |
 | `dds`, `partitions` | data sets in partitions |
 | `runner`, `sandbox`, `work` | what runs in a task |
 | `nesting`, `checkpoints` | tasks that call tasks; results that later runs find |

@@ -4,26 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from typing import Any, Final
+from typing import Any
 
 from pilot.compat.compss import api, application
-from pilot.compat.compss.checkpoints import not_kept
+from pilot.compat.compss.launching import IGNORED_SETTINGS, settings_of
 from pilot.compat.compss.values import Future
 from pilot.errors import PilotError
-
-#: What `start` takes and has no meaning here.
-_IGNORED: Final = frozenset(
-    {"log_level", "debug", "o_c", "graph", "trace", "monitor", "project_xml", "resources_xml"}
-    | {"summary", "task_execution", "storage_impl", "storage_conf", "streaming_backend"}
-    | {"streaming_master_name", "streaming_master_port", "task_count", "uuid", "log_dir"}
-    | {"master_working_dir", "extrae_cfg", "extrae_final_directory", "comm", "conn"}
-    | {"master_name", "master_port", "scheduler", "jvm_workers", "cpu_affinity", "gpu_affinity"}
-    | {"fpga_affinity", "fpga_reprogram", "profile_input", "profile_output", "scheduler_config"}
-    | {"external_adaptation", "propagate_virtual_environment", "mpi_worker", "worker_cache"}
-    | {"shutdown_in_node_failure", "io_executors", "env_script", "reuse_on_block"}
-    | {"tracing_task_dependencies", "trace_label", "extrae_cfg_python", "cache_profiler", "ear"}
-    | {"data_provenance", "checkpoint_folder", "verbose", "disable_external"}
-)
 
 
 def _say(text: str) -> None:
@@ -59,20 +45,13 @@ def start(
     TypeError
         PyCOMPSs knows no such setting.
     """
-    if unknown := sorted(others.keys() - _IGNORED):
+    if unknown := sorted(others.keys() - IGNORED_SETTINGS):
         raise TypeError(f"start() got an unexpected keyword argument {unknown[0]!r}")
     if application.find() is not None:
         _say("The application runs already.")
         return
-    policy = checkpoint_policy.rpartition(".")[2]
-    app = application.start(
-        app_name,
-        application.Settings(
-            is_nested=nested_enabled,
-            has_checkpoints=policy not in ("", "NoCheckpoint"),
-            not_kept=not_kept(checkpoint_params),
-        ),
-    )
+    settings = settings_of(nested_enabled, checkpoint_policy, checkpoint_params)
+    app = application.start(app_name, settings)
     try:
         session = app.session
     except BaseException:

@@ -32,7 +32,7 @@ from uuid import uuid4
 from pilot.client.context import running_context
 from pilot.client.lending import lending
 from pilot.compat.compss import running
-from pilot.compat.compss.errors import PyCOMPSsException
+from pilot.compat.compss.errors import NotSupportedError, PyCOMPSsException
 
 AT_MOST_ONCE: Final = "AT_MOST_ONCE"
 AT_LEAST_ONCE: Final = "AT_LEAST_ONCE"
@@ -323,3 +323,11 @@ class FileDistroStream(DistroStream):
 def _key(path: os.DirEntry[str] | Path) -> str:
     """Return the name of the mark that somebody has had a file."""
     return hashlib.blake2b(os.fsencode(path.name), digest_size=16).hexdigest()
+
+
+class PscoDistroStream(DistroStream):
+    """A stream of objects of a persistent storage: there is none here, and it says so."""
+
+    def __init__(self, alias: str | None = None, access_mode: str = AT_MOST_ONCE) -> None:
+        del alias, access_mode
+        raise NotSupportedError("PscoDistroStream", "publish the objects by ObjectDistroStream")

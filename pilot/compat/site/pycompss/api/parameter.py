@@ -1,10 +1,12 @@
 """Names of `pycompss.api.parameter`."""
 
+import sys
 from typing import Any
 
 from pilot.compat.compss.parameters import NAMED
 
-__all__ = sorted(NAMED)
+# Programs that import all of it count on `sys`, which comes with that of COMPSs.
+__all__ = [*sorted(NAMED), "sys"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,7 @@ from pilot.compat.compss.streams import (
     DistroStream,
     FileDistroStream,
     ObjectDistroStream,
+    PscoDistroStream,
 )
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "DistroStream",
     "FileDistroStream",
     "ObjectDistroStream",
+    "PscoDistroStream",
 ]
