@@ -87,7 +87,8 @@ class Record:
                 group.unfinished.pop(self, None)
             if self.future.state != "COMPLETED":
                 app.failed.append(self)
-        app.wake()
+            if app.waiting:
+                app.ended.notify_all()
 
 
 class Application:
