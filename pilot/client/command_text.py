@@ -20,7 +20,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from pilot.client.shell_text import VALUE, Place, Refusal, places
+from pilot.client.shell_places import Place, Refusal
+from pilot.client.shell_text import VALUE, places
 from pilot.errors import CommandError
 
 RAW = "raw"
