@@ -31,9 +31,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pilot.data import durable
-from pilot.data.hdf5 import Draft, SealedFile
+from pilot.data.draft import Draft
 from pilot.data.parts import Parts, put_together, take_apart
 from pilot.data.patience import patient, patiently, when_there
+from pilot.data.sealed_file import SealedFile
 from pilot.errors import ResultError, StorageError
 
 #: The name of the state in the file of a rank.

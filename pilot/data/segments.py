@@ -21,9 +21,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pilot.data.hdf5 import Draft, SealedFile, Written
+from pilot.data.draft import Draft
+from pilot.data.hdf5 import Written
 from pilot.data.parts import Parts, component, put_together, take_apart, unique
 from pilot.data.patience import is_passing, patiently, when_there
+from pilot.data.sealed_file import SealedFile
 from pilot.errors import ResultError, StorageError
 from pilot.model.values import Value
 

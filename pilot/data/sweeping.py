@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pilot.data import durable
-from pilot.data.hdf5 import Draft, SealedFile
+from pilot.data.draft import Draft
+from pilot.data.sealed_file import SealedFile
 from pilot.errors import ResultError
 
 #: Dead data of so many bytes are worth copying the rest, however large that is.

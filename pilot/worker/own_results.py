@@ -13,7 +13,7 @@ def is_own(result: Any) -> bool:
     numpy = sys.modules.get("numpy")
     if numpy is None or type(result) is not numpy.ndarray or result.dtype.hasobject:
         return False
-    # Data of its own, or a mapping that was made for it: see `pilot.data.hdf5`.
+    # Data of its own, or a mapping that was made for it: see `pilot.data.hdf5_files`.
     if result.base is not None and type(result.base) is not mmap.mmap:
         return False
     if not (result.flags.writeable and result.flags.forc):

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from support.killed import killed_at
 
 from pilot.data import checkpoint as module
-from pilot.data import durable, hdf5
+from pilot.data import durable, sealed_file
 from pilot.data.checkpoint import Checkpoint
+from pilot.data.draft import Draft
 from pilot.errors import EncodingError, ResultError, StorageError
 
 
@@ -273,7 +274,7 @@ def test_a_system_that_fails_costs_no_checkpoint(
         raise OSError(24, "Too many open files")
 
     with monkeypatch.context() as patch:
-        patch.setattr(hdf5, "_Bytes", broken)
+        patch.setattr(sealed_file, "FileBytes", broken)
         with pytest.raises(ResultError, match="Too many open files"):
             checkpoint.load()
     assert_loads(checkpoint, 1)
@@ -311,7 +312,7 @@ def test_a_full_disk_leaves_the_last_one(tmp_path: Path, monkeypatch: pytest.Mon
 TOUCHES: list[tuple[Any, str]] = [
     *((os, name) for name in ("fsync", "open", "pwrite", "unlink", "rmdir")),
     *((Path, name) for name in ("rename", "mkdir", "symlink_to")),
-    *((hdf5.Draft, name) for name in ("_dataset", "_describe")),
+    *((Draft, name) for name in ("_dataset", "_describe")),
 ]
 
 

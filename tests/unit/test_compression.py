@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pilot.client.task import OptionError, task
 from pilot.compression import compression_text, parse_compression
 from pilot.data import chunks
-from pilot.data.hdf5 import Draft
+from pilot.data.draft import Draft
 from pilot.data.parts import take_apart
 from pilot.data.segments import SegmentWriter, read
 from pilot.data.stored_array import stored_array

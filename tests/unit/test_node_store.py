@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from pilot.data import durable, hdf5
+from pilot.data import durable, hdf5_files
 from pilot.data.segments import SegmentWriter, Unsealed, read
 from pilot.data.storing import store
 from pilot.errors import ResultError, StorageError
@@ -246,7 +246,7 @@ def fill_memory(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
 def test_what_cannot_be_sealed_in_a_full_store_goes_to_the_site(
     site: Site, holder: StoreHolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill_memory(monkeypatch, hdf5._Metadata, "write_to")
+    fill_memory(monkeypatch, hdf5_files.Metadata, "write_to")
     writer = StoreWriter(site.directory, "e1", NodeStore(site, "p1", "n1"))
     objects = [array(), array(8), {"a": array(1), "b": 2}]
     results = [

@@ -25,9 +25,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from pilot.data import hdf5, parts, segments
+from pilot.data import draft, parts, sealed_file, segments
 from pilot.data.checksum import Checksum
-from pilot.data.hdf5 import Draft, SealedFile
+from pilot.data.draft import Draft
+from pilot.data.sealed_file import SealedFile
 from pilot.data.segments import OpenFiles, SegmentWriter, read, remove_unsealed
 from pilot.data.sweeping import sweep
 from pilot.errors import EncodingError, ResultError, StorageError
@@ -836,7 +837,8 @@ def test_no_array_is_copied_as_a_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: int
 ) -> None:
     monkeypatch.setattr(parts, "PIECE_BYTES", 4096)
-    monkeypatch.setattr(hdf5, "PIECE_BYTES", 4096)
+    monkeypatch.setattr(draft, "PIECE_BYTES", 4096)
+    monkeypatch.setattr(sealed_file, "PIECE_BYTES", 4096)
     grid = np.arange(120_000, dtype="i4").reshape(30, 40, 100)
     objects = [np.asfortranarray(grid), {"f": np.asfortranarray(grid), "s": grid[::2, :, ::3]}]
     writer = SegmentWriter(tmp_path, "e1")

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from pilot.data import hdf5
+from pilot.data import hdf5_files
 from pilot.data import stored_array as stored_arrays
 from pilot.data.segments import SegmentWriter, read
 from pilot.data.stored_array import StoredArray, array_in, stored_array
@@ -64,13 +64,13 @@ def test_steps_are_not_read_one_by_one(tmp_path: Path, monkeypatch: pytest.Monke
     """Each would be a call of its own: minutes for some megabytes."""
     found = stored_array(tmp_path, stored(tmp_path, GRID))
     calls = []
-    read_into = hdf5._Bytes.readinto
+    read_into = hdf5_files.FileBytes.readinto
 
-    def counted(source: hdf5._Bytes, buffer: memoryview) -> int:
+    def counted(source: hdf5_files.FileBytes, buffer: memoryview) -> int:
         calls.append(len(buffer))
         return read_into(source, buffer)
 
-    monkeypatch.setattr(hdf5._Bytes, "readinto", counted)
+    monkeypatch.setattr(hdf5_files.FileBytes, "readinto", counted)
     assert np.array_equal(found[:, ::4], GRID[:, ::4])
     assert len(calls) < 20
     calls.clear()

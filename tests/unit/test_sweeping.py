@@ -16,7 +16,7 @@ import pytest
 from support.killed import killed_at
 
 from pilot.data import durable, sweeping
-from pilot.data.hdf5 import SealedFile
+from pilot.data.sealed_file import SealedFile
 from pilot.data.segments import SegmentWriter
 from pilot.data.storing import load
 from pilot.data.sweeping import is_worth_it, sweep
