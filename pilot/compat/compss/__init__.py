@@ -13,6 +13,7 @@
 | `web_services`, `configured`, `transformations` | requests, files that describe tasks, arguments |
 | `surroundings`, `containers`, `several_nodes`, `compiled` | what is around functions |
 | `alternatives`, `implementing` | the implementations of a function |
+| `stand_ins` | what stands for results in the program |
 | `needs` | the options of Pilot's tasks for a call |
 | `calls`, `reducing` | a call as a task of Pilot, or as a tree of them |
 | `application`, `running` | the program: its session, what is unfinished, what has failed |

@@ -31,15 +31,16 @@ from pilot.compat.compss.policies import IGNORE
 from pilot.compat.compss.runner import full_body, plain_body, writing_body
 from pilot.compat.compss.shapes import Shape, take_apart
 from pilot.compat.compss.signatures import evaluate, read_returns
+from pilot.compat.compss.stand_ins import for_program, fresh, nowhere, or_default
 from pilot.compat.compss.tracker import PRIMITIVES, Entry, Tracker
 from pilot.compat.compss.turns import ObjectTurns
-from pilot.compat.compss.values import Fresh, Future
+from pilot.compat.compss.values import Future
 from pilot.compat.compss.work import FileUse, Work
 
 if TYPE_CHECKING:
     from pilot.client.session import Session
     from pilot.compat.compss.decoration import Plan, TaskFunction
-    from pilot.compat.compss.streams import DistroStream
+from pilot.compat.compss.streams import DistroStream
 
 
 class Host(Protocol):
@@ -65,8 +66,6 @@ class Host(Protocol):
 
 #: Arrays beyond that are put once, and not sent with each call.
 _PUT_BYTES = 1 << 16
-#: Classes of which a worker makes a new one for a parameter that is only written.
-_MADE_NEW = (list, dict, set, bytearray, object)
 
 
 def call_plain(app: Host, function: TaskFunction, args: tuple[Any, ...]) -> Any:
@@ -88,7 +87,8 @@ def call_plain(app: Host, function: TaskFunction, args: tuple[Any, ...]) -> Any:
             body, options["cache"] = _known_by(function, body), True
         made = function.made[None] = Task(body, PYTHON, options)
     future = app.submit(made, tuple(values), after, plan.policy)
-    return _for_program(app, plan.returns.kinds, [future] if count < 2 else list(future), count)
+    parts = [future] if count < 2 else list(future)
+    return for_program(app.tracker, plan.returns.kinds, parts, count)
 
 
 def _known_by(function: TaskFunction, body: Any) -> Any:
@@ -120,41 +120,6 @@ def _by_value(function: TaskFunction) -> Any:
     plan = function.plan
     is_sent = not plan.module and not (plan.layers is not None and plan.layers.replaces)
     return function.function if is_sent else None
-
-
-def _for_program(
-    app: Host, kinds: tuple[Any, ...], parts: list[Any], count: int, default: Any = None
-) -> Any:
-    """Return what the program gets for results: one, a list, or None."""
-    if count == 0:
-        return None
-    is_each = count > 1 and isinstance(default, (tuple, list)) and len(default) == count
-    found = [
-        _stand_in(
-            app,
-            kinds[n] if n < len(kinds) else None,
-            parts[n],
-            default[n] if is_each else default,
-        )
-        for n in range(count)
-    ]
-    return found[0] if count == 1 else found
-
-
-def _stand_in(app: Host, kind: Any, part: Any, default: Any) -> Any:
-    """Return what stands for a result: an object of its class where that can be made, since tasks
-    that are methods may be called on it."""
-    if isinstance(kind, type) and kind.__module__ not in ("builtins", "numpy", "typing"):
-        try:
-            made = kind()
-        except Exception:
-            made = None  # it needs arguments: it is opaque then
-        if made is not None and type(made) not in PRIMITIVES:
-            app.tracker.track(made).versions.append(part)
-            return made
-    future = Future(default)
-    future.entry.versions.append(part)
-    return future
 
 
 class Call:
@@ -265,7 +230,7 @@ class Call:
         if returns.parameter and count == 1:
             app.tracker.track(named[returns.parameter]).write(parts[0], app.let_go)
             return named[returns.parameter]
-        return _for_program(app, returns.kinds, parts, count, plan.defaults.get("returns"))
+        return for_program(app.tracker, returns.kinds, parts, count, plan.defaults.get("returns"))
 
     def _has_results(self, count: int) -> bool:
         """Tell whether the task does nothing but make results, from what it is given."""
@@ -378,18 +343,18 @@ class Call:
             return self._by_turns(at, entry)
         if direction == CONCURRENT:
             self._concurrents.append(entry)
-            return _or_default(entry.current())
+            return or_default(entry.current())
         self._written.append((at, 0))
         self._sinks.append(entry)
         if direction == OUT:
-            return _new(value)
+            return fresh(value)
         self._after += entry.concurrents
-        return _or_default(entry.current())
+        return or_default(entry.current())
 
     def _by_turns(self, at: int | str, entry: Entry) -> Any:
         turns = entry.turns
         if not isinstance(turns, ObjectTurns):
-            now = _or_default(entry.current())
+            now = or_default(entry.current())
             if not hasattr(now, "task_id"):
                 now = self._app.put(now)
                 entry.versions.append(now)
@@ -423,14 +388,14 @@ class Call:
     def _leaf(self, direction: str, value: Any) -> Any:
         """Return what the task gets for a leaf that it writes."""
         if type(value) in PRIMITIVES:
-            self._sinks.append(_nowhere())
+            self._sinks.append(nowhere())
             return value
         entry = value.entry if type(value) is Future else self._app.tracker.track(value)
         self._sinks.append(entry)
         if direction == OUT:
-            return _new(value)
+            return fresh(value)
         self._after += entry.concurrents
-        return _or_default(entry.current())
+        return or_default(entry.current())
 
     # --- files
 
@@ -489,30 +454,3 @@ class Call:
         for producer in self._produced:
             # However it ends: nobody waits for what a dead one has not closed.
             future.add_done_callback(lambda _, ended=producer: ended.close())
-
-
-def _new(value: Any) -> Any:
-    """Return what has the worker make a new object of the class; the object where it cannot."""
-    kind = type(value)
-    if kind in _MADE_NEW:
-        return Fresh(kind)
-    if kind is Future:
-        return None
-    try:
-        kind()
-    except Exception:
-        return value
-    return Fresh(kind)
-
-
-def _or_default(now: Any) -> Any:
-    return now.default if type(now) is Future else now
-
-
-def _nowhere() -> Entry:
-    """Return an entry of nothing: what is written to a number or text is lost."""
-    return Entry(_Nothing())
-
-
-class _Nothing:
-    pass
