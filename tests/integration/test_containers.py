@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.compss import environment_on, run_text
 from support.images import MARK, MARKED, find_python, make_image
 from support.sites import SiteUnderTest
 from support.waiting import wait_until
@@ -167,3 +168,56 @@ def test_mpi_runs_in_the_image(session: Session) -> None:
     assert session.submit(ranks).result(DEADLINE_S) == [(MARKED, 0), (MARKED, 1)]
     command = pilot.shell(f"cat {MARK}; echo", ranks=2)
     assert session.submit(command).result(DEADLINE_S).stdout.count(MARKED) == 2
+
+
+OF_PYCOMPSS = """
+from pycompss.api.api import compss_open, compss_wait_on
+from pycompss.api.binary import binary
+from pycompss.api.container import container
+from pycompss.api.mpi import mpi
+from pycompss.api.parameter import *
+from pycompss.api.task import task
+
+
+@container(engine="CHARLIECLOUD", image="$IMAGE", options="--set-env=HELLO=there")
+@binary(binary="sh", args="-c 'cat {{mark}}; echo \\\\$HELLO'")
+@task(out=FILE_OUT_STDOUT, returns=1)
+def program(mark, out):
+    pass
+
+
+@container(engine="CHARLIECLOUD", image="$IMAGE")
+@mpi(runner="mpirun", binary="cat", processes=2)
+@task(out=FILE_OUT_STDOUT)
+def ranks(mark, out):
+    pass
+
+
+@container(engine="charliecloud", image="$IMAGE")
+@task(file=FILE_INOUT, returns=1)
+def function(mark, file):
+    with open(file, "a") as end:
+        end.write(" and changed")
+    return open(mark).read()
+
+
+if __name__ == "__main__":
+    print(compss_wait_on(program(MARK, "out")), compss_open("out").read().split("\\n"))
+    ranks(MARK, "both")
+    print(compss_open("both").read())
+    with open("file", "w") as file:
+        file.write("written")
+    print(compss_wait_on(function(MARK, "file")), compss_open("file").read())
+"""
+
+
+def test_tasks_of_pycompss_run_in_the_image(
+    shared_site: SiteUnderTest, image: Path, tmp_path: Path
+) -> None:
+    environment = {**environment_on(shared_site), "IMAGE": str(image)}
+    told, _ = run_text(environment, tmp_path, OF_PYCOMPSS.replace("MARK", repr(MARK)))
+    assert told.splitlines() == [
+        f"0 ['{MARKED}there', '']",
+        MARKED * 2,
+        f"{MARKED} written and changed",
+    ]
