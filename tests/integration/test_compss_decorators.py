@@ -141,6 +141,13 @@ def leave(status):
     pass
 
 
+@on_failure(management="IGNORE", returns="failed")
+@mpi(runner="mpirun", binary="false", processes=2)
+@task(returns=1)
+def fails():
+    pass
+
+
 @mpmd_mpi(runner="mpirun", working_dir="there", programs=[
     dict(binary="echo", args="one {{word}}"), dict(binary="echo", args="two {{word}}")])
 @task(out=FILE_OUT_STDOUT)
@@ -186,7 +193,7 @@ if __name__ == "__main__":
         file.write("import sys\nfrom mpi4py import MPI\n"
                    "w = MPI.COMM_WORLD\nsys.stdout.write(f'{sys.argv[1]} {w.size}\\n')\n")
     print(compss_wait_on(sizes("a b", 2, "sizes")), sorted(compss_open("sizes")))
-    print(compss_wait_on(leave(3)))
+    print(compss_wait_on(leave(3)), compss_wait_on(fails()))
     both("x  y", "both")
     print(sorted(compss_open("both")), os.path.isdir("there"))
     with open("file", "w") as file:
@@ -199,7 +206,7 @@ if __name__ == "__main__":
     print(compss_open("file").read())
 """
 RANKS_PRINTED = r"""0 ['a b 2\n', 'a b 2\n']
-3
+3 failed
 ['one x  y\n', 'two x  y\n'] True
 [(0, [1, 3], 'a'), (1, [2, 4], 'c')]
 first by rank 1 [0, 10]
