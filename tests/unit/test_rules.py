@@ -10,13 +10,14 @@ from support.builders import done, template, work
 
 from pilot.agent.rules import actions as a
 from pilot.agent.rules.completions import describe_exit, merge_tails
-from pilot.agent.rules.executors import MOST_FAILED, REST_S, START_S
+from pilot.agent.rules.executors import MOST_FAILED, REST_S, START_PROGRAM_S, START_S
 from pilot.agent.rules.prefetch import AGAIN_S, BEHIND_S
 from pilot.agent.rules.queues import STARVED_S
 from pilot.agent.rules.rules import Rules
 from pilot.agent.rules.warm_pool import IDLE_S
 from pilot.agent.rules.worlds import PATIENCE_S, RANKS_LEAVE_S
 from pilot.agent.rules.worlds import START_S as WORLD_START_S
+from pilot.model.software import Software
 from pilot.model.tasks import Completion
 from pilot.scheduler.resources import NodeShape, Resources
 from pilot.wire.messages.pilot import AttemptSpec, InputValue
@@ -489,6 +490,30 @@ def test_one_that_has_come_up_when_it_was_told_to_end_gets_no_work() -> None:
     assert not running(pilot.ready(1)), "its task may need what is there no more"
     assert only(pilot.exited(1, -15), a.StartExecutor)
     assert pilot.reported == [(1, 1, "cancelled")] and pilot.rules.held == {2: 1}
+
+
+def test_one_that_enters_an_environment_when_another_task_is_cancelled_blames_nobody() -> None:
+    software = Software("/v")
+    pilot = Pilot(1)
+    pilot.add(1, software=software)
+    pilot.ready(1)
+    pilot.done(1, done(1, started=1.0, ended=1.0001))
+    pilot.exited(1, 0)
+    pilot.add(2, 3, software=software)  # short ones: it gets both
+    pilot.rules.cancel([3], pilot.now)
+    assert only(pilot.rules.take_actions(), a.StopExecutor)
+    (start,) = only(pilot.exited(2, -15), a.StartExecutor)
+    assert running(pilot.ready(start.executor)) == {start.executor: [2]}
+    assert pilot.reported[1:] == [(3, 1, "cancelled")]
+
+
+def test_one_that_cannot_enter_its_environment_is_the_fault_of_its_task() -> None:
+    for status, wait_s in ((1, 0.0), (0, 0.0), (-9, START_PROGRAM_S + 1.0)):
+        pilot = Pilot(1)
+        pilot.add(1, software=Software("/v"))
+        assert bool(only(pilot.wait(wait_s), a.StopExecutor)) == bool(wait_s)
+        pilot.exited(1, status)
+        assert pilot.reported == [(1, 1, "crash")]
 
 
 def test_executor_that_does_not_report_is_given_up() -> None:

@@ -89,6 +89,7 @@ class Executor:
         "id",
         "idle_since",
         "is_fresh",
+        "is_late",
         "killed_for",
         "node",
         "pid",
@@ -127,6 +128,8 @@ class Executor:
         self.stopping = False
         #: True if it runs one task, and no other.
         self.is_fresh = False
+        #: True if it was ended because it did not come up in time.
+        self.is_late = False
         self.pid = 0
         #: The queue that the executor works for; None where it holds no cores.
         self.queue: Queue | None = None
@@ -598,9 +601,10 @@ class ExecutorRules(ProcessRules[Executor]):
                 executor.software is not None
                 and not executor.ready
                 and work is executor.pipeline[0]
-                and (status or not executor.stopping)
+                and (executor.is_late or not executor.stopping)
             ):
-                # No fault of the node's: it would be the same on each.
+                # No fault of the node's: it would be the same on each. How one ends that was told to
+                # says nothing.
                 completion = ended(
                     work, "crash", cannot_enter(status, tail), now, executor.node, tail
                 )
@@ -737,6 +741,7 @@ class ExecutorRules(ProcessRules[Executor]):
             if not executor.ready:
                 longest_s = START_S if executor.software is None else START_PROGRAM_S
                 if now - executor.started_at > longest_s:
+                    executor.is_late = True
                     self._stop(executor, 0.0)
             elif executor.pipeline:
                 work = executor.pipeline[0]
