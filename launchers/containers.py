@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import Final
 
+from pilot.launchers.identity import JOB_VARIABLES
+
 CHARLIECLOUD: Final = "charliecloud"
 APPTAINER: Final = "apptainer"
 SINGULARITY: Final = "singularity"
@@ -31,11 +33,23 @@ ENGINES = {
     PODMAN: "podman",
     DOCKER: "docker",
 }
+#: The programs of engines that have others run the container. When they are told to end before it
+#: has begun, they may end with 0.
+INDIRECT = (ENGINES[PODMAN], ENGINES[DOCKER])
 #: Variables that mean the files or the login of the host, which a container does not have.
 _OF_HOST = {
     *("PATH", "HOME", "LD_LIBRARY_PATH", "LD_PRELOAD", "SHELL", "USER", "LOGNAME", "HOSTNAME"),
     *("PWD", "OLDPWD", "_", "SHLVL", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "BASH_ENV", "ENV"),
 }
+
+#: The beginnings of the variables by which launchers and Pilot tell a rank what it is. They are
+#: not known before it is started.
+_OF_RANKS = ("PILOT_", "PMI", "OMPI_", "PRTE_", "MPI", "HYDRA_", "I_MPI_", *JOB_VARIABLES)
+#: Podman hands on the descriptors from 3 on, and Hydra has its ranks' sockets anywhere.
+_WITH_SOCKET = (
+    'if [ -n "${PMI_FD-}" ]; then exec 3<&"$PMI_FD"; export PMI_FD=3; '
+    'set -- "$1" "$2" --preserve-fds=1 "${@:3}"; fi; exec "$@"'
+)
 
 
 def engines_for(image: str) -> tuple[str, ...]:
@@ -98,6 +112,7 @@ def in_container(
     variables: Iterable[str] = (),
     user: tuple[int, int] = (0, 0),
     temporary: str = "",
+    is_rank: bool = False,
 ) -> tuple[str, ...]:
     """Return the command line that runs a command in a container.
 
@@ -121,6 +136,8 @@ def in_container(
         The numbers of the user and the group.
     temporary
         What ``TMPDIR`` says here; empty: it is not set.
+    is_rank
+        True if a launcher of MPI programs starts it, which tells it more by variables.
     """
     program = ENGINES[engine]
     if engine == CHARLIECLOUD:
@@ -145,5 +162,11 @@ def in_container(
     shared += [f"--workdir={directory}", "--entrypoint="]
     shared += [f"--env={name}" for name in sorted({*variables} - _OF_HOST)]
     shared += [f"--volume={bind if ':' in bind else f'{bind}:{bind}'}" for bind in binds]
-    place_words = ("--rootfs", image) if image.startswith("/") and engine == PODMAN else (image,)
-    return (program, "run", *shared, *options, *place_words, *command)
+    if engine != PODMAN:
+        return (program, "run", *shared, *options, image, *command)
+    place_words = ("--rootfs", image) if image.startswith("/") else (image,)
+    if not is_rank:
+        return (program, "run", *shared, *options, *place_words, *command)
+    shared += [f"--env={beginning}*" for beginning in _OF_RANKS]
+    words = (program, "run", *shared, *options, *place_words, *command)
+    return ("bash", "-c", _WITH_SOCKET, "pilot", *words)

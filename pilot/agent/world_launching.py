@@ -36,7 +36,7 @@ from pilot.site import Site
 from pilot.wire.channel import Server
 from pilot.wire.endpoints import temporary_dir
 from pilot.wire.messages import worker as m
-from pilot.worker.entering import in_software, program
+from pilot.worker.entering import RANK, in_software, program
 from pilot.worker.mpi_rank import VARIABLE, HostCores, WorldConfig, why_no_mpi
 
 log = logging.getLogger("pilot.agent")
@@ -152,7 +152,7 @@ class WorldLaunching:
             if software is not None:
                 session = config.session.environment
                 command, variables = program(
-                    software, session, self._site, ["rank"], str(temporary_dir())
+                    software, session, self._site, [RANK], str(temporary_dir())
                 )
             variables = {**variables, VARIABLE: msgspec.json.encode(config).decode()}
             launch = self._launcher.launch(command, action.shares, variables)

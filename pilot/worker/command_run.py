@@ -24,6 +24,7 @@ from pilot.data.patience import is_there, when_there
 from pilot.errors import CommandError, PilotError, Stopped
 from pilot.launchers import ON_ONE_NODE
 from pilot.launchers.activation import activated
+from pilot.launchers.containers import INDIRECT
 from pilot.model.software import Container, Software
 from pilot.site import Site
 from pilot.variables import CORES, task_variables
@@ -204,6 +205,7 @@ class CommandRun:
                     os.chdir(scratch.directory)
                 if container is not None:
                     launched = [*self._contained(container, command.argv(args, shown), env)]
+                    program.is_indirect = launched[0] in INDIRECT
                     env = {"USER": user_name(), **env}
                 if plan is not None:
                     if software is not None:
@@ -240,7 +242,7 @@ class CommandRun:
         cwd = str(Path.cwd())
         binds = [cwd, self._here.working_dir, str(temporary_dir())]
         try:
-            return contained(container, words, cwd, binds, env)
+            return contained(container, words, cwd, binds, env, self._plan is not None)
         except ValueError as error:
             raise PilotError(str(error)) from None
 

@@ -32,6 +32,8 @@ from pilot.site import Site
 from pilot.wire.endpoints import temporary_dir
 from pilot.worker.shared_memory import PLACE_BYTES
 
+#: The process of Pilot's that is a rank.
+RANK = "rank"
 #: The variables by which such a program finds its file, Pilot, and the Python that it must be.
 FILE, PATHS, PYTHON = "PILOT_EXECUTOR", "PILOT_PATHS", "PILOT_PYTHON"
 
@@ -84,7 +86,11 @@ def program(
     command: Sequence[str] = [python, "-c", _START, *arguments]
     if container is not None:
         binds = [str(site.directory), environment.working_dir, *environment.sys_path, *near, *own]
-        command = contained(container, command, "/", binds, {*os.environ, *env})
+        if sys.prefix != sys.base_prefix:
+            binds.append(sys.prefix)  # packages may have libraries there, as MPI's has
+        variables = {*os.environ, *env, FILE}
+        is_rank = arguments[0] == RANK
+        command = contained(container, command, "/", binds, variables, is_rank)
     return [*activated(command, *software.places)], env
 
 
@@ -94,6 +100,7 @@ def contained(
     directory: str,
     binds: Iterable[str],
     variables: Iterable[str],
+    is_rank: bool = False,
 ) -> tuple[str, ...]:
     """Return the command line of a command in a container, by an engine that is here.
 
@@ -119,6 +126,7 @@ def contained(
         variables=variables,
         user=(os.geteuid(), os.getegid()),
         temporary=temporary,
+        is_rank=is_rank,
     )
 
 

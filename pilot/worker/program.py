@@ -54,6 +54,8 @@ class Program:
         self._lock.acquire()
         #: True if this process was told to end meanwhile.
         self._is_terminated = False
+        #: True if 0 is no good end where this process was told to end.
+        self.is_indirect = False
         self._before: Any = None
 
     def start(
@@ -114,6 +116,8 @@ class Program:
                     status = self._collect()
             else:
                 status = self._collect()
+            if self._is_terminated and self.is_indirect and status == 0:
+                status = -_TERM
             if self._is_terminated and status in _BY_TERM:
                 deadline = time.monotonic() + VERDICT_S
                 while not (stopping.words[ENDS] or is_told()) and time.monotonic() < deadline:

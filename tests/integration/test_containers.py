@@ -1,13 +1,16 @@
-"""Tasks in real containers: Charliecloud, and an image of this machine's own files."""
+"""Tasks in real containers: Charliecloud, Podman, and an image of this machine's own files."""
 
 from __future__ import annotations
 
 import os
+import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,36 +23,69 @@ from support.waiting import wait_until
 
 import pilot
 from pilot import Session
+from pilot.launchers.containers import CHARLIECLOUD, ENGINES, PODMAN, in_container
 
 DEADLINE_S = 90.0
 
 
 @pytest.fixture(scope="module")
 def image() -> Iterator[Path]:
-    """An image, and an engine that can run it; else the reason why there is none."""
-    engine, python = shutil.which("ch-run"), find_python(sys.version_info[:2])
-    if engine is None:
-        pytest.skip("Charliecloud (ch-run) is not installed")
+    """An image that engines can run."""
+    python = find_python(sys.version_info[:2])
     if python is None:
         pytest.skip("the distribution has no Python of this minor version for the image")
     with tempfile.TemporaryDirectory(prefix="pilot-image-") as directory:
         place = Path(directory) / "image"
         make_image(place, python)
-        tried = subprocess.run(
-            [engine, place, "--", "true"],
-            env={**os.environ, "USER": "me"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if tried.returncode:
-            pytest.skip(f"containers cannot run here: {tried.stderr.strip()}")
         yield place
 
 
+def options_of(engine: str) -> Iterator[list[str]]:
+    """The options that an engine may need on this machine, the usual ones first."""
+    yield []
+    if engine == PODMAN:
+        # Without the right to raise limits, and where cgroups are of both versions.
+        files, processes = resource.getrlimit(resource.RLIMIT_NOFILE)[1], 1000
+        limits = [f"--ulimit=nofile={files}:{files}", f"--ulimit=nproc={processes}:{processes}"]
+        yield from (limits, ["--runtime=runc", *limits])
+
+
+def forget(label: str) -> None:
+    """Have Podman forget the containers of this label that were killed, as it never does."""
+    query = ["podman", "ps", "--all", "--quiet", f"--filter=label={label}"]
+    left = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
+    if left:
+        subprocess.run(["podman", "rm", "--force", *left], capture_output=True, check=True)
+
+
+@pytest.fixture(scope="module", params=[CHARLIECLOUD, PODMAN])
+def container(request: pytest.FixtureRequest, image: Path) -> Iterator[dict[str, Any]]:
+    """The container by an engine that can run it here; else the reason why there is none."""
+    engine, said = str(request.param), ""
+    if shutil.which(ENGINES[engine]) is None:
+        pytest.skip(f"{ENGINES[engine]} is not installed")
+    for options in options_of(engine):
+        user = os.geteuid(), os.getegid()
+        words = in_container(
+            engine, str(image), ["true"], directory="/", options=options, user=user
+        )
+        env = {**os.environ, "USER": "me"}
+        tried = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+        if not tried.returncode:
+            name = f"pilot-test-{uuid.uuid4().hex[:10]}"
+            if engine == PODMAN:
+                options = [*options, f"--label={name}"]
+            yield {"image": str(image), "engine": engine, "options": options}
+            if engine == PODMAN:
+                forget(name)
+            return
+        said = tried.stderr.strip()
+    pytest.skip(f"{engine} cannot run containers here: {said}")
+
+
 @pytest.fixture(scope="module")
-def session(shared_site: SiteUnderTest, image: Path) -> Iterator[Session]:
-    with shared_site.session(options={"container": {"image": str(image)}}) as session:
+def session(shared_site: SiteUnderTest, container: dict[str, Any]) -> Iterator[Session]:
+    with shared_site.session(options={"container": container}) as session:
         yield session
 
 
@@ -67,9 +103,9 @@ def size(data: bytes) -> tuple[str, int]:
     return here()[0], len(data)
 
 
-def child(image: Path) -> Any:
+def child(container: dict[str, Any]) -> Any:
     # Options of the session are for what its program submits.
-    return pilot.context().session.submit(pilot.task(container=image)(here), "of a child")
+    return pilot.context().session.submit(pilot.task(container=container)(here), "of a child")
 
 
 def fails() -> None:
@@ -77,14 +113,14 @@ def fails() -> None:
 
 
 def test_functions_run_in_the_image(
-    session: Session, shared_site: SiteUnderTest, image: Path
+    session: Session, shared_site: SiteUnderTest, container: dict[str, Any]
 ) -> None:
     marked, value, python = session.submit(here, {"a": 1}).result(DEADLINE_S)
     assert (marked, value) == (MARKED, {"a": 1})
     assert python == "/usr/bin/python3"
     # Large values, children and errors as anywhere.
     assert session.submit(size, session.submit(large, 0)).result(DEADLINE_S) == (MARKED, 1 << 18)
-    assert session.submit(child, image).result(DEADLINE_S)[:2] == (MARKED, "of a child")
+    assert session.submit(child, container).result(DEADLINE_S)[:2] == (MARKED, "of a child")
     with pytest.raises(LookupError, match="in the container"):
         session.submit(fails).result(DEADLINE_S)
     with shared_site.session() as other:
@@ -106,19 +142,19 @@ def test_commands_run_in_the_image_and_write_where_they_are(
 
 
 def test_binds_are_seen_and_what_is_wrong_is_told(
-    session: Session, shared_site: SiteUnderTest, image: Path, tmp_path: Path
+    session: Session, shared_site: SiteUnderTest, container: dict[str, Any], tmp_path: Path
 ) -> None:
     (tmp_path / "data").write_text("bound")
-    cat = pilot.shell("cat /mnt/data", container={"image": image, "binds": [f"{tmp_path}:/mnt"]})
+    cat = pilot.shell("cat /mnt/data", container={**container, "binds": [f"{tmp_path}:/mnt"]})
     assert session.submit(cat).result(DEADLINE_S).stdout == "bound"
-    none = pilot.task(container={"image": str(tmp_path / "none")}, max_crashes=0)(here)
+    none = pilot.task(container={**container, "image": str(tmp_path / "none")}, max_crashes=0)(here)
     error = session.submit(none).exception(DEADLINE_S)
     assert isinstance(error, pilot.TaskCrashed) and "could not be entered" in str(error)
-    engine = pilot.task(container={"image": image, "engine": "singularity"}, max_crashes=0)(here)
+    engine = pilot.task(container={**container, "engine": "singularity"}, max_crashes=0)(here)
     if shutil.which("singularity") is None:
         error = session.submit(engine).exception(DEADLINE_S)
         assert "the container engine singularity is not here" in str(error)
-    python = pilot.task(container={"image": image, "python": "python9"}, max_crashes=0)(here)
+    python = pilot.task(container={**container, "python": "python9"}, max_crashes=0)(here)
     assert "python9" in str(session.submit(python).exception(DEADLINE_S))
     with shared_site.session() as other:  # the node is at no fault
         assert other.submit(here).result(DEADLINE_S)[0] == ""
@@ -156,9 +192,23 @@ def test_what_is_cancelled_or_over_its_limit_is_ended(
     assert isinstance(crashed.exception(DEADLINE_S), pilot.TaskCrashed)
 
 
-def test_mpi_runs_in_the_image(session: Session) -> None:
-    pytest.importorskip("mpi4py")
+def libraries_of_mpi() -> list[str]:
+    """The directory of the MPI library, where it is not beside Python, and so not bound."""
+    show = "import mpi4py.MPI; print(open('/proc/self/maps').read())"
+    maps = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True)
+    found = re.search(r"(/\S+)/libmpi\S*\.so", maps.stdout)
+    assert found, "mpi4py has loaded no library"
+    return [] if found[1].startswith(sys.prefix) else [found[1]]
 
+
+def test_mpi_runs_in_the_image(shared_site: SiteUnderTest, container: dict[str, Any]) -> None:
+    pytest.importorskip("mpi4py")
+    container = {**container, "binds": libraries_of_mpi()}
+    with shared_site.session(options={"container": container}) as session:
+        run_ranks(session)
+
+
+def run_ranks(session: Session) -> None:
     @pilot.mpi(2)
     def ranks() -> list[tuple[str, int]]:
         from mpi4py import MPI

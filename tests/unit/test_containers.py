@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pilot.launchers.containers import ENGINES, choose_engine, in_container, outermost
+from pilot.launchers.containers import ENGINES, PODMAN, choose_engine, in_container, outermost
 
 
 def line(engine: str, image: str = "/images/a", **more: Any) -> str:
@@ -71,3 +75,31 @@ def test_the_engine_is_the_first_that_is_there_and_has_such_an_image() -> None:
 def test_directories_in_others_are_bound_with_them() -> None:
     given = ["/a/b", "/a", "/ab", "/c/./d/", "/c/d/e", "/a"]
     assert outermost(given) == ["/a", "/ab", "/c/d"]
+
+
+def test_a_rank_in_podman_is_told_what_it_is_and_has_the_socket_of_its_launcher(
+    tmp_path: Path,
+) -> None:
+    words = in_container(PODMAN, "/images/a", ["prog"], directory="/", is_rank=True)
+    assert "--env=PMI*" in words and "--env=PILOT_*" in words
+    assert "*" not in line("podman"), "what others are told is known before"
+    engine = tmp_path / "podman"
+    engine.write_text('#!/bin/sh\necho "$1 $2"\n[ -z "$PMI_FD" ] || echo told >&"$PMI_FD"\n')
+    engine.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == "run --rm\n"
+    read, write = os.pipe()
+    high = fcntl.fcntl(write, fcntl.F_DUPFD, 100)  # as the launcher has many
+    done = subprocess.run(
+        words,
+        env={**env, "PMI_FD": str(high)},
+        pass_fds=[high],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "run --preserve-fds=1\n", "Podman hands on descriptor 3"
+    assert os.read(read, 10) == b"told\n"
+    for descriptor in (read, write, high):
+        os.close(descriptor)

@@ -603,8 +603,8 @@ class ExecutorRules(ProcessRules[Executor]):
                 and work is executor.pipeline[0]
                 and (executor.is_late or not executor.stopping)
             ):
-                # No fault of the node's: it would be the same on each. How one ends that was told to
-                # says nothing.
+                # No fault of the node's: it would be the same on each. The status of one that was
+                # told to end says nothing.
                 completion = ended(
                     work, "crash", cannot_enter(status, tail), now, executor.node, tail
                 )
