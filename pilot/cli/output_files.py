@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pilot.cli.calls import COMMANDS, Call, read_calls
+from pilot.client.calls import COMMANDS, Call, read_calls
 from pilot.client.logs import Span
 from pilot.model.states import FINAL
 

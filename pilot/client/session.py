@@ -20,6 +20,7 @@ import concurrent.futures
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -60,6 +61,8 @@ from pilot.wire.messages.common import Message
 
 if TYPE_CHECKING:
     from datetime import timedelta
+
+    from pilot.client.command import CommandResult
 
 T = TypeVar("T")
 
@@ -254,6 +257,51 @@ class Session(concurrent.futures.Executor):
         They start when the tasks of `after` (futures, or ids) have ended, however these end.
         """
         return self._tasks.submit(fn, as_calls(rows), after)
+
+    def submit_script(
+        self,
+        path: str | os.PathLike[str],
+        *arguments: str,
+        directives: Sequence[str] = (),
+        **options: Any,
+    ) -> list[Future[CommandResult]]:
+        """Submit a job script, such as one for ``sbatch``, as it is now.
+
+        What of it is not honoured is named in a warning.
+
+        Parameters
+        ----------
+        path
+            The script.
+        *arguments
+            What it is called with.
+        directives
+            Options in the words of the script, such as ``--time=10``, which stand above its own.
+        **options
+            Those of tasks, and ``array`` (as ``"0-99"``), ``cwd``, ``env``, ``stdin``, ``stdout``
+            and ``stderr``. They stand above what the script says.
+
+        Returns
+        -------
+        list
+            The future of the task; of an array, one for each index, in their order.
+
+        Raises
+        ------
+        OptionError
+            It is no job script, or the script or an option means nothing.
+        SubmissionError
+            No pool can ever run it.
+        RuntimeError
+            The session was shut down.
+        """
+        from pilot.client.script_tasks import made_of  # few sessions have scripts
+
+        self._check_process()
+        made = made_of(os.fspath(path), arguments, directives, self.site, options)
+        for each in made.ignored:
+            warnings.warn(f"{each} is ignored", stacklevel=2)
+        return made.send(self)
 
     def put(
         self,

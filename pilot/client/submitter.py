@@ -531,6 +531,11 @@ class Submitter:
         there = minor_version(self._comparison.python)
         options = task.task_options
         environment, container = options.environment, options.container
+        if container is not None and getattr(task.function, "script", None) is not None:
+            raise SubmissionError(
+                f"{task.__name__} was not submitted: a job script does not run in a container, but "
+                "what it starts may: call the engine in the script (container=None for it)"
+            )
         if task.kind == HTTP:
             # Pilot itself sends it: it needs nothing, but maybe a token that a variable has.
             variables = (environment or {}).get("variables")

@@ -13,6 +13,8 @@ from support.sites import SiteUnderTest
 from support.waiting import wait_until
 
 from pilot.cli import cli
+from pilot.client.task import OptionError
+from pilot.errors import SubmissionError
 
 DEADLINE_S = 60.0
 
@@ -157,6 +159,40 @@ def test_a_login_shell_finds_srun_and_the_end_leaves_nothing(submit: Submit) -> 
     assert result.exit_code == 0, result.output
     lines = Path("login").read_text().splitlines()
     assert lines[0].endswith("/bin/srun") and lines[1] == "script arg"
+
+
+def test_a_program_submits_scripts(
+    shared_site: SiteUnderTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / "job.sh"
+    asks = "#SBATCH -n 1 -o %x-%a.out"
+    script.write_text(f"#!/bin/sh\n{asks} --mail-user=me\necho $1 $MINE $SLURM_NTASKS\n")
+    with shared_site.session() as session:
+        with pytest.warns(UserWarning, match=r"line 2: --mail-user=me is ignored"):
+            (done,) = session.submit_script(script, "word", env={"MINE": "x"}, name="one")
+        assert done.result(60.0).returncode == 0
+        assert only("one-*.out").read_text() == "word x 1\n"
+        script.write_text(f"#!/bin/sh\n{asks}\necho $1 $SLURM_NTASKS\n")
+        several = session.submit_script(
+            script, "b", array="0-4:2", directives=["-o many-%a.out"], retries=1
+        )
+        assert [future.result(60.0).returncode for future in several] == [0, 0, 0]
+        assert sorted(path.name for path in tmp_path.glob("many-*")) == [
+            f"many-{n}.out" for n in (0, 2, 4)
+        ]
+        (after,) = session.submit_script(
+            script, directives=[f"--dependency=afterok:{done.task_id}", "--output=c"]
+        )
+        assert after.result(60.0).returncode == 0
+        with pytest.raises(OptionError, match="array: 'x': write numbers"):
+            session.submit_script(script, array="x")
+        with pytest.raises(OptionError, match="given beside it: --nodes=x: give"):
+            session.submit_script(script, directives=["--nodes=x"])
+        with pytest.raises(OptionError, match="none is no job script: that is a file"):
+            session.submit_script(tmp_path / "none")
+        with pytest.raises(SubmissionError, match="a job script does not run in a container"):
+            session.submit_script(script, container="/images/a")
 
 
 @pytest.mark.parametrize(

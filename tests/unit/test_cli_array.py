@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilot.cli.array import array_command, array_path, array_rows, check_name, line_rows
+from pilot.client.array import array_command, array_path, array_rows, check_name, line_rows
 from pilot.client.command import ShellCommand
 
 

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from pilot.cli.calls import _Awaited
+from pilot.client.calls import _Awaited
 from pilot.client.command import CommandResult
 from pilot.workflow.run import command_part
 

@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pilot.cli import cli
-from pilot.cli.calls import read_calls
 from pilot.cli.commands.events import _line
 from pilot.cli.commands.head import check_batch
 from pilot.cli.commands.result import plain
@@ -24,6 +23,7 @@ from pilot.cli.common import asking
 from pilot.cli.lists import print_sessions
 from pilot.cli.output import CELL_MOST, json_text, last_words, note, print_fields, print_table, say
 from pilot.client.arguments import spilled
+from pilot.client.calls import read_calls
 from pilot.client.command import CommandResult, ShellCommand
 from pilot.client.events import Event
 from pilot.data.pickles import encode

@@ -215,7 +215,7 @@ def test_lines_of_a_process_substitution() -> None:
 
 
 def test_lines_without_an_end_are_not_read_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pilot.cli.array.TASKS_MOST", 100)
+    monkeypatch.setattr("pilot.client.array.TASKS_MOST", 100)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     os.write(writer, b"a\n" * 101 + b"b" * 10)

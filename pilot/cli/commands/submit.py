@@ -10,7 +10,12 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from pilot.cli.array import (
+from pilot.cli.common import INTERRUPTED, asking, current_site, site_option
+from pilot.cli.completing import complete_session, complete_task
+from pilot.cli.output import counted, note
+from pilot.cli.output_files import OutputFiles
+from pilot.cli.parameters import AMOUNT, MOST, SESSION, TASK, Number
+from pilot.client.array import (
     LONGEST,
     Rows,
     array_command,
@@ -19,13 +24,8 @@ from pilot.cli.array import (
     check_name,
     line_rows,
 )
-from pilot.cli.common import INTERRUPTED, asking, current_site, site_option
-from pilot.cli.completing import complete_session, complete_task
-from pilot.cli.job_scripts import Script, find_script, script_task
-from pilot.cli.output import counted, note
-from pilot.cli.output_files import OutputFiles
-from pilot.cli.parameters import AMOUNT, MOST, SESSION, TASK, Number
 from pilot.client.logs import Output, last_attempt
+from pilot.client.script_tasks import Script, find_script, script_task
 from pilot.errors import CommandFailed, PilotError, SubmissionError, TaskError
 from pilot.regular_files import NotRegularError, check_regular
 from pilot.site import working_directory
@@ -325,7 +325,14 @@ def _submit_script(
     """Submit a job script, and return the exit code."""
     if "lines" in given:
         raise click.UsageError(f"--each-line is for commands, and {script.path} is a job script")
-    made = script_task(script, arguments, directives, current_site(), given)
+    from pilot.client.task import OptionError
+
+    try:
+        made = script_task(script, arguments, directives, current_site(), given)
+    except OptionError as error:
+        raise click.UsageError(str(error)) from error
+    for each in made.ignored:
+        note(f"{each} is ignored")
     if made.rows is None:
         return _submit_one(made.task, lambda s: made.send(s)[0], session_id, wait)
     return _submit_array(made.task, made.send, session_id, wait)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pilot.cli.arguments import task_argument, tasks_argument
-from pilot.cli.calls import COMMANDS, Call, read_calls
 from pilot.cli.common import (
     asking,
     commanding,
@@ -38,6 +37,7 @@ from pilot.cli.output import (
 )
 from pilot.cli.output_files import OutputFiles
 from pilot.cli.parameters import SESSION, Number
+from pilot.client.calls import COMMANDS, Call, read_calls
 from pilot.client.logs import Output, Span, follow, last_attempt
 from pilot.model.states import FAILURES, FINAL, TASK_STATES
 from pilot.texts import printable

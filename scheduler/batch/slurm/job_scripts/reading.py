@@ -81,7 +81,7 @@ def read_script(text: str, more: Sequence[str], surface: Surface) -> ScriptWork:
         The script is none, an option means nothing, or it asks for what Pilot cannot do.
     """
     found = script_directives(text)
-    found += parse_options([(word, "on the command line") for word in more])
+    found += parse_options([(word, "given beside it") for word in more])
     for each in found:
         if why := _REFUSED.get(each.name):
             raise ScriptError(f"{each} is not possible: {why}")

@@ -1,7 +1,7 @@
-"""Job scripts on the command line: a script becomes a task, or the tasks of an array.
+"""Tasks made of job scripts: a script becomes one, or those of an array.
 
-What stands on the command line is above what the script says. What of the script is not honoured is
-named on stderr, line by line.
+Options that are given, on the command line or in a program, are above what the script says. What of
+the script is not honoured is named, line by line.
 """
 
 from __future__ import annotations
@@ -11,12 +11,9 @@ import shlex
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import click
-
-from pilot.cli.array import INDEX_VARIABLE, Rows
-from pilot.cli.output import note
+from pilot.client.array import INDEX_VARIABLE, Rows, array_rows
 from pilot.errors import PilotError
 from pilot.launchers.identity import identity_in
 from pilot.model.states import FINAL, TASK_STATES
@@ -32,7 +29,6 @@ from pilot.site import Site, working_directory
 
 if TYPE_CHECKING:
     from pilot.client.future import Future
-    from pilot.client.session import Session
     from pilot.client.task import Task
 
 #: A larger file is no script.
@@ -41,6 +37,22 @@ _MOST_BYTES = 4 << 20
 _NEEDED = "_pilot_needed"
 #: So many tasks are asked for at once.
 _PAGE = 1000
+
+
+class _Session(Protocol):
+    """What is needed of a session."""
+
+    site: Site
+
+    def future(self, task: str, /) -> Future[Any]: ...
+
+    def query(self, name: str, /, **arguments: Any) -> Any: ...
+
+    def submit(self, fn: Task[..., Any], /, *, after: Any, **kwargs: Any) -> Future[Any]: ...
+
+    def submit_many(
+        self, fn: Task[..., Any], rows: list[dict[str, Any]], /, *, after: Any
+    ) -> list[Future[Any]]: ...
 
 
 class Script(NamedTuple):
@@ -52,7 +64,7 @@ class Script(NamedTuple):
 
 
 class ScriptTask(NamedTuple):
-    """A task made of a script, and what it waits for."""
+    """A task made of a script, what it waits for, and what was not honoured."""
 
     task: Task[..., Any]
     #: The tasks of an array; None: it is none.
@@ -60,8 +72,10 @@ class ScriptTask(NamedTuple):
     at_once: int
     earlier: tuple[Earlier, ...]
     is_single: bool
+    #: In words, with their lines.
+    ignored: tuple[str, ...]
 
-    def send(self, session: Session) -> list[Future[Any]]:
+    def send(self, session: _Session) -> list[Future[Any]]:
         """Submit it."""
         return _send(self, session)
 
@@ -82,6 +96,37 @@ def find_script(word: str) -> Script | None:
     return Script(word, text, dialect) if dialect else None
 
 
+def made_of(
+    path: str,
+    arguments: Sequence[str],
+    directives: Iterable[str],
+    site: Site,
+    options: Mapping[str, Any],
+) -> ScriptTask:
+    """Return the task of a script by its path, with options that a program gives.
+
+    Raises
+    ------
+    OptionError
+        It is no job script, or the script or an option means nothing.
+    """
+    from pilot.client.task import OptionError
+
+    script = find_script(path)
+    if script is None:
+        raise OptionError(
+            f"{path} is no job script: that is a file that begins with #! and has a directive of a "
+            "batch system, by which it asks for nodes or cores, before its first command"
+        )
+    given = {name: value for name, value in options.items() if value is not None}
+    if (array := given.pop("array", None)) is not None:
+        try:
+            given["rows"] = array_rows(str(array))
+        except ValueError as error:
+            raise OptionError(f"array: {error}") from None
+    return script_task(script, arguments, directives, site, given)
+
+
 def script_task(
     script: Script,
     arguments: Sequence[str],
@@ -89,18 +134,18 @@ def script_task(
     site: Site,
     given: Mapping[str, Any],
 ) -> ScriptTask:
-    """Make a task of a script, and name what is not honoured.
+    """Make a task of a script.
 
     Parameters
     ----------
     directives
         Options in the words of the script that stand above those in it.
     given
-        The options that were given on the command line, by their names there.
+        Options that were given beside the script, by their names on the command line.
 
     Raises
     ------
-    click.UsageError
+    OptionError
         The script or an option means nothing.
     """
     from pilot.client.command import ShellCommand, signal_number
@@ -112,13 +157,11 @@ def script_task(
         more = [word for text in directives for word in shlex.split(text)]
         work = dialect.read(script.text, more, _surface(site))
     except (ScriptError, ValueError) as error:
-        raise click.UsageError(f"{script.path}: {error}") from None
-    for each in work.ignored:
-        note(f"{script.path}: {each} is ignored")
+        raise OptionError(f"{script.path}: {error}") from None
     if given.keys() & {"ranks", "ranks_per_node"}:
-        raise click.UsageError(f"{script.path} is a job script, which starts its ranks by itself")
+        raise OptionError(f"{script.path} is a job script, which starts its ranks by itself")
     if given.keys() & {"prolog", "epilog"}:
-        raise click.UsageError(f"{script.path} is a job script: write it there")
+        raise OptionError(f"{script.path} is a job script: write it there")
     here = working_directory()
     rows = given.get("rows")
     if rows is None and work.array:
@@ -127,35 +170,33 @@ def script_task(
     if rows is not None and not work.array:
         asked |= _array_facts(rows)
     stop_signal = work.signal
-    try:
-        if given.get("stop_signal"):
-            stop_signal = signal_number(given["stop_signal"])
-        function = ShellCommand(
-            (script.path, *arguments),
-            cwd=str(here / (given.get("cwd") or work.cwd)),
-            env=dict(given.get("env") or {}),
-            filled=(("index", INDEX_VARIABLE),) if rows is not None else (),
-            stop_signal=stop_signal,
-            script=JobScript(
-                script.text,
-                script.dialect,
-                asked,
-                _environment(work, dialect.is_of_job),
-                stdin=given.get("stdin") or work.stdin,
-                stdout=given.get("stdout") or work.stdout,
-                stderr=given.get("stderr") or work.stderr,
-                appends=work.appends,
-                signal=work.signal,
-                signal_s=work.signal_s,
-                signal_shell=work.signal_shell,
-                inherits=work.inherits,
-            ),
-        )
-        function.check()
-        task = Task(function, COMMAND, _options(work, given))
-    except OptionError as error:
-        raise click.UsageError(str(error)) from error
-    return ScriptTask(task, rows, work.at_once, work.earlier, work.is_single)
+    if given.get("stop_signal"):
+        stop_signal = signal_number(given["stop_signal"])
+    function = ShellCommand(
+        (script.path, *arguments),
+        cwd=str(here / (given.get("cwd") or work.cwd)),
+        env=dict(given.get("env") or {}),
+        filled=(("index", INDEX_VARIABLE),) if rows is not None else (),
+        stop_signal=stop_signal,
+        script=JobScript(
+            script.text,
+            script.dialect,
+            asked,
+            _environment(work, dialect.is_of_job),
+            stdin=given.get("stdin") or work.stdin,
+            stdout=given.get("stdout") or work.stdout,
+            stderr=given.get("stderr") or work.stderr,
+            appends=work.appends,
+            signal=work.signal,
+            signal_s=work.signal_s,
+            signal_shell=work.signal_shell,
+            inherits=work.inherits,
+        ),
+    )
+    function.check()
+    task = Task(function, COMMAND, _options(work, given))
+    ignored = tuple(f"{script.path}: {each}" for each in work.ignored)
+    return ScriptTask(task, rows, work.at_once, work.earlier, work.is_single, ignored)
 
 
 def _array_facts(rows: Rows) -> dict[str, str]:
@@ -221,7 +262,7 @@ def _options(work: ScriptWork, given: Mapping[str, Any]) -> dict[str, Any]:
 # --- what it waits for
 
 
-def _send(script: ScriptTask, session: Session) -> list[Future[Any]]:
+def _send(script: ScriptTask, session: _Session) -> list[Future[Any]]:
     after = list(script.task.task_options.after)
     needed: list[Future[Any]] = []
     of_each: dict[str, list[Future[Any]]] = {}
@@ -255,7 +296,7 @@ def _send(script: ScriptTask, session: Session) -> list[Future[Any]]:
     return futures
 
 
-def _tasks_of(session: Session, name: str) -> list[str]:
+def _tasks_of(session: _Session, name: str) -> list[str]:
     """Return the tasks that an id means: of a task, a session, or one of an array.
 
     Raises
@@ -274,7 +315,7 @@ def _tasks_of(session: Session, name: str) -> list[str]:
     return _all_tasks(session, session=int(number))
 
 
-def _all_tasks(session: Session, /, **filters: Any) -> list[str]:
+def _all_tasks(session: _Session, /, **filters: Any) -> list[str]:
     tasks: list[str] = []
     while True:
         rows = session.query("tasks", **filters, sort="id", limit=_PAGE, offset=len(tasks))
@@ -283,14 +324,14 @@ def _all_tasks(session: Session, /, **filters: Any) -> list[str]:
             return tasks
 
 
-def _tasks_by_index(session: Session, number: str) -> dict[str, str]:
-    from pilot.cli.calls import read_calls
+def _tasks_by_index(session: _Session, number: str) -> dict[str, str]:
+    from pilot.client.calls import read_calls
 
     tasks = _all_tasks(session, session=int(number.partition("_")[0]))
     calls = read_calls(session.query, session.site.directory, tasks)
     return {call.number: task for task, call in calls.items() if call.number}
 
 
-def _unfinished(session: Session, name: str) -> list[str]:
+def _unfinished(session: _Session, name: str) -> list[str]:
     states = [state for state in TASK_STATES if state not in FINAL]
     return _all_tasks(session, name=[name], state=states)
