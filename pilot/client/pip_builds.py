@@ -36,6 +36,8 @@ MARK = "pilot.json"
 #: A builder changes its file so often, and is dead if it has not for so long, in seconds.
 BEAT_S, DEAD_S = 1.0, 20.0
 _LOOK_S = 0.2
+#: That an environment is used is noted so often, in seconds.
+_USED_S = 3600.0
 #: The lines of pip's that are told of a failed build.
 _LINES = 15
 
@@ -68,6 +70,7 @@ def built(directory: Path, site: Path, pip: Sequence[str], options: Sequence[str
     """
     place = directory / digest_of(pip, options)
     if (place / MARK).exists():
+        _note_use(place)
         return place
     try:
         make_private(directory, site)
@@ -82,13 +85,21 @@ def built(directory: Path, site: Path, pip: Sequence[str], options: Sequence[str
 
 
 def read_mark(place: Path) -> dict[str, Any]:
-    """Return what an environment was made of: ``pip``, ``options``, ``python``, ``made``; empty if
-    it is not complete."""
+    """Return what an environment was made of: ``pip``, ``options``, ``python``, ``made``, and when
+    it was ``used`` last; empty if it is not complete."""
     try:
         found: dict[str, Any] = json.loads((place / MARK).read_text())
+        used = (place / MARK).stat().st_mtime
     except (OSError, ValueError):
         return {}
-    return found
+    return {**found, "used": used}
+
+
+def _note_use(place: Path) -> None:
+    """Note that a program has asked for an environment, by the time of its mark."""
+    with contextlib.suppress(OSError):  # a full disk is not its user's affair
+        if time.time() - (place / MARK).stat().st_mtime > _USED_S:
+            os.utime(place / MARK)
 
 
 @contextlib.contextmanager
