@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -129,6 +129,14 @@ def array_path(path: str | None, names: Sequence[str]) -> str | None:
     return "".join(
         piece if is_parameter else piece.replace("{", "{{").replace("}", "}}")
         for piece, is_parameter in _pieces(path, names)
+    )
+
+
+def array_text(text: str, row: Mapping[str, str]) -> str:
+    """Return a text with the values of a row in the places of their names."""
+    return "".join(
+        row[piece[1:-1]] if is_parameter else piece
+        for piece, is_parameter in _pieces(text, list(row))
     )
 
 

@@ -160,6 +160,8 @@ def script_task(
         raise OptionError(f"{script.path}: {error}") from None
     if given.keys() & {"ranks", "ranks_per_node"}:
         raise OptionError(f"{script.path} is a job script, which starts its ranks by itself")
+    if given.keys() & {"scratch", "inputs", "outputs"}:
+        raise OptionError(f"{script.path} is a job script: have it copy its files itself")
     if given.keys() & {"prolog", "epilog"}:
         raise OptionError(f"{script.path} is a job script: write it there")
     here = working_directory()

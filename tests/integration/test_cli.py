@@ -493,6 +493,26 @@ def test_tasks_of_an_array_are_told_apart(program: Pilot) -> None:
 _ARRAY = 'test "$PILOT_ARRAY_TASK_ID" != 6'
 
 
+def test_a_command_has_a_directory_of_its_own(program: Pilot) -> None:
+    here = program.directory
+    (here / "data").mkdir()
+    (here / "data" / "a.txt").write_text("word")
+    command = ("--", "sh", "-c", "pwd; ls; cat a.txt > made")
+    files = ("--input", "data/a.txt", "--output", "data/made")
+    told = program("submit", "--wait", "--scratch", "copy", *files, *command)
+    place, *names = told.output.split()
+    assert names == ["a.txt"] and not place.startswith(str(here)) and not Path(place).exists()
+    assert (here / "data" / "made").read_text() == "word"
+    # In place, files are looked for only.
+    program("submit", "--wait", "--input", "data/a.txt", "--", "true")
+    told = program("submit", "--wait", "--output", "data/none", "--", "true", code=8)
+    assert "data/none" in told.output
+    # Each task of an array has its own.
+    many = ("--array", "1-2", "--scratch", "link", "--output", "data/of-{index}")
+    program("submit", "--wait", *many, "--", "sh", "-c", "echo $1 > of-$1", "sh", "{index}")
+    assert [(here / "data" / f"of-{n}").read_text() for n in (1, 2)] == ["1\n", "2\n"]
+
+
 def test_a_task_for_each_line(program: Pilot) -> None:
     lines = program.directory / "lines"
     lines.write_text("a b\n\n$(touch pwned)\nit's {index}\n")

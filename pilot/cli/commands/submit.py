@@ -21,6 +21,7 @@ from pilot.client.array import (
     array_command,
     array_path,
     array_rows,
+    array_text,
     check_name,
     line_rows,
 )
@@ -173,6 +174,25 @@ def _open_lines(path: str) -> IO[str]:
 @click.option("--prolog", default="", help="Shell text to run before it, in the same shell.")
 @click.option("--epilog", default="", help="Shell text to run after it, however it has ended.")
 @click.option(
+    "--scratch",
+    type=click.Choice(["copy", "link"]),
+    help="Run it in an empty directory on its node, to which its inputs are brought so.",
+)
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="FILE",
+    help="A file that it reads: it must be there before. Repeatable.",
+)
+@click.option(
+    "--output",
+    "outputs",
+    multiple=True,
+    metavar="FILE",
+    help="A file that it makes: it must be there afterwards. Repeatable.",
+)
+@click.option(
     "--venv", metavar="DIRECTORY", help="Run it in this virtual environment. Default: none."
 )
 @click.option("--conda", metavar="NAME", help="Run it in this conda environment. Default: none.")
@@ -235,6 +255,8 @@ def submit(
     stdout: str | None,
     stderr: str | None,
     env: dict[str, str],
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
     session_id: int | None,
     rows: Rows | None,
     lines: Rows | None,
@@ -269,10 +291,14 @@ def submit(
         raise click.UsageError("give --array or --each-line, not both")
     if (script := find_script(command[0])) is not None:
         given = {**options, "cwd": cwd, "stdin": stdin, "stdout": stdout, "stderr": stderr}
-        given |= {"env": env, "rows": rows, "lines": lines}
+        given |= {"env": env, "rows": rows, "lines": lines, "inputs": inputs, "outputs": outputs}
         click.get_current_context().exit(
             _submit_script(script, command[1:], directives, _as_given(given), session_id, wait)
         )
+    files = {f"input_{number}": path for number, path in enumerate(inputs, start=1)}
+    options["inputs"] = tuple(files)
+    files |= {f"output_{number}": path for number, path in enumerate(outputs, start=1)}
+    options["outputs"] = tuple(files)[len(inputs) :]
     if directives:
         raise click.UsageError(f"--directive goes with a job script, which {command[0]} is not")
     if (array := rows or lines) is not None:
@@ -291,7 +317,9 @@ def submit(
             **options,
         )
         click.get_current_context().exit(
-            _submit_array(task, lambda s: s.submit_many(task, list(array)), session_id, wait)
+            _submit_array(
+                task, lambda s: s.submit_many(task, _with_files(array, files)), session_id, wait
+            )
         )
     task = _task(
         command,
@@ -303,8 +331,18 @@ def submit(
         **options,
     )
     click.get_current_context().exit(
-        _submit_one(task, lambda session: session.submit(task), session_id, wait)
+        _submit_one(task, lambda session: session.submit(task, **files), session_id, wait)
     )
+
+
+def _with_files(array: Rows, files: dict[str, str]) -> list[dict[str, str]]:
+    """Return the rows of an array with the files of each, in whose names its index and line are
+    filled in."""
+    if not files:
+        return list(array)
+    return [
+        {**row, **{name: array_text(path, row) for name, path in files.items()}} for row in array
+    ]
 
 
 def _as_given(options: dict[str, Any]) -> dict[str, Any]:
