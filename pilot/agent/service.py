@@ -39,6 +39,8 @@ log = logging.getLogger("pilot.agent")
 
 #: Signs of life go to the head and to node workers so often, in seconds.
 STATUS_S = 1.0
+#: So many tasks are told that wait for large inputs from other nodes.
+FETCHES_TOLD = 1000
 #: A pilot without a head ends after so long, once it has nothing to run, in seconds.
 ORPHAN_S = 600.0
 #: The head is asked for a sign of life so often, in seconds.
@@ -372,6 +374,7 @@ class Service:
                 self._returned,
                 self.ends_at - now if self.ends_at else 0.0,
                 self._rules.booking(now),
+                self._rules.fetches(FETCHES_TOLD),
             )
         )
 

@@ -21,6 +21,7 @@ import msgspec
 from pilot.model.ids import session_of
 from pilot.version import __version__
 from pilot.wire.messages import PROTOCOL
+from pilot.wire.messages.pilot import InputFetch
 
 #: Sends a message to a peer.
 Send: TypeAlias = Callable[[bytes, msgspec.Struct], None]
@@ -43,6 +44,8 @@ class PilotPeer:
         self.sent: dict[int, Sent] = {}
         #: False until what it said that it holds is taken in.
         self.is_taken_in = False
+        #: What its tasks waited for before they could start, when it told its status last.
+        self.fetches: Sequence[InputFetch] = ()
 
 
 class Blocks:

@@ -269,6 +269,8 @@ class Pilots:
                 now,
                 lambda answer: self._shell.send(address, answer),
             )
+        if (peer := self._peers.get(name)) is not None:
+            peer.fetches = message.fetches
         if message.running:
             self.fleet.worked(name)
             for running in message.running:

@@ -432,6 +432,7 @@ class Service:
             self._shell.running,
             self._status,
             self._commits.last_event,
+            {name: peer.fetches for name, peer in self._shell.peers.pilots.items() if peer.fetches},
         )
         answer = queries.answer(view, message.name, message.arguments)
         reply = m.Reply(message.request, answer)

@@ -55,6 +55,21 @@ def test_it_is_fetched_while_all_cores_are_busy() -> None:
     assert pilot.node_of(3) == node
 
 
+def test_who_waits_for_it_is_told() -> None:
+    pilot = Pilot(1, 1)
+    two_kept(pilot)
+    ((node, source, path),) = pilot.fetches
+    (told,) = pilot.rules.fetches(10)
+    assert (told.task, told.attempt, told.size) == (3, 1, SIZE)
+    assert (told.source, told.node) == (source, node)
+    assert pilot.rules.fetches(0) == []
+    pilot.fetched(node, path, "no answer")
+    (told,) = pilot.rules.fetches(10)
+    assert (told.source, told.node) == ("", node), "it is being written"
+    pilot.written(1, 2)
+    assert pilot.rules.fetches(10) == []
+
+
 def test_it_is_fetched_once_for_all_tasks_there() -> None:
     pilot = Pilot(2, 1)
     for task in (1, 2, 3):

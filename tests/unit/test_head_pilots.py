@@ -145,6 +145,15 @@ def test_pilot_is_told_what_has_ended_while_it_had_no_head(head: Head) -> None:
     assert sum(isinstance(told, m.ForgetSession) for _, told in head.sent) == 1
 
 
+def test_what_tasks_wait_for_is_what_their_pilot_has_told_last(head: Head) -> None:
+    head.hello(b"p#1", 0)
+    fetch = m.InputFetch(1, 1, 1 << 26, "n1", "n2")
+    head.hear(b"p#1", m.PilotStatus("p", [], NODES, 0.0, fetches=[fetch]))
+    assert head.shell.peers.pilots["p"].fetches == [fetch]
+    head.hear(b"p#1", m.PilotStatus("p", [], NODES, 0.0))
+    assert not head.shell.peers.pilots["p"].fetches
+
+
 def test_pilot_that_asks_for_a_sign_of_life_gets_one(head: Head) -> None:
     head.hello(b"p#1", 0)
     head.sent.clear()

@@ -32,7 +32,7 @@ from pilot.scheduler.batch import Stuck, find_kind
 from pilot.scheduler.elasticity import HELD, Halt, PilotSupply, PoolLimits
 from pilot.scheduler.resources import NodeShape, Resources, needs, node_shape
 from pilot.wire.messages.client import OpenSession
-from pilot.wire.messages.pilot import BookingInfo, RunningTask
+from pilot.wire.messages.pilot import BookingInfo, InputFetch, RunningTask
 
 ENVIRONMENT = Environment("/home", (), {})
 NOW = 1000.0
@@ -47,6 +47,7 @@ class Head:
         self.core = Core(self.pools)
         self.batch = Batch()
         self.running: dict[int, RunningTask] = {}
+        self.fetches: dict[str, list[InputFetch]] = {}
         self.rows: dict[str, PilotRow] = {}
         self.refused: dict[str, Refusal] = {}
         self.losses: dict[str, Losses] = {}
@@ -116,7 +117,9 @@ class Head:
             NOW - 30.0,
             self.losses,
         )
-        facts = Snapshot(now, self.core, self.running, outlook, self.store, self.status)
+        facts = Snapshot(
+            now, self.core, self.running, outlook, self.store, self.status, self.fetches
+        )
         return w.explain(facts, subject)
 
     def task(self, number: int) -> Answer:
@@ -526,6 +529,21 @@ def test_a_task_with_a_pilot_that_is_silent(head: Head) -> None:
     assert found.kind == "assigned"
     assert "was given to a pilot 50.0 s ago, and has not started there" in found.answer
     assert "it has been silent for 40.0 s" in in_words_of(found)
+
+
+def test_a_task_that_waits_for_an_input_from_another_node(head: Head) -> None:
+    head.join()
+    head.submit(spec(1))
+    head.core.assign(NOW - 50.0)
+    head.fetches = {"p": [InputFetch(2, 1, 5, "n3", "n4"), InputFetch(1, 1, 64 << 20, "n1", "n2")]}
+    found = head.task(1)
+    assert "has not started there: it waits for an input" in found.answer
+    words = in_words_of(found)
+    assert "its input of 64.0 MiB is on its way from the memory of node n1 to node n2" in words
+    head.fetches = {"p": [InputFetch(1, 1, 64 << 20, "", "n2")]}
+    assert "is being written to the site directory" in in_words_of(head.task(1))
+    head.fetches = {"another": [InputFetch(1, 1, 64 << 20, "", "n2")]}
+    assert "waits for an input" not in head.task(1).answer
 
 
 def test_a_result_of_the_same_work_in_an_earlier_run(head: Head) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable
+from itertools import islice
 
 import msgspec
 
@@ -34,7 +35,7 @@ from pilot.model.values import RELEASED
 from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.placement import NodeAllocation
 from pilot.scheduler.placement_text import placement_text
-from pilot.wire.messages.pilot import AttemptSpec
+from pilot.wire.messages.pilot import AttemptSpec, InputFetch
 
 #: The kinds of tasks that start on one node, in a process that reads the inputs there.
 ONE_NODE = ("python", "command", "http")
@@ -601,6 +602,13 @@ class Attempts:
         for path in paths:
             if self._places.knows(path) and not self._kept.node_of(path):
                 self._drop_segment(path, self._places.nodes_of(path))
+
+    def fetches(self, most: int) -> list[InputFetch]:
+        """List what attempts wait for before they can start, up to so many."""
+        return [
+            InputFetch(work.task, work.attempt, self._places.size(path), source, node)
+            for work, path, source, node in islice(self._fetches.awaited(), most)
+        ]
 
     def nodes_in_need(self) -> set[str]:
         """Return the nodes whose stores have results that are nowhere else, or for which work waits

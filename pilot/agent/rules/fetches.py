@@ -15,7 +15,7 @@ Invariants
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 from pilot.wire.messages.pilot import AttemptSpec
 
@@ -74,6 +74,13 @@ class Fetches:
     def waiting(self) -> list[AttemptSpec]:
         """List the work that waits."""
         return [work for works in self._aside.values() for work, _ in works]
+
+    def awaited(self) -> Iterator[tuple[AttemptSpec, str, str, str]]:
+        """Iterate over the work that waits: with the segment, the node that gives it (empty: the
+        site directory), and the one that the work is to start on."""
+        for path, works in self._aside.items():
+            for work, node in works:
+                yield work, path, self._coming.get((path, node), ""), node
 
     def waits(self, path: str) -> bool:
         """Tell whether work waits for a segment to be written: it is not fetched for that."""

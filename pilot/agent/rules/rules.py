@@ -33,7 +33,13 @@ from pilot.scheduler.amounts import Amounts
 from pilot.scheduler.booking import Stay
 from pilot.scheduler.placement import FreeNode
 from pilot.scheduler.resources import NodeShape
-from pilot.wire.messages.pilot import AttemptSpec, BookingInfo, ReleasedResult, RunningTask
+from pilot.wire.messages.pilot import (
+    AttemptSpec,
+    BookingInfo,
+    InputFetch,
+    ReleasedResult,
+    RunningTask,
+)
 
 
 class Rules:
@@ -149,6 +155,10 @@ class Rules:
         """Return the MPI tasks that have run for a while; node workers report those of
         executors."""
         return list(self._worlds.running(now, least_s))
+
+    def fetches(self, most: int) -> list[InputFetch]:
+        """List the large inputs for which attempts wait before they can start, up to so many."""
+        return self._attempts.fetches(most)
 
     # --- what comes out
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pilot.formatting import counted, duration, moment
+from pilot.formatting import amount, counted, duration, moment
 from pilot.head.core.retry import is_named
 from pilot.head.core.state import Task
 from pilot.head.explain.lookup import Lookup, Recorded
@@ -33,7 +33,7 @@ from pilot.model.states import (
     TIMED_OUT,
 )
 from pilot.scheduler.assignment import cores_of
-from pilot.wire.messages.pilot import BookingInfo
+from pilot.wire.messages.pilot import BookingInfo, InputFetch
 
 #: The time after which an assigned task no longer counts as just assigned, in seconds.
 SETTLED_S = 2.0
@@ -46,6 +46,7 @@ class Diagnosis:
         self._now = facts.now
         self._live = facts.core.tasks
         self._running = facts.running
+        self._fetches = facts.fetches
         self._store = facts.store
         self._known = known
         self._ready = ready
@@ -131,6 +132,11 @@ class Diagnosis:
         lines = [Cause("held", text, facts={"cores": cores, "load": pilot.load})]
         if (booking := self._ready.booking_of(pilot)) is not None:
             lines.append(_booked(booking, task))
+        fetches = self._fetches.get(pilot.name, ())
+        fetch = next((each for each in fetches if each.task == task.id), None)
+        if fetch is not None:
+            clause += ": it waits for an input"
+            lines.insert(0, _fetch_line(fetch))
         return Finding(
             "assigned",
             clause,
@@ -314,6 +320,19 @@ def _attempt(row: Mapping[str, Any]) -> str:
         return text
     same = failure.type == row["outcome"]
     return f"{text}: {'' if same else f'{failure.type}: '}{first_line(failure.message)}"
+
+
+def _fetch_line(fetch: InputFetch) -> Cause:
+    """Return where an input comes from that a task waits for."""
+    size = amount(fetch.size)
+    if fetch.source:
+        text = f"its input of {size} is on its way from the memory of node {fetch.source} to "
+        text += f"node {fetch.node}, where it is to start"
+    else:
+        text = f"its input of {size} is in the memory of another node, and is being written to the "
+        text += "site directory, since that is quicker, or there is no other way"
+    facts = {"bytes": fetch.size, "source": fetch.source, "node": fetch.node}
+    return Cause("input", text, facts=facts)
 
 
 def _waits_for_turn(task: Task) -> Finding:

@@ -53,7 +53,13 @@ _SUBJECT = re.compile(r"""(\d+\.\d+)(?:\[\s*["']?(.+?)["']?\s*\]|/(.+))?""")
 def why(view: View, subject: str | None = None) -> dict[str, Any]:
     """Return the answer on a task (``3.17``), a result (``3.17/name``) or a session (``3``)."""
     facts = Snapshot(
-        clock.now(), view.core, view.running, view.fleet.outlook(), view.store, view.status()
+        clock.now(),
+        view.core,
+        view.running,
+        view.fleet.outlook(),
+        view.store,
+        view.status(),
+        view.fetches,
     )
     answer: dict[str, Any] = msgspec.to_builtins(explain(facts, subject))
     return answer

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from pilot.head.outlook import ProvisioningView
 from pilot.head.store.reader import Reader
-from pilot.wire.messages.pilot import RunningTask
+from pilot.wire.messages.pilot import InputFetch, RunningTask
 
 if TYPE_CHECKING:
     from pilot.head.core.core import Core
@@ -61,6 +61,8 @@ class Snapshot(NamedTuple):
     store: Reader
     #: The head's own status, as the query ``head`` gives it.
     head: Mapping[str, Any]
+    #: The large inputs for which tasks of pilots wait before they can start, by the pilots' names.
+    fetches: Mapping[str, Sequence[InputFetch]] = {}
 
 
 class Finding(NamedTuple):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from pilot.head.core.core import Core
 from pilot.head.outlook import ProvisioningView
 from pilot.head.store.reader import Reader
-from pilot.wire.messages.pilot import RunningTask
+from pilot.wire.messages.pilot import InputFetch, RunningTask
 
 
 class Pilot(Protocol):
@@ -64,3 +64,5 @@ class View(NamedTuple):
     status: Callable[[], dict[str, Any]]
     #: Number of the last event that may be told.
     last_event: int
+    #: The large inputs for which tasks of pilots wait before they can start, by the pilots' names.
+    fetches: Mapping[str, Sequence[InputFetch]] = {}

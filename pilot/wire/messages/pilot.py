@@ -81,6 +81,19 @@ class BookingInfo(msgspec.Struct, array_like=True, frozen=True):
     waited_s: SignedSeconds
 
 
+class InputFetch(msgspec.Struct, array_like=True, frozen=True):
+    """A large input, in the memory of one node, for which an attempt waits before it can start."""
+
+    task: Number
+    attempt: Number
+    #: The size of its segment in bytes.
+    size: Number
+    #: Where it comes from; empty: it is being written to the site directory.
+    source: str
+    #: Where it goes, and the attempt is to start; empty: on any node.
+    node: str
+
+
 class PilotStatus(Message):
     """A sign of life of a pilot, with the attempts that have run for a while."""
 
@@ -100,6 +113,8 @@ class PilotStatus(Message):
     #: The walltime that is left, in seconds; 0: it has no end.
     left_s: SignedSeconds = 0.0
     booking: BookingInfo | None = None
+    #: What attempts wait for before they can start: some of it, where it is much.
+    fetches: list[InputFetch] = []
 
 
 class PilotNotice(Message):
