@@ -240,6 +240,16 @@ def test_the_way_that_has_taken_less_time_is_taken_and_the_other_tried_at_times(
     assert all(fetches.may_begin("n0", "n1") for _ in range(TRY_AGAIN))
 
 
+def test_a_way_that_was_never_taken_is_tried_once() -> None:
+    """Where all results are released none is written by itself."""
+    fetches = Fetches()
+    fetches.fetched.note(SIZE, 1.0)
+    tried = [fetches.may_begin("n0", "n1") for _ in range(2 * TRY_AGAIN)]
+    assert tried.count(False) == 2, "until it is known"
+    fetches.written.note(SIZE, 2.0)
+    assert all(fetches.may_begin("n0", "n1") for _ in range(2 * TRY_AGAIN))
+
+
 def test_small_files_say_nothing_of_a_way() -> None:
     fetches = Fetches()
     fetches.written.note(1000, 1.0)

@@ -128,10 +128,12 @@ class Fetches:
             self._shut[source, node] = left - 1
             return False
         ours, others = self.fetched.s_per_byte, self.written.s_per_byte
-        if ours is None or others is None or ours <= others:
+        if ours is None or (others is not None and ours <= others):
             return True
         self._untried = (self._untried + 1) % TRY_AGAIN
-        return self._untried == 0
+        is_in_turn = self._untried == 0
+        # Where all is released nothing is written, so the other way has to be tried once, too.
+        return not is_in_turn if others is None else is_in_turn
 
     def begin(self, path: str, node: str, source: str) -> None:
         """Note that a node fetches a segment; an empty source is the site directory."""
