@@ -82,17 +82,19 @@ OPENMPI = Flavour(
     },
 )
 
+#: No option for what is the default (all variables, no binding): hydra of MPICH 5.0 gives each that
+#: was given by hand to processes of ``MPI_Comm_spawn`` twice, and takes the second for an error.
 MPICH = Flavour(
     name="mpich",
     banner=r"HYDRA build details",
     programs=("mpiexec.hydra", "mpiexec.mpich", "mpirun.mpich"),
     library="libmpi.so.12",
-    options=("-genvall", "-bind-to", "none"),
+    options=(),
     options_here=("-launcher", "fork"),
     host="{host}:{ranks}",
     host_list=("-hosts",),
     forward=(),
-    env={},
+    env={"HYDRA_BINDING": "none"},
 )
 
 INTEL = Flavour(

@@ -195,6 +195,35 @@ def test_all_ranks_write_one_file(session: Session, tmp_path: Path) -> None:
         assert file["field"][0, 0] == 0 and file["field"][99, 49] == 1
 
 
+SPAWNED = """
+import sys
+from mpi4py import MPI
+parent = MPI.Comm.Get_parent()
+parent.reduce(MPI.COMM_WORLD.rank + 1, root=0)
+parent.Disconnect()
+"""
+
+
+@pilot.mpi(ranks=2)
+def spawn(script: str) -> tuple[int, int | None]:
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    more = world.Spawn(sys.executable, [script], maxprocs=2)
+    added = more.reduce(None, root=MPI.ROOT if world.rank == 0 else MPI.PROC_NULL)
+    size = more.remote_size
+    more.Disconnect()
+    return size, added
+
+
+def test_ranks_may_start_more_ranks(session: Session, tmp_path: Path) -> None:
+    """The launcher has to take these from a world that it has started with our options."""
+    script = tmp_path / "spawned.py"
+    script.write_text(SPAWNED)
+    for _ in range(2):
+        assert session.submit(spawn, str(script)).result(DEADLINE_S) == (2, 3)
+
+
 # --- arguments in parts, results of all ranks -----------------------------------------------------
 
 
