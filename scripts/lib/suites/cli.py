@@ -13,7 +13,7 @@ from bench.stage import end_site
 
 from pilot.site import SITE_FILE, open_site
 from pilot.site_configs import template_text
-from suites import dislib, pycompss
+from suites import dislib, mpi4py_suite, pycompss
 from suites.runs import Runs
 
 _CORES = 4
@@ -21,6 +21,9 @@ _CORES = 4
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run a suite; return the exit status: 0 if nothing fails that should pass."""
+    words = sys.argv[1:] if words is None else list(words)
+    if words[:1] == ["mpi4py"]:  # it takes options of its own
+        return mpi4py_suite.main(words[1:], _site)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("snapshot", type=Path, help="the directory with the sources of the suite")
     common.add_argument("names", nargs="*", help="what to run of it; default: all")
@@ -29,7 +32,11 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     common.add_argument("--site", help="a site; default: one of its own, with 4 cores")
     common.add_argument("--time", type=float, help="seconds that each run may take")
-    parser = argparse.ArgumentParser(prog="scripts/suites", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="scripts/suites",
+        description=__doc__,
+        epilog="scripts/suites mpi4py --help: mpi4py's own tests, as an MPI task",
+    )
     suites = parser.add_subparsers(dest="suite", required=True)
     for name, module in (("dislib", dislib), ("pycompss", pycompss)):
         suites.add_parser(name, parents=[common], help=module.HELP, description=module.__doc__)
