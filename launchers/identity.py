@@ -1,4 +1,4 @@
-"""The variables by which a process knows that it is a rank, or the task of a step.
+"""The variables by which a process knows that it is a rank, the task of a step, or one of Pilot's.
 
 It is not to be handed on by processes that live longer than that. A head is started by whoever
 needs one first, which may be a rank of an MPI program; a node worker is the task of a step. What
@@ -13,6 +13,8 @@ tell ranks settings of their own, which cannot be told from the user's.
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
+
+from pilot.launchers.mpirun import ON_ONE_NODE
 
 #: Names of variables begin so that say which rank, or which task of a step, a process is.
 _IDENTITY = (
@@ -78,11 +80,14 @@ _RANK = (
 def identity_in(environment: Mapping[str, str]) -> list[str]:
     """Return the names of the variables that must not be inherited."""
     foreign = _TOLD_TO_RANKS if any(name in environment for name in _RANK) else ()
+    # All of them: one alone is a setting of the user's.
+    is_task = ON_ONE_NODE.items() <= environment.items()
     return [
         name
         for name in environment
         if name.startswith(foreign)
         or (name.startswith(_IDENTITY) and not name.startswith(_SETTINGS))
+        or (is_task and name in ON_ONE_NODE)
     ]
 
 

@@ -26,6 +26,7 @@ from pilot import clock
 from pilot.client.context import serve_tasks
 from pilot.client.lending import set_lender
 from pilot.errors import PilotError
+from pilot.launchers import ON_ONE_NODE
 from pilot.model.software import Software
 from pilot.model.tasks import Completion, SessionInfo, TaskFailure
 from pilot.process import (
@@ -158,6 +159,8 @@ def _come_up(
     if config.session.environment.preload:
         reseed()
     worker.environ = dict(os.environ)
+    # For functions that start an mpirun; commands have it where they are no ranks.
+    os.environ.update(ON_ONE_NODE | worker.environ)
     client: Client[m.ToExecutor] = Client(
         load_keys(site.keys), b"executor:%d" % config.number, m.ToExecutor
     )

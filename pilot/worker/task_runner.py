@@ -47,6 +47,7 @@ from pilot.data.storing import store
 from pilot.errors import (
     ResultError,
 )
+from pilot.launchers import leave_identity
 from pilot.limits import ERROR_TEXT_BYTES
 from pilot.model.ids import task_label
 from pilot.model.software import Software
@@ -238,6 +239,8 @@ class TaskRunner:
     def have_nodes(self, nodes: tuple[str, ...], cores: tuple[tuple[int, ...], ...]) -> None:
         """Have all further tasks know that they have these nodes, and these cores on each."""
         self._nodes, self._cores = nodes, cores
+        if len(nodes) > 1:
+            leave_identity(os.environ)  # an mpirun is to find them all
         os.environ[NODES] = ",".join(nodes)
         self.environ = {**self.environ, NODES: os.environ[NODES]}
 

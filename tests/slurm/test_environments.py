@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from support.waiting import wait_until
 
 import pilot
+from pilot.launchers import ON_ONE_NODE
 from pilot.site import Site
 
 DEADLINE_S = 90.0
@@ -72,3 +74,29 @@ def test_an_mpirun_in_a_command_stays_on_the_cores_of_its_task(
         assert others == [first] * 6
         own_choice = pilot.shell("echo $HYDRA_LAUNCHER", env={"HYDRA_LAUNCHER": "ssh"})
         assert session.submit(own_choice).result(DEADLINE_S).stdout == "ssh\n"
+
+
+def run_there(words: list[str]) -> tuple[str, list[str]]:
+    """Start an mpirun from a function, beside what it would stay on one node by."""
+    told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    return told, [name for name in ON_ONE_NODE if name in os.environ]
+
+
+@pytest.mark.parametrize("program", LAUNCHERS, ids=lambda path: Path(path).name)
+def test_an_mpirun_in_a_function_stays_on_the_cores_of_its_task(
+    shared_site: Site, program: str
+) -> None:
+    own = "echo $(hostname) $(taskset -cp $$ | sed s/.*:.//)"
+    more = " --oversubscribe" if "openmpi" in program else ""
+    words = ["sh", "-c", f"{own}; {program}{more} -n 6 sh -c '{own}'"]
+    with pilot.Session(shared_site) as session:
+        future = session.submit(pilot.task(cores=2)(run_there), words)
+        told, _ = future.result(DEADLINE_S)
+        first, *others = told.splitlines()
+        assert others == [first] * 6
+
+
+def test_a_function_on_several_nodes_has_them_all_for_an_mpirun(shared_site: Site) -> None:
+    with pilot.Session(shared_site) as session:
+        several = session.submit(pilot.task(nodes=2, cores=2)(run_there), ["true"])
+        assert several.result(DEADLINE_S) == ("", [])

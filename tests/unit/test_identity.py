@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pilot.launchers import identity_in, leave_identity
+from pilot.launchers import ON_ONE_NODE, identity_in, leave_identity
 
 #: As they were found in ranks, with what belongs to the job or the user beside it.
 HYDRA = {
@@ -81,3 +81,11 @@ def test_what_was_left_is_left() -> None:
     environment = {**HYDRA, **OPEN_MPI, **STEP, **JOB, **SETTINGS, **OTHER}
     leave_identity(environment)
     assert identity_in(environment) == []
+
+
+def test_what_has_an_mpirun_stay_on_one_node_is_not_handed_on_unless_it_is_the_users() -> None:
+    environment = {**SETTINGS, **ON_ONE_NODE}
+    leave_identity(environment)
+    assert environment == {name: SETTINGS[name] for name in SETTINGS if name not in ON_ONE_NODE}
+    own = {**ON_ONE_NODE, "HYDRA_LAUNCHER": "ssh"}
+    assert identity_in(own) == []
