@@ -3,6 +3,10 @@
 # Tests that need neither a cluster nor an MPI.
 bounds_tests=(tests/unit tests/integration/test_session.py)
 
+# Of the tests of MPI, where one can be had for that Python, some of each kind: each world takes its time.
+mpi_tests='body_runs or context_of_a_rank or depend_on or gets_its_rows or one_array_again
+    or parts_of_all_ranks or mpi_program or several_programs or one_rank_raises'
+
 # What the tests of examples/ need is taken as it comes: the oldest matplotlib does not bear with the
 # newest of what it needs itself.
 
@@ -34,6 +38,14 @@ test_with() {
     fi
     "$place/bin/pip" install --quiet --disable-pip-version-check --no-deps "$wheel"
     PATH=$place/bin:$PATH run_tests "$name" -q --hypothesis-profile=few "${bounds_tests[@]}"
+    # Apart from the others: its oldest release has no wheels.
+    if ! "$place/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: mpi4py mpich \
+        >"$logs/$name-mpi.pip" 2>&1; then
+        printf 'no tests of MPI: it is not to be had here for this Python: %s\n' \
+            "$(grep ERROR "$logs/$name-mpi.pip" | tail -1)"
+        return
+    fi
+    PATH=$place/bin:$PATH run_tests "$name-mpi" -q -k "${mpi_tests//$'\n'/ }" tests/integration/test_mpi.py
 }
 
 # require NAME [OPTION]: write what setup.cfg requires of packages for $logs/NAME, for pip.
